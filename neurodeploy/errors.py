@@ -1,0 +1,106 @@
+"""What can go wrong, and how it is said.
+
+    NeurodeployError
+     |- ProfileError      a hardware profile is not one
+     |- NetworkError      a network that cannot exist
+     |- ExtractError      a model, or a part of it, that cannot be brought in
+     |- BudgetError       a network that no compression can make fit
+     |- QuantizeError     numbers that the chip's integers cannot hold
+     |- PlacementError    a network that does not fit the cores it was given
+     |- NetxError         a network file that is not one, or that Lava would read differently
+     |- TrainingError     a training run that cannot start or go on
+     |- DataError         spikes, images or labels that do not fit the network
+     |- SimulationError   a simulator that is missing, died or hung
+     `- RequestError      an argument of a call or a command that means nothing
+"""
+
+from __future__ import annotations
+
+
+class NeurodeployError(Exception):
+    """Root of all errors that neurodeploy raises on purpose.
+
+    The sentence that a person reads is made once, here, from fields that tests and tools can ask for::
+
+        where: what (source). remedy.
+        where: need what > limit (source). remedy.
+
+    Parameters
+    ----------
+    where : str
+        The layer, file, key or argument at fault.
+    what : str
+        What is wrong with it; for a broken limit the thing that was counted, e.g. ``"synapse bits on core 4"``.
+    need, limit : float, optional
+        What was asked for and what there is, in the unit that `what` names.
+    source : str, optional
+        Where the limit comes from, e.g. ``"loihi1.yaml: synapse_memory_bits_per_core"``.
+    remedy : str, optional
+        What the reader can do about it, as a sentence.
+    """
+
+    def __init__(
+        self,
+        where: str,
+        what: str,
+        *,
+        need: float | None = None,
+        limit: float | None = None,
+        source: str = "",
+        remedy: str = "",
+    ) -> None:
+        self.where, self.what = where, what
+        self.need, self.limit = need, limit
+        self.source, self.remedy = source, remedy
+        super().__init__(where, what)
+
+    def __str__(self) -> str:
+        what = self.what
+        if self.need is not None and self.limit is not None:
+            what = f"{self.need:,} {self.what} > {self.limit:,}"
+        source = f" ({self.source})" if self.source else ""
+        return " ".join(part for part in (f"{self.where}: {what}{source}.", self.remedy) if part)
+
+
+class ProfileError(NeurodeployError):
+    """A hardware profile is not one."""
+
+
+class NetworkError(NeurodeployError):
+    """A network that cannot exist."""
+
+
+class ExtractError(NeurodeployError):
+    """A model, or a part of it, that cannot be brought in."""
+
+
+class BudgetError(NeurodeployError):
+    """A network that no compression can make fit."""
+
+
+class QuantizeError(NeurodeployError):
+    """Numbers that the chip's integers cannot hold."""
+
+
+class PlacementError(NeurodeployError):
+    """A network that does not fit the cores it was given."""
+
+
+class NetxError(NeurodeployError):
+    """A network file that is not one, or that Lava would read differently."""
+
+
+class TrainingError(NeurodeployError):
+    """A training run that cannot start or go on."""
+
+
+class DataError(NeurodeployError):
+    """Spikes, images or labels that do not fit the network."""
+
+
+class SimulationError(NeurodeployError):
+    """A simulator that is missing, died or hung."""
+
+
+class RequestError(NeurodeployError):
+    """An argument of a call or a command that means nothing."""

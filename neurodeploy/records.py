@@ -1,0 +1,158 @@
+"""What was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurodeploy.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SpikeRecord:
+    """What a simulator saw: the same noun from all three of them, on the same clock.
+
+    Time is the network's own: step t of layer k (1, 2, ... from the input) is what that layer answers to the input of
+    step t. On the chip, and in Lava, it happens k steps later; a simulator that runs on the chip's clock takes the shift out.
+
+    Attributes
+    ----------
+    end : str
+        ``"reference"``, ``"emulator"`` or ``"lava"``.
+    spikes : mapping of layer name to array (batch, \\*shape, n_steps), uint8
+        For each recorded layer, 1 where a neuron fired.
+    v : mapping of layer name to array (batch, \\*shape, n_steps)
+        Membrane potentials after the step (so reset, where a neuron fired): the chip's integers, or floats from
+        the reference.
+    overflows : mapping of layer name to int
+        How often a state left its 24 bits: currents that wrapped and membranes that saturated. Empty where not counted.
+    """
+
+    end: str
+    spikes: Mapping[str, NDArray[np.uint8]]
+    v: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    overflows: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shapes = {array.shape[:1] + array.shape[-1:] for array in (*self.spikes.values(), *self.v.values())}
+        if len(shapes) != 1:
+            raise DataError("SpikeRecord", f"layers differ in batch and steps: {sorted(shapes)}")
+        for name in ("spikes", "v", "overflows"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+    @property
+    def output(self) -> str:
+        """Name of the last layer."""
+        return list(self.spikes)[-1]
+
+    @property
+    def n_samples(self) -> int:
+        return int(self.spikes[self.output].shape[0])
+
+    @property
+    def n_steps(self) -> int:
+        return int(self.spikes[self.output].shape[-1])
+
+    def rates(self) -> dict[str, float]:
+        """Mean spikes a neuron and step, by layer."""
+        return {name: float(array.mean()) for name, array in self.spikes.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mismatch:
+    """The first place at which two records part."""
+
+    layer: str
+    neuron: int
+    step: int
+    sample: int
+    quantity: str
+    emulator: int
+    lava: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """How the records of two ends compare: values that differ, and the earliest of them (by step, then layer)."""
+
+    n_steps: int
+    mismatches: int
+    first: Mismatch | None
+
+    @property
+    def equal(self) -> bool:
+        return self.mismatches == 0
+
+
+def compare(emulator: SpikeRecord, lava: SpikeRecord) -> Comparison:
+    """Compare spikes and membranes of the layers that both records hold.
+
+    Raises
+    ------
+    DataError
+        The records hold no layer in common, or arrays of different shape.
+    """
+    mismatches, firsts = 0, []
+    pairs = [("spikes", emulator.spikes, lava.spikes), ("v", emulator.v, lava.v)]
+    if not set(emulator.spikes) & set(lava.spikes):
+        raise DataError("compare", "the records hold no layer in common")
+    for quantity, ours, theirs in pairs:
+        for depth, layer in enumerate(ours):
+            if layer not in theirs:
+                continue
+            if ours[layer].shape != theirs[layer].shape:
+                raise DataError(layer, f"records differ in shape: {ours[layer].shape} and {theirs[layer].shape}")
+            differ = ours[layer] != theirs[layer]
+            if not differ.any():
+                continue
+            mismatches += int(differ.sum())
+            flat = differ.reshape(differ.shape[0], -1, differ.shape[-1])
+            step = int(flat.any(axis=(0, 1)).argmax())
+            sample, neuron = (int(i) for i in np.argwhere(flat[..., step])[0])
+            values = [int(a[layer].reshape(flat.shape)[sample, neuron, step]) for a in (ours, theirs)]
+            firsts.append((step, depth, quantity == "v", Mismatch(
+                layer=layer, neuron=neuron, step=step, sample=sample, quantity=quantity,
+                emulator=values[0], lava=values[1],
+            )))  # fmt: skip
+    first = min(firsts, key=lambda item: item[:3])[-1] if firsts else None
+    return Comparison(n_steps=emulator.n_steps, mismatches=mismatches, first=first)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochRecord:
+    """One epoch of training.
+
+    Attributes
+    ----------
+    phase : str
+        ``"dense"``, ``"compress"`` or ``"finetune"``.
+    epoch : int
+        Counted from 0 within the phase.
+    loss, train_accuracy : float
+        Means over the epoch's training batches; accuracy in 0..1.
+    test_accuracy : float or None
+        On held-out data, if it was evaluated.
+    connectivity : float
+        Share of all weights that are not pruned, 0..1.
+    overruns : mapping of constraint to float
+        Usage over budget less one; at most 0 where the budget is kept. A constraint is named ``layer[start:stop] resource``.
+    multipliers : mapping of constraint to float
+        The price of each constraint (z of the minimax form), in squared weight per unit of the resource.
+    seconds : float
+        Wall time of the epoch.
+    """
+
+    phase: str
+    epoch: int
+    loss: float
+    train_accuracy: float
+    test_accuracy: float | None
+    connectivity: float
+    overruns: Mapping[str, float]
+    multipliers: Mapping[str, float]
+    seconds: float
