@@ -1,0 +1,280 @@
+"""Where it goes: slices of layers onto cores.
+
+Layers are laid onto the cores one after another, each core filled to its limits before the next is begun. Usage only
+grows as neurons are added, so no other plan that keeps the layers in order and in one piece a core takes fewer cores,
+as far as neurons, synapse memory and input axons go. Layers are laid from the last to the first, so that the cores which
+a neuron's spikes go to, and with them its output axons, are known when it finds its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurodeploy.errors import PlacementError, RequestError
+from neurodeploy.hardware import HardwareProfile, Limit
+from neurodeploy.network import Layer, Network, QuantizedLayer, QuantizedNetwork
+from neurodeploy.resources import DEFAULT_WEIGHT_BITS, SynapseCounts, Usage, axon_bits, bits_of, weight_bits
+
+RESOURCES = ("neurons", "synapse_memory_bits", "input_axons", "output_axons")
+"""What a core has a limit of; the profile's key is the name with ``_per_core``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """Neurons start..stop-1 of a layer, on a core, and what they use there.
+
+    Attributes
+    ----------
+    core : int
+        Numbered from 0 through all chips.
+    output_axons : int
+        One for each neuron and core that its spikes go to.
+    """
+
+    layer: str
+    core: int
+    start: int
+    stop: int
+    usage: Usage
+    output_axons: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerUse:
+    """What a layer uses of the chip, summed over its slices; axons count once a core."""
+
+    layer: str
+    cores: int
+    neurons: int
+    synapses: int
+    synapse_memory_bits: int
+    input_axons: int
+    output_axons: int
+    encoding: str
+    weight_bits: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """A network on the cores of a chip.
+
+    Attributes
+    ----------
+    profile : HardwareProfile
+    cores_available : int
+        Cores that the network was given.
+    cores_lower_bound : int
+        No placement takes fewer: the totals of neurons, axons and index-free synapse bits over what a core has.
+    weight_bits : mapping by layer
+    slices : tuple of Slice
+        By core, then by layer; every neuron stands in exactly one.
+    """
+
+    profile: HardwareProfile
+    cores_available: int
+    cores_lower_bound: int
+    weight_bits: dict[str, int]
+    slices: tuple[Slice, ...]
+
+    @property
+    def cores_used(self) -> int:
+        return len({part.core for part in self.slices})
+
+    def on_core(self, core: int) -> dict[str, int]:
+        """What the core's slices use together, by resource."""
+        parts = [part for part in self.slices if part.core == core]
+        return {resource: sum(_use(part, resource) for part in parts) for resource in RESOURCES}
+
+    def utilization(self, core: int) -> dict[str, float]:
+        """`on_core` over the core's limits."""
+        return {resource: used / _limit(self.profile, resource).number for resource, used in self.on_core(core).items()}
+
+    def of(self, layer: str) -> LayerUse:
+        """What a layer uses in all."""
+        parts = [part for part in self.slices if part.layer == layer]
+        return LayerUse(
+            layer=layer,
+            cores=len({part.core for part in parts}),
+            neurons=sum(part.usage.neurons for part in parts),
+            synapses=sum(part.usage.synapses for part in parts),
+            synapse_memory_bits=sum(part.usage.synapse_memory_bits for part in parts),
+            input_axons=sum(part.usage.input_axons for part in parts),
+            output_axons=sum(part.output_axons for part in parts),
+            encoding="+".join(sorted({str(part.usage.encoding) for part in parts})),
+            weight_bits=self.weight_bits[layer],
+        )
+
+    def overruns(self) -> Iterator[PlacementError]:
+        """Each broken limit as the error that says so: too many cores, or a core with too much on it."""
+        used = self.cores_used
+        if used > self.cores_available:
+            last = max(self.slices, key=lambda part: part.core)
+            yield PlacementError(
+                f"layer {last.layer!r}", "cores for the network", need=used, limit=self.cores_available,
+                source=f"cores given; {self.profile.cores_per_chip.where}",
+                remedy=f"Compress it under a budget of {self.cores_available} cores, or allow {used}.",
+            )  # fmt: skip
+        for core in sorted({part.core for part in self.slices}):
+            for resource, need in self.on_core(core).items():
+                limit = _limit(self.profile, resource)
+                if need > limit.number:
+                    part = next(part for part in self.slices if part.core == core)
+                    yield PlacementError(
+                        f"layer {part.layer!r}", f"{resource} on core {core}", need=need, limit=limit.number, source=limit.where,
+                        remedy="Compress it under a budget, or split it over more cores.",
+                    )  # fmt: skip
+
+    @property
+    def fits(self) -> bool:
+        return not any(True for _ in self.overruns())
+
+
+def place(
+    network: QuantizedNetwork,
+    profile: HardwareProfile,
+    *,
+    cores: int | None = None,
+) -> Placement:
+    """Put a network on the fewest cores.
+
+    Parameters
+    ----------
+    cores : int, optional
+        How many it may use; all of the profile's by default.
+
+    Raises
+    ------
+    PlacementError
+        It does not fit; the error names layer, resource, need, limit and its source.
+    RequestError
+        `cores` is not within 1..what the profile has.
+    """
+    placement = lay_out(network, profile, cores=cores)
+    for overrun in placement.overruns():
+        raise overrun
+    return placement
+
+
+def lay_out(
+    network: Network | QuantizedNetwork, profile: HardwareProfile, *, cores: int | None = None, bits: int = DEFAULT_WEIGHT_BITS
+) -> Placement:
+    """As `place`, but for floats too (with weights of `bits` bits), and whether it fits or not.
+
+    A neuron that no empty core can hold gets one to itself, and `Placement.overruns` says by how much it is too large.
+    """
+    available = profile.cores if cores is None else cores
+    if not 1 <= available <= profile.cores:
+        raise RequestError("cores", f"{cores} is outside 1..{profile.cores}", source=profile.cores_per_chip.where)
+    widths = {layer.name: weight_bits(bits_of(layer, bits), profile) for layer in network}
+    core = _Core(profile, 0)
+    slices: list[Slice] = []
+    for layer in reversed(network.layers):
+        filling = _Filling(layer, widths[layer.name], _target_cores(layer, network, slices))
+        start = 0
+        while start < layer.n_neurons:
+            stop = core.stop(filling, start)
+            if stop == start and not core.is_empty:
+                core = _Core(profile, core.number + 1)
+                continue
+            part = core.take(filling, start, max(stop, start + 1))
+            slices.append(part)
+            start = part.stop
+            if start < layer.n_neurons:
+                core = _Core(profile, core.number + 1)
+    return Placement(
+        profile=profile,
+        cores_available=available,
+        cores_lower_bound=_lower_bound(network, profile, widths),
+        weight_bits=widths,
+        slices=_first_layer_first(slices),
+    )
+
+
+class _Filling:
+    """A layer being laid out: what any run of its neurons would use."""
+
+    def __init__(self, layer: Layer | QuantizedLayer, bits: int, targets: NDArray[np.int64]) -> None:
+        self.name, self.n_neurons, self.bits = layer.name, layer.n_neurons, bits
+        self.counts = SynapseCounts(layer)
+        self._outputs = np.concatenate([[0], np.cumsum(targets)])
+
+    def measure(self, start: int, stop: int, core: int, profile: HardwareProfile) -> Slice:
+        usage = self.counts.usage(start, stop, self.bits, profile)
+        return Slice(
+            layer=self.name, core=core, start=start, stop=stop, usage=usage, output_axons=int(self._outputs[stop] - self._outputs[start])
+        )
+
+
+class _Core:
+    """A core being filled: what is left on it."""
+
+    def __init__(self, profile: HardwareProfile, number: int) -> None:
+        self.profile, self.number, self.is_empty = profile, number, True
+        self.left = {resource: _limit(profile, resource).number for resource in RESOURCES}
+
+    def stop(self, filling: _Filling, start: int) -> int:
+        """Where the longest run of neurons ends that begins at `start` and still fits; `start` where none does."""
+        low, high = start, min(filling.n_neurons, start + self.left["neurons"])
+        while low < high:
+            middle = (low + high + 1) // 2
+            part = filling.measure(start, middle, self.number, self.profile)
+            fits = all(_use(part, resource) <= self.left[resource] for resource in RESOURCES)
+            low, high = (middle, high) if fits else (low, middle - 1)
+        return low
+
+    def take(self, filling: _Filling, start: int, stop: int) -> Slice:
+        part = filling.measure(start, stop, self.number, self.profile)
+        self.left = {resource: left - _use(part, resource) for resource, left in self.left.items()}
+        self.is_empty = False
+        return part
+
+
+def _limit(profile: HardwareProfile, resource: str) -> Limit:
+    limit: Limit = getattr(profile, f"{resource}_per_core")
+    return limit
+
+
+def _use(part: Slice, resource: str) -> int:
+    return part.output_axons if resource == "output_axons" else int(getattr(part.usage, resource))
+
+
+def _target_cores(layer: Layer | QuantizedLayer, network: Network | QuantizedNetwork, placed: list[Slice]) -> NDArray[np.int64]:
+    """(n_neurons,): to how many cores each neuron's spikes go."""
+    reached: dict[int, NDArray[np.bool_]] = {}
+    for target in network:
+        if target.connections[0].source == layer.name:
+            counts = SynapseCounts(target)
+            for part in placed:
+                if part.layer == target.name:
+                    none = np.zeros(layer.n_neurons, dtype=bool)
+                    reached[part.core] = reached.get(part.core, none) | counts.axons(part.start, part.stop)
+    return np.sum(list(reached.values()), axis=0, dtype=np.int64) if reached else np.zeros(layer.n_neurons, dtype=np.int64)
+
+
+def _first_layer_first(slices: list[Slice]) -> tuple[Slice, ...]:
+    """Cores renumbered so that the input's end of the network stands on core 0."""
+    last = max(part.core for part in slices)
+    renumbered = [
+        Slice(layer=s.layer, core=last - s.core, start=s.start, stop=s.stop, usage=s.usage, output_axons=s.output_axons)
+        for s in reversed(slices)
+    ]
+    return tuple(sorted(renumbered, key=lambda part: part.core))
+
+
+def _lower_bound(network: Network | QuantizedNetwork, profile: HardwareProfile, widths: dict[str, int]) -> int:
+    """Cores that the limits alone imply, however the layers are cut."""
+    bits = axons = 0
+    for layer in network:
+        synapses = np.count_nonzero(layer.weight, axis=0)
+        bits += int(axon_bits(synapses, widths[layer.name], 0, profile).sum())
+        axons += int(np.count_nonzero(synapses))
+    return max(
+        math.ceil(network.n_neurons / profile.neurons_per_core.number),
+        math.ceil(bits / profile.synapse_memory_bits_per_core.number),
+        math.ceil(axons / profile.input_axons_per_core.number),
+    )

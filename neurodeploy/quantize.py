@@ -1,0 +1,283 @@
+"""Floats to the chip's integers, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurodeploy.errors import QuantizeError
+from neurodeploy.fixedpoint import (
+    BIAS_MAX,
+    BIAS_MIN,
+    DECAY_UNITY,
+    MANTISSA_SHIFT,
+    STATE_MAX,
+    THRESHOLD_MAX,
+    as_lava_reads,
+)
+from neurodeploy.hardware import HardwareProfile
+from neurodeploy.network import (
+    LI,
+    LIF,
+    Connection,
+    Dense,
+    Layer,
+    Network,
+    QuantizedDense,
+    QuantizedLayer,
+    QuantizedLI,
+    QuantizedLIF,
+    QuantizedNetwork,
+)
+from neurodeploy.resources import DEFAULT_WEIGHT_BITS
+
+_REGISTERS = "Loihi register widths, lava-nc 0.10 proc/lif/models.py"
+
+
+def quantize(network: Network, profile: HardwareProfile, *, bits: int | Mapping[str, int] = DEFAULT_WEIGHT_BITS) -> QuantizedNetwork:
+    """Round a network to the chip's integers, each layer on a scale of its own.
+
+    The largest weight of a layer takes the largest integer of its width; threshold and bias follow on the same scale,
+    unless they would leave their registers: then the scale gives way. Weights of both signs become even numbers of
+    at most 2 * (2**(bits - 1) - 1), weights of one sign numbers of at most 2**bits - 1. Thresholds that differ from
+    neuron to neuron are brought to one by scaling each neuron's weights and bias, which changes no spike. Decays become
+    multiples of 1/4096.
+
+    Parameters
+    ----------
+    bits : int or mapping of layer name to int
+        Width of a weight, sign included: 2..8, and one that the chip has.
+
+    Raises
+    ------
+    QuantizeError
+        A width that the chip does not have, or a threshold or bias that its registers cannot hold on any scale.
+    """
+    widths = {layer.name: _width(layer.name, bits, profile) for layer in network}
+    layers = tuple(_quantized(layer, widths[layer.name]) for layer in network)
+    return QuantizedNetwork(input_shape=network.input_shape, layers=layers)
+
+
+def _width(name: str, bits: int | Mapping[str, int], profile: HardwareProfile) -> int:
+    asked = bits.get(name, DEFAULT_WEIGHT_BITS) if isinstance(bits, Mapping) else bits
+    choices = [width for width in profile.weight_bits.choices if 2 <= width <= 8]
+    if asked not in choices:
+        raise QuantizeError(
+            f"layer {name!r}", f"weights of {asked} bits do not exist on {profile.name}", source=profile.weight_bits.where,
+            remedy=f"Choose from {', '.join(map(str, choices))}.",
+        )  # fmt: skip
+    return asked
+
+
+def _quantized(layer: Layer, width: int) -> QuantizedLayer:
+    weight, bias = layer.weight, layer.bias
+    per_neuron = np.ones(())
+    threshold = 0.0
+    if isinstance(layer.neuron, LIF):
+        threshold = float(layer.neuron.threshold.max())
+        per_neuron = threshold / layer.neuron.threshold
+        weight, bias = weight * np.reshape(per_neuron, (-1, 1)), bias * per_neuron
+    scale = _scale(layer.name, weight, bias, threshold, width)
+    integers = _rounded(weight, scale, width)
+    scale, integers = _avoid_misreading(weight, scale, integers, width)
+    du = _integer(layer.neuron.current_decay * DECAY_UNITY)
+    dv = _integer(layer.neuron.voltage_decay * DECAY_UNITY)
+    neuron: QuantizedLIF | QuantizedLI
+    if isinstance(layer.neuron, LIF):
+        neuron = QuantizedLIF(vth=_integer(threshold * scale), du=du, dv=dv)
+    else:
+        neuron = QuantizedLI(du=du, dv=dv)
+    synapse = QuantizedDense(weight=integers, weight_bits=width)
+    return QuantizedLayer(
+        name=layer.name,
+        shape=layer.shape,
+        neuron=neuron,
+        connections=(Connection(source=layer.connections[0].source, synapse=synapse),),
+        bias=_integer(bias * scale),
+        scale=np.asarray(scale * per_neuron),
+    )
+
+
+def _scale(name: str, weight: NDArray[np.float64], bias: NDArray[np.float64], threshold: float, width: int) -> float:
+    """Weight units a float unit of v: the largest that no register overflows on."""
+    largest = float(np.abs(weight).max(initial=0.0))
+    limits = [_full_scale(weight, width) / largest] if largest else []
+    if threshold:
+        limits.append(THRESHOLD_MAX / threshold)
+    for worst, register in ((bias.max(initial=0.0), BIAS_MAX), (-bias.min(initial=0.0), -BIAS_MIN)):
+        if worst > 0:
+            limits.append(register / float(worst))
+    scale = min(limits, default=1.0)
+    if threshold and round(threshold * scale) < 1:
+        raise QuantizeError(
+            f"layer {name!r}", f"its threshold {threshold:.3g} is lost beside weights or biases of up to {max(largest, float(np.abs(bias).max(initial=0))):.3g}",
+            source=_REGISTERS, remedy="Bring its weights and thresholds nearer to each other.",
+        )  # fmt: skip
+    return scale
+
+
+def _is_mixed(weight: NDArray[np.float64]) -> bool:
+    return bool((weight < 0).any() and (weight > 0).any())
+
+
+def _full_scale(weight: NDArray[np.float64], width: int) -> int:
+    """The integer that the largest weight becomes: kept symmetric, so a sign never costs a step."""
+    return 2 * ((1 << (width - 1)) - 1) if _is_mixed(weight) else (1 << width) - 1
+
+
+def _rounded(weight: NDArray[np.float64], scale: float, width: int) -> NDArray[np.int64]:
+    step = 2 if _is_mixed(weight) else 1
+    integers: NDArray[np.int64] = (step * np.rint(weight * scale / step)).astype(np.int64)
+    return integers
+
+
+def _avoid_misreading(
+    weight: NDArray[np.float64], scale: float, integers: NDArray[np.int64], width: int
+) -> tuple[float, NDArray[np.int64]]:
+    """Shrink the scale, a step of the largest weight at a time, while Lava would read other weights than these.
+
+    Rounding can leave a matrix of zeros and negative powers of two, which Lava misreads (`as_lava_reads`).
+    """
+    tried, rounded = scale, integers
+    while rounded.any() and not np.array_equal(as_lava_reads(rounded), rounded):
+        largest = int(np.abs(rounded).max())
+        if largest <= 1:
+            return scale, integers  # nothing finer is left: the writer of the file will say so
+        tried *= (largest - 1) / largest
+        rounded = _rounded(weight, tried, width)
+    return tried, rounded
+
+
+def _integer(value: NDArray[np.float64] | float) -> NDArray[np.int64]:
+    return np.asarray(np.rint(value), dtype=np.int64)
+
+
+def dequantize(network: QuantizedNetwork, timestep_s: float = 1e-3) -> Network:
+    """The floats that the integers stand for: what rounding made of the network, before the chip's arithmetic.
+
+    Raises
+    ------
+    QuantizeError
+        A layer without a scale (from a file that does not tell it).
+    """
+    layers = []
+    for layer in network:
+        if not (layer.scale > 0).all():
+            raise QuantizeError(f"layer {layer.name!r}", "has no scale: what its integers stand for is not known")
+        du, dv = layer.neuron.du / DECAY_UNITY, layer.neuron.dv / DECAY_UNITY
+        rest = np.zeros(())
+        neuron: LIF | LI
+        if isinstance(layer.neuron, QuantizedLIF):
+            vth = np.maximum(layer.neuron.vth, 0.5)  # a mantissa of 0 fires above 0; half a unit is below the least weight
+            neuron = LIF(threshold=vth / layer.scale, current_decay=du, voltage_decay=dv, rest=rest)
+        else:
+            neuron = LI(current_decay=du, voltage_decay=dv, rest=rest)
+        synapse = Dense(weight=layer.weight / np.reshape(layer.scale, (-1, 1)))
+        connection = Connection(source=layer.connections[0].source, synapse=synapse)
+        layers.append(
+            Layer(name=layer.name, shape=layer.shape, neuron=neuron, connections=(connection,), bias=layer.bias / layer.scale)
+        )
+    return Network(input_shape=network.input_shape, layers=tuple(layers), timestep_s=timestep_s)
+
+
+# ------------------------------------------------------------------------------------------- what rounding cost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerError:
+    """What rounding did to a layer.
+
+    Attributes
+    ----------
+    weight_error : float
+        Root mean square of the rounding error over that of the weights.
+    threshold_error, decay_error : float
+        Largest relative error of a threshold; largest absolute error of a decay.
+    synapses_lost : int
+        Weights that were not zero and are now.
+    worst_current_bits, worst_voltage_bits : float
+        Bits that u and v would need if every synapse of one sign fired at every step; above 24 they can overflow.
+    """
+
+    layer: str
+    weight_error: float
+    threshold_error: float
+    decay_error: float
+    synapses_lost: int
+    worst_current_bits: float
+    worst_voltage_bits: float
+
+    @property
+    def can_overflow(self) -> bool:
+        return max(self.worst_current_bits, self.worst_voltage_bits) > 24
+
+
+def quantization_errors(network: Network, quantized: QuantizedNetwork) -> tuple[LayerError, ...]:
+    """The float-to-integer error of each layer, and how far its state can go."""
+    return tuple(_layer_error(a, b) for a, b in zip(network, quantized, strict=True))
+
+
+def _layer_error(layer: Layer, integers: QuantizedLayer) -> LayerError:
+    back = integers.weight / np.reshape(integers.scale, (-1, 1))
+    power = float(np.sqrt(np.mean(layer.weight**2)))
+    threshold_error = 0.0
+    if isinstance(layer.neuron, LIF) and isinstance(integers.neuron, QuantizedLIF):
+        threshold_error = float(np.max(np.abs(integers.neuron.vth / integers.scale / layer.neuron.threshold - 1)))
+    decays = [
+        np.abs(integers.neuron.du / DECAY_UNITY - layer.neuron.current_decay).max(),
+        np.abs(integers.neuron.dv / DECAY_UNITY - layer.neuron.voltage_decay).max(),
+    ]
+    current, voltage = _worst_states(integers)
+    return LayerError(
+        layer=layer.name,
+        weight_error=float(np.sqrt(np.mean((back - layer.weight) ** 2))) / power if power else 0.0,
+        threshold_error=threshold_error,
+        decay_error=float(max(decays)),
+        synapses_lost=int(np.count_nonzero((layer.weight != 0) & (integers.weight == 0))),
+        worst_current_bits=current,
+        worst_voltage_bits=voltage,
+    )
+
+
+def _worst_states(layer: QuantizedLayer) -> tuple[float, float]:
+    """Signed bits that u and v need in the steady state of the worst input; infinite sums (no decay) count as 64."""
+    weight = layer.weight
+    drive = np.maximum(np.where(weight > 0, weight, 0).sum(axis=1), -np.where(weight < 0, weight, 0).sum(axis=1)) << MANTISSA_SHIFT
+    with np.errstate(divide="ignore", invalid="ignore"):
+        u = np.where(drive > 0, drive * DECAY_UNITY / layer.neuron.du, 0.0)
+        v_in = np.minimum(u, STATE_MAX) + (np.abs(layer.bias) << MANTISSA_SHIFT)
+        v = np.where(v_in > 0, v_in * DECAY_UNITY / layer.neuron.dv, 0.0)
+    if isinstance(layer.neuron, QuantizedLIF):  # a membrane above threshold is reset, one below zero is not
+        negative = np.where(weight < 0, weight, 0).any(axis=1) | (layer.bias < 0)
+        v = np.where(negative, v, np.minimum(v, (layer.neuron.vth << MANTISSA_SHIFT) + v_in))
+    return _bits(u), _bits(v)
+
+
+def _bits(state: NDArray[np.float64]) -> float:
+    worst = float(np.max(state, initial=1.0))
+    return min(64.0, 1.0 + float(np.log2(max(worst, 1.0))))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateChange:
+    """A layer that quantising silenced or drove to fire at nearly every step; rates are spikes a neuron and step."""
+
+    layer: str
+    before: float
+    after: float
+
+    @property
+    def kind(self) -> str:
+        return "silent" if self.after < self.before else "saturated"
+
+
+def changed_rates(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[RateChange, ...]:
+    """Layers that went silent (no spike, where there were some) or saturated (above 0.9, from below 0.5) by quantising."""
+    return tuple(
+        RateChange(layer=name, before=rate, after=after[name])
+        for name, rate in before.items()
+        if (rate > 0 and after[name] == 0) or (rate < 0.5 and after[name] > 0.9)
+    )

@@ -1,0 +1,85 @@
+"""One verb, three ends: run a network on spikes, in floats, in the chip's integers, or in Lava itself."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurodeploy.errors import DataError, RequestError
+from neurodeploy.network import Network, QuantizedNetwork
+from neurodeploy.records import SpikeRecord
+from neurodeploy.simulation.emulator import run_emulator
+from neurodeploy.simulation.reference import run_reference
+
+__all__ = ["as_batch", "run_emulator", "run_reference", "simulate"]
+
+DEFAULT_TIME_LIMIT_S = 600.0
+
+
+def simulate(
+    network: Network | QuantizedNetwork,
+    spikes: NDArray[Any],
+    *,
+    end: Literal["emulator", "lava"] = "emulator",
+    record: Literal["output", "all"] = "output",
+    time_limit_s: float = DEFAULT_TIME_LIMIT_S,
+) -> SpikeRecord:
+    """Run a network from rest on each sample of input spikes.
+
+    Parameters
+    ----------
+    network : Network or QuantizedNetwork
+        Floats run in the reference simulator, the chip's integers at the `end` asked for.
+    spikes : array (batch, \\*input_shape, n_steps) or (\\*input_shape, n_steps)
+        0 or 1.
+    end : "emulator" | "lava"
+        Our own integer emulator, or Lava's simulator in processes of its own (Python 3.10 with lava-nc and lava-dl).
+        Both give the same integers.
+    record : "output" | "all"
+        Layers to record, spikes and membranes alike.
+    time_limit_s : float
+        Seconds after which a Lava run is given up.
+
+    Raises
+    ------
+    DataError
+        Spikes of another shape than the network's input, or other values than 0 and 1.
+    SimulationError
+        Lava is missing, died or took too long.
+    RequestError
+        An unknown end or record.
+    """
+    if end not in ("emulator", "lava"):
+        raise RequestError("end", f"{end!r} is no simulator", remedy="Give 'emulator' or 'lava'.")
+    if record not in ("output", "all"):
+        raise RequestError("record", f"{record!r} is neither 'output' nor 'all'")
+    batch = as_batch(spikes, network.input_shape)
+    if isinstance(network, Network):
+        if end == "lava":
+            raise RequestError("end", "Lava runs integers, and this network is in floats", remedy="Quantize it first.")
+        return run_reference(network, batch, record=record)
+    if end == "emulator":
+        return run_emulator(network, batch, record=record)
+    from neurodeploy.simulation.lava import run_lava
+
+    return run_lava(network, batch, record=record, time_limit_s=time_limit_s)
+
+
+def as_batch(spikes: NDArray[Any], input_shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Spikes as (batch, \\*input_shape, n_steps) in uint8, from one sample or a batch of them."""
+    given = np.asarray(spikes)
+    if given.ndim == len(input_shape) + 1:
+        given = given[np.newaxis]
+    if given.ndim != len(input_shape) + 2 or given.shape[1:-1] != input_shape:
+        sides = ", ".join(map(str, input_shape))
+        raise DataError(
+            "input spikes", f"have shape {np.shape(spikes)}, not ({sides}, n_steps) or (batch, {sides}, n_steps)",
+            remedy="Time is the last axis.",
+        )  # fmt: skip
+    if 0 in given.shape:
+        raise DataError("input spikes", f"have shape {given.shape}: nothing to run")
+    if given.dtype.kind not in "biuf" or not np.isin(given, (0, 1)).all():
+        raise DataError("input spikes", "hold other values than 0 and 1", remedy="The chip takes spikes: encode analogue input first.")
+    return given.astype(np.uint8)
