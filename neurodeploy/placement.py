@@ -173,18 +173,16 @@ def lay_out(
     widths = {layer.name: weight_bits(bits_of(layer, bits), profile) for layer in network}
     core = _Core(profile, 0)
     slices: list[Slice] = []
-    for layer in reversed(network.layers):
-        filling = _Filling(layer, widths[layer.name], _target_cores(layer, network, slices))
-        start = 0
-        while start < layer.n_neurons:
-            stop = core.stop(filling, start)
-            if stop == start and not core.is_empty:
-                core = _Core(profile, core.number + 1)
-                continue
-            part = core.take(filling, start, max(stop, start + 1))
-            slices.append(part)
-            start = part.stop
-            if start < layer.n_neurons:
+    layers: tuple[Layer | QuantizedLayer, ...] = network.layers
+    for layer in reversed(layers):
+        filling = _Filling(layer, widths[layer.name], _target_cores(layer, layers, slices))
+        stop = layer.n_neurons
+        while stop > 0:
+            start = core.start(filling, stop)
+            if start < stop or core.is_empty:
+                slices.append(core.take(filling, min(start, stop - 1), stop))
+                stop = slices[-1].start
+            if stop > 0:
                 core = _Core(profile, core.number + 1)
     return Placement(
         profile=profile,
@@ -217,14 +215,14 @@ class _Core:
         self.profile, self.number, self.is_empty = profile, number, True
         self.left = {resource: _limit(profile, resource).number for resource in RESOURCES}
 
-    def stop(self, filling: _Filling, start: int) -> int:
-        """Where the longest run of neurons ends that begins at `start` and still fits; `start` where none does."""
-        low, high = start, min(filling.n_neurons, start + self.left["neurons"])
+    def start(self, filling: _Filling, stop: int) -> int:
+        """Where the longest run of neurons begins that ends before `stop` and still fits; `stop` where none does."""
+        low, high = max(0, stop - self.left["neurons"]), stop
         while low < high:
-            middle = (low + high + 1) // 2
-            part = filling.measure(start, middle, self.number, self.profile)
+            middle = (low + high) // 2
+            part = filling.measure(middle, stop, self.number, self.profile)
             fits = all(_use(part, resource) <= self.left[resource] for resource in RESOURCES)
-            low, high = (middle, high) if fits else (low, middle - 1)
+            low, high = (low, middle) if fits else (middle + 1, high)
         return low
 
     def take(self, filling: _Filling, start: int, stop: int) -> Slice:
@@ -243,10 +241,12 @@ def _use(part: Slice, resource: str) -> int:
     return part.output_axons if resource == "output_axons" else int(getattr(part.usage, resource))
 
 
-def _target_cores(layer: Layer | QuantizedLayer, network: Network | QuantizedNetwork, placed: list[Slice]) -> NDArray[np.int64]:
+def _target_cores(
+    layer: Layer | QuantizedLayer, layers: tuple[Layer | QuantizedLayer, ...], placed: list[Slice]
+) -> NDArray[np.int64]:
     """(n_neurons,): to how many cores each neuron's spikes go."""
     reached: dict[int, NDArray[np.bool_]] = {}
-    for target in network:
+    for target in layers:
         if target.connections[0].source == layer.name:
             counts = SynapseCounts(target)
             for part in placed:
