@@ -70,7 +70,8 @@ class Placement:
         Cores that the network was given.
     cores_lower_bound : int
         No placement takes fewer: the totals of neurons, axons and index-free synapse bits over what a core has.
-    weight_bits : mapping by layer
+    weight_bits, n_weights : mapping by layer, first layer first
+        Width of a weight, and how many there are, zeros included.
     slices : tuple of Slice
         By core, then by layer; every neuron stands in exactly one.
     """
@@ -79,6 +80,7 @@ class Placement:
     cores_available: int
     cores_lower_bound: int
     weight_bits: dict[str, int]
+    n_weights: dict[str, int]
     slices: tuple[Slice, ...]
 
     @property
@@ -117,7 +119,7 @@ class Placement:
             yield PlacementError(
                 f"layer {last.layer!r}", "cores for the network", need=used, limit=self.cores_available,
                 source=f"cores given; {self.profile.cores_per_chip.where}",
-                remedy=f"Compress it under a budget of {self.cores_available} cores, or allow {used}.",
+                remedy=f"Compress it under a budget of {self.cores_available} cores, or give it {used}.",
             )  # fmt: skip
         for core in sorted({part.core for part in self.slices}):
             for resource, need in self.on_core(core).items():
@@ -189,6 +191,7 @@ def lay_out(
         cores_available=available,
         cores_lower_bound=_lower_bound(network, profile, widths),
         weight_bits=widths,
+        n_weights={layer.name: layer.weight.size for layer in layers},
         slices=_first_layer_first(slices),
     )
 

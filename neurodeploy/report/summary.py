@@ -1,0 +1,176 @@
+"""What there is to say of a network on a chip.
+
+The keys of `Report.to_json` and `inspection` are a promise to scripts; README lists them. What was not run is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from typing import Any
+
+from rich.console import RenderableType
+
+from neurodeploy.budget import Budget
+from neurodeploy.hardware import HardwareProfile
+from neurodeploy.placement import Placement
+from neurodeploy.records import EpochRecord, SpikeRecord
+from neurodeploy.report.facts import LavaCheck, LayerReport
+from neurodeploy.report.ladder import Accuracy
+from neurodeploy.report.text import accuracy_table, as_text, layer_table, verdict
+
+_VERSIONED = ("neurodeploy", "torch", "norse", "lava-nc", "lava-dl", "numpy", "h5py")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Everything that a run has to say; `print` it, or write `to_json`.
+
+    Attributes
+    ----------
+    profile : HardwareProfile
+    placement : Placement
+    layers : tuple of LayerReport
+    before : Placement or None
+        The network laid out as it came, before compression.
+    history : tuple of EpochRecord
+    rates : mapping of layer to mean spikes a neuron and step
+    warnings : tuple of str
+        What rounding did to layers, and what may overflow.
+    files : mapping of what to path
+    """
+
+    profile: HardwareProfile
+    placement: Placement
+    layers: tuple[LayerReport, ...]
+    before: Placement | None = None
+    budget: Budget | None = None
+    seed: int | None = None
+    accuracy: Accuracy = field(default_factory=Accuracy)
+    lava: LavaCheck | None = None
+    history: tuple[EpochRecord, ...] = ()
+    rates: Mapping[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of ``report.json``."""
+        return {
+            "target": self.profile.name,
+            "seed": self.seed,
+            "versions": versions(),
+            "fits": {"before": None if self.before is None else self.before.fits, "after": self.placement.fits},
+            "binding": binding(self.placement if self.before is None else self.before),
+            "cores": _cores_json(self.placement),
+            "accuracy": asdict(self.accuracy),
+            "lava": {"steps": None, "mismatches": None} if self.lava is None else asdict(self.lava),
+            "layers": [layer.to_json() for layer in self.layers],
+            "files": dict(self.files),
+        }
+
+    def tables(self) -> Iterator[RenderableType]:
+        """The report for a rich console, part by part."""
+        yield "\n".join(verdict(self.placement, self.before))
+        yield layer_table(self.layers)
+        if self.accuracy.test_samples:
+            yield accuracy_table(self.accuracy)
+        if self.lava is not None:
+            same = "spikes and membranes alike" if self.lava.mismatches == 0 else f"{self.lava.mismatches:,} values differ"
+            yield f"Lava against the emulator: {self.lava.steps:,} steps, {same}."
+        if self.rates:
+            yield "Spikes a neuron and step: " + ", ".join(f"{name} {rate:.3f}" for name, rate in self.rates.items()) + "."
+        yield from (f"Note: {warning}" for warning in self.warnings)
+        if self.files:
+            yield "Files: " + ", ".join(self.files.values())
+
+    def __str__(self) -> str:
+        return as_text(*self.tables())
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of what the numbers depend on; None for what is not installed."""
+    found: dict[str, str | None] = {}
+    for name in _VERSIONED:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def binding(placement: Placement) -> list[dict[str, Any]]:
+    """The limits that a placement breaks: layer, resource, need, limit and source of each."""
+    return [
+        {"layer": e.where, "resource": e.what, "need": e.need, "limit": e.limit, "source": e.source, "remedy": e.remedy}
+        for e in placement.overruns()
+    ]
+
+
+def inspection(placement: Placement, budget: Budget | None, connectivity: Mapping[str, float]) -> dict[str, Any]:
+    """The keys of ``neurodeploy inspect --json``."""
+    layers = _layer_reports(placement, budget, None, connectivity)
+    return {
+        "target": placement.profile.name,
+        "fits": placement.fits,
+        "binding": binding(placement),
+        "cores": _cores_json(placement),
+        "layers": [layer.to_json() for layer in layers],
+    }
+
+
+def _cores_json(placement: Placement) -> dict[str, int]:
+    return {"used": placement.cores_used, "available": placement.cores_available, "lower_bound": placement.cores_lower_bound}
+
+
+def summarize(
+    profile: HardwareProfile,
+    budget: Budget | None,
+    placement: Placement,
+    record: SpikeRecord | None = None,
+    history: Sequence[EpochRecord] = (),
+    *,
+    before: Placement | None = None,
+    **more: Any,
+) -> Report:
+    """Put together what is known of a network on a chip.
+
+    Parameters
+    ----------
+    budget : Budget, optional
+        What the layers were allowed.
+    record : SpikeRecord, optional
+        A run, for spike rates.
+    history : sequence of EpochRecord
+        The training.
+    before : Placement, optional
+        The network laid out as it came.
+    **more
+        Further fields of `Report`: seed, accuracy, lava, warnings, files.
+    """
+    return Report(
+        profile=profile,
+        placement=placement,
+        layers=tuple(_layer_reports(placement, budget, before, {})),
+        before=before,
+        budget=budget,
+        history=tuple(history),
+        rates={} if record is None else record.rates(),
+        **more,
+    )
+
+
+def _layer_reports(
+    placement: Placement, budget: Budget | None, before: Placement | None, connectivity: Mapping[str, float]
+) -> list[LayerReport]:
+    budgets = {} if budget is None else {entry.layer: entry for entry in budget.layers}
+    reports = []
+    for name, size in placement.n_weights.items():
+        use = placement.of(name)
+        reports.append(LayerReport(
+            now=use,
+            connectivity=connectivity.get(name, use.synapses / size),
+            budget=budgets.get(name),
+            before=None if before is None else before.of(name),
+        ))  # fmt: skip
+    return reports
