@@ -7,6 +7,7 @@ that stands in for one. A number never travels without where it came from: it is
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,7 +17,9 @@ import yaml
 
 from neurodeploy.errors import ProfileError
 
-MAX_PROFILE_BYTES = 1 << 20
+MAX_PROFILE_BYTES = 1 << 16
+MAX_VALUE = 1 << 40
+"""No chip has more of anything; all that is calculated from values up to this stays within 64 bits."""
 _HERE = Path(__file__).parent
 _PROFILE_FOLDERS = (_HERE / "hardware_profiles", _HERE.parent / "hardware_profiles")  # a wheel's, a checkout's
 
@@ -155,7 +158,7 @@ def load_profile(name_or_path: str | Path) -> HardwareProfile:
     """
     known = profile_paths()
     path = known.get(str(name_or_path)) or Path(name_or_path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises where a name is too long)
         raise ProfileError(
             str(name_or_path), "no such hardware profile",
             remedy=f"Give one of {', '.join(known)}, or a path to a YAML file.",
@@ -164,13 +167,22 @@ def load_profile(name_or_path: str | Path) -> HardwareProfile:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key that stands twice is an error, not the last one's silent victory."""
+    """Safe YAML in which a key that stands twice is an error, not the last one's silent victory.
+
+    Aliases are refused too: a few lines of them unfold to more than any memory holds.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) have no place here", None)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)
+        seen: set[tuple[str, str]] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if (key.tag, key.value) in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
+            seen.add((key.tag, key.value))
         return super().construct_mapping(node, deep)
 
 
@@ -180,6 +192,8 @@ def _read_mapping(path: Path) -> Mapping[str, Any]:
         raise ProfileError(str(path), "bytes in a profile", need=size, limit=MAX_PROFILE_BYTES)
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  (a SafeLoader)
+    except OSError as error:
+        raise ProfileError(str(path), f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ProfileError(str(path), f"is not UTF-8 text ({error.reason} at byte {error.start})") from error
     except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
@@ -247,6 +261,8 @@ def _positive(where: str, value: Any) -> int:
         raise ProfileError(where, what, remedy="Give a whole number above zero.")
     if value <= 0:
         raise ProfileError(where, f"is {value:,}", remedy="Give a whole number above zero.")
+    if value > MAX_VALUE:
+        raise ProfileError(where, f"is above {MAX_VALUE:,}, more than any chip has")
     return value
 
 

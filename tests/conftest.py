@@ -1,0 +1,74 @@
+"""What every test may lean on: small chips, small networks, and whether Lava is here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from importlib.util import find_spec
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+from neurodeploy.hardware import HardwareProfile, Limit, load_profile
+from neurodeploy.network import INPUT, LI, LIF, Connection, Dense, Layer, Network
+
+# No deadlines: the cores are shared, and one slow example says nothing. In CI the examples are the same in every run.
+settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", parent=settings.get_profile("here"), derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is marked `lava` where Lava is not installed."""
+    if find_spec("lava") is None:
+        for item in items:
+            if item.get_closest_marker("lava"):
+                item.add_marker(pytest.mark.skip(reason="Lava installs on Python 3.10 only"))
+
+
+@pytest.fixture(scope="session")
+def tiny() -> HardwareProfile:
+    return load_profile("tiny")
+
+
+@pytest.fixture(scope="session")
+def loihi1() -> HardwareProfile:
+    return load_profile("loihi1")
+
+
+@pytest.fixture(scope="session")
+def make_chip(tiny: HardwareProfile) -> Callable[..., HardwareProfile]:
+    """``make_chip(neurons_per_core=10, weight_bits=(1, 8))``: the tiny chip with other numbers."""
+
+    def make(**numbers: int | tuple[int, ...]) -> HardwareProfile:
+        limits = {field.name: getattr(tiny, field.name) for field in fields(tiny)}
+        assert all(isinstance(limits[key], Limit) for key in numbers)
+        return replace(tiny, **{key: replace(limits[key], value=value) for key, value in numbers.items()})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_network() -> Callable[..., Network]:
+    """``make_network([20, 30, 10])``: 20 inputs, 30 LIF, a readout of 10; each weight there with chance `connectivity`."""
+
+    def make(sizes: Sequence[int], *, connectivity: float = 1.0, seed: int = 0) -> Network:
+        rng = np.random.default_rng(seed)
+        layers: list[Layer] = []
+        for depth, (n_in, n_out) in enumerate(pairwise(sizes), start=1):
+            weight = np.where(rng.random((n_out, n_in)) < connectivity, rng.normal(size=(n_out, n_in)), 0.0)
+            last = depth == len(sizes) - 1
+            decays = {"current_decay": np.array(0.5), "voltage_decay": np.array(0.1), "rest": np.array(0.0)}
+            layers.append(Layer(
+                name=f"layer{depth}",
+                shape=(n_out,),
+                neuron=LI(**decays) if last else LIF(threshold=np.array(1.0), **decays),
+                connections=(Connection(source=layers[-1].name if layers else INPUT, synapse=Dense(weight=weight)),),
+                bias=np.array(0.0),
+            ))  # fmt: skip
+        return Network(input_shape=(sizes[0],), layers=tuple(layers), timestep_s=0.001)
+
+    return make
