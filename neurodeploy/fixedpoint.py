@@ -71,8 +71,8 @@ def as_lava_reads(weight: Integers) -> Integers:
     """The weights with which Lava runs a netx layer that stores `weight`; equal to `weight` where all is well.
 
     netx derives bits and exponent from the integers (``netx/utils.py: optimize_weight_bits``), Lava's synapse then
-    clips and truncates by a sign mode of its own. They disagree, for example, on a layer of zeros and negative
-    powers of two (``[[0, -2]]`` runs as ``[[0, -1]]``), and on odd weights of mixed sign.
+    clips and truncates by a sign mode of its own. They disagree where no weight is positive, for example on negative
+    powers of two (``[[0, -2]]`` runs as ``[[0, -1]]``) and on odd ones beside a zero (``[[0, -129]]`` runs as zeros).
 
     Raises
     ------
@@ -102,6 +102,6 @@ def _truncated(weight: Integers, bits: int) -> Integers:
     sign = -1 if not mixed and weight.min() < 0 else 1
     magnitude = np.clip(sign * weight, -256 if mixed else 0, 255)
     drop = 8 - bits + (1 if mixed else 0)
-    if drop > 0:
-        magnitude = (magnitude >> drop) << drop
-    return sign * magnitude
+    if drop < 0:  # odd, of zeros and below -128: Lava shifts by a negative number, which NumPy answers with 0
+        return np.zeros_like(weight)
+    return sign * ((magnitude >> drop) << drop)

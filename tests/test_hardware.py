@@ -147,7 +147,7 @@ def test_a_file_that_is_no_profile_gets_one_clear_line(load: Callable[[str | byt
 
 def test_a_bomb_of_aliases_is_refused_in_no_time(load: Callable[[str], Any]) -> None:
     lists = ["&a0 [x, x, x, x, x, x, x, x, x]", *(f"&a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 20))]
-    with pytest.raises(ProfileError, match="is not plain YAML: aliases .* have no place here"):
+    with pytest.raises(ProfileError, match=r"is not plain YAML: aliases .* have no place here"):
         load(f"chips: [{', '.join(lists)}]\n")
 
 
