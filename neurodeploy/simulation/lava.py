@@ -1,0 +1,162 @@
+"""What Lava's simulator of the chip does with a network, run in processes of its own.
+
+Lava starts an operating system process for each of its own and passes messages between them; it can hang, and it can leave
+both behind. So it runs in a session of its own, with files for its input and output, and that session is ended as one.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurodeploy.errors import SimulationError
+from neurodeploy.network import QuantizedNetwork
+from neurodeploy.netx import write_netx
+from neurodeploy.records import SpikeRecord
+
+GRACE_S = 3.0
+"""Between asking the processes of a run to end and killing them: the time in which shared memory is given back."""
+
+Job = tuple[QuantizedNetwork, NDArray[np.uint8]]
+
+
+def run_lava(
+    network: QuantizedNetwork, spikes: NDArray[np.uint8], *, record: Literal["output", "all"] = "output", time_limit_s: float
+) -> SpikeRecord:
+    """Run each sample from rest; see `neurodeploy.simulation.simulate`, which checks what it is given.
+
+    What runs is the file that `write_netx` makes. The samples follow one another in a single run of Lava, which resets every
+    layer in between.
+
+    Parameters
+    ----------
+    spikes : array (batch, \\*input_shape, n_steps), uint8, 0 or 1
+    time_limit_s : float
+        Seconds for all of it: starting Lava takes some of them.
+
+    Raises
+    ------
+    SimulationError
+        Lava is not installed, died, or took longer than the limit; none of its processes is left.
+    NetxError
+        Lava cannot run the network.
+    """
+    return run_lava_jobs([(network, spikes)], record=record, time_limit_s=time_limit_s)[0]
+
+
+def run_lava_jobs(jobs: Sequence[Job], *, record: Literal["output", "all"] = "output", time_limit_s: float) -> list[SpikeRecord]:
+    """`run_lava` for many networks at the price of starting Lava once."""
+    _require_lava()
+    with TemporaryDirectory(prefix="neurodeploy-lava-") as name:
+        folder = Path(name)
+        listed = []
+        for index, (network, spikes) in enumerate(jobs):
+            write_netx(network, folder / f"{index}.net")
+            np.save(folder / f"{index}.npy", _one_after_another(spikes))
+            first = 0 if record == "all" else len(network.layers) - 1
+            listed.append({"name": str(index), "n_steps": spikes.shape[-1], "first": first})
+        (folder / "jobs.json").write_text(json.dumps(listed))
+        total = sum(spikes.shape[0] * spikes.shape[-1] + len(network.layers) for network, spikes in jobs)
+        _run_worker(folder, total, time_limit_s)
+        return [_recorded(folder / f"{i}.npz", network, spikes, record) for i, (network, spikes) in enumerate(jobs)]
+
+
+def _require_lava() -> None:
+    packages = [name for name in ("lava.magma", "lava.lib.dl.netx") if not _is_there(name)]
+    if packages:
+        raise SimulationError(
+            "lava", f"{' and '.join(packages)} cannot be imported by Python {sys.version_info.major}.{sys.version_info.minor}",
+            remedy="Use Python 3.10, for which alone lava-nc 0.10 and lava-dl 0.6 exist; the emulator gives the same spikes.",
+        )  # fmt: skip
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+# ---------------------------------------------------------------------------------------------- clocks
+
+
+def _one_after_another(spikes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(batch, *shape, n_steps) to (n, batch * n_steps)."""
+    batch, n_steps = spikes.shape[0], spikes.shape[-1]
+    return np.moveaxis(spikes.reshape(batch, -1, n_steps), 0, 1).reshape(-1, batch * n_steps)
+
+
+def _recorded(path: Path, network: QuantizedNetwork, given: NDArray[np.uint8], record: Literal["output", "all"]) -> SpikeRecord:
+    """The chip's steps as the network's own: layer k (1, 2, ...) answers its first input at step k, counted from 0."""
+    batch, n_steps = given.shape[0], given.shape[-1]
+    depth = len(network.layers)
+    layers = list(enumerate(network, start=1))[0 if record == "all" else depth - 1 :]
+    shifted: dict[str, dict[str, NDArray[Any]]] = {"spikes": {}, "v": {}}
+    with np.load(path) as chip:
+        for kind, of_layer in shifted.items():
+            for index, (k, layer) in enumerate(layers):
+                steps = chip[f"{kind}{index}"][:, k : k + batch * n_steps].reshape(-1, batch, n_steps)
+                of_layer[layer.name] = np.moveaxis(steps, 1, 0).reshape(batch, *layer.shape, n_steps)
+    return SpikeRecord(end="lava", **shifted)
+
+
+# ---------------------------------------------------------------------------------------------- processes
+
+
+def _run_worker(folder: Path, total_steps: int, time_limit_s: float) -> None:
+    command = [sys.executable, "-m", "neurodeploy.simulation.lava_worker", str(folder)]
+    path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)  # the worker imports what this process would
+    with (folder / "stderr").open("wb") as errors:
+        worker = subprocess.Popen(  # noqa: S603  # our own interpreter and module
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, cwd=folder, start_new_session=True,
+            env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+    try:
+        status = worker.wait(timeout=time_limit_s)
+    except subprocess.TimeoutExpired:
+        raise SimulationError(
+            "lava", f"was not done after {time_limit_s:g} s: {_steps_done(folder):,} of {total_steps:,} steps",
+            remedy="Raise the time limit, run fewer samples or steps, or take the emulator, which gives the same spikes.",
+        ) from None  # fmt: skip
+    finally:
+        _end(worker)
+    if status != 0:
+        raise SimulationError("lava", f"died: {_last_words(folder, status)}", remedy="The emulator gives the same spikes.")
+
+
+def _end(worker: subprocess.Popen[bytes]) -> None:
+    """End all processes of the worker's session: asked first, so that the shared memory is given back, then killed."""
+    assert worker.stdin is not None
+    worker.stdin.close()
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + GRACE_S
+        try:
+            os.killpg(worker.pid, number)
+            while time.monotonic() < deadline:
+                worker.poll()
+                os.killpg(worker.pid, 0)
+                time.sleep(0.02)
+        except ProcessLookupError:  # nobody is left
+            return
+
+
+def _steps_done(folder: Path) -> int:
+    path = folder / "steps"
+    return int(path.read_text() or 0) if path.exists() else 0
+
+
+def _last_words(folder: Path, status: int) -> str:
+    lines = [line for line in (folder / "stderr").read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip() if lines else f"exit status {status}"
