@@ -65,12 +65,12 @@ def _freeze(noun: Any, name: str, dtype: type) -> NDArray[Any]:
     where = f"{type(noun).__name__}.{name}"
     if given.dtype.kind not in "biuf":
         raise NetworkError(where, f"holds {given.dtype}, not numbers")
-    array: NDArray[Any] = given.astype(dtype)
-    if not np.array_equal(array, given):
-        what = "is not finite" if not np.isfinite(given).all() else "is not whole numbers"
-        raise NetworkError(where, what)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    if not np.isfinite(given).all():
         raise NetworkError(where, "is not finite")
+    with np.errstate(invalid="ignore"):
+        array: NDArray[Any] = given.astype(dtype)
+    if not np.array_equal(array, given):
+        raise NetworkError(where, "is not whole numbers")
     array.flags.writeable = False
     object.__setattr__(noun, name, array)
     return array
@@ -408,6 +408,11 @@ class Network(_Network[Layer]):
     """
 
     timestep_s: float
+
+    def __post_init__(self) -> None:
+        _Network.__post_init__(self)
+        if not 0 < self.timestep_s < np.inf:
+            raise NetworkError("network", f"has a timestep of {self.timestep_s} s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
