@@ -1,0 +1,17 @@
+"""The trainer: the loop, the minimax method, masks, spikes from images, data, weights on disk."""
+
+from neurodeploy.training.data import Batches, DataSplit, load_data
+from neurodeploy.training.encoders import encode, simulator_spikes
+from neurodeploy.training.inference import evaluate, predict, run_model
+from neurodeploy.training.loop import fit
+from neurodeploy.training.masks import Choice, choose_synapses
+from neurodeploy.training.minimax import Compression
+from neurodeploy.training.options import FitOptions
+from neurodeploy.training.progress import ProgressBars, Step
+from neurodeploy.training.readouts import decide
+from neurodeploy.training.weights import load_weights, save_weights
+
+__all__ = [
+    "Batches", "Choice", "Compression", "DataSplit", "FitOptions", "ProgressBars", "Step", "choose_synapses", "decide",
+    "encode", "evaluate", "fit", "load_data", "load_weights", "predict", "run_model", "save_weights", "simulator_spikes",
+]  # fmt: skip

@@ -1,0 +1,164 @@
+"""What a model answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from norse.torch import SequentialState
+from numpy.typing import NDArray
+
+from neurodeploy.errors import DataError, TrainingError
+from neurodeploy.training.encoders import check_spikes, encode
+from neurodeploy.training.options import FitOptions
+from neurodeploy.training.readouts import read_out
+
+Data: TypeAlias = "Iterable[tuple[torch.Tensor, torch.Tensor]]"
+"""Batches (input, target) that can be gone through again and again."""
+
+_TIMELESS = (torch.nn.Linear, torch.nn.Flatten, torch.nn.Identity)
+_PREDICT_BATCH = 512
+
+
+def run_model(model: torch.nn.Module, spikes: torch.Tensor) -> torch.Tensor:
+    """Run a model through time from its initial state.
+
+    A plain Norse `SequentialState` is run layer by layer instead of step by step, weights on all steps at once: the same
+    sums in larger matrix products, up to rounding.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Called as ``output, state = model(x, state)`` with x (batch, \\*shape); its state is None at the start.
+    spikes : tensor (batch, n_steps, \\*shape)
+
+    Returns
+    -------
+    tensor (n_steps, batch, n_out)
+
+    Raises
+    ------
+    TrainingError
+        The model does not take its input so, or does not return an output and a state.
+    """
+    try:
+        outputs = _by_layer(model, spikes) if _is_plain_chain(model) else _by_step(model, spikes)
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise TrainingError(
+            "model", f"failed on spikes {tuple(spikes.shape[:1] + spikes.shape[2:])} of a step ({reason})",
+            remedy="It has to take model(x, state) with x of that shape and return (output, state).",
+        ) from error  # fmt: skip
+    if outputs.ndim != 3:
+        raise TrainingError("model", f"returned a step of shape {tuple(outputs.shape[1:])}, not (batch, n_out)")
+    return outputs
+
+
+def _by_step(model: torch.nn.Module, spikes: torch.Tensor) -> torch.Tensor:
+    state, outputs = None, []
+    for step in spikes.unbind(dim=1):
+        output, state = model(step, state)
+        outputs.append(output)
+    return torch.stack(outputs)
+
+
+def _is_plain_chain(model: torch.nn.Module) -> bool:
+    return (
+        type(model) is SequentialState
+        and not (model.return_hidden or model._forward_hooks or model._forward_pre_hooks)
+        and all(
+            stateful or isinstance(module, _TIMELESS)
+            for module, stateful in zip(model.children(), model.stateful_layers, strict=True)
+        )
+    )
+
+
+def _by_layer(model: SequentialState, spikes: torch.Tensor) -> torch.Tensor:
+    signal = spikes.movedim(1, 0)
+    for module, stateful in zip(model.children(), model.stateful_layers, strict=True):
+        if stateful:
+            signal = _by_step(module, signal.movedim(0, 1))
+        else:
+            signal = module(signal.flatten(0, 1)).unflatten(0, signal.shape[:2])
+    return signal
+
+
+def spikes_of(inputs: Any, model: torch.nn.Module, options: FitOptions) -> torch.Tensor:
+    """Inputs as spikes (batch, n_steps, \\*shape), on the model's device: coded if they are images, checked if in time.
+
+    The model's first `Linear` tells the two apart, by how many values it takes.
+
+    Raises
+    ------
+    DataError
+        Inputs that are neither, or that hold values which no spikes come from.
+    """
+    if not isinstance(inputs, (torch.Tensor, np.ndarray)):
+        raise DataError("inputs", f"are {type(inputs).__name__}, not a tensor or an array")
+    tensor = torch.as_tensor(inputs).to(next(model.parameters()).device)
+    first = next((module for module in model.modules() if isinstance(module, torch.nn.Linear)), None)
+    if first is None:
+        raise TrainingError("model", "has no Linear module, so nothing to train or compress")
+    if tensor.ndim >= 2 and tensor[0:1].numel() and tensor[0].numel() == first.in_features:
+        return encode(tensor, options.n_steps, options.encoder)
+    if tensor.ndim >= 3 and tensor[0:1].numel() and tensor[0, 0].numel() == first.in_features:
+        return check_spikes(tensor.to(torch.float32), "inputs")
+    raise DataError(
+        "inputs", f"have shape {tuple(tensor.shape)}, but the model's first layer takes {first.in_features} values",
+        remedy="Give images (batch, *shape) or spikes (batch, n_steps, *shape).",
+    )  # fmt: skip
+
+
+def predict(model: torch.nn.Module, inputs: torch.Tensor | NDArray[Any], options: FitOptions) -> NDArray[np.int64]:
+    """The class of every input, array (batch,); inputs as in `spikes_of`."""
+    with in_mode(model, training=False):
+        parts = [inputs[start : start + _PREDICT_BATCH] for start in range(0, len(inputs), _PREDICT_BATCH)]
+        answers = [read_out(run_model(model, spikes_of(part, model, options)), options.readout) for part in parts]
+    classes: NDArray[np.int64] = torch.cat(answers).argmax(dim=1).cpu().numpy() if answers else np.zeros(0, dtype=np.int64)
+    return classes
+
+
+def evaluate(model: torch.nn.Module, data: Data, options: FitOptions) -> tuple[float, int]:
+    """Accuracy in 0..1, and on how many samples.
+
+    Raises
+    ------
+    DataError
+        No samples, or targets that are no classes.
+    """
+    correct = samples = 0
+    for inputs, target in data:
+        labels = torch.as_tensor(target).cpu()
+        check_labels(labels, len(inputs), None)
+        correct += int((torch.from_numpy(predict(model, inputs, options)) == labels).sum())
+        samples += len(labels)
+    if samples == 0:
+        raise DataError("data", "holds no samples")
+    return correct / samples, samples
+
+
+def check_labels(target: torch.Tensor, n_samples: int, n_classes: int | None) -> None:
+    """`DataError` for targets that are not one class a sample, each within 0..n_classes-1 where that is known."""
+    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool or target.ndim != 1:
+        raise DataError("targets", f"are {str(target.dtype)[6:]} of shape {tuple(target.shape)}, not whole numbers (batch,)")
+    if len(target) != n_samples:
+        raise DataError("targets", f"are {len(target)} for {n_samples} inputs")
+    if n_classes is not None and len(target) and not 0 <= int(target.min()) <= int(target.max()) < n_classes:
+        worst = int(target.min()) if int(target.min()) < 0 else int(target.max())
+        raise DataError("targets", f"class {worst} is outside 0..{n_classes - 1}, the model's outputs")
+
+
+@contextmanager
+def in_mode(model: torch.nn.Module, *, training: bool) -> Iterator[None]:
+    """Training or evaluation mode; every module's own mode comes back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        with torch.set_grad_enabled(training):
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,85 @@
+"""What a training run is told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+
+from neurodeploy.errors import RequestError
+from neurodeploy.training.encoders import Encoder, encoder_of
+from neurodeploy.training.readouts import Readout, readout_of
+
+Loss: TypeAlias = "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]"
+OptimizerFactory: TypeAlias = "Callable[[Iterable[torch.nn.Parameter], float], torch.optim.Optimizer]"
+
+
+def adam(parameters: Iterable[torch.nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+    """Adam with its usual settings."""
+    return torch.optim.Adam(parameters, lr=learning_rate)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitOptions:
+    """How `fit` trains.
+
+    Attributes
+    ----------
+    epochs_dense, epochs_compress, epochs_finetune : int
+        Epochs of the three phases: all weights; into the budget; with the survivors alone. 0 skips a phase (a model that
+        is trained already has 0 dense epochs); without a budget only the dense phase runs.
+    learning_rate : float
+        Above 0. The dense phase and the fine-tuning end it on a half cosine down to a twentieth of it.
+    n_steps : int
+        Time steps that a static image is coded into; data that is in time already has its own.
+    encoder : str or callable
+        ``"rate"``, ``"latency"``, or intensities (batch, \\*shape) and n_steps to spikes (batch, n_steps, \\*shape).
+    readout : str or callable
+        ``"max"``, ``"last"``, ``"mean"`` or ``"sum"`` over time, or a function (n_steps, batch, n_out) -> (batch, n_out).
+    loss : callable
+        (readout, target) -> scalar tensor.
+    optimizer : callable
+        (parameters, learning rate) -> torch optimizer; each phase starts a new one.
+    mask_interval : int
+        Steps between two choices of the surviving synapses.
+    compress_share : float
+        Share of the compress phase, in 0..1, after which the full budget is in force.
+    seed : int
+        Of the order of the samples and of whatever is random in the model.
+    """
+
+    epochs_dense: int = 10
+    epochs_compress: int = 10
+    epochs_finetune: int = 5
+    learning_rate: float = 4e-3
+    n_steps: int = 12
+    encoder: Encoder = "rate"
+    readout: Readout = "max"
+    loss: Loss = torch.nn.functional.cross_entropy
+    optimizer: OptimizerFactory = adam
+    mask_interval: int = 20
+    compress_share: float = 0.7
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs_dense", "epochs_compress", "epochs_finetune", "seed"):
+            _check_whole(name, getattr(self, name), 0)
+        for name in ("n_steps", "mask_interval"):
+            _check_whole(name, getattr(self, name), 1)
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise RequestError("learning_rate", f"is {self.learning_rate}, not a number above 0")
+        if not 0 < self.compress_share <= 1:
+            raise RequestError("compress_share", f"is {self.compress_share}, not above 0 and at most 1")
+        for name in ("loss", "optimizer"):
+            if not callable(getattr(self, name)):
+                raise RequestError(name, f"is {type(getattr(self, name)).__name__}, not a function")
+        encoder_of(self.encoder)
+        readout_of(self.readout)
+
+
+def _check_whole(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise RequestError(name, f"is {value!r}, not a whole number of at least {least}")

@@ -1,0 +1,100 @@
+"""Where a model's weights are kept."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from neurodeploy.errors import DataError
+
+_TORCH_SUFFIXES = (".pt", ".pth")
+
+
+def save_weights(model: torch.nn.Module, path: str | Path) -> None:
+    """Write a model's state as safetensors, whole or not at all.
+
+    Raises
+    ------
+    DataError
+        The folder does not exist, or cannot be written to.
+    """
+    path = Path(path)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            part = Path(file.name)
+    except OSError as error:
+        raise DataError(str(path), f"cannot be written ({error.strerror})") from error
+    try:
+        save_file(tensors, part)
+        part.chmod(0o666 & ~_umask())
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(str(path), f"cannot be written ({error})") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load_weights(model: torch.nn.Module, path: str | Path) -> None:
+    """Read a model's state, written by `save_weights` or by ``torch.save(model.state_dict(), ...)``.
+
+    The model is changed only if everything in the file fits it.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``.safetensors``, ``.pt`` or ``.pth``; no code in the file is run.
+
+    Raises
+    ------
+    DataError
+        No such file, not a file of weights, a key missing or too many, a tensor of another shape, or NaN.
+    """
+    path = Path(path)
+    state = _read(path)
+    wanted = model.state_dict()
+    for name in wanted:
+        if name not in state:
+            raise DataError(str(path), f"weights {name!r} are missing", remedy=f"The file has {', '.join(state) or 'nothing'}.")
+    for name, tensor in state.items():
+        if name not in wanted:
+            raise DataError(str(path), f"weights {name!r} belong to no module", remedy=f"The model has {', '.join(wanted)}.")
+        if not isinstance(tensor, torch.Tensor):
+            raise DataError(str(path), f"{name!r} is {type(tensor).__name__}, not a tensor")
+        found, needed = tuple(tensor.shape), tuple(wanted[name].shape)
+        if found != needed:
+            raise DataError(str(path), f"weights {name!r} have shape {found}, the model's {needed}")
+        if not tensor.isfinite().all():
+            raise DataError(str(path), f"weights {name!r} are not finite")
+    model.load_state_dict(dict(state))
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        raise DataError(str(path), "no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if path.suffix in _TORCH_SUFFIXES:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            raise DataError(str(path), f"ends in {path.suffix!r}", remedy="Give .safetensors, .pt or .pth.")
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise DataError(str(path), f"is not a file of weights ({' '.join(str(error).split())[:120]})") from error
+    if not isinstance(state, Mapping):
+        raise DataError(str(path), f"holds {type(state).__name__}, not a state_dict", remedy="Save model.state_dict().")
+    return state
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
