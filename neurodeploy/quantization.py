@@ -261,6 +261,25 @@ def _bits(state: NDArray[np.float64]) -> float:
     return min(64.0, 1.0 + float(np.log2(max(worst, 1.0))))
 
 
+def warnings_of(errors: tuple[LayerError, ...], overflows: Mapping[str, int] | None = None) -> list[str]:
+    """A sentence for each layer whose state can leave its 24 bits, or did, or that lost synapses to rounding.
+
+    Parameters
+    ----------
+    overflows : mapping of layer to int, optional
+        How often the state did leave its 24 bits, where that was measured.
+    """
+    said = []
+    for error in errors:
+        if error.can_overflow:
+            bits = max(error.worst_current_bits, error.worst_voltage_bits)
+            measured = "" if overflows is None else f"; on the test data it did {overflows[error.layer]:,} times"
+            said.append(f"layer {error.layer!r} could overflow its 24-bit state ({bits:.0f} bits if all its synapses fired always{measured})")
+        if error.synapses_lost:
+            said.append(f"layer {error.layer!r} lost {error.synapses_lost:,} synapses that rounded to zero")
+    return said
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateChange:
     """A layer that quantising silenced or drove to fire at nearly every step; rates are spikes a neuron and step."""
@@ -269,9 +288,9 @@ class RateChange:
     before: float
     after: float
 
-    @property
-    def kind(self) -> str:
-        return "silent" if self.after < self.before else "saturated"
+    def __str__(self) -> str:
+        kind = "silent" if self.after < self.before else "saturated"
+        return f"layer {self.layer!r} went {kind} by quantising: {self.before:.4f} spikes a neuron and step before, {self.after:.4f} after"
 
 
 def changed_rates(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[RateChange, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -11,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.errors import DataError
+from neurodeploy.files import replacing
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,6 +64,47 @@ class SpikeRecord:
     def rates(self) -> dict[str, float]:
         """Mean spikes a neuron and step, by layer."""
         return {name: float(array.mean()) for name, array in self.spikes.items()}
+
+
+def save_record(record: SpikeRecord, path: str | os.PathLike[str], **meta: Any) -> None:
+    """Write the output layer's record as .npz: ``spikes`` and ``v``, time last, and a JSON string ``meta``.
+
+    Parameters
+    ----------
+    **meta
+        What else the JSON is to say, beside end, layer, samples, steps, rates and overflows.
+    """
+    facts = {
+        "end": record.end,
+        "layer": record.output,
+        "n_samples": record.n_samples,
+        "n_steps": record.n_steps,
+        "rates": record.rates(),
+        "overflows": dict(record.overflows),
+    }
+    with replacing(path) as scratch, open(scratch, "wb") as file:
+        np.savez_compressed(
+            file, spikes=record.spikes[record.output], v=record.v[record.output], meta=np.array(json.dumps(facts | meta))
+        )
+
+
+def load_spikes(path: str | os.PathLike[str]) -> NDArray[Any]:
+    """Read an array of input spikes from an .npy file.
+
+    Raises
+    ------
+    DataError
+        No such file, or no array of numbers in it.
+    """
+    try:
+        array = np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise DataError(str(path), "no such file") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(str(path), f"is not an .npy file of numbers: {' '.join(str(error).split())[:120]}") from error
+    if not isinstance(array, np.ndarray):
+        raise DataError(str(path), "holds several arrays", remedy="Save one array with numpy.save.")
+    return array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

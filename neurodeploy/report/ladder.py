@@ -1,18 +1,22 @@
-"""How accurate the network is on each rung of the ladder from the trained floats to Lava."""
+"""How accurate a network is on each rung of the ladder from the trained floats to Lava."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from neurodeploy.fixedpoint import MANTISSA_SHIFT
 from neurodeploy.network import LI, Network, QuantizedLI, QuantizedNetwork
-from neurodeploy.records import SpikeRecord
-
-Readout = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+from neurodeploy.quantization import RateChange, changed_rates, dequantize
+from neurodeploy.records import Comparison, SpikeRecord, compare
+from neurodeploy.simulation import simulate
+from neurodeploy.training import FitOptions, decide
+from neurodeploy.training.inference import Data, spikes_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +28,7 @@ class Accuracy:
     dense, compressed : float or None
         The torch model before and after compression.
     quantized : float or None
-        Weights, thresholds and decays rounded to the chip's, the arithmetic still in floats.
+        Weights, thresholds, biases and decays rounded to the chip's, the arithmetic still in floats.
     emulated : float or None
         The chip's integers throughout.
     lava : float or None
@@ -40,24 +44,97 @@ class Accuracy:
     lava_samples: int | None = None
 
 
-def outputs(record: SpikeRecord, network: Network | QuantizedNetwork, rest: NDArray[np.float64] | float = 0.0) -> NDArray[np.float64]:
-    """What the last layer says, in the model's units: membranes of a readout, spikes of firing neurons.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What the held-out data say of a quantised network.
+
+    Attributes
+    ----------
+    accuracy : Accuracy
+        `quantized` and `emulated`.
+    rates : mapping of layer to mean spikes a neuron and step in the emulator
+    changed : tuple of RateChange
+        Layers that quantising silenced or saturated.
+    overflows : mapping of layer to how often a state left its 24 bits
+    """
+
+    accuracy: Accuracy
+    rates: dict[str, float]
+    changed: tuple[RateChange, ...]
+    overflows: dict[str, int]
+
+
+def measure(
+    model: torch.nn.Module, network: Network, quantized: QuantizedNetwork, data: Data, options: FitOptions
+) -> Measured:
+    """Run held-out data through the network in floats, with rounded parameters, and in the chip's integers."""
+    rounded = dequantize(quantized, network.timestep_s)
+    right, samples = Counter[str](), 0
+    before, after, overflows = Counter[str](), Counter[str](), Counter[str]()
+    for inputs, target in data:
+        labels = np.asarray(target)
+        spikes = for_simulator(inputs, model, options)
+        emulated = simulate(quantized, spikes, record="all")
+        samples += len(labels)
+        right["emulated"] += _hits(emulated, quantized, network, labels, options)
+        right["quantized"] += _hits(simulate(rounded, spikes), rounded, network, labels, options)
+        before.update({name: rate * len(labels) for name, rate in simulate(network, spikes, record="all").rates().items()})
+        after.update({name: rate * len(labels) for name, rate in emulated.rates().items()})
+        overflows.update(emulated.overflows)
+    rates = {name: total / samples for name, total in after.items()}
+    return Measured(
+        accuracy=Accuracy(
+            quantized=right["quantized"] / samples, emulated=right["emulated"] / samples, test_samples=samples
+        ),
+        rates=rates,
+        changed=changed_rates({name: total / samples for name, total in before.items()}, rates),
+        overflows=dict(overflows),
+    )
+
+
+def check_in_lava(
+    model: torch.nn.Module, network: Network, quantized: QuantizedNetwork, data: Data, options: FitOptions,
+    *, n_samples: int, so_far: Accuracy, time_limit_s: float,
+) -> tuple[Accuracy, Comparison, SpikeRecord]:  # fmt: skip
+    """Run the first samples of the data in Lava too: `so_far` with Lava's accuracy, how it compares, and its record."""
+    batches = list(islice(data, n_samples))
+    inputs = torch.cat([torch.as_tensor(x) for x, _ in batches])[:n_samples]
+    labels = np.concatenate([np.asarray(y) for _, y in batches])[:n_samples]
+    spikes = for_simulator(inputs, model, options)
+    lava = simulate(quantized, spikes, end="lava", record="all", time_limit_s=time_limit_s)
+    comparison = compare(simulate(quantized, spikes, record="all"), lava)
+    right = _hits(lava, quantized, network, labels, options)
+    return replace(so_far, lava=right / len(labels), lava_samples=len(labels)), comparison, lava
+
+
+def for_simulator(inputs: torch.Tensor, model: torch.nn.Module, options: FitOptions) -> NDArray[np.uint8]:
+    """A batch of training inputs as a simulator takes them: spikes (batch, \\*shape, n_steps), uint8."""
+    spikes: NDArray[np.uint8] = spikes_of(inputs, model, options).movedim(1, -1).cpu().numpy().astype(np.uint8)
+    return spikes
+
+
+def outputs(record: SpikeRecord, network: Network | QuantizedNetwork, rest: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What the last layer says, in the trained model's units: membranes of a readout, spikes of firing neurons.
+
+    Parameters
+    ----------
+    rest : array () or (n_out,)
+        What the model's own membrane is more than the chip's; the reference has it added already.
 
     Returns
     -------
-    array (n_steps, batch, n_out)
+    array (batch, n_out, n_steps)
     """
     layer = network.output
-    n_steps = record.n_steps
-    if isinstance(layer.neuron, (LI, QuantizedLI)):
-        v = record.v[layer.name].reshape(record.n_samples, -1, n_steps).astype(np.float64)
-        if isinstance(network, QuantizedNetwork):
-            v = v / np.reshape((network.output.scale * (1 << MANTISSA_SHIFT)), (-1, 1)) + np.reshape(rest, (-1, 1))
-    else:
-        v = record.spikes[layer.name].reshape(record.n_samples, -1, n_steps).astype(np.float64)
-    return np.ascontiguousarray(np.moveaxis(v, -1, 0))
+    if not isinstance(layer.neuron, (LI, QuantizedLI)):
+        return record.spikes[layer.name].reshape(record.n_samples, -1, record.n_steps).astype(np.float64)
+    v = record.v[layer.name].reshape(record.n_samples, -1, record.n_steps).astype(np.float64)
+    if isinstance(network, QuantizedNetwork):
+        v = v / np.reshape(network.output.scale * (1 << MANTISSA_SHIFT), (-1, 1))
+    return v + np.reshape(rest, (-1, 1))
 
 
-def accuracy(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    """Share of rows of `scores` (batch, n_classes) that are largest at the label."""
-    return float(np.mean(scores.argmax(axis=-1) == labels))
+def _hits(
+    record: SpikeRecord, network: Network | QuantizedNetwork, model: Network, labels: NDArray[np.int64], options: FitOptions
+) -> int:
+    return int(np.count_nonzero(decide(outputs(record, network, model.output.neuron.rest), options.readout) == labels))

@@ -45,7 +45,6 @@ class Report:
     placement: Placement
     layers: tuple[LayerReport, ...]
     before: Placement | None = None
-    budget: Budget | None = None
     seed: int | None = None
     accuracy: Accuracy = field(default_factory=Accuracy)
     lava: LavaCheck | None = None
@@ -107,9 +106,9 @@ def binding(placement: Placement) -> list[dict[str, Any]]:
     ]
 
 
-def inspection(placement: Placement, budget: Budget | None, connectivity: Mapping[str, float]) -> dict[str, Any]:
+def inspection(placement: Placement, budget: Budget | None) -> dict[str, Any]:
     """The keys of ``neurodeploy inspect --json``."""
-    layers = _layer_reports(placement, budget, None, connectivity)
+    layers = layer_reports(placement, budget)
     return {
         "target": placement.profile.name,
         "fits": placement.fits,
@@ -146,31 +145,29 @@ def summarize(
     before : Placement, optional
         The network laid out as it came.
     **more
-        Further fields of `Report`: seed, accuracy, lava, warnings, files.
+        Further fields of `Report`: seed, accuracy, lava, rates, warnings, files.
     """
+    if record is not None:
+        more.setdefault("rates", record.rates())
     return Report(
         profile=profile,
         placement=placement,
-        layers=tuple(_layer_reports(placement, budget, before, {})),
+        layers=layer_reports(placement, budget, before),
         before=before,
-        budget=budget,
         history=tuple(history),
-        rates={} if record is None else record.rates(),
         **more,
     )
 
 
-def _layer_reports(
-    placement: Placement, budget: Budget | None, before: Placement | None, connectivity: Mapping[str, float]
-) -> list[LayerReport]:
+def layer_reports(placement: Placement, budget: Budget | None, before: Placement | None = None) -> tuple[LayerReport, ...]:
+    """A line a layer, first layer first."""
     budgets = {} if budget is None else {entry.layer: entry for entry in budget.layers}
-    reports = []
-    for name, size in placement.n_weights.items():
-        use = placement.of(name)
-        reports.append(LayerReport(
-            now=use,
-            connectivity=connectivity.get(name, use.synapses / size),
+    return tuple(
+        LayerReport(
+            now=placement.of(name),
+            connectivity=placement.of(name).synapses / n_weights,
             budget=budgets.get(name),
             before=None if before is None else before.of(name),
-        ))  # fmt: skip
-    return reports
+        )
+        for name, n_weights in placement.n_weights.items()
+    )

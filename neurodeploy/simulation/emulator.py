@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ class _Population:
                 remedy="Give its neurons fewer synapses.",
             )  # fmt: skip
         exact = np.float32 if magnitudes.max(initial=0) < 1 << 24 else np.float64  # every partial sum is a whole number below
-        self.weight = layer.weight.T.astype(exact)
+        self.weight: NDArray[Any] = layer.weight.T.astype(exact)
         self.du, self.dv, self.bias = neuron.du, neuron.dv, layer.bias << MANTISSA_SHIFT
         self.threshold = neuron.vth << MANTISSA_SHIFT if isinstance(neuron, QuantizedLIF) else None
         self.u = np.zeros((batch, layer.n_neurons), dtype=np.int64)
@@ -77,7 +77,7 @@ def run_emulator(
     )
 
 
-def _samples_first(array: NDArray[np.generic], shape: tuple[int, ...]) -> NDArray[np.generic]:
+def _samples_first(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     """(n_steps, batch, n) to (batch, *shape, n_steps)."""
     n_steps, batch, _ = array.shape
     return np.moveaxis(array, 0, -1).reshape(batch, *shape, n_steps)

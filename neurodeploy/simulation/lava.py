@@ -73,8 +73,17 @@ def run_lava_jobs(jobs: Sequence[Job], *, record: Literal["output", "all"] = "ou
         return [_recorded(folder / f"{i}.npz", network, spikes, record) for i, (network, spikes) in enumerate(jobs)]
 
 
+def is_installed() -> bool:
+    """Whether Lava and its network files can be imported here."""
+    return not _missing()
+
+
+def _missing() -> list[str]:
+    return [name for name in ("lava.magma", "lava.lib.dl.netx") if not _is_there(name)]
+
+
 def _require_lava() -> None:
-    packages = [name for name in ("lava.magma", "lava.lib.dl.netx") if not _is_there(name)]
+    packages = _missing()
     if packages:
         raise SimulationError(
             "lava", f"{' and '.join(packages)} cannot be imported by Python {sys.version_info.major}.{sys.version_info.minor}",
@@ -109,7 +118,7 @@ def _recorded(path: Path, network: QuantizedNetwork, given: NDArray[np.uint8], r
             for index, (k, layer) in enumerate(layers):
                 steps = chip[f"{kind}{index}"][:, k : k + batch * n_steps].reshape(-1, batch, n_steps)
                 of_layer[layer.name] = np.moveaxis(steps, 1, 0).reshape(batch, *layer.shape, n_steps)
-    return SpikeRecord(end="lava", **shifted)
+    return SpikeRecord(end="lava", spikes=shifted["spikes"], v=shifted["v"])
 
 
 # ---------------------------------------------------------------------------------------------- processes

@@ -1,0 +1,47 @@
+"""The main job on embedded data: scikit-learn's digits, a network too large for its cores, and the whole way to Lava."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
+from norse.torch.functional.leaky_integrator import LIParameters
+
+from neurodeploy.deployment import Deployment, Say, compress
+from neurodeploy.hardware import HardwareProfile
+from neurodeploy.training import FitOptions, load_data
+from neurodeploy.training.progress import Progress
+
+HIDDEN = 640
+OPTIONS = FitOptions(epochs_dense=8, epochs_compress=8, epochs_finetune=4, n_steps=12)
+
+
+def digits_model(seed: int = 0) -> SequentialState:
+    """A Norse network for 8 x 8 digits: two hidden layers of LIF neurons and a leaky readout, no biases."""
+    neurons = LIFParameters(
+        tau_syn_inv=torch.tensor(500.0), tau_mem_inv=torch.tensor(200.0), v_th=torch.tensor(0.3), alpha=torch.tensor(5.0)
+    )
+    readout = LIParameters(tau_syn_inv=torch.tensor(500.0), tau_mem_inv=torch.tensor(200.0))
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        return SequentialState(
+            torch.nn.Linear(64, HIDDEN, bias=False),
+            LIFCell(neurons),
+            torch.nn.Linear(HIDDEN, HIDDEN, bias=False),
+            LIFCell(neurons),
+            torch.nn.Linear(HIDDEN, 10, bias=False),
+            LICell(readout),
+        )
+
+
+def run_demo(
+    profile: HardwareProfile, *, out: str | Path, cores: int = 1, seed: int = 0, progress: Progress | None = None, say: Say = lambda line: None
+) -> Deployment:
+    """Train, compress, quantise, place, emulate and run in Lava; see `neurodeploy.deployment.compress`."""
+    data = load_data("digits")
+    model = digits_model(seed)
+    return compress(
+        model, torch.zeros(1, *data.input_shape), profile, data, replace(OPTIONS, seed=seed), out=out, cores=cores, progress=progress, say=say
+    )

@@ -1,0 +1,217 @@
+"""The order of the passes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from neurodeploy.budget import Budget, share_budget
+from neurodeploy.errors import BudgetError, RequestError
+from neurodeploy.files import write_text
+from neurodeploy.frontends.norse import extract
+from neurodeploy.hardware import HardwareProfile
+from neurodeploy.netx import write_netx
+from neurodeploy.network import Network, QuantizedNetwork
+from neurodeploy.placement import Placement, lay_out
+from neurodeploy.quantization import quantization_errors, quantize, warnings_of
+from neurodeploy.records import EpochRecord, save_record
+from neurodeploy.report import (
+    Accuracy,
+    LavaCheck,
+    LayerReport,
+    Report,
+    check_in_lava,
+    inspection,
+    layer_reports,
+    measure,
+    summarize,
+)
+from neurodeploy.resources import DEFAULT_WEIGHT_BITS
+from neurodeploy.simulation import DEFAULT_TIME_LIMIT_S
+from neurodeploy.simulation.lava import is_installed
+from neurodeploy.training import DataSplit, FitOptions, evaluate, fit, save_weights
+from neurodeploy.training.progress import Progress
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """Whether a network fits, what each layer needs, and what it may use.
+
+    Attributes
+    ----------
+    placement : Placement
+        The network laid out as it is; `Placement.fits` is the verdict.
+    budget : Budget or None
+        What each layer may use; None where no compression can make it fit.
+    hopeless : BudgetError or None
+        Why not, then.
+    """
+
+    placement: Placement
+    budget: Budget | None
+    hopeless: BudgetError | None
+
+    @property
+    def layers(self) -> tuple[LayerReport, ...]:
+        """A line a layer."""
+        return layer_reports(self.placement, self.budget)
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of ``neurodeploy inspect --json``."""
+        return inspection(self.placement, self.budget)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """A network on its chip: the integers, where they stand, and what there is to say."""
+
+    quantized: QuantizedNetwork
+    placement: Placement
+    report: Report
+
+
+def inspect(
+    network: Network | QuantizedNetwork, profile: HardwareProfile, *, cores: int | None = None, bits: int = DEFAULT_WEIGHT_BITS
+) -> Inspection:
+    """Lay a network out as it is, and share the cores out among its layers."""
+    placement = lay_out(network, profile, cores=cores, bits=bits)
+    try:
+        budget = share_budget(network, profile, cores=cores, bits=bits)
+    except BudgetError as error:
+        return Inspection(placement=placement, budget=None, hopeless=error)
+    return Inspection(placement=placement, budget=budget, hopeless=None)
+
+
+def deploy(
+    network: Network | QuantizedNetwork,
+    profile: HardwareProfile,
+    *,
+    out: str | Path,
+    cores: int | None = None,
+    bits: int = DEFAULT_WEIGHT_BITS,
+) -> Deployment:
+    """Quantise, place, write ``model.net``, ``report.txt`` and ``report.json``.
+
+    A network that does not fit is written all the same: it runs in any simulator, and its report says what binds.
+    """
+    folder = _folder(out)
+    seen = inspect(network, profile, cores=cores, bits=bits)
+    quantized = network if isinstance(network, QuantizedNetwork) else quantize(network, profile, bits=bits)
+    errors = quantization_errors(network, quantized) if isinstance(network, Network) else ()
+    placement = lay_out(quantized, profile, cores=cores)
+    files = {"network": str(write_netx(quantized, folder / "model.net"))}
+    report = summarize(profile, seen.budget, placement, before=seen.placement, warnings=tuple(warnings_of(errors)), files=files)
+    return Deployment(quantized=quantized, placement=placement, report=_written(report, folder))
+
+
+def compress(
+    model: torch.nn.Module,
+    sample: torch.Tensor,
+    profile: HardwareProfile,
+    data: DataSplit,
+    options: FitOptions,
+    *,
+    out: str | Path,
+    cores: int | None = None,
+    bits: int = DEFAULT_WEIGHT_BITS,
+    lava_samples: int = 8,
+    time_limit_s: float = DEFAULT_TIME_LIMIT_S,
+    progress: Progress | None = None,
+    say: Say = lambda line: None,
+) -> Deployment:
+    """Train a model, press it into the cores while it learns, and deploy it: the whole way, each rung of it measured.
+
+    Parameters
+    ----------
+    sample : tensor (batch, \\*input_shape)
+        The input of one step.
+    data : DataSplit
+        Trained on `train`; every accuracy is of `test`, by which nothing is chosen.
+    out : path
+        Folder for ``model.net``, ``weights.safetensors``, ``record.npz``, ``report.txt`` and ``report.json``.
+    lava_samples : int
+        How many test samples run in Lava too; 0, or no Lava here, leaves its rung out.
+    progress : callable, optional
+        Called after every training step.
+    say : callable, optional
+        Called with a line of text at each station.
+
+    Raises
+    ------
+    BudgetError
+        No compression can make the network fit.
+    """
+    folder = _folder(out)
+    before = lay_out(extract(model, sample), profile, cores=cores, bits=bits)
+    say(_verdict(before))
+    budget = share_budget(extract(model, sample), profile, cores=cores, bits=bits)
+    history, accuracy = _train(model, budget, data, options, progress, say)
+
+    network = extract(model, sample)
+    budget.check(network)
+    quantized = quantize(network, profile, bits=bits)
+    placement = lay_out(quantized, profile, cores=cores)
+    files = {"network": str(write_netx(quantized, folder / "model.net")), "weights": str(folder / "weights.safetensors")}
+    save_weights(model, files["weights"])
+
+    measured = measure(model, network, quantized, data.test, options)
+    accuracy = replace(measured.accuracy, dense=accuracy.dense, compressed=accuracy.compressed)
+    say(f"In the chip's integers: {accuracy.emulated:.2%}. {_verdict(placement)}")
+    lava = None
+    if lava_samples and is_installed():
+        say(f"Running {lava_samples} test samples in Lava's simulator.")
+        accuracy, comparison, record = check_in_lava(
+            model, network, quantized, data.test, options, n_samples=lava_samples, so_far=accuracy, time_limit_s=time_limit_s
+        )
+        lava = LavaCheck(steps=comparison.n_steps * record.n_samples, mismatches=comparison.mismatches)
+        files["record"] = str(folder / "record.npz")
+        save_record(record, files["record"], network="model.net")
+    warnings = [*warnings_of(quantization_errors(network, quantized), measured.overflows), *map(str, measured.changed)]
+    report = summarize(
+        profile, budget, placement, history=history, before=before, seed=options.seed, accuracy=accuracy,
+        lava=lava, rates=measured.rates, warnings=tuple(warnings), files=files,
+    )  # fmt: skip
+    return Deployment(quantized=quantized, placement=placement, report=_written(report, folder))
+
+
+def _train(
+    model: torch.nn.Module, budget: Budget, data: DataSplit, options: FitOptions, progress: Progress | None, say: Say
+) -> tuple[tuple[EpochRecord, ...], Accuracy]:
+    """Train densely, then into the budget; the accuracy after each."""
+    _, first = fit(model, None, data.train, options, progress=progress)
+    dense, n_test = evaluate(model, data.test, options)
+    say(f"Dense: {dense:.2%} of {n_test:,} test samples.")
+    _, second = fit(model, budget, data.train, replace(options, epochs_dense=0), progress=progress)
+    compressed, _ = evaluate(model, data.test, options)
+    say(f"Compressed into the budget: {compressed:.2%}.")
+    return (*first, *second), Accuracy(dense=dense, compressed=compressed, test_samples=n_test)
+
+
+def _verdict(placement: Placement) -> str:
+    broken = next(placement.overruns(), None)
+    fits = f"Fits: {placement.cores_used} of {placement.cores_available} cores."
+    return fits if broken is None else f"Does not fit: {broken}"
+
+
+def _folder(out: str | Path) -> Path:
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(str(out), f"is no folder to write to: {error.strerror}") from error
+    return folder
+
+
+def _written(report: Report, folder: Path) -> Report:
+    """The report with its own files named in it, which it is written to."""
+    report = replace(report, files={**report.files, "report": str(folder / "report.json"), "text": str(folder / "report.txt")})
+    write_text(report.files["report"], json.dumps(report.to_json(), indent=2) + "\n")
+    write_text(report.files["text"], f"{report}\n")
+    return report
