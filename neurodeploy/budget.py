@@ -75,6 +75,8 @@ class SliceBudget:
 
 Slices: TypeAlias = "tuple[SliceBudget, ...]"
 
+_UNLIMITED = 1 << 62
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerBudget:
@@ -115,8 +117,9 @@ class Overrun:
     def error(self, budget: Budget) -> BudgetError:
         """The overrun as an error that says what to do."""
         source = getattr(budget.profile, f"{self.resource}_per_core").where
+        part = self.slice
         return BudgetError(
-            f"layer {self.slice.layer!r}", f"{self.resource} of neurons {self.slice.start}..{self.slice.stop - 1} on core {self.slice.core}",
+            f"layer {part.layer!r}", f"{self.resource} of neurons {part.start}..{part.stop - 1} on core {part.core}",
             need=self.need, limit=self.limit, source=source,
             remedy=f"Prune {1 - self.limit / self.need:.0%} more, or allow more than {budget.cores} cores.",
         )  # fmt: skip
@@ -215,9 +218,10 @@ def share_budget(
     shares = _shares(layers, profile, cores, width)
     slices = _cap_axons(layers, profile, _top_up(profile, _fill(layers, profile, cores, width, shares)))
     for part in slices:
-        if part.synapse_memory_bits < int(axon_bits(np.asarray(1), width, 0, profile)) or part.input_axons < 1:
+        single = count(np.asarray([1]), part.neurons, width, profile).synapse_memory_bits
+        if part.synapse_memory_bits < single or part.input_axons < 1:
             raise BudgetError(
-                f"layer {part.layer!r}", f"its neurons {part.start}..{part.stop - 1} get no room for a synapse on core {part.core}",
+                f"layer {part.layer!r}", f"neurons {part.start}..{part.stop - 1} get no room for a synapse on core {part.core}",
                 source=profile.synapse_memory_bits_per_core.where, remedy=f"Allow more than {cores} cores.",
             )  # fmt: skip
     budgets = tuple(_layer_budget(layers, layer, profile, width, slices) for layer in layers)
@@ -256,60 +260,70 @@ def _shares(layers: Layers, profile: HardwareProfile, cores: int, width: int) ->
         kept_whole = {name: need for name, need in needs.items() if need <= level * np.sqrt(need)}
         if not kept_whole:
             return shares | {name: float(level * np.sqrt(need)) for name, need in needs.items()}
-        shares |= {name: np.inf for name in kept_whole}
+        shares |= dict.fromkeys(kept_whole, np.inf)
         left -= sum(kept_whole.values())
         needs = {name: need for name, need in needs.items() if name not in kept_whole}
     return shares
 
 
 def _fill(layers: Layers, profile: HardwareProfile, cores: int, width: int, shares: dict[str, float]) -> Slices:
-    """Lay the layers over the cores in order, with the largest part of the shares (the same of each) that they hold."""
-    whole = _try_fill(layers, profile, cores, width, shares)
-    if whole is not None:
-        return whole
+    """Lay the layers over the cores in order, with the largest part of the shares (the same of each) that they hold.
+
+    Layers to be kept whole stay so while shrinking the others alone helps. Only where nothing has to shrink is it worth
+    a core of its own that a layer's input axons are all received.
+    """
+
+    def plan(part: float, whole: set[str], axons: int = _UNLIMITED) -> Slices | None:
+        parts = {name: np.inf if name in whole else part * share for name, share in finite.items()}
+        return _try_fill(layers, profile, cores, width, parts, axons)
+
     finite = {layer.name: min(shares[layer.name], _unpruned_bits(layer, layer.n_neurons, width, profile)) for layer in layers}
-    best = _try_fill(layers, profile, cores, width, dict.fromkeys(finite, 0.0))
+    kept = {name for name, share in shares.items() if np.isinf(share)}
+    everything = plan(1.0, kept, profile.input_axons_per_core.number) or plan(1.0, kept)
+    if everything is not None:
+        return everything
+    whole = kept if plan(0.0, kept) is not None else set()
+    best = plan(0.0, whole)
     low, high = 0.0, 1.0
     for _ in range(30):
-        part = (low + high) / 2
-        plan = _try_fill(layers, profile, cores, width, {name: part * share for name, share in finite.items()})
-        low, high, best = (part, high, plan) if plan is not None else (low, part, best)
+        middle = (low + high) / 2
+        attempt = plan(middle, whole)
+        low, high, best = (middle, high, attempt) if attempt is not None else (low, middle, best)
     if best is None:
         raise AssertionError("the neurons fit the cores, so a plan without memory does")
     return best
 
 
-def _try_fill(layers: Layers, profile: HardwareProfile, cores: int, width: int, shares: dict[str, float]) -> Slices | None:
+def _try_fill(
+    layers: Layers, profile: HardwareProfile, cores: int, width: int, shares: dict[str, float], axons_per_core: int
+) -> Slices | None:
     """One slice after another onto one core after another; None where the cores run out."""
     slices: list[SliceBudget] = []
     core = 0
-    neurons, memory = profile.neurons_per_core.number, profile.synapse_memory_bits_per_core.number
+    empty = (profile.neurons_per_core.number, profile.synapse_memory_bits_per_core.number, axons_per_core)
+    neurons, memory, axons = empty
     for layer in layers:
-        start = 0
+        start, n_in = 0, layer.weight.shape[1]
+        received = min(n_in, axons_per_core)
         while start < layer.n_neurons:
-            rows = min(neurons, layer.n_neurons - start)
+            rows = min(neurons, layer.n_neurons - start) if received <= axons else 0
             rows, bits = _rows_within(layer, rows, memory, width, profile, shares[layer.name])
             if rows:
                 slices.append(SliceBudget(
                     layer=layer.name, core=core, start=start, stop=start + rows,
-                    synapse_memory_bits=bits, input_axons=layer.weight.shape[1], sources=(),
+                    synapse_memory_bits=bits, input_axons=n_in, sources=(),
                 ))  # fmt: skip
+                axons -= received
             start, neurons, memory = start + rows, neurons - rows, memory - bits
             if start < layer.n_neurons:  # the core is full
-                if core + 1 == cores or (rows == 0 and (neurons, memory) == _empty_core(profile)):
+                if core + 1 == cores or (rows == 0 and (neurons, memory, axons) == empty):
                     return None
                 core += 1
-                neurons, memory = _empty_core(profile)
+                neurons, memory, axons = empty
     return tuple(slices)
 
 
-def _empty_core(profile: HardwareProfile) -> tuple[int, int]:
-    return profile.neurons_per_core.number, profile.synapse_memory_bits_per_core.number
-
-
-def _rows_within(
-    layer: AnyLayer, rows: int, memory: int, width: int, profile: HardwareProfile, share: float
-) -> tuple[int, int]:
+def _rows_within(layer: AnyLayer, rows: int, memory: int, width: int, profile: HardwareProfile, share: float) -> tuple[int, int]:
     """How many of `rows` neurons find room in `memory`, and the bits they get: their part of the share, or all they need."""
     if np.isinf(share):
         low, high = 0, rows

@@ -1,17 +1,17 @@
 """What can go wrong, and how it is said.
 
-    NeurodeployError
-     |- ProfileError      a hardware profile is not one
-     |- NetworkError      a network that cannot exist
-     |- ExtractError      a model, or a part of it, that cannot be brought in
-     |- BudgetError       a network that no compression can make fit
-     |- QuantizeError     numbers that the chip's integers cannot hold
-     |- PlacementError    a network that does not fit the cores it was given
-     |- NetxError         a network file that is not one, or that Lava would read differently
-     |- TrainingError     a training run that cannot start or go on
-     |- DataError         spikes, images or labels that do not fit the network
-     |- SimulationError   a simulator that is missing, died or hung
-     `- RequestError      an argument of a call or a command that means nothing
+NeurodeployError
+ |- ProfileError      a hardware profile is not one
+ |- NetworkError      a network that cannot exist
+ |- ExtractError      a model, or a part of it, that cannot be brought in
+ |- BudgetError       a network that no compression can make fit
+ |- QuantizeError     numbers that the chip's integers cannot hold
+ |- PlacementError    a network that does not fit the cores it was given
+ |- NetxError         a network file that is not one, or that Lava would read differently
+ |- TrainingError     a training run that cannot start or go on
+ |- DataError         spikes, images or labels that do not fit the network
+ |- SimulationError   a simulator that is missing, died or hung
+ `- RequestError      an argument of a call or a command that means nothing
 """
 
 from __future__ import annotations

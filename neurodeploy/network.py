@@ -202,7 +202,9 @@ class QuantizedDense(_ByValue):
                 raise NetworkError("QuantizedDense.weight", "has odd numbers among weights of both signs")
         _check_range(self, "weight", -SINGLE_SIGN_MAX if weight.size and weight.max() <= 0 else MIXED_MIN, SINGLE_SIGN_MAX)
         if not max(1, width_of(weight)) <= self.weight_bits <= 9:
-            raise NetworkError("QuantizedDense.weight_bits", f"{self.weight_bits} do not hold weights {width_of(weight)} bits wide")
+            raise NetworkError(
+                "QuantizedDense.weight_bits", f"{self.weight_bits} do not hold weights {width_of(weight)} bits wide"
+            )
 
 
 # ---------------------------------------------------------------------------------------------- layers
@@ -363,7 +365,8 @@ class _Network(_ByValue, Generic[L]):
                 n_in = connection.synapse.weight.shape[1]
                 if n_in != sizes[connection.source]:
                     raise NetworkError(
-                        f"layer {layer.name!r}", f"expects {n_in} inputs, but {connection.source!r} has {sizes[connection.source]}"
+                        f"layer {layer.name!r}",
+                        f"expects {n_in} inputs, but {connection.source!r} has {sizes[connection.source]}",
                     )
             sizes[layer.name] = layer.n_neurons
 

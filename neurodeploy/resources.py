@@ -47,9 +47,7 @@ class Usage:
     encoding: Encoding
 
 
-def axon_bits(
-    n_synapses: NDArray[np.int64], weight_bits: int, index_bits: int, profile: HardwareProfile
-) -> NDArray[np.int64]:
+def axon_bits(n_synapses: NDArray[np.int64], weight_bits: int, index_bits: int, profile: HardwareProfile) -> NDArray[np.int64]:
     """Memory of input axons that have `n_synapses` synapses each; index_bits 0 is the dense encoding.
 
     >>> from neurodeploy.hardware import load_profile
@@ -112,7 +110,9 @@ def count(n_synapses: NDArray[np.int64], n_neurons: int, bits: int, profile: Har
     )
 
 
-def slice_usage(weight: NDArray[np.float64] | NDArray[np.int64] | NDArray[np.bool_], bits: int, profile: HardwareProfile) -> Usage:
+def slice_usage(
+    weight: NDArray[np.float64] | NDArray[np.int64] | NDArray[np.bool_], bits: int, profile: HardwareProfile
+) -> Usage:
     """What the neurons (rows) of a weight matrix (n_neurons, n_in) need on one core; zeros are no synapses."""
     return count(np.count_nonzero(weight, axis=0), weight.shape[0], bits, profile)
 

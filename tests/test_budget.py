@@ -1,0 +1,307 @@
+"""Budgets: whoever keeps within the slices fits the chip, counted here without the package's own counting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from math import ceil
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from neurodeploy.budget import Budget, SliceBudget, share_budget
+from neurodeploy.errors import BudgetError, RequestError
+from neurodeploy.hardware import HardwareProfile, load_profile
+from neurodeploy.network import Connection, Dense, Network
+from neurodeploy.resources import slice_usage
+
+MakeNetwork = Callable[..., Network]
+MakeChip = Callable[..., HardwareProfile]
+
+TINY, LOIHI1 = load_profile("tiny"), load_profile("loihi1")
+SIZES = st.lists(st.integers(1, 60), min_size=2, max_size=5)
+CHIPS = st.fixed_dictionaries({
+    "cores_per_chip": st.integers(1, 8),
+    "neurons_per_core": st.integers(8, 64),
+    "input_axons_per_core": st.integers(4, 128),
+    "output_axons_per_core": st.integers(4, 200),
+    "synapse_memory_bits_per_core": st.integers(256, 16_384),
+    "memory_unit_bits": st.sampled_from([1, 8, 64]),
+})  # fmt: skip
+
+
+def shared(network: Network, chip: HardwareProfile) -> Budget | None:
+    """A budget, or None where the chip is too small for any."""
+    try:
+        return share_budget(network, chip)
+    except BudgetError:
+        return None
+
+
+def stored_bits(mask: NDArray[np.bool_], chip: HardwareProfile, width: int) -> int:
+    """Memory of a slice by the formula of the data sheet, synapse lists one by one, the cheaper encoding."""
+    index = next(bits for bits in chip.index_bits.choices if 2**bits >= mask.shape[0])
+    unit, block, header = chip.memory_unit_bits.number, chip.synapses_per_block.number, chip.block_header_bits.number
+
+    def list_bits(n: int, synapse: int) -> int:
+        blocks = [min(block, n - first) for first in range(0, n, block)]
+        return sum(unit * ceil((size * synapse + header) / unit) for size in blocks)
+
+    fan_outs = [int(n) for n in mask.sum(axis=0) if n]
+    return min(sum(list_bits(n, width + index) for n in fan_outs), len(fan_outs) * list_bits(mask.shape[0], width))
+
+
+def overfull(network: Network, budget: Budget) -> list[str]:
+    """What the chip cannot hold of a network cut into the budget's slices, counted pair by pair."""
+    chip = budget.profile
+    core_of = {(part.layer, n): part.core for part in budget.slices for n in range(part.start, part.stop)}
+    neurons = [0] * budget.cores
+    memory = [0] * budget.cores
+    inputs: list[int] = [0] * budget.cores
+    outputs: list[int] = [0] * budget.cores
+    for layer in network:
+        present = layer.weight != 0
+        for part in budget.of(layer.name):
+            rows = present[part.start : part.stop]
+            neurons[part.core] += part.neurons
+            memory[part.core] += stored_bits(rows, chip, budget.weight_bits)
+            for source in np.flatnonzero(rows.any(axis=0)):
+                inputs[part.core] += 1
+                if layer.connections[0].source != "input":
+                    outputs[core_of[layer.connections[0].source, int(source)]] += 1
+    limits = {
+        "neurons": (neurons, chip.neurons_per_core),
+        "memory": (memory, chip.synapse_memory_bits_per_core),
+        "input axons": (inputs, chip.input_axons_per_core),
+        "output axons": (outputs, chip.output_axons_per_core),
+    }
+    return [
+        f"{what} of core {core}: {used[core]} > {limit.number}"
+        for what, (used, limit) in limits.items()
+        for core in range(budget.cores)
+        if used[core] > limit.number
+    ]
+
+
+def pruned_into(network: Network, budget: Budget) -> Network:
+    """The plainest pruning there is: drop sources past the caps, then synapses one by one until the memory is enough."""
+    layers = []
+    for layer in network:
+        weight = np.array(layer.weight)
+        for part in budget.of(layer.name):
+            rows = weight[part.start : part.stop]
+            for cap in part.sources:
+                rows[:, cap.start + cap.axons : cap.stop] = 0
+            used = np.flatnonzero(rows.any(axis=0))
+            rows[:, used[part.input_axons :]] = 0
+            while stored_bits(rows != 0, budget.profile, budget.weight_bits) > part.synapse_memory_bits:
+                row, column = np.argwhere(rows)[-1]
+                rows[row, column] = 0
+        connection = layer.connections[0]
+        layers.append(replace(layer, connections=(Connection(source=connection.source, synapse=Dense(weight=weight)),)))
+    return replace(network, layers=tuple(layers))
+
+
+# ---------------------------------------------------------------------------------------------- the promise
+
+
+@given(sizes=SIZES, numbers=CHIPS, seed=st.integers(0, 99), connectivity=st.sampled_from([0.1, 0.5, 1.0]))
+def test_a_network_within_its_slices_fits_the_chip(
+    make_network: MakeNetwork, make_chip: MakeChip, sizes: list[int], numbers: dict[str, int], seed: int, connectivity: float
+) -> None:
+    network = make_network(sizes, seed=seed, connectivity=connectivity)
+    if (budget := shared(network, make_chip(**numbers))) is not None:
+        pruned = pruned_into(network, budget)
+        budget.check(pruned)
+        assert overfull(pruned, budget) == []
+
+
+@given(sizes=SIZES, numbers=CHIPS)
+def test_the_slices_of_a_core_add_up_to_no_more_than_it_has(
+    make_network: MakeNetwork, make_chip: MakeChip, sizes: list[int], numbers: dict[str, int]
+) -> None:
+    chip = make_chip(**numbers)
+    if (budget := shared(make_network(sizes), chip)) is not None:
+        for core in range(budget.cores):
+            here = [part for part in budget.slices if part.core == core]
+            assert sum(part.neurons for part in here) <= chip.neurons_per_core.number
+            assert sum(part.synapse_memory_bits for part in here) <= chip.synapse_memory_bits_per_core.number
+            assert sum(part.input_axons for part in here) <= chip.input_axons_per_core.number
+            sent = sum(
+                cap.axons
+                for source in here
+                for part in budget.slices
+                for cap in part.sources
+                if source_of(part) == source.layer and (cap.start, cap.stop) == (source.start, source.stop)
+            )
+            assert sent <= chip.output_axons_per_core.number
+
+
+def source_of(part: SliceBudget) -> str:
+    """The layer before: `make_network` counts its layers from 1."""
+    return f"layer{int(part.layer.removeprefix('layer')) - 1}"
+
+
+@given(sizes=SIZES, numbers=CHIPS)
+def test_every_neuron_stands_on_exactly_one_core_and_every_source_under_one_cap(
+    make_network: MakeNetwork, make_chip: MakeChip, sizes: list[int], numbers: dict[str, int]
+) -> None:
+    network = make_network(sizes)
+    if (budget := shared(network, make_chip(**numbers))) is not None:
+        for layer in network:
+            slices = budget.of(layer.name)
+            assert [n for part in slices for n in range(part.start, part.stop)] == list(range(layer.n_neurons))
+            for part in slices:
+                assert 0 <= part.core < budget.cores
+                assert [n for cap in part.sources for n in range(cap.start, cap.stop)] == list(range(layer.weight.shape[1]))
+                assert all(0 <= cap.axons <= cap.stop - cap.start for cap in part.sources)
+
+
+@given(sizes=SIZES, numbers=CHIPS)
+def test_every_slice_has_room_for_a_synapse(
+    make_network: MakeNetwork, make_chip: MakeChip, sizes: list[int], numbers: dict[str, int]
+) -> None:
+    if (budget := shared(make_network(sizes), make_chip(**numbers))) is not None:
+        for part in budget.slices:
+            single = np.zeros((part.neurons, 1))
+            single[0] = 1
+            assert slice_usage(single, budget.weight_bits, budget.profile).synapse_memory_bits <= part.synapse_memory_bits
+            assert part.input_axons >= 1
+            assert sum(cap.axons for cap in part.sources) >= part.input_axons
+
+
+@given(sizes=SIZES, numbers=CHIPS)
+def test_a_layers_budget_is_the_sum_of_its_slices(
+    make_network: MakeNetwork, make_chip: MakeChip, sizes: list[int], numbers: dict[str, int]
+) -> None:
+    network = make_network(sizes)
+    if (budget := shared(network, make_chip(**numbers))) is not None:
+        for layer, mine in zip(network, budget.layers, strict=True):
+            slices = budget.of(layer.name)
+            assert (mine.layer, mine.neurons) == (layer.name, layer.n_neurons)
+            assert mine.cores == len({part.core for part in slices})
+            assert mine.synapse_memory_bits == sum(part.synapse_memory_bits for part in slices)
+            assert mine.input_axons == sum(part.input_axons for part in slices)
+            assert mine.synapses <= layer.weight.size
+            resources = {overrun.resource for overrun in budget.overruns(network) if overrun.slice.layer == layer.name}
+            assert (mine.binds in resources) if mine.binds else resources <= {"output_axons"}
+
+
+# ---------------------------------------------------------------------------------------------- what is shared, and how
+
+
+@given(sizes=SIZES)
+def test_where_nothing_binds_the_network_is_kept_whole_on_as_few_cores_as_hold_it(
+    make_network: MakeNetwork, sizes: list[int]
+) -> None:
+    """Loihi 1 has room for any of these on one core."""
+    network = make_network(sizes)
+    budget = share_budget(network, LOIHI1)
+    assert list(budget.overruns(network)) == []
+    assert {part.core for part in budget.slices} == {0}
+    assert all(layer.binds == "" for layer in budget.layers)
+
+
+def test_neurons_alone_decide_where_memory_is_plenty(make_network: MakeNetwork, make_chip: MakeChip) -> None:
+    chip = make_chip(synapse_memory_bits_per_core=1 << 20, input_axons_per_core=4096, output_axons_per_core=4096)
+    budget = share_budget(make_network([10, 100, 60]), chip)
+    cut = [(part.name, part.core) for part in budget.slices]
+    assert cut == [("layer1[0:64]", 0), ("layer1[64:100]", 1), ("layer2[0:28]", 1), ("layer2[28:60]", 2)]
+
+
+def test_a_network_that_fits_the_chip_unpruned_is_not_asked_to_prune_axons(
+    make_network: MakeNetwork, make_chip: MakeChip
+) -> None:
+    """Three layers of 100 inputs would share the 128 input axons of one core; there are cores for each."""
+    network = make_network([100, 30, 30, 30])
+    chip = make_chip(synapse_memory_bits_per_core=1 << 20)
+    budget = share_budget(network, chip)
+    assert list(budget.overruns(network)) == []
+
+
+def test_a_small_readout_is_kept_whole_while_a_large_layer_is_pruned(make_network: MakeNetwork, make_chip: MakeChip) -> None:
+    network = make_network([64, 100, 10])
+    budget = share_budget(network, make_chip(input_axons_per_core=256))
+    hidden, readout = budget.layers
+    assert (hidden.binds, readout.binds) == ("synapse_memory_bits", "")
+
+
+def test_fewer_cores_leave_less(make_network: MakeNetwork) -> None:
+    network = make_network([64, 60, 10])
+    given_bits = [sum(part.synapse_memory_bits for part in share_budget(network, TINY, cores=n).slices) for n in (2, 3, 4)]
+    assert given_bits == sorted(given_bits)
+    assert share_budget(network, TINY, cores=2).cores == 2
+    assert share_budget(network, TINY).cores == TINY.cores
+
+
+def test_narrower_weights_leave_room_for_more(make_network: MakeNetwork) -> None:
+    network = make_network([64, 100, 10])
+    at_8, at_4, at_7 = (share_budget(network, TINY, bits=bits) for bits in (8, 4, 7))
+    assert at_4.layers[0].synapses > at_8.layers[0].synapses
+    assert at_7.weight_bits == 8  # tiny has no 7
+
+
+# ---------------------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize("cores", [0, -1, 5])
+def test_cores_the_chip_does_not_have_are_refused(make_network: MakeNetwork, cores: int) -> None:
+    with pytest.raises(
+        RequestError, match=rf"^cores: {cores} is outside 1\.\.4 \(tiny\.yaml: cores_per_chip\)\. Give fewer cores"
+    ):
+        share_budget(make_network([4, 3]), TINY, cores=cores)
+
+
+def test_too_many_neurons_are_nothing_that_pruning_helps(make_network: MakeNetwork) -> None:
+    with pytest.raises(BudgetError, match=r"Pruning synapses does not help: allow 3 cores or take out neurons\.$") as caught:
+        share_budget(make_network([4, 150, 10]), TINY, cores=2)
+    error = caught.value
+    assert (error.where, error.need, error.limit, error.source) == ("layer 'layer1'", 160, 128, "tiny.yaml: neurons_per_core")
+
+
+def test_a_core_without_room_for_a_synapse_is_refused(make_network: MakeNetwork, make_chip: MakeChip) -> None:
+    with pytest.raises(BudgetError, match=r"^layer 'layer1': .* no room for a synapse on core 0 .* Allow more than 1 cores\.$"):
+        share_budget(make_network([4, 20, 20]), make_chip(cores_per_chip=1, synapse_memory_bits_per_core=100))
+
+
+def test_room_for_a_synapse_counts_its_index(make_network: MakeNetwork, make_chip: MakeChip) -> None:
+    """On two neurons a single synapse is 8 + 6 + 10 = 24 bits sparse, 2 * 8 + 10 = 26 dense; the 18 of one alone are too few."""
+    with pytest.raises(BudgetError, match="no room for a synapse on core 0"):
+        share_budget(make_network([1, 2]), make_chip(memory_unit_bits=1, synapse_memory_bits_per_core=23, cores_per_chip=1))
+    assert share_budget(make_network([1, 2]), make_chip(memory_unit_bits=1, synapse_memory_bits_per_core=24, cores_per_chip=1))
+
+
+def test_an_overrun_says_what_to_do(make_network: MakeNetwork) -> None:
+    network = make_network([64, 60, 10])
+    budget = share_budget(network, TINY, cores=2)
+    first = next(budget.overruns(network))
+    with pytest.raises(
+        BudgetError, match=r"synapse_memory_bits of neurons 0\.\..* Prune \d+% more, or allow more than 2 cores\.$"
+    ) as caught:
+        budget.check(network)
+    error = caught.value
+    assert error.where == "layer 'layer1'"
+    assert (error.need, error.limit) == (first.need, first.limit)
+    assert error.source == "tiny.yaml: synapse_memory_bits_per_core"
+    assert first.need == slice_usage(network.layers[0].weight[: first.slice.stop], 8, TINY).synapse_memory_bits
+
+
+@pytest.mark.parametrize("resource", ["input_axons", "output_axons"])
+def test_axons_overrun_too(make_network: MakeNetwork, make_chip: MakeChip, resource: str) -> None:
+    chip = make_chip(**{f"{resource}_per_core": 20, "synapse_memory_bits_per_core": 1 << 20, "cores_per_chip": 2})
+    network = make_network([15, 40, 40])
+    budget = share_budget(network, chip)
+    assert resource in {overrun.resource for overrun in budget.overruns(network)}
+    error = next(overrun for overrun in budget.overruns(network) if overrun.resource == resource).error(budget)
+    assert str(error).startswith(f"layer '{error.where[7:-1]}': {error.need} {resource} of neurons ")
+    assert error.source == f"tiny.yaml: {resource}_per_core"
+
+
+def test_a_budget_cannot_be_changed(make_network: MakeNetwork) -> None:
+    budget = share_budget(make_network([4, 3]), TINY)
+    for field in fields(budget):
+        with pytest.raises(AttributeError):
+            setattr(budget, field.name, None)
