@@ -18,7 +18,7 @@ MAX_FUNCTION_LINES = 40
 
 LONGER_FILES: dict[str, tuple[int, str]] = {
     "neurodeploy/budget.py": (420, "the nouns of a budget and the sharing of cores: to be parted"),
-    "neurodeploy/network.py": (440, "one file for what is to run: the float nouns and their integer twins, field by field"),
+    "neurodeploy/network.py": (450, "one file for what is to run: the float nouns and their integer twins, field by field"),
 }
 LONGER_FUNCTIONS: dict[str, tuple[int, str]] = {}
 
