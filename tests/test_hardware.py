@@ -96,6 +96,11 @@ def test_a_profile_is_loaded_by_path_too(load: Callable[[str], HardwareProfile],
     assert [limit.value for limit in mine.limits()] == [limit.value for limit in tiny.limits()]
 
 
+def test_the_chip_that_contributing_shows_is_one(load: Callable[[str], HardwareProfile]) -> None:
+    guide = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert load(guide.partition("```yaml\n")[2].partition("```")[0]).cores == 16
+
+
 # ---------------------------------------------------------------------------------------------- bad files
 
 
