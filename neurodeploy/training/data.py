@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from neurodeploy.errors import DataError, RequestError
+from neurodeploy.factories import call_factory
 from neurodeploy.training.inference import Data
 
 _TEST_EVERY = 4
@@ -85,15 +84,17 @@ def load_data(spec: str, *, batch_size: int | None = None) -> DataSplit:
         ``digits``: scikit-learn's 1,797 digits of 8 x 8 pixels, every fourth of a class held out for testing.
         ``mnist:PATH``: an .npz file with x_train, y_train, x_test, y_test, bytes (n, 28, 28) and (n,).
         ``mnist``: the same from torchvision, downloaded once to a cache folder.
-        ``FILE.py:FACTORY``: what the function FACTORY() in that file returns, (train, test), each an iterable of
-        (input, target) batches. Images come flattened from the first three, as intensities in 0..1.
+        ``FILE.py:FACTORY`` or ``package.module:FACTORY``: what that function returns, (train, test), each an
+        iterable of (input, target) batches. Images come flattened from the first three, as intensities in 0..1.
     batch_size : int, optional
         64 for digits and 256 for MNIST by default; a factory makes its own batches.
 
     Raises
     ------
     DataError
-        An unknown name, a file that is missing or not what it should be, a factory that fails.
+        An unknown name, a file that is missing or not what it should be, a factory that returns something else.
+    RequestError
+        A factory that is not there, or that fails.
     """
     name, _, rest = spec.partition(":")
     if spec == "digits":
@@ -101,9 +102,8 @@ def load_data(spec: str, *, batch_size: int | None = None) -> DataSplit:
     if name == "mnist" and (rest or spec == "mnist"):
         arrays = _read_mnist(Path(rest)) if rest else _download_mnist()
         return _mnist(arrays, rest or "mnist", batch_size or 256)
-    path, _, factory = spec.rpartition(":")
-    if path.endswith(".py") and factory:
-        return _from_factory(Path(path), factory)
+    if rest and spec.rpartition(":")[2].isidentifier():
+        return _from_factory(spec)
     raise DataError(spec, "is no data set", remedy=f"Give {_SPECS}.")
 
 
@@ -151,13 +151,14 @@ def _read_mnist(path: Path) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         raise DataError(str(path), "no such file", remedy=f"Give an .npz file with {', '.join(_MNIST_KEYS)}.")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
+        with path.open("rb") as file:  # np.load leaves a file open that it cannot read
+            arrays = np.load(file, allow_pickle=False)
+            if not isinstance(arrays, Mapping):
                 raise DataError(str(path), "is a single array, not an .npz file")
-            missing = [key for key in _MNIST_KEYS if key not in file]
+            missing = [key for key in _MNIST_KEYS if key not in arrays]
             if missing:
-                raise DataError(str(path), f"has no {', '.join(missing)}", remedy=f"It has {', '.join(file) or 'nothing'}.")
-            return {key: file[key] for key in _MNIST_KEYS}
+                raise DataError(str(path), f"has no {', '.join(missing)}", remedy=f"It has {', '.join(arrays) or 'nothing'}.")
+            return {key: arrays[key] for key in _MNIST_KEYS}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(str(path), f"is not an .npz file of numbers ({' '.join(str(error).split())[:120]})") from error
 
@@ -178,39 +179,18 @@ def _download_mnist() -> dict[str, NDArray[Any]]:
 # ---------------------------------------------------------------------------------------------- the user's own
 
 
-def _from_factory(path: Path, factory: str) -> DataSplit:
-    where = f"{path}:{factory}"
-    make = getattr(_module(path), factory, None)
-    if not callable(make):
-        raise DataError(where, "the file has no such function")
-    try:
-        made = make()
-    except Exception as error:
-        raise DataError(where, f"failed with {type(error).__name__}: {error}") from error
+def _from_factory(spec: str) -> DataSplit:
+    made = call_factory(spec)
     if not isinstance(made, (tuple, list)) or len(made) != 2:
-        raise DataError(where, f"returned {type(made).__name__}, not a pair (train, test)")
+        raise DataError(spec, f"returned {type(made).__name__}, not a pair (train, test)")
     shapes, largest = [], 0
     for half, data in zip(("train", "test"), made, strict=True):
-        shape, top = _survey(data, f"{where}, {half}")
+        shape, top = _survey(data, f"{spec}, {half}")
         shapes.append(shape)
         largest = max(largest, top)
     if shapes[0] != shapes[1]:
-        raise DataError(where, f"train holds inputs {shapes[0]}, test {shapes[1]}")
+        raise DataError(spec, f"train holds inputs {shapes[0]}, test {shapes[1]}")
     return DataSplit(train=made[0], test=made[1], input_shape=shapes[0], n_classes=largest + 1)
-
-
-def _module(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise DataError(str(path), "no such file")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise DataError(str(path), "is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise DataError(str(path), f"failed with {type(error).__name__}: {error}") from error
-    return module
 
 
 def _survey(data: Any, where: str) -> tuple[tuple[int, ...], int]:
@@ -225,8 +205,11 @@ def _survey(data: Any, where: str) -> tuple[tuple[int, ...], int]:
     for batch in batches:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise DataError(where, f"gave {type(batch).__name__}, not a pair (input, target)")
-        inputs, labels = (torch.as_tensor(part) for part in batch)
-        if labels.is_floating_point() or labels.ndim != 1 or len(labels) != len(inputs) or labels.min() < 0:
+        try:
+            inputs, labels = (torch.as_tensor(part) for part in batch)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(where, f"gave {str(batch)[:60]}, which are no tensors") from error
+        if labels.is_floating_point() or labels.shape != inputs.shape[:1] or not len(labels) or labels.min() < 0:
             raise DataError(where, f"gave {str(labels.dtype)[6:]} targets {tuple(labels.shape)}, not a class from 0 a sample")
         shapes.add(tuple(inputs.shape[1:]))
         largest = max(largest, int(labels.max()))

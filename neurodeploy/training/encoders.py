@@ -96,9 +96,7 @@ def check_spikes(spikes: torch.Tensor, where: str) -> torch.Tensor:
     return spikes
 
 
-def simulator_spikes(
-    images: torch.Tensor | NDArray[Any], n_steps: int, encoder: Encoder = "rate"
-) -> NDArray[np.uint8]:
+def simulator_spikes(images: torch.Tensor | NDArray[Any], n_steps: int, encoder: Encoder = "rate") -> NDArray[np.uint8]:
     """Images as spikes for a simulator: the spikes of `encode`, as (batch, \\*shape, n_steps), uint8."""
     spikes: NDArray[np.uint8] = encode(images, n_steps, encoder).movedim(1, -1).cpu().numpy().astype(np.uint8)
     return np.ascontiguousarray(spikes)

@@ -160,13 +160,10 @@ def _bisect(axons: _Axons, part: SliceBudget) -> tuple[float, Integers, Integers
     for _ in range(_BISECTIONS):
         price = (low + high) / 2
         index = _at_price(axons, price, part)
-        bits = int(axons.bits[index].sum())
-        if bits > part.synapse_memory_bits:
+        if axons.bits[index].sum() > part.synapse_memory_bits:
             low, over = price, index
-            continue
-        high, within = price, index
-        if bits == part.synapse_memory_bits:
-            break
+        else:
+            high, within = price, index
     return high, within, over
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from neurodeploy.errors import DataError
+from neurodeploy.files import replacing
 
 _TORCH_SUFFIXES = (".pt", ".pth")
 
@@ -29,18 +28,10 @@ def save_weights(model: torch.nn.Module, path: str | Path) -> None:
     path = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            part = Path(file.name)
-    except OSError as error:
-        raise DataError(str(path), f"cannot be written ({error.strerror})") from error
-    try:
-        save_file(tensors, part)
-        part.chmod(0o666 & ~_umask())
-        part.replace(path)
+        with replacing(path) as scratch:
+            save_file(tensors, scratch)
     except (OSError, SafetensorError) as error:
-        raise DataError(str(path), f"cannot be written ({error})") from error
-    finally:
-        part.unlink(missing_ok=True)
+        raise DataError(str(path), f"cannot be written ({' '.join(str(error).split())[:120]})") from error
 
 
 def load_weights(model: torch.nn.Module, path: str | Path) -> None:
@@ -92,9 +83,3 @@ def _read(path: Path) -> Mapping[str, Any]:
     if not isinstance(state, Mapping):
         raise DataError(str(path), f"holds {type(state).__name__}, not a state_dict", remedy="Save model.state_dict().")
     return state
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,0 +1,230 @@
+"""Samples: what is loaded, in which order it comes, and every way in which a data set is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from neurodeploy.errors import DataError, RequestError
+from neurodeploy.training.data import Batches, load_data
+
+Arrays = dict[str, NDArray[np.generic]]
+
+
+# ---------------------------------------------------------------------------------------------- batches
+
+
+def test_batches_come_in_order_and_all_of_them() -> None:
+    batches = Batches(torch.arange(7.0).view(7, 1), torch.arange(7), 3)
+    assert len(batches) == 3
+    assert [target.tolist() for _, target in batches] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert [target.tolist() for _, target in batches] == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_a_shuffle_is_every_sample_once_in_an_order_that_the_seed_decides() -> None:
+    batches = Batches(torch.arange(50.0).view(50, 1), torch.arange(50), 8)
+
+    def orders(seed: int) -> list[list[int]]:
+        generator = torch.Generator().manual_seed(seed)
+        return [torch.cat([target for _, target in batches.shuffled(generator)]).tolist() for _ in range(2)]
+
+    assert orders(3) == orders(3) != orders(4)
+    first, second = orders(3)
+    assert first != second
+    assert sorted(first) == sorted(second) == list(range(50))
+
+
+def test_a_shuffled_input_keeps_its_target() -> None:
+    batches = Batches(torch.arange(50.0).view(50, 1), torch.arange(50), 8)
+    for inputs, target in batches.shuffled(torch.Generator().manual_seed(0)):
+        assert torch.equal(inputs[:, 0].long(), target)
+
+
+def test_batches_refuse_what_does_not_match() -> None:
+    with pytest.raises(DataError, match="batches: 3 inputs have 2 targets"):
+        Batches(torch.zeros(3, 1), torch.zeros(2), 1)
+    with pytest.raises(DataError, match="batches: hold no samples"):
+        Batches(torch.zeros(0, 1), torch.zeros(0), 1)
+    with pytest.raises(RequestError, match="batch_size: is 0, not at least 1"):
+        Batches(torch.zeros(3, 1), torch.zeros(3), 0)
+
+
+# ---------------------------------------------------------------------------------------------- digits
+
+
+def test_digits_are_split_the_same_way_every_time_and_evenly() -> None:
+    split, again = load_data("digits"), load_data("digits")
+    assert (split.input_shape, split.n_classes) == ((64,), 10)
+    train, test = (torch.cat([target for _, target in half]) for half in (split.train, split.test))
+    assert len(train) + len(test) == 1797
+    assert all(0.22 < float((test == k).sum()) / float((train == k).sum() + (test == k).sum()) <= 0.25 for k in range(10))
+    for (inputs, target), (inputs_again, target_again) in zip(split.test, again.test, strict=True):
+        assert torch.equal(inputs, inputs_again)
+        assert torch.equal(target, target_again)
+        assert 0 <= inputs.min() <= inputs.max() <= 1
+
+
+def test_no_digit_is_both_trained_on_and_tested_on() -> None:
+    train, test, _, _ = load_data("digits")
+    seen = {image.numpy().tobytes() for inputs, _ in train for image in inputs}
+    held_out = {image.numpy().tobytes() for inputs, _ in test for image in inputs}
+    assert not seen & held_out
+
+
+# ---------------------------------------------------------------------------------------------- MNIST
+
+
+@pytest.fixture
+def arrays() -> Arrays:
+    rng = np.random.default_rng(0)
+    made: Arrays = {}
+    for half, n in (("train", 12), ("test", 5)):
+        made |= {f"x_{half}": rng.integers(0, 256, (n, 28, 28), dtype=np.uint8), f"y_{half}": np.arange(n, dtype=np.uint8) % 10}
+    return made
+
+
+def saved(arrays: Arrays, folder: Path) -> str:
+    np.savez(folder / "m.npz", **arrays)  # type: ignore[arg-type]
+    return f"mnist:{folder / 'm.npz'}"
+
+
+def test_mnist_comes_flat_and_as_intensities(arrays: Arrays, tmp_path: Path) -> None:
+    train, test, input_shape, n_classes = load_data(saved(arrays, tmp_path), batch_size=4)
+    assert (input_shape, n_classes) == ((784,), 10)
+    inputs, target = next(iter(train))
+    assert inputs.shape == (4, 784)
+    assert torch.allclose(inputs * 255, torch.from_numpy(arrays["x_train"][:4].reshape(4, 784)).float())
+    assert target.tolist() == [0, 1, 2, 3]
+    assert sum(len(target) for _, target in test) == 5
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("x_train", np.zeros((12, 28, 28)), r"x_train is float64 \(12, 28, 28\), not bytes \(n, 28, 28\)"),
+        ("x_test", np.zeros((5, 27, 28), dtype=np.uint8), r"x_test is uint8 \(5, 27, 28\), not bytes"),
+        ("y_train", np.zeros(11, dtype=np.uint8), r"y_train is uint8 \(11,\), not whole numbers \(12,\)"),
+        ("y_test", np.zeros(5), r"y_test is float64 \(5,\), not whole numbers"),
+        ("y_test", np.array([0, 1, 2, 3, 10]), r"y_test holds labels 0\.\.10, not 0\.\.9"),
+        ("y_test", np.array([0, 1, 2, 3, -1]), r"y_test holds labels -1\.\.3, not 0\.\.9"),
+        ("y_test", np.array([None] * 5), "is not an .npz file of numbers"),
+    ],
+)
+def test_mnist_refuses_arrays_that_are_none(
+    arrays: Arrays, tmp_path: Path, key: str, value: NDArray[np.generic], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        load_data(saved(arrays | {key: value}, tmp_path))
+
+
+def test_mnist_refuses_no_images(arrays: Arrays, tmp_path: Path) -> None:
+    nothing = {"x_test": np.zeros((0, 28, 28), dtype=np.uint8), "y_test": np.zeros(0, dtype=np.uint8)}
+    with pytest.raises(DataError, match="x_test holds no images"):
+        load_data(saved(arrays | nothing, tmp_path))
+
+
+def test_mnist_refuses_a_missing_key(arrays: Arrays, tmp_path: Path) -> None:
+    del arrays["y_test"]
+    with pytest.raises(DataError, match=r"m\.npz: has no y_test\. It has x_train, y_train, x_test"):
+        load_data(saved(arrays, tmp_path))
+
+
+def test_mnist_refuses_files_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.npz: no such file"):
+        load_data(f"mnist:{tmp_path / 'none.npz'}")
+    text = tmp_path / "text.npz"
+    text.write_text("hello")
+    with pytest.raises(DataError, match=r"text\.npz: is not an \.npz file of numbers"):
+        load_data(f"mnist:{text}")
+    text.write_bytes(b"PK\x03\x04 not a zip file after all")
+    with pytest.raises(DataError, match=r"text\.npz: is not an \.npz file of numbers"):
+        load_data(f"mnist:{text}")
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    with pytest.raises(DataError, match=r"one\.npy: is a single array"):
+        load_data(f"mnist:{tmp_path / 'one.npy'}")
+
+
+def test_mnist_without_a_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    torchvision = pytest.importorskip("torchvision.datasets")
+
+    def offline(root: str, **options: object) -> None:
+        assert root.startswith(str(tmp_path))
+        raise RuntimeError("Error downloading train-images-idx3-ubyte.gz")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(torchvision, "MNIST", offline)
+    with pytest.raises(DataError, match=r"mnist: cannot be had \(Error downloading .*\)\. Give the path of a copy: mnist:PATH"):
+        load_data("mnist")
+
+
+def test_mnist_from_torchvision_is_the_same_data(monkeypatch: pytest.MonkeyPatch, arrays: Arrays) -> None:
+    torchvision = pytest.importorskip("torchvision.datasets")
+
+    class Stored:
+        def __init__(self, _root: str, *, train: bool, download: bool) -> None:
+            assert download
+            half = "train" if train else "test"
+            self.data, self.targets = (torch.from_numpy(arrays[f"{axis}_{half}"]) for axis in "xy")
+
+    monkeypatch.setattr(torchvision, "MNIST", Stored)
+    split = load_data("mnist")
+    inputs, target = next(iter(split.test))
+    assert inputs.shape == (5, 784)
+    assert target.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("spec", ["", "cifar", "digits:8", "mnist:", "folder/data.py", "data.py:", ":", "mnist2:x.npz"])
+def test_an_unknown_name_is_refused(spec: str) -> None:
+    with pytest.raises(DataError, match=r"is no data set\. Give digits, mnist, mnist:PATH.npz, or FILE.py:FACTORY"):
+        load_data(spec)
+
+
+# ---------------------------------------------------------------------------------------------- the user's own
+
+GOOD = "[(torch.zeros(4, 3), torch.tensor([0, 1, 2, 1]))]"
+
+
+def factory(tmp_path: Path, body: str) -> str:
+    path = tmp_path / "own.py"
+    path.write_text(f"import torch\n\n{body}\n")
+    return f"{path}:make"
+
+
+def test_a_factory_gives_its_own_batches(tmp_path: Path) -> None:
+    train, test, input_shape, n_classes = load_data(factory(tmp_path, f"def make():\n    return {GOOD}, {GOOD} * 2"))
+    assert (input_shape, n_classes) == ((3,), 3)
+    assert len(list(train)) == 1
+    assert len(list(test)) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("def make():\n    return None", r"returned NoneType, not a pair \(train, test\)"),
+        (f"def make():\n    return {GOOD}, 3", r"own\.py:make, test: is int, not an iterable"),
+        (f"def make():\n    return iter({GOOD}), {GOOD}", "train: can be read only once"),
+        (f"def make():\n    return [], {GOOD}", "train: holds no batches"),
+        (f"def make():\n    return {GOOD}, [1]", r"test: gave int, not a pair \(input, target\)"),
+        (f"def make():\n    return {GOOD}, [('a', 'b')]", r"test: gave \('a', 'b'\), which are no tensors"),
+        (f"def make():\n    return {GOOD}, [(torch.zeros(2, 3), torch.zeros(2))]", r"test: gave float32 targets \(2,\)"),
+        (f"def make():\n    return {GOOD}, [(torch.zeros(2, 3), torch.tensor([0]))]", r"test: gave int64 targets \(1,\)"),
+        (f"def make():\n    return {GOOD}, [(torch.zeros(1, 3), torch.tensor([-1]))]", r"test: gave int64 targets \(1,\)"),
+        (f"def make():\n    return {GOOD}, [(torch.zeros(0, 3), torch.zeros(0).long())]", r"test: gave int64 targets \(0,\)"),
+        (f"def make():\n    return {GOOD}, [(torch.zeros(1, 2), torch.tensor([0]))]", r"train holds inputs \(3,\), test \(2,\)"),
+        (f"def make():\n    return {GOOD} + [(torch.zeros(1, 2), torch.tensor([0]))], {GOOD}", "train: holds inputs of shapes"),
+    ],
+)
+def test_a_factory_is_refused_by_what_is_wrong_with_it(tmp_path: Path, body: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load_data(factory(tmp_path, body))
+
+
+def test_a_factory_that_is_missing_or_fails_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"none\.py:make: no file"):
+        load_data(f"{tmp_path / 'none.py'}:make")
+    with pytest.raises(RequestError, match=r"own\.py:make: raised ZeroDivisionError: division by zero"):
+        load_data(factory(tmp_path, "def make():\n    1 / 0"))
