@@ -153,7 +153,7 @@ class _Node:
     group: h5py.Group
 
     def __contains__(self, key: str) -> bool:
-        return key in self.group
+        return key in self.group or key in self.group.attrs
 
     def sub(self, key: str) -> _Node:
         if not isinstance(self.group.get(key), h5py.Group):
@@ -199,7 +199,7 @@ class _Node:
         return tuple(int(side) for side in value.ravel())
 
     def _value(self, key: str) -> NDArray[Any]:
-        item = self.group.attrs.get(key) if key in self.group.attrs else self.group.get(key)
+        item = self.group.get(key, self.group.attrs.get(key))
         if item is None or isinstance(item, h5py.Group):
             raise NetxError(self.where, f"has no {key!r}")
         return np.asarray(item[()] if isinstance(item, h5py.Dataset) else item)

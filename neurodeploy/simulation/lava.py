@@ -29,6 +29,8 @@ from neurodeploy.records import SpikeRecord
 GRACE_S = 3.0
 """Between asking the processes of a run to end and killing them: the time in which shared memory is given back."""
 
+WORKER = ("-m", "neurodeploy.simulation.lava_worker")
+
 Job = tuple[QuantizedNetwork, NDArray[np.uint8]]
 
 
@@ -125,11 +127,10 @@ def _recorded(path: Path, network: QuantizedNetwork, given: NDArray[np.uint8], r
 
 
 def _run_worker(folder: Path, total_steps: int, time_limit_s: float) -> None:
-    command = [sys.executable, "-m", "neurodeploy.simulation.lava_worker", str(folder)]
     path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)  # the worker imports what this process would
     with (folder / "stderr").open("wb") as errors:
         worker = subprocess.Popen(  # noqa: S603  # our own interpreter and module
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, cwd=folder, start_new_session=True,
+            [sys.executable, *WORKER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, cwd=folder, start_new_session=True,
             env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
     try:
@@ -167,5 +168,7 @@ def _steps_done(folder: Path) -> int:
 
 
 def _last_words(folder: Path, status: int) -> str:
+    if status < 0:
+        return signal.Signals(-status).name
     lines = [line for line in (folder / "stderr").read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1].strip() if lines else f"exit status {status}"

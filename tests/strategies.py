@@ -1,0 +1,177 @@
+"""What hypothesis draws: nouns that are legal, and no others."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from numpy.typing import NDArray
+
+from neurodeploy.fixedpoint import BIAS_MAX, BIAS_MIN, DECAY_UNITY, THRESHOLD_MAX, Integers, as_lava_reads, width_of
+from neurodeploy.hardware import HardwareProfile, Limit
+from neurodeploy.network import (
+    INPUT,
+    LI,
+    LIF,
+    Connection,
+    Dense,
+    Encoder,
+    Layer,
+    Network,
+    QuantizedDense,
+    QuantizedLayer,
+    QuantizedLI,
+    QuantizedLIF,
+    QuantizedNetwork,
+)
+
+sizes = st.integers(1, 6)
+names = st.text("abcXYZ019._- é", min_size=1, max_size=8).filter(lambda name: name != INPUT)
+
+
+# ---------------------------------------------------------------------------------------------- integers
+
+
+def runs_in_lava(weight: Integers) -> bool:
+    """Whether a netx file can hold the matrix: Lava reads a layer of zeros not at all, and some others differently."""
+    return bool(weight.any()) and np.array_equal(as_lava_reads(weight), weight)
+
+
+def weights(n_out: int, n_in: int) -> st.SearchStrategy[Integers]:
+    """Matrices that the chip's synapses and Lava hold alike: of both signs and even, or of one sign, out to the ends."""
+    even = st.integers(-128, 127).map(lambda half: 2 * half)
+    elements = (
+        even | st.sampled_from([-256, 0, 254]),
+        st.integers(0, 255) | st.just(255),
+        st.integers(-255, -1) | st.just(-255),
+        st.integers(-2, 2).map(lambda half: 2 * half),
+        st.sampled_from([0, 0, 1, 2, 4, 128]),
+    )
+    matrices = (npst.arrays(np.int64, (n_out, n_in), elements=each, fill=st.nothing()) for each in elements)
+    return st.one_of(*matrices).filter(_is_legal).filter(runs_in_lava)
+
+
+def _is_legal(weight: Integers) -> bool:
+    return bool(weight.max() > 0) or int(weight.min()) >= -255
+
+
+def one_or_each(n_neurons: int, elements: st.SearchStrategy[Any], dtype: type = np.int64) -> st.SearchStrategy[NDArray[Any]]:
+    """One number for the population, or one a neuron."""
+    return st.sampled_from([(), (n_neurons,)]).flatmap(lambda shape: npst.arrays(dtype, shape, elements=elements))
+
+
+decays = st.sampled_from([0, 1, DECAY_UNITY - 1, DECAY_UNITY]) | st.integers(0, DECAY_UNITY)
+thresholds = st.sampled_from([0, 1, THRESHOLD_MAX]) | st.integers(0, 600) | st.integers(0, THRESHOLD_MAX)
+biases = st.just(0) | st.integers(-100, 100) | st.sampled_from([BIAS_MIN, BIAS_MAX])
+
+
+@st.composite
+def quantized_layers(draw: st.DrawFn, name: str, source: str, n_in: int, readout: bool) -> QuantizedLayer:
+    shape = draw(st.sampled_from([(draw(sizes),), (2, 3)]))
+    n_neurons = int(np.prod(shape))
+    weight = draw(weights(n_neurons, n_in))
+    registers = {"du": draw(one_or_each(n_neurons, decays)), "dv": draw(one_or_each(n_neurons, decays))}
+    synapse = QuantizedDense(weight=weight, weight_bits=draw(st.integers(max(1, width_of(weight)), 9)))
+    return QuantizedLayer(
+        name=name,
+        shape=shape,
+        neuron=QuantizedLI(**registers) if readout else QuantizedLIF(vth=draw(one_or_each(n_neurons, thresholds)), **registers),
+        connections=(Connection(source=source, synapse=synapse),),
+        bias=draw(one_or_each(n_neurons, biases)),
+        scale=draw(one_or_each(n_neurons, st.floats(0, 1e6), np.float64)),
+    )
+
+
+@st.composite
+def quantized_networks(draw: st.DrawFn) -> QuantizedNetwork:
+    """Chains of 1 to 3 layers of 1 to 6 neurons on 1 to 6 inputs, the last LIF or LI; all of them run in Lava."""
+    input_shape = draw(st.sampled_from([(draw(sizes),), (2, 2), (1, 2, 3), (2, 1, 1, 3)]))
+    layers: list[QuantizedLayer] = []
+    depth = draw(st.integers(1, 3))
+    for name in draw(st.lists(names, min_size=depth, max_size=depth, unique=True)):
+        source, n_in = (layers[-1].name, layers[-1].n_neurons) if layers else (INPUT, int(np.prod(input_shape)))
+        readout = len(layers) + 1 == depth and draw(st.booleans())
+        layers.append(draw(quantized_layers(name, source, n_in, readout)))
+    return QuantizedNetwork(input_shape=input_shape, layers=tuple(layers), encoder=draw(st.none() | encoders))
+
+
+encoders = st.builds(
+    Encoder,
+    neuron=st.builds(QuantizedLIF, vth=thresholds.map(np.array), du=decays.map(np.array), dv=decays.map(np.array)),
+    weight=st.integers(-255, 255),
+    bias=st.integers(BIAS_MIN, BIAS_MAX),
+)
+
+
+def spikes_into(network: Network | QuantizedNetwork, max_steps: int = 12) -> st.SearchStrategy[NDArray[np.uint8]]:
+    """Input spikes (batch, *input_shape, n_steps) of 1 to 3 samples, from silent to all firing."""
+    ends = st.tuples(st.integers(1, 3), st.integers(1, max_steps))
+    shapes = ends.map(lambda end: (end[0], *network.input_shape, end[1]))
+    return npst.arrays(np.uint8, shapes, elements=st.integers(0, 1), fill=st.integers(0, 1))
+
+
+jobs = quantized_networks().flatmap(lambda network: st.tuples(st.just(network), spikes_into(network)))
+"""A network and spikes for it."""
+
+
+# ---------------------------------------------------------------------------------------------- floats
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> Network:
+    """Float chains of 1 to 3 layers of 1 to 6 neurons on 1 to 6 inputs, with zeros among the weights."""
+    shares = st.floats(0, 1)
+    moderate = st.just(0.0) | st.floats(-4, 4, width=32)
+    input_shape = (draw(sizes),)
+    layers: list[Layer] = []
+    depth = draw(st.integers(1, 3))
+    for index in range(depth):
+        source, n_in = (layers[-1].name, layers[-1].n_neurons) if layers else (INPUT, input_shape[0])
+        n = draw(sizes)
+        dynamics = {key: draw(one_or_each(n, shares, np.float64)) for key in ("current_decay", "voltage_decay")}
+        dynamics["rest"] = draw(one_or_each(n, moderate, np.float64))
+        readout = index + 1 == depth and draw(st.booleans())
+        threshold = draw(one_or_each(n, st.floats(0.125, 8, width=32), np.float64))
+        weight = draw(npst.arrays(np.float64, (n, n_in), elements=moderate))
+        layers.append(
+            Layer(
+                name=f"layer{index + 1}",
+                shape=(n,),
+                neuron=LI(**dynamics) if readout else LIF(threshold=threshold, **dynamics),
+                connections=(Connection(source=source, synapse=Dense(weight=weight)),),
+                bias=draw(one_or_each(n, moderate, np.float64)),
+            )
+        )
+    return Network(input_shape=input_shape, layers=tuple(layers), timestep_s=draw(st.sampled_from([1e-3, 1e-4])))
+
+
+# ---------------------------------------------------------------------------------------------- chips
+
+
+@st.composite
+def profiles(draw: st.DrawFn) -> HardwareProfile:
+    """Chips with numbers small enough that small networks meet every limit."""
+    ranges = {
+        "chips": (1, 3),
+        "cores_per_chip": (1, 12),
+        "neurons_per_core": (1, 8),
+        "input_axons_per_core": (1, 16),
+        "output_axons_per_core": (1, 24),
+        "synapse_memory_bits_per_core": (64, 4096),
+        "memory_unit_bits": (1, 64),
+        "synapses_per_block": (1, 60),
+        "block_header_bits": (1, 32),
+        "max_delay_steps": (1, 62),
+    }
+    values: dict[str, int | tuple[int, ...]] = {key: draw(st.integers(*ends)) for key, ends in ranges.items()}
+    for key, widest in (("weight_bits", 9), ("index_bits", 10)):
+        values[key] = tuple(sorted(draw(st.sets(st.integers(1, widest), min_size=1))))
+    limits = {
+        field.name: Limit(key=field.name, value=values[field.name], unit="", source="drawn", assumed=True, profile="drawn")
+        for field in fields(HardwareProfile)
+        if field.name in values
+    }
+    return HardwareProfile(name="drawn", description="Drawn by hypothesis.", **limits)

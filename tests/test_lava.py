@@ -1,0 +1,260 @@
+"""Lava's simulator against our emulator, bit for bit; and that a run of Lava ends, whatever happens to it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import strategies
+from hypothesis import HealthCheck, Phase, given, settings
+from numpy.typing import NDArray
+
+from neurodeploy.errors import SimulationError
+from neurodeploy.network import INPUT, Connection, Encoder, QuantizedDense, QuantizedLayer, QuantizedLIF, QuantizedNetwork
+from neurodeploy.netx import read_netx, write_netx
+from neurodeploy.records import compare
+from neurodeploy.simulation import lava
+from neurodeploy.simulation.emulator import run_emulator
+from neurodeploy.simulation.lava import Job, run_lava, run_lava_jobs
+
+pytestmark = pytest.mark.lava
+LONG_S = 300.0
+
+
+def lif_layer(weight: list[list[int]] | NDArray[np.int64], *, vth: int, du: int, dv: int, bias: int = 0) -> QuantizedLayer:
+    matrix = np.array(weight)
+    return QuantizedLayer(
+        name="only",
+        shape=(len(matrix),),
+        neuron=QuantizedLIF(vth=np.array(vth), du=np.array(du), dv=np.array(dv)),
+        connections=(Connection(source=INPUT, synapse=QuantizedDense(weight=matrix, weight_bits=8)),),
+        bias=np.array(bias),
+        scale=np.array(1.0),
+    )
+
+
+def single(layer: QuantizedLayer) -> QuantizedNetwork:
+    return QuantizedNetwork(input_shape=(layer.weight.shape[1],), layers=(layer,))
+
+
+# ---------------------------------------------------------------------------------------------- bit for bit
+
+
+def drawn_jobs(count: int) -> list[Job]:
+    """Jobs as hypothesis draws them, for one run of Lava: starting it for each would take minutes."""
+    drawn: list[Job] = []
+
+    @settings(max_examples=count, phases=[Phase.generate], database=None, suppress_health_check=list(HealthCheck))
+    @given(job=strategies.jobs)
+    def draw(job: Job) -> None:
+        drawn.append(job)
+
+    draw()
+    return drawn
+
+
+def assert_equal_to_emulator(jobs: list[Job]) -> int:
+    """Compare every layer, neuron and step; return how many spikes there were."""
+    spikes = 0
+    for (network, given_spikes), record in zip(jobs, run_lava_jobs(jobs, record="all", time_limit_s=LONG_S), strict=True):
+        expected = run_emulator(network, given_spikes, record="all")
+        assert list(record.spikes) == list(expected.spikes) == [layer.name for layer in network]
+        comparison = compare(expected, record)
+        assert comparison.equal, f"{comparison.first}\n{network}\n{given_spikes.tolist()}"
+        spikes += sum(int(fired.sum()) for fired in record.spikes.values())
+    return spikes
+
+
+def test_drawn_networks_run_as_in_the_emulator() -> None:
+    assert assert_equal_to_emulator(drawn_jobs(80)) > 1000
+
+
+@pytest.mark.slow
+def test_hundreds_of_drawn_networks_run_as_in_the_emulator() -> None:
+    assert assert_equal_to_emulator(drawn_jobs(600)) > 10000
+
+
+def test_states_past_24_bits() -> None:
+    """Currents that wrap, membranes that saturate at both ends: 300 inputs of the largest weight, and nothing decays."""
+    ones = np.ones((2, 300, 12), dtype=np.uint8)
+    ends = [
+        single(lif_layer(np.full((2, 300), weight), vth=vth, du=0, dv=dv, bias=bias))
+        for weight, vth, dv, bias in ((255, 131071, 0, 4095), (-255, 131071, 0, -4096), (255, 0, 1, 0), (255, 131071, 4096, 0))
+    ]
+    jobs = [(network, ones) for network in ends]
+    assert_equal_to_emulator(jobs)
+    assert all(run_emulator(network, ones).overflows["only"] for network in ends)
+
+
+def test_a_neuron_worked_by_hand() -> None:
+    """U <- u/2 + 64 w x, v <- v/2 + u, fires above 64 * 15 = 960: 640; 320 + 960 = 1280 fires; 480; 480; 360."""
+    network = single(lif_layer([[10]], vth=15, du=2048, dv=2048))
+    spikes = np.array([[[1, 1, 0, 0, 0]]], dtype=np.uint8)
+    record = run_lava(network, spikes, time_limit_s=LONG_S)
+    assert record.end == "lava"
+    assert record.spikes["only"].tolist() == [[[0, 1, 0, 0, 0]]]
+    assert record.v["only"].tolist() == [[[640, 0, 480, 480, 360]]]
+
+
+def test_the_mnist_network_of_lava_dl() -> None:
+    """784 - 512 - 512 - 10, with an input population (its spikes are ours) and a readout without neurons."""
+    networks = [path for root in sys.path for path in Path(root).glob("tests/lava/lib/dl/netx/mnist.net")]
+    assert networks, "the lava-dl wheel has mnist.net under tests/lava/lib/dl/netx: where is it?"
+    network = read_netx(networks[0])
+    assert network.encoder is not None
+    spikes = (np.random.default_rng(0).random((2, 784, 10)) < [[[0.3]], [[0.05]]]).astype(np.uint8)
+    assert assert_equal_to_emulator([(network, spikes)]) > 1000
+
+
+PLAIN = """
+import sys
+from pathlib import Path
+import numpy as np
+from lava.lib.dl.netx.hdf5 import Network
+from lava.magma.core.run_conditions import RunSteps
+from lava.magma.core.run_configs import Loihi2SimCfg
+from lava.proc.io import sink, source
+folder = Path(sys.argv[1])
+for name in ("cube", "square"):
+    assert len(Network(str(folder / f"{name}.net")).layers) == 2  # an input population of C, H, W, flattened, and a layer
+network = Network(str(folder / "plain.net"))
+spikes = np.load(folder / "spikes.npy")
+feed = source.RingBuffer(data=spikes)
+probe = sink.RingBuffer(shape=network.out.shape, buffer=spikes.shape[1])
+feed.s_out.connect(network.inp)
+network.out.connect(probe.a_in)
+network.run(condition=RunSteps(num_steps=spikes.shape[1]), run_cfg=Loihi2SimCfg(select_tag="fixed_pt"))
+np.save(folder / "out.npy", probe.data.get())
+network.stop()
+"""
+
+
+def test_lava_as_anybody_would_call_it(tmp_path: Path) -> None:
+    """`hdf5.Network(path)`, no skip_layers and no reset, with a threshold, decays and a bias for each neuron."""
+    rng = np.random.default_rng(0)
+    each = QuantizedLIF(vth=np.array([9, 80, 30, 50, 0]), du=np.array([0, 99, 4096, 500, 1]), dv=np.array([4096, 0, 7, 70, 700]))
+    layer = replace(
+        lif_layer(2 * rng.integers(-40, 90, (5, 6)), vth=0, du=0, dv=0), neuron=each, bias=np.array([1, -2, 3, 0, -7])
+    )
+    network = single(layer)
+    encoder = Encoder(neuron=QuantizedLIF(vth=np.array(9), du=np.array(4096), dv=np.array(7)), weight=3, bias=4)
+    for name, shape in (("cube", (1, 2, 3)), ("square", (2, 3))):
+        write_netx(replace(network, input_shape=shape, encoder=encoder), tmp_path / f"{name}.net")
+    write_netx(network, tmp_path / "plain.net")
+    spikes = rng.integers(0, 2, (1, 6, 40))
+    np.save(tmp_path / "spikes.npy", spikes[0])
+    done = subprocess.run([sys.executable, "-c", PLAIN, str(tmp_path)], capture_output=True, text=True, timeout=LONG_S)
+    assert done.returncode == 0, done.stderr
+    expected = run_emulator(network, spikes.astype(np.uint8)).spikes["only"][0]
+    assert expected.any()
+    assert np.array_equal(np.load(tmp_path / "out.npy")[:, 1:], expected[:, :-1])
+
+
+# ---------------------------------------------------------------------------------------------- runs that end badly
+
+
+def processes(key: str, number: int) -> list[int]:
+    """Living processes by the ``ppid``, ``pgrp`` or ``session`` that /proc shows."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, *numbers = path.read_text().rpartition(")")[2].split()[:4]
+        except OSError:  # gone meanwhile
+            continue
+        if state != "Z" and int(numbers[("ppid", "pgrp", "session").index(key)]) == number:
+            found.append(int(path.parent.name))
+    return found
+
+
+def shared_memory(group: int) -> set[str]:
+    """The files in /dev/shm that a process group has open."""
+    found: set[str] = set()
+    for pid in processes("pgrp", group):
+        try:
+            lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+        except OSError:
+            continue
+        found |= {line.split()[-1] for line in lines if "/dev/shm/" in line and not line.endswith("(deleted)")}
+    return found
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Process groups of the workers that were started."""
+    started: list[int] = []
+
+    class Popen(subprocess.Popen[bytes]):
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            super().__init__(*args, **kwargs)  # type: ignore[call-overload]
+            started.append(self.pid)
+
+    monkeypatch.setattr(lava.subprocess, "Popen", Popen)
+    return started
+
+
+NETWORK = single(lif_layer([[10]], vth=15, du=2048, dv=2048))
+SPIKES = np.ones((1, 1, 4), dtype=np.uint8)
+
+
+def test_a_run_that_takes_too_long(workers: list[int]) -> None:
+    with pytest.raises(SimulationError, match=r"was not done after 0\.5 s: 0 of 5 steps\. Raise the time limit"):
+        run_lava(NETWORK, SPIKES, time_limit_s=0.5)
+    assert len(workers) == 1
+    assert processes("session", workers[0]) == []
+
+
+def test_a_run_that_dies(workers: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lava, "write_netx", lambda _network, path: path.write_text("no network"))
+    with pytest.raises(SimulationError, match=r"lava: died: OSError: .*file signature not found.*The emulator"):
+        run_lava(NETWORK, SPIKES, time_limit_s=LONG_S)
+    assert processes("session", workers[0]) == []
+
+
+def test_a_run_that_is_killed(workers: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lava, "WORKER", ("-c", "import os; os.kill(os.getpid(), 9)"))
+    with pytest.raises(SimulationError, match="lava: died: SIGKILL"):
+        run_lava(NETWORK, SPIKES, time_limit_s=LONG_S)
+    assert processes("session", workers[0]) == []
+
+
+CALLER = """
+import sys
+import numpy as np
+from neurodeploy.netx import read_netx
+from neurodeploy.simulation.lava import run_lava
+run_lava(read_netx(sys.argv[1]), np.ones((1, 1, 10**6), dtype=np.uint8), time_limit_s=1000)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_caller_that_ends_takes_lava_along(tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C in the middle of a run; and a caller that has no chance to clean up at all."""
+    command = [sys.executable, "-c", CALLER, str(write_netx(NETWORK, tmp_path / "model.net"))]
+    caller = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    deadline = time.monotonic() + 60
+    group, memory = 0, set()
+    while time.monotonic() < deadline and not (memory and len(processes("pgrp", group)) > 5):
+        time.sleep(0.2)
+        group = next(iter(processes("ppid", caller.pid)), 0)
+        memory = shared_memory(group) if group else set()
+    assert memory, "Lava did not start"
+    caller.send_signal(number)
+    caller.wait(timeout=20)
+    while processes("session", group) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert processes("session", group) == []
+    assert [name for name in memory if Path(name).exists()] == []
+
+
+def test_lava_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lava.importlib.util, "find_spec", lambda name: None if "dl" in name else find_spec(name))
+    with pytest.raises(SimulationError, match=r"lava\.lib\.dl\.netx cannot be imported by Python 3.* Use Python 3\.10"):
+        run_lava(NETWORK, SPIKES, time_limit_s=1)
