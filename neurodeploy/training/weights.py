@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,16 +68,14 @@ def load_weights(model: torch.nn.Module, path: str | Path) -> None:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
+    if path.suffix not in (".safetensors", *_TORCH_SUFFIXES):
+        raise DataError(str(path), f"ends in {path.suffix!r}", remedy="Give .safetensors, .pt or .pth.")
     if not path.is_file():
         raise DataError(str(path), "no such file")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        if path.suffix in _TORCH_SUFFIXES:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        else:
-            raise DataError(str(path), f"ends in {path.suffix!r}", remedy="Give .safetensors, .pt or .pth.")
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        in_torch = path.suffix in _TORCH_SUFFIXES
+        state = torch.load(path, map_location="cpu", weights_only=True) if in_torch else load_file(path)
+    except Exception as error:  # garbage makes an unpickler raise whatever it stumbles over
         raise DataError(str(path), f"is not a file of weights ({' '.join(str(error).split())[:120]})") from error
     if not isinstance(state, Mapping):
         raise DataError(str(path), f"holds {type(state).__name__}, not a state_dict", remedy="Save model.state_dict().")

@@ -1,0 +1,263 @@
+"""The loop from outside: digits learnt and pressed into a budget, the same again under a seed, the user's own parts."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from norse.torch import LICell, LIFRecurrentCell, SequentialState
+from rich.console import Console
+from spiking import SHORT, budget_for, build, few, weights
+
+from neurodeploy.budget import Budget
+from neurodeploy.errors import DataError
+from neurodeploy.frontends.norse import extract
+from neurodeploy.hardware import HardwareProfile
+from neurodeploy.records import EpochRecord
+from neurodeploy.training import (
+    Batches,
+    DataSplit,
+    FitOptions,
+    ProgressBars,
+    Step,
+    decide,
+    encode,
+    evaluate,
+    fit,
+    load_data,
+    predict,
+    run_model,
+)
+from neurodeploy.training.readouts import read_out
+
+# ---------------------------------------------------------------------------------------------- digits, pressed into three cores
+
+
+@pytest.fixture(scope="module")
+def digits() -> DataSplit:
+    return load_data("digits")
+
+
+@pytest.fixture(scope="module")
+def fitted(digits: DataSplit, tiny: HardwareProfile) -> tuple[SequentialState, Budget, tuple[EpochRecord, ...], list[Step]]:
+    model, steps = build(64, 150, 10), []
+    budget = budget_for(model, tiny, cores=3)
+    options = FitOptions(epochs_dense=12, epochs_compress=10, epochs_finetune=6)
+    returned, history = fit(model, budget, digits.train, options, test=digits.test, progress=steps.append)
+    assert returned is model
+    return model, budget, history, steps
+
+
+def test_digits_fit_the_budget_exactly(fitted: Any) -> None:
+    model, budget, history, _ = fitted
+    network = extract(model, torch.zeros(1, 64))
+    budget.check(network)
+    assert network.connectivity < 0.5
+    assert history[-1].connectivity == pytest.approx(network.connectivity, abs=0.02)
+    assert max(history[-1].overruns.values()) <= 0 < max(history[0].overruns.values())
+
+
+def test_digits_are_learnt_and_stay_learnt(fitted: Any) -> None:
+    dense = [record for record in fitted[2] if record.phase == "dense"][-1]
+    assert dense.test_accuracy > 0.96
+    assert fitted[2][-1].test_accuracy > dense.test_accuracy - 0.015
+
+
+def test_the_history_tells_the_story(fitted: Any) -> None:
+    _, budget, history, _ = fitted
+    assert [(record.phase, record.epoch) for record in history] == [
+        *(("dense", n) for n in range(12)), *(("compress", n) for n in range(10)), *(("finetune", n) for n in range(6)),
+    ]  # fmt: skip
+    shares = [record.connectivity for record in history]
+    assert shares[11] == 1.0
+    assert shares[12] > shares[15] > shares[-1]
+    assert {name.rpartition(" ")[0] for name in history[-1].overruns} == {part.name for part in budget.slices}
+    binding = f"{budget.slices[0].name} synapse_memory_bits"
+    assert history[11].multipliers[binding] == 0
+    assert history[15].multipliers[binding] > 0
+    assert all(record.seconds > 0 for record in history)
+
+
+def test_progress_is_told_of_every_step(fitted: Any) -> None:
+    steps = fitted[3]
+    assert [step.phase for step in steps] == ["dense"] * 12 * 22 + ["compress"] * 10 * 22 + ["finetune"] * 6 * 22
+    assert (steps[-1].epoch, steps[-1].epochs, steps[-1].step, steps[-1].steps) == (5, 6, 21, 22)
+    assert steps[0].overrun is None
+    assert steps[12 * 22].overrun > 0 >= steps[-1].overrun
+
+
+def test_what_was_measured_is_what_the_model_answers(fitted: Any, digits: DataSplit) -> None:
+    model, _, history, _ = fitted
+    accuracy, samples = evaluate(model, digits.test, FitOptions())
+    assert samples == 445
+    assert accuracy == history[-1].test_accuracy
+    inputs, target = next(iter(digits.test))
+    in_time = run_model(model, encode(inputs, 12))
+    assert in_time.shape == (12, len(target), 10)
+    labels = predict(model, inputs, FitOptions())
+    assert np.array_equal(labels, decide(in_time.movedim(0, -1).detach().numpy(), "max"))
+    assert np.array_equal(labels, predict(model, encode(inputs, 12), FitOptions()))  # spikes in time need no encoder
+
+
+# ---------------------------------------------------------------------------------------------- the same again
+
+
+def test_a_seed_decides_on_everything(tiny: HardwareProfile) -> None:
+    data = Batches(torch.cat([x for x, _ in few()]), torch.cat([y for _, y in few()]), 8)
+
+    def run(seed: int) -> tuple[list[np.ndarray[Any, Any]], list[float]]:
+        model = build(12, 70, 3)
+        _, history = fit(model, budget_for(model, tiny, 2), data, replace(SHORT, seed=seed))
+        return weights(model), [record.loss for record in history]
+
+    (first, losses), (again, losses_again), (other, _) = run(1), run(1), run(2)
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert losses == losses_again
+    assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_the_callers_own_randomness_is_left_alone() -> None:
+    torch.manual_seed(7)
+    wanted = torch.rand(3)
+    model = build(12, 5, 3)
+    torch.manual_seed(7)
+    fit(model, None, few(), SHORT)
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def test_masked_weights_stay_exactly_zero_while_fine_tuning(make_chip: Callable[..., HardwareProfile]) -> None:
+    model, zeros = build(12, 70, 3), []
+    chip = make_chip(synapse_memory_bits_per_core=2048)
+
+    def watch(step: Step) -> None:
+        if step.phase == "finetune":
+            zeros.append(model[0].weight.detach() == 0)
+
+    fit(model, budget_for(model, chip, 2), few(), replace(SHORT, epochs_finetune=3), progress=watch)
+    assert len(zeros) == 6
+    assert zeros[0].sum() > 0
+    assert all(torch.equal(zero & zeros[0], zeros[0]) for zero in zeros)
+
+
+def test_without_a_budget_only_the_dense_phase_runs() -> None:
+    _, history = fit(build(12, 5, 3), None, few(), SHORT)
+    assert [record.phase for record in history] == ["dense"]
+    assert (history[0].connectivity, dict(history[0].overruns), history[0].test_accuracy) == (1.0, {}, None)
+
+
+def test_a_trained_model_is_pruned_at_once_where_no_epochs_are_given(make_chip: Callable[..., HardwareProfile]) -> None:
+    model = build(12, 70, 3)
+    budget = budget_for(model, make_chip(synapse_memory_bits_per_core=2048), 2)
+    before = weights(model)
+    _, history = fit(model, budget, few(), FitOptions(epochs_dense=0, epochs_compress=0, epochs_finetune=0))
+    assert history == ()
+    budget.check(extract(model, torch.zeros(1, 12)))
+    assert all(((after == 0) | (after == was)).all() for after, was in zip(weights(model), before, strict=True))
+
+
+def test_modes_come_back() -> None:
+    model = build(12, 5, 3).eval()
+    model[0].train()
+    fit(model, None, few(), SHORT, test=few())
+    assert (model.training, model[0].training, model[2].training) == (False, True, False)
+
+
+# ---------------------------------------------------------------------------------------------- the user's own parts
+
+
+def test_layer_by_layer_is_step_by_step(digits: DataSplit) -> None:
+    """A plain chain runs layer by layer; the same chain inside a module of the user's, step by step."""
+
+    class Own(torch.nn.Module):
+        def __init__(self, chain: SequentialState) -> None:
+            super().__init__()
+            self.chain = chain
+
+        def forward(self, x: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
+            result: tuple[torch.Tensor, Any] = self.chain(x, state)
+            return result
+
+    chain = build(64, 30, 10)
+    spikes = encode(next(iter(digits.train))[0], 9)
+    assert torch.allclose(run_model(chain, spikes), run_model(Own(chain), spikes), atol=1e-5)
+
+
+def test_a_recurrent_model_learns_too() -> None:
+    torch.manual_seed(0)
+    model = SequentialState(LIFRecurrentCell(12, 20), torch.nn.Linear(20, 3), LICell())
+    with pytest.raises(DataError, match="the model's first layer takes 20 values"):
+        fit(model, None, few(), SHORT)
+    model = SequentialState(torch.nn.Linear(12, 12), LIFRecurrentCell(12, 20), torch.nn.Linear(20, 3), LICell())
+    _, history = fit(model, None, few(), replace(SHORT, epochs_dense=8))
+    assert history[-1].loss < history[0].loss
+
+
+def test_a_users_loss_readout_encoder_and_optimizer_are_used() -> None:
+    called: dict[str, int] = {}
+
+    def count(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any) -> Any:
+            called[name] = called.get(name, 0) + 1
+            return function(*arguments)
+
+        return counted
+
+    options = replace(
+        SHORT,
+        loss=count("loss", lambda output, target: torch.nn.functional.mse_loss(output, target)),
+        readout=count("readout", lambda outputs: outputs[1:].mean(dim=0)),
+        encoder=count("encoder", lambda images, n: (images.unsqueeze(1).expand(-1, n, -1) > 0.5).float()),
+        optimizer=count("optimizer", lambda parameters, rate: torch.optim.SGD(parameters, lr=rate)),
+    )
+    one_hot = [(inputs, torch.nn.functional.one_hot(target, 3).float()) for inputs, target in few()]
+    _, history = fit(build(12, 5, 3), None, one_hot, options)
+    assert called == {"loss": 2, "readout": 2, "encoder": 2, "optimizer": 1}
+    assert np.isnan(history[0].train_accuracy)  # these targets are no classes
+    assert np.isfinite(history[0].loss)
+
+
+def test_spikes_in_time_are_taken_as_they_are() -> None:
+    in_time = [(encode(inputs, 4), target) for inputs, target in few()]
+    models = build(12, 5, 3), build(12, 5, 3)
+    fit(models[0], None, few(), SHORT)
+    fit(models[1], None, in_time, replace(SHORT, n_steps=99))
+    assert all(np.array_equal(a, b) for a, b in zip(weights(models[0]), weights(models[1]), strict=True))
+
+
+@pytest.mark.parametrize(("readout", "value"), [("max", [3, 2]), ("last", [1, 2]), ("mean", [2, 0.5]), ("sum", [6, 1.5])])
+def test_readouts_by_hand(readout: str, value: list[float]) -> None:
+    outputs = torch.tensor([[[2.0, 0.5]], [[3.0, -1.0]], [[1.0, 2.0]]])
+    assert read_out(outputs, readout).tolist() == [value]
+    assert decide(outputs.movedim(0, -1).numpy(), readout).tolist() == [int(value[1] > value[0])]
+
+
+def test_data_of_one_order_comes_in_it_and_a_loader_of_torch_will_do() -> None:
+    dataset = torch.utils.data.TensorDataset(torch.cat([x for x, _ in few()]), torch.cat([y for _, y in few()]))
+    loader = torch.utils.data.DataLoader(dataset, batch_size=10, shuffle=True)
+
+    def run() -> list[np.ndarray[Any, Any]]:
+        model = build(12, 5, 3)
+        fit(model, None, loader, SHORT)
+        return weights(model)
+
+    assert all(np.array_equal(a, b) for a, b in zip(run(), run(), strict=True))
+
+
+# ---------------------------------------------------------------------------------------------- progress
+
+
+def test_bars_are_drawn_on_a_terminal_and_not_in_a_pipe() -> None:
+    step = Step(phase="compress", epoch=0, epochs=2, step=3, steps=4, loss=0.5, overrun=0.25)
+    for is_terminal in (True, False):
+        drawn = io.StringIO()
+        with ProgressBars(Console(file=drawn, force_terminal=is_terminal, width=120)) as progress:
+            progress(step)
+            progress(replace(step, phase="finetune", overrun=None))
+        text = drawn.getvalue()
+        assert ("compress" in text) == ("loss 0.500, worst overrun +25%" in text) == ("4/8" in text) == is_terminal
+        assert bool(text) == is_terminal

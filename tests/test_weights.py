@@ -1,0 +1,87 @@
+"""Weights on disk: they come back, whole or not at all, and never another model's."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from spiking import build, weights
+
+from neurodeploy.errors import DataError
+from neurodeploy.training import (
+    load_weights,
+    save_weights,
+)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_weights_come_back(tmp_path: Path, suffix: str) -> None:
+    model, other = build(12, 5, 3), build(12, 5, 3, seed=1)
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pt":
+        torch.save(model.state_dict(), path)
+    else:
+        save_weights(model, path)
+    load_weights(other, path)
+    assert all(np.array_equal(a, b) for a, b in zip(weights(model), weights(other), strict=True))
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_weights_that_cannot_be_written_leave_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"w\.safetensors: cannot be written"):
+        save_weights(build(12, 5, 3), tmp_path / "none" / "w.safetensors")
+    (tmp_path / "w.safetensors").mkdir()
+    with pytest.raises(DataError, match=r"w\.safetensors: cannot be written"):
+        save_weights(build(12, 5, 3), tmp_path / "w.safetensors")
+    assert [file.name for file in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"0.weight": torch.zeros(5, 12)}, r"weights '2\.weight' are missing\. The file has 0\.weight"),
+        ({"0.weight": torch.zeros(5, 12), "2.weight": torch.zeros(3, 5), "b": torch.zeros(1)}, "weights 'b' belong to no module"),
+        ({"0.weight": torch.zeros(5, 11), "2.weight": torch.zeros(3, 5)}, r"have shape \(5, 11\), the model's \(5, 12\)"),
+        ({"0.weight": torch.full((5, 12), torch.nan), "2.weight": torch.zeros(3, 5)}, r"weights '0\.weight' are not finite"),
+    ],
+)
+def test_weights_of_another_model_are_refused_and_change_nothing(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], message: str
+) -> None:
+    model = build(12, 5, 3)
+    before = weights(model)
+    save_file(tensors, tmp_path / "w.safetensors")
+    with pytest.raises(DataError, match=message):
+        load_weights(model, tmp_path / "w.safetensors")
+    assert all(np.array_equal(a, b) for a, b in zip(weights(model), before, strict=True))
+
+
+class _Code:
+    """What a pickle must not be able to build."""
+
+
+def test_files_that_hold_no_weights_are_refused(tmp_path: Path) -> None:
+    model = build(12, 5, 3)
+    with pytest.raises(DataError, match=r"none\.pt: no such file"):
+        load_weights(model, tmp_path / "none.pt")
+    for name in ("w.safetensors", "w.pt"):
+        for content in (b"", b"hello, this is no file of weights at all"):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(DataError, match=rf"{name}: is not a file of weights"):
+                load_weights(model, tmp_path / name)
+    (tmp_path / "w.pt").write_bytes(pickle.dumps(_Code()))
+    with pytest.raises(DataError, match=r"w\.pt: is not a file of weights"):
+        load_weights(model, tmp_path / "w.pt")
+    torch.save(torch.zeros(3), tmp_path / "w.pt")
+    with pytest.raises(DataError, match=r"w\.pt: holds Tensor, not a state_dict"):
+        load_weights(model, tmp_path / "w.pt")
+    torch.save({"0.weight": 3, "2.weight": 4}, tmp_path / "w.pt")
+    with pytest.raises(DataError, match=r"w\.pt: '0\.weight' is int, not a tensor"):
+        load_weights(model, tmp_path / "w.pt")
+    (tmp_path / "w.h5").touch()
+    with pytest.raises(DataError, match=r"w\.h5: ends in '\.h5'\. Give \.safetensors, \.pt or \.pth"):
+        load_weights(model, tmp_path / "w.h5")
