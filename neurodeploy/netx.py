@@ -164,7 +164,7 @@ class _Node:
         value = self._value(key)
         first = value.flat[0] if value.size == 1 else None
         if isinstance(first, str):
-            return first
+            return str(first)  # h5py gives NumPy's own kind, which it cannot write again
         if not isinstance(first, bytes) or not first.isascii():
             raise NetxError(self.where, f"{key} is not one ASCII string")
         return first.decode("ascii")

@@ -251,7 +251,7 @@ def test_no_network_at_all(tmp_path: Path, written: Path) -> None:
         read_netx(tmp_path / "text.net")
     with pytest.raises(NetxError, match="holds no layer of neurons"):
         read_netx(edited(edited(written, put("1", None)), put("2", None)))
-    with pytest.raises(NetxError, match="has no group 'layer'.* Is it a network file of netx"):
+    with pytest.raises(NetxError, match=r"has no group 'layer'.* Is it a network file of netx"):
         read_netx(edited(written, lambda file: file.pop("layer")))
 
 

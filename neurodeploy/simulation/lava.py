@@ -129,9 +129,9 @@ def _recorded(path: Path, network: QuantizedNetwork, given: NDArray[np.uint8], r
 def _run_worker(folder: Path, total_steps: int, time_limit_s: float) -> None:
     path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)  # the worker imports what this process would
     with (folder / "stderr").open("wb") as errors:
-        worker = subprocess.Popen(  # noqa: S603  # our own interpreter and module
-            [sys.executable, *WORKER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, cwd=folder, start_new_session=True,
-            env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        worker = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
+            [sys.executable, *WORKER, str(folder)], cwd=folder, env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,
         )  # fmt: skip
     try:
         status = worker.wait(timeout=time_limit_s)

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-PARTS = 50
-"""A run goes in so many parts, to say how far it has come."""
+PART_STEPS = 200
+"""A run goes in parts of so many steps, to say how far it has come."""
 
 
 def main(folder: Path) -> None:
@@ -81,11 +81,11 @@ def _run(folder: Path, job: dict[str, Any], done: int) -> int:
         layer.out.connect(fired.a_in)
         membrane.connect_var(layer.neuron.v)
         probes.append((fired, membrane))
-    part = max(1, -(-steps // PARTS))
     try:
-        for start in range(0, steps, part):
-            network.run(condition=RunSteps(num_steps=min(part, steps - start)), run_cfg=_fixed_point())
-            (folder / "steps").write_text(str(done + min(start + part, steps)))
+        for start in range(0, steps, PART_STEPS):
+            part = min(PART_STEPS, steps - start)
+            network.run(condition=RunSteps(num_steps=part), run_cfg=_fixed_point())
+            (folder / "steps").write_text(str(done + start + part))
         recorded = [(fired.data.get(), membrane.data.get()) for fired, membrane in probes]
     finally:
         network.stop()
