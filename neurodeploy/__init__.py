@@ -9,33 +9,37 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from neurodeploy.budget import Budget, share_budget
+    from neurodeploy.budget import Budget
     from neurodeploy.deployment import Deployment, compress, deploy, inspect
     from neurodeploy.errors import NeurodeployError
     from neurodeploy.frontends.norse import extract
     from neurodeploy.hardware import HardwareProfile, load_profile
+    from neurodeploy.network import Network
     from neurodeploy.netx import read_netx, write_netx
-    from neurodeploy.network import Network, QuantizedNetwork
     from neurodeploy.placement import Placement, place
     from neurodeploy.quantization import dequantize, quantize
+    from neurodeploy.quantized import QuantizedNetwork
     from neurodeploy.records import EpochRecord, SpikeRecord, compare
     from neurodeploy.report import Report, summarize
+    from neurodeploy.sharing import share_budget
     from neurodeploy.simulation import simulate
     from neurodeploy.simulation.verify import verify
     from neurodeploy.training import FitOptions, encode, evaluate, fit, load_data, load_weights, save_weights, simulator_spikes
 
 _HOME = {
-    "budget": ("Budget", "share_budget"),
+    "budget": ("Budget",),
     "deployment": ("Deployment", "compress", "deploy", "inspect"),
     "errors": ("NeurodeployError",),
     "frontends.norse": ("extract",),
     "hardware": ("HardwareProfile", "load_profile"),
     "netx": ("read_netx", "write_netx"),
-    "network": ("Network", "QuantizedNetwork"),
+    "network": ("Network",),
+    "quantized": ("QuantizedNetwork",),
     "placement": ("Placement", "place"),
     "quantization": ("dequantize", "quantize"),
     "records": ("EpochRecord", "SpikeRecord", "compare"),
     "report": ("Report", "summarize"),
+    "sharing": ("share_budget",),
     "simulation": ("simulate",),
     "simulation.verify": ("verify",),
     "training": ("FitOptions", "encode", "evaluate", "fit", "load_data", "load_weights", "save_weights", "simulator_spikes"),
@@ -44,9 +48,9 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "Budget", "Deployment", "EpochRecord", "FitOptions", "HardwareProfile", "Network", "NeurodeployError", "Placement",
-    "QuantizedNetwork", "Report", "SpikeRecord", "compare", "compress", "deploy", "dequantize", "encode", "evaluate", "extract",
-    "fit", "inspect", "load_data", "load_profile", "load_weights", "place", "quantize", "read_netx", "save_weights", "share_budget",
-    "simulate", "simulator_spikes", "summarize", "verify", "write_netx",
+    "QuantizedNetwork", "Report", "SpikeRecord", "compare", "compress", "deploy", "dequantize", "encode", "evaluate",
+    "extract", "fit", "inspect", "load_data", "load_profile", "load_weights", "place", "quantize", "read_netx",
+    "save_weights", "share_budget", "simulate", "simulator_spikes", "summarize", "verify", "write_netx",
 ]  # fmt: skip
 
 

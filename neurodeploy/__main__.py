@@ -1,254 +1,20 @@
-"""The command line: arguments to nouns, one call, an exit code.
+"""Where a command begins and ends: its arguments, its exit code, its errors in one line on stderr.
 
-0: it fits, is equal, is done; 1: it does not fit, or differs; 2: bad input; 130: interrupted.
+0: it fits, is equal, is done; 1: it does not fit, or differs; 2: bad input; 70: a bug of ours; 130: interrupted.
 """
 
 from __future__ import annotations
 
-import json
+import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
 import click
-from rich.console import Console
-from rich.table import Table
 
+from neurodeploy.commands import DIFFERS, DONE, cli
 from neurodeploy.errors import BudgetError, NeurodeployError, PlacementError
-from neurodeploy.hardware import HardwareProfile, load_profile, profile_paths
 
-if TYPE_CHECKING:
-    from neurodeploy.network import Network, QuantizedNetwork
-
-DONE, DIFFERS, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-
-TARGET = click.option("--target", required=True, metavar="CHIP", help="A chip profile: a name (see `neurodeploy profiles`) or a YAML file.")
-CORES = click.option("--cores", type=int, metavar="N", help="Cores that the network may use; all of the chip's by default.")
-BITS = click.option("--bits", type=int, default=8, show_default=True, metavar="B", help="Width of a weight, sign included.")
-WEIGHTS = click.option("--weights", type=Path, metavar="FILE", help="Trained weights: .safetensors, or .pt (read with weights_only).")
-OUT = click.option("--out", type=Path, required=True, metavar="DIR", help="Folder to write to; made if it is not there.")
-JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON with documented keys instead of tables.")
-SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="neurodeploy")
-def cli() -> None:
-    """Get a spiking network onto a neuromorphic chip.
-
-    MODEL is file.py:factory or package.module:factory, a function without arguments that returns a Norse network (or a
-    pair of it and a sample input), or a .net file. DATA is digits, mnist, mnist:FILE.npz, or file.py:factory, a function
-    that returns (train, test), each an iterable of (input, target) batches.
-
-    Exit codes: 0 fits, equal or done; 1 does not fit, or differs; 2 bad input.
-    """
-
-
-@cli.command()
-@click.argument("name", required=False)
-@JSON
-def profiles(name: str | None, as_json: bool) -> int:
-    """List the chips, or show one with the source of each number."""
-    if name is None:
-        rows = [load_profile(known) for known in profile_paths()]
-        if as_json:
-            return _print_json([{"name": p.name, "description": p.description, "cores": p.cores} for p in rows])
-        table = Table("name", "cores", "neurons a core", "description")
-        for p in rows:
-            table.add_row(p.name, f"{p.cores:,}", f"{p.neurons_per_core.number:,}", p.description)
-    else:
-        profile = load_profile(name)
-        if as_json:
-            limits = {
-                limit.key: {"value": limit.value, "unit": limit.unit, "source": limit.source, "assumed": limit.assumed}
-                for limit in profile.limits()
-            }
-            return _print_json({"name": profile.name, "description": profile.description, "limits": limits})
-        table = Table("limit", "value", "unit", "source", title=profile.description, title_justify="left")
-        for limit in profile.limits():
-            value = ", ".join(map(str, limit.choices)) if isinstance(limit.value, tuple) else f"{limit.value:,}"
-            table.add_row(limit.key, value, limit.unit, ("assumed: " if limit.assumed else "") + limit.source)
-    Console().print(table)
-    return DONE
-
-
-@cli.command()
-@click.argument("model")
-@TARGET
-@CORES
-@BITS
-@WEIGHTS
-@JSON
-def inspect(model: str, target: str, cores: int | None, bits: int, weights: Path | None, as_json: bool) -> int:
-    """Say what each layer of MODEL needs and may use, whether it fits, and if not, what binds."""
-    from neurodeploy.deployment import inspect as look
-    from neurodeploy.report.text import layer_table, verdict
-
-    seen = look(_network(model, weights), load_profile(target), cores=cores, bits=bits)
-    if as_json:
-        _print_json(seen.to_json())
-    else:
-        parts = [*verdict(seen.placement), layer_table(seen.layers)]
-        hopeless = [f"No compression helps. {seen.hopeless}"] if seen.hopeless else []
-        for part in [*parts, *hopeless]:
-            Console().print(part, highlight=False)
-    return DONE if seen.placement.fits else DIFFERS
-
-
-@cli.command()
-@click.argument("model")
-@TARGET
-@OUT
-@CORES
-@BITS
-@WEIGHTS
-def deploy(model: str, target: str, out: Path, cores: int | None, bits: int, weights: Path | None) -> int:
-    """Quantise MODEL, place it, write model.net and a report into DIR.
-
-    A network that does not fit is written all the same, for the simulators; the exit code is then 1.
-    """
-    from neurodeploy.deployment import deploy as run
-
-    deployment = run(_network(model, weights), load_profile(target), out=out, cores=cores, bits=bits)
-    Console().print(*deployment.report.tables(), sep="\n", highlight=False)
-    return DONE if deployment.placement.fits else DIFFERS
-
-
-@cli.command()
-@click.argument("model")
-@TARGET
-@CORES
-@click.option("--data", required=True, help="digits, mnist, mnist:FILE.npz, or file.py:factory.")
-@OUT
-@BITS
-@WEIGHTS
-@click.option("--steps", type=click.IntRange(1), help="Time steps that an image is coded into.  [default: 12]")
-@click.option("--encoder", type=click.Choice(["rate", "latency"]), help="How an image becomes spikes.  [default: rate]")
-@click.option("--readout", type=click.Choice(["max", "last", "mean", "sum"]), help="What the output over time comes to.  [default: max]")
-@click.option("--epochs", type=(click.IntRange(0), click.IntRange(0), click.IntRange(0)), metavar="DENSE COMPRESS FINETUNE",
-              help="Epochs of each phase; 0 dense epochs for a model that is trained.  [default: 10 10 5]")  # fmt: skip
-@click.option("--learning-rate", type=float, help="Of Adam.  [default: 0.004]")
-@click.option("--batch-size", type=click.IntRange(1), help="Of digits and MNIST.  [default: 64 and 256]")
-@click.option("--lava-samples", type=click.IntRange(0), default=8, show_default=True, help="Test samples to run in Lava too.")
-@SEED
-def compress(
-    model: str, target: str, cores: int | None, data: str, out: Path, bits: int, weights: Path | None, seed: int,
-    batch_size: int | None, lava_samples: int, epochs: tuple[int, int, int] | None, **settings: Any,
-) -> int:  # fmt: skip
-    """Train MODEL on DATA under the budget of N cores, then deploy it into DIR."""
-    from neurodeploy.deployment import compress as run
-    from neurodeploy.training import FitOptions, load_data
-
-    profile = load_profile(target)
-    module, sample = _module(model, weights)
-    if epochs is not None:
-        settings |= dict(zip(("epochs_dense", "epochs_compress", "epochs_finetune"), epochs, strict=True))
-    settings["n_steps"] = settings.pop("steps")
-    options = replace(FitOptions(seed=seed), **{name: value for name, value in settings.items() if value is not None})
-    with _station() as (progress, say):
-        deployment = run(
-            module, sample, profile, load_data(data, batch_size=batch_size), options, out=out, cores=cores, bits=bits,
-            lava_samples=lava_samples, progress=progress, say=say,
-        )  # fmt: skip
-    Console().print(*deployment.report.tables(), sep="\n", highlight=False)
-    return DONE if deployment.placement.fits else DIFFERS
-
-
-@cli.command()
-@click.argument("network", metavar="MODEL.NET")
-@click.option("--input", "source", required=True, type=Path, metavar="SPIKES.NPY", help="0/1, (n_inputs..., n_steps) or (batch, n_inputs..., n_steps).")
-@click.option("--end", type=click.Choice(["emulator", "lava"]), default="emulator", show_default=True, help="The emulator, or Lava itself.")
-@click.option("--out", type=Path, required=True, metavar="RECORD.NPZ", help="Written with spikes and v of the last layer, and meta.")
-@click.option("--time-limit", type=click.FloatRange(0, min_open=True), default=600.0, show_default=True, metavar="SECONDS", help="For Lava.")
-def simulate(network: str, source: Path, end: str, out: Path, time_limit: float) -> int:
-    """Run MODEL.NET on input spikes and record the last layer."""
-    from neurodeploy.netx import read_netx
-    from neurodeploy.records import load_spikes, save_record
-    from neurodeploy.simulation import simulate as run
-
-    record = run(read_netx(network), load_spikes(source), end=end, time_limit_s=time_limit)  # type: ignore[arg-type]
-    save_record(record, out, network=network, input=str(source))
-    rate = record.rates()[record.output]
-    click.echo(f"{record.n_samples} samples of {record.n_steps} steps, {rate:.4f} spikes a neuron and step in {record.output!r}: {out}")
-    return DONE
-
-
-@cli.command()
-@click.argument("network", metavar="MODEL.NET")
-@click.option("--steps", type=click.IntRange(1), default=32, show_default=True, help="Steps of random input a sample.")
-@SEED
-@click.option("--time-limit", type=click.FloatRange(0, min_open=True), default=600.0, show_default=True, metavar="SECONDS", help="For Lava.")
-@JSON
-def verify(network: str, steps: int, seed: int, time_limit: float, as_json: bool) -> int:
-    """Run MODEL.NET in the emulator and in Lava on random input; say where they part, if they do."""
-    from neurodeploy.netx import read_netx
-    from neurodeploy.simulation.verify import verify as run
-
-    result = run(read_netx(network), n_steps=steps, seed=seed, time_limit_s=time_limit)
-    if as_json:
-        first = result.first
-        said = None if first is None else {key: getattr(first, key) for key in ("layer", "neuron", "step", "emulator", "lava")}
-        _print_json({"equal": result.equal, "steps": steps, "mismatches": result.mismatches, "first": said})
-    elif result.first is None:
-        click.echo(f"Equal: spikes and membranes of every layer in {steps} steps.")
-    else:
-        f = result.first
-        click.echo(f"They part: {result.mismatches:,} values differ. First {f.quantity} of neuron {f.neuron} of {f.layer!r} "
-                   f"at step {f.step}: {f.emulator:,} in the emulator, {f.lava:,} in Lava.")  # fmt: skip
-    return DONE if result.equal else DIFFERS
-
-
-@cli.command()
-@click.option("--out", type=Path, default=Path("neurodeploy-demo"), show_default=True, metavar="DIR", help="Folder to write to.")
-@SEED
-@click.option("--target", default="loihi2", show_default=True, metavar="CHIP", help="A chip profile.")
-@click.option("--cores", type=int, default=1, show_default=True, metavar="N", help="Cores that the network may use.")
-def demo(out: Path, seed: int, target: str, cores: int) -> int:
-    """The whole way on embedded data: train, compress, quantise, place, emulate, and run in Lava."""
-    from neurodeploy.demo import run_demo
-
-    with _station() as (progress, say):
-        deployment = run_demo(load_profile(target), out=out, cores=cores, seed=seed, progress=progress, say=say)
-    Console().print(*deployment.report.tables(), sep="\n", highlight=False)
-    return DONE if deployment.placement.fits else DIFFERS
-
-
-def _network(model: str, weights: Path | None) -> Network | QuantizedNetwork:
-    if model.endswith(".net"):
-        from neurodeploy.netx import read_netx
-
-        return read_netx(model)
-    from neurodeploy.frontends.norse import extract
-
-    return extract(*_module(model, weights))
-
-
-def _module(model: str, weights: Path | None) -> tuple[Any, Any]:
-    from neurodeploy.frontends.models import load_model
-    from neurodeploy.training import load_weights
-
-    module, sample = load_model(model)
-    if weights is not None:
-        load_weights(module, weights)
-    return module, sample
-
-
-@contextmanager
-def _station() -> Iterator[tuple[Any, Any]]:
-    """Progress bars and lines of news, both on stderr."""
-    from neurodeploy.training import ProgressBars
-
-    console = Console(stderr=True)
-    with ProgressBars(console) as bars:
-        yield bars, lambda line: console.print(line, highlight=False)
-
-
-def _print_json(data: Any) -> int:
-    click.echo(json.dumps(data, indent=2))
-    return DONE
+BAD_INPUT, BUG, INTERRUPTED = 2, 70, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -256,8 +22,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = cli.main(args=None if arguments is None else list(arguments), prog_name="neurodeploy", standalone_mode=False)
         return code if isinstance(code, int) else DONE
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return BAD_INPUT
     except click.ClickException as error:
-        error.show()
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "neurodeploy"
+        click.echo(f"{command}: {' '.join(error.format_message().split())} See {command} --help.", err=True)
         return BAD_INPUT
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
@@ -268,6 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NeurodeployError as error:
         click.echo(f"{type(error).__name__}: {error}", err=True)
         return BAD_INPUT
+    except OSError as error:
+        click.echo(f"{error.filename or 'a file'}: {error.strerror or error}.", err=True)
+        return BAD_INPUT
+    except Exception as error:
+        if "NEURODEPLOY_TRACEBACK" in os.environ:
+            raise
+        remedy = "Please report it; NEURODEPLOY_TRACEBACK=1 shows where."
+        click.echo(f"A bug in neurodeploy: {type(error).__name__}: {error}. {remedy}", err=True)
+        return BUG
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import torch
 from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 from norse.torch.functional.leaky_integrator import LIParameters
 
-from neurodeploy.deployment import Deployment, Say, compress
+from neurodeploy.deployment import Deployment, Say, compress, keep_quiet
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.training import FitOptions, load_data
 from neurodeploy.training.progress import Progress
@@ -37,11 +37,16 @@ def digits_model(seed: int = 0) -> SequentialState:
 
 
 def run_demo(
-    profile: HardwareProfile, *, out: str | Path, cores: int = 1, seed: int = 0, progress: Progress | None = None, say: Say = lambda line: None
+    profile: HardwareProfile,
+    *,
+    out: str | Path,
+    cores: int = 1,
+    seed: int = 0,
+    progress: Progress | None = None,
+    say: Say = keep_quiet,
 ) -> Deployment:
     """Train, compress, quantise, place, emulate and run in Lava; see `neurodeploy.deployment.compress`."""
     data = load_data("digits")
     model = digits_model(seed)
-    return compress(
-        model, torch.zeros(1, *data.input_shape), profile, data, replace(OPTIONS, seed=seed), out=out, cores=cores, progress=progress, say=say
-    )
+    sample, options = torch.zeros(1, *data.input_shape), replace(OPTIONS, seed=seed)
+    return compress(model, sample, profile, data, options, out=out, cores=cores, progress=progress, say=say)

@@ -10,20 +10,22 @@ from typing import Any
 
 import torch
 
-from neurodeploy.budget import Budget, share_budget
+from neurodeploy.budget import Budget
 from neurodeploy.errors import BudgetError, RequestError
 from neurodeploy.files import write_text
 from neurodeploy.frontends.norse import extract
 from neurodeploy.hardware import HardwareProfile
+from neurodeploy.network import Network
 from neurodeploy.netx import write_netx
-from neurodeploy.network import Network, QuantizedNetwork
 from neurodeploy.placement import Placement, lay_out
 from neurodeploy.quantization import quantization_errors, quantize, warnings_of
+from neurodeploy.quantized import QuantizedNetwork
 from neurodeploy.records import EpochRecord, save_record
 from neurodeploy.report import (
     Accuracy,
     LavaCheck,
     LayerReport,
+    Measured,
     Report,
     check_in_lava,
     inspection,
@@ -32,12 +34,19 @@ from neurodeploy.report import (
     summarize,
 )
 from neurodeploy.resources import DEFAULT_WEIGHT_BITS
+from neurodeploy.sharing import share_budget
 from neurodeploy.simulation import DEFAULT_TIME_LIMIT_S
 from neurodeploy.simulation.lava import is_installed
 from neurodeploy.training import DataSplit, FitOptions, evaluate, fit, save_weights
 from neurodeploy.training.progress import Progress
 
 Say = Callable[[str], None]
+"""What is told a line of text at each station."""
+
+
+def keep_quiet(line: str) -> None:
+    """The `Say` of who wants no news."""
+    del line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,28 +113,18 @@ def deploy(
     folder = _folder(out)
     seen = inspect(network, profile, cores=cores, bits=bits)
     quantized = network if isinstance(network, QuantizedNetwork) else quantize(network, profile, bits=bits)
-    errors = quantization_errors(network, quantized) if isinstance(network, Network) else ()
+    warnings = _warnings(network, quantized) if isinstance(network, Network) else ()
     placement = lay_out(quantized, profile, cores=cores)
-    files = {"network": str(write_netx(quantized, folder / "model.net"))}
-    report = summarize(profile, seen.budget, placement, before=seen.placement, warnings=tuple(warnings_of(errors)), files=files)
+    write_netx(quantized, folder / "model.net")
+    report = summarize(profile, seen.budget, placement, before=seen.placement, warnings=warnings, files=_files(folder))
     return Deployment(quantized=quantized, placement=placement, report=_written(report, folder))
 
 
 def compress(
-    model: torch.nn.Module,
-    sample: torch.Tensor,
-    profile: HardwareProfile,
-    data: DataSplit,
-    options: FitOptions,
-    *,
-    out: str | Path,
-    cores: int | None = None,
-    bits: int = DEFAULT_WEIGHT_BITS,
-    lava_samples: int = 8,
-    time_limit_s: float = DEFAULT_TIME_LIMIT_S,
-    progress: Progress | None = None,
-    say: Say = lambda line: None,
-) -> Deployment:
+    model: torch.nn.Module, sample: torch.Tensor, profile: HardwareProfile, data: DataSplit, options: FitOptions,
+    *, out: str | Path, cores: int | None = None, bits: int = DEFAULT_WEIGHT_BITS, lava_samples: int = 8,
+    time_limit_s: float = DEFAULT_TIME_LIMIT_S, progress: Progress | None = None, say: Say = keep_quiet,
+) -> Deployment:  # fmt: skip
     """Train a model, press it into the cores while it learns, and deploy it: the whole way, each rung of it measured.
 
     Parameters
@@ -158,9 +157,8 @@ def compress(
     budget.check(network)
     quantized = quantize(network, profile, bits=bits)
     placement = lay_out(quantized, profile, cores=cores)
-    files = {"network": str(write_netx(quantized, folder / "model.net")), "weights": str(folder / "weights.safetensors")}
-    save_weights(model, files["weights"])
-
+    write_netx(quantized, folder / "model.net")
+    save_weights(model, folder / "weights.safetensors")
     measured = measure(model, network, quantized, data.test, options)
     accuracy = replace(measured.accuracy, dense=accuracy.dense, compressed=accuracy.compressed)
     say(f"In the chip's integers: {accuracy.emulated:.2%}. {_verdict(placement)}")
@@ -171,12 +169,10 @@ def compress(
             model, network, quantized, data.test, options, n_samples=lava_samples, so_far=accuracy, time_limit_s=time_limit_s
         )
         lava = LavaCheck(steps=comparison.n_steps * record.n_samples, mismatches=comparison.mismatches)
-        files["record"] = str(folder / "record.npz")
-        save_record(record, files["record"], network="model.net")
-    warnings = [*warnings_of(quantization_errors(network, quantized), measured.overflows), *map(str, measured.changed)]
+        save_record(record, folder / "record.npz", network="model.net")
     report = summarize(
-        profile, budget, placement, history=history, before=before, seed=options.seed, accuracy=accuracy,
-        lava=lava, rates=measured.rates, warnings=tuple(warnings), files=files,
+        profile, budget, placement, history=history, before=before, seed=options.seed, accuracy=accuracy, lava=lava,
+        rates=measured.rates, warnings=_warnings(network, quantized, measured), files=_files(folder),
     )  # fmt: skip
     return Deployment(quantized=quantized, placement=placement, report=_written(report, folder))
 
@@ -204,14 +200,36 @@ def _folder(out: str | Path) -> Path:
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for name in _FILES.values():  # so that nothing of an earlier run passes for this one's
+            (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise RequestError(str(out), f"is no folder to write to: {error.strerror}") from error
     return folder
 
 
+def _warnings(network: Network, quantized: QuantizedNetwork, measured: Measured | None = None) -> tuple[str, ...]:
+    """What rounding did that its user should know."""
+    errors = quantization_errors(network, quantized)
+    if measured is None:
+        return tuple(warnings_of(errors))
+    return (*warnings_of(errors, measured.overflows), *map(str, measured.changed))
+
+
+_FILES = {
+    "network": "model.net",
+    "weights": "weights.safetensors",
+    "record": "record.npz",
+    "report": "report.json",
+    "text": "report.txt",
+}
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """What this run has written, and the report that it is about to write."""
+    return {what: str(folder / name) for what, name in _FILES.items() if (folder / name).exists() or what in ("report", "text")}
+
+
 def _written(report: Report, folder: Path) -> Report:
-    """The report with its own files named in it, which it is written to."""
-    report = replace(report, files={**report.files, "report": str(folder / "report.json"), "text": str(folder / "report.txt")})
-    write_text(report.files["report"], json.dumps(report.to_json(), indent=2) + "\n")
-    write_text(report.files["text"], f"{report}\n")
+    write_text(folder / _FILES["report"], json.dumps(report.to_json(), indent=2) + "\n")
+    write_text(folder / _FILES["text"], f"{report}\n")
     return report

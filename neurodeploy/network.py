@@ -1,36 +1,24 @@
-"""What is to run: layers of neurons and the connections into them, in floats (`Network`) and in the chip's integers.
+"""What is to run: layers of neurons and the connections into them, in floats.
 
-Both kinds follow one recurrence, the chip's. With a the weighted input spikes of the step::
+Floats here and the chip's integers (`neurodeploy.quantized`) follow one recurrence, the chip's. With a the weighted
+input spikes of the step::
 
     u <- (1 - current_decay) u + a
     v <- (1 - voltage_decay) v + u + bias
     an LIF fires where v > threshold, and v <- 0 there; an LI never fires and is read
-
-Nouns with arrays compare by value (`==` on every field, arrays by type, shape and content), do not hash, and
-keep their arrays read-only. A noun that exists is legal: it checks itself when it is built.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.errors import NetworkError
-from neurodeploy.fixedpoint import (
-    BIAS_MAX,
-    BIAS_MIN,
-    DECAY_UNITY,
-    MIXED_MAX,
-    MIXED_MIN,
-    SINGLE_SIGN_MAX,
-    THRESHOLD_MAX,
-    is_mixed,
-    width_of,
-)
+from neurodeploy.nouns import ByValue, check_range, freeze
 
 INPUT = "input"
 """The name by which connections call the network's input."""
@@ -41,53 +29,8 @@ def layer_name(module_path: str) -> str:
     return f"layer{module_path}" if module_path.isdigit() else module_path
 
 
-class _ByValue:
-    """`==` for dataclasses that hold arrays: same type, equal fields, arrays equal in dtype, shape and content."""
-
-    __slots__ = ()
-    __hash__ = None  # type: ignore[assignment]  # equal content may still be large: not for dictionary keys
-
-    def __eq__(self, other: object) -> bool:
-        if type(self) is not type(other):
-            return NotImplemented
-        return all(_same(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))  # type: ignore[arg-type]
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        return a.dtype == b.dtype and a.shape == b.shape and np.array_equal(a, b)
-    return bool(a == b)
-
-
-def _freeze(noun: Any, name: str, dtype: type) -> NDArray[Any]:
-    """Replace a field by a read-only copy of its array, in the dtype that the noun promises."""
-    given = np.asarray(getattr(noun, name))
-    where = f"{type(noun).__name__}.{name}"
-    if given.dtype.kind not in "biuf":
-        raise NetworkError(where, f"holds {given.dtype}, not numbers")
-    if not np.isfinite(given).all():
-        raise NetworkError(where, "is not finite")
-    with np.errstate(invalid="ignore"):
-        array: NDArray[Any] = given.astype(dtype)
-    if not np.array_equal(array, given):
-        raise NetworkError(where, "is not whole numbers")
-    array.flags.writeable = False
-    object.__setattr__(noun, name, array)
-    return array
-
-
-def _check_range(noun: Any, name: str, low: float, high: float) -> None:
-    array = getattr(noun, name)
-    if array.size and (array.min() < low or array.max() > high):
-        worst = array.min() if array.min() < low else array.max()
-        raise NetworkError(f"{type(noun).__name__}.{name}", f"{worst} is outside {low}..{high}")
-
-
-# ---------------------------------------------------------------------------------------------- floats
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LIF(_ByValue):
+class LIF(ByValue):
     """Leaky integrate-and-fire with a current, reset to zero; floats, each a scalar or one value a neuron.
 
     Attributes
@@ -107,9 +50,9 @@ class LIF(_ByValue):
 
     def __post_init__(self) -> None:
         for name in ("threshold", "current_decay", "voltage_decay", "rest"):
-            _freeze(self, name, np.float64)
-        _check_range(self, "current_decay", 0.0, 1.0)
-        _check_range(self, "voltage_decay", 0.0, 1.0)
+            freeze(self, name, np.float64)
+        check_range(self, "current_decay", 0.0, 1.0)
+        check_range(self, "voltage_decay", 0.0, 1.0)
         if not (self.threshold > 0).all():
             raise NetworkError(
                 "LIF.threshold", f"{self.threshold.min()} is not above the reset potential",
@@ -118,7 +61,7 @@ class LIF(_ByValue):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LI(_ByValue):
+class LI(ByValue):
     """Leaky integrator: an LIF that never fires and whose membrane is read."""
 
     current_decay: NDArray[np.float64]
@@ -127,99 +70,47 @@ class LI(_ByValue):
 
     def __post_init__(self) -> None:
         for name in ("current_decay", "voltage_decay", "rest"):
-            _freeze(self, name, np.float64)
-        _check_range(self, "current_decay", 0.0, 1.0)
-        _check_range(self, "voltage_decay", 0.0, 1.0)
+            freeze(self, name, np.float64)
+        check_range(self, "current_decay", 0.0, 1.0)
+        check_range(self, "voltage_decay", 0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Dense(_ByValue):
+class Dense(ByValue):
     """All-to-all weights (n_out, n_in), float64, in units of v a spike; a zero is a synapse that does not exist."""
 
     weight: NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        if _freeze(self, "weight", np.float64).ndim != 2:
+        if freeze(self, "weight", np.float64).ndim != 2:
             raise NetworkError("Dense.weight", f"has shape {self.weight.shape}, not (n_out, n_in)")
 
 
-# ---------------------------------------------------------------------------------------------- integers
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class QuantizedLIF(_ByValue):
-    """`LIF` in the chip's registers: mantissa vth in 0..2**17-1, decays du and dv in 0..4096; each () or (n,), int64."""
-
-    vth: NDArray[np.int64]
-    du: NDArray[np.int64]
-    dv: NDArray[np.int64]
-
-    def __post_init__(self) -> None:
-        for name in ("vth", "du", "dv"):
-            _freeze(self, name, np.int64)
-        _check_range(self, "vth", 0, THRESHOLD_MAX)
-        _check_range(self, "du", 0, DECAY_UNITY)
-        _check_range(self, "dv", 0, DECAY_UNITY)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class QuantizedLI(_ByValue):
-    """`LI` in the chip's registers: decays du and dv in 0..4096, each () or (n,), int64."""
-
-    du: NDArray[np.int64]
-    dv: NDArray[np.int64]
-
-    def __post_init__(self) -> None:
-        for name in ("du", "dv"):
-            _freeze(self, name, np.int64)
-        _check_range(self, "du", 0, DECAY_UNITY)
-        _check_range(self, "dv", 0, DECAY_UNITY)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class QuantizedDense(_ByValue):
-    """All-to-all integer weights (n_out, n_in), int64.
-
-    Of one sign they lie within 0..255 in magnitude; of both signs they are even and within -256..254, since the
-    chip's lowest weight bit is the sign.
-
-    Attributes
-    ----------
-    weight_bits : int
-        Width that a weight is stored in, sign included; no less than the integers need.
-    """
-
-    weight: NDArray[np.int64]
-    weight_bits: int
-
-    def __post_init__(self) -> None:
-        weight = _freeze(self, "weight", np.int64)
-        if weight.ndim != 2:
-            raise NetworkError("QuantizedDense.weight", f"has shape {weight.shape}, not (n_out, n_in)")
-        if is_mixed(weight):
-            _check_range(self, "weight", MIXED_MIN, MIXED_MAX)
-            if (weight & 1).any():
-                raise NetworkError("QuantizedDense.weight", "has odd numbers among weights of both signs")
-        _check_range(self, "weight", -SINGLE_SIGN_MAX if weight.size and weight.max() <= 0 else MIXED_MIN, SINGLE_SIGN_MAX)
-        if not max(1, width_of(weight)) <= self.weight_bits <= 9:
-            raise NetworkError(
-                "QuantizedDense.weight_bits", f"{self.weight_bits} do not hold weights {width_of(weight)} bits wide"
-            )
-
-
-# ---------------------------------------------------------------------------------------------- layers
-
 Neuron: TypeAlias = "LIF | LI"
 Synapse: TypeAlias = "Dense"
-QuantizedNeuron: TypeAlias = "QuantizedLIF | QuantizedLI"
-QuantizedSynapse: TypeAlias = "QuantizedDense"
 
-S = TypeVar("S", Dense, QuantizedDense)
-N = TypeVar("N", "LIF | LI", "QuantizedLIF | QuantizedLI")
+
+class HasFields(Protocol):
+    """Any kind of neuron: a dataclass of its parameters."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+class HasWeight(Protocol):
+    """Any kind of synapse."""
+
+    @property
+    def weight(self) -> NDArray[Any]:
+        """(n_out, n_in)."""
+        ...
+
+
+N = TypeVar("N", bound="HasFields")
+S = TypeVar("S", bound=HasWeight)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Connection(_ByValue, Generic[S]):
+class Connection(ByValue, Generic[S]):
     """Synapses from one population into the layer that holds this connection.
 
     Attributes
@@ -241,7 +132,7 @@ class Connection(_ByValue, Generic[S]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Layer(_ByValue, Generic[N, S]):
+class Population(ByValue, Generic[N, S]):
     """A population of neurons and the connections into it; `Layer` in floats, `QuantizedLayer` in integers."""
 
     name: str
@@ -288,7 +179,7 @@ class _Layer(_ByValue, Generic[N, S]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Layer(_Layer["LIF | LI", Dense]):
+class Layer(Population["LIF | LI", Dense]):
     """A population in floats.
 
     Attributes
@@ -304,43 +195,15 @@ class Layer(_Layer["LIF | LI", Dense]):
     """
 
     def __post_init__(self) -> None:
-        _freeze(self, "bias", np.float64)
+        freeze(self, "bias", np.float64)
         self._check()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class QuantizedLayer(_Layer["QuantizedLIF | QuantizedLI", QuantizedDense]):
-    """A population in the chip's integers.
-
-    Attributes
-    ----------
-    bias : array () or (n,), int64
-        Mantissa in -4096..4095, shifted left by six bits and added to v at every step.
-    scale : array () or (n,), float64
-        What one float unit of v is in weight units: v_chip = 64 * scale * v_float. 0 where nobody knows (a foreign file).
-    """
-
-    scale: NDArray[np.float64]
-
-    def __post_init__(self) -> None:
-        _freeze(self, "bias", np.int64)
-        _freeze(self, "scale", np.float64)
-        _check_range(self, "bias", BIAS_MIN, BIAS_MAX)
-        if self.scale.shape not in ((), (self.n_neurons,)) or (self.scale < 0).any():
-            raise NetworkError(f"layer {self.name!r}", "needs a scale of at least zero, one or one a neuron")
-        self._check()
-
-    @property
-    def weight_bits(self) -> int:
-        """Widest of the layer's connections."""
-        return max(c.synapse.weight_bits for c in self.connections)
-
-
-L = TypeVar("L", Layer, QuantizedLayer)
+L = TypeVar("L", bound="Population[Any, Any]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Network(_ByValue, Generic[L]):
+class Chain(ByValue, Generic[L]):
     """Layers in the order in which spikes pass them."""
 
     input_shape: tuple[int, ...]
@@ -390,14 +253,15 @@ class _Network(_ByValue, Generic[L]):
     @property
     def connectivity(self) -> float:
         """Share of all weights that are not zero, 0..1."""
-        return self.n_synapses / sum(c.synapse.weight.size for layer in self.layers for c in layer.connections)
+        n_weights: int = sum(c.synapse.weight.size for layer in self.layers for c in layer.connections)
+        return self.n_synapses / n_weights
 
     def __iter__(self) -> Iterator[L]:
         return iter(self.layers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Network(_Network[Layer]):
+class Network(Chain[Layer]):
     """A spiking network in floats.
 
     Attributes
@@ -413,32 +277,6 @@ class Network(_Network[Layer]):
     timestep_s: float
 
     def __post_init__(self) -> None:
-        _Network.__post_init__(self)
+        Chain.__post_init__(self)
         if not 0 < self.timestep_s < np.inf:
             raise NetworkError("network", f"has a timestep of {self.timestep_s} s")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Encoder(_ByValue):
-    """A spiking population that stands between a file's raw input and the first layer (a netx ``input`` layer).
-
-    Raw input x drives it through its bias: ``bias_mantissa = x * weight + bias``. Simulations here begin with
-    the spikes, so they enter in place of this population's own.
-    """
-
-    neuron: QuantizedLIF
-    weight: int
-    bias: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class QuantizedNetwork(_Network[QuantizedLayer]):
-    """A spiking network in the chip's integers: what is placed, written, emulated and run in Lava.
-
-    Attributes
-    ----------
-    encoder : Encoder or None
-        The input population of a file that has one; spikes enter in its place.
-    """
-
-    encoder: Encoder | None = None

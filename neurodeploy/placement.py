@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from neurodeploy.errors import PlacementError, RequestError
 from neurodeploy.hardware import HardwareProfile, Limit
-from neurodeploy.network import Layer, Network, QuantizedLayer, QuantizedNetwork
+from neurodeploy.network import Layer, Network
+from neurodeploy.quantized import QuantizedLayer, QuantizedNetwork
 from neurodeploy.resources import DEFAULT_WEIGHT_BITS, SynapseCounts, Usage, axon_bits, bits_of, weight_bits
 
 RESOURCES = ("neurons", "synapse_memory_bits", "input_axons", "output_axons")
@@ -206,9 +207,8 @@ class _Filling:
 
     def measure(self, start: int, stop: int, core: int, profile: HardwareProfile) -> Slice:
         usage = self.counts.usage(start, stop, self.bits, profile)
-        return Slice(
-            layer=self.name, core=core, start=start, stop=stop, usage=usage, output_axons=int(self._outputs[stop] - self._outputs[start])
-        )
+        output_axons = int(self._outputs[stop] - self._outputs[start])
+        return Slice(layer=self.name, core=core, start=start, stop=stop, usage=usage, output_axons=output_axons)
 
 
 class _Core:

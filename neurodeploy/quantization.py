@@ -19,25 +19,16 @@ from neurodeploy.fixedpoint import (
     as_lava_reads,
 )
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.network import (
-    LI,
-    LIF,
-    Connection,
-    Dense,
-    Layer,
-    Network,
-    QuantizedDense,
-    QuantizedLayer,
-    QuantizedLI,
-    QuantizedLIF,
-    QuantizedNetwork,
-)
+from neurodeploy.network import LI, LIF, Connection, Dense, Layer, Network
+from neurodeploy.quantized import QuantizedDense, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
 from neurodeploy.resources import DEFAULT_WEIGHT_BITS
 
 _REGISTERS = "Loihi register widths, lava-nc 0.10 proc/lif/models.py"
 
 
-def quantize(network: Network, profile: HardwareProfile, *, bits: int | Mapping[str, int] = DEFAULT_WEIGHT_BITS) -> QuantizedNetwork:
+def quantize(
+    network: Network, profile: HardwareProfile, *, bits: int | Mapping[str, int] = DEFAULT_WEIGHT_BITS
+) -> QuantizedNetwork:
     """Round a network to the chip's integers, each layer on a scale of its own.
 
     The largest weight of a layer takes the largest integer of its width; threshold and bias follow on the same scale,
@@ -81,8 +72,8 @@ def _quantized(layer: Layer, width: int) -> QuantizedLayer:
         per_neuron = threshold / layer.neuron.threshold
         weight, bias = weight * np.reshape(per_neuron, (-1, 1)), bias * per_neuron
     scale = _scale(layer.name, weight, bias, threshold, width)
-    integers = _rounded(weight, scale, width)
-    scale, integers = _avoid_misreading(weight, scale, integers, width)
+    integers = _rounded(weight, scale)
+    scale, integers = _avoid_misreading(weight, scale, integers)
     du = _integer(layer.neuron.current_decay * DECAY_UNITY)
     dv = _integer(layer.neuron.voltage_decay * DECAY_UNITY)
     neuron: QuantizedLIF | QuantizedLI
@@ -112,8 +103,9 @@ def _scale(name: str, weight: NDArray[np.float64], bias: NDArray[np.float64], th
             limits.append(register / float(worst))
     scale = min(limits, default=1.0)
     if threshold and round(threshold * scale) < 1:
+        largest = max(largest, float(np.abs(bias).max(initial=0.0)))
         raise QuantizeError(
-            f"layer {name!r}", f"its threshold {threshold:.3g} is lost beside weights or biases of up to {max(largest, float(np.abs(bias).max(initial=0))):.3g}",
+            f"layer {name!r}", f"its threshold {threshold:.3g} is lost beside weights or biases of up to {largest:.3g}",
             source=_REGISTERS, remedy="Bring its weights and thresholds nearer to each other.",
         )  # fmt: skip
     return scale
@@ -128,15 +120,13 @@ def _full_scale(weight: NDArray[np.float64], width: int) -> int:
     return 2 * ((1 << (width - 1)) - 1) if _is_mixed(weight) else (1 << width) - 1
 
 
-def _rounded(weight: NDArray[np.float64], scale: float, width: int) -> NDArray[np.int64]:
+def _rounded(weight: NDArray[np.float64], scale: float) -> NDArray[np.int64]:
     step = 2 if _is_mixed(weight) else 1
     integers: NDArray[np.int64] = (step * np.rint(weight * scale / step)).astype(np.int64)
     return integers
 
 
-def _avoid_misreading(
-    weight: NDArray[np.float64], scale: float, integers: NDArray[np.int64], width: int
-) -> tuple[float, NDArray[np.int64]]:
+def _avoid_misreading(weight: NDArray[np.float64], scale: float, integers: NDArray[np.int64]) -> tuple[float, NDArray[np.int64]]:
     """Shrink the scale, a step of the largest weight at a time, while Lava would read other weights than these.
 
     Rounding can leave a matrix of zeros and negative powers of two, which Lava misreads (`as_lava_reads`).
@@ -147,7 +137,7 @@ def _avoid_misreading(
         if largest <= 1:
             return scale, integers  # nothing finer is left: the writer of the file will say so
         tried *= (largest - 1) / largest
-        rounded = _rounded(weight, tried, width)
+        rounded = _rounded(weight, tried)
     return tried, rounded
 
 
@@ -245,7 +235,7 @@ def _layer_error(layer: Layer, integers: QuantizedLayer) -> LayerError:
 def _worst_states(layer: QuantizedLayer) -> tuple[float, float]:
     """Signed bits that u and v need in the steady state of the worst input; infinite sums (no decay) count as 64."""
     weight = layer.weight
-    drive = np.maximum(np.where(weight > 0, weight, 0).sum(axis=1), -np.where(weight < 0, weight, 0).sum(axis=1)) << MANTISSA_SHIFT
+    drive = np.maximum(weight.clip(min=0).sum(axis=1), -weight.clip(max=0).sum(axis=1)) << MANTISSA_SHIFT
     with np.errstate(divide="ignore", invalid="ignore"):
         u = np.where(drive > 0, drive * DECAY_UNITY / layer.neuron.du, 0.0)
         v_in = np.minimum(u, STATE_MAX) + (np.abs(layer.bias) << MANTISSA_SHIFT)
@@ -273,8 +263,10 @@ def warnings_of(errors: tuple[LayerError, ...], overflows: Mapping[str, int] | N
     for error in errors:
         if error.can_overflow:
             bits = max(error.worst_current_bits, error.worst_voltage_bits)
-            measured = "" if overflows is None else f"; on the test data it did {overflows[error.layer]:,} times"
-            said.append(f"layer {error.layer!r} could overflow its 24-bit state ({bits:.0f} bits if all its synapses fired always{measured})")
+            measured = "" if overflows is None else f"; on the test data it did so {overflows[error.layer]:,} times"
+            said.append(
+                f"layer {error.layer!r} could overflow its 24-bit state: {bits:.0f} bits if all synapses fired always{measured}"
+            )
         if error.synapses_lost:
             said.append(f"layer {error.layer!r} lost {error.synapses_lost:,} synapses that rounded to zero")
     return said
@@ -290,7 +282,8 @@ class RateChange:
 
     def __str__(self) -> str:
         kind = "silent" if self.after < self.before else "saturated"
-        return f"layer {self.layer!r} went {kind} by quantising: {self.before:.4f} spikes a neuron and step before, {self.after:.4f} after"
+        rates = f"{self.before:.4f} spikes a neuron and step before, {self.after:.4f} after"
+        return f"layer {self.layer!r} went {kind} by quantising: {rates}"
 
 
 def changed_rates(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[RateChange, ...]:

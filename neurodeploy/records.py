@@ -73,6 +73,11 @@ def save_record(record: SpikeRecord, path: str | os.PathLike[str], **meta: Any) 
     ----------
     **meta
         What else the JSON is to say, beside end, layer, samples, steps, rates and overflows.
+
+    Raises
+    ------
+    DataError
+        The file cannot be written.
     """
     facts = {
         "end": record.end,
@@ -82,10 +87,12 @@ def save_record(record: SpikeRecord, path: str | os.PathLike[str], **meta: Any) 
         "rates": record.rates(),
         "overflows": dict(record.overflows),
     }
-    with replacing(path) as scratch, open(scratch, "wb") as file:
-        np.savez_compressed(
-            file, spikes=record.spikes[record.output], v=record.v[record.output], meta=np.array(json.dumps(facts | meta))
-        )
+    said = np.array(json.dumps(facts | meta))
+    try:
+        with replacing(path) as scratch, scratch.open("wb") as file:
+            np.savez_compressed(file, spikes=record.spikes[record.output], v=record.v[record.output], meta=said)
+    except OSError as error:
+        raise DataError(str(path), f"cannot be written: {error.strerror}") from error
 
 
 def load_spikes(path: str | os.PathLike[str]) -> NDArray[Any]:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.network import Layer, QuantizedLayer
+from neurodeploy.network import Layer
+from neurodeploy.quantized import QuantizedLayer
 
 Encoding = Literal["dense", "sparse"]
 DEFAULT_WEIGHT_BITS = 8

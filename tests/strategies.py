@@ -12,21 +12,8 @@ from numpy.typing import NDArray
 
 from neurodeploy.fixedpoint import BIAS_MAX, BIAS_MIN, DECAY_UNITY, THRESHOLD_MAX, Integers, as_lava_reads, width_of
 from neurodeploy.hardware import HardwareProfile, Limit
-from neurodeploy.network import (
-    INPUT,
-    LI,
-    LIF,
-    Connection,
-    Dense,
-    Encoder,
-    Layer,
-    Network,
-    QuantizedDense,
-    QuantizedLayer,
-    QuantizedLI,
-    QuantizedLIF,
-    QuantizedNetwork,
-)
+from neurodeploy.network import INPUT, LI, LIF, Connection, Dense, Layer, Network
+from neurodeploy.quantized import Encoder, QuantizedDense, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
 
 sizes = st.integers(1, 6)
 names = st.text("abcXYZ019._- é", min_size=1, max_size=8).filter(lambda name: name != INPUT)

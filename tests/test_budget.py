@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from neurodeploy.budget import Budget, SliceBudget, share_budget
+from neurodeploy.budget import Budget, SliceBudget
 from neurodeploy.errors import BudgetError, RequestError
 from neurodeploy.hardware import HardwareProfile, load_profile
 from neurodeploy.network import Connection, Dense, Network
 from neurodeploy.resources import slice_usage
+from neurodeploy.sharing import share_budget
 
-MakeNetwork = Callable[..., Network]
-MakeChip = Callable[..., HardwareProfile]
+MakeNetwork, MakeChip = Callable[..., Network], Callable[..., HardwareProfile]
 
 TINY, LOIHI1 = load_profile("tiny"), load_profile("loihi1")
 SIZES = st.lists(st.integers(1, 60), min_size=2, max_size=5)

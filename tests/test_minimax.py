@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from neurodeploy.budget import AxonCap, Budget, SliceBudget, share_budget
+from neurodeploy.budget import AxonCap, Budget, SliceBudget
 from neurodeploy.errors import BudgetError, TrainingError
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.network import Network
 from neurodeploy.resources import axon_bits, index_bits, slice_usage
+from neurodeploy.sharing import share_budget
 from neurodeploy.training.masks import RESOURCES, choose_synapses
 from neurodeploy.training.minimax import Compression, running
 

@@ -11,22 +11,8 @@ import numpy as np
 import pytest
 
 from neurodeploy.errors import NetworkError
-from neurodeploy.network import (
-    INPUT,
-    LI,
-    LIF,
-    Connection,
-    Dense,
-    Encoder,
-    Layer,
-    Network,
-    QuantizedDense,
-    QuantizedLayer,
-    QuantizedLI,
-    QuantizedLIF,
-    QuantizedNetwork,
-    layer_name,
-)
+from neurodeploy.network import INPUT, LI, LIF, Connection, Dense, Layer, Network, layer_name
+from neurodeploy.quantized import Encoder, QuantizedDense, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
 
 
 def lif(**changes: Any) -> LIF:

@@ -16,17 +16,9 @@ from hypothesis import strategies as st
 
 from neurodeploy.errors import NetxError
 from neurodeploy.fixedpoint import NEVER_FIRES
-from neurodeploy.network import (
-    INPUT,
-    Connection,
-    Encoder,
-    QuantizedDense,
-    QuantizedLayer,
-    QuantizedLI,
-    QuantizedLIF,
-    QuantizedNetwork,
-)
+from neurodeploy.network import INPUT, Connection
 from neurodeploy.netx import read_netx, write_netx
+from neurodeploy.quantized import Encoder, QuantizedDense, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
 
 
 def lif(vth: int = 30, du: int = 1024, dv: int = 128) -> QuantizedLIF:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware import HardwareProfile, load_profile
-from neurodeploy.network import Connection, Layer, Network, QuantizedDense, QuantizedLayer, QuantizedLIF
+from neurodeploy.network import Connection, Layer, Network
+from neurodeploy.quantized import QuantizedDense, QuantizedLayer, QuantizedLIF
 from neurodeploy.resources import SynapseCounts, Usage, axon_bits, bits_of, count, index_bits, slice_usage, weight_bits
 
 LOIHI1 = load_profile("loihi1")

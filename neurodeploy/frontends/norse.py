@@ -67,7 +67,7 @@ def extract(model: torch.nn.Module, sample: torch.Tensor) -> Network:
         Anything that is not supported, by path and type: nothing is dropped or approximated.
     """
     if not isinstance(sample, torch.Tensor) or sample.ndim < 2:
-        raise ExtractError("sample", "is not a tensor (batch, *input_shape)", remedy="Give one step of input for a batch of any size.")
+        raise ExtractError("sample", "is not a tensor (batch, *input_shape)", remedy="Give one step of input.")
     if not _is_sequence(model):
         raise ExtractError(
             "model", f"is a {type(model).__name__}, not a SequentialState",
@@ -89,12 +89,12 @@ def extract(model: torch.nn.Module, sample: torch.Tensor) -> Network:
             case _:
                 cell = _cell(path, module)
                 if waiting is None:
-                    raise ExtractError(_at(path, module), "has no Linear in front of it", remedy="Put the weights of its input before it.")
+                    raise ExtractError(_at(path, module), "has no Linear in front of it", remedy="Put its weights before it.")
                 layers.append(_layer(*waiting, cell, layers))
                 steps |= set() if cell.timestep_s is None else {cell.timestep_s}
                 waiting = None
     if waiting is not None:
-        raise ExtractError(_at(*waiting), "ends the model without neurons", remedy="Put an LICell or LIBoxCell behind it to read it out.")
+        raise ExtractError(_at(*waiting), "ends the model without neurons", remedy="Put a readout such as LICell behind it.")
     return _network(shape, layers, steps)
 
 
@@ -108,7 +108,7 @@ def _check_input(
     path: str, linear: torch.nn.Linear, waiting: tuple[str, torch.nn.Linear] | None, is_flat: bool, shape: tuple[int, ...]
 ) -> None:
     if waiting is not None:
-        raise ExtractError(_at(path, linear), f"follows {waiting[0]!r} with no neurons between them", remedy="Merge the two Linear layers.")
+        raise ExtractError(_at(path, linear), f"follows {waiting[0]!r} with no neurons between them", remedy="Merge them.")
     if not is_flat:
         raise ExtractError(
             _at(path, linear), f"would act on the last side of an input of shape {shape} only", remedy="Put a Flatten before it."
@@ -206,7 +206,10 @@ def _lif_box(where: str, cell: Any) -> _Cell:
         )  # fmt: skip
     gain = dt * _numbers(where, "tau_mem_inv", p.tau_mem_inv)
     neuron = LIF(
-        threshold=_above_reset(where, p), current_decay=np.ones(()), voltage_decay=gain, rest=_numbers(where, "v_reset", p.v_reset)
+        threshold=_above_reset(where, p),
+        current_decay=np.ones(()),
+        voltage_decay=gain,
+        rest=_numbers(where, "v_reset", p.v_reset),
     )
     return _Cell(neuron=neuron, gain=gain, has_current=False, timestep_s=dt)
 

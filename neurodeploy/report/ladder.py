@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from neurodeploy.fixedpoint import MANTISSA_SHIFT
-from neurodeploy.network import LI, Network, QuantizedLI, QuantizedNetwork
+from neurodeploy.network import LI, Network
 from neurodeploy.quantization import RateChange, changed_rates, dequantize
+from neurodeploy.quantized import QuantizedLI, QuantizedNetwork
 from neurodeploy.records import Comparison, SpikeRecord, compare
 from neurodeploy.simulation import simulate
 from neurodeploy.training import FitOptions, decide
@@ -64,9 +65,7 @@ class Measured:
     overflows: dict[str, int]
 
 
-def measure(
-    model: torch.nn.Module, network: Network, quantized: QuantizedNetwork, data: Data, options: FitOptions
-) -> Measured:
+def measure(model: torch.nn.Module, network: Network, quantized: QuantizedNetwork, data: Data, options: FitOptions) -> Measured:
     """Run held-out data through the network in floats, with rounded parameters, and in the chip's integers."""
     rounded = dequantize(quantized, network.timestep_s)
     right, samples = Counter[str](), 0
@@ -83,9 +82,7 @@ def measure(
         overflows.update(emulated.overflows)
     rates = {name: total / samples for name, total in after.items()}
     return Measured(
-        accuracy=Accuracy(
-            quantized=right["quantized"] / samples, emulated=right["emulated"] / samples, test_samples=samples
-        ),
+        accuracy=Accuracy(quantized=right["quantized"] / samples, emulated=right["emulated"] / samples, test_samples=samples),
         rates=rates,
         changed=changed_rates({name: total / samples for name, total in before.items()}, rates),
         overflows=dict(overflows),

@@ -35,8 +35,8 @@ def verdict(placement: Placement, before: Placement | None = None) -> list[str]:
 
 def _verdict(when: str, placement: Placement) -> list[str]:
     broken = [f"{when}: does not fit. {overrun}" for overrun in placement.overruns()]
-    used, given = placement.cores_used, placement.cores_available
-    return broken[:3] or [f"{when}: fits. {used} of {given} cores used (the limits alone imply at least {placement.cores_lower_bound})."]
+    used = f"{placement.cores_used} of {placement.cores_available} cores used"
+    return broken[:3] or [f"{when}: fits. {used} (the limits alone imply at least {placement.cores_lower_bound})."]
 
 
 def layer_table(layers: tuple[LayerReport, ...]) -> Table:
@@ -46,8 +46,8 @@ def layer_table(layers: tuple[LayerReport, ...]) -> Table:
         table.add_column(heading, justify="left" if heading in ("layer", "encoding") else "right")
     for layer in layers:
         table.add_row(
-            layer.now.layer, f"{layer.now.neurons:,}", f"{layer.connectivity:.1%}", str(layer.now.weight_bits), layer.now.encoding,
-            *(_cell(layer, name) for name in _COLUMNS),
+            layer.now.layer, f"{layer.now.neurons:,}", f"{layer.connectivity:.1%}", str(layer.now.weight_bits),
+            layer.now.encoding, *(_cell(layer, name) for name in _COLUMNS),
         )  # fmt: skip
     return table
 

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.errors import DataError, RequestError
-from neurodeploy.network import Network, QuantizedNetwork
+from neurodeploy.network import Network
+from neurodeploy.quantized import QuantizedNetwork
 from neurodeploy.records import SpikeRecord
 from neurodeploy.simulation.emulator import run_emulator
 from neurodeploy.simulation.reference import run_reference
@@ -81,5 +82,5 @@ def as_batch(spikes: NDArray[Any], input_shape: tuple[int, ...]) -> NDArray[np.u
     if 0 in given.shape:
         raise DataError("input spikes", f"have shape {given.shape}: nothing to run")
     if given.dtype.kind not in "biuf" or not np.isin(given, (0, 1)).all():
-        raise DataError("input spikes", "hold other values than 0 and 1", remedy="The chip takes spikes: encode analogue input first.")
+        raise DataError("input spikes", "hold other values than 0 and 1", remedy="Encode analogue input as spikes first.")
     return given.astype(np.uint8)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from neurodeploy.errors import SimulationError
 from neurodeploy.fixedpoint import MANTISSA_SHIFT, STATE_MAX, decayed, saturated, wrapped
-from neurodeploy.network import QuantizedLayer, QuantizedLIF, QuantizedNetwork
+from neurodeploy.quantized import QuantizedLayer, QuantizedLIF, QuantizedNetwork
 from neurodeploy.records import SpikeRecord
 
 Integers = NDArray[np.int64]

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.errors import SimulationError
-from neurodeploy.network import QuantizedNetwork
 from neurodeploy.netx import write_netx
+from neurodeploy.quantized import QuantizedNetwork
 from neurodeploy.records import SpikeRecord
 
 GRACE_S = 3.0

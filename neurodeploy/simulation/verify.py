@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from neurodeploy.errors import RequestError
-from neurodeploy.network import QuantizedNetwork
+from neurodeploy.quantized import QuantizedNetwork
 from neurodeploy.records import Comparison, compare
 from neurodeploy.simulation import DEFAULT_TIME_LIMIT_S, simulate
 
