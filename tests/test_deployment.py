@@ -1,0 +1,120 @@
+"""The whole way on real digits, small enough for every test run; `.ci/run` runs the demo itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
+
+import neurodeploy as nd
+from neurodeploy.demo import digits_model
+from neurodeploy.errors import RequestError
+from neurodeploy.report import LavaCheck
+
+OPTIONS = nd.FitOptions(epochs_dense=6, epochs_compress=3, epochs_finetune=2, n_steps=8)
+
+
+def model_for_digits(hidden: int = 48) -> SequentialState:
+    torch.manual_seed(0)
+    neurons = LIFParameters(tau_mem_inv=torch.tensor(300.0), v_th=torch.tensor(0.3), alpha=torch.tensor(5.0))
+    return SequentialState(
+        torch.nn.Linear(64, hidden, bias=False), LIFCell(neurons), torch.nn.Linear(hidden, 10, bias=False), LICell()
+    )
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> tuple[nd.Deployment, Path, list[str]]:
+    """A network that needs three cores of the toy chip, compressed onto one, without Lava."""
+    out, news = tmp_path_factory.mktemp("deployed"), []
+    made = nd.compress(
+        model_for_digits(), torch.zeros(1, 64), nd.load_profile("tiny"), nd.load_data("digits"), OPTIONS,
+        out=out, cores=1, lava_samples=0, say=news.append,
+    )  # fmt: skip
+    return made, out, news
+
+
+def test_it_did_not_fit_and_now_does(deployment: tuple[nd.Deployment, Path, list[str]]) -> None:
+    report = deployment[0].report
+    assert report.before is not None
+    assert report.before.cores_used > 1
+    assert deployment[0].placement.fits
+    assert deployment[0].placement.cores_used == 1
+
+
+def test_every_layer_keeps_its_budget(deployment: tuple[nd.Deployment, Path, list[str]]) -> None:
+    for layer in deployment[0].report.layers:
+        assert layer.budget is not None
+        assert layer.now.synapse_memory_bits <= layer.budget.synapse_memory_bits
+        assert layer.now.input_axons <= layer.budget.input_axons
+        assert layer.now.output_axons <= layer.budget.output_axons
+
+
+def test_it_still_reads_digits_on_every_rung(deployment: tuple[nd.Deployment, Path, list[str]]) -> None:
+    rungs = deployment[0].report.accuracy
+    assert rungs.test_samples == 445
+    assert rungs.dense is not None
+    assert rungs.emulated is not None
+    assert rungs.dense > 0.85
+    assert rungs.emulated > 0.75
+    assert abs(rungs.emulated - (rungs.compressed or 0)) < 0.05
+    assert rungs.lava is None
+
+
+def test_its_files_are_there_and_agree(deployment: tuple[nd.Deployment, Path, list[str]]) -> None:
+    made, out, _ = deployment
+    said = json.loads((out / "report.json").read_text())
+    assert said == json.loads(json.dumps(made.report.to_json()))
+    assert (out / "report.txt").read_text() == f"{made.report}\n"
+    assert nd.read_netx(out / "model.net") == made.quantized
+    assert sorted(path.name for path in out.iterdir()) == ["model.net", "report.json", "report.txt", "weights.safetensors"]
+
+
+def test_its_weights_can_be_loaded_and_deployed_again(deployment: tuple[nd.Deployment, Path, list[str]]) -> None:
+    made, out, _ = deployment
+    model = model_for_digits()
+    nd.load_weights(model, out / "weights.safetensors")
+    assert nd.quantize(nd.extract(model, torch.zeros(1, 64)), nd.load_profile("tiny")) == made.quantized
+
+
+def test_it_tells_the_news_on_the_way(deployment: tuple[nd.Deployment, Path, list[str]]) -> None:
+    news = deployment[2]
+    assert news[0].startswith("Does not fit: ")
+    assert any(line.startswith("Dense: ") for line in news)
+    assert news[-1].endswith("Fits: 1 of 1 cores.")
+
+
+def test_an_earlier_run_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "record.npz").write_text("of an earlier run")
+    network = nd.extract(model_for_digits(), torch.zeros(1, 64))
+    report = nd.deploy(network, nd.load_profile("loihi2"), out=tmp_path).report
+    assert set(report.files) == {"network", "report", "text"}
+    assert not (tmp_path / "record.npz").exists()
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    network = nd.extract(model_for_digits(), torch.zeros(1, 64))
+    with pytest.raises(RequestError, match="out: is no folder to write to"):
+        nd.deploy(network, nd.load_profile("loihi2"), out=tmp_path / "out")
+
+
+@pytest.mark.lava
+def test_emulator_and_lava_agree_on_the_deployed_network(tmp_path: Path) -> None:
+    made = nd.compress(
+        model_for_digits(24), torch.zeros(1, 64), nd.load_profile("tiny"), nd.load_data("digits"),
+        nd.FitOptions(epochs_dense=1, epochs_compress=1, epochs_finetune=0, n_steps=6), out=tmp_path, cores=1, lava_samples=5,
+    )  # fmt: skip
+    assert made.report.lava == LavaCheck(steps=30, mismatches=0)
+    assert made.report.accuracy.lava_samples == 5
+    with np.load(tmp_path / "record.npz") as record:
+        assert record["spikes"].shape == record["v"].shape == (5, 10, 6)
+        assert json.loads(str(record["meta"]))["end"] == "lava"
+
+
+def test_the_demo_does_not_fit_the_core_that_it_is_given() -> None:
+    network = nd.extract(digits_model(), torch.zeros(1, 64))
+    assert not nd.inspect(network, nd.load_profile("loihi2"), cores=1).placement.fits
