@@ -21,7 +21,7 @@ from neurodeploy.network import Network
 from neurodeploy.resources import axon_bits, index_bits, slice_usage
 from neurodeploy.sharing import share_budget
 from neurodeploy.training.masks import RESOURCES, choose_synapses
-from neurodeploy.training.minimax import Compression, running
+from neurodeploy.training.minimax import PENALTY_RATE, Compression, running
 
 BITS = 8
 SCORES = st.one_of(st.integers(0, 3).map(float), st.floats(0, 10, width=32))
@@ -208,7 +208,7 @@ def test_y_climbs_by_the_share_that_should_be_zero_and_rests_when_it_is(compress
     share = float((squared * ~compression.survivors["layer1"]).sum() / squared.sum())
     compression.ascend()
     compression.ascend()
-    assert compression.penalties["layer1"] == pytest.approx(2 * share, rel=1e-4)
+    assert compression.penalties["layer1"] == pytest.approx(2 * PENALTY_RATE * share, rel=1e-4)
     compression.hold()
     y = dict(compression.penalties)
     compression.ascend()

@@ -14,11 +14,9 @@ from norse.torch import LICell, LIFRecurrentCell, SequentialState
 from rich.console import Console
 from spiking import SHORT, budget_for, build, few, weights
 
-from neurodeploy.budget import Budget
 from neurodeploy.errors import DataError
 from neurodeploy.frontends.norse import extract
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.records import EpochRecord
 from neurodeploy.training import (
     Batches,
     DataSplit,
@@ -44,17 +42,23 @@ def digits() -> DataSplit:
 
 
 @pytest.fixture(scope="module")
-def fitted(digits: DataSplit, tiny: HardwareProfile) -> tuple[SequentialState, Budget, tuple[EpochRecord, ...], list[Step]]:
-    model, steps = build(64, 150, 10), []
+def fitted(digits: DataSplit, tiny: HardwareProfile) -> Any:
+    model, steps, last = build(64, 150, 10), [], []
+
+    def note(step: Step) -> None:
+        steps.append(step)
+        if step.phase == "compress":
+            last[:] = weights(model)
+
     budget = budget_for(model, tiny, cores=3)
     options = FitOptions(epochs_dense=12, epochs_compress=10, epochs_finetune=6)
-    returned, history = fit(model, budget, digits.train, options, test=digits.test, progress=steps.append)
+    returned, history = fit(model, budget, digits.train, options, test=digits.test, progress=note)
     assert returned is model
-    return model, budget, history, steps
+    return model, budget, history, steps, last
 
 
 def test_digits_fit_the_budget_exactly(fitted: Any) -> None:
-    model, budget, history, _ = fitted
+    model, budget, history, *_ = fitted
     network = extract(model, torch.zeros(1, 64))
     budget.check(network)
     assert network.connectivity < 0.5
@@ -68,8 +72,13 @@ def test_digits_are_learnt_and_stay_learnt(fitted: Any) -> None:
     assert fitted[2][-1].test_accuracy > dense.test_accuracy - 0.015
 
 
+def test_little_is_left_to_cut_when_the_compression_closes(fitted: Any) -> None:
+    for before, after in zip(fitted[4], weights(fitted[0]), strict=True):
+        assert (before[after == 0] ** 2).sum() < 1e-3 * (before**2).sum()
+
+
 def test_the_history_tells_the_story(fitted: Any) -> None:
-    _, budget, history, _ = fitted
+    _, budget, history, *_ = fitted
     assert [(record.phase, record.epoch) for record in history] == [
         *(("dense", n) for n in range(12)), *(("compress", n) for n in range(10)), *(("finetune", n) for n in range(6)),
     ]  # fmt: skip
@@ -92,7 +101,7 @@ def test_progress_is_told_of_every_step(fitted: Any) -> None:
 
 
 def test_what_was_measured_is_what_the_model_answers(fitted: Any, digits: DataSplit) -> None:
-    model, _, history, _ = fitted
+    model, _, history, *_ = fitted
     accuracy, samples = evaluate(model, digits.test, FitOptions())
     assert samples == 445
     assert accuracy == history[-1].test_accuracy

@@ -24,8 +24,12 @@ from neurodeploy.errors import TrainingError
 from neurodeploy.network import INPUT, LI, Connection, Dense, Layer, Network, layer_name
 from neurodeploy.training.masks import RESOURCES, choose_synapses, usage_of
 
-PENALTY_RATE = 1.0
-"""How fast y climbs: per step, by this much times the share of a layer's squared weight that should be zero."""
+PENALTY_RATE = 100.0
+"""How fast y climbs: per step, by this much times the share of a layer's squared weight that should be zero.
+
+Fast enough that little is left to cut when the compression closes (1 leaves 0.2 % of the squared weight on digits, and at
+7 % connectivity costs six points of accuracy; 100 leaves 0.001 %), and pruned weights still come back while y is small.
+"""
 
 
 def find_layers(model: torch.nn.Module, budget: Budget) -> dict[str, torch.nn.Linear]:

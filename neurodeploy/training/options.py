@@ -44,7 +44,7 @@ class FitOptions:
     optimizer : callable
         (parameters, learning rate) -> torch optimizer; each phase starts a new one.
     mask_interval : int
-        Steps between two choices of the surviving synapses.
+        Steps between two choices of the surviving synapses; fewer (5) help where an epoch has few steps.
     compress_share : float
         Share of the compress phase, in 0..1, after which the full budget is in force.
     seed : int
@@ -60,8 +60,8 @@ class FitOptions:
     readout: Readout = "max"
     loss: Loss = torch.nn.functional.cross_entropy
     optimizer: OptimizerFactory = adam
-    mask_interval: int = 20
-    compress_share: float = 0.7
+    mask_interval: int = 10
+    compress_share: float = 0.5
     seed: int = 0
 
     def __post_init__(self) -> None:
