@@ -32,6 +32,7 @@ from neurodeploy.network import INPUT, LI, LIF, Connection, Dense, Layer, Networ
 
 Floats = NDArray[np.float64]
 
+_PER_NEURON = ("tau_syn_inv", "tau_mem_inv", "v_leak", "v_th", "v_reset")
 SUPPORTED = "Linear, LIFCell, LIFBoxCell, IAFCell, LICell, LIBoxCell, Flatten, Dropout, Identity"
 
 
@@ -79,17 +80,19 @@ def extract(model: torch.nn.Module, sample: torch.Tensor) -> Network:
     shape, is_flat = tuple(sample.shape[1:]), sample.ndim == 2
     for path, module in _leaves(model):
         match module:
-            case torch.nn.Dropout() | torch.nn.Identity():
+            case torch.nn.Dropout() | torch.nn.Identity() if type(module) in (torch.nn.Dropout, torch.nn.Identity):
                 continue
-            case torch.nn.Flatten():
+            case torch.nn.Flatten() if type(module) is torch.nn.Flatten:
                 is_flat = _flattens(path, module)
             case torch.nn.Linear() if type(module) is torch.nn.Linear:
                 _check_input(path, module, waiting, is_flat, shape)
+                _check_source(path, module, layers)
                 waiting = (path, module)
             case _:
-                cell = _cell(path, module)
+                reader = _reader(path, module)
                 if waiting is None:
                     raise ExtractError(_at(path, module), "has no Linear in front of it", remedy="Put its weights before it.")
+                cell = _cell(path, module, reader, waiting[1].out_features)
                 layers.append(_layer(*waiting, cell, layers))
                 steps |= set() if cell.timestep_s is None else {cell.timestep_s}
                 waiting = None
@@ -113,6 +116,14 @@ def _check_input(
         raise ExtractError(
             _at(path, linear), f"would act on the last side of an input of shape {shape} only", remedy="Put a Flatten before it."
         )
+
+
+def _check_source(path: str, linear: torch.nn.Linear, layers: list[Layer]) -> None:
+    if layers and isinstance(layers[-1].neuron, LI):
+        raise ExtractError(
+            _at(path, linear), f"takes the membrane of {layers[-1].name!r}, which never fires", source="the chip sends spikes",
+            remedy="A readout (LICell, LIBoxCell) has to be last; use a neuron that fires before another layer.",
+        )  # fmt: skip
 
 
 def _network(shape: tuple[int, ...], layers: list[Layer], steps: set[float]) -> Network:
@@ -150,7 +161,7 @@ def _flattens(path: str, module: torch.nn.Flatten) -> bool:
 
 def _layer(path: str, linear: torch.nn.Linear, cell: _Cell, before: list[Layer]) -> Layer:
     """The layer that a Linear and its cell make."""
-    weight, gain = _numbers(path, "weight", linear.weight), cell.gain
+    weight, gain = _numbers(_at(path, linear), "weight", linear.weight), cell.gain
     bias: Floats = np.zeros(())
     if linear.bias is not None and bool((linear.bias != 0).any()):
         if cell.has_current:
@@ -159,7 +170,7 @@ def _layer(path: str, linear: torch.nn.Linear, cell: _Cell, before: list[Layer])
                 source="the chip adds a bias to v, not to the current",
                 remedy="Build it with bias=False, or use a neuron without current (LIFBoxCell, LIBoxCell, IAFCell).",
             )  # fmt: skip
-        bias = _numbers(path, "bias", linear.bias) * gain
+        bias = _numbers(_at(path, linear), "bias", linear.bias) * gain
     try:
         return Layer(
             name=layer_name(path),
@@ -174,11 +185,18 @@ def _layer(path: str, linear: torch.nn.Linear, cell: _Cell, before: list[Layer])
         raise ExtractError(_at(path, linear), f"{error.where} {error.what}", remedy=error.remedy) from error
 
 
-def _cell(path: str, module: torch.nn.Module) -> _Cell:
+def _reader(path: str, module: torch.nn.Module) -> Callable[[str, Any], _Cell]:
+    if type(module) not in _READERS:
+        raise ExtractError(_at(path, module), "is not supported yet", remedy=f"Supported are {SUPPORTED}.")
+    return _READERS[type(module)]
+
+
+def _cell(path: str, module: torch.nn.Module, reader: Callable[[str, Any], _Cell], n_neurons: int) -> _Cell:
     where = _at(path, module)
-    reader = _READERS.get(type(module))
-    if reader is None:
-        raise ExtractError(where, "is not supported yet", remedy=f"Supported are {SUPPORTED}.")
+    for name in _PER_NEURON:
+        shape = tuple(np.shape(getattr(module.p, name, 0.0)))
+        if shape not in ((), (1,), (n_neurons,)):
+            raise ExtractError(where, f"its {name} has shape {shape}, not () or ({n_neurons},)")
     try:
         return reader(where, module)
     except NetworkError as error:

@@ -1,0 +1,250 @@
+"""What a Norse model cannot bring onto the chip exactly is refused, by path and type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from norse.torch import IAFCell, IAFParameters, LICell, LIFBoxCell, LIFCell, LIFParameters, LIFRecurrentCell, SequentialState
+from norse.torch.functional.leaky_integrator import LIParameters
+from norse.torch.functional.lif_box import LIFBoxParameters
+from norse.torch.functional.reset import reset_subtract
+from torch.nn import Conv2d, Dropout, Flatten, Linear
+from torch.nn.utils.parametrizations import weight_norm
+
+from neurodeploy.errors import ExtractError
+from neurodeploy.frontends.norse import extract
+
+
+class Doubles(SequentialState):
+    def forward(self, input_tensor: torch.Tensor, state: Any = None) -> Any:
+        x, state = super().forward(input_tensor, state)
+        return 2 * x, state
+
+
+class LoudDropout(Dropout):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 3 * x
+
+
+class FlattenHalf(Flatten):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x)[:, ::2]
+
+
+def lif(**parameters: Any) -> LIFCell:
+    return LIFCell(LIFParameters(**{name: torch.as_tensor(value) for name, value in parameters.items()}))
+
+
+def linear(n_in: int, n_out: int) -> Linear:
+    return Linear(n_in, n_out, bias=False)
+
+
+def chain(*modules: torch.nn.Module) -> SequentialState:
+    """Three inputs, four neurons of the cell given."""
+    return SequentialState(linear(3, 4), *modules)
+
+
+def with_weight(value: float) -> Linear:
+    made = linear(3, 4)
+    torch.nn.init.constant_(made.weight, value)
+    return made
+
+
+def with_bias(value: float) -> Linear:
+    made = Linear(3, 4)
+    torch.nn.init.constant_(made.bias, value)
+    return made
+
+
+SUBTRACTS = LIFBoxCell(LIFBoxParameters(reset_method=reset_subtract))
+SAMPLE = torch.zeros(1, 3)
+NO_RESET = r"leaks to 1\.0 but resets to 0\.0 \(the chip's membrane starts, leaks and resets to one value\)\. Set v_leak equal"
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        pytest.param(
+            SequentialState(with_bias(1.0), LIFCell()),
+            r"^0 \(Linear\): has a bias in front of neurons with a syn",
+            id="a bias before a current",
+        ),
+        pytest.param(
+            SequentialState(with_bias(1.0), LICell()),
+            r"0 \(Linear\): has a bias .*use a neuron without",
+            id="a bias before a readout with one",
+        ),
+        pytest.param(
+            SequentialState(Conv2d(1, 2, 3), LIFCell()),
+            r"^0 \(Conv2d\): is not supported yet\. Supported are Linear, LIF",
+            id="a convolution",
+        ),
+        pytest.param(
+            chain(LIFRecurrentCell(4, 4)),
+            r"^1 \(LIFRecurrentCell\): is not supported yet",
+            id="recurrence",
+        ),
+        pytest.param(
+            chain(torch.nn.ReLU(), LIFCell()),
+            r"^1 \(ReLU\): is not supported yet",
+            id="an activation",
+        ),
+        pytest.param(
+            SequentialState(weight_norm(linear(3, 4)), LIFCell()),
+            r"0 \(ParametrizedLinear\): is not supported",
+            id="a linear of another kind",
+        ),
+        pytest.param(
+            chain(LoudDropout(), LIFCell()),
+            r"^1 \(LoudDropout\): is not supported yet",
+            id="a dropout of its own mind",
+        ),
+        pytest.param(
+            SequentialState(FlattenHalf(), linear(3, 4), LIFCell()),
+            r"^0 \(FlattenHalf\): is not supported yet",
+            id="a flatten of its own mind",
+        ),
+        pytest.param(
+            chain(SUBTRACTS),
+            r"^1 \(LIFBoxCell\): resets by reset_subtract \(the chip's LIF resets to a value\)",
+            id="reset by subtraction",
+        ),
+        pytest.param(
+            chain(lif(v_leak=1.0, v_th=2.0)),
+            rf"^1 \(LIFCell\): {NO_RESET}",
+            id="a leak elsewhere",
+        ),
+        pytest.param(
+            chain(LIFBoxCell(LIFBoxParameters(v_leak=torch.tensor(1.0)))),
+            rf"1 \(LIFBoxCell\): {NO_RESET}",
+            id="a box that leaks elsewhere",
+        ),
+        pytest.param(
+            chain(LIFCell(), linear(4, 2)),
+            r"^2 \(Linear\): ends the model without neurons\. Put a readout such as LICell",
+            id="no neurons",
+        ),
+        pytest.param(
+            chain(Dropout(), linear(4, 4), LIFCell()),
+            r"^2 \(Linear\): follows '0' with no neurons between them\. Merge",
+            id="no neurons between",
+        ),
+        pytest.param(
+            chain(LIFCell(), LIFCell()),
+            r"^2 \(LIFCell\): has no Linear in front of it",
+            id="no weights",
+        ),
+        pytest.param(
+            chain(LICell(), linear(4, 2), LICell()),
+            r"^2 \(Linear\): takes the membrane of 'layer0', which never fires .* has to be last",
+            id="a readout that is read",
+        ),
+        pytest.param(
+            chain(LIFCell(dt=0.002), linear(4, 2), LICell()),
+            r"^model: its cells have different time steps: \[0\.001, 0\.002\] s",
+            id="two clocks",
+        ),
+        pytest.param(
+            SequentialState(linear(4, 4), LIFCell()),
+            r"^sample: has 3 inputs a step \(shape \(3,\)\), the model expects 4",
+            id="too few weights",
+        ),
+        pytest.param(
+            chain(LIFCell(), linear(5, 2), LICell()),
+            r"^layer 'layer2': expects 5 inputs, but 'layer0' has 4",
+            id="weights that do not meet",
+        ),
+        pytest.param(
+            LIFCell(),
+            r"^model: is a LIFCell, not a SequentialState\. Give a norse\.torch\.SequentialState",
+            id="a cell alone",
+        ),
+        pytest.param(
+            Doubles(linear(3, 4), LIFCell()),
+            r"^model: is a Doubles, not a SequentialState",
+            id="a container of its own mind",
+        ),
+        pytest.param(
+            SequentialState(Doubles(linear(3, 4), LIFCell())),
+            r"^0 \(Doubles\): is not supported yet",
+            id="one inside",
+        ),
+        pytest.param(
+            SequentialState(),
+            r"^model: holds no layer\. Supported are Linear",
+            id="nothing",
+        ),
+        pytest.param(
+            chain(lif(v_th=0.0)),
+            r"1 \(LIFCell\): LIF\.threshold 0\.0 is not above the reset potential\. A neuron at rest",
+            id="a threshold at rest",
+        ),
+        pytest.param(
+            SequentialState(with_weight(float("nan")), LIFCell()),
+            r"^0 \(Linear\): its weight is not finite",
+            id="NaN weights",
+        ),
+        pytest.param(
+            SequentialState(with_bias(float("inf")), IAFCell()),
+            r"^0 \(Linear\): its bias is not finite",
+            id="infinite bias",
+        ),
+        pytest.param(
+            chain(lif(v_th=float("nan"))),
+            r"^1 \(LIFCell\): its v_th is not finite",
+            id="NaN parameters",
+        ),
+        pytest.param(
+            chain(lif(tau_mem_inv=1500.0)),
+            r"^1 \(LIFCell\): LIF\.voltage_decay 1\.5 is outside 0\.0\.\.1\.0",
+            id="a decay above 1",
+        ),
+        pytest.param(
+            chain(LICell(LIParameters(tau_syn_inv=torch.tensor(-1.0)))),
+            r"\(LICell\): LI\.current_decay -0\.001 is out",
+            id="a current that grows",
+        ),
+        pytest.param(
+            chain(lif(tau_mem_inv=[1.0] * 3)),
+            r"^1 \(LIFCell\): its tau_mem_inv has shape \(3,\), not \(\) or \(4,\)",
+            id="too few taus",
+        ),
+        pytest.param(
+            chain(IAFCell(IAFParameters(v_th=torch.ones(5)))),
+            r"^1 \(IAFCell\): its v_th has shape \(5,\), not",
+            id="too many thresholds",
+        ),
+        pytest.param(
+            SequentialState(Flatten(0, 1), linear(3, 4), LIFCell()),
+            r"^0 \(Flatten\): flattens dimensions 0\.\.1, not 1\.\.-1",
+            id="a part flattened",
+        ),
+    ],
+)
+def test_what_cannot_come_in_exactly_is_refused_by_name(model: torch.nn.Module, message: str) -> None:
+    with pytest.raises(ExtractError, match=message):
+        extract(model, SAMPLE)
+
+
+def test_a_layer_cannot_be_called_as_the_input_is() -> None:
+    model = SequentialState()
+    model.add_module("input", linear(3, 4))
+    model.add_module("cell", LIFCell())
+    with pytest.raises(ExtractError, match=r"^input \(Linear\): layer 'input' needs a name of its own, without a slash"):
+        extract(model, SAMPLE)
+
+
+def test_an_input_of_many_sides_has_to_be_flattened() -> None:
+    with pytest.raises(
+        ExtractError, match=r"^0 \(Linear\): would act on the last side .* shape \(2, 3\) only\. Put a Flatten before"
+    ):
+        extract(chain(LIFCell()), torch.zeros(1, 2, 3))
+
+
+@pytest.mark.parametrize("sample", [torch.zeros(3), np.zeros((1, 3)), None])
+def test_a_sample_is_a_batch_of_one_step(sample: Any) -> None:
+    with pytest.raises(ExtractError, match=r"^sample: is not a tensor \(batch, \*input_shape\)\. Give one step of input\.$"):
+        extract(chain(LIFCell()), sample)
