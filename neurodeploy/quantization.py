@@ -129,16 +129,15 @@ def _rounded(weight: NDArray[np.float64], scale: float) -> NDArray[np.int64]:
 def _avoid_misreading(weight: NDArray[np.float64], scale: float, integers: NDArray[np.int64]) -> tuple[float, NDArray[np.int64]]:
     """Shrink the scale, a step of the largest weight at a time, while Lava would read other weights than these.
 
-    Rounding can leave a matrix of zeros and negative powers of two, which Lava misreads (`as_lava_reads`).
+    Rounding can leave a matrix of zeros and negative powers of two, which Lava misreads (`as_lava_reads`). What it took
+    from the matrix stays out, so that a sign that is lost costs the others no bit and does not come back.
     """
-    tried, rounded = scale, integers
-    while rounded.any() and not np.array_equal(as_lava_reads(rounded), rounded):
-        largest = int(np.abs(rounded).max())
-        if largest <= 1:
-            return scale, integers  # nothing finer is left: the writer of the file will say so
-        tried *= (largest - 1) / largest
-        rounded = _rounded(weight, tried)
-    return tried, rounded
+    kept = np.where(integers != 0, weight, 0.0)
+    while integers.any() and not np.array_equal(as_lava_reads(integers), integers):
+        largest = int(np.abs(integers).max())
+        scale *= (largest - 1) / largest
+        integers = _rounded(kept, scale)
+    return scale, integers
 
 
 def _integer(value: NDArray[np.float64] | float) -> NDArray[np.int64]:
@@ -189,7 +188,7 @@ class LayerError:
     synapses_lost : int
         Weights that were not zero and are now.
     worst_current_bits, worst_voltage_bits : float
-        Bits that u and v would need if every synapse of one sign fired at every step; above 24 they can overflow.
+        Bits that u and v would need if every synapse of one sign fired at every step; from 24 on they can overflow.
     """
 
     layer: str
@@ -202,7 +201,7 @@ class LayerError:
 
     @property
     def can_overflow(self) -> bool:
-        return max(self.worst_current_bits, self.worst_voltage_bits) > 24
+        return max(self.worst_current_bits, self.worst_voltage_bits) >= 24
 
 
 def quantization_errors(network: Network, quantized: QuantizedNetwork) -> tuple[LayerError, ...]:
