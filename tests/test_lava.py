@@ -118,8 +118,8 @@ def test_drawn_networks_run_as_in_the_emulator(ran: Ran) -> None:
 
 @pytest.mark.slow
 def test_hundreds_of_drawn_networks_run_as_in_the_emulator() -> None:
-    jobs = drawn_jobs(500)
-    assert assert_equal_to_emulator(jobs, run_lava_jobs(jobs, record="all", time_limit_s=3600)) > 5000
+    jobs = drawn_jobs(300)
+    assert assert_equal_to_emulator(jobs, run_lava_jobs(jobs, record="all", time_limit_s=3600)) > 2000
 
 
 def test_states_past_24_bits(ran: Ran) -> None:
@@ -269,7 +269,8 @@ run_lava(read_netx(sys.argv[1]), np.ones((1, 1, 30_000), dtype=np.uint8), time_l
 def test_a_caller_that_ends_takes_lava_along(tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C in the middle of a run; and a caller that has no chance to clean up at all."""
     command = [sys.executable, "-c", CALLER, str(write_netx(NETWORK, tmp_path / "model.net"))]
-    caller = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(tmp_path)}
+    caller = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
     deadline = time.monotonic() + LONG_S
     group, memory = 0, set()
     while time.monotonic() < deadline and not (memory and len(processes("pgrp", group)) > 5):
@@ -284,6 +285,7 @@ def test_a_caller_that_ends_takes_lava_along(tmp_path: Path, number: signal.Sign
         time.sleep(0.1)
     assert processes("session", group) == []
     assert [name for name in memory if Path(name).exists()] == []
+    assert list(tmp_path.glob("neurodeploy-lava-*")) == []
 
 
 def test_lava_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

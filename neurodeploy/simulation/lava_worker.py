@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -24,16 +25,18 @@ PART_STEPS = 200
 
 def main(folder: Path) -> None:
     """Run every job in the folder, one after another."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     _keep_bytecode(folder)
     done = 0
     for job in json.loads((folder / "jobs.json").read_text()):
         done = _run(folder, job, done)
 
 
-def _end_with_parent() -> None:
-    """Wait for the pipe from the parent to break, which it does when the parent is no more; then end this and all it started."""
+def _end_with_parent(folder: Path) -> None:
+    """Wait for the pipe from the parent to break, as it does when the parent is no more; then end all, and leave no files."""
     os.read(sys.stdin.fileno(), 1)
+    for _ in range(3):  # a step may be noted down meanwhile
+        shutil.rmtree(folder, ignore_errors=True)
     os.killpg(0, signal.SIGTERM)
 
 
