@@ -121,12 +121,13 @@ class _Run:
         yield from self._phase("finetune", self.options.epochs_finetune)
 
     def _phase(self, phase: Phase, epochs: int) -> Iterator[EpochRecord]:
+        if epochs == 0:
+            return
         trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        if epochs and not trainable:
+        if not trainable:
             raise TrainingError("model", "has no parameters to train")
-        optimizer = self.options.optimizer(trainable, self.options.learning_rate) if epochs else None
+        optimizer = self.options.optimizer(trainable, self.options.learning_rate)
         for epoch in range(epochs):
-            assert optimizer is not None
             yield self._epoch(phase, epoch, epochs, optimizer)
 
     def _epoch(self, phase: Phase, epoch: int, epochs: int, optimizer: torch.optim.Optimizer) -> EpochRecord:
