@@ -6,8 +6,10 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,10 +106,11 @@ def load_spikes(path: str | os.PathLike[str]) -> NDArray[Any]:
         No such file, or no array of numbers in it.
     """
     try:
-        array = np.load(path, allow_pickle=False)
+        with Path(path).open("rb") as file:
+            array = np.load(file, allow_pickle=False)
     except FileNotFoundError as error:
         raise DataError(str(path), "no such file") from error
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile, MemoryError) as error:
         raise DataError(str(path), f"is not an .npy file of numbers: {' '.join(str(error).split())[:120]}") from error
     if not isinstance(array, np.ndarray):
         raise DataError(str(path), "holds several arrays", remedy="Save one array with numpy.save.")
