@@ -9,8 +9,9 @@ a neuron's spikes go to, and with them its output axons, are known when it finds
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +20,14 @@ from neurodeploy.errors import PlacementError, RequestError
 from neurodeploy.hardware import HardwareProfile, Limit
 from neurodeploy.network import Layer, Network
 from neurodeploy.quantized import QuantizedLayer, QuantizedNetwork
-from neurodeploy.resources import DEFAULT_WEIGHT_BITS, SynapseCounts, Usage, axon_bits, bits_of, weight_bits
+from neurodeploy.resources import DEFAULT_WEIGHT_BITS, SynapseCounts, Usage, bits_of, least_axon_bits, weight_bits
 
 RESOURCES = ("neurons", "synapse_memory_bits", "input_axons", "output_axons")
 """What a core has a limit of; the profile's key is the name with ``_per_core``."""
+
+Layers: TypeAlias = "tuple[Layer | QuantizedLayer, ...]"
+Cut: TypeAlias = "tuple[str, int, int, int]"
+"""Layer, core, start, stop: neurons start..stop-1 of the layer are to stand on the core."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,10 +143,7 @@ class Placement:
 
 
 def place(
-    network: QuantizedNetwork,
-    profile: HardwareProfile,
-    *,
-    cores: int | None = None,
+    network: QuantizedNetwork, profile: HardwareProfile, *, cores: int | None = None, plan: Sequence[Cut] = ()
 ) -> Placement:
     """Put a network on the fewest cores.
 
@@ -149,22 +151,30 @@ def place(
     ----------
     cores : int, optional
         How many it may use; all of the profile's by default.
+    plan : sequence of (layer, core, start, stop), optional
+        How it stands if it fits only so: the slices of a budget that it keeps. Seldom needed; laid closely, the targets of
+        a neuron may be cut apart where the plan does not cut, and take an output axon more.
 
     Raises
     ------
     PlacementError
         It does not fit; the error names layer, resource, need, limit and its source.
     RequestError
-        `cores` is not within 1..what the profile has.
+        `cores` is not within 1..what the profile has, or `plan` is not of this network.
     """
-    placement = lay_out(network, profile, cores=cores)
+    placement = lay_out(network, profile, cores=cores, plan=plan)
     for overrun in placement.overruns():
         raise overrun
     return placement
 
 
 def lay_out(
-    network: Network | QuantizedNetwork, profile: HardwareProfile, *, cores: int | None = None, bits: int = DEFAULT_WEIGHT_BITS
+    network: Network | QuantizedNetwork,
+    profile: HardwareProfile,
+    *,
+    cores: int | None = None,
+    bits: int = DEFAULT_WEIGHT_BITS,
+    plan: Sequence[Cut] = (),
 ) -> Placement:
     """As `place`, but for floats too (with weights of `bits` bits), and whether it fits or not.
 
@@ -173,10 +183,26 @@ def lay_out(
     available = profile.cores if cores is None else cores
     if not 1 <= available <= profile.cores:
         raise RequestError("cores", f"{cores} is outside 1..{profile.cores}", source=profile.cores_per_chip.where)
-    widths = {layer.name: weight_bits(bits_of(layer, bits), profile) for layer in network}
+    layers: Layers = network.layers
+    widths = {layer.name: weight_bits(bits_of(layer, bits), profile) for layer in layers}
+    closely = Placement(
+        profile=profile,
+        cores_available=available,
+        cores_lower_bound=_lower_bound(network, profile, widths),
+        weight_bits=widths,
+        n_weights={layer.name: layer.weight.size for layer in layers},
+        slices=_filled(layers, profile, widths),
+    )
+    if not plan or closely.fits:
+        return closely
+    planned = replace(closely, slices=_as_planned(layers, profile, widths, plan))
+    return planned if planned.fits else closely
+
+
+def _filled(layers: Layers, profile: HardwareProfile, widths: dict[str, int]) -> tuple[Slice, ...]:
+    """One core after another filled to its limits, the last layer first."""
     core = _Core(profile, 0)
     slices: list[Slice] = []
-    layers: tuple[Layer | QuantizedLayer, ...] = network.layers
     for layer in reversed(layers):
         filling = _Filling(layer, widths[layer.name], _target_cores(layer, layers, slices))
         stop = layer.n_neurons
@@ -187,14 +213,19 @@ def lay_out(
                 stop = slices[-1].start
             if stop > 0:
                 core = _Core(profile, core.number + 1)
-    return Placement(
-        profile=profile,
-        cores_available=available,
-        cores_lower_bound=_lower_bound(network, profile, widths),
-        weight_bits=widths,
-        n_weights={layer.name: layer.weight.size for layer in layers},
-        slices=_first_layer_first(slices),
-    )
+    first_core_first = (replace(part, core=core.number - part.core) for part in reversed(slices))
+    return tuple(sorted(first_core_first, key=lambda part: part.core))
+
+
+def _as_planned(layers: Layers, profile: HardwareProfile, widths: dict[str, int], plan: Sequence[Cut]) -> tuple[Slice, ...]:
+    slices: list[Slice] = []
+    for layer in reversed(layers):
+        cuts = sorted((start, stop, core) for name, core, start, stop in plan if name == layer.name)
+        if [n for start, stop, _ in cuts for n in range(start, stop)] != list(range(layer.n_neurons)):
+            raise RequestError("plan", f"does not give each neuron of layer {layer.name!r} one core")
+        filling = _Filling(layer, widths[layer.name], _target_cores(layer, layers, slices))
+        slices[:0] = [filling.measure(start, stop, core, profile) for start, stop, core in cuts]
+    return tuple(sorted(slices, key=lambda part: part.core))
 
 
 class _Filling:
@@ -244,9 +275,7 @@ def _use(part: Slice, resource: str) -> int:
     return part.output_axons if resource == "output_axons" else int(getattr(part.usage, resource))
 
 
-def _target_cores(
-    layer: Layer | QuantizedLayer, layers: tuple[Layer | QuantizedLayer, ...], placed: list[Slice]
-) -> NDArray[np.int64]:
+def _target_cores(layer: Layer | QuantizedLayer, layers: Layers, placed: list[Slice]) -> NDArray[np.int64]:
     """(n_neurons,): to how many cores each neuron's spikes go."""
     reached: dict[int, NDArray[np.bool_]] = {}
     for target in layers:
@@ -259,23 +288,11 @@ def _target_cores(
     return np.sum(list(reached.values()), axis=0, dtype=np.int64) if reached else np.zeros(layer.n_neurons, dtype=np.int64)
 
 
-def _first_layer_first(slices: list[Slice]) -> tuple[Slice, ...]:
-    """Cores renumbered so that the input's end of the network stands on core 0."""
-    last = max(part.core for part in slices)
-    renumbered = [
-        Slice(layer=s.layer, core=last - s.core, start=s.start, stop=s.stop, usage=s.usage, output_axons=s.output_axons)
-        for s in reversed(slices)
-    ]
-    return tuple(sorted(renumbered, key=lambda part: part.core))
-
-
 def _lower_bound(network: Network | QuantizedNetwork, profile: HardwareProfile, widths: dict[str, int]) -> int:
     """Cores that the limits alone imply, however the layers are cut."""
-    bits = axons = 0
-    for layer in network:
-        synapses = np.count_nonzero(layer.weight, axis=0)
-        bits += int(axon_bits(synapses, widths[layer.name], 0, profile).sum())
-        axons += int(np.count_nonzero(synapses))
+    synapses = {layer.name: np.count_nonzero(layer.weight, axis=0) for layer in network}
+    bits = sum(int(least_axon_bits(n, widths[name], profile).sum()) for name, n in synapses.items())
+    axons = sum(int(np.count_nonzero(n)) for n in synapses.values())
     return max(
         math.ceil(network.n_neurons / profile.neurons_per_core.number),
         math.ceil(bits / profile.synapse_memory_bits_per_core.number),

@@ -68,6 +68,14 @@ def axon_bits(n_synapses: NDArray[np.int64], weight_bits: int, index_bits: int, 
     return bits
 
 
+def least_axon_bits(n_synapses: NDArray[np.int64], weight_bits: int, profile: HardwareProfile) -> NDArray[np.int64]:
+    """Memory that input axons need on all cores together, however their targets are cut: no index, and rounded up once."""
+    unit, n = profile.memory_unit_bits.number, np.asarray(n_synapses, dtype=np.int64)
+    blocks = -(-n // profile.synapses_per_block.number)
+    units: NDArray[np.int64] = -(-(n * weight_bits + blocks * profile.block_header_bits.number) // unit)
+    return units * unit
+
+
 def index_bits(n_neurons: int, profile: HardwareProfile) -> int:
     """Narrowest allowed index that tells `n_neurons` targets apart."""
     needed = max(1, (n_neurons - 1).bit_length())
