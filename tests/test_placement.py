@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from math import ceil
 
@@ -38,7 +38,6 @@ CHIPS = st.fixed_dictionaries({
     "memory_unit_bits": st.sampled_from([1, 8, 64]),
     "synapses_per_block": st.sampled_from([4, 60, 64]),
 })  # fmt: skip
-
 
 # ---------------------------------------------------------------------------------------------- counted anew
 
@@ -159,10 +158,6 @@ def pruned_at_random(network: Network, budget: Budget, rng: np.random.Generator)
     return network
 
 
-def cuts(budget: Budget) -> Iterator[tuple[str, int, int, int]]:
-    return ((part.layer, part.core, part.start, part.stop) for part in budget.slices)
-
-
 @settings(max_examples=60)
 @given(sizes=SIZES, numbers=CHIPS, connectivity=CONNECTIVITY, seed=st.integers(0, 99))
 def test_a_network_within_its_budget_is_placed_within_its_cores(
@@ -175,7 +170,8 @@ def test_a_network_within_its_budget_is_placed_within_its_cores(
         assume(False)
         raise
     kept = quantize(pruned_at_random(network, budget, np.random.default_rng(seed)), chip)
-    placement = place(kept, chip, cores=budget.cores, plan=tuple(cuts(budget)))
+    plan = [(part.layer, part.core, part.start, part.stop) for part in budget.slices]
+    placement = place(kept, chip, cores=budget.cores, plan=plan)
     assert_true_to(kept, placement)
     assert placement.cores_used <= budget.cores
 
@@ -253,8 +249,8 @@ def test_slices_of_a_layer_may_be_stored_each_in_its_own_way(make_chip: MakeChip
 
 def test_the_first_layer_stands_on_the_first_core(make_network: MakeNetwork, make_chip: MakeChip) -> None:
     placement = lay_out(make_network([4, 9, 9, 9]), make_chip(neurons_per_core=4))
-    assert [part.core for part in placement.slices] == sorted(part.core for part in placement.slices)
-    assert [part.layer for part in placement.slices] == sorted(part.layer for part in placement.slices)
+    where = [(part.core, part.layer, part.start) for part in placement.slices]
+    assert where == sorted(where)
     assert {part.core for part in placement.slices} == set(range(placement.cores_used))
 
 
