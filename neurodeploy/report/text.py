@@ -21,7 +21,8 @@ _COLUMNS = {
 def as_text(*parts: RenderableType) -> str:
     """Parts of a report as plain text, at most `WIDTH` columns wide."""
     buffer = io.StringIO()
-    Console(file=buffer, width=WIDTH, no_color=True, highlight=False).print(*parts, sep="\n")
+    console = Console(file=buffer, width=WIDTH, no_color=True, highlight=False, markup=False, emoji=False)
+    console.print(*parts, sep="\n")
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
 
 

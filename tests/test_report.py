@@ -1,0 +1,279 @@
+"""What is said of a network on a chip: the keys that scripts rely on, the text that people read, the rungs of accuracy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from norse.torch import LIBoxCell, LIFBoxCell, SequentialState
+from norse.torch.functional.leaky_integrator_box import LIBoxParameters
+from paper import in_integers, layer_of
+from spiking import SHORT, few
+
+from neurodeploy.frontends.norse import extract
+from neurodeploy.hardware import HardwareProfile, load_profile
+from neurodeploy.network import Network
+from neurodeploy.placement import Placement, lay_out, place
+from neurodeploy.quantization import quantize
+from neurodeploy.report import Accuracy, LavaCheck, Report, binding, inspection, measure, summarize, versions
+from neurodeploy.report.ladder import for_simulator, outputs
+from neurodeploy.report.text import accuracy_table, as_text, layer_table
+from neurodeploy.sharing import share_budget
+from neurodeploy.simulation import simulate
+
+TINY = load_profile("tiny")
+COUNTS = ["neurons", "synapses", "weight_bits", "encoding", "synapse_memory_bits", "input_axons", "output_axons", "cores"]
+
+# ---------------------------------------------------------------------------------------------- what scripts rely on
+
+
+@pytest.fixture
+def before(make_network: Callable[..., Network]) -> Placement:
+    """Too much for one core of the toy chip."""
+    return lay_out(make_network([40, 50, 5]), TINY, cores=1)
+
+
+@pytest.fixture
+def after() -> Placement:
+    """What is left of it, on that core."""
+    hidden, readout = np.zeros((50, 40), dtype=int), np.zeros((5, 50), dtype=int)
+    hidden[:25, :10], readout[:, :25] = 7, -3
+    network = in_integers(layer_of(hidden, name="layer1", vth=9, bits=4), layer_of(readout, name="layer2", source="layer1"))
+    return lay_out(network, TINY, cores=1)
+
+
+def test_report_json_has_the_keys_that_were_promised(
+    make_network: Callable[..., Network], before: Placement, after: Placement
+) -> None:
+    budget = share_budget(make_network([40, 50, 5]), TINY, cores=2)
+    said = summarize(TINY, budget, after, before=before).to_json()
+    assert list(said) == ["target", "seed", "versions", "fits", "binding", "cores", "accuracy", "lava", "layers", "files"]
+    assert list(said["fits"]) == ["before", "after"]
+    assert list(said["cores"]) == ["used", "available", "lower_bound"]
+    rungs = ["dense", "compressed", "quantized", "emulated", "lava", "test_samples", "lava_samples"]
+    assert list(said["accuracy"]) == rungs
+    assert list(said["lava"]) == ["steps", "mismatches"]
+    for broken in said["binding"]:
+        assert list(broken) == ["layer", "resource", "need", "limit", "source", "remedy"]
+    for layer in said["layers"]:
+        assert set(layer) == {"name", "connectivity", "before", "budget", *COUNTS}
+        assert set(layer["before"]) == set(COUNTS)
+        assert set(layer["budget"]) == {*COUNTS, "binds"} - {"encoding"}
+
+
+def test_inspect_json_has_the_keys_that_were_promised(before: Placement) -> None:
+    said = inspection(before, None)
+    assert list(said) == ["target", "fits", "binding", "cores", "layers"]
+    assert (said["target"], said["fits"]) == ("tiny", False)
+    assert said["binding"] == binding(before)
+    assert [set(layer) for layer in said["layers"]] == [{"name", "connectivity", "before", "budget", *COUNTS}] * 2
+    assert [(layer["before"], layer["budget"]) for layer in said["layers"]] == [(None, None)] * 2
+
+
+def test_what_was_not_run_is_null(after: Placement) -> None:
+    said = summarize(TINY, None, after).to_json()
+    assert (said["seed"], said["fits"], said["lava"]) == (
+        None,
+        {"before": None, "after": True},
+        {"steps": None, "mismatches": None},
+    )
+    assert set(said["accuracy"].values()) == {None}
+    assert [(layer["before"], layer["budget"]) for layer in said["layers"]] == [(None, None)] * 2
+    assert (said["binding"], said["files"]) == ([], {})
+
+
+def test_what_was_run_is_there(before: Placement, after: Placement) -> None:
+    report = summarize(
+        TINY, None, after, before=before, seed=3, accuracy=Accuracy(dense=0.9, lava=0.5, test_samples=10, lava_samples=2),
+        lava=LavaCheck(steps=64, mismatches=0), files={"network": "out/model.net"},
+    )  # fmt: skip
+    said = json.loads(json.dumps(report.to_json()))
+    assert said == report.to_json()
+    assert (said["target"], said["seed"], said["fits"]) == ("tiny", 3, {"before": False, "after": True})
+    assert said["accuracy"] == {
+        "dense": 0.9, "compressed": None, "quantized": None, "emulated": None, "lava": 0.5, "test_samples": 10, "lava_samples": 2,
+    }  # fmt: skip
+    assert (said["lava"], said["files"]) == ({"steps": 64, "mismatches": 0}, {"network": "out/model.net"})
+    assert said["cores"] == {"used": 1, "available": 1, "lower_bound": 1}
+
+
+def test_the_numbers_of_a_layer(before: Placement, after: Placement) -> None:
+    """Ten axons with 25 of 50 synapses each, of 4 bits: sparse 25 * 10 + 10, so 320; dense 50 * 4 + 10, so 256."""
+    first, second = summarize(TINY, None, after, before=before).to_json()["layers"]
+    assert {key: first[key] for key in ("name", "connectivity", *COUNTS)} == {
+        "name": "layer1", "connectivity": 0.125, "neurons": 50, "synapses": 250, "weight_bits": 4, "encoding": "dense",
+        "synapse_memory_bits": 2560, "input_axons": 10, "output_axons": 25, "cores": 1,
+    }  # fmt: skip
+    assert (first["before"]["synapses"], first["before"]["weight_bits"], first["before"]["input_axons"]) == (2000, 8, 80)
+    assert (second["name"], second["connectivity"], second["synapses"]) == ("layer2", 0.5, 125)
+
+
+def test_binding_is_what_the_network_broke_as_it_came(before: Placement, after: Placement) -> None:
+    said = summarize(TINY, None, after, before=before).to_json()["binding"]
+    assert said == binding(before)
+    assert {key: said[0][key] for key in ("layer", "resource", "need", "limit", "source")} == {
+        "layer": "layer 'layer1'", "resource": "cores for the network", "need": before.cores_used, "limit": 1,
+        "source": "cores given; tiny.yaml: cores_per_chip",
+    }  # fmt: skip
+    assert said[0]["remedy"].startswith("Compress it under a budget of 1 cores")
+    assert summarize(TINY, None, before).to_json()["binding"] == binding(before)
+
+
+def test_versions_of_what_is_missing_are_null(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = metadata.version
+
+    def version(name: str) -> str:
+        if name.startswith("lava"):
+            raise metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    said = versions()
+    assert (said["lava-nc"], said["lava-dl"], said["numpy"]) == (None, None, np.__version__)
+    assert {"neurodeploy", "torch", "norse"} < set(said)
+
+
+# ---------------------------------------------------------------------------------------------- what people read
+
+
+def lines(report: Report) -> list[str]:
+    return str(report).splitlines()
+
+
+def test_the_verdict_comes_first(before: Placement, after: Placement) -> None:
+    said = lines(summarize(TINY, None, after, before=before))
+    assert said[0] == f"tiny: {TINY.description}"
+    assert said[1].startswith(
+        f"Before: does not fit. layer 'layer1': {before.cores_used} cores for the network > 1 (cores given;"
+    )
+    verdict = next(line for line in said if line.startswith("Now: "))
+    assert verdict == "Now: fits. 1 of 1 cores used (the limits alone imply at least 1)."
+    assert said.index(verdict) < next(n for n, line in enumerate(said) if line.startswith("Layers: used / budget (before)"))
+
+
+def test_no_more_than_three_broken_limits_are_told(make_chip: Callable[..., HardwareProfile]) -> None:
+    network = in_integers(layer_of(np.ones((5, 9)), vth=1))
+    placement = lay_out(network, make_chip(input_axons_per_core=8, cores_per_chip=5))
+    assert len(binding(placement)) == 5
+    assert (
+        len([line for line in lines(summarize(TINY, None, placement)) if line.startswith("Now: does not fit. layer 'only': 9")])
+        == 3
+    )
+
+
+def test_the_table_shows_use_budget_and_what_was(
+    make_network: Callable[..., Network], before: Placement, after: Placement
+) -> None:
+    budget = share_budget(make_network([40, 50, 5]), TINY, cores=2)
+    report = summarize(TINY, budget, after, before=before)
+    first, may, was = report.layers[0].now, budget.layers[0], before.of("layer1")
+    (row,) = (line for line in as_text(layer_table(report.layers)).splitlines() if "layer1" in line)
+    cells = [cell.strip() for cell in row.strip("│").split("│")]
+    assert cells[:6] == ["layer1", "50", "12.5%", "4", "dense", "250 (2,000)"]
+    assert cells[6] == f"2,560 / {may.synapse_memory_bits:,} ({was.synapse_memory_bits:,})"
+    assert cells[7:9] == [f"10 / {may.input_axons} (80)", f"{first.output_axons} / {may.output_axons} ({was.output_axons})"]
+    assert cells[9] == f"1 / {may.cores}" + (f" ({was.cores})" if was.cores != 1 else "")
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "said"),
+    [
+        (81, 263, "30.80% [25.5%, 36.6%]"),
+        (0, 20, "0.00% [0.0%, 16.1%]"),
+        (1, 29, "3.45% [0.6%, 17.2%]"),
+        (10, 10, "100.00% [72.2%, 100.0%]"),
+    ],
+)
+def test_accuracy_comes_with_its_wilson_interval(right: int, n: int, said: str) -> None:
+    """The first three are worked in Newcombe, Statistics in Medicine 17 (1998), table I, method 3."""
+    text = as_text(accuracy_table(Accuracy(emulated=right / n, test_samples=n)))
+    assert f"Accuracy on {n} held-out samples" in text
+    assert said in text
+    assert text.count("not run") == 4
+
+
+def test_lavas_accuracy_has_samples_of_its_own() -> None:
+    text = as_text(accuracy_table(Accuracy(emulated=0.5, lava=0.5, test_samples=1000, lava_samples=10)))
+    assert "in Lava (10 samples)" in text
+    assert "50.00% [46.9%, 53.1%]" in text
+    assert "50.00% [23.7%, 76.3%]" in text
+
+
+def test_the_rest_is_told_where_there_is_something_to_tell(after: Placement) -> None:
+    bare = str(summarize(TINY, None, after))
+    assert not any(word in bare for word in ("Accuracy", "Lava", "Spikes", "Note:", "Files:"))
+    more: dict[str, Any] = {
+        "rates": {"layer1": 0.1234}, "warnings": ("one thing", "another"), "files": {"network": "a.net", "text": "b.txt"},
+        "lava": LavaCheck(steps=1200, mismatches=0),
+    }  # fmt: skip
+    said = lines(summarize(TINY, None, after, **more))
+    assert "Lava against the emulator: 1,200 steps, spikes and membranes alike." in said
+    assert "Spikes a neuron and step: layer1 0.123." in said
+    assert [line for line in said if line.startswith("Note")] == ["Note: one thing", "Note: another"]
+    assert said[-1] == "Files: a.net, b.txt"
+    differs = str(summarize(TINY, None, after, lava=LavaCheck(steps=1200, mismatches=3456)))
+    assert "Lava against the emulator: 1,200 steps, 3,456 values differ." in differs
+
+
+def test_names_with_brackets_and_colons_are_names(after: Placement) -> None:
+    odd = in_integers(layer_of([[1]], name="[b]:key:"))
+    said = str(summarize(TINY, None, place(odd, TINY), files={"network": "runs[final]/:cat:.net"}))
+    assert "[b]:key:" in said
+    assert "runs[final]/:cat:.net" in said
+
+
+def test_the_rates_are_those_of_the_record_unless_they_are_given(after: Placement) -> None:
+    record = simulate(in_integers(layer_of([[5]], vth=1)), np.array([[1, 1, 0, 0]]))
+    assert summarize(TINY, None, after, record).rates == {"only": 0.5}
+    assert summarize(TINY, None, after, record, rates={"only": 0.25}).rates == {"only": 0.25}
+    assert summarize(TINY, None, after).rates == {}
+
+
+# ---------------------------------------------------------------------------------------------- the rungs
+
+
+def trained() -> SequentialState:
+    """As if: three classes of images, each bright where its own hidden neurons look."""
+    looks = torch.eye(3).repeat(1, 4)
+    first, second = torch.nn.Linear(12, 3, bias=False), torch.nn.Linear(3, 3, bias=False)
+    first.weight.data, second.weight.data = 4 * looks - 1.5, 3.0 * torch.eye(3)
+    return SequentialState(first, LIFBoxCell(), second, LIBoxCell(LIBoxParameters(v_leak=torch.tensor(-65.0))))
+
+
+def test_outputs_are_in_the_models_own_units() -> None:
+    model, (inputs, _) = trained(), few()[0]
+    network = extract(model, inputs)
+    quantized = quantize(network, TINY)
+    spikes = for_simulator(inputs, model, SHORT)
+    assert (spikes.shape, spikes.dtype) == ((25, 12, SHORT.n_steps), np.uint8)
+    said = outputs(simulate(quantized, spikes), quantized, network.output.neuron.rest)
+    np.testing.assert_allclose(said, simulate(network, spikes).v["layer2"], atol=0.05)
+    assert said.min() >= -65 - 1e-9
+    assert said.max() > -64.9
+
+
+def test_outputs_of_neurons_that_fire_are_their_spikes() -> None:
+    network = in_integers(layer_of([[5], [0]], vth=1))
+    spikes = np.array([[1, 0, 1]])
+    assert outputs(simulate(network, spikes), network, np.zeros(())).tolist() == [[[1, 0, 1], [0, 0, 0]]]
+
+
+def test_every_rung_is_measured_on_all_samples() -> None:
+    model, data = trained(), few()
+    network = extract(model, data[0][0])
+    quantized = quantize(network, TINY)
+    measured = measure(model, network, quantized, data, SHORT)
+    assert measured.accuracy.test_samples == 40
+    assert measured.accuracy.emulated == measured.accuracy.quantized > 0.9
+    assert (measured.accuracy.dense, measured.accuracy.lava) == (None, None)
+    records = [simulate(quantized, for_simulator(inputs, model, SHORT), record="all") for inputs, _ in data]
+    assert measured.rates["layer0"] == pytest.approx(np.concatenate([r.spikes["layer0"] for r in records]).mean())
+    assert measured.rates["layer2"] == 0
+    assert (measured.changed, measured.overflows) == ((), {"layer0": 0, "layer2": 0})
+    wrong = [(inputs, (target + 1) % 3) for inputs, target in data]
+    assert (measure(model, network, quantized, wrong, SHORT).accuracy.emulated or 0) < 0.1
