@@ -242,7 +242,7 @@ def _station() -> Iterator[tuple[Any, Any]]:
 
     console = Console(stderr=True)
     with ProgressBars(console) as bars:
-        yield bars, lambda line: console.print(line, highlight=False)
+        yield bars, lambda line: console.print(line, highlight=False, soft_wrap=True)
 
 
 def _print(*parts: RenderableType) -> None:

@@ -20,10 +20,8 @@ OPTIONS = FitOptions(epochs_dense=8, epochs_compress=8, epochs_finetune=4, n_ste
 
 def digits_model(seed: int = 0) -> SequentialState:
     """A Norse network for 8 x 8 digits: two hidden layers of LIF neurons and a leaky readout, no biases."""
-    neurons = LIFParameters(
-        tau_syn_inv=torch.tensor(500.0), tau_mem_inv=torch.tensor(200.0), v_th=torch.tensor(0.3), alpha=torch.tensor(5.0)
-    )
-    readout = LIParameters(tau_syn_inv=torch.tensor(500.0), tau_mem_inv=torch.tensor(200.0))
+    fast = {"tau_syn_inv": torch.tensor(500.0), "tau_mem_inv": torch.tensor(200.0)}
+    neurons, readout = LIFParameters(**fast, v_th=torch.tensor(0.3)), LIParameters(**fast)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         return SequentialState(

@@ -156,7 +156,8 @@ def compress(
     network = extract(model, sample)
     budget.check(network)
     quantized = quantize(network, profile, bits=bits)
-    placement = lay_out(quantized, profile, cores=cores)
+    plan = [(part.layer, part.core, part.start, part.stop) for part in budget.slices]
+    placement = lay_out(quantized, profile, cores=cores, plan=plan)
     write_netx(quantized, folder / "model.net")
     save_weights(model, folder / "weights.safetensors")
     measured = measure(model, network, quantized, data.test, options)

@@ -22,7 +22,7 @@ def chain(*cells, sizes, bias=False):
 
 def small():
     torch.manual_seed(0)
-    lif = LIFCell(LIFParameters(tau_mem_inv=torch.tensor(300.0), v_th=torch.tensor(0.2), alpha=torch.tensor(5.0)))
+    lif = LIFCell(LIFParameters(tau_mem_inv=torch.tensor(300.0), v_th=torch.tensor(0.2)))
     return chain(lif, LICell(), sizes=(64, 32, 10))
 
 def wide():

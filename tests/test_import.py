@@ -29,3 +29,16 @@ def test_reading_a_profile_loads_nothing_heavy() -> None:
 @pytest.mark.parametrize("noun", ["hardware", "network", "resources", "budget", "records", "fixedpoint", "errors"])
 def test_the_nouns_need_numpy_and_yaml_only(noun: str) -> None:
     assert modules_after(f"import neurodeploy.{noun}") & HEAVY == set()
+
+
+def test_no_module_hides_a_name_of_the_face() -> None:
+    program = """
+import importlib, pkgutil, types
+import neurodeploy as nd
+
+for module in pkgutil.walk_packages(nd.__path__, "neurodeploy."):
+    importlib.import_module(module.name)
+print(sorted(name for name in nd.__all__ if isinstance(getattr(nd, name), types.ModuleType)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "[]"

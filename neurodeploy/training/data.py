@@ -81,7 +81,7 @@ def load_data(spec: str, *, batch_size: int | None = None) -> DataSplit:
     Parameters
     ----------
     spec : str
-        ``digits``: scikit-learn's 1,797 digits of 8 x 8 pixels, every fourth of a class held out for testing.
+        ``digits``: scikit-learn's 1,797 digits of 8 x 8 pixels, the first, fifth, ninth ... of a class held out for testing.
         ``mnist:PATH``: an .npz file with x_train, y_train, x_test, y_test, bytes (n, 28, 28) and (n,).
         ``mnist``: the same from torchvision, downloaded once to a cache folder.
         ``FILE.py:FACTORY`` or ``package.module:FACTORY``: what that function returns, (train, test), each an
@@ -114,7 +114,7 @@ def _digits(batch_size: int) -> DataSplit:
     images, labels = torch.tensor(digits.data / 16, dtype=torch.float32), torch.tensor(digits.target)
     held_out = torch.zeros(len(labels), dtype=torch.bool)
     for label in range(10):
-        held_out[torch.nonzero(labels == label)[_TEST_EVERY - 1 :: _TEST_EVERY, 0]] = True
+        held_out[torch.nonzero(labels == label)[::_TEST_EVERY, 0]] = True
     return DataSplit(
         train=Batches(images[~held_out], labels[~held_out], batch_size),
         test=Batches(images[held_out], labels[held_out], batch_size),
