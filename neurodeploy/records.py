@@ -68,6 +68,12 @@ class SpikeRecord:
         return {name: float(array.mean()) for name, array in self.spikes.items()}
 
 
+def samples_first(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """A simulator's (n_steps, batch, n) in the axes of a record, (batch, \\*shape, n_steps)."""
+    n_steps, batch, _ = array.shape
+    return np.moveaxis(array, 0, -1).reshape(batch, *shape, n_steps)
+
+
 def save_record(record: SpikeRecord, path: str | os.PathLike[str], **meta: Any) -> None:
     """Write the output layer's record as .npz: ``spikes`` and ``v``, time last, and a JSON string ``meta``.
 

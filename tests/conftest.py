@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch loads: threads that share a busy core wait for each other for long
+
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from importlib.util import find_spec

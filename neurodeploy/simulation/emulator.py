@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from neurodeploy.errors import SimulationError
 from neurodeploy.fixedpoint import MANTISSA_SHIFT, STATE_MAX, decayed, saturated, wrapped
 from neurodeploy.quantized import QuantizedLayer, QuantizedLIF, QuantizedNetwork
-from neurodeploy.records import SpikeRecord
+from neurodeploy.records import SpikeRecord, samples_first
 
 Integers = NDArray[np.int64]
 
@@ -71,13 +71,7 @@ def run_emulator(
                 fired[k][t], membranes[k][t] = passing, population.v
     return SpikeRecord(
         end="emulator",
-        spikes={layer.name: _samples_first(a, layer.shape) for layer, a in zip(recorded, fired, strict=True)},
-        v={layer.name: _samples_first(a, layer.shape) for layer, a in zip(recorded, membranes, strict=True)},
+        spikes={layer.name: samples_first(a, layer.shape) for layer, a in zip(recorded, fired, strict=True)},
+        v={layer.name: samples_first(a, layer.shape) for layer, a in zip(recorded, membranes, strict=True)},
         overflows={layer.name: p.overflows for layer, p in zip(network, populations, strict=True)},
     )
-
-
-def _samples_first(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """(n_steps, batch, n) to (batch, *shape, n_steps)."""
-    n_steps, batch, _ = array.shape
-    return np.moveaxis(array, 0, -1).reshape(batch, *shape, n_steps)

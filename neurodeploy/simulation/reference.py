@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.network import LIF, Network
-from neurodeploy.records import SpikeRecord
+from neurodeploy.records import SpikeRecord, samples_first
 
 
 def run_reference(network: Network, spikes: NDArray[np.uint8], *, record: Literal["output", "all"] = "output") -> SpikeRecord:
@@ -21,22 +21,21 @@ def run_reference(network: Network, spikes: NDArray[np.uint8], *, record: Litera
     spikes : array (batch, \\*input_shape, n_steps), uint8, 0 or 1
     """
     batch, n_steps = spikes.shape[0], spikes.shape[-1]
-    passing = spikes.reshape(batch, -1, n_steps).astype(np.float64)
+    passing = np.moveaxis(spikes.reshape(batch, -1, n_steps), -1, 0).astype(np.float64)
     fired_by, membrane_of = {}, {}
     for layer in network:
         neuron = layer.neuron
-        arriving = np.matmul(layer.weight, passing)
+        arriving = passing @ layer.weight.T  # all steps in one product: (n_steps, batch, n_neurons)
         u, v = np.zeros((batch, layer.n_neurons)), np.zeros((batch, layer.n_neurons))
         passing, membrane = np.zeros(arriving.shape), np.zeros(arriving.shape)
         for t in range(n_steps):
-            u = (1 - neuron.current_decay) * u + arriving[..., t]
+            u = (1 - neuron.current_decay) * u + arriving[t]
             v = (1 - neuron.voltage_decay) * v + u + layer.bias
             if isinstance(neuron, LIF):
-                passing[..., t] = v > neuron.threshold
-                v = np.where(passing[..., t] > 0, 0.0, v)
-            membrane[..., t] = v + neuron.rest
+                passing[t] = v > neuron.threshold
+                v = np.where(passing[t] > 0, 0.0, v)
+            membrane[t] = v + neuron.rest
         if record == "all" or layer is network.output:
-            shape = (batch, *layer.shape, n_steps)
-            fired_by[layer.name] = passing.astype(np.uint8).reshape(shape)
-            membrane_of[layer.name] = membrane.reshape(shape)
+            fired_by[layer.name] = samples_first(passing.astype(np.uint8), layer.shape)
+            membrane_of[layer.name] = samples_first(membrane, layer.shape)
     return SpikeRecord(end="reference", spikes=fired_by, v=membrane_of)
