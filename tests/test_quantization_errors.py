@@ -85,6 +85,7 @@ def test_overflow_is_foreseen_to_the_last_unit(weights: list[int], bias: int, to
         (layer_of([[1]], du=0), True),
         (layer_of([[1]], dv=0), True),
         (layer_of([[0]], bias=-1, dv=0), True),
+        (layer_of([[1]], vth=5, bias=-1, dv=0), True),
         (layer_of([[0]], du=0, dv=0), False),
     ],
 )
@@ -133,8 +134,8 @@ def test_warnings_say_what_could_happen_and_what_did() -> None:
 
 
 def test_layers_that_rounding_silenced_or_saturated_are_named() -> None:
-    before = {"silenced": 0.02, "saturated": 0.4, "quieter": 0.4, "always silent": 0.0, "always loud": 0.95}
-    after = {"silenced": 0.0, "saturated": 0.91, "quieter": 0.001, "always silent": 0.0, "always loud": 1.0}
+    before = {"silenced": 0.02, "saturated": 0.4, "quieter": 0.4, "louder": 0.4, "always silent": 0.0, "always loud": 0.95}
+    after = {"silenced": 0.0, "saturated": 0.91, "quieter": 0.001, "louder": 0.89, "always silent": 0.0, "always loud": 1.0}
     assert changed_rates(before, after) == (
         RateChange(layer="silenced", before=0.02, after=0.0),
         RateChange(layer="saturated", before=0.4, after=0.91),
