@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from neurodeploy.errors import NeurodeployError
     from neurodeploy.frontends.norse import extract
     from neurodeploy.hardware import HardwareProfile, load_profile
+    from neurodeploy.layout import place
     from neurodeploy.network import Network
     from neurodeploy.netx import read_netx, write_netx
-    from neurodeploy.placement import Placement, place
+    from neurodeploy.placement import Placement
     from neurodeploy.quantization import dequantize, quantize
     from neurodeploy.quantized import QuantizedNetwork
     from neurodeploy.records import EpochRecord, SpikeRecord, compare
@@ -35,7 +36,8 @@ _HOME = {
     "netx": ("read_netx", "write_netx"),
     "network": ("Network",),
     "quantized": ("QuantizedNetwork",),
-    "placement": ("Placement", "place"),
+    "layout": ("place",),
+    "placement": ("Placement",),
     "quantization": ("dequantize", "quantize"),
     "records": ("EpochRecord", "SpikeRecord", "compare"),
     "report": ("Report", "summarize"),

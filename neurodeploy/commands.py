@@ -242,7 +242,7 @@ def _station() -> Iterator[tuple[Any, Any]]:
 
     console = Console(stderr=True)
     with ProgressBars(console) as bars:
-        yield bars, lambda line: console.print(line, highlight=False, soft_wrap=True)
+        yield bars, lambda line: console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def _print(*parts: RenderableType) -> None:
@@ -250,7 +250,7 @@ def _print(*parts: RenderableType) -> None:
     from neurodeploy.report.text import as_text
 
     if Console().is_terminal:
-        Console(highlight=False).print(*parts, sep="\n")
+        Console(highlight=False, markup=False, emoji=False).print(*parts, sep="\n")
     else:
         click.echo(as_text(*parts))
 

@@ -15,9 +15,10 @@ from neurodeploy.errors import BudgetError, RequestError
 from neurodeploy.files import write_text
 from neurodeploy.frontends.norse import extract
 from neurodeploy.hardware import HardwareProfile
+from neurodeploy.layout import lay_out
 from neurodeploy.network import Network
 from neurodeploy.netx import write_netx
-from neurodeploy.placement import Placement, lay_out
+from neurodeploy.placement import Placement
 from neurodeploy.quantization import quantization_errors, quantize, warnings_of
 from neurodeploy.quantized import QuantizedNetwork
 from neurodeploy.records import EpochRecord, save_record

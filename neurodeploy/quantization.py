@@ -71,9 +71,14 @@ def _quantized(layer: Layer, width: int) -> QuantizedLayer:
         threshold = float(layer.neuron.threshold.max())
         per_neuron = threshold / layer.neuron.threshold
         weight, bias = weight * np.reshape(per_neuron, (-1, 1)), bias * per_neuron
-    scale = _scale(layer.name, weight, bias, threshold, width)
-    integers = _rounded(weight, scale)
-    scale, integers = _avoid_misreading(weight, scale, integers)
+    scale = _scale(weight, bias, threshold, width)
+    scale, integers = _avoid_misreading(weight, scale, _rounded(weight, scale))
+    if threshold and round(threshold * scale) < 1:
+        largest = max(np.abs(weight).max(initial=0.0), np.abs(bias).max(initial=0.0))
+        raise QuantizeError(
+            f"layer {layer.name!r}", f"its threshold {threshold:.3g} is lost beside weights or biases of up to {largest:.3g}",
+            source=_REGISTERS, remedy="Bring its weights and thresholds nearer to each other.",
+        )  # fmt: skip
     du = _integer(layer.neuron.current_decay * DECAY_UNITY)
     dv = _integer(layer.neuron.voltage_decay * DECAY_UNITY)
     neuron: QuantizedLIF | QuantizedLI
@@ -92,7 +97,7 @@ def _quantized(layer: Layer, width: int) -> QuantizedLayer:
     )
 
 
-def _scale(name: str, weight: NDArray[np.float64], bias: NDArray[np.float64], threshold: float, width: int) -> float:
+def _scale(weight: NDArray[np.float64], bias: NDArray[np.float64], threshold: float, width: int) -> float:
     """Weight units a float unit of v: the largest that no register overflows on."""
     largest = float(np.abs(weight).max(initial=0.0))
     limits = [_full_scale(weight, width) / largest] if largest else []
@@ -101,14 +106,7 @@ def _scale(name: str, weight: NDArray[np.float64], bias: NDArray[np.float64], th
     for worst, register in ((bias.max(initial=0.0), BIAS_MAX), (-bias.min(initial=0.0), -BIAS_MIN)):
         if worst > 0:
             limits.append(register / float(worst))
-    scale = min(limits, default=1.0)
-    if threshold and round(threshold * scale) < 1:
-        largest = max(largest, float(np.abs(bias).max(initial=0.0)))
-        raise QuantizeError(
-            f"layer {name!r}", f"its threshold {threshold:.3g} is lost beside weights or biases of up to {largest:.3g}",
-            source=_REGISTERS, remedy="Bring its weights and thresholds nearer to each other.",
-        )  # fmt: skip
-    return scale
+    return min(limits, default=1.0)
 
 
 def _is_mixed(weight: NDArray[np.float64]) -> bool:

@@ -17,8 +17,9 @@ from paper import in_integers, layer_of
 from neurodeploy.budget import Budget
 from neurodeploy.errors import BudgetError, PlacementError, RequestError
 from neurodeploy.hardware import HardwareProfile, load_profile
+from neurodeploy.layout import lay_out, place
 from neurodeploy.network import Dense, Network
-from neurodeploy.placement import Placement, lay_out, place
+from neurodeploy.placement import Placement
 from neurodeploy.quantization import quantize
 from neurodeploy.quantized import QuantizedNetwork
 from neurodeploy.sharing import share_budget

@@ -17,8 +17,9 @@ from spiking import SHORT, few
 
 from neurodeploy.frontends.norse import extract
 from neurodeploy.hardware import HardwareProfile, load_profile
+from neurodeploy.layout import lay_out, place
 from neurodeploy.network import Network
-from neurodeploy.placement import Placement, lay_out, place
+from neurodeploy.placement import Placement
 from neurodeploy.quantization import quantize
 from neurodeploy.report import Accuracy, LavaCheck, Report, binding, inspection, measure, summarize, versions
 from neurodeploy.report.ladder import for_simulator, outputs
@@ -59,7 +60,8 @@ def test_report_json_has_the_keys_that_were_promised(
     assert list(said["accuracy"]) == rungs
     assert list(said["lava"]) == ["steps", "mismatches"]
     for broken in said["binding"]:
-        assert list(broken) == ["layer", "resource", "need", "limit", "source", "remedy"]
+        assert list(broken) == ["layer", "resource", "core", "need", "limit", "source", "remedy"]
+        assert broken["layer"] in [layer["name"] for layer in said["layers"]]
     for layer in said["layers"]:
         assert set(layer) == {"name", "connectivity", "before", "budget", *COUNTS}
         assert set(layer["before"]) == set(COUNTS)
@@ -116,8 +118,8 @@ def test_the_numbers_of_a_layer(before: Placement, after: Placement) -> None:
 def test_binding_is_what_the_network_broke_as_it_came(before: Placement, after: Placement) -> None:
     said = summarize(TINY, None, after, before=before).to_json()["binding"]
     assert said == binding(before)
-    assert {key: said[0][key] for key in ("layer", "resource", "need", "limit", "source")} == {
-        "layer": "layer 'layer1'", "resource": "cores for the network", "need": before.cores_used, "limit": 1,
+    assert {key: said[0][key] for key in ("layer", "resource", "core", "need", "limit", "source")} == {
+        "layer": "layer1", "resource": "cores", "core": None, "need": before.cores_used, "limit": 1,
         "source": "cores given; tiny.yaml: cores_per_chip",
     }  # fmt: skip
     assert said[0]["remedy"].startswith("Compress it under a budget of 1 cores")

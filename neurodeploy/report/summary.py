@@ -99,11 +99,8 @@ def versions() -> dict[str, str | None]:
 
 
 def binding(placement: Placement) -> list[dict[str, Any]]:
-    """The limits that a placement breaks: layer, resource, need, limit and source of each."""
-    return [
-        {"layer": e.where, "resource": e.what, "need": e.need, "limit": e.limit, "source": e.source, "remedy": e.remedy}
-        for e in placement.overruns()
-    ]
+    """The limits that a placement breaks, with the fields of `Overrun`."""
+    return [asdict(overrun) for overrun in placement.overruns()]
 
 
 def inspection(placement: Placement, budget: Budget | None) -> dict[str, Any]:

@@ -69,16 +69,13 @@ def _is_plain_chain(model: torch.nn.Module) -> bool:
     return (
         type(model) is SequentialState
         and not (model.return_hidden or model._forward_hooks or model._forward_pre_hooks)
-        and all(
-            stateful or isinstance(module, _TIMELESS)
-            for module, stateful in zip(model.children(), model.stateful_layers, strict=True)
-        )
+        and all(stateful or isinstance(module, _TIMELESS) for module, stateful in zip(model, model.stateful_layers, strict=True))
     )
 
 
 def _by_layer(model: SequentialState, spikes: torch.Tensor) -> torch.Tensor:
     signal = spikes.movedim(1, 0)
-    for module, stateful in zip(model.children(), model.stateful_layers, strict=True):
+    for module, stateful in zip(model, model.stateful_layers, strict=True):
         if stateful:
             signal = _by_step(module, signal.movedim(0, 1))
         else:
