@@ -110,7 +110,7 @@ def test_what_was_measured_is_what_the_model_answers(fitted: Any, digits: DataSp
     in_time = run_model(model, encode(inputs, 12))
     assert in_time.shape == (12, len(target), 10)
     labels = predict(model, inputs, options)
-    assert np.array_equal(labels, decide(in_time.movedim(0, -1).detach().numpy(), "max"))
+    assert np.array_equal(labels, decide(in_time.movedim(0, -1).detach().numpy(), options.readout))
     assert np.array_equal(labels, predict(model, encode(inputs, 12), options))  # spikes in time need no encoder
 
 
