@@ -16,6 +16,7 @@ from rich.table import Table
 from neurodeploy.hardware import load_profile, profile_paths
 
 if TYPE_CHECKING:
+    from neurodeploy.deployment import Deployment
     from neurodeploy.network import Network
     from neurodeploy.quantized import QuantizedNetwork
 
@@ -102,7 +103,8 @@ def inspect(model: str, target: str, cores: int | None, bits: int, weights: Path
 @CORES
 @BITS
 @WEIGHTS
-def deploy(model: str, target: str, out: Path, cores: int | None, bits: int, weights: Path | None) -> int:
+@JSON
+def deploy(model: str, target: str, out: Path, cores: int | None, bits: int, weights: Path | None, as_json: bool) -> int:
     """Quantise MODEL, place it, write model.net and a report into DIR.
 
     A network that does not fit is written all the same, for the simulators; the exit code is then 1.
@@ -110,8 +112,7 @@ def deploy(model: str, target: str, out: Path, cores: int | None, bits: int, wei
     from neurodeploy.deployment import deploy as run
 
     deployment = run(_network(model, weights), load_profile(target), out=out, cores=cores, bits=bits)
-    _print(*deployment.report.tables())
-    return DONE if deployment.placement.fits else DIFFERS
+    return _deliver(deployment, as_json)
 
 
 @cli.command()
@@ -131,9 +132,10 @@ def deploy(model: str, target: str, out: Path, cores: int | None, bits: int, wei
 @click.option("--batch-size", type=click.IntRange(1), help="Of digits and MNIST.  [default: 64 and 256]")
 @click.option("--lava-samples", type=click.IntRange(0), default=8, show_default=True, help="Test samples to run in Lava too.")
 @SEED
+@JSON
 def compress(
     model: str, target: str, cores: int | None, data: str, out: Path, bits: int, weights: Path | None, seed: int,
-    batch_size: int | None, lava_samples: int, epochs: tuple[int, int, int] | None, **settings: Any,
+    batch_size: int | None, lava_samples: int, epochs: tuple[int, int, int] | None, as_json: bool, **settings: Any,
 ) -> int:  # fmt: skip
     """Train MODEL on DATA under the budget of N cores, then deploy it into DIR."""
     from neurodeploy.deployment import compress as run
@@ -150,8 +152,7 @@ def compress(
             module, sample, profile, load_data(data, batch_size=batch_size), options, out=out, cores=cores, bits=bits,
             lava_samples=lava_samples, progress=progress, say=say,
         )  # fmt: skip
-    _print(*deployment.report.tables())
-    return DONE if deployment.placement.fits else DIFFERS
+    return _deliver(deployment, as_json)
 
 
 @cli.command()
@@ -205,14 +206,14 @@ def verify(network: str, steps: int, seed: int, time_limit: float, as_json: bool
 @SEED
 @click.option("--target", default="loihi2", show_default=True, metavar="CHIP", help="A chip profile.")
 @click.option("--cores", type=int, default=1, show_default=True, metavar="N", help="Cores that the network may use.")
-def demo(out: Path, seed: int, target: str, cores: int) -> int:
+@JSON
+def demo(out: Path, seed: int, target: str, cores: int, as_json: bool) -> int:
     """The whole way on embedded data: train, compress, quantise, place, emulate, and run in Lava."""
     from neurodeploy.demo import run_demo
 
     with _station() as (progress, say):
         deployment = run_demo(load_profile(target), out=out, cores=cores, seed=seed, progress=progress, say=say)
-    _print(*deployment.report.tables())
-    return DONE if deployment.placement.fits else DIFFERS
+    return _deliver(deployment, as_json)
 
 
 def _network(model: str, weights: Path | None) -> Network | QuantizedNetwork:
@@ -243,6 +244,15 @@ def _station() -> Iterator[tuple[Any, Any]]:
     console = Console(stderr=True)
     with ProgressBars(console) as bars:
         yield bars, lambda line: console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def _deliver(deployment: Deployment, as_json: bool) -> int:
+    """The report of a deployment on stdout, and whether it fits as an exit code."""
+    if as_json:
+        _print_json(deployment.report.to_json())
+    else:
+        _print(*deployment.report.tables())
+    return DONE if deployment.placement.fits else DIFFERS
 
 
 def _print(*parts: RenderableType) -> None:

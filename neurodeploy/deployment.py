@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from neurodeploy.budget import Budget
-from neurodeploy.errors import BudgetError, RequestError
+from neurodeploy.errors import BudgetError, RequestError, SimulationError
 from neurodeploy.files import write_text
 from neurodeploy.frontends.norse import extract
 from neurodeploy.hardware import HardwareProfile
@@ -32,11 +32,13 @@ from neurodeploy.report import (
     inspection,
     layer_reports,
     measure,
+    stretch_of,
     summarize,
+    tried,
 )
 from neurodeploy.resources import DEFAULT_WEIGHT_BITS
 from neurodeploy.sharing import share_budget
-from neurodeploy.simulation import DEFAULT_TIME_LIMIT_S
+from neurodeploy.simulation import DEFAULT_TIME_LIMIT_S, simulate
 from neurodeploy.simulation.lava import is_installed
 from neurodeploy.training import DataSplit, FitOptions, evaluate, fit, save_weights
 from neurodeploy.training.progress import Progress
@@ -114,10 +116,11 @@ def deploy(
     folder = _folder(out)
     seen = inspect(network, profile, cores=cores, bits=bits)
     quantized = network if isinstance(network, QuantizedNetwork) else quantize(network, profile, bits=bits)
-    warnings = _warnings(network, quantized) if isinstance(network, Network) else ()
+    warnings = _warnings(network, quantized, tried(network, quantized)) if isinstance(network, Network) else ()
     placement = lay_out(quantized, profile, cores=cores)
     write_netx(quantized, folder / "model.net")
-    report = summarize(profile, seen.budget, placement, before=seen.placement, warnings=warnings, files=_files(folder))
+    files = _files(folder, "network")
+    report = summarize(profile, seen.budget, placement, before=seen.placement, warnings=warnings, files=files)
     return Deployment(quantized=quantized, placement=placement, report=_written(report, folder))
 
 
@@ -137,7 +140,7 @@ def compress(
     out : path
         Folder for ``model.net``, ``weights.safetensors``, ``record.npz``, ``report.txt`` and ``report.json``.
     lava_samples : int
-        How many test samples run in Lava too; 0, or no Lava here, leaves its rung out.
+        How many test samples are recorded, and run in Lava too; 0, or no Lava here, leaves its rung out.
     progress : callable, optional
         Called after every training step.
     say : callable, optional
@@ -164,17 +167,22 @@ def compress(
     measured = measure(model, network, quantized, data.test, options)
     accuracy = replace(measured.accuracy, dense=accuracy.dense, compressed=accuracy.compressed)
     say(f"In the chip's integers: {accuracy.emulated:.2%}. {_verdict(placement)}")
-    lava = None
+
+    stretch = stretch_of(model, data.test, options, max(lava_samples, 1))
+    record, lava, trouble = simulate(quantized, stretch.spikes, record="all"), None, []
     if lava_samples and is_installed():
-        say(f"Running {lava_samples} test samples in Lava's simulator.")
-        accuracy, comparison, record = check_in_lava(
-            model, network, quantized, data.test, options, n_samples=lava_samples, so_far=accuracy, time_limit_s=time_limit_s
-        )
-        lava = LavaCheck(steps=comparison.n_steps * record.n_samples, mismatches=comparison.mismatches)
-        save_record(record, folder / "record.npz", network="model.net")
+        say(f"Running {len(stretch.labels)} test samples in Lava's simulator.")
+        try:
+            right, comparison, record = check_in_lava(stretch, record, network, quantized, options, time_limit_s)
+            accuracy = replace(accuracy, lava=right, lava_samples=len(stretch.labels))
+            lava = LavaCheck(steps=comparison.n_steps * record.n_samples, mismatches=comparison.mismatches)
+        except SimulationError as error:  # hours of training are not lost to it
+            trouble = [str(error)]
+    save_record(record, folder / "record.npz", network="model.net")
     report = summarize(
         profile, budget, placement, history=history, before=before, seed=options.seed, accuracy=accuracy, lava=lava,
-        rates=measured.rates, warnings=_warnings(network, quantized, measured), files=_files(folder),
+        rates=measured.rates, warnings=(*_warnings(network, quantized, measured), *trouble),
+        files=_files(folder, "network", "weights", "record"),
     )  # fmt: skip
     return Deployment(quantized=quantized, placement=placement, report=_written(report, folder))
 
@@ -202,19 +210,15 @@ def _folder(out: str | Path) -> Path:
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in _FILES.values():  # so that nothing of an earlier run passes for this one's
-            (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise RequestError(str(out), f"is no folder to write to: {error.strerror}") from error
     return folder
 
 
-def _warnings(network: Network, quantized: QuantizedNetwork, measured: Measured | None = None) -> tuple[str, ...]:
+def _warnings(network: Network, quantized: QuantizedNetwork, measured: Measured) -> tuple[str, ...]:
     """What rounding did that its user should know."""
     errors = quantization_errors(network, quantized)
-    if measured is None:
-        return tuple(warnings_of(errors))
-    return (*warnings_of(errors, measured.overflows), *map(str, measured.changed))
+    return (*warnings_of(errors, measured.overflows), *(f"{change} ({measured.of})" for change in measured.changed))
 
 
 _FILES = {
@@ -226,9 +230,9 @@ _FILES = {
 }
 
 
-def _files(folder: Path) -> dict[str, str]:
-    """What this run has written, and the report that it is about to write."""
-    return {what: str(folder / name) for what, name in _FILES.items() if (folder / name).exists() or what in ("report", "text")}
+def _files(folder: Path, *written: str) -> dict[str, str]:
+    """The files of this run, and of no earlier one in the same folder: those `written`, and the report about to be."""
+    return {what: str(folder / _FILES[what]) for what in (*written, "report", "text")}
 
 
 def _written(report: Report, folder: Path) -> Report:

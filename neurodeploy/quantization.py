@@ -260,7 +260,7 @@ def warnings_of(errors: tuple[LayerError, ...], overflows: Mapping[str, int] | N
     for error in errors:
         if error.can_overflow:
             bits = max(error.worst_current_bits, error.worst_voltage_bits)
-            measured = "" if overflows is None else f"; on the test data it did so {overflows[error.layer]:,} times"
+            measured = "" if overflows is None else f"; it did so {overflows[error.layer]:,} times"
             said.append(
                 f"layer {error.layer!r} could overflow its 24-bit state: {bits:.0f} bits if all synapses fired always{measured}"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,13 @@ def test_its_files_are_there_and_agree(deployment: tuple[nd.Deployment, Path, li
     assert said == json.loads(json.dumps(made.report.to_json()))
     assert (out / "report.txt").read_text() == f"{made.report}\n"
     assert nd.read_netx(out / "model.net") == made.quantized
-    assert sorted(path.name for path in out.iterdir()) == ["model.net", "report.json", "report.txt", "weights.safetensors"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "model.net",
+        "record.npz",
+        "report.json",
+        "report.txt",
+        "weights.safetensors",
+    ]
 
 
 def test_its_weights_can_be_loaded_and_deployed_again(deployment: tuple[nd.Deployment, Path, list[str]]) -> None:
@@ -87,12 +94,12 @@ def test_it_tells_the_news_on_the_way(deployment: tuple[nd.Deployment, Path, lis
     assert news[-1].endswith("Fits: 1 of 1 cores.")
 
 
-def test_an_earlier_run_leaves_nothing_behind(tmp_path: Path) -> None:
-    (tmp_path / "record.npz").write_text("of an earlier run")
+def test_the_files_of_an_earlier_run_are_kept_and_not_passed_for_its_own(tmp_path: Path) -> None:
+    (tmp_path / "weights.safetensors").write_text("of an earlier run")
     network = nd.extract(model_for_digits(), torch.zeros(1, 64))
     report = nd.deploy(network, nd.load_profile("loihi2"), out=tmp_path).report
     assert set(report.files) == {"network", "report", "text"}
-    assert not (tmp_path / "record.npz").exists()
+    assert (tmp_path / "weights.safetensors").read_text() == "of an earlier run"
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
@@ -100,6 +107,39 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     network = nd.extract(model_for_digits(), torch.zeros(1, 64))
     with pytest.raises(RequestError, match="out: is no folder to write to"):
         nd.deploy(network, nd.load_profile("loihi2"), out=tmp_path / "out")
+
+
+def test_without_lava_the_emulators_spikes_are_recorded(deployment: tuple[nd.Deployment, Path, list[str]]) -> None:
+    with np.load(deployment[1] / "record.npz") as record:
+        assert record["spikes"].shape == (1, 10, 8)
+        assert json.loads(str(record["meta"]))["end"] == "emulator"
+
+
+def test_a_lava_that_hangs_costs_its_rung_and_nothing_else(tmp_path: Path) -> None:
+    made = nd.compress(
+        model_for_digits(24), torch.zeros(1, 64), nd.load_profile("tiny"), nd.load_data("digits"),
+        nd.FitOptions(epochs_dense=1, epochs_compress=1, epochs_finetune=0, n_steps=4), out=tmp_path, time_limit_s=0.1,
+    )  # fmt: skip
+    assert made.report.lava is None
+    assert made.report.accuracy.lava is None
+    assert made.report.accuracy.emulated is not None
+    assert "was not done after 0.1 s" in str(made.report) or "Lava" not in str(made.report)
+    assert (tmp_path / "report.json").is_file()
+
+
+def test_a_layer_that_rounding_silences_is_named_with_its_rates(tmp_path: Path) -> None:
+    model = model_for_digits(8)
+    with torch.no_grad():
+        model[0].weight.fill_(0.02)
+        model[0].weight[0, 0] = -10.0  # takes the whole range of the integers, and all others round to nothing
+    report = nd.deploy(nd.extract(model, torch.zeros(1, 64)), nd.load_profile("loihi2"), out=tmp_path).report
+    silent = next(warning for warning in report.warnings if "went silent" in warning)
+    assert re.fullmatch(
+        r"layer 'layer0' went silent by quantising: 0\.\d*[1-9]\d* spikes a neuron and step before, 0\.0000 after "
+        r"\(on random input spikes\)",
+        silent,
+    )
+    assert "layer 'layer0' lost 511 synapses that rounded to zero" in report.warnings
 
 
 @pytest.mark.lava

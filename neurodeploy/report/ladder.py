@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -15,7 +15,7 @@ from neurodeploy.network import LI, Network
 from neurodeploy.quantization import RateChange, changed_rates, dequantize
 from neurodeploy.quantized import QuantizedLI, QuantizedNetwork
 from neurodeploy.records import Comparison, SpikeRecord, compare
-from neurodeploy.simulation import simulate
+from neurodeploy.simulation import random_spikes, simulate
 from neurodeploy.training import FitOptions, decide
 from neurodeploy.training.inference import Data, spikes_of
 
@@ -47,10 +47,12 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What the held-out data say of a quantised network.
+    """What running it says of a quantised network.
 
     Attributes
     ----------
+    of : str
+        What was run.
     accuracy : Accuracy
         `quantized` and `emulated`.
     rates : mapping of layer to mean spikes a neuron and step in the emulator
@@ -59,6 +61,7 @@ class Measured:
     overflows : mapping of layer to how often a state left its 24 bits
     """
 
+    of: str
     accuracy: Accuracy
     rates: dict[str, float]
     changed: tuple[RateChange, ...]
@@ -82,6 +85,7 @@ def measure(model: torch.nn.Module, network: Network, quantized: QuantizedNetwor
         overflows.update(emulated.overflows)
     rates = {name: total / samples for name, total in after.items()}
     return Measured(
+        of="on the test data",
         accuracy=Accuracy(quantized=right["quantized"] / samples, emulated=right["emulated"] / samples, test_samples=samples),
         rates=rates,
         changed=changed_rates({name: total / samples for name, total in before.items()}, rates),
@@ -89,19 +93,53 @@ def measure(model: torch.nn.Module, network: Network, quantized: QuantizedNetwor
     )
 
 
-def check_in_lava(
-    model: torch.nn.Module, network: Network, quantized: QuantizedNetwork, data: Data, options: FitOptions,
-    *, n_samples: int, so_far: Accuracy, time_limit_s: float,
-) -> tuple[Accuracy, Comparison, SpikeRecord]:  # fmt: skip
-    """Run the first samples of the data in Lava too: `so_far` with Lava's accuracy, how it compares, and its record."""
+def tried(network: Network, quantized: QuantizedNetwork) -> Measured:
+    """Run random spikes through the network in floats and in the chip's integers, where there is no data to ask."""
+    spikes = random_spikes(network.input_shape, n_samples=8, n_steps=32)
+    emulated = simulate(quantized, spikes, record="all")
+    before = simulate(network, spikes, record="all").rates()
+    return Measured(
+        of="on random input spikes",
+        accuracy=Accuracy(),
+        rates=emulated.rates(),
+        changed=changed_rates(before, emulated.rates()),
+        overflows=dict(emulated.overflows),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Stretch:
+    """The first samples of the held-out data, to be looked at spike by spike.
+
+    Attributes
+    ----------
+    spikes : array (n_samples, \\*input_shape, n_steps), uint8
+    labels : array (n_samples,)
+    """
+
+    spikes: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+
+def stretch_of(model: torch.nn.Module, data: Data, options: FitOptions, n_samples: int) -> Stretch:
+    """The first `n_samples` of the data, or all where there are fewer."""
     batches = list(islice(data, n_samples))
     inputs = torch.cat([torch.as_tensor(x) for x, _ in batches])[:n_samples]
     labels = np.concatenate([np.asarray(y) for _, y in batches])[:n_samples]
-    spikes = for_simulator(inputs, model, options)
-    lava = simulate(quantized, spikes, end="lava", record="all", time_limit_s=time_limit_s)
-    comparison = compare(simulate(quantized, spikes, record="all"), lava)
-    right = _hits(lava, quantized, network, labels, options)
-    return replace(so_far, lava=right / len(labels), lava_samples=len(labels)), comparison, lava
+    return Stretch(spikes=for_simulator(inputs, model, options), labels=labels)
+
+
+def check_in_lava(
+    stretch: Stretch,
+    emulated: SpikeRecord,
+    network: Network,
+    quantized: QuantizedNetwork,
+    options: FitOptions,
+    time_limit_s: float,
+) -> tuple[float, Comparison, SpikeRecord]:
+    """Run a stretch in Lava: its accuracy there, how it compares with the emulator, and its record."""
+    lava = simulate(quantized, stretch.spikes, end="lava", record="all", time_limit_s=time_limit_s)
+    return _hits(lava, quantized, network, stretch.labels, options) / len(stretch.labels), compare(emulated, lava), lava
 
 
 def for_simulator(inputs: torch.Tensor, model: torch.nn.Module, options: FitOptions) -> NDArray[np.uint8]:

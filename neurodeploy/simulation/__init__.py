@@ -14,9 +14,11 @@ from neurodeploy.records import SpikeRecord
 from neurodeploy.simulation.emulator import run_emulator
 from neurodeploy.simulation.reference import run_reference
 
-__all__ = ["as_batch", "run_emulator", "run_reference", "simulate"]
+__all__ = ["as_batch", "random_spikes", "run_emulator", "run_reference", "simulate"]
 
 DEFAULT_TIME_LIMIT_S = 600.0
+RANDOM_RATE = 0.3
+"""Probability of a spike in `random_spikes`."""
 
 
 def simulate(
@@ -66,6 +68,12 @@ def simulate(
     from neurodeploy.simulation.lava import run_lava
 
     return run_lava(network, batch, record=record, time_limit_s=time_limit_s)
+
+
+def random_spikes(input_shape: tuple[int, ...], *, n_samples: int, n_steps: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Input to try a network on: spikes (n_samples, \\*input_shape, n_steps), each there with probability `RANDOM_RATE`."""
+    rng = np.random.default_rng(seed)
+    return (rng.random((n_samples, *input_shape, n_steps)) < RANDOM_RATE).astype(np.uint8)
 
 
 def as_batch(spikes: NDArray[Any], input_shape: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from neurodeploy.errors import RequestError
 from neurodeploy.quantized import QuantizedNetwork
 from neurodeploy.records import Comparison, compare
-from neurodeploy.simulation import DEFAULT_TIME_LIMIT_S, simulate
-
-RATE = 0.3
-"""Probability of an input spike."""
+from neurodeploy.simulation import DEFAULT_TIME_LIMIT_S, random_spikes, simulate
 
 
 def verify(
@@ -23,12 +18,11 @@ def verify(
     n_steps, n_samples : int
         Samples of so many steps each, at least 1.
     seed : int
-        Of the input spikes, each of which is there with probability `RATE`.
+        Of the input spikes.
     """
     if n_steps < 1 or n_samples < 1:
         raise RequestError("verify", f"{n_samples} samples of {n_steps} steps are nothing to run")
-    rng = np.random.default_rng(seed)
-    spikes = (rng.random((n_samples, *network.input_shape, n_steps)) < RATE).astype(np.uint8)
+    spikes = random_spikes(network.input_shape, n_samples=n_samples, n_steps=n_steps, seed=seed)
     emulator = simulate(network, spikes, record="all")
     lava = simulate(network, spikes, end="lava", record="all", time_limit_s=time_limit_s)
     return compare(emulator, lava)
