@@ -14,7 +14,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     scratch = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
+        scratch.touch()
+        mode = scratch.stat().st_mode  # as the user's umask has it; some libraries write for the owner alone
         yield scratch
+        scratch.chmod(mode)
         scratch.replace(target)
     finally:
         scratch.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 
@@ -13,7 +14,7 @@ from neurodeploy.report.ladder import Accuracy
 
 WIDTH = 130
 _COLUMNS = {
-    "synapses": "synapses", "synapse_memory_bits": "synapse memory, bits", "input_axons": "axons in", "output_axons": "axons out",
+    "synapses": "synapses", "synapse_memory_bits": "memory bits", "input_axons": "axons in", "output_axons": "axons out",
     "cores": "cores",
 }  # fmt: skip
 
@@ -42,15 +43,20 @@ def _verdict(when: str, placement: Placement) -> list[str]:
 
 def layer_table(layers: tuple[LayerReport, ...]) -> Table:
     """A row a layer: what it uses, of what it may, and in brackets what it used before."""
-    table = Table(title="Layers: used / budget (before)", title_justify="left", pad_edge=False)
-    for heading in ("layer", "neurons", "connected", "bits", "encoding", *_COLUMNS.values()):
-        table.add_column(heading, justify="left" if heading in ("layer", "encoding") else "right")
+    table = _table("Layers: used / budget (before)")
+    for heading in ("layer", "neurons", "kept", "stored", *_COLUMNS.values()):
+        table.add_column(heading, justify="left" if heading in ("layer", "stored") else "right", overflow="fold")
     for layer in layers:
         table.add_row(
-            layer.now.layer, f"{layer.now.neurons:,}", f"{layer.connectivity:.1%}", str(layer.now.weight_bits),
-            layer.now.encoding, *(_cell(layer, name) for name in _COLUMNS),
+            layer.now.layer, f"{layer.now.neurons:,}", f"{layer.connectivity:.1%}",
+            f"{layer.now.weight_bits}-bit {layer.now.encoding}", *(_cell(layer, name) for name in _COLUMNS),
         )  # fmt: skip
     return table
+
+
+def _table(title: str) -> Table:
+    """A table that still stands upright at 80 columns."""
+    return Table(title=title, title_justify="left", pad_edge=False, box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
 
 
 def _cell(layer: LayerReport, name: str) -> str:
@@ -64,7 +70,7 @@ def _cell(layer: LayerReport, name: str) -> str:
 
 def accuracy_table(rungs: Accuracy) -> Table:
     """The ladder from the trained floats to Lava, each rung with its 95 % interval."""
-    table = Table(title=f"Accuracy on {rungs.test_samples or 0:,} held-out samples", title_justify="left", pad_edge=False)
+    table = _table(f"Accuracy on {rungs.test_samples or 0:,} held-out samples")
     columns = (
         ("dense", rungs.dense, rungs.test_samples), ("compressed", rungs.compressed, rungs.test_samples),
         ("quantized", rungs.quantized, rungs.test_samples), ("emulated", rungs.emulated, rungs.test_samples),
