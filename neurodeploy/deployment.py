@@ -218,7 +218,7 @@ def _folder(out: str | Path) -> Path:
 def _warnings(network: Network, quantized: QuantizedNetwork, measured: Measured) -> tuple[str, ...]:
     """What rounding did that its user should know."""
     errors = quantization_errors(network, quantized)
-    return (*warnings_of(errors, measured.overflows), *(f"{change} ({measured.of})" for change in measured.changed))
+    return (*warnings_of(errors, measured.overflows, measured.of), *(f"{change} ({measured.of})" for change in measured.changed))
 
 
 _FILES = {

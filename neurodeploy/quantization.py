@@ -248,19 +248,21 @@ def _bits(state: NDArray[np.float64]) -> float:
     return min(64.0, 1.0 + float(np.log2(max(worst, 1.0))))
 
 
-def warnings_of(errors: tuple[LayerError, ...], overflows: Mapping[str, int] | None = None) -> list[str]:
+def warnings_of(errors: tuple[LayerError, ...], overflows: Mapping[str, int] | None = None, of: str = "") -> list[str]:
     """A sentence for each layer whose state can leave its 24 bits, or did, or that lost synapses to rounding.
 
     Parameters
     ----------
     overflows : mapping of layer to int, optional
         How often the state did leave its 24 bits, where that was measured.
+    of : str
+        On what it was measured, e.g. ``"on the test data"``.
     """
     said = []
     for error in errors:
         if error.can_overflow:
             bits = max(error.worst_current_bits, error.worst_voltage_bits)
-            measured = "" if overflows is None else f"; it did so {overflows[error.layer]:,} times"
+            measured = "" if overflows is None else f"; {of} it did so {overflows[error.layer]:,} times"
             said.append(
                 f"layer {error.layer!r} could overflow its 24-bit state: {bits:.0f} bits if all synapses fired always{measured}"
             )

@@ -115,6 +115,7 @@ def test_without_lava_the_emulators_spikes_are_recorded(deployment: tuple[nd.Dep
         assert json.loads(str(record["meta"]))["end"] == "emulator"
 
 
+@pytest.mark.lava
 def test_a_lava_that_hangs_costs_its_rung_and_nothing_else(tmp_path: Path) -> None:
     made = nd.compress(
         model_for_digits(24), torch.zeros(1, 64), nd.load_profile("tiny"), nd.load_data("digits"),
@@ -123,7 +124,7 @@ def test_a_lava_that_hangs_costs_its_rung_and_nothing_else(tmp_path: Path) -> No
     assert made.report.lava is None
     assert made.report.accuracy.lava is None
     assert made.report.accuracy.emulated is not None
-    assert "was not done after 0.1 s" in str(made.report) or "Lava" not in str(made.report)
+    assert "was not done after 0.1 s" in str(made.report)
     assert (tmp_path / "report.json").is_file()
 
 

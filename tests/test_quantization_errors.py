@@ -127,7 +127,7 @@ def test_warnings_say_what_could_happen_and_what_did() -> None:
     errors = quantization_errors(dequantize(network), network)
     could = "layer 'only' could overflow its 24-bit state: 24 bits if all synapses fired always"
     assert warnings_of(errors) == [could]
-    assert warnings_of(errors, {"only": 1234}) == [f"{could}; on the test data it did so 1,234 times"]
+    assert warnings_of(errors, {"only": 1234}, "on the test data") == [f"{could}; on the test data it did so 1,234 times"]
 
 
 # ---------------------------------------------------------------------------------------------- silent and saturated
