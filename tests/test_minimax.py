@@ -1,164 +1,21 @@
-"""The method: survivors within every budget and none better, prices, the proximal map, and the end of a compression."""
+"""The constrained side of training: the proximal map, the multipliers, and how a compression closes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from itertools import pairwise, product
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
-from numpy.typing import NDArray
 
-from neurodeploy.budget import AxonCap, Budget, SliceBudget
+from neurodeploy.budget import Budget
 from neurodeploy.errors import BudgetError, TrainingError
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.network import Network
-from neurodeploy.resources import axon_bits, index_bits, slice_usage
 from neurodeploy.sharing import share_budget
-from neurodeploy.training.masks import RESOURCES, choose_synapses
-from neurodeploy.training.minimax import PENALTY_RATE, Compression, running
-
-BITS = 8
-SCORES = st.one_of(st.integers(0, 3).map(float), st.floats(0, 10, width=32))
-
-
-def a_slice(n_neurons: int, n_in: int, memory: int, *, axons: int | None = None, caps: list[int] | None = None) -> SliceBudget:
-    """A slice whose source is cut into as many equal parts as there are caps."""
-    edges = np.linspace(0, n_in, len(caps or [n_in]) + 1).astype(int).tolist()
-    sources = [AxonCap(start=a, stop=b, axons=n) for (a, b), n in zip(pairwise(edges), caps or [n_in], strict=True)]
-    return SliceBudget(
-        layer="l", core=0, start=0, stop=n_neurons, synapse_memory_bits=memory,
-        input_axons=n_in if axons is None else axons, sources=tuple(sources),
-    )  # fmt: skip
-
-
-@st.composite
-def problems(draw: st.DrawFn, max_neurons: int, max_inputs: int) -> tuple[NDArray[np.float64], SliceBudget]:
-    """Scores, ties and zeros among them, and a slice budget that leaves room for a synapse."""
-    n_neurons, n_in = draw(st.integers(1, max_neurons)), draw(st.integers(2, max_inputs))
-    score = draw(hnp.arrays(np.float64, (n_neurons, n_in), elements=SCORES))
-    memory = draw(st.integers(64, 64 + 16 * n_neurons * n_in))
-    caps = draw(st.sampled_from([[n_in], [1, 1], [n_in, 0], [0, n_in], [n_in, 1]]))
-    axons = draw(st.integers(1, min(n_in, sum(caps))))
-    return score, a_slice(n_neurons, n_in, memory, axons=axons, caps=caps)
-
-
-# ---------------------------------------------------------------------------------------------- the choice
-
-
-def test_the_choice_by_hand(tiny: HardwareProfile) -> None:
-    """Synapses of 8 + 6 bits and 10 bits of header: three of them fill a unit of 64 bits, eight fill two."""
-    score = np.array([[10, 1, 1, 1, 0, 0, 0, 0, 0], [5, 5, 5, 0.5, 0, 0, 0, 0, 0]]).T
-    choice = choose_synapses(score, a_slice(9, 2, memory=64), BITS, tiny)
-    assert choice.mask.sum(axis=0).tolist() == [0, 3]  # not the axon with the largest score of all
-    assert choice.mask[:3, 1].all()
-    assert choice.prices["synapse_memory_bits"] == pytest.approx(12 / 64)  # one unit more: 10 + 1 + 1 of the other axon
-    choice = choose_synapses(score, a_slice(9, 2, memory=128), BITS, tiny)
-    assert choice.mask.sum(axis=0).tolist() == [3, 3]
-    choice = choose_synapses(score, a_slice(9, 2, memory=256), BITS, tiny)
-    assert choice.mask.all()  # dense: 9 * 8 + 10 bits are two units an axon
-    assert choice.prices == dict.fromkeys(RESOURCES, 0.0)
-
-
-def test_the_price_of_an_axon_by_hand(tiny: HardwareProfile) -> None:
-    score = np.array([[4.0, 3, 2, 1]])
-    choice = choose_synapses(score, a_slice(1, 4, memory=640, axons=2), BITS, tiny)
-    assert choice.mask.tolist() == [[True, True, False, False]]
-    assert choice.prices == {"synapse_memory_bits": 0, "input_axons": 2, "output_axons": 0}
-    choice = choose_synapses(score, a_slice(1, 4, memory=640, caps=[1, 2]), BITS, tiny)
-    assert choice.mask.tolist() == [[True, False, True, True]]
-    assert choice.prices == {"synapse_memory_bits": 0, "input_axons": 0, "output_axons": 3}
-
-
-def test_whole_axons_are_kept_where_that_keeps_more(tiny: HardwareProfile) -> None:
-    score = np.ones((64, 10))
-    dense_axon = int(axon_bits(np.asarray(64), BITS, 0, tiny))
-    choice = choose_synapses(score, a_slice(64, 10, memory=3 * dense_axon), BITS, tiny)
-    assert choice.mask.sum() == 3 * 64  # sparse, 14 bits a synapse, would hold fewer
-    assert choice.mask.all(axis=0).sum() == 3
-    assert choice.prices["synapse_memory_bits"] == pytest.approx(64 / dense_axon)
-
-
-@settings(max_examples=60)
-@given(problem=problems(max_neurons=70, max_inputs=12))
-def test_the_survivors_keep_within_every_limit_and_are_never_none(
-    problem: tuple[NDArray[np.float64], SliceBudget], tiny: HardwareProfile
-) -> None:
-    score, part = problem
-    choice = choose_synapses(score, part, BITS, tiny)
-    usage = slice_usage(choice.mask, BITS, tiny)
-    assert usage.synapses >= 1
-    assert usage.synapse_memory_bits <= part.synapse_memory_bits
-    assert usage.input_axons <= part.input_axons
-    for cap in part.sources:
-        assert choice.mask[:, cap.start : cap.stop].any(axis=0).sum() <= cap.axons
-    assert all(price >= 0 for price in choice.prices.values())
-
-
-@given(problem=problems(max_neurons=5, max_inputs=4))
-def test_no_choice_within_the_budget_keeps_more_than_the_price_allows(
-    problem: tuple[NDArray[np.float64], SliceBudget], tiny: HardwareProfile
-) -> None:
-    """Against all choices there are: of every axon its 0, 1, 2, ... best synapses."""
-    score, part = problem
-    n_neurons, n_in = score.shape
-    choice = choose_synapses(score, part, BITS, tiny)
-    kept = float(score[choice.mask].sum())
-    best = np.vstack([np.zeros(n_in), np.sort(score, axis=0)[::-1].cumsum(axis=0)])
-    sparse_bits = axon_bits(np.arange(n_neurons + 1), BITS, index_bits(n_neurons, tiny), tiny)
-    dense_axon = int(axon_bits(np.asarray(n_neurons), BITS, 0, tiny))
-    spare = part.synapse_memory_bits - int(sparse_bits[choice.mask.sum(axis=0)].sum())
-    whole = set(choice.mask.sum(axis=0).tolist()) <= {0, n_neurons}
-    sizes = np.array(list(product(range(n_neurons + 1), repeat=n_in)))
-    open_ = sizes > 0
-    legal = open_.sum(axis=1) <= part.input_axons
-    for cap in part.sources:
-        legal &= open_[:, cap.start : cap.stop].sum(axis=1) <= cap.axons
-    gain = best[sizes, np.arange(n_in)].sum(axis=1)
-    dense = legal & (dense_axon * open_.sum(axis=1) <= part.synapse_memory_bits)
-    assert gain[dense].max() <= kept + 1e-9
-    if not whole:
-        sparse = legal & (sparse_bits[sizes].sum(axis=1) <= part.synapse_memory_bits)
-        assert gain[sparse].max() <= kept + choice.prices["synapse_memory_bits"] * spare + 1e-9
-
-
-@given(score=hnp.arrays(np.float64, (9, 4), elements=st.floats(0.01, 10)), memory=st.integers(64, 700))
-def test_memory_is_used_up_but_for_less_than_an_axons_next_step(
-    score: NDArray[np.float64], memory: int, tiny: HardwareProfile
-) -> None:
-    choice = choose_synapses(score, a_slice(9, 4, memory), BITS, tiny)
-    n_synapses = choice.mask.sum(axis=0)
-    bits = axon_bits(np.arange(10), BITS, index_bits(9, tiny), tiny)
-    spare = memory - slice_usage(choice.mask, BITS, tiny).synapse_memory_bits
-    assert choice.mask.all() or spare < 128  # the longest step of such an axon
-    assert choice.mask.all() or all(bits[n + 1] > bits[n] for n in n_synapses if 0 < n < 9)  # units that are paid for are full
-
-
-# ---------------------------------------------------------------------------------------------- the budget in force
-
-
-def test_the_budget_in_force_shrinks_from_the_need_to_the_limit(
-    make_network: Callable[..., Network], tiny: HardwareProfile
-) -> None:
-    budget = share_budget(make_network([100, 60, 10]), tiny, cores=2)
-    part = replace(budget.of("layer1")[0], input_axons=40)
-    at = [running(part, budget, progress) for progress in (0.0, 0.25, 0.5, 0.75, 1.0, 2.0)]
-    memory = [limits.synapse_memory_bits for limits in at]
-    full = slice_usage(np.ones((part.neurons, 100)), BITS, tiny)
-    assert memory[0] == full.synapse_memory_bits > part.synapse_memory_bits
-    assert memory == sorted(memory, reverse=True)
-    assert at[-1] == at[-2] == part
-    assert at[0].input_axons == 100
-    assert [limits.input_axons for limits in at] == sorted((limits.input_axons for limits in at), reverse=True)
-    assert memory[2] == pytest.approx(np.sqrt(memory[0] * memory[-1]), abs=1)
-
-
-# ---------------------------------------------------------------------------------------------- the multipliers
+from neurodeploy.training.masks import RESOURCES
+from neurodeploy.training.minimax import PENALTY_RATE, Compression
 
 
 def linear_model(network: Network) -> torch.nn.Sequential:
@@ -260,6 +117,26 @@ def test_a_closed_compression_keeps_every_slice_budget_and_cuts_off_no_slice(
         assert compression.survivors[part.layer][part.start : part.stop].any()
     for name, module in compression.layers.items():
         assert torch.equal(module.weight.detach(), before[name] * compression.survivors[name])
+
+
+def test_neurons_that_nobody_hears_keep_no_synapse_and_the_output_stays(
+    make_network: Callable[..., Network], tiny: HardwareProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = make_network([12, 20, 20, 4])
+    model = linear_model(network)
+    first, second, third = (module.weight for module in model)
+    with torch.no_grad():
+        third[:, 5:] = 0  # of the second layer's neurons five are heard,
+        second[:5, 7:] = 0  # and they hear seven of the first layer's
+    inputs = torch.rand(3, 12)
+    before = model(inputs)
+    compression = Compression(share_budget(network, tiny), model)
+    compression.survivors["layer3"] &= third != 0
+    compression.survivors["layer2"] &= second != 0
+    monkeypatch.setattr(Compression, "choose", lambda *_: None)
+    compression.close()
+    assert torch.allclose(model(inputs), before)
+    assert [int(weight.any(dim=1).sum()) for weight in (first, second, third)] == [7, 5, 4]
 
 
 def test_overruns_are_those_that_the_budget_counts(make_network: Callable[..., Network], tiny: HardwareProfile) -> None:

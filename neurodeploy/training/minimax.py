@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -127,8 +128,23 @@ class Compression:
             The surviving weights break the budget after all; the count on the weights themselves has the last word.
         """
         self.choose(1.0)
+        self._forget_unheard()
         self.hold()
         self.budget.check(_as_network(self.layers))
+
+    def _forget_unheard(self) -> None:
+        """Drop the synapses onto neurons that no surviving synapse leaves: the outputs do not change, and memory comes free.
+
+        From the last layer to the first, since a neuron forgotten may have been another's only listener. A slice is never
+        emptied.
+        """
+        for before, after in reversed(list(pairwise(self.layers))):
+            heard = self.survivors[after].any(dim=0)
+            for part in self.budget.of(before):
+                mask = self.survivors[before][part.start : part.stop]
+                left = mask & heard[part.start : part.stop, None]
+                if left.any():
+                    mask.copy_(left)
 
     def overruns(self) -> Mapping[str, float]:
         """Usage over budget less one, of every constraint, counted on the survivors."""
