@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from rich.console import Console, RenderableType
@@ -163,13 +163,13 @@ def compress(
 @click.option("--end", type=click.Choice(["emulator", "lava"]), default="emulator", show_default=True, help="Where to run it.")
 @click.option("--out", type=Path, required=True, metavar="RECORD.NPZ", help="Gets spikes and v of the last layer, and meta.")
 @TIME_LIMIT
-def simulate(network: str, source: Path, end: str, out: Path, time_limit: float) -> int:
+def simulate(network: str, source: Path, end: Literal["emulator", "lava"], out: Path, time_limit: float) -> int:
     """Run MODEL.NET on input spikes and record the last layer."""
     from neurodeploy.netx import read_netx
     from neurodeploy.records import load_spikes, save_record
     from neurodeploy.simulation import simulate as run
 
-    record = run(read_netx(network), load_spikes(source), end=end, time_limit_s=time_limit)  # type: ignore[arg-type]
+    record = run(read_netx(network), load_spikes(source), end=end, time_limit_s=time_limit)
     save_record(record, out, network=network, input=str(source))
     size, rate = f"{record.n_samples} samples of {record.n_steps} steps", record.rates()[record.output]
     click.echo(f"{size}, {rate:.4f} spikes a neuron and step in {record.output!r}: {out}")

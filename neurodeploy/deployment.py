@@ -19,7 +19,7 @@ from neurodeploy.layout import lay_out
 from neurodeploy.network import Network
 from neurodeploy.netx import write_netx
 from neurodeploy.placement import Placement
-from neurodeploy.quantization import quantization_errors, quantize, warnings_of
+from neurodeploy.quantization import LayerError, quantization_errors, quantize, warnings_of
 from neurodeploy.quantized import QuantizedNetwork
 from neurodeploy.records import EpochRecord, save_record
 from neurodeploy.report import (
@@ -116,11 +116,12 @@ def deploy(
     folder = _folder(out)
     seen = inspect(network, profile, cores=cores, bits=bits)
     quantized = network if isinstance(network, QuantizedNetwork) else quantize(network, profile, bits=bits)
-    warnings = _warnings(network, quantized, tried(network, quantized)) if isinstance(network, Network) else ()
+    errors = quantization_errors(network, quantized) if isinstance(network, Network) else ()
+    warnings = _warnings(errors, tried(network, quantized)) if isinstance(network, Network) else ()
     placement = lay_out(quantized, profile, cores=cores)
     write_netx(quantized, folder / "model.net")
     files = _files(folder, "network")
-    report = summarize(profile, seen.budget, placement, before=seen.placement, warnings=warnings, files=files)
+    report = summarize(profile, seen.budget, placement, before=seen.placement, rounding=errors, warnings=warnings, files=files)
     return Deployment(quantized=quantized, placement=placement, report=_written(report, folder))
 
 
@@ -152,9 +153,10 @@ def compress(
         No compression can make the network fit.
     """
     folder = _folder(out)
-    before = lay_out(extract(model, sample), profile, cores=cores, bits=bits)
+    network = extract(model, sample)
+    before = lay_out(network, profile, cores=cores, bits=bits)
     say(_verdict(before))
-    budget = share_budget(extract(model, sample), profile, cores=cores, bits=bits)
+    budget = share_budget(network, profile, cores=cores, bits=bits)
     history, accuracy = _train(model, budget, data, options, progress, say)
 
     network = extract(model, sample)
@@ -164,10 +166,10 @@ def compress(
     placement = lay_out(quantized, profile, cores=cores, plan=plan)
     write_netx(quantized, folder / "model.net")
     save_weights(model, folder / "weights.safetensors")
+    errors = quantization_errors(network, quantized)
     measured = measure(model, network, quantized, data.test, options)
     accuracy = replace(measured.accuracy, dense=accuracy.dense, compressed=accuracy.compressed)
     say(f"In the chip's integers: {accuracy.emulated:.2%}. {_verdict(placement)}")
-
     stretch = stretch_of(model, data.test, options, max(lava_samples, 1))
     record, lava, trouble = simulate(quantized, stretch.spikes, record="all"), None, []
     if lava_samples and is_installed():
@@ -181,7 +183,7 @@ def compress(
     save_record(record, folder / "record.npz", network="model.net")
     report = summarize(
         profile, budget, placement, history=history, before=before, seed=options.seed, accuracy=accuracy, lava=lava,
-        rates=measured.rates, warnings=(*_warnings(network, quantized, measured), *trouble),
+        rates=measured.rates, rounding=errors, warnings=(*_warnings(errors, measured), *trouble),
         files=_files(folder, "network", "weights", "record"),
     )  # fmt: skip
     return Deployment(quantized=quantized, placement=placement, report=_written(report, folder))
@@ -215,10 +217,10 @@ def _folder(out: str | Path) -> Path:
     return folder
 
 
-def _warnings(network: Network, quantized: QuantizedNetwork, measured: Measured) -> tuple[str, ...]:
+def _warnings(errors: tuple[LayerError, ...], measured: Measured) -> tuple[str, ...]:
     """What rounding did that its user should know."""
-    errors = quantization_errors(network, quantized)
-    return (*warnings_of(errors, measured.overflows, measured.of), *(f"{change} ({measured.of})" for change in measured.changed))
+    told = (f"{change} ({measured.of})" for change in measured.changed)
+    return (*warnings_of(errors, measured.overflows, measured.of), *told)
 
 
 _FILES = {

@@ -30,7 +30,7 @@ def load_factory(spec: str) -> Callable[[], Any]:
         raise RequestError(spec, f"has no {name!r}", remedy="Name a function without arguments that is defined there.")
     if not callable(factory):
         raise RequestError(spec, f"{name!r} is a {type(factory).__name__}, not a function")
-    return factory  # type: ignore[no-any-return]
+    return factory  # type: ignore[no-any-return]  # what it takes shows when it is called
 
 
 def call_factory(spec: str) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from neurodeploy.errors import ProfileError
+from neurodeploy.errors import ProfileError, RequestError
 
 MAX_PROFILE_BYTES = 1 << 16
 MAX_VALUE = 1 << 40
@@ -127,6 +127,23 @@ class HardwareProfile:
     def cores(self) -> int:
         """Cores of all chips together."""
         return self.chips.number * self.cores_per_chip.number
+
+    def cores_given(self, cores: int | None) -> int:
+        """How many cores a network gets that asked for `cores`; all of them for None.
+
+        Raises
+        ------
+        RequestError
+            `cores` is not within 1..what the profile has.
+        """
+        if cores is None:
+            return self.cores
+        if not 1 <= cores <= self.cores:
+            raise RequestError(
+                "cores", f"{cores} is outside 1..{self.cores}", source=self.cores_per_chip.where,
+                remedy="Give fewer cores, or a profile with more.",
+            )  # fmt: skip
+        return cores
 
     def limits(self) -> Iterator[Limit]:
         """Every number of the profile, in the order of the fields."""

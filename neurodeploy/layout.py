@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 
 from neurodeploy.errors import RequestError
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.network import Layer, Network
+from neurodeploy.network import Network
 from neurodeploy.placement import RESOURCES, Placement, Slice, limit_of, use_of
-from neurodeploy.quantized import QuantizedLayer, QuantizedNetwork
-from neurodeploy.resources import DEFAULT_WEIGHT_BITS, SynapseCounts, bits_of, least_axon_bits, weight_bits
+from neurodeploy.quantized import QuantizedNetwork
+from neurodeploy.resources import DEFAULT_WEIGHT_BITS, AnyLayer, Layers, SynapseCounts, bits_of, least_axon_bits, weight_bits
 
-Layers: TypeAlias = "tuple[Layer | QuantizedLayer, ...]"
 Cut: TypeAlias = "tuple[str, int, int, int]"
 """Layer, core, start, stop: neurons start..stop-1 of the layer are to stand on the core."""
 
@@ -66,9 +65,7 @@ def lay_out(
 
     A neuron that no empty core can hold gets one to itself, and `Placement.overruns` says by how much it is too large.
     """
-    available = profile.cores if cores is None else cores
-    if not 1 <= available <= profile.cores:
-        raise RequestError("cores", f"{cores} is outside 1..{profile.cores}", source=profile.cores_per_chip.where)
+    available = profile.cores_given(cores)
     layers: Layers = network.layers
     widths = {layer.name: weight_bits(bits_of(layer, bits), profile) for layer in layers}
     closely = Placement(
@@ -117,7 +114,7 @@ def _as_planned(layers: Layers, profile: HardwareProfile, widths: dict[str, int]
 class _Filling:
     """A layer being laid out: what any run of its neurons would use."""
 
-    def __init__(self, layer: Layer | QuantizedLayer, bits: int, targets: NDArray[np.int64]) -> None:
+    def __init__(self, layer: AnyLayer, bits: int, targets: NDArray[np.int64]) -> None:
         self.name, self.n_neurons, self.bits = layer.name, layer.n_neurons, bits
         self.counts = SynapseCounts(layer)
         self._outputs = np.concatenate([[0], np.cumsum(targets)])
@@ -152,7 +149,7 @@ class _Core:
         return part
 
 
-def _target_cores(layer: Layer | QuantizedLayer, layers: Layers, placed: list[Slice]) -> NDArray[np.int64]:
+def _target_cores(layer: AnyLayer, layers: Layers, placed: list[Slice]) -> NDArray[np.int64]:
     """(n_neurons,): to how many cores each neuron's spikes go."""
     reached: dict[int, NDArray[np.bool_]] = {}
     for target in layers:

@@ -197,6 +197,11 @@ class LayerError:
     worst_current_bits: float
     worst_voltage_bits: float
 
+    def __str__(self) -> str:
+        return (
+            f"{self.layer}: weights {self.weight_error:.2%}, thresholds {self.threshold_error:.2%}, decays {self.decay_error:.5f}"
+        )
+
     @property
     def can_overflow(self) -> bool:
         return max(self.worst_current_bits, self.worst_voltage_bits) >= 24

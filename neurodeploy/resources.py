@@ -12,7 +12,7 @@ every neuron of the slice and no index. The cheaper encoding is taken, slice by 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ from neurodeploy.network import Layer
 from neurodeploy.quantized import QuantizedLayer
 
 Encoding = Literal["dense", "sparse"]
+AnyLayer: TypeAlias = "Layer | QuantizedLayer"
+Layers: TypeAlias = "tuple[Layer | QuantizedLayer, ...]"
 DEFAULT_WEIGHT_BITS = 8
 
 
@@ -129,9 +131,8 @@ def slice_usage(
 class SynapseCounts:
     """How many synapses each axon has on any run of a layer's neurons, in one subtraction."""
 
-    def __init__(self, layer: Layer | QuantizedLayer) -> None:
+    def __init__(self, layer: AnyLayer) -> None:
         present = layer.weight != 0
-        self.layer = layer
         self._running = np.zeros((present.shape[0] + 1, present.shape[1]), dtype=np.int64)
         np.cumsum(present, axis=0, out=self._running[1:])
 
@@ -145,6 +146,6 @@ class SynapseCounts:
         return used
 
 
-def bits_of(layer: Layer | QuantizedLayer, default: int = DEFAULT_WEIGHT_BITS) -> int:
+def bits_of(layer: AnyLayer, default: int = DEFAULT_WEIGHT_BITS) -> int:
     """Weight width to count a layer with: its own once it is quantised, `default` before."""
     return layer.weight_bits if isinstance(layer, QuantizedLayer) else default

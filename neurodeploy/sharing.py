@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TypeAlias
 
 import numpy as np
 
 from neurodeploy.budget import AxonCap, Budget, LayerBudget, SliceBudget, Slices
-from neurodeploy.errors import BudgetError, RequestError
+from neurodeploy.errors import BudgetError
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.network import Layer, Network
-from neurodeploy.quantized import QuantizedLayer, QuantizedNetwork
+from neurodeploy.network import Network
+from neurodeploy.quantized import QuantizedNetwork
 from neurodeploy.resources import (
     DEFAULT_WEIGHT_BITS,
+    AnyLayer,
+    Layers,
     SynapseCounts,
     Usage,
     axon_bits,
@@ -22,8 +23,6 @@ from neurodeploy.resources import (
     weight_bits,
 )
 
-AnyLayer: TypeAlias = "Layer | QuantizedLayer"
-Layers: TypeAlias = "tuple[Layer | QuantizedLayer, ...]"
 _UNLIMITED = 1 << 62
 
 
@@ -55,7 +54,7 @@ def share_budget(
     BudgetError
         No pruning of synapses can help: too many neurons for the cores, or a core without room for a single axon.
     """
-    cores = _cores(cores, profile)
+    cores = profile.cores_given(cores)
     width = weight_bits(bits, profile)
     per_core = profile.neurons_per_core.number
     layers: Layers = network.layers
@@ -77,17 +76,6 @@ def share_budget(
             )  # fmt: skip
     budgets = tuple(_layer_budget(layers, layer, profile, width, slices) for layer in layers)
     return Budget(profile=profile, cores=cores, weight_bits=width, slices=slices, layers=budgets)
-
-
-def _cores(cores: int | None, profile: HardwareProfile) -> int:
-    if cores is None:
-        return profile.cores
-    if not 1 <= cores <= profile.cores:
-        raise RequestError(
-            "cores", f"{cores} is outside 1..{profile.cores}", source=profile.cores_per_chip.where,
-            remedy="Give fewer cores, or a profile with more.",
-        )  # fmt: skip
-    return cores
 
 
 def _unpruned_bits(layer: AnyLayer, n_neurons: int, width: int, profile: HardwareProfile) -> int:

@@ -65,6 +65,13 @@ def test_it_still_reads_digits_on_every_rung(deployment: tuple[nd.Deployment, Pa
     assert rungs.lava is None
 
 
+def test_the_report_tells_each_layers_rounding_error(deployment: tuple[nd.Deployment, Path, list[str]]) -> None:
+    said = " ".join(str(deployment[0].report).split())
+    for error in deployment[0].report.rounding:
+        assert 0 < error.weight_error < 0.05
+        assert f"{error.layer}: weights {error.weight_error:.2%}, thresholds {error.threshold_error:.2%}" in said
+
+
 def test_its_files_are_there_and_agree(deployment: tuple[nd.Deployment, Path, list[str]]) -> None:
     made, out, _ = deployment
     said = json.loads((out / "report.json").read_text())

@@ -15,6 +15,7 @@ from rich.console import RenderableType
 from neurodeploy.budget import Budget
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.placement import Placement
+from neurodeploy.quantization import LayerError
 from neurodeploy.records import EpochRecord, SpikeRecord
 from neurodeploy.report.facts import LavaCheck, LayerReport
 from neurodeploy.report.ladder import Accuracy
@@ -36,6 +37,8 @@ class Report:
         The network laid out as it came, before compression.
     history : tuple of EpochRecord
     rates : mapping of layer to mean spikes a neuron and step
+    rounding : tuple of LayerError
+        The float-to-integer error of each layer.
     warnings : tuple of str
         What rounding did to layers, and what may overflow.
     files : mapping of what to path
@@ -50,6 +53,7 @@ class Report:
     lava: LavaCheck | None = None
     history: tuple[EpochRecord, ...] = ()
     rates: Mapping[str, float] = field(default_factory=dict)
+    rounding: tuple[LayerError, ...] = ()
     warnings: tuple[str, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
 
@@ -79,6 +83,8 @@ class Report:
             yield f"Lava against the emulator: {self.lava.steps:,} steps, {same}."
         if self.rates:
             yield "Spikes a neuron and step: " + ", ".join(f"{name} {rate:.3f}" for name, rate in self.rates.items()) + "."
+        if self.rounding:
+            yield "Rounding, root mean square of weights and worst of the others: " + "; ".join(map(str, self.rounding)) + "."
         yield from (f"Note: {warning}" for warning in self.warnings)
         if self.files:
             yield "Files: " + ", ".join(self.files.values())
@@ -142,7 +148,7 @@ def summarize(
     before : Placement, optional
         The network laid out as it came.
     **more
-        Further fields of `Report`: seed, accuracy, lava, rates, warnings, files.
+        Further fields of `Report`: seed, accuracy, lava, rates, rounding, warnings, files.
     """
     if record is not None:
         more.setdefault("rates", record.rates())

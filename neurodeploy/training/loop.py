@@ -193,7 +193,7 @@ class _Run:
                 remedy=f"Lower learning_rate (now {self.options.learning_rate:g}), or look for NaN in the model's weights.",
             )  # fmt: skip
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # of torch, in some versions
         optimizer.step()
         classes = not target.is_floating_point() and target.shape == output.shape[:1]
         return loss.item(), float((output.argmax(dim=1) == target).sum()) if classes else math.nan
