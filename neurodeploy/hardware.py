@@ -1,39 +1,115 @@
 """What the chip offers.
 
-A profile is a YAML file of numbers, each with its unit and either the `source` that states it or the `assumption`
-that stands in for one. A number never travels without where it came from: it is a `Limit`.
+A profile is a set of numbers, each with its unit and either the source that states it or the assumption that stands in
+for one. A number never travels without where it came from: it is a `Limit`. Profiles are read from YAML files
+by `neurodeploy.profiles`.
 """
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any
-
-import yaml
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
 
 from neurodeploy.errors import ProfileError, RequestError
 
-MAX_PROFILE_BYTES = 1 << 16
-MAX_VALUE = 1 << 40
-"""No chip has more of anything; all that is calculated from values up to this stays within 64 bits."""
-_HERE = Path(__file__).parent
-_PROFILE_FOLDERS = (_HERE / "hardware_profiles", _HERE.parent / "hardware_profiles")  # a wheel's, a checkout's
+UNLIMITED = 1 << 62
+"""The capacity for what a chip sets no limit to."""
+
+Kind = Literal["whole", "per core", "choices", "sides", "figure", "formulas"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """What a profile may say under a key.
+
+    Attributes
+    ----------
+    unit : str
+    kind : str
+        ``"whole"``: a whole number above zero; ``"per core"``: that, or one for each core of a chip; ``"choices"``:
+        allowed widths, ascending; ``"sides"``: sides of a mesh, columns first; ``"figure"``: an energy or a time, at
+        least zero; ``"formulas"``: names of encodings.
+    meaning : str
+    required : bool
+    """
+
+    unit: str
+    kind: Kind
+    meaning: str
+    required: bool = False
+
+
+_EVENTS = {
+    "synop_dense": "one synaptic operation of a dense list",
+    "synop_sparse": "one synaptic operation of a sparse list",
+    "synop_convolution": "one synaptic operation of a shared convolution list",
+    "neuron_access": "reading a neuron's state in a step",
+    "neuron_update": "updating a neuron that received input",
+    "neuron_spike": "a neuron's spike",
+    "message_in": "a spike message received by a core",
+    "message_out": "a spike message sent by a core",
+    "hop_east_west": "a message's hop to the next tile, east or west",
+    "hop_north_south": "a message's hop to the next tile, north or south",
+    "hop_between_chips": "a message's hop to the next chip",
+}
+
+KEYS: Mapping[str, Key] = MappingProxyType({
+    "chips": Key(unit="chips", kind="whole", meaning="chips on the board", required=True),
+    "chip_mesh": Key(unit="chips", kind="sides", meaning="how the chips stand: columns, rows, layers"),
+    "cores_per_chip": Key(unit="cores", kind="whole", meaning="neurocores of a chip", required=True),
+    "cores_per_tile": Key(unit="cores", kind="whole", meaning="cores that share a router; 1 if not given"),
+    "tile_mesh": Key(unit="tiles", kind="sides", meaning="how a chip's tiles stand: columns, rows; any two cores are a hop apart if not given"),
+    "neurons_per_core": Key(unit="neurons", kind="per core", meaning="neurons of a core", required=True),
+    "slices_per_core": Key(unit="slices", kind="whole", meaning="slices of layers that may share a core"),
+    "cores_per_layer": Key(unit="cores", kind="whole", meaning="cores that a layer may be spread over"),
+    "input_axons_per_core": Key(unit="axons", kind="per core", meaning="sources whose spikes a core receives"),
+    "output_axons_per_core": Key(unit="axons", kind="per core", meaning="(neuron, target slice) pairs of a core"),
+    "fan_in_per_neuron": Key(unit="synapses", kind="whole", meaning="synapses onto one neuron"),
+    "synapse_formats_per_core": Key(unit="formats", kind="whole", meaning="kinds of synapse list on a core: width, encoding, sign"),
+    "neuron_profiles_per_core": Key(unit="profiles", kind="whole", meaning="different pairs of decays on a core"),
+    "threshold_profiles_per_core": Key(unit="profiles", kind="whole", meaning="different thresholds on a core"),
+    "biases_per_core": Key(unit="neurons", kind="per core", meaning="biases that a core stores, one a channel or neuron"),
+    "memory_bits_per_core": Key(unit="bits", kind="per core", meaning="one memory that synapses, neuron state and axons share"),
+    "synapse_memory_bits_per_core": Key(unit="bits", kind="per core", meaning="memory for synapses alone"),
+    "neuron_memory_bits_per_core": Key(unit="bits", kind="per core", meaning="memory for neuron state alone"),
+    "neuron_state_bits": Key(unit="bits", kind="whole", meaning="memory that a neuron's state takes"),
+    "input_axon_bits": Key(unit="bits", kind="whole", meaning="what an input axon takes of the shared memory"),
+    "output_axon_bits": Key(unit="bits", kind="whole", meaning="what an output axon takes of the shared memory"),
+    "encodings": Key(unit="formulas", kind="formulas", meaning="how synapses may be stored, as `neurodeploy.encodings` names them", required=True),
+    "memory_unit_bits": Key(unit="bits", kind="whole", meaning="what synapse memory is given out in; 1 if not given"),
+    "synapses_per_block": Key(unit="synapses", kind="whole", meaning="a list is stored in blocks of at most so many"),
+    "block_header_bits": Key(unit="bits", kind="whole", meaning="overhead of a block; 0 if not given"),
+    "axon_base_neurons": Key(unit="neurons", kind="whole", meaning="reach of the offset that a shared list is moved by"),
+    "weight_bits": Key(unit="bits", kind="choices", meaning="allowed widths of a weight, sign included", required=True),
+    "index_bits": Key(unit="bits", kind="choices", meaning="allowed widths of a target index in a sparse list"),
+    "max_delay_steps": Key(unit="steps", kind="whole", meaning="longest synaptic delay"),
+    "state_bits": Key(unit="bits", kind="whole", meaning="width of a neuron's current and membrane"),
+    "decay_bits": Key(unit="bits", kind="whole", meaning="width of a decay"),
+    "threshold_bits": Key(unit="bits", kind="whole", meaning="width of a threshold"),
+    "payload_bits": Key(unit="bits", kind="whole", meaning="widest payload of a graded spike"),
+    "external_inputs": Key(unit="axons", kind="whole", meaning="channels by which spikes enter the board"),
+    **{f"{event}_energy": Key(unit="pJ", kind="figure", meaning=f"energy of {what}") for event, what in _EVENTS.items()},
+    **{f"{event}_time": Key(unit="ns", kind="figure", meaning=f"time of {what}") for event, what in _EVENTS.items()},
+    "sync_one_tile_time": Key(unit="ns", kind="figure", meaning="synchronising a step on one tile"),
+    "sync_all_tiles_time": Key(unit="ns", kind="figure", meaning="synchronising a step on all tiles of a chip"),
+})  # fmt: skip
+"""All that a profile may say, in the order in which it is shown."""
+
+Value = int | float | tuple[int, ...] | tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """One number of a chip, or the list of values that a setting may take.
+    """One number of a chip, or a list of them.
 
     Attributes
     ----------
     key : str
-        The profile's key, e.g. ``"neurons_per_core"``.
-    value : int | tuple[int, ...]
-        Positive, in `unit`; for a list of choices, ascending and distinct.
+        One of `KEYS`, e.g. ``"neurons_per_core"``.
+    value : int, float or tuple
+        In `unit`; what it may be is in `KEYS`.
     unit : str
         E.g. ``"bits"``.
     source : str
@@ -45,7 +121,7 @@ class Limit:
     """
 
     key: str
-    value: int | tuple[int, ...]
+    value: Value
     unit: str
     source: str
     assumed: bool
@@ -53,37 +129,38 @@ class Limit:
 
     @property
     def number(self) -> int:
-        """The value of a limit that is a single number."""
-        if isinstance(self.value, tuple):
-            raise ProfileError(self.where, "is a list of choices, not one number")
-        return self.value
+        """The value of a limit that is a single whole number; the largest where it differs from core to core."""
+        if KEYS[self.key].kind in ("whole", "per core"):
+            return max(self.choices)
+        raise ProfileError(self.where, "is not one whole number")
 
     @property
     def choices(self) -> tuple[int, ...]:
-        """The values of a limit that is a list of choices."""
-        return self.value if isinstance(self.value, tuple) else (self.value,)
+        """The values of a limit that is a list of whole numbers, or the one that there is."""
+        values = self.value if isinstance(self.value, tuple) else (self.value,)
+        return tuple(value for value in values if isinstance(value, int))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The values of a list of names."""
+        values = self.value if isinstance(self.value, tuple) else ()
+        return tuple(value for value in values if isinstance(value, str))
+
+    @property
+    def figure(self) -> float:
+        """The value of an energy or a time, in its unit."""
+        if isinstance(self.value, tuple):
+            raise ProfileError(self.where, "is a list, not one figure")
+        return float(self.value)
+
+    def on(self, core: int) -> int:
+        """The value on a core of a chip, counted through all chips."""
+        return self.choices[core % len(self.choices)]
 
     @property
     def where(self) -> str:
         """Where to look the number up, e.g. ``loihi1.yaml: neurons_per_core``."""
         return f"{self.profile}.yaml: {self.key}"
-
-
-_UNITS = {
-    "chips": "chips",
-    "cores_per_chip": "cores",
-    "neurons_per_core": "neurons",
-    "input_axons_per_core": "axons",
-    "output_axons_per_core": "axons",
-    "synapse_memory_bits_per_core": "bits",
-    "memory_unit_bits": "bits",
-    "synapses_per_block": "synapses",
-    "block_header_bits": "bits",
-    "weight_bits": "bits",
-    "index_bits": "bits",
-    "max_delay_steps": "steps",
-}
-_CHOICES = {"weight_bits", "index_bits"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,195 +171,73 @@ class HardwareProfile:
     ----------
     name, description : str
         What it is called, and one sentence about it.
-    chips, cores_per_chip : Limit
-        How many chips, and neurocores on each.
-    neurons_per_core, input_axons_per_core, output_axons_per_core : Limit
-        An input axon is one source neuron whose spikes a core receives; an output axon one (neuron, target core) pair.
-    synapse_memory_bits_per_core, memory_unit_bits : Limit
-        Memory for synapses, and the unit that it is given out in.
-    synapses_per_block, block_header_bits : Limit
-        An axon's synapses are stored in blocks of at most so many, each with a header.
-    weight_bits, index_bits : Limit
-        Allowed widths of a weight and, in a sparse block, of a synapse's target index.
-    max_delay_steps : Limit
-        Longest synaptic delay.
+    limits : mapping of key to Limit
+        Every number, by its key in `KEYS`, in that order.
     """
 
     name: str
     description: str
-    chips: Limit
-    cores_per_chip: Limit
-    neurons_per_core: Limit
-    input_axons_per_core: Limit
-    output_axons_per_core: Limit
-    synapse_memory_bits_per_core: Limit
-    memory_unit_bits: Limit
-    synapses_per_block: Limit
-    block_header_bits: Limit
-    weight_bits: Limit
-    index_bits: Limit
-    max_delay_steps: Limit
+    limits: Mapping[str, Limit]
+
+    def __post_init__(self) -> None:
+        for key, what in KEYS.items():
+            if what.required and key not in self.limits:
+                raise ProfileError(f"{self.name}.yaml: {key}", "missing", remedy=f"It is {what.meaning}, in {what.unit}.")
+        ordered = {key: self.limits[key] for key in KEYS if key in self.limits}
+        object.__setattr__(self, "limits", MappingProxyType(ordered))
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.limits
+
+    def __getitem__(self, key: str) -> Limit:
+        """The limit under a key that the chip must have for what is asked.
+
+        Raises
+        ------
+        ProfileError
+            The profile does not say.
+        """
+        if key not in self.limits:
+            raise ProfileError(f"{self.name}.yaml: {key}", "is not given", remedy=f"Add {KEYS[key].meaning}, in {KEYS[key].unit}.")
+        return self.limits[key]
+
+    def __iter__(self) -> Iterator[Limit]:
+        return iter(self.limits.values())
+
+    def number(self, key: str, otherwise: int) -> int:
+        """A whole number, or what holds where the profile does not say."""
+        return self.limits[key].number if key in self.limits else otherwise
+
+    def capacity(self, resource: str, core: int | None = None) -> int:
+        """What a core has of a resource: the core named, or the largest; `UNLIMITED` where nothing limits it."""
+        limit = self.limits.get(f"{resource}_per_core")
+        if limit is None:
+            return UNLIMITED
+        return limit.number if core is None else limit.on(core)
 
     @property
     def cores(self) -> int:
         """Cores of all chips together."""
-        return self.chips.number * self.cores_per_chip.number
+        return self["chips"].number * self["cores_per_chip"].number
 
-    def cores_given(self, cores: int | None) -> int:
-        """How many cores a network gets that asked for `cores`; all of them for None.
+    @property
+    def cores_differ(self) -> bool:
+        """Whether some cores of a chip have more of something than others."""
+        return any(len(limit.choices) > 1 for limit in self if KEYS[limit.key].kind == "per core")
+
+    def cores_given(self, cores: int | None = None, chips: int | None = None) -> int:
+        """How many cores a network gets that asked for `cores`, or for all those of `chips`; all there are for None.
 
         Raises
         ------
         RequestError
-            `cores` is not within 1..what the profile has.
+            Either is not within 1..what the profile has.
         """
-        if cores is None:
-            return self.cores
-        if not 1 <= cores <= self.cores:
-            raise RequestError(
-                "cores", f"{cores} is outside 1..{self.cores}", source=self.cores_per_chip.where,
-                remedy="Give fewer cores, or a profile with more.",
-            )  # fmt: skip
-        return cores
-
-    def limits(self) -> Iterator[Limit]:
-        """Every number of the profile, in the order of the fields."""
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Limit):
-                yield value
-
-
-def profile_paths() -> dict[str, Path]:
-    """The profiles that come with neurodeploy, by name."""
-    folder = next((folder for folder in _PROFILE_FOLDERS if folder.is_dir()), None)
-    return {} if folder is None else {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-
-
-def load_profile(name_or_path: str | Path) -> HardwareProfile:
-    """Read a hardware profile.
-
-    Parameters
-    ----------
-    name_or_path : str or Path
-        The name of a profile that comes with neurodeploy (``"loihi2"``), or a path to a YAML file.
-
-    Raises
-    ------
-    ProfileError
-        No such profile; not YAML, not a mapping, too large; a key unknown, missing or twice; a value of the wrong
-        type, not positive, or without unit or source.
-    """
-    known = profile_paths()
-    path = known.get(str(name_or_path)) or Path(name_or_path)
-    if not os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises where a name is too long)
-        raise ProfileError(
-            str(name_or_path), "no such hardware profile",
-            remedy=f"Give one of {', '.join(known)}, or a path to a YAML file.",
-        )  # fmt: skip
-    return _profile(path.stem, _read_mapping(path))
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key that stands twice is an error, not the last one's silent victory.
-
-    Aliases are refused too: a few lines of them unfold to more than any memory holds.
-    """
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.composer.ComposerError(None, None, "aliases (*name) have no place here", None)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[tuple[str, str]] = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if (key.tag, key.value) in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
-            seen.add((key.tag, key.value))
-        return super().construct_mapping(node, deep)
-
-
-def _read_mapping(path: Path) -> Mapping[str, Any]:
-    size = path.stat().st_size
-    if size > MAX_PROFILE_BYTES:
-        raise ProfileError(str(path), "bytes in a profile", need=size, limit=MAX_PROFILE_BYTES)
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  (a SafeLoader)
-    except OSError as error:
-        raise ProfileError(str(path), f"cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ProfileError(str(path), f"is not UTF-8 text ({error.reason} at byte {error.start})") from error
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
-        raise ProfileError(str(path), f"is not plain YAML: {' '.join(str(error).split())[:200]}") from error
-    if not isinstance(data, dict):
-        raise ProfileError(str(path), f"is {_kind(data)}, not a mapping of keys to numbers")
-    return data
-
-
-def _profile(name: str, data: Mapping[str, Any]) -> HardwareProfile:
-    wanted = {"name", "description", *_UNITS}
-    for key in data:
-        if key not in wanted:
-            raise ProfileError(f"{name}.yaml: {key}", "unknown key", remedy=f"Known are {', '.join(sorted(wanted))}.")
-    for key in sorted(wanted):
-        if key not in data:
-            raise ProfileError(f"{name}.yaml: {key}", "missing")
-    for key in ("name", "description"):
-        if not isinstance(data[key], str):
-            raise ProfileError(f"{name}.yaml: {key}", f"is {_kind(data[key])}, not text")
-    limits = {key: _limit(name, key, data[key]) for key in _UNITS}
-    return HardwareProfile(name=data["name"], description=data["description"], **limits)
-
-
-def _limit(profile: str, key: str, entry: Any) -> Limit:
-    where = f"{profile}.yaml: {key}"
-    if not isinstance(entry, dict):
-        raise ProfileError(where, f"is {_kind(entry)}, not {{value, unit, source}}")
-    for part in entry:
-        if part not in ("value", "unit", "source", "assumption"):
-            raise ProfileError(where, f"unknown part {part!r}", remedy="Parts are value, unit, source, assumption.")
-    if entry.get("unit") != _UNITS[key]:
-        raise ProfileError(where, f"its unit is {entry.get('unit')!r}, not {_UNITS[key]!r}")
-    stated = [part for part in ("source", "assumption") if isinstance(entry.get(part), str) and entry[part].strip()]
-    if len(stated) != 1:
-        raise ProfileError(where, "needs either a source or an assumption, as text")
-    if "value" not in entry:
-        raise ProfileError(where, "has no value")
-    return Limit(
-        key=key,
-        value=_value(where, key, entry["value"]),
-        unit=entry["unit"],
-        source=" ".join(entry[stated[0]].split()),
-        assumed=stated[0] == "assumption",
-        profile=profile,
-    )
-
-
-def _value(where: str, key: str, value: Any) -> int | tuple[int, ...]:
-    if key not in _CHOICES:
-        return _positive(where, value)
-    if not isinstance(value, list) or not value:
-        raise ProfileError(where, f"is {_kind(value)}, not a list of widths")
-    widths = tuple(_positive(where, item) for item in value)
-    if list(widths) != sorted(set(widths)):
-        raise ProfileError(where, f"widths {list(widths)} are not ascending and distinct")
-    if widths[-1] > 32:
-        raise ProfileError(where, "bits in a width", need=widths[-1], limit=32)
-    return widths
-
-
-def _positive(where: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        what = "is not a number (NaN)" if isinstance(value, float) and math.isnan(value) else f"is {_kind(value)}"
-        raise ProfileError(where, what, remedy="Give a whole number above zero.")
-    if value <= 0:
-        raise ProfileError(where, f"is {value:,}", remedy="Give a whole number above zero.")
-    if value > MAX_VALUE:
-        raise ProfileError(where, f"is above {MAX_VALUE:,}, more than any chip has")
-    return value
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "a mapping", list: "a list", str: "text", float: "a fraction", bool: "true or false", type(None): "empty"}
-    return f"{names.get(type(value), type(value).__name__)} ({str(value)[:40]})"
+        per_chip = self["cores_per_chip"]
+        asked = (("chips", chips, self["chips"].number, self["chips"].where), ("cores", cores, self.cores, per_chip.where))
+        for what, given, most, where in asked:
+            if given is not None and not 1 <= given <= most:
+                raise RequestError(
+                    what, f"{given} is outside 1..{most}", source=where, remedy=f"Give fewer {what}, or a profile with more."
+                )
+        return min(self.cores if cores is None else cores, self.cores if chips is None else chips * per_chip.number)
