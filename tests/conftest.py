@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from neurodeploy.graph import INPUT, Connection
 from neurodeploy.hardware import HardwareProfile, Limit, load_profile
-from neurodeploy.network import INPUT, LI, LIF, Connection, Dense, Layer, Network
+from neurodeploy.network import LI, LIF, Dense, Layer, Network
 
 # No deadlines: the cores are shared, and one slow example says nothing. In CI the examples are the same in every run.
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
