@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from neurodeploy.errors import NetworkError
 from neurodeploy.nouns import ByValue, check_range, freeze
+from neurodeploy.wiring import ConvWiring, DenseWiring, SparseWiring
 
 INPUT = "input"
 """The name by which connections call the network's input."""
@@ -76,18 +77,34 @@ class LI(ByValue):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Dense(ByValue):
+class Dense(DenseWiring):
     """All-to-all weights (n_out, n_in), float64, in units of v a spike; a zero is a synapse that does not exist."""
 
-    weight: NDArray[np.float64]
+    def __post_init__(self) -> None:
+        freeze(self, "weight", np.float64)
+        self._check()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sparse(SparseWiring):
+    """The synapses that exist, with weights (n_synapses,), float64, in units of v a spike."""
 
     def __post_init__(self) -> None:
-        if freeze(self, "weight", np.float64).ndim != 2:
-            raise NetworkError("Dense.weight", f"has shape {self.weight.shape}, not (n_out, n_in)")
+        freeze(self, "weight", np.float64)
+        self._check()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Conv(ConvWiring):
+    """A convolution, weights (out_channels, in_channels / groups, rows, columns), float64, in units of v a spike."""
+
+    def __post_init__(self) -> None:
+        freeze(self, "weight", np.float64)
+        self._check()
 
 
 Neuron: TypeAlias = "LIF | LI"
-Synapse: TypeAlias = "Dense"
+Synapse: TypeAlias = "Dense | Sparse | Conv"
 
 
 class HasFields(Protocol):
@@ -96,17 +113,8 @@ class HasFields(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
-class HasWeight(Protocol):
-    """Any kind of synapse."""
-
-    @property
-    def weight(self) -> NDArray[Any]:
-        """(n_out, n_in)."""
-        ...
-
-
 N = TypeVar("N", bound="HasFields")
-S = TypeVar("S", bound=HasWeight)
+S = TypeVar("S", bound="DenseWiring | SparseWiring | ConvWiring")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -117,9 +125,9 @@ class Connection(ByValue, Generic[S]):
     ----------
     source : str
         Name of the layer that the spikes come from, or `INPUT`.
-    synapse : Dense | QuantizedDense
+    synapse : Dense, Sparse, Conv or their quantised kind
     delay_steps : int
-        Synaptic delay beyond the one step that every synapse takes on the chip; 0 today.
+        Synaptic delay beyond the one step that every synapse takes on the chip.
     """
 
     source: str
@@ -127,8 +135,8 @@ class Connection(ByValue, Generic[S]):
     delay_steps: int = 0
 
     def __post_init__(self) -> None:
-        if self.delay_steps != 0:
-            raise NetworkError(f"connection from {self.source!r}", f"has a delay of {self.delay_steps} steps: not supported yet")
+        if self.delay_steps < 0:
+            raise NetworkError(f"connection from {self.source!r}", f"has a delay of {self.delay_steps} steps")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -147,39 +155,49 @@ class Population(ByValue, Generic[N, S]):
 
     @property
     def weight(self) -> NDArray[Any]:
-        """The matrix (n_neurons, n_in) of a layer with a single connection."""
-        if len(self.connections) != 1:
-            raise NetworkError(f"layer {self.name!r}", f"has {len(self.connections)} connections, not one matrix")
-        return self.connections[0].synapse.weight
+        """The matrix (n_neurons, n_in) of a layer with a single, dense connection."""
+        synapse = self.connections[0].synapse
+        if len(self.connections) != 1 or not isinstance(synapse, DenseWiring):
+            kinds = " and ".join(type(connection.synapse).__name__ for connection in self.connections)
+            raise NetworkError(f"layer {self.name!r}", f"has the synapses {kinds}, not one matrix")
+        return synapse.weight
 
     @property
     def n_synapses(self) -> int:
-        return sum(int(np.count_nonzero(c.synapse.weight)) for c in self.connections)
+        """Pairs of neurons that are connected; a convolution's weights count wherever its window stands."""
+        return sum(connection.synapse.n_synapses for connection in self.connections)
+
+    @property
+    def n_weights(self) -> int:
+        """Weights that the layer has, zeros included; a convolution's count once."""
+        return sum(connection.synapse.weight.size for connection in self.connections)
 
     @property
     def connectivity(self) -> float:
         """Share of the weights that are not zero, 0..1."""
-        return self.n_synapses / sum(c.synapse.weight.size for c in self.connections)
+        return sum(int(np.count_nonzero(c.synapse.weight)) for c in self.connections) / max(self.n_weights, 1)
 
     def _check(self) -> None:
+        where = f"layer {self.name!r}"
         if not self.name or self.name == INPUT or "/" in self.name:
-            raise NetworkError(f"layer {self.name!r}", "needs a name of its own, without a slash")
+            raise NetworkError(where, "needs a name of its own, without a slash")
         if not self.shape or any(side < 1 for side in self.shape):
-            raise NetworkError(f"layer {self.name!r}", f"has shape {self.shape}: every side must be at least 1")
+            raise NetworkError(where, f"has shape {self.shape}: every side must be at least 1")
         if not self.connections:
-            raise NetworkError(f"layer {self.name!r}", "has no connection into it")
+            raise NetworkError(where, "has no connection into it")
         per_neuron = {"bias": self.bias} | {f.name: getattr(self.neuron, f.name) for f in fields(self.neuron)}
         for name, array in per_neuron.items():
             if array.shape not in ((), (self.n_neurons,)):
-                raise NetworkError(f"layer {self.name!r}", f"{name} has shape {array.shape}, not () or ({self.n_neurons},)")
-        for connection in self.connections:
-            rows = connection.synapse.weight.shape[0]
-            if rows != self.n_neurons:
-                raise NetworkError(f"layer {self.name!r}", f"has {self.n_neurons} neurons but weights for {rows}")
+                raise NetworkError(where, f"{name} has shape {array.shape}, not () or ({self.n_neurons},)")
+        for synapse in (connection.synapse for connection in self.connections):
+            if synapse.n_out != self.n_neurons:
+                raise NetworkError(where, f"has {self.n_neurons} neurons but weights for {synapse.n_out}")
+            if isinstance(synapse, ConvWiring) and synapse.output_shape != self.shape:
+                raise NetworkError(where, f"has shape {self.shape}, but its convolution gives {synapse.output_shape}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Layer(Population["LIF | LI", Dense]):
+class Layer(Population["LIF | LI", "Dense | Sparse | Conv"]):
     """A population in floats.
 
     Attributes
@@ -203,8 +221,8 @@ L = TypeVar("L", bound="Population[Any, Any]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Chain(ByValue, Generic[L]):
-    """Layers in the order in which spikes pass them."""
+class Graph(ByValue, Generic[L]):
+    """Layers in an order in which spikes pass them: each hears the input, layers before it, or itself."""
 
     input_shape: tuple[int, ...]
     layers: tuple[L, ...]
@@ -214,24 +232,54 @@ class Chain(ByValue, Generic[L]):
             raise NetworkError("network", "has no layer")
         if not self.input_shape or any(side < 1 for side in self.input_shape):
             raise NetworkError("network", f"has input shape {self.input_shape}: every side must be at least 1")
-        sizes = {INPUT: self.n_inputs}
+        shapes = {INPUT: self.input_shape}
         for layer in self.layers:
-            if layer.name in sizes:
+            if layer.name in shapes:
                 raise NetworkError(f"layer {layer.name!r}", "stands twice in the network")
-            previous = next(reversed(sizes))
+            shapes[layer.name] = layer.shape
             for connection in layer.connections:
-                if connection.source != previous or len(layer.connections) > 1:
-                    raise NetworkError(
-                        f"layer {layer.name!r}", f"takes spikes from {connection.source!r}, not only from {previous!r}",
-                        remedy="Only chains are supported yet: no skips, no recurrence.",
-                    )  # fmt: skip
-                n_in = connection.synapse.weight.shape[1]
-                if n_in != sizes[connection.source]:
-                    raise NetworkError(
-                        f"layer {layer.name!r}",
-                        f"expects {n_in} inputs, but {connection.source!r} has {sizes[connection.source]}",
-                    )
-            sizes[layer.name] = layer.n_neurons
+                self._check_source(layer, connection, shapes)
+
+    def _check_source(self, layer: L, connection: Connection[Any], shapes: dict[str, tuple[int, ...]]) -> None:
+        where, source, synapse = f"layer {layer.name!r}", connection.source, connection.synapse
+        if source not in shapes:
+            raise NetworkError(
+                where,
+                f"takes spikes from {source!r}, which is no layer before it",
+                remedy="List layers in the order of their spikes.",
+            )
+        n_source = int(np.prod(shapes[source]))
+        if synapse.n_in != n_source:
+            raise NetworkError(where, f"expects {synapse.n_in} inputs, but {source!r} has {n_source}")
+        if isinstance(synapse, ConvWiring) and synapse.input_shape != shapes[source]:
+            raise NetworkError(where, f"convolves {synapse.input_shape}, but {source!r} has shape {shapes[source]}")
+
+    def require_dense_chain(self, what: str) -> None:
+        """Refuse, for what can do no more yet, all but layers with one dense connection from the layer before.
+
+        Raises
+        ------
+        NetworkError
+            The network is more than that; it names the layer and what `what` cannot do.
+        """
+        previous = INPUT
+        for layer in self.layers:
+            kinds = [f"{type(c.synapse).__name__} from {c.source!r}" for c in layer.connections]
+            first = layer.connections[0]
+            if len(kinds) > 1 or first.source != previous or not isinstance(first.synapse, DenseWiring) or first.delay_steps:
+                raise NetworkError(
+                    f"layer {layer.name!r}",
+                    f"has {' and '.join(kinds)}: {what} knows only chains of dense layers without delays yet",
+                )
+            previous = layer.name
+
+    def __getitem__(self, name: str) -> L:
+        """The layer of that name."""
+        return next(layer for layer in self.layers if layer.name == name)
+
+    def targets(self, source: str) -> Iterator[tuple[L, Connection[Any]]]:
+        """The layers that hear `source`, with the connection by which they do."""
+        return ((layer, c) for layer in self.layers for c in layer.connections if c.source == source)
 
     @property
     def n_inputs(self) -> int:
@@ -253,15 +301,15 @@ class Chain(ByValue, Generic[L]):
     @property
     def connectivity(self) -> float:
         """Share of all weights that are not zero, 0..1."""
-        n_weights: int = sum(c.synapse.weight.size for layer in self.layers for c in layer.connections)
-        return self.n_synapses / n_weights
+        n_weights = sum(layer.n_weights for layer in self.layers)
+        return sum(layer.connectivity * layer.n_weights for layer in self.layers) / max(n_weights, 1)
 
     def __iter__(self) -> Iterator[L]:
         return iter(self.layers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Network(Chain[Layer]):
+class Network(Graph[Layer]):
     """A spiking network in floats.
 
     Attributes
@@ -269,7 +317,7 @@ class Network(Chain[Layer]):
     input_shape : tuple of int
         Shape of the spikes of one step, without batch and time.
     layers : tuple of Layer
-        A chain: each layer takes its spikes from the one before, the first from `INPUT`.
+        In the order of their spikes: each hears `INPUT`, layers before it, or itself (recurrence).
     timestep_s : float
         Length of a step, in seconds.
     """
@@ -277,6 +325,6 @@ class Network(Chain[Layer]):
     timestep_s: float
 
     def __post_init__(self) -> None:
-        Chain.__post_init__(self)
+        Graph.__post_init__(self)
         if not 0 < self.timestep_s < np.inf:
             raise NetworkError("network", f"has a timestep of {self.timestep_s} s")

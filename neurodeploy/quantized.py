@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,9 @@ from neurodeploy.fixedpoint import (
     is_mixed,
     width_of,
 )
-from neurodeploy.network import Chain, Population
+from neurodeploy.network import Graph, Population
 from neurodeploy.nouns import ByValue, check_range, freeze
+from neurodeploy.wiring import ConvWiring, DenseWiring, SparseWiring
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -54,12 +55,32 @@ class QuantizedLI(ByValue):
         check_range(self, "dv", 0, DECAY_UNITY)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class QuantizedDense(ByValue):
-    """All-to-all integer weights (n_out, n_in), int64.
+class _Integers:
+    """What the chip's weights may be: shared by the kinds of synapse below.
 
     Of one sign they lie within 0..255 in magnitude; of both signs they are even and within -256..254, since the
     chip's lowest weight bit is the sign.
+    """
+
+    __slots__ = ()
+    weight: NDArray[Any]
+    weight_bits: int
+
+    def _check_integers(self, dtype: type) -> None:
+        name, weight = type(self).__name__, freeze(self, "weight", np.int64)
+        if is_mixed(weight):
+            check_range(self, "weight", MIXED_MIN, MIXED_MAX)
+            if (weight & 1).any():
+                raise NetworkError(f"{name}.weight", "has odd numbers among weights of both signs")
+        check_range(self, "weight", -SINGLE_SIGN_MAX if weight.size and weight.max() <= 0 else MIXED_MIN, SINGLE_SIGN_MAX)
+        if not max(1, width_of(weight)) <= self.weight_bits <= 9:
+            raise NetworkError(f"{name}.weight_bits", f"{self.weight_bits} do not hold weights {width_of(weight)} bits wide")
+        freeze(self, "weight", dtype)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class QuantizedDense(_Integers, DenseWiring):
+    """All-to-all integer weights (n_out, n_in), int64.
 
     Attributes
     ----------
@@ -67,30 +88,41 @@ class QuantizedDense(ByValue):
         Width that a weight is stored in, sign included; no less than the integers need.
     """
 
-    weight: NDArray[np.int64]
     weight_bits: int
 
     def __post_init__(self) -> None:
-        weight = freeze(self, "weight", np.int64)
-        if weight.ndim != 2:
-            raise NetworkError("QuantizedDense.weight", f"has shape {weight.shape}, not (n_out, n_in)")
-        if is_mixed(weight):
-            check_range(self, "weight", MIXED_MIN, MIXED_MAX)
-            if (weight & 1).any():
-                raise NetworkError("QuantizedDense.weight", "has odd numbers among weights of both signs")
-        check_range(self, "weight", -SINGLE_SIGN_MAX if weight.size and weight.max() <= 0 else MIXED_MIN, SINGLE_SIGN_MAX)
-        if not max(1, width_of(weight)) <= self.weight_bits <= 9:
-            raise NetworkError(
-                "QuantizedDense.weight_bits", f"{self.weight_bits} do not hold weights {width_of(weight)} bits wide"
-            )
-
-
-QuantizedNeuron: TypeAlias = "QuantizedLIF | QuantizedLI"
-QuantizedSynapse: TypeAlias = "QuantizedDense"
+        self._check_integers(np.int64)
+        self._check()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class QuantizedLayer(Population["QuantizedLIF | QuantizedLI", QuantizedDense]):
+class QuantizedSparse(_Integers, SparseWiring):
+    """The synapses that exist, with integer weights (n_synapses,), int16 (there may be many)."""
+
+    weight_bits: int
+
+    def __post_init__(self) -> None:
+        self._check_integers(np.int16)
+        self._check()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class QuantizedConv(_Integers, ConvWiring):
+    """A convolution with integer weights (out_channels, in_channels / groups, rows, columns), int64."""
+
+    weight_bits: int
+
+    def __post_init__(self) -> None:
+        self._check_integers(np.int64)
+        self._check()
+
+
+QuantizedNeuron: TypeAlias = "QuantizedLIF | QuantizedLI"
+QuantizedSynapse: TypeAlias = "QuantizedDense | QuantizedSparse | QuantizedConv"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class QuantizedLayer(Population["QuantizedLIF | QuantizedLI", "QuantizedDense | QuantizedSparse | QuantizedConv"]):
     """A population in the chip's integers.
 
     Attributes
@@ -131,7 +163,7 @@ class Encoder(ByValue):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class QuantizedNetwork(Chain[QuantizedLayer]):
+class QuantizedNetwork(Graph[QuantizedLayer]):
     """A spiking network in the chip's integers: what is placed, written, emulated and run in Lava.
 
     Attributes
