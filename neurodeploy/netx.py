@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from neurodeploy.errors import NetworkError, NetxError
 from neurodeploy.files import replacing
 from neurodeploy.fixedpoint import DECAY_UNITY, NEVER_FIRES, Integers, as_lava_reads, width_of
-from neurodeploy.network import INPUT, Connection
+from neurodeploy.graph import INPUT, Connection
 from neurodeploy.quantized import Encoder, QuantizedDense, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
 
 PathLike: TypeAlias = "str | os.PathLike[str]"

@@ -18,8 +18,9 @@ from neurodeploy.fixedpoint import (
     THRESHOLD_MAX,
     as_lava_reads,
 )
+from neurodeploy.graph import Connection
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.network import LI, LIF, Connection, Dense, Layer, Network
+from neurodeploy.network import LI, LIF, Dense, Layer, Network
 from neurodeploy.quantized import QuantizedDense, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
 from neurodeploy.resources import DEFAULT_WEIGHT_BITS
 

@@ -20,7 +20,7 @@ from neurodeploy.fixedpoint import (
     is_mixed,
     width_of,
 )
-from neurodeploy.network import Graph, Population
+from neurodeploy.graph import Graph, Population
 from neurodeploy.nouns import ByValue, check_range, freeze
 from neurodeploy.wiring import ConvWiring, DenseWiring, SparseWiring
 

@@ -43,7 +43,8 @@ class DenseWiring(ByValue):
 
     def fan_in(self) -> NDArray[np.int64]:
         """(n_out,): synapses onto each neuron."""
-        return np.count_nonzero(self.weight, axis=1)
+        counts: NDArray[np.int64] = np.count_nonzero(self.weight, axis=1)
+        return counts
 
     def matrix(self) -> NDArray[Any]:
         """The weights as (n_out, n_in)."""
@@ -171,7 +172,8 @@ class ConvWiring(ByValue):
         """(n_out,): synapses onto each neuron, those of the padding left out."""
         present = np.count_nonzero(self.weight, axis=1)
         rows, columns = (self.seen(axis).astype(np.int64) for axis in (0, 1))
-        return np.einsum("fij,yi,xj->fyx", present, rows, columns, optimize=True).reshape(-1)
+        counts: NDArray[np.int64] = np.einsum("fij,yi,xj->fyx", present, rows, columns, optimize=True).reshape(-1)
+        return counts
 
     def seen(self, axis: int) -> NDArray[np.bool_]:
         """(outputs, kernel) along rows (0) or columns (1): whether a place of the window lies on the image there."""

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from neurodeploy.graph import INPUT, Connection
 from neurodeploy.hardware import KEYS, HardwareProfile, Limit, Value
-from neurodeploy.network import INPUT, LI, LIF, Connection, Dense, Layer, Network
+from neurodeploy.network import LI, LIF, Dense, Layer, Network
 from neurodeploy.profiles import load_profile
 
 # No deadlines: the cores are shared, and one slow example says nothing. In CI the examples are the same in every run.

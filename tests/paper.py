@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from neurodeploy.network import INPUT, LI, LIF, Connection, Dense, Layer, Network
+from neurodeploy.graph import INPUT, Connection
+from neurodeploy.network import LI, LIF, Dense, Layer, Network
 from neurodeploy.quantized import QuantizedDense, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
 
 

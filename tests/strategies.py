@@ -10,8 +10,9 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
 from neurodeploy.fixedpoint import BIAS_MAX, BIAS_MIN, DECAY_UNITY, THRESHOLD_MAX, Integers, as_lava_reads, width_of
+from neurodeploy.graph import INPUT, Connection
 from neurodeploy.hardware import KEYS, HardwareProfile, Limit, Value
-from neurodeploy.network import INPUT, LI, LIF, Connection, Dense, Layer, Network
+from neurodeploy.network import LI, LIF, Dense, Layer, Network
 from neurodeploy.quantized import Encoder, QuantizedDense, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
 
 sizes = st.integers(1, 6)

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from numpy.typing import NDArray
 
 from neurodeploy.errors import SimulationError
-from neurodeploy.network import INPUT, Connection
+from neurodeploy.graph import INPUT, Connection
 from neurodeploy.netx import read_netx, write_netx
 from neurodeploy.quantized import Encoder, QuantizedDense, QuantizedLayer, QuantizedLIF, QuantizedNetwork
 from neurodeploy.records import SpikeRecord, compare

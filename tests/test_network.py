@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from neurodeploy.errors import NetworkError
-from neurodeploy.network import INPUT, LI, LIF, Connection, Dense, Layer, Network, layer_name
+from neurodeploy.graph import INPUT, Connection, layer_name
+from neurodeploy.network import LI, LIF, Dense, Layer, Network
 from neurodeploy.quantized import Encoder, QuantizedDense, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
 
 

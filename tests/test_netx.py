@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from neurodeploy.errors import NetxError
 from neurodeploy.fixedpoint import NEVER_FIRES
-from neurodeploy.network import INPUT, Connection
+from neurodeploy.graph import INPUT, Connection
 from neurodeploy.netx import read_netx, write_netx
 from neurodeploy.quantized import Encoder, QuantizedDense, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
 

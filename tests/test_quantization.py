@@ -15,7 +15,8 @@ from paper import in_floats, in_integers, layer_of
 
 from neurodeploy.errors import QuantizeError
 from neurodeploy.fixedpoint import THRESHOLD_MAX, as_lava_reads, width_of
-from neurodeploy.network import INPUT, LIF, Network
+from neurodeploy.graph import INPUT
+from neurodeploy.network import LIF, Network
 from neurodeploy.profiles import load_profile
 from neurodeploy.quantization import dequantize, quantize
 from neurodeploy.quantized import QuantizedLayer, QuantizedLIF, QuantizedNetwork

@@ -13,8 +13,9 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from neurodeploy.errors import BudgetError
+from neurodeploy.graph import Connection
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.network import Connection, Layer, Network
+from neurodeploy.network import Layer, Network
 from neurodeploy.profiles import load_profile
 from neurodeploy.quantized import QuantizedDense, QuantizedLayer, QuantizedLIF
 from neurodeploy.resources import SynapseCounts, Usage, axon_bits, bits_of, count, index_bits, slice_usage, weight_bits

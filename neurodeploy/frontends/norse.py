@@ -28,7 +28,8 @@ from norse.torch.module.sequential import SequentialState
 from numpy.typing import NDArray
 
 from neurodeploy.errors import ExtractError, NetworkError
-from neurodeploy.network import INPUT, LI, LIF, Connection, Dense, Layer, Network, layer_name
+from neurodeploy.graph import INPUT, Connection, layer_name
+from neurodeploy.network import LI, LIF, Dense, Layer, Network
 
 Floats = NDArray[np.float64]
 

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from neurodeploy.budget import AxonCap, Budget, SliceBudget
 from neurodeploy.errors import TrainingError
-from neurodeploy.network import INPUT, LI, Connection, Dense, Layer, Network, layer_name
+from neurodeploy.graph import INPUT, Connection, layer_name
+from neurodeploy.network import LI, Dense, Layer, Network
 from neurodeploy.training.masks import RESOURCES, choose_synapses, usage_of
 
 PENALTY_RATE = 100.0
