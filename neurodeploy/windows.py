@@ -100,7 +100,13 @@ class Window:
     """
 
     def __init__(
-        self, wiring: ConvWiring, formula: Formula, profile: HardwareProfile, lists: ListBits = exact_lists, *, is_full: bool = False
+        self,
+        wiring: ConvWiring,
+        formula: Formula,
+        profile: HardwareProfile,
+        lists: ListBits = exact_lists,
+        *,
+        is_full: bool = False,
     ) -> None:
         self.wiring, self.formula, self.profile, self.lists = wiring, formula, profile, lists
         present = np.ones(wiring.weight.shape, dtype=np.bool_) if is_full else wiring.weight != 0
