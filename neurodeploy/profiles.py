@@ -123,7 +123,7 @@ def _profile(path: Path, extending: tuple[Path, ...]) -> HardwareProfile:
 def _inherited(path: Path, name: str, extending: tuple[Path, ...]) -> dict[str, Limit]:
     """The numbers of the profile that `path` extends: the file beside it, or one that comes with neurodeploy."""
     where, chain = f"{path.stem}.yaml: extends", (*extending, path.resolve())
-    if not re.match(PLAIN_NAME, name):
+    if not re.fullmatch(PLAIN_NAME, name):
         raise ProfileError(where, f"{name[:40]!r} is not a plain name", remedy="Give a profile's name, no path and no ending.")
     beside, known = path.with_name(f"{name}.yaml"), profile_paths()
     parent = beside if beside.is_file() and beside.resolve() != path.resolve() else known.get(name, beside)
@@ -202,7 +202,7 @@ def _names(where: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
         raise ProfileError(where, f"is {_kind(value)}, not a list of names")
     for item in value:
-        if not isinstance(item, str) or not re.match(PLAIN_NAME, item):
+        if not isinstance(item, str) or not re.fullmatch(PLAIN_NAME, item):
             raise ProfileError(where, f"{_kind(item)} is not a name")
     if len(set(value)) < len(value):
         raise ProfileError(where, f"names {', '.join(value)} are not distinct")
