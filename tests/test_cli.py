@@ -116,6 +116,15 @@ def test_the_schema_of_profiles_is_printed_for_editors(capsys: pytest.CaptureFix
     assert json.loads(capsys.readouterr().out) == profile_schema()
 
 
+def test_the_chip_that_contributing_shows_is_inspected(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    guide = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (here / "example.yaml").write_text(guide.partition("```yaml\n")[2].partition("```")[0], encoding="utf-8")
+    assert main(["profiles", "example.yaml"]) == 0
+    assert "Author et al. 2024, table 1: 32 KB" in capsys.readouterr().out
+    assert main(["inspect", "models.py:small", "--target", "example.yaml"]) == 0
+    assert "example: Example Chip, 16 cores in a mesh." in capsys.readouterr().out
+
+
 def test_inspect_says_that_a_network_fits(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "models.py:small", "--target", "loihi2", "--cores", "1"]) == 0
     assert "fits. 1 of 1 cores used" in capsys.readouterr().out
