@@ -10,7 +10,10 @@ import jsonschema
 import pytest
 import yaml
 from chipfiles import TINY, board
+from hypothesis import given
+from hypothesis import strategies as st
 
+from neurodeploy.errors import ProfileError
 from neurodeploy.hardware import KEYS, HardwareProfile
 from neurodeploy.profile_schema import profile_schema
 from neurodeploy.profiles import load_profile, profile_paths
@@ -176,6 +179,33 @@ BAD = {
 @pytest.mark.parametrize("written", BAD.values(), ids=BAD.keys())
 def test_the_schema_refuses_what_the_reader_refuses(written: dict[str, Any]) -> None:
     assert not SCHEMA.is_valid(written)
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["dense", "tiny", "bits"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@given(
+    key=st.sampled_from([*KEYS, "name", "description", "extends"]),
+    part=st.sampled_from(["value", "unit", "source", "assumption", None]),
+    value=ANYTHING,
+)
+def test_the_reader_takes_nothing_that_the_schema_refuses(
+    tmp_path_factory: pytest.TempPathFactory, key: str, part: str | None, value: Any
+) -> None:
+    entry = TINY.get(key, {"value": 1, "unit": KEYS[key].unit, "source": "a paper"} if key in KEYS else {})
+    written = {**TINY, key: {**entry, part: value} if part and isinstance(entry, dict) else value}
+    path = tmp_path_factory.getbasetemp() / "anything.yaml"
+    path.write_text(yaml.safe_dump(written), encoding="utf-8")
+    try:
+        load_profile(path)
+    except ProfileError as error:
+        assert "\n" not in str(error)
+    else:
+        SCHEMA.validate(written)
 
 
 def test_the_schema_lets_a_board_say_what_differs() -> None:

@@ -18,6 +18,15 @@ def test_an_unknown_key_says_which_are_known(load_chip: Callable[[str], Any]) ->
         load_chip(yaml.safe_dump({**TINY, "neurons": {"value": 1}}))
 
 
+@pytest.mark.parametrize("entry", ["a\nb", {"value": "a\nb"}, {"unit": "a\nb"}, {"x\ny": 1}, {"x" * 999: 1}, {"unit": "x" * 999}])
+@pytest.mark.parametrize("key", ["chips", "no\nkey", "k" * 999])
+def test_whatever_stands_there_it_is_told_in_one_short_line(load_chip: Callable[[str], Any], key: str, entry: Any) -> None:
+    chip = {**TINY, key: {**TINY["chips"], **entry} if isinstance(entry, dict) else entry}
+    with pytest.raises(ProfileError, match=r"^chip\.yaml: [^\n]*$") as caught:
+        load_chip(yaml.safe_dump(chip))
+    assert len(str(caught.value).partition("Known are")[0]) < 200
+
+
 @pytest.mark.parametrize("key", ["name", "description"])
 def test_a_chip_has_a_name_and_a_description(load_chip: Callable[[str], Any], key: str) -> None:
     with pytest.raises(ProfileError, match=rf"^chip\.yaml: {key}: missing\.$"):
@@ -78,6 +87,12 @@ def test_a_limit_is_no_number_that_overflows_what_is_calculated_from_it(load_chi
         load_chip(tiny_with("chips", value=10**30))
 
 
+@pytest.mark.parametrize("number", ["9" * 5000, "-0x" + "f" * 5000, "0b" + "1" * 65])
+def test_a_number_without_end_is_refused(load_chip: Callable[[str], Any], number: str) -> None:
+    with pytest.raises(ProfileError, match=r"chip\.yaml: is not plain YAML: a number of more than 64 digits in "):
+        load_chip(tiny_with("chips", value="HERE").replace("HERE", number))
+
+
 BAD_WIDTHS = {
     "one number": (8, r"is int \(8\), not a list of widths"),
     "none": ([], r"is a list \(\[\]\), not a list of widths"),
@@ -135,11 +150,12 @@ def test_meshes_energies_and_encodings_are_checked(load_chip: Callable[[str], An
 
 BAD_PARTS = {
     "no value": ({"value": None}, "has no value"),
-    "no unit": ({"unit": None}, "its unit is None, not 'chips'"),
+    "no unit": ({"unit": None}, "its unit is 'None', not 'chips'"),
     "wrong unit": ({"unit": "cores"}, "its unit is 'cores', not 'chips'"),
     "no source": ({"assumption": None}, "needs either a source or an assumption, as text"),
     "blank source": ({"assumption": "  "}, "needs either a source or an assumption, as text"),
     "number as source": ({"assumption": 2018}, "needs either a source or an assumption, as text"),
+    "nothing as source": ({"source": []}, "needs either a source or an assumption, as text"),
     "source and assumption": ({"source": "a paper"}, "needs either a source or an assumption, as text"),
     "unknown part": ({"note": "hello"}, "unknown part 'note'. Parts are value, unit, source, assumption."),
 }

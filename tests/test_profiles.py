@@ -90,6 +90,12 @@ def test_nothing_extends_itself(load_chip: Callable[[str], Any]) -> None:
         load_chip(board(extends="chip"))
 
 
+def test_a_link_that_leads_to_itself_is_no_chip(tmp_path: Path, load_chip: Callable[[str], Any]) -> None:
+    (tmp_path / "round.yaml").symlink_to("round.yaml")
+    with pytest.raises(ProfileError, match=r"^chip\.yaml: extends: no profile 'round'\."):
+        load_chip(board(extends="round"))
+
+
 def test_a_circle_is_named(tmp_path: Path) -> None:
     for name, extended in (("a", "b"), ("b", "c"), ("c", "b")):
         (tmp_path / f"{name}.yaml").write_text(board(name=name, extends=extended))
