@@ -202,10 +202,11 @@ def test_the_reader_takes_nothing_that_the_schema_refuses(
     path.write_text(yaml.safe_dump(written), encoding="utf-8")
     try:
         load_profile(path)
+        refused = ""
     except ProfileError as error:
-        assert "\n" not in str(error)
-    else:
-        SCHEMA.validate(written)
+        refused = str(error)
+    assert "\n" not in refused
+    assert refused or SCHEMA.is_valid(written)
 
 
 def test_the_schema_lets_a_board_say_what_differs() -> None:
