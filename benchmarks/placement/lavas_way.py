@@ -1,8 +1,9 @@
 """How many cores Lava's own compiler would take: each layer alone, halved until every piece fits a core.
 
-It "calculates an unconstrained abstract neurocore for each net object [...] if there are any violations [...] simply divides the
-resulting neurocore iteratively until constraints are satisfied" (OzU-CAST/LoihiScalingEfficiency, README). The compiler itself is
-Intel's and closed; that it divides into halves, and along which axis, is assumed here. No core holds pieces of two layers.
+Each net object (a layer) first gets a core as if there were no limits; then the compiler "simply divides the net object assigned to
+a core in half until the constraints per neurocore is satisfied" (OzU-CAST/LoihiScalingEfficiency, README, seen on Loihi 2). The
+compiler itself is not public: along which axis it divides is assumed here, and so is whether all pieces are halved as long as one
+does not fit or that one alone. No core holds pieces of two layers.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def pieces(layer: QuantizedLayer, fits: Fits, *, evenly: bool = False) -> list[R
     layer : QuantizedLayer
     fits : callable
     evenly : bool
-        Halve all pieces as long as one of them does not fit, not that one alone: the costlier reading of "divides iteratively".
+        Halve all pieces as long as one of them does not fit, not that one alone: the reading that takes more cores.
 
     Raises
     ------
