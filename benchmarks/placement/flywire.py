@@ -1,20 +1,23 @@
 """A synthetic network with the size and the irregularity of the fruit fly's brain, to stand in for it where only those count.
 
-What is taken from the FlyWire connectome, release 783 (Dorkenwald et al. 2024 and Schlegel et al. 2024, Nature 634, 124 and 139):
+What is taken from the FlyWire connectome, release 783 (Dorkenwald et al. 2024 and Schlegel et al. 2024, Nature 634, 124 and 139).
+Where no paper is named, the number was counted in that release by users who published the count, not by us; what is said of
+Wang et al. (arXiv 2508.16792) is from published notes on their paper.
 
 - 138,639 neurons and 15,091,983 pairs of them with synapses, 54,492,922 synapses in all: what Shiu et al. 2024 (Nature 634, 210)
-  simulate and Wang et al. 2025 (arXiv 2508.16792) ran on 12 Loihi 2 chips, where a pair is one synapse with a 9-bit weight.
-- Sources of a neuron: median 69, 1 % above 661, at most 10,356 (counted by users of that release; Wang et al. name the last): a
-  log-normal and, for the last hundredth, a heavier tail. Targets: shaped as among pairs of five synapses and more (median 12,
-  mean 20.9, 1 % above 138, 0.1 % above 466, at most 6,399), the largest twice that, as it is with the sources.
-- 26.6 % of the pairs are mutual without a threshold on synapses; with Lin et al.'s (2024, Nature 634, 153) of five, 13.8 %.
+  simulate and Wang et al. ran on 12 Loihi 2 chips, where a pair is one synapse with a 9-bit weight.
+- Sources of a neuron: median 69, 1 % above 661, at most 10,356: a log-normal and, for the last hundredth, a heavier tail.
+- Targets of a neuron, among pairs of five synapses and more: median 12, mean 20.9, 1 % above 138, 0.1 % above 466, at most 6,399.
+- 26.6 % of the pairs are mutual without a threshold on synapses; with one of five, 13.8 % (Lin et al. 2024, Nature 634, 153).
 - Synapses a pair: 50 % have two and more, 18 % five, 7 % ten, 0.007 % above 255 (Wang et al.), at most 2,405; 3.6 on average.
-- 60 % of the pairs excite. A neuron excites all its targets or none.
-- 78 neuropils (Lin et al.); 62 % of the neurons in the two optic lobes; 6.6 % of the pairs cross between lobes and central brain.
+- 60 % of the pairs excite. A neuron excites all its targets or none (Shiu et al.).
+- 78 neuropils (Lin et al.); 62 % of the neurons belong to the two optic lobes; of pairs of five synapses and more, 6.6 % cross
+  between lobes and central brain.
 
-Assumed: a neuron with many sources has many targets (correlation 0.7); module sizes fall as 1/rank, 5 modules a lobe and 68 in
-the central brain; 60 % of the pairs are drawn within a module, 26 % within a lobe or the central brain, 14 % anywhere, which
-gives the 6.6 %. The tests hold what comes out against the numbers above.
+Assumed: targets without the threshold are shaped as with it, but the largest only doubles, as the largest number of sources does;
+a neuron with many sources has many targets (correlation 0.7); module sizes fall as 1/rank, 5 modules a lobe and 68 in the central
+brain; 60 % of the pairs are drawn within a module, 26 % within a lobe or the central brain and 14 % anywhere, which gives the
+6.6 %. A slow test holds what comes out against the numbers above.
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ EXCITATORY = 0.60
 SYNAPSES_AT_LEAST = np.array(
     [(1, 1.0), (2, 0.5033), (3, 0.3257), (4, 0.2344), (5, 0.1789), (10, 0.0707), (50, 0.0052), (256, 7.2e-5), (2405, 6.6e-8)]
 )
-"""Share of the pairs with so many synapses and more; the one at 50 is fitted to the mean of 3.61."""
+"""Share of the pairs with so many synapses and more; the one at 50 is set so that the mean comes within 3 % of 3.61."""
 
 CHUNK = 1 << 22
 
@@ -136,9 +139,10 @@ def draw_pairs(rng: np.random.Generator, neurons: int, wanted: int) -> Keys:
 
 
 def _merged(*parts: Keys) -> Keys:
-    keys: Keys = np.concatenate(parts)
+    keys = np.concatenate(parts)
     keys.sort()
-    return keys[np.concatenate([[True], keys[1:] != keys[:-1]])]
+    distinct: Keys = keys[np.concatenate([[True], keys[1:] != keys[:-1]])]
+    return distinct
 
 
 def _candidates(

@@ -1,9 +1,9 @@
 """How many cores Lava's own compiler would take: each layer alone, halved until every piece fits a core.
 
-Each net object (a layer) first gets a core as if there were no limits; then the compiler "simply divides the net object assigned to
-a core in half until the constraints per neurocore is satisfied" (OzU-CAST/LoihiScalingEfficiency, README, seen on Loihi 2). The
-compiler itself is not public: along which axis it divides is assumed here, and so is whether all pieces are halved as long as one
-does not fit or that one alone. No core holds pieces of two layers.
+Each net object (a layer) first gets a core as if there were no limits; then the compiler "simply divides the net object assigned
+to a core in half until the constraints per neurocore is satisfied" (OzU-CAST/LoihiScalingEfficiency, README, seen on Loihi 2).
+The compiler itself is not public: along which axis it divides is assumed here, and so is whether all pieces are halved as long as
+one does not fit or that one alone. No core holds pieces of two layers.
 """
 
 from __future__ import annotations
