@@ -25,7 +25,7 @@ from neurodeploy.encodings import Formula
 from neurodeploy.graph import INPUT
 from neurodeploy.hardware import UNLIMITED, HardwareProfile
 from neurodeploy.resources import AnyLayer, Layers, limited
-from neurodeploy.windows import edge
+from neurodeploy.windows import alike, edge
 from neurodeploy.wiring import ConvWiring, DenseWiring, SparseWiring, Wiring
 
 Floats = NDArray[np.float64]
@@ -182,10 +182,10 @@ def _columns_within(
 def _least_edges(wiring: ConvWiring, axis: int) -> list[tuple[int, NDArray[np.int64], int]]:
     """For 1, 2, ... outputs along an axis: inputs heard, sizes of the kinds of meeting, span; where all are least."""
     side, kernel = wiring.output_shape[1 + axis], wiring.weight.shape[2 + axis]
-    least = []
+    least, like = [], alike(wiring, axis)
     for n in range(1, side + 1):
         starts = sorted({*range(min(kernel, side - n) + 1), (side - n) // 2, *range(max(0, side - n - kernel), side - n + 1)})
-        edges = [edge(wiring, axis, start, start + n) for start in starts]
+        edges = [edge(wiring, axis, start, start + n, like) for start in starts]
         best = min(edges, key=lambda e: int(e.kinds.sum()))
         least.append((min(e.inputs.size for e in edges), best.kinds.sum(axis=1), min(e.span for e in edges)))
     return least
