@@ -68,7 +68,9 @@ class Figures:
     def __post_init__(self) -> None:
         steps = list(self.sync_tiles)
         if len(steps) != len(self.sync_time_s) or steps[:1] != [1] or steps != sorted(set(steps)):
-            raise RequestError("sync_tiles", f"{self.sync_tiles} is not one ascending number of tiles, from 1, for each sync_time_s")
+            raise RequestError(
+                "sync_tiles", f"{self.sync_tiles} is not one ascending number of tiles, from 1, for each sync_time_s"
+            )
 
     def sync_s(self, tiles_used: int) -> float:
         """Time to synchronise so many tiles: the table's last entry that they reach; none where nothing is used."""
