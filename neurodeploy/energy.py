@@ -5,10 +5,11 @@ side, and the step ends, with a synchronisation of all tiles, when the last queu
 
     sending   = accesses + updates + spikes of its neurons, one after the other, + messages out
     receiving = messages in + synaptic operations
-    time      = max over cores (sending, receiving) + synchronisation
+    time      = max over cores (sending, receiving) + the longest way through the mesh + synchronisation
 
-That is how SANA-FE (Boyle et al., IEEE TCAD 2025) reads Davies et al. 2018, its waiting for a busy mesh left out:
-benchmarks/sanafe_check.py compares the two, event by event.
+That is how SANA-FE (Boyle et al., IEEE TCAD 2025, doi 10.1109/TCAD.2025.3537971) prices events, with its figures for Loihi after
+Davies et al. 2018. Nobody waits for a busy mesh here, so the time is short where one core's messages hold up another's, or where
+a core's work all comes late in the step; benchmarks/sanafe_check.py says by how much.
 """
 
 from __future__ import annotations
@@ -18,19 +19,23 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import RequestError
+from neurodeploy.errors import NetworkError, ProfileError
 from neurodeploy.nouns import ByValue, check_range, freeze
 
 OUTSIDE = -1
-"""Source of a flow that no core sends: input from off the chip, which costs its target and no one else."""
+"""Source of a flow that no core sends: input from off the chip, which costs its target, and its hops if it has any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventCost:
-    """What one event takes."""
+    """What one event takes; neither is below zero."""
 
     energy_j: float
     time_s: float
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.energy_j < np.inf and 0 <= self.time_s < np.inf):
+            raise ProfileError("EventCost", f"{self.energy_j} J and {self.time_s} s are not what an event can cost")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,9 +73,7 @@ class Figures:
     def __post_init__(self) -> None:
         steps = list(self.sync_tiles)
         if len(steps) != len(self.sync_time_s) or steps[:1] != [1] or steps != sorted(set(steps)):
-            raise RequestError(
-                "sync_tiles", f"{self.sync_tiles} is not one ascending number of tiles, from 1, for each sync_time_s"
-            )
+            raise ProfileError("sync_tiles", f"{self.sync_tiles} does not ascend from 1 tile, one for each sync_time_s")
 
     def sync_s(self, tiles_used: int) -> float:
         """Time to synchronise so many tiles: the table's last entry that they reach; none where nothing is used."""
@@ -119,7 +122,7 @@ class StepEvents(ByValue):
         for name in names:
             array, like = getattr(self, name), self.flow_messages if name.startswith("flow_") else self.spikes
             if array.ndim != 1 or array.shape != like.shape:
-                raise RequestError(f"StepEvents.{name}", f"has shape {array.shape}, not {like.shape}")
+                raise NetworkError(f"StepEvents.{name}", f"has shape {array.shape}, not {like.shape}")
             low = OUTSIDE if name == "flow_source" else 0
             check_range(self, name, low, self.n_cores - 1 if name in ("flow_source", "flow_target") else np.inf)
 
@@ -141,6 +144,15 @@ class StepEvents(ByValue):
         on_chip = core != OUTSIDE
         totals: NDArray[np.float64] = np.bincount(core[on_chip], self.flow_messages[on_chip], self.n_cores).astype(np.float64)
         return totals
+
+    def flow_way_s(self, figures: Figures) -> NDArray[np.float64]:
+        """(n_flows,): how long one message of each flow is under way."""
+        way: NDArray[np.float64] = (
+            self.flow_hops_east_west * figures.hop_east_west.time_s
+            + self.flow_hops_north_south * figures.hop_north_south.time_s
+            + self.flow_hops_between_chips * figures.hop_between_chips.time_s
+        )
+        return way
 
     def by_kind(self) -> dict[str, NDArray[np.float64]]:
         """Events of each kind that `Figures` prices: by core, hops by flow."""
@@ -175,8 +187,10 @@ class StepEstimate:
         By the names of `Figures`; they add up to `energy_j`.
     sending_s, receiving_s : float
         What the busiest core takes for its two queues.
+    flight_s : float
+        The longest way that a message takes through the mesh.
     sync_s : float
-        What ends the step; part of `time_s`.
+        What ends the step. Time is the longer of the two queues, and flight and synchronisation.
     busiest_core : int
         Index into the events' arrays; -1 where there is no core.
     """
@@ -186,6 +200,7 @@ class StepEstimate:
     energy_j_by_kind: dict[str, float]
     sending_s: float
     receiving_s: float
+    flight_s: float
     sync_s: float
     busiest_core: int
 
@@ -193,28 +208,28 @@ class StepEstimate:
 def estimate_step(events: StepEvents, figures: Figures) -> StepEstimate:
     """What a step with these events costs on a chip with these figures.
 
-    Time of an average step is a little less than the average of the steps' times, as not every step is busiest on the same
-    core: where steps are known one by one, estimate each and take the mean.
+    An average step is faster than the steps' average, as not every step is busiest on the same core: by up to a fifth where few
+    neurons fire. Where steps are known one by one, estimate each and take the mean; energies agree either way.
     """
     counts = events.by_kind()
-    energy = {kind: float(n.sum()) * _cost(figures, kind).energy_j for kind, n in counts.items()}
+    cost: dict[str, EventCost] = {kind: getattr(figures, kind) for kind in counts}
+    energy = {kind: float(n.sum()) * cost[kind].energy_j for kind, n in counts.items()}
     none = np.zeros(events.n_cores)
-    sending = sum((counts[kind] * _cost(figures, kind).time_s for kind in _SENDING), none)
-    receiving = sum((counts[kind] * _cost(figures, kind).time_s for kind in _RECEIVING), none)
+    sending = sum((counts[kind] * cost[kind].time_s for kind in _SENDING), none)
+    receiving = sum((counts[kind] * cost[kind].time_s for kind in _RECEIVING), none)
     busy = np.maximum(sending, receiving)
     core = int(busy.argmax()) if busy.size else -1
-    sync = figures.sync_s(events.tiles_used)
+    # A flow that is seen in one step of ten has a tenth of a message, and lengthens the average by a tenth of its way.
+    flight = np.minimum(events.flow_messages, 1) * events.flow_way_s(figures)
+    flight_s = float(flight.max(initial=0.0))
+    sync_s = figures.sync_s(events.tiles_used)
     return StepEstimate(
         energy_j=sum(energy.values()),
-        time_s=sync + (float(busy[core]) if busy.size else 0.0),
+        time_s=float(busy.max(initial=0.0)) + flight_s + sync_s,
         energy_j_by_kind=energy,
         sending_s=float(sending[core]) if busy.size else 0.0,
         receiving_s=float(receiving[core]) if busy.size else 0.0,
-        sync_s=sync,
+        flight_s=flight_s,
+        sync_s=sync_s,
         busiest_core=core,
     )
-
-
-def _cost(figures: Figures, kind: str) -> EventCost:
-    cost: EventCost = getattr(figures, kind)
-    return cost
