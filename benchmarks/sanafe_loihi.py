@@ -15,7 +15,7 @@ import sanafe
 import yaml
 from numpy.typing import NDArray
 
-from neurodeploy.energy import EventCost, Figures, StepEvents
+from neurodeploy.energy import EventCost, Figures, StepEvents, queues_s
 
 CORES_PER_TILE, TILES_NORTH_SOUTH = 4, 4
 UNITS = {"dense": "loihi_dense_synapse", "sparse": "loihi_sparse_synapse", "convolution": "loihi_conv_synapse"}
@@ -221,9 +221,7 @@ def saturated_mesh_s(events: StepEvents, cores: NDArray[np.int64], figures: Figu
     messages = events.flow_messages
     if not messages.sum():
         return 0.0
-    counts = events.by_kind()
-    receiving = ("message_in", *(f"synop_{encoding}" for encoding in UNITS))
-    mean_s = sum(counts[kind].sum() * getattr(figures, kind).time_s for kind in receiving) / messages.sum()
+    mean_s = queues_s(events, figures)[1].sum() / messages.sum()
     numbers: dict[tuple[int, int, str], int] = {}
     ways = [
         [numbers.setdefault(link, len(numbers)) for link in _links(int(source), int(target))]
@@ -233,6 +231,16 @@ def saturated_mesh_s(events: StepEvents, cores: NDArray[np.int64], figures: Figu
     for way, number in zip(ways, messages, strict=True):
         weight[np.ix_(way, way)] += number * mean_s / (len(way) * (len(way) + 1))
     return float(abs(np.linalg.eigvals(weight)).max())
+
+
+def tail_in_turn_s(events: StepEvents, figures: Figures) -> float:
+    """The busiest core's time where it receives nothing while it works through the neurons behind its last spike.
+
+    So SANA-FE's "cycle" timing has it: that stretch, one event to it, is all of a core's neurons where none fires, and half of
+    them, on average, where one does.
+    """
+    sending, receiving = queues_s(events, figures)
+    return float(np.maximum(sending, np.where(receiving > 0, receiving + sending / (events.spikes + 1), 0)).max())
 
 
 def _links(source: int, target: int) -> list[tuple[int, int, str]]:

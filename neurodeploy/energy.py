@@ -211,12 +211,8 @@ def estimate_step(events: StepEvents, figures: Figures) -> StepEstimate:
     An average step is faster than the steps' average, as not every step is busiest on the same core: by up to a fifth where few
     neurons fire. Where steps are known one by one, estimate each and take the mean; energies agree either way.
     """
-    counts = events.by_kind()
-    cost: dict[str, EventCost] = {kind: getattr(figures, kind) for kind in counts}
-    energy = {kind: float(n.sum()) * cost[kind].energy_j for kind, n in counts.items()}
-    none = np.zeros(events.n_cores)
-    sending = sum((counts[kind] * cost[kind].time_s for kind in _SENDING), none)
-    receiving = sum((counts[kind] * cost[kind].time_s for kind in _RECEIVING), none)
+    energy = {kind: float(n.sum()) * _cost(figures, kind).energy_j for kind, n in events.by_kind().items()}
+    sending, receiving = queues_s(events, figures)
     busy = np.maximum(sending, receiving)
     core = int(busy.argmax()) if busy.size else -1
     # A flow that is seen in one step of ten has a tenth of a message, and lengthens the average by a tenth of its way.
@@ -233,3 +229,16 @@ def estimate_step(events: StepEvents, figures: Figures) -> StepEstimate:
         sync_s=sync_s,
         busiest_core=core,
     )
+
+
+def queues_s(events: StepEvents, figures: Figures) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How long each core takes to send, and how long to receive; two arrays (n_cores,)."""
+    counts, none = events.by_kind(), np.zeros(events.n_cores)
+    sending = sum((counts[kind] * _cost(figures, kind).time_s for kind in _SENDING), none)
+    receiving = sum((counts[kind] * _cost(figures, kind).time_s for kind in _RECEIVING), none)
+    return sending, receiving
+
+
+def _cost(figures: Figures, kind: str) -> EventCost:
+    cost: EventCost = getattr(figures, kind)
+    return cost
