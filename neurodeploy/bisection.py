@@ -39,21 +39,21 @@ def bisect(talk: Talk, points: Floats, order: Floats, *, smoothing: int, trades:
     """
     n_cores, n_places = talk.n_cores, len(points)
     # free places take part as cores that talk to nobody and come last
-    begin = np.concatenate([order, np.full(n_places - n_cores, np.inf)])
+    begin = np.concatenate([np.argsort(np.argsort(order)), np.arange(n_cores, n_places)]) / n_places
     core_region, place_region = np.zeros(n_places, np.int64), np.zeros(n_places, np.int64)
     while True:
         axis, far = far_half(points, place_region)
         if not far.any():
             break
         middle = middles(points, place_region)
-        value = scores(talk, core_region, ranks(core_region, begin), axis, middle, smoothing)
+        value = scores(talk, core_region, spread(core_region, begin), axis, middle, smoothing)
         room = np.bincount(place_region[~far], minlength=axis.size)
-        core_far = ranks(core_region, value, scaled=False) >= room[core_region]
+        core_far = ranks(core_region, value) >= room[core_region]
         kinds, place_region = np.unique(2 * place_region + far, return_inverse=True)
         core_region = np.searchsorted(kinds, 2 * core_region + core_far)
         halves, middle = siblings(kinds), middles(points, place_region)
         for _ in range(trades):
-            if not trade_sides(talk, core_region, middle, halves, rng):
+            if not trade_sides(talk, core_region, middle, halves, axis[kinds // 2], rng):
                 break
     result = np.empty(n_places, np.int64)
     result[np.argsort(core_region, kind="stable")] = np.argsort(place_region, kind="stable")
@@ -83,13 +83,19 @@ def siblings(kinds: Integers) -> Integers:
     return np.where(kinds[found] == kinds ^ 1, found, np.arange(kinds.size))
 
 
-def ranks(region: Integers, values: Floats, *, scaled: bool = True) -> Floats:
-    """Rank of each value within its region: from -1 to 1, or as a count from 0."""
-    order = np.lexsort((values, region))
+def ranks(region: Integers, values: Floats) -> Integers:
+    """Rank of each value, which is between -2 and 2, within its region, from 0."""
+    order = np.argsort(region * 4.0 + values, kind="stable")
     size = np.bincount(region)
-    rank = np.empty(region.size)
+    rank = np.empty(region.size, np.int64)
     rank[order] = np.arange(region.size) - (np.cumsum(size) - size)[region[order]]
-    return (2 * rank + 1) / size[region] - 1 if scaled else rank
+    return rank
+
+
+def spread(region: Integers, values: Floats) -> Floats:
+    """Values replaced by their ranks within their region, from -1 to 1."""
+    ranked: Floats = (2.0 * ranks(region, values) + 1.0) / np.bincount(region)[region] - 1.0
+    return ranked
 
 
 def scores(talk: Talk, region: Integers, value: Floats, axis: Integers, middle: Floats, smoothing: int) -> Floats:
@@ -103,18 +109,22 @@ def scores(talk: Talk, region: Integers, value: Floats, axis: Integers, middle: 
         heard = np.where(inside, value[talk.core], away)
         value = value.copy()
         value[:n_cores] += np.bincount(talk.owner, talk.spikes * heard, n_cores) / spoken
-        value = ranks(region, value)
+        value = spread(region, value)
     return value
 
 
-def trade_sides(talk: Talk, region: Integers, middle: Floats, halves: Integers, rng: np.random.Generator) -> bool:
+def trade_sides(talk: Talk, region: Integers, middle: Floats, halves: Integers, axis: Integers, rng: np.random.Generator) -> bool:
     """Step 3, one round: the k-th keenest of a half trades with the k-th keenest of the other, if both together gain.
 
-    Gains are as if nobody else moved; so that not all neighbours pass each other, three in ten sit each round out.
+    Gains are along the axis of the cut and as if nobody else moved; so that not all neighbours pass each other, three in ten
+    sit each round out.
     """
     n_cores = talk.n_cores
-    mine, there = region[talk.owner], middle[region[talk.core]]
-    closer = np.abs(middle[mine] - there).sum(1) - np.abs(middle[halves[mine]] - there).sum(1)
+    rows = np.arange(axis.size)
+    here, over = middle[rows, axis], middle[halves, axis]
+    mine = region[talk.owner]
+    there = middle.ravel()[region[talk.core] * middle.shape[1] + axis[mine]]
+    closer = np.abs(here[mine] - there) - np.abs(over[mine] - there)
     gain = np.zeros(region.size)
     gain[:n_cores] = np.bincount(talk.owner, talk.spikes * closer, n_cores)
     gain[rng.random(region.size) < 0.3] = -np.inf

@@ -110,9 +110,9 @@ def anneal(
 
     The heat falls geometrically from most of what a core pays for one hop of all its spikes to a hundredth of it.
     """
-    if rounds < 1 or talk.core.size == 0:
-        return
     wide = points[:, np.ptp(points, axis=0) > 0]
+    if rounds < 1 or talk.core.size == 0 or wide.size == 0:
+        return
     draw = strangers(talk, rng)
     crowds = [crowd(talk, next(draw)) for _ in range(int(np.clip(3e7 / talk.core.size, 6, 60)))]
     hop = talk.spikes.sum() / talk.n_cores

@@ -85,7 +85,8 @@ def space_filling(n_cores: int, mesh: Mesh) -> Integers:
     walk = np.array(list(hilbert(*nth.shape)))
     nth[walk[:, 0], walk[:, 1]] = np.arange(nth.size)
     along = nth[x, y]
-    return np.lexsort((np.where(at.chip_z % 2, -along, along), at.chip_z))[:n_cores]
+    walked: Integers = np.lexsort((np.where(at.chip_z % 2, -along, along), at.chip_z))
+    return walked[:n_cores]
 
 
 def hilbert(width: int, height: int) -> Iterator[tuple[int, int]]:
@@ -152,14 +153,16 @@ def force_directed(flow: Flow, n_cores: int, mesh: Mesh, seed: int) -> Integers:
 
 
 def adjacent(mesh: Mesh, cores: Integers) -> Integers:
-    """Pairs (n_pairs, 2) of `cores` in the same slot of tiles (of chips, on crossbars) next to each other east-west or north-south."""
+    """Pairs (n_pairs, 2) of `cores` in the same slot of two tiles (two chips, on crossbars) that stand side by side."""
     at = mesh.position(cores)
     columns, rows = mesh.columns_and_rows
     x, y = at.chip_x * columns + at.tile_x, at.chip_y * rows + at.tile_y
     slot = cores % mesh.cores_per_chip % (mesh.cores_per_tile if mesh.tile_mesh else mesh.cores_per_chip)
     where = np.full((int(x.max()) + 2, int(y.max()) + 2, int(at.chip_z.max()) + 1, int(slot.max()) + 1), -1, np.int64)
     where[x, y, at.chip_z, slot] = cores
-    pairs = np.concatenate([np.stack([cores, where[x + dx, y + dy, at.chip_z, slot]], 1) for dx, dy in ((1, 0), (0, 1))])
+    pairs: Integers = np.concatenate(
+        [np.stack([cores, where[x + dx, y + dy, at.chip_z, slot]], 1) for dx, dy in ((1, 0), (0, 1))]
+    )
     return pairs[pairs[:, 1] >= 0]
 
 

@@ -56,7 +56,7 @@ def spike_hops(flow: Flow, position: Integers, mesh: Mesh) -> float:
 
 
 class Talk(NamedTuple):
-    """Neighbour lists: core i's is ``core[first[i]:first[i + 1]]``, each neighbour with its `spikes`; `owner` repeats i along it."""
+    """Neighbour lists: that of core i is ``core[first[i]:first[i + 1]]``, with `spikes` to each; `owner` repeats i along it."""
 
     first: Integers
     core: Integers
@@ -69,9 +69,9 @@ class Talk(NamedTuple):
 
     def between(self, a: Integers, b: Integers) -> Floats:
         """Spikes a step between cores `a` and cores `b`, one by one, both directions together."""
-        shape = (self.n_cores, self.n_cores)
-        found: Floats = np.asarray(csr_array((self.spikes, self.core, self.first), shape=shape)[a, b], np.float64).ravel()
-        return found
+        keys, wanted = self.owner * self.n_cores + self.core, a * self.n_cores + b
+        found = np.minimum(np.searchsorted(keys, wanted), max(keys.size - 1, 0))
+        return np.where(keys[found] == wanted, self.spikes[found], 0.0) if keys.size else np.zeros(wanted.shape)
 
 
 class Crowd(NamedTuple):
