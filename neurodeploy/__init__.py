@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from neurodeploy.deployment import Deployment, compress, deploy, inspect
     from neurodeploy.errors import NeurodeployError
     from neurodeploy.frontends.norse import extract
-    from neurodeploy.hardware import HardwareProfile, load_profile
+    from neurodeploy.hardware import HardwareProfile
     from neurodeploy.layout import place
     from neurodeploy.network import Network
     from neurodeploy.netx import read_netx, write_netx
     from neurodeploy.placement import Placement
+    from neurodeploy.profiles import load_profile
     from neurodeploy.quantization import dequantize, quantize
     from neurodeploy.quantized import QuantizedNetwork
     from neurodeploy.records import EpochRecord, SpikeRecord, compare
@@ -32,7 +33,7 @@ _HOME = {
     "deployment": ("Deployment", "compress", "deploy", "inspect"),
     "errors": ("NeurodeployError",),
     "frontends.norse": ("extract",),
-    "hardware": ("HardwareProfile", "load_profile"),
+    "hardware": ("HardwareProfile",),
     "netx": ("read_netx", "write_netx"),
     "network": ("Network",),
     "quantized": ("QuantizedNetwork",),
@@ -40,6 +41,7 @@ _HOME = {
     "placement": ("Placement",),
     "quantization": ("dequantize", "quantize"),
     "records": ("EpochRecord", "SpikeRecord", "compare"),
+    "profiles": ("load_profile",),
     "report": ("Report", "summarize"),
     "sharing": ("share_budget",),
     "simulation": ("simulate",),

@@ -13,7 +13,7 @@ import click
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from neurodeploy.hardware import load_profile, profile_paths
+from neurodeploy.profiles import load_profile, profile_paths
 
 if TYPE_CHECKING:
     from neurodeploy.deployment import Deployment
@@ -58,17 +58,17 @@ def profiles(name: str | None, as_json: bool) -> int:
             return _print_json([{"name": p.name, "description": p.description, "cores": p.cores} for p in rows])
         table = Table("name", "cores", "neurons a core", "description")
         for p in rows:
-            table.add_row(p.name, f"{p.cores:,}", f"{p.neurons_per_core.number:,}", p.description)
+            table.add_row(p.name, f"{p.cores:,}", f"{p['neurons_per_core'].number:,}", p.description)
     else:
         profile = load_profile(name)
         if as_json:
             limits = {
                 limit.key: {"value": limit.value, "unit": limit.unit, "source": limit.source, "assumed": limit.assumed}
-                for limit in profile.limits()
+                for limit in profile.limits.values()
             }
             return _print_json({"name": profile.name, "description": profile.description, "limits": limits})
         table = Table("limit", "value", "unit", "source", title=profile.description, title_justify="left")
-        for limit in profile.limits():
+        for limit in profile.limits.values():
             value = ", ".join(map(str, limit.choices)) if isinstance(limit.value, tuple) else f"{limit.value:,}"
             table.add_row(limit.key, value, limit.unit, ("assumed: " if limit.assumed else "") + limit.source)
     _print(table)

@@ -7,6 +7,7 @@ by `neurodeploy.profiles`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -45,6 +46,7 @@ _EVENTS = {
     "synop_dense": "one synaptic operation of a dense list",
     "synop_sparse": "one synaptic operation of a sparse list",
     "synop_convolution": "one synaptic operation of a shared convolution list",
+    "synop_crossbar": "one synaptic operation of a crossbar",
     "neuron_access": "reading a neuron's state in a step",
     "neuron_update": "updating a neuron that received input",
     "neuron_spike": "a neuron's spike",
@@ -60,14 +62,17 @@ KEYS: Mapping[str, Key] = MappingProxyType({
     "chip_mesh": Key(unit="chips", kind="sides", meaning="how the chips stand: columns, rows, layers"),
     "cores_per_chip": Key(unit="cores", kind="whole", meaning="neurocores of a chip", required=True),
     "cores_per_tile": Key(unit="cores", kind="whole", meaning="cores that share a router; 1 if not given"),
-    "tile_mesh": Key(unit="tiles", kind="sides", meaning="how a chip's tiles stand: columns, rows; any two cores are a hop apart if not given"),
+    "tile_mesh": Key(unit="tiles", kind="sides", meaning="how a chip's tiles stand: columns, rows; all a hop apart if not given"),
+    "external_inputs": Key(unit="axons", kind="whole", meaning="channels by which spikes enter the board"),
     "neurons_per_core": Key(unit="neurons", kind="per core", meaning="neurons of a core", required=True),
     "slices_per_core": Key(unit="slices", kind="whole", meaning="slices of layers that may share a core"),
     "cores_per_layer": Key(unit="cores", kind="whole", meaning="cores that a layer may be spread over"),
+    "targets_per_layer": Key(unit="layers", kind="whole", meaning="layers that a layer may send its spikes to"),
     "input_axons_per_core": Key(unit="axons", kind="per core", meaning="sources whose spikes a core receives"),
     "output_axons_per_core": Key(unit="axons", kind="per core", meaning="(neuron, target slice) pairs of a core"),
     "fan_in_per_neuron": Key(unit="synapses", kind="whole", meaning="synapses onto one neuron"),
-    "synapse_formats_per_core": Key(unit="formats", kind="whole", meaning="kinds of synapse list on a core: width, encoding, sign"),
+    "fan_out_per_neuron": Key(unit="synapses", kind="whole", meaning="synapses from one neuron"),
+    "synapse_formats_per_core": Key(unit="formats", kind="whole", meaning="kinds of list on a core: width, encoding, sign"),
     "neuron_profiles_per_core": Key(unit="profiles", kind="whole", meaning="different pairs of decays on a core"),
     "threshold_profiles_per_core": Key(unit="profiles", kind="whole", meaning="different thresholds on a core"),
     "biases_per_core": Key(unit="neurons", kind="per core", meaning="biases that a core stores, one a channel or neuron"),
@@ -77,7 +82,7 @@ KEYS: Mapping[str, Key] = MappingProxyType({
     "neuron_state_bits": Key(unit="bits", kind="whole", meaning="memory that a neuron's state takes"),
     "input_axon_bits": Key(unit="bits", kind="whole", meaning="what an input axon takes of the shared memory"),
     "output_axon_bits": Key(unit="bits", kind="whole", meaning="what an output axon takes of the shared memory"),
-    "encodings": Key(unit="formulas", kind="formulas", meaning="how synapses may be stored, as `neurodeploy.encodings` names them", required=True),
+    "encodings": Key(unit="formulas", kind="formulas", meaning="how synapses may be stored, by name", required=True),
     "memory_unit_bits": Key(unit="bits", kind="whole", meaning="what synapse memory is given out in; 1 if not given"),
     "synapses_per_block": Key(unit="synapses", kind="whole", meaning="a list is stored in blocks of at most so many"),
     "block_header_bits": Key(unit="bits", kind="whole", meaning="overhead of a block; 0 if not given"),
@@ -89,7 +94,6 @@ KEYS: Mapping[str, Key] = MappingProxyType({
     "decay_bits": Key(unit="bits", kind="whole", meaning="width of a decay"),
     "threshold_bits": Key(unit="bits", kind="whole", meaning="width of a threshold"),
     "payload_bits": Key(unit="bits", kind="whole", meaning="widest payload of a graded spike"),
-    "external_inputs": Key(unit="axons", kind="whole", meaning="channels by which spikes enter the board"),
     **{f"{event}_energy": Key(unit="pJ", kind="figure", meaning=f"energy of {what}") for event, what in _EVENTS.items()},
     **{f"{event}_time": Key(unit="ns", kind="figure", meaning=f"time of {what}") for event, what in _EVENTS.items()},
     "sync_one_tile_time": Key(unit="ns", kind="figure", meaning="synchronising a step on one tile"),
@@ -185,6 +189,20 @@ class HardwareProfile:
                 raise ProfileError(f"{self.name}.yaml: {key}", "missing", remedy=f"It is {what.meaning}, in {what.unit}.")
         ordered = {key: self.limits[key] for key in KEYS if key in self.limits}
         object.__setattr__(self, "limits", MappingProxyType(ordered))
+        self._check_counts()
+
+    def _check_counts(self) -> None:
+        """Lists have a number for each core of a chip; meshes have room for what they hold."""
+        chips, cores = self["chips"], self["cores_per_chip"]
+        for limit in self:
+            if KEYS[limit.key].kind == "per core" and len(limit.choices) not in (1, cores.number):
+                raise ProfileError(
+                    limit.where, f"has {len(limit.choices)} numbers for {cores.number} cores of a chip", source=cores.where
+                )
+        for mesh, held, a_place in (("chip_mesh", chips, 1), ("tile_mesh", cores, self.number("cores_per_tile", 1))):
+            room = math.prod(self.limits[mesh].choices) * a_place if mesh in self else held.number
+            if room < held.number:
+                raise ProfileError(self[mesh].where, f"has room for {room} of {held.number} {held.unit}", source=held.where)
 
     def __contains__(self, key: str) -> bool:
         return key in self.limits
@@ -198,7 +216,8 @@ class HardwareProfile:
             The profile does not say.
         """
         if key not in self.limits:
-            raise ProfileError(f"{self.name}.yaml: {key}", "is not given", remedy=f"Add {KEYS[key].meaning}, in {KEYS[key].unit}.")
+            what = KEYS[key]
+            raise ProfileError(f"{self.name}.yaml: {key}", "is not given", remedy=f"Add {what.meaning}, in {what.unit}.")
         return self.limits[key]
 
     def __iter__(self) -> Iterator[Limit]:

@@ -55,10 +55,10 @@ def quantize(
 
 def _width(name: str, bits: int | Mapping[str, int], profile: HardwareProfile) -> int:
     asked = bits.get(name, DEFAULT_WEIGHT_BITS) if isinstance(bits, Mapping) else bits
-    choices = [width for width in profile.weight_bits.choices if 2 <= width <= 8]
+    choices = [width for width in profile["weight_bits"].choices if 2 <= width <= 8]
     if asked not in choices:
         raise QuantizeError(
-            f"layer {name!r}", f"weights of {asked} bits do not exist on {profile.name}", source=profile.weight_bits.where,
+            f"layer {name!r}", f"weights of {asked} bits do not exist on {profile.name}", source=profile["weight_bits"].where,
             remedy=f"Choose from {', '.join(map(str, choices))}.",
         )  # fmt: skip
     return asked

@@ -7,7 +7,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch loads: threads that share a busy core wait for each other for long
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import pairwise
 
@@ -16,8 +16,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from neurodeploy.graph import INPUT, Connection
-from neurodeploy.hardware import HardwareProfile, Limit, load_profile
+from neurodeploy.hardware import KEYS, HardwareProfile, Limit, Value
 from neurodeploy.network import LI, LIF, Dense, Layer, Network
+from neurodeploy.profiles import load_profile
 
 # No deadlines: the cores are shared, and one slow example says nothing. In CI the examples are the same in every run.
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -43,14 +44,21 @@ def loihi1() -> HardwareProfile:
     return load_profile("loihi1")
 
 
+def with_values(profile: HardwareProfile, **values: Value | None) -> HardwareProfile:
+    """A profile with other numbers under some keys, and without the keys that are None."""
+    limits = {key: limit for key, limit in profile.limits.items() if key not in values}
+    for key, value in values.items():
+        if value is not None:
+            limits[key] = Limit(key=key, value=value, unit=KEYS[key].unit, source="a test", assumed=True, profile=profile.name)
+    return replace(profile, limits=limits)
+
+
 @pytest.fixture(scope="session")
 def make_chip(tiny: HardwareProfile) -> Callable[..., HardwareProfile]:
-    """``make_chip(neurons_per_core=10, weight_bits=(1, 8))``: the tiny chip with other numbers."""
+    """``make_chip(neurons_per_core=10, weight_bits=(1, 8))``: the tiny chip with other numbers; None takes one away."""
 
-    def make(**numbers: int | tuple[int, ...]) -> HardwareProfile:
-        limits = {field.name: getattr(tiny, field.name) for field in fields(tiny)}
-        assert all(isinstance(limits[key], Limit) for key in numbers)
-        return replace(tiny, **{key: replace(limits[key], value=value) for key, value in numbers.items()})
+    def make(**values: Value | None) -> HardwareProfile:
+        return with_values(tiny, **values)
 
     return make
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from neurodeploy.fixedpoint import BIAS_MAX, BIAS_MIN, DECAY_UNITY, THRESHOLD_MAX, Integers, as_lava_reads, width_of
 from neurodeploy.graph import INPUT, Connection
-from neurodeploy.hardware import HardwareProfile, Limit
+from neurodeploy.hardware import KEYS, HardwareProfile, Limit, Value
 from neurodeploy.network import LI, LIF, Dense, Layer, Network
 from neurodeploy.quantized import Encoder, QuantizedDense, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
 
@@ -154,12 +153,12 @@ def profiles(draw: st.DrawFn) -> HardwareProfile:
         "block_header_bits": (1, 32),
         "max_delay_steps": (1, 62),
     }
-    values: dict[str, int | tuple[int, ...]] = {key: draw(st.integers(*ends)) for key, ends in ranges.items()}
+    values: dict[str, Value] = {key: draw(st.integers(*ends)) for key, ends in ranges.items()}
     for key, widest in (("weight_bits", 9), ("index_bits", 10)):
         values[key] = tuple(sorted(draw(st.sets(st.integers(1, widest), min_size=1))))
+    values["encodings"] = ("dense", "sparse")
     limits = {
-        field.name: Limit(key=field.name, value=values[field.name], unit="", source="drawn", assumed=True, profile="drawn")
-        for field in fields(HardwareProfile)
-        if field.name in values
+        key: Limit(key=key, value=value, unit=KEYS[key].unit, source="drawn", assumed=True, profile="drawn")
+        for key, value in values.items()
     }
-    return HardwareProfile(name="drawn", description="Drawn by hypothesis.", **limits)
+    return HardwareProfile(name="drawn", description="Drawn by hypothesis.", limits=limits)

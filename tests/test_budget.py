@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from neurodeploy.budget import Budget, SliceBudget
 from neurodeploy.errors import BudgetError, RequestError
 from neurodeploy.graph import Connection
-from neurodeploy.hardware import HardwareProfile, load_profile
+from neurodeploy.hardware import HardwareProfile
 from neurodeploy.network import Dense, Network
+from neurodeploy.profiles import load_profile
 from neurodeploy.resources import slice_usage
 from neurodeploy.sharing import share_budget
 

@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from neurodeploy.errors import ProfileError
-from neurodeploy.hardware import MAX_PROFILE_BYTES, HardwareProfile, load_profile, profile_paths
+from neurodeploy.hardware import HardwareProfile
+from neurodeploy.profiles import MAX_PROFILE_BYTES, load_profile, profile_paths
 
 TINY = yaml.safe_load(profile_paths()["tiny"].read_text(encoding="utf-8"))
 
@@ -43,7 +44,7 @@ def tiny_with(key: str, **parts: Any) -> str:
 @pytest.mark.parametrize("name", ["loihi1", "loihi2", "tiny"])
 def test_every_number_that_comes_with_neurodeploy_says_where_it_is_from(name: str) -> None:
     profile = load_profile(name)
-    limits = list(profile.limits())
+    limits = list(profile.limits.values())
     assert profile.name == name
     assert len(limits) == 12
     assert all(limit.source and limit.profile == name for limit in limits)
@@ -51,15 +52,15 @@ def test_every_number_that_comes_with_neurodeploy_says_where_it_is_from(name: st
 
 
 def test_no_number_of_loihi1_is_assumed_but_some_of_loihi2_are(loihi1: HardwareProfile) -> None:
-    assert not any(limit.assumed for limit in loihi1.limits())
-    assert {limit.key for limit in load_profile("loihi2").limits() if limit.assumed} >= {
+    assert not any(limit.assumed for limit in loihi1.limits.values())
+    assert {limit.key for limit in load_profile("loihi2").limits.values() if limit.assumed} >= {
         "input_axons_per_core",
         "output_axons_per_core",
     }
 
 
 def test_loihi1_has_the_numbers_of_its_sources(loihi1: HardwareProfile) -> None:
-    numbers = {limit.key: limit.value for limit in loihi1.limits()}
+    numbers = {limit.key: limit.value for limit in loihi1.limits.values()}
     assert numbers == {
         "chips": 1, "cores_per_chip": 128, "neurons_per_core": 1024,
         "input_axons_per_core": 4096, "output_axons_per_core": 4096,
@@ -73,15 +74,15 @@ def test_a_board_has_the_cores_of_all_its_chips(make_chip: Callable[..., Hardwar
 
 
 def test_a_limit_knows_its_place_and_what_it_is(tiny: HardwareProfile) -> None:
-    assert tiny.neurons_per_core.where == "tiny.yaml: neurons_per_core"
-    assert tiny.neurons_per_core.number == 64
-    assert tiny.neurons_per_core.choices == (64,)
-    assert tiny.index_bits.choices == (6, 7, 8)
+    assert tiny["neurons_per_core"].where == "tiny.yaml: neurons_per_core"
+    assert tiny["neurons_per_core"].number == 64
+    assert tiny["neurons_per_core"].choices == (64,)
+    assert tiny["index_bits"].choices == (6, 7, 8)
 
 
 def test_a_list_of_choices_is_not_one_number(tiny: HardwareProfile) -> None:
     with pytest.raises(ProfileError, match=r"^tiny\.yaml: index_bits: is a list of choices, not one number\.$"):
-        _ = tiny.index_bits.number
+        _ = tiny["index_bits"].number
 
 
 def test_a_profile_cannot_be_changed(tiny: HardwareProfile) -> None:
@@ -92,8 +93,8 @@ def test_a_profile_cannot_be_changed(tiny: HardwareProfile) -> None:
 def test_a_profile_is_loaded_by_path_too(load: Callable[[str], HardwareProfile], tiny: HardwareProfile) -> None:
     mine = load(yaml.safe_dump({**TINY, "name": "mine"}))
     assert mine.name == "mine"
-    assert mine.neurons_per_core.where == "chip.yaml: neurons_per_core"
-    assert [limit.value for limit in mine.limits()] == [limit.value for limit in tiny.limits()]
+    assert mine["neurons_per_core"].where == "chip.yaml: neurons_per_core"
+    assert [limit.value for limit in mine.limits.values()] == [limit.value for limit in tiny.limits.values()]
 
 
 def test_the_chip_that_contributing_shows_is_one(load: Callable[[str], HardwareProfile]) -> None:
@@ -261,7 +262,7 @@ def test_a_number_has_value_unit_and_one_origin(load: Callable[[str], Any], part
 
 def test_profiles_are_found_from_any_folder(tmp_path: Path) -> None:
     """The tests run on a checkout, installed editable: here from a folder that knows nothing of it."""
-    program = "from neurodeploy.hardware import load_profile; print(load_profile('loihi2').cores)"
+    program = "from neurodeploy.profiles import load_profile; print(load_profile('loihi2').cores)"
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == "128\n"
 
@@ -271,7 +272,7 @@ def test_profiles_are_found_from_a_bare_checkout(tmp_path: Path) -> None:
     program = textwrap.dedent(f"""
         import sys
         sys.path[:] = [{str(Path(__file__).parent.parent)!r}, *(p for p in sys.path if "editable" not in p)]
-        from neurodeploy.hardware import profile_paths
+        from neurodeploy.profiles import profile_paths
         print(*profile_paths())
     """)
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)

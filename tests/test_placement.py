@@ -16,10 +16,11 @@ from paper import in_integers, layer_of
 
 from neurodeploy.budget import Budget
 from neurodeploy.errors import BudgetError, PlacementError, RequestError
-from neurodeploy.hardware import HardwareProfile, load_profile
+from neurodeploy.hardware import HardwareProfile
 from neurodeploy.layout import lay_out, place
 from neurodeploy.network import Dense, Network
 from neurodeploy.placement import Placement
+from neurodeploy.profiles import load_profile
 from neurodeploy.quantization import quantize
 from neurodeploy.quantized import QuantizedNetwork
 from neurodeploy.sharing import share_budget

@@ -16,8 +16,8 @@ from paper import in_floats, in_integers, layer_of
 from neurodeploy.errors import QuantizeError
 from neurodeploy.fixedpoint import THRESHOLD_MAX, as_lava_reads, width_of
 from neurodeploy.graph import INPUT
-from neurodeploy.hardware import load_profile
 from neurodeploy.network import LIF, Network
+from neurodeploy.profiles import load_profile
 from neurodeploy.quantization import dequantize, quantize
 from neurodeploy.quantized import QuantizedLayer, QuantizedLIF, QuantizedNetwork
 from neurodeploy.simulation.emulator import run_emulator

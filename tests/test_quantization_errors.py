@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from paper import in_floats, in_integers, layer_of
 
-from neurodeploy.hardware import load_profile
+from neurodeploy.profiles import load_profile
 from neurodeploy.quantization import RateChange, changed_rates, dequantize, quantization_errors, quantize, warnings_of
 from neurodeploy.quantized import QuantizedLayer, QuantizedNetwork
 from neurodeploy.simulation.emulator import run_emulator

@@ -17,10 +17,11 @@ from paper import in_integers, layer_of
 from spiking import SHORT, few
 
 from neurodeploy.frontends.norse import extract
-from neurodeploy.hardware import HardwareProfile, load_profile
+from neurodeploy.hardware import HardwareProfile
 from neurodeploy.layout import lay_out, place
 from neurodeploy.network import Network
 from neurodeploy.placement import Placement
+from neurodeploy.profiles import load_profile
 from neurodeploy.quantization import quantize
 from neurodeploy.report import Accuracy, LavaCheck, Report, binding, inspection, measure, summarize, versions
 from neurodeploy.report.ladder import for_simulator, outputs

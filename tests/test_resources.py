@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from neurodeploy.errors import BudgetError
 from neurodeploy.graph import Connection
-from neurodeploy.hardware import HardwareProfile, load_profile
+from neurodeploy.hardware import HardwareProfile
 from neurodeploy.network import Layer, Network
+from neurodeploy.profiles import load_profile
 from neurodeploy.quantized import QuantizedDense, QuantizedLayer, QuantizedLIF
 from neurodeploy.resources import SynapseCounts, Usage, axon_bits, bits_of, count, index_bits, slice_usage, weight_bits
 

@@ -1,0 +1,210 @@
+"""How much of each resource any region of a layer needs.
+
+Counted exactly, on the weights that are not zero; or in closed form, as expected if every weight survived with a given
+chance, which at 1 is exact too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurodeploy.encodings import Formula, list_bits, power_of_two, weight_bits
+from neurodeploy.expectation import expected_lists, expected_window
+from neurodeploy.graph import Connection
+from neurodeploy.hardware import HardwareProfile
+from neurodeploy.quantized import QuantizedLIF
+from neurodeploy.regions import Region, grid_of
+from neurodeploy.resources import AnyLayer, Usage, limited
+from neurodeploy.windows import Window, exact_lists
+from neurodeploy.wiring import ConvWiring, DenseWiring, SparseWiring, Wiring
+
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Heard:
+    """The neurons of a source that a region hears: those of a box, in the source's shape, where `mask` is true."""
+
+    source: str
+    shape: tuple[int, ...]
+    box: Region
+    mask: NDArray[np.bool_]
+
+
+class LayerCount:
+    """A layer, ready to be counted on any region.
+
+    Parameters
+    ----------
+    bits : int
+        Width of a weight; rounded up to one that the chip has.
+    connectivity : float, optional
+        Count what to expect if each weight survived with this chance, 0..1; None counts the weights that are not zero.
+
+    Raises
+    ------
+    BudgetError
+        The chip has no weights as wide.
+    """
+
+    def __init__(self, layer: AnyLayer, bits: int, profile: HardwareProfile, connectivity: float | None = None) -> None:
+        self.layer, self.profile, self.grid = layer, profile, grid_of(layer)
+        self.width = weight_bits(bits, profile)
+        self._parts = [_part(connection, self.width, profile, connectivity) for connection in layer.connections]
+        self._fan_in = sum((c.synapse.fan_in() for c in layer.connections), np.zeros(layer.n_neurons, dtype=np.int64))
+        self._state_bits = profile.number("neuron_state_bits", 0)
+        self._limits_profiles = {"neuron_profiles", "threshold_profiles"} & set(limited(profile))
+
+    def usage(self, region: Region) -> Usage:
+        """What a region needs on one core.
+
+        Raises
+        ------
+        BudgetError
+            The chip has no index as long.
+        """
+        counted = [part.count(region, self.grid) for part in self._parts]
+        memory, axons, synapses, encodings = zip(*counted, strict=True)
+        return Usage(
+            neurons=region.n_neurons,
+            synapses=sum(synapses),
+            synapse_memory_bits=sum(memory),
+            input_axons=sum(axons),
+            encoding="+".join(sorted(set(encodings))),
+            fan_in=int(self._fan_in.reshape(self.grid)[region.box].max()),
+            neuron_memory_bits=self._neuron_bits(region),
+            biases=self._biases(region),
+            synapse_formats=len(counted),
+            neuron_profiles=self._profiles(region, ("du", "dv")),
+            threshold_profiles=self._profiles(region, ("vth",)) if isinstance(self.layer.neuron, QuantizedLIF) else 0,
+        )
+
+    def heard(self, region: Region) -> Iterator[Heard]:
+        """What a region hears, connection by connection."""
+        for connection, part in zip(self.layer.connections, self._parts, strict=True):
+            shape, box, mask = part.heard(region, self.grid)
+            yield Heard(source=connection.source, shape=shape, box=box, mask=mask)
+
+    def _neuron_bits(self, region: Region) -> int:
+        if "dynapcnn" in self.profile["encodings"].names and len(region.sides) == 3:
+            channels, rows, columns = region.sides
+            return channels * power_of_two(rows) * power_of_two(columns) * self._state_bits
+        return region.n_neurons * self._state_bits
+
+    def _biases(self, region: Region) -> int:
+        return region.sides[0] if self.layer.bias.any() else 0
+
+    def _profiles(self, region: Region, names: tuple[str, ...]) -> int:
+        """Different settings of the region's neurons; 1 where nothing limits them or they are all alike."""
+        arrays = [getattr(self.layer.neuron, name) for name in names if hasattr(self.layer.neuron, name)]
+        arrays = [array for array in arrays if array.shape]
+        if not arrays or not self._limits_profiles:
+            return 1
+        settings = np.stack([array.reshape(self.grid)[region.box].reshape(-1) for array in arrays])
+        return int(np.unique(settings, axis=1).shape[1])
+
+
+Counted: TypeAlias = "tuple[int, int, int, str]"
+"""Memory bits, input axons, synapses, encoding."""
+
+
+def _part(
+    connection: Connection[Wiring], width: int, profile: HardwareProfile, connectivity: float | None
+) -> _DensePart | _SparsePart | _ConvPart:
+    formula = Formula.of(profile, width, is_delayed=connection.delay_steps > 0)
+    match connection.synapse:
+        case ConvWiring() as wiring:
+            return _ConvPart(wiring, formula, profile, connectivity)
+        case SparseWiring() as wiring:
+            return _SparsePart(wiring, formula, profile, connectivity)
+        case wiring:
+            return _DensePart(wiring, formula, profile, connectivity)
+
+
+class _DensePart:
+    """A dense connection: how many synapses each axon has on any run of neurons, in one subtraction."""
+
+    def __init__(self, wiring: DenseWiring, formula: Formula, profile: HardwareProfile, connectivity: float | None) -> None:
+        self.wiring, self.formula, self.profile, self.connectivity = wiring, formula, profile, connectivity
+        if connectivity is None:
+            self._running = np.zeros((wiring.n_out + 1, wiring.n_in), dtype=np.int32)
+            np.cumsum(wiring.weight != 0, axis=0, out=self._running[1:])
+
+    def n_synapses(self, region: Region, grid: tuple[int, ...]) -> Integers:
+        """(n_in,): synapses of each axon on the region."""
+        if len(region.sides) == 1:
+            return (self._running[region.stops[0]] - self._running[region.starts[0]]).astype(np.int64)
+        return np.count_nonzero(self.wiring.weight[region.neurons(grid)], axis=0)
+
+    def count(self, region: Region, grid: tuple[int, ...]) -> Counted:
+        n = region.n_neurons
+        if self.connectivity is not None:
+            sizes = np.full(1, n), np.full(1, self.wiring.n_in)
+            return expected_lists(*sizes, n, self.connectivity, self.formula, self.profile)
+        n_synapses = self.n_synapses(region, grid)
+        bits, encoding = list_bits(n_synapses, n, self.formula, self.profile)
+        return bits, int(np.count_nonzero(n_synapses)), int(n_synapses.sum()), encoding
+
+    def heard(self, region: Region, grid: tuple[int, ...]) -> tuple[tuple[int, ...], Region, NDArray[np.bool_]]:
+        shape = (self.wiring.n_in,)
+        mask = np.ones(shape, dtype=np.bool_) if self.connectivity is not None else self.n_synapses(region, grid) > 0
+        return shape, Region.whole(shape), mask
+
+
+class _SparsePart:
+    """A sparse connection, counted from the synapses of a region's neurons alone."""
+
+    def __init__(self, wiring: SparseWiring, formula: Formula, profile: HardwareProfile, connectivity: float | None) -> None:
+        self.wiring, self.formula, self.profile, self.connectivity = wiring, formula, profile, connectivity
+
+    def _sources(self, region: Region, grid: tuple[int, ...]) -> NDArray[np.int32]:
+        """The source of each synapse onto the region; synapses of weight zero do not exist."""
+        starts = self.wiring.starts
+        if len(region.sides) == 1:
+            runs = [(int(starts[region.starts[0]]), int(starts[region.stops[0]]))]
+        else:
+            runs = [(int(starts[n]), int(starts[n + 1])) for n in region.neurons(grid)]
+        return np.concatenate([self.wiring.sources[a:b][self.wiring.weight[a:b] != 0] for a, b in runs])
+
+    def count(self, region: Region, grid: tuple[int, ...]) -> Counted:
+        sources = self._sources(region, grid)
+        few = sources.size < self.wiring.n_in // 8
+        sizes = np.unique(sources, return_counts=True)[1] if few else np.bincount(sources, minlength=1)
+        sizes = sizes[sizes > 0].astype(np.int64)
+        if self.connectivity is not None:
+            n, of_size = np.unique(sizes, return_counts=True)
+            return expected_lists(n, of_size, region.n_neurons, self.connectivity, self.formula, self.profile)
+        bits, encoding = list_bits(sizes, region.n_neurons, self.formula, self.profile)
+        return bits, sizes.size, int(sources.size), encoding
+
+    def heard(self, region: Region, grid: tuple[int, ...]) -> tuple[tuple[int, ...], Region, NDArray[np.bool_]]:
+        shape = (self.wiring.n_in,)
+        mask = np.zeros(shape, dtype=np.bool_)
+        mask[self._sources(region, grid)] = True
+        return shape, Region.whole(shape), mask
+
+
+class _ConvPart:
+    """A convolution, counted by how input pixels meet its window."""
+
+    def __init__(self, wiring: ConvWiring, formula: Formula, profile: HardwareProfile, connectivity: float | None) -> None:
+        self.wiring, self.connectivity = wiring, connectivity
+        self.encoding = next((name for name in ("convolution", "dynapcnn") if name in profile["encodings"].names), "sparse")
+        lists = exact_lists if connectivity is None else expected_window(connectivity)
+        self.window = Window(wiring, formula, profile, lists, is_full=connectivity is not None)
+
+    def count(self, region: Region, grid: tuple[int, ...]) -> Counted:
+        del grid  # it is the region's own
+        bits, axons, synapses = self.window.count(region)
+        share = 1.0 if self.connectivity is None else self.connectivity
+        return bits, axons, round(synapses * share), self.encoding
+
+    def heard(self, region: Region, grid: tuple[int, ...]) -> tuple[tuple[int, ...], Region, NDArray[np.bool_]]:
+        del grid
+        box, mask = self.window.reached(region)
+        return self.wiring.input_shape, box, mask

@@ -1,0 +1,131 @@
+"""What synapses take of a core's memory, by the chip's own formula.
+
+A core stores, for each input axon, the list of its synapses on that core, in blocks::
+
+    bits of a block = synapses * (weight bits + delay bits + index bits) + header bits,  rounded up to memory units
+
+This is Loihi 1's published formula (nengo-loihi, ``block.py: SynapseConfig.bits_per_axon``) with the numbers of the profile; a chip
+without blocks, headers and units has lists of plain words. Encodings, by the names that a profile lists:
+
+- ``dense``: a weight for every neuron of the slice in each list, and no index.
+- ``sparse``: the surviving synapses, each with the index of its target.
+- ``convolution``: an input axon is a pixel, its channel travels with the spike; pixels that meet the window alike share a list
+  (nengo-loihi, ``conv.py: conv2d_loihi_weights``, ``block.py: set_population_weights``). See `neurodeploy.windows`.
+- ``dynapcnn``: kernels of whole powers of two (sinabs, ``dynapcnn_layer.py``): c * 2^(ceil(log2(kx ky)) + ceil(log2 f)) weights.
+
+Where input axons take of the same memory, the entry that points to a list counts with the list.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurodeploy.errors import BudgetError
+from neurodeploy.hardware import UNLIMITED, HardwareProfile
+
+Encoding = Literal["dense", "sparse", "convolution", "dynapcnn"]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Formula:
+    """A profile's numbers for lists of synapses, at one width of a weight.
+
+    Attributes
+    ----------
+    synapse_bits : int
+        Weight and delay of a synapse.
+    block, header, unit : int
+        Synapses of a block at most, bits of its header, bits that memory is given out in.
+    entry : int
+        Bits of the axon that points to the list, where it shares the memory.
+    """
+
+    synapse_bits: int
+    block: int
+    header: int
+    unit: int
+    entry: int
+
+    @classmethod
+    def of(cls, profile: HardwareProfile, width: int, *, is_delayed: bool = False) -> Formula:
+        """The formula of a chip for weights of `width` bits."""
+        delay = profile.number("max_delay_steps", 0).bit_length() if is_delayed else 0
+        return cls(
+            synapse_bits=width + delay, block=profile.number("synapses_per_block", UNLIMITED),
+            header=profile.number("block_header_bits", 0), unit=profile.number("memory_unit_bits", 1),
+            entry=profile.number("input_axon_bits", 0),
+        )  # fmt: skip
+
+    def lists(self, n_synapses: Integers, index_bits: int = 0) -> Integers:
+        """Memory of lists of so many synapses each, without entries; nothing for an empty one."""
+        n = np.asarray(n_synapses, dtype=np.int64)
+        full, rest = np.divmod(n, self.block)
+        synapse = self.synapse_bits + index_bits
+        bits: Integers = np.where(rest > 0, self._stored(rest * synapse), 0)
+        return bits + full * self._stored(np.asarray(self.block * synapse)) if self.block < UNLIMITED else bits
+
+    def _stored(self, bits: Integers) -> Integers:
+        units: Integers = -(-(bits + self.header) // self.unit)
+        return units * self.unit
+
+    def least(self, n_synapses: Integers, index_bits: int = 0) -> Integers:
+        """Memory that axons need on all cores together, however their targets are cut: headers and units counted once."""
+        n = np.asarray(n_synapses, dtype=np.int64)
+        blocks = -(-n // self.block) if self.block < UNLIMITED else (n > 0).astype(np.int64)
+        units: Integers = -(-(n * (self.synapse_bits + index_bits) + blocks * self.header) // self.unit)
+        return units * self.unit + self.entry * (n > 0)
+
+
+def axon_bits(n_synapses: Integers, weight_bits: int, index_bits: int, profile: HardwareProfile) -> Integers:
+    """Memory of input axons that have `n_synapses` synapses each; index_bits 0 is the dense encoding.
+
+    >>> from neurodeploy.profiles import load_profile
+    >>> axon_bits(np.array([0, 3, 64, 65]), 8, 10, load_profile("loihi1")).tolist()  # 3*18+10=64; 64*18+10 -> 1216
+    [0, 64, 1216, 1280]
+    """
+    formula = Formula.of(profile, weight_bits)
+    return formula.lists(n_synapses, index_bits) + formula.entry * (np.asarray(n_synapses) > 0)
+
+
+def index_bits(n_neurons: int, profile: HardwareProfile) -> int:
+    """Narrowest allowed index that tells `n_neurons` targets apart."""
+    needed = max(1, (n_neurons - 1).bit_length())
+    return _narrowest("target index", needed, profile, "index_bits")
+
+
+def weight_bits(width: int, profile: HardwareProfile) -> int:
+    """Narrowest allowed weight of at least `width` bits."""
+    return _narrowest("weight", max(1, width), profile, "weight_bits")
+
+
+def _narrowest(what: str, needed: int, profile: HardwareProfile, key: str) -> int:
+    choices = profile[key].choices
+    for bits in choices:
+        if bits >= needed:
+            return bits
+    raise BudgetError(what, "bits", need=needed, limit=choices[-1], source=profile[key].where)
+
+
+def list_bits(n_synapses: Integers, n_neurons: int, formula: Formula, profile: HardwareProfile) -> tuple[int, Encoding]:
+    """Memory of a slice of `n_neurons` neurons, given each axon's synapses (n_in,), in the cheaper encoding, and which it is."""
+    allowed, n = profile["encodings"].names, np.asarray(n_synapses, dtype=np.int64)
+    axons = int(np.count_nonzero(n))
+    bits: dict[Encoding, int] = {}
+    if "dynapcnn" in allowed:
+        bits["dynapcnn"] = n.size * power_of_two(n_neurons) * formula.synapse_bits
+    if "dense" in allowed:
+        bits["dense"] = axons * int(formula.lists(np.asarray(n_neurons)))
+    if "sparse" in allowed:
+        bits["sparse"] = int(formula.lists(n, index_bits(n_neurons, profile)).sum())
+    best = min(bits, key=lambda name: bits[name])
+    return bits[best] + axons * formula.entry, best
+
+
+def power_of_two(n: int) -> int:
+    """The least power of two that is at least n."""
+    return 1 << (n - 1).bit_length()

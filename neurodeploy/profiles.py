@@ -1,0 +1,231 @@
+"""How a chip is written down.
+
+A profile is a YAML file: a name, a description, and numbers under the keys of `neurodeploy.hardware.KEYS`, each with its
+unit and either the `source` that states it or the `assumption` made in place of one. A board `extends` its chip by
+name and says only what differs.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from neurodeploy.errors import ProfileError
+from neurodeploy.hardware import KEYS, HardwareProfile, Limit, Value
+
+MAX_PROFILE_BYTES = 1 << 16
+MAX_VALUE = 1 << 40
+"""No chip has more of anything; all that is calculated from values up to this stays within 64 bits."""
+MAX_WIDTH = 32
+"""No weight and no index is wider, in bits."""
+PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+"""What a profile that is extended, and an encoding, may be called."""
+TEXTS = ("name", "description", "extends")
+PARTS = ("value", "unit", "source", "assumption")
+_HERE = Path(__file__).parent
+_PROFILE_FOLDERS = (_HERE / "hardware_profiles", _HERE.parent / "hardware_profiles")  # a wheel's, a checkout's
+
+
+def profile_paths() -> dict[str, Path]:
+    """The profiles that come with neurodeploy, by name."""
+    folder = next((folder for folder in _PROFILE_FOLDERS if folder.is_dir()), None)
+    return {} if folder is None else {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_profile(name_or_path: str | Path) -> HardwareProfile:
+    """Read a hardware profile.
+
+    Parameters
+    ----------
+    name_or_path : str or Path
+        The name of a profile that comes with neurodeploy (``"loihi2"``), or a path to a YAML file. What that file
+        extends lies beside it, or comes with neurodeploy.
+
+    Raises
+    ------
+    ProfileError
+        No such profile; not YAML, not a mapping, too large; a key unknown, missing or twice; a value of the wrong
+        type, out of range, or without unit or source; an extended profile that is missing, wrong, or extends this one.
+    """
+    known = profile_paths()
+    path = known.get(str(name_or_path)) or Path(name_or_path)
+    if not os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises where a name is too long)
+        raise ProfileError(
+            str(name_or_path), "no such hardware profile",
+            remedy=f"Give one of {', '.join(known)}, or a path to a YAML file.",
+        )  # fmt: skip
+    return _profile(path, ())
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a key that stands twice is an error, not the last one's silent victory.
+
+    Aliases are refused too: a few lines of them unfold to more than any memory holds.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) have no place here", None)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[tuple[str, str]] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if (key.tag, key.value) in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
+            seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
+
+
+def _read_mapping(path: Path) -> Mapping[str, Any]:
+    size = path.stat().st_size
+    if size > MAX_PROFILE_BYTES:
+        raise ProfileError(str(path), "bytes in a profile", need=size, limit=MAX_PROFILE_BYTES)
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  (a SafeLoader)
+    except OSError as error:
+        raise ProfileError(str(path), f"cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ProfileError(str(path), f"is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
+        raise ProfileError(str(path), f"is not plain YAML: {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(data, dict):
+        raise ProfileError(str(path), f"is {_kind(data)}, not a mapping of keys to numbers")
+    return data
+
+
+def _profile(path: Path, extending: tuple[Path, ...]) -> HardwareProfile:
+    """The profile in a file, which those in `extending` asked for, the first of them first."""
+    data, file = _read_mapping(path), f"{path.stem}.yaml"
+    for key in data:
+        if key not in KEYS and key not in TEXTS:
+            raise ProfileError(f"{file}: {key}", "unknown key", remedy=f"Known are {', '.join((*TEXTS, *KEYS))}.")
+    for key in ("name", "description"):
+        if key not in data:
+            raise ProfileError(f"{file}: {key}", "missing")
+    for key in TEXTS:
+        if key in data and not isinstance(data[key], str):
+            raise ProfileError(f"{file}: {key}", f"is {_kind(data[key])}, not text")
+    limits = _inherited(path, data["extends"], extending) if "extends" in data else {}
+    limits |= {key: _limit(path.stem, key, data[key]) for key in KEYS if key in data}
+    for key, what in KEYS.items():
+        if what.required and key not in limits:
+            raise ProfileError(f"{file}: {key}", "missing", remedy=f"It is {what.meaning}, in {what.unit}.")
+    return HardwareProfile(name=data["name"], description=data["description"], limits=limits)
+
+
+def _inherited(path: Path, name: str, extending: tuple[Path, ...]) -> dict[str, Limit]:
+    """The numbers of the profile that `path` extends: the file beside it, or one that comes with neurodeploy."""
+    where, chain = f"{path.stem}.yaml: extends", (*extending, path.resolve())
+    if not re.match(PLAIN_NAME, name):
+        raise ProfileError(where, f"{name[:40]!r} is not a plain name", remedy="Give a profile's name, no path and no ending.")
+    beside, known = path.with_name(f"{name}.yaml"), profile_paths()
+    parent = beside if beside.is_file() and beside.resolve() != path.resolve() else known.get(name, beside)
+    if parent.resolve() in chain:
+        names = [one.stem for one in (*chain[chain.index(parent.resolve()) :], parent)]
+        raise ProfileError(where, f"goes round in a circle: {' -> '.join(names)}")
+    if not parent.is_file():
+        raise ProfileError(
+            where, f"no profile {name!r}", remedy=f"Put {name}.yaml beside it, or extend one of {', '.join(known)}.",
+        )  # fmt: skip
+    try:
+        return dict(_profile(parent, chain).limits)
+    except ProfileError as error:
+        error.source = error.source or f"extended by {path.stem}.yaml"
+        raise
+
+
+def _limit(profile: str, key: str, entry: Any) -> Limit:
+    where, unit = f"{profile}.yaml: {key}", KEYS[key].unit
+    if not isinstance(entry, dict):
+        raise ProfileError(where, f"is {_kind(entry)}, not {{value, unit, source}}")
+    for part in entry:
+        if part not in PARTS:
+            raise ProfileError(where, f"unknown part {part!r}", remedy=f"Parts are {', '.join(PARTS)}.")
+    if entry.get("unit") != unit:
+        raise ProfileError(where, f"its unit is {entry.get('unit')!r}, not {unit!r}")
+    stated = [part for part in ("source", "assumption") if isinstance(entry.get(part), str) and entry[part].strip()]
+    if len(stated) != 1:
+        raise ProfileError(where, "needs either a source or an assumption, as text")
+    if "value" not in entry:
+        raise ProfileError(where, "has no value")
+    return Limit(
+        key=key,
+        value=_value(where, key, entry["value"]),
+        unit=unit,
+        source=" ".join(entry[stated[0]].split()),
+        assumed=stated[0] == "assumption",
+        profile=profile,
+    )
+
+
+def _value(where: str, key: str, value: Any) -> Value:
+    kind = KEYS[key].kind
+    if kind == "figure":
+        return _figure(where, value)
+    if kind == "formulas":
+        return _names(where, value)
+    if kind == "choices":
+        return _widths(where, value)
+    if kind == "sides":
+        sides = _whole_numbers(where, value, "sides")
+        if not 2 <= len(sides) <= 3:
+            raise ProfileError(where, f"has {len(sides)} sides", remedy="Give columns and rows, and layers if there are any.")
+        return sides
+    if kind == "per core" and isinstance(value, list):
+        return _whole_numbers(where, value, "numbers, one for each core of a chip")
+    return _positive(where, value)
+
+
+def _whole_numbers(where: str, value: Any, what: str) -> tuple[int, ...]:
+    if not isinstance(value, list) or not value:
+        raise ProfileError(where, f"is {_kind(value)}, not a list of {what}")
+    return tuple(_positive(where, item) for item in value)
+
+
+def _widths(where: str, value: Any) -> tuple[int, ...]:
+    widths = _whole_numbers(where, value, "widths")
+    if list(widths) != sorted(set(widths)):
+        raise ProfileError(where, f"widths {list(widths)} are not ascending and distinct")
+    if widths[-1] > MAX_WIDTH:
+        raise ProfileError(where, "bits in a width", need=widths[-1], limit=MAX_WIDTH)
+    return widths
+
+
+def _names(where: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise ProfileError(where, f"is {_kind(value)}, not a list of names")
+    for item in value:
+        if not isinstance(item, str) or not re.match(PLAIN_NAME, item):
+            raise ProfileError(where, f"{_kind(item)} is not a name")
+    if len(set(value)) < len(value):
+        raise ProfileError(where, f"names {', '.join(value)} are not distinct")
+    return tuple(value)
+
+
+def _figure(where: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_VALUE:  # nan is not within
+        raise ProfileError(where, f"is {_kind(value)}", remedy=f"Give a number from 0 to {MAX_VALUE:,}.")
+    return float(value)
+
+
+def _positive(where: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        what = "is not a number (NaN)" if isinstance(value, float) and math.isnan(value) else f"is {_kind(value)}"
+        raise ProfileError(where, what, remedy="Give a whole number above zero.")
+    if value <= 0:
+        raise ProfileError(where, f"is {value:,}", remedy="Give a whole number above zero.")
+    if value > MAX_VALUE:
+        raise ProfileError(where, f"is above {MAX_VALUE:,}, more than any chip has")
+    return value
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "a mapping", list: "a list", str: "text", float: "a fraction", bool: "true or false", type(None): "empty"}
+    return f"{names.get(type(value), type(value).__name__)} ({str(value)[:40]})"

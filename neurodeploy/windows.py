@@ -1,0 +1,203 @@
+"""What a region of a convolution hears, and what the lists of its window take.
+
+An input pixel meets the window at some rows and columns of the kernel; pixels that meet it alike share their list of synapses,
+wherever they are, moved by an offset (nengo-loihi, ``conv.py: conv2d_loihi_weights``). A list holds the synapses of all input
+channels, one after another and each as long as the longest. Where the offset reaches less far than the slice, each stretch
+of it has lists of its own. The slice's neurons are numbered channels first or channels last, whichever takes less.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurodeploy.encodings import Formula, index_bits, power_of_two
+from neurodeploy.hardware import UNLIMITED, HardwareProfile
+from neurodeploy.regions import Region
+from neurodeploy.wiring import ConvWiring
+
+Mask = NDArray[np.bool_]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Edge:
+    """How input rows (or columns) meet the window of outputs o..o+n-1 along one axis.
+
+    Attributes
+    ----------
+    inputs : array (m,)
+        The input rows that are heard.
+    first : array (m,)
+        The first output, counted within the region, that hears each.
+    kind : array (m,)
+        Which of `kinds` each is.
+    kinds : array (n_kinds, kernel), bool
+        Rows of the kernel that it meets: pairwise different.
+    span : int
+        Outputs between the first and the last that one input reaches, at most.
+    key : bytes
+        Equal for edges that differ by a shift only.
+    """
+
+    inputs: Integers
+    first: Integers
+    kind: Integers
+    kinds: Mask
+    span: int
+    key: bytes
+
+    @property
+    def n_of_kind(self) -> Integers:
+        return np.bincount(self.kind, minlength=len(self.kinds))
+
+
+def edge(wiring: ConvWiring, axis: int, start: int, stop: int) -> Edge:
+    """The edge of outputs start..stop-1 along rows (0) or columns (1)."""
+    stride, padding, dilation = wiring.stride[axis], wiring.padding[axis], wiring.dilation[axis]
+    outputs, kernel = np.arange(start, stop), np.arange(wiring.weight.shape[2 + axis])
+    sees = outputs[:, None] * stride - padding + kernel * dilation
+    output, place = np.nonzero((sees >= 0) & (sees < wiring.input_shape[1 + axis]))
+    heard = sees[output, place]
+    inputs, which = np.unique(heard, return_inverse=True)
+    meets = np.zeros((inputs.size, kernel.size), dtype=np.bool_)
+    meets[which, place] = True
+    first = np.full(inputs.size, stop - start)
+    np.minimum.at(first, which, output)
+    last = np.zeros(inputs.size, dtype=np.int64)
+    np.maximum.at(last, which, output)
+    kinds, kind = np.unique(meets, axis=0, return_inverse=True)
+    kind = kind.reshape(-1)
+    key = np.concatenate([first, kind]).tobytes() + kinds.tobytes()
+    return Edge(inputs=inputs, first=first, kind=kind, kinds=kinds, span=int((last - first).max(initial=0)), key=key)
+
+
+class ListBits(Protocol):
+    """What lists take that hold `atoms` input channels of as many synapses as the longest."""
+
+    def __call__(self, formula: Formula, atoms: int, longest: Integers, index: int) -> Integers:
+        """Bits, in the shape of `longest`."""
+        ...
+
+
+def exact_lists(formula: Formula, atoms: int, longest: Integers, index: int) -> Integers:
+    """The `ListBits` of the weights as they are."""
+    return formula.lists(atoms * longest, index)
+
+
+class Window:
+    """A convolution's kernel, ready to be counted on any region of its outputs.
+
+    Parameters
+    ----------
+    lists : ListBits
+        What lists take.
+    is_full : bool
+        Count every weight, also those that are zero.
+    """
+
+    def __init__(
+        self, wiring: ConvWiring, formula: Formula, profile: HardwareProfile, lists: ListBits = exact_lists, *, is_full: bool = False
+    ) -> None:
+        self.wiring, self.formula, self.profile, self.lists = wiring, formula, profile, lists
+        present = np.ones(wiring.weight.shape, dtype=np.bool_) if is_full else wiring.weight != 0
+        self._running = np.zeros((present.shape[0] + 1, *present.shape[1:]), dtype=np.int32)
+        np.cumsum(present, axis=0, out=self._running[1:])
+        self._edges: dict[tuple[int, int, int], Edge] = {}
+        self._counted: dict[tuple[int, int, bytes, bytes], tuple[int, int, int]] = {}
+
+    def edges(self, region: Region) -> tuple[Edge, Edge]:
+        """The region's edges along rows and along columns."""
+        found = []
+        for axis in (0, 1):
+            key = (axis, region.starts[1 + axis], region.stops[1 + axis])
+            if key not in self._edges:
+                self._edges[key] = edge(self.wiring, *key)
+            found.append(self._edges[key])
+        return found[0], found[1]
+
+    def count(self, region: Region) -> tuple[int, int, int]:
+        """Memory bits, input axons and synapses of a region."""
+        rows, columns = self.edges(region)
+        key = (region.starts[0], region.stops[0], rows.key, columns.key)
+        if key not in self._counted:
+            self._counted[key] = self._count(region, rows, columns)
+        return self._counted[key]
+
+    def lengths(self, region: Region) -> Integers:
+        """(atoms, kinds of row, kinds of column): synapses of each input channel that reaches the region, by how it is met."""
+        rows, columns = self.edges(region)
+        met: Integers = np.einsum(
+            "akl,rk,cl->arc", self._atoms(region), rows.kinds.astype(np.int64), columns.kinds.astype(np.int64), optimize=True
+        )
+        return met
+
+    def channels(self, region: Region) -> Integers:
+        """(atoms,): the input channels that may reach the region: those of its groups."""
+        per_group, c_group = self.wiring.weight.shape[0] // self.wiring.groups, self.wiring.weight.shape[1]
+        first, last = region.starts[0] // per_group, (region.stops[0] - 1) // per_group
+        return np.arange(first * c_group, (last + 1) * c_group)
+
+    def _atoms(self, region: Region) -> Integers:
+        """(atoms, kernel rows, kernel columns): how many of the region's output channels each place of the window feeds."""
+        start, stop = region.starts[0], region.stops[0]
+        per_group = self.wiring.weight.shape[0] // self.wiring.groups
+        firsts = np.arange(start // per_group, (stop - 1) // per_group + 1) * per_group
+        low, high = np.maximum(firsts, start), np.minimum(firsts + per_group, stop)
+        of_groups = self._running[high].astype(np.int64) - self._running[low]
+        return of_groups.reshape(-1, *of_groups.shape[2:])
+
+    def _count(self, region: Region, rows: Edge, columns: Edge) -> tuple[int, int, int]:
+        lengths = self.lengths(region)
+        pixels = np.outer(rows.n_of_kind, columns.n_of_kind)
+        n_synapses = int((lengths.sum(axis=0) * pixels).sum())
+        longest = lengths.max(axis=0, initial=0)
+        axons = int(pixels[longest > 0].sum())
+        if "dynapcnn" in self.profile["encodings"].names:
+            return self._kernel_bits(region), axons, n_synapses
+        if "convolution" not in self.profile["encodings"].names:
+            return self._unrolled(region, lengths, pixels, n_synapses)
+        layouts = (self._shared(region, rows, columns, lengths.shape[0], longest, is_last) for is_last in (False, True))
+        bits = min(layouts)
+        return bits + axons * self.formula.entry, axons, n_synapses
+
+    def _shared(self, region: Region, rows: Edge, columns: Edge, atoms: int, longest: Integers, channels_last: bool) -> int:
+        """Memory of the shared lists, the neurons numbered channels last or first; `longest` by kind of row and column."""
+        channels, height, width = region.sides
+        step, plane = (channels, 1) if channels_last else (1, height * width)
+        reach = self.profile.number("axon_base_neurons", UNLIMITED)
+        local = (rows.span * width + columns.span) * step + (channels - 1) * plane
+        if (height * width - 1) * step < reach:
+            return int(self.lists(self.formula, atoms, longest, index_bits(local + 1, self.profile)).sum())
+        moved = (rows.first[:, None] * width + columns.first) * step // reach
+        different = np.unique(rows.kind[:, None] * len(columns.kinds) + columns.kind + moved * longest.size)
+        index = index_bits(min(int(moved.max()) * reach + local, region.n_neurons - 1) + 1, self.profile)
+        bits = self.lists(self.formula, atoms, longest, index)
+        return int(bits.reshape(-1)[different % longest.size].sum())
+
+    def _unrolled(self, region: Region, lengths: Integers, pixels: Integers, n_synapses: int) -> tuple[int, int, int]:
+        """Memory on a chip without shared lists: every input neuron has its own."""
+        bits = self.formula.lists(lengths, index_bits(region.n_neurons, self.profile))
+        axons = int(((lengths > 0) * pixels).sum())
+        return int((bits * pixels).sum()) + axons * self.formula.entry, axons, n_synapses
+
+    def _kernel_bits(self, region: Region) -> int:
+        kernel = power_of_two(int(np.prod(self.wiring.weight.shape[2:])))
+        return len(self.channels(region)) * kernel * power_of_two(region.sides[0]) * self.formula.synapse_bits
+
+    def reached(self, region: Region) -> tuple[Region, Mask]:
+        """The input neurons that reach a region: the box they lie in, and which of its neurons do."""
+        rows, columns = self.edges(region)
+        channels = self.channels(region)
+        met = self.lengths(region) > 0
+        inside = met[:, rows.kind[:, None], columns.kind]
+        if not inside.size:
+            return Region((0, 0, 0), (0, 0, 0)), np.zeros((0, 0, 0), dtype=np.bool_)
+        starts = (int(channels[0]), int(rows.inputs[0]), int(columns.inputs[0]))
+        stops = (int(channels[-1]) + 1, int(rows.inputs[-1]) + 1, int(columns.inputs[-1]) + 1)
+        mask = np.zeros(tuple(b - a for a, b in zip(starts, stops, strict=True)), dtype=np.bool_)
+        mask[:, (rows.inputs - starts[1])[:, None], columns.inputs - starts[2]] = inside
+        return Region(starts, stops), mask
