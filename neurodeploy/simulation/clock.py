@@ -102,7 +102,8 @@ class _Running:
         self.stage, self.is_recorded = stage, is_recorded
         self.forward, self.back = stage.products(recurrent=False), stage.products(recurrent=True)
         kept = (n_steps if is_recorded else 0, batch, stage.layer.n_neurons)
-        self.fired, self.v = np.zeros(kept, dtype=np.uint8), np.zeros(kept, dtype=membrane)
+        self.fired: NDArray[np.uint8] = np.zeros(kept, dtype=np.uint8)
+        self.v: NDArray[Any] = np.zeros(kept, dtype=membrane)
 
     def advance(self, heard: _Heard, start: int, n: int) -> None:
         """Answer the steps start..start + n - 1: what comes from others is added up at once, what comes back step by step."""

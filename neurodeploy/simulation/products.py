@@ -56,7 +56,8 @@ def _convolution(synapse: ConvWiring, number: Number) -> Product:
 
     def some(spikes: NDArray[np.uint8]) -> NDArray[Any]:
         images = np.pad(spikes.reshape(-1, *synapse.input_shape), ((0, 0), (0, 0), (p, p), (q, q)))
-        places = sliding_window_view(images, window, (2, 3))[:, :, ::y, ::x, ::i, ::j].transpose(0, 1, 4, 5, 2, 3)
+        rows_of_windows = sliding_window_view(images, window[0], 2)
+        places = sliding_window_view(rows_of_windows, window[1], 3)[:, :, ::y, ::x, ::i, ::j].transpose(0, 1, 4, 5, 2, 3)
         patches = places.astype(number, order="C").reshape(-1, groups, c * height * width, rows * columns)
         arriving: NDArray[Any] = np.matmul(kernels, patches)
         return arriving.reshape(len(spikes), synapse.n_out)
