@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 import numpy as np
+from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
-from strategies import biases, decays, one_or_each, spikes_into, thresholds
+from strategies import biases, decays, one_or_each, spikes_into, thresholds, weights
 
-from neurodeploy.fixedpoint import width_of
+from neurodeploy.fixedpoint import as_lava_reads_together, width_of
 from neurodeploy.graph import INPUT, Connection
 from neurodeploy.network import LI, LIF, Conv, Dense, Layer, Network, Sparse
 from neurodeploy.quantized import (
@@ -124,24 +125,30 @@ def legal_weights(shape: Shape) -> st.SearchStrategy[NDArray[np.int64]]:
 
 
 @st.composite
+def integer_layers(draw: st.DrawFn, name: str, shape: Shape, connections: tuple[Connection[Any], ...]) -> QuantizedLayer:
+    n = int(np.prod(shape))
+    registers = {key: draw(one_or_each(n, decays)) for key in ("du", "dv")}
+    vth = draw(one_or_each(n, thresholds))
+    return QuantizedLayer(
+        name=name, shape=shape, connections=connections, bias=draw(one_or_each(n, biases)),
+        neuron=QuantizedLI(**registers) if draw(st.integers(0, 5)) == 0 else QuantizedLIF(vth=vth, **registers),
+        scale=draw(one_or_each(n, st.floats(0, 1e6), np.float64)),
+    )  # fmt: skip
+
+
+@st.composite
 def quantized_graphs(draw: st.DrawFn) -> QuantizedNetwork:
     """Networks of 1 to 3 layers in the chip's integers."""
     input_shape, layout = draw(layouts())
     layers = []
     for name, shape, connected in layout:
-        n, connections = int(np.prod(shape)), []
+        connections = []
         for source, delay, (kind, wiring, of_weights) in connected:
             weight = draw(legal_weights(of_weights))
             bits = draw(st.integers(max(1, width_of(weight)), 9))
             synapse = INTEGERS[kind](weight=weight, weight_bits=bits, **wiring)
             connections.append(Connection(source=source, synapse=synapse, delay_steps=delay))
-        registers = {key: draw(one_or_each(n, decays)) for key in ("du", "dv")}
-        vth = draw(one_or_each(n, thresholds))
-        layers.append(QuantizedLayer(
-            name=name, shape=shape, connections=tuple(connections), bias=draw(one_or_each(n, biases)),
-            neuron=QuantizedLI(**registers) if draw(st.integers(0, 5)) == 0 else QuantizedLIF(vth=vth, **registers),
-            scale=draw(one_or_each(n, st.floats(0, 1e6), np.float64)),
-        ))  # fmt: skip
+        layers.append(draw(integer_layers(name, shape, tuple(connections))))
     return QuantizedNetwork(input_shape=input_shape, layers=tuple(layers))
 
 
@@ -168,3 +175,48 @@ def graphs(draw: st.DrawFn) -> Network:
             neuron=LI(**dynamics) if draw(st.integers(0, 5)) == 0 else LIF(threshold=threshold, **dynamics),
         ))  # fmt: skip
     return Network(input_shape=input_shape, layers=tuple(layers), timestep_s=1e-3)
+
+
+@st.composite
+def quantized_chains(draw: st.DrawFn) -> QuantizedNetwork:
+    """Chains that plain netx says and Lava reads: convolutions, then dense, recurrent, delayed and sparse layers."""
+    network_shape: Shape = draw(images | flat)
+    layers: list[QuantizedLayer] = []
+    source, shape, is_image = INPUT, network_shape, len(network_shape) == 3
+    for name in ("one", "two", "three")[: draw(st.integers(1, 3))]:
+        is_image = is_image and draw(st.booleans())
+        connections = draw(image_links(source, shape) if is_image else flat_links(name, source, int(np.prod(shape))))
+        synapse = connections[0].synapse
+        shape = synapse.output_shape if isinstance(synapse, QuantizedConv) else (synapse.n_out,)
+        layers.append(draw(integer_layers(name, shape, connections)))
+        source = name
+    return QuantizedNetwork(input_shape=network_shape, layers=tuple(layers))
+
+
+@st.composite
+def image_links(draw: st.DrawFn, source: str, shape: Shape) -> tuple[Connection[Any], ...]:
+    _kind, wiring, of_weights = draw(windows((shape[0], shape[1], shape[2])))
+    weight = draw(legal_weights(of_weights))
+    synapse = QuantizedConv(weight=weight, weight_bits=draw(st.integers(max(1, width_of(weight)), 9)), **wiring)
+    return (Connection(source=source, synapse=synapse),)
+
+
+@st.composite
+def flat_links(draw: st.DrawFn, name: str, source: str, n_in: int) -> tuple[Connection[Any], ...]:
+    n = draw(st.integers(1, 5))
+    kind = draw(st.sampled_from(["dense", "delayed", "sparse", "recurrent"]))
+    weight = draw(weights(n, n_in))
+    bits = draw(st.integers(max(1, width_of(weight)), 9))
+    synapse = QuantizedDense(weight=weight, weight_bits=bits)
+    if kind == "sparse":
+        exist = weight != 0
+        starts, sources = np.concatenate([[0], np.cumsum(exist.sum(axis=1))]), np.nonzero(exist)[1]
+        return (Connection(source=source, synapse=QuantizedSparse(
+            n_in=n_in, starts=starts, sources=sources, weight=weight[exist], weight_bits=bits)),)  # fmt: skip
+    if kind == "recurrent":
+        back = draw(weights(n, n))
+        both = (weight, back)
+        assume(all(np.array_equal(*pair) for pair in zip(as_lava_reads_together(*both), both, strict=True)))
+        again = QuantizedDense(weight=back, weight_bits=max(1, width_of(back)))
+        return Connection(source=source, synapse=synapse), Connection(source=name, synapse=again)
+    return (Connection(source=source, synapse=synapse, delay_steps=draw(st.integers(1, 4)) if kind == "delayed" else 0),)
