@@ -152,6 +152,26 @@ def test_recurrence_delays_and_lists_stand_where_netx_looks_for_them(file_of: Ca
 
 
 @pytest.mark.parametrize(
+    ("delays", "of_synapses"),
+    [([0, 3], [[0, 0], [3, 3]]), ([[4], [0]], [[4, 4], [0, 0]]), ([[0, 2], [5, 0]], [[0, 2], [5, 0]]), ([[7, 7], [7, 7]], None)],
+    ids=["a neuron", "turned", "a synapse", "all one"],
+)
+def test_delays_that_differ_part_a_matrix_into_lists(
+    delays: list[object], of_synapses: list[list[int]] | None, file_of: Callable[..., Path]
+) -> None:
+    """With as many neurons as inputs, a row of delays belongs to neurons (hdf5.py: create_dense)."""
+    network = chained((2,), layer("late", (2,), (INPUT, dense([2, -4], [0, 8]), 0)))
+    read = read_netx(file_of(network, "1/delay", delays)).output
+    if of_synapses is None:
+        assert read.connections == (replace(network.output.connections[0], delay_steps=7),)
+        return
+    weight, at = network.output.weight, np.array(of_synapses)
+    assert [c.delay_steps for c in read.connections] == sorted(set(at[weight != 0].tolist()))
+    for c in read.connections:
+        np.testing.assert_array_equal(c.synapse.matrix(), np.where(at == c.delay_steps, weight, 0))
+
+
+@pytest.mark.parametrize(
     "network",
     [
         chained((2,), layer("a", (2,), (INPUT, dense([2, 4], [6, 8]), 0)), layer("b", (2,), (INPUT, dense([2, 4], [6, 8]), 0))),

@@ -24,21 +24,37 @@ def read_dense(node: Node, kind: str, source: str, name: str, n_neurons: int) ->
     for key, size in zip(("outFeatures", "inFeatures"), weight.shape, strict=True):
         if key in node and node.integer(key) != size:
             raise NetxError(node.where, f"has {key} {node.integer(key)}, but weights of shape {weight.shape}")
-    delay_steps = _delay(node)
-    with as_netx_error(node.where):
-        synapse: QuantizedSynapse = _lists(node, weight) if "sources" in node else _dense(node, "weight_bits", weight)
-        first = Connection(source=source, synapse=synapse, delay_steps=delay_steps)
+    delays = _delays(node, weight.shape)
     if kind == "dense":
+        with as_netx_error(node.where):
+            connections = _delayed(node, source, weight, delays)
         check_lava_reads(node.where, weight)
-        return (first,)
-    if delay_steps:
+        return connections
+    if delays.any():
         raise NetxError(node.where, "has delays beside recurrence, with which Lava builds other weights")
     back = _matrix(node, "weight_rec", n_neurons)
     with as_netx_error(node.where):
+        first: QuantizedSynapse = _dense(node, "weight_bits", weight)
         again: QuantizedSynapse = _dense(node, "weight_rec_bits", back)
-        second = Connection(source=name, synapse=again)
     _check_read_together(node, weight, back)
-    return first, second
+    return Connection(source=source, synapse=first), Connection(source=name, synapse=again)
+
+
+def _delayed(node: Node, source: str, weight: Integers, delays: Integers) -> Connections:
+    """One connection for a matrix of one delay; for one of many, a list of its synapses for each delay."""
+    if (delays == delays.flat[0]).all():
+        synapse: QuantizedSynapse = _lists(node, weight) if "sources" in node else _dense(node, "weight_bits", weight)
+        return (Connection(source=source, synapse=synapse, delay_steps=int(delays.flat[0])),)
+    connections: list[Connection[QuantizedSynapse]] = []
+    for steps in np.unique(delays[weight != 0]):
+        rows, sources = np.nonzero((weight != 0) & (delays == steps))
+        starts = np.searchsorted(rows, np.arange(len(weight) + 1))
+        some = weight[rows, sources]
+        synapse = QuantizedSparse(
+            n_in=weight.shape[1], starts=starts, sources=sources.astype(np.int32), weight=some, weight_bits=max(1, width_of(some))
+        )
+        connections.append(Connection(source=source, synapse=synapse, delay_steps=int(steps)))
+    return tuple(connections)
 
 
 def _check_read_together(node: Node, weight: Integers, back: Integers) -> None:
@@ -52,18 +68,16 @@ def _check_read_together(node: Node, weight: Integers, back: Integers) -> None:
             )  # fmt: skip
 
 
-def _delay(node: Node) -> int:
-    if "delay" not in node:
-        return 0
-    delays = node.integers("delay")
+def _delays(node: Node, shape: tuple[int, ...]) -> Integers:
+    """(n_out, n_in): the delay of each synapse, stored as one for all, one a neuron, one an input or one a synapse."""
+    delays = node.integers("delay") if "delay" in node else np.zeros((), dtype=np.int64)
     if delays.size == 0 or delays.min() < 0 or delays.max() > DELAY_MAX:
         raise NetxError(node.where, f"has delays outside 0..{DELAY_MAX} steps", source="netx/hdf5.py: create_dense")
-    if (delays != delays.flat[0]).any():
-        raise NetxError(
-            node.where, f"has delays of {delays.min()} to {delays.max()} steps: synapses of a layer may have one in common",
-            remedy="Train and export it with one delay a layer.",
-        )  # fmt: skip
-    return int(delays.flat[0])
+    if delays.ndim == 1 and delays.size == shape[0]:  # first of all, if as many neurons as inputs (hdf5.py: create_dense)
+        delays = delays.reshape(-1, 1)
+    if delays.ndim > 2 or any(side not in (1, n) for side, n in zip(delays.shape[::-1], shape[::-1], strict=False)):
+        raise NetxError(node.where, f"has delays of shape {delays.shape} beside weights of shape {shape}")
+    return np.broadcast_to(delays, shape)
 
 
 def _matrix(node: Node, key: str, n_neurons: int) -> Integers:
