@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from rich.console import Console, RenderableType
-from rich.table import Table
 
 from neurodeploy.profiles import load_profile, profile_paths
 
@@ -50,29 +49,22 @@ def cli() -> None:
 @cli.command()
 @click.argument("name", required=False)
 @JSON
-def profiles(name: str | None, as_json: bool) -> int:
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of a profile, for editors.")
+def profiles(name: str | None, as_json: bool, schema: bool) -> int:
     """List the chips, or show one with the source of each number."""
-    if name is None:
-        rows = [load_profile(known) for known in profile_paths()]
-        if as_json:
-            return _print_json([{"name": p.name, "description": p.description, "cores": p.cores} for p in rows])
-        table = Table("name", "cores", "neurons a core", "description")
-        for p in rows:
-            table.add_row(p.name, f"{p.cores:,}", f"{p['neurons_per_core'].number:,}", p.description)
-    else:
+    from neurodeploy.report.chips import chip_json, chip_list, chip_table
+
+    if schema:
+        from neurodeploy.profile_schema import profile_schema
+
+        return _print_json(profile_schema())
+    if name is not None:
         profile = load_profile(name)
-        if as_json:
-            limits = {
-                limit.key: {"value": limit.value, "unit": limit.unit, "source": limit.source, "assumed": limit.assumed}
-                for limit in profile.limits.values()
-            }
-            return _print_json({"name": profile.name, "description": profile.description, "limits": limits})
-        table = Table("limit", "value", "unit", "source", title=profile.description, title_justify="left")
-        for limit in profile.limits.values():
-            value = ", ".join(map(str, limit.choices)) if isinstance(limit.value, tuple) else f"{limit.value:,}"
-            table.add_row(limit.key, value, limit.unit, ("assumed: " if limit.assumed else "") + limit.source)
-    _print(table)
-    return DONE
+        return _print_json(chip_json(profile)) if as_json else _print(chip_table(profile))
+    chips = [load_profile(known) for known in profile_paths()]
+    if as_json:
+        return _print_json([{"name": chip.name, "description": chip.description, "cores": chip.cores} for chip in chips])
+    return _print(chip_list(chips))
 
 
 @cli.command()
@@ -255,7 +247,7 @@ def _deliver(deployment: Deployment, as_json: bool) -> int:
     return DONE if deployment.placement.fits else DIFFERS
 
 
-def _print(*parts: RenderableType) -> None:
+def _print(*parts: RenderableType) -> int:
     """Parts of a report on stdout: as wide as the terminal, or in full in a pipe or a file."""
     from neurodeploy.report.text import as_text
 
@@ -263,6 +255,7 @@ def _print(*parts: RenderableType) -> None:
         Console(highlight=False, markup=False, emoji=False).print(*parts, sep="\n")
     else:
         click.echo(as_text(*parts))
+    return DONE
 
 
 def _print_json(data: Any) -> int:

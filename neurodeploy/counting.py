@@ -53,7 +53,7 @@ class LayerCount:
     """
 
     def __init__(self, layer: AnyLayer, bits: int, profile: HardwareProfile, connectivity: float | None = None) -> None:
-        self.layer, self.profile, self.grid = layer, profile, grid_of(layer)
+        self.layer, self.profile, self.connectivity, self.grid = layer, profile, connectivity, grid_of(layer)
         self.width = weight_bits(bits, profile)
         self._parts = [_part(connection, self.width, profile, connectivity) for connection in layer.connections]
         self._fan_in = sum((c.synapse.fan_in() for c in layer.connections), np.zeros(layer.n_neurons, dtype=np.int64))
@@ -89,6 +89,13 @@ class LayerCount:
         for connection, part in zip(self.layer.connections, self._parts, strict=True):
             shape, box, mask = part.heard(region, self.grid)
             yield Heard(source=connection.source, shape=shape, box=box, mask=mask)
+
+    def hears(self, region: Region) -> dict[str, int]:
+        """How many neurons of each source a region hears at most: as if no weight were zero."""
+        heard: dict[str, int] = {}
+        for connection, part in zip(self.layer.connections, self._parts, strict=True):
+            heard[connection.source] = heard.get(connection.source, 0) + part.hears(region, self.grid)
+        return heard
 
     def _neuron_bits(self, region: Region) -> int:
         if "dynapcnn" in self.profile["encodings"].names and len(region.sides) == 3:
@@ -150,6 +157,10 @@ class _DensePart:
         bits, encoding = list_bits(n_synapses, n, self.formula, self.profile)
         return bits, int(np.count_nonzero(n_synapses)), int(n_synapses.sum()), encoding
 
+    def hears(self, region: Region, grid: tuple[int, ...]) -> int:
+        del region, grid
+        return self.wiring.n_in
+
     def heard(self, region: Region, grid: tuple[int, ...]) -> tuple[tuple[int, ...], Region, NDArray[np.bool_]]:
         shape = (self.wiring.n_in,)
         mask = np.ones(shape, dtype=np.bool_) if self.connectivity is not None else self.n_synapses(region, grid) > 0
@@ -182,6 +193,9 @@ class _SparsePart:
         bits, encoding = list_bits(sizes, region.n_neurons, self.formula, self.profile)
         return bits, sizes.size, int(sources.size), encoding
 
+    def hears(self, region: Region, grid: tuple[int, ...]) -> int:
+        return int(np.unique(self._sources(region, grid)).size)
+
     def heard(self, region: Region, grid: tuple[int, ...]) -> tuple[tuple[int, ...], Region, NDArray[np.bool_]]:
         shape = (self.wiring.n_in,)
         mask = np.zeros(shape, dtype=np.bool_)
@@ -203,6 +217,11 @@ class _ConvPart:
         bits, axons, synapses = self.window.count(region)
         share = 1.0 if self.connectivity is None else self.connectivity
         return bits, axons, round(synapses * share), self.encoding
+
+    def hears(self, region: Region, grid: tuple[int, ...]) -> int:
+        del grid
+        rows, columns = self.window.edges(region)
+        return self.window.channels(region).size * rows.inputs.size * columns.inputs.size
 
     def heard(self, region: Region, grid: tuple[int, ...]) -> tuple[tuple[int, ...], Region, NDArray[np.bool_]]:
         del grid

@@ -11,6 +11,7 @@ without blocks, headers and units has lists of plain words. Encodings, by the na
 - ``sparse``: the surviving synapses, each with the index of its target.
 - ``convolution``: an input axon is a pixel, its channel travels with the spike; pixels that meet the window alike share a list
   (nengo-loihi, ``conv.py: conv2d_loihi_weights``, ``block.py: set_population_weights``). See `neurodeploy.windows`.
+- ``crossbar``: a weight for every pair of an axon and a neuron of the slice, without blocks.
 - ``dynapcnn``: kernels of whole powers of two (sinabs, ``dynapcnn_layer.py``): c * 2^(ceil(log2(kx ky)) + ceil(log2 f)) weights.
 
 Where input axons take of the same memory, the entry that points to a list counts with the list.
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware import UNLIMITED, HardwareProfile
 
-Encoding = Literal["dense", "sparse", "convolution", "dynapcnn"]
+Encoding = Literal["dense", "sparse", "convolution", "crossbar", "dynapcnn"]
 Integers = NDArray[np.int64]
 
 
@@ -118,6 +119,8 @@ def list_bits(n_synapses: Integers, n_neurons: int, formula: Formula, profile: H
     bits: dict[Encoding, int] = {}
     if "dynapcnn" in allowed:
         bits["dynapcnn"] = n.size * power_of_two(n_neurons) * formula.synapse_bits
+    if "crossbar" in allowed:
+        bits["crossbar"] = axons * n_neurons * formula.synapse_bits
     if "dense" in allowed:
         bits["dense"] = axons * int(formula.lists(np.asarray(n_neurons)))
     if "sparse" in allowed:

@@ -31,7 +31,9 @@ def expected_lists(
     alive = float(how_many @ (1 - (1 - connectivity) ** sizes))
     allowed = profile["encodings"].names
     bits: dict[str, float] = {}
-    if "dense" in allowed or "dynapcnn" in allowed:
+    if not {"dense", "sparse"} & set(allowed):
+        bits["crossbar"] = alive * n_neurons * formula.synapse_bits
+    if "dense" in allowed:
         bits["dense"] = alive * int(formula.lists(np.asarray(n_neurons)))
     if "sparse" in allowed:
         index = index_bits(n_neurons, profile)

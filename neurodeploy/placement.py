@@ -2,48 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 from neurodeploy.errors import PlacementError
-from neurodeploy.hardware import HardwareProfile, Limit
-from neurodeploy.resources import Usage
-
-RESOURCES = ("neurons", "synapse_memory_bits", "input_axons", "output_axons")
-"""What a core has a limit of; the profile's key is the name with ``_per_core``."""
+from neurodeploy.hardware import HardwareProfile
+from neurodeploy.regions import Region
+from neurodeploy.resources import Usage, limited
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
-    """Neurons start..stop-1 of a layer, on a core, and what they use there.
+    """A region of a layer, on a core, and what it uses there.
 
     Attributes
     ----------
     core : int
         Numbered from 0 through all chips.
+    region : Region
+        The neurons, as a box in the layer's grid.
     output_axons : int
-        One for each neuron and core that its spikes go to.
+        One for each of its neurons and slice that hears it.
     """
 
     layer: str
     core: int
-    start: int
-    stop: int
+    region: Region
     usage: Usage
     output_axons: int
+
+    @property
+    def name(self) -> str:
+        """As it is called in reports: ``hidden[0:64]``."""
+        return f"{self.layer}{self.region}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerUse:
-    """What a layer uses of the chip, summed over its slices; axons count once a core."""
+    """What a layer uses of the chip, summed over its slices; `fan_in` is the largest of a neuron."""
 
     layer: str
     cores: int
+    slices: int
     neurons: int
     synapses: int
     synapse_memory_bits: int
     input_axons: int
     output_axons: int
+    fan_in: int
     encoding: str
     weight_bits: int
 
@@ -57,9 +66,9 @@ class Overrun:
     layer : str
         The layer that stands where it breaks.
     resource : str
-        One of `RESOURCES`, or ``"cores"``.
+        One of `neurodeploy.resources.RESOURCES`, ``"cores"`` or ``"fan_in"``.
     core : int or None
-        The core in question; None where there are too many of them.
+        The core in question; None where it is not about one.
     """
 
     layer: str
@@ -72,7 +81,8 @@ class Overrun:
 
     def error(self) -> PlacementError:
         """The overrun as the error that says so."""
-        what = "cores for the network" if self.core is None else f"{self.resource} on core {self.core}"
+        whole = {"cores": "cores for the network", "fan_in": "synapses onto one neuron", "cores_per_layer": "cores for the layer"}
+        what = whole[self.resource] if self.core is None else f"{self.resource} on core {self.core}"
         return PlacementError(
             f"layer {self.layer!r}", what, need=self.need, limit=self.limit, source=self.source, remedy=self.remedy
         )
@@ -91,7 +101,7 @@ class Placement:
     cores_available : int
         Cores that the network was given.
     cores_lower_bound : int
-        No placement takes fewer: the totals of neurons, axons and index-free synapse bits over what a core has.
+        No placement takes fewer, however its slices are cut: see `neurodeploy.bounds`.
     weight_bits, n_weights : mapping by layer, first layer first
         Width of a weight, and how many there are, zeros included.
     slices : tuple of Slice
@@ -101,22 +111,51 @@ class Placement:
     profile: HardwareProfile
     cores_available: int
     cores_lower_bound: int
-    weight_bits: dict[str, int]
-    n_weights: dict[str, int]
+    weight_bits: Mapping[str, int]
+    n_weights: Mapping[str, int]
     slices: tuple[Slice, ...]
+    cores: tuple[int, ...] = field(init=False, repr=False)
+    _totals: NDArray[np.int64] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        cores = sorted({part.core for part in self.slices})
+        row = {core: i for i, core in enumerate(cores)}
+        totals = np.zeros((len(cores), len(self.resources)), dtype=np.int64)
+        for part in self.slices:
+            totals[row[part.core]] += use_of(part, self.profile)
+        object.__setattr__(self, "cores", tuple(cores))
+        object.__setattr__(self, "_totals", totals)
+
+    @property
+    def resources(self) -> tuple[str, ...]:
+        """What a core of this chip has a limit of."""
+        return limited(self.profile)
 
     @property
     def cores_used(self) -> int:
-        return len({part.core for part in self.slices})
+        return len(self.cores)
+
+    @property
+    def chips_used(self) -> int:
+        return len({self.chip_of(core) for core in self.cores})
+
+    def chip_of(self, core: int) -> int:
+        """The chip that a core is on."""
+        return core // self.profile["cores_per_chip"].number
 
     def on_core(self, core: int) -> dict[str, int]:
         """What the core's slices use together, by resource."""
-        parts = [part for part in self.slices if part.core == core]
-        return {resource: sum(use_of(part, resource) for part in parts) for resource in RESOURCES}
+        used = self._totals[self.cores.index(core)] if core in self.cores else np.zeros(len(self.resources), dtype=np.int64)
+        return dict(zip(self.resources, used.tolist(), strict=True))
 
     def utilization(self, core: int) -> dict[str, float]:
         """`on_core` over the core's limits."""
-        return {resource: used / limit_of(self.profile, resource).number for resource, used in self.on_core(core).items()}
+        return {resource: used / self.profile.capacity(resource, core) for resource, used in self.on_core(core).items()}
+
+    def mean_utilization(self) -> dict[str, float]:
+        """Share of each resource that is used on the cores that are, 0..1."""
+        capacity = np.array([[self.profile.capacity(resource, core) for resource in self.resources] for core in self.cores])
+        return dict(zip(self.resources, (self._totals.sum(axis=0) / capacity.sum(axis=0)).tolist(), strict=True))
 
     def of(self, layer: str) -> LayerUse:
         """What a layer uses in all."""
@@ -124,47 +163,59 @@ class Placement:
         return LayerUse(
             layer=layer,
             cores=len({part.core for part in parts}),
+            slices=len(parts),
             neurons=sum(part.usage.neurons for part in parts),
             synapses=sum(part.usage.synapses for part in parts),
             synapse_memory_bits=sum(part.usage.synapse_memory_bits for part in parts),
             input_axons=sum(part.usage.input_axons for part in parts),
             output_axons=sum(part.output_axons for part in parts),
-            encoding="+".join(sorted({str(part.usage.encoding) for part in parts})),
+            fan_in=max(part.usage.fan_in for part in parts),
+            encoding="+".join(sorted({name for part in parts for name in part.usage.encoding.split("+")})),
             weight_bits=self.weight_bits[layer],
         )
 
     def overruns(self) -> Iterator[Overrun]:
-        """Each broken limit: too many cores, or a core with too much on it."""
+        """Each broken limit: too many cores, a core with too much on it, a neuron or a layer that is too large."""
+        yield from self._too_many_cores()
+        capacity = np.array([[self.profile.capacity(resource, core) for resource in self.resources] for core in self.cores])
+        for row, column in np.argwhere(self._totals > capacity):
+            core, resource = self.cores[row], self.resources[column]
+            part = next(part for part in self.slices if part.core == core)
+            yield Overrun(
+                layer=part.layer, resource=resource, core=core, need=int(self._totals[row, column]),
+                limit=int(capacity[row, column]), source=self.profile[f"{resource}_per_core"].where,
+                remedy="Compress it under a budget, or split it over more cores.",
+            )  # fmt: skip
+        most = self.profile.limits.get("fan_in_per_neuron")
+        for layer in self.weight_bits if most is not None else ():
+            fan_in = self.of(layer).fan_in
+            if most is not None and fan_in > most.number:
+                yield Overrun(
+                    layer=layer, resource="fan_in", core=None, need=fan_in, limit=most.number, source=most.where,
+                    remedy="Prune its neurons' inputs, or part its sum over neurons in between.",
+                )  # fmt: skip
+
+    def _too_many_cores(self) -> Iterator[Overrun]:
         used, given = self.cores_used, self.cores_available
         if used > given:
             last = max(self.slices, key=lambda part: part.core)
             more = f"give it {used}" if used <= self.profile.cores else "take a larger chip"
             yield Overrun(
                 layer=last.layer, resource="cores", core=None, need=used, limit=given,
-                source=f"cores given; {self.profile.cores_per_chip.where}",
+                source=f"cores given; {self.profile['cores_per_chip'].where}",
                 remedy=f"Compress it under a budget of {given} cores, or {more}.",
             )  # fmt: skip
-        for core in sorted({part.core for part in self.slices}):
-            for resource, need in self.on_core(core).items():
-                limit = limit_of(self.profile, resource)
-                if need > limit.number:
-                    part = next(part for part in self.slices if part.core == core)
-                    yield Overrun(
-                        layer=part.layer, resource=resource, core=core, need=need, limit=limit.number, source=limit.where,
-                        remedy="Compress it under a budget, or split it over more cores.",
-                    )  # fmt: skip
 
     @property
     def fits(self) -> bool:
         return not any(True for _ in self.overruns())
 
 
-def limit_of(profile: HardwareProfile, resource: str) -> Limit:
-    """What a core of the chip has of a resource."""
-    limit: Limit = getattr(profile, f"{resource}_per_core")
-    return limit
+def use_of(part: Slice, profile: HardwareProfile) -> NDArray[np.int64]:
+    """What a slice takes of each resource that the chip limits."""
+    return vector(part.usage, part.output_axons, profile)
 
 
-def use_of(part: Slice, resource: str) -> int:
-    """What a slice takes of a resource of its core."""
-    return part.output_axons if resource == "output_axons" else int(getattr(part.usage, resource))
+def vector(usage: Usage, output_axons: int, profile: HardwareProfile) -> NDArray[np.int64]:
+    """(n_resources,): a usage in the order of `limited`."""
+    return np.array([usage.of(resource, output_axons, profile) for resource in limited(profile)], dtype=np.int64)

@@ -22,6 +22,7 @@ from neurodeploy.hardware import KEYS, HardwareProfile, Limit, Value
 MAX_PROFILE_BYTES = 1 << 16
 MAX_VALUE = 1 << 40
 """No chip has more of anything; all that is calculated from values up to this stays within 64 bits."""
+MAX_DIGITS = 64
 MAX_WIDTH = 32
 """No weight and no index is wider, in bits."""
 PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
@@ -83,6 +84,16 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:
+    """An integer that can be shown: Python turns no more than some thousand digits into text."""
+    if len(node.value) > MAX_DIGITS:
+        raise yaml.constructor.ConstructorError(None, None, f"a number of more than {MAX_DIGITS} digits", node.start_mark)
+    return int(loader.construct_yaml_int(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+
+
 def _read_mapping(path: Path) -> Mapping[str, Any]:
     size = path.stat().st_size
     if size > MAX_PROFILE_BYTES:
@@ -105,7 +116,7 @@ def _profile(path: Path, extending: tuple[Path, ...]) -> HardwareProfile:
     data, file = _read_mapping(path), f"{path.stem}.yaml"
     for key in data:
         if key not in KEYS and key not in TEXTS:
-            raise ProfileError(f"{file}: {key}", "unknown key", remedy=f"Known are {', '.join((*TEXTS, *KEYS))}.")
+            raise ProfileError(f"{file}: {_shown(key)}", "unknown key", remedy=f"Known are {', '.join((*TEXTS, *KEYS))}.")
     for key in ("name", "description"):
         if key not in data:
             raise ProfileError(f"{file}: {key}", "missing")
@@ -123,17 +134,17 @@ def _profile(path: Path, extending: tuple[Path, ...]) -> HardwareProfile:
 def _inherited(path: Path, name: str, extending: tuple[Path, ...]) -> dict[str, Limit]:
     """The numbers of the profile that `path` extends: the file beside it, or one that comes with neurodeploy."""
     where, chain = f"{path.stem}.yaml: extends", (*extending, path.resolve())
-    if not re.match(PLAIN_NAME, name):
-        raise ProfileError(where, f"{name[:40]!r} is not a plain name", remedy="Give a profile's name, no path and no ending.")
+    if not re.fullmatch(PLAIN_NAME, name):
+        raise ProfileError(where, f"'{_shown(name)}' is not a plain name", remedy="Give a profile's name, no path and no ending.")
     beside, known = path.with_name(f"{name}.yaml"), profile_paths()
     parent = beside if beside.is_file() and beside.resolve() != path.resolve() else known.get(name, beside)
-    if parent.resolve() in chain:
-        names = [one.stem for one in (*chain[chain.index(parent.resolve()) :], parent)]
-        raise ProfileError(where, f"goes round in a circle: {' -> '.join(names)}")
     if not parent.is_file():
         raise ProfileError(
             where, f"no profile {name!r}", remedy=f"Put {name}.yaml beside it, or extend one of {', '.join(known)}.",
         )  # fmt: skip
+    if parent.resolve() in chain:
+        names = [one.stem for one in (*chain[chain.index(parent.resolve()) :], parent)]
+        raise ProfileError(where, f"goes round in a circle: {' -> '.join(names)}")
     try:
         return dict(_profile(parent, chain).limits)
     except ProfileError as error:
@@ -147,11 +158,11 @@ def _limit(profile: str, key: str, entry: Any) -> Limit:
         raise ProfileError(where, f"is {_kind(entry)}, not {{value, unit, source}}")
     for part in entry:
         if part not in PARTS:
-            raise ProfileError(where, f"unknown part {part!r}", remedy=f"Parts are {', '.join(PARTS)}.")
+            raise ProfileError(where, f"unknown part '{_shown(part)}'", remedy=f"Parts are {', '.join(PARTS)}.")
     if entry.get("unit") != unit:
-        raise ProfileError(where, f"its unit is {entry.get('unit')!r}, not {unit!r}")
-    stated = [part for part in ("source", "assumption") if isinstance(entry.get(part), str) and entry[part].strip()]
-    if len(stated) != 1:
+        raise ProfileError(where, f"its unit is '{_shown(entry.get('unit'))}', not '{unit}'")
+    stated = [part for part in ("source", "assumption") if part in entry]
+    if len(stated) != 1 or not isinstance(entry[stated[0]], str) or not entry[stated[0]].strip():
         raise ProfileError(where, "needs either a source or an assumption, as text")
     if "value" not in entry:
         raise ProfileError(where, "has no value")
@@ -202,7 +213,7 @@ def _names(where: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
         raise ProfileError(where, f"is {_kind(value)}, not a list of names")
     for item in value:
-        if not isinstance(item, str) or not re.match(PLAIN_NAME, item):
+        if not isinstance(item, str) or not re.fullmatch(PLAIN_NAME, item):
             raise ProfileError(where, f"{_kind(item)} is not a name")
     if len(set(value)) < len(value):
         raise ProfileError(where, f"names {', '.join(value)} are not distinct")
@@ -228,4 +239,9 @@ def _positive(where: str, value: Any) -> int:
 
 def _kind(value: Any) -> str:
     names = {dict: "a mapping", list: "a list", str: "text", float: "a fraction", bool: "true or false", type(None): "empty"}
-    return f"{names.get(type(value), type(value).__name__)} ({str(value)[:40]})"
+    return f"{names.get(type(value), type(value).__name__)} ({_shown(value)})"
+
+
+def _shown(value: Any) -> str:
+    """As much of a value as one line has room for."""
+    return " ".join(str(value).split())[:40]

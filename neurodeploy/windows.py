@@ -1,7 +1,7 @@
 """What a region of a convolution hears, and what the lists of its window take.
 
-An input pixel meets the window at some rows and columns of the kernel; pixels that meet it alike share their list of synapses,
-wherever they are, moved by an offset (nengo-loihi, ``conv.py: conv2d_loihi_weights``). A list holds the synapses of all input
+An input pixel meets the window at some rows and columns of the kernel; pixels that meet the same weights in the same order share
+their list of synapses, wherever they are, moved by an offset (nengo-loihi, ``conv.py: conv2d_loihi_weights``). A list holds the synapses of all input
 channels, one after another and each as long as the longest. Where the offset reaches less far than the slice, each stretch
 of it has lists of its own. The slice's neurons are numbered channels first or channels last, whichever takes less.
 """
@@ -35,8 +35,8 @@ class Edge:
         The first output, counted within the region, that hears each.
     kind : array (m,)
         Which of `kinds` each is.
-    kinds : array (n_kinds, kernel), bool
-        Rows of the kernel that it meets: pairwise different.
+    kinds : array (n_kinds, kernel)
+        How often it meets each row of the kernel, equal rows counted as the first of them.
     span : int
         Outputs between the first and the last that one input reaches, at most.
     key : bytes
@@ -46,7 +46,7 @@ class Edge:
     inputs: Integers
     first: Integers
     kind: Integers
-    kinds: Mask
+    kinds: Integers
     span: int
     key: bytes
 
@@ -55,23 +55,34 @@ class Edge:
         return np.bincount(self.kind, minlength=len(self.kinds))
 
 
-def edge(wiring: ConvWiring, axis: int, start: int, stop: int) -> Edge:
-    """The edge of outputs start..stop-1 along rows (0) or columns (1)."""
+def alike(wiring: ConvWiring, axis: int) -> Integers:
+    """(kernel,): the first row (0) or column (1) of the kernel that is equal to each, as those of a folded pool are."""
+    lines = np.moveaxis(wiring.weight, 2 + axis, 0).reshape(wiring.weight.shape[2 + axis], -1)
+    return np.array([next(j for j in range(i + 1) if np.array_equal(lines[i], lines[j])) for i in range(len(lines))])
+
+
+def edge(wiring: ConvWiring, axis: int, start: int, stop: int, like: Integers) -> Edge:
+    """The edge of outputs start..stop-1 along rows (0) or columns (1); `like` is what `alike` says of the axis."""
     stride, padding, dilation = wiring.stride[axis], wiring.padding[axis], wiring.dilation[axis]
     outputs, kernel = np.arange(start, stop), np.arange(wiring.weight.shape[2 + axis])
     sees = outputs[:, None] * stride - padding + kernel * dilation
     output, place = np.nonzero((sees >= 0) & (sees < wiring.input_shape[1 + axis]))
     heard = sees[output, place]
     inputs, which = np.unique(heard, return_inverse=True)
-    meets = np.zeros((inputs.size, kernel.size), dtype=np.bool_)
-    meets[which, place] = True
     first = np.full(inputs.size, stop - start)
     np.minimum.at(first, which, output)
     last = np.zeros(inputs.size, dtype=np.int64)
     np.maximum.at(last, which, output)
-    kinds, kind = np.unique(meets, axis=0, return_inverse=True)
+    by_input = np.lexsort((output, which))
+    rank = np.empty(output.size, dtype=np.int64)
+    rank[by_input] = np.arange(output.size) - np.searchsorted(which[by_input], which[by_input])
+    met = np.full((inputs.size, kernel.size), -1)  # in the order of outputs: how far on, and which row of the kernel
+    met[which, rank] = (output - first[which]) * kernel.size + like[place]
+    orders, kind = np.unique(met, axis=0, return_inverse=True)
     kind = kind.reshape(-1)
-    key = np.concatenate([first, kind]).tobytes() + kinds.tobytes()
+    kinds = ((orders % kernel.size)[:, :, None] == kernel).astype(np.int64)
+    kinds = (kinds * (orders >= 0)[:, :, None]).sum(axis=1)
+    key = np.concatenate([first, kind]).tobytes() + orders.tobytes()
     return Edge(inputs=inputs, first=first, kind=kind, kinds=kinds, span=int((last - first).max(initial=0)), key=key)
 
 
@@ -100,12 +111,19 @@ class Window:
     """
 
     def __init__(
-        self, wiring: ConvWiring, formula: Formula, profile: HardwareProfile, lists: ListBits = exact_lists, *, is_full: bool = False
+        self,
+        wiring: ConvWiring,
+        formula: Formula,
+        profile: HardwareProfile,
+        lists: ListBits = exact_lists,
+        *,
+        is_full: bool = False,
     ) -> None:
         self.wiring, self.formula, self.profile, self.lists = wiring, formula, profile, lists
         present = np.ones(wiring.weight.shape, dtype=np.bool_) if is_full else wiring.weight != 0
         self._running = np.zeros((present.shape[0] + 1, *present.shape[1:]), dtype=np.int32)
         np.cumsum(present, axis=0, out=self._running[1:])
+        self._alike = alike(wiring, 0), alike(wiring, 1)
         self._edges: dict[tuple[int, int, int], Edge] = {}
         self._counted: dict[tuple[int, int, bytes, bytes], tuple[int, int, int]] = {}
 
@@ -115,7 +133,7 @@ class Window:
         for axis in (0, 1):
             key = (axis, region.starts[1 + axis], region.stops[1 + axis])
             if key not in self._edges:
-                self._edges[key] = edge(self.wiring, *key)
+                self._edges[key] = edge(self.wiring, *key, self._alike[axis])
             found.append(self._edges[key])
         return found[0], found[1]
 
@@ -131,7 +149,7 @@ class Window:
         """(atoms, kinds of row, kinds of column): synapses of each input channel that reaches the region, by how it is met."""
         rows, columns = self.edges(region)
         met: Integers = np.einsum(
-            "akl,rk,cl->arc", self._atoms(region), rows.kinds.astype(np.int64), columns.kinds.astype(np.int64), optimize=True
+            "akl,rk,cl->arc", self._atoms(region), rows.kinds, columns.kinds, optimize=True
         )
         return met
 

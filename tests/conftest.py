@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,6 +62,18 @@ def make_chip(tiny: HardwareProfile) -> Callable[..., HardwareProfile]:
         return with_values(tiny, **values)
 
     return make
+
+
+@pytest.fixture
+def load_chip(tmp_path: Path) -> Callable[[str | bytes], HardwareProfile]:
+    """Write a text to ``chip.yaml`` and load that."""
+
+    def write_and_load(text: str | bytes) -> HardwareProfile:
+        path = tmp_path / "chip.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return load_profile(path)
+
+    return write_and_load
 
 
 @pytest.fixture(scope="session")

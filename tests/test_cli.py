@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from neurodeploy.__main__ import main
+from neurodeploy.profile_schema import profile_schema
+from neurodeploy.profiles import load_profile
 
 MODELS = """
 import torch
@@ -96,13 +98,31 @@ def test_profiles_are_listed_and_shown_with_sources(capsys: pytest.CaptureFixtur
     assert main(["profiles"]) == 0
     listed = capsys.readouterr().out
     assert "loihi1" in listed
-    assert "loihi2" in listed
+    assert "hala_point" in listed
     assert main(["profiles", "loihi1"]) == 0
     assert "nengo-loihi, block.py: MAX_IN_AXONS" in capsys.readouterr().out
-    assert main(["profiles", "loihi2", "--json"]) == 0
+    assert main(["profiles", "--json"]) == 0
+    assert {"name": "tiny", "description": load_profile("tiny").description, "cores": 4} in json.loads(capsys.readouterr().out)
+    assert main(["profiles", "kapoho_point", "--json"]) == 0
     limits = json.loads(capsys.readouterr().out)["limits"]
-    source = "Intel, Loihi 2 technology brief (2021): up to 8192 neurons a core"
-    assert limits["neurons_per_core"] == {"value": 8192, "unit": "neurons", "source": source, "assumed": False}
+    source = "Intel, Loihi 2 technology brief (2021): up to 8192 neurons a core, 1 million a chip"
+    assert limits["neurons_per_core"] == {
+        "value": 8192, "unit": "neurons", "source": source, "assumed": False, "profile": "loihi2",
+    }  # fmt: skip
+
+
+def test_the_schema_of_profiles_is_printed_for_editors(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["profiles", "--schema"]) == 0
+    assert json.loads(capsys.readouterr().out) == profile_schema()
+
+
+def test_the_chip_that_contributing_shows_is_inspected(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    guide = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (here / "example.yaml").write_text(guide.partition("```yaml\n")[2].partition("```")[0], encoding="utf-8")
+    assert main(["profiles", "example.yaml"]) == 0
+    assert "Author et al. 2024, table 1: 32 KB" in capsys.readouterr().out
+    assert main(["inspect", "models.py:small", "--target", "example.yaml"]) == 0
+    assert "example: Example Chip, 16 cores in a mesh." in capsys.readouterr().out
 
 
 def test_inspect_says_that_a_network_fits(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

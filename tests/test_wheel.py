@@ -44,7 +44,8 @@ def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_package_its_profiles_and_its_licence(built: Path) -> None:
     names = set(zipfile.ZipFile(next(built.glob("*.whl"))).namelist())
     profiles = {f"neurodeploy/hardware_profiles/{path.name}" for path in (ROOT / "hardware_profiles").glob("*.yaml")}
-    assert len(profiles) >= 3
+    profiles.add("neurodeploy/hardware_profiles/schema.json")
+    assert len(profiles) >= 12
     assert profiles | {"neurodeploy/py.typed", "neurodeploy/__main__.py", "neurodeploy-0.1.0.dist-info/licenses/LICENSE"} <= names
     assert not any(name.startswith(("tests/", "benchmarks/", "notebooks/", "hardware_profiles/")) for name in names)
 
@@ -52,6 +53,7 @@ def test_the_wheel_holds_the_package_its_profiles_and_its_licence(built: Path) -
 def test_the_sdist_holds_what_is_needed_to_build_and_test(built: Path) -> None:
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
+    assert "hardware_profiles/schema.json" in names
     assert {"pyproject.toml", "LICENSE", "README.md", "hardware_profiles/loihi1.yaml", "tests/conftest.py"} <= names
     assert not any(name.startswith((".git/", ".venv/", ".ci/", "uv.lock")) for name in names)
 

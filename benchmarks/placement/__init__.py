@@ -1,0 +1,1 @@
+"""What placement is measured on: networks, and what other compilers do with them."""
