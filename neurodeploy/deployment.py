@@ -19,7 +19,7 @@ from neurodeploy.layout import lay_out
 from neurodeploy.network import Network
 from neurodeploy.netx import write_netx
 from neurodeploy.placement import Placement
-from neurodeploy.quantization import LayerError, quantization_errors, quantize, warnings_of
+from neurodeploy.quantization import quantize
 from neurodeploy.quantized import QuantizedNetwork
 from neurodeploy.records import EpochRecord, save_record
 from neurodeploy.report import (
@@ -37,6 +37,7 @@ from neurodeploy.report import (
     tried,
 )
 from neurodeploy.resources import DEFAULT_WEIGHT_BITS
+from neurodeploy.rounding import LayerError, quantization_errors, warnings_of
 from neurodeploy.sharing import share_budget
 from neurodeploy.simulation import DEFAULT_TIME_LIMIT_S, simulate
 from neurodeploy.simulation.lava import is_installed

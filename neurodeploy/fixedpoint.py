@@ -79,21 +79,26 @@ def as_lava_reads(weight: Integers) -> Integers:
     OverflowError
         All weights are zero: Lava takes the logarithm of infinity.
     """
-    low, high = int(weight.min()), int(weight.max())
+    return as_lava_reads_together(weight)[0]
+
+
+def as_lava_reads_together(*weights: Integers) -> list[Integers]:
+    """`as_lava_reads` for matrices of which netx derives bits and exponent together, as it does in a ``dense_rec`` layer."""
+    low, high = min(int(weight.min()) for weight in weights), max(int(weight.max()) for weight in weights)
     if low == high == 0:
         raise OverflowError("an all-zero weight matrix has no exponent")
     if (high > MIXED_MAX and low < 0) or (low < MIXED_MIN and high > 0):
-        weight = np.clip(weight, MIXED_MIN, MIXED_MAX)
-        low, high = int(weight.min()), int(weight.max())
+        weights = tuple(np.clip(weight, MIXED_MIN, MIXED_MAX) for weight in weights)
+        low, high = max(low, MIXED_MIN), min(high, MIXED_MAX)
     signed = 0 if high < 0 or low >= 0 else 1
     if signed:
         scale = min(127 / high if high else np.inf, -128 / low)
     else:
         scale = 255 / high if low >= 0 else -256 / low
     shift = int(np.floor(np.log2(scale))) + signed
-    trailing = next((n for n in range(8, 0, -1) if not (weight % (1 << n)).any()), 0) - signed
-    bits = 8 - shift - trailing
-    return _truncated(weight << shift if shift >= 0 else weight >> -shift, bits) >> shift
+    whole = (n for n in range(8, 0, -1) if not any((weight % (1 << n)).any() for weight in weights))
+    bits = 8 - shift - (next(whole, 0) - signed)
+    return [_truncated(weight << shift if shift >= 0 else weight >> -shift, bits) >> shift for weight in weights]
 
 
 def _truncated(weight: Integers, bits: int) -> Integers:

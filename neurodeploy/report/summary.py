@@ -15,11 +15,11 @@ from rich.console import RenderableType
 from neurodeploy.budget import Budget
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.placement import Placement
-from neurodeploy.quantization import LayerError
 from neurodeploy.records import EpochRecord, SpikeRecord
 from neurodeploy.report.facts import LavaCheck, LayerReport
 from neurodeploy.report.ladder import Accuracy
 from neurodeploy.report.text import accuracy_table, as_text, layer_table, verdict
+from neurodeploy.rounding import LayerError
 
 _VERSIONED = ("neurodeploy", "torch", "norse", "lava-nc", "lava-dl", "numpy", "h5py")
 
