@@ -68,7 +68,7 @@ class LayerCount:
         BudgetError
             The chip has no index as long.
         """
-        counted = [part.count(region, self.grid) for part in self._parts]
+        counted = self.by_connection(region)
         memory, axons, synapses, encodings = zip(*counted, strict=True)
         return Usage(
             neurons=region.n_neurons,
@@ -83,6 +83,10 @@ class LayerCount:
             neuron_profiles=self._profiles(region, ("du", "dv")),
             threshold_profiles=self._profiles(region, ("vth",)) if isinstance(self.layer.neuron, QuantizedLIF) else 0,
         )
+
+    def by_connection(self, region: Region) -> list[Counted]:
+        """Memory bits, input axons, synapses and encoding of a region, connection by connection."""
+        return [part.count(region, self.grid) for part in self._parts]
 
     def heard(self, region: Region) -> Iterator[Heard]:
         """What a region hears, connection by connection."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.errors import PlacementError
 from neurodeploy.hardware import HardwareProfile
+from neurodeploy.journeys import Traffic
+from neurodeploy.links import Links
 from neurodeploy.regions import Region
 from neurodeploy.resources import Usage, limited
 
@@ -106,6 +108,8 @@ class Placement:
         Width of a weight, and how many there are, zeros included.
     slices : tuple of Slice
         By core, then by layer; every neuron stands in exactly one.
+    links : Links or None
+        Who talks to whom; None where nobody asked.
     """
 
     profile: HardwareProfile
@@ -114,6 +118,7 @@ class Placement:
     weight_bits: Mapping[str, int]
     n_weights: Mapping[str, int]
     slices: tuple[Slice, ...]
+    links: Links | None = None
     cores: tuple[int, ...] = field(init=False, repr=False)
     _totals: NDArray[np.int64] = field(init=False, repr=False, compare=False)
 
@@ -156,6 +161,24 @@ class Placement:
         """Share of each resource that is used on the cores that are, 0..1."""
         capacity = np.array([[self.profile.capacity(resource, core) for resource in self.resources] for core in self.cores])
         return dict(zip(self.resources, (self._totals.sum(axis=0) / capacity.sum(axis=0)).tolist(), strict=True))
+
+    def traffic(self) -> Traffic | None:
+        """Spikes from core to core, and what a step costs: as far as the profile has figures for it; None without links."""
+        homes = np.array([part.core for part in self.slices])
+        neurons = np.array([part.usage.neurons for part in self.slices], dtype=np.float64)
+        return None if self.links is None else Traffic(links=self.links, homes=homes, neurons=neurons, profile=self.profile)
+
+    def moved(self, positions: NDArray[np.int64]) -> Placement:
+        """The same slices on other cores: what stood on ``cores[i]`` now stands on ``positions[i]``."""
+        to = dict(zip(self.cores, positions.tolist(), strict=True))
+        order = sorted(range(len(self.slices)), key=lambda i: (to[self.slices[i].core], i))
+        links = self.links
+        if links is not None:
+            now = np.empty(len(order) + 1, dtype=np.int64)
+            now[order], now[-1] = np.arange(len(order)), -1
+            links = replace(links, source=now[links.source], target=now[links.target], fired=links.fired[order])
+        slices = tuple(replace(self.slices[i], core=to[self.slices[i].core]) for i in order)
+        return replace(self, slices=slices, links=links)
 
     def of(self, layer: str) -> LayerUse:
         """What a layer uses in all."""
