@@ -15,11 +15,12 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from neurodeploy.assignment import assigned
 from neurodeploy.bounds import least_cores
 from neurodeploy.counting import LayerCount
 from neurodeploy.encodings import weight_bits
 from neurodeploy.errors import BudgetError, RequestError
-from neurodeploy.hardware import HardwareProfile
+from neurodeploy.hardware import UNLIMITED, HardwareProfile
 from neurodeploy.network import Network
 from neurodeploy.placement import Placement, Slice, vector
 from neurodeploy.quantized import QuantizedNetwork
@@ -39,32 +40,6 @@ _DEARER = 1.3
 """A piece may take so much more of a core, a neuron, than the layer would on cores of its own, to use what is left on one."""
 
 
-def place(
-    network: QuantizedNetwork, profile: HardwareProfile, *, cores: int | None = None, plan: Sequence[Cut] = ()
-) -> Placement:
-    """Put a network on the fewest cores.
-
-    Parameters
-    ----------
-    cores : int, optional
-        How many it may use; all of the profile's by default.
-    plan : sequence of (layer, core, region), optional
-        The slices of a budget that it keeps: how it stands where that takes no core more, or where it fits only so. Laid
-        closely, the targets of a neuron may be cut apart where the plan does not cut, and take an output axon more.
-
-    Raises
-    ------
-    PlacementError
-        It does not fit; the error names layer, resource, need, limit and its source.
-    RequestError
-        `cores` is not within 1..what the profile has, or `plan` is not of this network.
-    """
-    placement = lay_out(network, profile, cores=cores, plan=plan)
-    for overrun in placement.overruns():
-        raise overrun.error()
-    return placement
-
-
 def lay_out(
     network: Network | QuantizedNetwork,
     profile: HardwareProfile,
@@ -74,15 +49,19 @@ def lay_out(
     connectivity: float | None = None,
     plan: Sequence[Cut] = (),
 ) -> Placement:
-    """As `place`, but for floats too (with weights of `bits` bits), and whether it fits or not.
+    """Put a network on the fewest cores, whether it fits or not; one in floats with weights of `bits` bits.
 
     A neuron that no empty core can hold gets one to itself, and `Placement.overruns` says by how much it is too large.
 
     Parameters
     ----------
+    cores : int, optional
+        How many it may use; all of the profile's by default.
     connectivity : float, optional
         What if each weight survived with this chance, 0..1? Counted in closed form. By default the weights that are not
         zero are counted.
+    plan : sequence of (layer, core, region), optional
+        See `neurodeploy.placing.place`.
     """
     available = profile.cores_given(cores)
     widths = {layer.name: weight_bits(bits_of(layer, bits), profile) for layer in network.layers}
@@ -92,7 +71,7 @@ def lay_out(
         cores_available=available,
         cores_lower_bound=least_cores(network.layers, counts, profile),
         weight_bits=widths,
-        n_weights={layer.name: layer.n_weights for layer in network},
+        n_pairs={layer.name: layer.n_pairs for layer in network},
         slices=filled(network.layers, profile, counts),
     )
     if not plan:
@@ -114,6 +93,8 @@ def filled(layers: Layers, profile: HardwareProfile, counts: Counts) -> tuple[Sl
     The output axons of a layer that hears itself depend on how it is cut, and that on its output axons: it is cut as if it
     did not, and then with the targets that this gave.
     """
+    if profile.number("cores_per_layer", UNLIMITED) == 1:
+        return _uncut(layers, profile, counts)
     board, slices = _Board(profile), list[Slice]()
     hearing = Hearing(layers, counts, profile)
     for layer in reversed(layers):
@@ -128,6 +109,17 @@ def filled(layers: Layers, profile: HardwareProfile, counts: Counts) -> tuple[Sl
         slices += laid
     first_core_first = (replace(part, core=board.n_cores - 1 - part.core) for part in reversed(slices))
     return tuple(sorted(first_core_first, key=lambda part: part.core))
+
+
+def _uncut(layers: Layers, profile: HardwareProfile, counts: Counts) -> tuple[Slice, ...]:
+    """Every layer in one piece, each on a core that holds it."""
+    hearing = Hearing(layers, counts, profile)
+    for layer in layers:
+        hearing.add(layer, [Region.whole(grid_of(layer))])
+    slices = [hearing.filling(layer).measure(Region.whole(grid_of(layer)), 0) for layer in layers]
+    cores = assigned(np.stack([vector(part.usage, part.output_axons, profile) for part in slices]), profile)
+    parts = [replace(part, core=int(core)) for part, core in zip(slices, cores, strict=True)]
+    return tuple(sorted(parts, key=lambda part: part.core))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -104,8 +104,8 @@ class Placement:
         Cores that the network was given.
     cores_lower_bound : int
         No placement takes fewer, however its slices are cut: see `neurodeploy.bounds`.
-    weight_bits, n_weights : mapping by layer, first layer first
-        Width of a weight, and how many there are, zeros included.
+    weight_bits, n_pairs : mapping by layer, first layer first
+        Width of a weight, and how many pairs of neurons its synapses could connect.
     slices : tuple of Slice
         By core, then by layer; every neuron stands in exactly one.
     links : Links or None
@@ -116,7 +116,7 @@ class Placement:
     cores_available: int
     cores_lower_bound: int
     weight_bits: Mapping[str, int]
-    n_weights: Mapping[str, int]
+    n_pairs: Mapping[str, int]
     slices: tuple[Slice, ...]
     links: Links | None = None
     cores: tuple[int, ...] = field(init=False, repr=False)
@@ -206,8 +206,7 @@ class Placement:
             part = next(part for part in self.slices if part.core == core)
             yield Overrun(
                 layer=part.layer, resource=resource, core=core, need=int(self._totals[row, column]),
-                limit=int(capacity[row, column]), source=self.profile[f"{resource}_per_core"].where,
-                remedy="Compress it under a budget, or split it over more cores.",
+                limit=int(capacity[row, column]), source=self.profile[f"{resource}_per_core"].where, remedy=self._remedy(part),
             )  # fmt: skip
         most = self.profile.limits.get("fan_in_per_neuron")
         for layer in self.weight_bits if most is not None else ():
@@ -217,6 +216,13 @@ class Placement:
                     layer=layer, resource="fan_in", core=None, need=fan_in, limit=most.number, source=most.where,
                     remedy="Prune its neurons' inputs, or part its sum over neurons in between.",
                 )  # fmt: skip
+
+    def _remedy(self, part: Slice) -> str:
+        if part.region.n_neurons == 1:
+            return "It is one neuron, which no cut makes smaller: prune what it hears, or part its sum over neurons in between."
+        if self.profile.number("cores_per_layer", 0) == 1:
+            return f"A layer of {self.profile.name} stands on one core: make it smaller, or compress it under a budget."
+        return "Compress it under a budget, or split it over more cores."
 
     def _too_many_cores(self) -> Iterator[Overrun]:
         used, given = self.cores_used, self.cores_available

@@ -196,7 +196,8 @@ class Window:
 
     def _unrolled(self, region: Region, lengths: Integers, pixels: Integers, n_synapses: int) -> tuple[int, int, int]:
         """Memory on a chip without shared lists: every input neuron has its own."""
-        bits = self.formula.lists(lengths, index_bits(region.n_neurons, self.profile))
+        addressed = min(region.n_neurons, self.profile.capacity("neurons"))
+        bits = self.formula.lists(lengths, index_bits(addressed, self.profile))
         axons = int(((lengths > 0) * pixels).sum())
         return int((bits * pixels).sum()) + axons * self.formula.entry, axons, n_synapses
 
