@@ -163,7 +163,7 @@ def compress(
     network = extract(model, sample)
     budget.check(network)
     quantized = quantize(network, profile, bits=bits)
-    plan = [(part.layer, part.core, part.start, part.stop) for part in budget.slices]
+    plan = [(part.layer, part.core, part.region) for part in budget.slices]
     placement = lay_out(quantized, profile, cores=cores, plan=plan)
     write_netx(quantized, folder / "model.net")
     save_weights(model, folder / "weights.safetensors")

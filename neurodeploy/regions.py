@@ -47,6 +47,12 @@ class Region:
         numbers: NDArray[np.int64] = np.arange(math.prod(grid)).reshape(grid)[self.box].reshape(-1)
         return numbers
 
+    @property
+    def words(self) -> str:
+        """As a person says it: ``neurons 0..63``, ``channels 0..7, rows 0..15, columns 0..31``."""
+        names = ("neurons",) if len(self.starts) == 1 else ("channels", "rows", "columns")
+        return ", ".join(f"{name} {a}..{b - 1}" for name, a, b in zip(names, self.starts, self.stops, strict=True))
+
     def __str__(self) -> str:
         """As an index is written: ``[0:64]``, ``[0:8, 0:16, 0:32]``."""
         return "[" + ", ".join(f"{start}:{stop}" for start, stop in zip(self.starts, self.stops, strict=True)) + "]"

@@ -148,9 +148,7 @@ class Window:
     def lengths(self, region: Region) -> Integers:
         """(atoms, kinds of row, kinds of column): synapses of each input channel that reaches the region, by how it is met."""
         rows, columns = self.edges(region)
-        met: Integers = np.einsum(
-            "akl,rk,cl->arc", self._atoms(region), rows.kinds, columns.kinds, optimize=True
-        )
+        met: Integers = np.einsum("akl,rk,cl->arc", self._atoms(region), rows.kinds, columns.kinds, optimize=True)
         return met
 
     def channels(self, region: Region) -> Integers:

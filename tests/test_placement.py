@@ -23,6 +23,7 @@ from neurodeploy.placement import Placement
 from neurodeploy.profiles import load_profile
 from neurodeploy.quantization import quantize
 from neurodeploy.quantized import QuantizedNetwork
+from neurodeploy.regions import Region
 from neurodeploy.sharing import share_budget
 
 MakeChip = Callable[..., HardwareProfile]
@@ -46,49 +47,47 @@ CHIPS = st.fixed_dictionaries({
 
 def bits_of_list(n_synapses: int, bits: int, chip: HardwareProfile) -> int:
     """One axon's synapses of so many bits each, as the data sheet has them: in blocks of whole units, each with a header."""
-    block, unit, header = chip.synapses_per_block.number, chip.memory_unit_bits.number, chip.block_header_bits.number
+    block, unit, header = chip["synapses_per_block"].number, chip["memory_unit_bits"].number, chip["block_header_bits"].number
     return sum(unit * ceil((min(block, n_synapses - first) * bits + header) / unit) for first in range(0, n_synapses, block))
 
 
 def recounted(network: Network | QuantizedNetwork, placement: Placement) -> dict[int, dict[str, int]]:
-    """What each core holds, from the weights and from where each neuron stands."""
+    """What each core holds, from the weights and from where each neuron stands, slice by slice."""
     chip, resources = placement.profile, ("neurons", "synapse_memory_bits", "input_axons", "output_axons")
     cores = {part.core: dict.fromkeys(resources, 0) for part in placement.slices}
-    home = {(part.layer, neuron): part.core for part in placement.slices for neuron in range(part.start, part.stop)}
-    for layer in network:
-        width = next(w for w in chip.weight_bits.choices if w >= placement.weight_bits[layer.name])
-        for core in cores:
-            mine = [neuron for neuron in range(layer.n_neurons) if home[layer.name, neuron] == core]
-            if not mine:
-                continue
-            present = layer.weight[mine] != 0
-            lists = [int(n) for n in present.sum(axis=0) if n]
-            index = next(bits for bits in chip.index_bits.choices if 2**bits >= len(mine))
-            sparse = sum(bits_of_list(n, width + index, chip) for n in lists)
-            dense = len(lists) * bits_of_list(len(mine), width, chip)
-            cores[core]["neurons"] += len(mine)
-            cores[core]["synapse_memory_bits"] += min(sparse, dense)
-            cores[core]["input_axons"] += len(lists)
-            if (source := layer.connections[0].source) != "input":
-                for neuron in np.flatnonzero(present.any(axis=0)):
-                    cores[home[source, int(neuron)]]["output_axons"] += 1
+    stands = {part.name: part.region.neurons((network[part.layer].n_neurons,)) for part in placement.slices}
+    home = {(part.layer, int(neuron)): part.core for part in placement.slices for neuron in stands[part.name]}
+    for part in placement.slices:
+        layer, mine = network[part.layer], stands[part.name]
+        width = next(w for w in chip["weight_bits"].choices if w >= placement.weight_bits[part.layer])
+        present = layer.weight[mine] != 0
+        lists = [int(n) for n in present.sum(axis=0) if n]
+        index = next(bits for bits in chip["index_bits"].choices if 2**bits >= len(mine))
+        sparse = sum(bits_of_list(n, width + index, chip) for n in lists)
+        dense = len(lists) * bits_of_list(len(mine), width, chip)
+        cores[part.core]["neurons"] += len(mine)
+        cores[part.core]["synapse_memory_bits"] += min(sparse, dense)
+        cores[part.core]["input_axons"] += len(lists)
+        if (source := layer.connections[0].source) != "input":
+            for neuron in np.flatnonzero(present.any(axis=0)):
+                cores[home[source, int(neuron)]]["output_axons"] += 1
     return cores
 
 
 def within_limits(placement: Placement, counted: dict[int, dict[str, int]]) -> bool:
     chip = placement.profile
     return len(counted) <= placement.cores_available and all(
-        used <= getattr(chip, f"{resource}_per_core").number for core in counted.values() for resource, used in core.items()
+        used <= chip.capacity(resource) for core in counted.values() for resource, used in core.items()
     )
 
 
 def assert_true_to(network: Network | QuantizedNetwork, placement: Placement) -> None:
     """The placement says of each core what is on it, and that it fits if and only if it does."""
     for layer in network:
-        stands = [n for part in placement.slices if part.layer == layer.name for n in range(part.start, part.stop)]
+        stands = [n for part in placement.slices if part.layer == layer.name for n in part.region.neurons((layer.n_neurons,))]
         assert sorted(stands) == list(range(layer.n_neurons))
     counted = recounted(network, placement)
-    assert {core: placement.on_core(core) for core in counted} == counted
+    assert {core: {name: placement.on_core(core)[name] for name in counted[core]} for core in counted} == counted
     assert placement.cores_used == len(counted)
     assert placement.fits is within_limits(placement, counted)
 
@@ -172,7 +171,7 @@ def test_a_network_within_its_budget_is_placed_within_its_cores(
         assume(False)
         raise
     kept = quantize(pruned_at_random(network, budget, np.random.default_rng(seed)), chip)
-    plan = [(part.layer, part.core, part.start, part.stop) for part in budget.slices]
+    plan = [(part.layer, part.core, part.region) for part in budget.slices]
     placement = place(kept, chip, cores=budget.cores, plan=plan)
     assert_true_to(kept, placement)
     assert placement.cores_used <= budget.cores
@@ -184,18 +183,18 @@ FORKED = in_integers(layer_of([[1]], name="fork", vth=1), layer_of([[1], [1], [0
 def test_a_plan_is_kept_where_laying_closely_would_cut_the_targets_apart(make_chip: MakeChip) -> None:
     """The fork has one output axon. Filled from the end, two targets to a core, cores hold targets 1 and 2, and target 0."""
     chip = make_chip(neurons_per_core=2, output_axons_per_core=1)
-    plan = [("fork", 0, 0, 1), ("targets", 1, 0, 2), ("targets", 2, 2, 3)]
+    plan = [("fork", 0, Region.run(0, 1)), ("targets", 1, Region.run(0, 2)), ("targets", 2, Region.run(2, 3))]
     with pytest.raises(
         PlacementError, match=r"^layer 'fork': 2 output_axons on core 0 > 1 \(tiny\.yaml: output_axons_per_core\)"
     ):
         place(FORKED, chip)
     placement = place(FORKED, chip, plan=plan)
-    assert [(part.layer, part.core, part.start, part.stop) for part in placement.slices] == plan
+    assert [(part.layer, part.core, part.region) for part in placement.slices] == plan
     assert_true_to(FORKED, placement)
 
 
 def test_a_plan_is_not_needed_where_laying_closely_fits() -> None:
-    plan = [("fork", 3, 0, 1), ("targets", 1, 0, 2), ("targets", 2, 2, 3)]
+    plan = [("fork", 3, Region.run(0, 1)), ("targets", 1, Region.run(0, 2)), ("targets", 2, Region.run(2, 3))]
     assert place(FORKED, TINY, plan=plan) == place(FORKED, TINY)
     assert place(FORKED, TINY).cores_used == 1
 
@@ -203,7 +202,7 @@ def test_a_plan_is_not_needed_where_laying_closely_fits() -> None:
 @pytest.mark.parametrize("start", [0, 2])
 def test_a_plan_for_another_network_is_refused(make_chip: MakeChip, start: int) -> None:
     chip = make_chip(neurons_per_core=2, output_axons_per_core=1)
-    plan = [("fork", 0, 0, 1), ("targets", 1, 0, 1), ("targets", 2, start, 3)]
+    plan = [("fork", 0, Region.run(0, 1)), ("targets", 1, Region.run(0, 1)), ("targets", 2, Region.run(start, 3))]
     with pytest.raises(RequestError, match=r"^plan: does not give each neuron of layer 'targets' one core\.$"):
         place(FORKED, chip, plan=plan)
 
@@ -224,7 +223,7 @@ def test_three_layers_on_two_cores_worked_by_hand(make_chip: MakeChip) -> None:
         layer_of([[3, 0, 3], [0, 0, 3]], name="c", source="b"),
     )
     placement = place(network, make_chip(neurons_per_core=4, memory_unit_bits=1))
-    where = [(part.core, part.layer, part.start, part.stop, part.output_axons) for part in placement.slices]
+    where = [(part.core, part.layer, part.region.starts[0], part.region.stops[0], part.output_axons) for part in placement.slices]
     assert where == [(0, "a", 0, 2, 2 + 1), (0, "b", 0, 1, 1), (1, "b", 1, 3, 0 + 1), (1, "c", 0, 2, 0)]
     assert list(placement.on_core(0).items()) == [
         ("neurons", 3), ("synapse_memory_bits", 48 + 18), ("input_axons", 2 + 1), ("output_axons", 3 + 1)
@@ -251,7 +250,7 @@ def test_slices_of_a_layer_may_be_stored_each_in_its_own_way(make_chip: MakeChip
 
 def test_the_first_layer_stands_on_the_first_core(make_network: MakeNetwork, make_chip: MakeChip) -> None:
     placement = lay_out(make_network([4, 9, 9, 9]), make_chip(neurons_per_core=4))
-    where = [(part.core, part.layer, part.start) for part in placement.slices]
+    where = [(part.core, part.layer, part.region) for part in placement.slices]
     assert where == sorted(where)
     assert {part.core for part in placement.slices} == set(range(placement.cores_used))
 

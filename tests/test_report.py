@@ -67,7 +67,7 @@ def test_report_json_has_the_keys_that_were_promised(
     for layer in said["layers"]:
         assert set(layer) == {"name", "connectivity", "before", "budget", *COUNTS}
         assert set(layer["before"]) == set(COUNTS)
-        assert set(layer["budget"]) == {*COUNTS, "binds"} - {"encoding"}
+        assert set(layer["budget"]) == {*COUNTS, "binds", "kept"} - {"encoding"}
 
 
 def test_inspect_json_has_the_keys_that_were_promised(before: Placement) -> None:
