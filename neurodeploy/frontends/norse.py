@@ -139,7 +139,7 @@ class _Reading:
             )  # fmt: skip
         window = folding.any_of(self.waiting, where, module)
         at_once = {"current_decay": np.ones(()), "voltage_decay": np.ones(()), "rest": np.zeros(())}
-        connection = Connection[Synapse](source=self._source, synapse=window)
+        connection: Connection[Synapse] = Connection(source=self._source, synapse=window)
         self._add(path, LIF(threshold=np.array(0.5), **at_once), (connection,), np.zeros(()), window.output_shape)
 
     def _take_cell(self, path: str, where: str, module: Any) -> None:

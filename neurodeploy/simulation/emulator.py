@@ -21,28 +21,37 @@ CONVOLUTION_MAX = (1 << 23) - 1
 
 
 class _IntegerNeurons:
-    """The state of a layer in the chip's integers."""
+    """The state of a layer in the chip's integers, held in doubles: one multiplication is a decay then."""
 
     def __init__(self, layer: QuantizedLayer, batch: int) -> None:
         neuron = layer.neuron
         self.du, self.dv, self.bias = neuron.du, neuron.dv, layer.bias << MANTISSA_SHIFT
         self.threshold = neuron.vth << MANTISSA_SHIFT if isinstance(neuron, QuantizedLIF) else None
-        self.u = np.zeros((batch, layer.n_neurons), dtype=np.int64)
+        self.u: NDArray[Any] = np.zeros((batch, layer.n_neurons))
         self.v: NDArray[Any] = np.zeros_like(self.u)
         self.overflows = 0
 
     def step(self, arriving: NDArray[Any]) -> NDArray[np.bool_]:
-        """The spikes (batch, n) of the step."""
-        current = decayed(self.u, self.du) + (arriving.astype(np.int64) << MANTISSA_SHIFT)
-        self.u = wrapped(current)
-        voltage = decayed(self.v, self.dv) + self.u + self.bias
-        self.v = saturated(voltage)
-        self.overflows += int(np.count_nonzero(self.u != current) + np.count_nonzero(np.abs(voltage) >= STATE_MAX))
+        """The spikes (batch, n) of the step; the state is moved on in place, for most of the time goes into memory."""
+        decayed(self.u, self.du, out=self.u)
+        self.u += arriving * (1 << MANTISSA_SHIFT)
+        if self.u.max() > STATE_MAX or self.u.min() <= -STATE_MAX:
+            self._settle(self.u, wrapped(self.u))
+        decayed(self.v, self.dv, out=self.v)
+        self.v += self.u
+        self.v += self.bias
+        if max(self.v.max(), -self.v.min()) >= STATE_MAX:
+            self._settle(self.v, saturated(self.v))
         if self.threshold is None:
             return np.zeros(self.v.shape, dtype=bool)
         fired: NDArray[np.bool_] = self.v > self.threshold
-        self.v[fired] = 0
+        np.copyto(self.v, 0.0, where=fired)
         return fired
+
+    def _settle(self, state: NDArray[Any], within: NDArray[Any]) -> None:
+        """Bring a state back into its 24 bits, and count where it had left them."""
+        self.overflows += int(np.count_nonzero(state != within))
+        state[...] = within
 
 
 def _exact(layer: QuantizedLayer) -> Number:

@@ -39,8 +39,8 @@ def _sparse(synapse: SparseWiring, number: Number) -> Product:
     matrix = csr_matrix((synapse.weight.astype(number), synapse.sources, synapse.starts), shape=(synapse.n_out, synapse.n_in))
 
     def product(spikes: NDArray[np.uint8]) -> NDArray[Any]:
-        arriving: NDArray[Any] = matrix.dot(spikes.T.astype(number))
-        return arriving.T
+        arriving: NDArray[Any] = matrix.dot(spikes.T.astype(number, order="C"))
+        return np.ascontiguousarray(arriving.T)
 
     return product
 
