@@ -147,6 +147,11 @@ class Budget:
     slices: Slices
     layers: tuple[LayerBudget, ...]
 
+    @property
+    def cuts(self) -> list[tuple[str, int, Region]]:
+        """Which region of which layer stands on which core, as `neurodeploy.placing.place` takes a plan."""
+        return [(part.layer, part.core, part.region) for part in self.slices]
+
     def of(self, layer: str) -> Slices:
         """The slices of a layer."""
         return tuple(part for part in self.slices if part.layer == layer)

@@ -15,14 +15,15 @@ from neurodeploy.budget import Budget
 from neurodeploy.errors import BudgetError, RequestError, SimulationError
 from neurodeploy.files import write_text
 from neurodeploy.frontends.norse import extract
+from neurodeploy.gains import Gain, gains
 from neurodeploy.graph import INPUT
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.gains import Gain, gains
 from neurodeploy.layout import lay_out
-from neurodeploy.placing import arranged, linked
+from neurodeploy.links import measured_rates
 from neurodeploy.network import Network
 from neurodeploy.netx import write_netx
 from neurodeploy.placement import Placement
+from neurodeploy.placing import arranged, linked
 from neurodeploy.quantization import quantize
 from neurodeploy.quantized import QuantizedNetwork
 from neurodeploy.records import EpochRecord, save_record
@@ -182,12 +183,10 @@ def compress(
     say(_verdict(before))
     budget = share_budget(network, profile, cores=cores, bits=bits)
     history, accuracy = _train(model, budget, data, options, progress, say)
-
     network = extract(model, sample)
     budget.check(network)
     quantized = quantize(network, profile, bits=bits)
-    plan = [(part.layer, part.core, part.region) for part in budget.slices]
-    placement = lay_out(quantized, profile, cores=cores, plan=plan)
+    placement = lay_out(quantized, profile, cores=cores, plan=budget.cuts)
     write_netx(quantized, folder / "model.net")
     save_weights(model, folder / "weights.safetensors")
     errors = quantization_errors(network, quantized)
@@ -195,9 +194,9 @@ def compress(
     accuracy = replace(measured.accuracy, dense=accuracy.dense, compressed=accuracy.compressed)
     say(f"In the chip's integers: {accuracy.emulated:.2%}. {_verdict(placement)}")
     stretch = stretch_of(model, data.test, options, max(lava_samples, 1))
-    rates = {name: np.array(rate) for name, rate in measured.rates.items()} | {INPUT: np.array(float(stretch.spikes.mean()))}
-    placement = arranged(linked(placement, quantized, rates), seed=options.seed)
     record, lava, trouble = simulate(quantized, stretch.spikes, record="all"), None, []
+    rates = {**measured_rates(record), INPUT: np.asarray(stretch.spikes.mean())}
+    placement = arranged(linked(placement, quantized, rates), seed=options.seed)
     if lava_samples and is_installed():
         say(f"Running {len(stretch.labels)} test samples in Lava's simulator.")
         try:

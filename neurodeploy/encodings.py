@@ -4,7 +4,7 @@ A core stores, for each input axon, the list of its synapses on that core, in bl
 
     bits of a block = synapses * (weight bits + delay bits + index bits) + header bits,  rounded up to memory units
 
-This is Loihi 1's published formula (nengo-loihi, ``block.py: SynapseConfig.bits_per_axon``) with the numbers of the profile; a chip
+This is Loihi 1's published formula (nengo-loihi, ``block.py: SynapseConfig.bits_per_axon``) with the profile's numbers; a chip
 without blocks, headers and units has lists of plain words. Encodings, by the names that a profile lists:
 
 - ``dense``: a weight for every neuron of the slice in each list, and no index.

@@ -30,8 +30,8 @@ class Key:
     unit : str
     kind : str
         ``"whole"``: a whole number above zero; ``"per core"``: that, or one for each core of a chip; ``"choices"``:
-        allowed widths, ascending; ``"steps"``: a row of a table, ascending; ``"sides"``: sides of a mesh, columns first; ``"figure"``: an energy or a time, at
-        least zero; ``"formulas"``: names of encodings.
+        allowed widths, ascending; ``"steps"``: a row of a table, ascending; ``"sides"``: sides of a mesh, columns first;
+        ``"figure"``: an energy or a time, at least zero; ``"formulas"``: names of encodings.
     meaning : str
     required : bool
     """

@@ -81,7 +81,7 @@ class Traffic:
         pairs = np.stack([place[self.links.source[inside]], place[self.links.target[inside]]])
         n_cores = int(place.max()) + 1
         keys, which = np.unique(pairs[0] * n_cores + pairs[1], return_inverse=True)
-        spikes = np.bincount(which, self.links.spikes[inside], keys.size)
+        spikes = np.bincount(which, self.links.spikes[inside], keys.size).astype(np.float64)
         return Flow(source=keys // n_cores, target=keys % n_cores, spikes=spikes)
 
     def spike_hops(self) -> float:
@@ -108,12 +108,12 @@ class Traffic:
         cores, place = np.unique(self.homes, return_inverse=True)
         target, inside = place[links.target], links.source >= 0
         source = np.where(inside, place[links.source], -1)
-        synops = [np.bincount(target, links.synops * (links.encoding == n), cores.size) for n in range(len(ENCODINGS))]
+        synops = [_summed(target, links.synops * (links.encoding == n), cores.size) for n in range(len(ENCODINGS))]
         east, north, chips = mesh.hops(cores[np.where(inside, source, target)], cores[target])
-        neurons = np.bincount(place, self.neurons, cores.size)
+        neurons = _summed(place, self.neurons, cores.size)
         return StepEvents(
             synops_dense=synops[0], synops_sparse=synops[1], synops_convolution=synops[2], neuron_accesses=neurons,
-            neuron_updates=neurons, spikes=np.bincount(place, links.fired, cores.size), flow_source=source, flow_target=target,
+            neuron_updates=neurons, spikes=_summed(place, links.fired, cores.size), flow_source=source, flow_target=target,
             flow_messages=links.spikes, flow_hops_east_west=east, flow_hops_north_south=north, flow_hops_between_chips=chips,
             tiles_used=np.unique(cores // mesh.cores_per_tile).size,
         )  # fmt: skip
@@ -122,6 +122,10 @@ class Traffic:
         """Energy and time of a step by the profile's figures; None where it has none. Every neuron counts as updated."""
         figures = figures_of(self.profile)
         return None if figures is None else estimate_step(self.events(), figures)
+
+
+def _summed(where: NDArray[np.int64], what: NDArray[np.float64], n: int) -> NDArray[np.float64]:
+    return np.bincount(where, what, n).astype(np.float64)
 
 
 def link_loads(flow: Flow, position: NDArray[np.int64], mesh: Mesh) -> NDArray[np.float64]:

@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from neurodeploy.arrangement import arrange
+from neurodeploy.hardware import HardwareProfile
 from neurodeploy.journeys import mesh_of
 from neurodeploy.layout import Cut, counts_of, lay_out
 from neurodeploy.links import Rates, links_of
 from neurodeploy.network import Network
-from neurodeploy.hardware import HardwareProfile
 from neurodeploy.placement import Placement
 from neurodeploy.quantized import QuantizedNetwork
-from neurodeploy.resources import DEFAULT_WEIGHT_BITS
 
 
 def place(
@@ -63,7 +62,6 @@ def linked(
     network: Network | QuantizedNetwork,
     rates: Rates | None = None,
     *,
-    bits: int = DEFAULT_WEIGHT_BITS,
     connectivity: float | None = None,
 ) -> Placement:
     """A placement that knows who talks to whom, at measured rates or assumed ones."""

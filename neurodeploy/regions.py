@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,6 @@ class Region:
         return "[" + ", ".join(f"{start}:{stop}" for start, stop in zip(self.starts, self.stops, strict=True)) + "]"
 
 
-def grid_of(layer: Population[object, object]) -> tuple[int, ...]:  # type: ignore[type-var]  # of any kind
+def grid_of(layer: Population[Any, Any]) -> tuple[int, ...]:
     """The shape in which a layer is cut: channels, rows and columns where a convolution ends on it, else a row of neurons."""
     return layer.shape if any(isinstance(c.synapse, ConvWiring) for c in layer.connections) else (layer.n_neurons,)

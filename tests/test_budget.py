@@ -209,8 +209,7 @@ def test_where_nothing_binds_the_network_is_kept_whole_on_as_few_cores_as_hold_i
 
 def test_neurons_alone_decide_where_memory_is_plenty(make_network: MakeNetwork, make_chip: MakeChip) -> None:
     chip = make_chip(synapse_memory_bits_per_core=1 << 20, input_axons_per_core=4096, output_axons_per_core=4096)
-    budget = share_budget(make_network([10, 100, 60]), chip)
-    cut = [(part.name, part.core) for part in budget.slices]
+    cut = [(part.name, part.core) for part in share_budget(make_network([10, 100, 60]), chip).slices]
     assert cut == [("layer1[0:32]", 0), ("layer1[32:96]", 1), ("layer1[96:100]", 2), ("layer2[0:60]", 2)]
 
 

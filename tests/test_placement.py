@@ -18,9 +18,9 @@ from neurodeploy.budget import Budget
 from neurodeploy.errors import BudgetError, PlacementError, RequestError
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.layout import lay_out
-from neurodeploy.placing import place
 from neurodeploy.network import Dense, Network
 from neurodeploy.placement import Placement
+from neurodeploy.placing import place
 from neurodeploy.profiles import load_profile
 from neurodeploy.quantization import quantize
 from neurodeploy.quantized import QuantizedNetwork
@@ -172,8 +172,7 @@ def test_a_network_within_its_budget_is_placed_within_its_cores(
         assume(False)
         raise
     kept = quantize(pruned_at_random(network, budget, np.random.default_rng(seed)), chip)
-    plan = [(part.layer, part.core, part.region) for part in budget.slices]
-    placement = place(kept, chip, cores=budget.cores, plan=plan)
+    placement = place(kept, chip, cores=budget.cores, plan=budget.cuts)
     assert_true_to(kept, placement)
     assert placement.cores_used <= budget.cores
 
@@ -238,7 +237,7 @@ def test_three_layers_on_two_cores_worked_by_hand(make_chip: MakeChip) -> None:
     assert (of_b.synapse_memory_bits, of_b.encoding, of_b.weight_bits) == (18 + 52, "dense", 8)
     assert placement.of("a").encoding == "sparse"
     assert (placement.cores_used, placement.cores_available, placement.cores_lower_bound) == (2, 4, 2)
-    assert dict(placement.n_weights) == {"a": 4, "b": 6, "c": 6}
+    assert dict(placement.n_pairs) == {"a": 4, "b": 6, "c": 6}
 
 
 def test_slices_of_a_layer_may_be_stored_each_in_its_own_way(make_chip: MakeChip) -> None:
@@ -287,7 +286,7 @@ def test_a_neuron_too_large_for_a_core_gets_one_to_itself_and_is_named(
     placement = lay_out(network, chip)
     (alone,) = (part for part in placement.slices if part.layer == "big")
     assert [part.core for part in placement.slices].count(alone.core) == 1
-    with pytest.raises(PlacementError, match=r"Compress it under a budget, or split it over more cores\.$") as caught:
+    with pytest.raises(PlacementError, match=r"It is one neuron, which no cut makes smaller: prune what it hears") as caught:
         place(network, chip)
     error, limit = caught.value, limits[f"{resource}_per_core"]
     assert (error.where, error.what, error.need, error.limit) == ("layer 'big'", f"{resource} on core {alone.core}", need, limit)

@@ -19,9 +19,9 @@ from spiking import SHORT, few
 from neurodeploy.frontends.norse import extract
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.layout import lay_out
-from neurodeploy.placing import place
 from neurodeploy.network import Network
 from neurodeploy.placement import Placement
+from neurodeploy.placing import place
 from neurodeploy.profiles import load_profile
 from neurodeploy.quantization import quantize
 from neurodeploy.report import Accuracy, LavaCheck, Report, binding, inspection, measure, summarize, versions

@@ -10,7 +10,10 @@ from typing import Any
 
 def append(row: dict[str, Any], path: Path | None) -> None:
     """Print a row, and add it to a file of them."""
-    print(", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()), flush=True)
+    print(
+        ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()),
+        flush=True,
+    )
     if path is not None:
         with path.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(row | {"commit": commit()}) + "\n")
