@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy.optimize import linprog
@@ -27,6 +27,7 @@ from neurodeploy.hearers import fewest_hearers, image_of, is_known, least_cost, 
 from neurodeploy.possible import Floats, Possible, possible
 from neurodeploy.regions import grid_of
 from neurodeploy.resources import AnyLayer, Layers, limited
+from neurodeploy.wiring import ConvWiring
 
 
 _MANY_LAYERS = 100
@@ -39,20 +40,49 @@ def least_cores(layers: Layers, counts: Mapping[str, LayerCount], profile: Hardw
     if not limited(profile):
         return 1
     slices = slices_of(layers, counts, profile)
-    alike: dict[int, tuple[Possible, float]] = {}
+    alike: dict[int, tuple[Possible, int]] = {}
     for layer in layers:
         one = slices[layer.name]
-        alike[id(one)] = one, alike.get(id(one), (one, 0.0))[1] + layer.n_neurons
-    n_neurons = np.array([n for _, n in alike.values()])
-    shares = [_shares(one, profile) for one, _ in alike.values()]
-    prices = _prices(shares, n_neurons)
-    bound = float(n_neurons @ np.array([(share @ prices).min() for share in shares]))
-    if len(layers) <= _MANY_LAYERS:
-        bound = max(bound, _joint(layers, slices, prices, profile))
+        alike[id(one)] = one, alike.get(id(one), (one, 0))[1] + 1
+    bound, measure = 0.0, dict.fromkeys(alike, 0)
+    for _ in range(2):
+        covered = np.array([times * _whole(layers, slices, one)[measure[name]] for name, (one, times) in alike.items()])
+        prices = _prices([_shares(one, measure[name], profile) for name, (one, _) in alike.items()], covered)
+        each = {
+            name: [
+                whole * float((_shares(one, which, profile) @ prices).min())
+                for which, whole in enumerate(_whole(layers, slices, one))
+            ]
+            for name, (one, _) in alike.items()
+        }
+        measure = {name: int(np.argmax(values)) for name, values in each.items()}
+        bound = max(bound, sum(alike[name][1] * max(values) for name, values in each.items()))
+        if len(layers) <= _MANY_LAYERS:
+            bound = max(bound, _joint(layers, slices, measure, prices, profile))
     return max(1, math.ceil(bound - 1e-6))
 
 
-def _joint(layers: Layers, slices: Mapping[str, Possible], prices: Floats, profile: HardwareProfile) -> float:
+def _whole(layers: Layers, slices: Mapping[str, Possible], one: Possible) -> tuple[float, float]:
+    """What the layer of these slices counts in either measure."""
+    layer = next(layer for layer in layers if slices[layer.name] is one)
+    rows, columns = part_of(layer, 1)
+    synapses = float(rows.sum() * columns.sum())
+    return float(layer.n_neurons), float(layer.shape[0]) * synapses if one.is_image else float(layer.n_neurons)
+
+
+def part_of(layer: AnyLayer, measure: int) -> tuple[Floats, Floats]:
+    """What each row and each column of a layer's neurons counts: 1, or the rows and columns of its largest window on the image."""
+    windows = [c.synapse for c in layer.connections if isinstance(c.synapse, ConvWiring)]
+    if not windows:
+        return np.ones(1), np.ones(layer.n_neurons)
+    largest = max(windows, key=lambda wiring: wiring.weight[0].size)
+    rows, columns = (largest.seen(axis).sum(axis=1).astype(np.float64) for axis in (0, 1))
+    return (rows, columns) if measure else (np.ones(rows.size), np.ones(columns.size))
+
+
+def _joint(
+    layers: Layers, slices: Mapping[str, Possible], measure: Mapping[int, int], prices: Floats, profile: HardwareProfile
+) -> float:
     """A bound in which each layer is cut with what hears it in mind, at given prices (n_resources,).
 
     What a layer costs is paid by the neurons that it hears, from the last layer to the first: so a slice of these costs what it
@@ -61,18 +91,21 @@ def _joint(layers: Layers, slices: Mapping[str, Possible], prices: Floats, profi
     total, cost = 0.0, dict[str, Floats]()
     known = {layer.name: _known_sources(layer, slices) for layer in layers}
     for layer in reversed(layers):
-        one, grid = slices[layer.name], grid_of(layer)
+        one = slices[layer.name]
+        which = measure[id(one)]
+        covers, whole = one.measures[which], _whole(layers, slices, one)[which]
         own = _taken(one.neurons, one.memory, one.axons, one.heard, profile) / _capacity(profile) @ prices
         hearers = [
-            (connection.synapse, slices[target.name], cost[target.name] / len(known[target.name]))
+            (connection.synapse, slices[target.name], cost[target.name] / len(known[target.name]),
+             part_of(target, measure[id(slices[target.name])]))
             for target in layers for connection in target.connections
             if connection.source == layer.name and any(connection is each for each in known[target.name])
         ]  # fmt: skip
         if hearers:
-            own = own + _paid_by(one, grid, hearers, profile)
-        cost[layer.name] = own / one.neurons
+            own = own + _paid_by(one, covers / whole, hearers, profile)
+        cost[layer.name] = own / covers
         if not known[layer.name]:
-            total += layer.n_neurons * float(cost[layer.name].min())
+            total += whole * float(cost[layer.name].min())
     return total
 
 
@@ -88,17 +121,20 @@ def _known_sources(layer: AnyLayer, slices: Mapping[str, Possible]) -> list[Conn
     return known
 
 
-def _paid_by(
-    one: Possible, grid: tuple[int, ...], hearers: list[tuple[Any, Possible, Floats]], profile: HardwareProfile
-) -> Floats:
-    """(n_slices,): what the neurons of each slice pay at least for what hears them."""
-    image = image_of(grid)
+Hearer: TypeAlias = "tuple[Any, Possible, Floats, tuple[Floats, Floats]]"
+"""Wiring, slices, what they cost, and what rows and columns of their neurons count."""
+
+
+def _paid_by(one: Possible, share: Floats, hearers: list[Hearer], profile: HardwareProfile) -> Floats:
+    """(n_slices,): what the neurons of each slice, a share of the layer, pay at least for what hears them."""
+    grid, image = one.grid, image_of(one.grid)
     room = profile.number("output_axon_bits", 0) / profile.capacity("memory_bits") + 1 / profile.capacity("output_axons")
     prices = np.concatenate([[0.0], room * 2.0 ** np.arange(-6, 8)])
     least = np.zeros((len(prices), *image))
-    for wiring, slices, cost in hearers:
-        least += least_cost(image, wiring, slices, cost, prices)
-    anyway = least[0].mean() * one.neurons  # whatever the slices, so each place may as well pay alike
+    for wiring, slices, cost, parts in hearers:
+        least += least_cost(image, wiring, slices, cost, prices, parts)
+    per_place = grid[0] if len(grid) == 3 else 1
+    anyway = least[0].sum() * per_place * share  # whatever the slices, so it may as well be parted by what they cover
     more = least - least[0]
     if len(grid) == 1 or math.prod(image) > _LARGE_IMAGE:
         pays = one.neurons * more.min(axis=(1, 2))[:, None]
@@ -177,10 +213,10 @@ def _fitting(every: Possible, fewest: Floats, profile: HardwareProfile) -> Possi
     return every.only(fits) if fits.any() else every
 
 
-def _shares(slices: Possible, profile: HardwareProfile) -> Floats:
-    """(n_slices, n_resources): the share of a core that a neuron takes, in every slice of the layer that could exist."""
+def _shares(slices: Possible, measure: int, profile: HardwareProfile) -> Floats:
+    """(n_slices, n_resources): the share of a core that a unit of a measure takes, in every slice that could exist."""
     taken = _taken(slices.neurons, slices.memory, slices.axons, slices.heard, profile)
-    shares: Floats = taken / slices.neurons[:, None] / _capacity(profile)
+    shares: Floats = taken / slices.measures[measure][:, None] / _capacity(profile)
     return shares
 
 

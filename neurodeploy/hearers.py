@@ -57,7 +57,9 @@ def least_windows(values: Floats) -> Floats:
     return least
 
 
-def least_cost(image: tuple[int, int], wiring: Wiring, slices: Possible, cost: Floats, prices: Floats) -> Floats:
+def least_cost(
+    image: tuple[int, int], wiring: Wiring, slices: Possible, cost: Floats, prices: Floats, part_of: tuple[Floats, Floats]
+) -> Floats:
     """(n_prices, rows, columns): what the slices that hear a neuron cost at least, its part of it, at prices of being heard.
 
     The cost of an output neuron is parted evenly among its synapses. So each source neuron pays for a known number
@@ -67,10 +69,12 @@ def least_cost(image: tuple[int, int], wiring: Wiring, slices: Possible, cost: F
     Parameters
     ----------
     cost : array (n_slices,)
-        Of an output neuron in each of the slices.
+        Of what the slice covers, by its layer's measure.
+    part_of : two arrays (output rows,) and (output columns,)
+        What an output row and an output column count in that measure.
     """
     least = np.zeros((len(prices), *image))
-    for (r, q), where in _places(wiring, image):
+    for (r, q), where in _places(wiring, image, part_of):
         pays = _share(wiring) * sum(r) * sum(q)
         heard = _hearers(wiring, slices, r, q, is_counted=False)
         corner = _cheapest(pays * cost, heard)
@@ -93,11 +97,11 @@ def _share(wiring: Wiring) -> float:
     return wiring.n_out / wiring.n_in
 
 
-def _places(wiring: Wiring, image: tuple[int, int]) -> list[tuple[tuple[Weights, Weights], NDArray[np.bool_]]]:
+def _places(wiring: Wiring, image: tuple[int, int], part_of: tuple[Floats, Floats] | None = None) -> list[tuple[tuple[Weights, Weights], NDArray[np.bool_]]]:
     """Alike neurons: what part of each output row and column they pay for, and where they are (rows, columns)."""
     if not isinstance(wiring, ConvWiring):
         return [(((1.0,), (1.0,)), np.ones(image, dtype=np.bool_))]
-    rows, columns = _paid(wiring, 0), _paid(wiring, 1)
+    rows, columns = (_paid(wiring, axis, None if part_of is None else part_of[axis]) for axis in (0, 1))
     found = []
     for r in sorted({*rows} - {()}):
         for q in sorted({*columns} - {()}):
@@ -106,12 +110,12 @@ def _places(wiring: Wiring, image: tuple[int, int]) -> list[tuple[tuple[Weights,
     return found
 
 
-def _paid(wiring: ConvWiring, axis: int) -> list[Weights]:
+def _paid(wiring: ConvWiring, axis: int, part_of: Floats | None) -> list[Weights]:
     """For each input row (0) or column (1): of the outputs that it reaches, its part of each, the largest first."""
     sees, inside = wiring.sees(axis), wiring.seen(axis)
     paid: list[list[float]] = [[] for _ in range(wiring.input_shape[1 + axis])]
     for output, place in np.argwhere(inside):
-        paid[int(sees[output, place])].append(float(1 / inside[output].sum()))
+        paid[int(sees[output, place])].append(float((1.0 if part_of is None else part_of[output]) / inside[output].sum()))
     return [tuple(sorted((round(part, 12) for part in parts), reverse=True)) for parts in paid]
 
 
