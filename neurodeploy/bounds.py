@@ -14,32 +14,134 @@ is known: its synapses without indices, packed without a gap.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import linprog
 
 from neurodeploy.counting import LayerCount
-from neurodeploy.encodings import Formula
-from neurodeploy.graph import INPUT
-from neurodeploy.hardware import UNLIMITED, HardwareProfile
+from neurodeploy.graph import Connection
+from neurodeploy.hardware import HardwareProfile
+from neurodeploy.hearers import fewest_hearers, image_of, is_known, least_cost, least_windows
+from neurodeploy.possible import Floats, Possible, possible
+from neurodeploy.regions import grid_of
 from neurodeploy.resources import AnyLayer, Layers, limited
-from neurodeploy.windows import alike, edge
-from neurodeploy.wiring import ConvWiring, DenseWiring, SparseWiring, Wiring
+from neurodeploy.wiring import ConvWiring
 
-Floats = NDArray[np.float64]
+
+_MANY_LAYERS = 100
+"""Of so many layers each is looked at by itself."""
+_LARGE_IMAGE = 1 << 14
 
 
 def least_cores(layers: Layers, counts: Mapping[str, LayerCount], profile: HardwareProfile) -> int:
     """No placement of the layers' slices on cores of the chip takes fewer cores."""
     if not limited(profile):
         return 1
-    n_neurons = np.array([layer.n_neurons for layer in layers], dtype=np.float64)
-    shares = [_shares(layer, counts[layer.name], profile) for layer in layers]
-    prices = _prices(shares, n_neurons)
-    cheapest = np.array([(share @ prices).min() for share in shares])
-    return max(1, math.ceil(float(n_neurons @ cheapest) - 1e-6))
+    slices = slices_of(layers, counts, profile)
+    alike: dict[int, tuple[Possible, int]] = {}
+    for layer in layers:
+        one = slices[layer.name]
+        alike[id(one)] = one, alike.get(id(one), (one, 0))[1] + 1
+    bound, measure = 0.0, dict.fromkeys(alike, 0)
+    for _ in range(2):
+        covered = np.array([times * _whole(layers, slices, one)[measure[name]] for name, (one, times) in alike.items()])
+        prices = _prices([_shares(one, measure[name], profile) for name, (one, _) in alike.items()], covered)
+        each = {
+            name: [
+                whole * float((_shares(one, which, profile) @ prices).min())
+                for which, whole in enumerate(_whole(layers, slices, one))
+            ]
+            for name, (one, _) in alike.items()
+        }
+        measure = {name: int(np.argmax(values)) for name, values in each.items()}
+        bound = max(bound, sum(alike[name][1] * max(values) for name, values in each.items()))
+        if len(layers) <= _MANY_LAYERS:
+            bound = max(bound, _joint(layers, slices, measure, prices, profile))
+    return max(1, math.ceil(bound - 1e-6))
+
+
+def _whole(layers: Layers, slices: Mapping[str, Possible], one: Possible) -> tuple[float, float]:
+    """What the layer of these slices counts in either measure."""
+    layer = next(layer for layer in layers if slices[layer.name] is one)
+    rows, columns = part_of(layer, 1)
+    synapses = float(rows.sum() * columns.sum())
+    return float(layer.n_neurons), float(layer.shape[0]) * synapses if one.is_image else float(layer.n_neurons)
+
+
+def part_of(layer: AnyLayer, measure: int) -> tuple[Floats, Floats]:
+    """What each row and each column of a layer's neurons counts: 1, or the rows and columns of its largest window on the image."""
+    windows = [c.synapse for c in layer.connections if isinstance(c.synapse, ConvWiring)]
+    if not windows:
+        return np.ones(1), np.ones(layer.n_neurons)
+    largest = max(windows, key=lambda wiring: wiring.weight[0].size)
+    rows, columns = (largest.seen(axis).sum(axis=1).astype(np.float64) for axis in (0, 1))
+    return (rows, columns) if measure else (np.ones(rows.size), np.ones(columns.size))
+
+
+def _joint(
+    layers: Layers, slices: Mapping[str, Possible], measure: Mapping[int, int], prices: Floats, profile: HardwareProfile
+) -> float:
+    """A bound in which each layer is cut with what hears it in mind, at given prices (n_resources,).
+
+    What a layer costs is paid by the neurons that it hears, from the last layer to the first: so a slice of these costs what it
+    takes, and what its neurons pay. They can be heard only as often as there is room for their output axons beside the rest.
+    """
+    total, cost = 0.0, dict[str, Floats]()
+    known = {layer.name: _known_sources(layer, slices) for layer in layers}
+    for layer in reversed(layers):
+        one = slices[layer.name]
+        which = measure[id(one)]
+        covers, whole = one.measures[which], _whole(layers, slices, one)[which]
+        own = _taken(one.neurons, one.memory, one.axons, one.heard, profile) / _capacity(profile) @ prices
+        hearers = [
+            (connection.synapse, slices[target.name], cost[target.name] / len(known[target.name]),
+             part_of(target, measure[id(slices[target.name])]))
+            for target in layers for connection in target.connections
+            if connection.source == layer.name and any(connection is each for each in known[target.name])
+        ]  # fmt: skip
+        if hearers:
+            own = own + _paid_by(one, covers / whole, hearers, profile)
+        cost[layer.name] = own / covers
+        if not known[layer.name]:
+            total += whole * float(cost[layer.name].min())
+    return total
+
+
+def _known_sources(layer: AnyLayer, slices: Mapping[str, Possible]) -> list[Connection[Any]]:
+    """The connections by whose sources the layer is paid for."""
+    known = []
+    for connection in layer.connections:
+        source = slices.get(connection.source)
+        if source is not None and source.are_all and connection.source != layer.name:
+            grid = tuple(int(side) for side in source.grid)
+            if is_known(connection.synapse, slices[layer.name], image_of(grid)):
+                known.append(connection)
+    return known
+
+
+Hearer: TypeAlias = "tuple[Any, Possible, Floats, tuple[Floats, Floats]]"
+"""Wiring, slices, what they cost, and what rows and columns of their neurons count."""
+
+
+def _paid_by(one: Possible, share: Floats, hearers: list[Hearer], profile: HardwareProfile) -> Floats:
+    """(n_slices,): what the neurons of each slice, a share of the layer, pay at least for what hears them."""
+    grid, image = one.grid, image_of(one.grid)
+    room = profile.number("output_axon_bits", 0) / profile.capacity("memory_bits") + 1 / profile.capacity("output_axons")
+    prices = np.concatenate([[0.0], room * 2.0 ** np.arange(-6, 8)])
+    least = np.zeros((len(prices), *image))
+    for wiring, slices, cost, parts in hearers:
+        least += least_cost(image, wiring, slices, cost, prices, parts)
+    per_place = grid[0] if len(grid) == 3 else 1
+    anyway = least[0].sum() * per_place * share  # whatever the slices, so it may as well be parted by what they cover
+    more = least - least[0]
+    if len(grid) == 1 or math.prod(image) > _LARGE_IMAGE:
+        pays = one.neurons * more.min(axis=(1, 2))[:, None]
+    else:
+        pays = one.sides[:, 0] * least_windows(more)[:, one.sides[:, 1], one.sides[:, 2]]
+    paid: Floats = (pays - prices[:, None] * np.where(prices[:, None] > 0, one.sent, 0.0)).max(axis=0)
+    return anyway + paid
 
 
 def _prices(shares: list[Floats], n_neurons: Floats) -> Floats:
@@ -74,19 +176,48 @@ def _rows(slices: Floats, layer: int, n_layers: int) -> Floats:
     return np.concatenate([-slices, values], axis=1)
 
 
-def _shares(layer: AnyLayer, count: LayerCount, profile: HardwareProfile) -> Floats:
-    """(n_slices, n_resources): the share of a core that a neuron takes, in every slice of the layer that could exist."""
-    capacity = np.array([profile.capacity(resource) for resource in limited(profile)], dtype=np.float64)
-    found = [_of_total(layer, count, profile)]
-    if len(layer.connections) == 1 and (count.connectivity is None or count.connectivity == 1):
-        full = list(_of_full(layer.connections[0].synapse, count, profile))
-        found = full or found
-    n, memory, axons, heard = (np.concatenate(columns) for columns in zip(*found, strict=True))
-    hears_input = all(connection.source == INPUT for connection in layer.connections)
-    here = _taken(n, memory, axons, np.zeros_like(n), profile)
-    fits = (here <= capacity).all(axis=1) | (n >= layer.n_neurons)
-    shares = _taken(n, memory, axons, heard * (not hears_input), profile) / n[:, None] / capacity
-    return shares[fits] if fits.any() else shares
+def _capacity(profile: HardwareProfile) -> Floats:
+    return np.array([profile.capacity(resource) for resource in limited(profile)], dtype=np.float64)
+
+
+def slices_of(layers: Layers, counts: Mapping[str, LayerCount], profile: HardwareProfile) -> dict[str, Possible]:
+    """Every slice of each layer that an empty core could hold, with the output axons that it has at least.
+
+    These are known from the last layer to the first: the largest slices that hear a neuron say how many hear it at least.
+    """
+    found: dict[str, Possible] = {}
+    shared: dict[Any, Any] = {}
+    for layer in reversed(layers):
+        every, grid = possible(counts[layer.name], profile, shared), grid_of(layer)
+        hearers = (
+            (connection.synapse, found[target.name])
+            for target in layers if target.name in found
+            for connection in target.connections if connection.source == layer.name
+        )  # fmt: skip
+        fewest = fewest_hearers(image_of(grid), hearers)
+        key = (id(every), fewest.tobytes())
+        if key not in shared:
+            shared[key] = _fitting(every, fewest, profile) if every.are_all else every
+        found[layer.name] = shared[key]
+    return found
+
+
+def _fitting(every: Possible, fewest: Floats, profile: HardwareProfile) -> Possible:
+    """Those that an empty core could hold, with one output axon for each slice that must hear a neuron."""
+    if (fewest == fewest.flat[0]).all() or fewest.shape[0] == 1 or fewest.size > _LARGE_IMAGE:
+        sent = every.neurons * fewest.min()
+    else:
+        sent = every.sides[:, 0] * least_windows(fewest)[every.sides[:, 1], every.sides[:, 2]]
+    here = _taken(every.neurons, every.memory, every.axons, sent, profile)
+    fits = (here <= _capacity(profile)).all(axis=1)
+    return every.only(fits) if fits.any() else every
+
+
+def _shares(slices: Possible, measure: int, profile: HardwareProfile) -> Floats:
+    """(n_slices, n_resources): the share of a core that a unit of a measure takes, in every slice that could exist."""
+    taken = _taken(slices.neurons, slices.memory, slices.axons, slices.heard, profile)
+    shares: Floats = taken / slices.measures[measure][:, None] / _capacity(profile)
+    return shares
 
 
 def _taken(n: Floats, memory: Floats, axons: Floats, heard: Floats, profile: HardwareProfile) -> Floats:
@@ -98,94 +229,3 @@ def _taken(n: Floats, memory: Floats, axons: Floats, heard: Floats, profile: Har
         "slices": np.ones_like(n),
     }  # fmt: skip
     return np.stack([taken.get(resource, np.zeros_like(n)) for resource in limited(profile)], axis=1)
-
-
-Slices = tuple[Floats, Floats, Floats, Floats]
-"""Neurons of slices, memory, input axons, and neurons that they hear."""
-
-
-def _of_total(layer: AnyLayer, count: LayerCount, profile: HardwareProfile) -> Slices:
-    """The layer as a whole, packed without a gap; of what is only expected, nothing but the neurons."""
-    memory = axons = 0.0
-    if count.connectivity is None:
-        for connection in layer.connections:
-            formula = Formula.of(profile, count.width, is_delayed=connection.delay_steps > 0)
-            bits, heard = _packed(connection.synapse, formula)
-            memory, axons = memory + bits, axons + heard
-    return np.array([float(layer.n_neurons)]), np.array([memory]), np.array([axons]), np.array([axons])
-
-
-def _packed(wiring: Wiring, formula: Formula) -> tuple[float, float]:
-    match wiring:
-        case ConvWiring():
-            return float(np.count_nonzero(wiring.weight) * formula.synapse_bits), 0.0
-        case SparseWiring():
-            n_synapses = np.bincount(wiring.sources[wiring.weight != 0], minlength=1)
-        case DenseWiring():
-            n_synapses = np.count_nonzero(wiring.weight, axis=0)
-    return float(formula.least(n_synapses).sum()), float(np.count_nonzero(n_synapses))
-
-
-def _of_full(wiring: Wiring, count: LayerCount, profile: HardwareProfile) -> Iterator[Slices]:
-    """Every slice of a layer without a zero among its weights."""
-    is_full = count.connectivity == 1 or bool(wiring.weight.all())
-    formula = Formula.of(profile, count.width, is_delayed=count.layer.connections[0].delay_steps > 0)
-    match wiring:
-        case DenseWiring() if is_full and "dense" in profile["encodings"].names:
-            n = np.arange(1, min(wiring.n_out, profile.capacity("neurons")) + 1)
-            memory = wiring.n_in * (formula.lists(n) + formula.entry)
-            yield n.astype(np.float64), memory.astype(np.float64), *(np.full(n.size, float(wiring.n_in)),) * 2
-        case ConvWiring() if is_full and wiring.groups == 1 and "convolution" in profile["encodings"].names:
-            yield from _boxes(wiring, formula, profile)
-
-
-def _boxes(wiring: ConvWiring, formula: Formula, profile: HardwareProfile) -> Iterator[Slices]:
-    """Every box of a full convolution that could be best: as many columns as the neurons, or an index, allow."""
-    (channels, height, width), atoms = wiring.output_shape, wiring.input_shape[0]
-    along_rows, along_columns = (_least_edges(wiring, axis) for axis in (0, 1))
-    c = np.arange(1, channels + 1)
-    for rows in range(1, height + 1):
-        most = np.minimum(width, profile.capacity("neurons") // (c * rows))
-        for index in profile["index_bits"].choices:
-            heard, kinds_r, span_r = along_rows[rows - 1]
-            columns = np.minimum(most, _columns_within(1 << index, c, rows, span_r, along_columns, profile))
-            for x in np.unique(columns[columns > 0]):
-                here = c[columns == x]
-                heard_x, kinds_c, _ = along_columns[x - 1]
-                met = np.outer(kinds_r, kinds_c).reshape(-1)
-                memory = formula.lists(here[:, None] * met * atoms, index).sum(axis=1) + formula.entry * heard * heard_x
-                pixels = np.full(here.size, float(heard * heard_x))
-                yield (here * rows * x).astype(np.float64), memory.astype(np.float64), pixels, pixels * atoms
-
-
-def _columns_within(
-    targets: int,
-    c: NDArray[np.int64],
-    rows: int,
-    span: int,
-    edges: list[tuple[int, NDArray[np.int64], int]],
-    profile: HardwareProfile,
-) -> NDArray[np.int64]:
-    """Most columns of boxes of c channels and so many rows whose lists an index that tells `targets` apart can hold."""
-    reach = profile.number("axon_base_neurons", UNLIMITED)
-    most = np.zeros_like(c)
-    for x in range(1, len(edges) + 1):
-        plane, local = rows * x, span * x + edges[x - 1][2]
-        last = local * c + c - 1
-        first = (c - 1) * plane + local
-        moved = (plane * c > reach) & (c > 1)  # channels last, lists stand several times: never the fewer bits
-        needed = np.where(moved, first, np.minimum(first, last)) + 1
-        most[needed <= targets] = x
-    return most
-
-
-def _least_edges(wiring: ConvWiring, axis: int) -> list[tuple[int, NDArray[np.int64], int]]:
-    """For 1, 2, ... outputs along an axis: inputs heard, sizes of the kinds of meeting, span; where all are least."""
-    side, kernel = wiring.output_shape[1 + axis], wiring.weight.shape[2 + axis]
-    least, like = [], alike(wiring, axis)
-    for n in range(1, side + 1):
-        starts = sorted({*range(min(kernel, side - n) + 1), (side - n) // 2, *range(max(0, side - n - kernel), side - n + 1)})
-        edges = [edge(wiring, axis, start, start + n, like) for start in starts]
-        best = min(edges, key=lambda e: int(e.kinds.sum()))
-        least.append((min(e.inputs.size for e in edges), best.kinds.sum(axis=1), min(e.span for e in edges)))
-    return least

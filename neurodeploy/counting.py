@@ -128,6 +128,13 @@ class LayerCount:
         fan_in: Integers = self.counted[key]
         return fan_in
 
+    def bundles(self) -> list[tuple[Wiring, Formula, tuple[str, ...]]]:
+        """Wirings that differ, each with how its lists are stored and with its sources."""
+        return [
+            (part.wiring, part.formula, tuple(connection.source for connection in bundle))
+            for part, bundle in zip(self._parts, self._bundles, strict=True)
+        ]
+
     def windows(self) -> list[tuple[Window, tuple[str, ...]]] | None:
         """The convolutions with the sources of each, where the layer has nothing else."""
         parts = [(part, tuple(c.source for c in bundle)) for part, bundle in zip(self._parts, self._bundles, strict=True)]
