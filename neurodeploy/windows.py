@@ -37,8 +37,8 @@ class Edge:
         Which of `kinds` each is.
     kinds : array (n_kinds, kernel)
         How often it meets each row of the kernel, equal rows counted as the first of them.
-    span : int
-        Outputs between the first and the last that one input reaches, at most.
+    reach : array (n_kinds,)
+        Outputs from the first to the last that an input of the kind reaches, the first not counted.
     key : bytes
         Equal for edges that differ by a shift only.
     """
@@ -47,8 +47,13 @@ class Edge:
     first: Integers
     kind: Integers
     kinds: Integers
-    span: int
+    reach: Integers
     key: bytes
+
+    @property
+    def span(self) -> int:
+        """The longest `reach`."""
+        return int(self.reach.max(initial=0))
 
     @property
     def n_of_kind(self) -> Integers:
@@ -71,8 +76,6 @@ def edge(wiring: ConvWiring, axis: int, start: int, stop: int, like: Integers) -
     inputs, which = np.unique(heard, return_inverse=True)
     first = np.full(inputs.size, stop - start)
     np.minimum.at(first, which, output)
-    last = np.zeros(inputs.size, dtype=np.int64)
-    np.maximum.at(last, which, output)
     by_input = np.lexsort((output, which))
     rank = np.empty(output.size, dtype=np.int64)
     rank[by_input] = np.arange(output.size) - np.searchsorted(which[by_input], which[by_input])
@@ -82,8 +85,9 @@ def edge(wiring: ConvWiring, axis: int, start: int, stop: int, like: Integers) -
     kind = kind.reshape(-1)
     kinds = ((orders % kernel.size)[:, :, None] == kernel).astype(np.int64)
     kinds = (kinds * (orders >= 0)[:, :, None]).sum(axis=1)
-    key = np.concatenate([first, kind]).tobytes() + orders.tobytes()
-    return Edge(inputs=inputs, first=first, kind=kind, kinds=kinds, span=int((last - first).max(initial=0)), key=key)
+    key = np.concatenate([[stop - start], first, kind]).tobytes() + orders.tobytes()
+    reach = orders.max(axis=1, initial=0) // kernel.size
+    return Edge(inputs=inputs, first=first, kind=kind, kinds=kinds, reach=reach, key=key)
 
 
 class ListBits(Protocol):
@@ -176,23 +180,31 @@ class Window:
             return self._kernel_bits(region), axons, n_synapses
         if "convolution" not in self.profile["encodings"].names:
             return self._unrolled(region, lengths, pixels, n_synapses)
-        layouts = (self._shared(region, rows, columns, lengths.shape[0], longest, is_last) for is_last in (False, True))
-        bits = min(layouts)
+        bits = self._shared(region, rows, columns, lengths.shape[0], longest)
         return bits + axons * self.formula.entry, axons, n_synapses
 
-    def _shared(self, region: Region, rows: Edge, columns: Edge, atoms: int, longest: Integers, channels_last: bool) -> int:
-        """Memory of the shared lists, the neurons numbered channels last or first; `longest` by kind of row and column."""
+    def _shared(self, region: Region, rows: Edge, columns: Edge, atoms: int, longest: Integers) -> int:
+        """Memory of the shared lists, in the better order of neurons that an index can name; `longest` by kind of row and column."""
+        ways = [self._lists(region, rows, columns, is_last) for is_last in (False, True)]
+        widest = self.profile["index_bits"].choices[-1]
+        bits = []
+        for which, last in [way for way in ways if way[1] < 1 << widest] or ways[:1]:
+            index = index_bits(last + 1, self.profile) if last else 0
+            bits.append(int(self.lists(self.formula, atoms, longest, index).reshape(-1)[which].sum()))
+        return min(bits)
+
+    def _lists(self, region: Region, rows: Edge, columns: Edge, channels_last: bool) -> tuple[Integers, int]:
+        """The kind (row by row) of every list that is stored, and the largest index in them, the neurons so numbered."""
         channels, height, width = region.sides
         step, plane = (channels, 1) if channels_last else (1, height * width)
         reach = self.profile.number("axon_base_neurons", UNLIMITED)
-        local = (rows.span * width + columns.span) * step + (channels - 1) * plane
+        local = ((rows.reach[:, None] * width + columns.reach) * step + (channels - 1) * plane).reshape(-1)
         if (height * width - 1) * step < reach:
-            return int(self.lists(self.formula, atoms, longest, index_bits(local + 1, self.profile)).sum())
+            return np.arange(local.size), int(local.max(initial=0))
         moved = (rows.first[:, None] * width + columns.first) * step // reach
-        different = np.unique(rows.kind[:, None] * len(columns.kinds) + columns.kind + moved * longest.size)
-        index = index_bits(min(int(moved.max()) * reach + local, region.n_neurons - 1) + 1, self.profile)
-        bits = self.lists(self.formula, atoms, longest, index)
-        return int(bits.reshape(-1)[different % longest.size].sum())
+        different = np.unique(rows.kind[:, None] * len(columns.kinds) + columns.kind + moved * local.size)
+        moved, which = np.divmod(different, max(local.size, 1))
+        return which, int((moved * reach + local[which]).max(initial=0))
 
     def _unrolled(self, region: Region, lengths: Integers, pixels: Integers, n_synapses: int) -> tuple[int, int, int]:
         """Memory on a chip without shared lists: every input neuron has its own."""
