@@ -139,3 +139,14 @@ def test_delays_of_axons_give_the_ground_truth_of_lava_dl(tmp_path: Path) -> Non
     assert expected.sum() > 20_000
     np.testing.assert_array_equal(fired[:, :-4], expected[:, 4:])
     assert read_netx(write_netx(network, tmp_path / "again.net")) == network
+
+
+@pytest.mark.lava
+@pytest.mark.slow
+def test_trained_networks_of_lava_dl_run_as_in_the_emulator(tmp_path: Path) -> None:
+    """PilotNet, five convolutions and four dense layers, on the spikes of its ground truth; N-TIDIGITS with its delays."""
+    pilot = read_netx(of_lava_dl("gts/pilotnet_lif/network.net"))
+    frames = np.load(of_lava_dl("gts/pilotnet_lif/input-s.npy")).transpose(2, 1, 0, 3)[np.newaxis, ..., :14].astype(np.uint8)
+    network, spikes = ntidigits(tmp_path)
+    jobs = [(pilot, frames), (network, spikes[np.newaxis, :, :120])]
+    assert assert_equal_to_emulator(jobs, run_lava_jobs(jobs, record="all", time_limit_s=3600)) > 150_000
