@@ -1,7 +1,8 @@
 """How logical cores are put on the physical cores of a board so that spikes travel least.
 
 `arrange` cuts board and traffic in two again and again from several beginnings, takes the best, and lets cores change places
-until nothing gains any more. The ways in which others do it stand beside it (`rivals.py`); those that are quick are run too, and the best of all is taken.
+until nothing gains any more. The ways in which others do it stand beside it (`rivals.py`); those that are quick are run too, and
+the best of all is taken.
 """
 
 from __future__ import annotations

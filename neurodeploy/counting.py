@@ -6,9 +6,9 @@ chance, which at 1 is exact too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from neurodeploy.hardware import HardwareProfile
 from neurodeploy.quantized import QuantizedLIF
 from neurodeploy.regions import Region, grid_of
 from neurodeploy.resources import AnyLayer, Usage, limited
-from neurodeploy.windows import Window, exact_lists
+from neurodeploy.windows import Window, alike, exact_lists
 from neurodeploy.wiring import ConvWiring, DenseWiring, SparseWiring, Wiring
 
 Integers = NDArray[np.int64]
@@ -45,6 +45,8 @@ class LayerCount:
         Width of a weight; rounded up to one that the chip has.
     connectivity : float, optional
         Count what to expect if each weight survived with this chance, 0..1; None counts the weights that are not zero.
+    counted : mapping, optional
+        What layers of one network share, each filling it: connections that are alike are counted once.
 
     Raises
     ------
@@ -52,11 +54,19 @@ class LayerCount:
         The chip has no weights as wide.
     """
 
-    def __init__(self, layer: AnyLayer, bits: int, profile: HardwareProfile, connectivity: float | None = None) -> None:
+    def __init__(
+        self,
+        layer: AnyLayer,
+        bits: int,
+        profile: HardwareProfile,
+        connectivity: float | None = None,
+        counted: MutableMapping[Any, Any] | None = None,
+    ) -> None:
         self.layer, self.profile, self.connectivity, self.grid = layer, profile, connectivity, grid_of(layer)
         self.width = weight_bits(bits, profile)
-        self._parts = [_part(connection, self.width, profile, connectivity) for connection in layer.connections]
-        self._fan_in = sum((c.synapse.fan_in() for c in layer.connections), np.zeros(layer.n_neurons, dtype=np.int64))
+        self.counted = {} if counted is None else counted
+        self._bundles = list(_bundles(layer))
+        self._parts = [_part(bundle[0], self.width, profile, connectivity, self.counted) for bundle in self._bundles]
         self._state_bits = profile.number("neuron_state_bits", 0)
         self._limits_profiles = {"neuron_profiles", "threshold_profiles"} & set(limited(profile))
 
@@ -68,7 +78,10 @@ class LayerCount:
         BudgetError
             The chip has no index as long.
         """
-        counted = [part.count(region, self.grid) for part in self._parts]
+        counted = [
+            _times(part.count(region, self.grid), len(bundle), part.formula)
+            for part, bundle in zip(self._parts, self._bundles, strict=True)
+        ]
         memory, axons, synapses, encodings = zip(*counted, strict=True)
         return Usage(
             neurons=region.n_neurons,
@@ -76,7 +89,7 @@ class LayerCount:
             synapse_memory_bits=sum(memory),
             input_axons=sum(axons),
             encoding="+".join(sorted(set(encodings))),
-            fan_in=int(self._fan_in.reshape(self.grid)[region.box].max()),
+            fan_in=int(self.fan_in()[region.box].max()),
             neuron_memory_bits=self._neuron_bits(region),
             biases=self._biases(region),
             synapse_formats=len(counted),
@@ -84,18 +97,42 @@ class LayerCount:
             threshold_profiles=self._profiles(region, ("vth",)) if isinstance(self.layer.neuron, QuantizedLIF) else 0,
         )
 
+    def by_connection(self, region: Region) -> list[Counted]:
+        """Memory bits, input axons, synapses and encoding of a region, connection by connection, each as if it were alone."""
+        return [part.count(region, self.grid) for part, bundle in zip(self._parts, self._bundles, strict=True) for _ in bundle]
+
     def heard(self, region: Region) -> Iterator[Heard]:
         """What a region hears, connection by connection."""
-        for connection, part in zip(self.layer.connections, self._parts, strict=True):
+        for bundle, part in zip(self._bundles, self._parts, strict=True):
             shape, box, mask = part.heard(region, self.grid)
-            yield Heard(source=connection.source, shape=shape, box=box, mask=mask)
+            for connection in bundle:
+                yield Heard(source=connection.source, shape=shape, box=box, mask=mask)
 
     def hears(self, region: Region) -> dict[str, int]:
         """How many neurons of each source a region hears at most: as if no weight were zero."""
         heard: dict[str, int] = {}
-        for connection, part in zip(self.layer.connections, self._parts, strict=True):
-            heard[connection.source] = heard.get(connection.source, 0) + part.hears(region, self.grid)
+        for bundle, part in zip(self._bundles, self._parts, strict=True):
+            n = part.hears(region, self.grid)
+            for connection in bundle:
+                heard[connection.source] = heard.get(connection.source, 0) + n
         return heard
+
+    def fan_in(self) -> Integers:
+        """Synapses onto each neuron, in the layer's grid."""
+        key = ("fan-in", *((id(part), len(bundle)) for part, bundle in zip(self._parts, self._bundles, strict=True)))
+        if key not in self.counted:
+            total = np.zeros(self.layer.n_neurons, dtype=np.int64)
+            for part, bundle in zip(self._parts, self._bundles, strict=True):
+                total += part.wiring.fan_in() * len(bundle)
+            self.counted[key] = total.reshape(self.grid)
+        fan_in: Integers = self.counted[key]
+        return fan_in
+
+    def windows(self) -> list[tuple[Window, tuple[str, ...]]] | None:
+        """The convolutions with the sources of each, where the layer has nothing else."""
+        parts = [(part, tuple(c.source for c in bundle)) for part, bundle in zip(self._parts, self._bundles, strict=True)]
+        found = [(part.window, sources) for part, sources in parts if isinstance(part, _ConvPart)]
+        return found if len(found) == len(parts) else None
 
     def _neuron_bits(self, region: Region) -> int:
         if "dynapcnn" in self.profile["encodings"].names and len(region.sides) == 3:
@@ -120,17 +157,47 @@ Counted: TypeAlias = "tuple[int, int, int, str]"
 """Memory bits, input axons, synapses, encoding."""
 
 
+def _bundles(layer: AnyLayer) -> Iterator[list[Connection[Wiring]]]:
+    """Connections with equal synapses, as those of a sum of spikes: their axons point to the same lists, stored once."""
+    bundles: list[list[Connection[Wiring]]] = []
+    for connection in layer.connections:
+        for bundle in bundles:
+            first = bundle[0]
+            same = first.synapse is connection.synapse or first.synapse == connection.synapse
+            if same and first.delay_steps == connection.delay_steps:
+                bundle.append(connection)
+                break
+        else:
+            bundles.append([connection])
+    yield from bundles
+
+
+def _times(counted: Counted, sources: int, formula: Formula) -> Counted:
+    """What a connection takes from so many sources, whose axons point to the same lists."""
+    memory, axons, synapses, encoding = counted
+    return memory + (sources - 1) * axons * formula.entry, sources * axons, sources * synapses, encoding
+
+
 def _part(
-    connection: Connection[Wiring], width: int, profile: HardwareProfile, connectivity: float | None
+    connection: Connection[Wiring],
+    width: int,
+    profile: HardwareProfile,
+    connectivity: float | None,
+    counted: MutableMapping[Any, Any],
 ) -> _DensePart | _SparsePart | _ConvPart:
-    formula = Formula.of(profile, width, is_delayed=connection.delay_steps > 0)
-    match connection.synapse:
-        case ConvWiring() as wiring:
-            return _ConvPart(wiring, formula, profile, connectivity)
-        case SparseWiring() as wiring:
-            return _SparsePart(wiring, formula, profile, connectivity)
-        case wiring:
-            return _DensePart(wiring, formula, profile, connectivity)
+    """A connection ready to be counted; one part for all that count alike."""
+    formula, wiring = Formula.of(profile, width, is_delayed=connection.delay_steps > 0), connection.synapse
+    key: tuple[Any, ...] = (id(wiring), formula, connectivity)
+    if isinstance(wiring, ConvWiring) and (connectivity is not None or bool(wiring.weight.all())):
+        alikes = tuple(tuple(alike(wiring, axis).tolist()) for axis in (0, 1))
+        geometry = wiring.input_shape, wiring.stride, wiring.padding, wiring.dilation, wiring.groups
+        key = (wiring.weight.shape, *geometry, alikes, formula, connectivity)
+    if key not in counted:
+        kinds: dict[type, type[_DensePart | _SparsePart | _ConvPart]] = {ConvWiring: _ConvPart, SparseWiring: _SparsePart}
+        kind = next((part for wired, part in kinds.items() if isinstance(wiring, wired)), _DensePart)
+        counted[key] = kind(wiring, formula, profile, connectivity)  # type: ignore[arg-type]  # of its kind
+    part: _DensePart | _SparsePart | _ConvPart = counted[key]
+    return part
 
 
 class _DensePart:
@@ -194,7 +261,7 @@ class _SparsePart:
         return bits, sizes.size, int(sources.size), encoding
 
     def hears(self, region: Region, grid: tuple[int, ...]) -> int:
-        return int(np.unique(self._sources(region, grid)).size)
+        return int(np.count_nonzero(np.bincount(self._sources(region, grid), minlength=1)))
 
     def heard(self, region: Region, grid: tuple[int, ...]) -> tuple[tuple[int, ...], Region, NDArray[np.bool_]]:
         shape = (self.wiring.n_in,)
@@ -207,7 +274,7 @@ class _ConvPart:
     """A convolution, counted by how input pixels meet its window."""
 
     def __init__(self, wiring: ConvWiring, formula: Formula, profile: HardwareProfile, connectivity: float | None) -> None:
-        self.wiring, self.connectivity = wiring, connectivity
+        self.wiring, self.formula, self.connectivity = wiring, formula, connectivity
         self.encoding = next((name for name in ("convolution", "dynapcnn") if name in profile["encodings"].names), "sparse")
         lists = exact_lists if connectivity is None else expected_window(connectivity)
         self.window = Window(wiring, formula, profile, lists, is_full=connectivity is not None)

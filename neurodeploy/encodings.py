@@ -124,7 +124,8 @@ def list_bits(n_synapses: Integers, n_neurons: int, formula: Formula, profile: H
     if "dense" in allowed:
         bits["dense"] = axons * int(formula.lists(np.asarray(n_neurons)))
     if "sparse" in allowed:
-        bits["sparse"] = int(formula.lists(n, index_bits(n_neurons, profile)).sum())
+        addressed = min(n_neurons, profile.capacity("neurons"))  # more are too many for a core, whatever the index
+        bits["sparse"] = int(formula.lists(n, index_bits(addressed, profile)).sum())
     best = min(bits, key=lambda name: bits[name])
     return bits[best] + axons * formula.entry, best
 

@@ -1,13 +1,15 @@
 """How a layer is cut where one core does not hold it.
 
-A row of neurons is cut along itself. A layer of channels, rows and columns is parted into blocks on two of its axes and cut
-along the third: contiguous patches share axons, few channels share a kernel. Of all such schemes the one is taken by
-which the layer, on cores of its own, would fill the smallest part of them.
+A row of neurons is cut along itself. A layer of channels, rows and columns is parted into blocks: contiguous patches share axons, few
+channels share a kernel. Which block is best depends on the layers around: every piece that hears a neuron takes
+an output axon of it, and every piece holds the output axons of its own neurons. So the layers agree, in sweeps from the last to the
+first: each takes the block by which it and the layers that it hears fill fewest cores, given how its own neurons are heard
+and what one output axon more costs each layer that it hears.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import TypeAlias
@@ -17,8 +19,7 @@ from numpy.typing import NDArray
 
 from neurodeploy.regions import Region
 
-Needs: TypeAlias = Callable[[Region], NDArray[np.int64]]
-"""What a region takes of each resource."""
+Floats: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,35 +59,43 @@ class Scheme:
     block: tuple[int, ...]
     axis: int
 
+    @classmethod
+    def of(cls, grid: tuple[int, ...], block: tuple[int, ...]) -> Scheme:
+        """Cut where most blocks stand in a row: there a last one that is shorter counts least."""
+        rows = [-(-side // length) for side, length in zip(grid, block, strict=True)]
+        axis = int(np.argmax(rows))
+        return cls(grid=grid, block=tuple(side if n == axis else block[n] for n, side in enumerate(grid)), axis=axis)
+
     def strips(self) -> Iterator[Strip]:
         """Every block, first neuron first; blocks along an axis differ by one at most."""
-        cuts = [_even_cuts(side, block) for side, block in zip(self.grid, self.block, strict=True)]
+        cuts = [even_cuts(side, block) for side, block in zip(self.grid, self.block, strict=True)]
         for ranges in product(*cuts):
             yield Strip(Region(tuple(a for a, _ in ranges), tuple(b for _, b in ranges)), self.axis)
 
-    @property
-    def n_strips(self) -> int:
-        return int(np.prod([-(-side // block) for side, block in zip(self.grid, self.block, strict=True)]))
 
-    def least_cores(self, capacity: NDArray[np.int64]) -> float:
-        """Cores that the neurons alone need, blocks being cut between lines only."""
-        length = self.block[self.axis]
-        line = int(np.prod(self.block)) // length
-        return self.n_strips * max(length / max(1, int(capacity[0]) // line), line * length / int(capacity[0]))
-
-    def middle(self) -> Strip:
-        """The largest strip, from the midst of the layer: with neighbours on all sides where there are any."""
-        ranges = []
-        for side, block in zip(self.grid, self.block, strict=True):
-            cuts = _even_cuts(side, block)
-            ranges.append(max(cuts[len(cuts) // 2 :] + cuts[: len(cuts) // 2], key=lambda cut: cut[1] - cut[0]))
-        return Strip(Region(tuple(a for a, _ in ranges), tuple(b for _, b in ranges)), self.axis)
-
-
-def _even_cuts(side: int, block: int) -> list[tuple[int, int]]:
+def even_cuts(side: int, block: int) -> list[tuple[int, int]]:
+    """A side in as few runs of at most `block` as there can be, which differ by one at most."""
     n = -(-side // block)
     ends = [side * i // n for i in range(n + 1)]
     return list(zip(ends, ends[1:], strict=False))
+
+
+def middle(side: int, block: int) -> tuple[int, int]:
+    """The longest run of an even cut, from its midst: with neighbours on both sides where there are any."""
+    cuts = even_cuts(side, block)
+    return max(cuts[len(cuts) // 2 :] + cuts[: len(cuts) // 2], key=lambda cut: cut[1] - cut[0])
+
+
+def blocks(side: int, step: float = 1.1) -> list[int]:
+    """Block lengths that part a side into 1, 2, 3, ... even blocks, the numbers growing by `step` at least."""
+    lengths, parts = [], 1
+    while True:
+        block = -(-side // parts)
+        if not lengths or block < lengths[-1]:
+            lengths.append(block)
+        if block == 1:
+            return lengths
+        parts = max(parts + 1, int(parts * step))
 
 
 def longest(fits: Callable[[int], bool], most: int, guess: int) -> int:
@@ -110,90 +119,125 @@ def longest(fits: Callable[[int], bool], most: int, guess: int) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Alone:
-    """A layer cut by a scheme, on cores of its own.
+class Options:
+    """The blocks that a layer can be cut into.
 
     Attributes
     ----------
-    cores : float
-        How many it fills, as a fraction.
-    pieces : float
-        Into how many pieces it is cut, each like `region`.
+    blocks : array (n, axes)
+    pieces, neurons : array (n,)
+        How many pieces that makes, and of how many neurons each.
+    own : array (n, n_resources)
+        Share of a core that the middle piece takes, without output axons.
+    heard : mapping by layer: array (n,)
+        Neurons that the pieces hear, counted for each piece.
     """
 
-    scheme: Scheme
+    blocks: NDArray[np.int64]
+    pieces: Floats
+    neurons: Floats
+    own: Floats
+    heard: Mapping[str, Floats]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """How a layer is to be cut.
+
+    Attributes
+    ----------
+    block : tuple of int
+    cores : float
+        That the layer fills, on cores of its own.
+    burden : float
+        That the layers it hears fill more, for the output axons that lead to it.
+    prices : mapping by layer
+        Cores that an output axon of each layer costs.
+    """
+
+    block: tuple[int, ...]
     cores: float
-    pieces: float
-    region: Region
+    burden: float
+    prices: Mapping[str, float]
 
 
-def choose(grid: tuple[int, ...], needs: Needs, capacity: NDArray[np.int64], burden: Callable[[Region, float], float]) -> Alone:
-    """The scheme by which a layer takes fewest cores.
+_SWEEPS = 4
+_WHOLE = 0.5
+"""How far a piece counts as the part of a core that no second one fits beside, rather than as what it takes itself."""
+_MESSAGE = 1e-3
+"""All else being equal, the fewer messages: an output axon that costs nothing counts for so much of one that does."""
+_DENSITIES = np.concatenate([[0.0], np.geomspace(0.5, 1e5, 40)])
+"""Output axons a neuron for which is worked out what a layer, and all that it hears, would fill."""
+
+
+class Agreement:
+    """Layers that look for blocks by which all of them together take fewest cores.
+
+    A sweep goes forth and back. Forth, each layer works out how many cores it and those before it would fill for any number of
+    output axons that each of its neurons might be given. Back, each takes its best block, knowing by then how many they are. In
+    a chain of layers that finds the best there is; where a layer is heard by several, each takes the others for what they were.
 
     Parameters
     ----------
-    grid : tuple of int
-        One axis, or channels, rows and columns.
-    capacity : array (n_resources,)
-        Of an empty core.
-    burden : callable
-        Cores that the layers it hears need more, because each of their neurons has a piece more to send to.
+    options : mapping by layer, first layer first
+    n_neurons : mapping by layer
+    axon : array (n_resources,)
+        Share of a core that an output axon takes.
     """
-    if len(grid) == 1:
-        return alone(Scheme(grid=grid, block=grid, axis=0), needs, capacity)
-    best, least = None, np.inf
-    for scheme in candidates(grid, int(capacity[0])):
-        if scheme.least_cores(capacity) >= least:
-            continue
-        found = alone(scheme, needs, capacity)
-        cost = found.cores + burden(found.region, found.pieces)
-        if cost < least or best is None:
-            best, least = found, cost
-    if best is None:
-        raise AssertionError("a block of one neuron is among the candidates")
-    return best
 
+    def __init__(self, options: Mapping[str, Options], n_neurons: Mapping[str, int], axon: Floats) -> None:
+        self.options, self.n_neurons, self.axon = options, n_neurons, axon
+        self._message = _MESSAGE * float(axon.max(initial=0.0))
+        self._sent = {name: dict.fromkeys(options, 0.0) for name in options}
+        self._filled = {name: np.zeros(len(_DENSITIES)) for name in options}
 
-def candidates(grid: tuple[int, ...], neurons: int) -> Iterator[Scheme]:
-    """Schemes worth looking at: blocks of channels and columns cut along rows, and patches cut along channels."""
-    channels, rows, columns = grid
-    for c, x in product(_blocks(channels), _blocks(columns)):
-        if c * x <= neurons:
-            yield Scheme(grid=grid, block=(c, rows, x), axis=1)
-    for y, x in product(_blocks(rows), _blocks(columns)):
-        if y * x <= neurons:
-            yield Scheme(grid=grid, block=(channels, y, x), axis=0)
+    def reached(self) -> dict[str, Chosen]:
+        """The best of some sweeps."""
+        best, least = {}, np.inf
+        for _ in range(_SWEEPS):
+            for name, option in self.options.items():
+                burden = self._burden(name)
+                self._filled[name] = np.array([float((self._cores(option, d) + burden).min()) for d in _DENSITIES])
+            chosen = {name: self._choose(name) for name in reversed(self.options)}
+            total = sum(one.cores for one in chosen.values())
+            if total > least * (1 - 1e-4) and best:
+                break
+            best, least = chosen, total
+        return best
 
+    def _density(self, name: str, but: str = "") -> float:
+        """Output axons of each of the layer's neurons, those to one layer left out."""
+        return sum(n for target, n in self._sent[name].items() if target != but) / self.n_neurons[name]
 
-def _blocks(side: int) -> list[int]:
-    """Block lengths that part a side into 1, 2, 3, ... even blocks; from eight parts on, in steps of a tenth."""
-    lengths, parts = [], 1
-    while True:
-        block = -(-side // parts)
-        if not lengths or block < lengths[-1]:
-            lengths.append(block)
-        if block == 1:
-            return lengths
-        parts = max(parts + 1, parts * 11 // 10)
+    def _burden(self, name: str) -> Floats:
+        """Cores that the layers before fill more for each of the layer's blocks."""
+        option = self.options[name]
+        burden = np.zeros(len(option.pieces))
+        for source, heard in option.heard.items():
+            if source in self.options and source != name:
+                others = self._density(source, name)
+                with_it = np.interp(others + heard / self.n_neurons[source], _DENSITIES, self._filled[source])
+                burden += with_it - np.interp(others, _DENSITIES, self._filled[source]) + heard * self._message
+        return burden
 
+    def _choose(self, name: str) -> Chosen:
+        """Takes the layer's best block, and says to its sources how they are heard."""
+        option = self.options[name]
+        cores, burden = self._cores(option, self._density(name)), self._burden(name)
+        best, prices = int(np.argmin(cores + burden)), {}
+        for source, heard in option.heard.items():
+            if source in self.options:
+                self._sent[source][name] = float(heard[best])
+                density = self._density(source)
+                ends = np.interp([density * 0.95, density * 1.05], _DENSITIES, self._filled[source])
+                prices[source] = float(ends[1] - ends[0]) / max(0.1 * density * self.n_neurons[source], 1e-9) + self._message
+        block = tuple(int(length) for length in option.blocks[best])
+        return Chosen(block=block, cores=float(cores[best]), burden=float(burden[best]), prices=prices)
 
-def alone(scheme: Scheme, needs: Needs, capacity: NDArray[np.int64]) -> Alone:
-    """What a layer takes on cores of its own; infinitely many where not even one line of a block fits."""
-    strip = scheme.middle()
-    length, line = strip.stop - strip.start, strip.between(strip.start, strip.start + 1).n_neurons
-    centre = (strip.start + strip.stop) // 2
-
-    def region(n: int) -> Region:
-        start = max(strip.start, min(centre - n // 2, strip.stop - n))
-        return strip.between(start, start + n)
-
-    def fits(n: int) -> bool:
-        return n == 0 or bool((needs(region(n)) <= capacity).all())
-
-    n = longest(fits, min(length, max(1, int(capacity[0]) // line)), length)
-    if n == 0:
-        return Alone(scheme=scheme, cores=np.inf, pieces=scheme.n_strips * length, region=region(1))
-    pieces, share = scheme.n_strips * length / n, float((needs(region(n)) / capacity).max())
-    on_a_core = 1 if n < length else int(1 / max(share, 1e-9))
-    cores = pieces * share if pieces <= on_a_core else pieces / on_a_core
-    return Alone(scheme=scheme, cores=cores, pieces=pieces, region=region(n))
+    def _cores(self, option: Options, density: float) -> Floats:
+        """Cores that a layer fills in each of its blocks, if each neuron has so many output axons."""
+        share = (option.own + (option.neurons * density)[:, None] * self.axon).max(axis=1)
+        whole = 1 / np.maximum(1, np.floor(1 / np.maximum(share, 1e-9)))
+        each = share + np.where(option.pieces * share < 0.5, 0.0, _WHOLE * np.maximum(whole - share, 0))
+        cores: Floats = option.pieces * np.where(share > 1, 1e6 * share, each)
+        return cores

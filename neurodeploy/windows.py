@@ -121,88 +121,144 @@ class Window:
     ) -> None:
         self.wiring, self.formula, self.profile, self.lists = wiring, formula, profile, lists
         present = np.ones(wiring.weight.shape, dtype=np.bool_) if is_full else wiring.weight != 0
+        self._are_alike = wiring.groups == 1 and bool(present.all())
         self._running = np.zeros((present.shape[0] + 1, *present.shape[1:]), dtype=np.int32)
         np.cumsum(present, axis=0, out=self._running[1:])
         self._alike = alike(wiring, 0), alike(wiring, 1)
         self._edges: dict[tuple[int, int, int], Edge] = {}
         self._counted: dict[tuple[int, int, bytes, bytes], tuple[int, int, int]] = {}
 
+    def edge(self, axis: int, start: int, stop: int) -> Edge:
+        """The edge of outputs start..stop-1 along rows (0) or columns (1)."""
+        key = (axis, start, stop)
+        if key not in self._edges:
+            self._edges[key] = edge(self.wiring, axis, start, stop, self._alike[axis])
+        return self._edges[key]
+
     def edges(self, region: Region) -> tuple[Edge, Edge]:
         """The region's edges along rows and along columns."""
-        found = []
-        for axis in (0, 1):
-            key = (axis, region.starts[1 + axis], region.stops[1 + axis])
-            if key not in self._edges:
-                self._edges[key] = edge(self.wiring, *key, self._alike[axis])
-            found.append(self._edges[key])
-        return found[0], found[1]
+        _, rows, columns = zip(region.starts, region.stops, strict=True)
+        return self.edge(0, *rows), self.edge(1, *columns)
 
     def count(self, region: Region) -> tuple[int, int, int]:
         """Memory bits, input axons and synapses of a region."""
         rows, columns = self.edges(region)
-        key = (region.starts[0], region.stops[0], rows.key, columns.key)
+        first = 0 if self._are_alike else region.starts[0]
+        key = (first, first + region.sides[0], rows.key, columns.key)
         if key not in self._counted:
-            self._counted[key] = self._count(region, rows, columns)
+            counted = self.count_many(
+                np.array([region.starts[0]]), np.array([region.stops[0]]), (region.sides[1], region.sides[2]), rows, columns
+            )
+            self._counted[key] = int(counted[0][0]), int(counted[1][0]), int(counted[2][0])
         return self._counted[key]
 
+    def count_many(
+        self, starts: Integers, stops: Integers, sides: tuple[int, int], rows: Edge, columns: Edge
+    ) -> tuple[Integers, Integers, Integers]:
+        """Memory bits, input axons and synapses (n,) of channels starts..stops-1, on rows and columns that these edges are of."""
+        pixels = np.outer(rows.n_of_kind, columns.n_of_kind)
+        met = [self._met(start, stop, rows, columns) for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
+        copies = [self.n_channels(start, stop) // len(lengths) for start, stop, lengths in zip(starts, stops, met, strict=True)]
+        atoms = np.array([n * len(lengths) for n, lengths in zip(copies, met, strict=True)])
+        synapses = np.array([n * int((lengths.sum(axis=0) * pixels).sum()) for n, lengths in zip(copies, met, strict=True)])
+        if not {"convolution", "dynapcnn"} & set(self.profile["encodings"].names):
+            unrolled = [
+                self._unrolled((b - a) * sides[0] * sides[1], n, x, pixels)
+                for a, b, n, x in zip(starts, stops, copies, met, strict=True)
+            ]
+            return np.array([bits for bits, _ in unrolled]), np.array([axons for _, axons in unrolled]), synapses
+        longest = np.stack([lengths.max(axis=0, initial=0) for lengths in met])
+        axons = ((longest > 0) * pixels).sum(axis=(1, 2))
+        if "dynapcnn" in self.profile["encodings"].names:
+            bits = np.array([self._kernel_bits(a, b) for a, b in zip(starts, stops, strict=True)])
+            return bits, axons, synapses
+        first, last = (self._shared(stops - starts, *sides, rows, columns, atoms, longest, is_last) for is_last in (False, True))
+        return np.minimum(first, last) + axons * self.formula.entry, axons, synapses
+
     def lengths(self, region: Region) -> Integers:
-        """(atoms, kinds of row, kinds of column): synapses of each input channel that reaches the region, by how it is met."""
-        rows, columns = self.edges(region)
-        met: Integers = np.einsum("akl,rk,cl->arc", self._atoms(region), rows.kinds, columns.kinds, optimize=True)
-        return met
+        """(atoms, kinds of row, kinds of column): synapses of each input channel that reaches the region, by how it is met.
+
+        Where all channels are alike, the one atom stands for each of them.
+        """
+        return self._met(region.starts[0], region.stops[0], *self.edges(region))
+
+    def _met(self, start: int, stop: int, rows: Edge, columns: Edge) -> Integers:
+        if self._are_alike:
+            met: Integers = (stop - start) * np.outer(rows.kinds.sum(axis=1), columns.kinds.sum(axis=1))[None]
+            return met
+        atoms = self._atoms(start, stop)
+        places = np.kron(rows.kinds, columns.kinds).astype(np.float64)
+        counts = np.rint(atoms.reshape(len(atoms), -1).astype(np.float64) @ places.T).astype(np.int64)
+        return counts.reshape(len(atoms), len(rows.kinds), len(columns.kinds))
 
     def channels(self, region: Region) -> Integers:
         """(atoms,): the input channels that may reach the region: those of its groups."""
-        per_group, c_group = self.wiring.weight.shape[0] // self.wiring.groups, self.wiring.weight.shape[1]
-        first, last = region.starts[0] // per_group, (region.stops[0] - 1) // per_group
+        first, last = self._groups(region.starts[0], region.stops[0])
+        c_group = self.wiring.weight.shape[1]
         return np.arange(first * c_group, (last + 1) * c_group)
 
-    def _atoms(self, region: Region) -> Integers:
-        """(atoms, kernel rows, kernel columns): how many of the region's output channels each place of the window feeds."""
-        start, stop = region.starts[0], region.stops[0]
+    def _groups(self, start: int, stop: int) -> tuple[int, int]:
+        """The first and the last group that output channels start..stop-1 are of."""
         per_group = self.wiring.weight.shape[0] // self.wiring.groups
-        firsts = np.arange(start // per_group, (stop - 1) // per_group + 1) * per_group
+        return start // per_group, (stop - 1) // per_group
+
+    def n_channels(self, start: int, stop: int) -> int:
+        """Input channels that may reach output channels start..stop-1."""
+        first, last = self._groups(start, stop)
+        return int(last - first + 1) * self.wiring.weight.shape[1]
+
+    def _atoms(self, start: int, stop: int) -> Integers:
+        """(atoms, kernel rows, kernel columns): how many of the output channels each place of the window feeds."""
+        per_group = self.wiring.weight.shape[0] // self.wiring.groups
+        first, last = self._groups(start, stop)
+        firsts = np.arange(first, last + 1) * per_group
         low, high = np.maximum(firsts, start), np.minimum(firsts + per_group, stop)
         of_groups = self._running[high].astype(np.int64) - self._running[low]
         return of_groups.reshape(-1, *of_groups.shape[2:])
 
-    def _count(self, region: Region, rows: Edge, columns: Edge) -> tuple[int, int, int]:
-        lengths = self.lengths(region)
-        pixels = np.outer(rows.n_of_kind, columns.n_of_kind)
-        n_synapses = int((lengths.sum(axis=0) * pixels).sum())
-        longest = lengths.max(axis=0, initial=0)
-        axons = int(pixels[longest > 0].sum())
-        if "dynapcnn" in self.profile["encodings"].names:
-            return self._kernel_bits(region), axons, n_synapses
-        if "convolution" not in self.profile["encodings"].names:
-            return self._unrolled(region, lengths, pixels, n_synapses)
-        layouts = (self._shared(region, rows, columns, lengths.shape[0], longest, is_last) for is_last in (False, True))
-        bits = min(layouts)
-        return bits + axons * self.formula.entry, axons, n_synapses
+    def _shared(
+        self, channels: Integers, height: int, width: int, rows: Edge, columns: Edge, atoms: Integers, longest: Integers,
+        channels_last: bool,
+    ) -> Integers:  # fmt: skip
+        """(n,): memory of the shared lists of so many output channels, numbered last or first, from so many atoms.
 
-    def _shared(self, region: Region, rows: Edge, columns: Edge, atoms: int, longest: Integers, channels_last: bool) -> int:
-        """Memory of the shared lists, the neurons numbered channels last or first; `longest` by kind of row and column."""
-        channels, height, width = region.sides
-        step, plane = (channels, 1) if channels_last else (1, height * width)
+        `longest` (n, kinds of row, kinds of column) is the length of each list an atom.
+        """
+        step, plane = (channels, 1) if channels_last else (np.ones_like(channels), height * width)
         reach = self.profile.number("axon_base_neurons", UNLIMITED)
         local = (rows.span * width + columns.span) * step + (channels - 1) * plane
-        if (height * width - 1) * step < reach:
-            return int(self.lists(self.formula, atoms, longest, index_bits(local + 1, self.profile)).sum())
+        far = (height * width - 1) * step >= reach
+        bits = np.zeros_like(channels)
+        index = np.array([0 if f else index_bits(n + 1, self.profile) for f, n in zip(far.tolist(), local.tolist(), strict=True)])
+        for width_of_index, n in sorted({*zip(index[~far].tolist(), atoms[~far].tolist(), strict=True)}):
+            these = (index == width_of_index) & (atoms == n)
+            bits[these] = self.lists(self.formula, n, longest[these], width_of_index).sum(axis=(1, 2))
+        for i in np.flatnonzero(far):
+            bits[i] = self._moved(int(step[i]), int(local[i]), int(channels[i]) * height * width, width, rows, columns,
+                                  int(atoms[i]), longest[i])  # fmt: skip
+        return bits
+
+    def _moved(
+        self, step: int, local: int, neurons: int, width: int, rows: Edge, columns: Edge, atoms: int, longest: Integers
+    ) -> int:
+        """Memory of shared lists where the offset reaches less far than the region: each stretch has its own."""
+        reach = self.profile.number("axon_base_neurons", UNLIMITED)
         moved = (rows.first[:, None] * width + columns.first) * step // reach
         different = np.unique(rows.kind[:, None] * len(columns.kinds) + columns.kind + moved * longest.size)
-        index = index_bits(min(int(moved.max()) * reach + local, region.n_neurons - 1) + 1, self.profile)
+        index = index_bits(min(int(moved.max()) * reach + local, neurons - 1) + 1, self.profile)
         bits = self.lists(self.formula, atoms, longest, index)
         return int(bits.reshape(-1)[different % longest.size].sum())
 
-    def _unrolled(self, region: Region, lengths: Integers, pixels: Integers, n_synapses: int) -> tuple[int, int, int]:
-        """Memory on a chip without shared lists: every input neuron has its own."""
-        bits = self.formula.lists(lengths, index_bits(region.n_neurons, self.profile))
-        axons = int(((lengths > 0) * pixels).sum())
-        return int((bits * pixels).sum()) + axons * self.formula.entry, axons, n_synapses
+    def _unrolled(self, neurons: int, copies: int, lengths: Integers, pixels: Integers) -> tuple[int, int]:
+        """Memory and axons on a chip without shared lists: every input neuron has its own."""
+        addressed = min(int(neurons), self.profile.capacity("neurons"))  # more are too many for a core, whatever the index
+        bits = self.formula.lists(lengths, index_bits(addressed, self.profile))
+        axons = int(((lengths > 0) * pixels).sum()) * copies
+        return int((bits * pixels).sum()) * copies + axons * self.formula.entry, axons
 
-    def _kernel_bits(self, region: Region) -> int:
+    def _kernel_bits(self, start: int, stop: int) -> int:
         kernel = power_of_two(int(np.prod(self.wiring.weight.shape[2:])))
-        return len(self.channels(region)) * kernel * power_of_two(region.sides[0]) * self.formula.synapse_bits
+        return self.n_channels(start, stop) * kernel * power_of_two(int(stop - start)) * self.formula.synapse_bits
 
     def reached(self, region: Region) -> tuple[Region, Mask]:
         """The input neurons that reach a region: the box they lie in, and which of its neurons do."""

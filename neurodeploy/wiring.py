@@ -41,6 +41,10 @@ class DenseWiring(ByValue):
     def n_synapses(self) -> int:
         return int(np.count_nonzero(self.weight))
 
+    @property
+    def n_pairs(self) -> int:
+        return int(self.weight.size)
+
     def fan_in(self) -> NDArray[np.int64]:
         """(n_out,): synapses onto each neuron."""
         counts: NDArray[np.int64] = np.count_nonzero(self.weight, axis=1)
@@ -101,6 +105,10 @@ class SparseWiring(ByValue):
     @property
     def n_synapses(self) -> int:
         return int(np.count_nonzero(self.weight))
+
+    @property
+    def n_pairs(self) -> int:
+        return int(self.weight.size)
 
     def fan_in(self) -> NDArray[np.int64]:
         """(n_out,): synapses onto each neuron."""
@@ -186,6 +194,10 @@ class ConvWiring(ByValue):
     @property
     def n_synapses(self) -> int:
         return int(self.fan_in().sum())
+
+    @property
+    def n_pairs(self) -> int:
+        return int(self.seen(0).sum()) * int(self.seen(1).sum()) * int(np.prod(self.weight.shape[:2]))
 
     def fan_in(self) -> NDArray[np.int64]:
         """(n_out,): synapses onto each neuron, those of the padding left out."""

@@ -17,7 +17,8 @@ from paper import in_integers, layer_of
 from neurodeploy.budget import Budget
 from neurodeploy.errors import BudgetError, PlacementError, RequestError
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.layout import lay_out, place
+from neurodeploy.layout import lay_out
+from neurodeploy.placing import place
 from neurodeploy.network import Dense, Network
 from neurodeploy.placement import Placement
 from neurodeploy.profiles import load_profile

@@ -18,7 +18,8 @@ from spiking import SHORT, few
 
 from neurodeploy.frontends.norse import extract
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.layout import lay_out, place
+from neurodeploy.layout import lay_out
+from neurodeploy.placing import place
 from neurodeploy.network import Network
 from neurodeploy.placement import Placement
 from neurodeploy.profiles import load_profile

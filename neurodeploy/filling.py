@@ -1,0 +1,158 @@
+"""How cores are filled with the pieces of layers, and to how many pieces every neuron's spikes go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurodeploy.counting import LayerCount
+from neurodeploy.errors import BudgetError
+from neurodeploy.hardware import HardwareProfile
+from neurodeploy.placement import Slice, vector
+from neurodeploy.regions import Region, grid_of
+from neurodeploy.resources import AnyLayer, Layers, limited
+from neurodeploy.schemes import Chosen, Scheme, Strip, longest
+
+Integers = NDArray[np.int64]
+
+_WORTH_FILLING = 0.03
+"""A core that has less than this of anything left is full."""
+_LEFT_OVER = 0.3
+"""What else might be left over of a core counts for so much of what it would cost elsewhere."""
+_LOOKED_AT = 16
+"""Open cores that are tried for a piece, the newest first."""
+
+
+class Hearing:
+    """To how many slices every neuron's spikes go, as far as the slices are known."""
+
+    def __init__(self, layers: Layers, counts: Mapping[str, LayerCount], profile: HardwareProfile) -> None:
+        self.layers, self.counts, self.profile = layers, counts, profile
+        self._sizes = {layer.name: layer.n_neurons for layer in layers}
+        self._targets: dict[str, NDArray[np.int32]] = {}
+
+    def filling(self, layer: AnyLayer) -> Filling:
+        """The layer, to be laid out with the targets that are known."""
+        return Filling(layer, self.counts[layer.name], self._targets.get(layer.name), self.profile)
+
+    def hears_itself(self, layer: AnyLayer) -> bool:
+        return any(connection.source == layer.name for connection in layer.connections)
+
+    def add(self, layer: AnyLayer, regions: Sequence[Region]) -> None:
+        """The layer is cut into these regions."""
+        for region in regions:
+            for heard in self.counts[layer.name].heard(region):
+                if heard.source not in self._sizes:
+                    continue
+                if heard.source not in self._targets:
+                    self._targets[heard.source] = np.zeros(self._sizes[heard.source], dtype=np.int32)
+                self._targets[heard.source].reshape(heard.shape)[heard.box.box] += heard.mask
+
+    def forget(self, layer: AnyLayer) -> None:
+        """The layer is laid, and nobody asks any more."""
+        self._targets.pop(layer.name, None)
+
+
+class Filling:
+    """A layer being laid out: what any region of it would use."""
+
+    def __init__(self, layer: AnyLayer, count: LayerCount, targets: NDArray[np.int32] | None, profile: HardwareProfile) -> None:
+        self.name, self.grid, self.count, self.profile = layer.name, grid_of(layer), count, profile
+        self._outputs: Integers | None = None
+        if targets is not None:
+            self._outputs = np.zeros(tuple(side + 1 for side in self.grid), dtype=np.int64)
+            inner = targets.reshape(self.grid).astype(np.int64)
+            for axis in range(inner.ndim):
+                np.cumsum(inner, axis=axis, out=inner)
+            self._outputs[(slice(1, None),) * inner.ndim] = inner
+
+    def output_axons(self, region: Region) -> int:
+        """(neuron, target slice) pairs of a region."""
+        if self._outputs is None:
+            return 0
+        sums = self._outputs[np.ix_(*zip(region.starts, region.stops, strict=True))]
+        for _ in region.starts:
+            sums = sums[1] - sums[0]
+        return int(sums)
+
+    def measure(self, region: Region, core: int) -> Slice:
+        """The region on a core."""
+        usage = self.count.usage(region)
+        return Slice(layer=self.name, core=core, region=region, usage=usage, output_axons=self.output_axons(region))
+
+    def needs(self, region: Region) -> Integers:
+        """What a region takes of each resource; more than any core has where the chip has no index as long."""
+        try:
+            return vector(self.count.usage(region), self.output_axons(region), self.profile)
+        except BudgetError:
+            return np.full(len(limited(self.profile)), np.iinfo(np.int64).max)
+
+
+class Board:
+    """Cores, of which those that are begun and not full are looked at before a new one is."""
+
+    def __init__(self, profile: HardwareProfile) -> None:
+        self.profile, self.n_cores = profile, 0
+        self.capacity = np.array([profile.capacity(resource) for resource in limited(profile)])
+        self._numbers = np.zeros(0, dtype=np.int64)
+        self._left = np.zeros((0, len(self.capacity)), dtype=np.int64)
+
+    def lay(self, filling: Filling, chosen: Chosen) -> list[Slice]:
+        """A layer laid from its last neuron to its first."""
+        scheme = Scheme.of(filling.grid, chosen.block)
+        slices: list[Slice] = []
+        least = 0
+        for strip in reversed(list(scheme.strips())):
+            stop, guess = strip.stop, chosen.block[scheme.axis]
+            least = least or self._least(filling, strip, chosen)
+            while stop > strip.start:
+                row, n = self._best(filling, strip, stop, guess, least)
+                part = filling.measure(strip.between(stop - n, stop), int(self._numbers[row]))
+                slices.append(part)
+                self._left[row] -= vector(part.usage, part.output_axons, self.profile)
+                stop, guess = stop - n, n
+                if (self._left[row] < self.capacity * _WORTH_FILLING).any():
+                    self._numbers, self._left = np.delete(self._numbers, row), np.delete(self._left, row, axis=0)
+        return slices
+
+    def _least(self, filling: Filling, strip: Strip, chosen: Chosen) -> int:
+        """How many lines are worth a place that is left over: fewer cost the layers that they hear more than they save here."""
+        per_neuron = (chosen.cores + chosen.burden) / int(np.prod(filling.grid))
+
+        def is_dear(n: int) -> bool:
+            region = strip.between(strip.stop - n, strip.stop)
+            heard = filling.count.hears(region)
+            burden = sum(neurons * chosen.prices.get(source, 0.0) for source, neurons in heard.items())
+            share = float((filling.needs(region) / self.capacity).max())
+            return burden + _LEFT_OVER * share > per_neuron * region.n_neurons
+
+        return 1 + longest(lambda n: n == 0 or is_dear(n), strip.stop - strip.start - 1, 1)
+
+    def _fitting(self, filling: Filling, strip: Strip, stop: int, guess: int, left: Integers) -> int:
+        """How long the longest part of the strip is that ends before `stop` and still fits."""
+
+        def fits(n: int) -> bool:
+            return n == 0 or bool((filling.needs(strip.between(stop - n, stop)) <= left).all())
+
+        line = strip.between(strip.start, strip.start + 1).n_neurons
+        return longest(fits, min(stop - strip.start, int(left[0]) // line), guess)
+
+    def _best(self, filling: Filling, strip: Strip, stop: int, guess: int, least: int) -> tuple[int, int]:
+        """Where to go on, and how many lines go there: the open core that takes most, or a new one."""
+        least = min(least, stop - strip.start)
+        smallest = filling.needs(strip.between(stop - least, stop))
+        best, most = -1, 0
+        for row in np.flatnonzero((self._left >= smallest).all(axis=1))[::-1][:_LOOKED_AT]:
+            n = self._fitting(filling, strip, stop, max(least, min(guess, stop - strip.start)), self._left[row])
+            if n > most:
+                best, most = int(row), n
+            if n == stop - strip.start:
+                break
+        if best >= 0:
+            return best, most
+        self._numbers = np.append(self._numbers, self.n_cores)
+        self._left = np.concatenate([self._left, self.capacity[None]])
+        self.n_cores += 1
+        return len(self._numbers) - 1, max(1, self._fitting(filling, strip, stop, guess, self.capacity))
