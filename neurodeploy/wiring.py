@@ -116,8 +116,10 @@ class SparseWiring(ByValue):
 
     def total(self, values: NDArray[Any]) -> NDArray[Any]:
         """(n_out,): `values`, one a weight, added up over the synapses onto each neuron."""
-        sums: NDArray[Any] = np.zeros(self.n_out, dtype=np.result_type(values, np.int64))
-        np.add.at(sums, np.repeat(np.arange(self.n_out), np.diff(self.starts)), values)
+        neurons = np.repeat(np.arange(self.n_out), np.diff(self.starts))
+        sums: NDArray[Any] = np.bincount(neurons, weights=values, minlength=self.n_out)
+        if values.dtype.kind != "f":  # whole numbers below 2**53 all the way
+            sums = sums.astype(np.int64)
         return sums
 
     def beside(self, per_neuron: NDArray[Any]) -> NDArray[Any]:

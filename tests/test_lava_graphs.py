@@ -9,13 +9,20 @@ import grammar
 import h5py
 import numpy as np
 import pytest
+import torch
 from hypothesis import strategies as st
 from lava_runs import LONG_S, assert_equal_to_emulator, drawn_jobs, of_lava_dl
+from norse.torch import LICell, LIFBoxCell, LIFCell, LIFRecurrentCell, SequentialState
+from norse.torch.functional.lif_box import LIFBoxParameters
 from numpy.typing import NDArray
 from strategies import spikes_into
+from torch.nn import AvgPool2d, BatchNorm2d, Conv2d, Dropout, Flatten, Linear, MaxPool2d
 
+from neurodeploy.frontends.norse import extract
 from neurodeploy.graph import INPUT, Connection
 from neurodeploy.netx import plain_kinds, read_netx, write_netx
+from neurodeploy.profiles import load_profile
+from neurodeploy.quantization import quantize
 from neurodeploy.quantized import QuantizedConv, QuantizedDense, QuantizedLayer, QuantizedLIF, QuantizedNetwork, QuantizedSparse
 from neurodeploy.records import SpikeRecord
 from neurodeploy.simulation import simulate
@@ -139,3 +146,34 @@ def test_delays_of_axons_give_the_ground_truth_of_lava_dl(tmp_path: Path) -> Non
     assert expected.sum() > 20_000
     np.testing.assert_array_equal(fired[:, :-4], expected[:, 4:])
     assert read_netx(write_netx(network, tmp_path / "again.net")) == network
+
+
+@pytest.mark.lava
+@pytest.mark.slow
+def test_trained_networks_of_lava_dl_run_as_in_the_emulator(tmp_path: Path) -> None:
+    """PilotNet, five convolutions and four dense layers, on the spikes of its ground truth; N-TIDIGITS with its delays."""
+    pilot = read_netx(of_lava_dl("gts/pilotnet_lif/network.net"))
+    frames = np.load(of_lava_dl("gts/pilotnet_lif/input-s.npy")).transpose(2, 1, 0, 3)[np.newaxis, ..., :14].astype(np.uint8)
+    network, spikes = ntidigits(tmp_path)
+    jobs = [(pilot, frames), (network, spikes[np.newaxis, :, :120])]
+    assert assert_equal_to_emulator(jobs, run_lava_jobs(jobs, record="all", time_limit_s=3600)) > 150_000
+
+
+@pytest.mark.lava
+def test_a_model_of_convolutions_goes_all_the_way_to_lava() -> None:
+    """Norse modules, their network, its integers, the file that plain netx loads, Lava; pooling of both kinds on the way."""
+    torch.manual_seed(0)
+    box = LIFBoxParameters(tau_mem_inv=torch.tensor(400.0))
+    model = SequentialState(
+        Conv2d(2, 4, 3, padding=1), BatchNorm2d(4), LIFBoxCell(box), MaxPool2d(2),
+        AvgPool2d(2), Conv2d(4, 6, 2, bias=False), LIFCell(),
+        Flatten(), Linear(6, 5, bias=False), LIFCell(), LIFRecurrentCell(5, 4), Dropout(), Linear(4, 3, bias=False), LICell(),
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4).add_(0.5)
+    network = quantize(extract(model, torch.zeros(1, 2, 8, 8)), load_profile("tiny"))
+    assert plain_kinds(network) == ("conv", "conv", "conv", "dense", "dense_rec", "dense")
+    _, spikes = random_job(network, (2, 2, 8, 8, 12))
+    record = simulate(network, spikes, end="lava", record="all")
+    assert assert_equal_to_emulator([(network, spikes)], [record]) > 500

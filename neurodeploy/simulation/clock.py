@@ -17,7 +17,7 @@ from neurodeploy.graph import INPUT, Connection, Graph, Population
 from neurodeploy.records import samples_first
 from neurodeploy.simulation.products import Number, Product, product_of
 
-NUMBERS_AT_ONCE = 1 << 23
+NUMBERS_AT_ONCE = 1 << 22
 """What arrives at a layer is worked out for so many neurons, samples and steps at a time: memory does not grow with steps."""
 
 

@@ -10,11 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from lava.lib.dl.netx.hdf5 import Network
-from lava.proc.conv.process import Conv
-from lava.proc.dense.process import DelayDense, Dense
-from lava.proc.lif.process import LIF
-from lava.proc.sparse.process import DelaySparse, Sparse
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
@@ -47,7 +42,7 @@ class Population:
             _clear(self.neuron.u, self.neuron.v)
         for source_depth, synapse in self.synapses:
             if source_depth >= depth:
-                _clear(synapse.a_buf if isinstance(synapse, Conv) else synapse.a_buff)
+                _clear(synapse.a_buf if hasattr(synapse, "a_buf") else synapse.a_buff)  # a convolution's, or another's
 
 
 def _clear(*variables: Any) -> None:
@@ -55,7 +50,7 @@ def _clear(*variables: Any) -> None:
         variable.set(np.zeros(variable.shape))
 
 
-def chain_of(network: Network) -> list[Population]:
+def chain_of(network: Any) -> list[Population]:
     """The layers that netx built."""
     populations = []
     for depth, layer in enumerate(network.layers, start=1):
@@ -83,6 +78,8 @@ def graph_of(network: QuantizedNetwork, given: Any) -> list[Population]:
 
 
 def _neurons(layer: QuantizedLayer) -> Any:
+    from lava.proc.lif.process import LIF
+
     neuron = layer.neuron
     vth = neuron.vth if isinstance(neuron, QuantizedLIF) else np.array(NEVER_FIRES)
     return LIF(
@@ -105,6 +102,8 @@ def _connected(synapse: QuantizedSynapse, steps: int, source: Any, target: Any) 
 
 
 def _dense(synapse: QuantizedDense, steps: int) -> Any:
+    from lava.proc.dense.process import DelayDense, Dense
+
     weights = synapse.weight.astype(np.int32)
     if steps == 0:
         return Dense(weights=weights)
@@ -113,6 +112,8 @@ def _dense(synapse: QuantizedDense, steps: int) -> Any:
 
 def _sparse(synapse: QuantizedSparse | QuantizedConv, steps: int) -> Any:
     """Lava's convolution knows no delay: where one is needed, its synapses are listed one by one."""
+    from lava.proc.sparse.process import DelaySparse, Sparse
+
     weights = csr_matrix(synapse.matrix().astype(np.int32))
     if steps == 0:
         return Sparse(weights=weights)
@@ -122,6 +123,8 @@ def _sparse(synapse: QuantizedSparse | QuantizedConv, steps: int) -> Any:
 
 def _convolution(synapse: QuantizedConv, source: Any, target: Any) -> Any:
     """Lava convolves, and so flips the window, over W, H, C (netx/hdf5.py: create_conv)."""
+    from lava.proc.conv.process import Conv
+
     process = Conv(
         weight=synapse.weight[:, :, ::-1, ::-1].transpose(0, 3, 2, 1).astype(np.int32),
         input_shape=synapse.input_shape[::-1],

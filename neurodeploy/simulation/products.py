@@ -17,7 +17,7 @@ Product: TypeAlias = "Callable[[NDArray[np.uint8]], NDArray[Any]]"
 
 Number: TypeAlias = "type[np.float32] | type[np.float64]"
 
-PATCHES_AT_ONCE = 1 << 23
+PATCHES_AT_ONCE = 1 << 20
 """So many numbers of the image are laid out for a convolution at a time."""
 
 
