@@ -121,7 +121,7 @@ def test_the_lower_bound_counts_no_rounding_that_a_cut_can_save(make_network: Ma
 
 
 @given(sizes=SIZES, numbers=CHIPS, connectivity=CONNECTIVITY, data=st.data())
-def test_pruning_takes_no_core_more_where_output_axons_are_plenty(
+def test_a_pruned_network_takes_no_core_more_than_where_it_stood(
     make_network: MakeNetwork,
     make_chip: MakeChip,
     sizes: list[int],
@@ -129,13 +129,13 @@ def test_pruning_takes_no_core_more_where_output_axons_are_plenty(
     connectivity: float,
     data: st.DataObject,
 ) -> None:
-    """Where they are few it may: cores that hold more neurons are cut elsewhere, perhaps between two targets of a neuron."""
-    network = make_network(sizes, connectivity=connectivity)
-    chip = make_chip(**numbers | {"output_axons_per_core": 1 << 20})
+    """Laid out afresh it may, rarely: pieces that became smaller end elsewhere and leave other gaps. Its old cuts still hold it."""
+    network, chip = make_network(sizes, connectivity=connectivity), make_chip(**numbers)
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
     pruned = with_weights(network, [layer.weight * (rng.random(layer.weight.shape) < 0.7) for layer in network])
-    before, after = lay_out(network, chip), lay_out(pruned, chip)
-    assert after.cores_used <= before.cores_used
+    before = lay_out(network, chip)
+    after = lay_out(pruned, chip, plan=[(part.layer, part.core, part.region) for part in before.slices])
+    assert after.cores_used <= before.cores_used or not before.fits
     assert after.cores_lower_bound <= before.cores_lower_bound
 
 

@@ -19,9 +19,11 @@ def append(row: dict[str, Any], path: Path | None) -> None:
             lines.write(json.dumps(row | {"commit": commit()}) + "\n")
 
 
-def rows(path: Path) -> list[dict[str, Any]]:
+def rows(path: Path | None) -> list[dict[str, Any]]:
     """The rows of a file; none if it is not there yet."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path is not None and path.exists() else []
+    )
 
 
 def commit() -> str:
