@@ -91,10 +91,16 @@ class Filling:
 
 
 class Board:
-    """Cores, of which those that are begun and not full are looked at before a new one is."""
+    """Cores, of which those that are begun and not full are looked at before a new one is.
 
-    def __init__(self, profile: HardwareProfile) -> None:
-        self.profile, self.n_cores = profile, 0
+    Parameters
+    ----------
+    is_even : bool
+        Put no smaller pieces on what is left of cores than layers agreed on.
+    """
+
+    def __init__(self, profile: HardwareProfile, *, is_even: bool = False) -> None:
+        self.profile, self.is_even, self.n_cores = profile, is_even, 0
         self.capacity = np.array([profile.capacity(resource) for resource in limited(profile)])
         self._numbers = np.zeros(0, dtype=np.int64)
         self._left = np.zeros((0, len(self.capacity)), dtype=np.int64)
@@ -128,7 +134,9 @@ class Board:
             share = float((filling.needs(region) / self.capacity).max())
             return burden + _LEFT_OVER * share > per_neuron * region.n_neurons
 
-        return 1 + longest(lambda n: n == 0 or is_dear(n), strip.stop - strip.start - 1, 1)
+        length = strip.stop - strip.start
+        at_least = min(chosen.block[strip.axis], length) if self.is_even else 1
+        return max(at_least, 1 + longest(lambda n: n == 0 or is_dear(n), length - 1, 1))
 
     def _fitting(self, filling: Filling, strip: Strip, stop: int, guess: int, left: Integers) -> int:
         """How long the longest part of the strip is that ends before `stop` and still fits."""

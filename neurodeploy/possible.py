@@ -25,6 +25,8 @@ from neurodeploy.wiring import ConvWiring, DenseWiring, SparseWiring, Wiring
 Floats = NDArray[np.float64]
 _CHUNK = 1 << 21
 """Lists that are counted at once."""
+_LONG_SIDE = 40
+"""Along a longer side of an image the border makes little difference: slices count as if they stood where they take least."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,12 +229,28 @@ def _stands(windows: list[Window], largest: Window, axis: int) -> list[Stand]:
             distinct.setdefault((kinds, tuple(e.span for e in found)), (start, start + n))
         most.append(list(distinct.values()))
     inside = largest.wiring.seen(axis).sum(axis=1)
-    stands = []
+    stands: list[Stand] = []
     for v in range(max(len(each) for each in most)):
         runs = [each[min(v, len(each) - 1)] for each in most]
         met = [_met([window.edge(axis, *run) for run in runs]) for window in windows]
         stands.append(Stand(met=met, synapses=np.array([inside[start:stop].sum() for start, stop in runs])))
-    return stands
+    return stands if side <= _LONG_SIDE else [_least_of(stands)]
+
+
+def _least_of(stands: list[Stand]) -> Stand:
+    """What is taken at least wherever runs stand."""
+    met = [
+        (np.minimum.reduce([heard for heard, _, _ in found]), np.minimum.reduce(_padded([kinds for _, kinds, _ in found])),
+         np.minimum.reduce([span for _, _, span in found]))
+        for found in zip(*(stand.met for stand in stands), strict=True)
+    ]  # fmt: skip
+    return Stand(met=met, synapses=np.maximum.reduce([stand.synapses for stand in stands]))
+
+
+def _padded(arrays: list[Integers]) -> list[Integers]:
+    """Rows of sizes, the largest first, made equally long."""
+    most = max(array.shape[1] for array in arrays)
+    return [np.pad(-np.sort(-array, axis=1), ((0, 0), (0, most - array.shape[1]))) for array in arrays]
 
 
 def _met(edges: list[Edge]) -> Met:

@@ -188,12 +188,13 @@ class Agreement:
     def __init__(self, options: Mapping[str, Options], n_neurons: Mapping[str, int], axon: Floats) -> None:
         self.options, self.n_neurons, self.axon = options, n_neurons, axon
         self._message = _MESSAGE * float(axon.max(initial=0.0))
-        self._sent = {name: dict.fromkeys(options, 0.0) for name in options}
+        self._sent: dict[str, dict[str, float]] = {name: {} for name in options}
         self._filled = {name: np.zeros(len(_DENSITIES)) for name in options}
 
     def reached(self) -> dict[str, Chosen]:
         """The best of some sweeps."""
-        best, least = {}, np.inf
+        best: dict[str, Chosen] = {}
+        least = np.inf
         for _ in range(_SWEEPS):
             for name, option in self.options.items():
                 burden = self._burden(name)
