@@ -19,6 +19,7 @@ from neurodeploy.encodings import Formula
 from neurodeploy.graph import INPUT
 from neurodeploy.hardware import UNLIMITED, HardwareProfile
 from neurodeploy.regions import grid_of
+from neurodeploy.runs import least_lists
 from neurodeploy.windows import Edge, Integers, Window
 from neurodeploy.wiring import ConvWiring, DenseWiring, SparseWiring, Wiring
 
@@ -85,7 +86,7 @@ def possible(count: LayerCount, profile: HardwareProfile, shared: dict[Any, Any]
     memory = axons = heard = 0.0
     if count.connectivity is None:
         for wiring, formula, sources in bundles:
-            bits, pixels, neurons = _packed(wiring, formula)
+            bits, pixels, neurons = _packed(wiring, formula, profile, len(grid) == 1 and count.layer.name in sources)
             memory, axons = memory + bits + (len(sources) - 1) * pixels * formula.entry, axons + len(sources) * pixels
             heard += neurons * sum(source != INPUT for source in sources)
     sides = np.array([[count.layer.n_neurons] if len(grid) == 1 else grid], dtype=np.int64)
@@ -97,13 +98,14 @@ def possible(count: LayerCount, profile: HardwareProfile, shared: dict[Any, Any]
     )  # fmt: skip
 
 
-def _packed(wiring: Wiring, formula: Formula) -> tuple[float, float, float]:
+def _packed(wiring: Wiring, formula: Formula, profile: HardwareProfile, is_recurrent: bool) -> tuple[float, float, float]:
     """Memory, axons and sources of all the synapses, however they are cut."""
     match wiring:
         case ConvWiring():
             return float(np.count_nonzero(wiring.weight) * formula.synapse_bits), 0.0, 0.0
         case SparseWiring():
-            n_synapses = np.bincount(wiring.sources[wiring.weight != 0], minlength=1)
+            bits, axons = least_lists(wiring, formula, profile, is_recurrent=is_recurrent)
+            return bits, axons, axons
         case DenseWiring():
             n_synapses = np.count_nonzero(wiring.weight, axis=0)
     heard = float(np.count_nonzero(n_synapses))
