@@ -32,7 +32,8 @@ from neurodeploy.wiring import ConvWiring
 
 _MANY_LAYERS = 100
 """Of so many layers each is looked at by itself."""
-_LARGE_IMAGE = 1 << 14
+_LARGE_IMAGE = 1 << 12
+"""Of an image of more places every one counts like the least."""
 
 
 def least_cores(layers: Layers, counts: Mapping[str, LayerCount], profile: HardwareProfile) -> int:
@@ -40,20 +41,18 @@ def least_cores(layers: Layers, counts: Mapping[str, LayerCount], profile: Hardw
     if not limited(profile):
         return 1
     slices = slices_of(layers, counts, profile)
-    alike: dict[int, tuple[Possible, int]] = {}
+    alike: dict[int, tuple[Possible, int, tuple[float, float]]] = {}
     for layer in layers:
         one = slices[layer.name]
-        alike[id(one)] = one, alike.get(id(one), (one, 0))[1] + 1
+        times = alike[id(one)][1] if id(one) in alike else 0
+        alike[id(one)] = one, times + 1, _whole(layer, one)
     bound, measure = 0.0, dict.fromkeys(alike, 0)
     for _ in range(2):
-        covered = np.array([times * _whole(layers, slices, one)[measure[name]] for name, (one, times) in alike.items()])
-        prices = _prices([_shares(one, measure[name], profile) for name, (one, _) in alike.items()], covered)
+        covered = np.array([times * whole[measure[name]] for name, (_, times, whole) in alike.items()])
+        prices = _prices([_shares(one, measure[name], profile) for name, (one, _, _) in alike.items()], covered)
         each = {
-            name: [
-                whole * float((_shares(one, which, profile) @ prices).min())
-                for which, whole in enumerate(_whole(layers, slices, one))
-            ]
-            for name, (one, _) in alike.items()
+            name: [n * float((_shares(one, which, profile) @ prices).min()) for which, n in enumerate(whole)]
+            for name, (one, _, whole) in alike.items()
         }
         measure = {name: int(np.argmax(values)) for name, values in each.items()}
         bound = max(bound, sum(alike[name][1] * max(values) for name, values in each.items()))
@@ -62,12 +61,10 @@ def least_cores(layers: Layers, counts: Mapping[str, LayerCount], profile: Hardw
     return max(1, math.ceil(bound - 1e-6))
 
 
-def _whole(layers: Layers, slices: Mapping[str, Possible], one: Possible) -> tuple[float, float]:
-    """What the layer of these slices counts in either measure."""
-    layer = next(layer for layer in layers if slices[layer.name] is one)
+def _whole(layer: AnyLayer, one: Possible) -> tuple[float, float]:
+    """What a layer counts in either measure."""
     rows, columns = part_of(layer, 1)
-    synapses = float(rows.sum() * columns.sum())
-    return float(layer.n_neurons), float(layer.shape[0]) * synapses if one.is_image else float(layer.n_neurons)
+    return float(layer.n_neurons), layer.shape[0] * float(rows.sum() * columns.sum()) if one.is_image else float(layer.n_neurons)
 
 
 def part_of(layer: AnyLayer, measure: int) -> tuple[Floats, Floats]:
@@ -93,7 +90,7 @@ def _joint(
     for layer in reversed(layers):
         one = slices[layer.name]
         which = measure[id(one)]
-        covers, whole = one.measures[which], _whole(layers, slices, one)[which]
+        covers, whole = one.measures[which], _whole(layer, one)[which]
         own = _taken(one.neurons, one.memory, one.axons, one.heard, profile) / _capacity(profile) @ prices
         hearers = [
             (connection.synapse, slices[target.name], cost[target.name] / len(known[target.name]),
@@ -187,14 +184,18 @@ def slices_of(layers: Layers, counts: Mapping[str, LayerCount], profile: Hardwar
     """
     found: dict[str, Possible] = {}
     shared: dict[Any, Any] = {}
+    heard_by: dict[str, list[tuple[str, Any]]] = {layer.name: [] for layer in layers}
+    for layer in layers:
+        for connection in layer.connections:
+            if connection.source in heard_by:
+                heard_by[connection.source].append((layer.name, connection.synapse))
     for layer in reversed(layers):
         every, grid = possible(counts[layer.name], profile, shared), grid_of(layer)
-        hearers = (
-            (connection.synapse, found[target.name])
-            for target in layers if target.name in found
-            for connection in target.connections if connection.source == layer.name
-        )  # fmt: skip
-        fewest = fewest_hearers(image_of(grid), hearers)
+        hearers = [(synapse, found[target]) for target, synapse in heard_by[layer.name] if target in found]
+        heard = (grid, *((id(synapse), id(one)) for synapse, one in hearers))
+        if heard not in shared:
+            shared[heard] = fewest_hearers(image_of(grid), hearers)
+        fewest = shared[heard]
         key = (id(every), fewest.tobytes())
         if key not in shared:
             shared[key] = _fitting(every, fewest, profile) if every.are_all else every

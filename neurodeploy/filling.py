@@ -91,10 +91,16 @@ class Filling:
 
 
 class Board:
-    """Cores, of which those that are begun and not full are looked at before a new one is."""
+    """Cores, of which those that are begun and not full are looked at before a new one is.
 
-    def __init__(self, profile: HardwareProfile) -> None:
-        self.profile, self.n_cores = profile, 0
+    Parameters
+    ----------
+    is_even : bool
+        Put no smaller pieces on what is left of cores than layers agreed on.
+    """
+
+    def __init__(self, profile: HardwareProfile, *, is_even: bool = False) -> None:
+        self.profile, self.is_even, self.n_cores = profile, is_even, 0
         self.capacity = np.array([profile.capacity(resource) for resource in limited(profile)])
         self._numbers = np.zeros(0, dtype=np.int64)
         self._left = np.zeros((0, len(self.capacity)), dtype=np.int64)
@@ -102,20 +108,31 @@ class Board:
     def lay(self, filling: Filling, chosen: Chosen) -> list[Slice]:
         """A layer laid from its last neuron to its first."""
         scheme = Scheme.of(filling.grid, chosen.block)
+        waiting = [(strip, chosen.block[scheme.axis]) for strip in scheme.strips()]
+        least = self._least(filling, waiting[-1][0], chosen)
         slices: list[Slice] = []
-        least = 0
-        for strip in reversed(list(scheme.strips())):
-            stop, guess = strip.stop, chosen.block[scheme.axis]
-            least = least or self._least(filling, strip, chosen)
-            while stop > strip.start:
-                row, n = self._best(filling, strip, stop, guess, least)
-                part = filling.measure(strip.between(stop - n, stop), int(self._numbers[row]))
-                slices.append(part)
-                self._left[row] -= vector(part.usage, part.output_axons, self.profile)
-                stop, guess = stop - n, n
-                if (self._left[row] < self.capacity * _WORTH_FILLING).any():
-                    self._numbers, self._left = np.delete(self._numbers, row), np.delete(self._left, row, axis=0)
+        while waiting:
+            strip, guess = waiting.pop()
+            row, n = self._best(filling, strip, guess, least if strip.axis == scheme.axis else 1)
+            line = strip.between(strip.stop - 1, strip.stop)
+            if not n and line.n_neurons > 1:  # not even a line fits a core: it is cut across
+                waiting += self._rest(strip, 1, guess)
+                waiting.append((Strip(line, int(np.argmax(line.sides))), 1))
+                continue
+            n = max(n, 1)
+            part = filling.measure(strip.between(strip.stop - n, strip.stop), int(self._numbers[row]))
+            slices.append(part)
+            waiting += self._rest(strip, n, n)
+            self._left[row] -= vector(part.usage, part.output_axons, self.profile)
+            if (self._left[row] < self.capacity * _WORTH_FILLING).any():
+                self._numbers, self._left = np.delete(self._numbers, row), np.delete(self._left, row, axis=0)
         return slices
+
+    @staticmethod
+    def _rest(strip: Strip, n: int, guess: int) -> list[tuple[Strip, int]]:
+        """What is left of a strip without its last n lines, if anything."""
+        left = strip.stop - n
+        return [(Strip(strip.between(strip.start, left), strip.axis), guess)] if left > strip.start else []
 
     def _least(self, filling: Filling, strip: Strip, chosen: Chosen) -> int:
         """How many lines are worth a place that is left over: fewer cost the layers that they hear more than they save here."""
@@ -128,31 +145,35 @@ class Board:
             share = float((filling.needs(region) / self.capacity).max())
             return burden + _LEFT_OVER * share > per_neuron * region.n_neurons
 
-        return 1 + longest(lambda n: n == 0 or is_dear(n), strip.stop - strip.start - 1, 1)
+        length = strip.stop - strip.start
+        at_least = min(chosen.block[strip.axis], length) if self.is_even else 1
+        return max(at_least, 1 + longest(lambda n: n == 0 or is_dear(n), length - 1, 1))
 
-    def _fitting(self, filling: Filling, strip: Strip, stop: int, guess: int, left: Integers) -> int:
-        """How long the longest part of the strip is that ends before `stop` and still fits."""
+    def _fitting(self, filling: Filling, strip: Strip, guess: int, left: Integers) -> int:
+        """How long the longest part at the end of the strip is that fits what is left."""
 
         def fits(n: int) -> bool:
-            return n == 0 or bool((filling.needs(strip.between(stop - n, stop)) <= left).all())
+            return n == 0 or bool((filling.needs(strip.between(strip.stop - n, strip.stop)) <= left).all())
 
         line = strip.between(strip.start, strip.start + 1).n_neurons
-        return longest(fits, min(stop - strip.start, int(left[0]) // line), guess)
+        return longest(fits, min(strip.stop - strip.start, int(left[0]) // line), guess)
 
-    def _best(self, filling: Filling, strip: Strip, stop: int, guess: int, least: int) -> tuple[int, int]:
+    def _best(self, filling: Filling, strip: Strip, guess: int, least: int) -> tuple[int, int]:
         """Where to go on, and how many lines go there: the open core that takes most, or a new one."""
-        least = min(least, stop - strip.start)
-        smallest = filling.needs(strip.between(stop - least, stop))
+        length = strip.stop - strip.start
+        least = min(least, length)
+        smallest = filling.needs(strip.between(strip.stop - least, strip.stop))
         best, most = -1, 0
         for row in np.flatnonzero((self._left >= smallest).all(axis=1))[::-1][:_LOOKED_AT]:
-            n = self._fitting(filling, strip, stop, max(least, min(guess, stop - strip.start)), self._left[row])
+            n = self._fitting(filling, strip, max(least, min(guess, length)), self._left[row])
             if n > most:
                 best, most = int(row), n
-            if n == stop - strip.start:
+            if n == length:
                 break
         if best >= 0:
             return best, most
-        self._numbers = np.append(self._numbers, self.n_cores)
-        self._left = np.concatenate([self._left, self.capacity[None]])
-        self.n_cores += 1
-        return len(self._numbers) - 1, max(1, self._fitting(filling, strip, stop, guess, self.capacity))
+        if not len(self._left) or (self._left[-1] < self.capacity).any():
+            self._numbers = np.append(self._numbers, self.n_cores)
+            self._left = np.concatenate([self._left, self.capacity[None]])
+            self.n_cores += 1
+        return len(self._numbers) - 1, self._fitting(filling, strip, guess, self.capacity)

@@ -78,16 +78,34 @@ def counts_of(
     return {layer.name: LayerCount(layer, widths[layer.name], profile, connectivity, counted) for layer in layers}
 
 
+_LOOKED_AT_TWICE = 20_000
+"""Networks of more slices are laid in one way only."""
+
+
 def filled(layers: Layers, profile: HardwareProfile, counts: Counts) -> tuple[Slice, ...]:
+    """Every layer laid, in the pieces agreed on; or in smaller ones too, where that takes fewer cores."""
+    if profile.number("cores_per_layer", UNLIMITED) == 1:
+        return _uncut(layers, profile, counts)
+    chosen = agreed(layers, profile, counts)
+    evenly = _filled(layers, profile, counts, chosen, is_even=True)
+    if len(evenly) > _LOOKED_AT_TWICE:
+        return evenly
+    return min(evenly, _filled(layers, profile, counts, chosen, is_even=False), key=_n_cores)
+
+
+def _n_cores(slices: tuple[Slice, ...]) -> int:
+    return len({part.core for part in slices})
+
+
+def _filled(
+    layers: Layers, profile: HardwareProfile, counts: Counts, chosen: Mapping[str, Chosen], *, is_even: bool
+) -> tuple[Slice, ...]:
     """Every layer laid, the last one first; what hears itself is laid twice.
 
     The output axons of a layer that hears itself depend on how it is cut, and that on its output axons: it is cut as if it
     did not, and then with the targets that this gave.
     """
-    if profile.number("cores_per_layer", UNLIMITED) == 1:
-        return _uncut(layers, profile, counts)
-    board, slices, hearing = Board(profile), list[Slice](), Hearing(layers, counts, profile)
-    chosen = agreed(layers, profile, counts)
+    board, slices, hearing = Board(profile, is_even=is_even), list[Slice](), Hearing(layers, counts, profile)
     for layer in reversed(layers):
         filling = hearing.filling(layer)
         if hearing.hears_itself(layer):

@@ -129,13 +129,14 @@ def _shares(
         bits, pixels, _ = window.count_many(cut[:, 0], cut[:, 1], sides, rows, columns)
         memory += bits + (len(sources) - 1) * pixels * window.formula.entry
         axons += len(sources) * pixels
-    taken = []
+    taken, one = [], count.usage(Region((0, 0, 0), (1, 1, 1)))
     for (start, stop), bits, pixels in zip(cut.tolist(), memory.tolist(), axons.tolist(), strict=True):
         neurons = (stop - start) * sides[0] * sides[1]
         usage = Usage(
             neurons=neurons, synapses=0, synapse_memory_bits=bits, input_axons=pixels, encoding="convolution",
             neuron_memory_bits=neurons * profile.number("neuron_state_bits", 0),
             biases=stop - start if count.layer.bias.any() else 0, synapse_formats=len(windows),
+            neuron_profiles=one.neuron_profiles, threshold_profiles=one.threshold_profiles,
         )  # fmt: skip
         taken.append(vector(usage, 0, profile))
     shares: Floats = np.stack(taken) / _capacity(profile)

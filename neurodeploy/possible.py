@@ -19,12 +19,15 @@ from neurodeploy.encodings import Formula
 from neurodeploy.graph import INPUT
 from neurodeploy.hardware import UNLIMITED, HardwareProfile
 from neurodeploy.regions import grid_of
+from neurodeploy.runs import least_lists
 from neurodeploy.windows import Edge, Integers, Window
 from neurodeploy.wiring import ConvWiring, DenseWiring, SparseWiring, Wiring
 
 Floats = NDArray[np.float64]
 _CHUNK = 1 << 21
 """Lists that are counted at once."""
+_LONG_SIDE = 40
+"""Along a longer side of an image the border makes little difference: slices count as if they stood where they take least."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +86,7 @@ def possible(count: LayerCount, profile: HardwareProfile, shared: dict[Any, Any]
     memory = axons = heard = 0.0
     if count.connectivity is None:
         for wiring, formula, sources in bundles:
-            bits, pixels, neurons = _packed(wiring, formula)
+            bits, pixels, neurons = _packed(wiring, formula, profile, len(grid) == 1 and count.layer.name in sources)
             memory, axons = memory + bits + (len(sources) - 1) * pixels * formula.entry, axons + len(sources) * pixels
             heard += neurons * sum(source != INPUT for source in sources)
     sides = np.array([[count.layer.n_neurons] if len(grid) == 1 else grid], dtype=np.int64)
@@ -95,13 +98,14 @@ def possible(count: LayerCount, profile: HardwareProfile, shared: dict[Any, Any]
     )  # fmt: skip
 
 
-def _packed(wiring: Wiring, formula: Formula) -> tuple[float, float, float]:
+def _packed(wiring: Wiring, formula: Formula, profile: HardwareProfile, is_recurrent: bool) -> tuple[float, float, float]:
     """Memory, axons and sources of all the synapses, however they are cut."""
     match wiring:
         case ConvWiring():
             return float(np.count_nonzero(wiring.weight) * formula.synapse_bits), 0.0, 0.0
         case SparseWiring():
-            n_synapses = np.bincount(wiring.sources[wiring.weight != 0], minlength=1)
+            bits, axons = least_lists(wiring, formula, profile, is_recurrent=is_recurrent)
+            return bits, axons, axons
         case DenseWiring():
             n_synapses = np.count_nonzero(wiring.weight, axis=0)
     heard = float(np.count_nonzero(n_synapses))
@@ -227,12 +231,28 @@ def _stands(windows: list[Window], largest: Window, axis: int) -> list[Stand]:
             distinct.setdefault((kinds, tuple(e.span for e in found)), (start, start + n))
         most.append(list(distinct.values()))
     inside = largest.wiring.seen(axis).sum(axis=1)
-    stands = []
+    stands: list[Stand] = []
     for v in range(max(len(each) for each in most)):
         runs = [each[min(v, len(each) - 1)] for each in most]
         met = [_met([window.edge(axis, *run) for run in runs]) for window in windows]
         stands.append(Stand(met=met, synapses=np.array([inside[start:stop].sum() for start, stop in runs])))
-    return stands
+    return stands if side <= _LONG_SIDE else [_least_of(stands)]
+
+
+def _least_of(stands: list[Stand]) -> Stand:
+    """What is taken at least wherever runs stand."""
+    met = [
+        (np.minimum.reduce([heard for heard, _, _ in found]), np.minimum.reduce(_padded([kinds for _, kinds, _ in found])),
+         np.minimum.reduce([span for _, _, span in found]))
+        for found in zip(*(stand.met for stand in stands), strict=True)
+    ]  # fmt: skip
+    return Stand(met=met, synapses=np.maximum.reduce([stand.synapses for stand in stands]))
+
+
+def _padded(arrays: list[Integers]) -> list[Integers]:
+    """Rows of sizes, the largest first, made equally long."""
+    most = max(array.shape[1] for array in arrays)
+    return [np.pad(-np.sort(-array, axis=1), ((0, 0), (0, most - array.shape[1]))) for array in arrays]
 
 
 def _met(edges: list[Edge]) -> Met:

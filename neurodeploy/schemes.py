@@ -162,6 +162,9 @@ class Chosen:
 
 
 _SWEEPS = 4
+_TRIES = 200
+_FEW_LAYERS = 100
+"""Of no more layers, others are tried: with what they do to the layers before weighed more or less."""
 _WHOLE = 0.5
 """How far a piece counts as the part of a core that no second one fits beside, rather than as what it takes itself."""
 _MESSAGE = 1e-3
@@ -188,22 +191,39 @@ class Agreement:
     def __init__(self, options: Mapping[str, Options], n_neurons: Mapping[str, int], axon: Floats) -> None:
         self.options, self.n_neurons, self.axon = options, n_neurons, axon
         self._message = _MESSAGE * float(axon.max(initial=0.0))
-        self._sent = {name: dict.fromkeys(options, 0.0) for name in options}
+        self._sent: dict[str, dict[str, float]] = {name: {} for name in options}
+        self._weights = dict.fromkeys(options, 1.0)
         self._filled = {name: np.zeros(len(_DENSITIES)) for name in options}
 
     def reached(self) -> dict[str, Chosen]:
-        """The best of some sweeps."""
-        best, least = {}, np.inf
+        """The best of some sweeps, and of some tries to find a better one nearby."""
+        best: dict[str, Chosen] = {}
+        least = np.inf
         for _ in range(_SWEEPS):
-            for name, option in self.options.items():
-                burden = self._burden(name)
-                self._filled[name] = np.array([float((self._cores(option, d) + burden).min()) for d in _DENSITIES])
-            chosen = {name: self._choose(name) for name in reversed(self.options)}
-            total = sum(one.cores for one in chosen.values())
+            self._go_forth()
+            chosen, total = self._go_back()
             if total > least * (1 - 1e-4) and best:
                 break
             best, least = chosen, total
+        rng, weights = np.random.default_rng(0), dict(self._weights)
+        for _ in range(_TRIES if len(self.options) <= _FEW_LAYERS else 0):
+            drawn = rng.random(len(weights)) < max(2 / len(weights), 0.1)
+            factors = np.where(drawn, np.exp(rng.normal(0.0, 0.5, len(weights))), 1.0)
+            self._weights = {name: weight * factor for (name, weight), factor in zip(weights.items(), factors, strict=True)}
+            chosen, total = self._go_back()
+            if total < least:
+                best, least, weights = chosen, total, self._weights
         return best
+
+    def _go_forth(self) -> None:
+        for name, option in self.options.items():
+            burden = self._burden(name)
+            self._filled[name] = np.array([float((self._cores(option, d) + burden).min()) for d in _DENSITIES])
+
+    def _go_back(self) -> tuple[dict[str, Chosen], float]:
+        """What the layers take, and how many cores that is."""
+        chosen = {name: self._choose(name) for name in reversed(self.options)}
+        return chosen, sum(one.cores for one in chosen.values())
 
     def _density(self, name: str, but: str = "") -> float:
         """Output axons of each of the layer's neurons, those to one layer left out."""
@@ -224,7 +244,7 @@ class Agreement:
         """Takes the layer's best block, and says to its sources how they are heard."""
         option = self.options[name]
         cores, burden = self._cores(option, self._density(name)), self._burden(name)
-        best, prices = int(np.argmin(cores + burden)), {}
+        best, prices = int(np.argmin(cores + self._weights[name] * burden)), {}
         for source, heard in option.heard.items():
             if source in self.options:
                 self._sent[source][name] = float(heard[best])

@@ -1,0 +1,132 @@
+"""How many cores networks take, against the lower bound and against Lava's way: one command, a row for each network and chip.
+
+    python -m benchmarks.placement.cores [--only NAME] [--chip CHIP] [--again]
+
+Rows are appended to benchmarks/results/placement.jsonl; what has a row of this commit is left out, so that a run that was broken off goes on
+where it stopped. Every network is measured in a process of its own, whose peak memory is the row's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import subprocess
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.placement import lavas_way
+from benchmarks.placement.networks import NETWORKS, STDS_CONNECTIVITY, conv6_fc2
+from neurodeploy.counting import LayerCount
+from neurodeploy.errors import BudgetError
+from neurodeploy.layout import counts_of, lay_out
+from neurodeploy.placement import vector
+from neurodeploy.profiles import load_profile
+from neurodeploy.quantized import QuantizedLayer, QuantizedNetwork
+from neurodeploy.regions import Region, grid_of
+from neurodeploy.resources import limited
+
+RESULTS = Path(__file__).parent.parent / "results" / "placement.jsonl"
+
+BUILDERS: dict[str, Callable[[], QuantizedNetwork]] = {
+    **{name: benchmark.build for name, benchmark in NETWORKS.items()},
+    "6conv2fc-stds": partial(conv6_fc2, connectivity=STDS_CONNECTIVITY),
+}
+"""Networks by name; a neuron with all 16,384 inputs of 6Conv+2FC's fc1 is more than a core of Loihi 2 holds, so it is run pruned too."""
+
+RUNS = (
+    ("mnist-2fc", "loihi2"), ("mnist-2fc", "loihi1"), ("6conv2fc", "kapoho_point"), ("6conv2fc-stds", "kapoho_point"),
+    ("6conv2fc-stds", "nahuku32"), ("vgg16-cifar", "kapoho_point"), ("vgg16-cifar", "nahuku32"), ("resnet19-cifar", "hala_point"),
+    ("resnet19-cifar", "pohoiki_springs"), ("sew-resnet18", "hala_point"), ("sew-resnet18", "pohoiki_springs"),
+    ("million", "loihi2"), ("flywire", "hala_point"), ("hala-point", "hala_point"),
+)  # fmt: skip
+HALVED_AT_MOST = 20_000
+"""Where the network takes more cores, Lava's way is not followed: it is a piece at a time."""
+
+
+def lavas_cores(network: QuantizedNetwork, chip: str) -> int | None:
+    """Cores that Lava's way takes; None where a single neuron does not fit, or without axons to send there is nothing to halve by."""
+    profile = load_profile(chip)
+    widths = {layer.name: layer.weight_bits for layer in network.layers}
+    counts = counts_of(network.layers, widths, profile)
+    capacity = [profile.capacity(name) for name in limited(profile)]
+
+    def fits(layer: QuantizedLayer, box: lavas_way.Region) -> bool:
+        return _fits(counts[layer.name], layer, box, capacity)
+
+    try:
+        return lavas_way.cores(network, fits)
+    except ValueError:
+        return None
+
+
+def _fits(count: LayerCount, layer: QuantizedLayer, box: lavas_way.Region, capacity: list[int]) -> bool:
+    """Whether a core holds the box, its output axons left out: as few as they can be, since the targets are not cut yet."""
+    if len(grid_of(layer)) == len(box):
+        region = Region(tuple(a for a, _ in box), tuple(b for _, b in box))
+    else:
+        sizes = [stop - start for start, stop in box]
+        n = 1
+        for size in sizes:
+            n *= size
+        region = Region.run(0, n)
+    try:
+        return bool((vector(count.usage(region), 0, count.profile) <= capacity).all())
+    except BudgetError:
+        return False
+
+
+def measured(name: str, chip: str) -> dict[str, Any]:
+    """The row of a network on a chip, without Lava's way."""
+    network, profile = BUILDERS[name](), load_profile(chip)
+    begun = time.perf_counter()
+    placement = lay_out(network, profile)
+    seconds = time.perf_counter() - begun
+    used, bound = placement.cores_used, placement.cores_lower_bound
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    overruns = [overrun for overrun in placement.overruns() if overrun.resource != "cores"]
+    lavas = lavas_cores(network, chip) if used <= HALVED_AT_MOST else None
+    return {
+        "table": "cores", "net": name, "profile": chip, "cores": used, "lower_bound": bound, "ratio": round(used / bound, 4),
+        "lavas_way": lavas, "seconds": round(seconds, 2), "memory_mb": round(memory), "slices": len(placement.slices),
+        "does_not_fit": str(overruns[0]) if overruns else None,
+    }  # fmt: skip
+
+
+def commit() -> str:
+    """The commit that is measured."""
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True, cwd=RESULTS.parent)
+    return found.stdout.strip()
+
+
+def rows() -> list[dict[str, Any]]:
+    """The rows there are."""
+    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()] if RESULTS.exists() else []
+
+
+def main() -> None:
+    """Measures what has no row yet."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", help="one network")
+    parser.add_argument("--chip", help="one chip")
+    parser.add_argument("--again", action="store_true", help="also what this commit has a row of")
+    asked = parser.parse_args()
+    at = commit()
+    done = {(row["net"], row["profile"]) for row in rows() if row.get("table") == "cores" and row["commit"] == at}
+    fresh = multiprocessing.get_context("spawn")
+    for name, chip in RUNS:
+        if asked.only not in (None, name) or asked.chip not in (None, chip) or ((name, chip) in done and not asked.again):
+            continue
+        with fresh.Pool(1) as pool:
+            row = pool.apply(measured, (name, chip)) | {"commit": at}
+        with RESULTS.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
