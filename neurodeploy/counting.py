@@ -6,6 +6,7 @@ chance, which at 1 is exact too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -56,7 +57,7 @@ class LayerCount:
         self.layer, self.profile, self.connectivity, self.grid = layer, profile, connectivity, grid_of(layer)
         self.width = weight_bits(bits, profile)
         self._parts = [_part(connection, self.width, profile, connectivity) for connection in layer.connections]
-        self._fan_in = sum((c.synapse.fan_in() for c in layer.connections), np.zeros(layer.n_neurons, dtype=np.int64))
+        self._fan_in = sum((_fan_in(c.synapse, connectivity) for c in layer.connections), np.zeros(layer.n_neurons))
         self._state_bits = profile.number("neuron_state_bits", 0)
         self._limits_profiles = {"neuron_profiles", "threshold_profiles"} & set(limited(profile))
 
@@ -76,7 +77,7 @@ class LayerCount:
             synapse_memory_bits=sum(memory),
             input_axons=sum(axons),
             encoding="+".join(sorted(set(encodings))),
-            fan_in=int(self._fan_in.reshape(self.grid)[region.box].max()),
+            fan_in=math.ceil(self._fan_in.reshape(self.grid)[region.box].max() - 1e-9),
             neuron_memory_bits=self._neuron_bits(region),
             biases=self._biases(region),
             synapse_formats=len(counted),
@@ -122,6 +123,19 @@ class LayerCount:
 
 Counted: TypeAlias = "tuple[int, int, int, str]"
 """Memory bits, input axons, synapses, encoding."""
+
+
+def _fan_in(wiring: Wiring, connectivity: float | None) -> NDArray[np.float64]:
+    """(n_out,): synapses onto each neuron, those to expect where weights survive with a chance."""
+    match wiring:
+        case _ if connectivity is None:
+            return wiring.fan_in().astype(np.float64)
+        case DenseWiring():
+            return np.full(wiring.n_out, wiring.n_in * connectivity)
+        case ConvWiring():
+            return wiring.total(np.ones(wiring.weight.shape)) * connectivity
+        case _:
+            return wiring.fan_in() * connectivity
 
 
 def _part(
@@ -211,16 +225,20 @@ class _ConvPart:
     """A convolution, counted by how input pixels meet its window."""
 
     def __init__(self, wiring: ConvWiring, formula: Formula, profile: HardwareProfile, connectivity: float | None) -> None:
-        self.wiring, self.connectivity = wiring, connectivity
-        self.encoding = next((name for name in ("convolution", "dynapcnn") if name in profile["encodings"].names), "sparse")
+        self.wiring, self.formula, self.profile, self.connectivity = wiring, formula, profile, connectivity
+        self.shared = next((name for name in ("convolution", "dynapcnn") if name in profile["encodings"].names), None)
         lists = exact_lists if connectivity is None else expected_window(connectivity)
-        self.window = Window(wiring, formula, profile, lists, is_full=connectivity is not None)
+        self.window = Window(wiring, formula, profile, lists, connectivity)
 
     def count(self, region: Region, grid: tuple[int, ...]) -> Counted:
         del grid  # it is the region's own
-        bits, axons, synapses = self.window.count(region)
-        share = 1.0 if self.connectivity is None else self.connectivity
-        return bits, axons, round(synapses * share), self.encoding
+        if self.shared is not None:
+            return *self.window.count(region), self.shared
+        sizes, how_many = self.window.one_by_one(region)
+        if self.connectivity is not None:
+            return expected_lists(sizes, how_many, region.n_neurons, self.connectivity, self.formula, self.profile)
+        bits, encoding = list_bits(np.repeat(sizes, how_many), region.n_neurons, self.formula, self.profile)
+        return bits, int(how_many[sizes > 0].sum()), int(sizes @ how_many), encoding
 
     def hears(self, region: Region, grid: tuple[int, ...]) -> int:
         del grid

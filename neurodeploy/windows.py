@@ -1,13 +1,15 @@
 """What a region of a convolution hears, and what the lists of its window take.
 
-An input pixel meets the window at some rows and columns of the kernel; pixels that meet the same weights in the same order share
-their list of synapses, wherever they are, moved by an offset (nengo-loihi, ``conv.py: conv2d_loihi_weights``). A list holds the synapses of all input
-channels, one after another and each as long as the longest. Where the offset reaches less far than the slice, each stretch
-of it has lists of its own. The slice's neurons are numbered channels first or channels last, whichever takes less.
+An input pixel meets the window at some rows and columns of the kernel; pixels that meet the same weights in the same order
+share their list of synapses, wherever they are, moved by an offset (nengo-loihi, ``conv.py: conv2d_loihi_weights``). A list
+holds the synapses of all input channels, one after another and each as long as the longest. Where the offset reaches less far
+than the slice, each stretch of it has lists of its own. Indices are as long as the largest of them needs; a list onto a single
+target needs none. The slice's neurons are numbered channels first or channels last, whichever takes less.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -110,8 +112,8 @@ class Window:
     ----------
     lists : ListBits
         What lists take.
-    is_full : bool
-        Count every weight, also those that are zero.
+    connectivity : float, optional
+        Count every weight, also those that are zero, as there with this chance; None counts those that are not zero.
     """
 
     def __init__(
@@ -120,11 +122,10 @@ class Window:
         formula: Formula,
         profile: HardwareProfile,
         lists: ListBits = exact_lists,
-        *,
-        is_full: bool = False,
+        connectivity: float | None = None,
     ) -> None:
-        self.wiring, self.formula, self.profile, self.lists = wiring, formula, profile, lists
-        present = np.ones(wiring.weight.shape, dtype=np.bool_) if is_full else wiring.weight != 0
+        self.wiring, self.formula, self.profile, self.lists, self.connectivity = wiring, formula, profile, lists, connectivity
+        present = wiring.weight != 0 if connectivity is None else np.ones(wiring.weight.shape, dtype=np.bool_)
         self._running = np.zeros((present.shape[0] + 1, *present.shape[1:]), dtype=np.int32)
         np.cumsum(present, axis=0, out=self._running[1:])
         self._alike = alike(wiring, 0), alike(wiring, 1)
@@ -142,7 +143,7 @@ class Window:
         return found[0], found[1]
 
     def count(self, region: Region) -> tuple[int, int, int]:
-        """Memory bits, input axons and synapses of a region."""
+        """Memory bits, input axons and synapses of a region whose lists are shared."""
         rows, columns = self.edges(region)
         key = (region.starts[0], region.stops[0], rows.key, columns.key)
         if key not in self._counted:
@@ -173,18 +174,17 @@ class Window:
     def _count(self, region: Region, rows: Edge, columns: Edge) -> tuple[int, int, int]:
         lengths = self.lengths(region)
         pixels = np.outer(rows.n_of_kind, columns.n_of_kind)
-        n_synapses = int((lengths.sum(axis=0) * pixels).sum())
-        longest = lengths.max(axis=0, initial=0)
-        axons = int(pixels[longest > 0].sum())
+        there = lengths.sum(axis=0)
+        chance = 1.0 if self.connectivity is None else self.connectivity
+        axons = math.ceil(((1 - (1 - chance) ** there) * pixels).sum() - 1e-9)
+        n_synapses = round(int((there * pixels).sum()) * chance)
         if "dynapcnn" in self.profile["encodings"].names:
             return self._kernel_bits(region), axons, n_synapses
-        if "convolution" not in self.profile["encodings"].names:
-            return self._unrolled(region, lengths, pixels, n_synapses)
-        bits = self._shared(region, rows, columns, lengths.shape[0], longest)
+        bits = self._shared(region, rows, columns, lengths.shape[0], lengths.max(axis=0, initial=0))
         return bits + axons * self.formula.entry, axons, n_synapses
 
     def _shared(self, region: Region, rows: Edge, columns: Edge, atoms: int, longest: Integers) -> int:
-        """Memory of the shared lists, in the better order of neurons that an index can name; `longest` by kind of row and column."""
+        """Memory of the shared lists in the better order of neurons, of `longest` synapses by kind of row and column."""
         ways = [self._lists(region, rows, columns, is_last) for is_last in (False, True)]
         widest = self.profile["index_bits"].choices[-1]
         bits = []
@@ -206,12 +206,12 @@ class Window:
         moved, which = np.divmod(different, max(local.size, 1))
         return which, int((moved * reach + local[which]).max(initial=0))
 
-    def _unrolled(self, region: Region, lengths: Integers, pixels: Integers, n_synapses: int) -> tuple[int, int, int]:
-        """Memory on a chip without shared lists: every input neuron has its own."""
-        addressed = min(region.n_neurons, self.profile.capacity("neurons"))
-        bits = self.formula.lists(lengths, index_bits(addressed, self.profile))
-        axons = int(((lengths > 0) * pixels).sum())
-        return int((bits * pixels).sum()) + axons * self.formula.entry, axons, n_synapses
+    def one_by_one(self, region: Region) -> tuple[Integers, Integers]:
+        """Lengths of the lists, and of each how many there are, where every input neuron has its own."""
+        rows, columns = self.edges(region)
+        lengths = self.lengths(region)
+        how_many = np.broadcast_to(np.outer(rows.n_of_kind, columns.n_of_kind), lengths.shape)
+        return lengths.reshape(-1), how_many.reshape(-1)
 
     def _kernel_bits(self, region: Region) -> int:
         kernel = power_of_two(int(np.prod(self.wiring.weight.shape[2:])))
