@@ -29,7 +29,6 @@ from neurodeploy.regions import grid_of
 from neurodeploy.resources import AnyLayer, Layers, limited
 from neurodeploy.wiring import ConvWiring
 
-
 _MANY_LAYERS = 100
 """Of so many layers each is looked at by itself."""
 _LARGE_IMAGE = 1 << 12

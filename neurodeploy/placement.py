@@ -206,7 +206,7 @@ class Placement:
             part = next(part for part in self.slices if part.core == core)
             yield Overrun(
                 layer=part.layer, resource=resource, core=core, need=int(self._totals[row, column]),
-                limit=int(capacity[row, column]), source=self.profile[f"{resource}_per_core"].where, remedy=self._remedy(part),
+                limit=int(capacity[row, column]), source=self.profile[f"{resource}_per_core"].where, remedy=self._remedy(part, resource),
             )  # fmt: skip
         most = self.profile.limits.get("fan_in_per_neuron")
         for layer in self.weight_bits if most is not None else ():
@@ -217,9 +217,10 @@ class Placement:
                     remedy="Prune its neurons' inputs, or part its sum over neurons in between.",
                 )  # fmt: skip
 
-    def _remedy(self, part: Slice) -> str:
+    def _remedy(self, part: Slice, resource: str) -> str:
         if part.region.n_neurons == 1:
-            return "It is one neuron, which no cut makes smaller: prune what it hears, or part its sum over neurons in between."
+            prune = "prune what hears it" if resource == "output_axons" else "prune what it hears, or part its sum over others"
+            return f"It is one neuron, which no cut makes smaller: {prune}."
         if self.profile.number("cores_per_layer", 0) == 1:
             return f"A layer of {self.profile.name} stands on one core: make it smaller, or compress it under a budget."
         return "Compress it under a budget, or split it over more cores."

@@ -1,10 +1,10 @@
 """What a region of a convolution hears, and what the lists of its window take.
 
-An input pixel meets the window at some rows and columns of the kernel; pixels that meet the same weights in the same order share
-their list of synapses, wherever they are, moved by an offset (nengo-loihi, ``conv.py: conv2d_loihi_weights``). A list holds the
-synapses of all input channels, one after another and each as long as the longest. Where the offset reaches less far than the
-slice, each stretch of it has lists of its own. The slice's neurons are numbered channels first or channels last, whichever takes
-less.
+An input pixel meets the window at some rows and columns of the kernel; pixels that meet the same weights in the same order
+share their list of synapses, wherever they are, moved by an offset (nengo-loihi, ``conv.py: conv2d_loihi_weights``). A list
+holds the synapses of all input channels, one after another and each as long as the longest. Where the offset reaches less far
+than the slice, each stretch of it has lists of its own. Indices are as long as the largest of them needs; a list onto a single
+target needs none. The slice's neurons are numbered channels first or channels last, whichever takes less.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ class Window:
     ----------
     lists : ListBits
         What lists take.
-    is_full : bool
-        Count every weight, also those that are zero.
+    connectivity : float, optional
+        Count every weight, also those that are zero, as there with this chance; None counts those that are not zero.
     """
 
     def __init__(
@@ -121,11 +121,10 @@ class Window:
         formula: Formula,
         profile: HardwareProfile,
         lists: ListBits = exact_lists,
-        *,
-        is_full: bool = False,
+        connectivity: float | None = None,
     ) -> None:
-        self.wiring, self.formula, self.profile, self.lists = wiring, formula, profile, lists
-        present = np.ones(wiring.weight.shape, dtype=np.bool_) if is_full else wiring.weight != 0
+        self.wiring, self.formula, self.profile, self.lists, self.connectivity = wiring, formula, profile, lists, connectivity
+        present = wiring.weight != 0 if connectivity is None else np.ones(wiring.weight.shape, dtype=np.bool_)
         self._are_alike = wiring.groups == 1 and bool(present.all())
         self._running = np.zeros((present.shape[0] + 1, *present.shape[1:]), dtype=np.int32)
         np.cumsum(present, axis=0, out=self._running[1:])
@@ -146,7 +145,7 @@ class Window:
         return self.edge(0, *rows), self.edge(1, *columns)
 
     def count(self, region: Region) -> tuple[int, int, int]:
-        """Memory bits, input axons and synapses of a region."""
+        """Memory bits, input axons and synapses of a region whose lists are shared."""
         rows, columns = self.edges(region)
         first = 0 if self._are_alike else region.starts[0]
         key = (first, first + region.sides[0], rows.key, columns.key)
@@ -165,15 +164,11 @@ class Window:
         met = [self._met(start, stop, rows, columns) for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
         copies = [self.n_channels(start, stop) // len(lengths) for start, stop, lengths in zip(starts, stops, met, strict=True)]
         atoms = np.array([n * len(lengths) for n, lengths in zip(copies, met, strict=True)])
-        synapses = np.array([n * int((lengths.sum(axis=0) * pixels).sum()) for n, lengths in zip(copies, met, strict=True)])
-        if not {"convolution", "dynapcnn"} & set(self.profile["encodings"].names):
-            unrolled = [
-                self._unrolled((b - a) * sides[0] * sides[1], n, x, pixels)
-                for a, b, n, x in zip(starts, stops, copies, met, strict=True)
-            ]
-            return np.array([bits for bits, _ in unrolled]), np.array([axons for _, axons in unrolled]), synapses
+        there = np.stack([n * lengths.sum(axis=0) for n, lengths in zip(copies, met, strict=True)])
         longest = np.stack([lengths.max(axis=0, initial=0) for lengths in met])
-        axons = ((longest > 0) * pixels).sum(axis=(1, 2))
+        chance = 1.0 if self.connectivity is None else self.connectivity
+        axons = np.ceil(((1 - (1 - chance) ** there) * pixels).sum(axis=(1, 2)) - 1e-9).astype(np.int64)
+        synapses = np.rint((there * pixels).sum(axis=(1, 2)) * chance).astype(np.int64)
         if "dynapcnn" in self.profile["encodings"].names:
             bits = np.array([self._kernel_bits(a, b) for a, b in zip(starts, stops, strict=True)])
             return bits, axons, synapses
@@ -264,12 +259,13 @@ class Window:
             return UNLIMITED
         return int(self.lists(self.formula, atoms, longest, self._index(last)).reshape(-1)[which].sum())
 
-    def _unrolled(self, neurons: int, copies: int, lengths: Integers, pixels: Integers) -> tuple[int, int]:
-        """Memory and axons on a chip without shared lists: every input neuron has its own."""
-        addressed = min(int(neurons), self.profile.capacity("neurons"))  # more are too many for a core, whatever the index
-        bits = self.formula.lists(lengths, index_bits(addressed, self.profile))
-        axons = int(((lengths > 0) * pixels).sum()) * copies
-        return int((bits * pixels).sum()) * copies + axons * self.formula.entry, axons
+    def one_by_one(self, region: Region) -> tuple[Integers, Integers]:
+        """Lengths of the lists, and of each how many there are, where every input neuron has its own."""
+        rows, columns = self.edges(region)
+        lengths = self.lengths(region)
+        copies = self.n_channels(region.starts[0], region.stops[0]) // len(lengths)
+        how_many = np.broadcast_to(np.outer(rows.n_of_kind, columns.n_of_kind) * copies, lengths.shape)
+        return lengths.reshape(-1), how_many.reshape(-1)
 
     def _kernel_bits(self, start: int, stop: int) -> int:
         kernel = power_of_two(int(np.prod(self.wiring.weight.shape[2:])))

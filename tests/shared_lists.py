@@ -30,10 +30,11 @@ def published_bits(
 ) -> int:
     """Synapse memory of a whole convolution, by nengo-loihi's ``conv2d_loihi_weights`` and ``bits_per_axon``.
 
-    Of every input pixel, the kernel's rows and columns by which some output hears it are marked, and the first such output is
-    its offset, of which 256 at a time go into the list's indices. Pixels with the same marks and the same part of the offset in the indices
-    have one list: all channels one after another, all filters of every marked place. All lists have indices as long as the
-    largest of them needs. It numbers neurons as the network did, filters last or first; here it may choose.
+    Of every input pixel, the kernel's rows and columns by which some output hears it are marked, and the first such output
+    is its offset, of which 256 at a time go into the list's indices. Pixels with the same marks and the same part of the
+    offset in the indices have one list: all channels one after another, all filters of every marked place. All lists have
+    indices as long as the largest of them needs. It numbers neurons as the network did, filters last or first; here it may
+    choose.
 
     Parameters
     ----------
@@ -90,9 +91,9 @@ def meetings(conv: ConvWiring, region: Region, axis: int, at: int) -> list[tuple
 def shared_bits(conv: ConvWiring, region: Region, bits: int, chip: HardwareProfile) -> int:
     """Synapse memory of a region in shared lists, where the published algorithm is asked for more than it was written for.
 
-    The region's outputs are numbered among themselves. Pixels that meet equal weights in the same order share a list, be it by other
-    rows of the kernel (those of a pool are all alike). Weights of zero are no synapses; a list has, for every channel of the groups
-    that the region is in, as many as the channel with most.
+    The region's outputs are numbered among themselves. Pixels that meet equal weights in the same order share a list, be it
+    by other rows of the kernel (those of a pool are all alike). Weights of zero are no synapses; a list has, for every
+    channel of the groups that the region is in, as many as the channel with most.
     """
     filters, height, width = region.sides
     per_group = conv.weight.shape[0] // conv.groups

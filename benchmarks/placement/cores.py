@@ -99,7 +99,9 @@ def measured(name: str, chip: str) -> dict[str, Any]:
 
 def commit() -> str:
     """The commit that is measured."""
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True, cwd=RESULTS.parent)
+    found = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True, cwd=RESULTS.parent
+    )
     return found.stdout.strip()
 
 
