@@ -26,7 +26,7 @@ from neurodeploy.placement import Placement, Slice, vector
 from neurodeploy.quantized import QuantizedNetwork
 from neurodeploy.regions import Region, grid_of
 from neurodeploy.resources import DEFAULT_WEIGHT_BITS, Layers, Usage, bits_of, limited
-from neurodeploy.schemes import Agreement, Chosen
+from neurodeploy.schemes import Agreement, Chosen, Options
 
 Cut: TypeAlias = "tuple[str, int, Region]"
 """Layer, core, region: these neurons of the layer are to stand on the core."""
@@ -103,27 +103,30 @@ def counts_of(
     return {layer.name: LayerCount(layer, widths[layer.name], profile, connectivity, counted) for layer in layers}
 
 
-_LOOKED_AT_TWICE = 20_000
+_LAID_AGAIN = 20_000
 """Networks of more slices are laid in one way only."""
+_WAYS = ((1.0, True), (0.5, True), (0.0, True), (1.0, False), (0.0, False))
+"""How cautious the layers are when they agree, and whether they keep to the pieces that they agreed on."""
 
 
 def filled(layers: Layers, profile: HardwareProfile, counts: Counts) -> tuple[Slice, ...]:
-    """Every layer laid, in the pieces agreed on; or in smaller ones too, where that takes fewer cores."""
-    chosen = agreed(layers, profile, counts)
-    evenly = _filled(layers, profile, counts, chosen, is_even=True)
-    if len(evenly) > _LOOKED_AT_TWICE:
-        return evenly
-    return min(evenly, _filled(layers, profile, counts, chosen, is_even=False), key=_n_cores)
-
-
-def _n_cores(slices: tuple[Slice, ...]) -> int:
-    return len({part.core for part in slices})
+    """Every layer laid: in that of some ways that breaks fewest limits, and of these takes fewest cores."""
+    best: tuple[Slice, ...] = ()
+    least: tuple[int, int] | None = None
+    options = {layer.name: options_of(counts[layer.name], grid_of(layer), profile) for layer in layers}
+    for caution, is_even in _WAYS:
+        too_full, n_cores, slices = _filled(layers, profile, counts, agreed(layers, profile, options, caution), is_even=is_even)
+        if least is None or (too_full, n_cores) < least:
+            best, least = slices, (too_full, n_cores)
+        if len(slices) > _LAID_AGAIN or n_cores == 1:
+            break
+    return best
 
 
 def _filled(
     layers: Layers, profile: HardwareProfile, counts: Counts, chosen: Mapping[str, Chosen], *, is_even: bool
-) -> tuple[Slice, ...]:
-    """Every layer laid, the last one first; what hears itself is laid twice.
+) -> tuple[int, int, tuple[Slice, ...]]:
+    """Pieces that overfill a core, cores, and every layer laid, the last one first; what hears itself is laid twice.
 
     The output axons of a layer that hears itself depend on how it is cut, and that on its output axons: it is cut as if it
     did not, and then with the targets that this gave.
@@ -141,16 +144,15 @@ def _filled(
         hearing.forget(layer)
         slices += laid
     first_core_first = (replace(part, core=board.n_cores - 1 - part.core) for part in reversed(slices))
-    return tuple(sorted(first_core_first, key=lambda part: part.core))
+    return board.n_too_full, board.n_cores, tuple(sorted(first_core_first, key=lambda part: part.core))
 
 
-def agreed(layers: Layers, profile: HardwareProfile, counts: Counts) -> dict[str, Chosen]:
+def agreed(layers: Layers, profile: HardwareProfile, options: Mapping[str, Options], caution: float) -> dict[str, Chosen]:
     """The blocks by which all layers together take fewest cores; see `neurodeploy.schemes`."""
-    options = {layer.name: options_of(counts[layer.name], grid_of(layer), profile) for layer in layers}
     capacity = np.maximum([profile.capacity(resource) for resource in limited(profile)], 1.0)
     nothing = Usage(neurons=0, synapses=0, synapse_memory_bits=0, input_axons=0, encoding="")
     axon = (vector(nothing, 1, profile) - vector(nothing, 0, profile)) / capacity
-    return Agreement(options, {layer.name: layer.n_neurons for layer in layers}, axon).reached()
+    return Agreement(options, {layer.name: layer.n_neurons for layer in layers}, axon, caution).reached()
 
 
 def _as_planned(layers: Layers, profile: HardwareProfile, counts: Counts, plan: Sequence[Cut]) -> tuple[Slice, ...]:
