@@ -37,9 +37,6 @@ class Hearing:
         """The layer, to be laid out with the targets that are known."""
         return Filling(layer, self.counts[layer.name], self._targets.get(layer.name), self.profile)
 
-    def hears_itself(self, layer: AnyLayer) -> bool:
-        return any(connection.source == layer.name for connection in layer.connections)
-
     def add(self, layer: AnyLayer, regions: Sequence[Region]) -> None:
         """The layer is cut into these regions."""
         for region in regions:
@@ -100,7 +97,7 @@ class Board:
     """
 
     def __init__(self, profile: HardwareProfile, *, is_even: bool = False) -> None:
-        self.profile, self.is_even, self.n_cores = profile, is_even, 0
+        self.profile, self.is_even, self.n_cores, self.n_too_full = profile, is_even, 0, 0
         self.capacity = np.array([profile.capacity(resource) for resource in limited(profile)])
         self._numbers = np.zeros(0, dtype=np.int64)
         self._left = np.zeros((0, len(self.capacity)), dtype=np.int64)
@@ -124,6 +121,7 @@ class Board:
             slices.append(part)
             waiting += self._rest(strip, n, n)
             self._left[row] -= vector(part.usage, part.output_axons, self.profile)
+            self.n_too_full += int((self._left[row] < 0).any())
             if (self._left[row] < self.capacity * _WORTH_FILLING).any():
                 self._numbers, self._left = np.delete(self._numbers, row), np.delete(self._left, row, axis=0)
         return slices

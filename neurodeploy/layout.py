@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from neurodeploy.assignment import assigned
 from neurodeploy.bounds import least_cores
@@ -26,8 +27,8 @@ from neurodeploy.options import options_of
 from neurodeploy.placement import Placement, Slice, vector
 from neurodeploy.quantized import QuantizedNetwork
 from neurodeploy.regions import Region, grid_of
-from neurodeploy.resources import DEFAULT_WEIGHT_BITS, Layers, Usage, bits_of, limited
-from neurodeploy.schemes import Agreement, Chosen
+from neurodeploy.resources import DEFAULT_WEIGHT_BITS, AnyLayer, Layers, Usage, bits_of, limited
+from neurodeploy.schemes import Agreement, Chosen, Options
 
 Cut: TypeAlias = "tuple[str, int, Region]"
 """Layer, core, region: these neurons of the layer are to stand on the core."""
@@ -78,56 +79,100 @@ def counts_of(
     return {layer.name: LayerCount(layer, widths[layer.name], profile, connectivity, counted) for layer in layers}
 
 
-_LOOKED_AT_TWICE = 20_000
+_LAID_AGAIN = 20_000
 """Networks of more slices are laid in one way only."""
+_TRIALS = 5
+"""How often a layer that hears itself is cut anew, where a core turns out to be too full."""
+_WAYS = ((1.0, True), (0.5, True), (0.0, True), (1.0, False), (0.0, False))
+"""How cautious the layers are when they agree, and whether they keep to the pieces that they agreed on."""
 
 
 def filled(layers: Layers, profile: HardwareProfile, counts: Counts) -> tuple[Slice, ...]:
-    """Every layer laid, in the pieces agreed on; or in smaller ones too, where that takes fewer cores."""
+    """Every layer laid: in that of some ways that breaks fewest limits, and of these takes fewest cores."""
     if profile.number("cores_per_layer", UNLIMITED) == 1:
         return _uncut(layers, profile, counts)
-    chosen = agreed(layers, profile, counts)
-    evenly = _filled(layers, profile, counts, chosen, is_even=True)
-    if len(evenly) > _LOOKED_AT_TWICE:
-        return evenly
-    return min(evenly, _filled(layers, profile, counts, chosen, is_even=False), key=_n_cores)
-
-
-def _n_cores(slices: tuple[Slice, ...]) -> int:
-    return len({part.core for part in slices})
+    best: tuple[Slice, ...] = ()
+    least: tuple[int, int] | None = None
+    options = {layer.name: options_of(counts[layer.name], grid_of(layer), profile) for layer in layers}
+    for caution, is_even in _WAYS:
+        chosen = agreed(layers, profile, options, caution)
+        too_full, n_cores, slices = _filled(layers, profile, counts, chosen, is_even=is_even)
+        if any(hears_itself(layer) for layer in layers):
+            too_full, n_cores, slices = _settled(layers, profile, counts, chosen, slices, is_even=is_even)
+        if least is None or (too_full, n_cores) < least:
+            best, least = slices, (too_full, n_cores)
+        if len(slices) > _LAID_AGAIN or n_cores == 1:
+            break
+    return best
 
 
 def _filled(
-    layers: Layers, profile: HardwareProfile, counts: Counts, chosen: Mapping[str, Chosen], *, is_even: bool
-) -> tuple[Slice, ...]:
-    """Every layer laid, the last one first; what hears itself is laid twice.
+    layers: Layers,
+    profile: HardwareProfile,
+    counts: Counts,
+    chosen: Mapping[str, Chosen],
+    *,
+    is_even: bool,
+    cuts: Mapping[str, Sequence[Region]] | None = None,
+) -> tuple[int, int, tuple[Slice, ...]]:
+    """Pieces that overfill a core, cores, and every layer laid, the last one first.
 
-    The output axons of a layer that hears itself depend on how it is cut, and that on its output axons: it is cut as if it
-    did not, and then with the targets that this gave.
+    The output axons of a layer that hears itself depend on how it is cut, and that on its output axons: `cuts` says how it was
+    cut before; by default it is cut on trial, as if it did not hear itself.
     """
     board, slices, hearing = Board(profile, is_even=is_even), list[Slice](), Hearing(layers, counts, profile)
     for layer in reversed(layers):
         filling = hearing.filling(layer)
-        if hearing.hears_itself(layer):
-            trial = Board(profile).lay(filling, chosen[layer.name])
-            hearing.add(layer, [part.region for part in trial])
+        if hears_itself(layer):
+            trial = (
+                [part.region for part in Board(profile).lay(filling, chosen[layer.name])] if cuts is None else cuts[layer.name]
+            )
+            hearing.add(layer, trial)
             filling = hearing.filling(layer)
         laid = board.lay(filling, chosen[layer.name])
-        if not hearing.hears_itself(layer):
+        if not hears_itself(layer):
             hearing.add(layer, [part.region for part in laid])
         hearing.forget(layer)
         slices += laid
     first_core_first = (replace(part, core=board.n_cores - 1 - part.core) for part in reversed(slices))
-    return tuple(sorted(first_core_first, key=lambda part: part.core))
+    return board.n_too_full, board.n_cores, tuple(sorted(first_core_first, key=lambda part: part.core))
 
 
-def agreed(layers: Layers, profile: HardwareProfile, counts: Counts) -> dict[str, Chosen]:
+def _settled(
+    layers: Layers,
+    profile: HardwareProfile,
+    counts: Counts,
+    chosen: Mapping[str, Chosen],
+    slices: tuple[Slice, ...],
+    *,
+    is_even: bool,
+) -> tuple[int, int, tuple[Slice, ...]]:
+    """Layers that hear themselves cut again, by how they were cut, until what they are counted with is how they stand."""
+    capacity = np.array([profile.capacity(resource) for resource in limited(profile)])
+    for trial in range(_TRIALS):
+        slices = _as_planned(layers, profile, counts, [(part.layer, part.core, part.region) for part in slices])
+        used: dict[int, NDArray[np.int64]] = {}
+        for part in slices:
+            used[part.core] = used.get(part.core, 0) + vector(part.usage, part.output_axons, profile)
+        too_full = sum(bool((taken > capacity).any()) for taken in used.values())
+        if too_full == 0 or trial == _TRIALS - 1:
+            break
+        cuts = {layer.name: [part.region for part in slices if part.layer == layer.name] for layer in layers}
+        slices = _filled(layers, profile, counts, chosen, is_even=is_even, cuts=cuts)[2]
+    return too_full, len(used), slices
+
+
+def hears_itself(layer: AnyLayer) -> bool:
+    """Whether the layer has a connection from itself."""
+    return any(connection.source == layer.name for connection in layer.connections)
+
+
+def agreed(layers: Layers, profile: HardwareProfile, options: Mapping[str, Options], caution: float) -> dict[str, Chosen]:
     """The blocks by which all layers together take fewest cores; see `neurodeploy.schemes`."""
-    options = {layer.name: options_of(counts[layer.name], grid_of(layer), profile) for layer in layers}
     capacity = np.maximum([profile.capacity(resource) for resource in limited(profile)], 1.0)
     nothing = Usage(neurons=0, synapses=0, synapse_memory_bits=0, input_axons=0, encoding="")
     axon = (vector(nothing, 1, profile) - vector(nothing, 0, profile)) / capacity
-    return Agreement(options, {layer.name: layer.n_neurons for layer in layers}, axon).reached()
+    return Agreement(options, {layer.name: layer.n_neurons for layer in layers}, axon, caution).reached()
 
 
 def _uncut(layers: Layers, profile: HardwareProfile, counts: Counts) -> tuple[Slice, ...]:

@@ -37,12 +37,16 @@ def options_of(count: LayerCount, grid: tuple[int, ...], profile: HardwareProfil
     key = (_SHARED, grid, bool(count.layer.bias.any()), *((id(window), len(sources)) for window, sources in windows))
     if key not in count.counted:
         count.counted[key] = _of_windows(count, windows, grid, profile)
-    lengths, pieces, own, heard = count.counted[key]
-    of_source: dict[str, Floats] = {}
-    for (_, sources), neurons in zip(windows, heard, strict=True):
+    lengths, pieces, own, heard, peaks = count.counted[key]
+    of_source, peak_of_source = dict[str, Floats](), dict[str, Floats]()
+    for (_, sources), neurons, peak in zip(windows, heard, peaks, strict=True):
         for source in sources:
             of_source[source] = of_source.get(source, 0.0) + neurons
-    return Options(blocks=lengths, pieces=pieces, neurons=lengths.prod(axis=1).astype(np.float64), own=own, heard=of_source)
+            peak_of_source[source] = peak_of_source.get(source, 0.0) + peak
+    return Options(
+        blocks=lengths, pieces=pieces, neurons=lengths.prod(axis=1).astype(np.float64), own=own, heard=of_source,
+        peak=peak_of_source,
+    )  # fmt: skip
 
 
 def _one_by_one(count: LayerCount, grid: tuple[int, ...], profile: HardwareProfile) -> Options:
@@ -66,7 +70,16 @@ def _one_by_one(count: LayerCount, grid: tuple[int, ...], profile: HardwareProfi
     sources = sorted({source for one in heard for source in one})
     of_source = {source: parts * np.array([one.get(source, 0) for one in heard], dtype=np.float64) for source in sources}
     table = np.array(lengths, dtype=np.int64)
-    return Options(blocks=table, pieces=parts, neurons=table.prod(axis=1).astype(np.float64), own=np.stack(own), heard=of_source)
+    sizes = _sizes(count)
+    peak = {source: neurons / sizes[source] for source, neurons in of_source.items() if source in sizes}
+    return Options(
+        blocks=table, pieces=parts, neurons=table.prod(axis=1).astype(np.float64), own=np.stack(own), heard=of_source, peak=peak
+    )
+
+
+def _sizes(count: LayerCount) -> dict[str, int]:
+    """How many neurons each source has."""
+    return {connection.source: connection.synapse.n_in for connection in count.layer.connections}
 
 
 def _capacity(profile: HardwareProfile) -> Floats:
@@ -75,14 +88,14 @@ def _capacity(profile: HardwareProfile) -> Floats:
 
 def _of_windows(
     count: LayerCount, windows: list[tuple[Window, tuple[str, ...]]], grid: tuple[int, ...], profile: HardwareProfile
-) -> tuple[Integers, Floats, Floats, list[Floats]]:
-    """Blocks, pieces, shares of a core, and what a source of each window has to send, of a layer of convolutions."""
+) -> tuple[Integers, Floats, Floats, list[Floats], list[Floats]]:
+    """Blocks, pieces, shares of a core, and what a source of each window has to send, in all and at most a neuron."""
     channels = np.array(blocks(grid[0]))
     n_runs = -(-grid[0] // channels)
     cut = np.array([middle(grid[0], int(c)) for c in channels])
     sides = [[(length, *_along(windows, axis, grid, length)) for length in blocks(grid[1 + axis])] for axis in (0, 1)]
-    tables: list[tuple[Integers, Floats, Floats, list[Floats]]] = []
-    for (y, rows, heard_y), (x, columns, heard_x) in product(*sides):
+    tables: list[tuple[Integers, Floats, Floats, list[Floats], list[Floats]]] = []
+    for (y, rows, heard_y, peak_y), (x, columns, heard_x, peak_x) in product(*sides):
         few = channels * y * x <= profile.capacity("neurons")
         while few.any():
             try:
@@ -98,20 +111,26 @@ def _of_windows(
             n_runs[few] * np.array([window.n_channels(a, b) for a, b in cut[few].tolist()]) * float(hy * hx)
             for (window, _), hy, hx in zip(windows, heard_y, heard_x, strict=True)
         ]
-        tables.append((length, pieces.astype(np.float64), own, heard))
-    lengths, all_pieces, shares, sent = zip(*tables, strict=True)
-    of_window = [np.concatenate(column) for column in zip(*sent, strict=True)]
-    return np.concatenate(lengths), np.concatenate(all_pieces), np.concatenate(shares), of_window
+        within = [
+            n_runs[few] * np.array([window.n_channels(a, b) for a, b in cut[few].tolist()]) / window.wiring.input_shape[0]
+            for window, _ in windows
+        ]
+        peak = [runs * float(py * px) for runs, py, px in zip(within, peak_y, peak_x, strict=True)]
+        tables.append((length, pieces.astype(np.float64), own, heard, peak))
+    lengths, all_pieces, shares, sent, most = zip(*tables, strict=True)
+    of_window, peaks = ([np.concatenate(column) for column in zip(*each, strict=True)] for each in (sent, most))
+    return np.concatenate(lengths), np.concatenate(all_pieces), np.concatenate(shares), of_window, peaks
 
 
 def _along(
     windows: list[tuple[Window, tuple[str, ...]]], axis: int, grid: tuple[int, ...], length: int
-) -> tuple[list[Edge], list[int]]:
-    """The edge of the middle run along rows (0) or columns (1), and the inputs that all runs hear, for each window."""
+) -> tuple[list[Edge], list[int], list[int]]:
+    """For each window along rows (0) or columns (1): the middle run's edge, inputs that all runs hear, runs that hear one most."""
     runs, (a, b) = even_cuts(grid[1 + axis], length), middle(grid[1 + axis], length)
     return (
         [window.edge(axis, a, b) for window, _ in windows],
         [sum(window.edge(axis, *run).inputs.size for run in runs) for window, _ in windows],
+        [int(np.bincount(np.concatenate([window.edge(axis, *run).inputs for run in runs])).max()) for window, _ in windows],
     )
 
 

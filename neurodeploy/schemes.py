@@ -10,7 +10,7 @@ and what one output axon more costs each layer that it hears.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TypeAlias
 
@@ -131,6 +131,8 @@ class Options:
         Share of a core that the middle piece takes, without output axons.
     heard : mapping by layer: array (n,)
         Neurons that the pieces hear, counted for each piece.
+    peak : mapping by layer: array (n,)
+        Pieces by which that neuron is heard that is heard by most.
     """
 
     blocks: NDArray[np.int64]
@@ -138,6 +140,12 @@ class Options:
     neurons: Floats
     own: Floats
     heard: Mapping[str, Floats]
+    peak: Mapping[str, Floats]
+
+    def expecting(self, n_neurons: Mapping[str, int], caution: float) -> Options:
+        """With less of a peak: `caution` times as far above the mean."""
+        mean = {source: self.heard[source] / n_neurons[source] for source in self.peak if source in n_neurons}
+        return replace(self, peak={source: one + caution * (self.peak[source] - one) for source, one in mean.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,9 +194,12 @@ class Agreement:
     n_neurons : mapping by layer
     axon : array (n_resources,)
         Share of a core that an output axon takes.
+    caution : float
+        0 to 1: whether neurons are taken to have as many output axons as they have on average, or as the one that has most.
     """
 
-    def __init__(self, options: Mapping[str, Options], n_neurons: Mapping[str, int], axon: Floats) -> None:
+    def __init__(self, options: Mapping[str, Options], n_neurons: Mapping[str, int], axon: Floats, caution: float = 1.0) -> None:
+        options = {name: option.expecting(n_neurons, caution) for name, option in options.items()}
         self.options, self.n_neurons, self.axon = options, n_neurons, axon
         self._message = _MESSAGE * float(axon.max(initial=0.0))
         self._sent: dict[str, dict[str, float]] = {name: {} for name in options}
@@ -226,8 +237,8 @@ class Agreement:
         return chosen, sum(one.cores for one in chosen.values())
 
     def _density(self, name: str, but: str = "") -> float:
-        """Output axons of each of the layer's neurons, those to one layer left out."""
-        return sum(n for target, n in self._sent[name].items() if target != but) / self.n_neurons[name]
+        """Output axons of the neuron of the layer that has most, those to one layer left out."""
+        return sum(n for target, n in self._sent[name].items() if target != but)
 
     def _burden(self, name: str) -> Floats:
         """Cores that the layers before fill more for each of the layer's blocks."""
@@ -236,7 +247,7 @@ class Agreement:
         for source, heard in option.heard.items():
             if source in self.options and source != name:
                 others = self._density(source, name)
-                with_it = np.interp(others + heard / self.n_neurons[source], _DENSITIES, self._filled[source])
+                with_it = np.interp(others + option.peak[source], _DENSITIES, self._filled[source])
                 burden += with_it - np.interp(others, _DENSITIES, self._filled[source]) + heard * self._message
         return burden
 
@@ -245,9 +256,9 @@ class Agreement:
         option = self.options[name]
         cores, burden = self._cores(option, self._density(name)), self._burden(name)
         best, prices = int(np.argmin(cores + self._weights[name] * burden)), {}
-        for source, heard in option.heard.items():
+        for source, peak in option.peak.items():
             if source in self.options:
-                self._sent[source][name] = float(heard[best])
+                self._sent[source][name] = float(peak[best])
                 density = self._density(source)
                 ends = np.interp([density * 0.95, density * 1.05], _DENSITIES, self._filled[source])
                 prices[source] = float(ends[1] - ends[0]) / max(0.1 * density * self.n_neurons[source], 1e-9) + self._message

@@ -17,7 +17,6 @@ from neurodeploy.errors import BudgetError, PlacementError
 from neurodeploy.hardware import HardwareProfile, Value
 from neurodeploy.layout import lay_out
 from neurodeploy.network import Network
-from neurodeploy.placement import Placement
 from neurodeploy.placing import linked, place
 from neurodeploy.profiles import load_profile
 from neurodeploy.quantized import QuantizedNetwork
@@ -46,26 +45,15 @@ def chips(draw: st.DrawFn) -> dict[str, Value | None]:
     return numbers
 
 
-def cuts_what_hears_itself(network: QuantizedNetwork | Network, placement: Placement) -> bool:
-    """Whether a layer that hears itself stands in several slices: see `test_a_cut_layer_that_hears_itself`."""
-    return any(
-        connection.source == layer.name and placement.of(layer.name).slices > 1
-        for layer in network
-        for connection in layer.connections
-    )
-
-
 @settings(max_examples=150)
 @given(network=quantized_graphs() | graphs(), numbers=chips())
 def test_every_core_of_a_placement_is_as_recounted_from_the_integers_alone(
     make_chip: MakeChip, network: QuantizedNetwork | Network, numbers: dict[str, Value | None]
 ) -> None:
     placement = lay_out(network, make_chip(**numbers))
-    assume(not cuts_what_hears_itself(network, placement))
     assert_true_to(network, placement)
 
 
-@pytest.mark.xfail(reason="laid out by the targets of a trial, whose cuts differ: output axons are counted for those")
 def test_a_cut_layer_that_hears_itself(make_chip: MakeChip) -> None:
     """Three neurons of which two fit a core; neuron 0 is heard by 1 and 2, which stand on two cores."""
     itself = layer_of(np.array([[0, 0, 0], [1, 0, 0], [1, 0, 0]]), name="self", source="self", vth=1)
@@ -81,7 +69,6 @@ def test_what_is_placed_fits_and_what_does_not_fit_is_refused(
     make_chip: MakeChip, network: QuantizedNetwork, numbers: dict[str, Value | None]
 ) -> None:
     chip = make_chip(**numbers | {"chips": 2})
-    assume(not cuts_what_hears_itself(network, lay_out(network, chip)))
     try:
         placement = place(network, chip)
     except PlacementError:

@@ -80,7 +80,7 @@ def option(*rows: tuple[int, int, float, float], source: str | None = None) -> O
     pieces, neurons, own, heard = np.array(rows, dtype=np.float64).T
     return Options(
         blocks=neurons[:, None].astype(np.int64), pieces=pieces, neurons=neurons, own=np.stack([own, 0 * own], axis=1),
-        heard={source: heard} if source is not None else {},
+        heard={source: heard} if source is not None else {}, peak={source: heard / 100} if source is not None else {},
     )  # fmt: skip
 
 
@@ -120,6 +120,11 @@ def test_options_are_as_counted(chip: str) -> None:
         heard = [counts["second"].hears(part.region)["first"] for part in pieces.strips()]
         assert options.heard["first"][n] == sum(heard)
         assert options.pieces[n] == len(heard)
+        targets = np.zeros((12, 10, 10), dtype=np.int64)
+        for strip in pieces.strips():
+            for each in counts["second"].heard(strip.region):
+                targets[each.box.box] += each.mask
+        assert options.peak["first"][n] == targets.max()
 
 
 # ---------------------------------------------------------------------------------------------- counted once
