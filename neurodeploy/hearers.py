@@ -97,7 +97,9 @@ def _share(wiring: Wiring) -> float:
     return wiring.n_out / wiring.n_in
 
 
-def _places(wiring: Wiring, image: tuple[int, int], part_of: tuple[Floats, Floats] | None = None) -> list[tuple[tuple[Weights, Weights], NDArray[np.bool_]]]:
+def _places(
+    wiring: Wiring, image: tuple[int, int], part_of: tuple[Floats, Floats] | None = None
+) -> list[tuple[tuple[Weights, Weights], NDArray[np.bool_]]]:
     """Alike neurons: what part of each output row and column they pay for, and where they are (rows, columns)."""
     if not isinstance(wiring, ConvWiring):
         return [(((1.0,), (1.0,)), np.ones(image, dtype=np.bool_))]
