@@ -1,7 +1,7 @@
 """Which slices of a layer could exist, and the least that each takes.
 
 Of a dense layer without a zero among its weights any number of neurons, exactly; of such a convolution any box of channels,
-rows and columns, for each way in which it can stand at the border of the image. Of a sparse layer, or one that is pruned, only the
+rows and columns, for each way in which it can stand at the border of the image. Of a sparse layer, or a pruned one, only the
 total is known: its synapses without indices, packed without a gap, in as few lists as any runs of neurons allow.
 """
 

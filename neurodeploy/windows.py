@@ -2,8 +2,8 @@
 
 An input pixel meets the window at some rows and columns of the kernel; pixels that meet the same weights in the same order share
 their list of synapses, wherever they are, moved by an offset (nengo-loihi, ``conv.py: conv2d_loihi_weights``). A list holds the
-synapses of all input channels, one after another and each as long as the longest. Where the offset reaches less far than the slice, each stretch
-of it has lists of its own. The slice's neurons are numbered channels first or channels last, whichever takes less.
+synapses of all input channels, one after another and each as long as the longest. Where the offset reaches less far than the
+slice, each stretch of it has lists of its own. The slice's neurons are numbered channels first or channels last, whichever takes less.
 """
 
 from __future__ import annotations
