@@ -6,9 +6,9 @@ more than one in price, so the cheapest way to hold all neurons, each layer in t
 hold, is a lower bound on the number of cores, whatever the prices. The best prices are found by a linear program (HiGHS, through
 SciPy), the bound then taken at these prices over all slices that could exist.
 
-Which slices could exist, and the least that they take: of a full dense layer any number of neurons, exactly; of a full convolution
-any box of channels, rows and columns, counted as if it stood where it takes least. Of a layer that is pruned only the total
-is known: its synapses without indices, packed without a gap.
+A slice holds the output axons of its own neurons beside the rest, and by how many slices they are heard follows from what slices
+the layers after it could be cut into (`neurodeploy.hearers`). So the bound is taken a second time with each layer's cost paid by
+the neurons that it hears: large slices that hear a neuron are few, small ones are many and leave less room where that neuron stands.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _whole(layer: AnyLayer, one: Possible) -> tuple[float, float]:
 
 
 def part_of(layer: AnyLayer, measure: int) -> tuple[Floats, Floats]:
-    """What each row and each column of a layer's neurons counts: 1, or the rows and columns of its largest window on the image."""
+    """What each row and column of a layer's neurons counts: 1, or the rows and columns of its largest window on the image."""
     windows = [c.synapse for c in layer.connections if isinstance(c.synapse, ConvWiring)]
     if not windows:
         return np.ones(1), np.ones(layer.n_neurons)
@@ -216,7 +216,8 @@ def _fitting(every: Possible, fewest: Floats, profile: HardwareProfile) -> Possi
 def _shares(slices: Possible, measure: int, profile: HardwareProfile) -> Floats:
     """(n_slices, n_resources): the share of a core that a unit of a measure takes, in every slice that could exist."""
     taken = _taken(slices.neurons, slices.memory, slices.axons, slices.heard, profile)
-    shares: Floats = taken / slices.measures[measure][:, None] / _capacity(profile)
+    covered = np.maximum(slices.measures[measure], 1e-12)  # what covers nothing of the measure is dear beyond measure
+    shares: Floats = taken / covered[:, None] / _capacity(profile)
     return shares
 
 

@@ -94,7 +94,8 @@ def filled(layers: Layers, profile: HardwareProfile, counts: Counts) -> tuple[Sl
     best: tuple[Slice, ...] = ()
     least: tuple[int, int] | None = None
     options = {layer.name: options_of(counts[layer.name], grid_of(layer), profile) for layer in layers}
-    for caution, is_even in _WAYS:
+    are_rows = all(len(grid_of(layer)) == 1 for layer in layers)  # which leaves nothing to agree on
+    for caution, is_even in _WAYS[:1] if are_rows and len(layers) == 1 else _WAYS[::3] if are_rows else _WAYS:
         chosen = agreed(layers, profile, options, caution)
         too_full, n_cores, slices = _filled(layers, profile, counts, chosen, is_even=is_even)
         if any(hears_itself(layer) for layer in layers):

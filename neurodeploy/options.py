@@ -125,12 +125,12 @@ def _of_windows(
 def _along(
     windows: list[tuple[Window, tuple[str, ...]]], axis: int, grid: tuple[int, ...], length: int
 ) -> tuple[list[Edge], list[int], list[int]]:
-    """For each window along rows (0) or columns (1): the middle run's edge, inputs that all runs hear, runs that hear one most."""
+    """For each window along rows (0) or columns (1): the middle run's edge, inputs that runs hear, runs that hear one at most."""
     runs, (a, b) = even_cuts(grid[1 + axis], length), middle(grid[1 + axis], length)
     return (
         [window.edge(axis, a, b) for window, _ in windows],
         [sum(window.edge(axis, *run).inputs.size for run in runs) for window, _ in windows],
-        [int(np.bincount(np.concatenate([window.edge(axis, *run).inputs for run in runs])).max()) for window, _ in windows],
+        [int(np.bincount(np.concatenate([window.edge(axis, *run).inputs for run in runs])).max(initial=0)) for window, _ in windows],
     )
 
 

@@ -1,8 +1,8 @@
 """Which slices of a layer could exist, and the least that each takes.
 
-Of a dense layer without a zero among its weights any number of neurons, exactly; of such a convolution any box of channels, rows and
-columns, counted as if it stood where it takes least. Of a layer that is pruned only the total is known: its synapses without indices,
-packed without a gap.
+Of a dense layer without a zero among its weights any number of neurons, exactly; of such a convolution any box of channels,
+rows and columns, for each way in which it can stand at the border of the image. Of a sparse layer, or a pruned one, only the
+total is known: its synapses without indices, packed without a gap, in as few lists as any runs of neurons allow.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Possible:
     sent : array (n,)
         Output axons that each can have at most, beside the rest, on a core of its own.
     measures : array (2, n)
-        How much of the layer each covers: its neurons; and its synapses, those of the layer's largest window, where a slice at the
-        border has fewer and takes less.
+        How much of the layer each covers: its neurons; and its synapses, those of the layer's largest window, of which a slice at
+        the border has fewer, and takes less.
     are_all : bool
         Whether these are all slices there could be, not the total.
     """

@@ -1,7 +1,7 @@
 """In how few lists the synapses of a sparse layer can be, whatever runs of neurons it is cut into.
 
-The synapses that a source has on one slice share a list, an axon and the output axon that leads there. How many can share is known from
-the runs that a core could hold: from each neuron on, up to where a core is full.
+The synapses that a source has on one slice share a list, an axon and the output axon that leads there. How many can share is
+known from the runs that a core could hold: from each neuron on, up to where a core is full.
 """
 
 from __future__ import annotations

@@ -1,17 +1,16 @@
 """How a layer is cut where one core does not hold it.
 
-A row of neurons is cut along itself. A layer of channels, rows and columns is parted into blocks: contiguous patches share axons, few
-channels share a kernel. Which block is best depends on the layers around: every piece that hears a neuron takes
-an output axon of it, and every piece holds the output axons of its own neurons. So the layers agree, in sweeps from the last to the
-first: each takes the block by which it and the layers that it hears fill fewest cores, given how its own neurons are heard
-and what one output axon more costs each layer that it hears.
+A row of neurons is cut along itself. A layer of channels, rows and columns is parted into blocks: contiguous patches share
+axons, few channels share a kernel. Which block is best depends on the layers around: every piece that hears a neuron takes
+an output axon of it, and every piece holds the output axons of its own neurons. So the layers agree: each takes the block by
+which it and the layers that it hears fill fewest cores, given how its own neurons are heard.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import pairwise, product
 from typing import TypeAlias
 
 import numpy as np
@@ -77,7 +76,7 @@ def even_cuts(side: int, block: int) -> list[tuple[int, int]]:
     """A side in as few runs of at most `block` as there can be, which differ by one at most."""
     n = -(-side // block)
     ends = [side * i // n for i in range(n + 1)]
-    return list(zip(ends, ends[1:], strict=False))
+    return list(pairwise(ends))
 
 
 def middle(side: int, block: int) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -16,12 +16,12 @@ from benchmarks.placement.drawing import Drawing
 from neurodeploy.bounds import least_cores
 from neurodeploy.counting import LayerCount
 from neurodeploy.filling import Hearing
-from neurodeploy.graph import INPUT
+from neurodeploy.graph import INPUT, Connection
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.hearers import least_windows
 from neurodeploy.layout import counts_of, lay_out
 from neurodeploy.profiles import load_profile
-from neurodeploy.quantized import QuantizedNetwork
+from neurodeploy.quantized import QuantizedLayer, QuantizedLIF, QuantizedNetwork, QuantizedSparse, QuantizedSynapse
 from neurodeploy.regions import Region, grid_of
 from neurodeploy.resources import bits_of, limited
 
@@ -49,7 +49,7 @@ def at_random(network: QuantizedNetwork, profile: HardwareProfile, rng: np.rando
     counts = counted(network, profile)
     hearing = Hearing(network.layers, counts, profile)
     capacity = np.array([profile.capacity(resource) for resource in limited(profile)])
-    cores: list[np.ndarray] = []
+    pieces: list[np.ndarray] = []
     for layer in reversed(network.layers):
         filling, waiting, regions = hearing.filling(layer), [Region.whole(grid_of(layer))], []
         while waiting:
@@ -61,13 +61,8 @@ def at_random(network: QuantizedNetwork, profile: HardwareProfile, rng: np.rando
             else:
                 regions.append(region)
         hearing.add(layer, regions)
-        for region in regions:
-            needs = filling.needs(region)
-            room = next((core for core in cores if (core >= needs).all()), None)
-            if room is None:
-                cores.append(room := capacity.copy())
-            room -= needs
-    return len(cores)
+        pieces += [filling.needs(region) for region in regions]
+    return first_fit(pieces, capacity)
 
 
 @st.composite
@@ -112,7 +107,7 @@ CHIPS = st.builds(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(network=drawn_networks(), profile=CHIPS, seed=st.integers(0, 999))
 def test_no_placement_takes_fewer_cores(network: QuantizedNetwork, profile: HardwareProfile, seed: int) -> None:
     bound = least_cores(network.layers, counted(network, profile), profile)
@@ -124,6 +119,52 @@ def test_no_placement_takes_fewer_cores(network: QuantizedNetwork, profile: Hard
         assert found is None or bound <= found
 
 
+def first_fit(pieces: list[np.ndarray], capacity: np.ndarray) -> int:
+    """Cores that pieces take, each on the first with room."""
+    cores: list[np.ndarray] = []
+    for needs in pieces:
+        room = next((core for core in cores if (core >= needs).all()), None)
+        if room is None:
+            cores.append(room := capacity.copy())
+        room -= needs
+    return len(cores)
+
+
+def recurrent(n: int, connectivity: float, seed: int) -> QuantizedNetwork:
+    """A population that hears itself and one input, each pair connected with some chance."""
+    rng = np.random.default_rng(seed)
+    present = rng.random((n, n)) < connectivity
+    starts, sources = np.concatenate([[0], np.cumsum(present.sum(axis=1))]), np.nonzero(present)[1]
+    itself = QuantizedSparse(n_in=n, starts=starts, sources=sources, weight=np.full(sources.size, 2), weight_bits=8)
+    inputs = QuantizedSparse(n_in=1, starts=np.array([0, *[1] * n]), sources=np.array([0]), weight=np.array([2]), weight_bits=8)
+    into: tuple[Connection[QuantizedSynapse], ...] = (
+        Connection(source=INPUT, synapse=inputs), Connection(source="all", synapse=itself),
+    )  # fmt: skip
+    neuron = QuantizedLIF(vth=np.array(10), du=np.array(4096), dv=np.array(4096))
+    layer = QuantizedLayer(name="all", shape=(n,), neuron=neuron, connections=into, bias=np.array(0), scale=np.array(0.0))
+    return QuantizedNetwork(input_shape=(1,), layers=(layer,))
+
+
+@settings(max_examples=40)
+@given(n=st.integers(2, 40), connectivity=st.sampled_from([0.02, 0.1, 0.5]), profile=CHIPS, seed=st.integers(0, 999))
+def test_nor_fewer_for_sparse_layers_that_hear_themselves(
+    n: int, connectivity: float, profile: HardwareProfile, seed: int
+) -> None:
+    network, rng = recurrent(n, connectivity, seed), np.random.default_rng(seed)
+    layer, counts = network.layers[0], counted(network, profile)
+    bound = least_cores(network.layers, counts, profile)
+    capacity = np.array([profile.capacity(resource) for resource in limited(profile)])
+    for pieces in range(1, n + 1):
+        ends = [0, *sorted(rng.choice(np.arange(1, n), pieces - 1, replace=False).tolist()), n]
+        regions = [Region.run(*run) for run in pairwise(ends)]
+        hearing = Hearing(network.layers, counts, profile)
+        hearing.add(layer, regions)
+        needs = [hearing.filling(layer).needs(region) for region in regions]
+        if all((need <= capacity).all() for need in needs):
+            assert bound <= first_fit(needs, capacity)
+            break
+
+
 # ---------------------------------------------------------------------------------------------- all placements of tiny networks
 
 
@@ -131,7 +172,7 @@ def cuts(n: int) -> Iterator[list[tuple[int, int]]]:
     """All ways to cut n neurons into runs."""
     for chosen in product([False, True], repeat=n - 1):
         ends = [0, *(i + 1 for i, is_cut in enumerate(chosen) if is_cut), n]
-        yield list(zip(ends, ends[1:], strict=False))
+        yield list(pairwise(ends))
 
 
 def fewest_cores(network: QuantizedNetwork, profile: HardwareProfile) -> int:
@@ -172,7 +213,7 @@ def test_nor_does_the_best_of_all_placements(
 ) -> None:
     rng = np.random.default_rng(seed)
     weights = [2 * rng.integers(1, 60, (n_out, n_in)) * (rng.random((n_out, n_in)) < share)
-               for n_in, n_out in zip(sizes, sizes[1:], strict=False)]  # fmt: skip
+               for n_in, n_out in pairwise(sizes)]  # fmt: skip
     network = in_integers(layer_of(weights[0], name="first", vth=10), layer_of(weights[1], name="second", source="first"))
     chip = make_chip(synapse_memory_bits_per_core=memory, output_axons_per_core=sends, neurons_per_core=neurons)
     ours = lay_out(network, chip)

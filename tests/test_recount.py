@@ -58,7 +58,8 @@ def test_a_cut_layer_that_hears_itself(make_chip: MakeChip) -> None:
     """Three neurons of which two fit a core; neuron 0 is heard by 1 and 2, which stand on two cores."""
     itself = layer_of(np.array([[0, 0, 0], [1, 0, 0], [1, 0, 0]]), name="self", source="self", vth=1)
     first = layer_of(np.zeros((3, 1), dtype=int), name="self", vth=1)
-    network = in_integers(replace(first, connections=first.connections + itself.connections))
+    layer = replace(first, connections=first.connections + itself.connections)
+    network = QuantizedNetwork(input_shape=(1,), layers=(layer,))
     placement = lay_out(network, make_chip(neurons_per_core=2, output_axons_per_core=1))
     assert_true_to(network, placement)
 

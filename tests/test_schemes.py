@@ -85,7 +85,7 @@ def option(*rows: tuple[int, int, float, float], source: str | None = None) -> O
 
 
 def test_a_layer_takes_more_cores_where_that_spares_its_source_more() -> None:
-    """8 pieces fill 4 cores, but then each of 100 neurons has 8 output axons, 20 of which fill a core: 40 cores. 5 whole pieces: 25."""
+    """8 pieces fill 4 cores, but then each of 100 neurons has 8 output axons, 20 of which fill a core: 40 cores. 5 pieces: 25."""
     axon = np.array([0.0, 1 / 20])
     second = option((8, 1, 0.5, 800), (5, 1, 1.0, 500), source="first")
     layers = {"first": option((100, 1, 0.01, 0), (10, 10, 0.1, 0)), "second": second}

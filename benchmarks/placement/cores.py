@@ -2,8 +2,8 @@
 
     python -m benchmarks.placement.cores [--only NAME] [--chip CHIP] [--again]
 
-Rows are appended to benchmarks/results/placement.jsonl; what has a row of this commit is left out, so that a run that was broken off goes on
-where it stopped. Every network is measured in a process of its own, whose peak memory is the row's.
+Rows are appended to benchmarks/results/placement.jsonl; what has a row of this commit is left out, so that a run that was broken
+off goes on where it stopped. Every network is measured in a process of its own, whose peak memory is the row's.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BUILDERS: dict[str, Callable[[], QuantizedNetwork]] = {
     **{name: benchmark.build for name, benchmark in NETWORKS.items()},
     "6conv2fc-stds": partial(conv6_fc2, connectivity=STDS_CONNECTIVITY),
 }
-"""Networks by name; a neuron with all 16,384 inputs of 6Conv+2FC's fc1 is more than a core of Loihi 2 holds, so it is run pruned too."""
+"""Networks by name. A neuron with all 16,384 inputs of 6Conv+2FC's fc1 is more than Loihi 2's cores hold: it is run pruned too."""
 
 RUNS = (
     ("mnist-2fc", "loihi2"), ("mnist-2fc", "loihi1"), ("6conv2fc", "kapoho_point"), ("6conv2fc-stds", "kapoho_point"),
@@ -49,7 +49,7 @@ HALVED_AT_MOST = 20_000
 
 
 def lavas_cores(network: QuantizedNetwork, chip: str) -> int | None:
-    """Cores that Lava's way takes; None where a single neuron does not fit, or without axons to send there is nothing to halve by."""
+    """Cores that Lava's way takes, output axons left out, as if nothing sent them; None if a single neuron does not fit."""
     profile = load_profile(chip)
     widths = {layer.name: layer.weight_bits for layer in network.layers}
     counts = counts_of(network.layers, widths, profile)
