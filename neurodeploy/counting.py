@@ -200,16 +200,22 @@ class _SparsePart:
             runs = [(int(starts[n]), int(starts[n + 1])) for n in region.neurons(grid)]
         return np.concatenate([self.wiring.sources[a:b][self.wiring.weight[a:b] != 0] for a, b in runs])
 
-    def count(self, region: Region, grid: tuple[int, ...]) -> Counted:
+    def _sizes(self, region: Region, grid: tuple[int, ...]) -> Integers:
+        """Synapses of each axon on the region, in some order; those without any are left out where they take nothing."""
         sources = self._sources(region, grid)
+        if "dynapcnn" in self.profile["encodings"].names:
+            return np.bincount(sources, minlength=self.wiring.n_in).astype(np.int64)
         few = sources.size < self.wiring.n_in // 8
         sizes = np.unique(sources, return_counts=True)[1] if few else np.bincount(sources, minlength=1)
-        sizes = sizes[sizes > 0].astype(np.int64)
+        return sizes[sizes > 0].astype(np.int64)
+
+    def count(self, region: Region, grid: tuple[int, ...]) -> Counted:
+        sizes = self._sizes(region, grid)
         if self.connectivity is not None:
             n, of_size = np.unique(sizes, return_counts=True)
             return expected_lists(n, of_size, region.n_neurons, self.connectivity, self.formula, self.profile)
         bits, encoding = list_bits(sizes, region.n_neurons, self.formula, self.profile)
-        return bits, sizes.size, int(sources.size), encoding
+        return bits, int(np.count_nonzero(sizes)), int(sizes.sum()), encoding
 
     def hears(self, region: Region, grid: tuple[int, ...]) -> int:
         return int(np.unique(self._sources(region, grid)).size)
