@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,6 +95,11 @@ class LayerCount:
             shape, box, mask = part.heard(region, self.grid)
             yield Heard(source=connection.source, shape=shape, box=box, mask=mask)
 
+    def fan_outs(self, region: Region) -> Iterator[NDArray[Any]]:
+        """Synapses onto a region of every neuron that it may hear, in the shape of `Heard.mask`, connection by connection."""
+        for part in self._parts:
+            yield part.fan_out(region, self.grid)
+
     def hears(self, region: Region) -> dict[str, int]:
         """How many neurons of each source a region hears at most: as if no weight were zero."""
         heard: dict[str, int] = {}
@@ -175,6 +180,11 @@ class _DensePart:
         bits, encoding = list_bits(n_synapses, n, self.formula, self.profile)
         return bits, int(np.count_nonzero(n_synapses)), int(n_synapses.sum()), encoding
 
+    def fan_out(self, region: Region, grid: tuple[int, ...]) -> NDArray[Any]:
+        if self.connectivity is not None:
+            return np.full(self.wiring.n_in, region.n_neurons * self.connectivity)
+        return self.n_synapses(region, grid)
+
     def hears(self, region: Region, grid: tuple[int, ...]) -> int:
         del region, grid
         return self.wiring.n_in
@@ -217,6 +227,10 @@ class _SparsePart:
         bits, encoding = list_bits(sizes, region.n_neurons, self.formula, self.profile)
         return bits, int(np.count_nonzero(sizes)), int(sizes.sum()), encoding
 
+    def fan_out(self, region: Region, grid: tuple[int, ...]) -> NDArray[Any]:
+        n_synapses = np.bincount(self._sources(region, grid), minlength=self.wiring.n_in)
+        return n_synapses if self.connectivity is None else n_synapses * self.connectivity
+
     def hears(self, region: Region, grid: tuple[int, ...]) -> int:
         return int(np.unique(self._sources(region, grid)).size)
 
@@ -245,6 +259,11 @@ class _ConvPart:
             return expected_lists(sizes, how_many, region.n_neurons, self.connectivity, self.formula, self.profile)
         bits, encoding = list_bits(np.repeat(sizes, how_many), region.n_neurons, self.formula, self.profile)
         return bits, int(how_many[sizes > 0].sum()), int(sizes @ how_many), encoding
+
+    def fan_out(self, region: Region, grid: tuple[int, ...]) -> NDArray[Any]:
+        del grid
+        n_synapses = self.window.fan_out(region)
+        return n_synapses if self.connectivity is None else n_synapses * self.connectivity
 
     def hears(self, region: Region, grid: tuple[int, ...]) -> int:
         del grid
