@@ -1,4 +1,4 @@
-"""What every core of a placement holds, from the integers alone: each synapse unrolled, each axon and list looked at by itself."""
+"""What every core of a placement holds, from the integers alone: synapses unrolled, axons and lists one by one."""
 
 from __future__ import annotations
 
@@ -56,9 +56,7 @@ def neurons_of(network: AnyNetwork, part: Slice) -> list[int]:
     """The numbers of a slice's neurons in their layer."""
     sides = grid(network, part.layer)
     inside = [range(a, b) for a, b in zip(part.region.starts, part.region.stops, strict=True)]
-    return [
-        n for n, at in enumerate(np.ndindex(sides)) if all(place in along for place, along in zip(at, inside, strict=True))
-    ]
+    return [n for n, at in enumerate(np.ndindex(sides)) if all(place in along for place, along in zip(at, inside, strict=True))]
 
 
 def memory_of(connection: Connection[Wiring], region: Region, there: NDArray[np.bool_], bits: int, chip: HardwareProfile) -> int:

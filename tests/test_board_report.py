@@ -199,4 +199,4 @@ def test_a_deployed_network_stands_where_spikes_travel_least(tmp_path: Path) -> 
     assert traffic is not None
     assert said["traffic"]["spike_hops"] <= traffic.spike_hops()
     assert said["traffic"]["spikes"] == pytest.approx(traffic.links.spikes.sum())
-    assert list(traffic_lines(done.placement))[0] in " ".join((tmp_path / "report.txt").read_text().split())
+    assert next(traffic_lines(done.placement)) in " ".join((tmp_path / "report.txt").read_text().split())

@@ -30,9 +30,7 @@ def test_a_network_that_is_kept_whole_has_nothing_to_gain(make_network: MakeNetw
 
 @settings(max_examples=40)
 @given(sizes=st.lists(st.integers(10, 90), min_size=2, max_size=4), cores=st.integers(1, 4), bits=st.sampled_from([1, 2, 4, 8]))
-def test_gains_are_what_a_budget_for_that_would_keep(
-    make_network: MakeNetwork, sizes: list[int], cores: int, bits: int
-) -> None:
+def test_gains_are_what_a_budget_for_that_would_keep(make_network: MakeNetwork, sizes: list[int], cores: int, bits: int) -> None:
     network = make_network(sizes)
     try:
         budget = share_budget(network, TINY, cores=cores, bits=bits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ BOARD = with_values(LOIHI1, chips=2, chip_mesh=(2, 1), cores_per_chip=8, cores_p
 def chain(sizes: list[int], seed: int, connectivity: float = 0.5) -> QuantizedNetwork:
     rng = np.random.default_rng(seed)
     layers = []
-    for depth, (n_in, n_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for depth, (n_in, n_out) in enumerate(pairwise(sizes)):
         weight = rng.integers(1, 9, (n_out, n_in)) * (rng.random((n_out, n_in)) < connectivity)
         layers.append(layer_of(weight, name=f"layer{depth}", source=f"layer{depth - 1}" if depth else "input", vth=1))
     return in_integers(*layers)
@@ -121,4 +122,3 @@ def test_how_far_it_is_is_told() -> None:
     place(chain([6, 6, 6], 0), BOARD, progress=told.append)
     assert told == sorted(told)
     assert (told[0], told[-1]) == (0.0, 1.0)
-

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from grammar import graphs, quantized_graphs
 from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 from paper import in_integers, layer_of
 from recount import assert_true_to, broken, cuts_what_hears_itself, recounted
 from strategies import limits
@@ -93,7 +92,9 @@ def test_the_recount_finds_what_is_broken(make_chip: MakeChip) -> None:
     assert not list(broken(network, placement))
     whole = lay_out(network, make_chip(slices_per_core=1, cores_per_layer=1, neurons_per_core=2, fan_in_per_neuron=1))
     assert list(broken(network, whole)) == ["3 neurons on core 0", "2 synapses onto a neuron of 'only'"]
-    with pytest.raises(PlacementError, match=r"A layer of tiny stands on one core: make it smaller, or compress it under a budget"):
+    with pytest.raises(
+        PlacementError, match=r"A layer of tiny stands on one core: make it smaller, or compress it under a budget"
+    ):
         place(network, whole.profile)
     (_, fan_in) = whole.overruns()
     with pytest.raises(PlacementError, match=r"2 synapses onto one neuron > 1 .* Prune its neurons' inputs, or part its sum"):

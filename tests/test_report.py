@@ -32,7 +32,8 @@ from neurodeploy.simulation import simulate
 
 TINY = load_profile("tiny")
 COUNTS = [
-    "neurons", "synapses", "weight_bits", "encoding", "fan_in", "synapse_memory_bits", "input_axons", "output_axons", "cores", "slices",
+    "neurons", "synapses", "weight_bits", "encoding", "fan_in", "synapse_memory_bits", "input_axons", "output_axons", "cores",
+    "slices",
 ]  # fmt: skip
 BOARD = ["utilization", "traffic", "estimate"]
 
