@@ -109,6 +109,11 @@ class LayerCount:
             for connection in bundle:
                 yield Heard(source=connection.source, shape=shape, box=box, mask=mask)
 
+    def fan_outs(self, region: Region) -> Iterator[NDArray[Any]]:
+        """Synapses onto a region of every neuron that it may hear, in the shape of `Heard.mask`, connection by connection."""
+        for part in self._parts:
+            yield part.fan_out(region, self.grid)
+
     def hears(self, region: Region) -> dict[str, int]:
         """How many neurons of each source a region hears at most: as if no weight were zero."""
         heard: dict[str, int] = {}
@@ -246,6 +251,11 @@ class _DensePart:
         bits, encoding = list_bits(n_synapses, n, self.formula, self.profile)
         return bits, int(np.count_nonzero(n_synapses)), int(n_synapses.sum()), encoding
 
+    def fan_out(self, region: Region, grid: tuple[int, ...]) -> NDArray[Any]:
+        if self.connectivity is not None:
+            return np.full(self.wiring.n_in, region.n_neurons * self.connectivity)
+        return self.n_synapses(region, grid)
+
     def hears(self, region: Region, grid: tuple[int, ...]) -> int:
         del region, grid
         return self.wiring.n_in
@@ -271,16 +281,26 @@ class _SparsePart:
             runs = [(int(starts[n]), int(starts[n + 1])) for n in region.neurons(grid)]
         return np.concatenate([self.wiring.sources[a:b][self.wiring.weight[a:b] != 0] for a, b in runs])
 
-    def count(self, region: Region, grid: tuple[int, ...]) -> Counted:
+    def _sizes(self, region: Region, grid: tuple[int, ...]) -> Integers:
+        """Synapses of each axon on the region, in some order; those without any are left out where they take nothing."""
         sources = self._sources(region, grid)
+        if "dynapcnn" in self.profile["encodings"].names:
+            return np.bincount(sources, minlength=self.wiring.n_in).astype(np.int64)
         few = sources.size < self.wiring.n_in // 8
         sizes = np.unique(sources, return_counts=True)[1] if few else np.bincount(sources, minlength=1)
-        sizes = sizes[sizes > 0].astype(np.int64)
+        return sizes[sizes > 0].astype(np.int64)
+
+    def count(self, region: Region, grid: tuple[int, ...]) -> Counted:
+        sizes = self._sizes(region, grid)
         if self.connectivity is not None:
             n, of_size = np.unique(sizes, return_counts=True)
             return expected_lists(n, of_size, region.n_neurons, self.connectivity, self.formula, self.profile)
         bits, encoding = list_bits(sizes, region.n_neurons, self.formula, self.profile)
-        return bits, sizes.size, int(sources.size), encoding
+        return bits, int(np.count_nonzero(sizes)), int(sizes.sum()), encoding
+
+    def fan_out(self, region: Region, grid: tuple[int, ...]) -> NDArray[Any]:
+        n_synapses = np.bincount(self._sources(region, grid), minlength=self.wiring.n_in)
+        return n_synapses if self.connectivity is None else n_synapses * self.connectivity
 
     def hears(self, region: Region, grid: tuple[int, ...]) -> int:
         return int(np.count_nonzero(np.bincount(self._sources(region, grid), minlength=1)))
@@ -310,6 +330,11 @@ class _ConvPart:
             return expected_lists(sizes, how_many, region.n_neurons, self.connectivity, self.formula, self.profile)
         bits, encoding = list_bits(np.repeat(sizes, how_many), region.n_neurons, self.formula, self.profile)
         return bits, int(how_many[sizes > 0].sum()), int(sizes @ how_many), encoding
+
+    def fan_out(self, region: Region, grid: tuple[int, ...]) -> NDArray[Any]:
+        del grid
+        n_synapses = self.window.fan_out(region)
+        return n_synapses if self.connectivity is None else n_synapses * self.connectivity
 
     def hears(self, region: Region, grid: tuple[int, ...]) -> int:
         del grid

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.encodings import Formula, Integers, index_bits
+from neurodeploy.encodings import Formula, Integers, index_bits, power_of_two
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.windows import ListBits
 
@@ -30,7 +30,9 @@ def expected_lists(
     alive = float(how_many @ (1 - (1 - connectivity) ** sizes))
     allowed = profile["encodings"].names
     bits: dict[str, float] = {}
-    if not {"dense", "sparse"} & set(allowed):
+    if "dynapcnn" in allowed:
+        bits["dynapcnn"] = int(how_many.sum()) * power_of_two(n_neurons) * formula.synapse_bits
+    if "crossbar" in allowed:
         bits["crossbar"] = alive * n_neurons * formula.synapse_bits
     if "dense" in allowed:
         bits["dense"] = alive * int(formula.lists(np.asarray(n_neurons)))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,23 +78,24 @@ def links_of(
         Spikes a step by layer, and of the network's input under ``"input"``; `ASSUMED_RATE` for a layer that is not there.
     """
     known = {} if rates is None else rates
-    rate = {layer.name: np.broadcast_to(known.get(layer.name, np.array(ASSUMED_RATE)), layer.n_neurons) for layer in layers}
+    rate = {layer.name: _each(known.get(layer.name, np.array(ASSUMED_RATE)), layer.n_neurons) for layer in layers}
     numbers, homes = _homes(slices, layers, counts)
     found: list[tuple[NDArray[np.int64], int, NDArray[np.float64], NDArray[np.float64], int]] = []
     fired = np.zeros(len(slices))
     for target, (name, region) in enumerate(slices):
         count = counts[name]
         fired[target] = rate[name].reshape(count.grid)[region.box].sum()
-        for heard, (_, axons, synapses, encoding) in zip(count.heard(region), count.by_connection(region), strict=True):
-            stored = axons * region.n_neurons if encoding == "dense" else synapses
-            kind = ENCODINGS.index(encoding) if encoding in ENCODINGS else 0
+        parts = zip(count.heard(region), count.by_connection(region), count.fan_outs(region), strict=True)
+        for heard, (_, _, _, encoding), fan_out in parts:
+            meets = np.full(heard.mask.shape, region.n_neurons) if encoding == "dense" else fan_out
             if heard.source == INPUT:
-                spikes = float(known.get(INPUT, np.array(ASSUMED_RATE)).mean()) * np.count_nonzero(heard.mask)
-                from_, sent = np.array([-1]), np.array([spikes])
+                spikes = _each(known.get(INPUT, np.array(ASSUMED_RATE)), math.prod(heard.shape))
+                sent = spikes.reshape(heard.shape)[heard.box.box] * heard.mask
+                from_, messages, synops = np.array([-1]), np.array([sent.sum()]), np.array([(sent * meets).sum()])
             else:
-                from_, sent = _heard_from(heard, numbers[heard.source], homes[heard.source], rate[heard.source])
-            synops = sent * (stored / max(np.count_nonzero(heard.mask), 1))
-            found.append((from_, target, sent, synops, kind))
+                source = heard.source
+                from_, messages, synops = _heard_from(heard, numbers[source], homes[source], rate[source], meets)
+            found.append((from_, target, messages, synops, ENCODINGS.index(encoding) if encoding in ENCODINGS else 0))
     lengths = [from_.size for from_, *_ in found]
     return Links(
         source=_joined([from_ for from_, *_ in found]).astype(np.int64),
@@ -127,10 +129,16 @@ def _homes(
 
 
 def _heard_from(
-    heard: Heard, numbers: NDArray[np.int64], home: NDArray[np.int32], rate: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The slices of a source that a region hears, and what each sends it in a step."""
+    heard: Heard, numbers: NDArray[np.int64], home: NDArray[np.int32], rate: NDArray[np.float64], meets: NDArray[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """The slices of a source that a region hears, what each sends it in a step, and the synapses that this meets."""
     local = home.reshape(heard.shape)[heard.box.box][heard.mask]
-    spikes = np.bincount(local, rate.reshape(heard.shape)[heard.box.box][heard.mask], len(numbers))
+    sent = rate.reshape(heard.shape)[heard.box.box][heard.mask]
+    spikes, synops = (np.bincount(local, values, len(numbers)) for values in (sent, sent * meets[heard.mask]))
     which = np.unique(local)
-    return numbers[which], spikes[which]
+    return numbers[which], spikes[which], synops[which]
+
+
+def _each(rate: NDArray[np.float64], n: int) -> NDArray[np.float64]:
+    """(n,): a rate for each neuron, of one for all of them or one each."""
+    return np.broadcast_to(np.ravel(rate), n)

@@ -130,7 +130,10 @@ def _along(
     return (
         [window.edge(axis, a, b) for window, _ in windows],
         [sum(window.edge(axis, *run).inputs.size for run in runs) for window, _ in windows],
-        [int(np.bincount(np.concatenate([window.edge(axis, *run).inputs for run in runs])).max(initial=0)) for window, _ in windows],
+        [
+            int(np.bincount(np.concatenate([window.edge(axis, *run).inputs for run in runs])).max(initial=0))
+            for window, _ in windows
+        ],
     )
 
 

@@ -206,7 +206,8 @@ class Placement:
             part = next(part for part in self.slices if part.core == core)
             yield Overrun(
                 layer=part.layer, resource=resource, core=core, need=int(self._totals[row, column]),
-                limit=int(capacity[row, column]), source=self.profile[f"{resource}_per_core"].where, remedy=self._remedy(part, resource),
+                limit=int(capacity[row, column]), source=self.profile[f"{resource}_per_core"].where,
+                remedy=self._remedy(part, resource),
             )  # fmt: skip
         most = self.profile.limits.get("fan_in_per_neuron")
         for layer in self.weight_bits if most is not None else ():

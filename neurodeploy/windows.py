@@ -10,7 +10,7 @@ target needs none. The slice's neurons are numbered channels first or channels l
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -273,14 +273,21 @@ class Window:
 
     def reached(self, region: Region) -> tuple[Region, Mask]:
         """The input neurons that reach a region: the box they lie in, and which of its neurons do."""
+        return self._spread(region, self.lengths(region) > 0)
+
+    def fan_out(self, region: Region) -> Integers:
+        """Synapses onto the region of every neuron of the box that `reached` gives."""
+        return self._spread(region, self.lengths(region))[1]
+
+    def _spread(self, region: Region, of_kinds: NDArray[Any]) -> tuple[Region, NDArray[Any]]:
+        """Something of every channel and kind of pixel, laid out over the box of the pixels that meet the region."""
         rows, columns = self.edges(region)
         channels = self.channels(region)
-        met = self.lengths(region) > 0
-        inside = met[:, rows.kind[:, None], columns.kind]
+        inside = of_kinds[:, rows.kind[:, None], columns.kind]
         if not inside.size:
-            return Region((0, 0, 0), (0, 0, 0)), np.zeros((0, 0, 0), dtype=np.bool_)
+            return Region((0, 0, 0), (0, 0, 0)), np.zeros((0, 0, 0), dtype=of_kinds.dtype)
         starts = (int(channels[0]), int(rows.inputs[0]), int(columns.inputs[0]))
         stops = (int(channels[-1]) + 1, int(rows.inputs[-1]) + 1, int(columns.inputs[-1]) + 1)
-        mask = np.zeros(tuple(b - a for a, b in zip(starts, stops, strict=True)), dtype=np.bool_)
-        mask[:, (rows.inputs - starts[1])[:, None], columns.inputs - starts[2]] = inside
-        return Region(starts, stops), mask
+        spread = np.zeros(tuple(b - a for a, b in zip(starts, stops, strict=True)), dtype=of_kinds.dtype)
+        spread[:, (rows.inputs - starts[1])[:, None], columns.inputs - starts[2]] = inside
+        return Region(starts, stops), spread

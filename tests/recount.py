@@ -1,4 +1,4 @@
-"""What every core of a placement holds, from the integers alone: each synapse unrolled, each axon and list looked at by itself."""
+"""What every core of a placement holds, from the integers alone: synapses unrolled, axons and lists one by one."""
 
 from __future__ import annotations
 
@@ -142,3 +142,12 @@ def assert_true_to(network: AnyNetwork, placement: Placement) -> None:
         assert said == {resource: here.get(resource, said[resource]) for resource in said}
     assert placement.cores_used == len(counted)
     assert placement.fits is (not list(broken(network, placement)))
+
+
+def cuts_what_hears_itself(network: AnyNetwork, placement: Placement) -> bool:
+    """Whether a layer that hears itself stands in several slices: its axons, see tests/test_recount.py."""
+    return any(
+        connection.source == layer.name and placement.of(layer.name).slices > 1
+        for layer in network
+        for connection in layer.connections
+    )

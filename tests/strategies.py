@@ -162,3 +162,24 @@ def profiles(draw: st.DrawFn) -> HardwareProfile:
         for key, value in values.items()
     }
     return HardwareProfile(name="drawn", description="Drawn by hypothesis.", limits=limits)
+
+
+@st.composite
+def limits(draw: st.DrawFn) -> dict[str, Value | None]:
+    """Numbers for `make_chip`: limits that small networks meet; memories of their own, or one pool."""
+    numbers: dict[str, Value | None] = {
+        "cores_per_chip": draw(st.integers(1, 20)), "neurons_per_core": draw(st.integers(1, 40)),
+        "input_axons_per_core": draw(st.none() | st.integers(1, 60)), "fan_in_per_neuron": draw(st.none() | st.integers(1, 60)),
+        "output_axons_per_core": draw(st.none() | st.integers(1, 60)), "synapse_formats_per_core": draw(st.none() | st.just(4)),
+        "slices_per_core": draw(st.none() | st.integers(1, 3)), "axon_base_neurons": draw(st.none() | st.sampled_from([2, 16])),
+        "encodings": draw(st.sampled_from([("dense", "sparse", "convolution"), ("dense", "sparse"), ("crossbar",)])),
+        "memory_unit_bits": draw(st.sampled_from([1, 8, 64])), "synapses_per_block": draw(st.sampled_from([3, 64])),
+        "weight_bits": tuple(range(1, 10)), "neuron_state_bits": draw(st.sampled_from([None, 1, 30])),
+    }  # fmt: skip
+    if draw(st.booleans()):
+        numbers |= {"synapse_memory_bits_per_core": None, "memory_bits_per_core": draw(st.integers(64, 8000))}
+        numbers |= {"input_axon_bits": draw(st.integers(1, 32)), "output_axon_bits": draw(st.integers(1, 32))}
+    else:
+        numbers |= {"synapse_memory_bits_per_core": draw(st.integers(64, 6000))}
+        numbers |= {"neuron_memory_bits_per_core": draw(st.none() | st.integers(30, 400))}
+    return numbers

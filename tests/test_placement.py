@@ -230,7 +230,7 @@ def test_too_many_cores() -> None:
 def test_a_neuron_too_large_for_a_core_gets_one_to_itself_and_is_named(
     make_chip: MakeChip, limits: dict[str, int], resource: str, need: int, remedy: str
 ) -> None:
-    """Ten inputs to each neuron of the first layer, each axon of 64 bits, and three targets on two cores for each of its spikes."""
+    """Ten inputs to each neuron of the first layer, axons of 64 bits, and three targets on two cores for each spike."""
     network = in_integers(layer_of(np.ones((1, 10)), name="big", vth=1), layer_of(np.ones((3, 1)), name="small", source="big"))
     chip = make_chip(**limits)
     placement = lay_out(network, chip)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from grammar import graphs, quantized_graphs
 from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 from paper import in_integers, layer_of
 from recount import assert_true_to, broken, recounted
+from strategies import limits
 
 from neurodeploy.errors import BudgetError, PlacementError
 from neurodeploy.hardware import HardwareProfile, Value
@@ -24,29 +24,8 @@ from neurodeploy.quantized import QuantizedNetwork
 MakeChip = Callable[..., HardwareProfile]
 
 
-@st.composite
-def chips(draw: st.DrawFn) -> dict[str, Value | None]:
-    """Numbers for `make_chip`: limits that small networks meet; memories of their own, or one pool."""
-    numbers: dict[str, Value | None] = {
-        "cores_per_chip": draw(st.integers(1, 20)), "neurons_per_core": draw(st.integers(1, 40)),
-        "input_axons_per_core": draw(st.none() | st.integers(1, 60)), "fan_in_per_neuron": draw(st.none() | st.integers(1, 60)),
-        "output_axons_per_core": draw(st.none() | st.integers(1, 60)), "synapse_formats_per_core": draw(st.none() | st.just(4)),
-        "slices_per_core": draw(st.none() | st.integers(1, 3)), "axon_base_neurons": draw(st.none() | st.sampled_from([2, 16])),
-        "encodings": draw(st.sampled_from([("dense", "sparse", "convolution"), ("dense", "sparse"), ("crossbar",)])),
-        "memory_unit_bits": draw(st.sampled_from([1, 8, 64])), "synapses_per_block": draw(st.sampled_from([3, 64])),
-        "weight_bits": tuple(range(1, 10)), "neuron_state_bits": draw(st.sampled_from([None, 1, 30])),
-    }  # fmt: skip
-    if draw(st.booleans()):
-        numbers |= {"synapse_memory_bits_per_core": None, "memory_bits_per_core": draw(st.integers(64, 8000))}
-        numbers |= {"input_axon_bits": draw(st.integers(1, 32)), "output_axon_bits": draw(st.integers(1, 32))}
-    else:
-        numbers |= {"synapse_memory_bits_per_core": draw(st.integers(64, 6000))}
-        numbers |= {"neuron_memory_bits_per_core": draw(st.none() | st.integers(30, 400))}
-    return numbers
-
-
 @settings(max_examples=150)
-@given(network=quantized_graphs() | graphs(), numbers=chips())
+@given(network=quantized_graphs() | graphs(), numbers=limits())
 def test_every_core_of_a_placement_is_as_recounted_from_the_integers_alone(
     make_chip: MakeChip, network: QuantizedNetwork | Network, numbers: dict[str, Value | None]
 ) -> None:
@@ -65,7 +44,7 @@ def test_a_cut_layer_that_hears_itself(make_chip: MakeChip) -> None:
 
 
 @settings(max_examples=15)
-@given(network=quantized_graphs(), numbers=chips())
+@given(network=quantized_graphs(), numbers=limits())
 def test_what_is_placed_fits_and_what_does_not_fit_is_refused(
     make_chip: MakeChip, network: QuantizedNetwork, numbers: dict[str, Value | None]
 ) -> None:
@@ -80,7 +59,7 @@ def test_what_is_placed_fits_and_what_does_not_fit_is_refused(
 
 
 @settings(max_examples=30)
-@given(network=quantized_graphs(), numbers=chips())
+@given(network=quantized_graphs(), numbers=limits())
 def test_links_change_nothing_of_where_neurons_stand(
     make_chip: MakeChip, network: QuantizedNetwork, numbers: dict[str, Value | None]
 ) -> None:

@@ -31,7 +31,11 @@ from neurodeploy.sharing import share_budget
 from neurodeploy.simulation import simulate
 
 TINY = load_profile("tiny")
-COUNTS = ["neurons", "synapses", "weight_bits", "encoding", "synapse_memory_bits", "input_axons", "output_axons", "cores"]
+COUNTS = [
+    "neurons", "synapses", "weight_bits", "encoding", "fan_in", "synapse_memory_bits", "input_axons", "output_axons", "cores",
+    "slices",
+]  # fmt: skip
+BOARD = ["utilization", "traffic", "estimate"]
 
 # ---------------------------------------------------------------------------------------------- what scripts rely on
 
@@ -56,9 +60,10 @@ def test_report_json_has_the_keys_that_were_promised(
 ) -> None:
     budget = share_budget(make_network([40, 50, 5]), TINY, cores=2)
     said = summarize(TINY, budget, after, before=before).to_json()
-    assert list(said) == ["target", "seed", "versions", "fits", "binding", "cores", "accuracy", "lava", "layers", "files"]
+    first, last = ["target", "seed", "versions", "fits", "binding", "cores"], ["accuracy", "lava", "layers", "files"]
+    assert list(said) == [*first, *BOARD, *last]
     assert list(said["fits"]) == ["before", "after"]
-    assert list(said["cores"]) == ["used", "available", "lower_bound"]
+    assert list(said["cores"]) == ["used", "available", "lower_bound", "chips"]
     rungs = ["dense", "compressed", "quantized", "emulated", "lava", "test_samples", "lava_samples"]
     assert list(said["accuracy"]) == rungs
     assert list(said["lava"]) == ["steps", "mismatches"]
@@ -68,12 +73,12 @@ def test_report_json_has_the_keys_that_were_promised(
     for layer in said["layers"]:
         assert set(layer) == {"name", "connectivity", "before", "budget", *COUNTS}
         assert set(layer["before"]) == set(COUNTS)
-        assert set(layer["budget"]) == {*COUNTS, "binds", "kept"} - {"encoding"}
+        assert set(layer["budget"]) == {*COUNTS, "binds", "kept"} - {"encoding", "fan_in", "slices"}
 
 
 def test_inspect_json_has_the_keys_that_were_promised(before: Placement) -> None:
     said = inspection(before, None)
-    assert list(said) == ["target", "fits", "binding", "cores", "layers"]
+    assert list(said) == ["target", "fits", "binding", "cores", *BOARD, "gains", "layers"]
     assert (said["target"], said["fits"]) == ("tiny", False)
     assert said["binding"] == binding(before)
     assert [set(layer) for layer in said["layers"]] == [{"name", "connectivity", "before", "budget", *COUNTS}] * 2
@@ -104,7 +109,7 @@ def test_what_was_run_is_there(before: Placement, after: Placement) -> None:
         "dense": 0.9, "compressed": None, "quantized": None, "emulated": None, "lava": 0.5, "test_samples": 10, "lava_samples": 2,
     }  # fmt: skip
     assert (said["lava"], said["files"]) == ({"steps": 64, "mismatches": 0}, {"network": "out/model.net"})
-    assert said["cores"] == {"used": 1, "available": 1, "lower_bound": 1}
+    assert said["cores"] == {"used": 1, "available": 1, "lower_bound": 1, "chips": 1}
 
 
 def test_the_numbers_of_a_layer(before: Placement, after: Placement) -> None:
@@ -112,7 +117,7 @@ def test_the_numbers_of_a_layer(before: Placement, after: Placement) -> None:
     first, second = summarize(TINY, None, after, before=before).to_json()["layers"]
     assert {key: first[key] for key in ("name", "connectivity", *COUNTS)} == {
         "name": "layer1", "connectivity": 0.125, "neurons": 50, "synapses": 250, "weight_bits": 4, "encoding": "dense",
-        "synapse_memory_bits": 2560, "input_axons": 10, "output_axons": 25, "cores": 1,
+        "fan_in": 10, "synapse_memory_bits": 2560, "input_axons": 10, "output_axons": 25, "cores": 1, "slices": 1,
     }  # fmt: skip
     assert (first["before"]["synapses"], first["before"]["weight_bits"], first["before"]["input_axons"]) == (2000, 8, 80)
     assert (second["name"], second["connectivity"], second["synapses"]) == ("layer2", 0.5, 125)

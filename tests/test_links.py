@@ -1,0 +1,160 @@
+"""Who talks to whom, and how much: against every pair of neurons, looked at one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import with_values
+from grammar import graph_jobs, quantized_graphs
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from paper import in_integers, layer_of
+from recount import cuts_what_hears_itself, neurons_of, unrolled
+from strategies import limits
+
+from neurodeploy.counting import LayerCount
+from neurodeploy.hardware import HardwareProfile, Value
+from neurodeploy.layout import lay_out
+from neurodeploy.links import ASSUMED_RATE, ENCODINGS, Links, Rates, measured_rates
+from neurodeploy.links import links_of as links_between
+from neurodeploy.placement import Placement
+from neurodeploy.placing import linked
+from neurodeploy.profiles import load_profile
+from neurodeploy.quantized import QuantizedNetwork
+from neurodeploy.regions import Region
+from neurodeploy.simulation import simulate
+
+MakeChip = Callable[..., HardwareProfile]
+TINY = load_profile("tiny")
+
+
+def links_of(placement: Placement, network: QuantizedNetwork, rates: Rates | None = None) -> Links:
+    links = linked(placement, network, rates).links
+    assert links is not None
+    return links
+
+
+def one_by_one(network: QuantizedNetwork, placement: Placement, rates: Rates) -> list[tuple[int, int, float, float, float]]:
+    """Source slice, target slice, spikes, the synapses that they meet and the pairs of neurons that they could, link by link."""
+    found = []
+    stands = [neurons_of(network, part) for part in placement.slices]
+    for target, part in enumerate(placement.slices):
+        for connection in network[part.layer].connections:
+            there = unrolled(connection.synapse)[stands[target]] != 0
+            senders = {n: mine for n, mine in enumerate(stands) if placement.slices[n].layer == connection.source}
+            if connection.source == "input":
+                senders = {-1: list(range(network.n_inputs))}
+            rate = np.broadcast_to(rates[connection.source], there.shape[1])
+            for source, neurons in senders.items():
+                heard = [n for n in neurons if there[:, n].any()]
+                if heard or source == -1:
+                    spikes = float(sum(rate[n] for n in heard))
+                    synops = float(sum(rate[n] * there[:, n].sum() for n in heard))
+                    found.append((source, target, spikes, synops, spikes * len(stands[target])))
+    return sorted(found)
+
+
+def assert_as_one_by_one(network: QuantizedNetwork, placement: Placement, rates: Rates, links: Links) -> None:
+    columns = links.source, links.target, links.spikes, links.synops, links.encoding
+    said = sorted(zip(*(column.tolist() for column in columns), strict=True))
+    expected = one_by_one(network, placement, rates)
+    assert [(source, target) for source, target, *_ in said] == [(source, target) for source, target, *_ in expected]
+    for (*_, spikes, synops, kind), (*_, all_spikes, met, pairs) in zip(said, expected, strict=True):
+        assert spikes == pytest.approx(all_spikes)
+        assert synops == pytest.approx(pairs if ENCODINGS[kind] == "dense" and "crossbar" not in _names(placement) else met)
+
+
+def _names(placement: Placement) -> tuple[str, ...]:
+    return placement.profile["encodings"].names
+
+
+# ---------------------------------------------------------------------------------------------- one by one
+
+
+@settings(max_examples=70)
+@given(network=quantized_graphs(), numbers=limits(), seed=st.integers(0, 99))
+def test_links_are_those_of_the_synapses_one_by_one(
+    make_chip: MakeChip, network: QuantizedNetwork, numbers: dict[str, Value | None], seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    rates = {layer.name: rng.random(layer.n_neurons) for layer in network} | {"input": rng.random(network.n_inputs)}
+    placement = lay_out(network, make_chip(**numbers))
+    links = links_of(placement, network, rates)
+    assert_as_one_by_one(network, placement, rates, links)
+    fired = [rates[part.layer][neurons_of(network, part)].sum() for part in placement.slices]
+    np.testing.assert_allclose(links.fired, fired)
+    assert links.measured
+
+
+@settings(max_examples=20)
+@given(network=quantized_graphs(), numbers=limits())
+def test_where_nothing_was_measured_every_neuron_fires_at_the_rate_assumed(
+    make_chip: MakeChip, network: QuantizedNetwork, numbers: dict[str, Value | None]
+) -> None:
+    placement = lay_out(network, make_chip(**numbers))
+    links = links_of(placement, network)
+    assert_as_one_by_one(network, placement, dict.fromkeys([layer.name for layer in network] + ["input"], ASSUMED_RATE), links)
+    assert not links.measured
+
+
+@settings(max_examples=40)
+@given(network=quantized_graphs(), numbers=limits())
+def test_neurons_send_as_many_messages_as_they_have_output_axons(
+    make_chip: MakeChip, network: QuantizedNetwork, numbers: dict[str, Value | None]
+) -> None:
+    """At a spike a neuron and step."""
+    placement = lay_out(network, make_chip(**numbers))
+    assume(not cuts_what_hears_itself(network, placement))
+    links = links_of(placement, network, {layer.name: np.array(1.0) for layer in network} | {"input": np.array(1.0)})
+    for number, part in enumerate(placement.slices):
+        assert links.spikes[links.source == number].sum() == part.output_axons
+        if "convolution" not in _names(placement):
+            assert links.spikes[links.target == number].sum() == part.usage.input_axons
+
+
+# ---------------------------------------------------------------------------------------------- on paper
+
+
+def test_two_layers_on_paper() -> None:
+    """Slices a0 a1, b0 b1, b2: a0 is heard by b0 and b2, a1 by b0 and b1.
+
+    Each input fires once in a step, a0 every second step, a1 every fourth.
+    """
+    network = in_integers(
+        layer_of([[1, 1, 1], [0, 1, 1]], name="a", vth=1), layer_of([[1, 1], [0, 1], [1, 0]], name="b", source="a")
+    )
+    slices = [("a", Region.run(0, 2)), ("b", Region.run(0, 2)), ("b", Region.run(2, 3))]
+    chip = with_values(TINY, encodings=("sparse",))
+    counts = {layer.name: LayerCount(layer, 8, chip) for layer in network}
+    links = links_between(slices, network.layers, counts, {"a": np.array([0.5, 0.25]), "input": np.array(1.0)})
+    said = zip(links.source, links.target, links.spikes, links.synops, strict=True)
+    assert sorted(said) == [(-1, 0, 3.0, 5.0), (0, 1, 0.75, 0.5 + 0.25 * 2), (0, 2, 0.5, 0.5)]
+    assert links.fired.tolist() == [0.75, 2 * ASSUMED_RATE, ASSUMED_RATE]
+
+
+def test_a_layer_that_was_not_measured_fires_at_the_rate_assumed() -> None:
+    network = in_integers(layer_of([[1]], name="a", vth=1), layer_of([[1]], name="b", source="a", vth=1))
+    placement = lay_out(network, TINY)
+    links = links_of(placement, network, {"a": np.array(0.75)})
+    assert sorted(links.fired) == [ASSUMED_RATE, 0.75]
+    assert links.measured
+
+
+# ---------------------------------------------------------------------------------------------- what was measured
+
+
+@settings(max_examples=40)
+@given(job=graph_jobs)
+def test_rates_are_spikes_over_samples_and_steps(job: tuple[QuantizedNetwork, Any]) -> None:
+    network, spikes = job
+    record = simulate(network, spikes, record="all")
+    rates = measured_rates(record)
+    for layer in network:
+        counted = np.zeros(layer.n_neurons)
+        for sample in record.spikes[layer.name]:
+            for step in range(record.n_steps):
+                counted += sample[..., step].reshape(-1)
+        np.testing.assert_allclose(rates[layer.name], counted / (record.n_samples * record.n_steps))
