@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from neurodeploy.errors import NeurodeployError
     from neurodeploy.frontends.norse import extract
     from neurodeploy.hardware import HardwareProfile
-    from neurodeploy.layout import place
     from neurodeploy.network import Network
     from neurodeploy.netx import read_netx, write_netx
     from neurodeploy.placement import Placement
+    from neurodeploy.placing import place
     from neurodeploy.profiles import load_profile
     from neurodeploy.quantization import dequantize, quantize
     from neurodeploy.quantized import QuantizedNetwork
@@ -37,8 +37,8 @@ _HOME = {
     "netx": ("read_netx", "write_netx"),
     "network": ("Network",),
     "quantized": ("QuantizedNetwork",),
-    "layout": ("place",),
     "placement": ("Placement",),
+    "placing": ("place",),
     "quantization": ("dequantize", "quantize"),
     "records": ("EpochRecord", "SpikeRecord", "compare"),
     "profiles": ("load_profile",),

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from neurodeploy.counting import LayerCount
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.network import Network
 from neurodeploy.quantized import QuantizedNetwork
-from neurodeploy.resources import slice_usage
+from neurodeploy.regions import Region
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,36 +29,46 @@ class AxonCap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceBudget:
-    """What neurons start..stop-1 of a layer may use of a core.
+    """What a region of a layer may use of a core.
 
     Attributes
     ----------
     layer : str
     core : int
         Numbered from 0 through all chips.
-    start, stop : int
-        The slice's neurons.
+    region : Region
+        The slice's neurons, as a box in the layer's grid.
     synapse_memory_bits, input_axons : int
         At most so many; slices of one core add up to no more than the core has.
     sources : tuple of AxonCap
-        Caps that keep the output axons of the source's cores within their limit; they cover all source neurons.
+        Caps that keep the output axons of the source's cores within their limit; they cover all source neurons. None for a
+        layer of several connections or of a convolution: its plan counts all that it may hear.
     """
 
     layer: str
     core: int
-    start: int
-    stop: int
+    region: Region
     synapse_memory_bits: int
     input_axons: int
     sources: tuple[AxonCap, ...]
 
     @property
     def name(self) -> str:
-        return f"{self.layer}[{self.start}:{self.stop}]"
+        return f"{self.layer}{self.region}"
+
+    @property
+    def start(self) -> int:
+        """First neuron of a run of them."""
+        return self.region.starts[0]
+
+    @property
+    def stop(self) -> int:
+        """The neuron behind the last of a run of them."""
+        return self.region.stops[0]
 
     @property
     def neurons(self) -> int:
-        return self.stop - self.start
+        return self.region.n_neurons
 
 
 Slices: TypeAlias = "tuple[SliceBudget, ...]"
@@ -74,7 +85,9 @@ class LayerBudget:
     neurons, synapse_memory_bits, input_axons, output_axons : int
         Axons are counted on every core that they enter or leave for.
     synapses : int
-        As many as the memory holds at `weight_bits`, spread evenly over the axons: a figure to think with, no limit.
+        As many as the memory holds at `weight_bits`, if synapses are taken out evenly: a figure to think with, no limit.
+    kept : float
+        Share of the layer's unpruned synapse memory that it may keep, 0..1.
     binds : str
         What keeps the layer from being stored as it is: ``"synapse_memory_bits"``, ``"input_axons"``, or ``""``.
     """
@@ -86,6 +99,7 @@ class LayerBudget:
     input_axons: int
     output_axons: int
     synapses: int
+    kept: float
     weight_bits: int
     binds: str
 
@@ -101,11 +115,11 @@ class Overrun:
 
     def error(self, budget: Budget) -> BudgetError:
         """The overrun as an error that says what to do."""
-        source = getattr(budget.profile, f"{self.resource}_per_core").where
-        part = self.slice
+        part, profile = self.slice, budget.profile
+        key = f"{self.resource}_per_core" if f"{self.resource}_per_core" in profile else "memory_bits_per_core"
         return BudgetError(
-            f"layer {part.layer!r}", f"{self.resource} of neurons {part.start}..{part.stop - 1} on core {part.core}",
-            need=self.need, limit=self.limit, source=source,
+            f"layer {part.layer!r}", f"{self.resource} of {part.region.words} on core {part.core}",
+            need=self.need, limit=self.limit, source=profile[key].where,
             remedy=f"Prune {1 - self.limit / self.need:.0%} more, or allow more than {budget.cores} cores.",
         )  # fmt: skip
 
@@ -133,6 +147,11 @@ class Budget:
     slices: Slices
     layers: tuple[LayerBudget, ...]
 
+    @property
+    def cuts(self) -> list[tuple[str, int, Region]]:
+        """Which region of which layer stands on which core, as `neurodeploy.placing.place` takes a plan."""
+        return [(part.layer, part.core, part.region) for part in self.slices]
+
     def of(self, layer: str) -> Slices:
         """The slices of a layer."""
         return tuple(part for part in self.slices if part.layer == layer)
@@ -140,18 +159,16 @@ class Budget:
     def overruns(self, network: Network | QuantizedNetwork) -> Iterator[Overrun]:
         """Every slice budget that the network breaks, counted exactly from its weights."""
         for layer in network:
+            count = LayerCount(layer, self.weight_bits, self.profile)
             for part in self.of(layer.name):
-                rows = layer.weight[part.start : part.stop]
-                usage = slice_usage(rows, self.weight_bits, self.profile)
-                if usage.synapse_memory_bits > part.synapse_memory_bits:
-                    yield Overrun(
-                        slice=part, resource="synapse_memory_bits", need=usage.synapse_memory_bits, limit=part.synapse_memory_bits
-                    )
-                if usage.input_axons > part.input_axons:
-                    yield Overrun(slice=part, resource="input_axons", need=usage.input_axons, limit=part.input_axons)
-                used = rows.any(axis=0)
+                usage = count.usage(part.region)
+                for resource in ("synapse_memory_bits", "input_axons"):
+                    need, limit = getattr(usage, resource), getattr(part, resource)
+                    if need > limit:
+                        yield Overrun(slice=part, resource=resource, need=need, limit=limit)
+                heard = next(count.heard(part.region)).mask if part.sources else ()
                 for cap in part.sources:
-                    axons = int(used[cap.start : cap.stop].sum())
+                    axons = int(sum(heard[cap.start : cap.stop]))
                     if axons > cap.axons:
                         yield Overrun(slice=part, resource="output_axons", need=axons, limit=cap.axons)
 

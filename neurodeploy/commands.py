@@ -71,20 +71,27 @@ def profiles(name: str | None, as_json: bool, schema: bool) -> int:
 @click.argument("model")
 @TARGET
 @CORES
+@click.option("--chips", type=int, metavar="N", help="Chips that the network may use; all of the board's by default.")
 @BITS
+@click.option("--connectivity", type=click.FloatRange(0, 1), metavar="P", help="What if each weight survived with this chance?")
 @WEIGHTS
 @JSON
-def inspect(model: str, target: str, cores: int | None, bits: int, weights: Path | None, as_json: bool) -> int:
-    """Say what each layer of MODEL needs and may use, whether it fits, and if not, what binds."""
+def inspect(
+    model: str, target: str, cores: int | None, chips: int | None, bits: int, connectivity: float | None, weights: Path | None,
+    as_json: bool,
+) -> int:  # fmt: skip
+    """Say what each layer of MODEL needs and may use, whether it fits, and if not, what binds and what would help."""
     from neurodeploy.deployment import inspect as look
-    from neurodeploy.report.text import layer_table, verdict
+    from neurodeploy.report.text import core_table, gain_table, layer_table, traffic_lines, verdict
 
-    seen = look(_network(model, weights), load_profile(target), cores=cores, bits=bits)
+    network = _network(model, weights)
+    seen = look(network, load_profile(target), cores=cores, chips=chips, bits=bits, connectivity=connectivity)
     if as_json:
         _print_json(seen.to_json())
     else:
         hopeless = [f"No compression helps. {seen.hopeless}"] if seen.hopeless else []
-        _print(*verdict(seen.placement), *hopeless, layer_table(seen.layers))
+        tables = [layer_table(seen.layers), core_table(seen.placement), *([gain_table(seen.gains)] if seen.gains else [])]
+        _print(*verdict(seen.placement), *hopeless, *tables, *traffic_lines(seen.placement))
     return DONE if seen.placement.fits else DIFFERS
 
 

@@ -6,6 +6,7 @@ chance, which at 1 is exact too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -89,13 +90,17 @@ class LayerCount:
             synapse_memory_bits=sum(memory),
             input_axons=sum(axons),
             encoding="+".join(sorted(set(encodings))),
-            fan_in=int(self.fan_in()[region.box].max()),
+            fan_in=math.ceil(self.fan_in()[region.box].max() - 1e-9),
             neuron_memory_bits=self._neuron_bits(region),
             biases=self._biases(region),
             synapse_formats=len(counted),
             neuron_profiles=self._profiles(region, ("du", "dv")),
             threshold_profiles=self._profiles(region, ("vth",)) if isinstance(self.layer.neuron, QuantizedLIF) else 0,
         )
+
+    def by_connection(self, region: Region) -> list[Counted]:
+        """Memory bits, input axons, synapses and encoding of a region, connection by connection, each as if it were alone."""
+        return [part.count(region, self.grid) for part, bundle in zip(self._parts, self._bundles, strict=True) for _ in bundle]
 
     def heard(self, region: Region) -> Iterator[Heard]:
         """What a region hears, connection by connection."""
@@ -113,15 +118,15 @@ class LayerCount:
                 heard[connection.source] = heard.get(connection.source, 0) + n
         return heard
 
-    def fan_in(self) -> Integers:
+    def fan_in(self) -> NDArray[np.float64]:
         """Synapses onto each neuron, in the layer's grid."""
         key = ("fan-in", *((id(part), len(bundle)) for part, bundle in zip(self._parts, self._bundles, strict=True)))
         if key not in self.counted:
-            total = np.zeros(self.layer.n_neurons, dtype=np.int64)
+            total = np.zeros(self.layer.n_neurons)
             for part, bundle in zip(self._parts, self._bundles, strict=True):
-                total += part.wiring.fan_in() * len(bundle)
+                total += _fan_in(part.wiring, self.connectivity) * len(bundle)
             self.counted[key] = total.reshape(self.grid)
-        fan_in: Integers = self.counted[key]
+        fan_in: NDArray[np.float64] = self.counted[key]
         return fan_in
 
     def bundles(self) -> list[tuple[Wiring, Formula, tuple[str, ...]]]:
@@ -179,6 +184,20 @@ def _times(counted: Counted, sources: int, formula: Formula) -> Counted:
     """What a connection takes from so many sources, whose axons point to the same lists."""
     memory, axons, synapses, encoding = counted
     return memory + (sources - 1) * axons * formula.entry, sources * axons, sources * synapses, encoding
+
+
+def _fan_in(wiring: Wiring, connectivity: float | None) -> NDArray[np.float64]:
+    """(n_out,): synapses onto each neuron, those to expect where weights survive with a chance."""
+    match wiring:
+        case _ if connectivity is None:
+            return wiring.fan_in().astype(np.float64)
+        case DenseWiring():
+            return np.full(wiring.n_out, wiring.n_in * connectivity)
+        case ConvWiring():
+            total: NDArray[np.float64] = wiring.total(np.ones(wiring.weight.shape)) * connectivity
+            return total
+        case _:
+            return wiring.fan_in() * connectivity
 
 
 def _part(
@@ -277,16 +296,20 @@ class _ConvPart:
     """A convolution, counted by how input pixels meet its window."""
 
     def __init__(self, wiring: ConvWiring, formula: Formula, profile: HardwareProfile, connectivity: float | None) -> None:
-        self.wiring, self.formula, self.connectivity = wiring, formula, connectivity
-        self.encoding = next((name for name in ("convolution", "dynapcnn") if name in profile["encodings"].names), "sparse")
+        self.wiring, self.formula, self.profile, self.connectivity = wiring, formula, profile, connectivity
+        self.shared = next((name for name in ("convolution", "dynapcnn") if name in profile["encodings"].names), None)
         lists = exact_lists if connectivity is None else expected_window(connectivity)
-        self.window = Window(wiring, formula, profile, lists, is_full=connectivity is not None)
+        self.window = Window(wiring, formula, profile, lists, connectivity)
 
     def count(self, region: Region, grid: tuple[int, ...]) -> Counted:
         del grid  # it is the region's own
-        bits, axons, synapses = self.window.count(region)
-        share = 1.0 if self.connectivity is None else self.connectivity
-        return bits, axons, round(synapses * share), self.encoding
+        if self.shared is not None:
+            return *self.window.count(region), self.shared
+        sizes, how_many = self.window.one_by_one(region)
+        if self.connectivity is not None:
+            return expected_lists(sizes, how_many, region.n_neurons, self.connectivity, self.formula, self.profile)
+        bits, encoding = list_bits(np.repeat(sizes, how_many), region.n_neurons, self.formula, self.profile)
+        return bits, int(how_many[sizes > 0].sum()), int(sizes @ how_many), encoding
 
     def hears(self, region: Region, grid: tuple[int, ...]) -> int:
         del grid

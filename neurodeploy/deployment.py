@@ -8,18 +8,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from neurodeploy.budget import Budget
 from neurodeploy.errors import BudgetError, RequestError, SimulationError
 from neurodeploy.files import write_text
 from neurodeploy.frontends.norse import extract
+from neurodeploy.gains import Gain, gains
+from neurodeploy.graph import INPUT
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.layout import lay_out
+from neurodeploy.links import measured_rates
 from neurodeploy.network import Network
 from neurodeploy.netx import write_netx
 from neurodeploy.placement import Placement
-from neurodeploy.quantization import LayerError, quantization_errors, quantize, warnings_of
+from neurodeploy.placing import arranged, linked
+from neurodeploy.quantization import quantize
 from neurodeploy.quantized import QuantizedNetwork
 from neurodeploy.records import EpochRecord, save_record
 from neurodeploy.report import (
@@ -37,6 +42,7 @@ from neurodeploy.report import (
     tried,
 )
 from neurodeploy.resources import DEFAULT_WEIGHT_BITS
+from neurodeploy.rounding import LayerError, quantization_errors, warnings_of
 from neurodeploy.sharing import share_budget
 from neurodeploy.simulation import DEFAULT_TIME_LIMIT_S, simulate
 from neurodeploy.simulation.lava import is_installed
@@ -64,11 +70,14 @@ class Inspection:
         What each layer may use; None where no compression can make it fit.
     hopeless : BudgetError or None
         Why not, then.
+    gains : tuple of Gain
+        What one core more, or narrower weights, would give each layer; none where all are kept whole.
     """
 
     placement: Placement
     budget: Budget | None
     hopeless: BudgetError | None
+    gains: tuple[Gain, ...] = ()
 
     @property
     def layers(self) -> tuple[LayerReport, ...]:
@@ -77,7 +86,7 @@ class Inspection:
 
     def to_json(self) -> dict[str, Any]:
         """The keys of ``neurodeploy inspect --json``."""
-        return inspection(self.placement, self.budget)
+        return inspection(self.placement, self.budget, self.gains)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,15 +99,31 @@ class Deployment:
 
 
 def inspect(
-    network: Network | QuantizedNetwork, profile: HardwareProfile, *, cores: int | None = None, bits: int = DEFAULT_WEIGHT_BITS
+    network: Network | QuantizedNetwork,
+    profile: HardwareProfile,
+    *,
+    cores: int | None = None,
+    chips: int | None = None,
+    bits: int = DEFAULT_WEIGHT_BITS,
+    connectivity: float | None = None,
 ) -> Inspection:
-    """Lay a network out as it is, and share the cores out among its layers."""
-    placement = lay_out(network, profile, cores=cores, bits=bits)
+    """Lay a network out as it is, and share the cores out among its layers.
+
+    Parameters
+    ----------
+    cores, chips : int, optional
+        How many cores, or chips of them, it may use; all of the profile's by default.
+    connectivity : float, optional
+        What if each weight survived with this chance, 0..1? Counted in closed form.
+    """
+    cores = profile.cores_given(cores, chips)
+    placement = lay_out(network, profile, cores=cores, bits=bits, connectivity=connectivity)
+    placement = linked(placement, network, connectivity=connectivity)
     try:
         budget = share_budget(network, profile, cores=cores, bits=bits)
     except BudgetError as error:
         return Inspection(placement=placement, budget=None, hopeless=error)
-    return Inspection(placement=placement, budget=budget, hopeless=None)
+    return Inspection(placement=placement, budget=budget, hopeless=None, gains=gains(network, profile, budget))
 
 
 def deploy(
@@ -118,7 +143,7 @@ def deploy(
     quantized = network if isinstance(network, QuantizedNetwork) else quantize(network, profile, bits=bits)
     errors = quantization_errors(network, quantized) if isinstance(network, Network) else ()
     warnings = _warnings(errors, tried(network, quantized)) if isinstance(network, Network) else ()
-    placement = lay_out(quantized, profile, cores=cores)
+    placement = arranged(linked(lay_out(quantized, profile, cores=cores), quantized))
     write_netx(quantized, folder / "model.net")
     files = _files(folder, "network")
     report = summarize(profile, seen.budget, placement, before=seen.placement, rounding=errors, warnings=warnings, files=files)
@@ -158,12 +183,10 @@ def compress(
     say(_verdict(before))
     budget = share_budget(network, profile, cores=cores, bits=bits)
     history, accuracy = _train(model, budget, data, options, progress, say)
-
     network = extract(model, sample)
     budget.check(network)
     quantized = quantize(network, profile, bits=bits)
-    plan = [(part.layer, part.core, part.start, part.stop) for part in budget.slices]
-    placement = lay_out(quantized, profile, cores=cores, plan=plan)
+    placement = lay_out(quantized, profile, cores=cores, plan=budget.cuts)
     write_netx(quantized, folder / "model.net")
     save_weights(model, folder / "weights.safetensors")
     errors = quantization_errors(network, quantized)
@@ -172,6 +195,8 @@ def compress(
     say(f"In the chip's integers: {accuracy.emulated:.2%}. {_verdict(placement)}")
     stretch = stretch_of(model, data.test, options, max(lava_samples, 1))
     record, lava, trouble = simulate(quantized, stretch.spikes, record="all"), None, []
+    rates = {**measured_rates(record), INPUT: np.asarray(stretch.spikes.mean())}
+    placement = arranged(linked(placement, quantized, rates), seed=options.seed)
     if lava_samples and is_installed():
         say(f"Running {len(stretch.labels)} test samples in Lava's simulator.")
         try:

@@ -4,7 +4,7 @@ A core stores, for each input axon, the list of its synapses on that core, in bl
 
     bits of a block = synapses * (weight bits + delay bits + index bits) + header bits,  rounded up to memory units
 
-This is Loihi 1's published formula (nengo-loihi, ``block.py: SynapseConfig.bits_per_axon``) with the numbers of the profile; a chip
+This is Loihi 1's published formula (nengo-loihi, ``block.py: SynapseConfig.bits_per_axon``) with the profile's numbers; a chip
 without blocks, headers and units has lists of plain words. Encodings, by the names that a profile lists:
 
 - ``dense``: a weight for every neuron of the slice in each list, and no index.
@@ -124,7 +124,8 @@ def list_bits(n_synapses: Integers, n_neurons: int, formula: Formula, profile: H
     if "dense" in allowed:
         bits["dense"] = axons * int(formula.lists(np.asarray(n_neurons)))
     if "sparse" in allowed:
-        bits["sparse"] = int(formula.lists(n, index_bits(n_neurons, profile)).sum())
+        addressed = min(n_neurons, profile.capacity("neurons"))  # more are too many for a core, whatever the index
+        bits["sparse"] = int(formula.lists(n, index_bits(addressed, profile)).sum())
     best = min(bits, key=lambda name: bits[name])
     return bits[best] + axons * formula.entry, best
 

@@ -7,7 +7,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
 
 from neurodeploy.encodings import Formula, Integers, index_bits
 from neurodeploy.hardware import HardwareProfile
@@ -60,6 +59,8 @@ def _expected(n: int, atoms: int, chance: float, formula: Formula, index: int) -
     """Bits to expect of `atoms` lists that share a length, the longest of as many binomial draws of n weights."""
     if chance >= 1:
         return float(formula.lists(np.asarray(n * atoms), index))
+    from scipy.stats import binom  # half a second, for those who ask what if
+
     lengths = np.arange(n + 1)
     shares = np.diff(binom.cdf(lengths, n, chance) ** atoms, prepend=0.0)
     return float(shares @ formula.lists(lengths * atoms, index))

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Integers = NDArray[np.int64]
+Whole = NDArray[np.float64]
+"""Whole numbers in double precision: exact below 2**53, and a product of a 24-bit state and a 13-bit decay has 37 bits."""
 
 DECAY_UNITY = 4096
 """A decay of 4096 forgets everything in a step, one of 0 nothing (12-bit registers)."""
@@ -30,21 +32,20 @@ SINGLE_SIGN_MAX = 255
 """Largest magnitude of weights that are all of one sign."""
 
 
-def decayed(state: Integers, decay: Integers | int) -> Integers:
+def decayed(state: Whole, decay: Integers | int, out: Whole | None = None) -> Whole:
     """`state` after one step of a decay in 0..4096: ``sign(x) * (|x| * (4096 - decay) >> 12)``, towards zero."""
-    product = state * (DECAY_UNITY - decay)
-    shifted: Integers = (product + ((product >> 63) & (DECAY_UNITY - 1))) >> 12
-    return shifted
+    kept: Whole = np.multiply(state, (DECAY_UNITY - decay) / DECAY_UNITY, out=out)
+    return np.trunc(kept, out=out)
 
 
-def wrapped(current: Integers) -> Integers:
+def wrapped(current: Whole) -> Whole:
     """A current past its 24 bits comes round once, as Lava has it: 2**23 itself still stands, -2**23 does not."""
     over = 2 * STATE_MAX
-    result: Integers = current - over * (current > STATE_MAX) + over * (current <= -STATE_MAX)
+    result: Whole = current - over * (current > STATE_MAX) + over * (current <= -STATE_MAX)
     return result
 
 
-def saturated(voltage: Integers) -> Integers:
+def saturated(voltage: Whole) -> Whole:
     """A membrane past its 24 bits stays at +-(2**23 - 1)."""
     return np.clip(voltage, -STATE_MAX + 1, STATE_MAX - 1)
 
@@ -79,21 +80,28 @@ def as_lava_reads(weight: Integers) -> Integers:
     OverflowError
         All weights are zero: Lava takes the logarithm of infinity.
     """
-    low, high = int(weight.min()), int(weight.max())
+    return as_lava_reads_together(weight)[0]
+
+
+def as_lava_reads_together(*weights: Integers) -> list[Integers]:
+    """`as_lava_reads` for matrices of which netx derives bits and exponent together, as it does in a ``dense_rec`` layer."""
+    low, high = min(int(weight.min()) for weight in weights), max(int(weight.max()) for weight in weights)
     if low == high == 0:
         raise OverflowError("an all-zero weight matrix has no exponent")
     if (high > MIXED_MAX and low < 0) or (low < MIXED_MIN and high > 0):
-        weight = np.clip(weight, MIXED_MIN, MIXED_MAX)
-        low, high = int(weight.min()), int(weight.max())
+        weights = tuple(np.clip(weight, MIXED_MIN, MIXED_MAX) for weight in weights)
+        low, high = max(low, MIXED_MIN), min(high, MIXED_MAX)
     signed = 0 if high < 0 or low >= 0 else 1
     if signed:
         scale = min(127 / high if high else np.inf, -128 / low)
     else:
         scale = 255 / high if low >= 0 else -256 / low
     shift = int(np.floor(np.log2(scale))) + signed
-    trailing = next((n for n in range(8, 0, -1) if not (weight % (1 << n)).any()), 0) - signed
-    bits = 8 - shift - trailing
-    return _truncated(weight << shift if shift >= 0 else weight >> -shift, bits) >> shift
+    whole = (n for n in range(8, 0, -1) if not any((weight % (1 << n)).any() for weight in weights))
+    bits = 8 - shift - (next(whole, 0) - signed)
+    if shift < 0:  # past the widest weight: Lava shifts by a negative number, which NumPy answers with 0
+        return [np.zeros_like(weight) for weight in weights]
+    return [_truncated(weight << shift, bits) >> shift for weight in weights]
 
 
 def _truncated(weight: Integers, bits: int) -> Integers:

@@ -88,6 +88,11 @@ class Population(ByValue, Generic[N, S]):
         return sum(connection.synapse.weight.size for connection in self.connections)
 
     @property
+    def n_pairs(self) -> int:
+        """Pairs of neurons that the synapses could connect, if no weight were zero."""
+        return sum(connection.synapse.n_pairs for connection in self.connections)
+
+    @property
     def connectivity(self) -> float:
         """Share of the weights that are not zero, 0..1."""
         return sum(int(np.count_nonzero(c.synapse.weight)) for c in self.connections) / max(self.n_weights, 1)

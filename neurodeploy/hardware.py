@@ -18,7 +18,7 @@ from neurodeploy.errors import ProfileError, RequestError
 UNLIMITED = 1 << 62
 """The capacity for what a chip sets no limit to."""
 
-Kind = Literal["whole", "per core", "choices", "sides", "figure", "formulas"]
+Kind = Literal["whole", "per core", "choices", "steps", "sides", "figure", "formulas"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +30,8 @@ class Key:
     unit : str
     kind : str
         ``"whole"``: a whole number above zero; ``"per core"``: that, or one for each core of a chip; ``"choices"``:
-        allowed widths, ascending; ``"sides"``: sides of a mesh, columns first; ``"figure"``: an energy or a time, at
-        least zero; ``"formulas"``: names of encodings.
+        allowed widths, ascending; ``"steps"``: a row of a table, ascending; ``"sides"``: sides of a mesh, columns first;
+        ``"figure"``: an energy or a time, at least zero; ``"formulas"``: names of encodings.
     meaning : str
     required : bool
     """
@@ -96,8 +96,8 @@ KEYS: Mapping[str, Key] = MappingProxyType({
     "payload_bits": Key(unit="bits", kind="whole", meaning="widest payload of a graded spike"),
     **{f"{event}_energy": Key(unit="pJ", kind="figure", meaning=f"energy of {what}") for event, what in _EVENTS.items()},
     **{f"{event}_time": Key(unit="ns", kind="figure", meaning=f"time of {what}") for event, what in _EVENTS.items()},
-    "sync_one_tile_time": Key(unit="ns", kind="figure", meaning="synchronising a step on one tile"),
-    "sync_all_tiles_time": Key(unit="ns", kind="figure", meaning="synchronising a step on all tiles of a chip"),
+    "sync_tiles": Key(unit="tiles", kind="steps", meaning="from so many used tiles on, synchronising a step takes ..."),
+    "sync_time": Key(unit="ns", kind="steps", meaning="... so long: one time for each number of `sync_tiles`"),
 })  # fmt: skip
 """All that a profile may say, in the order in which it is shown."""
 

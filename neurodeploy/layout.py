@@ -14,12 +14,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from neurodeploy.assignment import assigned
 from neurodeploy.bounds import least_cores
 from neurodeploy.counting import LayerCount
 from neurodeploy.encodings import weight_bits
 from neurodeploy.errors import RequestError
 from neurodeploy.filling import Board, Hearing
-from neurodeploy.hardware import HardwareProfile
+from neurodeploy.hardware import UNLIMITED, HardwareProfile
 from neurodeploy.network import Network
 from neurodeploy.options import options_of
 from neurodeploy.placement import Placement, Slice, vector
@@ -33,32 +34,6 @@ Cut: TypeAlias = "tuple[str, int, Region]"
 Counts: TypeAlias = "Mapping[str, LayerCount]"
 
 
-def place(
-    network: QuantizedNetwork, profile: HardwareProfile, *, cores: int | None = None, plan: Sequence[Cut] = ()
-) -> Placement:
-    """Put a network on the fewest cores.
-
-    Parameters
-    ----------
-    cores : int, optional
-        How many it may use; all of the profile's by default.
-    plan : sequence of (layer, core, region), optional
-        The slices of a budget that it keeps: how it stands where that takes no core more, or where it fits only so. Laid
-        closely, the targets of a neuron may be cut apart where the plan does not cut, and take an output axon more.
-
-    Raises
-    ------
-    PlacementError
-        It does not fit; the error names layer, resource, need, limit and its source.
-    RequestError
-        `cores` is not within 1..what the profile has, or `plan` is not of this network.
-    """
-    placement = lay_out(network, profile, cores=cores, plan=plan)
-    for overrun in placement.overruns():
-        raise overrun.error()
-    return placement
-
-
 def lay_out(
     network: Network | QuantizedNetwork,
     profile: HardwareProfile,
@@ -68,7 +43,7 @@ def lay_out(
     connectivity: float | None = None,
     plan: Sequence[Cut] = (),
 ) -> Placement:
-    """As `place`, but for floats too (with weights of `bits` bits), and whether it fits or not.
+    """Put a network on the fewest cores, whether it fits or not; one in floats with weights of `bits` bits.
 
     A neuron that no empty core can hold gets one to itself, and `Placement.overruns` says by how much it is too large.
 
@@ -86,7 +61,7 @@ def lay_out(
         cores_available=available,
         cores_lower_bound=least_cores(network.layers, counts, profile),
         weight_bits=widths,
-        n_weights={layer.name: layer.n_weights for layer in network},
+        n_pairs={layer.name: layer.n_pairs for layer in network},
         slices=filled(network.layers, profile, counts),
     )
     if not plan:
@@ -111,6 +86,8 @@ _WAYS = ((1.0, True), (0.5, True), (0.0, True), (1.0, False), (0.0, False))
 
 def filled(layers: Layers, profile: HardwareProfile, counts: Counts) -> tuple[Slice, ...]:
     """Every layer laid: in that of some ways that breaks fewest limits, and of these takes fewest cores."""
+    if profile.number("cores_per_layer", UNLIMITED) == 1:
+        return _uncut(layers, profile, counts)
     best: tuple[Slice, ...] = ()
     least: tuple[int, int] | None = None
     options = {layer.name: options_of(counts[layer.name], grid_of(layer), profile) for layer in layers}
@@ -154,6 +131,17 @@ def agreed(layers: Layers, profile: HardwareProfile, options: Mapping[str, Optio
     nothing = Usage(neurons=0, synapses=0, synapse_memory_bits=0, input_axons=0, encoding="")
     axon = (vector(nothing, 1, profile) - vector(nothing, 0, profile)) / capacity
     return Agreement(options, {layer.name: layer.n_neurons for layer in layers}, axon, caution).reached()
+
+
+def _uncut(layers: Layers, profile: HardwareProfile, counts: Counts) -> tuple[Slice, ...]:
+    """Every layer in one piece, each on a core that holds it."""
+    hearing = Hearing(layers, counts, profile)
+    for layer in layers:
+        hearing.add(layer, [Region.whole(grid_of(layer))])
+    slices = [hearing.filling(layer).measure(Region.whole(grid_of(layer)), 0) for layer in layers]
+    cores = assigned(np.stack([vector(part.usage, part.output_axons, profile) for part in slices]), profile)
+    parts = [replace(part, core=int(core)) for part, core in zip(slices, cores, strict=True)]
+    return tuple(sorted(parts, key=lambda part: part.core))
 
 
 def _as_planned(layers: Layers, profile: HardwareProfile, counts: Counts, plan: Sequence[Cut]) -> tuple[Slice, ...]:

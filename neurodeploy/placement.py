@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.errors import PlacementError
 from neurodeploy.hardware import HardwareProfile
+from neurodeploy.journeys import Traffic
+from neurodeploy.links import Links
 from neurodeploy.regions import Region
 from neurodeploy.resources import Usage, limited
 
@@ -102,18 +104,21 @@ class Placement:
         Cores that the network was given.
     cores_lower_bound : int
         No placement takes fewer, however its slices are cut: see `neurodeploy.bounds`.
-    weight_bits, n_weights : mapping by layer, first layer first
-        Width of a weight, and how many there are, zeros included.
+    weight_bits, n_pairs : mapping by layer, first layer first
+        Width of a weight, and how many pairs of neurons its synapses could connect.
     slices : tuple of Slice
         By core, then by layer; every neuron stands in exactly one.
+    links : Links or None
+        Who talks to whom; None where nobody asked.
     """
 
     profile: HardwareProfile
     cores_available: int
     cores_lower_bound: int
     weight_bits: Mapping[str, int]
-    n_weights: Mapping[str, int]
+    n_pairs: Mapping[str, int]
     slices: tuple[Slice, ...]
+    links: Links | None = None
     cores: tuple[int, ...] = field(init=False, repr=False)
     _totals: NDArray[np.int64] = field(init=False, repr=False, compare=False)
 
@@ -157,6 +162,24 @@ class Placement:
         capacity = np.array([[self.profile.capacity(resource, core) for resource in self.resources] for core in self.cores])
         return dict(zip(self.resources, (self._totals.sum(axis=0) / capacity.sum(axis=0)).tolist(), strict=True))
 
+    def traffic(self) -> Traffic | None:
+        """Spikes from core to core, and what a step costs: as far as the profile has figures for it; None without links."""
+        homes = np.array([part.core for part in self.slices])
+        neurons = np.array([part.usage.neurons for part in self.slices], dtype=np.float64)
+        return None if self.links is None else Traffic(links=self.links, homes=homes, neurons=neurons, profile=self.profile)
+
+    def moved(self, positions: NDArray[np.int64]) -> Placement:
+        """The same slices on other cores: what stood on ``cores[i]`` now stands on ``positions[i]``."""
+        to = dict(zip(self.cores, positions.tolist(), strict=True))
+        order = sorted(range(len(self.slices)), key=lambda i: (to[self.slices[i].core], i))
+        links = self.links
+        if links is not None:
+            now = np.empty(len(order) + 1, dtype=np.int64)
+            now[order], now[-1] = np.arange(len(order)), -1
+            links = replace(links, source=now[links.source], target=now[links.target], fired=links.fired[order])
+        slices = tuple(replace(self.slices[i], core=to[self.slices[i].core]) for i in order)
+        return replace(self, slices=slices, links=links)
+
     def of(self, layer: str) -> LayerUse:
         """What a layer uses in all."""
         parts = [part for part in self.slices if part.layer == layer]
@@ -183,8 +206,7 @@ class Placement:
             part = next(part for part in self.slices if part.core == core)
             yield Overrun(
                 layer=part.layer, resource=resource, core=core, need=int(self._totals[row, column]),
-                limit=int(capacity[row, column]), source=self.profile[f"{resource}_per_core"].where,
-                remedy="Compress it under a budget, or split it over more cores.",
+                limit=int(capacity[row, column]), source=self.profile[f"{resource}_per_core"].where, remedy=self._remedy(part, resource),
             )  # fmt: skip
         most = self.profile.limits.get("fan_in_per_neuron")
         for layer in self.weight_bits if most is not None else ():
@@ -194,6 +216,14 @@ class Placement:
                     layer=layer, resource="fan_in", core=None, need=fan_in, limit=most.number, source=most.where,
                     remedy="Prune its neurons' inputs, or part its sum over neurons in between.",
                 )  # fmt: skip
+
+    def _remedy(self, part: Slice, resource: str) -> str:
+        if part.region.n_neurons == 1:
+            prune = "prune what hears it" if resource == "output_axons" else "prune what it hears, or part its sum over others"
+            return f"It is one neuron, which no cut makes smaller: {prune}."
+        if self.profile.number("cores_per_layer", 0) == 1:
+            return f"A layer of {self.profile.name} stands on one core: make it smaller, or compress it under a budget."
+        return "Compress it under a budget, or split it over more cores."
 
     def _too_many_cores(self) -> Iterator[Overrun]:
         used, given = self.cores_used, self.cores_available

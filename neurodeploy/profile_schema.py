@@ -15,6 +15,7 @@ _VALUES: dict[Kind, dict[str, Any]] = {
     "whole": _WHOLE,
     "per core": {"anyOf": [_WHOLE, {"type": "array", "items": _WHOLE, "minItems": 1}]},
     "choices": {"type": "array", "items": _WIDTHS, "minItems": 1, "uniqueItems": True},
+    "steps": {"type": "array", "items": _WHOLE, "minItems": 1, "uniqueItems": True},
     "sides": {"type": "array", "items": _WHOLE, "minItems": 2, "maxItems": 3},
     "figure": {"type": "number", "minimum": 0, "maximum": MAX_VALUE},
     "formulas": {"type": "array", "items": _NAME, "minItems": 1, "uniqueItems": True},

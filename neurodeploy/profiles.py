@@ -184,6 +184,8 @@ def _value(where: str, key: str, value: Any) -> Value:
         return _names(where, value)
     if kind == "choices":
         return _widths(where, value)
+    if kind == "steps":
+        return _ascending(where, value, "numbers")
     if kind == "sides":
         sides = _whole_numbers(where, value, "sides")
         if not 2 <= len(sides) <= 3:
@@ -200,10 +202,15 @@ def _whole_numbers(where: str, value: Any, what: str) -> tuple[int, ...]:
     return tuple(_positive(where, item) for item in value)
 
 
+def _ascending(where: str, value: Any, what: str) -> tuple[int, ...]:
+    numbers = _whole_numbers(where, value, what)
+    if list(numbers) != sorted(set(numbers)):
+        raise ProfileError(where, f"{what} {list(numbers)} are not ascending and distinct")
+    return numbers
+
+
 def _widths(where: str, value: Any) -> tuple[int, ...]:
-    widths = _whole_numbers(where, value, "widths")
-    if list(widths) != sorted(set(widths)):
-        raise ProfileError(where, f"widths {list(widths)} are not ascending and distinct")
+    widths = _ascending(where, value, "widths")
     if widths[-1] > MAX_WIDTH:
         raise ProfileError(where, "bits in a width", need=widths[-1], limit=MAX_WIDTH)
     return widths

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,11 +48,17 @@ class Region:
         numbers: NDArray[np.int64] = np.arange(math.prod(grid)).reshape(grid)[self.box].reshape(-1)
         return numbers
 
+    @property
+    def words(self) -> str:
+        """As a person says it: ``neurons 0..63``, ``channels 0..7, rows 0..15, columns 0..31``."""
+        names = ("neurons",) if len(self.starts) == 1 else ("channels", "rows", "columns")
+        return ", ".join(f"{name} {a}..{b - 1}" for name, a, b in zip(names, self.starts, self.stops, strict=True))
+
     def __str__(self) -> str:
         """As an index is written: ``[0:64]``, ``[0:8, 0:16, 0:32]``."""
         return "[" + ", ".join(f"{start}:{stop}" for start, stop in zip(self.starts, self.stops, strict=True)) + "]"
 
 
-def grid_of(layer: Population[object, object]) -> tuple[int, ...]:  # type: ignore[type-var]  # of any kind
+def grid_of(layer: Population[Any, Any]) -> tuple[int, ...]:
     """The shape in which a layer is cut: channels, rows and columns where a convolution ends on it, else a row of neurons."""
     return layer.shape if any(isinstance(c.synapse, ConvWiring) for c in layer.connections) else (layer.n_neurons,)

@@ -1,7 +1,7 @@
 """What a layer needs: what is counted, and against what.
 
-What a chip has a limit of is a row of `RESOURCES`; what synapses take of its memory is in `neurodeploy.encodings`; any region of a
-layer is counted by `neurodeploy.counting`.
+What a chip has a limit of is a row of `RESOURCES`; what synapses take of its memory is in `neurodeploy.encodings`; any region
+of a layer is counted by `neurodeploy.counting`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """What a region of a convolution hears, and what the lists of its window take.
 
-An input pixel meets the window at some rows and columns of the kernel; pixels that meet the same weights in the same order share
-their list of synapses, wherever they are, moved by an offset (nengo-loihi, ``conv.py: conv2d_loihi_weights``). A list holds the
-synapses of all input channels, one after another and each as long as the longest. Where the offset reaches less far than the
-slice, each stretch of it has lists of its own. The slice's neurons are numbered channels first or channels last, whichever takes less.
+An input pixel meets the window at some rows and columns of the kernel; pixels that meet the same weights in the same order
+share their list of synapses, wherever they are, moved by an offset (nengo-loihi, ``conv.py: conv2d_loihi_weights``). A list
+holds the synapses of all input channels, one after another and each as long as the longest. Where the offset reaches less far
+than the slice, each stretch of it has lists of its own. Indices are as long as the largest of them needs; a list onto a single
+target needs none. The slice's neurons are numbered channels first or channels last, whichever takes less.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class Edge:
         Which of `kinds` each is.
     kinds : array (n_kinds, kernel)
         How often it meets each row of the kernel, equal rows counted as the first of them.
-    span : int
-        Outputs between the first and the last that one input reaches, at most.
+    reach : array (n_kinds,)
+        Outputs from the first to the last that an input of the kind reaches, the first not counted.
     key : bytes
         Equal for edges that differ by a shift only.
     """
@@ -47,8 +48,13 @@ class Edge:
     first: Integers
     kind: Integers
     kinds: Integers
-    span: int
+    reach: Integers
     key: bytes
+
+    @property
+    def span(self) -> int:
+        """The longest `reach`."""
+        return int(self.reach.max(initial=0))
 
     @property
     def n_of_kind(self) -> Integers:
@@ -71,8 +77,6 @@ def edge(wiring: ConvWiring, axis: int, start: int, stop: int, like: Integers) -
     inputs, which = np.unique(heard, return_inverse=True)
     first = np.full(inputs.size, stop - start)
     np.minimum.at(first, which, output)
-    last = np.zeros(inputs.size, dtype=np.int64)
-    np.maximum.at(last, which, output)
     by_input = np.lexsort((output, which))
     rank = np.empty(output.size, dtype=np.int64)
     rank[by_input] = np.arange(output.size) - np.searchsorted(which[by_input], which[by_input])
@@ -82,8 +86,9 @@ def edge(wiring: ConvWiring, axis: int, start: int, stop: int, like: Integers) -
     kind = kind.reshape(-1)
     kinds = ((orders % kernel.size)[:, :, None] == kernel).astype(np.int64)
     kinds = (kinds * (orders >= 0)[:, :, None]).sum(axis=1)
-    key = np.concatenate([first, kind]).tobytes() + orders.tobytes()
-    return Edge(inputs=inputs, first=first, kind=kind, kinds=kinds, span=int((last - first).max(initial=0)), key=key)
+    key = np.concatenate([[stop - start], first, kind]).tobytes() + orders.tobytes()
+    reach = orders.max(axis=1, initial=0) // kernel.size
+    return Edge(inputs=inputs, first=first, kind=kind, kinds=kinds, reach=reach, key=key)
 
 
 class ListBits(Protocol):
@@ -106,8 +111,8 @@ class Window:
     ----------
     lists : ListBits
         What lists take.
-    is_full : bool
-        Count every weight, also those that are zero.
+    connectivity : float, optional
+        Count every weight, also those that are zero, as there with this chance; None counts those that are not zero.
     """
 
     def __init__(
@@ -116,11 +121,10 @@ class Window:
         formula: Formula,
         profile: HardwareProfile,
         lists: ListBits = exact_lists,
-        *,
-        is_full: bool = False,
+        connectivity: float | None = None,
     ) -> None:
-        self.wiring, self.formula, self.profile, self.lists = wiring, formula, profile, lists
-        present = np.ones(wiring.weight.shape, dtype=np.bool_) if is_full else wiring.weight != 0
+        self.wiring, self.formula, self.profile, self.lists, self.connectivity = wiring, formula, profile, lists, connectivity
+        present = wiring.weight != 0 if connectivity is None else np.ones(wiring.weight.shape, dtype=np.bool_)
         self._are_alike = wiring.groups == 1 and bool(present.all())
         self._running = np.zeros((present.shape[0] + 1, *present.shape[1:]), dtype=np.int32)
         np.cumsum(present, axis=0, out=self._running[1:])
@@ -141,7 +145,7 @@ class Window:
         return self.edge(0, *rows), self.edge(1, *columns)
 
     def count(self, region: Region) -> tuple[int, int, int]:
-        """Memory bits, input axons and synapses of a region."""
+        """Memory bits, input axons and synapses of a region whose lists are shared."""
         rows, columns = self.edges(region)
         first = 0 if self._are_alike else region.starts[0]
         key = (first, first + region.sides[0], rows.key, columns.key)
@@ -160,20 +164,19 @@ class Window:
         met = [self._met(start, stop, rows, columns) for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
         copies = [self.n_channels(start, stop) // len(lengths) for start, stop, lengths in zip(starts, stops, met, strict=True)]
         atoms = np.array([n * len(lengths) for n, lengths in zip(copies, met, strict=True)])
-        synapses = np.array([n * int((lengths.sum(axis=0) * pixels).sum()) for n, lengths in zip(copies, met, strict=True)])
-        if not {"convolution", "dynapcnn"} & set(self.profile["encodings"].names):
-            unrolled = [
-                self._unrolled((b - a) * sides[0] * sides[1], n, x, pixels)
-                for a, b, n, x in zip(starts, stops, copies, met, strict=True)
-            ]
-            return np.array([bits for bits, _ in unrolled]), np.array([axons for _, axons in unrolled]), synapses
+        there = np.stack([n * lengths.sum(axis=0) for n, lengths in zip(copies, met, strict=True)])
         longest = np.stack([lengths.max(axis=0, initial=0) for lengths in met])
-        axons = ((longest > 0) * pixels).sum(axis=(1, 2))
+        chance = 1.0 if self.connectivity is None else self.connectivity
+        axons = np.ceil(((1 - (1 - chance) ** there) * pixels).sum(axis=(1, 2)) - 1e-9).astype(np.int64)
+        synapses = np.rint((there * pixels).sum(axis=(1, 2)) * chance).astype(np.int64)
         if "dynapcnn" in self.profile["encodings"].names:
             bits = np.array([self._kernel_bits(a, b) for a, b in zip(starts, stops, strict=True)])
             return bits, axons, synapses
         first, last = (self._shared(stops - starts, *sides, rows, columns, atoms, longest, is_last) for is_last in (False, True))
-        return np.minimum(first, last) + axons * self.formula.entry, axons, synapses
+        bits = np.minimum(first, last)
+        if (bits == UNLIMITED).any():
+            index_bits(int((stops - starts).max()) * sides[0] * sides[1], self.profile)  # which says what there is
+        return bits + axons * self.formula.entry, axons, synapses
 
     def lengths(self, region: Region) -> Integers:
         """(atoms, kinds of row, kinds of column): synapses of each input channel that reaches the region, by how it is met.
@@ -222,38 +225,47 @@ class Window:
     ) -> Integers:  # fmt: skip
         """(n,): memory of the shared lists of so many output channels, numbered last or first, from so many atoms.
 
-        `longest` (n, kinds of row, kinds of column) is the length of each list an atom.
+        `longest` (n, kinds of row, kinds of column) is the length of each list an atom. Where the chip has no index as long
+        as such numbers need, `UNLIMITED`.
         """
         step, plane = (channels, 1) if channels_last else (np.ones_like(channels), height * width)
-        reach = self.profile.number("axon_base_neurons", UNLIMITED)
+        reach, widest = self.profile.number("axon_base_neurons", UNLIMITED), self.profile["index_bits"].choices[-1]
         local = (rows.span * width + columns.span) * step + (channels - 1) * plane
-        far = (height * width - 1) * step >= reach
-        bits = np.zeros_like(channels)
-        index = np.array([0 if f else index_bits(n + 1, self.profile) for f, n in zip(far.tolist(), local.tolist(), strict=True)])
-        for width_of_index, n in sorted({*zip(index[~far].tolist(), atoms[~far].tolist(), strict=True)}):
-            these = (index == width_of_index) & (atoms == n)
+        far, fits = (height * width - 1) * step >= reach, local < 1 << widest
+        bits = np.where(fits, 0, UNLIMITED)
+        index = np.array([self._index(n) if ok else 0 for ok, n in zip((fits & ~far).tolist(), local.tolist(), strict=True)])
+        near = fits & ~far
+        for width_of_index, n in sorted({*zip(index[near].tolist(), atoms[near].tolist(), strict=True)}):
+            these = near & (index == width_of_index) & (atoms == n)
             bits[these] = self.lists(self.formula, n, longest[these], width_of_index).sum(axis=(1, 2))
-        for i in np.flatnonzero(far):
-            bits[i] = self._moved(int(step[i]), int(local[i]), int(channels[i]) * height * width, width, rows, columns,
-                                  int(atoms[i]), longest[i])  # fmt: skip
+        for i in np.flatnonzero(far & fits):
+            moved = self._moved(int(step[i]), int((channels[i] - 1) * plane), width, rows, columns, int(atoms[i]), longest[i])
+            bits[i] = moved
         return bits
 
-    def _moved(
-        self, step: int, local: int, neurons: int, width: int, rows: Edge, columns: Edge, atoms: int, longest: Integers
-    ) -> int:
-        """Memory of shared lists where the offset reaches less far than the region: each stretch has its own."""
-        reach = self.profile.number("axon_base_neurons", UNLIMITED)
-        moved = (rows.first[:, None] * width + columns.first) * step // reach
-        different = np.unique(rows.kind[:, None] * len(columns.kinds) + columns.kind + moved * longest.size)
-        index = index_bits(min(int(moved.max()) * reach + local, neurons - 1) + 1, self.profile)
-        bits = self.lists(self.formula, atoms, longest, index)
-        return int(bits.reshape(-1)[different % longest.size].sum())
+    def _index(self, last: int) -> int:
+        """Width of an index that names targets 0..last; none is needed for a single one."""
+        return index_bits(last + 1, self.profile) if last else 0
 
-    def _unrolled(self, neurons: int, copies: int, lengths: Integers, pixels: Integers) -> tuple[int, int]:
-        """Memory and axons on a chip without shared lists: every input neuron has its own."""
-        bits = self.formula.lists(lengths, index_bits(int(neurons), self.profile))
-        axons = int(((lengths > 0) * pixels).sum()) * copies
-        return int((bits * pixels).sum()) * copies + axons * self.formula.entry, axons
+    def _moved(self, step: int, across: int, width: int, rows: Edge, columns: Edge, atoms: int, longest: Integers) -> int:
+        """Memory of shared lists where the offset reaches less far than the region: each stretch has its own."""
+        reach, widest = self.profile.number("axon_base_neurons", UNLIMITED), self.profile["index_bits"].choices[-1]
+        local = ((rows.reach[:, None] * width + columns.reach) * step + across).reshape(-1)
+        moved = (rows.first[:, None] * width + columns.first) * step // reach
+        different = np.unique(rows.kind[:, None] * len(columns.kinds) + columns.kind + moved * local.size)
+        moved, which = np.divmod(different, max(local.size, 1))
+        last = int((moved * reach + local[which]).max(initial=0))
+        if last >= 1 << widest:
+            return UNLIMITED
+        return int(self.lists(self.formula, atoms, longest, self._index(last)).reshape(-1)[which].sum())
+
+    def one_by_one(self, region: Region) -> tuple[Integers, Integers]:
+        """Lengths of the lists, and of each how many there are, where every input neuron has its own."""
+        rows, columns = self.edges(region)
+        lengths = self.lengths(region)
+        copies = self.n_channels(region.starts[0], region.stops[0]) // len(lengths)
+        how_many = np.broadcast_to(np.outer(rows.n_of_kind, columns.n_of_kind) * copies, lengths.shape)
+        return lengths.reshape(-1), how_many.reshape(-1)
 
     def _kernel_bits(self, start: int, stop: int) -> int:
         kernel = power_of_two(int(np.prod(self.wiring.weight.shape[2:])))

@@ -41,10 +41,23 @@ class DenseWiring(ByValue):
     def n_synapses(self) -> int:
         return int(np.count_nonzero(self.weight))
 
+    @property
+    def n_pairs(self) -> int:
+        return int(self.weight.size)
+
     def fan_in(self) -> NDArray[np.int64]:
         """(n_out,): synapses onto each neuron."""
         counts: NDArray[np.int64] = np.count_nonzero(self.weight, axis=1)
         return counts
+
+    def total(self, values: NDArray[Any]) -> NDArray[Any]:
+        """(n_out,): `values`, one a weight, added up over the synapses onto each neuron."""
+        sums: NDArray[Any] = values.sum(axis=1)
+        return sums
+
+    def beside(self, per_neuron: NDArray[Any]) -> NDArray[Any]:
+        """Numbers () or (n_out,), laid out so that they multiply the weights of the neurons they belong to."""
+        return np.reshape(per_neuron, (-1, 1))
 
     def matrix(self) -> NDArray[Any]:
         """The weights as (n_out, n_in)."""
@@ -93,9 +106,25 @@ class SparseWiring(ByValue):
     def n_synapses(self) -> int:
         return int(np.count_nonzero(self.weight))
 
+    @property
+    def n_pairs(self) -> int:
+        return int(self.weight.size)
+
     def fan_in(self) -> NDArray[np.int64]:
         """(n_out,): synapses onto each neuron."""
-        return np.diff(np.concatenate([[0], np.cumsum(self.weight != 0)])[self.starts])
+        return self.total((self.weight != 0).astype(np.int64))
+
+    def total(self, values: NDArray[Any]) -> NDArray[Any]:
+        """(n_out,): `values`, one a weight, added up over the synapses onto each neuron."""
+        neurons = np.repeat(np.arange(self.n_out), np.diff(self.starts))
+        sums: NDArray[Any] = np.bincount(neurons, weights=values, minlength=self.n_out)
+        if values.dtype.kind != "f":  # whole numbers below 2**53 all the way
+            sums = sums.astype(np.int64)
+        return sums
+
+    def beside(self, per_neuron: NDArray[Any]) -> NDArray[Any]:
+        """Numbers () or (n_out,), laid out so that they multiply the weights of the neurons they belong to."""
+        return np.repeat(per_neuron, np.diff(self.starts)) if per_neuron.shape else per_neuron
 
     def matrix(self) -> NDArray[Any]:
         """The weights as (n_out, n_in), for those who have the memory."""
@@ -168,12 +197,32 @@ class ConvWiring(ByValue):
     def n_synapses(self) -> int:
         return int(self.fan_in().sum())
 
+    @property
+    def n_pairs(self) -> int:
+        return int(self.seen(0).sum()) * int(self.seen(1).sum()) * int(np.prod(self.weight.shape[:2]))
+
     def fan_in(self) -> NDArray[np.int64]:
         """(n_out,): synapses onto each neuron, those of the padding left out."""
-        present = np.count_nonzero(self.weight, axis=1)
+        return self.total((self.weight != 0).astype(np.int64))
+
+    def total(self, values: NDArray[Any]) -> NDArray[Any]:
+        """(n_out,): `values`, one a weight, added up over the synapses onto each neuron, those of the padding left out."""
         rows, columns = (self.seen(axis).astype(np.int64) for axis in (0, 1))
-        counts: NDArray[np.int64] = np.einsum("fij,yi,xj->fyx", present, rows, columns, optimize=True).reshape(-1)
-        return counts
+        sums: NDArray[Any] = np.einsum("fij,yi,xj->fyx", values.sum(axis=1), rows, columns, optimize=True)
+        return sums.reshape(-1)
+
+    def beside(self, per_neuron: NDArray[Any]) -> NDArray[Any]:
+        """Numbers () or (n_out,), laid out so that they multiply the weights of the neurons they belong to.
+
+        Raises
+        ------
+        NetworkError
+            The numbers differ within a channel, whose neurons have their weights in common.
+        """
+        channels = np.broadcast_to(per_neuron, self.n_out).reshape(self.output_shape[0], -1)
+        if (channels != channels[:, :1]).any():
+            raise NetworkError(type(self).__name__, "has the same weights for a channel's neurons, which differ in their scale")
+        return channels[:, 0].reshape(-1, 1, 1, 1)
 
     def seen(self, axis: int) -> NDArray[np.bool_]:
         """(outputs, kernel) along rows (0) or columns (1): whether a place of the window lies on the image there."""

@@ -49,7 +49,7 @@ def test_an_energy_and_a_time_from_one_source_share_a_row() -> None:
     shown = lines(load_profile("loihi1"))
     assert shown["synop_dense"].startswith("synop_dense 35.5 pJ, 3.8 ns SANA-FE")
     assert shown["hop_north_south_energy"].startswith("hop_north_south_energy 4.2 pJ SANA-FE")
-    assert shown["sync_all_tiles_time"].startswith("sync_all_tiles_time 1,800 ns SANA-FE")
+    assert shown["sync_time"].startswith("sync_time 600, 1,000, 1,400, 1,800 ns")
 
 
 def test_assumptions_and_what_another_file_states_are_marked() -> None:

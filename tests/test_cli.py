@@ -38,7 +38,7 @@ def biased():
     return chain(LIFCell(), LICell(), sizes=(8, 4, 2), bias=True)
 
 def convolution():
-    return SequentialState(torch.nn.Conv2d(1, 2, 3), LIFCell()), torch.zeros(1, 1, 8, 8)
+    return SequentialState(torch.nn.Conv1d(1, 2, 3), LIFCell()), torch.zeros(1, 1, 8, 8)
 
 def no_model():
     return 3
@@ -222,7 +222,7 @@ BAD = {
     "factory returns no model": (["inspect", "models.py:no_model", *MODEL], "returned a int, not a torch module"),
     "model file is broken": (["inspect", "broken.py:factory", *MODEL], "raised SyntaxError"),
     "no such module": (["inspect", "nowhere.models:small", *MODEL], "raised ModuleNotFoundError"),
-    "unsupported layer": (["inspect", "models.py:convolution", *MODEL], r"0 (Conv2d): is not supported"),
+    "unsupported layer": (["inspect", "models.py:convolution", *MODEL], r"0 (Conv1d): is not supported"),
     "bias before a current": (["deploy", "models.py:biased", *MODEL, "--out", "d"], "0 (Linear): has a bias in front of neurons"),
     "no weights file": (["inspect", "models.py:small", *MODEL, "--weights", "none.safetensors"], "none.safetensors"),
     "weights are none": (["inspect", "models.py:small", *MODEL, "--weights", "weights.safetensors"], "weights.safetensors"),

@@ -190,6 +190,8 @@ def lava_runs(weight: NDArray[np.int64]) -> NDArray[np.int64]:
 @example(weight=np.array([[0, -2]]))
 @example(weight=np.array([[253, -255]]))
 @example(weight=np.array([[-256]]))
+@example(weight=np.array([[-258]]))
+@example(weight=np.array([[300]]))
 @example(weight=np.array([[300, -300]]))
 @example(weight=np.array([[255]]))
 def test_weights_are_read_as_lava_reads_them(weight: NDArray[np.int64]) -> None:

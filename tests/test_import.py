@@ -41,4 +41,4 @@ for module in pkgutil.walk_packages(nd.__path__, "neurodeploy."):
 print(sorted(name for name in nd.__all__ if isinstance(getattr(nd, name), types.ModuleType)))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip().splitlines()[-1] == "[]"  # Lava says what it lacks when it is imported

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import strategies
-from hypothesis import HealthCheck, Phase, given, settings
+from lava_runs import LONG_S, assert_equal_to_emulator, drawn_jobs, of_lava_dl
 from numpy.typing import NDArray
 
 from neurodeploy.errors import SimulationError
@@ -28,7 +28,6 @@ from neurodeploy.simulation.emulator import run_emulator
 from neurodeploy.simulation.lava import Job, run_lava, run_lava_jobs
 
 pytestmark = pytest.mark.lava
-LONG_S = 300.0
 
 
 def lif_layer(weight: list[list[int]] | NDArray[np.int64], *, vth: int, du: int, dv: int, bias: int = 0) -> QuantizedLayer:
@@ -60,36 +59,9 @@ BY_HAND = (NETWORK, np.array([[[1, 1, 0, 0, 0]]], dtype=np.uint8))
 # ---------------------------------------------------------------------------------------------- bit for bit
 
 
-def drawn_jobs(count: int) -> list[Job]:
-    """Jobs as hypothesis draws them, for one run of Lava: starting it for each would take minutes."""
-    drawn: list[Job] = []
-
-    @settings(max_examples=count, phases=[Phase.generate], database=None, suppress_health_check=list(HealthCheck))
-    @given(job=strategies.jobs)
-    def draw(job: Job) -> None:
-        drawn.append(job)
-
-    draw()
-    return drawn
-
-
-def assert_equal_to_emulator(jobs: list[Job], records: list[SpikeRecord]) -> int:
-    """Compare every layer, neuron and step; return how many spikes there were."""
-    spikes = 0
-    for (network, given_spikes), record in zip(jobs, records, strict=True):
-        expected = run_emulator(network, given_spikes, record="all")
-        assert list(record.spikes) == list(record.v) == [layer.name for layer in network]
-        comparison = compare(expected, record)
-        assert comparison.equal, f"{comparison.first}\n{network}\n{given_spikes.tolist()}"
-        spikes += sum(int(fired.sum()) for fired in record.spikes.values())
-    return spikes
-
-
 def mnist_of_lava_dl() -> Job:
     """784 - 512 - 512 - 10, with an input population (its spikes are ours) and a readout without neurons."""
-    networks = [path for root in sys.path for path in Path(root).glob("tests/lava/lib/dl/netx/mnist.net")]
-    assert networks, "the lava-dl wheel has mnist.net under tests/lava/lib/dl/netx: where is it?"
-    network = read_netx(networks[0])
+    network = read_netx(of_lava_dl("mnist.net"))
     assert network.encoder is not None
     return network, (np.random.default_rng(0).random((2, 784, 10)) < [[[0.3]], [[0.05]]]).astype(np.uint8)
 
@@ -107,7 +79,7 @@ Ran = dict[str, tuple[list[Job], list[SpikeRecord]]]
 @pytest.fixture(scope="module")
 def ran() -> Ran:
     """What the tests below look at, run by a single worker: starting Lava takes longer than any of them."""
-    jobs = {"drawn": drawn_jobs(80), "extremes": extremes(), "by hand": [BY_HAND], "mnist": [mnist_of_lava_dl()]}
+    jobs = {"drawn": drawn_jobs(strategies.jobs, 80), "extremes": extremes(), "by hand": [BY_HAND], "mnist": [mnist_of_lava_dl()]}
     records = iter(run_lava_jobs([job for some in jobs.values() for job in some], record="all", time_limit_s=LONG_S))
     return {name: (some, list(islice(records, len(some)))) for name, some in jobs.items()}
 
@@ -118,7 +90,7 @@ def test_drawn_networks_run_as_in_the_emulator(ran: Ran) -> None:
 
 @pytest.mark.slow
 def test_hundreds_of_drawn_networks_run_as_in_the_emulator() -> None:
-    jobs = drawn_jobs(300)
+    jobs = drawn_jobs(strategies.jobs, 300)
     assert assert_equal_to_emulator(jobs, run_lava_jobs(jobs, record="all", time_limit_s=3600)) > 2000
 
 

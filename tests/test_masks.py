@@ -14,9 +14,11 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from neurodeploy.budget import AxonCap, SliceBudget
+from neurodeploy.encodings import axon_bits, index_bits
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.network import Network
-from neurodeploy.resources import axon_bits, index_bits, slice_usage
+from neurodeploy.regions import Region
+from neurodeploy.resources import slice_usage
 from neurodeploy.sharing import share_budget
 from neurodeploy.training.masks import RESOURCES, choose_synapses
 from neurodeploy.training.minimax import running
@@ -30,7 +32,7 @@ def a_slice(n_neurons: int, n_in: int, memory: int, *, axons: int | None = None,
     edges = np.linspace(0, n_in, len(caps or [n_in]) + 1).astype(int).tolist()
     sources = [AxonCap(start=a, stop=b, axons=n) for (a, b), n in zip(pairwise(edges), caps or [n_in], strict=True)]
     return SliceBudget(
-        layer="l", core=0, start=0, stop=n_neurons, synapse_memory_bits=memory,
+        layer="l", core=0, region=Region.run(0, n_neurons), synapse_memory_bits=memory,
         input_axons=n_in if axons is None else axons, sources=tuple(sources),
     )  # fmt: skip
 

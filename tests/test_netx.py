@@ -172,8 +172,6 @@ def test_nowhere_to_write(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------- what is no network file
 
 WRONG: list[tuple[str, object, str]] = [
-    ("1/type", [b"conv"], "layer/1: its type 'conv' is not supported yet"),
-    ("1/type", [b"dense_rec"], "layer/1: its type 'dense_rec' is not supported yet"),
     ("1/type", [b"pool"], "layer/1: its type 'pool' is one that Lava itself does not implement"),
     ("1/type", [b"dense_comp"], "layer/1: its type 'dense_comp' is complex-valued"),
     ("2/type", [b"flatten"], "layer/2: its type 'flatten' stands elsewhere"),
@@ -201,7 +199,11 @@ WRONG: list[tuple[str, object, str]] = [
     ("1/bias", [1, 2], r"layer/1 'layer1': .*bias has shape \(2,\)"),
     ("1/bias", 4096, "layer/1 'layer1': .*4096 is outside -4096..4095"),
     ("1/scale", -1.0, "layer/1 'layer1': .*scale of at least zero"),
-    ("1/delay", 3, "layer/1: has synaptic delays: not supported yet"),
+    ("1/delay", [1, 2, 3, 4], r"layer/1 'layer1': has delays of shape \(4,\) beside weights of shape \(3, 2\)"),
+    ("1/delay", np.ones((2, 3)), r"layer/1 'layer1': has delays of shape \(2, 3\) beside weights of shape \(3, 2\)"),
+    ("1/delay", [], "layer/1 'layer1': has delays outside 0..62 steps"),
+    ("1/delay", 63, r"layer/1 'layer1': has delays outside 0..62 steps \(netx/hdf5.py: create_dense"),
+    ("1/delay", -1, "layer/1 'layer1': has delays outside 0..62 steps"),
     ("1/neuron", 3, "layer/1 'layer1': has no group 'neuron'"),
     ("1/neuron/iDecay", None, "layer/1 'layer1'/neuron: has no 'iDecay'"),
     ("1/neuron/iDecay", 4097, "layer/1 'layer1'/neuron: .*4097 is outside 0..4096"),

@@ -14,48 +14,16 @@ from norse.torch import IAFCell, IAFParameters, LIBoxCell, LICell, LIFBoxCell, L
 from norse.torch.functional.leaky_integrator import LIParameters
 from norse.torch.functional.leaky_integrator_box import LIBoxParameters
 from norse.torch.functional.lif_box import LIFBoxParameters
+from norse_runs import READOUTS, assert_alike
 from numpy.typing import NDArray
 from spiking import build
 from strategies import one_or_each, spikes_into
 from torch.nn import Dropout, Flatten, Identity, Linear
 
 from neurodeploy.frontends.norse import extract
-from neurodeploy.network import LI
 from neurodeploy.simulation.reference import run_reference
 
-SPIKING, READOUTS = (LIFCell, LIFBoxCell, IAFCell), (LICell, LIBoxCell)
-
-
-def norse(model: SequentialState, spikes: NDArray[np.uint8]) -> list[NDArray[Any]]:
-    """What each cell of a chain answers in Norse: arrays (batch, n, n_steps), first cell first."""
-    dtype = next(model.parameters()).dtype
-    states: dict[int, Any] = {}
-    said: dict[int, list[torch.Tensor]] = {}
-    with torch.no_grad():
-        for t in range(spikes.shape[-1]):
-            x = torch.as_tensor(spikes[..., t], dtype=dtype)
-            for index, module in enumerate(model):
-                if isinstance(module, (*SPIKING, *READOUTS)):
-                    x, states[index] = module(x, states.get(index))
-                    said.setdefault(index, []).append(x.clone())
-                else:
-                    x = module(x)
-    return [torch.stack(steps, dim=-1).numpy() for steps in said.values()]
-
-
-def assert_alike(model: SequentialState, spikes: NDArray[np.uint8], atol: float) -> int:
-    """Spikes of every layer are equal, membranes of a readout close; returns how many spikes there were."""
-    network = extract(model, torch.as_tensor(spikes[..., 0]))
-    record = run_reference(network, spikes, record="all")
-    fired = 0
-    for layer, theirs in zip(network, norse(model, spikes), strict=True):
-        if isinstance(layer.neuron, LI):
-            np.testing.assert_allclose(record.v[layer.name], theirs, rtol=atol, atol=atol)
-        else:
-            np.testing.assert_array_equal(record.spikes[layer.name], theirs, err_msg=layer.name)
-            fired += int(theirs.sum())
-    return fired
-
+FIRING = (LIFCell, LIFBoxCell, IAFCell)
 
 # ---------------------------------------------------------------------------------------------- drawn networks
 
@@ -90,7 +58,7 @@ def chains(draw: st.DrawFn) -> SequentialState:
     size = draw(st.floats(0.5, 30))
     modules: list[torch.nn.Module] = []
     for depth, (n_in, n_out) in enumerate(pairwise(sides), start=2):
-        cell = draw(cells((*SPIKING, *READOUTS) if depth == len(sides) else SPIKING, n_out, dt))
+        cell = draw(cells((*FIRING, *READOUTS) if depth == len(sides) else FIRING, n_out, dt))
         linear = Linear(n_in, n_out, bias=not isinstance(cell, (LIFCell, LICell)) and draw(st.booleans()), dtype=torch.float64)
         for parameter in linear.parameters():
             torch.nn.init.zeros_(parameter).data += torch.as_tensor(rng.normal(0.3, 1, tuple(parameter.shape)) * size)

@@ -11,7 +11,7 @@ from norse.torch import IAFCell, IAFParameters, LICell, LIFBoxCell, LIFCell, LIF
 from norse.torch.functional.leaky_integrator import LIParameters
 from norse.torch.functional.lif_box import LIFBoxParameters
 from norse.torch.functional.reset import reset_subtract
-from torch.nn import Conv2d, Dropout, Flatten, Linear
+from torch.nn import Dropout, Flatten, Linear
 from torch.nn.utils.parametrizations import weight_norm
 
 from neurodeploy.errors import ExtractError
@@ -78,14 +78,14 @@ NO_RESET = r"leaks to 1\.0 but resets to 0\.0 \(the chip's membrane starts, leak
             id="a bias before a readout with one",
         ),
         pytest.param(
-            SequentialState(Conv2d(1, 2, 3), LIFCell()),
-            r"^0 \(Conv2d\): is not supported yet\. Supported are Linear, LIF",
-            id="a convolution",
+            SequentialState(torch.nn.Conv1d(1, 2, 3), LIFCell()),
+            r"^0 \(Conv1d\): is not supported yet\. Supported are Linear, Conv2d, LIF",
+            id="a convolution of lines",
         ),
         pytest.param(
             chain(LIFRecurrentCell(4, 4)),
-            r"^1 \(LIFRecurrentCell\): is not supported yet",
-            id="recurrence",
+            r"^1 \(LIFRecurrentCell\): follows '0' with no neurons between them\. Merge",
+            id="weights before a cell that has some",
         ),
         pytest.param(
             chain(torch.nn.ReLU(), LIFCell()),

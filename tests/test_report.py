@@ -18,9 +18,10 @@ from spiking import SHORT, few
 
 from neurodeploy.frontends.norse import extract
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.layout import lay_out, place
+from neurodeploy.layout import lay_out
 from neurodeploy.network import Network
 from neurodeploy.placement import Placement
+from neurodeploy.placing import place
 from neurodeploy.profiles import load_profile
 from neurodeploy.quantization import quantize
 from neurodeploy.report import Accuracy, LavaCheck, Report, binding, inspection, measure, summarize, versions
@@ -67,7 +68,7 @@ def test_report_json_has_the_keys_that_were_promised(
     for layer in said["layers"]:
         assert set(layer) == {"name", "connectivity", "before", "budget", *COUNTS}
         assert set(layer["before"]) == set(COUNTS)
-        assert set(layer["budget"]) == {*COUNTS, "binds"} - {"encoding"}
+        assert set(layer["budget"]) == {*COUNTS, "binds", "kept"} - {"encoding"}
 
 
 def test_inspect_json_has_the_keys_that_were_promised(before: Placement) -> None:

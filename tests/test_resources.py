@@ -12,16 +12,19 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from neurodeploy.counting import LayerCount
+from neurodeploy.encodings import axon_bits, index_bits, weight_bits
 from neurodeploy.errors import BudgetError
 from neurodeploy.graph import Connection
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.network import Layer, Network
 from neurodeploy.profiles import load_profile
 from neurodeploy.quantized import QuantizedDense, QuantizedLayer, QuantizedLIF
-from neurodeploy.resources import SynapseCounts, Usage, axon_bits, bits_of, count, index_bits, slice_usage, weight_bits
+from neurodeploy.regions import Region
+from neurodeploy.resources import Usage, bits_of, count, slice_usage
 
 LOIHI1 = load_profile("loihi1")
-WEIGHT_BITS = st.sampled_from(LOIHI1.weight_bits.choices)
+WEIGHT_BITS = st.sampled_from(LOIHI1["weight_bits"].choices)
 MASKS = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=90))
 
 
@@ -81,7 +84,7 @@ def test_a_thin_layer_is_cheaper_sparse(loihi1: HardwareProfile) -> None:
 
 def test_a_full_core_of_loihi1_holds_what_its_memory_says(loihi1: HardwareProfile) -> None:
     """A dense axon onto 128 neurons is 2 blocks of 576 bits; 910 of them are the most that 1,048,576 bits hold."""
-    memory = loihi1.synapse_memory_bits_per_core.number
+    memory = loihi1["synapse_memory_bits_per_core"].number
     assert slice_usage(np.ones((128, 910)), 8, loihi1).synapse_memory_bits == 910 * 2 * 576 <= memory
     assert slice_usage(np.ones((128, 911)), 8, loihi1).synapse_memory_bits > memory
 
@@ -94,7 +97,7 @@ def test_no_synapse_needs_nothing(loihi1: HardwareProfile) -> None:
 # ---------------------------------------------------------------------------------------------- by the published formula
 
 
-@given(n=st.integers(0, 1024), weight=WEIGHT_BITS, index=st.sampled_from((0, *LOIHI1.index_bits.choices)))
+@given(n=st.integers(0, 1024), weight=WEIGHT_BITS, index=st.sampled_from((0, *LOIHI1["index_bits"].choices)))
 def test_an_axon_is_as_large_as_published(n: int, weight: int, index: int) -> None:
     assert int(axon_bits(np.array(n), weight, index, LOIHI1)) == published_axon_bits(n, weight, index)
 
@@ -108,9 +111,14 @@ def test_a_slice_is_as_large_as_its_slow_recount(mask: NDArray[np.bool_], bits: 
 def test_any_run_of_neurons_counts_like_the_rows_alone(mask: NDArray[np.bool_], bits: int, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, mask.shape[0] - 1))
     stop = data.draw(st.integers(start + 1, mask.shape[0]))
-    counts = SynapseCounts(layer_of(mask))
-    assert counts.usage(start, stop, bits, LOIHI1) == slice_usage(mask[start:stop], bits, LOIHI1)
-    np.testing.assert_array_equal(counts.axons(start, stop), mask[start:stop].any(axis=0))
+    region = Region.run(start, stop)
+    count = LayerCount(layer_of(mask), bits, LOIHI1)
+    used, alone = count.usage(region), slice_usage(mask[start:stop], bits, LOIHI1)
+    assert (used.synapses, used.synapse_memory_bits, used.input_axons, used.encoding) == (
+        alone.synapses, alone.synapse_memory_bits, alone.input_axons, alone.encoding
+    )  # fmt: skip
+    (heard,) = count.heard(region)
+    np.testing.assert_array_equal(heard.mask, mask[start:stop].any(axis=0))
 
 
 # ---------------------------------------------------------------------------------------------- what must never happen

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from neurodeploy.budget import LayerBudget
-from neurodeploy.placement import LayerUse
+from neurodeploy.placement import LayerUse, Placement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +54,39 @@ def _use_json(use: LayerUse) -> dict[str, Any]:
         "synapses": use.synapses,
         "weight_bits": use.weight_bits,
         "encoding": use.encoding,
+        "fan_in": use.fan_in,
         "synapse_memory_bits": use.synapse_memory_bits,
         "input_axons": use.input_axons,
         "output_axons": use.output_axons,
         "cores": use.cores,
+        "slices": use.slices,
     }
+
+
+def board_json(placement: Placement) -> dict[str, Any]:
+    """What a report says of a placement's cores, their resources, traffic and cost; None for what is not known."""
+    mean = placement.mean_utilization()
+    fullest = {name: max(placement.utilization(core)[name] for core in placement.cores) for name in mean}
+    traffic, estimate = placement.traffic(), None
+    if traffic is not None:
+        estimate = traffic.estimate()
+    return {
+        "utilization": {
+            name: {"mean": mean[name], "fullest": fullest[name], "limit": limit.number, "source": limit.where}
+            for name in mean
+            for limit in (placement.profile[f"{name}_per_core"],)
+        },
+        "traffic": None if traffic is None else {
+            "rates": "measured" if traffic.links.measured else "assumed",
+            "spikes": float(traffic.links.spikes.sum()),
+            "spike_hops": traffic.spike_hops(),
+            "between_chips": traffic.between_chips(),
+            "busiest_link": float(traffic.on_links().max(initial=0.0)),
+        },
+        "estimate": None if estimate is None else {
+            "energy_j": estimate.energy_j,
+            "time_s": estimate.time_s,
+            "energy_j_by_kind": estimate.energy_j_by_kind,
+            "source": placement.profile["synop_sparse_energy"].source,
+        },
+    }  # fmt: skip

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from neurodeploy.fixedpoint import MANTISSA_SHIFT
 from neurodeploy.network import LI, Network
-from neurodeploy.quantization import RateChange, changed_rates, dequantize
+from neurodeploy.quantization import dequantize
 from neurodeploy.quantized import QuantizedLI, QuantizedNetwork
 from neurodeploy.records import Comparison, SpikeRecord, compare
+from neurodeploy.rounding import RateChange, changed_rates
 from neurodeploy.simulation import random_spikes, simulate
 from neurodeploy.training import FitOptions, decide
 from neurodeploy.training.inference import Data, spikes_of

@@ -13,13 +13,14 @@ from typing import Any
 from rich.console import RenderableType
 
 from neurodeploy.budget import Budget
+from neurodeploy.gains import Gain
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.placement import Placement
-from neurodeploy.quantization import LayerError
 from neurodeploy.records import EpochRecord, SpikeRecord
-from neurodeploy.report.facts import LavaCheck, LayerReport
+from neurodeploy.report.facts import LavaCheck, LayerReport, board_json
 from neurodeploy.report.ladder import Accuracy
-from neurodeploy.report.text import accuracy_table, as_text, layer_table, verdict
+from neurodeploy.report.text import accuracy_table, as_text, core_table, layer_table, traffic_lines, verdict
+from neurodeploy.rounding import LayerError
 
 _VERSIONED = ("neurodeploy", "torch", "norse", "lava-nc", "lava-dl", "numpy", "h5py")
 
@@ -66,6 +67,7 @@ class Report:
             "fits": {"before": None if self.before is None else self.before.fits, "after": self.placement.fits},
             "binding": binding(self.placement if self.before is None else self.before),
             "cores": _cores_json(self.placement),
+            **board_json(self.placement),
             "accuracy": asdict(self.accuracy),
             "lava": {"steps": None, "mismatches": None} if self.lava is None else asdict(self.lava),
             "layers": [layer.to_json() for layer in self.layers],
@@ -76,6 +78,8 @@ class Report:
         """The report for a rich console, part by part."""
         yield "\n".join(verdict(self.placement, self.before))
         yield layer_table(self.layers)
+        yield core_table(self.placement)
+        yield from traffic_lines(self.placement)
         if self.accuracy.test_samples:
             yield accuracy_table(self.accuracy)
         if self.lava is not None:
@@ -109,7 +113,7 @@ def binding(placement: Placement) -> list[dict[str, Any]]:
     return [asdict(overrun) for overrun in placement.overruns()]
 
 
-def inspection(placement: Placement, budget: Budget | None) -> dict[str, Any]:
+def inspection(placement: Placement, budget: Budget | None, gains: tuple[Gain, ...] = ()) -> dict[str, Any]:
     """The keys of ``neurodeploy inspect --json``."""
     layers = layer_reports(placement, budget)
     return {
@@ -117,12 +121,19 @@ def inspection(placement: Placement, budget: Budget | None) -> dict[str, Any]:
         "fits": placement.fits,
         "binding": binding(placement),
         "cores": _cores_json(placement),
+        **board_json(placement),
+        "gains": [asdict(gain) for gain in gains],
         "layers": [layer.to_json() for layer in layers],
     }
 
 
 def _cores_json(placement: Placement) -> dict[str, int]:
-    return {"used": placement.cores_used, "available": placement.cores_available, "lower_bound": placement.cores_lower_bound}
+    return {
+        "used": placement.cores_used,
+        "available": placement.cores_available,
+        "lower_bound": placement.cores_lower_bound,
+        "chips": placement.chips_used,
+    }
 
 
 def summarize(
@@ -168,9 +179,9 @@ def layer_reports(placement: Placement, budget: Budget | None, before: Placement
     return tuple(
         LayerReport(
             now=placement.of(name),
-            connectivity=placement.of(name).synapses / n_weights,
+            connectivity=placement.of(name).synapses / n_pairs,
             budget=budgets.get(name),
             before=None if before is None else before.of(name),
         )
-        for name, n_weights in placement.n_weights.items()
+        for name, n_pairs in placement.n_pairs.items()
     )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 
 from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from neurodeploy.gains import Gain
+from neurodeploy.links import ASSUMED_RATE
 from neurodeploy.placement import Placement
 from neurodeploy.report.facts import LayerReport
 from neurodeploy.report.ladder import Accuracy
@@ -37,8 +40,11 @@ def verdict(placement: Placement, before: Placement | None = None) -> list[str]:
 
 def _verdict(when: str, placement: Placement) -> list[str]:
     broken = [f"{when}: does not fit. {overrun}" for overrun in placement.overruns()]
-    used = f"{placement.cores_used} of {placement.cores_available} cores used"
-    return broken[:3] or [f"{when}: fits. {used} (the limits alone imply at least {placement.cores_lower_bound})."]
+    used = f"{placement.cores_used:,} of {placement.cores_available:,} cores used"
+    chips = f" on {placement.chips_used:,} of {placement.profile['chips'].number:,} chips" if placement.chips_used > 1 else ""
+    if len(broken) > 3:
+        broken[3:] = [f"... and {len(broken) - 3} more limits."]
+    return broken or [f"{when}: fits. {used}{chips} (the limits alone imply at least {placement.cores_lower_bound:,})."]
 
 
 def layer_table(layers: tuple[LayerReport, ...]) -> Table:
@@ -51,6 +57,51 @@ def layer_table(layers: tuple[LayerReport, ...]) -> Table:
             layer.now.layer, f"{layer.now.neurons:,}", f"{layer.connectivity:.1%}",
             f"{layer.now.weight_bits}-bit {layer.now.encoding}", *(_cell(layer, name) for name in _COLUMNS),
         )  # fmt: skip
+    return table
+
+
+def core_table(placement: Placement) -> Table:
+    """A row a resource: how much of it the used cores take on average, and the fullest, and where the limit is from."""
+    table = _table("Cores: share of each resource that is used")
+    for heading in ("resource", "mean", "fullest", "core", "limit a core", "source"):
+        table.add_column(heading, justify="left" if heading in ("resource", "source") else "right", overflow="fold")
+    for name, mean in placement.mean_utilization().items():
+        core, fullest = max(((core, placement.utilization(core)[name]) for core in placement.cores), key=lambda pair: pair[1])
+        limit = placement.profile[f"{name}_per_core"]
+        table.add_row(name, f"{mean:.1%}", f"{fullest:.1%}", f"{core:,}", f"{limit.number:,} {limit.unit}", limit.where)
+    return table
+
+
+def traffic_lines(placement: Placement) -> Iterator[str]:
+    """Where spikes go and what a step costs, a sentence each: estimates, with what they rest on."""
+    traffic = placement.traffic()
+    if traffic is None:
+        return
+    rates = "measured" if traffic.links.measured else f"assumed, {ASSUMED_RATE:g} spikes a neuron and step"
+    crossing = f", {traffic.between_chips():,.1f} of them to another chip" if placement.chips_used > 1 else ""
+    yield (
+        f"Traffic a step: {traffic.links.spikes.sum():,.1f} spikes sent{crossing}, {traffic.spike_hops():,.1f} spikes x hops, "
+        f"{traffic.on_links().max(initial=0.0):,.1f} over the busiest link (rates {rates})."
+    )
+    cost = traffic.estimate()
+    if cost is None:
+        yield f"Energy and time: {placement.profile.name}.yaml has no figures for them."
+        return
+    most = sorted(cost.energy_j_by_kind.items(), key=lambda item: -item[1])[:3]
+    shares = ", ".join(f"{kind} {energy / cost.energy_j:.0%}" for kind, energy in most if energy)
+    source = placement.profile["synop_sparse_energy"].source
+    yield f"Estimate a step: {cost.energy_j * 1e6:,.3g} uJ ({shares}) and {cost.time_s * 1e6:,.3g} us, by {source}."
+
+
+def gain_table(gains: tuple[Gain, ...]) -> Table:
+    """A row a layer: what it may keep of its synapse memory, and what one core more or a narrower weight would change."""
+    narrower = gains[0].narrower_bits
+    table = _table("Budgets: share of its unpruned synapse memory that a layer may keep")
+    for heading in ("layer", "now", "with a core more", f"at {narrower} bits" if narrower else "narrower"):
+        table.add_column(heading, justify="left" if heading == "layer" else "right", overflow="fold")
+    for gain in gains:
+        others = (gain.with_a_core_more, gain.a_width_narrower)
+        table.add_row(gain.layer, f"{gain.kept:.1%}", *("-" if share is None else f"{share:.1%}" for share in others))
     return table
 
 

@@ -9,43 +9,69 @@ from numpy.typing import NDArray
 
 from neurodeploy.errors import SimulationError
 from neurodeploy.fixedpoint import MANTISSA_SHIFT, STATE_MAX, decayed, saturated, wrapped
-from neurodeploy.quantized import QuantizedLayer, QuantizedLIF, QuantizedNetwork
-from neurodeploy.records import SpikeRecord, samples_first
+from neurodeploy.quantized import QuantizedConv, QuantizedLayer, QuantizedLIF, QuantizedNetwork
+from neurodeploy.records import SpikeRecord
+from neurodeploy.simulation.clock import Stage, run_stages
+from neurodeploy.simulation.products import Number
 
-Integers = NDArray[np.int64]
+ACCUMULATOR_MAX = ((1 << 31) - 1 - STATE_MAX) >> MANTISSA_SHIFT
+"""What may arrive at a neuron: shifted left and added to a current of 24 bits, it stays within Lava's 32 (proc/lif/models.py)."""
+CONVOLUTION_MAX = (1 << 23) - 1
+"""What may arrive through a convolution: Lava holds it in 24 bits (proc/conv/models.py: PyConvModelFixed)."""
 
 
-class _Population:
-    """The state of a layer, for a batch of samples at once, and the step that moves it on."""
+class _IntegerNeurons:
+    """The state of a layer in the chip's integers, held in doubles: one multiplication is a decay then."""
 
     def __init__(self, layer: QuantizedLayer, batch: int) -> None:
-        neuron, magnitudes = layer.neuron, np.abs(layer.weight).sum(axis=1)
-        if magnitudes.max(initial=0) << MANTISSA_SHIFT >= 1 << 31:
-            raise SimulationError(
-                f"layer {layer.name!r}", "its weights can add up to more than Lava's 32-bit accumulator holds",
-                remedy="Give its neurons fewer synapses.",
-            )  # fmt: skip
-        exact = np.float32 if magnitudes.max(initial=0) < 1 << 24 else np.float64  # every partial sum is a whole number below
-        self.weight: NDArray[Any] = layer.weight.T.astype(exact)
+        neuron = layer.neuron
         self.du, self.dv, self.bias = neuron.du, neuron.dv, layer.bias << MANTISSA_SHIFT
         self.threshold = neuron.vth << MANTISSA_SHIFT if isinstance(neuron, QuantizedLIF) else None
-        self.u = np.zeros((batch, layer.n_neurons), dtype=np.int64)
-        self.v = np.zeros_like(self.u)
+        self.u: NDArray[Any] = np.zeros((batch, layer.n_neurons))
+        self.v: NDArray[Any] = np.zeros_like(self.u)
         self.overflows = 0
 
-    def step(self, spikes: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Spikes (batch, n_in) of this step to spikes (batch, n_neurons) of the same."""
-        arriving = (spikes.astype(self.weight.dtype) @ self.weight).astype(np.int64)
-        current = decayed(self.u, self.du) + (arriving << MANTISSA_SHIFT)
-        self.u = wrapped(current)
-        voltage = decayed(self.v, self.dv) + self.u + self.bias
-        self.v = saturated(voltage)
-        self.overflows += int(np.count_nonzero(self.u != current) + np.count_nonzero(np.abs(voltage) >= STATE_MAX))
+    def step(self, arriving: NDArray[Any]) -> NDArray[np.bool_]:
+        """The spikes (batch, n) of the step; the state is moved on in place, for most of the time goes into memory."""
+        decayed(self.u, self.du, out=self.u)
+        self.u += arriving * (1 << MANTISSA_SHIFT)
+        if self.u.max() > STATE_MAX or self.u.min() <= -STATE_MAX:
+            self._settle(self.u, wrapped(self.u))
+        decayed(self.v, self.dv, out=self.v)
+        self.v += self.u
+        self.v += self.bias
+        if max(self.v.max(), -self.v.min()) >= STATE_MAX:
+            self._settle(self.v, saturated(self.v))
         if self.threshold is None:
             return np.zeros(self.v.shape, dtype=bool)
-        fired = self.v > self.threshold
-        self.v[fired] = 0
+        fired: NDArray[np.bool_] = self.v > self.threshold
+        np.copyto(self.v, 0.0, where=fired)
         return fired
+
+    def _settle(self, state: NDArray[Any], within: NDArray[Any]) -> None:
+        """Bring a state back into its 24 bits, and count where it had left them."""
+        self.overflows += int(np.count_nonzero(state != within))
+        state[...] = within
+
+
+def _exact(layer: QuantizedLayer) -> Number:
+    """The smallest type in which no sum of the layer's weights is rounded: every partial sum is a whole number below."""
+    where = f"layer {layer.name!r}"
+    totals = [connection.synapse.total(np.abs(connection.synapse.weight.astype(np.int64))) for connection in layer.connections]
+    for connection, total in zip(layer.connections, totals, strict=True):
+        if isinstance(connection.synapse, QuantizedConv) and total.max() > CONVOLUTION_MAX:
+            raise SimulationError(
+                where, "its convolution can add up to more than the 24 bits that Lava holds it in",
+                remedy="Give its window fewer weights.",
+            )  # fmt: skip
+    largest = int(np.sum(totals, axis=0).max(initial=0))
+    if largest > ACCUMULATOR_MAX:
+        raise SimulationError(
+            where,
+            "its weights can add up to more than Lava's 32-bit accumulator holds",
+            remedy="Give its neurons fewer synapses.",
+        )
+    return np.float32 if largest < 1 << 24 else np.float64
 
 
 def run_emulator(
@@ -56,22 +82,15 @@ def run_emulator(
     Parameters
     ----------
     spikes : array (batch, \\*input_shape, n_steps), uint8, 0 or 1
+
+    Raises
+    ------
+    SimulationError
+        A layer's weights can add up to more than Lava's registers hold, which go round then.
     """
-    batch, n_steps = spikes.shape[0], spikes.shape[-1]
-    inputs = np.moveaxis(spikes.reshape(batch, -1, n_steps).astype(bool), -1, 0)
-    populations = [_Population(layer, batch) for layer in network]
-    first = 0 if record == "all" else len(populations) - 1
-    recorded = network.layers[first:]
-    fired = [np.zeros((n_steps, batch, layer.n_neurons), dtype=np.uint8) for layer in recorded]
-    membranes = [np.zeros((n_steps, batch, layer.n_neurons), dtype=np.int32) for layer in recorded]
-    for t, passing in enumerate(inputs):
-        for k, population in enumerate(populations, start=-first):
-            passing = population.step(passing)
-            if k >= 0:
-                fired[k][t], membranes[k][t] = passing, population.v
+    neurons = {layer.name: _IntegerNeurons(layer, len(spikes)) for layer in network}
+    stages = [Stage(layer, neurons[layer.name], _exact(layer)) for layer in network]
+    fired, v = run_stages(network, stages, spikes, record=record, membrane=np.int32)
     return SpikeRecord(
-        end="emulator",
-        spikes={layer.name: samples_first(a, layer.shape) for layer, a in zip(recorded, fired, strict=True)},
-        v={layer.name: samples_first(a, layer.shape) for layer, a in zip(recorded, membranes, strict=True)},
-        overflows={layer.name: p.overflows for layer, p in zip(network, populations, strict=True)},
+        end="emulator", spikes=fired, v=v, overflows={name: population.overflows for name, population in neurons.items()}
     )

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -22,9 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.errors import SimulationError
-from neurodeploy.netx import write_netx
+from neurodeploy.netx import plain_kinds, write_netx
 from neurodeploy.quantized import QuantizedNetwork
 from neurodeploy.records import SpikeRecord
+from neurodeploy.simulation.chip_clock import depths, waits
 
 GRACE_S = 3.0
 """Between asking the processes of a run to end and killing them: the time in which shared memory is given back."""
@@ -39,8 +41,8 @@ def run_lava(
 ) -> SpikeRecord:
     """Run each sample from rest; see `neurodeploy.simulation.simulate`, which checks what it is given.
 
-    What runs is the file that `write_netx` makes. The samples follow one another in a single run of Lava, which resets every
-    layer in between.
+    What runs is the file that `write_netx` makes: a chain as netx builds it, other networks from Lava's own processes with the
+    same synapses and neurons. The samples follow one another in a single run of Lava, which goes back to rest in between.
 
     Parameters
     ----------
@@ -51,7 +53,8 @@ def run_lava(
     Raises
     ------
     SimulationError
-        Lava is not installed, died, or took longer than the limit; none of its processes is left.
+        Lava is not installed, died, or took longer than the limit; none of its processes is left. Or its synapses cannot
+        hold spikes as long as the network's delays and paths ask for.
     NetxError
         Lava cannot run the network.
     """
@@ -63,16 +66,19 @@ def run_lava_jobs(jobs: Sequence[Job], *, record: Literal["output", "all"] = "ou
     _require_lava()
     with TemporaryDirectory(prefix="neurodeploy-lava-") as name:
         folder = Path(name)
+        plans = [_plan(network, spikes) for network, spikes in jobs]
         listed = []
-        for index, (network, spikes) in enumerate(jobs):
+        for index, (plan, (network, spikes)) in enumerate(zip(plans, jobs, strict=True)):
             write_netx(network, folder / f"{index}.net")
-            np.save(folder / f"{index}.npy", _one_after_another(spikes))
+            np.save(folder / f"{index}.npy", _one_after_another(spikes, plan))
             first = 0 if record == "all" else len(network.layers) - 1
-            listed.append({"name": str(index), "n_steps": spikes.shape[-1], "first": first})
+            listed.append(asdict(plan) | {"name": str(index), "first": first})
         (folder / "jobs.json").write_text(json.dumps(listed))
-        total = sum(spikes.shape[0] * spikes.shape[-1] + len(network.layers) for network, spikes in jobs)
-        _run_worker(folder, total, time_limit_s)
-        return [_recorded(folder / f"{i}.npz", network, spikes, record) for i, (network, spikes) in enumerate(jobs)]
+        _run_worker(folder, sum(plan.n_steps for plan in plans), time_limit_s)
+        return [
+            _recorded(folder / f"{index}.npz", network, spikes, record, plan.period)
+            for index, (plan, (network, spikes)) in enumerate(zip(plans, jobs, strict=True))
+        ]
 
 
 def is_installed() -> bool:
@@ -103,22 +109,73 @@ def _is_there(package: str) -> bool:
 # ---------------------------------------------------------------------------------------------- clocks
 
 
-def _one_after_another(spikes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(batch, *shape, n_steps) to (n, batch * n_steps)."""
+@dataclass(frozen=True)
+class _Plan:
+    """How samples follow one another on the chip.
+
+    Attributes
+    ----------
+    is_chain : bool
+        Built by netx; otherwise from Lava's processes.
+    period : int
+        Steps from the first of one sample to the first of the next.
+    reset_interval : int or None
+        For netx, whose layers then reset themselves, each one step after the one before.
+    parts : tuple of (n_steps, depth)
+        Steps to run, and from what depth on all is put to rest then; -1 for nothing.
+    """
+
+    is_chain: bool
+    period: int
+    reset_interval: int | None
+    parts: tuple[tuple[int, int], ...]
+
+    @property
+    def n_steps(self) -> int:
+        return sum(steps for steps, _ in self.parts)
+
+
+def _plan(network: QuantizedNetwork, spikes: NDArray[np.uint8]) -> _Plan:
+    """Samples run into each other where neurons reset themselves in time, and one by one where spikes under way must go too.
+
+    Those are the spikes in synapses that delay or come back. A sample's first steps are special then: neurons with a bias
+    may fire before their first input comes, and must not be heard.
+    """
     batch, n_steps = spikes.shape[0], spikes.shape[-1]
-    return np.moveaxis(spikes.reshape(batch, -1, n_steps), 0, 1).reshape(-1, batch * n_steps)
+    depth = max(depths(network).values())
+    is_chain = plain_kinds(network) is not None
+    waiting = any(steps for layer in waits(network).values() for steps in layer)
+    if is_chain and not waiting and all(len(layer.connections) == 1 for layer in network):
+        return _Plan(is_chain, n_steps, n_steps, ((batch * n_steps + depth, -1),))
+    if any(layer.bias.any() for layer in network):
+        sample = (*((1, k) for k in range(1, depth + 1)), (n_steps, 0))
+    else:
+        sample = ((depth + n_steps, 0),)
+    return _Plan(is_chain, n_steps + depth, None, sample * batch)
 
 
-def _recorded(path: Path, network: QuantizedNetwork, given: NDArray[np.uint8], record: Literal["output", "all"]) -> SpikeRecord:
-    """The chip's steps as the network's own: layer k (1, 2, ...) answers its first input at step k, counted from 0."""
+def _one_after_another(spikes: NDArray[np.uint8], plan: _Plan) -> NDArray[np.uint8]:
+    """(batch, *shape, n_steps) to (n, steps of the plan)."""
+    batch, n_steps = spikes.shape[0], spikes.shape[-1]
+    given = np.moveaxis(spikes.reshape(batch, -1, n_steps), 0, 1)
+    chip = np.zeros((given.shape[0], plan.n_steps), dtype=np.uint8)
+    for index in range(batch):
+        chip[:, index * plan.period : index * plan.period + n_steps] = given[:, index]
+    return chip
+
+
+def _recorded(
+    path: Path, network: QuantizedNetwork, given: NDArray[np.uint8], record: Literal["output", "all"], period: int
+) -> SpikeRecord:
+    """The chip's steps as the network's own: a layer of depth k answers its first input at step k, counted from 0."""
     batch, n_steps = given.shape[0], given.shape[-1]
-    depth = len(network.layers)
-    layers = list(enumerate(network, start=1))[0 if record == "all" else depth - 1 :]
+    depth = depths(network)
     shifted: dict[str, dict[str, NDArray[Any]]] = {"spikes": {}, "v": {}}
     with np.load(path) as chip:
         for kind, of_layer in shifted.items():
-            for index, (k, layer) in enumerate(layers):
-                steps = chip[f"{kind}{index}"][:, k : k + batch * n_steps].reshape(-1, batch, n_steps)
+            for index, layer in enumerate(network.layers if record == "all" else network.layers[-1:]):
+                first = depth[layer.name] + period * np.arange(batch)
+                steps = chip[f"{kind}{index}"][:, first[:, np.newaxis] + np.arange(n_steps)]
                 of_layer[layer.name] = np.moveaxis(steps, 1, 0).reshape(batch, *layer.shape, n_steps)
     return SpikeRecord(end="lava", spikes=shifted["spikes"], v=shifted["v"])
 

@@ -1,7 +1,8 @@
 """What Lava does with network files: the process that `neurodeploy.simulation.lava` starts, and that alone imports Lava.
 
-Called with a folder. Its ``jobs.json`` lists runs, each of a netx file on input spikes (n_in, n_steps) in an ``.npy`` file;
+Called with a folder. Its ``jobs.json`` lists runs, each of a network file on input spikes (n_in, n_steps) in an ``.npy`` file;
 what the chip did is left beside them in one ``.npz`` a run, on the chip's own clock, and how far it has come in ``steps``.
+A run goes in parts, each of so many steps, after which layers from some depth on are put to rest (-1: none).
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from neurodeploy.simulation.lava_processes import Population
 
 PART_STEPS = 200
 """A run goes in parts of so many steps, to say how far it has come."""
@@ -62,42 +66,83 @@ def _fixed_point() -> Any:
 
 
 def _run(folder: Path, job: dict[str, Any], done: int) -> int:
-    """Run one job and return `done` plus its steps.
-
-    A sample's first input reaches the first layer's neurons at chip step 2, the next layer's at 3, ...: `reset_offset` of 1
-    resets each of them there, and every `n_steps` from there on.
-    """
+    """Run one job and return `done` plus its steps."""
     import lava.proc.conv.utils
-    from lava.lib.dl.netx.hdf5 import Network
-    from lava.magma.core.run_conditions import RunSteps
-    from lava.proc.io import sink, source
+    from lava.proc.io import source
 
     lava.proc.conv.utils.TORCH_IS_AVAILABLE = False  # torch hangs in the processes that Lava forks
-    spikes: NDArray[np.int64] = np.load(folder / f"{job['name']}.npy").astype(np.int64)
-    network = Network(str(folder / f"{job['name']}.net"), skip_layers=1, reset_interval=job["n_steps"], reset_offset=1)
-    steps = spikes.shape[1] + len(network.layers)
-    feed = source.RingBuffer(data=np.pad(spikes, ((0, 0), (0, len(network.layers)))))
-    feed.s_out.connect(network.inp)
-    probes = []
-    for layer in network.layers[job["first"] :]:
-        fired, membrane = sink.RingBuffer(shape=layer.out.shape, buffer=steps), sink.Read(buffer=steps)
-        layer.out.connect(fired.a_in)
-        membrane.connect_var(layer.neuron.v)
-        probes.append((fired, membrane))
+    path, spikes = folder / f"{job['name']}.net", np.load(folder / f"{job['name']}.npy").astype(np.int64)
+    if job["is_chain"]:
+        whole, feed, populations = _chain(path, spikes, job["reset_interval"])
+    else:
+        from neurodeploy.netx import read_netx
+        from neurodeploy.simulation.lava_processes import graph_of
+
+        feed = source.RingBuffer(data=spikes)
+        populations = graph_of(read_netx(path), feed.s_out)
+        whole = populations[-1].neuron
+    probes = [_probe(population, spikes.shape[-1]) for population in populations[job["first"] :]]
     try:
-        for start in range(0, steps, PART_STEPS):
-            part = min(PART_STEPS, steps - start)
-            network.run(condition=RunSteps(num_steps=part), run_cfg=_fixed_point())
-            (folder / "steps").write_text(str(done + start + part))
-        recorded = [(fired.data.get(), membrane.data.get()) for fired, membrane in probes]
+        for steps, depth in job["parts"]:
+            for start in range(0, steps, PART_STEPS):
+                part = min(PART_STEPS, steps - start)
+                _advance(whole, part)
+                done += part
+                (folder / "steps").write_text(str(done))
+            for population in populations if depth >= 0 else ():
+                population.rest(depth)
+        recorded = [(_in_a_row(fired.data.get()), _in_a_row(v.data.get())) for fired, v in probes]
     finally:
-        network.stop()
+        whole.stop()
     np.savez(
         folder / f"{job['name']}.npz",
         **{f"spikes{k}": fired.astype(np.uint8) for k, (fired, _) in enumerate(recorded)},
         **{f"v{k}": membrane.astype(np.int32) for k, (_, membrane) in enumerate(recorded)},
     )
-    return done + steps
+    return done
+
+
+def _chain(path: Path, spikes: NDArray[np.int64], reset_interval: int | None) -> tuple[Any, Any, list[Population]]:
+    """The network as netx builds it, and the source of its input.
+
+    A sample's first input reaches the first layer's neurons at chip step 2, the next layer's at 3, ...: `reset_offset` of 1
+    resets each of them there, and every `reset_interval` from there on.
+    """
+    from lava.lib.dl.netx.hdf5 import Network
+    from lava.proc.io import source
+
+    from neurodeploy.simulation.lava_processes import chain_of
+
+    network = Network(str(path), skip_layers=1, reset_interval=reset_interval, reset_offset=1)
+    shape = network.inp.shape
+    if len(shape) == 3:  # an image, which Lava has as W, H, C
+        spikes = spikes.reshape(*shape[::-1], -1).transpose(2, 1, 0, 3)
+    feed = source.RingBuffer(data=spikes)
+    feed.s_out.connect(network.inp)
+    return network, feed, chain_of(network)
+
+
+def _probe(population: Population, n_steps: int) -> tuple[Any, Any]:
+    from lava.proc.io import sink
+
+    fired = sink.RingBuffer(shape=population.out.shape, buffer=n_steps)
+    membrane = sink.Read(buffer=n_steps)
+    population.out.connect(fired.a_in)
+    membrane.connect_var(population.neuron.v)
+    return fired, membrane
+
+
+def _advance(process: Any, n_steps: int) -> None:
+    from lava.magma.core.run_conditions import RunSteps
+
+    process.run(condition=RunSteps(num_steps=n_steps), run_cfg=_fixed_point())
+
+
+def _in_a_row(data: NDArray[Any]) -> NDArray[Any]:
+    """What a population did, (n, n_steps); that of W, H, C in the order C, H, W."""
+    if data.ndim == 4:
+        data = data.transpose(2, 1, 0, 3)
+    return data.reshape(-1, data.shape[-1])
 
 
 if __name__ == "__main__":

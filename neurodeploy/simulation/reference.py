@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.network import LIF, Network
-from neurodeploy.records import SpikeRecord, samples_first
+from neurodeploy.network import LIF, Layer, Network
+from neurodeploy.records import SpikeRecord
+from neurodeploy.simulation.clock import Stage, run_stages
+
+
+class _FloatNeurons:
+    """The state of a layer in floats; `v` is the membrane as the model has it, with `rest` added."""
+
+    def __init__(self, layer: Layer, batch: int) -> None:
+        self.neuron, self.bias = layer.neuron, layer.bias
+        self._u, self._v = np.zeros((batch, layer.n_neurons)), np.zeros((batch, layer.n_neurons))
+        self.v: NDArray[Any] = self._v
+
+    def step(self, arriving: NDArray[Any]) -> NDArray[np.bool_]:
+        """The spikes (batch, n) of the step."""
+        neuron = self.neuron
+        self._u = (1 - neuron.current_decay) * self._u + arriving
+        self._v = (1 - neuron.voltage_decay) * self._v + self._u + self.bias
+        fired = np.zeros(self._v.shape, dtype=bool)
+        if isinstance(neuron, LIF):
+            fired = self._v > neuron.threshold
+            self._v[fired] = 0.0
+        self.v = self._v + neuron.rest
+        return fired
 
 
 def run_reference(network: Network, spikes: NDArray[np.uint8], *, record: Literal["output", "all"] = "output") -> SpikeRecord:
@@ -20,22 +42,6 @@ def run_reference(network: Network, spikes: NDArray[np.uint8], *, record: Litera
     ----------
     spikes : array (batch, \\*input_shape, n_steps), uint8, 0 or 1
     """
-    batch, n_steps = spikes.shape[0], spikes.shape[-1]
-    passing = np.moveaxis(spikes.reshape(batch, -1, n_steps), -1, 0).astype(np.float64)
-    fired_by, membrane_of = {}, {}
-    for layer in network:
-        neuron = layer.neuron
-        arriving = passing @ layer.weight.T  # all steps in one product: (n_steps, batch, n_neurons)
-        u, v = np.zeros((batch, layer.n_neurons)), np.zeros((batch, layer.n_neurons))
-        passing, membrane = np.zeros(arriving.shape), np.zeros(arriving.shape)
-        for t in range(n_steps):
-            u = (1 - neuron.current_decay) * u + arriving[t]
-            v = (1 - neuron.voltage_decay) * v + u + layer.bias
-            if isinstance(neuron, LIF):
-                passing[t] = v > neuron.threshold
-                v = np.where(passing[t] > 0, 0.0, v)
-            membrane[t] = v + neuron.rest
-        if record == "all" or layer is network.output:
-            fired_by[layer.name] = samples_first(passing.astype(np.uint8), layer.shape)
-            membrane_of[layer.name] = samples_first(membrane, layer.shape)
-    return SpikeRecord(end="reference", spikes=fired_by, v=membrane_of)
+    stages = [Stage(layer, _FloatNeurons(layer, len(spikes)), np.float64) for layer in network]
+    fired, v = run_stages(network, stages, spikes, record=record, membrane=np.float64)
+    return SpikeRecord(end="reference", spikes=fired, v=v)

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.budget import SliceBudget
+from neurodeploy.encodings import axon_bits, index_bits, weight_bits
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.resources import Usage, axon_bits, count, index_bits, weight_bits
+from neurodeploy.resources import Usage, count
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

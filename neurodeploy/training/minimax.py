@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from neurodeploy.budget import AxonCap, Budget, SliceBudget
 from neurodeploy.errors import TrainingError
 from neurodeploy.graph import INPUT, Connection, layer_name
-from neurodeploy.network import LI, Dense, Layer, Network
+from neurodeploy.network import LI, Dense, Layer, Network, Synapse
 from neurodeploy.training.masks import RESOURCES, choose_synapses, usage_of
 
 PENALTY_RATE = 100.0
@@ -195,9 +195,9 @@ def _as_network(layers: Mapping[str, torch.nn.Linear]) -> Network:
     zero: NDArray[np.float64] = np.zeros(())
     neuron = LI(current_decay=zero, voltage_decay=zero, rest=zero)
     sources = [INPUT, *layers]
-    nouns = []
+    nouns: list[Layer] = []
     for source, (name, module) in zip(sources, layers.items(), strict=False):
         weight = module.weight.detach().cpu().double().numpy()
-        connection = Connection(source=source, synapse=Dense(weight=weight))
+        connection: Connection[Synapse] = Connection(source=source, synapse=Dense(weight=weight))
         nouns.append(Layer(name=name, shape=(len(weight),), neuron=neuron, connections=(connection,), bias=zero))
     return Network(input_shape=(nouns[0].weight.shape[1],), layers=tuple(nouns), timestep_s=1e-3)

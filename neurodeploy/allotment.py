@@ -1,0 +1,168 @@
+"""What each slice of a plan may use of its core, and what that is for the layers."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from neurodeploy.budget import AxonCap, LayerBudget, SliceBudget, Slices
+from neurodeploy.counting import LayerCount
+from neurodeploy.errors import BudgetError
+from neurodeploy.hardware import UNLIMITED, HardwareProfile
+from neurodeploy.placement import Slice
+from neurodeploy.regions import grid_of
+from neurodeploy.resources import AnyLayer, Layers, Usage, count
+from neurodeploy.wiring import DenseWiring
+
+
+def allotted(
+    layers: Layers, profile: HardwareProfile, counts: Mapping[str, LayerCount], plan: tuple[Slice, ...], cores: int
+) -> tuple[Slices, tuple[LayerBudget, ...]]:
+    """Budgets of slices, and of layers.
+
+    Parameters
+    ----------
+    counts : mapping of layer to LayerCount
+        Of the layers as if no weight were zero.
+    plan : tuple of Slice
+        Who stands where, and the memory that each was given in the plan.
+
+    Raises
+    ------
+    BudgetError
+        A slice gets no room for a single synapse.
+    """
+    parts = _cap_axons(layers, profile, _top_up(profile, counts, plan))
+    for part in parts:
+        _check_room(part, counts[part.layer], cores)
+    return parts, tuple(_layer_budget(layer, layers, counts[layer.name], parts) for layer in layers)
+
+
+def memory_for_synapses(profile: HardwareProfile) -> int:
+    """Bits of a core that synapses may use, alone or beside neurons and axons."""
+    return min(profile.capacity("memory_bits"), profile.capacity("synapse_memory_bits"))
+
+
+def bits_beside(part: Slice, profile: HardwareProfile) -> int:
+    """Bits of that memory that a slice takes for its neurons and the axons that leave them."""
+    state, sent = profile.number("neuron_state_bits", 0), profile.number("output_axon_bits", 0)
+    return part.usage.neurons * state + part.output_axons * sent if "memory_bits_per_core" in profile else 0
+
+
+def is_prunable(layer: AnyLayer, layers: Layers) -> bool:
+    """Whether the layer can be pruned axon by axon: one dense connection between rows of neurons."""
+    first = layer.connections[0]
+    source = next((other for other in layers if other.name == first.source), None)
+    rows = grid_of(layer), (1,) if source is None else grid_of(source)
+    return len(layer.connections) == 1 and isinstance(first.synapse, DenseWiring) and all(len(row) == 1 for row in rows)
+
+
+def _top_up(profile: HardwareProfile, counts: Mapping[str, LayerCount], slices: tuple[Slice, ...]) -> Slices:
+    """What a core has, shared among its slices: memory in proportion to what they were given, input axons to what they hear."""
+    on_core: dict[int, list[Slice]] = defaultdict(list)
+    for part in slices:
+        on_core[part.core].append(part)
+    axons, budgets = profile.capacity("input_axons"), []
+    for part in slices:
+        together = on_core[part.core]
+        memory = memory_for_synapses(profile) - sum(bits_beside(other, profile) for other in together)
+        bits = sum(other.usage.synapse_memory_bits for other in together)
+        share = part.usage.synapse_memory_bits / bits if bits else part.usage.neurons / sum(p.usage.neurons for p in together)
+        mine = counts[part.layer].usage(part.region).input_axons
+        wanted = sum(counts[other.layer].usage(other.region).input_axons for other in together)
+        budgets.append(SliceBudget(
+            layer=part.layer, core=part.core, region=part.region,
+            synapse_memory_bits=int(memory * share) if memory < UNLIMITED else part.usage.synapse_memory_bits,
+            input_axons=mine if wanted <= axons else mine * axons // wanted, sources=(),
+        ))  # fmt: skip
+    order = {name: n for n, name in enumerate(counts)}
+    return tuple(sorted(budgets, key=lambda part: (order[part.layer], part.region)))
+
+
+def _cap_axons(layers: Layers, profile: HardwareProfile, slices: Slices) -> Slices:
+    """Cap, for each slice and each slice of its source, the axons between them by the source core's output axons."""
+    limit = profile.capacity("output_axons")
+    prunable = {layer.name: layer.connections[0].source for layer in layers if is_prunable(layer, layers)}
+    of_layer: dict[str, list[SliceBudget]] = defaultdict(list)
+    for part in slices:
+        of_layer[part.layer].append(part)
+    n_targets = {layer.name: sum(len(of_layer[target.name]) for target, _ in _targets(layers, layer.name)) for layer in layers}
+    wanted: dict[int, int] = defaultdict(int)
+    for part in slices:
+        wanted[part.core] += part.neurons * n_targets[part.layer]
+    capped = []
+    for part in slices:
+        if part.layer not in prunable:
+            capped.append(part)
+            continue
+        source, n_in = prunable[part.layer], next(layer for layer in layers if layer.name == part.layer).weight.shape[1]
+        caps = [
+            AxonCap(start=a.start, stop=a.stop, axons=a.neurons * min(limit, wanted[a.core]) // wanted[a.core])
+            for a in of_layer[source]
+        ] or [AxonCap(start=0, stop=n_in, axons=n_in)]
+        room = sum(cap.axons for cap in caps)
+        capped.append(replace(part, sources=tuple(caps), input_axons=min(part.input_axons, room)))
+    return tuple(capped)
+
+
+def _targets(layers: Layers, source: str) -> Iterator[tuple[AnyLayer, str]]:
+    return ((layer, c.source) for layer in layers for c in layer.connections if c.source == source)
+
+
+def _check_room(part: SliceBudget, layer_count: LayerCount, cores: int) -> None:
+    profile = layer_count.profile
+    single = count(np.asarray([1]), part.neurons, layer_count.width, profile).synapse_memory_bits
+    if part.synapse_memory_bits < single or part.input_axons < 1:
+        key = "synapse_memory_bits_per_core" if "synapse_memory_bits_per_core" in profile else "memory_bits_per_core"
+        raise BudgetError(
+            f"layer {part.layer!r}", f"{part.region.words} get no room for a synapse on core {part.core}",
+            source=profile[key].where, remedy=f"Allow more than {cores} cores.",
+        )  # fmt: skip
+
+
+def _layer_budget(layer: AnyLayer, layers: Layers, counted: LayerCount, slices: Slices) -> LayerBudget:
+    mine = [part for part in slices if part.layer == layer.name]
+    usages = [counted.usage(part.region) for part in mine]
+    given, full = sum(part.synapse_memory_bits for part in mine), sum(usage.synapse_memory_bits for usage in usages)
+    kept = min(1.0, given / max(full, 1))
+    hearing = {target.name for target, _ in _targets(layers, layer.name)}
+    return LayerBudget(
+        layer=layer.name,
+        cores=len({part.core for part in mine}),
+        neurons=layer.n_neurons,
+        synapse_memory_bits=given,
+        input_axons=sum(part.input_axons for part in mine),
+        output_axons=sum(_sent(part, layer.name) for part in slices if part.layer in hearing),
+        synapses=sum(_synapses_within(part, usage, counted) for part, usage in zip(mine, usages, strict=True)),
+        kept=kept,
+        weight_bits=counted.width,
+        binds=_binding(mine, usages),
+    )
+
+
+def _sent(part: SliceBudget, source: str) -> int:
+    """Output axons that lead to a slice, of the source."""
+    return sum(cap.axons for cap in part.sources) if part.sources else part.input_axons * bool(source)
+
+
+def _synapses_within(part: SliceBudget, full: Usage, counted: LayerCount) -> int:
+    """Most synapses of a slice within its memory, when every weight survives with the same chance."""
+    if full.synapse_memory_bits <= part.synapse_memory_bits:
+        return full.synapses
+    low, high = 0.0, 1.0
+    for _ in range(10):
+        middle = (low + high) / 2
+        thinned = LayerCount(counted.layer, counted.width, counted.profile, connectivity=middle)
+        fits = thinned.usage(part.region).synapse_memory_bits <= part.synapse_memory_bits
+        low, high = (middle, high) if fits else (low, middle)
+    return int(low * full.synapses)
+
+
+def _binding(slices: list[SliceBudget], usages: list[Usage]) -> str:
+    pairs = list(zip(slices, usages, strict=True))
+    if any(usage.synapse_memory_bits > part.synapse_memory_bits for part, usage in pairs):
+        return "synapse_memory_bits"
+    return "input_axons" if any(usage.input_axons > part.input_axons for part, usage in pairs) else ""

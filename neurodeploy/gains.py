@@ -1,0 +1,59 @@
+"""What one core more, or one bit less a weight, would give each layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from neurodeploy.budget import Budget
+from neurodeploy.errors import BudgetError
+from neurodeploy.hardware import HardwareProfile
+from neurodeploy.network import Network
+from neurodeploy.quantized import QuantizedNetwork
+from neurodeploy.sharing import share_budget
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """Share of its unpruned synapse memory that a layer may keep, 0..1: as things stand, and if they stood otherwise.
+
+    Attributes
+    ----------
+    kept : float
+    with_a_core_more : float or None
+        None where the profile has no more, or it helps nobody.
+    a_width_narrower : float or None
+        Of its memory at the narrower width; None where the chip has no narrower one.
+    narrower_bits : int or None
+    """
+
+    layer: str
+    kept: float
+    with_a_core_more: float | None
+    a_width_narrower: float | None
+    narrower_bits: int | None
+
+
+def gains(network: Network | QuantizedNetwork, profile: HardwareProfile, budget: Budget) -> tuple[Gain, ...]:
+    """A line a layer; none where every layer may be kept whole."""
+    if all(layer.kept >= 1 and not layer.binds for layer in budget.layers):
+        return ()
+    narrower = max((bits for bits in profile["weight_bits"].choices if 1 < bits < budget.weight_bits), default=None)
+    more = _kept(network, profile, budget.cores + 1, budget.weight_bits) if budget.cores < profile.cores else {}
+    thinner = _kept(network, profile, budget.cores, narrower) if narrower is not None else {}
+    return tuple(
+        Gain(
+            layer=layer.layer,
+            kept=layer.kept,
+            with_a_core_more=more.get(layer.layer),
+            a_width_narrower=thinner.get(layer.layer),
+            narrower_bits=narrower,
+        )
+        for layer in budget.layers
+    )
+
+
+def _kept(network: Network | QuantizedNetwork, profile: HardwareProfile, cores: int, bits: int) -> dict[str, float]:
+    try:
+        return {layer.layer: layer.kept for layer in share_budget(network, profile, cores=cores, bits=bits).layers}
+    except BudgetError:  # what helps elsewhere may cut a slice that had just enough
+        return {}

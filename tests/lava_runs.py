@@ -1,0 +1,48 @@
+"""Runs of the real Lava beside the emulator: jobs for it as hypothesis draws them, and what it must give."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from neurodeploy.records import SpikeRecord, compare
+from neurodeploy.simulation.emulator import run_emulator
+from neurodeploy.simulation.lava import Job
+
+LONG_S = 300.0
+"""More seconds than a run of a test takes."""
+
+
+def drawn_jobs(jobs: st.SearchStrategy[Job], count: int) -> list[Job]:
+    """Jobs as hypothesis draws them, for one run of Lava: starting it for each would take minutes."""
+    drawn: list[Job] = []
+
+    @settings(max_examples=count, phases=[Phase.generate], database=None, suppress_health_check=list(HealthCheck))
+    @given(job=jobs)
+    def draw(job: Job) -> None:
+        drawn.append(job)
+
+    draw()
+    return drawn
+
+
+def assert_equal_to_emulator(jobs: list[Job], records: list[SpikeRecord]) -> int:
+    """Compare every layer, neuron and step; return how many spikes there were."""
+    spikes = 0
+    for (network, given_spikes), record in zip(jobs, records, strict=True):
+        expected = run_emulator(network, given_spikes, record="all")
+        assert list(record.spikes) == list(record.v) == [layer.name for layer in network]
+        comparison = compare(expected, record)
+        assert comparison.equal, f"{comparison.first}\n{network}\n{given_spikes.tolist()}"
+        spikes += sum(int(fired.sum()) for fired in record.spikes.values())
+    return spikes
+
+
+def of_lava_dl(name: str) -> Path:
+    """A file of the trained networks and ground truths in the lava-dl wheel."""
+    files = [path for root in sys.path if (path := Path(root) / "tests/lava/lib/dl/netx" / name).is_file()]
+    assert files, f"the lava-dl wheel has {name} under tests/lava/lib/dl/netx: where is it?"
+    return files[0]

@@ -1,0 +1,144 @@
+"""What every core of a placement holds, from the integers alone: each synapse unrolled, each axon and list looked at by itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from shared_lists import bits_of_list, shared_bits
+
+from neurodeploy.graph import Connection
+from neurodeploy.hardware import HardwareProfile
+from neurodeploy.network import Network
+from neurodeploy.placement import Placement, Slice
+from neurodeploy.quantized import QuantizedNetwork
+from neurodeploy.regions import Region
+from neurodeploy.wiring import ConvWiring, SparseWiring, Wiring
+
+AnyNetwork = Network | QuantizedNetwork
+
+
+def unrolled(synapse: Wiring) -> NDArray[np.float64]:
+    """The weight (n_out, n_in) of every pair of neurons, zero where there is no synapse."""
+    if isinstance(synapse, ConvWiring):
+        return _slid(synapse)
+    if isinstance(synapse, SparseWiring):
+        weight = np.zeros((synapse.n_out, synapse.n_in))
+        for neuron in range(synapse.n_out):
+            for n in range(synapse.starts[neuron], synapse.starts[neuron + 1]):
+                weight[neuron, synapse.sources[n]] = synapse.weight[n]
+        return weight
+    return np.asarray(synapse.weight, dtype=np.float64)
+
+
+def _slid(conv: ConvWiring) -> NDArray[np.float64]:
+    channels, height, width = conv.input_shape
+    weight = np.zeros((*conv.output_shape, channels, height, width))
+    f_group, c_group = conv.weight.shape[0] // conv.groups, conv.weight.shape[1]
+    for (f, c, i, j), value in np.ndenumerate(conv.weight):
+        for y, x in np.ndindex(conv.output_shape[1:]):
+            row = y * conv.stride[0] - conv.padding[0] + i * conv.dilation[0]
+            column = x * conv.stride[1] - conv.padding[1] + j * conv.dilation[1]
+            if 0 <= row < height and 0 <= column < width:
+                weight[f, y, x, f // f_group * c_group + c, row, column] = value
+    return weight.reshape(conv.n_out, conv.n_in)
+
+
+def grid(network: AnyNetwork, layer: str) -> tuple[int, ...]:
+    """How a layer's neurons stand: as an image where a convolution ends on it, else in a row."""
+    is_image = any(isinstance(connection.synapse, ConvWiring) for connection in network[layer].connections)
+    return network[layer].shape if is_image else (network[layer].n_neurons,)
+
+
+def neurons_of(network: AnyNetwork, part: Slice) -> list[int]:
+    """The numbers of a slice's neurons in their layer."""
+    sides = grid(network, part.layer)
+    inside = [range(a, b) for a, b in zip(part.region.starts, part.region.stops, strict=True)]
+    return [n for n, at in enumerate(np.ndindex(sides)) if all(place in along for place, along in zip(at, inside, strict=True))]
+
+
+def memory_of(connection: Connection[Wiring], region: Region, there: NDArray[np.bool_], bits: int, chip: HardwareProfile) -> int:
+    """Bits of a slice's synapses, `there` (neurons, sources), in the cheapest encoding that the chip has for them."""
+    n, lists = len(there), [int(size) for size in there.sum(axis=0) if size]
+    bits += chip.number("max_delay_steps", 0).bit_length() if connection.delay_steps else 0
+    names, synapse = chip["encodings"].names, connection.synapse
+    if isinstance(synapse, ConvWiring) and "convolution" in names:
+        return shared_bits(synapse, region, bits, chip)
+    found = []
+    if "dense" in names:
+        found.append(sum(bits_of_list(n, bits, chip) for _ in lists))
+    if "crossbar" in names:
+        found.append(len(lists) * n * bits)
+    if "sparse" in names:
+        addressed = min(n, max(chip["neurons_per_core"].choices))
+        index = next(width for width in chip["index_bits"].choices if 2**width >= addressed)
+        found.append(sum(bits_of_list(size, bits + index, chip) for size in lists))
+    return min(found)
+
+
+def axons_in(connection: Connection[Wiring], there: NDArray[np.bool_], chip: HardwareProfile) -> int:
+    """Sources with a synapse here: neurons, or pixels where a convolution's channels travel with the spike."""
+    heard = there.any(axis=0)
+    if isinstance(connection.synapse, ConvWiring) and "convolution" in chip["encodings"].names:
+        heard = heard.reshape(connection.synapse.input_shape[0], -1).any(axis=0)
+    return int(heard.sum())
+
+
+def recounted(network: AnyNetwork, placement: Placement) -> dict[int, dict[str, int]]:
+    """What each core takes of everything that a chip may limit."""
+    chip = placement.profile
+    cores: dict[int, Counter[str]] = {part.core: Counter() for part in placement.slices}
+    stands = [(part, neurons_of(network, part)) for part in placement.slices]
+    home = {(part.layer, neuron): part.core for part, mine in stands for neuron in mine}
+    weights = {id(c): unrolled(c.synapse) != 0 for layer in network for c in layer.connections}
+    for part, mine in stands:
+        layer, here = network[part.layer], cores[part.core]
+        width = next(w for w in chip["weight_bits"].choices if w >= placement.weight_bits[part.layer])
+        here["slices"] += 1
+        here["neurons"] += len(mine)
+        here["neuron_memory_bits"] += len(mine) * chip.number("neuron_state_bits", 0)
+        for connection in layer.connections:
+            there = weights[id(connection)][mine]
+            axons = axons_in(connection, there, chip)
+            here["synapse_formats"] += 1
+            here["input_axons"] += axons
+            here["synapse_memory_bits"] += memory_of(connection, part.region, there, width, chip)
+            here["synapse_memory_bits"] += axons * chip.number("input_axon_bits", 0)
+            for neuron in np.flatnonzero(there.any(axis=0)) if connection.source != "input" else ():
+                cores[home[connection.source, int(neuron)]]["output_axons"] += 1
+    for here in cores.values():
+        sent = here["output_axons"] * chip.number("output_axon_bits", 0)
+        here["memory_bits"] = here["synapse_memory_bits"] + here["neuron_memory_bits"] + sent
+    return {core: dict(here) for core, here in cores.items()}
+
+
+def broken(network: AnyNetwork, placement: Placement) -> Iterator[str]:
+    """Every limit of the chip that the recounted cores break."""
+    chip, counted = placement.profile, recounted(network, placement)
+    if len(counted) > placement.cores_available:
+        yield f"{len(counted)} cores"
+    for core, here in counted.items():
+        for resource, used in here.items():
+            limit = chip.limits.get(f"{resource}_per_core")
+            if limit is not None and used > limit.choices[core % len(limit.choices)]:
+                yield f"{used} {resource} on core {core}"
+    most = chip.limits.get("fan_in_per_neuron")
+    for layer in network if most is not None else ():
+        fan_in = sum((unrolled(c.synapse) != 0).sum(axis=1) for c in layer.connections)
+        if most is not None and fan_in.max() > most.number:
+            yield f"{fan_in.max()} synapses onto a neuron of {layer.name!r}"
+
+
+def assert_true_to(network: AnyNetwork, placement: Placement) -> None:
+    """Every neuron stands on one core; the placement says of each core what is on it, and that it fits if and only if it does."""
+    for layer in network:
+        stands = [n for part in placement.slices if part.layer == layer.name for n in neurons_of(network, part)]
+        assert sorted(stands) == list(range(layer.n_neurons))
+    counted = recounted(network, placement)
+    for core, here in counted.items():
+        said = placement.on_core(core)
+        assert said == {resource: here.get(resource, said[resource]) for resource in said}
+    assert placement.cores_used == len(counted)
+    assert placement.fits is (not list(broken(network, placement)))

@@ -1,0 +1,179 @@
+"""Lava's simulator against our emulator beyond dense chains, bit for bit: windows, lists, skips, recurrence, delays."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import grammar
+import h5py
+import numpy as np
+import pytest
+import torch
+from hypothesis import strategies as st
+from lava_runs import LONG_S, assert_equal_to_emulator, drawn_jobs, of_lava_dl
+from norse.torch import LICell, LIFBoxCell, LIFCell, LIFRecurrentCell, SequentialState
+from norse.torch.functional.lif_box import LIFBoxParameters
+from numpy.typing import NDArray
+from strategies import spikes_into
+from torch.nn import AvgPool2d, BatchNorm2d, Conv2d, Dropout, Flatten, Linear, MaxPool2d
+
+from neurodeploy.frontends.norse import extract
+from neurodeploy.graph import INPUT, Connection
+from neurodeploy.netx import plain_kinds, read_netx, write_netx
+from neurodeploy.profiles import load_profile
+from neurodeploy.quantization import quantize
+from neurodeploy.quantized import QuantizedConv, QuantizedDense, QuantizedLayer, QuantizedLIF, QuantizedNetwork, QuantizedSparse
+from neurodeploy.records import SpikeRecord
+from neurodeploy.simulation import simulate
+from neurodeploy.simulation.emulator import run_emulator
+from neurodeploy.simulation.lava import Job, run_lava_jobs
+from neurodeploy.simulation.verify import verify
+
+CHAINS = grammar.quantized_chains().flatmap(lambda network: st.tuples(st.just(network), spikes_into(network)))
+GRAPHS = grammar.graph_jobs.filter(lambda job: plain_kinds(job[0]) is None)
+
+
+def lif(vth: int, bias: int = 0) -> dict[str, object]:
+    neuron = QuantizedLIF(vth=np.array(vth), du=np.array(1000), dv=np.array(300))
+    return {"neuron": neuron, "bias": np.array(bias), "scale": np.array(1.0)}
+
+
+def residual() -> QuantizedNetwork:
+    """Two convolutions with a skip over them, recurrence through a list, biases that fire before any input comes, a readout."""
+    rng = np.random.default_rng(3)
+
+    def window(channels: int, out: int) -> QuantizedConv:
+        weight = 2 * rng.integers(-60, 90, (out, channels, 3, 3))
+        return QuantizedConv(weight=weight, weight_bits=9, input_shape=(channels, 6, 5), padding=(1, 1))
+
+    there = np.sort(rng.integers(0, 60, 60))
+    back = QuantizedSparse(
+        n_in=60, starts=np.arange(61), sources=there, weight=rng.integers(1, 9, 60), weight_bits=8
+    )  # fmt: skip
+    read = QuantizedDense(weight=2 * rng.integers(-100, 100, (3, 60)), weight_bits=9)
+    first = QuantizedLayer(
+        name="first", shape=(2, 6, 5), connections=(Connection(source=INPUT, synapse=window(1, 2)),), **lif(200)
+    )
+    second = QuantizedLayer(
+        name="second", shape=(2, 6, 5), **lif(100, bias=20),
+        connections=(
+            Connection(source="first", synapse=window(2, 2)),
+            Connection(source=INPUT, synapse=window(1, 2), delay_steps=1),
+            Connection(source="second", synapse=back),
+        ),
+    )  # fmt: skip
+    third = QuantizedLayer(
+        name="third", shape=(3,), **lif(500, bias=-3),
+        connections=(Connection(source="second", synapse=read), Connection(source="first", synapse=read)),
+    )  # fmt: skip
+    return QuantizedNetwork(input_shape=(1, 6, 5), layers=(first, second, third))
+
+
+def random_job(network: QuantizedNetwork, shape: tuple[int, ...]) -> Job:
+    return network, (np.random.default_rng(0).random(shape) < 0.3).astype(np.uint8)
+
+
+Ran = dict[str, tuple[list[Job], list[SpikeRecord]]]
+
+
+@pytest.fixture(scope="module")
+def ran() -> Ran:
+    """What the tests below look at, run by a single worker: starting Lava takes longer than any of them."""
+    jobs = {
+        "chains": drawn_jobs(CHAINS, 24),
+        "graphs": drawn_jobs(GRAPHS, 36),
+        "residual": [random_job(residual(), (2, 1, 6, 5, 12))],
+        "tiny": [random_job(read_netx(of_lava_dl("tiny.net")), (2, 3, 16, 16, 10))],
+    }
+    records = iter(run_lava_jobs([job for some in jobs.values() for job in some], record="all", time_limit_s=2 * LONG_S))
+    return {name: (some, list(islice(records, len(some)))) for name, some in jobs.items()}
+
+
+@pytest.mark.lava
+@pytest.mark.parametrize("drawn", ["chains", "graphs"])
+def test_drawn_networks_run_as_in_the_emulator(ran: Ran, drawn: str) -> None:
+    assert assert_equal_to_emulator(*ran[drawn]) > 100
+
+
+@pytest.mark.lava
+def test_a_residual_block_that_hears_itself(ran: Ran) -> None:
+    assert assert_equal_to_emulator(*ran["residual"]) > 100
+
+
+@pytest.mark.lava
+def test_the_tiny_network_of_lava_dl(ran: Ran) -> None:
+    assert assert_equal_to_emulator(*ran["tiny"]) > 100
+
+
+@pytest.mark.lava
+def test_verify_and_simulate_run_graphs() -> None:
+    network = residual()
+    assert verify(network, n_steps=6, n_samples=2).equal
+    _, spikes = random_job(network, (1, 6, 5, 8))
+    record = simulate(network, spikes, end="lava")
+    assert list(record.v) == ["third"]
+    np.testing.assert_array_equal(record.v["third"], simulate(network, spikes).v["third"])
+
+
+@pytest.mark.lava
+@pytest.mark.slow
+@pytest.mark.parametrize("drawn", [CHAINS, GRAPHS], ids=["chains", "graphs"])
+def test_hundreds_of_drawn_networks_run_as_in_the_emulator(drawn: st.SearchStrategy[Job]) -> None:
+    jobs = drawn_jobs(drawn, 350)
+    assert assert_equal_to_emulator(jobs, run_lava_jobs(jobs, record="all", time_limit_s=3600)) > 2000
+
+
+# ---------------------------------------------------------------------------------------------- trained networks of lava-dl
+
+
+def ntidigits(tmp_path: Path) -> tuple[QuantizedNetwork, NDArray[np.uint8]]:
+    """64 - 256 - 256 - 242 with a delay for each axon, less the last layer, which Lava has not."""
+    path = tmp_path / "ntidigits.net"
+    path.write_bytes(of_lava_dl("gts/ntidigits/ntidigits.net").read_bytes())
+    with h5py.File(path, "r+") as file:
+        del file["layer/5"]
+    return read_netx(path), np.load(of_lava_dl("gts/ntidigits/input.npy")).astype(np.uint8)
+
+
+@pytest.mark.lava
+def test_delays_of_axons_give_the_ground_truth_of_lava_dl(tmp_path: Path) -> None:
+    """Recorded on a clock four steps later: three layers, and one that counts from 1."""
+    network, spikes = ntidigits(tmp_path)
+    assert max(c.delay_steps for layer in network for c in layer.connections) == 62
+    fired = run_emulator(network, spikes[np.newaxis]).spikes[network.output.name][0].reshape(242, -1)
+    expected = np.load(of_lava_dl("gts/ntidigits/output.npy"))
+    assert expected.sum() > 20_000
+    np.testing.assert_array_equal(fired[:, :-4], expected[:, 4:])
+    assert read_netx(write_netx(network, tmp_path / "again.net")) == network
+
+
+@pytest.mark.lava
+@pytest.mark.slow
+def test_trained_networks_of_lava_dl_run_as_in_the_emulator(tmp_path: Path) -> None:
+    """PilotNet, five convolutions and four dense layers, on the spikes of its ground truth; N-TIDIGITS with its delays."""
+    pilot = read_netx(of_lava_dl("gts/pilotnet_lif/network.net"))
+    frames = np.load(of_lava_dl("gts/pilotnet_lif/input-s.npy")).transpose(2, 1, 0, 3)[np.newaxis, ..., :14].astype(np.uint8)
+    network, spikes = ntidigits(tmp_path)
+    jobs = [(pilot, frames), (network, spikes[np.newaxis, :, :120])]
+    assert assert_equal_to_emulator(jobs, run_lava_jobs(jobs, record="all", time_limit_s=3600)) > 150_000
+
+
+@pytest.mark.lava
+def test_a_model_of_convolutions_goes_all_the_way_to_lava() -> None:
+    """Norse modules, their network, its integers, the file that plain netx loads, Lava; pooling of both kinds on the way."""
+    torch.manual_seed(0)
+    box = LIFBoxParameters(tau_mem_inv=torch.tensor(400.0))
+    model = SequentialState(
+        Conv2d(2, 4, 3, padding=1), BatchNorm2d(4), LIFBoxCell(box), MaxPool2d(2),
+        AvgPool2d(2), Conv2d(4, 6, 2, bias=False), LIFCell(),
+        Flatten(), Linear(6, 5, bias=False), LIFCell(), LIFRecurrentCell(5, 4), Dropout(), Linear(4, 3, bias=False), LICell(),
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4).add_(0.5)
+    network = quantize(extract(model, torch.zeros(1, 2, 8, 8)), load_profile("tiny"))
+    assert plain_kinds(network) == ("conv", "conv", "conv", "dense", "dense_rec", "dense")
+    _, spikes = random_job(network, (2, 2, 8, 8, 12))
+    record = simulate(network, spikes, end="lava", record="all")
+    assert assert_equal_to_emulator([(network, spikes)], [record]) > 500
