@@ -8,7 +8,8 @@ SciPy), the bound then taken at these prices over all slices that could exist.
 
 A slice holds the output axons of its own neurons beside the rest, and by how many slices they are heard follows from what slices
 the layers after it could be cut into (`neurodeploy.hearers`). So the bound is taken a second time with each layer's cost paid by
-the neurons that it hears: large slices that hear a neuron are few, small ones are many and leave less room where that neuron stands.
+the neurons that it hears: large slices that hear a neuron are few, small ones are many and leave less room where that
+neuron stands.
 """
 
 from __future__ import annotations

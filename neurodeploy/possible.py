@@ -213,8 +213,9 @@ def _least_index(sides: Integers, span_y: Integers, span_x: Integers, profile: H
     local = span_y * x + span_x
     needed = np.minimum((c - 1) * y * x + local, local * c + c - 1) + 1
     choices = np.array(profile["index_bits"].choices)
-    found: Integers = choices[np.minimum(np.searchsorted(1 << choices, needed), len(choices) - 1)]
-    return found
+    found = choices[np.minimum(np.searchsorted(1 << choices, needed), len(choices) - 1)]
+    least: Integers = np.where(needed > 1, found, 0)  # a single target needs none
+    return least
 
 
 def _stands(windows: list[Window], largest: Window, axis: int) -> list[Stand]:

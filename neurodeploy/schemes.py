@@ -169,7 +169,7 @@ class Chosen:
 
 
 _SWEEPS = 4
-_TRIES = 200
+_TRIES = 60
 _FEW_LAYERS = 100
 """Of no more layers, others are tried: with what they do to the layers before weighed more or less."""
 _WHOLE = 0.5
@@ -216,7 +216,8 @@ class Agreement:
                 break
             best, least = chosen, total
         rng, weights = np.random.default_rng(0), dict(self._weights)
-        for _ in range(_TRIES if len(self.options) <= _FEW_LAYERS else 0):
+        are_images = any(option.blocks.shape[1] > 1 for option in self.options.values())
+        for _ in range(_TRIES if are_images and len(self.options) <= _FEW_LAYERS else 0):
             drawn = rng.random(len(weights)) < max(2 / len(weights), 0.1)
             factors = np.where(drawn, np.exp(rng.normal(0.0, 0.5, len(weights))), 1.0)
             self._weights = {name: weight * factor for (name, weight), factor in zip(weights.items(), factors, strict=True)}

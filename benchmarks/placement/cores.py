@@ -36,7 +36,7 @@ BUILDERS: dict[str, Callable[[], QuantizedNetwork]] = {
     **{name: benchmark.build for name, benchmark in NETWORKS.items()},
     "6conv2fc-stds": partial(conv6_fc2, connectivity=STDS_CONNECTIVITY),
 }
-"""Networks by name. A neuron with all 16,384 inputs of 6Conv+2FC's fc1 is more than Loihi 2's cores hold: it is run pruned too."""
+"""Networks by name. A neuron of 6Conv+2FC with 16,384 inputs is too much for a core of Loihi 2: it is run pruned too."""
 
 RUNS = (
     ("mnist-2fc", "loihi2"), ("mnist-2fc", "loihi1"), ("6conv2fc", "kapoho_point"), ("6conv2fc-stds", "kapoho_point"),
