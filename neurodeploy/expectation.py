@@ -59,6 +59,8 @@ def expected_window(connectivity: float) -> ListBits:
 @lru_cache(maxsize=1 << 14)
 def _expected(n: int, atoms: int, chance: float, formula: Formula, index: int) -> float:
     """Bits to expect of `atoms` lists that share a length, the longest of as many binomial draws of n weights."""
+    from scipy.stats import binom  # takes longer to load than the rest of the package, and few ask what to expect
+
     if chance >= 1:
         return float(formula.lists(np.asarray(n * atoms), index))
     from scipy.stats import binom  # half a second, for those who ask what if

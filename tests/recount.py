@@ -86,6 +86,12 @@ def axons_in(connection: Connection[Wiring], there: NDArray[np.bool_], chip: Har
     return int(heard.sum())
 
 
+def settings_of(neuron: object, names: tuple[str, ...], mine: list[int]) -> int:
+    """How many different settings of some registers the neurons have; a network in floats has none."""
+    registers = [np.ravel(getattr(neuron, name)) for name in names if hasattr(neuron, name)]
+    return len({tuple(int(each[n % each.size]) for each in registers) for n in mine}) if registers else 0
+
+
 def recounted(network: AnyNetwork, placement: Placement) -> dict[int, dict[str, int]]:
     """What each core takes of everything that a chip may limit."""
     chip = placement.profile
@@ -99,6 +105,9 @@ def recounted(network: AnyNetwork, placement: Placement) -> dict[int, dict[str, 
         here["slices"] += 1
         here["neurons"] += len(mine)
         here["neuron_memory_bits"] += len(mine) * chip.number("neuron_state_bits", 0)
+        here["biases"] += (len(mine) if len(part.region.sides) == 1 else part.region.sides[0]) if layer.bias.any() else 0
+        here["neuron_profiles"] += max(1, settings_of(layer.neuron, ("du", "dv"), mine))
+        here["threshold_profiles"] += settings_of(layer.neuron, ("vth",), mine)
         for connection in layer.connections:
             there = weights[id(connection)][mine]
             axons = axons_in(connection, there, chip)

@@ -112,6 +112,7 @@ def test_a_spike_goes_along_its_row_and_then_along_its_column() -> None:
     assert traffic_of(placement).spike_hops() == 0.5 * 3
 
 
+@settings(max_examples=40)
 @given(job=placed())
 def test_flow_is_what_cores_send_each_other(job: tuple[QuantizedNetwork, Placement]) -> None:
     _network, placement = job
@@ -126,6 +127,7 @@ def test_flow_is_what_cores_send_each_other(job: tuple[QuantizedNetwork, Placeme
     assert said == pytest.approx(dict(expected))
 
 
+@settings(max_examples=40)
 @given(job=placed(), seed=st.integers(0, 99))
 def test_moving_keeps_everything_but_the_cores(job: tuple[QuantizedNetwork, Placement], seed: int) -> None:
     _network, placement = job
