@@ -85,8 +85,10 @@ def _sharing(sources: Integers, targets: Integers, ends: Integers, n_out: int) -
     first = np.searchsorted(stop, place, side="right")  # of the runs that still hold it, the one that begins first
     level = np.frexp((place - first + 1).astype(np.float64))[1] - 1
     share, most = np.zeros_like(here), here.copy()
-    for n in range(int(level.max(initial=0)) + 1):  # `most`: the largest of 2**n from each on
+    highest = int(level.max(initial=0))
+    for n in range(highest + 1):  # `most`: the largest of 2**n from each on
         these = np.flatnonzero(level == n)
         share[these] = np.maximum(most[first[these]], most[place[these] - (1 << n) + 1])
-        most = np.maximum(most[: most.size - (1 << n)], most[1 << n :])
+        if n < highest:
+            most = np.maximum(most[: most.size - (1 << n)], most[1 << n :])
     return share

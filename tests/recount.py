@@ -86,6 +86,11 @@ def axons_in(connection: Connection[Wiring], there: NDArray[np.bool_], chip: Har
     return int(heard.sum())
 
 
+def are_equal(one: Connection[Wiring], other: Connection[Wiring]) -> bool:
+    """Whether two connections differ at most in where their spikes come from."""
+    return one.synapse == other.synapse and one.delay_steps == other.delay_steps
+
+
 def settings_of(neuron: object, names: tuple[str, ...], mine: list[int]) -> int:
     """How many different settings of some registers the neurons have; a network in floats has none."""
     registers = [np.ravel(getattr(neuron, name)) for name in names if hasattr(neuron, name)]
@@ -108,12 +113,13 @@ def recounted(network: AnyNetwork, placement: Placement) -> dict[int, dict[str, 
         here["biases"] += (len(mine) if len(part.region.sides) == 1 else part.region.sides[0]) if layer.bias.any() else 0
         here["neuron_profiles"] += max(1, settings_of(layer.neuron, ("du", "dv"), mine))
         here["threshold_profiles"] += settings_of(layer.neuron, ("vth",), mine)
-        for connection in layer.connections:
+        for n, connection in enumerate(layer.connections):
             there = weights[id(connection)][mine]
             axons = axons_in(connection, there, chip)
-            here["synapse_formats"] += 1
             here["input_axons"] += axons
-            here["synapse_memory_bits"] += memory_of(connection, part.region, there, width, chip)
+            if not any(are_equal(connection, other) for other in layer.connections[:n]):  # whose lists serve both
+                here["synapse_formats"] += 1
+                here["synapse_memory_bits"] += memory_of(connection, part.region, there, width, chip)
             here["synapse_memory_bits"] += axons * chip.number("input_axon_bits", 0)
             for neuron in np.flatnonzero(there.any(axis=0)) if connection.source != "input" else ():
                 cores[home[connection.source, int(neuron)]]["output_axons"] += 1
@@ -151,12 +157,3 @@ def assert_true_to(network: AnyNetwork, placement: Placement) -> None:
         assert said == {resource: here.get(resource, said[resource]) for resource in said}
     assert placement.cores_used == len(counted)
     assert placement.fits is (not list(broken(network, placement)))
-
-
-def cuts_what_hears_itself(network: AnyNetwork, placement: Placement) -> bool:
-    """Whether a layer that hears itself stands in several slices: its axons, see tests/test_recount.py."""
-    return any(
-        connection.source == layer.name and placement.of(layer.name).slices > 1
-        for layer in network
-        for connection in layer.connections
-    )

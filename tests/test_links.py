@@ -12,7 +12,7 @@ from grammar import graph_jobs, quantized_graphs
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from paper import in_integers, layer_of
-from recount import cuts_what_hears_itself, neurons_of, unrolled
+from recount import neurons_of, unrolled
 from strategies import limits
 
 from neurodeploy.counting import LayerCount
@@ -107,7 +107,6 @@ def test_neurons_send_as_many_messages_as_they_have_output_axons(
 ) -> None:
     """At a spike a neuron and step."""
     placement = lay_out(network, make_chip(**numbers))
-    assume(not cuts_what_hears_itself(network, placement))
     links = links_of(placement, network, {layer.name: np.array(1.0) for layer in network} | {"input": np.array(1.0)})
     for number, part in enumerate(placement.slices):
         assert links.spikes[links.source == number].sum() == part.output_axons
