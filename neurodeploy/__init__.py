@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from neurodeploy.budget import Budget
+    from neurodeploy.budgets.budget import Budget
+    from neurodeploy.budgets.sharing import share_budget
     from neurodeploy.deployment import Deployment, compress, deploy, inspect
     from neurodeploy.errors import NeurodeployError
     from neurodeploy.frontends.norse import extract
@@ -23,13 +24,12 @@ if TYPE_CHECKING:
     from neurodeploy.quantized import QuantizedNetwork
     from neurodeploy.records import EpochRecord, SpikeRecord, compare
     from neurodeploy.report import Report, summarize
-    from neurodeploy.sharing import share_budget
     from neurodeploy.simulation import simulate
     from neurodeploy.simulation.verify import verify
     from neurodeploy.training import FitOptions, encode, evaluate, fit, load_data, load_weights, save_weights, simulator_spikes
 
 _HOME = {
-    "budget": ("Budget",),
+    "budgets.budget": ("Budget",),
     "deployment": ("Deployment", "compress", "deploy", "inspect"),
     "errors": ("NeurodeployError",),
     "frontends.norse": ("extract",),
@@ -43,7 +43,7 @@ _HOME = {
     "records": ("EpochRecord", "SpikeRecord", "compare"),
     "profiles": ("load_profile",),
     "report": ("Report", "summarize"),
-    "sharing": ("share_budget",),
+    "budgets.sharing": ("share_budget",),
     "simulation": ("simulate",),
     "simulation.verify": ("verify",),
     "training": ("FitOptions", "encode", "evaluate", "fit", "load_data", "load_weights", "save_weights", "simulator_spikes"),

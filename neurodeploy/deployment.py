@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from neurodeploy.budget import Budget
+from neurodeploy.board.links import measured_rates
+from neurodeploy.budgets.budget import Budget
+from neurodeploy.budgets.gains import Gain, gains
+from neurodeploy.budgets.sharing import share_budget
 from neurodeploy.errors import BudgetError, RequestError, SimulationError
 from neurodeploy.files import write_text
 from neurodeploy.frontends.norse import extract
-from neurodeploy.gains import Gain, gains
 from neurodeploy.graph import INPUT
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.layout import lay_out
-from neurodeploy.links import measured_rates
+from neurodeploy.layout.laying import lay_out
 from neurodeploy.network import Network
 from neurodeploy.netx import write_netx
 from neurodeploy.placement import Placement
@@ -41,9 +42,8 @@ from neurodeploy.report import (
     summarize,
     tried,
 )
-from neurodeploy.resources import DEFAULT_WEIGHT_BITS
+from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
 from neurodeploy.rounding import LayerError, quantization_errors, warnings_of
-from neurodeploy.sharing import share_budget
 from neurodeploy.simulation import DEFAULT_TIME_LIMIT_S, simulate
 from neurodeploy.simulation.lava import is_installed
 from neurodeploy.training import DataSplit, FitOptions, evaluate, fit, save_weights

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from neurodeploy.board.journeys import Traffic
+from neurodeploy.board.links import Links
 from neurodeploy.errors import PlacementError
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.journeys import Traffic
-from neurodeploy.links import Links
-from neurodeploy.regions import Region
-from neurodeploy.resources import Usage, limited
+from neurodeploy.resources.regions import Region
+from neurodeploy.resources.usage import Usage, limited
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ class Overrun:
     layer : str
         The layer that stands where it breaks.
     resource : str
-        One of `neurodeploy.resources.RESOURCES`, ``"cores"`` or ``"fan_in"``.
+        One of `neurodeploy.resources.usage.RESOURCES`, ``"cores"`` or ``"fan_in"``.
     core : int or None
         The core in question; None where it is not about one.
     """
@@ -103,7 +103,7 @@ class Placement:
     cores_available : int
         Cores that the network was given.
     cores_lower_bound : int
-        No placement takes fewer, however its slices are cut: see `neurodeploy.bounds`.
+        No placement takes fewer, however its slices are cut: see `neurodeploy.layout.bounds`.
     weight_bits, n_pairs : mapping by layer, first layer first
         Width of a weight, and how many pairs of neurons its synapses could connect.
     slices : tuple of Slice

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from neurodeploy.arrangement import arrange
+from neurodeploy.board.arrangement import arrange
+from neurodeploy.board.journeys import mesh_of
+from neurodeploy.board.links import Rates, links_of
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.journeys import mesh_of
-from neurodeploy.layout import Cut, counts_of, lay_out
-from neurodeploy.links import Rates, links_of
+from neurodeploy.layout.laying import Cut, counts_of, lay_out
 from neurodeploy.network import Network
 from neurodeploy.placement import Placement
 from neurodeploy.quantized import QuantizedNetwork
@@ -36,8 +36,8 @@ def place(
         The slices of a budget that it keeps: how it stands where that takes no core more, or where it fits only so. Laid
         closely, the targets of a neuron may be cut apart where the plan does not cut, and take an output axon more.
     rates : mapping, optional
-        Spikes a step of every neuron, by layer, as `neurodeploy.links.measured_rates` takes them from a record; assumed to
-        be `neurodeploy.links.ASSUMED_RATE` where not given.
+        Spikes a step of every neuron, by layer, as `neurodeploy.board.links.measured_rates` takes them from a record; assumed to
+        be `neurodeploy.board.links.ASSUMED_RATE` where not given.
     seed : int
         Of the search for better places.
     progress : callable, optional

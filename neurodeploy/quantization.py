@@ -30,7 +30,7 @@ from neurodeploy.quantized import (
     QuantizedSparse,
     QuantizedSynapse,
 )
-from neurodeploy.resources import DEFAULT_WEIGHT_BITS
+from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
 
 _REGISTERS = "Loihi register widths, lava-nc 0.10 proc/lif/models.py"
 _INTEGERS: Mapping[type, Any] = {Dense: QuantizedDense, Sparse: QuantizedSparse, Conv: QuantizedConv}

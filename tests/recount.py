@@ -14,7 +14,7 @@ from neurodeploy.hardware import HardwareProfile
 from neurodeploy.network import Network
 from neurodeploy.placement import Placement, Slice
 from neurodeploy.quantized import QuantizedNetwork
-from neurodeploy.regions import Region
+from neurodeploy.resources.regions import Region
 from neurodeploy.wiring import ConvWiring, SparseWiring, Wiring
 
 AnyNetwork = Network | QuantizedNetwork

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.regions import Region
+from neurodeploy.resources.regions import Region
 from neurodeploy.wiring import ConvWiring
 
 

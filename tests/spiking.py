@@ -9,10 +9,10 @@ import torch
 from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 from norse.torch.functional.leaky_integrator import LIParameters
 
-from neurodeploy.budget import Budget
+from neurodeploy.budgets.budget import Budget
+from neurodeploy.budgets.sharing import share_budget
 from neurodeploy.frontends.norse import extract
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.sharing import share_budget
 from neurodeploy.training import FitOptions
 
 torch.set_num_threads(1)  # as fast for models this small, and many times faster where others use the cores too

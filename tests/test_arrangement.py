@@ -10,7 +10,7 @@ from boards import board, flow_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurodeploy.arrangement import (
+from neurodeploy.board.arrangement import (
     Flow,
     Mesh,
     arrange,
@@ -21,11 +21,11 @@ from neurodeploy.arrangement import (
     space_filling,
     spike_hops,
 )
-from neurodeploy.bisection import bisect
+from neurodeploy.board.bisection import bisect
+from neurodeploy.board.refinement import exchange, prices, settle
+from neurodeploy.board.rivals import adjacent, hilbert
+from neurodeploy.board.traffic import crowd, strangers, talk_of, travel
 from neurodeploy.errors import PlacementError, RequestError
-from neurodeploy.refinement import exchange, prices, settle
-from neurodeploy.rivals import adjacent, hilbert
-from neurodeploy.traffic import crowd, strangers, talk_of, travel
 
 
 def line(n_cores: int) -> Flow:

@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paper import in_integers, layer_of
 
-from neurodeploy.assignment import assigned
 from neurodeploy.errors import PlacementError
 from neurodeploy.graph import Connection
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.layout import lay_out
+from neurodeploy.layout.assignment import assigned
+from neurodeploy.layout.laying import lay_out
 from neurodeploy.network import LIF, Conv, Layer, Network
 from neurodeploy.placing import place
 from neurodeploy.profiles import load_profile
-from neurodeploy.resources import limited
+from neurodeploy.resources.usage import limited
 
 MakeChip = Callable[..., HardwareProfile]
 DYNAPCNN, XYLO = load_profile("dynapcnn"), load_profile("xylo")

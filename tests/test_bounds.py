@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from paper import in_integers, layer_of
 
 from benchmarks.placement.drawing import Drawing
-from neurodeploy.bounds import least_cores
-from neurodeploy.counting import LayerCount
-from neurodeploy.filling import Hearing
 from neurodeploy.graph import INPUT, Connection
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.hearers import least_windows
-from neurodeploy.layout import counts_of, lay_out
+from neurodeploy.layout.bounds import least_cores
+from neurodeploy.layout.filling import Hearing
+from neurodeploy.layout.hearers import least_windows
+from neurodeploy.layout.laying import counts_of, lay_out
 from neurodeploy.profiles import load_profile
 from neurodeploy.quantized import QuantizedLayer, QuantizedLIF, QuantizedNetwork, QuantizedSparse, QuantizedSynapse
-from neurodeploy.regions import Region, grid_of
-from neurodeploy.resources import bits_of, limited
+from neurodeploy.resources.counting import LayerCount
+from neurodeploy.resources.regions import Region, grid_of
+from neurodeploy.resources.usage import bits_of, limited
 
 MakeChip = Callable[..., HardwareProfile]
 

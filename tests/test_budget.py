@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from neurodeploy.budget import Budget, SliceBudget
+from neurodeploy.budgets.budget import Budget, SliceBudget
+from neurodeploy.budgets.sharing import share_budget
 from neurodeploy.errors import BudgetError, RequestError
 from neurodeploy.graph import Connection
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.network import Dense, Network
 from neurodeploy.profiles import load_profile
-from neurodeploy.resources import slice_usage
-from neurodeploy.sharing import share_budget
+from neurodeploy.resources.usage import slice_usage
 
 MakeNetwork, MakeChip = Callable[..., Network], Callable[..., HardwareProfile]
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neurodeploy.energy import OUTSIDE, EventCost, Figures, StepEstimate, StepEvents, estimate_step
+from neurodeploy.board.energy import OUTSIDE, EventCost, Figures, StepEstimate, StepEvents, estimate_step
 from neurodeploy.errors import NetworkError, ProfileError
 
 ROUND = Figures(  # a joule's digits say which events there were: 1 dense synop, 10 accesses, ...

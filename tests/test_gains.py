@@ -8,12 +8,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from neurodeploy.budgets.gains import gains
+from neurodeploy.budgets.sharing import share_budget
 from neurodeploy.errors import BudgetError
-from neurodeploy.gains import gains
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.network import Network
 from neurodeploy.profiles import load_profile
-from neurodeploy.sharing import share_budget
 
 MakeNetwork, MakeChip = Callable[..., Network], Callable[..., HardwareProfile]
 TINY = load_profile("tiny")

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from paper import in_integers, layer_of
 from recount import neurons_of, unrolled
 
+from neurodeploy.board.journeys import Traffic, figures_of, mesh_of, unpriced
+from neurodeploy.board.links import measured_rates
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.journeys import Traffic, figures_of, mesh_of, unpriced
-from neurodeploy.layout import lay_out
-from neurodeploy.links import measured_rates
+from neurodeploy.layout.laying import lay_out
 from neurodeploy.placement import Placement
 from neurodeploy.placing import linked
 from neurodeploy.profiles import load_profile

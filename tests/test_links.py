@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 from conftest import with_values
 from grammar import graph_jobs, quantized_graphs
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from paper import in_integers, layer_of
 from recount import neurons_of, unrolled
 from strategies import limits
 
-from neurodeploy.counting import LayerCount
+from neurodeploy.board.links import ASSUMED_RATE, ENCODINGS, Links, Rates, measured_rates
+from neurodeploy.board.links import links_of as links_between
 from neurodeploy.hardware import HardwareProfile, Value
-from neurodeploy.layout import lay_out
-from neurodeploy.links import ASSUMED_RATE, ENCODINGS, Links, Rates, measured_rates
-from neurodeploy.links import links_of as links_between
+from neurodeploy.layout.laying import lay_out
 from neurodeploy.placement import Placement
 from neurodeploy.placing import linked
 from neurodeploy.profiles import load_profile
 from neurodeploy.quantized import QuantizedNetwork
-from neurodeploy.regions import Region
+from neurodeploy.resources.counting import LayerCount
+from neurodeploy.resources.regions import Region
 from neurodeploy.simulation import simulate
 
 MakeChip = Callable[..., HardwareProfile]

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from neurodeploy.budget import AxonCap, SliceBudget
-from neurodeploy.encodings import axon_bits, index_bits
+from neurodeploy.budgets.budget import AxonCap, SliceBudget
+from neurodeploy.budgets.sharing import share_budget
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.network import Network
-from neurodeploy.regions import Region
-from neurodeploy.resources import slice_usage
-from neurodeploy.sharing import share_budget
+from neurodeploy.resources.encodings import axon_bits, index_bits
+from neurodeploy.resources.regions import Region
+from neurodeploy.resources.usage import slice_usage
 from neurodeploy.training.masks import RESOURCES, choose_synapses
 from neurodeploy.training.minimax import running
 

@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurodeploy.budget import Budget
+from neurodeploy.budgets.budget import Budget
+from neurodeploy.budgets.sharing import share_budget
 from neurodeploy.errors import BudgetError, TrainingError
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.network import Network
-from neurodeploy.sharing import share_budget
 from neurodeploy.training.masks import RESOURCES
 from neurodeploy.training.minimax import PENALTY_RATE, Compression
 

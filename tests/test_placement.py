@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from paper import in_integers, layer_of
 from recount import assert_true_to
 
-from neurodeploy.budget import Budget
+from neurodeploy.budgets.budget import Budget
+from neurodeploy.budgets.sharing import share_budget
 from neurodeploy.errors import BudgetError, PlacementError, RequestError
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.layout import lay_out
+from neurodeploy.layout.laying import lay_out
 from neurodeploy.network import Dense, Network
 from neurodeploy.placing import place
 from neurodeploy.profiles import load_profile
 from neurodeploy.quantization import quantize
 from neurodeploy.quantized import QuantizedNetwork
-from neurodeploy.regions import Region
-from neurodeploy.sharing import share_budget
+from neurodeploy.resources.regions import Region
 
 MakeChip = Callable[..., HardwareProfile]
 MakeNetwork = Callable[..., Network]
@@ -79,7 +79,7 @@ def test_a_pruned_network_takes_no_core_more_than_where_it_stood(
     connectivity: float,
     data: st.DataObject,
 ) -> None:
-    """Laid out afresh it may, rarely: pieces that became smaller end elsewhere and leave other gaps. Its old cuts still hold it."""
+    """Laid out afresh it may, rarely: smaller pieces end elsewhere and leave other gaps. Its old cuts still hold it."""
     network, chip = make_network(sizes, connectivity=connectivity), make_chip(**numbers)
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
     pruned = with_weights(network, [layer.weight * (rng.random(layer.weight.shape) < 0.7) for layer in network])

@@ -15,7 +15,7 @@ from paper import in_integers, layer_of
 
 from neurodeploy.errors import PlacementError, RequestError
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.layout import lay_out
+from neurodeploy.layout.laying import lay_out
 from neurodeploy.network import Network
 from neurodeploy.placement import Placement
 from neurodeploy.placing import arranged, linked, place

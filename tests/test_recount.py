@@ -15,7 +15,7 @@ from strategies import limits
 
 from neurodeploy.errors import BudgetError, PlacementError
 from neurodeploy.hardware import HardwareProfile, Value
-from neurodeploy.layout import lay_out
+from neurodeploy.layout.laying import lay_out
 from neurodeploy.network import Network
 from neurodeploy.placing import linked, place
 from neurodeploy.profiles import load_profile

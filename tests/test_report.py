@@ -16,9 +16,10 @@ from norse.torch.functional.leaky_integrator_box import LIBoxParameters
 from paper import in_integers, layer_of
 from spiking import SHORT, few
 
+from neurodeploy.budgets.sharing import share_budget
 from neurodeploy.frontends.norse import extract
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.layout import lay_out
+from neurodeploy.layout.laying import lay_out
 from neurodeploy.network import Network
 from neurodeploy.placement import Placement
 from neurodeploy.placing import place
@@ -27,7 +28,6 @@ from neurodeploy.quantization import quantize
 from neurodeploy.report import Accuracy, LavaCheck, Report, binding, inspection, measure, summarize, versions
 from neurodeploy.report.ladder import for_simulator, outputs
 from neurodeploy.report.text import accuracy_table, as_text, layer_table
-from neurodeploy.sharing import share_budget
 from neurodeploy.simulation import simulate
 
 TINY = load_profile("tiny")

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from neurodeploy.counting import LayerCount
-from neurodeploy.encodings import axon_bits, index_bits, weight_bits
 from neurodeploy.errors import BudgetError
 from neurodeploy.graph import Connection
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.network import Layer, Network
 from neurodeploy.profiles import load_profile
 from neurodeploy.quantized import QuantizedDense, QuantizedLayer, QuantizedLIF
-from neurodeploy.regions import Region
-from neurodeploy.resources import Usage, bits_of, count, slice_usage
+from neurodeploy.resources.counting import LayerCount
+from neurodeploy.resources.encodings import axon_bits, index_bits, weight_bits
+from neurodeploy.resources.regions import Region
+from neurodeploy.resources.usage import Usage, bits_of, count, slice_usage
 
 LOIHI1 = load_profile("loihi1")
 WEIGHT_BITS = st.sampled_from(LOIHI1["weight_bits"].choices)

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from benchmarks.placement.drawing import Drawing
 from neurodeploy.graph import INPUT
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.layout import counts_of, lay_out
-from neurodeploy.options import options_of
+from neurodeploy.layout.laying import counts_of, lay_out
+from neurodeploy.layout.options import options_of
+from neurodeploy.layout.schemes import Agreement, Options, Scheme, blocks, even_cuts, longest, middle
 from neurodeploy.placement import vector
 from neurodeploy.profiles import load_profile
 from neurodeploy.quantized import QuantizedNetwork
-from neurodeploy.regions import Region, grid_of
-from neurodeploy.resources import bits_of
-from neurodeploy.schemes import Agreement, Options, Scheme, blocks, even_cuts, longest, middle
+from neurodeploy.resources.regions import Region, grid_of
+from neurodeploy.resources.usage import bits_of
 
 MakeChip = Callable[..., HardwareProfile]
 SIDES = st.integers(1, 60)

@@ -12,13 +12,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from shared_lists import published_bits, shared_bits
 
-from neurodeploy.encodings import Formula
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.network import Conv
 from neurodeploy.profiles import load_profile
-from neurodeploy.regions import Region
-from neurodeploy.windows import Window
+from neurodeploy.resources.encodings import Formula
+from neurodeploy.resources.regions import Region
+from neurodeploy.resources.windows import Window
 from neurodeploy.wiring import ConvWiring
 
 LOIHI1 = load_profile("loihi1")

@@ -21,14 +21,14 @@ from typing import Any
 
 from benchmarks.placement import lavas_way
 from benchmarks.placement.networks import NETWORKS, STDS_CONNECTIVITY, conv6_fc2
-from neurodeploy.counting import LayerCount
 from neurodeploy.errors import BudgetError
-from neurodeploy.layout import counts_of, lay_out
+from neurodeploy.layout.laying import counts_of, lay_out
 from neurodeploy.placement import vector
 from neurodeploy.profiles import load_profile
 from neurodeploy.quantized import QuantizedLayer, QuantizedNetwork
-from neurodeploy.regions import Region, grid_of
-from neurodeploy.resources import limited
+from neurodeploy.resources.counting import LayerCount
+from neurodeploy.resources.regions import Region, grid_of
+from neurodeploy.resources.usage import limited
 
 RESULTS = Path(__file__).parent.parent / "results" / "placement.jsonl"
 

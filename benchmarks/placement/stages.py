@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 
 from benchmarks.placement.networks import NETWORKS
 from benchmarks.placement.rows import append, commit, rows
-from neurodeploy.layout import lay_out
+from neurodeploy.budgets.sharing import share_budget
+from neurodeploy.layout.laying import lay_out
 from neurodeploy.placing import arranged, linked
 from neurodeploy.profiles import load_profile
-from neurodeploy.sharing import share_budget
 
 TABLE = (
     ("mnist-2fc", "loihi1"), ("million", "loihi2"), ("vgg16-cifar", "kapoho_point"), ("6conv2fc", "hala_point"),

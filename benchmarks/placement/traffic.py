@@ -17,9 +17,9 @@ import numpy as np
 
 from benchmarks.placement.networks import NETWORKS
 from benchmarks.placement.rows import append, commit, rows
-from neurodeploy.arrangement import arrange, at_random, force_directed, greedy, in_order, space_filling, spike_hops
-from neurodeploy.journeys import mesh_of
-from neurodeploy.layout import lay_out
+from neurodeploy.board.arrangement import arrange, at_random, force_directed, greedy, in_order, space_filling, spike_hops
+from neurodeploy.board.journeys import mesh_of
+from neurodeploy.layout.laying import lay_out
 from neurodeploy.placing import linked
 from neurodeploy.profiles import load_profile
 
@@ -44,7 +44,8 @@ def compare(net: str, profile_name: str) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     random = np.mean([spike_hops(flow, at_random(n, mesh, seed), mesh) for seed in range(10)])
     return {
-        "cores": n, "flows": int(flow.source.size), "in_order": ordered, "arranged": ours / ordered, "random": float(random) / ordered,
+        "cores": n, "flows": int(flow.source.size), "in_order": ordered, "arranged": ours / ordered,
+        "random": float(random) / ordered,
         "greedy": spike_hops(flow, greedy(flow, n, mesh), mesh) / ordered,
         "space_filling": spike_hops(flow, space_filling(n, mesh), mesh) / ordered,
         "force_directed": spike_hops(flow, force_directed(flow, n, mesh, 0), mesh) / ordered if n <= FORCED_CORES else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from neurodeploy.budget import LayerBudget
+from neurodeploy.budgets.budget import LayerBudget
 from neurodeploy.placement import LayerUse, Placement
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from neurodeploy.budget import Budget
-from neurodeploy.gains import Gain
+from neurodeploy.budgets.budget import Budget
+from neurodeploy.budgets.gains import Gain
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.placement import Placement
 from neurodeploy.records import EpochRecord, SpikeRecord

@@ -9,8 +9,8 @@ from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from neurodeploy.gains import Gain
-from neurodeploy.links import ASSUMED_RATE
+from neurodeploy.board.links import ASSUMED_RATE
+from neurodeploy.budgets.gains import Gain
 from neurodeploy.placement import Placement
 from neurodeploy.report.facts import LayerReport
 from neurodeploy.report.ladder import Accuracy

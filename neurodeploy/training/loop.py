@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from neurodeploy.budget import Budget
+from neurodeploy.budgets.budget import Budget
 from neurodeploy.errors import DataError, TrainingError
 from neurodeploy.records import EpochRecord
 from neurodeploy.training.inference import Data, check_labels, evaluate, in_mode, run_model, spikes_of

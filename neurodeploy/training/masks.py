@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.budget import SliceBudget
-from neurodeploy.encodings import axon_bits, index_bits, weight_bits
+from neurodeploy.budgets.budget import SliceBudget
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.resources import Usage, count
+from neurodeploy.resources.encodings import axon_bits, index_bits, weight_bits
+from neurodeploy.resources.usage import Usage, count
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neurodeploy.budget import AxonCap, Budget, SliceBudget
+from neurodeploy.budgets.budget import AxonCap, Budget, SliceBudget
 from neurodeploy.errors import TrainingError
 from neurodeploy.graph import INPUT, Connection, layer_name
 from neurodeploy.network import LI, Dense, Layer, Network, Synapse

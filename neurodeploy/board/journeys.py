@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.energy import EventCost, Figures, StepEstimate, StepEvents, estimate_step
+from neurodeploy.board.energy import EventCost, Figures, StepEstimate, StepEvents, estimate_step
+from neurodeploy.board.links import ENCODINGS, Links
+from neurodeploy.board.mesh import Mesh
+from neurodeploy.board.traffic import Flow, spike_hops
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.links import ENCODINGS, Links
-from neurodeploy.mesh import Mesh
-from neurodeploy.traffic import Flow, spike_hops
 
 _EVENTS = (
     "synop_dense", "synop_sparse", "synop_convolution", "neuron_access", "neuron_update", "neuron_spike", "message_in",

@@ -8,9 +8,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.encodings import Formula, Integers, index_bits, power_of_two
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.windows import ListBits
+from neurodeploy.resources.encodings import Formula, Integers, index_bits, power_of_two
+from neurodeploy.resources.windows import ListBits
 
 
 def expected_lists(
@@ -63,7 +63,6 @@ def _expected(n: int, atoms: int, chance: float, formula: Formula, index: int) -
 
     if chance >= 1:
         return float(formula.lists(np.asarray(n * atoms), index))
-    from scipy.stats import binom  # half a second, for those who ask what if
 
     lengths = np.arange(n + 1)
     shares = np.diff(binom.cdf(lengths, n, chance) ** atoms, prepend=0.0)

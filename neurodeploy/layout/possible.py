@@ -14,13 +14,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.counting import LayerCount
-from neurodeploy.encodings import Formula
 from neurodeploy.graph import INPUT
 from neurodeploy.hardware import UNLIMITED, HardwareProfile
-from neurodeploy.regions import grid_of
-from neurodeploy.runs import least_lists
-from neurodeploy.windows import Edge, Integers, Window
+from neurodeploy.layout.runs import least_lists
+from neurodeploy.resources.counting import LayerCount
+from neurodeploy.resources.encodings import Formula
+from neurodeploy.resources.regions import grid_of
+from neurodeploy.resources.windows import Edge, Integers, Window
 from neurodeploy.wiring import ConvWiring, DenseWiring, SparseWiring, Wiring
 
 Floats = NDArray[np.float64]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from neurodeploy.budget import Budget
+from neurodeploy.budgets.budget import Budget
+from neurodeploy.budgets.sharing import share_budget
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.network import Network
 from neurodeploy.quantized import QuantizedNetwork
-from neurodeploy.sharing import share_budget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

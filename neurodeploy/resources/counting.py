@@ -14,14 +14,14 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.encodings import Formula, list_bits, power_of_two, weight_bits
-from neurodeploy.expectation import expected_lists, expected_window
 from neurodeploy.graph import Connection
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.quantized import QuantizedLIF
-from neurodeploy.regions import Region, grid_of
-from neurodeploy.resources import AnyLayer, Usage, limited
-from neurodeploy.windows import Window, alike, exact_lists
+from neurodeploy.resources.encodings import Formula, list_bits, power_of_two, weight_bits
+from neurodeploy.resources.expectation import expected_lists, expected_window
+from neurodeploy.resources.regions import Region, grid_of
+from neurodeploy.resources.usage import AnyLayer, Usage, limited
+from neurodeploy.resources.windows import Window, alike, exact_lists
 from neurodeploy.wiring import ConvWiring, DenseWiring, SparseWiring, Wiring
 
 Integers = NDArray[np.int64]

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_array
 
+from neurodeploy.board.mesh import Floats, Integers, Mesh
 from neurodeploy.errors import RequestError
-from neurodeploy.mesh import Floats, Integers, Mesh
 from neurodeploy.nouns import ByValue, freeze
 
 

@@ -1,7 +1,7 @@
 """What a layer needs: what is counted, and against what.
 
-What a chip has a limit of is a row of `RESOURCES`; what synapses take of its memory is in `neurodeploy.encodings`; any region
-of a layer is counted by `neurodeploy.counting`.
+What a chip has a limit of is a row of `RESOURCES`; what synapses take of its memory is in `neurodeploy.resources.encodings`;
+any region of a layer is counted by `neurodeploy.resources.counting`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.encodings import Formula, list_bits, weight_bits
 from neurodeploy.hardware import UNLIMITED, HardwareProfile
 from neurodeploy.network import Layer
 from neurodeploy.quantized import QuantizedLayer
+from neurodeploy.resources.encodings import Formula, list_bits, weight_bits
 
 AnyLayer: TypeAlias = "Layer | QuantizedLayer"
 Layers: TypeAlias = "tuple[Layer | QuantizedLayer, ...]"

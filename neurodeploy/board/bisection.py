@@ -14,8 +14,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.mesh import Floats, Integers
-from neurodeploy.traffic import Talk
+from neurodeploy.board.mesh import Floats, Integers
+from neurodeploy.board.traffic import Talk
 
 Flags = NDArray[np.bool_]
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.counting import LayerCount
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware import HardwareProfile
+from neurodeploy.layout.schemes import Chosen, Scheme, Strip, longest
 from neurodeploy.placement import Slice, vector
-from neurodeploy.regions import Region, grid_of
-from neurodeploy.resources import AnyLayer, Layers, limited
-from neurodeploy.schemes import Chosen, Scheme, Strip, longest
+from neurodeploy.resources.counting import LayerCount
+from neurodeploy.resources.regions import Region, grid_of
+from neurodeploy.resources.usage import AnyLayer, Layers, limited
 
 Integers = NDArray[np.int64]
 

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from neurodeploy.mesh import Floats, Integers
-from neurodeploy.traffic import Crowd, Talk, crowd, strangers
+from neurodeploy.board.mesh import Floats, Integers
+from neurodeploy.board.traffic import Crowd, Talk, crowd, strangers
 
 GAIN = 1e-9
 """What counts as a gain, as a share of the spikes of a core: less is rounding."""

@@ -10,8 +10,8 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from neurodeploy.mesh import Floats, Integers, Mesh
-from neurodeploy.traffic import Flow, Talk, crowd, talk_of, travel
+from neurodeploy.board.mesh import Floats, Integers, Mesh
+from neurodeploy.board.traffic import Flow, Talk, crowd, talk_of, travel
 
 
 def in_order(n_cores: int) -> Integers:

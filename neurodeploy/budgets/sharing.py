@@ -9,19 +9,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from neurodeploy.allotment import allotted, bits_beside, is_prunable, memory_for_synapses
-from neurodeploy.budget import Budget
-from neurodeploy.counting import Heard, LayerCount
-from neurodeploy.encodings import weight_bits
+from neurodeploy.budgets.allotment import allotted, bits_beside, is_prunable, memory_for_synapses
+from neurodeploy.budgets.budget import Budget
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.layout import counts_of, filled
+from neurodeploy.layout.laying import counts_of, filled
 from neurodeploy.network import Network
 from neurodeploy.placement import Slice
 from neurodeploy.quantized import QuantizedNetwork
-from neurodeploy.regions import Region
-from neurodeploy.resources import DEFAULT_WEIGHT_BITS, Layers, Usage
-from neurodeploy.windows import Window
+from neurodeploy.resources.counting import Heard, LayerCount
+from neurodeploy.resources.encodings import weight_bits
+from neurodeploy.resources.regions import Region
+from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, Layers, Usage
+from neurodeploy.resources.windows import Window
 
 _HALVINGS = 12
 """The level that all layers are brought to is found to a part in 2**12."""
@@ -40,7 +40,7 @@ def share_budget(
     Synapse memory goes to the layers in proportion to the square root of what they would need unpruned, and never
     beyond that: of all shares b with sum B this makes the sum of need / b smallest, the loss by pruning being about
     inverse in the share that is kept. So small layers, readouts above all, are kept whole. The layers, each region at
-    its share of what it would need, are then laid onto the cores as `neurodeploy.layout` lays them, at the highest level
+    its share of what it would need, are then laid onto the cores as `neurodeploy.layout.laying` lays them, at the highest level
     (the same for all that shrink) at which they fit, and what a core has left over goes to the slices on it.
 
     Parameters

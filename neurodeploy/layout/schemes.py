@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.regions import Region
+from neurodeploy.resources.regions import Region
 
 Floats: TypeAlias = NDArray[np.float64]
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.possible import Floats, Possible
+from neurodeploy.layout.possible import Floats, Possible
 from neurodeploy.wiring import ConvWiring, DenseWiring, Wiring
 
 Weights: TypeAlias = "tuple[float, ...]"

@@ -12,12 +12,12 @@ from itertools import product
 
 import numpy as np
 
-from neurodeploy.bisection import bisect
+from neurodeploy.board.bisection import bisect
+from neurodeploy.board.mesh import Floats, Integers, Mesh, Position
+from neurodeploy.board.refinement import anneal, exchange, settle
+from neurodeploy.board.rivals import at_random, force_directed, greedy, in_order, space_filling
+from neurodeploy.board.traffic import Flow, Talk, spike_hops, strangers, talk_of, travel
 from neurodeploy.errors import PlacementError, RequestError
-from neurodeploy.mesh import Floats, Integers, Mesh, Position
-from neurodeploy.refinement import anneal, exchange, settle
-from neurodeploy.rivals import at_random, force_directed, greedy, in_order, space_filling
-from neurodeploy.traffic import Flow, Talk, spike_hops, strangers, talk_of, travel
 
 __all__ = [
     "Flow",

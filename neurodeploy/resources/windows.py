@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.encodings import Formula, index_bits, power_of_two
 from neurodeploy.hardware import UNLIMITED, HardwareProfile
-from neurodeploy.regions import Region
+from neurodeploy.resources.encodings import Formula, index_bits, power_of_two
+from neurodeploy.resources.regions import Region
 from neurodeploy.wiring import ConvWiring
 
 Mask = NDArray[np.bool_]

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.resources import limited
+from neurodeploy.resources.usage import limited
 
 _FAR_TOO_MUCH = 1e6
 """What a broken limit costs in the choice: more than any difference between cores that hold the layer."""

@@ -1,15 +1,15 @@
 """How many cores a network needs at least, by the limits alone.
 
 Every slice takes some share of each resource: of its own core's and, by the output axons that lead to it, of the cores of the
-neurons that it hears. Let prices on the resources add up to one: then no core holds slices of
-more than one in price, so the cheapest way to hold all neurons, each layer in the cheapest slices that a core could
-hold, is a lower bound on the number of cores, whatever the prices. The best prices are found by a linear program (HiGHS, through
-SciPy), the bound then taken at these prices over all slices that could exist.
+neurons that it hears. Let prices on the resources add up to one: then no core holds slices of more than one in price, so the
+cheapest way to hold all neurons, each layer in the cheapest slices that a core could hold, is a lower bound on the number of
+cores, whatever the prices. The best prices are found by a linear program (HiGHS, through SciPy), the bound then taken at
+these prices over all slices that could exist.
 
-A slice holds the output axons of its own neurons beside the rest, and by how many slices they are heard follows from what slices
-the layers after it could be cut into (`neurodeploy.hearers`). So the bound is taken a second time with each layer's cost paid by
-the neurons that it hears: large slices that hear a neuron are few, small ones are many and leave less room where that
-neuron stands.
+A slice holds the output axons of its own neurons beside the rest, and by how many slices they are heard follows from what
+slices the layers after it could be cut into (`neurodeploy.layout.hearers`). So the bound is taken a second time with each
+layer's cost paid by the neurons that it hears: large slices that hear a neuron are few, small ones are many and leave less
+room where that neuron stands.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from scipy.optimize import linprog
 
-from neurodeploy.counting import LayerCount
 from neurodeploy.graph import Connection
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.hearers import fewest_hearers, image_of, is_known, least_cost, least_windows
-from neurodeploy.possible import Floats, Possible, possible
-from neurodeploy.regions import grid_of
-from neurodeploy.resources import AnyLayer, Layers, limited
+from neurodeploy.layout.hearers import fewest_hearers, image_of, is_known, least_cost, least_windows
+from neurodeploy.layout.possible import Floats, Possible, possible
+from neurodeploy.resources.counting import LayerCount
+from neurodeploy.resources.regions import grid_of
+from neurodeploy.resources.usage import AnyLayer, Layers, limited
 from neurodeploy.wiring import ConvWiring
 
 _MANY_LAYERS = 100

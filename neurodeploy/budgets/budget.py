@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from neurodeploy.counting import LayerCount
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.network import Network
 from neurodeploy.quantized import QuantizedNetwork
-from neurodeploy.regions import Region
+from neurodeploy.resources.counting import LayerCount
+from neurodeploy.resources.regions import Region
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

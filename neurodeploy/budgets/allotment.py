@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from neurodeploy.budget import AxonCap, LayerBudget, SliceBudget, Slices
-from neurodeploy.counting import LayerCount
+from neurodeploy.budgets.budget import AxonCap, LayerBudget, SliceBudget, Slices
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware import UNLIMITED, HardwareProfile
 from neurodeploy.placement import Slice
-from neurodeploy.regions import grid_of
-from neurodeploy.resources import AnyLayer, Layers, Usage, count
+from neurodeploy.resources.counting import LayerCount
+from neurodeploy.resources.regions import grid_of
+from neurodeploy.resources.usage import AnyLayer, Layers, Usage, count
 from neurodeploy.wiring import DenseWiring
 
 

@@ -15,20 +15,20 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.assignment import assigned
-from neurodeploy.bounds import least_cores
-from neurodeploy.counting import LayerCount
-from neurodeploy.encodings import weight_bits
 from neurodeploy.errors import RequestError
-from neurodeploy.filling import Board, Hearing
 from neurodeploy.hardware import UNLIMITED, HardwareProfile
+from neurodeploy.layout.assignment import assigned
+from neurodeploy.layout.bounds import least_cores
+from neurodeploy.layout.filling import Board, Hearing
+from neurodeploy.layout.options import options_of
+from neurodeploy.layout.schemes import Agreement, Chosen, Options
 from neurodeploy.network import Network
-from neurodeploy.options import options_of
 from neurodeploy.placement import Placement, Slice, vector
 from neurodeploy.quantized import QuantizedNetwork
-from neurodeploy.regions import Region, grid_of
-from neurodeploy.resources import DEFAULT_WEIGHT_BITS, AnyLayer, Layers, Usage, bits_of, limited
-from neurodeploy.schemes import Agreement, Chosen, Options
+from neurodeploy.resources.counting import LayerCount
+from neurodeploy.resources.encodings import weight_bits
+from neurodeploy.resources.regions import Region, grid_of
+from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, AnyLayer, Layers, Usage, bits_of, limited
 
 Cut: TypeAlias = "tuple[str, int, Region]"
 """Layer, core, region: these neurons of the layer are to stand on the core."""
@@ -169,7 +169,7 @@ def hears_itself(layer: AnyLayer) -> bool:
 
 
 def agreed(layers: Layers, profile: HardwareProfile, options: Mapping[str, Options], caution: float) -> dict[str, Chosen]:
-    """The blocks by which all layers together take fewest cores; see `neurodeploy.schemes`."""
+    """The blocks by which all layers together take fewest cores; see `neurodeploy.layout.schemes`."""
     capacity = np.maximum([profile.capacity(resource) for resource in limited(profile)], 1.0)
     nothing = Usage(neurons=0, synapses=0, synapse_memory_bits=0, input_axons=0, encoding="")
     axon = (vector(nothing, 1, profile) - vector(nothing, 0, profile)) / capacity

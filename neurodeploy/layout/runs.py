@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.encodings import Formula
 from neurodeploy.hardware import UNLIMITED, HardwareProfile
+from neurodeploy.resources.encodings import Formula
 from neurodeploy.wiring import SparseWiring
 
 Integers = NDArray[np.int64]

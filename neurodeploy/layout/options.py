@@ -7,14 +7,14 @@ from itertools import product
 
 import numpy as np
 
-from neurodeploy.counting import LayerCount
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware import HardwareProfile
+from neurodeploy.layout.schemes import Floats, Options, blocks, even_cuts, middle
 from neurodeploy.placement import vector
-from neurodeploy.regions import Region
-from neurodeploy.resources import Usage, limited
-from neurodeploy.schemes import Floats, Options, blocks, even_cuts, middle
-from neurodeploy.windows import Edge, Integers, Window
+from neurodeploy.resources.counting import LayerCount
+from neurodeploy.resources.regions import Region
+from neurodeploy.resources.usage import Usage, limited
+from neurodeploy.resources.windows import Edge, Integers, Window
 
 _SHARED = "options"
 _COARSE = 1.5

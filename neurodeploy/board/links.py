@@ -10,12 +10,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.counting import Heard, LayerCount
 from neurodeploy.graph import INPUT
 from neurodeploy.nouns import ByValue, freeze
 from neurodeploy.records import SpikeRecord
-from neurodeploy.regions import Region
-from neurodeploy.resources import Layers
+from neurodeploy.resources.counting import Heard, LayerCount
+from neurodeploy.resources.regions import Region
+from neurodeploy.resources.usage import Layers
 
 Rates: TypeAlias = "Mapping[str, NDArray[np.float64]]"
 """Spikes a step of every neuron of a layer, by layer: one number for all of them or one each."""

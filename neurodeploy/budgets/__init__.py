@@ -1,0 +1,1 @@
+"""What each layer may use of the cores."""

@@ -1,0 +1,1 @@
+"""How layers are cut and laid onto cores."""

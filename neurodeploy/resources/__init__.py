@@ -1,0 +1,1 @@
+"""What a layer needs of a core: the only place that counts."""
