@@ -138,7 +138,8 @@ def _paid_by(one: Possible, share: Floats, hearers: list[Hearer], profile: Hardw
     else:
         pays = one.sides[:, 0] * least_windows(more)[:, one.sides[:, 1], one.sides[:, 2]]
     paid: Floats = (pays - prices[:, None] * np.where(prices[:, None] > 0, one.sent, 0.0)).max(axis=0)
-    return anyway + paid
+    total: Floats = anyway + paid
+    return total
 
 
 def _prices(shares: list[Floats], n_neurons: Floats) -> Floats:
@@ -148,7 +149,7 @@ def _prices(shares: list[Floats], n_neurons: Floats) -> Floats:
         [np.eye(n_resources), (np.eye(n_resources)[:, None] + np.eye(n_resources)).reshape(-1, n_resources) / 2]
     )
     kept = [share[np.unique((share @ corners.T).argmin(axis=0))] for share in shares]
-    prices = np.full(n_resources, 1 / n_resources)
+    prices: Floats = np.full(n_resources, 1 / n_resources)
     for _ in range(20):
         rows = np.concatenate([_rows(slices, layer, n_layers) for layer, slices in enumerate(kept)])
         solved = linprog(
@@ -157,7 +158,8 @@ def _prices(shares: list[Floats], n_neurons: Floats) -> Floats:
         )  # fmt: skip
         if not solved.success:
             return prices
-        prices = np.maximum(solved.x[:n_resources], 0) / np.maximum(solved.x[:n_resources], 0).sum()
+        found = np.maximum(solved.x[:n_resources], 0)
+        prices = np.asarray(found / found.sum(), dtype=np.float64)
         best = [int((share @ prices).argmin()) for share in shares]
         bound = sum(n * float(share[i] @ prices) for n, share, i in zip(n_neurons, shares, best, strict=True))
         if bound >= -solved.fun * (1 - 1e-6):

@@ -90,10 +90,10 @@ def possible(count: LayerCount, profile: HardwareProfile, shared: dict[Any, Any]
             memory, axons = memory + bits + (len(sources) - 1) * pixels * formula.entry, axons + len(sources) * pixels
             heard += neurons * sum(source != INPUT for source in sources)
     sides = np.array([[count.layer.n_neurons] if len(grid) == 1 else grid], dtype=np.int64)
-    columns = (np.array([float(value)]) for value in (count.layer.n_neurons, memory, axons, heard))
-    n, bits, pixels, neurons = columns
+    n = np.array([float(count.layer.n_neurons)])
     return Possible(
-        grid=grid, sides=sides, neurons=n, memory=bits, axons=pixels, heard=neurons, sent=np.array([np.inf]),
+        grid=grid, sides=sides, neurons=n, memory=np.array([memory]), axons=np.array([axons]), heard=np.array([heard]),
+        sent=np.array([np.inf]),
         measures=np.stack([n, n]), are_all=False,
     )  # fmt: skip
 

@@ -42,7 +42,7 @@ def least_lists(wiring: SparseWiring, formula: Formula, profile: HardwareProfile
         share = _sharing(sources[order], targets[order], ends, wiring.n_out)
         memory, axons = float(each[share - 1].sum()), float((1 / share).sum())
         if is_recurrent:
-            sent = np.bincount(sources[order], weights=1 / share, minlength=wiring.n_out)
+            sent = np.bincount(sources[order], weights=1 / share, minlength=wiring.n_out).astype(np.float64)
     return memory, axons
 
 

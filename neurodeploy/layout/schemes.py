@@ -87,7 +87,8 @@ def middle(side: int, block: int) -> tuple[int, int]:
 
 def blocks(side: int, step: float = 1.1) -> list[int]:
     """Block lengths that part a side into 1, 2, 3, ... even blocks, the numbers growing by `step` at least."""
-    lengths, parts = [], 1
+    lengths: list[int] = []
+    parts = 1
     while True:
         block = -(-side // parts)
         if not lengths or block < lengths[-1]:

@@ -173,7 +173,8 @@ Counted: TypeAlias = "tuple[int, int, int, str]"
 def _bundles(layer: AnyLayer) -> Iterator[list[Connection[Wiring]]]:
     """Connections with equal synapses, as those of a sum of spikes: their axons point to the same lists, stored once."""
     bundles: list[list[Connection[Wiring]]] = []
-    for connection in layer.connections:
+    connections: tuple[Connection[Any], ...] = layer.connections
+    for connection in connections:
         for bundle in bundles:
             first = bundle[0]
             same = first.synapse is connection.synapse or first.synapse == connection.synapse
@@ -239,8 +240,10 @@ class _DensePart:
     def n_synapses(self, region: Region, grid: tuple[int, ...]) -> Integers:
         """(n_in,): synapses of each axon on the region."""
         if len(region.sides) == 1:
-            return (self._running[region.stops[0]] - self._running[region.starts[0]]).astype(np.int64)
-        return np.count_nonzero(self.wiring.weight[region.neurons(grid)], axis=0)
+            n: Integers = (self._running[region.stops[0]] - self._running[region.starts[0]]).astype(np.int64)
+        else:
+            n = np.count_nonzero(self.wiring.weight[region.neurons(grid)], axis=0)
+        return n
 
     def count(self, region: Region, grid: tuple[int, ...]) -> Counted:
         n = region.n_neurons

@@ -62,7 +62,7 @@ class Formula:
             entry=profile.number("input_axon_bits", 0),
         )  # fmt: skip
 
-    def lists(self, n_synapses: Integers, index_bits: int = 0) -> Integers:
+    def lists(self, n_synapses: Integers, index_bits: int | Integers = 0) -> Integers:
         """Memory of lists of so many synapses each, without entries; nothing for an empty one."""
         n = np.asarray(n_synapses, dtype=np.int64)
         full, rest = np.divmod(n, self.block)

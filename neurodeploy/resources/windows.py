@@ -191,7 +191,7 @@ class Window:
             return met
         atoms = self._atoms(start, stop)
         places = np.kron(rows.kinds, columns.kinds).astype(np.float64)
-        counts = np.rint(atoms.reshape(len(atoms), -1).astype(np.float64) @ places.T).astype(np.int64)
+        counts: Integers = np.rint(atoms.reshape(len(atoms), -1).astype(np.float64) @ places.T).astype(np.int64)
         return counts.reshape(len(atoms), len(rows.kinds), len(columns.kinds))
 
     def channels(self, region: Region) -> Integers:
@@ -216,7 +216,7 @@ class Window:
         first, last = self._groups(start, stop)
         firsts = np.arange(first, last + 1) * per_group
         low, high = np.maximum(firsts, start), np.minimum(firsts + per_group, stop)
-        of_groups = self._running[high].astype(np.int64) - self._running[low]
+        of_groups: Integers = self._running[high].astype(np.int64) - self._running[low]
         return of_groups.reshape(-1, *of_groups.shape[2:])
 
     def _shared(
