@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -157,3 +158,14 @@ def test_rates_are_spikes_over_samples_and_steps(job: tuple[QuantizedNetwork, An
             for step in range(record.n_steps):
                 counted += sample[..., step].reshape(-1)
         np.testing.assert_allclose(rates[layer.name], counted / (record.n_samples * record.n_steps))
+
+
+def test_a_sum_of_spikes_is_heard_from_each_of_its_sources() -> None:
+    """Connections with equal synapses store their lists once; messages and the synapses that they meet are those of each."""
+    first, second = (layer_of(np.eye(4, dtype=int), name=name, vth=1) for name in ("first", "second"))
+    sum_of = layer_of(2 * np.ones((3, 4), dtype=int), name="sum", source="first", vth=1)
+    both = (*sum_of.connections, replace(sum_of.connections[0], source="second"))
+    network = QuantizedNetwork(input_shape=(4,), layers=(first, second, replace(sum_of, connections=both)))
+    placement = lay_out(network, TINY)
+    rates = {name: np.array(0.5) for name in ("input", "first", "second", "sum")}
+    assert_as_one_by_one(network, placement, rates, links_of(placement, network, rates))

@@ -111,8 +111,9 @@ class LayerCount:
 
     def fan_outs(self, region: Region) -> Iterator[NDArray[Any]]:
         """Synapses onto a region of every neuron that it may hear, in the shape of `Heard.mask`, connection by connection."""
-        for part in self._parts:
-            yield part.fan_out(region, self.grid)
+        for part, bundle in zip(self._parts, self._bundles, strict=True):
+            for _ in bundle:
+                yield part.fan_out(region, self.grid)
 
     def hears(self, region: Region) -> dict[str, int]:
         """How many neurons of each source a region hears at most: as if no weight were zero."""
