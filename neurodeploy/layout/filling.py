@@ -47,6 +47,11 @@ class Hearing:
                     self._targets[heard.source] = np.zeros(self._sizes[heard.source], dtype=np.int32)
                 self._targets[heard.source].reshape(heard.shape)[heard.box.box] += heard.mask
 
+    def expect(self, layer: AnyLayer, more: int) -> None:
+        """So many slices more may yet hear each neuron of the layer that any hears."""
+        if layer.name in self._targets:
+            self._targets[layer.name] += more * (self._targets[layer.name] > 0)
+
     def forget(self, layer: AnyLayer) -> None:
         """The layer is laid, and nobody asks any more."""
         self._targets.pop(layer.name, None)

@@ -81,7 +81,7 @@ def counts_of(
 
 _LAID_AGAIN = 20_000
 """Networks of more slices are laid in one way only."""
-_TRIALS = 5
+_TRIALS = 6
 """How often a layer that hears itself is cut anew, where a core turns out to be too full."""
 _WAYS = ((1.0, True), (0.5, True), (0.0, True), (1.0, False), (0.0, False))
 """How cautious the layers are when they agree, and whether they keep to the pieces that they agreed on."""
@@ -115,11 +115,12 @@ def _filled(
     *,
     is_even: bool,
     cuts: Mapping[str, Sequence[Region]] | None = None,
+    spare: int = 0,
 ) -> tuple[int, int, tuple[Slice, ...]]:
     """Pieces that overfill a core, cores, and every layer laid, the last one first.
 
     The output axons of a layer that hears itself depend on how it is cut, and that on its output axons: `cuts` says how it was
-    cut before; by default it is cut on trial, as if it did not hear itself.
+    cut before, and so many slices more may come of it; by default it is cut on trial, as if it did not hear itself.
     """
     board, slices, hearing = Board(profile, is_even=is_even), list[Slice](), Hearing(layers, counts, profile)
     for layer in reversed(layers):
@@ -129,6 +130,7 @@ def _filled(
                 [part.region for part in Board(profile).lay(filling, chosen[layer.name])] if cuts is None else cuts[layer.name]
             )
             hearing.add(layer, trial)
+            hearing.expect(layer, spare)
             filling = hearing.filling(layer)
         laid = board.lay(filling, chosen[layer.name])
         if not hears_itself(layer):
@@ -159,7 +161,7 @@ def _settled(
         if too_full == 0 or trial == _TRIALS - 1:
             break
         cuts = {layer.name: [part.region for part in slices if part.layer == layer.name] for layer in layers}
-        slices = _filled(layers, profile, counts, chosen, is_even=is_even, cuts=cuts)[2]
+        slices = _filled(layers, profile, counts, chosen, is_even=is_even, cuts=cuts, spare=trial)[2]
     return too_full, len(used), slices
 
 
