@@ -60,8 +60,7 @@ def overfull(network: Network, budget: Budget) -> list[str]:
     """What the chip cannot hold of a network cut into the budget's slices, counted pair by pair."""
     chip = budget.profile
     core_of = {(part.layer, n): part.core for part in budget.slices for n in range(part.start, part.stop)}
-    neurons = [0] * budget.cores
-    memory = [0] * budget.cores
+    neurons, memory = [0] * budget.cores, [0] * budget.cores
     inputs: list[int] = [0] * budget.cores
     outputs: list[int] = [0] * budget.cores
     for layer in network:
