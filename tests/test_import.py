@@ -26,9 +26,7 @@ def test_reading_a_profile_loads_nothing_heavy() -> None:
     assert modules_after("import neurodeploy as nd; nd.load_profile('loihi2')") & HEAVY == set()
 
 
-@pytest.mark.parametrize(
-    "noun", ["hardware", "network", "resources.usage", "budgets.budget", "records", "fixedpoint", "errors"]
-)
+@pytest.mark.parametrize("noun", ["hardware", "network", "resources.usage", "budgets.budget", "records", "fixedpoint", "errors"])
 def test_the_nouns_need_numpy_and_yaml_only(noun: str) -> None:
     assert modules_after(f"import neurodeploy.{noun}") & HEAVY == set()
 
