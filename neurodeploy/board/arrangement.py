@@ -37,7 +37,7 @@ Progress = Callable[[float], None]
 SMALL_BOARD = 1024
 """Places up to which every exchange of two cores is looked at."""
 
-GREEDY_CORES, FORCED_CORES = 5000, 500
+GREEDY_CORES, FORCED_CORES = 20_000, 500
 """Logical cores up to which these rivals are run beside it: beyond, they take long and have been far behind."""
 
 
