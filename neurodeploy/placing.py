@@ -79,4 +79,6 @@ def arranged(placement: Placement, *, seed: int = 0, progress: Callable[[float],
     used, profile = placement.cores_used, placement.profile
     if traffic is None or profile.cores_differ or used > profile.cores:
         return placement
-    return placement.moved(arrange(traffic.flow, used, mesh_of(profile), seed=seed, progress=progress))
+    chips = -(-max(placement.cores_available, used) // profile["cores_per_chip"].number)
+    mesh = replace(mesh_of(profile), chips=chips)  # of the board, those chips that the network was given, or takes all the same
+    return placement.moved(arrange(traffic.flow, used, mesh, seed=seed, progress=progress))

@@ -122,3 +122,9 @@ def test_how_far_it_is_is_told() -> None:
     place(chain([6, 6, 6], 0), BOARD, progress=told.append)
     assert told == sorted(told)
     assert (told[0], told[-1]) == (0.0, 1.0)
+
+
+def test_what_takes_more_chips_than_it_was_given_is_arranged_on_those_that_it_takes() -> None:
+    network = chain([3, 30], 1)  # ten cores, where a chip has eight
+    placement = arranged(linked(lay_out(network, BOARD, cores=8), network))
+    assert (placement.fits, placement.cores_used, placement.chips_used) == (False, 10, 2)
