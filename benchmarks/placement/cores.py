@@ -9,10 +9,9 @@ off goes on where it stopped. Every network is measured in a process of its own,
 from __future__ import annotations
 
 import argparse
-import json
+import math
 import multiprocessing
 import resource
-import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +20,7 @@ from typing import Any
 
 from benchmarks.placement import lavas_way
 from benchmarks.placement.networks import NETWORKS, STDS_CONNECTIVITY, conv6_fc2
+from benchmarks.placement.rows import append, commit, rows
 from neurodeploy.errors import BudgetError
 from neurodeploy.layout.laying import counts_of, lay_out
 from neurodeploy.placement import vector
@@ -69,11 +69,7 @@ def _fits(count: LayerCount, layer: QuantizedLayer, box: lavas_way.Region, capac
     if len(grid_of(layer)) == len(box):
         region = Region(tuple(a for a, _ in box), tuple(b for _, b in box))
     else:
-        sizes = [stop - start for start, stop in box]
-        n = 1
-        for size in sizes:
-            n *= size
-        region = Region.run(0, n)
+        region = Region.run(0, math.prod(stop - start for start, stop in box))
     try:
         return bool((vector(count.usage(region), 0, count.profile) <= capacity).all())
     except BudgetError:
@@ -97,19 +93,6 @@ def measured(name: str, chip: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def commit() -> str:
-    """The commit that is measured."""
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True, cwd=RESULTS.parent
-    )
-    return found.stdout.strip()
-
-
-def rows() -> list[dict[str, Any]]:
-    """The rows there are."""
-    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()] if RESULTS.exists() else []
-
-
 def main() -> None:
     """Measures what has no row yet."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -117,17 +100,13 @@ def main() -> None:
     parser.add_argument("--chip", help="one chip")
     parser.add_argument("--again", action="store_true", help="also what this commit has a row of")
     asked = parser.parse_args()
-    at = commit()
-    done = {(row["net"], row["profile"]) for row in rows() if row.get("table") == "cores" and row["commit"] == at}
+    done = {(row["net"], row["profile"]) for row in rows(RESULTS) if row["table"] == "cores" and row["commit"] == commit()}
     fresh = multiprocessing.get_context("spawn")
     for name, chip in RUNS:
         if asked.only not in (None, name) or asked.chip not in (None, chip) or ((name, chip) in done and not asked.again):
             continue
         with fresh.Pool(1) as pool:
-            row = pool.apply(measured, (name, chip)) | {"commit": at}
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        print(json.dumps(row), flush=True)
+            append(pool.apply(measured, (name, chip)), RESULTS)
 
 
 if __name__ == "__main__":
