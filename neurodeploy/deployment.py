@@ -176,9 +176,11 @@ def compress(
     ------
     BudgetError
         No compression can make the network fit.
+    NetworkError
+        It is more than a chain of dense layers, which is all that training under a budget knows yet.
     """
     folder = _folder(out)
-    network = extract(model, sample)
+    network = _trainable(extract(model, sample))
     before = lay_out(network, profile, cores=cores, bits=bits)
     say(_verdict(before))
     budget = share_budget(network, profile, cores=cores, bits=bits)
@@ -212,6 +214,12 @@ def compress(
         files=_files(folder, "network", "weights", "record"),
     )  # fmt: skip
     return Deployment(quantized=quantized, placement=placement, report=_written(report, folder))
+
+
+def _trainable(network: Network) -> Network:
+    """The network, refused before hours of training where the budget's part of them could not begin."""
+    network.require_dense_chain("training under a budget")
+    return network
 
 
 def _train(

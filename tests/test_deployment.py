@@ -13,7 +13,7 @@ from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 
 import neurodeploy as nd
 from neurodeploy.demo import digits_model
-from neurodeploy.errors import RequestError
+from neurodeploy.errors import NetworkError, RequestError
 from neurodeploy.report import LavaCheck
 
 OPTIONS = nd.FitOptions(epochs_dense=6, epochs_compress=3, epochs_finetune=2, n_steps=8)
@@ -166,3 +166,11 @@ def test_emulator_and_lava_agree_on_the_deployed_network(tmp_path: Path) -> None
 def test_the_demo_does_not_fit_the_core_that_it_is_given() -> None:
     network = nd.extract(digits_model(), torch.zeros(1, 64))
     assert not nd.inspect(network, nd.load_profile("loihi2"), cores=1).placement.fits
+
+
+def test_what_cannot_be_trained_under_a_budget_is_refused_before_training(tmp_path: Path) -> None:
+    convolution, dense = torch.nn.Conv2d(1, 2, 3, bias=False), torch.nn.Linear(72, 10, bias=False)
+    model = SequentialState(convolution, LIFCell(), torch.nn.Flatten(), dense, LICell())
+    message = r"^layer 'layer0': has Conv from 'input'; training under a budget knows only chains of dense layers, undelayed\.$"
+    with pytest.raises(NetworkError, match=message):
+        nd.compress(model, torch.zeros(1, 1, 8, 8), nd.load_profile("loihi2"), nd.load_data("digits"), OPTIONS, out=tmp_path)
