@@ -49,6 +49,8 @@ _HOME = {
     "training": ("FitOptions", "encode", "evaluate", "fit", "load_data", "load_weights", "save_weights", "simulator_spikes"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+_ROOMS = ("plot",)
+"""What is asked for as ``nd.plot.chip``."""
 
 __all__ = [
     "Budget", "Deployment", "EpochRecord", "FitOptions", "HardwareProfile", "Network", "NeurodeployError", "Placement",
@@ -59,6 +61,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"neurodeploy.{name}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'neurodeploy' has no attribute {name!r}")
     value = getattr(import_module(f"neurodeploy.{_MODULE_OF[name]}"), name)
@@ -67,4 +71,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, *_ROOMS]

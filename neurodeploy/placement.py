@@ -159,8 +159,16 @@ class Placement:
 
     def mean_utilization(self) -> dict[str, float]:
         """Share of each resource that is used on the cores that are, 0..1."""
-        capacity = np.array([[self.profile.capacity(resource, core) for resource in self.resources] for core in self.cores])
-        return dict(zip(self.resources, (self._totals.sum(axis=0) / capacity.sum(axis=0)).tolist(), strict=True))
+        return dict(zip(self.resources, (self._totals.sum(axis=0) / self._capacity.sum(axis=0)).tolist(), strict=True))
+
+    def utilizations(self) -> NDArray[np.float64]:
+        """(n_cores, n_resources): `utilization` of all `cores` at once."""
+        shares: NDArray[np.float64] = self._totals / self._capacity
+        return shares
+
+    @property
+    def _capacity(self) -> NDArray[np.int64]:
+        return np.array([[self.profile.capacity(resource, core) for resource in self.resources] for core in self.cores])
 
     def traffic(self) -> Traffic | None:
         """Spikes from core to core, and what a step costs: as far as the profile has figures for it; None without links."""
@@ -200,7 +208,7 @@ class Placement:
     def overruns(self) -> Iterator[Overrun]:
         """Each broken limit: too many cores, a core with too much on it, a neuron or a layer that is too large."""
         yield from self._too_many_cores()
-        capacity = np.array([[self.profile.capacity(resource, core) for resource in self.resources] for core in self.cores])
+        capacity = self._capacity
         for row, column in np.argwhere(self._totals > capacity):
             core, resource = self.cores[row], self.resources[column]
             part = next(part for part in self.slices if part.core == core)

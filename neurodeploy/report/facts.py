@@ -66,7 +66,7 @@ def _use_json(use: LayerUse) -> dict[str, Any]:
 def board_json(placement: Placement) -> dict[str, Any]:
     """What a report says of a placement's cores, their resources, traffic and cost; None for what is not known."""
     mean = placement.mean_utilization()
-    fullest = {name: max(placement.utilization(core)[name] for core in placement.cores) for name in mean}
+    fullest = dict(zip(placement.resources, placement.utilizations().max(axis=0).tolist(), strict=True))
     traffic, estimate = placement.traffic(), None
     if traffic is not None:
         estimate = traffic.estimate()

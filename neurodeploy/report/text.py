@@ -65,8 +65,10 @@ def core_table(placement: Placement) -> Table:
     table = _table("Cores: share of each resource that is used")
     for heading in ("resource", "mean", "fullest", "core", "limit a core", "source"):
         table.add_column(heading, justify="left" if heading in ("resource", "source") else "right", overflow="fold")
-    for name, mean in placement.mean_utilization().items():
-        core, fullest = max(((core, placement.utilization(core)[name]) for core in placement.cores), key=lambda pair: pair[1])
+    shares = placement.utilizations()
+    for column, (name, mean) in enumerate(placement.mean_utilization().items()):
+        row = int(shares[:, column].argmax())
+        core, fullest = placement.cores[row], float(shares[row, column])
         limit = placement.profile[f"{name}_per_core"]
         table.add_row(name, f"{mean:.1%}", f"{fullest:.1%}", f"{core:,}", f"{limit.number:,} {limit.unit}", limit.where)
     return table

@@ -1,0 +1,226 @@
+"""Figures: they show what the nouns say, on the axes that they are given, whatever the names and however large the board."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from paper import in_integers, layer_of
+
+import neurodeploy as nd
+from neurodeploy.errors import RequestError
+from neurodeploy.hardware import HardwareProfile
+from neurodeploy.layout.laying import lay_out
+from neurodeploy.network import Network
+from neurodeploy.placement import Placement
+from neurodeploy.plot.ground import ground_of
+from neurodeploy.plot.style import COLOURS, UNUSED, colours_of
+from neurodeploy.records import EpochRecord, SpikeRecord
+
+mpl.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def _no_figure_stays_open() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def axes() -> Axes:
+    return Figure().add_subplot()
+
+
+@pytest.fixture
+def placement(make_network: Callable[..., Network], tiny: HardwareProfile) -> Placement:
+    """Two layers on several cores of the toy chip."""
+    return lay_out(make_network([40, 50, 5]), tiny)
+
+
+def picture(ax: Axes) -> np.ndarray:
+    (image,) = ax.images
+    return np.asarray(image.get_array())
+
+
+def record(name: str = "hidden") -> SpikeRecord:
+    """A sample in which neuron 0 fires in step 1, neuron 2 in steps 0 and 2; and one without spikes."""
+    spikes = np.zeros((2, 3, 4), np.uint8)
+    spikes[0, 0, 1] = spikes[0, 2, 0] = spikes[0, 2, 2] = 1
+    return SpikeRecord(end="emulator", spikes={name: spikes})
+
+
+def epoch(phase: str, loss: float, **more: dict[str, float]) -> EpochRecord:
+    told = {"overruns": {}, "multipliers": {}, **more}
+    return EpochRecord(
+        phase=phase, epoch=0, loss=loss, train_accuracy=0.5, test_accuracy=None, connectivity=1.0, seconds=1.0, **told
+    )
+
+
+# ---------------------------------------------------------------------------------------------- the board
+
+
+def test_a_core_has_the_colour_of_the_layer_with_most_neurons_on_it(placement: Placement, axes: Axes) -> None:
+    assert nd.plot.chip(placement, ax=axes) is axes
+    ground, seen = ground_of(placement), picture(axes)
+    at = dict(zip(ground.cores.tolist(), zip(ground.y.tolist(), ground.x.tolist(), strict=True), strict=True))
+    colours = dict(zip(placement.n_pairs, colours_of(2), strict=True))
+    for core in placement.cores:
+        neurons = dict.fromkeys(colours, 0)
+        for part in placement.slices:
+            neurons[part.layer] += part.usage.neurons * (part.core == core)
+        assert tuple(seen[at[core]]) == to_rgba(colours[max(neurons, key=lambda name: neurons[name])])
+    unused = next(core for core in at if core not in placement.cores)
+    assert tuple(seen[at[unused]]) == to_rgba(UNUSED, 0.45)
+
+
+def test_shares_of_a_resource_are_drawn_on_a_scale_from_nothing_to_all(placement: Placement) -> None:
+    ax = nd.plot.chip(placement, "neurons")
+    (bar,) = (other for other in ax.figure.axes if other is not ax)
+    assert bar.get_ylabel() == "share of neurons used"
+    assert bar.get_ylim() == (0.0, 1.0)
+
+
+def test_a_resource_that_the_chip_has_not_is_refused_with_those_that_it_has(placement: Placement) -> None:
+    with pytest.raises(RequestError, match=r"by: 'warmth' is neither 'layer' nor a resource of tiny\. Take one of neurons, "):
+        nd.plot.chip(placement, "warmth")
+
+
+def test_every_core_of_a_board_has_a_cell_of_its_own() -> None:
+    hala = nd.load_profile("hala_point")
+    slices = lay_out(in_integers(layer_of([[1]], bits=8)), hala)
+    last = replace(slices.slices[0], core=hala.cores - 1)
+    ground = ground_of(replace(slices, slices=(slices.slices[0], last)))
+    assert len(ground.chips) == hala["chips"].number
+    assert len(set(zip(ground.x.tolist(), ground.y.tolist(), strict=True))) == len(ground.cores) == hala.cores
+    assert ground.x.min() == ground.y.min() == 0
+    wide, high = ground.size
+    assert ground.x.max() < wide
+    assert ground.y.max() < high
+
+
+def test_chips_that_nobody_needs_are_left_out(axes: Axes) -> None:
+    hala = nd.load_profile("hala_point")
+    placement = lay_out(in_integers(layer_of([[1]], bits=8)), hala)
+    assert len(ground_of(placement).chips) == 1
+    nd.plot.chip(placement, ax=axes)
+    assert axes.get_title() == f"hala_point: 1 of {hala.cores:,} cores, 1 of 1,152 chips"
+
+
+# ---------------------------------------------------------------------------------------------- layers
+
+
+def test_budgets_show_what_may_stay_and_what_is_used(
+    make_network: Callable[..., Network], make_chip: Callable[..., HardwareProfile]
+) -> None:
+    chip, network = make_chip(), make_network([40, 50, 5])
+    budget = nd.share_budget(network, chip, cores=chip.cores)
+    bars = nd.plot.budget(budget).containers[1]
+    assert [bar.get_width() for bar in bars] == [entry.kept for entry in budget.layers]
+    placement = lay_out(network, chip)
+    used = nd.plot.budget(budget, placement)
+    memory = [bar.get_width() for bar in used.containers[0]]
+    may = {entry.layer: entry.synapse_memory_bits for entry in budget.layers}
+    assert memory == [placement.of(name).synapse_memory_bits / may[name] for name in may]
+
+
+def test_weights_are_counted_without_zeros(axes: Axes) -> None:
+    nd.plot.weights(in_integers(layer_of([[2, 0, -4], [0, 0, 6]])), ax=axes)
+    (steps,) = axes.patches
+    assert steps.get_data().values.sum() == 3
+    assert axes.get_xlabel() == "weight, the chip's integer"
+
+
+# ---------------------------------------------------------------------------------------------- spikes
+
+
+def test_a_raster_has_a_mark_where_a_neuron_fired_and_nowhere_else(axes: Axes) -> None:
+    nd.plot.raster(record(), ax=axes)
+    marks = picture(axes)[..., 3] > 0
+    assert [tuple(at) for at in np.argwhere(marks)] == [(0, 1), (2, 0), (2, 2)]
+    assert axes.get_title() == "emulator, sample 0: 3 spikes"
+
+
+def test_rates_are_shares_of_neurons(axes: Axes) -> None:
+    nd.plot.rates(record(), ax=axes, bins=4)
+    (steps,) = axes.patches
+    assert steps.get_data().values.tolist() == pytest.approx([2 / 3, 1 / 3, 0, 0])  # 1/8 and 0 spikes a step, and 2/8
+
+
+@pytest.mark.parametrize(("asked", "said"), [
+    ({"layer": "other"}, "layer: 'other' was not recorded"), ({"sample": 2}, r"sample: 2 is outside 0\.\.1"),
+])  # fmt: skip
+def test_what_was_not_recorded_is_refused(asked: dict[str, object], said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        nd.plot.raster(record(), **asked)
+
+
+def test_names_are_shown_as_they_are_even_where_they_look_like_mathematics(axes: Axes) -> None:
+    nd.plot.raster(record("$\\frac{$"), ax=axes)
+    axes.figure.savefig("/dev/null", format="svg")  # mathtext would raise
+    assert axes.get_yticklabels()[0].get_text().startswith("\\$")
+
+
+# ---------------------------------------------------------------------------------------------- training, offers
+
+
+def test_training_has_a_panel_for_each_thing_asked_for() -> None:
+    history = [epoch("dense", 2.0), epoch("compress", 1.0, overruns={"a": 0.5, "b": 0.1}, multipliers={"a": 0.2, "b": 0.1})]
+    panels = nd.plot.training(history)
+    assert [panel.get_ylabel() for panel in panels] == [
+        "loss, training", "share", "worst usage over budget, less one", "price of a unit",
+    ]  # fmt: skip
+    assert panels[0].lines[0].get_ydata().tolist() == [2.0, 1.0]
+    assert panels[2].lines[0].get_ydata()[1] == 0.5
+    axes = Figure().add_subplot()
+    assert nd.plot.training(history, ["loss"], ax=axes).tolist() == [axes]
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (([],), "history: holds no epoch"), (([epoch("dense", 1.0)], ["speed"]), "show: 'speed' is no panel"),
+    (([epoch("dense", 1.0)], []), "show: nothing is no panel"),
+])  # fmt: skip
+def test_panels_that_cannot_be_drawn_are_refused(arguments: tuple[object, ...], said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        nd.plot.training(*arguments)
+
+
+def test_as_many_axes_as_panels() -> None:
+    with pytest.raises(RequestError, match="ax: 1 axes for 2 panels"):
+        nd.plot.training([epoch("dense", 1.0)], ["loss", "accuracy"], ax=Figure().add_subplot())
+
+
+def test_the_front_leaves_out_what_another_row_beats(axes: Axes) -> None:
+    rows = [{"cores": c, "accuracy": a} for c, a in [(1, 0.8), (2, 0.9), (3, 0.85), (2, 0.7), (4, 0.95)]]
+    nd.plot.pareto(rows, ax=axes)
+    beaten, front = axes.lines
+    assert sorted(zip(*beaten.get_data(), strict=True)) == [(2, 0.7), (3, 0.85)]
+    assert list(zip(*front.get_data(), strict=True)) == [(1, 0.8), (2, 0.9), (4, 0.95)]
+
+
+@pytest.mark.parametrize(("rows", "said"), [([], "rows: are none"), ([{"cores": 1}], "row 0: has no number under 'accuracy'")])
+def test_a_front_of_nothing_is_refused(rows: list[dict[str, object]], said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        nd.plot.pareto(rows)
+
+
+# ---------------------------------------------------------------------------------------------- colours
+
+
+def test_colours_differ_in_lightness_for_those_who_see_no_red_and_green() -> None:
+    """Viénot et al. 1999: what a deuteranope sees of a colour, in linear RGB; pairs must stay apart in it."""
+    sees = np.array([[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]])
+    linear = np.array([np.array(to_rgba(colour)[:3]) ** 2.2 for colour in COLOURS])
+    seen = np.clip(linear @ sees.T, 0, 1) ** (1 / 2.2)
+    apart = np.linalg.norm(seen[:, None] - seen[None], axis=-1)[np.triu_indices(len(COLOURS), 1)]
+    assert apart.min() > 0.12
+
+
+def test_many_layers_have_a_colour_each() -> None:
+    assert len(set(colours_of(60))) == 60
