@@ -20,7 +20,8 @@ BAD_INPUT, BUG, INTERRUPTED = 2, 70, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code, errors said on stderr in one line."""
     try:
-        code = cli.main(args=None if arguments is None else list(arguments), prog_name="neurodeploy", standalone_mode=False)
+        typed = list(sys.argv[1:] if arguments is None else arguments)
+        code = cli.main(args=list(typed), prog_name="neurodeploy", standalone_mode=False, obj=typed)
         return code if isinstance(code, int) else DONE
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())

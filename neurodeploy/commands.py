@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -110,7 +111,7 @@ def deploy(model: str, target: str, out: Path, cores: int | None, bits: int, wei
     """
     from neurodeploy.deployment import deploy as run
 
-    deployment = run(_network(model, weights), load_profile(target), out=out, cores=cores, bits=bits)
+    deployment = run(_network(model, weights), load_profile(target), out=out, cores=cores, bits=bits, command=_typed())
     return _deliver(deployment, as_json)
 
 
@@ -149,7 +150,7 @@ def compress(
     with _station() as (progress, say):
         deployment = run(
             module, sample, profile, load_data(data, batch_size=batch_size), options, out=out, cores=cores, bits=bits,
-            lava_samples=lava_samples, progress=progress, say=say,
+            lava_samples=lava_samples, progress=progress, say=say, command=_typed(),
         )  # fmt: skip
     return _deliver(deployment, as_json)
 
@@ -211,8 +212,13 @@ def demo(out: Path, seed: int, target: str, cores: int, as_json: bool) -> int:
     from neurodeploy.demo import run_demo
 
     with _station() as (progress, say):
-        deployment = run_demo(load_profile(target), out=out, cores=cores, seed=seed, progress=progress, say=say)
+        deployment = run_demo(load_profile(target), out=out, cores=cores, seed=seed, progress=progress, say=say, command=_typed())
     return _deliver(deployment, as_json)
+
+
+def _typed() -> str:
+    """The command line that is being run, as a shell would take it again."""
+    return shlex.join(["neurodeploy", *(click.get_current_context().find_root().obj or ())])
 
 
 def _network(model: str, weights: Path | None) -> Network | QuantizedNetwork:

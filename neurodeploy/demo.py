@@ -44,11 +44,13 @@ def run_demo(
     seed: int = 0,
     progress: Progress | None = None,
     say: Say = keep_quiet,
+    command: str = "",
 ) -> Deployment:
     """Train, compress, quantise, place, emulate and run in Lava; see `neurodeploy.deployment.compress`."""
     data = load_data("digits")
     model = digits_model(seed)
     sample, options = torch.zeros(1, *data.input_shape), replace(OPTIONS, seed=seed)
     return compress(
-        model, sample, profile, data, options, out=out, cores=cores, lava_samples=LAVA_SAMPLES, progress=progress, say=say
-    )
+        model, sample, profile, data, options, out=out, cores=cores, lava_samples=LAVA_SAMPLES, progress=progress, say=say,
+        command=command,
+    )  # fmt: skip

@@ -23,6 +23,7 @@ from neurodeploy.hardware import HardwareProfile
 from neurodeploy.layout.laying import lay_out
 from neurodeploy.network import Network
 from neurodeploy.netx import write_netx
+from neurodeploy.page import Evidence, write_page
 from neurodeploy.placement import Placement
 from neurodeploy.placing import arranged, linked
 from neurodeploy.quantization import quantize
@@ -133,10 +134,12 @@ def deploy(
     out: str | Path,
     cores: int | None = None,
     bits: int = DEFAULT_WEIGHT_BITS,
+    command: str = "",
 ) -> Deployment:
-    """Quantise, place, write ``model.net``, ``report.txt`` and ``report.json``.
+    """Quantise, place, write ``model.net``, and ``report.html``, ``report.json`` and ``report.txt``.
 
-    A network that does not fit is written all the same: it runs in any simulator, and its report says what binds.
+    A network that does not fit is written all the same: it runs in any simulator, and its report says what binds. The page
+    quotes `command`, with which one would get it again.
     """
     folder = _folder(out)
     seen = inspect(network, profile, cores=cores, bits=bits)
@@ -147,13 +150,14 @@ def deploy(
     write_netx(quantized, folder / "model.net")
     files = _files(folder, "network")
     report = summarize(profile, seen.budget, placement, before=seen.placement, rounding=errors, warnings=warnings, files=files)
-    return Deployment(quantized=quantized, placement=placement, report=_written(report, folder))
+    evidence = Evidence(quantized=quantized, budget=seen.budget, command=command)
+    return Deployment(quantized=quantized, placement=placement, report=_written(report, folder, evidence))
 
 
 def compress(
     model: torch.nn.Module, sample: torch.Tensor, profile: HardwareProfile, data: DataSplit, options: FitOptions,
     *, out: str | Path, cores: int | None = None, bits: int = DEFAULT_WEIGHT_BITS, lava_samples: int = 8,
-    time_limit_s: float = DEFAULT_TIME_LIMIT_S, progress: Progress | None = None, say: Say = keep_quiet,
+    time_limit_s: float = DEFAULT_TIME_LIMIT_S, progress: Progress | None = None, say: Say = keep_quiet, command: str = "",
 ) -> Deployment:  # fmt: skip
     """Train a model, press it into the cores while it learns, and deploy it: the whole way, each rung of it measured.
 
@@ -164,13 +168,15 @@ def compress(
     data : DataSplit
         Trained on `train`; every accuracy is of `test`, by which nothing is chosen.
     out : path
-        Folder for ``model.net``, ``weights.safetensors``, ``record.npz``, ``report.txt`` and ``report.json``.
+        Folder for ``model.net``, ``weights.safetensors``, ``record.npz``, ``report.html``, ``report.json`` and ``report.txt``.
     lava_samples : int
         How many test samples are recorded, and run in Lava too; 0, or no Lava here, leaves its rung out.
     progress : callable, optional
         Called after every training step.
     say : callable, optional
         Called with a line of text at each station.
+    command : str
+        What was typed, for the page to quote.
 
     Raises
     ------
@@ -181,8 +187,7 @@ def compress(
     """
     folder = _folder(out)
     network = _trainable(extract(model, sample))
-    before = lay_out(network, profile, cores=cores, bits=bits)
-    say(_verdict(before))
+    say(_verdict(before := lay_out(network, profile, cores=cores, bits=bits)))
     budget = share_budget(network, profile, cores=cores, bits=bits)
     history, accuracy = _train(model, budget, data, options, progress, say)
     network = extract(model, sample)
@@ -196,24 +201,25 @@ def compress(
     accuracy = replace(measured.accuracy, dense=accuracy.dense, compressed=accuracy.compressed)
     say(f"In the chip's integers: {accuracy.emulated:.2%}. {_verdict(placement)}")
     stretch = stretch_of(model, data.test, options, max(lava_samples, 1))
-    record, lava, trouble = simulate(quantized, stretch.spikes, record="all"), None, []
-    rates = {**measured_rates(record), INPUT: np.asarray(stretch.spikes.mean())}
-    placement = arranged(linked(placement, quantized, rates), seed=options.seed)
+    record, rates = simulate(quantized, stretch.spikes, record="all"), {INPUT: np.asarray(stretch.spikes.mean())}
+    placement = arranged(linked(placement, quantized, {**measured_rates(record), **rates}), seed=options.seed)
+    in_lava, lava, trouble = None, None, []
     if lava_samples and is_installed():
         say(f"Running {len(stretch.labels)} test samples in Lava's simulator.")
         try:
-            right, comparison, record = check_in_lava(stretch, record, network, quantized, options, time_limit_s)
+            right, comparison, in_lava = check_in_lava(stretch, record, network, quantized, options, time_limit_s)
             accuracy = replace(accuracy, lava=right, lava_samples=len(stretch.labels))
             lava = LavaCheck(steps=comparison.n_steps * record.n_samples, mismatches=comparison.mismatches)
         except SimulationError as error:  # hours of training are not lost to it
             trouble = [str(error)]
-    save_record(record, folder / "record.npz", network="model.net")
+    save_record(in_lava or record, folder / "record.npz", network="model.net")
     report = summarize(
         profile, budget, placement, history=history, before=before, seed=options.seed, accuracy=accuracy, lava=lava,
         rates=measured.rates, rounding=errors, warnings=(*_warnings(errors, measured), *trouble),
         files=_files(folder, "network", "weights", "record"),
     )  # fmt: skip
-    return Deployment(quantized=quantized, placement=placement, report=_written(report, folder))
+    shown = Evidence(quantized=quantized, budget=budget, emulated=record, lava=in_lava, command=command)
+    return Deployment(quantized=quantized, placement=placement, report=_written(report, folder, shown))
 
 
 def _trainable(network: Network) -> Network:
@@ -260,6 +266,7 @@ _FILES = {
     "network": "model.net",
     "weights": "weights.safetensors",
     "record": "record.npz",
+    "page": "report.html",
     "report": "report.json",
     "text": "report.txt",
 }
@@ -267,10 +274,11 @@ _FILES = {
 
 def _files(folder: Path, *written: str) -> dict[str, str]:
     """The files of this run, and of no earlier one in the same folder: those `written`, and the report about to be."""
-    return {what: str(folder / _FILES[what]) for what in (*written, "report", "text")}
+    return {what: str(folder / _FILES[what]) for what in (*written, "page", "report", "text")}
 
 
-def _written(report: Report, folder: Path) -> Report:
+def _written(report: Report, folder: Path, evidence: Evidence) -> Report:
+    write_page(report, folder / _FILES["page"], evidence)
     write_text(folder / _FILES["report"], json.dumps(report.to_json(), indent=2) + "\n")
     write_text(folder / _FILES["text"], f"{report}\n")
     return report

@@ -168,7 +168,10 @@ class Placement:
 
     @property
     def _capacity(self) -> NDArray[np.int64]:
-        return np.array([[self.profile.capacity(resource, core) for resource in self.resources] for core in self.cores])
+        """(n_cores, n_resources): what each used core has."""
+        cores = np.array(self.cores, dtype=np.int64)
+        has = [np.array(self.profile[f"{resource}_per_core"].choices) for resource in self.resources]
+        return np.stack([values[cores % values.size] for values in has], axis=-1)
 
     def traffic(self) -> Traffic | None:
         """Spikes from core to core, and what a step costs: as far as the profile has figures for it; None without links."""

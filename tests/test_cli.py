@@ -151,7 +151,7 @@ def test_deploy_writes_a_network_and_its_report(here: Path, net: str) -> None:
     assert report["fits"] == {"before": True, "after": True}
     assert report["accuracy"]["emulated"] is None
     assert report["seed"] is None
-    assert {Path(path).name for path in report["files"].values()} == {"model.net", "report.json", "report.txt"}
+    assert {Path(path).name for path in report["files"].values()} == {"model.net", "report.html", "report.json", "report.txt"}
     assert "fits" in (here / "made/report.txt").read_text()
 
 

@@ -81,6 +81,7 @@ def test_its_files_are_there_and_agree(deployment: tuple[nd.Deployment, Path, li
     assert sorted(path.name for path in out.iterdir()) == [
         "model.net",
         "record.npz",
+        "report.html",
         "report.json",
         "report.txt",
         "weights.safetensors",
@@ -105,7 +106,7 @@ def test_the_files_of_an_earlier_run_are_kept_and_not_passed_for_its_own(tmp_pat
     (tmp_path / "weights.safetensors").write_text("of an earlier run")
     network = nd.extract(model_for_digits(), torch.zeros(1, 64))
     report = nd.deploy(network, nd.load_profile("loihi2"), out=tmp_path).report
-    assert set(report.files) == {"network", "report", "text"}
+    assert set(report.files) == {"network", "page", "report", "text"}
     assert (tmp_path / "weights.safetensors").read_text() == "of an earlier run"
 
 

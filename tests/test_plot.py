@@ -144,7 +144,7 @@ def test_a_raster_has_a_mark_where_a_neuron_fired_and_nowhere_else(axes: Axes) -
     nd.plot.raster(record(), ax=axes)
     marks = picture(axes)[..., 3] > 0
     assert [tuple(at) for at in np.argwhere(marks)] == [(0, 1), (2, 0), (2, 2)]
-    assert axes.get_title() == "emulator, sample 0: 3 spikes"
+    assert axes.get_title() == "Emulator, sample 0: 3 spikes"
 
 
 def test_rates_are_shares_of_neurons(axes: Axes) -> None:

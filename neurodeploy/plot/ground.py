@@ -63,9 +63,16 @@ def ground_of(placement: Placement) -> Ground:
     for here, all_of_them in zip(used[3:], everywhere[3:], strict=True):
         inside &= (all_of_them >= here.min()) & (all_of_them <= here.max())
     on_tile, columns, rows = _chip_cells(mesh, profile)
-    boxes = [_box(mesh, int(chip), columns, rows) for chip in np.flatnonzero(inside)]
-    west, north = min(box.x for box in boxes), min(box.y for box in boxes)
-    chips = tuple(ChipBox(chip=box.chip, x=box.x - west, y=box.y - north) for box in boxes)
+    west, north = int(used.chip_x.min()), int(used.chip_y.min())
+    storey = (int(used.chip_x.max()) - west + 1) * (columns + _GAP) + _GAP
+    chips = tuple(
+        ChipBox(
+            chip=chip,
+            x=(z - int(used.chip_z.min())) * storey + (x - west) * (columns + _GAP),
+            y=(y - north) * (rows + _GAP),
+        )
+        for chip, x, y, z in np.stack([everywhere.chip, *everywhere[3:]])[:, inside].T.tolist()
+    )
     on_chip = np.arange(per_chip)
     at = mesh.position(on_chip)
     within = on_chip % on_tile[2]
@@ -86,12 +93,6 @@ def _chip_cells(mesh: Mesh, profile: HardwareProfile) -> tuple[tuple[int, int, i
     high = math.ceil(on_tile / wide)
     columns, rows = mesh.columns_and_rows
     return (wide, high, on_tile), columns * wide, rows * high
-
-
-def _box(mesh: Mesh, chip: int, columns: int, rows: int) -> ChipBox:
-    at = mesh.position(np.array(chip * mesh.cores_per_chip))
-    storey = int(at.chip_z) * ((*mesh.chip_mesh, 1)[0] * (columns + _GAP) + _GAP)
-    return ChipBox(chip=chip, x=storey + int(at.chip_x) * (columns + _GAP), y=int(at.chip_y) * (rows + _GAP))
 
 
 def main_layer(placement: Placement) -> dict[int, str]:

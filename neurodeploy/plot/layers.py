@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from neurodeploy.budgets.budget import Budget
 from neurodeploy.network import Network
 from neurodeploy.placement import Placement
-from neurodeploy.plot.style import COLOURS, UNUSED, axes_or_new, bare, colours_of, shortened
+from neurodeploy.plot.style import COLOURS, UNUSED, axes_or_new, bare, colours_of, name_lines, shortened
 from neurodeploy.quantized import QuantizedNetwork
 
 _RESOURCES = {"synapse_memory_bits": "synapse memory", "input_axons": "axons in", "output_axons": "axons out"}
@@ -68,5 +68,5 @@ def weights(network: Network | QuantizedNetwork, *, ax: Axes | None = None, bins
     whole = isinstance(network, QuantizedNetwork)
     ax.set_xlabel("weight, the chip's integer" if whole else "weight, in units of v a spike")
     ax.set_ylabel("weights stored")
-    ax.legend(frameon=False, fontsize="small", title="layer (weights that are not zero)")
+    name_lines(ax, len(found))
     return bare(ax, grid="y")

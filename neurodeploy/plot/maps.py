@@ -13,11 +13,10 @@ from matplotlib.patches import Patch, Rectangle
 from neurodeploy.errors import RequestError
 from neurodeploy.placement import Placement
 from neurodeploy.plot.ground import Ground, ground_of, main_layer
-from neurodeploy.plot.style import SCALE, UNUSED, axes_or_new, colours_of, plain, shortened
+from neurodeploy.plot.style import MOST_NAMED, SCALE, UNUSED, axes_or_new, colours_of, plain, shortened
 
 _MANY_CHIPS = 64
 """So many chips can be framed and still be told apart."""
-_LEGEND = 12
 
 
 def chip(placement: Placement, by: str = "layer", *, ax: Axes | None = None) -> Axes:
@@ -83,7 +82,7 @@ def _paint(ax: Axes, ground: Ground, fill: Mapping[int, tuple[float, ...]]) -> N
 
 def _legend(ax: Axes, names: list[str], colours: dict[str, str]) -> None:
     """Each layer while there are few; where there are many, some of them from first to last."""
-    shown = names if len(names) <= _LEGEND else [names[i] for i in np.linspace(0, len(names) - 1, 8).round().astype(int)]
+    shown = names if len(names) <= MOST_NAMED else [names[i] for i in np.linspace(0, len(names) - 1, 8).round().astype(int)]
     handles = [Patch(color=colours[name], label=label) for name, label in zip(shown, shortened(shown), strict=True)]
     title = "layer with most neurons" if shown is names else f"{len(names)} layers, first to last"
     ax.legend(handles=handles, title=title, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize="small")

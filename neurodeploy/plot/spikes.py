@@ -7,12 +7,15 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 
 from neurodeploy.errors import RequestError
-from neurodeploy.plot.style import UNUSED, axes_or_new, bare, colours_of, plain, shortened
+from neurodeploy.plot.style import MOST_NAMED, UNUSED, axes_or_new, bare, colours_of, name_lines, plain, shortened
 from neurodeploy.records import SpikeRecord
+
+_MOST_ROWS = 4_000
+"""Neurons that are drawn; a picture has no more rows to show."""
 
 
 def raster(record: SpikeRecord, layer: str | None = None, sample: int = 0, *, ax: Axes | None = None) -> Axes:
-    """Draw the spikes of one sample, a row a neuron, layer above layer.
+    """Draw the spikes of one sample, a row a neuron, layer below layer; of large layers some neurons, evenly chosen.
 
     Parameters
     ----------
@@ -32,7 +35,12 @@ def raster(record: SpikeRecord, layer: str | None = None, sample: int = 0, *, ax
     if not 0 <= sample < record.n_samples:
         raise RequestError("sample", f"{sample} is outside 0..{record.n_samples - 1}")
     ax = axes_or_new(ax, (6.4, 4.4))
-    rows = {name: record.spikes[name][sample].reshape(-1, record.n_steps) for name in names}
+    whole = {name: record.spikes[name][sample].reshape(-1, record.n_steps) for name in names}
+    most = max(_MOST_ROWS // len(names), 1)
+    rows = {name: spikes[np.linspace(0, len(spikes) - 1, min(len(spikes), most)).astype(int)] for name, spikes in whole.items()}
+    counts = [
+        f"{len(whole[name]):,}" if len(rows[name]) == len(whole[name]) else f"{most:,} of {len(whole[name]):,}" for name in names
+    ]
     picture = np.zeros((sum(map(len, rows.values())), record.n_steps, 4))
     start, ticks = 0, []
     for spikes, colour in zip(rows.values(), colours_of(len(rows)), strict=True):
@@ -41,9 +49,16 @@ def raster(record: SpikeRecord, layer: str | None = None, sample: int = 0, *, ax
         start += len(spikes)
         ax.axhline(start, color=UNUSED, linewidth=0.6)
     ax.imshow(picture, aspect="auto", interpolation="nearest", extent=(-0.5, record.n_steps - 0.5, start, 0))
-    ax.set_yticks(ticks, [f"{label}\n{len(rows[name]):,}" for name, label in zip(names, shortened(names, 16), strict=True)])
+    if len(names) <= MOST_NAMED:
+        ax.set_yticks(ticks, [f"{label}\n{count}" for label, count in zip(shortened(names, 16), counts, strict=True)])
+    else:
+        ax.set_yticks([])
+        ax.set_ylabel(f"{len(names)} layers, first above")
     ax.set_xlabel("step")
-    ax.set_title(plain(f"{record.end}, sample {sample}: {sum(int(s.sum()) for s in rows.values()):,} spikes"), fontsize="medium")
+    ax.set_title(
+        plain(f"{record.end.capitalize()}, sample {sample}: {sum(int(s.sum()) for s in whole.values()):,} spikes"),
+        fontsize="medium",
+    )
     return bare(ax)
 
 
@@ -60,5 +75,5 @@ def rates(record: SpikeRecord, *, ax: Axes | None = None, bins: int = 20) -> Axe
     ax.set_ylabel("share of neurons")
     ax.set_xlim(0, 1)
     ax.set_ylim(0, 1)
-    ax.legend(frameon=False, fontsize="small")
+    name_lines(ax, len(labels))
     return bare(ax, grid="y")

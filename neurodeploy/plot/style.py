@@ -11,6 +11,8 @@ from matplotlib.colors import to_hex
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 """Okabe & Ito 2008, "Color Universal Design", without black; in an order in which neighbours differ in lightness."""
+MOST_NAMED = 12
+"""So many layers are named in a legend."""
 UNUSED = "#B8BCC2"
 SCALE = "cividis"
 """Of shares: grows lighter evenly, and looks alike with and without red-green vision (Nunez et al. 2018)."""
@@ -44,6 +46,14 @@ def bare(ax: Axes, *, grid: str = "") -> Axes:
     if grid in ("x", "y"):
         ax.grid(axis="x" if grid == "x" else "y", color=UNUSED, alpha=0.4, linewidth=0.6)
     return ax
+
+
+def name_lines(ax: Axes, n_layers: int) -> None:
+    """A legend above the axes; where layers are too many to be named, what their shades mean."""
+    if n_layers <= MOST_NAMED:
+        ax.legend(frameon=False, fontsize="small", ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    else:
+        ax.set_title(f"{n_layers} layers, the first dark, the last light", fontsize="small")
 
 
 def plain(text: str) -> str:

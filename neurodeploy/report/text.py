@@ -131,11 +131,11 @@ def accuracy_table(rungs: Accuracy) -> Table:
     )  # fmt: skip
     for heading, _, _ in columns:
         table.add_column(heading, justify="right")
-    table.add_row(*(_with_interval(value, n) for _, value, n in columns))
+    table.add_row(*(with_interval(value, n) for _, value, n in columns))
     return table
 
 
-def _with_interval(value: float | None, n: int | None) -> str:
+def with_interval(value: float | None, n: int | None) -> str:
     """A share with its 95 % Wilson interval."""
     if value is None or not n:
         return "not run"

@@ -1,0 +1,115 @@
+"use strict";
+// Tabs, the map's colours, and what is told of a core. Without it the page shows everything, one part below the other.
+(() => {
+  const facts = JSON.parse(document.getElementById("facts").textContent);
+  const sections = [...document.querySelectorAll("section[data-tab]")];
+  const tablist = document.getElementById("tabs");
+  const make = (tag, properties, text = "") => Object.assign(document.createElement(tag), properties, { textContent: text });
+
+  // Tabs: as the ARIA practices have them, arrow keys and all; the address remembers which.
+  const tabs = sections.map((section) => {
+    const tab = make("button", { type: "button", id: `tab-${section.id}` }, section.dataset.tab);
+    tab.setAttribute("role", "tab");
+    tab.setAttribute("aria-controls", section.id);
+    section.setAttribute("role", "tabpanel");
+    section.setAttribute("aria-labelledby", tab.id);
+    tab.addEventListener("click", () => show(tabs.indexOf(tab)));
+    tablist.append(tab);
+    return tab;
+  });
+  document.body.classList.add("tabbed");
+
+  function show(chosen) {
+    sections.forEach((section, i) => {
+      section.hidden = i !== chosen;
+      tabs[i].setAttribute("aria-selected", String(i === chosen));
+      tabs[i].tabIndex = i === chosen ? 0 : -1;
+    });
+    hush();
+    history.replaceState(null, "", `#${sections[chosen].id}`);
+  }
+  tablist.addEventListener("keydown", (event) => {
+    const now = tabs.indexOf(document.activeElement);
+    const next = { ArrowRight: now + 1, ArrowLeft: now - 1, Home: 0, End: tabs.length - 1 }[event.key];
+    if (next === undefined) return;
+    event.preventDefault();
+    const i = (next + tabs.length) % tabs.length;
+    show(i);
+    tabs[i].focus();
+  });
+
+  // The map: cells coloured by layer, as they were written, or by their share of a resource.
+  const cells = [...document.querySelectorAll(".cell")];
+  const written = cells.map((cell) => [...cell.children].map((rect) => rect.getAttribute("fill")));
+  const shade = (share) => {
+    const at = Math.min(Math.max(share, 0), 1) * (facts.scale.length - 1);
+    const low = Math.min(Math.floor(at), facts.scale.length - 2);
+    return `color-mix(in srgb, ${facts.scale[low + 1]} ${((at - low) * 100).toFixed(1)}%, ${facts.scale[low]})`;
+  };
+  function colour(column) {
+    cells.forEach((cell, i) => [...cell.children].forEach((rect, k) => {
+      const share = facts.cells[i].share;
+      if (share === null) return;
+      rect.style.fill = column < 0 ? written[i][k] : shade(share[column]);
+      rect.style.stroke = column < 0 ? "" : "none";
+    }));
+    document.getElementById("legend").hidden = column >= 0;
+    document.getElementById("scale").hidden = column < 0;
+  }
+  document.querySelector("#scale div").style.background = `linear-gradient(to right, ${facts.scale.join(", ")})`;
+  const choices = document.getElementById("colouring");
+  ["layer", ...facts.resources].forEach((name, i) => {
+    const label = make("label", {}, "");
+    const input = make("input", { type: "radio", name: "colouring", value: name, checked: i === 0 });
+    input.addEventListener("change", () => colour(i - 1));
+    label.append(input, name.replaceAll("_", " "));
+    choices.append(label);
+  });
+  choices.hidden = false;
+
+  // What a cell holds: told beside it, on hover and on focus.
+  const told = document.getElementById("told");
+  function tell(cell) {
+    const i = cells.indexOf(cell);
+    told.replaceChildren(make("strong", {}, cell.dataset.name), ...facts.cells[i].told.map((line) => make("span", {}, line)));
+    told.hidden = false;
+    const box = cell.getBoundingClientRect();
+    const left = Math.min(box.right + 8, document.documentElement.clientWidth - told.offsetWidth - 8);
+    const below = box.bottom + 8 + told.offsetHeight < document.documentElement.clientHeight;
+    told.style.left = `${Math.max(8, left)}px`;
+    told.style.top = `${below ? box.bottom + 8 : Math.max(8, box.top - told.offsetHeight - 8)}px`;
+  }
+  function hush() { told.hidden = true; }
+  const map = document.getElementById("map");
+  const point = (event) => { const cell = event.target.closest(".cell"); if (cell) tell(cell); else hush(); };
+  map.addEventListener("pointerover", point);
+  map.addEventListener("pointermove", (event) => { if (told.hidden) point(event); });
+  map.addEventListener("pointerleave", hush);
+  map.addEventListener("focusin", (event) => { const cell = event.target.closest(".cell"); if (cell) tell(cell); });
+  map.addEventListener("focusout", hush);
+  document.addEventListener("scroll", hush, { passive: true });
+  const used = cells.findIndex((_, i) => facts.cells[i].share !== null);
+  if (used >= 0) cells[used].tabIndex = 0;
+  const centre = (cell) => { const at = cell.transform.baseVal.getItem(0).matrix; return [at.e, at.f]; };
+  map.addEventListener("keydown", (event) => {
+    const way = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] }[event.key];
+    if (event.key === "Escape") hush();
+    const here = event.target.closest(".cell");
+    if (!way || !here) return;
+    event.preventDefault();
+    const [x, y] = centre(here);
+    let best = null, nearest = Infinity;
+    for (const cell of cells) {
+      const [dx, dy] = [centre(cell)[0] - x, centre(cell)[1] - y];
+      const along = dx * way[0] + dy * way[1], aside = Math.abs(dx * way[1]) + Math.abs(dy * way[0]);
+      if (along > 0 && along + 4 * aside < nearest) { nearest = along + 4 * aside; best = cell; }
+    }
+    if (!best) return;
+    here.tabIndex = -1;
+    best.tabIndex = 0;
+    best.focus();
+  });
+
+  const asked = sections.findIndex((section) => `#${section.id}` === location.hash);
+  show(asked < 0 ? 0 : asked);
+})();

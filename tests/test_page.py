@@ -1,0 +1,195 @@
+"""The page: the verdict first, every number of the report, whole in one file, and nothing that was given to it runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from pages import NASTIER, NASTY, spread, trained_page, trained_report, two_layers
+
+from neurodeploy.layout.laying import lay_out
+from neurodeploy.page import Evidence, page_of, write_page
+from neurodeploy.page.chipmap import MOST_CORES, chip_map
+from neurodeploy.page.tables import fingerprint, prices
+from neurodeploy.placing import place
+from neurodeploy.profiles import load_profile
+from neurodeploy.report import summarize
+
+TINY = load_profile("tiny")
+
+
+class Reader(HTMLParser):
+    """What a browser would see: the text outside scripts and styles, the tags, what they would load, their ids."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text, self.tags, self.loads, self.ids, self._hidden = "", [], [], [], ""
+        self.feed(html)
+        self.close()
+        self.text = " ".join(self.text.split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag in ("script", "style"):
+            self._hidden = tag
+        self.loads += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset", "action")]
+        self.ids += [value for name, value in attrs if name == "id"]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == self._hidden:
+            self._hidden = ""
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden:
+            self.text += f" {data}"
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return trained_page()
+
+
+def test_the_verdict_comes_first(page: str) -> None:
+    seen = Reader(page).text
+    assert seen.index("✓ Fits") < seen.index("What each layer needs")
+    assert "As it came: it did not fit. layer 'out $x': 2 cores for the network > 1" in seen
+    assert "75.00% [70.5%, 79.0%]" in seen
+
+
+def test_a_network_that_does_not_fit_says_what_binds() -> None:
+    tiny = load_profile("tiny")
+    placement = lay_out(two_layers(n=400), tiny, cores=1)
+    seen = Reader(page_of(summarize(tiny, None, placement))).text
+    assert "✕ Does not fit" in seen
+    assert f"{placement.cores_used} cores for the network > 1 (cores given; tiny.yaml: cores_per_chip)" in seen
+    assert "Compress it under a budget of 1 cores" in seen
+
+
+def test_every_number_of_a_layer_is_there(page: str) -> None:
+    report, _ = trained_report(load_profile("tiny"))
+    seen = Reader(page).text
+    for layer in report.layers:
+        budget = layer.budget
+        assert budget is not None
+        row = seen[seen.index(f" {layer.now.layer} ") :]
+        for number in (layer.now.neurons, layer.now.synapses):
+            assert f" {number:,} " in row
+        assert f"{layer.now.synapse_memory_bits:,} / {budget.synapse_memory_bits:,}" in row
+        assert f"{layer.now.input_axons:,} / {budget.input_axons:,}" in row
+        assert f"{layer.connectivity:.1%}" in row
+
+
+def test_prices_are_the_highest_of_a_unit_and_of_this_layer_alone() -> None:
+    report, _ = trained_report(load_profile("tiny"))
+    assert prices(report.history, "hidden") == [("synapse_memory_bits", 0.00321)]
+    assert prices(report.history, "hid") == []
+
+
+def test_where_it_comes_from_is_told(page: str) -> None:
+    seen = Reader(page).text
+    assert f"command neurodeploy compress {NASTIER} seed 7 versions neurodeploy" in seen
+    assert f"tiny, SHA-256 {fingerprint(load_profile('tiny'))}" in seen
+
+
+def test_the_fingerprint_changes_with_any_number() -> None:
+    loihi2, board = load_profile("loihi2"), load_profile("kapoho_point")
+    assert re.fullmatch("[0-9a-f]{64}", fingerprint(loihi2))
+    assert fingerprint(loihi2) == fingerprint(load_profile("loihi2")) != fingerprint(replace(board, name="loihi2"))
+
+
+def test_costs_come_with_the_source_of_each_figure() -> None:
+    loihi1 = load_profile("loihi1")
+    placement = place(two_layers(), loihi1)
+    seen = Reader(page_of(summarize(loihi1, None, placement))).text
+    assert loihi1["synop_dense_energy"].source in seen
+    assert "spike rates are assumed" in seen
+    assert "tiny has no published figures" in Reader(page_of(summarize(TINY, None, place(two_layers(), TINY)))).text
+
+
+def test_it_is_whole_in_one_file(page: str, tmp_path: Path) -> None:
+    seen = Reader(page)
+    assert [link for link in seen.loads if not link.startswith(("#", "data:"))] == []
+    assert "default-src 'none'" in page
+    assert {"link", "img", "iframe"} & set(seen.tags) <= {"link"}  # the icon, which is empty
+    assert len(seen.ids) == len(set(seen.ids))
+    write_page(*_arguments(tmp_path / "report.html"))
+    assert 50_000 < (tmp_path / "report.html").stat().st_size < 1_000_000
+
+
+def _arguments(path: Path) -> tuple[object, Path, Evidence]:
+    report, evidence = trained_report(load_profile("tiny"))
+    return report, path, evidence
+
+
+def test_what_was_given_is_shown_and_not_run() -> None:
+    page = trained_page(NASTY)
+    seen = Reader(page)
+    assert seen.text.count(NASTY) >= 4  # tables, legend, figures
+    assert seen.text.count(NASTIER) == 2
+    assert "img" not in seen.tags
+    assert seen.tags.count("script") == 2
+    facts = re.search(r'<script type="application/json" id="facts">(.*?)</script>', page, flags=re.DOTALL)
+    assert facts is not None
+    assert NASTY in json.dumps(json.loads(facts[1]))
+
+
+# ---------------------------------------------------------------------------------------------- the map
+
+
+def test_each_core_of_a_used_chip_is_a_cell_and_tells_what_it_holds() -> None:
+    placement = place(two_layers(), load_profile("tiny"))
+    drawn = chip_map(placement)
+    assert len(drawn.cells) == placement.profile.cores
+    for cell, facts in zip(drawn.cells, drawn.facts["cells"], strict=True):
+        core = int(re.findall(r"core (\d+)", cell.name)[0])
+        told = " ".join(facts["told"])
+        if core not in placement.cores:
+            assert told == "not used"
+            continue
+        assert facts["share"] == [round(share, 4) for share in placement.utilization(core).values()]
+        for part in placement.slices:
+            assert (f"{part.name}, " in told) == (part.core == core)
+        assert f"neurons: {placement.utilization(core)['neurons']:.1%} ({placement.on_core(core)['neurons']:,} of " in told
+
+
+def test_stripes_share_a_cell_as_layers_share_its_neurons() -> None:
+    placement = place(two_layers(n=20), load_profile("tiny"))
+    cells = {cell.name: cell for cell in chip_map(placement).cells}
+    shared = next(core for core in placement.cores if len({part.layer for part in placement.slices if part.core == core}) > 1)
+    neurons = {part.layer: part.usage.neurons for part in placement.slices if part.core == shared}
+    widths = [width for _, _, width in cells[f"core {shared}"].stripes]
+    assert sum(widths) == pytest.approx(18, abs=0.05)
+    assert widths == sorted(widths, reverse=True)
+    assert len(widths) == len(neurons)
+
+
+def test_boards_of_more_cores_than_can_be_told_apart_are_drawn_chip_by_chip() -> None:
+    hala = load_profile("hala_point")
+    per_chip = hala["cores_per_chip"].number
+    few, many = (spread(hala, list(range(0, n * per_chip, per_chip // 2))) for n in (2, 200))
+    assert not chip_map(few).of_chips
+    drawn = chip_map(many)
+    assert drawn.of_chips
+    assert len(drawn.cells) * per_chip > MOST_CORES
+    assert sum(facts["share"] is not None for facts in drawn.facts["cells"]) == 200
+    assert any("2 cores used; on average" in facts["told"] for facts in drawn.facts["cells"])
+
+
+def test_the_largest_board_makes_a_page_that_can_be_sent() -> None:
+    hala = load_profile("hala_point")
+    full = spread(hala, list(range(0, hala.cores, 61)))
+    page = page_of(summarize(hala, None, replace(full, n_pairs={"hidden": 1})))
+    assert page.count('class="cell"') == 1152
+    assert len(page) < 5_000_000
+
+
+def test_as_many_cores_as_are_drawn_one_by_one_make_a_page_that_can_be_sent() -> None:
+    board = load_profile("nahuku32")
+    full = spread(board, list(range(board.cores)))
+    page = page_of(summarize(board, None, replace(full, n_pairs={"hidden": 1})))
+    assert page.count('class="cell"') == board.cores == MOST_CORES
+    assert len(page) < 5_000_000
