@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import DataError
+from neurodeploy.errors import DataError, RequestError
 from neurodeploy.files import replacing
+from neurodeploy.graph import Graph
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,36 +37,62 @@ class SpikeRecord:
         the reference.
     overflows : mapping of layer name to int
         How often a state left its 24 bits: currents that wrapped and membranes that saturated. Empty where not counted.
+    counts : mapping of layer name to array (batch, \\*shape), int32
+        How often each neuron fired, of every layer whether recorded or not. Empty where not counted.
+    steps : int
+        Steps that were run, where nothing was recorded that would tell.
     """
 
     end: str
     spikes: Mapping[str, NDArray[np.uint8]]
     v: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     overflows: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, NDArray[np.int32]] = field(default_factory=dict)
+    steps: int = 0
 
     def __post_init__(self) -> None:
         shapes = {array.shape[:1] + array.shape[-1:] for array in (*self.spikes.values(), *self.v.values())}
-        if len(shapes) != 1:
+        if len(shapes) != 1 and not (self.counts and not shapes):
             raise DataError("SpikeRecord", f"layers differ in batch and steps: {sorted(shapes)}")
-        for name in ("spikes", "v", "overflows"):
+        for name in ("spikes", "v", "overflows", "counts"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     @property
     def output(self) -> str:
-        """Name of the last layer."""
-        return list(self.spikes)[-1]
+        """Name of the last layer that was recorded, or else counted."""
+        return list(self.spikes or self.counts)[-1]
 
     @property
     def n_samples(self) -> int:
-        return int(self.spikes[self.output].shape[0])
+        return len((self.spikes or self.counts)[self.output])
 
     @property
     def n_steps(self) -> int:
-        return int(self.spikes[self.output].shape[-1])
+        return int(self.spikes[self.output].shape[-1]) if self.spikes else self.steps
 
     def rates(self) -> dict[str, float]:
-        """Mean spikes a neuron and step, by layer."""
+        """Mean spikes a neuron and step, by recorded layer."""
         return {name: float(array.mean()) for name, array in self.spikes.items()}
+
+
+Recorded: TypeAlias = "str | Sequence[str]"
+"""Layers that are recorded: "output", "all", or their names."""
+
+
+def recorded_layers(network: Graph[Any], record: Recorded) -> tuple[str, ...]:
+    """Names of the layers to record, in the network's order.
+
+    Raises
+    ------
+    RequestError
+        The network has no layer of that name.
+    """
+    names = [layer.name for layer in network]
+    if record in ("output", "all"):
+        return tuple(names) if record == "all" else (names[-1],)
+    if isinstance(record, str) or set(record) - set(names):
+        raise RequestError("record", f"{record!r} is neither 'output' nor 'all'", remedy=f"Or list some of {', '.join(names)}.")
+    return tuple(name for name in names if name in record)
 
 
 def samples_first(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "lava", "h5py", "matplotlib", "norse", "scipy", "sklearn", "rich", "click"}
+HEAVY = {"torch", "lava", "h5py", "matplotlib", "norse", "scipy", "sklearn", "rich", "click", "numba"}
 
 
 def modules_after(statement: str) -> set[str]:

@@ -6,85 +6,132 @@ connection that is delayed by d; from itself it hears step t - 1 at the latest. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.graph import INPUT, Connection, Graph, Population
+from neurodeploy.graph import INPUT, Graph, Population
 from neurodeploy.records import samples_first
-from neurodeploy.simulation.products import Number, Product, product_of
 
-NUMBERS_AT_ONCE = 1 << 22
+NUMBERS_AT_ONCE = 1 << 20
 """What arrives at a layer is worked out for so many neurons, samples and steps at a time: memory does not grow with steps."""
+WORD = 8
+"""Rows of spikes are as many bytes as this divides; the last of them may be nobody's."""
 
 
 class Neurons(Protocol):
-    """The state of a layer, for a batch of samples at once, and the step that moves it on."""
+    """The state of a layer, for a batch of samples at once, and the steps that move it on."""
 
-    v: NDArray[Any]
+    def answer(self, arriving: NDArray[Any], fired: NDArray[np.uint8], v: NDArray[Any] | None) -> None:
+        """From what arrives (n_steps, batch, n) to who fires (n_steps, batch, n or more) and the membranes, where asked for."""
 
-    def step(self, arriving: NDArray[Any]) -> NDArray[np.bool_]:
-        """From what arrives at the neurons (batch, n) to whether they fire."""
+
+class Synapses(Protocol):
+    """The synapses of a connection."""
+
+    def add(self, spikes: NDArray[Any], arriving: NDArray[Any]) -> None:
+        """Add what spikes (rows, n_in or more) weigh to what arrives (rows, n_out)."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A layer that is ready to run: its neurons at rest, and the type of number in which its synapses add up."""
+    """A layer that is ready to run: its neurons at rest, its connections' synapses, the type of number in which they add up."""
 
     layer: Population[Any, Any]
     neurons: Neurons
-    number: Number
-
-    def products(self, recurrent: bool) -> list[tuple[Connection[Any], Product]]:
-        """Its connections from itself, or the others, with how spikes pass them."""
-        some = [c for c in self.layer.connections if (c.source == self.layer.name) is recurrent]
-        return [(connection, product_of(connection.synapse, self.number)) for connection in some]
+    synapses: tuple[Synapses, ...]
+    number: type[Any]
 
 
 Records = tuple[dict[str, NDArray[np.uint8]], dict[str, NDArray[Any]]]
 
 
-def run_stages(
-    network: Graph[Any],
-    stages: Sequence[Stage],
-    spikes: NDArray[np.uint8],
-    *,
-    record: Literal["output", "all"],
-    membrane: type[np.int32] | type[np.float64],
-) -> Records:
-    """Run every sample from rest; what the recorded layers fired, and their membranes, in the axes of a record."""
-    batch, n_steps = spikes.shape[0], spikes.shape[-1]
-    given = np.moveaxis(spikes.reshape(batch, -1, n_steps), -1, 0)
-    at_once = min(n_steps, max(1, NUMBERS_AT_ONCE // (batch * max(layer.n_neurons for layer in network))))
-    heard = _Heard(network, batch, at_once)
-    running = [_Running(stage, n_steps, batch, membrane, record == "all" or stage.layer is network.output) for stage in stages]
-    for start in range(0, n_steps, at_once):
-        n = min(at_once, n_steps - start)
-        heard.now(INPUT, n)[...] = given[start : start + n]
-        for layer in running:
-            layer.advance(heard, start, n)
-        heard.pass_on(n)
-    recorded = [layer for layer in running if layer.is_recorded]
-    return {r.stage.layer.name: samples_first(r.fired, r.stage.layer.shape) for r in recorded}, {
-        r.stage.layer.name: samples_first(r.v, r.stage.layer.shape) for r in recorded
-    }
+class Run:
+    """A batch of samples on its way through a network, from rest; its past is as long as its delays.
+
+    Parameters
+    ----------
+    recorded : names of layers
+    membrane : type
+        Of the numbers in which membranes are recorded.
+    given : type
+        Of the numbers that the input is made of.
+    """
+
+    def __init__(
+        self,
+        network: Graph[Any],
+        stages: Sequence[Stage],
+        batch: int,
+        *,
+        recorded: Collection[str],
+        membrane: type[Any],
+        given: type[Any] = np.uint8,
+    ) -> None:
+        self.stages, self.batch, self.recorded, self.membrane = stages, batch, recorded, membrane
+        largest = max(network.n_inputs, *(layer.n_neurons for layer in network))
+        self.at_once = max(1, NUMBERS_AT_ONCE // (batch * largest))
+        self.heard = _Heard(network, batch, self.at_once, given)
+
+    def advance(self, spikes: NDArray[Any]) -> Records:
+        """Run the next steps (batch, \\*shape, n_steps); what the recorded layers fired, and their membranes."""
+        n_steps = spikes.shape[-1]
+        given = np.moveaxis(spikes.reshape(self.batch, -1, n_steps), -1, 0)
+        some = [stage.layer for stage in self.stages if stage.layer.name in self.recorded]
+        fired = {layer.name: np.zeros((n_steps, self.batch, layer.n_neurons), dtype=np.uint8) for layer in some}
+        v = {layer.name: np.zeros((n_steps, self.batch, layer.n_neurons), dtype=self.membrane) for layer in some}
+        for start in range(0, n_steps, self.at_once):
+            n = min(self.at_once, n_steps - start)
+            self.heard.now(INPUT, n)[..., : given.shape[-1]] = given[start : start + n]
+            for stage in self.stages:
+                name = stage.layer.name
+                self._advance(stage, n, v[name][start : start + n] if name in v else None)
+                if name in fired:
+                    fired[name][start : start + n] = self.heard.now(name, n)[..., : stage.layer.n_neurons]
+            self.heard.pass_on(n)
+        shapes = {layer.name: layer.shape for layer in some}
+        return {k: samples_first(fired[k], shapes[k]) for k in fired}, {k: samples_first(v[k], shapes[k]) for k in v}
+
+    def _advance(self, stage: Stage, n: int, v: NDArray[Any] | None) -> None:
+        """A layer answers `n` steps: what comes from others is added up at once, what comes back as soon as it can be known."""
+        layer, fired = stage.layer, self.heard.now(stage.layer.name, n)
+        arriving = np.zeros((n, self.batch, layer.n_neurons), dtype=stage.number)
+        pairs = list(zip(layer.connections, stage.synapses, strict=True))
+        for connection, synapses in pairs:
+            if connection.source != layer.name:
+                spikes = self.heard.now(connection.source, n, connection.delay_steps)
+                synapses.add(_in_rows(spikes), _in_rows(arriving))
+        back = [(c.delay_steps + 1, synapses) for c, synapses in pairs if c.source == layer.name]
+        hop = min((delay for delay, _ in back), default=n)
+        for start in range(0, n, hop):
+            part = slice(start, min(start + hop, n))
+            for delay, synapses in back:
+                synapses.add(_in_rows(self.heard.now(layer.name, n, delay)[part]), _in_rows(arriving[part]))
+            stage.neurons.answer(arriving[part], fired[part], v if v is None else v[part])
+
+
+def _in_rows(array: NDArray[Any]) -> NDArray[Any]:
+    return array.reshape(-1, array.shape[-1])
 
 
 class _Heard:
     """What every source fires in the steps that are worked on, after as many earlier steps as anybody still waits for."""
 
-    def __init__(self, network: Graph[Any], batch: int, at_once: int) -> None:
+    def __init__(self, network: Graph[Any], batch: int, at_once: int, given: type[Any]) -> None:
         sizes = {INPUT: network.n_inputs} | {layer.name: layer.n_neurons for layer in network}
         self.reach = {
             name: max((c.delay_steps + (layer.name == name) for layer, c in network.targets(name)), default=0) for name in sizes
         }
-        self.spikes = {name: np.zeros((self.reach[name] + at_once, batch, n), dtype=np.uint8) for name, n in sizes.items()}
+        self.spikes: dict[str, NDArray[Any]] = {
+            name: np.zeros((self.reach[name] + at_once, batch, -(-n // WORD) * WORD), dtype=given if name == INPUT else np.uint8)
+            for name, n in sizes.items()
+        }
 
-    def now(self, source: str, n: int, delay_steps: int = 0) -> NDArray[np.uint8]:
-        """(n, batch, n_source): the spikes of the steps that are worked on, or of as many steps `delay_steps` before."""
+    def now(self, source: str, n: int, delay_steps: int = 0) -> NDArray[Any]:
+        """(n, batch, n_source or more): the spikes of the steps that are worked on, or of as many `delay_steps` before."""
         first = self.reach[source] - delay_steps
         return self.spikes[source][first : first + n]
 
@@ -93,41 +140,3 @@ class _Heard:
         for name, reach in self.reach.items():
             if reach:
                 self.spikes[name][:reach] = self.spikes[name][n : n + reach].copy()
-
-
-class _Running:
-    """A stage in the course of a run, and what is recorded of it."""
-
-    def __init__(self, stage: Stage, n_steps: int, batch: int, membrane: type, is_recorded: bool) -> None:
-        self.stage, self.is_recorded = stage, is_recorded
-        self.forward, self.back = stage.products(recurrent=False), stage.products(recurrent=True)
-        kept = (n_steps if is_recorded else 0, batch, stage.layer.n_neurons)
-        self.fired: NDArray[np.uint8] = np.zeros(kept, dtype=np.uint8)
-        self.v: NDArray[Any] = np.zeros(kept, dtype=membrane)
-
-    def advance(self, heard: _Heard, start: int, n: int) -> None:
-        """Answer the steps start..start + n - 1: what comes from others is added up at once, what comes back step by step."""
-        name, neurons = self.stage.layer.name, self.stage.neurons
-        arriving = self._from_others(heard, n)
-        fired = heard.now(name, n)
-        for t in range(n):
-            sums = arriving[t]
-            for connection, product in self.back:
-                sums = sums + product(heard.now(name, t + 1, connection.delay_steps + 1)[t])
-            fired[t] = neurons.step(sums)
-            if self.is_recorded:
-                self.v[start + t] = neurons.v
-        if self.is_recorded:
-            self.fired[start : start + n] = fired
-
-    def _from_others(self, heard: _Heard, n: int) -> NDArray[Any]:
-        """(n, batch, n_neurons): what arrives at each step from the input and from layers before."""
-        batch, n_neurons = self.fired.shape[1:]
-        total: NDArray[Any] | None = None
-        for connection, product in self.forward:
-            spikes = heard.now(connection.source, n, connection.delay_steps)
-            part = product(spikes.reshape(n * batch, -1))
-            total = part if total is None else total + part
-        if total is None:
-            return np.zeros((n, batch, n_neurons), dtype=self.stage.number)
-        return total.reshape(n, batch, n_neurons)

@@ -1,96 +1,221 @@
-"""What the chip would do: every layer in its own integers, bit for bit as Lava's simulator."""
+"""What the chip would do: every layer in its own integers, bit for bit as Lava's simulator.
+
+A network is made ready once (`Prepared`), then an `Emulator` runs a batch of samples on it, one stretch of input after the other.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import SimulationError
-from neurodeploy.fixedpoint import MANTISSA_SHIFT, STATE_MAX, decayed, saturated, wrapped
-from neurodeploy.quantized import QuantizedConv, QuantizedLayer, QuantizedLIF, QuantizedNetwork
-from neurodeploy.records import SpikeRecord
-from neurodeploy.simulation.clock import Stage, run_stages
-from neurodeploy.simulation.products import Number
+from neurodeploy.errors import DataError, RequestError, SimulationError
+from neurodeploy.fixedpoint import DECAY_UNITY, MANTISSA_SHIFT, STATE_MAX
+from neurodeploy.graph import INPUT
+from neurodeploy.quantized import QuantizedLayer, QuantizedLIF, QuantizedNetwork
+from neurodeploy.records import Recorded, SpikeRecord, recorded_layers
+from neurodeploy.simulation import kernels
+from neurodeploy.simulation.clock import Run, Stage
+from neurodeploy.simulation.exactness import exact_number
+from neurodeploy.simulation.passing import Graded, Passing
 
-ACCUMULATOR_MAX = ((1 << 31) - 1 - STATE_MAX) >> MANTISSA_SHIFT
-"""What may arrive at a neuron: shifted left and added to a current of 24 bits, it stays within Lava's 32 (proc/lif/models.py)."""
-CONVOLUTION_MAX = (1 << 23) - 1
-"""What may arrive through a convolution: Lava holds it in 24 bits (proc/conv/models.py: PyConvModelFixed)."""
+NEURONS_A_THREAD = 1 << 12
+"""A thread is worth starting for so many neurons, those of all samples together."""
 
-
-class _IntegerNeurons:
-    """The state of a layer in the chip's integers, held in doubles: one multiplication is a decay then."""
-
-    def __init__(self, layer: QuantizedLayer, batch: int) -> None:
-        neuron = layer.neuron
-        self.du, self.dv, self.bias = neuron.du, neuron.dv, layer.bias << MANTISSA_SHIFT
-        self.threshold = neuron.vth << MANTISSA_SHIFT if isinstance(neuron, QuantizedLIF) else None
-        self.u: NDArray[Any] = np.zeros((batch, layer.n_neurons))
-        self.v: NDArray[Any] = np.zeros_like(self.u)
-        self.overflows = 0
-
-    def step(self, arriving: NDArray[Any]) -> NDArray[np.bool_]:
-        """The spikes (batch, n) of the step; the state is moved on in place, for most of the time goes into memory."""
-        decayed(self.u, self.du, out=self.u)
-        self.u += arriving * (1 << MANTISSA_SHIFT)
-        if self.u.max() > STATE_MAX or self.u.min() <= -STATE_MAX:
-            self._settle(self.u, wrapped(self.u))
-        decayed(self.v, self.dv, out=self.v)
-        self.v += self.u
-        self.v += self.bias
-        if max(self.v.max(), -self.v.min()) >= STATE_MAX:
-            self._settle(self.v, saturated(self.v))
-        if self.threshold is None:
-            return np.zeros(self.v.shape, dtype=bool)
-        fired: NDArray[np.bool_] = self.v > self.threshold
-        np.copyto(self.v, 0.0, where=fired)
-        return fired
-
-    def _settle(self, state: NDArray[Any], within: NDArray[Any]) -> None:
-        """Bring a state back into its 24 bits, and count where it had left them."""
-        self.overflows += int(np.count_nonzero(state != within))
-        state[...] = within
+OnOverflow: TypeAlias = Literal["wrap", "raise", "warn"]
 
 
-def _exact(layer: QuantizedLayer) -> Number:
-    """The smallest type in which no sum of the layer's weights is rounded: every partial sum is a whole number below."""
-    where = f"layer {layer.name!r}"
-    totals = [connection.synapse.total(np.abs(connection.synapse.weight.astype(np.int64))) for connection in layer.connections]
-    for connection, total in zip(layer.connections, totals, strict=True):
-        if isinstance(connection.synapse, QuantizedConv) and total.max() > CONVOLUTION_MAX:
-            raise SimulationError(
-                where, "its convolution can add up to more than the 24 bits that Lava holds it in",
-                remedy="Give its window fewer weights.",
-            )  # fmt: skip
-    largest = int(np.sum(totals, axis=0).max(initial=0))
-    if largest > ACCUMULATOR_MAX:
-        raise SimulationError(
-            where,
-            "its weights can add up to more than Lava's 32-bit accumulator holds",
-            remedy="Give its neurons fewer synapses.",
-        )
-    return np.float32 if largest < 1 << 24 else np.float64
-
-
-def run_emulator(
-    network: QuantizedNetwork, spikes: NDArray[np.uint8], *, record: Literal["output", "all"] = "output"
-) -> SpikeRecord:
-    """Run each sample from rest; see `neurodeploy.simulation.simulate`, which checks what it is given.
+class Prepared:
+    """A network whose sums are exact, and whose synapses know how spikes pass them; many emulators may share it.
 
     Parameters
     ----------
-    spikes : array (batch, \\*input_shape, n_steps), uint8, 0 or 1
+    way : str, optional
+        How spikes pass synapses, where these allow it (see `neurodeploy.simulation.passing`); measured by default.
+    input_max : int
+        Largest magnitude of the input's numbers: 1 for spikes.
 
     Raises
     ------
     SimulationError
         A layer's weights can add up to more than Lava's registers hold, which go round then.
     """
-    neurons = {layer.name: _IntegerNeurons(layer, len(spikes)) for layer in network}
-    stages = [Stage(layer, neurons[layer.name], _exact(layer)) for layer in network]
-    fired, v = run_stages(network, stages, spikes, record=record, membrane=np.int32)
-    return SpikeRecord(
-        end="emulator", spikes=fired, v=v, overflows={name: population.overflows for name, population in neurons.items()}
-    )
+
+    def __init__(self, network: QuantizedNetwork, *, way: str | None = None, input_max: int = 1) -> None:
+        self.network, self.input_max = network, input_max
+        self.synapses: dict[str, tuple[Passing | Graded, ...]] = {}
+        for layer in network:
+            number = exact_number(layer, input_max)
+            self.synapses[layer.name] = tuple(
+                Graded(c.synapse, number) if input_max > 1 and c.source == INPUT else Passing(c.synapse, number, way)
+                for c in layer.connections
+            )
+
+    @property
+    def ways(self) -> dict[tuple[str, str], str | None]:
+        """By what way spikes go from (source, to layer); None where none came yet."""
+        pairs = {layer.name: zip(layer.connections, self.synapses[layer.name], strict=True) for layer in self.network}
+        return {(connection.source, name): synapses.way for name, both in pairs.items() for connection, synapses in both}
+
+
+class Emulator:
+    """A batch of samples on its way through a network, from rest.
+
+    Parameters
+    ----------
+    network : QuantizedNetwork or Prepared
+        `Prepared`, where many batches are to go through it, or the input is graded: whole numbers, as Lava's synapses take
+        them with ``num_message_bits``.
+    n_samples : int
+        Samples that run beside each other.
+    record : "output" | "all" | sequence of layer names
+        Whose spikes and membranes are recorded; none for ``()``. Spikes are counted in all layers.
+    reset_interval, reset_offset : int
+        Before step `reset_offset`, and every `reset_interval` from there on, all neurons go back to rest, and spikes under way
+        go on: what netx's arguments of these names do, on the network's clock. 0 for never.
+    on_overflow : "wrap" | "raise" | "warn"
+        What to do after steps in which a state left its 24 bits, beside counting it and what the chip does: nothing,
+        `SimulationError`, or a `RuntimeWarning`.
+    threads : int, optional
+        Parts of the batch that run beside each other; by default as many as there are cores, where there is work for them.
+    """
+
+    def __init__(
+        self,
+        network: QuantizedNetwork | Prepared,
+        *,
+        n_samples: int = 1,
+        record: Recorded = "output",
+        reset_interval: int = 0,
+        reset_offset: int = 0,
+        on_overflow: OnOverflow = "wrap",
+        threads: int | None = None,
+    ) -> None:
+        if on_overflow not in ("wrap", "raise", "warn"):
+            raise RequestError("on_overflow", f"{on_overflow!r} is none of 'wrap', 'raise' and 'warn'")
+        if reset_interval < 0 or not 0 <= reset_offset < max(reset_interval, 1):
+            raise RequestError(
+                "reset_interval", f"{reset_interval} with an offset of {reset_offset} tells no steps",
+                remedy="Give an interval of at least 1, and an offset from 0 to below it.",
+            )  # fmt: skip
+        self.prepared = network if isinstance(network, Prepared) else Prepared(network)
+        self.network, self.n_samples, self.on_overflow = self.prepared.network, n_samples, on_overflow
+        recorded = recorded_layers(self.network, record)
+        given = np.uint8 if self.prepared.input_max == 1 else np.int32
+        self._parts = []
+        for size in _sizes(n_samples, self.network.n_neurons, threads):
+            neurons = [_IntegerNeurons(layer, size, reset_interval, reset_offset) for layer in self.network]
+            stages = [Stage(n.layer, n, self.prepared.synapses[n.layer.name], np.int32) for n in neurons]
+            run = Run(self.network, stages, size, recorded=recorded, membrane=np.int32, given=given)
+            self._parts.append((run, neurons))
+
+    def advance(self, spikes: NDArray[Any]) -> SpikeRecord:
+        """Run the next steps, and tell of them; counts and overflows are of all steps since the start.
+
+        Parameters
+        ----------
+        spikes : array (n_samples, \\*input_shape, n_steps), uint8, 0 or 1; whole numbers, where the network was prepared for them
+
+        Raises
+        ------
+        DataError
+            Another number of samples, or a larger number, than the emulator was made for.
+        SimulationError
+            A state left its 24 bits, and `on_overflow` is ``"raise"``.
+        """
+        if len(spikes) != self.n_samples or max(int(spikes.max()), -int(spikes.min())) > self.prepared.input_max:
+            raise DataError("input spikes", f"are of {len(spikes)} samples, up to {spikes.max()}; not what was prepared for")
+        before = self._overflows()
+        ends = np.cumsum([run.batch for run, _ in self._parts])
+        some = np.split(spikes, ends[:-1])
+        if len(some) == 1:
+            records = [self._parts[0][0].advance(spikes)]
+        else:
+            with ThreadPoolExecutor(len(some)) as pool:
+                records = list(pool.map(lambda part, given: part[0].advance(given), self._parts, some))
+        self._tell(before)
+        fired, v = ({name: np.concatenate([r[k][name] for r in records]) for name in records[0][k]} for k in (0, 1))
+        return SpikeRecord(
+            end="emulator", spikes=fired, v=v, overflows=self._overflows(), counts=self._counts(), steps=spikes.shape[-1]
+        )
+
+    def _overflows(self) -> dict[str, int]:
+        names = [layer.name for layer in self.network]
+        return dict(
+            zip(names, np.sum([[n.overflows for n in neurons] for _, neurons in self._parts], axis=0).tolist(), strict=True)
+        )
+
+    def _counts(self) -> dict[str, NDArray[np.int32]]:
+        counts = {}
+        for k, layer in enumerate(self.network):
+            counts[layer.name] = np.concatenate([n[k].counts for _, n in self._parts]).reshape(-1, *layer.shape)
+        return counts
+
+    def _tell(self, before: dict[str, int]) -> None:
+        """Of states that left their 24 bits in the last steps, to who wants to know."""
+        for name, times in self._overflows().items():
+            if times > before[name] and self.on_overflow != "wrap":
+                said = SimulationError(
+                    f"layer {name!r}", f"left 24 bits {times - before[name]:,} times: currents wrapped or membranes saturated",
+                    remedy="Scale its weights down, or give on_overflow='wrap' to have what the chip does.",
+                )  # fmt: skip
+                if self.on_overflow == "raise":
+                    raise said
+                warnings.warn(str(said), RuntimeWarning, stacklevel=3)
+
+
+class _IntegerNeurons:
+    """The state of a layer in the chip's integers, and what has happened to it."""
+
+    def __init__(self, layer: QuantizedLayer, batch: int, reset_interval: int, reset_offset: int) -> None:
+        self.layer, neuron = layer, layer.neuron
+        threshold = neuron.vth << MANTISSA_SHIFT if isinstance(neuron, QuantizedLIF) else STATE_MAX
+        registers = (DECAY_UNITY - neuron.du, DECAY_UNITY - neuron.dv, layer.bias << MANTISSA_SHIFT, threshold)
+        self.registers = np.stack([np.broadcast_to(r, layer.n_neurons) for r in registers]).astype(np.int32)
+        self.u, self.v, self.counts = np.zeros((3, batch, layer.n_neurons), dtype=np.int32)
+        self.reset_interval, self.to_reset, self.overflows = reset_interval, reset_offset, 0
+
+    def answer(self, arriving: NDArray[Any], fired: NDArray[np.uint8], v: NDArray[Any] | None) -> None:
+        membranes = np.zeros((0, 1, 1), dtype=np.int32) if v is None else v
+        self.overflows += kernels.answer(
+            arriving, self.u, self.v, self.registers, fired, membranes, self.counts, self.to_reset, self.reset_interval
+        )
+        if self.reset_interval:
+            self.to_reset = (self.to_reset - len(arriving)) % self.reset_interval
+
+
+def _sizes(n_samples: int, n_neurons: int, threads: int | None) -> list[int]:
+    """Samples in each part of the batch."""
+    if threads is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = min(cores, max(1, n_samples * n_neurons // NEURONS_A_THREAD))
+    parts = max(1, min(threads, n_samples))
+    return [n_samples // parts + (k < n_samples % parts) for k in range(parts)]
+
+
+_latest: list[Prepared] = []
+"""The network that ran last stays prepared: whoever runs it batch by batch has it measured once."""
+
+
+def run_emulator(network: QuantizedNetwork, spikes: NDArray[Any], *, record: Recorded = "output", **options: Any) -> SpikeRecord:
+    """Run each sample from rest; see `neurodeploy.simulation.simulate`, which checks what it is given.
+
+    Parameters
+    ----------
+    spikes : array (batch, \\*input_shape, n_steps), uint8, 0 or 1; whole numbers of more bits are graded input
+    **options
+        Of `Emulator`.
+
+    Raises
+    ------
+    SimulationError
+        A layer's weights can add up to more than Lava's registers hold, which go round then.
+    """
+    input_max = max(1, int(spikes.max()), -int(spikes.min()))
+    if not (_latest and _latest[0].network is network and _latest[0].input_max == input_max):
+        _latest[:] = [Prepared(network, input_max=input_max)]
+    return Emulator(_latest[0], n_samples=len(spikes), record=record, **options).advance(spikes)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from neurodeploy.errors import SimulationError
 from neurodeploy.netx import plain_kinds, write_netx
 from neurodeploy.quantized import QuantizedNetwork
-from neurodeploy.records import SpikeRecord
+from neurodeploy.records import Recorded, SpikeRecord, recorded_layers
 from neurodeploy.simulation.chip_clock import depths, waits
 
 GRACE_S = 3.0
@@ -37,7 +37,7 @@ Job = tuple[QuantizedNetwork, NDArray[np.uint8]]
 
 
 def run_lava(
-    network: QuantizedNetwork, spikes: NDArray[np.uint8], *, record: Literal["output", "all"] = "output", time_limit_s: float
+    network: QuantizedNetwork, spikes: NDArray[np.uint8], *, record: Recorded = "output", time_limit_s: float
 ) -> SpikeRecord:
     """Run each sample from rest; see `neurodeploy.simulation.simulate`, which checks what it is given.
 
@@ -61,7 +61,7 @@ def run_lava(
     return run_lava_jobs([(network, spikes)], record=record, time_limit_s=time_limit_s)[0]
 
 
-def run_lava_jobs(jobs: Sequence[Job], *, record: Literal["output", "all"] = "output", time_limit_s: float) -> list[SpikeRecord]:
+def run_lava_jobs(jobs: Sequence[Job], *, record: Recorded = "output", time_limit_s: float) -> list[SpikeRecord]:
     """`run_lava` for many networks at the price of starting Lava once."""
     _require_lava()
     with TemporaryDirectory(prefix="neurodeploy-lava-") as name:
@@ -71,8 +71,9 @@ def run_lava_jobs(jobs: Sequence[Job], *, record: Literal["output", "all"] = "ou
         for index, (plan, (network, spikes)) in enumerate(zip(plans, jobs, strict=True)):
             write_netx(network, folder / f"{index}.net")
             np.save(folder / f"{index}.npy", _one_after_another(spikes, plan))
-            first = 0 if record == "all" else len(network.layers) - 1
-            listed.append(asdict(plan) | {"name": str(index), "first": first})
+            recorded = recorded_layers(network, record)
+            layers = [k for k, layer in enumerate(network.layers) if layer.name in recorded]
+            listed.append(asdict(plan) | {"name": str(index), "recorded": layers})
         (folder / "jobs.json").write_text(json.dumps(listed))
         _run_worker(folder, sum(plan.n_steps for plan in plans), time_limit_s)
         return [
@@ -164,16 +165,14 @@ def _one_after_another(spikes: NDArray[np.uint8], plan: _Plan) -> NDArray[np.uin
     return chip
 
 
-def _recorded(
-    path: Path, network: QuantizedNetwork, given: NDArray[np.uint8], record: Literal["output", "all"], period: int
-) -> SpikeRecord:
+def _recorded(path: Path, network: QuantizedNetwork, given: NDArray[np.uint8], record: Recorded, period: int) -> SpikeRecord:
     """The chip's steps as the network's own: a layer of depth k answers its first input at step k, counted from 0."""
     batch, n_steps = given.shape[0], given.shape[-1]
     depth = depths(network)
     shifted: dict[str, dict[str, NDArray[Any]]] = {"spikes": {}, "v": {}}
     with np.load(path) as chip:
         for kind, of_layer in shifted.items():
-            for index, layer in enumerate(network.layers if record == "all" else network.layers[-1:]):
+            for index, layer in enumerate(network[name] for name in recorded_layers(network, record)):
                 first = depth[layer.name] + period * np.arange(batch)
                 steps = chip[f"{kind}{index}"][:, first[:, np.newaxis] + np.arange(n_steps)]
                 of_layer[layer.name] = np.moveaxis(steps, 1, 0).reshape(batch, *layer.shape, n_steps)

@@ -81,7 +81,7 @@ def _run(folder: Path, job: dict[str, Any], done: int) -> int:
         feed = source.RingBuffer(data=spikes)
         populations = graph_of(read_netx(path), feed.s_out)
         whole = populations[-1].neuron
-    probes = [_probe(population, spikes.shape[-1]) for population in populations[job["first"] :]]
+    probes = [_probe(population, spikes.shape[-1]) for population in (populations[k] for k in job["recorded"])]
     try:
         for steps, depth in job["parts"]:
             for start in range(0, steps, PART_STEPS):

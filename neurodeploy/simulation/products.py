@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 
 from neurodeploy.wiring import ConvWiring, DenseWiring, SparseWiring
 
-Product: TypeAlias = "Callable[[NDArray[np.uint8]], NDArray[Any]]"
+Product: TypeAlias = "Callable[[NDArray[Any]], NDArray[Any]]"
 """From spikes (n, n_in) to what arrives at the neurons, (n, n_out)."""
 
 Number: TypeAlias = "type[np.float32] | type[np.float64]"
@@ -38,7 +38,7 @@ def product_of(synapse: DenseWiring | SparseWiring | ConvWiring, number: Number)
 def _sparse(synapse: SparseWiring, number: Number) -> Product:
     matrix = csr_matrix((synapse.weight.astype(number), synapse.sources, synapse.starts), shape=(synapse.n_out, synapse.n_in))
 
-    def product(spikes: NDArray[np.uint8]) -> NDArray[Any]:
+    def product(spikes: NDArray[Any]) -> NDArray[Any]:
         arriving: NDArray[Any] = matrix.dot(spikes.T.astype(number, order="C"))
         return np.ascontiguousarray(arriving.T)
 
@@ -54,7 +54,7 @@ def _convolution(synapse: ConvWiring, number: Number) -> Product:
     (p, q), (y, x), (i, j) = synapse.padding, synapse.stride, synapse.dilation
     window = (i * (height - 1) + 1, j * (width - 1) + 1)
 
-    def some(spikes: NDArray[np.uint8]) -> NDArray[Any]:
+    def some(spikes: NDArray[Any]) -> NDArray[Any]:
         images = np.pad(spikes.reshape(-1, *synapse.input_shape), ((0, 0), (0, 0), (p, p), (q, q)))
         rows_of_windows = sliding_window_view(images, window[0], 2)
         places = sliding_window_view(rows_of_windows, window[1], 3)[:, :, ::y, ::x, ::i, ::j].transpose(0, 1, 4, 5, 2, 3)
@@ -62,7 +62,7 @@ def _convolution(synapse: ConvWiring, number: Number) -> Product:
         arriving: NDArray[Any] = np.matmul(kernels, patches)
         return arriving.reshape(len(spikes), synapse.n_out)
 
-    def product(spikes: NDArray[np.uint8]) -> NDArray[Any]:
+    def product(spikes: NDArray[Any]) -> NDArray[Any]:
         arriving = np.empty((len(spikes), synapse.n_out), dtype=number)
         for start in range(0, len(spikes), at_once):
             arriving[start : start + at_once] = some(spikes[start : start + at_once])

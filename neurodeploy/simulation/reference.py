@@ -2,38 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.network import LIF, Layer, Network
-from neurodeploy.records import SpikeRecord
-from neurodeploy.simulation.clock import Stage, run_stages
+from neurodeploy.records import Recorded, SpikeRecord, recorded_layers
+from neurodeploy.simulation.clock import Run, Stage
+from neurodeploy.simulation.products import Product, product_of
 
 
 class _FloatNeurons:
-    """The state of a layer in floats; `v` is the membrane as the model has it, with `rest` added."""
+    """The state of a layer in floats; membranes are told as the model has them, with `rest` added."""
 
     def __init__(self, layer: Layer, batch: int) -> None:
         self.neuron, self.bias = layer.neuron, layer.bias
         self._u, self._v = np.zeros((batch, layer.n_neurons)), np.zeros((batch, layer.n_neurons))
-        self.v: NDArray[Any] = self._v
 
-    def step(self, arriving: NDArray[Any]) -> NDArray[np.bool_]:
-        """The spikes (batch, n) of the step."""
-        neuron = self.neuron
-        self._u = (1 - neuron.current_decay) * self._u + arriving
-        self._v = (1 - neuron.voltage_decay) * self._v + self._u + self.bias
-        fired = np.zeros(self._v.shape, dtype=bool)
-        if isinstance(neuron, LIF):
-            fired = self._v > neuron.threshold
-            self._v[fired] = 0.0
-        self.v = self._v + neuron.rest
-        return fired
+    def answer(self, arriving: NDArray[Any], fired: NDArray[np.uint8], v: NDArray[Any] | None) -> None:
+        neuron, n = self.neuron, arriving.shape[-1]
+        for t, sums in enumerate(arriving):
+            self._u = (1 - neuron.current_decay) * self._u + sums
+            self._v = (1 - neuron.voltage_decay) * self._v + self._u + self.bias
+            if isinstance(neuron, LIF):
+                fires = self._v > neuron.threshold
+                self._v[fires] = 0.0
+                fired[t, :, :n] = fires
+            if v is not None:
+                v[t] = self._v + neuron.rest
 
 
-def run_reference(network: Network, spikes: NDArray[np.uint8], *, record: Literal["output", "all"] = "output") -> SpikeRecord:
+class _FloatSynapses:
+    """A connection's synapses in floats."""
+
+    def __init__(self, product: Product, n_in: int) -> None:
+        self.product, self.n_in = product, n_in
+
+    def add(self, spikes: NDArray[Any], arriving: NDArray[Any]) -> None:
+        arriving += self.product(spikes[:, : self.n_in])
+
+
+def run_reference(network: Network, spikes: NDArray[np.uint8], *, record: Recorded = "output") -> SpikeRecord:
     """Run each sample from rest; see `neurodeploy.simulation.simulate`, which checks what it is given.
 
     Membranes are recorded as the model has them, with `rest` added.
@@ -42,6 +52,10 @@ def run_reference(network: Network, spikes: NDArray[np.uint8], *, record: Litera
     ----------
     spikes : array (batch, \\*input_shape, n_steps), uint8, 0 or 1
     """
-    stages = [Stage(layer, _FloatNeurons(layer, len(spikes)), np.float64) for layer in network]
-    fired, v = run_stages(network, stages, spikes, record=record, membrane=np.float64)
+    stages = []
+    for layer in network:
+        synapses = [_FloatSynapses(product_of(c.synapse, np.float64), c.synapse.n_in) for c in layer.connections]
+        stages.append(Stage(layer, _FloatNeurons(layer, len(spikes)), tuple(synapses), np.float64))
+    run = Run(network, stages, len(spikes), recorded=recorded_layers(network, record), membrane=np.float64)
+    fired, v = run.advance(spikes)
     return SpikeRecord(end="reference", spikes=fired, v=v)
