@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.nn import MaxPool2d
 
 from neurodeploy.frontends.norse import extract
-from neurodeploy.network import LI
+from neurodeploy.network import LI, Network
 from neurodeploy.simulation.reference import run_reference
 
 SPIKING, READOUTS = (LIFCell, LIFBoxCell, IAFCell, LIFRecurrentCell), (LICell, LIBoxCell)
@@ -48,3 +48,56 @@ def assert_alike(model: SequentialState, spikes: NDArray[np.uint8], atol: float)
             np.testing.assert_array_equal(record.spikes[layer.name], theirs, err_msg=layer.name)
             fired += int(theirs.sum())
     return fired
+
+
+def drive(model: torch.nn.Module, seed: int = 0) -> Any:
+    """The model in doubles, with weights that make neurons fire and let no membrane meet its threshold exactly."""
+    rng = np.random.default_rng(seed)
+    model = model.double()
+    for parameter in model.parameters():
+        parameter.data = torch.as_tensor(rng.normal(0.3, 1, tuple(parameter.shape)) * 2)
+    return model
+
+
+# ---------------------------------------------------------------------------------------------- models of one step
+
+N_STEPS = 24
+
+
+def given(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Spikes (time, batch, *shape), in doubles."""
+    return (torch.rand(N_STEPS, 2, *shape, generator=torch.Generator().manual_seed(seed)) < 0.4).double()
+
+
+def answers(model: torch.nn.Module, spikes: torch.Tensor) -> NDArray[Any]:
+    """What a model of one step says, (batch, ..., time), called as its user calls it."""
+    said, rest = [], ()
+    with torch.no_grad():
+        for x in spikes:
+            out = model(x, *rest)
+            out, rest = (out[0], out[1:]) if isinstance(out, tuple) else (out, ())
+            said.append(out)
+    return torch.stack(said, dim=-1).numpy()
+
+
+def read(model: torch.nn.Module, spikes: torch.Tensor) -> tuple[Network, NDArray[Any]]:
+    """The network, and what its last layer answers: membranes of a readout, else spikes."""
+    network = extract(model, spikes[0])
+    record = run_reference(network, np.moveaxis(spikes.numpy(), 0, -1).astype(np.uint8))
+    last = network.output.name
+    return network, record.spikes[last] if hasattr(network.output.neuron, "threshold") else record.v[last]
+
+
+def assert_read(model: torch.nn.Module, *shape: int) -> Network:
+    """The model's answers are the reference's, and not all silence."""
+    spikes = given(*shape)
+    model = drive(model)
+    network, ours = read(model, spikes)
+    theirs = answers(model, spikes)
+    assert np.ptp(theirs) > 0
+    np.testing.assert_allclose(ours.reshape(theirs.shape), theirs, atol=1e-5)
+    return network
+
+
+def hears(network: Network) -> dict[str, list[str]]:
+    return {layer.name: [c.source for c in layer.connections] for layer in network}

@@ -6,6 +6,7 @@ Norse 1.1.0's cells (``norse/torch/functional/{lif,lif_box,iaf,leaky_integrator,
     LIFBox, LIBox  v <- v + g (v_leak - v + x)
     IAF            v <- v + x
     LIFRecurrent   as LIF, x with what its own spikes of the step before weigh
+    LILinear       as LI, x weighed first
 
 which is the chip's recurrence for u = g i, weights scaled by g and membranes counted from the reset potential.
 """
@@ -15,16 +16,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from norse.torch.functional.leaky_integrator import LIState
 from norse.torch.functional.reset import reset_value
-from norse.torch.module.iaf import IAFCell
-from norse.torch.module.leaky_integrator import LICell
+from norse.torch.module import leaky_integrator, lif
+from norse.torch.module.iaf import IAF, IAFCell
+from norse.torch.module.leaky_integrator import LICell, LILinearCell
 from norse.torch.module.leaky_integrator_box import LIBoxCell
-from norse.torch.module.lif import LIFCell, LIFRecurrentCell
+from norse.torch.module.lif import LIFCell, LIFRecurrent, LIFRecurrentCell
 from norse.torch.module.lif_box import LIFBoxCell
+from norse.torch.module.snn import SNN, SNNCell, SNNRecurrent, SNNRecurrentCell
 
 from neurodeploy.errors import ExtractError, NetworkError
 from neurodeploy.frontends.folding import Floats, numbers
@@ -99,7 +103,7 @@ def _iaf(_where: str, _cell: Any, p: Any) -> Cell:
 def _li(_where: str, cell: Any, p: Any) -> Cell:
     dt = float(cell.dt)
     gain = dt * p.tau_mem_inv
-    has_current = isinstance(cell, LICell)
+    has_current = not isinstance(cell, LIBoxCell)
     neuron = LI(current_decay=dt * p.tau_syn_inv if has_current else np.ones(()), voltage_decay=gain, rest=p.v_leak)
     return Cell(neuron=neuron, gain=gain, has_current=has_current, timestep_s=dt)
 
@@ -118,9 +122,37 @@ def _above_reset(where: str, p: Any) -> Floats:
 
 READERS: dict[type[torch.nn.Module], Callable[[str, Any, Any], Cell]] = {
     LIFCell: _lif,
+    lif.LIF: _lif,
     LIFBoxCell: _lif_box,
     IAFCell: _iaf,
+    IAF: _iaf,
     LIFRecurrentCell: _lif,
+    LIFRecurrent: _lif,
     LICell: _li,
+    leaky_integrator.LI: _li,
+    LILinearCell: _li,
     LIBoxCell: _li,
 }
+CELLS = "LIFCell, LIFBoxCell, IAFCell, LIFRecurrentCell, LICell, LIBoxCell, LILinearCell, and LIF, LIFRecurrent, LI, IAF"
+SEQUENCES = (lif.LIF, LIFRecurrent, leaky_integrator.LI, IAF)
+"""Cells that are given all steps of time at once, as the first side of a tensor."""
+
+
+def is_cell(module: torch.nn.Module) -> bool:
+    """Whether a module is neurons of Norse's, such as `READERS` knows or others."""
+    return type(module) in READERS or isinstance(module, (SNN, SNNCell, SNNRecurrent, SNNRecurrentCell))
+
+
+def resting_state(module: Any, x: torch.Tensor) -> Any:
+    """The state in which a cell starts, before the input of one step (batch, \\*shape)."""
+    if isinstance(module, LILinearCell):
+        return LIState(v=module.p.v_leak.detach(), i=torch.zeros(len(x), module.hidden_size, dtype=x.dtype))
+    return module.state_fallback(x.unsqueeze(0) if isinstance(module, SEQUENCES) else x)
+
+
+def stepped(module: Any, x: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
+    """A step of a cell, also of one that would take all at once."""
+    if isinstance(module, LILinearCell):
+        return cast("tuple[torch.Tensor, Any]", type(module).forward(module, x, state))
+    weights = (module.input_weights, module.recurrent_weights) if hasattr(module, "recurrent_weights") else ()
+    return cast("tuple[torch.Tensor, Any]", module.activation(x, state, *weights, module.p, module.dt))

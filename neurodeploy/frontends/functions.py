@@ -1,0 +1,298 @@
+"""What torch's functions make of forms: the tables of what a model may do between its neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from neurodeploy.errors import ExtractError
+from neurodeploy.frontends import folding, linear_maps
+from neurodeploy.frontends.folding import Floats, numbers, pair
+from neurodeploy.frontends.forms import Form, Where, added, constant, moved, scaled
+from neurodeploy.wiring import Pair
+
+
+class NotAMap(Exception):  # noqa: N818  (what is said of it is the caller's)
+    """A function, called so, adds up no weighted spikes; says why."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """Who calls a function, with how many sides in front of a form's own (batch, or time and batch)."""
+
+    module: Where
+    lead: tuple[int, ...]
+
+    def constant(self, value: Any, shape: tuple[int, ...]) -> Floats:
+        """A number or tensor beside a form of this shape: one a place."""
+        given = np.asarray(torch.as_tensor(value).detach().cpu(), dtype=np.float64)
+        if not np.isfinite(given).all():
+            raise ExtractError(self.module[1], "has a constant that is not finite")
+        try:
+            whole = np.broadcast_to(given, (*self.lead, *shape))
+        except ValueError:
+            raise NotAMap("spreads what it is given over more places") from None
+        rows = whole.reshape(-1, *shape)
+        if (rows != rows[:1]).any():
+            raise NotAMap("has another constant for each sample")
+        row: Floats = rows[0]
+        return row
+
+
+Map: TypeAlias = "Callable[..., Form]"
+
+# ---------------------------------------------------------------------------------------------- weights
+
+
+def linear(call: Call, input: Any, weight: Any, bias: Any = None) -> Form:  # noqa: A002  (torch's names)
+    """A dense synapse; in front of it nothing but pooling, factors and moves."""
+    matrix = numbers(call.module[1], "weight", _constant(weight)).reshape(tuple(weight.shape))
+    return linear_maps.linear(call.module, _form(input), matrix, _bias(call, bias))
+
+
+def matmul(call: Call, input: Any, other: Any) -> Form:  # noqa: A002
+    """A dense synapse, where the other factor is a matrix of weights."""
+    if getattr(other, "ndim", 0) != 2:
+        raise NotAMap("multiplies by what is no matrix of weights")
+    return linear(call, input, _constant(other).T)
+
+
+def conv2d(
+    call: Call, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,  # noqa: A002
+) -> Form:  # fmt: skip
+    """A convolution of any stride, padding (`same` with odd windows), dilation and groups."""
+    kernels = numbers(call.module[1], "weight", _constant(weight)).reshape(tuple(weight.shape))
+    pads = _padding(call, padding, pair(dilation), (kernels.shape[2], kernels.shape[3]))
+    return linear_maps.convolution(
+        call.module, _form(input), kernels, _bias(call, bias), stride=pair(stride), padding=pads, dilation=pair(dilation),
+        groups=groups,
+    )  # fmt: skip
+
+
+def _padding(call: Call, padding: Any, dilation: Pair, kernel: Pair) -> Pair:
+    if padding == "valid":
+        return 0, 0
+    if padding != "same":
+        return pair(padding)
+    around = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    if any(total % 2 for total in around):
+        raise ExtractError(
+            call.module[1], "pads one side more than the other ('same' with an even window)", remedy="Pad by a number."
+        )
+    return around[0] // 2, around[1] // 2
+
+
+def conv1d(
+    call: Call, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,  # noqa: A002
+) -> Form:  # fmt: skip
+    """A convolution of images of one row: shapes (channels, length) become (channels, 1, length)."""
+    pads = padding if isinstance(padding, str) else (0, pair(padding)[0])
+    image = conv2d(
+        call, _row(call, input), _constant(weight).unsqueeze(2), bias, (1, pair(stride)[0]), pads, (1, pair(dilation)[0]), groups
+    )
+    return _line(image)
+
+
+def batch_norm(
+    call: Call, input: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None, training: bool = False,  # noqa: A002
+    momentum: float = 0.1, eps: float = 1e-5,  # noqa: ARG001
+) -> Form:  # fmt: skip
+    """In eval mode: scales the weights in front of it, or behind it where there are none, and shifts the bias."""
+    where, form = call.module[1], _form(input)
+    if training or running_mean is None or running_var is None:
+        raise ExtractError(where, "normalises by each batch anew", remedy="Train it with track_running_stats=True.")
+    mean, spread = (numbers(where, "statistics", values).reshape(-1) for values in (running_mean, running_var))
+    gain, shift = 1.0 / np.sqrt(spread + eps), np.zeros_like(mean)
+    if weight is not None:
+        gain = gain * numbers(where, "weight", weight)
+    if bias is not None:
+        shift = shift + numbers(where, "bias", bias)
+    sides = (-1, *[1] * (len(form.shape) - 1))
+    normal = scaled(call.module, form, gain.reshape(sides))
+    return added(normal, constant(np.broadcast_to((shift - mean * gain).reshape(sides), form.shape)))
+
+
+# ---------------------------------------------------------------------------------------------- pooling
+
+
+def avg_pool2d(
+    call: Call, input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,  # noqa: A002
+    count_include_pad: bool = True, divisor_override: int | None = None,
+) -> Form:  # fmt: skip
+    """Folds into the weights beside it; alone it is a convolution."""
+    kernel = pair(kernel_size)
+    return linear_maps.average(
+        call.module, _form(input), kernel=kernel, stride=_stride(stride, kernel), padding=pair(padding), is_ceil=ceil_mode,
+        share=1.0 / (divisor_override or kernel[0] * kernel[1]), counts_padding=count_include_pad,
+    )  # fmt: skip
+
+
+def avg_pool1d(
+    call: Call, input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,  # noqa: A002
+    count_include_pad: bool = True,
+) -> Form:  # fmt: skip
+    """As `avg_pool2d`, of images of one row."""
+    steps = None if stride in (None, ()) else (1, pair(stride)[0])
+    window, pads = (1, pair(kernel_size)[0]), (0, pair(padding)[0])
+    return _line(avg_pool2d(call, _row(call, input), window, steps, pads, ceil_mode, count_include_pad))
+
+
+def adaptive_avg_pool2d(call: Call, input: Any, output_size: Any) -> Form:  # noqa: A002
+    """As `avg_pool2d`, where all windows are equal."""
+    form = _form(input)
+    return avg_pool2d(call, form, folding.equal_windows(call.module[1], linear_maps.image_of(call.module[1], form), output_size))
+
+
+def adaptive_avg_pool1d(call: Call, input: Any, output_size: Any) -> Form:  # noqa: A002
+    """As `avg_pool1d`, where all windows are equal."""
+    return _line(adaptive_avg_pool2d(call, _row(call, input), (1, pair(output_size)[0])))
+
+
+def lp_pool2d(call: Call, input: Any, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False) -> Form:  # noqa: A002
+    """With norm 1, the sum of a window: as `avg_pool2d`."""
+    if float(norm_type) != 1.0:
+        raise NotAMap(f"takes the root of a sum of powers of {norm_type:g}")
+    return avg_pool2d(call, input, kernel_size, stride, 0, ceil_mode, divisor_override=1)
+
+
+def mean(call: Call, input: Any, dim: Any = None, keepdim: bool = False) -> Form:  # noqa: A002
+    """Over all sides of an image: as `avg_pool2d`."""
+    return _over_image(call, _form(input), dim, keepdim, is_mean=True)
+
+
+def total(call: Call, input: Any, dim: Any = None, keepdim: bool = False) -> Form:  # noqa: A002
+    """Over all sides of an image: as `avg_pool2d`."""
+    return _over_image(call, _form(input), dim, keepdim, is_mean=False)
+
+
+def _over_image(call: Call, form: Form, dim: Any, keepdim: bool, *, is_mean: bool) -> Form:
+    n_sides = len(call.lead) + len(form.shape)
+    dims = {side % n_sides - len(call.lead) for side in ((dim,) if isinstance(dim, int) else dim or ())}
+    if len(form.shape) < 2 or dims != set(range(1, len(form.shape))):
+        raise NotAMap("adds up over other sides than those of the image")
+    image = form if len(form.shape) == 3 else _row(call, form)
+    window = (image.shape[1], image.shape[2])
+    share = 1.0 / (window[0] * window[1]) if is_mean else 1.0
+    shape = (form.shape[0], *[1] * (len(form.shape) - 1)) if keepdim else form.shape[:1]
+    pooled = linear_maps.average(call.module, image, kernel=window, stride=window, share=share)
+    return moved(pooled, lambda values: values.reshape(shape))
+
+
+def max_pool2d(
+    call: Call, input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,  # noqa: A002
+    return_indices: bool = False,
+) -> Form:  # fmt: skip
+    """Of spikes: a layer of neurons that fire where any of their inputs does."""
+    if return_indices:
+        raise NotAMap("tells where the largest is")
+    kernel = pair(kernel_size)
+    return linear_maps.any_of(
+        call.module, _form(input), kernel=kernel, stride=_stride(stride, kernel), padding=pair(padding), dilation=pair(dilation),
+        is_ceil=ceil_mode,
+    )  # fmt: skip
+
+
+def max_pool1d(
+    call: Call, input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,  # noqa: A002
+    return_indices: bool = False,
+) -> Form:  # fmt: skip
+    """As `max_pool2d`, of images of one row."""
+    steps = None if stride in (None, ()) else (1, pair(stride)[0])
+    window, pads, apart = (1, pair(kernel_size)[0]), (0, pair(padding)[0]), (1, pair(dilation)[0])
+    return _line(max_pool2d(call, _row(call, input), window, steps, pads, apart, ceil_mode, return_indices))
+
+
+def adaptive_max_pool2d(call: Call, input: Any, output_size: Any, return_indices: bool = False) -> Form:  # noqa: A002
+    """As `max_pool2d`, where all windows are equal."""
+    form = _form(input)
+    windows = folding.equal_windows(call.module[1], linear_maps.image_of(call.module[1], form), output_size)
+    return max_pool2d(call, form, windows, return_indices=return_indices)
+
+
+def adaptive_max_pool1d(call: Call, input: Any, output_size: Any, return_indices: bool = False) -> Form:  # noqa: A002
+    """As `max_pool1d`, where all windows are equal."""
+    return _line(adaptive_max_pool2d(call, _row(call, input), (1, pair(output_size)[0]), return_indices))
+
+
+def _stride(stride: Any, kernel: Pair) -> Pair:
+    return kernel if stride in (None, (), []) else pair(stride)
+
+
+# ---------------------------------------------------------------------------------------------- sums and factors
+
+
+def add(call: Call, input: Any, other: Any, alpha: float = 1) -> Form:  # noqa: A002
+    """Two connections into one layer; of a constant, a bias."""
+    one, two = (value if isinstance(value, Form) else None for value in (input, other))
+    if one is not None and two is not None:
+        if one.shape != two.shape:
+            raise NotAMap("spreads what it is given over more places")
+        return added(one, two if alpha == 1 else scaled(call.module, two, np.asarray(float(alpha))))
+    form = one if one is not None else two
+    assert form is not None
+    value = call.constant(other if one is not None else input, form.shape)
+    if two is not None and alpha != 1:
+        return added(scaled(call.module, form, np.asarray(float(alpha))), constant(value))
+    return added(form, constant(value * (alpha if one is not None else 1)))
+
+
+def sub(call: Call, input: Any, other: Any, alpha: float = 1) -> Form:  # noqa: A002
+    """As `add`, the second negative."""
+    return add(call, input, other, -alpha)
+
+
+def rsub(call: Call, input: Any, other: Any, alpha: float = 1) -> Form:  # noqa: A002
+    """As `sub`, turned round."""
+    return add(call, other, input, -alpha)
+
+
+def mul(call: Call, input: Any, other: Any) -> Form:  # noqa: A002
+    """By a constant: scales the weights."""
+    form, factor = (input, other) if isinstance(input, Form) else (other, input)
+    return scaled(call.module, form, call.constant(_constant(factor), form.shape))
+
+
+def div(call: Call, input: Any, other: Any) -> Form:  # noqa: A002
+    """By a constant: scales the weights."""
+    form = _form(input)
+    return scaled(call.module, form, 1.0 / call.constant(_constant(other), form.shape))
+
+
+def neg(call: Call, input: Any) -> Form:  # noqa: A002
+    """Scales the weights by -1."""
+    return scaled(call.module, _form(input), np.asarray(-1.0))
+
+
+# ---------------------------------------------------------------------------------------------- arguments
+
+
+def _form(value: Any) -> Form:
+    if not isinstance(value, Form):
+        raise NotAMap("weights what is no spike by what is")
+    return value
+
+
+def _constant(value: Any) -> Any:
+    if isinstance(value, Form):
+        raise NotAMap("multiplies what depends on spikes by what depends on spikes")
+    return value
+
+
+def _bias(call: Call, bias: Any) -> Floats | None:
+    return None if bias is None else numbers(call.module[1], "bias", _constant(bias)).reshape(-1)
+
+
+def _row(call: Call, value: Any) -> Form:
+    """A line (channels, length) as an image of one row."""
+    form = _form(value)
+    if len(form.shape) != 2:
+        raise ExtractError(call.module[1], f"looks at lines (channels, length), not at shape {form.shape}")
+    return moved(form, lambda values: values[:, None])
+
+
+def _line(form: Form) -> Form:
+    return moved(form, lambda values: values[:, 0])
