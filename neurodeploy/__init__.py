@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from neurodeploy.budgets.sharing import share_budget
     from neurodeploy.deployment import Deployment, compress, deploy, inspect
     from neurodeploy.errors import NeurodeployError
+    from neurodeploy.evaluation import Evaluation, evaluate
     from neurodeploy.frontends.norse import extract
     from neurodeploy.hardware import HardwareProfile
     from neurodeploy.network import Network
@@ -26,12 +27,13 @@ if TYPE_CHECKING:
     from neurodeploy.report import Report, summarize
     from neurodeploy.simulation import simulate
     from neurodeploy.simulation.verify import verify
-    from neurodeploy.training import FitOptions, encode, evaluate, fit, load_data, load_weights, save_weights, simulator_spikes
+    from neurodeploy.training import FitOptions, encode, fit, load_data, load_weights, save_weights, simulator_spikes
 
 _HOME = {
     "budgets.budget": ("Budget",),
     "deployment": ("Deployment", "compress", "deploy", "inspect"),
     "errors": ("NeurodeployError",),
+    "evaluation": ("Evaluation", "evaluate"),
     "frontends.norse": ("extract",),
     "hardware": ("HardwareProfile",),
     "netx": ("read_netx", "write_netx"),
@@ -46,15 +48,15 @@ _HOME = {
     "budgets.sharing": ("share_budget",),
     "simulation": ("simulate",),
     "simulation.verify": ("verify",),
-    "training": ("FitOptions", "encode", "evaluate", "fit", "load_data", "load_weights", "save_weights", "simulator_spikes"),
+    "training": ("FitOptions", "encode", "fit", "load_data", "load_weights", "save_weights", "simulator_spikes"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 _ROOMS = ("plot",)
 """What is asked for as ``nd.plot.chip``."""
 
 __all__ = [
-    "Budget", "Deployment", "EpochRecord", "FitOptions", "HardwareProfile", "Network", "NeurodeployError", "Placement",
-    "QuantizedNetwork", "Report", "SpikeRecord", "compare", "compress", "deploy", "dequantize", "encode", "evaluate",
+    "Budget", "Deployment", "EpochRecord", "Evaluation", "FitOptions", "HardwareProfile", "Network", "NeurodeployError",
+    "Placement", "QuantizedNetwork", "Report", "SpikeRecord", "compare", "compress", "deploy", "dequantize", "encode", "evaluate",
     "extract", "fit", "inspect", "load_data", "load_profile", "load_weights", "place", "quantize", "read_netx",
     "save_weights", "share_budget", "simulate", "simulator_spikes", "summarize", "verify", "write_netx",
 ]  # fmt: skip

@@ -50,6 +50,11 @@ class DenseWiring(ByValue):
         counts: NDArray[np.int64] = np.count_nonzero(self.weight, axis=1)
         return counts
 
+    def fan_out(self) -> NDArray[np.int64]:
+        """(n_in,): synapses from each neuron."""
+        counts: NDArray[np.int64] = np.count_nonzero(self.weight, axis=0)
+        return counts
+
     def total(self, values: NDArray[Any]) -> NDArray[Any]:
         """(n_out,): `values`, one a weight, added up over the synapses onto each neuron."""
         sums: NDArray[Any] = values.sum(axis=1)
@@ -113,6 +118,10 @@ class SparseWiring(ByValue):
     def fan_in(self) -> NDArray[np.int64]:
         """(n_out,): synapses onto each neuron."""
         return self.total((self.weight != 0).astype(np.int64))
+
+    def fan_out(self) -> NDArray[np.int64]:
+        """(n_in,): synapses from each neuron."""
+        return np.bincount(self.sources[self.weight != 0], minlength=self.n_in).astype(np.int64)
 
     def total(self, values: NDArray[Any]) -> NDArray[Any]:
         """(n_out,): `values`, one a weight, added up over the synapses onto each neuron."""
@@ -204,6 +213,14 @@ class ConvWiring(ByValue):
     def fan_in(self) -> NDArray[np.int64]:
         """(n_out,): synapses onto each neuron, those of the padding left out."""
         return self.total((self.weight != 0).astype(np.int64))
+
+    def fan_out(self) -> NDArray[np.int64]:
+        """(n_in,): synapses from each neuron."""
+        (f, c, height, width), (_, rows, columns) = self.weight.shape, self.input_shape
+        by_group = np.count_nonzero(self.weight.reshape(self.groups, f // self.groups, c, height, width), axis=1)
+        seen = [(self.sees(axis)[..., np.newaxis] == np.arange(size)).sum(axis=0) for axis, size in ((0, rows), (1, columns))]
+        counts: NDArray[np.int64] = np.einsum("gcij,iy,jx->gcyx", by_group, *seen, optimize=True).reshape(-1)
+        return counts
 
     def total(self, values: NDArray[Any]) -> NDArray[Any]:
         """(n_out,): `values`, one a weight, added up over the synapses onto each neuron, those of the padding left out."""

@@ -156,6 +156,12 @@ graph_jobs = quantized_graphs().flatmap(lambda network: st.tuples(st.just(networ
 """A network and spikes for it."""
 
 
+def graded_into(network: QuantizedNetwork) -> st.SearchStrategy[NDArray[np.int32]]:
+    """Input of whole numbers, 1 to 3 samples of 1 to 8 steps."""
+    shapes = st.tuples(st.integers(1, 3), *map(st.just, network.input_shape), st.integers(1, 8))
+    return npst.arrays(np.int32, shapes, elements=st.just(0) | st.integers(-300, 300), fill=st.nothing())
+
+
 @st.composite
 def graphs(draw: st.DrawFn) -> Network:
     """Networks of 1 to 3 layers in floats."""

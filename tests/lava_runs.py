@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from neurodeploy.records import SpikeRecord, compare
@@ -16,10 +17,11 @@ LONG_S = 300.0
 """More seconds than a run of a test takes."""
 
 
-def drawn_jobs(jobs: st.SearchStrategy[Job], count: int) -> list[Job]:
-    """Jobs as hypothesis draws them, for one run of Lava: starting it for each would take minutes."""
+def drawn_jobs(jobs: st.SearchStrategy[Job], count: int, part: int | None = None) -> list[Job]:
+    """Jobs as hypothesis draws them, for one run of Lava: starting it for each would take minutes. Each part has others."""
     drawn: list[Job] = []
 
+    @(lambda test: test if part is None else seed(part)(test))
     @settings(max_examples=count, phases=[Phase.generate], database=None, suppress_health_check=list(HealthCheck))
     @given(job=jobs)
     def draw(job: Job) -> None:
@@ -29,11 +31,11 @@ def drawn_jobs(jobs: st.SearchStrategy[Job], count: int) -> list[Job]:
     return drawn
 
 
-def assert_equal_to_emulator(jobs: list[Job], records: list[SpikeRecord]) -> int:
+def assert_equal_to_emulator(jobs: list[Job], records: list[SpikeRecord], resets: Sequence[tuple[int, int]] = ()) -> int:
     """Compare every layer, neuron and step; return how many spikes there were."""
     spikes = 0
-    for (network, given_spikes), record in zip(jobs, records, strict=True):
-        expected = run_emulator(network, given_spikes, record="all")
+    for (network, given_spikes), record, (interval, offset) in zip(jobs, records, resets or [(0, 0)] * len(jobs), strict=True):
+        expected = run_emulator(network, given_spikes, record="all", reset_interval=interval, reset_offset=offset)
         assert list(record.spikes) == list(record.v) == [layer.name for layer in network]
         comparison = compare(expected, record)
         assert comparison.equal, f"{comparison.first}\n{network}\n{given_spikes.tolist()}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import grammar
 import numpy as np
 import pytest
 import strategies
@@ -14,13 +13,11 @@ from numpy.typing import NDArray
 from paper import in_floats, in_integers, layer_of
 
 from neurodeploy.errors import DataError, RequestError, SimulationError
-from neurodeploy.graph import Connection
 from neurodeploy.network import Network
 from neurodeploy.quantization import dequantize
-from neurodeploy.quantized import QuantizedConv, QuantizedNetwork
-from neurodeploy.records import compare
-from neurodeploy.simulation import as_batch, random_spikes, simulate
-from neurodeploy.simulation.emulator import Emulator, Prepared, run_emulator
+from neurodeploy.quantized import QuantizedNetwork
+from neurodeploy.simulation import as_batch, simulate
+from neurodeploy.simulation.emulator import run_emulator
 
 # ---------------------------------------------------------------------------------------------- three neurons, five steps
 
@@ -177,50 +174,6 @@ def test_shapes_are_kept_with_time_last() -> None:
     np.testing.assert_array_equal(record.spikes["only"], spikes.reshape(4, 2, 3, 5))
     assert (record.n_samples, record.n_steps) == (4, 5)
     assert record.rates() == {"only": pytest.approx(spikes.mean())}
-
-
-# ---------------------------------------------------------------------------------------------- ways through synapses
-
-
-def rather_large(connectivity: float) -> QuantizedNetwork:
-    """200 inputs, 300 neurons, a convolution of these as an image: enough for its ways to be measured."""
-    rng = np.random.default_rng(1)
-    weight = 2 * rng.integers(-128, 128, (300, 200)) * (rng.random((300, 200)) < connectivity)
-    first = replace(layer_of(weight, name="first", vth=2000, du=900, dv=100), shape=(3, 10, 10))
-    window = QuantizedConv(
-        weight=2 * rng.integers(-50, 50, (16, 3, 3, 3)), weight_bits=8, input_shape=(3, 10, 10), padding=(1, 1)
-    )
-    second = replace(first, name="second", shape=(16, 10, 10), connections=(Connection(source="first", synapse=window),))
-    return QuantizedNetwork(input_shape=(200,), layers=(first, second))
-
-
-@pytest.mark.parametrize("connectivity", [1.0, 0.05])
-def test_the_fastest_way_is_measured_and_told(connectivity: float) -> None:
-    network = rather_large(connectivity)
-    prepared = Prepared(network)
-    assert set(prepared.ways.values()) == {None}
-    spikes = random_spikes((200,), n_samples=3, n_steps=30)
-    record = Emulator(prepared, n_samples=3, record="all").advance(spikes)
-    tried = {"rows", "product"} | ({"lists"} if connectivity < 0.2 else set())
-    for (source, layer), ways in ((("input", "first"), tried), (("first", "second"), {"windows", "product"})):
-        (synapses,) = prepared.synapses[layer]
-        assert set(synapses.seconds) == ways
-        assert prepared.ways[source, layer] == min(synapses.seconds, key=synapses.seconds.__getitem__)
-    assert record.spikes["second"].sum() > 1000
-    for way in ("product", "rows", "lists", "windows"):
-        alone = Emulator(Prepared(network, way=way), n_samples=3, record="all", threads=1).advance(spikes)
-        assert compare(record, alone).equal
-
-
-@settings(max_examples=60)
-@given(job=grammar.graph_jobs)
-def test_every_way_gives_the_same(job: tuple[QuantizedNetwork, NDArray[np.uint8]]) -> None:
-    network, spikes = job
-    ways = ("product", "rows", "lists", "windows")
-    records = [Emulator(Prepared(network, way=way), n_samples=len(spikes), record="all").advance(spikes) for way in ways]
-    for record in records[1:]:
-        assert compare(records[0], record).equal
-        assert record.overflows == records[0].overflows
 
 
 # ---------------------------------------------------------------------------------------------- what simulators are given

@@ -24,7 +24,7 @@ from neurodeploy.netx import plain_kinds, read_netx, write_netx
 from neurodeploy.profiles import load_profile
 from neurodeploy.quantization import quantize
 from neurodeploy.quantized import QuantizedConv, QuantizedDense, QuantizedLayer, QuantizedLIF, QuantizedNetwork, QuantizedSparse
-from neurodeploy.records import SpikeRecord
+from neurodeploy.records import SpikeRecord, compare
 from neurodeploy.simulation import simulate
 from neurodeploy.simulation.emulator import run_emulator
 from neurodeploy.simulation.lava import Job, run_lava_jobs
@@ -32,6 +32,10 @@ from neurodeploy.simulation.verify import verify
 
 CHAINS = grammar.quantized_chains().flatmap(lambda network: st.tuples(st.just(network), spikes_into(network)))
 GRAPHS = grammar.graph_jobs.filter(lambda job: plain_kinds(job[0]) is None)
+
+
+GRADED = (CHAINS | GRAPHS).flatmap(lambda job: st.tuples(st.just(job[0]), grammar.graded_into(job[0])))
+RESETS = [(1 + k % 4, (3 * k) % (1 + k % 4)) for k in range(24)]
 
 
 def lif(vth: int, bias: int = 0) -> dict[str, object]:
@@ -83,10 +87,14 @@ def ran() -> Ran:
     jobs = {
         "chains": drawn_jobs(CHAINS, 24),
         "graphs": drawn_jobs(GRAPHS, 36),
+        "graded": drawn_jobs(GRADED, 24),
+        "resets": drawn_jobs(CHAINS, 12) + drawn_jobs(GRAPHS, 12),
         "residual": [random_job(residual(), (2, 1, 6, 5, 12))],
         "tiny": [random_job(read_netx(of_lava_dl("tiny.net")), (2, 3, 16, 16, 10))],
     }
-    records = iter(run_lava_jobs([job for some in jobs.values() for job in some], record="all", time_limit_s=2 * LONG_S))
+    resets = [reset for name, some in jobs.items() for reset in (RESETS if name == "resets" else [(0, 0)] * len(some))]
+    together = [job for some in jobs.values() for job in some]
+    records = iter(run_lava_jobs(together, record="all", time_limit_s=2 * LONG_S, resets=resets))
     return {name: (some, list(islice(records, len(some)))) for name, some in jobs.items()}
 
 
@@ -94,6 +102,21 @@ def ran() -> Ran:
 @pytest.mark.parametrize("drawn", ["chains", "graphs"])
 def test_drawn_networks_run_as_in_the_emulator(ran: Ran, drawn: str) -> None:
     assert assert_equal_to_emulator(*ran[drawn]) > 100
+
+
+@pytest.mark.lava
+def test_graded_input_is_multiplied_as_in_lava(ran: Ran) -> None:
+    assert sum(int(abs(spikes).max()) > 1 for _, spikes in ran["graded"][0]) > 10
+    assert assert_equal_to_emulator(*ran["graded"]) > 50
+
+
+@pytest.mark.lava
+def test_neurons_that_reset_themselves_do_it_as_in_lava(ran: Ran) -> None:
+    assert assert_equal_to_emulator(*ran["resets"], RESETS) > 50
+    unlike = 0
+    for (network, spikes), record in zip(*ran["resets"], strict=True):
+        unlike += not compare(run_emulator(network, spikes, record="all"), record).equal
+    assert unlike > 5
 
 
 @pytest.mark.lava
@@ -118,10 +141,14 @@ def test_verify_and_simulate_run_graphs() -> None:
 
 @pytest.mark.lava
 @pytest.mark.slow
-@pytest.mark.parametrize("drawn", [CHAINS, GRAPHS], ids=["chains", "graphs"])
-def test_hundreds_of_drawn_networks_run_as_in_the_emulator(drawn: st.SearchStrategy[Job]) -> None:
-    jobs = drawn_jobs(drawn, 350)
-    assert assert_equal_to_emulator(jobs, run_lava_jobs(jobs, record="all", time_limit_s=3600)) > 2000
+@pytest.mark.parametrize("part", range(8))
+@pytest.mark.parametrize("drawn", [CHAINS, GRAPHS, GRADED], ids=["chains", "graphs", "graded"])
+def test_hundreds_of_drawn_networks_run_as_in_the_emulator(drawn: st.SearchStrategy[Job], part: int) -> None:
+    """50 networks a part, each with resets of its own or none."""
+    jobs = drawn_jobs(drawn, 50, part)
+    resets = [(k % 5, k % max(k % 5, 1)) for k in range(len(jobs))]
+    records = run_lava_jobs(jobs, record="all", time_limit_s=1800, resets=resets)
+    assert assert_equal_to_emulator(jobs, records, resets) > 200
 
 
 # ---------------------------------------------------------------------------------------------- trained networks of lava-dl

@@ -166,7 +166,8 @@ def outputs(record: SpikeRecord, network: Network | QuantizedNetwork, rest: NDAr
         return record.spikes[layer.name].reshape(record.n_samples, -1, record.n_steps).astype(np.float64)
     v = record.v[layer.name].reshape(record.n_samples, -1, record.n_steps).astype(np.float64)
     if isinstance(network, QuantizedNetwork):
-        v = v / np.reshape(network.output.scale * (1 << MANTISSA_SHIFT), (-1, 1))
+        scale = np.where(network.output.scale > 0, network.output.scale, 1.0)  # of a foreign file nobody knows it
+        v = v / np.reshape(scale * (1 << MANTISSA_SHIFT), (-1, 1))
     return v + np.reshape(rest, (-1, 1))
 
 

@@ -11,7 +11,7 @@ from neurodeploy.errors import DataError, RequestError
 from neurodeploy.network import Network
 from neurodeploy.quantized import QuantizedNetwork
 from neurodeploy.records import Recorded, SpikeRecord
-from neurodeploy.simulation.emulator import run_emulator
+from neurodeploy.simulation.emulator import OnOverflow, check_resets, run_emulator
 from neurodeploy.simulation.reference import run_reference
 
 __all__ = ["as_batch", "random_spikes", "run_emulator", "run_reference", "simulate"]
@@ -27,45 +27,65 @@ def simulate(
     *,
     end: Literal["emulator", "lava"] = "emulator",
     record: Recorded = "output",
+    graded: bool = False,
+    reset_interval: int = 0,
+    reset_offset: int = 0,
+    on_overflow: OnOverflow = "wrap",
+    threads: int | None = None,
     time_limit_s: float = DEFAULT_TIME_LIMIT_S,
 ) -> SpikeRecord:
     """Run a network from rest on each sample of input spikes.
+
+    For input that comes bit by bit see `neurodeploy.simulation.emulator.Emulator`.
 
     Parameters
     ----------
     network : Network or QuantizedNetwork
         Floats run in the reference simulator, the chip's integers at the `end` asked for.
     spikes : array (batch, \\*input_shape, n_steps) or (\\*input_shape, n_steps)
-        0 or 1.
+        0 or 1; any whole numbers where they are graded.
     end : "emulator" | "lava"
         Our own integer emulator, or Lava's simulator in processes of its own (Python 3.10 with lava-nc and lava-dl).
         Both give the same integers.
     record : "output" | "all" | sequence of layer names
-        Layers to record, spikes and membranes alike.
+        Layers to record, spikes and membranes alike. The emulator counts spikes in all layers, and needs none recorded: ``()``.
+    graded : bool
+        Whether the input is graded: whole numbers that weights are multiplied by.
+    reset_interval, reset_offset : int
+        Neurons go back to rest before step `reset_offset` and every `reset_interval` from there on, as netx's arguments of these
+        names have it; spikes under way go on. 0 for never. For the chip's integers only.
+    on_overflow : "wrap" | "raise" | "warn"
+        What the emulator does after a state left its 24 bits, beside what the chip does.
+    threads : int, optional
+        Parts of the batch that the emulator runs beside each other; by default as many as pay.
     time_limit_s : float
         Seconds after which a Lava run is given up.
 
     Raises
     ------
     DataError
-        Spikes of another shape than the network's input, or other values than 0 and 1.
+        Spikes of another shape than the network's input, or other values than 0 and 1 (whole numbers, where graded).
     SimulationError
-        Lava is missing, died or took too long.
+        Lava is missing, died or took too long; an overflow, where that is to raise.
     RequestError
-        An unknown end or record.
+        An unknown end or record, an interval that is none.
     """
     if end not in ("emulator", "lava"):
         raise RequestError("end", f"{end!r} is no simulator", remedy="Give 'emulator' or 'lava'.")
-    batch = as_batch(spikes, network.input_shape)
+    batch = as_batch(spikes, network.input_shape, graded=graded)
+    check_resets(reset_interval, reset_offset)
+    resets = {"reset_interval": reset_interval, "reset_offset": reset_offset}
     if isinstance(network, Network):
         if end == "lava":
             raise RequestError("end", "Lava runs integers, and this network is in floats", remedy="Quantize it first.")
+        if reset_interval:
+            raise RequestError("reset_interval", "is the chip's, and this network is in floats", remedy="Quantize it first.")
         return run_reference(network, batch, record=record)
     if end == "emulator":
-        return run_emulator(network, batch, record=record)
+        return run_emulator(network, batch, record=record, on_overflow=on_overflow, threads=threads, **resets)
     from neurodeploy.simulation.lava import run_lava
 
-    return run_lava(network, batch, record=record, time_limit_s=time_limit_s)
+    return run_lava(network, batch, record=record, time_limit_s=time_limit_s, **resets)
 
 
 def random_spikes(input_shape: tuple[int, ...], *, n_samples: int, n_steps: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -74,8 +94,8 @@ def random_spikes(input_shape: tuple[int, ...], *, n_samples: int, n_steps: int,
     return (rng.random((n_samples, *input_shape, n_steps)) < RANDOM_RATE).astype(np.uint8)
 
 
-def as_batch(spikes: NDArray[Any], input_shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Spikes as (batch, \\*input_shape, n_steps) in uint8, from one sample or a batch of them."""
+def as_batch(spikes: NDArray[Any], input_shape: tuple[int, ...], *, graded: bool = False) -> NDArray[Any]:
+    """Spikes as (batch, \\*input_shape, n_steps) in uint8, from one sample or a batch of them; graded ones in int32."""
     given = np.asarray(spikes)
     if given.ndim == len(input_shape) + 1:
         given = given[np.newaxis]
@@ -87,6 +107,18 @@ def as_batch(spikes: NDArray[Any], input_shape: tuple[int, ...]) -> NDArray[np.u
         )  # fmt: skip
     if 0 in given.shape:
         raise DataError("input spikes", f"have shape {given.shape}: nothing to run")
-    if given.dtype.kind not in "biuf" or not ((given == 0) | (given == 1)).all():
-        raise DataError("input spikes", "hold other values than 0 and 1", remedy="Encode analogue input as spikes first.")
-    return given.astype(np.uint8)
+    if given.dtype.kind not in "biuf" or not _may_be(given, graded):
+        wanted = ("no whole numbers of 32 bits", "Round them.") if graded else ("other values than 0 and 1", _ENCODE)
+        raise DataError("input spikes", f"hold {wanted[0]}", remedy=wanted[1])
+    return given.astype(np.int32 if graded else np.uint8)
+
+
+_ENCODE = "Encode analogue input as spikes first."
+
+
+def _may_be(given: NDArray[Any], graded: bool) -> bool:
+    if graded:
+        return bool((np.abs(given) < 1 << 31).all() and (given == np.trunc(given)).all())
+    if given.dtype.kind in "bu":
+        return bool(given.max() <= 1)
+    return bool(((given == 0) | (given == 1)).all())

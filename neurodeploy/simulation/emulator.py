@@ -97,11 +97,7 @@ class Emulator:
     ) -> None:
         if on_overflow not in ("wrap", "raise", "warn"):
             raise RequestError("on_overflow", f"{on_overflow!r} is none of 'wrap', 'raise' and 'warn'")
-        if reset_interval < 0 or not 0 <= reset_offset < max(reset_interval, 1):
-            raise RequestError(
-                "reset_interval", f"{reset_interval} with an offset of {reset_offset} tells no steps",
-                remedy="Give an interval of at least 1, and an offset from 0 to below it.",
-            )  # fmt: skip
+        check_resets(reset_interval, reset_offset)
         self.prepared = network if isinstance(network, Prepared) else Prepared(network)
         self.network, self.n_samples, self.on_overflow = self.prepared.network, n_samples, on_overflow
         recorded = recorded_layers(self.network, record)
@@ -166,6 +162,15 @@ class Emulator:
                 if self.on_overflow == "raise":
                     raise said
                 warnings.warn(str(said), RuntimeWarning, stacklevel=3)
+
+
+def check_resets(reset_interval: int, reset_offset: int) -> None:
+    """`RequestError` for what tells no steps."""
+    if reset_interval < 0 or not 0 <= reset_offset < max(reset_interval, 1):
+        raise RequestError(
+            "reset_interval", f"{reset_interval} with an offset of {reset_offset} tells no steps",
+            remedy="Give an interval of at least 1, and an offset from 0 to below it; an interval of 0 for never.",
+        )  # fmt: skip
 
 
 class _IntegerNeurons:

@@ -33,11 +33,17 @@ GRACE_S = 3.0
 
 WORKER = ("-m", "neurodeploy.simulation.lava_worker")
 
-Job = tuple[QuantizedNetwork, NDArray[np.uint8]]
+Job = tuple[QuantizedNetwork, NDArray[Any]]
 
 
 def run_lava(
-    network: QuantizedNetwork, spikes: NDArray[np.uint8], *, record: Recorded = "output", time_limit_s: float
+    network: QuantizedNetwork,
+    spikes: NDArray[Any],
+    *,
+    record: Recorded = "output",
+    time_limit_s: float,
+    reset_interval: int = 0,
+    reset_offset: int = 0,
 ) -> SpikeRecord:
     """Run each sample from rest; see `neurodeploy.simulation.simulate`, which checks what it is given.
 
@@ -46,9 +52,11 @@ def run_lava(
 
     Parameters
     ----------
-    spikes : array (batch, \\*input_shape, n_steps), uint8, 0 or 1
+    spikes : array (batch, \\*input_shape, n_steps), 0 or 1, or graded: whole numbers
     time_limit_s : float
         Seconds for all of it: starting Lava takes some of them.
+    reset_interval, reset_offset : int
+        As in `neurodeploy.simulation.emulator.Emulator`: how netx is told to reset neurons. 0 for never.
 
     Raises
     ------
@@ -58,22 +66,26 @@ def run_lava(
     NetxError
         Lava cannot run the network.
     """
-    return run_lava_jobs([(network, spikes)], record=record, time_limit_s=time_limit_s)[0]
+    resets = [(reset_interval, reset_offset)]
+    return run_lava_jobs([(network, spikes)], record=record, time_limit_s=time_limit_s, resets=resets)[0]
 
 
-def run_lava_jobs(jobs: Sequence[Job], *, record: Recorded = "output", time_limit_s: float) -> list[SpikeRecord]:
-    """`run_lava` for many networks at the price of starting Lava once."""
+def run_lava_jobs(
+    jobs: Sequence[Job], *, record: Recorded = "output", time_limit_s: float, resets: Sequence[tuple[int, int]] = ()
+) -> list[SpikeRecord]:
+    """`run_lava` for many networks at the price of starting Lava once; `resets` has interval and offset for each, or nothing."""
     _require_lava()
     with TemporaryDirectory(prefix="neurodeploy-lava-") as name:
         folder = Path(name)
-        plans = [_plan(network, spikes) for network, spikes in jobs]
+        plans = [_plan(*job, *reset) for job, reset in zip(jobs, resets or [(0, 0)] * len(jobs), strict=True)]
         listed = []
         for index, (plan, (network, spikes)) in enumerate(zip(plans, jobs, strict=True)):
             write_netx(network, folder / f"{index}.net")
             np.save(folder / f"{index}.npy", _one_after_another(spikes, plan))
             recorded = recorded_layers(network, record)
             layers = [k for k, layer in enumerate(network.layers) if layer.name in recorded]
-            listed.append(asdict(plan) | {"name": str(index), "recorded": layers})
+            graded = bool((spikes > 1).any() or (spikes < 0).any())
+            listed.append(asdict(plan) | {"name": str(index), "recorded": layers, "graded": graded})
         (folder / "jobs.json").write_text(json.dumps(listed))
         _run_worker(folder, sum(plan.n_steps for plan in plans), time_limit_s)
         return [
@@ -121,7 +133,9 @@ class _Plan:
     period : int
         Steps from the first of one sample to the first of the next.
     reset_interval : int or None
-        For netx, whose layers then reset themselves, each one step after the one before.
+        For layers that reset themselves, each one step after the one before.
+    reset_offset : int
+        At which step of the interval the first does, on the network's clock.
     parts : tuple of (n_steps, depth)
         Steps to run, and from what depth on all is put to rest then; -1 for nothing.
     """
@@ -129,6 +143,7 @@ class _Plan:
     is_chain: bool
     period: int
     reset_interval: int | None
+    reset_offset: int
     parts: tuple[tuple[int, int], ...]
 
     @property
@@ -136,36 +151,38 @@ class _Plan:
         return sum(steps for steps, _ in self.parts)
 
 
-def _plan(network: QuantizedNetwork, spikes: NDArray[np.uint8]) -> _Plan:
+def _plan(network: QuantizedNetwork, spikes: NDArray[Any], reset_interval: int, reset_offset: int) -> _Plan:
     """Samples run into each other where neurons reset themselves in time, and one by one where spikes under way must go too.
 
     Those are the spikes in synapses that delay or come back. A sample's first steps are special then: neurons with a bias
-    may fire before their first input comes, and must not be heard.
+    may fire before their first input comes, and must not be heard. Where neurons are to reset themselves within a sample, it
+    takes a whole number of intervals.
     """
     batch, n_steps = spikes.shape[0], spikes.shape[-1]
     depth = max(depths(network).values())
     is_chain = plain_kinds(network) is not None
     waiting = any(steps for layer in waits(network).values() for steps in layer)
-    if is_chain and not waiting and all(len(layer.connections) == 1 for layer in network):
-        return _Plan(is_chain, n_steps, n_steps, ((batch * n_steps + depth, -1),))
+    if not reset_interval and is_chain and not waiting and all(len(layer.connections) == 1 for layer in network):
+        return _Plan(is_chain, n_steps, n_steps, 0, ((batch * n_steps + depth, -1),))
+    period = depth + n_steps + (-(depth + n_steps) % reset_interval if reset_interval else 0)
     if any(layer.bias.any() for layer in network):
-        sample = (*((1, k) for k in range(1, depth + 1)), (n_steps, 0))
+        sample = (*((1, k) for k in range(1, depth + 1)), (period - depth, 0))
     else:
-        sample = ((depth + n_steps, 0),)
-    return _Plan(is_chain, n_steps + depth, None, sample * batch)
+        sample = ((period, 0),)
+    return _Plan(is_chain, period, reset_interval or None, reset_offset, sample * batch)
 
 
-def _one_after_another(spikes: NDArray[np.uint8], plan: _Plan) -> NDArray[np.uint8]:
+def _one_after_another(spikes: NDArray[Any], plan: _Plan) -> NDArray[Any]:
     """(batch, *shape, n_steps) to (n, steps of the plan)."""
     batch, n_steps = spikes.shape[0], spikes.shape[-1]
     given = np.moveaxis(spikes.reshape(batch, -1, n_steps), 0, 1)
-    chip = np.zeros((given.shape[0], plan.n_steps), dtype=np.uint8)
+    chip = np.zeros((given.shape[0], plan.n_steps), dtype=spikes.dtype)
     for index in range(batch):
         chip[:, index * plan.period : index * plan.period + n_steps] = given[:, index]
     return chip
 
 
-def _recorded(path: Path, network: QuantizedNetwork, given: NDArray[np.uint8], record: Recorded, period: int) -> SpikeRecord:
+def _recorded(path: Path, network: QuantizedNetwork, given: NDArray[Any], record: Recorded, period: int) -> SpikeRecord:
     """The chip's steps as the network's own: a layer of depth k answers its first input at step k, counted from 0."""
     batch, n_steps = given.shape[0], given.shape[-1]
     depth = depths(network)

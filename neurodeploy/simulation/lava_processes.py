@@ -61,30 +61,34 @@ def chain_of(network: Any) -> list[Population]:
     return populations
 
 
-def graph_of(network: QuantizedNetwork, given: Any) -> list[Population]:
-    """Processes for every layer, connected to the port `given`, by which the input comes as (n_in,)."""
+def graph_of(
+    network: QuantizedNetwork, given: Any, reset_interval: int | None = None, reset_offset: int = 0, *, bits: int = 0
+) -> list[Population]:
+    """Processes for every layer, connected to the port `given`, by which the input comes as (n_in,), in messages of `bits`."""
     depth, waiting = depths(network), waits(network)
     ports: dict[str, Any] = {INPUT: given}
     populations = []
     for layer in network:
-        neuron = _neurons(layer)
+        first = 1 + depth[layer.name] + reset_offset  # Lava counts its steps from 1
+        neuron = _neurons(layer, {"reset_interval": reset_interval, "reset_offset": first} if reset_interval else {})
         ports[layer.name] = neuron.s_out
         synapses = []
         for connection, steps in zip(layer.connections, waiting[layer.name], strict=True):
-            synapse = _connected(connection.synapse, steps, ports[connection.source], neuron.a_in)
+            of_source = bits if connection.source == INPUT else 0
+            synapse = _connected(connection.synapse, steps, of_source, ports[connection.source], neuron.a_in)
             synapses.append((depth[connection.source], synapse))
         populations.append(Population(neuron, neuron.s_out, depth[layer.name], synapses))
     return populations
 
 
-def _neurons(layer: QuantizedLayer) -> Any:
-    from lava.proc.lif.process import LIF
+def _neurons(layer: QuantizedLayer, resets: dict[str, int]) -> Any:
+    from lava.proc.lif.process import LIF, LIFReset
 
     neuron = layer.neuron
     vth = neuron.vth if isinstance(neuron, QuantizedLIF) else np.array(NEVER_FIRES)
-    return LIF(
+    return (LIFReset if resets else LIF)(
         shape=(layer.n_neurons,), vth=_plain(vth), du=_plain(neuron.du - 1), dv=_plain(neuron.dv),
-        bias_mant=_plain(layer.bias), bias_exp=MANTISSA_SHIFT,
+        bias_mant=_plain(layer.bias), bias_exp=MANTISSA_SHIFT, **resets,
     )  # fmt: skip
 
 
@@ -92,36 +96,36 @@ def _plain(numbers: NDArray[np.int64]) -> Any:
     return numbers if numbers.shape else int(numbers)
 
 
-def _connected(synapse: QuantizedSynapse, steps: int, source: Any, target: Any) -> Any:
+def _connected(synapse: QuantizedSynapse, steps: int, bits: int, source: Any, target: Any) -> Any:
     if isinstance(synapse, QuantizedConv) and steps == 0:
-        return _convolution(synapse, source, target)
-    process = _dense(synapse, steps) if isinstance(synapse, QuantizedDense) else _sparse(synapse, steps)
+        return _convolution(synapse, bits, source, target)
+    process = _dense(synapse, steps, bits) if isinstance(synapse, QuantizedDense) else _sparse(synapse, steps, bits)
     source.connect(process.s_in)
     process.a_out.connect(target)
     return process
 
 
-def _dense(synapse: QuantizedDense, steps: int) -> Any:
+def _dense(synapse: QuantizedDense, steps: int, bits: int) -> Any:
     from lava.proc.dense.process import DelayDense, Dense
 
     weights = synapse.weight.astype(np.int32)
     if steps == 0:
-        return Dense(weights=weights)
-    return DelayDense(weights=weights, delays=np.full(weights.shape, steps))
+        return Dense(weights=weights, num_message_bits=bits)
+    return DelayDense(weights=weights, delays=np.full(weights.shape, steps), num_message_bits=bits)
 
 
-def _sparse(synapse: QuantizedSparse | QuantizedConv, steps: int) -> Any:
+def _sparse(synapse: QuantizedSparse | QuantizedConv, steps: int, bits: int) -> Any:
     """Lava's convolution knows no delay: where one is needed, its synapses are listed one by one."""
     from lava.proc.sparse.process import DelaySparse, Sparse
 
     weights = csr_matrix(synapse.matrix().astype(np.int32))
     if steps == 0:
-        return Sparse(weights=weights)
+        return Sparse(weights=weights, num_message_bits=bits)
     delays = weights.astype(bool).astype(int) * steps
-    return DelaySparse(weights=weights, delays=delays, max_delay=steps)
+    return DelaySparse(weights=weights, delays=delays, max_delay=steps, num_message_bits=bits)
 
 
-def _convolution(synapse: QuantizedConv, source: Any, target: Any) -> Any:
+def _convolution(synapse: QuantizedConv, bits: int, source: Any, target: Any) -> Any:
     """Lava convolves, and so flips the window, over W, H, C (netx/hdf5.py: create_conv)."""
     from lava.proc.conv.process import Conv
 
@@ -130,6 +134,7 @@ def _convolution(synapse: QuantizedConv, source: Any, target: Any) -> Any:
         input_shape=synapse.input_shape[::-1],
         **{key: getattr(synapse, key)[::-1] for key in ("stride", "padding", "dilation")},
         groups=synapse.groups,
+        num_message_bits=bits,
     )
     source.reshape(synapse.input_shape).transpose([2, 1, 0]).connect(process.s_in)
     process.a_out.transpose([2, 1, 0]).flatten().connect(target)

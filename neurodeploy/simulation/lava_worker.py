@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from neurodeploy.simulation.lava_processes import Population
 
+GRADED_BITS = 16
+"""Lava's synapses take whole numbers where messages have bits at all; how many makes no difference to them."""
 PART_STEPS = 200
 """A run goes in parts of so many steps, to say how far it has come."""
 
@@ -73,13 +75,15 @@ def _run(folder: Path, job: dict[str, Any], done: int) -> int:
     lava.proc.conv.utils.TORCH_IS_AVAILABLE = False  # torch hangs in the processes that Lava forks
     path, spikes = folder / f"{job['name']}.net", np.load(folder / f"{job['name']}.npy").astype(np.int64)
     if job["is_chain"]:
-        whole, feed, populations = _chain(path, spikes, job["reset_interval"])
+        whole, feed, populations = _chain(path, spikes, job)
     else:
         from neurodeploy.netx import read_netx
         from neurodeploy.simulation.lava_processes import graph_of
 
         feed = source.RingBuffer(data=spikes)
-        populations = graph_of(read_netx(path), feed.s_out)
+        populations = graph_of(
+            read_netx(path), feed.s_out, job["reset_interval"], job["reset_offset"], bits=GRADED_BITS * job["graded"]
+        )
         whole = populations[-1].neuron
     probes = [_probe(population, spikes.shape[-1]) for population in (populations[k] for k in job["recorded"])]
     try:
@@ -102,18 +106,21 @@ def _run(folder: Path, job: dict[str, Any], done: int) -> int:
     return done
 
 
-def _chain(path: Path, spikes: NDArray[np.int64], reset_interval: int | None) -> tuple[Any, Any, list[Population]]:
+def _chain(path: Path, spikes: NDArray[np.int64], job: dict[str, Any]) -> tuple[Any, Any, list[Population]]:
     """The network as netx builds it, and the source of its input.
 
-    A sample's first input reaches the first layer's neurons at chip step 2, the next layer's at 3, ...: `reset_offset` of 1
-    resets each of them there, and every `reset_interval` from there on.
+    A sample's first input reaches the first layer's neurons at chip step 2, the next layer's at 3, ...: netx's `reset_offset` of
+    1 resets each of them there, and every `reset_interval` from there on.
     """
     from lava.lib.dl.netx.hdf5 import Network
     from lava.proc.io import source
 
     from neurodeploy.simulation.lava_processes import chain_of
 
-    network = Network(str(path), skip_layers=1, reset_interval=reset_interval, reset_offset=1)
+    network = Network(
+        str(path), skip_layers=1, reset_interval=job["reset_interval"], reset_offset=1 + job["reset_offset"],
+        input_message_bits=GRADED_BITS * job["graded"],
+    )  # fmt: skip
     shape = network.inp.shape
     if len(shape) == 3:  # an image, which Lava has as W, H, C
         spikes = spikes.reshape(*shape[::-1], -1).transpose(2, 1, 0, 3)

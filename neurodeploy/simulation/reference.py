@@ -43,19 +43,20 @@ class _FloatSynapses:
         arriving += self.product(spikes[:, : self.n_in])
 
 
-def run_reference(network: Network, spikes: NDArray[np.uint8], *, record: Recorded = "output") -> SpikeRecord:
+def run_reference(network: Network, spikes: NDArray[Any], *, record: Recorded = "output") -> SpikeRecord:
     """Run each sample from rest; see `neurodeploy.simulation.simulate`, which checks what it is given.
 
     Membranes are recorded as the model has them, with `rest` added.
 
     Parameters
     ----------
-    spikes : array (batch, \\*input_shape, n_steps), uint8, 0 or 1
+    spikes : array (batch, \\*input_shape, n_steps), 0 or 1, or graded: whole numbers
     """
     stages = []
     for layer in network:
         synapses = [_FloatSynapses(product_of(c.synapse, np.float64), c.synapse.n_in) for c in layer.connections]
         stages.append(Stage(layer, _FloatNeurons(layer, len(spikes)), tuple(synapses), np.float64))
-    run = Run(network, stages, len(spikes), recorded=recorded_layers(network, record), membrane=np.float64)
+    recorded = recorded_layers(network, record)
+    run = Run(network, stages, len(spikes), recorded=recorded, membrane=np.float64, given=spikes.dtype.type)
     fired, v = run.advance(spikes)
     return SpikeRecord(end="reference", spikes=fired, v=v)
