@@ -83,7 +83,7 @@ def inspect(
 ) -> int:  # fmt: skip
     """Say what each layer of MODEL needs and may use, whether it fits, and if not, what binds and what would help."""
     from neurodeploy.deployment import inspect as look
-    from neurodeploy.report.text import core_table, gain_table, layer_table, traffic_lines, verdict
+    from neurodeploy.report.text import balance_lines, core_table, gain_table, layer_table, traffic_lines, verdict
 
     network = _network(model, weights)
     seen = look(network, load_profile(target), cores=cores, chips=chips, bits=bits, connectivity=connectivity)
@@ -92,7 +92,8 @@ def inspect(
     else:
         hopeless = [f"No compression helps. {seen.hopeless}"] if seen.hopeless else []
         tables = [layer_table(seen.layers), core_table(seen.placement), *([gain_table(seen.gains)] if seen.gains else [])]
-        _print(*verdict(seen.placement), *hopeless, *tables, *traffic_lines(seen.placement))
+        _print(*verdict(seen.placement), *hopeless, *tables, *traffic_lines(seen.placement),
+               *balance_lines(seen.balances))  # fmt: skip
     return DONE if seen.placement.fits else DIFFERS
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from neurodeploy.balancing import Balance, balance
 from neurodeploy.board.links import measured_rates
 from neurodeploy.budgets.budget import Budget
 from neurodeploy.budgets.gains import Gain, gains
@@ -79,6 +80,7 @@ class Inspection:
     budget: Budget | None
     hopeless: BudgetError | None
     gains: tuple[Gain, ...] = ()
+    balances: tuple[Balance, ...] = ()
 
     @property
     def layers(self) -> tuple[LayerReport, ...]:
@@ -87,7 +89,7 @@ class Inspection:
 
     def to_json(self) -> dict[str, Any]:
         """The keys of ``neurodeploy inspect --json``."""
-        return inspection(self.placement, self.budget, self.gains)
+        return inspection(self.placement, self.budget, self.gains, self.balances)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,13 +120,14 @@ def inspect(
         What if each weight survived with this chance, 0..1? Counted in closed form.
     """
     cores = profile.cores_given(cores, chips)
+    network, balances = balance(network, profile, bits=bits)
     placement = lay_out(network, profile, cores=cores, bits=bits, connectivity=connectivity)
     placement = linked(placement, network, connectivity=connectivity)
     try:
         budget = share_budget(network, profile, cores=cores, bits=bits)
     except BudgetError as error:
-        return Inspection(placement=placement, budget=None, hopeless=error)
-    return Inspection(placement=placement, budget=budget, hopeless=None, gains=gains(network, profile, budget))
+        return Inspection(placement=placement, budget=None, hopeless=error, balances=balances)
+    return Inspection(placement=placement, budget=budget, hopeless=None, gains=gains(network, profile, budget), balances=balances)
 
 
 def deploy(
@@ -146,10 +149,14 @@ def deploy(
     quantized = network if isinstance(network, QuantizedNetwork) else quantize(network, profile, bits=bits)
     errors = quantization_errors(network, quantized) if isinstance(network, Network) else ()
     warnings = _warnings(errors, tried(network, quantized)) if isinstance(network, Network) else ()
+    quantized, balances = balance(quantized, profile)
     placement = arranged(linked(lay_out(quantized, profile, cores=cores), quantized))
     write_netx(quantized, folder / "model.net")
     files = _files(folder, "network")
-    report = summarize(profile, seen.budget, placement, before=seen.placement, rounding=errors, warnings=warnings, files=files)
+    report = summarize(
+        profile, seen.budget, placement, before=seen.placement, rounding=errors, warnings=warnings, balances=balances,
+        files=files,
+    )  # fmt: skip
     evidence = Evidence(quantized=quantized, budget=seen.budget, command=command)
     return Deployment(quantized=quantized, placement=placement, report=_written(report, folder, evidence))
 

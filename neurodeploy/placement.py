@@ -44,7 +44,7 @@ class Slice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerUse:
-    """What a layer uses of the chip, summed over its slices; `fan_in` is the largest of a neuron."""
+    """What a layer uses of the chip, summed over its slices; `fan_in` is the largest of a neuron, `delay_steps` of a synapse."""
 
     layer: str
     cores: int
@@ -55,8 +55,16 @@ class LayerUse:
     input_axons: int
     output_axons: int
     fan_in: int
+    delay_steps: int
     encoding: str
     weight_bits: int
+
+
+_OF_A_LAYER = (
+    ("fan_in", "fan_in_per_neuron", "Prune its neurons' inputs, or part its sum over neurons in between."),
+    ("delay_steps", "max_delay_steps", "Shorten the delay, or let neurons in between relay the spikes (`balance`)."),
+)
+"""What no cut makes smaller: facts of a layer, the keys of a profile that limit them, and what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +76,7 @@ class Overrun:
     layer : str
         The layer that stands where it breaks.
     resource : str
-        One of `neurodeploy.resources.usage.RESOURCES`, ``"cores"`` or ``"fan_in"``.
+        One of `neurodeploy.resources.usage.RESOURCES`, ``"cores"``, ``"fan_in"`` or ``"delay_steps"``.
     core : int or None
         The core in question; None where it is not about one.
     """
@@ -83,7 +91,10 @@ class Overrun:
 
     def error(self) -> PlacementError:
         """The overrun as the error that says so."""
-        whole = {"cores": "cores for the network", "fan_in": "synapses onto one neuron", "cores_per_layer": "cores for the layer"}
+        whole = {
+            "cores": "cores for the network", "fan_in": "synapses onto one neuron", "cores_per_layer": "cores for the layer",
+            "delay_steps": "steps for which spikes wait in a synapse",
+        }  # fmt: skip
         what = whole[self.resource] if self.core is None else f"{self.resource} on core {self.core}"
         return PlacementError(
             f"layer {self.layer!r}", what, need=self.need, limit=self.limit, source=self.source, remedy=self.remedy
@@ -204,6 +215,7 @@ class Placement:
             input_axons=sum(part.usage.input_axons for part in parts),
             output_axons=sum(part.output_axons for part in parts),
             fan_in=max(part.usage.fan_in for part in parts),
+            delay_steps=max(part.usage.delay_steps for part in parts),
             encoding="+".join(sorted({name for part in parts for name in part.usage.encoding.split("+")})),
             weight_bits=self.weight_bits[layer],
         )
@@ -220,14 +232,14 @@ class Placement:
                 limit=int(capacity[row, column]), source=self.profile[f"{resource}_per_core"].where,
                 remedy=self._remedy(part, resource),
             )  # fmt: skip
-        most = self.profile.limits.get("fan_in_per_neuron")
-        for layer in self.weight_bits if most is not None else ():
-            fan_in = self.of(layer).fan_in
-            if most is not None and fan_in > most.number:
-                yield Overrun(
-                    layer=layer, resource="fan_in", core=None, need=fan_in, limit=most.number, source=most.where,
-                    remedy="Prune its neurons' inputs, or part its sum over neurons in between.",
-                )  # fmt: skip
+        for resource, key, remedy in _OF_A_LAYER:
+            most = self.profile.limits.get(key)
+            for layer in self.weight_bits if most is not None else ():
+                need = getattr(self.of(layer), resource)
+                if most is not None and need > most.number:
+                    yield Overrun(
+                        layer=layer, resource=resource, core=None, need=need, limit=most.number, source=most.where, remedy=remedy
+                    )
 
     def _remedy(self, part: Slice, resource: str) -> str:
         if part.region.n_neurons == 1:

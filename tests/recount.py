@@ -62,7 +62,6 @@ def neurons_of(network: AnyNetwork, part: Slice) -> list[int]:
 def memory_of(connection: Connection[Wiring], region: Region, there: NDArray[np.bool_], bits: int, chip: HardwareProfile) -> int:
     """Bits of a slice's synapses, `there` (neurons, sources), in the cheapest encoding that the chip has for them."""
     n, lists = len(there), [int(size) for size in there.sum(axis=0) if size]
-    bits += chip.number("max_delay_steps", 0).bit_length() if connection.delay_steps else 0
     names, synapse = chip["encodings"].names, connection.synapse
     if isinstance(synapse, ConvWiring) and "convolution" in names:
         return shared_bits(synapse, region, bits, chip)
@@ -86,9 +85,22 @@ def axons_in(connection: Connection[Wiring], there: NDArray[np.bool_], chip: Har
     return int(heard.sum())
 
 
-def are_equal(one: Connection[Wiring], other: Connection[Wiring]) -> bool:
-    """Whether two connections differ at most in where their spikes come from."""
-    return one.synapse == other.synapse and one.delay_steps == other.delay_steps
+def synapses_to(network: AnyNetwork, layer: str) -> int:
+    """Synapses on the longest path to a layer, each of which takes a step on the chip."""
+    others = [] if layer == "input" else [c.source for c in network[layer].connections if c.source != layer]
+    return 0 if layer == "input" else 1 + max((synapses_to(network, name) for name in others), default=0)
+
+
+def waiting(network: AnyNetwork, layer: str, connection: Connection[Wiring]) -> int:
+    """Steps that spikes wait in a connection: its delay, and until those on longer paths have come."""
+    if connection.source == layer:
+        return connection.delay_steps
+    return connection.delay_steps + synapses_to(network, layer) - synapses_to(network, connection.source) - 1
+
+
+def are_equal(network: AnyNetwork, layer: str, one: Connection[Wiring], other: Connection[Wiring]) -> bool:
+    """Whether two connections into a layer differ at most in where their spikes come from."""
+    return one.synapse == other.synapse and waiting(network, layer, one) == waiting(network, layer, other)
 
 
 def settings_of(neuron: object, names: tuple[str, ...], mine: list[int]) -> int:
@@ -117,9 +129,10 @@ def recounted(network: AnyNetwork, placement: Placement) -> dict[int, dict[str, 
             there = weights[id(connection)][mine]
             axons = axons_in(connection, there, chip)
             here["input_axons"] += axons
-            if not any(are_equal(connection, other) for other in layer.connections[:n]):  # whose lists serve both
+            if not any(are_equal(network, layer.name, connection, other) for other in layer.connections[:n]):  # lists serve both
                 here["synapse_formats"] += 1
-                here["synapse_memory_bits"] += memory_of(connection, part.region, there, width, chip)
+                delay = chip.number("max_delay_steps", 0).bit_length() if waiting(network, layer.name, connection) else 0
+                here["synapse_memory_bits"] += memory_of(connection, part.region, there, width + delay, chip)
             here["synapse_memory_bits"] += axons * chip.number("input_axon_bits", 0)
             for neuron in np.flatnonzero(there.any(axis=0)) if connection.source != "input" else ():
                 cores[home[connection.source, int(neuron)]]["output_axons"] += 1
@@ -144,6 +157,11 @@ def broken(network: AnyNetwork, placement: Placement) -> Iterator[str]:
         fan_in = sum((unrolled(c.synapse) != 0).sum(axis=1) for c in layer.connections)
         if most is not None and fan_in.max() > most.number:
             yield f"{fan_in.max()} synapses onto a neuron of {layer.name!r}"
+    longest = chip.limits.get("max_delay_steps")
+    for layer in network if longest is not None else ():
+        steps = max(waiting(network, layer.name, connection) for connection in layer.connections)
+        if longest is not None and steps > longest.number:
+            yield f"{steps} steps in synapses of {layer.name!r}"
 
 
 def assert_true_to(network: AnyNetwork, placement: Placement) -> None:

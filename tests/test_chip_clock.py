@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from paper import layer_of
 
+from neurodeploy.chip_clock import depths, waits
 from neurodeploy.errors import SimulationError
 from neurodeploy.graph import INPUT, Connection
 from neurodeploy.quantized import QuantizedLayer, QuantizedLI, QuantizedNetwork
-from neurodeploy.simulation.chip_clock import depths, waits
+from neurodeploy.simulation import simulate
 
 
 def hears(name: str, **delays: int) -> QuantizedLayer:
@@ -30,6 +31,7 @@ def test_a_layer_answers_after_the_longest_path_and_short_ones_wait() -> None:
     assert waits(network) == {"a": (0,), "b": (2, 1), "c": (0, 1, 2 + 3), "alone": (0,)}
 
 
+@pytest.mark.lava
 def test_spikes_wait_no_longer_than_a_synapse_can_hold_them() -> None:
     def skip(delay: int) -> QuantizedNetwork:
         return QuantizedNetwork(input_shape=(1,), layers=(hears("a", input=0), hears("b", a=0, input=delay)))
@@ -40,4 +42,4 @@ def test_spikes_wait_no_longer_than_a_synapse_can_hold_them() -> None:
         r"\(lava-nc .*models\.py\)\. Shorten the delay"
     )
     with pytest.raises(SimulationError, match=message):
-        waits(skip(63))
+        simulate(skip(63), np.ones((1, 2), dtype=np.uint8), end="lava")

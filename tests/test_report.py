@@ -33,7 +33,7 @@ from neurodeploy.simulation import simulate
 TINY = load_profile("tiny")
 COUNTS = [
     "neurons", "synapses", "weight_bits", "encoding", "fan_in", "synapse_memory_bits", "input_axons", "output_axons", "cores",
-    "slices",
+    "slices", "delay_steps",
 ]  # fmt: skip
 BOARD = ["utilization", "traffic", "estimate"]
 
@@ -60,7 +60,7 @@ def test_report_json_has_the_keys_that_were_promised(
 ) -> None:
     budget = share_budget(make_network([40, 50, 5]), TINY, cores=2)
     said = summarize(TINY, budget, after, before=before).to_json()
-    first, last = ["target", "seed", "versions", "fits", "binding", "cores"], ["accuracy", "lava", "layers", "files"]
+    first, last = ["target", "seed", "versions", "fits", "binding", "cores"], ["accuracy", "lava", "layers", "balances", "files"]
     assert list(said) == [*first, *BOARD, *last]
     assert list(said["fits"]) == ["before", "after"]
     assert list(said["cores"]) == ["used", "available", "lower_bound", "chips"]
@@ -73,12 +73,12 @@ def test_report_json_has_the_keys_that_were_promised(
     for layer in said["layers"]:
         assert set(layer) == {"name", "connectivity", "before", "budget", *COUNTS}
         assert set(layer["before"]) == set(COUNTS)
-        assert set(layer["budget"]) == {*COUNTS, "binds", "kept"} - {"encoding", "fan_in", "slices"}
+        assert set(layer["budget"]) == {*COUNTS, "binds", "kept"} - {"encoding", "fan_in", "delay_steps", "slices"}
 
 
 def test_inspect_json_has_the_keys_that_were_promised(before: Placement) -> None:
     said = inspection(before, None)
-    assert list(said) == ["target", "fits", "binding", "cores", *BOARD, "gains", "layers"]
+    assert list(said) == ["target", "fits", "binding", "cores", *BOARD, "gains", "balances", "layers"]
     assert (said["target"], said["fits"]) == ("tiny", False)
     assert said["binding"] == binding(before)
     assert [set(layer) for layer in said["layers"]] == [{"name", "connectivity", "before", "budget", *COUNTS}] * 2
@@ -118,6 +118,7 @@ def test_the_numbers_of_a_layer(before: Placement, after: Placement) -> None:
     assert {key: first[key] for key in ("name", "connectivity", *COUNTS)} == {
         "name": "layer1", "connectivity": 0.125, "neurons": 50, "synapses": 250, "weight_bits": 4, "encoding": "dense",
         "fan_in": 10, "synapse_memory_bits": 2560, "input_axons": 10, "output_axons": 25, "cores": 1, "slices": 1,
+            "delay_steps": 0,
     }  # fmt: skip
     assert (first["before"]["synapses"], first["before"]["weight_bits"], first["before"]["input_axons"]) == (2000, 8, 80)
     assert (second["name"], second["connectivity"], second["synapses"]) == ("layer2", 0.5, 125)

@@ -20,6 +20,7 @@ from neurodeploy.layout.schemes import Agreement, Options, Scheme, blocks, even_
 from neurodeploy.placement import vector
 from neurodeploy.profiles import load_profile
 from neurodeploy.quantized import QuantizedNetwork
+from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.regions import Region, grid_of
 from neurodeploy.resources.usage import bits_of
 
@@ -135,7 +136,7 @@ def test_equal_synapses_of_several_sources_are_stored_once() -> None:
     profile = with_values(load_profile("loihi2"), neurons_per_core=1000)
     drawing = Drawing((2, 6, 6), seed=0)
     first = drawing.conv("first", (INPUT,), 3)
-    second = drawing.conv("second", first, 3)
+    second = drawing.conv("second", (INPUT,), 3)
     drawing.conv("sum", first + second, 5)
     drawing.conv("one", second, 5)
     network = drawing.network()
@@ -156,7 +157,7 @@ def test_layers_of_equal_geometry_count_alike_with_and_without_company(seed: int
     together = counts_of(network.layers, widths, profile)
     rng = np.random.default_rng(seed)
     for layer in network.layers:
-        alone = counts_of((layer,), widths, profile)[layer.name]
+        alone = LayerCount(layer, 8, profile)
         starts = [int(rng.integers(0, n)) for n in layer.shape]
         stops = [int(rng.integers(a + 1, n + 1)) for a, n in zip(starts, layer.shape, strict=True)]
         region = Region(tuple(starts), tuple(stops))

@@ -21,6 +21,7 @@ from typing import Any
 from benchmarks.placement import lavas_way
 from benchmarks.placement.networks import NETWORKS, STDS_CONNECTIVITY, conv6_fc2
 from benchmarks.placement.rows import append, commit, rows
+from neurodeploy.balancing import balance
 from neurodeploy.errors import BudgetError
 from neurodeploy.layout.laying import counts_of, lay_out
 from neurodeploy.placement import vector
@@ -78,7 +79,8 @@ def _fits(count: LayerCount, layer: QuantizedLayer, box: lavas_way.Region, capac
 
 def measured(name: str, chip: str) -> dict[str, Any]:
     """The row of a network on a chip, without Lava's way."""
-    network, profile = BUILDERS[name](), load_profile(chip)
+    profile = load_profile(chip)
+    network, _ = balance(BUILDERS[name](), profile)
     begun = time.perf_counter()
     placement = lay_out(network, profile)
     seconds = time.perf_counter() - begun

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from benchmarks.placement.networks import NETWORKS
 from benchmarks.placement.rows import append, commit, rows
+from neurodeploy.balancing import balance
 from neurodeploy.budgets.sharing import share_budget
 from neurodeploy.layout.laying import lay_out
 from neurodeploy.placing import arranged, linked
@@ -43,7 +44,8 @@ def measure(net: str, profile_name: str) -> dict[str, Any]:
         return result
 
     profile = load_profile(profile_name)
-    network = timed("build", NETWORKS[net].build)
+    built = timed("build", NETWORKS[net].build)
+    network, _ = timed("balance", lambda: balance(built, profile))
     laid = timed("lay_out", lambda: lay_out(network, profile))
     budget = timed("budget", lambda: share_budget(network, profile))
     joined = timed("link", lambda: linked(laid, network))

@@ -17,6 +17,7 @@ import numpy as np
 
 from benchmarks.placement.networks import NETWORKS
 from benchmarks.placement.rows import append, commit, rows
+from neurodeploy.balancing import balance
 from neurodeploy.board.arrangement import arrange, at_random, force_directed, greedy, in_order, space_filling, spike_hops
 from neurodeploy.board.journeys import mesh_of
 from neurodeploy.layout.laying import lay_out
@@ -34,7 +35,7 @@ FORCED_CORES = 2000
 def compare(net: str, profile_name: str) -> dict[str, Any]:
     """A row: spikes x hops in order, and every other way over it."""
     profile = load_profile(profile_name)
-    network = NETWORKS[net].build()
+    network, _ = balance(NETWORKS[net].build(), profile)
     traffic = linked(lay_out(network, profile), network).traffic()
     assert traffic is not None
     flow, mesh, n = traffic.flow, mesh_of(profile), np.unique(traffic.homes).size

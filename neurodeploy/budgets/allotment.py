@@ -155,7 +155,7 @@ def _synapses_within(part: SliceBudget, full: Usage, counted: LayerCount) -> int
     low, high = 0.0, 1.0
     for _ in range(10):
         middle = (low + high) / 2
-        thinned = LayerCount(counted.layer, counted.width, counted.profile, connectivity=middle)
+        thinned = LayerCount(counted.layer, counted.width, counted.profile, connectivity=middle, waits=counted.waits)
         fits = thinned.usage(part.region).synapse_memory_bits <= part.synapse_memory_bits
         low, high = (middle, high) if fits else (low, middle)
     return int(low * full.synapses)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from neurodeploy.chip_clock import waits
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.network import Network
@@ -158,8 +159,9 @@ class Budget:
 
     def overruns(self, network: Network | QuantizedNetwork) -> Iterator[Overrun]:
         """Every slice budget that the network breaks, counted exactly from its weights."""
+        waiting = waits(network)
         for layer in network:
-            count = LayerCount(layer, self.weight_bits, self.profile)
+            count = LayerCount(layer, self.weight_bits, self.profile, waits=waiting[layer.name])
             for part in self.of(layer.name):
                 usage = count.usage(part.region)
                 for resource in ("synapse_memory_bits", "input_axons"):

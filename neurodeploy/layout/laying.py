@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from neurodeploy.chip_clock import waits
 from neurodeploy.errors import RequestError
 from neurodeploy.hardware import UNLIMITED, HardwareProfile
 from neurodeploy.layout.assignment import assigned
@@ -76,7 +77,10 @@ def counts_of(
 ) -> dict[str, LayerCount]:
     """Every layer, ready to be counted."""
     counted: dict[Any, Any] = {}
-    return {layer.name: LayerCount(layer, widths[layer.name], profile, connectivity, counted) for layer in layers}
+    waiting = waits(layers)
+    return {
+        layer.name: LayerCount(layer, widths[layer.name], profile, connectivity, counted, waiting[layer.name]) for layer in layers
+    }
 
 
 _LAID_AGAIN = 20_000

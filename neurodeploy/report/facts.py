@@ -55,6 +55,7 @@ def _use_json(use: LayerUse) -> dict[str, Any]:
         "weight_bits": use.weight_bits,
         "encoding": use.encoding,
         "fan_in": use.fan_in,
+        "delay_steps": use.delay_steps,
         "synapse_memory_bits": use.synapse_memory_bits,
         "input_axons": use.input_axons,
         "output_axons": use.output_axons,

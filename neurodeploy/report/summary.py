@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
+from neurodeploy.balancing import Balance
 from neurodeploy.budgets.budget import Budget
 from neurodeploy.budgets.gains import Gain
 from neurodeploy.hardware import HardwareProfile
@@ -19,7 +20,7 @@ from neurodeploy.placement import Placement
 from neurodeploy.records import EpochRecord, SpikeRecord
 from neurodeploy.report.facts import LavaCheck, LayerReport, board_json
 from neurodeploy.report.ladder import Accuracy
-from neurodeploy.report.text import accuracy_table, as_text, core_table, layer_table, traffic_lines, verdict
+from neurodeploy.report.text import accuracy_table, as_text, balance_lines, core_table, layer_table, traffic_lines, verdict
 from neurodeploy.rounding import LayerError
 
 _VERSIONED = ("neurodeploy", "torch", "norse", "lava-nc", "lava-dl", "numpy", "h5py")
@@ -42,6 +43,8 @@ class Report:
         The float-to-integer error of each layer.
     warnings : tuple of str
         What rounding did to layers, and what may overflow.
+    balances : tuple of Balance
+        How spikes that skip layers are kept back.
     files : mapping of what to path
     """
 
@@ -56,6 +59,7 @@ class Report:
     rates: Mapping[str, float] = field(default_factory=dict)
     rounding: tuple[LayerError, ...] = ()
     warnings: tuple[str, ...] = ()
+    balances: tuple[Balance, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -71,6 +75,7 @@ class Report:
             "accuracy": asdict(self.accuracy),
             "lava": {"steps": None, "mismatches": None} if self.lava is None else asdict(self.lava),
             "layers": [layer.to_json() for layer in self.layers],
+            "balances": [asdict(choice) for choice in self.balances],
             "files": dict(self.files),
         }
 
@@ -89,6 +94,7 @@ class Report:
             yield "Spikes a neuron and step: " + ", ".join(f"{name} {rate:.3f}" for name, rate in self.rates.items()) + "."
         if self.rounding:
             yield "Rounding, root mean square of weights and worst of the others: " + "; ".join(map(str, self.rounding)) + "."
+        yield from balance_lines(self.balances)
         yield from (f"Note: {warning}" for warning in self.warnings)
         if self.files:
             yield "Files: " + ", ".join(self.files.values())
@@ -113,7 +119,9 @@ def binding(placement: Placement) -> list[dict[str, Any]]:
     return [asdict(overrun) for overrun in placement.overruns()]
 
 
-def inspection(placement: Placement, budget: Budget | None, gains: tuple[Gain, ...] = ()) -> dict[str, Any]:
+def inspection(
+    placement: Placement, budget: Budget | None, gains: tuple[Gain, ...] = (), balances: tuple[Balance, ...] = ()
+) -> dict[str, Any]:
     """The keys of ``neurodeploy inspect --json``."""
     layers = layer_reports(placement, budget)
     return {
@@ -123,6 +131,7 @@ def inspection(placement: Placement, budget: Budget | None, gains: tuple[Gain, .
         "cores": _cores_json(placement),
         **board_json(placement),
         "gains": [asdict(gain) for gain in gains],
+        "balances": [asdict(choice) for choice in balances],
         "layers": [layer.to_json() for layer in layers],
     }
 
@@ -159,7 +168,7 @@ def summarize(
     before : Placement, optional
         The network laid out as it came.
     **more
-        Further fields of `Report`: seed, accuracy, lava, rates, rounding, warnings, files.
+        Further fields of `Report`: seed, accuracy, lava, rates, rounding, warnings, balances, files.
     """
     if record is not None:
         more.setdefault("rates", record.rates())

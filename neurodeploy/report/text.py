@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from neurodeploy.balancing import Balance
 from neurodeploy.board.links import ASSUMED_RATE
 from neurodeploy.budgets.gains import Gain
 from neurodeploy.placement import Placement
@@ -93,6 +94,12 @@ def traffic_lines(placement: Placement) -> Iterator[str]:
     shares = ", ".join(f"{kind} {energy / cost.energy_j:.0%}" for kind, energy in most if energy)
     source = placement.profile["synop_sparse_energy"].source
     yield f"Estimate a step: {cost.energy_j * 1e6:,.3g} uJ ({shares}) and {cost.time_s * 1e6:,.3g} us, by {source}."
+
+
+def balance_lines(balances: tuple[Balance, ...]) -> Iterator[str]:
+    """How spikes that skip layers are kept back until those on longer paths have come, a sentence a source."""
+    for choice in balances:
+        yield f"Balanced: {choice}."
 
 
 def gain_table(gains: tuple[Gain, ...]) -> Table:

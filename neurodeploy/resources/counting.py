@@ -7,7 +7,7 @@ chance, which at 1 is exact too.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,8 @@ class LayerCount:
         Count what to expect if each weight survived with this chance, 0..1; None counts the weights that are not zero.
     counted : mapping, optional
         What layers of one network share, each filling it: connections that are alike are counted once.
+    waits : sequence of int, optional
+        Steps that spikes wait in each connection's synapses (`neurodeploy.chip_clock.waits`); its delays alone by default.
 
     Raises
     ------
@@ -62,12 +64,18 @@ class LayerCount:
         profile: HardwareProfile,
         connectivity: float | None = None,
         counted: MutableMapping[Any, Any] | None = None,
+        waits: Sequence[int] | None = None,
     ) -> None:
         self.layer, self.profile, self.connectivity, self.grid = layer, profile, connectivity, grid_of(layer)
         self.width = weight_bits(bits, profile)
         self.counted = {} if counted is None else counted
-        self._bundles = list(_bundles(layer))
-        self._parts = [part_of(bundle[0], self.width, profile, connectivity, self.counted) for bundle in self._bundles]
+        self.waits = tuple(c.delay_steps for c in layer.connections) if waits is None else tuple(waits)
+        bundled = list(_bundles(layer, self.waits))
+        self._bundles = [bundle for bundle, _ in bundled]
+        self._parts = [
+            part_of(bundle[0].synapse, Formula.of(profile, self.width, is_delayed=steps > 0), profile, connectivity, self.counted)
+            for bundle, steps in bundled
+        ]
         self._state_bits = profile.number("neuron_state_bits", 0)
         self._limits_profiles = {"neuron_profiles", "threshold_profiles"} & set(limited(profile))
 
@@ -96,6 +104,7 @@ class LayerCount:
             synapse_formats=len(counted),
             neuron_profiles=self._profiles(region, ("du", "dv")),
             threshold_profiles=self._profiles(region, ("vth",)) if isinstance(self.layer.neuron, QuantizedLIF) else 0,
+            delay_steps=max(self.waits),
         )
 
     def by_connection(self, region: Region) -> list[Counted]:
@@ -167,19 +176,21 @@ class LayerCount:
         return int(np.unique(settings, axis=1).shape[1])
 
 
-def _bundles(layer: AnyLayer) -> Iterator[list[Connection[Wiring]]]:
-    """Connections with equal synapses, as those of a sum of spikes: their axons point to the same lists, stored once."""
-    bundles: list[list[Connection[Wiring]]] = []
+def _bundles(layer: AnyLayer, waits: Sequence[int]) -> Iterator[tuple[list[Connection[Wiring]], int]]:
+    """Connections with equal synapses, as those of a sum of spikes: their axons point to the same lists, stored once.
+
+    With each bundle come the steps that its spikes wait.
+    """
+    bundles: list[tuple[list[Connection[Wiring]], int]] = []
     connections: tuple[Connection[Any], ...] = layer.connections
-    for connection in connections:
-        for bundle in bundles:
+    for connection, steps in zip(connections, waits, strict=True):
+        for bundle, others in bundles:
             first = bundle[0]
-            same = first.synapse is connection.synapse or first.synapse == connection.synapse
-            if same and first.delay_steps == connection.delay_steps:
+            if steps == others and (first.synapse is connection.synapse or first.synapse == connection.synapse):
                 bundle.append(connection)
                 break
         else:
-            bundles.append([connection])
+            bundles.append(([connection], steps))
     yield from bundles
 
 

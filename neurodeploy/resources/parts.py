@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.graph import Connection
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.resources.encodings import Formula, list_bits
 from neurodeploy.resources.expectation import expected_lists, expected_window
@@ -37,14 +36,13 @@ def expected_fan_in(wiring: Wiring, connectivity: float | None) -> NDArray[np.fl
 
 
 def part_of(
-    connection: Connection[Wiring],
-    width: int,
+    wiring: Wiring,
+    formula: Formula,
     profile: HardwareProfile,
     connectivity: float | None,
     counted: MutableMapping[Any, Any],
 ) -> DensePart | SparsePart | ConvPart:
     """A connection ready to be counted; one part for all that count alike."""
-    formula, wiring = Formula.of(profile, width, is_delayed=connection.delay_steps > 0), connection.synapse
     key: tuple[Any, ...] = (id(wiring), formula, connectivity)
     if isinstance(wiring, ConvWiring) and (connectivity is not None or bool(wiring.weight.all())):
         alikes = tuple(tuple(alike(wiring, axis).tolist()) for axis in (0, 1))

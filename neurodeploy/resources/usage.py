@@ -45,6 +45,8 @@ class Usage:
         How the synapses are stored; several names joined by ``+`` where connections differ.
     fan_in : int
         Synapses onto the neuron that has most.
+    delay_steps : int
+        The longest that spikes wait in its synapses.
     neuron_memory_bits : int
     biases, synapse_formats, neuron_profiles, threshold_profiles : int
         Different ones that the slice brings to its core.
@@ -56,6 +58,7 @@ class Usage:
     input_axons: int
     encoding: str
     fan_in: int = 0
+    delay_steps: int = 0
     neuron_memory_bits: int = 0
     biases: int = 0
     synapse_formats: int = 1

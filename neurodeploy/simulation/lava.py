@@ -22,14 +22,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neurodeploy.chip_clock import depths, early, waits
 from neurodeploy.errors import SimulationError
 from neurodeploy.netx import plain_kinds, write_netx
 from neurodeploy.quantized import QuantizedNetwork
 from neurodeploy.records import Recorded, SpikeRecord, recorded_layers
-from neurodeploy.simulation.chip_clock import depths, waits
 
 GRACE_S = 3.0
 """Between asking the processes of a run to end and killing them: the time in which shared memory is given back."""
+
+WAIT_MAX = 63
+"""Steps that Lava's synapses hold a spike: six bits (proc/dense/models.py: PyDelayDenseModelBitAcc)."""
 
 WORKER = ("-m", "neurodeploy.simulation.lava_worker")
 
@@ -159,6 +162,7 @@ def _plan(network: QuantizedNetwork, spikes: NDArray[Any], reset_interval: int, 
     takes a whole number of intervals.
     """
     batch, n_steps = spikes.shape[0], spikes.shape[-1]
+    _check_waits(network)
     depth = max(depths(network).values())
     is_chain = plain_kinds(network) is not None
     waiting = any(steps for layer in waits(network).values() for steps in layer)
@@ -170,6 +174,19 @@ def _plan(network: QuantizedNetwork, spikes: NDArray[Any], reset_interval: int, 
     else:
         sample = ((period, 0),)
     return _Plan(is_chain, period, reset_interval or None, reset_offset, sample * batch)
+
+
+def _check_waits(network: QuantizedNetwork) -> None:
+    for layer in network:
+        per_connection = zip(waits(network)[layer.name], early(network)[layer.name], layer.connections, strict=True)
+        for steps, n, connection in per_connection:
+            if steps > WAIT_MAX:
+                raise SimulationError(
+                    f"layer {layer.name!r}",
+                    f"steps for which spikes from {connection.source!r} wait in a synapse, {n} of them for longer paths",
+                    need=steps, limit=WAIT_MAX, source="lava-nc 0.10 proc/dense/models.py",
+                    remedy="Shorten the delay, or take the emulator, which gives the same spikes.",
+                )  # fmt: skip
 
 
 def _one_after_another(spikes: NDArray[Any], plan: _Plan) -> NDArray[Any]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from neurodeploy.chip_clock import depths, waits
 from neurodeploy.fixedpoint import MANTISSA_SHIFT, NEVER_FIRES
 from neurodeploy.graph import INPUT
 from neurodeploy.quantized import (
@@ -24,7 +25,6 @@ from neurodeploy.quantized import (
     QuantizedSparse,
     QuantizedSynapse,
 )
-from neurodeploy.simulation.chip_clock import depths, waits
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,37 @@
+"""When layers answer on the chip, where every synapse takes a step, and how long spikes have to wait there for others.
+
+On the network's own clock a layer answers the input of the same step. On the chip it does so as many steps later as there are
+synapses on the longest path to it. A connection that skips layers is that much too early: its spikes wait in the synapse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from neurodeploy.graph import INPUT, Population
+
+
+def depths(layers: Iterable[Population[Any, Any]]) -> dict[str, int]:
+    """Synapses on the longest path from the input to each layer; 0 for the input itself."""
+    depth = {INPUT: 0}
+    for layer in layers:
+        depth[layer.name] = 1 + max((depth[c.source] for c in layer.connections if c.source != layer.name), default=0)
+    return depth
+
+
+def early(layers: Iterable[Population[Any, Any]]) -> dict[str, tuple[int, ...]]:
+    """Steps by which the spikes of each connection of each layer come before those of the longest path to it."""
+    layers = tuple(layers)
+    depth = depths(layers)
+    return {
+        layer.name: tuple(0 if c.source == layer.name else depth[layer.name] - depth[c.source] - 1 for c in layer.connections)
+        for layer in layers
+    }
+
+
+def waits(layers: Iterable[Population[Any, Any]]) -> dict[str, tuple[int, ...]]:
+    """Steps that spikes wait in each connection of each layer, beyond the one that every synapse takes: delayed, or early."""
+    layers = tuple(layers)
+    delays = {layer.name: [c.delay_steps for c in layer.connections] for layer in layers}
+    return {name: tuple(map(sum, zip(steps, delays[name], strict=True))) for name, steps in early(layers).items()}
