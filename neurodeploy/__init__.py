@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from neurodeploy.deployment import Deployment, compress, deploy, inspect
     from neurodeploy.errors import NeurodeployError
     from neurodeploy.evaluation import Evaluation, evaluate
+    from neurodeploy.explorer import explore
     from neurodeploy.frontends.norse import extract
     from neurodeploy.hardware import HardwareProfile
     from neurodeploy.network import Network
@@ -34,6 +35,7 @@ _HOME = {
     "deployment": ("Deployment", "compress", "deploy", "inspect"),
     "errors": ("NeurodeployError",),
     "evaluation": ("Evaluation", "evaluate"),
+    "explorer": ("explore",),
     "frontends.norse": ("extract",),
     "hardware": ("HardwareProfile",),
     "netx": ("read_netx", "write_netx"),
@@ -57,7 +59,7 @@ _ROOMS = ("plot",)
 __all__ = [
     "Budget", "Deployment", "EpochRecord", "Evaluation", "FitOptions", "HardwareProfile", "Network", "NeurodeployError",
     "Placement", "QuantizedNetwork", "Report", "SpikeRecord", "compare", "compress", "deploy", "dequantize", "encode", "evaluate",
-    "extract", "fit", "inspect", "load_data", "load_profile", "load_weights", "place", "quantize", "read_netx",
+    "explore", "extract", "fit", "inspect", "load_data", "load_profile", "load_weights", "place", "quantize", "read_netx",
     "save_weights", "share_budget", "simulate", "simulator_spikes", "summarize", "verify", "write_netx",
 ]  # fmt: skip
 

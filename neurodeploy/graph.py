@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.errors import NetworkError
+from neurodeploy.markup import table
 from neurodeploy.nouns import ByValue
 from neurodeploy.wiring import ConvWiring, DenseWiring, SparseWiring
 
@@ -202,6 +203,22 @@ class Graph(ByValue, Generic[L]):
         """Share of all weights that are not zero, 0..1."""
         n_weights = sum(layer.n_weights for layer in self.layers)
         return sum(layer.connectivity * layer.n_weights for layer in self.layers) / max(n_weights, 1)
+
+    def _repr_html_(self) -> str:
+        """A row a layer, for a notebook."""
+        whole = f"{self.n_neurons:,} neurons, {self.n_synapses:,} synapses"
+        return table(
+            f"{type(self).__name__}: input {self.input_shape}, {len(self.layers):,} layers, {whole}",
+            ["layer", "shape", "neurons", "neuron", "hears", "synapses", "weights not zero"],
+            (
+                (
+                    layer.name, " x ".join(map(str, layer.shape)), layer.n_neurons, type(layer.neuron).__name__,
+                    ", ".join(f"{c.source} ({type(c.synapse).__name__})" for c in layer.connections), layer.n_synapses,
+                    float(layer.connectivity),
+                )
+                for layer in self.layers
+            ),
+        )  # fmt: skip
 
     def __iter__(self) -> Iterator[L]:
         return iter(self.layers)

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from neurodeploy.errors import ProfileError, RequestError
+from neurodeploy.markup import table
 
 UNLIMITED = 1 << 62
 """The capacity for what a chip sets no limit to."""
@@ -223,6 +224,11 @@ class HardwareProfile:
     def __iter__(self) -> Iterator[Limit]:
         return iter(self.limits.values())
 
+    def _repr_html_(self) -> str:
+        """A row a number with its source, for a notebook."""
+        rows = ((limit.key, _shown(limit), limit.unit, "assumed" if limit.assumed else "", limit.source) for limit in self)
+        return table(f"{self.name}: {self.description}", ["number", "value", "unit", "", "source"], rows)
+
     def number(self, key: str, otherwise: int) -> int:
         """A whole number, or what holds where the profile does not say."""
         return self.limits[key].number if key in self.limits else otherwise
@@ -260,3 +266,12 @@ class HardwareProfile:
                     what, f"{given} is outside 1..{most}", source=where, remedy=f"Give fewer {what}, or a profile with more."
                 )
         return min(self.cores if cores is None else cores, self.cores if chips is None else chips * per_chip.number)
+
+
+def _shown(limit: Limit) -> str:
+    """A value as text; where each core has its own, the smallest and the largest."""
+    if not isinstance(limit.value, tuple):
+        return f"{limit.value:,}"
+    if KEYS[limit.key].kind == "per core":
+        return f"{min(limit.choices):,} to {max(limit.choices):,}"
+    return ", ".join(map(str, limit.value))

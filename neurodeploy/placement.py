@@ -12,6 +12,7 @@ from neurodeploy.board.journeys import Traffic
 from neurodeploy.board.links import Links
 from neurodeploy.errors import PlacementError
 from neurodeploy.hardware import HardwareProfile
+from neurodeploy.markup import table
 from neurodeploy.resources.regions import Region
 from neurodeploy.resources.usage import Usage, limited
 
@@ -259,6 +260,23 @@ class Placement:
                 source=f"cores given; {self.profile['cores_per_chip'].where}",
                 remedy=f"Compress it under a budget of {given} cores, or {more}.",
             )  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        """The verdict and a row a layer, for a notebook."""
+        broken = [str(overrun) for overrun in self.overruns()]
+        said = f"does not fit: {broken[0]}" if broken else f"fits: {self.cores_used:,} of {self.cores_available:,} cores"
+        uses = (self.of(name) for name in self.weight_bits)
+        return table(
+            f"Placement on {self.profile.name}: {said}",
+            ["layer", "cores", "slices", "neurons", "synapses", "stored as", "synapse memory, bits", "axons in", "axons out"],
+            (
+                (
+                    use.layer, use.cores, use.slices, use.neurons, use.synapses, f"{use.weight_bits}-bit {use.encoding}",
+                    use.synapse_memory_bits, use.input_axons, use.output_axons,
+                )
+                for use in uses
+            ),
+        )  # fmt: skip
 
     @property
     def fits(self) -> bool:

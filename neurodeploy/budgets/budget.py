@@ -13,6 +13,7 @@ from typing import TypeAlias
 from neurodeploy.chip_clock import waits
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware import HardwareProfile
+from neurodeploy.markup import table
 from neurodeploy.network import Network
 from neurodeploy.quantized import QuantizedNetwork
 from neurodeploy.resources.counting import LayerCount
@@ -156,6 +157,20 @@ class Budget:
     def of(self, layer: str) -> Slices:
         """The slices of a layer."""
         return tuple(part for part in self.slices if part.layer == layer)
+
+    def _repr_html_(self) -> str:
+        """A row a layer, for a notebook."""
+        return table(
+            f"Budget: {self.cores:,} cores of {self.profile.name}, {self.weight_bits}-bit weights",
+            ["layer", "cores", "neurons", "synapse memory, bits", "axons in", "axons out", "may keep", "what binds"],
+            (
+                (
+                    layer.layer, layer.cores, layer.neurons, layer.synapse_memory_bits, layer.input_axons, layer.output_axons,
+                    float(layer.kept), layer.binds.replace("_", " "),
+                )
+                for layer in self.layers
+            ),
+        )  # fmt: skip
 
     def overruns(self, network: Network | QuantizedNetwork) -> Iterator[Overrun]:
         """Every slice budget that the network breaks, counted exactly from its weights."""

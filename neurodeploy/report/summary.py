@@ -16,11 +16,21 @@ from neurodeploy.balancing import Balance
 from neurodeploy.budgets.budget import Budget
 from neurodeploy.budgets.gains import Gain
 from neurodeploy.hardware import HardwareProfile
+from neurodeploy.markup import paragraphs, table
 from neurodeploy.placement import Placement
 from neurodeploy.records import EpochRecord, SpikeRecord
 from neurodeploy.report.facts import LavaCheck, LayerReport, board_json
 from neurodeploy.report.ladder import Accuracy
-from neurodeploy.report.text import accuracy_table, as_text, balance_lines, core_table, layer_table, traffic_lines, verdict
+from neurodeploy.report.text import (
+    accuracy_table,
+    as_text,
+    balance_lines,
+    core_table,
+    layer_table,
+    traffic_lines,
+    verdict,
+    with_interval,
+)
 from neurodeploy.rounding import LayerError
 
 _VERSIONED = ("neurodeploy", "torch", "norse", "lava-nc", "lava-dl", "numpy", "h5py")
@@ -101,6 +111,23 @@ class Report:
 
     def __str__(self) -> str:
         return as_text(*self.tables())
+
+    def _repr_html_(self) -> str:
+        """The verdict, the placement and the accuracies, for a notebook; all of it is on the page that `files` names."""
+        rungs = (
+            (name, share, n) for name, share, n in (
+                ("dense", self.accuracy.dense, self.accuracy.test_samples),
+                ("compressed", self.accuracy.compressed, self.accuracy.test_samples),
+                ("quantised", self.accuracy.quantized, self.accuracy.test_samples),
+                ("emulated", self.accuracy.emulated, self.accuracy.test_samples),
+                ("Lava", self.accuracy.lava, self.accuracy.lava_samples),
+            ) if share is not None and n
+        )  # fmt: skip
+        ladder = table("Accuracy", ["rung", "right", "95 % interval", "samples"], (
+            (name, float(share), with_interval(share, n).partition(" ")[2], n) for name, share, n in rungs
+        )) if self.accuracy.test_samples else ""  # fmt: skip
+        page = [f"The page: {self.files['page']}"] if "page" in self.files else []
+        return f"{paragraphs(verdict(self.placement, self.before))}{self.placement._repr_html_()}{ladder}{paragraphs(page)}"
 
 
 def versions() -> dict[str, str | None]:
