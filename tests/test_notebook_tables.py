@@ -28,7 +28,7 @@ class Cells(HTMLParser):
         self.text, self._inside = "", False
         self.feed(html)
 
-    def handle_starttag(self, tag: str, attrs: object) -> None:
+    def handle_starttag(self, tag: str, attrs: object) -> None:  # noqa: ARG002  # its signature is given
         self.tags.append(tag)
         if tag == "tr":
             self.rows.append([])
