@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from neurodeploy.errors import NeurodeployError
     from neurodeploy.evaluation import Evaluation, evaluate
     from neurodeploy.explorer import explore
+    from neurodeploy.frontends.nir import read_nir, write_nir
     from neurodeploy.frontends.norse import extract
     from neurodeploy.hardware import HardwareProfile
     from neurodeploy.network import Network
@@ -36,6 +37,7 @@ _HOME = {
     "errors": ("NeurodeployError",),
     "evaluation": ("Evaluation", "evaluate"),
     "explorer": ("explore",),
+    "frontends.nir": ("read_nir", "write_nir"),
     "frontends.norse": ("extract",),
     "hardware": ("HardwareProfile",),
     "netx": ("read_netx", "write_netx"),
@@ -60,7 +62,8 @@ __all__ = [
     "Budget", "Deployment", "EpochRecord", "Evaluation", "FitOptions", "HardwareProfile", "Network", "NeurodeployError",
     "Placement", "QuantizedNetwork", "Report", "SpikeRecord", "compare", "compress", "deploy", "dequantize", "encode", "evaluate",
     "explore", "extract", "fit", "inspect", "load_data", "load_profile", "load_weights", "place", "quantize", "read_netx",
-    "save_weights", "share_budget", "simulate", "simulator_spikes", "summarize", "verify", "write_netx",
+    "read_nir", "save_weights", "share_budget", "simulate", "simulator_spikes", "summarize", "verify", "write_netx",
+    "write_nir",
 ]  # fmt: skip
 
 

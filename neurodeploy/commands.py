@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 from rich.console import Console, RenderableType
 
+from neurodeploy.given import Given
+from neurodeploy.given import export as write
 from neurodeploy.profiles import load_profile, profile_paths
 
 if TYPE_CHECKING:
     from neurodeploy.deployment import Deployment
-    from neurodeploy.network import Network
-    from neurodeploy.quantized import QuantizedNetwork
 
 DONE, DIFFERS = 0, 1
 
@@ -26,10 +26,17 @@ TARGET = click.option("--target", required=True, metavar="CHIP", help="A chip: o
 CORES = click.option("--cores", type=int, metavar="N", help="Cores that the network may use; all of the chip's by default.")
 BITS = click.option("--bits", type=int, default=8, show_default=True, metavar="B", help="Width of a weight, sign included.")
 WEIGHTS = click.option("--weights", type=Path, metavar="FILE", help="Trained weights: .safetensors, or .pt (weights only).")
+CHIP = click.option(
+    "--target", default="loihi2", show_default=True, metavar="CHIP", help="The chip whose integers a .nir file is rounded to."
+)
 OUT = click.option("--out", type=Path, required=True, metavar="DIR", help="Folder to write to; made if it is not there.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON with documented keys instead of tables.")
 TIME_LIMIT = click.option(
     "--time-limit", type=click.FloatRange(0, min_open=True), default=600.0, show_default=True, metavar="SECONDS", help="For Lava."
+)
+DT = click.option("--dt", type=float, metavar="T", help="Length of a step of a .nir file, in the unit of its time constants.")
+WAY = click.option(
+    "--discretisation", metavar="NAME", help="How a .nir file becomes steps: euler, exponential, or the library that wrote it."
 )
 SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
 
@@ -40,7 +47,7 @@ def cli() -> None:
     """Get a spiking network onto a neuromorphic chip.
 
     MODEL is file.py:factory or package.module:factory, a function without arguments that returns a Norse network (or a
-    pair of it and a sample input), or a .net file. DATA is digits, mnist, mnist:FILE.npz, or file.py:factory, a function
+    pair of it and a sample input), or a .net or .nir file. DATA is digits, mnist, mnist:FILE.npz, or file.py:factory, a function
     that returns (train, test), each an iterable of (input, target) batches.
 
     Exit codes: 0 fits, equal or done; 1 does not fit, or differs; 2 bad input.
@@ -76,16 +83,18 @@ def profiles(name: str | None, as_json: bool, schema: bool) -> int:
 @BITS
 @click.option("--connectivity", type=click.FloatRange(0, 1), metavar="P", help="What if each weight survived with this chance?")
 @WEIGHTS
+@DT
+@WAY
 @JSON
 def inspect(
     model: str, target: str, cores: int | None, chips: int | None, bits: int, connectivity: float | None, weights: Path | None,
-    as_json: bool,
+    as_json: bool, **steps: Any,
 ) -> int:  # fmt: skip
     """Say what each layer of MODEL needs and may use, whether it fits, and if not, what binds and what would help."""
     from neurodeploy.deployment import inspect as look
     from neurodeploy.report.text import balance_lines, core_table, gain_table, layer_table, traffic_lines, verdict
 
-    network = _network(model, weights)
+    network = Given(name=model, weights=weights, **steps).network()
     seen = look(network, load_profile(target), cores=cores, chips=chips, bits=bits, connectivity=connectivity)
     if as_json:
         _print_json(seen.to_json())
@@ -104,15 +113,20 @@ def inspect(
 @CORES
 @BITS
 @WEIGHTS
+@DT
+@WAY
 @JSON
-def deploy(model: str, target: str, out: Path, cores: int | None, bits: int, weights: Path | None, as_json: bool) -> int:
+def deploy(
+    model: str, target: str, out: Path, cores: int | None, bits: int, weights: Path | None, as_json: bool, **steps: Any
+) -> int:  # fmt: skip
     """Quantise MODEL, place it, write model.net and a report into DIR.
 
     A network that does not fit is written all the same, for the simulators; the exit code is then 1.
     """
     from neurodeploy.deployment import deploy as run
 
-    deployment = run(_network(model, weights), load_profile(target), out=out, cores=cores, bits=bits, command=_typed())
+    network = Given(name=model, weights=weights, **steps).network()
+    deployment = run(network, load_profile(target), out=out, cores=cores, bits=bits, command=_typed())
     return _deliver(deployment, as_json)
 
 
@@ -143,7 +157,7 @@ def compress(
     from neurodeploy.training import FitOptions, load_data
 
     profile = load_profile(target)
-    module, sample = _module(model, weights)
+    module, sample = Given(name=model, weights=weights).module()
     if epochs is not None:
         settings |= dict(zip(("epochs_dense", "epochs_compress", "epochs_finetune"), epochs, strict=True))
     settings["n_steps"] = settings.pop("steps")
@@ -157,20 +171,27 @@ def compress(
 
 
 @cli.command()
-@click.argument("network", metavar="MODEL.NET")
+@click.argument("network", metavar="FILE")
 @click.option(
     "--input", "source", required=True, type=Path, metavar="SPIKES.NPY", help="0 or 1, ([batch,] n_inputs..., n_steps)."
 )
 @click.option("--end", type=click.Choice(["emulator", "lava"]), default="emulator", show_default=True, help="Where to run it.")
 @click.option("--out", type=Path, required=True, metavar="RECORD.NPZ", help="Gets spikes and v of the last layer, and meta.")
+@CHIP
+@BITS
+@DT
+@WAY
 @TIME_LIMIT
-def simulate(network: str, source: Path, end: Literal["emulator", "lava"], out: Path, time_limit: float) -> int:
-    """Run MODEL.NET on input spikes and record the last layer."""
-    from neurodeploy.netx import read_netx
+def simulate(
+    network: str, source: Path, end: Literal["emulator", "lava"], out: Path, target: str, bits: int, time_limit: float,
+    **steps: Any,
+) -> int:  # fmt: skip
+    """Run FILE, a .net or .nir, on input spikes and record the last layer."""
     from neurodeploy.records import load_spikes, save_record
     from neurodeploy.simulation import simulate as run
 
-    record = run(read_netx(network), load_spikes(source), end=end, time_limit_s=time_limit)
+    integers = Given(name=network, **steps).integers(target, bits)
+    record = run(integers, load_spikes(source), end=end, time_limit_s=time_limit)
     save_record(record, out, network=network, input=str(source))
     size, rate = f"{record.n_samples} samples of {record.n_steps} steps", record.rates()[record.output]
     click.echo(f"{size}, {rate:.4f} spikes a neuron and step in {record.output!r}: {out}")
@@ -178,28 +199,49 @@ def simulate(network: str, source: Path, end: Literal["emulator", "lava"], out: 
 
 
 @cli.command()
-@click.argument("network", metavar="MODEL.NET")
-@click.option("--steps", type=click.IntRange(1), default=32, show_default=True, help="Steps of random input a sample.")
+@click.argument("network", metavar="FILE")
+@click.option("--steps", "n_steps", type=click.IntRange(1), default=32, show_default=True, help="Steps of random input a sample.")
 @SEED
+@CHIP
+@BITS
+@DT
+@WAY
 @TIME_LIMIT
 @JSON
-def verify(network: str, steps: int, seed: int, time_limit: float, as_json: bool) -> int:
-    """Run MODEL.NET in the emulator and in Lava on random input; say where they part, if they do."""
-    from neurodeploy.netx import read_netx
+def verify(
+    network: str, n_steps: int, seed: int, target: str, bits: int, time_limit: float, as_json: bool, **steps: Any
+) -> int:  # fmt: skip
+    """Run FILE, a .net or .nir, in the emulator and in Lava on random input; say where they part, if they do."""
     from neurodeploy.simulation.verify import verify as run
 
-    result = run(read_netx(network), n_steps=steps, seed=seed, time_limit_s=time_limit)
+    integers = Given(name=network, **steps).integers(target, bits)
+    result = run(integers, n_steps=n_steps, seed=seed, time_limit_s=time_limit)
     if as_json:
         first = result.first
         said = None if first is None else {key: getattr(first, key) for key in ("layer", "neuron", "step", "emulator", "lava")}
-        _print_json({"equal": result.equal, "steps": steps, "mismatches": result.mismatches, "first": said})
+        _print_json({"equal": result.equal, "steps": n_steps, "mismatches": result.mismatches, "first": said})
     elif result.first is None:
-        click.echo(f"Equal: spikes and membranes of every layer in {steps} steps.")
+        click.echo(f"Equal: spikes and membranes of every layer in {n_steps} steps.")
     else:
         f = result.first
         click.echo(f"They part: {result.mismatches:,} values differ. First {f.quantity} of neuron {f.neuron} of {f.layer!r} "
                    f"at step {f.step}: {f.emulator:,} in the emulator, {f.lava:,} in Lava.")  # fmt: skip
     return DONE if result.equal else DIFFERS
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--to", required=True, type=Path, metavar="FILE", help="File to write; it ends with .net or .nir.")
+@click.option("--target", metavar="CHIP", help="The chip whose integers are written; none for the floats, in a .nir file.")
+@BITS
+@WEIGHTS
+@DT
+@WAY
+def export(model: str, to: Path, target: str | None, bits: int, weights: Path | None, **steps: Any) -> int:
+    """Write MODEL as a .net file, for Lava, or as a .nir file, for other libraries."""
+    network = write(Given(name=model, weights=weights, **steps), to, target, bits)
+    click.echo(f"{len(network.layers)} layers, {network.n_neurons:,} neurons, {network.n_synapses:,} synapses: {to}")
+    return DONE
 
 
 @cli.command()
@@ -220,26 +262,6 @@ def demo(out: Path, seed: int, target: str, cores: int, as_json: bool) -> int:
 def _typed() -> str:
     """The command line that is being run, as a shell would take it again."""
     return shlex.join(["neurodeploy", *(click.get_current_context().find_root().obj or ())])
-
-
-def _network(model: str, weights: Path | None) -> Network | QuantizedNetwork:
-    if model.endswith(".net"):
-        from neurodeploy.netx import read_netx
-
-        return read_netx(model)
-    from neurodeploy.frontends.norse import extract
-
-    return extract(*_module(model, weights))
-
-
-def _module(model: str, weights: Path | None) -> tuple[Any, Any]:
-    from neurodeploy.frontends.models import load_model
-    from neurodeploy.training import load_weights
-
-    module, sample = load_model(model)
-    if weights is not None:
-        load_weights(module, weights)
-    return module, sample
 
 
 @contextmanager

@@ -195,7 +195,7 @@ def test_compress_of_what_can_never_fit_ends_with_1(here: Path, capsys: pytest.C
     assert capsys.readouterr().err.splitlines()[-1].startswith("BudgetError: layer 'layer0'")
 
 
-@pytest.mark.parametrize("command", ["profiles", "inspect", "deploy", "compress", "simulate", "verify", "demo"])
+@pytest.mark.parametrize("command", ["profiles", "inspect", "deploy", "compress", "simulate", "verify", "export", "demo"])
 def test_every_command_has_help_that_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     assert len(capsys.readouterr().out.splitlines()) >= 5

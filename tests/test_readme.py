@@ -33,5 +33,7 @@ def test_every_command_line_names_options_that_exist(command: str, rest: str, ca
         assert option in taught
 
 
-def test_all_seven_commands_are_told_of() -> None:
-    assert {command for command, _ in COMMANDS} == {"profiles", "inspect", "deploy", "compress", "simulate", "verify", "demo"}
+def test_all_eight_commands_are_told_of() -> None:
+    assert {command for command, _ in COMMANDS} == {
+        "profiles", "inspect", "deploy", "compress", "simulate", "verify", "export", "demo",
+    }  # fmt: skip
