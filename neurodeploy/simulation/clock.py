@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from neurodeploy.graph import INPUT, Graph, Population
 from neurodeploy.records import samples_first
 
-NUMBERS_AT_ONCE = 1 << 20
+NUMBERS_AT_ONCE = 1 << 21
 """What arrives at a layer is worked out for so many neurons, samples and steps at a time: memory does not grow with steps."""
 WORD = 8
 """Rows of spikes are as many bytes as this divides; the last of them may be nobody's."""

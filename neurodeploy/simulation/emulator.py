@@ -25,6 +25,8 @@ from neurodeploy.simulation.passing import Graded, Passing
 
 NEURONS_A_THREAD = 1 << 12
 """A thread is worth starting for so many neurons, those of all samples together."""
+STATES_AT_ONCE = 1 << 17
+"""Neurons of a layer that are worked on together, samples times neurons: what is held of them stays in a core's cache."""
 
 OnOverflow: TypeAlias = Literal["wrap", "raise", "warn"]
 
@@ -102,8 +104,9 @@ class Emulator:
         self.network, self.n_samples, self.on_overflow = self.prepared.network, n_samples, on_overflow
         recorded = recorded_layers(self.network, record)
         given = np.uint8 if self.prepared.input_max == 1 else np.int32
+        self._threads = threads if threads is not None else _useful_threads(n_samples * self.network.n_neurons)
         self._parts = []
-        for size in _sizes(n_samples, self.network.n_neurons, threads):
+        for size in _sizes(n_samples, self.network, self._threads):
             neurons = [_IntegerNeurons(layer, size, reset_interval, reset_offset) for layer in self.network]
             stages = [Stage(n.layer, n, self.prepared.synapses[n.layer.name], np.int32) for n in neurons]
             run = Run(self.network, stages, size, recorded=recorded, membrane=np.int32, given=given)
@@ -128,10 +131,10 @@ class Emulator:
         before = self._overflows()
         ends = np.cumsum([run.batch for run, _ in self._parts])
         some = np.split(spikes, ends[:-1])
-        if len(some) == 1:
-            records = [self._parts[0][0].advance(spikes)]
+        if self._threads == 1:
+            records = [part[0].advance(given) for part, given in zip(self._parts, some, strict=True)]
         else:
-            with ThreadPoolExecutor(len(some)) as pool:
+            with ThreadPoolExecutor(self._threads) as pool:
                 records = list(pool.map(lambda part, given: part[0].advance(given), self._parts, some))
         self._tell(before)
         fired, v = ({name: np.concatenate([r[k][name] for r in records]) for name in records[0][k]} for k in (0, 1))
@@ -193,12 +196,15 @@ class _IntegerNeurons:
             self.to_reset = (self.to_reset - len(arriving)) % self.reset_interval
 
 
-def _sizes(n_samples: int, n_neurons: int, threads: int | None) -> list[int]:
-    """Samples in each part of the batch."""
-    if threads is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = min(cores, max(1, n_samples * n_neurons // NEURONS_A_THREAD))
-    parts = max(1, min(threads, n_samples))
+def _useful_threads(n_neurons: int) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, max(1, n_neurons // NEURONS_A_THREAD))
+
+
+def _sizes(n_samples: int, network: QuantizedNetwork, threads: int) -> list[int]:
+    """Samples in each part of the batch: as many parts as threads, or more, small enough for a cache."""
+    largest = max(layer.n_neurons for layer in network)
+    parts = min(n_samples, max(threads, -(-n_samples * largest // STATES_AT_ONCE)))
     return [n_samples // parts + (k < n_samples % parts) for k in range(parts)]
 
 

@@ -62,7 +62,7 @@ class Passing:
         """Add what spikes (rows, n_in or more), 0 or 1, weigh to what arrives (rows, n_out)."""
         if self._pass is None:
             with self._choosing:
-                self._pass = self._pass or self._fastest(spikes[:TRIED_ROWS])
+                self._pass = self._pass or self._fastest(spikes[:: -(-len(spikes) // TRIED_ROWS)].copy())
         self._pass(spikes, arriving)
 
     def _fastest(self, spikes: NDArray[np.uint8]) -> Way:

@@ -1,0 +1,135 @@
+"""Runs the sections and tells their rows."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.emulator import cases, growth, rivals, timing
+from benchmarks.placement.rows import append
+from neurodeploy.simulation.emulator import Prepared
+
+LAVA = (  # a case, how many stretches of how many steps Lava is timed on, and the aim
+    (lambda: cases.mnist_of_lava(1, 400), 5, 400, 20), (lambda: cases.mnist_of_lava(256, 20), 5, 400, 200),
+    (lambda: cases.pilotnet(1, 20), 3, 16, 200), (lambda: cases.pilotnet(16, 20), 3, 16, 200),
+    (lambda: cases.ntidigits(64, 100), 3, 60, 300),
+)  # fmt: skip
+Tell = Callable[[dict[str, Any]], None]
+
+
+def lava(threads: int, tell: Tell) -> None:
+    """Steps a second of all samples together, over Lava's of one sample; before and after it, in one run."""
+    machine = timing.Machine(threads)
+    for make, stretches, steps, aim in LAVA:
+        case = make()
+        spikes = rivals.equal_to_lava(case)
+        prepared, n = Prepared(case.network), case.batch * case.spikes.shape[-1]
+        before = timing.seconds(prepared, case.spikes, threads=threads)
+        theirs = rivals.lava_ms(case, stretches, steps)
+        after = timing.seconds(prepared, case.spikes, threads=threads)
+        ours = 1e3 * statistics.median(before + after) / n
+        tell({
+            "table": "lava", "net": case.name, "batch": case.batch, "steps": case.spikes.shape[-1], "threads": threads,
+            "equal_spikes": spikes, "emulator_ms": ours, "lava_ms": statistics.median(theirs), "lava_ms_of": theirs,
+            "ratio": statistics.median(theirs) / ours, "aim": aim, **machine.shares(case.network, ours / 1e3),
+            **timing.profile(prepared, case.spikes), "ways": _ways(prepared), "load": timing.load(),
+        })  # fmt: skip
+
+
+def norse(threads: int, tell: Tell) -> None:
+    """The emulator's time over that of a Norse module of the same shape in eval mode, turn by turn."""
+    torch.set_num_threads(threads)
+    for case in (cases.mnist_of_lava(1, 200), cases.mnist_of_lava(256, 20), cases.pilotnet(1, 20), cases.pilotnet(16, 20)):
+        prepared, ours, theirs = Prepared(case.network), [], []
+        run = rivals.norse_run(case.network, case.spikes)
+        run()
+        for _ in range(5):
+            ours += timing.seconds(prepared, case.spikes, threads=threads, repeats=1)
+            theirs.append(run())
+        tell({
+            "table": "norse", "net": case.name, "batch": case.batch, "steps": case.spikes.shape[-1], "threads": threads,
+            "emulator_s": statistics.median(ours), "norse_s": statistics.median(theirs),
+            "ratio": statistics.median(ours) / statistics.median(theirs), "aim": 2, "load": timing.load(),
+        })  # fmt: skip
+
+
+def pruned(threads: int, tell: Tell) -> None:
+    """Times as fast as the same network, pruned, by matrix products; each way in turn."""
+    spikes = cases.drawn_spikes((1024, 784, 20), cases.MNIST_RATE)
+    for connectivity in (0.05, 0.01):
+        network = cases.chain((784, 800, 10), connectivity=connectivity)
+        ways = {way or "measured": Prepared(network, way=way) for way in ("product", "rows", "lists", None)}
+        taken: dict[str, list[float]] = {way: [] for way in ways}
+        for _ in range(3):
+            for way, prepared in ways.items():
+                taken[way] += timing.seconds(prepared, spikes, threads=threads, repeats=1)
+        median = {way: statistics.median(values) for way, values in taken.items()}
+        tell({
+            "table": "pruned", "connectivity": connectivity, "batch": 1024, "steps": 20, "threads": threads,
+            **{f"{way}_s": round(value, 4) for way, value in median.items()}, "ways": _ways(ways["measured"]),
+            "ratio": median["product"] / median["measured"], "aim": 3, "load": timing.load(),
+        })  # fmt: skip
+
+
+def grow(threads: int, tell: Tell) -> None:
+    """Time and memory at each point."""
+    for kind, size in growth.POINTS:
+        tell({"table": "growth", "threads": threads, **growth.point(kind, size, threads), "load": timing.load()})
+
+
+def mnist(threads: int, tell: Tell, path: Path) -> None:
+    """All test images through 784-800-10, trained for a moment, in 20 steps."""
+    from benchmarks.mnist import network as model_of
+    from neurodeploy import FitOptions, evaluate, extract, fit, load_data, load_profile, quantize
+    from neurodeploy.training import Batches
+
+    torch.set_num_threads(threads)
+    data, model = load_data(f"mnist:{path}"), model_of(0)
+    options = FitOptions(epochs_dense=1, n_steps=8, readout="mean", learning_rate=3e-3)
+    some = Batches(data.train.inputs[:20_000], data.train.targets[:20_000], 128)
+    model, _ = fit(model, None, some, options)
+    network = quantize(extract(model, torch.zeros(1, 784)), load_profile("loihi2"))
+    images = Batches(data.test.inputs, data.test.targets, 1000)
+    found = evaluate(network, images, FitOptions(n_steps=20, readout="mean"))
+    tell({
+        "table": "mnist", "threads": threads, "samples": found.n_samples, "steps": found.n_steps, "seconds": found.seconds,
+        "accuracy": found.classification_accuracy, "latency_steps": found.latency_steps, "rates": found.rates,
+        "effective_acs": found.synaptic_operations["Effective_ACs"], "load": timing.load(),
+    })  # fmt: skip
+
+
+def _ways(prepared: Prepared) -> str:
+    """The ways of the connections in order, those in a row that are alike told once."""
+    ways = [str(way) for way in prepared.ways.values()]
+    return " ".join(way for k, way in enumerate(ways) if k == 0 or way != ways[k - 1])
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="How fast the emulator is")
+    parser.add_argument("--out", type=Path, help="a file to which rows are added")
+    parser.add_argument("--mnist", type=Path, help="x_train, y_train, x_test and y_test of MNIST in an .npz file")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--only", choices=["lava", "norse", "pruned", "growth", "mnist"])
+    arguments = parser.parse_args()
+    sections = {"lava": lava, "norse": norse, "pruned": pruned, "growth": grow}
+
+    def tell(row: dict[str, Any]) -> None:
+        append({key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in row.items()}, arguments.out)
+
+    np.seterr(all="raise")
+    for name, section in sections.items():
+        if arguments.only in (None, name):
+            section(arguments.threads, tell)
+    if arguments.mnist is not None and arguments.only in (None, "mnist"):
+        mnist(arguments.threads, tell, arguments.mnist)
+
+
+main()
