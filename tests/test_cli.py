@@ -14,12 +14,14 @@ from neurodeploy.profiles import load_profile
 
 MODELS = """
 import torch
-from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
+from norse.torch import LICell, LIFBoxCell, LIFCell, LIFParameters, SequentialState
+from norse.torch.functional.lif_box import LIFBoxParameters
+from norse.torch.functional.reset import reset_subtract
 
-def chain(*cells, sizes, bias=False):
+def chain(*cells, sizes):
     layers = []
     for cell, n_in, n_out in zip(cells, sizes, sizes[1:]):
-        layers += [torch.nn.Linear(n_in, n_out, bias=bias), cell]
+        layers += [torch.nn.Linear(n_in, n_out, bias=False), cell]
     return SequentialState(*layers)
 
 def small():
@@ -34,8 +36,8 @@ def wide():
 def hopeless():
     return chain(LIFCell(), LICell(), sizes=(8, 300, 10))
 
-def biased():
-    return chain(LIFCell(), LICell(), sizes=(8, 4, 2), bias=True)
+def subtracts():
+    return chain(LIFBoxCell(LIFBoxParameters(reset_method=reset_subtract)), LICell(), sizes=(8, 4, 2))
 
 def convolution():
     return SequentialState(torch.nn.Conv3d(1, 2, 3), LIFCell()), torch.zeros(1, 1, 8, 8, 8)
@@ -222,8 +224,8 @@ BAD = {
     "factory returns no model": (["inspect", "models.py:no_model", *MODEL], "returned a int, not a torch module"),
     "model file is broken": (["inspect", "broken.py:factory", *MODEL], "raised SyntaxError"),
     "no such module": (["inspect", "nowhere.models:small", *MODEL], "raised ModuleNotFoundError"),
-    "unsupported layer": (["inspect", "models.py:convolution", *MODEL], r"0 (Conv3d): is not supported"),
-    "bias before a current": (["deploy", "models.py:biased", *MODEL, "--out", "d"], "0 (Linear): has a bias in front of neurons"),
+    "unsupported layer": (["inspect", "models.py:convolution", *MODEL], "0 (Conv3d): conv3d is not supported"),
+    "reset by subtraction": (["deploy", "models.py:subtracts", *MODEL, "--out", "d"], "1 (LIFBoxCell): resets by reset_subtract"),
     "no weights file": (["inspect", "models.py:small", *MODEL, "--weights", "none.safetensors"], "none.safetensors"),
     "weights are none": (["inspect", "models.py:small", *MODEL, "--weights", "weights.safetensors"], "weights.safetensors"),
     "weights of an unknown kind": (["inspect", "models.py:small", *MODEL, "--weights", "text.txt"], "text.txt"),

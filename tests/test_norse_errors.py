@@ -63,12 +63,12 @@ NO_RESET = r"leaks to 1\.0 but resets to 0\.0 \(the chip's membrane starts, leak
         ),
         pytest.param(
             chain(LIFRecurrentCell(4, 4)),
-            r"^1 \(LIFRecurrentCell\): follows '0' with no neurons between them\. Merge",
+            r"^1 \(LIFRecurrentCell\): follows 0 \(Linear\) with no neurons between them\. Merge",
             id="weights before a cell that has some",
         ),
         pytest.param(
             chain(torch.nn.ReLU(), LIFCell()),
-            r"^1 \(ReLU\): relu is not supported \(a chip's synapses add up weighted spikes\)\. Leave what is worked out",
+            r"^1 \(ReLU\): relu is not supported \(a chip's synapses add up weighted spikes\)\. README lists what is; behind",
             id="an activation",
         ),
         pytest.param(
@@ -93,7 +93,7 @@ NO_RESET = r"leaks to 1\.0 but resets to 0\.0 \(the chip's membrane starts, leak
         ),
         pytest.param(
             chain(Dropout(), linear(4, 4), LIFCell()),
-            r"^2 \(Linear\): follows '0' with no neurons between them\. Merge",
+            r"^2 \(Linear\): follows 0 \(Linear\) with no neurons between them\. Merge",
             id="no neurons between",
         ),
         pytest.param(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from neurodeploy.__main__ import main
+from neurodeploy.frontends import supported
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -31,6 +32,18 @@ def test_every_command_line_names_options_that_exist(command: str, rest: str, ca
     taught = capsys.readouterr().out
     for option in re.findall(r"--[a-z-]+", rest):
         assert option in taught
+
+
+TABLES = {"norse": supported.rows}
+"""Which frontend has which table: between ``<!-- NAME -->`` and ``<!-- /NAME -->``."""
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_table_of_what_goes_in_is_the_codes(name: str) -> None:
+    shown = re.search(f"<!-- {name} -->\n(.*?)<!-- /{name} -->", README, flags=re.DOTALL)
+    assert shown is not None
+    rows = "".join(f"| {names} | {becomes} |\n" for names, becomes in TABLES[name]())
+    assert shown[1] == f"| goes in | what becomes of it |\n|---|---|\n{rows}"
 
 
 def test_all_eight_commands_are_told_of() -> None:

@@ -115,7 +115,8 @@ def _layer(population: Heard, shapes: dict[str, Shape], bias_name: str) -> Layer
     connections = []
     for term in form.terms:
         synapse = _synapse(term, shapes[term.source], shape)
-        synapse = replace(synapse, weight=synapse.weight * synapse.beside(gain))
+        if (gain != 1).any():
+            synapse = replace(synapse, weight=synapse.weight * synapse.beside(gain))
         delay = -term.at - (term.source == population.name)
         connections.append(Connection(source=term.source, synapse=synapse, delay_steps=delay))
     bias = np.asarray(form.bias.reshape(-1) * gain)

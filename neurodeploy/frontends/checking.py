@@ -11,7 +11,7 @@ from neurodeploy.errors import ExtractError
 from neurodeploy.frontends.populations import Population, Populations
 from neurodeploy.graph import INPUT
 from neurodeploy.network import LIF, Layer, Network
-from neurodeploy.simulation.products import product_of
+from neurodeploy.simulation.products import Product, product_of
 
 TOLERANCE = 1e-3
 """Of the largest number that met at a neuron: what a model in single precision may have rounded, over its steps."""
@@ -30,9 +30,10 @@ def check_alike(run: Populations, populations: Sequence[Population], network: Ne
     for population in populations:
         layer = network[population.name]
         batch = len(population.steps[0].said)
+        products = [product_of(connection.synapse, np.float64) for connection in layer.connections]
         u, v, unsure = (np.zeros((batch, layer.n_neurons)) for _ in range(3))
         for t, step in enumerate(population.steps):
-            arriving = _arriving(run, layer, t, batch)
+            arriving = _arriving(run, layer, products, t, batch)
             u = (1 - layer.neuron.current_decay) * u + arriving
             v = (1 - layer.neuron.voltage_decay) * v + u + layer.bias
             near = TOLERANCE * max(1e-30, float(np.abs(v).max()), float(np.abs(u).max()))
@@ -45,17 +46,17 @@ def check_alike(run: Populations, populations: Sequence[Population], network: Ne
                 _compare(population, t, v + layer.neuron.rest, step.v, unsure, near + 1e-5 * float(np.abs(step.v).max()))
 
 
-def _arriving(run: Populations, layer: Layer, t: int, batch: int) -> NDArray[np.float64]:
+def _arriving(run: Populations, layer: Layer, products: Sequence[Product], t: int, batch: int) -> NDArray[np.float64]:
     """(batch, n): what reaches a layer at a step."""
     arriving = np.zeros((batch, layer.n_neurons))
-    for connection in layer.connections:
+    for connection, product in zip(layer.connections, products, strict=True):
         ago = connection.delay_steps + (connection.source == layer.name)
         if connection.source in run.of_name or connection.source == INPUT:
             heard = run.passed(connection.source, t, -ago)
         else:  # the neuron that always fires
             heard = np.ones((batch, 1))
         if heard is not None:
-            arriving += product_of(connection.synapse, np.float64)(heard.astype(np.uint8))
+            arriving += product(heard.astype(np.uint8))
     return arriving
 
 

@@ -25,24 +25,22 @@ def linear(module: Where, form: Form, matrix: Floats, bias: Floats | None) -> Fo
     terms = []
     for term in form.terms:
         _check_first(term, where)
-        taken = term.places > 0
-        columns = np.zeros((len(matrix), term.n_out))
-        if term.is_in_order:
-            columns = matrix
-        else:
+        columns = matrix
+        if not term.is_in_order:
+            columns, taken = np.zeros((len(matrix), term.n_out)), term.places > 0
             np.add.at(columns.T, term.places[taken] - 1, matrix.T[taken])
         if isinstance(term.synapse, Conv):
             columns = folding.matrix_behind_average(columns, term.synapse)
-        synapse = Dense(weight=columns * term.gain)
+        synapse = Dense(weight=columns if (term.gain == 1).all() else columns * term.gain)
         places = np.arange(1, len(matrix) + 1)
         terms.append(Term(source=term.source, n=term.n, at=term.at, places=places, synapse=synapse, name=name, where=where))
-    constants = matrix @ form.bias
+    constants = matrix @ form.bias if form.bias.any() else np.zeros(len(matrix))
     return Form(terms=tuple(terms), bias=constants if bias is None else constants + bias)
 
 
 def _check_first(term: Term, where: str) -> None:
     if term.has_weights:
-        raise ExtractError(where, f"follows {term.name!r} with no neurons between them", remedy="Merge them.")
+        raise ExtractError(where, f"follows {term.where} with no neurons between them", remedy="Merge them.")
 
 
 # ---------------------------------------------------------------------------------------------- through windows
@@ -69,7 +67,8 @@ def convolution(
         conv = Conv(weight=seen, input_shape=source, groups=seen_groups, **wiring)
         if isinstance(term.synapse, Conv):
             conv = folding.behind_average(where, term.synapse, conv)
-        conv = replace(conv, weight=_gained(where, conv, term.gain))
+        if (term.gain != 1).any():
+            conv = replace(conv, weight=_gained(where, conv, term.gain))
         places = np.arange(1, conv.n_out + 1).reshape(conv.output_shape)
         terms.append(Term(source=term.source, n=term.n, at=term.at, places=places, synapse=conv, name=name, where=where))
     constants = np.zeros(whole.output_shape)

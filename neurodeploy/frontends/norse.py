@@ -21,7 +21,7 @@ from neurodeploy.frontends.tracing import Traced
 from neurodeploy.graph import INPUT
 from neurodeploy.network import Network
 
-CALLS = 4
+CALLS = 3
 """How often a model of one step is called."""
 
 

@@ -75,6 +75,7 @@ def _each(where: str, p: Any, name: str, shape: tuple[int, ...]) -> Floats:
 
 
 def _lif(where: str, cell: Any, p: Any) -> Cell:
+    """LIF with a synaptic current, reset to a value; `Recurrent` hears itself a step later."""
     dt = float(cell.dt)
     gain = dt * p.tau_mem_inv
     neuron = LIF(
@@ -84,6 +85,7 @@ def _lif(where: str, cell: Any, p: Any) -> Cell:
 
 
 def _lif_box(where: str, cell: Any, p: Any) -> Cell:
+    """LIF whose current lasts one step, reset to a value."""
     dt = float(cell.dt)
     if p.reset_method is not reset_value:
         raise ExtractError(
@@ -96,11 +98,13 @@ def _lif_box(where: str, cell: Any, p: Any) -> Cell:
 
 
 def _iaf(_where: str, _cell: Any, p: Any) -> Cell:
+    """LIF without leak, whose current lasts one step."""
     neuron = LIF(threshold=p.v_th - p.v_reset, current_decay=np.ones(()), voltage_decay=np.zeros(()), rest=p.v_reset)
     return Cell(neuron=neuron, gain=np.ones(()), has_current=False, timestep_s=None)
 
 
 def _li(_where: str, cell: Any, p: Any) -> Cell:
+    """A readout: neurons that never fire and whose membranes are read."""
     dt = float(cell.dt)
     gain = dt * p.tau_mem_inv
     has_current = not isinstance(cell, LIBoxCell)

@@ -52,7 +52,7 @@ class Run(Trace):
         types = (p.dtype for p in (*self.model.parameters(), sample) if p.is_floating_point())
         dtype = next(types, torch.get_default_dtype())
         x = (torch.rand(sample.shape, generator=self.random) < RATE).to(dtype)
-        self.inputs.append(x)
+        self.inputs.append(x.clone())
         if not of_sequences:
             return self.mark(x, Raw(torch.arange(x.numel()).reshape(x.shape), tuple(x.shape)))
         self.axis, self.populations.has_time = 0, True
@@ -189,7 +189,13 @@ class Run(Trace):
             return self.populations.new(module, cell, form)
         population = states[0].population if states else None
         expected = {(id(population), len(population.steps) - 1) for _ in states} if population is not None else set()
-        if population is None or population.cell is not cell or {(id(s.population), s.step) for s in states} != expected:
+        changed = any(isinstance(meaning, Beyond) for meaning in meanings)
+        if (
+            changed
+            or population is None
+            or population.cell is not cell
+            or {(id(s.population), s.step) for s in states} != expected
+        ):
             raise ExtractError(
                 where, "is given a state that is not the one it left a step before",
                 source="on the chip each population keeps its own state, and forgets none",

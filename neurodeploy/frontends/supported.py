@@ -1,9 +1,14 @@
-"""What a torch model may do between its neurons, and what becomes of it: tables that are read by, and that README shows."""
+"""What a torch model may do between its neurons, and what becomes of it: the tables that it is read by, and README's."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
+from inspect import getdoc
+from typing import Any
+
 from neurodeploy.frontends import functions
 from neurodeploy.frontends.functions import Map
+from neurodeploy.frontends.norse_cells import READERS
 
 MAPS: dict[str, Map] = {
     "linear": functions.linear, "matmul": functions.matmul, "mm": functions.matmul,
@@ -20,6 +25,9 @@ MAPS: dict[str, Map] = {
     "neg": functions.neg, "negative": functions.neg,
 }  # fmt: skip
 """Functions, by the bare name that torch calls them by, that make a form of forms."""
+
+OPERATORS = frozenset({"radd", "iadd", "isub", "rsub", "rmul", "imul", "truediv", "itruediv"})
+"""How Python calls some of them."""
 
 WITH_TIME = frozenset({"linear", "matmul", "add", "radd", "iadd", "sub", "isub", "rsub", "mul", "rmul", "imul", "div", "truediv"})
 """Those that do the same to a tensor (time, batch, ...) as step by step."""
@@ -64,3 +72,31 @@ LIKE = frozenset({
     "new_full", "new_tensor",
 })  # fmt: skip
 """Functions that look at a tensor's shape and type only."""
+
+
+def rows() -> list[tuple[str, str]]:
+    """What goes in, by name, and what becomes of it: a line for each reader, which says so itself, and for what passes."""
+    cells = {kind.__name__: reader for kind, reader in READERS.items()}
+    readers = [pair for table in (cells, MAPS, MAXIMA) for pair in _by_reader(table).items() if set(pair[1]) - OPERATORS]
+    read = [_row(names, reader) for reader, names in readers]
+    return [
+        *read,
+        (_listed(MOVES), "Moves numbers: puts them elsewhere, leaves some out, or sets them side by side."),
+        (_listed(ALIASES), "Passes through; dropout in eval mode."),
+    ]
+
+
+def _by_reader(table: Mapping[str, Callable[..., Any]]) -> dict[Callable[..., Any], list[str]]:
+    names: dict[Callable[..., Any], list[str]] = {}
+    for name, reader in table.items():
+        names.setdefault(reader, []).append(name)
+    return names
+
+
+def _row(names: list[str], reader: Callable[..., Any]) -> tuple[str, str]:
+    shown = (name for name in names if name not in OPERATORS and not name.endswith("_with_indices"))
+    return _listed(shown), (getdoc(reader) or "").splitlines()[0]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(names))

@@ -18,7 +18,7 @@ from neurodeploy.frontends.functions import Call, NotAMap
 from neurodeploy.frontends.meanings import Beyond, Known, Meaning, Raw, State
 from neurodeploy.frontends.populations import Population, Populations, Step
 
-READOFF = "Leave what is worked out of the last neurons to the host, behind them."
+REMEDY = "README lists what is; behind the last neurons, where the host reads them, anything is."
 
 
 class Traced(torch.Tensor):
@@ -104,7 +104,7 @@ class Trace:
         tensor.__class__ = Traced
         tensor.meaning, tensor.follower = meaning, self  # type: ignore[attr-defined]  # it is Traced now
 
-    def _beyond(self, found: Sequence[Traced], what: str, remedy: str = READOFF) -> Beyond:
+    def _beyond(self, found: Sequence[Traced], what: str, remedy: str = REMEDY) -> Beyond:
         for leaf in found:
             if isinstance(leaf.meaning, Beyond):
                 return leaf.meaning
