@@ -13,6 +13,7 @@ from norse.torch.functional.leaky_integrator import LIParameters
 from norse_runs import assert_alike
 from torch.nn import AvgPool2d, BatchNorm2d, Conv2d, Flatten, Linear
 
+from neurodeploy.chip_clock import depths
 from neurodeploy.frontends.norse import extract
 from neurodeploy.graph import INPUT
 from neurodeploy.network import LIF, Network, Sparse
@@ -20,7 +21,6 @@ from neurodeploy.placing import place
 from neurodeploy.profiles import load_profile
 from neurodeploy.quantization import dequantize, quantize
 from neurodeploy.simulation import simulate
-from neurodeploy.simulation.chip_clock import depths
 from neurodeploy.simulation.lava import Job, run_lava_jobs
 from neurodeploy.simulation.reference import run_reference
 
