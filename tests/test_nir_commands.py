@@ -8,7 +8,7 @@ from pathlib import Path
 import nir
 import numpy as np
 import pytest
-from test_nir import graph, lif
+from test_nir import cuba, graph, lif
 
 import neurodeploy as nd
 from neurodeploy.__main__ import main
@@ -31,6 +31,14 @@ def test_inspect_and_deploy_take_nir_files(here: Path, capsys: pytest.CaptureFix
     assert [layer["name"] for layer in json.loads(capsys.readouterr().out)["layers"]] == ["n1", "n3"]
     assert main(["deploy", "model.nir", "--target", "loihi2", "--discretisation", "snntorch", "--out", "made"]) == 0
     assert [layer.name for layer in nd.read_netx("made/model.net")] == ["n1", "n3"]
+
+
+def test_deploy_takes_biases_in_front_of_currents(here: Path) -> None:
+    """They come from a neuron that hears nothing, of which reports count no pairs."""
+    made = graph(nir.Affine(np.ones((4, 6)), np.ones(4)), cuba(4), input_shape=(6,))
+    nir.write("biased.nir", made)
+    assert main(["deploy", "biased.nir", "--target", "loihi2", *EULER, "--out", "made"]) == 0
+    assert [layer.name for layer in nd.read_netx("made/model.net")] == ["bias", "n1"]
 
 
 def test_simulate_rounds_a_nir_file_to_the_chip(here: Path) -> None:

@@ -7,6 +7,7 @@ no membrane comes so close to its threshold that the difference shows; membranes
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,18 @@ def test_snntorch_reads_what_is_written_for_its_step(snn: Any, tmp_path: Path) -
         said, state = imported(torch.as_tensor(given[..., t], dtype=torch.float32), state)
         steps.append(said.detach())
     assert_spikes_alike(network, given, torch.stack(steps, dim=-1).numpy())
+
+
+def test_a_file_of_the_paper_on_nir_comes_in(tmp_path: Path) -> None:
+    """The recurrent network of snnTorch that reads Braille, as Norse ships it for its own tests."""
+    path = Path(str(files("norse"))) / "torch/utils/test/braille.nir"
+    network = read_nir(path, discretisation="snntorch")
+    assert [(layer.name, layer.shape) for layer in network] == [("bias", (1,)), ("lif1.lif", (38,)), ("lif2", (7,))]
+    given = spikes(12)
+    theirs = run_nir(nir.read(path), given, 1e-4)
+    assert_spikes_alike(network, given, theirs["lif2"])
+    write_nir(network, tmp_path / "again.nir", dt=1e-4)
+    assert read_nir(tmp_path / "again.nir") == network
 
 
 # ---------------------------------------------------------------------------------------------- sinabs

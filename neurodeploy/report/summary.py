@@ -215,7 +215,7 @@ def layer_reports(placement: Placement, budget: Budget | None, before: Placement
     return tuple(
         LayerReport(
             now=placement.of(name),
-            connectivity=placement.of(name).synapses / n_pairs,
+            connectivity=placement.of(name).synapses / max(n_pairs, 1),
             budget=budgets.get(name),
             before=None if before is None else before.of(name),
         )
