@@ -135,6 +135,20 @@ def test_residual_adds_recurrence_and_delays_in_the_loop(tmp_path: Path) -> None
     assert [(c.source, c.delay_steps) for c in network["n1"].connections] == [("input", 0), ("n1", 2)]
 
 
+def test_neurons_that_hear_nobody_else_have_the_shape_of_their_parameters(tmp_path: Path) -> None:
+    ways = [("input", "n0"), ("n0", "n1"), ("alone", "back"), ("back", "alone"), ("n1", "output")]
+    made = graph(
+        nir.Linear(weights(4, 6)),
+        lif(4),
+        input_shape=(6,),
+        alone=lif(3),
+        back=nir.Affine(weights(3, 3), np.full(3, 2.0)),
+        edges=ways,
+    )
+    network = assert_alike(made, tmp_path, (6,))
+    assert network["alone"].shape == (3,)
+
+
 def test_subgraphs_are_laid_open(tmp_path: Path) -> None:
     inner = nir.NIRGraph(
         nodes={"in": nir.Input(np.array([4])), "lif": lif(4), "w": nir.Linear(weights(4, 4)), "out": nir.Output(np.array([4]))},
@@ -172,6 +186,10 @@ def edited(made: nir.NIRGraph, folder: Path, node: str, **fields: Any) -> Path:
 
 PLAIN = graph(nir.Affine(weights(4, 6), weights(4)), lif(4), input_shape=(6,))
 IMAGE = graph(nir.Conv2d((5, 5), weights(3, 2, 2, 2), 1, 0, 1, 1, np.zeros(3)), lif(3, 4, 4), input_shape=(2, 5, 5))
+FLAT = graph(
+    nir.Conv2d((5, 5), weights(3, 2, 2, 2), 1, 0, 1, 1, np.zeros(3)), lif(3, 4, 4),
+    nir.Flatten({"input": np.array([3, 4, 4])}, 0, -1), nir.Linear(weights(2, 48)), lif(2), input_shape=(2, 5, 5),
+)  # fmt: skip
 FOUND: dict[str, Any] = {
     "scalars": (PLAIN, "n1", {"r": 1.0, "v_threshold": 1.0, "tau": 5e-3, "v_leak": 0.0, "v_reset": 0.0}),
     "one of each": (PLAIN, "n1", {"tau": np.array([5e-3]), "v_threshold": 1.0}),
@@ -184,6 +202,7 @@ FOUND: dict[str, Any] = {
     "no input_shape": (IMAGE, "n0", {"input_shape": None}),
     "a size of one": (IMAGE, "n1", {key: np.array([1.0]) for key in ("r", "v_threshold")}),
     "one a channel": (IMAGE, "n1", {"v_threshold": np.ones((3, 1, 1))}),
+    "flattened with a batch in mind": (FLAT, "n2", {"start_dim": 1}),
     "no word of the output": (PLAIN, "output", {"shape": np.array([1, 4])}),
 }  # fmt: skip
 

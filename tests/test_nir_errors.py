@@ -88,6 +88,18 @@ REFUSED: dict[str, tuple[nir.NIRGraph, str]] = {
         one(W, lif(4), loose=nir.Linear(np.ones((2, 4))), edges=[*STRAIGHT, ("n1", "loose")]),
         "loose (Linear): ends without neurons",
     ),
+    "membrane of its own": (
+        one(W, LEAK, back=nir.Linear(np.eye(4)), edges=[*STRAIGHT, ("n1", "back"), ("back", "n1")]),
+        "n1 (LI): takes the membrane of 'n1', which never fires",
+    ),
+    "two ends": (
+        one(W, lif(4), lif(4), edges=[("input", "n0"), ("n0", "n1"), ("n0", "n2"), ("n1", "output"), ("n2", "output")]),
+        "output (Output): gives what more than one population makes, not what neurons say",
+    ),
+    "heard after the end": (
+        one(W, lif(4), lif(4), edges=[*STRAIGHT, ("n1", "n2")]),
+        "output (Output): gives what 'n1' says, but 'n2' hears that and comes after it",
+    ),
     "circle": (
         one(W, lif(4), lif(4), a=nir.Linear(np.eye(4)), b=nir.Linear(np.eye(4)), edges=CIRCLE),
         "n1 (LIF): is in a circle of neurons that hear each other: among 'n1', 'n2 ... feed back to itself only",

@@ -14,7 +14,7 @@ from hypothesis import assume, given, settings
 from nir_runs import run_nir
 from strategies import networks, spikes_into
 
-from neurodeploy.errors import ExtractError, QuantizeError
+from neurodeploy.errors import ExtractError, QuantizeError, RequestError
 from neurodeploy.frontends.nir import read_nir, write_nir
 from neurodeploy.graph import INPUT, Connection
 from neurodeploy.network import LI, LIF, Conv, Dense, Layer, Network, Sparse
@@ -114,6 +114,11 @@ def test_integers_are_written_as_the_floats_that_they_stand_for(job: Any, tmp_pa
 def _with_known_scale(layer: QuantizedLayer) -> QuantizedLayer:
     neuron = replace(layer.neuron, du=np.maximum(layer.neuron.du, 1), dv=np.maximum(layer.neuron.dv, 1))
     return replace(layer, scale=np.array(3.0), neuron=neuron, bias=np.zeros((), dtype=np.int64))
+
+
+def test_a_step_of_no_length_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="dt: 0 is no length of a step"):
+        write_nir(network(layer("one", from_input(), threshold=1.0)), tmp_path / "made.nir", dt=0)
 
 
 def test_integers_of_an_unknown_scale_are_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from neurodeploy.errors import ExtractError
 from neurodeploy.frontends.assembly import Heard, assemble
-from neurodeploy.frontends.forms import Form, Term, added, spikes
+from neurodeploy.frontends.forms import Form, added, spikes
 from neurodeploy.frontends.nir.discretisations import Steps, choose
 from neurodeploy.frontends.nir.maps import MAPS, passed
 from neurodeploy.frontends.nir.neurons import KINDS, read_neurons
@@ -86,13 +86,12 @@ class _Reading:
             neurons = read_neurons(node, shape, self.steps)
             self.forms[node.name] = spikes(node.name, shape)
             form = self._arriving(node, self.graph.into(node.name))
-            for term in form.terms:
-                self._check_fires(node, term, found)
             terms = tuple(replace(term, at=term.at - (term.source == node.name)) for term in form.terms)
             found.append(
                 Heard(name=node.name, where=node.where, form=replace(form, terms=terms), neuron=neurons.neuron,
                       gain=neurons.gain, has_current=neurons.has_current)
             )  # fmt: skip
+            self._check_spikes(node, found)
         self._check_output(found)
         return found
 
@@ -124,11 +123,17 @@ class _Reading:
         """Refuse an Output of anything but the spikes, or the membranes, of the last population, and loose ends."""
         output = self._only("Output")
         form = self._arriving(output, self.graph.into(output.name))
-        if not form.is_spikes or {term.source for term in form.terms} != {found[-1].name} or not form.terms[0].is_in_order:
-            whence = next((term.where for term in form.terms if term.where), "") or f"{len(form.terms)} populations"
+        sources = [term.source for term in form.terms]
+        if not form.is_spikes or len(sources) != 1 or not form.terms[0].is_in_order:
+            whence = next((term.where for term in form.terms if term.where), "") or "more than one population"
             raise ExtractError(
-                output.where, f"gives what {whence} makes, not the spikes of the last neurons",
-                remedy="End the graph with neurons (an LI to read membranes), all of them behind one another.",
+                output.where, f"gives what {whence} makes, not what neurons say",
+                remedy="End the graph with one population of neurons (an LI to read membranes).",
+            )  # fmt: skip
+        if sources != [found[-1].name]:
+            raise ExtractError(
+                output.where, f"gives what {sources[0]!r} says, but {found[-1].name!r} hears that and comes after it",
+                source="a network's last layer is its output", remedy="Take out what nobody reads, or let the Output hear it.",
             )  # fmt: skip
         for node in self.graph.nodes.values():
             if node.kind in MAPS and not self.graph.out_of(node.name):
@@ -212,10 +217,12 @@ class _Reading:
             self.forms[name] = passed(node, self._arriving(node, self.graph.into(name)), self.steps.dt)
         return self.forms[name]
 
-    def _check_fires(self, node: Node, term: Term, found: Sequence[Heard]) -> None:
-        source = next((population for population in found if population.name == term.source), None)
-        if source is not None and isinstance(source.neuron, LI):
-            raise ExtractError(
-                node.where, f"takes the membrane of {term.source!r}, which never fires", source="the chip sends spikes",
-                remedy="LI, CubaLI and I have to be last; use neurons that fire before others.",
-            )  # fmt: skip
+    def _check_spikes(self, node: Node, found: Sequence[Heard]) -> None:
+        """Refuse what the last population hears of a membrane, its own too."""
+        read = {population.name for population in found if isinstance(population.neuron, LI)}
+        for term in found[-1].form.terms:
+            if term.source in read:
+                raise ExtractError(
+                    node.where, f"takes the membrane of {term.source!r}, which never fires", source="the chip sends spikes",
+                    remedy="LI, CubaLI and I have to be last; use neurons that fire before others.",
+                )  # fmt: skip

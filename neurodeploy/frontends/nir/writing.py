@@ -8,7 +8,7 @@ from typing import Any
 import nir
 import numpy as np
 
-from neurodeploy.errors import ExtractError
+from neurodeploy.errors import ExtractError, RequestError
 from neurodeploy.files import replacing
 from neurodeploy.frontends.folding import Floats
 from neurodeploy.frontends.nir.remembered import SPARSE
@@ -44,9 +44,13 @@ def write_nir(network: Network | QuantizedNetwork, path: str | os.PathLike[str],
     ExtractError
         What NIR cannot say, by layer: a current that never decays or that a bias passes by, a connection from an LI, an
         image that comes from a matrix, biases that differ within a channel.
+    RequestError
+        A step that is no length.
     QuantizeError
         Integers of which nobody knows what they stand for.
     """
+    if dt is not None and not 0 < dt < np.inf:
+        raise RequestError("dt", f"{dt} is no length of a step")
     floats = dequantize(network) if isinstance(network, QuantizedNetwork) else network
     graph = _Writing(floats, floats.timestep_s if dt is None else dt).graph()
     with replacing(path) as scratch:
