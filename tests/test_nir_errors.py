@@ -53,7 +53,7 @@ REFUSED: dict[str, tuple[nir.NIRGraph, str]] = {
     "threshold": (one(W, lif(4, v_threshold=0.0)), "n1 (LIF): LIF.threshold 0.0 is not above the reset ... raise v_th"),
     "shape": (one(W, lif(5)), "n1 (LIF): its tau has shape (5,), but it hears something of shape (4,)"),
     "membrane": (one(W, LEAK, nir.Linear(np.ones((2, 4))), lif(2)), "n3 (LIF): takes the membrane of 'n1', which never"),
-    "two matrices": (one(W, nir.Linear(np.ones((2, 4))), lif(2)), "n1 (Linear): follows 'n0' with no neurons between"),
+    "two matrices": (one(W, nir.Linear(np.ones((2, 4))), lif(2)), "n1 (Linear): follows n0 (Linear) with no neurons between"),
     "inputs": (one(nir.Linear(np.ones((4, 7))), lif(4)), "n0 (Linear): expects 7 inputs, but hears something of shape (6,)"),
     "matrices": (one(nir.Linear(np.ones((1, 4, 6))), lif(4)), "n0 (Linear): its weight has shape (1, 4, 6), not (n_out"),
     "bias": (one(nir.Affine(np.ones((4, 6)), np.ones(3)), lif(4)), "n0 (Affine): its bias has 3 numbers, its weight 4 rows"),

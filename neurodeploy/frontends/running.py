@@ -69,7 +69,7 @@ class Run(Trace):
     def given(self) -> list[NDArray[np.float64]]:
         """What the input held, (batch, n), step by step or call by call."""
         steps = self.inputs if self.axis is None else self.inputs[0].unbind(self.axis)
-        return [np.array(x, dtype=np.float64).reshape(len(x), -1) for x in steps]
+        return [np.array(np.asarray(x), dtype=np.float64).reshape(len(x), -1) for x in steps]
 
     @contextmanager
     def followed(self) -> Iterator[None]:
@@ -162,7 +162,7 @@ class Run(Trace):
         if isinstance(meaning, Beyond):
             raise meaning.error()
         if isinstance(meaning, torch.Tensor):
-            return Known((constant(np.array(meaning[0], dtype=np.float64)),), tuple(meaning.shape[:1]))
+            return Known((constant(np.array(np.asarray(meaning[0]), dtype=np.float64)),), tuple(meaning.shape[:1]))
         if not isinstance(meaning, Known):
             raise ExtractError(where, "takes the state of neurons, which the chip does not send", remedy="Give it their spikes.")
         if (len(meaning.lead) == 2) != isinstance(cell, SEQUENCES):
@@ -218,8 +218,8 @@ class Run(Trace):
         passed = said
         if population.is_spiking:
             passed = (torch.rand(said.shape, generator=self.random) < RATE).to(said.dtype)
-        v = np.broadcast_to(np.array(state.v, dtype=np.float64), said.shape).reshape(len(said), -1)
-        rows = [np.array(tensor).reshape(len(tensor), -1) for tensor in (said, passed)]
+        v = np.broadcast_to(np.array(np.asarray(state.v), dtype=np.float64), said.shape).reshape(len(said), -1)
+        rows = [np.array(np.asarray(tensor)).reshape(len(tensor), -1) for tensor in (said, passed)]
         population.steps.append(Step(rows[0], rows[1], v))
         return passed, state._replace(z=passed) if "z" in state._fields else state
 

@@ -1,0 +1,73 @@
+"""NIR files that Norse exports, and one that it ships, spike as they should; see test_nir_libraries."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import nir
+import numpy as np
+import pytest
+import torch
+from nir_runs import run_nir
+from norse.torch import (
+    IAFCell,
+    IAFParameters,
+    LIBoxCell,
+    LIBoxParameters,
+    LIFBoxCell,
+    LIFBoxParameters,
+    LIFCell,
+    LIFParameters,
+    SequentialState,
+)
+from norse.torch.utils.export_nir import to_nir
+from test_nir_libraries import assert_spikes_alike, louder, spikes
+from torch import nn
+
+import neurodeploy as nd
+from neurodeploy.frontends.nir import read_nir, write_nir
+
+
+def test_a_file_of_the_paper_on_nir_comes_in(tmp_path: Path) -> None:
+    """The recurrent network of snnTorch that reads Braille, as Norse ships it for its own tests."""
+    path = Path(str(files("norse"))) / "torch/utils/test/braille.nir"
+    network = read_nir(path, discretisation="snntorch")
+    assert [(layer.name, layer.shape) for layer in network] == [("bias", (1,)), ("lif1.lif", (38,)), ("lif2", (7,))]
+    given = spikes(12)
+    theirs = run_nir(nir.read(path), given, 1e-4)
+    assert_spikes_alike(network, given, theirs["lif2"])
+    write_nir(network, tmp_path / "again.nir", dt=1e-4)
+    assert read_nir(tmp_path / "again.nir") == network
+
+
+@pytest.mark.filterwarnings("ignore:nirtorch.extract_nir_graph is being deprecated")
+def test_norse(tmp_path: Path) -> None:
+    """What Norse 1.1 exports is right as far as its own way of writing goes: tau times dt, and no dt in front of spikes."""
+    torch.manual_seed(8)
+    model = SequentialState(
+        nn.Linear(20, 30), LIFBoxCell(LIFBoxParameters(tau_mem_inv=torch.full((30,), 100.0), v_th=torch.full((30,), 0.2),
+                                                       v_leak=torch.zeros(30))),
+        nn.Linear(30, 10, bias=False), IAFCell(IAFParameters(v_th=torch.full((10,), 0.7))),
+        nn.Linear(10, 8, bias=False), LIFCell(LIFParameters(
+            tau_syn_inv=torch.full((8,), 200.0), tau_mem_inv=torch.full((8,), 150.0), v_th=torch.full((8,), 0.1),
+            v_leak=torch.zeros(8),
+        )),
+        nn.Linear(8, 3), LIBoxCell(LIBoxParameters(tau_mem_inv=torch.full((3,), 80.0), v_leak=torch.zeros(3))),
+    )  # fmt: skip
+    louder(model, 3)
+    given = spikes(20)
+    sample = torch.as_tensor(given[..., 0], dtype=torch.float32)
+    graph = to_nir(model, sample[:1])
+    for node in graph.nodes.values():
+        for key, value in vars(node).items():
+            if isinstance(value, torch.Tensor):
+                setattr(node, key, value.numpy())
+    nir.write(tmp_path / "made.nir", graph)
+    through_nir = nd.simulate(read_nir(tmp_path / "made.nir", discretisation="norse"), given, record="all")
+    directly = nd.simulate(nd.extract(model, sample), given, record="all")
+    for mine, said in zip(through_nir.spikes.values(), directly.spikes.values(), strict=True):
+        np.testing.assert_array_equal(mine, said)
+    assert sum(int(said.sum()) for said in list(directly.spikes.values())[-2:]) > 0
+    (ours,), (theirs,) = ([record.v[record.output]] for record in (through_nir, directly))
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
