@@ -175,7 +175,9 @@ def compress(
 @click.option(
     "--input", "source", required=True, type=Path, metavar="SPIKES.NPY", help="0 or 1, ([batch,] n_inputs..., n_steps)."
 )
-@click.option("--end", type=click.Choice(["emulator", "lava"]), default="emulator", show_default=True, help="Where to run it.")
+@click.option(
+    "--end", type=click.Choice(["emulator", "lava", "loihi2"]), default="emulator", show_default=True, help="Where to run it."
+)
 @click.option("--out", type=Path, required=True, metavar="RECORD.NPZ", help="Gets spikes and v of the last layer, and meta.")
 @CHIP
 @BITS
@@ -183,8 +185,8 @@ def compress(
 @WAY
 @TIME_LIMIT
 def simulate(
-    network: str, source: Path, end: Literal["emulator", "lava"], out: Path, target: str, bits: int, time_limit: float,
-    **steps: Any,
+    network: str, source: Path, end: Literal["emulator", "lava", "loihi2"], out: Path, target: str, bits: int,
+    time_limit: float, **steps: Any,
 ) -> int:  # fmt: skip
     """Run FILE, a .net or .nir, on input spikes and record the last layer."""
     from neurodeploy.records import load_spikes, save_record

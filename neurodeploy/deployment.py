@@ -47,7 +47,7 @@ from neurodeploy.report import (
 from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
 from neurodeploy.rounding import LayerError, quantization_errors, warnings_of
 from neurodeploy.simulation import DEFAULT_TIME_LIMIT_S, simulate
-from neurodeploy.simulation.lava import is_installed
+from neurodeploy.simulation.installed import is_installed
 from neurodeploy.training import DataSplit, FitOptions, evaluate, fit, save_weights
 from neurodeploy.training.progress import Progress
 

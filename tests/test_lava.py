@@ -23,7 +23,7 @@ from neurodeploy.graph import INPUT, Connection
 from neurodeploy.netx import read_netx, write_netx
 from neurodeploy.quantized import Encoder, QuantizedDense, QuantizedLayer, QuantizedLIF, QuantizedNetwork
 from neurodeploy.records import SpikeRecord, compare
-from neurodeploy.simulation import lava
+from neurodeploy.simulation import installed, lava, simulate
 from neurodeploy.simulation.emulator import run_emulator
 from neurodeploy.simulation.lava import Job, run_lava, run_lava_jobs
 
@@ -267,6 +267,19 @@ def test_a_caller_that_ends_takes_lava_along(tmp_path: Path, number: signal.Sign
 
 
 def test_lava_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lava.importlib.util, "find_spec", lambda name: None if "dl" in name else find_spec(name))
+    monkeypatch.setattr(installed.importlib.util, "find_spec", lambda name: None if "dl" in name else find_spec(name))
     with pytest.raises(SimulationError, match=r"lava\.lib\.dl\.netx cannot be imported by Python 3.* Use Python 3\.10"):
         run_lava(NETWORK, SPIKES, time_limit_s=1)
+
+
+def test_a_board_needs_intels_extension() -> None:
+    """It is on no registry, so it is not here."""
+    message = r"^loihi2: Lava cannot reach a board: lava\.utils\.loihi2_profiler and .*Neuromorphic Research"
+    with pytest.raises(SimulationError, match=message):
+        simulate(NETWORK, SPIKES, end="loihi2")
+
+
+def test_what_a_board_cannot_do_is_refused_before_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lava, "require_extension", lambda: None)
+    with pytest.raises(SimulationError, match=r"loihi2: sends the spikes of the output alone, no membranes"):
+        simulate(two_layers(), np.ones((1, 2, 3), dtype=np.uint8), end="loihi2", record="all")

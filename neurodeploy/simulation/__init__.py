@@ -25,7 +25,7 @@ def simulate(
     network: Network | QuantizedNetwork,
     spikes: NDArray[Any],
     *,
-    end: Literal["emulator", "lava"] = "emulator",
+    end: Literal["emulator", "lava", "loihi2"] = "emulator",
     record: Recorded = "output",
     graded: bool = False,
     reset_interval: int = 0,
@@ -44,9 +44,9 @@ def simulate(
         Floats run in the reference simulator, the chip's integers at the `end` asked for.
     spikes : array (batch, \\*input_shape, n_steps) or (\\*input_shape, n_steps)
         0 or 1; any whole numbers where they are graded.
-    end : "emulator" | "lava"
+    end : "emulator" | "lava" | "loihi2"
         Our own integer emulator, or Lava's simulator in processes of its own (Python 3.10 with lava-nc and lava-dl).
-        Both give the same integers.
+        Both give the same integers. ``"loihi2"`` is a board, through Intel's extension of Lava: spikes of the output alone.
     record : "output" | "all" | sequence of layer names
         Layers to record, spikes and membranes alike. The emulator counts spikes in all layers, and needs none recorded: ``()``.
     graded : bool
@@ -70,13 +70,13 @@ def simulate(
     RequestError
         An unknown end or record, an interval that is none.
     """
-    if end not in ("emulator", "lava"):
-        raise RequestError("end", f"{end!r} is no simulator", remedy="Give 'emulator' or 'lava'.")
+    if end not in ("emulator", "lava", "loihi2"):
+        raise RequestError("end", f"{end!r} is no simulator", remedy="Give 'emulator', 'lava' or, for a board, 'loihi2'.")
     batch = as_batch(spikes, network.input_shape, graded=graded)
     check_resets(reset_interval, reset_offset)
     resets = {"reset_interval": reset_interval, "reset_offset": reset_offset}
     if isinstance(network, Network):
-        if end == "lava":
+        if end != "emulator":
             raise RequestError("end", "Lava runs integers, and this network is in floats", remedy="Quantize it first.")
         if reset_interval:
             raise RequestError("reset_interval", "is the chip's, and this network is in floats", remedy="Quantize it first.")
@@ -85,7 +85,7 @@ def simulate(
         return run_emulator(network, batch, record=record, on_overflow=on_overflow, threads=threads, **resets)
     from neurodeploy.simulation.lava import run_lava
 
-    return run_lava(network, batch, record=record, time_limit_s=time_limit_s, **resets)
+    return run_lava(network, batch, record=record, time_limit_s=time_limit_s, end=end, **resets)
 
 
 def random_spikes(input_shape: tuple[int, ...], *, n_samples: int, n_steps: int, seed: int = 0) -> NDArray[np.uint8]:

@@ -6,7 +6,6 @@ both behind. So it runs in a session of its own, with files for its input and ou
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -17,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,14 +24,17 @@ from numpy.typing import NDArray
 from neurodeploy.chip_clock import depths, early, waits
 from neurodeploy.errors import SimulationError
 from neurodeploy.netx import plain_kinds, write_netx
-from neurodeploy.quantized import QuantizedNetwork
+from neurodeploy.quantized import QuantizedLIF, QuantizedNetwork
 from neurodeploy.records import Recorded, SpikeRecord, recorded_layers
+from neurodeploy.simulation.installed import require_extension, require_lava
 
 GRACE_S = 3.0
 """Between asking the processes of a run to end and killing them: the time in which shared memory is given back."""
 
 WAIT_MAX = 63
 """Steps that Lava's synapses hold a spike: six bits (proc/dense/models.py: PyDelayDenseModelBitAcc)."""
+
+LavaEnd: TypeAlias = 'Literal["lava", "loihi2"]'
 
 WORKER = ("-m", "neurodeploy.simulation.lava_worker")
 
@@ -47,6 +49,7 @@ def run_lava(
     time_limit_s: float,
     reset_interval: int = 0,
     reset_offset: int = 0,
+    end: LavaEnd = "lava",
 ) -> SpikeRecord:
     """Run each sample from rest; see `neurodeploy.simulation.simulate`, which checks what it is given.
 
@@ -60,27 +63,34 @@ def run_lava(
         Seconds for all of it: starting Lava takes some of them.
     reset_interval, reset_offset : int
         As in `neurodeploy.simulation.emulator.Emulator`: how netx is told to reset neurons. 0 for never.
+    end : "lava" | "loihi2"
+        Lava's simulator, or a Loihi 2 board through Intel's extension of Lava; from a board come the spikes of the output alone.
 
     Raises
     ------
     SimulationError
         Lava is not installed, died, or took longer than the limit; none of its processes is left. Or its synapses cannot
-        hold spikes as long as the network's delays and paths ask for.
+        hold spikes as long as the network's delays and paths ask for. Or Intel's extension is missing, or cannot do it.
     NetxError
         Lava cannot run the network.
     """
     resets = [(reset_interval, reset_offset)]
-    return run_lava_jobs([(network, spikes)], record=record, time_limit_s=time_limit_s, resets=resets)[0]
+    return run_lava_jobs([(network, spikes)], record=record, time_limit_s=time_limit_s, resets=resets, end=end)[0]
 
 
 def run_lava_jobs(
-    jobs: Sequence[Job], *, record: Recorded = "output", time_limit_s: float, resets: Sequence[tuple[int, int]] = ()
-) -> list[SpikeRecord]:
+    jobs: Sequence[Job], *, record: Recorded = "output", time_limit_s: float, resets: Sequence[tuple[int, int]] = (),
+    end: LavaEnd = "lava",
+) -> list[SpikeRecord]:  # fmt: skip
     """`run_lava` for many networks at the price of starting Lava once; `resets` has interval and offset for each, or nothing."""
-    _require_lava()
+    require_lava()
+    if end == "loihi2":
+        require_extension()
     with TemporaryDirectory(prefix="neurodeploy-lava-") as name:
         folder = Path(name)
         plans = [_plan(*job, *reset) for job, reset in zip(jobs, resets or [(0, 0)] * len(jobs), strict=True)]
+        if end == "loihi2":
+            _check_board(jobs, plans, record)
         listed = []
         for index, (plan, (network, spikes)) in enumerate(zip(plans, jobs, strict=True)):
             write_netx(network, folder / f"{index}.net")
@@ -88,38 +98,30 @@ def run_lava_jobs(
             recorded = recorded_layers(network, record)
             layers = [k for k, layer in enumerate(network.layers) if layer.name in recorded]
             graded = bool((spikes > 1).any() or (spikes < 0).any())
-            listed.append(asdict(plan) | {"name": str(index), "recorded": layers, "graded": graded})
+            listed.append(asdict(plan) | {"name": str(index), "recorded": layers, "graded": graded, "end": end})
         (folder / "jobs.json").write_text(json.dumps(listed))
         _run_worker(folder, sum(plan.n_steps for plan in plans), time_limit_s)
         return [
-            _recorded(folder / f"{index}.npz", network, spikes, record, plan.period)
+            _recorded(folder / f"{index}.npz", network, spikes, record, plan.period, end)
             for index, (plan, (network, spikes)) in enumerate(zip(plans, jobs, strict=True))
         ]
 
 
-def is_installed() -> bool:
-    """Whether Lava and its network files can be imported here."""
-    return not _missing()
-
-
-def _missing() -> list[str]:
-    return [name for name in ("lava.magma", "lava.lib.dl.netx") if not _is_there(name)]
-
-
-def _require_lava() -> None:
-    packages = _missing()
-    if packages:
-        raise SimulationError(
-            "lava", f"{' and '.join(packages)} cannot be imported by Python {sys.version_info.major}.{sys.version_info.minor}",
-            remedy="Use Python 3.10, for which alone lava-nc 0.10 and lava-dl 0.6 exist; the emulator gives the same spikes.",
-        )  # fmt: skip
-
-
-def _is_there(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:
-        return False
+def _check_board(jobs: Sequence[Job], plans: Sequence[_Plan], record: Recorded) -> None:
+    """Refuse what a run on a board cannot do: put neurons to rest between samples by hand, and show membranes."""
+    for (network, _), plan in zip(jobs, plans, strict=True):
+        if tuple(recorded_layers(network, record)) != (network.output.name,) or not isinstance(
+            network.output.neuron, QuantizedLIF
+        ):
+            raise SimulationError(
+                "loihi2", "sends the spikes of the output alone, no membranes and no other layers",
+                remedy="Give the network an output that fires, and record that; the emulator shows all else.",
+            )  # fmt: skip
+        if len(plan.parts) > 1:
+            raise SimulationError(
+                "loihi2", "cannot put this network to rest between samples: its spikes wait in synapses, or neurons have a bias",
+                remedy="Run one sample at a time, of a network without biases.",
+            )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------- clocks
@@ -199,18 +201,20 @@ def _one_after_another(spikes: NDArray[Any], plan: _Plan) -> NDArray[Any]:
     return chip
 
 
-def _recorded(path: Path, network: QuantizedNetwork, given: NDArray[Any], record: Recorded, period: int) -> SpikeRecord:
+def _recorded(
+    path: Path, network: QuantizedNetwork, given: NDArray[Any], record: Recorded, period: int, end: LavaEnd
+) -> SpikeRecord:
     """The chip's steps as the network's own: a layer of depth k answers its first input at step k, counted from 0."""
     batch, n_steps = given.shape[0], given.shape[-1]
     depth = depths(network)
-    shifted: dict[str, dict[str, NDArray[Any]]] = {"spikes": {}, "v": {}}
+    shifted: dict[str, dict[str, NDArray[Any]]] = {"spikes": {}, "v": {}} if end == "lava" else {"spikes": {}}
     with np.load(path) as chip:
         for kind, of_layer in shifted.items():
             for index, layer in enumerate(network[name] for name in recorded_layers(network, record)):
                 first = depth[layer.name] + period * np.arange(batch)
                 steps = chip[f"{kind}{index}"][:, first[:, np.newaxis] + np.arange(n_steps)]
                 of_layer[layer.name] = np.moveaxis(steps, 1, 0).reshape(batch, *layer.shape, n_steps)
-    return SpikeRecord(end="lava", spikes=shifted["spikes"], v=shifted["v"])
+    return SpikeRecord(end=end, spikes=shifted["spikes"], v=shifted.get("v", {}))
 
 
 # ---------------------------------------------------------------------------------------------- processes

@@ -81,27 +81,26 @@ def _run(folder: Path, job: dict[str, Any], done: int) -> int:
         from neurodeploy.simulation.lava_processes import graph_of
 
         feed = source.RingBuffer(data=spikes)
-        populations = graph_of(
-            read_netx(path), feed.s_out, job["reset_interval"], job["reset_offset"], bits=GRADED_BITS * job["graded"]
-        )
+        given, bits = _onto_board(feed.s_out, spikes.shape[:1], job["end"]), GRADED_BITS * job["graded"]
+        populations = graph_of(read_netx(path), given, job["reset_interval"], job["reset_offset"], bits=bits)
         whole = populations[-1].neuron
-    probes = [_probe(population, spikes.shape[-1]) for population in (populations[k] for k in job["recorded"])]
+    probes = [_probe(populations[k], spikes.shape[-1], job["end"]) for k in job["recorded"]]
     try:
         for steps, depth in job["parts"]:
             for start in range(0, steps, PART_STEPS):
                 part = min(PART_STEPS, steps - start)
-                _advance(whole, part)
+                _advance(whole, part, job["end"])
                 done += part
                 (folder / "steps").write_text(str(done))
-            for population in populations if depth >= 0 else ():
+            for population in populations if depth >= 0 and job["end"] == "lava" else ():
                 population.rest(depth)
-        recorded = [(_in_a_row(fired.data.get()), _in_a_row(v.data.get())) for fired, v in probes]
+        recorded = [[_in_a_row(each.data.get()) for each in probe] for probe in probes]
     finally:
         whole.stop()
     np.savez(
         folder / f"{job['name']}.npz",
-        **{f"spikes{k}": fired.astype(np.uint8) for k, (fired, _) in enumerate(recorded)},
-        **{f"v{k}": membrane.astype(np.int32) for k, (_, membrane) in enumerate(recorded)},
+        **{f"spikes{k}": fired.astype(np.uint8) for k, (fired, *_) in enumerate(recorded)},
+        **{f"v{k}": membrane.astype(np.int32) for k, (_, *membranes) in enumerate(recorded) for membrane in membranes},
     )
     return done
 
@@ -125,24 +124,50 @@ def _chain(path: Path, spikes: NDArray[np.int64], job: dict[str, Any]) -> tuple[
     if len(shape) == 3:  # an image, which Lava has as W, H, C
         spikes = spikes.reshape(*shape[::-1], -1).transpose(2, 1, 0, 3)
     feed = source.RingBuffer(data=spikes)
-    feed.s_out.connect(network.inp)
+    _onto_board(feed.s_out, network.inp.shape, job["end"]).connect(network.inp)
     return network, feed, chain_of(network)
 
 
-def _probe(population: Population, n_steps: int) -> tuple[Any, Any]:
+def _probe(population: Population, n_steps: int, end: str) -> tuple[Any, ...]:
+    """Where the population's spikes go, and in the simulator its membranes."""
     from lava.proc.io import sink
 
     fired = sink.RingBuffer(shape=population.out.shape, buffer=n_steps)
+    _off_board(population.out, end).connect(fired.a_in)
+    if end == "loihi2":
+        return (fired,)
     membrane = sink.Read(buffer=n_steps)
-    population.out.connect(fired.a_in)
     membrane.connect_var(population.neuron.v)
     return fired, membrane
 
 
-def _advance(process: Any, n_steps: int) -> None:
-    from lava.magma.core.run_conditions import RunSteps
+def _onto_board(port: Any, shape: tuple[int, ...], end: str) -> Any:
+    """The port by which spikes from this process reach a network: one of Intel's adapters, where it is on a board."""
+    if end != "loihi2":
+        return port
+    from lava.proc.embedded_io import spike  # of Intel's extension
 
-    process.run(condition=RunSteps(num_steps=n_steps), run_cfg=_fixed_point())
+    adapter = spike.PyToN3ConvAdapter(shape=shape) if len(shape) == 3 else spike.PyToNxAdapter(shape=shape)
+    port.connect(adapter.inp)
+    return adapter.out
+
+
+def _off_board(port: Any, end: str) -> Any:
+    """The port by which a network's spikes reach this process."""
+    if end != "loihi2":
+        return port
+    from lava.proc.embedded_io import spike
+
+    adapter = spike.NxToPyAdapter(shape=port.shape)
+    port.connect(adapter.inp)
+    return adapter.out
+
+
+def _advance(process: Any, n_steps: int, end: str) -> None:
+    from lava.magma.core.run_conditions import RunSteps
+    from lava.magma.core.run_configs import Loihi2HwCfg
+
+    process.run(condition=RunSteps(num_steps=n_steps), run_cfg=Loihi2HwCfg() if end == "loihi2" else _fixed_point())
 
 
 def _in_a_row(data: NDArray[Any]) -> NDArray[Any]:
