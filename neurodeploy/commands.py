@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from neurodeploy.deployment import Deployment
 
 DONE, DIFFERS = 0, 1
+ENDS = ("emulator", "lava", "loihi2")
 
 TARGET = click.option("--target", required=True, metavar="CHIP", help="A chip: one of `neurodeploy profiles`, or a YAML file.")
 CORES = click.option("--cores", type=int, metavar="N", help="Cores that the network may use; all of the chip's by default.")
@@ -175,9 +176,7 @@ def compress(
 @click.option(
     "--input", "source", required=True, type=Path, metavar="SPIKES.NPY", help="0 or 1, ([batch,] n_inputs..., n_steps)."
 )
-@click.option(
-    "--end", type=click.Choice(["emulator", "lava", "loihi2"]), default="emulator", show_default=True, help="Where to run it."
-)
+@click.option("--end", type=click.Choice(ENDS), default="emulator", show_default=True, help="Where to run it.")
 @click.option("--out", type=Path, required=True, metavar="RECORD.NPZ", help="Gets spikes and v of the last layer, and meta.")
 @CHIP
 @BITS
