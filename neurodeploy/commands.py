@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
-from rich.console import Console, RenderableType
 
 from neurodeploy.given import Given
 from neurodeploy.given import export as write
 from neurodeploy.profiles import load_profile, profile_paths
+from neurodeploy.terminal import QUIET, busy, show, show_json, station
+from neurodeploy.versions import told as told_versions
 
 if TYPE_CHECKING:
     from neurodeploy.deployment import Deployment
@@ -43,7 +41,8 @@ SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=Tr
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="neurodeploy")
+@click.version_option(told_versions(), message="%(version)s")
+@QUIET
 def cli() -> None:
     """Get a spiking network onto a neuromorphic chip.
 
@@ -66,14 +65,18 @@ def profiles(name: str | None, as_json: bool, schema: bool) -> int:
     if schema:
         from neurodeploy.profile_schema import profile_schema
 
-        return _print_json(profile_schema())
+        show_json(profile_schema())
+        return DONE
     if name is not None:
         profile = load_profile(name)
-        return _print_json(chip_json(profile)) if as_json else _print(chip_table(profile))
+        show_json(chip_json(profile)) if as_json else show(chip_table(profile))
+        return DONE
     chips = [load_profile(known) for known in profile_paths()]
     if as_json:
-        return _print_json([{"name": chip.name, "description": chip.description, "cores": chip.cores} for chip in chips])
-    return _print(chip_list(chips))
+        show_json([{"name": chip.name, "description": chip.description, "cores": chip.cores} for chip in chips])
+    else:
+        show(chip_list(chips))
+    return DONE
 
 
 @cli.command()
@@ -87,6 +90,7 @@ def profiles(name: str | None, as_json: bool, schema: bool) -> int:
 @DT
 @WAY
 @JSON
+@QUIET
 def inspect(
     model: str, target: str, cores: int | None, chips: int | None, bits: int, connectivity: float | None, weights: Path | None,
     as_json: bool, **steps: Any,
@@ -95,14 +99,15 @@ def inspect(
     from neurodeploy.deployment import inspect as look
     from neurodeploy.report.text import balance_lines, core_table, gain_table, layer_table, traffic_lines, verdict
 
-    network = Given(name=model, weights=weights, **steps).network()
-    seen = look(network, load_profile(target), cores=cores, chips=chips, bits=bits, connectivity=connectivity)
+    with busy("Laying the network out"):
+        network = Given(name=model, weights=weights, **steps).network()
+        seen = look(network, load_profile(target), cores=cores, chips=chips, bits=bits, connectivity=connectivity)
     if as_json:
-        _print_json(seen.to_json())
+        show_json(seen.to_json())
     else:
         hopeless = [f"No compression helps. {seen.hopeless}"] if seen.hopeless else []
         tables = [layer_table(seen.layers), core_table(seen.placement), *([gain_table(seen.gains)] if seen.gains else [])]
-        _print(*verdict(seen.placement), *hopeless, *tables, *traffic_lines(seen.placement),
+        show(*verdict(seen.placement), *hopeless, *tables, *traffic_lines(seen.placement),
                *balance_lines(seen.balances))  # fmt: skip
     return DONE if seen.placement.fits else DIFFERS
 
@@ -117,6 +122,7 @@ def inspect(
 @DT
 @WAY
 @JSON
+@QUIET
 def deploy(
     model: str, target: str, out: Path, cores: int | None, bits: int, weights: Path | None, as_json: bool, **steps: Any
 ) -> int:  # fmt: skip
@@ -126,8 +132,9 @@ def deploy(
     """
     from neurodeploy.deployment import deploy as run
 
-    network = Given(name=model, weights=weights, **steps).network()
-    deployment = run(network, load_profile(target), out=out, cores=cores, bits=bits, command=_typed())
+    with busy("Quantising and placing"):
+        network = Given(name=model, weights=weights, **steps).network()
+        deployment = run(network, load_profile(target), out=out, cores=cores, bits=bits, command=_typed())
     return _deliver(deployment, as_json)
 
 
@@ -149,6 +156,7 @@ def deploy(
 @click.option("--lava-samples", type=click.IntRange(0), default=8, show_default=True, help="Test samples to run in Lava too.")
 @SEED
 @JSON
+@QUIET
 def compress(
     model: str, target: str, cores: int | None, data: str, out: Path, bits: int, weights: Path | None, seed: int,
     batch_size: int | None, lava_samples: int, epochs: tuple[int, int, int] | None, as_json: bool, **settings: Any,
@@ -163,7 +171,7 @@ def compress(
         settings |= dict(zip(("epochs_dense", "epochs_compress", "epochs_finetune"), epochs, strict=True))
     settings["n_steps"] = settings.pop("steps")
     options = replace(FitOptions(seed=seed), **{name: value for name, value in settings.items() if value is not None})
-    with _station() as (progress, say):
+    with station() as (progress, say):
         deployment = run(
             module, sample, profile, load_data(data, batch_size=batch_size), options, out=out, cores=cores, bits=bits,
             lava_samples=lava_samples, progress=progress, say=say, command=_typed(),
@@ -183,6 +191,7 @@ def compress(
 @DT
 @WAY
 @TIME_LIMIT
+@QUIET
 def simulate(
     network: str, source: Path, end: Literal["emulator", "lava", "loihi2"], out: Path, target: str, bits: int,
     time_limit: float, **steps: Any,
@@ -192,7 +201,8 @@ def simulate(
     from neurodeploy.simulation import simulate as run
 
     integers = Given(name=network, **steps).integers(target, bits)
-    record = run(integers, load_spikes(source), end=end, time_limit_s=time_limit)
+    with busy(f"Running it: {end}"):
+        record = run(integers, load_spikes(source), end=end, time_limit_s=time_limit)
     save_record(record, out, network=network, input=str(source))
     size, rate = f"{record.n_samples} samples of {record.n_steps} steps", record.rates()[record.output]
     click.echo(f"{size}, {rate:.4f} spikes a neuron and step in {record.output!r}: {out}")
@@ -209,6 +219,7 @@ def simulate(
 @WAY
 @TIME_LIMIT
 @JSON
+@QUIET
 def verify(
     network: str, n_steps: int, seed: int, target: str, bits: int, time_limit: float, as_json: bool, **steps: Any
 ) -> int:  # fmt: skip
@@ -216,11 +227,12 @@ def verify(
     from neurodeploy.simulation.verify import verify as run
 
     integers = Given(name=network, **steps).integers(target, bits)
-    result = run(integers, n_steps=n_steps, seed=seed, time_limit_s=time_limit)
+    with busy("Running it at both ends"):
+        result = run(integers, n_steps=n_steps, seed=seed, time_limit_s=time_limit)
     if as_json:
         first = result.first
         said = None if first is None else {key: getattr(first, key) for key in ("layer", "neuron", "step", "emulator", "lava")}
-        _print_json({"equal": result.equal, "steps": n_steps, "mismatches": result.mismatches, "first": said})
+        show_json({"equal": result.equal, "steps": n_steps, "mismatches": result.mismatches, "first": said})
     elif result.first is None:
         click.echo(f"Equal: spikes and membranes of every layer in {n_steps} steps.")
     else:
@@ -251,11 +263,12 @@ def export(model: str, to: Path, target: str | None, bits: int, weights: Path | 
 @click.option("--target", default="loihi2", show_default=True, metavar="CHIP", help="A chip profile.")
 @click.option("--cores", type=int, default=1, show_default=True, metavar="N", help="Cores that the network may use.")
 @JSON
+@QUIET
 def demo(out: Path, seed: int, target: str, cores: int, as_json: bool) -> int:
     """The whole way on embedded data: train, compress, quantise, place, emulate, and run in Lava."""
     from neurodeploy.demo import run_demo
 
-    with _station() as (progress, say):
+    with station() as (progress, say):
         deployment = run_demo(load_profile(target), out=out, cores=cores, seed=seed, progress=progress, say=say, command=_typed())
     return _deliver(deployment, as_json)
 
@@ -265,36 +278,10 @@ def _typed() -> str:
     return shlex.join(["neurodeploy", *(click.get_current_context().find_root().obj or ())])
 
 
-@contextmanager
-def _station() -> Iterator[tuple[Any, Any]]:
-    """Progress bars and lines of news, both on stderr."""
-    from neurodeploy.training import ProgressBars
-
-    console = Console(stderr=True)
-    with ProgressBars(console) as bars:
-        yield bars, lambda line: console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
-
-
 def _deliver(deployment: Deployment, as_json: bool) -> int:
     """The report of a deployment on stdout, and whether it fits as an exit code."""
     if as_json:
-        _print_json(deployment.report.to_json())
+        show_json(deployment.report.to_json())
     else:
-        _print(*deployment.report.tables())
+        show(*deployment.report.tables())
     return DONE if deployment.placement.fits else DIFFERS
-
-
-def _print(*parts: RenderableType) -> int:
-    """Parts of a report on stdout: as wide as the terminal, or in full in a pipe or a file."""
-    from neurodeploy.report.text import as_text
-
-    if Console().is_terminal:
-        Console(highlight=False, markup=False, emoji=False).print(*parts, sep="\n")
-    else:
-        click.echo(as_text(*parts))
-    return DONE
-
-
-def _print_json(data: Any) -> int:
-    click.echo(json.dumps(data, indent=2))
-    return DONE

@@ -25,10 +25,11 @@ from neurodeploy.placement import Placement
 from neurodeploy.placing import place
 from neurodeploy.profiles import load_profile
 from neurodeploy.quantization import quantize
-from neurodeploy.report import Accuracy, LavaCheck, Report, binding, inspection, measure, summarize, versions
+from neurodeploy.report import Accuracy, LavaCheck, Report, binding, inspection, measure, summarize
 from neurodeploy.report.ladder import for_simulator, outputs
 from neurodeploy.report.text import accuracy_table, as_text, layer_table
 from neurodeploy.simulation import simulate
+from neurodeploy.versions import versions
 
 TINY = load_profile("tiny")
 COUNTS = [

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from neurodeploy import versions
 from neurodeploy.board.energy import StepEstimate
 from neurodeploy.board.journeys import unpriced
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.placement import Placement
 from neurodeploy.records import EpochRecord
-from neurodeploy.report import LayerReport, Report, versions
+from neurodeploy.report import LayerReport, Report
 from neurodeploy.report.chips import chip_json
 from neurodeploy.report.text import with_interval
 
@@ -106,11 +106,10 @@ def fingerprint(profile: HardwareProfile) -> str:
 
 def provenance(report: Report, command: str) -> list[tuple[str, Any]]:
     """How to get the same page again."""
-    installed = ", ".join(f"{name} {version}" for name, version in versions().items() if version is not None)
     return [
         ("command", command or "called from Python"),
         ("seed", "none was drawn" if report.seed is None else report.seed),
-        ("versions", f"{installed}, Python {platform.python_version()}"),
+        ("versions", versions.told()),
         ("profile", f"{report.profile.name}, SHA-256 {fingerprint(report.profile)}"),
         *((f"file: {what}", path) for what, path in report.files.items()),
     ]

@@ -2,9 +2,9 @@
 
 from neurodeploy.report.facts import LavaCheck, LayerReport
 from neurodeploy.report.ladder import Accuracy, Measured, Stretch, check_in_lava, measure, stretch_of, tried
-from neurodeploy.report.summary import Report, binding, inspection, layer_reports, summarize, versions
+from neurodeploy.report.summary import Report, binding, inspection, layer_reports, summarize
 
 __all__ = [
     "Accuracy", "LavaCheck", "LayerReport", "Measured", "Report", "Stretch", "binding", "check_in_lava", "inspection",
-    "layer_reports", "measure", "stretch_of", "summarize", "tried", "versions",
+    "layer_reports", "measure", "stretch_of", "summarize", "tried",
 ]  # fmt: skip

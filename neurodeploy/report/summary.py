@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from typing import Any
 
 from rich.console import RenderableType
@@ -32,8 +31,7 @@ from neurodeploy.report.text import (
     with_interval,
 )
 from neurodeploy.rounding import LayerError
-
-_VERSIONED = ("neurodeploy", "torch", "norse", "lava-nc", "lava-dl", "numpy", "h5py")
+from neurodeploy.versions import versions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,17 +126,6 @@ class Report:
         )) if self.accuracy.test_samples else ""  # fmt: skip
         page = [f"The page: {self.files['page']}"] if "page" in self.files else []
         return f"{paragraphs(verdict(self.placement, self.before))}{self.placement._repr_html_()}{ladder}{paragraphs(page)}"
-
-
-def versions() -> dict[str, str | None]:
-    """Versions of what the numbers depend on; None for what is not installed."""
-    found: dict[str, str | None] = {}
-    for name in _VERSIONED:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
 
 
 def binding(placement: Placement) -> list[dict[str, Any]]:

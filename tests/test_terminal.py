@@ -1,0 +1,102 @@
+"""How the command line speaks: on a terminal, in a pipe, to those who want no colour, and to those who want to hear nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pages import two_layers
+
+from neurodeploy.__main__ import main
+from neurodeploy.netx import write_netx
+from neurodeploy.versions import VERSIONED, versions
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Path:
+    path = tmp_path / "model.net"
+    write_netx(two_layers(), path)
+    return path
+
+
+def on_a_terminal(*arguments: str, **environment: str) -> str:
+    """What a person sees, escape codes and all."""
+    ours, theirs = pty.openpty()
+    clean = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "CI")}
+    told = {**clean, "TERM": "xterm-256color", "COLUMNS": "100", **environment}
+    command = [sys.executable, "-m", "neurodeploy", *arguments]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=told) as process:
+        os.close(theirs)
+        seen = b""
+        while True:
+            try:
+                some = os.read(ours, 4096)
+            except OSError:  # Linux says so when the other end has gone
+                break
+            if not some:
+                break
+            seen += some
+        process.wait(timeout=60)
+    os.close(ours)
+    return seen.decode()
+
+
+def test_verdicts_are_coloured_on_a_terminal_unless_asked_not_to_be(net: Path) -> None:
+    asked = ("inspect", str(net), "--target", "tiny", "--cores", "1")
+    assert "\x1b[1;31mdoes not fit\x1b[0m" in on_a_terminal(*asked)
+    plain = on_a_terminal(*asked, NO_COLOR="1")
+    assert "does not fit" in plain
+    assert "\x1b[1;31m" not in plain
+
+
+def test_a_pipe_gets_plain_text(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["inspect", str(net), "--target", "tiny"])
+    assert "\x1b" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("where", ["before", "behind"])
+def test_quiet_leaves_stdout_and_nothing_else(net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], where: str) -> None:
+    arguments = ["deploy", str(net), "--target", "tiny", "--out", str(tmp_path / "made"), "--json"]
+    assert main(["--quiet", *arguments] if where == "before" else [*arguments, "--quiet"]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert json.loads(said.out)["fits"]["after"] is True
+
+
+def test_news_are_told_unless_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from spiking import build, few\ndef model(): return build(12, 6, 3)\ndef data(): return few(), few()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    epochs = ["--epochs", "1", "1", "0", "--steps", "3", "--lava-samples", "0"]
+    asked = ["compress", "mine.py:model", "--target", "tiny", "--data", "mine.py:data", "--out", "made", *epochs]
+    assert main(asked) == 0
+    assert "Compressed into the budget" in capsys.readouterr().err
+    assert main(["-q", *asked]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_the_page_quotes_what_was_typed(net: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a folder"
+    assert main(["deploy", str(net), "--target", "tiny", "--out", str(out)]) == 0
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert f"neurodeploy deploy {net} --target tiny --out &#39;{out}&#39;" in page
+
+
+def test_version_tells_what_numbers_depend_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    said = capsys.readouterr().out
+    for name in VERSIONED:
+        assert (f"{name} {versions()[name]}" in said) == (versions()[name] is not None)
+    assert f"Python {sys.version_info.major}.{sys.version_info.minor}" in said
+
+
+def test_completion_is_offered_for_bash() -> None:
+    environment = {**os.environ, "_NEURODEPLOY_COMPLETE": "bash_source"}
+    done = subprocess.run([sys.executable, "-m", "neurodeploy"], env=environment, capture_output=True, text=True, timeout=60)
+    assert "_neurodeploy_completion" in done.stdout
