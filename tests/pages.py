@@ -67,4 +67,5 @@ def trained_page(hidden: str = "hidden") -> str:
 def spread(profile: HardwareProfile, cores: list[int]) -> Placement:
     """The two layers, a copy of the first slice on each core of the list: a board as large as one likes."""
     placement = place(two_layers(n=5), profile)
-    return replace(placement, slices=tuple(replace(placement.slices[0], core=core) for core in cores), links=None)
+    slices = tuple(replace(placement.slices[0], core=core) for core in cores)
+    return replace(placement, slices=slices, links=None, weight_bits={"hidden": 8}, n_pairs={"hidden": 200})

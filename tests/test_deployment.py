@@ -175,3 +175,12 @@ def test_what_cannot_be_trained_under_a_budget_is_refused_before_training(tmp_pa
     message = r"^layer 'layer0': has Conv from 'input'; training under a budget knows only chains of dense layers, undelayed\.$"
     with pytest.raises(NetworkError, match=message):
         nd.compress(model, torch.zeros(1, 1, 8, 8), nd.load_profile("loihi2"), nd.load_data("digits"), OPTIONS, out=tmp_path)
+
+
+def test_a_neuron_that_hears_nobody_and_always_fires_is_deployed_and_told_of(tmp_path: Path) -> None:
+    """It brings the bias to neurons with a current; no pair of neurons could be connected into it."""
+    model = SequentialState(torch.nn.Linear(6, 5), LIFCell(), torch.nn.Linear(5, 3, bias=False), LICell())
+    made = nd.deploy(nd.extract(model, torch.zeros(1, 6)), nd.load_profile("loihi2"), out=tmp_path)
+    lonely = next(layer for layer in made.report.layers if layer.now.synapses == 0)
+    assert lonely.connectivity == 1.0
+    assert lonely.now.layer in (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -182,7 +182,7 @@ def test_boards_of_more_cores_than_can_be_told_apart_are_drawn_chip_by_chip() ->
 def test_the_largest_board_makes_a_page_that_can_be_sent() -> None:
     hala = load_profile("hala_point")
     full = spread(hala, list(range(0, hala.cores, 61)))
-    page = page_of(summarize(hala, None, replace(full, n_pairs={"hidden": 1})))
+    page = page_of(summarize(hala, None, full))
     assert page.count('class="cell"') == 1152
     assert len(page) < 5_000_000
 
@@ -190,6 +190,6 @@ def test_the_largest_board_makes_a_page_that_can_be_sent() -> None:
 def test_as_many_cores_as_are_drawn_one_by_one_make_a_page_that_can_be_sent() -> None:
     board = load_profile("nahuku32")
     full = spread(board, list(range(board.cores)))
-    page = page_of(summarize(board, None, replace(full, n_pairs={"hidden": 1})))
+    page = page_of(summarize(board, None, full))
     assert page.count('class="cell"') == board.cores == MOST_CORES
     assert len(page) < 5_000_000
