@@ -29,7 +29,7 @@ def read_nir(path: str | os.PathLike[str], *, dt: float | None = None, discretis
 
     NIR states neurons in continuous time and without the step that they were trained with, so that has to be given, unless
     the file is one of `write_nir`. A neuron fires where v > v_threshold and is then reset to v_reset, as NIR states it: files
-    do not tell of libraries that subtract the threshold instead (snnTorch and sinabs do by default).
+    do not tell of libraries that subtract the threshold instead (snnTorch and sinabs do by default). Membranes start from there.
 
     Parameters
     ----------
