@@ -56,8 +56,9 @@ def least_cores(layers: Layers, counts: Mapping[str, LayerCount], profile: Hardw
         }
         measure = {name: int(np.argmax(values)) for name, values in each.items()}
         bound = max(bound, sum(alike[name][1] * max(values) for name, values in each.items()))
-        if len(layers) <= _MANY_LAYERS:
-            bound = max(bound, _joint(layers, slices, measure, prices, profile))
+    if len(layers) <= _MANY_LAYERS:
+        measures = [measure, dict.fromkeys(alike, 1)]
+        bound = max(bound, *(_joint(layers, slices, by, prices, profile) for by in measures[: 1 + (measure != measures[1])]))
     return max(1, math.ceil(bound - 1e-6))
 
 
@@ -84,16 +85,18 @@ def _joint(
 
     What a layer costs is paid by the neurons that it hears, from the last layer to the first: so a slice of these costs what it
     takes, and what its neurons pay. They can be heard only as often as there is room for their output axons beside the rest.
+    Where a layer hears several, each pays by the synapses through which it is heard; any other parting would be a bound too.
     """
     total, cost = 0.0, dict[str, Floats]()
     known = {layer.name: _known_sources(layer, slices) for layer in layers}
+    synapses = {layer.name: sum(_synapses(each) for each in known[layer.name]) for layer in layers}
     for layer in reversed(layers):
         one = slices[layer.name]
         which = measure[id(one)]
         covers, whole = one.measures[which], _whole(layer, one)[which]
         own = _taken(one.neurons, one.memory, one.axons, one.heard, profile) / _capacity(profile) @ prices
         hearers = [
-            (connection.synapse, slices[target.name], cost[target.name] / len(known[target.name]),
+            (connection.synapse, slices[target.name], cost[target.name] * _synapses(connection) / synapses[target.name],
              part_of(target, measure[id(slices[target.name])]))
             for target in layers for connection in target.connections
             if connection.source == layer.name and any(connection is each for each in known[target.name])
@@ -104,6 +107,12 @@ def _joint(
         if not known[layer.name]:
             total += whole * float(cost[layer.name].min())
     return total
+
+
+def _synapses(connection: Connection[Any]) -> int:
+    """Synapses onto a neuron within the image."""
+    wiring = connection.synapse
+    return int(wiring.weight[0].size) if isinstance(wiring, ConvWiring) else int(wiring.n_in)
 
 
 def _known_sources(layer: AnyLayer, slices: Mapping[str, Possible]) -> list[Connection[Any]]:
