@@ -221,6 +221,26 @@ def test_nor_does_the_best_of_all_placements(
         assert ours.cores_lower_bound <= fewest_cores(network, chip) <= ours.cores_used
 
 
+@settings(max_examples=20)
+@given(
+    n=st.integers(2, 6), connectivity=st.sampled_from([0.3, 0.6, 1.0]), memory=st.sampled_from([500, 800, 1200, 2500]),
+    unit=st.sampled_from([1, 64]), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_nor_the_best_of_a_sparse_layer_that_hears_itself(n: int, connectivity: float, memory: int, unit: int, seed: int) -> None:
+    profile = with_values(load_profile("loihi2"), memory_bits_per_core=memory, memory_unit_bits=unit)
+    network = recurrent(n, connectivity, seed)
+    layer, counts, best = network.layers[0], counted(network, profile), n + 1
+    capacity = np.array([profile.capacity(resource) for resource in limited(profile)])
+    for runs in cuts(n):
+        regions = [Region.run(*run) for run in runs]
+        hearing = Hearing(network.layers, counts, profile)
+        hearing.add(layer, regions)
+        needs = [hearing.filling(layer).needs(region) for region in regions]
+        if all((need <= capacity).all() for need in needs):
+            best = min(best, packed(needs, [], capacity, best))
+    assert best > n or least_cores(network.layers, counts, profile) <= best
+
+
 # ---------------------------------------------------------------------------------------------- on paper
 
 

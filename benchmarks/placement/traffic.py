@@ -3,7 +3,8 @@
 uv run python -m benchmarks.placement.traffic [--only NET] [--out benchmarks/results/placement.jsonl]
 
 Every way gets the same cores, with the same slices on them; only where they stand differs. Ratios are to standing in order.
-Random is the mean of ten. Nets that are on record at this commit already are left out.
+Random is the mean of ten. `bound`: no arrangement is below it (`least_travel.py`).
+Nets that are on record at this commit already are left out.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.placement.least_travel import least_spike_hops
 from benchmarks.placement.networks import NETWORKS
 from benchmarks.placement.rows import append, commit, rows
 from neurodeploy.balancing import balance
@@ -46,6 +48,7 @@ def compare(net: str, profile_name: str) -> dict[str, Any]:
     random = np.mean([spike_hops(flow, at_random(n, mesh, seed), mesh) for seed in range(10)])
     return {
         "cores": n, "flows": int(flow.source.size), "in_order": ordered, "arranged": ours / ordered,
+        "bound": least_spike_hops(flow, n, mesh) / ordered,
         "random": float(random) / ordered,
         "greedy": spike_hops(flow, greedy(flow, n, mesh), mesh) / ordered,
         "space_filling": spike_hops(flow, space_filling(n, mesh), mesh) / ordered,

@@ -32,6 +32,8 @@ from neurodeploy.wiring import ConvWiring
 
 _MANY_LAYERS = 100
 """Of so many layers each is looked at by itself."""
+_NOTHING = 1e-12
+"""A slice that covers nothing of a measure is dear beyond measure."""
 _LARGE_IMAGE = 1 << 12
 """Of an image of more places every one counts like the least."""
 
@@ -93,7 +95,7 @@ def _joint(
     for layer in reversed(layers):
         one = slices[layer.name]
         which = measure[id(one)]
-        covers, whole = one.measures[which], _whole(layer, one)[which]
+        covers, whole = np.maximum(one.measures[which], _NOTHING), max(_whole(layer, one)[which], _NOTHING)
         own = _taken(one.neurons, one.memory, one.axons, one.heard, profile) / _capacity(profile) @ prices
         hearers = [
             (connection.synapse, slices[target.name], cost[target.name] * _synapses(connection) / synapses[target.name],
@@ -228,7 +230,7 @@ def _fitting(every: Possible, fewest: Floats, profile: HardwareProfile) -> Possi
 def _shares(slices: Possible, measure: int, profile: HardwareProfile) -> Floats:
     """(n_slices, n_resources): the share of a core that a unit of a measure takes, in every slice that could exist."""
     taken = _taken(slices.neurons, slices.memory, slices.axons, slices.heard, profile)
-    covered = np.maximum(slices.measures[measure], 1e-12)  # what covers nothing of the measure is dear beyond measure
+    covered = np.maximum(slices.measures[measure], _NOTHING)
     shares: Floats = taken / covered[:, None] / _capacity(profile)
     return shares
 

@@ -8,7 +8,7 @@ first, so that the slices which a neuron's spikes go to, and with them its outpu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -22,7 +22,9 @@ from neurodeploy.layout.assignment import assigned
 from neurodeploy.layout.bounds import least_cores
 from neurodeploy.layout.filling import Board, Hearing
 from neurodeploy.layout.options import options_of
+from neurodeploy.layout.packing import cut, packed
 from neurodeploy.layout.schemes import Agreement, Chosen, Options
+from neurodeploy.layout.tuning import Tuning
 from neurodeploy.network import Network
 from neurodeploy.placement import Placement, Slice, vector
 from neurodeploy.quantized import QuantizedNetwork
@@ -87,6 +89,12 @@ _LAID_AGAIN = 20_000
 """Networks of more slices are laid in one way only."""
 _TRIALS = 6
 """How often a layer that hears itself is cut anew, where a core turns out to be too full."""
+_TUNED_LAYERS = 100
+"""Networks of more layers keep the blocks that they agreed on."""
+_SEEDS = 2
+"""How often blocks are tuned."""
+_CHANGES, _CHANGES_A_CORE = 5000, 10
+"""How many changes are looked at each time: at most, and for each core."""
 _WAYS = ((1.0, True), (0.5, True), (0.0, True), (1.0, False), (0.0, False))
 """How cautious the layers are when they agree, and whether they keep to the pieces that they agreed on."""
 
@@ -107,8 +115,48 @@ def filled(layers: Layers, profile: HardwareProfile, counts: Counts) -> tuple[Sl
         if least is None or (too_full, n_cores) < least:
             best, least = slices, (too_full, n_cores)
         if len(slices) > _LAID_AGAIN or n_cores == 1:
-            break
+            return best
+    is_tuned = not are_rows and len(layers) <= _TUNED_LAYERS and not any(hears_itself(layer) for layer in layers)
+    if is_tuned and least is not None and least[0] == 0:
+        for found in _tuned(layers, profile, counts, options, min(_CHANGES, _CHANGES_A_CORE * least[1])):
+            if found[:2] < least:
+                best, least = found[2], found[:2]
     return best
+
+
+def _tuned(
+    layers: Layers, profile: HardwareProfile, counts: Counts, options: Mapping[str, Options], changes: int
+) -> Iterator[tuple[int, int, tuple[Slice, ...]]]:
+    """Layers cut with an eye on who fills the cores of whom: laid as they come, and all of them cut before any is laid."""
+    chosen = agreed(layers, profile, options, 1.0)
+    tuning = Tuning(options, {layer.name: layer.n_neurons for layer in layers}, _axon(profile))
+    for seed in range(_SEEDS):
+        blocks = tuning.tuned({name: one.block for name, one in chosen.items()}, changes, seed)
+        tuned = {name: replace(one, block=blocks[name]) for name, one in chosen.items()}
+        yield _filled(layers, profile, counts, tuned, is_even=True)
+        yield _packed(layers, profile, counts, tuned)
+
+
+def _packed(
+    layers: Layers, profile: HardwareProfile, counts: Counts, chosen: Mapping[str, Chosen]
+) -> tuple[int, int, tuple[Slice, ...]]:
+    """Pieces that no core holds, cores, and every layer: all cut first, then packed; cores in the order of the layers."""
+    capacity = np.array([profile.capacity(resource) for resource in limited(profile)])
+    hearing, pieces = Hearing(layers, counts, profile), list[Slice]()
+    for layer in reversed(layers):
+        filling = hearing.filling(layer)
+        regions = cut(filling, chosen[layer.name].block, capacity)
+        hearing.add(layer, regions)
+        hearing.forget(layer)
+        pieces += [filling.measure(region, 0) for region in reversed(regions)]
+    pieces.reverse()
+    needs = np.stack([vector(part.usage, part.output_axons, profile) for part in pieces])
+    homes = packed(needs, capacity)
+    largest = np.lexsort((-(needs / np.maximum(capacity, 1)).max(axis=1), homes))
+    first = largest[np.flatnonzero(np.diff(homes[largest], prepend=-1))]  # each core stands where its largest piece is
+    number = np.argsort(np.argsort(first))
+    parts = [replace(part, core=int(number[home])) for part, home in zip(pieces, homes, strict=True)]
+    return int((needs > capacity).any(axis=1).sum()), first.size, tuple(sorted(parts, key=lambda part: part.core))
 
 
 def _filled(
@@ -176,10 +224,15 @@ def hears_itself(layer: AnyLayer) -> bool:
 
 def agreed(layers: Layers, profile: HardwareProfile, options: Mapping[str, Options], caution: float) -> dict[str, Chosen]:
     """The blocks by which all layers together take fewest cores; see `neurodeploy.layout.schemes`."""
+    return Agreement(options, {layer.name: layer.n_neurons for layer in layers}, _axon(profile), caution).reached()
+
+
+def _axon(profile: HardwareProfile) -> NDArray[np.float64]:
+    """(n_resources,): share of a core that an output axon takes."""
     capacity = np.maximum([profile.capacity(resource) for resource in limited(profile)], 1.0)
     nothing = Usage(neurons=0, synapses=0, synapse_memory_bits=0, input_axons=0, encoding="")
-    axon = (vector(nothing, 1, profile) - vector(nothing, 0, profile)) / capacity
-    return Agreement(options, {layer.name: layer.n_neurons for layer in layers}, axon, caution).reached()
+    share: NDArray[np.float64] = (vector(nothing, 1, profile) - vector(nothing, 0, profile)) / capacity
+    return share
 
 
 def _uncut(layers: Layers, profile: HardwareProfile, counts: Counts) -> tuple[Slice, ...]:

@@ -223,15 +223,16 @@ def _stands(windows: list[Window], largest: Window, axis: int) -> list[Stand]:
     side = largest.wiring.output_shape[1 + axis]
     reach = max(max(w.wiring.weight.shape[2 + axis] * w.wiring.dilation[axis], w.wiring.padding[axis] + 1) for w in windows)
     most: list[list[tuple[int, int]]] = []
+    inside = largest.wiring.seen(axis).sum(axis=1)
     for n in range(1, side + 1):
         ends = {*range(min(reach, side - n) + 1), (side - n) // 2, *range(max(0, side - n - reach), side - n + 1)}
         distinct: dict[tuple[Any, ...], tuple[int, int]] = {}
         for start in sorted(ends):
             found = [window.edge(axis, start, start + n) for window in windows]
             kinds = tuple(tuple(sorted(e.kinds.sum(axis=1).tolist(), reverse=True)) for e in found)
-            distinct.setdefault((kinds, tuple(e.span for e in found)), (start, start + n))
+            covered = int(inside[start : start + n].sum())
+            distinct.setdefault((kinds, *((e.span, e.inputs.size) for e in found), covered), (start, start + n))
         most.append(list(distinct.values()))
-    inside = largest.wiring.seen(axis).sum(axis=1)
     stands: list[Stand] = []
     for v in range(max(len(each) for each in most)):
         runs = [each[min(v, len(each) - 1)] for each in most]
