@@ -43,6 +43,8 @@ def even_weights(rng: np.random.Generator, shape: tuple[int, ...], bits: int = 8
     if missing:
         lots = rng.random(weight.size, dtype=np.float32)
         weight.reshape(-1)[np.argpartition(lots, missing - 1)[:missing]] = 0
+    if weight.size and weight.max() <= 0:  # then the chip stores no sign, and its lowest is one less
+        np.maximum(weight, 256 // half - 256, out=weight)
     return weight
 
 
