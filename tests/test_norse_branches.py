@@ -57,8 +57,8 @@ class Block(nn.Module):
     [
         ("currents", ["conv2"], {"conv2": [Conv, Conv, Dense]}),
         ("identity", ["conv2"], {"conv2": [Conv, Conv, Dense]}),
-        ("spikes", ["conv2", "conv1"], {"fc": [Dense, Dense]}),
-        ("cat", ["conv1", "conv2"], {"fc": [Dense, Dense]}),
+        ("spikes", ["conv2", "conv1"], {"fc": [Conv, Conv]}),
+        ("cat", ["conv1", "conv2"], {"fc": [Conv, Conv]}),
     ],
 )
 def test_a_residual_block(joins: str, last: list[str], kinds: dict[str, list[type]]) -> None:
@@ -145,3 +145,18 @@ def test_recurrence_and_delays_by_hand() -> None:
     network = assert_read(Back(), 6)
     assert hears(network) == {"fc": [INPUT, "fc"], "out": ["fc"]}
     assert [c.delay_steps for layer in network for c in layer.connections] == [0, 0, 1]
+
+
+def test_an_input_heard_a_step_later() -> None:
+    class Late(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.now, self.late, self.lif = nn.Linear(6, 4, bias=False), nn.Linear(6, 4, bias=False), LIFCell()
+
+        def forward(self, x: torch.Tensor, state: Any = None) -> Any:
+            before, s = (torch.zeros_like(x), None) if state is None else state
+            z, s = self.lif(self.now(x) + self.late(before), s)
+            return z, (x, s)
+
+    network = assert_read(Late(), 6)
+    assert [(c.source, c.delay_steps) for c in network["now"].connections] == [(INPUT, 0), (INPUT, 1)]

@@ -29,13 +29,22 @@ def linear(module: Where, form: Form, matrix: Floats, bias: Floats | None) -> Fo
         if not term.is_in_order:
             columns, taken = np.zeros((len(matrix), term.n_out)), term.places > 0
             np.add.at(columns.T, term.places[taken] - 1, matrix.T[taken])
-        if isinstance(term.synapse, Conv):
-            columns = folding.matrix_behind_average(columns, term.synapse)
-        synapse = Dense(weight=columns if (term.gain == 1).all() else columns * term.gain)
+        synapse = _behind(where, term, columns)
         places = np.arange(1, len(matrix) + 1)
         terms.append(Term(source=term.source, n=term.n, at=term.at, places=places, synapse=synapse, name=name, where=where))
     constants = matrix @ form.bias if form.bias.any() else np.zeros(len(matrix))
     return Form(terms=tuple(terms), bias=constants if bias is None else constants + bias)
+
+
+def _behind(where: str, term: Term, matrix: Floats) -> Dense | Conv:
+    """A matrix on a term: behind an average over the whole image a window as large as that, for whose axons pixels suffice."""
+    pool, is_scaled = term.synapse, bool((term.gain != 1).any())
+    if isinstance(pool, Conv) and pool.output_shape[1:] == (1, 1):
+        each = Conv(weight=matrix[:, :, None, None], input_shape=pool.output_shape)
+        conv = folding.behind_average(where, pool, each)
+        return replace(conv, weight=_gained(where, conv, term.gain)) if is_scaled else conv
+    columns = folding.matrix_behind_average(matrix, pool) if isinstance(pool, Conv) else matrix
+    return Dense(weight=columns * term.gain if is_scaled else columns)
 
 
 def _check_first(term: Term, where: str) -> None:

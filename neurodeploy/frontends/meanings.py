@@ -37,10 +37,13 @@ class Raw:
         Which number of the whole input, counted from 0 in order, each number is.
     whole : tuple of int
         Shape of the whole input.
+    call : int
+        Of the model, that it was given to.
     """
 
     places: torch.Tensor
     whole: tuple[int, ...]
+    call: int
 
     def step(self) -> tuple[int, int] | None:
         """The side that a step was taken of, and which; None for a tensor that still holds all."""

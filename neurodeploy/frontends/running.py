@@ -54,7 +54,7 @@ class Run(Trace):
         x = (torch.rand(sample.shape, generator=self.random) < RATE).to(dtype)
         self.inputs.append(x.clone())
         if not of_sequences:
-            return self.mark(x, Raw(torch.arange(x.numel()).reshape(x.shape), tuple(x.shape)))
+            return self.mark(x, Raw(torch.arange(x.numel()).reshape(x.shape), tuple(x.shape), self.populations.call))
         self.axis, self.populations.has_time = 0, True
         return self.mark(x, Known(tuple(spikes(INPUT, tuple(x.shape[2:]), t) for t in range(len(x))), tuple(x.shape[:2])))
 

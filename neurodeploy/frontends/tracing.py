@@ -156,7 +156,7 @@ class Trace:
         if isinstance(leaf.meaning, Raw):
             if self.axis is not None:
                 raise NotAMap("takes many steps of the input as if they were one")
-            return leaf.meaning.known(None, self.populations.call)
+            return leaf.meaning.known(None, leaf.meaning.call)
         return leaf.meaning
 
     def _unrolled(self, func: Any, args: Any, kwargs: Any, raw: Raw) -> list[Any]:
@@ -164,7 +164,7 @@ class Trace:
         swap = lambda leaf: raw.places if isinstance(leaf, Traced) else leaf  # noqa: E731
         meanings: list[Any] = []
         for places in tree_flatten(func(*tree_map(swap, args), **tree_map(swap, kwargs)))[0]:
-            part = Raw(places, raw.whole)
+            part = replace(raw, places=places)
             taken = part.step() if self.may_step and places.numel() < int(np.prod(raw.whole)) else None
             if taken is not None and self.axis in (None, taken[0]):
                 self.axis, self.populations.has_time = taken[0], True
