@@ -109,7 +109,7 @@ def listed(layers: int, width: int, fan_in: int, seed: int = 0) -> QuantizedNetw
             n_in=width, starts=np.arange(width + 1) * fan_in, sources=sources.reshape(-1), weight=weight, weight_bits=9
         )  # fmt: skip
         connection = Connection(source=made[-1].name if made else INPUT, synapse=synapse)
-        made.append(_layer(f"layer{depth}", width, connection, 500, bias=rng.integers(0, 30, width)))
+        made.append(_layer(f"layer{depth}", width, connection, 2000, bias=rng.integers(0, 600, width)))
     return QuantizedNetwork(input_shape=(width,), layers=tuple(made))
 
 
