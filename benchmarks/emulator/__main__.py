@@ -41,7 +41,8 @@ def lava(threads: int, tell: Tell) -> None:
         tell({
             "table": "lava", "net": case.name, "batch": case.batch, "steps": case.spikes.shape[-1], "threads": threads,
             "equal_spikes": spikes, "emulator_ms": ours, "lava_ms": min(theirs), "ratio": min(theirs) / ours, "aim": aim,
-            "ratio_of_medians": statistics.median(theirs) * n / 1e3 / statistics.median(before + after), **machine.shares(case.network, ours / 1e3),
+            "ratio_of_medians": statistics.median(theirs) * n / 1e3 / statistics.median(before + after),
+            **machine.shares(case.network, ours / 1e3),
             **timing.profile(prepared, case.spikes), "ways": _ways(prepared), "load": timing.load(),
         })  # fmt: skip
 
