@@ -9,7 +9,8 @@ from typing import TypeAlias
 import grammar
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+import strategies
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from paper import in_integers, layer_of
@@ -44,10 +45,9 @@ def test_a_stream_is_its_stretches_one_after_the_other(job: Job, data: st.DataOb
 
 
 @settings(max_examples=40)
-@given(job=grammar.graph_jobs, interval=st.integers(1, 4))
+@given(job=strategies.jobs, interval=st.integers(1, 4))
 def test_from_a_reset_on_it_is_a_new_sample_where_nothing_is_under_way(job: Job, interval: int) -> None:
     network, spikes = job
-    assume(all(c.delay_steps == 0 and c.source != layer.name for layer in network for c in layer.connections))
     whole = run_emulator(network, spikes, record="all", reset_interval=interval)
     for start in range(0, spikes.shape[-1], interval):
         alone = run_emulator(network, spikes[..., start : start + interval], record="all")
