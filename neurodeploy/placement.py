@@ -258,7 +258,7 @@ class Placement:
             yield Overrun(
                 layer=last.layer, resource="cores", core=None, need=used, limit=given,
                 source=f"cores given; {self.profile['cores_per_chip'].where}",
-                remedy=f"Compress it under a budget of {given} cores, or {more}.",
+                remedy=f"Compress it under a budget of {given} core{'s' if given > 1 else ''}, or {more}.",
             )  # fmt: skip
 
     def _repr_html_(self) -> str:

@@ -132,7 +132,7 @@ def test_binding_is_what_the_network_broke_as_it_came(before: Placement, after: 
         "layer": "layer1", "resource": "cores", "core": None, "need": before.cores_used, "limit": 1,
         "source": "cores given; tiny.yaml: cores_per_chip",
     }  # fmt: skip
-    assert said[0]["remedy"].startswith("Compress it under a budget of 1 cores")
+    assert said[0]["remedy"].startswith("Compress it under a budget of 1 core")
     assert summarize(TINY, None, before).to_json()["binding"] == binding(before)
 
 
