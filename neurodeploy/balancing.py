@@ -19,7 +19,7 @@ from neurodeploy.chip_clock import early
 from neurodeploy.fixedpoint import DECAY_UNITY
 from neurodeploy.graph import INPUT, Connection, Graph
 from neurodeploy.hardware import UNLIMITED, HardwareProfile
-from neurodeploy.layout.laying import lay_out
+from neurodeploy.layout.laying import cores_at_a_glance
 from neurodeploy.network import LIF, Conv, Layer, Network, Sparse
 from neurodeploy.quantized import QuantizedConv, QuantizedLayer, QuantizedLIF, QuantizedSparse
 from neurodeploy.resources.counting import LayerCount
@@ -91,7 +91,7 @@ def balance(network: G, profile: HardwareProfile, *, bits: int = DEFAULT_WEIGHT_
     }
     relayed = candidates[0]
     if len(candidates) > 1:
-        relayed = min(candidates, key=lambda each: lay_out(networks[each], profile, bits=bits).cores_used)
+        relayed = min(candidates, key=lambda each: cores_at_a_glance(networks[each], profile, bits=bits))
     return networks[relayed], tuple(_told(network, source, relayed, steps, costs) for source in steps)
 
 

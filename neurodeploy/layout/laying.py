@@ -74,6 +74,13 @@ def lay_out(
     return planned if planned.fits and (planned.cores_used <= closely.cores_used or not closely.fits) else closely
 
 
+def cores_at_a_glance(network: Network | QuantizedNetwork, profile: HardwareProfile, *, bits: int = DEFAULT_WEIGHT_BITS) -> int:
+    """Cores that a network takes when it is laid in the first way alone, some more than `lay_out` finds: to compare networks."""
+    widths = {layer.name: weight_bits(bits_of(layer, bits), profile) for layer in network.layers}
+    slices = filled(network.layers, profile, counts_of(network.layers, widths, profile), is_quick=True)
+    return len({part.core for part in slices})
+
+
 def counts_of(
     layers: Layers, widths: Mapping[str, int], profile: HardwareProfile, connectivity: float | None = None
 ) -> dict[str, LayerCount]:
@@ -99,8 +106,8 @@ _WAYS = ((1.0, True), (0.5, True), (0.0, True), (1.0, False), (0.0, False))
 """How cautious the layers are when they agree, and whether they keep to the pieces that they agreed on."""
 
 
-def filled(layers: Layers, profile: HardwareProfile, counts: Counts) -> tuple[Slice, ...]:
-    """Every layer laid: in that of some ways that breaks fewest limits, and of these takes fewest cores."""
+def filled(layers: Layers, profile: HardwareProfile, counts: Counts, *, is_quick: bool = False) -> tuple[Slice, ...]:
+    """Every layer laid: in that of some ways (the first, if quick) that breaks fewest limits, and of these takes fewest cores."""
     if profile.number("cores_per_layer", UNLIMITED) == 1:
         return _uncut(layers, profile, counts)
     best: tuple[Slice, ...] = ()
@@ -114,7 +121,7 @@ def filled(layers: Layers, profile: HardwareProfile, counts: Counts) -> tuple[Sl
             too_full, n_cores, slices = _settled(layers, profile, counts, chosen, slices, is_even=is_even)
         if least is None or (too_full, n_cores) < least:
             best, least = slices, (too_full, n_cores)
-        if len(slices) > _LAID_AGAIN or n_cores == 1:
+        if is_quick or len(slices) > _LAID_AGAIN or n_cores == 1:
             return best
     is_tuned = not are_rows and len(layers) <= _TUNED_LAYERS and not any(hears_itself(layer) for layer in layers)
     if is_tuned and least is not None and least[0] == 0:
