@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,7 +52,19 @@ def run_demo(
     data = load_data("digits")
     model = digits_model(seed)
     sample, options = torch.zeros(1, *data.input_shape), replace(OPTIONS, seed=seed)
-    return compress(
-        model, sample, profile, data, options, out=out, cores=cores, lava_samples=LAVA_SAMPLES, progress=progress, say=say,
-        command=command,
-    )  # fmt: skip
+    with _one_thread():
+        return compress(
+            model, sample, profile, data, options, out=out, cores=cores, lava_samples=LAVA_SAMPLES, progress=progress, say=say,
+            command=command,
+        )  # fmt: skip
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch on one thread: so small a model gains nothing from two, and on a busy machine they wait for each other for long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
