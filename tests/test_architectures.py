@@ -45,8 +45,9 @@ WHOLE: dict[str, tuple[Model, str, int]] = {
 }
 """Each with the board that it is placed on, and its neurons worked out by hand; 784-800-10 has one more, for its biases."""
 
-TOO_LARGE = {"6Conv+2FC": r"^layer 'layer16': "}
-"""What fits no core by our figures (benchmarks/RESULTS.md): a neuron of the first dense layer hears 16,384 axons."""
+TOO_LARGE = {"6Conv+2FC": "layer16", "VGGSNN": "classifier"}
+"""Whose neurons no core holds by our figures: those of the first dense layer hear 16,384 axons, or 18,432, since the average
+pooling in front of it folds in. Of 6Conv+2FC's random weights enough round to zero that its integers fit all the same."""
 
 
 def read(make: Model) -> tuple[Network, torch.nn.Module, torch.Tensor]:
@@ -121,9 +122,10 @@ def test_the_whole_goes_all_the_way(name: str, capsys: pytest.CaptureFixture[str
     lap("inspect")
     quantized = quantize(network, profile)
     lap("quantise")
-    if name in TOO_LARGE:
-        assert not inspection.placement.fits
-        with pytest.raises(PlacementError, match=TOO_LARGE[name]):
+    broken = {overrun.layer for overrun in inspection.placement.overruns()}
+    assert TOO_LARGE[name] in broken if name in TOO_LARGE else not broken
+    if name == "VGGSNN":
+        with pytest.raises(PlacementError, match=r"^layer 'classifier': .* memory_bits on core .* It is one neuron"):
             place(quantized, profile)
     else:
         assert place(quantized, profile).fits
