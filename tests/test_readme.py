@@ -19,11 +19,20 @@ def test_the_python_runs_as_it_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (program,) = PYTHON
+    program, _ = PYTHON
     names: dict[str, object] = {}
     exec(compile(program, "README.md", "exec"), names)
     assert (tmp_path / "model.net").is_file()
     assert "Now: fits. " in capsys.readouterr().out
+
+
+def test_the_file_with_a_model_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(PYTHON[1])
+    assert main(["inspect", "mine.py:model", "--target", "loihi1", "--cores", "2"]) == 1
+    assert "6 cores for the network > 2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("command", "rest"), COMMANDS, ids=[command for command, _ in COMMANDS])
