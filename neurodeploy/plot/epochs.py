@@ -59,6 +59,7 @@ def training(
         _PANELS[what](panel, history)
         _phases(panel, history)
         panel.set_xlabel("epoch")
+        panel.xaxis.get_major_locator().set_params(integer=True)
         bare(panel, grid="y")
     return panels
 
