@@ -108,12 +108,12 @@ NO_RESET = r"leaks to 1\.0 but resets to 0\.0 \(the chip's membrane starts, leak
         ),
         pytest.param(
             SequentialState(linear(4, 4), LIFCell()),
-            r"^0 \(Linear\): fails on the sample: mat1 and mat2 .*\. Give it a sample as it takes",
+            r"^0 \(Linear\): fails on the sample: (mm: )?mat1 and mat2 .*\. Give it a sample as it takes",
             id="too few weights",
         ),
         pytest.param(
             chain(LIFCell(), linear(5, 2), LICell()),
-            r"^2 \(Linear\): fails on the sample: mat1 and mat2 shapes cannot",
+            r"^2 \(Linear\): fails on the sample: (mm: )?mat1 and mat2 shapes cannot",
             id="weights that do not meet",
         ),
         pytest.param(
