@@ -9,6 +9,7 @@ import pytest
 
 from neurodeploy.__main__ import main
 from neurodeploy.frontends import supported
+from neurodeploy.frontends.nir import reading
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -43,7 +44,7 @@ def test_every_command_line_names_options_that_exist(command: str, rest: str, ca
         assert option in taught
 
 
-TABLES = {"norse": supported.rows}
+TABLES = {"norse": supported.rows, "nir": reading.rows}
 """Which frontend has which table: between ``<!-- NAME -->`` and ``<!-- /NAME -->``."""
 
 

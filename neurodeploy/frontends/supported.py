@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from inspect import getdoc
-from typing import Any
-
 from neurodeploy.frontends import functions
 from neurodeploy.frontends.functions import Map
 from neurodeploy.frontends.norse_cells import READERS
+from neurodeploy.frontends.told import Row, listed, rows_of
 
 MAPS: dict[str, Map] = {
     "linear": functions.linear, "matmul": functions.matmul, "mm": functions.matmul,
@@ -74,29 +71,12 @@ LIKE = frozenset({
 """Functions that look at a tensor's shape and type only."""
 
 
-def rows() -> list[tuple[str, str]]:
+def rows() -> list[Row]:
     """What goes in, by name, and what becomes of it: a line for each reader, which says so itself, and for what passes."""
     cells = {kind.__name__: reader for kind, reader in READERS.items()}
-    readers = [pair for table in (cells, MAPS, MAXIMA) for pair in _by_reader(table).items() if set(pair[1]) - OPERATORS]
-    read = [_row(names, reader) for reader, names in readers]
+    unnamed = OPERATORS | {name for name in MAXIMA if name.endswith("_with_indices")}
     return [
-        *read,
-        (_listed(MOVES), "Moves numbers: puts them elsewhere, leaves some out, or sets them side by side."),
-        (_listed(ALIASES), "Passes through; dropout in eval mode."),
+        *(row for table in (cells, MAPS, MAXIMA) for row in rows_of(table, unnamed)),
+        (listed(MOVES), "Moves numbers: puts them elsewhere, leaves some out, or sets them side by side."),
+        (listed(ALIASES), "Passes through; dropout in eval mode."),
     ]
-
-
-def _by_reader(table: Mapping[str, Callable[..., Any]]) -> dict[Callable[..., Any], list[str]]:
-    names: dict[Callable[..., Any], list[str]] = {}
-    for name, reader in table.items():
-        names.setdefault(reader, []).append(name)
-    return names
-
-
-def _row(names: list[str], reader: Callable[..., Any]) -> tuple[str, str]:
-    shown = (name for name in names if name not in OPERATORS and not name.endswith("_with_indices"))
-    return _listed(shown), (getdoc(reader) or "").splitlines()[0]
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(f"`{name}`" for name in sorted(names))

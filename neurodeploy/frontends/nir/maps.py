@@ -27,6 +27,7 @@ def passed(node: Node, form: Form, dt: float) -> Form:
 
 
 def _linear(node: Node, form: Form, _dt: float) -> Form:
+    """A dense synapse; an Affine with a bias."""
     weight = node.numbers("weight")
     if weight.ndim != 2:
         raise ExtractError(node.where, f"its weight has shape {weight.shape}, not (n_out, n_in)", remedy="Write one matrix.")
@@ -39,12 +40,14 @@ def _linear(node: Node, form: Form, _dt: float) -> Form:
 
 
 def _conv2d(node: Node, form: Form, _dt: float) -> Form:
+    """A convolution of any stride, padding, dilation and groups."""
     weight = _kernel(node, 4)
     stride, dilation = _pair(node, "stride", 1), _pair(node, "dilation", 1)
     return _convolved(node, _image(form, 3), weight, stride, dilation, _padding(node, weight.shape[2:], dilation))
 
 
 def _conv1d(node: Node, form: Form, _dt: float) -> Form:
+    """A convolution of images of one row."""
     weight = _kernel(node, 3)[:, :, None]
     lines = _image(form, 2)
     if len(lines.shape) != 2:
@@ -92,6 +95,7 @@ def _padding(node: Node, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> 
 
 
 def _pooled(node: Node, form: Form, _dt: float) -> Form:
+    """Folds into the weights behind it, or is a convolution."""
     kernel = _pair(node, "kernel_size", None)
     share = 1.0 if node.kind == "SumPool2d" else 1.0 / (kernel[0] * kernel[1])
     stride, padding = _pair(node, "stride", None), _pair(node, "padding", 0)
@@ -99,6 +103,7 @@ def _pooled(node: Node, form: Form, _dt: float) -> Form:
 
 
 def _flattened(node: Node, form: Form, _dt: float) -> Form:
+    """Moves numbers: sides become one."""
     first, last = (node.whole(key, 1, default)[0] for key, default in (("start_dim", 1), ("end_dim", -1)))
     ndim = len(form.shape)
     first, last = (side + ndim if side < 0 else side for side in (first, last))
@@ -108,6 +113,7 @@ def _flattened(node: Node, form: Form, _dt: float) -> Form:
 
 
 def _scaled(node: Node, form: Form, _dt: float) -> Form:
+    """Scales the weights behind it."""
     return scaled(_module(node), form, _laid_out(node.each("scale", form.shape), form.shape))
 
 
@@ -116,7 +122,7 @@ def _laid_out(values: Floats, shape: tuple[int, ...]) -> Floats:
 
 
 def _delayed(node: Node, form: Form, dt: float) -> Form:
-    """Each place some steps later; places with the same delay stay together in one connection."""
+    """Whole steps, a connection for each: one for all, or for each place its own."""
     steps = _laid_out(node.each("delay", form.shape) / dt, form.shape)
     whole = np.rint(steps)
     if (np.abs(steps - whole) > 1e-6 * np.maximum(whole, 1)).any() or (whole < 0).any():

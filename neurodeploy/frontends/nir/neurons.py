@@ -43,6 +43,7 @@ def read_neurons(node: Node, shape: Shape, steps: Steps) -> Neurons:
 
 
 def _lif(node: Node, shape: Shape, steps: Steps) -> Neurons:
+    """LIF whose current lasts one step, reset to a value."""
     leak = _decay(node, "tau", shape, steps)
     rest = _rest(node, shape)
     neuron = LIF(threshold=_threshold(node, shape, rest, steps), current_decay=np.ones(()), voltage_decay=leak, rest=rest)
@@ -50,12 +51,14 @@ def _lif(node: Node, shape: Shape, steps: Steps) -> Neurons:
 
 
 def _li(node: Node, shape: Shape, steps: Steps) -> Neurons:
+    """A readout: neurons that never fire and whose membranes are read."""
     leak, r = _decay(node, "tau", shape, steps), node.each("r", shape)
     neuron = LI(current_decay=np.ones(()), voltage_decay=leak, rest=node.each("v_leak", shape))
     return Neurons(neuron=neuron, gain=_nearly_one(r * leak if steps.way.weighs_input else r))
 
 
 def _cuba_lif(node: Node, shape: Shape, steps: Steps) -> Neurons:
+    """LIF with a synaptic current, reset to a value."""
     fades, leak, gain = _cuba(node, shape, steps)
     rest = _rest(node, shape)
     neuron = LIF(threshold=_threshold(node, shape, rest, steps), current_decay=fades, voltage_decay=leak, rest=rest)
@@ -63,6 +66,7 @@ def _cuba_lif(node: Node, shape: Shape, steps: Steps) -> Neurons:
 
 
 def _cuba_li(node: Node, shape: Shape, steps: Steps) -> Neurons:
+    """A readout with a synaptic current."""
     fades, leak, gain = _cuba(node, shape, steps)
     neuron = LI(current_decay=fades, voltage_decay=leak, rest=node.each("v_leak", shape))
     return Neurons(neuron=neuron, gain=gain, has_current=True)
@@ -77,6 +81,7 @@ def _cuba(node: Node, shape: Shape, steps: Steps) -> tuple[Floats, Floats, Float
 
 
 def _if(node: Node, shape: Shape, steps: Steps) -> Neurons:
+    """LIF without leak, whose current lasts one step."""
     rest = node.each("v_reset", shape, default=0.0)
     neuron = LIF(
         threshold=_threshold(node, shape, rest, steps), current_decay=np.ones(()), voltage_decay=np.zeros(()), rest=rest
@@ -85,12 +90,13 @@ def _if(node: Node, shape: Shape, steps: Steps) -> Neurons:
 
 
 def _i(node: Node, shape: Shape, steps: Steps) -> Neurons:
+    """A readout that adds up."""
     neuron = LI(current_decay=np.ones(()), voltage_decay=np.zeros(()), rest=np.zeros(()))
     return Neurons(neuron=neuron, gain=_integral(node, shape, steps))
 
 
 def _above(node: Node, shape: Shape, _steps: Steps) -> Neurons:
-    """A Threshold: neurons that forget at every step and fire where what arrives in it is above."""
+    """Neurons that forget at every step, and fire where what arrives in it is above."""
     return Neurons(neuron=LIF(threshold=node.each("threshold", shape), **AT_ONCE), gain=np.ones(()))
 
 

@@ -16,12 +16,18 @@ from neurodeploy.frontends.nir.maps import MAPS, passed
 from neurodeploy.frontends.nir.neurons import KINDS, read_neurons
 from neurodeploy.frontends.nir.nodes import Graph, Node, read_graph
 from neurodeploy.frontends.nir.remembered import remembered
+from neurodeploy.frontends.told import Row, rows_of
 from neurodeploy.graph import INPUT
 from neurodeploy.network import LI, Network
 
 SUPPORTED = ("Input", "Output", "NIRGraph", *(kind for kind in MAPS if kind[0].isupper()), *KINDS)
 _ROW = {"Affine": 1, "Linear": 1, "Conv1d": 2, "Conv2d": 3, "SumPool2d": 3, "AvgPool2d": 3}
 """Sides of what a node of this kind hears."""
+
+
+def rows() -> list[Row]:
+    """NIR's nodes, and what becomes of them: a line for each reader, which says so itself."""
+    return [*rows_of({kind: reader for kind, reader in MAPS.items() if kind[0].isupper()}), *rows_of(KINDS)]
 
 
 def read_nir(path: str | os.PathLike[str], *, dt: float | None = None, discretisation: str | None = None) -> Network:
