@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -138,7 +139,8 @@ def test_several_connections_add_up(network: QuantizedNetwork) -> None:
     for layer in network:
         apart = [whole(replace(layer, connections=(connection,)), LOIHI2) for connection in layer.connections]
         together = whole(layer, LOIHI2)
-        if len({grid_of(replace(layer, connections=(c,))) for c in layer.connections}) == 1:
+        alike = any(a.synapse == b.synapse for a, b in combinations(layer.connections, 2))  # whose lists are stored once
+        if len({grid_of(replace(layer, connections=(c,))) for c in layer.connections}) == 1 and not alike:
             for name in ("synapses", "synapse_memory_bits", "input_axons", "synapse_formats"):
                 assert getattr(together, name) == sum(getattr(usage, name) for usage in apart)
             assert together.encoding == "+".join(sorted({usage.encoding for usage in apart}))
