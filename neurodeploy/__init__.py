@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from neurodeploy.balancing import balance
     from neurodeploy.budgets.budget import Budget
     from neurodeploy.budgets.sharing import share_budget
     from neurodeploy.deployment import Deployment, compress, deploy, inspect
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from neurodeploy.training import FitOptions, encode, fit, load_data, load_weights, save_weights, simulator_spikes
 
 _HOME = {
+    "balancing": ("balance",),
     "budgets.budget": ("Budget",),
     "deployment": ("Deployment", "compress", "deploy", "inspect"),
     "errors": ("NeurodeployError",),
@@ -60,10 +62,10 @@ _ROOMS = ("plot",)
 
 __all__ = [
     "Budget", "Deployment", "EpochRecord", "Evaluation", "FitOptions", "HardwareProfile", "Network", "NeurodeployError",
-    "Placement", "QuantizedNetwork", "Report", "SpikeRecord", "compare", "compress", "deploy", "dequantize", "encode", "evaluate",
-    "explore", "extract", "fit", "inspect", "load_data", "load_profile", "load_weights", "place", "quantize", "read_netx",
-    "read_nir", "save_weights", "share_budget", "simulate", "simulator_spikes", "summarize", "verify", "write_netx",
-    "write_nir",
+    "Placement", "QuantizedNetwork", "Report", "SpikeRecord", "balance", "compare", "compress", "deploy", "dequantize",
+    "encode", "evaluate", "explore", "extract", "fit", "inspect", "load_data", "load_profile", "load_weights", "place",
+    "quantize", "read_netx", "read_nir", "save_weights", "share_budget", "simulate", "simulator_spikes", "summarize",
+    "verify", "write_netx", "write_nir",
 ]  # fmt: skip
 
 

@@ -86,13 +86,24 @@ def balance(network: G, profile: HardwareProfile, *, bits: int = DEFAULT_WEIGHT_
     none, everywhere = frozenset[str](), frozenset(steps)
     improved = min((_improved(start, steps, costs) for start in (none, everywhere)), key=costs.of)
     candidates = [each for each in dict.fromkeys((improved, none, everywhere)) if costs.of(each) < np.inf] or [everywhere]
-    networks: dict[frozenset[str], Any] = {
-        each: _with_relays(network, {source: steps[source] for source in each}) for each in candidates
-    }
-    relayed = candidates[0]
-    if len(candidates) > 1:
-        relayed = min(candidates, key=lambda each: cores_at_a_glance(networks[each], profile, bits=bits))
-    return networks[relayed], tuple(_told(network, source, relayed, steps, costs) for source in steps)
+    told = [tuple(_told(source, each, costs) for source in steps) for each in candidates]
+    networks: list[Any] = [balanced(network, choices) for choices in told]
+    best = min(range(len(told)), key=lambda k: cores_at_a_glance(networks[k], profile, bits=bits)) if len(told) > 1 else 0
+    return networks[best], told[best]
+
+
+def balanced(network: G, choices: Iterable[Balance]) -> G:
+    """The network with the relays of choices that were made for it, or for one with the same connections."""
+    relayed = {choice.source: choice.steps for choice in choices if choice.by == "relays"}
+    steps_early = early(network)
+    layers: list[Any] = list(_chain(network, INPUT, relayed.get(INPUT, 0)))
+    for layer in network:
+        connections: Any = tuple(
+            replace(c, source=_name(c.source, steps)) if steps and c.source in relayed else c
+            for c, steps in zip(layer.connections, steps_early[layer.name], strict=True)
+        )
+        layers += [replace(layer, connections=connections), *_chain(network, layer.name, relayed.get(layer.name, 0))]
+    return replace(network, layers=tuple(layers)) if relayed else network
 
 
 def _skips(network: Graph[Any]) -> dict[str, int]:
@@ -115,18 +126,22 @@ def _improved(relayed: frozenset[str], sources: Iterable[str], costs: _Costs) ->
     return relayed
 
 
-def _told(network: Graph[Any], source: str, relayed: frozenset[str], steps: Mapping[str, int], costs: _Costs) -> Balance:
-    at_once = costs.taken(relayed - {source}, free=source)
-    delayed, passed = (costs.taken(other) for other in (relayed - {source}, relayed | {source}))
-    layers = {layer.name for layer, c in network.targets(source) if early(network)[layer.name][layer.connections.index(c)]}
+def _told(source: str, relayed: frozenset[str], costs: _Costs) -> Balance:
+    at_once, delayed, passed = (
+        costs.taken(others, free=free)
+        for others, free in ((relayed - {source}, source), (relayed - {source}, ""), (relayed | {source}, ""))
+    )
     return Balance(
         source=source,
-        targets=tuple(layer.name for layer in network if layer.name in layers),
-        steps=steps[source],
+        targets=tuple(
+            layer.name for layer in costs.hearing
+            if any(n and c.source == source for n, c in zip(costs.early[layer.name], layer.connections, strict=True))
+        ),
+        steps=costs.steps[source],
         by="relays" if source in relayed else "synapses",
         synapses_cost=None if delayed is None or at_once is None else costs.cores(delayed) - costs.cores(at_once),
         relays_cost=None if passed is None or at_once is None else costs.cores(passed) - costs.cores(at_once),
-    )
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------- what either way costs
@@ -144,6 +159,7 @@ class _Costs:
         self.hearing = [layer for layer in network if any(self.early[layer.name])]
         self._layers: dict[tuple[str, tuple[int, ...]], Vector] = {}
         self._counted: dict[Any, Any] = {}
+        self.relays = {source: self._relays(source) for source in steps}
 
     def of(self, relayed: frozenset[str]) -> float:
         """Cores of all of it together; infinite where a synapse holds no spike as long."""
@@ -165,7 +181,7 @@ class _Costs:
             if max(waits) > self.profile.number("max_delay_steps", UNLIMITED):
                 return None
             taken += self._layer(layer, waits)
-        return taken + sum((self._relays(source) for source in relayed), np.zeros(len(self.resources)))
+        return taken + sum((self.relays[source] for source in relayed), np.zeros(len(self.resources)))
 
     def _relays(self, source: str) -> Vector:
         """Each neuron of the source, and of all relays but the last, has an output axon more."""
@@ -202,19 +218,6 @@ def _halved(sides: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 
 # ---------------------------------------------------------------------------------------------- relays as layers
-
-
-def _with_relays(network: G, relayed: Mapping[str, int]) -> G:
-    """The network with `relayed[source]` layers of relays behind each source, and what skips from there heard from them."""
-    steps_early = early(network)
-    layers: list[Any] = list(_chain(network, INPUT, relayed.get(INPUT, 0)))
-    for layer in network:
-        connections: Any = tuple(
-            replace(c, source=_name(c.source, steps)) if steps and c.source in relayed else c
-            for c, steps in zip(layer.connections, steps_early[layer.name], strict=True)
-        )
-        layers += [replace(layer, connections=connections), *_chain(network, layer.name, relayed.get(layer.name, 0))]
-    return replace(network, layers=tuple(layers))
 
 
 def _chain(network: Graph[Any], source: str, n_relays: int) -> Iterator[AnyLayer]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from neurodeploy.balancing import Balance, balance
+from neurodeploy.balancing import Balance, balance, balanced
 from neurodeploy.board.links import measured_rates
 from neurodeploy.budgets.budget import Budget
 from neurodeploy.budgets.gains import Gain, gains
@@ -149,12 +149,12 @@ def deploy(
     quantized = network if isinstance(network, QuantizedNetwork) else quantize(network, profile, bits=bits)
     errors = quantization_errors(network, quantized) if isinstance(network, Network) else ()
     warnings = _warnings(errors, tried(network, quantized)) if isinstance(network, Network) else ()
-    quantized, balances = balance(quantized, profile)
+    quantized = balanced(quantized, seen.balances)
     placement = arranged(linked(lay_out(quantized, profile, cores=cores), quantized))
     write_netx(quantized, folder / "model.net")
     files = _files(folder, "network")
     report = summarize(
-        profile, seen.budget, placement, before=seen.placement, rounding=errors, warnings=warnings, balances=balances,
+        profile, seen.budget, placement, before=seen.placement, rounding=errors, warnings=warnings, balances=seen.balances,
         files=files,
     )  # fmt: skip
     evidence = Evidence(quantized=quantized, budget=seen.budget, command=command)

@@ -63,7 +63,7 @@ class LayerUse:
 
 _OF_A_LAYER = (
     ("fan_in", "fan_in_per_neuron", "Prune its neurons' inputs, or part its sum over neurons in between."),
-    ("delay_steps", "max_delay_steps", "Shorten the delay, or let neurons in between relay the spikes (`balance`)."),
+    ("delay_steps", "max_delay_steps", "Shorten the delay, or let neurons in between relay the spikes (`neurodeploy.balance`)."),
 )
 """What no cut makes smaller: facts of a layer, the keys of a profile that limit them, and what to do."""
 

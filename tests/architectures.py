@@ -9,7 +9,7 @@ import torch
 from norse.torch import LIBoxCell, LICell, LIFBoxCell, LIFCell, LIFParameters, SequentialState
 from norse.torch.functional.lif_box import LIFBoxParameters
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F  # noqa: N812  (as everybody calls it)
 
 State = Any
 Stages = list[tuple[int, int, int]]

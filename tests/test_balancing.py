@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,12 +16,15 @@ from strategies import spikes_into
 
 from neurodeploy.balancing import balance
 from neurodeploy.chip_clock import early
+from neurodeploy.deployment import deploy, inspect
 from neurodeploy.graph import INPUT, Connection
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.layout.laying import lay_out
 from neurodeploy.network import Network
+from neurodeploy.netx import read_netx
 from neurodeploy.placing import place
 from neurodeploy.profiles import load_profile
+from neurodeploy.quantization import dequantize
 from neurodeploy.quantized import QuantizedDense, QuantizedLayer, QuantizedNetwork
 from neurodeploy.simulation import simulate
 from neurodeploy.simulation.verify import verify
@@ -146,3 +150,13 @@ def test_a_recurrence_is_not_early() -> None:
     assert balance(network, load_profile("loihi2")) == (network, ())
     assert isinstance(network["self"].connections[0], Connection)
     assert isinstance(network["self"].connections[0].synapse, QuantizedDense)
+
+
+def test_what_was_chosen_for_floats_is_what_is_deployed(tmp_path: Path) -> None:
+    """And none of it is chosen twice: the report of the integers quotes the inspection's choices."""
+    floats = dequantize(skipping(40, 2, 400, depth=2))
+    loihi2 = load_profile("loihi2")
+    made = deploy(floats, loihi2, out=tmp_path)
+    assert made.report.balances == inspect(floats, loihi2).balances
+    assert [layer.name for layer in made.quantized] == ["input.relay1", "input.relay2", "deep0", "deep1", "last"]
+    assert read_netx(tmp_path / "model.net") == made.quantized

@@ -110,7 +110,7 @@ def test_what_tells_no_steps_and_no_emulator_is_refused() -> None:
     with pytest.raises(RequestError, match=r"^reset_interval: is the chip's, and this network is in floats\. Quantize it"):
         simulate(dequantize(PAPER), PAPER_SPIKES, reset_interval=2)
     with pytest.raises(RequestError, match=r"^on_overflow: 'stop' is none of 'wrap', 'raise' and 'warn'\.$"):
-        simulate(PAPER, PAPER_SPIKES, on_overflow="stop")  # type: ignore[arg-type]
+        simulate(PAPER, PAPER_SPIKES, on_overflow="stop")  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(DataError, match=r"^input spikes: are of 1 samples, up to 1; not what was prepared for"):
         Emulator(PAPER, n_samples=2).advance(PAPER_SPIKES[np.newaxis])
 

@@ -175,22 +175,27 @@ def at_most_one(**more: Any) -> dict[str, Any]:
     return {"spike_fn": SingleSpike, "reset_fn": MembraneReset(), "batch_size": 3, **more}
 
 
+def at_rest(model: nn.Module) -> nn.Module:
+    """A sinabs model whose neurons have forgotten all."""
+    for module in model.modules():
+        if hasattr(module, "reset_states"):
+            module.reset_states()
+    return model
+
+
 def sinabs_says(model: nn.Module, given: NDArray[np.uint8]) -> NDArray[Any]:
-    """Squeezed layers take (batch * time, *shape), a sample's steps one after another."""
+    """From rest; squeezed layers take (batch * time, *shape), a sample's steps one after another."""
     steps = np.moveaxis(given, -1, 1)
     with torch.no_grad():
-        out = model(torch.as_tensor(steps.reshape(-1, *steps.shape[2:]), dtype=torch.float32)).numpy()
+        out = at_rest(model)(torch.as_tensor(steps.reshape(-1, *steps.shape[2:]), dtype=torch.float32)).numpy()
     return np.moveaxis(out.reshape(len(given), N_STEPS, *out.shape[1:]), 1, -1)
 
 
 def exported_by_sinabs(model: nn.Module, given: NDArray[np.uint8], folder: Path) -> Network:
     import sinabs.nir
 
-    for module in model.modules():
-        if hasattr(module, "reset_states"):
-            module.reset_states()
     sample = torch.as_tensor(np.moveaxis(given, -1, 1).reshape(-1, *given.shape[1:-1]), dtype=torch.float32)
-    graph = sinabs.nir.to_nir(model, sample)
+    graph = sinabs.nir.to_nir(at_rest(model), sample)
     for node in graph.nodes.values():  # sinabs leaves tensors, and shapes unsaid, that nir.write takes no more
         for key, value in vars(node).items():
             if isinstance(value, (torch.Tensor, np.ndarray)):
@@ -212,9 +217,6 @@ def test_sinabs_integrate_and_fire_convolutions(sl: Any, tmp_path: Path) -> None
     louder(model, 5)
     given = spikes(2, 8, 8)
     network = exported_by_sinabs(model, given, tmp_path)
-    for module in model.modules():
-        if hasattr(module, "reset_states"):
-            module.reset_states()
     assert_spikes_alike(network, given, sinabs_says(model, given))
 
 
@@ -227,9 +229,6 @@ def test_sinabs_leaky_neurons(sl: Any, tmp_path: Path) -> None:
     louder(model, 25)
     given = spikes(20)
     network = exported_by_sinabs(model, given, tmp_path)
-    for module in model.modules():
-        if hasattr(module, "reset_states"):
-            module.reset_states()
     assert_spikes_alike(network, given, sinabs_says(model, given))
 
 
@@ -240,5 +239,4 @@ def test_sinabs_fires_at_its_threshold_too(sl: Any, tmp_path: Path) -> None:
     given = np.ones((3, 2, N_STEPS), dtype=np.uint8)
     network = exported_by_sinabs(model, given, tmp_path)
     assert nd.simulate(network, given).spikes[network.output.name].all()
-    model[1].reset_states()
     assert sinabs_says(model, given).all()

@@ -17,7 +17,7 @@ from norse.torch import (
 )
 from norse_runs import assert_read, drive, hears
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F  # noqa: N812  (as everybody calls it)
 
 from neurodeploy.graph import INPUT
 from neurodeploy.network import Conv, Dense, Sparse

@@ -18,7 +18,7 @@ from norse.torch import (
 from norse_runs import assert_read, drive, given, hears
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F  # noqa: N812  (as everybody calls it)
 from torch.nn.utils.parametrizations import weight_norm
 
 from neurodeploy.frontends.norse import extract
@@ -105,6 +105,23 @@ def test_functions_in_place_of_modules() -> None:
 
     network = assert_read(Functional().eval(), 2, 4, 4)
     assert [layer.name for layer in network] == ["bias", "one", "layer", "two"]
+
+
+def test_an_input_may_come_by_its_name() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kernel, self.matrix = nn.Parameter(torch.randn(3, 2, 3, 3)), nn.Parameter(torch.randn(4, 12))
+            self.one, self.two = LIFCell(), LICell()
+
+        def forward(self, x: torch.Tensor, s: Any = None, t: Any = None) -> Any:
+            z, s = self.one(F.conv2d(weight=self.kernel, padding=1, input=F.avg_pool2d(input=x, kernel_size=2)), s)
+            z = F.max_pool2d(kernel_size=1, input=z).flatten(1)
+            v, t = self.two(F.linear(weight=self.matrix, input=z), t)
+            return v, s, t
+
+    network = assert_read(Named().eval(), 2, 4, 4)
+    assert [layer.name for layer in network] == ["one", "layer", "two"]
 
 
 def test_a_module_used_twice_is_two_populations() -> None:

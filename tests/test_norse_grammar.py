@@ -16,7 +16,7 @@ from norse.torch.functional.lif_box import LIFBoxParameters
 from norse_runs import answers
 from strategies import spikes_into
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F  # noqa: N812  (as everybody calls it)
 
 from neurodeploy.frontends.norse import extract
 from neurodeploy.simulation.reference import run_reference

@@ -24,7 +24,7 @@ from norse.torch import (
 )
 from norse_runs import assert_read, drive, given, hears
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F  # noqa: N812  (as everybody calls it)
 
 from neurodeploy.frontends.norse import extract
 from neurodeploy.graph import INPUT

@@ -10,7 +10,7 @@ import pytest
 import torch
 from norse.torch import LIF, IAFCell, LICell, LIFBoxCell, LIFCell, Lift, SequentialState
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F  # noqa: N812  (as everybody calls it)
 
 from neurodeploy.errors import ExtractError
 from neurodeploy.frontends.norse import extract
@@ -217,7 +217,7 @@ def test_what_comes_with_many_steps() -> None:
 
 def test_a_model_is_a_module() -> None:
     with pytest.raises(ExtractError, match=r"^model: is a function, not a torch\.nn\.Module"):
-        extract(lambda x: x, torch.zeros(2, 4))  # type: ignore[arg-type]
+        extract(lambda x: x, torch.zeros(2, 4))  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_a_cell_that_hears_nothing() -> None:

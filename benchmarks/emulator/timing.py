@@ -46,11 +46,11 @@ def watched(spent: dict[str, float]) -> Iterator[None]:
 
     neurons: Any = emulator_module._IntegerNeurons
     before = Passing.add, neurons.answer
-    Passing.add, neurons.answer = timed("synapses", Passing.add), timed("neurons", neurons.answer)  # type: ignore[method-assign]
+    Passing.add, neurons.answer = timed("synapses", Passing.add), timed("neurons", neurons.answer)  # type: ignore[method-assign]  # for a while
     try:
         yield
     finally:
-        Passing.add, neurons.answer = before  # type: ignore[method-assign]
+        Passing.add, neurons.answer = before  # type: ignore[method-assign]  # what they were
 
 
 def profile(prepared: Prepared, spikes: NDArray[np.uint8]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What torch's functions make of forms: the tables of what a model may do between its neurons."""
+"""What torch's functions make of forms. Arguments have torch's names, but for the first, which is `input` there."""
 
 from __future__ import annotations
 
@@ -48,27 +48,27 @@ Map: TypeAlias = "Callable[..., Form]"
 # ---------------------------------------------------------------------------------------------- weights
 
 
-def linear(call: Call, input: Any, weight: Any, bias: Any = None) -> Form:  # noqa: A002  (torch's names)
+def linear(call: Call, x: Any, weight: Any, bias: Any = None) -> Form:
     """A dense synapse; in front of it nothing but pooling, factors and moves."""
     matrix = numbers(call.module[1], "weight", _constant(weight)).reshape(tuple(weight.shape))
-    return linear_maps.linear(call.module, _form(input), matrix, _bias(call, bias))
+    return linear_maps.linear(call.module, _form(x), matrix, _bias(call, bias))
 
 
-def matmul(call: Call, input: Any, other: Any) -> Form:  # noqa: A002
+def matmul(call: Call, x: Any, other: Any) -> Form:
     """A dense synapse, where the other factor is a matrix of weights."""
     if getattr(other, "ndim", 0) != 2:
         raise NotAMap("multiplies by what is no matrix of weights")
-    return linear(call, input, _constant(other).T)
+    return linear(call, x, _constant(other).T)
 
 
 def conv2d(
-    call: Call, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,  # noqa: A002
+    call: Call, x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
 ) -> Form:  # fmt: skip
     """A convolution of any stride, padding (`same` with odd windows), dilation and groups."""
     kernels = numbers(call.module[1], "weight", _constant(weight)).reshape(tuple(weight.shape))
     pads = _padding(call, padding, pair(dilation), (kernels.shape[2], kernels.shape[3]))
     return linear_maps.convolution(
-        call.module, _form(input), kernels, _bias(call, bias), stride=pair(stride), padding=pads, dilation=pair(dilation),
+        call.module, _form(x), kernels, _bias(call, bias), stride=pair(stride), padding=pads, dilation=pair(dilation),
         groups=groups,
     )  # fmt: skip
 
@@ -87,22 +87,22 @@ def _padding(call: Call, padding: Any, dilation: Pair, kernel: Pair) -> Pair:
 
 
 def conv1d(
-    call: Call, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,  # noqa: A002
+    call: Call, x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
 ) -> Form:  # fmt: skip
     """A convolution of images of one row: shapes (channels, length) become (channels, 1, length)."""
     pads = padding if isinstance(padding, str) else (0, pair(padding)[0])
     image = conv2d(
-        call, _row(call, input), _constant(weight).unsqueeze(2), bias, (1, pair(stride)[0]), pads, (1, pair(dilation)[0]), groups
+        call, _row(call, x), _constant(weight).unsqueeze(2), bias, (1, pair(stride)[0]), pads, (1, pair(dilation)[0]), groups
     )
     return _line(image)
 
 
 def batch_norm(
-    call: Call, input: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None, training: bool = False,  # noqa: A002
-    momentum: float = 0.1, eps: float = 1e-5,  # noqa: ARG001
+    call: Call, x: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None, training: bool = False,
+    momentum: float = 0.1, eps: float = 1e-5,  # noqa: ARG001  (of training alone, but part of the call)
 ) -> Form:  # fmt: skip
     """In eval mode: scales the weights in front of it, or behind it where there are none, and shifts the bias."""
-    where, form = call.module[1], _form(input)
+    where, form = call.module[1], _form(x)
     if training or running_mean is None or running_var is None:
         raise ExtractError(where, "normalises by each batch anew", remedy="Train it with track_running_stats=True.")
     mean, spread = (numbers(where, "statistics", values).reshape(-1) for values in (running_mean, running_var))
@@ -120,53 +120,53 @@ def batch_norm(
 
 
 def avg_pool2d(
-    call: Call, input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,  # noqa: A002
+    call: Call, x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
     count_include_pad: bool = True, divisor_override: int | None = None,
 ) -> Form:  # fmt: skip
     """Folds into the weights beside it; alone it is a convolution."""
     kernel = pair(kernel_size)
     return linear_maps.average(
-        call.module, _form(input), kernel=kernel, stride=_stride(stride, kernel), padding=pair(padding), is_ceil=ceil_mode,
+        call.module, _form(x), kernel=kernel, stride=_stride(stride, kernel), padding=pair(padding), is_ceil=ceil_mode,
         share=1.0 / (divisor_override or kernel[0] * kernel[1]), counts_padding=count_include_pad,
     )  # fmt: skip
 
 
 def avg_pool1d(
-    call: Call, input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,  # noqa: A002
+    call: Call, x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> Form:  # fmt: skip
     """As `avg_pool2d`, of images of one row."""
     steps = None if stride in (None, ()) else (1, pair(stride)[0])
     window, pads = (1, pair(kernel_size)[0]), (0, pair(padding)[0])
-    return _line(avg_pool2d(call, _row(call, input), window, steps, pads, ceil_mode, count_include_pad))
+    return _line(avg_pool2d(call, _row(call, x), window, steps, pads, ceil_mode, count_include_pad))
 
 
-def adaptive_avg_pool2d(call: Call, input: Any, output_size: Any) -> Form:  # noqa: A002
+def adaptive_avg_pool2d(call: Call, x: Any, output_size: Any) -> Form:
     """As `avg_pool2d`, where all windows are equal."""
-    form = _form(input)
+    form = _form(x)
     return avg_pool2d(call, form, folding.equal_windows(call.module[1], linear_maps.image_of(call.module[1], form), output_size))
 
 
-def adaptive_avg_pool1d(call: Call, input: Any, output_size: Any) -> Form:  # noqa: A002
+def adaptive_avg_pool1d(call: Call, x: Any, output_size: Any) -> Form:
     """As `avg_pool1d`, where all windows are equal."""
-    return _line(adaptive_avg_pool2d(call, _row(call, input), (1, pair(output_size)[0])))
+    return _line(adaptive_avg_pool2d(call, _row(call, x), (1, pair(output_size)[0])))
 
 
-def lp_pool2d(call: Call, input: Any, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False) -> Form:  # noqa: A002
+def lp_pool2d(call: Call, x: Any, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False) -> Form:
     """With norm 1, the sum of a window: as `avg_pool2d`."""
     if float(norm_type) != 1.0:
         raise NotAMap(f"takes the root of a sum of powers of {norm_type:g}")
-    return avg_pool2d(call, input, kernel_size, stride, 0, ceil_mode, divisor_override=1)
+    return avg_pool2d(call, x, kernel_size, stride, 0, ceil_mode, divisor_override=1)
 
 
-def mean(call: Call, input: Any, dim: Any = None, keepdim: bool = False) -> Form:  # noqa: A002
+def mean(call: Call, x: Any, dim: Any = None, keepdim: bool = False) -> Form:
     """Over all sides of an image: as `avg_pool2d`."""
-    return _over_image(call, _form(input), dim, keepdim, is_mean=True)
+    return _over_image(call, _form(x), dim, keepdim, is_mean=True)
 
 
-def total(call: Call, input: Any, dim: Any = None, keepdim: bool = False) -> Form:  # noqa: A002
+def total(call: Call, x: Any, dim: Any = None, keepdim: bool = False) -> Form:
     """Over all sides of an image: as `avg_pool2d`."""
-    return _over_image(call, _form(input), dim, keepdim, is_mean=False)
+    return _over_image(call, _form(x), dim, keepdim, is_mean=False)
 
 
 def _over_image(call: Call, form: Form, dim: Any, keepdim: bool, *, is_mean: bool) -> Form:
@@ -183,7 +183,7 @@ def _over_image(call: Call, form: Form, dim: Any, keepdim: bool, *, is_mean: boo
 
 
 def max_pool2d(
-    call: Call, input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,  # noqa: A002
+    call: Call, x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Form:  # fmt: skip
     """Of spikes: a layer of neurons that fire where any of their inputs does."""
@@ -191,31 +191,31 @@ def max_pool2d(
         raise NotAMap("tells where the largest is")
     kernel = pair(kernel_size)
     return linear_maps.any_of(
-        call.module, _form(input), kernel=kernel, stride=_stride(stride, kernel), padding=pair(padding), dilation=pair(dilation),
+        call.module, _form(x), kernel=kernel, stride=_stride(stride, kernel), padding=pair(padding), dilation=pair(dilation),
         is_ceil=ceil_mode,
     )  # fmt: skip
 
 
 def max_pool1d(
-    call: Call, input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,  # noqa: A002
+    call: Call, x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Form:  # fmt: skip
     """As `max_pool2d`, of images of one row."""
     steps = None if stride in (None, ()) else (1, pair(stride)[0])
     window, pads, apart = (1, pair(kernel_size)[0]), (0, pair(padding)[0]), (1, pair(dilation)[0])
-    return _line(max_pool2d(call, _row(call, input), window, steps, pads, apart, ceil_mode, return_indices))
+    return _line(max_pool2d(call, _row(call, x), window, steps, pads, apart, ceil_mode, return_indices))
 
 
-def adaptive_max_pool2d(call: Call, input: Any, output_size: Any, return_indices: bool = False) -> Form:  # noqa: A002
+def adaptive_max_pool2d(call: Call, x: Any, output_size: Any, return_indices: bool = False) -> Form:
     """As `max_pool2d`, where all windows are equal."""
-    form = _form(input)
+    form = _form(x)
     windows = folding.equal_windows(call.module[1], linear_maps.image_of(call.module[1], form), output_size)
     return max_pool2d(call, form, windows, return_indices=return_indices)
 
 
-def adaptive_max_pool1d(call: Call, input: Any, output_size: Any, return_indices: bool = False) -> Form:  # noqa: A002
+def adaptive_max_pool1d(call: Call, x: Any, output_size: Any, return_indices: bool = False) -> Form:
     """As `max_pool1d`, where all windows are equal."""
-    return _line(adaptive_max_pool2d(call, _row(call, input), (1, pair(output_size)[0]), return_indices))
+    return _line(adaptive_max_pool2d(call, _row(call, x), (1, pair(output_size)[0]), return_indices))
 
 
 def _stride(stride: Any, kernel: Pair) -> Pair:
@@ -225,46 +225,46 @@ def _stride(stride: Any, kernel: Pair) -> Pair:
 # ---------------------------------------------------------------------------------------------- sums and factors
 
 
-def add(call: Call, input: Any, other: Any, alpha: float = 1) -> Form:  # noqa: A002
+def add(call: Call, x: Any, other: Any, alpha: float = 1) -> Form:
     """Two connections into one layer; of a constant, a bias."""
-    one, two = (value if isinstance(value, Form) else None for value in (input, other))
+    one, two = (value if isinstance(value, Form) else None for value in (x, other))
     if one is not None and two is not None:
         if one.shape != two.shape:
             raise NotAMap("spreads what it is given over more places")
         return added(one, two if alpha == 1 else scaled(call.module, two, np.asarray(float(alpha))))
     form = one if one is not None else two
     assert form is not None
-    value = call.constant(other if one is not None else input, form.shape)
+    value = call.constant(other if one is not None else x, form.shape)
     if two is not None and alpha != 1:
         return added(scaled(call.module, form, np.asarray(float(alpha))), constant(value))
     return added(form, constant(value * (alpha if one is not None else 1)))
 
 
-def sub(call: Call, input: Any, other: Any, alpha: float = 1) -> Form:  # noqa: A002
+def sub(call: Call, x: Any, other: Any, alpha: float = 1) -> Form:
     """As `add`, the second negative."""
-    return add(call, input, other, -alpha)
+    return add(call, x, other, -alpha)
 
 
-def rsub(call: Call, input: Any, other: Any, alpha: float = 1) -> Form:  # noqa: A002
+def rsub(call: Call, x: Any, other: Any, alpha: float = 1) -> Form:
     """As `sub`, turned round."""
-    return add(call, other, input, -alpha)
+    return add(call, other, x, -alpha)
 
 
-def mul(call: Call, input: Any, other: Any) -> Form:  # noqa: A002
+def mul(call: Call, x: Any, other: Any) -> Form:
     """By a constant: scales the weights."""
-    form, factor = (input, other) if isinstance(input, Form) else (other, input)
+    form, factor = (x, other) if isinstance(x, Form) else (other, x)
     return scaled(call.module, form, call.constant(_constant(factor), form.shape))
 
 
-def div(call: Call, input: Any, other: Any) -> Form:  # noqa: A002
+def div(call: Call, x: Any, other: Any) -> Form:
     """By a constant: scales the weights."""
-    form = _form(input)
+    form = _form(x)
     return scaled(call.module, form, 1.0 / call.constant(_constant(other), form.shape))
 
 
-def neg(call: Call, input: Any) -> Form:  # noqa: A002
+def neg(call: Call, x: Any) -> Form:
     """Scales the weights by -1."""
-    return scaled(call.module, _form(input), np.asarray(-1.0))
+    return scaled(call.module, _form(x), np.asarray(-1.0))
 
 
 # ---------------------------------------------------------------------------------------------- arguments

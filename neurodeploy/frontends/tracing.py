@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from neurodeploy.errors import ExtractError
 from neurodeploy.frontends import supported
 from neurodeploy.frontends.forms import Form, Term, Where, spikes
-from neurodeploy.frontends.functions import Call, NotAMap
+from neurodeploy.frontends.functions import Call, Map, NotAMap
 from neurodeploy.frontends.meanings import Beyond, Known, Meaning, Raw, State
 from neurodeploy.frontends.populations import Population, Populations, Step
 
@@ -161,14 +161,17 @@ class Trace:
 
     def _unrolled(self, func: Any, args: Any, kwargs: Any, raw: Raw) -> list[Any]:
         """Of the input, moved or cut, before it is known which of its sides is time."""
-        swap = lambda leaf: raw.places if isinstance(leaf, Traced) else leaf  # noqa: E731
+
+        def swap(leaf: Any) -> Any:
+            return raw.places if isinstance(leaf, Traced) else leaf
+
         meanings: list[Any] = []
         for places in tree_flatten(func(*tree_map(swap, args), **tree_map(swap, kwargs)))[0]:
-            part = replace(raw, places=places)
+            part: Any = replace(raw, places=places)
             taken = part.step() if self.may_step and places.numel() < int(np.prod(raw.whole)) else None
             if taken is not None and self.axis in (None, taken[0]):
                 self.axis, self.populations.has_time = taken[0], True
-                part = part.known(*taken)  # type: ignore[assignment]
+                part = part.known(*taken)
             meanings.append(part)
         return meanings
 
@@ -217,7 +220,7 @@ class Trace:
         for t in range(n_steps):
             ordered, named = tree_unflatten([leaf.forms[t] if isinstance(leaf, Known) else leaf for leaf in leaves], spec)
             try:
-                forms.append(supported.MAPS[name](Call(self.module, lead), *ordered, **named))
+                forms.append(_made(supported.MAPS[name], Call(self.module, lead), ordered, named))
             except TypeError:
                 raise NotAMap("is called with arguments that are not supported") from None
         return Known(tuple(forms), lead)
@@ -225,7 +228,7 @@ class Trace:
     def _maximum(self, name: str, args: Any, kwargs: Any, lead: tuple[int, ...], result: torch.Tensor) -> Known:
         """Spikes are 0 or 1: the largest of a window is whether any of its neurons fired."""
         args, kwargs = tree_map(_form, args), tree_map(_form, kwargs)
-        heard = supported.MAXIMA[name](Call(self.module, lead), *args, **kwargs)
+        heard = _made(supported.MAXIMA[name], Call(self.module, lead), args, kwargs)
         sources = tuple((term.source, term.places.tobytes()) for term in heard.terms)
         key = (self.module, name, sources)
         if key not in self.maxima:
@@ -240,6 +243,12 @@ class Trace:
         elif step > len(population.steps):
             raise NotAMap("is left out at some steps")
         return Known((spikes(population.name, heard.shape, step),), lead)
+
+
+def _made(function: Map, call: Call, ordered: Any, named: Any) -> Form:
+    """What a function makes of its arguments, of which the first may come by torch's name for it."""
+    first = [named["input"]] if "input" in named else []
+    return function(call, *first, *ordered, **{name: value for name, value in named.items() if name != "input"})
 
 
 def _name(func: Any) -> str:

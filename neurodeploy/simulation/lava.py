@@ -179,9 +179,9 @@ def _plan(network: QuantizedNetwork, spikes: NDArray[Any], reset_interval: int, 
 
 
 def _check_waits(network: QuantizedNetwork) -> None:
+    waiting, steps_early = waits(network), early(network)
     for layer in network:
-        per_connection = zip(waits(network)[layer.name], early(network)[layer.name], layer.connections, strict=True)
-        for steps, n, connection in per_connection:
+        for steps, n, connection in zip(waiting[layer.name], steps_early[layer.name], layer.connections, strict=True):
             if steps > WAIT_MAX:
                 raise SimulationError(
                     f"layer {layer.name!r}",
