@@ -58,7 +58,7 @@ def page_of(report: Report, evidence: Evidence | None = None) -> str:
         headings=list(USES.values()),
         rows=[(layer, uses(layer), prices(report.history, layer.now.layer)) for layer in report.layers],
         map=chip_map(placement), cost=cost_of(placement), traffic=placement.traffic(), steps=steps,
-        ladder=ladder(report) if report.accuracy.test_samples else [],
+        ladder=ladder(report.accuracy) if report.accuracy.test_samples else [],
         figures={name: Markup(text) for name, text in shown.items()},  # noqa: S704  # matplotlib escapes what it writes
         provenance=provenance(report, evidence.command), written=datetime.now(timezone.utc),
     )  # fmt: skip

@@ -14,7 +14,7 @@ from neurodeploy.board.journeys import unpriced
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.placement import Placement
 from neurodeploy.records import EpochRecord
-from neurodeploy.report import LayerReport, Report
+from neurodeploy.report import Accuracy, LayerReport, Report
 from neurodeploy.report.chips import chip_json
 from neurodeploy.report.text import with_interval
 
@@ -60,17 +60,9 @@ def prices(history: Iterable[EpochRecord], layer: str) -> list[tuple[str, float]
     return sorted(((name, price) for name, price in highest.items() if price > 0), key=lambda pair: -pair[1])
 
 
-def ladder(report: Report) -> list[tuple[str, str, str, float | None]]:
-    """Rung, what it is, accuracy with its interval, and its bare share, for each rung that there is."""
-    told, n = report.accuracy, report.accuracy.test_samples
-    rungs = (
-        ("dense", "trained floats, no limits", told.dense, n),
-        ("compressed", "floats within the budget", told.compressed, n),
-        ("quantised", "weights, thresholds, decays rounded", told.quantized, n),
-        ("emulated", "the chip's integers throughout", told.emulated, n),
-        ("Lava", f"Lava's simulator, {told.lava_samples or 0} samples", told.lava, told.lava_samples),
-    )
-    return [(name, what, with_interval(value, samples), value) for name, what, value, samples in rungs]
+def ladder(accuracy: Accuracy) -> list[tuple[str, str, str]]:
+    """Rung, what runs there, and accuracy with its interval."""
+    return [(name, what, with_interval(share, n)) for name, what, share, n in accuracy.rungs()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,6 +45,17 @@ class Accuracy:
     test_samples: int | None = None
     lava_samples: int | None = None
 
+    def rungs(self) -> tuple[tuple[str, str, float | None, int | None], ...]:
+        """Name, what runs there, share classified rightly and of how many samples, from the trained floats to Lava."""
+        lava = f"Lava's simulator, {self.lava_samples or 0} samples"
+        return (
+            ("dense", "trained floats, no limits", self.dense, self.test_samples),
+            ("compressed", "floats within the budget", self.compressed, self.test_samples),
+            ("quantised", "weights, thresholds, decays rounded", self.quantized, self.test_samples),
+            ("emulated", "the chip's integers throughout", self.emulated, self.test_samples),
+            ("Lava", lava, self.lava, self.lava_samples),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:

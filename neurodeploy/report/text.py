@@ -128,17 +128,12 @@ def _cell(layer: LayerReport, name: str) -> str:
     return f"{now:,}{budget}{before}"
 
 
-def accuracy_table(rungs: Accuracy) -> Table:
+def accuracy_table(accuracy: Accuracy) -> Table:
     """The ladder from the trained floats to Lava, each rung with its 95 % interval."""
-    table = _table(f"Accuracy on {rungs.test_samples or 0:,} held-out samples")
-    columns = (
-        ("dense", rungs.dense, rungs.test_samples), ("compressed", rungs.compressed, rungs.test_samples),
-        ("quantized", rungs.quantized, rungs.test_samples), ("emulated", rungs.emulated, rungs.test_samples),
-        (f"in Lava ({rungs.lava_samples or 0} samples)", rungs.lava, rungs.lava_samples),
-    )  # fmt: skip
-    for heading, _, _ in columns:
-        table.add_column(heading, justify="right")
-    table.add_row(*(with_interval(value, n) for _, value, n in columns))
+    table, rungs = _table(f"Accuracy on {accuracy.test_samples or 0:,} held-out samples"), accuracy.rungs()
+    for name, *_ in rungs:
+        table.add_column(f"in Lava ({accuracy.lava_samples or 0} samples)" if name == "Lava" else name, justify="right")
+    table.add_row(*(with_interval(share, n) for _, _, share, n in rungs))
     return table
 
 

@@ -72,7 +72,7 @@ class Passing:
                 continue
             way = self._ready(name)
             self.seconds[name] = _seconds(way, spikes, self.synapse.n_out)
-            if best is None or self.seconds[name] < min(s for other, s in self.seconds.items() if other != name):
+            if self.seconds[name] == min(self.seconds.values()):
                 self.way, best = name, way
         assert best is not None
         return best
