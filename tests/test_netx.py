@@ -249,6 +249,20 @@ def test_no_network_at_all(tmp_path: Path, written: Path) -> None:
         read_netx(edited(written, lambda file: file.pop("layer")))
 
 
+STRING = bytes.fromhex("19010000")
+"""How HDF5 says that a text in ASCII is stored: one byte of version and class, then bits, the character set in the second."""
+
+
+@pytest.mark.parametrize("damage", ["19010200", "19000000"], ids=["in no alphabet", "lists of text"])
+def test_text_whose_kind_was_damaged(written: Path, damage: str) -> None:
+    """The second, once read, would end this process."""
+    content = written.read_bytes()
+    assert STRING in content
+    written.write_bytes(content.replace(STRING, bytes.fromhex(damage)))
+    with pytest.raises(NetxError, match=r"type (cannot be read: |is neither numbers nor text)"):
+        read_netx(written)
+
+
 def test_a_file_cut_short(written: Path) -> None:
     written.write_bytes(written.read_bytes()[:4000])
     with pytest.raises(NetxError, match="cannot be read: "):

@@ -161,6 +161,19 @@ def test_what_is_no_nir_file_is_said(tmp_path: Path) -> None:
         read_nir(path, dt=DT)
 
 
+def test_what_is_neither_numbers_nor_text_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = written(one(lif(6)), tmp_path)
+    with h5py.File(path, "a") as file:
+        file["node"].create_dataset("lists", shape=(2,), dtype=h5py.vlen_dtype(np.int32))
+    with pytest.raises(ExtractError, match=r"\.nir: lists is neither numbers nor text"):
+        read_nir(path, dt=DT)
+    with h5py.File(path, "a") as file:
+        del file["node"]
+        file["node"] = 1
+    with pytest.raises(ExtractError, match=r"is no NIR file: .*its node is no group"):
+        read_nir(path, dt=DT)
+
+
 def test_a_step_has_to_be_given(tmp_path: Path) -> None:
     path = written(graph(nir.Linear(weights(4, 6)), lif(4), input_shape=(6,)), tmp_path)
     with pytest.raises(ExtractError, match=r"does not say how long a step is.*snntorch, spikingjelly, sinabs, norse") as caught:

@@ -88,10 +88,25 @@ class Node:
         return tuple(int(side) for side in value.ravel())
 
     def _value(self, key: str) -> NDArray[Any]:
-        item = self.group.get(key, self.group.attrs.get(key))
-        if item is None or isinstance(item, h5py.Group):
-            raise NetxError(self.where, f"has no {key!r}")
-        return np.asarray(item[()] if isinstance(item, h5py.Dataset) else item)
+        try:
+            item = self.group.get(key)
+            if isinstance(item, h5py.Group) or (item is None and key not in self.group.attrs):
+                raise NetxError(self.where, f"has no {key!r}")
+            if not is_plain(item.id if item is not None else self.group.attrs.get_id(key)):
+                raise NetxError(self.where, f"{key} is neither numbers nor text")
+            return np.asarray(self.group.attrs[key] if item is None else item[()])
+        except (TypeError, ValueError) as error:  # what h5py raises on a kind of number or text that it does not know
+            raise NetxError(self.where, f"{key} cannot be read: {error}") from error
+
+
+def is_plain(stored: Any) -> bool:
+    """Whether a dataset or an attribute, as HDF5 knows it, holds numbers or text.
+
+    To be asked before it is read: bytes that were damaged can turn text into lists of text, which HDF5 follows into nowhere, and
+    this process with it.
+    """
+    kinds = (h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID, h5py.h5t.TypeEnumID, h5py.h5t.TypeStringID)
+    return isinstance(stored.get_type(), kinds)
 
 
 @contextmanager

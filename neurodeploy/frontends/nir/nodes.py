@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import h5py
@@ -16,6 +17,7 @@ import numpy as np
 
 from neurodeploy.errors import ExtractError
 from neurodeploy.frontends.folding import Floats
+from neurodeploy.netx.nodes import is_plain
 
 PASSES = "passes"
 """Kind of the Input and Output nodes of a subgraph, which hand on what they hear."""
@@ -111,14 +113,23 @@ def read_graph(path: str | os.PathLike[str]) -> Graph:
     where = os.fspath(path)
     try:
         with h5py.File(path, "r") as file:
-            said = nir.serialization.hdf2dict(file["node"])
-    except (OSError, KeyError) as error:
+            graph = file["node"]
+            if not isinstance(graph, h5py.Group):
+                raise KeyError("its node is no group")
+            graph.visititems(partial(_check_plain, where))
+            said = nir.serialization.hdf2dict(graph)
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:  # what h5py raises on bytes that have been damaged
         raise ExtractError(where, f"is no NIR file: {error}", remedy="Write it with nir.write.") from error
     if said.get("type") != "NIRGraph":
         raise ExtractError(where, f"holds a {said.get('type')}, not a NIRGraph", remedy="Put it in a graph with an Input.")
     nodes: dict[str, Node] = {}
     edges = list(dict.fromkeys(_opened(where, "", said, nodes)))
     return Graph(path=where, nodes=nodes, edges=tuple(edges), metadata=said.get("metadata", {}))
+
+
+def _check_plain(where: str, name: str, item: h5py.Group | h5py.Dataset) -> None:
+    if isinstance(item, h5py.Dataset) and not is_plain(item.id):
+        raise ExtractError(where, f"{name} is neither numbers nor text", remedy="Write it with nir.write.")
 
 
 def _opened(where: str, prefix: str, said: Mapping[str, Any], nodes: dict[str, Node]) -> Iterator[tuple[str, str]]:
