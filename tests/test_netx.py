@@ -182,6 +182,7 @@ WRONG: list[tuple[str, object, str]] = [
     ("1/type", None, "layer/1: has no 'type'"),
     ("1", None, "model.net/layer: has no group '1'"),
     ("1/shape", None, "layer/1 'layer1': has no 'shape'"),
+    ("1/shape", np.dtype("int32"), "layer/1 'layer1': has no 'shape'"),  # to HDF5 a thing like any other: a type with a name
     ("1/shape", [0, 3], r"layer/1 'layer1': shape \[0, 3\] is not a shape"),
     ("1/weight", None, "layer/1 'layer1': has no 'weight'"),
     ("1/weight", [[1.5, 2], [3, 4], [5, 6]], "layer/1 'layer1': weight is not whole numbers"),

@@ -90,7 +90,7 @@ class Node:
     def _value(self, key: str) -> NDArray[Any]:
         try:
             item = self.group.get(key)
-            if isinstance(item, h5py.Group) or (item is None and key not in self.group.attrs):
+            if not isinstance(item, h5py.Dataset) and (item is not None or key not in self.group.attrs):
                 raise NetxError(self.where, f"has no {key!r}")
             if not is_plain(item.id if item is not None else self.group.attrs.get_id(key)):
                 raise NetxError(self.where, f"{key} is neither numbers nor text")
