@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 
@@ -18,9 +18,9 @@ from neurodeploy.training.inference import Data, check_labels, evaluate, in_mode
 from neurodeploy.training.minimax import Compression
 from neurodeploy.training.options import FitOptions
 from neurodeploy.training.progress import Progress, Step
+from neurodeploy.training.pruning import Phase, Pruning
 from neurodeploy.training.readouts import read_out
 
-Phase = Literal["dense", "compress", "finetune"]
 _LAST_RATE = 0.05
 
 
@@ -32,6 +32,7 @@ def fit(
     *,
     test: Data | None = None,
     progress: Progress | None = None,
+    method: Callable[[Budget, torch.nn.Module], Pruning] = Compression,
 ) -> tuple[torch.nn.Module, tuple[EpochRecord, ...]]:
     """Train a model and, given a budget, press it into that budget while it learns.
 
@@ -52,6 +53,8 @@ def fit(
         Held-out data, evaluated after every epoch.
     progress : callable, optional
         Called with a `Step` after every training step.
+    method : callable
+        What presses the model into the budget: the minimax method, or another `Pruning` to compare it with.
 
     Returns
     -------
@@ -69,7 +72,7 @@ def fit(
     n_batches = _n_batches(data)
     run = _Run(
         model=model, data=data, test=test, options=options, progress=progress, n_batches=n_batches,
-        compression=None if budget is None else Compression(budget, model),
+        pruning=None if budget is None else method(budget, model),
         order=torch.Generator().manual_seed(options.seed), finished=copy.deepcopy(model.state_dict()),
     )  # fmt: skip
     try:
@@ -105,17 +108,17 @@ class _Run:
     options: FitOptions
     progress: Progress | None
     n_batches: int
-    compression: Compression | None
+    pruning: Pruning | None
     order: torch.Generator
     finished: dict[str, torch.Tensor]
     overrun: float | None = field(default=None, init=False)
 
     def phases(self) -> Iterator[EpochRecord]:
         yield from self._phase("dense", self.options.epochs_dense)
-        if self.compression is None:
+        if self.pruning is None:
             return
         yield from self._phase("compress", self.options.epochs_compress)
-        self.compression.close()
+        self.pruning.close()
         self._note_overrun()
         self.finished = copy.deepcopy(self.model.state_dict())
         yield from self._phase("finetune", self.options.epochs_finetune)
@@ -140,7 +143,7 @@ class _Run:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             self._before(phase, epoch * self.n_batches + step, done)
-            loss, hits = self._learn(inputs, target, optimizer, where)
+            loss, hits = self._learn(inputs, target, optimizer, phase, where)
             self._after(phase, rate)
             total_loss, correct, samples = total_loss + loss * len(inputs), correct + hits, samples + len(inputs)
             if self.progress is not None:
@@ -154,9 +157,9 @@ class _Run:
             loss=total_loss / samples,
             train_accuracy=correct / samples,
             test_accuracy=None if self.test is None else evaluate(self.model, self.test, self.options)[0],
-            connectivity=1.0 if self.compression is None else self.compression.connectivity,
-            overruns={} if self.compression is None else self.compression.overruns(),
-            multipliers={} if self.compression is None else dict(self.compression.multipliers),
+            connectivity=1.0 if self.pruning is None else self.pruning.connectivity,
+            overruns={} if self.pruning is None else self.pruning.overruns(),
+            multipliers={} if self.pruning is None else dict(self.pruning.multipliers),
             seconds=time.perf_counter() - started,
         )
 
@@ -176,13 +179,22 @@ class _Run:
         return self.options.learning_rate * (_LAST_RATE + (1 - _LAST_RATE) * (1 + math.cos(math.pi * done)) / 2)
 
     def _learn(
-        self, inputs: torch.Tensor, target: torch.Tensor, optimizer: torch.optim.Optimizer, where: str
+        self, inputs: torch.Tensor, target: torch.Tensor, optimizer: torch.optim.Optimizer, phase: Phase, where: str
     ) -> tuple[float, float]:
         """One optimizer step; the loss, and how many samples were right (NaN where targets are no classes)."""
-        output = read_out(run_model(self.model, spikes_of(inputs, self.model, self.options)), self.options.readout)
-        target = target.to(output.device)
+        optimizer.zero_grad()
+        with self._in_force(phase):
+            output = read_out(run_model(self.model, spikes_of(inputs, self.model, self.options)), self.options.readout)
+            target = target.to(output.device)
+            loss = self._loss(output, target, where)
+            loss.backward()  # type: ignore[no-untyped-call]  # of torch, in some versions
+        optimizer.step()
+        classes = not target.is_floating_point() and target.shape == output.shape[:1]
+        return loss.item(), float((output.argmax(dim=1) == target).sum()) if classes else math.nan
+
+    def _loss(self, output: torch.Tensor, target: torch.Tensor, where: str) -> torch.Tensor:
         if self.options.loss is torch.nn.functional.cross_entropy:
-            check_labels(target, len(inputs), output.shape[1])
+            check_labels(target, len(output), output.shape[1])
             target = target.long()
         loss = self.options.loss(output, target)
         if not isinstance(loss, torch.Tensor) or loss.ndim or not loss.requires_grad:
@@ -192,26 +204,21 @@ class _Run:
                 where, f"the loss is {loss.item()}",
                 remedy=f"Lower learning_rate (now {self.options.learning_rate:g}), or look for NaN in the model's weights.",
             )  # fmt: skip
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # of torch, in some versions
-        optimizer.step()
-        classes = not target.is_floating_point() and target.shape == output.shape[:1]
-        return loss.item(), float((output.argmax(dim=1) == target).sum()) if classes else math.nan
+        return loss
+
+    def _in_force(self, phase: Phase) -> AbstractContextManager[None]:
+        """The weights as the loss is to see them."""
+        return nullcontext() if self.pruning is None or phase == "dense" else self.pruning.in_force()
 
     def _before(self, phase: Phase, step: int, done: float) -> None:
-        if self.compression is not None and phase == "compress" and step % self.options.mask_interval == 0:
-            self.compression.choose(done / self.options.compress_share)
+        if self.pruning is not None and phase == "compress" and step % self.options.mask_interval == 0:
+            self.pruning.choose(done / self.options.compress_share)
             self._note_overrun()
 
     def _after(self, phase: Phase, learning_rate: float) -> None:
-        if self.compression is None or phase == "dense":
-            return
-        if phase == "finetune":
-            self.compression.hold()
-            return
-        self.compression.shrink(learning_rate)
-        self.compression.ascend()
+        if self.pruning is not None and phase != "dense":
+            self.pruning.after_step(phase, learning_rate)
 
     def _note_overrun(self) -> None:
-        if self.compression is not None:
-            self.overrun = max(self.compression.overruns().values())
+        if self.pruning is not None:
+            self.overrun = max(self.pruning.overruns().values())

@@ -13,6 +13,7 @@ once. The budget in force shrinks geometrically from what the dense model uses t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import pairwise
 
@@ -25,6 +26,7 @@ from neurodeploy.errors import TrainingError
 from neurodeploy.graph import INPUT, Connection, layer_name
 from neurodeploy.network import LI, Dense, Layer, Network, Synapse
 from neurodeploy.training.masks import RESOURCES, choose_synapses, usage_of
+from neurodeploy.training.pruning import Phase
 
 PENALTY_RATE = 100.0
 """How fast y climbs: per step, by this much times the share of a layer's squared weight that should be zero.
@@ -99,6 +101,18 @@ class Compression:
             self.survivors[part.layer][part.start : part.stop] = torch.from_numpy(choice.mask).to(weight.device)
             self.multipliers |= {constraint(part, resource): price for resource, price in choice.prices.items()}
 
+    def in_force(self) -> AbstractContextManager[None]:
+        """The weights as the loss is to see them: as they are."""
+        return nullcontext()
+
+    def after_step(self, phase: Phase, learning_rate: float) -> None:
+        """Press towards the survivors while compressing; hold them afterwards."""
+        if phase == "finetune":
+            self.hold()
+        else:
+            self.shrink(learning_rate)
+            self.ascend()
+
     @torch.no_grad()
     def shrink(self, learning_rate: float) -> None:
         """The proximal map of the penalty: every weight outside the survivors is divided by 1 + 2 * learning_rate * y."""
@@ -146,6 +160,19 @@ class Compression:
                 left = mask & heard[part.start : part.stop, None]
                 if left.any():
                     mask.copy_(left)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """All that the next step depends on, for a checkpoint."""
+        state = {f"survivors.{name}": mask for name, mask in self.survivors.items()}
+        state |= {f"penalties.{name}": torch.tensor(y, dtype=torch.float64) for name, y in self.penalties.items()}
+        return state | {f"multipliers.{name}": torch.tensor(z, dtype=torch.float64) for name, z in self.multipliers.items()}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take up a state where `state_dict` left it."""
+        for name, mask in self.survivors.items():
+            mask.copy_(state[f"survivors.{name}"])
+        self.penalties = {name: float(state[f"penalties.{name}"]) for name in self.penalties}
+        self.multipliers = {name: float(state[f"multipliers.{name}"]) for name in self.multipliers}
 
     def overruns(self) -> Mapping[str, float]:
         """Usage over budget less one, of every constraint, counted on the survivors."""
