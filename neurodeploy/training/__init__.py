@@ -8,10 +8,11 @@ from neurodeploy.training.masks import Choice, choose_synapses
 from neurodeploy.training.minimax import Compression
 from neurodeploy.training.options import FitOptions
 from neurodeploy.training.progress import ProgressBars, Step
+from neurodeploy.training.pruning import Pruning
 from neurodeploy.training.readouts import decide
 from neurodeploy.training.weights import load_weights, save_weights
 
 __all__ = [
-    "Batches", "Choice", "Compression", "DataSplit", "FitOptions", "ProgressBars", "Step", "choose_synapses", "decide",
+    "Batches", "Choice", "Compression", "DataSplit", "FitOptions", "ProgressBars", "Pruning", "Step", "choose_synapses", "decide",
     "encode", "evaluate", "fit", "load_data", "load_weights", "predict", "run_model", "save_weights", "simulator_spikes",
 ]  # fmt: skip

@@ -6,7 +6,6 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sized
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -143,7 +142,7 @@ class _Run:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             self._before(phase, epoch * self.n_batches + step, done)
-            loss, hits = self._learn(inputs, target, optimizer, phase, where)
+            loss, hits = self._learn(inputs, target, optimizer, where)
             self._after(phase, rate)
             total_loss, correct, samples = total_loss + loss * len(inputs), correct + hits, samples + len(inputs)
             if self.progress is not None:
@@ -179,22 +178,13 @@ class _Run:
         return self.options.learning_rate * (_LAST_RATE + (1 - _LAST_RATE) * (1 + math.cos(math.pi * done)) / 2)
 
     def _learn(
-        self, inputs: torch.Tensor, target: torch.Tensor, optimizer: torch.optim.Optimizer, phase: Phase, where: str
+        self, inputs: torch.Tensor, target: torch.Tensor, optimizer: torch.optim.Optimizer, where: str
     ) -> tuple[float, float]:
         """One optimizer step; the loss, and how many samples were right (NaN where targets are no classes)."""
-        optimizer.zero_grad()
-        with self._in_force(phase):
-            output = read_out(run_model(self.model, spikes_of(inputs, self.model, self.options)), self.options.readout)
-            target = target.to(output.device)
-            loss = self._loss(output, target, where)
-            loss.backward()  # type: ignore[no-untyped-call]  # of torch, in some versions
-        optimizer.step()
-        classes = not target.is_floating_point() and target.shape == output.shape[:1]
-        return loss.item(), float((output.argmax(dim=1) == target).sum()) if classes else math.nan
-
-    def _loss(self, output: torch.Tensor, target: torch.Tensor, where: str) -> torch.Tensor:
+        output = read_out(run_model(self.model, spikes_of(inputs, self.model, self.options)), self.options.readout)
+        target = target.to(output.device)
         if self.options.loss is torch.nn.functional.cross_entropy:
-            check_labels(target, len(output), output.shape[1])
+            check_labels(target, len(inputs), output.shape[1])
             target = target.long()
         loss = self.options.loss(output, target)
         if not isinstance(loss, torch.Tensor) or loss.ndim or not loss.requires_grad:
@@ -204,11 +194,11 @@ class _Run:
                 where, f"the loss is {loss.item()}",
                 remedy=f"Lower learning_rate (now {self.options.learning_rate:g}), or look for NaN in the model's weights.",
             )  # fmt: skip
-        return loss
-
-    def _in_force(self, phase: Phase) -> AbstractContextManager[None]:
-        """The weights as the loss is to see them."""
-        return nullcontext() if self.pruning is None or phase == "dense" else self.pruning.in_force()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # of torch, in some versions
+        optimizer.step()
+        classes = not target.is_floating_point() and target.shape == output.shape[:1]
+        return loss.item(), float((output.argmax(dim=1) == target).sum()) if classes else math.nan
 
     def _before(self, phase: Phase, step: int, done: float) -> None:
         if self.pruning is not None and phase == "compress" and step % self.options.mask_interval == 0:

@@ -13,7 +13,6 @@ once. The budget in force shrinks geometrically from what the dense model uses t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import pairwise
 
@@ -101,10 +100,6 @@ class Compression:
             self.survivors[part.layer][part.start : part.stop] = torch.from_numpy(choice.mask).to(weight.device)
             self.multipliers |= {constraint(part, resource): price for resource, price in choice.prices.items()}
 
-    def in_force(self) -> AbstractContextManager[None]:
-        """The weights as the loss is to see them: as they are."""
-        return nullcontext()
-
     def after_step(self, phase: Phase, learning_rate: float) -> None:
         """Press towards the survivors while compressing; hold them afterwards."""
         if phase == "finetune":
@@ -160,19 +155,6 @@ class Compression:
                 left = mask & heard[part.start : part.stop, None]
                 if left.any():
                     mask.copy_(left)
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """All that the next step depends on, for a checkpoint."""
-        state = {f"survivors.{name}": mask for name, mask in self.survivors.items()}
-        state |= {f"penalties.{name}": torch.tensor(y, dtype=torch.float64) for name, y in self.penalties.items()}
-        return state | {f"multipliers.{name}": torch.tensor(z, dtype=torch.float64) for name, z in self.multipliers.items()}
-
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take up a state where `state_dict` left it."""
-        for name, mask in self.survivors.items():
-            mask.copy_(state[f"survivors.{name}"])
-        self.penalties = {name: float(state[f"penalties.{name}"]) for name in self.penalties}
-        self.multipliers = {name: float(state[f"multipliers.{name}"]) for name in self.multipliers}
 
     def overruns(self) -> Mapping[str, float]:
         """Usage over budget less one, of every constraint, counted on the survivors."""
