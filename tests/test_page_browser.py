@@ -109,6 +109,21 @@ def test_cores_are_reached_and_left_by_keyboard(page: Any) -> None:
     assert not told.is_displayed()
 
 
+def test_a_core_in_focus_stays_told_when_the_page_moves_and_a_core_under_the_pointer_does_not(page: Any) -> None:
+    """Focus itself scrolls a core into view, and the scroll is told only afterwards."""
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    page.find_element("id", "tab-chip").click()
+    told = page.find_element("id", "told")
+    page.execute_script("document.querySelector('.cell[tabindex=\"0\"]').focus(); document.dispatchEvent(new Event('scroll'))")
+    assert told.is_displayed()
+    assert told.text.startswith("core 0\n")
+    ActionChains(page).move_to_element(page.find_element("css selector", "[data-name='core 1']")).move_by_offset(1, 1).perform()
+    assert told.text.startswith("core 1\n")
+    page.execute_script("document.dispatchEvent(new Event('scroll'))")
+    assert not told.is_displayed()
+
+
 def test_cores_take_the_colour_of_what_is_asked(page: Any) -> None:
     page.find_element("id", "tab-chip").click()
     by_layer = fill(page, "core 0")

@@ -87,7 +87,10 @@
   map.addEventListener("pointerleave", hush);
   map.addEventListener("focusin", (event) => { const cell = event.target.closest(".cell"); if (cell) tell(cell); });
   map.addEventListener("focusout", hush);
-  document.addEventListener("scroll", hush, { passive: true });
+  document.addEventListener("scroll", () => {  // focus itself scrolls a cell into view: what it tells goes with it
+    const cell = document.activeElement;
+    if (!told.hidden && cells.includes(cell) && told.firstChild.textContent === cell.dataset.name) tell(cell); else hush();
+  }, { passive: true });
   const used = cells.findIndex((_, i) => facts.cells[i].share !== null);
   if (used >= 0) cells[used].tabIndex = 0;
   const centre = (cell) => { const at = cell.transform.baseVal.getItem(0).matrix; return [at.e, at.f]; };
