@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sized
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +14,7 @@ import torch
 from neurodeploy.budgets.budget import Budget
 from neurodeploy.errors import DataError, TrainingError
 from neurodeploy.records import EpochRecord
+from neurodeploy.training.distillation import Teacher
 from neurodeploy.training.inference import Data, check_labels, evaluate, in_mode, run_model, spikes_of
 from neurodeploy.training.minimax import Compression
 from neurodeploy.training.options import FitOptions
@@ -111,16 +113,22 @@ class _Run:
     order: torch.Generator
     finished: dict[str, torch.Tensor]
     overrun: float | None = field(default=None, init=False)
+    teacher: Teacher | None = field(default=None, init=False)
 
     def phases(self) -> Iterator[EpochRecord]:
         yield from self._phase("dense", self.options.epochs_dense)
         if self.pruning is None:
             return
+        if self.options.distill:
+            self.teacher = Teacher(self.model, self.options)
         yield from self._phase("compress", self.options.epochs_compress)
         self.pruning.close()
         self._note_overrun()
         self.finished = copy.deepcopy(self.model.state_dict())
         yield from self._phase("finetune", self.options.epochs_finetune)
+        with self._in_force():
+            self.finished = copy.deepcopy(self.model.state_dict())
+        self.model.load_state_dict(self.finished)
 
     def _phase(self, phase: Phase, epochs: int) -> Iterator[EpochRecord]:
         if epochs == 0:
@@ -150,12 +158,14 @@ class _Run:
                     phase=phase, epoch=epoch, epochs=epochs, step=step, steps=self.n_batches, loss=loss, overrun=self.overrun,
                 ))  # fmt: skip
         self.finished = copy.deepcopy(self.model.state_dict())
+        with self._in_force():
+            tested = None if self.test is None else evaluate(self.model, self.test, self.options)[0]
         return EpochRecord(
             phase=phase,
             epoch=epoch,
             loss=total_loss / samples,
             train_accuracy=correct / samples,
-            test_accuracy=None if self.test is None else evaluate(self.model, self.test, self.options)[0],
+            test_accuracy=tested,
             connectivity=1.0 if self.pruning is None else self.pruning.connectivity,
             overruns={} if self.pruning is None else self.pruning.overruns(),
             multipliers={} if self.pruning is None else dict(self.pruning.multipliers),
@@ -181,24 +191,33 @@ class _Run:
         self, inputs: torch.Tensor, target: torch.Tensor, optimizer: torch.optim.Optimizer, where: str
     ) -> tuple[float, float]:
         """One optimizer step; the loss, and how many samples were right (NaN where targets are no classes)."""
-        output = read_out(run_model(self.model, spikes_of(inputs, self.model, self.options)), self.options.readout)
-        target = target.to(output.device)
+        optimizer.zero_grad()
+        with self._in_force():
+            spikes = spikes_of(inputs, self.model, self.options)
+            output = read_out(run_model(self.model, spikes), self.options.readout)
+            target = target.to(output.device)
+            loss = self._loss(output, target, spikes)
+            if not loss.isfinite():
+                raise TrainingError(
+                    where, f"the loss is {loss.item()}",
+                    remedy=f"Lower learning_rate (now {self.options.learning_rate:g}), or look for NaN in the model's weights.",
+                )  # fmt: skip
+            loss.backward()  # type: ignore[no-untyped-call]  # of torch, in some versions
+        optimizer.step()
+        classes = not target.is_floating_point() and target.shape == output.shape[:1]
+        return loss.item(), float((output.argmax(dim=1) == target).sum()) if classes else math.nan
+
+    def _loss(self, output: torch.Tensor, target: torch.Tensor, spikes: torch.Tensor) -> torch.Tensor:
         if self.options.loss is torch.nn.functional.cross_entropy:
-            check_labels(target, len(inputs), output.shape[1])
+            check_labels(target, len(output), output.shape[1])
             target = target.long()
         loss = self.options.loss(output, target)
         if not isinstance(loss, torch.Tensor) or loss.ndim or not loss.requires_grad:
             raise TrainingError("loss", "returned no scalar tensor that depends on the model")
-        if not loss.isfinite():
-            raise TrainingError(
-                where, f"the loss is {loss.item()}",
-                remedy=f"Lower learning_rate (now {self.options.learning_rate:g}), or look for NaN in the model's weights.",
-            )  # fmt: skip
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # of torch, in some versions
-        optimizer.step()
-        classes = not target.is_floating_point() and target.shape == output.shape[:1]
-        return loss.item(), float((output.argmax(dim=1) == target).sum()) if classes else math.nan
+        return loss if self.teacher is None else self.teacher.shared(loss, output, spikes)
+
+    def _in_force(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.pruning is None else self.pruning.in_force()
 
     def _before(self, phase: Phase, step: int, done: float) -> None:
         if self.pruning is not None and phase == "compress" and step % self.options.mask_interval == 0:

@@ -13,6 +13,7 @@ once. The budget in force shrinks geometrically from what the dense model uses t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import pairwise
 
@@ -89,6 +90,10 @@ class Compression:
     def connectivity(self) -> float:
         """Share of the weights that survive, 0..1."""
         return 1 - sum(self.sparsities.values()) / sum(mask.numel() for mask in self.survivors.values())
+
+    def in_force(self) -> AbstractContextManager[None]:
+        """The weights themselves."""
+        return nullcontext()
 
     def choose(self, progress: float) -> None:
         """Choose the survivors anew, and with them the multipliers, under the budget in force at `progress` 0..1."""

@@ -47,6 +47,11 @@ class FitOptions:
         Steps between two choices of the surviving synapses; fewer (5) help where an epoch has few steps.
     compress_share : float
         Share of the compress phase, in 0..1, after which the full budget is in force.
+    distill : float
+        Share of the loss, 0..1, that compares answers with those of the model as the compression found it (its softened classes,
+        Hinton et al., arXiv 1503.02531), in the phases that follow; costs a forward pass a step.
+    temperature : float
+        What softens them, above 0.
     seed : int
         Of the order of the samples and of whatever is random in the model.
     """
@@ -62,6 +67,8 @@ class FitOptions:
     optimizer: OptimizerFactory = adam
     mask_interval: int = 10
     compress_share: float = 0.5
+    distill: float = 0.0
+    temperature: float = 4.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -69,8 +76,11 @@ class FitOptions:
             _check_whole(name, getattr(self, name), 0)
         for name in ("n_steps", "mask_interval"):
             _check_whole(name, getattr(self, name), 1)
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise RequestError("learning_rate", f"is {self.learning_rate}, not a number above 0")
+        for name in ("learning_rate", "temperature"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise RequestError(name, f"is {getattr(self, name)}, not a number above 0")
+        if not 0 <= self.distill <= 1:
+            raise RequestError("distill", f"is {self.distill}, not within 0..1")
         if not 0 < self.compress_share <= 1:
             raise RequestError("compress_share", f"is {self.compress_share}, not above 0 and at most 1")
         for name in ("loss", "optimizer"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Literal, Protocol
 
 Phase = Literal["dense", "compress", "finetune"]
@@ -24,6 +25,13 @@ class Pruning(Protocol):
 
     def overruns(self) -> Mapping[str, float]:
         """Usage over budget less one, of every constraint; one at least."""
+
+    def in_force(self) -> AbstractContextManager[None]:
+        """While it is open, the model's weights are those that the loss sees, and that it keeps in the end.
+
+        A method that trains other weights than it deploys (rounded ones, masked ones) puts these in and its own back
+        afterwards; the gradients found meanwhile are taken for its own.
+        """
 
     def choose(self, progress: float) -> None:
         """Choose the survivors anew: every `FitOptions.mask_interval` steps of the compress phase.
