@@ -148,6 +148,21 @@ def test_the_fastest_way_is_measured_and_told(connectivity: float) -> None:
         assert compare(record, alone).equal
 
 
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_that_share_a_sample_give_what_one_gives(threads: int) -> None:
+    """Rows of spikes and ranges of neurons: 300 steps of one sample are enough for both to be shared."""
+    network, spikes = rather_large(1.0), random_spikes((200,), n_samples=1, n_steps=300)
+    alone, shared = (
+        Emulator(network, n_samples=1, record="all", threads=n, reset_interval=70, reset_offset=9).advance(spikes)
+        for n in (1, threads)
+    )
+    assert compare(alone, shared).equal
+    assert alone.overflows == shared.overflows
+    assert alone.spikes["second"].any()
+    for name, counts in alone.counts.items():
+        np.testing.assert_array_equal(counts, shared.counts[name])
+
+
 @settings(max_examples=60)
 @given(job=grammar.graph_jobs)
 def test_every_way_gives_the_same(job: Job) -> None:

@@ -5,7 +5,6 @@ A network is made ready once (`Prepared`), then an `Emulator` runs a batch of sa
 
 from __future__ import annotations
 
-import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeAlias
@@ -19,14 +18,10 @@ from neurodeploy.graph import INPUT
 from neurodeploy.quantized import QuantizedLayer, QuantizedLIF, QuantizedNetwork
 from neurodeploy.records import Recorded, SpikeRecord, recorded_layers
 from neurodeploy.simulation import kernels
-from neurodeploy.simulation.clock import Run, Stage
+from neurodeploy.simulation.clock import Run, Stage, Synapses
 from neurodeploy.simulation.exactness import exact_number
 from neurodeploy.simulation.passing import Graded, Passing
-
-NEURONS_A_THREAD = 1 << 12
-"""A thread is worth starting for so many neurons, those of all samples together."""
-STATES_AT_ONCE = 1 << 17
-"""Neurons of a layer that are worked on together, samples times neurons: what is held of them stays in a core's cache."""
+from neurodeploy.simulation.threads import SHARED_STATES, SharedSynapses, Team, sizes_of_parts, useful_threads
 
 OnOverflow: TypeAlias = Literal["wrap", "raise", "warn"]
 
@@ -57,6 +52,14 @@ class Prepared:
                 for c in layer.connections
             )
 
+    def synapses_for(self, layer: QuantizedLayer, team: Team) -> tuple[Synapses, ...]:
+        """The synapses onto a layer, ready to be passed by a team of threads."""
+        synapses = self.synapses[layer.name]
+        if team.size == 1:
+            return synapses
+        pairs = [c.synapse.n_pairs for c in layer.connections]
+        return tuple(SharedSynapses(s, n, team) for s, n in zip(synapses, pairs, strict=True))
+
     @property
     def ways(self) -> dict[tuple[str, str], str | None]:
         """By what way spikes go from (source, to layer); None where none came yet."""
@@ -83,7 +86,7 @@ class Emulator:
         What to do after steps in which a state left its 24 bits, beside counting it and what the chip does: nothing,
         `SimulationError`, or a `RuntimeWarning`.
     threads : int, optional
-        Parts of the batch that run beside each other; by default as many as there are cores, where there is work for them.
+        That run parts of the batch, or share a sample; by default as many as there are cores, where there is work for them.
     """
 
     def __init__(
@@ -104,11 +107,13 @@ class Emulator:
         self.network, self.n_samples, self.on_overflow = self.prepared.network, n_samples, on_overflow
         recorded = recorded_layers(self.network, record)
         given = np.uint8 if self.prepared.input_max == 1 else np.int32
-        self._threads = threads if threads is not None else _useful_threads(n_samples * self.network.n_neurons)
+        self._threads = threads if threads is not None else useful_threads(n_samples * self.network.n_neurons)
         self._parts = []
-        for size in _sizes(n_samples, self.network, self._threads):
-            neurons = [_IntegerNeurons(layer, size, reset_interval, reset_offset) for layer in self.network]
-            stages = [Stage(n.layer, n, self.prepared.synapses[n.layer.name], np.int32) for n in neurons]
+        sizes = sizes_of_parts(n_samples, self.network, self._threads)
+        for size in sizes:
+            team = Team(self._threads // len(sizes))
+            neurons = [_IntegerNeurons(layer, size, reset_interval, reset_offset, team) for layer in self.network]
+            stages = [Stage(n.layer, n, self.prepared.synapses_for(n.layer, team), np.int32) for n in neurons]
             run = Run(self.network, stages, size, recorded=recorded, membrane=np.int32, given=given)
             self._parts.append((run, neurons))
 
@@ -131,7 +136,7 @@ class Emulator:
         before = self._overflows()
         ends = np.cumsum([run.batch for run, _ in self._parts])
         some = np.split(spikes, ends[:-1])
-        if self._threads == 1:
+        if self._threads == 1 or len(self._parts) == 1:
             records = [part[0].advance(given) for part, given in zip(self._parts, some, strict=True)]
         else:
             with ThreadPoolExecutor(self._threads) as pool:
@@ -179,8 +184,8 @@ def check_resets(reset_interval: int, reset_offset: int) -> None:
 class _IntegerNeurons:
     """The state of a layer in the chip's integers, and what has happened to it."""
 
-    def __init__(self, layer: QuantizedLayer, batch: int, reset_interval: int, reset_offset: int) -> None:
-        self.layer, neuron = layer, layer.neuron
+    def __init__(self, layer: QuantizedLayer, batch: int, reset_interval: int, reset_offset: int, team: Team) -> None:
+        self.layer, neuron, self.team = layer, layer.neuron, team
         threshold = neuron.vth << MANTISSA_SHIFT if isinstance(neuron, QuantizedLIF) else STATE_MAX
         registers = (DECAY_UNITY - neuron.du, DECAY_UNITY - neuron.dv, layer.bias << MANTISSA_SHIFT, threshold)
         self.registers = np.stack([np.broadcast_to(r, layer.n_neurons) for r in registers]).astype(np.int32)
@@ -189,23 +194,14 @@ class _IntegerNeurons:
 
     def answer(self, arriving: NDArray[Any], fired: NDArray[np.uint8], v: NDArray[Any] | None) -> None:
         membranes = np.zeros((0, 1, 1), dtype=np.int32) if v is None else v
-        self.overflows += kernels.answer(
-            arriving, self.u, self.v, self.registers, fired, membranes, self.counts, self.to_reset, self.reset_interval
-        )
+        resets = self.to_reset, self.reset_interval
+
+        def some(first: int, last: int) -> int:
+            return kernels.answer(arriving, self.u, self.v, self.registers, fired, membranes, self.counts, *resets, first, last)
+
+        self.overflows += sum(self.team.share(some, self.layer.n_neurons, worth_it=arriving.size >= SHARED_STATES))
         if self.reset_interval:
             self.to_reset = (self.to_reset - len(arriving)) % self.reset_interval
-
-
-def _useful_threads(n_neurons: int) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, max(1, n_neurons // NEURONS_A_THREAD))
-
-
-def _sizes(n_samples: int, network: QuantizedNetwork, threads: int) -> list[int]:
-    """Samples in each part of the batch: as many parts as threads, or more, small enough for a cache."""
-    largest = max(layer.n_neurons for layer in network)
-    parts = min(n_samples, max(threads, -(-n_samples * largest // STATES_AT_ONCE)))
-    return [n_samples // parts + (k < n_samples % parts) for k in range(parts)]
 
 
 _latest: list[Prepared] = []

@@ -159,18 +159,20 @@ def answer(
     counts: Array,
     first_rest: int,
     rest: int,
+    start: int,
+    stop: int,
 ) -> int:
-    """Move neurons on by some steps; how often currents wrapped and membranes saturated in them.
+    """Move neurons start..stop - 1 on by some steps; how often currents wrapped and membranes saturated in them.
 
     `arriving` (n_steps, batch, n) is in weight units; `registers` (4, n) are what a step keeps of u and of v in 4096ths, the
     bias and the threshold. `membranes` is filled where it has room. The states go back to rest before step `first_rest` and
     every `rest` steps from there on, unless `rest` is 0. Arithmetic as in `neurodeploy.fixedpoint`.
     """
-    n_steps, batch, n = arriving.shape
+    n_steps, batch = arriving.shape[:2]
     overflows = 0
     for b in range(batch):
-        for first in range(0, n, BLOCK):
-            here = slice(first, min(first + BLOCK, n))
+        for first in range(start, stop, BLOCK):
+            here = slice(first, min(first + BLOCK, stop))
             of_u, of_v, bias, threshold = registers[0, here], registers[1, here], registers[2, here], registers[3, here]
             for t in range(n_steps):
                 if rest and t >= first_rest and (t - first_rest) % rest == 0:
