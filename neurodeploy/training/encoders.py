@@ -27,15 +27,19 @@ def rate(images: torch.Tensor, n_steps: int) -> torch.Tensor:
 
     Error diffusion: a spike in step t where floor(x * (t + 1) + 1/2) > floor(x * t + 1/2).
     """
-    steps = torch.arange(n_steps + 1, device=images.device).view(1, -1, *[1] * (images.ndim - 1))
-    return torch.floor(images.unsqueeze(1) * steps + _PHASE).diff(dim=1)
+    levels = images.unsqueeze(0) * _clock(n_steps + 1, images)
+    return levels.add_(_PHASE).floor_().diff(dim=0).movedim(0, 1)
 
 
 def latency(images: torch.Tensor, n_steps: int) -> torch.Tensor:
     """One spike a pixel, the earlier the brighter: in step round((1 - x) * (n_steps - 1)); none where x is 0."""
-    when = torch.round((1 - images) * (n_steps - 1)).unsqueeze(1)
-    steps = torch.arange(n_steps, device=images.device).view(1, -1, *[1] * (images.ndim - 1))
-    return ((steps == when) & (images.unsqueeze(1) > 0)).to(images.dtype)
+    when = torch.round((1 - images) * (n_steps - 1)).masked_fill_(images <= 0, -1)
+    return (_clock(n_steps, images) == when).to(images.dtype).movedim(0, 1)
+
+
+def _clock(n_steps: int, images: torch.Tensor) -> torch.Tensor:
+    """The steps 0, 1, ... as an axis before those of the images: time first in memory, as a model is run layer by layer."""
+    return torch.arange(n_steps, device=images.device).view(-1, *[1] * images.ndim)
 
 
 ENCODERS: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {"rate": rate, "latency": latency}
@@ -86,7 +90,8 @@ def encode(images: torch.Tensor | NDArray[Any], n_steps: int, encoder: Encoder =
     if not isinstance(spikes, torch.Tensor) or tuple(spikes.shape) != wanted:
         found = f"shape {tuple(spikes.shape)}" if isinstance(spikes, torch.Tensor) else type(spikes).__name__
         raise DataError("encoder", f"returned {found}, not a tensor of shape {wanted}")
-    return check_spikes(spikes.to(torch.float32), "encoder")
+    spikes = spikes.to(torch.float32)
+    return check_spikes(spikes, "encoder") if callable(encoder) else spikes
 
 
 def check_spikes(spikes: torch.Tensor, where: str) -> torch.Tensor:

@@ -13,21 +13,26 @@ from numpy.typing import NDArray
 
 from neurodeploy.errors import DataError, TrainingError
 from neurodeploy.training.encoders import check_spikes, encode
+from neurodeploy.training.neurons import neurons_of, run
 from neurodeploy.training.options import FitOptions
 from neurodeploy.training.readouts import read_out
 
 Data: TypeAlias = "Iterable[tuple[torch.Tensor, torch.Tensor]]"
 """Batches (input, target) that can be gone through again and again."""
 
-_TIMELESS = (torch.nn.Linear, torch.nn.Flatten, torch.nn.Identity)
+_TIMELESS = (
+    torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.AvgPool1d, torch.nn.AvgPool2d, torch.nn.MaxPool1d,
+    torch.nn.MaxPool2d, torch.nn.Flatten, torch.nn.Unflatten, torch.nn.Identity,
+)  # fmt: skip
+"""What does with a sample the same at every step, so with all steps at once."""
 _PREDICT_BATCH = 512
 
 
 def run_model(model: torch.nn.Module, spikes: torch.Tensor) -> torch.Tensor:
     """Run a model through time from its initial state.
 
-    A plain Norse `SequentialState` is run layer by layer instead of step by step, weights on all steps at once: the same
-    sums in larger matrix products, up to rounding.
+    A plain Norse `SequentialState` is run layer by layer instead of step by step: weights on all steps at once, the same sums in
+    larger matrix products up to rounding (on one step alone, where all share its memory), neurons by `neurons.run`.
 
     Parameters
     ----------
@@ -76,8 +81,14 @@ def _is_plain_chain(model: torch.nn.Module) -> bool:
 def _by_layer(model: SequentialState, spikes: torch.Tensor) -> torch.Tensor:
     signal = spikes.movedim(1, 0)
     for module, stateful in zip(model, model.stateful_layers, strict=True):
-        if stateful:
+        neurons = neurons_of(module, signal) if stateful else None
+        if neurons is not None:
+            signal = run(neurons, signal)
+        elif stateful:
             signal = _by_step(module, signal.movedim(0, 1))
+        elif signal.stride(0) == 0:
+            once = module(signal[0])
+            signal = once.expand(len(signal), *once.shape)
         else:
             signal = module(signal.flatten(0, 1)).unflatten(0, signal.shape[:2])
     return signal
