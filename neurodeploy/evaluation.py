@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from neurodeploy.errors import DataError
+from neurodeploy.errors import DataError, RequestError
 from neurodeploy.graph import INPUT
 from neurodeploy.quantized import QuantizedLIF, QuantizedNetwork
 from neurodeploy.report.ladder import outputs
@@ -64,10 +64,12 @@ class Evaluation:
 
 
 @overload
-def evaluate(network: QuantizedNetwork, data: Data, options: FitOptions) -> Evaluation: ...
+def evaluate(network: QuantizedNetwork, data: Data, options: FitOptions, *, device: str | None = None) -> Evaluation: ...
 @overload
 def evaluate(network: torch.nn.Module, data: Data, options: FitOptions) -> tuple[float, int]: ...
-def evaluate(network: QuantizedNetwork | torch.nn.Module, data: Data, options: FitOptions) -> Evaluation | tuple[float, int]:
+def evaluate(
+    network: QuantizedNetwork | torch.nn.Module, data: Data, options: FitOptions, *, device: str | None = None
+) -> Evaluation | tuple[float, int]:
     """Run data through a network, with a progress bar on terminals for one in the chip's integers.
 
     Parameters
@@ -77,6 +79,8 @@ def evaluate(network: QuantizedNetwork | torch.nn.Module, data: Data, options: F
         Images (batch, \\*shape), which are encoded, or spikes (batch, n_steps, \\*shape).
     options : FitOptions
         Of which readout, encoder and n_steps count.
+    device : str, optional
+        A torch device for the emulator, as in `neurodeploy.simulate`; a model runs where its parameters are.
 
     Returns
     -------
@@ -86,10 +90,14 @@ def evaluate(network: QuantizedNetwork | torch.nn.Module, data: Data, options: F
     ------
     DataError
         No samples, inputs of another size, or targets that are no classes.
+    RequestError
+        A device that is not here, or for a model.
     """
     if not isinstance(network, QuantizedNetwork):
+        if device is not None:
+            raise RequestError("device", "is the emulator's", remedy=f"A model runs where it is: model.to({device!r}).")
         return evaluate_model(network, data, options)
-    total = _Total(network)
+    total = _Total(network, device)
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("evaluate", total=len(data) if isinstance(data, Sized) else None)
@@ -121,8 +129,8 @@ def spikes_into(network: QuantizedNetwork, inputs: Any, options: FitOptions) -> 
 class _Total:
     """What batches have come to so far."""
 
-    def __init__(self, network: QuantizedNetwork) -> None:
-        self.network = network
+    def __init__(self, network: QuantizedNetwork, device: str | None) -> None:
+        self.network, self.device = network, device
         self.fan_out = [(c.source, c.synapse.fan_out()) for layer in network for c in layer.connections]
         self.right = self.samples = self.steps = self.latency = 0
         self.operations, self.seconds = 0, 0.0
@@ -130,7 +138,7 @@ class _Total:
 
     def add(self, spikes: NDArray[np.uint8], labels: NDArray[np.int64], readout: Readout) -> None:
         started = time.perf_counter()
-        record = run_emulator(self.network, spikes)
+        record = run_emulator(self.network, spikes, device=self.device)
         self.seconds += time.perf_counter() - started
         said = outputs(record, self.network, np.array(0.0))
         self.right += int(np.count_nonzero(decide(said, readout) == labels))

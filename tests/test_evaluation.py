@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import grammar
 import numpy as np
 import pytest
@@ -34,6 +36,17 @@ def test_on_paper() -> None:
     assert found.connection_sparsity == pytest.approx(5 / 12)
     assert found.overflows == {"hidden": 0, "out": 0}
     assert found.seconds > 0
+
+
+def test_a_device_changes_nothing_but_the_time() -> None:
+    spikes = torch.from_numpy(np.random.default_rng(2).integers(0, 2, (8, 5, 2)))
+    data = [(spikes, torch.arange(8) % 2)]
+    here, there = (replace(evaluate(TWO, data, FitOptions(), device=device), seconds=0) for device in (None, "cpu"))
+    assert here == there
+    with pytest.raises(
+        nd.NeurodeployError, match=r"^device: is the emulator's\. A model runs where it is: model\.to\('cpu'\)\.$"
+    ):
+        evaluate(torch.nn.Linear(2, 2), data, FitOptions(), device="cpu")  # type: ignore[call-overload]  # wrong on purpose
 
 
 def test_images_are_encoded_and_a_model_is_evaluated_as_ever() -> None:

@@ -31,6 +31,7 @@ def simulate(
     reset_interval: int = 0,
     reset_offset: int = 0,
     on_overflow: OnOverflow = "wrap",
+    device: str | None = None,
     threads: int | None = None,
     time_limit_s: float = DEFAULT_TIME_LIMIT_S,
 ) -> SpikeRecord:
@@ -56,6 +57,9 @@ def simulate(
         names have it; spikes under way go on. 0 for never. For the chip's integers only.
     on_overflow : "wrap" | "raise" | "warn"
         What the emulator does after a state left its 24 bits, beside what the chip does.
+    device : str, optional
+        A torch device on which the emulator is to run, ``"cuda"`` or ``"cpu"``; by default it runs in compiled loops, which are
+        faster on a processor. All give the same integers.
     threads : int, optional
         Parts of the batch that the emulator runs beside each other; by default as many as pay.
     time_limit_s : float
@@ -68,10 +72,12 @@ def simulate(
     SimulationError
         Lava is missing, died or took too long; an overflow, where that is to raise.
     RequestError
-        An unknown end or record, an interval that is none.
+        An unknown end or record, an interval that is none, a device that is not here or for what is not the emulator.
     """
     if end not in ("emulator", "lava", "loihi2"):
         raise RequestError("end", f"{end!r} is no simulator", remedy="Give 'emulator', 'lava' or, for a board, 'loihi2'.")
+    if device is not None and (end != "emulator" or isinstance(network, Network)):
+        raise RequestError("device", "is the emulator's: nothing else runs on one", remedy="Leave it out.")
     batch = as_batch(spikes, network.input_shape, graded=graded)
     check_resets(reset_interval, reset_offset)
     resets = {"reset_interval": reset_interval, "reset_offset": reset_offset}
@@ -82,7 +88,7 @@ def simulate(
             raise RequestError("reset_interval", "is the chip's, and this network is in floats", remedy="Quantize it first.")
         return run_reference(network, batch, record=record)
     if end == "emulator":
-        return run_emulator(network, batch, record=record, on_overflow=on_overflow, threads=threads, **resets)
+        return run_emulator(network, batch, record=record, on_overflow=on_overflow, device=device, threads=threads, **resets)
     from neurodeploy.simulation.lava import run_lava
 
     return run_lava(network, batch, record=record, time_limit_s=time_limit_s, end=end, **resets)

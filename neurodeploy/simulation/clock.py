@@ -22,17 +22,52 @@ WORD = 8
 """Rows of spikes are as many bytes as this divides; the last of them may be nobody's."""
 
 
+class Memory(Protocol):
+    """Where the arrays of a run lie: in this machine's memory, or on a device."""
+
+    def zeros(self, shape: tuple[int, ...], kind: type[Any]) -> Any:
+        """An array of zeros there; `kind` is a type of NumPy's."""
+
+    def brought(self, array: NDArray[Any]) -> Any:
+        """An array of NumPy's, as one there."""
+
+    def told(self, array: Any) -> NDArray[Any]:
+        """An array there, as one of NumPy's."""
+
+    def copied(self, array: Any) -> Any:
+        """Another array there, of the same numbers."""
+
+
+class Host:
+    """The memory of this machine, in NumPy's arrays."""
+
+    def zeros(self, shape: tuple[int, ...], kind: type[Any]) -> NDArray[Any]:
+        return np.zeros(shape, dtype=kind)
+
+    def brought(self, array: NDArray[Any]) -> NDArray[Any]:
+        return array
+
+    def told(self, array: NDArray[Any]) -> NDArray[Any]:
+        return array
+
+    def copied(self, array: NDArray[Any]) -> NDArray[Any]:
+        return array.copy()
+
+
+HOST = Host()
+
+
 class Neurons(Protocol):
     """The state of a layer, for a batch of samples at once, and the steps that move it on."""
 
-    def answer(self, arriving: NDArray[Any], fired: NDArray[np.uint8], v: NDArray[Any] | None) -> None:
+    def answer(self, arriving: Any, fired: Any, v: Any | None) -> None:
         """From what arrives (n_steps, batch, n) to who fires (n_steps, batch, n or more) and the membranes, where asked for."""
 
 
 class Synapses(Protocol):
     """The synapses of a connection."""
 
-    def add(self, spikes: NDArray[Any], arriving: NDArray[Any]) -> None:
+    def add(self, spikes: Any, arriving: Any) -> None:
         """Add what spikes (rows, n_in or more) weigh to what arrives (rows, n_out)."""
 
 
@@ -59,6 +94,8 @@ class Run:
         Of the numbers in which membranes are recorded.
     given : type
         Of the numbers that the input is made of.
+    memory : Memory
+        Where all arrays lie until they are told.
     """
 
     def __init__(
@@ -70,22 +107,26 @@ class Run:
         recorded: Collection[str],
         membrane: type[Any],
         given: type[Any] = np.uint8,
+        memory: Memory = HOST,
     ) -> None:
+        self.memory = memory
         self.stages, self.batch, self.recorded, self.membrane = stages, batch, recorded, membrane
         largest = max(network.n_inputs, *(layer.n_neurons for layer in network))
         self.at_once = max(1, NUMBERS_AT_ONCE // (batch * largest))
-        self.heard = _Heard(network, batch, self.at_once, given)
+        self.heard = _Heard(network, batch, self.at_once, given, memory)
 
     def advance(self, spikes: NDArray[Any]) -> Records:
         """Run the next steps (batch, \\*shape, n_steps); what the recorded layers fired, and their membranes."""
         n_steps = spikes.shape[-1]
         given = np.moveaxis(spikes.reshape(self.batch, -1, n_steps), -1, 0)
         some = [stage.layer for stage in self.stages if stage.layer.name in self.recorded]
-        fired = {layer.name: np.zeros((n_steps, self.batch, layer.n_neurons), dtype=np.uint8) for layer in some}
-        v = {layer.name: np.zeros((n_steps, self.batch, layer.n_neurons), dtype=self.membrane) for layer in some}
+        fired, v = (
+            {layer.name: self.memory.zeros((n_steps, self.batch, layer.n_neurons), kind) for layer in some}
+            for kind in (np.uint8, self.membrane)
+        )
         for start in range(0, n_steps, self.at_once):
             n = min(self.at_once, n_steps - start)
-            self.heard.now(INPUT, n)[..., : given.shape[-1]] = given[start : start + n]
+            self.heard.now(INPUT, n)[..., : given.shape[-1]] = self.memory.brought(given[start : start + n])
             for stage in self.stages:
                 name = stage.layer.name
                 self._advance(stage, n, v[name][start : start + n] if name in v else None)
@@ -93,12 +134,16 @@ class Run:
                     fired[name][start : start + n] = self.heard.now(name, n)[..., : stage.layer.n_neurons]
             self.heard.pass_on(n)
         shapes = {layer.name: layer.shape for layer in some}
-        return {k: samples_first(fired[k], shapes[k]) for k in fired}, {k: samples_first(v[k], shapes[k]) for k in v}
+        spikes_told, v_told = (
+            {name: samples_first(self.memory.told(array), shapes[name]) for name, array in arrays.items()}
+            for arrays in (fired, v)
+        )
+        return spikes_told, v_told
 
-    def _advance(self, stage: Stage, n: int, v: NDArray[Any] | None) -> None:
+    def _advance(self, stage: Stage, n: int, v: Any | None) -> None:
         """A layer answers `n` steps: what comes from others is added up at once, what comes back as soon as it can be known."""
         layer, fired = stage.layer, self.heard.now(stage.layer.name, n)
-        arriving = np.zeros((n, self.batch, layer.n_neurons), dtype=stage.number)
+        arriving = self.memory.zeros((n, self.batch, layer.n_neurons), stage.number)
         pairs = list(zip(layer.connections, stage.synapses, strict=True))
         for connection, synapses in pairs:
             if connection.source != layer.name:
@@ -113,24 +158,25 @@ class Run:
             stage.neurons.answer(arriving[part], fired[part], v if v is None else v[part])
 
 
-def _in_rows(array: NDArray[Any]) -> NDArray[Any]:
+def _in_rows(array: Any) -> Any:
     return array.reshape(-1, array.shape[-1])
 
 
 class _Heard:
     """What every source fires in the steps that are worked on, after as many earlier steps as anybody still waits for."""
 
-    def __init__(self, network: Graph[Any], batch: int, at_once: int, given: type[Any]) -> None:
+    def __init__(self, network: Graph[Any], batch: int, at_once: int, given: type[Any], memory: Memory) -> None:
+        self.memory = memory
         sizes = {INPUT: network.n_inputs} | {layer.name: layer.n_neurons for layer in network}
         self.reach = {
             name: max((c.delay_steps + (layer.name == name) for layer, c in network.targets(name)), default=0) for name in sizes
         }
-        self.spikes: dict[str, NDArray[Any]] = {
-            name: np.zeros((self.reach[name] + at_once, batch, -(-n // WORD) * WORD), dtype=given if name == INPUT else np.uint8)
+        self.spikes: dict[str, Any] = {
+            name: memory.zeros((self.reach[name] + at_once, batch, -(-n // WORD) * WORD), given if name == INPUT else np.uint8)
             for name, n in sizes.items()
         }
 
-    def now(self, source: str, n: int, delay_steps: int = 0) -> NDArray[Any]:
+    def now(self, source: str, n: int, delay_steps: int = 0) -> Any:
         """(n, batch, n_source or more): the spikes of the steps that are worked on, or of as many `delay_steps` before."""
         first = self.reach[source] - delay_steps
         return self.spikes[source][first : first + n]
@@ -139,4 +185,4 @@ class _Heard:
         """The last of `n` steps become the earlier ones."""
         for name, reach in self.reach.items():
             if reach:
-                self.spikes[name][:reach] = self.spikes[name][n : n + reach].copy()
+                self.spikes[name][:reach] = self.memory.copied(self.spikes[name][n : n + reach])

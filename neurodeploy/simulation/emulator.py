@@ -17,10 +17,9 @@ from neurodeploy.fixedpoint import DECAY_UNITY, MANTISSA_SHIFT, STATE_MAX
 from neurodeploy.graph import INPUT
 from neurodeploy.quantized import QuantizedLayer, QuantizedLIF, QuantizedNetwork
 from neurodeploy.records import Recorded, SpikeRecord, recorded_layers
-from neurodeploy.simulation import kernels
 from neurodeploy.simulation.clock import Run, Stage, Synapses
+from neurodeploy.simulation.engine import Engine, WaySynapses, engine_of
 from neurodeploy.simulation.exactness import exact_number
-from neurodeploy.simulation.passing import Graded, Passing
 from neurodeploy.simulation.threads import SHARED_STATES, SharedSynapses, Team, sizes_of_parts, useful_threads
 
 OnOverflow: TypeAlias = Literal["wrap", "raise", "warn"]
@@ -35,20 +34,28 @@ class Prepared:
         How spikes pass synapses, where these allow it (see `neurodeploy.simulation.passing`); measured by default.
     input_max : int
         Largest magnitude of the input's numbers: 1 for spikes.
+    device : str, optional
+        A torch device, ``"cpu"`` or ``"cuda"``, on which it is to run; by default it runs in compiled loops, which are faster on
+        a processor.
 
     Raises
     ------
     SimulationError
         A layer's weights can add up to more than Lava's registers hold, which go round then.
+    RequestError
+        No such device.
     """
 
-    def __init__(self, network: QuantizedNetwork, *, way: str | None = None, input_max: int = 1) -> None:
-        self.network, self.input_max = network, input_max
-        self.synapses: dict[str, tuple[Passing | Graded, ...]] = {}
+    def __init__(
+        self, network: QuantizedNetwork, *, way: str | None = None, input_max: int = 1, device: str | None = None
+    ) -> None:
+        self.network, self.input_max, self.device = network, input_max, device
+        self.engine = engine_of(device)
+        self.synapses: dict[str, tuple[WaySynapses, ...]] = {}
         for layer in network:
             number = exact_number(layer, input_max)
             self.synapses[layer.name] = tuple(
-                Graded(c.synapse, number) if input_max > 1 and c.source == INPUT else Passing(c.synapse, number, way)
+                self.engine.synapses(c.synapse, number, way, graded=input_max > 1 and c.source == INPUT)
                 for c in layer.connections
             )
 
@@ -73,8 +80,8 @@ class Emulator:
     Parameters
     ----------
     network : QuantizedNetwork or Prepared
-        `Prepared`, where many batches are to go through it, or the input is graded: whole numbers, as Lava's synapses take
-        them with ``num_message_bits``.
+        `Prepared`, where many batches are to go through it, on a torch device, or the input is graded: whole numbers, as Lava's
+        synapses take them with ``num_message_bits``.
     n_samples : int
         Samples that run beside each other.
     record : "output" | "all" | sequence of layer names
@@ -86,7 +93,8 @@ class Emulator:
         What to do after steps in which a state left its 24 bits, beside counting it and what the chip does: nothing,
         `SimulationError`, or a `RuntimeWarning`.
     threads : int, optional
-        That run parts of the batch, or share a sample; by default as many as there are cores, where there is work for them.
+        That run parts of the batch, or share a sample; by default as many as there are cores, where there is work for them. A
+        torch device has threads of its own.
     """
 
     def __init__(
@@ -104,17 +112,20 @@ class Emulator:
             raise RequestError("on_overflow", f"{on_overflow!r} is none of 'wrap', 'raise' and 'warn'")
         check_resets(reset_interval, reset_offset)
         self.prepared = network if isinstance(network, Prepared) else Prepared(network)
+        engine, on_device = self.prepared.engine, self.prepared.device is not None
+        if on_device and threads not in (None, 1):
+            raise RequestError("threads", f"{threads} are not the device's, which has its own", remedy="Leave them out.")
         self.network, self.n_samples, self.on_overflow = self.prepared.network, n_samples, on_overflow
         recorded = recorded_layers(self.network, record)
         given = np.uint8 if self.prepared.input_max == 1 else np.int32
-        self._threads = threads if threads is not None else useful_threads(n_samples * self.network.n_neurons)
+        self._threads = threads or (1 if on_device else useful_threads(n_samples * self.network.n_neurons))
         self._parts = []
-        sizes = sizes_of_parts(n_samples, self.network, self._threads)
+        sizes = [n_samples] if on_device else sizes_of_parts(n_samples, self.network, self._threads)
         for size in sizes:
             team = Team(self._threads // len(sizes))
-            neurons = [_IntegerNeurons(layer, size, reset_interval, reset_offset, team) for layer in self.network]
+            neurons = [_IntegerNeurons(layer, size, reset_interval, reset_offset, engine, team) for layer in self.network]
             stages = [Stage(n.layer, n, self.prepared.synapses_for(n.layer, team), np.int32) for n in neurons]
-            run = Run(self.network, stages, size, recorded=recorded, membrane=np.int32, given=given)
+            run = Run(self.network, stages, size, recorded=recorded, membrane=np.int32, given=given, memory=engine)
             self._parts.append((run, neurons))
 
     def advance(self, spikes: NDArray[Any]) -> SpikeRecord:
@@ -150,13 +161,13 @@ class Emulator:
     def _overflows(self) -> dict[str, int]:
         names = [layer.name for layer in self.network]
         return dict(
-            zip(names, np.sum([[n.overflows for n in neurons] for _, neurons in self._parts], axis=0).tolist(), strict=True)
+            zip(names, np.sum([[int(n.overflows) for n in neurons] for _, neurons in self._parts], axis=0).tolist(), strict=True)
         )
 
     def _counts(self) -> dict[str, NDArray[np.int32]]:
-        counts = {}
+        counts, told = {}, self.prepared.engine.told
         for k, layer in enumerate(self.network):
-            counts[layer.name] = np.concatenate([n[k].counts for _, n in self._parts]).reshape(-1, *layer.shape)
+            counts[layer.name] = np.concatenate([told(n[k].counts) for _, n in self._parts]).reshape(-1, *layer.shape)
         return counts
 
     def _tell(self, before: dict[str, int]) -> None:
@@ -184,22 +195,27 @@ def check_resets(reset_interval: int, reset_offset: int) -> None:
 class _IntegerNeurons:
     """The state of a layer in the chip's integers, and what has happened to it."""
 
-    def __init__(self, layer: QuantizedLayer, batch: int, reset_interval: int, reset_offset: int, team: Team) -> None:
-        self.layer, neuron, self.team = layer, layer.neuron, team
+    def __init__(
+        self, layer: QuantizedLayer, batch: int, reset_interval: int, reset_offset: int, engine: Engine, team: Team
+    ) -> None:
+        self.layer, neuron, self.engine, self.team = layer, layer.neuron, engine, team
         threshold = neuron.vth << MANTISSA_SHIFT if isinstance(neuron, QuantizedLIF) else STATE_MAX
         registers = (DECAY_UNITY - neuron.du, DECAY_UNITY - neuron.dv, layer.bias << MANTISSA_SHIFT, threshold)
-        self.registers = np.stack([np.broadcast_to(r, layer.n_neurons) for r in registers]).astype(np.int32)
-        self.u, self.v, self.counts = np.zeros((3, batch, layer.n_neurons), dtype=np.int32)
-        self.reset_interval, self.to_reset, self.overflows = reset_interval, reset_offset, 0
+        stacked = np.stack([np.broadcast_to(r, layer.n_neurons) for r in registers]).astype(np.int32)
+        self.registers, self.nothing = engine.brought(stacked), engine.zeros((0, 1, 1), np.int32)
+        self.u, self.v, self.counts = engine.zeros((3, batch, layer.n_neurons), np.int32)
+        self.reset_interval, self.to_reset = reset_interval, reset_offset
+        self.overflows: Any = 0  # on a device until it is asked for
 
-    def answer(self, arriving: NDArray[Any], fired: NDArray[np.uint8], v: NDArray[Any] | None) -> None:
-        membranes = np.zeros((0, 1, 1), dtype=np.int32) if v is None else v
-        resets = self.to_reset, self.reset_interval
+    def answer(self, arriving: Any, fired: Any, v: Any | None) -> None:
+        membranes = self.nothing if v is None else v
+        states, resets = (self.u, self.v, self.registers), (self.to_reset, self.reset_interval)
 
-        def some(first: int, last: int) -> int:
-            return kernels.answer(arriving, self.u, self.v, self.registers, fired, membranes, self.counts, *resets, first, last)
+        def some(first: int, last: int) -> Any:
+            return self.engine.answer(arriving, *states, fired, membranes, self.counts, *resets, first, last)
 
-        self.overflows += sum(self.team.share(some, self.layer.n_neurons, worth_it=arriving.size >= SHARED_STATES))
+        many = int(np.prod(arriving.shape)) >= SHARED_STATES
+        self.overflows += sum(self.team.share(some, self.layer.n_neurons, worth_it=many))
         if self.reset_interval:
             self.to_reset = (self.to_reset - len(arriving)) % self.reset_interval
 
@@ -208,12 +224,16 @@ _latest: list[Prepared] = []
 """The network that ran last stays prepared: whoever runs it batch by batch has it measured once."""
 
 
-def run_emulator(network: QuantizedNetwork, spikes: NDArray[Any], *, record: Recorded = "output", **options: Any) -> SpikeRecord:
+def run_emulator(
+    network: QuantizedNetwork, spikes: NDArray[Any], *, record: Recorded = "output", device: str | None = None, **options: Any
+) -> SpikeRecord:
     """Run each sample from rest; see `neurodeploy.simulation.simulate`, which checks what it is given.
 
     Parameters
     ----------
     spikes : array (batch, \\*input_shape, n_steps), uint8, 0 or 1; whole numbers of more bits are graded input
+    device : str, optional
+        Of `Prepared`.
     **options
         Of `Emulator`.
 
@@ -223,6 +243,6 @@ def run_emulator(network: QuantizedNetwork, spikes: NDArray[Any], *, record: Rec
         A layer's weights can add up to more than Lava's registers hold, which go round then.
     """
     input_max = max(1, int(spikes.max()), -int(spikes.min()))
-    if not (_latest and _latest[0].network is network and _latest[0].input_max == input_max):
-        _latest[:] = [Prepared(network, input_max=input_max)]
+    if not (_latest and _latest[0].network is network and (_latest[0].input_max, _latest[0].device) == (input_max, device)):
+        _latest[:] = [Prepared(network, input_max=input_max, device=device)]
     return Emulator(_latest[0], n_samples=len(spikes), record=record, **options).advance(spikes)
