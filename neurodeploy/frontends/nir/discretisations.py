@@ -12,18 +12,23 @@ name                  dt       d                            otherwise
 ``euler``             given    dt / tau
 ``exponential``       given    1 - exp(-dt / tau)
 ``snntorch``          1e-4     dt / tau                     snntorch 1.0, export_nir.py
-``spikingjelly``      1e-4     dt / tau                     fires at the threshold too (nir_exchange/to_nir.py)
+``spikingjelly``      1e-4     dt / tau                     fires at the threshold too (2.0, nir_exchange/to_nir.py)
 ``sinabs``            1 step   1 - exp(-dt / tau)           fires at the threshold too; LI: v <- v - d v + r x, as its layers
                                                             are by default (sinabs 3.1, nir.py, layers/exp_leak.py)
 ``norse``             1e-3     dt dt / tau                  writes dt tau for tau; i <- i - d_syn i + w_in x; IF: v <- v + r x
                                                             (norse 1.1, utils/export_nir.py)
 ====================  =======  ===========================  ===========================================================
+
+Rockpool's neurons have no such steps on a chip, so they are refused: they subtract their threshold, as often as it fits into
+v, where the chip resets. Given Rockpool 3.1's own decays and weights but a reset to zero, networks of 20-30-6 neurons
+fired 17 to 87 % fewer spikes than in Rockpool; read by NIR's equations, 26 to 100 % fewer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 
@@ -87,6 +92,9 @@ DISCRETISATIONS = {
 }
 
 
+ROCKPOOL = "rockpool"
+
+
 @dataclass(frozen=True, slots=True)
 class Steps:
     """A discretisation with its step: `dt` in the unit of the file's time constants, `timestep_s` in seconds."""
@@ -107,6 +115,8 @@ def choose(graph: Graph, discretisation: str | None, dt: float | None) -> Steps:
         Nobody says how long a step is.
     """
     name = discretisation or graph.text("discretisation") or DEFAULT
+    if name == ROCKPOOL:
+        _refuse(graph)
     if name not in DISCRETISATIONS:
         raise RequestError("discretisation", f"{name!r} is not known", remedy=f"Choose from {', '.join(DISCRETISATIONS)}.")
     way = DISCRETISATIONS[name]
@@ -121,3 +131,15 @@ def choose(graph: Graph, discretisation: str | None, dt: float | None) -> Steps:
         raise RequestError("dt", f"{step} is no length of a step")
     told = graph.number("timestep_s") if step == graph.number("dt") else way.timestep_s if dt is None else None
     return Steps(way, step, step if told is None else told)
+
+
+def _refuse(graph: Graph) -> NoReturn:
+    """Refuse what Rockpool wrote, by the first node of its neurons."""
+    node = next((node.where for node in graph.nodes.values() if "v_threshold" in node.said), graph.path)
+    raise ExtractError(
+        node, "subtracts its threshold when it fires, in Rockpool, and several times a step, which its NIR files do not tell; "
+        "they leave out biases and recurrent weights too",
+        source="the chip resets to one value, fires once a step; rockpool 3.1, lif_torch.py and nir.py",
+        remedy="Put the weights into neurons that reset to zero (LIFCell in Norse, Leaky with reset_mechanism='zero' in "
+        "snnTorch), train on from there, and bring that.",
+    )  # fmt: skip
