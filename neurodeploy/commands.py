@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from neurodeploy.deployment import Deployment
 
 DONE, DIFFERS = 0, 1
+DATA = "digits, mnist, fashion-mnist, cifar10, mnist:FILE.npz, or file.py:factory"
 ENDS = ("emulator", "lava", "loihi2")
 
 TARGET = click.option("--target", required=True, metavar="CHIP", help="A chip: one of `neurodeploy profiles`, or a YAML file.")
@@ -47,8 +48,8 @@ def cli() -> None:
     """Get a spiking network onto a neuromorphic chip.
 
     MODEL is file.py:factory or package.module:factory, a function without arguments that returns a Norse network (or a
-    pair of it and a sample input), or a .net or .nir file. DATA is digits, mnist, mnist:FILE.npz, or file.py:factory, a function
-    that returns (train, test), each an iterable of (input, target) batches.
+    pair of it and a sample input), or a .net or .nir file. DATA is digits, mnist, fashion-mnist, cifar10, mnist:FILE.npz, or
+    file.py:factory, a function that returns (train, test), each an iterable of (input, target) batches.
 
     Exit codes: 0 fits, equal or done; 1 does not fit, or differs; 2 bad input.
     """
@@ -142,7 +143,8 @@ def deploy(
 @click.argument("model")
 @TARGET
 @CORES
-@click.option("--data", required=True, help="digits, mnist, mnist:FILE.npz, or file.py:factory.")
+@click.option("--data", required=True, metavar="DATA", help=f"{DATA}.")
+@click.option("--data-dir", type=Path, metavar="DIR", help="Where files of data sets are, or go.  [default: a cache of yours]")
 @OUT
 @BITS
 @WEIGHTS
@@ -152,14 +154,15 @@ def deploy(
 @click.option("--epochs", type=(click.IntRange(0), click.IntRange(0), click.IntRange(0)), metavar="DENSE COMPRESS FINETUNE",
               help="Epochs of each phase; 0 dense epochs for a model that is trained.  [default: 10 10 5]")  # fmt: skip
 @click.option("--learning-rate", type=float, help="Of Adam.  [default: 0.004]")
-@click.option("--batch-size", type=click.IntRange(1), help="Of digits and MNIST.  [default: 64 and 256]")
+@click.option("--batch-size", type=click.IntRange(1), help="Of data sets by name.  [default: 64 for digits, 256]")
 @click.option("--lava-samples", type=click.IntRange(0), default=8, show_default=True, help="Test samples to run in Lava too.")
 @SEED
 @JSON
 @QUIET
 def compress(
     model: str, target: str, cores: int | None, data: str, out: Path, bits: int, weights: Path | None, seed: int,
-    batch_size: int | None, lava_samples: int, epochs: tuple[int, int, int] | None, as_json: bool, **settings: Any,
+    data_dir: Path | None, batch_size: int | None, lava_samples: int, epochs: tuple[int, int, int] | None, as_json: bool,
+    **settings: Any,
 ) -> int:  # fmt: skip
     """Train MODEL on DATA under the budget of N cores, then deploy it into DIR."""
     from neurodeploy.deployment import compress as run
@@ -171,10 +174,11 @@ def compress(
         settings |= dict(zip(("epochs_dense", "epochs_compress", "epochs_finetune"), epochs, strict=True))
     settings["n_steps"] = settings.pop("steps")
     options = replace(FitOptions(seed=seed), **{name: value for name, value in settings.items() if value is not None})
+    samples = load_data(data, batch_size=batch_size, folder=data_dir)
     with station() as (progress, say):
         deployment = run(
-            module, sample, profile, load_data(data, batch_size=batch_size), options, out=out, cores=cores, bits=bits,
-            lava_samples=lava_samples, progress=progress, say=say, command=_typed(),
+            module, sample, profile, samples, options, out=out, cores=cores, bits=bits, lava_samples=lava_samples,
+            progress=progress, say=say, command=_typed(),
         )  # fmt: skip
     return _deliver(deployment, as_json)
 

@@ -11,6 +11,7 @@ import pytest
 from neurodeploy.__main__ import main
 from neurodeploy.profile_schema import profile_schema
 from neurodeploy.profiles import load_profile
+from neurodeploy.training.data import CATALOGUE
 
 MODELS = """
 import torch
@@ -201,6 +202,12 @@ def test_compress_of_what_can_never_fit_ends_with_1(here: Path, capsys: pytest.C
 def test_every_command_has_help_that_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     assert len(capsys.readouterr().out.splitlines()) >= 5
+
+
+def test_compress_names_every_data_set_of_the_catalogue(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compress", "--help"]) == main(["--help"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count(", ".join(CATALOGUE)) == 2
 
 
 MODEL = ["--target", "loihi2"]

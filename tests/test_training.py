@@ -109,7 +109,7 @@ def test_what_was_measured_is_what_the_model_answers(fitted: Any, digits: DataSp
     assert samples == 454
     assert accuracy == history[-1].test_accuracy
     inputs, target = next(iter(digits.test))
-    in_time = run_model(model, encode(inputs, 12))
+    in_time = run_model(model, encode(inputs.flatten(1), 12))
     assert in_time.shape == (12, len(target), 10)
     labels = predict(model, inputs, options)
     assert np.array_equal(labels, decide(in_time.movedim(0, -1).detach().numpy(), options.readout))
@@ -195,7 +195,7 @@ def test_layer_by_layer_is_step_by_step(digits: DataSplit) -> None:
             return result
 
     chain = build(64, 30, 10)
-    spikes = encode(next(iter(digits.train))[0], 9)
+    spikes = encode(next(iter(digits.train))[0].flatten(1), 9)
     assert torch.allclose(run_model(chain, spikes), run_model(Own(chain), spikes), atol=1e-5)
 
 

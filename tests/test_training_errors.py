@@ -76,8 +76,8 @@ def test_a_model_has_to_answer_with_an_output_and_a_state() -> None:
         fit(_Strange(lambda out: out), None, few(), SHORT)
     with pytest.raises(TrainingError, match=r"model: returned a step of shape \(25, 3, 1\), not \(batch, n_out\)"):
         fit(_Strange(lambda out: (out.unsqueeze(-1), None)), None, few(), SHORT)
-    with pytest.raises(TrainingError, match=r"model: failed on spikes \(25, 3, 12\)"):
-        fit(build(36, 5, 3), None, [(torch.zeros(25, 3, 12), torch.zeros(25, dtype=torch.long))], SHORT)
+    with pytest.raises(TrainingError, match=r"model: failed on spikes \(25, 12\)"):
+        fit(SequentialState(*list(build(12, 5, 3))[:2], *build(6, 3)), None, few(), SHORT)
 
 
 def test_a_model_without_anything_to_train_is_refused() -> None:

@@ -95,10 +95,9 @@ def mnist(threads: int, tell: Tell, path: Path) -> None:
     from neurodeploy.training import Batches
 
     torch.set_num_threads(threads)
-    data, model = load_data(f"mnist:{path}"), model_of(0)
+    data, model = load_data(f"mnist:{path}", batch_size=128), model_of(0)
     options = FitOptions(epochs_dense=1, n_steps=8, readout="mean", learning_rate=3e-3)
-    some = Batches(data.train.inputs[:20_000], data.train.targets[:20_000], 128)
-    model, _ = fit(model, None, some, options)
+    model, _ = fit(model, None, data.train.part(range(20_000)), options)
     network = quantize(extract(model, torch.zeros(1, 784)), load_profile("loihi2"))
     images = Batches(data.test.inputs, data.test.targets, 1000)
     found = evaluate(network, images, FitOptions(n_steps=20, readout="mean"))
