@@ -14,7 +14,7 @@ from neurodeploy.errors import PlacementError
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.markup import table
 from neurodeploy.resources.regions import Region
-from neurodeploy.resources.usage import Usage, limited
+from neurodeploy.resources.usage import Usage, limited, vector
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,8 +286,3 @@ class Placement:
 def use_of(part: Slice, profile: HardwareProfile) -> NDArray[np.int64]:
     """What a slice takes of each resource that the chip limits."""
     return vector(part.usage, part.output_axons, profile)
-
-
-def vector(usage: Usage, output_axons: int, profile: HardwareProfile) -> NDArray[np.int64]:
-    """(n_resources,): a usage in the order of `limited`."""
-    return np.array([usage.of(resource, output_axons, profile) for resource in limited(profile)], dtype=np.int64)

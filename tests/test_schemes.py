@@ -17,12 +17,11 @@ from neurodeploy.hardware import HardwareProfile
 from neurodeploy.layout.laying import counts_of, lay_out
 from neurodeploy.layout.options import options_of
 from neurodeploy.layout.schemes import Agreement, Options, Scheme, blocks, even_cuts, longest, middle
-from neurodeploy.placement import vector
 from neurodeploy.profiles import load_profile
 from neurodeploy.quantized import QuantizedNetwork
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.regions import Region, grid_of
-from neurodeploy.resources.usage import bits_of
+from neurodeploy.resources.usage import bits_of, vector
 
 MakeChip = Callable[..., HardwareProfile]
 SIDES = st.integers(1, 60)

@@ -24,12 +24,11 @@ from benchmarks.placement.rows import append, commit, rows
 from neurodeploy.balancing import balance
 from neurodeploy.errors import BudgetError
 from neurodeploy.layout.laying import counts_of, lay_out
-from neurodeploy.placement import vector
 from neurodeploy.profiles import load_profile
 from neurodeploy.quantized import QuantizedLayer, QuantizedNetwork
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.regions import Region, grid_of
-from neurodeploy.resources.usage import limited
+from neurodeploy.resources.usage import limited, vector
 
 RESULTS = Path(__file__).parent.parent / "results" / "placement.jsonl"
 

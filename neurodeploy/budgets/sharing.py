@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -25,6 +25,12 @@ from neurodeploy.resources.windows import Window
 
 _HALVINGS = 12
 """The level that all layers are brought to is found to a part in 2**12."""
+_MANY_SLICES = 200
+"""From so many on it is found roughly first, with layers laid in the first way alone, ..."""
+_QUICK_HALVINGS, _FULL_HALVINGS = 8, 4
+"""... to a part in 2**8, and then, to a sixteenth of that, by how much all ways of laying them are above it."""
+_ABOVE = 1.25
+"""So many times that level they fit at most."""
 
 
 def share_budget(
@@ -94,7 +100,7 @@ class _Pressed(LayerCount):
     """
 
     def __init__(self, whole: LayerCount, share: float, *, prunes_axons: bool) -> None:
-        super().__init__(whole.layer, whole.width, whole.profile, connectivity=1.0)
+        super().__init__(whole.layer, whole.width, whole.profile, 1.0, whole.counted, whole.waits)
         self.share, self.prunes_axons = share, prunes_axons
 
     def usage(self, region: Region) -> Usage:
@@ -117,25 +123,38 @@ def _plan(layers: Layers, profile: HardwareProfile, counts: Mapping[str, LayerCo
     shares = _shares(whole, profile, cores)
     kept = {name for name, share in shares.items() if math.isinf(share)}
 
-    def plan(level: float, kept: set[str]) -> tuple[Slice, ...] | None:
+    is_quick = len(whole) >= _MANY_SLICES
+
+    def plan(level: float, kept: set[str], *, is_quick: bool = is_quick) -> tuple[Slice, ...] | None:
         pressed = {}
         for layer in layers:
             share = 1.0 if layer.name in kept else level * min(shares[layer.name], 1.0)
             pressed[layer.name] = _Pressed(counts[layer.name], share, prunes_axons=is_prunable(layer, layers))
-        slices = filled(layers, profile, pressed)
+        slices = filled(layers, profile, pressed, is_quick=is_quick)
         return slices if _n_cores(slices) <= cores else None
 
     if (everything := plan(1.0, kept)) is not None:
         return everything
-    kept = kept if plan(0.0, kept) is not None else set()
-    low, high, best = 0.0, 1.0, plan(0.0, kept)
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        attempt = plan(middle, kept)
-        low, high, best = (middle, high, attempt) if attempt is not None else (low, middle, best)
+    if (best := plan(0.0, kept)) is None:
+        kept, best = set(), plan(0.0, set(), is_quick=False)
     if best is None:
         raise _no_plan(layers, profile, cores)
-    return best
+    low, best = _highest(lambda level: plan(level, kept), 0.0, 1.0, best, _QUICK_HALVINGS if is_quick else _HALVINGS)
+    if not is_quick:
+        return best
+    high = min(_ABOVE * low + 2**-_QUICK_HALVINGS, 1.0)
+    return _highest(lambda level: plan(level, kept, is_quick=False), low, high, best, _FULL_HALVINGS)[1]
+
+
+def _highest(
+    plan: Callable[[float], tuple[Slice, ...] | None], low: float, high: float, best: tuple[Slice, ...], halvings: int
+) -> tuple[float, tuple[Slice, ...]]:
+    """The highest level found at which there is a plan, and that; `best` is the plan at `low`."""
+    for _ in range(halvings):
+        middle = (low + high) / 2
+        attempt = plan(middle)
+        low, high, best = (middle, high, attempt) if attempt is not None else (low, middle, best)
+    return low, best
 
 
 def _no_plan(layers: Layers, profile: HardwareProfile, cores: int) -> BudgetError:

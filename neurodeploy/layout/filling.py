@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.layout.schemes import Chosen, Scheme, Strip, longest
-from neurodeploy.placement import Slice, vector
+from neurodeploy.placement import Slice
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.regions import Region, grid_of
-from neurodeploy.resources.usage import AnyLayer, Layers, limited
+from neurodeploy.resources.usage import AnyLayer, Layers, Usage, limited, vector
 
 Integers = NDArray[np.int64]
 
@@ -57,12 +57,19 @@ class Hearing:
         self._targets.pop(layer.name, None)
 
 
+def axon_of(profile: HardwareProfile) -> Integers:
+    """(n_resources,): what an output axon takes."""
+    nothing = Usage(neurons=0, synapses=0, synapse_memory_bits=0, input_axons=0, encoding="")
+    return vector(nothing, 1, profile) - vector(nothing, 0, profile)
+
+
 class Filling:
     """A layer being laid out: what any region of it would use."""
 
     def __init__(self, layer: AnyLayer, count: LayerCount, targets: NDArray[np.int32] | None, profile: HardwareProfile) -> None:
         self.name, self.grid, self.count, self.profile = layer.name, grid_of(layer), count, profile
         self._outputs: Integers | None = None
+        self._axon = axon_of(profile)
         if targets is not None:
             self._outputs = np.zeros(tuple(side + 1 for side in self.grid), dtype=np.int64)
             inner = targets.reshape(self.grid).astype(np.int64)
@@ -74,7 +81,7 @@ class Filling:
         """(neuron, target slice) pairs of a region."""
         if self._outputs is None:
             return 0
-        sums = self._outputs[np.ix_(*zip(region.starts, region.stops, strict=True))]
+        sums = self._outputs[tuple(slice(a, b + 1, b - a) for a, b in zip(region.starts, region.stops, strict=True))]
         for _ in region.starts:
             sums = sums[1] - sums[0]
         return int(sums)
@@ -87,7 +94,7 @@ class Filling:
     def needs(self, region: Region) -> Integers:
         """What a region takes of each resource; more than any core has where the chip has no index as long."""
         try:
-            return vector(self.count.usage(region), self.output_axons(region), self.profile)
+            return self.count.takes(region) + self.output_axons(region) * self._axon
         except BudgetError:
             return np.full(len(limited(self.profile)), np.iinfo(np.int64).max)
 
@@ -153,30 +160,27 @@ class Board:
         return max(at_least, 1 + longest(lambda n: n == 0 or is_dear(n), length - 1, 1))
 
     def _fitting(self, filling: Filling, strip: Strip, guess: int, left: Integers) -> int:
-        """How long the longest part at the end of the strip is that fits what is left."""
+        """How long the longest part at the end of the strip is that fits one of the rows of what is left (n, n_resources)."""
 
         def fits(n: int) -> bool:
-            return n == 0 or bool((filling.needs(strip.between(strip.stop - n, strip.stop)) <= left).all())
+            return n == 0 or bool((filling.needs(strip.between(strip.stop - n, strip.stop)) <= left).all(axis=1).any())
 
         line = strip.between(strip.start, strip.start + 1).n_neurons
-        return longest(fits, min(strip.stop - strip.start, int(left[0]) // line), guess)
+        return longest(fits, min(strip.stop - strip.start, int(left[:, 0].max()) // line), guess)
 
     def _best(self, filling: Filling, strip: Strip, guess: int, least: int) -> tuple[int, int]:
         """Where to go on, and how many lines go there: the open core that takes most, or a new one."""
         length = strip.stop - strip.start
         least = min(least, length)
         smallest = filling.needs(strip.between(strip.stop - least, strip.stop))
-        best, most = -1, 0
-        for row in np.flatnonzero((self._left >= smallest).all(axis=1))[::-1][:_LOOKED_AT]:
-            n = self._fitting(filling, strip, max(least, min(guess, length)), self._left[row])
-            if n > most:
-                best, most = int(row), n
-            if n == length:
-                break
-        if best >= 0:
-            return best, most
+        rows = np.flatnonzero((self._left >= smallest).all(axis=1))[::-1][:_LOOKED_AT]
+        if rows.size:
+            left = self._left[rows]
+            n = self._fitting(filling, strip, max(least, min(guess, length)), left)
+            part = strip.between(strip.stop - n, strip.stop)
+            return int(rows[(left >= filling.needs(part)).all(axis=1).argmax()]), n
         if not len(self._left) or (self._left[-1] < self.capacity).any():
             self._numbers = np.append(self._numbers, self.n_cores)
             self._left = np.concatenate([self._left, self.capacity[None]])
             self.n_cores += 1
-        return len(self._numbers) - 1, self._fitting(filling, strip, guess, self.capacity)
+        return len(self._numbers) - 1, self._fitting(filling, strip, guess, self.capacity[None])

@@ -20,18 +20,18 @@ from neurodeploy.errors import RequestError
 from neurodeploy.hardware import UNLIMITED, HardwareProfile
 from neurodeploy.layout.assignment import assigned
 from neurodeploy.layout.bounds import least_cores
-from neurodeploy.layout.filling import Board, Hearing
+from neurodeploy.layout.filling import Board, Hearing, axon_of
 from neurodeploy.layout.options import options_of
 from neurodeploy.layout.packing import cut, packed
 from neurodeploy.layout.schemes import Agreement, Chosen, Options
 from neurodeploy.layout.tuning import Tuning
 from neurodeploy.network import Network
-from neurodeploy.placement import Placement, Slice, vector
+from neurodeploy.placement import Placement, Slice
 from neurodeploy.quantized import QuantizedNetwork
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.encodings import weight_bits
 from neurodeploy.resources.regions import Region, grid_of
-from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, AnyLayer, Layers, Usage, bits_of, limited
+from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, AnyLayer, Layers, bits_of, limited, vector
 
 Cut: TypeAlias = "tuple[str, int, Region]"
 """Layer, core, region: these neurons of the layer are to stand on the core."""
@@ -237,8 +237,7 @@ def agreed(layers: Layers, profile: HardwareProfile, options: Mapping[str, Optio
 def _axon(profile: HardwareProfile) -> NDArray[np.float64]:
     """(n_resources,): share of a core that an output axon takes."""
     capacity = np.maximum([profile.capacity(resource) for resource in limited(profile)], 1.0)
-    nothing = Usage(neurons=0, synapses=0, synapse_memory_bits=0, input_axons=0, encoding="")
-    share: NDArray[np.float64] = (vector(nothing, 1, profile) - vector(nothing, 0, profile)) / capacity
+    share: NDArray[np.float64] = axon_of(profile) / capacity
     return share
 
 

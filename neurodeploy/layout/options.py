@@ -10,10 +10,9 @@ import numpy as np
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.layout.schemes import Floats, Options, blocks, even_cuts, middle
-from neurodeploy.placement import vector
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.regions import Region
-from neurodeploy.resources.usage import Usage, limited
+from neurodeploy.resources.usage import Usage, limited, vector
 from neurodeploy.resources.windows import Edge, Integers, Window
 
 _SHARED = "options"

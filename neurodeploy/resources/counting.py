@@ -20,7 +20,7 @@ from neurodeploy.quantized import QuantizedLIF
 from neurodeploy.resources.encodings import Formula, power_of_two, weight_bits
 from neurodeploy.resources.parts import ConvPart, Counted, expected_fan_in, part_of
 from neurodeploy.resources.regions import Region, grid_of
-from neurodeploy.resources.usage import AnyLayer, Usage, limited
+from neurodeploy.resources.usage import AnyLayer, Usage, limited, vector
 from neurodeploy.resources.windows import Window
 from neurodeploy.wiring import Wiring
 
@@ -77,16 +77,24 @@ class LayerCount:
             for bundle, steps in bundled
         ]
         self._state_bits = profile.number("neuron_state_bits", 0)
+        self._used: dict[tuple[Any, ...], Usage] = {}
+        self._taken: dict[tuple[Any, ...], Integers] = {}
         self._limits_profiles = {"neuron_profiles", "threshold_profiles"} & set(limited(profile))
 
     def usage(self, region: Region) -> Usage:
-        """What a region needs on one core.
+        """What a region needs on one core; regions that count alike are counted once.
 
         Raises
         ------
         BudgetError
             The chip has no index as long.
         """
+        key = self._key(region)
+        if key not in self._used:
+            self._used[key] = self._counted(region)
+        return self._used[key]
+
+    def _counted(self, region: Region) -> Usage:
         counted = [
             _times(part.count(region, self.grid), len(bundle), part.formula)
             for part, bundle in zip(self._parts, self._bundles, strict=True)
@@ -106,6 +114,18 @@ class LayerCount:
             threshold_profiles=self._profiles(region, ("vth",)) if isinstance(self.layer.neuron, QuantizedLIF) else 0,
             delay_steps=max(self.waits),
         )
+
+    def takes(self, region: Region) -> Integers:
+        """(n_resources,): `usage`, in the order of `limited`, without output axons."""
+        key = self._key(region)
+        if key not in self._taken:
+            self._taken[key] = vector(self.usage(region), 0, self.profile)
+        return self._taken[key]
+
+    def _key(self, region: Region) -> tuple[Any, ...]:
+        """Equal for regions that count alike."""
+        alike = (region.sides, *[part.key(region) for part in self._parts])
+        return (region, *alike) if self._limits_profiles else alike
 
     def by_connection(self, region: Region) -> list[Counted]:
         """Memory bits, input axons, synapses and encoding of a region, connection by connection, each as if it were alone."""

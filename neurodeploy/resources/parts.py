@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Hashable, MutableMapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -73,6 +73,10 @@ class DensePart:
             n = np.count_nonzero(self.wiring.weight[region.neurons(grid)], axis=0)
         return n
 
+    def key(self, region: Region) -> Hashable:
+        """Equal for regions of as many neurons that count alike."""
+        return None if self.connectivity is not None else region
+
     def count(self, region: Region, grid: tuple[int, ...]) -> Counted:
         n = region.n_neurons
         if self.connectivity is not None:
@@ -121,6 +125,10 @@ class SparsePart:
         sizes = np.unique(sources, return_counts=True)[1] if few else np.bincount(sources, minlength=1)
         return sizes[sizes > 0].astype(np.int64)
 
+    def key(self, region: Region) -> Hashable:
+        """Equal for regions that count alike."""
+        return region
+
     def count(self, region: Region, grid: tuple[int, ...]) -> Counted:
         sizes = self._sizes(region, grid)
         if self.connectivity is not None:
@@ -151,6 +159,10 @@ class ConvPart:
         self.shared = next((name for name in ("convolution", "dynapcnn") if name in profile["encodings"].names), None)
         lists = exact_lists if connectivity is None else expected_window(connectivity)
         self.window = Window(wiring, formula, profile, lists, connectivity)
+
+    def key(self, region: Region) -> Hashable:
+        """Equal for regions that count alike."""
+        return self.window.key(region)
 
     def count(self, region: Region, grid: tuple[int, ...]) -> Counted:
         del grid  # it is the region's own

@@ -84,6 +84,11 @@ def limited(profile: HardwareProfile) -> tuple[str, ...]:
     return tuple(resource for resource in RESOURCES if profile.capacity(resource) < UNLIMITED)
 
 
+def vector(usage: Usage, output_axons: int, profile: HardwareProfile) -> Integers:
+    """(n_resources,): a usage in the order of `limited`."""
+    return np.array([usage.of(resource, output_axons, profile) for resource in limited(profile)], dtype=np.int64)
+
+
 def count(n_synapses: Integers, n_neurons: int, bits: int, profile: HardwareProfile) -> Usage:
     """What a slice of `n_neurons` neurons with one dense connection needs, given how many synapses each axon has on it.
 

@@ -144,12 +144,17 @@ class Window:
         _, rows, columns = zip(region.starts, region.stops, strict=True)
         return self.edge(0, *rows), self.edge(1, *columns)
 
-    def count(self, region: Region) -> tuple[int, int, int]:
-        """Memory bits, input axons and synapses of a region whose lists are shared."""
+    def key(self, region: Region) -> tuple[int, int, bytes, bytes]:
+        """Equal for regions that meet the same weights in the same way."""
         rows, columns = self.edges(region)
         first = 0 if self._are_alike else region.starts[0]
-        key = (first, first + region.sides[0], rows.key, columns.key)
+        return first, first + region.sides[0], rows.key, columns.key
+
+    def count(self, region: Region) -> tuple[int, int, int]:
+        """Memory bits, input axons and synapses of a region whose lists are shared."""
+        key = self.key(region)
         if key not in self._counted:
+            rows, columns = self.edges(region)
             counted = self.count_many(
                 np.array([region.starts[0]]), np.array([region.stops[0]]), (region.sides[1], region.sides[2]), rows, columns
             )
@@ -288,6 +293,7 @@ class Window:
             return Region((0, 0, 0), (0, 0, 0)), np.zeros((0, 0, 0), dtype=of_kinds.dtype)
         starts = (int(channels[0]), int(rows.inputs[0]), int(columns.inputs[0]))
         stops = (int(channels[-1]) + 1, int(rows.inputs[-1]) + 1, int(columns.inputs[-1]) + 1)
-        spread = np.zeros(tuple(b - a for a, b in zip(starts, stops, strict=True)), dtype=of_kinds.dtype)
+        box = Region(starts, stops)
+        spread = np.zeros((len(of_kinds), *box.sides[1:]), dtype=of_kinds.dtype)
         spread[:, (rows.inputs - starts[1])[:, None], columns.inputs - starts[2]] = inside
-        return Region(starts, stops), spread
+        return box, np.broadcast_to(spread, box.sides)
