@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from neurodeploy.quantized import QuantizedSynapse
-from neurodeploy.simulation import kernels
 from neurodeploy.simulation.clock import Host, Memory, Synapses
+from neurodeploy.simulation.kernels import neurons
 from neurodeploy.simulation.passing import Graded, Passing
 from neurodeploy.simulation.products import Number
 
@@ -21,7 +21,7 @@ class Engine(Memory, Protocol):
         self, arriving: Any, u: Any, v: Any, registers: Any, fired: Any, membranes: Any, counts: Any,
         first_rest: int, rest: int, start: int, stop: int,
     ) -> Any:  # fmt: skip
-        """Move neurons start..stop - 1 on; how often states left their 24 bits (see `neurodeploy.simulation.kernels.answer`)."""
+        """Move neurons start..stop - 1 on; how often states left their 24 bits (see `kernels.neurons.answer`)."""
 
 
 class WaySynapses(Synapses, Protocol):
@@ -35,7 +35,7 @@ class WaySynapses(Synapses, Protocol):
 class Loops(Host):
     """Compiled loops, in this machine's memory."""
 
-    answer = staticmethod(kernels.answer)
+    answer = staticmethod(neurons.answer)
 
     def synapses(self, synapse: QuantizedSynapse, number: Number, way: str | None, *, graded: bool) -> Passing | Graded:
         return Graded(synapse, number) if graded else Passing(synapse, number, way)

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from neurodeploy.quantized import QuantizedConv, QuantizedDense, QuantizedSparse, QuantizedSynapse
-from neurodeploy.simulation import kernels
+from neurodeploy.simulation.kernels import patterns, synapses, windows
+from neurodeploy.simulation.patterns import lookup_of, table_bytes
 from neurodeploy.simulation.products import Number, product_of
 
 Way: TypeAlias = "Callable[[NDArray[Any], NDArray[np.int32]], None]"
@@ -26,7 +27,7 @@ Way: TypeAlias = "Callable[[NDArray[Any], NDArray[np.int32]], None]"
 WAYS = {
     QuantizedDense: ("rows", "lists", "product"),
     QuantizedSparse: ("lists", "product"),
-    QuantizedConv: ("windows", "product"),
+    QuantizedConv: ("windows", "patterns", "product"),
 }
 """The ways by kind of synapse; the first where there is too little to measure."""
 FEW_PAIRS = 1 << 14
@@ -35,6 +36,8 @@ TRIED_ROWS = 64
 """A way is timed on so many rows of spikes, or as many as there are."""
 TRIED_WEIGHTS = 1 << 25
 """Beyond so many weights a matrix product is not tried: it would copy them into floats."""
+TRIED_BYTES = 1 << 24
+"""Patterns are not tried where their tables take more: they would come from memory for every row."""
 LISTED = 0.25
 """Lists are tried where at most this share of the weights is not zero."""
 
@@ -45,7 +48,7 @@ class Passing:
     Attributes
     ----------
     way : str or None
-        ``"rows"``, ``"lists"``, ``"windows"`` or ``"product"``; None before the first spikes came.
+        ``"rows"``, ``"lists"``, ``"windows"``, ``"patterns"`` or ``"product"``; None before the first spikes came.
     seconds : mapping of way to float
         What a row of spikes took each way that was tried.
     """
@@ -68,7 +71,7 @@ class Passing:
     def _fastest(self, spikes: NDArray[np.uint8]) -> Way:
         best: Way | None = None
         for name in WAYS[type(self.synapse)]:
-            if (name == "product" and self.synapse.weight.size > TRIED_WEIGHTS) or (name == "lists" and self._is_dense()):
+            if not self._is_worth_a_try(name):
                 continue
             way = self._ready(name)
             self.seconds[name] = _seconds(way, spikes, self.synapse.n_out)
@@ -77,15 +80,20 @@ class Passing:
         assert best is not None
         return best
 
-    def _is_dense(self) -> bool:
-        return isinstance(self.synapse, QuantizedDense) and self.synapse.n_synapses > LISTED * self.synapse.weight.size
+    def _is_worth_a_try(self, way: str) -> bool:
+        synapse = self.synapse
+        if way == "patterns" and isinstance(synapse, QuantizedConv):
+            return table_bytes(synapse) <= TRIED_BYTES
+        if way == "lists" and isinstance(synapse, QuantizedDense):
+            return synapse.n_synapses <= LISTED * synapse.weight.size
+        return way != "product" or synapse.weight.size <= TRIED_WEIGHTS
 
     def _ready(self, way: str) -> Way:
         synapse = self.synapse
         if way == "product":
             return _product(synapse, self.number)
         if isinstance(synapse, QuantizedConv):
-            return _windows(synapse)
+            return _patterns(synapse) if way == "patterns" else _windows(synapse)
         if isinstance(synapse, QuantizedDense) and way == "rows":
             return _rows(synapse)
         return _lists(synapse)
@@ -123,7 +131,7 @@ def _product(synapse: QuantizedSynapse, number: Number) -> Way:
 def _rows(synapse: QuantizedDense) -> Way:
     table = np.zeros((synapse.n_in + 1, synapse.n_out), dtype=np.int16)
     table[:-1] = synapse.weight.T
-    return lambda spikes, arriving: kernels.add_rows(spikes, table, arriving)
+    return lambda spikes, arriving: synapses.add_rows(spikes, table, arriving)
 
 
 def _lists(synapse: QuantizedDense | QuantizedSparse) -> Way:
@@ -134,7 +142,12 @@ def _lists(synapse: QuantizedDense | QuantizedSparse) -> Way:
         by_target = csr_matrix((synapse.weight, synapse.sources, synapse.starts), shape=shape)
     by_source = by_target.tocsc()
     starts, targets, weights = by_source.indptr.astype(np.int64), by_source.indices.astype(np.int32), by_source.data
-    return lambda spikes, arriving: kernels.add_lists(spikes, starts, targets, weights, arriving)
+    return lambda spikes, arriving: synapses.add_lists(spikes, starts, targets, weights, arriving)
+
+
+def _patterns(synapse: QuantizedConv) -> Way:
+    lookup = lookup_of(synapse)
+    return lambda spikes, arriving: patterns.add_patterns(spikes, lookup, arriving)
 
 
 def _windows(synapse: QuantizedConv) -> Way:
@@ -150,7 +163,7 @@ def _windows(synapse: QuantizedConv) -> Way:
     narrow = np.int16 if synapse.total(np.abs(synapse.weight)).max() < 1 << 15 else np.int32
 
     def way(spikes: NDArray[np.uint8], arriving: NDArray[np.int32]) -> None:
-        kernels.add_windows(spikes, place, rows, columns, table, np.zeros((pixels, channels), dtype=narrow), arriving)
+        windows.add_windows(spikes, place, rows, columns, table, np.zeros((pixels, channels), dtype=narrow), arriving)
 
     return way
 

@@ -75,7 +75,7 @@ class Tensors:
         self, arriving: Tensor, u: Tensor, v: Tensor, registers: Tensor, fired: Tensor, membranes: Tensor, counts: Tensor,
         first_rest: int, rest: int, start: int, stop: int,
     ) -> Tensor:  # fmt: skip
-        """What `neurodeploy.simulation.kernels.answer` does."""
+        """What `neurodeploy.simulation.kernels.neurons.answer` does."""
         of_u, of_v, bias, threshold = registers[:, start:stop]
         arriving, fired, membranes = arriving[..., start:stop], fired[..., start:stop], membranes[..., start:stop]
         u, v, counts = u[:, start:stop], v[:, start:stop], counts[:, start:stop]
