@@ -81,7 +81,7 @@ def test_a_model_has_to_answer_with_an_output_and_a_state() -> None:
 
 
 def test_a_model_without_anything_to_train_is_refused() -> None:
-    with pytest.raises(TrainingError, match="model: has no Linear module"):
+    with pytest.raises(TrainingError, match="model: has no Linear module and no convolution"):
         fit(SequentialState(LIFRecurrentCell(12, 3)), None, few(), SHORT)
     frozen = build(12, 5, 3).requires_grad_(False)
     with pytest.raises(TrainingError, match="model: has no parameters to train"):
@@ -140,6 +140,7 @@ def test_nothing_to_evaluate_on_is_refused() -> None:
         ("learning_rate", float("nan"), "is nan, not a number above 0"),
         ("compress_share", 0, "is 0, not above 0 and at most 1"),
         ("compress_share", 1.1, r"is 1\.1, not above 0 and at most 1"),
+        ("amp", "fp8", "'fp8' is unknown. Give 'bf16', or None"),
         ("loss", "mse", "is str, not a function"),
         ("optimizer", None, "is NoneType, not a function"),
         ("encoder", "poisson", "'poisson' is unknown. Give one of rate, latency"),

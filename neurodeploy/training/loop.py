@@ -194,9 +194,10 @@ class _Run:
         optimizer.zero_grad()
         with self._in_force():
             spikes = spikes_of(inputs, self.model, self.options)
-            output = read_out(run_model(self.model, spikes), self.options.readout)
-            target = target.to(output.device)
-            loss = self._loss(output, target, spikes)
+            with torch.autocast(spikes.device.type, torch.bfloat16, enabled=self.options.amp is not None):
+                output = read_out(run_model(self.model, spikes), self.options.readout)
+                target = target.to(output.device)
+                loss = self._loss(output, target, spikes)
             if not loss.isfinite():
                 raise TrainingError(
                     where, f"the loss is {loss.item()}",

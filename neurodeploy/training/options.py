@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 
@@ -52,6 +52,9 @@ class FitOptions:
         Hinton et al., arXiv 1503.02531), in the phases that follow; costs a forward pass a step.
     temperature : float
         What softens them, above 0.
+    amp : str or None
+        ``"bf16"``: weights times spikes in bfloat16 while training (autocast), on a GPU or a CPU that is fast in it (AMX);
+        neurons, loss and weights stay in float32, and so does every evaluation.
     seed : int
         Of the order of the samples and of whatever is random in the model.
     """
@@ -69,6 +72,7 @@ class FitOptions:
     compress_share: float = 0.5
     distill: float = 0.0
     temperature: float = 4.0
+    amp: Literal["bf16"] | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -83,6 +87,8 @@ class FitOptions:
             raise RequestError("distill", f"is {self.distill}, not within 0..1")
         if not 0 < self.compress_share <= 1:
             raise RequestError("compress_share", f"is {self.compress_share}, not above 0 and at most 1")
+        if self.amp not in (None, "bf16"):
+            raise RequestError("amp", f"{self.amp!r} is unknown", remedy="Give 'bf16', or None for float32 throughout.")
         for name in ("loss", "optimizer"):
             if not callable(getattr(self, name)):
                 raise RequestError(name, f"is {type(getattr(self, name)).__name__}, not a function")
