@@ -15,10 +15,10 @@ from neurodeploy.profiles import load_profile
 
 
 def test_networks_of_many_slices_are_laid_in_all_ways_only_near_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawing = Drawing((2, 8, 8), seed=0)
-    drawing.conv("conv3", drawing.conv("conv2", drawing.conv("conv1", (INPUT,), 12), 16), 20, stride=2)
-    network, profile = drawing.network(), with_values(load_profile("loihi2"), memory_bits_per_core=40_000)
-    thorough = share_budget(network, profile, cores=13)
+    drawing = Drawing((40,), seed=0)
+    drawing.dense("fc3", drawing.dense("fc2", drawing.dense("fc1", (INPUT,), 90), 70), 10)
+    network, profile = drawing.network(), with_values(load_profile("loihi2"), memory_bits_per_core=12_000)
+    thorough = share_budget(network, profile, cores=19)
     ways: list[bool] = []
 
     def laid(*args: Any, is_quick: bool = False, filled: Any = sharing.filled) -> Any:
@@ -27,8 +27,8 @@ def test_networks_of_many_slices_are_laid_in_all_ways_only_near_the_end(monkeypa
 
     monkeypatch.setattr(sharing, "filled", laid)
     monkeypatch.setattr(sharing, "_MANY_SLICES", 0)
-    roughly = share_budget(network, profile, cores=13)
+    roughly = share_budget(network, profile, cores=19)
     kept = [sum(layer.synapse_memory_bits for layer in budget.layers) for budget in (thorough, roughly)]
     assert 0.97 * kept[0] < kept[1] < 1.03 * kept[0]
-    assert 0 < min(layer.kept for layer in roughly.layers) < 1
-    assert ways.count(False) <= 5 < ways.count(True)
+    assert 0.5 < min(layer.kept for layer in roughly.layers) < 1
+    assert ways.count(False) <= 6 < ways.count(True)
