@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from neurodeploy.deployment import Deployment
 
 DONE, DIFFERS = 0, 1
-DATA = "digits, mnist, fashion-mnist, cifar10, mnist:FILE.npz, or file.py:factory"
+DATA = "digits, mnist, fashion-mnist, cifar10, n-mnist, dvs-gesture, cifar10-dvs, shd, mnist:FILE.npz, or file.py:factory"
 ENDS = ("emulator", "lava", "loihi2")
 
 TARGET = click.option("--target", required=True, metavar="CHIP", help="A chip: one of `neurodeploy profiles`, or a YAML file.")
@@ -48,8 +48,9 @@ def cli() -> None:
     """Get a spiking network onto a neuromorphic chip.
 
     MODEL is file.py:factory or package.module:factory, a function without arguments that returns a Norse network (or a
-    pair of it and a sample input), or a .net or .nir file. DATA is digits, mnist, fashion-mnist, cifar10, mnist:FILE.npz, or
-    file.py:factory, a function that returns (train, test), each an iterable of (input, target) batches.
+    pair of it and a sample input), or a .net or .nir file. DATA is digits, mnist, fashion-mnist, cifar10, n-mnist, dvs-gesture,
+    cifar10-dvs, shd, mnist:FILE.npz, or file.py:factory, a function that returns (train, test), each an iterable of
+    (input, target) batches.
 
     Exit codes: 0 fits, equal or done; 1 does not fit, or differs; 2 bad input.
     """
@@ -148,13 +149,15 @@ def deploy(
 @OUT
 @BITS
 @WEIGHTS
-@click.option("--steps", type=click.IntRange(1), help="Time steps that an image is coded into.  [default: 12]")
+@click.option("--steps", type=click.IntRange(1), help="Time steps that a sample is coded or cut into.  [default: 12]")
 @click.option("--encoder", type=click.Choice(["rate", "latency"]), help="How an image becomes spikes.  [default: rate]")
 @click.option("--readout", type=click.Choice(["max", "last", "mean", "sum"]), help="Of the output over time.  [default: max]")
 @click.option("--epochs", type=(click.IntRange(0), click.IntRange(0), click.IntRange(0)), metavar="DENSE COMPRESS FINETUNE",
               help="Epochs of each phase; 0 dense epochs for a model that is trained.  [default: 10 10 5]")  # fmt: skip
 @click.option("--learning-rate", type=float, help="Of Adam.  [default: 0.004]")
-@click.option("--batch-size", type=click.IntRange(1), help="Of data sets by name.  [default: 64 for digits, 256]")
+@click.option(
+    "--batch-size", type=click.IntRange(1), help="Of data sets by name.  [default: 64 for digits, 16 for 128 x 128 pixels, 256]"
+)
 @click.option("--lava-samples", type=click.IntRange(0), default=8, show_default=True, help="Test samples to run in Lava too.")
 @SEED
 @JSON
@@ -174,7 +177,7 @@ def compress(
         settings |= dict(zip(("epochs_dense", "epochs_compress", "epochs_finetune"), epochs, strict=True))
     settings["n_steps"] = settings.pop("steps")
     options = replace(FitOptions(seed=seed), **{name: value for name, value in settings.items() if value is not None})
-    samples = load_data(data, batch_size=batch_size, folder=data_dir)
+    samples = load_data(data, batch_size=batch_size, folder=data_dir, n_steps=options.n_steps)
     with station() as (progress, say):
         deployment = run(
             module, sample, profile, samples, options, out=out, cores=cores, bits=bits, lava_samples=lava_samples,

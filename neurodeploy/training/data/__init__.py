@@ -3,6 +3,7 @@
 from neurodeploy.training.data.augmentation import Augmentation, RandomShift
 from neurodeploy.training.data.batches import Batches, DataSplit, Samples
 from neurodeploy.training.data.catalogue import CATALOGUE, DataSet
+from neurodeploy.training.data.frames import frames
 from neurodeploy.training.data.loading import load_data
 
-__all__ = ["CATALOGUE", "Augmentation", "Batches", "DataSet", "DataSplit", "RandomShift", "Samples", "load_data"]
+__all__ = ["CATALOGUE", "Augmentation", "Batches", "DataSet", "DataSplit", "RandomShift", "Samples", "frames", "load_data"]

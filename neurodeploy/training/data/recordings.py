@@ -1,0 +1,112 @@
+"""Recordings of events that tonic reads, and fetches where they are not there yet."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from neurodeploy.errors import DataError
+from neurodeploy.training.data.batches import Batches, DataSplit
+from neurodeploy.training.data.catalogue import DataSet
+from neurodeploy.training.data.frames import frames
+
+_TRAINED_ON = 0.9
+_EXTRA = "'tonic>=1.6,<2' 'aedat>=2'"
+
+
+class Recordings:
+    """Recordings as spikes in time, float32 (n, n_steps, \\*shape), read from their files when they are asked for first.
+
+    From then on they are kept in memory, a bit for each pixel and step.
+    """
+
+    def __init__(self, of: DataSet, read: Any, which: Sequence[int], n_steps: int) -> None:
+        self._of, self._read, self._which, self._n_steps = of, read, which, n_steps
+        self._kept: dict[int, NDArray[np.uint8]] = {}
+
+    def __len__(self) -> int:
+        return len(self._which)
+
+    def __getitem__(self, which: torch.Tensor) -> torch.Tensor:
+        shape = (len(which), self._n_steps, *self._of.input_shape)
+        bits = [self._bits(self._which[k]) for k in which.tolist()]
+        size = int(np.prod(shape[1:]))
+        unpacked = np.unpackbits(np.stack(bits), axis=1, count=size) if bits else np.zeros(0, dtype=np.uint8)
+        return torch.from_numpy(unpacked.reshape(shape)).to(torch.float32)
+
+    def _bits(self, k: int) -> NDArray[np.uint8]:
+        if k not in self._kept:
+            try:
+                events = self._read[k][0]
+            except Exception as error:  # readers of files raise whatever they meet
+                reason = " ".join(str(error).split())[:120]
+                raise DataError(self._of.name, f"recording {k} cannot be read ({type(error).__name__}: {reason})") from error
+            self._kept[k] = np.packbits(frames(events, self._of.input_shape, self._n_steps))
+        return self._kept[k]
+
+
+def load_recordings(of: DataSet, folder: Path, batch_size: int, n_steps: int) -> DataSplit:
+    """Spikes (n_steps, \\*input_shape) of a data set whose files lie in `folder` as tonic lays them, in the order of their names.
+
+    Where a set is published in one piece, the first nine tenths of each class are trained on.
+
+    Raises
+    ------
+    DataError
+        A library that is missing; files that are not there and cannot be fetched, or damaged ones.
+    """
+    made = []
+    for read, which in _halves(of, folder):
+        inputs, targets = Recordings(of, read, which, n_steps), torch.as_tensor(_labels(read))[which]
+        made.append(Batches(inputs, targets, batch_size))
+    return DataSplit(train=made[0], test=made[1], input_shape=(n_steps, *of.input_shape), n_classes=of.n_classes)
+
+
+def _halves(of: DataSet, folder: Path) -> list[tuple[Any, list[int]]]:
+    """What reads each half, and which of its recordings that half has."""
+    if not of.in_one_piece:
+        return [(half, _in_order(half)) for half in (_open(of, folder, train=True), _open(of, folder, train=False))]
+    whole = _open(of, folder)
+    train: list[int] = []
+    test: list[int] = []
+    for label in range(of.n_classes):
+        of_class = [k for k in _in_order(whole) if whole.targets[k] == label]
+        n_train = int(_TRAINED_ON * len(of_class))
+        train, test = train + of_class[:n_train], test + of_class[n_train:]
+    return [(whole, train), (whole, test)]
+
+
+def _in_order(read: Any) -> list[int]:
+    """Numbers of the recordings by the names of their files: tonic has some as the file system lists them."""
+    return sorted(range(len(read)), key=read.data.__getitem__) if read.data else list(range(len(read)))
+
+
+def _labels(read: Any) -> NDArray[np.int64]:
+    if read.targets:
+        return np.asarray(read.targets, dtype=np.int64)
+    with h5py.File(Path(read.location_on_system) / read.data_filename) as file:  # one by one, tonic opens it for each
+        return np.asarray(file["labels"], dtype=np.int64)
+
+
+def _open(of: DataSet, folder: Path, **half: bool) -> Any:
+    missing = [name for name in of.needs if find_spec(name) is None]
+    if missing:
+        raise DataError(of.name, f"is read by {' and '.join(missing)}, not installed here", remedy=f"uv pip install {_EXTRA}")
+    from tonic import datasets  # seconds to import, and GPL-3: for these data sets only
+
+    try:
+        with redirect_stdout(sys.stderr):  # where news goes; tonic prints its own among the results
+            return getattr(datasets, of.called)(save_to=str(folder), **half)
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:120]
+        remedy = f"Put the files that tonic's {of.called} reads into {folder / of.called}, or name the folder above."
+        raise DataError(of.name, f"cannot be had ({reason})", remedy=remedy) from error
