@@ -102,7 +102,7 @@ REFUSED: dict[str, tuple[nir.NIRGraph, str]] = {
     ),
     "circle": (
         one(W, lif(4), lif(4), a=nir.Linear(np.eye(4)), b=nir.Linear(np.eye(4)), edges=CIRCLE),
-        "n1 (LIF): is in a circle of neurons that hear each other: among 'n1', 'n2 ... feed back to itself only",
+        "n1 (LIF): is in a loop, 'n1' -> 'n2' -> 'n1', which takes 2 steps on the chip ... feed back to one population only.",
     ),
     "loop without neurons": (
         one(W, lif(4), a=nir.Scale(np.ones(4)), edges=[("input", "n0"), ("n0", "a"), ("a", "a"), ("a", "n1"), ("n1", "output")]),

@@ -159,7 +159,7 @@ WRONG: dict[str, tuple[nn.Module, str]] = {
     "a state as input": (Net(state_as_input), r"^out \(LICell\): takes the state of neurons, which the chip does not send"),
     "a loop through layers": (
         Net(feeds_back),
-        r"^lif \(LIFCell\): hears 'fc2', which answers after it, a step later .*itself only",
+        r"^lif \(LIFCell\): is in a loop, 'fc1' -> 'fc2' -> 'fc1', which takes 2 steps on the chip, .*one population only",
     ),
     "an end beyond": (Net(rectified), r"^model \(Net\): relu is not supported"),
     "what escapes": (

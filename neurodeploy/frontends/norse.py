@@ -15,6 +15,7 @@ from neurodeploy.frontends.assembly import assemble
 from neurodeploy.frontends.checking import check_alike
 from neurodeploy.frontends.meanings import Beyond, Known
 from neurodeploy.frontends.norse_cells import CELLS, SEQUENCES
+from neurodeploy.frontends.ordering import in_order
 from neurodeploy.frontends.populations import Population, heard_by
 from neurodeploy.frontends.running import Run
 from neurodeploy.frontends.tracing import Traced
@@ -148,8 +149,10 @@ def _last(output: Any) -> str | None:
 
 
 def _in_order(populations: list[Population], last: str | None) -> list[Population]:
-    """The one that the output comes from last, where nobody hears it."""
+    """Each behind those that it hears; the one that the output comes from last, where nobody hears it."""
     heard = {term.source for p in populations for term in p.form.terms if term.source != p.name}
-    if last is None or last in heard:
-        return populations
-    return sorted(populations, key=lambda p: p.name == last)
+    if last not in heard:
+        populations = sorted(populations, key=lambda p: p.name == last)
+    of_name = {p.name: p for p in populations}
+    where = {p.name: p.module[1] for p in populations}
+    return [of_name[name] for name in in_order({p.name: p.hears for p in populations}, where)]

@@ -54,6 +54,12 @@ class Population:
     def is_spiking(self) -> bool:
         return self.cell is None or hasattr(self.cell.p, "v_th")
 
+    @property
+    def hears(self) -> dict[str, int]:
+        """The populations that it hears, and how many steps ago at least."""
+        ago = {term.source: -term.at for term in sorted(self.form.terms, key=lambda term: term.at)}
+        return {source: steps for source, steps in ago.items() if source != INPUT}
+
 
 @dataclass
 class Populations:
@@ -130,13 +136,6 @@ class Populations:
             raise ExtractError(
                 term.where or where, f"takes the membrane of {term.source!r}, which never fires", source="the chip sends spikes",
                 remedy="A readout (LICell, LIBoxCell) has to be last; use a neuron that fires before another layer.",
-            )  # fmt: skip
-        names = [INPUT, *self.of_name]
-        if names.index(term.source) > names.index(population.name):
-            raise ExtractError(
-                where, f"hears {term.source!r}, which answers after it, a step later",
-                source="a network's layers hear the input, layers before them and themselves",
-                remedy="Let a recurrent population feed back to itself only (LIFRecurrentCell, or by hand).",
             )  # fmt: skip
         if term.at > 0:
             raise ExtractError(where, f"hears what {term.source!r} fires {term.at} steps later", remedy="Keep to one clock.")

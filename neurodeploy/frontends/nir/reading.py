@@ -16,6 +16,7 @@ from neurodeploy.frontends.nir.maps import MAPS, passed
 from neurodeploy.frontends.nir.neurons import KINDS, read_neurons
 from neurodeploy.frontends.nir.nodes import Graph, Node, read_graph
 from neurodeploy.frontends.nir.remembered import remembered
+from neurodeploy.frontends.ordering import in_order
 from neurodeploy.frontends.told import Row, rows_of
 from neurodeploy.graph import INPUT
 from neurodeploy.network import LI, Network
@@ -147,17 +148,21 @@ class _Reading:
 
     # ------------------------------------------------------------------------------------------ order
 
-    def _sources(self, end: Node) -> dict[str, None]:
-        """The populations that a node hears through nothing but linear nodes."""
-        found: dict[str, None] = {}
-        seen, ahead = set(), list(self.graph.into(end.name))
+    def _sources(self, end: Node) -> dict[str, int]:
+        """The populations that a node hears through nothing but linear nodes, and by how many steps of delay at least."""
+        found: dict[str, int] = {}
+        fewest: dict[str, float] = {}
+        ahead = [(name, 0.0) for name in self.graph.into(end.name)]
         while ahead:
-            name = ahead.pop(0)
-            if self.graph.nodes[name].kind in KINDS:
-                found[name] = None
-            elif name not in seen:
-                seen.add(name)
-                ahead += self.graph.into(name)
+            name, late = ahead.pop(0)
+            if fewest.get(name, np.inf) <= late:
+                continue
+            fewest[name], node = late, self.graph.nodes[name]
+            if node.kind in KINDS:
+                found[name] = round(late)
+            else:
+                late += float(node.numbers("delay").min()) / self.steps.dt if node.kind == "Delay" else 0.0
+                ahead += [(before, late) for before in self.graph.into(name)]
         return found
 
     def _in_order(self) -> list[Node]:
@@ -165,22 +170,9 @@ class _Reading:
         output = self._only("Output").name
         rank = {name: index for index, name in enumerate(dict.fromkeys(target for _, target in self.graph.edges))}
         waiting = sorted(self.populations, key=lambda node: (float(node.metadata.get("order", np.inf)), rank.get(node.name, -1)))
-        last = [node for node in waiting if node.name in self.hears[output]]
-        waiting = [node for node in waiting if node not in last] + last
-        done: list[Node] = []
-        while waiting:
-            before = {node.name for node in done}
-            ready = next((n for n in waiting if all(s in before or s == n.name for s in self.hears[n.name])), None)
-            if ready is None:
-                names = ", ".join(repr(node.name) for node in waiting)
-                raise ExtractError(
-                    waiting[0].where, f"is in a circle of neurons that hear each other: among {names}",
-                    source="a network's layers hear the input, layers before them and themselves",
-                    remedy="Let a recurrent population feed back to itself only.",
-                )  # fmt: skip
-            waiting.remove(ready)
-            done.append(ready)
-        return done
+        waiting.sort(key=lambda node: node.name in self.hears[output])
+        order = in_order({node.name: self.hears[node.name] for node in waiting}, {node.name: node.where for node in waiting})
+        return [self.graph.nodes[name] for name in order]
 
     # ------------------------------------------------------------------------------------------ forms
 
