@@ -37,6 +37,9 @@ class Memory(Protocol):
     def copied(self, array: Any) -> Any:
         """Another array there, of the same numbers."""
 
+    def turn(self, given: NDArray[Any], start: int, into: Any) -> None:
+        """Fill `into` (n_steps, batch, n or more) there with the steps of `given` (batch, n, all steps) from `start` on."""
+
 
 class Host:
     """The memory of this machine, in NumPy's arrays."""
@@ -53,6 +56,9 @@ class Host:
     def copied(self, array: NDArray[Any]) -> NDArray[Any]:
         return array.copy()
 
+    def turn(self, given: NDArray[Any], start: int, into: NDArray[Any]) -> None:
+        into[..., : given.shape[1]] = np.moveaxis(given[..., start : start + len(into)], -1, 0)
+
 
 HOST = Host()
 
@@ -61,7 +67,10 @@ class Neurons(Protocol):
     """The state of a layer, for a batch of samples at once, and the steps that move it on."""
 
     def answer(self, arriving: Any, fired: Any, v: Any | None) -> None:
-        """From what arrives (n_steps, batch, n) to who fires (n_steps, batch, n or more) and the membranes, where asked for."""
+        """From what arrives (n_steps, batch, n) to who fires (n_steps, batch, n or more) and the membranes, where asked for.
+
+        Zeros are left where it arrived, for what arrives next.
+        """
 
 
 class Synapses(Protocol):
@@ -113,12 +122,14 @@ class Run:
         self.stages, self.batch, self.recorded, self.membrane = stages, batch, recorded, membrane
         largest = max(network.n_inputs, *(layer.n_neurons for layer in network))
         self.at_once = max(1, NUMBERS_AT_ONCE // (batch * largest))
+        room = self.at_once * batch * max(layer.n_neurons for layer in network)
+        self.arriving = {stage.number: memory.zeros((room,), stage.number) for stage in stages}
         self.heard = _Heard(network, batch, self.at_once, given, memory)
 
     def advance(self, spikes: NDArray[Any]) -> Records:
         """Run the next steps (batch, \\*shape, n_steps); what the recorded layers fired, and their membranes."""
         n_steps = spikes.shape[-1]
-        given = np.moveaxis(spikes.reshape(self.batch, -1, n_steps), -1, 0)
+        given = np.ascontiguousarray(spikes.reshape(self.batch, -1, n_steps))
         some = [stage.layer for stage in self.stages if stage.layer.name in self.recorded]
         fired, v = (
             {layer.name: self.memory.zeros((n_steps, self.batch, layer.n_neurons), kind) for layer in some}
@@ -126,7 +137,7 @@ class Run:
         )
         for start in range(0, n_steps, self.at_once):
             n = min(self.at_once, n_steps - start)
-            self.heard.now(INPUT, n)[..., : given.shape[-1]] = self.memory.brought(given[start : start + n])
+            self.memory.turn(given, start, self.heard.now(INPUT, n))
             for stage in self.stages:
                 name = stage.layer.name
                 self._advance(stage, n, v[name][start : start + n] if name in v else None)
@@ -143,7 +154,7 @@ class Run:
     def _advance(self, stage: Stage, n: int, v: Any | None) -> None:
         """A layer answers `n` steps: what comes from others is added up at once, what comes back as soon as it can be known."""
         layer, fired = stage.layer, self.heard.now(stage.layer.name, n)
-        arriving = self.memory.zeros((n, self.batch, layer.n_neurons), stage.number)
+        arriving = self.arriving[stage.number][: n * self.batch * layer.n_neurons].reshape(n, self.batch, -1)
         pairs = list(zip(layer.connections, stage.synapses, strict=True))
         for connection, synapses in pairs:
             if connection.source != layer.name:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from numpy.typing import NDArray
+
 from neurodeploy.quantized import QuantizedSynapse
 from neurodeploy.simulation.clock import Host, Memory, Synapses
-from neurodeploy.simulation.kernels import neurons
+from neurodeploy.simulation.kernels import inputs, neurons
 from neurodeploy.simulation.passing import Graded, Passing
 from neurodeploy.simulation.products import Number
 
@@ -21,7 +23,10 @@ class Engine(Memory, Protocol):
         self, arriving: Any, u: Any, v: Any, registers: Any, fired: Any, membranes: Any, counts: Any,
         first_rest: int, rest: int, start: int, stop: int,
     ) -> Any:  # fmt: skip
-        """Move neurons start..stop - 1 on; how often states left their 24 bits (see `kernels.neurons.answer`)."""
+        """Move neurons start..stop - 1 on, and leave zeros in `arriving`; how often states left their 24 bits.
+
+        See `neurodeploy.simulation.kernels.neurons.answer`.
+        """
 
 
 class WaySynapses(Synapses, Protocol):
@@ -36,6 +41,9 @@ class Loops(Host):
     """Compiled loops, in this machine's memory."""
 
     answer = staticmethod(neurons.answer)
+
+    def turn(self, given: NDArray[Any], start: int, into: NDArray[Any]) -> None:
+        inputs.turn(given, start, into)
 
     def synapses(self, synapse: QuantizedSynapse, number: Number, way: str | None, *, graded: bool) -> Passing | Graded:
         return Graded(synapse, number) if graded else Passing(synapse, number, way)

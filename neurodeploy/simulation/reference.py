@@ -31,6 +31,7 @@ class _FloatNeurons:
                 fired[t, :, :n] = fires
             if v is not None:
                 v[t] = self._v + neuron.rest
+        arriving[...] = 0
 
 
 class _FloatSynapses:

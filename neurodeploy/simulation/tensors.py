@@ -67,6 +67,9 @@ class Tensors:
     def copied(self, array: Tensor) -> Tensor:
         return array.clone()
 
+    def turn(self, given: NDArray[Any], start: int, into: Tensor) -> None:
+        into[..., : given.shape[1]] = self.brought(np.moveaxis(given[..., start : start + len(into)], -1, 0))
+
     def synapses(self, synapse: QuantizedSynapse, number: Number, way: str | None, *, graded: bool) -> Products:
         del way, graded  # there is one way, and it takes any whole numbers
         return Products(synapse, KINDS[number], self.device)
@@ -96,6 +99,7 @@ class Tensors:
             v.masked_fill_(fires, 0)
             if len(membranes):
                 membranes[t] = v
+        arriving.zero_()
         return overflows
 
 

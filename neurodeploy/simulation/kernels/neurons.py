@@ -29,9 +29,9 @@ def answer(
 ) -> int:
     """Move neurons start..stop - 1 on by some steps; how often currents wrapped and membranes saturated in them.
 
-    `arriving` (n_steps, batch, n) is in weight units; `registers` (4, n) are what a step keeps of u and of v in 4096ths, the
-    bias and the threshold. `membranes` is filled where it has room. The states go back to rest before step `first_rest` and
-    every `rest` steps from there on, unless `rest` is 0. Arithmetic as in `neurodeploy.fixedpoint`.
+    `arriving` (n_steps, batch, n) is in weight units, and zeros are left in it. `registers` (4, n) are what a step keeps of u and
+    of v in 4096ths, the bias and the threshold. `membranes` is filled where it has room. The states go back to rest before step
+    `first_rest` and every `rest` steps from there on, unless `rest` is 0. Arithmetic as in `neurodeploy.fixedpoint`.
     """
     n_steps, batch = arriving.shape[:2]
     overflows = 0
@@ -69,6 +69,7 @@ def _hear(u: Array, arriving: Array, kept: Array) -> Any:
         turn = np.int32(np.int32(current > STATE_MAX) - np.int32(current <= -STATE_MAX))
         wraps = np.int32(wraps + np.int32(turn * turn))
         u[j] = np.int32(current - np.int32(turn * np.int32(2 * STATE_MAX)))
+        arriving[j] = 0
     return wraps
 
 
