@@ -150,7 +150,7 @@ def deploy(
 @BITS
 @WEIGHTS
 @click.option("--steps", type=click.IntRange(1), help="Time steps that a sample is coded or cut into.  [default: 12]")
-@click.option("--encoder", type=click.Choice(["rate", "latency"]), help="How an image becomes spikes.  [default: rate]")
+@click.option("--encoder", type=click.Choice(["rate", "latency", "direct"]), help="How an image becomes spikes.  [default: rate]")
 @click.option("--readout", type=click.Choice(["max", "last", "mean", "sum"]), help="Of the output over time.  [default: max]")
 @click.option("--epochs", type=(click.IntRange(0), click.IntRange(0), click.IntRange(0)), metavar="DENSE COMPRESS FINETUNE",
               help="Epochs of each phase; 0 dense epochs for a model that is trained.  [default: 10 10 5]")  # fmt: skip

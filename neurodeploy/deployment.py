@@ -49,6 +49,8 @@ from neurodeploy.rounding import LayerError, quantization_errors, warnings_of
 from neurodeploy.simulation import DEFAULT_TIME_LIMIT_S, simulate
 from neurodeploy.simulation.installed import is_installed
 from neurodeploy.training import DataSplit, FitOptions, evaluate, fit, save_weights
+from neurodeploy.training.direct import check_payload, in_levels
+from neurodeploy.training.encoders import levels_of
 from neurodeploy.training.progress import Progress
 
 Say = Callable[[str], None]
@@ -189,15 +191,17 @@ def compress(
     ------
     BudgetError
         No compression can make the network fit.
+    RequestError
+        An encoder whose numbers the chip's spikes cannot carry.
     NetworkError
         It is more than a chain of dense layers, which is all that training under a budget knows yet.
     """
     folder = _folder(out)
-    network = _trainable(extract(model, sample))
+    network, levels = _trainable(extract(model, sample), profile, options)
     say(_verdict(before := lay_out(network, profile, cores=cores, bits=bits)))
     budget = share_budget(network, profile, cores=cores, bits=bits)
     history, accuracy = _train(model, budget, data, options, progress, say)
-    network = extract(model, sample)
+    network = in_levels(extract(model, sample), levels)
     budget.check(network)
     quantized = quantize(network, profile, bits=bits)
     placement = lay_out(quantized, profile, cores=cores, plan=budget.cuts)
@@ -208,9 +212,9 @@ def compress(
     accuracy = replace(measured.accuracy, dense=accuracy.dense, compressed=accuracy.compressed)
     say(f"In the chip's integers: {accuracy.emulated:.2%}. {_verdict(placement)}")
     stretch = stretch_of(model, data.test, options, max(lava_samples, 1))
-    record, rates = simulate(quantized, stretch.spikes, record="all"), {INPUT: np.asarray(stretch.spikes.mean())}
+    record, rates = simulate(quantized, stretch.spikes, record="all", graded=levels > 1), {INPUT: np.asarray(stretch.rate)}
     placement = arranged(linked(placement, quantized, {**measured_rates(record), **rates}), seed=options.seed)
-    in_lava, lava, trouble = None, None, []
+    in_lava, lava, notes = None, None, [f"Input comes as whole numbers 0..{levels}."] if levels > 1 else []
     if lava_samples and is_installed():
         say(f"Running {len(stretch.labels)} test samples in Lava's simulator.")
         try:
@@ -218,21 +222,23 @@ def compress(
             accuracy = replace(accuracy, lava=right, lava_samples=len(stretch.labels))
             lava = LavaCheck(steps=comparison.n_steps * record.n_samples, mismatches=comparison.mismatches)
         except SimulationError as error:  # hours of training are not lost to it
-            trouble = [str(error)]
+            notes.append(str(error))
     save_record(in_lava or record, folder / "record.npz", network="model.net")
     report = summarize(
         profile, budget, placement, history=history, before=before, seed=options.seed, accuracy=accuracy, lava=lava,
-        rates=measured.rates, rounding=errors, warnings=(*_warnings(errors, measured), *trouble),
+        rates=measured.rates, rounding=errors, warnings=(*_warnings(errors, measured), *notes),
         files=_files(folder, "network", "weights", "record"),
     )  # fmt: skip
     shown = Evidence(quantized=quantized, budget=budget, emulated=record, lava=in_lava, command=command)
     return Deployment(quantized=quantized, placement=placement, report=_written(report, folder, shown))
 
 
-def _trainable(network: Network) -> Network:
-    """The network, refused before hours of training where the budget's part of them could not begin."""
+def _trainable(network: Network, profile: HardwareProfile, options: FitOptions) -> tuple[Network, int]:
+    """The network and its input's levels, refused before hours of training where what comes then, or after, could not begin."""
+    levels = levels_of(options.encoder)
+    check_payload(profile, levels)
     network.require_dense_chain("training under a budget")
-    return network
+    return network, levels
 
 
 def _train(

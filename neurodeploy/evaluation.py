@@ -20,6 +20,7 @@ from neurodeploy.quantized import QuantizedLIF, QuantizedNetwork
 from neurodeploy.report.ladder import outputs
 from neurodeploy.simulation.emulator import run_emulator
 from neurodeploy.training import FitOptions, simulator_spikes
+from neurodeploy.training.encoders import check_spikes, for_simulators, levels_of
 from neurodeploy.training.inference import Data, check_labels
 from neurodeploy.training.inference import evaluate as evaluate_model
 from neurodeploy.training.readouts import Readout, decide
@@ -37,7 +38,8 @@ class Evaluation:
         Share of neurons and steps in which nobody fired, 0..1, over layers that can fire.
     synaptic_operations : dict
         A sample's, on average: ``"Effective_ACs"``, weights that are not zero times spikes that meet them;
-        ``"Effective_MACs"``, none, for spikes are 0 or 1; ``"Dense"``, all pairs that weights could connect, every step.
+        ``"Effective_MACs"``, the same of input in levels, and none where spikes are 0 or 1; ``"Dense"``, all pairs that weights
+        could connect, every step.
     connection_sparsity : float
         Share of weights that are zero, 0..1.
     rates : dict of layer to float
@@ -97,7 +99,7 @@ def evaluate(
         if device is not None:
             raise RequestError("device", "is the emulator's", remedy=f"A model runs where it is: model.to({device!r}).")
         return evaluate_model(network, data, options)
-    total = _Total(network, device)
+    total = _Total(network, device, levels_of(options.encoder) > 1)
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("evaluate", total=len(data) if isinstance(data, Sized) else None)
@@ -109,8 +111,11 @@ def evaluate(
     return total.evaluation()
 
 
-def spikes_into(network: QuantizedNetwork, inputs: Any, options: FitOptions) -> NDArray[np.uint8]:
-    """Inputs as spikes (batch, \\*input_shape, n_steps): coded if they are images, turned if they are in time."""
+def spikes_into(network: QuantizedNetwork, inputs: Any, options: FitOptions) -> NDArray[Any]:
+    """Inputs as spikes (batch, \\*input_shape, n_steps): coded if they are images, turned if they are in time.
+
+    In the levels of the options' encoder, as the network has to be.
+    """
     tensor = torch.as_tensor(inputs)
     batch, size = len(tensor), tensor[0:1].numel()
     if size == network.n_inputs:
@@ -120,23 +125,21 @@ def spikes_into(network: QuantizedNetwork, inputs: Any, options: FitOptions) -> 
             "inputs", f"have shape {tuple(tensor.shape)}, but the network takes {network.n_inputs} values",
             remedy="Give images (batch, *shape) or spikes (batch, n_steps, *shape).",
         )  # fmt: skip
-    spikes = tensor.reshape(batch, -1, *network.input_shape).movedim(1, -1).cpu().numpy()
-    if not ((spikes == 0) | (spikes == 1)).all():
-        raise DataError("inputs", "hold values other than 0 and 1", remedy="The chip takes spikes; give images an encoder.")
-    return np.asarray(spikes, dtype=np.uint8)
+    spikes = check_spikes(tensor.reshape(batch, -1, *network.input_shape), "input")
+    return for_simulators(spikes, levels_of(options.encoder))
 
 
 class _Total:
     """What batches have come to so far."""
 
-    def __init__(self, network: QuantizedNetwork, device: str | None) -> None:
-        self.network, self.device = network, device
+    def __init__(self, network: QuantizedNetwork, device: str | None, graded: bool) -> None:
+        self.network, self.device, self.graded = network, device, graded
         self.fan_out = [(c.source, c.synapse.fan_out()) for layer in network for c in layer.connections]
         self.right = self.samples = self.steps = self.latency = 0
-        self.operations, self.seconds = 0, 0.0
+        self.operations, self.seconds = Counter[str](), 0.0
         self.fired, self.overflows = Counter[str](), Counter[str]()
 
-    def add(self, spikes: NDArray[np.uint8], labels: NDArray[np.int64], readout: Readout) -> None:
+    def add(self, spikes: NDArray[Any], labels: NDArray[np.int64], readout: Readout) -> None:
         started = time.perf_counter()
         record = run_emulator(self.network, spikes, device=self.device)
         self.seconds += time.perf_counter() - started
@@ -144,9 +147,11 @@ class _Total:
         self.right += int(np.count_nonzero(decide(said, readout) == labels))
         self.latency += int(steps_to_decision(said, readout).sum())
         self.samples, self.steps = self.samples + len(labels), self.steps + len(labels) * record.n_steps
-        counts = {INPUT: spikes.sum(axis=-1, dtype=np.int64)} | dict(record.counts)
+        counts = {INPUT: np.count_nonzero(spikes, axis=-1)} | dict(record.counts)
         per_neuron = {name: array.sum(axis=0, dtype=np.int64).reshape(-1) for name, array in counts.items()}
-        self.operations += sum(int(per_neuron[source] @ fan_out) for source, fan_out in self.fan_out)
+        for source, fan_out in self.fan_out:
+            kind = "Effective_MACs" if source == INPUT and self.graded else "Effective_ACs"
+            self.operations[kind] += int(per_neuron[source] @ fan_out)
         self.fired.update({name: int(per_neuron[name].sum()) for name in record.counts})
         self.overflows.update(record.overflows)
 
@@ -160,7 +165,8 @@ class _Total:
             classification_accuracy=self.right / self.samples,
             activation_sparsity=1 - sum(self.fired[n] for n in firing) / max(1, sum(chances[n] for n in firing)),
             synaptic_operations={
-                "Effective_MACs": 0.0, "Effective_ACs": self.operations / self.samples, "Dense": dense / self.samples,
+                **{kind: self.operations[kind] / self.samples for kind in ("Effective_MACs", "Effective_ACs")},
+                "Dense": dense / self.samples,
             },
             connection_sparsity=1 - self.network.connectivity,
             rates={name: self.fired[name] / chances[name] for name in chances},

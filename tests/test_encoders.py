@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neurodeploy.errors import DataError, RequestError
-from neurodeploy.training.encoders import ENCODERS, check_spikes, encode, simulator_spikes
+from neurodeploy.training.encoders import ENCODERS, check_spikes, encode, levels_of, simulator_spikes
 
 INTENSITIES = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=6)
 
@@ -44,9 +44,10 @@ def test_the_latency_code_fires_once_and_the_brighter_pixel_first(x: list[float]
 def test_a_simulator_gets_the_models_spikes_with_time_last(x: list[float], n_steps: int, encoder: str) -> None:
     images = np.array([x, x[::-1]], dtype=np.float32)
     spikes = simulator_spikes(images, n_steps, encoder)
-    assert spikes.dtype == np.uint8
+    levels = levels_of(encoder)
+    assert spikes.dtype == (np.uint8 if levels == 1 else np.int32)
     assert spikes.shape == (2, len(x), n_steps)
-    assert np.array_equal(spikes, encode(images, n_steps, encoder).permute(0, 2, 1).numpy())
+    assert np.allclose(spikes, levels * encode(images, n_steps, encoder).permute(0, 2, 1).numpy(), atol=1e-5)
 
 
 def test_an_image_keeps_its_shape() -> None:
@@ -76,8 +77,8 @@ def test_nan_is_refused() -> None:
 
 
 def test_an_unknown_encoder_is_refused() -> None:
-    with pytest.raises(RequestError, match=r"encoder: 'direct' is unknown\. Give one of rate, latency, or a function"):
-        encode(torch.zeros(1, 2), 4, "direct")
+    with pytest.raises(RequestError, match=r"encoder: 'poisson' is unknown\. Give one of rate, latency, direct, or a function"):
+        encode(torch.zeros(1, 2), 4, "poisson")
 
 
 def test_no_steps_are_refused() -> None:

@@ -64,7 +64,7 @@ def test_what_is_no_data_is_refused() -> None:
         evaluate(TWO, [], FitOptions())
     with pytest.raises(nd.NeurodeployError, match=r"^inputs: have shape \(1, 3\), but the network takes 2 values\. Give images"):
         evaluate(TWO, [(torch.zeros(1, 3), torch.tensor([0]))], FitOptions())
-    with pytest.raises(nd.NeurodeployError, match=r"^inputs: hold values other than 0 and 1\. The chip takes spikes"):
+    with pytest.raises(nd.NeurodeployError, match=r"^input: holds values other than 0 and 1\. The chip takes spikes"):
         evaluate(TWO, [(torch.full((1, 5, 2), 0.5), torch.tensor([0]))], FitOptions())
 
 

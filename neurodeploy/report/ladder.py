@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from neurodeploy.records import Comparison, SpikeRecord, compare
 from neurodeploy.rounding import RateChange, changed_rates
 from neurodeploy.simulation import random_spikes, simulate
 from neurodeploy.training import FitOptions, decide
+from neurodeploy.training.encoders import for_simulators, levels_of
 from neurodeploy.training.inference import Data, spikes_of
 
 
@@ -81,18 +83,23 @@ class Measured:
 
 
 def measure(model: torch.nn.Module, network: Network, quantized: QuantizedNetwork, data: Data, options: FitOptions) -> Measured:
-    """Run held-out data through the network in floats, with rounded parameters, and in the chip's integers."""
-    rounded = dequantize(quantized, network.timestep_s)
+    """Run held-out data through the network in floats, with rounded parameters, and in the chip's integers.
+
+    The network is in the levels of the options' encoder; see `in_levels`.
+    """
+    rounded, graded = dequantize(quantized, network.timestep_s), levels_of(options.encoder) > 1
     right, samples = Counter[str](), 0
     before, after, overflows = Counter[str](), Counter[str](), Counter[str]()
     for inputs, target in data:
         labels = np.asarray(target)
         spikes = for_simulator(inputs, model, options)
-        emulated = simulate(quantized, spikes, record="all")
+        emulated = simulate(quantized, spikes, record="all", graded=graded)
         samples += len(labels)
         right["emulated"] += _hits(emulated, quantized, network, labels, options)
-        right["quantized"] += _hits(simulate(rounded, spikes), rounded, network, labels, options)
-        before.update({name: rate * len(labels) for name, rate in simulate(network, spikes, record="all").rates().items()})
+        right["quantized"] += _hits(simulate(rounded, spikes, graded=graded), rounded, network, labels, options)
+        before.update(
+            {name: rate * len(labels) for name, rate in simulate(network, spikes, record="all", graded=graded).rates().items()}
+        )
         after.update({name: rate * len(labels) for name, rate in emulated.rates().items()})
         overflows.update(emulated.overflows)
     rates = {name: total / samples for name, total in after.items()}
@@ -125,12 +132,18 @@ class Stretch:
 
     Attributes
     ----------
-    spikes : array (n_samples, \\*input_shape, n_steps), uint8
+    spikes : array (n_samples, \\*input_shape, n_steps)
+        uint8, or in levels, int32.
     labels : array (n_samples,)
     """
 
-    spikes: NDArray[np.uint8]
+    spikes: NDArray[Any]
     labels: NDArray[np.int64]
+
+    @property
+    def rate(self) -> float:
+        """Share of inputs and steps with a spike, 0..1."""
+        return float((self.spikes != 0).mean())
 
 
 def stretch_of(model: torch.nn.Module, data: Data, options: FitOptions, n_samples: int) -> Stretch:
@@ -150,14 +163,14 @@ def check_in_lava(
     time_limit_s: float,
 ) -> tuple[float, Comparison, SpikeRecord]:
     """Run a stretch in Lava: its accuracy there, how it compares with the emulator, and its record."""
-    lava = simulate(quantized, stretch.spikes, end="lava", record="all", time_limit_s=time_limit_s)
+    graded = levels_of(options.encoder) > 1
+    lava = simulate(quantized, stretch.spikes, end="lava", record="all", graded=graded, time_limit_s=time_limit_s)
     return _hits(lava, quantized, network, stretch.labels, options) / len(stretch.labels), compare(emulated, lava), lava
 
 
-def for_simulator(inputs: torch.Tensor, model: torch.nn.Module, options: FitOptions) -> NDArray[np.uint8]:
-    """A batch of training inputs as a simulator takes them: spikes (batch, \\*shape, n_steps), uint8."""
-    spikes: NDArray[np.uint8] = spikes_of(inputs, model, options).movedim(1, -1).cpu().numpy().astype(np.uint8)
-    return spikes
+def for_simulator(inputs: torch.Tensor, model: torch.nn.Module, options: FitOptions) -> NDArray[Any]:
+    """A batch of training inputs as a simulator takes them: spikes (batch, \\*shape, n_steps); see `for_simulators`."""
+    return for_simulators(spikes_of(inputs, model, options), levels_of(options.encoder))
 
 
 def outputs(record: SpikeRecord, network: Network | QuantizedNetwork, rest: NDArray[np.float64]) -> NDArray[np.float64]:

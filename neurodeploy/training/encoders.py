@@ -1,8 +1,9 @@
 """What spikes an image becomes.
 
 Two axis orders, one for each side. A model takes spikes as (batch, n_steps, \\*shape), time where its loop wants it;
-a simulator takes them as (batch, \\*shape, n_steps), uint8, as Lava does. `encode` makes the first, `simulator_spikes` turns
-it into the second: there is one encoder, so a model and the chip see the same spikes.
+a simulator takes them as (batch, \\*shape, n_steps), uint8, as Lava does. `encode` makes the first, `for_simulators` turns
+it into the second: there is one encoder, so a model and the chip see the same spikes. Spikes that carry a number are parts of 1
+to a model, and whole numbers up to the encoder's levels to a simulator.
 """
 
 from __future__ import annotations
@@ -15,11 +16,17 @@ import torch
 from numpy.typing import NDArray
 
 from neurodeploy.errors import DataError, RequestError
+from neurodeploy.training.direct import Direct
 
 Encoder: TypeAlias = "str | Callable[[torch.Tensor, int], torch.Tensor]"
-"""A name from `ENCODERS`, or a function from intensities (batch, \\*shape) and n_steps to spikes (batch, n_steps, \\*shape)."""
+"""A name from `ENCODERS`, or a function from intensities (batch, \\*shape) and n_steps to spikes (batch, n_steps, \\*shape).
+
+Spikes are 0 or 1; those of a function with an attribute ``levels`` are whole numbers 0..levels, divided by `levels`.
+"""
 
 _PHASE = 0.5
+_NEARLY = 1e-3
+"""How far from a whole number a level may be, times levels: float32 cannot hold all of them."""
 
 
 def rate(images: torch.Tensor, n_steps: int) -> torch.Tensor:
@@ -42,7 +49,7 @@ def _clock(n_steps: int, images: torch.Tensor) -> torch.Tensor:
     return torch.arange(n_steps, device=images.device).view(-1, *[1] * images.ndim)
 
 
-ENCODERS: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {"rate": rate, "latency": latency}
+ENCODERS: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {"rate": rate, "latency": latency, "direct": Direct()}
 
 
 def encoder_of(encoder: Encoder) -> Callable[[torch.Tensor, int], torch.Tensor]:
@@ -52,6 +59,11 @@ def encoder_of(encoder: Encoder) -> Callable[[torch.Tensor, int], torch.Tensor]:
     if encoder not in ENCODERS:
         raise RequestError("encoder", f"{encoder!r} is unknown", remedy=f"Give one of {', '.join(ENCODERS)}, or a function.")
     return ENCODERS[encoder]
+
+
+def levels_of(encoder: Encoder) -> int:
+    """The largest number that a spike of this encoder carries on the chip; 1 where spikes are spikes."""
+    return int(getattr(encoder_of(encoder), "levels", 1))
 
 
 def encode(images: torch.Tensor | NDArray[Any], n_steps: int, encoder: Encoder = "rate") -> torch.Tensor:
@@ -68,7 +80,7 @@ def encode(images: torch.Tensor | NDArray[Any], n_steps: int, encoder: Encoder =
     Returns
     -------
     tensor (batch, n_steps, \\*shape), float32
-        Zeros and ones.
+        Zeros and ones, or, of an encoder in levels, parts of 1.
 
     Raises
     ------
@@ -91,17 +103,30 @@ def encode(images: torch.Tensor | NDArray[Any], n_steps: int, encoder: Encoder =
         found = f"shape {tuple(spikes.shape)}" if isinstance(spikes, torch.Tensor) else type(spikes).__name__
         raise DataError("encoder", f"returned {found}, not a tensor of shape {wanted}")
     spikes = spikes.to(torch.float32)
-    return check_spikes(spikes, "encoder") if callable(encoder) else spikes
+    return check_spikes(spikes, "encoder", levels_of(encoder)) if callable(encoder) else spikes
 
 
-def check_spikes(spikes: torch.Tensor, where: str) -> torch.Tensor:
-    """The spikes themselves; `DataError` where anything but 0 and 1 is among them: the chip takes nothing else."""
-    if not ((spikes == 0) | (spikes == 1)).all():
+def check_spikes(spikes: torch.Tensor, where: str, levels: int = 1) -> torch.Tensor:
+    """The spikes themselves; `DataError` where anything but 0 and 1, or their `levels`, is among them."""
+    if levels > 1:
+        sent = spikes * levels
+        if not ((sent - sent.round()).abs().lt(_NEARLY) & sent.ge(0) & sent.le(levels)).all():
+            raise DataError(where, f"holds values other than 0, 1/{levels} .. 1", remedy="Round them to its levels.")
+    elif not ((spikes == 0) | (spikes == 1)).all():
         raise DataError(where, "holds values other than 0 and 1", remedy="The chip takes spikes; give images an encoder.")
     return spikes
 
 
-def simulator_spikes(images: torch.Tensor | NDArray[Any], n_steps: int, encoder: Encoder = "rate") -> NDArray[np.uint8]:
-    """Images as spikes for a simulator: the spikes of `encode`, as (batch, \\*shape, n_steps), uint8."""
-    spikes: NDArray[np.uint8] = encode(images, n_steps, encoder).movedim(1, -1).cpu().numpy().astype(np.uint8)
-    return np.ascontiguousarray(spikes)
+def simulator_spikes(images: torch.Tensor | NDArray[Any], n_steps: int, encoder: Encoder = "rate") -> NDArray[Any]:
+    """Images as spikes for a simulator: the spikes of `encode`, as (batch, \\*shape, n_steps), uint8, or in levels, int32."""
+    return for_simulators(encode(images, n_steps, encoder), levels_of(encoder))
+
+
+def for_simulators(spikes: torch.Tensor, levels: int) -> NDArray[Any]:
+    """A model's spikes (batch, n_steps, \\*shape) as a simulator takes them: (batch, \\*shape, n_steps), time last.
+
+    uint8, 0 or 1; where spikes have levels int32, 0..levels.
+    """
+    given = spikes.movedim(1, -1).cpu().numpy()
+    made: NDArray[Any] = given.astype(np.uint8) if levels == 1 else np.rint(given * levels).astype(np.int32)
+    return np.ascontiguousarray(made)

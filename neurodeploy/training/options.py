@@ -36,7 +36,8 @@ class FitOptions:
     n_steps : int
         Time steps that a static image is coded into; data that is in time already has its own.
     encoder : str or callable
-        ``"rate"``, ``"latency"``, or intensities (batch, \\*shape) and n_steps to spikes (batch, n_steps, \\*shape).
+        ``"rate"``, ``"latency"``, ``"direct"`` (15 levels; `Direct` has others), or intensities (batch, \\*shape) and n_steps to
+        spikes (batch, n_steps, \\*shape).
     readout : str or callable
         ``"max"``, ``"last"``, ``"mean"`` or ``"sum"`` over time, or a function (n_steps, batch, n_out) -> (batch, n_out).
     loss : callable
