@@ -38,6 +38,7 @@ DT = click.option("--dt", type=float, metavar="T", help="Length of a step of a .
 WAY = click.option(
     "--discretisation", metavar="NAME", help="How a .nir file becomes steps: euler, exponential, or the library that wrote it."
 )
+DEVICE = click.option("--device", metavar="NAME", help="Run the emulator in torch there: cuda, cuda:1, cpu.  [default: compiled]")
 SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
 
 
@@ -193,6 +194,7 @@ def compress(
 )
 @click.option("--end", type=click.Choice(ENDS), default="emulator", show_default=True, help="Where to run it.")
 @click.option("--out", type=Path, required=True, metavar="RECORD.NPZ", help="Gets spikes and v of the last layer, and meta.")
+@DEVICE
 @CHIP
 @BITS
 @DT
@@ -201,7 +203,7 @@ def compress(
 @QUIET
 def simulate(
     network: str, source: Path, end: Literal["emulator", "lava", "loihi2"], out: Path, target: str, bits: int,
-    time_limit: float, **steps: Any,
+    time_limit: float, device: str | None, **steps: Any,
 ) -> int:  # fmt: skip
     """Run FILE, a .net or .nir, on input spikes and record the last layer."""
     from neurodeploy.records import load_spikes, save_record
@@ -209,7 +211,7 @@ def simulate(
 
     integers = Given(name=network, **steps).integers(target, bits)
     with busy(f"Running it: {end}"):
-        record = run(integers, load_spikes(source), end=end, time_limit_s=time_limit)
+        record = run(integers, load_spikes(source), end=end, time_limit_s=time_limit, device=device)
     save_record(record, out, network=network, input=str(source))
     size, rate = f"{record.n_samples} samples of {record.n_steps} steps", record.rates()[record.output]
     click.echo(f"{size}, {rate:.4f} spikes a neuron and step in {record.output!r}: {out}")
@@ -220,6 +222,7 @@ def simulate(
 @click.argument("network", metavar="FILE")
 @click.option("--steps", "n_steps", type=click.IntRange(1), default=32, show_default=True, help="Steps of random input a sample.")
 @SEED
+@DEVICE
 @CHIP
 @BITS
 @DT
@@ -228,14 +231,15 @@ def simulate(
 @JSON
 @QUIET
 def verify(
-    network: str, n_steps: int, seed: int, target: str, bits: int, time_limit: float, as_json: bool, **steps: Any
+    network: str, n_steps: int, seed: int, target: str, bits: int, time_limit: float, device: str | None, as_json: bool,
+    **steps: Any,
 ) -> int:  # fmt: skip
     """Run FILE, a .net or .nir, in the emulator and in Lava on random input; say where they part, if they do."""
     from neurodeploy.simulation.verify import verify as run
 
     integers = Given(name=network, **steps).integers(target, bits)
     with busy("Running it at both ends"):
-        result = run(integers, n_steps=n_steps, seed=seed, time_limit_s=time_limit)
+        result = run(integers, n_steps=n_steps, seed=seed, time_limit_s=time_limit, device=device)
     if as_json:
         first = result.first
         said = None if first is None else {key: getattr(first, key) for key in ("layer", "neuron", "step", "emulator", "lava")}

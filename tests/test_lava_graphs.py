@@ -132,7 +132,7 @@ def test_the_tiny_network_of_lava_dl(ran: Ran) -> None:
 @pytest.mark.lava
 def test_verify_and_simulate_run_graphs() -> None:
     network = residual()
-    assert verify(network, n_steps=6, n_samples=2).equal
+    assert verify(network, n_steps=6, n_samples=2, device="cpu").equal
     _, spikes = random_job(network, (1, 6, 5, 8))
     record = simulate(network, spikes, end="lava")
     assert list(record.v) == ["third"]
