@@ -153,8 +153,8 @@ class QuantizedLayer(Population["QuantizedLIF | QuantizedLI", "QuantizedDense | 
 class Encoder(ByValue):
     """A spiking population that stands between a file's raw input and the first layer (a netx ``input`` layer).
 
-    Raw input x drives it through its bias: ``bias_mantissa = x * weight + bias``. Simulations here begin with
-    the spikes, so they enter in place of this population's own.
+    Raw input x drives it through its bias, ``bias_mantissa = x * weight + bias``, where a simulation is told that its input is
+    raw; spikes that are given enter in place of its own.
     """
 
     neuron: QuantizedLIF
@@ -169,7 +169,7 @@ class QuantizedNetwork(Graph[QuantizedLayer]):
     Attributes
     ----------
     encoder : Encoder or None
-        The input population of a file that has one; spikes enter in its place.
+        The input population, where there is one: it makes spikes of raw input; those that are given enter in its place.
     """
 
     encoder: Encoder | None = None

@@ -169,10 +169,9 @@ def test_a_net_file_is_deployed_again(here: Path, net: str) -> None:
     assert (here / "again/model.net").is_file()
 
 
-@pytest.mark.parametrize("device", [[], ["--device", "cpu"]], ids=str)
-def test_simulate_records_the_last_layer(here: Path, net: str, device: list[str]) -> None:
+def test_simulate_records_the_last_layer(here: Path, net: str) -> None:
     np.save(here / "batch.npy", np.ones((3, 64, 7), dtype=np.uint8))
-    assert main(["simulate", net, "--input", "batch.npy", "--out", "record.npz", *device]) == 0
+    assert main(["simulate", net, "--input", "batch.npy", "--out", "record.npz"]) == 0
     with np.load(here / "record.npz") as record:
         assert record["spikes"].shape == record["v"].shape == (3, 10, 7)
         assert record["v"].any()
@@ -265,11 +264,6 @@ BAD = {
     "input of another shape": (
         ["simulate", "NET", "--input", "narrow.npy", "--out", "r.npz"],
         "have shape (9, 5), not (64, n_steps)",
-    ),
-    "no such device": (["simulate", "NET", "--input", "spikes.npy", "--out", "r.npz", "--device", "gpu"], "device: 'gpu' cannot"),
-    "device for Lava": (
-        ["simulate", "NET", "--input", "spikes.npy", "--out", "r.npz", "--end", "lava", "--device", "cpu"],
-        "device: is the emulator's: nothing else runs on one",
     ),
     "input without steps": (["simulate", "NET", "--input", "empty.npy", "--out", "r.npz"], "nothing to run"),
     "unknown end": (["simulate", "NET", "--input", "spikes.npy", "--out", "r.npz", "--end", "moon"], "'moon' is not one of"),

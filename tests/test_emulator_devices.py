@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TypeAlias
 
 import grammar
@@ -17,7 +18,9 @@ from paper import in_integers, layer_of
 from test_emulator import PAPER, PAPER_SPIKES
 from test_emulator_runs import LOUD, rather_large
 
+from neurodeploy.__main__ import main
 from neurodeploy.errors import RequestError, SimulationError
+from neurodeploy.netx import write_netx
 from neurodeploy.quantization import dequantize
 from neurodeploy.quantized import QuantizedNetwork
 from neurodeploy.records import SpikeRecord, compare
@@ -145,6 +148,17 @@ def test_layers_are_recorded_by_name_and_ways_told(device: str) -> None:
     hidden = simulate(PAPER, PAPER_SPIKES, record=["hidden"], device=device)
     assert (list(hidden.spikes), hidden.counts["readout"].tolist()) == (["hidden"], [[0]])
     assert set(Prepared(PAPER, device=device).ways.values()) == {"product"}
+
+
+def test_the_command_line_takes_a_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "spikes.npy", np.ones((600, 3)))
+    command = ["simulate", str(write_netx(LOUD, tmp_path / "loud.net")), "--input", str(tmp_path / "spikes.npy")]
+    command += ["--out", str(tmp_path / "record.npz"), "--device"]
+    assert main([*command, "cpu"]) == 0
+    with np.load(tmp_path / "record.npz") as record:
+        np.testing.assert_array_equal(record["v"], simulate(LOUD, np.ones((600, 3))).v["only"])
+    assert main([*command, "gpu"]) == 2
+    assert "device: 'gpu' cannot be used here" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------------------- what is refused

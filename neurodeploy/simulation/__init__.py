@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from neurodeploy.errors import DataError, RequestError
 from neurodeploy.network import Network
-from neurodeploy.quantized import QuantizedNetwork
+from neurodeploy.quantized import Encoder, QuantizedNetwork
 from neurodeploy.records import Recorded, SpikeRecord
 from neurodeploy.simulation.emulator import OnOverflow, check_resets, run_emulator
+from neurodeploy.simulation.input_population import InputPopulation, biases_of, encoder_of
 from neurodeploy.simulation.reference import run_reference
 
 __all__ = ["as_batch", "random_spikes", "run_emulator", "run_reference", "simulate"]
@@ -28,6 +29,7 @@ def simulate(
     end: Literal["emulator", "lava", "loihi2"] = "emulator",
     record: Recorded = "output",
     graded: bool = False,
+    raw: bool = False,
     reset_interval: int = 0,
     reset_offset: int = 0,
     on_overflow: OnOverflow = "wrap",
@@ -44,7 +46,7 @@ def simulate(
     network : Network or QuantizedNetwork
         Floats run in the reference simulator, the chip's integers at the `end` asked for.
     spikes : array (batch, \\*input_shape, n_steps) or (\\*input_shape, n_steps)
-        0 or 1; any whole numbers where they are graded.
+        0 or 1; any whole numbers where they are graded, any numbers where they are raw.
     end : "emulator" | "lava" | "loihi2"
         Our own integer emulator, or Lava's simulator in processes of its own (Python 3.10 with lava-nc and lava-dl).
         Both give the same integers. ``"loihi2"`` is a board, through Intel's extension of Lava: spikes of the output alone.
@@ -52,6 +54,9 @@ def simulate(
         Layers to record, spikes and membranes alike. The emulator counts spikes in all layers, and needs none recorded: ``()``.
     graded : bool
         Whether the input is graded: whole numbers that weights are multiplied by.
+    raw : bool
+        Whether the input is raw: numbers x that at every step set the bias of the network's input population (`Encoder`), which
+        fires in their stead; as for netx's ``input`` layers, x * weight + bias. An image that stays is repeated over the steps.
     reset_interval, reset_offset : int
         Neurons go back to rest before step `reset_offset` and every `reset_interval` from there on, as netx's arguments of these
         names have it; spikes under way go on. 0 for never. For the chip's integers only.
@@ -68,7 +73,8 @@ def simulate(
     Raises
     ------
     DataError
-        Spikes of another shape than the network's input, or other values than 0 and 1 (whole numbers, where graded).
+        Spikes of another shape than the network's input, or other values than 0 and 1 (whole numbers, where graded; what biases
+        of 13 bits hold, where raw).
     SimulationError
         Lava is missing, died or took too long; an overflow, where that is to raise.
     RequestError
@@ -78,9 +84,12 @@ def simulate(
         raise RequestError("end", f"{end!r} is no simulator", remedy="Give 'emulator', 'lava' or, for a board, 'loihi2'.")
     if device is not None and (end != "emulator" or isinstance(network, Network)):
         raise RequestError("device", "is the emulator's: nothing else runs on one", remedy="Leave it out.")
-    batch = as_batch(spikes, network.input_shape, graded=graded)
     check_resets(reset_interval, reset_offset)
     resets = {"reset_interval": reset_interval, "reset_offset": reset_offset}
+    if raw and graded:
+        raise RequestError("raw", "input sets biases, and graded input is multiplied by weights", remedy="Give one of the two.")
+    encoder = encoder_of(network) if raw else None
+    batch = as_batch(spikes, network.input_shape, graded=graded) if encoder is None else _biases(encoder, spikes, network)
     if isinstance(network, Network):
         if end != "emulator":
             raise RequestError("end", "Lava runs integers, and this network is in floats", remedy="Quantize it first.")
@@ -88,10 +97,12 @@ def simulate(
             raise RequestError("reset_interval", "is the chip's, and this network is in floats", remedy="Quantize it first.")
         return run_reference(network, batch, record=record)
     if end == "emulator":
+        if encoder is not None:
+            batch = InputPopulation(encoder, **resets).advance(batch)
         return run_emulator(network, batch, record=record, on_overflow=on_overflow, device=device, threads=threads, **resets)
     from neurodeploy.simulation.lava import run_lava
 
-    return run_lava(network, batch, record=record, time_limit_s=time_limit_s, end=end, **resets)
+    return run_lava(network, batch, record=record, time_limit_s=time_limit_s, end=end, raw=raw, **resets)
 
 
 def random_spikes(input_shape: tuple[int, ...], *, n_samples: int, n_steps: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -102,6 +113,14 @@ def random_spikes(input_shape: tuple[int, ...], *, n_samples: int, n_steps: int,
 
 def as_batch(spikes: NDArray[Any], input_shape: tuple[int, ...], *, graded: bool = False) -> NDArray[Any]:
     """Spikes as (batch, \\*input_shape, n_steps) in uint8, from one sample or a batch of them; graded ones in int32."""
+    given = _samples(spikes, input_shape)
+    if given.dtype.kind not in "biuf" or not _may_be(given, graded):
+        wanted = ("no whole numbers of 32 bits", "Round them.") if graded else ("other values than 0 and 1", _ENCODE)
+        raise DataError("input spikes", f"hold {wanted[0]}", remedy=wanted[1])
+    return given.astype(np.int32 if graded else np.uint8)
+
+
+def _samples(spikes: NDArray[Any], input_shape: tuple[int, ...]) -> NDArray[Any]:
     given = np.asarray(spikes)
     if given.ndim == len(input_shape) + 1:
         given = given[np.newaxis]
@@ -113,10 +132,11 @@ def as_batch(spikes: NDArray[Any], input_shape: tuple[int, ...], *, graded: bool
         )  # fmt: skip
     if 0 in given.shape:
         raise DataError("input spikes", f"have shape {given.shape}: nothing to run")
-    if given.dtype.kind not in "biuf" or not _may_be(given, graded):
-        wanted = ("no whole numbers of 32 bits", "Round them.") if graded else ("other values than 0 and 1", _ENCODE)
-        raise DataError("input spikes", f"hold {wanted[0]}", remedy=wanted[1])
-    return given.astype(np.int32 if graded else np.uint8)
+    return given
+
+
+def _biases(encoder: Encoder, raw: NDArray[Any], network: Network | QuantizedNetwork) -> NDArray[np.int32]:
+    return biases_of(encoder, _samples(raw, network.input_shape))
 
 
 _ENCODE = "Encode analogue input as spikes first."

@@ -50,6 +50,7 @@ def run_lava(
     reset_interval: int = 0,
     reset_offset: int = 0,
     end: LavaEnd = "lava",
+    raw: bool = False,
 ) -> SpikeRecord:
     """Run each sample from rest; see `neurodeploy.simulation.simulate`, which checks what it is given.
 
@@ -58,13 +59,16 @@ def run_lava(
 
     Parameters
     ----------
-    spikes : array (batch, \\*input_shape, n_steps), 0 or 1, or graded: whole numbers
+    spikes : array (batch, \\*input_shape, n_steps), 0 or 1, or graded: whole numbers; bias mantissas, where raw
     time_limit_s : float
         Seconds for all of it: starting Lava takes some of them.
     reset_interval, reset_offset : int
         As in `neurodeploy.simulation.emulator.Emulator`: how netx is told to reset neurons. 0 for never.
     end : "lava" | "loihi2"
         Lava's simulator, or a Loihi 2 board through Intel's extension of Lava; from a board come the spikes of the output alone.
+    raw : bool
+        Whether the network's input population is to run too, on these biases, in stretches of equal ones: Lava's own ``Input``
+        leaves its port unconnected, and its neurons are told their biases from outside (netx/blocks/process.py).
 
     Raises
     ------
@@ -75,12 +79,12 @@ def run_lava(
         Lava cannot run the network.
     """
     resets = [(reset_interval, reset_offset)]
-    return run_lava_jobs([(network, spikes)], record=record, time_limit_s=time_limit_s, resets=resets, end=end)[0]
+    return run_lava_jobs([(network, spikes)], record=record, time_limit_s=time_limit_s, resets=resets, end=end, raw=raw)[0]
 
 
 def run_lava_jobs(
     jobs: Sequence[Job], *, record: Recorded = "output", time_limit_s: float, resets: Sequence[tuple[int, int]] = (),
-    end: LavaEnd = "lava",
+    end: LavaEnd = "lava", raw: bool = False,
 ) -> list[SpikeRecord]:  # fmt: skip
     """`run_lava` for many networks at the price of starting Lava once; `resets` has interval and offset for each, or nothing."""
     require_lava()
@@ -90,15 +94,15 @@ def run_lava_jobs(
         folder = Path(name)
         plans = [_plan(*job, *reset) for job, reset in zip(jobs, resets or [(0, 0)] * len(jobs), strict=True)]
         if end == "loihi2":
-            _check_board(jobs, plans, record)
+            _check_board(jobs, plans, record, raw)
         listed = []
         for index, (plan, (network, spikes)) in enumerate(zip(plans, jobs, strict=True)):
             write_netx(network, folder / f"{index}.net")
             np.save(folder / f"{index}.npy", _one_after_another(spikes, plan))
             recorded = recorded_layers(network, record)
             layers = [k for k, layer in enumerate(network.layers) if layer.name in recorded]
-            graded = bool((spikes > 1).any() or (spikes < 0).any())
-            listed.append(asdict(plan) | {"name": str(index), "recorded": layers, "graded": graded, "end": end})
+            graded = not raw and bool((spikes > 1).any() or (spikes < 0).any())
+            listed.append(asdict(plan) | {"name": str(index), "recorded": layers, "graded": graded, "end": end, "raw": raw})
         (folder / "jobs.json").write_text(json.dumps(listed))
         _run_worker(folder, sum(plan.n_steps for plan in plans), time_limit_s)
         return [
@@ -107,8 +111,12 @@ def run_lava_jobs(
         ]
 
 
-def _check_board(jobs: Sequence[Job], plans: Sequence[_Plan], record: Recorded) -> None:
-    """Refuse what a run on a board cannot do: put neurons to rest between samples by hand, and show membranes."""
+def _check_board(jobs: Sequence[Job], plans: Sequence[_Plan], record: Recorded, raw: bool) -> None:
+    """Refuse what a run on a board cannot do: put neurons to rest between samples by hand, show membranes, be told biases."""
+    if raw:
+        raise SimulationError(
+            "loihi2", "is given spikes, not raw input", remedy="The emulator and Lava's simulator take raw input."
+        )
     for (network, _), plan in zip(jobs, plans, strict=True):
         if tuple(recorded_layers(network, record)) != (network.output.name,) or not isinstance(
             network.output.neuron, QuantizedLIF

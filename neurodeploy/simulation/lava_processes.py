@@ -17,11 +17,13 @@ from neurodeploy.chip_clock import depths, waits
 from neurodeploy.fixedpoint import MANTISSA_SHIFT, NEVER_FIRES
 from neurodeploy.graph import INPUT
 from neurodeploy.quantized import (
+    Encoder,
     QuantizedConv,
     QuantizedDense,
     QuantizedLayer,
     QuantizedLIF,
     QuantizedNetwork,
+    QuantizedNeuron,
     QuantizedSparse,
     QuantizedSynapse,
 )
@@ -61,6 +63,12 @@ def chain_of(network: Any) -> list[Population]:
     return populations
 
 
+def input_of(encoder: Encoder, biases: NDArray[np.int64], resets: dict[str, int]) -> Population:
+    """The input population, with the biases of the first step."""
+    neuron = _lif(encoder.neuron, biases.shape, biases, resets)
+    return Population(neuron, neuron.s_out, 0, [])
+
+
 def graph_of(
     network: QuantizedNetwork, given: Any, reset_interval: int | None = None, reset_offset: int = 0, *, bits: int = 0
 ) -> list[Population]:
@@ -82,13 +90,16 @@ def graph_of(
 
 
 def _neurons(layer: QuantizedLayer, resets: dict[str, int]) -> Any:
+    return _lif(layer.neuron, (layer.n_neurons,), layer.bias, resets)
+
+
+def _lif(neuron: QuantizedNeuron, shape: tuple[int, ...], bias: NDArray[np.int64], resets: dict[str, int]) -> Any:
     from lava.proc.lif.process import LIF, LIFReset
 
-    neuron = layer.neuron
     vth = neuron.vth if isinstance(neuron, QuantizedLIF) else np.array(NEVER_FIRES)
     return (LIFReset if resets else LIF)(
-        shape=(layer.n_neurons,), vth=_plain(vth), du=_plain(neuron.du - 1), dv=_plain(neuron.dv),
-        bias_mant=_plain(layer.bias), bias_exp=MANTISSA_SHIFT, **resets,
+        shape=shape, vth=_plain(vth), du=_plain(neuron.du - 1), dv=_plain(neuron.dv), bias_mant=_plain(bias),
+        bias_exp=MANTISSA_SHIFT, **resets,
     )  # fmt: skip
 
 

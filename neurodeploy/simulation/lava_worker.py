@@ -1,7 +1,7 @@
 """What Lava does with network files: the process that `neurodeploy.simulation.lava` starts, and that alone imports Lava.
 
-Called with a folder. Its ``jobs.json`` lists runs, each of a network file on input spikes (n_in, n_steps) in an ``.npy`` file;
-what the chip did is left beside them in one ``.npz`` a run, on the chip's own clock, and how far it has come in ``steps``.
+Called with a folder. Its ``jobs.json`` lists runs, each of a network file on spikes, or biases, (n_in, n_steps) in an ``.npy``
+file; what the chip did is left beside them in one ``.npz`` a run, on the chip's own clock, and how far it has come in ``steps``.
 A run goes in parts, each of so many steps, after which layers from some depth on are put to rest (-1: none).
 """
 
@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,29 +71,21 @@ def _fixed_point() -> Any:
 def _run(folder: Path, job: dict[str, Any], done: int) -> int:
     """Run one job and return `done` plus its steps."""
     import lava.proc.conv.utils
-    from lava.proc.io import source
 
     lava.proc.conv.utils.TORCH_IS_AVAILABLE = False  # torch hangs in the processes that Lava forks
-    path, spikes = folder / f"{job['name']}.net", np.load(folder / f"{job['name']}.npy").astype(np.int64)
-    if job["is_chain"]:
-        whole, feed, populations = _chain(path, spikes, job)
-    else:
-        from neurodeploy.netx import read_netx
-        from neurodeploy.simulation.lava_processes import graph_of
-
-        feed = source.RingBuffer(data=spikes)
-        given, bits = _onto_board(feed.s_out, spikes.shape[:1], job["end"]), GRADED_BITS * job["graded"]
-        populations = graph_of(read_netx(path), given, job["reset_interval"], job["reset_offset"], bits=bits)
-        whole = populations[-1].neuron
-    probes = [_probe(populations[k], spikes.shape[-1], job["end"]) for k in job["recorded"]]
+    path, given = folder / f"{job['name']}.net", np.load(folder / f"{job['name']}.npy").astype(np.int64)
+    whole, populations, inputs = (_chain if job["is_chain"] else _graph)(path, given, job)
+    probes = [_probe(populations[k], given.shape[-1], job["end"]) for k in job["recorded"]]
+    at, to_rest = 0, [*populations, *([] if inputs is None else [inputs.population])]
     try:
         for steps, depth in job["parts"]:
-            for start in range(0, steps, PART_STEPS):
-                part = min(PART_STEPS, steps - start)
+            for part in _stretches(at, steps, inputs):
+                if inputs is not None and at:
+                    inputs.population.neuron.bias_mant.set(inputs.biases[..., at])
                 _advance(whole, part, job["end"])
-                done += part
+                at, done = at + part, done + part
                 (folder / "steps").write_text(str(done))
-            for population in populations if depth >= 0 and job["end"] == "lava" else ():
+            for population in to_rest if depth >= 0 and job["end"] == "lava" else ():
                 population.rest(depth)
         recorded = [[_in_a_row(each.data.get()) for each in probe] for probe in probes]
     finally:
@@ -105,14 +98,31 @@ def _run(folder: Path, job: dict[str, Any], done: int) -> int:
     return done
 
 
-def _chain(path: Path, spikes: NDArray[np.int64], job: dict[str, Any]) -> tuple[Any, Any, list[Population]]:
-    """The network as netx builds it, and the source of its input.
+@dataclass(frozen=True)
+class _Inputs:
+    """The input population of a network that is given raw input, and its biases (\\*shape, n_steps)."""
+
+    population: Population
+    biases: NDArray[np.int64]
+
+
+def _stretches(at: int, steps: int, inputs: _Inputs | None) -> list[int]:
+    """Steps to run at once, from step `at` on: not too many, to say how far it has come, and all with the same biases."""
+    ends = {at + steps, *range(at, at + steps, PART_STEPS)}
+    if inputs is not None:
+        flat = inputs.biases.reshape(-1, inputs.biases.shape[-1])
+        changes = 1 + np.flatnonzero((flat[:, 1:] != flat[:, :-1]).any(axis=0))
+        ends |= {t for t in changes.tolist() if at < t < at + steps}
+    return [int(n) for n in np.diff(sorted(ends))]
+
+
+def _chain(path: Path, given: NDArray[np.int64], job: dict[str, Any]) -> tuple[Any, list[Population], _Inputs | None]:
+    """The network as netx builds it, and what its input comes from.
 
     A sample's first input reaches the first layer's neurons at chip step 2, the next layer's at 3, ...: netx's `reset_offset` of
     1 resets each of them there, and every `reset_interval` from there on.
     """
     from lava.lib.dl.netx.hdf5 import Network
-    from lava.proc.io import source
 
     from neurodeploy.simulation.lava_processes import chain_of
 
@@ -122,10 +132,37 @@ def _chain(path: Path, spikes: NDArray[np.int64], job: dict[str, Any]) -> tuple[
     )  # fmt: skip
     shape = network.inp.shape
     if len(shape) == 3:  # an image, which Lava has as W, H, C
-        spikes = spikes.reshape(*shape[::-1], -1).transpose(2, 1, 0, 3)
-    feed = source.RingBuffer(data=spikes)
-    _onto_board(feed.s_out, network.inp.shape, job["end"]).connect(network.inp)
-    return network, feed, chain_of(network)
+        given = given.reshape(*shape[::-1], -1).transpose(2, 1, 0, 3)
+    port, inputs = _source(path, given, job)
+    port.connect(network.inp)
+    return network, chain_of(network), inputs
+
+
+def _graph(path: Path, given: NDArray[np.int64], job: dict[str, Any]) -> tuple[Any, list[Population], _Inputs | None]:
+    """The network from Lava's own processes, and what its input comes from."""
+    from neurodeploy.netx import read_netx
+    from neurodeploy.simulation.lava_processes import graph_of
+
+    port, inputs = _source(path, given, job)
+    resets = job["reset_interval"], job["reset_offset"]
+    populations = graph_of(read_netx(path), port, *resets, bits=GRADED_BITS * job["graded"])
+    return populations[-1].neuron, populations, inputs
+
+
+def _source(path: Path, given: NDArray[np.int64], job: dict[str, Any]) -> tuple[Any, _Inputs | None]:
+    """The port by which the input comes: from a list of spikes, or from the input population, where it is raw."""
+    from lava.proc.io import source
+
+    if not job["raw"]:
+        return _onto_board(source.RingBuffer(data=given).s_out, given.shape[:-1], job["end"]), None
+    from neurodeploy.netx import read_netx
+    from neurodeploy.simulation.lava_processes import input_of
+
+    encoder = read_netx(path).encoder
+    assert encoder is not None
+    every, offset = job["reset_interval"], 1 + job["reset_offset"]  # Lava counts its steps from 1
+    population = input_of(encoder, given[..., 0], {"reset_interval": every, "reset_offset": offset} if every else {})
+    return population.out, _Inputs(population, given)
 
 
 def _probe(population: Population, n_steps: int, end: str) -> tuple[Any, ...]:
