@@ -52,6 +52,12 @@ def two_layers() -> QuantizedNetwork:
     return QuantizedNetwork(input_shape=(2,), layers=(first, second))
 
 
+def waiting() -> QuantizedNetwork:
+    """Spikes wait in its synapses."""
+    layer = lif_layer([[10, 20]], vth=15, du=2048, dv=2048)
+    return single(replace(layer, connections=(replace(layer.connections[0], delay_steps=1),)))
+
+
 NETWORK = single(lif_layer([[10]], vth=15, du=2048, dv=2048))
 BY_HAND = (NETWORK, np.array([[[1, 1, 0, 0, 0]]], dtype=np.uint8))
 
@@ -283,3 +289,5 @@ def test_what_a_board_cannot_do_is_refused_before_it_is_asked(monkeypatch: pytes
     monkeypatch.setattr(lava, "require_extension", lambda: None)
     with pytest.raises(SimulationError, match=r"loihi2: sends the spikes of the output alone, no membranes"):
         simulate(two_layers(), np.ones((1, 2, 3), dtype=np.uint8), end="loihi2", record="all")
+    with pytest.raises(SimulationError, match=r"loihi2: cannot put this network to rest between samples: .* Run one sample at"):
+        simulate(waiting(), np.ones((2, 2, 3), dtype=np.uint8), end="loihi2")

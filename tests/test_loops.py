@@ -15,10 +15,13 @@ from test_nir import DT, graph, lif, written
 from torch import nn
 
 from neurodeploy.errors import ExtractError
+from neurodeploy.frontends.assembly import AT_ONCE, Heard, assemble
+from neurodeploy.frontends.forms import spikes
 from neurodeploy.frontends.nir import read_nir
 from neurodeploy.frontends.norse import extract
 from neurodeploy.frontends.ordering import in_order
 from neurodeploy.graph import INPUT
+from neurodeploy.network import LIF
 
 
 class Both(nn.Module):
@@ -53,7 +56,7 @@ def test_a_loop_is_named_with_its_steps_and_its_delay() -> None:
 
 def test_one_population_of_both_is_what_two_were() -> None:
     """The way round that the text names: a loop that is delayed by a step a synapse, as one recurrence."""
-    both, spikes = drive(Both()), given(6)
+    both, fed = drive(Both()), given(6)
 
     class One(nn.Module):
         def __init__(self) -> None:
@@ -70,8 +73,8 @@ def test_one_population_of_both_is_what_two_were() -> None:
         one.cell.input_weights[:4] = both.give.weight
         one.cell.recurrent_weights[:4, 4:] = both.down.weight
         one.cell.recurrent_weights[4:, :4] = both.up.weight
-    theirs = answers(both, spikes)
-    _, ours = read(one, spikes)
+    theirs = answers(both, fed)
+    _, ours = read(one, fed)
     np.testing.assert_array_equal(ours[:, 4:], theirs)
     assert 0 < theirs.mean() < 1
 
@@ -113,6 +116,16 @@ def test_a_loop_of_nodes_counts_the_fewest_steps_that_delays_take(tmp_path: Path
 
 def test_order_is_as_it_stands_where_nobody_waits() -> None:
     assert in_order({"c": {}, "b": {"c": 0, "b": 0}, "d": {"a": 3}, "a": {"c": 1}}, {}) == ["c", "b", "a", "d"]
+
+
+def test_a_network_is_no_heap_of_populations() -> None:
+    neuron = LIF(threshold=np.ones(()), **AT_ONCE)
+    heap = [
+        Heard(name=name, where=name, form=spikes(source, (2,)), neuron=neuron, gain=np.ones(()), has_current=False)
+        for name, source in (("a", "b"), ("b", INPUT))
+    ]
+    with pytest.raises(ExtractError, match=r"^layer 'a': takes spikes from 'b', which is no layer before it\. List layers in"):
+        assemble((2,), heap, 1e-3)
 
 
 def test_a_long_loop_is_told_without_those_that_only_hear_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from norse.torch.functional.lif_box import LIFBoxParameters
 from norse.torch.functional.reset import reset_subtract
 from torch.nn import Dropout, Flatten, Linear
 
-from neurodeploy.errors import ExtractError
+from neurodeploy.errors import ExtractError, RequestError
+from neurodeploy.frontends.models import load_model
 from neurodeploy.frontends.norse import extract
 
 
@@ -192,3 +194,9 @@ def test_an_input_of_many_sides_has_to_be_flattened() -> None:
 def test_a_sample_is_a_batch_of_one_step(sample: Any) -> None:
     with pytest.raises(ExtractError, match=r"^sample: is not a tensor \(batch, \*input_shape\)\. Give one step of input\.$"):
         extract(chain(LIFCell()), sample)
+
+
+def test_a_model_without_a_linear_does_not_tell_its_input(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from norse.torch import LIFCell\n\nmodel = LIFCell\n")
+    with pytest.raises(RequestError, match=r"mine\.py:model: returned a model without a Linear\. Return a pair"):
+        load_model(f"{tmp_path / 'mine.py'}:model")

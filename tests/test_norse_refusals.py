@@ -123,6 +123,19 @@ WRONG: dict[str, tuple[nn.Module, str]] = {
         between(lambda z: F.linear(torch.ones(2, 2), z.T).T.repeat(1, 2)),
         r"^model \(Net\): T mixes samples",
     ),
+    "weights by spikes": (between(lambda z: torch.div(torch.ones(4), z + 1)), r"div weights what is no spike by what is"),
+    "no matrix": (
+        between(lambda z: (z.unsqueeze(1) @ torch.ones(2, 4, 4)).squeeze(1)),
+        r"^model \(Net\): matmul multiplies by what is no matrix of weights",
+    ),
+    "one row of weights": (
+        between(lambda z: F.linear(z, torch.ones(4)).unsqueeze(1).repeat(1, 4)),
+        r"^model \(Net\): Dense\.weight has shape \(4,\), not \(n_out, n_in\)",
+    ),
+    "arguments": (
+        between(lambda z: torch.add(z, 1, out=torch.zeros(2, 4))),
+        r"^model \(Net\): add is called with arguments that are not supported",
+    ),
     "samples that meet": (
         between(lambda z: z - z.mean(0)),
         r"^model \(Net\): mean adds up over other sides than those of the image",
@@ -174,7 +187,15 @@ WRONG: dict[str, tuple[nn.Module, str]] = {
         SequentialState(nn.Linear(4, 4), LIFBoxCell(), nn.Unflatten(1, (1, 2, 2)), nn.AvgPool2d(1), nn.MaxPool2d(2)),
         r"^4 \(MaxPool2d\): takes the largest of what 3 \(AvgPool2d\) gives, which are no spikes",
     ),
+    "a mean of what is no image": (
+        SequentialState(nn.Linear(4, 4), nn.Unflatten(1, (1, 2, 2)), nn.AvgPool2d(2), nn.Flatten(), LIFCell()),
+        r"^2 \(AvgPool2d\): averages what 0 \(Linear\) gives, which is no image\. Use a convolution there",
+    ),
     "where the maximum is": (
+        between(lambda z: F.max_pool2d(z.view(2, 1, 2, 2), 1, return_indices=True)[0].flatten(1)),
+        r"^model \(Net\): max_pool2d_with_indices tells where the largest is",
+    ),
+    "no neurons": (
         SequentialState(nn.Unflatten(1, (1, 2, 2)), nn.MaxPool2d(2, return_indices=True), nn.Identity()),
         r"^model: holds no neurons",
     ),
@@ -213,6 +234,49 @@ def test_what_comes_with_many_steps() -> None:
         extract(SequentialState(LIF(), nn.AvgPool1d(2), LIF()), torch.zeros(3, 2, 4))
     with pytest.raises(ExtractError, match=r"^sample: has shape \(1, 2, 4\), and the model takes \(time, batch, .* at least two"):
         extract(SequentialState(nn.Linear(4, 4), LIF()), torch.zeros(1, 2, 4))
+
+
+class Loops(nn.Module):
+    """A loop over the steps of the input, and what `then` makes of the spikes of all steps and of the input."""
+
+    def __init__(self, then: Callable[[Any, Any, torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.fc, self.lif, self.out, self.then = nn.Linear(4, 4), LIFCell(), LIFBoxCell(), then
+
+    def forward(self, x: torch.Tensor) -> Any:
+        state, said = None, []
+        for step in range(len(x)):
+            z, state = self.lif(self.fc(x[step]), state)
+            said.append(z)
+        return self.then(self, said, x)
+
+
+def hears_all_at_once(net: Any, _said: Any, x: torch.Tensor) -> Any:
+    return net.out(x)
+
+
+def adds_one_to_all(net: Any, said: Any, _x: torch.Tensor) -> Any:
+    return net.out(torch.stack(said) + said[0])
+
+
+def skips_a_step(net: Any, said: Any, _x: torch.Tensor) -> Any:
+    state = None
+    for step in (0, 2):
+        z, state = net.out(F.max_pool1d(said[step].view(2, 1, 4), 2).flatten(1), state)
+    return z
+
+
+@pytest.mark.parametrize(
+    ("then", "message"),
+    [
+        (hears_all_at_once, r"^out \(LIFBoxCell\): takes many steps of the input as if they were one\. Give it one"),
+        (adds_one_to_all, r"^model \(Loops\): add meets one step and many, or batches of different sizes"),
+        (skips_a_step, r"^model \(Loops\): max_pool1d is left out at some steps"),
+    ],
+)
+def test_what_a_loop_over_time_may_not_do(then: Any, message: str) -> None:
+    with pytest.raises(ExtractError, match=message):
+        extract(Loops(then), torch.zeros(3, 2, 4))
 
 
 def test_a_model_is_a_module() -> None:
