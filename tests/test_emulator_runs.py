@@ -137,13 +137,13 @@ def test_the_fastest_way_is_measured_and_told(connectivity: float) -> None:
     assert set(prepared.ways.values()) == {None}
     spikes = random_spikes((200,), n_samples=3, n_steps=30)
     record = Emulator(prepared, n_samples=3, record="all").advance(spikes)
-    tried = {"rows", "product"} | ({"lists"} if connectivity < 0.2 else set())
+    tried = {"rows", "product"} | ({"lists", "columns"} if connectivity < 0.2 else set())
     for (source, layer), ways in ((("input", "first"), tried), (("first", "second"), {"windows", "patterns", "product"})):
         (synapses,) = prepared.synapses[layer]
         assert set(synapses.seconds) == ways
         assert prepared.ways[source, layer] == min(synapses.seconds, key=synapses.seconds.__getitem__)
     assert record.spikes["second"].sum() > 1000
-    for way in ("product", "rows", "lists", "windows", "patterns"):
+    for way in ("product", "rows", "lists", "columns", "windows", "patterns"):
         alone = Emulator(Prepared(network, way=way), n_samples=3, record="all", threads=1).advance(spikes)
         assert compare(record, alone).equal
 
@@ -167,7 +167,7 @@ def test_threads_that_share_a_sample_give_what_one_gives(threads: int) -> None:
 @given(job=grammar.graph_jobs)
 def test_every_way_gives_the_same(job: Job) -> None:
     network, spikes = job
-    ways = ("product", "rows", "lists", "windows", "patterns")
+    ways = ("product", "rows", "lists", "columns", "windows", "patterns")
     records = [Emulator(Prepared(network, way=way), n_samples=len(spikes), record="all").advance(spikes) for way in ways]
     for record in records[1:]:
         assert compare(records[0], record).equal

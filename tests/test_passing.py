@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from neurodeploy.quantized import QuantizedConv, QuantizedSynapse
+from neurodeploy.quantized import QuantizedConv, QuantizedDense, QuantizedSparse, QuantizedSynapse
 from neurodeploy.simulation.passing import WAYS, Passing
 from neurodeploy.simulation.products import product_of
 
@@ -33,7 +33,7 @@ def drawn_rows(n_rows: int, n: int, rate: float, seed: int) -> NDArray[np.uint8]
 def check_all_ways(synapse: QuantizedSynapse, rows: NDArray[np.uint8]) -> None:
     before = np.arange(len(rows) * synapse.n_out, dtype=np.int32).reshape(len(rows), -1)
     plain = before + product_of(synapse, np.float64)(rows[:, : synapse.n_in]).astype(np.int32)
-    for way in WAYS[type(synapse)]:
+    for way in (*WAYS[type(synapse)], "product"):
         arriving = before.copy()
         Passing(synapse, np.float64, way).add(rows, arriving)
         np.testing.assert_array_equal(arriving, plain, err_msg=way)
@@ -54,6 +54,33 @@ def convolutions(draw: st.DrawFn) -> QuantizedConv:
     return QuantizedConv(
         weight=weight, weight_bits=9, input_shape=image, stride=stride, padding=padding, dilation=dilation, groups=groups
     )  # fmt: skip
+
+
+@st.composite
+def lists(draw: st.DrawFn) -> QuantizedDense | QuantizedSparse:
+    """Up to 50 inputs and 70 neurons, from none of the synapses to all of them."""
+    n_in, n_out = draw(st.integers(1, 50)), draw(st.integers(1, 70))
+    seed = draw(st.integers(0, 99))
+    exist = np.random.default_rng(seed).random((n_out, n_in)) < draw(st.sampled_from([0.0, 0.05, 0.5, 1.0]))
+    weight = drawn_weights((n_out, n_in), draw(st.sampled_from(sorted(WEIGHTS))), seed) * exist
+    if draw(st.booleans()):
+        return QuantizedDense(weight=weight, weight_bits=9)
+    starts = np.concatenate([[0], np.cumsum(exist.sum(axis=1))])
+    return QuantizedSparse(n_in=n_in, starts=starts, sources=np.nonzero(exist)[1], weight=weight[exist], weight_bits=9)
+
+
+@settings(max_examples=100)
+@given(synapse=lists(), n_rows=st.integers(1, 300), rate=st.sampled_from([0.0, 0.1, 1.0]), seed=st.integers(0, 99))
+def test_lists_pass_spikes_alike_by_every_way(
+    synapse: QuantizedDense | QuantizedSparse, n_rows: int, rate: float, seed: int
+) -> None:
+    check_all_ways(synapse, drawn_rows(n_rows, synapse.n_in, rate, seed))
+
+
+@pytest.mark.parametrize("kind", sorted(WEIGHTS))
+def test_sums_past_16_bits_stay_exact(kind: str) -> None:
+    synapse = QuantizedDense(weight=drawn_weights((3, 300), kind, 0), weight_bits=9)
+    check_all_ways(synapse, drawn_rows(3, synapse.n_in, 1.0, 0))
 
 
 @settings(max_examples=150)

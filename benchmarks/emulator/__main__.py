@@ -69,7 +69,7 @@ def pruned(threads: int, tell: Tell) -> None:
     spikes = cases.drawn_spikes((1024, 784, 20), cases.MNIST_RATE)
     for connectivity in (0.05, 0.01):
         network = cases.chain((784, 800, 10), connectivity=connectivity)
-        ways = {way or "measured": Prepared(network, way=way) for way in ("product", "rows", "lists", None)}
+        ways = {way or "measured": Prepared(network, way=way) for way in ("product", "rows", "lists", "columns", None)}
         taken: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(5):
             for way, prepared in ways.items():
