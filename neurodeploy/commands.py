@@ -192,6 +192,7 @@ def compress(
 @click.option(
     "--input", "source", required=True, type=Path, metavar="SPIKES.NPY", help="0 or 1, ([batch,] n_inputs..., n_steps)."
 )
+@click.option("--graded", is_flag=True, help="Input is whole numbers, as of a network trained with `--encoder direct`.")
 @click.option("--end", type=click.Choice(ENDS), default="emulator", show_default=True, help="Where to run it.")
 @click.option("--out", type=Path, required=True, metavar="RECORD.NPZ", help="Gets spikes and v of the last layer, and meta.")
 @DEVICE
@@ -203,7 +204,7 @@ def compress(
 @QUIET
 def simulate(
     network: str, source: Path, end: Literal["emulator", "lava", "loihi2"], out: Path, target: str, bits: int,
-    time_limit: float, device: str | None, **steps: Any,
+    time_limit: float, device: str | None, graded: bool, **steps: Any,
 ) -> int:  # fmt: skip
     """Run FILE, a .net or .nir, on input spikes and record the last layer."""
     from neurodeploy.records import load_spikes, save_record
@@ -211,7 +212,7 @@ def simulate(
 
     integers = Given(name=network, **steps).integers(target, bits)
     with busy(f"Running it: {end}"):
-        record = run(integers, load_spikes(source), end=end, time_limit_s=time_limit, device=device)
+        record = run(integers, load_spikes(source), end=end, time_limit_s=time_limit, device=device, graded=graded)
     save_record(record, out, network=network, input=str(source))
     size, rate = f"{record.n_samples} samples of {record.n_steps} steps", record.rates()[record.output]
     click.echo(f"{size}, {rate:.4f} spikes a neuron and step in {record.output!r}: {out}")

@@ -11,6 +11,7 @@ from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 from spiking import few
 
 import neurodeploy as nd
+from neurodeploy.__main__ import main
 from neurodeploy.errors import DataError, RequestError
 from neurodeploy.training import DataSplit
 from neurodeploy.training.direct import Direct, check_payload, in_levels
@@ -86,6 +87,9 @@ def test_the_whole_way_in_levels(tmp_path: Path) -> None:
     assert found.synaptic_operations["Effective_MACs"] <= 6 * sent * connected.n_out / 40
     assert found.synaptic_operations["Effective_MACs"] > 3 * sent * connected.n_out / 40
     assert found.synaptic_operations["Effective_ACs"] > 0
+    np.save(tmp_path / "sent.npy", simulator_spikes(few(seed=1)[0][0], 6, "direct"))
+    command = ["simulate", str(tmp_path / "model.net"), "--input", str(tmp_path / "sent.npy"), "--out", str(tmp_path / "r.npz")]
+    assert (main([*command, "--graded"]), main(command)) == (0, 2)
 
 
 def test_a_chip_whose_spikes_carry_no_numbers_is_refused_before_training(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torchvision import datasets
 
+from neurodeploy.__main__ import main
 from neurodeploy.errors import DataError
 from neurodeploy.training.data import CATALOGUE, load_data
 
@@ -25,14 +26,20 @@ def write_idx(path: Path, array: NDArray[np.uint8]) -> None:
     path.write_bytes(struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes())
 
 
-@pytest.mark.parametrize(("name", "called"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")])
-def test_idx_files_are_read_from_the_folder(name: str, called: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / called / "raw"
-    folder.mkdir(parents=True)
+def write_images(folder: Path, called: str) -> dict[str, NDArray[np.uint8]]:
+    """Small files where torchvision looks for those of MNIST's format; the images of each."""
+    raw = folder / called / "raw"
+    raw.mkdir(parents=True)
     images = {half: RNG.integers(0, 256, (n, 28, 28), dtype=np.uint8) for half, n in HALVES.items()}
     for half, n in HALVES.items():
-        write_idx(folder / f"{half}-images-idx3-ubyte", images[half])
-        write_idx(folder / f"{half}-labels-idx1-ubyte", np.arange(n, dtype=np.uint8) % 10)
+        write_idx(raw / f"{half}-images-idx3-ubyte", images[half])
+        write_idx(raw / f"{half}-labels-idx1-ubyte", np.arange(n, dtype=np.uint8) % 10)
+    return images
+
+
+@pytest.mark.parametrize(("name", "called"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")])
+def test_idx_files_are_read_from_the_folder(name: str, called: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = write_images(tmp_path, called)
     split = load_data(name, folder=tmp_path, batch_size=4)
     assert (split.input_shape, split.n_classes) == ((1, 28, 28), 10)
     inputs, target = next(iter(split.train))
@@ -41,6 +48,19 @@ def test_idx_files_are_read_from_the_folder(name: str, called: str, tmp_path: Pa
     assert target.tolist() == [0, 1, 2, 3]
     assert [len(target) for _, target in split.test] == [4, 1]
     assert not capsys.readouterr().out
+
+
+def test_the_command_line_reads_from_the_folder_that_it_is_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_images(tmp_path, "MNIST")
+    (tmp_path / "models.py").write_text(
+        "from norse.torch import LICell, SequentialState\nimport torch\n\ndef narrow():\n"
+        "    return SequentialState(torch.nn.Linear(64, 10, bias=False), LICell())\n"
+    )
+    where = ["--data", "mnist", "--data-dir", str(tmp_path), "--out", str(tmp_path / "made")]
+    assert main(["compress", f"{tmp_path / 'models.py'}:narrow", "--target", "loihi2", *where]) == 2
+    said = capsys.readouterr()
+    assert not said.out
+    assert "inputs: have shape (12, 1, 28, 28), but the model's first layer takes 64 values" in said.err
 
 
 @pytest.fixture

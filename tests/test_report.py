@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any
 
@@ -26,7 +26,7 @@ from neurodeploy.placing import place
 from neurodeploy.profiles import load_profile
 from neurodeploy.quantization import quantize
 from neurodeploy.report import Accuracy, LavaCheck, Report, binding, inspection, measure, summarize
-from neurodeploy.report.ladder import for_simulator, outputs
+from neurodeploy.report.ladder import for_simulator, outputs, stretch_of
 from neurodeploy.report.text import accuracy_table, as_text, layer_table
 from neurodeploy.simulation import simulate
 from neurodeploy.versions import versions
@@ -289,3 +289,12 @@ def test_every_rung_is_measured_on_all_samples() -> None:
     assert (measured.changed, measured.overflows) == ((), {"layer0": 0, "layer2": 0})
     wrong = [(inputs, (target + 1) % 3) for inputs, target in data]
     assert (measure(model, network, quantized, wrong, SHORT).accuracy.emulated or 0) < 0.1
+
+
+def test_a_stretch_reads_no_more_than_it_shows() -> None:
+    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        yield few()[0]
+        raise AssertionError("read on")
+
+    stretch = stretch_of(trained(), batches(), SHORT, 20)
+    assert (len(stretch.spikes), stretch.labels.tolist()) == (20, few()[0][1][:20].tolist())

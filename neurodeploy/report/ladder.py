@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -148,10 +147,14 @@ class Stretch:
 
 def stretch_of(model: torch.nn.Module, data: Data, options: FitOptions, n_samples: int) -> Stretch:
     """The first `n_samples` of the data, or all where there are fewer."""
-    batches = list(islice(data, n_samples))
-    inputs = torch.cat([torch.as_tensor(x) for x, _ in batches])[:n_samples]
-    labels = np.concatenate([np.asarray(y) for _, y in batches])[:n_samples]
-    return Stretch(spikes=for_simulator(inputs, model, options), labels=labels)
+    inputs, labels = [], []
+    for x, y in data:
+        inputs.append(torch.as_tensor(x))
+        labels.append(np.asarray(y))
+        if sum(map(len, labels)) >= n_samples:  # batches may be slow to read
+            break
+    spikes = for_simulator(torch.cat(inputs)[:n_samples], model, options)
+    return Stretch(spikes=spikes, labels=np.concatenate(labels)[:n_samples])
 
 
 def check_in_lava(
