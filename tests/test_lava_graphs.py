@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from strategies import spikes_into
 from torch.nn import AvgPool2d, BatchNorm2d, Conv2d, Dropout, Flatten, Linear, MaxPool2d
 
+from neurodeploy.__main__ import main
 from neurodeploy.frontends.norse import extract
 from neurodeploy.graph import INPUT, Connection
 from neurodeploy.netx import plain_kinds, read_netx, write_netx
@@ -137,6 +138,22 @@ def test_verify_and_simulate_run_graphs() -> None:
     record = simulate(network, spikes, end="lava")
     assert list(record.v) == ["third"]
     np.testing.assert_array_equal(record.v["third"], simulate(network, spikes).v["third"])
+
+
+@pytest.mark.lava
+@pytest.mark.slow
+def test_the_command_line_runs_a_file_with_branches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network, file = residual(), str(tmp_path / "branches.net")
+    write_netx(network, file)
+    _, spikes = random_job(network, (1, 6, 5, 8))
+    np.save(tmp_path / "spikes.npy", spikes)
+    said = str(tmp_path / "record.npz")
+    assert main(["simulate", file, "--input", str(tmp_path / "spikes.npy"), "--end", "lava", "--out", said]) == 0
+    np.testing.assert_array_equal(np.load(said)["v"], simulate(network, spikes).v["third"])
+    assert main(["simulate", file, "--input", str(tmp_path / "spikes.npy"), "--end", "loihi2", "--out", said]) == 2
+    assert "loihi2: Lava cannot reach a board" in capsys.readouterr().err
+    assert main(["verify", file, "--steps", "6"]) == 0
+    assert capsys.readouterr().out.startswith("Equal: ")
 
 
 @pytest.mark.lava

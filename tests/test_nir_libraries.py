@@ -21,6 +21,7 @@ from torch import nn
 import neurodeploy as nd
 from neurodeploy.frontends.nir import read_nir, write_nir
 from neurodeploy.network import Network
+from neurodeploy.quantized import QuantizedNetwork
 
 N_STEPS = 40
 
@@ -41,7 +42,7 @@ def spikes(*shape: int, batch: int = 3) -> NDArray[np.uint8]:
     return (np.random.default_rng(11).random((batch, *shape, N_STEPS)) < 0.35).astype(np.uint8)
 
 
-def assert_spikes_alike(network: Network, given: NDArray[np.uint8], theirs: NDArray[Any]) -> None:
+def assert_spikes_alike(network: Network | QuantizedNetwork, given: NDArray[np.uint8], theirs: NDArray[Any]) -> None:
     """Every spike of the last layer, of which there are some."""
     ours = nd.simulate(network, given)
     np.testing.assert_array_equal(ours.spikes[network.output.name], theirs)
@@ -146,7 +147,9 @@ def test_snntorch_synaptic_that_hear_themselves_come_in(snn: Any, tmp_path: Path
     assert_spikes_alike(network, given, theirs[network.output.name])
 
 
-def test_snntorch_reads_what_is_written_for_its_step(snn: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rounded", [False, True])
+def test_snntorch_reads_what_is_written_for_its_step(snn: Any, rounded: bool, tmp_path: Path) -> None:
+    """Integers too: of those it reads the floats that they stand for, which fire as the chip does."""
     from snntorch.import_nir import import_from_nir
 
     torch.manual_seed(3)
@@ -154,15 +157,16 @@ def test_snntorch_reads_what_is_written_for_its_step(snn: Any, tmp_path: Path) -
     louder(model, 3)
     given = spikes(20)
     network = replace(exported_by_snntorch(model, given, tmp_path), timestep_s=2e-3)
-    write_nir(network, tmp_path / "ours.nir", dt=1e-4)
-    assert read_nir(tmp_path / "ours.nir") == network
+    to_run = nd.quantize(network, nd.load_profile("loihi2")) if rounded else network
+    write_nir(to_run, tmp_path / "ours.nir", dt=1e-4)
+    assert read_nir(tmp_path / "ours.nir") == (nd.dequantize(to_run) if rounded else network)
     imported = import_from_nir(nir.read(tmp_path / "ours.nir"))
     state: Any = None
     steps = []
     for t in range(N_STEPS):
         said, state = imported(torch.as_tensor(given[..., t], dtype=torch.float32), state)
         steps.append(said.detach())
-    assert_spikes_alike(network, given, torch.stack(steps, dim=-1).numpy())
+    assert_spikes_alike(to_run, given, torch.stack(steps, dim=-1).numpy())
 
 
 # ---------------------------------------------------------------------------------------------- sinabs
