@@ -64,13 +64,34 @@ class Evaluation:
     n_steps: int
     seconds: float
 
+    def __str__(self) -> str:
+        of = self.synaptic_operations
+        lines = [
+            f"{self.classification_accuracy:.2%} of {self.n_samples:,} samples right; a decision stands after "
+            f"{self.latency_steps:.1f} of {self.n_steps:,} steps.",
+            f"Synaptic operations a sample: {of['Effective_ACs']:,.0f} accumulates and {of['Effective_MACs']:,.0f} "
+            f"multiply-accumulates, of {of['Dense']:,.0f} if all were dense.",
+            f"Sparsity: {self.activation_sparsity:.2%} of activations, {self.connection_sparsity:.2%} of weights.",
+            *(f"{name!r}: {rate:.4f} spikes a neuron and step" for name, rate in self.rates.items()),
+            *(f"{name!r}: left 24 bits {times:,} times" for name, times in self.overflows.items() if times),
+            f"{self.seconds:.2f} s in the emulator.",
+        ]
+        return "\n".join(lines)
+
 
 @overload
-def evaluate(network: QuantizedNetwork, data: Data, options: FitOptions, *, device: str | None = None) -> Evaluation: ...
+def evaluate(
+    network: QuantizedNetwork, data: Data, options: FitOptions, *, device: str | None = None, progress: bool = True
+) -> Evaluation: ...
 @overload
 def evaluate(network: torch.nn.Module, data: Data, options: FitOptions) -> tuple[float, int]: ...
 def evaluate(
-    network: QuantizedNetwork | torch.nn.Module, data: Data, options: FitOptions, *, device: str | None = None
+    network: QuantizedNetwork | torch.nn.Module,
+    data: Data,
+    options: FitOptions,
+    *,
+    device: str | None = None,
+    progress: bool = True,
 ) -> Evaluation | tuple[float, int]:
     """Run data through a network, with a progress bar on terminals for one in the chip's integers.
 
@@ -83,6 +104,8 @@ def evaluate(
         Of which readout, encoder and n_steps count.
     device : str, optional
         A torch device for the emulator, as in `neurodeploy.simulate`; a model runs where its parameters are.
+    progress : bool
+        Whether a bar shows how far it is, on terminals and for integers.
 
     Returns
     -------
@@ -101,7 +124,7 @@ def evaluate(
         return evaluate_model(network, data, options)
     total = _Total(network, device, levels_of(options.encoder) > 1)
     console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as bar:
+    with Progress(console=console, disable=not (progress and console.is_terminal)) as bar:
         task = bar.add_task("evaluate", total=len(data) if isinstance(data, Sized) else None)
         for inputs, target in data:
             labels = torch.as_tensor(target).cpu()

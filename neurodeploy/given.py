@@ -56,15 +56,19 @@ class Given:
 
         return extract(*self.module())
 
-    def integers(self, target: str, bits: int) -> QuantizedNetwork:
-        """The network in the chip's integers; one in floats is rounded to those of `target`."""
+    def integers(self, target: str, bits: int, levels: int = 1) -> QuantizedNetwork:
+        """The network in the chip's integers; one in floats is rounded to those of `target`.
+
+        Floats hear input of 0..1; with `levels` beyond 1, their integers hear it as whole numbers 0..levels.
+        """
         network = self.network()
         if isinstance(network, QuantizedNetwork):
             return network
         from neurodeploy.profiles import load_profile
         from neurodeploy.quantization import quantize
+        from neurodeploy.training.direct import in_levels
 
-        return quantize(network, load_profile(target), bits=bits)
+        return quantize(in_levels(network, levels), load_profile(target), bits=bits)
 
     def module(self) -> tuple[torch.nn.Module, torch.Tensor]:
         """The model that a factory makes, and a sample of its input."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from neurodeploy.__main__ import main
-from neurodeploy.profile_schema import profile_schema
+from neurodeploy.commands import cli
 from neurodeploy.profiles import load_profile
 from neurodeploy.training.data import CATALOGUE
 
@@ -114,11 +114,6 @@ def test_profiles_are_listed_and_shown_with_sources(capsys: pytest.CaptureFixtur
     }  # fmt: skip
 
 
-def test_the_schema_of_profiles_is_printed_for_editors(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["profiles", "--schema"]) == 0
-    assert json.loads(capsys.readouterr().out) == profile_schema()
-
-
 def test_the_chip_that_contributing_shows_is_inspected(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     guide = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
     (here / "example.yaml").write_text(guide.partition("```yaml\n")[2].partition("```")[0], encoding="utf-8")
@@ -198,7 +193,7 @@ def test_compress_of_what_can_never_fit_ends_with_1(here: Path, capsys: pytest.C
     assert capsys.readouterr().err.splitlines()[-1].startswith("BudgetError: layer 'layer0'")
 
 
-@pytest.mark.parametrize("command", ["profiles", "inspect", "deploy", "compress", "simulate", "verify", "export", "demo"])
+@pytest.mark.parametrize("command", sorted(cli.commands))
 def test_every_command_has_help_that_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     assert len(capsys.readouterr().out.splitlines()) >= 5
@@ -287,7 +282,7 @@ def test_bad_input_gives_one_clear_line_and_2(case: str, here: Path, net: str, c
 
 
 def test_a_bug_of_ours_is_said_and_not_thrown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("neurodeploy.commands.profile_paths", lambda: 1 // 0)
+    monkeypatch.setattr("neurodeploy.commands.fitting.profile_paths", lambda: 1 // 0)
     assert main(["profiles"]) == 70
     assert "A bug in neurodeploy: ZeroDivisionError" in capsys.readouterr().err
 
@@ -296,5 +291,5 @@ def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("neurodeploy.commands.profile_paths", interrupted)
+    monkeypatch.setattr("neurodeploy.commands.fitting.profile_paths", interrupted)
     assert main(["profiles"]) == 130

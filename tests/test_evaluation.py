@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import io
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import grammar
 import numpy as np
@@ -10,9 +13,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from paper import in_integers, layer_of
+from rich.console import Console
 
 import neurodeploy as nd
+from neurodeploy.__main__ import main
 from neurodeploy.evaluation import Evaluation, evaluate, steps_to_decision
+from neurodeploy.netx import write_netx
 from neurodeploy.quantized import QuantizedNetwork
 from neurodeploy.training import FitOptions
 from neurodeploy.training.readouts import READOUTS, decide
@@ -57,6 +63,70 @@ def test_images_are_encoded_and_a_model_is_evaluated_as_ever() -> None:
     model = torch.nn.Linear(2, 2)
     with pytest.raises(nd.NeurodeployError, match="model"):
         nd.evaluate(model, [(images, torch.tensor([0, 1]))], FitOptions())
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_a_terminal_gets_a_bar_unless_it_asks_for_none(progress: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr("neurodeploy.evaluation.Console", lambda **_: Console(file=shown, force_terminal=True))
+    images = torch.tensor([[0.5, 0.0], [0.0, 1.0]])
+    evaluate(TWO, [(images, torch.tensor([0, 1]))] * 3, FitOptions(n_steps=4), progress=progress)
+    assert ("evaluate" in shown.getvalue() and "100%" in shown.getvalue()) == progress
+
+
+DATA = """
+import torch
+
+def few():
+    batches = [(torch.tensor([[0.5, 0.0], [0.0, 1.0]]), torch.tensor([0, 1]))]
+    return batches, batches
+"""
+
+
+def test_the_command_line_evaluates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data.py").write_text(DATA)
+    command = ["evaluate", str(write_netx(TWO, tmp_path / "two.net")), "--data", f"{tmp_path}/data.py:few"]
+    command += ["--steps", "4", "--readout", "sum"]
+    images = torch.tensor([[0.5, 0.0], [0.0, 1.0]])
+    expected = evaluate(TWO, [(images, torch.tensor([0, 1]))], FitOptions(n_steps=4, readout="sum"))
+    for device in ([], ["--device", "cpu"]):
+        assert main([*command, *device, "--json"]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert said.pop("seconds") > 0
+        assert said == {name: value for name, value in asdict(expected).items() if name != "seconds"}
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    assert f"{expected.classification_accuracy:.2%} of 2 samples right; a decision stands after" in text
+    assert "'hidden': 0.5000 spikes a neuron and step" in text
+    assert main([*command, "--device", "gpu"]) == 2
+    assert "device: 'gpu' cannot be used here" in capsys.readouterr().err
+
+
+def test_a_model_in_floats_is_rounded_for_the_levels_of_its_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neurons that forget, above 0.4: 8/15 of a half is below, of one above; one and a half are above. Three of four fire.
+
+    In whole numbers, 8 and 15, each would, if weights did not count for parts of 15.
+    """
+    (tmp_path / "data.py").write_text(DATA)
+    (tmp_path / "model.py").write_text(MODEL)
+    command = ["evaluate", f"{tmp_path}/model.py:one", "--data", f"{tmp_path}/data.py:few", "--steps", "3", "--encoder", "direct"]
+    assert main([*command, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["rates"] == {"layer0": 3 / 4}
+    assert said["synaptic_operations"]["Effective_MACs"] == 3 * 2
+
+
+MODEL = """
+import torch
+from norse.torch import LIFBoxCell, SequentialState
+from norse.torch.functional.lif_box import LIFBoxParameters
+
+def one():
+    linear = torch.nn.Linear(2, 2, bias=False)
+    linear.weight.data = torch.tensor([[0.5, 1.0], [1.0, 0.5]])
+    parameters = LIFBoxParameters(tau_mem_inv=torch.tensor(1000.0), v_th=torch.tensor(0.4))
+    return SequentialState(linear, LIFBoxCell(parameters))
+"""
 
 
 def test_what_is_no_data_is_refused() -> None:

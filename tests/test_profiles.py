@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import textwrap
@@ -13,8 +14,10 @@ import pytest
 import yaml
 from chipfiles import TINY, board, tiny_with
 
+from neurodeploy.__main__ import main
 from neurodeploy.errors import ProfileError
 from neurodeploy.hardware import HardwareProfile
+from neurodeploy.profile_schema import profile_schema
 from neurodeploy.profiles import MAX_PROFILE_BYTES, load_profile
 
 # ---------------------------------------------------------------------------------------------- good files
@@ -209,3 +212,8 @@ def test_profiles_are_found_from_a_bare_checkout(tmp_path: Path) -> None:
     """)
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert {"loihi1", "loihi2", "tiny"} <= set(done.stdout.split())
+
+
+def test_the_schema_of_profiles_is_printed_for_editors(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["profiles", "--schema"]) == 0
+    assert json.loads(capsys.readouterr().out) == profile_schema()

@@ -56,7 +56,7 @@ def test_the_table_of_what_goes_in_is_the_codes(name: str) -> None:
     assert shown[1] == f"| goes in | what becomes of it |\n|---|---|\n{rows}"
 
 
-def test_all_eight_commands_are_told_of() -> None:
+def test_all_nine_commands_are_told_of() -> None:
     assert {command for command, _ in COMMANDS} == {
-        "profiles", "inspect", "deploy", "compress", "simulate", "verify", "export", "demo",
+        "profiles", "inspect", "deploy", "compress", "simulate", "verify", "evaluate", "export", "demo",
     }  # fmt: skip
