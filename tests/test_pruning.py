@@ -52,6 +52,12 @@ class LargestTenth:
         self.kept = self.weight.abs() > size.kthvalue(int(0.9 * size.numel())).values
         self._hold()
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {"kept": self.kept}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        self.kept = state["kept"]
+
     @torch.no_grad()
     def _hold(self) -> None:
         self.weight.mul_(self.kept)

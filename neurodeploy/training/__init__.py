@@ -1,5 +1,6 @@
 """The trainer: the loop, the minimax method, masks, spikes from images, data, weights on disk."""
 
+from neurodeploy.training.checkpoints import Checkpoint
 from neurodeploy.training.data import Batches, DataSplit, load_data
 from neurodeploy.training.direct import Direct, in_levels
 from neurodeploy.training.encoders import encode, simulator_spikes
@@ -14,7 +15,7 @@ from neurodeploy.training.readouts import decide
 from neurodeploy.training.weights import load_weights, save_weights
 
 __all__ = [
-    "Batches", "Choice", "Compression", "DataSplit", "Direct", "FitOptions", "ProgressBars", "Pruning", "Step", "choose_synapses",
-    "decide", "encode", "evaluate", "fit", "in_levels", "load_data", "load_weights", "predict", "run_model", "save_weights",
-    "simulator_spikes",
+    "Batches", "Checkpoint", "Choice", "Compression", "DataSplit", "Direct", "FitOptions", "ProgressBars", "Pruning", "Step",
+    "choose_synapses", "decide", "encode", "evaluate", "fit", "in_levels", "load_data", "load_weights", "predict", "run_model",
+    "save_weights", "simulator_spikes",
 ]  # fmt: skip

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
-from collections.abc import Callable, Iterator, Sized
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sized
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from itertools import islice
+from typing import Any, get_args
 
 import torch
 
 from neurodeploy.budgets.budget import Budget
 from neurodeploy.errors import DataError, TrainingError
 from neurodeploy.records import EpochRecord
+from neurodeploy.training.checkpoints import Checkpoint
 from neurodeploy.training.distillation import Teacher
-from neurodeploy.training.inference import Data, check_labels, evaluate, in_mode, run_model, spikes_of
+from neurodeploy.training.inference import Data, evaluate, in_mode
+from neurodeploy.training.learning import Learner, learning_rate
 from neurodeploy.training.minimax import Compression
 from neurodeploy.training.options import FitOptions
 from neurodeploy.training.progress import Progress, Step
 from neurodeploy.training.pruning import Phase, Pruning
-from neurodeploy.training.readouts import read_out
-
-_LAST_RATE = 0.05
+from neurodeploy.training.randomness import random_state, seeded, set_random_state
 
 
 def fit(
@@ -33,7 +34,10 @@ def fit(
     *,
     test: Data | None = None,
     progress: Progress | None = None,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
     method: Callable[[Budget, torch.nn.Module], Pruning] = Compression,
+    checkpoint: Checkpoint | None = None,
+    resume: bool = False,
 ) -> tuple[torch.nn.Module, tuple[EpochRecord, ...]]:
     """Train a model and, given a budget, press it into that budget while it learns.
 
@@ -54,8 +58,15 @@ def fit(
         Held-out data, evaluated after every epoch.
     progress : callable, optional
         Called with a `Step` after every training step.
+    on_epoch : callable, optional
+        Called with the `EpochRecord` of every epoch when it is over; with what it raises, the run ends.
     method : callable
         What presses the model into the budget: the minimax method, or another `Pruning` to compare it with.
+    checkpoint : Checkpoint, optional
+        Where the run is kept while it lasts, and how often.
+    resume : bool
+        Go on from the checkpoint, or start where there is none yet. The run then ends in the same network, bit for bit, as one
+        that was never broken off (on one kind of processor, with as many threads).
 
     Returns
     -------
@@ -66,24 +77,29 @@ def fit(
     Raises
     ------
     TrainingError
-        A model that does not match the budget, or cannot be run or trained; a loss that is no longer a number.
+        A model that does not match the budget, or cannot be run or trained; a loss that is no longer a number; a checkpoint of
+        another run.
     DataError
-        No data, data that can be read only once, or batches that the model cannot take.
+        No data, data that can be read only once, or batches that the model cannot take; a checkpoint that cannot be read or
+        written.
     """
     n_batches = _n_batches(data)
+    pruning = None if budget is None else method(budget, model)
     run = _Run(
-        model=model, data=data, test=test, options=options, progress=progress, n_batches=n_batches,
-        pruning=None if budget is None else method(budget, model),
+        model=model, data=data, test=test, options=options, progress=progress, on_epoch=on_epoch, n_batches=n_batches,
+        pruning=pruning, learner=Learner(model=model, options=options, pruning=pruning), checkpoint=checkpoint,
         order=torch.Generator().manual_seed(options.seed), finished=copy.deepcopy(model.state_dict()),
     )  # fmt: skip
+    kept = checkpoint.read(run.about) if checkpoint is not None and resume else None
     try:
-        with torch.random.fork_rng(devices=()), in_mode(model, training=True):
-            torch.manual_seed(options.seed)
-            history = tuple(run.phases())
+        with seeded(options.seed), in_mode(model, training=True):
+            if kept is not None:
+                run.take_up(kept)
+            run.phases()
     except BaseException:
         model.load_state_dict(run.finished)
         raise
-    return model, history
+    return model, tuple(run.history)
 
 
 def _n_batches(data: Data) -> int:
@@ -99,6 +115,24 @@ def _n_batches(data: Data) -> int:
     return n
 
 
+def _values(noun: Any) -> dict[str, Any]:
+    """The fields of a dataclass, by name."""
+    return {one.name: getattr(noun, one.name) for one in fields(noun)}
+
+
+@dataclass(kw_only=True)
+class _Place:
+    """How far a run is: `step` steps of this epoch are done, with these sums over their batches, in so much time."""
+
+    phase: Phase = "dense"
+    epoch: int = 0
+    step: int = 0
+    loss: float = 0.0
+    correct: float = 0.0
+    samples: int = 0
+    seconds: float = 0.0
+
+
 @dataclass(kw_only=True)
 class _Run:
     """One call of `fit`: what it was given, and what changes on the way."""
@@ -108,63 +142,86 @@ class _Run:
     test: Data | None
     options: FitOptions
     progress: Progress | None
+    on_epoch: Callable[[EpochRecord], None] | None
     n_batches: int
     pruning: Pruning | None
+    learner: Learner
+    checkpoint: Checkpoint | None
     order: torch.Generator
     finished: dict[str, torch.Tensor]
     overrun: float | None = field(default=None, init=False)
-    teacher: Teacher | None = field(default=None, init=False)
+    place: _Place = field(default_factory=_Place, init=False)
+    history: list[EpochRecord] = field(default_factory=list, init=False)
+    drawn: Mapping[str, Any] = field(default_factory=dict, init=False)
+    kept: Mapping[str, Any] | None = field(default=None, init=False)
 
-    def phases(self) -> Iterator[EpochRecord]:
-        yield from self._phase("dense", self.options.epochs_dense)
+    def phases(self) -> None:
+        self._phase("dense", self.options.epochs_dense)
         if self.pruning is None:
             return
-        if self.options.distill:
-            self.teacher = Teacher(self.model, self.options)
-        yield from self._phase("compress", self.options.epochs_compress)
-        self.pruning.close()
-        self._note_overrun()
-        self.finished = copy.deepcopy(self.model.state_dict())
-        yield from self._phase("finetune", self.options.epochs_finetune)
-        with self._in_force():
+        if self.options.distill and self.learner.teacher is None:
+            self.learner.teacher = Teacher(self.model, self.options)
+        self._phase("compress", self.options.epochs_compress)
+        if self.place.phase != "finetune":
+            self.pruning.close()
+            self._note_overrun()
+            self.finished = copy.deepcopy(self.model.state_dict())
+        self._phase("finetune", self.options.epochs_finetune)
+        with self.learner.in_force():
             self.finished = copy.deepcopy(self.model.state_dict())
         self.model.load_state_dict(self.finished)
 
-    def _phase(self, phase: Phase, epochs: int) -> Iterator[EpochRecord]:
-        if epochs == 0:
+    def _phase(self, phase: Phase, epochs: int) -> None:
+        order = get_args(Phase)
+        if epochs == 0 or order.index(phase) < order.index(self.place.phase):
             return
         trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         if not trainable:
             raise TrainingError("model", "has no parameters to train")
         optimizer = self.options.optimizer(trainable, self.options.learning_rate)
-        for epoch in range(epochs):
-            yield self._epoch(phase, epoch, epochs, optimizer)
+        if self.kept is None:
+            self.place = _Place(phase=phase)
+        else:
+            optimizer.load_state_dict(self.kept["optimizer"])
+        while self.place.epoch < epochs:
+            record = self._epoch(epochs, optimizer)
+            self.history.append(record)
+            self.place = _Place(phase=phase, epoch=self.place.epoch + 1)
+            if self.on_epoch is not None:
+                self.on_epoch(record)
 
-    def _epoch(self, phase: Phase, epoch: int, epochs: int, optimizer: torch.optim.Optimizer) -> EpochRecord:
-        started = time.perf_counter()
-        total_loss, correct, samples = 0.0, 0.0, 0
-        for step, (inputs, target) in enumerate(self._batches()):
-            where = f"{phase} epoch {epoch}, step {step}"
-            done = (epoch * self.n_batches + step) / (epochs * self.n_batches)
-            rate = self._learning_rate(phase, done)
+    def _epoch(self, epochs: int, optimizer: torch.optim.Optimizer) -> EpochRecord:
+        place, all_steps = self.place, epochs * self.n_batches
+        started = time.perf_counter() - place.seconds
+        for inputs, target in self._batches():
+            at = place.epoch * self.n_batches + place.step
+            rate = learning_rate(place.phase, at / all_steps, self.options)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            self._before(phase, epoch * self.n_batches + step, done)
-            loss, hits = self._learn(inputs, target, optimizer, where)
-            self._after(phase, rate)
-            total_loss, correct, samples = total_loss + loss * len(inputs), correct + hits, samples + len(inputs)
+            self._before(at, at / all_steps)
+            where = f"{place.phase} epoch {place.epoch}, step {place.step}"
+            loss, hits = self.learner.learn(inputs, target, optimizer, where)
+            self._after(rate)
+            place.step, place.loss, place.correct = place.step + 1, place.loss + loss * len(inputs), place.correct + hits
+            place.samples, place.seconds = place.samples + len(inputs), time.perf_counter() - started
+            if self.checkpoint is not None and self.checkpoint.due:
+                self.checkpoint.write(self.about, self._state(optimizer))
             if self.progress is not None:
                 self.progress(Step(
-                    phase=phase, epoch=epoch, epochs=epochs, step=step, steps=self.n_batches, loss=loss, overrun=self.overrun,
+                    phase=place.phase, epoch=place.epoch, epochs=epochs, step=place.step - 1, steps=self.n_batches, loss=loss,
+                    overrun=self.overrun,
                 ))  # fmt: skip
         self.finished = copy.deepcopy(self.model.state_dict())
-        with self._in_force():
+        return self._record(started)
+
+    def _record(self, started: float) -> EpochRecord:
+        with self.learner.in_force():
             tested = None if self.test is None else evaluate(self.model, self.test, self.options)[0]
         return EpochRecord(
-            phase=phase,
-            epoch=epoch,
-            loss=total_loss / samples,
-            train_accuracy=correct / samples,
+            phase=self.place.phase,
+            epoch=self.place.epoch,
+            loss=self.place.loss / self.place.samples,
+            train_accuracy=self.place.correct / self.place.samples,
             test_accuracy=tested,
             connectivity=1.0 if self.pruning is None else self.pruning.connectivity,
             overruns={} if self.pruning is None else self.pruning.overruns(),
@@ -173,62 +230,69 @@ class _Run:
         )
 
     def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Those of an epoch, from where the run stands: an epoch that was broken off is drawn again, and its first part left."""
+        kept, self.kept = self.kept, None
+        if kept is not None:
+            set_random_state(kept["drawn"]["random"])
+            self.order.set_state(kept["drawn"]["order"])
+        self.drawn = {"random": random_state(), "order": self.order.get_state()} if self.checkpoint is not None else {}
         shuffled = getattr(self.data, "shuffled", None)
-        for batch in self.data if shuffled is None else shuffled(self.order):
+        batches = iter(self.data if shuffled is None else shuffled(self.order))
+        if kept is not None:
+            sum(1 for _ in islice(batches, self.place.step))
+            set_random_state(kept["random"])
+        for batch in batches:
             if not isinstance(batch, (tuple, list)) or len(batch) != 2:
                 raise DataError("data", f"gave {type(batch).__name__}, not a pair (input, target)")
             if len(batch[0]) == 0:
                 raise DataError("data", "gave a batch without samples")
             yield batch[0], torch.as_tensor(batch[1])
 
-    def _learning_rate(self, phase: Phase, done: float) -> float:
-        """Constant while compressing, a half cosine otherwise; `done` is the share of the phase, 0..1."""
-        if phase == "compress":
-            return self.options.learning_rate
-        return self.options.learning_rate * (_LAST_RATE + (1 - _LAST_RATE) * (1 + math.cos(math.pi * done)) / 2)
-
-    def _learn(
-        self, inputs: torch.Tensor, target: torch.Tensor, optimizer: torch.optim.Optimizer, where: str
-    ) -> tuple[float, float]:
-        """One optimizer step; the loss, and how many samples were right (NaN where targets are no classes)."""
-        optimizer.zero_grad()
-        with self._in_force():
-            spikes = spikes_of(inputs, self.model, self.options)
-            with torch.autocast(spikes.device.type, torch.bfloat16, enabled=self.options.amp is not None):
-                output = read_out(run_model(self.model, spikes), self.options.readout)
-                target = target.to(output.device)
-                loss = self._loss(output, target, spikes)
-            if not loss.isfinite():
-                raise TrainingError(
-                    where, f"the loss is {loss.item()}",
-                    remedy=f"Lower learning_rate (now {self.options.learning_rate:g}), or look for NaN in the model's weights.",
-                )  # fmt: skip
-            loss.backward()  # type: ignore[no-untyped-call]  # of torch, in some versions
-        optimizer.step()
-        classes = not target.is_floating_point() and target.shape == output.shape[:1]
-        return loss.item(), float((output.argmax(dim=1) == target).sum()) if classes else math.nan
-
-    def _loss(self, output: torch.Tensor, target: torch.Tensor, spikes: torch.Tensor) -> torch.Tensor:
-        if self.options.loss is torch.nn.functional.cross_entropy:
-            check_labels(target, len(output), output.shape[1])
-            target = target.long()
-        loss = self.options.loss(output, target)
-        if not isinstance(loss, torch.Tensor) or loss.ndim or not loss.requires_grad:
-            raise TrainingError("loss", "returned no scalar tensor that depends on the model")
-        return loss if self.teacher is None else self.teacher.shared(loss, output, spikes)
-
-    def _in_force(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.pruning is None else self.pruning.in_force()
-
-    def _before(self, phase: Phase, step: int, done: float) -> None:
-        if self.pruning is not None and phase == "compress" and step % self.options.mask_interval == 0:
+    def _before(self, step: int, done: float) -> None:
+        if self.pruning is not None and self.place.phase == "compress" and step % self.options.mask_interval == 0:
             self.pruning.choose(done / self.options.compress_share)
             self._note_overrun()
 
-    def _after(self, phase: Phase, learning_rate: float) -> None:
-        if self.pruning is not None and phase != "dense":
-            self.pruning.after_step(phase, learning_rate)
+    def _after(self, rate: float) -> None:
+        if self.pruning is not None and self.place.phase != "dense":
+            self.pruning.after_step(self.place.phase, rate)
 
     def _note_overrun(self) -> None:
         if self.pruning is not None:
             self.overrun = max(self.pruning.overruns().values())
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """Which run it is: a checkpoint of another one is refused."""
+        given = _values(self.options)
+        plain = {name: value for name, value in given.items() if value is None or isinstance(value, (bool, int, float, str))}
+        called = {name: getattr(given[name], "__qualname__", type(given[name]).__name__) for name in given.keys() - plain.keys()}
+        shapes = {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()}
+        constraints = None if self.pruning is None else list(self.pruning.overruns())
+        return {**plain, **called, "batches": self.n_batches, "weights": shapes, "constraints": constraints}
+
+    def _state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        return {
+            "place": _values(self.place),
+            "history": [_values(record) for record in self.history],
+            "model": self.model.state_dict(),
+            "finished": self.finished,
+            "optimizer": optimizer.state_dict(),
+            "pruning": None if self.pruning is None else self.pruning.state_dict(),
+            "teacher": None if self.learner.teacher is None else self.learner.teacher.model.state_dict(),
+            "overrun": self.overrun,
+            "drawn": self.drawn,
+            "random": random_state(),
+        }
+
+    def take_up(self, kept: Mapping[str, Any]) -> None:
+        """Stand where `_state` was taken."""
+        self.kept, self.place = kept, _Place(**kept["place"])
+        self.history = [EpochRecord(**record) for record in kept["history"]]
+        if kept["teacher"] is not None:
+            self.learner.teacher = Teacher(self.model, self.options)
+            self.learner.teacher.model.load_state_dict(kept["teacher"])
+        self.model.load_state_dict(kept["model"])
+        self.finished, self.overrun = dict(kept["finished"]), kept["overrun"]
+        if self.pruning is not None:
+            self.pruning.load_state_dict(kept["pruning"])

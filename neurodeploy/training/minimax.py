@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -133,6 +134,16 @@ class Compression:
         """Set every weight outside the survivors to zero."""
         for name, module in self.layers.items():
             module.weight.mul_(self.survivors[name])
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Survivors, penalties and multipliers."""
+        return {"survivors": self.survivors, "penalties": self.penalties, "multipliers": self.multipliers}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take them up again."""
+        for name, mask in self.survivors.items():
+            mask.copy_(state["survivors"][name])
+        self.penalties, self.multipliers = dict(state["penalties"]), dict(state["multipliers"])
 
     def close(self) -> None:
         """End the compression: choose under the slices' own budgets, and hold the choice.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 Phase = Literal["dense", "compress", "finetune"]
 
@@ -41,6 +41,12 @@ class Pruning(Protocol):
 
     def after_step(self, phase: Phase, learning_rate: float) -> None:
         """What follows the optimizer's step, in the compress phase and in the fine-tuning."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """What changes while it presses, as tensors, numbers, texts, and mappings and lists of them; for a checkpoint."""
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Go on from where `state_dict` was taken; of the weights the loop takes care."""
 
     def close(self) -> None:
         """End the compression: from here on the survivors stay, and keep within the budget.

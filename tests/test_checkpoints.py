@@ -1,0 +1,137 @@
+"""Runs that are broken off: killed at any moment and taken up again they end in the same network; and what a checkpoint holds."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
+from spiking import SHORT, build, few, weights
+
+from neurodeploy.errors import DataError, RequestError, TrainingError
+from neurodeploy.training import Checkpoint, Step, fit
+from neurodeploy.training.checkpoints import load_state, save_state
+
+
+def test_a_run_killed_at_any_moment_ends_in_the_same_network(tmp_path: Path) -> None:
+    script, tests = Path(__file__).with_name("killed_runs.py"), str(Path(__file__).parent)
+    path = os.pathsep.join([tests, str(Path(tests).parent), os.environ.get("PYTHONPATH", "")])
+    seed = int.from_bytes(os.urandom(2), "big")
+    ran = subprocess.run(
+        [sys.executable, str(script), str(tmp_path), str(seed)], env={**os.environ, "PYTHONPATH": path}, capture_output=True,
+        text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, f"seed {seed}: {ran.stderr}"
+    assert int(ran.stdout) >= 2, f"seed {seed}: hardly killed"
+    killed, history = pickle.loads((tmp_path / "killed.pickle").read_bytes())
+    whole, wanted = pickle.loads((tmp_path / "whole.pickle").read_bytes())
+    assert all(np.array_equal(a, b) for a, b in zip(killed, whole, strict=True)), f"seed {seed}"
+    assert history == wanted, f"seed {seed}"
+    assert 0 < sum((layer != 0).sum() for layer in whole) < 12 * 70 + 70 * 3
+    assert not list(tmp_path.glob(".*.part"))
+
+
+class BrokenError(Exception):
+    pass
+
+
+def broken_at(*wanted: Any) -> Any:
+    def stop(step: Step) -> None:
+        if (step.phase, step.epoch, step.step) == wanted:
+            raise BrokenError
+
+    return stop
+
+
+def test_a_loader_of_torch_goes_on_where_it_was(tmp_path: Path) -> None:
+    dataset = torch.utils.data.TensorDataset(torch.cat([x for x, _ in few()]), torch.cat([y for _, y in few()]))
+    loader = torch.utils.data.DataLoader(dataset, batch_size=7, shuffle=True)
+
+    def model() -> SequentialState:
+        torch.manual_seed(0)
+        lif = LIFCell(LIFParameters(v_th=torch.tensor(0.1)))
+        return SequentialState(torch.nn.Linear(12, 20), lif, torch.nn.Dropout(0.3), torch.nn.Linear(20, 3), LICell())
+
+    options, checkpoint = replace(SHORT, epochs_dense=3), Checkpoint(path=tmp_path / "run.safetensors", every_s=0)
+    (whole, broken), records = (model(), model()), []
+    _, wanted = fit(whole, None, loader, options)
+    with pytest.raises(BrokenError):
+        fit(broken, None, loader, options, progress=broken_at("dense", 1, 3), checkpoint=checkpoint)
+    again = model()
+    _, history = fit(again, None, loader, options, checkpoint=checkpoint, resume=True, on_epoch=records.append)
+    assert all(np.array_equal(a, b) for a, b in zip(weights(again), weights(whole), strict=True))
+    assert [record.loss for record in history] == [record.loss for record in wanted]
+    assert [record.epoch for record in records] == [1, 2]
+    assert not all(np.array_equal(a, b) for a, b in zip(weights(broken), weights(whole), strict=True))
+
+
+def test_an_error_after_a_run_was_taken_up_leaves_the_last_finished_epoch(tmp_path: Path) -> None:
+    checkpoint, options = Checkpoint(path=tmp_path / "run.safetensors", every_s=0), replace(SHORT, epochs_dense=4)
+    models = build(12, 5, 3), build(12, 5, 3)
+    for model, resume, last in zip(models, (False, True), (0, 1), strict=True):
+        with pytest.raises(BrokenError):
+            fit(model, None, few(), options, progress=broken_at("dense", 2, last), checkpoint=checkpoint, resume=resume)
+    assert all(np.array_equal(a, b) for a, b in zip(*map(weights, models), strict=True))
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(path=tmp_path / "run.safetensors", every_s=0)
+    fit(build(12, 5, 3), None, few(), SHORT, checkpoint=checkpoint)
+    for model, data, options, message in (
+        (build(12, 5, 3), few(), replace(SHORT, learning_rate=0.5), "learning_rate 0.004, this one has 0.5"),
+        (build(12, 6, 3), few(), SHORT, r"weights .*\[5, 12\].*, this one has .*\[6, 12\]"),
+        (build(12, 5, 3), few() * 2, SHORT, "batches 2, this one has 4"),
+        (build(12, 5, 3), few(), replace(SHORT, loss=torch.nn.functional.nll_loss), "loss cross_entropy, this one has nll_loss"),
+    ):
+        before = weights(model)
+        with pytest.raises(TrainingError, match=rf"run\.safetensors: is of a run with {message}.* Give the same"):
+            fit(model, None, data, options, checkpoint=checkpoint, resume=True)
+        assert all(np.array_equal(a, b) for a, b in zip(weights(model), before, strict=True))
+
+
+def test_a_checkpoint_is_written_when_it_is_due(tmp_path: Path) -> None:
+    path, seen = tmp_path / "run.safetensors", []
+    fit(build(12, 5, 3), None, few(), SHORT, checkpoint=Checkpoint(path=path, every_s=3600))
+    assert not path.exists()
+    often = Checkpoint(path=path, every_s=0)
+    fit(build(12, 5, 3), None, few(), SHORT, checkpoint=often, progress=lambda _: seen.append(load_state(path)["state"]["place"]))
+    assert [place["step"] for place in seen] == [1, 2]
+    with pytest.raises(RequestError, match="every_s: is nan, not at least 0"):
+        Checkpoint(path=path, every_s=float("nan"))
+
+
+def test_whatever_a_state_holds_comes_back(tmp_path: Path) -> None:
+    state = {
+        "tensors": [torch.arange(4).view(2, 2).T, torch.tensor(True), torch.tensor(0.5, dtype=torch.float64), torch.zeros(0, 3)],
+        "numbers": (1, 0.1, float("inf"), None, True, "one", np.float64(0.3), np.int64(7)),
+        "nested": {0: {"a/b": [(), [], {}]}, "array": np.array([[1.5], [2.5]])},
+    }
+    save_state(state, tmp_path / "state.safetensors")
+    found = load_state(tmp_path / "state.safetensors")
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(found["tensors"], state["tensors"], strict=True))
+    assert found["numbers"] == state["numbers"]
+    assert found["nested"][0] == {"a/b": [(), [], {}]}
+    assert np.array_equal(found["nested"]["array"], [[1.5], [2.5]])
+
+
+def test_what_cannot_be_kept_or_read_is_said(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="checkpoint: a/1 is set, which cannot be kept"):
+        save_state({"a": [1, {2}]}, tmp_path / "x.safetensors")
+    with pytest.raises(DataError, match=r"x\.safetensors: cannot be written"):
+        save_state({}, tmp_path / "nowhere" / "x.safetensors")
+    (tmp_path / "x.safetensors").write_bytes(b"garbage")
+    with pytest.raises(DataError, match=r"x\.safetensors: is not of a training run"):
+        load_state(tmp_path / "x.safetensors")
+    from neurodeploy.training import save_weights
+
+    save_weights(build(3, 2, 1), tmp_path / "x.safetensors")
+    with pytest.raises(DataError, match=r"x\.safetensors: is not of a training run \(no form"):
+        Checkpoint(path=tmp_path / "x.safetensors").read({})
