@@ -40,7 +40,8 @@ def lava(threads: int, tell: Tell) -> None:
         ours = 1e3 * min(before + after) / n
         tell({
             "table": "lava", "net": case.name, "batch": case.batch, "steps": case.spikes.shape[-1], "threads": threads,
-            "equal_spikes": spikes, "emulator_ms": ours, "lava_ms": min(theirs), "ratio": min(theirs) / ours, "aim": aim,
+            "equal_samples": len(case.checked), "equal_steps": case.checked.shape[-1], "equal_spikes": spikes,
+            "emulator_ms": ours, "lava_ms": min(theirs), "ratio": min(theirs) / ours, "aim": aim,
             "ratio_of_medians": statistics.median(theirs) * n / 1e3 / statistics.median(before + after),
             **machine.shares(case.network, ours / 1e3),
             **timing.profile(prepared, case.spikes), "ways": _ways(prepared), "load": timing.load(),
@@ -66,7 +67,7 @@ def norse(threads: int, tell: Tell) -> None:
 
 def pruned(threads: int, tell: Tell) -> None:
     """Times as fast as the same network, pruned, by matrix products; each way in turn."""
-    spikes = cases.drawn_spikes((1024, 784, 20), cases.MNIST_RATE)
+    spikes, machine = cases.drawn_spikes((1024, 784, 20), cases.MNIST_RATE), timing.Machine(threads)
     for connectivity in (0.05, 0.01):
         network = cases.chain((784, 800, 10), connectivity=connectivity)
         ways = {way or "measured": Prepared(network, way=way) for way in ("product", "rows", "lists", "columns", None)}
@@ -78,7 +79,9 @@ def pruned(threads: int, tell: Tell) -> None:
         tell({
             "table": "pruned", "connectivity": connectivity, "batch": 1024, "steps": 20, "threads": threads,
             **{f"{way}_s": round(value, 4) for way, value in best.items()}, "ways": _ways(ways["measured"]),
-            "ratio": best["product"] / best["measured"], "aim": 3, "load": timing.load(),
+            "ratio": best["product"] / best["measured"], "aim": 3,
+            **machine.shares(network, best["measured"] / 1024 / 20),
+            **timing.profile(ways["measured"], spikes), "load": timing.load(),
         })  # fmt: skip
 
 

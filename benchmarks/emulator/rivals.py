@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,11 +22,12 @@ from neurodeploy.quantized import QuantizedConv, QuantizedLayer, QuantizedNetwor
 from neurodeploy.records import compare
 from neurodeploy.simulation import simulate
 
+ENDS: tuple[Literal["emulator"], Literal["lava"]] = ("emulator", "lava")
+
 
 def equal_to_lava(case: Case) -> int:
-    """Spikes of all layers in the part that was compared; ends the benchmark where anything differs."""
-    part = case.spikes[: case.checked_samples, ..., : case.checked_steps]
-    ours, lava = simulate(case.network, part, record="all"), simulate(case.network, part, record="all", end="lava")
+    """Spikes of all layers in what was compared; ends the benchmark where anything differs."""
+    ours, lava = (simulate(case.network, case.checked, record="all", end=end) for end in ENDS)
     comparison = compare(ours, lava)
     if not comparison.equal:
         raise SystemExit(f"{case.name}: {comparison.first}")
