@@ -148,6 +148,13 @@ def test_the_fastest_way_is_measured_and_told(connectivity: float) -> None:
         assert compare(record, alone).equal
 
 
+def test_columns_are_tried_where_rows_are_many() -> None:
+    for n_steps, tried in ((31, False), (32, True)):
+        prepared = Prepared(rather_large(0.05))
+        Emulator(prepared, n_samples=1).advance(random_spikes((200,), n_samples=1, n_steps=n_steps))
+        assert ("columns" in prepared.synapses["first"][0].seconds) == tried
+
+
 @pytest.mark.parametrize("threads", [2, 3])
 def test_threads_that_share_a_sample_give_what_one_gives(threads: int) -> None:
     """Rows of spikes and ranges of neurons: 300 steps of one sample are enough for both to be shared."""

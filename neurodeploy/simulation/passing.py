@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from neurodeploy.quantized import QuantizedConv, QuantizedDense, QuantizedSparse, QuantizedSynapse
 from neurodeploy.simulation import ways
+from neurodeploy.simulation.kernels.columns import LANES
 from neurodeploy.simulation.patterns import table_bytes
 from neurodeploy.simulation.products import Number
 from neurodeploy.simulation.ways import Way
@@ -69,7 +70,7 @@ class Passing:
     def _fastest(self, spikes: NDArray[np.uint8]) -> Way:
         best: Way | None = None
         for name in (*WAYS[type(self.synapse)], "product"):
-            if not self._is_worth_a_try(name):
+            if not self._is_worth_a_try(name, len(spikes)):
                 continue
             way = self._ready(name)
             self.seconds[name] = _seconds(way, spikes, self.synapse.n_out)
@@ -78,8 +79,10 @@ class Passing:
         assert best is not None
         return best
 
-    def _is_worth_a_try(self, way: str) -> bool:
+    def _is_worth_a_try(self, way: str, n_rows: int) -> bool:
         synapse = self.synapse
+        if way == "columns" and n_rows < LANES:
+            return False
         if way == "patterns" and isinstance(synapse, QuantizedConv):
             return table_bytes(synapse) <= TRIED_BYTES
         if way in ("lists", "columns") and isinstance(synapse, QuantizedDense):

@@ -17,7 +17,6 @@ NEURONS_A_THREAD = 1 << 12
 """A thread is worth starting for so many neurons, those of all samples together."""
 STATES_AT_ONCE = 1 << 17
 """Neurons of a layer that are worked on together, samples times neurons: what is held of them stays in a core's cache."""
-
 SHARED_STATES = 1 << 16
 """Threads share the neurons of a layer, where these are so many, times samples and steps."""
 SHARED_PAIRS = 1 << 23

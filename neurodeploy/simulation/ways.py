@@ -51,7 +51,7 @@ def columns(synapse: QuantizedDense | QuantizedSparse) -> Way:
     counts = np.diff(by_target.indptr)
     starts = np.concatenate([[0], np.cumsum(-(-counts // SYNAPSES) * SYNAPSES)])
     places = np.arange(by_target.nnz) + np.repeat(starts[:-1] - by_target.indptr[:-1], counts)
-    sources, weights = np.zeros(starts[-1], dtype=np.uint64), np.zeros(starts[-1], dtype=np.int16)
+    sources, weights = np.zeros(starts[-1], dtype=np.uint32), np.zeros(starts[-1], dtype=np.int16)
     sources[places], weights[places] = by_target.indices, by_target.data
     room, number, starts = ROWS * int(TARGETS), _narrow(synapse), starts.astype(np.uint64)
     return lambda spikes, arriving: add_columns(spikes, starts, sources, weights, np.empty(room, dtype=number), arriving)

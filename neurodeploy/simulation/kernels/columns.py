@@ -18,14 +18,14 @@ SYNAPSES = 8
 TARGETS = np.uint64(32)
 """Sums of so many targets are put together before they are added to the rows that they belong to."""
 LANES = 32
-"""Rows stand beside each other in as many places as this divides."""
+"""Rows stand beside each other in as many places as this divides: for fewer rows there is nothing to gain."""
 
 NONE, ONE = np.uint64(0), np.uint64(1)
 
 
 @compiled
 def add_columns(spikes: Array, starts: Array, sources: Array, weights: Array, sums: Array, arriving: Array) -> None:
-    """Add weights target by target: those of target t are starts[t]..starts[t + 1] - 1, with their `sources`, all uint64.
+    """Add weights target by target: those of target t are starts[t]..starts[t + 1] - 1 (uint64), with their `sources` (uint32).
 
     `sums` (TARGETS * ROWS,) is to work in, of a type that holds each target's.
     """
