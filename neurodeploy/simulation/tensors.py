@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import unfold
 
 from neurodeploy.errors import RequestError, SimulationError
-from neurodeploy.fixedpoint import MANTISSA_SHIFT, STATE_MAX
+from neurodeploy.fixedpoint import DECAY_UNITY, MANTISSA_SHIFT, STATE_MAX
 from neurodeploy.quantized import QuantizedConv, QuantizedSparse, QuantizedSynapse
 from neurodeploy.simulation.products import Number
 
@@ -78,8 +78,8 @@ class Tensors:
         self, arriving: Tensor, u: Tensor, v: Tensor, registers: Tensor, fired: Tensor, membranes: Tensor, counts: Tensor,
         first_rest: int, rest: int, start: int, stop: int,
     ) -> Tensor:  # fmt: skip
-        """What `neurodeploy.simulation.kernels.neurons.answer` does."""
-        of_u, of_v, bias, threshold = registers[:, start:stop]
+        """What `neurodeploy.simulation.kernels.neurons.answer` does, in doubles on the way, as `neurodeploy.fixedpoint`."""
+        kept, (bias, threshold) = registers[:2, start:stop].double() / DECAY_UNITY, registers[2:, start:stop]
         arriving, fired, membranes = arriving[..., start:stop], fired[..., start:stop], membranes[..., start:stop]
         u, v, counts = u[:, start:stop], v[:, start:stop], counts[:, start:stop]
         overflows = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -87,12 +87,12 @@ class Tensors:
             if rest and t >= first_rest and (t - first_rest) % rest == 0:
                 u.zero_()
                 v.zero_()
-            current = _decayed(u, of_u) + (sums << MANTISSA_SHIFT)
-            turn = (current > STATE_MAX).int() - (current <= -STATE_MAX).int()
-            torch.sub(current, turn, alpha=2 * STATE_MAX, out=u)
-            membrane = _decayed(v, of_v) + u + bias
-            torch.clamp(membrane, 1 - STATE_MAX, STATE_MAX - 1, out=v)
-            overflows += turn.count_nonzero() + (v != membrane).count_nonzero()
+            current = (u * kept[0]).trunc_().add_(sums, alpha=1 << MANTISSA_SHIFT)
+            over, under = current > STATE_MAX, current <= -STATE_MAX
+            u.copy_(current.add_(over, alpha=-2 * STATE_MAX).add_(under, alpha=2 * STATE_MAX))
+            membrane = (v * kept[1]).trunc_().add_(u).add_(bias)
+            v.copy_(membrane.clamp(1 - STATE_MAX, STATE_MAX - 1))
+            overflows += over.count_nonzero() + under.count_nonzero() + (v != membrane).count_nonzero()
             fires = v > threshold
             fired[t] = fires
             counts += fires
@@ -101,13 +101,6 @@ class Tensors:
                 membranes[t] = v
         arriving.zero_()
         return overflows
-
-
-def _decayed(state: Tensor, kept: Tensor) -> Tensor:
-    """Towards zero, ``|state| * kept >> 12``, in two halves of 12 bits: no product leaves 32 bits."""
-    size = state.abs()
-    left = (size >> 12) * kept + ((size & 4095) * kept >> 12)
-    return torch.where(state < 0, -left, left)
 
 
 # ---------------------------------------------------------------------------------------------- synapses
