@@ -10,11 +10,11 @@ from paper import in_integers, layer_of
 from neurodeploy.evaluation import evaluate
 from neurodeploy.graph import INPUT, Connection
 from neurodeploy.quantized import QuantizedConv, QuantizedLayer, QuantizedNetwork
-from neurodeploy.simulation import random_spikes, simulate
-from neurodeploy.training import FitOptions
+from neurodeploy.simulation import simulate
+from neurodeploy.training import FitOptions, simulator_spikes
 from neurodeploy.training.readouts import decide
 
-pytest.importorskip("neurobench", reason="uv run --group neurobench pytest tests/test_neurobench.py")
+pytest.importorskip("neurobench", reason="it is not among what the tests install; .ci/run brings its code")
 
 
 class Population(torch.nn.Module):
@@ -78,25 +78,30 @@ def network() -> QuantizedNetwork:
     return QuantizedNetwork(input_shape=(2, 7, 6), layers=(image, middle, last))
 
 
-def test_metrics_are_those_of_neurobench() -> None:
+@pytest.mark.parametrize("encoder", ["rate", "direct"])
+def test_metrics_are_those_of_neurobench(encoder: str) -> None:
+    """Of spikes, which are accumulated, and of input in levels, which is multiplied first."""
     from neurobench.metrics.static.connection_sparsity import ConnectionSparsity
     from neurobench.metrics.workload import ActivationSparsity, ClassificationAccuracy, SynapticOperations
     from neurobench.models import TorchModel
 
-    quantized, labels = network(), np.random.default_rng(1).integers(0, 5, 6)
-    spikes = random_spikes(quantized.input_shape, n_samples=6, n_steps=9)
-    record = simulate(quantized, spikes, record="all")
+    quantized, rng = network(), np.random.default_rng(1)
+    labels, images = rng.integers(0, 5, 6), rng.random((6, *quantized.input_shape))
+    given = simulator_spikes(images, 9, encoder)
+    record = simulate(quantized, given, record="all", graded=encoder == "direct")
     assert record.spikes["middle"].sum() > 50
-    ours = evaluate(quantized, [(torch.from_numpy(spikes).movedim(-1, 1), torch.from_numpy(labels))], FitOptions())
+    data = [(torch.from_numpy(images), torch.from_numpy(labels))]
+    ours = evaluate(quantized, data, FitOptions(n_steps=9, encoder=encoder))
+    assert (ours.synaptic_operations["Effective_MACs"] > 0) == (encoder == "direct")
 
-    trains = [torch.from_numpy(array.astype(np.float32)) for array in (spikes, *record.spikes.values())]
+    trains = [torch.from_numpy(array.astype(np.float32)) for array in (given, *record.spikes.values())]
     answers = torch.from_numpy(decide(record.v["last"], "max"))
     model = TorchModel(Recorded(quantized, trains, populations=2))
     model.add_activation_module(Population)
     model.register_hooks()
-    data = (trains[0], torch.from_numpy(labels))
+    pairs = (trains[0], torch.from_numpy(labels))
     said = model(answers)
-    assert ours.classification_accuracy == pytest.approx(ClassificationAccuracy()(model, said, data))
-    assert ours.activation_sparsity == pytest.approx(ActivationSparsity()(model, said, data))
-    assert ours.synaptic_operations == pytest.approx(SynapticOperations()(model, said, data))
+    assert ours.classification_accuracy == pytest.approx(ClassificationAccuracy()(model, said, pairs))
+    assert ours.activation_sparsity == pytest.approx(ActivationSparsity()(model, said, pairs))
+    assert ours.synaptic_operations == pytest.approx(SynapticOperations()(model, said, pairs))
     assert ours.connection_sparsity == pytest.approx(ConnectionSparsity()(model), abs=1e-4)
