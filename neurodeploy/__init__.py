@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from neurodeploy.budgets.budget import Budget
     from neurodeploy.budgets.sharing import share_budget
     from neurodeploy.deployment import Deployment, compress, deploy, inspect
+    from neurodeploy.driving import with_input_population
     from neurodeploy.errors import NeurodeployError
     from neurodeploy.evaluation import Evaluation, evaluate
     from neurodeploy.explorer import explore
@@ -36,6 +37,7 @@ _HOME = {
     "balancing": ("balance",),
     "budgets.budget": ("Budget",),
     "deployment": ("Deployment", "compress", "deploy", "inspect"),
+    "driving": ("with_input_population",),
     "errors": ("NeurodeployError",),
     "evaluation": ("Evaluation", "evaluate"),
     "explorer": ("explore",),
@@ -65,7 +67,7 @@ __all__ = [
     "Placement", "QuantizedNetwork", "Report", "SpikeRecord", "balance", "compare", "compress", "deploy", "dequantize",
     "encode", "evaluate", "explore", "extract", "fit", "inspect", "load_data", "load_profile", "load_weights", "place",
     "quantize", "read_netx", "read_nir", "save_weights", "share_budget", "simulate", "simulator_spikes", "summarize",
-    "verify", "write_netx", "write_nir",
+    "verify", "with_input_population", "write_netx", "write_nir",
 ]  # fmt: skip
 
 
