@@ -127,8 +127,8 @@ def _product_of(synapse: QuantizedSynapse, number: torch.dtype, device: torch.de
         return _convolution(synapse, weight)
     if isinstance(synapse, QuantizedSparse):
         targets = np.repeat(np.arange(synapse.n_out), np.diff(synapse.starts))
-        places = torch.from_numpy(np.stack([targets, synapse.sources]))
-        matrix = torch.sparse_coo_tensor(places.to(device), weight, (synapse.n_out, synapse.n_in)).coalesce()
+        places, shape = torch.from_numpy(np.stack([targets, synapse.sources])).to(device), (synapse.n_out, synapse.n_in)
+        matrix = torch.sparse_coo_tensor(places, weight, shape, check_invariants=True, is_coalesced=True)
         return lambda spikes: torch.sparse.mm(matrix, spikes.T).T
     return lambda spikes: spikes @ weight.T
 
