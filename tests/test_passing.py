@@ -70,7 +70,7 @@ def lists(draw: st.DrawFn) -> QuantizedDense | QuantizedSparse:
 
 
 @settings(max_examples=100)
-@given(synapse=lists(), n_rows=st.integers(1, 300), rate=st.sampled_from([0.0, 0.1, 1.0]), seed=st.integers(0, 99))
+@given(synapse=lists(), n_rows=st.integers(1, 600), rate=st.sampled_from([0.0, 0.1, 1.0]), seed=st.integers(0, 99))
 def test_lists_pass_spikes_alike_by_every_way(
     synapse: QuantizedDense | QuantizedSparse, n_rows: int, rate: float, seed: int
 ) -> None:

@@ -30,9 +30,10 @@ def useful_threads(n_neurons: int) -> int:
 
 
 def sizes_of_parts(n_samples: int, network: Graph[Any], threads: int) -> list[int]:
-    """Samples in each part of the batch: as many parts as threads, or more, small enough for a cache."""
+    """Samples in each part of the batch: parts small enough for a cache, and as many for one thread as for another."""
     largest = max(layer.n_neurons for layer in network)
-    parts = min(n_samples, max(threads, -(-n_samples * largest // STATES_AT_ONCE)))
+    rounds = -(-n_samples * largest // (STATES_AT_ONCE * threads))
+    parts = min(n_samples, rounds * threads)
     return [n_samples // parts + (k < n_samples % parts) for k in range(parts)]
 
 

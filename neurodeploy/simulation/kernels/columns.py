@@ -11,11 +11,11 @@ import numpy as np
 
 from neurodeploy.simulation.kernels.machine_code import Array, compiled
 
-ROWS = 256
+ROWS = 512
 """So many rows are worked on together: what one input fires in them is read in one go."""
 SYNAPSES = 8
 """Synapses of a target that are added in one go; its list is as long as this divides, weights of zero filling it up."""
-TARGETS = np.uint64(32)
+TARGETS = np.uint64(16)
 """Sums of so many targets are put together before they are added to the rows that they belong to."""
 LANES = 32
 """Rows stand beside each other in as many places as this divides: for fewer rows there is nothing to gain."""

@@ -16,7 +16,8 @@ def turn(given: Array, start: int, into: Array) -> None:
     n, n_steps, flat = np.uint64(given.shape[1]), np.uint64(given.shape[2]), given.reshape(-1)  # unsigned: no index wraps
     for b in range(into.shape[1]):
         for first in range(np.uint64(0), n, BLOCK):
+            last = min(first + BLOCK, n)
             for t in range(into.shape[0]):
                 row, sample = into[t, b], np.uint64(b) * n * n_steps + np.uint64(start + t)
-                for i in range(first, min(first + BLOCK, n)):
+                for i in range(first, last):
                     row[i] = flat[sample + i * n_steps]
