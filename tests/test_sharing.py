@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import with_values
 
@@ -11,7 +12,12 @@ from benchmarks.placement.drawing import Drawing
 from neurodeploy.budgets import sharing
 from neurodeploy.budgets.sharing import share_budget
 from neurodeploy.graph import INPUT
+from neurodeploy.layout.options import options_of
+from neurodeploy.layout.schemes import middle
 from neurodeploy.profiles import load_profile
+from neurodeploy.resources.counting import LayerCount
+from neurodeploy.resources.regions import Region, grid_of
+from neurodeploy.resources.usage import limited
 
 
 def test_networks_of_many_slices_are_laid_in_all_ways_only_near_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,3 +38,17 @@ def test_networks_of_many_slices_are_laid_in_all_ways_only_near_the_end(monkeypa
     assert 0.97 * kept[0] < kept[1] < 1.03 * kept[0]
     assert 0.5 < min(layer.kept for layer in roughly.layers) < 1
     assert ways.count(False) <= 6 < ways.count(True)
+
+
+@pytest.mark.parametrize("chip", ["loihi1", "loihi2"])
+def test_what_blocks_take_at_a_share_is_what_the_plan_counts(chip: str) -> None:
+    drawing, profile = Drawing((3, 12, 12), seed=0), load_profile(chip)
+    drawing.conv("conv2", drawing.conv("conv1", (INPUT,), 8), 12)
+    layer = drawing.network().layers[1]
+    pressed = sharing._Pressed(LayerCount(layer, 8, profile, connectivity=1.0), 0.3, prunes_axons=False)
+    options = options_of(pressed, grid_of(layer), profile)
+    capacity = np.array([profile.capacity(resource) for resource in limited(profile)])
+    for n in range(0, len(options.blocks), 7):
+        cut = [middle(side, int(block)) for side, block in zip(grid_of(layer), options.blocks[n], strict=True)]
+        region = Region(tuple(a for a, _ in cut), tuple(b for _, b in cut))
+        assert options.own[n] == pytest.approx(pressed.takes(region) / capacity, abs=1e-5)

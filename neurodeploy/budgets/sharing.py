@@ -21,7 +21,6 @@ from neurodeploy.resources.counting import Heard, LayerCount
 from neurodeploy.resources.encodings import weight_bits
 from neurodeploy.resources.regions import Region
 from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, Layers, Usage
-from neurodeploy.resources.windows import Window
 
 _HALVINGS = 12
 """The level that all layers are brought to is found to a part in 2**12."""
@@ -107,9 +106,6 @@ class _Pressed(LayerCount):
         usage = super().usage(region)
         memory = math.ceil(usage.synapse_memory_bits * self.share)
         return replace(usage, synapse_memory_bits=memory, input_axons=0 if self.prunes_axons else usage.input_axons)
-
-    def windows(self) -> list[tuple[Window, tuple[str, ...]]] | None:
-        return super().windows() if self.share == 1 else None  # a window counts all of its lists
 
     def heard(self, region: Region) -> Iterator[Heard]:
         return iter(()) if self.prunes_axons and "memory_bits_per_core" not in self.profile else super().heard(region)

@@ -37,6 +37,7 @@ def options_of(count: LayerCount, grid: tuple[int, ...], profile: HardwareProfil
     if key not in count.counted:
         count.counted[key] = _of_windows(count, windows, grid, profile)
     lengths, pieces, own, heard, peaks = count.counted[key]
+    own = _pressed(own, lengths.prod(axis=1), count.share, profile)
     of_source, peak_of_source = dict[str, Floats](), dict[str, Floats]()
     for (_, sources), neurons, peak in zip(windows, heard, peaks, strict=True):
         for source in sources:
@@ -46,6 +47,18 @@ def options_of(count: LayerCount, grid: tuple[int, ...], profile: HardwareProfil
         blocks=lengths, pieces=pieces, neurons=lengths.prod(axis=1).astype(np.float64), own=own, heard=of_source,
         peak=peak_of_source,
     )  # fmt: skip
+
+
+def _pressed(own: Floats, n_neurons: Integers, share: float, profile: HardwareProfile) -> Floats:
+    """Shares of a core that are left where synapses keep a share of the memory that they take."""
+    if share == 1:
+        return own
+    pressed, state = own.copy(), n_neurons * profile.number("neuron_state_bits", 0)
+    for n, resource in enumerate(limited(profile)):
+        if resource in ("memory_bits", "synapse_memory_bits"):
+            beside = state / profile.capacity(resource) if resource == "memory_bits" else 0.0
+            pressed[:, n] = beside + share * (own[:, n] - beside)
+    return pressed
 
 
 def _one_by_one(count: LayerCount, grid: tuple[int, ...], profile: HardwareProfile) -> Options:

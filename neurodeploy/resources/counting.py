@@ -55,6 +55,11 @@ class LayerCount:
     ------
     BudgetError
         The chip has no weights as wide.
+
+    Attributes
+    ----------
+    share : float
+        Of the memory that synapses would take as they are, what `usage` counts: 1, but for plans to prune them.
     """
 
     def __init__(
@@ -77,6 +82,7 @@ class LayerCount:
             for bundle, steps in bundled
         ]
         self._state_bits = profile.number("neuron_state_bits", 0)
+        self.share = 1.0
         self._used: dict[tuple[Any, ...], Usage] = {}
         self._taken: dict[tuple[Any, ...], Integers] = {}
         self._limits_profiles = {"neuron_profiles", "threshold_profiles"} & set(limited(profile))
