@@ -53,6 +53,12 @@ def test_frames_are_tonics_where_those_are_more_than_0(shape: tuple[int, ...], n
         assert np.array_equal(frames(fields, shape, n_steps), (theirs > 0).reshape(n_steps, *shape))
 
 
+def test_pixels_are_merged_by_hand() -> None:
+    seen = events((0, 0, 0, 0), (1, 3, 1, 1), (4, 2, 3, 0), (9, 0, 0, 0))
+    assert [tuple(place) for place in np.argwhere(frames(seen, (2, 4, 4), 2, 2))] == [(0, 0, 0, 0), (0, 1, 0, 1), (1, 0, 1, 1)]
+    assert frames(events((0, 5, 0, 0), (9, 0, 0, 0)), (6,), 1, 3).tolist() == [[0, 1]]
+
+
 def test_events_outside_the_sensor_are_refused() -> None:
     with pytest.raises(DataError, match=r"events: have y in 0\.\.2, outside 0\.\.1"):
         frames(events((0, 0, 0, 0), (1, 0, 2, 0)), (2, 2, 3), 2)
@@ -142,6 +148,24 @@ def test_recordings_become_spikes_in_time_in_the_order_of_their_files(
             assert np.array_equal(spikes.numpy(), frames(given, of.input_shape, 5))
             assert spikes.sum() > 20
     assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("spec", "shape"), [("n-mnist:17", (2, 17, 17)), ("shd:140", (140,))])
+def test_recordings_may_have_larger_pixels(spec: str, shape: tuple[int, ...], small: Path) -> None:
+    name = spec.partition(":")[0]
+    recorded = MAKERS[name](small)["Train"]
+    split = load_data(spec, folder=small, n_steps=5)
+    assert split.input_shape == (5, *shape)
+    (inputs, _), *_ = split.train
+    merge = CATALOGUE[name].input_shape[-1] // shape[-1]
+    for spikes, (_, given) in zip(inputs, recorded, strict=True):
+        assert np.array_equal(spikes.numpy(), frames(given, CATALOGUE[name].input_shape, 5, merge))
+
+
+@pytest.mark.parametrize("side", ["30", "0", "-17", "a", "68"])
+def test_sides_that_do_not_divide_the_sensor_are_refused(side: str) -> None:
+    with pytest.raises(DataError, match=rf"n-mnist:{side}: is no whole part of 34 pixels\. Give one of 34, 17, 2, 1\."):
+        load_data(f"n-mnist:{side}")
 
 
 def test_recordings_are_read_once(small: Path) -> None:

@@ -21,8 +21,8 @@ class Direct:
     Attributes
     ----------
     levels : int
-        At least 1; 1 makes spikes of 0 and 1. Weights times numbers add up in a register of 24 bits: 15 levels, 4 bits, leave
-        room for 2,000 inputs at the largest weight.
+        At least 1; 1 makes spikes of 0 and 1. A current has 24 bits, 6 of them below the unit of weights: with 15 levels and
+        8-bit weights, 34 of the largest fill it. Where more come together it wraps, which the emulator counts.
     """
 
     levels: int = 15

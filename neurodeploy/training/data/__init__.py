@@ -1,9 +1,20 @@
 """Where samples come from, and in which batches: data sets by name, a user's own, what is changed and held out."""
 
-from neurodeploy.training.data.augmentation import Augmentation, RandomShift
+from neurodeploy.training.data.augmentation import Augmentation, RandomFlip, RandomShift
 from neurodeploy.training.data.batches import Batches, DataSplit, Samples
 from neurodeploy.training.data.catalogue import CATALOGUE, DataSet
 from neurodeploy.training.data.frames import frames
 from neurodeploy.training.data.loading import load_data
 
-__all__ = ["CATALOGUE", "Augmentation", "Batches", "DataSet", "DataSplit", "RandomShift", "Samples", "frames", "load_data"]
+__all__ = [
+    "CATALOGUE",
+    "Augmentation",
+    "Batches",
+    "DataSet",
+    "DataSplit",
+    "RandomFlip",
+    "RandomShift",
+    "Samples",
+    "frames",
+    "load_data",
+]

@@ -55,3 +55,16 @@ class RandomShift:
         columns = (torch.arange(width) + from_[:, 1:])[:, None, :]
         moved = padded[torch.arange(len(inputs))[:, None, None], :, rows, columns]  # channels last: indexing puts them there
         return moved.movedim(-1, 1).reshape(inputs.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class RandomFlip:
+    """Images, or spikes in time, seen in a mirror, left and right exchanged, every other time on average."""
+
+    def draw(self, n: int, generator: torch.Generator) -> torch.Tensor:
+        """Whether, bool (n,)."""
+        return torch.randint(2, (n,), generator=generator).bool()
+
+    def __call__(self, inputs: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+        """Inputs (batch, \\*any, width), those flipped that were drawn so."""
+        return torch.where(drawn.view(-1, *[1] * (inputs.ndim - 1)), inputs.flip(-1), inputs)

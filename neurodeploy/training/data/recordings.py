@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from neurodeploy.errors import DataError
 from neurodeploy.training.data.batches import Batches, DataSplit
 from neurodeploy.training.data.catalogue import DataSet
-from neurodeploy.training.data.frames import frames
+from neurodeploy.training.data.frames import frames, merged
 
 _TRAINED_ON = 0.9
 _EXTRA = "'tonic>=1.6,<2' 'aedat>=2'"
@@ -29,15 +29,15 @@ class Recordings:
     From then on they are kept in memory, a bit for each pixel and step.
     """
 
-    def __init__(self, of: DataSet, read: Any, which: Sequence[int], n_steps: int) -> None:
-        self._of, self._read, self._which, self._n_steps = of, read, which, n_steps
+    def __init__(self, of: DataSet, read: Any, which: Sequence[int], n_steps: int, merge: int) -> None:
+        self._of, self._read, self._which, self._n_steps, self._merge = of, read, which, n_steps, merge
         self._kept: dict[int, NDArray[np.uint8]] = {}
 
     def __len__(self) -> int:
         return len(self._which)
 
     def __getitem__(self, which: torch.Tensor) -> torch.Tensor:
-        shape = (len(which), self._n_steps, *self._of.input_shape)
+        shape = (len(which), self._n_steps, *merged(self._of.input_shape, self._merge))
         bits = [self._bits(self._which[k]) for k in which.tolist()]
         size = int(np.prod(shape[1:]))
         unpacked = np.unpackbits(np.stack(bits), axis=1, count=size) if bits else np.zeros(0, dtype=np.uint8)
@@ -50,13 +50,14 @@ class Recordings:
             except Exception as error:  # readers of files raise whatever they meet
                 reason = " ".join(str(error).split())[:120]
                 raise DataError(self._of.name, f"recording {k} cannot be read ({type(error).__name__}: {reason})") from error
-            self._kept[k] = np.packbits(frames(events, self._of.input_shape, self._n_steps))
+            self._kept[k] = np.packbits(frames(events, self._of.input_shape, self._n_steps, self._merge))
         return self._kept[k]
 
 
-def load_recordings(of: DataSet, folder: Path, batch_size: int, n_steps: int) -> DataSplit:
-    """Spikes (n_steps, \\*input_shape) of a data set whose files lie in `folder` as tonic lays them, in the order of their names.
+def load_recordings(of: DataSet, folder: Path, batch_size: int, n_steps: int, merge: int = 1) -> DataSplit:
+    """Spikes (n_steps, \\*shape) of a data set whose files lie in `folder` as tonic lays them, in the order of their names.
 
+    The shape is the sensor's, or smaller where pixels are merged; see `frames`.
     Where a set is published in one piece, the first nine tenths of each class are trained on.
 
     Raises
@@ -66,9 +67,10 @@ def load_recordings(of: DataSet, folder: Path, batch_size: int, n_steps: int) ->
     """
     made = []
     for read, which in _halves(of, folder):
-        inputs, targets = Recordings(of, read, which, n_steps), torch.as_tensor(_labels(read))[which]
+        inputs, targets = Recordings(of, read, which, n_steps, merge), torch.as_tensor(_labels(read))[which]
         made.append(Batches(inputs, targets, batch_size))
-    return DataSplit(train=made[0], test=made[1], input_shape=(n_steps, *of.input_shape), n_classes=of.n_classes)
+    shape = (n_steps, *merged(of.input_shape, merge))
+    return DataSplit(train=made[0], test=made[1], input_shape=shape, n_classes=of.n_classes)
 
 
 def _halves(of: DataSet, folder: Path) -> list[tuple[Any, list[int]]]:
