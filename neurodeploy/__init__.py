@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from neurodeploy.balancing import balance
     from neurodeploy.budgets.budget import Budget
     from neurodeploy.budgets.sharing import share_budget
-    from neurodeploy.deployment import Deployment, compress, deploy, inspect
+    from neurodeploy.compression import compress
+    from neurodeploy.deployment import Deployment, deploy, inspect
     from neurodeploy.driving import with_input_population
     from neurodeploy.errors import NeurodeployError
     from neurodeploy.evaluation import Evaluation, evaluate
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 _HOME = {
     "balancing": ("balance",),
     "budgets.budget": ("Budget",),
-    "deployment": ("Deployment", "compress", "deploy", "inspect"),
+    "compression": ("compress",),
+    "deployment": ("Deployment", "deploy", "inspect"),
     "driving": ("with_input_population",),
     "errors": ("NeurodeployError",),
     "evaluation": ("Evaluation", "evaluate"),

@@ -11,7 +11,8 @@ import torch
 from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 from norse.torch.functional.leaky_integrator import LIParameters
 
-from neurodeploy.deployment import Deployment, Say, compress, keep_quiet
+from neurodeploy.compression import compress
+from neurodeploy.deployment import Deployment, Say, keep_quiet
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.training import FitOptions, load_data
 from neurodeploy.training.progress import Progress
@@ -48,10 +49,10 @@ def run_demo(
     say: Say = keep_quiet,
     command: str = "",
 ) -> Deployment:
-    """Train, compress, quantise, place, emulate and run in Lava; see `neurodeploy.deployment.compress`."""
+    """Train, compress, quantise, place, emulate and run in Lava; see `neurodeploy.compression.compress`."""
     data = load_data("digits")
     model = digits_model(seed)
-    sample, options = torch.zeros(1, *data.input_shape), replace(OPTIONS, seed=seed)
+    sample, options = torch.zeros(1, model[0].in_features), replace(OPTIONS, seed=seed)
     with _one_thread():
         return compress(
             model, sample, profile, data, options, out=out, cores=cores, lava_samples=LAVA_SAMPLES, progress=progress, say=say,

@@ -20,8 +20,9 @@ from neurodeploy.network import Network
 from neurodeploy.resources.encodings import axon_bits, index_bits
 from neurodeploy.resources.regions import Region
 from neurodeploy.resources.usage import slice_usage
-from neurodeploy.training.masks import RESOURCES, choose_synapses
-from neurodeploy.training.minimax import running
+from neurodeploy.training.lists import Wish
+from neurodeploy.training.masks import RESOURCES, choose_on_core, choose_synapses
+from neurodeploy.training.schedule import axons_in_force, memory_in_force
 
 BITS = 8
 SCORES = st.one_of(st.integers(0, 3).map(float), st.floats(0, 10, width=32))
@@ -127,6 +128,57 @@ def test_no_choice_within_the_budget_keeps_more_than_the_price_allows(
         assert gain[sparse].max() <= kept + choice.prices["synapse_memory_bits"] * spare + 1e-9
 
 
+@given(first=problems(max_neurons=3, max_inputs=3), second=problems(max_neurons=3, max_inputs=3), memory=st.integers(128, 600))
+def test_no_choice_on_a_core_keeps_more_than_the_price_allows(
+    first: tuple[NDArray[np.float64], SliceBudget],
+    second: tuple[NDArray[np.float64], SliceBudget],
+    memory: int,
+    tiny: HardwareProfile,
+) -> None:
+    """Two slices, one memory: against every pair of masks there is, within the caps on axons."""
+    wishes = [Wish(score=score, part=part, bits=BITS) for score, part in (first, second)]
+    choices = choose_on_core(wishes, memory, tiny)
+    used = sum(slice_usage(choice.mask, BITS, tiny).synapse_memory_bits for choice in choices)
+    kept = sum(float(wish.score[choice.mask].sum()) for wish, choice in zip(wishes, choices, strict=True))
+    assert used <= memory
+    assert all(choice.mask.any() for choice in choices)
+    price = choices[0].prices["synapse_memory_bits"]
+    assert price == choices[1].prices["synapse_memory_bits"]
+    front = [_front(wish, tiny) for wish in wishes]
+    best = max(
+        (a + b for bits_a, a in front[0] for bits_b, b in front[1] if bits_a + bits_b <= memory and min(bits_a, bits_b) > 0),
+        default=0.0,
+    )
+    starving = min(float(wish.score.sum()) for wish in wishes) == 0.0
+    assert kept >= best - price * 256 - 1e-9 or starving
+
+
+def _front(wish: Wish, profile: HardwareProfile) -> list[tuple[int, float]]:
+    """Memory and score of the best axons' best synapses, however many of each."""
+    score, part = wish.score, wish.part
+    sizes = np.array(list(product(range(len(score) + 1), repeat=score.shape[1])))
+    legal = (sizes > 0).sum(axis=1) <= part.input_axons
+    for cap in part.sources:
+        legal &= (sizes[:, cap.start : cap.stop] > 0).sum(axis=1) <= cap.axons
+    ranked = np.vstack([np.zeros(score.shape[1]), np.sort(score, axis=0)[::-1].cumsum(axis=0)])
+    found = []
+    for size in sizes[legal]:
+        mask = np.arange(len(score))[:, None] < size
+        worth = float(ranked[size, np.arange(score.shape[1])].sum())
+        found.append((slice_usage(mask, BITS, profile).synapse_memory_bits, worth))
+    return found
+
+
+def test_memory_flows_to_the_slice_that_keeps_most(tiny: HardwareProfile) -> None:
+    generator = np.random.default_rng(0)
+    scores = [generator.random((20, 30)), generator.random((20, 30))]
+    for shares in ((1.0, 1.0), (1.0, 100.0), (100.0, 1.0)):
+        wishes = [Wish(score=s * by, part=a_slice(20, 30, 1), bits=BITS) for s, by in zip(scores, shares, strict=True)]
+        first, second = (int(choice.mask.sum()) for choice in choose_on_core(wishes, 4096, tiny))
+        assert (first > 3 * second) == (shares[0] > shares[1])
+        assert (second > 3 * first) == (shares[1] > shares[0])
+
+
 @given(score=hnp.arrays(np.float64, (9, 4), elements=st.floats(0.01, 10)), memory=st.integers(64, 700))
 def test_memory_is_used_up_but_for_less_than_an_axons_next_step(
     score: NDArray[np.float64], memory: int, tiny: HardwareProfile
@@ -147,8 +199,9 @@ def test_the_budget_in_force_shrinks_from_the_need_to_the_limit(
 ) -> None:
     budget = share_budget(make_network([100, 60, 10]), tiny, cores=2)
     part = replace(budget.of("layer1")[0], input_axons=40)
-    at = [running(part, budget, progress) for progress in (0.0, 0.25, 0.5, 0.75, 1.0, 2.0)]
-    memory = [limits.synapse_memory_bits for limits in at]
+    steps = (0.0, 0.25, 0.5, 0.75, 1.0, 2.0)
+    at = [axons_in_force(part, progress) for progress in steps]
+    memory = [memory_in_force([part], budget, progress) for progress in steps]
     full = slice_usage(np.ones((part.neurons, 100)), BITS, tiny)
     assert memory[0] == full.synapse_memory_bits > part.synapse_memory_bits
     assert memory == sorted(memory, reverse=True)

@@ -15,7 +15,10 @@ from neurodeploy.errors import BudgetError, TrainingError
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.network import Network
 from neurodeploy.training.masks import RESOURCES
-from neurodeploy.training.minimax import PENALTY_RATE, Compression
+from neurodeploy.training.minimax import Compression
+from neurodeploy.training.options import MinimaxOptions
+
+PENALTY_RATE = 100.0
 
 
 def linear_model(network: Network) -> torch.nn.Sequential:
@@ -31,7 +34,8 @@ def linear_model(network: Network) -> torch.nn.Sequential:
 @pytest.fixture
 def compression(make_network: Callable[..., Network], tiny: HardwareProfile) -> Compression:
     network = make_network([64, 100, 10])
-    return Compression(share_budget(network, tiny, cores=2), linear_model(network))
+    soft = MinimaxOptions(integers=False, penalty_rate=PENALTY_RATE)
+    return Compression(share_budget(network, tiny, cores=2), linear_model(network), soft)
 
 
 def test_the_proximal_map_is_the_equation(compression: Compression) -> None:
@@ -117,6 +121,9 @@ def test_a_closed_compression_keeps_every_slice_budget_and_cuts_off_no_slice(
         assert compression.survivors[part.layer][part.start : part.stop].any()
     for name, module in compression.layers.items():
         assert torch.equal(module.weight.detach(), before[name] * compression.survivors[name])
+    with compression.in_force():
+        for module in compression.layers.values():
+            assert len(module.weight.unique()) < 256
 
 
 def test_neurons_that_nobody_hears_keep_no_synapse_and_the_output_stays(
@@ -146,13 +153,14 @@ def test_overruns_are_those_that_the_budget_counts(make_network: Callable[..., N
     counted = {f"{found.slice.name} {found.resource}": found for found in budget.overruns(network)}
     assert {name for name, overrun in overruns.items() if overrun > 0} == set(counted) != set()
     for name, found in counted.items():
-        assert overruns[name] >= found.need / found.limit - 1
+        memory = found.resource == "synapse_memory_bits"  # that of the whole core, where a slice is told of its own part
+        assert overruns[name] == pytest.approx(found.need / found.limit - 1) or memory
     assert set(overruns) == {f"{part.name} {resource}" for part in budget.slices for resource in RESOURCES}
 
 
 def test_the_count_on_the_weights_has_the_last_word(compression: Compression, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Compression, "choose", lambda *_: None)
-    with pytest.raises(BudgetError, match="synapse_memory_bits of neurons"):
+    with pytest.raises(BudgetError, match=r"_bits of neurons|input_axons of neurons"):
         compression.close()
 
 

@@ -22,6 +22,7 @@ class LargestTenth:
         self.weight = next(model.parameters())
         self.kept = torch.ones_like(self.weight, dtype=torch.bool)
         self.multipliers: dict[str, float] = {}
+        self.widths = {"layer0": 5}
         self.asked: list[str] = []
 
     @property
@@ -78,6 +79,7 @@ def test_another_method_prunes_where_it_is_asked_and_nowhere_else(make_chip: Cal
     assert [round(record.connectivity, 2) for record in history] == [1.0, 1.0, 1.0, 0.1]
     assert all(dict(record.multipliers) == {} for record in history)
     assert list(history[-1].overruns) == ["connectivity"]
+    assert dict(history[-1].weight_bits) == {"layer0": 5}
 
 
 def test_the_model_keeps_the_weights_that_were_in_force(make_chip: Callable[..., HardwareProfile]) -> None:
@@ -102,7 +104,7 @@ def test_a_distilled_model_answers_as_before_whatever_the_labels_say(
     distill: float, agrees: bool, make_chip: Callable[..., HardwareProfile]
 ) -> None:
     model, data = build(12, 70, 3), few()
-    budget = budget_for(model, make_chip(synapse_memory_bits_per_core=4096), 2)
+    budget = budget_for(model, make_chip(synapse_memory_bits_per_core=8192), 2)
     inputs = torch.cat([batch for batch, _ in data])
     fit(model, None, data, replace(SHORT, epochs_dense=20, learning_rate=1e-2))
     before = predict(model, inputs, SHORT)

@@ -6,9 +6,13 @@ Whoever keeps within the slices fits the cores, exactly, with no rounding left t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from neurodeploy.chip_clock import waits
 from neurodeploy.errors import BudgetError
@@ -18,6 +22,7 @@ from neurodeploy.network import Network
 from neurodeploy.quantized import QuantizedNetwork
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.regions import Region
+from neurodeploy.resources.usage import bits_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,24 +177,63 @@ class Budget:
             ),
         )  # fmt: skip
 
-    def overruns(self, network: Network | QuantizedNetwork) -> Iterator[Overrun]:
-        """Every slice budget that the network breaks, counted exactly from its weights."""
-        waiting = waits(network)
+    def of_neurons(self, kept: Mapping[str, NDArray[np.bool_]]) -> Budget:
+        """The same limits for the network without some of its neurons; slices that lose them all are gone.
+
+        Parameters
+        ----------
+        kept : mapping of layer to array (n,), bool
+            The neurons that stay, of layers that are rows of them, in a chain.
+        """
+        names, slices = list(dict.fromkeys(part.layer for part in self.slices)), []
+        for part in self.slices:
+            source = names[names.index(part.layer) - 1] if part.layer != names[0] else None
+            start, stop = _renumbered(part.start, part.stop, kept.get(part.layer))
+            caps = []
+            for cap in part.sources:
+                first, last = _renumbered(cap.start, cap.stop, kept.get(source or ""))
+                caps.append(AxonCap(start=first, stop=last, axons=cap.axons))
+            if stop > start:
+                slices.append(replace(part, region=Region.run(start, stop), sources=tuple(caps)))
+        return replace(self, slices=tuple(slices))
+
+    def overruns(self, network: Network | QuantizedNetwork, *, widths: Mapping[str, int] | None = None) -> Iterator[Overrun]:
+        """Every budget that the network breaks, counted exactly from its weights.
+
+        Memory is a core's: one of its slices may use what another leaves.
+
+        Parameters
+        ----------
+        widths : mapping of layer to int, optional
+            Weight bits of layers that are not quantised yet, where they are not the budget's own.
+        """
+        waiting, memory = waits(network), defaultdict[int, list[tuple[SliceBudget, int]]](list)
         for layer in network:
-            count = LayerCount(layer, self.weight_bits, self.profile, waits=waiting[layer.name])
+            width = bits_of(layer, (widths or {}).get(layer.name, self.weight_bits))
+            count = LayerCount(layer, width, self.profile, waits=waiting[layer.name])
             for part in self.of(layer.name):
                 usage = count.usage(part.region)
-                for resource in ("synapse_memory_bits", "input_axons"):
-                    need, limit = getattr(usage, resource), getattr(part, resource)
-                    if need > limit:
-                        yield Overrun(slice=part, resource=resource, need=need, limit=limit)
+                memory[part.core].append((part, usage.synapse_memory_bits))
+                if usage.input_axons > part.input_axons:
+                    yield Overrun(slice=part, resource="input_axons", need=usage.input_axons, limit=part.input_axons)
                 heard = next(count.heard(part.region)).mask if part.sources else ()
                 for cap in part.sources:
                     axons = int(sum(heard[cap.start : cap.stop]))
                     if axons > cap.axons:
                         yield Overrun(slice=part, resource="output_axons", need=axons, limit=cap.axons)
+        for parts in memory.values():
+            need, limit = sum(bits for _, bits in parts), sum(part.synapse_memory_bits for part, _ in parts)
+            for part, bits in parts:
+                left = max(part.synapse_memory_bits, limit - (need - bits))
+                if need > limit and bits > left:
+                    yield Overrun(slice=part, resource="synapse_memory_bits", need=bits, limit=left)
 
-    def check(self, network: Network | QuantizedNetwork) -> None:
-        """Raise `BudgetError` for the first slice budget that the network breaks."""
-        for overrun in self.overruns(network):
+    def check(self, network: Network | QuantizedNetwork, *, widths: Mapping[str, int] | None = None) -> None:
+        """Raise `BudgetError` for the first budget that the network breaks."""
+        for overrun in self.overruns(network, widths=widths):
             raise overrun.error(self)
+
+
+def _renumbered(start: int, stop: int, kept: NDArray[np.bool_] | None) -> tuple[int, int]:
+    """Where a run of neurons stands once only the kept ones are counted."""
+    return (start, stop) if kept is None else (int(kept[:start].sum()), int(kept[:stop].sum()))

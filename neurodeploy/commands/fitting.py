@@ -128,7 +128,7 @@ def deploy(
 @DATA_NAME
 @DATA_DIR
 @OUT
-@BITS
+@click.option("--bits", type=int, metavar="B", help="Width of all weights.  [default: chosen layer by layer]")
 @WEIGHTS
 @STEPS
 @ENCODER
@@ -142,12 +142,12 @@ def deploy(
 @JSON
 @QUIET
 def compress(
-    model: str, target: str, cores: int | None, data: str, out: Path, bits: int, weights: Path | None, seed: int,
+    model: str, target: str, cores: int | None, data: str, out: Path, bits: int | None, weights: Path | None, seed: int,
     data_dir: Path | None, batch_size: int | None, lava_samples: int, epochs: tuple[int, int, int] | None, as_json: bool,
     **settings: Any,
 ) -> int:  # fmt: skip
     """Train MODEL on DATA under the budget of N cores, then deploy it into DIR."""
-    from neurodeploy.deployment import compress as run
+    from neurodeploy.compression import compress as run
     from neurodeploy.training import FitOptions, load_data
 
     profile = load_profile(target)

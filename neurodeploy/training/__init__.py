@@ -8,14 +8,15 @@ from neurodeploy.training.inference import evaluate, predict, run_model
 from neurodeploy.training.loop import fit
 from neurodeploy.training.masks import Choice, choose_synapses
 from neurodeploy.training.minimax import Compression
-from neurodeploy.training.options import FitOptions
+from neurodeploy.training.options import FitOptions, MinimaxOptions
 from neurodeploy.training.progress import ProgressBars, Step
 from neurodeploy.training.pruning import Pruning
 from neurodeploy.training.readouts import decide
 from neurodeploy.training.weights import load_weights, save_weights
 
 __all__ = [
-    "Batches", "Checkpoint", "Choice", "Compression", "DataSplit", "Direct", "FitOptions", "ProgressBars", "Pruning", "Step",
+    "Batches", "Checkpoint", "Choice", "Compression", "DataSplit", "Direct", "FitOptions", "MinimaxOptions", "ProgressBars",
+    "Pruning", "Step",
     "choose_synapses", "decide", "encode", "evaluate", "fit", "in_levels", "load_data", "load_weights", "predict", "run_model",
     "save_weights", "simulator_spikes",
 ]  # fmt: skip

@@ -22,7 +22,7 @@ from neurodeploy.training.learning import Learner, learning_rate
 from neurodeploy.training.minimax import Compression
 from neurodeploy.training.options import FitOptions
 from neurodeploy.training.progress import Progress, Step
-from neurodeploy.training.pruning import Phase, Pruning
+from neurodeploy.training.pruning import Method, Phase, Pruning
 from neurodeploy.training.randomness import random_state, seeded, set_random_state
 
 
@@ -35,7 +35,7 @@ def fit(
     test: Data | None = None,
     progress: Progress | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
-    method: Callable[[Budget, torch.nn.Module], Pruning] = Compression,
+    method: Method = Compression,
     checkpoint: Checkpoint | None = None,
     resume: bool = False,
 ) -> tuple[torch.nn.Module, tuple[EpochRecord, ...]]:
@@ -226,6 +226,7 @@ class _Run:
             connectivity=1.0 if self.pruning is None else self.pruning.connectivity,
             overruns={} if self.pruning is None else self.pruning.overruns(),
             multipliers={} if self.pruning is None else dict(self.pruning.multipliers),
+            weight_bits={} if self.pruning is None else dict(self.pruning.widths),
             seconds=time.perf_counter() - started,
         )
 

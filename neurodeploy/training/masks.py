@@ -1,14 +1,15 @@
-"""Which synapses of a slice survive.
+"""Which synapses of the slices on a core survive.
 
 With a price on every bit of synapse memory the choice falls apart axon by axon: an axon keeps its n largest scores, n
 being what makes  sum of scores - price * bits(n)  largest, bits(n) the chip's own count. Caps on axons then keep the
-axons that are worth most. Raising the price never raises the bits, so bisection finds the price at which the
-slice just fits: its shadow price. The dense encoding, where a whole axon is kept or none of it, is tried as well.
+axons that are worth most, and each slice takes the encoding that is worth more. Raising the price never raises the bits,
+so bisection finds the one price at which all slices of the core just fit: the core's shadow price, by which its memory
+flows to where it keeps most.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,8 +17,8 @@ from numpy.typing import NDArray
 
 from neurodeploy.budgets.budget import SliceBudget
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.resources.encodings import axon_bits, index_bits, weight_bits
 from neurodeploy.resources.usage import Usage, count
+from neurodeploy.training.lists import Lists, Wish, lists_of
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -25,6 +26,9 @@ Mask = NDArray[np.bool_]
 
 RESOURCES = ("synapse_memory_bits", "input_axons", "output_axons")
 _BISECTIONS = 60
+_EXACT = 1e-12
+_NEAR = 1e-3
+"""Share of the score that may be missing to the bound before encodings are tried one by one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,50 +41,71 @@ class Choice:
         True where a synapse survives.
     prices : mapping of resource to float
         Shadow price of each of `RESOURCES`, in score per unit: what one unit more would let in; 0 where it does not bind.
+        That of memory is one for all slices of a core.
     """
 
     mask: Mask
     prices: Mapping[str, float]
 
 
-def choose_synapses(score: NDArray[np.float64], part: SliceBudget, bits: int, profile: HardwareProfile) -> Choice:
-    """Keep as much score as the slice's budget allows.
+def choose_on_core(wishes: Sequence[Wish], memory_bits: int, profile: HardwareProfile) -> tuple[Choice, ...]:
+    """Keep as much score as the slices of one core can hold together.
 
-    Optimal for the bits it uses up to the price of the bits that are left over (less than one axon's last step):
-    no choice within the budget keeps more than ``kept + price * (budget - used)``.
+    Optimal for the bits it uses up to the price of the bits that are left over (less than one axon's last step, or one
+    slice's change of encoding): no choice within the limits keeps more than ``kept + price * (memory_bits - used)``.
+
+    Parameters
+    ----------
+    wishes : sequence of Wish
+        The slices, and what their synapses are worth.
+    memory_bits : int
+        What they may use together; room for at least one synapse of each.
+
+    Returns
+    -------
+    tuple of Choice
+        One for each wish, within every cap on axons, and never empty.
+    """
+    slices = [_Slice(wish, lists_of(wish, profile)) for wish in wishes]
+    whole = [part.whole() for part in slices]
+    if _bits(whole) <= memory_bits and all(part.is_within_caps(stand) for part, stand in zip(slices, whole, strict=True)):
+        return tuple(part.choice(stand, 0.0) for part, stand in zip(slices, whole, strict=True))
+    price, stands = _best(slices, memory_bits)
+    single: dict[int, _Stand] = {}
+    while starved := [n for n, stand in enumerate(stands) if stand.bits == 0 and n not in single]:
+        single |= {n: slices[n].least() for n in starved}
+        others = [n for n in range(len(slices)) if n not in single]
+        price, fed = _best([slices[n] for n in others], memory_bits - _bits(list(single.values())))
+        stands = [single[n] if n in single else fed[others.index(n)] for n in range(len(slices))]
+    return tuple(part.choice(stand, price) for part, stand in zip(slices, stands, strict=True))
+
+
+def _best(slices: Sequence[_Slice], memory_bits: int) -> tuple[float, list[_Stand]]:
+    """The shadow price of the slices' memory, and what each keeps; it may be nothing."""
+    kept = [part.at(0.0) for part in slices]
+    if _bits(kept) <= memory_bits:
+        return 0.0, kept
+    price, within, over = _bisect(slices, memory_bits)
+    kept = _filled(slices, within, over, memory_bits)
+    most = _score(within) + price * (memory_bits - _bits(within))
+    for ways in _encodings(slices, within, over) if _score(kept) < (1 - _NEAR) * most else []:
+        fixed = [_Slice(part.wish, [lists]) for part, lists in zip(slices, ways, strict=True)]
+        if _bits([part.at(0.0) for part in fixed]) > memory_bits:
+            kept = max(kept, _filled(fixed, *_bisect(fixed, memory_bits)[1:], memory_bits), key=_score)
+    return price, kept
+
+
+def choose_synapses(score: NDArray[np.float64], part: SliceBudget, bits: int, profile: HardwareProfile) -> Choice:
+    """The same for a slice that has a core's memory, `part.synapse_memory_bits`, to itself.
 
     Parameters
     ----------
     score : array (n_neurons, n_in)
-        What a synapse is worth, at least 0: its squared weight.
-    part : SliceBudget
-        The limits; memory for at least one synapse.
+        What a synapse is worth, at least 0.
     bits : int
         Width that the weights will be stored in.
-
-    Returns
-    -------
-    Choice
-        Within every limit of `part`, and never empty.
     """
-    score = np.asarray(score, dtype=np.float64)
-    if fits(np.full(score.shape[1], score.shape[0]), part, bits, profile):
-        return Choice(mask=np.ones(score.shape, dtype=np.bool_), prices=dict.fromkeys(RESOURCES, 0.0))
-    width = weight_bits(bits, profile)
-    sparse = _choose_sparse(score, part, width, profile)
-    dense = _choose_dense(score, part, width, profile)
-    best = max(sparse, dense, key=lambda choice: float(score[choice.mask].sum()))
-    return best if best.mask.any() else replace(best, mask=_one_synapse(score.shape, part))
-
-
-def fits(n_synapses: Integers, part: SliceBudget, bits: int, profile: HardwareProfile) -> bool:
-    """Whether a slice with so many synapses an axon, array (n_in,), keeps within all its limits."""
-    usage, sources = usage_of(n_synapses, part, bits, profile)
-    return (
-        usage.synapse_memory_bits <= part.synapse_memory_bits
-        and usage.input_axons <= part.input_axons
-        and all(used <= cap.axons for used, cap in zip(sources, part.sources, strict=True))
-    )
+    return choose_on_core([Wish(score=score, part=part, bits=bits)], part.synapse_memory_bits, profile)[0]
 
 
 def usage_of(n_synapses: Integers, part: SliceBudget, bits: int, profile: HardwareProfile) -> tuple[Usage, list[int]]:
@@ -89,128 +114,149 @@ def usage_of(n_synapses: Integers, part: SliceBudget, bits: int, profile: Hardwa
     return count(n_synapses, part.neurons, bits, profile), sources
 
 
-# ---------------------------------------------------------------------------------------------- sparse
+# ---------------------------------------------------------------------------------------------- slices at a price
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Axons:
-    """What every axon gains, and costs, by keeping its `sizes[k]` best synapses.
+class _Stand:
+    """How a slice is stored: in which lists, and the size of each axon's, as an index (n_in,) of their sizes."""
 
-    Only sizes that fill their memory units are listed: one synapse more in a unit that is paid for costs nothing.
+    lists: Lists
+    index: Integers
 
-    Attributes
-    ----------
-    order : array (n_in, n_neurons), int64
-        Neurons of each axon by falling score.
-    sizes, bits : array (n_sizes,), int64
-        Ascending, from 0.
-    gain : array (n_in, n_sizes)
-        Score that is kept.
-    """
+    @property
+    def bits(self) -> int:
+        return int(self.lists.bits[self.index].sum())
 
-    order: Integers
-    sizes: Integers
-    bits: Integers
-    gain: Floats
-
-    def best(self, price: float) -> tuple[Integers, Floats]:
-        """For every axon the index of its best size at `price` a bit, and what it is then worth; arrays (n_in,)."""
-        net = self.gain - price * self.bits
-        index = net.argmax(axis=1)
-        return index, np.take_along_axis(net, index[:, None], axis=1)[:, 0]
-
-    def mask(self, index: Integers) -> Mask:
-        """(n_neurons, n_in), with axon j keeping its `sizes[index[j]]` best synapses."""
-        n_in, n_neurons = self.order.shape
-        mask = np.empty((n_in, n_neurons), dtype=np.bool_)
-        np.put_along_axis(mask, self.order, np.arange(n_neurons) < self.sizes[index][:, None], axis=1)
-        return np.ascontiguousarray(mask.T)
+    @property
+    def score(self) -> float:
+        return float(np.take_along_axis(self.lists.gain, self.index[:, None], axis=1).sum())
 
 
-def _axons(score: Floats, width: int, profile: HardwareProfile) -> _Axons:
-    n_neurons, n_in = score.shape
-    by_axon = np.ascontiguousarray(score.T)
-    order = np.argsort(-by_axon, axis=1, kind="stable")
-    running = np.zeros((n_in, n_neurons + 1))
-    np.cumsum(np.take_along_axis(by_axon, order, axis=1), axis=1, out=running[:, 1:])
-    bits = axon_bits(np.arange(n_neurons + 1), width, index_bits(n_neurons, profile), profile)
-    sizes = np.flatnonzero(np.append(np.diff(bits) > 0, True))
-    return _Axons(order=order, sizes=sizes, bits=bits[sizes], gain=running[:, sizes])
+class _Slice:
+    """A slice of the core: what it wishes, and the ways to store it."""
+
+    def __init__(self, wish: Wish, ways: Sequence[Lists]) -> None:
+        self.wish, self.ways = wish, ways
+
+    def at(self, price: float) -> _Stand:
+        """What it keeps at `price` a bit, in the encoding that is worth most then."""
+        stands, worths = [], []
+        for lists in self.ways:
+            index, worth = lists.best(price)
+            kept = _within_caps(worth, self.wish.part)
+            stands.append(_Stand(lists=lists, index=np.where(kept, index, 0)))
+            worths.append(float(worth[kept].sum()))
+        return stands[int(np.argmax(worths))]
+
+    def whole(self) -> _Stand:
+        """Everything, in the encoding that takes the least memory then."""
+        stands = [_Stand(lists=way, index=np.full(len(way.gain), way.sizes.size - 1)) for way in self.ways]
+        return min(stands, key=lambda stand: stand.bits)
+
+    def least(self) -> _Stand:
+        """One list, as short as there is, from the axon that gains most by it: a slice is never cut off."""
+        lists = min(self.ways, key=lambda way: int(way.bits[1]))
+        open_ = np.concatenate([np.full(cap.stop - cap.start, cap.axons > 0) for cap in self.wish.part.sources])
+        index = np.zeros(len(lists.gain), dtype=np.int64)
+        index[int(np.where(open_, lists.gain[:, 1], -1.0).argmax())] = 1
+        return _Stand(lists=lists, index=index)
+
+    def is_within_caps(self, stand: _Stand) -> bool:
+        everywhere = np.where(stand.index > 0, np.inf, 0.0)
+        return bool(_within_caps(everywhere, self.wish.part).sum() == np.count_nonzero(stand.index))
+
+    def dearest(self) -> float:
+        """A price at which nothing is worth keeping."""
+        return 2 * max(float((lists.gain[:, 1:] / np.maximum(lists.bits[1:], 1)).max(initial=0.0)) for lists in self.ways)
+
+    def choice(self, stand: _Stand, price: float) -> Choice:
+        _, worth = stand.lists.best(price)
+        return Choice(
+            mask=stand.lists.mask(stand.index), prices={"synapse_memory_bits": price} | _axon_prices(worth, self.wish.part)
+        )
 
 
-def _choose_sparse(score: Floats, part: SliceBudget, width: int, profile: HardwareProfile) -> Choice:
-    axons = _axons(score, width, profile)
-    price, kept = 0.0, _at_price(axons, 0.0, part)
-    if axons.bits[kept].sum() > part.synapse_memory_bits:
-        price, within, over = _bisect(axons, part)
-        kept = _spend_rest(axons, _move(axons, within, over, part), part)
-    _, worth = axons.best(price)
-    return Choice(mask=axons.mask(kept), prices={"synapse_memory_bits": price} | _axon_prices(worth, part))
+def _bits(stands: Sequence[_Stand]) -> int:
+    return sum(stand.bits for stand in stands)
 
 
-def _at_price(axons: _Axons, price: float, part: SliceBudget) -> Integers:
-    """The size, as an index (n_in,), that every axon takes at `price` a bit; 0 for the axons that the caps keep out."""
-    index, worth = axons.best(price)
-    return np.where(_within_caps(worth, part), index, 0)
+def _score(stands: Sequence[_Stand]) -> float:
+    return sum(stand.score for stand in stands)
 
 
-def _bisect(axons: _Axons, part: SliceBudget) -> tuple[float, Integers, Integers]:
-    """The least price at which the slice fits its memory, the choice there, and the one just below, which does not fit."""
-    low, high = 0.0, 2 * float((axons.gain[:, 1:] / axons.bits[1:]).max())
-    within, over = _at_price(axons, high, part), _at_price(axons, low, part)
+def _encodings(slices: Sequence[_Slice], within: Sequence[_Stand], over: Sequence[_Stand]) -> list[list[Lists]]:
+    """Encodings to hold fixed, slice by slice: those on either side of the price, and each for all."""
+    ways = [[stand.lists for stand in within], [stand.lists for stand in over]]
+    ways += [[part.ways[n] for part in slices] for n in range(len(slices[0].ways))]
+    return [way for n, way in enumerate(ways) if all(any(a is not b for a, b in zip(way, w, strict=True)) for w in ways[:n])]
+
+
+def _bisect(slices: Sequence[_Slice], memory_bits: int) -> tuple[float, list[_Stand], list[_Stand]]:
+    """The least price at which the slices fit the memory, what they keep there, and just below, where they do not fit."""
+    low, high = 0.0, max(part.dearest() for part in slices)
+    within, over = [part.at(high) for part in slices], [part.at(low) for part in slices]
     for _ in range(_BISECTIONS):
         price = (low + high) / 2
-        index = _at_price(axons, price, part)
-        if axons.bits[index].sum() > part.synapse_memory_bits:
-            low, over = price, index
+        stands = [part.at(price) for part in slices]
+        if _bits(stands) > memory_bits:
+            low, over = price, stands
         else:
-            high, within = price, index
+            high, within = price, stands
+        if high - low <= _EXACT * high:
+            break
     return high, within, over
 
 
-def _move(axons: _Axons, within: Integers, over: Integers, part: SliceBudget) -> Integers:
-    """Take axons from `within` to `over`, first to last, while memory lasts.
+def _filled(slices: Sequence[_Slice], within: Sequence[_Stand], over: Sequence[_Stand], memory_bits: int) -> list[_Stand]:
+    return _spend_rest(_move(slices, within, over, memory_bits), slices, memory_bits)
 
-    At the price where the two part these axons gain nothing and lose nothing by it, so the choice stays optimal.
+
+def _move(slices: Sequence[_Slice], within: Sequence[_Stand], over: Sequence[_Stand], memory_bits: int) -> list[_Stand]:
+    """Take axons from `within` to `over`, first to last, while memory lasts; a slice stored in another way moves whole.
+
+    At the price where the two part they gain nothing and lose nothing by it, so the choice stays optimal.
     """
-    wish = np.where(within > 0, np.inf, np.where(over > within, 1.0, 0.0))
-    goal = np.where(_within_caps(wish, part), np.maximum(over, within), within)
-    spare = part.synapse_memory_bits - int(axons.bits[within].sum())
-    fitting = np.cumsum(axons.bits[goal] - axons.bits[within]) <= spare
-    return np.where(fitting, goal, within)
+    moved, spare = [], memory_bits - _bits(within)
+    for part, low, high in zip(slices, within, over, strict=True):
+        stand = low
+        if low.lists is high.lists:
+            wish = np.where(low.index > 0, np.inf, np.where(high.index > low.index, 1.0, 0.0))
+            goal = np.where(_within_caps(wish, part.wish.part), np.maximum(high.index, low.index), low.index)
+            fitting = np.cumsum(low.lists.bits[goal] - low.lists.bits[low.index]) <= spare
+            stand = _Stand(lists=low.lists, index=np.where(fitting, goal, low.index))
+        elif high.bits - low.bits <= spare:
+            stand = high
+        spare -= stand.bits - low.bits
+        moved.append(stand)
+    return moved
 
 
-def _spend_rest(axons: _Axons, index: Integers, part: SliceBudget) -> Integers:
+def _spend_rest(stands: list[_Stand], slices: Sequence[_Slice], memory_bits: int) -> list[_Stand]:
     """Spend the bits that are left on whatever single step of an axon gains most a bit, as long as one fits."""
-    index = index.copy()
-    rows = np.arange(index.size)
+    spare = memory_bits - _bits(stands)
     while True:
-        spare = part.synapse_memory_bits - int(axons.bits[index].sum())
-        cost = axons.bits - axons.bits[index][:, None]
-        gain = axons.gain - axons.gain[rows, index][:, None]
-        open_ = _within_caps(np.where(index > 0, np.inf, axons.gain[:, -1]), part)
-        value = np.where((cost > 0) & (cost <= spare) & open_[:, None], gain / np.maximum(cost, 1), 0.0)
-        best = int(value.argmax())
-        axon, size = divmod(best, axons.sizes.size)
-        if value[axon, size] <= 0:
-            return index
+        steps = [_best_step(stand, part.wish.part, spare) for stand, part in zip(stands, slices, strict=True)]
+        which = max(range(len(steps)), key=lambda n: steps[n][0])
+        value, axon, size = steps[which]
+        if value <= 0:
+            return stands
+        index = stands[which].index.copy()
         index[axon] = size
+        after = _Stand(lists=stands[which].lists, index=index)
+        spare -= after.bits - stands[which].bits
+        stands = [*stands[:which], after, *stands[which + 1 :]]
 
 
-# ---------------------------------------------------------------------------------------------- dense
-
-
-def _choose_dense(score: Floats, part: SliceBudget, width: int, profile: HardwareProfile) -> Choice:
-    """Whole axons, those that are worth most."""
-    bits = int(axon_bits(np.asarray(part.neurons), width, 0, profile))
-    room = part.synapse_memory_bits // bits
-    worth = score.sum(axis=0)
-    kept = _within_caps(worth, replace(part, input_axons=min(part.input_axons, room)))
-    prices = _axon_prices(worth, part)
-    if room < part.input_axons:  # memory binds first: what it would buy is the next axon
-        left_out = _within_caps(worth, part) & ~kept
-        prices = dict.fromkeys(RESOURCES, 0.0) | {"synapse_memory_bits": float(worth[left_out].max(initial=0.0)) / bits}
-    return Choice(mask=np.broadcast_to(kept, score.shape).copy(), prices=prices)
+def _best_step(stand: _Stand, part: SliceBudget, spare: int) -> tuple[float, int, int]:
+    """The best gain a bit by one axon's growth within `spare` bits, the axon, and the size it grows to."""
+    lists, index = stand.lists, stand.index
+    cost = lists.bits - lists.bits[index][:, None]
+    gain = lists.gain - np.take_along_axis(lists.gain, index[:, None], axis=1)
+    open_ = _within_caps(np.where(index > 0, np.inf, lists.gain[:, -1]), part)
+    value = np.where((cost > 0) & (cost <= spare) & open_[:, None], gain / np.maximum(cost, 1), 0.0)
+    axon, size = divmod(int(value.argmax()), lists.sizes.size)
+    return float(value[axon, size]), axon, size
 
 
 # ---------------------------------------------------------------------------------------------- axons
@@ -223,11 +269,11 @@ def _within_caps(worth: Floats, part: SliceBudget) -> Mask:
     """
     kept = worth > 0
     for cap in part.sources:
-        kept[cap.start : cap.stop] = _best(worth[cap.start : cap.stop], kept[cap.start : cap.stop], cap.axons)
-    return _best(worth, kept, part.input_axons)
+        kept[cap.start : cap.stop] = _first(worth[cap.start : cap.stop], kept[cap.start : cap.stop], cap.axons)
+    return _first(worth, kept, part.input_axons)
 
 
-def _best(worth: Floats, among: Mask, n: int) -> Mask:
+def _first(worth: Floats, among: Mask, n: int) -> Mask:
     if np.count_nonzero(among) <= n:
         return among
     ranked = np.argsort(np.where(among, -worth, np.inf), kind="stable")
@@ -246,11 +292,3 @@ def _axon_prices(worth: Floats, part: SliceBudget) -> dict[str, float]:
         "input_axons": float(worth[from_sources & ~kept].max(initial=0.0)),
         "output_axons": float(capped.max(initial=0.0)) if np.array_equal(from_sources, kept) else 0.0,
     }
-
-
-def _one_synapse(shape: tuple[int, ...], part: SliceBudget) -> Mask:
-    """Any single synapse, for a slice whose scores are all nothing: a slice is never cut off."""
-    mask = np.zeros(shape, dtype=np.bool_)
-    cap = next(cap for cap in part.sources if cap.axons > 0)
-    mask[0, cap.start] = True
-    return mask

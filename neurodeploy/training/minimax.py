@@ -12,75 +12,67 @@ once. The budget in force shrinks geometrically from what the dense model uses t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neurodeploy.budgets.budget import AxonCap, Budget, SliceBudget
-from neurodeploy.errors import TrainingError
-from neurodeploy.graph import INPUT, Connection, layer_name
-from neurodeploy.network import LI, Dense, Layer, Network, Synapse
-from neurodeploy.training.masks import RESOURCES, choose_synapses, usage_of
+from neurodeploy.budgets.budget import Budget, SliceBudget
+from neurodeploy.resources.usage import count
+from neurodeploy.training.forms import Form, best_rows, best_width
+from neurodeploy.training.integers import best_grid
+from neurodeploy.training.lists import Wish, lists_of
+from neurodeploy.training.masks import RESOURCES, choose_on_core
+from neurodeploy.training.modules import as_network, find_layers
+from neurodeploy.training.options import MinimaxOptions
 from neurodeploy.training.pruning import Phase
-
-PENALTY_RATE = 100.0
-"""How fast y climbs: per step, by this much times the share of a layer's squared weight that should be zero.
-
-Fast enough that little is left to cut when the compression closes (1 leaves 0.2 % of the squared weight on digits, and at
-7 % connectivity costs six points of accuracy; 100 leaves 0.001 %), and pruned weights still come back while y is small.
-"""
-
-
-def find_layers(model: torch.nn.Module, budget: Budget) -> dict[str, torch.nn.Linear]:
-    """The modules of a model that the budget's layers are, by layer name.
-
-    Raises
-    ------
-    TrainingError
-        A layer of the budget that no `Linear` module of the model is, or one of another shape.
-    """
-    found = {layer_name(path): module for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    for part in budget.layers:
-        if part.layer not in found:
-            raise TrainingError(
-                f"layer {part.layer!r}", "is in the budget, but no Linear module of the model",
-                remedy=f"The model has {', '.join(found) or 'none'}; share the budget out for this model.",
-            )  # fmt: skip
-        slices = budget.of(part.layer)
-        planned = (max(s.stop for s in slices), max(cap.stop for cap in slices[0].sources))
-        shape = tuple(found[part.layer].weight.shape)
-        if shape != planned:
-            raise TrainingError(
-                f"layer {part.layer!r}", f"has weights {shape}, the budget is for {planned}",
-                remedy="Share the budget out for this model.",
-            )  # fmt: skip
-    return {part.layer: found[part.layer] for part in budget.layers}
+from neurodeploy.training.schedule import axons_in_force, constraint, memory_in_force
+from neurodeploy.trimming import live_neurons, without_neurons
 
 
 class Compression:
-    """The constrained side of the problem: which synapses survive, and every multiplier.
+    """The constrained side of the problem: which synapses survive, in which form, and every multiplier.
+
+    Parameters
+    ----------
+    budget : Budget
+    model : torch.nn.Module
+        Its weights are the method's from now on.
+    options : MinimaxOptions
+    thresholds : mapping of layer to float, optional
+        Of neurons that fire, in the units of the model; rounded with the weights.
 
     Attributes
     ----------
     survivors : dict of layer to tensor (n_out, n_in), bool
+    forms : dict of layer to Form
+        Width, values and neurons of each.
     penalties : dict of layer to float
         y: the price of squared weight outside the survivors.
     multipliers : dict of constraint to float
         z: the shadow price of each resource of each slice, in squared weight per unit of the resource.
     """
 
-    def __init__(self, budget: Budget, model: torch.nn.Module) -> None:
-        self.budget = budget
+    def __init__(
+        self, budget: Budget, model: torch.nn.Module, options: MinimaxOptions | None = None, *,
+        thresholds: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
+        self.budget, self.options = budget, options or MinimaxOptions()
         self.layers = find_layers(model, budget)
         self.survivors = {name: torch.ones_like(module.weight, dtype=torch.bool) for name, module in self.layers.items()}
+        self.forms = {
+            name: Form(width=budget.weight_bits, grid=None, rows={}, threshold=thresholds.get(name)) for name in self.layers
+        }
         self.penalties = dict.fromkeys(self.layers, 0.0)
         self.multipliers = {constraint(part, resource): 0.0 for part in budget.slices for resource in RESOURCES}
+        self._chosen = 0
 
     @property
     def sparsities(self) -> dict[str, int]:
@@ -92,19 +84,88 @@ class Compression:
         """Share of the weights that survive, 0..1."""
         return 1 - sum(self.sparsities.values()) / sum(mask.numel() for mask in self.survivors.values())
 
-    def in_force(self) -> AbstractContextManager[None]:
-        """The weights themselves."""
-        return nullcontext()
+    @property
+    def widths(self) -> dict[str, int]:
+        """Bits of each layer's weights."""
+        return {name: form.width for name, form in self.forms.items()}
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """The nearest network that the chip holds: the survivors, rounded to its integers."""
+        if not self.options.integers:
+            yield
+            return
+        own = {name: module.weight.data for name, module in self.layers.items()}
+        try:
+            for name, module in self.layers.items():
+                module.weight.data = self._on_chip(name)
+            yield
+        finally:
+            for name, module in self.layers.items():
+                module.weight.data = own[name]
+
+    def _on_chip(self, name: str) -> torch.Tensor:
+        grid, weight = self.forms[name].grid, self.layers[name].weight.detach() * self.survivors[name]
+        return weight if grid is None else grid.rounded(weight)
 
     def choose(self, progress: float) -> None:
         """Choose the survivors anew, and with them the multipliers, under the budget in force at `progress` 0..1."""
+        if self._chosen % self.options.form_interval == 0:
+            self._choose_forms()
+        self._chosen += 1
+        profile, weights = self.budget.profile, self._weights()
+        for parts in self._by_core():
+            wishes = [self._wish(part, weights, progress) for part in parts]
+            memory = memory_in_force(parts, self.budget, progress)
+            for part, choice in zip(parts, choose_on_core(wishes, memory, profile), strict=True):
+                mask = self.survivors[part.layer]
+                mask[part.start : part.stop] = torch.from_numpy(choice.mask).to(mask.device)
+                self.multipliers |= {constraint(part, resource): price for resource, price in choice.prices.items()}
+
+    def _by_core(self) -> list[list[SliceBudget]]:
+        cores = defaultdict[int, list[SliceBudget]](list)
         for part in self.budget.slices:
-            weight = self.layers[part.layer].weight.detach()[part.start : part.stop]
-            score = weight.double().square().cpu().numpy()
-            in_force = running(part, self.budget, progress)
-            choice = choose_synapses(score, in_force, self.budget.weight_bits, self.budget.profile)
-            self.survivors[part.layer][part.start : part.stop] = torch.from_numpy(choice.mask).to(weight.device)
-            self.multipliers |= {constraint(part, resource): price for resource, price in choice.prices.items()}
+            cores[part.core].append(part)
+        return list(cores.values())
+
+    def _weights(self) -> dict[str, NDArray[np.float64]]:
+        return {name: module.weight.detach().cpu().double().numpy() for name, module in self.layers.items()}
+
+    def _wish(self, part: SliceBudget, weights: Mapping[str, NDArray[np.float64]], progress: float) -> Wish:
+        return self.forms[part.layer].wish(axons_in_force(part, progress), weights[part.layer][part.start : part.stop])
+
+    def _choose_forms(self) -> None:
+        """Give every layer the form that is best at the prices of the last choice, the last layer first."""
+        if not self.options.integers:
+            return
+        weights, after = self._weights(), None
+        for name in reversed(self.layers):
+            surviving = weights[name][self.survivors[name].cpu().numpy()]
+            form = self.forms[name]
+            self.forms[name] = replace(form, grid=best_grid(surviving, form.width, form.threshold))
+            if self.options.neurons and after is not None:
+                self._choose_rows(name, after, weights)
+            if self.options.widths:
+                parts = [(p, weights[name][p.start : p.stop], self._price(p)) for p in self.budget.of(name)]
+                self.forms[name] = best_width(
+                    self.forms[name], parts, surviving, self.budget.profile, self.options.dread_of_rounding
+                )
+            after = name
+
+    def _choose_rows(self, name: str, after: str, weights: Mapping[str, NDArray[np.float64]]) -> None:
+        """Which neurons of a layer stay, given the layer that hears them."""
+        leaving, profile = np.zeros(len(weights[name])), self.budget.profile
+        for part in self.budget.of(after):
+            lists = lists_of(self._wish(part, weights, 1.0), profile)
+            leaving += np.max([way.best(self._price(part))[1].clip(min=0) for way in lists], axis=0)
+        form, rows = self.forms[name], {}
+        for part in self.budget.of(name):
+            wish = self._wish(part, weights, 1.0)
+            rows[part.name] = best_rows(wish, leaving[part.start : part.stop], self._price(part), profile)
+        self.forms[name] = replace(form, rows=rows)
+
+    def _price(self, part: SliceBudget) -> float:
+        return self.multipliers[constraint(part, "synapse_memory_bits")]
 
     def after_step(self, phase: Phase, learning_rate: float) -> None:
         """Press towards the survivors while compressing; hold them afterwards."""
@@ -127,7 +188,7 @@ class Compression:
         for name, module in self.layers.items():
             squared = module.weight.square()
             outside = float((squared * ~self.survivors[name]).sum())
-            self.penalties[name] += PENALTY_RATE * outside / max(float(squared.sum()), torch.finfo().tiny)
+            self.penalties[name] += self.options.penalty_rate * outside / max(float(squared.sum()), torch.finfo().tiny)
 
     @torch.no_grad()
     def hold(self) -> None:
@@ -136,14 +197,19 @@ class Compression:
             module.weight.mul_(self.survivors[name])
 
     def state_dict(self) -> Mapping[str, Any]:
-        """Survivors, penalties and multipliers."""
-        return {"survivors": self.survivors, "penalties": self.penalties, "multipliers": self.multipliers}
+        """Survivors, forms, penalties and multipliers."""
+        return {
+            "survivors": self.survivors, "forms": {name: form.state_dict() for name, form in self.forms.items()},
+            "penalties": self.penalties, "multipliers": self.multipliers, "chosen": self._chosen,
+        }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take them up again."""
         for name, mask in self.survivors.items():
             mask.copy_(state["survivors"][name])
+        self.forms = {name: Form.of_state(state["forms"][name], form.threshold) for name, form in self.forms.items()}
         self.penalties, self.multipliers = dict(state["penalties"]), dict(state["multipliers"])
+        self._chosen = state["chosen"]
 
     def close(self) -> None:
         """End the compression: choose under the slices' own budgets, and hold the choice.
@@ -153,10 +219,13 @@ class Compression:
         BudgetError
             The surviving weights break the budget after all; the count on the weights themselves has the last word.
         """
+        self._chosen = 0
         self.choose(1.0)
         self._forget_unheard()
         self.hold()
-        self.budget.check(_as_network(self.layers))
+        network = as_network(self.layers)
+        kept = live_neurons(network)
+        self.budget.of_neurons(kept).check(without_neurons(network, kept), widths=self.widths)
 
     def _forget_unheard(self) -> None:
         """Drop the synapses onto neurons that no surviving synapse leaves: the outputs do not change, and memory comes free.
@@ -173,56 +242,19 @@ class Compression:
                     mask.copy_(left)
 
     def overruns(self) -> Mapping[str, float]:
-        """Usage over budget less one, of every constraint, counted on the survivors."""
-        overruns = {}
-        for part in self.budget.slices:
-            n_synapses = self.survivors[part.layer][part.start : part.stop].sum(dim=0).cpu().numpy()
-            usage, sources = usage_of(n_synapses, part, self.budget.weight_bits, self.budget.profile)
-            pairs = {
-                "synapse_memory_bits": [(usage.synapse_memory_bits, part.synapse_memory_bits)],
-                "input_axons": [(usage.input_axons, part.input_axons)],
-                "output_axons": [(used, cap.axons) for used, cap in zip(sources, part.sources, strict=True)],
-            }
-            for resource, counted in pairs.items():
-                overruns[constraint(part, resource)] = max(used / max(limit, 1) for used, limit in counted) - 1
+        """Usage over budget less one, of every constraint, counted on the survivors; memory is a core's."""
+        overruns, profile = {}, self.budget.profile
+        for parts in self._by_core():
+            memory = 0
+            for part in parts:
+                n_synapses = self.survivors[part.layer][part.start : part.stop].sum(dim=0).cpu().numpy()
+                form = self.forms[part.layer]
+                n_neurons = len(form.rows.get(part.name, range(part.neurons)))
+                memory += count(n_synapses, n_neurons, form.width, profile).synapse_memory_bits
+                heard = n_synapses > 0
+                from_sources = [heard[cap.start : cap.stop].sum() / max(cap.axons, 1) for cap in part.sources]
+                overruns[constraint(part, "input_axons")] = float(heard.sum()) / max(part.input_axons, 1) - 1
+                overruns[constraint(part, "output_axons")] = float(max(from_sources)) - 1
+            limit = sum(part.synapse_memory_bits for part in parts)
+            overruns |= {constraint(part, "synapse_memory_bits"): memory / max(limit, 1) - 1 for part in parts}
         return overruns
-
-
-def constraint(part: SliceBudget, resource: str) -> str:
-    """What a constraint is called in an `EpochRecord`, e.g. ``hidden[0:64] input_axons``."""
-    return f"{part.name} {resource}"
-
-
-def running(part: SliceBudget, budget: Budget, progress: float) -> SliceBudget:
-    """The budget in force at `progress` 0..1: every limit shrinks geometrically from the unpruned need to the slice's own."""
-    n_in = max(cap.stop for cap in part.sources)
-    full, _ = usage_of(np.full(n_in, part.neurons), part, budget.weight_bits, budget.profile)
-    return replace(
-        part,
-        synapse_memory_bits=_between(full.synapse_memory_bits, part.synapse_memory_bits, progress),
-        input_axons=_between(n_in, part.input_axons, progress),
-        sources=tuple(
-            AxonCap(start=cap.start, stop=cap.stop, axons=_between(cap.stop - cap.start, cap.axons, progress))
-            for cap in part.sources
-        ),
-    )
-
-
-def _between(need: int, limit: int, progress: float) -> int:
-    """`need` at progress 0, `limit` at 1 and beyond, geometrically between; `limit` throughout where it is not exceeded."""
-    if need <= limit or progress >= 1:
-        return limit
-    return max(limit, int(need * (max(limit, 1) / need) ** progress))
-
-
-def _as_network(layers: Mapping[str, torch.nn.Linear]) -> Network:
-    """The weights as a network for the budget to count; its neurons are of no account."""
-    zero: NDArray[np.float64] = np.zeros(())
-    neuron = LI(current_decay=zero, voltage_decay=zero, rest=zero)
-    sources = [INPUT, *layers]
-    nouns: list[Layer] = []
-    for source, (name, module) in zip(sources, layers.items(), strict=False):
-        weight = module.weight.detach().cpu().double().numpy()
-        connection: Connection[Synapse] = Connection(source=source, synapse=Dense(weight=weight))
-        nouns.append(Layer(name=name, shape=(len(weight),), neuron=neuron, connections=(connection,), bias=zero))
-    return Network(input_shape=(nouns[0].weight.shape[1],), layers=tuple(nouns), timestep_s=1e-3)

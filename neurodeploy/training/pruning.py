@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
+
+import torch
+
+from neurodeploy.budgets.budget import Budget
 
 Phase = Literal["dense", "compress", "finetune"]
 
@@ -18,6 +22,10 @@ class Pruning(Protocol):
     @property
     def connectivity(self) -> float:
         """Share of the weights that survive, 0..1."""
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        """Bits of each layer's weights; of layers that it does not name, the budget's."""
 
     @property
     def multipliers(self) -> Mapping[str, float]:
@@ -56,3 +64,7 @@ class Pruning(Protocol):
         BudgetError
             They do not.
         """
+
+
+Method: TypeAlias = "Callable[[Budget, torch.nn.Module], Pruning]"
+"""What makes one."""

@@ -1,0 +1,164 @@
+"""The whole way from a model to its chip: trained, pressed into its cores while it learns, and deployed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from neurodeploy.board.links import measured_rates
+from neurodeploy.budgets.budget import Budget
+from neurodeploy.budgets.sharing import share_budget
+from neurodeploy.deployment import Deployment, Say, files_of, folder_of, keep_quiet, warnings_from, written
+from neurodeploy.errors import SimulationError
+from neurodeploy.frontends.norse import extract
+from neurodeploy.graph import INPUT
+from neurodeploy.hardware import HardwareProfile
+from neurodeploy.layout.laying import lay_out
+from neurodeploy.network import Network
+from neurodeploy.netx import write_netx
+from neurodeploy.page import Evidence
+from neurodeploy.placement import Placement
+from neurodeploy.placing import arranged, linked
+from neurodeploy.quantization import quantize
+from neurodeploy.quantized import QuantizedNetwork
+from neurodeploy.records import EpochRecord, SpikeRecord, save_record
+from neurodeploy.report import Accuracy, LavaCheck, Stretch, check_in_lava, measure, stretch_of, summarize
+from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
+from neurodeploy.rounding import quantization_errors
+from neurodeploy.simulation import DEFAULT_TIME_LIMIT_S, simulate
+from neurodeploy.simulation.installed import is_installed
+from neurodeploy.training import DataSplit, FitOptions, evaluate, fit, save_weights
+from neurodeploy.training.direct import check_payload, in_levels
+from neurodeploy.training.encoders import levels_of
+from neurodeploy.training.integers import one_threshold_each
+from neurodeploy.training.minimax import Compression
+from neurodeploy.training.options import MinimaxOptions
+from neurodeploy.training.progress import Progress
+from neurodeploy.trimming import live_neurons, without_neurons
+
+MINIMAX = MinimaxOptions(widths=True, neurons=True)
+
+
+def compress(
+    model: torch.nn.Module, sample: torch.Tensor, profile: HardwareProfile, data: DataSplit, options: FitOptions,
+    *, out: str | Path, cores: int | None = None, bits: int | None = None, minimax: MinimaxOptions = MINIMAX,
+    lava_samples: int = 8, time_limit_s: float = DEFAULT_TIME_LIMIT_S, progress: Progress | None = None, say: Say = keep_quiet,
+    command: str = "",
+) -> Deployment:  # fmt: skip
+    """Train a model, press it into the cores while it learns, and deploy it: the whole way, each rung of it measured.
+
+    Parameters
+    ----------
+    sample : tensor (batch, \\*input_shape)
+        The input of one step.
+    data : DataSplit
+        Trained on `train`; every accuracy is of `test`, by which nothing is chosen.
+    out : path
+        Folder for ``model.net``, ``weights.safetensors``, ``record.npz``, ``report.html``, ``report.json`` and ``report.txt``.
+    bits : int, optional
+        Width of all weights; by default each layer's is chosen while it is compressed.
+    minimax : MinimaxOptions
+        What the compression makes use of.
+    lava_samples : int
+        How many test samples are recorded, and run in Lava too; 0, or no Lava here, leaves its rung out.
+    progress : callable, optional
+        Called after every training step.
+    say : callable, optional
+        Called with a line of text at each station.
+    command : str
+        What was typed, for the page to quote.
+
+    Raises
+    ------
+    BudgetError
+        No compression can make the network fit.
+    RequestError
+        An encoder whose numbers the chip's spikes cannot carry.
+    NetworkError
+        It is more than a chain of dense layers, which is all that training under a budget knows yet.
+    """
+    folder = folder_of(out)
+    network, levels = _trainable(extract(model, sample), profile, options)
+    minimax, bits = (minimax, DEFAULT_WEIGHT_BITS) if bits is None else (replace(minimax, widths=False), bits)
+    say(_verdict(before := lay_out(network, profile, cores=cores, bits=bits)))
+    pruning = Compression(
+        share_budget(network, profile, cores=cores, bits=bits), model, minimax, thresholds=one_threshold_each(network, levels)
+    )
+    history, accuracy = _train(model, pruning, data, options, progress, say)
+    network, quantized, plan = _in_integers(in_levels(extract(model, sample), levels), pruning)
+    placement = lay_out(quantized, profile, cores=cores, plan=plan.cuts)
+    write_netx(quantized, folder / "model.net")
+    save_weights(model, folder / "weights.safetensors")
+    errors = quantization_errors(network, quantized)
+    measured = measure(model, network, quantized, data.test, options)
+    accuracy = replace(measured.accuracy, dense=accuracy.dense, compressed=accuracy.compressed)
+    say(f"In the chip's integers: {accuracy.emulated:.2%}. {_verdict(placement)}")
+    stretch = stretch_of(model, data.test, options, max(lava_samples, 1))
+    record, rates = simulate(quantized, stretch.spikes, record="all", graded=levels > 1), {INPUT: np.asarray(stretch.rate)}
+    placement = arranged(linked(placement, quantized, {**measured_rates(record), **rates}), seed=options.seed)
+    in_lava, lava, notes = None, None, [f"Input comes as whole numbers 0..{levels}."] if levels > 1 else []
+    if lava_samples and is_installed():
+        say(f"Running {len(stretch.labels)} test samples in Lava's simulator.")
+        accuracy, lava, in_lava, trouble = _in_lava(stretch, record, network, quantized, options, accuracy, time_limit_s)
+        notes += trouble
+    save_record(in_lava or record, folder / "record.npz", network="model.net")
+    report = summarize(
+        profile, pruning.budget, placement, history=history, before=before, seed=options.seed, accuracy=accuracy, lava=lava,
+        rates=measured.rates, rounding=errors, warnings=(*warnings_from(errors, measured), *notes),
+        files=files_of(folder, "network", "weights", "record"),
+    )  # fmt: skip
+    shown = Evidence(quantized=quantized, budget=pruning.budget, emulated=record, lava=in_lava, command=command)
+    return Deployment(quantized=quantized, placement=placement, report=written(report, folder, shown))
+
+
+def _trainable(network: Network, profile: HardwareProfile, options: FitOptions) -> tuple[Network, int]:
+    """The network and its input's levels, refused before hours of training where what comes then, or after, could not begin."""
+    levels = levels_of(options.encoder)
+    check_payload(profile, levels)
+    network.require_dense_chain("training under a budget")
+    return network, levels
+
+
+def _in_lava(
+    stretch: Stretch, record: SpikeRecord, network: Network, quantized: QuantizedNetwork, options: FitOptions,
+    accuracy: Accuracy, time_limit_s: float,
+) -> tuple[Accuracy, LavaCheck | None, SpikeRecord | None, list[str]]:  # fmt: skip
+    """What Lava makes of a stretch: its rung, how it compares with the emulator, its record; or why there is none."""
+    try:
+        right, comparison, in_lava = check_in_lava(stretch, record, network, quantized, options, time_limit_s)
+    except SimulationError as error:  # hours of training are not lost to it
+        return accuracy, None, None, [str(error)]
+    check = LavaCheck(steps=comparison.n_steps * record.n_samples, mismatches=comparison.mismatches)
+    return replace(accuracy, lava=right, lava_samples=len(stretch.labels)), check, in_lava, []
+
+
+def _in_integers(network: Network, pruning: Compression) -> tuple[Network, QuantizedNetwork, Budget]:
+    """A compressed network without the neurons that change nothing, in integers of the widths that were chosen; its budget."""
+    kept, budget = live_neurons(network), pruning.budget
+    network, plan = without_neurons(network, kept), budget.of_neurons(kept)
+    quantized = quantize(network, budget.profile, bits=pruning.widths)
+    plan.check(quantized)
+    return network, quantized, plan
+
+
+def _train(
+    model: torch.nn.Module, pruning: Compression, data: DataSplit, options: FitOptions, progress: Progress | None, say: Say
+) -> tuple[tuple[EpochRecord, ...], Accuracy]:
+    """Train densely, then into the budget; the accuracy after each."""
+    _, first = fit(model, None, data.train, options, progress=progress)
+    dense, n_test = evaluate(model, data.test, options)
+    say(f"Dense: {dense:.2%} of {n_test:,} test samples.")
+    options = replace(options, epochs_dense=0)
+    _, second = fit(model, pruning.budget, data.train, options, progress=progress, method=lambda *_: pruning)
+    compressed, _ = evaluate(model, data.test, options)
+    say(f"Compressed into the budget: {compressed:.2%}.")
+    return (*first, *second), Accuracy(dense=dense, compressed=compressed, test_samples=n_test)
+
+
+def _verdict(placement: Placement) -> str:
+    broken = next(placement.overruns(), None)
+    fits = f"Fits: {placement.cores_used} of {placement.cores_available} cores."
+    return fits if broken is None else f"Does not fit: {broken}"

@@ -1,0 +1,142 @@
+"""In which form a layer's synapses are stored: how wide its weights are, and which of its neurons stay.
+
+At a given price of memory the layers fall apart, and so do the forms: a layer takes the width at which its synapses, kept
+and rounded, are worth most after their bits are paid. Fewer neurons on a core are told apart by fewer bits of index, so that
+the others keep more synapses; those go first whose synapses, in and out, are worth least.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from neurodeploy.budgets.budget import SliceBudget
+from neurodeploy.hardware import HardwareProfile
+from neurodeploy.training.integers import Grid, best_grid
+from neurodeploy.training.lists import Wish, lists_of
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """How a layer is stored.
+
+    Attributes
+    ----------
+    width : int
+        Bits of a weight.
+    grid : Grid or None
+        Its weights' values; None where they are not rounded yet.
+    rows : mapping of slice to array of int
+        The neurons that stay, counted within the slice, where not all of them do.
+    threshold : float, optional
+        Of its neurons, where they fire at one; rounded with the weights.
+    """
+
+    width: int
+    grid: Grid | None
+    rows: Mapping[str, Integers]
+    threshold: float | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """All but the threshold, as a checkpoint holds it."""
+        state: dict[str, Any] = {"width": self.width, "rows": {name: torch.from_numpy(rows) for name, rows in self.rows.items()}}
+        return state if self.grid is None else state | {"largest": self.grid.largest, "is_mixed": int(self.grid.is_mixed)}
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Any], threshold: float | None) -> Form:
+        """The form that a checkpoint holds."""
+        width, rows = state["width"], {name: tensor.numpy() for name, tensor in state["rows"].items()}
+        if "largest" not in state:
+            return cls(width=width, grid=None, rows=rows, threshold=threshold)
+        grid = Grid(width=width, largest=state["largest"], is_mixed=bool(state["is_mixed"]), threshold=threshold)
+        return cls(width=width, grid=grid, rows=rows, threshold=threshold)
+
+    def score(self, weight: Floats) -> Floats:
+        """What synapses are worth: the squared distance that each takes from the nearest network that the chip holds."""
+        worth: Floats = weight**2 if self.grid is None else self.grid.worth(weight)
+        return worth
+
+    def wish(self, part: SliceBudget, weight: Floats) -> Wish:
+        """A slice of the layer, given its weights (n_neurons, n_in)."""
+        return Wish(score=self.score(weight), part=part, bits=self.width, rows=self.rows.get(part.name))
+
+
+def widths_of(profile: HardwareProfile) -> list[int]:
+    """The widths that the chip has and integers are made for, 2..8 bits."""
+    return [bits for bits in profile["weight_bits"].choices if 2 <= bits <= 8]
+
+
+def best_width(
+    form: Form, parts: Sequence[tuple[SliceBudget, Floats, float]], survivors: Floats, profile: HardwareProfile,
+    dread: float = 1.0,
+) -> Form:  # fmt: skip
+    """The form with the width at which the layer is worth most.
+
+    Parameters
+    ----------
+    parts : sequence of (SliceBudget, array (n_neurons, n_in), float)
+        The layer's slices, their weights, and the price of a bit on their cores.
+    survivors : array (n,)
+        The weights that survive as it stands; the grid is laid for them.
+    dread : float
+        How much worse a squared error of rounding is than one of a synapse left out.
+    """
+
+    def worth(candidate: Form) -> float:
+        kept = sum(worth_at(candidate.wish(part, weight), price, profile) for part, weight, price in parts)
+        return kept - (dread - 1) * (0.0 if candidate.grid is None else candidate.grid.error(survivors))
+
+    candidates = [replace(form, width=w, grid=best_grid(survivors, w, form.threshold)) for w in widths_of(profile)]
+    return max(candidates, key=worth)
+
+
+def worth_at(wish: Wish, price: float, profile: HardwareProfile) -> float:
+    """What a slice keeps at a price, after its bits are paid, in the better encoding."""
+    return max(float(lists.best(price)[1].clip(min=0).sum()) for lists in lists_of(wish, profile))
+
+
+def best_rows(wish: Wish, leaving: Floats, price: float, profile: HardwareProfile) -> Integers:
+    """The neurons of a slice that are worth their place, ascending.
+
+    Parameters
+    ----------
+    wish : Wish
+        The slice, with the neurons that stay today.
+    leaving : array (n_neurons,)
+        What the synapses that leave each neuron are worth, after their bits are paid.
+    price : float
+        Of a bit of the slice's core.
+    """
+    ranked = np.argsort(-(_arriving(wish, price, profile) + leaving), kind="stable")
+    best, most = ranked, -np.inf
+    for n in _counts(len(leaving), profile):
+        rows = np.sort(ranked[:n])
+        worth = worth_at(replace(wish, rows=rows), price, profile) + float(leaving[rows].sum())
+        if worth > most:
+            best, most = rows, worth
+    return best
+
+
+def _counts(n_neurons: int, profile: HardwareProfile) -> Iterator[int]:
+    """How many neurons to try: all, and as many as a shorter index can name."""
+    yield n_neurons
+    if "sparse" in profile["encodings"].names:
+        yield from (1 << bits for bits in sorted(profile["index_bits"].choices, reverse=True) if 1 << bits < n_neurons)
+
+
+def _arriving(wish: Wish, price: float, profile: HardwareProfile) -> Floats:
+    """What the synapses onto each neuron of a slice are worth at a price, with all of its neurons: array (n_neurons,)."""
+    whole = replace(wish, rows=None)
+    lists = max(lists_of(whole, profile), key=lambda lists: float(lists.best(price)[1].clip(min=0).sum()))
+    index, worth = lists.best(price)
+    mask = lists.mask(np.where(worth > 0, index, 0))
+    kept: Floats = np.where(mask, wish.score, 0.0).sum(axis=1)
+    return kept

@@ -1,0 +1,100 @@
+"""Widths and neurons by the chip's costs, and rounding in training that is the rounding of the quantiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from spiking import SHORT, budget_for, build, few
+from test_masks import a_slice
+
+from neurodeploy.frontends.norse import extract
+from neurodeploy.hardware import HardwareProfile
+from neurodeploy.network import LIF, Dense, Network
+from neurodeploy.quantization import dequantize, quantize
+from neurodeploy.training import Compression, MinimaxOptions, fit
+from neurodeploy.training.forms import Form, best_rows, best_width
+from neurodeploy.training.integers import Grid, best_grid, one_threshold_each
+from neurodeploy.training.lists import Wish
+from neurodeploy.trimming import live_neurons, without_neurons
+
+
+@given(seed=st.integers(0, 99), width=st.sampled_from([2, 3, 4, 5, 6, 8]), one_sign=st.booleans())
+def test_the_grid_is_the_quantisers(
+    seed: int, width: int, one_sign: bool, make_network: Callable[..., Network], tiny: HardwareProfile
+) -> None:
+    """Weights, and a threshold, as they are in the rounded network, up to a scale that the neuron does not notice."""
+    network = make_network([12, 9, 3], seed=seed)
+    (connection,) = network["layer1"].connections
+    weight = np.abs(connection.synapse.weight) if one_sign else connection.synapse.weight
+    layer = replace(network["layer1"], connections=(replace(connection, synapse=Dense(weight=weight)),))
+    network = replace(network, layers=(layer, network["layer2"]))
+    threshold = one_threshold_each(network)["layer1"]
+    grid = Grid(width=width, largest=float(np.abs(weight).max()), threshold=threshold)
+    rounded = dequantize(quantize(network, tiny, bits=width))["layer1"]
+    assert isinstance(rounded.neuron, LIF)
+    ours = grid.rounded(torch.from_numpy(weight.copy())).numpy() / threshold
+    assert np.allclose(ours, rounded.connections[0].synapse.weight / rounded.neuron.threshold, rtol=1e-9)
+
+
+def test_worth_and_error_of_rounding_by_hand() -> None:
+    grid = Grid(width=3, largest=1.5)  # steps of a half
+    weight = np.array([0.0, 0.2, 0.6, -1.0, 2.0])  # become 0, 0, 0.5, -1, 1.5
+    assert np.allclose(grid.worth(weight), [0, 0, 0.35, 1, 3.75])  # w^2 - (w - rounded)^2
+    assert grid.error(weight) == pytest.approx(0.04 + 0.01 + 0.25)
+
+
+def test_few_large_weights_are_clipped_where_that_serves_the_many() -> None:
+    weight = np.append(np.linspace(-1, 1, 200), 2.0)
+    assert best_grid(weight, 3).largest < 1.5
+    assert best_grid(weight, 8).largest > 1.6
+
+
+@pytest.mark.parametrize(("dread", "width"), [(1.0, 3), (1e6, 8)])
+def test_a_layer_takes_the_width_that_pays(dread: float, width: int, tiny: HardwareProfile) -> None:
+    weight = np.random.default_rng(0).normal(size=(64, 40))
+    part, form = a_slice(64, 40, 4096), Form(width=8, grid=None, rows={})
+    survivors = weight[np.abs(weight) > 1.5]
+    best = best_width(form, [(part, weight, 0.2)], survivors, tiny, dread)
+    assert best.width == width
+    assert best.grid == best_grid(survivors, width)
+
+
+def test_neurons_go_where_a_shorter_index_keeps_more(make_chip: Callable[..., HardwareProfile]) -> None:
+    """Of 100 neurons 7 bits of index tell each; of the 64 that are worth something, 6."""
+    chip = make_chip(neurons_per_core=128)
+    score = np.random.default_rng(0).random((100, 30)) ** 8
+    score[::3] = 1e-9
+    wish = Wish(score=score, part=a_slice(100, 30, 4096), bits=8)
+    rows = best_rows(wish, np.zeros(100), 0.01, chip)
+    assert len(rows) == 64
+    heard = np.where(np.arange(100) % 3 == 0, 100.0, 0.0)  # worthless in, worth much out
+    assert set(range(0, 100, 3)) <= set(best_rows(wish, heard, 0.01, chip).tolist())
+    assert len(best_rows(wish, np.full(100, 100.0), 0.01, chip)) == 100
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_what_was_trained_is_what_the_chip_gets(cores: int, make_chip: Callable[..., HardwareProfile]) -> None:
+    """Widths and neurons chosen, weights on the grid: quantising changes no synapse, and the budget holds."""
+    chip = make_chip(synapse_memory_bits_per_core=4096 // cores, neurons_per_core=128)
+    model = build(12, 70, 3)
+    network = extract(model, torch.zeros(1, 12))
+    budget = budget_for(model, chip, cores)
+    method = Compression(
+        budget, model, MinimaxOptions(widths=True, neurons=True, dread_of_rounding=1), thresholds=one_threshold_each(network)
+    )
+    fit(model, budget, few(), replace(SHORT, epochs_compress=6, epochs_finetune=2), method=lambda *_: method)
+    network = extract(model, torch.zeros(1, 12))
+    kept = live_neurons(network)
+    network = without_neurons(network, kept)
+    quantized = quantize(network, chip, bits=method.widths)
+    budget.of_neurons(kept).check(quantized)
+    assert set(method.widths.values()) != {8}
+    for layer, rounded in zip(network, dequantize(quantized), strict=True):
+        assert layer.weight.any()
+        assert np.allclose(layer.weight, rounded.weight, atol=1e-6)

@@ -1,0 +1,62 @@
+"""Neurons that change nothing go; what the others do stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from neurodeploy.network import Dense, Network
+from neurodeploy.simulation import random_spikes, simulate
+from neurodeploy.trimming import live_neurons, without_neurons
+
+
+def thinned(network: Network, connectivity: float, seed: int) -> Network:
+    """The network with few of its synapses, so that some neurons lose all of theirs on one side."""
+    generator, layers = np.random.default_rng(seed), []
+    for layer in network:
+        weight = layer.weight * (generator.random(layer.weight.shape) < connectivity)
+        (connection,) = layer.connections
+        layers.append(replace(layer, connections=(replace(connection, synapse=Dense(weight=weight)),)))
+    return replace(network, layers=tuple(layers))
+
+
+def test_what_is_left_answers_as_all_did(make_network: Callable[..., Network]) -> None:
+    for seed in range(5):
+        network = thinned(make_network([30, 40, 40, 5]), 0.04, seed)
+        kept = live_neurons(network)
+        left = without_neurons(network, kept)
+        assert left["layer1"].n_neurons < 40
+        assert left["layer2"].n_neurons < 40
+        spikes = random_spikes((30,), n_samples=4, n_steps=20)
+        whole, trimmed = simulate(network, spikes, record="all"), simulate(left, spikes, record="all")
+        assert np.array_equal(whole.v["layer3"], trimmed.v["layer3"])
+        assert np.array_equal(whole.spikes["layer1"][:, kept["layer1"]], trimmed.spikes["layer1"])
+
+
+def test_a_chain_of_reasons_is_followed(make_network: Callable[..., Network]) -> None:
+    """A neuron goes whose only listener is heard by nobody; one that only hears neurons that never fire goes too."""
+    network = make_network([3, 3, 3, 2])
+    first, second, third = np.eye(3), np.eye(3), np.ones((2, 3))
+    third[:, 0] = 0  # the second layer's neuron 0 is heard by nobody, so the first layer's neuron 0 is not needed
+    first[1] = 0  # the first layer's neuron 1 hears nobody, so the second layer's neuron 1 never fires
+    layers = []
+    for layer, weight in zip(network, (first, second, third), strict=True):
+        (connection,) = layer.connections
+        layers.append(replace(layer, bias=np.zeros(()), connections=(replace(connection, synapse=Dense(weight=weight)),)))
+    kept = live_neurons(replace(network, layers=tuple(layers)))
+    assert {name: mask.tolist() for name, mask in kept.items()} == {
+        "layer1": [False, False, True],
+        "layer2": [False, False, True],
+    }
+
+
+def test_a_bias_is_reason_enough_to_fire_and_one_neuron_always_stays(make_network: Callable[..., Network]) -> None:
+    network = make_network([3, 4, 2])
+    (connection,) = network["layer1"].connections
+    deaf = replace(network["layer1"], connections=(replace(connection, synapse=Dense(weight=np.zeros((4, 3)))),))
+    lifted = replace(deaf, bias=np.array([0.0, 1.0, 0.0, 2.0]))
+    for layer, alive in ((deaf, [True, False, False, False]), (lifted, [False, True, False, True])):
+        kept = live_neurons(replace(network, layers=(layer, network["layer2"])))
+        assert kept["layer1"].tolist() == alive
