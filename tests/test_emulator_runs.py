@@ -97,6 +97,8 @@ def test_graded_input_multiplies_weights() -> None:
     record = simulate(network, [[5, 0, -7], [1, 4, 0]], graded=True)
     assert record.v["only"].tolist() == [[[64 * 18, 64 * -8, 64 * -28]]]
     assert simulate(dequantize(network), [[5, 0, -7], [1, 4, 0]], graded=True).v["only"].tolist() == [[[18, -8, -28]]]
+    record = simulate(network, [[-1, 0, 1], [0, -1, -1]], graded=True)  # few bits, and yet no spikes
+    assert record.v["only"].tolist() == [[[64 * -4, 64 * 2, 64 * 6]]]
     with pytest.raises(DataError, match=r"^input spikes: hold no whole numbers of 32 bits\. Round them\.$"):
         simulate(network, [[0.5], [1]], graded=True)
     with pytest.raises(SimulationError, match=r"32-bit accumulator holds\. Scale its input down\.$"):

@@ -142,7 +142,7 @@ class Emulator:
         SimulationError
             A state left its 24 bits, and `on_overflow` is ``"raise"``.
         """
-        if len(spikes) != self.n_samples or max(int(spikes.max()), -int(spikes.min())) > self.prepared.input_max:
+        if len(spikes) != self.n_samples or _reach(spikes) > self.prepared.input_max:
             raise DataError("input spikes", f"are of {len(spikes)} samples, up to {spikes.max()}; not what was prepared for")
         before = self._overflows()
         ends = np.cumsum([run.batch for run, _ in self._parts])
@@ -242,7 +242,13 @@ def run_emulator(
     SimulationError
         A layer's weights can add up to more than Lava's registers hold, which go round then.
     """
-    input_max = max(1, int(spikes.max()), -int(spikes.min()))
+    input_max = _reach(spikes)
     if not (_latest and _latest[0].network is network and (_latest[0].input_max, _latest[0].device) == (input_max, device)):
         _latest[:] = [Prepared(network, input_max=input_max, device=device)]
     return Emulator(_latest[0], n_samples=len(spikes), record=record, **options).advance(spikes)
+
+
+def _reach(spikes: NDArray[Any]) -> int:
+    """How far numbers that spikes carry go, up or down; 1 where all are 0 or 1, so that -1 goes to 2."""
+    lowest = int(spikes.min())
+    return max(1, int(spikes.max()), 2 if lowest == -1 else -lowest)
