@@ -92,6 +92,21 @@ def test_an_overflow_is_told_to_who_asks() -> None:
     assert simulate(LOUD, np.zeros((600, 3)), on_overflow="raise").overflows["only"] == 0
 
 
+def test_parts_of_a_batch_add_up_in_the_same_memory() -> None:
+    """16 parts of 128 samples on two threads: what arrives at one of them takes 8 MB, the batch's states and spikes 60 MB."""
+    network = in_integers(layer_of(np.ones((1024, 8)), du=4096, dv=4096))
+    spikes = np.ones((2048, 8, 16), dtype=np.uint8)
+    prepared = Prepared(network)
+    Emulator(prepared, n_samples=2048, record=(), threads=2).advance(spikes)
+    tracemalloc.start()
+    emulator = Emulator(prepared, n_samples=2048, record=(), threads=2)
+    counts = emulator.advance(spikes).counts["only"]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (counts == counts[0]).all()
+    assert peak < 100 << 20
+
+
 def test_graded_input_multiplies_weights() -> None:
     network = in_integers(layer_of([[4, -2]], du=4096, dv=4096))
     record = simulate(network, [[5, 0, -7], [1, 4, 0]], graded=True)

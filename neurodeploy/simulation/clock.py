@@ -6,7 +6,9 @@ connection that is delayed by d; from itself it hears step t - 1 at the latest. 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -90,6 +92,31 @@ class Stage:
     number: type[Any]
 
 
+class Rooms:
+    """Where what arrives adds up: zeros, lent to one layer after the other, and as many as work at the same time."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+        self._free: dict[type[Any], list[Any]] = defaultdict(list)
+
+    @contextmanager
+    def lent(self, size: int, kind: type[Any]) -> Iterator[Any]:
+        """At least `size` numbers of a kind, all zero, and to be left so."""
+        try:
+            room = self._free[kind].pop()  # in one go: threads do not get the same
+        except IndexError:
+            room = self._new(size, kind)
+        if len(room) < size:
+            room = self._new(size, kind)
+        yield room
+        self._free[kind].append(room)  # after an error it is not: who knows what is in it
+
+    def _new(self, size: int, kind: type[Any]) -> Any:
+        room = self.memory.zeros((size,), kind)
+        room[:] = 0  # written before it is read: then a system gives memory in large pages
+        return room
+
+
 Records = tuple[dict[str, NDArray[np.uint8]], dict[str, NDArray[Any]]]
 
 
@@ -105,6 +132,8 @@ class Run:
         Of the numbers that the input is made of.
     memory : Memory
         Where all arrays lie until they are told.
+    rooms : Rooms, optional
+        Of that memory; those that run beside each other may have theirs in common.
     """
 
     def __init__(
@@ -117,13 +146,13 @@ class Run:
         membrane: type[Any],
         given: type[Any] = np.uint8,
         memory: Memory = HOST,
+        rooms: Rooms | None = None,
     ) -> None:
         self.memory = memory
         self.stages, self.batch, self.recorded, self.membrane = stages, batch, recorded, membrane
         largest = max(network.n_inputs, *(layer.n_neurons for layer in network))
-        self.at_once = max(1, NUMBERS_AT_ONCE // (batch * largest))
-        room = self.at_once * batch * max(layer.n_neurons for layer in network)
-        self.arriving = {stage.number: memory.zeros((room,), stage.number) for stage in stages}
+        self.at_once, self.widest = max(1, NUMBERS_AT_ONCE // (batch * largest)), max(layer.n_neurons for layer in network)
+        self.rooms = rooms or Rooms(memory)
         self.heard = _Heard(network, batch, self.at_once, given, memory)
 
     def advance(self, spikes: NDArray[Any]) -> Records:
@@ -140,7 +169,8 @@ class Run:
             self.memory.turn(given, start, self.heard.now(INPUT, n))
             for stage in self.stages:
                 name = stage.layer.name
-                self._advance(stage, n, v[name][start : start + n] if name in v else None)
+                with self.rooms.lent(n * self.batch * self.widest, stage.number) as room:
+                    self._advance(stage, n, room, v[name][start : start + n] if name in v else None)
                 if name in fired:
                     fired[name][start : start + n] = self.heard.now(name, n)[..., : stage.layer.n_neurons]
             self.heard.pass_on(n)
@@ -151,10 +181,10 @@ class Run:
         )
         return spikes_told, v_told
 
-    def _advance(self, stage: Stage, n: int, v: Any | None) -> None:
+    def _advance(self, stage: Stage, n: int, room: Any, v: Any | None) -> None:
         """A layer answers `n` steps: what comes from others is added up at once, what comes back as soon as it can be known."""
         layer, fired = stage.layer, self.heard.now(stage.layer.name, n)
-        arriving = self.arriving[stage.number][: n * self.batch * layer.n_neurons].reshape(n, self.batch, -1)
+        arriving = room[: n * self.batch * layer.n_neurons].reshape(n, self.batch, -1)
         pairs = list(zip(layer.connections, stage.synapses, strict=True))
         for connection, synapses in pairs:
             if connection.source != layer.name:

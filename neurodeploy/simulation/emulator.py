@@ -17,7 +17,7 @@ from neurodeploy.fixedpoint import DECAY_UNITY, MANTISSA_SHIFT, STATE_MAX
 from neurodeploy.graph import INPUT
 from neurodeploy.quantized import QuantizedLayer, QuantizedLIF, QuantizedNetwork
 from neurodeploy.records import Recorded, SpikeRecord, recorded_layers
-from neurodeploy.simulation.clock import Run, Stage, Synapses
+from neurodeploy.simulation.clock import Rooms, Run, Stage, Synapses
 from neurodeploy.simulation.engine import Engine, WaySynapses, engine_of
 from neurodeploy.simulation.exactness import exact_number
 from neurodeploy.simulation.threads import SHARED_STATES, SharedSynapses, Team, sizes_of_parts, useful_threads
@@ -51,6 +51,7 @@ class Prepared:
     ) -> None:
         self.network, self.input_max, self.device = network, input_max, device
         self.engine = engine_of(device)
+        self.rooms = Rooms(self.engine)
         self.synapses: dict[str, tuple[WaySynapses, ...]] = {}
         for layer in network:
             number = exact_number(layer, input_max)
@@ -125,7 +126,16 @@ class Emulator:
             team = Team(self._threads // len(sizes))
             neurons = [_IntegerNeurons(layer, size, reset_interval, reset_offset, engine, team) for layer in self.network]
             stages = [Stage(n.layer, n, self.prepared.synapses_for(n.layer, team), np.int32) for n in neurons]
-            run = Run(self.network, stages, size, recorded=recorded, membrane=np.int32, given=given, memory=engine)
+            run = Run(
+                self.network,
+                stages,
+                size,
+                recorded=recorded,
+                membrane=np.int32,
+                given=given,
+                memory=engine,
+                rooms=self.prepared.rooms,
+            )
             self._parts.append((run, neurons))
 
     def advance(self, spikes: NDArray[Any]) -> SpikeRecord:
