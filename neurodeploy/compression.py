@@ -39,7 +39,8 @@ from neurodeploy.training.options import MinimaxOptions
 from neurodeploy.training.progress import Progress
 from neurodeploy.trimming import live_neurons, without_neurons
 
-MINIMAX = MinimaxOptions(widths=True, neurons=True)
+MINIMAX = MinimaxOptions(widths=True)
+"""Neurons are not given up by default: that has not been shown to pay."""
 
 
 def compress(

@@ -232,8 +232,6 @@ class EpochRecord:
         The price of each constraint (z of the minimax form), in squared weight per unit of the resource.
     seconds : float
         Wall time of the epoch.
-    weight_bits : mapping of layer to int
-        Width of its weights, where the method chose one.
     """
 
     phase: str
@@ -245,4 +243,3 @@ class EpochRecord:
     overruns: Mapping[str, float]
     multipliers: Mapping[str, float]
     seconds: float
-    weight_bits: Mapping[str, int] = field(default_factory=dict)

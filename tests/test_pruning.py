@@ -22,7 +22,6 @@ class LargestTenth:
         self.weight = next(model.parameters())
         self.kept = torch.ones_like(self.weight, dtype=torch.bool)
         self.multipliers: dict[str, float] = {}
-        self.widths = {"layer0": 5}
         self.asked: list[str] = []
 
     @property
@@ -79,7 +78,6 @@ def test_another_method_prunes_where_it_is_asked_and_nowhere_else(make_chip: Cal
     assert [round(record.connectivity, 2) for record in history] == [1.0, 1.0, 1.0, 0.1]
     assert all(dict(record.multipliers) == {} for record in history)
     assert list(history[-1].overruns) == ["connectivity"]
-    assert dict(history[-1].weight_bits) == {"layer0": 5}
 
 
 def test_the_model_keeps_the_weights_that_were_in_force(make_chip: Callable[..., HardwareProfile]) -> None:

@@ -226,7 +226,6 @@ class _Run:
             connectivity=1.0 if self.pruning is None else self.pruning.connectivity,
             overruns={} if self.pruning is None else self.pruning.overruns(),
             multipliers={} if self.pruning is None else dict(self.pruning.multipliers),
-            weight_bits={} if self.pruning is None else dict(self.pruning.widths),
             seconds=time.perf_counter() - started,
         )
 

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from neurodeploy.budgets.budget import SliceBudget
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.resources.usage import Usage, count
 from neurodeploy.training.lists import Lists, Wish, lists_of
 
 Floats = NDArray[np.float64]
@@ -106,12 +105,6 @@ def choose_synapses(score: NDArray[np.float64], part: SliceBudget, bits: int, pr
         Width that the weights will be stored in.
     """
     return choose_on_core([Wish(score=score, part=part, bits=bits)], part.synapse_memory_bits, profile)[0]
-
-
-def usage_of(n_synapses: Integers, part: SliceBudget, bits: int, profile: HardwareProfile) -> tuple[Usage, list[int]]:
-    """What the slice uses of its core, and how many axons from each of `part.sources`."""
-    sources = [int(np.count_nonzero(n_synapses[cap.start : cap.stop])) for cap in part.sources]
-    return count(n_synapses, part.neurons, bits, profile), sources
 
 
 # ---------------------------------------------------------------------------------------------- slices at a price

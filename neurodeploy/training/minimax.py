@@ -1,13 +1,14 @@
 """How a model is pressed into its budget while it learns.
 
-The problem, after Chen et al. 2023 (arXiv 2308.04672), with the resources R of a real chip, slice by slice::
+The problem, after Chen et al. 2023 (arXiv 2308.04672), with the resources R of a real chip::
 
     min over W, s   max over y >= 0, z >= 0    L(W) + y . ||W||_{s,2}^2 + z . (R(s) - B)
 
 s counts the weights of a layer that should be zero, ||W||_{s,2}^2 is the sum of their squares, y prices those that are not
-zero yet, z prices every resource of every slice that is over budget. Where the paper descends in s and ascends in z, the
-two are solved together here, exactly: `masks.choose_synapses` finds the surviving synapses and the shadow prices at
-once. The budget in force shrinks geometrically from what the dense model uses to what the slices may use.
+zero yet, z prices every resource that is over budget: a core's memory, a slice's axons. Where the paper descends in s and
+ascends in z, the two are solved together here, exactly: `masks.choose_on_core` finds the surviving synapses and the shadow
+prices at once; `forms` has the widths and the neurons. The budget in force shrinks geometrically from what the dense model
+uses to what it may use.
 """
 
 from __future__ import annotations
@@ -168,10 +169,10 @@ class Compression:
         return self.multipliers[constraint(part, "synapse_memory_bits")]
 
     def after_step(self, phase: Phase, learning_rate: float) -> None:
-        """Press towards the survivors while compressing; hold them afterwards."""
+        """Press towards the survivors while compressing, if a penalty is asked for; hold them afterwards."""
         if phase == "finetune":
             self.hold()
-        else:
+        elif self.options.penalty_rate:
             self.shrink(learning_rate)
             self.ascend()
 

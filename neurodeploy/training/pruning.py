@@ -24,10 +24,6 @@ class Pruning(Protocol):
         """Share of the weights that survive, 0..1."""
 
     @property
-    def widths(self) -> Mapping[str, int]:
-        """Bits of each layer's weights; of layers that it does not name, the budget's."""
-
-    @property
     def multipliers(self) -> Mapping[str, float]:
         """The price of each constraint; empty for a method without prices."""
 
