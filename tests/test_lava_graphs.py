@@ -75,6 +75,15 @@ def residual() -> QuantizedNetwork:
     return QuantizedNetwork(input_shape=(1, 6, 5), layers=(first, second, third))
 
 
+def narrow() -> QuantizedNetwork:
+    """A delayed convolution over a column: of its windows only the middle is ever met, and that is the lowest weight there is."""
+    window = QuantizedConv(weight=np.array([[[[252, -256, 254]]]]), weight_bits=8, input_shape=(1, 4, 1), padding=(0, 1))
+    delayed = Connection(source=INPUT, synapse=window, delay_steps=2)
+    return QuantizedNetwork(
+        input_shape=(1, 4, 1), layers=(QuantizedLayer(name="only", shape=(1, 4, 1), connections=(delayed,), **lif(100)),)
+    )  # fmt: skip
+
+
 def random_job(network: QuantizedNetwork, shape: tuple[int, ...]) -> Job:
     return network, (np.random.default_rng(0).random(shape) < 0.3).astype(np.uint8)
 
@@ -91,6 +100,7 @@ def ran() -> Ran:
         "graded": drawn_jobs(GRADED, 24),
         "resets": drawn_jobs(CHAINS, 12) + drawn_jobs(GRAPHS, 12),
         "residual": [random_job(residual(), (2, 1, 6, 5, 12))],
+        "narrow": [random_job(narrow(), (2, 1, 4, 1, 12))],
         "tiny": [random_job(read_netx(of_lava_dl("tiny.net")), (2, 3, 16, 16, 10))],
     }
     resets = [reset for name, some in jobs.items() for reset in (RESETS if name == "resets" else [(0, 0)] * len(some))]
@@ -123,6 +133,13 @@ def test_neurons_that_reset_themselves_do_it_as_in_lava(ran: Ran) -> None:
 @pytest.mark.lava
 def test_a_residual_block_that_hears_itself(ran: Ran) -> None:
     assert assert_equal_to_emulator(*ran["residual"]) > 100
+
+
+@pytest.mark.lava
+def test_a_delayed_convolution_of_which_one_sign_meets_only_the_border(ran: Ran) -> None:
+    assert_equal_to_emulator(*ran["narrow"])
+    [record] = ran["narrow"][1]
+    assert (record.v["only"] == -256 * 64).any()
 
 
 @pytest.mark.lava

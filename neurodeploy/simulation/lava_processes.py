@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from neurodeploy.chip_clock import depths, waits
-from neurodeploy.fixedpoint import MANTISSA_SHIFT, NEVER_FIRES
+from neurodeploy.fixedpoint import MANTISSA_SHIFT, NEVER_FIRES, is_mixed
 from neurodeploy.graph import INPUT
 from neurodeploy.quantized import (
     Encoder,
@@ -126,14 +126,21 @@ def _dense(synapse: QuantizedDense, steps: int, bits: int) -> Any:
 
 
 def _sparse(synapse: QuantizedSparse | QuantizedConv, steps: int, bits: int) -> Any:
-    """Lava's convolution knows no delay: where one is needed, its synapses are listed one by one."""
+    """Lava's convolution knows no delay: where one is needed, its synapses are listed one by one.
+
+    The list may lack all weights of one sign, at borders; what the integers may be is still what the kernel's are.
+    """
     from lava.proc.sparse.process import DelaySparse, Sparse
+    from lava.utils.weightutils import SignMode
 
     weights = csr_matrix(synapse.matrix().astype(np.int32))
+    means: dict[str, Any] = {"num_message_bits": bits}
+    if is_mixed(synapse.weight):
+        means["sign_mode"] = SignMode.MIXED
     if steps == 0:
-        return Sparse(weights=weights, num_message_bits=bits)
+        return Sparse(weights=weights, **means)
     delays = weights.astype(bool).astype(int) * steps
-    return DelaySparse(weights=weights, delays=delays, max_delay=steps, num_message_bits=bits)
+    return DelaySparse(weights=weights, delays=delays, max_delay=steps, **means)
 
 
 def _convolution(synapse: QuantizedConv, bits: int, source: Any, target: Any) -> Any:
