@@ -1,4 +1,4 @@
-"""How files are written: whole, or not at all."""
+"""How files are written, whole or not at all, and what is said of one that cannot be read."""
 
 from __future__ import annotations
 
@@ -27,3 +27,9 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file, UTF-8."""
     with replacing(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
+
+
+def absence(path: str | os.PathLike[str]) -> str:
+    """Why there is no file to read, in words for an error; nothing where there is one."""
+    file = Path(path)
+    return "" if file.is_file() else "is not a file" if file.exists() else "is not there"

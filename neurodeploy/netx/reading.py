@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 
 from neurodeploy.errors import NetxError
+from neurodeploy.files import absence
 from neurodeploy.fixedpoint import DECAY_UNITY, NEVER_FIRES
 from neurodeploy.graph import INPUT
 from neurodeploy.netx.connections import read_connections, read_conv, read_dense
@@ -35,8 +36,8 @@ def read_netx(path: PathLike) -> QuantizedNetwork:
         The file is not a network of integers that we, and Lava, can run; it says where and why.
     """
     source = Path(path)
-    if not source.is_file():
-        raise NetxError(str(source), "is not there" if not source.exists() else "is not a file")
+    if why := absence(source):
+        raise NetxError(str(source), why)
     try:
         if not h5py.is_hdf5(source):
             raise NetxError(str(source), "is not an HDF5 file")

@@ -16,6 +16,7 @@ import nir.serialization
 import numpy as np
 
 from neurodeploy.errors import ExtractError
+from neurodeploy.files import absence
 from neurodeploy.frontends.folding import Floats
 from neurodeploy.netx.nodes import is_plain
 
@@ -111,6 +112,8 @@ def read_graph(path: str | os.PathLike[str]) -> Graph:
         to a node that is not there.
     """
     where = os.fspath(path)
+    if why := absence(path):
+        raise ExtractError(where, why)
     try:
         with h5py.File(path, "r") as file:
             graph = file["node"]
