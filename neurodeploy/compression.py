@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def compress(
         share_budget(network, profile, cores=cores, bits=bits), model, minimax, thresholds=one_threshold_each(network, levels)
     )
     history, accuracy = _train(model, pruning, data, options, progress, say)
-    network, quantized, plan = _in_integers(in_levels(extract(model, sample), levels), pruning)
+    network, quantized, plan = in_integers(in_levels(extract(model, sample), levels), pruning.budget, pruning.widths)
     placement = lay_out(quantized, profile, cores=cores, plan=plan.cuts)
     write_netx(quantized, folder / "model.net")
     save_weights(model, folder / "weights.safetensors")
@@ -136,11 +137,32 @@ def _in_lava(
     return replace(accuracy, lava=right, lava_samples=len(stretch.labels)), check, in_lava, []
 
 
-def _in_integers(network: Network, pruning: Compression) -> tuple[Network, QuantizedNetwork, Budget]:
-    """A compressed network without the neurons that change nothing, in integers of the widths that were chosen; its budget."""
-    kept, budget = live_neurons(network), pruning.budget
+def in_integers(network: Network, budget: Budget, widths: Mapping[str, int]) -> tuple[Network, QuantizedNetwork, Budget]:
+    """A compressed network as the chip gets it.
+
+    Parameters
+    ----------
+    network : Network
+        Compressed under the budget.
+    widths : mapping of layer to int
+        Bits of each layer's weights.
+
+    Returns
+    -------
+    network : Network
+        Without the neurons that change nothing.
+    quantized : QuantizedNetwork
+    budget : Budget
+        Of the neurons that are left.
+
+    Raises
+    ------
+    BudgetError
+        It does not keep to the budget.
+    """
+    kept = live_neurons(network)
     network, plan = without_neurons(network, kept), budget.of_neurons(kept)
-    quantized = quantize(network, budget.profile, bits=pruning.widths)
+    quantized = quantize(network, budget.profile, bits=widths)
     plan.check(quantized)
     return network, quantized, plan
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from neurodeploy.budgets.budget import SliceBudget
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.training.integers import Grid, best_grid
-from neurodeploy.training.lists import Wish, lists_of
+from neurodeploy.training.lists import Wish, by_axon_falling, lists_of
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -89,9 +89,13 @@ def best_width(
     dread : float
         How much worse a squared error of rounding is than one of a synapse left out.
     """
+    orders = [by_axon_falling(np.abs(weight)) for _, weight, _ in parts]  # a larger weight is worth no less, at any width
 
     def worth(candidate: Form) -> float:
-        kept = sum(worth_at(candidate.wish(part, weight), price, profile) for part, weight, price in parts)
+        wishes = [
+            replace(candidate.wish(part, weight), order=order) for (part, weight, _), order in zip(parts, orders, strict=True)
+        ]
+        kept = sum(worth_at(wish, price, profile) for wish, (_, _, price) in zip(wishes, parts, strict=True))
         return kept - (dread - 1) * (0.0 if candidate.grid is None else candidate.grid.error(survivors))
 
     candidates = [replace(form, width=w, grid=best_grid(survivors, w, form.threshold)) for w in widths_of(profile)]
