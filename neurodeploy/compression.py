@@ -31,7 +31,7 @@ from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
 from neurodeploy.rounding import quantization_errors
 from neurodeploy.simulation import DEFAULT_TIME_LIMIT_S, simulate
 from neurodeploy.simulation.installed import is_installed
-from neurodeploy.training import DataSplit, FitOptions, evaluate, fit, save_weights
+from neurodeploy.training import Checkpoint, DataSplit, FitOptions, evaluate, fit, save_weights
 from neurodeploy.training.direct import check_payload, in_levels
 from neurodeploy.training.encoders import levels_of
 from neurodeploy.training.integers import one_threshold_each
@@ -39,6 +39,9 @@ from neurodeploy.training.minimax import Compression
 from neurodeploy.training.options import MinimaxOptions
 from neurodeploy.training.progress import Progress
 from neurodeploy.trimming import live_neurons, without_neurons
+
+STAGES = ("dense", "compressed")
+"""What is trained, one after the other, each with a checkpoint of its own."""
 
 MINIMAX = MinimaxOptions(widths=True)
 """Neurons are not given up by default: that has not been shown to pay."""
@@ -48,7 +51,7 @@ def compress(
     model: torch.nn.Module, sample: torch.Tensor, profile: HardwareProfile, data: DataSplit, options: FitOptions,
     *, out: str | Path, cores: int | None = None, bits: int | None = None, minimax: MinimaxOptions = MINIMAX,
     lava_samples: int = 8, time_limit_s: float = DEFAULT_TIME_LIMIT_S, progress: Progress | None = None, say: Say = keep_quiet,
-    command: str = "",
+    command: str = "", resume: bool = False, checkpoint_every_s: float = 30.0,
 ) -> Deployment:  # fmt: skip
     """Train a model, press it into the cores while it learns, and deploy it: the whole way, each rung of it measured.
 
@@ -59,7 +62,8 @@ def compress(
     data : DataSplit
         Trained on `train`; every accuracy is of `test`, by which nothing is chosen.
     out : path
-        Folder for ``model.net``, ``weights.safetensors``, ``record.npz``, ``report.html``, ``report.json`` and ``report.txt``.
+        Folder for ``model.net``, ``weights.safetensors``, ``record.npz``, ``report.html``, ``report.json`` and ``report.txt``;
+        and, from early on, for what to resume from: ``checkpoint-dense.safetensors`` and ``checkpoint-compressed.safetensors``.
     bits : int, optional
         Width of all weights; by default each layer's is chosen while it is compressed.
     minimax : MinimaxOptions
@@ -72,9 +76,17 @@ def compress(
         Called with a line of text at each station.
     command : str
         What was typed, for the page to quote.
+    resume : bool
+        Go on from the checkpoints in `out`, or start where there are none yet; what comes out is, bit for bit, what would have
+        come out of a run that was never broken off. What has been trained is not trained again. Without it, checkpoints of an
+        earlier run are taken away.
+    checkpoint_every_s : float
+        Seconds between two checkpoints, at least 0; no more than that is lost when a run is broken off.
 
     Raises
     ------
+    TrainingError
+        A checkpoint of another run: of other options, another model or other data.
     BudgetError
         No compression can make the network fit.
     RequestError
@@ -89,7 +101,9 @@ def compress(
     pruning = Compression(
         share_budget(network, profile, cores=cores, bits=bits), model, minimax, thresholds=one_threshold_each(network, levels)
     )
-    history, accuracy = _train(model, pruning, data, options, progress, say)
+    keep = {name: Checkpoint(path=folder / f"checkpoint-{name}.safetensors", every_s=checkpoint_every_s) for name in STAGES}
+    _begin(keep, say, resume=resume)
+    history, accuracy = _train(model, pruning, data, options, progress, say, keep)
     network, quantized, plan = in_integers(in_levels(extract(model, sample), levels), pruning.budget, pruning.widths)
     placement = lay_out(quantized, profile, cores=cores, plan=plan.cuts)
     write_netx(quantized, folder / "model.net")
@@ -167,15 +181,32 @@ def in_integers(network: Network, budget: Budget, widths: Mapping[str, int]) -> 
     return network, quantized, plan
 
 
+def _begin(keep: Mapping[str, Checkpoint], say: Say, *, resume: bool) -> None:
+    """Say from where training goes on; without `resume`, take away what is left of an earlier run."""
+    found = [Path(one.path) for one in keep.values() if Path(one.path).exists()]
+    folder, often = Path(keep[STAGES[0]].path).parent, f"{keep[STAGES[0]].every_s:g} s"
+    if resume:
+        say(f"Resuming from {found[-1]}." if found else f"Nothing to resume from in {folder}: starting from the beginning.")
+    elif found:
+        say(f"Starting from the beginning, not resuming: the checkpoints of an earlier run in {folder} are taken away.")
+        for path in found:
+            path.unlink()
+    say(f"Checkpoints go to {folder} every {often}: if this is broken off, resume goes on from there.")
+
+
 def _train(
-    model: torch.nn.Module, pruning: Compression, data: DataSplit, options: FitOptions, progress: Progress | None, say: Say
-) -> tuple[tuple[EpochRecord, ...], Accuracy]:
-    """Train densely, then into the budget; the accuracy after each."""
-    _, first = fit(model, None, data.train, options, progress=progress)
+    model: torch.nn.Module, pruning: Compression, data: DataSplit, options: FitOptions, progress: Progress | None, say: Say,
+    keep: Mapping[str, Checkpoint],
+) -> tuple[tuple[EpochRecord, ...], Accuracy]:  # fmt: skip
+    """Train densely, then into the budget, each from its checkpoint where there is one; the accuracy after each."""
+    _, first = fit(model, None, data.train, options, progress=progress, checkpoint=keep["dense"], resume=True)
     dense, n_test = evaluate(model, data.test, options)
     say(f"Dense: {dense:.2%} of {n_test:,} test samples.")
     options = replace(options, epochs_dense=0)
-    _, second = fit(model, pruning.budget, data.train, options, progress=progress, method=lambda *_: pruning)
+    _, second = fit(
+        model, pruning.budget, data.train, options, progress=progress, method=lambda *_: pruning, checkpoint=keep["compressed"],
+        resume=True,
+    )  # fmt: skip
     compressed, _ = evaluate(model, data.test, options)
     say(f"Compressed into the budget: {compressed:.2%}.")
     return (*first, *second), Accuracy(dense=dense, compressed=compressed, test_samples=n_test)

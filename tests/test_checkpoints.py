@@ -17,7 +17,7 @@ from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 from spiking import SHORT, build, few, weights
 
 from neurodeploy.errors import DataError, RequestError, TrainingError
-from neurodeploy.training import Checkpoint, Step, fit
+from neurodeploy.training import Batches, Checkpoint, Direct, Step, fit
 from neurodeploy.training.checkpoints import load_state, save_state
 
 
@@ -82,13 +82,30 @@ def test_an_error_after_a_run_was_taken_up_leaves_the_last_finished_epoch(tmp_pa
     assert all(np.array_equal(a, b) for a, b in zip(*map(weights, models), strict=True))
 
 
+def test_a_run_that_has_ended_is_not_trained_again(tmp_path: Path) -> None:
+    checkpoint, models, steps = Checkpoint(path=tmp_path / "run.safetensors"), (build(12, 5, 3), build(12, 5, 3, seed=1)), []
+    ways = [fit(m, None, few(), SHORT, checkpoint=checkpoint, resume=True, progress=steps.append) for m in models]
+    assert len(steps) == 2
+    assert all(np.array_equal(a, b) for a, b in zip(*map(weights, models), strict=True))
+    assert ways[0][1] == ways[1][1]
+
+
+def forgetful() -> SequentialState:
+    cells = [LIFCell(LIFParameters(tau_mem_inv=torch.tensor(100.0))), LICell()]
+    return SequentialState(torch.nn.Linear(12, 5, bias=False), cells[0], torch.nn.Linear(5, 3, bias=False), cells[1])
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     checkpoint = Checkpoint(path=tmp_path / "run.safetensors", every_s=0)
     fit(build(12, 5, 3), None, few(), SHORT, checkpoint=checkpoint)
+    whole = Batches(*map(torch.cat, zip(*few(), strict=True)), 20)
     for model, data, options, message in (
         (build(12, 5, 3), few(), replace(SHORT, learning_rate=0.5), "learning_rate 0.004, this one has 0.5"),
-        (build(12, 6, 3), few(), SHORT, r"weights .*\[5, 12\].*, this one has .*\[6, 12\]"),
+        (build(12, 6, 3), few(), SHORT, r"weights 0\.weight \[5, 12\], this one has \[6, 12\]"),
         (build(12, 5, 3), few() * 2, SHORT, "batches 2, this one has 4"),
+        (build(12, 5, 3), whole, SHORT, "samples None, this one has [0-9a-f]{16}"),
+        (forgetful(), few(), SHORT, r"model .*tau_mem_inv=tensor\(300\.\).*, this one has .*tau_mem_inv=tensor\(100\.\).*"),
+        (build(12, 5, 3), few(), replace(SHORT, encoder=Direct(3)), r"encoder rate, this one has Direct\(levels=3\)"),
         (build(12, 5, 3), few(), replace(SHORT, loss=torch.nn.functional.nll_loss), "loss cross_entropy, this one has nll_loss"),
     ):
         before = weights(model)
@@ -99,8 +116,11 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
 
 def test_a_checkpoint_is_written_when_it_is_due(tmp_path: Path) -> None:
     path, seen = tmp_path / "run.safetensors", []
-    fit(build(12, 5, 3), None, few(), SHORT, checkpoint=Checkpoint(path=path, every_s=3600))
-    assert not path.exists()
+    seldom = Checkpoint(path=path, every_s=3600)
+    fit(build(12, 5, 3), None, few(), SHORT, checkpoint=seldom, progress=lambda _: seen.append(path.exists()))
+    assert seen == [False, False]
+    assert path.exists()  # at its end
+    seen.clear()
     often = Checkpoint(path=path, every_s=0)
     fit(build(12, 5, 3), None, few(), SHORT, checkpoint=often, progress=lambda _: seen.append(load_state(path)["state"]["place"]))
     assert [place["step"] for place in seen] == [1, 2]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,14 +141,20 @@ def deploy(
 @BATCH_SIZE
 @click.option("--lava-samples", type=click.IntRange(0), default=8, show_default=True, help="Test samples to run in Lava too.")
 @SEED
+@click.option("--resume", is_flag=True, help="Go on from the checkpoints in DIR, if the same command was broken off.")
+@click.option("--checkpoint-every", type=click.FloatRange(0), default=30.0, show_default=True, metavar="SECONDS",
+              help="How often to write one into DIR.")  # fmt: skip
 @JSON
 @QUIET
 def compress(
     model: str, target: str, cores: int | None, data: str, out: Path, bits: int | None, weights: Path | None, seed: int,
     data_dir: Path | None, batch_size: int | None, lava_samples: int, epochs: tuple[int, int, int] | None, as_json: bool,
-    **settings: Any,
+    resume: bool, checkpoint_every: float, **settings: Any,
 ) -> int:  # fmt: skip
-    """Train MODEL on DATA under the budget of N cores, then deploy it into DIR."""
+    """Train MODEL on DATA under the budget of N cores, then deploy it into DIR.
+
+    While it trains it writes checkpoints into DIR. Broken off, it goes on from there with --resume, to the same network.
+    """
     from neurodeploy.compression import compress as run
     from neurodeploy.training import FitOptions, load_data
 
@@ -157,10 +165,10 @@ def compress(
     settings["n_steps"] = settings.pop("steps")
     options = replace(FitOptions(seed=seed), **{name: value for name, value in settings.items() if value is not None})
     samples = load_data(data, batch_size=batch_size, folder=data_dir, n_steps=options.n_steps)
-    with station() as (progress, say):
+    with _told_how_to_go_on(), station() as (progress, say):
         deployment = run(
             module, sample, profile, samples, options, out=out, cores=cores, bits=bits, lava_samples=lava_samples,
-            progress=progress, say=say, command=_typed(),
+            progress=progress, say=say, command=_typed(), resume=resume, checkpoint_every_s=checkpoint_every,
         )  # fmt: skip
     return _deliver(deployment, as_json)
 
@@ -194,6 +202,17 @@ def demo(out: Path, seed: int, target: str, cores: int, as_json: bool) -> int:
     with station() as (progress, say):
         deployment = run_demo(load_profile(target), out=out, cores=cores, seed=seed, progress=progress, say=say, command=_typed())
     return _deliver(deployment, as_json)
+
+
+@contextmanager
+def _told_how_to_go_on() -> Iterator[None]:
+    """With which command to go on, if somebody breaks this one off."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typed = _typed()
+        click.echo(f"To go on: {typed}{'' if '--resume' in typed.split() else ' --resume'}", err=True)
+        raise
 
 
 def _typed() -> str:

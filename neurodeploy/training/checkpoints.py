@@ -21,7 +21,10 @@ from safetensors.torch import save_file
 from neurodeploy.errors import DataError, RequestError, TrainingError
 from neurodeploy.files import replacing
 
-_FORM = "neurodeploy training 1"
+_SHOWN_WHOLE = 4
+"""Of longer lists, as of the lines of a model, an error names the first element that differs."""
+
+_FORM = "neurodeploy training 2"
 
 
 @dataclass(kw_only=True)
@@ -69,14 +72,29 @@ class Checkpoint:
         if not path.exists():
             return None
         kept = load_state(path)
-        for name, value in about.items():
-            if kept["about"].get(name) != value:
-                raise TrainingError(
-                    str(path), f"is of a run with {name} {kept['about'].get(name)}, this one has {value}",
-                    remedy="Give the same model, data and options as then, or start anew without resuming.",
-                )  # fmt: skip
+        if apart := _apart("", kept["about"], about):
+            raise TrainingError(
+                str(path), f"is of a run with {apart}",
+                remedy="Give the same model, data and options as then, or start anew without resuming.",
+            )  # fmt: skip
         state: dict[str, Any] = kept["state"]
         return state
+
+
+def _apart(name: str, kept: Any, given: Any) -> str:
+    """The first thing in which what a checkpoint tells of its run differs from what this one was given; nothing if they agree."""
+    if isinstance(kept, Mapping) and isinstance(given, Mapping):
+        pairs = [(f"{name} {key}".strip(), kept.get(key), given.get(key)) for key in {**given, **kept}]
+    elif isinstance(kept, list) and isinstance(given, list) and len(kept) == len(given) > _SHOWN_WHOLE:
+        pairs = [(name, *pair) for pair in zip(kept, given, strict=True)]
+    else:
+        return "" if kept == given else f"{name} {_short(kept)}, this one has {_short(given)}"
+    return next((apart for pair in pairs if (apart := _apart(*pair))), "")
+
+
+def _short(value: Any) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def save_state(state: Mapping[str, Any], path: str | Path) -> None:

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping, Sized
-from dataclasses import dataclass, field, fields
-from functools import cached_property
-from itertools import islice
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import torch
 
 from neurodeploy.budgets.budget import Budget
-from neurodeploy.errors import DataError, TrainingError
+from neurodeploy.errors import TrainingError
 from neurodeploy.records import EpochRecord
+from neurodeploy.training.about import about, values
 from neurodeploy.training.checkpoints import Checkpoint
 from neurodeploy.training.distillation import Teacher
 from neurodeploy.training.inference import Data, evaluate, in_mode
 from neurodeploy.training.learning import Learner, learning_rate
 from neurodeploy.training.minimax import Compression
 from neurodeploy.training.options import FitOptions
+from neurodeploy.training.order import Order
 from neurodeploy.training.progress import Progress, Step
 from neurodeploy.training.pruning import Method, Phase, Pruning
-from neurodeploy.training.randomness import random_state, seeded, set_random_state
+from neurodeploy.training.randomness import seeded
 
 
 def fit(
@@ -63,10 +63,10 @@ def fit(
     method : callable
         What presses the model into the budget: the minimax method, or another `Pruning` to compare it with.
     checkpoint : Checkpoint, optional
-        Where the run is kept while it lasts, and how often.
+        Where the run is kept while it lasts, and how often; and at its end.
     resume : bool
         Go on from the checkpoint, or start where there is none yet. The run then ends in the same network, bit for bit, as one
-        that was never broken off (on one kind of processor, with as many threads).
+        that was never broken off (on one kind of processor, with as many threads). One that has ended is not trained again.
 
     Returns
     -------
@@ -83,41 +83,25 @@ def fit(
         No data, data that can be read only once, or batches that the model cannot take; a checkpoint that cannot be read or
         written.
     """
-    n_batches = _n_batches(data)
+    order = Order(data, options.seed)
     pruning = None if budget is None else method(budget, model)
     run = _Run(
-        model=model, data=data, test=test, options=options, progress=progress, on_epoch=on_epoch, n_batches=n_batches,
+        model=model, order=order, test=test, options=options, progress=progress, on_epoch=on_epoch,
         pruning=pruning, learner=Learner(model=model, options=options, pruning=pruning), checkpoint=checkpoint,
-        order=torch.Generator().manual_seed(options.seed), finished=copy.deepcopy(model.state_dict()),
+        about={} if checkpoint is None else about(model, order, options, budget, pruning),
+        finished=copy.deepcopy(model.state_dict()),
     )  # fmt: skip
     kept = checkpoint.read(run.about) if checkpoint is not None and resume else None
     try:
         with seeded(options.seed), in_mode(model, training=True):
             if kept is not None:
                 run.take_up(kept)
-            run.phases()
+            if kept is None or not kept["ended"]:
+                run.phases()
     except BaseException:
         model.load_state_dict(run.finished)
         raise
     return model, tuple(run.history)
-
-
-def _n_batches(data: Data) -> int:
-    try:
-        batches = iter(data)
-    except TypeError as error:
-        raise DataError("data", f"is {type(data).__name__}, not an iterable of (input, target) batches") from error
-    if batches is data:
-        raise DataError("data", "can be read only once", remedy="Give a list of batches, or a DataLoader.")
-    n = len(data) if isinstance(data, Sized) else sum(1 for _ in batches)
-    if n == 0:
-        raise DataError("data", "holds no batches")
-    return n
-
-
-def _values(noun: Any) -> dict[str, Any]:
-    """The fields of a dataclass, by name."""
-    return {one.name: getattr(noun, one.name) for one in fields(noun)}
 
 
 @dataclass(kw_only=True)
@@ -138,32 +122,35 @@ class _Run:
     """One call of `fit`: what it was given, and what changes on the way."""
 
     model: torch.nn.Module
-    data: Data
+    order: Order
     test: Data | None
     options: FitOptions
     progress: Progress | None
     on_epoch: Callable[[EpochRecord], None] | None
-    n_batches: int
     pruning: Pruning | None
     learner: Learner
     checkpoint: Checkpoint | None
-    order: torch.Generator
+    about: Mapping[str, Any]
     finished: dict[str, torch.Tensor]
     overrun: float | None = field(default=None, init=False)
     place: _Place = field(default_factory=_Place, init=False)
     history: list[EpochRecord] = field(default_factory=list, init=False)
-    drawn: Mapping[str, Any] = field(default_factory=dict, init=False)
     kept: Mapping[str, Any] | None = field(default=None, init=False)
 
     def phases(self) -> None:
+        """All of them, from where the run stands, and its end on disk."""
         self._phase("dense", self.options.epochs_dense)
-        if self.pruning is None:
-            return
+        if self.pruning is not None:
+            self._into_budget(self.pruning)
+        if self.checkpoint is not None:
+            self.checkpoint.write(self.about, self._at_end())
+
+    def _into_budget(self, pruning: Pruning) -> None:
         if self.options.distill and self.learner.teacher is None:
             self.learner.teacher = Teacher(self.model, self.options)
         self._phase("compress", self.options.epochs_compress)
         if self.place.phase != "finetune":
-            self.pruning.close()
+            pruning.close()
             self._note_overrun()
             self.finished = copy.deepcopy(self.model.state_dict())
         self._phase("finetune", self.options.epochs_finetune)
@@ -183,6 +170,7 @@ class _Run:
             self.place = _Place(phase=phase)
         else:
             optimizer.load_state_dict(self.kept["optimizer"])
+            self.kept = None
         while self.place.epoch < epochs:
             record = self._epoch(epochs, optimizer)
             self.history.append(record)
@@ -191,10 +179,10 @@ class _Run:
                 self.on_epoch(record)
 
     def _epoch(self, epochs: int, optimizer: torch.optim.Optimizer) -> EpochRecord:
-        place, all_steps = self.place, epochs * self.n_batches
+        place, all_steps = self.place, epochs * self.order.n_batches
         started = time.perf_counter() - place.seconds
-        for inputs, target in self._batches():
-            at = place.epoch * self.n_batches + place.step
+        for inputs, target in self.order.epoch(place.step):
+            at = place.epoch * self.order.n_batches + place.step
             rate = learning_rate(place.phase, at / all_steps, self.options)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -208,8 +196,8 @@ class _Run:
                 self.checkpoint.write(self.about, self._state(optimizer))
             if self.progress is not None:
                 self.progress(Step(
-                    phase=place.phase, epoch=place.epoch, epochs=epochs, step=place.step - 1, steps=self.n_batches, loss=loss,
-                    overrun=self.overrun,
+                    phase=place.phase, epoch=place.epoch, epochs=epochs, step=place.step - 1, steps=self.order.n_batches,
+                    loss=loss, overrun=self.overrun,
                 ))  # fmt: skip
         self.finished = copy.deepcopy(self.model.state_dict())
         return self._record(started)
@@ -229,25 +217,6 @@ class _Run:
             seconds=time.perf_counter() - started,
         )
 
-    def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Those of an epoch, from where the run stands: an epoch that was broken off is drawn again, and its first part left."""
-        kept, self.kept = self.kept, None
-        if kept is not None:
-            set_random_state(kept["drawn"]["random"])
-            self.order.set_state(kept["drawn"]["order"])
-        self.drawn = {"random": random_state(), "order": self.order.get_state()} if self.checkpoint is not None else {}
-        shuffled = getattr(self.data, "shuffled", None)
-        batches = iter(self.data if shuffled is None else shuffled(self.order))
-        if kept is not None:
-            sum(1 for _ in islice(batches, self.place.step))
-            set_random_state(kept["random"])
-        for batch in batches:
-            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-                raise DataError("data", f"gave {type(batch).__name__}, not a pair (input, target)")
-            if len(batch[0]) == 0:
-                raise DataError("data", "gave a batch without samples")
-            yield batch[0], torch.as_tensor(batch[1])
-
     def _before(self, step: int, done: float) -> None:
         if self.pruning is not None and self.place.phase == "compress" and step % self.options.mask_interval == 0:
             self.pruning.choose(done / self.options.compress_share)
@@ -261,38 +230,38 @@ class _Run:
         if self.pruning is not None:
             self.overrun = max(self.pruning.overruns().values())
 
-    @cached_property
-    def about(self) -> dict[str, Any]:
-        """Which run it is: a checkpoint of another one is refused."""
-        given = _values(self.options)
-        plain = {name: value for name, value in given.items() if value is None or isinstance(value, (bool, int, float, str))}
-        called = {name: getattr(given[name], "__qualname__", type(given[name]).__name__) for name in given.keys() - plain.keys()}
-        shapes = {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()}
-        constraints = None if self.pruning is None else list(self.pruning.overruns())
-        return {**plain, **called, "batches": self.n_batches, "weights": shapes, "constraints": constraints}
-
     def _state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         return {
-            "place": _values(self.place),
-            "history": [_values(record) for record in self.history],
-            "model": self.model.state_dict(),
+            **self._at_end(),
+            "ended": False,
+            "place": values(self.place),
             "finished": self.finished,
             "optimizer": optimizer.state_dict(),
-            "pruning": None if self.pruning is None else self.pruning.state_dict(),
             "teacher": None if self.learner.teacher is None else self.learner.teacher.model.state_dict(),
             "overrun": self.overrun,
-            "drawn": self.drawn,
-            "random": random_state(),
+            "order": self.order.state_dict(),
+        }
+
+    def _at_end(self) -> dict[str, Any]:
+        return {
+            "ended": True,
+            "history": [values(record) for record in self.history],
+            "model": self.model.state_dict(),
+            "pruning": None if self.pruning is None else self.pruning.state_dict(),
         }
 
     def take_up(self, kept: Mapping[str, Any]) -> None:
-        """Stand where `_state` was taken."""
-        self.kept, self.place = kept, _Place(**kept["place"])
+        """Stand where the checkpoint was written."""
         self.history = [EpochRecord(**record) for record in kept["history"]]
-        if kept["teacher"] is not None:
+        if kept.get("teacher") is not None:
             self.learner.teacher = Teacher(self.model, self.options)
             self.learner.teacher.model.load_state_dict(kept["teacher"])
         self.model.load_state_dict(kept["model"])
-        self.finished, self.overrun = dict(kept["finished"]), kept["overrun"]
         if self.pruning is not None:
             self.pruning.load_state_dict(kept["pruning"])
+        if kept["ended"]:
+            self.finished = copy.deepcopy(self.model.state_dict())
+            return
+        self.kept, self.place = kept, _Place(**kept["place"])
+        self.finished, self.overrun = dict(kept["finished"]), kept["overrun"]
+        self.order.load_state_dict(kept["order"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -104,6 +105,14 @@ class Batches:
             for change, drawn in changes:
                 inputs = change(inputs, drawn[part])
             yield inputs, self.targets[part]
+
+    @property
+    def fingerprint(self) -> str:
+        """Which samples these are, and in which batches, in a few letters: of every target, and of the first input."""
+        told = sha256(repr((tuple(self.inputs[torch.arange(1)].shape), self.batch_size, self.augmentations)).encode())
+        for tensor in (self.targets, self.inputs[torch.arange(1)]):
+            told.update(tensor.contiguous().cpu().numpy().tobytes())
+        return told.hexdigest()[:16]
 
     def part(self, which: torch.Tensor | Sequence[int]) -> Batches:
         """Batches of the samples of these numbers alone."""
