@@ -67,7 +67,7 @@ def choose_on_core(wishes: Sequence[Wish], memory_bits: int, profile: HardwarePr
     """
     slices = [_Slice(wish, lists_of(wish, profile)) for wish in wishes]
     whole = [part.whole() for part in slices]
-    if _bits(whole) <= memory_bits and all(part.is_within_caps(stand) for part, stand in zip(slices, whole, strict=True)):
+    if _bits(whole) <= memory_bits and all(part.iswithin_caps(stand) for part, stand in zip(slices, whole, strict=True)):
         return tuple(part.choice(stand, 0.0) for part, stand in zip(slices, whole, strict=True))
     price, stands = _best(slices, memory_bits)
     single: dict[int, _Stand] = {}
@@ -137,7 +137,7 @@ class _Slice:
         stands, worths = [], []
         for lists in self.ways:
             index, worth = lists.best(price)
-            kept = _within_caps(worth, self.wish.part)
+            kept = within_caps(worth, self.wish.part)
             stands.append(_Stand(lists=lists, index=np.where(kept, index, 0)))
             worths.append(float(worth[kept].sum()))
         return stands[int(np.argmax(worths))]
@@ -155,9 +155,9 @@ class _Slice:
         index[int(np.where(open_, lists.gain[:, 1], -1.0).argmax())] = 1
         return _Stand(lists=lists, index=index)
 
-    def is_within_caps(self, stand: _Stand) -> bool:
+    def iswithin_caps(self, stand: _Stand) -> bool:
         everywhere = np.where(stand.index > 0, np.inf, 0.0)
-        return bool(_within_caps(everywhere, self.wish.part).sum() == np.count_nonzero(stand.index))
+        return bool(within_caps(everywhere, self.wish.part).sum() == np.count_nonzero(stand.index))
 
     def dearest(self) -> float:
         """A price at which nothing is worth keeping."""
@@ -215,7 +215,7 @@ def _move(slices: Sequence[_Slice], within: Sequence[_Stand], over: Sequence[_St
         stand = low
         if low.lists is high.lists:
             wish = np.where(low.index > 0, np.inf, np.where(high.index > low.index, 1.0, 0.0))
-            goal = np.where(_within_caps(wish, part.wish.part), np.maximum(high.index, low.index), low.index)
+            goal = np.where(within_caps(wish, part.wish.part), np.maximum(high.index, low.index), low.index)
             fitting = np.cumsum(low.lists.bits[goal] - low.lists.bits[low.index]) <= spare
             stand = _Stand(lists=low.lists, index=np.where(fitting, goal, low.index))
         elif high.bits - low.bits <= spare:
@@ -246,7 +246,7 @@ def _best_step(stand: _Stand, part: SliceBudget, spare: int) -> tuple[float, int
     lists, index = stand.lists, stand.index
     cost = lists.bits - lists.bits[index][:, None]
     gain = lists.gain - np.take_along_axis(lists.gain, index[:, None], axis=1)
-    open_ = _within_caps(np.where(index > 0, np.inf, lists.gain[:, -1]), part)
+    open_ = within_caps(np.where(index > 0, np.inf, lists.gain[:, -1]), part)
     value = np.where((cost > 0) & (cost <= spare) & open_[:, None], gain / np.maximum(cost, 1), 0.0)
     axon, size = divmod(int(value.argmax()), lists.sizes.size)
     return float(value[axon, size]), axon, size
@@ -255,7 +255,7 @@ def _best_step(stand: _Stand, part: SliceBudget, spare: int) -> tuple[float, int
 # ---------------------------------------------------------------------------------------------- axons
 
 
-def _within_caps(worth: Floats, part: SliceBudget) -> Mask:
+def within_caps(worth: Floats, part: SliceBudget) -> Mask:
     """The axons (n_in,) worth something that a slice may keep: the best of each source's, then the best of all.
 
     The caps nest (each source within the total), so taking the best first is optimal.
@@ -278,8 +278,8 @@ def _first(worth: Floats, among: Mask, n: int) -> Mask:
 def _axon_prices(worth: Floats, part: SliceBudget) -> dict[str, float]:
     """What one axon more would be worth, in total and from the source that misses it most; `worth` after its bits are paid."""
     room = replace(part, input_axons=worth.size)
-    from_sources = _within_caps(worth, room)
-    kept = _within_caps(worth, part)
+    from_sources = within_caps(worth, room)
+    kept = within_caps(worth, part)
     capped = worth[(worth > 0) & ~from_sources]
     return {
         "input_axons": float(worth[from_sources & ~kept].max(initial=0.0)),

@@ -1,0 +1,28 @@
+"""The rivals of our method: what people would otherwise press a spiking network into a chip's memory with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks.compression.rivals.admm import ADMM
+from benchmarks.compression.rivals.fisher import FisherNeurons
+from benchmarks.compression.rivals.knapsack import Knapsack
+from benchmarks.compression.rivals.magnitude import Gradual, Lottery, OneShot
+from benchmarks.compression.rivals.one_sparsity import GlobalMinimax
+from benchmarks.compression.rivals.rewiring import STDS, GradR
+from benchmarks.compression.rivals.rigl import RigL
+from neurodeploy.training.pruning import Pruning
+
+RIVALS: dict[str, Callable[..., Pruning]] = {
+    "one-shot": OneShot,
+    "gradual": Gradual,
+    "lottery": Lottery,
+    "admm": ADMM,
+    "rigl": RigL,
+    "grad-r": GradR,
+    "stds": STDS,
+    "minimax-global": GlobalMinimax,
+    "fisher-neurons": FisherNeurons,
+    "knapsack": Knapsack,
+}
+"""Each is made by ``(budget, model, width=, thresholds=)``, and by what is its own."""

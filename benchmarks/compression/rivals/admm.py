@@ -1,0 +1,89 @@
+"""The rival that pulls weights towards their projection on the budget: ADMM."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from benchmarks.compression.rivals.masked import Masked
+from neurodeploy.budgets.budget import Budget
+from neurodeploy.training.pruning import Phase
+
+
+class ADMM(Masked):
+    """Alternating directions (Zhang et al. 2018, arXiv 1804.03294; for spiking networks Deng et al. 2021, arXiv 1911.00822).
+
+    minimise L(W) + g(Z) with W = Z, where g is 0 within the budget and infinite outside. In turn:
+
+        W   takes steps on  L(W) + rho / 2 |W - Z + U|^2
+        Z = the projection of W + U on the budget: its largest entries that each core holds
+        U = U + W - Z
+
+    Nothing is masked before the compression closes; then the largest weights stay, and are fine-tuned. The penalty's step is
+    taken exactly, beside the optimizer's:  W <- (W + c (Z - U)) / (1 + c)  with c = rate rho. As in the papers rho is raised,
+    tenfold a stage: here steadily, with the progress.
+
+    Parameters
+    ----------
+    rho, last_rho : float
+        At progress 0, and at progress 1 and beyond.
+    iterations : int
+        Updates of Z and U from progress 0 to 1; as many follow for the rest.
+    """
+
+    def __init__(
+        self, budget: Budget, model: torch.nn.Module, *, rho: float = 0.1, last_rho: float = 10.0, iterations: int = 20,
+        **common: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(budget, model, **common)
+        self.rho, self.last_rho, self.iterations = rho, last_rho, iterations
+        self.progress, self.done = 0.0, 0
+        self.projection = {name: module.weight.detach().clone() for name, module in self.layers.items()}
+        self.dual = {name: torch.zeros_like(weight) for name, weight in self.projection.items()}
+
+    def select(self, progress: float) -> None:
+        """Z and U, where they are due."""
+        self.progress = progress
+        due = int(progress * self.iterations) + 1
+        if due > self.done:
+            self.done = due
+            self._project()
+
+    @torch.no_grad()
+    def _project(self) -> None:
+        moved = {name: module.weight.detach() + self.dual[name] for name, module in self.layers.items()}
+        masks, _ = self.best({name: weight.abs() for name, weight in moved.items()}, 1.0)
+        for name, weight in moved.items():
+            self.projection[name].copy_(weight * masks[name])
+            self.dual[name].copy_(weight - self.projection[name])
+
+    @torch.no_grad()
+    def after_step(self, phase: Phase, learning_rate: float) -> None:
+        """The penalty's step, while compressing."""
+        if phase == "finetune":
+            super().after_step(phase, learning_rate)
+            return
+        pull = learning_rate * self.rho * (self.last_rho / self.rho) ** min(self.progress, 1.0)
+        for name, module in self.layers.items():
+            module.weight.lerp_(self.projection[name] - self.dual[name], pull / (1 + pull))
+
+    def close(self) -> None:
+        """Cut off what is not among the largest."""
+        self.survivors, _ = self.best(self.magnitudes(), 1.0)
+        self.is_final = True
+        super().close()
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """With Z and U."""
+        own = {"projection": self.projection, "dual": self.dual, "progress": self.progress, "done": self.done}
+        return {**super().state_dict(), **own}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take them up again."""
+        super().load_state_dict(state)
+        self.progress, self.done = float(state["progress"]), state["done"]
+        for own, kept in ((self.projection, state["projection"]), (self.dual, state["dual"])):
+            for name, values in own.items():
+                values.copy_(kept[name])

@@ -1,0 +1,134 @@
+"""What the rivals have in common with our method, so that only the choice of the survivors differs.
+
+Survivors are rounded to the chip's integers while they learn, memory is a core's, neurons that nobody hears are forgotten
+in the end, and the budget is checked by the same count: all that is inherited. What a rival is asked for is `select`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from benchmarks.compression.rivals.threshold import Scored, best_on_core
+from neurodeploy.budgets.budget import Budget, SliceBudget
+from neurodeploy.training.integers import best_grid
+from neurodeploy.training.minimax import Compression
+from neurodeploy.training.pruning import Phase
+from neurodeploy.training.schedule import axons_in_force, memory_in_force
+
+
+class Masked(Compression):
+    """A method that chooses survivors in its own way; a rival is a subclass with its `select`.
+
+    Parameters
+    ----------
+    budget : Budget
+    model : torch.nn.Module
+        Its weights are the method's from now on.
+    width : int
+        Bits of every weight.
+    thresholds : mapping of layer to float, optional
+        Of neurons that fire, in the units of the model; rounded with the weights.
+    integers : bool
+        The loss sees the survivors in the chip's integers. Without, as they are: they are rounded after training.
+
+    Attributes
+    ----------
+    is_final : bool
+        The survivors stay as they are from now on.
+    """
+
+    def __init__(
+        self, budget: Budget, model: torch.nn.Module, *, width: int,
+        thresholds: Mapping[str, float] = MappingProxyType({}), integers: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__(budget, model, thresholds=thresholds)
+        self.forms = {name: replace(form, width=width) for name, form in self.forms.items()}
+        self.multipliers = {}
+        self.width, self.integers, self.is_final = width, integers, False
+
+    def select(self, progress: float) -> None:
+        """Choose the survivors under the budget in force at `progress`; not asked any more once they are final."""
+        raise NotImplementedError
+
+    def choose(self, progress: float) -> None:
+        """Choose the survivors, and now and then the grid of values that they are rounded to."""
+        if not self.is_final:
+            self.select(progress)
+        if self._chosen % self.options.form_interval == 0:
+            self._choose_forms()
+        self._chosen += 1
+
+    def effective(self, name: str) -> torch.Tensor:
+        """The weights of a layer that the loss sees, before they are rounded."""
+        return self.layers[name].weight.detach() * self.survivors[name]
+
+    def _on_chip(self, name: str) -> torch.Tensor:
+        grid = self.forms[name].grid
+        return self.effective(name) if grid is None else grid.rounded(self.effective(name))
+
+    def _choose_forms(self) -> None:
+        """Lay each layer's grid anew, for the weights that survive."""
+        for name, form in self.forms.items() if self.integers else ():
+            surviving = self.effective(name)[self.survivors[name]].cpu().double().numpy()
+            self.forms[name] = replace(form, grid=best_grid(surviving, form.width, form.threshold))
+
+    def memory(self, parts: Sequence[SliceBudget], progress: float) -> int:
+        """Bits that the slices of a core may use at `progress`."""
+        return memory_in_force(parts, self.budget, progress)
+
+    def best(self, scores: Mapping[str, torch.Tensor], progress: float) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+        """What survives a threshold on each core that is as low as the budget in force at `progress` allows.
+
+        Parameters
+        ----------
+        scores : mapping of layer to tensor (n_out, n_in)
+            At least 0; what scores 0 never survives.
+
+        Returns
+        -------
+        masks : dict of layer to tensor (n_out, n_in), bool
+        thresholds : dict of slice to float
+        """
+        masks = {name: torch.zeros_like(mask) for name, mask in self.survivors.items()}
+        thresholds = dict[str, float]()
+        for parts in self._by_core():
+            slices = [
+                Scored(part=axons_in_force(part, progress), score=scores[part.layer][part.start : part.stop].float())
+                for part in parts
+            ]
+            kept, threshold = best_on_core(slices, self.memory(parts, progress), self.width, self.budget.profile)
+            for part, mask in zip(parts, kept, strict=True):
+                masks[part.layer][part.start : part.stop] = mask
+                thresholds[part.name] = threshold
+        return masks, thresholds
+
+    def magnitudes(self) -> dict[str, torch.Tensor]:
+        """Of all weights, by layer."""
+        return {name: module.weight.detach().abs() for name, module in self.layers.items()}
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """What every rival changes while it presses."""
+        return {**super().state_dict(), "is_final": int(self.is_final)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take it up again."""
+        super().load_state_dict(state)
+        self.is_final = bool(state["is_final"])
+
+
+class Held(Masked):
+    """One whose pruned weights are zero from then on: by their magnitude they never come back."""
+
+    def choose(self, progress: float) -> None:
+        """Choose, and set the others to zero."""
+        super().choose(progress)
+        self.hold()
+
+    def after_step(self, phase: Phase, learning_rate: float) -> None:  # noqa: ARG002  # as every method is asked
+        """Hold them there, in every phase."""
+        self.hold()
