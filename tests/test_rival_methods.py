@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -31,10 +32,10 @@ FIRST, LAST = "layer0", "layer2"
 def small(loihi1: HardwareProfile) -> Callable[..., Any]:
     """``small(RigL, share=0.5)``: the method beside a model of 24-70-5, whose core holds a part of its synapses."""
 
-    def make(method: Callable[..., Any], **own: Any) -> Any:
-        model, chip = build(24, 70, 5), with_values(loihi1, synapse_memory_bits_per_core=8192)
+    def make(method: Callable[..., Any], bits: int = 8192, **own: Any) -> Any:
+        model, chip = build(24, 70, 5), with_values(loihi1, synapse_memory_bits_per_core=bits)
         with torch.no_grad():
-            model[2].weight.mul_(2)  # as large as those before
+            model[2].weight.mul_(5)  # so that all neurons are heard
         return method(budget_for(model, chip, 1), model, width=8, **own)
 
     return make
@@ -54,10 +55,10 @@ def weights(rival: Masked) -> dict[str, torch.Tensor]:
 
 
 def parted(values: dict[str, torch.Tensor], masks: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Those of all layers under the masks, and the others."""
-    return torch.cat([values[name][mask] for name, mask in masks.items()]), torch.cat(
-        [values[name][~mask] for name, mask in masks.items()]
-    )
+    """Those of both layers under the masks, and the others, as far as they lie at hidden neurons that have synapses."""
+    live = masks[FIRST].any(dim=1)
+    pairs = [(values[FIRST][live], masks[FIRST][live]), (values[LAST][:, live], masks[LAST][:, live])]
+    return torch.cat([value[mask] for value, mask in pairs]), torch.cat([value[~mask] for value, mask in pairs])
 
 
 def test_one_shot_keeps_the_largest_of_all_layers_and_never_asks_again(small: Callable[..., Any]) -> None:
@@ -121,18 +122,31 @@ def test_a_lottery_goes_back_to_the_early_weights_in_every_round(small: Callable
 
 
 def test_admm_pulls_towards_what_fits_and_cuts_only_in_the_end(small: Callable[..., Any]) -> None:
-    rival = small(ADMM, rho=1.0)
+    rival = small(ADMM, rho=0.5)
+    loss_of(rival)
+    without = {name: module.weight.grad.clone() for name, module in rival.layers.items()}  # no penalty before the first choice
     rival.choose(0.0)
     assert rival.connectivity == 1.0
-    before, there = weights(rival), {name: z - rival.dual[name] for name, z in rival.projection.items()}
-    rival.after_step("compress", 0.5)
     for name, weight in weights(rival).items():
-        assert torch.allclose(weight, (before[name] + 0.5 * there[name]) / 1.5, atol=1e-6)
-        assert torch.allclose(rival.projection[name] + rival.dual[name], before[name], atol=1e-6)
+        assert torch.equal(rival.projection[name] + rival.dual[name], weight)
+    rival.forms = {name: replace(form, grid=None) for name, form in rival.forms.items()}
+    loss_of(rival)
+    for name, module in rival.layers.items():
+        penalty = 0.5 * (module.weight - rival.projection[name] + rival.dual[name])
+        assert torch.allclose(module.weight.grad, without[name] + penalty, atol=1e-6)
     sparse = sum(int((z != 0).sum()) for z in rival.projection.values()) / (24 * 70 + 70 * 5)
     rival.close()
     assert rival.connectivity <= sparse + 0.05 < 0.9
     assert max(rival.overruns().values()) <= 0
+
+
+def loss_of(rival: Masked) -> None:
+    """The gradients of a loss, as the loop takes them."""
+    first, last = rival.layers.values()
+    for module in (first, last):
+        module.weight.grad = None
+    with rival.in_force():
+        (last(first(torch.ones(2, 24)).tanh()) ** 2).sum().backward()
 
 
 def test_rigl_keeps_the_budget_from_the_start_and_grows_by_gradient(small: Callable[..., Any]) -> None:
@@ -184,15 +198,20 @@ def test_stds_is_a_soft_threshold_that_rises(small: Callable[..., Any]) -> None:
     for progress in (0.0, 0.4, 0.7, 1.0):
         rival.choose(progress)
         widths += [float(rival.widths_of_zero[FIRST].max())]
+        shrunk = {
+            name: torch.nn.functional.softshrink(theta[name], float(width.max())) for name, width in rival.widths_of_zero.items()
+        }
         for name in theta:
-            shrunk = torch.nn.functional.softshrink(theta[name], float(rival.widths_of_zero[name].max()))
-            assert torch.allclose(rival.effective(name), shrunk, atol=1e-6)
+            assert torch.allclose(rival.effective(name), shrunk[name] * rival.survivors[name], atol=1e-6)
             assert torch.equal(theta[name], weights(rival)[name])
+        seen, lost = parted(shrunk, rival.survivors)
+        assert seen.all()
+        assert not lost.any()
     assert widths == sorted(widths)
     assert widths[0] < 1e-6 < widths[1] < widths[3]
-    seen = {name: rival.effective(name) for name in theta}
+    before = {name: rival.effective(name) for name in theta}
     rival.close()
-    assert all(torch.equal(weight, seen[name] * rival.survivors[name]) for name, weight in weights(rival).items())
+    assert all(torch.equal(weight, before[name] * rival.survivors[name]) for name, weight in weights(rival).items())
 
 
 def test_the_papers_minimax_has_one_sparsity_and_prices_that_climb(small: Callable[..., Any]) -> None:
@@ -231,7 +250,9 @@ def test_fisher_takes_whole_neurons_by_what_their_spikes_contribute(small: Calla
 
 
 def test_a_knapsack_fills_units_and_never_takes_a_synapse_back(small: Callable[..., Any]) -> None:
-    rival = small(Knapsack)
+    rival = small(Knapsack, bits=12288)
+    with torch.no_grad():
+        rival.layers[LAST].weight.sign_()
     rival.choose(1.0)
     lengths = set(rival.survivors[FIRST].sum(dim=0).tolist())  # of 8 + 7 bits, ten of header: 3, 7, 12, ... fill units of 64
     assert lengths <= {0, 3, 7, 12, 16, 20, 24, 29, 33, 37, 42, 46, 50, 54, 59, 63, 64, 67, 70}

@@ -18,7 +18,7 @@ from spiking import budget_for, build
 from benchmarks.compression.rivals import RIVALS
 from benchmarks.compression.rivals.magnitude import OneShot
 from benchmarks.compression.rivals.masked import Masked
-from benchmarks.compression.rivals.threshold import Scored, best_on_core
+from benchmarks.compression.rivals.threshold import Ranking
 from neurodeploy.budgets.budget import Budget
 from neurodeploy.frontends.norse import extract
 from neurodeploy.hardware import HardwareProfile
@@ -127,25 +127,31 @@ def told(value: Any) -> Any:
 # ---------------------------------------------------------------------------------------------- the threshold
 
 
-def test_the_threshold_is_the_lowest_that_fits(loihi1: HardwareProfile) -> None:
+@pytest.mark.parametrize("outgoing", [4.0, 1.0])
+def test_the_threshold_is_the_lowest_that_fits(outgoing: float, loihi1: HardwareProfile) -> None:
+    """Where outgoing weights are small many neurons die, and others get their memory."""
     model = build(40, 60, 10)
-    budget = budget_for(model, with_values(loihi1, synapse_memory_bits_per_core=8192), 1)
-    slices = [
-        Scored(part=part, score=module.weight.detach().abs())
-        for part, module in zip(budget.slices, (model[0], model[2]), strict=True)
-    ]
-    kept, threshold = best_on_core(slices, 8192, WIDTH, loihi1)
-    assert bits_of(kept, budget) <= 8192
-    below = max(float(one.score[one.score < threshold].max()) for one in slices)
-    assert bits_of([one.score >= below for one in slices], budget) > 8192
-    assert all(bool((mask == (one.score >= threshold)).all()) for mask, one in zip(kept, slices, strict=True))
+    chip = with_values(loihi1, synapse_memory_bits_per_core=8192)
+    budget = budget_for(model, chip, 1)
+    scores = {"layer0": model[0].weight.detach().abs(), "layer2": model[2].weight.detach().abs() * outgoing}
+    masks, thresholds = Ranking(scores, [budget.slices], [8192], WIDTH, chip).survivors()
+    threshold = thresholds[budget.slices[0].name]
+
+    def alive(level: float) -> dict[str, torch.Tensor]:
+        above = {name: score >= level for name, score in scores.items()}
+        live = above["layer0"].any(dim=1) & above["layer2"].any(dim=0)
+        return {"layer0": above["layer0"] & live[:, None], "layer2": above["layer2"] & live}
+
+    assert all(torch.equal(masks[name], mask) for name, mask in alive(threshold).items())
+    assert 0 < int((~masks["layer0"].any(dim=1)).sum()) < 50
+    assert bits_of(masks, budget) <= 8192 < bits_of(alive(threshold * 0.97), budget)
 
 
-def bits_of(masks: list[torch.Tensor], budget: Budget) -> int:
+def bits_of(masks: dict[str, torch.Tensor], budget: Budget) -> int:
     network = extract(build(40, 60, 10), torch.zeros(1, 40))
     return sum(
-        memory_of(network[part.layer].connections[0], part.region, mask.numpy(), WIDTH, budget.profile)
-        for part, mask in zip(budget.slices, masks, strict=True)
+        memory_of(network[part.layer].connections[0], part.region, masks[part.layer].numpy(), WIDTH, budget.profile)
+        for part in budget.slices
     )
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from benchmarks.compression.rivals.masked import Masked
 from neurodeploy.budgets.budget import Budget
-from neurodeploy.training.pruning import Phase
 
 
 class ADMM(Masked):
@@ -21,9 +21,10 @@ class ADMM(Masked):
         Z = the projection of W + U on the budget: its largest entries that each core holds
         U = U + W - Z
 
-    Nothing is masked before the compression closes; then the largest weights stay, and are fine-tuned. The penalty's step is
-    taken exactly, beside the optimizer's:  W <- (W + c (Z - U)) / (1 + c)  with c = rate rho. As in the papers rho is raised,
-    tenfold a stage: here steadily, with the progress.
+    Nothing is masked before the compression closes; then the largest weights stay, and are fine-tuned. The penalty's gradient
+    rho (W - Z + U) is added to the loss's, so that the optimizer sees their sum, as in the papers: beside Adam's steps, which
+    are of one size however small the gradient is, a step of its own would be lost. rho is raised, tenfold a stage there, here
+    steadily with the progress.
 
     Parameters
     ----------
@@ -34,7 +35,7 @@ class ADMM(Masked):
     """
 
     def __init__(
-        self, budget: Budget, model: torch.nn.Module, *, rho: float = 0.1, last_rho: float = 10.0, iterations: int = 20,
+        self, budget: Budget, model: torch.nn.Module, *, rho: float = 1e-3, last_rho: float = 1e-1, iterations: int = 5,
         **common: Any,
     ) -> None:  # fmt: skip
         super().__init__(budget, model, **common)
@@ -59,15 +60,21 @@ class ADMM(Masked):
             self.projection[name].copy_(weight * masks[name])
             self.dual[name].copy_(weight - self.projection[name])
 
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """As ever; to gradients that were taken meanwhile the penalty's is added."""
+        is_fresh = all(module.weight.grad is None for module in self.layers.values())
+        with super().in_force():
+            yield
+        if is_fresh and self.done and not self.is_final:
+            self._add_penalty()
+
     @torch.no_grad()
-    def after_step(self, phase: Phase, learning_rate: float) -> None:
-        """The penalty's step, while compressing."""
-        if phase == "finetune":
-            super().after_step(phase, learning_rate)
-            return
-        pull = learning_rate * self.rho * (self.last_rho / self.rho) ** min(self.progress, 1.0)
+    def _add_penalty(self) -> None:
+        rho = self.rho * (self.last_rho / self.rho) ** min(self.progress, 1.0)
         for name, module in self.layers.items():
-            module.weight.lerp_(self.projection[name] - self.dual[name], pull / (1 + pull))
+            if module.weight.grad is not None:
+                module.weight.grad.add_(module.weight - self.projection[name] + self.dual[name], alpha=rho)
 
     def close(self) -> None:
         """Cut off what is not among the largest."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.compression.rivals.threshold import Scored, best_on_core
+from benchmarks.compression.rivals.threshold import Ranking
 from neurodeploy.budgets.budget import Budget, SliceBudget
 from neurodeploy.training.integers import best_grid
 from neurodeploy.training.minimax import Compression
@@ -94,18 +94,9 @@ class Masked(Compression):
         masks : dict of layer to tensor (n_out, n_in), bool
         thresholds : dict of slice to float
         """
-        masks = {name: torch.zeros_like(mask) for name, mask in self.survivors.items()}
-        thresholds = dict[str, float]()
-        for parts in self._by_core():
-            slices = [
-                Scored(part=axons_in_force(part, progress), score=scores[part.layer][part.start : part.stop].float())
-                for part in parts
-            ]
-            kept, threshold = best_on_core(slices, self.memory(parts, progress), self.width, self.budget.profile)
-            for part, mask in zip(parts, kept, strict=True):
-                masks[part.layer][part.start : part.stop] = mask
-                thresholds[part.name] = threshold
-        return masks, thresholds
+        cores = [[axons_in_force(part, progress) for part in parts] for parts in self._by_core()]
+        memory = [self.memory(parts, progress) for parts in self._by_core()]
+        return Ranking(scores, cores, memory, self.width, self.budget.profile).survivors()
 
     def magnitudes(self) -> dict[str, torch.Tensor]:
         """Of all weights, by layer."""

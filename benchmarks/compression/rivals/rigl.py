@@ -27,13 +27,13 @@ class RigL(Held):
     share : float
         Of the synapses that the first update drops; 0.3 in the paper.
     every : int
-        Choices from one update to the next: 100 steps in the paper.
+        Choices from one update to the next: 100 steps in the paper, whose training is longer.
     until : float
         Progress of the last update: the paper's three quarters of training, where the compression goes on to progress 2.
     """
 
     def __init__(
-        self, budget: Budget, model: torch.nn.Module, *, share: float = 0.3, every: int = 5, until: float = 1.5, **common: Any
+        self, budget: Budget, model: torch.nn.Module, *, share: float = 0.3, every: int = 2, until: float = 1.5, **common: Any
     ) -> None:
         super().__init__(budget, model, **common)
         self.share, self.every, self.until = share, every, until

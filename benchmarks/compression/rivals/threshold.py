@@ -1,14 +1,17 @@
-"""Which synapses have the largest scores that a core holds: one threshold for all of its slices.
+"""Which synapses have the largest scores that the cores hold: one threshold for all slices of a core.
 
 This is how anybody would bring a method that ranks synapses onto a chip: try a threshold, count what its survivors take of
-the core's memory, try another. Whatever the threshold keeps is counted by the resource model, with its lists, headers and
-rounding. Floats from 0 up are in the order of their bits, so the bisection is over these, and exact.
+the core's memory, try another. The count is the resource model's, with lists, headers and rounding. Neurons that are left
+without a synapse on one side lose those on the other, as Han et al. 2015 (arXiv 1506.02626) do, and the threshold goes lower
+for the memory that they give back. A lower threshold never takes less, so bisection finds the lowest that fits; floats from
+0 up are in the order of their bits, and it is over these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -18,74 +21,123 @@ from neurodeploy.hardware import HardwareProfile
 from neurodeploy.resources.usage import count
 from neurodeploy.training.masks import within_caps
 
+Tensors = dict[str, torch.Tensor]
+
 _INFINITY = 0x7F800000
 """The bits of a float32 that is infinite."""
+_OCTAVE = 1 << 23
+"""How far the bits of a float32 are from those of its half."""
+_NEAR = 1 << 13
+"""A thousandth, where dead neurons are counted out: thresholds need not be nearer than that."""
+_NEGLIGIBLE = 0.01
+"""Share of the survivors at dead neurons up to which nothing is done about them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Scored:
-    """A slice, and what its synapses score.
-
-    Attributes
-    ----------
-    part : SliceBudget
-        Its caps on axons are kept: the axons stay whose scores add up to most.
-    score : tensor (n_neurons, n_in), float32
-        At least 0. What scores 0 never survives, what is infinite always does; of each slice its best synapse stays.
-    """
-
-    part: SliceBudget
-    score: torch.Tensor
-
-    def within_caps(self) -> Scored:
-        """The same, with scores of 0 on the axons that the caps leave out, and an infinite one where the best is."""
-        score, part = self.score.clone(), self.part
-        if part.input_axons < score.shape[1] or any(cap.axons < cap.stop - cap.start for cap in part.sources):
-            worth = score.double().sum(dim=0).cpu().numpy()
-            score[:, torch.from_numpy(~within_caps(worth, part)).to(score.device)] = 0
-        score.view(-1)[score.argmax()] = torch.inf
-        return Scored(part=part, score=score)
-
-    def above(self, threshold: float) -> torch.Tensor:
-        """(n_neurons, n_in), bool: the scores of at least so much."""
-        return self.score >= threshold
-
-
-def best_on_core(
-    slices: Sequence[Scored], memory_bits: int, width: int, profile: HardwareProfile
-) -> tuple[list[torch.Tensor], float]:
-    """The survivors of the lowest threshold at which the slices of one core fit its memory.
+class Ranking:
+    """The synapses of a model by their scores, and what survives on cores of some memory.
 
     Parameters
     ----------
-    memory_bits : int
-        What they may use together.
+    scores : mapping of layer to tensor (n_out, n_in)
+        In the order of the layers, at least 0. What scores 0 never survives, what is infinite always does; of each slice its
+        best synapse stays. Caps on axons are kept: the axons stay whose scores add up to most.
+    cores : sequence of sequences of SliceBudget
+        The slices of each core, with the caps in force.
+    memory_bits : sequence of int
+        What each core may use.
     width : int
         Bits of a weight.
-
-    Returns
-    -------
-    masks : list of tensor (n_neurons, n_in), bool
-        One for each slice.
-    threshold : float
-        The survivors score so much or more.
     """
-    slices = [one.within_caps() for one in slices]
 
-    def bits(threshold: float) -> int:
-        counts = [one.above(threshold).sum(dim=0).cpu().numpy() for one in slices]
-        return sum(count(n, one.part.neurons, width, profile).synapse_memory_bits for n, one in zip(counts, slices, strict=True))
+    def __init__(
+        self, scores: Mapping[str, torch.Tensor], cores: Sequence[Sequence[SliceBudget]], memory_bits: Sequence[int],
+        width: int, profile: HardwareProfile,
+    ) -> None:  # fmt: skip
+        self.cores, self.memory_bits, self.width, self.profile = cores, memory_bits, width, profile
+        self.scores = {name: score.detach().float().clone() for name, score in scores.items()}
+        self.best = {part.name: _with_best(self._of(self.scores, part), part) for parts in cores for part in parts}
 
-    low, high = 0, _INFINITY
-    if bits(_float(1)) <= memory_bits:
-        high = 1
-    while high - low > 1:
+    def survivors(self) -> tuple[Tensors, dict[str, float]]:
+        """Masks (n_out, n_in) by layer, and the threshold by slice: survivors score so much or more."""
+        found = [_lowest(partial(self._fits_alone, core), 1, _INFINITY) for core in range(len(self.cores))]
+        masks = self._masks(found)
+        if self._wasted(masks) > _NEGLIGIBLE:
+            for core, threshold in enumerate(found):
+                lowest = max(threshold - 4 * _OCTAVE, 1)
+                found[core] = _lowest(partial(self._fits_connected, found, core), lowest, threshold, _NEAR)
+            masks = self._masks(found)
+        thresholds = {part.name: _float(at) for parts, at in zip(self.cores, found, strict=True) for part in parts}
+        return self._connected(masks), thresholds
+
+    def _of(self, layers: Mapping[str, torch.Tensor], part: SliceBudget) -> torch.Tensor:
+        return layers[part.layer][part.start : part.stop]
+
+    def _above(self, core: int, threshold: int) -> list[torch.Tensor]:
+        return [self._of(self.scores, part) >= _float(threshold) for part in self.cores[core]]
+
+    def _bits(self, masks: Sequence[torch.Tensor], core: int) -> int:
+        return sum(
+            count(mask.sum(dim=0).cpu().numpy(), part.neurons, self.width, self.profile).synapse_memory_bits
+            for mask, part in zip(masks, self.cores[core], strict=True)
+        )
+
+    def _masks(self, thresholds: Sequence[int]) -> Tensors:
+        masks = {name: torch.zeros_like(score, dtype=torch.bool) for name, score in self.scores.items()}
+        for core, threshold in enumerate(thresholds):
+            for part, mask in zip(self.cores[core], self._above(core, threshold), strict=True):
+                self._of(masks, part).copy_(mask)
+        return masks
+
+    def _connected(self, masks: Tensors) -> Tensors:
+        """Without the synapses of neurons that have none on their other side; the best of each slice stays even so."""
+        left = {name: mask.clone() for name, mask in masks.items()}
+        for before, after in pairwise(masks):
+            is_live = masks[before].any(dim=1) & masks[after].any(dim=0)
+            left[before] &= is_live[:, None]
+            left[after] &= is_live
+        for parts in self.cores:
+            for part in parts:
+                self._of(left, part).view(-1)[self.best[part.name]] = True
+        return left
+
+    def _wasted(self, masks: Tensors) -> float:
+        kept, live = (sum(int(mask.sum()) for mask in some.values()) for some in (masks, self._connected(masks)))
+        return 1 - live / kept
+
+    def _fits_alone(self, core: int, threshold: int) -> bool:
+        """Whether all that is above it fits the core."""
+        return self._bits(self._above(core, threshold), core) <= self.memory_bits[core]
+
+    def _fits_connected(self, thresholds: Sequence[int], core: int, threshold: int) -> bool:
+        """Whether what is above all of them, with this one for a core, fits every core without the dead neurons."""
+        left = self._connected(self._masks([*thresholds[:core], threshold, *thresholds[core + 1 :]]))
+        return all(
+            self._bits([self._of(left, part) for part in parts], core) <= self.memory_bits[core]
+            for core, parts in enumerate(self.cores)
+        )
+
+
+def _with_best(score: torch.Tensor, part: SliceBudget) -> int:
+    """Score 0 on the axons that the caps leave out, and infinity at the best, whose place in the slice is returned."""
+    if part.input_axons < score.shape[1] or any(cap.axons < cap.stop - cap.start for cap in part.sources):
+        worth = score.double().sum(dim=0).cpu().numpy()
+        score[:, torch.from_numpy(~within_caps(worth, part)).to(score.device)] = 0
+    best = int(score.argmax())
+    score.view(-1)[best] = torch.inf
+    return best
+
+
+def _lowest(fits: Callable[[int], bool], low: int, high: int, near: int = 1) -> int:
+    """The lowest threshold that fits, as the bits of a float; `high` is known to."""
+    if fits(low):
+        return low
+    while high - low > near:
         middle = (low + high) // 2
-        if bits(_float(middle)) <= memory_bits:
+        if fits(middle):
             high = middle
         else:
             low = middle
-    return [one.above(_float(high)) for one in slices], _float(high)
+    return high
 
 
 def _float(bits: int) -> float:
