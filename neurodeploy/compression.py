@@ -43,7 +43,7 @@ from neurodeploy.trimming import live_neurons, without_neurons
 STAGES = ("dense", "compressed")
 """What is trained, one after the other, each with a checkpoint of its own."""
 
-MINIMAX = MinimaxOptions(widths=True)
+MINIMAX = MinimaxOptions(widths=True, idle=True)
 """Neurons are not given up by default: that has not been shown to pay."""
 
 

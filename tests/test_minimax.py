@@ -16,7 +16,9 @@ from neurodeploy.hardware import HardwareProfile
 from neurodeploy.network import Network
 from neurodeploy.training.masks import RESOURCES
 from neurodeploy.training.minimax import Compression
+from neurodeploy.training.modules import as_network
 from neurodeploy.training.options import MinimaxOptions
+from neurodeploy.trimming import live_neurons
 
 PENALTY_RATE = 100.0
 
@@ -144,6 +146,27 @@ def test_neurons_that_nobody_hears_keep_no_synapse_and_the_output_stays(
     compression.close()
     assert torch.allclose(model(inputs), before)
     assert [int(weight.any(dim=1).sum()) for weight in (first, second, third)] == [7, 5, 4]
+
+
+def test_what_idle_neurons_leave_goes_to_the_others(
+    make_network: Callable[..., Network], make_chip: Callable[..., HardwareProfile]
+) -> None:
+    """Of 200 neurons at most 30 are heard: five bits of index tell them apart, where eight were needed."""
+    network, kept = make_network([64, 200, 10]), {}
+    for idle in (False, True):
+        model = linear_model(network)
+        with torch.no_grad():
+            model[1].weight[:, 30:] *= 1e-3
+        budget = share_budget(network, make_chip(synapse_memory_bits_per_core=16384, neurons_per_core=256), cores=1)
+        compression = Compression(budget, model, MinimaxOptions(integers=False, idle=idle))
+        compression.choose(0.5)
+        assert compression.survivors["layer1"][30:].any()
+        compression.choose(1.0)
+        compression.close()
+        live = live_neurons(as_network(compression.layers))["layer1"]
+        assert 0 < live.sum() <= 30
+        kept[idle] = int(compression.survivors["layer1"].sum())
+    assert kept[True] > 1.1 * kept[False]
 
 
 def test_overruns_are_those_that_the_budget_counts(make_network: Callable[..., Network], tiny: HardwareProfile) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 
 
 def append(row: dict[str, Any], path: Path | None) -> None:
-    """Print a row, and add it to a file of them."""
+    """Print a row, and add it to a file of them, with the commit if it does not say."""
     print(
         ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()),
         flush=True,
     )
     if path is not None:
         with path.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(row | {"commit": commit()}) + "\n")
+            lines.write(json.dumps(row if "commit" in row else row | {"commit": commit()}) + "\n")
 
 
 def rows(path: Path | None) -> list[dict[str, Any]]:

@@ -37,6 +37,9 @@ from neurodeploy.training.pruning import Phase
 from neurodeploy.training.schedule import axons_in_force, constraint, memory_in_force
 from neurodeploy.trimming import live_neurons, without_neurons
 
+_CLOSING_CHOICES = 3
+"""What neurons that are left out leave to others lets more of them fall idle, but hardly twice."""
+
 
 class Compression:
     """The constrained side of the problem: which synapses survive, in which form, and every multiplier.
@@ -111,6 +114,8 @@ class Compression:
 
     def choose(self, progress: float) -> None:
         """Choose the survivors anew, and with them the multipliers, under the budget in force at `progress` 0..1."""
+        if progress >= 1 and self.options.idle:
+            self._leave_out_idle()
         if self._chosen % self.options.form_interval == 0:
             self._choose_forms()
         self._chosen += 1
@@ -130,7 +135,32 @@ class Compression:
         return list(cores.values())
 
     def _weights(self) -> dict[str, NDArray[np.float64]]:
-        return {name: module.weight.detach().cpu().double().numpy() for name, module in self.layers.items()}
+        """The weights that there is a choice of: neurons that were left out for being idle stay out."""
+        weights, silent = {}, None
+        for name, module in self.layers.items():
+            weight = module.weight.detach().cpu().double().numpy().copy()
+            if silent is not None:
+                weight[:, silent] = 0
+            silent = self._left_out(name) if self.options.idle else None
+            if silent is not None:
+                weight[silent] = 0
+            weights[name] = weight
+        return weights
+
+    def _left_out(self, name: str) -> NDArray[np.bool_]:
+        out = np.zeros(len(self.survivors[name]), dtype=np.bool_)
+        for part in self.budget.of(name):
+            if part.name in self.forms[name].rows:
+                out[part.start : part.stop] = True
+                out[part.start + self.forms[name].rows[part.name]] = False
+        return out
+
+    def _leave_out_idle(self) -> None:
+        """Leave neurons out that nobody hears, or that hear nobody: the memory goes to others, told apart by fewer bits."""
+        for name, live in live_neurons(as_network(self.layers, self.survivors)).items():
+            rows = {part.name: np.flatnonzero(live[part.start : part.stop]) for part in self.budget.of(name)}
+            fewer = {part.name: rows[part.name] for part in self.budget.of(name) if 0 < rows[part.name].size < part.neurons}
+            self.forms[name] = replace(self.forms[name], rows={**self.forms[name].rows, **fewer})
 
     def _wish(self, part: SliceBudget, weights: Mapping[str, NDArray[np.float64]], progress: float) -> Wish:
         return self.forms[part.layer].wish(axons_in_force(part, progress), weights[part.layer][part.start : part.stop])
@@ -220,8 +250,9 @@ class Compression:
         BudgetError
             The surviving weights break the budget after all; the count on the weights themselves has the last word.
         """
-        self._chosen = 0
-        self.choose(1.0)
+        for _ in range(_CLOSING_CHOICES if self.options.idle else 1):
+            self._chosen = 0
+            self.choose(1.0)
         self._forget_unheard()
         self.hold()
         network = as_network(self.layers)

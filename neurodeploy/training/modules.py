@@ -40,14 +40,15 @@ def find_layers(model: torch.nn.Module, budget: Budget) -> dict[str, torch.nn.Li
     return {part.layer: found[part.layer] for part in budget.layers}
 
 
-def as_network(layers: Mapping[str, torch.nn.Linear]) -> Network:
-    """The weights as a network for the budget to count; its neurons are of no account."""
+def as_network(layers: Mapping[str, torch.nn.Linear], masks: Mapping[str, torch.Tensor] | None = None) -> Network:
+    """The weights, or masks in their place, as a network for the budget to count; its neurons are of no account."""
     zero: NDArray[np.float64] = np.zeros(())
     neuron = LI(current_decay=zero, voltage_decay=zero, rest=zero)
     sources = [INPUT, *layers]
     nouns: list[Layer] = []
     for source, (name, module) in zip(sources, layers.items(), strict=False):
-        weight = module.weight.detach().cpu().double().numpy()
+        weight = (module.weight if masks is None else masks[name]).detach().cpu().double().numpy()
+        bias = zero if module.bias is None else module.bias.detach().cpu().double().numpy()
         connection: Connection[Synapse] = Connection(source=source, synapse=Dense(weight=weight))
-        nouns.append(Layer(name=name, shape=(len(weight),), neuron=neuron, connections=(connection,), bias=zero))
+        nouns.append(Layer(name=name, shape=(len(weight),), neuron=neuron, connections=(connection,), bias=bias))
     return Network(input_shape=(nouns[0].weight.shape[1],), layers=tuple(nouns), timestep_s=1e-3)

@@ -1,0 +1,57 @@
+"""The command line: tables one after the other, their runs beside each other, each row written when it is there."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmarks.compression.bench import Bench
+from benchmarks.compression.methods import METHODS, RIVALRY
+from benchmarks.compression.plans import CONNECTIVITIES, CORES, TABLES, Wish, before
+from benchmarks.compression.runs import Place
+from benchmarks.compression.tasks import TASKS
+from benchmarks.placement.rows import commit, rows
+
+
+def main() -> None:
+    """Make what is asked for."""
+    asked = _asked()
+    asked.cache.mkdir(parents=True, exist_ok=True)
+    place = Place(mnist=asked.mnist, folder=asked.cache, device=asked.device)
+    with Bench(asked.jobs, place, asked.out, asked.commit, asked.minutes) as bench:
+        for table in asked.tables:
+            known = CONNECTIVITIES if table == "connectivity" else CORES
+            wish = Wish(
+                task=asked.task,
+                methods=asked.methods,
+                budgets=asked.budgets or known,
+                seeds=asked.seeds,
+                epochs=tuple(asked.epochs),
+            )
+            planned = list(TABLES[table](wish, rows(asked.out)))
+            for runs in (before(planned), planned):
+                bench.make(runs)
+
+
+def _asked() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="What is left of accuracy when a network has to fit")
+    parser.add_argument("tables", nargs="+", choices=list(TABLES))
+    parser.add_argument("--mnist", type=Path, help="x_train, y_train, x_test, y_test in an .npz file")
+    parser.add_argument("--out", type=Path, required=True, help="a file to which rows are added")
+    parser.add_argument("--cache", type=Path, required=True, help="a folder for the dense networks")
+    parser.add_argument("--task", default="mnist-2fc", choices=list(TASKS))
+    parser.add_argument("--methods", nargs="+", default=list(RIVALRY), choices=list(METHODS))
+    parser.add_argument("--budgets", nargs="+", help="for example '1/8 core', or '2 %%'; by default all of the table")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--epochs", nargs=2, type=int, default=[8, 4], metavar=("COMPRESS", "FINETUNE"))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--jobs", type=int, default=1, help="runs beside each other")
+    parser.add_argument("--minutes", type=float, default=1e6, help="after so many, no more runs begin")
+    parser.add_argument("--commit", default=None, help="where the checkout is not a repository")
+    asked = parser.parse_args()
+    asked.commit = asked.commit or commit()
+    return asked
+
+
+if __name__ == "__main__":
+    main()

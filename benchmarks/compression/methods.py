@@ -1,0 +1,76 @@
+"""What presses a network into its budget: ours, with each of its ideas left out in turn, and the rivals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import torch
+
+from benchmarks.compression.rivals import RIVALS
+from neurodeploy.budgets.budget import Budget
+from neurodeploy.compression import MINIMAX
+from neurodeploy.training import Compression, MinimaxOptions, Pruning
+from neurodeploy.training.modules import find_layers
+
+
+class Deployable(Pruning, Protocol):
+    """A method that says how wide the weights of each layer are in the end."""
+
+    @property
+    def widths(self) -> Mapping[str, int]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Start:
+    """What a method may know of the network it begins with.
+
+    Attributes
+    ----------
+    width : int or None
+        Bits of a weight.
+    thresholds : mapping of layer to float
+        Of neurons that fire.
+    early : torch.nn.Module
+        The dense network as it was after an epoch.
+    """
+
+    width: int | None
+    thresholds: Mapping[str, float]
+    early: torch.nn.Module
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """How a method is made, and what it asks of the training."""
+
+    make: Callable[[Budget, torch.nn.Module, Start], Deployable]
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    chooses_widths: bool = False
+
+
+def _ours(given: MinimaxOptions, budget: Budget, model: torch.nn.Module, start: Start) -> Deployable:
+    return Compression(budget, model, given, thresholds=start.thresholds)
+
+
+def _rival(name: str, budget: Budget, model: torch.nn.Module, start: Start) -> Deployable:
+    assert start.width is not None
+    early = {layer: module.weight.detach() for layer, module in find_layers(start.early, budget).items()}
+    extras = {"rewind": early} if name == "lottery" else {}
+    return RIVALS[name](budget, model, width=start.width, thresholds=start.thresholds, **extras)
+
+
+METHODS: dict[str, Method] = {
+    "minimax": Method(make=partial(_ours, MINIMAX), chooses_widths=True),
+    "minimax, one width": Method(make=partial(_ours, replace(MINIMAX, widths=False))),
+    "minimax, idle neurons stay": Method(make=partial(_ours, replace(MINIMAX, idle=False)), chooses_widths=True),
+    "minimax, neurons given up": Method(make=partial(_ours, replace(MINIMAX, idle=False, neurons=True)), chooses_widths=True),
+    "minimax, rounded at the end": Method(make=partial(_ours, MinimaxOptions(integers=False, penalty_rate=100.0))),
+    **{name: Method(make=partial(_rival, name)) for name in RIVALS},
+}
+RIVALRY = ("minimax", *RIVALS)
+"""Ours beside the others."""
+ABLATIONS = tuple(name for name in METHODS if name.startswith("minimax, "))

@@ -1,0 +1,97 @@
+"""Which runs make a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.compression.methods import ABLATIONS, METHODS
+from benchmarks.compression.runs import Run
+
+Rows = Sequence[dict[str, Any]]
+TRIED_AT = "1/8 core"
+TRIED = [{"width": width, "learning_rate": rate} for width in (4, 5) for rate in (1e-3, 2e-3)]
+TRIED_WITHOUT_WIDTH = [{"width": None, "learning_rate": rate} for rate in (1e-3, 1.5e-3, 2e-3, 3e-3)]
+"""As many for a method that chooses widths itself as for those that do not."""
+CORES = ("1/16 core", "1/8 core", "1/4 core", "1/2 core", "1 core", "2 cores", "4 cores")
+CONNECTIVITIES = ("0.5 %", "1 %", "2 %", "5 %", "10 %", "25 %")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What the command asks of its tables."""
+
+    task: str
+    methods: Sequence[str]
+    budgets: Sequence[str]
+    seeds: Sequence[int]
+    epochs: tuple[int, int]
+
+    def run(self, table: str, method: str, budget: str, seed: int, **told: Any) -> Run:
+        """A run of the table."""
+        return Run(table=table, task=self.task, method=method, budget=budget, seed=seed, epochs=self.epochs, **told)
+
+
+def dense(wish: Wish, _: Rows) -> Iterator[Run]:
+    """The networks that the others begin with: those of all training data, and that of the part by which settings are chosen."""
+    yield from (_dense(wish.task, seed, choosing=False) for seed in wish.seeds)
+    yield _dense(wish.task, 0, choosing=True)
+
+
+def _dense(task: str, seed: int, choosing: bool) -> Run:
+    return Run(table="dense", task=task, method="dense", budget="", seed=seed, choosing=choosing)
+
+
+def before(runs: Sequence[Run]) -> list[Run]:
+    """The dense networks that runs begin with."""
+    begun = [_dense(run.task, run.seed, run.choosing) for run in runs if run.method != "dense"]
+    return [run for n, run in enumerate(begun) if run not in begun[:n]]
+
+
+def tuning(wish: Wish, _: Rows) -> Iterator[Run]:
+    """Settings to choose from, on held-out training data, at one budget: as many for each method."""
+    for method in wish.methods:
+        for setting in TRIED_WITHOUT_WIDTH if METHODS[method].chooses_widths else TRIED:
+            yield wish.run("tuning", method, TRIED_AT, 0, choosing=True, **setting)
+
+
+def budgets(wish: Wish, rows: Rows) -> Iterator[Run]:
+    """What is left at each share of the chip, with what was chosen on held-out training data."""
+    for budget in wish.budgets:
+        for seed in wish.seeds:
+            for method in wish.methods:
+                yield wish.run("budgets", method, budget, seed, **_chosen(rows, method))
+
+
+def connectivity(wish: Wish, rows: Rows) -> Iterator[Run]:
+    """What is left when synapses are counted, all of them alike, in 8 bits."""
+    for budget in wish.budgets:
+        for seed in wish.seeds:
+            for method in wish.methods:
+                yield wish.run("connectivity", method, budget, seed, **_chosen(rows, method) | {"width": 8})
+
+
+def ablation(wish: Wish, rows: Rows) -> Iterator[Run]:
+    """Ours, with one idea less at a time."""
+    setting = _chosen(rows, "minimax")
+    for budget in wish.budgets:
+        for seed in wish.seeds:
+            yield wish.run("ablation", "minimax", budget, seed, **setting, distill=0.0)
+            for method in ABLATIONS:
+                width = None if METHODS[method].chooses_widths else 4
+                yield wish.run("ablation", method, budget, seed, **setting | {"width": width})
+
+
+def _chosen(rows: Rows, method: str) -> dict[str, Any]:
+    """Learning rate and width that did best on held-out training data."""
+    tried = [row for row in rows if (row["table"], row["method"]) == ("tuning", method)]
+    if not tried:
+        raise SystemExit(f"{method}: nothing to choose from; make the table 'tuning' first")
+    best = max(tried, key=lambda row: float(row["accuracy"]))
+    return {"learning_rate": best["learning_rate"], "width": best["width"]}
+
+
+TABLES: dict[str, Callable[[Wish, Rows], Iterator[Run]]] = {
+    "dense": dense, "tuning": tuning, "budgets": budgets, "connectivity": connectivity, "ablation": ablation,
+}  # fmt: skip

@@ -1,0 +1,183 @@
+"""One run: a trained network is pressed into a budget by one method; what the chip then makes of it is counted and measured."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.compression.methods import METHODS, Method, Start
+from benchmarks.compression.tasks import TASKS, Task
+from neurodeploy.budgets.budget import Budget
+from neurodeploy.budgets.sharing import share_budget
+from neurodeploy.compression import in_integers
+from neurodeploy.evaluation import evaluate
+from neurodeploy.frontends.norse import extract
+from neurodeploy.hardware import HardwareProfile
+from neurodeploy.profiles import load_profile
+from neurodeploy.quantized import QuantizedNetwork
+from neurodeploy.records import EpochRecord
+from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, slice_usage
+from neurodeploy.training import DataSplit, FitOptions, fit, load_weights, save_weights
+from neurodeploy.training.integers import one_threshold_each
+
+CHIP, MEMORY = "loihi1", "synapse_memory_bits_per_core"
+_LISTS = ("synapses_per_block", "block_header_bits", "memory_unit_bits")
+_INDEX_BITS = 12
+"""Of every synapse in a budget of synapses, whatever there may be of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What tells a row of results from the others.
+
+    Attributes
+    ----------
+    table : str
+        Which question it belongs to.
+    budget : str
+        ``"1/8 core"``, of the chip's synapse memory, or ``"2 %"`` of all synapses; ``""`` for a dense network.
+    width : int or None
+        Bits of a weight; None where the method chooses them.
+    choosing : bool
+        Measured on a part of the training data, to choose a setting by; else on the test data.
+    """
+
+    table: str
+    task: str
+    method: str
+    budget: str
+    seed: int
+    width: int | None = None
+    learning_rate: float = 2e-3
+    distill: float = 0.7
+    epochs: tuple[int, int] = (8, 4)
+    choosing: bool = False
+
+    @property
+    def name(self) -> dict[str, Any]:
+        """As a row has it."""
+        return asdict(self) | {"epochs": list(self.epochs)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where runs are made.
+
+    Attributes
+    ----------
+    mnist : path or None
+    folder : path
+        Of the dense networks, which all runs of a seed begin with.
+    device : str
+    """
+
+    mnist: Path | None
+    folder: Path
+    device: str = "cpu"
+
+
+def chip_of(budget: str, width: int | None, n_synapses: int) -> tuple[HardwareProfile, int]:
+    """A chip that has just this budget for a network of so many synapses, and how many of its cores there are."""
+    profile = load_profile(CHIP)
+    if of_synapses := re.fullmatch(r"([\d.]+) %", budget):
+        return _counting(profile, round(float(of_synapses[1]) / 100 * n_synapses), width or DEFAULT_WEIGHT_BITS), 1
+    cores = Fraction(budget.split()[0])
+    return (profile, int(cores)) if cores >= 1 else (_with(profile, {MEMORY: int(profile[MEMORY].number * cores)}), 1)
+
+
+def _counting(profile: HardwareProfile, n_synapses: int, width: int) -> HardwareProfile:
+    """A core on which every synapse costs the same, with room for so many."""
+    plain = replace(profile, limits={key: limit for key, limit in profile.limits.items() if key not in _LISTS})
+    room = n_synapses * (width + _INDEX_BITS)
+    return _with(plain, {MEMORY: room, "encodings": ("sparse",), "index_bits": (_INDEX_BITS,), "weight_bits": (width,)})
+
+
+def _with(profile: HardwareProfile, told: Mapping[str, Any]) -> HardwareProfile:
+    changed = {key: replace(profile[key], value=value, source="the benchmark's budget") for key, value in told.items()}
+    return replace(profile, limits={**profile.limits, **changed})
+
+
+# ---------------------------------------------------------------------------------------------- dense networks
+
+
+def train_dense(run: Run, place: Place) -> dict[str, Any]:
+    """The network that all methods of a seed begin with, kept with how it was after an epoch."""
+    task, started = TASKS[run.task], time.perf_counter()
+    split = task.load(place.mnist, choosing=run.choosing)
+    options = replace(task.dense, seed=run.seed)
+    model = task.make(run.seed).to(place.device)
+
+    def keep(epoch: EpochRecord) -> None:
+        if epoch.epoch == 0:
+            save_weights(model, place.folder / _file(run, "early"))
+
+    fit(model, None, split.train, options, on_epoch=keep)
+    accuracy = _accuracy(model, split, options)
+    seconds = time.perf_counter() - started
+    save_weights(model, place.folder / _file(run, "dense"))
+    return run.name | {"accuracy": accuracy, "connectivity": 1.0, "seconds": round(seconds, 1), "device": place.device}
+
+
+def _file(run: Run, what: str) -> str:
+    return f"{run.task}-{run.seed}{'-choosing' if run.choosing else ''}-{what}.safetensors"
+
+
+def _accuracy(model: torch.nn.Module, split: DataSplit, options: FitOptions) -> float:
+    return float(evaluate(model, split.test, options)[0])
+
+
+# ---------------------------------------------------------------------------------------------- compressed ones
+
+
+def compress(run: Run, place: Place) -> dict[str, Any]:
+    """Press the dense network of the seed into the budget; its row."""
+    task = TASKS[run.task]
+    split, model = task.load(place.mnist, choosing=run.choosing), task.make(run.seed)
+    load_weights(model, place.folder / _file(run, "dense"))
+    sample = torch.zeros(1, next(model.parameters()).shape[1])
+    network = extract(model, sample)
+    profile, cores = chip_of(run.budget, run.width, network.n_synapses)
+    budget = share_budget(network, profile, cores=cores, bits=run.width or DEFAULT_WEIGHT_BITS)
+    early = task.make(run.seed)
+    load_weights(early, place.folder / _file(run, "early"))
+    start = Start(width=run.width, thresholds=one_threshold_each(network), early=early.to(place.device))
+    method, started = METHODS[run.method], time.perf_counter()
+    model.to(place.device)
+    pruning = method.make(budget, model, start)
+    options = _options(run, task, method)
+    fit(model, budget, split.train, options, method=lambda *_: pruning)
+    seconds = time.perf_counter() - started
+    learnt = _accuracy(model, split, options)
+    trimmed, quantized, plan = in_integers(extract(model.cpu(), sample), budget, pruning.widths)
+    measured = evaluate(quantized, split.test, options, progress=False)
+    return run.name | {
+        "accuracy": measured.classification_accuracy, "learnt": learnt,
+        "connectivity": quantized.n_synapses / network.n_synapses, "synapse_memory_bits": memory_of(plan, quantized),
+        "synops": measured.synaptic_operations["Effective_ACs"], "widths": list(pruning.widths.values()),
+        "neurons": sum(layer.n_neurons for layer in trimmed), "seconds": round(seconds, 1), "device": place.device,
+    }  # fmt: skip
+
+
+def _options(run: Run, task: Task, method: Method) -> FitOptions:
+    compress, finetune = run.epochs
+    told = replace(
+        task.dense, epochs_dense=0, epochs_compress=compress, epochs_finetune=finetune, learning_rate=run.learning_rate,
+        distill=run.distill, seed=run.seed,
+    )  # fmt: skip
+    return replace(told, **method.options)
+
+
+def memory_of(budget: Budget, network: QuantizedNetwork) -> int:
+    """Bits of synapse memory that the network takes, in slices as the budget has them."""
+    return sum(
+        slice_usage(layer.weight[part.start : part.stop], layer.weight_bits, budget.profile).synapse_memory_bits
+        for layer in network
+        for part in budget.of(layer.name)
+    )

@@ -1,0 +1,63 @@
+"""What is learnt: networks, their data, and how they are trained before anything is taken from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
+
+from benchmarks import mnist
+from neurodeploy.training import DataSplit, FitOptions, load_data
+from neurodeploy.training.data.augmentation import Augmentation, RandomShift
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A network to compress.
+
+    Attributes
+    ----------
+    make : callable
+        The untrained model of a seed.
+    data : str or None
+        What `neurodeploy.training.load_data` loads, or None for MNIST from the file that the command names.
+    augmentations : tuple
+        What an epoch changes in its images; the same for the dense network, for ours and for every rival.
+    dense : FitOptions
+        How the dense network is trained; what the compression is not told otherwise is the same.
+    """
+
+    make: Callable[[int], torch.nn.Module]
+    data: str | None
+    augmentations: tuple[Augmentation, ...]
+    batch: int
+    dense: FitOptions
+
+    def load(self, file: Path | None, *, choosing: bool) -> DataSplit:
+        """All training data and the test data; or, to choose by, five sixths and a sixth of the training data."""
+        split = load_data(self.data if self.data is not None else f"mnist:{file}", batch_size=self.batch)
+        return (split.for_choices() if choosing else split).augmented(*self.augmentations)
+
+
+def small(seed: int) -> SequentialState:
+    """64-96-10 for the digits of 8 x 8 pixels."""
+    torch.manual_seed(seed)
+    lif = LIFParameters(tau_syn_inv=torch.tensor(700.0), tau_mem_inv=torch.tensor(1000.0), v_th=torch.tensor(0.3))
+    return SequentialState(
+        torch.nn.Linear(64, 96, bias=False), LIFCell(lif), torch.nn.Linear(96, 10, bias=False), LICell()
+    )  # fmt: skip
+
+
+TASKS = {
+    "mnist-2fc": Task(
+        make=mnist.network, data=None, augmentations=(RandomShift(1),), batch=256,
+        dense=FitOptions(epochs_dense=30, learning_rate=2e-3, n_steps=8, readout="mean", mask_interval=20),
+    ),
+    "digits": Task(
+        make=small, data="digits", augmentations=(), batch=64,
+        dense=FitOptions(epochs_dense=60, learning_rate=4e-3, n_steps=8, readout="mean", mask_interval=5),
+    ),
+}  # fmt: skip
