@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import cache, partial
 
 import numpy as np
 
@@ -128,6 +129,7 @@ def _layer_budget(layer: AnyLayer, layers: Layers, counted: LayerCount, slices: 
     usages = [counted.usage(part.region) for part in mine]
     given, full = sum(part.synapse_memory_bits for part in mine), sum(usage.synapse_memory_bits for usage in usages)
     kept = min(1.0, given / max(full, 1))
+    thinned = cache(partial(LayerCount, counted.layer, counted.width, counted.profile, waits=counted.waits))
     hearing = {target.name for target, _ in _targets(layers, layer.name)}
     return LayerBudget(
         layer=layer.name,
@@ -136,7 +138,7 @@ def _layer_budget(layer: AnyLayer, layers: Layers, counted: LayerCount, slices: 
         synapse_memory_bits=given,
         input_axons=sum(part.input_axons for part in mine),
         output_axons=sum(_sent(part, layer.name) for part in slices if part.layer in hearing),
-        synapses=sum(_synapses_within(part, usage, counted) for part, usage in zip(mine, usages, strict=True)),
+        synapses=sum(_synapses_within(part, usage, thinned) for part, usage in zip(mine, usages, strict=True)),
         kept=kept,
         weight_bits=counted.width,
         binds=_binding(mine, usages),
@@ -148,15 +150,17 @@ def _sent(part: SliceBudget, source: str) -> int:
     return sum(cap.axons for cap in part.sources) if part.sources else part.input_axons * bool(source)
 
 
-def _synapses_within(part: SliceBudget, full: Usage, counted: LayerCount) -> int:
-    """Most synapses of a slice within its memory, when every weight survives with the same chance."""
+def _synapses_within(part: SliceBudget, full: Usage, thinned: Callable[..., LayerCount]) -> int:
+    """Most synapses of a slice within its memory, when every weight survives with the same chance.
+
+    `thinned` gives the layer's count at a connectivity: all slices halve through the same ones.
+    """
     if full.synapse_memory_bits <= part.synapse_memory_bits:
         return full.synapses
     low, high = 0.0, 1.0
     for _ in range(10):
         middle = (low + high) / 2
-        thinned = LayerCount(counted.layer, counted.width, counted.profile, connectivity=middle, waits=counted.waits)
-        fits = thinned.usage(part.region).synapse_memory_bits <= part.synapse_memory_bits
+        fits = thinned(connectivity=middle).usage(part.region).synapse_memory_bits <= part.synapse_memory_bits
         low, high = (middle, high) if fits else (low, middle)
     return int(low * full.synapses)
 

@@ -37,9 +37,6 @@ from neurodeploy.training.pruning import Phase
 from neurodeploy.training.schedule import axons_in_force, constraint, memory_in_force
 from neurodeploy.trimming import live_neurons, without_neurons
 
-_CLOSING_CHOICES = 3
-"""What neurons that are left out leave to others lets more of them fall idle, but hardly twice."""
-
 
 class Compression:
     """The constrained side of the problem: which synapses survive, in which form, and every multiplier.
@@ -114,11 +111,17 @@ class Compression:
 
     def choose(self, progress: float) -> None:
         """Choose the survivors anew, and with them the multipliers, under the budget in force at `progress` 0..1."""
-        if progress >= 1 and self.options.idle:
-            self._leave_out_idle()
         if self._chosen % self.options.form_interval == 0:
             self._choose_forms()
         self._chosen += 1
+        if self.options.idle:
+            self.forms = {name: replace(form, rows={}) for name, form in self.forms.items()}
+        self._choose_survivors(progress)
+        if self.options.idle and progress >= 1:  # before that, they may yet be heard
+            self._leave_out_idle()
+            self._choose_survivors(progress)
+
+    def _choose_survivors(self, progress: float) -> None:
         profile, weights = self.budget.profile, self._weights()
         for parts in self._by_core():
             wishes = [self._wish(part, weights, progress) for part in parts]
@@ -135,7 +138,7 @@ class Compression:
         return list(cores.values())
 
     def _weights(self) -> dict[str, NDArray[np.float64]]:
-        """The weights that there is a choice of: neurons that were left out for being idle stay out."""
+        """The weights that there is a choice of: not those of neurons that are left out for being idle."""
         weights, silent = {}, None
         for name, module in self.layers.items():
             weight = module.weight.detach().cpu().double().numpy().copy()
@@ -250,9 +253,8 @@ class Compression:
         BudgetError
             The surviving weights break the budget after all; the count on the weights themselves has the last word.
         """
-        for _ in range(_CLOSING_CHOICES if self.options.idle else 1):
-            self._chosen = 0
-            self.choose(1.0)
+        self._chosen = 0
+        self.choose(1.0)
         self._forget_unheard()
         self.hold()
         network = as_network(self.layers)

@@ -75,11 +75,13 @@ class Ranking:
     def _above(self, core: int, threshold: int) -> list[torch.Tensor]:
         return [self._of(self.scores, part) >= _float(threshold) for part in self.cores[core]]
 
-    def _bits(self, masks: Sequence[torch.Tensor], core: int) -> int:
-        return sum(
-            count(mask.sum(dim=0).cpu().numpy(), part.neurons, self.width, self.profile).synapse_memory_bits
-            for mask, part in zip(masks, self.cores[core], strict=True)
-        )
+    def _bits(self, masks: Sequence[torch.Tensor], core: int, *, trimmed: bool = False) -> int:
+        """What masks take; `trimmed`, once neurons that hear nobody are out, and a shorter index tells the others apart."""
+        last, bits = next(reversed(self.scores)), 0
+        for mask, part in zip(masks, self.cores[core], strict=True):
+            neurons = max(1, int(mask.any(dim=1).sum())) if trimmed and part.layer != last else part.neurons
+            bits += count(mask.sum(dim=0).cpu().numpy(), neurons, self.width, self.profile).synapse_memory_bits
+        return bits
 
     def _masks(self, thresholds: Sequence[int]) -> Tensors:
         masks = {name: torch.zeros_like(score, dtype=torch.bool) for name, score in self.scores.items()}
@@ -112,7 +114,7 @@ class Ranking:
         """Whether what is above all of them, with this one for a core, fits every core without the dead neurons."""
         left = self._connected(self._masks([*thresholds[:core], threshold, *thresholds[core + 1 :]]))
         return all(
-            self._bits([self._of(left, part) for part in parts], core) <= self.memory_bits[core]
+            self._bits([self._of(left, part) for part in parts], core, trimmed=True) <= self.memory_bits[core]
             for core, parts in enumerate(self.cores)
         )
 
