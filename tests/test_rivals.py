@@ -164,3 +164,22 @@ def test_caps_on_axons_are_kept_and_no_slice_is_emptied(make_chip: Callable[...,
     rival.close()
     assert max(rival.overruns().values()) <= 0
     assert all(mask.any() for mask in rival.survivors.values())
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_several_layers_on_several_cores_are_kept_within_each(name: str, make_chip: Callable[..., HardwareProfile]) -> None:
+    model = build(40, 90, 30, 5)
+    chip = make_chip(input_axons_per_core=40, synapse_memory_bits_per_core=8192)
+    budget = budget_for(model, chip, 3)
+    assert len({part.core for part in budget.slices}) > 1
+    rival: Any = RIVALS[name](budget, model, width=4)
+    for progress in (0.0, 0.6, 1.2):
+        rival.choose(progress)
+        with rival.in_force():
+            for module in rival.layers.values():
+                module.weight.grad = torch.randn(module.weight.shape, generator=torch.Generator().manual_seed(1))
+        rival.after_step("compress", 1e-2)
+    rival.close()
+    assert max(rival.overruns().values()) <= 0
+    budget.check(extract(model, torch.zeros(1, 40)), widths=rival.widths)
+    assert all(mask.any() for mask in rival.survivors.values())
