@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -67,9 +66,6 @@ class FisherNeurons(Held):
         for name in self.layers:
             rows, columns = self._sides(name, self.alive)
             self.survivors[name] = (rows[:, None] & columns).to(self.survivors[name].device)
-            if name in self.alive:
-                kept = {part.name: rows[part.start : part.stop].nonzero().flatten().numpy() for part in self.budget.of(name)}
-                self.forms[name] = replace(self.forms[name], rows=kept)
         if not self._fits(self.alive, progress) or self._is_over_caps(progress):
             sizes = {name: size * self.survivors[name] for name, size in self.magnitudes().items()}
             self.survivors, _ = self.best(sizes, progress)

@@ -30,8 +30,9 @@ class Knapsack(Held):
 
     def _worth(self, size: torch.Tensor) -> torch.Tensor:
         """(n_neurons, n_in): for each synapse, the value a bit of its group, or of one before it that has less."""
-        n_neurons, profile = len(size), self.budget.profile
-        longest = max(int((size > 0).sum(dim=0).max()), 1)
+        there, profile = size > 0, self.budget.profile
+        n_neurons = max(int(there.any(dim=1).sum()), 1)
+        longest = max(int(there.sum(dim=0).max()), 1)
         ranked, where = size.t().contiguous().topk(longest, dim=1)
         width = weight_bits(self.width, profile)
         bits = axon_bits(np.arange(longest + 1), width, index_bits(n_neurons, profile), profile)

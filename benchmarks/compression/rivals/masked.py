@@ -11,6 +11,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.compression.rivals.threshold import Ranking
@@ -59,9 +60,23 @@ class Masked(Compression):
         """Choose the survivors, and now and then the grid of values that they are rounded to."""
         if not self.is_final:
             self.select(progress)
+        self._leave_out_dead()
         if self._chosen % self.options.form_interval == 0:
             self._choose_forms()
         self._chosen += 1
+
+    def _leave_out_dead(self) -> None:
+        """Count without the hidden neurons that hear nobody: the others are told apart by fewer bits."""
+        for name in list(self.layers)[:-1]:
+            hears = self.survivors[name].any(dim=1).cpu().numpy()
+            rows = {part.name: np.flatnonzero(hears[part.start : part.stop]) for part in self.budget.of(name)}
+            fewer = {part.name: rows[part.name] for part in self.budget.of(name) if 0 < rows[part.name].size < part.neurons}
+            self.forms[name] = replace(self.forms[name], rows=fewer)
+
+    def close(self) -> None:
+        """End the compression; see `Pruning`."""
+        super().close()
+        self._leave_out_dead()
 
     def effective(self, name: str) -> torch.Tensor:
         """The weights of a layer that the loss sees, before they are rounded."""

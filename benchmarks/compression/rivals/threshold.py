@@ -29,8 +29,8 @@ _OCTAVE = 1 << 23
 """How far the bits of a float32 are from those of its half."""
 _NEAR = 1 << 13
 """A thousandth, where dead neurons are counted out: thresholds need not be nearer than that."""
-_NEGLIGIBLE = 0.01
-"""Share of the survivors at dead neurons up to which nothing is done about them."""
+_NEGLIGIBLE = 0.005
+"""Share of a core's bits that dead neurons may leave without anything being done about it."""
 
 
 class Ranking:
@@ -61,7 +61,7 @@ class Ranking:
         """Masks (n_out, n_in) by layer, and the threshold by slice: survivors score so much or more."""
         found = [_lowest(partial(self._fits_alone, core), 1, _INFINITY) for core in range(len(self.cores))]
         masks = self._masks(found)
-        if self._wasted(masks) > _NEGLIGIBLE:
+        if self._is_given_back(masks):
             for core, threshold in enumerate(found):
                 lowest = max(threshold - 4 * _OCTAVE, 1)
                 found[core] = _lowest(partial(self._fits_connected, found, core), lowest, threshold, _NEAR)
@@ -102,9 +102,14 @@ class Ranking:
                 self._of(left, part).view(-1)[self.best[part.name]] = True
         return left
 
-    def _wasted(self, masks: Tensors) -> float:
-        kept, live = (sum(int(mask.sum()) for mask in some.values()) for some in (masks, self._connected(masks)))
-        return 1 - live / kept
+    def _is_given_back(self, masks: Tensors) -> bool:
+        """Whether dead neurons leave memory on some core: by their synapses, or by a shorter index for the others."""
+        left = self._connected(masks)
+        for core, parts in enumerate(self.cores):
+            whole, less = ([self._of(some, part) for part in parts] for some in (masks, left))
+            if self._bits(less, core, trimmed=True) < (1 - _NEGLIGIBLE) * self._bits(whole, core):
+                return True
+        return False
 
     def _fits_alone(self, core: int, threshold: int) -> bool:
         """Whether all that is above it fits the core."""
