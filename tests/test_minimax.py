@@ -148,6 +148,24 @@ def test_neurons_that_nobody_hears_keep_no_synapse_and_the_output_stays(
     assert [int(weight.any(dim=1).sum()) for weight in (first, second, third)] == [7, 5, 4]
 
 
+@pytest.mark.parametrize("rest", [True, False])
+def test_only_survivors_learn_if_the_others_are_to_rest(
+    rest: bool, make_network: Callable[..., Network], tiny: HardwareProfile
+) -> None:
+    network = make_network([64, 100, 10])
+    model = linear_model(network)
+    compression = Compression(share_budget(network, tiny, cores=2), model, MinimaxOptions(rest=rest))
+    compression.choose(1.0)
+    before = [module.weight.detach().clone() for module in model]
+    with compression.in_force():
+        torch.autograd.backward(model(torch.rand(5, 64)).square().sum())
+    for module, weight, mask in zip(model, before, compression.survivors.values(), strict=True):
+        assert torch.equal(module.weight, weight)
+        assert module.weight.grad is not None
+        assert module.weight.grad[mask].any()
+        assert bool(module.weight.grad[~mask].any()) != rest
+
+
 def test_what_idle_neurons_leave_goes_to_the_others(
     make_network: Callable[..., Network], make_chip: Callable[..., HardwareProfile]
 ) -> None:

@@ -92,7 +92,7 @@ class Compression:
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
-        """The nearest network that the chip holds: the survivors, rounded to its integers."""
+        """The nearest network that the chip holds: the survivors, rounded to its integers, who alone learn if the others rest."""
         if not self.options.integers:
             yield
             return
@@ -101,9 +101,16 @@ class Compression:
             for name, module in self.layers.items():
                 module.weight.data = self._on_chip(name)
             yield
+            self._let_rest()
         finally:
             for name, module in self.layers.items():
                 module.weight.data = own[name]
+
+    def _let_rest(self) -> None:
+        """Take the gradients, if there are any, from weights that do not survive."""
+        for name, module in self.layers.items() if self.options.rest else ():
+            if module.weight.grad is not None:
+                module.weight.grad.mul_(self.survivors[name])
 
     def _on_chip(self, name: str) -> torch.Tensor:
         grid, weight = self.forms[name].grid, self.layers[name].weight.detach() * self.survivors[name]
@@ -139,14 +146,13 @@ class Compression:
 
     def _weights(self) -> dict[str, NDArray[np.float64]]:
         """The weights that there is a choice of: not those of neurons that are left out for being idle."""
-        weights, silent = {}, None
+        weights: dict[str, NDArray[np.float64]] = {}
+        silent: NDArray[np.bool_] | slice = slice(0)
         for name, module in self.layers.items():
             weight = module.weight.detach().cpu().double().numpy().copy()
-            if silent is not None:
-                weight[:, silent] = 0
-            silent = self._left_out(name) if self.options.idle else None
-            if silent is not None:
-                weight[silent] = 0
+            weight[:, silent] = 0
+            silent = self._left_out(name) if self.options.idle else slice(0)
+            weight[silent] = 0
             weights[name] = weight
         return weights
 

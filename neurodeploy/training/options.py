@@ -106,6 +106,10 @@ class MinimaxOptions:
     integers : bool
         The loss sees the survivors, rounded to the chip's integers, and the gradient goes to the weights behind them as if it
         had been taken there; without it, weights shrink away under their price, and are rounded once, in the end.
+    rest : bool
+        With integers, weights that do not survive rest as they are, and come back when others have become smaller; without it,
+        they learn on from the gradient at zero, and an optimizer that steps alike for small gradients and large ones makes
+        survivors of them by chance.
     widths : bool
         The width of each layer's weights is chosen, from those that the chip has; without it, it is the budget's. Whoever
         quantises the network then asks the method for `Compression.widths`, as `neurodeploy.compress` does.
@@ -128,6 +132,7 @@ class MinimaxOptions:
     """
 
     integers: bool = True
+    rest: bool = True
     widths: bool = False
     idle: bool = False
     neurons: bool = False

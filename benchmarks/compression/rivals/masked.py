@@ -18,6 +18,7 @@ from benchmarks.compression.rivals.threshold import Ranking
 from neurodeploy.budgets.budget import Budget, SliceBudget
 from neurodeploy.training.integers import best_grid
 from neurodeploy.training.minimax import Compression
+from neurodeploy.training.options import MinimaxOptions
 from neurodeploy.training.pruning import Phase
 from neurodeploy.training.schedule import axons_in_force, memory_in_force
 
@@ -47,7 +48,7 @@ class Masked(Compression):
         self, budget: Budget, model: torch.nn.Module, *, width: int,
         thresholds: Mapping[str, float] = MappingProxyType({}), integers: bool = True,
     ) -> None:  # fmt: skip
-        super().__init__(budget, model, thresholds=thresholds)
+        super().__init__(budget, model, MinimaxOptions(rest=False), thresholds=thresholds)
         self.forms = {name: replace(form, width=width) for name, form in self.forms.items()}
         self.multipliers = {}
         self.width, self.integers, self.is_final = width, integers, False
