@@ -17,7 +17,7 @@ def main() -> None:
     """Make what is asked for."""
     asked = _asked()
     asked.cache.mkdir(parents=True, exist_ok=True)
-    place = Place(mnist=asked.mnist, folder=asked.cache, device=asked.device)
+    place = Place(mnist=asked.mnist, folder=asked.cache, device=asked.device, amp=asked.amp)
     with Bench(asked.jobs, place, asked.out, asked.commit, asked.minutes) as bench:
         for table in asked.tables:
             known = CONNECTIVITIES if table == "connectivity" else CORES
@@ -45,6 +45,7 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--epochs", nargs=2, type=int, default=[8, 4], metavar=("COMPRESS", "FINETUNE"))
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--amp", choices=["bf16"], help="half precision in the matrix products while training")
     parser.add_argument("--jobs", type=int, default=1, help="runs beside each other")
     parser.add_argument("--minutes", type=float, default=1e6, help="after so many, no more runs begin")
     parser.add_argument("--commit", default=None, help="where the checkout is not a repository")

@@ -11,8 +11,10 @@ from benchmarks.compression.runs import Run
 
 Rows = Sequence[dict[str, Any]]
 TRIED_AT = "1/8 core"
-TRIED = [{"width": width, "learning_rate": rate} for width in (4, 5) for rate in (1e-3, 2e-3)]
-TRIED_WITHOUT_WIDTH = [{"width": None, "learning_rate": rate} for rate in (1e-3, 1.5e-3, 2e-3, 3e-3)]
+TRIED = [
+    {"width": width, "learning_rate": rate} for width, rate in ((4, 1e-3), (4, 2e-3), (5, 1e-3), (5, 2e-3), (5, 3e-3), (5, 4e-3))
+]
+TRIED_WITHOUT_WIDTH = [{"width": None, "learning_rate": rate} for rate in (1e-3, 2e-3, 3e-3, 4e-3, 6e-3, 8e-3)]
 """As many for a method that chooses widths itself as for those that do not."""
 CORES = ("1/16 core", "1/8 core", "1/4 core", "1/2 core", "1 core", "2 cores", "4 cores")
 CONNECTIVITIES = ("0.5 %", "1 %", "2 %", "5 %", "10 %", "25 %")

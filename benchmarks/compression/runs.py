@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -76,11 +76,14 @@ class Place:
     folder : path
         Of the dense networks, which all runs of a seed begin with.
     device : str
+    amp : str or None
+        As `FitOptions` has it.
     """
 
     mnist: Path | None
     folder: Path
     device: str = "cpu"
+    amp: Literal["bf16"] | None = None
 
 
 def chip_of(budget: str, width: int | None, n_synapses: int) -> tuple[HardwareProfile, int]:
@@ -151,7 +154,7 @@ def compress(run: Run, place: Place) -> dict[str, Any]:
     method, started = METHODS[run.method], time.perf_counter()
     model.to(place.device)
     pruning = method.make(budget, model, start)
-    options = _options(run, task, method)
+    options = replace(_options(run, task, method), amp=place.amp)
     fit(model, budget, split.train, options, method=lambda *_: pruning)
     seconds = time.perf_counter() - started
     learnt = _accuracy(model, split, options)
@@ -162,6 +165,7 @@ def compress(run: Run, place: Place) -> dict[str, Any]:
         "connectivity": quantized.n_synapses / network.n_synapses, "synapse_memory_bits": memory_of(plan, quantized),
         "synops": measured.synaptic_operations["Effective_ACs"], "widths": list(pruning.widths.values()),
         "neurons": sum(layer.n_neurons for layer in trimmed), "seconds": round(seconds, 1), "device": place.device,
+        "amp": place.amp,
     }  # fmt: skip
 
 
