@@ -85,13 +85,24 @@ def _best(slices: Sequence[_Slice], memory_bits: int) -> tuple[float, list[_Stan
     if _bits(kept) <= memory_bits:
         return 0.0, kept
     price, within, over = _bisect(slices, memory_bits)
-    kept = _filled(slices, within, over, memory_bits)
+    moved = _move(slices, within, over, memory_bits)
     most = _score(within) + price * (memory_bits - _bits(within))
-    for ways in _encodings(slices, within, over) if _score(kept) < (1 - _NEAR) * most else []:
-        fixed = [_Slice(part.wish, [lists]) for part, lists in zip(slices, ways, strict=True)]
-        if _bits([part.at(0.0) for part in fixed]) > memory_bits:
-            kept = max(kept, _filled(fixed, *_bisect(fixed, memory_bits)[1:], memory_bits), key=_score)
-    return price, kept
+    if _score(moved) >= (1 - _NEAR) * most:
+        return price, _spend_rest(moved, slices, memory_bits)
+    held = [
+        [_Slice(part.wish, [lists]) for part, lists in zip(slices, ways, strict=True)]
+        for ways in _encodings(slices, within, over)
+    ]
+    return price, max((_held(fixed, memory_bits) for fixed in held), key=_score)
+
+
+def _held(slices: Sequence[_Slice], memory_bits: int) -> list[_Stand]:
+    """What slices keep, each in the one encoding that it has."""
+    kept = [part.at(0.0) for part in slices]
+    if _bits(kept) <= memory_bits:
+        return kept
+    _, within, over = _bisect(slices, memory_bits)
+    return _spend_rest(_move(slices, within, over, memory_bits), slices, memory_bits)
 
 
 def choose_synapses(score: NDArray[np.float64], part: SliceBudget, bits: int, profile: HardwareProfile) -> Choice:
@@ -199,10 +210,6 @@ def _bisect(slices: Sequence[_Slice], memory_bits: int) -> tuple[float, list[_St
         if high - low <= _EXACT * high:
             break
     return high, within, over
-
-
-def _filled(slices: Sequence[_Slice], within: Sequence[_Stand], over: Sequence[_Stand], memory_bits: int) -> list[_Stand]:
-    return _spend_rest(_move(slices, within, over, memory_bits), slices, memory_bits)
 
 
 def _move(slices: Sequence[_Slice], within: Sequence[_Stand], over: Sequence[_Stand], memory_bits: int) -> list[_Stand]:
