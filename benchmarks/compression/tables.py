@@ -1,4 +1,7 @@
-"""The tables of `benchmarks/RESULTS.md`, from the rows: ``python -m benchmarks.compression.tables ROWS.jsonl``."""
+"""The tables of `benchmarks/RESULTS.md`, and the README's figure.
+
+``python -m benchmarks.compression.tables ROWS.jsonl [FIGURE.svg]``
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,12 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from benchmarks.placement.rows import rows
 
 Row = dict[str, Any]
+OURS, MARKERS = "minimax", "sv^<>Dphxd*"
 
 
 def table(of: Sequence[Row]) -> str:
@@ -52,14 +58,38 @@ def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def figure(of: Sequence[Row], path: Path) -> None:
+    """Accuracy against the share of a core, a line a method with its spread over seeds; ours in front."""
+    axes = Figure(figsize=(6.4, 4.0), layout="constrained").add_subplot()
+    names = sorted({row["method"] for row in of}, key=lambda name: (name == OURS, name))
+    for n, name in enumerate(names):
+        mine = [row for row in of if row["method"] == name]
+        budgets = sorted({row["budget"] for row in mine}, key=_size)
+        accuracies = [[100 * row["accuracy"] for row in mine if row["budget"] == budget] for budget in budgets]
+        look = {"color": "black", "marker": "o", "linewidth": 2.4} if name == OURS else {"marker": MARKERS[n], "linewidth": 1.0}
+        axes.errorbar(
+            [_size(budget) for budget in budgets], [mean(some) for some in accuracies],
+            yerr=[stdev(some) if len(some) > 1 else 0 for some in accuracies], label=name, markersize=5, capsize=2, **look,
+        )  # fmt: skip
+    axes.set_xscale("log", base=2)
+    budgets = sorted({row["budget"] for row in of}, key=_size)
+    axes.set_xticks([_size(budget) for budget in budgets], budgets)
+    axes.set_ylabel("MNIST test accuracy of the chip's integers (%)")
+    axes.set_xlabel("synapse memory, of a Loihi 1 core (784-800-10)")
+    axes.legend(fontsize="small", frameon=False, ncols=2)
+    axes.figure.savefig(path, metadata={"Date": None})
+
+
 def main() -> None:
-    """Print them all."""
+    """Print them all, and draw the budgets if a file for them is named."""
     have = rows(Path(sys.argv[1]))
     for task in sorted({row["task"] for row in have}):
         for name in ("tuning", "budgets", "connectivity", "ablation"):
             of = [row for row in have if (row["task"], row["table"]) == (task, name)]
             if of:
                 print(f"\n{task}, {name}\n\n{table(of)}")
+    if len(sys.argv) > 2:
+        figure([row for row in have if (row["task"], row["table"]) == ("mnist-2fc", "budgets")], Path(sys.argv[2]))
 
 
 if __name__ == "__main__":
