@@ -28,6 +28,8 @@ _BISECTIONS = 60
 _EXACT = 1e-12
 _NEAR = 1e-3
 """Share of the score that may be missing to the bound before encodings are tried one by one."""
+_LITTLE = 0.02
+"""Share of the memory that is spent axon by axon; more takes too many steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -87,8 +89,10 @@ def _best(slices: Sequence[_Slice], memory_bits: int) -> tuple[float, list[_Stan
     price, within, over = _bisect(slices, memory_bits)
     moved = _move(slices, within, over, memory_bits)
     most = _score(within) + price * (memory_bits - _bits(within))
-    if _score(moved) >= (1 - _NEAR) * most:
-        return price, _spend_rest(moved, slices, memory_bits)
+    if _bits(moved) >= (1 - _LITTLE) * memory_bits:
+        kept = _spend_rest(moved, slices, memory_bits)
+        if _score(kept) >= (1 - _NEAR) * most:
+            return price, kept
     held = [
         [_Slice(part.wish, [lists]) for part, lists in zip(slices, ways, strict=True)]
         for ways in _encodings(slices, within, over)
