@@ -68,7 +68,6 @@ METHODS: dict[str, Method] = {
     "minimax, one width": Method(make=partial(_ours, replace(MINIMAX, widths=False))),
     "minimax, idle neurons stay": Method(make=partial(_ours, replace(MINIMAX, idle=False)), chooses_widths=True),
     "minimax, others learn on": Method(make=partial(_ours, replace(MINIMAX, rest=False)), chooses_widths=True),
-    "minimax, neurons given up": Method(make=partial(_ours, replace(MINIMAX, idle=False, neurons=True)), chooses_widths=True),
     "minimax, rounded at the end": Method(make=partial(_ours, MinimaxOptions(integers=False, penalty_rate=100.0))),
     **{name: Method(make=partial(_rival, name)) for name in RIVALS},
 }

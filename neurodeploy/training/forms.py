@@ -1,13 +1,12 @@
 """In which form a layer's synapses are stored: how wide its weights are, and which of its neurons stay.
 
 At a given price of memory the layers fall apart, and so do the forms: a layer takes the width at which its synapses, kept
-and rounded, are worth most after their bits are paid. Fewer neurons on a core are told apart by fewer bits of index, so that
-the others keep more synapses; those go first whose synapses, in and out, are worth least.
+and rounded, are worth most after their bits are paid. Where neurons have fallen idle, fewer bits of index tell the others apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -105,42 +104,3 @@ def best_width(
 def worth_at(wish: Wish, price: float, profile: HardwareProfile) -> float:
     """What a slice keeps at a price, after its bits are paid, in the better encoding."""
     return max(float(lists.best(price)[1].clip(min=0).sum()) for lists in lists_of(wish, profile))
-
-
-def best_rows(wish: Wish, leaving: Floats, price: float, profile: HardwareProfile) -> Integers:
-    """The neurons of a slice that are worth their place, ascending.
-
-    Parameters
-    ----------
-    wish : Wish
-        The slice, with the neurons that stay today.
-    leaving : array (n_neurons,)
-        What the synapses that leave each neuron are worth, after their bits are paid.
-    price : float
-        Of a bit of the slice's core.
-    """
-    ranked = np.argsort(-(_arriving(wish, price, profile) + leaving), kind="stable")
-    best, most = ranked, -np.inf
-    for n in _counts(len(leaving), profile):
-        rows = np.sort(ranked[:n])
-        worth = worth_at(replace(wish, rows=rows), price, profile) + float(leaving[rows].sum())
-        if worth > most:
-            best, most = rows, worth
-    return best
-
-
-def _counts(n_neurons: int, profile: HardwareProfile) -> Iterator[int]:
-    """How many neurons to try: all, and as many as a shorter index can name."""
-    yield n_neurons
-    if "sparse" in profile["encodings"].names:
-        yield from (1 << bits for bits in sorted(profile["index_bits"].choices, reverse=True) if 1 << bits < n_neurons)
-
-
-def _arriving(wish: Wish, price: float, profile: HardwareProfile) -> Floats:
-    """What the synapses onto each neuron of a slice are worth at a price, with all of its neurons: array (n_neurons,)."""
-    whole = replace(wish, rows=None)
-    lists = max(lists_of(whole, profile), key=lambda lists: float(lists.best(price)[1].clip(min=0).sum()))
-    index, worth = lists.best(price)
-    mask = lists.mask(np.where(worth > 0, index, 0))
-    kept: Floats = np.where(mask, wish.score, 0.0).sum(axis=1)
-    return kept

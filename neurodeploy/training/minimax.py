@@ -7,7 +7,7 @@ The problem, after Chen et al. 2023 (arXiv 2308.04672), with the resources R of 
 s counts the weights of a layer that should be zero, ||W||_{s,2}^2 is the sum of their squares, y prices those that are not
 zero yet, z prices every resource that is over budget: a core's memory, a slice's axons. Where the paper descends in s and
 ascends in z, the two are solved together here, exactly: `masks.choose_on_core` finds the surviving synapses and the shadow
-prices at once; `forms` has the widths and the neurons. The budget in force shrinks geometrically from what the dense model
+prices at once; `forms` has the widths. The budget in force shrinks geometrically from what the dense model
 uses to what it may use.
 """
 
@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 
 from neurodeploy.budgets.budget import Budget, SliceBudget
 from neurodeploy.resources.usage import count
-from neurodeploy.training.forms import Form, best_rows, best_width
+from neurodeploy.training.forms import Form, best_width
 from neurodeploy.training.integers import best_grid
-from neurodeploy.training.lists import Wish, lists_of
+from neurodeploy.training.lists import Wish
 from neurodeploy.training.masks import RESOURCES, choose_on_core
 from neurodeploy.training.modules import as_network, find_layers
 from neurodeploy.training.options import MinimaxOptions
@@ -151,7 +151,7 @@ class Compression:
         for name, module in self.layers.items():
             weight = module.weight.detach().cpu().double().numpy().copy()
             weight[:, silent] = 0
-            silent = self._left_out(name) if self.options.idle else slice(0)
+            silent = self._left_out(name)
             weight[silent] = 0
             weights[name] = weight
         return weights
@@ -175,34 +175,14 @@ class Compression:
         return self.forms[part.layer].wish(axons_in_force(part, progress), weights[part.layer][part.start : part.stop])
 
     def _choose_forms(self) -> None:
-        """Give every layer the form that is best at the prices of the last choice, the last layer first."""
-        if not self.options.integers:
-            return
-        weights, after = self._weights(), None
-        for name in reversed(self.layers):
+        """Give every layer the form that is best at the prices of the last choice."""
+        weights, profile = self._weights(), self.budget.profile
+        for name, form in self.forms.items() if self.options.integers else ():
             surviving = weights[name][self.survivors[name].cpu().numpy()]
-            form = self.forms[name]
             self.forms[name] = replace(form, grid=best_grid(surviving, form.width, form.threshold))
-            if self.options.neurons and after is not None:
-                self._choose_rows(name, after, weights)
             if self.options.widths:
                 parts = [(p, weights[name][p.start : p.stop], self._price(p)) for p in self.budget.of(name)]
-                self.forms[name] = best_width(
-                    self.forms[name], parts, surviving, self.budget.profile, self.options.dread_of_rounding
-                )
-            after = name
-
-    def _choose_rows(self, name: str, after: str, weights: Mapping[str, NDArray[np.float64]]) -> None:
-        """Which neurons of a layer stay, given the layer that hears them."""
-        leaving, profile = np.zeros(len(weights[name])), self.budget.profile
-        for part in self.budget.of(after):
-            lists = lists_of(self._wish(part, weights, 1.0), profile)
-            leaving += np.max([way.best(self._price(part))[1].clip(min=0) for way in lists], axis=0)
-        form, rows = self.forms[name], {}
-        for part in self.budget.of(name):
-            wish = self._wish(part, weights, 1.0)
-            rows[part.name] = best_rows(wish, leaving[part.start : part.stop], self._price(part), profile)
-        self.forms[name] = replace(form, rows=rows)
+                self.forms[name] = best_width(self.forms[name], parts, surviving, profile, self.options.dread_of_rounding)
 
     def _price(self, part: SliceBudget) -> float:
         return self.multipliers[constraint(part, "synapse_memory_bits")]

@@ -116,8 +116,6 @@ class MinimaxOptions:
     idle : bool
         Neurons that nobody hears any more, or that hear nobody, leave their memory to the others, which fewer bits then tell
         apart. The network is within its budget once they are taken out (`neurodeploy.trimming`), as `neurodeploy.compress` does.
-    neurons : bool
-        Neurons are given up where the bits that name them are worth more than they are; to be taken out as well.
     dread_of_rounding : float
         How much worse a squared error of rounding is than one of a synapse left out, at least 1: training makes up for what is
         left out, and is disturbed by rounding at every step.
@@ -135,7 +133,6 @@ class MinimaxOptions:
     rest: bool = True
     widths: bool = False
     idle: bool = False
-    neurons: bool = False
     dread_of_rounding: float = 8.0
     form_interval: int = 5
     penalty_rate: float = 0.0
