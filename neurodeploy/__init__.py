@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from neurodeploy.report import Report, summarize
     from neurodeploy.simulation import simulate
     from neurodeploy.simulation.verify import verify
-    from neurodeploy.training import FitOptions, encode, fit, load_data, load_weights, save_weights, simulator_spikes
+    from neurodeploy.training import FitOptions, encode, fit, load_data, load_weights, save_weights, simulator_spikes, together
 
 _HOME = {
     "balancing": ("balance",),
@@ -58,7 +58,7 @@ _HOME = {
     "budgets.sharing": ("share_budget",),
     "simulation": ("simulate",),
     "simulation.verify": ("verify",),
-    "training": ("FitOptions", "encode", "fit", "load_data", "load_weights", "save_weights", "simulator_spikes"),
+    "training": ("FitOptions", "encode", "fit", "load_data", "load_weights", "save_weights", "simulator_spikes", "together"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 _ROOMS = ("plot",)
@@ -69,7 +69,7 @@ __all__ = [
     "Placement", "QuantizedNetwork", "Report", "SpikeRecord", "balance", "compare", "compress", "deploy", "dequantize",
     "encode", "evaluate", "explore", "extract", "fit", "inspect", "load_data", "load_profile", "load_weights", "place",
     "quantize", "read_netx", "read_nir", "save_weights", "share_budget", "simulate", "simulator_spikes", "summarize",
-    "verify", "with_input_population", "write_netx", "write_nir",
+    "together", "verify", "with_input_population", "write_netx", "write_nir",
 ]  # fmt: skip
 
 

@@ -34,10 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         click.echo("Interrupted.", err=True)
         return INTERRUPTED
     except (BudgetError, PlacementError) as error:
-        click.echo(f"{type(error).__name__}: {error}", err=True)
+        if not error.is_told:
+            click.echo(f"{type(error).__name__}: {error}", err=True)
         return DIFFERS
     except NeurodeployError as error:
-        click.echo(f"{type(error).__name__}: {error}", err=True)
+        if not error.is_told:
+            click.echo(f"{type(error).__name__}: {error}", err=True)
         return BAD_INPUT
     except OSError as error:
         click.echo(f"{error.filename or 'a file'}: {error.strerror or error}.", err=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,7 @@ from neurodeploy.training.integers import one_threshold_each
 from neurodeploy.training.minimax import Compression
 from neurodeploy.training.options import MinimaxOptions
 from neurodeploy.training.progress import Progress
+from neurodeploy.training.replicas import Replicas, together
 from neurodeploy.trimming import live_neurons, without_neurons
 
 STAGES = ("dense", "compressed")
@@ -54,6 +55,9 @@ def compress(
     command: str = "", resume: bool = False, checkpoint_every_s: float = 30.0,
 ) -> Deployment:  # fmt: skip
     """Train a model, press it into the cores while it learns, and deploy it: the whole way, each rung of it measured.
+
+    In processes that torchrun started all of them train, as `fit` says; the first writes, speaks, measures and deploys, and all
+    return what it returns.
 
     Parameters
     ----------
@@ -94,23 +98,47 @@ def compress(
     NetworkError
         It is more than a chain of dense layers, which is all that training under a budget knows yet.
     """
-    folder = folder_of(out)
-    network, levels = _trainable(extract(model, sample), profile, options)
-    minimax, bits = (minimax, DEFAULT_WEIGHT_BITS) if bits is None else (replace(minimax, widths=False), bits)
-    say(_verdict(before := lay_out(network, profile, cores=cores, bits=bits)))
-    pruning = Compression(
-        share_budget(network, profile, cores=cores, bits=bits), model, minimax, thresholds=one_threshold_each(network, levels)
-    )
-    keep = {name: Checkpoint(path=folder / f"checkpoint-{name}.safetensors", every_s=checkpoint_every_s) for name in STAGES}
-    _begin(keep, say, resume=resume)
-    history, accuracy = _train(model, pruning, data, options, progress, say, keep)
+    with together() as replicas:
+        say = say if replicas.is_first else keep_quiet
+        folder = replicas.of_first(lambda: folder_of(out))
+        replicas.take_first(model)
+        network, levels = _trainable(extract(model, sample), profile, options)
+        minimax, bits = (minimax, DEFAULT_WEIGHT_BITS) if bits is None else (replace(minimax, widths=False), bits)
+        say(_verdict(before := lay_out(network, profile, cores=cores, bits=bits)))
+        pruning = Compression(
+            share_budget(network, profile, cores=cores, bits=bits), model, minimax, thresholds=one_threshold_each(network, levels)
+        )
+        keep = {name: Checkpoint(path=folder / f"checkpoint-{name}.safetensors", every_s=checkpoint_every_s) for name in STAGES}
+        replicas.of_first(lambda: _begin(keep, say, resume=resume))
+        history, accuracy = _train(model, pruning, data, options, progress if replicas.is_first else None, say, keep, replicas)
+        return replicas.of_first(lambda: _deploy(
+            model, sample, data, options, pruning, _Trained(before=before, history=history, accuracy=accuracy), folder=folder,
+            cores=cores, lava_samples=lava_samples, time_limit_s=time_limit_s, say=say, command=command,
+        ))  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trained:
+    """What training has to tell: how the network would have been laid out, its history, the accuracy of each stage."""
+
+    before: Placement
+    history: tuple[EpochRecord, ...]
+    accuracy: Accuracy
+
+
+def _deploy(
+    model: torch.nn.Module, sample: torch.Tensor, data: DataSplit, options: FitOptions, pruning: Compression, trained: _Trained,
+    *, folder: Path, cores: int | None, lava_samples: int, time_limit_s: float, say: Say, command: str,
+) -> Deployment:  # fmt: skip
+    """A compressed model onto its chip, and what is measured there into the folder."""
+    profile, levels = pruning.budget.profile, levels_of(options.encoder)
     network, quantized, plan = in_integers(in_levels(extract(model, sample), levels), pruning.budget, pruning.widths)
     placement = lay_out(quantized, profile, cores=cores, plan=plan.cuts)
     write_netx(quantized, folder / "model.net")
     save_weights(model, folder / "weights.safetensors")
     errors = quantization_errors(network, quantized)
     measured = measure(model, network, quantized, data.test, options)
-    accuracy = replace(measured.accuracy, dense=accuracy.dense, compressed=accuracy.compressed)
+    accuracy = replace(measured.accuracy, dense=trained.accuracy.dense, compressed=trained.accuracy.compressed)
     say(f"In the chip's integers: {accuracy.emulated:.2%}. {_verdict(placement)}")
     stretch = stretch_of(model, data.test, options, max(lava_samples, 1))
     record, rates = simulate(quantized, stretch.spikes, record="all", graded=levels > 1), {INPUT: np.asarray(stretch.rate)}
@@ -122,8 +150,8 @@ def compress(
         notes += trouble
     save_record(in_lava or record, folder / "record.npz", network="model.net")
     report = summarize(
-        profile, pruning.budget, placement, history=history, before=before, seed=options.seed, accuracy=accuracy, lava=lava,
-        rates=measured.rates, rounding=errors, warnings=(*warnings_from(errors, measured), *notes),
+        profile, pruning.budget, placement, history=trained.history, before=trained.before, seed=options.seed, accuracy=accuracy,
+        lava=lava, rates=measured.rates, rounding=errors, warnings=(*warnings_from(errors, measured), *notes),
         files=files_of(folder, "network", "weights", "record"),
     )  # fmt: skip
     shown = Evidence(quantized=quantized, budget=pruning.budget, emulated=record, lava=in_lava, command=command)
@@ -196,18 +224,18 @@ def _begin(keep: Mapping[str, Checkpoint], say: Say, *, resume: bool) -> None:
 
 def _train(
     model: torch.nn.Module, pruning: Compression, data: DataSplit, options: FitOptions, progress: Progress | None, say: Say,
-    keep: Mapping[str, Checkpoint],
+    keep: Mapping[str, Checkpoint], replicas: Replicas,
 ) -> tuple[tuple[EpochRecord, ...], Accuracy]:  # fmt: skip
     """Train densely, then into the budget, each from its checkpoint where there is one; the accuracy after each."""
     _, first = fit(model, None, data.train, options, progress=progress, checkpoint=keep["dense"], resume=True)
-    dense, n_test = evaluate(model, data.test, options)
+    dense, n_test = replicas.of_first(lambda: evaluate(model, data.test, options))
     say(f"Dense: {dense:.2%} of {n_test:,} test samples.")
     options = replace(options, epochs_dense=0)
     _, second = fit(
         model, pruning.budget, data.train, options, progress=progress, method=lambda *_: pruning, checkpoint=keep["compressed"],
         resume=True,
     )  # fmt: skip
-    compressed, _ = evaluate(model, data.test, options)
+    compressed, _ = replicas.of_first(lambda: evaluate(model, data.test, options))
     say(f"Compressed into the budget: {compressed:.2%}.")
     return (*first, *second), Accuracy(dense=dense, compressed=compressed, test_samples=n_test)
 

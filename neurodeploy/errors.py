@@ -37,7 +37,14 @@ class NeurodeployError(Exception):
         Where the limit comes from, e.g. ``"loihi1.yaml: synapse_memory_bits_per_core"``.
     remedy : str, optional
         What the reader can do about it, as a sentence.
+
+    Attributes
+    ----------
+    is_told : bool
+        Whether another process says it already.
     """
+
+    is_told = False
 
     def __init__(
         self,

@@ -31,11 +31,11 @@ def quiet() -> bool:
 
 
 @contextmanager
-def station() -> Iterator[tuple[Any, Any]]:
-    """Progress bars and lines of news, both on stderr."""
+def station(*, speaks: bool = True) -> Iterator[tuple[Any, Any]]:
+    """Progress bars and lines of news, both on stderr; of replicas only the first speaks."""
     from neurodeploy.training import ProgressBars
 
-    console = Console(stderr=True, quiet=quiet())
+    console = Console(stderr=True, quiet=quiet() or not speaks)
     with ProgressBars(console) as bars:
         yield bars, lambda line: console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
 

@@ -99,6 +99,12 @@ def test_progress_is_told_of_every_step(fitted: Any) -> None:
     assert (steps[-1].epoch, steps[-1].epochs, steps[-1].step, steps[-1].steps) == (5, 6, 20, 21)
     assert steps[0].overrun is None
     assert steps[12 * 21].overrun > 0 >= steps[-1].overrun
+    assert set(steps[-1].overruns) == set(steps[-1].prices) == {"synapse_memory_bits", "input_axons", "output_axons"}
+    history = fitted[2]
+    for epoch, last in enumerate(steps[20::21]):
+        assert last.accuracy == history[epoch].train_accuracy
+    for resource, price in steps[22 * 21 - 1].prices.items():
+        assert price == max(z for name, z in history[21].multipliers.items() if name.endswith(resource))
 
 
 def test_what_was_measured_is_what_the_model_answers(fitted: Any, digits: DataSplit) -> None:
@@ -184,13 +190,35 @@ def test_modes_come_back() -> None:
 # ---------------------------------------------------------------------------------------------- progress
 
 
-def test_bars_are_drawn_on_a_terminal_and_not_in_a_pipe() -> None:
-    step = Step(phase="compress", epoch=0, epochs=2, step=3, steps=4, loss=0.5, overrun=0.25)
-    for is_terminal in (True, False):
-        drawn = io.StringIO()
-        with ProgressBars(Console(file=drawn, force_terminal=is_terminal, width=120)) as progress:
-            progress(step)
-            progress(replace(step, phase="finetune", overrun=None))
-        text = drawn.getvalue()
-        assert ("compress" in text) == ("loss 0.500, worst overrun +25%" in text) == ("4/8" in text) == is_terminal
-        assert bool(text) == is_terminal
+PRESSED = Step(
+    phase="compress", epoch=0, epochs=2, step=3, steps=4, loss=0.5, accuracy=0.934,
+    overruns={"synapse_memory_bits": 1.25, "input_axons": -0.03, "output_axons": 0.0},
+    prices={"synapse_memory_bits": 1.24e-3, "input_axons": 0.0, "output_axons": 0.46},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_bars_are_drawn_on_a_terminal_and_not_in_a_pipe(is_terminal: bool) -> None:
+    drawn = io.StringIO()
+    with ProgressBars(Console(file=drawn, force_terminal=is_terminal, color_system=None, width=80)) as progress:
+        progress(replace(PRESSED, phase="dense", accuracy=float("nan"), overruns={}, prices={}))
+        progress(PRESSED)
+    text = drawn.getvalue()
+    assert bool(text) == is_terminal
+    for part in ("dense", "loss 0.500  ", "compress", "4/8", "loss 0.500, 93.4% right"):
+        assert (part in text) == is_terminal
+    assert ("\nmemory +125% z 1.2e-03, axons in -3%, axons out +0% z 4.6e-01" in text) == is_terminal
+
+
+def test_the_display_fits_80_columns_where_numbers_are_long() -> None:
+    drawn, resources = io.StringIO(), ("synapse_memory_bits", "input_axons", "output_axons")
+    step = replace(
+        PRESSED, phase="finetune", epochs=100, epoch=99, steps=9999, step=9998, loss=12.345, accuracy=1.0,
+        overruns=dict.fromkeys(resources, 12.3), prices=dict.fromkeys(resources, 1.2e-10),
+    )  # fmt: skip
+    with ProgressBars(Console(file=drawn, force_terminal=True, color_system=None, width=80)) as progress:
+        progress(step)
+    text = drawn.getvalue()
+    for part in ("999900/999900", "loss 12.345, 100.0% right", "axons out +1230% z 1.2e-10"):
+        assert part in text
+    assert "…" not in text

@@ -154,23 +154,30 @@ def compress(
     """Train MODEL on DATA under the budget of N cores, then deploy it into DIR.
 
     While it trains it writes checkpoints into DIR. Broken off, it goes on from there with --resume, to the same network.
+
+    Under torchrun, `torchrun --nproc-per-node N -m neurodeploy compress ...`, N processes train it together, on GPUs one each.
     """
     from neurodeploy.compression import compress as run
     from neurodeploy.training import FitOptions, load_data
+    from neurodeploy.training.replicas import together
 
-    profile = load_profile(target)
-    module, sample = Given(name=model, weights=weights).module()
     if epochs is not None:
         settings |= dict(zip(("epochs_dense", "epochs_compress", "epochs_finetune"), epochs, strict=True))
     settings["n_steps"] = settings.pop("steps")
     options = replace(FitOptions(seed=seed), **{name: value for name, value in settings.items() if value is not None})
-    samples = load_data(data, batch_size=batch_size, folder=data_dir, n_steps=options.n_steps)
-    with _told_how_to_go_on(), station() as (progress, say):
+    with (
+        together() as replicas,
+        _told_how_to_go_on(speaks=replicas.is_first),
+        station(speaks=replicas.is_first) as (progress, say),
+    ):
+        profile = load_profile(target)
+        module, sample = Given(name=model, weights=weights).module()
+        samples = replicas.in_turn(lambda: load_data(data, batch_size=batch_size, folder=data_dir, n_steps=options.n_steps))
         deployment = run(
             module, sample, profile, samples, options, out=out, cores=cores, bits=bits, lava_samples=lava_samples,
             progress=progress, say=say, command=_typed(), resume=resume, checkpoint_every_s=checkpoint_every,
         )  # fmt: skip
-    return _deliver(deployment, as_json)
+    return _deliver(deployment, as_json, speaks=replicas.is_first)
 
 
 @click.command()
@@ -205,13 +212,14 @@ def demo(out: Path, seed: int, target: str, cores: int, as_json: bool) -> int:
 
 
 @contextmanager
-def _told_how_to_go_on() -> Iterator[None]:
+def _told_how_to_go_on(*, speaks: bool) -> Iterator[None]:
     """With which command to go on, if somebody breaks this one off."""
     try:
         yield
     except KeyboardInterrupt:
         typed = _typed()
-        click.echo(f"To go on: {typed}{'' if '--resume' in typed.split() else ' --resume'}", err=True)
+        if speaks:
+            click.echo(f"To go on: {typed}{'' if '--resume' in typed.split() else ' --resume'}", err=True)
         raise
 
 
@@ -220,10 +228,10 @@ def _typed() -> str:
     return shlex.join(["neurodeploy", *(click.get_current_context().find_root().obj or ())])
 
 
-def _deliver(deployment: Deployment, as_json: bool) -> int:
+def _deliver(deployment: Deployment, as_json: bool, *, speaks: bool = True) -> int:
     """The report of a deployment on stdout, and whether it fits as an exit code."""
-    if as_json:
+    if speaks and as_json:
         show_json(deployment.report.to_json())
-    else:
+    elif speaks:
         show(*deployment.report.tables())
     return DONE if deployment.placement.fits else DIFFERS

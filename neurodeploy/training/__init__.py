@@ -12,11 +12,12 @@ from neurodeploy.training.options import FitOptions, MinimaxOptions
 from neurodeploy.training.progress import ProgressBars, Step
 from neurodeploy.training.pruning import Pruning
 from neurodeploy.training.readouts import decide
+from neurodeploy.training.replicas import Replicas, together
 from neurodeploy.training.weights import load_weights, save_weights
 
 __all__ = [
     "Batches", "Checkpoint", "Choice", "Compression", "DataSplit", "Direct", "FitOptions", "MinimaxOptions", "ProgressBars",
-    "Pruning", "Step",
+    "Pruning", "Replicas", "Step",
     "choose_synapses", "decide", "encode", "evaluate", "fit", "in_levels", "load_data", "load_weights", "predict", "run_model",
-    "save_weights", "simulator_spikes",
+    "save_weights", "simulator_spikes", "together",
 ]  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -14,6 +14,7 @@ from neurodeploy.training.inference import check_labels, run_model, spikes_of
 from neurodeploy.training.options import FitOptions
 from neurodeploy.training.pruning import Phase, Pruning
 from neurodeploy.training.readouts import read_out
+from neurodeploy.training.replicas import Replicas
 
 _LAST_RATE = 0.05
 
@@ -25,28 +26,47 @@ class Learner:
     model: torch.nn.Module
     options: FitOptions
     pruning: Pruning | None
+    replicas: Replicas = field(default_factory=Replicas)
     teacher: Teacher | None = None
 
     def learn(
         self, inputs: torch.Tensor, target: torch.Tensor, optimizer: torch.optim.Optimizer, where: str
     ) -> tuple[float, float]:
-        """One optimizer step; the loss, and how many samples were right (NaN where targets are no classes)."""
+        """One optimizer step; the loss, and how many samples were right (NaN where targets are no classes).
+
+        Of replicas each learns from its share of the batch; the step, and what is returned, is that of the whole batch.
+        """
         optimizer.zero_grad()
-        with self.in_force():
-            spikes = spikes_of(inputs, self.model, self.options)
+        own = self.replicas.share(len(inputs))
+        part = (own.stop - own.start) / len(inputs)
+        spikes = self._spikes(inputs, own)
+        loss, hits = self._gradients(spikes, target[own], where) if part else (0.0, 0.0)
+        trainable = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        loss, hits = self.replicas.sum_gradients(trainable, part, loss * part, hits)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                where, f"the loss is {loss}",
+                remedy=f"Lower learning_rate (now {self.options.learning_rate:g}), or look for NaN in the model's weights.",
+            )  # fmt: skip
+        optimizer.step()
+        return loss, hits
+
+    def _gradients(self, spikes: torch.Tensor, target: torch.Tensor, where: str) -> tuple[float, float]:
+        """From some samples of a batch: their loss, and how many of them are right; the gradients are the weights' own."""
+        with self.in_force(), self.replicas.own_draws(f"{self.options.seed}, {where}"):
             with torch.autocast(spikes.device.type, torch.bfloat16, enabled=self.options.amp is not None):
                 output = read_out(run_model(self.model, spikes), self.options.readout)
                 target = target.to(output.device)
                 loss = self._loss(output, target, spikes)
-            if not loss.isfinite():
-                raise TrainingError(
-                    where, f"the loss is {loss.item()}",
-                    remedy=f"Lower learning_rate (now {self.options.learning_rate:g}), or look for NaN in the model's weights.",
-                )  # fmt: skip
             loss.backward()  # type: ignore[no-untyped-call]  # of torch, in some versions
-        optimizer.step()
         classes = not target.is_floating_point() and target.shape == output.shape[:1]
         return loss.item(), float((output.argmax(dim=1) == target).sum()) if classes else math.nan
+
+    def _spikes(self, inputs: torch.Tensor, own: slice) -> torch.Tensor:
+        """Of some samples; an encoder of the user's gets the batch: what it draws for each is the same for any replicas."""
+        if callable(self.options.encoder):
+            return spikes_of(inputs, self.model, self.options)[own]
+        return spikes_of(inputs[own], self.model, self.options)
 
     def _loss(self, output: torch.Tensor, target: torch.Tensor, spikes: torch.Tensor) -> torch.Tensor:
         if self.options.loss is torch.nn.functional.cross_entropy:

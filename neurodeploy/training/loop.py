@@ -21,9 +21,10 @@ from neurodeploy.training.learning import Learner, learning_rate
 from neurodeploy.training.minimax import Compression
 from neurodeploy.training.options import FitOptions
 from neurodeploy.training.order import Order
-from neurodeploy.training.progress import Progress, Step
+from neurodeploy.training.progress import Progress, Step, worst
 from neurodeploy.training.pruning import Method, Phase, Pruning
 from neurodeploy.training.randomness import seeded
+from neurodeploy.training.replicas import Replicas, together
 
 
 def fit(
@@ -43,6 +44,11 @@ def fit(
 
     The last state is kept; the test data is measured and never chosen by. On an error or an interrupt the model goes back
     to the end of the last epoch that was finished.
+
+    In processes that torchrun started, each learns from its share of every batch, which all of them are given; all end with the
+    model, masks and history that one process would have had, to the rounding of sums. The loss has to be a mean over samples.
+    What an encoder or the data draw is the same for any number of replicas; what the model itself draws (dropout) is not, nor
+    what it takes from a whole batch (batch norm).
 
     Parameters
     ----------
@@ -83,17 +89,26 @@ def fit(
         No data, data that can be read only once, or batches that the model cannot take; a checkpoint that cannot be read or
         written.
     """
-    order = Order(data, options.seed)
-    pruning = None if budget is None else method(budget, model)
-    run = _Run(
-        model=model, order=order, test=test, options=options, progress=progress, on_epoch=on_epoch,
-        pruning=pruning, learner=Learner(model=model, options=options, pruning=pruning), checkpoint=checkpoint,
-        about={} if checkpoint is None else about(model, order, options, budget, pruning),
-        finished=copy.deepcopy(model.state_dict()),
-    )  # fmt: skip
-    kept = checkpoint.read(run.about) if checkpoint is not None and resume else None
+    with together() as replicas:
+        replicas.take_first(model)
+        order = Order(data, options.seed)
+        pruning = None if budget is None else method(budget, model)
+        run = _Run(
+            model=model, order=order, test=test, options=options, progress=progress, on_epoch=on_epoch, pruning=pruning,
+            learner=Learner(model=model, options=options, pruning=pruning, replicas=replicas), checkpoint=checkpoint,
+            about={} if checkpoint is None else about(model, order, options, budget, pruning),
+            finished=copy.deepcopy(model.state_dict()), replicas=replicas,
+        )  # fmt: skip
+        _carry_out(run, resume=resume)
+    return model, tuple(run.history)
+
+
+def _carry_out(run: _Run, *, resume: bool) -> None:
+    """From the checkpoint, or the beginning, to the end; what goes wrong leaves the last epoch that was finished."""
+    model, keep = run.model, run.checkpoint
+    kept = run.replicas.of_first(lambda: keep.read(run.about)) if keep is not None and resume else None
     try:
-        with seeded(options.seed), in_mode(model, training=True):
+        with seeded(run.options.seed), in_mode(model, training=True):
             if kept is not None:
                 run.take_up(kept)
             if kept is None or not kept["ended"]:
@@ -101,7 +116,6 @@ def fit(
     except BaseException:
         model.load_state_dict(run.finished)
         raise
-    return model, tuple(run.history)
 
 
 @dataclass(kw_only=True)
@@ -131,8 +145,10 @@ class _Run:
     learner: Learner
     checkpoint: Checkpoint | None
     about: Mapping[str, Any]
+    replicas: Replicas
     finished: dict[str, torch.Tensor]
-    overrun: float | None = field(default=None, init=False)
+    overruns: Mapping[str, float] = field(default_factory=dict, init=False)
+    prices: Mapping[str, float] = field(default_factory=dict, init=False)
     place: _Place = field(default_factory=_Place, init=False)
     history: list[EpochRecord] = field(default_factory=list, init=False)
     kept: Mapping[str, Any] | None = field(default=None, init=False)
@@ -143,15 +159,16 @@ class _Run:
         if self.pruning is not None:
             self._into_budget(self.pruning)
         if self.checkpoint is not None:
-            self.checkpoint.write(self.about, self._at_end())
+            keep, told = self.checkpoint, self._at_end()
+            self.replicas.of_first(lambda: keep.write(self.about, told))
 
     def _into_budget(self, pruning: Pruning) -> None:
         if self.options.distill and self.learner.teacher is None:
             self.learner.teacher = Teacher(self.model, self.options)
         self._phase("compress", self.options.epochs_compress)
         if self.place.phase != "finetune":
-            pruning.close()
-            self._note_overrun()
+            self._decide(pruning, pruning.close)
+            self.replicas.take_first(self.model)
             self.finished = copy.deepcopy(self.model.state_dict())
         self._phase("finetune", self.options.epochs_finetune)
         with self.learner.in_force():
@@ -192,15 +209,16 @@ class _Run:
             self._after(rate)
             place.step, place.loss, place.correct = place.step + 1, place.loss + loss * len(inputs), place.correct + hits
             place.samples, place.seconds = place.samples + len(inputs), time.perf_counter() - started
-            if self.checkpoint is not None and self.checkpoint.due:
+            if self.checkpoint is not None and self.replicas.is_first and self.checkpoint.due:
                 self.checkpoint.write(self.about, self._state(optimizer))
             if self.progress is not None:
                 self.progress(Step(
                     phase=place.phase, epoch=place.epoch, epochs=epochs, step=place.step - 1, steps=self.order.n_batches,
-                    loss=loss, overrun=self.overrun,
+                    loss=loss, accuracy=place.correct / place.samples, overruns=self.overruns, prices=self.prices,
                 ))  # fmt: skip
+        self.replicas.take_first(self.model)  # unlike machines drift apart by roundings
         self.finished = copy.deepcopy(self.model.state_dict())
-        return self._record(started)
+        return self.replicas.of_first(lambda: self._record(started))
 
     def _record(self, started: float) -> EpochRecord:
         with self.learner.in_force():
@@ -219,16 +237,24 @@ class _Run:
 
     def _before(self, step: int, done: float) -> None:
         if self.pruning is not None and self.place.phase == "compress" and step % self.options.mask_interval == 0:
-            self.pruning.choose(done / self.options.compress_share)
-            self._note_overrun()
+            pruning = self.pruning
+            self._decide(pruning, lambda: pruning.choose(done / self.options.compress_share))
+
+    def _decide(self, pruning: Pruning, decision: Callable[[], None]) -> None:
+        """Let the method decide, in the first of all replicas, and all have what it decided."""
+
+        def decided() -> Mapping[str, Any]:
+            decision()
+            return pruning.state_dict()
+
+        state = self.replicas.of_first(decided)
+        if not self.replicas.is_first:
+            pruning.load_state_dict(state)
+        self.overruns, self.prices = worst(pruning.overruns()), worst(pruning.multipliers)
 
     def _after(self, rate: float) -> None:
         if self.pruning is not None and self.place.phase != "dense":
             self.pruning.after_step(self.place.phase, rate)
-
-    def _note_overrun(self) -> None:
-        if self.pruning is not None:
-            self.overrun = max(self.pruning.overruns().values())
 
     def _state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         return {
@@ -238,7 +264,8 @@ class _Run:
             "finished": self.finished,
             "optimizer": optimizer.state_dict(),
             "teacher": None if self.learner.teacher is None else self.learner.teacher.model.state_dict(),
-            "overrun": self.overrun,
+            "overruns": self.overruns,
+            "prices": self.prices,
             "order": self.order.state_dict(),
         }
 
@@ -263,5 +290,5 @@ class _Run:
             self.finished = copy.deepcopy(self.model.state_dict())
             return
         self.kept, self.place = kept, _Place(**kept["place"])
-        self.finished, self.overrun = dict(kept["finished"]), kept["overrun"]
+        self.finished, self.overruns, self.prices = dict(kept["finished"]), kept["overruns"], kept["prices"]
         self.order.load_state_dict(kept["order"])

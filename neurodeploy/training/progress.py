@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeAlias
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.text import Text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,8 +26,13 @@ class Step:
         Both counted from 0: epoch `epoch` of `epochs` in the phase, step `step` of `steps` in the epoch.
     loss : float
         Of this step's batch.
-    overrun : float or None
-        Largest usage over budget less one, over all constraints; None before the survivors were chosen for the first time.
+    accuracy : float
+        Of the epoch so far, 0..1; NaN where targets are no classes.
+    overruns : mapping of resource to float
+        Usage over budget less one of the constraint that is furthest over, for each resource; empty before the survivors were
+        chosen for the first time.
+    prices : mapping of resource to float
+        The highest price of a constraint (z of the minimax form), for each resource.
     """
 
     phase: str
@@ -34,20 +41,63 @@ class Step:
     step: int
     steps: int
     loss: float
-    overrun: float | None
+    accuracy: float
+    overruns: Mapping[str, float]
+    prices: Mapping[str, float]
+
+    @property
+    def overrun(self) -> float | None:
+        """The largest of all; None before the survivors were chosen for the first time."""
+        return max(self.overruns.values(), default=None)
 
 
 Progress: TypeAlias = Callable[[Step], None]
 
 
+def worst(constraints: Mapping[str, float]) -> dict[str, float]:
+    """The largest number of each resource, which is the last word of a constraint's name."""
+    found: dict[str, float] = {}
+    for name, value in constraints.items():
+        resource = name.rpartition(" ")[2]
+        found[resource] = max(value, found.get(resource, value))
+    return found
+
+
+_SHORT = {"synapse_memory_bits": "memory", "input_axons": "axons in", "output_axons": "axons out"}
+
+
+def pressure(step: Step) -> str:
+    """How far each resource is over its budget at worst, and its price z where it has one: a line."""
+    parts = []
+    for resource, overrun in step.overruns.items():
+        price = step.prices.get(resource, 0.0)
+        parts.append(f"{_SHORT.get(resource, resource)} {overrun:+.0%}{f' z {price:.1e}' if price else ''}")
+    return ", ".join(parts)
+
+
+class _Bars(Bars):
+    """Bars, and a line below them."""
+
+    below = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """As rich asks for them."""
+        yield from super().get_renderables()
+        if self.below:
+            yield Text(self.below, no_wrap=True, overflow="ellipsis")
+
+
 class ProgressBars:
-    """A bar for every phase, on a terminal; silent in a pipe. Use it as ``with ProgressBars() as progress: fit(...)``."""
+    """On a terminal a bar for every phase, with loss and accuracy, and a line for what the budget says: overruns and prices.
+
+    Silent in a pipe. Use it as ``with ProgressBars() as progress: fit(...)``. It fits 80 columns.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
         console = console or Console(stderr=True)
-        self._bars = Bars(
-            TextColumn("{task.description:<9}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[detail]}"),
-            TimeRemainingColumn(), console=console, disable=not console.is_terminal,
+        self._bars = _Bars(
+            TextColumn("{task.description:<9}"), BarColumn(bar_width=16), MofNCompleteColumn(),
+            TextColumn("{task.fields[detail]}"), TimeRemainingColumn(), console=console, disable=not console.is_terminal,
         )  # fmt: skip
         self._tasks: dict[str, TaskID] = {}
 
@@ -61,7 +111,6 @@ class ProgressBars:
     def __call__(self, step: Step) -> None:
         if step.phase not in self._tasks:
             self._tasks[step.phase] = self._bars.add_task(step.phase, total=step.epochs * step.steps, detail="")
-        detail = f"loss {step.loss:.3f}"
-        if step.overrun is not None:
-            detail += f", worst overrun {max(step.overrun, 0):+.0%}"
+        detail = f"loss {step.loss:.3f}" + ("" if math.isnan(step.accuracy) else f", {step.accuracy:.1%} right")
+        self._bars.below = pressure(step)
         self._bars.update(self._tasks[step.phase], completed=step.epoch * step.steps + step.step + 1, detail=detail)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,12 +25,12 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def random_state() -> dict[str, Any]:
-    """Where the draws stand, of every device."""
+    """Where the draws stand, of every device that is this process's."""
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002  # as above
     version, numbers, normal = random.getstate()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state(device) for device in _devices()],
         "numpy": (str(name), np.asarray(keys, dtype=np.int64), position, has_gauss, gauss),
         "python": (version, np.asarray(numbers, dtype=np.int64), normal),
     }
@@ -39,9 +39,17 @@ def random_state() -> dict[str, Any]:
 def set_random_state(state: Mapping[str, Any]) -> None:
     """Draws go on from where `random_state` found them."""
     torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    for device, drawn in zip(_devices(), state["cuda"], strict=False):
+        torch.cuda.set_rng_state(drawn, device)
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.astype(np.uint32), *rest))  # noqa: NPY002  # as above
     version, numbers, normal = state["python"]
     random.setstate((version, tuple(numbers.tolist()), normal))
+
+
+def _devices() -> Sequence[int]:
+    """All GPUs; of replicas, which have one each, the current one alone."""
+    if not torch.cuda.is_available():
+        return []
+    shared = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return [torch.cuda.current_device()] if shared else range(torch.cuda.device_count())
