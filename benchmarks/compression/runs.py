@@ -161,6 +161,7 @@ def compress(run: Run, place: Place) -> dict[str, Any]:
     trimmed, quantized, plan = in_integers(extract(model.cpu(), sample), budget, pruning.widths)
     measured = evaluate(quantized, split.test, options, progress=False)
     return run.name | {
+        "cores": None if "%" in run.budget else float(Fraction(run.budget.split()[0])),
         "accuracy": measured.classification_accuracy, "learnt": learnt,
         "connectivity": quantized.n_synapses / network.n_synapses, "synapse_memory_bits": memory_of(plan, quantized),
         "synops": measured.synaptic_operations["Effective_ACs"], "widths": list(pruning.widths.values()),
