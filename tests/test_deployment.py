@@ -82,6 +82,8 @@ def test_its_files_are_there_and_agree(deployment: tuple[nd.Deployment, Path, li
     assert (out / "report.txt").read_text() == f"{made.report}\n"
     assert nd.read_netx(out / "model.net") == made.quantized
     assert sorted(path.name for path in out.iterdir()) == [
+        "checkpoint-compressed.safetensors",
+        "checkpoint-dense.safetensors",
         "model.net",
         "record.npz",
         "report.html",
