@@ -33,14 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         return INTERRUPTED
-    except (BudgetError, PlacementError) as error:
-        if not error.is_told:
-            click.echo(f"{type(error).__name__}: {error}", err=True)
-        return DIFFERS
     except NeurodeployError as error:
         if not error.is_told:
             click.echo(f"{type(error).__name__}: {error}", err=True)
-        return BAD_INPUT
+        return DIFFERS if isinstance(error, (BudgetError, PlacementError)) else BAD_INPUT
     except OSError as error:
         click.echo(f"{error.filename or 'a file'}: {error.strerror or error}.", err=True)
         return BAD_INPUT

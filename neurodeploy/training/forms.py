@@ -88,7 +88,8 @@ def best_width(
     dread : float
         How much worse a squared error of rounding is than one of a synapse left out.
     """
-    orders = [by_axon_falling(np.abs(weight)) for _, weight, _ in parts]  # a larger weight is worth no less, at any width
+    # a larger weight is worth no less, at any width
+    orders = [by_axon_falling(np.abs(weight[form.rows.get(part.name, slice(None))])) for part, weight, _ in parts]
 
     def worth(candidate: Form) -> float:
         wishes = [

@@ -32,8 +32,8 @@ class Wish:
     rows : array (n,), int, optional
         The neurons that are to stay, ascending; the others are taken out of the network, so that the targets of those that
         stay are told apart by fewer bits. All of them by default.
-    order : array (n_in, n_neurons), int, optional
-        Neurons of each axon by falling score, where that is known and all neurons stay; sorting takes longest of all.
+    order : array (n_in, n), int, optional
+        `by_axon_falling` of the rows' scores, where that is known; sorting takes longest of all.
     """
 
     score: Floats
@@ -91,7 +91,7 @@ def lists_of(wish: Wish, profile: HardwareProfile) -> Sequence[Lists]:
     """The slice's lists in each encoding that the chip has; whole axons only where it is dense."""
     rows = np.arange(len(wish.score)) if wish.rows is None else wish.rows
     by_axon = np.ascontiguousarray(wish.score[rows].T, dtype=np.float64)
-    order = by_axon_falling(wish.score[rows]) if wish.order is None or wish.rows is not None else wish.order
+    order = by_axon_falling(wish.score[rows]) if wish.order is None else wish.order
     running = np.zeros((len(by_axon), rows.size + 1))
     np.cumsum(np.take_along_axis(by_axon, order, axis=1), axis=1, out=running[:, 1:])
     width, allowed, ways = weight_bits(wish.bits, profile), profile["encodings"].names, []

@@ -6,6 +6,7 @@ in the end, and the budget is checked by the same count: all that is inherited. 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -23,7 +24,7 @@ from neurodeploy.training.pruning import Phase
 from neurodeploy.training.schedule import axons_in_force, memory_in_force
 
 
-class Masked(Compression):
+class Masked(Compression, ABC):
     """A method that chooses survivors in its own way; a rival is a subclass with its `select`.
 
     Parameters
@@ -53,9 +54,9 @@ class Masked(Compression):
         self.multipliers = {}
         self.width, self.integers, self.is_final = width, integers, False
 
+    @abstractmethod
     def select(self, progress: float) -> None:
         """Choose the survivors under the budget in force at `progress`; not asked any more once they are final."""
-        raise NotImplementedError
 
     def choose(self, progress: float) -> None:
         """Choose the survivors, and now and then the grid of values that they are rounded to."""

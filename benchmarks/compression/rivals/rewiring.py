@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,9 +23,9 @@ class Hidden(Masked):
 
     is_open = True
 
+    @abstractmethod
     def seen(self, name: str) -> torch.Tensor:
         """The weights (n_out, n_in) that the hidden ones of a layer stand for."""
-        raise NotImplementedError
 
     def effective(self, name: str) -> torch.Tensor:
         """These, where they survive."""
