@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from neurodeploy.simulation import simulate
     from neurodeploy.simulation.verify import verify
     from neurodeploy.training import FitOptions, encode, fit, load_data, load_weights, save_weights, simulator_spikes, together
+    from neurodeploy.trimming import trim
 
 _HOME = {
     "balancing": ("balance",),
@@ -55,9 +56,11 @@ _HOME = {
     "records": ("EpochRecord", "SpikeRecord", "compare"),
     "profiles": ("load_profile",),
     "report": ("Report", "summarize"),
+    "budgets.channels": ("narrow_budget",),
     "budgets.sharing": ("share_budget",),
     "simulation": ("simulate",),
     "simulation.verify": ("verify",),
+    "trimming": ("trim",),
     "training": ("FitOptions", "encode", "fit", "load_data", "load_weights", "save_weights", "simulator_spikes", "together"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -67,9 +70,9 @@ _ROOMS = ("plot",)
 __all__ = [
     "Budget", "Deployment", "EpochRecord", "Evaluation", "FitOptions", "HardwareProfile", "Network", "NeurodeployError",
     "Placement", "QuantizedNetwork", "Report", "SpikeRecord", "balance", "compare", "compress", "deploy", "dequantize",
-    "encode", "evaluate", "explore", "extract", "fit", "inspect", "load_data", "load_profile", "load_weights", "place",
-    "quantize", "read_netx", "read_nir", "save_weights", "share_budget", "simulate", "simulator_spikes", "summarize",
-    "together", "verify", "with_input_population", "write_netx", "write_nir",
+    "encode", "evaluate", "explore", "extract", "fit", "inspect", "load_data", "load_profile", "load_weights",
+    "narrow_budget", "place", "quantize", "read_netx", "read_nir", "save_weights", "share_budget", "simulate",
+    "simulator_spikes", "summarize", "together", "trim", "verify", "with_input_population", "write_netx", "write_nir",
 ]  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import torch
 
 from neurodeploy.board.links import measured_rates
 from neurodeploy.budgets.budget import Budget
-from neurodeploy.budgets.sharing import share_budget
+from neurodeploy.budgets.channels import narrow_budget
 from neurodeploy.deployment import Deployment, Say, files_of, folder_of, keep_quiet, warnings_from, written
-from neurodeploy.errors import SimulationError
+from neurodeploy.errors import NetworkError, SimulationError
+from neurodeploy.frontends.assembly import BIAS
 from neurodeploy.frontends.norse import extract
 from neurodeploy.graph import INPUT
 from neurodeploy.hardware import HardwareProfile
@@ -36,9 +38,11 @@ from neurodeploy.training.direct import check_payload, in_levels
 from neurodeploy.training.encoders import levels_of
 from neurodeploy.training.integers import one_threshold_each
 from neurodeploy.training.minimax import Compression
+from neurodeploy.training.modules import units_of
 from neurodeploy.training.options import MinimaxOptions
 from neurodeploy.training.progress import Progress
 from neurodeploy.training.replicas import Replicas, together
+from neurodeploy.training.worth import worth_of_memory
 from neurodeploy.trimming import live_neurons, without_neurons
 
 STAGES = ("dense", "compressed")
@@ -96,18 +100,19 @@ def compress(
     RequestError
         An encoder whose numbers the chip's spikes cannot carry.
     NetworkError
-        It is more than a chain of dense layers, which is all that training under a budget knows yet.
+        It is more than a chain of convolutions and dense layers, which is all that training under a budget knows yet.
     """
     with together() as replicas:
         say = say if replicas.is_first else keep_quiet
         folder = replicas.of_first(lambda: folder_of(out))
         replicas.take_first(model)
-        network, levels = _trainable(extract(model, sample), profile, options)
+        network, levels = _trainable(model, sample, profile, options)
         minimax, bits = (minimax, DEFAULT_WEIGHT_BITS) if bits is None else (replace(minimax, widths=False), bits)
         say(_verdict(before := lay_out(network, profile, cores=cores, bits=bits)))
-        pruning = Compression(
-            share_budget(network, profile, cores=cores, bits=bits), model, minimax, thresholds=one_threshold_each(network, levels)
-        )
+        budget = narrow_budget(network, profile, cores=cores, bits=bits)
+        for line in _narrowed(network, budget):
+            say(line)
+        pruning = Compression(budget, model, minimax, thresholds=thresholds_of(network, model, levels))
         keep = {name: Checkpoint(path=folder / f"checkpoint-{name}.safetensors", every_s=checkpoint_every_s) for name in STAGES}
         replicas.of_first(lambda: _begin(keep, say, resume=resume))
         history, accuracy = _train(model, pruning, data, options, progress if replicas.is_first else None, say, keep, replicas)
@@ -132,6 +137,7 @@ def _deploy(
 ) -> Deployment:  # fmt: skip
     """A compressed model onto its chip, and what is measured there into the folder."""
     profile, levels = pruning.budget.profile, levels_of(options.encoder)
+    worth = worth_of_memory(model, pruning, data.train, options)
     network, quantized, plan = in_integers(in_levels(extract(model, sample), levels), pruning.budget, pruning.widths)
     placement = lay_out(quantized, profile, cores=cores, plan=plan.cuts)
     write_netx(quantized, folder / "model.net")
@@ -152,18 +158,43 @@ def _deploy(
     report = summarize(
         profile, pruning.budget, placement, history=trained.history, before=trained.before, seed=options.seed, accuracy=accuracy,
         lava=lava, rates=measured.rates, rounding=errors, warnings=(*warnings_from(errors, measured), *notes),
+        worth=worth,
         files=files_of(folder, "network", "weights", "record"),
     )  # fmt: skip
     shown = Evidence(quantized=quantized, budget=pruning.budget, emulated=record, lava=in_lava, command=command)
     return Deployment(quantized=quantized, placement=placement, report=written(report, folder, shown))
 
 
-def _trainable(network: Network, profile: HardwareProfile, options: FitOptions) -> tuple[Network, int]:
+def _trainable(
+    model: torch.nn.Module, sample: torch.Tensor, profile: HardwareProfile, options: FitOptions
+) -> tuple[Network, int]:
     """The network and its input's levels, refused before hours of training where what comes then, or after, could not begin."""
     levels = levels_of(options.encoder)
     check_payload(profile, levels)
-    network.require_dense_chain("training under a budget")
-    return network, levels
+    for layer in (trained := extract(_as_if_trained(model), sample)):
+        if any(connection.source == BIAS for connection in layer.connections):
+            raise NetworkError(
+                f"layer {layer.name!r}", "has a bias, or a normalisation, in front of a synaptic current: it hears a neuron that "
+                "always fires, of which training under a budget knows nothing yet",
+                remedy="Leave it out there, or take neurons without a current (LIFBoxCell).",
+            )  # fmt: skip
+    trained.require_chain("training under a budget")
+    return extract(model, sample), levels
+
+
+def _as_if_trained(model: torch.nn.Module) -> torch.nn.Module:
+    """A copy whose normalisations shift, as they will: where training begins they do not, and a bias of zero is none."""
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._NormBase) and module.running_mean is not None:
+            module.running_mean.copy_(torch.linspace(0.1, 0.2, module.num_features))
+    return model
+
+
+def thresholds_of(network: Network, model: torch.nn.Module, levels: int = 1) -> dict[str, float]:
+    """The threshold of each layer that has one, in the units of the model's weights; where these are the layer's, scaled."""
+    units = units_of(network, model)
+    return {name: value * units[name] for name, value in one_threshold_each(network, levels).items() if name in units}
 
 
 def _in_lava(
@@ -238,6 +269,14 @@ def _train(
     compressed, _ = replicas.of_first(lambda: evaluate(model, data.test, options))
     say(f"Compressed into the budget: {compressed:.2%}.")
     return (*first, *second), Accuracy(dense=dense, compressed=compressed, test_samples=n_test)
+
+
+def _narrowed(network: Network, budget: Budget) -> Iterator[str]:
+    """How many channels there is room for, where that is not all of them."""
+    fewer = [(layer.name, budget.grid(layer.name)[0], layer.shape[0]) for layer in network if len(layer.shape) == 3]
+    told = [f"{name} {left} of {all_}" for name, left, all_ in fewer if left < all_]
+    if told:
+        yield f"Neurons and axons leave room for fewer channels: {', '.join(told)}."
 
 
 def _verdict(placement: Placement) -> str:

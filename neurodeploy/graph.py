@@ -154,8 +154,8 @@ class Graph(ByValue, Generic[L]):
         if isinstance(synapse, ConvWiring) and synapse.input_shape != shapes[source]:
             raise NetworkError(where, f"convolves {synapse.input_shape}, but {source!r} has shape {shapes[source]}")
 
-    def require_dense_chain(self, what: str) -> None:
-        """Refuse, for what can do no more yet, all but layers with one dense connection from the layer before.
+    def require_chain(self, what: str) -> None:
+        """Refuse, for what can do no more yet, all but layers with one connection from the layer before, dense or a convolution.
 
         Raises
         ------
@@ -166,10 +166,11 @@ class Graph(ByValue, Generic[L]):
         for layer in self.layers:
             kinds = [f"{type(c.synapse).__name__} from {c.source!r}" for c in layer.connections]
             first = layer.connections[0]
-            if len(kinds) > 1 or first.source != previous or not isinstance(first.synapse, DenseWiring) or first.delay_steps:
+            is_known = isinstance(first.synapse, (DenseWiring, ConvWiring)) and not first.delay_steps
+            if len(kinds) > 1 or first.source != previous or not is_known:
                 raise NetworkError(
                     f"layer {layer.name!r}",
-                    f"has {' and '.join(kinds)}; {what} knows only chains of dense layers, undelayed",
+                    f"has {' and '.join(kinds)}; {what} knows only chains of dense layers and convolutions, undelayed",
                 )
             previous = layer.name
 

@@ -243,3 +243,38 @@ class EpochRecord:
     overruns: Mapping[str, float]
     multipliers: Mapping[str, float]
     seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worth:
+    """What some of a core's synapse memory is worth.
+
+    Attributes
+    ----------
+    core : int
+    layers : tuple of str
+        Whose synapses are on it.
+    bits_less : int
+        That were taken away; of synapses, the least valuable.
+    loss, loss_with_less : float
+        Of the same samples, before and after, with nothing learnt anew.
+    samples : int
+    """
+
+    core: int
+    layers: tuple[str, ...]
+    bits_less: int
+    loss: float
+    loss_with_less: float
+    samples: int
+
+    @property
+    def per_kilobit(self) -> float:
+        """Loss for each 1,000 bits less."""
+        return (self.loss_with_less - self.loss) / self.bits_less * 1000
+
+    def __str__(self) -> str:
+        return (
+            f"{self.per_kilobit:+.2g} of loss for each kilobit less on core {self.core} ({', '.join(self.layers)}; "
+            f"{self.loss:.4f} and {self.loss_with_less:.4f} with {self.bits_less:,} bits less, {self.samples:,} training samples)"
+        )

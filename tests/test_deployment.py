@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
+from norse.torch import LICell, LIFCell, LIFParameters, LIFRecurrentCell, SequentialState
 
 import neurodeploy as nd
 from neurodeploy.demo import digits_model
@@ -178,11 +178,23 @@ def test_the_demo_does_not_fit_the_core_that_it_is_given() -> None:
 
 
 def test_what_cannot_be_trained_under_a_budget_is_refused_before_training(tmp_path: Path) -> None:
-    convolution, dense = torch.nn.Conv2d(1, 2, 3, bias=False), torch.nn.Linear(72, 10, bias=False)
-    model = SequentialState(convolution, LIFCell(), torch.nn.Flatten(), dense, LICell())
-    message = r"^layer 'layer0': has Conv from 'input'; training under a budget knows only chains of dense layers, undelayed\.$"
+    model = SequentialState(LIFRecurrentCell(64, 12), torch.nn.Linear(12, 10, bias=False), LICell())
+    message = (
+        r"^layer 'layer0': has Dense from 'input' and Dense from 'layer0'; training under a budget knows only chains of "
+        r"dense layers and convolutions, undelayed\.$"
+    )
     with pytest.raises(NetworkError, match=message):
-        nd.compress(model, torch.zeros(1, 1, 8, 8), nd.load_profile("loihi2"), nd.load_data("digits"), OPTIONS, out=tmp_path)
+        nd.compress(model, torch.zeros(1, 64), nd.load_profile("loihi2"), nd.load_data("digits"), OPTIONS, out=tmp_path)
+
+
+def test_a_bias_that_comes_with_training_is_refused_before_it(tmp_path: Path) -> None:
+    """Untrained, a normalisation shifts nothing."""
+    model = SequentialState(
+        torch.nn.Conv2d(1, 4, 3, bias=False), torch.nn.BatchNorm2d(4), LIFCell(), torch.nn.Flatten(),
+        torch.nn.Linear(144, 10, bias=False), LICell(),
+    )  # fmt: skip
+    with pytest.raises(NetworkError, match=r"layer 'layer0': has a bias, or a normalisation, in front of a synaptic current"):
+        nd.compress(model, torch.zeros(1, 1, 8, 8), nd.load_profile("loihi1"), nd.load_data("digits"), OPTIONS, out=tmp_path)
 
 
 def test_a_neuron_that_hears_nobody_and_always_fires_is_deployed_and_told_of(tmp_path: Path) -> None:

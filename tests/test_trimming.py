@@ -6,10 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import pytest
+import torch
+from images import MODELS, SAMPLE
+from norse.torch import LICell, LIFCell, SequentialState
 
+from neurodeploy.frontends.norse import extract
 from neurodeploy.network import Dense, Network
 from neurodeploy.simulation import random_spikes, simulate
-from neurodeploy.trimming import live_neurons, without_neurons
+from neurodeploy.trimming import live_neurons, trim, without_neurons
 
 
 def thinned(network: Network, connectivity: float, seed: int) -> Network:
@@ -60,3 +65,34 @@ def test_a_bias_is_reason_enough_to_fire_and_one_neuron_always_stays(make_networ
     for layer, alive in ((deaf, [True, False, False, False]), (lifted, [False, True, False, True])):
         kept = live_neurons(replace(network, layers=(layer, network["layer2"])))
         assert kept["layer1"].tolist() == alive
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_channels_that_change_nothing_go_and_the_others_answer_as_before(name: str) -> None:
+    """Channels that a convolution, or a dense layer behind pools, no longer hears; those of pools go with what they pool."""
+    model = MODELS[name]()
+    convolutions = [module for module in model if isinstance(module, torch.nn.Conv2d)]
+    behind = next(module for module in model if isinstance(module, torch.nn.Linear))
+    with torch.no_grad():
+        convolutions[0].weight.abs_()
+        convolutions[1].weight[:, 1::3] = 0
+        behind.weight.reshape(len(behind.weight), convolutions[1].out_channels, -1)[:, ::4] = 0
+    network = extract(model.eval(), SAMPLE)
+    left = trim(network)
+    assert left.layers[0].shape[0] == 8  # of 12
+    images = [layer.shape[0] for layer in left if len(layer.shape) == 3]
+    assert images == ([8, 8, 12] if name == "normalised" else [8, convolutions[1].out_channels * 3 // 4])
+    spikes = random_spikes((1, 8, 8), n_samples=3, n_steps=10)
+    whole, trimmed = simulate(network, spikes, record="all"), simulate(left, spikes, record="all")
+    assert np.allclose(whole.v[network.output.name], trimmed.v[network.output.name])
+    assert whole.spikes[network.layers[0].name].any()
+
+
+def test_groups_of_channels_stay_whole() -> None:
+    model = SequentialState(
+        torch.nn.Conv2d(4, 8, 3, groups=2, bias=False), LIFCell(), torch.nn.Flatten(), torch.nn.Linear(32, 3), LICell()
+    )
+    with torch.no_grad():
+        model[3].weight[:, :16] = 0
+    network = extract(model, torch.zeros(1, 4, 4, 4))
+    assert trim(network) == network

@@ -15,17 +15,17 @@ import torch
 from benchmarks.compression.methods import METHODS, Method, Start
 from benchmarks.compression.tasks import TASKS, Task
 from neurodeploy.budgets.budget import Budget
-from neurodeploy.budgets.sharing import share_budget
-from neurodeploy.compression import in_integers
+from neurodeploy.budgets.channels import narrow_budget
+from neurodeploy.compression import in_integers, thresholds_of
 from neurodeploy.evaluation import evaluate
 from neurodeploy.frontends.norse import extract
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.profiles import load_profile
 from neurodeploy.quantized import QuantizedNetwork
 from neurodeploy.records import EpochRecord
-from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, slice_usage
+from neurodeploy.resources.counting import LayerCount
+from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
 from neurodeploy.training import DataSplit, FitOptions, fit, load_weights, save_weights
-from neurodeploy.training.integers import one_threshold_each
 
 CHIP, MEMORY = "loihi1", "synapse_memory_bits_per_core"
 _LISTS = ("synapses_per_block", "block_header_bits", "memory_unit_bits")
@@ -144,13 +144,13 @@ def compress(run: Run, place: Place) -> dict[str, Any]:
     task = TASKS[run.task]
     split, model = task.load(place.mnist, choosing=run.choosing), task.make(run.seed)
     load_weights(model, place.folder / _file(run, "dense"))
-    sample = torch.zeros(1, next(model.parameters()).shape[1])
+    sample = torch.zeros(1, *task.input_shape)
     network = extract(model, sample)
     profile, cores = chip_of(run.budget, run.width, network.n_synapses)
-    budget = share_budget(network, profile, cores=cores, bits=run.width or DEFAULT_WEIGHT_BITS)
+    budget = narrow_budget(network, profile, cores=cores, bits=run.width or DEFAULT_WEIGHT_BITS)
     early = task.make(run.seed)
     load_weights(early, place.folder / _file(run, "early"))
-    start = Start(width=run.width, thresholds=one_threshold_each(network), early=early.to(place.device))
+    start = Start(width=run.width, thresholds=thresholds_of(network, model), early=early.to(place.device))
     method, started = METHODS[run.method], time.perf_counter()
     model.to(place.device)
     pruning = method.make(budget, model, start)
@@ -181,8 +181,5 @@ def _options(run: Run, task: Task, method: Method) -> FitOptions:
 
 def memory_of(budget: Budget, network: QuantizedNetwork) -> int:
     """Bits of synapse memory that the network takes, in slices as the budget has them."""
-    return sum(
-        slice_usage(layer.weight[part.start : part.stop], layer.weight_bits, budget.profile).synapse_memory_bits
-        for layer in network
-        for part in budget.of(layer.name)
-    )
+    counts = {layer.name: LayerCount(layer, layer.weight_bits, budget.profile) for layer in network}
+    return sum(counts[part.layer].usage(part.region).synapse_memory_bits for part in budget.slices)

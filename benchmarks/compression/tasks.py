@@ -22,6 +22,8 @@ class Task:
     ----------
     make : callable
         The untrained model of a seed.
+    input_shape : tuple of int
+        Of one step.
     data : str or None
         What `neurodeploy.training.load_data` loads, or None for MNIST from the file that the command names.
     augmentations : tuple
@@ -31,6 +33,7 @@ class Task:
     """
 
     make: Callable[[int], torch.nn.Module]
+    input_shape: tuple[int, ...]
     data: str | None
     augmentations: tuple[Augmentation, ...]
     batch: int
@@ -51,13 +54,28 @@ def small(seed: int) -> SequentialState:
     )  # fmt: skip
 
 
+def convolutional(seed: int) -> SequentialState:
+    """28 x 28 - 16C5/2 - 32C3/2 - 10 for MNIST: 3,114 neurons, of which 3,104 in images."""
+    torch.manual_seed(seed)
+    lif = LIFParameters(tau_syn_inv=torch.tensor(700.0), tau_mem_inv=torch.tensor(1000.0), v_th=torch.tensor(0.3))
+    return SequentialState(
+        torch.nn.Conv2d(1, 16, 5, stride=2, bias=False), LIFCell(lif),
+        torch.nn.Conv2d(16, 32, 3, stride=2, bias=False), LIFCell(lif), torch.nn.Flatten(),
+        torch.nn.Linear(800, 10, bias=False), LICell(),
+    )  # fmt: skip
+
+
 TASKS = {
     "mnist-2fc": Task(
-        make=mnist.network, data=None, augmentations=(RandomShift(1),), batch=256,
+        make=mnist.network, input_shape=(784,), data=None, augmentations=(RandomShift(1),), batch=256,
         dense=FitOptions(epochs_dense=30, learning_rate=2e-3, n_steps=8, readout="mean", mask_interval=20),
     ),
+    "mnist-conv": Task(
+        make=convolutional, input_shape=(1, 28, 28), data=None, augmentations=(RandomShift(1),), batch=128,
+        dense=FitOptions(epochs_dense=8, learning_rate=2e-3, n_steps=8, readout="mean", mask_interval=20),
+    ),
     "digits": Task(
-        make=small, data="digits", augmentations=(), batch=64,
+        make=small, input_shape=(64,), data="digits", augmentations=(), batch=64,
         dense=FitOptions(epochs_dense=60, learning_rate=4e-3, n_steps=8, readout="mean", mask_interval=5),
     ),
 }  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import cache, partial
 
@@ -36,10 +36,11 @@ def allotted(
     BudgetError
         A slice gets no room for a single synapse.
     """
-    parts = _cap_axons(layers, profile, _top_up(profile, counts, plan))
+    prunable = {layer.name for layer in layers if is_prunable(layer, layers)}
+    parts = _cap_axons(layers, profile, _top_up(profile, counts, plan, prunable))
     for part in parts:
         _check_room(part, counts[part.layer], cores)
-    return parts, tuple(_layer_budget(layer, layers, counts[layer.name], parts) for layer in layers)
+    return parts, tuple(_layer_budget(layer, layers, counts, parts) for layer in layers)
 
 
 def memory_for_synapses(profile: HardwareProfile) -> int:
@@ -61,8 +62,13 @@ def is_prunable(layer: AnyLayer, layers: Layers) -> bool:
     return len(layer.connections) == 1 and isinstance(first.synapse, DenseWiring) and all(len(row) == 1 for row in rows)
 
 
-def _top_up(profile: HardwareProfile, counts: Mapping[str, LayerCount], slices: tuple[Slice, ...]) -> Slices:
-    """What a core has, shared among its slices: memory in proportion to what they were given, input axons to what they hear."""
+def _top_up(
+    profile: HardwareProfile, counts: Mapping[str, LayerCount], slices: tuple[Slice, ...], prunable: Collection[str]
+) -> Slices:
+    """What a core has, shared among its slices: memory in proportion to what they were given, input axons to what they hear.
+
+    Those that cannot be pruned axon by axon hear all that they do; the others share what is left of the core's axons.
+    """
     on_core: dict[int, list[Slice]] = defaultdict(list)
     for part in slices:
         on_core[part.core].append(part)
@@ -72,12 +78,14 @@ def _top_up(profile: HardwareProfile, counts: Mapping[str, LayerCount], slices: 
         memory = memory_for_synapses(profile) - sum(bits_beside(other, profile) for other in together)
         bits = sum(other.usage.synapse_memory_bits for other in together)
         share = part.usage.synapse_memory_bits / bits if bits else part.usage.neurons / sum(p.usage.neurons for p in together)
-        mine = counts[part.layer].usage(part.region).input_axons
-        wanted = sum(counts[other.layer].usage(other.region).input_axons for other in together)
+        heard = {True: 0, False: 0}
+        for other in together:
+            heard[other.layer in prunable] += counts[other.layer].usage(other.region).input_axons
+        mine, wanted, left = counts[part.layer].usage(part.region).input_axons, heard[True], axons - heard[False]
         budgets.append(SliceBudget(
             layer=part.layer, core=part.core, region=part.region,
             synapse_memory_bits=int(memory * share) if memory < UNLIMITED else part.usage.synapse_memory_bits,
-            input_axons=mine if wanted <= axons else mine * axons // wanted, sources=(),
+            input_axons=mine if part.layer not in prunable or wanted <= left else mine * left // wanted, sources=(),
         ))  # fmt: skip
     order = {name: n for n, name in enumerate(counts)}
     return tuple(sorted(budgets, key=lambda part: (order[part.layer], part.region)))
@@ -124,7 +132,8 @@ def _check_room(part: SliceBudget, layer_count: LayerCount, cores: int) -> None:
         )  # fmt: skip
 
 
-def _layer_budget(layer: AnyLayer, layers: Layers, counted: LayerCount, slices: Slices) -> LayerBudget:
+def _layer_budget(layer: AnyLayer, layers: Layers, counts: Mapping[str, LayerCount], slices: Slices) -> LayerBudget:
+    counted = counts[layer.name]
     mine = [part for part in slices if part.layer == layer.name]
     usages = [counted.usage(part.region) for part in mine]
     given, full = sum(part.synapse_memory_bits for part in mine), sum(usage.synapse_memory_bits for usage in usages)
@@ -137,7 +146,7 @@ def _layer_budget(layer: AnyLayer, layers: Layers, counted: LayerCount, slices: 
         neurons=layer.n_neurons,
         synapse_memory_bits=given,
         input_axons=sum(part.input_axons for part in mine),
-        output_axons=sum(_sent(part, layer.name) for part in slices if part.layer in hearing),
+        output_axons=sum(_sent(part, layer.name, counts[part.layer]) for part in slices if part.layer in hearing),
         synapses=sum(_synapses_within(part, usage, thinned) for part, usage in zip(mine, usages, strict=True)),
         kept=kept,
         weight_bits=counted.width,
@@ -145,9 +154,9 @@ def _layer_budget(layer: AnyLayer, layers: Layers, counted: LayerCount, slices: 
     )
 
 
-def _sent(part: SliceBudget, source: str) -> int:
-    """Output axons that lead to a slice, of the source."""
-    return sum(cap.axons for cap in part.sources) if part.sources else part.input_axons * bool(source)
+def _sent(part: SliceBudget, source: str, counted: LayerCount) -> int:
+    """Output axons that lead to a slice, of the source: neurons, where its input axons are pixels."""
+    return sum(cap.axons for cap in part.sources) if part.sources else counted.hears(part.region)[source]
 
 
 def _synapses_within(part: SliceBudget, full: Usage, thinned: Callable[..., LayerCount]) -> int:

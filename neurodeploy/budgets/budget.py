@@ -6,6 +6,7 @@ Whoever keeps within the slices fits the cores, exactly, with no rounding left t
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -163,6 +164,17 @@ class Budget:
         """The slices of a layer."""
         return tuple(part for part in self.slices if part.layer == layer)
 
+    def by_core(self) -> list[list[SliceBudget]]:
+        """The slices of each core."""
+        cores = defaultdict[int, list[SliceBudget]](list)
+        for part in self.slices:
+            cores[part.core].append(part)
+        return list(cores.values())
+
+    def grid(self, layer: str) -> tuple[int, ...]:
+        """The shape in which a layer is cut: its neurons, or channels, rows and columns."""
+        return tuple(max(stops) for stops in zip(*(part.region.stops for part in self.of(layer)), strict=True))
+
     def _repr_html_(self) -> str:
         """A row a layer, for a notebook."""
         return table(
@@ -180,21 +192,24 @@ class Budget:
     def of_neurons(self, kept: Mapping[str, NDArray[np.bool_]]) -> Budget:
         """The same limits for the network without some of its neurons; slices that lose them all are gone.
 
+        Channels of a convolution are all alike to the budget, so those that stay take the places of its first.
+
         Parameters
         ----------
         kept : mapping of layer to array (n,), bool
-            The neurons that stay, of layers that are rows of them, in a chain.
+            The neurons that stay, of layers in a chain; of an image whole channels, of which there may be more than the
+            budget has.
         """
         names, slices = list(dict.fromkeys(part.layer for part in self.slices)), []
         for part in self.slices:
             source = names[names.index(part.layer) - 1] if part.layer != names[0] else None
-            start, stop = _renumbered(part.start, part.stop, kept.get(part.layer))
+            region = _left(part.region, kept.get(part.layer), self.grid(part.layer))
             caps = []
             for cap in part.sources:
                 first, last = _renumbered(cap.start, cap.stop, kept.get(source or ""))
                 caps.append(AxonCap(start=first, stop=last, axons=cap.axons))
-            if stop > start:
-                slices.append(replace(part, region=Region.run(start, stop), sources=tuple(caps)))
+            if region.stops[0] > region.starts[0]:
+                slices.append(replace(part, region=region, sources=tuple(caps)))
         return replace(self, slices=tuple(slices))
 
     def overruns(self, network: Network | QuantizedNetwork, *, widths: Mapping[str, int] | None = None) -> Iterator[Overrun]:
@@ -232,6 +247,16 @@ class Budget:
         """Raise `BudgetError` for the first budget that the network breaks."""
         for overrun in self.overruns(network, widths=widths):
             raise overrun.error(self)
+
+
+def _left(region: Region, kept: NDArray[np.bool_] | None, grid: tuple[int, ...]) -> Region:
+    """Where a region stands once only the kept neurons, or channels, are counted."""
+    if kept is None:
+        return region
+    if len(grid) == 1:
+        return Region.run(*_renumbered(region.starts[0], region.stops[0], kept))
+    channels, starts, stops = int(kept.sum()) // math.prod(grid[1:]), region.starts, region.stops
+    return Region((min(starts[0], channels), *starts[1:]), (min(stops[0], channels), *stops[1:]))
 
 
 def _renumbered(start: int, stop: int, kept: NDArray[np.bool_] | None) -> tuple[int, int]:

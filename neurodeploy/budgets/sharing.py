@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -39,6 +39,7 @@ def share_budget(
     cores: int | None = None,
     chips: int | None = None,
     bits: int = DEFAULT_WEIGHT_BITS,
+    whole: Collection[str] = (),
 ) -> Budget:
     """Share the cores out among the layers.
 
@@ -54,6 +55,8 @@ def share_budget(
         How many cores, or chips of them, the network may use; all of the profile's by default.
     bits : int
         Width that the weights will be stored in; rounded up to one that the chip has.
+    whole : collection of str
+        Layers that keep every synapse, whatever the others have to do without.
 
     Raises
     ------
@@ -67,7 +70,7 @@ def share_budget(
     layers: Layers = network.layers
     _check_neurons(layers, profile, cores)
     counts = counts_of(layers, dict.fromkeys((layer.name for layer in layers), width), profile, connectivity=1.0)
-    parts, budgets = allotted(layers, profile, counts, _plan(layers, profile, counts, cores), cores)
+    parts, budgets = allotted(layers, profile, counts, _plan(layers, profile, counts, cores, whole), cores)
     return Budget(profile=profile, cores=cores, weight_bits=width, slices=parts, layers=budgets)
 
 
@@ -111,15 +114,17 @@ class _Pressed(LayerCount):
         return iter(()) if self.prunes_axons and "memory_bits_per_core" not in self.profile else super().heard(region)
 
 
-def _plan(layers: Layers, profile: HardwareProfile, counts: Mapping[str, LayerCount], cores: int) -> tuple[Slice, ...]:
+def _plan(
+    layers: Layers, profile: HardwareProfile, counts: Mapping[str, LayerCount], cores: int, whole: Collection[str]
+) -> tuple[Slice, ...]:
     """The layers on the cores, each at the largest share that they hold: as they are, if they fit so."""
-    whole = filled(layers, profile, counts)
-    if _n_cores(whole) <= cores:
-        return whole
-    shares = _shares(whole, profile, cores)
+    unpruned = filled(layers, profile, counts)
+    if _n_cores(unpruned) <= cores:
+        return unpruned
+    shares = _shares(unpruned, profile, cores, whole)
     kept = {name for name, share in shares.items() if math.isinf(share)}
 
-    is_quick = len(whole) >= _MANY_SLICES
+    is_quick = len(unpruned) >= _MANY_SLICES
 
     def plan(level: float, kept: set[str], *, is_quick: bool = is_quick) -> tuple[Slice, ...] | None:
         pressed = {}
@@ -132,7 +137,7 @@ def _plan(layers: Layers, profile: HardwareProfile, counts: Mapping[str, LayerCo
     if (everything := plan(1.0, kept)) is not None:
         return everything
     if (best := plan(0.0, kept)) is None:
-        kept, best = set(), plan(0.0, set(), is_quick=False)
+        kept, best = set(whole), plan(0.0, set(whole), is_quick=False)
     if best is None:
         raise _no_plan(layers, profile, cores)
     low, best = _highest(lambda level: plan(level, kept), 0.0, 1.0, best, _QUICK_HALVINGS if is_quick else _HALVINGS)
@@ -166,14 +171,15 @@ def _n_cores(slices: tuple[Slice, ...]) -> int:
     return len({part.core for part in slices})
 
 
-def _shares(whole: tuple[Slice, ...], profile: HardwareProfile, cores: int) -> dict[str, float]:
+def _shares(unpruned: tuple[Slice, ...], profile: HardwareProfile, cores: int, whole: Collection[str]) -> dict[str, float]:
     """Share of its unpruned bits that a layer may use: square-root water-filling; infinite for a layer that is kept whole."""
     bits: dict[str, float] = defaultdict(float)
-    for part in whole:
+    for part in unpruned:
         bits[part.layer] += part.usage.synapse_memory_bits
-    left = float(cores * memory_for_synapses(profile)) - sum(bits_beside(part, profile) for part in whole)
-    shares: dict[str, float] = {}
-    needs = dict(bits)
+    left = float(cores * memory_for_synapses(profile)) - sum(bits_beside(part, profile) for part in unpruned)
+    left -= sum(bits[name] for name in whole)
+    shares = dict.fromkeys(whole, math.inf)
+    needs = {name: need for name, need in bits.items() if name not in shares}
     while needs:
         level = max(left, 0.0) / sum(np.sqrt(need) for need in needs.values())
         kept_whole = {name: need for name, need in needs.items() if need <= level * np.sqrt(need)}

@@ -17,7 +17,7 @@ from neurodeploy.budgets.gains import Gain
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.markup import paragraphs, table
 from neurodeploy.placement import Placement
-from neurodeploy.records import EpochRecord, SpikeRecord
+from neurodeploy.records import EpochRecord, SpikeRecord, Worth
 from neurodeploy.report.facts import LavaCheck, LayerReport, board_json
 from neurodeploy.report.ladder import Accuracy
 from neurodeploy.report.text import (
@@ -53,6 +53,8 @@ class Report:
         What rounding did to layers, and what may overflow.
     balances : tuple of Balance
         How spikes that skip layers are kept back.
+    worth : tuple of Worth
+        What the memory of full cores is worth in loss.
     files : mapping of what to path
     """
 
@@ -68,6 +70,7 @@ class Report:
     rounding: tuple[LayerError, ...] = ()
     warnings: tuple[str, ...] = ()
     balances: tuple[Balance, ...] = ()
+    worth: tuple[Worth, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -84,6 +87,7 @@ class Report:
             "lava": {"steps": None, "mismatches": None} if self.lava is None else asdict(self.lava),
             "layers": [layer.to_json() for layer in self.layers],
             "balances": [asdict(choice) for choice in self.balances],
+            "worth": [asdict(some) | {"per_kilobit": some.per_kilobit} for some in self.worth],
             "files": dict(self.files),
         }
 
@@ -103,6 +107,7 @@ class Report:
         if self.rounding:
             yield "Rounding, root mean square of weights and worst of the others: " + "; ".join(map(str, self.rounding)) + "."
         yield from balance_lines(self.balances)
+        yield from (f"Worth: {some}." for some in self.worth)
         yield from (f"Note: {warning}" for warning in self.warnings)
         if self.files:
             yield "Files: " + ", ".join(self.files.values())
@@ -182,7 +187,7 @@ def summarize(
     before : Placement, optional
         The network laid out as it came.
     **more
-        Further fields of `Report`: seed, accuracy, lava, rates, rounding, warnings, balances, files.
+        Further fields of `Report`: seed, accuracy, lava, rates, rounding, warnings, balances, worth, files.
     """
     if record is not None:
         more.setdefault("rates", record.rates())

@@ -37,26 +37,28 @@ class Form:
         The neurons that stay, counted within the slice, where not all of them do.
     threshold : float, optional
         Of its neurons, where they fire at one; rounded with the weights.
+    axons : int
+        Behind each column of its weights.
     """
 
     width: int
     grid: Grid | None
     rows: Mapping[str, Integers]
     threshold: float | None = None
+    axons: int = 1
 
     def state_dict(self) -> dict[str, Any]:
-        """All but the threshold, as a checkpoint holds it."""
+        """What changes, as a checkpoint holds it."""
         state: dict[str, Any] = {"width": self.width, "rows": {name: torch.from_numpy(rows) for name, rows in self.rows.items()}}
         return state if self.grid is None else state | {"largest": self.grid.largest, "is_mixed": int(self.grid.is_mixed)}
 
-    @classmethod
-    def of_state(cls, state: Mapping[str, Any], threshold: float | None) -> Form:
-        """The form that a checkpoint holds."""
+    def as_of(self, state: Mapping[str, Any]) -> Form:
+        """The form of the layer that a checkpoint holds."""
         width, rows = state["width"], {name: tensor.numpy() for name, tensor in state["rows"].items()}
-        if "largest" not in state:
-            return cls(width=width, grid=None, rows=rows, threshold=threshold)
-        grid = Grid(width=width, largest=state["largest"], is_mixed=bool(state["is_mixed"]), threshold=threshold)
-        return cls(width=width, grid=grid, rows=rows, threshold=threshold)
+        grid = None
+        if "largest" in state:
+            grid = Grid(width=width, largest=state["largest"], is_mixed=bool(state["is_mixed"]), threshold=self.threshold)
+        return replace(self, width=width, grid=grid, rows=rows)
 
     def score(self, weight: Floats) -> Floats:
         """What synapses are worth: the squared distance that each takes from the nearest network that the chip holds."""
@@ -65,7 +67,7 @@ class Form:
 
     def wish(self, part: SliceBudget, weight: Floats) -> Wish:
         """A slice of the layer, given its weights (n_neurons, n_in)."""
-        return Wish(score=self.score(weight), part=part, bits=self.width, rows=self.rows.get(part.name))
+        return Wish(score=self.score(weight), part=part, bits=self.width, rows=self.rows.get(part.name), axons=self.axons)
 
 
 def widths_of(profile: HardwareProfile) -> list[int]:

@@ -34,6 +34,8 @@ class Wish:
         stay are told apart by fewer bits. All of them by default.
     order : array (n_in, n), int, optional
         `by_axon_falling` of the rows' scores, where that is known; sorting takes longest of all.
+    axons : int
+        How many there are for each column of the scores, all with the same synapses: the pixels that pooling adds up.
     """
 
     score: Floats
@@ -41,6 +43,7 @@ class Wish:
     bits: int
     rows: Integers | None = None
     order: Integers | None = None
+    axons: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -102,6 +105,6 @@ def lists_of(wish: Wish, profile: HardwareProfile) -> Sequence[Lists]:
         bits = axon_bits(np.arange(rows.size + 1), width, index_bits(rows.size, profile), profile)
         ways.append((np.flatnonzero(np.append(np.diff(bits) > 0, True)), bits))
     return [
-        Lists(targets=rows[order], sizes=sizes, bits=bits[sizes], gain=running[:, sizes], n_neurons=len(wish.score))
+        Lists(targets=rows[order], sizes=sizes, bits=bits[sizes] * wish.axons, gain=running[:, sizes], n_neurons=len(wish.score))
         for sizes, bits in ways
     ]

@@ -8,13 +8,12 @@ s counts the weights of a layer that should be zero, ||W||_{s,2}^2 is the sum of
 zero yet, z prices every resource that is over budget: a core's memory, a slice's axons. Where the paper descends in s and
 ascends in z, the two are solved together here, exactly: `masks.choose_on_core` finds the surviving synapses and the shadow
 prices at once; `forms` has the widths. The budget in force shrinks geometrically from what the dense model
-uses to what it may use.
+uses to what it may use. Convolutions keep their synapses and lose channels, as many as the budget has no room for: `channels`.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -26,12 +25,13 @@ import torch
 from numpy.typing import NDArray
 
 from neurodeploy.budgets.budget import Budget, SliceBudget
-from neurodeploy.resources.usage import count
+from neurodeploy.training.channels import Channels
 from neurodeploy.training.forms import Form, best_width
 from neurodeploy.training.integers import best_grid
 from neurodeploy.training.lists import Wish
 from neurodeploy.training.masks import RESOURCES, choose_on_core
-from neurodeploy.training.modules import as_network, find_layers
+from neurodeploy.training.modules import as_network, find_layers, in_terms_of
+from neurodeploy.training.needs import memory_bits, overruns_of
 from neurodeploy.training.options import MinimaxOptions
 from neurodeploy.training.pruning import Phase
 from neurodeploy.training.schedule import axons_in_force, constraint, memory_in_force
@@ -52,7 +52,12 @@ class Compression:
 
     Attributes
     ----------
+    plan : Budget
+        That of the dense layers, in the model's columns.
+    channels : Channels
+        Which of the convolutions' survive.
     survivors : dict of layer to tensor (n_out, n_in), bool
+        The synapses of dense layers.
     forms : dict of layer to Form
         Width, values and neurons of each.
     penalties : dict of layer to float
@@ -67,12 +72,15 @@ class Compression:
     ) -> None:  # fmt: skip
         self.budget, self.options = budget, options or MinimaxOptions()
         self.layers = find_layers(model, budget)
+        self.channels = Channels(model, budget, thresholds if self.options.integers else {})
+        self.plan, self._axons = in_terms_of(self.layers, self.channels.n_channels, budget)
         self.survivors = {name: torch.ones_like(module.weight, dtype=torch.bool) for name, module in self.layers.items()}
         self.forms = {
-            name: Form(width=budget.weight_bits, grid=None, rows={}, threshold=thresholds.get(name)) for name in self.layers
+            name: Form(width=budget.weight_bits, grid=None, rows={}, threshold=thresholds.get(name), axons=self._axons[name])
+            for name in self.layers
         }
         self.penalties = dict.fromkeys(self.layers, 0.0)
-        self.multipliers = {constraint(part, resource): 0.0 for part in budget.slices for resource in RESOURCES}
+        self.multipliers = {constraint(part, resource): 0.0 for part in self.plan.slices for resource in RESOURCES}
         self._chosen = 0
 
     @property
@@ -83,19 +91,27 @@ class Compression:
     @property
     def connectivity(self) -> float:
         """Share of the weights that survive, 0..1."""
-        return 1 - sum(self.sparsities.values()) / sum(mask.numel() for mask in self.survivors.values())
+        n_alive = sum(int(mask.sum()) for mask in self.survivors.values()) + self.channels.n_alive
+        return n_alive / (sum(mask.numel() for mask in self.survivors.values()) + self.channels.n_weights)
 
     @property
     def widths(self) -> dict[str, int]:
-        """Bits of each layer's weights."""
-        return {name: form.width for name, form in self.forms.items()}
+        """Bits of each layer's weights; a convolution's are the budget's."""
+        forms, own = self.forms, self.budget.weight_bits
+        return {part.layer: forms[part.layer].width if part.layer in forms else own for part in self.budget.layers}
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
         """The nearest network that the chip holds: the survivors, rounded to its integers, who alone learn if the others rest."""
-        if not self.options.integers:
-            yield
-            return
+        with self.channels.in_force():
+            if not self.options.integers:
+                yield
+                return
+            with self._rounded():
+                yield
+
+    @contextmanager
+    def _rounded(self) -> Iterator[None]:
         own = {name: module.weight.data for name, module in self.layers.items()}
         try:
             for name, module in self.layers.items():
@@ -121,36 +137,35 @@ class Compression:
         if self._chosen % self.options.form_interval == 0:
             self._choose_forms()
         self._chosen += 1
+        self.channels.choose(progress)
         if self.options.idle:
             self.forms = {name: replace(form, rows={}) for name, form in self.forms.items()}
         self._choose_survivors(progress)
-        if self.options.idle and progress >= 1:  # before that, they may yet be heard
+        if self.options.idle and progress >= 1 and self.layers:  # before that, they may yet be heard
             self._leave_out_idle()
             self._choose_survivors(progress)
 
     def _choose_survivors(self, progress: float) -> None:
         profile, weights = self.budget.profile, self._weights()
-        for parts in self._by_core():
+        for parts in self.plan.by_core():
             wishes = [self._wish(part, weights, progress) for part in parts]
-            memory = memory_in_force(parts, self.budget, progress)
+            memory = memory_in_force(parts, self.budget, progress, self._axons)
             for part, choice in zip(parts, choose_on_core(wishes, memory, profile), strict=True):
                 mask = self.survivors[part.layer]
                 mask[part.start : part.stop] = torch.from_numpy(choice.mask).to(mask.device)
+                if (columns := self.channels.columns(part.layer)) is not None:
+                    mask[part.start : part.stop] &= columns
                 self.multipliers |= {constraint(part, resource): price for resource, price in choice.prices.items()}
 
-    def _by_core(self) -> list[list[SliceBudget]]:
-        cores = defaultdict[int, list[SliceBudget]](list)
-        for part in self.budget.slices:
-            cores[part.core].append(part)
-        return list(cores.values())
-
     def _weights(self) -> dict[str, NDArray[np.float64]]:
-        """The weights that there is a choice of: not those of neurons that are left out for being idle."""
+        """The weights that there is a choice of: not those of channels that are gone, nor of neurons left out for being idle."""
         weights: dict[str, NDArray[np.float64]] = {}
         silent: NDArray[np.bool_] | slice = slice(0)
         for name, module in self.layers.items():
             weight = module.weight.detach().cpu().double().numpy().copy()
             weight[:, silent] = 0
+            if (columns := self.channels.columns(name)) is not None:
+                weight[:, ~columns.cpu().numpy()] = 0
             silent = self._left_out(name)
             weight[silent] = 0
             weights[name] = weight
@@ -181,14 +196,16 @@ class Compression:
             surviving = weights[name][self.survivors[name].cpu().numpy()]
             self.forms[name] = replace(form, grid=best_grid(surviving, form.width, form.threshold))
             if self.options.widths:
-                parts = [(p, weights[name][p.start : p.stop], self._price(p)) for p in self.budget.of(name)]
+                parts = [
+                    (p, weights[name][p.start : p.stop], self.multipliers[constraint(p, RESOURCES[0])])
+                    for p in self.plan.of(name)
+                ]
                 self.forms[name] = best_width(self.forms[name], parts, surviving, profile, self.options.dread_of_rounding)
 
-    def _price(self, part: SliceBudget) -> float:
-        return self.multipliers[constraint(part, "synapse_memory_bits")]
-
     def after_step(self, phase: Phase, learning_rate: float) -> None:
-        """Press towards the survivors while compressing, if a penalty is asked for; hold them afterwards."""
+        """Hear what channels would be missed, and press towards the survivors if a penalty is asked for; hold them afterwards."""
+        if phase == "compress":
+            self.channels.listen()
         if phase == "finetune":
             self.hold()
         elif self.options.penalty_rate:
@@ -215,10 +232,12 @@ class Compression:
         """Set every weight outside the survivors to zero."""
         for name, module in self.layers.items():
             module.weight.mul_(self.survivors[name])
+        self.channels.hold()
 
     def state_dict(self) -> Mapping[str, Any]:
-        """Survivors, forms, penalties and multipliers."""
+        """Survivors, channels, forms, penalties and multipliers."""
         return {
+            "channels": self.channels.state_dict(),
             "survivors": self.survivors, "forms": {name: form.state_dict() for name, form in self.forms.items()},
             "penalties": self.penalties, "multipliers": self.multipliers, "chosen": self._chosen,
         }  # fmt: skip
@@ -227,7 +246,8 @@ class Compression:
         """Take them up again."""
         for name, mask in self.survivors.items():
             mask.copy_(state["survivors"][name])
-        self.forms = {name: Form.of_state(state["forms"][name], form.threshold) for name, form in self.forms.items()}
+        self.channels.load_state_dict(state["channels"])
+        self.forms = {name: form.as_of(state["forms"][name]) for name, form in self.forms.items()}
         self.penalties, self.multipliers = dict(state["penalties"]), dict(state["multipliers"])
         self._chosen = state["chosen"]
 
@@ -243,7 +263,9 @@ class Compression:
         self.choose(1.0)
         self._forget_unheard()
         self.hold()
-        network = as_network(self.layers)
+        if not self.layers:
+            return
+        network = as_network(self.layers, axons=self._axons)
         kept = live_neurons(network)
         self.budget.of_neurons(kept).check(without_neurons(network, kept), widths=self.widths)
 
@@ -263,18 +285,8 @@ class Compression:
 
     def overruns(self) -> Mapping[str, float]:
         """Usage over budget less one, of every constraint, counted on the survivors; memory is a core's."""
-        overruns, profile = {}, self.budget.profile
-        for parts in self._by_core():
-            memory = 0
-            for part in parts:
-                n_synapses = self.survivors[part.layer][part.start : part.stop].sum(dim=0).cpu().numpy()
-                form = self.forms[part.layer]
-                n_neurons = len(form.rows.get(part.name, range(part.neurons)))
-                memory += count(n_synapses, n_neurons, form.width, profile).synapse_memory_bits
-                heard = n_synapses > 0
-                from_sources = [heard[cap.start : cap.stop].sum() / max(cap.axons, 1) for cap in part.sources]
-                overruns[constraint(part, "input_axons")] = float(heard.sum()) / max(part.input_axons, 1) - 1
-                overruns[constraint(part, "output_axons")] = float(max(from_sources)) - 1
-            limit = sum(part.synapse_memory_bits for part in parts)
-            overruns |= {constraint(part, "synapse_memory_bits"): memory / max(limit, 1) - 1 for part in parts}
-        return overruns
+        return {**self.channels.overruns(), **overruns_of(self.plan, self.survivors, self.forms)}
+
+    def memory_bits(self, parts: Sequence[SliceBudget]) -> int:
+        """Synapse memory that the survivors of some slices of the plan take."""
+        return memory_bits(parts, self.survivors, self.forms, self.budget.profile)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neurodeploy.budgets.budget import Budget
+from neurodeploy.budgets.budget import AxonCap, Budget
 from neurodeploy.errors import TrainingError
 from neurodeploy.graph import INPUT, Connection, layer_name
 from neurodeploy.network import LI, Dense, Layer, Network, Synapse
 
+Convolution: TypeAlias = "torch.nn.Conv1d | torch.nn.Conv2d"
+
 
 def find_layers(model: torch.nn.Module, budget: Budget) -> dict[str, torch.nn.Linear]:
-    """The modules of a model that the budget's layers are, by layer name.
+    """The Linear modules of a model that the budget's layers are, by layer name; its images are left to `find_convolutions`.
 
     Raises
     ------
@@ -23,31 +29,104 @@ def find_layers(model: torch.nn.Module, budget: Budget) -> dict[str, torch.nn.Li
         A layer of the budget that no `Linear` module of the model is, or one of another shape.
     """
     found = {layer_name(path): module for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    for part in budget.layers:
-        if part.layer not in found:
+    rows = [part.layer for part in budget.layers if budget.grid(part.layer)[1:] == ()]
+    for layer in rows:
+        if layer not in found:
             raise TrainingError(
-                f"layer {part.layer!r}", "is in the budget, but no Linear module of the model",
+                f"layer {layer!r}", "is in the budget, but no Linear module of the model",
                 remedy=f"The model has {', '.join(found) or 'none'}; share the budget out for this model.",
             )  # fmt: skip
-        slices = budget.of(part.layer)
-        planned = (max(s.stop for s in slices), max(cap.stop for cap in slices[0].sources))
-        shape = tuple(found[part.layer].weight.shape)
+        sources, shape = budget.of(layer)[0].sources, tuple(found[layer].weight.shape)
+        planned = (*budget.grid(layer), max(cap.stop for cap in sources) if sources else shape[1])
         if shape != planned:
             raise TrainingError(
-                f"layer {part.layer!r}", f"has weights {shape}, the budget is for {planned}",
+                f"layer {layer!r}", f"has weights {shape}, the budget is for {planned}",
                 remedy="Share the budget out for this model.",
             )  # fmt: skip
-    return {part.layer: found[part.layer] for part in budget.layers}
+    return {layer: found[layer] for layer in rows}
 
 
-def as_network(layers: Mapping[str, torch.nn.Linear], masks: Mapping[str, torch.Tensor] | None = None) -> Network:
-    """The weights, or masks in their place, as a network for the budget to count; its neurons are of no account."""
+def find_convolutions(model: torch.nn.Module, budget: Budget) -> dict[str, Convolution]:
+    """The convolutions of a model that mix channels and are layers of the budget, by layer name.
+
+    Raises
+    ------
+    TrainingError
+        One that has fewer channels than the budget, or channels in groups of several where the budget has fewer than it.
+    """
+    images = {part.layer: budget.grid(part.layer) for part in budget.layers if len(budget.grid(part.layer)) == 3}
+    found: dict[str, Convolution] = {}
+    for path, module in model.named_modules():
+        name = layer_name(path)
+        if name not in images or not isinstance(module, (torch.nn.Conv1d, torch.nn.Conv2d)):
+            continue
+        planned = images[name][0]
+        if module.groups == 1:
+            found[name] = module
+        if module.out_channels < planned or (module.out_channels > planned and 1 < module.groups != module.out_channels):
+            groups = f" in {module.groups} groups" if module.groups > 1 else ""
+            raise TrainingError(
+                f"layer {name!r}", f"has {module.out_channels} channels{groups}, the budget is for {planned}",
+                remedy="Share the budget out for this model.",
+            )  # fmt: skip
+    return found
+
+
+def in_terms_of(
+    layers: Mapping[str, torch.nn.Linear], channels: Mapping[str, int], budget: Budget
+) -> tuple[Budget, dict[str, int]]:
+    """The budget of dense layers, as one of the model's columns where they hear an image; and how many axons each column has.
+
+    What pooling between image and layer adds up has an axon for every pixel, and one weight.
+
+    Parameters
+    ----------
+    channels : mapping of layer to int
+        Of the model's images, those that the budget has no room for included.
+    """
+    names, axons, slices = [part.layer for part in budget.layers], dict.fromkeys(layers, 1), []
+    for part in (part for part in budget.slices if part.layer in layers):
+        before = names[names.index(part.layer) - 1] if part.layer != names[0] else None
+        if before is not None and len(budget.grid(before)) == 3:
+            n_in, pixels = layers[part.layer].in_features, math.prod(budget.grid(before)[1:])
+            axons[part.layer] = max(math.ceil(pixels * channels[before] / n_in), 1)
+            heard = max(part.input_axons // axons[part.layer], 1)
+            part = replace(part, input_axons=heard, sources=(AxonCap(start=0, stop=n_in, axons=heard),))
+        slices.append(part)
+    return replace(budget, slices=tuple(slices)), axons
+
+
+def units_of(network: Network, model: torch.nn.Module) -> dict[str, float]:
+    """How many times larger a module's weights are than its layer's, where that is one number for all of them.
+
+    Averages divide them by their window; what a normalisation multiplies them by differs from channel to channel.
+    """
+    modules = {layer_name(path): module for path, module in model.named_modules() if hasattr(module, "weight")}
+    units = {}
+    for layer in network:
+        if layer.name in modules and len(layer.connections) == 1:
+            own = modules[layer.name].weight.detach().abs().flatten(1).amax(dim=1).double().cpu().numpy()
+            read = np.abs(layer.connections[0].synapse.weight).reshape(len(own), -1).max(axis=1)
+            if (read > 0).any() and np.allclose(own * read.max(), read * own.max(), rtol=1e-4):
+                units[layer.name] = float(own.max() / read.max())
+    return units
+
+
+def as_network(
+    layers: Mapping[str, torch.nn.Linear], masks: Mapping[str, torch.Tensor] | None = None,
+    axons: Mapping[str, int] = MappingProxyType({}),
+) -> Network:  # fmt: skip
+    """The weights, or masks in their place, as a network for the budget to count; its neurons are of no account.
+
+    `axons` says how many stand behind each column of a layer, one where it says nothing.
+    """
     zero: NDArray[np.float64] = np.zeros(())
     neuron = LI(current_decay=zero, voltage_decay=zero, rest=zero)
     sources = [INPUT, *layers]
     nouns: list[Layer] = []
     for source, (name, module) in zip(sources, layers.items(), strict=False):
         weight = (module.weight if masks is None else masks[name]).detach().cpu().double().numpy()
+        weight = np.repeat(weight, axons.get(name, 1), axis=1)
         bias = zero if module.bias is None else module.bias.detach().cpu().double().numpy()
         connection: Connection[Synapse] = Connection(source=source, synapse=Dense(weight=weight))
         nouns.append(Layer(name=name, shape=(len(weight),), neuron=neuron, connections=(connection,), bias=bias))

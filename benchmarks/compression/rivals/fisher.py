@@ -93,7 +93,9 @@ class FisherNeurons(Held):
         return alive.get(name, everyone[0]), alive.get(before, everyone[1])
 
     def _fits(self, alive: Mapping[str, torch.Tensor], progress: float) -> bool:
-        return all(sum(self._bits(part, alive) for part in parts) <= self.memory(parts, progress) for parts in self._by_core())
+        return all(
+            sum(self._bits(part, alive) for part in parts) <= self.memory(parts, progress) for parts in self.plan.by_core()
+        )
 
     def _bits(self, part: SliceBudget, alive: Mapping[str, torch.Tensor]) -> int:
         rows, columns = self._sides(part.layer, alive)

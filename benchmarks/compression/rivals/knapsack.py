@@ -22,7 +22,7 @@ class Knapsack(Held):
         """The groups that are worth most a bit."""
         sizes = self.magnitudes()
         scores = {name: torch.zeros_like(size) for name, size in sizes.items()}
-        for part in self.budget.slices:
+        for part in self.plan.slices:
             size = sizes[part.layer]
             largest = size.max().clamp(min=torch.finfo().tiny)
             scores[part.layer][part.start : part.stop] = self._worth(size[part.start : part.stop] / largest)

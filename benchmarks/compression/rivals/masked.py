@@ -17,11 +17,26 @@ import torch
 
 from benchmarks.compression.rivals.threshold import Ranking
 from neurodeploy.budgets.budget import Budget, SliceBudget
+from neurodeploy.training.channels import Channels
 from neurodeploy.training.integers import best_grid
 from neurodeploy.training.minimax import Compression
 from neurodeploy.training.options import MinimaxOptions
 from neurodeploy.training.pruning import Phase
 from neurodeploy.training.schedule import axons_in_force, memory_in_force
+
+
+class LargestChannels(Channels):
+    """The channels of convolutions whose filters have the largest norms (Li et al. 2017, arXiv 1608.08710)."""
+
+    def listen(self) -> None:
+        """Nothing is learnt from gradients."""
+
+    def choose(self, progress: float) -> None:
+        """The largest as they are now."""
+        for choice in self.choices:
+            choice.missed.copy_(self.convolutions[choice.layer].weight.detach().abs().flatten(1).sum(dim=1))
+            choice.heard.fill_(1)
+        super().choose(progress)
 
 
 class Masked(Compression, ABC):
@@ -50,6 +65,7 @@ class Masked(Compression, ABC):
         thresholds: Mapping[str, float] = MappingProxyType({}), integers: bool = True,
     ) -> None:  # fmt: skip
         super().__init__(budget, model, MinimaxOptions(rest=False), thresholds=thresholds)
+        self.channels = LargestChannels(model, budget)
         self.forms = {name: replace(form, width=width) for name, form in self.forms.items()}
         self.multipliers = {}
         self.width, self.integers, self.is_final = width, integers, False
@@ -60,6 +76,7 @@ class Masked(Compression, ABC):
 
     def choose(self, progress: float) -> None:
         """Choose the survivors, and now and then the grid of values that they are rounded to."""
+        self.channels.choose(progress)
         if not self.is_final:
             self.select(progress)
         self._leave_out_dead()
@@ -82,7 +99,9 @@ class Masked(Compression, ABC):
 
     def effective(self, name: str) -> torch.Tensor:
         """The weights of a layer that the loss sees, before they are rounded."""
-        return self.layers[name].weight.detach() * self.survivors[name]
+        columns = self.channels.columns(name)
+        effective = self.layers[name].weight.detach() * self.survivors[name]
+        return effective if columns is None else effective * columns
 
     def _on_chip(self, name: str) -> torch.Tensor:
         grid = self.forms[name].grid
@@ -111,13 +130,15 @@ class Masked(Compression, ABC):
         masks : dict of layer to tensor (n_out, n_in), bool
         thresholds : dict of slice to float
         """
-        cores = [[axons_in_force(part, progress) for part in parts] for parts in self._by_core()]
-        memory = [self.memory(parts, progress) for parts in self._by_core()]
+        cores = [[axons_in_force(part, progress) for part in parts] for parts in self.plan.by_core()]
+        memory = [self.memory(parts, progress) for parts in self.plan.by_core()]
         return Ranking(scores, cores, memory, self.width, self.budget.profile).survivors()
 
     def magnitudes(self) -> dict[str, torch.Tensor]:
         """Of all weights, by layer."""
-        return {name: module.weight.detach().abs() for name, module in self.layers.items()}
+        sizes = {name: module.weight.detach().abs() for name, module in self.layers.items()}
+        columns = {name: self.channels.columns(name) for name in sizes}
+        return {name: size if (alive := columns[name]) is None else size * alive for name, size in sizes.items()}
 
     def state_dict(self) -> Mapping[str, Any]:
         """What every rival changes while it presses."""

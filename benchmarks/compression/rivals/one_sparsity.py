@@ -76,7 +76,7 @@ class GlobalMinimax(Masked):
     def _shares(self, progress: float) -> tuple[float, float]:
         """R and B of the core that is furthest over its budget."""
         shares = []
-        for parts in self._by_core():
+        for parts in self.plan.by_core():
             need = 0
             for part in parts:
                 n = self.survivors[part.layer][part.start : part.stop].sum(dim=0).cpu().numpy()

@@ -1,0 +1,108 @@
+"""How many channels convolutions may have.
+
+What binds a convolution on the chip are seldom its few weights, but its neurons, and the axons between them: there, channels go.
+Which of them go is for training to say; how many, for the chip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from neurodeploy.budgets.budget import Budget
+from neurodeploy.budgets.sharing import share_budget
+from neurodeploy.errors import BudgetError
+from neurodeploy.hardware import HardwareProfile
+from neurodeploy.network import Conv, Network
+from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
+from neurodeploy.trimming import is_depthwise, trimmable, without_neurons
+
+_FEWER = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+"""Parts that are tried of the most channels with which the network has room at all."""
+
+
+def narrow_budget(
+    network: Network, profile: HardwareProfile, *, cores: int | None = None, bits: int = DEFAULT_WEIGHT_BITS
+) -> Budget:
+    """Share the cores out among layers of which convolutions lose channels, and dense layers synapses.
+
+    Every convolution keeps the same share of its channels, c; dense layers keep shares b of their synapse memory, as
+    `share_budget` gives them once c is known. Of the c at which the network has room, the one is taken that makes the sum of
+    1 / c and 1 / b over all layers smallest: the loss by pruning being about inverse in the share that is kept.
+
+    Parameters
+    ----------
+    network : Network
+        A chain. Without a convolution that can lose channels this is `share_budget`.
+    cores : int, optional
+        All of the profile's by default.
+    bits : int
+        Width that the weights will be stored in.
+
+    Returns
+    -------
+    Budget
+        Its regions are of the network that is left.
+
+    Raises
+    ------
+    RequestError
+        `cores` is not within 1..what the profile has.
+    BudgetError
+        It does not fit with a single channel for each convolution.
+    """
+    widest = max((layer.shape[0] for layer in network if layer.name in narrowable(network)), default=1)
+
+    def attempt(channels: int) -> _Attempt | None:
+        try:
+            return _attempt(network, profile, cores, bits, channels / widest)
+        except BudgetError:
+            return None
+
+    if (whole := attempt(widest)) is not None and whole.keeps_all:
+        return whole.budget
+    low, high = 0, widest
+    while high - low > 1 and whole is None:
+        middle = (low + high) // 2
+        low, high = (middle, high) if attempt(middle) is not None else (low, middle)
+    most = widest if whole is not None else max(low, 1)
+    tried = [attempt(n) for n in sorted({max(round(part * most), 1) for part in _FEWER})]
+    found = [one for one in tried if one is not None]
+    return min(found, key=lambda one: one.loss).budget if found else _attempt(network, profile, cores, bits, 1 / widest).budget
+
+
+def narrowable(network: Network) -> tuple[str, ...]:
+    """The convolutions, and what is tied to them, that can lose channels."""
+    convolved = {layer.name for layer in network if any(isinstance(c.synapse, Conv) for c in layer.connections)}
+    return tuple(name for name in trimmable(network) if name in convolved)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Attempt:
+    """A budget at some share of the channels, and the loss to be expected of it."""
+
+    budget: Budget
+    loss: float
+    keeps_all: bool
+
+
+def _attempt(network: Network, profile: HardwareProfile, cores: int | None, bits: int, share: float) -> _Attempt:
+    names = narrowable(network)
+    convolutions = [layer.name for layer in network if any(isinstance(c.synapse, Conv) for c in layer.connections)]
+    left = first_channels(network, {name: max(round(share * network[name].shape[0]), 1) for name in names})
+    budget = share_budget(left, profile, cores=cores, bits=bits, whole=convolutions)
+    own = [name for name in names if not any(is_depthwise(c.synapse) for c in network[name].connections)]
+    kept = [layer.kept for layer in budget.layers if layer.layer not in names]
+    loss = sum(network[name].shape[0] / left[name].shape[0] for name in own) + sum(1 / max(b, 1e-9) for b in kept)
+    return _Attempt(budget=budget, loss=loss, keeps_all=share == 1 and min(kept, default=1.0) >= 1)
+
+
+def first_channels(network: Network, n_channels: Mapping[str, int]) -> Network:
+    """The network with so many channels of its convolutions, the first of them; any would take as much of the chip."""
+    kept = {}
+    for name, n in n_channels.items():
+        channels, *plane = network[name].shape
+        kept[name] = np.repeat(np.arange(channels) < n, int(np.prod(plane)))
+    return without_neurons(network, kept)
