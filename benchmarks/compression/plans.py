@@ -10,12 +10,15 @@ from benchmarks.compression.methods import ABLATIONS, METHODS
 from benchmarks.compression.runs import Run
 
 Rows = Sequence[dict[str, Any]]
-TRIED_AT = "1/8 core"
+TRIED_AT = {"mnist-2fc": "1/8 core", "mnist-conv": "1 core", "digits": "1/64 core"}
+"""Where settings are chosen: it is tight there for each task."""
 TRIED = [
     {"width": width, "learning_rate": rate} for width, rate in ((4, 1e-3), (4, 2e-3), (5, 1e-3), (5, 2e-3), (5, 3e-3), (5, 4e-3))
 ]
 TRIED_WITHOUT_WIDTH = [{"width": None, "learning_rate": rate} for rate in (1e-3, 2e-3, 3e-3, 4e-3, 6e-3, 8e-3)]
 """As many for a method that chooses widths itself as for those that do not."""
+TRIED_ON_IMAGES = [{"width": 8, "learning_rate": rate} for rate in (1e-3, 3e-3)]
+"""Where neurons bind, and memory is there for the widest weights."""
 CORES = ("1/16 core", "1/8 core", "1/4 core", "1/2 core", "1 core", "2 cores", "4 cores")
 CONNECTIVITIES = ("0.5 %", "1 %", "2 %", "5 %", "10 %", "25 %")
 
@@ -54,8 +57,15 @@ def before(runs: Sequence[Run]) -> list[Run]:
 def tuning(wish: Wish, _: Rows) -> Iterator[Run]:
     """Settings to choose from, on held-out training data, at one budget: as many for each method."""
     for method in wish.methods:
-        for setting in TRIED_WITHOUT_WIDTH if METHODS[method].chooses_widths else TRIED:
-            yield wish.run("tuning", method, TRIED_AT, 0, choosing=True, **setting)
+        for setting in _tried(wish.task, method):
+            yield wish.run("tuning", method, TRIED_AT[wish.task], 0, choosing=True, **setting)
+
+
+def _tried(task: str, method: str) -> list[dict[str, Any]]:
+    chooses = METHODS[method].chooses_widths
+    if task == "mnist-conv":
+        return [setting | ({"width": None} if chooses else {}) for setting in TRIED_ON_IMAGES]
+    return TRIED_WITHOUT_WIDTH if chooses else TRIED
 
 
 def budgets(wish: Wish, rows: Rows) -> Iterator[Run]:
@@ -63,7 +73,7 @@ def budgets(wish: Wish, rows: Rows) -> Iterator[Run]:
     for budget in wish.budgets:
         for seed in wish.seeds:
             for method in wish.methods:
-                yield wish.run("budgets", method, budget, seed, **_chosen(rows, method))
+                yield wish.run("budgets", method, budget, seed, **_chosen(rows, wish.task, method))
 
 
 def connectivity(wish: Wish, rows: Rows) -> Iterator[Run]:
@@ -71,12 +81,12 @@ def connectivity(wish: Wish, rows: Rows) -> Iterator[Run]:
     for budget in wish.budgets:
         for seed in wish.seeds:
             for method in wish.methods:
-                yield wish.run("connectivity", method, budget, seed, **_chosen(rows, method) | {"width": 8})
+                yield wish.run("connectivity", method, budget, seed, **_chosen(rows, wish.task, method) | {"width": 8})
 
 
 def ablation(wish: Wish, rows: Rows) -> Iterator[Run]:
     """Ours, with one idea less at a time."""
-    setting = _chosen(rows, "minimax")
+    setting = _chosen(rows, wish.task, "minimax")
     for budget in wish.budgets:
         for seed in wish.seeds:
             yield wish.run("ablation", "minimax", budget, seed, **setting, distill=0.0)
@@ -85,9 +95,9 @@ def ablation(wish: Wish, rows: Rows) -> Iterator[Run]:
                 yield wish.run("ablation", method, budget, seed, **setting | {"width": width})
 
 
-def _chosen(rows: Rows, method: str) -> dict[str, Any]:
+def _chosen(rows: Rows, task: str, method: str) -> dict[str, Any]:
     """Learning rate and width that did best on held-out training data."""
-    tried = [row for row in rows if (row["table"], row["method"]) == ("tuning", method)]
+    tried = [row for row in rows if (row["table"], row["task"], row["method"]) == ("tuning", task, method)]
     if not tried:
         raise SystemExit(f"{method}: nothing to choose from; make the table 'tuning' first")
     best = max(tried, key=lambda row: float(row["accuracy"]))
