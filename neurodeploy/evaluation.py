@@ -28,7 +28,7 @@ from neurodeploy.training.readouts import Readout, decide
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What a run over data came to; the first four go by NeuroBench's names and definitions (Yik et al. 2025).
+    """What a run over data came to; the first five go by NeuroBench's names and definitions (Yik et al. 2025).
 
     Attributes
     ----------
@@ -42,6 +42,9 @@ class Evaluation:
         could connect, every step.
     connection_sparsity : float
         Share of weights that are zero, 0..1.
+    footprint : int
+        Bytes of the weights at their widths, zeros included, and of biases where a layer has them, at two bytes each; what a
+        chip's encoding makes of them is the resource model's affair.
     rates : dict of layer to float
         Spikes a neuron and step.
     latency_steps : float
@@ -57,6 +60,7 @@ class Evaluation:
     activation_sparsity: float
     synaptic_operations: dict[str, float]
     connection_sparsity: float
+    footprint: int
     rates: dict[str, float]
     latency_steps: float
     overflows: dict[str, int]
@@ -71,7 +75,8 @@ class Evaluation:
             f"{self.latency_steps:.1f} of {self.n_steps:,} steps.",
             f"Synaptic operations a sample: {of['Effective_ACs']:,.0f} accumulates and {of['Effective_MACs']:,.0f} "
             f"multiply-accumulates, of {of['Dense']:,.0f} if all were dense.",
-            f"Sparsity: {self.activation_sparsity:.2%} of activations, {self.connection_sparsity:.2%} of weights.",
+            f"Sparsity: {self.activation_sparsity:.2%} of activations, {self.connection_sparsity:.2%} of weights. "
+            f"Footprint: {self.footprint:,} bytes, zeros included.",
             *(f"{name!r}: {rate:.4f} spikes a neuron and step" for name, rate in self.rates.items()),
             *(f"{name!r}: left 24 bits {times:,} times" for name, times in self.overflows.items() if times),
             f"{self.seconds:.2f} s in the emulator.",
@@ -191,11 +196,18 @@ class _Total:
                 **{kind: self.operations[kind] / self.samples for kind in ("Effective_MACs", "Effective_ACs")},
                 "Dense": dense / self.samples,
             },
-            connection_sparsity=1 - self.network.connectivity,
+            connection_sparsity=1 - self.network.connectivity, footprint=footprint(self.network),
             rates={name: self.fired[name] / chances[name] for name in chances},
             latency_steps=self.latency / self.samples,
             overflows=dict(self.overflows), n_samples=self.samples, n_steps=self.steps // self.samples, seconds=self.seconds,
         )  # fmt: skip
+
+
+def footprint(network: QuantizedNetwork) -> int:
+    """Bytes of weights and biases, as `Evaluation.footprint` says."""
+    bits = sum(c.synapse.weight.size * layer.weight_bits for layer in network for c in layer.connections)
+    biases = sum(layer.bias.size for layer in network if layer.bias.any())
+    return -(-bits // 8) + 2 * biases
 
 
 def steps_to_decision(said: NDArray[np.float64], readout: Readout) -> NDArray[np.int64]:

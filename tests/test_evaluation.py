@@ -40,6 +40,7 @@ def test_on_paper() -> None:
     assert found.synaptic_operations == {"Effective_MACs": 0, "Effective_ACs": 3 * 2 + 6, "Dense": 3 * 12}
     assert found.activation_sparsity == pytest.approx(3 / 9)
     assert found.connection_sparsity == pytest.approx(5 / 12)
+    assert found.footprint == 12
     assert found.overflows == {"hidden": 0, "out": 0}
     assert found.seconds > 0
 

@@ -82,6 +82,7 @@ def network() -> QuantizedNetwork:
 def test_metrics_are_those_of_neurobench(encoder: str) -> None:
     """Of spikes, which are accumulated, and of input in levels, which is multiplied first."""
     from neurobench.metrics.static.connection_sparsity import ConnectionSparsity
+    from neurobench.metrics.static.footprint import Footprint
     from neurobench.metrics.workload import ActivationSparsity, ClassificationAccuracy, SynapticOperations
     from neurobench.models import TorchModel
 
@@ -105,3 +106,6 @@ def test_metrics_are_those_of_neurobench(encoder: str) -> None:
     assert ours.activation_sparsity == pytest.approx(ActivationSparsity()(model, said, pairs))
     assert ours.synaptic_operations == pytest.approx(SynapticOperations()(model, said, pairs))
     assert ours.connection_sparsity == pytest.approx(ConnectionSparsity()(model), abs=1e-4)
+    for module in model.net.synapses:
+        module.weight = torch.nn.Parameter(module.weight.to(torch.int8), requires_grad=False)
+    assert ours.footprint == Footprint()(model)
