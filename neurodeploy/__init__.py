@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from neurodeploy.budgets.sharing import share_budget
     from neurodeploy.compression import compress
     from neurodeploy.deployment import Deployment, deploy, inspect
+    from neurodeploy.descent import compress_to
     from neurodeploy.driving import with_input_population
     from neurodeploy.errors import NeurodeployError
     from neurodeploy.evaluation import Evaluation, evaluate
@@ -39,6 +40,7 @@ _HOME = {
     "balancing": ("balance",),
     "budgets.budget": ("Budget",),
     "compression": ("compress",),
+    "descent": ("compress_to",),
     "deployment": ("Deployment", "deploy", "inspect"),
     "driving": ("with_input_population",),
     "errors": ("NeurodeployError",),
@@ -69,10 +71,11 @@ _ROOMS = ("plot",)
 
 __all__ = [
     "Budget", "Deployment", "EpochRecord", "Evaluation", "FitOptions", "HardwareProfile", "Network", "NeurodeployError",
-    "Placement", "QuantizedNetwork", "Report", "SpikeRecord", "balance", "compare", "compress", "deploy", "dequantize",
-    "encode", "evaluate", "explore", "extract", "fit", "inspect", "load_data", "load_profile", "load_weights",
-    "narrow_budget", "place", "quantize", "read_netx", "read_nir", "save_weights", "share_budget", "simulate",
-    "simulator_spikes", "summarize", "together", "trim", "verify", "with_input_population", "write_netx", "write_nir",
+    "Placement", "QuantizedNetwork", "Report", "SpikeRecord", "balance", "compare", "compress", "compress_to", "deploy",
+    "dequantize", "encode", "evaluate", "explore", "extract", "fit", "inspect", "load_data", "load_profile",
+    "load_weights", "narrow_budget", "place", "quantize", "read_netx", "read_nir", "save_weights", "share_budget",
+    "simulate", "simulator_spikes", "summarize", "together", "trim", "verify", "with_input_population", "write_netx",
+    "write_nir",
 ]  # fmt: skip
 
 

@@ -56,7 +56,7 @@ def compress(
     model: torch.nn.Module, sample: torch.Tensor, profile: HardwareProfile, data: DataSplit, options: FitOptions,
     *, out: str | Path, cores: int | None = None, bits: int | None = None, minimax: MinimaxOptions = MINIMAX,
     lava_samples: int = 8, time_limit_s: float = DEFAULT_TIME_LIMIT_S, progress: Progress | None = None, say: Say = keep_quiet,
-    command: str = "", resume: bool = False, checkpoint_every_s: float = 30.0,
+    command: str = "", resume: bool = False, checkpoint_every_s: float = 30.0, dense: float | None = None,
 ) -> Deployment:  # fmt: skip
     """Train a model, press it into the cores while it learns, and deploy it: the whole way, each rung of it measured.
 
@@ -90,6 +90,8 @@ def compress(
         earlier run are taken away.
     checkpoint_every_s : float
         Seconds between two checkpoints, at least 0; no more than that is lost when a run is broken off.
+    dense : float, optional
+        Accuracy of the model before anything was taken from it, where that has been measured.
 
     Raises
     ------
@@ -116,6 +118,7 @@ def compress(
         keep = {name: Checkpoint(path=folder / f"checkpoint-{name}.safetensors", every_s=checkpoint_every_s) for name in STAGES}
         replicas.of_first(lambda: _begin(keep, say, resume=resume))
         history, accuracy = _train(model, pruning, data, options, progress if replicas.is_first else None, say, keep, replicas)
+        accuracy = accuracy if dense is None else replace(accuracy, dense=dense)
         return replicas.of_first(lambda: _deploy(
             model, sample, data, options, pruning, _Trained(before=before, history=history, accuracy=accuracy), folder=folder,
             cores=cores, lava_samples=lava_samples, time_limit_s=time_limit_s, say=say, command=command,

@@ -25,6 +25,7 @@ from neurodeploy.commands.options import (
     OUT,
     READOUT,
     SEED,
+    SIZES,
     STEPS,
     TARGET,
     WAY,
@@ -126,7 +127,7 @@ def deploy(
 @click.command()
 @click.argument("model")
 @TARGET
-@CORES
+@SIZES
 @DATA_NAME
 @DATA_DIR
 @OUT
@@ -147,17 +148,20 @@ def deploy(
 @JSON
 @QUIET
 def compress(
-    model: str, target: str, cores: int | None, data: str, out: Path, bits: int | None, weights: Path | None, seed: int,
-    data_dir: Path | None, batch_size: int | None, lava_samples: int, epochs: tuple[int, int, int] | None, as_json: bool,
-    resume: bool, checkpoint_every: float, **settings: Any,
+    model: str, target: str, cores: tuple[int, ...] | None, data: str, out: Path, bits: int | None, weights: Path | None,
+    seed: int, data_dir: Path | None, batch_size: int | None, lava_samples: int, epochs: tuple[int, int, int] | None,
+    as_json: bool, resume: bool, checkpoint_every: float, **settings: Any,
 ) -> int:  # fmt: skip
     """Train MODEL on DATA under the budget of N cores, then deploy it into DIR.
+
+    Of several sizes, 4,2,1 say, each goes on from the one before, and has a folder of its own in DIR.
 
     While it trains it writes checkpoints into DIR. Broken off, it goes on from there with --resume, to the same network.
 
     Under torchrun, `torchrun --nproc-per-node N -m neurodeploy compress ...`, N processes train it together, on GPUs one each.
     """
     from neurodeploy.compression import compress as run
+    from neurodeploy.descent import compress_to
     from neurodeploy.training import FitOptions, load_data
     from neurodeploy.training.replicas import together
 
@@ -173,10 +177,14 @@ def compress(
         profile = load_profile(target)
         module, sample = Given(name=model, weights=weights).module()
         samples = replicas.in_turn(lambda: load_data(data, batch_size=batch_size, folder=data_dir, n_steps=options.n_steps))
-        deployment = run(
-            module, sample, profile, samples, options, out=out, cores=cores, bits=bits, lava_samples=lava_samples,
-            progress=progress, say=say, command=_typed(), resume=resume, checkpoint_every_s=checkpoint_every,
-        )  # fmt: skip
+        more: dict[str, Any] = {
+            "out": out, "bits": bits, "lava_samples": lava_samples, "progress": progress, "say": say, "command": _typed(),
+            "resume": resume, "checkpoint_every_s": checkpoint_every,
+        }  # fmt: skip
+        if cores is not None and len(cores) > 1:
+            return _deliver_all(compress_to(module, sample, profile, samples, options, cores=cores, **more), as_json,
+                                speaks=replicas.is_first)  # fmt: skip
+        deployment = run(module, sample, profile, samples, options, cores=cores[0] if cores else None, **more)
     return _deliver(deployment, as_json, speaks=replicas.is_first)
 
 
@@ -235,3 +243,15 @@ def _deliver(deployment: Deployment, as_json: bool, *, speaks: bool = True) -> i
     elif speaks:
         show(*deployment.report.tables())
     return DONE if deployment.placement.fits else DIFFERS
+
+
+def _deliver_all(deployments: tuple[Deployment, ...], as_json: bool, *, speaks: bool) -> int:
+    """The reports of several sizes on stdout, as JSON, or a row each and where the rest is."""
+    from neurodeploy.report.text import size_table
+
+    if speaks and as_json:
+        show_json([deployment.report.to_json() for deployment in deployments])
+    elif speaks:
+        pages = [deployment.report.files["page"] for deployment in deployments]
+        show(size_table((d.placement, d.report.accuracy) for d in deployments), f"Reports: {', '.join(pages)}")
+    return DONE if all(deployment.placement.fits for deployment in deployments) else DIFFERS

@@ -10,8 +10,23 @@ DONE, DIFFERS = 0, 1
 DATA = "digits, mnist, fashion-mnist, cifar10, n-mnist, dvs-gesture, cifar10-dvs, shd, mnist:FILE.npz, or file.py:factory"
 ENDS = ("emulator", "lava", "loihi2")
 
+
+def _sizes(_: click.Context, option: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+    """Whole numbers above 0 with commas between."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise click.BadParameter(f"{text!r} is no number of cores, nor several with commas between, as 4,2,1.", param=option)
+    return tuple(map(int, parts))
+
+
 TARGET = click.option("--target", required=True, metavar="CHIP", help="A chip: one of `neurodeploy profiles`, or a YAML file.")
 CORES = click.option("--cores", type=int, metavar="N", help="Cores that the network may use; all of the chip's by default.")
+SIZES = click.option(
+    "--cores", callback=_sizes, metavar="N[,N...]",
+    help="Cores that the network may use, all of the chip's by default; several sizes are made one after the other.",
+)  # fmt: skip
 BITS = click.option("--bits", type=int, default=8, show_default=True, metavar="B", help="Width of a weight, sign included.")
 WEIGHTS = click.option("--weights", type=Path, metavar="FILE", help="Trained weights: .safetensors, or .pt (weights only).")
 CHIP = click.option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -46,6 +46,23 @@ def _verdict(when: str, placement: Placement) -> list[str]:
     if len(broken) > 3:
         broken[3:] = [f"... and {len(broken) - 3} more limits."]
     return broken or [f"{when}: fits. {used}{chips} (the limits alone imply at least {placement.cores_lower_bound:,})."]
+
+
+def size_table(sizes: Iterable[tuple[Placement, Accuracy]]) -> Table:
+    """A row a size that a network was pressed into: its cores, and what is right there."""
+    table = _table("Sizes, each a deployment of its own")
+    for heading in ("cores", "used", "neurons", "synapses", "memory bits", "dense", "compressed", "in integers"):
+        table.add_column(heading, justify="right", overflow="fold")
+    for placement, accuracy in sizes:
+        layers = [placement.of(name) for name in placement.n_pairs]
+        rungs = (accuracy.dense, accuracy.compressed, accuracy.emulated)
+        table.add_row(
+            f"{placement.cores_available:,}", f"{placement.cores_used:,}{'' if placement.fits else ', does not fit'}",
+            f"{sum(layer.neurons for layer in layers):,}", f"{sum(layer.synapses for layer in layers):,}",
+            f"{sum(layer.synapse_memory_bits for layer in layers):,}",
+            *("" if share is None else f"{share:.2%}" for share in rungs),
+        )  # fmt: skip
+    return table
 
 
 def layer_table(layers: tuple[LayerReport, ...]) -> Table:
