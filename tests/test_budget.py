@@ -8,7 +8,7 @@ from math import ceil
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -26,11 +26,8 @@ MakeNetwork, MakeChip = Callable[..., Network], Callable[..., HardwareProfile]
 TINY, LOIHI1 = load_profile("tiny"), load_profile("loihi1")
 SIZES = st.lists(st.integers(1, 60), min_size=2, max_size=5)
 CHIPS = st.fixed_dictionaries({
-    "cores_per_chip": st.integers(1, 8),
-    "neurons_per_core": st.integers(8, 64),
-    "input_axons_per_core": st.integers(4, 128),
-    "output_axons_per_core": st.integers(4, 200),
-    "synapse_memory_bits_per_core": st.integers(256, 16_384),
+    "cores_per_chip": st.integers(1, 8), "neurons_per_core": st.integers(8, 64), "input_axons_per_core": st.integers(4, 128),
+    "output_axons_per_core": st.integers(4, 200), "synapse_memory_bits_per_core": st.integers(256, 16_384),
     "memory_unit_bits": st.sampled_from([1, 8, 64]),
 })  # fmt: skip
 
@@ -61,8 +58,7 @@ def overfull(network: Network, budget: Budget) -> list[str]:
     chip = budget.profile
     core_of = {(part.layer, n): part.core for part in budget.slices for n in range(part.start, part.stop)}
     neurons, memory = [0] * budget.cores, [0] * budget.cores
-    inputs: list[int] = [0] * budget.cores
-    outputs: list[int] = [0] * budget.cores
+    inputs, outputs = [0] * budget.cores, [0] * budget.cores
     for layer in network:
         present = layer.weight != 0
         for part in budget.of(layer.name):
@@ -175,6 +171,10 @@ def test_every_slice_has_room_for_a_synapse(
 
 
 @given(sizes=SIZES, numbers=CHIPS)
+@example(sizes=[1, 5, 11, 32, 2], numbers={  # a slice has less memory than it needs, on a core with room for all of its slices
+    "cores_per_chip": 4, "neurons_per_core": 14, "input_axons_per_core": 10, "output_axons_per_core": 4,
+    "synapse_memory_bits_per_core": 1679, "memory_unit_bits": 1,
+})  # fmt: skip
 def test_a_layers_budget_is_the_sum_of_its_slices(
     make_network: MakeNetwork, make_chip: MakeChip, sizes: list[int], numbers: dict[str, int]
 ) -> None:

@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import with_values
+from norse.torch import LICell, LIFCell, SequentialState
 
 from benchmarks.placement.drawing import Drawing
 from neurodeploy.budgets import sharing
 from neurodeploy.budgets.sharing import share_budget
+from neurodeploy.frontends.norse import extract
 from neurodeploy.graph import INPUT
 from neurodeploy.layout.options import options_of
 from neurodeploy.layout.schemes import middle
@@ -52,3 +55,13 @@ def test_what_blocks_take_at_a_share_is_what_the_plan_counts(chip: str) -> None:
         cut = [middle(side, int(block)) for side, block in zip(grid_of(layer), options.blocks[n], strict=True)]
         region = Region(tuple(a for a, _ in cut), tuple(b for _, b in cut))
         assert options.own[n] == pytest.approx(pressed.takes(region) / capacity, abs=1e-5)
+
+
+def test_a_neuron_that_brings_a_bias_and_hears_nobody_needs_no_room_for_synapses() -> None:
+    model = SequentialState(torch.nn.Linear(64, 40), LIFCell(), torch.nn.Linear(40, 10, bias=False), LICell())
+    network = extract(model, torch.zeros(1, 64))
+    assert network.layers[0].name == "bias"
+    for chip in ("loihi1", "loihi2"):
+        budget = share_budget(network, load_profile(chip), cores=1)
+        assert [layer.kept for layer in budget.layers] == [1, 1, 1]
+        budget.check(network)

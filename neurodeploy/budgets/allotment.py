@@ -40,7 +40,8 @@ def allotted(
     parts = _cap_axons(layers, profile, _top_up(profile, counts, plan, prunable))
     for part in parts:
         _check_room(part, counts[part.layer], cores)
-    return parts, tuple(_layer_budget(layer, layers, counts, parts) for layer in layers)
+    full = _full_cores(parts, counts)
+    return parts, tuple(_layer_budget(layer, layers, counts, parts, full) for layer in layers)
 
 
 def memory_for_synapses(profile: HardwareProfile) -> int:
@@ -122,7 +123,10 @@ def _targets(layers: Layers, source: str) -> Iterator[tuple[AnyLayer, str]]:
 
 
 def _check_room(part: SliceBudget, layer_count: LayerCount, cores: int) -> None:
+    """Refuse a slice that hears somebody, and may not."""
     profile = layer_count.profile
+    if layer_count.usage(part.region).input_axons == 0:
+        return
     single = count(np.asarray([1]), part.neurons, layer_count.width, profile).synapse_memory_bits
     if part.synapse_memory_bits < single or part.input_axons < 1:
         key = "synapse_memory_bits_per_core" if "synapse_memory_bits_per_core" in profile else "memory_bits_per_core"
@@ -132,7 +136,17 @@ def _check_room(part: SliceBudget, layer_count: LayerCount, cores: int) -> None:
         )  # fmt: skip
 
 
-def _layer_budget(layer: AnyLayer, layers: Layers, counts: Mapping[str, LayerCount], slices: Slices) -> LayerBudget:
+def _full_cores(parts: Slices, counts: Mapping[str, LayerCount]) -> set[int]:
+    """The cores that hold too little memory for all their slices together: one may use what another leaves."""
+    left: dict[int, int] = defaultdict(int)
+    for part in parts:
+        left[part.core] += part.synapse_memory_bits - counts[part.layer].usage(part.region).synapse_memory_bits
+    return {core for core, bits in left.items() if bits < 0}
+
+
+def _layer_budget(
+    layer: AnyLayer, layers: Layers, counts: Mapping[str, LayerCount], slices: Slices, full_cores: Collection[int]
+) -> LayerBudget:
     counted = counts[layer.name]
     mine = [part for part in slices if part.layer == layer.name]
     usages = [counted.usage(part.region) for part in mine]
@@ -150,7 +164,7 @@ def _layer_budget(layer: AnyLayer, layers: Layers, counts: Mapping[str, LayerCou
         synapses=sum(_synapses_within(part, usage, thinned) for part, usage in zip(mine, usages, strict=True)),
         kept=kept,
         weight_bits=counted.width,
-        binds=_binding(mine, usages),
+        binds=_binding(mine, usages, full_cores),
     )
 
 
@@ -174,8 +188,8 @@ def _synapses_within(part: SliceBudget, full: Usage, thinned: Callable[..., Laye
     return int(low * full.synapses)
 
 
-def _binding(slices: list[SliceBudget], usages: list[Usage]) -> str:
+def _binding(slices: list[SliceBudget], usages: list[Usage], full_cores: Collection[int]) -> str:
     pairs = list(zip(slices, usages, strict=True))
-    if any(usage.synapse_memory_bits > part.synapse_memory_bits for part, usage in pairs):
+    if any(usage.synapse_memory_bits > part.synapse_memory_bits and part.core in full_cores for part, usage in pairs):
         return "synapse_memory_bits"
     return "input_axons" if any(usage.input_axons > part.input_axons for part, usage in pairs) else ""
