@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from norse.torch import LICell, LIFCell, SequentialState
 from paper import layer_of
 
+import neurodeploy as nd
 from neurodeploy.chip_clock import depths, waits
 from neurodeploy.errors import SimulationError
+from neurodeploy.frontends.norse import extract
 from neurodeploy.graph import INPUT, Connection
+from neurodeploy.profiles import load_profile
 from neurodeploy.quantized import QuantizedLayer, QuantizedLI, QuantizedNetwork
 from neurodeploy.simulation import simulate
 
@@ -43,3 +48,29 @@ def test_spikes_wait_no_longer_than_a_synapse_can_hold_them() -> None:
     )
     with pytest.raises(SimulationError, match=message):
         simulate(skip(63), np.ones((1, 2), dtype=np.uint8), end="lava")
+
+
+def test_nothing_waits_for_a_neuron_that_hears_nobody() -> None:
+    """It begins when the input does; alone at the input it is a layer like others, whose synapses are gone."""
+    model = SequentialState(torch.nn.Linear(6, 5), LIFCell(), torch.nn.Linear(5, 3), LICell())
+    network = extract(model, torch.zeros(1, 6))
+    assert depths(network) == {INPUT: 0, "bias": 0, "layer0": 1, "layer2": 2}
+    assert waits(network)["layer0"] == (0, 0)
+    assert waits(network)["layer2"] == (0, 1)
+    assert {layer.name for layer in nd.balance(network, load_profile("loihi2"))[0]} <= {"bias", "layer0", "layer2", "bias.relay1"}
+    silent = layer_of([[0]], name="a")
+    assert depths(QuantizedNetwork(input_shape=(1,), layers=(silent, hears("b", a=0)))) == {INPUT: 0, "a": 1, "b": 2}
+
+
+@pytest.mark.lava
+def test_biases_arrive_in_lava_with_the_first_input() -> None:
+    torch.manual_seed(1)
+    model = SequentialState(torch.nn.Linear(6, 20), LIFCell(), torch.nn.Linear(20, 3), LICell())
+    with torch.no_grad():
+        model[0].bias.add_(2)
+        model[2].bias.add_(1)
+    network = nd.quantize(extract(model, torch.zeros(1, 6)), load_profile("loihi2"))
+    spikes = np.random.default_rng(0).integers(0, 2, (3, 6, 12)).astype(np.uint8)
+    here, there = (simulate(network, spikes, end=end, record="all") for end in ("emulator", "lava"))
+    assert here.spikes["layer0"].sum() > 20
+    assert nd.compare(here, there).mismatches == 0

@@ -102,3 +102,13 @@ def test_the_command_takes_sizes_with_commas(tmp_path: Path, capsys: pytest.Capt
     assert [report["cores"]["available"] for report in told] == [2, 1]
     assert main([*words, *short, "--cores", "2;1"]) == 2
     assert "'2;1' is no number of cores, nor several with commas between, as 4,2,1." in capsys.readouterr().err
+
+
+def test_a_seed_decides_on_the_weights_that_a_factory_draws(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MODEL.replace("    torch.manual_seed(0)\n", ""))
+    words = ["compress", f"{tmp_path / 'mine.py'}:model", "--target", "tiny", "--cores", "2", "--data", "digits", "--quiet"]
+    short = ["--epochs", "1", "1", "0", "--steps", "4", "--lava-samples", "0"]
+    for name in ("one", "two"):
+        assert main([*words, *short, "--out", str(tmp_path / name)]) == 0
+    one, two = ((tmp_path / name / "weights.safetensors").read_bytes() for name in ("one", "two"))
+    assert one == two

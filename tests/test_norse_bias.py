@@ -133,5 +133,5 @@ def test_in_lava_spikes_and_membranes_are_the_emulators() -> None:
         (quantize(network, load_profile("loihi2")), spikes_for(network.input_shape, 15))
         for network in (network_of(name) for name in MODELS)
     ]
-    assert depths(jobs[0][0]) == {INPUT: 0, "bias": 1, "layer0": 2, "layer2": 3, "layer4": 4}
+    assert depths(jobs[0][0]) == {INPUT: 0, "bias": 0, "layer0": 1, "layer2": 2, "layer4": 3}
     assert assert_equal_to_emulator(jobs, run_lava_jobs(jobs, record="all", time_limit_s=LONG_S)) > 500

@@ -151,7 +151,7 @@ def _layer_budget(
     mine = [part for part in slices if part.layer == layer.name]
     usages = [counted.usage(part.region) for part in mine]
     given, full = sum(part.synapse_memory_bits for part in mine), sum(usage.synapse_memory_bits for usage in usages)
-    kept = min(1.0, given / max(full, 1))
+    kept = min(1.0, given / full) if full else 1.0
     thinned = cache(partial(LayerCount, counted.layer, counted.width, counted.profile, waits=counted.waits))
     hearing = {target.name for target, _ in _targets(layers, layer.name)}
     return LayerBudget(

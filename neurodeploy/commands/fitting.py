@@ -163,6 +163,7 @@ def compress(
     from neurodeploy.compression import compress as run
     from neurodeploy.descent import compress_to
     from neurodeploy.training import FitOptions, load_data
+    from neurodeploy.training.randomness import seeded
     from neurodeploy.training.replicas import together
 
     if epochs is not None:
@@ -175,7 +176,8 @@ def compress(
         station(speaks=replicas.is_first) as (progress, say),
     ):
         profile = load_profile(target)
-        module, sample = Given(name=model, weights=weights).module()
+        with seeded(seed):  # of a factory that draws its weights, too
+            module, sample = Given(name=model, weights=weights).module()
         samples = replicas.in_turn(lambda: load_data(data, batch_size=batch_size, folder=data_dir, n_steps=options.n_steps))
         more: dict[str, Any] = {
             "out": out, "bits": bits, "lava_samples": lava_samples, "progress": progress, "say": say, "command": _typed(),
