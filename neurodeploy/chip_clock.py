@@ -23,6 +23,11 @@ def depths(layers: Iterable[Population[Any, Any]]) -> dict[str, int]:
     return depth
 
 
+def constant(layers: Iterable[Population[Any, Any]]) -> frozenset[str]:
+    """The layers that hear nobody and begin when the input does: neurons that bring biases."""
+    return frozenset(name for name, depth in depths(layers).items() if depth == 0 and name != INPUT)
+
+
 def _hears_nobody(layer: Population[Any, Any]) -> bool:
     """Whether a layer stands where the input is heard, and has no synapse from it."""
     return all(c.source == INPUT for c in layer.connections) and not any(c.synapse.weight.any() for c in layer.connections)

@@ -13,9 +13,9 @@ import torch
 from neurodeploy.board.links import measured_rates
 from neurodeploy.budgets.budget import Budget
 from neurodeploy.budgets.channels import narrow_budget
+from neurodeploy.chip_clock import constant
 from neurodeploy.deployment import Deployment, Say, files_of, folder_of, keep_quiet, warnings_from, written
 from neurodeploy.errors import NetworkError, SimulationError
-from neurodeploy.frontends.assembly import BIAS
 from neurodeploy.frontends.norse import extract
 from neurodeploy.graph import INPUT
 from neurodeploy.hardware import HardwareProfile
@@ -175,13 +175,13 @@ def _trainable(
     levels = levels_of(options.encoder)
     check_payload(profile, levels)
     for layer in (trained := extract(_as_if_trained(model), sample)):
-        if any(connection.source == BIAS for connection in layer.connections):
+        if len(layer.shape) == 3 and any(connection.source in constant(trained) for connection in layer.connections):
             raise NetworkError(
                 f"layer {layer.name!r}", "has a bias, or a normalisation, in front of a synaptic current: it hears a neuron that "
-                "always fires, of which training under a budget knows nothing yet",
+                "always fires, and training under a budget does not know how to take channels from it yet",
                 remedy="Leave it out there, or take neurons without a current (LIFBoxCell).",
             )  # fmt: skip
-    trained.require_chain("training under a budget")
+    trained.require_chain("training under a budget", beside=constant(trained))
     return extract(model, sample), levels
 
 

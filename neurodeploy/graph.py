@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -154,8 +154,10 @@ class Graph(ByValue, Generic[L]):
         if isinstance(synapse, ConvWiring) and synapse.input_shape != shapes[source]:
             raise NetworkError(where, f"convolves {synapse.input_shape}, but {source!r} has shape {shapes[source]}")
 
-    def require_chain(self, what: str) -> None:
+    def require_chain(self, what: str, beside: Collection[str] = ()) -> None:
         """Refuse, for what can do no more yet, all but layers with one connection from the layer before, dense or a convolution.
+
+        `beside` names layers that stand beside the chain, and may be heard by any of it.
 
         Raises
         ------
@@ -163,9 +165,10 @@ class Graph(ByValue, Generic[L]):
             The network is more than that; it names the layer and what `what` cannot do.
         """
         previous = INPUT
-        for layer in self.layers:
-            kinds = [f"{type(c.synapse).__name__} from {c.source!r}" for c in layer.connections]
-            first = layer.connections[0]
+        for layer in (layer for layer in self.layers if layer.name not in beside):
+            connections = [c for c in layer.connections if c.source not in beside] or layer.connections
+            kinds = [f"{type(c.synapse).__name__} from {c.source!r}" for c in connections]
+            first = connections[0]
             is_known = isinstance(first.synapse, (DenseWiring, ConvWiring)) and not first.delay_steps
             if len(kinds) > 1 or first.source != previous or not is_known:
                 raise NetworkError(

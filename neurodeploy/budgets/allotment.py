@@ -10,6 +10,7 @@ from functools import cache, partial
 import numpy as np
 
 from neurodeploy.budgets.budget import AxonCap, LayerBudget, SliceBudget, Slices
+from neurodeploy.chip_clock import constant
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware import UNLIMITED, HardwareProfile
 from neurodeploy.placement import Slice
@@ -36,7 +37,7 @@ def allotted(
     BudgetError
         A slice gets no room for a single synapse.
     """
-    prunable = {layer.name for layer in layers if is_prunable(layer, layers)}
+    prunable = {layer.name for layer in layers if prunable_source(layer, layers) is not None}
     parts = _cap_axons(layers, profile, _top_up(profile, counts, plan, prunable))
     for part in parts:
         _check_room(part, counts[part.layer], cores)
@@ -55,12 +56,18 @@ def bits_beside(part: Slice, profile: HardwareProfile) -> int:
     return part.usage.neurons * state + part.output_axons * sent if "memory_bits_per_core" in profile else 0
 
 
-def is_prunable(layer: AnyLayer, layers: Layers) -> bool:
-    """Whether the layer can be pruned axon by axon: one dense connection between rows of neurons."""
-    first = layer.connections[0]
-    source = next((other for other in layers if other.name == first.source), None)
+def prunable_source(layer: AnyLayer, layers: Layers) -> str | None:
+    """Whom a layer hears that can be pruned axon by axon: by one dense connection between rows of neurons, biases beside it.
+
+    None for a layer that cannot.
+    """
+    beside = constant(layers)
+    main = [c for c in layer.connections if c.source not in beside]
+    if len(main) != 1 or layer.name in beside or not all(isinstance(c.synapse, DenseWiring) for c in layer.connections):
+        return None
+    source = next((other for other in layers if other.name == main[0].source), None)
     rows = grid_of(layer), (1,) if source is None else grid_of(source)
-    return len(layer.connections) == 1 and isinstance(first.synapse, DenseWiring) and all(len(row) == 1 for row in rows)
+    return main[0].source if all(len(row) == 1 for row in rows) else None
 
 
 def _top_up(
@@ -94,28 +101,34 @@ def _top_up(
 
 def _cap_axons(layers: Layers, profile: HardwareProfile, slices: Slices) -> Slices:
     """Cap, for each slice and each slice of its source, the axons between them by the source core's output axons."""
-    limit = profile.capacity("output_axons")
-    prunable = {layer.name: layer.connections[0].source for layer in layers if is_prunable(layer, layers)}
+    limit, beside = profile.capacity("output_axons"), constant(layers)
     of_layer: dict[str, list[SliceBudget]] = defaultdict(list)
     for part in slices:
         of_layer[part.layer].append(part)
     n_targets = {layer.name: sum(len(of_layer[target.name]) for target, _ in _targets(layers, layer.name)) for layer in layers}
     wanted: dict[int, int] = defaultdict(int)
+    fixed: dict[int, int] = defaultdict(int)  # of neurons that bring biases: those go to all that they are for
     for part in slices:
-        wanted[part.core] += part.neurons * n_targets[part.layer]
+        (fixed if part.layer in beside else wanted)[part.core] += part.neurons * n_targets[part.layer]
     capped = []
     for part in slices:
-        if part.layer not in prunable:
+        layer = next(layer for layer in layers if layer.name == part.layer)
+        if (source := prunable_source(layer, layers)) is None:
             capped.append(part)
             continue
-        source, n_in = prunable[part.layer], next(layer for layer in layers if layer.name == part.layer).weight.shape[1]
+        biases = sum(c.source in beside for c in layer.connections)
         caps = [
-            AxonCap(start=a.start, stop=a.stop, axons=a.neurons * min(limit, wanted[a.core]) // wanted[a.core])
+            AxonCap(start=a.start, stop=a.stop, axons=a.neurons * min(limit - fixed[a.core], wanted[a.core]) // wanted[a.core])
             for a in of_layer[source]
-        ] or [AxonCap(start=0, stop=n_in, axons=n_in)]
-        room = sum(cap.axons for cap in caps)
-        capped.append(replace(part, sources=tuple(caps), input_axons=min(part.input_axons, room)))
+        ] or [AxonCap(start=0, stop=(n_in := _n_in(layer, source)), axons=n_in)]
+        room = sum(cap.axons for cap in caps) + biases
+        most = min(part.input_axons, room)
+        capped.append(replace(part, sources=tuple(caps), source=source, biases=biases, input_axons=most))
     return tuple(capped)
+
+
+def _n_in(layer: AnyLayer, source: str) -> int:
+    return next(c.synapse.n_in for c in layer.connections if c.source == source)
 
 
 def _targets(layers: Layers, source: str) -> Iterator[tuple[AnyLayer, str]]:
@@ -127,8 +140,9 @@ def _check_room(part: SliceBudget, layer_count: LayerCount, cores: int) -> None:
     profile = layer_count.profile
     if layer_count.usage(part.region).input_axons == 0:
         return
-    single = count(np.asarray([1]), part.neurons, layer_count.width, profile).synapse_memory_bits
-    if part.synapse_memory_bits < single or part.input_axons < 1:
+    least = np.asarray([1, *[part.neurons] * part.biases])
+    single = count(least, part.neurons, layer_count.width, profile).synapse_memory_bits
+    if part.synapse_memory_bits < single or part.input_axons < least.size:
         key = "synapse_memory_bits_per_core" if "synapse_memory_bits_per_core" in profile else "memory_bits_per_core"
         raise BudgetError(
             f"layer {part.layer!r}", f"{part.region.words} get no room for a synapse on core {part.core}",
@@ -170,7 +184,8 @@ def _layer_budget(
 
 def _sent(part: SliceBudget, source: str, counted: LayerCount) -> int:
     """Output axons that lead to a slice, of the source: neurons, where its input axons are pixels."""
-    return sum(cap.axons for cap in part.sources) if part.sources else counted.hears(part.region)[source]
+    is_capped = part.sources and part.source == source
+    return sum(cap.axons for cap in part.sources) if is_capped else counted.hears(part.region)[source]
 
 
 def _synapses_within(part: SliceBudget, full: Usage, thinned: Callable[..., LayerCount]) -> int:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from neurodeploy.chip_clock import waits
 from neurodeploy.errors import BudgetError
+from neurodeploy.graph import INPUT
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.markup import table
 from neurodeploy.network import Network
@@ -51,6 +52,10 @@ class SliceBudget:
     sources : tuple of AxonCap
         Caps that keep the output axons of the source's cores within their limit; they cover all source neurons. None for a
         layer of several connections or of a convolution: its plan counts all that it may hear.
+    source : str
+        Whose neurons the caps are of.
+    biases : int
+        Axons beside those of the caps, of neurons that bring biases: they are not pruned.
     """
 
     layer: str
@@ -59,6 +64,8 @@ class SliceBudget:
     synapse_memory_bits: int
     input_axons: int
     sources: tuple[AxonCap, ...]
+    source: str = INPUT
+    biases: int = 0
 
     @property
     def name(self) -> str:
@@ -200,13 +207,12 @@ class Budget:
             The neurons that stay, of layers in a chain; of an image whole channels, of which there may be more than the
             budget has.
         """
-        names, slices = list(dict.fromkeys(part.layer for part in self.slices)), []
+        slices = []
         for part in self.slices:
-            source = names[names.index(part.layer) - 1] if part.layer != names[0] else None
             region = _left(part.region, kept.get(part.layer), self.grid(part.layer))
             caps = []
             for cap in part.sources:
-                first, last = _renumbered(cap.start, cap.stop, kept.get(source or ""))
+                first, last = _renumbered(cap.start, cap.stop, kept.get(part.source))
                 caps.append(AxonCap(start=first, stop=last, axons=cap.axons))
             if region.stops[0] > region.starts[0]:
                 slices.append(replace(part, region=region, sources=tuple(caps)))
@@ -231,7 +237,7 @@ class Budget:
                 memory[part.core].append((part, usage.synapse_memory_bits))
                 if usage.input_axons > part.input_axons:
                     yield Overrun(slice=part, resource="input_axons", need=usage.input_axons, limit=part.input_axons)
-                heard = next(count.heard(part.region)).mask if part.sources else ()
+                heard = next((one.mask for one in count.heard(part.region) if one.source == part.source), ())
                 for cap in part.sources:
                     axons = int(sum(heard[cap.start : cap.stop]))
                     if axons > cap.axons:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from neurodeploy.budgets.allotment import allotted, bits_beside, is_prunable, memory_for_synapses
+from neurodeploy.budgets.allotment import allotted, bits_beside, memory_for_synapses, prunable_source
 from neurodeploy.budgets.budget import Budget
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware import HardwareProfile
@@ -130,7 +130,7 @@ def _plan(
         pressed = {}
         for layer in layers:
             share = 1.0 if layer.name in kept else level * min(shares[layer.name], 1.0)
-            pressed[layer.name] = _Pressed(counts[layer.name], share, prunes_axons=is_prunable(layer, layers))
+            pressed[layer.name] = _Pressed(counts[layer.name], share, prunes_axons=prunable_source(layer, layers) is not None)
         slices = filled(layers, profile, pressed, is_quick=is_quick)
         return slices if _n_cores(slices) <= cores else None
 

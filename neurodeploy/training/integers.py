@@ -69,9 +69,13 @@ class Grid:
 
     def rounded(self, weight: torch.Tensor) -> torch.Tensor:
         """The nearest values to surviving weights; the largest of these takes the largest integer, if nothing is clipped."""
+        return self.beside(weight, weight)
+
+    def beside(self, bias: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """The nearest values to biases that come by a synapse of their own, on the scale of surviving weights."""
         largest = min(self.largest, float(weight.abs().max()))
         grid = replace(self, largest=largest, is_mixed=bool((weight < 0).any() and (weight > 0).any()))
-        return (weight / grid.step).round_().clamp_(-grid.most, grid.most).mul_(grid.value)
+        return (bias / grid.step).round_().clamp_(-grid.most, grid.most).mul_(grid.value)
 
     def worth(self, weight: Floats) -> Floats:
         """How much nearer a layer comes to its weights, in squared distance, by each synapse that is kept and rounded."""

@@ -74,6 +74,7 @@ class Compression:
         self.layers = find_layers(model, budget)
         self.channels = Channels(model, budget, thresholds if self.options.integers else {})
         self.plan, self._axons = in_terms_of(self.layers, self.channels.n_channels, budget)
+        self._biased = {part.layer for part in self.plan.slices if part.biases and self._axons[part.layer] == 1}
         self.survivors = {name: torch.ones_like(module.weight, dtype=torch.bool) for name, module in self.layers.items()}
         self.forms = {
             name: Form(width=budget.weight_bits, grid=None, rows={}, threshold=thresholds.get(name), axons=self._axons[name])
@@ -112,15 +113,22 @@ class Compression:
 
     @contextmanager
     def _rounded(self) -> Iterator[None]:
-        own = {name: module.weight.data for name, module in self.layers.items()}
+        own = {
+            name: (module.weight.data, module.bias.data if name in self._biased else None) for name, module in self.layers.items()
+        }
         try:
             for name, module in self.layers.items():
+                grid, alive = self.forms[name].grid, module.weight.detach() * self.survivors[name]
+                if name in self._biased and grid is not None:
+                    module.bias.data = grid.beside(module.bias.detach(), alive)
                 module.weight.data = self._on_chip(name)
             yield
             self._let_rest()
         finally:
             for name, module in self.layers.items():
-                module.weight.data = own[name]
+                module.weight.data, bias = own[name]
+                if bias is not None:
+                    module.bias.data = bias
 
     def _let_rest(self) -> None:
         """Take the gradients, if there are any, from weights that do not survive."""

@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neurodeploy.budgets.budget import AxonCap, Budget
+from neurodeploy.budgets.budget import AxonCap, Budget, SliceBudget
+from neurodeploy.chip_clock import constant
 from neurodeploy.errors import TrainingError
 from neurodeploy.graph import INPUT, Connection, layer_name
 from neurodeploy.network import LI, Dense, Layer, Network, Synapse
+from neurodeploy.resources.usage import count
 
 Convolution: TypeAlias = "torch.nn.Conv1d | torch.nn.Conv2d"
 
@@ -29,7 +31,7 @@ def find_layers(model: torch.nn.Module, budget: Budget) -> dict[str, torch.nn.Li
         A layer of the budget that no `Linear` module of the model is, or one of another shape.
     """
     found = {layer_name(path): module for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    rows = [part.layer for part in budget.layers if budget.grid(part.layer)[1:] == ()]
+    rows = [part.layer for part in budget.layers if budget.grid(part.layer)[1:] == () and _hears(part.layer, budget)]
     for layer in rows:
         if layer not in found:
             raise TrainingError(
@@ -44,6 +46,11 @@ def find_layers(model: torch.nn.Module, budget: Budget) -> dict[str, torch.nn.Li
                 remedy="Share the budget out for this model.",
             )  # fmt: skip
     return {layer: found[layer] for layer in rows}
+
+
+def _hears(layer: str, budget: Budget) -> bool:
+    """Whether a layer hears anybody: a neuron that brings biases does not, and is no module."""
+    return any(part.input_axons for part in budget.of(layer))
 
 
 def find_convolutions(model: torch.nn.Module, budget: Budget) -> dict[str, Convolution]:
@@ -92,8 +99,15 @@ def in_terms_of(
             axons[part.layer] = max(math.ceil(pixels * channels[before] / n_in), 1)
             heard = max(part.input_axons // axons[part.layer], 1)
             part = replace(part, input_axons=heard, sources=(AxonCap(start=0, stop=n_in, axons=heard),))
-        slices.append(part)
+        slices.append(_beside_biases(part, budget))
     return replace(budget, slices=tuple(slices)), axons
+
+
+def _beside_biases(part: SliceBudget, budget: Budget) -> SliceBudget:
+    """What is left of a slice for synapses that can be pruned, when biases have their axons and lists."""
+    width, lists = max(budget.profile["weight_bits"].choices), np.full(part.biases, part.neurons)
+    memory = part.synapse_memory_bits - count(lists, part.neurons, width, budget.profile).synapse_memory_bits
+    return replace(part, input_axons=part.input_axons - part.biases, synapse_memory_bits=memory) if part.biases else part
 
 
 def units_of(network: Network, model: torch.nn.Module) -> dict[str, float]:
@@ -102,11 +116,12 @@ def units_of(network: Network, model: torch.nn.Module) -> dict[str, float]:
     Averages divide them by their window; what a normalisation multiplies them by differs from channel to channel.
     """
     modules = {layer_name(path): module for path, module in model.named_modules() if hasattr(module, "weight")}
-    units = {}
+    units, beside = {}, constant(network)
     for layer in network:
-        if layer.name in modules and len(layer.connections) == 1:
+        main = [c.synapse for c in layer.connections if c.source not in beside]
+        if layer.name in modules and len(main) == 1:
             own = modules[layer.name].weight.detach().abs().flatten(1).amax(dim=1).double().cpu().numpy()
-            read = np.abs(layer.connections[0].synapse.weight).reshape(len(own), -1).max(axis=1)
+            read = np.abs(main[0].weight).reshape(len(own), -1).max(axis=1)
             if (read > 0).any() and np.allclose(own * read.max(), read * own.max(), rtol=1e-4):
                 units[layer.name] = float(own.max() / read.max())
     return units

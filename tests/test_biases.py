@@ -1,0 +1,74 @@
+"""Biases in front of synaptic currents under a budget: they keep their axon and their lists, and the loss sees their integers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import with_values
+from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
+
+import neurodeploy as nd
+from neurodeploy.training.integers import Grid
+from neurodeploy.training.minimax import Compression
+from neurodeploy.training.modules import in_terms_of
+
+OPTIONS = nd.FitOptions(epochs_dense=4, epochs_compress=3, epochs_finetune=1, n_steps=6, readout="mean", learning_rate=3e-3)
+
+
+def model() -> SequentialState:
+    lif = LIFParameters(tau_syn_inv=torch.tensor(700.0), tau_mem_inv=torch.tensor(1000.0), v_th=torch.tensor(0.3))
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        return SequentialState(torch.nn.Linear(64, 80), LIFCell(lif), torch.nn.Linear(80, 10), LICell())
+
+
+def small_chip(memory: int = 12_000, **values: int) -> nd.HardwareProfile:
+    return with_values(nd.load_profile("loihi1"), synapse_memory_bits_per_core=memory, **values)
+
+
+def test_synapses_are_pruned_and_biases_are_not() -> None:
+    network = nd.extract(model(), torch.zeros(1, 64))
+    budget = nd.share_budget(network, small_chip(), cores=1)
+    kept = {layer.layer: layer.kept for layer in budget.layers}
+    assert kept["bias"] == 1
+    assert kept["layer0"] < 1
+    hidden, out = budget.of("layer0")[0], budget.of("layer2")[0]
+    assert (hidden.source, hidden.biases, sum(cap.axons for cap in hidden.sources)) == ("input", 1, 64)
+    assert (out.source, out.biases, out.input_axons) == ("layer0", 1, 81)
+    assert next(layer for layer in budget.layers if layer.layer == "bias").output_axons == 2
+
+
+def test_what_biases_take_is_kept_from_the_synapses_that_are_chosen() -> None:
+    network = nd.extract(model(), torch.zeros(1, 64))
+    pruning = Compression(nd.share_budget(network, small_chip(), cores=1), model())
+    plan, _ = in_terms_of(pruning.layers, pruning.channels.n_channels, pruning.budget)
+    for mine, given in zip(plan.slices, (part for part in pruning.budget.slices if part.layer in pruning.layers), strict=True):
+        assert mine.input_axons == given.input_axons - 1
+        assert given.synapse_memory_bits - mine.synapse_memory_bits >= 8 * given.neurons
+
+
+def test_biases_are_rounded_beside_the_weights() -> None:
+    grid = Grid(width=4, largest=0.7)
+    weight = torch.tensor([[0.7, -0.3, 0.12]])
+    rounded = grid.beside(torch.tensor([0.33, -0.06, 5.0]), weight)
+    assert torch.allclose(rounded, torch.tensor([0.3, -0.1, 0.7]))  # steps of 0.1; what is larger than any weight is clipped
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_a_network_with_biases_is_pressed_into_cores(cores: int, tmp_path: Path) -> None:
+    made = nd.compress(
+        model(), torch.zeros(1, 64), small_chip(neurons_per_core=70 if cores > 1 else 1024), nd.load_data("digits"), OPTIONS,
+        out=tmp_path, cores=cores, lava_samples=0,
+    )  # fmt: skip
+    assert made.placement.fits
+    assert made.placement.cores_used == cores
+    biases = [c.synapse.weight for layer in made.quantized for c in layer.connections if c.source == "bias"]
+    assert len(biases) == 2
+    assert all(np.count_nonzero(bias) for bias in biases)
+    accuracy = made.report.accuracy
+    assert accuracy.emulated is not None
+    assert accuracy.compressed == pytest.approx(accuracy.emulated, abs=0.01)
+    assert accuracy.emulated > 0.7
