@@ -156,6 +156,11 @@ class Placement:
     def chips_used(self) -> int:
         return len({self.chip_of(core) for core in self.cores})
 
+    @property
+    def is_on_board(self) -> bool:
+        """Whether every core is one that the board has."""
+        return self.cores[-1] < self.profile.cores
+
     def chip_of(self, core: int) -> int:
         """The chip that a core is on."""
         return core // self.profile["cores_per_chip"].number
@@ -186,10 +191,15 @@ class Placement:
         return np.stack([values[cores % values.size] for values in has], axis=-1)
 
     def traffic(self) -> Traffic | None:
-        """Spikes from core to core, and what a step costs: as far as the profile has figures for it; None without links."""
+        """Spikes from core to core, and what a step costs, as far as the profile has figures for it.
+
+        None without links, and where there are more cores than the board has: between those there is no way.
+        """
         homes = np.array([part.core for part in self.slices])
         neurons = np.array([part.usage.neurons for part in self.slices], dtype=np.float64)
-        return None if self.links is None else Traffic(links=self.links, homes=homes, neurons=neurons, profile=self.profile)
+        if self.links is None or not self.is_on_board:
+            return None
+        return Traffic(links=self.links, homes=homes, neurons=neurons, profile=self.profile)
 
     def moved(self, positions: NDArray[np.int64]) -> Placement:
         """The same slices on other cores: what stood on ``cores[i]`` now stands on ``positions[i]``."""

@@ -187,6 +187,22 @@ def test_chips_that_a_board_does_not_have_are_refused(net: str, capsys: pytest.C
     assert "chips: 3 is outside 1..2 (kapoho_bay.yaml: chips)" in capsys.readouterr().err
 
 
+def test_what_takes_more_chips_than_the_board_has_is_told_without_traffic(
+    tmp_path: Path, make_chip: Callable[..., HardwareProfile]
+) -> None:
+    """Two chips of two cores, and a network of eight: those of a third chip talk to each other, by no way that there is."""
+    network = in_integers(*(
+        layer_of(np.ones((2, 2), np.int64), name=f"layer{n}", source=f"layer{n - 1}" if n else "input", vth=1) for n in range(8)
+    ))  # fmt: skip
+    board = make_chip(chips=2, cores_per_chip=2, tile_mesh=(2, 1), neurons_per_core=2, synop_sparse_energy=3.0)
+    report = deploy(network, board, out=tmp_path).report
+    said = json.loads((tmp_path / "report.json").read_text())
+    assert (said["binding"][0]["resource"], said["cores"]["used"]) == ("cores", 8)
+    assert (said["traffic"], said["estimate"]) == (None, None)
+    assert "Traffic a step: not known, since the board does not have the cores." in " ".join(str(report).split())
+    assert "the board does not have the cores" in (tmp_path / "report.html").read_text()
+
+
 def test_a_deployed_network_stands_where_spikes_travel_least(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     network = in_integers(*(

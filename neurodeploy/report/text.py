@@ -96,6 +96,8 @@ def traffic_lines(placement: Placement) -> Iterator[str]:
     """Where spikes go and what a step costs, a sentence each: estimates, with what they rest on."""
     traffic = placement.traffic()
     if traffic is None:
+        if not placement.is_on_board:
+            yield "Traffic a step: not known, since the board does not have the cores."
         return
     rates = "measured" if traffic.links.measured else f"assumed, {ASSUMED_RATE:g} spikes a neuron and step"
     crossing = f", {traffic.between_chips():,.1f} of them to another chip" if placement.chips_used > 1 else ""
