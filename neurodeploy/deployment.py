@@ -11,7 +11,7 @@ from typing import Any
 from neurodeploy.balancing import Balance, balance, balanced
 from neurodeploy.budgets.budget import Budget
 from neurodeploy.budgets.gains import Gain, gains
-from neurodeploy.budgets.sharing import share_budget
+from neurodeploy.budgets.sharing import Unpruned, share_budget
 from neurodeploy.errors import BudgetError, RequestError
 from neurodeploy.files import write_text
 from neurodeploy.hardware import HardwareProfile
@@ -108,10 +108,12 @@ def inspect(
     placement = lay_out(network, profile, cores=cores, bits=bits, connectivity=connectivity)
     placement = linked(placement, network, connectivity=connectivity)
     try:
-        budget = share_budget(network, profile, cores=cores, bits=bits)
+        unpruned = Unpruned(network, profile, bits, placement if connectivity in (None, 1.0) else None)
+        budget = share_budget(network, profile, cores=cores, bits=bits, unpruned=unpruned)
     except BudgetError as error:
         return Inspection(placement=placement, budget=None, hopeless=error, balances=balances)
-    return Inspection(placement=placement, budget=budget, hopeless=None, gains=gains(network, profile, budget), balances=balances)
+    more = gains(network, profile, budget, unpruned=unpruned)
+    return Inspection(placement=placement, budget=budget, hopeless=None, gains=more, balances=balances)
 
 
 def deploy(

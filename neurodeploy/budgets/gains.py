@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from neurodeploy.budgets.budget import Budget
-from neurodeploy.budgets.sharing import share_budget
+from neurodeploy.budgets.sharing import Unpruned, share_budget
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.network import Network
@@ -33,13 +33,15 @@ class Gain:
     narrower_bits: int | None
 
 
-def gains(network: Network | QuantizedNetwork, profile: HardwareProfile, budget: Budget) -> tuple[Gain, ...]:
-    """A line a layer; none where every layer may be kept whole."""
+def gains(
+    network: Network | QuantizedNetwork, profile: HardwareProfile, budget: Budget, *, unpruned: Unpruned | None = None
+) -> tuple[Gain, ...]:
+    """A line a layer; none where every layer may be kept whole. `unpruned` as `share_budget` takes it."""
     if all(layer.kept >= 1 and not layer.binds for layer in budget.layers):
         return ()
     narrower = max((bits for bits in profile["weight_bits"].choices if 1 < bits < budget.weight_bits), default=None)
-    more = _kept(network, profile, budget.cores + 1, budget.weight_bits) if budget.cores < profile.cores else {}
-    thinner = _kept(network, profile, budget.cores, narrower) if narrower is not None else {}
+    more = _kept(network, profile, budget.cores + 1, budget.weight_bits, unpruned) if budget.cores < profile.cores else {}
+    thinner = _kept(network, profile, budget.cores, narrower, None) if narrower is not None else {}
     return tuple(
         Gain(
             layer=layer.layer,
@@ -52,8 +54,11 @@ def gains(network: Network | QuantizedNetwork, profile: HardwareProfile, budget:
     )
 
 
-def _kept(network: Network | QuantizedNetwork, profile: HardwareProfile, cores: int, bits: int) -> dict[str, float]:
+def _kept(
+    network: Network | QuantizedNetwork, profile: HardwareProfile, cores: int, bits: int, unpruned: Unpruned | None
+) -> dict[str, float]:
     try:
-        return {layer.layer: layer.kept for layer in share_budget(network, profile, cores=cores, bits=bits).layers}
+        budget = share_budget(network, profile, cores=cores, bits=bits, unpruned=unpruned)
+        return {layer.layer: layer.kept for layer in budget.layers}
     except BudgetError:  # what helps elsewhere may cut a slice that had just enough
         return {}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from neurodeploy.errors import BudgetError
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.layout.laying import counts_of, filled
 from neurodeploy.network import Network
-from neurodeploy.placement import Slice
+from neurodeploy.placement import Placement, Slice
 from neurodeploy.quantized import QuantizedNetwork
 from neurodeploy.resources.counting import Heard, LayerCount
 from neurodeploy.resources.encodings import weight_bits
@@ -32,6 +33,36 @@ _ABOVE = 1.25
 """So many times that level they fit at most."""
 
 
+class Unpruned:
+    """A network as if no weight were zero: counted, and laid out when that is first asked for, once for all its budgets.
+
+    Parameters
+    ----------
+    bits : int
+        Width that the weights will be stored in; rounded up to one that the chip has.
+    known : Placement, optional
+        The network laid out as it is: taken, where it has no weight that is zero.
+    """
+
+    def __init__(
+        self, network: Network | QuantizedNetwork, profile: HardwareProfile, bits: int, known: Placement | None = None
+    ) -> None:
+        self.layers: Layers = network.layers
+        self.profile, self.width = profile, weight_bits(bits, profile)
+        widths = dict.fromkeys((layer.name for layer in self.layers), self.width)
+        self.counts = counts_of(self.layers, widths, profile, connectivity=1.0)
+        self._known = known.slices if known is not None and known.weight_bits == widths and _is_full(self.layers) else None
+
+    @cached_property
+    def slices(self) -> tuple[Slice, ...]:
+        return filled(self.layers, self.profile, self.counts) if self._known is None else self._known
+
+
+def _is_full(layers: Layers) -> bool:
+    """Whether no weight is zero."""
+    return all(bool(connection.synapse.weight.all()) for layer in layers for connection in layer.connections)
+
+
 def share_budget(
     network: Network | QuantizedNetwork,
     profile: HardwareProfile,
@@ -40,6 +71,7 @@ def share_budget(
     chips: int | None = None,
     bits: int = DEFAULT_WEIGHT_BITS,
     whole: Collection[str] = (),
+    unpruned: Unpruned | None = None,
 ) -> Budget:
     """Share the cores out among the layers.
 
@@ -57,6 +89,8 @@ def share_budget(
         Width that the weights will be stored in; rounded up to one that the chip has.
     whole : collection of str
         Layers that keep every synapse, whatever the others have to do without.
+    unpruned : Unpruned, optional
+        The same network at this width, where it has been laid out already.
 
     Raises
     ------
@@ -66,12 +100,10 @@ def share_budget(
         No pruning of synapses can help: too many neurons for the cores, or a core without room for a single axon.
     """
     cores = profile.cores_given(cores, chips)
-    width = weight_bits(bits, profile)
-    layers: Layers = network.layers
-    _check_neurons(layers, profile, cores)
-    counts = counts_of(layers, dict.fromkeys((layer.name for layer in layers), width), profile, connectivity=1.0)
-    parts, budgets = allotted(layers, profile, counts, _plan(layers, profile, counts, cores, whole), cores)
-    return Budget(profile=profile, cores=cores, weight_bits=width, slices=parts, layers=budgets)
+    _check_neurons(network.layers, profile, cores)
+    unpruned = Unpruned(network, profile, bits) if unpruned is None else unpruned
+    parts, budgets = allotted(network.layers, profile, unpruned.counts, _plan(unpruned, cores, whole), cores)
+    return Budget(profile=profile, cores=cores, weight_bits=unpruned.width, slices=parts, layers=budgets)
 
 
 def _check_neurons(layers: Layers, profile: HardwareProfile, cores: int) -> None:
@@ -114,23 +146,21 @@ class _Pressed(LayerCount):
         return iter(()) if self.prunes_axons and "memory_bits_per_core" not in self.profile else super().heard(region)
 
 
-def _plan(
-    layers: Layers, profile: HardwareProfile, counts: Mapping[str, LayerCount], cores: int, whole: Collection[str]
-) -> tuple[Slice, ...]:
+def _plan(unpruned: Unpruned, cores: int, whole: Collection[str]) -> tuple[Slice, ...]:
     """The layers on the cores, each at the largest share that they hold: as they are, if they fit so."""
-    unpruned = filled(layers, profile, counts)
-    if _n_cores(unpruned) <= cores:
-        return unpruned
-    shares = _shares(unpruned, profile, cores, whole)
+    if _n_cores(unpruned.slices) <= cores:
+        return unpruned.slices
+    layers, profile = unpruned.layers, unpruned.profile
+    shares = _shares(unpruned.slices, profile, cores, whole)
     kept = {name for name, share in shares.items() if math.isinf(share)}
 
-    is_quick = len(unpruned) >= _MANY_SLICES
+    is_quick = len(unpruned.slices) >= _MANY_SLICES
 
     def plan(level: float, kept: set[str], *, is_quick: bool = is_quick) -> tuple[Slice, ...] | None:
         pressed = {}
         for layer in layers:
             share = 1.0 if layer.name in kept else level * min(shares[layer.name], 1.0)
-            pressed[layer.name] = _Pressed(counts[layer.name], share, prunes_axons=prunable_source(layer, layers) is not None)
+            pressed[layer.name] = _Pressed(unpruned.counts[layer.name], share, prunes_axons=prunable_source(layer, layers) is not None)
         slices = filled(layers, profile, pressed, is_quick=is_quick)
         return slices if _n_cores(slices) <= cores else None
 
