@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
@@ -183,6 +183,7 @@ class HardwareProfile:
     name: str
     description: str
     limits: Mapping[str, Limit]
+    _capacities: Mapping[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for key, what in KEYS.items():
@@ -190,6 +191,8 @@ class HardwareProfile:
                 raise ProfileError(f"{self.name}.yaml: {key}", "missing", remedy=f"It is {what.meaning}, in {what.unit}.")
         ordered = {key: self.limits[key] for key in KEYS if key in self.limits}
         object.__setattr__(self, "limits", MappingProxyType(ordered))
+        of_cores = {key.removesuffix("_per_core"): limit.number for key, limit in ordered.items() if key.endswith("_per_core")}
+        object.__setattr__(self, "_capacities", MappingProxyType(of_cores))
         self._check_counts()
 
     def _check_counts(self) -> None:
@@ -235,10 +238,9 @@ class HardwareProfile:
 
     def capacity(self, resource: str, core: int | None = None) -> int:
         """What a core has of a resource: the core named, or the largest; `UNLIMITED` where nothing limits it."""
-        limit = self.limits.get(f"{resource}_per_core")
-        if limit is None:
-            return UNLIMITED
-        return limit.number if core is None else limit.on(core)
+        if core is None or resource not in self._capacities:
+            return self._capacities.get(resource, UNLIMITED)
+        return self[f"{resource}_per_core"].on(core)
 
     @property
     def cores(self) -> int:

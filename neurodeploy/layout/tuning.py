@@ -117,10 +117,12 @@ class Tuning:
     def _cost(self, now: Mapping[str, int]) -> float:
         """Cores that the pieces take together, by estimate, and what else speaks against these blocks."""
         sizes, more = list[tuple[float, int]](), 0.0
-        for name, place in now.items():
-            option, own = self.options[name], self.options[name].own[place]
-            mean, peak = self._heard(now, name)
-            share, most = (float((own + option.neurons[place] * each * self.axon).max()) for each in (mean, peak))
+        chosen = [(self.options[name], place) for name, place in now.items()]
+        own = np.stack([option.own[place] for option, place in chosen])
+        neurons = np.array([option.neurons[place] for option, place in chosen])
+        heard = np.array([self._heard(now, name) for name in now])  # on average, and at most
+        shares = (own[:, None] + (neurons[:, None] * heard)[:, :, None] * self.axon).max(axis=2)
+        for (option, place), (share, most) in zip(chosen, shares.tolist(), strict=True):
             pieces = int(option.pieces[place])
             sizes.append((min(share, 1.0), pieces))
             more += _VOLUME * share * pieces + (pieces * (_TOO_LARGE * (most - 1) + 0.5) if most > 1 else 0.0)

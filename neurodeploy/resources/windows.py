@@ -286,14 +286,14 @@ class Window:
 
     def _spread(self, region: Region, of_kinds: NDArray[Any]) -> tuple[Region, NDArray[Any]]:
         """Something of every channel and kind of pixel, laid out over the box of the pixels that meet the region."""
-        rows, columns = self.edges(region)
-        channels = self.channels(region)
+        (rows, columns), channels = self.edges(region), self.channels(region)
         inside = of_kinds[:, rows.kind[:, None], columns.kind]
         if not inside.size:
             return Region((0, 0, 0), (0, 0, 0)), np.zeros((0, 0, 0), dtype=of_kinds.dtype)
         starts = (int(channels[0]), int(rows.inputs[0]), int(columns.inputs[0]))
         stops = (int(channels[-1]) + 1, int(rows.inputs[-1]) + 1, int(columns.inputs[-1]) + 1)
-        box = Region(starts, stops)
-        spread = np.zeros((len(of_kinds), *box.sides[1:]), dtype=of_kinds.dtype)
-        spread[:, (rows.inputs - starts[1])[:, None], columns.inputs - starts[2]] = inside
+        box, spread = Region(starts, stops), inside
+        if inside.shape[1:] != box.sides[1:]:  # some pixels in between meet nothing
+            spread = np.zeros((len(of_kinds), *box.sides[1:]), dtype=of_kinds.dtype)
+            spread[:, (rows.inputs - starts[1])[:, None], columns.inputs - starts[2]] = inside
         return box, np.broadcast_to(spread, box.sides)
