@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -65,3 +66,31 @@ def test_a_neuron_that_brings_a_bias_and_hears_nobody_needs_no_room_for_synapses
         budget = share_budget(network, load_profile(chip), cores=1)
         assert [layer.kept for layer in budget.layers] == [1, 1, 1]
         budget.check(network)
+
+
+def test_layers_in_narrower_weights_are_shared_out_in_these() -> None:
+    """As `lay_out` counts them, and as they will be stored: no budget of 8 bits asks less of weights of 4."""
+    drawing = Drawing((40,), seed=0)
+    drawing.dense("fc2", drawing.dense("fc1", (INPUT,), 90), 70)
+    wide, profile = drawing.network(), load_profile("loihi2")
+    layers = []
+    for layer in wide.layers:
+        (connection,) = layer.connections
+        synapse = replace(connection.synapse, weight=np.where(connection.synapse.weight > 0, 2, -2), weight_bits=4)
+        layers.append(replace(layer, connections=(replace(connection, synapse=synapse),)))
+    narrow = replace(wide, layers=tuple(layers))
+    assert [layer.weight_bits for layer in share_budget(narrow, profile).layers] == [4, 4]
+    assert [layer.weight_bits for layer in share_budget(narrow, profile, bits=2).layers] == [2, 2]
+    assert [layer.weight_bits for layer in share_budget(wide, profile).layers] == [8, 8]
+
+
+def test_no_core_stays_empty_while_layers_are_pressed() -> None:
+    """Whole, the layers' output axons alone would fill the cores that there are; pressed, they are cut less, and send less."""
+    drawing = Drawing((64, 8, 8), seed=0)
+    heard = drawing.conv("conv1", (INPUT,), 64)
+    for k in range(2, 5):
+        heard = drawing.conv(f"conv{k}", heard, 64)
+    network, profile = drawing.network(), with_values(load_profile("loihi2"), memory_bits_per_core=330_000)
+    budget = share_budget(network, profile, cores=20)
+    assert {part.core for part in budget.slices} == set(range(20))
+    assert min(layer.kept for layer in budget.layers) > 0

@@ -149,7 +149,7 @@ class Budget:
     cores : int
         Cores that the network was given.
     weight_bits : int
-        Width that the weights will be stored in.
+        Width that the weights will be stored in, where they are not narrower yet.
     slices : tuple of SliceBudget
         Layer by layer, in the order of their neurons.
     layers : tuple of LayerBudget

@@ -21,7 +21,7 @@ from neurodeploy.quantized import QuantizedNetwork
 from neurodeploy.resources.counting import Heard, LayerCount
 from neurodeploy.resources.encodings import weight_bits
 from neurodeploy.resources.regions import Region
-from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, Layers, Usage
+from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, Layers, Usage, bits_of
 
 _HALVINGS = 12
 """The level that all layers are brought to is found to a part in 2**12."""
@@ -31,6 +31,8 @@ _QUICK_HALVINGS, _FULL_HALVINGS = 8, 4
 """... to a part in 2**8, and then, to a sixteenth of that, by how much all ways of laying them are above it."""
 _ABOVE = 1.25
 """So many times that level they fit at most."""
+_LEFT_AT_LEAST = 0.1
+"""So much of the memory is thought to be left for synapses, whatever output axons would take."""
 
 
 class Unpruned:
@@ -39,7 +41,7 @@ class Unpruned:
     Parameters
     ----------
     bits : int
-        Width that the weights will be stored in; rounded up to one that the chip has.
+        Width that the weights will be stored in, where they are not narrower yet; rounded up to one that the chip has.
     known : Placement, optional
         The network laid out as it is: taken, where it has no weight that is zero.
     """
@@ -49,7 +51,7 @@ class Unpruned:
     ) -> None:
         self.layers: Layers = network.layers
         self.profile, self.width = profile, weight_bits(bits, profile)
-        widths = dict.fromkeys((layer.name for layer in self.layers), self.width)
+        widths = {layer.name: weight_bits(min(bits, bits_of(layer, bits)), profile) for layer in self.layers}
         self.counts = counts_of(self.layers, widths, profile, connectivity=1.0)
         self._known = known.slices if known is not None and known.weight_bits == widths and _is_full(self.layers) else None
 
@@ -86,7 +88,7 @@ def share_budget(
     cores, chips : int, optional
         How many cores, or chips of them, the network may use; all of the profile's by default.
     bits : int
-        Width that the weights will be stored in; rounded up to one that the chip has.
+        Width that the weights will be stored in, where they are not narrower yet; rounded up to one that the chip has.
     whole : collection of str
         Layers that keep every synapse, whatever the others have to do without.
     unpruned : Unpruned, optional
@@ -159,21 +161,27 @@ def _plan(unpruned: Unpruned, cores: int, whole: Collection[str]) -> tuple[Slice
     def plan(level: float, kept: set[str], *, is_quick: bool = is_quick) -> tuple[Slice, ...] | None:
         pressed = {}
         for layer in layers:
-            share = 1.0 if layer.name in kept else level * min(shares[layer.name], 1.0)
-            pressed[layer.name] = _Pressed(unpruned.counts[layer.name], share, prunes_axons=prunable_source(layer, layers) is not None)
+            share = 1.0 if layer.name in kept else min(level * min(shares[layer.name], 1.0), 1.0)
+            prunes_axons = prunable_source(layer, layers) is not None
+            pressed[layer.name] = _Pressed(unpruned.counts[layer.name], share, prunes_axons=prunes_axons)
         slices = filled(layers, profile, pressed, is_quick=is_quick)
         return slices if _n_cores(slices) <= cores else None
 
-    if (everything := plan(1.0, kept)) is not None:
-        return everything
-    if (best := plan(0.0, kept)) is None:
-        kept, best = set(whole), plan(0.0, set(whole), is_quick=False)
-    if best is None:
+    low, high, best = 1.0, 1.0, plan(1.0, kept)
+    if best is not None and (_n_cores(best) == cores or len(kept) == len(layers)):
+        return best
+    if best is not None:
+        high = 1 / min(shares.values())
+    elif (best := plan(0.0, kept)) is not None:
+        low = 0.0
+    elif (best := plan(0.0, set(whole), is_quick=False)) is not None:
+        low, kept = 0.0, set(whole)
+    else:
         raise _no_plan(layers, profile, cores)
-    low, best = _highest(lambda level: plan(level, kept), 0.0, 1.0, best, _QUICK_HALVINGS if is_quick else _HALVINGS)
+    low, best = _highest(lambda level: plan(level, kept), low, high, best, _QUICK_HALVINGS if is_quick else _HALVINGS)
     if not is_quick:
         return best
-    high = min(_ABOVE * low + 2**-_QUICK_HALVINGS, 1.0)
+    high = min(_ABOVE * low + 2**-_QUICK_HALVINGS, high)
     return _highest(lambda level: plan(level, kept, is_quick=False), low, high, best, _FULL_HALVINGS)[1]
 
 
@@ -202,16 +210,20 @@ def _n_cores(slices: tuple[Slice, ...]) -> int:
 
 
 def _shares(unpruned: tuple[Slice, ...], profile: HardwareProfile, cores: int, whole: Collection[str]) -> dict[str, float]:
-    """Share of its unpruned bits that a layer may use: square-root water-filling; infinite for a layer that is kept whole."""
+    """Share of its unpruned bits that a layer may use: square-root water-filling; infinite for a layer that is kept whole.
+
+    Cut for fewer cores, layers send less; so the output axons that they have whole are taken to leave them some room.
+    """
     bits: dict[str, float] = defaultdict(float)
     for part in unpruned:
         bits[part.layer] += part.usage.synapse_memory_bits
-    left = float(cores * memory_for_synapses(profile)) - sum(bits_beside(part, profile) for part in unpruned)
-    left -= sum(bits[name] for name in whole)
+    room = float(cores * memory_for_synapses(profile))
+    taken = sum(bits_beside(part, profile) for part in unpruned) + sum(bits[name] for name in whole)
+    left = max(room - taken, room * _LEFT_AT_LEAST)
     shares = dict.fromkeys(whole, math.inf)
     needs = {name: need for name, need in bits.items() if name not in shares}
     while needs:
-        level = max(left, 0.0) / sum(np.sqrt(need) for need in needs.values())
+        level = left / sum(np.sqrt(need) for need in needs.values())
         kept_whole = {name: need for name, need in needs.items() if need <= level * np.sqrt(need)}
         if not kept_whole:
             return shares | {name: float(level / np.sqrt(need)) for name, need in needs.items()}
