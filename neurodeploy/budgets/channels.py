@@ -6,6 +6,7 @@ Which of them go is for training to say; how many, for the chip.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,7 +21,9 @@ from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
 from neurodeploy.trimming import is_depthwise, trimmable, without_neurons
 
 _FEWER = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
-"""Parts that are tried of the most channels with which the network has room at all."""
+"""Parts that are tried of the highest level at which the network has room at all."""
+_LEVELS = 64
+"""The level is found to so many parts."""
 
 
 def narrow_budget(
@@ -28,9 +31,11 @@ def narrow_budget(
 ) -> Budget:
     """Share the cores out among layers of which convolutions lose channels, and dense layers synapses.
 
-    Every convolution keeps the same share of its channels, c; dense layers keep shares b of their synapse memory, as
-    `share_budget` gives them once c is known. Of the c at which the network has room, the one is taken that makes the sum of
-    1 / c and 1 / b over all layers smallest: the loss by pruning being about inverse in the share that is kept.
+    A convolution keeps a share c of its channels, dense layers shares b of their synapse memory, as `share_budget` gives them
+    once the channels are known. Shares c go by the inverse of the square root of the neurons that a layer has, with its
+    pools, and never beyond 1: of all that keep as many neurons this makes the sum of 1 / c smallest, the loss by pruning
+    being about inverse in the share that is kept. Of the levels at which the network has room the one is taken that makes
+    the sum of 1 / c and 1 / b smallest.
 
     Parameters
     ----------
@@ -53,24 +58,23 @@ def narrow_budget(
     BudgetError
         It does not fit with a single channel for each convolution.
     """
-    widest = max((layer.shape[0] for layer in network if layer.name in narrowable(network)), default=1)
 
-    def attempt(channels: int) -> _Attempt | None:
+    def attempt(level: int) -> _Attempt | None:
         try:
-            return _attempt(network, profile, cores, bits, channels / widest)
+            return _attempt(network, profile, cores, bits, level / _LEVELS)
         except BudgetError:
             return None
 
-    if (whole := attempt(widest)) is not None and whole.keeps_all:
+    if (whole := attempt(_LEVELS)) is not None and whole.keeps_all:
         return whole.budget
-    low, high = 0, widest
+    low, high = 0, _LEVELS
     while high - low > 1 and whole is None:
         middle = (low + high) // 2
         low, high = (middle, high) if attempt(middle) is not None else (low, middle)
-    most = widest if whole is not None else max(low, 1)
-    tried = [attempt(n) for n in sorted({max(round(part * most), 1) for part in _FEWER})]
+    most = _LEVELS if whole is not None else max(low, 1)
+    tried = [attempt(level) for level in sorted({max(round(part * most), 1) for part in _FEWER})]
     found = [one for one in tried if one is not None]
-    return min(found, key=lambda one: one.loss).budget if found else _attempt(network, profile, cores, bits, 1 / widest).budget
+    return min(found, key=lambda one: one.loss).budget if found else _attempt(network, profile, cores, bits, 0.0).budget
 
 
 def narrowable(network: Network) -> tuple[str, ...]:
@@ -88,15 +92,29 @@ class _Attempt:
     keeps_all: bool
 
 
-def _attempt(network: Network, profile: HardwareProfile, cores: int | None, bits: int, share: float) -> _Attempt:
-    names = narrowable(network)
-    convolutions = [layer.name for layer in network if any(isinstance(c.synapse, Conv) for c in layer.connections)]
-    left = first_channels(network, {name: max(round(share * network[name].shape[0]), 1) for name in names})
-    budget = share_budget(left, profile, cores=cores, bits=bits, whole=convolutions)
+def _attempt(network: Network, profile: HardwareProfile, cores: int | None, bits: int, level: float) -> _Attempt:
+    names, convolutions = narrowable(network), [layer.name for layer in network if len(layer.shape) == 3]
+    channels = _channels(network, level)
+    budget = share_budget(first_channels(network, channels), profile, cores=cores, bits=bits, whole=convolutions)
     own = [name for name in names if not any(is_depthwise(c.synapse) for c in network[name].connections)]
     kept = [layer.kept for layer in budget.layers if layer.layer not in names]
-    loss = sum(network[name].shape[0] / left[name].shape[0] for name in own) + sum(1 / max(b, 1e-9) for b in kept)
-    return _Attempt(budget=budget, loss=loss, keeps_all=share == 1 and min(kept, default=1.0) >= 1)
+    loss = sum(network[name].shape[0] / channels[name] for name in own) + sum(1 / max(b, 1e-9) for b in kept)
+    return _Attempt(budget=budget, loss=loss, keeps_all=level == 1 and min(kept, default=1.0) >= 1)
+
+
+def _channels(network: Network, level: float) -> dict[str, int]:
+    """How many channels each convolution, with its pools, keeps at a level 0..1: one at least, and at 1 all of them."""
+    together: dict[str, list[str]] = {}
+    for name in narrowable(network):
+        tied = next((c.source for c in network[name].connections if is_depthwise(c.synapse)), None)
+        first = next((first for first, names in together.items() if tied in names), name)
+        together.setdefault(first, []).append(name)
+    need = {first: sum(network[name].n_neurons for name in names) for first, names in together.items()}
+    channels: dict[str, int] = {}
+    for first, names in together.items():
+        share = min(1.0, level * math.sqrt(max(need.values()) / need[first]))
+        channels |= dict.fromkeys(names, max(round(share * network[first].shape[0]), 1))
+    return channels
 
 
 def first_channels(network: Network, n_channels: Mapping[str, int]) -> Network:
