@@ -162,7 +162,9 @@ def test_a_weight_is_rounded_up_to_a_width_the_chip_has(loihi1: HardwareProfile,
 
 
 def test_a_weight_wider_than_the_chip_has_is_refused(loihi1: HardwareProfile) -> None:
-    with pytest.raises(BudgetError, match=r"^weight: 9 bits > 8 \(loihi1\.yaml: weight_bits\)\.$") as caught:
+    with pytest.raises(
+        BudgetError, match=r"^weight: 9 bits > 8 \(loihi1\.yaml: weight_bits\)\. Take weights of at most 8 bits\.$"
+    ) as caught:
         weight_bits(9, loihi1)
     assert (caught.value.need, caught.value.limit) == (9, 8)
 

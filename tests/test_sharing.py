@@ -14,6 +14,7 @@ from norse.torch import LICell, LIFCell, SequentialState
 from benchmarks.placement.drawing import Drawing
 from neurodeploy.budgets import sharing
 from neurodeploy.budgets.sharing import share_budget
+from neurodeploy.errors import BudgetError
 from neurodeploy.frontends.norse import extract
 from neurodeploy.graph import INPUT
 from neurodeploy.layout.options import options_of
@@ -94,3 +95,20 @@ def test_no_core_stays_empty_while_layers_are_pressed() -> None:
     budget = share_budget(network, profile, cores=20)
     assert {part.core for part in budget.slices} == set(range(20))
     assert min(layer.kept for layer in budget.layers) > 0
+
+
+def test_where_neurons_and_axons_alone_are_too_much_the_error_says_for_how_many_cores_they_are_not() -> None:
+    drawing = Drawing((64, 8, 8), seed=0)
+    heard = drawing.conv("conv1", (INPUT,), 64)
+    for k in range(2, 5):
+        heard = drawing.conv(f"conv{k}", heard, 64)
+    network, profile = drawing.network(), with_values(load_profile("loihi2"), memory_bits_per_core=265_000)
+    with pytest.raises(BudgetError, match="cores for neurons and axons alone, whatever is pruned > 4 ") as caught:
+        share_budget(network, profile, cores=4)
+    error = caught.value
+    assert (error.where, error.limit, error.source) == ("layer 'conv1'", 4, "loihi2.yaml: memory_bits_per_core")
+    assert error.need is not None
+    assert error.remedy == f"Allow {error.need} cores or take out neurons."
+    assert share_budget(network, profile, cores=int(error.need))
+    with pytest.raises(BudgetError, match=r"Allow .* cores or take out neurons: loihi2 has fewer\.$"):
+        share_budget(network, with_values(profile, cores_per_chip=4), cores=4)

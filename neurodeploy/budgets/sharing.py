@@ -177,7 +177,7 @@ def _plan(unpruned: Unpruned, cores: int, whole: Collection[str]) -> tuple[Slice
     elif (best := plan(0.0, set(whole), is_quick=False)) is not None:
         low, kept = 0.0, set(whole)
     else:
-        raise _no_plan(layers, profile, cores)
+        raise _no_plan(unpruned, whole, cores)
     low, best = _highest(lambda level: plan(level, kept), low, high, best, _QUICK_HALVINGS if is_quick else _HALVINGS)
     if not is_quick:
         return best
@@ -196,12 +196,21 @@ def _highest(
     return low, best
 
 
-def _no_plan(layers: Layers, profile: HardwareProfile, cores: int) -> BudgetError:
-    largest = max(layers, key=lambda layer: layer.n_neurons)
-    where = profile["memory_bits_per_core" if "memory_bits_per_core" in profile else "neurons_per_core"].where
+def _no_plan(unpruned: Unpruned, whole: Collection[str], cores: int) -> BudgetError:
+    """What to say where even layers without a synapse, but for those kept whole, need more cores."""
+    layers, profile = unpruned.layers, unpruned.profile
+    bare = {
+        layer.name: _Pressed(
+            unpruned.counts[layer.name], float(layer.name in whole), prunes_axons=prunable_source(layer, layers) is not None
+        )
+        for layer in layers
+    }
+    needed = _n_cores(filled(layers, profile, bare))
     return BudgetError(
-        f"layer {largest.name!r}", f"neurons and axons alone do not fit {cores} cores, whatever is pruned", source=where,
-        remedy=f"Allow more than {cores} cores.",
+        f"layer {max(layers, key=lambda layer: layer.n_neurons).name!r}", "cores for neurons and axons alone, whatever is pruned",
+        need=needed, limit=cores,
+        source=profile["memory_bits_per_core" if "memory_bits_per_core" in profile else "neurons_per_core"].where,
+        remedy=f"Allow {needed} cores or take out neurons" + ("." if needed <= profile.cores else f": {profile.name} has fewer."),
     )  # fmt: skip
 
 

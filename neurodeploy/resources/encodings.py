@@ -101,15 +101,16 @@ def index_bits(n_neurons: int, profile: HardwareProfile) -> int:
 
 def weight_bits(width: int, profile: HardwareProfile) -> int:
     """Narrowest allowed weight of at least `width` bits."""
-    return _narrowest("weight", max(1, width), profile, "weight_bits")
+    most = profile["weight_bits"].choices[-1]
+    return _narrowest("weight", max(1, width), profile, "weight_bits", f"Take weights of at most {most} bit{'s' * (most > 1)}.")
 
 
-def _narrowest(what: str, needed: int, profile: HardwareProfile, key: str) -> int:
+def _narrowest(what: str, needed: int, profile: HardwareProfile, key: str, remedy: str = "") -> int:
     choices = profile[key].choices
     for bits in choices:
         if bits >= needed:
             return bits
-    raise BudgetError(what, "bits", need=needed, limit=choices[-1], source=profile[key].where)
+    raise BudgetError(what, "bits", need=needed, limit=choices[-1], source=profile[key].where, remedy=remedy)
 
 
 def list_bits(n_synapses: Integers, n_neurons: int, formula: Formula, profile: HardwareProfile) -> tuple[int, Encoding]:
