@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from neurodeploy.hardware import KEYS, Key, Kind
-from neurodeploy.profiles import MAX_VALUE, MAX_WIDTH, PLAIN_NAME
+from neurodeploy.profiles import FORMULAS, MAX_VALUE, MAX_WIDTH, PLAIN_NAME
 
 _WHOLE = {"type": "integer", "minimum": 1, "maximum": MAX_VALUE}
 _NAME = {"type": "string", "pattern": PLAIN_NAME}
@@ -18,7 +18,7 @@ _VALUES: dict[Kind, dict[str, Any]] = {
     "steps": {"type": "array", "items": _WHOLE, "minItems": 1, "uniqueItems": True},
     "sides": {"type": "array", "items": _WHOLE, "minItems": 2, "maxItems": 3},
     "figure": {"type": "number", "minimum": 0, "maximum": MAX_VALUE},
-    "formulas": {"type": "array", "items": _NAME, "minItems": 1, "uniqueItems": True},
+    "formulas": {"type": "array", "items": {"enum": list(FORMULAS)}, "minItems": 1, "uniqueItems": True},
 }
 
 

@@ -12,12 +12,13 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
 from neurodeploy.errors import ProfileError
 from neurodeploy.hardware import KEYS, HardwareProfile, Limit, Value
+from neurodeploy.resources.encodings import Encoding
 
 MAX_PROFILE_BYTES = 1 << 16
 MAX_VALUE = 1 << 40
@@ -25,6 +26,8 @@ MAX_VALUE = 1 << 40
 MAX_DIGITS = 64
 MAX_WIDTH = 32
 """No weight and no index is wider, in bits."""
+FORMULAS: tuple[str, ...] = get_args(Encoding)
+"""How synapses may be stored: `neurodeploy.resources.encodings` has them all."""
 PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 """What a profile that is extended, and an encoding, may be called."""
 TEXTS = ("name", "description", "extends")
@@ -222,6 +225,8 @@ def _names(where: str, value: Any) -> tuple[str, ...]:
     for item in value:
         if not isinstance(item, str) or not re.fullmatch(PLAIN_NAME, item):
             raise ProfileError(where, f"{_kind(item)} is not a name")
+        if item not in FORMULAS:
+            raise ProfileError(where, f"no formula is called {item!r}", remedy=f"There are {', '.join(FORMULAS)}.")
     if len(set(value)) < len(value):
         raise ProfileError(where, f"names {', '.join(value)} are not distinct")
     return tuple(value)

@@ -137,6 +137,11 @@ BAD_VALUES = {
     "no encoding": ("encodings", [], r"is a list \(\[\]\), not a list of names"),
     "numbered encoding": ("encodings", [3], r"int \(3\) is not a name"),
     "odd encoding": ("encodings", ["a/b"], r"text \(a/b\) is not a name"),
+    "misspelt encoding": (
+        "encodings",
+        ["dense", "dens"],
+        r"no formula is called 'dens'.* There are dense, sparse, convolution, ",
+    ),
     "encoding twice": ("encodings", ["dense", "dense"], "names dense, dense are not distinct"),
 }
 
