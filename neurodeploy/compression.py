@@ -140,7 +140,6 @@ def _deploy(
 ) -> Deployment:  # fmt: skip
     """A compressed model onto its chip, and what is measured there into the folder."""
     profile, levels = pruning.budget.profile, levels_of(options.encoder)
-    worth = worth_of_memory(model, pruning, data.train, options)
     network, quantized, plan = in_integers(in_levels(extract(model, sample), levels), pruning.budget, pruning.widths)
     placement = lay_out(quantized, profile, cores=cores, plan=plan.cuts)
     write_netx(quantized, folder / "model.net")
@@ -161,7 +160,7 @@ def _deploy(
     report = summarize(
         profile, pruning.budget, placement, history=trained.history, before=trained.before, seed=options.seed, accuracy=accuracy,
         lava=lava, rates=measured.rates, rounding=errors, warnings=(*warnings_from(errors, measured), *notes),
-        worth=worth,
+        worth=worth_of_memory(model, pruning, data.train, options),
         files=files_of(folder, "network", "weights", "record"),
     )  # fmt: skip
     shown = Evidence(quantized=quantized, budget=pruning.budget, emulated=record, lava=in_lava, command=command)

@@ -58,6 +58,8 @@ def narrow_budget(
     BudgetError
         It does not fit with a single channel for each convolution.
     """
+    if not narrowable(network):
+        return _attempt(network, profile, cores, bits, 1.0).budget
 
     def attempt(level: int) -> _Attempt | None:
         try:
