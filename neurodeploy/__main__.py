@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import click
 
@@ -48,5 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BUG
 
 
+def leave(code: int) -> NoReturn:
+    """End the process; one of those of torchrun ends at once: threads of torch's have aborted some on their way out."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -214,6 +214,8 @@ def test_a_convolution_counts_as_its_synapses_where_lists_are_not_shared(
     chip = make_chip(encodings=encodings, weight_bits=(9,), input_axon_bits=7)
     for layer in network:
         unrolled = tuple(replace(c, synapse=Dense(weight=c.synapse.matrix())) for c in layer.connections)
+        if len({c.synapse.weight.tobytes() for c in unrolled}) < len(unrolled):  # equal weights share their lists, once unrolled
+            continue
         flat = replace(layer_with(*(c.synapse for c in unrolled)), connections=unrolled)
         assert whole(layer, chip, 9).synapse_memory_bits == whole(flat, chip, 9).synapse_memory_bits
         assert whole(layer, chip, 9).input_axons == whole(flat, chip, 9).input_axons
