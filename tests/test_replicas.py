@@ -136,8 +136,15 @@ def test_the_command_of_two_makes_what_that_of_one_makes_and_speaks_once(command
     assert news.count("Dense: ") == news.count("Compressed into the budget: ") == news.count("Checkpoints go to two") == 1
     for stage in ("dense", "compressed"):
         one, two = (load_state(folder / out / f"checkpoint-{stage}.safetensors")["state"] for out in ("one", "two"))
-        for name, tensor in one["model"].items():
-            np.testing.assert_allclose(two["model"][name], tensor, rtol=1e-4, atol=1e-5)
+        for name, weight in one["model"].items():
+            tensor = np.asarray(weight)
+            apart = np.abs(np.asarray(two["model"][name]) - tensor)
+            if stage == "dense":
+                assert apart.max() < 1e-5 + 1e-4 * np.abs(tensor).max()
+            else:  # in the chip's integers: a weight between two of them falls to either, by the rounding of sums
+                width = one["pruning"]["forms"][f"layer{name.split('.')[0]}"]["width"]
+                assert apart.max() < 1.1 * np.abs(tensor).max() / (2 ** (width - 1) - 1)
+                assert np.mean(apart > 1e-5 + 1e-4 * np.abs(tensor).max()) < 0.03
         assert [each["train_accuracy"] for each in two["history"]] == [each["train_accuracy"] for each in one["history"]]
     assert all(np.array_equal(mask, one["pruning"]["survivors"][name]) for name, mask in two["pruning"]["survivors"].items())
     assert (folder / "two/report.html").is_file()
