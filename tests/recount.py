@@ -86,16 +86,26 @@ def axons_in(connection: Connection[Wiring], there: NDArray[np.bool_], chip: Har
 
 
 def synapses_to(network: AnyNetwork, layer: str) -> int:
-    """Synapses on the longest path to a layer, each of which takes a step on the chip."""
-    others = [] if layer == "input" else [c.source for c in network[layer].connections if c.source != layer]
-    return 0 if layer == "input" else 1 + max((synapses_to(network, name) for name in others), default=0)
+    """Synapses on the longest path to a layer, each of which takes a step on the chip; none to one that begins with the input."""
+    if layer == "input" or begins_with_the_input(network, layer):
+        return 0
+    others = [c.source for c in network[layer].connections if c.source != layer]
+    return 1 + max((synapses_to(network, name) for name in others), default=0)
+
+
+def begins_with_the_input(network: AnyNetwork, layer: str) -> bool:
+    """Whether a layer stands at the input, beside others, and hears nobody."""
+    at_input = [other.name for other in network if "input" in [c.source for c in other.connections]]
+    mine = network[layer].connections
+    silent = all(c.source == "input" and not np.count_nonzero(c.synapse.weight) for c in mine)
+    return silent and len(at_input) > 1
 
 
 def waiting(network: AnyNetwork, layer: str, connection: Connection[Wiring]) -> int:
     """Steps that spikes wait in a connection: its delay, and until those on longer paths have come."""
     if connection.source == layer:
         return connection.delay_steps
-    return connection.delay_steps + synapses_to(network, layer) - synapses_to(network, connection.source) - 1
+    return connection.delay_steps + max(synapses_to(network, layer) - synapses_to(network, connection.source) - 1, 0)
 
 
 def are_equal(network: AnyNetwork, layer: str, one: Connection[Wiring], other: Connection[Wiring]) -> bool:
