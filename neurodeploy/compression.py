@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -112,8 +112,8 @@ def compress(
         minimax, bits = (minimax, DEFAULT_WEIGHT_BITS) if bits is None else (replace(minimax, widths=False), bits)
         say(_verdict(before := lay_out(network, profile, cores=cores, bits=bits)))
         budget = narrow_budget(network, profile, cores=cores, bits=bits)
-        for line in _narrowed(network, budget):
-            say(line)
+        if narrowed := _narrowed(network, budget):
+            say(narrowed)
         pruning = Compression(budget, model, minimax, thresholds=thresholds_of(network, model, levels))
         keep = {name: Checkpoint(path=folder / f"checkpoint-{name}.safetensors", every_s=checkpoint_every_s) for name in STAGES}
         replicas.of_first(lambda: _begin(keep, say, resume=resume))
@@ -170,24 +170,29 @@ def _deploy(
 def _trainable(
     model: torch.nn.Module, sample: torch.Tensor, profile: HardwareProfile, options: FitOptions
 ) -> tuple[Network, int]:
-    """The network and its input's levels, refused before hours of training where what comes then, or after, could not begin."""
+    """The network that training will make, and its input's levels; refused where what comes after training could not begin."""
     levels = levels_of(options.encoder)
     check_payload(profile, levels)
-    for layer in (trained := extract(_as_if_trained(model), sample)):
-        if len(layer.shape) == 3 and any(connection.source in constant(trained) for connection in layer.connections):
+    network = extract(_as_if_trained(model), sample)
+    beside = constant(network)
+    for layer in network:
+        if len(layer.shape) == 3 and any(connection.source in beside for connection in layer.connections):
             raise NetworkError(
                 f"layer {layer.name!r}", "has a bias, or a normalisation, in front of a synaptic current: it hears a neuron that "
                 "always fires, and training under a budget does not know how to take channels from it yet",
                 remedy="Leave it out there, or take neurons without a current (LIFBoxCell).",
             )  # fmt: skip
-    trained.require_chain("training under a budget", beside=constant(trained))
-    return extract(model, sample), levels
+    network.require_chain("training under a budget", beside=beside)
+    return network, levels
 
 
 def _as_if_trained(model: torch.nn.Module) -> torch.nn.Module:
-    """A copy whose normalisations shift, as they will: where training begins they do not, and a bias of zero is none."""
+    """A copy whose biases are there and whose normalisations shift, as they will: a bias that begins at zero is read as none."""
     model = copy.deepcopy(model)
     for module in model.modules():
+        bias = getattr(module, "bias", None) if isinstance(module, (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)) else None
+        if bias is not None and bias.requires_grad and not bias.any():
+            torch.nn.init.constant_(bias, 0.1)
         if isinstance(module, torch.nn.modules.batchnorm._NormBase) and module.running_mean is not None:
             module.running_mean.copy_(torch.linspace(0.1, 0.2, module.num_features))
     return model
@@ -273,12 +278,11 @@ def _train(
     return (*first, *second), Accuracy(dense=dense, compressed=compressed, test_samples=n_test)
 
 
-def _narrowed(network: Network, budget: Budget) -> Iterator[str]:
-    """How many channels there is room for, where that is not all of them."""
+def _narrowed(network: Network, budget: Budget) -> str:
+    """How many channels there is room for; nothing where that is all of them."""
     fewer = [(layer.name, budget.grid(layer.name)[0], layer.shape[0]) for layer in network if len(layer.shape) == 3]
     told = [f"{name} {left} of {all_}" for name, left, all_ in fewer if left < all_]
-    if told:
-        yield f"Neurons and axons leave room for fewer channels: {', '.join(told)}."
+    return f"Neurons and axons leave room for fewer channels: {', '.join(told)}." if told else ""
 
 
 def _verdict(placement: Placement) -> str:

@@ -72,3 +72,14 @@ def test_a_network_with_biases_is_pressed_into_cores(cores: int, tmp_path: Path)
     assert accuracy.emulated is not None
     assert accuracy.compressed == pytest.approx(accuracy.emulated, abs=0.01)
     assert accuracy.emulated > 0.7
+
+
+def test_biases_that_begin_at_zero_have_their_room_too(tmp_path: Path) -> None:
+    """Untrained they are none, and no neuron brings them."""
+    zeroed = model()
+    for module in (zeroed[0], zeroed[2]):
+        torch.nn.init.zeros_(module.bias)
+    chip, data = small_chip(), nd.load_data("digits")
+    made = nd.compress(zeroed, torch.zeros(1, 64), chip, data, OPTIONS, out=tmp_path, cores=1, lava_samples=0)
+    assert made.placement.fits
+    assert {c.source for layer in made.quantized for c in layer.connections} == {"input", "bias", "layer0"}

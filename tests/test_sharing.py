@@ -20,6 +20,7 @@ from neurodeploy.graph import INPUT
 from neurodeploy.layout.options import options_of
 from neurodeploy.layout.schemes import middle
 from neurodeploy.profiles import load_profile
+from neurodeploy.quantized import QuantizedNetwork
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.regions import Region, grid_of
 from neurodeploy.resources.usage import limited
@@ -85,24 +86,24 @@ def test_layers_in_narrower_weights_are_shared_out_in_these() -> None:
     assert [layer.weight_bits for layer in share_budget(wide, profile).layers] == [8, 8]
 
 
-def test_no_core_stays_empty_while_layers_are_pressed() -> None:
-    """Whole, the layers' output axons alone would fill the cores that there are; pressed, they are cut less, and send less."""
+def four_convolutions() -> QuantizedNetwork:
     drawing = Drawing((64, 8, 8), seed=0)
     heard = drawing.conv("conv1", (INPUT,), 64)
     for k in range(2, 5):
         heard = drawing.conv(f"conv{k}", heard, 64)
-    network, profile = drawing.network(), with_values(load_profile("loihi2"), memory_bits_per_core=330_000)
+    return drawing.network()
+
+
+def test_no_core_stays_empty_while_layers_are_pressed() -> None:
+    """Whole, the layers' output axons alone would fill the cores that there are; pressed, they are cut less, and send less."""
+    network, profile = four_convolutions(), with_values(load_profile("loihi2"), memory_bits_per_core=330_000)
     budget = share_budget(network, profile, cores=20)
     assert {part.core for part in budget.slices} == set(range(20))
     assert min(layer.kept for layer in budget.layers) > 0
 
 
 def test_where_neurons_and_axons_alone_are_too_much_the_error_says_for_how_many_cores_they_are_not() -> None:
-    drawing = Drawing((64, 8, 8), seed=0)
-    heard = drawing.conv("conv1", (INPUT,), 64)
-    for k in range(2, 5):
-        heard = drawing.conv(f"conv{k}", heard, 64)
-    network, profile = drawing.network(), with_values(load_profile("loihi2"), memory_bits_per_core=265_000)
+    network, profile = four_convolutions(), with_values(load_profile("loihi2"), memory_bits_per_core=265_000)
     with pytest.raises(BudgetError, match="cores for neurons and axons alone, whatever is pruned > 4 ") as caught:
         share_budget(network, profile, cores=4)
     error = caught.value

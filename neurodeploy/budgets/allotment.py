@@ -12,6 +12,7 @@ import numpy as np
 from neurodeploy.budgets.budget import AxonCap, LayerBudget, SliceBudget, Slices
 from neurodeploy.chip_clock import constant
 from neurodeploy.errors import BudgetError
+from neurodeploy.graph import INPUT
 from neurodeploy.hardware import UNLIMITED, HardwareProfile
 from neurodeploy.placement import Slice
 from neurodeploy.resources.counting import LayerCount
@@ -37,8 +38,8 @@ def allotted(
     BudgetError
         A slice gets no room for a single synapse.
     """
-    prunable = {layer.name for layer in layers if prunable_source(layer, layers) is not None}
-    parts = _cap_axons(layers, profile, _top_up(profile, counts, plan, prunable))
+    prunable = prunable_sources(layers)
+    parts = _cap_axons(layers, profile, _top_up(profile, counts, plan, prunable), prunable)
     for part in parts:
         _check_room(part, counts[part.layer], cores)
     full = _full_cores(parts, counts)
@@ -56,18 +57,19 @@ def bits_beside(part: Slice, profile: HardwareProfile) -> int:
     return part.usage.neurons * state + part.output_axons * sent if "memory_bits_per_core" in profile else 0
 
 
-def prunable_source(layer: AnyLayer, layers: Layers) -> str | None:
-    """Whom a layer hears that can be pruned axon by axon: by one dense connection between rows of neurons, biases beside it.
+def prunable_sources(layers: Layers) -> dict[str, str]:
+    """The layers that can be pruned axon by axon, and whom they hear: by one dense connection between rows of neurons.
 
-    None for a layer that cannot.
+    Biases may come beside it.
     """
-    beside = constant(layers)
-    main = [c for c in layer.connections if c.source not in beside]
-    if len(main) != 1 or layer.name in beside or not all(isinstance(c.synapse, DenseWiring) for c in layer.connections):
-        return None
-    source = next((other for other in layers if other.name == main[0].source), None)
-    rows = grid_of(layer), (1,) if source is None else grid_of(source)
-    return main[0].source if all(len(row) == 1 for row in rows) else None
+    beside, found = constant(layers), {}
+    rows = {INPUT, *(layer.name for layer in layers if len(grid_of(layer)) == 1)}
+    for layer in layers:
+        main = [c.source for c in layer.connections if c.source not in beside]
+        is_dense = all(isinstance(c.synapse, DenseWiring) for c in layer.connections)
+        if len(main) == 1 and is_dense and layer.name not in beside and {layer.name, main[0]} <= rows:
+            found[layer.name] = main[0]
+    return found
 
 
 def _top_up(
@@ -99,9 +101,10 @@ def _top_up(
     return tuple(sorted(budgets, key=lambda part: (order[part.layer], part.region)))
 
 
-def _cap_axons(layers: Layers, profile: HardwareProfile, slices: Slices) -> Slices:
+def _cap_axons(layers: Layers, profile: HardwareProfile, slices: Slices, prunable: Mapping[str, str]) -> Slices:
     """Cap, for each slice and each slice of its source, the axons between them by the source core's output axons."""
     limit, beside = profile.capacity("output_axons"), constant(layers)
+    heard = {layer.name: {c.source: c.synapse.n_in for c in layer.connections} for layer in layers}
     of_layer: dict[str, list[SliceBudget]] = defaultdict(list)
     for part in slices:
         of_layer[part.layer].append(part)
@@ -112,23 +115,19 @@ def _cap_axons(layers: Layers, profile: HardwareProfile, slices: Slices) -> Slic
         (fixed if part.layer in beside else wanted)[part.core] += part.neurons * n_targets[part.layer]
     capped = []
     for part in slices:
-        layer = next(layer for layer in layers if layer.name == part.layer)
-        if (source := prunable_source(layer, layers)) is None:
+        if part.layer not in prunable:
             capped.append(part)
             continue
-        biases = sum(c.source in beside for c in layer.connections)
+        source = prunable[part.layer]
+        biases, n_in = len(beside & heard[part.layer].keys()), heard[part.layer][source]
         caps = [
             AxonCap(start=a.start, stop=a.stop, axons=a.neurons * min(limit - fixed[a.core], wanted[a.core]) // wanted[a.core])
             for a in of_layer[source]
-        ] or [AxonCap(start=0, stop=(n_in := _n_in(layer, source)), axons=n_in)]
+        ] or [AxonCap(start=0, stop=n_in, axons=n_in)]
         room = sum(cap.axons for cap in caps) + biases
         most = min(part.input_axons, room)
         capped.append(replace(part, sources=tuple(caps), source=source, biases=biases, input_axons=most))
     return tuple(capped)
-
-
-def _n_in(layer: AnyLayer, source: str) -> int:
-    return next(c.synapse.n_in for c in layer.connections if c.source == source)
 
 
 def _targets(layers: Layers, source: str) -> Iterator[tuple[AnyLayer, str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -59,13 +60,17 @@ def narrow_budget(
         It does not fit with a single channel for each convolution.
     """
     if not narrowable(network):
-        return _attempt(network, profile, cores, bits, 1.0).budget
+        return _attempt(network, profile, cores, bits, {}).budget
 
-    def attempt(level: int) -> _Attempt | None:
+    @cache
+    def shared(channels: tuple[tuple[str, int], ...]) -> _Attempt | None:
         try:
-            return _attempt(network, profile, cores, bits, level / _LEVELS)
+            return _attempt(network, profile, cores, bits, dict(channels))
         except BudgetError:
             return None
+
+    def attempt(level: int) -> _Attempt | None:
+        return shared(tuple(_channels(network, level / _LEVELS).items()))
 
     if (whole := attempt(_LEVELS)) is not None and whole.keeps_all:
         return whole.budget
@@ -76,7 +81,11 @@ def narrow_budget(
     most = _LEVELS if whole is not None else max(low, 1)
     tried = [attempt(level) for level in sorted({max(round(part * most), 1) for part in _FEWER})]
     found = [one for one in tried if one is not None]
-    return min(found, key=lambda one: one.loss).budget if found else _attempt(network, profile, cores, bits, 0.0).budget
+    return (
+        min(found, key=lambda one: one.loss).budget
+        if found
+        else _attempt(network, profile, cores, bits, _channels(network, 0.0)).budget
+    )
 
 
 def narrowable(network: Network) -> tuple[str, ...]:
@@ -94,14 +103,14 @@ class _Attempt:
     keeps_all: bool
 
 
-def _attempt(network: Network, profile: HardwareProfile, cores: int | None, bits: int, level: float) -> _Attempt:
-    names, convolutions = narrowable(network), [layer.name for layer in network if len(layer.shape) == 3]
-    channels = _channels(network, level)
+def _attempt(network: Network, profile: HardwareProfile, cores: int | None, bits: int, channels: Mapping[str, int]) -> _Attempt:
+    convolutions = [layer.name for layer in network if len(layer.shape) == 3]
     budget = share_budget(first_channels(network, channels), profile, cores=cores, bits=bits, whole=convolutions)
-    own = [name for name in names if not any(is_depthwise(c.synapse) for c in network[name].connections)]
-    kept = [layer.kept for layer in budget.layers if layer.layer not in names]
+    own = [name for name in channels if not any(is_depthwise(c.synapse) for c in network[name].connections)]
+    kept = [layer.kept for layer in budget.layers if layer.layer not in channels]
     loss = sum(network[name].shape[0] / channels[name] for name in own) + sum(1 / max(b, 1e-9) for b in kept)
-    return _Attempt(budget=budget, loss=loss, keeps_all=level == 1 and min(kept, default=1.0) >= 1)
+    is_whole = all(n == network[name].shape[0] for name, n in channels.items())
+    return _Attempt(budget=budget, loss=loss, keeps_all=is_whole and min(kept, default=1.0) >= 1)
 
 
 def _channels(network: Network, level: float) -> dict[str, int]:

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from neurodeploy.budgets.allotment import allotted, bits_beside, memory_for_synapses, prunable_source
+from neurodeploy.budgets.allotment import allotted, bits_beside, memory_for_synapses, prunable_sources
 from neurodeploy.budgets.budget import Budget
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware import HardwareProfile
@@ -152,7 +152,7 @@ def _plan(unpruned: Unpruned, cores: int, whole: Collection[str]) -> tuple[Slice
     """The layers on the cores, each at the largest share that they hold: as they are, if they fit so."""
     if _n_cores(unpruned.slices) <= cores:
         return unpruned.slices
-    layers, profile = unpruned.layers, unpruned.profile
+    layers, profile, prunable = unpruned.layers, unpruned.profile, prunable_sources(unpruned.layers)
     shares = _shares(unpruned.slices, profile, cores, whole)
     kept = {name for name, share in shares.items() if math.isinf(share)}
 
@@ -162,8 +162,7 @@ def _plan(unpruned: Unpruned, cores: int, whole: Collection[str]) -> tuple[Slice
         pressed = {}
         for layer in layers:
             share = 1.0 if layer.name in kept else min(level * min(shares[layer.name], 1.0), 1.0)
-            prunes_axons = prunable_source(layer, layers) is not None
-            pressed[layer.name] = _Pressed(unpruned.counts[layer.name], share, prunes_axons=prunes_axons)
+            pressed[layer.name] = _Pressed(unpruned.counts[layer.name], share, prunes_axons=layer.name in prunable)
         slices = filled(layers, profile, pressed, is_quick=is_quick)
         return slices if _n_cores(slices) <= cores else None
 
@@ -198,12 +197,9 @@ def _highest(
 
 def _no_plan(unpruned: Unpruned, whole: Collection[str], cores: int) -> BudgetError:
     """What to say where even layers without a synapse, but for those kept whole, need more cores."""
-    layers, profile = unpruned.layers, unpruned.profile
+    layers, profile, prunable = unpruned.layers, unpruned.profile, prunable_sources(unpruned.layers)
     bare = {
-        layer.name: _Pressed(
-            unpruned.counts[layer.name], float(layer.name in whole), prunes_axons=prunable_source(layer, layers) is not None
-        )
-        for layer in layers
+        name: _Pressed(counted, float(name in whole), prunes_axons=name in prunable) for name, counted in unpruned.counts.items()
     }
     needed = _n_cores(filled(layers, profile, bare))
     return BudgetError(

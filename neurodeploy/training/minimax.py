@@ -113,22 +113,19 @@ class Compression:
 
     @contextmanager
     def _rounded(self) -> Iterator[None]:
-        own = {
-            name: (module.weight.data, module.bias.data if name in self._biased else None) for name, module in self.layers.items()
-        }
+        biases = {name: self.layers[name].bias for name in self._biased}
+        own = [(parameter, parameter.data) for parameter in (*(m.weight for m in self.layers.values()), *biases.values())]
         try:
+            for name, bias in biases.items():
+                if (grid := self.forms[name].grid) is not None:
+                    bias.data = grid.beside(bias.detach(), self.layers[name].weight.detach() * self.survivors[name])
             for name, module in self.layers.items():
-                grid, alive = self.forms[name].grid, module.weight.detach() * self.survivors[name]
-                if name in self._biased and grid is not None:
-                    module.bias.data = grid.beside(module.bias.detach(), alive)
                 module.weight.data = self._on_chip(name)
             yield
             self._let_rest()
         finally:
-            for name, module in self.layers.items():
-                module.weight.data, bias = own[name]
-                if bias is not None:
-                    module.bias.data = bias
+            for parameter, data in own:
+                parameter.data = data
 
     def _let_rest(self) -> None:
         """Take the gradients, if there are any, from weights that do not survive."""
@@ -161,9 +158,10 @@ class Compression:
             for part, choice in zip(parts, choose_on_core(wishes, memory, profile), strict=True):
                 mask = self.survivors[part.layer]
                 mask[part.start : part.stop] = torch.from_numpy(choice.mask).to(mask.device)
-                if (columns := self.channels.columns(part.layer)) is not None:
-                    mask[part.start : part.stop] &= columns
                 self.multipliers |= {constraint(part, resource): price for resource, price in choice.prices.items()}
+        for name, mask in self.survivors.items():
+            if (columns := self.channels.columns(name)) is not None:
+                mask &= columns
 
     def _weights(self) -> dict[str, NDArray[np.float64]]:
         """The weights that there is a choice of: not those of channels that are gone, nor of neurons left out for being idle."""

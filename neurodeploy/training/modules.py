@@ -115,7 +115,8 @@ def units_of(network: Network, model: torch.nn.Module) -> dict[str, float]:
 
     Averages divide them by their window; what a normalisation multiplies them by differs from channel to channel.
     """
-    modules = {layer_name(path): module for path, module in model.named_modules() if hasattr(module, "weight")}
+    kinds = torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d
+    modules = {layer_name(path): module for path, module in model.named_modules() if isinstance(module, kinds)}
     units, beside = {}, constant(network)
     for layer in network:
         main = [c.synapse for c in layer.connections if c.source not in beside]
