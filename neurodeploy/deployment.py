@@ -11,7 +11,8 @@ from typing import Any
 from neurodeploy.balancing import Balance, balance, balanced
 from neurodeploy.budgets.budget import Budget
 from neurodeploy.budgets.gains import Gain, gains
-from neurodeploy.budgets.sharing import Unpruned, share_budget
+from neurodeploy.budgets.plan import Unpruned
+from neurodeploy.budgets.sharing import share_budget
 from neurodeploy.errors import BudgetError, RequestError
 from neurodeploy.files import write_text
 from neurodeploy.hardware import HardwareProfile

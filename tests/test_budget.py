@@ -262,18 +262,6 @@ def test_too_many_neurons_are_nothing_that_pruning_helps(make_network: MakeNetwo
     assert (error.where, error.need, error.limit, error.source) == ("layer 'layer1'", 160, 128, "tiny.yaml: neurons_per_core")
 
 
-def test_a_core_without_room_for_a_synapse_is_refused(make_network: MakeNetwork, make_chip: MakeChip) -> None:
-    with pytest.raises(BudgetError, match=r"^layer 'layer1': .* no room for a synapse on core 0 .* Allow more than 1 cores\.$"):
-        share_budget(make_network([4, 20, 20]), make_chip(cores_per_chip=1, synapse_memory_bits_per_core=100))
-
-
-def test_room_for_a_synapse_counts_its_index(make_network: MakeNetwork, make_chip: MakeChip) -> None:
-    """On two neurons a single synapse is 8 + 6 + 10 = 24 bits sparse, 2 * 8 + 10 = 26 dense; the 18 of one alone are too few."""
-    with pytest.raises(BudgetError, match="no room for a synapse on core 0"):
-        share_budget(make_network([1, 2]), make_chip(memory_unit_bits=1, synapse_memory_bits_per_core=23, cores_per_chip=1))
-    assert share_budget(make_network([1, 2]), make_chip(memory_unit_bits=1, synapse_memory_bits_per_core=24, cores_per_chip=1))
-
-
 def test_an_overrun_says_what_to_do(make_network: MakeNetwork) -> None:
     network = make_network([64, 60, 10])
     budget = share_budget(network, TINY, cores=2)

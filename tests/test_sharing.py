@@ -12,7 +12,8 @@ from conftest import with_values
 from norse.torch import LICell, LIFCell, SequentialState
 
 from benchmarks.placement.drawing import Drawing
-from neurodeploy.budgets import sharing
+from neurodeploy.budgets import plan
+from neurodeploy.budgets.plan import Pressed
 from neurodeploy.budgets.sharing import share_budget
 from neurodeploy.errors import BudgetError
 from neurodeploy.frontends.norse import extract
@@ -33,12 +34,12 @@ def test_networks_of_many_slices_are_laid_in_all_ways_only_near_the_end(monkeypa
     thorough = share_budget(network, profile, cores=19)
     ways: list[bool] = []
 
-    def laid(*args: Any, is_quick: bool = False, filled: Any = sharing.filled) -> Any:
+    def laid(*args: Any, is_quick: bool = False, filled: Any = plan.filled) -> Any:
         ways.append(is_quick)
         return filled(*args, is_quick=is_quick)
 
-    monkeypatch.setattr(sharing, "filled", laid)
-    monkeypatch.setattr(sharing, "_MANY_SLICES", 0)
+    monkeypatch.setattr(plan, "filled", laid)
+    monkeypatch.setattr(plan, "MANY_SLICES", 0)
     roughly = share_budget(network, profile, cores=19)
     kept = [sum(layer.synapse_memory_bits for layer in budget.layers) for budget in (thorough, roughly)]
     assert 0.97 * kept[0] < kept[1] < 1.03 * kept[0]
@@ -51,7 +52,7 @@ def test_what_blocks_take_at_a_share_is_what_the_plan_counts(chip: str) -> None:
     drawing, profile = Drawing((3, 12, 12), seed=0), load_profile(chip)
     drawing.conv("conv2", drawing.conv("conv1", (INPUT,), 8), 12)
     layer = drawing.network().layers[1]
-    pressed = sharing._Pressed(LayerCount(layer, 8, profile, connectivity=1.0), 0.3, prunes_axons=False)
+    pressed = Pressed(LayerCount(layer, 8, profile, connectivity=1.0), 0.3, prunes_axons=False)
     options = options_of(pressed, grid_of(layer), profile)
     capacity = np.array([profile.capacity(resource) for resource in limited(profile)])
     for n in range(0, len(options.blocks), 7):
@@ -104,7 +105,9 @@ def test_no_core_stays_empty_while_layers_are_pressed() -> None:
 
 def test_where_neurons_and_axons_alone_are_too_much_the_error_says_for_how_many_cores_they_are_not() -> None:
     network, profile = four_convolutions(), with_values(load_profile("loihi2"), memory_bits_per_core=265_000)
-    with pytest.raises(BudgetError, match="cores for neurons and axons alone, whatever is pruned > 4 ") as caught:
+    with pytest.raises(
+        BudgetError, match="cores for neurons, axons and a synapse on each core alone, whatever is pruned > 4 "
+    ) as caught:
         share_budget(network, profile, cores=4)
     error = caught.value
     assert (error.where, error.limit, error.source) == ("layer 'conv1'", 4, "loihi2.yaml: memory_bits_per_core")

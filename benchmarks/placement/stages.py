@@ -23,7 +23,8 @@ from typing import Any, TypeVar
 from benchmarks.placement.networks import NETWORKS
 from benchmarks.placement.rows import append, commit, rows
 from neurodeploy.balancing import balance
-from neurodeploy.budgets.sharing import Unpruned, share_budget
+from neurodeploy.budgets.plan import Unpruned
+from neurodeploy.budgets.sharing import share_budget
 from neurodeploy.layout.laying import lay_out
 from neurodeploy.placing import arranged, linked
 from neurodeploy.profiles import load_profile

@@ -6,25 +6,25 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import cache, partial
-
-import numpy as np
+from typing import TypeAlias
 
 from neurodeploy.budgets.budget import AxonCap, LayerBudget, SliceBudget, Slices
+from neurodeploy.budgets.core_shares import biases_of, prunable_sources, topped_up
+from neurodeploy.budgets.room import Lack
 from neurodeploy.chip_clock import constant
-from neurodeploy.errors import BudgetError
-from neurodeploy.graph import INPUT
-from neurodeploy.hardware import UNLIMITED, HardwareProfile
+from neurodeploy.hardware import HardwareProfile
 from neurodeploy.placement import Slice
 from neurodeploy.resources.counting import LayerCount
-from neurodeploy.resources.regions import grid_of
-from neurodeploy.resources.usage import AnyLayer, Layers, Usage, count
-from neurodeploy.wiring import DenseWiring
+from neurodeploy.resources.usage import AnyLayer, Layers, Usage
+
+Allotment: TypeAlias = "tuple[Slices, tuple[LayerBudget, ...]]"
+"""Budgets of slices, and of layers."""
 
 
 def allotted(
-    layers: Layers, profile: HardwareProfile, counts: Mapping[str, LayerCount], plan: tuple[Slice, ...], cores: int
-) -> tuple[Slices, tuple[LayerBudget, ...]]:
-    """Budgets of slices, and of layers.
+    layers: Layers, profile: HardwareProfile, counts: Mapping[str, LayerCount], plan: tuple[Slice, ...]
+) -> Allotment | Lack:
+    """What each slice and each layer may use; or what leaves a slice no room for a single synapse.
 
     Parameters
     ----------
@@ -32,121 +32,80 @@ def allotted(
         Of the layers as if no weight were zero.
     plan : tuple of Slice
         Who stands where, and the memory that each was given in the plan.
-
-    Raises
-    ------
-    BudgetError
-        A slice gets no room for a single synapse.
     """
     prunable = prunable_sources(layers)
-    parts = _cap_axons(layers, profile, _top_up(profile, counts, plan, prunable), prunable)
-    for part in parts:
-        _check_room(part, counts[part.layer], cores)
+    parts = topped_up(layers, profile, counts, plan, prunable)
+    if not isinstance(parts, Lack):
+        parts = _cap_axons(layers, profile, parts, prunable)
+    if isinstance(parts, Lack):
+        return parts
     full = _full_cores(parts, counts)
     return parts, tuple(_layer_budget(layer, layers, counts, parts, full) for layer in layers)
 
 
-def memory_for_synapses(profile: HardwareProfile) -> int:
-    """Bits of a core that synapses may use, alone or beside neurons and axons."""
-    return min(profile.capacity("memory_bits"), profile.capacity("synapse_memory_bits"))
-
-
-def bits_beside(part: Slice, profile: HardwareProfile) -> int:
-    """Bits of that memory that a slice takes for its neurons and the axons that leave them."""
-    state, sent = profile.number("neuron_state_bits", 0), profile.number("output_axon_bits", 0)
-    return part.usage.neurons * state + part.output_axons * sent if "memory_bits_per_core" in profile else 0
-
-
-def prunable_sources(layers: Layers) -> dict[str, str]:
-    """The layers that can be pruned axon by axon, and whom they hear: by one dense connection between rows of neurons.
-
-    Biases may come beside it.
-    """
-    beside, found = constant(layers), {}
-    rows = {INPUT, *(layer.name for layer in layers if len(grid_of(layer)) == 1)}
-    for layer in layers:
-        main = [c.source for c in layer.connections if c.source not in beside]
-        is_dense = all(isinstance(c.synapse, DenseWiring) for c in layer.connections)
-        if len(main) == 1 and is_dense and layer.name not in beside and {layer.name, main[0]} <= rows:
-            found[layer.name] = main[0]
-    return found
-
-
-def _top_up(
-    profile: HardwareProfile, counts: Mapping[str, LayerCount], slices: tuple[Slice, ...], prunable: Collection[str]
-) -> Slices:
-    """What a core has, shared among its slices: memory in proportion to what they were given, input axons to what they hear.
-
-    Those that cannot be pruned axon by axon hear all that they do; the others share what is left of the core's axons.
-    """
-    on_core: dict[int, list[Slice]] = defaultdict(list)
-    for part in slices:
-        on_core[part.core].append(part)
-    axons, budgets = profile.capacity("input_axons"), []
-    for part in slices:
-        together = on_core[part.core]
-        memory = memory_for_synapses(profile) - sum(bits_beside(other, profile) for other in together)
-        bits = sum(other.usage.synapse_memory_bits for other in together)
-        share = part.usage.synapse_memory_bits / bits if bits else part.usage.neurons / sum(p.usage.neurons for p in together)
-        heard = {True: 0, False: 0}
-        for other in together:
-            heard[other.layer in prunable] += counts[other.layer].usage(other.region).input_axons
-        mine, wanted, left = counts[part.layer].usage(part.region).input_axons, heard[True], axons - heard[False]
-        budgets.append(SliceBudget(
-            layer=part.layer, core=part.core, region=part.region,
-            synapse_memory_bits=int(memory * share) if memory < UNLIMITED else part.usage.synapse_memory_bits,
-            input_axons=mine if part.layer not in prunable or wanted <= left else mine * left // wanted, sources=(),
-        ))  # fmt: skip
-    order = {name: n for n, name in enumerate(counts)}
-    return tuple(sorted(budgets, key=lambda part: (order[part.layer], part.region)))
-
-
-def _cap_axons(layers: Layers, profile: HardwareProfile, slices: Slices, prunable: Mapping[str, str]) -> Slices:
+def _cap_axons(layers: Layers, profile: HardwareProfile, slices: Slices, prunable: Mapping[str, str]) -> Slices | Lack:
     """Cap, for each slice and each slice of its source, the axons between them by the source core's output axons."""
-    limit, beside = profile.capacity("output_axons"), constant(layers)
+    outgoing, biases = _Outgoing(layers, profile, slices), biases_of(layers, prunable)
     heard = {layer.name: {c.source: c.synapse.n_in for c in layer.connections} for layer in layers}
-    of_layer: dict[str, list[SliceBudget]] = defaultdict(list)
-    for part in slices:
-        of_layer[part.layer].append(part)
-    n_targets = {layer.name: sum(len(of_layer[target.name]) for target, _ in _targets(layers, layer.name)) for layer in layers}
-    wanted: dict[int, int] = defaultdict(int)
-    fixed: dict[int, int] = defaultdict(int)  # of neurons that bring biases: those go to all that they are for
-    for part in slices:
-        (fixed if part.layer in beside else wanted)[part.core] += part.neurons * n_targets[part.layer]
-    capped = []
+    capped, lacks = list[SliceBudget](), list[Lack]()
     for part in slices:
         if part.layer not in prunable:
             capped.append(part)
             continue
-        source = prunable[part.layer]
-        biases, n_in = len(beside & heard[part.layer].keys()), heard[part.layer][source]
-        caps = [
-            AxonCap(start=a.start, stop=a.stop, axons=a.neurons * min(limit - fixed[a.core], wanted[a.core]) // wanted[a.core])
-            for a in of_layer[source]
-        ] or [AxonCap(start=0, stop=n_in, axons=n_in)]
-        room = sum(cap.axons for cap in caps) + biases
-        most = min(part.input_axons, room)
-        capped.append(replace(part, sources=tuple(caps), source=source, biases=biases, input_axons=most))
-    return tuple(capped)
+        source, beside = prunable[part.layer], biases[part.layer]
+        n_in, sources = heard[part.layer][source], outgoing.of_layer[source]
+        caps = [AxonCap(start=a.start, stop=a.stop, axons=outgoing.each(a)) for a in sources]
+        caps = caps or [AxonCap(start=0, stop=n_in, axons=n_in)]
+        room = sum(cap.axons for cap in caps)
+        if room == 0 and part.input_axons > beside:
+            lacks.append(outgoing.lack(part, source))
+        most = min(part.input_axons, room + beside)
+        capped.append(replace(part, sources=tuple(caps), source=source, biases=beside, input_axons=most))
+    return max(lacks, key=lambda lack: lack.need) if lacks else tuple(capped)
+
+
+class _Outgoing:
+    """Output axons of the cores, and how many of its neurons a slice may send to each slice that hears it."""
+
+    def __init__(self, layers: Layers, profile: HardwareProfile, slices: Slices) -> None:
+        limit, beside = profile.capacity("output_axons"), constant(layers)
+        self.of_layer: dict[str, list[SliceBudget]] = defaultdict(list)
+        for part in slices:
+            self.of_layer[part.layer].append(part)
+        n_targets = {
+            layer.name: sum(len(self.of_layer[target.name]) for target, _ in _targets(layers, layer.name)) for layer in layers
+        }
+        self._wanted: dict[int, int] = defaultdict(int)
+        self._pairs: dict[int, int] = defaultdict(int)
+        self._fixed: dict[int, int] = defaultdict(int)  # of neurons that bring biases: those go to all that they are for
+        for part in slices:
+            (self._fixed if part.layer in beside else self._wanted)[part.core] += part.neurons * n_targets[part.layer]
+            self._pairs[part.core] += 0 if part.layer in beside else n_targets[part.layer]
+        self._limit = limit
+
+    def each(self, part: SliceBudget) -> int:
+        """Neurons of a slice that may send to each slice: all, or one and an even share of what is left, or a share."""
+        wanted, pairs = self._wanted[part.core], self._pairs[part.core]
+        room = max(self._limit - self._fixed[part.core], 0)
+        if wanted <= room:
+            return part.neurons
+        if pairs <= room:
+            return 1 + (part.neurons - 1) * (room - pairs) // (wanted - pairs)
+        return part.neurons * room // wanted
+
+    def lack(self, part: SliceBudget, source: str) -> Lack:
+        """What the cores of its source would have to have for a slice to hear any of them."""
+        need = min(
+            self._fixed[a.core] + min(self._pairs[a.core], -(-self._wanted[a.core] // a.neurons)) for a in self.of_layer[source]
+        )
+        what = f"output axons of a core with a slice of layer {source!r}, one for each slice that hears it,"
+        return Lack(
+            layer=part.layer, what=what, need=need, limit=self._limit, key="output_axons_per_core", hangs_on_cut=True
+        )  # fmt: skip
 
 
 def _targets(layers: Layers, source: str) -> Iterator[tuple[AnyLayer, str]]:
     return ((layer, c.source) for layer in layers for c in layer.connections if c.source == source)
-
-
-def _check_room(part: SliceBudget, layer_count: LayerCount, cores: int) -> None:
-    """Refuse a slice that hears somebody, and may not."""
-    profile = layer_count.profile
-    if layer_count.usage(part.region).input_axons == 0:
-        return
-    least = np.asarray([1, *[part.neurons] * part.biases])
-    single = count(least, part.neurons, layer_count.width, profile).synapse_memory_bits
-    if part.synapse_memory_bits < single or part.input_axons < least.size:
-        key = "synapse_memory_bits_per_core" if "synapse_memory_bits_per_core" in profile else "memory_bits_per_core"
-        raise BudgetError(
-            f"layer {part.layer!r}", f"{part.region.words} get no room for a synapse on core {part.core}",
-            source=profile[key].where, remedy=f"Allow more than {cores} cores.",
-        )  # fmt: skip
 
 
 def _full_cores(parts: Slices, counts: Mapping[str, LayerCount]) -> set[int]:

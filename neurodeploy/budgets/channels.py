@@ -65,7 +65,7 @@ def narrow_budget(
     @cache
     def shared(channels: tuple[tuple[str, int], ...]) -> _Attempt | None:
         try:
-            return _attempt(network, profile, cores, bits, dict(channels))
+            return _attempt(network, profile, cores, bits, dict(channels), explain=False)
         except BudgetError:
             return None
 
@@ -103,9 +103,12 @@ class _Attempt:
     keeps_all: bool
 
 
-def _attempt(network: Network, profile: HardwareProfile, cores: int | None, bits: int, channels: Mapping[str, int]) -> _Attempt:
+def _attempt(
+    network: Network, profile: HardwareProfile, cores: int | None, bits: int, channels: Mapping[str, int], *, explain: bool = True
+) -> _Attempt:
     convolutions = [layer.name for layer in network if len(layer.shape) == 3]
-    budget = share_budget(first_channels(network, channels), profile, cores=cores, bits=bits, whole=convolutions)
+    narrow = first_channels(network, channels)
+    budget = share_budget(narrow, profile, cores=cores, bits=bits, whole=convolutions, explain=explain)
     own = [name for name in channels if not any(is_depthwise(c.synapse) for c in network[name].connections)]
     kept = [layer.kept for layer in budget.layers if layer.layer not in channels]
     loss = sum(network[name].shape[0] / channels[name] for name in own) + sum(1 / max(b, 1e-9) for b in kept)

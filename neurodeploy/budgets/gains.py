@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from neurodeploy.budgets.budget import Budget
-from neurodeploy.budgets.sharing import Unpruned, share_budget
+from neurodeploy.budgets.plan import Unpruned
+from neurodeploy.budgets.sharing import share_budget
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.network import Network
@@ -58,7 +59,7 @@ def _kept(
     network: Network | QuantizedNetwork, profile: HardwareProfile, cores: int, bits: int, unpruned: Unpruned | None
 ) -> dict[str, float]:
     try:
-        budget = share_budget(network, profile, cores=cores, bits=bits, unpruned=unpruned)
+        budget = share_budget(network, profile, cores=cores, bits=bits, unpruned=unpruned, explain=False)
         return {layer.layer: layer.kept for layer in budget.layers}
     except BudgetError:  # what helps elsewhere may cut a slice that had just enough
         return {}

@@ -2,67 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection
 from dataclasses import replace
-from functools import cached_property
 
 import numpy as np
 
-from neurodeploy.budgets.allotment import allotted, bits_beside, memory_for_synapses, prunable_sources
+from neurodeploy.budgets.allotment import Allotment, allotted
 from neurodeploy.budgets.budget import Budget
+from neurodeploy.budgets.plan import MANY_SLICES, Unpruned, n_cores, planned
+from neurodeploy.budgets.room import Lack
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware import HardwareProfile
-from neurodeploy.layout.laying import counts_of, filled
 from neurodeploy.network import Network
-from neurodeploy.placement import Placement, Slice
+from neurodeploy.placement import Slice
 from neurodeploy.quantized import QuantizedNetwork
-from neurodeploy.resources.counting import Heard, LayerCount
-from neurodeploy.resources.encodings import weight_bits
-from neurodeploy.resources.regions import Region
-from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, Layers, Usage, bits_of
-
-_HALVINGS = 12
-"""The level that all layers are brought to is found to a part in 2**12."""
-_MANY_SLICES = 200
-"""From so many on it is found roughly first, with layers laid in the first way alone, ..."""
-_QUICK_HALVINGS, _FULL_HALVINGS = 8, 4
-"""... to a part in 2**8, and then, to a sixteenth of that, by how much all ways of laying them are above it."""
-_ABOVE = 1.25
-"""So many times that level they fit at most."""
-_LEFT_AT_LEAST = 0.1
-"""So much of the memory is thought to be left for synapses, whatever output axons would take."""
-
-
-class Unpruned:
-    """A network as if no weight were zero: counted, and laid out when that is first asked for, once for all its budgets.
-
-    Parameters
-    ----------
-    bits : int
-        Width that the weights will be stored in, where they are not narrower yet; rounded up to one that the chip has.
-    known : Placement, optional
-        The network laid out as it is: taken, where it has no weight that is zero.
-    """
-
-    def __init__(
-        self, network: Network | QuantizedNetwork, profile: HardwareProfile, bits: int, known: Placement | None = None
-    ) -> None:
-        self.layers: Layers = network.layers
-        self.profile, self.width = profile, weight_bits(bits, profile)
-        widths = {layer.name: weight_bits(min(bits, bits_of(layer, bits)), profile) for layer in self.layers}
-        self.counts = counts_of(self.layers, widths, profile, connectivity=1.0)
-        self._known = known.slices if known is not None and known.weight_bits == widths and _is_full(self.layers) else None
-
-    @cached_property
-    def slices(self) -> tuple[Slice, ...]:
-        return filled(self.layers, self.profile, self.counts) if self._known is None else self._known
-
-
-def _is_full(layers: Layers) -> bool:
-    """Whether no weight is zero."""
-    return all(bool(connection.synapse.weight.all()) for layer in layers for connection in layer.connections)
+from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, Layers, limited, vector
 
 
 def share_budget(
@@ -74,6 +28,7 @@ def share_budget(
     bits: int = DEFAULT_WEIGHT_BITS,
     whole: Collection[str] = (),
     unpruned: Unpruned | None = None,
+    explain: bool = True,
 ) -> Budget:
     """Share the cores out among the layers.
 
@@ -93,6 +48,8 @@ def share_budget(
         Layers that keep every synapse, whatever the others have to do without.
     unpruned : Unpruned, optional
         The same network at this width, where it has been laid out already.
+    explain : bool
+        Where there is no budget, find out what would help, which takes longer than to see that there is none.
 
     Raises
     ------
@@ -102,137 +59,104 @@ def share_budget(
         No pruning of synapses can help: too many neurons for the cores, or a core without room for a single axon.
     """
     cores = profile.cores_given(cores, chips)
-    _check_neurons(network.layers, profile, cores)
     unpruned = Unpruned(network, profile, bits) if unpruned is None else unpruned
-    parts, budgets = allotted(network.layers, profile, unpruned.counts, _plan(unpruned, cores, whole), cores)
-    return Budget(profile=profile, cores=cores, weight_bits=unpruned.width, slices=parts, layers=budgets)
+    found = _shared(unpruned, cores, whole)
+    if isinstance(found, Lack):
+        raise _explained(found, unpruned, cores, whole) if explain else found.error(profile, "")
+    return found
 
 
-def _check_neurons(layers: Layers, profile: HardwareProfile, cores: int) -> None:
-    """Refuse more neurons than the cores hold, by their number or by the memory of their state."""
+def _shared(unpruned: Unpruned, cores: int, whole: Collection[str]) -> Budget | Lack:
+    """A budget, or why there is none."""
+    layers, profile = unpruned.layers, unpruned.profile
+    if (lack := _too_many_neurons(layers, profile, cores)) is not None:
+        return lack
+    if (plan := planned(unpruned, cores, whole)) is None:
+        return Lack(layer=layers[0].name, what="", need=0, limit=cores, key="cores_per_chip", is_of_cores=True)
+    given = allotted(layers, profile, unpruned.counts, plan)
+    if isinstance(given, Lack) and given.hangs_on_cut:
+        given = _cut_less(given, unpruned, cores, whole)
+    if isinstance(given, Lack):
+        return given
+    return Budget(profile=profile, cores=cores, weight_bits=unpruned.width, slices=given[0], layers=given[1])
+
+
+def _cut_less(lack: Lack, unpruned: Unpruned, cores: int, whole: Collection[str]) -> Allotment | Lack:
+    """On fewer cores layers are cut less, and fewer slices hear a neuron: so on half of them, a quarter, ... the fewest."""
+    bare = unpruned.bare(whole)
+    fits = n_cores(bare) <= cores
+    while (cores := cores // 2) > n_cores(bare):
+        plan = planned(unpruned, cores, whole)
+        given = None if plan is None else allotted(unpruned.layers, unpruned.profile, unpruned.counts, plan)
+        if given is not None and not isinstance(given, Lack):
+            return given
+    return allotted(unpruned.layers, unpruned.profile, unpruned.counts, bare) if fits else lack
+
+
+def _too_many_neurons(layers: Layers, profile: HardwareProfile, cores: int) -> Lack | None:
+    """More neurons than the cores hold, by their number or by the memory of their state."""
     state, n_neurons = profile.number("neuron_state_bits", 0), sum(layer.n_neurons for layer in layers)
     by_number = [profile.capacity("neurons", core) for core in range(cores)] if profile.cores_differ else None
     room, key = sum(by_number) if by_number else cores * profile.capacity("neurons"), "neurons_per_core"
     for pool in ("memory_bits", "neuron_memory_bits"):
         if state and cores * (profile.capacity(pool) // state) < room:
             room, key = cores * (profile.capacity(pool) // state), f"{pool}_per_core"
-    if n_neurons > room:
-        largest = max(layers, key=lambda layer: layer.n_neurons)
-        raise BudgetError(
-            f"layer {largest.name!r}", f"neurons of the network on {cores} cores (this layer alone has {largest.n_neurons:,})",
-            need=n_neurons, limit=room, source=profile[key].where,
-            remedy=f"Pruning synapses does not help: allow {-(-n_neurons * cores // room)} cores or take out neurons.",
-        )  # fmt: skip
+    if n_neurons <= room:
+        return None
+    largest = max(layers, key=lambda layer: layer.n_neurons)
+    what = f"neurons of the network on {cores} cores (this layer alone has {largest.n_neurons:,})"
+    return Lack(layer=largest.name, what=what, need=n_neurons, limit=room, key=key, is_of_cores=True)
 
 
-# ---------------------------------------------------------------------------------------------- who stands where
+def _explained(lack: Lack, unpruned: Unpruned, cores: int, whole: Collection[str]) -> BudgetError:
+    """The lack, and the smallest change that helps: so many cores, or another limit where no number of them does."""
+    if lack.is_of_cores:
+        bare, asked = unpruned.bare(whole), cores
+        cores = n_cores(bare)
+        found: object = allotted(unpruned.layers, unpruned.profile, unpruned.counts, bare)
+        if not isinstance(found, Lack) and len(bare) < MANY_SLICES:
+            found = _shared(unpruned, cores, whole)
+        if not isinstance(found, Lack):
+            return _of_cores(lack, bare, asked, unpruned)
+        lack = found
+    enough = _enough(unpruned, cores, whole) if lack.hangs_on_cut else None
+    if enough is None:
+        return lack.hopeless(unpruned.profile)
+    return lack.error(unpruned.profile, _allow("Allow", enough, unpruned.profile))
 
 
-class _Pressed(LayerCount):
-    """A layer that may keep a share of its unpruned synapse memory.
-
-    Where axons have tables of their own, those of a layer that can be pruned axon by axon take no room in the plan: they are
-    capped afterwards.
-    """
-
-    def __init__(self, whole: LayerCount, share: float, *, prunes_axons: bool) -> None:
-        super().__init__(whole.layer, whole.width, whole.profile, 1.0, whole.counted, whole.waits)
-        self.share, self.prunes_axons = share, prunes_axons
-
-    def usage(self, region: Region) -> Usage:
-        usage = super().usage(region)
-        memory = math.ceil(usage.synapse_memory_bits * self.share)
-        return replace(usage, synapse_memory_bits=memory, input_axons=0 if self.prunes_axons else usage.input_axons)
-
-    def heard(self, region: Region) -> Iterator[Heard]:
-        return iter(()) if self.prunes_axons and "memory_bits_per_core" not in self.profile else super().heard(region)
+def _of_cores(lack: Lack, bare: tuple[Slice, ...], cores: int, unpruned: Unpruned) -> BudgetError:
+    """What to say where layers with a synapse each, but for those kept whole, take more cores than there are."""
+    profile, enough = unpruned.profile, n_cores(bare)
+    if lack.what:
+        enough = max(enough, -(-lack.need * cores // lack.limit))  # cores that are smaller than others count for what they are
+        return lack.error(profile, f"Pruning synapses does not help: {_allow('allow', enough, profile, 'take out neurons')}")
+    taken = np.stack([vector(part.usage, part.output_axons, profile) for part in bare])
+    most = int((taken.sum(axis=0) / [max(profile.capacity(resource), 1) for resource in limited(profile)]).argmax())
+    layers = [layer.name for layer in unpruned.layers]
+    of_layer = np.bincount([layers.index(part.layer) for part in bare], taken[:, most])
+    what = "cores for neurons, axons and a synapse on each core alone, whatever is pruned"
+    told = replace(lack, layer=layers[int(of_layer.argmax())], what=what, need=enough, key=f"{limited(profile)[most]}_per_core")
+    return told.error(profile, _allow("Allow", enough, profile, "take out neurons"))
 
 
-def _plan(unpruned: Unpruned, cores: int, whole: Collection[str]) -> tuple[Slice, ...]:
-    """The layers on the cores, each at the largest share that they hold: as they are, if they fit so."""
-    if _n_cores(unpruned.slices) <= cores:
-        return unpruned.slices
-    layers, profile, prunable = unpruned.layers, unpruned.profile, prunable_sources(unpruned.layers)
-    shares = _shares(unpruned.slices, profile, cores, whole)
-    kept = {name for name, share in shares.items() if math.isinf(share)}
-
-    is_quick = len(unpruned.slices) >= _MANY_SLICES
-
-    def plan(level: float, kept: set[str], *, is_quick: bool = is_quick) -> tuple[Slice, ...] | None:
-        pressed = {}
-        for layer in layers:
-            share = 1.0 if layer.name in kept else min(level * min(shares[layer.name], 1.0), 1.0)
-            pressed[layer.name] = _Pressed(unpruned.counts[layer.name], share, prunes_axons=layer.name in prunable)
-        slices = filled(layers, profile, pressed, is_quick=is_quick)
-        return slices if _n_cores(slices) <= cores else None
-
-    low, high, best = 1.0, 1.0, plan(1.0, kept)
-    if best is not None and (_n_cores(best) == cores or len(kept) == len(layers)):
-        return best
-    if best is not None:
-        high = 1 / min(shares.values())
-    elif (best := plan(0.0, kept)) is not None:
-        low = 0.0
-    elif (best := plan(0.0, set(whole), is_quick=False)) is not None:
-        low, kept = 0.0, set(whole)
-    else:
-        raise _no_plan(unpruned, whole, cores)
-    low, best = _highest(lambda level: plan(level, kept), low, high, best, _QUICK_HALVINGS if is_quick else _HALVINGS)
-    if not is_quick:
-        return best
-    high = min(_ABOVE * low + 2**-_QUICK_HALVINGS, high)
-    return _highest(lambda level: plan(level, kept, is_quick=False), low, high, best, _FULL_HALVINGS)[1]
+def _allow(begin: str, enough: int, profile: HardwareProfile, otherwise: str = "") -> str:
+    """The sentence that asks for so many cores."""
+    fewer = "" if enough <= profile.cores else f": {profile.name} has fewer"
+    return f"{begin} {enough} cores{' or ' * bool(otherwise)}{otherwise}{fewer}."
 
 
-def _highest(
-    plan: Callable[[float], tuple[Slice, ...] | None], low: float, high: float, best: tuple[Slice, ...], halvings: int
-) -> tuple[float, tuple[Slice, ...]]:
-    """The highest level found at which there is a plan, and that; `best` is the plan at `low`."""
-    for _ in range(halvings):
-        middle = (low + high) / 2
-        attempt = plan(middle)
-        low, high, best = (middle, high, attempt) if attempt is not None else (low, middle, best)
-    return low, best
+def _enough(unpruned: Unpruned, cores: int, whole: Collection[str]) -> int | None:
+    """Cores on which there is a budget where there is none on so many; None if there is none however many there are."""
 
+    def is_enough(cores: int) -> bool:
+        plan = planned(unpruned, cores, whole)
+        return plan is not None and not isinstance(allotted(unpruned.layers, unpruned.profile, unpruned.counts, plan), Lack)
 
-def _no_plan(unpruned: Unpruned, whole: Collection[str], cores: int) -> BudgetError:
-    """What to say where even layers without a synapse, but for those kept whole, need more cores."""
-    layers, profile, prunable = unpruned.layers, unpruned.profile, prunable_sources(unpruned.layers)
-    bare = {
-        name: _Pressed(counted, float(name in whole), prunes_axons=name in prunable) for name, counted in unpruned.counts.items()
-    }
-    needed = _n_cores(filled(layers, profile, bare))
-    return BudgetError(
-        f"layer {max(layers, key=lambda layer: layer.n_neurons).name!r}", "cores for neurons and axons alone, whatever is pruned",
-        need=needed, limit=cores,
-        source=profile["memory_bits_per_core" if "memory_bits_per_core" in profile else "neurons_per_core"].where,
-        remedy=f"Allow {needed} cores or take out neurons" + ("." if needed <= profile.cores else f": {profile.name} has fewer."),
-    )  # fmt: skip
-
-
-def _n_cores(slices: tuple[Slice, ...]) -> int:
-    return len({part.core for part in slices})
-
-
-def _shares(unpruned: tuple[Slice, ...], profile: HardwareProfile, cores: int, whole: Collection[str]) -> dict[str, float]:
-    """Share of its unpruned bits that a layer may use: square-root water-filling; infinite for a layer that is kept whole.
-
-    Cut for fewer cores, layers send less; so the output axons that they have whole are taken to leave them some room.
-    """
-    bits: dict[str, float] = defaultdict(float)
-    for part in unpruned:
-        bits[part.layer] += part.usage.synapse_memory_bits
-    room = float(cores * memory_for_synapses(profile))
-    taken = sum(bits_beside(part, profile) for part in unpruned) + sum(bits[name] for name in whole)
-    left = max(room - taken, room * _LEFT_AT_LEAST)
-    shares = dict.fromkeys(whole, math.inf)
-    needs = {name: need for name, need in bits.items() if name not in shares}
-    while needs:
-        level = left / sum(np.sqrt(need) for need in needs.values())
-        kept_whole = {name: need for name, need in needs.items() if need <= level * np.sqrt(need)}
-        if not kept_whole:
-            return shares | {name: float(level / np.sqrt(need)) for name, need in needs.items()}
-        shares |= dict.fromkeys(kept_whole, math.inf)
-        left -= sum(kept_whole.values())
-        needs = {name: need for name, need in needs.items() if name not in kept_whole}
-    return shares
+    low, high = cores, n_cores(unpruned.slices)
+    if high <= low or not is_enough(high):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
+    return high

@@ -1,0 +1,111 @@
+"""Requests that no pruning makes possible: what their error says would help does help, and nothing smaller."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+from conftest import with_values
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from neurodeploy.budgets.sharing import share_budget
+from neurodeploy.errors import BudgetError
+from neurodeploy.hardware import HardwareProfile
+from neurodeploy.network import Network
+from neurodeploy.profiles import load_profile
+
+MakeNetwork, MakeChip = Callable[..., Network], Callable[..., HardwareProfile]
+CHIPS = st.fixed_dictionaries({
+    "neurons_per_core": st.integers(4, 32), "input_axons_per_core": st.integers(1, 40),
+    "output_axons_per_core": st.integers(1, 40),
+    "synapse_memory_bits_per_core": st.sampled_from([16, 30, 70, 130, 400, 2000]), "memory_unit_bits": st.sampled_from([1, 64]),
+})  # fmt: skip
+POOLS = st.fixed_dictionaries({
+    "neurons_per_core": st.integers(4, 32), "memory_bits_per_core": st.sampled_from([100, 200, 400, 800, 2000]),
+})  # fmt: skip
+
+
+def refusal(network: Network, chip: HardwareProfile, cores: int) -> BudgetError | None:
+    """Why there is no budget; None if there is one."""
+    try:
+        share_budget(network, chip, cores=cores)
+    except BudgetError as error:
+        return error
+    return None
+
+
+def check(network: Network, chip: HardwareProfile, cores: int) -> None:
+    error = refusal(network, chip, cores)
+    if error is None:
+        event("a budget")
+        return
+    told = re.search(r"[Aa]llow (\d[\d,]*) cores?", error.remedy)
+    if told:
+        event("so many cores")
+        enough = int(told[1].replace(",", ""))
+        assert enough > cores
+        assert ("has fewer" in error.remedy) is (enough > chip.cores)
+        larger = with_values(chip, cores_per_chip=max(enough, chip.cores))
+        assert refusal(network, larger, enough) is None
+        assert refusal(network, larger, enough - 1) is not None
+        return
+    event("another limit")
+    assert error.remedy.startswith("No number of cores helps")
+    assert error.need is not None
+    assert error.limit is not None
+    assert refusal(network, chip, chip.cores) is not None
+    key = error.source.split(": ")[1]
+    assert chip[key].number == error.limit < error.need
+    if key != "memory_bits_per_core":  # there, larger slices send to fewer, and less might do
+        assert refusal(network, with_values(chip, **{key: int(error.need) - 1}), chip.cores) is not None
+    after = refusal(network, with_values(chip, **{key: int(error.need)}), chip.cores)
+    assert after is None or not after.remedy.startswith("No number of cores") or after.source != error.source
+
+
+@settings(max_examples=60)
+@given(sizes=st.lists(st.integers(1, 30), min_size=2, max_size=4), values=CHIPS, cores=st.integers(1, 6))
+def test_what_an_error_names_helps(
+    make_network: MakeNetwork, make_chip: MakeChip, sizes: list[int], values: dict[str, int], cores: int
+) -> None:
+    check(make_network(sizes), make_chip(cores_per_chip=30, tile_mesh=None, **values), cores)
+
+
+@settings(max_examples=40)
+@given(sizes=st.lists(st.integers(1, 30), min_size=2, max_size=4), values=POOLS, cores=st.integers(1, 6))
+def test_where_cores_share_one_memory_too(
+    make_network: MakeNetwork, sizes: list[int], values: dict[str, int], cores: int
+) -> None:
+    check(make_network(sizes), with_values(load_profile("loihi2"), **values), cores)
+
+
+def test_a_core_with_room_for_one_synapse_cannot_take_two_layers(make_network: MakeNetwork, make_chip: MakeChip) -> None:
+    """A list of one synapse takes 64 bits, and each of two layers wants one: 128 > 100, so it takes two cores."""
+    network, chip = make_network([4, 20, 20]), make_chip(cores_per_chip=2, synapse_memory_bits_per_core=100)
+    with pytest.raises(BudgetError, match=r"^layer 'layer1': 2 cores for .* > 1 \(tiny.yaml: .*\)\. Allow 2 cores") as caught:
+        share_budget(network, chip, cores=1)
+    assert caught.value.source.endswith("synapse_memory_bits_per_core")
+    assert share_budget(network, chip, cores=2)
+    with pytest.raises(BudgetError, match=r"Allow 2 cores or take out neurons: tiny has fewer\.$"):
+        share_budget(network, make_chip(cores_per_chip=1, synapse_memory_bits_per_core=100))
+
+
+def test_a_core_without_room_for_a_synapse_says_how_much_that_takes(make_network: MakeNetwork, make_chip: MakeChip) -> None:
+    """Of one neuron a synapse is 8 + 10 = 18 bits dense."""
+    network = make_network([1, 2])
+    with pytest.raises(BudgetError, match=r"No number of cores helps") as caught:
+        share_budget(network, make_chip(memory_unit_bits=1, synapse_memory_bits_per_core=17))
+    error = caught.value
+    assert (error.where, error.need, error.limit) == ("layer 'layer1'", 18, 17)
+    assert share_budget(network, make_chip(memory_unit_bits=1, synapse_memory_bits_per_core=18))
+
+
+def test_as_many_output_axons_as_slices_that_hear_a_neuron(make_network: MakeNetwork, make_chip: MakeChip) -> None:
+    """Forty neurons are five slices of eight, and all five hear each neuron of the first layer."""
+    network = make_network([4, 3, 40])
+    with pytest.raises(BudgetError, match=r"output axons .* No number of cores helps") as caught:
+        share_budget(network, make_chip(cores_per_chip=16, tile_mesh=None, neurons_per_core=8, output_axons_per_core=4))
+    error = caught.value
+    assert (error.where, error.need, error.limit) == ("layer 'layer2'", 5, 4)
+    assert share_budget(network, make_chip(cores_per_chip=16, tile_mesh=None, neurons_per_core=8, output_axons_per_core=5))
