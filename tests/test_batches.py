@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
 
 from neurodeploy.errors import DataError, RequestError
-from neurodeploy.training.data import Batches, DataSplit, RandomFlip, RandomShift
+from neurodeploy.training.data import Batches, DataSplit, RandomAffine, RandomFlip, RandomShift
 
 # ---------------------------------------------------------------------------------------------- batches
 
@@ -114,6 +115,53 @@ def test_a_flip_exchanges_left_and_right_of_those_that_were_drawn() -> None:
     assert torch.equal(flipped[::2], spikes[::2].flip(-1))
     drawn = RandomFlip().draw(1000, torch.Generator().manual_seed(0))
     assert 400 < drawn.sum() < 600
+
+
+def changed(**told: float) -> torch.Tensor:
+    """A dot two rows above the middle of 9 x 9 pixels, changed as told: where it is then, or the whole image."""
+    image = torch.zeros(1, 1, 9, 9)
+    image[0, 0, 2, 4] = 1
+    numbers = {"turn": 0.0, "slant": 0.0, "tall": 1.0, "wide": 1.0, "down": 0.0, "right": 0.0} | told
+    return RandomAffine()(image, torch.tensor([list(numbers.values())]))[0, 0]
+
+
+def test_an_image_is_turned_slanted_scaled_and_moved_about_its_middle() -> None:
+    assert changed()[2, 4] == pytest.approx(1, abs=1e-5)
+    assert changed(turn=math.pi / 2)[4, 6] == pytest.approx(1, abs=1e-5)
+    assert changed(slant=math.pi / 4)[2, 6] == pytest.approx(1, abs=1e-5)
+    assert changed(tall=1.5)[1, 4] == pytest.approx(1, abs=1e-5)
+    assert changed(down=3.0, right=-2.0)[5, 2] == pytest.approx(1, abs=1e-5)
+    assert changed(right=0.5)[2, 4:6].tolist() == pytest.approx([0.5, 0.5], abs=1e-5)
+    assert changed(down=7.0).sum() == pytest.approx(0, abs=1e-5)
+
+
+def test_each_sample_is_turned_in_its_own_way_and_all_its_steps_alike() -> None:
+    spikes, affine = torch.rand(3, 6, 2, 8, 8, generator=torch.Generator().manual_seed(0)), RandomAffine(30, 0.2, 2)
+    drawn = affine.draw(3, torch.Generator().manual_seed(0))
+    turned = affine(spikes, drawn)
+    for step in range(6):
+        assert torch.allclose(turned[:, step], affine(spikes[:, step], drawn), atol=1e-6)
+    assert torch.allclose(turned[1:2], affine(spikes[1:2], drawn[1:2]), atol=1e-6)
+
+
+def test_what_an_affine_change_draws_keeps_within_what_it_was_told() -> None:
+    drawn = RandomAffine(10, 0.1, 3).draw(2000, torch.Generator().manual_seed(0))
+    most = torch.tensor([math.radians(10), math.radians(10), 0.1, 0.1, 3, 3])
+    off = (drawn - torch.tensor([0.0, 0, 1, 1, 0, 0])).abs()
+    assert (off <= most + 1e-6).all()
+    assert (off.amax(dim=0) > 0.95 * most).all()
+    assert torch.equal(RandomAffine(0, 0, 0).draw(2, torch.Generator()), torch.tensor([[0.0, 0, 1, 1, 0, 0]] * 2))
+
+
+@pytest.mark.parametrize(("name", "value"), [("degrees", 46.0), ("scale", 1.0), ("pixels", -1.0), ("pixels", math.inf)])
+def test_an_affine_change_out_of_range_is_refused(name: str, value: float) -> None:
+    with pytest.raises(RequestError, match=f"{name}: is {value}, not within 0"):
+        RandomAffine(**{name: value})
+
+
+def test_an_affine_change_needs_rows_and_columns() -> None:
+    with pytest.raises(DataError, match=r"of shape \(2, 9\) have no rows and columns to turn"):
+        RandomAffine()(torch.zeros(2, 9), torch.zeros(2, 6))
 
 
 def test_an_epoch_is_augmented_as_the_seed_decides_and_whatever_the_batches() -> None:

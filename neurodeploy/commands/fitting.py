@@ -139,6 +139,7 @@ def deploy(
 @click.option("--epochs", type=(click.IntRange(0), click.IntRange(0), click.IntRange(0)), metavar="DENSE COMPRESS FINETUNE",
               help="Epochs of each phase; 0 dense epochs for a model that is trained.  [default: 10 10 5]")  # fmt: skip
 @click.option("--learning-rate", type=float, help="Of Adam.  [default: 0.004]")
+@click.option("--learn-decays", is_flag=True, help="Let decays of currents and membranes learn with the weights.")
 @BATCH_SIZE
 @click.option("--lava-samples", type=click.IntRange(0), default=8, show_default=True, help="Test samples to run in Lava too.")
 @SEED

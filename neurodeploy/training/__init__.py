@@ -2,6 +2,7 @@
 
 from neurodeploy.training.checkpoints import Checkpoint
 from neurodeploy.training.data import Batches, DataSplit, load_data
+from neurodeploy.training.decays import learn_decays
 from neurodeploy.training.direct import Direct, in_levels
 from neurodeploy.training.encoders import encode, simulator_spikes
 from neurodeploy.training.inference import evaluate, predict, run_model
@@ -18,6 +19,6 @@ from neurodeploy.training.weights import load_weights, save_weights
 __all__ = [
     "Batches", "Checkpoint", "Choice", "Compression", "DataSplit", "Direct", "FitOptions", "MinimaxOptions", "ProgressBars",
     "Pruning", "Replicas", "Step",
-    "choose_synapses", "decide", "encode", "evaluate", "fit", "in_levels", "load_data", "load_weights", "predict", "run_model",
-    "save_weights", "simulator_spikes", "together",
+    "choose_synapses", "decide", "encode", "evaluate", "fit", "in_levels", "learn_decays", "load_data", "load_weights", "predict",
+    "run_model", "save_weights", "simulator_spikes", "together",
 ]  # fmt: skip

@@ -15,6 +15,7 @@ from neurodeploy.errors import TrainingError
 from neurodeploy.records import EpochRecord
 from neurodeploy.training.about import about, values
 from neurodeploy.training.checkpoints import Checkpoint
+from neurodeploy.training.decays import learn_decays
 from neurodeploy.training.distillation import Teacher
 from neurodeploy.training.inference import Data, evaluate, in_mode
 from neurodeploy.training.learning import Learner, learning_rate
@@ -90,6 +91,8 @@ def fit(
         written.
     """
     with together() as replicas:
+        if options.learn_decays:
+            learn_decays(model)
         replicas.take_first(model)
         order = Order(data, options.seed)
         pruning = None if budget is None else method(budget, model)

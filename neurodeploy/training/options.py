@@ -53,6 +53,8 @@ class FitOptions:
         Hinton et al., arXiv 1503.02531), in the phases that follow; costs a forward pass a step.
     temperature : float
         What softens them, above 0.
+    learn_decays : bool
+        The decays of the model's Norse cells learn with its weights (`learn_decays`).
     amp : str or None
         ``"bf16"``: weights times spikes in bfloat16 while training (autocast), on a GPU or a CPU that is fast in it (AMX);
         neurons, loss and weights stay in float32, and so does every evaluation.
@@ -73,6 +75,7 @@ class FitOptions:
     compress_share: float = 0.5
     distill: float = 0.0
     temperature: float = 4.0
+    learn_decays: bool = False
     amp: Literal["bf16"] | None = None
     seed: int = 0
 

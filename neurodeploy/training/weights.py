@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from neurodeploy.errors import DataError
 from neurodeploy.files import replacing
+from neurodeploy.training.decays import is_decay, learn_decays
 
 _TORCH_SUFFIXES = (".pt", ".pth")
 
@@ -36,7 +38,8 @@ def save_weights(model: torch.nn.Module, path: str | Path) -> None:
 def load_weights(model: torch.nn.Module, path: str | Path) -> None:
     """Read a model's state, written by `save_weights` or by ``torch.save(model.state_dict(), ...)``.
 
-    The model is changed only if everything in the file fits it.
+    The model is changed only if everything in the file fits it. Where decays learnt with the weights, the model's learn from now
+    on, as `learn_decays` has it.
 
     Parameters
     ----------
@@ -50,7 +53,8 @@ def load_weights(model: torch.nn.Module, path: str | Path) -> None:
     """
     path = Path(path)
     state = _read(path)
-    wanted = model.state_dict()
+    learnt = any(is_decay(name) for name in state)
+    wanted = _with_decays(model) if learnt else model.state_dict()
     for name in wanted:
         if name not in state:
             raise DataError(str(path), f"weights {name!r} are missing", remedy=f"The file has {', '.join(state) or 'nothing'}.")
@@ -64,7 +68,16 @@ def load_weights(model: torch.nn.Module, path: str | Path) -> None:
             raise DataError(str(path), f"weights {name!r} have shape {found}, the model's {needed}")
         if not tensor.isfinite().all():
             raise DataError(str(path), f"weights {name!r} are not finite")
+    if learnt:
+        learn_decays(model)
     model.load_state_dict(dict(state))
+
+
+def _with_decays(model: torch.nn.Module) -> dict[str, Any]:
+    """The state that the model would have if its decays learnt."""
+    model = copy.deepcopy(model)
+    learn_decays(model)
+    return model.state_dict()
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
 """Where samples come from, and in which batches: data sets by name, a user's own, what is changed and held out."""
 
-from neurodeploy.training.data.augmentation import Augmentation, RandomFlip, RandomShift
+from neurodeploy.training.data.augmentation import Augmentation, RandomAffine, RandomFlip, RandomShift
 from neurodeploy.training.data.batches import Batches, DataSplit, Samples
 from neurodeploy.training.data.catalogue import CATALOGUE, DataSet
 from neurodeploy.training.data.frames import frames
@@ -12,6 +12,7 @@ __all__ = [
     "Batches",
     "DataSet",
     "DataSplit",
+    "RandomAffine",
     "RandomFlip",
     "RandomShift",
     "Samples",
