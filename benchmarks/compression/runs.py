@@ -57,6 +57,7 @@ class Run:
     width: int | None = None
     learning_rate: float = 2e-3
     distill: float = 0.7
+    temperature: float = 4.0
     epochs: tuple[int, int] = (8, 4)
     choosing: bool = False
 
@@ -174,9 +175,9 @@ def _options(run: Run, task: Task, method: Method) -> FitOptions:
     compress, finetune = run.epochs
     told = replace(
         task.dense, epochs_dense=0, epochs_compress=compress, epochs_finetune=finetune, learning_rate=run.learning_rate,
-        distill=run.distill, seed=run.seed,
+        distill=run.distill, temperature=run.temperature, seed=run.seed,
     )  # fmt: skip
-    return replace(told, **method.options)
+    return replace(told, mask_interval=method.patience * task.dense.mask_interval, **method.options)
 
 
 def memory_of(budget: Budget, network: QuantizedNetwork) -> int:

@@ -11,7 +11,7 @@ from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 
 from benchmarks import mnist
 from neurodeploy.training import DataSplit, FitOptions, load_data
-from neurodeploy.training.data.augmentation import Augmentation, RandomShift
+from neurodeploy.training.data.augmentation import Augmentation, RandomAffine, RandomShift
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +69,10 @@ TASKS = {
     "mnist-2fc": Task(
         make=mnist.network, input_shape=(784,), data=None, augmentations=(RandomShift(1),), batch=256,
         dense=FitOptions(epochs_dense=30, learning_rate=2e-3, n_steps=8, readout="mean", mask_interval=20),
+    ),
+    "mnist-2fc-affine": Task(
+        make=mnist.network, input_shape=(784,), data=None, augmentations=(RandomAffine(),), batch=256,
+        dense=FitOptions(epochs_dense=40, learning_rate=2e-3, n_steps=8, readout="mean", mask_interval=20),
     ),
     "mnist-conv": Task(
         make=convolutional, input_shape=(1, 28, 28), data=None, augmentations=(RandomShift(1),), batch=128,
