@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -17,18 +17,19 @@ from matplotlib.figure import Figure
 from benchmarks.placement.rows import rows
 
 Row = dict[str, Any]
+Cell = Callable[[Sequence[Row]], str]
 OURS, MARKERS = "minimax", "sv^<>Dphxd*"
 
 
-def table(of: Sequence[Row]) -> str:
-    """Accuracy in per cent by method and budget: mean and standard deviation over seeds, and how many there were if not three."""
+def table(of: Sequence[Row], cell: Cell) -> str:
+    """A cell for each method and budget, the most accurate method first."""
     budgets = sorted({row["budget"] for row in of}, key=_size)
     cells: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in of:
         cells[_name(row), row["budget"]].append(row)
     names = sorted({name for name, _ in cells}, key=lambda name: -_first(cells.get((name, budgets[0]), [])))
     lines = [_line(["method", *budgets]), _line(["---"] * (1 + len(budgets)))]
-    lines += [_line([name, *(_cell(cells.get((name, budget), [])) for budget in budgets)]) for name in names]
+    lines += [_line([name, *(cell(cells.get((name, budget), [])) for budget in budgets)]) for name in names]
     return "\n".join(lines)
 
 
@@ -46,12 +47,28 @@ def _first(some: Sequence[Row]) -> float:
     return mean(row["accuracy"] for row in some) if some else 0.0
 
 
-def _cell(some: Sequence[Row]) -> str:
+def accuracy(some: Sequence[Row]) -> str:
+    """In per cent: mean and standard deviation over seeds, and how many there were if not three."""
     if not some:
         return ""
     accuracies = [100 * row["accuracy"] for row in some]
     spread = f" ± {stdev(accuracies):.2f}" if len(some) > 1 else ""
     return f"{mean(accuracies):.2f}{spread}{'' if len(some) == 3 else f' ({len(some)})'}"
+
+
+def best(some: Sequence[Row]) -> str:
+    """In per cent, with the setting that gave it."""
+    row = max(some, key=lambda row: float(row["accuracy"]))
+    width = "" if row["width"] is None else f", {row['width']} bits"
+    return f"{100 * row['accuracy']:.2f} (rate {row['learning_rate']:g}{width}, T = {row['temperature']:g}; of {len(some)})"
+
+
+def synops(some: Sequence[Row]) -> str:
+    """Thousands of additions a sample, and synapses that are left in per cent; means over seeds."""
+    if not some:
+        return ""
+    additions = mean(row["synops"] for row in some) / 1e3
+    return f"{additions:.1f} ({100 * mean(row['connectivity'] for row in some):.2g} %)"
 
 
 def _line(cells: Iterable[str]) -> str:
@@ -80,14 +97,19 @@ def figure(of: Sequence[Row], path: Path) -> None:
     axes.figure.savefig(path, metadata={"Date": None})
 
 
+TABLES: dict[str, Sequence[Cell]] = {
+    "tuning": (best,), "budgets": (accuracy, synops), "connectivity": (accuracy, synops), "ablation": (accuracy,),
+}  # fmt: skip
+
+
 def main() -> None:
     """Print them all, and draw the budgets if a file for them is named."""
     have = rows(Path(sys.argv[1]))
     for task in sorted({row["task"] for row in have}):
-        for name in ("tuning", "budgets", "connectivity", "ablation"):
+        for name, cells in TABLES.items():
             of = [row for row in have if (row["task"], row["table"]) == (task, name)]
-            if of:
-                print(f"\n{task}, {name}\n\n{table(of)}")
+            for cell in cells if of else ():
+                print(f"\n{task}, {name}: {cell.__name__}\n\n{table(of, cell)}")
     if len(sys.argv) > 2:
         figure([row for row in have if (row["task"], row["table"]) == ("mnist-2fc", "budgets")], Path(sys.argv[2]))
 
