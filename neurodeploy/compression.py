@@ -15,7 +15,7 @@ from neurodeploy.budgets.budget import Budget
 from neurodeploy.budgets.channels import narrow_budget
 from neurodeploy.chip_clock import constant
 from neurodeploy.deployment import Deployment, Say, files_of, folder_of, keep_quiet, warnings_from, written
-from neurodeploy.errors import NetworkError, SimulationError
+from neurodeploy.errors import SimulationError
 from neurodeploy.frontends.norse import extract
 from neurodeploy.graph import INPUT
 from neurodeploy.hardware import HardwareProfile
@@ -174,15 +174,7 @@ def _trainable(
     levels = levels_of(options.encoder)
     check_payload(profile, levels)
     network = extract(_as_if_trained(model), sample)
-    beside = constant(network)
-    for layer in network:
-        if len(layer.shape) == 3 and any(connection.source in beside for connection in layer.connections):
-            raise NetworkError(
-                f"layer {layer.name!r}", "has a bias, or a normalisation, in front of a synaptic current: it hears a neuron that "
-                "always fires, and training under a budget does not know how to take channels from it yet",
-                remedy="Leave it out there, or take neurons without a current (LIFBoxCell).",
-            )  # fmt: skip
-    network.require_chain("training under a budget", beside=beside)
+    network.require_chain("training under a budget", beside=constant(network))
     return network, levels
 
 

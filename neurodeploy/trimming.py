@@ -72,7 +72,7 @@ def by_channel(mask: Mask, layer: Layer) -> Mask:
 
 def _is_trimmable(layer: Layer, network: Network) -> bool:
     into, out_of = [c.synapse for c in layer.connections], [c.synapse for _, c in network.targets(layer.name)]
-    alike = all(isinstance(synapse, Dense if len(layer.shape) == 1 else Conv) for synapse in into)
+    alike = all(isinstance(synapse, Dense if len(layer.shape) == 1 else (Conv, Dense)) for synapse in into)
     return layer is not network.output and alike and all(_is_separable(synapse) for synapse in (*into, *out_of))
 
 
@@ -84,10 +84,10 @@ def _is_separable(synapse: Synapse) -> bool:
 def _needed(layer: Layer, network: Network, alive: Masks) -> Mask:
     fires = by_channel(np.broadcast_to(layer.bias > 0, layer.n_neurons), layer)
     for connection in layer.connections:
-        fires |= _met(connection, None if connection.source == INPUT else alive.get(connection.source)).any(axis=1)
+        fires |= _met(connection, layer, None if connection.source == INPUT else alive.get(connection.source)).any(axis=1)
     heard = np.zeros(layer.shape[0], dtype=np.bool_)
     for target, connection in network.targets(layer.name):
-        met = _met(connection, None)
+        met = _met(connection, target, None)
         onto = by_channel(alive[target.name], target) if target.name in alive else np.ones(len(met), dtype=np.bool_)
         heard |= by_channel(met[onto].any(axis=0), layer) if isinstance(connection.synapse, Dense) else met[onto].any(axis=0)
     needed = by_channel(alive[layer.name], layer) & fires & heard
@@ -96,13 +96,13 @@ def _needed(layer: Layer, network: Network, alive: Masks) -> Mask:
     return np.repeat(needed, layer.n_neurons // len(needed))
 
 
-def _met(connection: Connection[Synapse], alive: Mask | None) -> Mask:
+def _met(connection: Connection[Synapse], onto: Layer, alive: Mask | None) -> Mask:
     """(units, units of the source): who has a synapse from whom that is alive; of a matrix, neurons of the source."""
     synapse = connection.synapse
     assert not isinstance(synapse, Sparse)
     met: Mask
     if isinstance(synapse, Dense):
-        met = synapse.weight != 0
+        met = (synapse.weight != 0).reshape(onto.shape[0], -1, synapse.weight.shape[1]).any(axis=1)
         return met if alive is None else met & alive
     met = (synapse.weight != 0).any(axis=(2, 3))
     if synapse.groups > 1:

@@ -11,6 +11,7 @@ from conftest import with_values
 from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 
 import neurodeploy as nd
+from neurodeploy.compression import thresholds_of
 from neurodeploy.training.integers import Grid
 from neurodeploy.training.minimax import Compression
 from neurodeploy.training.modules import in_terms_of
@@ -83,3 +84,57 @@ def test_biases_that_begin_at_zero_have_their_room_too(tmp_path: Path) -> None:
     made = nd.compress(zeroed, torch.zeros(1, 64), chip, data, OPTIONS, out=tmp_path, cores=1, lava_samples=0)
     assert made.placement.fits
     assert {c.source for layer in made.quantized for c in layer.connections} == {"input", "bias", "layer0"}
+
+
+# ---------------------------------------------------------------------------------------------- of convolutions
+
+
+def images(*, normalised: bool) -> SequentialState:
+    """Convolutions whose biases, or normalisations, stand in front of synaptic currents; with a pool between."""
+    lif = LIFParameters(tau_syn_inv=torch.tensor(700.0), tau_mem_inv=torch.tensor(1000.0), v_th=torch.tensor(0.3))
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        modules: list[torch.nn.Module] = []
+        for n_in, n_out in ((1, 12), (12, 16)):
+            modules.append(torch.nn.Conv2d(n_in, n_out, 3, padding=1))
+            modules += [torch.nn.BatchNorm2d(n_out), LIFCell(lif)] if normalised else [LIFCell(lif)]
+            modules.append(torch.nn.AvgPool2d(2))
+        return SequentialState(*modules, torch.nn.Flatten(), torch.nn.Linear(64, 10), LICell())
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_convolutions_with_biases_lose_channels_and_their_biases(normalised: bool, tmp_path: Path) -> None:
+    net, chip = images(normalised=normalised), small_chip(memory=2**20, neurons_per_core=600)
+    made = nd.compress(net, torch.zeros(1, 1, 8, 8), chip, nd.load_data("digits"), OPTIONS, out=tmp_path, cores=1, lava_samples=0)
+    assert made.placement.fits
+    whole = {layer.name: layer.shape[0] for layer in nd.extract(images(normalised=False), torch.zeros(1, 1, 8, 8))}
+    convolved = [layer for layer in made.quantized if len(layer.shape) == 3]
+    assert len(convolved) == 2
+    assert convolved[0].shape[0] < whole["layer0"]
+    for layer in convolved:
+        (bias,) = (c.synapse.weight for c in layer.connections if c.source == "bias")
+        assert bias.shape == (layer.n_neurons, 1)
+        by_channel = bias.reshape(layer.shape[0], -1)
+        assert (by_channel == by_channel[:, :1]).all()
+        assert np.count_nonzero(by_channel[:, 0]) > layer.shape[0] / 2
+    accuracy = made.report.accuracy
+    assert accuracy.emulated is not None
+    assert accuracy.dense is not None
+    assert accuracy.dense > 0.6
+    assert accuracy.emulated > accuracy.dense - 0.1
+    assert accuracy.compressed == pytest.approx(accuracy.emulated, abs=0.02)
+
+
+def test_biases_of_convolutions_are_rounded_beside_their_weights() -> None:
+    net = images(normalised=False)
+    network = nd.extract(net, torch.zeros(1, 1, 8, 8))
+    budget = nd.narrow_budget(network, small_chip(memory=2**20, neurons_per_core=600), cores=1)
+    assert [budget.of(name)[0].biases for name in ("layer0", "layer3", "layer7")] == [1, 1, 1]
+    pruning = Compression(budget, net, thresholds=thresholds_of(network, net))
+    own = net[0].bias.detach().clone()
+    with pruning.in_force():
+        steps = net[0].bias.detach() / net[0].weight.detach().abs().max() * 127
+        assert not torch.equal(net[0].bias, own)
+        assert torch.allclose(steps, steps.round(), atol=1e-3)
+        assert torch.allclose(net[0].bias, own, atol=float(net[0].weight.abs().max()) / 127)
+    assert torch.equal(net[0].bias, own)

@@ -187,16 +187,6 @@ def test_what_cannot_be_trained_under_a_budget_is_refused_before_training(tmp_pa
         nd.compress(model, torch.zeros(1, 64), nd.load_profile("loihi2"), nd.load_data("digits"), OPTIONS, out=tmp_path)
 
 
-def test_a_bias_that_comes_with_training_is_refused_before_it(tmp_path: Path) -> None:
-    """Untrained, a normalisation shifts nothing."""
-    model = SequentialState(
-        torch.nn.Conv2d(1, 4, 3, bias=False), torch.nn.BatchNorm2d(4), LIFCell(), torch.nn.Flatten(),
-        torch.nn.Linear(144, 10, bias=False), LICell(),
-    )  # fmt: skip
-    with pytest.raises(NetworkError, match=r"layer 'layer0': has a bias, or a normalisation, in front of a synaptic current"):
-        nd.compress(model, torch.zeros(1, 1, 8, 8), nd.load_profile("loihi1"), nd.load_data("digits"), OPTIONS, out=tmp_path)
-
-
 def test_a_neuron_that_hears_nobody_and_always_fires_is_deployed_and_told_of(tmp_path: Path) -> None:
     """It brings the bias to neurons with a current; no pair of neurons could be connected into it."""
     model = SequentialState(torch.nn.Linear(6, 5), LIFCell(), torch.nn.Linear(5, 3, bias=False), LICell())

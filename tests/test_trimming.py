@@ -88,6 +88,26 @@ def test_channels_that_change_nothing_go_and_the_others_answer_as_before(name: s
     assert whole.spikes[network.layers[0].name].any()
 
 
+def test_channels_go_with_the_synapses_that_bring_their_biases() -> None:
+    model = SequentialState(
+        torch.nn.Conv2d(1, 6, 3), LIFCell(), torch.nn.Conv2d(6, 4, 3), LIFCell(), torch.nn.Flatten(),
+        torch.nn.Linear(64, 3, bias=False), LICell(),
+    )  # fmt: skip
+    with torch.no_grad():
+        for convolution in (model[0], model[2]):
+            convolution.weight.abs_()
+            convolution.bias.fill_(0.7)
+        model[2].weight[:, 1::2] = 0
+    network = extract(model, SAMPLE)
+    left = trim(network)
+    assert [layer.shape for layer in left] == [(1,), (3, 6, 6), (4, 4, 4), (3,)]
+    assert [c.synapse.weight.shape for c in left["layer0"].connections if c.source == "bias"] == [(3 * 36, 1)]
+    spikes = random_spikes((1, 8, 8), n_samples=3, n_steps=10)
+    whole, trimmed = simulate(network, spikes, record="all"), simulate(left, spikes, record="all")
+    assert np.allclose(whole.v[network.output.name], trimmed.v[network.output.name])
+    assert whole.spikes["layer2"].any()
+
+
 def test_groups_of_channels_stay_whole() -> None:
     model = SequentialState(
         torch.nn.Conv2d(4, 8, 3, groups=2, bias=False), LIFCell(), torch.nn.Flatten(), torch.nn.Linear(32, 3), LICell()

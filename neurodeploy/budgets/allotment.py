@@ -45,14 +45,15 @@ def allotted(
 
 def _cap_axons(layers: Layers, profile: HardwareProfile, slices: Slices, prunable: Mapping[str, str]) -> Slices | Lack:
     """Cap, for each slice and each slice of its source, the axons between them by the source core's output axons."""
-    outgoing, biases = _Outgoing(layers, profile, slices), biases_of(layers, prunable)
+    outgoing, biases = _Outgoing(layers, profile, slices), biases_of(layers)
     heard = {layer.name: {c.source: c.synapse.n_in for c in layer.connections} for layer in layers}
     capped, lacks = list[SliceBudget](), list[Lack]()
     for part in slices:
+        beside = biases[part.layer]
         if part.layer not in prunable:
-            capped.append(part)
+            capped.append(replace(part, biases=beside))
             continue
-        source, beside = prunable[part.layer], biases[part.layer]
+        source = prunable[part.layer]
         n_in, sources = heard[part.layer][source], outgoing.of_layer[source]
         caps = [AxonCap(start=a.start, stop=a.stop, axons=outgoing.each(a)) for a in sources]
         caps = caps or [AxonCap(start=0, stop=n_in, axons=n_in)]

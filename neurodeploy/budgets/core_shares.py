@@ -46,10 +46,13 @@ def prunable_sources(layers: Layers) -> dict[str, str]:
     return found
 
 
-def biases_of(layers: Layers, prunable: Collection[str]) -> dict[str, int]:
-    """How many neurons bring biases to each layer, where that can be pruned axon by axon."""
+def biases_of(layers: Layers, among: Collection[str] | None = None) -> dict[str, int]:
+    """How many neurons bring biases to each layer; to those among some alone, the others none, where these are told."""
     beside = constant(layers)
-    return {layer.name: len(beside & {c.source for c in layer.connections}) * (layer.name in prunable) for layer in layers}
+    return {
+        layer.name: len(beside & {c.source for c in layer.connections}) * (among is None or layer.name in among)
+        for layer in layers
+    }
 
 
 def topped_up(

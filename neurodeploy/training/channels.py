@@ -97,6 +97,8 @@ class Channels:
         self.n_weights = sum(module.weight.numel() for module in convolutions.values())
         self.convolutions, self.width = convolutions, budget.weight_bits
         self.thresholds = {name: threshold for name, threshold in thresholds.items() if name in convolutions}
+        biased = {name: convolutions[name].bias for name in self.thresholds if budget.of(name)[0].biases}
+        self._biases = {name: bias for name, bias in biased.items() if bias is not None}
 
     def _tie(self, layer: str, listener: str, n_channels: int, budget: Budget) -> None:
         """Say how many channels a convolution has, and what pools them."""
@@ -124,11 +126,15 @@ class Channels:
     def in_force(self) -> Iterator[None]:
         """Convolutions hear surviving channels only, in the chip's integers; what they would hear of the others rests."""
         own = {name: module.weight.data for name, module in self.convolutions.items()}
+        biases = [(bias, bias.data) for bias in self._biases.values()]
         heard = {choice.listener: choice.columns for choice in self.choices if choice.listener in own}
         try:
             for name, module in self.convolutions.items():
                 weight = own[name] * heard[name] if name in heard else own[name]
-                module.weight.data = self._rounded(name, weight) if name in self.thresholds else weight
+                grid = self._grid(name, weight)
+                module.weight.data = weight if grid is None else grid.rounded(weight)
+                if grid is not None and name in self._biases:
+                    self._biases[name].data = grid.beside(self._biases[name].detach(), weight)
             yield
             for name, columns in heard.items():
                 gradient = self.convolutions[name].weight.grad
@@ -137,10 +143,14 @@ class Channels:
         finally:
             for name, module in self.convolutions.items():
                 module.weight.data = own[name]
+            for bias, data in biases:
+                bias.data = data
 
-    def _rounded(self, name: str, weight: torch.Tensor) -> torch.Tensor:
-        """The largest takes the largest integer of its width, as `neurodeploy.quantization.quantize` has it."""
-        return Grid(width=self.width, largest=float(weight.abs().max()), threshold=self.thresholds[name]).rounded(weight)
+    def _grid(self, name: str, weight: torch.Tensor) -> Grid | None:
+        """The largest weight takes the largest integer of its width, as `neurodeploy.quantization.quantize` has it."""
+        if name not in self.thresholds:
+            return None
+        return Grid(width=self.width, largest=float(weight.abs().max()), threshold=self.thresholds[name])
 
     @torch.no_grad()
     def listen(self) -> None:

@@ -97,8 +97,8 @@ def in_terms_of(
         if before is not None and len(budget.grid(before)) == 3:
             n_in, pixels = layers[part.layer].in_features, math.prod(budget.grid(before)[1:])
             axons[part.layer] = max(math.ceil(pixels * channels[before] / n_in), 1)
-            heard = max(part.input_axons // axons[part.layer], 1)
-            part = replace(part, input_axons=heard, sources=(AxonCap(start=0, stop=n_in, axons=heard),))
+            heard = max((part.input_axons - part.biases) // axons[part.layer], 1)
+            part = replace(part, input_axons=heard + part.biases, sources=(AxonCap(start=0, stop=n_in, axons=heard),))
         slices.append(_beside_biases(part, budget))
     return replace(budget, slices=tuple(slices)), axons
 
