@@ -44,7 +44,7 @@ class Decays(torch.nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(self.__dict__["_rest"], name)
+            return getattr(self.__dict__.get("_rest"), name)
 
     def _read(self, log: torch.nn.Parameter) -> torch.Tensor:
         with torch.no_grad():
@@ -68,9 +68,8 @@ def learn_decays(model: torch.nn.Module) -> int:
     for cell in cells:
         if not isinstance(cell.p, Decays):
             decays = Decays(cell.p, float(cast("Any", cell).dt))
-            device = next((parameter.device for parameter in model.parameters()), None)
             del cell.p
-            cell.p = decays.to(device)
+            cell.p = decays.to(next((parameter.device for parameter in model.parameters()), None))
     return len(cells)
 
 
