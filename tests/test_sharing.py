@@ -13,11 +13,12 @@ from norse.torch import LICell, LIFCell, SequentialState
 
 from benchmarks.placement.drawing import Drawing
 from neurodeploy.budgets import plan
-from neurodeploy.budgets.plan import Pressed
+from neurodeploy.budgets.plan import Pressed, Unpruned, n_cores
 from neurodeploy.budgets.sharing import share_budget
 from neurodeploy.errors import BudgetError
 from neurodeploy.frontends.norse import extract
 from neurodeploy.graph import INPUT
+from neurodeploy.layout.laying import filled
 from neurodeploy.layout.options import options_of
 from neurodeploy.layout.schemes import middle
 from neurodeploy.profiles import load_profile
@@ -34,9 +35,9 @@ def test_networks_of_many_slices_are_laid_in_all_ways_only_near_the_end(monkeypa
     thorough = share_budget(network, profile, cores=19)
     ways: list[bool] = []
 
-    def laid(*args: Any, is_quick: bool = False, filled: Any = plan.filled) -> Any:
+    def laid(*args: Any, is_quick: bool = False, filled: Any = plan.filled, **options: Any) -> Any:
         ways.append(is_quick)
-        return filled(*args, is_quick=is_quick)
+        return filled(*args, is_quick=is_quick, **options)
 
     monkeypatch.setattr(plan, "filled", laid)
     monkeypatch.setattr(plan, "MANY_SLICES", 0)
@@ -116,3 +117,27 @@ def test_where_neurons_and_axons_alone_are_too_much_the_error_says_for_how_many_
     assert share_budget(network, profile, cores=int(error.need))
     with pytest.raises(BudgetError, match=r"Allow .* cores or take out neurons: loihi2 has fewer\.$"):
         share_budget(network, with_values(profile, cores_per_chip=4), cores=4)
+
+
+def test_a_layout_that_is_enough_is_taken_as_it_is() -> None:
+    network, profile = four_convolutions(), with_values(load_profile("loihi2"), memory_bits_per_core=330_000)
+    unpruned = Unpruned(network, profile, 8)
+    best = n_cores(unpruned.slices)
+    ways: list[int] = []
+    for enough in (1, best, best + 3):
+        slices = filled(network.layers, profile, unpruned.counts, enough=enough)
+        ways.append(n_cores(slices))
+    assert ways[:2] == [best, best]
+    assert best <= ways[2] <= best + 3
+
+
+def test_what_is_far_too_large_is_laid_in_one_way_before_it_is_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan is as good: what the layers need whole says only in which proportion they are pressed."""
+    network, profile = four_convolutions(), with_values(load_profile("loihi2"), memory_bits_per_core=330_000)
+    thorough = share_budget(network, profile, cores=30)
+    monkeypatch.setattr(plan, "MANY_SLICES", 10)
+    unpruned = Unpruned(network, profile, 8)
+    roughly = share_budget(network, profile, cores=30, unpruned=unpruned)
+    assert "slices" not in vars(unpruned)
+    kept = [sum(layer.synapse_memory_bits for layer in budget.layers) for budget in (thorough, roughly)]
+    assert kept[1] > 0.95 * kept[0]

@@ -29,7 +29,7 @@ MANY_SLICES = 200
 _QUICK_HALVINGS, _FULL_HALVINGS = 8, 4
 """... to a part in 2**8, and then, to a sixteenth of that, by how much all ways of laying them are above it."""
 _ABOVE = 1.25
-"""So many times that level they fit at most."""
+"""So many times that level they fit at most; and by no more than that do all ways take fewer cores than the first."""
 _LEFT_AT_LEAST = 0.1
 """So much of the memory is thought to be left for synapses, whatever output axons would take."""
 
@@ -57,6 +57,18 @@ class Unpruned:
     @cached_property
     def slices(self) -> tuple[Slice, ...]:
         return filled(self.layers, self.profile, self.counts) if self._known is None else self._known
+
+    @cached_property
+    def roughly(self) -> tuple[Slice, ...]:
+        """The same, in one way only where slices are many."""
+        if self._known is not None:
+            return self._known
+        slices = filled(self.layers, self.profile, self.counts, is_quick=True)
+        return slices if len(slices) >= MANY_SLICES else self.slices
+
+    def fits(self, cores: int) -> bool:
+        """Whether the slices take no more cores; where one way is far from it, the others are not tried."""
+        return n_cores(self.roughly) <= _ABOVE * cores and n_cores(self.slices) <= cores
 
     def pressed(self, shares: Mapping[str, float]) -> dict[str, Pressed]:
         """Every layer as if it kept such a share of its synapse memory; none of those that are not named."""
@@ -105,17 +117,17 @@ class Pressed(LayerCount):
 
 def planned(unpruned: Unpruned, cores: int, whole: Collection[str]) -> tuple[Slice, ...] | None:
     """The layers on the cores, each at the largest share that they hold, which may be all; None if they hold no synapses."""
-    if n_cores(unpruned.slices) <= cores:
+    if unpruned.fits(cores):
         return unpruned.slices
     layers, profile = unpruned.layers, unpruned.profile
-    shares = _shares(unpruned.slices, profile, cores, whole)
+    shares = _shares(unpruned.roughly, profile, cores, whole)
     kept = {name for name, share in shares.items() if math.isinf(share)}
 
-    is_quick = len(unpruned.slices) >= MANY_SLICES
+    is_quick = len(unpruned.roughly) >= MANY_SLICES
 
     def plan(level: float, kept: set[str], *, is_quick: bool = is_quick) -> tuple[Slice, ...] | None:
         level_of = {name: 1.0 if name in kept else min(level * min(share, 1.0), 1.0) for name, share in shares.items()}
-        slices = filled(layers, profile, unpruned.pressed(level_of), is_quick=is_quick)
+        slices = filled(layers, profile, unpruned.pressed(level_of), is_quick=is_quick, enough=cores)
         return slices if n_cores(slices) <= cores else None
 
     low, high, best = 1.0, 1.0, plan(1.0, kept)
@@ -133,17 +145,27 @@ def planned(unpruned: Unpruned, cores: int, whole: Collection[str]) -> tuple[Sli
     if not is_quick:
         return best
     high = min(_ABOVE * low + 2**-_QUICK_HALVINGS, high)
-    return _highest(lambda level: plan(level, kept, is_quick=False), low, high, best, _FULL_HALVINGS)[1]
+    return _highest(lambda level: plan(level, kept, is_quick=False), low, high, best, _FULL_HALVINGS, enough=cores)[1]
 
 
 def _highest(
-    plan: Callable[[float], tuple[Slice, ...] | None], low: float, high: float, best: tuple[Slice, ...], halvings: int
+    plan: Callable[[float], tuple[Slice, ...] | None],
+    low: float,
+    high: float,
+    best: tuple[Slice, ...],
+    halvings: int,
+    enough: int | None = None,
 ) -> tuple[float, tuple[Slice, ...]]:
-    """The highest level found at which there is a plan, and that; `best` is the plan at `low`."""
+    """The highest level found at which there is a plan, and that; `best` is the plan at `low`.
+
+    One found that takes `enough` cores is good enough: what they have left over goes to the slices on them.
+    """
     for _ in range(halvings):
         middle = (low + high) / 2
         attempt = plan(middle)
         low, high, best = (middle, high, attempt) if attempt is not None else (low, middle, best)
+        if attempt is not None and n_cores(attempt) == enough:
+            break
     return low, best
 
 

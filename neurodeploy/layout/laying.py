@@ -106,8 +106,13 @@ _WAYS = ((1.0, True), (0.5, True), (0.0, True), (1.0, False), (0.0, False))
 """How cautious the layers are when they agree, and whether they keep to the pieces that they agreed on."""
 
 
-def filled(layers: Layers, profile: HardwareProfile, counts: Counts, *, is_quick: bool = False) -> tuple[Slice, ...]:
-    """Every layer laid: in that of some ways (the first, if quick) that breaks fewest limits, and of these takes fewest cores."""
+def filled(
+    layers: Layers, profile: HardwareProfile, counts: Counts, *, is_quick: bool = False, enough: int = 1
+) -> tuple[Slice, ...]:
+    """Every layer laid: in that of some ways (the first, if quick) that breaks fewest limits, and of these takes fewest cores.
+
+    The first that breaks none and takes no more than `enough` cores is taken as it is.
+    """
     if profile.number("cores_per_layer", UNLIMITED) == 1:
         return _uncut(layers, profile, counts)
     best: tuple[Slice, ...] = ()
@@ -121,13 +126,15 @@ def filled(layers: Layers, profile: HardwareProfile, counts: Counts, *, is_quick
             too_full, n_cores, slices = _settled(layers, profile, counts, chosen, slices, is_even=is_even)
         if least is None or (too_full, n_cores) < least:
             best, least = slices, (too_full, n_cores)
-        if is_quick or len(slices) > _LAID_AGAIN or n_cores == 1:
+        if is_quick or len(slices) > _LAID_AGAIN or least <= (0, enough):
             return best
     is_tuned = not are_rows and len(layers) <= _TUNED_LAYERS and not any(hears_itself(layer) for layer in layers)
     if is_tuned and least is not None and least[0] == 0:
         for found in _tuned(layers, profile, counts, options, min(_CHANGES, _CHANGES_A_CORE * least[1])):
             if found[:2] < least:
                 best, least = found[2], found[:2]
+            if least <= (0, enough):
+                break
     return best
 
 
