@@ -2,7 +2,8 @@
 
 Of a dense layer without a zero among its weights any number of neurons, exactly; of such a convolution any box of channels,
 rows and columns, for each way in which it can stand at the border of the image. Of a sparse layer, or a pruned one, only the
-total is known: its synapses without indices, packed without a gap, in as few lists as any runs of neurons allow.
+total is known: its synapses without indices, packed without a gap, in as few lists as any runs of neurons allow; or in the
+cheapest boxes (`neurodeploy.layout.boxes`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from neurodeploy.graph import INPUT
 from neurodeploy.hardware import UNLIMITED, HardwareProfile
+from neurodeploy.layout.boxes import least_boxes
 from neurodeploy.layout.runs import least_lists
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.encodings import Formula
@@ -89,6 +91,9 @@ def possible(count: LayerCount, profile: HardwareProfile, shared: dict[Any, Any]
             bits, pixels, neurons = _packed(wiring, formula, profile, len(grid) == 1 and count.layer.name in sources)
             memory, axons = memory + bits + (len(sources) - 1) * pixels * formula.entry, axons + len(sources) * pixels
             heard += neurons * sum(source != INPUT for source in sources)
+        if windows is not None and len(grid) == 3 and "convolution" in encodings and not is_full:
+            boxes = least_boxes(windows, profile)
+            memory, axons, heard = (max(pair) for pair in zip((memory, axons, heard), boxes or (0.0, 0.0, 0.0), strict=True))
     sides = np.array([[count.layer.n_neurons] if len(grid) == 1 else grid], dtype=np.int64)
     n = np.array([float(count.layer.n_neurons)])
     return Possible(
