@@ -46,7 +46,7 @@ class Lack:
 
     def hopeless(self, profile: HardwareProfile) -> BudgetError:
         """The lack as an error that cores do not mend."""
-        return self.error(profile, f"No number of cores helps, nor pruning: a limit of {self.need:,} would be enough.")
+        return self.error(profile, f"No number of cores helps, nor pruning: a limit of {self.need:,} would leave room.")
 
 
 def least_room(counted: LayerCount, whole: Usage, biases: int) -> tuple[int, int]:
