@@ -102,7 +102,8 @@ def compress(
     RequestError
         An encoder whose numbers the chip's spikes cannot carry.
     NetworkError
-        It is more than a chain of convolutions and dense layers, which is all that training under a budget knows yet.
+        It is more than a chain of convolutions, dense layers and recurrent cells, which is all that training under a budget
+        knows yet.
     """
     with together() as replicas:
         say = say if replicas.is_first else keep_quiet
@@ -174,7 +175,7 @@ def _trainable(
     levels = levels_of(options.encoder)
     check_payload(profile, levels)
     network = extract(_as_if_trained(model), sample)
-    network.require_chain("training under a budget", beside=constant(network))
+    network.require_chain("training under a budget", beside=constant(network), loops=True)
     return network, levels
 
 

@@ -154,10 +154,11 @@ class Graph(ByValue, Generic[L]):
         if isinstance(synapse, ConvWiring) and synapse.input_shape != shapes[source]:
             raise NetworkError(where, f"convolves {synapse.input_shape}, but {source!r} has shape {shapes[source]}")
 
-    def require_chain(self, what: str, beside: Collection[str] = ()) -> None:
+    def require_chain(self, what: str, beside: Collection[str] = (), *, loops: bool = False) -> None:
         """Refuse, for what can do no more yet, all but layers with one connection from the layer before, dense or a convolution.
 
-        `beside` names layers that stand beside the chain, and may be heard by any of it.
+        `beside` names layers that stand beside the chain, and may be heard by any of it; with `loops` a dense layer may hear
+        itself, too.
 
         Raises
         ------
@@ -167,6 +168,8 @@ class Graph(ByValue, Generic[L]):
         previous = INPUT
         for layer in (layer for layer in self.layers if layer.name not in beside):
             connections = [c for c in layer.connections if c.source not in beside] or layer.connections
+            if loops and all(isinstance(c.synapse, DenseWiring) and not c.delay_steps for c in connections):
+                connections = [c for c in connections if c.source != layer.name] or connections
             kinds = [f"{type(c.synapse).__name__} from {c.source!r}" for c in connections]
             first = connections[0]
             is_known = isinstance(first.synapse, (DenseWiring, ConvWiring)) and not first.delay_steps

@@ -146,7 +146,7 @@ def loss_of(rival: Masked) -> None:
     for module in (first, last):
         module.weight.grad = None
     with rival.in_force():
-        (last(first(torch.ones(2, 24)).tanh()) ** 2).sum().backward()
+        (last.module(first.module(torch.ones(2, 24)).tanh()) ** 2).sum().backward()
 
 
 def test_rigl_keeps_the_budget_from_the_start_and_grows_by_gradient(small: Callable[..., Any]) -> None:
@@ -230,7 +230,7 @@ def test_the_papers_minimax_has_one_sparsity_and_prices_that_climb(small: Callab
 
 def test_fisher_takes_whole_neurons_by_what_their_spikes_contribute(small: Callable[..., Any]) -> None:
     rival = small(FisherNeurons, integers=False)
-    model = SequentialState(rival.layers[FIRST], LIFCell(), rival.layers[LAST])
+    model = SequentialState(rival.layers[FIRST].module, LIFCell(), rival.layers[LAST].module)
     factor, (inputs, target) = torch.ones(70, requires_grad=True), few(n_in=24, n_classes=5)[0]
     model[1].register_forward_hook(lambda _, __, output: (output[0] * factor, output[1]))
     with rival.in_force():

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from norse.torch import LIFRecurrentCell, SequentialState
+from norse.torch import LICell, SequentialState
 from spiking import SHORT, build, few, weights
 
 from neurodeploy.errors import DataError, RequestError, TrainingError
@@ -81,8 +81,8 @@ def test_a_model_has_to_answer_with_an_output_and_a_state() -> None:
 
 
 def test_a_model_without_anything_to_train_is_refused() -> None:
-    with pytest.raises(TrainingError, match="model: has no Linear module and no convolution"):
-        fit(SequentialState(LIFRecurrentCell(12, 3)), None, few(), SHORT)
+    with pytest.raises(TrainingError, match="model: has no Linear module, recurrent cell or convolution"):
+        fit(SequentialState(torch.nn.LayerNorm(12), LICell()), None, few(), SHORT)
     frozen = build(12, 5, 3).requires_grad_(False)
     with pytest.raises(TrainingError, match="model: has no parameters to train"):
         fit(frozen, None, few(), SHORT)

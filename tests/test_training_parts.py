@@ -47,12 +47,13 @@ def test_a_cell_that_stands_twice_is_run_twice() -> None:
 
 def test_a_recurrent_model_learns_too() -> None:
     torch.manual_seed(0)
-    model = SequentialState(LIFRecurrentCell(12, 20), torch.nn.Linear(20, 3), LICell())
-    with pytest.raises(DataError, match="the model's first layer takes 20 values"):
-        fit(model, None, few(), SHORT)
-    model = SequentialState(torch.nn.Linear(12, 12), LIFRecurrentCell(12, 20), torch.nn.Linear(20, 3), LICell())
-    _, history = fit(model, None, few(), replace(SHORT, epochs_dense=8))
-    assert history[-1].loss < history[0].loss
+    first = SequentialState(LIFRecurrentCell(12, 20), torch.nn.Linear(20, 3), LICell())
+    behind = SequentialState(torch.nn.Linear(12, 12), LIFRecurrentCell(12, 20), torch.nn.Linear(20, 3), LICell())
+    for model in (first, behind):
+        _, history = fit(model, None, few(), replace(SHORT, epochs_dense=8))
+        assert history[-1].loss < history[0].loss
+    with pytest.raises(DataError, match="the model's first layer takes 12 values"):
+        fit(first, None, few(n_in=11), SHORT)
 
 
 def test_a_users_loss_readout_encoder_and_optimizer_are_used() -> None:

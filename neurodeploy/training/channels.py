@@ -18,7 +18,7 @@ import torch
 
 from neurodeploy.budgets.budget import Budget
 from neurodeploy.training.integers import Grid
-from neurodeploy.training.modules import Convolution, find_convolutions, find_layers
+from neurodeploy.training.modules import Convolution, check_feeds_forward, find_convolutions, find_layers
 from neurodeploy.training.schedule import between
 
 _FORGETS = 0.01
@@ -91,7 +91,7 @@ class Channels:
         for layer, listener in pairwise(weighted):
             if layer in convolutions:
                 self._tie(layer, listener, convolutions[layer].out_channels, budget)
-                module = convolutions[listener] if listener in convolutions else rows[listener]
+                module = convolutions.get(listener) or check_feeds_forward(listener, rows[listener])
                 if convolutions[layer].out_channels > budget.grid(layer)[0]:
                     self.choices.append(_open(layer, listener, convolutions[layer], module, budget))
         self.n_weights = sum(module.weight.numel() for module in convolutions.values())

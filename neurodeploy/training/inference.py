@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from norse.torch import SequentialState
+from norse.torch import LIFRecurrentCell, SequentialState
 from numpy.typing import NDArray
 
 from neurodeploy.errors import DataError, TrainingError
@@ -26,6 +26,7 @@ _TIMELESS = (
 )  # fmt: skip
 """What does with a sample the same at every step, so with all steps at once."""
 _CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
+_WEIGHTS = (torch.nn.Linear, LIFRecurrentCell, *_CONVOLUTIONS)
 _PREDICT_BATCH = 512
 
 
@@ -98,8 +99,8 @@ def _by_layer(model: SequentialState, spikes: torch.Tensor) -> torch.Tensor:
 def spikes_of(inputs: Any, model: torch.nn.Module, options: FitOptions) -> torch.Tensor:
     """Inputs as spikes (batch, n_steps, \\*shape), on the model's device: coded if they are images, checked if in time.
 
-    The model's first weights tell the two apart: a `Linear` by how many values it takes, which it gets flattened; a
-    convolution by its channels and sides.
+    The model's first weights tell the two apart: a `Linear`, or a recurrent cell, by how many values it takes, which it gets
+    flattened; a convolution by its channels and sides.
 
     Raises
     ------
@@ -109,30 +110,38 @@ def spikes_of(inputs: Any, model: torch.nn.Module, options: FitOptions) -> torch
     if not isinstance(inputs, (torch.Tensor, np.ndarray)):
         raise DataError("inputs", f"are {type(inputs).__name__}, not a tensor or an array")
     tensor = torch.as_tensor(inputs).to(next(model.parameters()).device)
-    first = next((module for module in model.modules() if isinstance(module, (torch.nn.Linear, *_CONVOLUTIONS))), None)
+    first = next((module for module in model.modules() if isinstance(module, _WEIGHTS)), None)
     if first is None:
-        raise TrainingError("model", "has no Linear module and no convolution, so nothing to train or compress")
+        raise TrainingError("model", "has no Linear module, recurrent cell or convolution, so nothing to train or compress")
     if _fits(tensor.shape[1:], first):
         return encode(_as_taken(tensor, 1, first), options.n_steps, options.encoder)
     if _fits(tensor.shape[2:], first):
         return check_spikes(_as_taken(tensor, 2, first).to(torch.float32), "inputs")
-    takes = f"{first.in_features} values" if isinstance(first, torch.nn.Linear) else f"{first.in_channels} channels"
+    values = _values(first)
+    takes = f"{first.in_channels} channels" if values is None else f"{values} values"
     raise DataError(
         "inputs", f"have shape {tuple(tensor.shape)}, but the model's first layer takes {takes}",
         remedy="Give images (batch, *shape) or spikes (batch, n_steps, *shape).",
     )  # fmt: skip
 
 
+def _values(first: torch.nn.Module) -> int | None:
+    """How many values weights take that take rows of them; None for those of a convolution."""
+    if isinstance(first, LIFRecurrentCell):
+        return int(first.input_weights.shape[1])
+    return first.in_features if isinstance(first, torch.nn.Linear) else None
+
+
 def _fits(shape: torch.Size, first: torch.nn.Module) -> bool:
     """Whether something of this shape is what the model's first weights take in a step."""
-    if isinstance(first, torch.nn.Linear):
-        return len(shape) > 0 and shape.numel() == first.in_features
+    if (values := _values(first)) is not None:
+        return len(shape) > 0 and shape.numel() == values
     assert isinstance(first, _CONVOLUTIONS)
     return len(shape) == 1 + len(first.kernel_size) and shape[0] == first.in_channels
 
 
 def _as_taken(tensor: torch.Tensor, axis: int, first: torch.nn.Module) -> torch.Tensor:
-    return tensor.flatten(axis) if isinstance(first, torch.nn.Linear) else tensor
+    return tensor if _values(first) is None else tensor.flatten(axis)
 
 
 def predict(model: torch.nn.Module, inputs: torch.Tensor | NDArray[Any], options: FitOptions) -> NDArray[np.int64]:

@@ -30,6 +30,7 @@ from neurodeploy.training.forms import Form, best_width
 from neurodeploy.training.integers import best_grid
 from neurodeploy.training.lists import Wish
 from neurodeploy.training.masks import RESOURCES, choose_on_core
+from neurodeploy.training.matrices import Matrix
 from neurodeploy.training.modules import as_network, find_layers, in_terms_of
 from neurodeploy.training.needs import memory_bits, overruns_of
 from neurodeploy.training.options import MinimaxOptions
@@ -71,11 +72,11 @@ class Compression:
         thresholds: Mapping[str, float] = MappingProxyType({}),
     ) -> None:  # fmt: skip
         self.budget, self.options = budget, options or MinimaxOptions()
-        self.layers = find_layers(model, budget)
+        self.layers = {name: Matrix(module) for name, module in find_layers(model, budget).items()}
         self.channels = Channels(model, budget, thresholds if self.options.integers else {})
         self.plan, self._axons = in_terms_of(self.layers, self.channels.n_channels, budget)
         self._biased = {part.layer for part in self.plan.slices if part.biases and self._axons[part.layer] == 1}
-        self.survivors = {name: torch.ones_like(module.weight, dtype=torch.bool) for name, module in self.layers.items()}
+        self.survivors = {name: torch.ones_like(matrix.weight, dtype=torch.bool) for name, matrix in self.layers.items()}
         self.forms = {
             name: Form(width=budget.weight_bits, grid=None, rows={}, threshold=thresholds.get(name), axons=self._axons[name])
             for name in self.layers
@@ -113,14 +114,14 @@ class Compression:
 
     @contextmanager
     def _rounded(self) -> Iterator[None]:
-        biases = {name: self.layers[name].bias for name in self._biased}
-        own = [(parameter, parameter.data) for parameter in (*(m.weight for m in self.layers.values()), *biases.values())]
+        biases = {name: bias for name in self._biased if (bias := self.layers[name].bias) is not None}
+        own = [(p, p.data) for matrix in self.layers.values() for p in matrix.parts] + [(b, b.data) for b in biases.values()]
         try:
             for name, bias in biases.items():
                 if (grid := self.forms[name].grid) is not None:
                     bias.data = grid.beside(bias.detach(), self.layers[name].weight.detach() * self.survivors[name])
-            for name, module in self.layers.items():
-                module.weight.data = self._on_chip(name)
+            for name, matrix in self.layers.items():
+                matrix.put(self._on_chip(name))
             yield
             self._let_rest()
         finally:
@@ -129,9 +130,8 @@ class Compression:
 
     def _let_rest(self) -> None:
         """Take the gradients, if there are any, from weights that do not survive."""
-        for name, module in self.layers.items() if self.options.rest else ():
-            if module.weight.grad is not None:
-                module.weight.grad.mul_(self.survivors[name])
+        for name, matrix in self.layers.items() if self.options.rest else ():
+            matrix.scale_gradient(self.survivors[name])
 
     def _on_chip(self, name: str) -> torch.Tensor:
         grid, weight = self.forms[name].grid, self.layers[name].weight.detach() * self.survivors[name]
@@ -166,14 +166,15 @@ class Compression:
     def _weights(self) -> dict[str, NDArray[np.float64]]:
         """The weights that there is a choice of: not those of channels that are gone, nor of neurons left out for being idle."""
         weights: dict[str, NDArray[np.float64]] = {}
-        silent: NDArray[np.bool_] | slice = slice(0)
-        for name, module in self.layers.items():
-            weight = module.weight.detach().cpu().double().numpy().copy()
-            weight[:, silent] = 0
+        silent: NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
+        for name, matrix in self.layers.items():
+            weight = matrix.weight.detach().cpu().double().numpy().copy()
+            weight[:, np.flatnonzero(silent)] = 0
             if (columns := self.channels.columns(name)) is not None:
                 weight[:, ~columns.cpu().numpy()] = 0
             silent = self._left_out(name)
             weight[silent] = 0
+            weight[:, matrix.own_columns(silent)] = 0
             weights[name] = weight
         return weights
 
@@ -221,23 +222,23 @@ class Compression:
     @torch.no_grad()
     def shrink(self, learning_rate: float) -> None:
         """The proximal map of the penalty: every weight outside the survivors is divided by 1 + 2 * learning_rate * y."""
-        for name, module in self.layers.items():
+        for name, matrix in self.layers.items():
             rest = 1 / (1 + 2 * learning_rate * self.penalties[name])
-            module.weight.mul_(torch.where(self.survivors[name], 1.0, rest))
+            matrix.scale(torch.where(self.survivors[name], 1.0, rest))
 
     @torch.no_grad()
     def ascend(self) -> None:
         """Raise y where weights that should be zero are not, by the share of the layer's squared weight that they hold."""
-        for name, module in self.layers.items():
-            squared = module.weight.square()
+        for name, matrix in self.layers.items():
+            squared = matrix.weight.square()
             outside = float((squared * ~self.survivors[name]).sum())
             self.penalties[name] += self.options.penalty_rate * outside / max(float(squared.sum()), torch.finfo().tiny)
 
     @torch.no_grad()
     def hold(self) -> None:
         """Set every weight outside the survivors to zero."""
-        for name, module in self.layers.items():
-            module.weight.mul_(self.survivors[name])
+        for name, matrix in self.layers.items():
+            matrix.scale(self.survivors[name])
         self.channels.hold()
 
     def state_dict(self) -> Mapping[str, Any]:
@@ -282,7 +283,8 @@ class Compression:
         emptied.
         """
         for before, after in reversed(list(pairwise(self.layers))):
-            heard = self.survivors[after].any(dim=0)
+            heard = self.layers[before].hears_itself(self.survivors[before])
+            heard |= self.survivors[after][:, : self.layers[after].n_before].any(dim=0)
             for part in self.budget.of(before):
                 mask = self.survivors[before][part.start : part.stop]
                 left = mask & heard[part.start : part.stop, None]

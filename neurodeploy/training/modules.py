@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from norse.torch import LIFRecurrentCell
 from numpy.typing import NDArray
 
 from neurodeploy.budgets.budget import AxonCap, Budget, SliceBudget
@@ -18,27 +19,29 @@ from neurodeploy.errors import TrainingError
 from neurodeploy.graph import INPUT, Connection, layer_name
 from neurodeploy.network import LI, Dense, Layer, Network, Synapse
 from neurodeploy.resources.usage import count
+from neurodeploy.training.matrices import DenseModule, Matrix, parts_of
 
 Convolution: TypeAlias = "torch.nn.Conv1d | torch.nn.Conv2d"
 
 
-def find_layers(model: torch.nn.Module, budget: Budget) -> dict[str, torch.nn.Linear]:
-    """The Linear modules of a model that the budget's layers are, by layer name; its images are left to `find_convolutions`.
+def find_layers(model: torch.nn.Module, budget: Budget) -> dict[str, DenseModule]:
+    """The Linear modules and recurrent cells that the budget's layers are, by layer name; images are left to `find_convolutions`.
 
     Raises
     ------
     TrainingError
-        A layer of the budget that no `Linear` module of the model is, or one of another shape.
+        A layer of the budget that no such module of the model is, or one of another shape.
     """
-    found = {layer_name(path): module for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    kinds = torch.nn.Linear, LIFRecurrentCell
+    found = {layer_name(path): module for path, module in model.named_modules() if isinstance(module, kinds)}
     rows = [part.layer for part in budget.layers if budget.grid(part.layer)[1:] == () and _hears(part.layer, budget)]
     for layer in rows:
         if layer not in found:
             raise TrainingError(
-                f"layer {layer!r}", "is in the budget, but no Linear module of the model",
+                f"layer {layer!r}", "is in the budget, but no Linear module or LIFRecurrentCell of the model",
                 remedy=f"The model has {', '.join(found) or 'none'}; share the budget out for this model.",
             )  # fmt: skip
-        sources, shape = budget.of(layer)[0].sources, tuple(found[layer].weight.shape)
+        sources, shape = budget.of(layer)[0].sources, tuple(Matrix(found[layer]).weight.shape)
         planned = (*budget.grid(layer), max(cap.stop for cap in sources) if sources else shape[1])
         if shape != planned:
             raise TrainingError(
@@ -79,9 +82,17 @@ def find_convolutions(model: torch.nn.Module, budget: Budget) -> dict[str, Convo
     return found
 
 
-def in_terms_of(
-    layers: Mapping[str, torch.nn.Linear], channels: Mapping[str, int], budget: Budget
-) -> tuple[Budget, dict[str, int]]:
+def check_feeds_forward(layer: str, module: DenseModule) -> torch.nn.Linear:
+    """The module of a dense layer that hears an image; `TrainingError` for one that hears itself as well."""
+    if isinstance(module, LIFRecurrentCell):
+        raise TrainingError(
+            f"layer {layer!r}", "is recurrent and hears an image; under a budget it can hear rows of neurons only",
+            remedy="Put a Linear module with neurons between.",
+        )  # fmt: skip
+    return module
+
+
+def in_terms_of(layers: Mapping[str, Matrix], channels: Mapping[str, int], budget: Budget) -> tuple[Budget, dict[str, int]]:
     """The budget of dense layers, as one of the model's columns where they hear an image; and how many axons each column has.
 
     What pooling between image and layer adds up has an axon for every pixel, and one weight.
@@ -95,10 +106,13 @@ def in_terms_of(
     for part in (part for part in budget.slices if part.layer in layers):
         before = names[names.index(part.layer) - 1] if part.layer != names[0] else None
         if before is not None and len(budget.grid(before)) == 3:
-            n_in, pixels = layers[part.layer].in_features, math.prod(budget.grid(before)[1:])
+            n_in, pixels = layers[part.layer].n_before, math.prod(budget.grid(before)[1:])
             axons[part.layer] = max(math.ceil(pixels * channels[before] / n_in), 1)
             heard = max((part.input_axons - part.biases) // axons[part.layer], 1)
             part = replace(part, input_axons=heard + part.biases, sources=(AxonCap(start=0, stop=n_in, axons=heard),))
+        elif layers[part.layer].is_recurrent:  # its plan counts all that it may hear
+            n_in = layers[part.layer].weight.shape[1]
+            part = replace(part, sources=(AxonCap(start=0, stop=n_in, axons=n_in),))
         slices.append(_beside_biases(part, budget))
     return replace(budget, slices=tuple(slices)), axons
 
@@ -115,13 +129,14 @@ def units_of(network: Network, model: torch.nn.Module) -> dict[str, float]:
 
     Averages divide them by their window; what a normalisation multiplies them by differs from channel to channel.
     """
-    kinds = torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d
+    kinds = torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, LIFRecurrentCell
     modules = {layer_name(path): module for path, module in model.named_modules() if isinstance(module, kinds)}
     units, beside = {}, constant(network)
     for layer in network:
-        main = [c.synapse for c in layer.connections if c.source not in beside]
+        main = [c.synapse for c in layer.connections if c.source not in {*beside, layer.name}]
         if layer.name in modules and len(main) == 1:
-            own = modules[layer.name].weight.detach().abs().flatten(1).amax(dim=1).double().cpu().numpy()
+            heard = parts_of(modules[layer.name])[0]
+            own = heard.detach().abs().flatten(1).amax(dim=1).double().cpu().numpy()
             read = np.abs(main[0].weight).reshape(len(own), -1).max(axis=1)
             if (read > 0).any() and np.allclose(own * read.max(), read * own.max(), rtol=1e-4):
                 units[layer.name] = float(own.max() / read.max())
@@ -129,7 +144,7 @@ def units_of(network: Network, model: torch.nn.Module) -> dict[str, float]:
 
 
 def as_network(
-    layers: Mapping[str, torch.nn.Linear], masks: Mapping[str, torch.Tensor] | None = None,
+    layers: Mapping[str, Matrix], masks: Mapping[str, torch.Tensor] | None = None,
     axons: Mapping[str, int] = MappingProxyType({}),
 ) -> Network:  # fmt: skip
     """The weights, or masks in their place, as a network for the budget to count; its neurons are of no account.
@@ -138,12 +153,17 @@ def as_network(
     """
     zero: NDArray[np.float64] = np.zeros(())
     neuron = LI(current_decay=zero, voltage_decay=zero, rest=zero)
-    sources = [INPUT, *layers]
     nouns: list[Layer] = []
-    for source, (name, module) in zip(sources, layers.items(), strict=False):
-        weight = (module.weight if masks is None else masks[name]).detach().cpu().double().numpy()
-        weight = np.repeat(weight, axons.get(name, 1), axis=1)
-        bias = zero if module.bias is None else module.bias.detach().cpu().double().numpy()
-        connection: Connection[Synapse] = Connection(source=source, synapse=Dense(weight=weight))
-        nouns.append(Layer(name=name, shape=(len(weight),), neuron=neuron, connections=(connection,), bias=bias))
-    return Network(input_shape=(nouns[0].weight.shape[1],), layers=tuple(nouns), timestep_s=1e-3)
+    for source, (name, matrix) in zip([INPUT, *layers], layers.items(), strict=False):
+        weight = (matrix.weight if masks is None else masks[name]).detach().cpu().double().numpy()
+        connections = [_dense(source, weight[:, : matrix.n_before], axons.get(name, 1))]
+        if matrix.is_recurrent:
+            connections.append(_dense(name, weight[:, matrix.n_before :], 1))
+        bias = zero if matrix.bias is None else matrix.bias.detach().cpu().double().numpy()
+        nouns.append(Layer(name=name, shape=(len(weight),), neuron=neuron, connections=tuple(connections), bias=bias))
+    n_in = nouns[0].connections[0].synapse.n_in
+    return Network(input_shape=(n_in,), layers=tuple(nouns), timestep_s=1e-3)
+
+
+def _dense(source: str, weight: NDArray[np.float64], axons: int) -> Connection[Synapse]:
+    return Connection(source=source, synapse=Dense(weight=np.repeat(weight, axons, axis=1)))

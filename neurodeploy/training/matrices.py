@@ -1,0 +1,76 @@
+"""The weights of a dense layer as one matrix, whichever parameters of a module they are."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from norse.torch import LIFRecurrentCell
+from numpy.typing import NDArray
+
+DenseModule: TypeAlias = "torch.nn.Linear | LIFRecurrentCell"
+
+
+def parts_of(module: DenseModule) -> tuple[torch.nn.Parameter, ...]:
+    """The parameters, each (n_out, any): a Linear's weights, or what a recurrent cell hears from before it, and from itself."""
+    names = ("input_weights", "recurrent_weights") if isinstance(module, LIFRecurrentCell) else ("weight",)
+    return tuple(getattr(module, name) for name in names)
+
+
+class Matrix:
+    """Weights (n_out, n_in), what a layer hears from before it and, where it is recurrent, from itself side by side.
+
+    Attributes
+    ----------
+    module : Linear or LIFRecurrentCell
+    parts : tuple of parameter (n_out, any)
+    bias : parameter or None
+    n_before : int
+        Columns of the layer before.
+    """
+
+    def __init__(self, module: DenseModule) -> None:
+        self.module, self.parts = module, parts_of(module)
+        self.bias = module.bias if isinstance(module, torch.nn.Linear) else None
+        self.n_before = self.parts[0].shape[1]
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether the last n_out columns are the layer itself."""
+        return len(self.parts) > 1
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """All of them: the parameter itself where there is one, else a copy."""
+        return self.parts[0] if len(self.parts) == 1 else torch.cat(self.parts, dim=1)
+
+    def own_columns(self, neurons: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """The columns in which a recurrent layer hears some of its own neurons; none where it is not recurrent."""
+        return self.n_before + np.flatnonzero(neurons) if self.is_recurrent else np.zeros(0, dtype=np.int64)
+
+    def hears_itself(self, mask: torch.Tensor) -> torch.Tensor:
+        """(n_out,): the neurons that the layer itself hears, by a mask (n_out, n_in) of its synapses."""
+        own = mask[:, self.n_before :]
+        return own.any(dim=0) if self.is_recurrent else torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
+
+    def put(self, weight: torch.Tensor) -> None:
+        """Let the parameters be these numbers, (n_out, n_in), as ``parameter.data`` is."""
+        for part, columns in zip(self.parts, self._split(weight), strict=True):
+            part.data = columns.contiguous()
+
+    @torch.no_grad()
+    def scale(self, factors: torch.Tensor) -> None:
+        """Multiply each weight by its factor, in place."""
+        for part, columns in zip(self.parts, self._split(factors), strict=True):
+            part.mul_(columns)
+
+    @torch.no_grad()
+    def scale_gradient(self, factors: torch.Tensor) -> None:
+        """Multiply the gradients, where there are any."""
+        for part, columns in zip(self.parts, self._split(factors), strict=True):
+            if part.grad is not None:
+                part.grad.mul_(columns)
+
+    def _split(self, values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return torch.split(values, [part.shape[1] for part in self.parts], dim=1)

@@ -1,0 +1,123 @@
+"""Recurrent cells under a budget: what they hear from before them and from themselves shares the memory of their slices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import with_values
+from norse.torch import LICell, LIFCell, LIFParameters, LIFRecurrentCell, SequentialState
+
+import neurodeploy as nd
+from neurodeploy.compression import thresholds_of
+from neurodeploy.errors import NetworkError, TrainingError
+from neurodeploy.training.minimax import Compression
+
+OPTIONS = nd.FitOptions(epochs_dense=8, epochs_compress=6, epochs_finetune=3, n_steps=6, readout="mean", mask_interval=5)
+LIF = LIFParameters(v_th=torch.tensor(0.3), tau_mem_inv=torch.tensor(300.0))
+
+
+def model() -> SequentialState:
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        return SequentialState(
+            LIFRecurrentCell(64, 48, p=LIF), LIFRecurrentCell(48, 40, p=LIF), torch.nn.Linear(40, 10, bias=False), LICell()
+        )  # fmt: skip
+
+
+def chip(memory: int = 30_000, neurons: int = 1024) -> nd.HardwareProfile:
+    return with_values(nd.load_profile("loihi1"), synapse_memory_bits_per_core=memory, neurons_per_core=neurons)
+
+
+def compression_of(net: SequentialState) -> Compression:
+    network = nd.extract(net, torch.zeros(1, 64))
+    return Compression(nd.share_budget(network, chip(), cores=1), net, thresholds=thresholds_of(network, net))
+
+
+@pytest.mark.parametrize(("cores", "neurons", "memory"), [(2, 60, 24_000)])
+def test_a_recurrent_network_is_pressed_into_cores(cores: int, neurons: int, memory: int, tmp_path: Path) -> None:
+    made = nd.compress(
+        model(), torch.zeros(1, 64), chip(memory, neurons), nd.load_data("digits"), OPTIONS, out=tmp_path, cores=cores,
+        lava_samples=0,
+    )  # fmt: skip
+    assert made.report.before is not None
+    assert made.report.before.cores_used > cores
+    assert made.placement.fits
+    assert made.placement.cores_used == cores
+    for layer in made.quantized.layers[:2]:
+        assert [c.source == layer.name for c in layer.connections] == [False, True]
+        for connection in layer.connections:
+            weight = connection.synapse.weight
+            assert 0 < np.count_nonzero(weight) < weight.size
+    accuracy = made.report.accuracy
+    assert accuracy.dense is not None
+    assert accuracy.emulated is not None
+    assert accuracy.emulated > accuracy.dense - 0.1
+    assert accuracy.compressed == pytest.approx(accuracy.emulated, abs=0.01)
+
+
+def test_what_rests_does_not_learn_and_the_loss_sees_integers() -> None:
+    net = model()
+    pruning = compression_of(net)
+    for _ in range(6):  # multipliers first, then forms
+        pruning.choose(1.0)
+    own = [net[0].input_weights.detach().clone(), net[0].recurrent_weights.detach().clone()]
+    with pruning.in_force():
+        for weight in (net[0].input_weights, net[0].recurrent_weights):
+            assert 0 < int((weight != 0).sum()) < weight.numel()
+            assert len(weight.detach().unique()) <= 255
+        state = None
+        for _ in range(3):
+            output, state = net(torch.ones(2, 64), state)
+        output.square().sum().backward()
+    survivors = pruning.survivors["layer0"]
+    for part, was, mask in zip(
+        (net[0].input_weights, net[0].recurrent_weights), own, survivors.split([64, 48], dim=1), strict=True
+    ):
+        assert torch.equal(part, was)
+        assert part.grad is not None
+        assert not part.grad[~mask].any()
+
+
+def test_a_neuron_that_its_layer_alone_hears_keeps_its_synapses() -> None:
+    net = model()
+    with torch.no_grad():
+        net[1].input_weights[:, 7] = 0  # of the first layer's neurons the second does not hear this one
+        net[0].recurrent_weights[:, 7] = 0
+        net[0].recurrent_weights[3, 7] = 5.0
+        net[1].input_weights[:, 8] = 0  # nor this one, which nobody hears
+        net[0].recurrent_weights[:, 8] = 0
+    pruning = compression_of(net)
+    pruning.close()
+    assert pruning.survivors["layer0"][3, 64 + 7]
+    assert pruning.survivors["layer0"][7].any()
+    assert not pruning.survivors["layer0"][8].any()
+
+
+def test_units_and_thresholds_are_those_of_the_cells_own_weights() -> None:
+    net = model()
+    network = nd.extract(net, torch.zeros(1, 64))
+    found = thresholds_of(network, net)
+    assert set(found) == {"layer0", "layer1"}
+    share = network["layer0"].neuron.threshold / np.abs(network["layer0"].connections[1].synapse.weight).max()
+    assert found["layer0"] / float(net[0].recurrent_weights.abs().max()) == pytest.approx(float(share), rel=1e-5)
+
+
+def test_recurrence_behind_an_image_is_refused(tmp_path: Path) -> None:
+    net = SequentialState(
+        torch.nn.Conv2d(1, 12, 3, bias=False), LIFCell(LIF), torch.nn.Flatten(), LIFRecurrentCell(432, 20, p=LIF),
+        torch.nn.Linear(20, 10, bias=False), LICell(),
+    )  # fmt: skip
+    with pytest.raises(TrainingError, match="is recurrent and hears an image; under a budget it can hear rows of neurons only"):
+        nd.compress(net, torch.zeros(1, 1, 8, 8), chip(), nd.load_data("digits"), OPTIONS, out=tmp_path, cores=1)
+
+
+def test_chains_alone_are_asked_for_where_loops_are_not_allowed() -> None:
+    network = nd.extract(model(), torch.zeros(1, 64))
+    network.require_chain("this", loops=True)
+    with pytest.raises(
+        NetworkError, match="layer 'layer0': has Dense from 'input' and Dense from 'layer0'; this knows only chains"
+    ):
+        network.require_chain("this")
