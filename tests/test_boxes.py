@@ -111,3 +111,22 @@ def test_what_is_too_much_to_count_is_left_alone() -> None:
     windows = LayerCount(one, 8, LOIHI2).windows()
     assert windows is not None
     assert least_boxes(windows, LOIHI2) is None
+
+
+@pytest.mark.parametrize(("stride", "is_known"), [(1, True), (2, False)])
+def test_outputs_that_see_padding_alone_are_no_obstacle(stride: int, is_known: bool) -> None:
+    """Of three outputs over one pixel only the middle one sees it; of every second one none does."""
+    weight = np.array([2, 0, 4]).reshape(3, 1, 1, 1)
+    synapse = QuantizedConv(weight=weight, input_shape=(1, 1, 1), padding=(0, 1), stride=(1, stride), weight_bits=8)
+    grid = (3, 1, 3 if stride == 1 else 2)
+    neuron = QuantizedLIF(vth=np.array(10), du=np.array(4096), dv=np.array(4096))
+    into = (Connection(source="before", synapse=synapse),)
+    one = QuantizedLayer(name="conv", shape=grid, neuron=neuron, connections=into, bias=np.array(0), scale=np.array(0.0))
+    count = LayerCount(one, 8, LOIHI2)
+    windows = count.windows()
+    assert windows is not None
+    least = least_boxes(windows, LOIHI2)
+    assert (least is not None) is is_known
+    if least is not None:
+        found = [taken(count, regions, LOIHI2) for regions in partings(frozenset(np.ndindex(grid)))]
+        assert all(one is not None and least[0] <= one[0] + 32 * one[2] and least[2] <= one[2] for one in found)

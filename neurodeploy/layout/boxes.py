@@ -44,7 +44,8 @@ def least_boxes(windows: Windows, profile: HardwareProfile) -> tuple[float, floa
         len(a) * len(b) * window.wiring.weight.shape[1]
         for a, b, (window, _) in zip(along[0].kinds, along[1].kinds, windows, strict=True)
     )
-    if any(window.wiring.groups > 1 for window, _ in windows) or n_kinds * channels**2 // 2 > _MOST_COUNTED:
+    meets_nothing = any(len(kinds) == 0 for each in along for kinds in each.kinds)  # padding alone
+    if meets_nothing or any(window.wiring.groups > 1 for window, _ in windows) or n_kinds * channels**2 // 2 > _MOST_COUNTED:
         return None
     starts, stops = _runs(channels)
     tables = [
@@ -55,8 +56,9 @@ def least_boxes(windows: Windows, profile: HardwareProfile) -> tuple[float, floa
     for columns, rows in product(along[1].sides, along[0].sides):
         found = _cost(tables, rows, columns, stops - starts, profile)
         for measure in range(2):
-            here = best[:, measure, : found.shape[1]]
-            np.minimum(here, found / (rows.covers[measure] * columns.covers[measure]), out=here)
+            if (covered := rows.covers[measure] * columns.covers[measure]) > 0:  # what lies in padding covers none of the image
+                here = best[:, measure, : found.shape[1]]
+                np.minimum(here, found / covered, out=here)
     whole = [along[0].whole[measure] * along[1].whole[measure] for measure in range(2)]
     least = [max(whole[m] * _cheapest(starts, stops, values[m]) for m in range(2)) for values in best]
     return (least[0], least[1], least[2]) if np.isfinite(least).all() else None
@@ -130,10 +132,7 @@ class _Along:
         kinds = [np.unique(np.concatenate([edges[n].kinds for _, _, edges in found]), axis=0) for n in range(len(windows))]
         sides: list[_Side] = []
         for start, stop, edges in found:
-            which = [
-                (edge.kinds[:, None] == all_kinds).all(axis=2).argmax(axis=1)
-                for edge, all_kinds in zip(edges, kinds, strict=True)
-            ]
+            which = [_which(edge.kinds, all_kinds) for edge, all_kinds in zip(edges, kinds, strict=True)]
             side = _Side(
                 length=stop - start, covers=(float(stop - start), float(seen[start:stop].sum())),
                 lists=[1.0 * np.bincount(at, minlength=len(each)) for at, each in zip(which, kinds, strict=True)],
@@ -146,6 +145,12 @@ class _Along:
             else:
                 sides[alike[0]] = alike[1]
         return cls(kinds=kinds, sides=sides, whole=(float(seen.size), float(seen.sum())))
+
+
+def _which(kinds: Integers, of: Integers) -> Integers:
+    """(n,): which of the kinds each is."""
+    where: Integers = (kinds[:, None] == of).all(axis=2).argmax(axis=1) if len(of) else np.zeros(0, dtype=np.int64)
+    return where
 
 
 def _stands(windows: list[Window], axis: int, side: int) -> Iterator[tuple[int, int, list[Edge]]]:
