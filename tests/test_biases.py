@@ -136,5 +136,5 @@ def test_biases_of_convolutions_are_rounded_beside_their_weights() -> None:
         steps = net[0].bias.detach() / net[0].weight.detach().abs().max() * 127
         assert not torch.equal(net[0].bias, own)
         assert torch.allclose(steps, steps.round(), atol=1e-3)
-        assert torch.allclose(net[0].bias, own, atol=float(net[0].weight.abs().max()) / 127)
+        assert torch.allclose(net[0].bias, own, atol=float(net[0].weight.detach().abs().max()) / 127)
     assert torch.equal(net[0].bias, own)

@@ -21,7 +21,7 @@ LEARNT = replace(SHORT, learn_decays=True, epochs_dense=3)
 
 
 def decays(model: torch.nn.Module) -> list[float]:
-    return [float(getattr(cell.p, name)) for cell in (model[1], model[3]) for name in ("tau_syn_inv", "tau_mem_inv")]  # type: ignore[index]
+    return [getattr(cell.p, name).detach().item() for cell in (model[1], model[3]) for name in ("tau_syn_inv", "tau_mem_inv")]  # type: ignore[index]
 
 
 def of_chips_steps(seed: int = 0) -> SequentialState:

@@ -102,7 +102,7 @@ def test_units_and_thresholds_are_those_of_the_cells_own_weights() -> None:
     found = thresholds_of(network, net)
     assert set(found) == {"layer0", "layer1"}
     share = network["layer0"].neuron.threshold / np.abs(network["layer0"].connections[1].synapse.weight).max()
-    assert found["layer0"] / float(net[0].recurrent_weights.abs().max()) == pytest.approx(float(share), rel=1e-5)
+    assert found["layer0"] / net[0].recurrent_weights.detach().abs().max().item() == pytest.approx(float(share), rel=1e-5)
 
 
 def test_recurrence_behind_an_image_is_refused(tmp_path: Path) -> None:
