@@ -46,10 +46,14 @@ def command(out: str, *more: str) -> list[str]:
 
 def started(out: str, *more: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(Path(neurodeploy.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "neurodeploy", *command(out, *more)], env=environment, stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it, and
+    try:  # so would what is started from there
+        return subprocess.Popen(
+            [sys.executable, "-m", "neurodeploy", *command(out, *more)], env=environment, stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, ignored)
 
 
 def wait_for(process: subprocess.Popen[str], path: Path) -> None:
