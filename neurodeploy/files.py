@@ -10,8 +10,15 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A scratch file beside `path` that takes its place when the block ends well, and is gone when it does not."""
+    """A scratch file beside `path` that takes its place when the block ends well, and is gone when it does not.
+
+    Those that were left by processes killed as they wrote are taken away.
+    """
     target = Path(path)
+    for left_over in target.parent.glob(".*.part"):
+        owner = left_over.name[len(f".{target.name}.") : -len(".part")]
+        if left_over.name.startswith(f".{target.name}.") and owner.isdigit() and not _is_running(int(owner)):
+            left_over.unlink(missing_ok=True)
     scratch = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         scratch.touch()
@@ -21,6 +28,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         scratch.replace(target)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        pass
+    return True
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

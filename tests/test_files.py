@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +31,16 @@ def test_a_failure_on_the_way_leaves_the_old_one_and_nothing_else(tmp_path: Path
         half_way()
     assert (tmp_path / "report.txt").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["report.txt"]
+
+
+def test_what_a_killed_process_left_half_written_goes_and_what_others_write_stays(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    names = (f".a[1].txt.{dead.pid}.part", f".a[1].txt.{os.getppid()}.part", f".b.txt.{dead.pid}.part", ".a[1].txt.mine.part")
+    for name in names:
+        (tmp_path / name).touch()
+    write_text(tmp_path / "a[1].txt", "new")
+    assert {path.name for path in tmp_path.iterdir()} == {"a[1].txt", *names[1:]}
 
 
 def test_a_file_is_readable_to_whom_the_umask_lets_read(tmp_path: Path) -> None:

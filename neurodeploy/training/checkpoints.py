@@ -111,8 +111,6 @@ def save_state(state: Mapping[str, Any], path: str | Path) -> None:
     tensors: dict[str, torch.Tensor] = {}
     told = json.dumps(_told(state, "", tensors))
     try:
-        for left_over in path.parent.glob(f".{path.name}.*.part"):  # of a run that was killed as it wrote
-            left_over.unlink(missing_ok=True)
         with replacing(path) as scratch:
             save_file(tensors, scratch, metadata={"form": _FORM, "state": told})
     except (OSError, SafetensorError) as error:
