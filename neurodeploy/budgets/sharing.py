@@ -110,32 +110,44 @@ def _too_many_neurons(layers: Layers, profile: HardwareProfile, cores: int) -> L
 
 def _explained(lack: Lack, unpruned: Unpruned, cores: int, whole: Collection[str]) -> BudgetError:
     """The lack, and the smallest change that helps: so many cores, or another limit where no number of them does."""
+    asked = cores
     if lack.is_of_cores:
-        bare, asked = unpruned.bare(whole), cores
+        bare = unpruned.bare(whole)
         cores = n_cores(bare)
         found: object = allotted(unpruned.layers, unpruned.profile, unpruned.counts, bare)
         if not isinstance(found, Lack) and len(bare) < MANY_SLICES:
             found = _shared(unpruned, cores, whole)
         if not isinstance(found, Lack):
-            return _of_cores(lack, bare, asked, unpruned)
+            return _of_cores(lack, bare, asked, unpruned, whole)
         lack = found
     enough = _enough(unpruned, cores, whole) if lack.hangs_on_cut else None
     if enough is None:
         return lack.hopeless(unpruned.profile)
-    return lack.error(unpruned.profile, _allow("Allow", enough, unpruned.profile))
+    return lack.error(unpruned.profile, _allow("Allow", _fewest(enough, asked, unpruned, whole), unpruned.profile))
 
 
-def _of_cores(lack: Lack, bare: tuple[Slice, ...], cores: int, unpruned: Unpruned) -> BudgetError:
+def _fewest(enough: int, cores: int, unpruned: Unpruned, whole: Collection[str]) -> int:
+    """As few cores as do, between those asked for and those found enough; of few slices, since each number is tried."""
+    while (
+        len(unpruned.slices) < MANY_SLICES and enough - 1 > cores and not isinstance(_shared(unpruned, enough - 1, whole), Lack)
+    ):
+        enough -= 1
+    return enough
+
+
+def _of_cores(lack: Lack, bare: tuple[Slice, ...], cores: int, unpruned: Unpruned, whole: Collection[str]) -> BudgetError:
     """What to say where layers with a synapse each, but for those kept whole, take more cores than there are."""
     profile, enough = unpruned.profile, n_cores(bare)
     if lack.what:
         enough = max(enough, -(-lack.need * cores // lack.limit))  # cores that are smaller than others count for what they are
+        enough = _fewest(enough, cores, unpruned, whole)
         return lack.error(profile, f"Pruning synapses does not help: {_allow('allow', enough, profile, 'take out neurons')}")
     taken = np.stack([vector(part.usage, part.output_axons, profile) for part in bare])
     most = int((taken.sum(axis=0) / [max(profile.capacity(resource), 1) for resource in limited(profile)]).argmax())
     layers = [layer.name for layer in unpruned.layers]
     of_layer = np.bincount([layers.index(part.layer) for part in bare], taken[:, most])
     what = "cores for neurons, axons and a synapse on each core alone, whatever is pruned"
+    enough = _fewest(enough, cores, unpruned, whole)
     told = replace(lack, layer=layers[int(of_layer.argmax())], what=what, need=enough, key=f"{limited(profile)[most]}_per_core")
     return told.error(profile, _allow("Allow", enough, profile, "take out neurons"))
 
