@@ -17,7 +17,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     for left_over in target.parent.glob(".*.part"):
         owner = left_over.name[len(f".{target.name}.") : -len(".part")]
-        if left_over.name.startswith(f".{target.name}.") and owner.isdigit() and not _is_running(int(owner)):
+        if left_over.name.startswith(f".{target.name}.") and owner.isdecimal() and not _is_running(int(owner)):
             left_over.unlink(missing_ok=True)
     scratch = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
@@ -33,7 +33,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # a number that no process has
         return False
     except OSError:  # another user's
         pass

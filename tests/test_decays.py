@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from norse.torch import LIFBoxCell, LIFCell, LIFParameters, SequentialState
+from norse.torch import IAFCell, LIFBoxCell, LIFCell, LIFParameters, SequentialState
 from spiking import SHORT, budget_for, build, few
 
 import neurodeploy as nd
-from neurodeploy.errors import DataError
+from neurodeploy.errors import DataError, TrainingError
 from neurodeploy.fixedpoint import DECAY_UNITY
 from neurodeploy.frontends.norse import extract
 from neurodeploy.training import Checkpoint, fit, learn_decays, load_weights, run_model, save_weights
@@ -88,6 +88,12 @@ def test_each_neuron_may_have_its_own_and_a_box_has_no_current() -> None:
     assert learn_decays(model) == 2
     assert model[1].p.log_tau_mem_inv.shape == (4,)
     assert {name for name, _ in model[3].named_parameters()} == {"p.log_tau_mem_inv"}
+
+
+def test_where_nothing_decays_it_says_so() -> None:
+    model = SequentialState(torch.nn.Linear(12, 3), IAFCell())
+    with pytest.raises(TrainingError, match=r"^model: has no cells whose decays could learn\. Leave learn_decays out\.$"):
+        fit(model, None, few(), LEARNT)
 
 
 def test_decays_travel_with_the_weights(tmp_path: Path) -> None:

@@ -36,11 +36,11 @@ def test_a_failure_on_the_way_leaves_the_old_one_and_nothing_else(tmp_path: Path
 def test_what_a_killed_process_left_half_written_goes_and_what_others_write_stays(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    names = (f".a[1].txt.{dead.pid}.part", f".a[1].txt.{os.getppid()}.part", f".b.txt.{dead.pid}.part", ".a[1].txt.mine.part")
-    for name in names:
+    names = (f".a[1].txt.{os.getppid()}.part", f".b.txt.{dead.pid}.part", ".a[1].txt.mine.part")
+    for name in (*names, f".a[1].txt.{dead.pid}.part", f".a[1].txt.{10**30}.part"):
         (tmp_path / name).touch()
     write_text(tmp_path / "a[1].txt", "new")
-    assert {path.name for path in tmp_path.iterdir()} == {"a[1].txt", *names[1:]}
+    assert {path.name for path in tmp_path.iterdir()} == {"a[1].txt", *names}
 
 
 def test_a_file_is_readable_to_whom_the_umask_lets_read(tmp_path: Path) -> None:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import argparse
 import resource
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from functools import partial
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -20,15 +19,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.compression.methods import METHODS, Start
+from benchmarks.compression.methods import METHODS
 from benchmarks.compression.plans import TRIED_AT
-from benchmarks.compression.runs import chip_of
+from benchmarks.compression.runs import Run, begun, options_of
 from benchmarks.compression.tasks import TASKS
 from benchmarks.emulator.timing import load
 from benchmarks.placement.rows import append, commit
-from neurodeploy.budgets.channels import narrow_budget
-from neurodeploy.compression import thresholds_of
-from neurodeploy.frontends.norse import extract
 from neurodeploy.training import Batches, fit
 
 ROUNDS, BATCHES = 3, 120
@@ -39,31 +35,25 @@ WAYS = ("plain", "minimax", "gradual", "knapsack", "minimax, distilled")
 def epoch(way: str, task: str, threads: int) -> dict[str, float]:
     """Milliseconds of the processor for a step of an epoch, and the process's peak of memory in MB."""
     torch.set_num_threads(threads)
-    kind, name = TASKS[task], way.split(", distilled")[0]
-    model, data = kind.make(0), _images(task)
-    told = replace(kind.dense, epochs_dense=int(way == "plain"), epochs_compress=1, epochs_finetune=0)
-    told = replace(told, distill=0.7 if "distilled" in way else 0.0)
-    run = partial(fit, model, None, data) if way == "plain" else _pressed(model, task, name, data)
-    if way != "plain":
-        told = replace(told, mask_interval=METHODS[name].patience * told.mask_interval, **METHODS[name].options)
-    marks: list[float] = []
-    started = time.process_time()
-    run(told, progress=lambda _: marks.append(time.process_time()))
-    steps = [after - before for before, after in zip([started, *marks], marks, strict=False)]
+    kind, data = TASKS[task], _images(task)
+    model, marks = kind.make(0), list[float]()
+    told: dict[str, Any] = {"progress": lambda _: marks.append(time.process_time())}
+    if way == "plain":
+        fit(model, None, data, replace(kind.dense, epochs_dense=1), **told)
+    else:
+        name = way.split(", distilled")[0]
+        run = Run(
+            table="cost", task=task, method=name, budget=TRIED_AT[task], seed=0,
+            width=None if METHODS[name].chooses_widths else 4, distill=0.7 if "distilled" in way else 0.0, epochs=(1, 0),
+        )  # fmt: skip
+        _, budget, make = begun(run, model, model)
+        pruning = make()
+        fit(model, budget, data, options_of(run), method=lambda *_: pruning, **told)
     return {
-        "step_ms": 1e3 * (marks[-1] - marks[0]) / (len(marks) - 1), "typical_ms": 1e3 * median(steps),
+        "step_ms": 1e3 * (marks[-1] - marks[0]) / (len(marks) - 1),
+        "typical_ms": 1e3 * median(after - before for before, after in pairwise(marks)),
         "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }  # fmt: skip
-
-
-def _pressed(model: torch.nn.Module, task: str, name: str, data: Batches) -> Callable[..., Any]:
-    network = extract(model, torch.zeros(1, *TASKS[task].input_shape))
-    method = METHODS[name]
-    width = None if method.chooses_widths else 4
-    profile, cores = chip_of(TRIED_AT[task], width, network.n_synapses)
-    budget = narrow_budget(network, profile, cores=cores, bits=width or 8)
-    pruning = method.make(budget, model, Start(width=width, thresholds=thresholds_of(network, model), early=model))
-    return partial(fit, model, budget, data, method=lambda *_: pruning)
+    }
 
 
 def _images(task: str) -> Batches:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -12,14 +12,15 @@ from typing import Any, Literal
 
 import torch
 
-from benchmarks.compression.methods import METHODS, Method, Start
-from benchmarks.compression.tasks import TASKS, Task
+from benchmarks.compression.methods import METHODS, Deployable, Start
+from benchmarks.compression.tasks import TASKS
 from neurodeploy.budgets.budget import Budget
 from neurodeploy.budgets.channels import narrow_budget
 from neurodeploy.compression import in_integers, thresholds_of
 from neurodeploy.evaluation import evaluate
 from neurodeploy.frontends.norse import extract
 from neurodeploy.hardware import HardwareProfile
+from neurodeploy.network import Network
 from neurodeploy.profiles import load_profile
 from neurodeploy.quantized import QuantizedNetwork
 from neurodeploy.records import EpochRecord
@@ -146,16 +147,13 @@ def compress(run: Run, place: Place) -> dict[str, Any]:
     split, model = task.load(place.mnist, choosing=run.choosing), task.make(run.seed)
     load_weights(model, place.folder / _file(run, "dense"))
     sample = torch.zeros(1, *task.input_shape)
-    network = extract(model, sample)
-    profile, cores = chip_of(run.budget, run.width, network.n_synapses)
-    budget = narrow_budget(network, profile, cores=cores, bits=run.width or DEFAULT_WEIGHT_BITS)
     early = task.make(run.seed)
     load_weights(early, place.folder / _file(run, "early"))
-    start = Start(width=run.width, thresholds=thresholds_of(network, model), early=early.to(place.device))
-    method, started = METHODS[run.method], time.perf_counter()
+    network, budget, make = begun(run, model, early.to(place.device))
+    started = time.perf_counter()
     model.to(place.device)
-    pruning = method.make(budget, model, start)
-    options = replace(_options(run, task, method), amp=place.amp)
+    pruning = make()
+    options = replace(options_of(run), amp=place.amp)
     fit(model, budget, split.train, options, method=lambda *_: pruning)
     seconds = time.perf_counter() - started
     learnt = _accuracy(model, split, options)
@@ -171,8 +169,18 @@ def compress(run: Run, place: Place) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _options(run: Run, task: Task, method: Method) -> FitOptions:
-    compress, finetune = run.epochs
+def begun(run: Run, model: torch.nn.Module, early: torch.nn.Module) -> tuple[Network, Budget, Callable[[], Deployable]]:
+    """The dense network, the budget that it is pressed into, and what makes the method, once the model is where it will learn."""
+    network = extract(model, torch.zeros(1, *TASKS[run.task].input_shape))
+    profile, cores = chip_of(run.budget, run.width, network.n_synapses)
+    budget = narrow_budget(network, profile, cores=cores, bits=run.width or DEFAULT_WEIGHT_BITS)
+    start = Start(width=run.width, thresholds=thresholds_of(network, model), early=early)
+    return network, budget, lambda: METHODS[run.method].make(budget, model, start)
+
+
+def options_of(run: Run) -> FitOptions:
+    """How the run trains."""
+    (compress, finetune), task, method = run.epochs, TASKS[run.task], METHODS[run.method]
     told = replace(
         task.dense, epochs_dense=0, epochs_compress=compress, epochs_finetune=finetune, learning_rate=run.learning_rate,
         distill=run.distill, temperature=run.temperature, seed=run.seed,

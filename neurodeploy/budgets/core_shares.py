@@ -108,11 +108,8 @@ class _Core:
     def budgets(self) -> list[SliceBudget]:
         """What each slice may use."""
         memory = memory_for_synapses(self.profile) - self._beside
-        given, neurons = (
-            [part.usage.synapse_memory_bits for part in self.together],
-            [part.usage.neurons for part in self.together],
-        )
-        shares = given if any(given) else neurons
+        given = [part.usage.synapse_memory_bits for part in self.together]
+        shares = given if any(given) else [part.usage.neurons for part in self.together]
         return [
             SliceBudget(
                 layer=part.layer, core=part.core, region=part.region, input_axons=axons, sources=(),

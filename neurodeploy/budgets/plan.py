@@ -72,12 +72,18 @@ class Unpruned:
 
     def pressed(self, shares: Mapping[str, float]) -> dict[str, Pressed]:
         """Every layer as if it kept such a share of its synapse memory; none of those that are not named."""
-        prunable = prunable_sources(self.layers)
-        biases = biases_of(self.layers, prunable)
         return {
-            name: Pressed(counted, shares.get(name, 0.0), prunes_axons=name in prunable, biases=biases[name])
+            name: Pressed(counted, shares.get(name, 0.0), prunes_axons=name in self._prunable, biases=self._biases[name])
             for name, counted in self.counts.items()
         }
+
+    @cached_property
+    def _prunable(self) -> Collection[str]:
+        return prunable_sources(self.layers)
+
+    @cached_property
+    def _biases(self) -> Mapping[str, int]:
+        return biases_of(self.layers, self._prunable)
 
     def bare(self, whole: Collection[str]) -> tuple[Slice, ...]:
         """The layers on the fewest cores that they can stand on, with next to no synapse but for those that are kept whole."""

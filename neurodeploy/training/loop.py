@@ -91,8 +91,8 @@ def fit(
         written.
     """
     with together() as replicas:
-        if options.learn_decays:
-            learn_decays(model)
+        if options.learn_decays and not learn_decays(model):
+            raise TrainingError("model", "has no cells whose decays could learn", remedy="Leave learn_decays out.")
         replicas.take_first(model)
         order = Order(data, options.seed)
         pruning = None if budget is None else method(budget, model)
