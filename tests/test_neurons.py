@@ -43,10 +43,13 @@ def norse(cell: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("kind", ["LIF", "LIFBox", "LI", "LIBox"])
 @pytest.mark.parametrize("shape", [(5, 3, 7), (4, 70, 800), (3, 2, 4, 5, 6)], ids=str)
 @pytest.mark.parametrize("spread", [torch.tensor, lambda x: x * torch.linspace(0.5, 1.5, 800)], ids=["one", "each"])
-def test_all_steps_at_once_are_norses(kind: str, shape: tuple[int, ...], spread: Callable[[float], torch.Tensor]) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["in compiled loops", "in torch"])
+def test_all_steps_at_once_are_norses(
+    kind: str, shape: tuple[int, ...], spread: Callable[[float], torch.Tensor], dtype: torch.dtype
+) -> None:
     torch.manual_seed(0)
-    cell = cells(lambda x: spread(x)[: shape[-1]] if spread(x).ndim else spread(x))[kind]
-    inputs, weights = torch.randn(shape), torch.randn(shape)
+    cell = cells(lambda x: spread(x)[: shape[-1]].to(dtype) if spread(x).ndim else spread(x))[kind]
+    inputs, weights = torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype)
     ours, theirs = inputs.clone().requires_grad_(), inputs.clone().requires_grad_()
     neurons = neurons_of(cell, inputs)
     assert neurons is not None

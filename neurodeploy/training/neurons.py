@@ -1,14 +1,15 @@
 """How a layer of Norse's neurons goes through all steps at once, and how gradients come back.
 
 Norse runs a cell step by step, and autograd keeps every sum on the way. Here all steps of a layer are one function of autograd:
-the same sums in the same order, so spikes and membranes are Norse's bit for bit, but in buffers that are used again and fit
-a core's cache; backwards it follows the same recurrence, from the membranes before their reset alone.
+the same sums in the same order, so spikes and membranes are Norse's bit for bit; backwards it follows the same recurrence, from
+the membranes before their reset alone. In single precision on a CPU `loops` does that, in compiled code; elsewhere torch does.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,8 +25,11 @@ from norse.torch.module.lif import LIFCell
 from norse.torch.module.lif_box import LIFBoxCell
 from torch.autograd.function import once_differentiable
 
-_CACHED = 25_600
-"""Values of a step that a CPU takes through all steps before the next: of 16 to 256 samples of 800, 32 and 64 are the fastest."""
+from neurodeploy.machine_code import Array
+from neurodeploy.training import loops
+
+_SHARED = 1 << 16
+"""Values, of all steps, that a thread is worth waking for."""
 
 _STEPS: dict[type[torch.nn.Module], Callable[..., Any]] = {
     LIFCell: lif_feed_forward_step,
@@ -114,8 +118,7 @@ class _Run(torch.autograd.Function):
         answers = torch.empty(inputs.shape, dtype=inputs.dtype, device=inputs.device)
         fires = neurons.threshold is not None
         membranes = torch.empty_like(answers) if fires and ctx.needs_input_grad[0] else None if fires else answers
-        for rows in _parts(answers):
-            _forward(neurons, inputs[:, rows], answers[:, rows], None if membranes is None else membranes[:, rows])
+        (_forward_in_loops if _is_for_loops(inputs) else _forward)(neurons, inputs, answers, membranes)
         ctx.neurons = neurons
         if fires and membranes is not None:
             ctx.save_for_backward(membranes)
@@ -126,16 +129,64 @@ class _Run(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         inputs = torch.empty(gradient.shape, dtype=gradient.dtype, device=gradient.device)
         membranes = ctx.saved_tensors[0] if ctx.saved_tensors else inputs
-        for rows in _parts(inputs):
-            _backward(ctx.neurons, gradient[:, rows], membranes[:, rows], inputs[:, rows])
+        (_backward_in_loops if _is_for_loops(gradient) else _backward)(ctx.neurons, gradient, membranes, inputs)
         return inputs, None
 
 
-def _parts(inputs: torch.Tensor) -> list[slice]:
-    """Samples that go through time together."""
-    n, size = inputs.shape[1], max(1, math.prod(inputs.shape[2:]))
-    together = max(1, _CACHED // size) if inputs.device.type == "cpu" else max(1, n)
-    return [slice(start, start + together) for start in range(0, n, together)]
+# ---------------------------------------------------------------------------------------------- in compiled loops
+
+
+def _is_for_loops(tensor: torch.Tensor) -> bool:
+    return tensor.device.type == "cpu" and tensor.dtype == torch.float32
+
+
+def _forward_in_loops(neurons: Neurons, inputs: torch.Tensor, answers: torch.Tensor, membranes: torch.Tensor | None) -> None:
+    gain, leak, decay, threshold, reset = _of_each(neurons, inputs)
+    given = _flat(inputs[:1] if len(inputs) and inputs.stride(0) == 0 else inputs)
+    filled, kept = _flat(answers), None if membranes is None else _flat(membranes)
+
+    def some(start: int, stop: int) -> None:
+        loops.forward(given, filled, kept, gain, leak, decay, threshold, reset, neurons.adds_leak, start, stop)
+
+    _shared(some, filled)
+
+
+def _backward_in_loops(neurons: Neurons, gradient: torch.Tensor, membranes: torch.Tensor, inputs: torch.Tensor) -> None:
+    gain, _, decay, threshold, reset = _of_each(neurons, gradient)
+    given, kept, filled = _flat(gradient), _flat(membranes), _flat(inputs)
+
+    def some(start: int, stop: int) -> None:
+        loops.backward(given, kept, filled, gain, decay, threshold, reset, start, stop)
+
+    _shared(some, filled)
+
+
+def _of_each(neurons: Neurons, inputs: torch.Tensor) -> list[Any]:
+    """Gain, leak, decay, threshold and reset of each neuron of a sample, arrays (n,), or None as there."""
+    numbers = (neurons.gain, neurons.leak, neurons.decay, neurons.threshold, neurons.reset)
+    shape = inputs.shape[2:]
+    return [None if number is None else number.float().expand(shape).reshape(-1).numpy() for number in numbers]
+
+
+def _flat(tensor: torch.Tensor) -> Array:
+    """(n_steps, batch, n), in a row; the tensor's own memory where that is so already."""
+    array: Array = tensor.detach().contiguous().view(*tensor.shape[:2], math.prod(tensor.shape[2:])).numpy()
+    return array
+
+
+def _shared(some: Callable[[int, int], None], filled: Array) -> None:
+    """Samples among torch's threads."""
+    batch = filled.shape[1]
+    n = max(1, min(torch.get_num_threads(), batch, filled.size // _SHARED))
+    edges = [batch * part // n for part in range(n + 1)]
+    if n == 1:
+        some(*edges)
+        return
+    with ThreadPoolExecutor(n) as pool:
+        list(pool.map(some, edges[:-1], edges[1:]))
+
+
+# ---------------------------------------------------------------------------------------------- in torch
 
 
 def _forward(neurons: Neurons, inputs: torch.Tensor, answers: torch.Tensor, membranes: torch.Tensor | None) -> None:

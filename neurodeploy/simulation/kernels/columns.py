@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from neurodeploy.simulation.kernels.machine_code import Array, compiled
+from neurodeploy.machine_code import Array, compiled
 
 ROWS = 512
 """So many rows are worked on together: what one input fires in them is read in one go."""

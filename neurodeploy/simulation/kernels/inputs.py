@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from neurodeploy.simulation.kernels.machine_code import Array, compiled
+from neurodeploy.machine_code import Array, compiled
 
 BLOCK = np.uint64(1024)
 """So many inputs at a time, with all their steps, stay in the first-level cache."""

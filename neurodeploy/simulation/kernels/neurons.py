@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from neurodeploy.fixedpoint import MANTISSA_SHIFT, STATE_MAX
-from neurodeploy.simulation.kernels.machine_code import Array, compiled
+from neurodeploy.machine_code import Array, compiled
 
 BLOCK = 2048
 """So many neurons at a time stay in the first-level cache."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from neurodeploy.simulation.kernels.machine_code import Array, compiled
+from neurodeploy.machine_code import Array, compiled
 
 PLACES = 8
 """Places of a window that make up a pattern: as many as a byte has bits."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from neurodeploy.simulation.kernels.machine_code import Array, compiled
+from neurodeploy.machine_code import Array, compiled
 
 ROWS_AT_ONCE = 8
 """Rows of weights that are added in one go."""

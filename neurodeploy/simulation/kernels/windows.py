@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from neurodeploy.simulation.kernels.machine_code import Array, compiled
+from neurodeploy.machine_code import Array, compiled
 from neurodeploy.simulation.kernels.synapses import who_fired
 
 
