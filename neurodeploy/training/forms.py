@@ -60,6 +60,15 @@ class Form:
             grid = Grid(width=width, largest=state["largest"], is_mixed=bool(state["is_mixed"]), threshold=self.threshold)
         return replace(self, width=width, grid=grid, rows=rows)
 
+    def left_out(self, parts: Sequence[SliceBudget]) -> NDArray[np.bool_]:
+        """(n_neurons,): the neurons that do not stay, of a layer with these slices."""
+        out = np.zeros(max(part.stop for part in parts), dtype=np.bool_)
+        for part in parts:
+            if part.name in self.rows:
+                out[part.start : part.stop] = True
+                out[part.start + self.rows[part.name]] = False
+        return out
+
     def score(self, weight: Floats) -> Floats:
         """What synapses are worth: the squared distance that each takes from the nearest network that the chip holds."""
         worth: Floats = weight**2 if self.grid is None else self.grid.worth(weight)

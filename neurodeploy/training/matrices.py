@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
 import torch
 from norse.torch import LIFRecurrentCell
 from numpy.typing import NDArray
+
+from neurodeploy.budgets.budget import Budget
 
 DenseModule: TypeAlias = "torch.nn.Linear | LIFRecurrentCell"
 
@@ -74,3 +78,23 @@ class Matrix:
 
     def _split(self, values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return torch.split(values, [part.shape[1] for part in self.parts], dim=1)
+
+
+def forget_unheard(layers: Mapping[str, Matrix], survivors: Mapping[str, torch.Tensor], budget: Budget) -> None:
+    """Drop the synapses onto neurons that no surviving synapse leaves: the outputs do not change, and memory comes free.
+
+    From the last layer to the first, since a neuron forgotten may have been another's only listener. A slice is never emptied.
+
+    Parameters
+    ----------
+    survivors : mapping of layer to tensor (n_out, n_in), bool
+        Changed in place.
+    """
+    for before, after in reversed(list(pairwise(layers))):
+        heard = layers[before].hears_itself(survivors[before])
+        heard |= survivors[after][:, : layers[after].n_before].any(dim=0)
+        for part in budget.of(before):
+            mask = survivors[before][part.start : part.stop]
+            left = mask & heard[part.start : part.stop, None]
+            if left.any():
+                mask.copy_(left)

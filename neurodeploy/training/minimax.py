@@ -8,7 +8,8 @@ s counts the weights of a layer that should be zero, ||W||_{s,2}^2 is the sum of
 zero yet, z prices every resource that is over budget: a core's memory, a slice's axons. Where the paper descends in s and
 ascends in z, the two are solved together here, exactly: `masks.choose_on_core` finds the surviving synapses and the shadow
 prices at once; `forms` has the widths. The budget in force shrinks geometrically from what the dense model
-uses to what it may use. Convolutions keep their synapses and lose channels, as many as the budget has no room for: `channels`.
+uses to what it may use. Where every synapse costs the same its price is taken off each weight: `soft`. Convolutions keep their
+synapses and lose channels, as many as the budget has no room for: `channels`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
@@ -30,12 +30,13 @@ from neurodeploy.training.forms import Form, best_width
 from neurodeploy.training.integers import best_grid
 from neurodeploy.training.lists import Wish
 from neurodeploy.training.masks import RESOURCES, choose_on_core
-from neurodeploy.training.matrices import Matrix
+from neurodeploy.training.matrices import Matrix, forget_unheard
 from neurodeploy.training.modules import as_network, find_layers, in_terms_of
 from neurodeploy.training.needs import memory_bits, overruns_of
 from neurodeploy.training.options import MinimaxOptions
 from neurodeploy.training.pruning import Phase
 from neurodeploy.training.schedule import axons_in_force, constraint, memory_in_force
+from neurodeploy.training.soft import SoftThresholds, costs_alike
 from neurodeploy.trimming import live_neurons, without_neurons
 
 
@@ -61,6 +62,8 @@ class Compression:
         The synapses of dense layers.
     forms : dict of layer to Form
         Width, values and neurons of each.
+    soft : SoftThresholds or None
+        What is taken off the weights while they are pressed; None where synapses do not cost alike, or it is not asked for.
     penalties : dict of layer to float
         y: the price of squared weight outside the survivors.
     multipliers : dict of constraint to float
@@ -81,6 +84,8 @@ class Compression:
             name: Form(width=budget.weight_bits, grid=None, rows={}, threshold=thresholds.get(name), axons=self._axons[name])
             for name in self.layers
         }
+        is_soft = self.options.soft and self.options.integers and costs_alike(budget.profile)
+        self.soft = SoftThresholds(self.layers, budget.profile) if is_soft else None
         self.penalties = dict.fromkeys(self.layers, 0.0)
         self.multipliers = {constraint(part, resource): 0.0 for part in self.plan.slices for resource in RESOURCES}
         self._chosen = 0
@@ -119,7 +124,7 @@ class Compression:
         try:
             for name, bias in biases.items():
                 if (grid := self.forms[name].grid) is not None:
-                    bias.data = grid.beside(bias.detach(), self.layers[name].weight.detach() * self.survivors[name])
+                    bias.data = grid.beside(bias.detach(), self._surviving(name))
             for name, matrix in self.layers.items():
                 matrix.put(self._on_chip(name))
             yield
@@ -130,11 +135,15 @@ class Compression:
 
     def _let_rest(self) -> None:
         """Take the gradients, if there are any, from weights that do not survive."""
-        for name, matrix in self.layers.items() if self.options.rest else ():
+        for name, matrix in self.layers.items() if self.options.rest and not (self.soft and self.soft.is_open) else ():
             matrix.scale_gradient(self.survivors[name])
 
+    def _surviving(self, name: str) -> torch.Tensor:
+        weight = self.layers[name].weight.detach()
+        return weight * (self.survivors[name] if self.soft is None else self.survivors[name] * self.soft.share(name, weight))
+
     def _on_chip(self, name: str) -> torch.Tensor:
-        grid, weight = self.forms[name].grid, self.layers[name].weight.detach() * self.survivors[name]
+        grid, weight = self.forms[name].grid, self._surviving(name)
         return weight if grid is None else grid.rounded(weight)
 
     def choose(self, progress: float) -> None:
@@ -159,6 +168,8 @@ class Compression:
                 mask = self.survivors[part.layer]
                 mask[part.start : part.stop] = torch.from_numpy(choice.mask).to(mask.device)
                 self.multipliers |= {constraint(part, resource): price for resource, price in choice.prices.items()}
+                if self.soft is not None:
+                    self.soft.follow(part, choice.prices[RESOURCES[0]], self.forms[part.layer], mask)
         for name, mask in self.survivors.items():
             if (columns := self.channels.columns(name)) is not None:
                 mask &= columns
@@ -172,19 +183,11 @@ class Compression:
             weight[:, np.flatnonzero(silent)] = 0
             if (columns := self.channels.columns(name)) is not None:
                 weight[:, ~columns.cpu().numpy()] = 0
-            silent = self._left_out(name)
+            silent = self.forms[name].left_out(self.budget.of(name))
             weight[silent] = 0
             weight[:, matrix.own_columns(silent)] = 0
             weights[name] = weight
         return weights
-
-    def _left_out(self, name: str) -> NDArray[np.bool_]:
-        out = np.zeros(len(self.survivors[name]), dtype=np.bool_)
-        for part in self.budget.of(name):
-            if part.name in self.forms[name].rows:
-                out[part.start : part.stop] = True
-                out[part.start + self.forms[name].rows[part.name]] = False
-        return out
 
     def _leave_out_idle(self) -> None:
         """Leave neurons out that nobody hears, or that hear nobody: the memory goes to others, told apart by fewer bits."""
@@ -194,7 +197,8 @@ class Compression:
             self.forms[name] = replace(self.forms[name], rows={**self.forms[name].rows, **fewer})
 
     def _wish(self, part: SliceBudget, weights: Mapping[str, NDArray[np.float64]], progress: float) -> Wish:
-        return self.forms[part.layer].wish(axons_in_force(part, progress), weights[part.layer][part.start : part.stop])
+        form = self.forms[part.layer] if self.soft is None else replace(self.forms[part.layer], grid=None)
+        return form.wish(axons_in_force(part, progress), weights[part.layer][part.start : part.stop])
 
     def _choose_forms(self) -> None:
         """Give every layer the form that is best at the prices of the last choice."""
@@ -208,6 +212,9 @@ class Compression:
                     for p in self.plan.of(name)
                 ]
                 self.forms[name] = best_width(self.forms[name], parts, surviving, profile, self.options.dread_of_rounding)
+            if self.soft is not None:
+                seen = self._surviving(name)[self.survivors[name]].cpu().double().numpy()
+                self.forms[name] = replace(self.forms[name], grid=best_grid(seen, self.forms[name].width, form.threshold))
 
     def after_step(self, phase: Phase, learning_rate: float) -> None:
         """Hear what channels would be missed, and press towards the survivors if a penalty is asked for; hold them afterwards."""
@@ -247,6 +254,7 @@ class Compression:
             "channels": self.channels.state_dict(),
             "survivors": self.survivors, "forms": {name: form.state_dict() for name, form in self.forms.items()},
             "penalties": self.penalties, "multipliers": self.multipliers, "chosen": self._chosen,
+            "soft": {} if self.soft is None else self.soft.state_dict(),
         }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -257,6 +265,8 @@ class Compression:
         self.forms = {name: form.as_of(state["forms"][name]) for name, form in self.forms.items()}
         self.penalties, self.multipliers = dict(state["penalties"]), dict(state["multipliers"])
         self._chosen = state["chosen"]
+        if self.soft is not None:
+            self.soft.load_state_dict(state["soft"])
 
     def close(self) -> None:
         """End the compression: choose under the slices' own budgets, and hold the choice.
@@ -268,28 +278,15 @@ class Compression:
         """
         self._chosen = 0
         self.choose(1.0)
-        self._forget_unheard()
+        forget_unheard(self.layers, self.survivors, self.budget)
+        if self.soft is not None:
+            self.soft.end()
         self.hold()
         if not self.layers:
             return
         network = as_network(self.layers, axons=self._axons)
         kept = live_neurons(network)
         self.budget.of_neurons(kept).check(without_neurons(network, kept), widths=self.widths)
-
-    def _forget_unheard(self) -> None:
-        """Drop the synapses onto neurons that no surviving synapse leaves: the outputs do not change, and memory comes free.
-
-        From the last layer to the first, since a neuron forgotten may have been another's only listener. A slice is never
-        emptied.
-        """
-        for before, after in reversed(list(pairwise(self.layers))):
-            heard = self.layers[before].hears_itself(self.survivors[before])
-            heard |= self.survivors[after][:, : self.layers[after].n_before].any(dim=0)
-            for part in self.budget.of(before):
-                mask = self.survivors[before][part.start : part.stop]
-                left = mask & heard[part.start : part.stop, None]
-                if left.any():
-                    mask.copy_(left)
 
     def overruns(self) -> Mapping[str, float]:
         """Usage over budget less one, of every constraint, counted on the survivors; memory is a core's."""

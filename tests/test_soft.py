@@ -1,0 +1,132 @@
+"""Soft thresholds: taken off the weights where synapses cost alike, from the first choice until the compression closes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from test_minimax import linear_model
+
+from neurodeploy.budgets.sharing import share_budget
+from neurodeploy.hardware import HardwareProfile
+from neurodeploy.network import Network
+from neurodeploy.profiles import load_profile
+from neurodeploy.training.minimax import Compression
+from neurodeploy.training.options import MinimaxOptions
+from neurodeploy.training.soft import costs_alike
+
+PLAIN = {
+    "encodings": ("sparse",), "memory_unit_bits": None, "synapses_per_block": None, "block_header_bits": None,
+    "weight_bits": (8,), "index_bits": (8,), "neurons_per_core": 256, "synapse_memory_bits_per_core": 16384,
+    "input_axons_per_core": 256, "output_axons_per_core": 256,
+}  # fmt: skip
+"""Room for 1024 synapses of 8 + 8 bits."""
+
+
+@pytest.fixture
+def plain(make_chip: Callable[..., HardwareProfile]) -> HardwareProfile:
+    return make_chip(**PLAIN)
+
+
+@pytest.fixture
+def network(make_network: Callable[..., Network]) -> Network:
+    return make_network([64, 100, 10])
+
+
+def pressed(network: Network, chip: HardwareProfile, *, soft: bool = True) -> tuple[torch.nn.Sequential, Compression]:
+    model = linear_model(network)
+    return model, Compression(share_budget(network, chip, cores=1), model, MinimaxOptions(soft=soft))
+
+
+def seen(model: torch.nn.Sequential, compression: Compression) -> list[torch.Tensor]:
+    with compression.in_force():
+        return [module.weight.detach().clone() for module in model]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"memory_unit_bits": 64}, {"synapses_per_block": 32}, {"block_header_bits": 10}, {"encodings": ("dense", "sparse")}],
+    ids=str,
+)
+def test_costs_are_alike_where_a_list_is_its_synapses(
+    change: dict[str, object], make_chip: Callable[..., HardwareProfile]
+) -> None:
+    assert costs_alike(make_chip(**PLAIN))
+    assert not costs_alike(make_chip(**{**PLAIN, **change}))
+    assert not costs_alike(load_profile("loihi1"))
+
+
+def test_what_survives_is_seen_less_one_threshold_for_all(network: Network, plain: HardwareProfile) -> None:
+    model, compression = pressed(network, plain)
+    hidden = [module.weight.detach().clone() for module in model]
+    compression.choose(1.0)
+    compression.choose(1.0)  # the grids are laid for weights that are less by now
+    masks = list(compression.survivors.values())
+    assert 1000 <= sum(int(mask.sum()) for mask in masks) <= 1024
+    threshold = min(float(weight.abs()[mask].min()) for weight, mask in zip(hidden, masks, strict=True))
+    assert max(float(weight.abs()[~mask].max()) for weight, mask in zip(hidden, masks, strict=True)) <= threshold
+    for weight, mask, found, form in zip(hidden, masks, seen(model, compression), compression.forms.values(), strict=True):
+        assert form.grid is not None
+        wanted = weight.sign() * (weight.abs() - threshold).relu()
+        inside = wanted.abs() <= form.grid.largest
+        assert (found - wanted)[mask & inside].abs().max() <= 0.51 * form.grid.step
+        assert not found[~mask].any()
+    assert all(torch.equal(module.weight, weight) for module, weight in zip(model, hidden, strict=True))
+
+
+@pytest.mark.parametrize("soft", [True, False])
+def test_weights_that_are_away_learn_until_it_closes(soft: bool, network: Network, plain: HardwareProfile) -> None:
+    model, compression = pressed(network, plain, soft=soft)
+    compression.choose(1.0)
+
+    def learn() -> list[bool]:
+        model.zero_grad()
+        with compression.in_force():
+            torch.autograd.backward(model(torch.rand(5, 64)).square().sum())
+        masks = compression.survivors.values()
+        return [bool(module.weight.grad[~mask].any()) for module, mask in zip(model, masks, strict=True)]
+
+    assert learn() == [soft, soft]
+    compression.close()
+    assert learn() == [False, False]
+
+
+def test_closing_leaves_what_was_seen(network: Network, plain: HardwareProfile) -> None:
+    model, compression = pressed(network, plain)
+    for progress in (0.0, 0.5, 1.0):
+        compression.choose(progress)
+    hidden = [module.weight.detach().clone() for module in model]
+    compression.close()
+    masks = list(compression.survivors.values())
+    threshold = min(float(weight.abs()[mask].min()) for weight, mask in zip(hidden, masks, strict=True))
+    for module, weight, mask in zip(model, hidden, masks, strict=True):
+        wanted = weight.sign() * (weight.abs() - threshold).relu() * mask
+        assert torch.allclose(module.weight, wanted, atol=1e-3 * float(weight.abs().max()))
+    assert max(compression.overruns().values()) <= 0
+    before = [module.weight.detach().clone() for module in model]
+    compression.after_step("finetune", 0.1)
+    assert all(torch.equal(module.weight, weight) for module, weight in zip(model, before, strict=True))
+
+
+def test_a_slice_of_small_weights_is_not_silenced(network: Network, plain: HardwareProfile) -> None:
+    model, compression = pressed(network, plain)
+    with torch.no_grad():
+        model[1].weight *= 1e-3
+    compression.choose(1.0)
+    compression.choose(1.0)
+    compression.close()
+    assert model[1].weight.any()
+
+
+def test_a_state_is_taken_up_with_its_thresholds(network: Network, plain: HardwareProfile) -> None:
+    model, compression = pressed(network, plain)
+    compression.choose(0.5)
+    other, taken_up = pressed(network, plain)
+    taken_up.load_state_dict(copy.deepcopy(compression.state_dict()))
+    for ours, theirs in zip(seen(model, compression), seen(other, taken_up), strict=True):
+        assert torch.equal(ours, theirs)
+    for one in (compression, taken_up):
+        one.close()
+    assert all(torch.equal(ours.weight, theirs.weight) for ours, theirs in zip(model, other, strict=True))
