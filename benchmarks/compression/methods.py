@@ -50,8 +50,8 @@ class Method:
     Attributes
     ----------
     patience : int
-        Of the task's ``mask_interval``, between two choices. Ours waits twice as long: a choice takes it as long as a step does,
-        and on held-out data it was no worse.
+        Of the task's ``mask_interval``, between two choices where memory is counted. Ours waits twice as long: a choice takes it
+        as long as a step does, and on held-out data it was no worse.
     """
 
     make: Callable[[Budget, torch.nn.Module, Start], Deployable]

@@ -26,6 +26,9 @@ TRIED_WITHOUT_WIDTH = [
 """As many for a method that chooses widths itself as for those that do not."""
 TRIED_ON_IMAGES = [{"width": 8, "learning_rate": rate} for rate in (1e-3, 3e-3)]
 """Where neurons bind, and memory is there for the widest weights."""
+RATES = (4e-3, 8e-3, 16e-3)
+"""Tried for each method where synapses are counted, at `FEW`; the best is taken up to twice as many of them."""
+FEW = "1 %"
 CORES = ("1/16 core", "1/8 core", "1/4 core", "1/2 core", "1 core", "2 cores", "4 cores")
 CONNECTIVITIES = ("0.5 %", "1 %", "2 %", "5 %", "10 %", "25 %")
 
@@ -83,12 +86,26 @@ def budgets(wish: Wish, rows: Rows) -> Iterator[Run]:
                 yield wish.run("budgets", method, budget, seed, **_chosen(rows, wish.task, method))
 
 
+def rates(wish: Wish, rows: Rows) -> Iterator[Run]:
+    """Learning rates to choose from where few synapses are left, on held-out training data: as many for each method."""
+    for method in wish.methods:
+        setting = _chosen(rows, wish.task, method) | {"width": 8}
+        for rate in RATES:
+            yield wish.run("rates", method, FEW, 0, choosing=True, **setting | {"learning_rate": rate})
+
+
 def connectivity(wish: Wish, rows: Rows) -> Iterator[Run]:
     """What is left when synapses are counted, all of them alike, in 8 bits."""
     for budget in wish.budgets:
+        chosen_by = "rates" if _share(budget) <= 2 * _share(FEW) else "tuning"
         for seed in wish.seeds:
             for method in wish.methods:
-                yield wish.run("connectivity", method, budget, seed, **_chosen(rows, wish.task, method) | {"width": 8})
+                setting = _chosen(rows, wish.task, method, chosen_by) | {"width": 8}
+                yield wish.run("connectivity", method, budget, seed, **setting)
+
+
+def _share(budget: str) -> float:
+    return float(budget.removesuffix(" %"))
 
 
 def ablation(wish: Wish, rows: Rows) -> Iterator[Run]:
@@ -102,15 +119,15 @@ def ablation(wish: Wish, rows: Rows) -> Iterator[Run]:
                 yield wish.run("ablation", method, budget, seed, **setting | {"width": width})
 
 
-def _chosen(rows: Rows, task: str, method: str) -> dict[str, Any]:
+def _chosen(rows: Rows, task: str, method: str, table: str = "tuning") -> dict[str, Any]:
     """Learning rate, width and temperature that did best on held-out training data."""
-    tried = [row for row in rows if (row["table"], row["task"], row["method"]) == ("tuning", AS_FOR.get(task, task), method)]
+    tried = [row for row in rows if (row["table"], row["task"], row["method"]) == (table, AS_FOR.get(task, task), method)]
     if not tried:
-        raise SystemExit(f"{method}: nothing to choose from; make the table 'tuning' first")
+        raise SystemExit(f"{method}: nothing to choose from; make the table {table!r} first")
     best = max(tried, key=lambda row: float(row["accuracy"]))
     return {name: best[name] for name in ("learning_rate", "width", "temperature")}
 
 
 TABLES: dict[str, Callable[[Wish, Rows], Iterator[Run]]] = {
-    "dense": dense, "tuning": tuning, "budgets": budgets, "connectivity": connectivity, "ablation": ablation,
+    "dense": dense, "tuning": tuning, "budgets": budgets, "rates": rates, "connectivity": connectivity, "ablation": ablation,
 }  # fmt: skip

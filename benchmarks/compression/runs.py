@@ -185,7 +185,8 @@ def options_of(run: Run) -> FitOptions:
         task.dense, epochs_dense=0, epochs_compress=compress, epochs_finetune=finetune, learning_rate=run.learning_rate,
         distill=run.distill, temperature=run.temperature, seed=run.seed,
     )  # fmt: skip
-    return replace(told, mask_interval=method.patience * task.dense.mask_interval, **method.options)
+    patience = method.patience if "core" in run.budget else 1
+    return replace(told, mask_interval=patience * task.dense.mask_interval, **method.options)
 
 
 def memory_of(budget: Budget, network: QuantizedNetwork) -> int:
