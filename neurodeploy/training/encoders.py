@@ -46,7 +46,7 @@ def latency(images: torch.Tensor, n_steps: int) -> torch.Tensor:
 
 def _clock(n_steps: int, images: torch.Tensor) -> torch.Tensor:
     """The steps 0, 1, ... as an axis before those of the images: time first in memory, as a model is run layer by layer."""
-    return torch.arange(n_steps, device=images.device).view(-1, *[1] * images.ndim)
+    return torch.arange(n_steps, device=images.device, dtype=images.dtype).view(-1, *[1] * images.ndim)
 
 
 ENCODERS: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {"rate": rate, "latency": latency, "direct": Direct()}

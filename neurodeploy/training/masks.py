@@ -10,18 +10,17 @@ flows to where it keeps most.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.budgets.budget import SliceBudget
 from neurodeploy.hardware import HardwareProfile
+from neurodeploy.training.caps import Mask, axon_prices, within_caps
 from neurodeploy.training.lists import Lists, Wish, lists_of
 
-Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-Mask = NDArray[np.bool_]
 
 RESOURCES = ("synapse_memory_bits", "input_axons", "output_axons")
 _BISECTIONS = 60
@@ -181,7 +180,7 @@ class _Slice:
     def choice(self, stand: _Stand, price: float) -> Choice:
         _, worth = stand.lists.best(price)
         return Choice(
-            mask=stand.lists.mask(stand.index), prices={"synapse_memory_bits": price} | _axon_prices(worth, self.wish.part)
+            mask=stand.lists.mask(stand.index), prices={"synapse_memory_bits": price} | axon_prices(worth, self.wish.part)
         )
 
 
@@ -211,9 +210,19 @@ def _bisect(slices: Sequence[_Slice], memory_bits: int) -> tuple[float, list[_St
             low, over = price, stands
         else:
             high, within = price, stands
+        if _are_next(within, over):
+            price = (_score(over) - _score(within)) / (_bits(over) - _bits(within))
+            return min(max(price, low), high), within, over
         if high - low <= _EXACT * high:
             break
     return high, within, over
+
+
+def _are_next(within: Sequence[_Stand], over: Sequence[_Stand]) -> bool:
+    """Whether one axon grows by one size between them, and nothing else changes: so they part at what that gains a bit."""
+    if any(low.lists is not high.lists for low, high in zip(within, over, strict=True)):
+        return False
+    return sum(int(np.abs(high.index - low.index).sum()) for low, high in zip(within, over, strict=True)) <= 1
 
 
 def _move(slices: Sequence[_Slice], within: Sequence[_Stand], over: Sequence[_Stand], memory_bits: int) -> list[_Stand]:
@@ -261,38 +270,3 @@ def _best_step(stand: _Stand, part: SliceBudget, spare: int) -> tuple[float, int
     value = np.where((cost > 0) & (cost <= spare) & open_[:, None], gain / np.maximum(cost, 1), 0.0)
     axon, size = divmod(int(value.argmax()), lists.sizes.size)
     return float(value[axon, size]), axon, size
-
-
-# ---------------------------------------------------------------------------------------------- axons
-
-
-def within_caps(worth: Floats, part: SliceBudget) -> Mask:
-    """The axons (n_in,) worth something that a slice may keep: the best of each source's, then the best of all.
-
-    The caps nest (each source within the total), so taking the best first is optimal.
-    """
-    kept = worth > 0
-    for cap in part.sources:
-        kept[cap.start : cap.stop] = _first(worth[cap.start : cap.stop], kept[cap.start : cap.stop], cap.axons)
-    return _first(worth, kept, part.input_axons)
-
-
-def _first(worth: Floats, among: Mask, n: int) -> Mask:
-    if np.count_nonzero(among) <= n:
-        return among
-    ranked = np.argsort(np.where(among, -worth, np.inf), kind="stable")
-    best = np.zeros_like(among)
-    best[ranked[:n]] = True
-    return best
-
-
-def _axon_prices(worth: Floats, part: SliceBudget) -> dict[str, float]:
-    """What one axon more would be worth, in total and from the source that misses it most; `worth` after its bits are paid."""
-    room = replace(part, input_axons=worth.size)
-    from_sources = within_caps(worth, room)
-    kept = within_caps(worth, part)
-    capped = worth[(worth > 0) & ~from_sources]
-    return {
-        "input_axons": float(worth[from_sources & ~kept].max(initial=0.0)),
-        "output_axons": float(capped.max(initial=0.0)) if np.array_equal(from_sources, kept) else 0.0,
-    }

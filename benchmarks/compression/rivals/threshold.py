@@ -19,7 +19,7 @@ import torch
 from neurodeploy.budgets.budget import SliceBudget
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.resources.usage import count
-from neurodeploy.training.masks import within_caps
+from neurodeploy.training.caps import within_caps
 
 Tensors = dict[str, torch.Tensor]
 
