@@ -71,6 +71,9 @@ def _rival(name: str, budget: Budget, model: torch.nn.Module, start: Start) -> D
     return RIVALS[name](budget, model, width=start.width, thresholds=start.thresholds, **extras)
 
 
+HARD = "minimax, hard thresholds"
+"""What its firm ones are worth; that shows where synapses are counted, for lists have none."""
+
 METHODS: dict[str, Method] = {
     "minimax": Method(make=partial(_ours, MINIMAX), chooses_widths=True, patience=2),
     "minimax, one width": Method(make=partial(_ours, replace(MINIMAX, widths=False)), patience=2),
@@ -83,8 +86,9 @@ METHODS: dict[str, Method] = {
         chooses_widths=True,
         patience=2,
     ),
+    HARD: Method(make=partial(_ours, replace(MINIMAX, firm=False)), chooses_widths=True),
     **{name: Method(make=partial(_rival, name)) for name in RIVALS},
 }
 RIVALRY = ("minimax", *RIVALS)
 """Ours beside the others."""
-ABLATIONS = tuple(name for name in METHODS if name.startswith("minimax, "))
+ABLATIONS = tuple(name for name in METHODS if name.startswith("minimax, ") and name != HARD)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.compression.methods import ABLATIONS, METHODS
+from benchmarks.compression.methods import ABLATIONS, HARD, METHODS
 from benchmarks.compression.runs import Run
 
 Rows = Sequence[dict[str, Any]]
@@ -109,13 +109,18 @@ def _share(budget: str) -> float:
 
 
 def ablation(wish: Wish, rows: Rows) -> Iterator[Run]:
-    """Ours, with one idea less at a time, or one more."""
-    setting = _chosen(rows, wish.task, "minimax")
+    """Ours as it is, with one idea less at a time, and with one more; hard thresholds where synapses are counted."""
     for budget in wish.budgets:
+        counted = "%" in budget
+        setting = _chosen(rows, wish.task, "minimax", "rates" if counted else "tuning")
         for seed in wish.seeds:
+            if counted:
+                yield wish.run("ablation", HARD, budget, seed, **setting | {"width": 8})
+                continue
+            yield wish.run("ablation", "minimax", budget, seed, **setting)
             yield wish.run("ablation", "minimax", budget, seed, **setting, distill=0.0)
             for method in ABLATIONS:
-                width = None if METHODS[method].chooses_widths else 4
+                width = None if METHODS[method].chooses_widths else 5
                 yield wish.run("ablation", method, budget, seed, **setting | {"width": width})
 
 

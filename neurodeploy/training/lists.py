@@ -70,9 +70,13 @@ class Lists:
     gain: Floats
     n_neurons: int
 
-    def best(self, price: float) -> tuple[Integers, Floats]:
-        """For every axon the index of its best size at `price` a bit, and what it is then worth; arrays (n_in,)."""
-        net = self.gain - price * self.bits
+    def best(self, price: float, reach: int | None = None) -> tuple[Integers, Floats]:
+        """For every axon the index of its best size at `price` a bit, and what it is then worth; arrays (n_in,).
+
+        `reach` is an index that none exceeds: that of a lower price.
+        """
+        sizes = slice(None if reach is None else reach + 1)
+        net = self.gain[:, sizes] - price * self.bits[sizes]
         index = net.argmax(axis=1)
         return index, np.take_along_axis(net, index[:, None], axis=1)[:, 0]
 

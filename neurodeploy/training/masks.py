@@ -10,7 +10,7 @@ flows to where it keeps most.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,10 +126,14 @@ def choose_synapses(score: NDArray[np.float64], part: SliceBudget, bits: int, pr
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Stand:
-    """How a slice is stored: in which lists, and the size of each axon's, as an index (n_in,) of their sizes."""
+    """How a slice is stored: in which lists, and the size of each axon's, as an index (n_in,) of their sizes.
+
+    `reach` has, for each way to store it, an index that none exceeds at that price or a higher one.
+    """
 
     lists: Lists
     index: Integers
+    reach: tuple[int, ...] = ()
 
     @property
     def bits(self) -> int:
@@ -146,15 +150,16 @@ class _Slice:
     def __init__(self, wish: Wish, ways: Sequence[Lists]) -> None:
         self.wish, self.ways = wish, ways
 
-    def at(self, price: float) -> _Stand:
-        """What it keeps at `price` a bit, in the encoding that is worth most then."""
-        stands, worths = [], []
-        for lists in self.ways:
-            index, worth = lists.best(price)
+    def at(self, price: float, reach: Sequence[int] = ()) -> _Stand:
+        """What it keeps at `price` a bit, in the encoding that is worth most then; `reach` is that of a lower price."""
+        stands, worths, reached = [], [], []
+        for way, lists in enumerate(self.ways):
+            index, worth = lists.best(price, reach[way] if reach else None)
             kept = within_caps(worth, self.wish.part)
             stands.append(_Stand(lists=lists, index=np.where(kept, index, 0)))
             worths.append(float(worth[kept].sum()))
-        return stands[int(np.argmax(worths))]
+            reached.append(int(index.max(initial=0)))
+        return replace(stands[int(np.argmax(worths))], reach=tuple(reached))
 
     def whole(self) -> _Stand:
         """Everything, in the encoding that takes the least memory then."""
@@ -205,7 +210,7 @@ def _bisect(slices: Sequence[_Slice], memory_bits: int) -> tuple[float, list[_St
     within, over = [part.at(high) for part in slices], [part.at(low) for part in slices]
     for _ in range(_BISECTIONS):
         price = (low + high) / 2
-        stands = [part.at(price) for part in slices]
+        stands = [part.at(price, stand.reach) for part, stand in zip(slices, over, strict=True)]
         if _bits(stands) > memory_bits:
             low, over = price, stands
         else:
