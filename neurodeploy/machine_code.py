@@ -13,9 +13,13 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 
 def compiled(function: F) -> F:
-    """Machine code for `function`, kept on disk where there is a place for it."""
+    """Machine code for `function`, kept on disk where there is a place for it.
+
+    Nothing looks out for divisions by zero: loops that could raise an error are not turned into vector instructions.
+    """
+    options = {"nogil": True, "error_model": "numpy"}
     try:
-        result: F = numba.njit(function, nogil=True, cache=True)
+        result: F = numba.njit(function, cache=True, **options)
     except RuntimeError:  # neither beside the source nor in the user's folder
-        result = numba.njit(function, nogil=True)
+        result = numba.njit(function, **options)
     return result
