@@ -17,9 +17,8 @@ def compiled(function: F) -> F:
 
     Nothing looks out for divisions by zero: loops that could raise an error are not turned into vector instructions.
     """
-    options = {"nogil": True, "error_model": "numpy"}
     try:
-        result: F = numba.njit(function, cache=True, **options)
+        result: F = numba.njit(function, nogil=True, error_model="numpy", cache=True)
     except RuntimeError:  # neither beside the source nor in the user's folder
-        result = numba.njit(function, **options)
+        result = numba.njit(function, nogil=True, error_model="numpy")
     return result

@@ -72,7 +72,7 @@ def _rival(name: str, budget: Budget, model: torch.nn.Module, start: Start) -> D
 
 
 HARD = "minimax, hard thresholds"
-"""What its firm ones are worth; that shows where synapses are counted, for lists have none."""
+"""What its soft ones are worth; that shows where synapses are counted, for lists have none."""
 
 METHODS: dict[str, Method] = {
     "minimax": Method(make=partial(_ours, MINIMAX), chooses_widths=True, patience=2),
@@ -86,7 +86,7 @@ METHODS: dict[str, Method] = {
         chooses_widths=True,
         patience=2,
     ),
-    HARD: Method(make=partial(_ours, replace(MINIMAX, firm=False)), chooses_widths=True),
+    HARD: Method(make=partial(_ours, replace(MINIMAX, soft=False)), chooses_widths=True),
     **{name: Method(make=partial(_rival, name)) for name in RIVALS},
 }
 RIVALRY = ("minimax", *RIVALS)

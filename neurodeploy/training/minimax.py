@@ -8,7 +8,7 @@ s counts the weights of a layer that should be zero, ||W||_{s,2}^2 is the sum of
 zero yet, z prices every resource that is over budget: a core's memory, a slice's axons. Where the paper descends in s and
 ascends in z, the two are solved together here, exactly: `masks.choose_on_core` finds the surviving synapses and the shadow
 prices at once; `forms` has the widths. The budget in force shrinks geometrically from what the dense model
-uses to what it may use. Where every synapse costs the same its price is taken off each weight: `firm`. Convolutions keep their
+uses to what it may use. Where every synapse costs the same its price is taken off each weight: `soft`. Convolutions keep their
 synapses and lose channels, as many as the budget has no room for: `channels`.
 """
 
@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 
 from neurodeploy.budgets.budget import Budget, SliceBudget
 from neurodeploy.training.channels import Channels
-from neurodeploy.training.firm import FirmThresholds, costs_alike
 from neurodeploy.training.forms import Form, best_width
 from neurodeploy.training.integers import best_grid
 from neurodeploy.training.lists import Wish
@@ -37,6 +36,7 @@ from neurodeploy.training.needs import memory_bits, overruns_of
 from neurodeploy.training.options import MinimaxOptions
 from neurodeploy.training.pruning import Phase
 from neurodeploy.training.schedule import axons_in_force, constraint, memory_in_force
+from neurodeploy.training.soft import SoftThresholds, costs_alike
 from neurodeploy.trimming import live_neurons, without_neurons
 
 
@@ -62,7 +62,7 @@ class Compression:
         The synapses of dense layers.
     forms : dict of layer to Form
         Width, values and neurons of each.
-    firm : FirmThresholds or None
+    soft : SoftThresholds or None
         What is taken off the weights while they are pressed; None where synapses do not cost alike, or it is not asked for.
     penalties : dict of layer to float
         y: the price of squared weight outside the survivors.
@@ -84,8 +84,8 @@ class Compression:
             name: Form(width=budget.weight_bits, grid=None, rows={}, threshold=thresholds.get(name), axons=self._axons[name])
             for name in self.layers
         }
-        is_firm = self.options.firm and self.options.integers and costs_alike(budget.profile)
-        self.firm = FirmThresholds(self.layers, budget.profile) if is_firm else None
+        is_soft = self.options.soft and self.options.integers and costs_alike(budget.profile)
+        self.soft = SoftThresholds(self.layers, budget.profile) if is_soft else None
         self.penalties = dict.fromkeys(self.layers, 0.0)
         self.multipliers = {constraint(part, resource): 0.0 for part in self.plan.slices for resource in RESOURCES}
         self._chosen = 0
@@ -135,12 +135,12 @@ class Compression:
 
     def _let_rest(self) -> None:
         """Take the gradients, if there are any, from weights that do not survive."""
-        for name, matrix in self.layers.items() if self.options.rest and not (self.firm and self.firm.is_open) else ():
+        for name, matrix in self.layers.items() if self.options.rest and not (self.soft and self.soft.is_open) else ():
             matrix.scale_gradient(self.survivors[name])
 
     def _surviving(self, name: str) -> torch.Tensor:
         weight = self.layers[name].weight.detach()
-        return weight * (self.survivors[name] if self.firm is None else self.survivors[name] * self.firm.share(name, weight))
+        return weight * (self.survivors[name] if self.soft is None else self.survivors[name] * self.soft.share(name, weight))
 
     def _on_chip(self, name: str) -> torch.Tensor:
         grid, weight = self.forms[name].grid, self._surviving(name)
@@ -168,8 +168,8 @@ class Compression:
                 mask = self.survivors[part.layer]
                 mask[part.start : part.stop] = torch.from_numpy(choice.mask).to(mask.device)
                 self.multipliers |= {constraint(part, resource): price for resource, price in choice.prices.items()}
-                if self.firm is not None:
-                    self.firm.follow(part, choice.prices[RESOURCES[0]], self.forms[part.layer], mask)
+                if self.soft is not None:
+                    self.soft.follow(part, choice.prices[RESOURCES[0]], self.forms[part.layer], mask)
         for name, mask in self.survivors.items():
             if (columns := self.channels.columns(name)) is not None:
                 mask &= columns
@@ -197,7 +197,7 @@ class Compression:
             self.forms[name] = replace(self.forms[name], rows={**self.forms[name].rows, **fewer})
 
     def _wish(self, part: SliceBudget, weights: Mapping[str, NDArray[np.float64]], progress: float) -> Wish:
-        form = self.forms[part.layer] if self.firm is None else replace(self.forms[part.layer], grid=None)
+        form = self.forms[part.layer] if self.soft is None else replace(self.forms[part.layer], grid=None)
         return form.wish(axons_in_force(part, progress), weights[part.layer][part.start : part.stop])
 
     def _choose_forms(self) -> None:
@@ -212,7 +212,7 @@ class Compression:
                     for p in self.plan.of(name)
                 ]
                 self.forms[name] = best_width(self.forms[name], parts, surviving, profile, self.options.dread_of_rounding)
-            if self.firm is not None:
+            if self.soft is not None:
                 seen = self._surviving(name)[self.survivors[name]].cpu().double().numpy()
                 self.forms[name] = replace(self.forms[name], grid=best_grid(seen, self.forms[name].width, form.threshold))
 
@@ -254,7 +254,7 @@ class Compression:
             "channels": self.channels.state_dict(),
             "survivors": self.survivors, "forms": {name: form.state_dict() for name, form in self.forms.items()},
             "penalties": self.penalties, "multipliers": self.multipliers, "chosen": self._chosen,
-            "firm": {} if self.firm is None else self.firm.state_dict(),
+            "soft": {} if self.soft is None else self.soft.state_dict(),
         }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -265,8 +265,8 @@ class Compression:
         self.forms = {name: form.as_of(state["forms"][name]) for name, form in self.forms.items()}
         self.penalties, self.multipliers = dict(state["penalties"]), dict(state["multipliers"])
         self._chosen = state["chosen"]
-        if self.firm is not None:
-            self.firm.load_state_dict(state["firm"])
+        if self.soft is not None:
+            self.soft.load_state_dict(state["soft"])
 
     def close(self) -> None:
         """End the compression: choose under the slices' own budgets, and hold the choice.
@@ -279,8 +279,8 @@ class Compression:
         self._chosen = 0
         self.choose(1.0)
         forget_unheard(self.layers, self.survivors, self.budget)
-        if self.firm is not None:
-            self.firm.end()
+        if self.soft is not None:
+            self.soft.end()
         self.hold()
         if not self.layers:
             return

@@ -113,9 +113,9 @@ class MinimaxOptions:
         With integers, weights that do not survive rest as they are, and come back when others have become smaller; without it,
         they learn on from the gradient at zero, and an optimizer that steps alike for small gradients and large ones makes
         survivors of them by chance.
-    firm : bool
+    soft : bool
         Where every synapse of a core costs the same, its price is taken off each weight while it is pressed, and weights that do
-        not survive learn on (`neurodeploy.training.firm`); elsewhere, and without integers, nothing hangs on it.
+        not survive learn on (`neurodeploy.training.soft`); elsewhere, and without integers, nothing hangs on it.
     widths : bool
         The width of each layer's weights is chosen, from those that the chip has; without it, it is the budget's. Whoever
         quantises the network then asks the method for `Compression.widths`, as `neurodeploy.compress` does.
@@ -137,7 +137,7 @@ class MinimaxOptions:
 
     integers: bool = True
     rest: bool = True
-    firm: bool = True
+    soft: bool = True
     widths: bool = False
     idle: bool = False
     dread_of_rounding: float = 8.0

@@ -1,15 +1,14 @@
-"""Firm thresholds: the price of a synapse, taken off its weight, where every synapse of a core costs the same.
+"""Soft thresholds: the price of a synapse, taken off its weight, where every synapse of a core costs the same.
 
-Behind the weights are hidden ones that learn on while their synapse is away. The count of synapses at a price is relaxed to the
-minimax concave penalty (Zhang 2010, Annals of Statistics 38), and the weights are what its proximal map, the firm threshold
-(Gao and Bruce 1997, Statistica Sinica 7), leaves of the hidden ones::
+Behind the weights are hidden ones that learn on while their synapse is away. The count of synapses at a price is relaxed to its
+convex envelope, and the weights are what its proximal map leaves of the hidden ones::
 
-    w = sign(h) min(|h|, g/(g - 1) max(|h| - d, 0))        with d^2 the bits of a synapse times the price of a bit, and g = 2
+    w = sign(h) max(|h| - d, 0)        with d^2 the bits of a synapse times the price of a bit
 
 so the synapses that survive are those above d, as the exact choice has them, and nothing jumps where one comes or goes: what
-comes back is what gradients keep pushing, and chance does no harm. From g d on a weight is what it is. With g = infinity this is
-the soft threshold of STDS (Chen et al., ICML 2022), which weakens all weights whenever the price rises; with g = 1 the count
-itself. Where lists are paid for in units no d parts those that are kept from the others, and weights rest instead.
+comes back is what gradients keep pushing, and chance does no harm. In optimization this is dual averaging with an l1 price (Xiao
+2010, JMLR 11); for spiking networks it is STDS (Chen et al., ICML 2022), whose d rises by a schedule in place of a price.
+Where lists are paid for in units no d parts those that are kept from the others, and weights rest instead.
 """
 
 from __future__ import annotations
@@ -33,11 +32,7 @@ def costs_alike(profile: HardwareProfile) -> bool:
     return plain and tuple(profile["encodings"].names) == ("sparse",)
 
 
-_FIRMNESS = 2.0
-"""g: above 1. On MNIST with 1 % of the synapses, held-out data: 97.5 % for g = infinity, 97.7 for 4, 97.9 for 2."""
-
-
-class FirmThresholds:
+class SoftThresholds:
     """What is taken off the hidden weights that the layers hold, until the compression closes.
 
     Attributes
@@ -57,8 +52,7 @@ class FirmThresholds:
         if not self.is_open:
             return torch.ones_like(hidden)
         off = self.off[name].to(hidden)
-        above = torch.relu(1 - off / hidden.abs().clamp(min=torch.finfo(hidden.dtype).tiny))
-        return (_FIRMNESS / (_FIRMNESS - 1) * above).clamp(max=1)
+        return torch.relu(1 - off / hidden.abs().clamp(min=torch.finfo(hidden.dtype).tiny))
 
     def follow(self, part: SliceBudget, price: float, form: Form, mask: torch.Tensor) -> None:
         """Lay the threshold of a slice anew, at a price of a bit in squared weight; half of its largest survivor stays."""

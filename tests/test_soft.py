@@ -1,4 +1,4 @@
-"""Firm thresholds: taken off the weights where synapses cost alike, from the first choice until the compression closes."""
+"""Soft thresholds: taken off the weights where synapses cost alike, from the first choice until the compression closes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from neurodeploy.budgets.sharing import share_budget
 from neurodeploy.hardware import HardwareProfile
 from neurodeploy.network import Network
 from neurodeploy.profiles import load_profile
-from neurodeploy.training.firm import costs_alike
 from neurodeploy.training.minimax import Compression
 from neurodeploy.training.options import MinimaxOptions
+from neurodeploy.training.soft import costs_alike
 
 PLAIN = {
     "encodings": ("sparse",), "memory_unit_bits": None, "synapses_per_block": None, "block_header_bits": None,
@@ -35,9 +35,9 @@ def network(make_network: Callable[..., Network]) -> Network:
     return make_network([64, 100, 10])
 
 
-def pressed(network: Network, chip: HardwareProfile, *, firm: bool = True) -> tuple[torch.nn.Sequential, Compression]:
+def pressed(network: Network, chip: HardwareProfile, *, soft: bool = True) -> tuple[torch.nn.Sequential, Compression]:
     model = linear_model(network)
-    return model, Compression(share_budget(network, chip, cores=1), model, MinimaxOptions(firm=firm))
+    return model, Compression(share_budget(network, chip, cores=1), model, MinimaxOptions(soft=soft))
 
 
 def seen(model: torch.nn.Sequential, compression: Compression) -> list[torch.Tensor]:
@@ -46,9 +46,8 @@ def seen(model: torch.nn.Sequential, compression: Compression) -> list[torch.Ten
 
 
 def seen_of(hidden: torch.Tensor, threshold: float) -> torch.Tensor:
-    """The minimiser of (w - h)^2 / 2 + penalty, its slope threshold - |w| / 2 up to twice the threshold and 0 from there on."""
-    size = hidden.abs()
-    return hidden.sign() * torch.where(size > 2 * threshold, size, 2 * (size - threshold)).clamp(min=0)
+    """The minimiser of (w - h)^2 / 2 + threshold |w|."""
+    return hidden.sign() * (hidden.abs() - threshold).clamp(min=0)
 
 
 @pytest.mark.parametrize(
@@ -82,9 +81,9 @@ def test_what_survives_is_seen_less_one_threshold_for_all(network: Network, plai
     assert all(torch.equal(module.weight, weight) for module, weight in zip(model, hidden, strict=True))
 
 
-@pytest.mark.parametrize("firm", [True, False])
-def test_weights_that_are_away_learn_until_it_closes(firm: bool, network: Network, plain: HardwareProfile) -> None:
-    model, compression = pressed(network, plain, firm=firm)
+@pytest.mark.parametrize("soft", [True, False])
+def test_weights_that_are_away_learn_until_it_closes(soft: bool, network: Network, plain: HardwareProfile) -> None:
+    model, compression = pressed(network, plain, soft=soft)
     compression.choose(1.0)
 
     def learn() -> list[bool]:
@@ -94,7 +93,7 @@ def test_weights_that_are_away_learn_until_it_closes(firm: bool, network: Networ
         masks = compression.survivors.values()
         return [bool(module.weight.grad[~mask].any()) for module, mask in zip(model, masks, strict=True)]
 
-    assert learn() == [firm, firm]
+    assert learn() == [soft, soft]
     compression.close()
     assert learn() == [False, False]
 
@@ -106,8 +105,8 @@ def test_closing_leaves_what_was_seen(network: Network, plain: HardwareProfile) 
     hidden = [module.weight.detach().clone() for module in model]
     compression.close()
     masks = list(compression.survivors.values())
-    assert compression.firm is not None
-    threshold = float(compression.firm.off["layer1"].max())
+    assert compression.soft is not None
+    threshold = float(compression.soft.off["layer1"].max())
     assert threshold <= min(float(weight.abs()[mask].min()) for weight, mask in zip(hidden, masks, strict=True))
     for module, weight, mask in zip(model, hidden, masks, strict=True):
         wanted = seen_of(weight, threshold) * mask
