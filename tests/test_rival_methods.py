@@ -238,7 +238,7 @@ def test_fisher_takes_whole_neurons_by_what_their_spikes_contribute(small: Calla
         torch.nn.functional.cross_entropy(run_model(model, spikes * 8).sum(dim=0), target).backward()
     assert factor.grad is not None
     assert factor.grad.any()
-    assert torch.allclose(rival.contribution[FIRST].float(), factor.grad.square(), atol=1e-8)
+    assert torch.allclose(rival.contribution[FIRST].float(), factor.grad.square(), rtol=1e-3, atol=1e-8)  # other sums
     rival.choose(1.0)
     gone = ~rival.survivors[FIRST].any(dim=1)
     assert 0 < int(gone.sum()) < 70
