@@ -103,10 +103,10 @@ def test_closing_leaves_what_was_seen(network: Network, plain: HardwareProfile) 
     for progress in (0.0, 0.5, 1.0):
         compression.choose(progress)
     hidden = [module.weight.detach().clone() for module in model]
-    compression.close()
-    masks = list(compression.survivors.values())
     assert compression.soft is not None
     threshold = float(compression.soft.off["layer1"].max())
+    compression.close()
+    masks = list(compression.survivors.values())
     assert threshold <= min(float(weight.abs()[mask].min()) for weight, mask in zip(hidden, masks, strict=True))
     for module, weight, mask in zip(model, hidden, masks, strict=True):
         wanted = seen_of(weight, threshold) * mask

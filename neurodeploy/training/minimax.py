@@ -63,7 +63,8 @@ class Compression:
     forms : dict of layer to Form
         Width, values and neurons of each.
     soft : SoftThresholds or None
-        What is taken off the weights while they are pressed; None where synapses do not cost alike, or it is not asked for.
+        What is taken off the weights while they are pressed; None once that is over, where synapses do not cost alike, or where
+        it is not asked for.
     penalties : dict of layer to float
         y: the price of squared weight outside the survivors.
     multipliers : dict of constraint to float
@@ -135,7 +136,7 @@ class Compression:
 
     def _let_rest(self) -> None:
         """Take the gradients, if there are any, from weights that do not survive."""
-        for name, matrix in self.layers.items() if self.options.rest and not (self.soft and self.soft.is_open) else ():
+        for name, matrix in self.layers.items() if self.options.rest and self.soft is None else ():
             matrix.scale_gradient(self.survivors[name])
 
     def _surviving(self, name: str) -> torch.Tensor:
@@ -205,16 +206,15 @@ class Compression:
         weights, profile = self._weights(), self.budget.profile
         for name, form in self.forms.items() if self.options.integers else ():
             surviving = weights[name][self.survivors[name].cpu().numpy()]
-            self.forms[name] = replace(form, grid=best_grid(surviving, form.width, form.threshold))
             if self.options.widths:
                 parts = [
                     (p, weights[name][p.start : p.stop], self.multipliers[constraint(p, RESOURCES[0])])
                     for p in self.plan.of(name)
                 ]
-                self.forms[name] = best_width(self.forms[name], parts, surviving, profile, self.options.dread_of_rounding)
+                form = best_width(form, parts, surviving, profile, self.options.dread_of_rounding)
             if self.soft is not None:
-                seen = self._surviving(name)[self.survivors[name]].cpu().double().numpy()
-                self.forms[name] = replace(self.forms[name], grid=best_grid(seen, self.forms[name].width, form.threshold))
+                surviving = self._surviving(name)[self.survivors[name]].cpu().double().numpy()
+            self.forms[name] = replace(form, grid=best_grid(surviving, form.width, form.threshold))
 
     def after_step(self, phase: Phase, learning_rate: float) -> None:
         """Hear what channels would be missed, and press towards the survivors if a penalty is asked for; hold them afterwards."""
@@ -254,7 +254,7 @@ class Compression:
             "channels": self.channels.state_dict(),
             "survivors": self.survivors, "forms": {name: form.state_dict() for name, form in self.forms.items()},
             "penalties": self.penalties, "multipliers": self.multipliers, "chosen": self._chosen,
-            "soft": {} if self.soft is None else self.soft.state_dict(),
+            "soft": {} if self.soft is None else self.soft.off,
         }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -265,8 +265,10 @@ class Compression:
         self.forms = {name: form.as_of(state["forms"][name]) for name, form in self.forms.items()}
         self.penalties, self.multipliers = dict(state["penalties"]), dict(state["multipliers"])
         self._chosen = state["chosen"]
-        if self.soft is not None:
-            self.soft.load_state_dict(state["soft"])
+        if not state["soft"]:
+            self.soft = None
+        for name, off in self.soft.off.items() if self.soft is not None else ():
+            off.copy_(state["soft"][name])
 
     def close(self) -> None:
         """End the compression: choose under the slices' own budgets, and hold the choice.
@@ -280,7 +282,8 @@ class Compression:
         self.choose(1.0)
         forget_unheard(self.layers, self.survivors, self.budget)
         if self.soft is not None:
-            self.soft.end()
+            self.soft.take_off()
+            self.soft = None
         self.hold()
         if not self.layers:
             return

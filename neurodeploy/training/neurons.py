@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -26,10 +25,8 @@ from norse.torch.module.lif_box import LIFBoxCell
 from torch.autograd.function import once_differentiable
 
 from neurodeploy.machine_code import Array
+from neurodeploy.simulation.threads import SHARED_STATES, Team
 from neurodeploy.training import loops
-
-_SHARED = 1 << 16
-"""Values, of all steps, that a thread is worth waking for."""
 
 _STEPS: dict[type[torch.nn.Module], Callable[..., Any]] = {
     LIFCell: lif_feed_forward_step,
@@ -148,7 +145,7 @@ def _forward_in_loops(neurons: Neurons, inputs: torch.Tensor, answers: torch.Ten
     def some(start: int, stop: int) -> None:
         loops.forward(given, filled, kept, gain, leak, decay, threshold, reset, neurons.adds_leak, start, stop)
 
-    _shared(some, filled)
+    Team(torch.get_num_threads()).share(some, filled.shape[1], worth_it=filled.size > SHARED_STATES)
 
 
 def _backward_in_loops(neurons: Neurons, gradient: torch.Tensor, membranes: torch.Tensor, inputs: torch.Tensor) -> None:
@@ -158,7 +155,7 @@ def _backward_in_loops(neurons: Neurons, gradient: torch.Tensor, membranes: torc
     def some(start: int, stop: int) -> None:
         loops.backward(given, kept, filled, gain, decay, threshold, reset, start, stop)
 
-    _shared(some, filled)
+    Team(torch.get_num_threads()).share(some, filled.shape[1], worth_it=filled.size > SHARED_STATES)
 
 
 def _of_each(neurons: Neurons, inputs: torch.Tensor) -> list[Any]:
@@ -172,18 +169,6 @@ def _flat(tensor: torch.Tensor) -> Array:
     """(n_steps, batch, n), in a row; the tensor's own memory where that is so already."""
     array: Array = tensor.detach().contiguous().view(*tensor.shape[:2], math.prod(tensor.shape[2:])).numpy()
     return array
-
-
-def _shared(some: Callable[[int, int], None], filled: Array) -> None:
-    """Samples among torch's threads."""
-    batch = filled.shape[1]
-    n = max(1, min(torch.get_num_threads(), batch, filled.size // _SHARED))
-    edges = [batch * part // n for part in range(n + 1)]
-    if n == 1:
-        some(*edges)
-        return
-    with ThreadPoolExecutor(n) as pool:
-        list(pool.map(some, edges[:-1], edges[1:]))
 
 
 # ---------------------------------------------------------------------------------------------- in torch

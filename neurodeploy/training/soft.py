@@ -14,13 +14,13 @@ Where lists are paid for in units no d parts those that are kept from the others
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
+import numpy as np
 import torch
 
 from neurodeploy.budgets.budget import SliceBudget
 from neurodeploy.hardware import UNLIMITED, HardwareProfile
-from neurodeploy.resources.encodings import Formula, index_bits, weight_bits
+from neurodeploy.resources.encodings import Formula, axon_bits, index_bits, weight_bits
 from neurodeploy.training.forms import Form
 from neurodeploy.training.matrices import Matrix
 
@@ -39,40 +39,26 @@ class SoftThresholds:
     ----------
     off : dict of layer to tensor (n_out, 1)
         d of each neuron's slice, in the units of the weights.
-    is_open : bool
-        The layers still hold hidden weights.
     """
 
     def __init__(self, layers: Mapping[str, Matrix], profile: HardwareProfile) -> None:
-        self.layers, self.profile, self.is_open = layers, profile, True
+        self.layers, self.profile = layers, profile
         self.off = {name: torch.zeros_like(matrix.weight[:, :1]).detach() for name, matrix in layers.items()}
 
     def share(self, name: str, hidden: torch.Tensor) -> torch.Tensor:
         """Of hidden weights (n_out, n_in), the share 0..1 that the loss sees."""
-        if not self.is_open:
-            return torch.ones_like(hidden)
         off = self.off[name].to(hidden)
         return torch.relu(1 - off / hidden.abs().clamp(min=torch.finfo(hidden.dtype).tiny))
 
     def follow(self, part: SliceBudget, price: float, form: Form, mask: torch.Tensor) -> None:
         """Lay the threshold of a slice anew, at a price of a bit in squared weight; half of its largest survivor stays."""
         n_neurons = max(len(form.rows.get(part.name, range(part.neurons))), 1)
-        bits = weight_bits(form.width, self.profile) + index_bits(n_neurons, self.profile)
+        width, index = weight_bits(form.width, self.profile), index_bits(n_neurons, self.profile)
+        bits = int(axon_bits(np.asarray(1), width, index, self.profile))
         hidden = self.layers[part.layer].weight.detach()[part.start : part.stop] * mask[part.start : part.stop]
         self.off[part.layer][part.start : part.stop] = min((price * bits * form.axons) ** 0.5, float(hidden.abs().max()) / 2)
 
-    def end(self) -> None:
-        """From here on the layers hold the weights themselves."""
+    def take_off(self) -> None:
+        """Let the layers hold the weights themselves."""
         for name, matrix in self.layers.items():
             matrix.scale(self.share(name, matrix.weight.detach()))
-        self.is_open = False
-
-    def state_dict(self) -> Mapping[str, Any]:
-        """Thresholds, and whether weights are still hidden."""
-        return {"off": self.off, "is_open": int(self.is_open)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take them up again."""
-        self.is_open = bool(state["is_open"])
-        for name, off in self.off.items():
-            off.copy_(state["off"][name])
