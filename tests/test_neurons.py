@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,6 +68,13 @@ def test_all_steps_at_once_are_norses(
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-6)
     with torch.no_grad():
         assert torch.equal(run(neurons, inputs), wanted)
+
+
+@pytest.mark.skipif(find_spec("triton") is None or version("triton") < "3", reason="no Triton here that interprets kernels")
+def test_the_kernels_for_a_gpu_are_the_compiled_loops() -> None:
+    run = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("interpreted_kernels.py"))]
+    told = subprocess.run(run, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stdout.strip()) == (0, "equal"), told.stderr
 
 
 def chain(cell: torch.nn.Module) -> SequentialState:

@@ -8,6 +8,7 @@ to a model, and whole numbers up to the encoder's levels to a simulator.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -92,10 +93,11 @@ def encode(images: torch.Tensor | NDArray[Any], n_steps: int, encoder: Encoder =
     if n_steps < 1:
         raise RequestError("n_steps", f"is {n_steps}, not at least 1")
     intensities = torch.as_tensor(images).to(torch.float32)
-    if intensities.isnan().any():
+    least, most = torch.stack(torch.aminmax(intensities)).tolist() if intensities.numel() else (0, 1)  # a GPU is waited for once
+    if math.isnan(least):
         raise DataError("images", "hold NaN", remedy="Clean them before they are encoded.")
-    if intensities.numel() and not 0 <= float(intensities.min()) <= float(intensities.max()) <= 1:
-        found = f"{float(intensities.min()):g}..{float(intensities.max()):g}"
+    if not 0 <= least <= most <= 1:
+        found = f"{least:g}..{most:g}"
         raise DataError("images", f"intensities {found} leave 0..1", remedy="Scale them first, e.g. divide bytes by 255.")
     spikes = encoder_of(encoder)(intensities, n_steps)
     wanted = (intensities.shape[0], n_steps, *intensities.shape[1:])

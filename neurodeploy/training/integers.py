@@ -73,8 +73,8 @@ class Grid:
 
     def beside(self, bias: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """The nearest values to biases that come by a synapse of their own, on the scale of surviving weights."""
-        largest = min(self.largest, float(weight.abs().max()))
-        grid = replace(self, largest=largest, is_mixed=bool((weight < 0).any() and (weight > 0).any()))
+        least, most = torch.stack(torch.aminmax(weight)).tolist()  # a GPU is waited for once
+        grid = replace(self, largest=min(self.largest, max(-least, most)), is_mixed=least < 0 < most)
         return (bias / grid.step).round_().clamp_(-grid.most, grid.most).mul_(grid.value)
 
     def worth(self, weight: Floats) -> Floats:

@@ -56,11 +56,17 @@ class Learner:
         with self.in_force(), self.replicas.own_draws(f"{self.options.seed}, {where}"):
             with torch.autocast(spikes.device.type, torch.bfloat16, enabled=self.options.amp is not None):
                 output = read_out(run_model(self.model, spikes), self.options.readout)
+                if self.options.loss is torch.nn.functional.cross_entropy:
+                    check_labels(target, len(output), output.shape[1])
+                    target = target.long()
                 target = target.to(output.device)
                 loss = self._loss(output, target, spikes)
             loss.backward()  # type: ignore[no-untyped-call]  # of torch, in some versions
-        classes = not target.is_floating_point() and target.shape == output.shape[:1]
-        return loss.item(), float((output.argmax(dim=1) == target).sum()) if classes else math.nan
+        if target.is_floating_point() or target.shape != output.shape[:1]:
+            return loss.item(), math.nan
+        told = loss.detach().double(), (output.argmax(dim=1) == target).sum().double()
+        told_loss, hits = torch.stack(told).tolist()  # a GPU is waited for once
+        return told_loss, hits
 
     def _spikes(self, inputs: torch.Tensor, own: slice) -> torch.Tensor:
         """Of some samples; an encoder of the user's gets the batch: what it draws for each is the same for any replicas."""
@@ -69,9 +75,6 @@ class Learner:
         return spikes_of(inputs[own], self.model, self.options)
 
     def _loss(self, output: torch.Tensor, target: torch.Tensor, spikes: torch.Tensor) -> torch.Tensor:
-        if self.options.loss is torch.nn.functional.cross_entropy:
-            check_labels(target, len(output), output.shape[1])
-            target = target.long()
         loss = self.options.loss(output, target)
         if not isinstance(loss, torch.Tensor) or loss.ndim or not loss.requires_grad:
             raise TrainingError("loss", "returned no scalar tensor that depends on the model")

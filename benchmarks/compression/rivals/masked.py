@@ -132,7 +132,9 @@ class Masked(Compression, ABC):
         """
         cores = [[axons_in_force(part, progress) for part in parts] for parts in self.plan.by_core()]
         memory = [self.memory(parts, progress) for parts in self.plan.by_core()]
-        return Ranking(scores, cores, memory, self.width, self.budget.profile).survivors()
+        on_cpu = {name: score.cpu() for name, score in scores.items()}  # a GPU would be waited for at every threshold
+        masks, thresholds = Ranking(on_cpu, cores, memory, self.width, self.budget.profile).survivors()
+        return {name: mask.to(scores[name].device) for name, mask in masks.items()}, thresholds
 
     def magnitudes(self) -> dict[str, torch.Tensor]:
         """Of all weights, by layer."""
