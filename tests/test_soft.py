@@ -117,6 +117,19 @@ def test_closing_leaves_what_was_seen(network: Network, plain: HardwareProfile) 
     assert all(torch.equal(module.weight, weight) for module, weight in zip(model, before, strict=True))
 
 
+def test_weights_just_above_the_threshold_are_seen_as_little(network: Network, plain: HardwareProfile) -> None:
+    model, compression = pressed(network, plain)
+    compression.choose(1.0)
+    assert compression.soft is not None
+    threshold = float(compression.soft.off["layer1"].max())
+    with torch.no_grad():
+        model[1].weight *= 1.2 * threshold / model[1].weight.abs().max()
+    compression.choose(1.0)
+    thresholds = [float(off.max()) for off in compression.soft.off.values()]
+    assert thresholds[0] == pytest.approx(thresholds[1])
+    assert thresholds[1] < float(model[1].weight.abs().max()) < 1.5 * thresholds[1]
+
+
 def test_a_slice_of_small_weights_is_not_silenced(network: Network, plain: HardwareProfile) -> None:
     model, compression = pressed(network, plain)
     with torch.no_grad():

@@ -51,12 +51,16 @@ class SoftThresholds:
         return torch.relu(1 - off / hidden.abs().clamp(min=torch.finfo(hidden.dtype).tiny))
 
     def follow(self, part: SliceBudget, price: float, form: Form, mask: torch.Tensor) -> None:
-        """Lay the threshold of a slice anew, at a price of a bit in squared weight; half of its largest survivor stays."""
+        """Lay the threshold of a slice anew, at a price of a bit in squared weight.
+
+        Half of its largest weight where even that is below: a slice is never cut off.
+        """
         n_neurons = max(len(form.rows.get(part.name, range(part.neurons))), 1)
         width, index = weight_bits(form.width, self.profile), index_bits(n_neurons, self.profile)
         bits = int(axon_bits(np.asarray(1), width, index, self.profile))
         hidden = self.layers[part.layer].weight.detach()[part.start : part.stop] * mask[part.start : part.stop]
-        self.off[part.layer][part.start : part.stop] = min((price * bits * form.axons) ** 0.5, float(hidden.abs().max()) / 2)
+        threshold, largest = (price * bits * form.axons) ** 0.5, float(hidden.abs().max())
+        self.off[part.layer][part.start : part.stop] = threshold if threshold < largest else largest / 2
 
     def take_off(self) -> None:
         """Let the layers hold the weights themselves."""
