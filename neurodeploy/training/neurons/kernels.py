@@ -84,10 +84,10 @@ def _kernel(function: Any) -> Any:
 
 
 @_kernel
-def _forward(
-    inputs: Any, answers: Any, membranes: Any, numbers: Any, n_steps: Any, size: Any, n: Any, stride: Any,
+def _forward(  # type: ignore[no-untyped-def]  # Triton reads them
+    inputs, answers, membranes, numbers, n_steps, size, n, stride,
     decays: tl.constexpr, fires: tl.constexpr, keeps: tl.constexpr, adds_leak: tl.constexpr, block: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     at = tl.program_id(0) * block + tl.arange(0, block)
     there = at < size
     number = numbers + at % n
@@ -118,10 +118,10 @@ def _forward(
 
 
 @_kernel
-def _backward(
-    gradients: Any, membranes: Any, by_inputs: Any, numbers: Any, n_steps: Any, size: Any, n: Any, stride: Any,
+def _backward(  # type: ignore[no-untyped-def]  # Triton reads them
+    gradients, membranes, by_inputs, numbers, n_steps, size, n, stride,
     decays: tl.constexpr, fires: tl.constexpr, block: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     at = tl.program_id(0) * block + tl.arange(0, block)
     there = at < size
     number = numbers + at % n
