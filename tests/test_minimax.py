@@ -18,6 +18,7 @@ from neurodeploy.training.masks import RESOURCES
 from neurodeploy.training.minimax import Compression
 from neurodeploy.training.modules import as_network
 from neurodeploy.training.options import MinimaxOptions
+from neurodeploy.training.penalties import ascend, shrink
 from neurodeploy.trimming import live_neurons
 
 PENALTY_RATE = 100.0
@@ -44,7 +45,7 @@ def test_the_proximal_map_is_the_equation(compression: Compression) -> None:
     compression.choose(1.0)
     compression.penalties = {"layer1": 3.0, "layer2": 0.5}
     before = {name: module.weight.detach().clone() for name, module in compression.layers.items()}
-    compression.shrink(0.1)
+    shrink(compression.layers, compression.survivors, compression.penalties, 0.1)
     for name, module in compression.layers.items():
         kept, y = compression.survivors[name], compression.penalties[name]
         assert torch.equal(module.weight[kept], before[name][kept])
@@ -56,25 +57,29 @@ def test_the_proximal_map_solves_its_problem(compression: Compression) -> None:
     compression.choose(1.0)
     compression.penalties = dict.fromkeys(compression.penalties, 2.0)
     w = compression.layers["layer1"].weight.detach().clone()
-    compression.shrink(0.25)
+    shrink(compression.layers, compression.survivors, compression.penalties, 0.25)
     x = compression.layers["layer1"].weight.detach().requires_grad_()
     (((x - w) ** 2 / (2 * 0.25) + 2.0 * x**2) * ~compression.survivors["layer1"]).sum().backward()  # type: ignore[no-untyped-call]
     assert x.grad is not None
     assert x.grad.abs().max() < 1e-5
 
 
+def climb(compression: Compression) -> None:
+    ascend(compression.layers, compression.survivors, compression.penalties, PENALTY_RATE)
+
+
 def test_y_climbs_by_the_share_that_should_be_zero_and_rests_when_it_is(compression: Compression) -> None:
-    compression.ascend()
+    climb(compression)
     assert compression.penalties == {"layer1": 0.0, "layer2": 0.0}  # nothing is to be zero yet
     compression.choose(1.0)
     squared = compression.layers["layer1"].weight.detach() ** 2
     share = float((squared * ~compression.survivors["layer1"]).sum() / squared.sum())
-    compression.ascend()
-    compression.ascend()
+    climb(compression)
+    climb(compression)
     assert compression.penalties["layer1"] == pytest.approx(2 * PENALTY_RATE * share, rel=1e-4)
     compression.hold()
     y = dict(compression.penalties)
-    compression.ascend()
+    climb(compression)
     assert compression.penalties == y
 
 

@@ -14,8 +14,10 @@ from neurodeploy.hardware import HardwareProfile
 from neurodeploy.network import Network
 from neurodeploy.profiles import load_profile
 from neurodeploy.training.minimax import Compression
+from neurodeploy.training.modules import as_network
 from neurodeploy.training.options import MinimaxOptions
 from neurodeploy.training.soft import costs_alike
+from neurodeploy.trimming import live_neurons
 
 PLAIN = {
     "encodings": ("sparse",), "memory_unit_bits": None, "synapses_per_block": None, "block_header_bits": None,
@@ -35,9 +37,9 @@ def network(make_network: Callable[..., Network]) -> Network:
     return make_network([64, 100, 10])
 
 
-def pressed(network: Network, chip: HardwareProfile, *, soft: bool = True) -> tuple[torch.nn.Sequential, Compression]:
+def pressed(network: Network, chip: HardwareProfile, **told: bool) -> tuple[torch.nn.Sequential, Compression]:
     model = linear_model(network)
-    return model, Compression(share_budget(network, chip, cores=1), model, MinimaxOptions(soft=soft))
+    return model, Compression(share_budget(network, chip, cores=1), model, MinimaxOptions(**told))
 
 
 def seen(model: torch.nn.Sequential, compression: Compression) -> list[torch.Tensor]:
@@ -140,10 +142,30 @@ def test_a_slice_of_small_weights_is_not_silenced(network: Network, plain: Hardw
     assert model[1].weight.any()
 
 
-def test_a_state_is_taken_up_with_its_thresholds(network: Network, plain: HardwareProfile) -> None:
-    model, compression = pressed(network, plain)
+def test_what_idle_neurons_leave_lowers_the_threshold_for_all(
+    network: Network, make_chip: Callable[..., HardwareProfile]
+) -> None:
+    small = make_chip(**{**PLAIN, "synapse_memory_bits_per_core": 3200})  # 200 synapses, for 100 neurons
+    thresholds, n_synapses = {}, {}
+    for idle in (False, True):
+        _, compression = pressed(network, small, idle=idle)
+        for progress in (0.5, 1.0, 1.0):
+            compression.choose(progress)
+        assert compression.soft is not None
+        thresholds[idle] = float(compression.soft.off["layer1"].max())
+        live = live_neurons(as_network(compression.layers, compression.survivors))["layer1"]
+        onto, from_ = compression.survivors["layer1"].any(dim=1).numpy(), compression.survivors["layer2"].any(dim=0).numpy()
+        assert (bool((onto == live).all() and (from_ == live).all())) is idle
+        n_synapses[idle] = sum(int(mask.sum()) for mask in compression.survivors.values())
+    assert thresholds[True] < 0.9 * thresholds[False]
+    assert 196 <= n_synapses[True] <= 200
+
+
+@pytest.mark.parametrize("idle", [False, True])
+def test_a_state_is_taken_up_with_its_thresholds(idle: bool, network: Network, plain: HardwareProfile) -> None:
+    model, compression = pressed(network, plain, idle=idle)
     compression.choose(0.5)
-    other, taken_up = pressed(network, plain)
+    other, taken_up = pressed(network, plain, idle=idle)
     taken_up.load_state_dict(copy.deepcopy(compression.state_dict()))
     for ours, theirs in zip(seen(model, compression), seen(other, taken_up), strict=True):
         assert torch.equal(ours, theirs)

@@ -80,6 +80,19 @@ class Matrix:
         return torch.split(values, [part.shape[1] for part in self.parts], dim=1)
 
 
+def within(layers: Mapping[str, Matrix], out: Mapping[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.bool_]]:
+    """The synapses (n_out, n_in) of each layer that have none of the neurons `out`, (n_out,) by layer, at either end."""
+    inside: dict[str, NDArray[np.bool_]] = {}
+    before: NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
+    for name, matrix in layers.items():
+        mask = inside[name] = np.ones(tuple(matrix.weight.shape), dtype=np.bool_)
+        mask[:, np.flatnonzero(before)] = False
+        before = out[name]
+        mask[before] = False
+        mask[:, matrix.own_columns(before)] = False
+    return inside
+
+
 def forget_unheard(layers: Mapping[str, Matrix], survivors: Mapping[str, torch.Tensor], budget: Budget) -> None:
     """Drop the synapses onto neurons that no surviving synapse leaves: the outputs do not change, and memory comes free.
 

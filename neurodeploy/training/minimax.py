@@ -29,15 +29,20 @@ from neurodeploy.training.channels import Channels
 from neurodeploy.training.forms import Form, best_width
 from neurodeploy.training.integers import best_grid
 from neurodeploy.training.lists import Wish
-from neurodeploy.training.masks import RESOURCES, choose_on_core
-from neurodeploy.training.matrices import Matrix, forget_unheard
+from neurodeploy.training.loans import Loans, shares_taken
+from neurodeploy.training.masks import RESOURCES, Core
+from neurodeploy.training.matrices import Matrix, forget_unheard, within
 from neurodeploy.training.modules import as_network, find_layers, in_terms_of
 from neurodeploy.training.needs import memory_bits, overruns_of
 from neurodeploy.training.options import MinimaxOptions
+from neurodeploy.training.penalties import ascend, shrink
 from neurodeploy.training.pruning import Phase
 from neurodeploy.training.schedule import axons_in_force, constraint, memory_in_force
 from neurodeploy.training.soft import SoftThresholds, costs_alike
 from neurodeploy.trimming import live_neurons, without_neurons
+
+_ROUNDS = 4
+"""In which it is found what idle neurons leave."""
 
 
 class Compression:
@@ -87,6 +92,7 @@ class Compression:
         }
         is_soft = self.options.soft and self.options.integers and costs_alike(budget.profile)
         self.soft = SoftThresholds(self.layers, budget.profile) if is_soft else None
+        self.loans = Loans()
         self.penalties = dict.fromkeys(self.layers, 0.0)
         self.multipliers = {constraint(part, resource): 0.0 for part in self.plan.slices for resource in RESOURCES}
         self._chosen = 0
@@ -155,17 +161,35 @@ class Compression:
         self.channels.choose(progress)
         if self.options.idle:
             self.forms = {name: replace(form, rows={}) for name, form in self.forms.items()}
-        self._choose_survivors(progress)
-        if self.options.idle and progress >= 1 and self.layers:  # before that, they may yet be heard
-            self._leave_out_idle()
-            self._choose_survivors(progress)
+        cores = self._cores(progress)
+        if self.options.idle and self.layers and (progress >= 1 or self.soft is not None):  # else they may yet be heard
+            self._leave_out_idle(cores)
+            cores = self._cores(progress)
+        self._choose_survivors(cores)
 
-    def _choose_survivors(self, progress: float) -> None:
-        profile, weights = self.budget.profile, self._weights()
+    def _leave_out_idle(self, cores: Sequence[Core]) -> None:
+        """Leave neurons out that nobody hears, or that hear nobody: the memory goes to others, told apart by fewer bits."""
+        for _ in range(_ROUNDS):
+            self._choose_survivors(cores, self.loans)
+            live = live_neurons(as_network(self.layers, self.survivors))
+            forms = {name: form.with_neurons(live.get(name), self.budget.of(name)) for name, form in self.forms.items()}
+            if self.soft is None:  # nobody comes back from where weights rest
+                break
+            if self.loans.are_settled(cores, shares_taken(cores, self.layers, self.survivors, forms, self.budget)):
+                break
+        self.forms = forms
+
+    def _cores(self, progress: float) -> list[Core]:
+        """What is asked of each core, under the budget in force."""
+        weights, cores = self._weights(), []
         for parts in self.plan.by_core():
-            wishes = [self._wish(part, weights, progress) for part in parts]
             memory = memory_in_force(parts, self.budget, progress, self._axons)
-            for part, choice in zip(parts, choose_on_core(wishes, memory, profile), strict=True):
+            cores.append(Core([self._wish(part, weights, progress) for part in parts], memory, self.budget.profile))
+        return cores
+
+    def _choose_survivors(self, cores: Sequence[Core], loans: Loans | None = None) -> None:
+        for core in cores:
+            for part, choice in zip(core.parts, core.choose(0.0 if loans is None else loans.of(core)), strict=True):
                 mask = self.survivors[part.layer]
                 mask[part.start : part.stop] = torch.from_numpy(choice.mask).to(mask.device)
                 self.multipliers |= {constraint(part, resource): price for resource, price in choice.prices.items()}
@@ -177,25 +201,13 @@ class Compression:
 
     def _weights(self) -> dict[str, NDArray[np.float64]]:
         """The weights that there is a choice of: not those of channels that are gone, nor of neurons left out for being idle."""
+        inside = within(self.layers, {name: form.left_out(self.budget.of(name)) for name, form in self.forms.items()})
         weights: dict[str, NDArray[np.float64]] = {}
-        silent: NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
         for name, matrix in self.layers.items():
-            weight = matrix.weight.detach().cpu().double().numpy().copy()
-            weight[:, np.flatnonzero(silent)] = 0
+            weights[name] = np.where(inside[name], matrix.weight.detach().cpu().double().numpy(), 0.0)
             if (columns := self.channels.columns(name)) is not None:
-                weight[:, ~columns.cpu().numpy()] = 0
-            silent = self.forms[name].left_out(self.budget.of(name))
-            weight[silent] = 0
-            weight[:, matrix.own_columns(silent)] = 0
-            weights[name] = weight
+                weights[name][:, ~columns.cpu().numpy()] = 0
         return weights
-
-    def _leave_out_idle(self) -> None:
-        """Leave neurons out that nobody hears, or that hear nobody: the memory goes to others, told apart by fewer bits."""
-        for name, live in live_neurons(as_network(self.layers, self.survivors)).items():
-            rows = {part.name: np.flatnonzero(live[part.start : part.stop]) for part in self.budget.of(name)}
-            fewer = {part.name: rows[part.name] for part in self.budget.of(name) if 0 < rows[part.name].size < part.neurons}
-            self.forms[name] = replace(self.forms[name], rows={**self.forms[name].rows, **fewer})
 
     def _wish(self, part: SliceBudget, weights: Mapping[str, NDArray[np.float64]], progress: float) -> Wish:
         form = self.forms[part.layer] if self.soft is None else replace(self.forms[part.layer], grid=None)
@@ -223,23 +235,8 @@ class Compression:
         if phase == "finetune":
             self.hold()
         elif self.options.penalty_rate:
-            self.shrink(learning_rate)
-            self.ascend()
-
-    @torch.no_grad()
-    def shrink(self, learning_rate: float) -> None:
-        """The proximal map of the penalty: every weight outside the survivors is divided by 1 + 2 * learning_rate * y."""
-        for name, matrix in self.layers.items():
-            rest = 1 / (1 + 2 * learning_rate * self.penalties[name])
-            matrix.scale(torch.where(self.survivors[name], 1.0, rest))
-
-    @torch.no_grad()
-    def ascend(self) -> None:
-        """Raise y where weights that should be zero are not, by the share of the layer's squared weight that they hold."""
-        for name, matrix in self.layers.items():
-            squared = matrix.weight.square()
-            outside = float((squared * ~self.survivors[name]).sum())
-            self.penalties[name] += self.options.penalty_rate * outside / max(float(squared.sum()), torch.finfo().tiny)
+            shrink(self.layers, self.survivors, self.penalties, learning_rate)
+            ascend(self.layers, self.survivors, self.penalties, self.options.penalty_rate)
 
     @torch.no_grad()
     def hold(self) -> None:
@@ -253,7 +250,7 @@ class Compression:
         return {
             "channels": self.channels.state_dict(),
             "survivors": self.survivors, "forms": {name: form.state_dict() for name, form in self.forms.items()},
-            "penalties": self.penalties, "multipliers": self.multipliers, "chosen": self._chosen,
+            "penalties": self.penalties, "multipliers": self.multipliers, "chosen": self._chosen, "loans": self.loans.shares,
             "soft": {} if self.soft is None else self.soft.off,
         }  # fmt: skip
 
@@ -264,7 +261,7 @@ class Compression:
         self.channels.load_state_dict(state["channels"])
         self.forms = {name: form.as_of(state["forms"][name]) for name, form in self.forms.items()}
         self.penalties, self.multipliers = dict(state["penalties"]), dict(state["multipliers"])
-        self._chosen = state["chosen"]
+        self._chosen, self.loans.shares = state["chosen"], dict(state["loans"])
         if not state["soft"]:
             self.soft = None
         for name, off in self.soft.off.items() if self.soft is not None else ():

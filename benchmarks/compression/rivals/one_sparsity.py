@@ -11,6 +11,7 @@ import torch
 from benchmarks.compression.rivals.masked import Masked
 from neurodeploy.budgets.budget import Budget
 from neurodeploy.resources.usage import count
+from neurodeploy.training.penalties import shrink
 from neurodeploy.training.pruning import Phase
 from neurodeploy.training.schedule import memory_in_force
 
@@ -92,7 +93,7 @@ class GlobalMinimax(Masked):
             super().after_step(phase, learning_rate)
             return
         self.penalties = dict.fromkeys(self.penalties, self.y)
-        self.shrink(learning_rate)
+        shrink(self.layers, self.survivors, self.penalties, learning_rate)
 
     def close(self) -> None:
         """Take the masks that the budget asks for, whether z got s there or not."""
