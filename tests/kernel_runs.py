@@ -1,9 +1,13 @@
-"""The kernels for a GPU beside the compiled loops, on a CPU: TRITON_INTERPRET=1 python interpreted_kernels.py.
+"""The kernels for a GPU, where there is none: python kernel_runs.py, with TRITON_INTERPRET=1 beside the compiled loops on a CPU,
+without it compiled for a GPU that is elsewhere.
 
 A module to start, not a test: Triton decides when it is imported whether it compiles or interprets.
 """
 
 from __future__ import annotations
+
+import os
+from itertools import product
 
 import torch
 from test_neurons import cells
@@ -23,8 +27,8 @@ def both_ways(given: Neurons, inputs: torch.Tensor, gradient: torch.Tensor) -> l
     return found
 
 
-def main() -> None:
-    """Compare them, cell by cell."""
+def compare() -> None:
+    """Loops and kernels, cell by cell."""
     torch.manual_seed(0)
     for shape in ((5, 3, 7), (4, 7, 80), (3, 2, 4, 5, 6)):
         each = torch.linspace(0.5, 1.5, shape[-1])
@@ -36,8 +40,25 @@ def main() -> None:
                 for drives in (inputs, inputs[:1].expand(shape)):
                     for one, other in zip(*both_ways(given, drives, gradient), strict=True):
                         assert torch.equal(one, other), (kind, shape)
-    print("equal")
+
+
+def compile_all() -> None:
+    """Both kernels, for cells of all kinds; their products are not fused into sums."""
+    from triton import compiler
+    from triton.backends.compiler import GPUTarget
+
+    flags = {"decays": (False, True), "fires": (False, True), "keeps": (True,), "adds_leak": (False, True)}
+    for kernel in (kernels._forward, kernels._backward):
+        asked = {name: kinds for name, kinds in flags.items() if name in kernel.arg_names}
+        for values in product(*asked.values()):
+            constants = dict(zip(asked, values, strict=True)) | {"block": 256}
+            numbers = dict.fromkeys(("n_steps", "size", "n", "stride"), "i32")
+            kinds = {name: "constexpr" if name in constants else numbers.get(name, "*fp32") for name in kernel.arg_names}
+            source = compiler.ASTSource(fn=kernel, signature=kinds, constexprs=constants)
+            made = compiler.compile(source, target=GPUTarget("cuda", 80, 32), options={"enable_fp_fusion": False})
+            assert "fma" not in made.asm["ptx"]
 
 
 if __name__ == "__main__":
-    main()
+    compare() if "TRITON_INTERPRET" in os.environ else compile_all()
+    print("done")
