@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 
 import pytest
@@ -65,18 +66,21 @@ def test_costs_are_alike_where_a_list_is_its_synapses(
     assert not costs_alike(load_profile("loihi1"))
 
 
-def test_what_survives_is_seen_less_one_threshold_for_all(network: Network, plain: HardwareProfile) -> None:
-    model, compression = pressed(network, plain)
+@pytest.mark.parametrize("by_size", [True, False])
+def test_what_survives_is_seen_less_one_threshold_for_all(by_size: bool, network: Network, plain: HardwareProfile) -> None:
+    model, compression = pressed(network, plain, by_size=by_size)
     hidden = [module.weight.detach().clone() for module in model]
     compression.choose(1.0)
     compression.choose(1.0)  # the grids are laid for weights that are less by now
     masks = list(compression.survivors.values())
     assert 1000 <= sum(int(mask.sum()) for mask in masks) <= 1024
-    threshold = min(float(weight.abs()[mask].min()) for weight, mask in zip(hidden, masks, strict=True))
-    assert max(float(weight.abs()[~mask].max()) for weight, mask in zip(hidden, masks, strict=True)) <= threshold
-    for weight, mask, found, form in zip(hidden, masks, seen(model, compression), compression.forms.values(), strict=True):
+    units = (1, math.log(1000) / math.log(6400)) if by_size else (1, 1)  # of 64 x 100 and 100 x 10 synapses
+    threshold = min(float(weight.abs()[mask].min()) / unit for weight, mask, unit in zip(hidden, masks, units, strict=True))
+    forms, found_in = compression.forms.values(), seen(model, compression)
+    for weight, mask, unit, found, form in zip(hidden, masks, units, found_in, forms, strict=True):
+        assert float(weight.abs()[~mask].max()) <= threshold * unit
         assert form.grid is not None
-        wanted = seen_of(weight, threshold)
+        wanted = seen_of(weight, threshold * unit)
         inside = wanted.abs() <= form.grid.largest
         assert (found - wanted)[mask & inside].abs().max() <= 0.51 * form.grid.step
         assert not found[~mask].any()
@@ -106,11 +110,11 @@ def test_closing_leaves_what_was_seen(network: Network, plain: HardwareProfile) 
         compression.choose(progress)
     hidden = [module.weight.detach().clone() for module in model]
     assert compression.soft is not None
-    threshold = float(compression.soft.off["layer1"].max())
+    thresholds = [float(off.max()) for off in compression.soft.off.values()]
     compression.close()
     masks = list(compression.survivors.values())
-    assert threshold <= min(float(weight.abs()[mask].min()) for weight, mask in zip(hidden, masks, strict=True))
-    for module, weight, mask in zip(model, hidden, masks, strict=True):
+    for module, weight, mask, threshold in zip(model, hidden, masks, thresholds, strict=True):
+        assert threshold <= float(weight.abs()[mask].min())
         wanted = seen_of(weight, threshold) * mask
         torch.testing.assert_close(module.weight, wanted)
     assert max(compression.overruns().values()) <= 0
@@ -123,12 +127,11 @@ def test_weights_just_above_the_threshold_are_seen_as_little(network: Network, p
     model, compression = pressed(network, plain)
     compression.choose(1.0)
     assert compression.soft is not None
-    threshold = float(compression.soft.off["layer1"].max())
     with torch.no_grad():
-        model[1].weight *= 1.2 * threshold / model[1].weight.abs().max()
+        model[1].weight *= 1.2 * float(compression.soft.off["layer2"].max()) / model[1].weight.abs().max()
     compression.choose(1.0)
     thresholds = [float(off.max()) for off in compression.soft.off.values()]
-    assert thresholds[0] == pytest.approx(thresholds[1])
+    assert thresholds[0] * compression.soft.units["layer2"] == pytest.approx(thresholds[1])
     assert thresholds[1] < float(model[1].weight.abs().max()) < 1.5 * thresholds[1]
 
 
@@ -148,7 +151,7 @@ def test_what_idle_neurons_leave_lowers_the_threshold_for_all(
     small = make_chip(**{**PLAIN, "synapse_memory_bits_per_core": 3200})  # 200 synapses, for 100 neurons
     thresholds, n_synapses = {}, {}
     for idle in (False, True):
-        _, compression = pressed(network, small, idle=idle)
+        _, compression = pressed(network, small, idle=idle, by_size=False)
         for progress in (0.5, 1.0, 1.0):
             compression.choose(progress)
         assert compression.soft is not None

@@ -91,7 +91,7 @@ class Compression:
             for name in self.layers
         }
         is_soft = self.options.soft and self.options.integers and costs_alike(budget.profile)
-        self.soft = SoftThresholds(self.layers, budget.profile) if is_soft else None
+        self.soft = SoftThresholds(self.layers, budget.profile, by_size=self.options.by_size) if is_soft else None
         self.loans = Loans()
         self.penalties = dict.fromkeys(self.layers, 0.0)
         self.multipliers = {constraint(part, resource): 0.0 for part in self.plan.slices for resource in RESOURCES}
@@ -210,8 +210,10 @@ class Compression:
         return weights
 
     def _wish(self, part: SliceBudget, weights: Mapping[str, NDArray[np.float64]], progress: float) -> Wish:
-        form = self.forms[part.layer] if self.soft is None else replace(self.forms[part.layer], grid=None)
-        return form.wish(axons_in_force(part, progress), weights[part.layer][part.start : part.stop])
+        form, weight = self.forms[part.layer], weights[part.layer][part.start : part.stop]
+        if self.soft is not None:
+            form, weight = replace(form, grid=None), weight / self.soft.units[part.layer]
+        return form.wish(axons_in_force(part, progress), weight)
 
     def _choose_forms(self) -> None:
         """Give every layer the form that is best at the prices of the last choice."""

@@ -116,6 +116,9 @@ class MinimaxOptions:
     soft : bool
         Where every synapse of a core costs the same, its price is taken off each weight while it is pressed, and weights that do
         not survive learn on (`neurodeploy.training.soft`); elsewhere, and without integers, nothing hangs on it.
+    by_size : bool
+        Where thresholds are soft, weights are compared in units of ln n, n being the synapses of their layer; without it, as they
+        are.
     widths : bool
         The width of each layer's weights is chosen, from those that the chip has; without it, it is the budget's. Whoever
         quantises the network then asks the method for `Compression.widths`, as `neurodeploy.compress` does.
@@ -138,6 +141,7 @@ class MinimaxOptions:
     integers: bool = True
     rest: bool = True
     soft: bool = True
+    by_size: bool = True
     widths: bool = False
     idle: bool = False
     dread_of_rounding: float = 8.0
