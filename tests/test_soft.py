@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 from test_minimax import linear_model
@@ -18,7 +17,7 @@ from neurodeploy.profiles import load_profile
 from neurodeploy.training.minimax import Compression
 from neurodeploy.training.modules import as_network
 from neurodeploy.training.options import MinimaxOptions
-from neurodeploy.training.soft import costs_alike, group_thresholds
+from neurodeploy.training.soft import costs_alike
 from neurodeploy.trimming import live_neurons
 
 PLAIN = {
@@ -134,34 +133,6 @@ def test_weights_just_above_the_threshold_are_seen_as_little(network: Network, p
     thresholds = [float(off.max()) for off in compression.soft.off.values()]
     assert thresholds[0] * compression.soft.units["layer2"] == pytest.approx(thresholds[1])
     assert thresholds[1] < float(model[1].weight.abs().max()) < 1.5 * thresholds[1]
-
-
-def test_what_shares_memory_pays_for_it_together() -> None:
-    bits = np.array([0, 64, 64, 64, 128, 128, 128])  # three synapses a unit
-    size = np.array([[1.0, 0.0], [5.0, 0.5], [2.0, 0.0], [4.0, 0.2], [0.0, 0.0], [3.0, 0.0]])
-    off = group_thresholds(size, bits, 0.01)
-    assert not off[size == 0].any()
-    for axon, rows in ((0, [1, 3, 5]), (0, [2, 0])):  # the largest share a unit, and what is left another
-        assert np.linalg.norm(off[rows, axon]) == pytest.approx(0.8)  # the root of 64 x 0.01
-        assert off[rows, axon] / size[rows, axon] == pytest.approx(0.8 / np.linalg.norm(size[rows, axon]))
-    assert off[:, 1] == pytest.approx(size[:, 1])  # 0.54 cannot pay 0.8
-    assert group_thresholds(size, bits, 10.0) == pytest.approx(size / 2)
-
-
-def test_thresholds_are_soft_for_lists_if_asked_for(network: Network, make_chip: Callable[..., HardwareProfile]) -> None:
-    chip = make_chip(**{**PLAIN, "memory_unit_bits": 64, "synapses_per_block": 32, "block_header_bits": 10})
-    assert pressed(network, chip)[1].soft is None
-    model, compression = pressed(network, chip, soft_lists=True, idle=True)
-    for progress in (0.3, 0.7, 1.0, 1.0):
-        compression.choose(progress)
-    found = seen(model, compression)
-    masks = list(compression.survivors.values())
-    for module, weight, mask in zip(model, found, masks, strict=True):
-        assert float((module.weight.abs() - weight.abs())[mask].min()) > 0
-    compression.close()
-    assert compression.soft is None
-    assert max(compression.overruns().values()) <= 0
-    assert all(float(module.weight.abs().max()) > 0 for module in model)
 
 
 def test_a_slice_of_small_weights_is_not_silenced(network: Network, plain: HardwareProfile) -> None:
