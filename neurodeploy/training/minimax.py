@@ -38,7 +38,7 @@ from neurodeploy.training.options import MinimaxOptions
 from neurodeploy.training.penalties import ascend, shrink
 from neurodeploy.training.pruning import Phase
 from neurodeploy.training.schedule import axons_in_force, constraint, memory_in_force
-from neurodeploy.training.soft import SoftThresholds, is_soft
+from neurodeploy.training.soft import SoftThresholds, costs_alike
 from neurodeploy.trimming import live_neurons, without_neurons
 
 _ROUNDS = 4
@@ -90,8 +90,8 @@ class Compression:
             name: Form(width=budget.weight_bits, grid=None, rows={}, threshold=thresholds.get(name), axons=self._axons[name])
             for name in self.layers
         }
-        soft = is_soft(budget.profile, self.options)
-        self.soft = SoftThresholds(self.layers, budget.profile, by_size=self.options.by_size) if soft else None
+        is_soft = self.options.soft and self.options.integers and costs_alike(budget.profile)
+        self.soft = SoftThresholds(self.layers, budget.profile, by_size=self.options.by_size) if is_soft else None
         self.loans = Loans()
         self.penalties = dict.fromkeys(self.layers, 0.0)
         self.multipliers = {constraint(part, resource): 0.0 for part in self.plan.slices for resource in RESOURCES}
@@ -166,9 +166,6 @@ class Compression:
             self._leave_out_idle(cores)
             cores = self._cores(progress)
         self._choose_survivors(cores)
-        if self.soft is not None:
-            for p in self.plan.slices:
-                self.soft.follow(p, self.multipliers[constraint(p, RESOURCES[0])], self.forms[p.layer], self.survivors[p.layer])
 
     def _leave_out_idle(self, cores: Sequence[Core]) -> None:
         """Leave neurons out that nobody hears, or that hear nobody: the memory goes to others, told apart by fewer bits."""
@@ -196,6 +193,8 @@ class Compression:
                 mask = self.survivors[part.layer]
                 mask[part.start : part.stop] = torch.from_numpy(choice.mask).to(mask.device)
                 self.multipliers |= {constraint(part, resource): price for resource, price in choice.prices.items()}
+                if self.soft is not None:
+                    self.soft.follow(part, choice.prices[RESOURCES[0]], self.forms[part.layer], mask)
         for name, mask in self.survivors.items():
             if (columns := self.channels.columns(name)) is not None:
                 mask &= columns

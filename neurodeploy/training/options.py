@@ -116,8 +116,6 @@ class MinimaxOptions:
     soft : bool
         Where every synapse of a core costs the same, its price is taken off each weight while it is pressed, and weights that do
         not survive learn on (`neurodeploy.training.soft`); elsewhere, and without integers, nothing hangs on it.
-    soft_lists : bool
-        Thresholds are soft too where lists are paid for in units of memory: a unit's price is taken off all that share it.
     by_size : bool
         Where thresholds are soft, weights are compared in units of ln n, n being the synapses of their layer; without it, as they
         are.
@@ -143,7 +141,6 @@ class MinimaxOptions:
     integers: bool = True
     rest: bool = True
     soft: bool = True
-    soft_lists: bool = False
     by_size: bool = True
     widths: bool = False
     idle: bool = False
