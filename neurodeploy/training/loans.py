@@ -1,7 +1,7 @@
 """Memory that idle neurons leave, lent to all synapses of the core while weights that are away learn on.
 
-A neuron that nobody hears, or that hears nobody, is not deployed, and the memory of its synapses is free. To give that to those
-who are heard would be the nearest; but then nobody comes back. Lent to all, it lowers the price for the idle as well, and the
+A neuron that nobody hears, or that hears nobody, is not deployed, and the memory of its synapses is free. Given to those who are
+heard, it would keep the others out for good. Lent to all, it lowers the price for the idle as well, so that some come back; the
 core is full when the survivors between live neurons fill it. How much that is, a few trials tell, from what it was last time.
 """
 
@@ -20,7 +20,7 @@ from neurodeploy.training.needs import memory_bits
 _SETTLED = 0.02
 """Share of a core's memory that may be missing, or too much."""
 _MOST = 8.0
-"""A core is lent so many times its memory, where even all its synapses do not fill it."""
+"""Times its memory that a core is lent at most: not even all its synapses may fill it."""
 
 
 def shares_taken(

@@ -8,8 +8,8 @@ s counts the weights of a layer that should be zero, ||W||_{s,2}^2 is the sum of
 zero yet, z prices every resource that is over budget: a core's memory, a slice's axons. Where the paper descends in s and
 ascends in z, the two are solved together here, exactly: `masks.choose_on_core` finds the surviving synapses and the shadow
 prices at once; `forms` has the widths. The budget in force shrinks geometrically from what the dense model
-uses to what it may use. Where every synapse costs the same its price is taken off each weight: `soft`. Convolutions keep their
-synapses and lose channels, as many as the budget has no room for: `channels`.
+uses to what it may use. Where every synapse costs the same its price is taken off each weight, `soft`, and idle neurons lend
+their memory, `loans`. Convolutions keep their synapses and lose channels, as many as the budget has no room for: `channels`.
 """
 
 from __future__ import annotations
@@ -70,6 +70,8 @@ class Compression:
     soft : SoftThresholds or None
         What is taken off the weights while they are pressed; None once that is over, where synapses do not cost alike, or where
         it is not asked for.
+    loans : Loans
+        Of memory that idle neurons leave, while thresholds are soft.
     penalties : dict of layer to float
         y: the price of squared weight outside the survivors.
     multipliers : dict of constraint to float
@@ -221,10 +223,9 @@ class Compression:
         for name, form in self.forms.items() if self.options.integers else ():
             surviving = weights[name][self.survivors[name].cpu().numpy()]
             if self.options.widths:
-                parts = [
-                    (p, weights[name][p.start : p.stop], self.multipliers[constraint(p, RESOURCES[0])])
-                    for p in self.plan.of(name)
-                ]
+                own = 1.0 if self.soft is None else self.soft.units[name] ** 2  # prices are in squares of the largest layer's
+                prices = {p.name: own * self.multipliers[constraint(p, RESOURCES[0])] for p in self.plan.of(name)}
+                parts = [(p, weights[name][p.start : p.stop], prices[p.name]) for p in self.plan.of(name)]
                 form = best_width(form, parts, surviving, profile, self.options.dread_of_rounding)
             if self.soft is not None:
                 surviving = self._surviving(name)[self.survivors[name]].cpu().double().numpy()
