@@ -60,11 +60,10 @@ class Form:
             grid = Grid(width=width, largest=state["largest"], is_mixed=bool(state["is_mixed"]), threshold=self.threshold)
         return replace(self, width=width, grid=grid, rows=rows)
 
-    def with_neurons(self, live: NDArray[np.bool_] | None, parts: Sequence[SliceBudget]) -> Form:
-        """The form with only these neurons, (n_neurons,), of a layer with these slices; None: as it is. No slice loses all."""
-        rows = {} if live is None else {part.name: np.flatnonzero(live[part.start : part.stop]) for part in parts}
-        fewer = {part.name: rows[part.name] for part in parts if part.name in rows and 0 < rows[part.name].size < part.neurons}
-        return replace(self, rows={**self.rows, **fewer})
+    def with_neurons(self, live: NDArray[np.bool_], parts: Sequence[SliceBudget]) -> Form:
+        """The form with only these neurons, (n_neurons,), of a layer with these slices; no slice loses all."""
+        rows = {part.name: np.flatnonzero(live[part.start : part.stop]) for part in parts}
+        return replace(self, rows={part.name: rows[part.name] for part in parts if 0 < rows[part.name].size < part.neurons})
 
     def left_out(self, parts: Sequence[SliceBudget]) -> NDArray[np.bool_]:
         """(n_neurons,): the neurons that do not stay, of a layer with these slices."""

@@ -64,9 +64,9 @@ class Learner:
             loss.backward()  # type: ignore[no-untyped-call]  # of torch, in some versions
         if target.is_floating_point() or target.shape != output.shape[:1]:
             return loss.item(), math.nan
-        told = loss.detach().double(), (output.argmax(dim=1) == target).sum().double()
-        told_loss, hits = torch.stack(told).tolist()  # a GPU is waited for once
-        return told_loss, hits
+        hits = (output.argmax(dim=1) == target).sum()
+        told, right = torch.stack([loss.detach().double(), hits.double()]).tolist()  # a GPU is waited for once
+        return told, right
 
     def _spikes(self, inputs: torch.Tensor, own: slice) -> torch.Tensor:
         """Of some samples; an encoder of the user's gets the batch: what it draws for each is the same for any replicas."""

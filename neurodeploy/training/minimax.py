@@ -41,8 +41,7 @@ from neurodeploy.training.schedule import axons_in_force, constraint, memory_in_
 from neurodeploy.training.soft import SoftThresholds, costs_alike
 from neurodeploy.trimming import live_neurons, without_neurons
 
-_ROUNDS = 4
-"""In which it is found what idle neurons leave."""
+_ROUNDS = 4  # in which it is found what idle neurons leave
 
 
 class Compression:
@@ -168,13 +167,16 @@ class Compression:
             self._leave_out_idle(cores)
             cores = self._cores(progress)
         self._choose_survivors(cores)
+        if self.soft is not None:
+            for p in self.plan.slices:
+                self.soft.follow(p, self.multipliers[constraint(p, RESOURCES[0])], self.forms[p.layer], self.survivors[p.layer])
 
     def _leave_out_idle(self, cores: Sequence[Core]) -> None:
         """Leave neurons out that nobody hears, or that hear nobody: the memory goes to others, told apart by fewer bits."""
         for _ in range(_ROUNDS):
             self._choose_survivors(cores, self.loans)
             live = live_neurons(as_network(self.layers, self.survivors))
-            forms = {name: form.with_neurons(live.get(name), self.budget.of(name)) for name, form in self.forms.items()}
+            forms = self.forms | {name: self.forms[name].with_neurons(kept, self.budget.of(name)) for name, kept in live.items()}
             if self.soft is None:  # nobody comes back from where weights rest
                 break
             if self.loans.are_settled(cores, shares_taken(cores, self.layers, self.survivors, forms, self.budget)):
@@ -195,8 +197,6 @@ class Compression:
                 mask = self.survivors[part.layer]
                 mask[part.start : part.stop] = torch.from_numpy(choice.mask).to(mask.device)
                 self.multipliers |= {constraint(part, resource): price for resource, price in choice.prices.items()}
-                if self.soft is not None:
-                    self.soft.follow(part, choice.prices[RESOURCES[0]], self.forms[part.layer], mask)
         for name, mask in self.survivors.items():
             if (columns := self.channels.columns(name)) is not None:
                 mask &= columns

@@ -12,7 +12,6 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
 
 from benchmarks.compression.rivals.threshold import Ranking
@@ -88,9 +87,7 @@ class Masked(Compression, ABC):
         """Count without the hidden neurons that hear nobody: the others are told apart by fewer bits."""
         for name in list(self.layers)[:-1]:
             hears = self.survivors[name].any(dim=1).cpu().numpy()
-            rows = {part.name: np.flatnonzero(hears[part.start : part.stop]) for part in self.budget.of(name)}
-            fewer = {part.name: rows[part.name] for part in self.budget.of(name) if 0 < rows[part.name].size < part.neurons}
-            self.forms[name] = replace(self.forms[name], rows=fewer)
+            self.forms[name] = self.forms[name].with_neurons(hears, self.budget.of(name))
 
     def close(self) -> None:
         """End the compression; see `Pruning`."""
