@@ -264,6 +264,15 @@ def test_text_whose_kind_was_damaged(written: Path, damage: str) -> None:
         read_netx(written)
 
 
+def test_texts_that_the_library_would_read_for_ever(written: Path) -> None:
+    content = bytearray(written.read_bytes())
+    heap = content.find(b"GCOL")
+    content[heap + 8] = 0x58  # of the heap's size, which was 4096: behind its end there are zeros
+    written.write_bytes(content)
+    with pytest.raises(NetxError, match=f"cannot be read: its texts are damaged at byte {heap}"):
+        read_netx(written)
+
+
 def test_a_file_cut_short(written: Path) -> None:
     written.write_bytes(written.read_bytes()[:4000])
     with pytest.raises(NetxError, match="cannot be read: "):

@@ -161,6 +161,16 @@ def test_what_is_no_nir_file_is_said(tmp_path: Path) -> None:
         read_nir(path, dt=DT)
 
 
+def test_texts_that_the_library_would_read_for_ever(tmp_path: Path) -> None:
+    path = written(PLAIN, tmp_path)
+    content = bytearray(path.read_bytes())
+    heap = content.find(b"GCOL")
+    content[heap + 8] = 0x58  # of the heap's size, which was 4096: behind its end there are zeros
+    path.write_bytes(content)
+    with pytest.raises(ExtractError, match=f"is no NIR file: its texts are damaged at byte {heap}"):
+        read_nir(path, dt=DT)
+
+
 def test_what_is_neither_numbers_nor_text_is_refused_before_it_is_read(tmp_path: Path) -> None:
     path = written(one(lif(6)), tmp_path)
     with h5py.File(path, "a") as file:

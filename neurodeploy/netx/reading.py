@@ -11,6 +11,7 @@ from neurodeploy.errors import NetxError
 from neurodeploy.files import absence
 from neurodeploy.fixedpoint import DECAY_UNITY, NEVER_FIRES
 from neurodeploy.graph import INPUT
+from neurodeploy.heaps import endless_heap
 from neurodeploy.netx.connections import read_connections, read_conv, read_dense
 from neurodeploy.netx.nodes import Node, PathLike, as_netx_error, reason
 from neurodeploy.quantized import Encoder, QuantizedConv, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
@@ -41,6 +42,8 @@ def read_netx(path: PathLike) -> QuantizedNetwork:
     try:
         if not h5py.is_hdf5(source):
             raise NetxError(str(source), "is not an HDF5 file")
+        if (at := endless_heap(source)) is not None:
+            raise NetxError(str(source), f"cannot be read: its texts are damaged at byte {at}")
         with h5py.File(source, "r") as file:
             return _read(Node(str(source), file))
     except (OSError, RuntimeError, KeyError) as error:  # what h5py raises on bytes that have been damaged

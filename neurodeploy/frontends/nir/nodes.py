@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -18,6 +19,7 @@ import numpy as np
 from neurodeploy.errors import ExtractError
 from neurodeploy.files import absence
 from neurodeploy.frontends.folding import Floats
+from neurodeploy.heaps import endless_heap
 from neurodeploy.netx.nodes import is_plain
 
 PASSES = "passes"
@@ -115,6 +117,8 @@ def read_graph(path: str | os.PathLike[str]) -> Graph:
     if why := absence(path):
         raise ExtractError(where, why)
     try:
+        if (at := endless_heap(Path(path))) is not None:
+            raise OSError(f"its texts are damaged at byte {at}")
         with h5py.File(path, "r") as file:
             graph = file["node"]
             if not isinstance(graph, h5py.Group):
