@@ -165,7 +165,8 @@ def test_texts_that_the_library_would_read_for_ever(tmp_path: Path) -> None:
     path = written(PLAIN, tmp_path)
     content = bytearray(path.read_bytes())
     heap = content.find(b"GCOL")
-    content[heap + 8] = 0x58  # of the heap's size, which was 4096: behind its end there are zeros
+    content[heap + 8] = 0x58  # of the heap's size, which was 4096, and zeros behind its end
+    content[heap + 4096 : heap + 4096 + 0x58] = bytes(0x58)
     path.write_bytes(content)
     with pytest.raises(ExtractError, match=f"is no NIR file: its texts are damaged at byte {heap}"):
         read_nir(path, dt=DT)
