@@ -42,6 +42,10 @@ class LargestTenth:
     def choose(self, progress: float) -> None:
         self.asked.append(f"choose {progress:g}")
 
+    def before_step(self) -> None:
+        assert self.weight.grad is not None
+        self.asked.append("gradients")
+
     def after_step(self, phase: str, learning_rate: float) -> None:
         self.asked.append(f"{phase} {learning_rate:g}" if phase == "compress" else phase)
         self._hold()
@@ -72,8 +76,9 @@ def test_another_method_prunes_where_it_is_asked_and_nowhere_else(make_chip: Cal
 
     budget = budget_for(model, make_chip(synapse_memory_bits_per_core=2048), 2)
     _, history = fit(model, budget, few(), SHORT, method=method)
-    compress = [f"compress {SHORT.learning_rate:g}"] * 2
-    assert methods[0].asked == ["choose 0", *compress, "choose 1", *compress, "close", "finetune", "finetune"]
+    compress, finetune = ["gradients", f"compress {SHORT.learning_rate:g}"] * 2, ["gradients", "finetune"] * 2
+    dense = ["gradients"] * 2
+    assert methods[0].asked == [*dense, "choose 0", *compress, "choose 1", *compress, "close", *finetune]
     assert int(methods[0].kept.sum()) == 84
     assert [round(record.connectivity, 2) for record in history] == [1.0, 1.0, 1.0, 0.1]
     assert all(dict(record.multipliers) == {} for record in history)

@@ -8,9 +8,10 @@ from conftest import with_values
 from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 
 import neurodeploy as nd
-from neurodeploy.training.inference import run_model, spikes_of
+from neurodeploy.training.inference import spikes_of
 from neurodeploy.training.minimax import Compression
 from neurodeploy.training.readouts import read_out
+from neurodeploy.training.running import run_model
 from neurodeploy.training.worth import worth_of_memory
 
 OPTIONS = nd.FitOptions(epochs_dense=4, epochs_compress=2, epochs_finetune=1, n_steps=6, readout="mean", encoder="direct")

@@ -64,11 +64,11 @@ def _ours(given: MinimaxOptions, budget: Budget, model: torch.nn.Module, start: 
     return Compression(budget, model, given, thresholds=start.thresholds)
 
 
-def _rival(name: str, budget: Budget, model: torch.nn.Module, start: Start) -> Deployable:
+def _rival(name: str, budget: Budget, model: torch.nn.Module, start: Start, **told: Any) -> Deployable:
     assert start.width is not None
     early = {layer: module.weight.detach() for layer, module in find_layers(start.early, budget).items()}
     extras = {"rewind": early} if name == "lottery" else {}
-    return RIVALS[name](budget, model, width=start.width, thresholds=start.thresholds, **extras)
+    return RIVALS[name](budget, model, width=start.width, thresholds=start.thresholds, **extras, **told)
 
 
 HARD = "minimax, hard thresholds"
@@ -76,6 +76,7 @@ HARD = "minimax, hard thresholds"
 
 METHODS: dict[str, Method] = {
     "minimax": Method(make=partial(_ours, MINIMAX), chooses_widths=True, patience=2),
+    "minimax, by magnitude": Method(make=partial(_ours, replace(MINIMAX, curvature=False)), chooses_widths=True, patience=2),
     "minimax, one width": Method(make=partial(_ours, replace(MINIMAX, widths=False)), patience=2),
     "minimax, idle neurons stay": Method(make=partial(_ours, replace(MINIMAX, idle=False)), chooses_widths=True, patience=2),
     "minimax, others learn on": Method(make=partial(_ours, replace(MINIMAX, rest=False)), chooses_widths=True, patience=2),
@@ -87,8 +88,9 @@ METHODS: dict[str, Method] = {
         patience=2,
     ),
     HARD: Method(make=partial(_ours, replace(MINIMAX, soft=False)), chooses_widths=True),
+    "knapsack, by curvature": Method(make=partial(_rival, "knapsack", curvature=True)),
     **{name: Method(make=partial(_rival, name)) for name in RIVALS},
 }
 RIVALRY = ("minimax", *RIVALS)
 """Ours beside the others."""
-ABLATIONS = tuple(name for name in METHODS if name.startswith("minimax, ") and name != HARD)
+ABLATIONS = (*(name for name in METHODS if name.startswith("minimax, ") and name != HARD), "knapsack, by curvature")

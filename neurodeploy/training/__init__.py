@@ -5,7 +5,7 @@ from neurodeploy.training.data import Batches, DataSplit, load_data
 from neurodeploy.training.decays import learn_decays
 from neurodeploy.training.direct import Direct, in_levels
 from neurodeploy.training.encoders import encode, simulator_spikes
-from neurodeploy.training.inference import evaluate, predict, run_model
+from neurodeploy.training.inference import evaluate, predict
 from neurodeploy.training.loop import fit
 from neurodeploy.training.masks import Choice, choose_synapses
 from neurodeploy.training.minimax import Compression
@@ -14,6 +14,7 @@ from neurodeploy.training.progress import ProgressBars, Step
 from neurodeploy.training.pruning import Pruning
 from neurodeploy.training.readouts import decide
 from neurodeploy.training.replicas import Replicas, together
+from neurodeploy.training.running import run_model
 from neurodeploy.training.weights import load_weights, save_weights
 
 __all__ = [

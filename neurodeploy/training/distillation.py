@@ -7,9 +7,10 @@ import copy
 import torch
 from torch.nn.functional import kl_div, log_softmax
 
-from neurodeploy.training.inference import in_mode, run_model
+from neurodeploy.training.inference import in_mode
 from neurodeploy.training.options import FitOptions
 from neurodeploy.training.readouts import read_out
+from neurodeploy.training.running import run_model
 
 
 class Teacher:

@@ -74,14 +74,75 @@ class Form:
                 out[part.start + self.rows[part.name]] = False
         return out
 
-    def score(self, weight: Floats) -> Floats:
-        """What synapses are worth: the squared distance that each takes from the nearest network that the chip holds."""
-        worth: Floats = weight**2 if self.grid is None else self.grid.worth(weight)
-        return worth
+    def wish(self, part: SliceBudget, weight: Floats, curvature: Floats) -> Wish:
+        """A slice of the layer, given its weights, and how much the loss minds each, both (n_neurons, n_in).
 
-    def wish(self, part: SliceBudget, weight: Floats) -> Wish:
-        """A slice of the layer, given its weights (n_neurons, n_in)."""
-        return Wish(score=self.score(weight), part=part, bits=self.width, rows=self.rows.get(part.name), axons=self.axons)
+        A synapse is worth the squared distance that it takes from the nearest network that the chip holds, times the curvature.
+        """
+        nearer = weight**2 if self.grid is None else self.grid.worth(weight)
+        rows = self.rows.get(part.name)
+        return Wish(score=nearer * curvature, part=part, bits=self.width, rows=rows, axons=self.axons)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Stake:
+    """What a slice has at stake in the form of its layer.
+
+    Attributes
+    ----------
+    part : SliceBudget
+    weight, curvature : array (n_neurons, n_in)
+        Its weights, and how much the loss minds each.
+    survives : array (n_neurons, n_in), bool
+        Which of them do as it stands.
+    price : float
+        Of a bit on its core.
+    """
+
+    part: SliceBudget
+    weight: Floats
+    curvature: Floats
+    survives: NDArray[np.bool_]
+    price: float
+
+    @property
+    def surviving(self) -> Floats:
+        """(n,): the weights that survive."""
+        return self.weight[self.survives]
+
+    def error(self, grid: Grid) -> float:
+        """What rounding those costs: their squared distances from the grid, times the curvature."""
+        return float((self.curvature[self.survives] * grid.error(self.surviving)).sum())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Standing:
+    """How the weights of a layer stand before a choice.
+
+    Attributes
+    ----------
+    weight, curvature : array (n_out, n_in)
+        Those that there is a choice of, 0 elsewhere; and how much the loss minds each.
+    unit : float
+        Of its weights, beside those of other layers.
+    """
+
+    weight: Floats
+    curvature: Floats
+    unit: float = 1.0
+
+    def wish(self, form: Form, part: SliceBudget) -> Wish:
+        """What a slice of it asks of its core, in a form."""
+        rows = slice(part.start, part.stop)
+        return form.wish(part, self.weight[rows] / self.unit, self.curvature[rows])
+
+    def stake(self, part: SliceBudget, survives: NDArray[np.bool_], price: float) -> Stake:
+        """What a slice has at stake, given which of the layer's weights survive, and the price of a bit on the core."""
+        rows = slice(part.start, part.stop)
+        return Stake(
+            part=part, weight=self.weight[rows], curvature=self.curvature[rows], survives=survives[rows],
+            price=price * self.unit**2,  # prices are in squares of the largest layer's
+        )  # fmt: skip
 
 
 def widths_of(profile: HardwareProfile) -> list[int]:
@@ -89,30 +150,28 @@ def widths_of(profile: HardwareProfile) -> list[int]:
     return [bits for bits in profile["weight_bits"].choices if 2 <= bits <= 8]
 
 
-def best_width(
-    form: Form, parts: Sequence[tuple[SliceBudget, Floats, float]], survivors: Floats, profile: HardwareProfile,
-    dread: float = 1.0,
-) -> Form:  # fmt: skip
-    """The form with the width at which the layer is worth most.
+def best_width(form: Form, stakes: Sequence[Stake], profile: HardwareProfile, dread: float = 1.0) -> Form:
+    """The form with the width at which the layer is worth most, at the prices of its slices; its grid is laid for the survivors.
 
     Parameters
     ----------
-    parts : sequence of (SliceBudget, array (n_neurons, n_in), float)
-        The layer's slices, their weights, and the price of a bit on their cores.
-    survivors : array (n,)
-        The weights that survive as it stands; the grid is laid for them.
     dread : float
-        How much worse a squared error of rounding is than one of a synapse left out.
+        How much worse an error of rounding is than one of a synapse left out.
     """
-    # a larger weight is worth no less, at any width
-    orders = [by_axon_falling(np.abs(weight[form.rows.get(part.name, slice(None))])) for part, weight, _ in parts]
+    # a larger weight is worth no less, at any width, so far as the loss minds them alike
+    sizes = [np.abs(stake.weight) * np.sqrt(stake.curvature) for stake in stakes]
+    orders = [
+        by_axon_falling(size[form.rows.get(stake.part.name, slice(None))]) for size, stake in zip(sizes, stakes, strict=True)
+    ]
+    survivors = np.concatenate([stake.surviving for stake in stakes])
 
     def worth(candidate: Form) -> float:
-        wishes = [
-            replace(candidate.wish(part, weight), order=order) for (part, weight, _), order in zip(parts, orders, strict=True)
-        ]
-        kept = sum(worth_at(wish, price, profile) for wish, (_, _, price) in zip(wishes, parts, strict=True))
-        return kept - (dread - 1) * (0.0 if candidate.grid is None else candidate.grid.error(survivors))
+        kept = lost = 0.0
+        for stake, order in zip(stakes, orders, strict=True):
+            wish = replace(candidate.wish(stake.part, stake.weight, stake.curvature), order=order)
+            kept += worth_at(wish, stake.price, profile)
+            lost += 0.0 if candidate.grid is None else stake.error(candidate.grid)
+        return kept - (dread - 1) * lost
 
     candidates = [replace(form, width=w, grid=best_grid(survivors, w, form.threshold)) for w in widths_of(profile)]
     return max(candidates, key=worth)

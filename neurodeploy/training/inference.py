@@ -8,92 +8,21 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from norse.torch import LIFRecurrentCell, SequentialState
+from norse.torch import LIFRecurrentCell
 from numpy.typing import NDArray
 
 from neurodeploy.errors import DataError, TrainingError
 from neurodeploy.training.encoders import check_spikes, encode
-from neurodeploy.training.neurons import neurons_of, run
 from neurodeploy.training.options import FitOptions
 from neurodeploy.training.readouts import read_out
+from neurodeploy.training.running import run_model
 
 Data: TypeAlias = "Iterable[tuple[torch.Tensor, torch.Tensor]]"
 """Batches (input, target) that can be gone through again and again."""
 
-_TIMELESS = (
-    torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.AvgPool1d, torch.nn.AvgPool2d, torch.nn.MaxPool1d,
-    torch.nn.MaxPool2d, torch.nn.Flatten, torch.nn.Unflatten, torch.nn.Identity,
-)  # fmt: skip
-"""What does with a sample the same at every step, so with all steps at once."""
 _CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 _WEIGHTS = (torch.nn.Linear, LIFRecurrentCell, *_CONVOLUTIONS)
 _PREDICT_BATCH = 512
-
-
-def run_model(model: torch.nn.Module, spikes: torch.Tensor) -> torch.Tensor:
-    """Run a model through time from its initial state.
-
-    A plain Norse `SequentialState` is run layer by layer instead of step by step: weights on all steps at once, the same sums in
-    larger matrix products up to rounding (on one step alone, where all share its memory), neurons by `neurons.run`.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Called as ``output, state = model(x, state)`` with x (batch, \\*shape); its state is None at the start.
-    spikes : tensor (batch, n_steps, \\*shape)
-
-    Returns
-    -------
-    tensor (n_steps, batch, n_out)
-
-    Raises
-    ------
-    TrainingError
-        The model does not take its input so, or does not return an output and a state.
-    """
-    try:
-        outputs = _by_layer(model, spikes) if _is_plain_chain(model) else _by_step(model, spikes)
-    except (RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise TrainingError(
-            "model", f"failed on spikes {tuple(spikes.shape[:1] + spikes.shape[2:])} of a step ({reason})",
-            remedy="It has to take model(x, state) with x of that shape and return (output, state).",
-        ) from error  # fmt: skip
-    if outputs.ndim != 3:
-        raise TrainingError("model", f"returned a step of shape {tuple(outputs.shape[1:])}, not (batch, n_out)")
-    return outputs
-
-
-def _by_step(model: torch.nn.Module, spikes: torch.Tensor) -> torch.Tensor:
-    state, outputs = None, []
-    for step in spikes.unbind(dim=1):
-        output, state = model(step, state)
-        outputs.append(output)
-    return torch.stack(outputs)
-
-
-def _is_plain_chain(model: torch.nn.Module) -> bool:
-    return (
-        type(model) is SequentialState
-        and not (model.return_hidden or model._forward_hooks or model._forward_pre_hooks)
-        and all(stateful or isinstance(module, _TIMELESS) for module, stateful in zip(model, model.stateful_layers, strict=True))
-    )
-
-
-def _by_layer(model: SequentialState, spikes: torch.Tensor) -> torch.Tensor:
-    signal = spikes.movedim(1, 0)
-    for module, stateful in zip(model, model.stateful_layers, strict=True):
-        neurons = neurons_of(module, signal) if stateful else None
-        if neurons is not None:
-            signal = run(neurons, signal)
-        elif stateful:
-            signal = _by_step(module, signal.movedim(0, 1))
-        elif signal.stride(0) == 0:
-            once = module(signal[0])
-            signal = once.expand(len(signal), *once.shape)
-        else:
-            signal = module(signal.flatten(0, 1)).unflatten(0, signal.shape[:2])
-    return signal
 
 
 def spikes_of(inputs: Any, model: torch.nn.Module, options: FitOptions) -> torch.Tensor:

@@ -83,9 +83,10 @@ class Grid:
         nearer: Floats = np.maximum(kept * (2 * weight - kept), 0.0)
         return nearer
 
-    def error(self, weight: Floats) -> float:
-        """The squared distance of weights from the grid."""
-        return float(((weight - self._nearest(weight)) ** 2).sum())
+    def error(self, weight: Floats) -> Floats:
+        """The squared distance of each weight from the grid."""
+        distance: Floats = (weight - self._nearest(weight)) ** 2
+        return distance
 
     def _nearest(self, weight: Floats) -> Floats:
         nearest: Floats = np.clip(np.rint(weight / self.step), -self.most, self.most) * self.value

@@ -10,11 +10,13 @@ import torch
 
 from neurodeploy.errors import TrainingError
 from neurodeploy.training.distillation import Teacher
-from neurodeploy.training.inference import check_labels, run_model, spikes_of
+from neurodeploy.training.inference import check_labels, spikes_of
+from neurodeploy.training.live import Live
 from neurodeploy.training.options import FitOptions
 from neurodeploy.training.pruning import Phase, Pruning
 from neurodeploy.training.readouts import read_out
 from neurodeploy.training.replicas import Replicas
+from neurodeploy.training.running import run_model
 
 _LAST_RATE = 0.05
 
@@ -48,14 +50,16 @@ class Learner:
                 where, f"the loss is {loss}",
                 remedy=f"Lower learning_rate (now {self.options.learning_rate:g}), or look for NaN in the model's weights.",
             )  # fmt: skip
+        if self.pruning is not None:
+            self.pruning.before_step()
         optimizer.step()
         return loss, hits
 
     def _gradients(self, spikes: torch.Tensor, target: torch.Tensor, where: str) -> tuple[float, float]:
         """From some samples of a batch: their loss, and how many of them are right; the gradients are the weights' own."""
-        with self.in_force(), self.replicas.own_draws(f"{self.options.seed}, {where}"):
+        with self.in_force() as live, self.replicas.own_draws(f"{self.options.seed}, {where}"):
             with torch.autocast(spikes.device.type, torch.bfloat16, enabled=self.options.amp is not None):
-                output = read_out(run_model(self.model, spikes), self.options.readout)
+                output = read_out(run_model(self.model, spikes, live or {}), self.options.readout)
                 if self.options.loss is torch.nn.functional.cross_entropy:
                     check_labels(target, len(output), output.shape[1])
                     target = target.long()
@@ -80,8 +84,8 @@ class Learner:
             raise TrainingError("loss", "returned no scalar tensor that depends on the model")
         return loss if self.teacher is None else self.teacher.shared(loss, output, spikes)
 
-    def in_force(self) -> AbstractContextManager[None]:
-        """The weights that the method has the loss see, for as long as this lasts."""
+    def in_force(self) -> AbstractContextManager[Live | None]:
+        """The weights that the method has the loss see, for as long as this lasts, and which neurons matter with them."""
         return nullcontext() if self.pruning is None else self.pruning.in_force()
 
 

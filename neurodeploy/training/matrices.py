@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import TypeAlias
 
@@ -63,6 +64,12 @@ class Matrix:
         for part, columns in zip(self.parts, self._split(weight), strict=True):
             part.data = columns.contiguous()
 
+    @property
+    def gradient(self) -> torch.Tensor | None:
+        """Of all weights, (n_out, n_in); None before there is one."""
+        gradients = [part.grad for part in self.parts if part.grad is not None]
+        return torch.cat(gradients, dim=1) if len(gradients) == len(self.parts) > 1 else gradients[0] if gradients else None
+
     @torch.no_grad()
     def scale(self, factors: torch.Tensor) -> None:
         """Multiply each weight by its factor, in place."""
@@ -78,6 +85,23 @@ class Matrix:
 
     def _split(self, values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return torch.split(values, [part.shape[1] for part in self.parts], dim=1)
+
+
+@contextmanager
+def standing_in(
+    layers: Mapping[str, Matrix], weights: Mapping[str, torch.Tensor], biases: Mapping[torch.nn.Parameter, torch.Tensor]
+) -> Iterator[None]:
+    """While it is open the layers hold these weights (n_out, n_in), and these biases, in place of their own."""
+    own = [(p, p.data) for p in (*(p for matrix in layers.values() for p in matrix.parts), *biases)]
+    try:
+        for bias, values in biases.items():
+            bias.data = values
+        for name, matrix in layers.items():
+            matrix.put(weights[name])
+        yield
+    finally:
+        for parameter, data in own:
+            parameter.data = data
 
 
 def within(layers: Mapping[str, Matrix], out: Mapping[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.bool_]]:

@@ -15,23 +15,23 @@ their memory, `loans`. Convolutions keep their synapses and lose channels, as ma
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from neurodeploy.budgets.budget import Budget, SliceBudget
 from neurodeploy.training.channels import Channels
-from neurodeploy.training.forms import Form, best_width
+from neurodeploy.training.curvature import Curvature
+from neurodeploy.training.forms import Form, Standing, best_width
 from neurodeploy.training.integers import best_grid
-from neurodeploy.training.lists import Wish
+from neurodeploy.training.live import Live, live_of
 from neurodeploy.training.loans import Loans, shares_taken
 from neurodeploy.training.masks import RESOURCES, Core
-from neurodeploy.training.matrices import Matrix, forget_unheard, within
+from neurodeploy.training.matrices import Matrix, forget_unheard, standing_in, within
 from neurodeploy.training.modules import as_network, find_layers, in_terms_of
 from neurodeploy.training.needs import memory_bits, overruns_of
 from neurodeploy.training.options import MinimaxOptions
@@ -71,6 +71,8 @@ class Compression:
         it is not asked for.
     loans : Loans
         Of memory that idle neurons leave, while thresholds are soft.
+    curvature : Curvature
+        How much the loss minds each weight.
     penalties : dict of layer to float
         y: the price of squared weight outside the survivors.
     multipliers : dict of constraint to float
@@ -93,15 +95,10 @@ class Compression:
         }
         is_soft = self.options.soft and self.options.integers and costs_alike(budget.profile)
         self.soft = SoftThresholds(self.layers, budget.profile, by_size=self.options.by_size) if is_soft else None
-        self.loans = Loans()
+        self.loans, self.curvature = Loans(), Curvature(self.layers)
         self.penalties = dict.fromkeys(self.layers, 0.0)
         self.multipliers = {constraint(part, resource): 0.0 for part in self.plan.slices for resource in RESOURCES}
-        self._chosen = 0
-
-    @property
-    def sparsities(self) -> dict[str, int]:
-        """s: how many weights of each layer should be zero."""
-        return {name: int((~mask).sum()) for name, mask in self.survivors.items()}
+        self._chosen, self._live = 0, cast("Live | None", None)
 
     @property
     def connectivity(self) -> float:
@@ -116,34 +113,32 @@ class Compression:
         return {part.layer: forms[part.layer].width if part.layer in forms else own for part in self.budget.layers}
 
     @contextmanager
-    def in_force(self) -> Iterator[None]:
-        """The nearest network that the chip holds: the survivors, rounded to its integers, who alone learn if the others rest."""
-        with self.channels.in_force():
-            if not self.options.integers:
-                yield
-                return
-            with self._rounded():
-                yield
+    def in_force(self) -> Iterator[Live | None]:
+        """The nearest network that the chip holds: the survivors, rounded to its integers; and the neurons that matter in it."""
+        with self.channels.in_force(), self._rounded() if self.options.integers else nullcontext():
+            yield self._live_now() if self._others_rest else None
 
-    @contextmanager
-    def _rounded(self) -> Iterator[None]:
-        biases = {name: bias for name in self._biased if (bias := self.layers[name].bias) is not None}
-        own = [(p, p.data) for matrix in self.layers.values() for p in matrix.parts] + [(b, b.data) for b in biases.values()]
-        try:
-            for name, bias in biases.items():
-                if (grid := self.forms[name].grid) is not None:
-                    bias.data = grid.beside(bias.detach(), self._surviving(name))
-            for name, matrix in self.layers.items():
-                matrix.put(self._on_chip(name))
-            yield
-            self._let_rest()
-        finally:
-            for parameter, data in own:
-                parameter.data = data
+    @property
+    def _others_rest(self) -> bool:
+        return self.options.integers and self.options.rest and self.soft is None
 
-    def _let_rest(self) -> None:
-        """Take the gradients, if there are any, from weights that do not survive."""
-        for name, matrix in self.layers.items() if self.options.rest and self.soft is None else ():
+    def _live_now(self) -> Live:
+        self._live = live_of(self.layers, self.survivors) if self._live is None else self._live
+        return self._live
+
+    def _rounded(self) -> AbstractContextManager[None]:
+        biases = {
+            bias: grid.beside(bias.detach(), self._surviving(name))
+            for name in self._biased
+            if (bias := self.layers[name].bias) is not None and (grid := self.forms[name].grid) is not None
+        }
+        return standing_in(self.layers, {name: self._on_chip(name) for name in self.layers}, biases)
+
+    def before_step(self) -> None:
+        """Hear how much the loss minds each weight, then take the gradients from those that are to rest."""
+        if self.options.curvature:
+            self.curvature.listen()
+        for name, matrix in self.layers.items() if self._others_rest else ():
             matrix.scale_gradient(self.survivors[name])
 
     def _surviving(self, name: str) -> torch.Tensor:
@@ -185,10 +180,12 @@ class Compression:
 
     def _cores(self, progress: float) -> list[Core]:
         """What is asked of each core, under the budget in force."""
-        weights, cores = self._weights(), []
+        standing, cores = self.standing(), []
+        forms = self.forms if self.soft is None else {name: replace(form, grid=None) for name, form in self.forms.items()}
         for parts in self.plan.by_core():
             memory = memory_in_force(parts, self.budget, progress, self._axons)
-            cores.append(Core([self._wish(part, weights, progress) for part in parts], memory, self.budget.profile))
+            wishes = [standing[p.layer].wish(forms[p.layer], axons_in_force(p, progress)) for p in parts]
+            cores.append(Core(wishes, memory, self.budget.profile))
         return cores
 
     def _choose_survivors(self, cores: Sequence[Core], loans: Loans | None = None) -> None:
@@ -200,35 +197,32 @@ class Compression:
         for name, mask in self.survivors.items():
             if (columns := self.channels.columns(name)) is not None:
                 mask &= columns
+        self._live = None
 
-    def _weights(self) -> dict[str, NDArray[np.float64]]:
+    def standing(self) -> dict[str, Standing]:
         """The weights that there is a choice of: not those of channels that are gone, nor of neurons left out for being idle."""
         inside = within(self.layers, {name: form.left_out(self.budget.of(name)) for name, form in self.forms.items()})
-        weights: dict[str, NDArray[np.float64]] = {}
+        standing: dict[str, Standing] = {}
         for name, matrix in self.layers.items():
-            weights[name] = np.where(inside[name], matrix.weight.detach().cpu().double().numpy(), 0.0)
+            weight = np.where(inside[name], matrix.weight.detach().cpu().double().numpy(), 0.0)
             if (columns := self.channels.columns(name)) is not None:
-                weights[name][:, ~columns.cpu().numpy()] = 0
-        return weights
-
-    def _wish(self, part: SliceBudget, weights: Mapping[str, NDArray[np.float64]], progress: float) -> Wish:
-        form, weight = self.forms[part.layer], weights[part.layer][part.start : part.stop]
-        if self.soft is not None:
-            form, weight = replace(form, grid=None), weight / self.soft.units[part.layer]
-        return form.wish(axons_in_force(part, progress), weight)
+                weight[:, ~columns.cpu().numpy()] = 0
+            minds = self.options.curvature and self.soft is None
+            curvature = self.curvature.of(name, self.survivors[name]) if minds else np.ones_like(weight)
+            unit = 1.0 if self.soft is None else self.soft.units[name]
+            standing[name] = Standing(weight=weight, curvature=curvature, unit=unit)
+        return standing
 
     def _choose_forms(self) -> None:
         """Give every layer the form that is best at the prices of the last choice."""
-        weights, profile = self._weights(), self.budget.profile
+        standing = self.standing()
         for name, form in self.forms.items() if self.options.integers else ():
-            surviving = weights[name][self.survivors[name].cpu().numpy()]
             if self.options.widths:
-                own = 1.0 if self.soft is None else self.soft.units[name] ** 2  # prices are in squares of the largest layer's
-                prices = {p.name: own * self.multipliers[constraint(p, RESOURCES[0])] for p in self.plan.of(name)}
-                parts = [(p, weights[name][p.start : p.stop], prices[p.name]) for p in self.plan.of(name)]
-                form = best_width(form, parts, surviving, profile, self.options.dread_of_rounding)
-            if self.soft is not None:
-                surviving = self._surviving(name)[self.survivors[name]].cpu().double().numpy()
+                survives = self.survivors[name].cpu().numpy()
+                prices = [(p, self.multipliers[constraint(p, RESOURCES[0])]) for p in self.plan.of(name)]
+                stakes = [standing[name].stake(p, survives, price) for p, price in prices]
+                form = best_width(form, stakes, self.budget.profile, self.options.dread_of_rounding)
+            surviving = self._surviving(name)[self.survivors[name]].cpu().double().numpy()
             self.forms[name] = replace(form, grid=best_grid(surviving, form.width, form.threshold))
 
     def after_step(self, phase: Phase, learning_rate: float) -> None:
@@ -254,6 +248,7 @@ class Compression:
             "channels": self.channels.state_dict(),
             "survivors": self.survivors, "forms": {name: form.state_dict() for name, form in self.forms.items()},
             "penalties": self.penalties, "multipliers": self.multipliers, "chosen": self._chosen, "loans": self.loans.shares,
+            "curvature": self.curvature.state_dict(),
             "soft": {} if self.soft is None else self.soft.off,
         }  # fmt: skip
 
@@ -263,8 +258,9 @@ class Compression:
             mask.copy_(state["survivors"][name])
         self.channels.load_state_dict(state["channels"])
         self.forms = {name: form.as_of(state["forms"][name]) for name, form in self.forms.items()}
-        self.penalties, self.multipliers = dict(state["penalties"]), dict(state["multipliers"])
+        self.penalties, self.multipliers, self._live = dict(state["penalties"]), dict(state["multipliers"]), None
         self._chosen, self.loans.shares = state["chosen"], dict(state["loans"])
+        self.curvature.load_state_dict(state["curvature"])
         if not state["soft"]:
             self.soft = None
         for name, off in self.soft.off.items() if self.soft is not None else ():
@@ -281,6 +277,7 @@ class Compression:
         self._chosen = 0
         self.choose(1.0)
         forget_unheard(self.layers, self.survivors, self.budget)
+        self._live = None
         if self.soft is not None:
             self.soft.take_off()
             self.soft = None

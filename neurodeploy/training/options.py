@@ -119,6 +119,9 @@ class MinimaxOptions:
     by_size : bool
         Where thresholds are soft, weights are compared in units of ln n, n being the synapses of their layer; without it, as they
         are.
+    curvature : bool
+        A synapse is worth its squared weight times the curvature of the loss in it (`neurodeploy.training.curvature`); without,
+        its squared weight. While thresholds are soft nothing hangs on it.
     widths : bool
         The width of each layer's weights is chosen, from those that the chip has; without it, it is the budget's. Whoever
         quantises the network then asks the method for `Compression.widths`, as `neurodeploy.compress` does.
@@ -142,9 +145,10 @@ class MinimaxOptions:
     rest: bool = True
     soft: bool = True
     by_size: bool = True
+    curvature: bool = True
     widths: bool = False
     idle: bool = False
-    dread_of_rounding: float = 8.0
+    dread_of_rounding: float = 2.0
     form_interval: int = 5
     penalty_rate: float = 0.0
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import torch
 
 from neurodeploy.budgets.budget import Budget
+from neurodeploy.training.live import Live
 
 Phase = Literal["dense", "compress", "finetune"]
 
@@ -30,11 +31,12 @@ class Pruning(Protocol):
     def overruns(self) -> Mapping[str, float]:
         """Usage over budget less one, of every constraint; one at least."""
 
-    def in_force(self) -> AbstractContextManager[None]:
+    def in_force(self) -> AbstractContextManager[Live | None]:
         """While it is open, the model's weights are those that the loss sees, and that it keeps in the end.
 
         A method that trains other weights than it deploys (rounded ones, masked ones) puts these in and its own back
-        afterwards; the gradients found meanwhile are taken for its own.
+        afterwards; the gradients found meanwhile are taken for its own. It may say which neurons have to be calculated: the
+        others answer nothing that is heard in these weights, and what leads to or from them is not to learn for now.
         """
 
     def choose(self, progress: float) -> None:
@@ -42,6 +44,9 @@ class Pruning(Protocol):
 
         `progress` runs from 0 to 1, where the full budget is in force, and beyond.
         """
+
+    def before_step(self) -> None:
+        """What is heard in the gradients of a step, those of all replicas together, or done to them, before it is taken."""
 
     def after_step(self, phase: Phase, learning_rate: float) -> None:
         """What follows the optimizer's step, in the compress phase and in the fine-tuning."""

@@ -14,12 +14,13 @@ import torch
 
 from neurodeploy.budgets.budget import SliceBudget
 from neurodeploy.records import Worth
-from neurodeploy.training.inference import Data, in_mode, run_model, spikes_of
+from neurodeploy.training.inference import Data, in_mode, spikes_of
 from neurodeploy.training.masks import choose_on_core
 from neurodeploy.training.minimax import Compression
 from neurodeploy.training.options import FitOptions
 from neurodeploy.training.randomness import seeded
 from neurodeploy.training.readouts import read_out
+from neurodeploy.training.running import run_model
 from neurodeploy.training.schedule import constraint
 
 _LESS = 0.05
@@ -61,8 +62,8 @@ def _binds(pruning: Compression, parts: Sequence[SliceBudget]) -> bool:
 def _thinned(pruning: Compression, parts: Sequence[SliceBudget], memory_bits: int) -> Iterator[None]:
     """The slices of a core with less memory, for as long as this lasts."""
     kept = {part.layer: pruning.survivors[part.layer].clone() for part in parts}
-    weights = {name: pruning.layers[name].weight.detach().cpu().double().numpy() for name in kept}
-    wishes = [pruning.forms[part.layer].wish(part, weights[part.layer][part.start : part.stop]) for part in parts]
+    standing = pruning.standing()
+    wishes = [standing[part.layer].wish(pruning.forms[part.layer], part) for part in parts]
     try:
         for part, choice in zip(parts, choose_on_core(wishes, memory_bits, pruning.budget.profile), strict=True):
             mask = pruning.survivors[part.layer]

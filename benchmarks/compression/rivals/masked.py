@@ -52,6 +52,8 @@ class Masked(Compression, ABC):
         Of neurons that fire, in the units of the model; rounded with the weights.
     integers : bool
         The loss sees the survivors in the chip's integers. Without, as they are: they are rounded after training.
+    curvature : bool
+        Weights are compared as ours are, by their size times the root of the loss's curvature in them.
 
     Attributes
     ----------
@@ -61,9 +63,9 @@ class Masked(Compression, ABC):
 
     def __init__(
         self, budget: Budget, model: torch.nn.Module, *, width: int,
-        thresholds: Mapping[str, float] = MappingProxyType({}), integers: bool = True,
+        thresholds: Mapping[str, float] = MappingProxyType({}), integers: bool = True, curvature: bool = False,
     ) -> None:  # fmt: skip
-        super().__init__(budget, model, MinimaxOptions(rest=False, soft=False), thresholds=thresholds)
+        super().__init__(budget, model, MinimaxOptions(rest=False, soft=False, curvature=curvature), thresholds=thresholds)
         self.channels = LargestChannels(model, budget)
         self.forms = {name: replace(form, width=width) for name, form in self.forms.items()}
         self.multipliers = {}
@@ -134,8 +136,13 @@ class Masked(Compression, ABC):
         return {name: mask.to(scores[name].device) for name, mask in masks.items()}, thresholds
 
     def magnitudes(self) -> dict[str, torch.Tensor]:
-        """Of all weights, by layer."""
+        """Of all weights, by layer, as they are compared."""
         sizes = {name: module.weight.detach().abs() for name, module in self.layers.items()}
+        if self.options.curvature:
+            minded = {
+                name: torch.from_numpy(self.curvature.of(name, self.survivors[name])).to(size) for name, size in sizes.items()
+            }
+            sizes = {name: size * minded[name].sqrt() for name, size in sizes.items()}
         columns = {name: self.channels.columns(name) for name in sizes}
         return {name: size if (alive := columns[name]) is None else size * alive for name, size in sizes.items()}
 

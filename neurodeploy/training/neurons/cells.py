@@ -51,6 +51,11 @@ class Neurons:
     reset: torch.Tensor | None
     adds_leak: bool
 
+    @property
+    def rest(self) -> bool:
+        """Whether one that hears nothing answers nothing."""
+        return not bool(self.leak.any()) if self.threshold is None else bool((self.leak < self.threshold).all())
+
 
 def neurons_of(cell: torch.nn.Module, inputs: torch.Tensor) -> Neurons | None:
     """The numbers of a cell that `run` can take through inputs (n_steps, batch, \\*shape); None where only the module can.

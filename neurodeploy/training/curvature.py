@@ -1,0 +1,76 @@
+"""How much the loss minds each weight: the mean square of its gradient there.
+
+A weight w that is left out costs the loss h w^2 / 2 to second order, h being the curvature of the loss in it (LeCun et al. 1990,
+"Optimal brain damage"), and where a model has learnt, h is in expectation the squared gradient: the diagonal of the Fisher
+information (Theis et al. 2018, arXiv 1801.05787). Every backward pass leaves it, for weights that are away as well. So a large
+weight is worth little where nothing is ever heard, and a small one much where the answer hangs on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from neurodeploy.training.matrices import Matrix
+
+_FORGETS = 0.02
+"""Share of a mean that the last step makes: it looks back about fifty steps."""
+_LEAST = 1e-6
+"""Of a layer's mean, for every weight: where no gradient comes, larger ones still go before smaller ones."""
+
+
+class Curvature:
+    """The running mean of squared gradients, layer by layer.
+
+    Parameters
+    ----------
+    layers : mapping of layer to Matrix
+
+    Attributes
+    ----------
+    means : dict of layer to tensor (n_out, n_in)
+    steps : int
+        That were heard.
+    """
+
+    def __init__(self, layers: Mapping[str, Matrix]) -> None:
+        self.layers, self.steps = layers, 0
+        self.means = {name: torch.zeros_like(matrix.weight).detach() for name, matrix in layers.items()}
+
+    @torch.no_grad()
+    def listen(self) -> None:
+        """Take the gradients of a step into the means."""
+        self.steps += 1
+        for name, matrix in self.layers.items():
+            if (gradient := matrix.gradient) is not None:
+                self.means[name].lerp_(gradient.square(), max(_FORGETS, 1 / self.steps))
+
+    def of(self, name: str, alive: torch.Tensor) -> NDArray[np.float64]:
+        """The curvature in each weight of a layer, (n_out, n_in), beside that of the weights that are alive; 1 for all at first.
+
+        The squares of the weights that are alive add up to the same with it and without, so layers stay in proportion: by their
+        own curvatures a readout takes all memory where much is taken at once, and what would be heard is gone.
+
+        Parameters
+        ----------
+        alive : tensor (n_out, n_in), bool
+        """
+        mean = self.means[name].double() + _LEAST * self.means[name].mean()
+        squares = self.layers[name].weight.detach().double().square() * alive
+        unit = (mean * squares).sum() / squares.sum()
+        found: NDArray[np.float64] = (mean / unit if unit > 0 else torch.ones_like(mean)).cpu().numpy()
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """The means, and how many steps they are of."""
+        return {"means": self.means, "steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take them up again."""
+        self.steps = state["steps"]
+        for name, mean in self.means.items():
+            mean.copy_(state["means"][name])

@@ -1,0 +1,80 @@
+"""How much the loss minds a weight decides with the weight's size on who survives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from test_minimax import linear_model
+
+from neurodeploy.budgets.sharing import share_budget
+from neurodeploy.hardware import HardwareProfile
+from neurodeploy.network import Network
+from neurodeploy.training.curvature import Curvature
+from neurodeploy.training.matrices import Matrix
+from neurodeploy.training.minimax import Compression
+from neurodeploy.training.options import MinimaxOptions
+
+
+def heard(gradients: list[torch.Tensor], weight: torch.Tensor) -> Curvature:
+    """A layer's, after these gradients."""
+    module = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    module.weight.data = weight
+    curvature = Curvature({"layer": Matrix(module)})
+    for gradient in gradients:
+        module.weight.grad = gradient
+        curvature.listen()
+    return curvature
+
+
+def test_it_is_the_mean_of_squares_over_few_steps_and_follows_later() -> None:
+    torch.manual_seed(0)
+    gradients = [torch.randn(3, 4) for _ in range(20)]
+    mean = torch.stack(gradients).square().mean(dim=0)
+    assert torch.allclose(heard(gradients, torch.ones(3, 4)).means["layer"], mean)
+    later = heard([*gradients, *[torch.full((3, 4), 7.0)] * 400], torch.ones(3, 4)).means["layer"]
+    assert torch.allclose(later, torch.tensor(49.0), rtol=0.01)
+
+
+def test_the_squares_of_weights_that_are_alive_add_up_to_the_same() -> None:
+    torch.manual_seed(0)
+    weight, alive = torch.randn(5, 6), torch.rand(5, 6) < 0.5
+    curvature = heard([torch.randn(5, 6) * 1e-3], weight).of("layer", alive)
+    squares = (weight.double().square() * alive).numpy()
+    assert (curvature * squares).sum() == pytest.approx(squares.sum())
+    assert curvature.std() > 0.1
+
+
+def test_weights_without_a_gradient_are_minded_a_little_so_that_larger_ones_go_first() -> None:
+    found = heard([torch.tensor([[3.0, 0.0]])], torch.ones(1, 2)).of("layer", torch.ones(1, 2, dtype=torch.bool))
+    assert found[0, 0] == pytest.approx(2.0, rel=1e-5)
+    assert 0 < found[0, 1] < 1e-4
+
+
+@pytest.mark.parametrize("gradients", [[], [torch.zeros(2, 3)]], ids=["nothing was heard", "no gradient came"])
+def test_all_are_minded_alike_where_nothing_tells_them_apart(gradients: list[torch.Tensor]) -> None:
+    assert (heard(gradients, torch.ones(2, 3)).of("layer", torch.ones(2, 3, dtype=torch.bool)) == 1).all()
+
+
+@pytest.mark.parametrize("minds", [True, False])
+def test_small_weights_survive_where_the_loss_minds_them(
+    minds: bool, make_network: Callable[..., Network], tiny: HardwareProfile
+) -> None:
+    """Of 64 axons 16 are heard; the weights of the others are twice as large."""
+    network = make_network([64, 100, 10])
+    model = linear_model(network)
+    with torch.no_grad():
+        model[0].weight.copy_(torch.where(torch.arange(64) < 16, 1.0, 2.0) * torch.rand(100, 64))
+    compression = Compression(share_budget(network, tiny, cores=2), model, MinimaxOptions(curvature=minds))
+    inputs = torch.rand(32, 64)
+    inputs[:, 16:] *= 0.01
+    for _ in range(3):
+        model.zero_grad()
+        with compression.in_force():
+            torch.autograd.backward(model(inputs).square().sum())
+        compression.before_step()
+    compression.choose(1.0)
+    by_axon = compression.survivors["layer1"].sum(dim=0)
+    assert (by_axon[:16].sum() > by_axon[16:].sum()) == minds
+    assert max(compression.overruns().values()) <= 0
