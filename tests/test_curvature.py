@@ -37,24 +37,37 @@ def test_it_is_the_mean_of_squares_over_few_steps_and_follows_later() -> None:
     assert torch.allclose(later, torch.tensor(49.0), rtol=0.01)
 
 
-def test_the_squares_of_weights_that_are_alive_add_up_to_the_same() -> None:
+def test_of_one_layer_the_squares_of_weights_that_are_alive_add_up_to_the_same() -> None:
     torch.manual_seed(0)
     weight, alive = torch.randn(5, 6), torch.rand(5, 6) < 0.5
-    curvature = heard([torch.randn(5, 6) * 1e-3], weight).of("layer", alive)
+    curvature = heard([torch.randn(5, 6) * 1e-3], weight).beside({"layer": alive})["layer"]
     squares = (weight.double().square() * alive).numpy()
     assert (curvature * squares).sum() == pytest.approx(squares.sum())
     assert curvature.std() > 0.1
 
 
+def test_between_layers_the_root_counts() -> None:
+    modules = {name: torch.nn.Linear(3, 2, bias=False) for name in ("a", "b")}
+    curvature = Curvature({name: Matrix(module) for name, module in modules.items()})
+    for module, slope in zip(modules.values(), (1.0, 4.0), strict=True):
+        module.weight.data = torch.ones(2, 3)
+        module.weight.grad = torch.full((2, 3), slope)
+    curvature.listen()
+    found = curvature.beside({name: torch.ones(2, 3, dtype=torch.bool) for name in modules})
+    assert (found["b"] / found["a"]).flatten().tolist() == pytest.approx([4.0] * 6)  # of 1 and 16
+
+
 def test_weights_without_a_gradient_are_minded_a_little_so_that_larger_ones_go_first() -> None:
-    found = heard([torch.tensor([[3.0, 0.0]])], torch.ones(1, 2)).of("layer", torch.ones(1, 2, dtype=torch.bool))
+    alive = torch.ones(1, 2, dtype=torch.bool)
+    found = heard([torch.tensor([[3.0, 0.0]])], torch.ones(1, 2)).beside({"layer": alive})["layer"]
     assert found[0, 0] == pytest.approx(2.0, rel=1e-5)
     assert 0 < found[0, 1] < 1e-4
 
 
 @pytest.mark.parametrize("gradients", [[], [torch.zeros(2, 3)]], ids=["nothing was heard", "no gradient came"])
 def test_all_are_minded_alike_where_nothing_tells_them_apart(gradients: list[torch.Tensor]) -> None:
-    assert (heard(gradients, torch.ones(2, 3)).of("layer", torch.ones(2, 3, dtype=torch.bool)) == 1).all()
+    alive = {"layer": torch.ones(2, 3, dtype=torch.bool)}
+    assert (heard(gradients, torch.ones(2, 3)).beside(alive)["layer"] == 1).all()
 
 
 @pytest.mark.parametrize("minds", [True, False])

@@ -10,6 +10,7 @@ from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 import neurodeploy as nd
 from neurodeploy.training.inference import spikes_of
 from neurodeploy.training.minimax import Compression
+from neurodeploy.training.options import MinimaxOptions
 from neurodeploy.training.readouts import read_out
 from neurodeploy.training.running import run_model
 from neurodeploy.training.worth import worth_of_memory
@@ -23,7 +24,7 @@ def pressed(memory: int) -> tuple[torch.nn.Module, Compression, nd.HardwareProfi
     model = SequentialState(torch.nn.Linear(64, 48, bias=False), LIFCell(lif), torch.nn.Linear(48, 10, bias=False), LICell())
     chip = with_values(nd.load_profile("loihi1"), synapse_memory_bits_per_core=memory)
     budget = nd.share_budget(nd.extract(model, torch.zeros(1, 64)), chip, cores=1)
-    pruning = Compression(budget, model)
+    pruning = Compression(budget, model, MinimaxOptions(idle=True))
     nd.fit(model, budget, nd.load_data("digits").train, OPTIONS, method=lambda *_: pruning)
     return model, pruning, chip
 

@@ -71,9 +71,6 @@ def _rival(name: str, budget: Budget, model: torch.nn.Module, start: Start, **to
     return RIVALS[name](budget, model, width=start.width, thresholds=start.thresholds, **extras, **told)
 
 
-HARD = "minimax, hard thresholds"
-"""What its soft ones are worth; that shows where synapses are counted, for lists have none."""
-
 METHODS: dict[str, Method] = {
     "minimax": Method(make=partial(_ours, MINIMAX), chooses_widths=True, patience=2),
     "minimax, by magnitude": Method(make=partial(_ours, replace(MINIMAX, curvature=False)), chooses_widths=True, patience=2),
@@ -87,10 +84,10 @@ METHODS: dict[str, Method] = {
         chooses_widths=True,
         patience=2,
     ),
-    HARD: Method(make=partial(_ours, replace(MINIMAX, soft=False)), chooses_widths=True),
     "knapsack, by curvature": Method(make=partial(_rival, "knapsack", curvature=True)),
     **{name: Method(make=partial(_rival, name)) for name in RIVALS},
 }
 RIVALRY = ("minimax", *RIVALS)
 """Ours beside the others."""
-ABLATIONS = (*(name for name in METHODS if name.startswith("minimax, ") and name != HARD), "knapsack, by curvature")
+BY_MAGNITUDE = "minimax, by magnitude"
+ABLATIONS = (*(name for name in METHODS if name.startswith("minimax, ")), "knapsack, by curvature")

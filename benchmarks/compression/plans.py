@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.compression.methods import ABLATIONS, HARD, METHODS
+from benchmarks.compression.methods import ABLATIONS, BY_MAGNITUDE, METHODS
 from benchmarks.compression.runs import Run
 
 Rows = Sequence[dict[str, Any]]
@@ -110,13 +110,13 @@ def _share(budget: str) -> float:
 
 
 def ablation(wish: Wish, rows: Rows) -> Iterator[Run]:
-    """Ours as it is, with one idea less at a time, and with one more; hard thresholds where synapses are counted."""
+    """Ours as it is, with one idea less at a time, and with one more; where synapses are counted, by magnitude."""
     for budget in wish.budgets:
         counted = "%" in budget
         setting = _chosen(rows, wish.task, "minimax", "rates" if counted else "tuning")
         for seed in wish.seeds:
             if counted:
-                yield wish.run("ablation", HARD, budget, seed, **setting | {"width": 8})
+                yield wish.run("ablation", BY_MAGNITUDE, budget, seed, **setting | {"width": 8})
                 continue
             yield wish.run("ablation", "minimax", budget, seed, **setting)
             yield wish.run("ablation", "minimax", budget, seed, **setting, distill=0.0)

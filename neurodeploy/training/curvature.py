@@ -49,21 +49,25 @@ class Curvature:
             if (gradient := matrix.gradient) is not None:
                 self.means[name].lerp_(gradient.square(), max(_FORGETS, 1 / self.steps))
 
-    def of(self, name: str, alive: torch.Tensor) -> NDArray[np.float64]:
-        """The curvature in each weight of a layer, (n_out, n_in), beside that of the weights that are alive; 1 for all at first.
+    def beside(self, alive: Mapping[str, torch.Tensor]) -> dict[str, NDArray[np.float64]]:
+        """The curvature in each weight of each layer, (n_out, n_in), beside that of the weights that are alive; 1 at first.
 
-        The squares of the weights that are alive add up to the same with it and without, so layers stay in proportion: by their
-        own curvatures a readout takes all memory where much is taken at once, and what would be heard is gone.
+        Between layers the root of it counts. By their squared weights alone readouts got too little; by the whole of it a readout
+        takes all memory where much is taken at once, and what it would hear is gone.
 
         Parameters
         ----------
-        alive : tensor (n_out, n_in), bool
+        alive : mapping of layer to tensor (n_out, n_in), bool
         """
-        mean = self.means[name].double() + _LEAST * self.means[name].mean()
-        squares = self.layers[name].weight.detach().double().square() * alive
-        unit = (mean * squares).sum() / squares.sum()
-        found: NDArray[np.float64] = (mean / unit if unit > 0 else torch.ones_like(mean)).cpu().numpy()
-        return found
+        means = {name: mean.double() + _LEAST * mean.mean() for name, mean in self.means.items()}
+        squares = {name: self.layers[name].weight.detach().double().square() * mask for name, mask in alive.items()}
+        minded = {name: float((means[name] * square).sum()) for name, square in squares.items()}
+        sums = {name: float(square.sum()) for name, square in squares.items()}
+        if not (minded and all(minded.values())):
+            return {name: np.ones(tuple(mean.shape)) for name, mean in means.items()}
+        of_all = sum(minded.values()) / sum(sums.values())
+        units = {name: (of_all * minded[name] / sums[name]) ** 0.5 for name in means}
+        return {name: (mean / units[name]).cpu().numpy() for name, mean in means.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """The means, and how many steps they are of."""

@@ -123,25 +123,21 @@ class Standing:
     ----------
     weight, curvature : array (n_out, n_in)
         Those that there is a choice of, 0 elsewhere; and how much the loss minds each.
-    unit : float
-        Of its weights, beside those of other layers.
     """
 
     weight: Floats
     curvature: Floats
-    unit: float = 1.0
 
     def wish(self, form: Form, part: SliceBudget) -> Wish:
         """What a slice of it asks of its core, in a form."""
         rows = slice(part.start, part.stop)
-        return form.wish(part, self.weight[rows] / self.unit, self.curvature[rows])
+        return form.wish(part, self.weight[rows], self.curvature[rows])
 
     def stake(self, part: SliceBudget, survives: NDArray[np.bool_], price: float) -> Stake:
         """What a slice has at stake, given which of the layer's weights survive, and the price of a bit on the core."""
         rows = slice(part.start, part.stop)
         return Stake(
-            part=part, weight=self.weight[rows], curvature=self.curvature[rows], survives=survives[rows],
-            price=price * self.unit**2,  # prices are in squares of the largest layer's
+            part=part, weight=self.weight[rows], curvature=self.curvature[rows], survives=survives[rows], price=price,
         )  # fmt: skip
 
 

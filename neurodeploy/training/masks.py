@@ -66,38 +66,18 @@ def choose_on_core(wishes: Sequence[Wish], memory_bits: int, profile: HardwarePr
     tuple of Choice
         One for each wish, within every cap on axons, and never empty.
     """
-    return Core(wishes, memory_bits, profile).choose()
-
-
-class Core:
-    """What is asked of a core, to be chosen for several memories: what axons would gain by their lists is found once.
-
-    Attributes
-    ----------
-    parts : tuple of SliceBudget
-        Its slices.
-    memory_bits : int
-        What they may use together.
-    """
-
-    def __init__(self, wishes: Sequence[Wish], memory_bits: int, profile: HardwareProfile) -> None:
-        self.parts, self.memory_bits = tuple(wish.part for wish in wishes), memory_bits
-        self._slices = [_Slice(wish, lists_of(wish, profile)) for wish in wishes]
-
-    def choose(self, lent: float = 0.0) -> tuple[Choice, ...]:
-        """What `choose_on_core` keeps, with a share of the memory lent to it besides."""
-        slices, memory_bits = self._slices, round(self.memory_bits * (1 + lent))
-        whole = [part.whole() for part in slices]
-        if _bits(whole) <= memory_bits and all(part.iswithin_caps(stand) for part, stand in zip(slices, whole, strict=True)):
-            return tuple(part.choice(stand, 0.0) for part, stand in zip(slices, whole, strict=True))
-        price, stands = _best(slices, memory_bits)
-        single: dict[int, _Stand] = {}
-        while starved := [n for n, stand in enumerate(stands) if stand.bits == 0 and n not in single]:
-            single |= {n: slices[n].least() for n in starved}
-            others = [n for n in range(len(slices)) if n not in single]
-            price, fed = _best([slices[n] for n in others], memory_bits - _bits(list(single.values())))
-            stands = [single[n] if n in single else fed[others.index(n)] for n in range(len(slices))]
-        return tuple(part.choice(stand, price) for part, stand in zip(slices, stands, strict=True))
+    slices = [_Slice(wish, lists_of(wish, profile)) for wish in wishes]
+    whole = [part.whole() for part in slices]
+    if _bits(whole) <= memory_bits and all(part.iswithin_caps(stand) for part, stand in zip(slices, whole, strict=True)):
+        return tuple(part.choice(stand, 0.0) for part, stand in zip(slices, whole, strict=True))
+    price, stands = _best(slices, memory_bits)
+    single: dict[int, _Stand] = {}
+    while starved := [n for n, stand in enumerate(stands) if stand.bits == 0 and n not in single]:
+        single |= {n: slices[n].least() for n in starved}
+        others = [n for n in range(len(slices)) if n not in single]
+        price, fed = _best([slices[n] for n in others], memory_bits - _bits(list(single.values())))
+        stands = [single[n] if n in single else fed[others.index(n)] for n in range(len(slices))]
+    return tuple(part.choice(stand, price) for part, stand in zip(slices, stands, strict=True))
 
 
 def _best(slices: Sequence[_Slice], memory_bits: int) -> tuple[float, list[_Stand]]:

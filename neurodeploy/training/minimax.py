@@ -7,9 +7,9 @@ The problem, after Chen et al. 2023 (arXiv 2308.04672), with the resources R of 
 s counts the weights of a layer that should be zero, ||W||_{s,2}^2 is the sum of their squares, y prices those that are not
 zero yet, z prices every resource that is over budget: a core's memory, a slice's axons. Where the paper descends in s and
 ascends in z, the two are solved together here, exactly: `masks.choose_on_core` finds the surviving synapses and the shadow
-prices at once; `forms` has the widths. The budget in force shrinks geometrically from what the dense model
-uses to what it may use. Where every synapse costs the same its price is taken off each weight, `soft`, and idle neurons lend
-their memory, `loans`. Convolutions keep their synapses and lose channels, as many as the budget has no room for: `channels`.
+prices at once, each synapse worth what the loss would mind, `curvature`; `forms` has the widths. The budget in force shrinks
+geometrically from what the dense model uses to what it may use. Convolutions keep their synapses and lose channels, as many as
+the budget has no room for: `channels`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ from neurodeploy.training.curvature import Curvature
 from neurodeploy.training.forms import Form, Standing, best_width
 from neurodeploy.training.integers import best_grid
 from neurodeploy.training.live import Live, live_of
-from neurodeploy.training.loans import Loans, shares_taken
-from neurodeploy.training.masks import RESOURCES, Core
+from neurodeploy.training.masks import RESOURCES, choose_on_core
 from neurodeploy.training.matrices import Matrix, forget_unheard, standing_in, within
 from neurodeploy.training.modules import as_network, find_layers, in_terms_of
 from neurodeploy.training.needs import memory_bits, overruns_of
@@ -38,10 +37,7 @@ from neurodeploy.training.options import MinimaxOptions
 from neurodeploy.training.penalties import ascend, shrink
 from neurodeploy.training.pruning import Phase
 from neurodeploy.training.schedule import axons_in_force, constraint, memory_in_force
-from neurodeploy.training.soft import SoftThresholds, costs_alike
 from neurodeploy.trimming import live_neurons, without_neurons
-
-_ROUNDS = 4  # in which it is found what idle neurons leave
 
 
 class Compression:
@@ -66,11 +62,6 @@ class Compression:
         The synapses of dense layers.
     forms : dict of layer to Form
         Width, values and neurons of each.
-    soft : SoftThresholds or None
-        What is taken off the weights while they are pressed; None once that is over, where synapses do not cost alike, or where
-        it is not asked for.
-    loans : Loans
-        Of memory that idle neurons leave, while thresholds are soft.
     curvature : Curvature
         How much the loss minds each weight.
     penalties : dict of layer to float
@@ -93,9 +84,7 @@ class Compression:
             name: Form(width=budget.weight_bits, grid=None, rows={}, threshold=thresholds.get(name), axons=self._axons[name])
             for name in self.layers
         }
-        is_soft = self.options.soft and self.options.integers and costs_alike(budget.profile)
-        self.soft = SoftThresholds(self.layers, budget.profile, by_size=self.options.by_size) if is_soft else None
-        self.loans, self.curvature = Loans(), Curvature(self.layers)
+        self.curvature = Curvature(self.layers)
         self.penalties = dict.fromkeys(self.layers, 0.0)
         self.multipliers = {constraint(part, resource): 0.0 for part in self.plan.slices for resource in RESOURCES}
         self._chosen, self._live = 0, cast("Live | None", None)
@@ -120,7 +109,7 @@ class Compression:
 
     @property
     def _others_rest(self) -> bool:
-        return self.options.integers and self.options.rest and self.soft is None
+        return self.options.integers and self.options.rest
 
     def _live_now(self) -> Live:
         self._live = live_of(self.layers, self.survivors) if self._live is None else self._live
@@ -142,8 +131,7 @@ class Compression:
             matrix.scale_gradient(self.survivors[name])
 
     def _surviving(self, name: str) -> torch.Tensor:
-        weight = self.layers[name].weight.detach()
-        return weight * (self.survivors[name] if self.soft is None else self.survivors[name] * self.soft.share(name, weight))
+        return self.layers[name].weight.detach() * self.survivors[name]
 
     def _on_chip(self, name: str) -> torch.Tensor:
         grid, weight = self.forms[name].grid, self._surviving(name)
@@ -157,60 +145,39 @@ class Compression:
         self.channels.choose(progress)
         if self.options.idle:
             self.forms = {name: replace(form, rows={}) for name, form in self.forms.items()}
-        cores = self._cores(progress)
-        if self.options.idle and self.layers and (progress >= 1 or self.soft is not None):  # else they may yet be heard
-            self._leave_out_idle(cores)
-            cores = self._cores(progress)
-        self._choose_survivors(cores)
-        if self.soft is not None:
-            for p in self.plan.slices:
-                self.soft.follow(p, self.multipliers[constraint(p, RESOURCES[0])], self.forms[p.layer], self.survivors[p.layer])
+        self._choose_survivors(progress)
+        if self.options.idle and self.layers and progress >= 1:  # before that they may yet be heard
+            self._leave_out_idle()
+            self._choose_survivors(progress)
 
-    def _leave_out_idle(self, cores: Sequence[Core]) -> None:
+    def _leave_out_idle(self) -> None:
         """Leave neurons out that nobody hears, or that hear nobody: the memory goes to others, told apart by fewer bits."""
-        for _ in range(_ROUNDS):
-            self._choose_survivors(cores, self.loans)
-            live = live_neurons(as_network(self.layers, self.survivors))
-            forms = self.forms | {name: self.forms[name].with_neurons(kept, self.budget.of(name)) for name, kept in live.items()}
-            if self.soft is None:  # nobody comes back from where weights rest
-                break
-            if self.loans.are_settled(cores, shares_taken(cores, self.layers, self.survivors, forms, self.budget)):
-                break
-        self.forms = forms
+        for name, kept in live_neurons(as_network(self.layers, self.survivors)).items():
+            self.forms[name] = self.forms[name].with_neurons(kept, self.budget.of(name))
 
-    def _cores(self, progress: float) -> list[Core]:
-        """What is asked of each core, under the budget in force."""
-        standing, cores = self.standing(), []
-        forms = self.forms if self.soft is None else {name: replace(form, grid=None) for name, form in self.forms.items()}
+    def _choose_survivors(self, progress: float) -> None:
+        """Choose on each core, under the budget in force."""
+        standing, self._live = self.standing(), None
         for parts in self.plan.by_core():
             memory = memory_in_force(parts, self.budget, progress, self._axons)
-            wishes = [standing[p.layer].wish(forms[p.layer], axons_in_force(p, progress)) for p in parts]
-            cores.append(Core(wishes, memory, self.budget.profile))
-        return cores
-
-    def _choose_survivors(self, cores: Sequence[Core], loans: Loans | None = None) -> None:
-        for core in cores:
-            for part, choice in zip(core.parts, core.choose(0.0 if loans is None else loans.of(core)), strict=True):
+            wishes = [standing[p.layer].wish(self.forms[p.layer], axons_in_force(p, progress)) for p in parts]
+            for part, choice in zip(parts, choose_on_core(wishes, memory, self.budget.profile), strict=True):
                 mask = self.survivors[part.layer]
                 mask[part.start : part.stop] = torch.from_numpy(choice.mask).to(mask.device)
                 self.multipliers |= {constraint(part, resource): price for resource, price in choice.prices.items()}
         for name, mask in self.survivors.items():
             if (columns := self.channels.columns(name)) is not None:
                 mask &= columns
-        self._live = None
 
     def standing(self) -> dict[str, Standing]:
         """The weights that there is a choice of: not those of channels that are gone, nor of neurons left out for being idle."""
         inside = within(self.layers, {name: form.left_out(self.budget.of(name)) for name, form in self.forms.items()})
-        standing: dict[str, Standing] = {}
+        curvature, standing = self.curvature.beside(self.survivors), dict[str, Standing]()
         for name, matrix in self.layers.items():
             weight = np.where(inside[name], matrix.weight.detach().cpu().double().numpy(), 0.0)
             if (columns := self.channels.columns(name)) is not None:
                 weight[:, ~columns.cpu().numpy()] = 0
-            minds = self.options.curvature and self.soft is None
-            curvature = self.curvature.of(name, self.survivors[name]) if minds else np.ones_like(weight)
-            unit = 1.0 if self.soft is None else self.soft.units[name]
-            standing[name] = Standing(weight=weight, curvature=curvature, unit=unit)
+            standing[name] = Standing(weight=weight, curvature=curvature[name])
         return standing
 
     def _choose_forms(self) -> None:
@@ -247,9 +214,8 @@ class Compression:
         return {
             "channels": self.channels.state_dict(),
             "survivors": self.survivors, "forms": {name: form.state_dict() for name, form in self.forms.items()},
-            "penalties": self.penalties, "multipliers": self.multipliers, "chosen": self._chosen, "loans": self.loans.shares,
+            "penalties": self.penalties, "multipliers": self.multipliers, "chosen": self._chosen,
             "curvature": self.curvature.state_dict(),
-            "soft": {} if self.soft is None else self.soft.off,
         }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -259,12 +225,8 @@ class Compression:
         self.channels.load_state_dict(state["channels"])
         self.forms = {name: form.as_of(state["forms"][name]) for name, form in self.forms.items()}
         self.penalties, self.multipliers, self._live = dict(state["penalties"]), dict(state["multipliers"]), None
-        self._chosen, self.loans.shares = state["chosen"], dict(state["loans"])
+        self._chosen = state["chosen"]
         self.curvature.load_state_dict(state["curvature"])
-        if not state["soft"]:
-            self.soft = None
-        for name, off in self.soft.off.items() if self.soft is not None else ():
-            off.copy_(state["soft"][name])
 
     def close(self) -> None:
         """End the compression: choose under the slices' own budgets, and hold the choice.
@@ -278,9 +240,6 @@ class Compression:
         self.choose(1.0)
         forget_unheard(self.layers, self.survivors, self.budget)
         self._live = None
-        if self.soft is not None:
-            self.soft.take_off()
-            self.soft = None
         self.hold()
         if not self.layers:
             return

@@ -113,15 +113,9 @@ class MinimaxOptions:
         With integers, weights that do not survive rest as they are, and come back when others have become smaller; without it,
         they learn on from the gradient at zero, and an optimizer that steps alike for small gradients and large ones makes
         survivors of them by chance.
-    soft : bool
-        Where every synapse of a core costs the same, its price is taken off each weight while it is pressed, and weights that do
-        not survive learn on (`neurodeploy.training.soft`); elsewhere, and without integers, nothing hangs on it.
-    by_size : bool
-        Where thresholds are soft, weights are compared in units of ln n, n being the synapses of their layer; without it, as they
-        are.
     curvature : bool
         A synapse is worth its squared weight times the curvature of the loss in it (`neurodeploy.training.curvature`); without,
-        its squared weight. While thresholds are soft nothing hangs on it.
+        its squared weight.
     widths : bool
         The width of each layer's weights is chosen, from those that the chip has; without it, it is the budget's. Whoever
         quantises the network then asks the method for `Compression.widths`, as `neurodeploy.compress` does.
@@ -143,8 +137,6 @@ class MinimaxOptions:
 
     integers: bool = True
     rest: bool = True
-    soft: bool = True
-    by_size: bool = True
     curvature: bool = True
     widths: bool = False
     idle: bool = False

@@ -65,7 +65,7 @@ class Masked(Compression, ABC):
         self, budget: Budget, model: torch.nn.Module, *, width: int,
         thresholds: Mapping[str, float] = MappingProxyType({}), integers: bool = True, curvature: bool = False,
     ) -> None:  # fmt: skip
-        super().__init__(budget, model, MinimaxOptions(rest=False, soft=False, curvature=curvature), thresholds=thresholds)
+        super().__init__(budget, model, MinimaxOptions(rest=False, curvature=curvature), thresholds=thresholds)
         self.channels = LargestChannels(model, budget)
         self.forms = {name: replace(form, width=width) for name, form in self.forms.items()}
         self.multipliers = {}
