@@ -264,3 +264,19 @@ def test_a_knapsack_fills_units_and_never_takes_a_synapse_back(small: Callable[.
         moved(rival, by=1.0)
         rival.after_step("compress", 1e-3)
     assert rival.connectivity < 0.9
+
+
+def test_a_rival_may_compare_weights_as_ours_are_compared(small: Callable[..., Any]) -> None:
+    """Of 24 axons the first six are minded a hundred times as much."""
+    heard = {}
+    for curvature in (False, True):
+        rival = small(Knapsack, curvature=curvature)
+        moved(rival)
+        rival.layers[FIRST].weight.grad[:, 6:] *= 0.1
+        rival.before_step()
+        rival.choose(1.0)
+        heard[curvature] = float(rival.survivors[FIRST][:, :6].sum() / rival.survivors[FIRST].sum())
+        rival.close()
+        assert max(rival.overruns().values()) <= 0
+    assert heard[False] < 0.4
+    assert heard[True] > 0.8

@@ -139,10 +139,8 @@ class Masked(Compression, ABC):
         """Of all weights, by layer, as they are compared."""
         sizes = {name: module.weight.detach().abs() for name, module in self.layers.items()}
         if self.options.curvature:
-            minded = {
-                name: torch.from_numpy(self.curvature.of(name, self.survivors[name])).to(size) for name, size in sizes.items()
-            }
-            sizes = {name: size * minded[name].sqrt() for name, size in sizes.items()}
+            curvature = self.curvature.beside(self.survivors)
+            sizes = {name: size * torch.from_numpy(curvature[name]).to(size).sqrt() for name, size in sizes.items()}
         columns = {name: self.channels.columns(name) for name in sizes}
         return {name: size if (alive := columns[name]) is None else size * alive for name, size in sizes.items()}
 
