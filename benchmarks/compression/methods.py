@@ -71,9 +71,11 @@ def _rival(name: str, budget: Budget, model: torch.nn.Module, start: Start, **to
     return RIVALS[name](budget, model, width=start.width, thresholds=start.thresholds, **extras, **told)
 
 
+BY_MAGNITUDE = "minimax, by magnitude"
+
 METHODS: dict[str, Method] = {
     "minimax": Method(make=partial(_ours, MINIMAX), chooses_widths=True, patience=2),
-    "minimax, by magnitude": Method(make=partial(_ours, replace(MINIMAX, curvature=False)), chooses_widths=True, patience=2),
+    BY_MAGNITUDE: Method(make=partial(_ours, replace(MINIMAX, curvature=False)), chooses_widths=True, patience=2),
     "minimax, one width": Method(make=partial(_ours, replace(MINIMAX, widths=False)), patience=2),
     "minimax, idle neurons stay": Method(make=partial(_ours, replace(MINIMAX, idle=False)), chooses_widths=True, patience=2),
     "minimax, others learn on": Method(make=partial(_ours, replace(MINIMAX, rest=False)), chooses_widths=True, patience=2),
@@ -89,5 +91,4 @@ METHODS: dict[str, Method] = {
 }
 RIVALRY = ("minimax", *RIVALS)
 """Ours beside the others."""
-BY_MAGNITUDE = "minimax, by magnitude"
 ABLATIONS = (*(name for name in METHODS if name.startswith("minimax, ")), "knapsack, by curvature")

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TypeAlias
 
+import numpy as np
 import torch
 
 from neurodeploy.training.matrices import Matrix
+from neurodeploy.training.modules import as_network
+from neurodeploy.trimming import live_neurons
 
 _FEW = 0.9
 """Share of a layer's neurons above which all are calculated: taking rows out of a matrix takes time too."""
@@ -44,19 +46,10 @@ Live: TypeAlias = Mapping[torch.nn.Module, Few]
 
 
 def live_of(layers: Mapping[str, Matrix], survivors: Mapping[str, torch.Tensor]) -> Live:
-    """The neurons that hear somebody and are heard, of layers one behind the other that lose enough of them.
-
-    The last layer stays whole, and so do recurrent ones. A bias may lift a neuron that hears nobody.
-    """
-    needed = {name: torch.ones(len(mask), dtype=torch.bool, device=mask.device) for name, mask in survivors.items()}
-    for before, after in reversed(list(pairwise(layers))):
-        if not layers[before].is_recurrent:
-            needed[before] &= survivors[after][needed[after], : layers[after].n_before].any(dim=0)
-    heard = None  # what comes from outside is
-    for name in list(layers)[:-1]:
-        if not (layers[name].is_recurrent or layers[name].bias is not None):
-            mask = survivors[name]
-            needed[name] &= (mask if heard is None else mask[:, heard]).any(dim=1)
-        heard = needed[name]
-    few = {name: Few(numbers=mask.nonzero().flatten(), of=len(mask)) for name, mask in needed.items()}
-    return {layers[name].module: some for name, some in few.items() if 0 < len(some.numbers) <= _FEW * some.of}
+    """The neurons that `live_neurons` finds by the survivors, of layers that lose enough of them."""
+    found = {}
+    for name, kept in (live_neurons(as_network(layers, survivors)) if layers else {}).items():
+        if 0 < kept.sum() <= _FEW * kept.size:
+            numbers = torch.from_numpy(np.flatnonzero(kept)).to(survivors[name].device)
+            found[layers[name].module] = Few(numbers=numbers, of=kept.size)
+    return found

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,7 +87,8 @@ class Compression:
         self.curvature = Curvature(self.layers)
         self.penalties = dict.fromkeys(self.layers, 0.0)
         self.multipliers = {constraint(part, resource): 0.0 for part in self.plan.slices for resource in RESOURCES}
-        self._chosen, self._live = 0, cast("Live | None", None)
+        self._chosen = 0
+        self._live: Live = {}
 
     @property
     def connectivity(self) -> float:
@@ -105,15 +106,11 @@ class Compression:
     def in_force(self) -> Iterator[Live | None]:
         """The nearest network that the chip holds: the survivors, rounded to its integers; and the neurons that matter in it."""
         with self.channels.in_force(), self._rounded() if self.options.integers else nullcontext():
-            yield self._live_now() if self._others_rest else None
+            yield self._live if self._others_rest else None
 
     @property
     def _others_rest(self) -> bool:
         return self.options.integers and self.options.rest
-
-    def _live_now(self) -> Live:
-        self._live = live_of(self.layers, self.survivors) if self._live is None else self._live
-        return self._live
 
     def _rounded(self) -> AbstractContextManager[None]:
         biases = {
@@ -157,7 +154,7 @@ class Compression:
 
     def _choose_survivors(self, progress: float) -> None:
         """Choose on each core, under the budget in force."""
-        standing, self._live = self.standing(), None
+        standing = self.standing()
         for parts in self.plan.by_core():
             memory = memory_in_force(parts, self.budget, progress, self._axons)
             wishes = [standing[p.layer].wish(self.forms[p.layer], axons_in_force(p, progress)) for p in parts]
@@ -168,6 +165,7 @@ class Compression:
         for name, mask in self.survivors.items():
             if (columns := self.channels.columns(name)) is not None:
                 mask &= columns
+        self._live = live_of(self.layers, self.survivors)
 
     def standing(self) -> dict[str, Standing]:
         """The weights that there is a choice of: not those of channels that are gone, nor of neurons left out for being idle."""
@@ -182,7 +180,7 @@ class Compression:
 
     def _choose_forms(self) -> None:
         """Give every layer the form that is best at the prices of the last choice."""
-        standing = self.standing()
+        standing = self.standing() if self.options.widths else {}
         for name, form in self.forms.items() if self.options.integers else ():
             if self.options.widths:
                 survives = self.survivors[name].cpu().numpy()
@@ -224,7 +222,8 @@ class Compression:
             mask.copy_(state["survivors"][name])
         self.channels.load_state_dict(state["channels"])
         self.forms = {name: form.as_of(state["forms"][name]) for name, form in self.forms.items()}
-        self.penalties, self.multipliers, self._live = dict(state["penalties"]), dict(state["multipliers"]), None
+        self.penalties, self.multipliers = dict(state["penalties"]), dict(state["multipliers"])
+        self._live = live_of(self.layers, self.survivors)
         self._chosen = state["chosen"]
         self.curvature.load_state_dict(state["curvature"])
 
@@ -239,7 +238,7 @@ class Compression:
         self._chosen = 0
         self.choose(1.0)
         forget_unheard(self.layers, self.survivors, self.budget)
-        self._live = None
+        self._live = live_of(self.layers, self.survivors)
         self.hold()
         if not self.layers:
             return

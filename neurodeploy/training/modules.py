@@ -149,6 +149,8 @@ def as_network(
 ) -> Network:  # fmt: skip
     """The weights, or masks in their place, as a network for the budget to count; its neurons are of no account.
 
+    Beside masks every bias is there, as 1: it may come to lift its neuron, whatever it is now.
+
     `axons` says how many stand behind each column of a layer, one where it says nothing.
     """
     zero: NDArray[np.float64] = np.zeros(())
@@ -159,7 +161,9 @@ def as_network(
         connections = [_dense(source, weight[:, : matrix.n_before], axons.get(name, 1))]
         if matrix.is_recurrent:
             connections.append(_dense(name, weight[:, matrix.n_before :], 1))
-        bias = zero if matrix.bias is None else matrix.bias.detach().cpu().double().numpy()
+        bias = zero
+        if matrix.bias is not None:
+            bias = matrix.bias.detach().cpu().double().numpy() if masks is None else np.ones(len(weight))
         nouns.append(Layer(name=name, shape=(len(weight),), neuron=neuron, connections=tuple(connections), bias=bias))
     n_in = nouns[0].connections[0].synapse.n_in
     return Network(input_shape=(n_in,), layers=tuple(nouns), timestep_s=1e-3)
