@@ -49,7 +49,7 @@ STAGES = ("dense", "compressed")
 """What is trained, one after the other, each with a checkpoint of its own."""
 
 MINIMAX = MinimaxOptions(widths=True, idle=True)
-"""Neurons are not given up by default: that has not been shown to pay."""
+"""What the command line and the benchmark make use of."""
 
 
 def compress(

@@ -229,7 +229,7 @@ class EpochRecord:
     overruns : mapping of constraint to float
         Usage over budget less one; at most 0 where the budget is kept. A constraint is named ``layer[start:stop] resource``.
     multipliers : mapping of constraint to float
-        The price of each constraint (z of the minimax form), in squared weight per unit of the resource.
+        The price of each constraint (z of the minimax form), in squared weight of mean curvature per unit of the resource.
     seconds : float
         Wall time of the epoch.
     """

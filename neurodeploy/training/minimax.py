@@ -67,7 +67,7 @@ class Compression:
     penalties : dict of layer to float
         y: the price of squared weight outside the survivors.
     multipliers : dict of constraint to float
-        z: the shadow price of each resource of each slice, in squared weight per unit of the resource.
+        z: the shadow price of each resource of each slice, in squared weight of mean curvature per unit of the resource.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """What a core's memory is worth, in the loss that training made small: measured, by taking a little of it away.
 
-The multipliers of the compression are prices in squared weight. What a user wants to know is a price in loss; it is measured
-when all is trained, by choosing the survivors of a core once more for a little less memory.
+The multipliers of the compression are prices in squared weight of mean curvature. What a user wants to know is a price in loss;
+it is measured when all is trained, by choosing the survivors of a core once more for a little less memory.
 """
 
 from __future__ import annotations
