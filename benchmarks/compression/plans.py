@@ -18,16 +18,16 @@ _HOT, _WARM = {"temperature": 4.0}, {"temperature": 2.0}
 TRIED = [
     *({"width": width, "learning_rate": rate} | _HOT for width in (4, 5) for rate in (1e-3, 2e-3, 4e-3)),
     *({"width": width, "learning_rate": 4e-3} | _WARM for width in (4, 5)),
-    *({"width": 5, "learning_rate": rate} | _WARM for rate in (8e-3, 16e-3, 32e-3)),
+    *({"width": 5, "learning_rate": rate} | _WARM for rate in (8e-3, 16e-3, 32e-3, 64e-3)),
 ]
 TRIED_WITHOUT_WIDTH = [
     *({"width": None, "learning_rate": rate} | _HOT for rate in (1e-3, 2e-3, 3e-3, 4e-3, 6e-3, 8e-3)),
-    *({"width": None, "learning_rate": rate} | _WARM for rate in (4e-3, 6e-3, 8e-3, 16e-3, 32e-3)),
+    *({"width": None, "learning_rate": rate} | _WARM for rate in (4e-3, 6e-3, 8e-3, 16e-3, 32e-3, 64e-3)),
 ]
 """As many for a method that chooses widths itself as for those that do not."""
 TRIED_ON_IMAGES = [{"width": 8, "learning_rate": rate} for rate in (1e-3, 3e-3)]
 """Where neurons bind, and memory is there for the widest weights."""
-RATES = (4e-3, 8e-3, 16e-3, 32e-3)
+RATES = (4e-3, 8e-3, 16e-3, 32e-3, 64e-3)
 """Tried for each method where synapses are counted, at `FEW`; the best is taken up to twice as many of them."""
 FEW = "1 %"
 CORES = ("1/16 core", "1/8 core", "1/4 core", "1/2 core", "1 core", "2 cores", "4 cores")
