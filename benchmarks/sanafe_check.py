@@ -28,7 +28,7 @@ from sanafe_loihi import (
     used_cores,
 )
 
-from neurodeploy.board.energy import estimate_step
+from neurodeploy.mapping.energy import estimate_step
 
 Net = tuple[list[PlacedLayer], NDArray[np.int64], NDArray[np.bool_]]
 N_STEPS = 12

@@ -15,7 +15,7 @@ import sanafe
 import yaml
 from numpy.typing import NDArray
 
-from neurodeploy.board.energy import EventCost, Figures, StepEvents, queues_s
+from neurodeploy.mapping.energy import EventCost, Figures, StepEvents, queues_s
 
 CORES_PER_TILE, TILES_NORTH_SOUTH = 4, 4
 UNITS = {"dense": "loihi_dense_synapse", "sparse": "loihi_sparse_synapse", "convolution": "loihi_conv_synapse"}

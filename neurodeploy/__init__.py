@@ -1,93 +1,166 @@
 """neurodeploy: from a spiking network in PyTorch to the integers, cores and files of a neuromorphic chip.
 
-The names below are the whole of it; each is loaded, with what it needs, when it is first asked for.
+The public names are listed below; each is imported when it is first used.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from neurodeploy.balancing import balance
-    from neurodeploy.budgets.budget import Budget
-    from neurodeploy.budgets.sharing import share_budget
-    from neurodeploy.compression import compress
-    from neurodeploy.deployment import Deployment, deploy, inspect
-    from neurodeploy.descent import compress_to
-    from neurodeploy.driving import with_input_population
     from neurodeploy.errors import NeurodeployError
-    from neurodeploy.evaluation import Evaluation, evaluate
-    from neurodeploy.explorer import explore
-    from neurodeploy.frontends.nir import read_nir, write_nir
-    from neurodeploy.frontends.norse import extract
-    from neurodeploy.hardware import HardwareProfile
-    from neurodeploy.network import Network
-    from neurodeploy.netx import read_netx, write_netx
-    from neurodeploy.placement import Placement
-    from neurodeploy.placing import place
-    from neurodeploy.profiles import load_profile
-    from neurodeploy.quantization import dequantize, quantize
-    from neurodeploy.quantized import QuantizedNetwork
-    from neurodeploy.records import EpochRecord, SpikeRecord, compare
-    from neurodeploy.report import Report, summarize
-    from neurodeploy.simulation import simulate
-    from neurodeploy.simulation.verify import verify
-    from neurodeploy.training import FitOptions, encode, fit, load_data, load_weights, save_weights, simulator_spikes, together
-    from neurodeploy.trimming import trim
+    from neurodeploy.frontends.nir.reading import read_nir
+    from neurodeploy.frontends.nir.writing import write_nir
+    from neurodeploy.frontends.torch.extract import extract
+    from neurodeploy.hardware.loading import load_profile
+    from neurodeploy.hardware.profile import HardwareProfile
+    from neurodeploy.ir.network import Network
+    from neurodeploy.ir.quantized import QuantizedNetwork
+    from neurodeploy.mapping.budget.allocation import share_budget
+    from neurodeploy.mapping.budget.budget import Budget
+    from neurodeploy.mapping.budget.channels import narrow_budget
+    from neurodeploy.mapping.delay_balancing import balance
+    from neurodeploy.mapping.layout import place
+    from neurodeploy.mapping.placement import Placement
+    from neurodeploy.passes.dead_neurons import trim
+    from neurodeploy.passes.input_population import with_input_population
+    from neurodeploy.passes.quantize import dequantize, quantize
+    from neurodeploy.pipeline.compress import compress, compress_to
+    from neurodeploy.pipeline.deploy import Deployment, deploy, explore, inspect
+    from neurodeploy.pipeline.evaluation import Evaluation, evaluate
+    from neurodeploy.report import plots as plot
+    from neurodeploy.report.summary import Report, summarize
+    from neurodeploy.simulation.records import EpochRecord, SpikeRecord, compare
+    from neurodeploy.targets.loihi.netx_files import read_netx, write_netx
+    from neurodeploy.targets.simulate import simulate, verify
+    from neurodeploy.training.checkpoint import load_weights, save_weights
+    from neurodeploy.training.data.loading import load_data
+    from neurodeploy.training.distributed import together
+    from neurodeploy.training.encoders import encode, simulator_spikes
+    from neurodeploy.training.fit import fit
+    from neurodeploy.training.options import FitOptions
 
-_HOME = {
-    "balancing": ("balance",),
-    "budgets.budget": ("Budget",),
-    "compression": ("compress",),
-    "descent": ("compress_to",),
-    "deployment": ("Deployment", "deploy", "inspect"),
-    "driving": ("with_input_population",),
+_MODULES = {
     "errors": ("NeurodeployError",),
-    "evaluation": ("Evaluation", "evaluate"),
-    "explorer": ("explore",),
-    "frontends.nir": ("read_nir", "write_nir"),
-    "frontends.norse": ("extract",),
-    "hardware": ("HardwareProfile",),
-    "netx": ("read_netx", "write_netx"),
-    "network": ("Network",),
-    "quantized": ("QuantizedNetwork",),
-    "placement": ("Placement",),
-    "placing": ("place",),
-    "quantization": ("dequantize", "quantize"),
-    "records": ("EpochRecord", "SpikeRecord", "compare"),
-    "profiles": ("load_profile",),
-    "report": ("Report", "summarize"),
-    "budgets.channels": ("narrow_budget",),
-    "budgets.sharing": ("share_budget",),
-    "simulation": ("simulate",),
-    "simulation.verify": ("verify",),
-    "trimming": ("trim",),
-    "training": ("FitOptions", "encode", "fit", "load_data", "load_weights", "save_weights", "simulator_spikes", "together"),
+    "frontends.nir.reading": ("read_nir",),
+    "frontends.nir.writing": ("write_nir",),
+    "frontends.torch.extract": ("extract",),
+    "hardware.loading": ("load_profile",),
+    "hardware.profile": ("HardwareProfile",),
+    "ir.network": ("Network",),
+    "ir.quantized": ("QuantizedNetwork",),
+    "mapping.budget.allocation": ("share_budget",),
+    "mapping.budget.budget": ("Budget",),
+    "mapping.budget.channels": ("narrow_budget",),
+    "mapping.delay_balancing": ("balance",),
+    "mapping.layout": ("place",),
+    "mapping.placement": ("Placement",),
+    "passes.dead_neurons": ("trim",),
+    "passes.input_population": ("with_input_population",),
+    "passes.quantize": (
+        "dequantize",
+        "quantize",
+    ),
+    "pipeline.compress": (
+        "compress",
+        "compress_to",
+    ),
+    "pipeline.deploy": (
+        "Deployment",
+        "deploy",
+        "explore",
+        "inspect",
+    ),
+    "pipeline.evaluation": ("Evaluation", "evaluate"),
+    "targets.simulate": ("simulate", "verify"),
+    "report.summary": (
+        "Report",
+        "summarize",
+    ),
+    "simulation.records": (
+        "EpochRecord",
+        "SpikeRecord",
+        "compare",
+    ),
+    "targets.loihi.netx_files": (
+        "read_netx",
+        "write_netx",
+    ),
+    "training.checkpoint": (
+        "load_weights",
+        "save_weights",
+    ),
+    "training.data.loading": ("load_data",),
+    "training.distributed": ("together",),
+    "training.encoders": (
+        "encode",
+        "simulator_spikes",
+    ),
+    "training.fit": ("fit",),
+    "training.options": ("FitOptions",),
 }
-_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
-_ROOMS = ("plot",)
-"""What is asked for as ``nd.plot.chip``."""
+"""The public names of each module, as the imports above have them for type checkers."""
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
-    "Budget", "Deployment", "EpochRecord", "Evaluation", "FitOptions", "HardwareProfile", "Network", "NeurodeployError",
-    "Placement", "QuantizedNetwork", "Report", "SpikeRecord", "balance", "compare", "compress", "compress_to", "deploy",
-    "dequantize", "encode", "evaluate", "explore", "extract", "fit", "inspect", "load_data", "load_profile",
-    "load_weights", "narrow_budget", "place", "quantize", "read_netx", "read_nir", "save_weights", "share_budget",
-    "simulate", "simulator_spikes", "summarize", "together", "trim", "verify", "with_input_population", "write_netx",
+    "Budget",
+    "Deployment",
+    "EpochRecord",
+    "Evaluation",
+    "FitOptions",
+    "HardwareProfile",
+    "Network",
+    "NeurodeployError",
+    "Placement",
+    "QuantizedNetwork",
+    "Report",
+    "SpikeRecord",
+    "balance",
+    "compare",
+    "compress",
+    "compress_to",
+    "deploy",
+    "dequantize",
+    "encode",
+    "evaluate",
+    "explore",
+    "extract",
+    "fit",
+    "inspect",
+    "load_data",
+    "load_profile",
+    "load_weights",
+    "narrow_budget",
+    "place",
+    "plot",
+    "quantize",
+    "read_netx",
+    "read_nir",
+    "save_weights",
+    "share_budget",
+    "simulate",
+    "simulator_spikes",
+    "summarize",
+    "together",
+    "trim",
+    "verify",
+    "with_input_population",
+    "write_netx",
     "write_nir",
-]  # fmt: skip
+]
 
+if not TYPE_CHECKING:  # a type checker knows the names above, and reports any other
 
-def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return import_module(f"neurodeploy.{name}")
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'neurodeploy' has no attribute {name!r}")
-    value = getattr(import_module(f"neurodeploy.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> object:
+        if name == "plot":
+            return import_module("neurodeploy.report.plots")
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module 'neurodeploy' has no attribute {name!r}")
+        value = getattr(import_module(f"neurodeploy.{_MODULE_OF[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
-    return [*__all__, *_ROOMS]
+    return __all__

@@ -12,7 +12,8 @@ from typing import NoReturn
 
 import click
 
-from neurodeploy.commands import DIFFERS, DONE, cli
+from neurodeploy.cli import cli
+from neurodeploy.cli.options import DIFFERS, DONE
 from neurodeploy.errors import BudgetError, NeurodeployError, PlacementError
 
 BAD_INPUT, BUG, INTERRUPTED = 2, 70, 130

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from neurodeploy.board.arrangement import Flow, Mesh
+from neurodeploy.mapping.traffic import Flow, Mesh
 
 
 def board(chips: int = 1, chip_mesh: tuple[int, ...] = (1,), tiles: tuple[int, ...] = (4, 2), per_tile: int = 2) -> Mesh:

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from neurodeploy.profiles import profile_paths
+from neurodeploy.hardware.loading import profile_paths
 
 TINY = yaml.safe_load(profile_paths()["tiny"].read_text(encoding="utf-8"))
 

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from neurodeploy.graph import INPUT, Connection
-from neurodeploy.hardware import KEYS, HardwareProfile, Limit, Value
-from neurodeploy.network import LI, LIF, Dense, Layer, Network
-from neurodeploy.profiles import load_profile
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.hardware.profile import KEYS, HardwareProfile, Limit, Value
+from neurodeploy.ir.graph import INPUT, Connection
+from neurodeploy.ir.network import LI, LIF, Dense, Layer, Network
 
 # No deadlines: the cores are shared, and one slow example says nothing. In CI the examples are the same in every run.
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -11,10 +11,9 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 from strategies import biases, decays, one_or_each, spikes_into, thresholds, weights
 
-from neurodeploy.fixedpoint import as_lava_reads_together, width_of
-from neurodeploy.graph import INPUT, Connection
-from neurodeploy.network import LI, LIF, Conv, Dense, Layer, Network, Sparse
-from neurodeploy.quantized import (
+from neurodeploy.ir.graph import INPUT, Connection
+from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse
+from neurodeploy.ir.quantized import (
     QuantizedConv,
     QuantizedDense,
     QuantizedLayer,
@@ -23,6 +22,7 @@ from neurodeploy.quantized import (
     QuantizedNetwork,
     QuantizedSparse,
 )
+from neurodeploy.targets.loihi.arithmetic import as_lava_reads_together, width_of
 
 Shape: TypeAlias = "tuple[int, ...]"
 Wires: TypeAlias = "tuple[str, dict[str, Any], Shape]"

@@ -12,7 +12,9 @@ from itertools import product
 import torch
 from test_neurons import cells
 
-from neurodeploy.training.neurons import Neurons, kernels, loops, neurons_of
+from neurodeploy.training import neuron_kernels as kernels
+from neurodeploy.training import neuron_loops as loops
+from neurodeploy.training.neuron_cells import Neurons, neurons_of
 
 
 def both_ways(given: Neurons, inputs: torch.Tensor, gradient: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:

@@ -22,8 +22,12 @@ import torch
 from conftest import with_values
 from spiking import budget_for, build, few
 
-from neurodeploy.profiles import load_profile
-from neurodeploy.training import Batches, Checkpoint, FitOptions, Step, fit
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.training.checkpoint import Checkpoint
+from neurodeploy.training.data.batches import Batches
+from neurodeploy.training.fit import fit
+from neurodeploy.training.options import FitOptions
+from neurodeploy.training.progress import Step
 
 
 def noisy(images: torch.Tensor, n_steps: int) -> torch.Tensor:

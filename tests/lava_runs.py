@@ -9,9 +9,9 @@ from pathlib import Path
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from neurodeploy.records import SpikeRecord, compare
-from neurodeploy.simulation.emulator import run_emulator
-from neurodeploy.simulation.lava import Job
+from neurodeploy.simulation.records import SpikeRecord, compare
+from neurodeploy.targets.loihi.emulator import run_emulator
+from neurodeploy.targets.loihi.lava import Job
 
 LONG_S = 300.0
 """More seconds than a run of a test takes."""

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch.nn import MaxPool2d
 
 from neurodeploy.frontends.assembly import BIAS
-from neurodeploy.frontends.norse import extract
-from neurodeploy.network import LI, Network
+from neurodeploy.frontends.torch.extract import extract
+from neurodeploy.ir.network import LI, Network
 from neurodeploy.simulation.reference import run_reference
 
 SPIKING, READOUTS = (LIFCell, LIFBoxCell, IAFCell, LIFRecurrentCell), (LICell, LIBoxCell)

@@ -7,16 +7,17 @@ from dataclasses import replace
 import numpy as np
 from paper import in_integers, layer_of
 
-from neurodeploy.budgets.sharing import share_budget
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.page import Evidence, page_of
-from neurodeploy.placement import Placement
-from neurodeploy.placing import place
-from neurodeploy.profiles import load_profile
-from neurodeploy.quantized import QuantizedNetwork
-from neurodeploy.records import EpochRecord
-from neurodeploy.report import Accuracy, LavaCheck, Report, summarize
-from neurodeploy.simulation import random_spikes, simulate
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.mapping.budget.allocation import share_budget
+from neurodeploy.mapping.layout import place
+from neurodeploy.mapping.placement import Placement
+from neurodeploy.report.html import Evidence, page_of
+from neurodeploy.report.stages import Accuracy, LavaCheck
+from neurodeploy.report.summary import Report, summarize
+from neurodeploy.simulation.records import EpochRecord
+from neurodeploy.targets.simulate import random_spikes, simulate
 
 NASTY = "<img src=x onerror=alert(1)>'&"
 """As a layer may be called; a warning or a command may have slashes too."""

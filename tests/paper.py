@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from neurodeploy.graph import INPUT, Connection
-from neurodeploy.network import LI, LIF, Dense, Layer, Network
-from neurodeploy.quantized import QuantizedDense, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
+from neurodeploy.ir.graph import INPUT, Connection
+from neurodeploy.ir.network import LI, LIF, Dense, Layer, Network
+from neurodeploy.ir.quantized import QuantizedDense, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
 
 
 def in_floats(

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from shared_lists import bits_of_list, shared_bits
 
-from neurodeploy.graph import Connection
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.network import Network
-from neurodeploy.placement import Placement, Slice
-from neurodeploy.quantized import QuantizedNetwork
-from neurodeploy.resources.regions import Region
-from neurodeploy.wiring import ConvWiring, SparseWiring, Wiring
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.connectivity import ConvWiring, SparseWiring, Wiring
+from neurodeploy.ir.graph import Connection
+from neurodeploy.ir.network import Network
+from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.mapping.placement import Placement, Slice
+from neurodeploy.resources.usage import Region
 
 AnyNetwork = Network | QuantizedNetwork
 

@@ -18,10 +18,13 @@ from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 from norse.torch.functional.leaky_integrator import LIParameters
 from spiking import budget_for, few
 
+from neurodeploy.compression.minimax import Compression
 from neurodeploy.errors import TrainingError
-from neurodeploy.profiles import load_profile
-from neurodeploy.training import Batches, Compression, FitOptions, MinimaxOptions, fit, together
-from neurodeploy.training.data.augmentation import RandomShift
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.training.data.batches import Batches, RandomShift
+from neurodeploy.training.distributed import together
+from neurodeploy.training.fit import fit
+from neurodeploy.training.options import FitOptions, MinimaxOptions
 
 
 def noisy(images: torch.Tensor, n_steps: int) -> torch.Tensor:

@@ -8,9 +8,9 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.resources.regions import Region
-from neurodeploy.wiring import ConvWiring
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.connectivity import ConvWiring
+from neurodeploy.resources.usage import Region
 
 
 def bits_of_list(n_synapses: int, bits: int, chip: HardwareProfile) -> int:

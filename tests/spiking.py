@@ -9,11 +9,11 @@ import torch
 from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 from norse.torch.functional.leaky_integrator import LIParameters
 
-from neurodeploy.budgets.budget import Budget
-from neurodeploy.budgets.sharing import share_budget
-from neurodeploy.frontends.norse import extract
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.training import FitOptions
+from neurodeploy.frontends.torch.extract import extract
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.mapping.budget.allocation import share_budget
+from neurodeploy.mapping.budget.budget import Budget
+from neurodeploy.training.options import FitOptions
 
 torch.set_num_threads(1)  # as fast for models this small, and many times faster where others use the cores too
 

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
-from neurodeploy.fixedpoint import BIAS_MAX, BIAS_MIN, DECAY_UNITY, THRESHOLD_MAX, Integers, as_lava_reads, width_of
-from neurodeploy.graph import INPUT, Connection
-from neurodeploy.hardware import KEYS, HardwareProfile, Limit, Value
-from neurodeploy.network import LI, LIF, Dense, Layer, Network
-from neurodeploy.quantized import Encoder, QuantizedDense, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
+from neurodeploy.hardware.profile import KEYS, HardwareProfile, Limit, Value
+from neurodeploy.ir.arrays import Integers
+from neurodeploy.ir.graph import INPUT, Connection
+from neurodeploy.ir.network import LI, LIF, Dense, Layer, Network
+from neurodeploy.ir.quantized import Encoder, QuantizedDense, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
+from neurodeploy.targets.loihi.arithmetic import BIAS_MAX, BIAS_MIN, DECAY_UNITY, THRESHOLD_MAX, as_lava_reads, width_of
 
 sizes = st.integers(1, 6)
 names = st.text("abcXYZ019._- é", min_size=1, max_size=8).filter(lambda name: name != INPUT)

@@ -13,17 +13,17 @@ import torch
 from lava_runs import assert_equal_to_emulator
 from numpy.typing import NDArray
 
-from neurodeploy.deployment import inspect
 from neurodeploy.errors import PlacementError
-from neurodeploy.frontends.norse import extract
-from neurodeploy.network import Network
-from neurodeploy.placing import place
-from neurodeploy.profiles import load_profile
-from neurodeploy.quantization import quantize
-from neurodeploy.quantized import QuantizedNetwork
-from neurodeploy.simulation import random_spikes, simulate
-from neurodeploy.simulation.lava import run_lava_jobs
+from neurodeploy.frontends.torch.extract import extract
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.ir.network import Network
+from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.mapping.layout import place
+from neurodeploy.passes.quantize import quantize
+from neurodeploy.pipeline.deploy import inspect
 from neurodeploy.simulation.reference import run_reference
+from neurodeploy.targets.loihi.lava import run_lava_jobs
+from neurodeploy.targets.simulate import random_spikes, simulate
 
 Model = Callable[[], tuple[torch.nn.Module, torch.Tensor]]
 

@@ -10,22 +10,10 @@ from boards import board, flow_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurodeploy.board.arrangement import (
-    Flow,
-    Mesh,
-    arrange,
-    at_random,
-    force_directed,
-    greedy,
-    in_order,
-    space_filling,
-    spike_hops,
-)
-from neurodeploy.board.bisection import bisect
-from neurodeploy.board.refinement import exchange, prices, settle
-from neurodeploy.board.rivals import adjacent, hilbert
-from neurodeploy.board.traffic import crowd, strangers, talk_of, travel
 from neurodeploy.errors import PlacementError, RequestError
+from neurodeploy.mapping.arrangement import arrange, bisect, exchange, prices, settle
+from neurodeploy.mapping.arrangers import adjacent, at_random, force_directed, greedy, hilbert, in_order, space_filling
+from neurodeploy.mapping.traffic import Flow, Mesh, crowd, spike_hops, strangers, talk_of, travel
 
 
 def line(n_cores: int) -> Flow:

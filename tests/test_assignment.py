@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 from paper import in_integers, layer_of
 
 from neurodeploy.errors import PlacementError
-from neurodeploy.graph import Connection
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.layout.assignment import assigned
-from neurodeploy.layout.laying import lay_out
-from neurodeploy.network import LIF, Conv, Layer, Network
-from neurodeploy.placing import place
-from neurodeploy.profiles import load_profile
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.graph import Connection
+from neurodeploy.ir.network import LIF, Conv, Layer, Network
+from neurodeploy.mapping.layout import lay_out, place
+from neurodeploy.mapping.packing import assigned
 from neurodeploy.resources.usage import limited
 
 MakeChip = Callable[..., HardwareProfile]

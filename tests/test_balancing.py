@@ -14,20 +14,17 @@ from paper import layer_of
 from recount import assert_true_to
 from strategies import spikes_into
 
-from neurodeploy.balancing import balance
-from neurodeploy.chip_clock import early
-from neurodeploy.deployment import deploy, inspect
-from neurodeploy.graph import INPUT, Connection
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.layout.laying import lay_out
-from neurodeploy.network import Network
-from neurodeploy.netx import read_netx
-from neurodeploy.placing import place
-from neurodeploy.profiles import load_profile
-from neurodeploy.quantization import dequantize
-from neurodeploy.quantized import QuantizedDense, QuantizedLayer, QuantizedNetwork
-from neurodeploy.simulation import simulate
-from neurodeploy.simulation.verify import verify
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.graph import INPUT, Connection, early
+from neurodeploy.ir.network import Network
+from neurodeploy.ir.quantized import QuantizedDense, QuantizedLayer, QuantizedNetwork
+from neurodeploy.mapping.delay_balancing import balance
+from neurodeploy.mapping.layout import lay_out, place
+from neurodeploy.passes.quantize import dequantize
+from neurodeploy.pipeline.deploy import deploy, inspect
+from neurodeploy.targets.loihi.netx_files import read_netx
+from neurodeploy.targets.simulate import simulate, verify
 
 MakeChip = Callable[..., HardwareProfile]
 Job = tuple[QuantizedNetwork, NDArray[np.uint8]]

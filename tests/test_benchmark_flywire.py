@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.placement.flywire import CONTACTS, NEURONS, PAIRS, flywire, module_starts
-from neurodeploy.quantized import QuantizedNetwork, QuantizedSparse
+from neurodeploy.ir.quantized import QuantizedNetwork, QuantizedSparse
 
 
 def recurrent(network: QuantizedNetwork) -> QuantizedSparse:

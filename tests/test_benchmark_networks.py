@@ -19,9 +19,9 @@ from benchmarks.placement.networks import (
     sew_resnet18_imagenet,
     vgg16_cifar,
 )
-from neurodeploy.fixedpoint import is_mixed, width_of
-from neurodeploy.graph import INPUT
-from neurodeploy.quantized import QuantizedConv, QuantizedNetwork
+from neurodeploy.ir.graph import INPUT
+from neurodeploy.ir.quantized import QuantizedConv, QuantizedNetwork
+from neurodeploy.targets.loihi.arithmetic import is_mixed, width_of
 
 
 def published_weights(network: QuantizedNetwork, *, fold: dict[str, int]) -> int:

@@ -11,10 +11,10 @@ from conftest import with_values
 from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 
 import neurodeploy as nd
-from neurodeploy.compression import thresholds_of
-from neurodeploy.training.integers import Grid
-from neurodeploy.training.minimax import Compression
-from neurodeploy.training.modules import in_terms_of
+from neurodeploy.compression.bit_width import Grid
+from neurodeploy.compression.minimax import Compression
+from neurodeploy.compression.weight_matrices import in_terms_of
+from neurodeploy.pipeline.compress import thresholds_of
 
 OPTIONS = nd.FitOptions(epochs_dense=4, epochs_compress=3, epochs_finetune=1, n_steps=6, readout="mean", learning_rate=3e-3)
 

@@ -13,16 +13,14 @@ import pytest
 from paper import in_integers, layer_of
 
 from neurodeploy.__main__ import main
-from neurodeploy.budgets.gains import gains
-from neurodeploy.budgets.sharing import share_budget
-from neurodeploy.deployment import deploy, inspect
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.layout.laying import lay_out
-from neurodeploy.network import Network
-from neurodeploy.placement import Placement
-from neurodeploy.placing import linked
-from neurodeploy.profiles import load_profile
-from neurodeploy.report.facts import board_json
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.network import Network
+from neurodeploy.mapping.budget.allocation import gains, share_budget
+from neurodeploy.mapping.layout import lay_out, linked
+from neurodeploy.mapping.placement import Placement
+from neurodeploy.pipeline.deploy import deploy, inspect
+from neurodeploy.report.stages import board_json
 from neurodeploy.report.text import as_text, core_table, gain_table, traffic_lines, verdict
 
 TINY, KAPOHO_BAY = load_profile("tiny"), load_profile("kapoho_bay")

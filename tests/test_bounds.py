@@ -13,17 +13,16 @@ from hypothesis import strategies as st
 from paper import in_integers, layer_of
 
 from benchmarks.placement.drawing import Drawing
-from neurodeploy.graph import INPUT, Connection
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.layout.bounds import least_cores
-from neurodeploy.layout.filling import Hearing
-from neurodeploy.layout.hearers import least_windows
-from neurodeploy.layout.laying import counts_of, lay_out
-from neurodeploy.profiles import load_profile
-from neurodeploy.quantized import QuantizedLayer, QuantizedLIF, QuantizedNetwork, QuantizedSparse, QuantizedSynapse
+from benchmarks.placement.lower_bound.bounds import least_cores
+from benchmarks.placement.lower_bound.hearers import least_windows
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.graph import INPUT, Connection
+from neurodeploy.ir.quantized import QuantizedLayer, QuantizedLIF, QuantizedNetwork, QuantizedSparse, QuantizedSynapse
+from neurodeploy.mapping.layout import counts_of, lay_out
+from neurodeploy.mapping.packing import Hearing
 from neurodeploy.resources.counting import LayerCount
-from neurodeploy.resources.regions import Region, grid_of
-from neurodeploy.resources.usage import bits_of, limited
+from neurodeploy.resources.usage import Region, bits_of, grid_of, limited
 
 MakeChip = Callable[..., HardwareProfile]
 

@@ -11,14 +11,14 @@ from conftest import with_values
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from neurodeploy.graph import Connection
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.layout.boxes import least_boxes
-from neurodeploy.layout.possible import possible
-from neurodeploy.profiles import load_profile
-from neurodeploy.quantized import QuantizedConv, QuantizedLayer, QuantizedLIF
+from benchmarks.placement.lower_bound.boxes import least_boxes
+from benchmarks.placement.lower_bound.possible import possible
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.graph import Connection
+from neurodeploy.ir.quantized import QuantizedConv, QuantizedLayer, QuantizedLIF
 from neurodeploy.resources.counting import LayerCount
-from neurodeploy.resources.regions import Region
+from neurodeploy.resources.usage import Region
 
 LOIHI1, LOIHI2 = load_profile("loihi1"), load_profile("loihi2")
 

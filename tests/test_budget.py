@@ -12,13 +12,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from neurodeploy.budgets.budget import Budget, SliceBudget
-from neurodeploy.budgets.sharing import share_budget
 from neurodeploy.errors import BudgetError, RequestError
-from neurodeploy.graph import Connection
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.network import Dense, Network
-from neurodeploy.profiles import load_profile
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.graph import Connection
+from neurodeploy.ir.network import Dense, Network
+from neurodeploy.mapping.budget.allocation import share_budget
+from neurodeploy.mapping.budget.budget import Budget, SliceBudget
 from neurodeploy.resources.usage import slice_usage
 
 MakeNetwork, MakeChip = Callable[..., Network], Callable[..., HardwareProfile]

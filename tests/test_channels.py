@@ -11,11 +11,11 @@ import torch
 from images import MODELS, SAMPLE, pooled, strided
 
 import neurodeploy as nd
-from neurodeploy.budgets.channels import narrow_budget
+from neurodeploy.compression.channels import Channels
+from neurodeploy.compression.minimax import Compression
+from neurodeploy.compression.weight_matrices import find_convolutions, units_of
 from neurodeploy.errors import BudgetError, TrainingError
-from neurodeploy.training.channels import Channels
-from neurodeploy.training.minimax import Compression
-from neurodeploy.training.modules import find_convolutions, units_of
+from neurodeploy.mapping.budget.channels import narrow_budget
 
 OPTIONS = nd.FitOptions(epochs_dense=6, epochs_compress=3, epochs_finetune=2, n_steps=6, readout="mean")
 

@@ -17,8 +17,11 @@ from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 from spiking import SHORT, build, few, weights
 
 from neurodeploy.errors import DataError, RequestError, TrainingError
-from neurodeploy.training import Batches, Checkpoint, Direct, Step, fit
-from neurodeploy.training.checkpoints import load_state, save_state
+from neurodeploy.training.checkpoint import Checkpoint, load_state, save_state
+from neurodeploy.training.data.batches import Batches
+from neurodeploy.training.encoders import Direct
+from neurodeploy.training.fit import fit
+from neurodeploy.training.progress import Step
 
 
 def test_a_run_killed_at_any_moment_ends_in_the_same_network(tmp_path: Path) -> None:
@@ -150,7 +153,7 @@ def test_what_cannot_be_kept_or_read_is_said(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"garbage")
     with pytest.raises(DataError, match=r"x\.safetensors: is not of a training run"):
         load_state(tmp_path / "x.safetensors")
-    from neurodeploy.training import save_weights
+    from neurodeploy.training.checkpoint import save_weights
 
     save_weights(build(3, 2, 1), tmp_path / "x.safetensors")
     with pytest.raises(DataError, match=r"x\.safetensors: is not of a training run \(no form"):

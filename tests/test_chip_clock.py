@@ -9,13 +9,12 @@ from norse.torch import LICell, LIFCell, SequentialState
 from paper import layer_of
 
 import neurodeploy as nd
-from neurodeploy.chip_clock import depths, waits
 from neurodeploy.errors import SimulationError
-from neurodeploy.frontends.norse import extract
-from neurodeploy.graph import INPUT, Connection
-from neurodeploy.profiles import load_profile
-from neurodeploy.quantized import QuantizedLayer, QuantizedLI, QuantizedNetwork
-from neurodeploy.simulation import simulate
+from neurodeploy.frontends.torch.extract import extract
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.ir.graph import INPUT, Connection, depths, waits
+from neurodeploy.ir.quantized import QuantizedLayer, QuantizedLI, QuantizedNetwork
+from neurodeploy.targets.simulate import simulate
 
 
 def hears(name: str, **delays: int) -> QuantizedLayer:

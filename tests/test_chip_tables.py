@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from neurodeploy.hardware import KEYS, HardwareProfile
-from neurodeploy.profiles import load_profile, profile_paths
-from neurodeploy.report.chips import chip_json, chip_list, chip_table
-from neurodeploy.report.text import as_text
+from neurodeploy.hardware.loading import load_profile, profile_paths
+from neurodeploy.hardware.profile import KEYS, HardwareProfile
+from neurodeploy.report.text import as_text, chip_json, chip_list, chip_table
 
 
 def lines(profile: HardwareProfile) -> dict[str, str]:

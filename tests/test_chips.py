@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neurodeploy.errors import ProfileError
-from neurodeploy.hardware import KEYS, HardwareProfile
-from neurodeploy.profile_schema import profile_schema
-from neurodeploy.profiles import load_profile, profile_paths
+from neurodeploy.hardware.loading import load_profile, profile_paths, profile_schema
+from neurodeploy.hardware.profile import KEYS, HardwareProfile
 
 ROOT = Path(__file__).parent.parent
 NAMES = sorted(profile_paths())

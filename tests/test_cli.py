@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from neurodeploy.__main__ import main
-from neurodeploy.commands import cli
-from neurodeploy.profiles import load_profile
-from neurodeploy.training.data import CATALOGUE
+from neurodeploy.cli import cli
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.training.data.catalogue import CATALOGUE
 
 MODELS = """
 import torch
@@ -283,7 +283,7 @@ def test_bad_input_gives_one_clear_line_and_2(case: str, here: Path, net: str, c
 
 
 def test_a_bug_of_ours_is_said_and_not_thrown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("neurodeploy.commands.fitting.profile_paths", lambda: 1 // 0)
+    monkeypatch.setattr("neurodeploy.cli.commands.profile_paths", lambda: 1 // 0)
     assert main(["profiles"]) == 70
     assert "A bug in neurodeploy: ZeroDivisionError" in capsys.readouterr().err
 
@@ -292,5 +292,5 @@ def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("neurodeploy.commands.fitting.profile_paths", interrupted)
+    monkeypatch.setattr("neurodeploy.cli.commands.profile_paths", interrupted)
     assert main(["profiles"]) == 130

@@ -14,14 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paper import layer_of
 
-from neurodeploy.graph import Connection
-from neurodeploy.hardware import HardwareProfile, Value
-from neurodeploy.network import LIF, Conv, Dense, Layer, Sparse
-from neurodeploy.profiles import load_profile
-from neurodeploy.quantized import QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.hardware.profile import HardwareProfile, Value
+from neurodeploy.ir.graph import Connection
+from neurodeploy.ir.network import LIF, Conv, Dense, Layer, Sparse
+from neurodeploy.ir.quantized import QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
 from neurodeploy.resources.counting import LayerCount
-from neurodeploy.resources.regions import Region, grid_of
-from neurodeploy.resources.usage import AnyLayer, Usage
+from neurodeploy.resources.usage import AnyLayer, Region, Usage, grid_of
 
 MakeChip = Callable[..., HardwareProfile]
 LOIHI1, LOIHI2, DYNAPCNN, TRUENORTH = (load_profile(name) for name in ("loihi1", "loihi2", "dynapcnn", "truenorth"))

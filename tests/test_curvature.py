@@ -8,12 +8,12 @@ import pytest
 import torch
 from test_minimax import linear_model
 
-from neurodeploy.budgets.sharing import share_budget
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.network import Network
-from neurodeploy.training.curvature import Curvature
-from neurodeploy.training.matrices import Matrix
-from neurodeploy.training.minimax import Compression
+from neurodeploy.compression.minimax import Compression
+from neurodeploy.compression.saliency import Curvature
+from neurodeploy.compression.weight_matrices import Matrix
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.network import Network
+from neurodeploy.mapping.budget.allocation import share_budget
 from neurodeploy.training.options import MinimaxOptions
 
 

@@ -13,10 +13,10 @@ import torch
 from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 
 import neurodeploy as nd
-from neurodeploy.demo import digits_model
+from neurodeploy.cli.demo import digits_model
 from neurodeploy.errors import NetworkError, RequestError
-from neurodeploy.report import LavaCheck
-from neurodeploy.trimming import live_neurons, without_neurons
+from neurodeploy.passes.dead_neurons import live_neurons, without_neurons
+from neurodeploy.report.stages import LavaCheck
 
 OPTIONS = nd.FitOptions(epochs_dense=6, epochs_compress=3, epochs_finetune=2, n_steps=8)
 

@@ -13,10 +13,9 @@ from spiking import few
 import neurodeploy as nd
 from neurodeploy.__main__ import main
 from neurodeploy.errors import DataError, RequestError
-from neurodeploy.training import DataSplit
-from neurodeploy.training.direct import Direct, check_payload, in_levels
-from neurodeploy.training.encoders import encode, levels_of, simulator_spikes
-from neurodeploy.training.inference import run_model
+from neurodeploy.training.data.batches import DataSplit
+from neurodeploy.training.encoders import Direct, check_payload, encode, in_levels, levels_of, simulator_spikes
+from neurodeploy.training.forward import run_model
 
 IMAGES = torch.rand(6, 12, generator=torch.Generator().manual_seed(0))
 

@@ -15,13 +15,12 @@ from paper import in_integers, layer_of
 from spiking import few
 
 import neurodeploy as nd
-from neurodeploy.driving import with_input_population
 from neurodeploy.errors import DataError, NetworkError
-from neurodeploy.graph import INPUT, Connection
-from neurodeploy.quantized import QuantizedConv, QuantizedLayer, QuantizedNetwork, QuantizedSparse
-from neurodeploy.records import SpikeRecord, compare
-from neurodeploy.training.direct import in_levels
-from neurodeploy.training.readouts import decide
+from neurodeploy.ir.graph import INPUT, Connection
+from neurodeploy.ir.quantized import QuantizedConv, QuantizedLayer, QuantizedNetwork, QuantizedSparse
+from neurodeploy.passes.input_population import with_input_population
+from neurodeploy.simulation.records import SpikeRecord, compare
+from neurodeploy.training.encoders import decide, in_levels
 
 OPTIONS = nd.FitOptions(epochs_dense=40, n_steps=8, encoder="direct", learning_rate=0.02)
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from paper import in_floats, in_integers, layer_of
 
 from neurodeploy.errors import DataError, RequestError, SimulationError
-from neurodeploy.network import Network
-from neurodeploy.quantization import dequantize
-from neurodeploy.quantized import QuantizedNetwork
-from neurodeploy.simulation import as_batch, simulate
-from neurodeploy.simulation.emulator import run_emulator
+from neurodeploy.ir.network import Network
+from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.passes.quantize import dequantize
+from neurodeploy.targets.loihi.emulator import run_emulator
+from neurodeploy.targets.simulate import as_batch, simulate
 
 # ---------------------------------------------------------------------------------------------- three neurons, five steps
 

@@ -20,12 +20,13 @@ from test_emulator_runs import LOUD, rather_large
 
 from neurodeploy.__main__ import main
 from neurodeploy.errors import RequestError, SimulationError
-from neurodeploy.netx import write_netx
-from neurodeploy.quantization import dequantize
-from neurodeploy.quantized import QuantizedNetwork
-from neurodeploy.records import SpikeRecord, compare
-from neurodeploy.simulation import random_spikes, simulate, tensors
-from neurodeploy.simulation.emulator import Emulator, Prepared, run_emulator
+from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.passes.quantize import dequantize
+from neurodeploy.simulation import torch_engine as tensors
+from neurodeploy.simulation.records import SpikeRecord, compare
+from neurodeploy.targets.loihi.emulator import Emulator, Prepared, run_emulator
+from neurodeploy.targets.loihi.netx_files import write_netx
+from neurodeploy.targets.simulate import random_spikes, simulate
 
 Job: TypeAlias = "tuple[QuantizedNetwork, NDArray[np.uint8]]"
 

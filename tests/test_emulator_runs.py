@@ -17,12 +17,12 @@ from paper import in_integers, layer_of
 from test_emulator import PAPER, PAPER_SPIKES
 
 from neurodeploy.errors import DataError, RequestError, SimulationError
-from neurodeploy.graph import Connection
-from neurodeploy.quantization import dequantize
-from neurodeploy.quantized import QuantizedConv, QuantizedNetwork
-from neurodeploy.records import compare
-from neurodeploy.simulation import random_spikes, simulate
-from neurodeploy.simulation.emulator import Emulator, Prepared, run_emulator
+from neurodeploy.ir.graph import Connection
+from neurodeploy.ir.quantized import QuantizedConv, QuantizedNetwork
+from neurodeploy.passes.quantize import dequantize
+from neurodeploy.simulation.records import compare
+from neurodeploy.targets.loihi.emulator import Emulator, Prepared, run_emulator
+from neurodeploy.targets.simulate import random_spikes, simulate
 
 Job: TypeAlias = "tuple[QuantizedNetwork, NDArray[np.uint8]]"
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neurodeploy.board.energy import OUTSIDE, EventCost, Figures, StepEstimate, StepEvents, estimate_step
 from neurodeploy.errors import NetworkError, ProfileError
+from neurodeploy.mapping.energy import OUTSIDE, EventCost, Figures, StepEstimate, StepEvents, estimate_step
 
 ROUND = Figures(  # a joule's digits say which events there were: 1 dense synop, 10 accesses, ...
     synop_dense=EventCost(energy_j=1, time_s=10),

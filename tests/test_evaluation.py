@@ -17,11 +17,11 @@ from rich.console import Console
 
 import neurodeploy as nd
 from neurodeploy.__main__ import main
-from neurodeploy.evaluation import Evaluation, evaluate, steps_to_decision
-from neurodeploy.netx import write_netx
-from neurodeploy.quantized import QuantizedNetwork
-from neurodeploy.training import FitOptions
-from neurodeploy.training.readouts import READOUTS, decide
+from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.pipeline.evaluation import Evaluation, evaluate, steps_to_decision
+from neurodeploy.targets.loihi.netx_files import write_netx
+from neurodeploy.training.encoders import READOUTS, decide
+from neurodeploy.training.options import FitOptions
 
 TWO = in_integers(
     layer_of([[2, 0], [0, 2], [2, 2]], name="hidden", vth=1), layer_of([[2, 0, 0], [0, 2, 2]], name="out", source="hidden", dv=0)
@@ -69,7 +69,7 @@ def test_images_are_encoded_and_a_model_is_evaluated_as_ever() -> None:
 @pytest.mark.parametrize("progress", [True, False])
 def test_a_terminal_gets_a_bar_unless_it_asks_for_none(progress: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = io.StringIO()
-    monkeypatch.setattr("neurodeploy.evaluation.Console", lambda **_: Console(file=shown, force_terminal=True))
+    monkeypatch.setattr("neurodeploy.pipeline.evaluation.Console", lambda **_: Console(file=shown, force_terminal=True))
     images = torch.tensor([[0.5, 0.0], [0.0, 1.0]])
     evaluate(TWO, [(images, torch.tensor([0, 1]))] * 3, FitOptions(n_steps=4), progress=progress)
     assert ("evaluate" in shown.getvalue() and "100%" in shown.getvalue()) == progress

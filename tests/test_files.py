@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from neurodeploy.files import replacing, write_text
+from neurodeploy.ir.files import replacing, write_text
 
 
 def test_a_file_takes_the_place_of_the_old_one(tmp_path: Path) -> None:

@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 from spiking import SHORT, budget_for, build, few
 from test_masks import a_slice
 
-from neurodeploy.frontends.norse import extract
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.network import LIF, Dense, Network
-from neurodeploy.quantization import dequantize, quantize
-from neurodeploy.training import Compression, MinimaxOptions, fit
-from neurodeploy.training.forms import Form, Standing, best_width
-from neurodeploy.training.integers import Grid, best_grid, one_threshold_each
-from neurodeploy.trimming import live_neurons, without_neurons
+from neurodeploy.compression.bit_width import Form, Grid, Standing, best_grid, best_width, one_threshold_each
+from neurodeploy.compression.minimax import Compression
+from neurodeploy.frontends.torch.extract import extract
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.network import LIF, Dense, Network
+from neurodeploy.passes.dead_neurons import live_neurons, without_neurons
+from neurodeploy.passes.quantize import dequantize, quantize
+from neurodeploy.training.fit import fit
+from neurodeploy.training.options import MinimaxOptions
 
 
 @given(seed=st.integers(0, 99), width=st.sampled_from([2, 3, 4, 5, 6, 8]), one_sign=st.booleans())

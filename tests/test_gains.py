@@ -8,12 +8,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from neurodeploy.budgets.gains import gains
-from neurodeploy.budgets.sharing import share_budget
 from neurodeploy.errors import BudgetError
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.network import Network
-from neurodeploy.profiles import load_profile
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.network import Network
+from neurodeploy.mapping.budget.allocation import gains, share_budget
 
 MakeNetwork, MakeChip = Callable[..., Network], Callable[..., HardwareProfile]
 TINY = load_profile("tiny")

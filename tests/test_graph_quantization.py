@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from neurodeploy.errors import NetworkError, QuantizeError
-from neurodeploy.graph import INPUT, Connection
-from neurodeploy.network import LI, LIF, Conv, Dense, Layer, Network
-from neurodeploy.profiles import load_profile
-from neurodeploy.quantization import dequantize, quantize
-from neurodeploy.quantized import QuantizedConv, QuantizedNetwork
-from neurodeploy.rounding import quantization_errors
-from neurodeploy.simulation.emulator import run_emulator
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.ir.graph import INPUT, Connection
+from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network
+from neurodeploy.ir.quantized import QuantizedConv, QuantizedNetwork
+from neurodeploy.passes.quantize import dequantize, quantization_errors, quantize
+from neurodeploy.targets.loihi.emulator import run_emulator
 
 TINY = load_profile("tiny")
 WIDTHS = st.sampled_from([2, 3, 4, 5, 6, 8])

@@ -15,12 +15,14 @@ from paper import layer_of
 from strategies import spikes_into
 
 from neurodeploy.errors import SimulationError
-from neurodeploy.graph import INPUT, Connection, Graph
-from neurodeploy.network import LI, LIF, Conv, Layer, Network
-from neurodeploy.quantized import QuantizedConv, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
-from neurodeploy.simulation import clock, products, simulate
-from neurodeploy.simulation.emulator import run_emulator
+from neurodeploy.ir.graph import INPUT, Connection, Graph
+from neurodeploy.ir.network import LI, LIF, Conv, Layer, Network
+from neurodeploy.ir.quantized import QuantizedConv, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
+from neurodeploy.simulation import execution as clock
+from neurodeploy.simulation import reference as products
 from neurodeploy.simulation.reference import run_reference
+from neurodeploy.targets.loihi.emulator import run_emulator
+from neurodeploy.targets.simulate import simulate
 
 # ---------------------------------------------------------------------------------------------- step by step, neuron by neuron
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import with_values
 
 from neurodeploy.errors import ProfileError, RequestError
-from neurodeploy.hardware import KEYS, UNLIMITED, HardwareProfile, Limit
+from neurodeploy.hardware.profile import KEYS, UNLIMITED, HardwareProfile, Limit
 
 Chip = Callable[..., HardwareProfile]
 

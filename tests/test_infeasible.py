@@ -10,11 +10,11 @@ from conftest import with_values
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
-from neurodeploy.budgets.sharing import share_budget
 from neurodeploy.errors import BudgetError
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.network import Network
-from neurodeploy.profiles import load_profile
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.network import Network
+from neurodeploy.mapping.budget.allocation import share_budget
 
 MakeNetwork, MakeChip = Callable[..., Network], Callable[..., HardwareProfile]
 CHIPS = st.fixed_dictionaries({

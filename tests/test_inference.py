@@ -8,9 +8,8 @@ from norse.torch import LICell, LIFCell, SequentialState
 
 from neurodeploy.errors import DataError
 from neurodeploy.training.encoders import encode
-from neurodeploy.training.inference import predict, spikes_of
+from neurodeploy.training.forward import predict, run_model, spikes_of
 from neurodeploy.training.options import FitOptions
-from neurodeploy.training.running import run_model
 
 OPTIONS = FitOptions(n_steps=4)
 IMAGES = torch.rand(3, 2, 5, 6, generator=torch.Generator().manual_seed(0))

@@ -15,15 +15,14 @@ from hypothesis import strategies as st
 from paper import in_integers, layer_of
 from recount import neurons_of, unrolled
 
-from neurodeploy.board.journeys import Traffic, figures_of, mesh_of, unpriced
-from neurodeploy.board.links import measured_rates
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.layout.laying import lay_out
-from neurodeploy.placement import Placement
-from neurodeploy.placing import linked
-from neurodeploy.profiles import load_profile
-from neurodeploy.quantized import QuantizedNetwork
-from neurodeploy.simulation import random_spikes, simulate
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.mapping.energy import Traffic, figures_of, mesh_of, unpriced
+from neurodeploy.mapping.layout import lay_out, linked
+from neurodeploy.mapping.placement import Placement
+from neurodeploy.mapping.traffic import measured_rates
+from neurodeploy.targets.simulate import random_spikes, simulate
 
 TINY, LOIHI1, KAPOHO_BAY = (load_profile(name) for name in ("tiny", "loihi1", "kapoho_bay"))
 BOARD = with_values(

@@ -19,13 +19,15 @@ from lava_runs import LONG_S, assert_equal_to_emulator, drawn_jobs, of_lava_dl
 from numpy.typing import NDArray
 
 from neurodeploy.errors import SimulationError
-from neurodeploy.graph import INPUT, Connection
-from neurodeploy.netx import read_netx, write_netx
-from neurodeploy.quantized import Encoder, QuantizedDense, QuantizedLayer, QuantizedLIF, QuantizedNetwork
-from neurodeploy.records import SpikeRecord, compare
-from neurodeploy.simulation import installed, lava, simulate
-from neurodeploy.simulation.emulator import run_emulator
-from neurodeploy.simulation.lava import Job, run_lava, run_lava_jobs
+from neurodeploy.ir.graph import INPUT, Connection
+from neurodeploy.ir.quantized import Encoder, QuantizedDense, QuantizedLayer, QuantizedLIF, QuantizedNetwork
+from neurodeploy.simulation.records import SpikeRecord, compare
+from neurodeploy.targets.loihi import lava
+from neurodeploy.targets.loihi import lava as installed
+from neurodeploy.targets.loihi.emulator import run_emulator
+from neurodeploy.targets.loihi.lava import Job, run_lava, run_lava_jobs
+from neurodeploy.targets.loihi.netx_files import read_netx, write_netx
+from neurodeploy.targets.simulate import simulate
 
 pytestmark = pytest.mark.lava
 
@@ -243,8 +245,8 @@ def test_a_run_that_is_killed(workers: list[int], monkeypatch: pytest.MonkeyPatc
 CALLER = """
 import sys
 import numpy as np
-from neurodeploy.netx import read_netx
-from neurodeploy.simulation.lava import run_lava
+from neurodeploy.targets.loihi import read_netx
+from neurodeploy.targets.loihi.lava import run_lava
 run_lava(read_netx(sys.argv[1]), np.ones((1, 1, 30_000), dtype=np.uint8), time_limit_s=1000)
 """
 

@@ -19,17 +19,24 @@ from strategies import spikes_into
 from torch.nn import AvgPool2d, BatchNorm2d, Conv2d, Dropout, Flatten, Linear, MaxPool2d
 
 from neurodeploy.__main__ import main
-from neurodeploy.frontends.norse import extract
-from neurodeploy.graph import INPUT, Connection
-from neurodeploy.netx import plain_kinds, read_netx, write_netx
-from neurodeploy.profiles import load_profile
-from neurodeploy.quantization import quantize
-from neurodeploy.quantized import QuantizedConv, QuantizedDense, QuantizedLayer, QuantizedLIF, QuantizedNetwork, QuantizedSparse
-from neurodeploy.records import SpikeRecord, compare
-from neurodeploy.simulation import simulate
-from neurodeploy.simulation.emulator import run_emulator
-from neurodeploy.simulation.lava import Job, run_lava_jobs
-from neurodeploy.simulation.verify import verify
+from neurodeploy.frontends.torch.extract import extract
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.ir.graph import INPUT, Connection
+from neurodeploy.ir.quantized import (
+    QuantizedConv,
+    QuantizedDense,
+    QuantizedLayer,
+    QuantizedLIF,
+    QuantizedNetwork,
+    QuantizedSparse,
+)
+from neurodeploy.passes.quantize import quantize
+from neurodeploy.simulation.records import SpikeRecord, compare
+from neurodeploy.targets.loihi.emulator import run_emulator
+from neurodeploy.targets.loihi.lava import Job, run_lava_jobs
+from neurodeploy.targets.loihi.netx_files import read_netx, write_netx
+from neurodeploy.targets.loihi.netx_format import plain_kinds
+from neurodeploy.targets.simulate import simulate, verify
 
 CHAINS = grammar.quantized_chains().flatmap(lambda network: st.tuples(st.just(network), spikes_into(network)))
 GRAPHS = grammar.graph_jobs.filter(lambda job: plain_kinds(job[0]) is None)

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.placement.lavas_way import Fits, Region, cores, halves, pieces
 from benchmarks.placement.networks import mnist_2fc, vgg16_cifar
-from neurodeploy.quantized import QuantizedLayer
+from neurodeploy.ir.quantized import QuantizedLayer
 
 
 def size(region: Region) -> int:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.placement.least_travel import by_cuts, by_neighbours, least_spike_hops, nearest
-from neurodeploy.board.arrangement import Mesh, arrange, spike_hops
-from neurodeploy.board.traffic import talk_of
+from neurodeploy.mapping.arrangement import arrange
+from neurodeploy.mapping.traffic import Mesh, spike_hops, talk_of
 
 
 def small_board(tiles: tuple[int, int], chips: int) -> Mesh:

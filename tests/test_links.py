@@ -16,17 +16,16 @@ from paper import in_integers, layer_of
 from recount import neurons_of, unrolled
 from strategies import limits
 
-from neurodeploy.board.links import ASSUMED_RATE, ENCODINGS, Links, Rates, measured_rates
-from neurodeploy.board.links import links_of as links_between
-from neurodeploy.hardware import HardwareProfile, Value
-from neurodeploy.layout.laying import lay_out
-from neurodeploy.placement import Placement
-from neurodeploy.placing import linked
-from neurodeploy.profiles import load_profile
-from neurodeploy.quantized import QuantizedNetwork
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.hardware.profile import HardwareProfile, Value
+from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.mapping.layout import lay_out, linked
+from neurodeploy.mapping.placement import Placement
+from neurodeploy.mapping.traffic import ASSUMED_RATE, ENCODINGS, Links, Rates, measured_rates
+from neurodeploy.mapping.traffic import links_of as links_between
 from neurodeploy.resources.counting import LayerCount
-from neurodeploy.resources.regions import Region
-from neurodeploy.simulation import simulate
+from neurodeploy.resources.usage import Region
+from neurodeploy.targets.simulate import simulate
 
 MakeChip = Callable[..., HardwareProfile]
 TINY = load_profile("tiny")

@@ -11,11 +11,12 @@ import torch
 from norse.torch import LICell, LIFCell, LIFParameters, LIFRecurrentCell, SequentialState
 from spiking import SHORT, budget_for, build, few
 
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.training import fit, run_model
-from neurodeploy.training.live import Few, Live, live_of
-from neurodeploy.training.matrices import Matrix
-from neurodeploy.training.minimax import Compression
+from neurodeploy.compression.minimax import Compression
+from neurodeploy.compression.saliency import Few, Live, live_of
+from neurodeploy.compression.weight_matrices import Matrix
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.training.fit import fit
+from neurodeploy.training.forward import run_model
 from neurodeploy.training.options import MinimaxOptions
 
 if TYPE_CHECKING:

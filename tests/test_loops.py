@@ -15,13 +15,12 @@ from test_nir import DT, graph, lif, written
 from torch import nn
 
 from neurodeploy.errors import ExtractError
-from neurodeploy.frontends.assembly import AT_ONCE, Heard, assemble
-from neurodeploy.frontends.forms import spikes
-from neurodeploy.frontends.nir import read_nir
-from neurodeploy.frontends.norse import extract
-from neurodeploy.frontends.ordering import in_order
-from neurodeploy.graph import INPUT
-from neurodeploy.network import LIF
+from neurodeploy.frontends.assembly import AT_ONCE, Heard, assemble, in_order
+from neurodeploy.frontends.expressions import spikes
+from neurodeploy.frontends.nir.reading import read_nir
+from neurodeploy.frontends.torch.extract import extract
+from neurodeploy.ir.graph import INPUT
+from neurodeploy.ir.network import LIF
 
 
 class Both(nn.Module):

@@ -13,16 +13,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from neurodeploy.budgets.budget import AxonCap, SliceBudget
-from neurodeploy.budgets.sharing import share_budget
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.network import Network
+from neurodeploy.compression.constraints import axons_in_force, memory_in_force
+from neurodeploy.compression.synapse_selection import RESOURCES, Wish, choose_on_core, choose_synapses
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.network import Network
+from neurodeploy.mapping.budget.allocation import share_budget
+from neurodeploy.mapping.budget.budget import AxonCap, SliceBudget
 from neurodeploy.resources.encodings import axon_bits, index_bits
-from neurodeploy.resources.regions import Region
-from neurodeploy.resources.usage import slice_usage
-from neurodeploy.training.lists import Wish
-from neurodeploy.training.masks import RESOURCES, choose_on_core, choose_synapses
-from neurodeploy.training.schedule import axons_in_force, memory_in_force
+from neurodeploy.resources.usage import Region, slice_usage
 
 BITS = 8
 SCORES = st.one_of(st.integers(0, 3).map(float), st.floats(0, 10, width=32))

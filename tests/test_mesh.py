@@ -8,9 +8,9 @@ from boards import board, flow_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurodeploy.board.arrangement import Flow, Mesh, at_random, spike_hops
-from neurodeploy.board.traffic import talk_of, travel
 from neurodeploy.errors import NetworkError, RequestError
+from neurodeploy.mapping.arrangers import at_random
+from neurodeploy.mapping.traffic import Flow, Mesh, spike_hops, talk_of, travel
 
 # ---------------------------------------------------------------------------------------------- the mesh, on paper
 

@@ -9,17 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurodeploy.budgets.budget import Budget
-from neurodeploy.budgets.sharing import share_budget
+from neurodeploy.compression.minimax import Compression, ascend, shrink
+from neurodeploy.compression.synapse_selection import RESOURCES
+from neurodeploy.compression.weight_matrices import as_network
 from neurodeploy.errors import BudgetError, TrainingError
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.network import Network
-from neurodeploy.training.masks import RESOURCES
-from neurodeploy.training.minimax import Compression
-from neurodeploy.training.modules import as_network
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.network import Network
+from neurodeploy.mapping.budget.allocation import share_budget
+from neurodeploy.mapping.budget.budget import Budget
+from neurodeploy.passes.dead_neurons import live_neurons
 from neurodeploy.training.options import MinimaxOptions
-from neurodeploy.training.penalties import ascend, shrink
-from neurodeploy.trimming import live_neurons
 
 PENALTY_RATE = 100.0
 

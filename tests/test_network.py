@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from neurodeploy.errors import NetworkError
-from neurodeploy.graph import INPUT, Connection, layer_name
-from neurodeploy.network import LI, LIF, Dense, Layer, Network
-from neurodeploy.quantized import Encoder, QuantizedDense, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
+from neurodeploy.ir.graph import INPUT, Connection, layer_name
+from neurodeploy.ir.network import LI, LIF, Dense, Layer, Network
+from neurodeploy.ir.quantized import Encoder, QuantizedDense, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
 
 
 def lif(**changes: Any) -> LIF:

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurodeploy.errors import NetxError
-from neurodeploy.fixedpoint import NEVER_FIRES
-from neurodeploy.graph import INPUT, Connection
-from neurodeploy.netx import read_netx, write_netx
-from neurodeploy.quantized import Encoder, QuantizedDense, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
+from neurodeploy.ir.graph import INPUT, Connection
+from neurodeploy.ir.quantized import Encoder, QuantizedDense, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
+from neurodeploy.targets.loihi.arithmetic import NEVER_FIRES
+from neurodeploy.targets.loihi.netx_files import read_netx, write_netx
 
 
 def lif(vth: int = 30, du: int = 1024, dv: int = 128) -> QuantizedLIF:

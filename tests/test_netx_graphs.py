@@ -15,10 +15,8 @@ from hypothesis import given
 from strategies import runs_in_lava
 
 from neurodeploy.errors import NetxError
-from neurodeploy.graph import INPUT, Connection
-from neurodeploy.netx import chains as rules
-from neurodeploy.netx import plain_kinds, read_netx, write_netx
-from neurodeploy.quantized import (
+from neurodeploy.ir.graph import INPUT, Connection
+from neurodeploy.ir.quantized import (
     QuantizedConv,
     QuantizedDense,
     QuantizedLayer,
@@ -27,6 +25,9 @@ from neurodeploy.quantized import (
     QuantizedSparse,
     QuantizedSynapse,
 )
+from neurodeploy.targets.loihi import netx_format as rules
+from neurodeploy.targets.loihi.netx_files import read_netx, write_netx
+from neurodeploy.targets.loihi.netx_format import plain_kinds
 
 # ---------------------------------------------------------------------------------------------- networks that are drawn
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from paper import in_integers, layer_of
 
-from neurodeploy.evaluation import evaluate
-from neurodeploy.graph import INPUT, Connection
-from neurodeploy.quantized import QuantizedConv, QuantizedLayer, QuantizedNetwork
-from neurodeploy.simulation import simulate
-from neurodeploy.training import FitOptions, simulator_spikes
-from neurodeploy.training.readouts import decide
+from neurodeploy.ir.graph import INPUT, Connection
+from neurodeploy.ir.quantized import QuantizedConv, QuantizedLayer, QuantizedNetwork
+from neurodeploy.pipeline.evaluation import evaluate
+from neurodeploy.targets.simulate import simulate
+from neurodeploy.training.encoders import decide, simulator_spikes
+from neurodeploy.training.options import FitOptions
 
 pytest.importorskip("neurobench", reason="it is not among what the tests install; .ci/run brings its code")
 

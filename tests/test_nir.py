@@ -13,8 +13,8 @@ import pytest
 from nir_runs import run_nir
 
 import neurodeploy as nd
-from neurodeploy.frontends.nir import read_nir
-from neurodeploy.network import LI, LIF, Conv, Dense, Network
+from neurodeploy.frontends.nir.reading import read_nir
+from neurodeploy.ir.network import LI, LIF, Conv, Dense, Network
 
 DT = 1e-3
 RNG = np.random.default_rng(5)

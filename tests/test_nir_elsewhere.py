@@ -24,9 +24,9 @@ from torch import nn
 
 import neurodeploy as nd
 from neurodeploy.errors import ExtractError
-from neurodeploy.frontends.nir import read_nir
-from neurodeploy.graph import INPUT, Connection
-from neurodeploy.network import LIF, Dense, Layer, Network
+from neurodeploy.frontends.nir.reading import read_nir
+from neurodeploy.ir.graph import INPUT, Connection
+from neurodeploy.ir.network import LIF, Dense, Layer, Network
 
 N_STEPS = 40
 

@@ -12,7 +12,7 @@ import pytest
 from test_nir import DT, IMAGE, PLAIN, cuba, edited, graph, lif, weights, written
 
 from neurodeploy.errors import ExtractError, RequestError
-from neurodeploy.frontends.nir import read_nir
+from neurodeploy.frontends.nir.reading import read_nir
 
 W = nir.Linear(np.ones((4, 6)))
 LEAK = nir.LI(*(np.full(4, x) for x in (9e-3, 2.0, 0.0)))

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 import neurodeploy as nd
-from neurodeploy.frontends.nir import read_nir, write_nir
-from neurodeploy.network import Network
-from neurodeploy.quantized import QuantizedNetwork
+from neurodeploy.frontends.nir.reading import read_nir
+from neurodeploy.frontends.nir.writing import write_nir
+from neurodeploy.ir.network import Network
+from neurodeploy.ir.quantized import QuantizedNetwork
 
 N_STEPS = 40
 

@@ -27,7 +27,8 @@ from test_nir_libraries import assert_spikes_alike, louder, spikes
 from torch import nn
 
 import neurodeploy as nd
-from neurodeploy.frontends.nir import read_nir, write_nir
+from neurodeploy.frontends.nir.reading import read_nir
+from neurodeploy.frontends.nir.writing import write_nir
 
 
 def test_a_file_of_the_paper_on_nir_comes_in(tmp_path: Path) -> None:

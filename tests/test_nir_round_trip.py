@@ -15,13 +15,14 @@ from nir_runs import run_nir
 from strategies import networks, spikes_into
 
 from neurodeploy.errors import ExtractError, QuantizeError, RequestError
-from neurodeploy.frontends.nir import read_nir, write_nir
-from neurodeploy.graph import INPUT, Connection
-from neurodeploy.network import LI, LIF, Conv, Dense, Layer, Network, Sparse
-from neurodeploy.profiles import load_profile
-from neurodeploy.quantization import dequantize, quantize
-from neurodeploy.quantized import QuantizedLayer
-from neurodeploy.simulation import simulate
+from neurodeploy.frontends.nir.reading import read_nir
+from neurodeploy.frontends.nir.writing import write_nir
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.ir.graph import INPUT, Connection
+from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse
+from neurodeploy.ir.quantized import QuantizedLayer
+from neurodeploy.passes.quantize import dequantize, quantize
+from neurodeploy.targets.simulate import simulate
 
 
 def sayable(network: Network) -> Network:

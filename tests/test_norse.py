@@ -20,7 +20,7 @@ from spiking import build
 from strategies import one_or_each, spikes_into
 from torch.nn import Dropout, Flatten, Identity, Linear
 
-from neurodeploy.frontends.norse import extract
+from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.simulation.reference import run_reference
 
 FIRING = (LIFCell, LIFBoxCell, IAFCell)

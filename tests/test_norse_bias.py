@@ -13,16 +13,15 @@ from norse.torch.functional.leaky_integrator import LIParameters
 from norse_runs import assert_alike
 from torch.nn import AvgPool2d, BatchNorm2d, Conv2d, Flatten, Linear
 
-from neurodeploy.chip_clock import depths
-from neurodeploy.frontends.norse import extract
-from neurodeploy.graph import INPUT
-from neurodeploy.network import LIF, Network, Sparse
-from neurodeploy.placing import place
-from neurodeploy.profiles import load_profile
-from neurodeploy.quantization import dequantize, quantize
-from neurodeploy.simulation import simulate
-from neurodeploy.simulation.lava import Job, run_lava_jobs
+from neurodeploy.frontends.torch.extract import extract
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.ir.graph import INPUT, depths
+from neurodeploy.ir.network import LIF, Network, Sparse
+from neurodeploy.mapping.layout import place
+from neurodeploy.passes.quantize import dequantize, quantize
 from neurodeploy.simulation.reference import run_reference
+from neurodeploy.targets.loihi.lava import Job, run_lava_jobs
+from neurodeploy.targets.simulate import simulate
 
 SLOW = {"tau_mem_inv": torch.tensor(300.0, dtype=torch.float64), "tau_syn_inv": torch.tensor(400.0, dtype=torch.float64)}
 

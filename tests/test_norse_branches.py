@@ -19,8 +19,8 @@ from norse_runs import assert_read, drive, hears
 from torch import nn
 from torch.nn import functional as F  # noqa: N812  (as everybody calls it)
 
-from neurodeploy.graph import INPUT
-from neurodeploy.network import Conv, Dense, Sparse
+from neurodeploy.ir.graph import INPUT
+from neurodeploy.ir.network import Conv, Dense, Sparse
 
 # ---------------------------------------------------------------------------------------------- branches
 

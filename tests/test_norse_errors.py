@@ -15,8 +15,8 @@ from norse.torch.functional.reset import reset_subtract
 from torch.nn import Dropout, Flatten, Linear
 
 from neurodeploy.errors import ExtractError, RequestError
-from neurodeploy.frontends.models import load_model
-from neurodeploy.frontends.norse import extract
+from neurodeploy.frontends.factories import load_model
+from neurodeploy.frontends.torch.extract import extract
 
 
 class Doubles(SequentialState):

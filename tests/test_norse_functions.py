@@ -21,8 +21,8 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812  (as everybody calls it)
 from torch.nn.utils.parametrizations import weight_norm
 
-from neurodeploy.frontends.norse import extract
-from neurodeploy.graph import INPUT
+from neurodeploy.frontends.torch.extract import extract
+from neurodeploy.ir.graph import INPUT
 from neurodeploy.simulation.reference import run_reference
 
 # ---------------------------------------------------------------------------------------------- modules and functions

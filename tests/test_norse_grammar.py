@@ -18,7 +18,7 @@ from strategies import spikes_into
 from torch import nn
 from torch.nn import functional as F  # noqa: N812  (as everybody calls it)
 
-from neurodeploy.frontends.norse import extract
+from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.simulation.reference import run_reference
 
 

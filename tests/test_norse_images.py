@@ -26,9 +26,9 @@ from strategies import spikes_into
 from torch.nn import AdaptiveAvgPool2d, AvgPool2d, BatchNorm1d, BatchNorm2d, Conv2d, Dropout2d, Flatten, Linear, MaxPool2d
 
 from neurodeploy.errors import ExtractError
-from neurodeploy.frontends.norse import extract
-from neurodeploy.graph import INPUT
-from neurodeploy.network import Conv, Dense
+from neurodeploy.frontends.torch.extract import extract
+from neurodeploy.ir.graph import INPUT
+from neurodeploy.ir.network import Conv, Dense
 from neurodeploy.simulation.reference import run_reference
 
 # ---------------------------------------------------------------------------------------------- drawn networks

@@ -26,8 +26,8 @@ from norse_runs import assert_read, drive, given, hears
 from torch import nn
 from torch.nn import functional as F  # noqa: N812  (as everybody calls it)
 
-from neurodeploy.frontends.norse import extract
-from neurodeploy.graph import INPUT
+from neurodeploy.frontends.torch.extract import extract
+from neurodeploy.ir.graph import INPUT
 from neurodeploy.simulation.reference import run_reference
 
 # ---------------------------------------------------------------------------------------------- states by hand

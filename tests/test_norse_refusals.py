@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812  (as everybody calls it)
 
 from neurodeploy.errors import ExtractError
-from neurodeploy.frontends.norse import extract
+from neurodeploy.frontends.torch.extract import extract
 
 Forward = Callable[["Net", torch.Tensor, Any], Any]
 

@@ -12,10 +12,10 @@ from pages import NASTIER, NASTY, trained_report, two_layers
 
 import neurodeploy as nd
 from neurodeploy.errors import RequestError
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.layout.laying import lay_out
-from neurodeploy.markup import MOST_ROWS, table
-from neurodeploy.network import Network
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.arrays import MOST_ROWS, table
+from neurodeploy.ir.network import Network
+from neurodeploy.mapping.layout import lay_out
 
 
 class Cells(HTMLParser):

@@ -12,17 +12,14 @@ from hypothesis import strategies as st
 from recount import assert_true_to
 
 from benchmarks.placement.drawing import Drawing
-from neurodeploy.graph import INPUT
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.layout import laying
-from neurodeploy.layout.filling import Hearing
-from neurodeploy.layout.laying import counts_of, lay_out
-from neurodeploy.layout.packing import cut, packed
-from neurodeploy.layout.tuning import cores_of
-from neurodeploy.profiles import load_profile
-from neurodeploy.quantized import QuantizedNetwork
-from neurodeploy.resources.regions import grid_of
-from neurodeploy.resources.usage import limited
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.graph import INPUT
+from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.mapping import layout as laying
+from neurodeploy.mapping.layout import counts_of, lay_out
+from neurodeploy.mapping.packing import Hearing, cores_of, cut, packed
+from neurodeploy.resources.usage import grid_of, limited
 
 MakeChip = Callable[..., HardwareProfile]
 

@@ -11,13 +11,10 @@ from pathlib import Path
 import pytest
 from pages import NASTIER, NASTY, spread, trained_page, trained_report, two_layers
 
-from neurodeploy.layout.laying import lay_out
-from neurodeploy.page import Evidence, page_of, write_page
-from neurodeploy.page.chipmap import MOST_CORES, chip_map
-from neurodeploy.page.tables import fingerprint, prices
-from neurodeploy.placing import place
-from neurodeploy.profiles import load_profile
-from neurodeploy.report import summarize
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.mapping.layout import lay_out, place
+from neurodeploy.report.html import MOST_CORES, Evidence, chip_map, fingerprint, page_of, prices, write_page
+from neurodeploy.report.summary import summarize
 
 TINY = load_profile("tiny")
 

@@ -15,7 +15,8 @@ from torchvision import datasets
 
 from neurodeploy.__main__ import main
 from neurodeploy.errors import DataError
-from neurodeploy.training.data import CATALOGUE, load_data
+from neurodeploy.training.data.catalogue import CATALOGUE
+from neurodeploy.training.data.loading import load_data
 
 RNG = np.random.default_rng(0)
 HALVES = {"train": 12, "t10k": 5}

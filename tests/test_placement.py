@@ -14,17 +14,16 @@ from numpy.typing import NDArray
 from paper import in_integers, layer_of
 from recount import assert_true_to
 
-from neurodeploy.budgets.budget import Budget
-from neurodeploy.budgets.sharing import share_budget
 from neurodeploy.errors import BudgetError, PlacementError, RequestError
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.layout.laying import lay_out
-from neurodeploy.network import Dense, Network
-from neurodeploy.placing import place
-from neurodeploy.profiles import load_profile
-from neurodeploy.quantization import quantize
-from neurodeploy.quantized import QuantizedNetwork
-from neurodeploy.resources.regions import Region
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.network import Dense, Network
+from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.mapping.budget.allocation import share_budget
+from neurodeploy.mapping.budget.budget import Budget
+from neurodeploy.mapping.layout import lay_out, place
+from neurodeploy.passes.quantize import quantize
+from neurodeploy.resources.usage import Region
 
 MakeChip = Callable[..., HardwareProfile]
 MakeNetwork = Callable[..., Network]

@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 from paper import in_integers, layer_of
 
 from neurodeploy.errors import PlacementError, RequestError
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.layout.laying import lay_out
-from neurodeploy.network import Network
-from neurodeploy.placement import Placement
-from neurodeploy.placing import arranged, linked, place
-from neurodeploy.profiles import load_profile
-from neurodeploy.quantized import QuantizedNetwork
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.network import Network
+from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.mapping.layout import arranged, lay_out, linked, place
+from neurodeploy.mapping.placement import Placement
 
 TINY, LOIHI1 = load_profile("tiny"), load_profile("loihi1")
 BOARD = with_values(LOIHI1, chips=2, chip_mesh=(2, 1), cores_per_chip=8, cores_per_tile=1, tile_mesh=(4, 2), neurons_per_core=3)

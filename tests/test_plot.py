@@ -16,13 +16,12 @@ from paper import in_integers, layer_of
 
 import neurodeploy as nd
 from neurodeploy.errors import RequestError
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.layout.laying import lay_out
-from neurodeploy.network import Network
-from neurodeploy.placement import Placement
-from neurodeploy.plot.ground import ground_of
-from neurodeploy.plot.style import COLOURS, UNUSED, colours_of
-from neurodeploy.records import EpochRecord, SpikeRecord
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.network import Network
+from neurodeploy.mapping.layout import lay_out
+from neurodeploy.mapping.placement import Placement
+from neurodeploy.report.plot_style import COLOURS, UNUSED, colours_of, ground_of
+from neurodeploy.simulation.records import EpochRecord, SpikeRecord
 
 mpl.use("Agg")
 

@@ -10,7 +10,7 @@ import yaml
 from chipfiles import TINY, tiny_with
 
 from neurodeploy.errors import ProfileError
-from neurodeploy.hardware import KEYS, UNLIMITED, HardwareProfile
+from neurodeploy.hardware.profile import KEYS, UNLIMITED, HardwareProfile
 
 
 def test_an_unknown_key_says_which_are_known(load_chip: Callable[[str], Any]) -> None:

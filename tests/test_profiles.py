@@ -16,9 +16,8 @@ from chipfiles import TINY, board, tiny_with
 
 from neurodeploy.__main__ import main
 from neurodeploy.errors import ProfileError
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.profile_schema import profile_schema
-from neurodeploy.profiles import MAX_PROFILE_BYTES, load_profile
+from neurodeploy.hardware.loading import MAX_PROFILE_BYTES, load_profile, profile_schema
+from neurodeploy.hardware.profile import HardwareProfile
 
 # ---------------------------------------------------------------------------------------------- good files
 
@@ -197,7 +196,7 @@ def test_a_file_full_of_keys_is_refused_in_no_time(load_chip: Callable[[str], An
 
 def test_profiles_are_found_from_any_folder(tmp_path: Path) -> None:
     """The tests run on a checkout, installed editable: here from a folder that knows nothing of it."""
-    program = "from neurodeploy.profiles import load_profile; print(load_profile('loihi2').cores)"
+    program = "from neurodeploy.hardware.loading import load_profile; print(load_profile('loihi2').cores)"
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == "128\n"
 
@@ -207,7 +206,7 @@ def test_profiles_are_found_from_a_bare_checkout(tmp_path: Path) -> None:
     program = textwrap.dedent(f"""
         import sys
         sys.path[:] = [{str(Path(__file__).parent.parent)!r}, *(p for p in sys.path if "editable" not in p)]
-        from neurodeploy.profiles import profile_paths
+        from neurodeploy.hardware.loading import profile_paths
         print(*profile_paths())
     """)
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -10,9 +10,10 @@ import pytest
 import torch
 from spiking import SHORT, budget_for, build, few
 
-from neurodeploy.budgets.budget import Budget
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.training import fit, predict
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.mapping.budget.budget import Budget
+from neurodeploy.training.fit import fit
+from neurodeploy.training.forward import predict
 
 
 class LargestTenth:

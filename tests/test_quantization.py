@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from paper import in_floats, in_integers, layer_of
 
 from neurodeploy.errors import QuantizeError
-from neurodeploy.fixedpoint import THRESHOLD_MAX, as_lava_reads, width_of
-from neurodeploy.graph import INPUT
-from neurodeploy.network import LIF, Network
-from neurodeploy.profiles import load_profile
-from neurodeploy.quantization import dequantize, quantize
-from neurodeploy.quantized import QuantizedLayer, QuantizedLIF, QuantizedNetwork
-from neurodeploy.simulation.emulator import run_emulator
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.ir.graph import INPUT
+from neurodeploy.ir.network import LIF, Network
+from neurodeploy.ir.quantized import QuantizedLayer, QuantizedLIF, QuantizedNetwork
+from neurodeploy.passes.quantize import dequantize, quantize
 from neurodeploy.simulation.reference import run_reference
+from neurodeploy.targets.loihi.arithmetic import THRESHOLD_MAX, as_lava_reads, width_of
+from neurodeploy.targets.loihi.emulator import run_emulator
 
 TINY = load_profile("tiny")
 WIDTHS = st.sampled_from([2, 3, 4, 5, 6, 8])

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from neurodeploy.__main__ import main
-from neurodeploy.frontends import supported
 from neurodeploy.frontends.nir import reading
+from neurodeploy.frontends.torch import functions as supported
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)

@@ -13,8 +13,9 @@ from event_files import EVENT, some_events, write_cifar, write_gesture, write_nm
 from numpy.typing import NDArray
 
 from neurodeploy.errors import DataError, RequestError
-from neurodeploy.training.data import CATALOGUE, load_data
-from neurodeploy.training.data.frames import frames
+from neurodeploy.training.data.catalogue import CATALOGUE
+from neurodeploy.training.data.loading import load_data
+from neurodeploy.training.data.recordings import frames
 
 RECORDED = [name for name, of in CATALOGUE.items() if of.reader == "tonic"]
 

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from paper import in_integers, layer_of
 
 from neurodeploy.errors import DataError, RequestError
-from neurodeploy.quantized import QuantizedNetwork
-from neurodeploy.records import Mismatch, SpikeRecord, compare, load_spikes, save_record
-from neurodeploy.simulation import simulate
-from neurodeploy.simulation.verify import verify
+from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.simulation.records import Mismatch, SpikeRecord, compare, load_spikes, save_record
+from neurodeploy.targets.simulate import simulate, verify
 
 NETWORK = in_integers(
     layer_of([[40, 0], [20, -12], [10, 10]], name="first", vth=30, du=2048, dv=1024),
@@ -122,7 +121,7 @@ def lava_that_differs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dic
                 fired[layer][place] ^= 1
             return replace(record, end="lava", spikes=fired)
 
-        monkeypatch.setattr("neurodeploy.simulation.lava.run_lava", lava)
+        monkeypatch.setattr("neurodeploy.targets.loihi.lava.run_lava", lava)
         return calls
 
     return install

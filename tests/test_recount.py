@@ -14,12 +14,11 @@ from recount import assert_true_to, broken, recounted
 from strategies import limits
 
 from neurodeploy.errors import BudgetError, PlacementError
-from neurodeploy.hardware import HardwareProfile, Value
-from neurodeploy.layout.laying import lay_out
-from neurodeploy.network import Network
-from neurodeploy.placing import linked, place
-from neurodeploy.profiles import load_profile
-from neurodeploy.quantized import QuantizedNetwork
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.hardware.profile import HardwareProfile, Value
+from neurodeploy.ir.network import Network
+from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.mapping.layout import lay_out, linked, place
 
 MakeChip = Callable[..., HardwareProfile]
 

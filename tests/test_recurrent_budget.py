@@ -11,9 +11,9 @@ from conftest import with_values
 from norse.torch import LICell, LIFCell, LIFParameters, LIFRecurrentCell, SequentialState
 
 import neurodeploy as nd
-from neurodeploy.compression import thresholds_of
+from neurodeploy.compression.minimax import Compression
 from neurodeploy.errors import NetworkError, TrainingError
-from neurodeploy.training.minimax import Compression
+from neurodeploy.pipeline.compress import thresholds_of
 
 OPTIONS = nd.FitOptions(epochs_dense=8, epochs_compress=6, epochs_finetune=3, n_steps=6, readout="mean", mask_interval=5)
 LIF = LIFParameters(v_th=torch.tensor(0.3), tau_mem_inv=torch.tensor(300.0))

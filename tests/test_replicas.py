@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import neurodeploy
-from neurodeploy.training.checkpoints import load_state
-from neurodeploy.training.replicas import Replicas
+from neurodeploy.training.checkpoint import load_state
+from neurodeploy.training.distributed import Replicas
 
 TESTS = Path(__file__).parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

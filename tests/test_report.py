@@ -16,20 +16,18 @@ from norse.torch.functional.leaky_integrator_box import LIBoxParameters
 from paper import in_integers, layer_of
 from spiking import SHORT, few
 
-from neurodeploy.budgets.sharing import share_budget
-from neurodeploy.frontends.norse import extract
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.layout.laying import lay_out
-from neurodeploy.network import Network
-from neurodeploy.placement import Placement
-from neurodeploy.placing import place
-from neurodeploy.profiles import load_profile
-from neurodeploy.quantization import quantize
-from neurodeploy.report import Accuracy, LavaCheck, Report, binding, inspection, measure, summarize
-from neurodeploy.report.ladder import for_simulator, outputs, stretch_of
+from neurodeploy.frontends.torch.extract import extract
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.network import Network
+from neurodeploy.mapping.budget.allocation import share_budget
+from neurodeploy.mapping.layout import lay_out, place
+from neurodeploy.mapping.placement import Placement
+from neurodeploy.passes.quantize import quantize
+from neurodeploy.report.stages import Accuracy, LavaCheck, for_simulator, measure, outputs, stretch_of
+from neurodeploy.report.summary import Report, binding, inspection, summarize, versions
 from neurodeploy.report.text import accuracy_table, as_text, layer_table
-from neurodeploy.simulation import simulate
-from neurodeploy.versions import versions
+from neurodeploy.targets.simulate import simulate
 
 TINY = load_profile("tiny")
 COUNTS = [

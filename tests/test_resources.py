@@ -13,15 +13,14 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from neurodeploy.errors import BudgetError
-from neurodeploy.graph import Connection
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.network import Layer, Network
-from neurodeploy.profiles import load_profile
-from neurodeploy.quantized import QuantizedDense, QuantizedLayer, QuantizedLIF
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.graph import Connection
+from neurodeploy.ir.network import Layer, Network
+from neurodeploy.ir.quantized import QuantizedDense, QuantizedLayer, QuantizedLIF
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.encodings import axon_bits, index_bits, weight_bits
-from neurodeploy.resources.regions import Region
-from neurodeploy.resources.usage import Usage, bits_of, count, slice_usage
+from neurodeploy.resources.usage import Region, Usage, bits_of, count, slice_usage
 
 LOIHI1 = load_profile("loihi1")
 WEIGHT_BITS = st.sampled_from(LOIHI1["weight_bits"].choices)

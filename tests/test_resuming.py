@@ -16,7 +16,7 @@ import pytest
 
 import neurodeploy
 from neurodeploy.__main__ import main
-from neurodeploy.training.checkpoints import load_state
+from neurodeploy.training.checkpoint import load_state
 
 MODEL = """
 import torch

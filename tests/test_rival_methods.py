@@ -21,9 +21,9 @@ from benchmarks.compression.rivals.masked import Masked
 from benchmarks.compression.rivals.one_sparsity import GlobalMinimax
 from benchmarks.compression.rivals.rewiring import STDS, GradR
 from benchmarks.compression.rivals.rigl import RigL
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.training import run_model
-from neurodeploy.training.schedule import memory_in_force
+from neurodeploy.compression.constraints import memory_in_force
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.training.forward import run_model
 
 FIRST, LAST = "layer0", "layer2"
 

@@ -19,17 +19,19 @@ from benchmarks.compression.rivals import RIVALS
 from benchmarks.compression.rivals.magnitude import OneShot
 from benchmarks.compression.rivals.masked import Masked
 from benchmarks.compression.rivals.threshold import Ranking
-from neurodeploy.budgets.budget import Budget
-from neurodeploy.frontends.norse import extract
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.quantization import quantize
-from neurodeploy.quantized import QuantizedNetwork
-from neurodeploy.rounding import quantization_errors
-from neurodeploy.training import DataSplit, FitOptions, fit, load_data
-from neurodeploy.training.checkpoints import load_state, save_state
-from neurodeploy.training.direct import in_levels
-from neurodeploy.training.integers import one_threshold_each
-from neurodeploy.trimming import live_neurons, without_neurons
+from neurodeploy.compression.bit_width import one_threshold_each
+from neurodeploy.frontends.torch.extract import extract
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.mapping.budget.budget import Budget
+from neurodeploy.passes.dead_neurons import live_neurons, without_neurons
+from neurodeploy.passes.quantize import quantization_errors, quantize
+from neurodeploy.training.checkpoint import load_state, save_state
+from neurodeploy.training.data.batches import DataSplit
+from neurodeploy.training.data.loading import load_data
+from neurodeploy.training.encoders import in_levels
+from neurodeploy.training.fit import fit
+from neurodeploy.training.options import FitOptions
 
 WIDTH = 6
 MEMORY_BITS = 20_480

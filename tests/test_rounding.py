@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from paper import in_floats, in_integers, layer_of
 
-from neurodeploy.profiles import load_profile
-from neurodeploy.quantization import dequantize, quantize
-from neurodeploy.quantized import QuantizedLayer, QuantizedNetwork
-from neurodeploy.rounding import RateChange, changed_rates, quantization_errors, warnings_of
-from neurodeploy.simulation.emulator import run_emulator
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.ir.quantized import QuantizedLayer, QuantizedNetwork
+from neurodeploy.passes.quantize import RateChange, changed_rates, dequantize, quantization_errors, quantize, warnings_of
+from neurodeploy.targets.loihi.emulator import run_emulator
 
 TINY = load_profile("tiny")
 

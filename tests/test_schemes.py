@@ -12,16 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.placement.drawing import Drawing
-from neurodeploy.graph import INPUT
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.layout.laying import counts_of, lay_out
-from neurodeploy.layout.options import options_of
-from neurodeploy.layout.schemes import Agreement, Options, Scheme, blocks, even_cuts, longest, middle
-from neurodeploy.profiles import load_profile
-from neurodeploy.quantized import QuantizedNetwork
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.graph import INPUT
+from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.mapping.layout import counts_of, lay_out
+from neurodeploy.mapping.partition import Agreement, Options, Scheme, blocks, even_cuts, longest, middle, options_of
 from neurodeploy.resources.counting import LayerCount
-from neurodeploy.resources.regions import Region, grid_of
-from neurodeploy.resources.usage import bits_of, vector
+from neurodeploy.resources.usage import Region, bits_of, grid_of, vector
 
 MakeChip = Callable[..., HardwareProfile]
 SIDES = st.integers(1, 60)

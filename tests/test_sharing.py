@@ -12,20 +12,17 @@ from conftest import with_values
 from norse.torch import LICell, LIFCell, SequentialState
 
 from benchmarks.placement.drawing import Drawing
-from neurodeploy.budgets import plan
-from neurodeploy.budgets.plan import Pressed, Unpruned, n_cores
-from neurodeploy.budgets.sharing import share_budget
 from neurodeploy.errors import BudgetError
-from neurodeploy.frontends.norse import extract
-from neurodeploy.graph import INPUT
-from neurodeploy.layout.laying import filled
-from neurodeploy.layout.options import options_of
-from neurodeploy.layout.schemes import middle
-from neurodeploy.profiles import load_profile
-from neurodeploy.quantized import QuantizedNetwork
+from neurodeploy.frontends.torch.extract import extract
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.ir.graph import INPUT
+from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.mapping.budget import allocation as plan
+from neurodeploy.mapping.budget.allocation import Pressed, Unpruned, n_cores, share_budget
+from neurodeploy.mapping.layout import filled
+from neurodeploy.mapping.partition import middle, options_of
 from neurodeploy.resources.counting import LayerCount
-from neurodeploy.resources.regions import Region, grid_of
-from neurodeploy.resources.usage import limited
+from neurodeploy.resources.usage import Region, grid_of, limited
 
 
 def test_networks_of_many_slices_are_laid_in_all_ways_only_near_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

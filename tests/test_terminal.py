@@ -13,8 +13,8 @@ import pytest
 from pages import two_layers
 
 from neurodeploy.__main__ import main
-from neurodeploy.netx import write_netx
-from neurodeploy.versions import VERSIONED, versions
+from neurodeploy.report.summary import VERSIONED, versions
+from neurodeploy.targets.loihi.netx_files import write_netx
 
 
 @pytest.fixture

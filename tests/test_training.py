@@ -14,24 +14,16 @@ import torch
 from rich.console import Console
 from spiking import SHORT, budget_for, build, few, weights
 
-from neurodeploy.frontends.norse import extract
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.training import (
-    Batches,
-    Compression,
-    DataSplit,
-    FitOptions,
-    MinimaxOptions,
-    ProgressBars,
-    Step,
-    decide,
-    encode,
-    evaluate,
-    fit,
-    load_data,
-    predict,
-    run_model,
-)
+from neurodeploy.compression.minimax import Compression
+from neurodeploy.frontends.torch.extract import extract
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.training.data.batches import Batches, DataSplit
+from neurodeploy.training.data.loading import load_data
+from neurodeploy.training.encoders import decide, encode
+from neurodeploy.training.fit import fit
+from neurodeploy.training.forward import evaluate, predict, run_model
+from neurodeploy.training.options import FitOptions, MinimaxOptions
+from neurodeploy.training.progress import ProgressBars, Step
 
 # ---------------------------------------------------------------------------------------------- digits, pressed into three cores
 

@@ -14,10 +14,15 @@ from spiking import SHORT, budget_for, few, weights
 from test_checkpoints import BrokenError, broken_at
 from test_neurons import cells
 
-from neurodeploy.profiles import load_profile
-from neurodeploy.records import EpochRecord
-from neurodeploy.training import Checkpoint, Compression, MinimaxOptions, evaluate, fit, predict
-from neurodeploy.training.neurons import neurons_of, run
+from neurodeploy.compression.minimax import Compression
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.simulation.records import EpochRecord
+from neurodeploy.training.checkpoint import Checkpoint
+from neurodeploy.training.fit import fit
+from neurodeploy.training.forward import evaluate, predict
+from neurodeploy.training.neuron_cells import neurons_of
+from neurodeploy.training.neurons import run
+from neurodeploy.training.options import MinimaxOptions
 
 MEMORY = "synapse_memory_bits_per_core"
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

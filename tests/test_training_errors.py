@@ -13,13 +13,10 @@ from norse.torch import LICell, SequentialState
 from spiking import SHORT, build, few, weights
 
 from neurodeploy.errors import DataError, RequestError, TrainingError
-from neurodeploy.training import (
-    FitOptions,
-    Step,
-    evaluate,
-    fit,
-    predict,
-)
+from neurodeploy.training.fit import fit
+from neurodeploy.training.forward import evaluate, predict
+from neurodeploy.training.options import FitOptions
+from neurodeploy.training.progress import Step
 
 
 def test_an_interrupt_leaves_the_last_finished_epoch() -> None:

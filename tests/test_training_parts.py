@@ -13,8 +13,10 @@ from norse.torch import LICell, LIFCell, LIFParameters, LIFRecurrentCell, Sequen
 from spiking import SHORT, build, few, weights
 
 from neurodeploy.errors import DataError
-from neurodeploy.training import decide, encode, evaluate, fit, load_data, run_model
-from neurodeploy.training.readouts import read_out
+from neurodeploy.training.data.loading import load_data
+from neurodeploy.training.encoders import decide, encode, read_out
+from neurodeploy.training.fit import fit
+from neurodeploy.training.forward import evaluate, run_model
 
 
 def test_layer_by_layer_is_step_by_step() -> None:

@@ -11,10 +11,10 @@ import torch
 from images import MODELS, SAMPLE
 from norse.torch import LICell, LIFCell, SequentialState
 
-from neurodeploy.frontends.norse import extract
-from neurodeploy.network import Dense, Network
-from neurodeploy.simulation import random_spikes, simulate
-from neurodeploy.trimming import live_neurons, trim, without_neurons
+from neurodeploy.frontends.torch.extract import extract
+from neurodeploy.ir.network import Dense, Network
+from neurodeploy.passes.dead_neurons import live_neurons, trim, without_neurons
+from neurodeploy.targets.simulate import random_spikes, simulate
 
 
 def thinned(network: Network, connectivity: float, seed: int) -> Network:

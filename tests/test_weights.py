@@ -12,10 +12,7 @@ from safetensors.torch import save_file
 from spiking import build, weights
 
 from neurodeploy.errors import DataError
-from neurodeploy.training import (
-    load_weights,
-    save_weights,
-)
+from neurodeploy.training.checkpoint import load_weights, save_weights
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from shared_lists import published_bits, shared_bits
 
 from neurodeploy.errors import BudgetError
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.network import Conv
-from neurodeploy.profiles import load_profile
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.connectivity import ConvWiring
+from neurodeploy.ir.network import Conv
+from neurodeploy.resources.convolution_lists import Window
 from neurodeploy.resources.encodings import Formula
-from neurodeploy.resources.regions import Region
-from neurodeploy.resources.windows import Window
-from neurodeploy.wiring import ConvWiring
+from neurodeploy.resources.usage import Region
 
 LOIHI1 = load_profile("loihi1")
 WIDTHS = st.sampled_from(LOIHI1["weight_bits"].choices)

@@ -11,9 +11,9 @@ from grammar import graphs
 from hypothesis import given
 
 from neurodeploy.errors import NetworkError
-from neurodeploy.graph import INPUT, Connection
-from neurodeploy.network import LI, Conv, Dense, Layer, Network, Sparse
-from neurodeploy.quantized import QuantizedConv
+from neurodeploy.ir.graph import INPUT, Connection
+from neurodeploy.ir.network import LI, Conv, Dense, Layer, Network, Sparse
+from neurodeploy.ir.quantized import QuantizedConv
 
 # ---------------------------------------------------------------------------------------------- many ways to one number
 

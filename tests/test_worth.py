@@ -8,12 +8,11 @@ from conftest import with_values
 from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 
 import neurodeploy as nd
-from neurodeploy.training.inference import spikes_of
-from neurodeploy.training.minimax import Compression
+from neurodeploy.compression.minimax import Compression
+from neurodeploy.pipeline.compress import worth_of_memory
+from neurodeploy.training.encoders import read_out
+from neurodeploy.training.forward import run_model, spikes_of
 from neurodeploy.training.options import MinimaxOptions
-from neurodeploy.training.readouts import read_out
-from neurodeploy.training.running import run_model
-from neurodeploy.training.worth import worth_of_memory
 
 OPTIONS = nd.FitOptions(epochs_dense=4, epochs_compress=2, epochs_finetune=1, n_steps=6, readout="mean", encoder="direct")
 

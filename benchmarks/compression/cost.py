@@ -25,7 +25,8 @@ from benchmarks.compression.runs import Run, begun, options_of
 from benchmarks.compression.tasks import TASKS
 from benchmarks.emulator.timing import load
 from benchmarks.placement.rows import append, commit
-from neurodeploy.training import Batches, fit
+from neurodeploy.training.data.batches import Batches
+from neurodeploy.training.fit import fit
 
 ROUNDS, BATCHES = 3, 120
 WAYS = ("plain", "minimax", "gradual", "knapsack", "minimax, distilled")

@@ -11,10 +11,12 @@ from typing import Any, Protocol
 import torch
 
 from benchmarks.compression.rivals import RIVALS
-from neurodeploy.budgets.budget import Budget
-from neurodeploy.compression import MINIMAX
-from neurodeploy.training import Compression, MinimaxOptions, Pruning
-from neurodeploy.training.modules import find_layers
+from neurodeploy.compression.method import Pruning
+from neurodeploy.compression.minimax import Compression
+from neurodeploy.compression.weight_matrices import find_layers
+from neurodeploy.mapping.budget.budget import Budget
+from neurodeploy.pipeline.compress import MINIMAX
+from neurodeploy.training.options import MinimaxOptions
 
 
 class Deployable(Pruning, Protocol):

@@ -14,19 +14,22 @@ import torch
 
 from benchmarks.compression.methods import METHODS, Deployable, Start
 from benchmarks.compression.tasks import TASKS
-from neurodeploy.budgets.budget import Budget
-from neurodeploy.budgets.channels import narrow_budget
-from neurodeploy.compression import in_integers, thresholds_of
-from neurodeploy.evaluation import evaluate
-from neurodeploy.frontends.norse import extract
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.network import Network
-from neurodeploy.profiles import load_profile
-from neurodeploy.quantized import QuantizedNetwork
-from neurodeploy.records import EpochRecord
+from neurodeploy.frontends.torch.extract import extract
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.network import Network
+from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.mapping.budget.budget import Budget
+from neurodeploy.mapping.budget.channels import narrow_budget
+from neurodeploy.pipeline.compress import in_integers, thresholds_of
+from neurodeploy.pipeline.evaluation import evaluate
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
-from neurodeploy.training import DataSplit, FitOptions, fit, load_weights, save_weights
+from neurodeploy.simulation.records import EpochRecord
+from neurodeploy.training.checkpoint import load_weights, save_weights
+from neurodeploy.training.data.batches import DataSplit
+from neurodeploy.training.fit import fit
+from neurodeploy.training.options import FitOptions
 
 CHIP, MEMORY = "loihi1", "synapse_memory_bits_per_core"
 _LISTS = ("synapses_per_block", "block_header_bits", "memory_unit_bits")

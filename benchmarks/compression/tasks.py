@@ -10,8 +10,9 @@ import torch
 from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 
 from benchmarks import mnist
-from neurodeploy.training import DataSplit, FitOptions, load_data
-from neurodeploy.training.data.augmentation import Augmentation, RandomAffine, RandomShift
+from neurodeploy.training.data.batches import Augmentation, DataSplit, RandomAffine, RandomShift
+from neurodeploy.training.data.loading import load_data
+from neurodeploy.training.options import FitOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.emulator import cases, growth, rivals, timing
 from benchmarks.placement.rows import append
-from neurodeploy.simulation.emulator import Prepared
+from neurodeploy.targets.loihi.emulator import Prepared
 
 LAVA = (  # a case, how many stretches of how many steps Lava is timed on, and the aim
     (lambda: cases.mnist_of_lava(1, 400), 5, 400, 20), (lambda: cases.mnist_of_lava(256, 20), 5, 400, 200),
@@ -95,7 +95,7 @@ def mnist(threads: int, tell: Tell, path: Path) -> None:
     """All test images through 784-800-10, trained for a moment, in 20 steps."""
     from benchmarks.mnist import network as model_of
     from neurodeploy import FitOptions, evaluate, extract, fit, load_data, load_profile, quantize
-    from neurodeploy.training import Batches
+    from neurodeploy.training.data.batches import Batches
 
     torch.set_num_threads(threads)
     data, model = load_data(f"mnist:{path}", batch_size=128), model_of(0)

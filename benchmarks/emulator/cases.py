@@ -13,9 +13,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.graph import INPUT, Connection
-from neurodeploy.netx import read_netx
-from neurodeploy.quantized import QuantizedDense, QuantizedLayer, QuantizedLIF, QuantizedNetwork, QuantizedSparse
+from neurodeploy.ir.graph import INPUT, Connection
+from neurodeploy.ir.quantized import QuantizedDense, QuantizedLayer, QuantizedLIF, QuantizedNetwork, QuantizedSparse
+from neurodeploy.targets.loihi.netx_files import read_netx
 
 NTIDIGITS = "gts/ntidigits/ntidigits.net"
 MNIST_RATE = 0.13

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.emulator.cases import MNIST_RATE, chain, drawn_spikes, listed
-from neurodeploy.simulation.emulator import Emulator, Prepared
+from neurodeploy.targets.loihi.emulator import Emulator, Prepared
 
 POINTS = (
     *(("steps", n) for n in (100, 1000, 10_000, 100_000)),

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from benchmarks.emulator import cases
 from benchmarks.emulator.cases import Case
-from neurodeploy.netx import write_netx
-from neurodeploy.quantized import QuantizedConv, QuantizedLayer, QuantizedNetwork
-from neurodeploy.records import compare
-from neurodeploy.simulation import simulate
+from neurodeploy.ir.quantized import QuantizedConv, QuantizedLayer, QuantizedNetwork
+from neurodeploy.simulation.records import compare
+from neurodeploy.targets.loihi.netx_files import write_netx
+from neurodeploy.targets.simulate import simulate
 
 ENDS: tuple[Literal["emulator"], Literal["lava"]] = ("emulator", "lava")
 

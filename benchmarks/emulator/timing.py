@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neurodeploy.quantized import QuantizedNetwork
-from neurodeploy.simulation import emulator as emulator_module
-from neurodeploy.simulation.emulator import Emulator, Prepared
-from neurodeploy.simulation.passing import Passing
+from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.simulation.kernel_dispatch import Passing
+from neurodeploy.targets.loihi import emulator as emulator_module
+from neurodeploy.targets.loihi.emulator import Emulator, Prepared
 
 BYTES_A_NEURON = 4 * 4 + 3 * 4 + 2
 """Read or written for a neuron and step at least: u and v both ways, what arrives (cleared, added, read), its spike both ways."""

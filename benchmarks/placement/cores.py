@@ -21,14 +21,13 @@ from typing import Any
 from benchmarks.placement import lavas_way
 from benchmarks.placement.networks import NETWORKS, STDS_CONNECTIVITY, conv6_fc2
 from benchmarks.placement.rows import append, commit, rows
-from neurodeploy.balancing import balance
 from neurodeploy.errors import BudgetError
-from neurodeploy.layout.laying import counts_of, lay_out
-from neurodeploy.profiles import load_profile
-from neurodeploy.quantized import QuantizedLayer, QuantizedNetwork
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.ir.quantized import QuantizedLayer, QuantizedNetwork
+from neurodeploy.mapping.delay_balancing import balance
+from neurodeploy.mapping.layout import counts_of, lay_out
 from neurodeploy.resources.counting import LayerCount
-from neurodeploy.resources.regions import Region, grid_of
-from neurodeploy.resources.usage import limited, vector
+from neurodeploy.resources.usage import Region, grid_of, limited, vector
 
 RESULTS = Path(__file__).parent.parent / "results" / "placement.jsonl"
 

@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.graph import INPUT, Connection
-from neurodeploy.quantized import (
+from neurodeploy.ir.graph import INPUT, Connection
+from neurodeploy.ir.quantized import (
     QuantizedConv,
     QuantizedDense,
     QuantizedLayer,

@@ -3,7 +3,7 @@
 uv run --group sanafe python -m benchmarks.placement.energy [--out benchmarks/results/placement.jsonl]
 
 Each network is placed by neurodeploy and run in SANA-FE with every neuron on the core that it was given. The rates that its
-neurons then show go into `neurodeploy.board.links`, as those of a record would, and the placement's own estimate stands beside
+neurons then show go into `neurodeploy.mapping.traffic`, as those of a record would, and the placement's own estimate stands beside
 SANA-FE's mean over the steps: with its "cycle" timing (BookSim, its most exact) and with "detailed" (its default, a rule of
 thumb for queues).
 """
@@ -25,12 +25,12 @@ from sanafe_loihi import PlacedLayer, simulate_in_sanafe
 from benchmarks.placement.drawing import Drawing
 from benchmarks.placement.networks import NETWORKS
 from benchmarks.placement.rows import append
-from neurodeploy.graph import INPUT
-from neurodeploy.placement import Placement
-from neurodeploy.placing import linked, place
-from neurodeploy.profiles import load_profile
-from neurodeploy.quantized import QuantizedNetwork
-from neurodeploy.resources.regions import grid_of
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.ir.graph import INPUT
+from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.mapping.layout import linked, place
+from neurodeploy.mapping.placement import Placement
+from neurodeploy.resources.usage import grid_of
 
 N_STEPS = 12
 RATES = (0.05, 0.2)

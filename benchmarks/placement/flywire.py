@@ -28,8 +28,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.graph import INPUT, Connection
-from neurodeploy.quantized import QuantizedLayer, QuantizedLIF, QuantizedNetwork, QuantizedSparse
+from neurodeploy.ir.graph import INPUT, Connection
+from neurodeploy.ir.quantized import QuantizedLayer, QuantizedLIF, QuantizedNetwork, QuantizedSparse
 
 NEURONS = 138_639
 PAIRS = 15_091_983

@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from neurodeploy.graph import Population
-from neurodeploy.quantized import QuantizedLayer, QuantizedNetwork
+from neurodeploy.ir.graph import Population
+from neurodeploy.ir.quantized import QuantizedLayer, QuantizedNetwork
 
 Region: TypeAlias = "tuple[tuple[int, int], ...]"
 """A box of a layer's neurons: (start, stop) on each axis of its shape."""

@@ -12,14 +12,11 @@ from __future__ import annotations
 from itertools import pairwise, product
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import eigh
 from scipy.optimize import linear_sum_assignment
 
-from neurodeploy.board.mesh import Mesh
-from neurodeploy.board.traffic import Flow, Talk, talk_of
-
-Floats = NDArray[np.float64]
+from neurodeploy.ir.arrays import Floats
+from neurodeploy.mapping.traffic import Flow, Mesh, Talk, talk_of
 
 MATCHED_PLACES = 1200
 """On a board of more places all count like the best there could be, and cuts are not looked at."""

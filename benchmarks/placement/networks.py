@@ -10,8 +10,8 @@ import numpy as np
 
 from benchmarks.placement.drawing import Connectivity, Drawing, Sources, even_weights
 from benchmarks.placement.flywire import flywire
-from neurodeploy.graph import INPUT, Connection
-from neurodeploy.quantized import QuantizedConv, QuantizedLayer, QuantizedLIF, QuantizedNetwork
+from neurodeploy.ir.graph import INPUT, Connection
+from neurodeploy.ir.quantized import QuantizedConv, QuantizedLayer, QuantizedLIF, QuantizedNetwork
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,12 +22,10 @@ from typing import Any, TypeVar
 
 from benchmarks.placement.networks import NETWORKS
 from benchmarks.placement.rows import append, commit, rows
-from neurodeploy.balancing import balance
-from neurodeploy.budgets.plan import Unpruned
-from neurodeploy.budgets.sharing import share_budget
-from neurodeploy.layout.laying import lay_out
-from neurodeploy.placing import arranged, linked
-from neurodeploy.profiles import load_profile
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.mapping.budget.allocation import Unpruned, share_budget
+from neurodeploy.mapping.delay_balancing import balance
+from neurodeploy.mapping.layout import arranged, lay_out, linked
 from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
 
 TABLE = (

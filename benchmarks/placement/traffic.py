@@ -19,12 +19,13 @@ import numpy as np
 from benchmarks.placement.least_travel import least_spike_hops
 from benchmarks.placement.networks import NETWORKS
 from benchmarks.placement.rows import append, commit, rows
-from neurodeploy.balancing import balance
-from neurodeploy.board.arrangement import arrange, at_random, force_directed, greedy, in_order, space_filling, spike_hops
-from neurodeploy.board.journeys import mesh_of
-from neurodeploy.layout.laying import lay_out
-from neurodeploy.placing import linked
-from neurodeploy.profiles import load_profile
+from neurodeploy.hardware.loading import load_profile
+from neurodeploy.mapping.arrangement import arrange
+from neurodeploy.mapping.arrangers import at_random, force_directed, greedy, in_order, space_filling
+from neurodeploy.mapping.delay_balancing import balance
+from neurodeploy.mapping.energy import mesh_of
+from neurodeploy.mapping.layout import lay_out, linked
+from neurodeploy.mapping.traffic import spike_hops
 
 TABLE = (
     ("mnist-2fc", "loihi1"), ("million", "loihi2"), ("vgg16-cifar", "kapoho_point"), ("6conv2fc", "hala_point"),

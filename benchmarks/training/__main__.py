@@ -15,9 +15,9 @@ from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 from benchmarks.emulator.timing import load
 from benchmarks.mnist import network
 from benchmarks.placement.rows import append
-from neurodeploy.training import FitOptions, run_model
-from neurodeploy.training.inference import spikes_of
-from neurodeploy.training.readouts import read_out
+from neurodeploy.training.encoders import read_out
+from neurodeploy.training.forward import run_model, spikes_of
+from neurodeploy.training.options import FitOptions
 
 BATCH, STEPS, ROUNDS = 256, 6, 40
 BRIGHT = 0.19

@@ -1,1 +1,1 @@
-"""Where networks come from."""
+"""Frontends: from a framework's model or file to a Network."""

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from neurodeploy.errors import ExtractError
-from neurodeploy.frontends import folding
-from neurodeploy.frontends.folding import Floats
-from neurodeploy.frontends.forms import Form, Term, Where
-from neurodeploy.network import Conv, Dense
-from neurodeploy.wiring import Pair
+from neurodeploy.frontends import expressions as folding
+from neurodeploy.frontends.expressions import Form, Term, Where
+from neurodeploy.ir.arrays import Floats
+from neurodeploy.ir.connectivity import Pair
+from neurodeploy.ir.network import Conv, Dense
 
 
 def linear(module: Where, form: Form, matrix: Floats, bias: Floats | None) -> Form:

@@ -1,25 +1,23 @@
-"""What there is to say of a network on a chip.
-
-The keys of `Report.to_json` and `inspection` are a promise to scripts; README lists them. What was not run is None.
-"""
+"""The keys of `Report.to_json` and `inspection` are a promise to scripts; README lists them. What was not run is None."""
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from typing import Any
 
 from rich.console import RenderableType
 
-from neurodeploy.balancing import Balance
-from neurodeploy.budgets.budget import Budget
-from neurodeploy.budgets.gains import Gain
-from neurodeploy.hardware import HardwareProfile
-from neurodeploy.markup import paragraphs, table
-from neurodeploy.placement import Placement
-from neurodeploy.records import EpochRecord, SpikeRecord, Worth
-from neurodeploy.report.facts import LavaCheck, LayerReport, board_json
-from neurodeploy.report.ladder import Accuracy
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.arrays import paragraphs, table
+from neurodeploy.mapping.budget.allocation import Gain
+from neurodeploy.mapping.budget.budget import Budget
+from neurodeploy.mapping.delay_balancing import Balance
+from neurodeploy.mapping.placement import Placement
+from neurodeploy.passes.quantize import LayerError
+from neurodeploy.report.stages import Accuracy, LavaCheck, LayerReport, board_json
 from neurodeploy.report.text import (
     accuracy_table,
     as_text,
@@ -30,8 +28,26 @@ from neurodeploy.report.text import (
     verdict,
     with_interval,
 )
-from neurodeploy.rounding import LayerError
-from neurodeploy.versions import versions
+from neurodeploy.simulation.records import EpochRecord, SpikeRecord, Worth
+
+VERSIONED = ("neurodeploy", "torch", "norse", "lava-nc", "lava-dl", "numpy", "h5py")
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of what the numbers depend on; None for what is not installed."""
+    found: dict[str, str | None] = {}
+    for name in VERSIONED:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def told() -> str:
+    """The versions in one line, those of what is not installed left out, and Python's."""
+    installed = [f"{name} {version}" for name, version in versions().items() if version is not None]
+    return ", ".join([*installed, f"Python {platform.python_version()}"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

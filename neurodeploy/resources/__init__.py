@@ -1,1 +1,1 @@
-"""What a layer needs of a core: the only place that counts."""
+"""What layers need of a core: the only room that counts."""

@@ -10,7 +10,7 @@ without blocks, headers and units has lists of plain words. Encodings, by the na
 - ``dense``: a weight for every neuron of the slice in each list, and no index.
 - ``sparse``: the surviving synapses, each with the index of its target.
 - ``convolution``: an input axon is a pixel, its channel travels with the spike; pixels that meet the window alike share a list
-  (nengo-loihi, ``conv.py: conv2d_loihi_weights``, ``block.py: set_population_weights``). See `neurodeploy.resources.windows`.
+  (nengo-loihi, ``conv.py: conv2d_loihi_weights``, ``block.py: set_population_weights``). See `neurodeploy.resources.convolution_lists`.
 - ``crossbar``: a weight for every pair of an axon and a neuron of the slice, without blocks.
 - ``dynapcnn``: kernels of whole powers of two (sinabs, ``dynapcnn_layer.py``): c * 2^(ceil(log2(kx ky)) + ceil(log2 f)) weights.
 
@@ -23,13 +23,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from neurodeploy.errors import BudgetError
-from neurodeploy.hardware import UNLIMITED, HardwareProfile
+from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
+from neurodeploy.ir.arrays import Integers
 
 Encoding = Literal["dense", "sparse", "convolution", "crossbar", "dynapcnn"]
-Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +84,7 @@ class Formula:
 def axon_bits(n_synapses: Integers, weight_bits: int, index_bits: int, profile: HardwareProfile) -> Integers:
     """Memory of input axons that have `n_synapses` synapses each; index_bits 0 is the dense encoding.
 
-    >>> from neurodeploy.profiles import load_profile
+    >>> from neurodeploy.hardware.loading import load_profile
     >>> axon_bits(np.array([0, 3, 64, 65]), 8, 10, load_profile("loihi1")).tolist()  # 3*18+10=64; 64*18+10 -> 1216
     [0, 64, 1216, 1280]
     """

@@ -2,24 +2,31 @@
 
 What a chip has a limit of is a row of `RESOURCES`; what synapses take of its memory is in `neurodeploy.resources.encodings`;
 any region of a layer is counted by `neurodeploy.resources.counting`.
+
+Which neurons of a layer are meant: a box in its grid.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.hardware import UNLIMITED, HardwareProfile
-from neurodeploy.network import Layer
-from neurodeploy.quantized import QuantizedLayer
+from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
+from neurodeploy.ir.arrays import Integers
+from neurodeploy.ir.connectivity import ConvWiring
+from neurodeploy.ir.graph import Population
+from neurodeploy.ir.network import Layer
+from neurodeploy.ir.quantized import QuantizedLayer
 from neurodeploy.resources.encodings import Formula, list_bits, weight_bits
+
+# -------------------- resources.usage
 
 AnyLayer: TypeAlias = "Layer | QuantizedLayer"
 Layers: TypeAlias = "tuple[Layer | QuantizedLayer, ...]"
-Integers = NDArray[np.int64]
 DEFAULT_WEIGHT_BITS = 8
 
 RESOURCES = (
@@ -117,3 +124,57 @@ def slice_usage(weight: NDArray[np.float64] | Integers | NDArray[np.bool_], bits
 def bits_of(layer: AnyLayer, default: int = DEFAULT_WEIGHT_BITS) -> int:
     """Weight width to count a layer with: its own once it is quantised, `default` before."""
     return layer.weight_bits if isinstance(layer, QuantizedLayer) else default
+
+
+# -------------------- resources.regions
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Region:
+    """The neurons of a box: starts[axis]..stops[axis] - 1 along each axis of a layer's `grid`."""
+
+    starts: tuple[int, ...]
+    stops: tuple[int, ...]
+
+    @classmethod
+    def run(cls, start: int, stop: int) -> Region:
+        """Neurons start..stop-1 of a layer that is a row of them."""
+        return cls((start,), (stop,))
+
+    @classmethod
+    def whole(cls, grid: tuple[int, ...]) -> Region:
+        """All of a grid."""
+        return cls((0,) * len(grid), grid)
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        return tuple(stop - start for start, stop in zip(self.starts, self.stops, strict=True))
+
+    @property
+    def n_neurons(self) -> int:
+        return math.prod(self.sides)
+
+    @property
+    def box(self) -> tuple[slice, ...]:
+        """The region as an index into an array of the grid's shape."""
+        return tuple(slice(start, stop) for start, stop in zip(self.starts, self.stops, strict=True))
+
+    def neurons(self, grid: tuple[int, ...]) -> NDArray[np.int64]:
+        """(n_neurons,): the neurons' numbers in the layer, ascending."""
+        numbers: NDArray[np.int64] = np.arange(math.prod(grid)).reshape(grid)[self.box].reshape(-1)
+        return numbers
+
+    @property
+    def words(self) -> str:
+        """As a person says it: ``neurons 0..63``, ``channels 0..7, rows 0..15, columns 0..31``."""
+        names = ("neurons",) if len(self.starts) == 1 else ("channels", "rows", "columns")
+        return ", ".join(f"{name} {a}..{b - 1}" for name, a, b in zip(names, self.starts, self.stops, strict=True))
+
+    def __str__(self) -> str:
+        """As an index is written: ``[0:64]``, ``[0:8, 0:16, 0:32]``."""
+        return "[" + ", ".join(f"{start}:{stop}" for start, stop in zip(self.starts, self.stops, strict=True)) + "]"
+
+
+def grid_of(layer: Population[Any, Any]) -> tuple[int, ...]:
+    """The shape in which a layer is cut: channels, rows and columns where a convolution ends on it, else a row of neurons."""
+    return layer.shape if any(isinstance(c.synapse, ConvWiring) for c in layer.connections) else (layer.n_neurons,)

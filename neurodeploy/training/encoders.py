@@ -1,23 +1,95 @@
-"""What spikes an image becomes.
+r"""Direct coding: an image's intensities themselves, in every step, as whole numbers that spikes carry.
 
-Two axis orders, one for each side. A model takes spikes as (batch, n_steps, \\*shape), time where its loop wants it;
-a simulator takes them as (batch, \\*shape, n_steps), uint8, as Lava does. `encode` makes the first, `for_simulators` turns
+What spikes an image becomes.
+
+Two axis orders, one for each side. A model takes spikes as (batch, n_steps, \*shape), time where its loop wants it;
+a simulator takes them as (batch, \*shape, n_steps), uint8, as Lava does. `encode` makes the first, `for_simulators` turns
 it into the second: there is one encoder, so a model and the chip see the same spikes. Spikes that carry a number are parts of 1
 to a model, and whole numbers up to the encoder's levels to a simulator.
+
+What a network's output over time comes to.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neurodeploy.errors import DataError, RequestError
-from neurodeploy.training.direct import Direct
+from neurodeploy.errors import DataError, RequestError, TrainingError
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.graph import INPUT
+from neurodeploy.ir.network import Network
+
+# -------------------- training.direct
+
+
+@dataclass(frozen=True, slots=True)
+class Direct:
+    """An encoder: in every step a pixel sends round(x * levels), and nothing where that is 0.
+
+    A model is given what that stands for, round(x * levels) / levels.
+
+    Attributes
+    ----------
+    levels : int
+        At least 1; 1 makes spikes of 0 and 1. A current has 24 bits, 6 of them below the unit of weights: with 15 levels and
+        8-bit weights, 34 of the largest fill it. Where more come together it wraps, which the emulator counts.
+    """
+
+    levels: int = 15
+
+    def __post_init__(self) -> None:
+        if self.levels < 1:
+            raise RequestError("levels", f"are {self.levels}, not at least 1")
+
+    def __call__(self, images: torch.Tensor, n_steps: int) -> torch.Tensor:
+        """Intensities (batch, \\*shape) as (batch, n_steps, \\*shape): one image's memory, seen in every step."""
+        sent = torch.round(images * self.levels) / self.levels
+        return sent.unsqueeze(1).expand(len(images), n_steps, *images.shape[1:])
+
+
+def in_levels(network: Network, levels: int) -> Network:
+    """A network that does with whole numbers 0..levels what this one does with their parts of `levels`, 0..1.
+
+    Its weights from the input are so many times smaller; quantising takes the factor from there into the layer's scale.
+    """
+    if levels == 1:
+        return network
+    layers = []
+    for layer in network:
+        connections = tuple(
+            replace(c, synapse=replace(c.synapse, weight=c.synapse.weight / levels)) if c.source == INPUT else c
+            for c in layer.connections
+        )
+        layers.append(replace(layer, connections=connections))
+    return replace(network, layers=tuple(layers))
+
+
+def check_payload(profile: HardwareProfile, levels: int) -> None:
+    """`RequestError` where spikes of the chip cannot carry numbers up to `levels`; 1 is a spike, which needs none."""
+    if levels == 1:
+        return
+    remedy = "Give 'rate' or 'latency', which code in spikes."
+    if "payload_bits" not in profile:
+        raise RequestError(
+            "encoder",
+            f"sends numbers of up to {levels}, and spikes of {profile.name} carry none (no payload_bits)",
+            remedy=remedy,
+        )
+    limit = profile["payload_bits"]
+    if levels.bit_length() > limit.number:
+        raise RequestError(
+            "encoder", "bits a spike", need=levels.bit_length(), limit=limit.number, source=limit.where, remedy=remedy
+        )
+
+
+# -------------------- training.encoders
 
 Encoder: TypeAlias = "str | Callable[[torch.Tensor, int], torch.Tensor]"
 """A name from `ENCODERS`, or a function from intensities (batch, \\*shape) and n_steps to spikes (batch, n_steps, \\*shape).
@@ -132,3 +204,57 @@ def for_simulators(spikes: torch.Tensor, levels: int) -> NDArray[Any]:
     given = spikes.movedim(1, -1).cpu().numpy()
     made: NDArray[Any] = given.astype(np.uint8) if levels == 1 else np.rint(given * levels).astype(np.int32)
     return np.ascontiguousarray(made)
+
+
+# -------------------- training.readouts
+
+Readout: TypeAlias = "str | Callable[[torch.Tensor], torch.Tensor]"
+"""A name from `READOUTS`, or a function (n_steps, batch, n_out) -> (batch, n_out)."""
+
+READOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "max": lambda outputs: outputs.amax(dim=0),
+    "last": lambda outputs: outputs[-1],
+    "mean": lambda outputs: outputs.mean(dim=0),
+    "sum": lambda outputs: outputs.sum(dim=0),
+}
+
+
+def readout_of(readout: Readout) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The function behind a readout's name; a function is its own."""
+    if callable(readout):
+        return readout
+    if readout not in READOUTS:
+        raise RequestError("readout", f"{readout!r} is unknown", remedy=f"Give one of {', '.join(READOUTS)}, or a function.")
+    return READOUTS[readout]
+
+
+def read_out(outputs: torch.Tensor, readout: Readout) -> torch.Tensor:
+    """Outputs over time (n_steps, batch, n_out) as one value an output (batch, n_out).
+
+    Raises
+    ------
+    TrainingError
+        A readout of the user's that returns something else.
+    """
+    values = readout_of(readout)(outputs)
+    if not isinstance(values, torch.Tensor) or values.shape != outputs.shape[1:]:
+        found = f"shape {tuple(values.shape)}" if isinstance(values, torch.Tensor) else type(values).__name__
+        raise TrainingError("readout", f"returned {found}, not a tensor of shape {tuple(outputs.shape[1:])}")
+    return values
+
+
+def decide(outputs: NDArray[Any], readout: Readout) -> NDArray[np.int64]:
+    """The class that a simulator's output stands for.
+
+    Parameters
+    ----------
+    outputs : array (batch, n_out, n_steps)
+        What the trained readout reads: membranes of an LI, spikes of an LIF.
+
+    Returns
+    -------
+    array (batch,), int64
+    """
+    in_time = torch.from_numpy(np.array(outputs, dtype=np.float64)).movedim(-1, 0)
+    classes: NDArray[np.int64] = read_out(in_time, readout).argmax(dim=1).numpy()
+    return classes

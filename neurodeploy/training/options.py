@@ -10,8 +10,7 @@ from typing import Literal, TypeAlias
 import torch
 
 from neurodeploy.errors import RequestError
-from neurodeploy.training.encoders import Encoder, encoder_of
-from neurodeploy.training.readouts import Readout, readout_of
+from neurodeploy.training.encoders import Encoder, Readout, encoder_of, readout_of
 
 Loss: TypeAlias = "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]"
 OptimizerFactory: TypeAlias = "Callable[[Iterable[torch.nn.Parameter], float], torch.optim.Optimizer]"
@@ -114,14 +113,14 @@ class MinimaxOptions:
         they learn on from the gradient at zero, and an optimizer that steps alike for small gradients and large ones makes
         survivors of them by chance.
     curvature : bool
-        A synapse is worth its squared weight times the curvature of the loss in it (`neurodeploy.training.curvature`); without,
+        A synapse is worth its squared weight times the curvature of the loss in it (`neurodeploy.compression.saliency`); without,
         its squared weight.
     widths : bool
         The width of each layer's weights is chosen, from those that the chip has; without it, it is the budget's. Whoever
         quantises the network then asks the method for `Compression.widths`, as `neurodeploy.compress` does.
     idle : bool
         Neurons that nobody hears any more, or that hear nobody, leave their memory to the others, which fewer bits then tell
-        apart. The network is within its budget once they are taken out (`neurodeploy.trimming`), as `neurodeploy.compress` does.
+        apart. The network is within its budget once they are taken out (`neurodeploy.passes.dead_neurons`), as `neurodeploy.compress` does.
     dread_of_rounding : float
         How much worse a squared error of rounding is than one of a synapse left out, at least 1: training makes up for what is
         left out, and is disturbed by rounding at every step.

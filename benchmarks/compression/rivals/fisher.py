@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.compression.rivals.masked import Held
-from neurodeploy.budgets.budget import Budget, SliceBudget
+from neurodeploy.mapping.budget.budget import Budget, SliceBudget
 from neurodeploy.resources.usage import count
 
 _MEMORY = 0.99

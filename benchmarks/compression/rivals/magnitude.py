@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from benchmarks.compression.rivals.masked import Held, Masked
-from neurodeploy.budgets.budget import Budget, SliceBudget
-from neurodeploy.training.pruning import Phase
-from neurodeploy.training.schedule import memory_in_force
+from neurodeploy.compression.constraints import memory_in_force
+from neurodeploy.compression.method import Phase
+from neurodeploy.mapping.budget.budget import Budget, SliceBudget
 
 
 class OneShot(Held):

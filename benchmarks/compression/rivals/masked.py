@@ -15,13 +15,13 @@ from typing import Any
 import torch
 
 from benchmarks.compression.rivals.threshold import Ranking
-from neurodeploy.budgets.budget import Budget, SliceBudget
-from neurodeploy.training.channels import Channels
-from neurodeploy.training.integers import best_grid
-from neurodeploy.training.minimax import Compression
+from neurodeploy.compression.bit_width import best_grid
+from neurodeploy.compression.channels import Channels
+from neurodeploy.compression.constraints import axons_in_force, memory_in_force
+from neurodeploy.compression.method import Phase
+from neurodeploy.compression.minimax import Compression
+from neurodeploy.mapping.budget.budget import Budget, SliceBudget
 from neurodeploy.training.options import MinimaxOptions
-from neurodeploy.training.pruning import Phase
-from neurodeploy.training.schedule import axons_in_force, memory_in_force
 
 
 class LargestChannels(Channels):

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from benchmarks.compression.rivals.masked import Masked
-from neurodeploy.budgets.budget import Budget
+from neurodeploy.compression.constraints import memory_in_force
+from neurodeploy.compression.method import Phase
+from neurodeploy.compression.minimax import shrink
+from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.resources.usage import count
-from neurodeploy.training.penalties import shrink
-from neurodeploy.training.pruning import Phase
-from neurodeploy.training.schedule import memory_in_force
 
 
 class GlobalMinimax(Masked):

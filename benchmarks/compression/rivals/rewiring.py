@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from benchmarks.compression.rivals.masked import Masked
-from neurodeploy.budgets.budget import Budget
-from neurodeploy.training.pruning import Phase
+from neurodeploy.compression.method import Phase
+from neurodeploy.mapping.budget.budget import Budget
 
 
 class Hidden(Masked):

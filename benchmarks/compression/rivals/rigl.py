@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks.compression.rivals.masked import Held
-from neurodeploy.budgets.budget import Budget
+from neurodeploy.mapping.budget.budget import Budget
 
 
 class RigL(Held):

@@ -16,10 +16,10 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from neurodeploy.budgets.budget import SliceBudget
-from neurodeploy.hardware import HardwareProfile
+from neurodeploy.compression.synapse_selection import within_caps
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.mapping.budget.budget import SliceBudget
 from neurodeploy.resources.usage import count
-from neurodeploy.training.caps import within_caps
 
 Tensors = dict[str, torch.Tensor]
 

@@ -9,17 +9,13 @@ from dataclasses import replace
 import numpy as np
 
 from neurodeploy.errors import ExtractError
-from neurodeploy.frontends.assembly import Heard, assemble
-from neurodeploy.frontends.forms import Form, added, spikes
-from neurodeploy.frontends.nir.discretisations import Steps, choose
-from neurodeploy.frontends.nir.maps import MAPS, passed
-from neurodeploy.frontends.nir.neurons import KINDS, read_neurons
-from neurodeploy.frontends.nir.nodes import Graph, Node, read_graph
-from neurodeploy.frontends.nir.remembered import remembered
-from neurodeploy.frontends.ordering import in_order
-from neurodeploy.frontends.told import Row, rows_of
-from neurodeploy.graph import INPUT
-from neurodeploy.network import LI, Network
+from neurodeploy.frontends.assembly import Heard, Row, assemble, in_order, rows_of
+from neurodeploy.frontends.expressions import Form, added, spikes
+from neurodeploy.frontends.nir.discretization import KINDS, Steps, choose, read_neurons
+from neurodeploy.frontends.nir.file import Graph, Node, read_graph, remembered
+from neurodeploy.frontends.nir.linear_nodes import MAPS, passed
+from neurodeploy.ir.graph import INPUT
+from neurodeploy.ir.network import LI, Network
 
 SUPPORTED = ("Input", "Output", "NIRGraph", *(kind for kind in MAPS if kind[0].isupper()), *KINDS)
 _ROW = {"Affine": 1, "Linear": 1, "Conv1d": 2, "Conv2d": 3, "SumPool2d": 3, "AvgPool2d": 3}
@@ -46,7 +42,7 @@ def read_nir(path: str | os.PathLike[str], *, dt: float | None = None, discretis
     discretisation : str, optional
         How equations become steps: ``"euler"`` (the default), ``"exponential"``, or the library that wrote the file, with its
         own step and way: ``"snntorch"``, ``"spikingjelly"``, ``"sinabs"``, ``"norse"``; see
-        `neurodeploy.frontends.nir.discretisations`.
+        `neurodeploy.frontends.nir.discretization`.
 
     Returns
     -------

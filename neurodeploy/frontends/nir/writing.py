@@ -9,13 +9,13 @@ import nir
 import numpy as np
 
 from neurodeploy.errors import ExtractError, RequestError
-from neurodeploy.files import replacing
-from neurodeploy.frontends.folding import Floats
-from neurodeploy.frontends.nir.remembered import SPARSE
-from neurodeploy.graph import INPUT, Connection
-from neurodeploy.network import LI, LIF, Conv, Layer, Network, Sparse, Synapse
-from neurodeploy.quantization import dequantize
-from neurodeploy.quantized import QuantizedNetwork
+from neurodeploy.frontends.nir.file import SPARSE
+from neurodeploy.ir.arrays import Floats
+from neurodeploy.ir.files import replacing
+from neurodeploy.ir.graph import INPUT, Connection
+from neurodeploy.ir.network import LI, LIF, Conv, Layer, Network, Sparse, Synapse
+from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.passes.quantize import dequantize
 
 Shape = tuple[int, ...]
 _NO_IMAGE = "NIR has no node that makes an image of a row"
@@ -26,7 +26,7 @@ def write_nir(network: Network | QuantizedNetwork, path: str | os.PathLike[str],
 
     Neurons without a synaptic current become LIF, LI, IF or I, others CubaLIF or CubaLI; synapses Linear, Affine or Conv2d, a
     Flatten in front of a matrix on an image, a Delay in front of delayed ones. The metadata of nodes keep what NIR has no
-    words for, so that ``read_nir(path) == network`` (see `neurodeploy.frontends.nir.remembered`). `nir.read` of nir 1.0.8
+    words for, so that ``read_nir(path) == network`` (see `neurodeploy.frontends.nir.file`). `nir.read` of nir 1.0.8
     takes kernels for square and ungrouped when it checks types; a file with others it reads with ``type_check=False``.
 
     Parameters

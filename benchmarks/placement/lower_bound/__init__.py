@@ -1,0 +1,1 @@
+"""The tight lower bound on cores: no placement takes fewer."""

@@ -1,1 +1,0 @@
-"""What each layer may use of the cores."""

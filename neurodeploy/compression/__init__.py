@@ -1,0 +1,1 @@
+"""Pruning methods: training under a chip's budget."""

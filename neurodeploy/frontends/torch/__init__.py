@@ -1,0 +1,1 @@
+"""PyTorch and Norse modules become networks."""

@@ -1,0 +1,1 @@
+"""Chip profiles: limits with units and sources."""

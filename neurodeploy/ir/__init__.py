@@ -1,0 +1,1 @@
+"""The network graph: floats, integers, and what both share."""

@@ -1,0 +1,269 @@
+"""Which neurons synapses connect: all to all, some to some, or through a window that moves over an image.
+
+The wiring is what floats (`neurodeploy.ir.network`) and the chip's integers (`neurodeploy.ir.quantized`) have in common; they add
+what a weight may be.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurodeploy.errors import NetworkError
+from neurodeploy.ir.arrays import ByValue, freeze
+
+Pair: TypeAlias = "tuple[int, int]"
+"""One number for rows and one for columns."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DenseWiring(ByValue):
+    """All to all: weights (n_out, n_in), a zero being a synapse that does not exist."""
+
+    weight: NDArray[Any]
+
+    def _check(self) -> None:
+        if self.weight.ndim != 2:
+            raise NetworkError(f"{type(self).__name__}.weight", f"has shape {self.weight.shape}, not (n_out, n_in)")
+
+    @property
+    def n_out(self) -> int:
+        return int(self.weight.shape[0])
+
+    @property
+    def n_in(self) -> int:
+        return int(self.weight.shape[1])
+
+    @property
+    def n_synapses(self) -> int:
+        return int(np.count_nonzero(self.weight))
+
+    @property
+    def n_pairs(self) -> int:
+        return int(self.weight.size)
+
+    def fan_in(self) -> NDArray[np.int64]:
+        """(n_out,): synapses onto each neuron."""
+        counts: NDArray[np.int64] = np.count_nonzero(self.weight, axis=1)
+        return counts
+
+    def fan_out(self) -> NDArray[np.int64]:
+        """(n_in,): synapses from each neuron."""
+        counts: NDArray[np.int64] = np.count_nonzero(self.weight, axis=0)
+        return counts
+
+    def total(self, values: NDArray[Any]) -> NDArray[Any]:
+        """(n_out,): `values`, one a weight, added up over the synapses onto each neuron."""
+        sums: NDArray[Any] = values.sum(axis=1)
+        return sums
+
+    def beside(self, per_neuron: NDArray[Any]) -> NDArray[Any]:
+        """Numbers () or (n_out,), laid out so that they multiply the weights of the neurons they belong to."""
+        return np.reshape(per_neuron, (-1, 1))
+
+    def matrix(self) -> NDArray[Any]:
+        """The weights as (n_out, n_in)."""
+        return self.weight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SparseWiring(ByValue):
+    """Some to some: the synapses that exist, neuron by neuron (compressed sparse rows).
+
+    Attributes
+    ----------
+    n_in : int
+        Source neurons.
+    starts : array (n_out + 1,), int64
+        Synapses starts[i]..starts[i + 1] - 1 end on neuron i.
+    sources : array (n_synapses,), int32
+        Source neuron of each synapse, ascending and distinct within a neuron.
+    weight : array (n_synapses,)
+    """
+
+    n_in: int
+    starts: NDArray[np.int64]
+    sources: NDArray[np.int32]
+    weight: NDArray[Any]
+
+    def _check(self) -> None:
+        where = type(self).__name__
+        starts, sources = freeze(self, "starts", np.int64), freeze(self, "sources", np.int32)
+        if starts.ndim != 1 or starts.size < 2 or starts[0] != 0 or (np.diff(starts) < 0).any() or starts[-1] != sources.size:
+            raise NetworkError(f"{where}.starts", f"does not part {sources.size} synapses among neurons")
+        if sources.shape != self.weight.shape or self.weight.ndim != 1:
+            raise NetworkError(f"{where}.weight", f"has shape {self.weight.shape}, not that of its sources, {sources.shape}")
+        if sources.size and (sources.min() < 0 or sources.max() >= self.n_in):
+            raise NetworkError(f"{where}.sources", f"name neurons outside 0..{self.n_in - 1}")
+        rises = np.diff(sources) > 0
+        rises[starts[1:-1][(starts[1:-1] > 0) & (starts[1:-1] < sources.size)] - 1] = True
+        if not rises.all():
+            raise NetworkError(f"{where}.sources", "are not ascending and distinct within each neuron")
+
+    @property
+    def n_out(self) -> int:
+        return self.starts.size - 1
+
+    @property
+    def n_synapses(self) -> int:
+        return int(np.count_nonzero(self.weight))
+
+    @property
+    def n_pairs(self) -> int:
+        return int(self.weight.size)
+
+    def fan_in(self) -> NDArray[np.int64]:
+        """(n_out,): synapses onto each neuron."""
+        return self.total((self.weight != 0).astype(np.int64))
+
+    def fan_out(self) -> NDArray[np.int64]:
+        """(n_in,): synapses from each neuron."""
+        return np.bincount(self.sources[self.weight != 0], minlength=self.n_in).astype(np.int64)
+
+    def total(self, values: NDArray[Any]) -> NDArray[Any]:
+        """(n_out,): `values`, one a weight, added up over the synapses onto each neuron."""
+        neurons = np.repeat(np.arange(self.n_out), np.diff(self.starts))
+        sums: NDArray[Any] = np.bincount(neurons, weights=values, minlength=self.n_out)
+        if values.dtype.kind != "f":  # whole numbers below 2**53 all the way
+            sums = sums.astype(np.int64)
+        return sums
+
+    def beside(self, per_neuron: NDArray[Any]) -> NDArray[Any]:
+        """Numbers () or (n_out,), laid out so that they multiply the weights of the neurons they belong to."""
+        return np.repeat(per_neuron, np.diff(self.starts)) if per_neuron.shape else per_neuron
+
+    def matrix(self) -> NDArray[Any]:
+        """The weights as (n_out, n_in), for those who have the memory."""
+        matrix = np.zeros((self.n_out, self.n_in), dtype=self.weight.dtype)
+        matrix[np.repeat(np.arange(self.n_out), np.diff(self.starts)), self.sources] = self.weight
+        return matrix
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ConvWiring(ByValue):
+    """A window that moves over an image, with the same weights wherever it is; cross-correlation, as in torch's Conv2d.
+
+    Output neuron (f, y, x) has a synapse from input neuron (c, y * stride - padding + i * dilation, ...) of weight[f, c', i, j].
+
+    Attributes
+    ----------
+    weight : array (out_channels, in_channels / groups, kernel_rows, kernel_columns)
+    input_shape : (channels, rows, columns)
+    stride, padding, dilation : (rows, columns)
+    groups : int
+        Channels are parted into so many groups that do not mix.
+    """
+
+    weight: NDArray[Any]
+    input_shape: tuple[int, int, int]
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+
+    def _check(self) -> None:
+        where = type(self).__name__
+        if self.weight.ndim != 4 or not self.weight.size:
+            raise NetworkError(f"{where}.weight", f"has shape {self.weight.shape}, not (out, in / groups, rows, columns)")
+        if len(self.input_shape) != 3 or min(self.input_shape) < 1:
+            raise NetworkError(f"{where}.input_shape", f"{self.input_shape} is not (channels, rows, columns)")
+        if min(*self.stride, *self.dilation, self.groups) < 1 or min(self.padding) < 0:
+            raise NetworkError(
+                where,
+                f"stride {self.stride}, dilation {self.dilation}, groups {self.groups} or padding {self.padding} is too small",
+            )
+        f, c = self.weight.shape[:2]
+        if f % self.groups or c * self.groups != self.input_shape[0]:
+            raise NetworkError(
+                where, f"weights {self.weight.shape} in {self.groups} groups do not fit {self.input_shape[0]} input channels"
+            )
+        if min(self.output_shape) < 1:
+            raise NetworkError(where, f"its window is larger than its padded input {self.input_shape}")
+
+    @property
+    def output_shape(self) -> tuple[int, int, int]:
+        """(channels, rows, columns)."""
+        rows, columns = (
+            (n + 2 * self.padding[axis] - self.dilation[axis] * (self.weight.shape[2 + axis] - 1) - 1) // self.stride[axis] + 1
+            for axis, n in enumerate(self.input_shape[1:])
+        )
+        return int(self.weight.shape[0]), rows, columns
+
+    @property
+    def n_out(self) -> int:
+        channels, rows, columns = self.output_shape
+        return channels * rows * columns
+
+    @property
+    def n_in(self) -> int:
+        channels, rows, columns = self.input_shape
+        return channels * rows * columns
+
+    @property
+    def n_synapses(self) -> int:
+        return int(self.fan_in().sum())
+
+    @property
+    def n_pairs(self) -> int:
+        return int(self.seen(0).sum()) * int(self.seen(1).sum()) * int(np.prod(self.weight.shape[:2]))
+
+    def fan_in(self) -> NDArray[np.int64]:
+        """(n_out,): synapses onto each neuron, those of the padding left out."""
+        return self.total((self.weight != 0).astype(np.int64))
+
+    def fan_out(self) -> NDArray[np.int64]:
+        """(n_in,): synapses from each neuron."""
+        (f, c, height, width), (_, rows, columns) = self.weight.shape, self.input_shape
+        by_group = np.count_nonzero(self.weight.reshape(self.groups, f // self.groups, c, height, width), axis=1)
+        seen = [(self.sees(axis)[..., np.newaxis] == np.arange(size)).sum(axis=0) for axis, size in ((0, rows), (1, columns))]
+        counts: NDArray[np.int64] = np.einsum("gcij,iy,jx->gcyx", by_group, *seen, optimize=True).reshape(-1)
+        return counts
+
+    def total(self, values: NDArray[Any]) -> NDArray[Any]:
+        """(n_out,): `values`, one a weight, added up over the synapses onto each neuron, those of the padding left out."""
+        rows, columns = (self.seen(axis).astype(np.int64) for axis in (0, 1))
+        sums: NDArray[Any] = np.einsum("fij,yi,xj->fyx", values.sum(axis=1), rows, columns, optimize=True)
+        return sums.reshape(-1)
+
+    def beside(self, per_neuron: NDArray[Any]) -> NDArray[Any]:
+        """Numbers () or (n_out,), laid out so that they multiply the weights of the neurons they belong to.
+
+        Raises
+        ------
+        NetworkError
+            The numbers differ within a channel, whose neurons have their weights in common.
+        """
+        channels = np.broadcast_to(per_neuron, self.n_out).reshape(self.output_shape[0], -1)
+        if (channels != channels[:, :1]).any():
+            raise NetworkError(type(self).__name__, "has the same weights for a channel's neurons, which differ in their scale")
+        return channels[:, 0].reshape(-1, 1, 1, 1)
+
+    def seen(self, axis: int) -> NDArray[np.bool_]:
+        """(outputs, kernel) along rows (0) or columns (1): whether a place of the window lies on the image there."""
+        places = self.sees(axis)
+        inside: NDArray[np.bool_] = (places >= 0) & (places < self.input_shape[1 + axis])
+        return inside
+
+    def sees(self, axis: int) -> NDArray[np.int64]:
+        """(outputs, kernel) along rows (0) or columns (1): the input row or column that a place of the window lies on."""
+        outputs, kernel = np.arange(self.output_shape[1 + axis]), np.arange(self.weight.shape[2 + axis])
+        return outputs[:, None] * self.stride[axis] - self.padding[axis] + kernel * self.dilation[axis]
+
+    def matrix(self) -> NDArray[Any]:
+        """The synapses one by one, as (n_out, n_in), for those who have the memory."""
+        (f, rows, columns), (c, h, w) = self.output_shape, self.input_shape
+        matrix = np.zeros((f, rows, columns, c, h, w), dtype=self.weight.dtype)
+        per_group, c_group = f // self.groups, c // self.groups
+        ys, xs = self.sees(0), self.sees(1)
+        for out in range(f):
+            first = out // per_group * c_group
+            for y, i in np.argwhere(self.seen(0)):
+                for x, j in np.argwhere(self.seen(1)):
+                    matrix[out, y, x, first : first + c_group, ys[y, i], xs[x, j]] += self.weight[out, :, i, j]
+        return matrix.reshape(self.n_out, self.n_in)
+
+
+Wiring: TypeAlias = "DenseWiring | SparseWiring | ConvWiring"

@@ -1,1 +1,0 @@
-"""How layers are cut and laid onto cores."""

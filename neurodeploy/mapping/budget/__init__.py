@@ -1,0 +1,1 @@
+"""Budgets: what each layer may use of each core."""

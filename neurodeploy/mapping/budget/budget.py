@@ -1,0 +1,268 @@
+"""What each layer may use.
+
+A budget is a plan: every layer is cut into slices of neurons, every slice stands on a core and may use so much of it.
+Whoever keeps within the slices fits the cores, exactly, with no rounding left to hope for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurodeploy.errors import BudgetError
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.arrays import table
+from neurodeploy.ir.graph import INPUT, waits
+from neurodeploy.ir.network import Network
+from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.resources.counting import LayerCount
+from neurodeploy.resources.usage import Region, bits_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AxonCap:
+    """Of the source neurons start..stop-1, at most `axons` may have synapses on the slice."""
+
+    start: int
+    stop: int
+    axons: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceBudget:
+    """What a region of a layer may use of a core.
+
+    Attributes
+    ----------
+    layer : str
+    core : int
+        Numbered from 0 through all chips.
+    region : Region
+        The slice's neurons, as a box in the layer's grid.
+    synapse_memory_bits, input_axons : int
+        At most so many; slices of one core add up to no more than the core has.
+    sources : tuple of AxonCap
+        Caps that keep the output axons of the source's cores within their limit; they cover all source neurons. None for a
+        layer of several connections or of a convolution: its plan counts all that it may hear.
+    source : str
+        Whose neurons the caps are of.
+    biases : int
+        Axons beside those of the caps, of neurons that bring biases: they are not pruned.
+    """
+
+    layer: str
+    core: int
+    region: Region
+    synapse_memory_bits: int
+    input_axons: int
+    sources: tuple[AxonCap, ...]
+    source: str = INPUT
+    biases: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.layer}{self.region}"
+
+    @property
+    def start(self) -> int:
+        """First neuron of a run of them."""
+        return self.region.starts[0]
+
+    @property
+    def stop(self) -> int:
+        """The neuron behind the last of a run of them."""
+        return self.region.stops[0]
+
+    @property
+    def neurons(self) -> int:
+        return self.region.n_neurons
+
+
+Slices: TypeAlias = "tuple[SliceBudget, ...]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerBudget:
+    """What a layer may use: the sum over its slices.
+
+    Attributes
+    ----------
+    cores : int
+        Cores that hold a slice of it.
+    neurons, synapse_memory_bits, input_axons, output_axons : int
+        Axons are counted on every core that they enter or leave for.
+    synapses : int
+        As many as the memory holds at `weight_bits`, if synapses are taken out evenly: a figure to think with, no limit.
+    kept : float
+        Share of the layer's unpruned synapse memory that it may keep, 0..1.
+    binds : str
+        What keeps the layer from being stored as it is: ``"synapse_memory_bits"``, ``"input_axons"``, or ``""``.
+    """
+
+    layer: str
+    cores: int
+    neurons: int
+    synapse_memory_bits: int
+    input_axons: int
+    output_axons: int
+    synapses: int
+    kept: float
+    weight_bits: int
+    binds: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overrun:
+    """A slice that uses more of a resource than its budget."""
+
+    slice: SliceBudget
+    resource: str
+    need: int
+    limit: int
+
+    def error(self, budget: Budget) -> BudgetError:
+        """The overrun as an error that says what to do."""
+        part, profile = self.slice, budget.profile
+        key = f"{self.resource}_per_core" if f"{self.resource}_per_core" in profile else "memory_bits_per_core"
+        return BudgetError(
+            f"layer {part.layer!r}", f"{self.resource} of {part.region.words} on core {part.core}",
+            need=self.need, limit=self.limit, source=profile[key].where,
+            remedy=f"Prune {1 - self.limit / self.need:.0%} more, or allow more than {budget.cores} cores.",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What each layer of a network may use of a chip.
+
+    Attributes
+    ----------
+    profile : HardwareProfile
+    cores : int
+        Cores that the network was given.
+    weight_bits : int
+        Width that the weights will be stored in, where they are not narrower yet.
+    slices : tuple of SliceBudget
+        Layer by layer, in the order of their neurons.
+    layers : tuple of LayerBudget
+        The same, a layer at a time.
+    """
+
+    profile: HardwareProfile
+    cores: int
+    weight_bits: int
+    slices: Slices
+    layers: tuple[LayerBudget, ...]
+
+    @property
+    def cuts(self) -> list[tuple[str, int, Region]]:
+        """Which region of which layer stands on which core, as `neurodeploy.mapping.layout.place` takes a plan."""
+        return [(part.layer, part.core, part.region) for part in self.slices]
+
+    def of(self, layer: str) -> Slices:
+        """The slices of a layer."""
+        return tuple(part for part in self.slices if part.layer == layer)
+
+    def by_core(self) -> list[list[SliceBudget]]:
+        """The slices of each core."""
+        cores = defaultdict[int, list[SliceBudget]](list)
+        for part in self.slices:
+            cores[part.core].append(part)
+        return list(cores.values())
+
+    def grid(self, layer: str) -> tuple[int, ...]:
+        """The shape in which a layer is cut: its neurons, or channels, rows and columns."""
+        return tuple(max(stops) for stops in zip(*(part.region.stops for part in self.of(layer)), strict=True))
+
+    def _repr_html_(self) -> str:
+        """A row a layer, for a notebook."""
+        return table(
+            f"Budget: {self.cores:,} cores of {self.profile.name}, {self.weight_bits}-bit weights",
+            ["layer", "cores", "neurons", "synapse memory, bits", "axons in", "axons out", "may keep", "what binds"],
+            (
+                (
+                    layer.layer, layer.cores, layer.neurons, layer.synapse_memory_bits, layer.input_axons, layer.output_axons,
+                    float(layer.kept), layer.binds.replace("_", " "),
+                )
+                for layer in self.layers
+            ),
+        )  # fmt: skip
+
+    def of_neurons(self, kept: Mapping[str, NDArray[np.bool_]]) -> Budget:
+        """The same limits for the network without some of its neurons; slices that lose them all are gone.
+
+        Channels of a convolution are all alike to the budget, so those that stay take the places of its first.
+
+        Parameters
+        ----------
+        kept : mapping of layer to array (n,), bool
+            The neurons that stay, of layers in a chain; of an image whole channels, of which there may be more than the
+            budget has.
+        """
+        slices = []
+        for part in self.slices:
+            region = _left(part.region, kept.get(part.layer), self.grid(part.layer))
+            caps = []
+            for cap in part.sources:
+                first, last = _renumbered(cap.start, cap.stop, kept.get(part.source))
+                caps.append(AxonCap(start=first, stop=last, axons=cap.axons))
+            if region.stops[0] > region.starts[0]:
+                slices.append(replace(part, region=region, sources=tuple(caps)))
+        return replace(self, slices=tuple(slices))
+
+    def overruns(self, network: Network | QuantizedNetwork, *, widths: Mapping[str, int] | None = None) -> Iterator[Overrun]:
+        """Every budget that the network breaks, counted exactly from its weights.
+
+        Memory is a core's: one of its slices may use what another leaves.
+
+        Parameters
+        ----------
+        widths : mapping of layer to int, optional
+            Weight bits of layers that are not quantised yet, where they are not the budget's own.
+        """
+        waiting, memory = waits(network), defaultdict[int, list[tuple[SliceBudget, int]]](list)
+        for layer in network:
+            width = bits_of(layer, (widths or {}).get(layer.name, self.weight_bits))
+            count = LayerCount(layer, width, self.profile, waits=waiting[layer.name])
+            for part in self.of(layer.name):
+                usage = count.usage(part.region)
+                memory[part.core].append((part, usage.synapse_memory_bits))
+                if usage.input_axons > part.input_axons:
+                    yield Overrun(slice=part, resource="input_axons", need=usage.input_axons, limit=part.input_axons)
+                heard = next((one.mask for one in count.heard(part.region) if one.source == part.source), ())
+                for cap in part.sources:
+                    axons = int(sum(heard[cap.start : cap.stop]))
+                    if axons > cap.axons:
+                        yield Overrun(slice=part, resource="output_axons", need=axons, limit=cap.axons)
+        for parts in memory.values():
+            need, limit = sum(bits for _, bits in parts), sum(part.synapse_memory_bits for part, _ in parts)
+            for part, bits in parts:
+                left = max(part.synapse_memory_bits, limit - (need - bits))
+                if need > limit and bits > left:
+                    yield Overrun(slice=part, resource="synapse_memory_bits", need=bits, limit=left)
+
+    def check(self, network: Network | QuantizedNetwork, *, widths: Mapping[str, int] | None = None) -> None:
+        """Raise `BudgetError` for the first budget that the network breaks."""
+        for overrun in self.overruns(network, widths=widths):
+            raise overrun.error(self)
+
+
+def _left(region: Region, kept: NDArray[np.bool_] | None, grid: tuple[int, ...]) -> Region:
+    """Where a region stands once only the kept neurons, or channels, are counted."""
+    if kept is None:
+        return region
+    if len(grid) == 1:
+        return Region.run(*_renumbered(region.starts[0], region.stops[0], kept))
+    channels, starts, stops = int(kept.sum()) // math.prod(grid[1:]), region.starts, region.stops
+    return Region((min(starts[0], channels), *starts[1:]), (min(stops[0], channels), *stops[1:]))
+
+
+def _renumbered(start: int, stop: int, kept: NDArray[np.bool_] | None) -> tuple[int, int]:
+    """Where a run of neurons stands once only the kept ones are counted."""
+    return (start, stop) if kept is None else (int(kept[:start].sum()), int(kept[:stop].sum()))

@@ -1,0 +1,140 @@
+"""How many channels convolutions may have.
+
+What binds a convolution on the chip are seldom its few weights, but its neurons, and the axons between them: there, channels go.
+Which of them go is for training to say; how many, for the chip.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from neurodeploy.errors import BudgetError
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.network import Conv, Network
+from neurodeploy.mapping.budget.allocation import share_budget
+from neurodeploy.mapping.budget.budget import Budget
+from neurodeploy.passes.dead_neurons import is_depthwise, trimmable, without_neurons
+from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
+
+_FEWER = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+"""Parts that are tried of the highest level at which the network has room at all."""
+_LEVELS = 64
+"""The level is found to so many parts."""
+
+
+def narrow_budget(
+    network: Network, profile: HardwareProfile, *, cores: int | None = None, bits: int = DEFAULT_WEIGHT_BITS
+) -> Budget:
+    """Share the cores out among layers of which convolutions lose channels, and dense layers synapses.
+
+    A convolution keeps a share c of its channels, dense layers shares b of their synapse memory, as `share_budget` gives them
+    once the channels are known. Shares c go by the inverse of the square root of the neurons that a layer has, with its
+    pools, and never beyond 1: of all that keep as many neurons this makes the sum of 1 / c smallest, the loss by pruning
+    being about inverse in the share that is kept. Of the levels at which the network has room the one is taken that makes
+    the sum of 1 / c and 1 / b smallest.
+
+    Parameters
+    ----------
+    network : Network
+        A chain. Without a convolution that can lose channels this is `share_budget`.
+    cores : int, optional
+        All of the profile's by default.
+    bits : int
+        Width that the weights will be stored in.
+
+    Returns
+    -------
+    Budget
+        Its regions are of the network that is left.
+
+    Raises
+    ------
+    RequestError
+        `cores` is not within 1..what the profile has.
+    BudgetError
+        It does not fit with a single channel for each convolution.
+    """
+    if not narrowable(network):
+        return _attempt(network, profile, cores, bits, {}).budget
+
+    @cache
+    def shared(channels: tuple[tuple[str, int], ...]) -> _Attempt | None:
+        try:
+            return _attempt(network, profile, cores, bits, dict(channels), explain=False)
+        except BudgetError:
+            return None
+
+    def attempt(level: int) -> _Attempt | None:
+        return shared(tuple(_channels(network, level / _LEVELS).items()))
+
+    if (whole := attempt(_LEVELS)) is not None and whole.keeps_all:
+        return whole.budget
+    low, high = 0, _LEVELS
+    while high - low > 1 and whole is None:
+        middle = (low + high) // 2
+        low, high = (middle, high) if attempt(middle) is not None else (low, middle)
+    most = _LEVELS if whole is not None else max(low, 1)
+    tried = [attempt(level) for level in sorted({max(round(part * most), 1) for part in _FEWER})]
+    found = [one for one in tried if one is not None]
+    return (
+        min(found, key=lambda one: one.loss).budget
+        if found
+        else _attempt(network, profile, cores, bits, _channels(network, 0.0)).budget
+    )
+
+
+def narrowable(network: Network) -> tuple[str, ...]:
+    """The convolutions, and what is tied to them, that can lose channels."""
+    convolved = {layer.name for layer in network if any(isinstance(c.synapse, Conv) for c in layer.connections)}
+    return tuple(name for name in trimmable(network) if name in convolved)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Attempt:
+    """A budget at some share of the channels, and the loss to be expected of it."""
+
+    budget: Budget
+    loss: float
+    keeps_all: bool
+
+
+def _attempt(
+    network: Network, profile: HardwareProfile, cores: int | None, bits: int, channels: Mapping[str, int], *, explain: bool = True
+) -> _Attempt:
+    convolutions = [layer.name for layer in network if len(layer.shape) == 3]
+    narrow = first_channels(network, channels)
+    budget = share_budget(narrow, profile, cores=cores, bits=bits, whole=convolutions, explain=explain)
+    own = [name for name in channels if not any(is_depthwise(c.synapse) for c in network[name].connections)]
+    kept = [layer.kept for layer in budget.layers if layer.layer not in channels]
+    loss = sum(network[name].shape[0] / channels[name] for name in own) + sum(1 / max(b, 1e-9) for b in kept)
+    is_whole = all(n == network[name].shape[0] for name, n in channels.items())
+    return _Attempt(budget=budget, loss=loss, keeps_all=is_whole and min(kept, default=1.0) >= 1)
+
+
+def _channels(network: Network, level: float) -> dict[str, int]:
+    """How many channels each convolution, with its pools, keeps at a level 0..1: one at least, and at 1 all of them."""
+    together: dict[str, list[str]] = {}
+    for name in narrowable(network):
+        tied = next((c.source for c in network[name].connections if is_depthwise(c.synapse)), None)
+        first = next((first for first, names in together.items() if tied in names), name)
+        together.setdefault(first, []).append(name)
+    need = {first: sum(network[name].n_neurons for name in names) for first, names in together.items()}
+    channels: dict[str, int] = {}
+    for first, names in together.items():
+        share = min(1.0, level * math.sqrt(max(need.values()) / need[first]))
+        channels |= dict.fromkeys(names, max(round(share * network[first].shape[0]), 1))
+    return channels
+
+
+def first_channels(network: Network, n_channels: Mapping[str, int]) -> Network:
+    """The network with so many channels of its convolutions, the first of them; any would take as much of the chip."""
+    kept = {}
+    for name, n in n_channels.items():
+        channels, *plane = network[name].shape
+        kept[name] = np.repeat(np.arange(channels) < n, int(np.prod(plane)))
+    return without_neurons(network, kept)

@@ -1,0 +1,252 @@
+"""Paths of different depth made equally long: spikes that skip layers wait in their synapses, or neurons in between relay them.
+
+On the chip every synapse takes a step, so spikes on a short path come early. Waiting costs bits for the delay in every synapse
+of the connection; relays (neurons that repeat a spike a step later, each with one synapse) cost neurons, axons and lists,
+and serve all layers that skip from the same source. Neither changes a spike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
+from neurodeploy.ir.graph import INPUT, Connection, Graph, early
+from neurodeploy.ir.network import LIF, Conv, Layer, Network, Sparse
+from neurodeploy.ir.quantized import QuantizedConv, QuantizedLayer, QuantizedLIF, QuantizedSparse
+from neurodeploy.mapping.layout import cores_at_a_glance
+from neurodeploy.resources.counting import LayerCount
+from neurodeploy.resources.encodings import weight_bits
+from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, AnyLayer, Region, Usage, bits_of, grid_of, limited
+from neurodeploy.targets.loihi.arithmetic import DECAY_UNITY
+
+Vector: TypeAlias = "NDArray[np.float64]"
+G = TypeVar("G", bound="Graph[Any]")
+
+SPIKE = 2
+"""A relay's weight and, less one, its threshold mantissa: one spike fires it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Balance:
+    """How the spikes of a source that skip layers are kept back, and what either way would cost.
+
+    Attributes
+    ----------
+    source : str
+    targets : tuple of str
+        The layers that hear it too early.
+    steps : int
+        By how much, at most.
+    by : "synapses" | "relays"
+        Delays in the synapses of the targets, or populations in between.
+    synapses_cost, relays_cost : float
+        By how much of a core all relays and layers that hear early spikes take more, other sources as they are chosen, before
+        anything is cut: of the resource of which most is taken. None where the chip's synapses hold no spike that long.
+    """
+
+    source: str
+    targets: tuple[str, ...]
+    steps: int
+    by: Literal["synapses", "relays"]
+    synapses_cost: float | None
+    relays_cost: float | None
+
+    def __str__(self) -> str:
+        way = f"wait {self.steps} steps in synapses" if self.by == "synapses" else f"pass {self.steps} layers of relays"
+        delays = "too long for synapses" if self.synapses_cost is None else f"{self.synapses_cost:.3g} cores by delays"
+        relays = "too long even so" if self.relays_cost is None else f"{self.relays_cost:.3g} by relays"
+        costs = f"{delays}, {relays}"
+        return f"spikes from {self.source!r} to {', '.join(map(repr, self.targets))} {way} ({costs})"
+
+
+def balance(network: G, profile: HardwareProfile, *, bits: int = DEFAULT_WEIGHT_BITS) -> tuple[G, tuple[Balance, ...]]:
+    """Choose, for every source whose spikes skip layers, the cheaper way to keep them back; relays become layers.
+
+    The result fires as the network does, layer by layer and step by step (`neurodeploy.ir.graph`). Sources depend on each
+    other, since a sum of spikes that all wait alike stores its lists once. So one source after another is changed as long as
+    the estimate falls, and what comes of it is laid out beside delays everywhere and relays everywhere: fewest cores win.
+
+    Parameters
+    ----------
+    bits : int
+        Width of the weights of a network in floats.
+    """
+    steps = _skips(network)
+    if not steps:
+        return network, ()
+    costs = _Costs(network, profile, bits, steps)
+    none, everywhere = frozenset[str](), frozenset(steps)
+    improved = min((_improved(start, steps, costs) for start in (none, everywhere)), key=costs.of)
+    candidates = [each for each in dict.fromkeys((improved, none, everywhere)) if costs.of(each) < np.inf] or [everywhere]
+    told = [tuple(_told(source, each, costs) for source in steps) for each in candidates]
+    networks: list[Any] = [balanced(network, choices) for choices in told]
+    best = min(range(len(told)), key=lambda k: cores_at_a_glance(networks[k], profile, bits=bits)) if len(told) > 1 else 0
+    return networks[best], told[best]
+
+
+def balanced(network: G, choices: Iterable[Balance]) -> G:
+    """The network with the relays of choices that were made for it, or for one with the same connections."""
+    relayed = {choice.source: choice.steps for choice in choices if choice.by == "relays"}
+    steps_early = early(network)
+    layers: list[Any] = list(_chain(network, INPUT, relayed.get(INPUT, 0)))
+    for layer in network:
+        connections: Any = tuple(
+            replace(c, source=_name(c.source, steps)) if steps and c.source in relayed else c
+            for c, steps in zip(layer.connections, steps_early[layer.name], strict=True)
+        )
+        layers += [replace(layer, connections=connections), *_chain(network, layer.name, relayed.get(layer.name, 0))]
+    return replace(network, layers=tuple(layers)) if relayed else network
+
+
+def _skips(network: Graph[Any]) -> dict[str, int]:
+    """By how many steps the spikes of each source come early, at most; sources in the order of their spikes."""
+    steps: dict[str, int] = dict.fromkeys((INPUT, *(layer.name for layer in network)), 0)
+    for layer, of_connections in zip(network, early(network).values(), strict=True):
+        for connection, n in zip(layer.connections, of_connections, strict=True):
+            steps[connection.source] = max(steps[connection.source], n)
+    return {source: n for source, n in steps.items() if n}
+
+
+def _improved(relayed: frozenset[str], sources: Iterable[str], costs: _Costs) -> frozenset[str]:
+    better = True
+    while better:
+        better = False
+        for source in sources:
+            other = relayed ^ {source}
+            if costs.of(other) < costs.of(relayed):
+                relayed, better = other, True
+    return relayed
+
+
+def _told(source: str, relayed: frozenset[str], costs: _Costs) -> Balance:
+    at_once, delayed, passed = (
+        costs.taken(others, free=free)
+        for others, free in ((relayed - {source}, source), (relayed - {source}, ""), (relayed | {source}, ""))
+    )
+    return Balance(
+        source=source,
+        targets=tuple(
+            layer.name for layer in costs.hearing
+            if any(n and c.source == source for n, c in zip(costs.early[layer.name], layer.connections, strict=True))
+        ),
+        steps=costs.steps[source],
+        by="relays" if source in relayed else "synapses",
+        synapses_cost=None if delayed is None or at_once is None else costs.cores(delayed) - costs.cores(at_once),
+        relays_cost=None if passed is None or at_once is None else costs.cores(passed) - costs.cores(at_once),
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- what either way costs
+
+
+class _Costs:
+    """What the layers that hear early spikes, and relays, take of a chip, before they are cut: estimates in parts of a core."""
+
+    def __init__(self, network: Graph[Any], profile: HardwareProfile, bits: int, steps: Mapping[str, int]) -> None:
+        self.network, self.profile, self.bits, self.steps = network, profile, bits, steps
+        settings = ("slices", "biases", "synapse_formats", "neuron_profiles", "threshold_profiles")  # of how a layer is cut
+        self.resources = [resource for resource in limited(profile) if resource not in settings]
+        self.capacity = np.array([max(profile.capacity(resource), 1) for resource in self.resources], dtype=np.float64)
+        self.early = early(network)
+        self.hearing = [layer for layer in network if any(self.early[layer.name])]
+        self._layers: dict[tuple[str, tuple[int, ...]], Vector] = {}
+        self._counted: dict[Any, Any] = {}
+        self.relays = {source: self._relays(source) for source in steps}
+
+    def of(self, relayed: frozenset[str]) -> float:
+        """Cores of all of it together; infinite where a synapse holds no spike as long."""
+        taken = self.taken(relayed)
+        return np.inf if taken is None else self.cores(taken)
+
+    def cores(self, taken: Vector) -> float:
+        """Of the resource of which most is taken."""
+        return float((taken / self.capacity).max(initial=0.0))
+
+    def taken(self, relayed: frozenset[str], free: str = "") -> Vector | None:
+        """Of each resource: spikes of `relayed` sources wait in relays, those of `free` come in time for nothing."""
+        taken = np.zeros(len(self.resources))
+        for layer in self.hearing:
+            waits = tuple(
+                c.delay_steps + (0 if c.source in relayed or c.source == free else n)
+                for n, c in zip(self.early[layer.name], layer.connections, strict=True)
+            )
+            if max(waits) > self.profile.number("max_delay_steps", UNLIMITED):
+                return None
+            taken += self._layer(layer, waits)
+        return taken + sum((self.relays[source] for source in relayed), np.zeros(len(self.resources)))
+
+    def _relays(self, source: str) -> Vector:
+        """Each neuron of the source, and of all relays but the last, has an output axon more."""
+        relay, n_relays = _relay(self.network, source, source, 1), self.steps[source]
+        sent = (n_relays - (source == INPUT)) * relay.n_neurons
+        nothing = Usage(neurons=0, synapses=0, synapse_memory_bits=0, input_axons=0, encoding="")
+        return self._layer(relay, (0,)) * n_relays + self._vector(nothing, sent)
+
+    def _layer(self, layer: AnyLayer, waits: tuple[int, ...]) -> Vector:
+        """A layer as a whole, by a piece that a core holds: halved, along the side that costs least, until it is no more."""
+        key = layer.name, waits
+        if key not in self._layers:
+            width = weight_bits(bits_of(layer, self.bits), self.profile)
+            count = LayerCount(layer, width, self.profile, counted=self._counted, waits=waits)
+            addressed = 1 << max(self.profile["index_bits"].choices) if "index_bits" in self.profile.limits else UNLIMITED
+            sides = grid_of(layer)
+            while math.prod(sides) > min(self.profile.capacity("neurons"), addressed):
+                sides = min(_halved(sides), key=max)
+            while (self._piece(count, sides) > self.capacity).any() and math.prod(sides) > 1:
+                sides = min(_halved(sides), key=lambda each: self.cores(self._piece(count, each) / math.prod(each)))
+            self._layers[key] = self._piece(count, sides) * (layer.n_neurons / math.prod(sides))
+        return self._layers[key]
+
+    def _piece(self, count: LayerCount, sides: tuple[int, ...]) -> Vector:
+        return self._vector(count.usage(Region((0,) * len(sides), sides)), 0)
+
+    def _vector(self, usage: Usage, output_axons: int) -> Vector:
+        return np.array([usage.of(resource, output_axons, self.profile) for resource in self.resources], dtype=np.float64)
+
+
+def _halved(sides: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Every way to halve a side."""
+    return [(*sides[:axis], -(-side // 2), *sides[axis + 1 :]) for axis, side in enumerate(sides) if side > 1]
+
+
+# ---------------------------------------------------------------------------------------------- relays as layers
+
+
+def _chain(network: Graph[Any], source: str, n_relays: int) -> Iterator[AnyLayer]:
+    for k in range(1, n_relays + 1):
+        yield _relay(network, source, source if k == 1 else _name(source, k - 1), k)
+
+
+def _name(source: str, k: int) -> str:
+    return f"{source}.relay{k}"
+
+
+def _relay(network: Graph[Any], source: str, heard: str, k: int) -> AnyLayer:
+    """A population that fires what `heard` fires, in the shape of `source`."""
+    shape = network.input_shape if source == INPUT else network[source].shape
+    name, synapse = _name(source, k), _one_to_one(shape)
+    if isinstance(network, Network):
+        one, zero = np.ones(()), np.zeros(())
+        neuron = LIF(threshold=one / 2, current_decay=one, voltage_decay=one, rest=zero)
+        return Layer(name=name, shape=shape, neuron=neuron, connections=(Connection(source=heard, synapse=synapse),), bias=zero)
+    kind: Any = QuantizedConv if isinstance(synapse, Conv) else QuantizedSparse
+    wiring: dict[str, Any] = {f.name: getattr(synapse, f.name) for f in fields(synapse)}
+    wiring |= {"weight": np.full(synapse.weight.shape, SPIKE), "weight_bits": SPIKE.bit_length()}
+    return QuantizedLayer(
+        name=name, shape=shape, neuron=QuantizedLIF(vth=np.array(SPIKE - 1), du=np.array(DECAY_UNITY), dv=np.array(DECAY_UNITY)),
+        connections=(Connection(source=heard, synapse=kind(**wiring)),), bias=np.zeros(()), scale=np.array(float(SPIKE)),
+    )  # fmt: skip
+
+
+def _one_to_one(shape: tuple[int, ...]) -> Conv | Sparse:
+    """A synapse from each neuron to its like: a window of one pixel and channel for images, whose lists are shared."""
+    n = int(np.prod(shape))
+    if len(shape) == 3:
+        return Conv(weight=np.ones((shape[0], 1, 1, 1)), input_shape=shape, groups=shape[0])
+    return Sparse(weight=np.ones(n), n_in=n, starts=np.arange(n + 1), sources=np.arange(n, dtype=np.int32))

@@ -1,0 +1,389 @@
+"""What a step costs, in energy and time: an estimate from counted events and the chip's figures.
+
+Energy is a sum: every event costs what its kind costs. Time is a race. Within a step each core works through two queues side by
+side, and the step ends, with a synchronisation of all tiles, when the last queue of the slowest core is empty::
+
+    sending   = accesses + updates + spikes of its neurons, one after the other, + messages out
+    receiving = messages in + synaptic operations
+    time      = max over cores (sending, receiving) + the longest way through the mesh + synchronisation
+
+That is how SANA-FE (Boyle et al., IEEE TCAD 2025, doi 10.1109/TCAD.2025.3537971) prices events, with its figures for Loihi after
+Davies et al. 2018. Nobody waits for a busy mesh here, so the time is short where one core's messages hold up another's, or where
+a core's work all comes late in the step; benchmarks/sanafe_check.py says by how much.
+
+How far spikes travel on a board, over which links, and what a step costs in energy and time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurodeploy.errors import NetworkError, ProfileError
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.arrays import ByValue, check_range, freeze
+from neurodeploy.mapping.traffic import ENCODINGS, Flow, Links, Mesh, spike_hops
+
+# -------------------- board.energy
+
+OUTSIDE = -1
+"""Source of a flow that no core sends: input from off the chip, which costs its target, and its hops if it has any."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventCost:
+    """What one event takes; neither is below zero."""
+
+    energy_j: float
+    time_s: float
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.energy_j < np.inf and 0 <= self.time_s < np.inf):
+            raise ProfileError("EventCost", f"{self.energy_j} J and {self.time_s} s are not what an event can cost")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What one event of each kind costs on a chip, and what it takes to end a step.
+
+    Attributes
+    ----------
+    synop_dense, synop_sparse, synop_convolution : EventCost
+        One synapse of an arriving message, by how its axon is stored.
+    neuron_access, neuron_update, neuron_spike : EventCost
+        A neuron is accessed in every step, updated where its state or input is not zero, and some fire: costs add up.
+    message_in, message_out : EventCost
+        One (neuron that fires, target core) pair, at the target and at the source.
+    hop_east_west, hop_north_south, hop_between_chips : EventCost
+        One message over one link of the mesh, or from chip to chip.
+    sync_tiles, sync_time_s : tuple
+        From so many used tiles on, synchronisation takes so long; ascending, the first from 1 tile.
+    """
+
+    synop_dense: EventCost
+    synop_sparse: EventCost
+    synop_convolution: EventCost
+    neuron_access: EventCost
+    neuron_update: EventCost
+    neuron_spike: EventCost
+    message_in: EventCost
+    message_out: EventCost
+    hop_east_west: EventCost
+    hop_north_south: EventCost
+    hop_between_chips: EventCost
+    sync_tiles: tuple[int, ...]
+    sync_time_s: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        steps = list(self.sync_tiles)
+        if len(steps) != len(self.sync_time_s) or steps[:1] != [1] or steps != sorted(set(steps)):
+            raise ProfileError("sync_tiles", f"{self.sync_tiles} does not ascend from 1 tile, one for each sync_time_s")
+
+    def sync_s(self, tiles_used: int) -> float:
+        """Time to synchronise so many tiles: the table's last entry that they reach; none where nothing is used."""
+        reached = [time for tiles, time in zip(self.sync_tiles, self.sync_time_s, strict=True) if tiles <= tiles_used]
+        return reached[-1] if reached else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StepEvents(ByValue):
+    """What happens in a step, or in an average one: events by core, and messages by flow from core to core.
+
+    Attributes
+    ----------
+    synops_dense, synops_sparse, synops_convolution : array (n_cores,), float64
+        Synapses that arriving messages meet, zeros of a dense axon included.
+    neuron_accesses, neuron_updates, spikes : array (n_cores,), float64
+        Neurons that stand there, that have anything to compute, that fire.
+    flow_source, flow_target : array (n_flows,), int64
+        Indices into the arrays above; `OUTSIDE` for a source off the chip.
+    flow_messages : array (n_flows,), float64
+        One for each neuron that fires and has a synapse on the target core.
+    flow_hops_east_west, flow_hops_north_south, flow_hops_between_chips : array (n_flows,), int64
+        Links that one message of the flow crosses.
+    tiles_used : int
+        Tiles with a neuron on them.
+    """
+
+    synops_dense: NDArray[np.float64]
+    synops_sparse: NDArray[np.float64]
+    synops_convolution: NDArray[np.float64]
+    neuron_accesses: NDArray[np.float64]
+    neuron_updates: NDArray[np.float64]
+    spikes: NDArray[np.float64]
+    flow_source: NDArray[np.int64]
+    flow_target: NDArray[np.int64]
+    flow_messages: NDArray[np.float64]
+    flow_hops_east_west: NDArray[np.int64]
+    flow_hops_north_south: NDArray[np.int64]
+    flow_hops_between_chips: NDArray[np.int64]
+    tiles_used: int
+
+    def __post_init__(self) -> None:
+        names = [field.name for field in fields(self) if field.name != "tiles_used"]
+        for name in names:
+            freeze(self, name, np.int64 if name in _WHOLE else np.float64)
+        for name in names:
+            array, like = getattr(self, name), self.flow_messages if name.startswith("flow_") else self.spikes
+            if array.ndim != 1 or array.shape != like.shape:
+                raise NetworkError(f"StepEvents.{name}", f"has shape {array.shape}, not {like.shape}")
+            low = OUTSIDE if name == "flow_source" else 0
+            check_range(self, name, low, self.n_cores - 1 if name in ("flow_source", "flow_target") else np.inf)
+
+    @property
+    def n_cores(self) -> int:
+        return int(self.spikes.size)
+
+    @property
+    def messages_in(self) -> NDArray[np.float64]:
+        """(n_cores,): messages that arrive, from outside too."""
+        return self._at(self.flow_target)
+
+    @property
+    def messages_out(self) -> NDArray[np.float64]:
+        """(n_cores,): messages that leave, one for each target core."""
+        return self._at(self.flow_source)
+
+    def _at(self, core: NDArray[np.int64]) -> NDArray[np.float64]:
+        on_chip = core != OUTSIDE
+        totals: NDArray[np.float64] = np.bincount(core[on_chip], self.flow_messages[on_chip], self.n_cores).astype(np.float64)
+        return totals
+
+    def flow_way_s(self, figures: Figures) -> NDArray[np.float64]:
+        """(n_flows,): how long one message of each flow is under way."""
+        way: NDArray[np.float64] = (
+            self.flow_hops_east_west * figures.hop_east_west.time_s
+            + self.flow_hops_north_south * figures.hop_north_south.time_s
+            + self.flow_hops_between_chips * figures.hop_between_chips.time_s
+        )
+        return way
+
+    def by_kind(self) -> dict[str, NDArray[np.float64]]:
+        """Events of each kind that `Figures` prices: by core, hops by flow."""
+        return {
+            "synop_dense": self.synops_dense,
+            "synop_sparse": self.synops_sparse,
+            "synop_convolution": self.synops_convolution,
+            "neuron_access": self.neuron_accesses,
+            "neuron_update": self.neuron_updates,
+            "neuron_spike": self.spikes,
+            "message_in": self.messages_in,
+            "message_out": self.messages_out,
+            "hop_east_west": self.flow_messages * self.flow_hops_east_west,
+            "hop_north_south": self.flow_messages * self.flow_hops_north_south,
+            "hop_between_chips": self.flow_messages * self.flow_hops_between_chips,
+        }
+
+
+_WHOLE = {"flow_source", "flow_target", "flow_hops_east_west", "flow_hops_north_south", "flow_hops_between_chips"}
+_SENDING = ("neuron_access", "neuron_update", "neuron_spike", "message_out")
+_RECEIVING = ("message_in", "synop_dense", "synop_sparse", "synop_convolution")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepEstimate:
+    """What a step costs; an estimate, as good as the figures and the counts.
+
+    Attributes
+    ----------
+    energy_j, time_s : float
+    energy_j_by_kind : dict of str to float
+        By the names of `Figures`; they add up to `energy_j`.
+    sending_s, receiving_s : float
+        What the busiest core takes for its two queues.
+    flight_s : float
+        The longest way that a message takes through the mesh.
+    sync_s : float
+        What ends the step. Time is the longer of the two queues, and flight and synchronisation.
+    busiest_core : int
+        Index into the events' arrays; -1 where there is no core.
+    """
+
+    energy_j: float
+    time_s: float
+    energy_j_by_kind: dict[str, float]
+    sending_s: float
+    receiving_s: float
+    flight_s: float
+    sync_s: float
+    busiest_core: int
+
+
+def estimate_step(events: StepEvents, figures: Figures) -> StepEstimate:
+    """What a step with these events costs on a chip with these figures.
+
+    An average step is faster than the steps' average, as not every step is busiest on the same core: by up to a fifth where few
+    neurons fire. Where steps are known one by one, estimate each and take the mean; energies agree either way.
+    """
+    energy = {kind: float(n.sum()) * _cost(figures, kind).energy_j for kind, n in events.by_kind().items()}
+    sending, receiving = queues_s(events, figures)
+    busy = np.maximum(sending, receiving)
+    core = int(busy.argmax()) if busy.size else -1
+    # A flow that is seen in one step of ten has a tenth of a message, and lengthens the average by a tenth of its way.
+    flight = np.minimum(events.flow_messages, 1) * events.flow_way_s(figures)
+    flight_s = float(flight.max(initial=0.0))
+    sync_s = figures.sync_s(events.tiles_used)
+    return StepEstimate(
+        energy_j=sum(energy.values()),
+        time_s=float(busy.max(initial=0.0)) + flight_s + sync_s,
+        energy_j_by_kind=energy,
+        sending_s=float(sending[core]) if busy.size else 0.0,
+        receiving_s=float(receiving[core]) if busy.size else 0.0,
+        flight_s=flight_s,
+        sync_s=sync_s,
+        busiest_core=core,
+    )
+
+
+def queues_s(events: StepEvents, figures: Figures) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How long each core takes to send, and how long to receive; two arrays (n_cores,)."""
+    counts, none = events.by_kind(), np.zeros(events.n_cores)
+    sending = sum((counts[kind] * _cost(figures, kind).time_s for kind in _SENDING), none)
+    receiving = sum((counts[kind] * _cost(figures, kind).time_s for kind in _RECEIVING), none)
+    return sending, receiving
+
+
+def _cost(figures: Figures, kind: str) -> EventCost:
+    cost: EventCost = getattr(figures, kind)
+    return cost
+
+
+# -------------------- board.journeys
+
+_EVENTS = (
+    "synop_dense", "synop_sparse", "synop_convolution", "neuron_access", "neuron_update", "neuron_spike", "message_in",
+    "message_out", "hop_east_west", "hop_north_south", "hop_between_chips",
+)  # fmt: skip
+
+
+def mesh_of(profile: HardwareProfile) -> Mesh:
+    """Where the cores of a profile's board stand."""
+    chips = profile["chips"].number
+    return Mesh(
+        chips=chips,
+        chip_mesh=profile["chip_mesh"].choices if "chip_mesh" in profile else (chips,),
+        cores_per_chip=profile["cores_per_chip"].number,
+        cores_per_tile=profile.number("cores_per_tile", 1),
+        tile_mesh=profile["tile_mesh"].choices if "tile_mesh" in profile else (),
+    )
+
+
+def figures_of(profile: HardwareProfile) -> Figures | None:
+    """What events cost on a chip; None where the profile does not say what a synaptic operation takes.
+
+    An event that the profile prices neither in energy nor in time counts as free; `unpriced` lists them.
+    """
+    if "synop_sparse_energy" not in profile:
+        return None
+    waits = "sync_tiles" in profile and "sync_time" in profile
+    tiles, times = (profile["sync_tiles"].choices, profile["sync_time"].choices) if waits else ((1,), (0,))
+    costs = {
+        event: EventCost(energy_j=_figure(profile, f"{event}_energy") * 1e-12, time_s=_figure(profile, f"{event}_time") * 1e-9)
+        for event in _EVENTS
+    }
+    return Figures(**costs, sync_tiles=tiles, sync_time_s=tuple(time * 1e-9 for time in times))
+
+
+def unpriced(profile: HardwareProfile) -> tuple[str, ...]:
+    """Events that a profile gives no energy for."""
+    return tuple(event for event in _EVENTS if f"{event}_energy" not in profile)
+
+
+def _figure(profile: HardwareProfile, key: str) -> float:
+    return profile[key].figure if key in profile else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Traffic:
+    """The spikes of an average step on a board.
+
+    Attributes
+    ----------
+    links : Links
+        From slice to slice.
+    homes, neurons : array (n_slices,)
+        The core that each slice stands on, and how many neurons it has.
+    """
+
+    links: Links
+    homes: NDArray[np.int64]
+    neurons: NDArray[np.float64]
+    profile: HardwareProfile
+
+    @property
+    def flow(self) -> Flow:
+        """From core to core, the input left out; cores by their place among those that are used."""
+        inside = self.links.source >= 0
+        _, place = np.unique(self.homes, return_inverse=True)
+        pairs = np.stack([place[self.links.source[inside]], place[self.links.target[inside]]])
+        n_cores = int(place.max()) + 1
+        keys, which = np.unique(pairs[0] * n_cores + pairs[1], return_inverse=True)
+        spikes = np.bincount(which, self.links.spikes[inside], keys.size).astype(np.float64)
+        return Flow(source=keys // n_cores, target=keys % n_cores, spikes=spikes)
+
+    def spike_hops(self) -> float:
+        """Spikes x hops a step: tiles crossed, a crossing from chip to chip at its price."""
+        return spike_hops(self.flow, np.unique(self.homes), mesh_of(self.profile))
+
+    def between_chips(self) -> float:
+        """Spikes a step that leave their chip."""
+        chip = self.homes // self.profile["cores_per_chip"].number
+        inside = self.links.source >= 0
+        crosses = chip[self.links.source[inside]] != chip[self.links.target[inside]]
+        return float(self.links.spikes[inside][crosses].sum())
+
+    def on_links(self) -> NDArray[np.float64]:
+        """(chips, rows, columns, 4): spikes a step over the links of each tile to its east, west, south and north.
+
+        A spike goes along its row first and then along its column, within a chip; chips that it crosses are left out.
+        """
+        return link_loads(self.flow, np.unique(self.homes), mesh_of(self.profile))
+
+    def events(self) -> StepEvents:
+        """What happens on each used core in a step."""
+        links, mesh = self.links, mesh_of(self.profile)
+        cores, place = np.unique(self.homes, return_inverse=True)
+        target, inside = place[links.target], links.source >= 0
+        source = np.where(inside, place[links.source], -1)
+        synops = [_summed(target, links.synops * (links.encoding == n), cores.size) for n in range(len(ENCODINGS))]
+        east, north, chips = mesh.hops(cores[np.where(inside, source, target)], cores[target])
+        neurons = _summed(place, self.neurons, cores.size)
+        return StepEvents(
+            synops_dense=synops[0], synops_sparse=synops[1], synops_convolution=synops[2], neuron_accesses=neurons,
+            neuron_updates=neurons, spikes=_summed(place, links.fired, cores.size), flow_source=source, flow_target=target,
+            flow_messages=links.spikes, flow_hops_east_west=east, flow_hops_north_south=north, flow_hops_between_chips=chips,
+            tiles_used=np.unique(cores // mesh.cores_per_tile).size,
+        )  # fmt: skip
+
+    def estimate(self) -> StepEstimate | None:
+        """Energy and time of a step by the profile's figures; None where it has none. Every neuron counts as updated."""
+        figures = figures_of(self.profile)
+        return None if figures is None else estimate_step(self.events(), figures)
+
+
+def _summed(where: NDArray[np.int64], what: NDArray[np.float64], n: int) -> NDArray[np.float64]:
+    return np.bincount(where, what, n).astype(np.float64)
+
+
+def link_loads(flow: Flow, position: NDArray[np.int64], mesh: Mesh) -> NDArray[np.float64]:
+    """`Traffic.on_links` of logical cores that stand on physical cores `position`."""
+    columns, rows = mesh.columns_and_rows
+    at = mesh.position(position)
+    a, b = flow.source, flow.target
+    same = at.chip[a] == at.chip[b]
+    a, b, spikes = a[same], b[same], flow.spikes[same]
+    loads = np.zeros((mesh.chips, rows + 1, columns + 1, 4))
+    for axis, (here, there, fixed) in enumerate(
+        ((at.tile_x[a], at.tile_x[b], at.tile_y[a]), (at.tile_y[a], at.tile_y[b], at.tile_x[b]))
+    ):
+        for back in (0, 1):
+            goes = there < here if back else there > here
+            start, stop = (there + 1, here + 1) if back else (here, there)
+            for sign, end in ((1.0, start), (-1.0, stop)):
+                index = (end, fixed) if axis else (fixed, end)
+                np.add.at(loads, (at.chip[a][goes], index[0][goes], index[1][goes], 2 * axis + back), sign * spikes[goes])
+    loads[..., 0:2] = loads[..., 0:2].cumsum(axis=2)
+    loads[..., 2:4] = loads[..., 2:4].cumsum(axis=1)
+    return loads[:, :rows, :columns]

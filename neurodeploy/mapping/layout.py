@@ -1,0 +1,355 @@
+"""How layers are laid onto cores.
+
+Layers are laid onto the cores one after another, each core filled to its limits before the next is begun. Where a layer is a
+row of neurons no other plan that keeps the layers in order and in one piece a core takes fewer cores, as far as
+neurons, memory and input axons go, since usage only grows as neurons are added. Layers are laid from the last to the
+first, so that the slices which a neuron's spikes go to, and with them its output axons, are known when it finds its core.
+
+How a network is placed: laid out on the fewest cores, and these put where spikes travel least.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurodeploy.errors import RequestError
+from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
+from neurodeploy.ir.graph import waits
+from neurodeploy.ir.network import Network
+from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.mapping.arrangement import arrange
+from neurodeploy.mapping.energy import mesh_of
+from neurodeploy.mapping.packing import Board, Hearing, Tuning, assigned, axon_of, cut, packed
+from neurodeploy.mapping.partition import Agreement, Chosen, Options, options_of
+from neurodeploy.mapping.placement import Placement, Slice
+from neurodeploy.mapping.traffic import Rates, links_of
+from neurodeploy.resources.counting import LayerCount
+from neurodeploy.resources.encodings import weight_bits
+from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, AnyLayer, Layers, Region, bits_of, grid_of, limited, vector
+
+# -------------------- layout.laying
+
+Cut: TypeAlias = "tuple[str, int, Region]"
+"""Layer, core, region: these neurons of the layer are to stand on the core."""
+Counts: TypeAlias = "Mapping[str, LayerCount]"
+
+
+def lay_out(
+    network: Network | QuantizedNetwork,
+    profile: HardwareProfile,
+    *,
+    cores: int | None = None,
+    bits: int = DEFAULT_WEIGHT_BITS,
+    connectivity: float | None = None,
+    plan: Sequence[Cut] = (),
+) -> Placement:
+    """Put a network on the fewest cores, whether it fits or not; one in floats with weights of `bits` bits.
+
+    A neuron that no empty core can hold gets one to itself, and `Placement.overruns` says by how much it is too large.
+
+    Parameters
+    ----------
+    connectivity : float, optional
+        What if each weight survived with this chance, 0..1? Counted in closed form. By default the weights that are not
+        zero are counted.
+    """
+    available = profile.cores_given(cores)
+    widths = {layer.name: weight_bits(bits_of(layer, bits), profile) for layer in network.layers}
+    counts = counts_of(network.layers, widths, profile, connectivity)
+    closely = Placement(
+        profile=profile,
+        cores_available=available,
+        cores_lower_bound=least_cores(network.layers, counts, profile),
+        weight_bits=widths,
+        n_pairs={layer.name: layer.n_pairs for layer in network},
+        slices=filled(network.layers, profile, counts),
+    )
+    if not plan:
+        return closely
+    planned = replace(closely, slices=_as_planned(network.layers, profile, counts, plan))
+    return planned if planned.fits and (planned.cores_used <= closely.cores_used or not closely.fits) else closely
+
+
+def cores_at_a_glance(network: Network | QuantizedNetwork, profile: HardwareProfile, *, bits: int = DEFAULT_WEIGHT_BITS) -> int:
+    """Cores that a network takes when it is laid in the first way alone, some more than `lay_out` finds: to compare networks."""
+    widths = {layer.name: weight_bits(bits_of(layer, bits), profile) for layer in network.layers}
+    slices = filled(network.layers, profile, counts_of(network.layers, widths, profile), is_quick=True)
+    return len({part.core for part in slices})
+
+
+def counts_of(
+    layers: Layers, widths: Mapping[str, int], profile: HardwareProfile, connectivity: float | None = None
+) -> dict[str, LayerCount]:
+    """Every layer, ready to be counted."""
+    counted: dict[Any, Any] = {}
+    waiting = waits(layers)
+    return {
+        layer.name: LayerCount(layer, widths[layer.name], profile, connectivity, counted, waiting[layer.name]) for layer in layers
+    }
+
+
+def least_cores(layers: Layers, counts: Counts, profile: HardwareProfile) -> int:
+    """Lower bound on the cores: each resource's total over what a core has."""
+    neurons = profile.capacity("neurons")
+    return max(1, math.ceil(sum(layer.n_neurons for layer in layers) / neurons))
+
+
+_LAID_AGAIN = 20_000
+"""Networks of more slices are laid in one way only."""
+_TRIALS = 6
+"""How often a layer that hears itself is cut anew, where a core turns out to be too full."""
+_TUNED_LAYERS = 100
+"""Networks of more layers keep the blocks that they agreed on."""
+_SEEDS = 2
+"""How often blocks are tuned."""
+_CHANGES, _CHANGES_A_CORE = 5000, 10
+"""How many changes are looked at each time: at most, and for each core."""
+_WAYS = ((1.0, True), (0.5, True), (0.0, True), (1.0, False), (0.0, False))
+"""How cautious the layers are when they agree, and whether they keep to the pieces that they agreed on."""
+
+
+def filled(
+    layers: Layers, profile: HardwareProfile, counts: Counts, *, is_quick: bool = False, enough: int = 1
+) -> tuple[Slice, ...]:
+    """Every layer laid: in that of some ways (the first, if quick) that breaks fewest limits, and of these takes fewest cores.
+
+    The first that breaks none and takes no more than `enough` cores is taken as it is.
+    """
+    if profile.number("cores_per_layer", UNLIMITED) == 1:
+        return _uncut(layers, profile, counts)
+    best: tuple[Slice, ...] = ()
+    least: tuple[int, int] | None = None
+    options = {layer.name: options_of(counts[layer.name], grid_of(layer), profile) for layer in layers}
+    are_rows = all(len(grid_of(layer)) == 1 for layer in layers)  # which leaves nothing to agree on
+    for caution, is_even in _WAYS[:1] if are_rows and len(layers) == 1 else _WAYS[::3] if are_rows else _WAYS:
+        chosen = agreed(layers, profile, options, caution)
+        too_full, n_cores, slices = _filled(layers, profile, counts, chosen, is_even=is_even)
+        if any(hears_itself(layer) for layer in layers):
+            too_full, n_cores, slices = _settled(layers, profile, counts, chosen, slices, is_even=is_even)
+        if least is None or (too_full, n_cores) < least:
+            best, least = slices, (too_full, n_cores)
+        if is_quick or len(slices) > _LAID_AGAIN or least <= (0, enough):
+            return best
+    is_tuned = not are_rows and len(layers) <= _TUNED_LAYERS and not any(hears_itself(layer) for layer in layers)
+    if is_tuned and least is not None and least[0] == 0:
+        for found in _tuned(layers, profile, counts, options, min(_CHANGES, _CHANGES_A_CORE * least[1])):
+            if found[:2] < least:
+                best, least = found[2], found[:2]
+            if least <= (0, enough):
+                break
+    return best
+
+
+def _tuned(
+    layers: Layers, profile: HardwareProfile, counts: Counts, options: Mapping[str, Options], changes: int
+) -> Iterator[tuple[int, int, tuple[Slice, ...]]]:
+    """Layers cut with an eye on who fills the cores of whom: laid as they come, and all of them cut before any is laid."""
+    chosen = agreed(layers, profile, options, 1.0)
+    tuning = Tuning(options, {layer.name: layer.n_neurons for layer in layers}, _axon(profile))
+    for seed in range(_SEEDS):
+        blocks = tuning.tuned({name: one.block for name, one in chosen.items()}, changes, seed)
+        tuned = {name: replace(one, block=blocks[name]) for name, one in chosen.items()}
+        yield _filled(layers, profile, counts, tuned, is_even=True)
+        yield _packed(layers, profile, counts, tuned)
+
+
+def _packed(
+    layers: Layers, profile: HardwareProfile, counts: Counts, chosen: Mapping[str, Chosen]
+) -> tuple[int, int, tuple[Slice, ...]]:
+    """Pieces that no core holds, cores, and every layer: all cut first, then packed; cores in the order of the layers."""
+    capacity = np.array([profile.capacity(resource) for resource in limited(profile)])
+    hearing, pieces = Hearing(layers, counts, profile), list[Slice]()
+    for layer in reversed(layers):
+        filling = hearing.filling(layer)
+        regions = cut(filling, chosen[layer.name].block, capacity)
+        hearing.add(layer, regions)
+        hearing.forget(layer)
+        pieces += [filling.measure(region, 0) for region in reversed(regions)]
+    pieces.reverse()
+    needs = np.stack([vector(part.usage, part.output_axons, profile) for part in pieces])
+    homes = packed(needs, capacity)
+    largest = np.lexsort((-(needs / np.maximum(capacity, 1)).max(axis=1), homes))
+    first = largest[np.flatnonzero(np.diff(homes[largest], prepend=-1))]  # each core stands where its largest piece is
+    number = np.argsort(np.argsort(first))
+    parts = [replace(part, core=int(number[home])) for part, home in zip(pieces, homes, strict=True)]
+    return int((needs > capacity).any(axis=1).sum()), first.size, tuple(sorted(parts, key=lambda part: part.core))
+
+
+def _filled(
+    layers: Layers,
+    profile: HardwareProfile,
+    counts: Counts,
+    chosen: Mapping[str, Chosen],
+    *,
+    is_even: bool,
+    cuts: Mapping[str, Sequence[Region]] | None = None,
+    spare: int = 0,
+) -> tuple[int, int, tuple[Slice, ...]]:
+    """Pieces that overfill a core, cores, and every layer laid, the last one first.
+
+    The output axons of a layer that hears itself depend on how it is cut, and that on its output axons: `cuts` says how it was
+    cut before, and so many slices more may come of it; by default it is cut on trial, as if it did not hear itself.
+    """
+    board, slices, hearing = Board(profile, is_even=is_even), list[Slice](), Hearing(layers, counts, profile)
+    for layer in reversed(layers):
+        filling = hearing.filling(layer)
+        if hears_itself(layer):
+            trial = (
+                [part.region for part in Board(profile).lay(filling, chosen[layer.name])] if cuts is None else cuts[layer.name]
+            )
+            hearing.add(layer, trial)
+            hearing.expect(layer, spare)
+            filling = hearing.filling(layer)
+        laid = board.lay(filling, chosen[layer.name])
+        if not hears_itself(layer):
+            hearing.add(layer, [part.region for part in laid])
+        hearing.forget(layer)
+        slices += laid
+    first_core_first = (replace(part, core=board.n_cores - 1 - part.core) for part in reversed(slices))
+    return board.n_too_full, board.n_cores, tuple(sorted(first_core_first, key=lambda part: part.core))
+
+
+def _settled(
+    layers: Layers,
+    profile: HardwareProfile,
+    counts: Counts,
+    chosen: Mapping[str, Chosen],
+    slices: tuple[Slice, ...],
+    *,
+    is_even: bool,
+) -> tuple[int, int, tuple[Slice, ...]]:
+    """Layers that hear themselves cut again, by how they were cut, until what they are counted with is how they stand."""
+    capacity = np.array([profile.capacity(resource) for resource in limited(profile)])
+    for trial in range(_TRIALS):
+        slices = _as_planned(layers, profile, counts, [(part.layer, part.core, part.region) for part in slices])
+        used: dict[int, NDArray[np.int64]] = {}
+        for part in slices:
+            used[part.core] = used.get(part.core, 0) + vector(part.usage, part.output_axons, profile)
+        too_full = sum(bool((taken > capacity).any()) for taken in used.values())
+        if too_full == 0 or trial == _TRIALS - 1:
+            break
+        cuts = {layer.name: [part.region for part in slices if part.layer == layer.name] for layer in layers}
+        slices = _filled(layers, profile, counts, chosen, is_even=is_even, cuts=cuts, spare=trial)[2]
+    return too_full, len(used), slices
+
+
+def hears_itself(layer: AnyLayer) -> bool:
+    """Whether the layer has a connection from itself."""
+    return any(connection.source == layer.name for connection in layer.connections)
+
+
+def agreed(layers: Layers, profile: HardwareProfile, options: Mapping[str, Options], caution: float) -> dict[str, Chosen]:
+    """The blocks by which all layers together take fewest cores; see `neurodeploy.mapping.partition`."""
+    return Agreement(options, {layer.name: layer.n_neurons for layer in layers}, _axon(profile), caution).reached()
+
+
+def _axon(profile: HardwareProfile) -> NDArray[np.float64]:
+    """(n_resources,): share of a core that an output axon takes."""
+    capacity = np.maximum([profile.capacity(resource) for resource in limited(profile)], 1.0)
+    share: NDArray[np.float64] = axon_of(profile) / capacity
+    return share
+
+
+def _uncut(layers: Layers, profile: HardwareProfile, counts: Counts) -> tuple[Slice, ...]:
+    """Every layer in one piece, each on a core that holds it."""
+    hearing = Hearing(layers, counts, profile)
+    for layer in layers:
+        hearing.add(layer, [Region.whole(grid_of(layer))])
+    slices = [hearing.filling(layer).measure(Region.whole(grid_of(layer)), 0) for layer in layers]
+    cores = assigned(np.stack([vector(part.usage, part.output_axons, profile) for part in slices]), profile)
+    parts = [replace(part, core=int(core)) for part, core in zip(slices, cores, strict=True)]
+    return tuple(sorted(parts, key=lambda part: part.core))
+
+
+def _as_planned(layers: Layers, profile: HardwareProfile, counts: Counts, plan: Sequence[Cut]) -> tuple[Slice, ...]:
+    hearing = Hearing(layers, counts, profile)
+    for layer in layers:
+        regions = [region for name, _, region in plan if name == layer.name]
+        covered = np.zeros(grid_of(layer), dtype=np.int64)
+        for region in regions:
+            covered[region.box] += 1
+        if not (covered == 1).all():
+            raise RequestError("plan", f"does not give each neuron of layer {layer.name!r} one core")
+        hearing.add(layer, regions)
+    fillings = {layer.name: hearing.filling(layer) for layer in layers}
+    order = {layer.name: n for n, layer in enumerate(layers)}
+    slices = [fillings[name].measure(region, core) for name, core, region in plan]
+    return tuple(sorted(slices, key=lambda part: (part.core, order[part.layer], part.region)))
+
+
+# -------------------- placing
+
+
+def place(
+    network: QuantizedNetwork,
+    profile: HardwareProfile,
+    *,
+    cores: int | None = None,
+    chips: int | None = None,
+    plan: Sequence[Cut] = (),
+    rates: Rates | None = None,
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
+) -> Placement:
+    """Put a network on the fewest cores, and these where its spikes travel least.
+
+    Parameters
+    ----------
+    cores, chips : int, optional
+        How many cores, or chips of them, it may use; all of the profile's by default.
+    plan : sequence of (layer, core, region), optional
+        The slices of a budget that it keeps: how it stands where that takes no core more, or where it fits only so. Laid
+        closely, the targets of a neuron may be cut apart where the plan does not cut, and take an output axon more.
+    rates : mapping, optional
+        Spikes a step of every neuron, by layer, as `neurodeploy.mapping.traffic.measured_rates` takes them from a record; assumed to
+        be `neurodeploy.mapping.traffic.ASSUMED_RATE` where not given.
+    seed : int
+        Of the search for better places.
+    progress : callable, optional
+        Told how far the search is, 0..1.
+
+    Raises
+    ------
+    PlacementError
+        It does not fit; the error names layer, resource, need, limit and its source.
+    RequestError
+        `cores` or `chips` is not within 1..what the profile has, or `plan` is not of this network.
+    """
+    available = profile.cores_given(cores, chips)
+    placement = lay_out(network, profile, cores=available, plan=plan)
+    for overrun in placement.overruns():
+        raise overrun.error()
+    return arranged(linked(placement, network, rates), seed=seed, progress=progress)
+
+
+def linked(
+    placement: Placement,
+    network: Network | QuantizedNetwork,
+    rates: Rates | None = None,
+    *,
+    connectivity: float | None = None,
+) -> Placement:
+    """A placement that knows who talks to whom, at measured rates or assumed ones."""
+    counts = counts_of(network.layers, placement.weight_bits, placement.profile, connectivity)
+    slices = [(part.layer, part.region) for part in placement.slices]
+    return replace(placement, links=links_of(slices, network.layers, counts, rates))
+
+
+def arranged(placement: Placement, *, seed: int = 0, progress: Callable[[float], None] | None = None) -> Placement:
+    """The same slices, core by core, on those cores of the board between which spikes travel least.
+
+    A chip whose cores differ keeps its own; a network that needs more cores than the board has is left as it is laid out.
+    """
+    traffic = placement.traffic()
+    used, profile = placement.cores_used, placement.profile
+    if traffic is None or profile.cores_differ or used > profile.cores:
+        return placement
+    chips = -(-max(placement.cores_available, used) // profile["cores_per_chip"].number)
+    mesh = replace(mesh_of(profile), chips=chips)  # of the board, those chips that the network was given, or takes all the same
+    return placement.moved(arrange(traffic.flow, used, mesh, seed=seed, progress=progress))

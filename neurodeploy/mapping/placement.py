@@ -1,0 +1,297 @@
+"""Where it goes: which neurons stand on which core, and what they take there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurodeploy.errors import PlacementError
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.arrays import table
+from neurodeploy.mapping.energy import Traffic
+from neurodeploy.mapping.traffic import Links
+from neurodeploy.resources.usage import Region, Usage, limited, vector
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """A region of a layer, on a core, and what it uses there.
+
+    Attributes
+    ----------
+    core : int
+        Numbered from 0 through all chips.
+    region : Region
+        The neurons, as a box in the layer's grid.
+    output_axons : int
+        One for each of its neurons and slice that hears it.
+    """
+
+    layer: str
+    core: int
+    region: Region
+    usage: Usage
+    output_axons: int
+
+    @property
+    def name(self) -> str:
+        """As it is called in reports: ``hidden[0:64]``."""
+        return f"{self.layer}{self.region}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerUse:
+    """What a layer uses of the chip, summed over its slices; `fan_in` is the largest of a neuron, `delay_steps` of a synapse."""
+
+    layer: str
+    cores: int
+    slices: int
+    neurons: int
+    synapses: int
+    synapse_memory_bits: int
+    input_axons: int
+    output_axons: int
+    fan_in: int
+    delay_steps: int
+    encoding: str
+    weight_bits: int
+
+
+_OF_A_LAYER = (
+    ("fan_in", "fan_in_per_neuron", "Prune its neurons' inputs, or part its sum over neurons in between."),
+    ("delay_steps", "max_delay_steps", "Shorten the delay, or let neurons in between relay the spikes (`neurodeploy.balance`)."),
+)
+"""What no cut makes smaller: facts of a layer, the keys of a profile that limit them, and what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overrun:
+    """A limit that a placement breaks.
+
+    Attributes
+    ----------
+    layer : str
+        The layer that stands where it breaks.
+    resource : str
+        One of `neurodeploy.resources.usage.RESOURCES`, ``"cores"``, ``"fan_in"`` or ``"delay_steps"``.
+    core : int or None
+        The core in question; None where it is not about one.
+    """
+
+    layer: str
+    resource: str
+    core: int | None
+    need: int
+    limit: int
+    source: str
+    remedy: str
+
+    def error(self) -> PlacementError:
+        """The overrun as the error that says so."""
+        whole = {
+            "cores": "cores for the network", "fan_in": "synapses onto one neuron", "cores_per_layer": "cores for the layer",
+            "delay_steps": "steps for which spikes wait in a synapse",
+        }  # fmt: skip
+        what = whole[self.resource] if self.core is None else f"{self.resource} on core {self.core}"
+        return PlacementError(
+            f"layer {self.layer!r}", what, need=self.need, limit=self.limit, source=self.source, remedy=self.remedy
+        )
+
+    def __str__(self) -> str:
+        return str(self.error())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """A network on the cores of a chip.
+
+    Attributes
+    ----------
+    profile : HardwareProfile
+    cores_available : int
+        Cores that the network was given.
+    cores_lower_bound : int
+        No placement takes fewer, however its slices are cut: see `benchmarks.placement.lower_bound.bounds`.
+    weight_bits, n_pairs : mapping by layer, first layer first
+        Width of a weight, and how many pairs of neurons its synapses could connect.
+    slices : tuple of Slice
+        By core, then by layer; every neuron stands in exactly one.
+    links : Links or None
+        Who talks to whom; None where nobody asked.
+    """
+
+    profile: HardwareProfile
+    cores_available: int
+    cores_lower_bound: int
+    weight_bits: Mapping[str, int]
+    n_pairs: Mapping[str, int]
+    slices: tuple[Slice, ...]
+    links: Links | None = None
+    cores: tuple[int, ...] = field(init=False, repr=False)
+    _totals: NDArray[np.int64] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        cores = sorted({part.core for part in self.slices})
+        row = {core: i for i, core in enumerate(cores)}
+        totals = np.zeros((len(cores), len(self.resources)), dtype=np.int64)
+        for part in self.slices:
+            totals[row[part.core]] += use_of(part, self.profile)
+        object.__setattr__(self, "cores", tuple(cores))
+        object.__setattr__(self, "_totals", totals)
+
+    @property
+    def resources(self) -> tuple[str, ...]:
+        """What a core of this chip has a limit of."""
+        return limited(self.profile)
+
+    @property
+    def cores_used(self) -> int:
+        return len(self.cores)
+
+    @property
+    def chips_used(self) -> int:
+        return len({self.chip_of(core) for core in self.cores})
+
+    @property
+    def is_on_board(self) -> bool:
+        """Whether every core is one that the board has."""
+        return self.cores[-1] < self.profile.cores
+
+    def chip_of(self, core: int) -> int:
+        """The chip that a core is on."""
+        return core // self.profile["cores_per_chip"].number
+
+    def on_core(self, core: int) -> dict[str, int]:
+        """What the core's slices use together, by resource."""
+        used = self._totals[self.cores.index(core)] if core in self.cores else np.zeros(len(self.resources), dtype=np.int64)
+        return dict(zip(self.resources, used.tolist(), strict=True))
+
+    def utilization(self, core: int) -> dict[str, float]:
+        """`on_core` over the core's limits."""
+        return {resource: used / self.profile.capacity(resource, core) for resource, used in self.on_core(core).items()}
+
+    def mean_utilization(self) -> dict[str, float]:
+        """Share of each resource that is used on the cores that are, 0..1."""
+        return dict(zip(self.resources, (self._totals.sum(axis=0) / self._capacity.sum(axis=0)).tolist(), strict=True))
+
+    def utilizations(self) -> NDArray[np.float64]:
+        """(n_cores, n_resources): `utilization` of all `cores` at once."""
+        shares: NDArray[np.float64] = self._totals / self._capacity
+        return shares
+
+    @property
+    def _capacity(self) -> NDArray[np.int64]:
+        """(n_cores, n_resources): what each used core has."""
+        cores = np.array(self.cores, dtype=np.int64)
+        has = [np.array(self.profile[f"{resource}_per_core"].choices) for resource in self.resources]
+        return np.stack([values[cores % values.size] for values in has], axis=-1)
+
+    def traffic(self) -> Traffic | None:
+        """Spikes from core to core, and what a step costs, as far as the profile has figures for it.
+
+        None without links, and where there are more cores than the board has: between those there is no way.
+        """
+        homes = np.array([part.core for part in self.slices])
+        neurons = np.array([part.usage.neurons for part in self.slices], dtype=np.float64)
+        if self.links is None or not self.is_on_board:
+            return None
+        return Traffic(links=self.links, homes=homes, neurons=neurons, profile=self.profile)
+
+    def moved(self, positions: NDArray[np.int64]) -> Placement:
+        """The same slices on other cores: what stood on ``cores[i]`` now stands on ``positions[i]``."""
+        to = dict(zip(self.cores, positions.tolist(), strict=True))
+        order = sorted(range(len(self.slices)), key=lambda i: (to[self.slices[i].core], i))
+        links = self.links
+        if links is not None:
+            now = np.empty(len(order) + 1, dtype=np.int64)
+            now[order], now[-1] = np.arange(len(order)), -1
+            links = replace(links, source=now[links.source], target=now[links.target], fired=links.fired[order])
+        slices = tuple(replace(self.slices[i], core=to[self.slices[i].core]) for i in order)
+        return replace(self, slices=slices, links=links)
+
+    def of(self, layer: str) -> LayerUse:
+        """What a layer uses in all."""
+        parts = [part for part in self.slices if part.layer == layer]
+        return LayerUse(
+            layer=layer,
+            cores=len({part.core for part in parts}),
+            slices=len(parts),
+            neurons=sum(part.usage.neurons for part in parts),
+            synapses=sum(part.usage.synapses for part in parts),
+            synapse_memory_bits=sum(part.usage.synapse_memory_bits for part in parts),
+            input_axons=sum(part.usage.input_axons for part in parts),
+            output_axons=sum(part.output_axons for part in parts),
+            fan_in=max(part.usage.fan_in for part in parts),
+            delay_steps=max(part.usage.delay_steps for part in parts),
+            encoding="+".join(sorted({name for part in parts for name in part.usage.encoding.split("+")})),
+            weight_bits=self.weight_bits[layer],
+        )
+
+    def overruns(self) -> Iterator[Overrun]:
+        """Each broken limit: too many cores, a core with too much on it, a neuron or a layer that is too large."""
+        yield from self._too_many_cores()
+        capacity = self._capacity
+        for row, column in np.argwhere(self._totals > capacity):
+            core, resource = self.cores[row], self.resources[column]
+            part = next(part for part in self.slices if part.core == core)
+            yield Overrun(
+                layer=part.layer, resource=resource, core=core, need=int(self._totals[row, column]),
+                limit=int(capacity[row, column]), source=self.profile[f"{resource}_per_core"].where,
+                remedy=self._remedy(part, resource),
+            )  # fmt: skip
+        for resource, key, remedy in _OF_A_LAYER:
+            most = self.profile.limits.get(key)
+            for layer in self.weight_bits if most is not None else ():
+                need = getattr(self.of(layer), resource)
+                if most is not None and need > most.number:
+                    yield Overrun(
+                        layer=layer, resource=resource, core=None, need=need, limit=most.number, source=most.where, remedy=remedy
+                    )
+
+    def _remedy(self, part: Slice, resource: str) -> str:
+        if part.region.n_neurons == 1:
+            prune = "prune what hears it" if resource == "output_axons" else "prune what it hears, or part its sum over others"
+            return f"It is one neuron, which no cut makes smaller: {prune}."
+        if self.profile.number("cores_per_layer", 0) == 1:
+            return f"A layer of {self.profile.name} stands on one core: make it smaller, or compress it under a budget."
+        return "Compress it under a budget, or split it over more cores."
+
+    def _too_many_cores(self) -> Iterator[Overrun]:
+        used, given = self.cores_used, self.cores_available
+        if used > given:
+            last = max(self.slices, key=lambda part: part.core)
+            more = f"give it {used}" if used <= self.profile.cores else "take a larger chip"
+            yield Overrun(
+                layer=last.layer, resource="cores", core=None, need=used, limit=given,
+                source=f"cores given; {self.profile['cores_per_chip'].where}",
+                remedy=f"Compress it under a budget of {given} core{'s' if given > 1 else ''}, or {more}.",
+            )  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        """The verdict and a row a layer, for a notebook."""
+        broken = [str(overrun) for overrun in self.overruns()]
+        said = f"does not fit: {broken[0]}" if broken else f"fits: {self.cores_used:,} of {self.cores_available:,} cores"
+        uses = (self.of(name) for name in self.weight_bits)
+        return table(
+            f"Placement on {self.profile.name}: {said}",
+            ["layer", "cores", "slices", "neurons", "synapses", "stored as", "synapse memory, bits", "axons in", "axons out"],
+            (
+                (
+                    use.layer, use.cores, use.slices, use.neurons, use.synapses, f"{use.weight_bits}-bit {use.encoding}",
+                    use.synapse_memory_bits, use.input_axons, use.output_axons,
+                )
+                for use in uses
+            ),
+        )  # fmt: skip
+
+    @property
+    def fits(self) -> bool:
+        return not any(True for _ in self.overruns())
+
+
+def use_of(part: Slice, profile: HardwareProfile) -> NDArray[np.int64]:
+    """What a slice takes of each resource that the chip limits."""
+    return vector(part.usage, part.output_axons, profile)

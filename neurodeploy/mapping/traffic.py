@@ -1,0 +1,387 @@
+"""Where the cores of a board stand, and what a spike pays from one to another.
+
+Every distance here is a Manhattan distance between points: a core's point holds its column and row on the board and the chips
+crossed on the way there, each crossing worth `chip_hop_cost` hops. What lays cores out needs these points and nothing else.
+
+Who talks to whom, and how far spikes travel.
+
+A `Flow` is what was measured or assumed, from core to core; `Talk` is the same as neighbour lists, both directions in one,
+because a spike pays as much on the way there as on the way back.
+
+Which slices talk to which, and how much of it in a step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from neurodeploy.errors import RequestError
+from neurodeploy.ir.arrays import ByValue, Floats, Integers, freeze
+from neurodeploy.ir.graph import INPUT
+from neurodeploy.resources.counting import Heard, LayerCount
+from neurodeploy.resources.usage import Layers, Region
+from neurodeploy.simulation.records import SpikeRecord
+
+# -------------------- board.mesh
+
+
+class Position(NamedTuple):
+    """Where cores stand: the chip, the tile's column and row on it, the chip's column, row and storey on the board."""
+
+    chip: Integers
+    tile_x: Integers
+    tile_y: Integers
+    chip_x: Integers
+    chip_y: Integers
+    chip_z: Integers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mesh:
+    """Where the cores of a board stand.
+
+    Cores count from 0, chip after chip; on a chip tile after tile, row by row from the north-west; chips on the board likewise,
+    column fastest, then row, then storey. Cores of one tile are no hop apart. Tiles of one chip are their Manhattan distance
+    apart. Chips stand edge to edge: their tile meshes adjoin east-west and north-south, and a spike that crosses from one
+    to the next pays `chip_hop_cost` on top of the hop. A storey up or down pays `chip_hop_cost` alone: it leads to the same tile.
+    A chip with a crossbar instead of a mesh is one tile, only that two of its cores are one hop apart, and so are
+    cores of two chips, beside the chips crossed.
+
+    This is a model of distance, not of the router: no congestion, no detour by way of the few links at a chip's edge.
+
+    Parameters
+    ----------
+    chips : int
+        Chips on the board, >= 1.
+    chip_mesh : tuple of int
+        Places for chips along x, y and z, one to three numbers whose product is `chips` or more; the last places may be empty.
+    cores_per_chip, cores_per_tile : int
+        Cores on a chip and on a tile, >= 1.
+    tile_mesh : tuple of int
+        Tiles of a chip along x (columns) and y (rows); the last ones may be empty. ``()`` for a crossbar.
+    chip_hop_cost : float
+        What it costs to cross from chip to chip, in hops within a chip, >= 0. The default, the width of a Loihi chip, is
+        an assumption: makers do not publish the figure.
+    """
+
+    chips: int
+    chip_mesh: tuple[int, ...]
+    cores_per_chip: int
+    cores_per_tile: int
+    tile_mesh: tuple[int, ...]
+    chip_hop_cost: float = 8.0
+
+    def __post_init__(self) -> None:
+        for name in ("chips", "cores_per_chip", "cores_per_tile"):
+            if getattr(self, name) < 1:
+                raise RequestError(f"Mesh.{name}", f"{getattr(self, name)} is not 1 or more")
+        if not 1 <= len(self.chip_mesh) <= 3 or min(self.chip_mesh) < 1:
+            raise RequestError("Mesh.chip_mesh", f"{self.chip_mesh} is not one to three numbers of 1 or more")
+        if self.chips > prod(self.chip_mesh):
+            raise RequestError("Mesh.chip_mesh", "chips", need=self.chips, limit=prod(self.chip_mesh))
+        if self.tile_mesh and (len(self.tile_mesh) != 2 or min(self.tile_mesh) < 1):
+            raise RequestError("Mesh.tile_mesh", f"{self.tile_mesh} is neither () nor two numbers of 1 or more")
+        tiles = -(-self.cores_per_chip // self.cores_per_tile)
+        if self.tile_mesh and tiles > prod(self.tile_mesh):
+            raise RequestError("Mesh.tile_mesh", "tiles", need=tiles, limit=prod(self.tile_mesh))
+        if not 0 <= self.chip_hop_cost < float("inf"):
+            raise RequestError("Mesh.chip_hop_cost", f"{self.chip_hop_cost} is not a number of hops")
+
+    @property
+    def n_cores(self) -> int:
+        return self.chips * self.cores_per_chip
+
+    @property
+    def columns_and_rows(self) -> tuple[int, int]:
+        """Tiles of one chip along x and y; a crossbar is one tile."""
+        return (self.tile_mesh[0], self.tile_mesh[1]) if self.tile_mesh else (1, 1)
+
+    def position(self, core: Integers) -> Position:
+        """Chip, tile and the chip's place of each core; any shape."""
+        chip, on_chip = np.divmod(np.asarray(core, np.int64), self.cores_per_chip)
+        tile = on_chip // self.cores_per_tile if self.tile_mesh else np.zeros_like(on_chip)
+        tile_y, tile_x = np.divmod(tile, self.columns_and_rows[0])
+        along_x, along_y = (*self.chip_mesh, 1)[:2]
+        return Position(chip, tile_x, tile_y, chip % along_x, chip // along_x % along_y, chip // (along_x * along_y))
+
+    def hops(self, a: Integers, b: Integers) -> tuple[Integers, Integers, Integers]:
+        """Hops from cores `a` to cores `b`: east-west, north-south, from chip to chip. A crossbar's hop is told as east-west."""
+        here, there = self.position(a), self.position(b)
+        columns, rows = self.columns_and_rows
+        between_x, between_y = here.chip_x - there.chip_x, here.chip_y - there.chip_y
+        east_west = np.abs(between_x * columns + here.tile_x - there.tile_x)
+        north_south = np.abs(between_y * rows + here.tile_y - there.tile_y)
+        if not self.tile_mesh:
+            east_west = (np.asarray(a) != np.asarray(b)).astype(np.int64)
+            north_south = np.zeros_like(east_west)
+        return east_west, north_south, np.abs(between_x) + np.abs(between_y) + np.abs(here.chip_z - there.chip_z)
+
+    def cost(self, a: Integers, b: Integers) -> Floats:
+        """Hops from cores `a` to cores `b`, those from chip to chip at their price."""
+        east_west, north_south, between_chips = self.hops(a, b)
+        total: Floats = east_west + north_south + self.chip_hop_cost * between_chips
+        return total
+
+    def points(self, core: Integers) -> Floats:
+        """Points whose Manhattan distances are the costs (n_cores, 3), but for a crossbar's hop, which all pairs pay alike."""
+        at = self.position(core)
+        columns, rows = self.columns_and_rows if self.tile_mesh else (0, 0)
+        price = self.chip_hop_cost
+        return np.stack(
+            [at.chip_x * (columns + price) + at.tile_x, at.chip_y * (rows + price) + at.tile_y, at.chip_z * price], axis=-1
+        )
+
+
+# -------------------- board.traffic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Flow(ByValue):
+    """Who talks to whom: sparse traffic between logical cores.
+
+    Parameters
+    ----------
+    source, target : NDArray[np.int64]
+        Logical cores (n_edges,), from 0. A pair may stand twice; a core that talks to itself costs nothing.
+    spikes : NDArray[np.float64]
+        Spikes a step from source to target (n_edges,), >= 0.
+    """
+
+    source: Integers
+    target: Integers
+    spikes: Floats
+
+    def __post_init__(self) -> None:
+        source, target, spikes = (
+            freeze(self, "source", np.int64),
+            freeze(self, "target", np.int64),
+            freeze(self, "spikes", np.float64),
+        )
+        if not source.ndim == target.ndim == spikes.ndim == 1 or not source.size == target.size == spikes.size:
+            raise RequestError(
+                "Flow", f"{source.shape}, {target.shape} and {spikes.shape} are not one number each for every edge"
+            )
+        if source.size and min(source.min(), target.min()) < 0:
+            raise RequestError("Flow", f"core {min(source.min(), target.min())} is not a core")
+        if source.size and spikes.min() < 0:
+            raise RequestError("Flow.spikes", f"{spikes.min()} is less than none")
+
+
+def spike_hops(flow: Flow, position: Integers, mesh: Mesh) -> float:
+    """Spikes x hops a step of logical cores that stand on physical cores `position`, chip crossings at their price."""
+    return float(flow.spikes @ mesh.cost(position[flow.source], position[flow.target]))
+
+
+class Talk(NamedTuple):
+    """Neighbour lists: that of core i is ``core[first[i]:first[i + 1]]``, with `spikes` to each; `owner` repeats i along it."""
+
+    first: Integers
+    core: Integers
+    spikes: Floats
+    owner: Integers
+
+    @property
+    def n_cores(self) -> int:
+        return self.first.size - 1
+
+    def between(self, a: Integers, b: Integers) -> Floats:
+        """Spikes a step between cores `a` and cores `b`, one by one, both directions together."""
+        keys, wanted = self.owner * self.n_cores + self.core, a * self.n_cores + b
+        found = np.minimum(np.searchsorted(keys, wanted), max(keys.size - 1, 0))
+        return np.where(keys[found] == wanted, self.spikes[found], 0.0) if keys.size else np.zeros(wanted.shape)
+
+
+class Crowd(NamedTuple):
+    """Some cores and their neighbour lists, one after another: `core` and `spikes` with `row`, the owner's place in `members`."""
+
+    members: Integers
+    core: Integers
+    spikes: Floats
+    row: Integers
+
+
+def talk_of(flow: Flow, n_cores: int) -> Talk:
+    """Neighbour lists of a flow; what a core says to itself is left out, for it travels nowhere."""
+    other = (flow.source != flow.target) & (flow.spikes > 0)
+    source, target, spikes = flow.source[other], flow.target[other], flow.spikes[other]
+    ends = (np.concatenate([source, target]), np.concatenate([target, source]))
+    both = csr_array((np.concatenate([spikes, spikes]), ends), shape=(n_cores, n_cores))
+    both.sum_duplicates()
+    first = both.indptr.astype(np.int64)
+    return Talk(first, both.indices.astype(np.int64), both.data, np.repeat(np.arange(n_cores), np.diff(first)))
+
+
+def crowd(talk: Talk, members: Integers) -> Crowd:
+    """Neighbour lists of `members` alone."""
+    lengths = talk.first[members + 1] - talk.first[members]
+    ends = np.cumsum(lengths)
+    edges = np.arange(lengths.sum()) + np.repeat(talk.first[members] - ends + lengths, lengths)
+    return Crowd(members, talk.core[edges], talk.spikes[edges], np.repeat(np.arange(members.size), lengths))
+
+
+def travel(talk: Talk, points: Floats) -> float:
+    """Spikes x hops a step when core i stands at ``points[i]``."""
+    return sum(
+        float(talk.spikes @ np.abs(points[talk.owner, axis] - points[talk.core, axis])) for axis in range(points.shape[1])
+    ) / 2  # fmt: skip
+
+
+def strangers(talk: Talk, rng: np.random.Generator) -> Iterator[Integers]:
+    """Sets of cores of which no two talk to each other, without end; who has been in few sets so far comes first.
+
+    Each set is drawn in rounds of Luby (1986): whoever ranks above all neighbours is in, and its neighbours are out.
+    """
+    some = np.flatnonzero(np.diff(talk.first))
+    starts = talk.first[some]
+    turns = np.zeros(talk.n_cores)
+    while True:
+        rank = rng.random(talk.n_cores) - turns
+        chosen, undecided = np.zeros(talk.n_cores, bool), np.ones(talk.n_cores, bool)
+        for _ in range(4):
+            rank[~undecided] = -np.inf
+            above = undecided.copy()
+            if some.size:
+                above[some] &= rank[some] > np.maximum.reduceat(rank[talk.core], starts)
+            chosen |= above
+            undecided &= ~above
+            if some.size:
+                undecided[some] &= ~np.logical_or.reduceat(above[talk.core], starts)
+        turns[chosen] += 1
+        yield np.flatnonzero(chosen)
+
+
+# -------------------- board.links
+
+Rates: TypeAlias = "Mapping[str, NDArray[np.float64]]"
+"""Spikes a step of every neuron of a layer, by layer: one number for all of them or one each."""
+
+ASSUMED_RATE = 0.1
+"""Spikes a neuron and step where nothing was measured."""
+ENCODINGS = ("dense", "sparse", "convolution")
+"""Kinds of list that synaptic operations are told apart by."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Links(ByValue):
+    """Traffic from slice to slice in an average step.
+
+    Attributes
+    ----------
+    source, target : array (n_links,), int64
+        Indices into a placement's slices; source -1 for the network's input, which comes from off the chip.
+    spikes : array (n_links,), float64
+        Messages: one for each neuron of the source that fires and is heard.
+    synops : array (n_links,), float64
+        Synapses that they meet, zeros of a dense list included.
+    encoding : array (n_links,), int64
+        How those are stored, as an index into `ENCODINGS`.
+    fired : array (n_slices,), float64
+        Spikes of each slice's neurons.
+    measured : bool
+        Whether the rates come from a record, or are assumed.
+    """
+
+    source: NDArray[np.int64]
+    target: NDArray[np.int64]
+    spikes: NDArray[np.float64]
+    synops: NDArray[np.float64]
+    encoding: NDArray[np.int64]
+    fired: NDArray[np.float64]
+    measured: bool
+
+    def __post_init__(self) -> None:
+        for name in ("source", "target", "encoding"):
+            freeze(self, name, np.int64)
+        for name in ("spikes", "synops", "fired"):
+            freeze(self, name, np.float64)
+
+
+def measured_rates(record: SpikeRecord) -> Rates:
+    """Spikes a step of every neuron in a record, over all its samples and steps."""
+    return {name: np.moveaxis(spikes, -1, 1).mean(axis=(0, 1)).reshape(-1) for name, spikes in record.spikes.items()}
+
+
+def links_of(
+    slices: list[tuple[str, Region]], layers: Layers, counts: Mapping[str, LayerCount], rates: Rates | None = None
+) -> Links:
+    """Who hears whom, slice by slice.
+
+    Parameters
+    ----------
+    slices : list of (layer, region)
+    rates : mapping, optional
+        Spikes a step by layer, and of the network's input under ``"input"``; `ASSUMED_RATE` for a layer that is not there.
+    """
+    known = {} if rates is None else rates
+    rate = {layer.name: _each(known.get(layer.name, np.array(ASSUMED_RATE)), layer.n_neurons) for layer in layers}
+    numbers, homes = _homes(slices, layers, counts)
+    found: list[tuple[NDArray[np.int64], int, NDArray[np.float64], NDArray[np.float64], int]] = []
+    fired = np.zeros(len(slices))
+    for target, (name, region) in enumerate(slices):
+        count = counts[name]
+        fired[target] = rate[name].reshape(count.grid)[region.box].sum()
+        parts = zip(count.heard(region), count.by_connection(region), count.fan_outs(region), strict=True)
+        for heard, (_, _, _, encoding), fan_out in parts:
+            meets = np.full(heard.mask.shape, region.n_neurons) if encoding == "dense" else fan_out
+            if heard.source == INPUT:
+                spikes = _each(known.get(INPUT, np.array(ASSUMED_RATE)), math.prod(heard.shape))
+                sent = spikes.reshape(heard.shape)[heard.box.box] * heard.mask
+                from_, messages, synops = np.array([-1]), np.array([sent.sum()]), np.array([(sent * meets).sum()])
+            else:
+                source = heard.source
+                from_, messages, synops = _heard_from(heard, numbers[source], homes[source], rate[source], meets)
+            found.append((from_, target, messages, synops, ENCODINGS.index(encoding) if encoding in ENCODINGS else 0))
+    lengths = [from_.size for from_, *_ in found]
+    return Links(
+        source=_joined([from_ for from_, *_ in found]).astype(np.int64),
+        target=np.repeat([target for _, target, *_ in found], lengths),
+        spikes=_joined([sent for _, _, sent, *_ in found]),
+        synops=_joined([synops for *_, synops, _ in found]),
+        encoding=np.repeat([kind for *_, kind in found], lengths),
+        fired=fired,
+        measured=rates is not None,
+    )
+
+
+def _joined(arrays: list[NDArray[np.float64]] | list[NDArray[np.int64]]) -> NDArray[np.float64]:
+    return np.concatenate([np.zeros(0), *arrays])
+
+
+def _homes(
+    slices: list[tuple[str, Region]], layers: Layers, counts: Mapping[str, LayerCount]
+) -> tuple[dict[str, NDArray[np.int64]], dict[str, NDArray[np.int32]]]:
+    """By layer: the numbers of its slices, and for every neuron which of them it stands in."""
+    of_layer: dict[str, list[int]] = {layer.name: [] for layer in layers}
+    for number, (name, _) in enumerate(slices):
+        of_layer[name].append(number)
+    homes = {}
+    for layer in layers:
+        home = np.zeros(counts[layer.name].grid, dtype=np.int32)
+        for local, number in enumerate(of_layer[layer.name]):
+            home[slices[number][1].box] = local
+        homes[layer.name] = home
+    return {name: np.array(numbers, dtype=np.int64) for name, numbers in of_layer.items()}, homes
+
+
+def _heard_from(
+    heard: Heard, numbers: NDArray[np.int64], home: NDArray[np.int32], rate: NDArray[np.float64], meets: NDArray[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """The slices of a source that a region hears, what each sends it in a step, and the synapses that this meets."""
+    local = home.reshape(heard.shape)[heard.box.box][heard.mask]
+    sent = rate.reshape(heard.shape)[heard.box.box][heard.mask]
+    spikes, synops = (np.bincount(local, values, len(numbers)) for values in (sent, sent * meets[heard.mask]))
+    which = np.unique(local)
+    return numbers[which], spikes[which], synops[which]
+
+
+def _each(rate: NDArray[np.float64], n: int) -> NDArray[np.float64]:
+    """(n,): a rate for each neuron, of one for all of them or one each."""
+    return np.broadcast_to(np.ravel(rate), n)

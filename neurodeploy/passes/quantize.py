@@ -1,0 +1,350 @@
+"""Floats to the chip's integers, and back.
+
+What rounding to the chip's integers cost a network: errors, synapses lost, states that can overflow, layers gone silent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurodeploy.errors import QuantizeError
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.graph import Connection
+from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse, Synapse
+from neurodeploy.ir.quantized import (
+    QuantizedConv,
+    QuantizedDense,
+    QuantizedLayer,
+    QuantizedLI,
+    QuantizedLIF,
+    QuantizedNetwork,
+    QuantizedSparse,
+    QuantizedSynapse,
+)
+from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
+from neurodeploy.targets.loihi.arithmetic import (
+    BIAS_MAX,
+    BIAS_MIN,
+    DECAY_UNITY,
+    MANTISSA_SHIFT,
+    STATE_MAX,
+    THRESHOLD_MAX,
+    as_lava_reads,
+)
+
+# -------------------- quantization
+
+_REGISTERS = "Loihi register widths, lava-nc 0.10 proc/lif/models.py"
+_INTEGERS: Mapping[type, Any] = {Dense: QuantizedDense, Sparse: QuantizedSparse, Conv: QuantizedConv}
+_FLOATS: Mapping[type, Any] = {integers: floats for floats, integers in _INTEGERS.items()}
+
+
+def quantize(
+    network: Network, profile: HardwareProfile, *, bits: int | Mapping[str, int] = DEFAULT_WEIGHT_BITS
+) -> QuantizedNetwork:
+    """Round a network to the chip's integers, each layer on a scale of its own, which all connections into it share.
+
+    The largest weight of a layer takes the largest integer of its width; threshold and bias follow on the same scale,
+    unless they would leave their registers: then the scale gives way. Connections with weights of both signs get even numbers
+    of at most 2 * (2**(bits - 1) - 1), those of one sign numbers of at most 2**bits - 1. Thresholds that differ from
+    neuron to neuron are brought to one by scaling each neuron's weights and bias, which changes no spike; they stay as they
+    are where a convolution has the same weights for them. Decays become multiples of 1/4096.
+
+    Parameters
+    ----------
+    bits : int or mapping of layer name to int
+        Width of a weight, sign included: 2..8, and one that the chip has.
+
+    Raises
+    ------
+    QuantizeError
+        A width that the chip does not have, or a threshold or bias that its registers cannot hold on any scale.
+    """
+    widths = {layer.name: _width(layer.name, bits, profile) for layer in network}
+    layers = tuple(_quantized(layer, widths[layer.name]) for layer in network)
+    return QuantizedNetwork(input_shape=network.input_shape, layers=layers)
+
+
+def _width(name: str, bits: int | Mapping[str, int], profile: HardwareProfile) -> int:
+    asked = bits.get(name, DEFAULT_WEIGHT_BITS) if isinstance(bits, Mapping) else bits
+    choices = [width for width in profile["weight_bits"].choices if 2 <= width <= 8]
+    if asked not in choices:
+        raise QuantizeError(
+            f"layer {name!r}", f"weights of {asked} bits do not exist on {profile.name}", source=profile["weight_bits"].where,
+            remedy=f"Choose from {', '.join(map(str, choices))}.",
+        )  # fmt: skip
+    return asked
+
+
+def _quantized(layer: Layer, width: int) -> QuantizedLayer:
+    factor, threshold = _brought_to_one_threshold(layer)
+    weights = [c.synapse.weight * c.synapse.beside(factor) for c in layer.connections]
+    bias = layer.bias * factor
+    scale = _scale(weights, bias, threshold, width)
+    integers = [_rounded(weight, scale) for weight in weights]
+    if isinstance(layer.connections[0].synapse, Dense) and len(weights) == 1:
+        scale, integers[0] = _avoid_misreading(weights[0], scale, integers[0])
+    _check_threshold(layer, threshold, scale, [*weights, bias])
+    du = _integer(layer.neuron.current_decay * DECAY_UNITY)
+    dv = _integer(layer.neuron.voltage_decay * DECAY_UNITY)
+    neuron: QuantizedLIF | QuantizedLI
+    if threshold is not None:
+        neuron = QuantizedLIF(vth=_integer(threshold * scale), du=du, dv=dv)
+    else:
+        neuron = QuantizedLI(du=du, dv=dv)
+    return QuantizedLayer(
+        name=layer.name,
+        shape=layer.shape,
+        neuron=neuron,
+        connections=tuple(_in_integers(c, weight, width) for c, weight in zip(layer.connections, integers, strict=True)),
+        bias=_integer(bias * scale),
+        scale=np.asarray(scale * factor),
+    )
+
+
+def _brought_to_one_threshold(layer: Layer) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """What scales each neuron's weights and bias, and the thresholds then: one, where convolutions have weights for each."""
+    if not isinstance(layer.neuron, LIF):
+        return np.ones(()), None
+    thresholds = layer.neuron.threshold
+    by_channel = np.broadcast_to(thresholds, layer.n_neurons).reshape(layer.shape[0], -1)
+    if any(isinstance(c.synapse, Conv) for c in layer.connections) and (by_channel != by_channel[:, :1]).any():
+        return np.ones(()), thresholds
+    return thresholds.max() / thresholds, thresholds.max()
+
+
+def _check_threshold(
+    layer: Layer, threshold: NDArray[np.float64] | None, scale: float, beside: list[NDArray[np.float64]]
+) -> None:
+    if threshold is None or round(float(threshold.min()) * scale) >= 1:
+        return
+    largest = max(np.abs(numbers).max(initial=0.0) for numbers in beside)
+    raise QuantizeError(
+        f"layer {layer.name!r}", f"its threshold {threshold.min():.3g} is lost beside weights or biases of up to {largest:.3g}",
+        source=_REGISTERS, remedy="Bring its weights and thresholds nearer to each other.",
+    )  # fmt: skip
+
+
+def _in_integers(connection: Connection[Synapse], weight: NDArray[np.int64], width: int) -> Connection[QuantizedSynapse]:
+    """The connection with integers for its weights."""
+    synapse, kind = connection.synapse, _INTEGERS[type(connection.synapse)]
+    wiring = {field.name: getattr(synapse, field.name) for field in fields(synapse) if field.name != "weight"}
+    return Connection(
+        source=connection.source, synapse=kind(weight=weight, weight_bits=width, **wiring), delay_steps=connection.delay_steps
+    )
+
+
+def _scale(
+    weights: list[NDArray[np.float64]], bias: NDArray[np.float64], threshold: NDArray[np.float64] | None, width: int
+) -> float:
+    """Weight units a float unit of v, one for all connections: the largest that no register overflows on."""
+    limits = [_full_scale(weight, width) / float(np.abs(weight).max()) for weight in weights if weight.any()]
+    if threshold is not None:
+        limits.append(THRESHOLD_MAX / float(threshold.max()))
+    for worst, register in ((bias.max(initial=0.0), BIAS_MAX), (-bias.min(initial=0.0), -BIAS_MIN)):
+        if worst > 0:
+            limits.append(register / float(worst))
+    return min(limits, default=1.0)
+
+
+def _is_mixed(weight: NDArray[np.float64]) -> bool:
+    return bool((weight < 0).any() and (weight > 0).any())
+
+
+def _full_scale(weight: NDArray[np.float64], width: int) -> int:
+    """The integer that the largest weight becomes: kept symmetric, so a sign never costs a step."""
+    return 2 * ((1 << (width - 1)) - 1) if _is_mixed(weight) else (1 << width) - 1
+
+
+def _rounded(weight: NDArray[np.float64], scale: float) -> NDArray[np.int64]:
+    step = 2 if _is_mixed(weight) else 1
+    integers: NDArray[np.int64] = (step * np.rint(weight * scale / step)).astype(np.int64)
+    return integers
+
+
+def _avoid_misreading(weight: NDArray[np.float64], scale: float, integers: NDArray[np.int64]) -> tuple[float, NDArray[np.int64]]:
+    """Shrink the scale, a step of the largest weight at a time, while Lava would read other weights than these.
+
+    Rounding can leave a matrix of zeros and negative powers of two, which Lava misreads (`as_lava_reads`). What it took
+    from the matrix stays out, so that a sign that is lost costs the others no bit and does not come back.
+    """
+    kept = np.where(integers != 0, weight, 0.0)
+    while integers.any() and not np.array_equal(as_lava_reads(integers), integers):
+        largest = int(np.abs(integers).max())
+        scale *= (largest - 1) / largest
+        integers = _rounded(kept, scale)
+    return scale, integers
+
+
+def _integer(value: NDArray[np.float64] | float) -> NDArray[np.int64]:
+    return np.asarray(np.rint(value), dtype=np.int64)
+
+
+def dequantize(network: QuantizedNetwork, timestep_s: float = 1e-3) -> Network:
+    """The floats that the integers stand for: what rounding made of the network, before the chip's arithmetic.
+
+    Raises
+    ------
+    QuantizeError
+        A layer without a scale (from a file that does not tell it).
+    """
+    return Network(input_shape=network.input_shape, layers=tuple(_in_floats(layer) for layer in network), timestep_s=timestep_s)
+
+
+def _in_floats(layer: QuantizedLayer) -> Layer:
+    if not (layer.scale > 0).all():
+        raise QuantizeError(f"layer {layer.name!r}", "has no scale: what its integers stand for is not known")
+    du, dv = layer.neuron.du / DECAY_UNITY, layer.neuron.dv / DECAY_UNITY
+    rest = np.zeros(())
+    neuron: LIF | LI
+    if isinstance(layer.neuron, QuantizedLIF):
+        vth = np.maximum(layer.neuron.vth, 0.5)  # a mantissa of 0 fires above 0; half a unit is below the least weight
+        neuron = LIF(threshold=vth / layer.scale, current_decay=du, voltage_decay=dv, rest=rest)
+    else:
+        neuron = LI(current_decay=du, voltage_decay=dv, rest=rest)
+    connections = []
+    for c in layer.connections:
+        wiring = {f.name: getattr(c.synapse, f.name) for f in fields(c.synapse) if f.name not in ("weight", "weight_bits")}
+        weight = c.synapse.weight / c.synapse.beside(layer.scale)
+        connections.append(
+            Connection(source=c.source, synapse=_FLOATS[type(c.synapse)](weight=weight, **wiring), delay_steps=c.delay_steps)
+        )
+    return Layer(name=layer.name, shape=layer.shape, neuron=neuron, connections=tuple(connections), bias=layer.bias / layer.scale)
+
+
+# -------------------- rounding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerError:
+    """What rounding did to a layer.
+
+    Attributes
+    ----------
+    weight_error : float
+        Root mean square of the rounding error over that of the weights.
+    threshold_error, decay_error : float
+        Largest relative error of a threshold; largest absolute error of a decay.
+    synapses_lost : int
+        Synapses whose weights were not zero and are now; a convolution's count wherever its window stands.
+    worst_current_bits, worst_voltage_bits : float
+        Bits that u and v would need if every synapse of one sign fired at every step; from 24 on they can overflow.
+    """
+
+    layer: str
+    weight_error: float
+    threshold_error: float
+    decay_error: float
+    synapses_lost: int
+    worst_current_bits: float
+    worst_voltage_bits: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.layer}: weights {self.weight_error:.2%}, thresholds {self.threshold_error:.2%}, decays {self.decay_error:.5f}"
+        )
+
+    @property
+    def can_overflow(self) -> bool:
+        return max(self.worst_current_bits, self.worst_voltage_bits) >= 24
+
+
+def quantization_errors(network: Network, quantized: QuantizedNetwork) -> tuple[LayerError, ...]:
+    """The float-to-integer error of each layer, and how far its state can go."""
+    return tuple(_layer_error(a, b) for a, b in zip(network, quantized, strict=True))
+
+
+def _layer_error(layer: Layer, integers: QuantizedLayer) -> LayerError:
+    pairs = [(a.synapse, b.synapse) for a, b in zip(layer.connections, integers.connections, strict=True)]
+    meant = np.concatenate([a.weight.ravel() for a, _ in pairs])
+    back = np.concatenate([(b.weight / b.beside(integers.scale)).ravel() for _, b in pairs])
+    power = float(np.sqrt(np.mean(meant**2))) if meant.size else 0.0
+    threshold_error = 0.0
+    if isinstance(layer.neuron, LIF) and isinstance(integers.neuron, QuantizedLIF):
+        threshold_error = float(np.max(np.abs(integers.neuron.vth / integers.scale / layer.neuron.threshold - 1)))
+    decays = [
+        np.abs(integers.neuron.du / DECAY_UNITY - layer.neuron.current_decay).max(),
+        np.abs(integers.neuron.dv / DECAY_UNITY - layer.neuron.voltage_decay).max(),
+    ]
+    current, voltage = _worst_states(integers)
+    return LayerError(
+        layer=layer.name,
+        weight_error=float(np.sqrt(np.mean((back - meant) ** 2))) / power if power else 0.0,
+        threshold_error=threshold_error,
+        decay_error=float(max(decays)),
+        synapses_lost=sum(int(b.total((a.weight != 0) & (b.weight == 0)).sum()) for a, b in pairs),
+        worst_current_bits=current,
+        worst_voltage_bits=voltage,
+    )
+
+
+def _worst_states(layer: QuantizedLayer) -> tuple[float, float]:
+    """Signed bits that u and v need in the steady state of the worst input; infinite sums (no decay) count as 64."""
+    synapses = [connection.synapse for connection in layer.connections]
+    up = np.sum([s.total(s.weight.astype(np.int64).clip(min=0)) for s in synapses], axis=0)
+    down = np.sum([s.total(-s.weight.astype(np.int64).clip(max=0)) for s in synapses], axis=0)
+    drive = np.maximum(up, down) << MANTISSA_SHIFT
+    with np.errstate(divide="ignore", invalid="ignore"):
+        u = np.where(drive > 0, drive * DECAY_UNITY / layer.neuron.du, 0.0)
+        v_in = np.minimum(u, STATE_MAX) + (np.abs(layer.bias) << MANTISSA_SHIFT)
+        v = np.where(v_in > 0, v_in * DECAY_UNITY / layer.neuron.dv, 0.0)
+    if isinstance(layer.neuron, QuantizedLIF):  # a membrane above threshold is reset, one below zero is not
+        negative = (down > 0) | (layer.bias < 0)
+        v = np.where(negative, v, np.minimum(v, (layer.neuron.vth << MANTISSA_SHIFT) + v_in))
+    return _bits(u), _bits(v)
+
+
+def _bits(state: NDArray[np.float64]) -> float:
+    worst = float(np.max(state, initial=1.0))
+    return min(64.0, 1.0 + float(np.log2(max(worst, 1.0))))
+
+
+def warnings_of(errors: tuple[LayerError, ...], overflows: Mapping[str, int] | None = None, of: str = "") -> list[str]:
+    """A sentence for each layer whose state can leave its 24 bits, or did, or that lost synapses to rounding.
+
+    Parameters
+    ----------
+    overflows : mapping of layer to int, optional
+        How often the state did leave its 24 bits, where that was measured.
+    of : str
+        On what it was measured, e.g. ``"on the test data"``.
+    """
+    said = []
+    for error in errors:
+        if error.can_overflow:
+            bits = max(error.worst_current_bits, error.worst_voltage_bits)
+            measured = "" if overflows is None else f"; {of} it did so {overflows[error.layer]:,} times"
+            said.append(
+                f"layer {error.layer!r} could overflow its 24-bit state: {bits:.0f} bits if all synapses fired always{measured}"
+            )
+        if error.synapses_lost:
+            said.append(f"layer {error.layer!r} lost {error.synapses_lost:,} synapses that rounded to zero")
+    return said
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateChange:
+    """A layer that quantising silenced or drove to fire at nearly every step; rates are spikes a neuron and step."""
+
+    layer: str
+    before: float
+    after: float
+
+    def __str__(self) -> str:
+        kind = "silent" if self.after < self.before else "saturated"
+        rates = f"{self.before:.4f} spikes a neuron and step before, {self.after:.4f} after"
+        return f"layer {self.layer!r} went {kind} by quantising: {rates}"
+
+
+def changed_rates(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[RateChange, ...]:
+    """Layers that went silent (no spike, where there were some) or saturated (above 0.9, from below 0.5) by quantising."""
+    return tuple(
+        RateChange(layer=name, before=rate, after=after[name])
+        for name, rate in before.items()
+        if (rate > 0 and after[name] == 0) or (rate < 0.5 and after[name] > 0.9)
+    )

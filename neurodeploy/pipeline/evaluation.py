@@ -1,0 +1,226 @@
+"""How well a network does on data, and, in the chip's integers, what it does for that."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sized
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+
+from neurodeploy.errors import DataError, RequestError
+from neurodeploy.ir.graph import INPUT
+from neurodeploy.ir.quantized import QuantizedLIF, QuantizedNetwork
+from neurodeploy.report.stages import outputs
+from neurodeploy.targets.loihi.emulator import run_emulator
+from neurodeploy.training.encoders import Readout, check_spikes, decide, for_simulators, levels_of, simulator_spikes
+from neurodeploy.training.forward import Data, check_labels
+from neurodeploy.training.forward import evaluate as evaluate_model
+from neurodeploy.training.options import FitOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What a run over data came to; the first five go by NeuroBench's names and definitions (Yik et al. 2025).
+
+    Attributes
+    ----------
+    classification_accuracy : float
+        Share of samples that were decided right, 0..1.
+    activation_sparsity : float
+        Share of neurons and steps in which nobody fired, 0..1, over layers that can fire.
+    synaptic_operations : dict
+        A sample's, on average: ``"Effective_ACs"``, weights that are not zero times spikes that meet them;
+        ``"Effective_MACs"``, the same of input in levels, and none where spikes are 0 or 1; ``"Dense"``, all pairs that weights
+        could connect, every step.
+    connection_sparsity : float
+        Share of weights that are zero, 0..1.
+    footprint : int
+        Bytes of the weights at their widths, zeros included, and of biases where a layer has them, at two bytes each; what a
+        chip's encoding makes of them is the resource model's affair.
+    rates : dict of layer to float
+        Spikes a neuron and step.
+    latency_steps : float
+        Steps until a decision stands that does not change any more, on average.
+    overflows : dict of layer to int
+        How often states left their 24 bits.
+    n_samples, n_steps : int
+    seconds : float
+        What the emulator took for all of it.
+    """
+
+    classification_accuracy: float
+    activation_sparsity: float
+    synaptic_operations: dict[str, float]
+    connection_sparsity: float
+    footprint: int
+    rates: dict[str, float]
+    latency_steps: float
+    overflows: dict[str, int]
+    n_samples: int
+    n_steps: int
+    seconds: float
+
+    def __str__(self) -> str:
+        of = self.synaptic_operations
+        lines = [
+            f"{self.classification_accuracy:.2%} of {self.n_samples:,} samples right; a decision stands after "
+            f"{self.latency_steps:.1f} of {self.n_steps:,} steps.",
+            f"Synaptic operations a sample: {of['Effective_ACs']:,.0f} accumulates and {of['Effective_MACs']:,.0f} "
+            f"multiply-accumulates, of {of['Dense']:,.0f} if all were dense.",
+            f"Sparsity: {self.activation_sparsity:.2%} of activations, {self.connection_sparsity:.2%} of weights. "
+            f"Footprint: {self.footprint:,} bytes, zeros included.",
+            *(f"{name!r}: {rate:.4f} spikes a neuron and step" for name, rate in self.rates.items()),
+            *(f"{name!r}: left 24 bits {times:,} times" for name, times in self.overflows.items() if times),
+            f"{self.seconds:.2f} s in the emulator.",
+        ]
+        return "\n".join(lines)
+
+
+@overload
+def evaluate(
+    network: QuantizedNetwork, data: Data, options: FitOptions, *, device: str | None = None, progress: bool = True
+) -> Evaluation: ...
+@overload
+def evaluate(network: torch.nn.Module, data: Data, options: FitOptions) -> tuple[float, int]: ...
+def evaluate(
+    network: QuantizedNetwork | torch.nn.Module,
+    data: Data,
+    options: FitOptions,
+    *,
+    device: str | None = None,
+    progress: bool = True,
+) -> Evaluation | tuple[float, int]:
+    """Run data through a network, with a progress bar on terminals for one in the chip's integers.
+
+    Parameters
+    ----------
+    network : QuantizedNetwork or torch.nn.Module
+    data : batches (input, target)
+        Images (batch, \\*shape), which are encoded, or spikes (batch, n_steps, \\*shape).
+    options : FitOptions
+        Of which readout, encoder and n_steps count.
+    device : str, optional
+        A torch device for the emulator, as in `neurodeploy.simulate`; a model runs where its parameters are.
+    progress : bool
+        Whether a bar shows how far it is, on terminals and for integers.
+
+    Returns
+    -------
+    Evaluation, or, for a torch model, accuracy in 0..1 and on how many samples
+
+    Raises
+    ------
+    DataError
+        No samples, inputs of another size, or targets that are no classes.
+    RequestError
+        A device that is not here, or for a model.
+    """
+    if not isinstance(network, QuantizedNetwork):
+        if device is not None:
+            raise RequestError("device", "is the emulator's", remedy=f"A model runs where it is: model.to({device!r}).")
+        return evaluate_model(network, data, options)
+    total = _Total(network, device, levels_of(options.encoder) > 1)
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not (progress and console.is_terminal)) as bar:
+        task = bar.add_task("evaluate", total=len(data) if isinstance(data, Sized) else None)
+        for inputs, target in data:
+            labels = torch.as_tensor(target).cpu()
+            check_labels(labels, len(inputs), None)
+            total.add(spikes_into(network, inputs, options), labels.numpy(), options.readout)
+            bar.advance(task)
+    return total.evaluation()
+
+
+def spikes_into(network: QuantizedNetwork, inputs: Any, options: FitOptions) -> NDArray[Any]:
+    """Inputs as spikes (batch, \\*input_shape, n_steps): coded if they are images, turned if they are in time.
+
+    In the levels of the options' encoder, as the network has to be.
+    """
+    tensor = torch.as_tensor(inputs)
+    batch, size = len(tensor), tensor[0:1].numel()
+    if size == network.n_inputs:
+        return simulator_spikes(tensor.reshape(batch, *network.input_shape), options.n_steps, options.encoder)
+    if tensor.ndim < 3 or tensor[0:1, 0].numel() != network.n_inputs:
+        raise DataError(
+            "inputs", f"have shape {tuple(tensor.shape)}, but the network takes {network.n_inputs} values",
+            remedy="Give images (batch, *shape) or spikes (batch, n_steps, *shape).",
+        )  # fmt: skip
+    spikes = check_spikes(tensor.reshape(batch, -1, *network.input_shape), "input")
+    return for_simulators(spikes, levels_of(options.encoder))
+
+
+class _Total:
+    """What batches have come to so far."""
+
+    def __init__(self, network: QuantizedNetwork, device: str | None, graded: bool) -> None:
+        self.network, self.device, self.graded = network, device, graded
+        self.fan_out = [(c.source, c.synapse.fan_out()) for layer in network for c in layer.connections]
+        self.right = self.samples = self.steps = self.latency = 0
+        self.operations, self.seconds = Counter[str](), 0.0
+        self.fired, self.overflows = Counter[str](), Counter[str]()
+
+    def add(self, spikes: NDArray[Any], labels: NDArray[np.int64], readout: Readout) -> None:
+        started = time.perf_counter()
+        record = run_emulator(self.network, spikes, device=self.device)
+        self.seconds += time.perf_counter() - started
+        said = outputs(record, self.network, np.array(0.0))
+        self.right += int(np.count_nonzero(decide(said, readout) == labels))
+        self.latency += int(steps_to_decision(said, readout).sum())
+        self.samples, self.steps = self.samples + len(labels), self.steps + len(labels) * record.n_steps
+        counts = {INPUT: np.count_nonzero(spikes, axis=-1)} | dict(record.counts)
+        per_neuron = {name: array.sum(axis=0, dtype=np.int64).reshape(-1) for name, array in counts.items()}
+        for source, fan_out in self.fan_out:
+            kind = "Effective_MACs" if source == INPUT and self.graded else "Effective_ACs"
+            self.operations[kind] += int(per_neuron[source] @ fan_out)
+        self.fired.update({name: int(per_neuron[name].sum()) for name in record.counts})
+        self.overflows.update(record.overflows)
+
+    def evaluation(self) -> Evaluation:
+        if not self.samples:
+            raise DataError("data", "holds no samples")
+        chances = {layer.name: layer.n_neurons * self.steps for layer in self.network}
+        firing = [layer.name for layer in self.network if isinstance(layer.neuron, QuantizedLIF)]
+        dense = sum(layer.n_pairs for layer in self.network) * self.steps
+        return Evaluation(
+            classification_accuracy=self.right / self.samples,
+            activation_sparsity=1 - sum(self.fired[n] for n in firing) / max(1, sum(chances[n] for n in firing)),
+            synaptic_operations={
+                **{kind: self.operations[kind] / self.samples for kind in ("Effective_MACs", "Effective_ACs")},
+                "Dense": dense / self.samples,
+            },
+            connection_sparsity=1 - self.network.connectivity, footprint=footprint(self.network),
+            rates={name: self.fired[name] / chances[name] for name in chances},
+            latency_steps=self.latency / self.samples,
+            overflows=dict(self.overflows), n_samples=self.samples, n_steps=self.steps // self.samples, seconds=self.seconds,
+        )  # fmt: skip
+
+
+def footprint(network: QuantizedNetwork) -> int:
+    """Bytes of weights and biases, as `Evaluation.footprint` says."""
+    bits = sum(c.synapse.weight.size * layer.weight_bits for layer in network for c in layer.connections)
+    biases = sum(layer.bias.size for layer in network if layer.bias.any())
+    return -(-bits // 8) + 2 * biases
+
+
+def steps_to_decision(said: NDArray[np.float64], readout: Readout) -> NDArray[np.int64]:
+    """(batch,): steps after which the readout of what an output (batch, n_out, n_steps) has said so far is the final class.
+
+    At least 1; it stays that class from there on.
+    """
+    if readout == "max":
+        so_far = np.maximum.accumulate(said, axis=-1).argmax(axis=1)
+    elif readout in ("sum", "mean"):
+        so_far = np.cumsum(said, axis=-1).argmax(axis=1)
+    elif readout == "last":
+        so_far = said.argmax(axis=1)
+    else:
+        so_far = np.stack([decide(said[..., :t], readout) for t in range(1, said.shape[-1] + 1)], axis=-1)
+    other = so_far != so_far[:, -1:]
+    return np.where(other.any(axis=1), said.shape[-1] - other[:, ::-1].argmax(axis=1) + 1, 1).astype(np.int64)

@@ -1,0 +1,362 @@
+"""What a region of a convolution hears, and what the lists of its window take.
+
+An input pixel meets the window at some rows and columns of the kernel; pixels that meet the same weights in the same order
+share their list of synapses, wherever they are, moved by an offset (nengo-loihi, ``conv.py: conv2d_loihi_weights``). A list
+holds the synapses of all input channels, one after another and each as long as the longest. Where the offset reaches less far
+than the slice, each stretch of it has lists of its own. Indices are as long as the largest of them needs; a list onto a single
+target needs none. The slice's neurons are numbered channels first or channels last, whichever takes less.
+
+What to expect of lists of synapses if every weight survives with a given chance.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
+from neurodeploy.ir.arrays import Integers, Mask
+from neurodeploy.ir.connectivity import ConvWiring
+from neurodeploy.resources.encodings import Formula, index_bits, power_of_two
+from neurodeploy.resources.usage import Region
+
+# -------------------- resources.windows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Edge:
+    """How input rows (or columns) meet the window of outputs o..o+n-1 along one axis.
+
+    Attributes
+    ----------
+    inputs : array (m,)
+        The input rows that are heard.
+    first : array (m,)
+        The first output, counted within the region, that hears each.
+    kind : array (m,)
+        Which of `kinds` each is.
+    kinds : array (n_kinds, kernel)
+        How often it meets each row of the kernel, equal rows counted as the first of them.
+    reach : array (n_kinds,)
+        Outputs from the first to the last that an input of the kind reaches, the first not counted.
+    key : bytes
+        Equal for edges that differ by a shift only.
+    """
+
+    inputs: Integers
+    first: Integers
+    kind: Integers
+    kinds: Integers
+    reach: Integers
+    key: bytes
+
+    @property
+    def span(self) -> int:
+        """The longest `reach`."""
+        return int(self.reach.max(initial=0))
+
+    @property
+    def n_of_kind(self) -> Integers:
+        return np.bincount(self.kind, minlength=len(self.kinds))
+
+
+def alike(wiring: ConvWiring, axis: int) -> Integers:
+    """(kernel,): the first row (0) or column (1) of the kernel that is equal to each, as those of a folded pool are."""
+    lines = np.moveaxis(wiring.weight, 2 + axis, 0).reshape(wiring.weight.shape[2 + axis], -1)
+    return np.array([next(j for j in range(i + 1) if np.array_equal(lines[i], lines[j])) for i in range(len(lines))])
+
+
+def edge(wiring: ConvWiring, axis: int, start: int, stop: int, like: Integers) -> Edge:
+    """The edge of outputs start..stop-1 along rows (0) or columns (1); `like` is what `alike` says of the axis."""
+    stride, padding, dilation = wiring.stride[axis], wiring.padding[axis], wiring.dilation[axis]
+    outputs, kernel = np.arange(start, stop), np.arange(wiring.weight.shape[2 + axis])
+    sees = outputs[:, None] * stride - padding + kernel * dilation
+    output, place = np.nonzero((sees >= 0) & (sees < wiring.input_shape[1 + axis]))
+    heard = sees[output, place]
+    inputs, which = np.unique(heard, return_inverse=True)
+    first = np.full(inputs.size, stop - start)
+    np.minimum.at(first, which, output)
+    by_input = np.lexsort((output, which))
+    rank = np.empty(output.size, dtype=np.int64)
+    rank[by_input] = np.arange(output.size) - np.searchsorted(which[by_input], which[by_input])
+    met = np.full((inputs.size, kernel.size), -1)  # in the order of outputs: how far on, and which row of the kernel
+    met[which, rank] = (output - first[which]) * kernel.size + like[place]
+    orders, kind = np.unique(met, axis=0, return_inverse=True)
+    kind = kind.reshape(-1)
+    kinds = ((orders % kernel.size)[:, :, None] == kernel).astype(np.int64)
+    kinds = (kinds * (orders >= 0)[:, :, None]).sum(axis=1)
+    key = np.concatenate([[stop - start], first, kind]).tobytes() + orders.tobytes()
+    reach = orders.max(axis=1, initial=0) // kernel.size
+    return Edge(inputs=inputs, first=first, kind=kind, kinds=kinds, reach=reach, key=key)
+
+
+class ListBits(Protocol):
+    """What lists take that hold `atoms` input channels of as many synapses as the longest."""
+
+    def __call__(self, formula: Formula, atoms: int, longest: Integers, index: int) -> Integers:
+        """Bits, in the shape of `longest`."""
+        ...
+
+
+def exact_lists(formula: Formula, atoms: int, longest: Integers, index: int) -> Integers:
+    """The `ListBits` of the weights as they are."""
+    return formula.lists(atoms * longest, index)
+
+
+class Window:
+    """A convolution's kernel, ready to be counted on any region of its outputs.
+
+    Parameters
+    ----------
+    lists : ListBits
+        What lists take.
+    connectivity : float, optional
+        Count every weight, also those that are zero, as there with this chance; None counts those that are not zero.
+    """
+
+    def __init__(
+        self,
+        wiring: ConvWiring,
+        formula: Formula,
+        profile: HardwareProfile,
+        lists: ListBits = exact_lists,
+        connectivity: float | None = None,
+    ) -> None:
+        self.wiring, self.formula, self.profile, self.lists, self.connectivity = wiring, formula, profile, lists, connectivity
+        present = wiring.weight != 0 if connectivity is None else np.ones(wiring.weight.shape, dtype=np.bool_)
+        self._are_alike = wiring.groups == 1 and bool(present.all())
+        self._running = np.zeros((present.shape[0] + 1, *present.shape[1:]), dtype=np.int32)
+        np.cumsum(present, axis=0, out=self._running[1:])
+        self._alike = alike(wiring, 0), alike(wiring, 1)
+        self._edges: dict[tuple[int, int, int], Edge] = {}
+        self._counted: dict[tuple[int, int, bytes, bytes], tuple[int, int, int]] = {}
+
+    def edge(self, axis: int, start: int, stop: int) -> Edge:
+        """The edge of outputs start..stop-1 along rows (0) or columns (1)."""
+        key = (axis, start, stop)
+        if key not in self._edges:
+            self._edges[key] = edge(self.wiring, axis, start, stop, self._alike[axis])
+        return self._edges[key]
+
+    def edges(self, region: Region) -> tuple[Edge, Edge]:
+        """The region's edges along rows and along columns."""
+        _, rows, columns = zip(region.starts, region.stops, strict=True)
+        return self.edge(0, *rows), self.edge(1, *columns)
+
+    def key(self, region: Region) -> tuple[int, int, bytes, bytes]:
+        """Equal for regions that meet the same weights in the same way."""
+        rows, columns = self.edges(region)
+        first = 0 if self._are_alike else region.starts[0]
+        return first, first + region.sides[0], rows.key, columns.key
+
+    def count(self, region: Region) -> tuple[int, int, int]:
+        """Memory bits, input axons and synapses of a region whose lists are shared."""
+        key = self.key(region)
+        if key not in self._counted:
+            rows, columns = self.edges(region)
+            counted = self.count_many(
+                np.array([region.starts[0]]), np.array([region.stops[0]]), (region.sides[1], region.sides[2]), rows, columns
+            )
+            self._counted[key] = int(counted[0][0]), int(counted[1][0]), int(counted[2][0])
+        return self._counted[key]
+
+    def count_many(
+        self, starts: Integers, stops: Integers, sides: tuple[int, int], rows: Edge, columns: Edge
+    ) -> tuple[Integers, Integers, Integers]:
+        """Memory bits, input axons and synapses (n,) of channels starts..stops-1, on rows and columns that these edges are of."""
+        pixels = np.outer(rows.n_of_kind, columns.n_of_kind)
+        met = [self._met(start, stop, rows, columns) for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
+        copies = [self.n_channels(start, stop) // len(lengths) for start, stop, lengths in zip(starts, stops, met, strict=True)]
+        atoms = np.array([n * len(lengths) for n, lengths in zip(copies, met, strict=True)])
+        there = np.stack([n * lengths.sum(axis=0) for n, lengths in zip(copies, met, strict=True)])
+        longest = np.stack([lengths.max(axis=0, initial=0) for lengths in met])
+        chance = 1.0 if self.connectivity is None else self.connectivity
+        axons = np.ceil(((1 - (1 - chance) ** there) * pixels).sum(axis=(1, 2)) - 1e-9).astype(np.int64)
+        synapses = np.rint((there * pixels).sum(axis=(1, 2)) * chance).astype(np.int64)
+        if "dynapcnn" in self.profile["encodings"].names:
+            bits = np.array([self._kernel_bits(a, b) for a, b in zip(starts, stops, strict=True)])
+            return bits, axons, synapses
+        first, last = (self._shared(stops - starts, *sides, rows, columns, atoms, longest, is_last) for is_last in (False, True))
+        bits = np.minimum(first, last)
+        if (bits == UNLIMITED).any():
+            index_bits(int((stops - starts).max()) * sides[0] * sides[1], self.profile)  # which says what there is
+        return bits + axons * self.formula.entry, axons, synapses
+
+    def lengths(self, region: Region) -> Integers:
+        """(atoms, kinds of row, kinds of column): synapses of each input channel that reaches the region, by how it is met.
+
+        Where all channels are alike, the one atom stands for each of them.
+        """
+        return self._met(region.starts[0], region.stops[0], *self.edges(region))
+
+    def _met(self, start: int, stop: int, rows: Edge, columns: Edge) -> Integers:
+        if self._are_alike:
+            met: Integers = (stop - start) * np.outer(rows.kinds.sum(axis=1), columns.kinds.sum(axis=1))[None]
+            return met
+        atoms = self._atoms(start, stop)
+        places = np.kron(rows.kinds, columns.kinds).astype(np.float64)
+        counts: Integers = np.rint(atoms.reshape(len(atoms), -1).astype(np.float64) @ places.T).astype(np.int64)
+        return counts.reshape(len(atoms), len(rows.kinds), len(columns.kinds))
+
+    def channels(self, region: Region) -> Integers:
+        """(atoms,): the input channels that may reach the region: those of its groups."""
+        first, last = self._groups(region.starts[0], region.stops[0])
+        c_group = self.wiring.weight.shape[1]
+        return np.arange(first * c_group, (last + 1) * c_group)
+
+    def _groups(self, start: int, stop: int) -> tuple[int, int]:
+        """The first and the last group that output channels start..stop-1 are of."""
+        per_group = self.wiring.weight.shape[0] // self.wiring.groups
+        return start // per_group, (stop - 1) // per_group
+
+    def n_channels(self, start: int, stop: int) -> int:
+        """Input channels that may reach output channels start..stop-1."""
+        first, last = self._groups(start, stop)
+        return int(last - first + 1) * self.wiring.weight.shape[1]
+
+    def _atoms(self, start: int, stop: int) -> Integers:
+        """(atoms, kernel rows, kernel columns): how many of the output channels each place of the window feeds."""
+        per_group = self.wiring.weight.shape[0] // self.wiring.groups
+        first, last = self._groups(start, stop)
+        firsts = np.arange(first, last + 1) * per_group
+        low, high = np.maximum(firsts, start), np.minimum(firsts + per_group, stop)
+        of_groups: Integers = self._running[high].astype(np.int64) - self._running[low]
+        return of_groups.reshape(-1, *of_groups.shape[2:])
+
+    def _shared(
+        self, channels: Integers, height: int, width: int, rows: Edge, columns: Edge, atoms: Integers, longest: Integers,
+        channels_last: bool,
+    ) -> Integers:  # fmt: skip
+        """(n,): memory of the shared lists of so many output channels, numbered last or first, from so many atoms.
+
+        `longest` (n, kinds of row, kinds of column) is the length of each list an atom. Where the chip has no index as long
+        as such numbers need, `UNLIMITED`.
+        """
+        step, plane = (channels, 1) if channels_last else (np.ones_like(channels), height * width)
+        reach, widest = self.profile.number("axon_base_neurons", UNLIMITED), self.profile["index_bits"].choices[-1]
+        local = (rows.span * width + columns.span) * step + (channels - 1) * plane
+        far, fits = (height * width - 1) * step >= reach, local < 1 << widest
+        bits = np.where(fits, 0, UNLIMITED)
+        index = np.array([self._index(n) if ok else 0 for ok, n in zip((fits & ~far).tolist(), local.tolist(), strict=True)])
+        near = fits & ~far
+        for width_of_index, n in sorted({*zip(index[near].tolist(), atoms[near].tolist(), strict=True)}):
+            these = near & (index == width_of_index) & (atoms == n)
+            bits[these] = self.lists(self.formula, n, longest[these], width_of_index).sum(axis=(1, 2))
+        for i in np.flatnonzero(far & fits):
+            moved = self._moved(int(step[i]), int((channels[i] - 1) * plane), width, rows, columns, int(atoms[i]), longest[i])
+            bits[i] = moved
+        return bits
+
+    def _index(self, last: int) -> int:
+        """Width of an index that names targets 0..last; none is needed for a single one."""
+        return index_bits(last + 1, self.profile) if last else 0
+
+    def _moved(self, step: int, across: int, width: int, rows: Edge, columns: Edge, atoms: int, longest: Integers) -> int:
+        """Memory of shared lists where the offset reaches less far than the region: each stretch has its own."""
+        reach, widest = self.profile.number("axon_base_neurons", UNLIMITED), self.profile["index_bits"].choices[-1]
+        local = ((rows.reach[:, None] * width + columns.reach) * step + across).reshape(-1)
+        moved = (rows.first[:, None] * width + columns.first) * step // reach
+        different = np.unique(rows.kind[:, None] * len(columns.kinds) + columns.kind + moved * local.size)
+        moved, which = np.divmod(different, max(local.size, 1))
+        last = int((moved * reach + local[which]).max(initial=0))
+        if last >= 1 << widest:
+            return UNLIMITED
+        return int(self.lists(self.formula, atoms, longest, self._index(last)).reshape(-1)[which].sum())
+
+    def one_by_one(self, region: Region) -> tuple[Integers, Integers]:
+        """Lengths of the lists, and of each how many there are, where every input neuron has its own."""
+        rows, columns = self.edges(region)
+        lengths = self.lengths(region)
+        copies = self.n_channels(region.starts[0], region.stops[0]) // len(lengths)
+        how_many = np.broadcast_to(np.outer(rows.n_of_kind, columns.n_of_kind) * copies, lengths.shape)
+        return lengths.reshape(-1), how_many.reshape(-1)
+
+    def _kernel_bits(self, start: int, stop: int) -> int:
+        kernel = power_of_two(int(np.prod(self.wiring.weight.shape[2:])))
+        return self.n_channels(start, stop) * kernel * power_of_two(int(stop - start)) * self.formula.synapse_bits
+
+    def reached(self, region: Region) -> tuple[Region, Mask]:
+        """The input neurons that reach a region: the box they lie in, and which of its neurons do."""
+        return self._spread(region, self.lengths(region) > 0)
+
+    def fan_out(self, region: Region) -> Integers:
+        """Synapses onto the region of every neuron of the box that `reached` gives."""
+        return self._spread(region, self.lengths(region))[1]
+
+    def _spread(self, region: Region, of_kinds: NDArray[Any]) -> tuple[Region, NDArray[Any]]:
+        """Something of every channel and kind of pixel, laid out over the box of the pixels that meet the region."""
+        (rows, columns), channels = self.edges(region), self.channels(region)
+        inside = of_kinds[:, rows.kind[:, None], columns.kind]
+        if not inside.size:
+            return Region((0, 0, 0), (0, 0, 0)), np.zeros((0, 0, 0), dtype=of_kinds.dtype)
+        starts = (int(channels[0]), int(rows.inputs[0]), int(columns.inputs[0]))
+        stops = (int(channels[-1]) + 1, int(rows.inputs[-1]) + 1, int(columns.inputs[-1]) + 1)
+        box, spread = Region(starts, stops), inside
+        if inside.shape[1:] != box.sides[1:]:  # some pixels in between meet nothing
+            spread = np.zeros((len(of_kinds), *box.sides[1:]), dtype=of_kinds.dtype)
+            spread[:, (rows.inputs - starts[1])[:, None], columns.inputs - starts[2]] = inside
+        return box, np.broadcast_to(spread, box.sides)
+
+
+# -------------------- resources.expectation
+
+
+def expected_lists(
+    sizes: Integers, how_many: Integers, n_neurons: int, connectivity: float, formula: Formula, profile: HardwareProfile
+) -> tuple[int, int, int, str]:
+    """Memory bits, input axons, synapses and encoding to expect of a slice, rounded up.
+
+    Parameters
+    ----------
+    sizes, how_many : array (n_sizes,)
+        `how_many` axons have a list of `sizes` synapses each before weights are taken out.
+    n_neurons : int
+        Neurons of the slice.
+    connectivity : float
+        Chance of each weight to survive, 0..1.
+    """
+    alive = float(how_many @ (1 - (1 - connectivity) ** sizes))
+    allowed = profile["encodings"].names
+    bits: dict[str, float] = {}
+    if "dynapcnn" in allowed:
+        bits["dynapcnn"] = int(how_many.sum()) * power_of_two(n_neurons) * formula.synapse_bits
+    if "crossbar" in allowed:
+        bits["crossbar"] = alive * n_neurons * formula.synapse_bits
+    if "dense" in allowed:
+        bits["dense"] = alive * int(formula.lists(np.asarray(n_neurons)))
+    if "sparse" in allowed:
+        index = index_bits(n_neurons, profile)
+        bits["sparse"] = sum(
+            int(m) * _expected(int(n), 1, connectivity, formula, index) for n, m in zip(sizes, how_many, strict=True)
+        )
+    best = min(bits, key=lambda name: bits[name])
+    memory = math.ceil(bits[best] + alive * formula.entry)
+    return memory, math.ceil(alive), round(float(sizes @ how_many) * connectivity), best
+
+
+def expected_window(connectivity: float) -> ListBits:
+    """The `ListBits` of a convolution whose weights survive with the given chance; a list is as long as its longest channel."""
+
+    def lists(formula: Formula, atoms: int, longest: Integers, index: int) -> NDArray[np.int64]:
+        bits = [_expected(int(n), atoms, connectivity, formula, index) for n in longest.reshape(-1)]
+        return np.ceil(bits).astype(np.int64).reshape(longest.shape)
+
+    return lists
+
+
+@lru_cache(maxsize=1 << 14)
+def _expected(n: int, atoms: int, chance: float, formula: Formula, index: int) -> float:
+    """Bits to expect of `atoms` lists that share a length, the longest of as many binomial draws of n weights."""
+    from scipy.stats import binom  # takes longer to load than the rest of the package, and few ask what to expect
+
+    if chance >= 1:
+        return float(formula.lists(np.asarray(n * atoms), index))
+
+    lengths = np.arange(n + 1)
+    shares = np.diff(binom.cdf(lengths, n, chance) ** atoms, prepend=0.0)
+    return float(shares @ formula.lists(lengths * atoms, index))

@@ -1,0 +1,280 @@
+"""What was measured."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeAlias
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurodeploy.errors import DataError, RequestError
+from neurodeploy.ir.files import replacing
+from neurodeploy.ir.graph import Graph
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SpikeRecord:
+    """What a simulator saw: the same noun from all three of them, on the same clock.
+
+    Time is the network's own: step t of layer k (1, 2, ... from the input) is what that layer answers to the input of
+    step t. On the chip, and in Lava, it happens k steps later; a simulator that runs on the chip's clock takes the shift out.
+
+    Attributes
+    ----------
+    end : str
+        ``"reference"``, ``"emulator"`` or ``"lava"``.
+    spikes : mapping of layer name to array (batch, \\*shape, n_steps), uint8
+        For each recorded layer, 1 where a neuron fired.
+    v : mapping of layer name to array (batch, \\*shape, n_steps)
+        Membrane potentials after the step (so reset, where a neuron fired): the chip's integers, or floats from
+        the reference.
+    overflows : mapping of layer name to int
+        How often a state left its 24 bits: currents that wrapped and membranes that saturated. Empty where not counted.
+    counts : mapping of layer name to array (batch, \\*shape), int32
+        How often each neuron fired, of every layer whether recorded or not. Empty where not counted.
+    steps : int
+        Steps that were run, where nothing was recorded that would tell.
+    """
+
+    end: str
+    spikes: Mapping[str, NDArray[np.uint8]]
+    v: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    overflows: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, NDArray[np.int32]] = field(default_factory=dict)
+    steps: int = 0
+
+    def __post_init__(self) -> None:
+        shapes = {array.shape[:1] + array.shape[-1:] for array in (*self.spikes.values(), *self.v.values())}
+        if len(shapes) != 1 and not (self.counts and not shapes):
+            raise DataError("SpikeRecord", f"layers differ in batch and steps: {sorted(shapes)}")
+        for name in ("spikes", "v", "overflows", "counts"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+    @property
+    def output(self) -> str:
+        """Name of the last layer that was recorded, or else counted."""
+        return list(self.spikes or self.counts)[-1]
+
+    @property
+    def n_samples(self) -> int:
+        return len((self.spikes or self.counts)[self.output])
+
+    @property
+    def n_steps(self) -> int:
+        return int(self.spikes[self.output].shape[-1]) if self.spikes else self.steps
+
+    def rates(self) -> dict[str, float]:
+        """Mean spikes a neuron and step, by recorded layer."""
+        return {name: float(array.mean()) for name, array in self.spikes.items()}
+
+
+Recorded: TypeAlias = "str | Sequence[str]"
+"""Layers that are recorded: "output", "all", or their names."""
+
+
+def recorded_layers(network: Graph[Any], record: Recorded) -> tuple[str, ...]:
+    """Names of the layers to record, in the network's order.
+
+    Raises
+    ------
+    RequestError
+        The network has no layer of that name.
+    """
+    names = [layer.name for layer in network]
+    if record in ("output", "all"):
+        return tuple(names) if record == "all" else (names[-1],)
+    if isinstance(record, str) or set(record) - set(names):
+        raise RequestError("record", f"{record!r} is neither 'output' nor 'all'", remedy=f"Or list some of {', '.join(names)}.")
+    return tuple(name for name in names if name in record)
+
+
+def samples_first(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """A simulator's (n_steps, batch, n) in the axes of a record, (batch, \\*shape, n_steps)."""
+    n_steps, batch, _ = array.shape
+    return np.moveaxis(array, 0, -1).reshape(batch, *shape, n_steps)
+
+
+def save_record(record: SpikeRecord, path: str | os.PathLike[str], **meta: Any) -> None:
+    """Write the output layer's record as .npz: ``spikes`` and ``v``, time last, and a JSON string ``meta``.
+
+    Parameters
+    ----------
+    **meta
+        What else the JSON is to say, beside end, layer, samples, steps, rates and overflows.
+
+    Raises
+    ------
+    DataError
+        The file cannot be written.
+    """
+    facts = {
+        "end": record.end,
+        "layer": record.output,
+        "n_samples": record.n_samples,
+        "n_steps": record.n_steps,
+        "rates": record.rates(),
+        "overflows": dict(record.overflows),
+    }
+    said = np.array(json.dumps(facts | meta))
+    try:
+        with replacing(path) as scratch, scratch.open("wb") as file:
+            np.savez_compressed(file, spikes=record.spikes[record.output], v=record.v[record.output], meta=said)
+    except OSError as error:
+        raise DataError(str(path), f"cannot be written: {error.strerror}") from error
+
+
+def load_spikes(path: str | os.PathLike[str]) -> NDArray[Any]:
+    """Read an array of input spikes from an .npy file.
+
+    Raises
+    ------
+    DataError
+        No such file, or no array of numbers in it.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            array = np.load(file, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise DataError(str(path), "no such file") from error
+    except (OSError, ValueError, EOFError, BadZipFile, MemoryError) as error:
+        raise DataError(str(path), f"is not an .npy file of numbers: {' '.join(str(error).split())[:120]}") from error
+    if not isinstance(array, np.ndarray):
+        raise DataError(str(path), "holds several arrays", remedy="Save one array with numpy.save.")
+    return array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mismatch:
+    """The first place at which two records part."""
+
+    layer: str
+    neuron: int
+    step: int
+    sample: int
+    quantity: str
+    emulator: int
+    lava: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """How the records of two ends compare: values that differ, and the earliest of them (by step, then layer)."""
+
+    n_steps: int
+    mismatches: int
+    first: Mismatch | None
+
+    @property
+    def equal(self) -> bool:
+        return self.mismatches == 0
+
+
+def compare(emulator: SpikeRecord, lava: SpikeRecord) -> Comparison:
+    """Compare spikes and membranes of the layers that both records hold.
+
+    Raises
+    ------
+    DataError
+        The records hold no layer in common, or arrays of different shape.
+    """
+    mismatches, firsts = 0, []
+    pairs = [("spikes", emulator.spikes, lava.spikes), ("v", emulator.v, lava.v)]
+    if not set(emulator.spikes) & set(lava.spikes):
+        raise DataError("compare", "the records hold no layer in common")
+    for quantity, ours, theirs in pairs:
+        for depth, layer in enumerate(ours):
+            if layer not in theirs:
+                continue
+            if ours[layer].shape != theirs[layer].shape:
+                raise DataError(layer, f"records differ in shape: {ours[layer].shape} and {theirs[layer].shape}")
+            differ = ours[layer] != theirs[layer]
+            if not differ.any():
+                continue
+            mismatches += int(differ.sum())
+            flat = differ.reshape(differ.shape[0], -1, differ.shape[-1])
+            step = int(flat.any(axis=(0, 1)).argmax())
+            sample, neuron = (int(i) for i in np.argwhere(flat[..., step])[0])
+            values = [int(a[layer].reshape(flat.shape)[sample, neuron, step]) for a in (ours, theirs)]
+            firsts.append((step, depth, quantity == "v", Mismatch(
+                layer=layer, neuron=neuron, step=step, sample=sample, quantity=quantity,
+                emulator=values[0], lava=values[1],
+            )))  # fmt: skip
+    first = min(firsts, key=lambda item: item[:3])[-1] if firsts else None
+    return Comparison(n_steps=emulator.n_steps, mismatches=mismatches, first=first)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochRecord:
+    """One epoch of training.
+
+    Attributes
+    ----------
+    phase : str
+        ``"dense"``, ``"compress"`` or ``"finetune"``.
+    epoch : int
+        Counted from 0 within the phase.
+    loss, train_accuracy : float
+        Means over the epoch's training batches; accuracy in 0..1.
+    test_accuracy : float or None
+        On held-out data, if it was evaluated.
+    connectivity : float
+        Share of all weights that are not pruned, 0..1.
+    overruns : mapping of constraint to float
+        Usage over budget less one; at most 0 where the budget is kept. A constraint is named ``layer[start:stop] resource``.
+    multipliers : mapping of constraint to float
+        The price of each constraint (z of the minimax form), in squared weight of mean curvature per unit of the resource.
+    seconds : float
+        Wall time of the epoch.
+    """
+
+    phase: str
+    epoch: int
+    loss: float
+    train_accuracy: float
+    test_accuracy: float | None
+    connectivity: float
+    overruns: Mapping[str, float]
+    multipliers: Mapping[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worth:
+    """What some of a core's synapse memory is worth.
+
+    Attributes
+    ----------
+    core : int
+    layers : tuple of str
+        Whose synapses are on it.
+    bits_less : int
+        That were taken away; of synapses, the least valuable.
+    loss, loss_with_less : float
+        Of the same samples, before and after, with nothing learnt anew.
+    samples : int
+    """
+
+    core: int
+    layers: tuple[str, ...]
+    bits_less: int
+    loss: float
+    loss_with_less: float
+    samples: int
+
+    @property
+    def per_kilobit(self) -> float:
+        """Loss for each 1,000 bits less."""
+        return (self.loss_with_less - self.loss) / self.bits_less * 1000
+
+    def __str__(self) -> str:
+        return (
+            f"{self.per_kilobit:+.2g} of loss for each kilobit less on core {self.core} ({', '.join(self.layers)}; "
+            f"{self.loss:.4f} and {self.loss_with_less:.4f} with {self.bits_less:,} bits less, {self.samples:,} training samples)"
+        )

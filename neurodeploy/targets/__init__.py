@@ -1,0 +1,1 @@
+"""Targets: each knows one family of chips."""

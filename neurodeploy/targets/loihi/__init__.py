@@ -1,0 +1,1 @@
+"""Loihi: registers, rounding, netx files, emulator and Lava."""

@@ -1,0 +1,331 @@
+"""What of Lava is here: its simulator, its network files, and Intel's extension that reaches a board.
+
+What Lava's simulator of the chip does with a network, run in processes of its own.
+
+Lava starts an operating system process for each of its own and passes messages between them; it can hang, and it can leave
+both behind. So it runs in a session of its own, with files for its input and output, and that session is ended as one.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurodeploy.errors import SimulationError
+from neurodeploy.ir.graph import depths, early, waits
+from neurodeploy.ir.quantized import QuantizedLIF, QuantizedNetwork
+from neurodeploy.simulation.records import Recorded, SpikeRecord, recorded_layers
+from neurodeploy.targets.loihi.netx_files import write_netx
+from neurodeploy.targets.loihi.netx_format import plain_kinds
+
+# -------------------- simulation.installed
+
+EXTENSION = ("lava.utils.loihi2_profiler", "lava.magma.compiler.subcompilers.nc", "lava.proc.embedded_io")
+"""What Intel's extension of Lava adds to it, as far as a run needs it."""
+
+
+def is_installed() -> bool:
+    """Whether Lava and its network files can be imported here."""
+    return not _missing()
+
+
+def _missing() -> list[str]:
+    return [name for name in ("lava.magma", "lava.lib.dl.netx") if not _is_there(name)]
+
+
+def require_lava() -> None:
+    """Raise `SimulationError` where Lava's simulator cannot be imported."""
+    packages = _missing()
+    if packages:
+        raise SimulationError(
+            "lava", f"{' and '.join(packages)} cannot be imported by Python {sys.version_info.major}.{sys.version_info.minor}",
+            remedy="Use Python 3.10, for which alone lava-nc 0.10 and lava-dl 0.6 exist; the emulator gives the same spikes.",
+        )  # fmt: skip
+
+
+def require_extension() -> None:
+    """Raise where Lava cannot reach a Loihi 2 board from here.
+
+    Raises
+    ------
+    SimulationError
+        It names the parts of Intel's extension that are missing.
+    """
+    missing = [name for name in EXTENSION if not _is_there(name)]
+    if missing:
+        raise SimulationError(
+            "loihi2", f"Lava cannot reach a board: {' and '.join(missing)} cannot be imported",
+            source="lava-nc 0.10 utils/loihi.py: is_installed",
+            remedy="They are Intel's extension of Lava for Loihi (lava-loihi), which Intel gives to members of its Neuromorphic "
+            "Research Community, to be run where a board is. The emulator and Lava's simulator give the same spikes.",
+        )  # fmt: skip
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+# -------------------- simulation.lava
+
+GRACE_S = 3.0
+"""Between asking the processes of a run to end and killing them: the time in which shared memory is given back."""
+
+WAIT_MAX = 63
+"""Steps that Lava's synapses hold a spike: six bits (proc/dense/models.py: PyDelayDenseModelBitAcc)."""
+
+LavaEnd: TypeAlias = 'Literal["lava", "loihi2"]'
+
+WORKER = ("-m", "neurodeploy.targets.loihi.lava_worker")
+
+Job = tuple[QuantizedNetwork, NDArray[Any]]
+
+
+def run_lava(
+    network: QuantizedNetwork,
+    spikes: NDArray[Any],
+    *,
+    record: Recorded = "output",
+    time_limit_s: float,
+    reset_interval: int = 0,
+    reset_offset: int = 0,
+    end: LavaEnd = "lava",
+    raw: bool = False,
+) -> SpikeRecord:
+    """Run each sample from rest; see `neurodeploy.targets.simulate.simulate`, which checks what it is given.
+
+    What runs is the file that `write_netx` makes: a chain as netx builds it, other networks from Lava's own processes with the
+    same synapses and neurons. The samples follow one another in a single run of Lava, which goes back to rest in between.
+
+    Parameters
+    ----------
+    spikes : array (batch, \\*input_shape, n_steps), 0 or 1, or graded: whole numbers; bias mantissas, where raw
+    time_limit_s : float
+        Seconds for all of it: starting Lava takes some of them.
+    reset_interval, reset_offset : int
+        As in `neurodeploy.targets.loihi.emulator.Emulator`: how netx is told to reset neurons. 0 for never.
+    end : "lava" | "loihi2"
+        Lava's simulator, or a Loihi 2 board through Intel's extension of Lava; from a board come the spikes of the output alone.
+    raw : bool
+        Whether the network's input population is to run too, on these biases, in stretches of equal ones: Lava's own ``Input``
+        leaves its port unconnected, and its neurons are told their biases from outside (netx/blocks/process.py).
+
+    Raises
+    ------
+    SimulationError
+        Lava is not installed, died, or took longer than the limit; none of its processes is left. Or its synapses cannot
+        hold spikes as long as the network's delays and paths ask for. Or Intel's extension is missing, or cannot do it.
+    NetxError
+        Lava cannot run the network.
+    """
+    resets = [(reset_interval, reset_offset)]
+    return run_lava_jobs([(network, spikes)], record=record, time_limit_s=time_limit_s, resets=resets, end=end, raw=raw)[0]
+
+
+def run_lava_jobs(
+    jobs: Sequence[Job], *, record: Recorded = "output", time_limit_s: float, resets: Sequence[tuple[int, int]] = (),
+    end: LavaEnd = "lava", raw: bool = False,
+) -> list[SpikeRecord]:  # fmt: skip
+    """`run_lava` for many networks at the price of starting Lava once; `resets` has interval and offset for each, or nothing."""
+    require_lava()
+    if end == "loihi2":
+        require_extension()
+    with TemporaryDirectory(prefix="neurodeploy-lava-") as name:
+        folder = Path(name)
+        plans = [_plan(*job, *reset) for job, reset in zip(jobs, resets or [(0, 0)] * len(jobs), strict=True)]
+        if end == "loihi2":
+            _check_board(jobs, plans, record, raw)
+        listed = []
+        for index, (plan, (network, spikes)) in enumerate(zip(plans, jobs, strict=True)):
+            write_netx(network, folder / f"{index}.net")
+            np.save(folder / f"{index}.npy", _one_after_another(spikes, plan))
+            recorded = recorded_layers(network, record)
+            layers = [k for k, layer in enumerate(network.layers) if layer.name in recorded]
+            graded = not raw and bool((spikes > 1).any() or (spikes < 0).any())
+            listed.append(asdict(plan) | {"name": str(index), "recorded": layers, "graded": graded, "end": end, "raw": raw})
+        (folder / "jobs.json").write_text(json.dumps(listed))
+        _run_worker(folder, sum(plan.n_steps for plan in plans), time_limit_s)
+        return [
+            _recorded(folder / f"{index}.npz", network, spikes, record, plan.period, end)
+            for index, (plan, (network, spikes)) in enumerate(zip(plans, jobs, strict=True))
+        ]
+
+
+def _check_board(jobs: Sequence[Job], plans: Sequence[_Plan], record: Recorded, raw: bool) -> None:
+    """Refuse what a run on a board cannot do: put neurons to rest between samples by hand, show membranes, be told biases."""
+    if raw:
+        raise SimulationError(
+            "loihi2", "is given spikes, not raw input", remedy="The emulator and Lava's simulator take raw input."
+        )
+    for (network, _), plan in zip(jobs, plans, strict=True):
+        if tuple(recorded_layers(network, record)) != (network.output.name,) or not isinstance(
+            network.output.neuron, QuantizedLIF
+        ):
+            raise SimulationError(
+                "loihi2", "sends the spikes of the output alone, no membranes and no other layers",
+                remedy="Give the network an output that fires, and record that; the emulator shows all else.",
+            )  # fmt: skip
+        if len(plan.parts) > 1:
+            raise SimulationError(
+                "loihi2", "cannot put this network to rest between samples: its spikes wait in synapses, or neurons have a bias",
+                remedy="Run one sample at a time, of a network without biases.",
+            )  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- clocks
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How samples follow one another on the chip.
+
+    Attributes
+    ----------
+    is_chain : bool
+        Built by netx; otherwise from Lava's processes.
+    period : int
+        Steps from the first of one sample to the first of the next.
+    reset_interval : int or None
+        For layers that reset themselves, each one step after the one before.
+    reset_offset : int
+        At which step of the interval the first does, on the network's clock.
+    parts : tuple of (n_steps, depth)
+        Steps to run, and from what depth on all is put to rest then; -1 for nothing.
+    """
+
+    is_chain: bool
+    period: int
+    reset_interval: int | None
+    reset_offset: int
+    parts: tuple[tuple[int, int], ...]
+
+    @property
+    def n_steps(self) -> int:
+        return sum(steps for steps, _ in self.parts)
+
+
+def _plan(network: QuantizedNetwork, spikes: NDArray[Any], reset_interval: int, reset_offset: int) -> _Plan:
+    """Samples run into each other where neurons reset themselves in time, and one by one where spikes under way must go too.
+
+    Those are the spikes in synapses that delay or come back. A sample's first steps are special then: neurons with a bias
+    may fire before their first input comes, and must not be heard. Where neurons are to reset themselves within a sample, it
+    takes a whole number of intervals.
+    """
+    batch, n_steps = spikes.shape[0], spikes.shape[-1]
+    _check_waits(network)
+    depth = max(depths(network).values())
+    is_chain = plain_kinds(network) is not None
+    waiting = any(steps for layer in waits(network).values() for steps in layer)
+    if not reset_interval and is_chain and not waiting and all(len(layer.connections) == 1 for layer in network):
+        return _Plan(is_chain, n_steps, n_steps, 0, ((batch * n_steps + depth, -1),))
+    period = depth + n_steps + (-(depth + n_steps) % reset_interval if reset_interval else 0)
+    if any(layer.bias.any() for layer in network):
+        sample = (*((1, k) for k in range(1, depth + 1)), (period - depth, 0))
+    else:
+        sample = ((period, 0),)
+    return _Plan(is_chain, period, reset_interval or None, reset_offset, sample * batch)
+
+
+def _check_waits(network: QuantizedNetwork) -> None:
+    waiting, steps_early = waits(network), early(network)
+    for layer in network:
+        for steps, n, connection in zip(waiting[layer.name], steps_early[layer.name], layer.connections, strict=True):
+            if steps > WAIT_MAX:
+                raise SimulationError(
+                    f"layer {layer.name!r}",
+                    f"steps for which spikes from {connection.source!r} wait in a synapse, {n} of them for longer paths",
+                    need=steps, limit=WAIT_MAX, source="lava-nc 0.10 proc/dense/models.py",
+                    remedy="Shorten the delay, or take the emulator, which gives the same spikes.",
+                )  # fmt: skip
+
+
+def _one_after_another(spikes: NDArray[Any], plan: _Plan) -> NDArray[Any]:
+    """(batch, *shape, n_steps) to (n, steps of the plan)."""
+    batch, n_steps = spikes.shape[0], spikes.shape[-1]
+    given = np.moveaxis(spikes.reshape(batch, -1, n_steps), 0, 1)
+    chip = np.zeros((given.shape[0], plan.n_steps), dtype=spikes.dtype)
+    for index in range(batch):
+        chip[:, index * plan.period : index * plan.period + n_steps] = given[:, index]
+    return chip
+
+
+def _recorded(
+    path: Path, network: QuantizedNetwork, given: NDArray[Any], record: Recorded, period: int, end: LavaEnd
+) -> SpikeRecord:
+    """The chip's steps as the network's own: a layer of depth k answers its first input at step k, counted from 0."""
+    batch, n_steps = given.shape[0], given.shape[-1]
+    depth = depths(network)
+    shifted: dict[str, dict[str, NDArray[Any]]] = {"spikes": {}, "v": {}} if end == "lava" else {"spikes": {}}
+    with np.load(path) as chip:
+        for kind, of_layer in shifted.items():
+            for index, layer in enumerate(network[name] for name in recorded_layers(network, record)):
+                first = depth[layer.name] + period * np.arange(batch)
+                steps = chip[f"{kind}{index}"][:, first[:, np.newaxis] + np.arange(n_steps)]
+                of_layer[layer.name] = np.moveaxis(steps, 1, 0).reshape(batch, *layer.shape, n_steps)
+    return SpikeRecord(end=end, spikes=shifted["spikes"], v=shifted.get("v", {}))
+
+
+# ---------------------------------------------------------------------------------------------- processes
+
+
+def _run_worker(folder: Path, total_steps: int, time_limit_s: float) -> None:
+    path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)  # the worker imports what this process would
+    with (folder / "stderr").open("wb") as errors:
+        worker = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
+            [sys.executable, *WORKER, str(folder)], cwd=folder, env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,
+        )  # fmt: skip
+    try:
+        status = worker.wait(timeout=time_limit_s)
+    except subprocess.TimeoutExpired:
+        raise SimulationError(
+            "lava", f"was not done after {time_limit_s:g} s: {_steps_done(folder):,} of {total_steps:,} steps",
+            remedy="Raise the time limit, run fewer samples or steps, or take the emulator, which gives the same spikes.",
+        ) from None  # fmt: skip
+    finally:
+        _end(worker)
+    if status != 0:
+        raise SimulationError("lava", f"died: {_last_words(folder, status)}", remedy="The emulator gives the same spikes.")
+
+
+def _end(worker: subprocess.Popen[bytes]) -> None:
+    """End all processes of the worker's session: asked first, so that the shared memory is given back, then killed."""
+    assert worker.stdin is not None
+    worker.stdin.close()
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + GRACE_S
+        try:
+            os.killpg(worker.pid, number)
+            while time.monotonic() < deadline:
+                worker.poll()
+                os.killpg(worker.pid, 0)
+                time.sleep(0.02)
+        except ProcessLookupError:  # nobody is left
+            return
+
+
+def _steps_done(folder: Path) -> int:
+    path = folder / "steps"
+    return int(path.read_text() or 0) if path.exists() else 0
+
+
+def _last_words(folder: Path, status: int) -> str:
+    if status < 0:
+        return signal.Signals(-status).name
+    lines = [line for line in (folder / "stderr").read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip() if lines else f"exit status {status}"

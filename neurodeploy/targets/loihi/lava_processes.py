@@ -1,0 +1,158 @@
+"""Which of Lava's processes a network is made of; only the worker that runs them imports this.
+
+Chains come as netx builds them from a file. Other networks are built here, from the same synapses and neurons: every layer a
+population in a row, every connection a synapse that takes the integers as they are. Conv looks at W, H, C.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from neurodeploy.ir.graph import INPUT, depths, waits
+from neurodeploy.ir.quantized import (
+    Encoder,
+    QuantizedConv,
+    QuantizedDense,
+    QuantizedLayer,
+    QuantizedLIF,
+    QuantizedNetwork,
+    QuantizedNeuron,
+    QuantizedSparse,
+    QuantizedSynapse,
+)
+from neurodeploy.targets.loihi.arithmetic import MANTISSA_SHIFT, NEVER_FIRES, is_mixed
+
+
+@dataclass(frozen=True)
+class Population:
+    """A layer's processes: neurons, the port that their spikes leave by, and the synapses with the depth of what they hear."""
+
+    neuron: Any
+    out: Any
+    depth: int
+    synapses: list[tuple[int, Any]]
+
+    def rest(self, depth: int) -> None:
+        """Forget the state of neurons this deep in the network or deeper, and spikes under way that come from such."""
+        if self.depth >= depth:
+            _clear(self.neuron.u, self.neuron.v)
+        for source_depth, synapse in self.synapses:
+            if source_depth >= depth:
+                _clear(synapse.a_buf if hasattr(synapse, "a_buf") else synapse.a_buff)  # a convolution's, or another's
+
+
+def _clear(*variables: Any) -> None:
+    for variable in variables:
+        variable.set(np.zeros(variable.shape))
+
+
+def chain_of(network: Any) -> list[Population]:
+    """The layers that netx built."""
+    populations = []
+    for depth, layer in enumerate(network.layers, start=1):
+        synapses = [(depth - 1, layer.synapse)]
+        if hasattr(layer, "synapse_rec"):
+            synapses.append((depth, layer.synapse_rec))
+        populations.append(Population(layer.neuron, layer.out, depth, synapses))
+    return populations
+
+
+def input_of(encoder: Encoder, biases: NDArray[np.int64], resets: dict[str, int]) -> Population:
+    """The input population, with the biases of the first step."""
+    neuron = _lif(encoder.neuron, biases.shape, biases, resets)
+    return Population(neuron, neuron.s_out, 0, [])
+
+
+def graph_of(
+    network: QuantizedNetwork, given: Any, reset_interval: int | None = None, reset_offset: int = 0, *, bits: int = 0
+) -> list[Population]:
+    """Processes for every layer, connected to the port `given`, by which the input comes as (n_in,), in messages of `bits`."""
+    depth, waiting = depths(network), waits(network)
+    ports: dict[str, Any] = {INPUT: given}
+    populations = []
+    for layer in network:
+        first = 1 + depth[layer.name] + reset_offset  # Lava counts its steps from 1
+        neuron = _neurons(layer, {"reset_interval": reset_interval, "reset_offset": first} if reset_interval else {})
+        ports[layer.name] = neuron.s_out
+        synapses = []
+        for connection, steps in zip(layer.connections, waiting[layer.name], strict=True):
+            of_source = bits if connection.source == INPUT else 0
+            synapse = _connected(connection.synapse, steps, of_source, ports[connection.source], neuron.a_in)
+            synapses.append((depth[connection.source], synapse))
+        populations.append(Population(neuron, neuron.s_out, depth[layer.name], synapses))
+    return populations
+
+
+def _neurons(layer: QuantizedLayer, resets: dict[str, int]) -> Any:
+    return _lif(layer.neuron, (layer.n_neurons,), layer.bias, resets)
+
+
+def _lif(neuron: QuantizedNeuron, shape: tuple[int, ...], bias: NDArray[np.int64], resets: dict[str, int]) -> Any:
+    from lava.proc.lif.process import LIF, LIFReset
+
+    vth = neuron.vth if isinstance(neuron, QuantizedLIF) else np.array(NEVER_FIRES)
+    return (LIFReset if resets else LIF)(
+        shape=shape, vth=_plain(vth), du=_plain(neuron.du - 1), dv=_plain(neuron.dv), bias_mant=_plain(bias),
+        bias_exp=MANTISSA_SHIFT, **resets,
+    )  # fmt: skip
+
+
+def _plain(numbers: NDArray[np.int64]) -> Any:
+    return numbers if numbers.shape else int(numbers)
+
+
+def _connected(synapse: QuantizedSynapse, steps: int, bits: int, source: Any, target: Any) -> Any:
+    if isinstance(synapse, QuantizedConv) and steps == 0:
+        return _convolution(synapse, bits, source, target)
+    process = _dense(synapse, steps, bits) if isinstance(synapse, QuantizedDense) else _sparse(synapse, steps, bits)
+    source.connect(process.s_in)
+    process.a_out.connect(target)
+    return process
+
+
+def _dense(synapse: QuantizedDense, steps: int, bits: int) -> Any:
+    from lava.proc.dense.process import DelayDense, Dense
+
+    weights = synapse.weight.astype(np.int32)
+    if steps == 0:
+        return Dense(weights=weights, num_message_bits=bits)
+    return DelayDense(weights=weights, delays=np.full(weights.shape, steps), num_message_bits=bits)
+
+
+def _sparse(synapse: QuantizedSparse | QuantizedConv, steps: int, bits: int) -> Any:
+    """Lava's convolution knows no delay: where one is needed, its synapses are listed one by one.
+
+    The list may lack all weights of one sign, at borders; what the integers may be is still what the kernel's are.
+    """
+    from lava.proc.sparse.process import DelaySparse, Sparse
+    from lava.utils.weightutils import SignMode
+
+    weights = csr_matrix(synapse.matrix().astype(np.int32))
+    means: dict[str, Any] = {"num_message_bits": bits}
+    if is_mixed(synapse.weight):
+        means["sign_mode"] = SignMode.MIXED
+    if steps == 0:
+        return Sparse(weights=weights, **means)
+    delays = weights.astype(bool).astype(int) * steps
+    return DelaySparse(weights=weights, delays=delays, max_delay=steps, **means)
+
+
+def _convolution(synapse: QuantizedConv, bits: int, source: Any, target: Any) -> Any:
+    """Lava convolves, and so flips the window, over W, H, C (netx/hdf5.py: create_conv)."""
+    from lava.proc.conv.process import Conv
+
+    process = Conv(
+        weight=synapse.weight[:, :, ::-1, ::-1].transpose(0, 3, 2, 1).astype(np.int32),
+        input_shape=synapse.input_shape[::-1],
+        **{key: getattr(synapse, key)[::-1] for key in ("stride", "padding", "dilation")},
+        groups=synapse.groups,
+        num_message_bits=bits,
+    )
+    source.reshape(synapse.input_shape).transpose([2, 1, 0]).connect(process.s_in)
+    process.a_out.transpose([2, 1, 0]).flatten().connect(target)
+    return process

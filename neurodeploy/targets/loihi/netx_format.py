@@ -1,0 +1,376 @@
+"""Which networks plain netx can say, and layer by layer as what.
+
+What a group of a network file holds, asked for by key: of the kind that was expected, or an error that says where.
+
+What the layers of a file hear: dense, recurrent and convolved, as netx has them, and the connections of a population.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from neurodeploy.errors import NetworkError, NetxError
+from neurodeploy.ir.arrays import Integers
+from neurodeploy.ir.graph import INPUT, Connection
+from neurodeploy.ir.quantized import (
+    QuantizedConv,
+    QuantizedDense,
+    QuantizedLayer,
+    QuantizedNetwork,
+    QuantizedSparse,
+    QuantizedSynapse,
+)
+from neurodeploy.targets.loihi.arithmetic import as_lava_reads, as_lava_reads_together, width_of
+
+# -------------------- netx.chains
+
+DELAY_MAX = 62
+"""netx clamps longer delays (hdf5.py: create_dense)."""
+
+MATRIX_MAX = 1 << 26
+"""A sparse layer of more pairs of neurons is not written out as the matrix that netx reads."""
+
+
+def plain_kinds(network: QuantizedNetwork) -> tuple[str, ...] | None:
+    """The netx type of each layer, ``conv``, ``dense`` or ``dense_rec``; None for a network that is no chain of those."""
+    kinds: list[str] = []
+    heard = INPUT
+    for layer in network:
+        is_image = not kinds or kinds[-1] == "conv"  # what a convolution looks at; netx flattens what comes out of the others
+        kind = _kind(layer, heard, is_image)
+        if kind is None:
+            return None
+        kinds.append(kind)
+        heard = layer.name
+    return tuple(kinds)
+
+
+def _kind(layer: QuantizedLayer, heard: str, is_image: bool) -> str | None:
+    first, *others = layer.connections
+    if first.source != heard:
+        return None
+    if others:
+        return "dense_rec" if _is_recurrent_dense(layer.name, first, others) else None
+    if isinstance(first.synapse, QuantizedConv):
+        return "conv" if is_image and first.delay_steps == 0 else None
+    if first.delay_steps > DELAY_MAX or (isinstance(first.synapse, QuantizedSparse) and not _is_matrix(first.synapse)):
+        return None
+    return "dense"
+
+
+def _is_recurrent_dense(name: str, first: Connection[QuantizedSynapse], others: list[Connection[QuantizedSynapse]]) -> bool:
+    back = others[0]
+    if len(others) > 1 or back.source != name or first.delay_steps or back.delay_steps:
+        return False
+    matrices = [c.synapse.weight for c in (first, back) if isinstance(c.synapse, QuantizedDense)]
+    if len(matrices) < 2 or not any(matrix.any() for matrix in matrices):
+        return False
+    return all(np.array_equal(read, meant) for read, meant in zip(as_lava_reads_together(*matrices), matrices, strict=True))
+
+
+def _is_matrix(synapse: QuantizedSparse) -> bool:
+    if synapse.n_out * synapse.n_in > MATRIX_MAX or not synapse.weight.any():
+        return False
+    matrix = synapse.matrix().astype(np.int64)
+    return np.array_equal(as_lava_reads(matrix), matrix)
+
+
+def check_lava_reads(where: str, weight: Integers) -> None:
+    """Refuse a dense layer of which Lava would make other weights, or nothing."""
+    if not weight.any():
+        raise NetxError(
+            where, "has no synapse left: all its weights are zero, and Lava cannot read such a layer",
+            remedy="Prune less, so that one weight at least survives.",
+        )  # fmt: skip
+    read = as_lava_reads(weight)
+    if not np.array_equal(read, weight):
+        row, column = (int(i) for i in np.argwhere(read != weight)[0])
+        raise NetxError(
+            where, f"would run in Lava with {read[row, column]} for its weight[{row}, {column}] = {weight[row, column]}",
+            source="netx/utils.py: optimize_weight_bits",
+            remedy="Change a weight of the layer by a step, or scale the layer anew.",
+        )  # fmt: skip
+
+
+# -------------------- netx.nodes
+
+PathLike: TypeAlias = "str | os.PathLike[str]"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A group of a file that knows where it lies, and says so when something in it is missing or of another kind."""
+
+    where: str
+    group: h5py.Group
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.group or key in self.group.attrs
+
+    def sub(self, key: str) -> Node:
+        if not isinstance(self.group.get(key), h5py.Group):
+            raise NetxError(self.where, f"has no group {key!r}", remedy="Is it a network file of netx?")
+        return Node(f"{self.where}/{key}", self.group[key])
+
+    def text(self, key: str) -> str:
+        value = self._value(key)
+        first = value.flat[0] if value.size == 1 else None
+        if isinstance(first, str):
+            return str(first)  # h5py gives NumPy's own kind, which it cannot write again
+        if not isinstance(first, bytes) or not first.isascii():
+            raise NetxError(self.where, f"{key} is not one ASCII string")
+        return first.decode("ascii")
+
+    def floats(self, key: str) -> NDArray[np.float64]:
+        value = self._value(key)
+        if value.dtype.kind not in "biuf" or not np.isfinite(value).all():
+            raise NetxError(self.where, f"{key} is not finite numbers")
+        return value.astype(np.float64)
+
+    def integers(self, key: str) -> Integers:
+        value = self.floats(key)
+        if (value % 1).any() or (np.abs(value) >= 1 << 53).any():
+            raise NetxError(self.where, f"{key} is not whole numbers", remedy="Export the network quantized to integers.")
+        return value.astype(np.int64)
+
+    def integer(self, key: str) -> int:
+        value = self.integers(key)
+        if value.size != 1:
+            raise NetxError(self.where, f"{key} has shape {value.shape}, not ()")
+        return int(value.flat[0])
+
+    def per_neuron(self, key: str, shape: tuple[int, ...], is_image: bool = False) -> Integers:
+        """One number for all, as () however it was stored, or one a neuron.
+
+        Numbers of an image of C, H, W are stored one a neuron as W, H, C, or one a channel.
+        """
+        value = self.integers(key)
+        if is_image and value.shape == shape[::-1]:
+            return value.transpose(2, 1, 0).reshape(-1)
+        if is_image and value.shape == shape[:1]:
+            return value[0].reshape(()) if (value == value[0]).all() else np.repeat(value, int(np.prod(shape[1:])))
+        if is_image and value.size > 1:
+            raise NetxError(self.where, f"{key} has shape {value.shape}, not (), {shape[:1]} or {shape[::-1]}")
+        return value.reshape(()) if value.size == 1 and value.shape != (int(np.prod(shape)),) else value
+
+    def pair(self, key: str) -> tuple[int, int]:
+        """A number for rows and one for columns; one stands for both."""
+        value = self.integers(key).ravel()
+        if value.size not in (1, 2):
+            raise NetxError(self.where, f"{key} {value.tolist()} is not one number or two")
+        return int(value[0]), int(value[-1])
+
+    def sides(self, key: str) -> tuple[int, ...]:
+        value = self.integers(key)
+        if value.size == 0 or value.min() < 1:
+            raise NetxError(self.where, f"{key} {value.tolist()} is not a shape")
+        return tuple(int(side) for side in value.ravel())
+
+    def _value(self, key: str) -> NDArray[Any]:
+        try:
+            item = self.group.get(key)
+            if not isinstance(item, h5py.Dataset) and (item is not None or key not in self.group.attrs):
+                raise NetxError(self.where, f"has no {key!r}")
+            if not is_plain(item.id if item is not None else self.group.attrs.get_id(key)):
+                raise NetxError(self.where, f"{key} is neither numbers nor text")
+            return np.asarray(self.group.attrs[key] if item is None else item[()])
+        except (TypeError, ValueError) as error:  # what h5py raises on a kind of number or text that it does not know
+            raise NetxError(self.where, f"{key} cannot be read: {error}") from error
+
+
+def is_plain(stored: Any) -> bool:
+    """Whether a dataset or an attribute, as HDF5 knows it, holds numbers or text.
+
+    To be asked before it is read: bytes that were damaged can turn text into lists of text, which HDF5 follows into nowhere, and
+    this process with it.
+    """
+    kinds = (h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID, h5py.h5t.TypeEnumID, h5py.h5t.TypeStringID)
+    return isinstance(stored.get_type(), kinds)
+
+
+@contextmanager
+def as_netx_error(where: str) -> Iterator[None]:
+    """What a noun refuses was written in the file."""
+    try:
+        yield
+    except NetworkError as error:
+        raise NetxError(where, f"{error.where} {error.what}", remedy=error.remedy) from error
+
+
+def reason(error: Exception) -> str:
+    """The operating system's few words where it has any, instead of HDF5's many."""
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if number else str(error).strip("'\"")
+
+
+# -------------------- netx.connections
+
+Connections: TypeAlias = "tuple[Connection[QuantizedSynapse], ...]"
+
+# ---------------------------------------------------------------------------------------------- chains
+
+
+def read_dense(node: Node, kind: str, source: str, name: str, n_neurons: int) -> Connections:
+    """What a ``dense`` layer hears, or a ``dense_rec`` layer, which hears itself too."""
+    weight = _matrix(node, "weight", n_neurons)
+    for key, size in zip(("outFeatures", "inFeatures"), weight.shape, strict=True):
+        if key in node and node.integer(key) != size:
+            raise NetxError(node.where, f"has {key} {node.integer(key)}, but weights of shape {weight.shape}")
+    delays = _delays(node, weight.shape)
+    if kind == "dense":
+        with as_netx_error(node.where):
+            connections = _delayed(node, source, weight, delays)
+        check_lava_reads(node.where, weight)
+        return connections
+    if delays.any():
+        raise NetxError(node.where, "has delays beside recurrence, with which Lava builds other weights")
+    back = _matrix(node, "weight_rec", n_neurons)
+    with as_netx_error(node.where):
+        first: QuantizedSynapse = _dense(node, "weight_bits", weight)
+        again: QuantizedSynapse = _dense(node, "weight_rec_bits", back)
+    _check_read_together(node, weight, back)
+    return Connection(source=source, synapse=first), Connection(source=name, synapse=again)
+
+
+def _delayed(node: Node, source: str, weight: Integers, delays: Integers) -> Connections:
+    """One connection for a matrix of one delay; for one of many, a list of its synapses for each delay."""
+    if (delays == delays.flat[0]).all():
+        synapse: QuantizedSynapse = _lists(node, weight) if "sources" in node else _dense(node, "weight_bits", weight)
+        return (Connection(source=source, synapse=synapse, delay_steps=int(delays.flat[0])),)
+    connections: list[Connection[QuantizedSynapse]] = []
+    for steps in np.unique(delays[weight != 0]):
+        rows, sources = np.nonzero((weight != 0) & (delays == steps))
+        starts = np.searchsorted(rows, np.arange(len(weight) + 1))
+        some = weight[rows, sources]
+        synapse = QuantizedSparse(
+            n_in=weight.shape[1], starts=starts, sources=sources.astype(np.int32), weight=some, weight_bits=max(1, width_of(some))
+        )
+        connections.append(Connection(source=source, synapse=synapse, delay_steps=int(steps)))
+    return tuple(connections)
+
+
+def _check_read_together(node: Node, weight: Integers, back: Integers) -> None:
+    if not weight.any() and not back.any():
+        check_lava_reads(node.where, weight)
+    for key, read, meant in zip(("weight", "weight_rec"), as_lava_reads_together(weight, back), (weight, back), strict=True):
+        if not np.array_equal(read, meant):
+            raise NetxError(
+                node.where, f"its {key} would run in Lava with other numbers than it holds",
+                source="netx/utils.py: optimize_weight_bits", remedy="Change a weight of the layer by a step.",
+            )  # fmt: skip
+
+
+def _delays(node: Node, shape: tuple[int, ...]) -> Integers:
+    """(n_out, n_in): the delay of each synapse, stored as one for all, one a neuron, one an input or one a synapse."""
+    delays = node.integers("delay") if "delay" in node else np.zeros((), dtype=np.int64)
+    if delays.size == 0 or delays.min() < 0 or delays.max() > DELAY_MAX:
+        raise NetxError(node.where, f"has delays outside 0..{DELAY_MAX} steps", source="netx/hdf5.py: create_dense")
+    if delays.ndim == 1 and delays.size == shape[0]:  # first of all, if as many neurons as inputs (hdf5.py: create_dense)
+        delays = delays.reshape(-1, 1)
+    if delays.ndim > 2 or any(side not in (1, n) for side, n in zip(delays.shape[::-1], shape[::-1], strict=False)):
+        raise NetxError(node.where, f"has delays of shape {delays.shape} beside weights of shape {shape}")
+    return np.broadcast_to(delays, shape)
+
+
+def _matrix(node: Node, key: str, n_neurons: int) -> Integers:
+    weight = node.integers(key)
+    if weight.ndim == 1 and weight.size % n_neurons == 0:
+        weight = weight.reshape(n_neurons, -1)
+    if weight.ndim != 2 or weight.shape[0] != n_neurons or weight.size == 0:
+        raise NetxError(node.where, f"has {n_neurons} neurons, but weights of shape {weight.shape}")
+    if key == "weight_rec" and weight.shape[1] != n_neurons:
+        raise NetxError(node.where, f"has {n_neurons} neurons, but recurrent weights of shape {weight.shape}")
+    return weight
+
+
+def _width(node: Node, key: str, weight: Integers) -> int:
+    return node.integer(key) if key in node else max(1, width_of(weight))
+
+
+def _dense(node: Node, bits: str, weight: Integers) -> QuantizedDense:
+    return QuantizedDense(weight=weight, weight_bits=_width(node, bits, weight))
+
+
+def _lists(node: Node, matrix: Integers) -> QuantizedSparse:
+    """The synapses of a matrix that are listed beside it; what is not listed has to be zero."""
+    starts, sources = node.integers("starts"), node.integers("sources").astype(np.int32)
+    width = _width(node, "weight_bits", matrix)
+    wiring = QuantizedSparse(
+        n_in=matrix.shape[1], starts=starts, sources=sources, weight=np.zeros(sources.shape), weight_bits=width
+    )
+    rows = np.repeat(np.arange(wiring.n_out), np.diff(wiring.starts))
+    if wiring.n_out != len(matrix) or np.count_nonzero(matrix[rows, wiring.sources]) != np.count_nonzero(matrix):
+        raise NetxError(node.where, "lists other synapses in starts and sources than its weights have")
+    return QuantizedSparse(
+        n_in=matrix.shape[1], starts=starts, sources=sources, weight=matrix[rows, wiring.sources], weight_bits=width
+    )
+
+
+def read_conv(node: Node, source: str, input_shape: tuple[int, ...]) -> Connections:
+    """What a ``conv`` layer hears."""
+    weight = node.integers("weight")
+    if weight.ndim == 5 and weight.shape[-1] == 1:
+        weight = weight[..., 0]
+    if weight.ndim != 4 or weight.size == 0:
+        raise NetxError(node.where, f"has weights of shape {weight.shape}, not (out, in / groups, rows, columns)")
+    if len(input_shape) != 3:
+        raise NetxError(node.where, f"is a convolution of {input_shape or 'an input of unknown shape'}, not of (C, H, W)")
+    window = _window(node)
+    stated = {
+        "outChannels": weight.shape[:1],
+        "inChannels": (weight.shape[1] * window["groups"],),
+        "kernelSize": weight.shape[2:],
+    }
+    for key, sides in stated.items():
+        if key in node and not (node.integers(key).size in (1, len(sides)) and (node.integers(key).ravel() == sides).all()):
+            raise NetxError(node.where, f"has {key} {node.integers(key).tolist()}, but weights of shape {weight.shape}")
+    if "delay" in node and node.integers("delay").any():
+        raise NetxError(node.where, "has delays, which Lava leaves out of convolutions without a word")
+    with as_netx_error(node.where):
+        synapse = QuantizedConv(
+            weight=weight, weight_bits=_width(node, "weight_bits", weight),
+            input_shape=(input_shape[0], input_shape[1], input_shape[2]), **window,
+        )  # fmt: skip
+        return (Connection(source=source, synapse=synapse),)
+
+
+def _window(node: Node) -> dict[str, Any]:
+    return {key: node.pair(key) for key in ("stride", "padding", "dilation")} | {"groups": node.integer("groups")}
+
+
+# ---------------------------------------------------------------------------------------------- other networks
+
+
+def read_connections(layer: Node, n_neurons: int) -> Connections:
+    """What a ``population`` hears."""
+    group = layer.sub("connection")
+    nodes = [group.sub(str(index)) for index in range(len(group.group))]
+    connections = []
+    for node in nodes:
+        with as_netx_error(node.where):
+            synapse = _read_synapse(node, n_neurons)
+            connections.append(Connection(source=node.text("source"), synapse=synapse, delay_steps=node.integer("delay_steps")))
+    return tuple(connections)
+
+
+def _read_synapse(node: Node, n_neurons: int) -> QuantizedSynapse:
+    kind, weight, bits = node.text("type"), node.integers("weight"), node.integer("weight_bits")
+    if kind == "dense":
+        return QuantizedDense(weight=_matrix(node, "weight", n_neurons), weight_bits=bits)
+    if kind == "sparse":
+        starts, sources = node.integers("starts"), node.integers("sources").astype(np.int32)
+        return QuantizedSparse(n_in=node.integer("inFeatures"), starts=starts, sources=sources, weight=weight, weight_bits=bits)
+    if kind == "conv":
+        shape = node.sides("shapeIn")
+        if len(shape) != 3:
+            raise NetxError(node.where, f"shapeIn {shape} is not (C, H, W)")
+        return QuantizedConv(weight=weight, weight_bits=bits, input_shape=(shape[0], shape[1], shape[2]), **_window(node))
+    raise NetxError(node.where, f"its type {kind!r} is not dense, sparse or conv")
