@@ -1,119 +1,93 @@
-"""The house rules that a machine can read: sizes, names, docstrings, no print, nobody imports the face."""
+"""The house rules that a program can check; each test walks all files. `python tests/structure.py` prints the figures."""
 
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
+import structure
+from structure import PACKAGE, ROOT
 
-ROOT = Path(__file__).parent.parent
-PACKAGE = sorted((ROOT / "neurodeploy").rglob("*.py"))
-EVERYTHING = [*PACKAGE, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "benchmarks").rglob("*.py"))]
-
-MAX_FILE_LINES = 300
-MAX_FUNCTION_LINES = 40
-"""Lines of code: a docstring, which good functions are encouraged to have, does not count."""
-
-LONGER_FILES: dict[str, tuple[int, str]] = {}
-LONGER_FUNCTIONS: dict[str, tuple[int, str]] = {}
-
+MAX_FILES, MAX_ENTRIES, MAX_PRIVATE = 110, 16, 299
+MIN_LINES, MAX_LINES, MAX_FUNCTION_LINES = 40, 500, 60
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "misc", "manager", "tools"}
 
-Function = ast.FunctionDef | ast.AsyncFunctionDef
+MODULES = structure.parsed()
+EVERYTHING = MODULES | structure.parsed(ROOT / "tests") | structure.parsed(ROOT / "benchmarks")
 
 
-def relative(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
+def where(path: object) -> str:
+    return str(path).removeprefix(f"{ROOT}/")
 
 
-def parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+def test_the_tree_is_small() -> None:
+    assert len(MODULES) <= MAX_FILES
+    assert len(structure.entries()) <= MAX_ENTRIES
+    private = structure.private_definitions(MODULES)
+    assert len(private) <= MAX_PRIVATE, f"{len(private)} private functions and classes at the top of modules"
 
 
-def functions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, Function]]:
-    """Every function and method, with its dotted name."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, Function | ast.ClassDef):
-            name = f"{prefix}{node.name}"
-            if isinstance(node, Function):
-                yield name, node
-            yield from functions(node, f"{name}.")
-        else:
-            yield from functions(node, prefix)
+def test_files_and_functions_have_a_sensible_size() -> None:
+    lines = structure.lines_of(EVERYTHING)
+    long = {name: n for name, n in lines.items() if n > MAX_LINES}
+    short = {name: n for name, n in structure.lines_of(MODULES).items() if n < MIN_LINES and not name.endswith("__init__.py")}
+    functions = {
+        f"{where(path)}:{name}": structure.code_lines(function)
+        for path, tree in EVERYTHING.items()
+        for name, function in structure.functions(tree)
+        if structure.code_lines(function) > MAX_FUNCTION_LINES
+    }
+    assert (long, short, functions) == ({}, {}, {})
 
 
-def code_lines(function: Function) -> int:
-    """Lines from `def` to the end, less the docstring's."""
-    docstring = function.body[0] if ast.get_docstring(function) is not None else None
-    quoted = 0 if docstring is None else (docstring.end_lineno or 0) - docstring.lineno + 1
-    return (function.end_lineno or 0) - function.lineno + 1 - quoted
-
-
-@pytest.mark.parametrize("path", EVERYTHING, ids=relative)
-def test_a_file_is_short(path: Path) -> None:
-    lines = len(path.read_text(encoding="utf-8").splitlines())
-    limit, _reason = LONGER_FILES.get(relative(path), (MAX_FILE_LINES, ""))
-    assert lines <= limit, f"{relative(path)} has {lines} lines: part it, or give a reason in LONGER_FILES"
-
-
-@pytest.mark.parametrize("path", EVERYTHING, ids=relative)
-def test_a_function_is_short(path: Path) -> None:
-    for name, function in functions(parsed(path)):
-        where = f"{relative(path)}:{name}"
-        limit, _reason = LONGER_FUNCTIONS.get(where, (MAX_FUNCTION_LINES, ""))
-        assert code_lines(function) <= limit, f"{where} has {code_lines(function)} lines without its docstring"
-
-
-def test_every_exception_is_still_needed_and_has_a_reason() -> None:
-    for where, (_limit, reason) in {**LONGER_FILES, **LONGER_FUNCTIONS}.items():
-        path, _, name = where.partition(":")
-        if name:
-            needed = code_lines(dict(functions(parsed(ROOT / path)))[name]) > MAX_FUNCTION_LINES
-        else:
-            needed = len((ROOT / path).read_text(encoding="utf-8").splitlines()) > MAX_FILE_LINES
-        assert needed, f"{where} keeps the rule by now: take its exception out"
-        assert len(reason.split()) > 3
-
-
-@pytest.mark.parametrize("path", EVERYTHING, ids=relative)
-def test_a_module_opens_with_its_question(path: Path) -> None:
-    docstring = ast.get_docstring(parsed(path))
-    assert docstring, f"{relative(path)} has no docstring"
-    assert len(docstring.split()) > 2, f"{relative(path)} says {docstring!r}: what is the file for?"
-
-
-@pytest.mark.parametrize("path", EVERYTHING, ids=relative)
-def test_no_file_or_folder_has_a_vague_name(path: Path) -> None:
-    assert not VAGUE_NAMES & {part.removesuffix(".py") for part in path.relative_to(ROOT).parts}
-
-
-@pytest.mark.parametrize("path", PACKAGE, ids=relative)
-def test_the_package_does_not_print(path: Path) -> None:
-    prints = [
-        node.lineno
-        for node in ast.walk(parsed(path))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+def test_names_are_plain_and_mean_one_thing() -> None:
+    assert structure.forbidden_identifiers(MODULES) == {}
+    assert structure.classes_defined_twice(MODULES) == {}
+    assert structure.constants_defined_twice(MODULES) == {}
+    vague = [
+        where(path) for path in EVERYTHING if VAGUE_NAMES & {part.removesuffix(".py") for part in path.relative_to(ROOT).parts}
     ]
-    assert not prints, f"{relative(path)} prints on lines {prints}"
+    assert vague == []
 
 
-@pytest.mark.parametrize("path", [path for path in PACKAGE if relative(path) != "neurodeploy/__init__.py"], ids=relative)
-def test_nobody_inside_imports_the_face(path: Path) -> None:
-    for node in ast.walk(parsed(path)):
-        if isinstance(node, ast.Import):
-            assert "neurodeploy" not in {alias.name for alias in node.names}, f"{relative(path)}:{node.lineno} imports the face"
-        if isinstance(node, ast.ImportFrom) and node.module == "neurodeploy":
-            rooms = {alias.name for alias in node.names}
-            inside = {p.stem for p in (ROOT / "neurodeploy").iterdir()}
-            assert rooms <= inside, f"{relative(path)}:{node.lineno} takes {sorted(rooms - inside)} from the face"
+def test_every_module_says_what_it_is() -> None:
+    silent = [where(path) for path, tree in EVERYTHING.items() if len((ast.get_docstring(tree) or "").split()) < 3]
+    assert silent == []
+    assert len(structure.docstrings_that_ask(MODULES)) < 20
 
 
-@pytest.mark.parametrize("path", PACKAGE, ids=relative)
-def test_no_error_is_swallowed_whole(path: Path) -> None:
-    handlers = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.ExceptHandler)]
-    for handler in handlers:
-        if handler.type is None or ast.unparse(handler.type) in ("Exception", "BaseException"):
-            raises = any(isinstance(node, ast.Raise) for node in ast.walk(handler))
-            assert raises, f"{relative(path)}:{handler.lineno} hides every error"
+def calls(tree: ast.Module, name: str) -> Iterator[int]:
+    """Lines on which a function is called by its bare name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name:
+            yield node.lineno
+
+
+def test_the_package_does_not_print() -> None:
+    assert {where(path): lines for path, tree in MODULES.items() if (lines := list(calls(tree, "print")))} == {}
+
+
+def test_no_module_imports_the_face() -> None:
+    rooms = {path.stem for path in PACKAGE.iterdir()}
+    for path, tree in MODULES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                assert "neurodeploy" not in {alias.name for alias in node.names}, f"{where(path)}:{node.lineno}"
+            if isinstance(node, ast.ImportFrom) and node.module == "neurodeploy":
+                assert {alias.name for alias in node.names} <= rooms, f"{where(path)}:{node.lineno}"
+
+
+def test_no_handler_hides_every_error() -> None:
+    for path, tree in MODULES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ExceptHandler):
+                catches_all = node.type is None or ast.unparse(node.type) in ("Exception", "BaseException")
+                raises = any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
+                assert raises or not catches_all, f"{where(path)}:{node.lineno} hides every error"
+
+
+def test_the_figures_can_be_printed() -> None:
+    shown = subprocess.run([sys.executable, structure.__file__], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert f"files {len(MODULES)}" in shown

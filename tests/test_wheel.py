@@ -46,7 +46,7 @@ def test_the_wheel_holds_the_package_its_profiles_and_its_licence(built: Path) -
     profiles = {f"neurodeploy/hardware_profiles/{path.name}" for path in (ROOT / "hardware_profiles").glob("*.yaml")}
     profiles.add("neurodeploy/hardware_profiles/schema.json")
     assert len(profiles) >= 12
-    profiles |= {f"neurodeploy/page/page.{kind}" for kind in ("html.j2", "css", "js")}
+    profiles |= {f"neurodeploy/report/templates/page.{kind}" for kind in ("html.j2", "css", "js")}
     assert profiles | {"neurodeploy/py.typed", "neurodeploy/__main__.py", "neurodeploy-0.1.0.dist-info/licenses/LICENSE"} <= names
     assert not any(name.startswith(("tests/", "benchmarks/", "notebooks/", "hardware_profiles/")) for name in names)
 
@@ -66,7 +66,7 @@ def test_an_installed_wheel_finds_its_own_profiles(installed: Path, tmp_path: Pa
         [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
     module, found = done.stdout.splitlines()
-    assert module == str(installed / "neurodeploy" / "profiles.py")
+    assert module == str(installed / "neurodeploy" / "hardware" / "loading.py")
     cores, *paths = found.split()
     assert cores == "128"
     assert {Path(path).parent for path in paths} == {installed / "neurodeploy" / "hardware_profiles"}
