@@ -12,7 +12,24 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "neurodeploy"
 FORBIDDEN_WORDS = frozenset(
-    ["told", "heard", "hearer", "hearers", "wish", "stake", "stand", "lack", "dread", "few", "beside", "strangers", "journey", "worth", "room", "given"]
+    [
+        "told",
+        "heard",
+        "hearer",
+        "hearers",
+        "wish",
+        "stake",
+        "stand",
+        "lack",
+        "dread",
+        "few",
+        "beside",
+        "strangers",
+        "journey",
+        "worth",
+        "room",
+        "given",
+    ]
 )
 """Words of a private language; no identifier may hold one as a whole word."""
 QUESTION_WORDS = frozenset(["how", "what", "which", "who", "whose", "where", "when", "why", "whether"])

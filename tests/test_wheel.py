@@ -60,7 +60,10 @@ def test_the_sdist_holds_what_is_needed_to_build_and_test(built: Path) -> None:
 
 
 def test_an_installed_wheel_finds_its_own_profiles(installed: Path, tmp_path: Path) -> None:
-    program = "import neurodeploy.hardware.loading as h; print(h.__file__); print(h.load_profile('loihi2').cores, *h.profile_paths().values())"
+    program = (
+        "import neurodeploy.hardware.loading as h; print(h.__file__); "
+        "print(h.load_profile('loihi2').cores, *h.profile_paths().values())"
+    )
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True

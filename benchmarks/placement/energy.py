@@ -3,7 +3,8 @@
 uv run --group sanafe python -m benchmarks.placement.energy [--out benchmarks/results/placement.jsonl]
 
 Each network is placed by neurodeploy and run in SANA-FE with every neuron on the core that it was given. The rates that its
-neurons then show go into `neurodeploy.mapping.traffic`, as those of a record would, and the placement's own estimate stands beside
+neurons then show go into `neurodeploy.mapping.traffic`, as those of a record would, and the placement's own estimate stands
+beside
 SANA-FE's mean over the steps: with its "cycle" timing (BookSim, its most exact) and with "detailed" (its default, a rule of
 thumb for queues).
 """

@@ -376,6 +376,7 @@ def arrange(
 
 
 def check_request(flow: Flow, n_cores: int, mesh: Mesh, effort: float) -> None:
+    """Refuse a flow or an effort that no arrangement can serve."""
     if not 0 < effort < np.inf:
         raise RequestError("effort", f"{effort} is not a positive number")
     if n_cores > mesh.n_cores:

@@ -65,7 +65,7 @@ def lay_out(
     closely = Placement(
         profile=profile,
         cores_available=available,
-        cores_lower_bound=least_cores(network.layers, counts, profile),
+        cores_lower_bound=least_cores(network.layers, profile),
         weight_bits=widths,
         n_pairs={layer.name: layer.n_pairs for layer in network},
         slices=filled(network.layers, profile, counts),
@@ -94,7 +94,7 @@ def counts_of(
     }
 
 
-def least_cores(layers: Layers, counts: Counts, profile: HardwareProfile) -> int:
+def least_cores(layers: Layers, profile: HardwareProfile) -> int:
     """Lower bound on the cores: each resource's total over what a core has."""
     neurons = profile.capacity("neurons")
     return max(1, math.ceil(sum(layer.n_neurons for layer in layers) / neurons))
@@ -307,7 +307,8 @@ def place(
         The slices of a budget that it keeps: how it stands where that takes no core more, or where it fits only so. Laid
         closely, the targets of a neuron may be cut apart where the plan does not cut, and take an output axon more.
     rates : mapping, optional
-        Spikes a step of every neuron, by layer, as `neurodeploy.mapping.traffic.measured_rates` takes them from a record; assumed to
+        Spikes a step of every neuron, by layer, as `neurodeploy.mapping.traffic.measured_rates` takes them from a record;
+        assumed to
         be `neurodeploy.mapping.traffic.ASSUMED_RATE` where not given.
     seed : int
         Of the search for better places.

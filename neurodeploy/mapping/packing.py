@@ -9,7 +9,8 @@ Which core takes a layer that cannot be cut, on a chip whose cores may differ.
 
 By which blocks layers fill cores best when the pieces of all of them share these.
 
-Layers agree on blocks (`neurodeploy.mapping.partition`) as if each had cores of its own; what one leaves over of them, others might
+Layers agree on blocks (`neurodeploy.mapping.partition`) as if each had cores of its own; what one leaves over of them, others
+might
 fill. So blocks are changed here and there (simulated annealing), and for each choice it is estimated how many cores the pieces
 would take together, each the fullest that holds it, the largest first.
 """

@@ -10,7 +10,8 @@ without blocks, headers and units has lists of plain words. Encodings, by the na
 - ``dense``: a weight for every neuron of the slice in each list, and no index.
 - ``sparse``: the surviving synapses, each with the index of its target.
 - ``convolution``: an input axon is a pixel, its channel travels with the spike; pixels that meet the window alike share a list
-  (nengo-loihi, ``conv.py: conv2d_loihi_weights``, ``block.py: set_population_weights``). See `neurodeploy.resources.convolution_lists`.
+  (nengo-loihi, ``conv.py: conv2d_loihi_weights``, ``block.py: set_population_weights``). See
+  `neurodeploy.resources.convolution_lists`.
 - ``crossbar``: a weight for every pair of an axon and a neuron of the slice, without blocks.
 - ``dynapcnn``: kernels of whole powers of two (sinabs, ``dynapcnn_layer.py``): c * 2^(ceil(log2(kx ky)) + ceil(log2 f)) weights.
 

@@ -78,7 +78,9 @@ class Tensors:
         self, arriving: Tensor, u: Tensor, v: Tensor, registers: Tensor, fired: Tensor, membranes: Tensor, counts: Tensor,
         first_rest: int, rest: int, start: int, stop: int,
     ) -> Tensor:  # fmt: skip
-        """What `neurodeploy.targets.loihi.emulator.answer` does, in doubles on the way, as `neurodeploy.targets.loihi.arithmetic`."""
+        """What `neurodeploy.targets.loihi.emulator.answer` does, in doubles on the way, as
+        `neurodeploy.targets.loihi.arithmetic`.
+        """
         kept, (bias, threshold) = registers[:2, start:stop].double() / DECAY_UNITY, registers[2:, start:stop]
         arriving, fired, membranes = arriving[..., start:stop], fired[..., start:stop], membranes[..., start:stop]
         u, v, counts = u[:, start:stop], v[:, start:stop], counts[:, start:stop]

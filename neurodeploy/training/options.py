@@ -120,7 +120,8 @@ class MinimaxOptions:
         quantises the network then asks the method for `Compression.widths`, as `neurodeploy.compress` does.
     idle : bool
         Neurons that nobody hears any more, or that hear nobody, leave their memory to the others, which fewer bits then tell
-        apart. The network is within its budget once they are taken out (`neurodeploy.passes.dead_neurons`), as `neurodeploy.compress` does.
+        apart. The network is within its budget once they are taken out (`neurodeploy.passes.dead_neurons`), as
+        `neurodeploy.compress` does.
     dread_of_rounding : float
         How much worse a squared error of rounding is than one of a synapse left out, at least 1: training makes up for what is
         left out, and is disturbed by rounding at every step.

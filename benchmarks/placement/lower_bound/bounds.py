@@ -7,7 +7,8 @@ cores, whatever the prices. The best prices are found by a linear program (HiGHS
 these prices over all slices that could exist.
 
 A slice holds the output axons of its own neurons beside the rest, and by how many slices they are heard follows from what
-slices the layers after it could be cut into (`benchmarks.placement.lower_bound.hearers`). So the bound is taken a second time with each
+slices the layers after it could be cut into (`benchmarks.placement.lower_bound.hearers`). So the bound is taken a second time
+with each
 layer's cost paid by the neurons that it hears: large slices that hear a neuron are few, small ones are many and leave less
 room where that neuron stands.
 """

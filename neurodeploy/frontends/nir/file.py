@@ -226,8 +226,9 @@ def _sparse(dense: Dense) -> Sparse:
 def _settled(layer: Layer, node: Node) -> Layer:
     """The layer with the numbers that the metadata have in full, where they are those of the node."""
     neuron: Any = layer.neuron
-    for field in fields(layer.neuron):
-        neuron = replace(neuron, **{field.name: _full(getattr(neuron, field.name), node, field.name, layer.n_neurons)})
+    for constant in fields(layer.neuron):
+        name = constant.name
+        neuron = replace(neuron, **{name: _full(getattr(neuron, name), node, name, layer.n_neurons)})
     shape = tuple(int(side) for side in np.reshape(node.metadata.get("shape", ()), -1))
     connections: tuple[Connection[Synapse], ...] = layer.connections
     if not shape or int(np.prod(shape)) != layer.n_neurons or any(hasattr(c.synapse, "output_shape") for c in connections):

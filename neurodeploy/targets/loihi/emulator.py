@@ -65,7 +65,8 @@ def answer(
 
     `arriving` (n_steps, batch, n) is in weight units, and zeros are left in it. `registers` (4, n) are what a step keeps of u and
     of v in 4096ths, the bias and the threshold. `membranes` is filled where it has room. The states go back to rest before step
-    `first_rest` and every `rest` steps from there on, unless `rest` is 0. Arithmetic as in `neurodeploy.targets.loihi.arithmetic`.
+    `first_rest` and every `rest` steps from there on, unless `rest` is 0. Arithmetic as in
+    `neurodeploy.targets.loihi.arithmetic`.
     """
     n_steps, batch = arriving.shape[:2]
     overflows = 0
