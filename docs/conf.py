@@ -4,7 +4,7 @@ from importlib import metadata
 
 project = "neurodeploy"
 author = "the neurodeploy authors"
-version = release = metadata.version("neurodeploy")
+version = release = metadata.version("neurodeploy-snn")  # the distribution; the module is neurodeploy
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = f"neurodeploy {release}"

@@ -141,5 +141,5 @@ def test_the_explorer_wants_a_chip(make_network: Callable[..., Network]) -> None
 
 def test_the_explorer_says_what_it_lacks(make_network: Callable[..., Network], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
-    with pytest.raises(RequestError, match=r"explore: needs ipywidgets\. Install neurodeploy\[notebook\]\."):
+    with pytest.raises(RequestError, match=r"explore: needs ipywidgets\. Install neurodeploy-snn\[notebook\]\."):
         nd.explore(make_network([4, 3]))

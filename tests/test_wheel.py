@@ -47,7 +47,8 @@ def test_the_wheel_holds_the_package_its_profiles_and_its_licence(built: Path) -
     profiles.add("neurodeploy/hardware_profiles/schema.json")
     assert len(profiles) >= 12
     profiles |= {f"neurodeploy/report/templates/page.{kind}" for kind in ("html.j2", "css", "js")}
-    assert profiles | {"neurodeploy/py.typed", "neurodeploy/__main__.py", "neurodeploy-0.1.0.dist-info/licenses/LICENSE"} <= names
+    licence = "neurodeploy_snn-0.1.0.dist-info/licenses/LICENSE"
+    assert profiles | {"neurodeploy/py.typed", "neurodeploy/__main__.py", licence} <= names
     assert not any(name.startswith(("tests/", "benchmarks/", "notebooks/", "hardware_profiles/")) for name in names)
 
 

@@ -207,7 +207,7 @@ def explore(network: Network | QuantizedNetwork, chips: Sequence[str | HardwareP
     try:
         import ipywidgets as widgets
     except ImportError as error:
-        raise RequestError("explore", "needs ipywidgets", remedy="Install neurodeploy[notebook].") from error
+        raise RequestError("explore", "needs ipywidgets", remedy="Install neurodeploy-snn[notebook].") from error
     profiles = [chip if isinstance(chip, HardwareProfile) else load_profile(chip) for chip in chips]
     if not profiles:
         raise RequestError("chips", "are none")

@@ -30,6 +30,8 @@ from neurodeploy.report.text import (
 )
 from neurodeploy.simulation.records import EpochRecord, SpikeRecord, Worth
 
+DISTRIBUTION = "neurodeploy-snn"
+"""Name of this package on the package index; the module and the command are ``neurodeploy``."""
 VERSIONED = ("neurodeploy", "torch", "norse", "lava-nc", "lava-dl", "numpy", "h5py")
 
 
@@ -38,7 +40,7 @@ def versions() -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for name in VERSIONED:
         try:
-            found[name] = metadata.version(name)
+            found[name] = metadata.version(DISTRIBUTION if name == "neurodeploy" else name)
         except metadata.PackageNotFoundError:
             found[name] = None
     return found
