@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         click.echo("Interrupted.", err=True)
         return INTERRUPTED
     except NeurodeployError as error:
-        if not error.is_told:
+        if not error.is_reported_elsewhere:
             click.echo(f"{type(error).__name__}: {error}", err=True)
         return DIFFERS if isinstance(error, (BudgetError, PlacementError)) else BAD_INPUT
     except OSError as error:

@@ -40,11 +40,11 @@ class NeurodeployError(Exception):
 
     Attributes
     ----------
-    is_told : bool
-        Whether another process says it already.
+    is_reported_elsewhere : bool
+        Whether another process (rank 0) reports it already.
     """
 
-    is_told = False
+    is_reported_elsewhere = False
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from strategies import spikes_into
 
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
-from neurodeploy.ir.graph import INPUT, Connection, early
+from neurodeploy.ir.graph import INPUT, Connection, early_steps
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedDense, QuantizedLayer, QuantizedNetwork
 from neurodeploy.mapping.delay_balancing import balance
@@ -109,7 +109,7 @@ def test_spikes_and_membranes_stay_equal_when_all_is_relayed(make_chip: MakeChip
     network, spikes = job
     balanced, choices = balance(network, make_chip(max_delay_steps=0, weight_bits=tuple(range(1, 10))))
     assert all(choice.by == "relays" for choice in choices)
-    assert all(steps == 0 for per_connection in early(balanced).values() for steps in per_connection)
+    assert all(steps == 0 for per_connection in early_steps(balanced).values() for steps in per_connection)
     before, after = (simulate(each, spikes, record="all") for each in (network, balanced))
     for layer in network:
         np.testing.assert_array_equal(before.spikes[layer.name], after.spikes[layer.name])

@@ -60,7 +60,7 @@ def taken(count: LayerCount, regions: list[Region], profile: HardwareProfile) ->
         if any(need > profile.capacity(resource) for resource, need in needs.items()):
             return None
         memory, axons = memory + usage.synapse_memory_bits, axons + usage.input_axons
-        heard += sum(int(each.mask.sum()) for each in count.heard(region))
+        heard += sum(int(each.mask.sum()) for each in count.sources(region))
     return memory, axons, heard
 
 

@@ -12,7 +12,7 @@ import neurodeploy as nd
 from neurodeploy.errors import SimulationError
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.hardware.loading import load_profile
-from neurodeploy.ir.graph import INPUT, Connection, depths, waits
+from neurodeploy.ir.graph import INPUT, Connection, pipeline_depths, wait_steps
 from neurodeploy.ir.quantized import QuantizedLayer, QuantizedLI, QuantizedNetwork
 from neurodeploy.targets.simulate import simulate
 
@@ -31,8 +31,8 @@ def test_a_layer_answers_after_the_longest_path_and_short_ones_wait() -> None:
         input_shape=(1,),
         layers=(hears("a", input=0), hears("b", a=2, b=1), hears("c", b=0, a=0, input=3), hears("alone", alone=0)),
     )
-    assert depths(network) == {INPUT: 0, "a": 1, "b": 2, "c": 3, "alone": 1}
-    assert waits(network) == {"a": (0,), "b": (2, 1), "c": (0, 1, 2 + 3), "alone": (0,)}
+    assert pipeline_depths(network) == {INPUT: 0, "a": 1, "b": 2, "c": 3, "alone": 1}
+    assert wait_steps(network) == {"a": (0,), "b": (2, 1), "c": (0, 1, 2 + 3), "alone": (0,)}
 
 
 @pytest.mark.lava
@@ -40,7 +40,7 @@ def test_spikes_wait_no_longer_than_a_synapse_can_hold_them() -> None:
     def skip(delay: int) -> QuantizedNetwork:
         return QuantizedNetwork(input_shape=(1,), layers=(hears("a", input=0), hears("b", a=0, input=delay)))
 
-    assert waits(skip(62))["b"] == (0, 63)
+    assert wait_steps(skip(62))["b"] == (0, 63)
     message = (
         r"^layer 'b': 64 steps for which spikes from 'input' wait in a synapse, 1 of them for longer paths > 63 "
         r"\(lava-nc .*models\.py\)\. Shorten the delay"
@@ -53,12 +53,12 @@ def test_nothing_waits_for_a_neuron_that_hears_nobody() -> None:
     """It begins when the input does; alone at the input it is a layer like others, whose synapses are gone."""
     model = SequentialState(torch.nn.Linear(6, 5), LIFCell(), torch.nn.Linear(5, 3), LICell())
     network = extract(model, torch.zeros(1, 6))
-    assert depths(network) == {INPUT: 0, "bias": 0, "layer0": 1, "layer2": 2}
-    assert waits(network)["layer0"] == (0, 0)
-    assert waits(network)["layer2"] == (0, 1)
+    assert pipeline_depths(network) == {INPUT: 0, "bias": 0, "layer0": 1, "layer2": 2}
+    assert wait_steps(network)["layer0"] == (0, 0)
+    assert wait_steps(network)["layer2"] == (0, 1)
     assert {layer.name for layer in nd.balance(network, load_profile("loihi2"))[0]} <= {"bias", "layer0", "layer2", "bias.relay1"}
     silent = layer_of([[0]], name="a")
-    assert depths(QuantizedNetwork(input_shape=(1,), layers=(silent, hears("b", a=0)))) == {INPUT: 0, "a": 1, "b": 2}
+    assert pipeline_depths(QuantizedNetwork(input_shape=(1,), layers=(silent, hears("b", a=0)))) == {INPUT: 0, "a": 1, "b": 2}
 
 
 @pytest.mark.lava

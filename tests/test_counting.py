@@ -156,10 +156,10 @@ def test_sparse_synapses_count_as_the_same_in_a_matrix(chance: float, seed: int,
     on_a_kernel = [whole(layer_with(each), DYNAPCNN) for each in (sparse(matrix), Dense(weight=matrix))]
     assert on_a_kernel[0] == on_a_kernel[1]
     assert as_list.usage(region) == as_matrix.usage(region)
-    (heard,), (also,) = as_list.heard(region), as_matrix.heard(region)
+    (heard,), (also,) = as_list.sources(region), as_matrix.sources(region)
     np.testing.assert_array_equal(heard.mask, also.mask)
-    assert as_list.hears(region)["input"] == np.count_nonzero(heard.mask)
-    assert as_matrix.hears(region)["input"] == matrix.shape[1]
+    assert as_list.n_sources(region)["input"] == np.count_nonzero(heard.mask)
+    assert as_matrix.n_sources(region)["input"] == matrix.shape[1]
 
 
 def test_a_recurrent_layer_hears_itself_on_axons_of_its_own() -> None:

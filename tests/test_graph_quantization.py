@@ -43,7 +43,7 @@ def test_every_number_is_rounded_by_half_a_step_at_most(network: Network, bits: 
         for before, after in zip(layer.connections, integers.connections, strict=True):
             weight = before.synapse.weight
             half = 1.0 if weight.size and weight.min() < 0 < weight.max() else 0.5
-            error = after.synapse.weight - weight * after.synapse.beside(integers.scale)
+            error = after.synapse.weight - weight * after.synapse.per_weight(integers.scale)
             assert np.abs(error).max(initial=0.0) <= half * (1 + 1e-9)
         assert np.abs(integers.bias - layer.bias * integers.scale).max() <= 0.5 * (1 + 1e-9)
         if isinstance(layer.neuron, LIF):
@@ -62,7 +62,7 @@ def test_the_wiring_stays_there_and_back(network: Network) -> None:
             for key, value in wiring(a.synapse).items():
                 assert np.array_equal(value, wiring(b.synapse)[key])
                 assert np.array_equal(value, wiring(c.synapse)[key])
-            unit = 1 / c.synapse.beside(integers.scale)
+            unit = 1 / c.synapse.per_weight(integers.scale)
             assert (np.abs(c.synapse.weight - a.synapse.weight) < 1.001 * unit).all()
 
 

@@ -87,8 +87,8 @@ def test_a_mesh_has_room_for_what_stands_on_it(make_chip: Chip) -> None:
 
 def test_a_board_has_the_cores_of_all_its_chips(make_chip: Chip) -> None:
     board = make_chip(chips=8, cores_per_chip=120)
-    assert board.cores == board.cores_given() == 960
-    assert (board.cores_given(cores=7), board.cores_given(chips=2), board.cores_given(cores=300, chips=2)) == (7, 240, 240)
+    assert board.cores == board.core_count() == 960
+    assert (board.core_count(cores=7), board.core_count(chips=2), board.core_count(cores=300, chips=2)) == (7, 240, 240)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_board_has_the_cores_of_all_its_chips(make_chip: Chip) -> None:
 )
 def test_no_network_gets_more_than_there_is(make_chip: Chip, asked: dict[str, int], says: str) -> None:
     with pytest.raises(RequestError, match=says):
-        make_chip(chips=2).cores_given(**asked)
+        make_chip(chips=2).core_count(**asked)
 
 
 def test_a_limit_on_a_core_goes_round_the_chips() -> None:

@@ -15,7 +15,7 @@ from torch.nn import AvgPool2d, BatchNorm2d, Conv2d, Flatten, Linear
 
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.hardware.loading import load_profile
-from neurodeploy.ir.graph import INPUT, depths
+from neurodeploy.ir.graph import INPUT, pipeline_depths
 from neurodeploy.ir.network import LIF, Network, Sparse
 from neurodeploy.mapping.layout import place
 from neurodeploy.passes.quantize import dequantize, quantize
@@ -132,5 +132,5 @@ def test_in_lava_spikes_and_membranes_are_the_emulators() -> None:
         (quantize(network, load_profile("loihi2")), spikes_for(network.input_shape, 15))
         for network in (network_of(name) for name in MODELS)
     ]
-    assert depths(jobs[0][0]) == {INPUT: 0, "bias": 0, "layer0": 1, "layer2": 2, "layer4": 3}
+    assert pipeline_depths(jobs[0][0]) == {INPUT: 0, "bias": 0, "layer0": 1, "layer2": 2, "layer4": 3}
     assert assert_equal_to_emulator(jobs, run_lava_jobs(jobs, record="all", time_limit_s=LONG_S)) > 500

@@ -116,7 +116,7 @@ def test_any_run_of_neurons_counts_like_the_rows_alone(mask: NDArray[np.bool_], 
     assert (used.synapses, used.synapse_memory_bits, used.input_axons, used.encoding) == (
         alone.synapses, alone.synapse_memory_bits, alone.input_axons, alone.encoding
     )  # fmt: skip
-    (heard,) = count.heard(region)
+    (heard,) = count.sources(region)
     np.testing.assert_array_equal(heard.mask, mask[start:stop].any(axis=0))
 
 

@@ -115,12 +115,12 @@ def test_options_are_as_counted(chip: str) -> None:
         region = Region(tuple(a for a, _ in cut), tuple(b for _, b in cut))
         assert options.own[n] == pytest.approx(vector(counts["second"].usage(region), 0, profile) / capacity)
         pieces = Scheme(grid=grid_of(layer), block=tuple(options.blocks[n].tolist()), axis=0)
-        heard = [counts["second"].hears(part.region)["first"] for part in pieces.strips()]
+        heard = [counts["second"].n_sources(part.region)["first"] for part in pieces.strips()]
         assert options.heard["first"][n] == sum(heard)
         assert options.pieces[n] == len(heard)
         targets = np.zeros((12, 10, 10), dtype=np.int64)
         for strip in pieces.strips():
-            for each in counts["second"].heard(strip.region):
+            for each in counts["second"].sources(strip.region):
                 targets[each.box.box] += each.mask
         assert options.peak["first"][n] == targets.max()
 
@@ -144,7 +144,7 @@ def test_equal_synapses_of_several_sources_are_stored_once() -> None:
     assert both.synapse_memory_bits == single.synapse_memory_bits + entries
     assert (both.input_axons, both.synapses) == (2 * single.input_axons, 2 * single.synapses)
     assert (both.fan_in, both.synapse_formats) == (2 * single.fan_in, 1)
-    assert counts["sum"].hears(region) == {"first": 108, "second": 108}
+    assert counts["sum"].n_sources(region) == {"first": 108, "second": 108}
 
 
 @given(seed=st.integers(0, 20), side=st.integers(3, 9), channels=st.integers(1, 9))

@@ -56,7 +56,7 @@ def test_what_blocks_take_at_a_share_is_what_the_plan_counts(chip: str) -> None:
     for n in range(0, len(options.blocks), 7):
         cut = [middle(side, int(block)) for side, block in zip(grid_of(layer), options.blocks[n], strict=True)]
         region = Region(tuple(a for a, _ in cut), tuple(b for _, b in cut))
-        assert options.own[n] == pytest.approx(pressed.takes(region) / capacity, abs=1e-5)
+        assert options.own[n] == pytest.approx(pressed.usage_vector(region) / capacity, abs=1e-5)
 
 
 def test_a_neuron_that_brings_a_bias_and_hears_nobody_needs_no_room_for_synapses() -> None:

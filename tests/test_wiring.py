@@ -26,18 +26,18 @@ def test_what_is_said_of_synapses_is_what_their_matrix_says(network: Network) ->
         np.testing.assert_array_equal(synapse.fan_in(), np.count_nonzero(matrix, axis=1))
         assert synapse.n_synapses == np.count_nonzero(matrix)
         np.testing.assert_allclose(synapse.total(synapse.weight), matrix.sum(axis=1), atol=1e-9)
-        np.testing.assert_array_equal(np.broadcast_to(synapse.beside(np.array(3.0)), synapse.weight.shape) == 3.0, True)
+        np.testing.assert_array_equal(np.broadcast_to(synapse.per_weight(np.array(3.0)), synapse.weight.shape) == 3.0, True)
 
 
 def test_numbers_of_neurons_beside_their_weights() -> None:
     each = np.array([2.0, 3.0])
-    assert Dense(weight=np.ones((2, 3))).beside(each).tolist() == [[2.0], [3.0]]
+    assert Dense(weight=np.ones((2, 3))).per_weight(each).tolist() == [[2.0], [3.0]]
     listed = Sparse(n_in=3, starts=np.array([0, 1, 3]), sources=np.array([2, 0, 1]), weight=np.ones(3))
-    assert listed.beside(each).tolist() == [2.0, 3.0, 3.0]
+    assert listed.per_weight(each).tolist() == [2.0, 3.0, 3.0]
     window = Conv(weight=np.ones((2, 1, 1, 1)), input_shape=(1, 1, 2))
-    assert window.beside(np.array([2.0, 2.0, 3.0, 3.0])).ravel().tolist() == [2.0, 3.0]
+    assert window.per_weight(np.array([2.0, 2.0, 3.0, 3.0])).ravel().tolist() == [2.0, 3.0]
     with pytest.raises(NetworkError, match=r"^Conv: has the same weights for a channel's neurons, which differ in"):
-        window.beside(np.array([2.0, 3.0, 3.0, 3.0]))
+        window.per_weight(np.array([2.0, 3.0, 3.0, 3.0]))
 
 
 def test_windows_that_leave_pixels_out() -> None:

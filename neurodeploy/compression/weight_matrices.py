@@ -19,7 +19,7 @@ from norse.torch import LIFRecurrentCell
 from numpy.typing import NDArray
 
 from neurodeploy.errors import TrainingError
-from neurodeploy.ir.graph import INPUT, Connection, constant, layer_name
+from neurodeploy.ir.graph import INPUT, Connection, bias_layers, layer_name
 from neurodeploy.ir.network import LI, Dense, Layer, Network, Synapse
 from neurodeploy.mapping.budget.budget import AxonCap, Budget, SliceBudget
 from neurodeploy.resources.usage import count
@@ -261,7 +261,7 @@ def units_of(network: Network, model: torch.nn.Module) -> dict[str, float]:
     """
     kinds = torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, LIFRecurrentCell
     modules = {layer_name(path): module for path, module in model.named_modules() if isinstance(module, kinds)}
-    units, beside = {}, constant(network)
+    units, beside = {}, bias_layers(network)
     for layer in network:
         main = [c.synapse for c in layer.connections if c.source not in {*beside, layer.name}]
         if layer.name in modules and len(main) == 1:

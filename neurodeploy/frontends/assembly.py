@@ -200,7 +200,7 @@ def _layer(population: Heard, shapes: dict[str, Shape], bias_name: str) -> Layer
     for term in form.terms:
         synapse = _synapse(term, shapes[term.source], shape)
         if (gain != 1).any():
-            synapse = replace(synapse, weight=synapse.weight * synapse.beside(gain))
+            synapse = replace(synapse, weight=synapse.weight * synapse.per_weight(gain))
         delay = -term.at - (term.source == population.name)
         connections.append(Connection(source=term.source, synapse=synapse, delay_steps=delay))
     bias = np.asarray(form.bias.reshape(-1) * gain)
@@ -286,12 +286,12 @@ def _listed(conv: Conv) -> csr_matrix:
     """Synapses of a convolution one by one."""
     (f, rows, columns), (_, height, width) = conv.output_shape, conv.input_shape
     per_group, c = f // conv.groups, conv.weight.shape[1]
-    y, i = np.nonzero(conv.seen(0))
-    x, j = np.nonzero(conv.seen(1))
+    y, i = np.nonzero(conv.is_inside_input(0))
+    x, j = np.nonzero(conv.is_inside_input(1))
     out, within = (a.reshape(-1) for a in np.indices((f, c)))
     channel = out // per_group * c + within
     to = (out[:, None, None] * rows + y[:, None]) * columns + x
-    pixels = (channel[:, None, None] * height + conv.sees(0)[y, i][:, None]) * width + conv.sees(1)[x, j]
+    pixels = (channel[:, None, None] * height + conv.input_positions(0)[y, i][:, None]) * width + conv.input_positions(1)[x, j]
     weight = conv.weight[out[:, None, None], within[:, None, None], i[:, None], j]
     return csr_matrix((weight.reshape(-1), (to.reshape(-1), pixels.reshape(-1))), shape=(conv.n_out, conv.n_in))
 

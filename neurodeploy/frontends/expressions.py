@@ -272,7 +272,7 @@ def _scaled(where: str, term: Term, factors: Floats) -> Term:
     if term.synapse is None:
         return replace(term, gain=term.gain * per_number)
     if not term.is_pool:
-        return replace(term, synapse=replace(term.synapse, weight=term.synapse.weight * term.synapse.beside(per_number)))
+        return replace(term, synapse=replace(term.synapse, weight=term.synapse.weight * term.synapse.per_weight(per_number)))
     assert isinstance(term.synapse, Conv)
-    channels = term.synapse.beside(per_number).reshape(-1)  # averages of a channel scale as its pixels do
+    channels = term.synapse.per_weight(per_number).reshape(-1)  # averages of a channel scale as its pixels do
     return replace(term, gain=term.gain * (np.repeat(channels, term.n // channels.size) if per_number.shape else per_number))

@@ -252,7 +252,7 @@ class HardwareProfile:
         """Whether some cores of a chip have more of something than others."""
         return any(len(limit.choices) > 1 for limit in self if KEYS[limit.key].kind == "per core")
 
-    def cores_given(self, cores: int | None = None, chips: int | None = None) -> int:
+    def core_count(self, cores: int | None = None, chips: int | None = None) -> int:
         """How many cores a network gets that asked for `cores`, or for all those of `chips`; all there are for None.
 
         Raises

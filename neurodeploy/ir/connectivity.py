@@ -60,7 +60,7 @@ class DenseWiring(ByValue):
         sums: NDArray[Any] = values.sum(axis=1)
         return sums
 
-    def beside(self, per_neuron: NDArray[Any]) -> NDArray[Any]:
+    def per_weight(self, per_neuron: NDArray[Any]) -> NDArray[Any]:
         """Numbers () or (n_out,), laid out so that they multiply the weights of the neurons they belong to."""
         return np.reshape(per_neuron, (-1, 1))
 
@@ -131,7 +131,7 @@ class SparseWiring(ByValue):
             sums = sums.astype(np.int64)
         return sums
 
-    def beside(self, per_neuron: NDArray[Any]) -> NDArray[Any]:
+    def per_weight(self, per_neuron: NDArray[Any]) -> NDArray[Any]:
         """Numbers () or (n_out,), laid out so that they multiply the weights of the neurons they belong to."""
         return np.repeat(per_neuron, np.diff(self.starts)) if per_neuron.shape else per_neuron
 
@@ -208,7 +208,7 @@ class ConvWiring(ByValue):
 
     @property
     def n_pairs(self) -> int:
-        return int(self.seen(0).sum()) * int(self.seen(1).sum()) * int(np.prod(self.weight.shape[:2]))
+        return int(self.is_inside_input(0).sum()) * int(self.is_inside_input(1).sum()) * int(np.prod(self.weight.shape[:2]))
 
     def fan_in(self) -> NDArray[np.int64]:
         """(n_out,): synapses onto each neuron, those of the padding left out."""
@@ -218,17 +218,20 @@ class ConvWiring(ByValue):
         """(n_in,): synapses from each neuron."""
         (f, c, height, width), (_, rows, columns) = self.weight.shape, self.input_shape
         by_group = np.count_nonzero(self.weight.reshape(self.groups, f // self.groups, c, height, width), axis=1)
-        seen = [(self.sees(axis)[..., np.newaxis] == np.arange(size)).sum(axis=0) for axis, size in ((0, rows), (1, columns))]
+        seen = [
+            (self.input_positions(axis)[..., np.newaxis] == np.arange(size)).sum(axis=0)
+            for axis, size in ((0, rows), (1, columns))
+        ]
         counts: NDArray[np.int64] = np.einsum("gcij,iy,jx->gcyx", by_group, *seen, optimize=True).reshape(-1)
         return counts
 
     def total(self, values: NDArray[Any]) -> NDArray[Any]:
         """(n_out,): `values`, one a weight, added up over the synapses onto each neuron, those of the padding left out."""
-        rows, columns = (self.seen(axis).astype(np.int64) for axis in (0, 1))
+        rows, columns = (self.is_inside_input(axis).astype(np.int64) for axis in (0, 1))
         sums: NDArray[Any] = np.einsum("fij,yi,xj->fyx", values.sum(axis=1), rows, columns, optimize=True)
         return sums.reshape(-1)
 
-    def beside(self, per_neuron: NDArray[Any]) -> NDArray[Any]:
+    def per_weight(self, per_neuron: NDArray[Any]) -> NDArray[Any]:
         """Numbers () or (n_out,), laid out so that they multiply the weights of the neurons they belong to.
 
         Raises
@@ -241,13 +244,13 @@ class ConvWiring(ByValue):
             raise NetworkError(type(self).__name__, "has the same weights for a channel's neurons, which differ in their scale")
         return channels[:, 0].reshape(-1, 1, 1, 1)
 
-    def seen(self, axis: int) -> NDArray[np.bool_]:
+    def is_inside_input(self, axis: int) -> NDArray[np.bool_]:
         """(outputs, kernel) along rows (0) or columns (1): whether a place of the window lies on the image there."""
-        places = self.sees(axis)
+        places = self.input_positions(axis)
         inside: NDArray[np.bool_] = (places >= 0) & (places < self.input_shape[1 + axis])
         return inside
 
-    def sees(self, axis: int) -> NDArray[np.int64]:
+    def input_positions(self, axis: int) -> NDArray[np.int64]:
         """(outputs, kernel) along rows (0) or columns (1): the input row or column that a place of the window lies on."""
         outputs, kernel = np.arange(self.output_shape[1 + axis]), np.arange(self.weight.shape[2 + axis])
         return outputs[:, None] * self.stride[axis] - self.padding[axis] + kernel * self.dilation[axis]
@@ -257,11 +260,11 @@ class ConvWiring(ByValue):
         (f, rows, columns), (c, h, w) = self.output_shape, self.input_shape
         matrix = np.zeros((f, rows, columns, c, h, w), dtype=self.weight.dtype)
         per_group, c_group = f // self.groups, c // self.groups
-        ys, xs = self.sees(0), self.sees(1)
+        ys, xs = self.input_positions(0), self.input_positions(1)
         for out in range(f):
             first = out // per_group * c_group
-            for y, i in np.argwhere(self.seen(0)):
-                for x, j in np.argwhere(self.seen(1)):
+            for y, i in np.argwhere(self.is_inside_input(0)):
+                for x, j in np.argwhere(self.is_inside_input(1)):
                     matrix[out, y, x, first : first + c_group, ys[y, i], xs[x, j]] += self.weight[out, :, i, j]
         return matrix.reshape(self.n_out, self.n_in)
 

@@ -162,10 +162,10 @@ class Graph(ByValue, Generic[L]):
         if isinstance(synapse, ConvWiring) and synapse.input_shape != shapes[source]:
             raise NetworkError(where, f"convolves {synapse.input_shape}, but {source!r} has shape {shapes[source]}")
 
-    def require_chain(self, what: str, beside: Collection[str] = (), *, loops: bool = False) -> None:
+    def require_chain(self, what: str, side_layers: Collection[str] = (), *, loops: bool = False) -> None:
         """Refuse, for what can do no more yet, all but layers with one connection from the layer before, dense or a convolution.
 
-        `beside` names layers that stand beside the chain, and may be heard by any of it; with `loops` a dense layer may hear
+        `side_layers` names layers that stand beside the chain, and may be heard by any of it; with `loops` a dense layer may hear
         itself, too.
 
         Raises
@@ -174,8 +174,8 @@ class Graph(ByValue, Generic[L]):
             The network is more than that; it names the layer and what `what` cannot do.
         """
         previous = INPUT
-        for layer in (layer for layer in self.layers if layer.name not in beside):
-            connections = [c for c in layer.connections if c.source not in beside] or layer.connections
+        for layer in (layer for layer in self.layers if layer.name not in side_layers):
+            connections = [c for c in layer.connections if c.source not in side_layers] or layer.connections
             if loops and all(isinstance(c.synapse, DenseWiring) and not c.delay_steps for c in connections):
                 connections = [c for c in connections if c.source != layer.name] or connections
             kinds = [f"{type(c.synapse).__name__} from {c.source!r}" for c in connections]
@@ -242,7 +242,7 @@ class Graph(ByValue, Generic[L]):
 # -------------------- chip_clock
 
 
-def depths(layers: Iterable[Population[Any, Any]]) -> dict[str, int]:
+def pipeline_depths(layers: Iterable[Population[Any, Any]]) -> dict[str, int]:
     """Synapses on the longest path from the input to each layer; 0 for the input itself, and for what begins when it does."""
     layers, depth = tuple(layers), {INPUT: 0}
     beside = sum(any(c.source == INPUT for c in layer.connections) for layer in layers) > 1
@@ -252,9 +252,9 @@ def depths(layers: Iterable[Population[Any, Any]]) -> dict[str, int]:
     return depth
 
 
-def constant(layers: Iterable[Population[Any, Any]]) -> frozenset[str]:
+def bias_layers(layers: Iterable[Population[Any, Any]]) -> frozenset[str]:
     """The layers that hear nobody and begin when the input does: neurons that bring biases."""
-    return frozenset(name for name, depth in depths(layers).items() if depth == 0 and name != INPUT)
+    return frozenset(name for name, depth in pipeline_depths(layers).items() if depth == 0 and name != INPUT)
 
 
 def _hears_nobody(layer: Population[Any, Any]) -> bool:
@@ -262,10 +262,10 @@ def _hears_nobody(layer: Population[Any, Any]) -> bool:
     return all(c.source == INPUT for c in layer.connections) and not any(c.synapse.weight.any() for c in layer.connections)
 
 
-def early(layers: Iterable[Population[Any, Any]]) -> dict[str, tuple[int, ...]]:
+def early_steps(layers: Iterable[Population[Any, Any]]) -> dict[str, tuple[int, ...]]:
     """Steps by which the spikes of each connection of each layer come before those of the longest path to it."""
     layers = tuple(layers)
-    depth = depths(layers)
+    depth = pipeline_depths(layers)
     return {
         layer.name: tuple(
             0 if c.source == layer.name else max(depth[layer.name] - depth[c.source] - 1, 0) for c in layer.connections
@@ -274,8 +274,8 @@ def early(layers: Iterable[Population[Any, Any]]) -> dict[str, tuple[int, ...]]:
     }
 
 
-def waits(layers: Iterable[Population[Any, Any]]) -> dict[str, tuple[int, ...]]:
+def wait_steps(layers: Iterable[Population[Any, Any]]) -> dict[str, tuple[int, ...]]:
     """Steps that spikes wait in each connection of each layer, beyond the one that every synapse takes: delayed, or early."""
     layers = tuple(layers)
     delays = {layer.name: [c.delay_steps for c in layer.connections] for layer in layers}
-    return {name: tuple(map(sum, zip(steps, delays[name], strict=True))) for name, steps in early(layers).items()}
+    return {name: tuple(map(sum, zip(steps, delays[name], strict=True))) for name, steps in early_steps(layers).items()}

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
-from neurodeploy.ir.graph import INPUT, Connection, Graph, early
+from neurodeploy.ir.graph import INPUT, Connection, Graph, early_steps
 from neurodeploy.ir.network import LIF, Conv, Layer, Network, Sparse
 from neurodeploy.ir.quantized import QuantizedConv, QuantizedLayer, QuantizedLIF, QuantizedSparse
 from neurodeploy.mapping.layout import cores_at_a_glance
@@ -93,7 +93,7 @@ def balance(network: G, profile: HardwareProfile, *, bits: int = DEFAULT_WEIGHT_
 def balanced(network: G, choices: Iterable[Balance]) -> G:
     """The network with the relays of choices that were made for it, or for one with the same connections."""
     relayed = {choice.source: choice.steps for choice in choices if choice.by == "relays"}
-    steps_early = early(network)
+    steps_early = early_steps(network)
     layers: list[Any] = list(_chain(network, INPUT, relayed.get(INPUT, 0)))
     for layer in network:
         connections: Any = tuple(
@@ -107,7 +107,7 @@ def balanced(network: G, choices: Iterable[Balance]) -> G:
 def _skips(network: Graph[Any]) -> dict[str, int]:
     """By how many steps the spikes of each source come early, at most; sources in the order of their spikes."""
     steps: dict[str, int] = dict.fromkeys((INPUT, *(layer.name for layer in network)), 0)
-    for layer, of_connections in zip(network, early(network).values(), strict=True):
+    for layer, of_connections in zip(network, early_steps(network).values(), strict=True):
         for connection, n in zip(layer.connections, of_connections, strict=True):
             steps[connection.source] = max(steps[connection.source], n)
     return {source: n for source, n in steps.items() if n}
@@ -153,7 +153,7 @@ class _Costs:
         settings = ("slices", "biases", "synapse_formats", "neuron_profiles", "threshold_profiles")  # of how a layer is cut
         self.resources = [resource for resource in limited(profile) if resource not in settings]
         self.capacity = np.array([max(profile.capacity(resource), 1) for resource in self.resources], dtype=np.float64)
-        self.early = early(network)
+        self.early = early_steps(network)
         self.hearing = [layer for layer in network if any(self.early[layer.name])]
         self._layers: dict[tuple[str, tuple[int, ...]], Vector] = {}
         self._counted: dict[Any, Any] = {}
@@ -193,7 +193,7 @@ class _Costs:
         key = layer.name, waits
         if key not in self._layers:
             width = weight_bits(bits_of(layer, self.bits), self.profile)
-            count = LayerCount(layer, width, self.profile, counted=self._counted, waits=waits)
+            count = LayerCount(layer, width, self.profile, counted=self._counted, wait_steps=waits)
             addressed = 1 << max(self.profile["index_bits"].choices) if "index_bits" in self.profile.limits else UNLIMITED
             sides = grid_of(layer)
             while math.prod(sides) > min(self.profile.capacity("neurons"), addressed):

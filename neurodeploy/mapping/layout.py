@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from neurodeploy.errors import RequestError
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
-from neurodeploy.ir.graph import waits
+from neurodeploy.ir.graph import wait_steps
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.arrangement import arrange
@@ -59,7 +59,7 @@ def lay_out(
         What if each weight survived with this chance, 0..1? Counted in closed form. By default the weights that are not
         zero are counted.
     """
-    available = profile.cores_given(cores)
+    available = profile.core_count(cores)
     widths = {layer.name: weight_bits(bits_of(layer, bits), profile) for layer in network.layers}
     counts = counts_of(network.layers, widths, profile, connectivity)
     closely = Placement(
@@ -88,7 +88,7 @@ def counts_of(
 ) -> dict[str, LayerCount]:
     """Every layer, ready to be counted."""
     counted: dict[Any, Any] = {}
-    waiting = waits(layers)
+    waiting = wait_steps(layers)
     return {
         layer.name: LayerCount(layer, widths[layer.name], profile, connectivity, counted, waiting[layer.name]) for layer in layers
     }
@@ -322,7 +322,7 @@ def place(
     RequestError
         `cores` or `chips` is not within 1..what the profile has, or `plan` is not of this network.
     """
-    available = profile.cores_given(cores, chips)
+    available = profile.core_count(cores, chips)
     placement = lay_out(network, profile, cores=available, plan=plan)
     for overrun in placement.overruns():
         raise overrun.error()

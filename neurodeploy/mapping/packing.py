@@ -58,7 +58,7 @@ class Hearing:
     def add(self, layer: AnyLayer, regions: Sequence[Region]) -> None:
         """The layer is cut into these regions."""
         for region in regions:
-            for heard in self.counts[layer.name].heard(region):
+            for heard in self.counts[layer.name].sources(region):
                 if heard.source not in self._sizes:
                     continue
                 if heard.source not in self._targets:
@@ -112,7 +112,7 @@ class Filling:
     def needs(self, region: Region) -> Integers:
         """What a region takes of each resource; more than any core has where the chip has no index as long."""
         try:
-            return self.count.takes(region) + self.output_axons(region) * self._axon
+            return self.count.usage_vector(region) + self.output_axons(region) * self._axon
         except BudgetError:
             return np.full(len(limited(self.profile)), np.iinfo(np.int64).max)
 
@@ -168,7 +168,7 @@ class Board:
 
         def is_dear(n: int) -> bool:
             region = strip.between(strip.stop - n, strip.stop)
-            heard = filling.count.hears(region)
+            heard = filling.count.n_sources(region)
             burden = sum(neurons * chosen.prices.get(source, 0.0) for source, neurons in heard.items())
             share = float((filling.needs(region) / self.capacity).max())
             return burden + _LEFT_OVER * share > per_neuron * region.n_neurons

@@ -346,7 +346,7 @@ def _one_by_one(count: LayerCount, grid: tuple[int, ...], profile: HardwareProfi
         lengths.append(block)
         pieces.append(math.prod(-(-side // length) for side, length in zip(grid, block, strict=True)))
         own.append(share)
-        heard.append(count.hears(region))
+        heard.append(count.n_sources(region))
     parts = np.array(pieces, dtype=np.float64)
     sources = sorted({source for one in heard for source in one})
     of_source = {source: parts * np.array([one.get(source, 0) for one in heard], dtype=np.float64) for source in sources}

@@ -26,7 +26,7 @@ from scipy.sparse import csr_array
 from neurodeploy.errors import RequestError
 from neurodeploy.ir.arrays import ByValue, Floats, Integers, freeze
 from neurodeploy.ir.graph import INPUT
-from neurodeploy.resources.counting import Heard, LayerCount
+from neurodeploy.resources.counting import LayerCount, SourceNeurons
 from neurodeploy.resources.usage import Layers, Region
 from neurodeploy.simulation.records import SpikeRecord
 
@@ -328,7 +328,7 @@ def links_of(
     for target, (name, region) in enumerate(slices):
         count = counts[name]
         fired[target] = rate[name].reshape(count.grid)[region.box].sum()
-        parts = zip(count.heard(region), count.by_connection(region), count.fan_outs(region), strict=True)
+        parts = zip(count.sources(region), count.by_connection(region), count.fan_outs(region), strict=True)
         for heard, (_, _, _, encoding), fan_out in parts:
             meets = np.full(heard.mask.shape, region.n_neurons) if encoding == "dense" else fan_out
             if heard.source == INPUT:
@@ -372,7 +372,7 @@ def _homes(
 
 
 def _heard_from(
-    heard: Heard, numbers: NDArray[np.int64], home: NDArray[np.int32], rate: NDArray[np.float64], meets: NDArray[Any]
+    heard: SourceNeurons, numbers: NDArray[np.int64], home: NDArray[np.int32], rate: NDArray[np.float64], meets: NDArray[Any]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """The slices of a source that a region hears, what each sends it in a step, and the synapses that this meets."""
     local = home.reshape(heard.shape)[heard.box.box][heard.mask]

@@ -83,7 +83,7 @@ def _width(name: str, bits: int | Mapping[str, int], profile: HardwareProfile) -
 
 def _quantized(layer: Layer, width: int) -> QuantizedLayer:
     factor, threshold = _brought_to_one_threshold(layer)
-    weights = [c.synapse.weight * c.synapse.beside(factor) for c in layer.connections]
+    weights = [c.synapse.weight * c.synapse.per_weight(factor) for c in layer.connections]
     bias = layer.bias * factor
     scale = _scale(weights, bias, threshold, width)
     integers = [_rounded(weight, scale) for weight in weights]
@@ -210,7 +210,7 @@ def _in_floats(layer: QuantizedLayer) -> Layer:
     connections = []
     for c in layer.connections:
         wiring = {f.name: getattr(c.synapse, f.name) for f in fields(c.synapse) if f.name not in ("weight", "weight_bits")}
-        weight = c.synapse.weight / c.synapse.beside(layer.scale)
+        weight = c.synapse.weight / c.synapse.per_weight(layer.scale)
         connections.append(
             Connection(source=c.source, synapse=_FLOATS[type(c.synapse)](weight=weight, **wiring), delay_steps=c.delay_steps)
         )
@@ -262,7 +262,7 @@ def quantization_errors(network: Network, quantized: QuantizedNetwork) -> tuple[
 def _layer_error(layer: Layer, integers: QuantizedLayer) -> LayerError:
     pairs = [(a.synapse, b.synapse) for a, b in zip(layer.connections, integers.connections, strict=True)]
     meant = np.concatenate([a.weight.ravel() for a, _ in pairs])
-    back = np.concatenate([(b.weight / b.beside(integers.scale)).ravel() for _, b in pairs])
+    back = np.concatenate([(b.weight / b.per_weight(integers.scale)).ravel() for _, b in pairs])
     power = float(np.sqrt(np.mean(meant**2))) if meant.size else 0.0
     threshold_error = 0.0
     if isinstance(layer.neuron, LIF) and isinstance(integers.neuron, QuantizedLIF):

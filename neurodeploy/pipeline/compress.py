@@ -29,7 +29,7 @@ from neurodeploy.compression.weight_matrices import units_of
 from neurodeploy.errors import RequestError, SimulationError
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.hardware.profile import HardwareProfile
-from neurodeploy.ir.graph import INPUT, constant
+from neurodeploy.ir.graph import INPUT, bias_layers
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.budget import Budget, SliceBudget
@@ -255,7 +255,7 @@ def _trainable(
     levels = levels_of(options.encoder)
     check_payload(profile, levels)
     network = extract(_as_if_trained(model), sample)
-    network.require_chain("training under a budget", beside=constant(network), loops=True)
+    network.require_chain("training under a budget", side_layers=bias_layers(network), loops=True)
     return network, levels
 
 

@@ -100,7 +100,7 @@ def inspect(
     connectivity : float, optional
         What if each weight survived with this chance, 0..1? Counted in closed form.
     """
-    cores = profile.cores_given(cores, chips)
+    cores = profile.core_count(cores, chips)
     network, balances = balance(network, profile, bits=bits)
     placement = lay_out(network, profile, cores=cores, bits=bits, connectivity=connectivity)
     placement = linked(placement, network, connectivity=connectivity)

@@ -102,11 +102,11 @@ class DensePart:
             return np.full(self.wiring.n_in, region.n_neurons * self.connectivity)
         return self.n_synapses(region, grid)
 
-    def hears(self, region: Region, grid: tuple[int, ...]) -> int:
+    def n_sources(self, region: Region, grid: tuple[int, ...]) -> int:
         del region, grid
         return self.wiring.n_in
 
-    def heard(self, region: Region, grid: tuple[int, ...]) -> tuple[tuple[int, ...], Region, NDArray[np.bool_]]:
+    def source_mask(self, region: Region, grid: tuple[int, ...]) -> tuple[tuple[int, ...], Region, NDArray[np.bool_]]:
         shape = (self.wiring.n_in,)
         mask = np.ones(shape, dtype=np.bool_) if self.connectivity is not None else self.n_synapses(region, grid) > 0
         return shape, Region.whole(shape), mask
@@ -152,10 +152,10 @@ class SparsePart:
         n_synapses = np.bincount(self._sources(region, grid), minlength=self.wiring.n_in)
         return n_synapses if self.connectivity is None else n_synapses * self.connectivity
 
-    def hears(self, region: Region, grid: tuple[int, ...]) -> int:
+    def n_sources(self, region: Region, grid: tuple[int, ...]) -> int:
         return int(np.count_nonzero(np.bincount(self._sources(region, grid), minlength=1)))
 
-    def heard(self, region: Region, grid: tuple[int, ...]) -> tuple[tuple[int, ...], Region, NDArray[np.bool_]]:
+    def source_mask(self, region: Region, grid: tuple[int, ...]) -> tuple[tuple[int, ...], Region, NDArray[np.bool_]]:
         shape = (self.wiring.n_in,)
         mask = np.zeros(shape, dtype=np.bool_)
         mask[self._sources(region, grid)] = True
@@ -190,12 +190,12 @@ class ConvPart:
         n_synapses = self.window.fan_out(region)
         return n_synapses if self.connectivity is None else n_synapses * self.connectivity
 
-    def hears(self, region: Region, grid: tuple[int, ...]) -> int:
+    def n_sources(self, region: Region, grid: tuple[int, ...]) -> int:
         del grid
         rows, columns = self.window.edges(region)
         return self.window.channels(region).size * rows.inputs.size * columns.inputs.size
 
-    def heard(self, region: Region, grid: tuple[int, ...]) -> tuple[tuple[int, ...], Region, NDArray[np.bool_]]:
+    def source_mask(self, region: Region, grid: tuple[int, ...]) -> tuple[tuple[int, ...], Region, NDArray[np.bool_]]:
         del grid
         box, mask = self.window.reached(region)
         return self.wiring.input_shape, box, mask
@@ -205,7 +205,7 @@ class ConvPart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Heard:
+class SourceNeurons:
     """The neurons of a source that a region hears: those of a box, in the source's shape, where `mask` is true."""
 
     source: str
@@ -225,8 +225,8 @@ class LayerCount:
         Count what to expect if each weight survived with this chance, 0..1; None counts the weights that are not zero.
     counted : mapping, optional
         What layers of one network share, each filling it: connections that are alike are counted once.
-    waits : sequence of int, optional
-        Steps that spikes wait in each connection's synapses (`neurodeploy.ir.graph.waits`); its delays alone by default.
+    wait_steps : sequence of int, optional
+        Steps that spikes wait in each connection's synapses (`neurodeploy.ir.graph.wait_steps`); its delays alone by default.
 
     Raises
     ------
@@ -246,13 +246,13 @@ class LayerCount:
         profile: HardwareProfile,
         connectivity: float | None = None,
         counted: MutableMapping[Any, Any] | None = None,
-        waits: Sequence[int] | None = None,
+        wait_steps: Sequence[int] | None = None,
     ) -> None:
         self.layer, self.profile, self.connectivity, self.grid = layer, profile, connectivity, grid_of(layer)
         self.width = weight_bits(bits, profile)
         self.counted = {} if counted is None else counted
-        self.waits = tuple(c.delay_steps for c in layer.connections) if waits is None else tuple(waits)
-        bundled = list(_bundles(layer, self.waits))
+        self.wait_steps = tuple(c.delay_steps for c in layer.connections) if wait_steps is None else tuple(wait_steps)
+        bundled = list(_bundles(layer, self.wait_steps))
         self._bundles = [bundle for bundle, _ in bundled]
         self._parts = [
             part_of(bundle[0].synapse, Formula.of(profile, self.width, is_delayed=steps > 0), profile, connectivity, self.counted)
@@ -295,10 +295,10 @@ class LayerCount:
             synapse_formats=len(counted),
             neuron_profiles=self._profiles(region, ("du", "dv")),
             threshold_profiles=self._profiles(region, ("vth",)) if isinstance(self.layer.neuron, QuantizedLIF) else 0,
-            delay_steps=max(self.waits),
+            delay_steps=max(self.wait_steps),
         )
 
-    def takes(self, region: Region) -> Integers:
+    def usage_vector(self, region: Region) -> Integers:
         """(n_resources,): `usage`, in the order of `limited`, without output axons."""
         key = self._key(region)
         if key not in self._taken:
@@ -314,24 +314,24 @@ class LayerCount:
         """Memory bits, input axons, synapses and encoding of a region, connection by connection, each as if it were alone."""
         return [part.count(region, self.grid) for part, bundle in zip(self._parts, self._bundles, strict=True) for _ in bundle]
 
-    def heard(self, region: Region) -> Iterator[Heard]:
+    def sources(self, region: Region) -> Iterator[SourceNeurons]:
         """What a region hears, connection by connection."""
         for bundle, part in zip(self._bundles, self._parts, strict=True):
-            shape, box, mask = part.heard(region, self.grid)
+            shape, box, mask = part.source_mask(region, self.grid)
             for connection in bundle:
-                yield Heard(source=connection.source, shape=shape, box=box, mask=mask)
+                yield SourceNeurons(source=connection.source, shape=shape, box=box, mask=mask)
 
     def fan_outs(self, region: Region) -> Iterator[NDArray[Any]]:
-        """Synapses onto a region of every neuron that it may hear, in the shape of `Heard.mask`, connection by connection."""
+        """Synapses onto a region of every neuron that it may hear, in the shape of `SourceNeurons.mask`, connection by connection."""
         for part, bundle in zip(self._parts, self._bundles, strict=True):
             for _ in bundle:
                 yield part.fan_out(region, self.grid)
 
-    def hears(self, region: Region) -> dict[str, int]:
+    def n_sources(self, region: Region) -> dict[str, int]:
         """How many neurons of each source a region hears at most: as if no weight were zero."""
         heard: dict[str, int] = {}
         for bundle, part in zip(self._bundles, self._parts, strict=True):
-            n = part.hears(region, self.grid)
+            n = part.n_sources(region, self.grid)
             for connection in bundle:
                 heard[connection.source] = heard.get(connection.source, 0) + n
         return heard
@@ -379,14 +379,14 @@ class LayerCount:
         return int(np.unique(settings, axis=1).shape[1])
 
 
-def _bundles(layer: AnyLayer, waits: Sequence[int]) -> Iterator[tuple[list[Connection[Wiring]], int]]:
+def _bundles(layer: AnyLayer, wait_steps: Sequence[int]) -> Iterator[tuple[list[Connection[Wiring]], int]]:
     """Connections with equal synapses, as those of a sum of spikes: their axons point to the same lists, stored once.
 
     With each bundle come the steps that its spikes wait.
     """
     bundles: list[tuple[list[Connection[Wiring]], int]] = []
     connections: tuple[Connection[Any], ...] = layer.connections
-    for connection, steps in zip(connections, waits, strict=True):
+    for connection, steps in zip(connections, wait_steps, strict=True):
         for bundle, others in bundles:
             first = bundle[0]
             if steps == others and (first.synapse is connection.synapse or first.synapse == connection.synapse):

@@ -186,7 +186,7 @@ def _seers(synapse: QuantizedConv, axis: int, order: Sequence[int], *, together:
     Their own rows are counted as they stand in `order`; a run is one window only, unless they may go `together`.
     """
     lines: list[list[list[int]]] = [[] for _ in range(synapse.input_shape[1 + axis])]
-    sees, seen = synapse.sees(axis), synapse.seen(axis)
+    sees, seen = synapse.input_positions(axis), synapse.is_inside_input(axis)
     for k, own in enumerate(order):
         for window in np.flatnonzero(seen[:, own]):
             runs = lines[sees[window, own]]

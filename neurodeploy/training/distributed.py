@@ -169,7 +169,7 @@ class Replicas:
             _tell(heard)
         made, wrong, drawn = pickle.loads(heard.numpy().tobytes())  # noqa: S301  # from a process of the same program
         if wrong is not None:
-            wrong.is_told = not self.is_first
+            wrong.is_reported_elsewhere = not self.is_first
             raise wrong
         set_random_state(drawn)
         return cast("T", made)

@@ -77,7 +77,7 @@ def part_of(layer: AnyLayer, measure: int) -> tuple[Floats, Floats]:
     if not windows:
         return np.ones(1), np.ones(layer.n_neurons)
     largest = max(windows, key=lambda wiring: wiring.weight[0].size)
-    rows, columns = (largest.seen(axis).sum(axis=1).astype(np.float64) for axis in (0, 1))
+    rows, columns = (largest.is_inside_input(axis).sum(axis=1).astype(np.float64) for axis in (0, 1))
     return (rows, columns) if measure else (np.ones(rows.size), np.ones(columns.size))
 
 

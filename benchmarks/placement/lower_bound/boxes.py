@@ -126,7 +126,7 @@ class _Along:
     @classmethod
     def of(cls, windows: list[Window], axis: int) -> _Along:
         largest = max((window.wiring for window in windows), key=lambda wiring: wiring.weight[0].size)
-        seen = largest.seen(axis).sum(axis=1)
+        seen = largest.is_inside_input(axis).sum(axis=1)
         found = list(_stands(windows, axis, seen.size))
         kinds = [np.unique(np.concatenate([edges[n].kinds for _, _, edges in found]), axis=0) for n in range(len(windows))]
         sides: list[_Side] = []

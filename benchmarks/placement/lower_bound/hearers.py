@@ -115,7 +115,7 @@ def _places(
 
 def _paid(wiring: ConvWiring, axis: int, part_of: Floats | None) -> list[Weights]:
     """For each input row (0) or column (1): of the outputs that it reaches, its part of each, the largest first."""
-    sees, inside = wiring.sees(axis), wiring.seen(axis)
+    sees, inside = wiring.input_positions(axis), wiring.is_inside_input(axis)
     paid: list[list[float]] = [[] for _ in range(wiring.input_shape[1 + axis])]
     for output, place in np.argwhere(inside):
         paid[int(sees[output, place])].append(float((1.0 if part_of is None else part_of[output]) / inside[output].sum()))

@@ -228,7 +228,7 @@ def _stands(windows: list[Window], largest: Window, axis: int) -> list[Stand]:
     side = largest.wiring.output_shape[1 + axis]
     reach = max(max(w.wiring.weight.shape[2 + axis] * w.wiring.dilation[axis], w.wiring.padding[axis] + 1) for w in windows)
     most: list[list[tuple[int, int]]] = []
-    inside = largest.wiring.seen(axis).sum(axis=1)
+    inside = largest.wiring.is_inside_input(axis).sum(axis=1)
     for n in range(1, side + 1):
         ends = {*range(min(reach, side - n) + 1), (side - n) // 2, *range(max(0, side - n - reach), side - n + 1)}
         distinct: dict[tuple[Any, ...], tuple[int, int]] = {}

@@ -32,7 +32,7 @@ from neurodeploy.mapping.budget.slice_budgets import (
 )
 from neurodeploy.mapping.layout import counts_of, filled
 from neurodeploy.mapping.placement import Placement, Slice
-from neurodeploy.resources.counting import Heard, LayerCount
+from neurodeploy.resources.counting import LayerCount, SourceNeurons
 from neurodeploy.resources.encodings import weight_bits
 from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, Layers, Region, Usage, bits_of, limited, vector
 
@@ -124,7 +124,7 @@ class Pressed(LayerCount):
     """
 
     def __init__(self, whole: LayerCount, share: float, *, prunes_axons: bool, biases: int = 0) -> None:
-        super().__init__(whole.layer, whole.width, whole.profile, 1.0, whole.counted, whole.waits)
+        super().__init__(whole.layer, whole.width, whole.profile, 1.0, whole.counted, whole.wait_steps)
         self.share, self.prunes_axons, self.biases = share, prunes_axons, biases
 
     def usage(self, region: Region) -> Usage:
@@ -133,8 +133,8 @@ class Pressed(LayerCount):
         memory = max(math.ceil(usage.synapse_memory_bits * self.share), bits)
         return replace(usage, synapse_memory_bits=memory, input_axons=axons if self.prunes_axons else usage.input_axons)
 
-    def heard(self, region: Region) -> Iterator[Heard]:
-        return iter(()) if self.prunes_axons and "memory_bits_per_core" not in self.profile else super().heard(region)
+    def sources(self, region: Region) -> Iterator[SourceNeurons]:
+        return iter(()) if self.prunes_axons and "memory_bits_per_core" not in self.profile else super().sources(region)
 
 
 def planned(unpruned: Unpruned, cores: int, whole: Collection[str]) -> tuple[Slice, ...] | None:
@@ -262,7 +262,7 @@ def share_budget(
     BudgetError
         No pruning of synapses can help: too many neurons for the cores, or a core without room for a single axon.
     """
-    cores = profile.cores_given(cores, chips)
+    cores = profile.core_count(cores, chips)
     unpruned = Unpruned(network, profile, bits) if unpruned is None else unpruned
     found = _shared(unpruned, cores, whole)
     if isinstance(found, Lack):

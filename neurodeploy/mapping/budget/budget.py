@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import table
-from neurodeploy.ir.graph import INPUT, waits
+from neurodeploy.ir.graph import INPUT, wait_steps
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.resources.counting import LayerCount
@@ -226,16 +226,16 @@ class Budget:
         widths : mapping of layer to int, optional
             Weight bits of layers that are not quantised yet, where they are not the budget's own.
         """
-        waiting, memory = waits(network), defaultdict[int, list[tuple[SliceBudget, int]]](list)
+        waiting, memory = wait_steps(network), defaultdict[int, list[tuple[SliceBudget, int]]](list)
         for layer in network:
             width = bits_of(layer, (widths or {}).get(layer.name, self.weight_bits))
-            count = LayerCount(layer, width, self.profile, waits=waiting[layer.name])
+            count = LayerCount(layer, width, self.profile, wait_steps=waiting[layer.name])
             for part in self.of(layer.name):
                 usage = count.usage(part.region)
                 memory[part.core].append((part, usage.synapse_memory_bits))
                 if usage.input_axons > part.input_axons:
                     yield Overrun(slice=part, resource="input_axons", need=usage.input_axons, limit=part.input_axons)
-                heard = next((one.mask for one in count.heard(part.region) if one.source == part.source), ())
+                heard = next((one.mask for one in count.sources(part.region) if one.source == part.source), ())
                 for cap in part.sources:
                     axons = int(sum(heard[cap.start : cap.stop]))
                     if axons > cap.axons:

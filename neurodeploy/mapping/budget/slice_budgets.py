@@ -19,7 +19,7 @@ import numpy as np
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
 from neurodeploy.ir.connectivity import DenseWiring
-from neurodeploy.ir.graph import INPUT, constant
+from neurodeploy.ir.graph import INPUT, bias_layers
 from neurodeploy.mapping.budget.budget import AxonCap, LayerBudget, SliceBudget, Slices
 from neurodeploy.mapping.placement import Slice
 from neurodeploy.resources.counting import LayerCount
@@ -101,7 +101,7 @@ def prunable_sources(layers: Layers) -> dict[str, str]:
 
     Biases may come beside it.
     """
-    beside, found = constant(layers), {}
+    beside, found = bias_layers(layers), {}
     rows = {INPUT, *(layer.name for layer in layers if len(grid_of(layer)) == 1)}
     for layer in layers:
         main = [c.source for c in layer.connections if c.source not in beside]
@@ -113,7 +113,7 @@ def prunable_sources(layers: Layers) -> dict[str, str]:
 
 def biases_of(layers: Layers, among: Collection[str] | None = None) -> dict[str, int]:
     """How many neurons bring biases to each layer; to those among some alone, the others none, where these are told."""
-    beside = constant(layers)
+    beside = bias_layers(layers)
     return {
         layer.name: len(beside & {c.source for c in layer.connections}) * (among is None or layer.name in among)
         for layer in layers
@@ -247,7 +247,7 @@ class _Outgoing:
     """Output axons of the cores, and how many of its neurons a slice may send to each slice that hears it."""
 
     def __init__(self, layers: Layers, profile: HardwareProfile, slices: Slices) -> None:
-        limit, beside = profile.capacity("output_axons"), constant(layers)
+        limit, beside = profile.capacity("output_axons"), bias_layers(layers)
         self.of_layer: dict[str, list[SliceBudget]] = defaultdict(list)
         for part in slices:
             self.of_layer[part.layer].append(part)
@@ -303,7 +303,7 @@ def _layer_budget(
     usages = [counted.usage(part.region) for part in mine]
     given, full = sum(part.synapse_memory_bits for part in mine), sum(usage.synapse_memory_bits for usage in usages)
     kept = min(1.0, given / full) if full else 1.0
-    thinned = cache(partial(LayerCount, counted.layer, counted.width, counted.profile, waits=counted.waits))
+    thinned = cache(partial(LayerCount, counted.layer, counted.width, counted.profile, wait_steps=counted.wait_steps))
     hearing = {target.name for target, _ in _targets(layers, layer.name)}
     return LayerBudget(
         layer=layer.name,
@@ -322,7 +322,7 @@ def _layer_budget(
 def _sent(part: SliceBudget, source: str, counted: LayerCount) -> int:
     """Output axons that lead to a slice, of the source: neurons, where its input axons are pixels."""
     is_capped = part.sources and part.source == source
-    return sum(cap.axons for cap in part.sources) if is_capped else counted.hears(part.region)[source]
+    return sum(cap.axons for cap in part.sources) if is_capped else counted.n_sources(part.region)[source]
 
 
 def _synapses_within(part: SliceBudget, full: Usage, thinned: Callable[..., LayerCount]) -> int:

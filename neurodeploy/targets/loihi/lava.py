@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.errors import SimulationError
-from neurodeploy.ir.graph import depths, early, waits
+from neurodeploy.ir.graph import early_steps, pipeline_depths, wait_steps
 from neurodeploy.ir.quantized import QuantizedLIF, QuantizedNetwork
 from neurodeploy.simulation.records import Recorded, SpikeRecord, recorded_layers
 from neurodeploy.targets.loihi.netx_files import write_netx
@@ -228,9 +228,9 @@ def _plan(network: QuantizedNetwork, spikes: NDArray[Any], reset_interval: int, 
     """
     batch, n_steps = spikes.shape[0], spikes.shape[-1]
     _check_waits(network)
-    depth = max(depths(network).values())
+    depth = max(pipeline_depths(network).values())
     is_chain = plain_kinds(network) is not None
-    waiting = any(steps for layer in waits(network).values() for steps in layer)
+    waiting = any(steps for layer in wait_steps(network).values() for steps in layer)
     if not reset_interval and is_chain and not waiting and all(len(layer.connections) == 1 for layer in network):
         return _Plan(is_chain, n_steps, n_steps, 0, ((batch * n_steps + depth, -1),))
     period = depth + n_steps + (-(depth + n_steps) % reset_interval if reset_interval else 0)
@@ -242,7 +242,7 @@ def _plan(network: QuantizedNetwork, spikes: NDArray[Any], reset_interval: int, 
 
 
 def _check_waits(network: QuantizedNetwork) -> None:
-    waiting, steps_early = waits(network), early(network)
+    waiting, steps_early = wait_steps(network), early_steps(network)
     for layer in network:
         for steps, n, connection in zip(waiting[layer.name], steps_early[layer.name], layer.connections, strict=True):
             if steps > WAIT_MAX:
@@ -269,7 +269,7 @@ def _recorded(
 ) -> SpikeRecord:
     """The chip's steps as the network's own: a layer of depth k answers its first input at step k, counted from 0."""
     batch, n_steps = given.shape[0], given.shape[-1]
-    depth = depths(network)
+    depth = pipeline_depths(network)
     shifted: dict[str, dict[str, NDArray[Any]]] = {"spikes": {}, "v": {}} if end == "lava" else {"spikes": {}}
     with np.load(path) as chip:
         for kind, of_layer in shifted.items():

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from neurodeploy.ir.graph import INPUT, depths, waits
+from neurodeploy.ir.graph import INPUT, pipeline_depths, wait_steps
 from neurodeploy.ir.quantized import (
     Encoder,
     QuantizedConv,
@@ -72,7 +72,7 @@ def graph_of(
     network: QuantizedNetwork, given: Any, reset_interval: int | None = None, reset_offset: int = 0, *, bits: int = 0
 ) -> list[Population]:
     """Processes for every layer, connected to the port `given`, by which the input comes as (n_in,), in messages of `bits`."""
-    depth, waiting = depths(network), waits(network)
+    depth, waiting = pipeline_depths(network), wait_steps(network)
     ports: dict[str, Any] = {INPUT: given}
     populations = []
     for layer in network:
