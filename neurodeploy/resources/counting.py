@@ -322,7 +322,7 @@ class LayerCount:
                 yield SourceNeurons(source=connection.source, shape=shape, box=box, mask=mask)
 
     def fan_outs(self, region: Region) -> Iterator[NDArray[Any]]:
-        """Synapses onto a region of every neuron that it may hear, in the shape of `SourceNeurons.mask`, connection by connection."""
+        """Synapses from each possible source neuron onto a region, in the shape of `SourceNeurons.mask`, by connection."""
         for part, bundle in zip(self._parts, self._bundles, strict=True):
             for _ in bundle:
                 yield part.fan_out(region, self.grid)
