@@ -1,21 +1,40 @@
 """neurodeploy: from a spiking network in PyTorch to the integers, cores and files of a neuromorphic chip.
 
-The public names are listed below; each is imported when it is first used.
+The public names are listed in `__all__`; each is imported when it is first used, so that `import neurodeploy` stays light.
 """
 
 from __future__ import annotations
 
+import sys
+import warnings
 from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from neurodeploy.errors import NeurodeployError
+    from neurodeploy.compression.method import Pruning
+    from neurodeploy.errors import (
+        BudgetError,
+        DataError,
+        ExtractError,
+        NetworkError,
+        NetxError,
+        NeurodeployError,
+        PlacementError,
+        ProfileError,
+        QuantizeError,
+        RequestError,
+        SimulationError,
+        TrainingError,
+    )
     from neurodeploy.frontends.nir.reading import read_nir
     from neurodeploy.frontends.nir.writing import write_nir
     from neurodeploy.frontends.torch.extract import extract
-    from neurodeploy.hardware.loading import load_profile
+    from neurodeploy.hardware.loading import load_profile, profile_paths
     from neurodeploy.hardware.profile import HardwareProfile
-    from neurodeploy.ir.network import Network
+    from neurodeploy.ir.graph import INPUT, Connection
+    from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse
     from neurodeploy.ir.quantized import QuantizedNetwork
     from neurodeploy.mapping.budget.allocation import share_budget
     from neurodeploy.mapping.budget.budget import Budget
@@ -25,9 +44,9 @@ if TYPE_CHECKING:
     from neurodeploy.mapping.placement import Placement
     from neurodeploy.passes.dead_neurons import trim
     from neurodeploy.passes.input_population import with_input_population
-    from neurodeploy.passes.quantize import dequantize, quantize
+    from neurodeploy.passes.quantize import dequantize, quantization_errors, quantize
     from neurodeploy.pipeline.compress import compress, compress_to
-    from neurodeploy.pipeline.deploy import Deployment, deploy, explore, inspect
+    from neurodeploy.pipeline.deploy import Deployment, Inspection, deploy, explore, inspect
     from neurodeploy.pipeline.evaluation import Evaluation, evaluate
     from neurodeploy.report import plots as plot
     from neurodeploy.report.summary import Report, summarize
@@ -37,18 +56,33 @@ if TYPE_CHECKING:
     from neurodeploy.training.checkpoint import load_weights, save_weights
     from neurodeploy.training.data.loading import load_data
     from neurodeploy.training.distributed import together
-    from neurodeploy.training.encoders import encode, simulator_spikes
+    from neurodeploy.training.encoders import Direct, encode, in_levels, simulator_spikes
     from neurodeploy.training.fit import fit
-    from neurodeploy.training.options import FitOptions
+    from neurodeploy.training.options import FitOptions, MinimaxOptions
 
 _MODULES = {
-    "errors": ("NeurodeployError",),
+    "compression.method": ("Pruning",),
+    "errors": (
+        "BudgetError",
+        "DataError",
+        "ExtractError",
+        "NetworkError",
+        "NetxError",
+        "NeurodeployError",
+        "PlacementError",
+        "ProfileError",
+        "QuantizeError",
+        "RequestError",
+        "SimulationError",
+        "TrainingError",
+    ),
     "frontends.nir.reading": ("read_nir",),
     "frontends.nir.writing": ("write_nir",),
     "frontends.torch.extract": ("extract",),
-    "hardware.loading": ("load_profile",),
+    "hardware.loading": ("load_profile", "profile_paths"),
     "hardware.profile": ("HardwareProfile",),
-    "ir.network": ("Network",),
+    "ir.graph": ("INPUT", "Connection"),
+    "ir.network": ("LI", "LIF", "Conv", "Dense", "Layer", "Network", "Sparse"),
     "ir.quantized": ("QuantizedNetwork",),
     "mapping.budget.allocation": ("share_budget",),
     "mapping.budget.budget": ("Budget",),
@@ -58,64 +92,60 @@ _MODULES = {
     "mapping.placement": ("Placement",),
     "passes.dead_neurons": ("trim",),
     "passes.input_population": ("with_input_population",),
-    "passes.quantize": (
-        "dequantize",
-        "quantize",
-    ),
-    "pipeline.compress": (
-        "compress",
-        "compress_to",
-    ),
-    "pipeline.deploy": (
-        "Deployment",
-        "deploy",
-        "explore",
-        "inspect",
-    ),
+    "passes.quantize": ("dequantize", "quantization_errors", "quantize"),
+    "pipeline.compress": ("compress", "compress_to"),
+    "pipeline.deploy": ("Deployment", "Inspection", "deploy", "explore", "inspect"),
     "pipeline.evaluation": ("Evaluation", "evaluate"),
+    "report.summary": ("Report", "summarize"),
+    "simulation.records": ("EpochRecord", "SpikeRecord", "compare"),
+    "targets.loihi.netx_files": ("read_netx", "write_netx"),
     "targets.simulate": ("simulate", "verify"),
-    "report.summary": (
-        "Report",
-        "summarize",
-    ),
-    "simulation.records": (
-        "EpochRecord",
-        "SpikeRecord",
-        "compare",
-    ),
-    "targets.loihi.netx_files": (
-        "read_netx",
-        "write_netx",
-    ),
-    "training.checkpoint": (
-        "load_weights",
-        "save_weights",
-    ),
+    "training.checkpoint": ("load_weights", "save_weights"),
     "training.data.loading": ("load_data",),
     "training.distributed": ("together",),
-    "training.encoders": (
-        "encode",
-        "simulator_spikes",
-    ),
+    "training.encoders": ("Direct", "encode", "in_levels", "simulator_spikes"),
     "training.fit": ("fit",),
-    "training.options": ("FitOptions",),
+    "training.options": ("FitOptions", "MinimaxOptions"),
 }
-"""The public names of each module, as the imports above have them for type checkers."""
+"""Module: its public names, as the imports above declare them to type checkers (a test compares the two)."""
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "INPUT",
+    "LI",
+    "LIF",
     "Budget",
+    "BudgetError",
+    "Connection",
+    "Conv",
+    "DataError",
+    "Dense",
     "Deployment",
+    "Direct",
     "EpochRecord",
     "Evaluation",
+    "ExtractError",
     "FitOptions",
     "HardwareProfile",
+    "Inspection",
+    "Layer",
+    "MinimaxOptions",
     "Network",
+    "NetworkError",
+    "NetxError",
     "NeurodeployError",
     "Placement",
+    "PlacementError",
+    "ProfileError",
+    "Pruning",
+    "QuantizeError",
     "QuantizedNetwork",
     "Report",
+    "RequestError",
+    "SimulationError",
+    "Sparse",
     "SpikeRecord",
+    "TrainingError",
     "balance",
     "compare",
     "compress",
@@ -127,6 +157,7 @@ __all__ = [
     "explore",
     "extract",
     "fit",
+    "in_levels",
     "inspect",
     "load_data",
     "load_profile",
@@ -134,6 +165,8 @@ __all__ = [
     "narrow_budget",
     "place",
     "plot",
+    "profile_paths",
+    "quantization_errors",
     "quantize",
     "read_netx",
     "read_nir",
@@ -150,16 +183,117 @@ __all__ = [
     "write_nir",
 ]
 
-if not TYPE_CHECKING:  # a type checker knows the names above, and reports any other
+_OLD_MODULES = {
+    "balancing": ("mapping.delay_balancing",),
+    "board": (),
+    "board.energy": ("mapping.energy",),
+    "board.mesh": ("mapping.traffic",),
+    "board.traffic": ("mapping.traffic",),
+    "budgets": (),
+    "budgets.budget": ("mapping.budget.budget",),
+    "budgets.channels": ("mapping.budget.channels",),
+    "budgets.gains": ("mapping.budget.allocation",),
+    "budgets.sharing": ("mapping.budget.allocation",),
+    "commands": ("cli", "cli.commands", "cli.options"),
+    "compression": ("pipeline.compress",),
+    "demo": ("cli.demo",),
+    "deployment": ("pipeline.deploy",),
+    "descent": ("pipeline.compress",),
+    "driving": ("passes.input_population",),
+    "evaluation": ("pipeline.evaluation",),
+    "explorer": ("pipeline.deploy",),
+    "factories": ("frontends.factories",),
+    "fixedpoint": ("targets.loihi.arithmetic",),
+    "frontends.norse": ("frontends.torch.extract",),
+    "graph": ("ir.graph",),
+    "hardware": ("hardware.profile", "hardware.loading"),
+    "layout": (),
+    "layout.laying": ("mapping.layout",),
+    "network": ("ir.network", "ir.graph"),
+    "netx": ("targets.loihi.netx_files", "targets.loihi.netx_format"),
+    "page": ("report.html",),
+    "placement": ("mapping.placement",),
+    "placing": ("mapping.layout",),
+    "plot": ("report.plots",),
+    "profile_schema": ("hardware.loading",),
+    "profiles": ("hardware.loading",),
+    "quantization": ("passes.quantize",),
+    "quantized": ("ir.quantized",),
+    "records": ("simulation.records",),
+    "report": ("report.summary", "report.stages"),
+    "rounding": ("passes.quantize",),
+    "simulation": ("targets.simulate", "targets.loihi.emulator", "simulation.reference"),
+    "simulation.emulator": ("targets.loihi.emulator",),
+    "simulation.verify": ("targets.simulate",),
+    "training": (
+        "training.options",
+        "training.encoders",
+        "training.checkpoint",
+        "training.data.loading",
+        "training.data.batches",
+        "training.distributed",
+        "training.forward",
+        "training.neurons",
+        "training.progress",
+        "compression.minimax",
+        "compression.method",
+        "compression.synapse_selection",
+    ),
+    "training.checkpoints": ("training.checkpoint",),
+    "training.data": ("training.data.batches", "training.data.catalogue", "training.data.loading", "training.data.recordings"),
+    "training.decays": ("training.neurons",),
+    "training.direct": ("training.encoders",),
+    "training.inference": ("training.forward",),
+    "training.minimax": ("compression.minimax",),
+    "training.pruning": ("compression.method",),
+    "training.readouts": ("training.encoders",),
+    "training.weights": ("training.checkpoint",),
+    "trimming": ("passes.dead_neurons",),
+    "wiring": ("ir.connectivity",),
+}
+"""Module path before 0.1.0: the modules that hold its names now. Delete this table and `_OldModule` after 0.1.0."""
+_OLD_AND_NEW = ("compression", "hardware", "report", "simulation", "training", "training.data")
+"""Folders that are still there: they keep their modules, and answer for the names that left them."""
+
+
+class _OldModule(ModuleType):
+    """A module that moved: each name is looked up where it is now, with a DeprecationWarning that says where."""
+
+    def __getattr__(self, name: str) -> object:
+        old = self.__name__.removeprefix("neurodeploy.")
+        if f"{old}.{name}" in _OLD_MODULES:
+            return import_module(f"{self.__name__}.{name}")
+        # The import system and many tools ask every module for dunder names: that must neither import nor warn. It also asks
+        # a folder for a module of it before it imports that.
+        if name.startswith("__") or (old in _OLD_AND_NEW and find_spec(f"{self.__name__}.{name}")):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        for module in _OLD_MODULES[old]:
+            if hasattr(found := import_module(f"neurodeploy.{module}"), name):
+                place = "neurodeploy" if name in __all__ else f"neurodeploy.{module}"
+                warnings.warn(f"{self.__name__}.{name} moved: import {name} from {place}.", DeprecationWarning, stacklevel=2)
+                return getattr(found, name)
+        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+
+
+if not TYPE_CHECKING:  # type checkers know the names above, and report any other
 
     def __getattr__(name: str) -> object:
         if name == "plot":
             return import_module("neurodeploy.report.plots")
+        if name in _OLD_MODULES:
+            return import_module(f"neurodeploy.{name}")
         if name not in _MODULE_OF:
             raise AttributeError(f"module 'neurodeploy' has no attribute {name!r}")
         value = getattr(import_module(f"neurodeploy.{_MODULE_OF[name]}"), name)
         globals()[name] = value
         return value
+
+    for _old in _OLD_MODULES:
+        _name = f"neurodeploy.{_old}"
+        if _old in _OLD_AND_NEW:
+            import_module(_name).__class__ = _OldModule
+        else:
+            sys.modules[_name] = _OldModule(_name)
 
 
 def __dir__() -> list[str]:
