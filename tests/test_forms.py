@@ -18,8 +18,10 @@ from neurodeploy.compression.minimax import Compression
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import LIF, Dense, Network
+from neurodeploy.ir.quantized import QuantizedLIF
 from neurodeploy.passes.dead_neurons import live_neurons, without_neurons
 from neurodeploy.passes.quantize import dequantize, quantize
+from neurodeploy.training.encoders import in_levels
 from neurodeploy.training.fit import fit
 from neurodeploy.training.options import MinimaxOptions
 
@@ -40,6 +42,28 @@ def test_the_grid_is_the_quantisers(
     assert isinstance(rounded.neuron, LIF)
     ours = grid.rounded(torch.from_numpy(weight.copy())).numpy() / threshold
     assert np.allclose(ours, rounded.connections[0].synapse.weight / rounded.neuron.threshold, rtol=1e-9)
+
+
+@pytest.mark.parametrize("levels", [1, 15])
+@pytest.mark.parametrize("ratio", [0.3, 30.0])
+def test_the_loss_rounds_the_threshold_of_an_input_in_levels_as_the_quantiser(
+    levels: int, ratio: float, make_network: Callable[..., Network], tiny: HardwareProfile
+) -> None:
+    """The first layer's weights are trained on intensities 0..1 and divided by the levels on the chip, its threshold is not.
+
+    Three bits a weight make the threshold a small integer, so a wrong one shows in every weight.
+    """
+    network = make_network([12, 9, 3], seed=1)
+    layer = network["layer1"]
+    assert isinstance(layer.neuron, LIF)
+    threshold = np.asarray(ratio * np.abs(layer.weight).max())
+    network = replace(network, layers=(replace(layer, neuron=replace(layer.neuron, threshold=threshold)), network["layer2"]))
+    seen = one_threshold_each(network, levels)["layer1"]
+    grid = Grid(width=3, largest=float(np.abs(layer.weight).max()), threshold=seen)
+    loss_sees = grid.rounded(torch.from_numpy(layer.weight.copy())).numpy() / levels
+    chip = quantize(in_levels(network, levels), tiny, bits=3)["layer1"]
+    assert isinstance(chip.neuron, QuantizedLIF)
+    assert np.allclose(loss_sees / float(threshold), chip.connections[0].synapse.weight / float(chip.neuron.vth), rtol=1e-12)
 
 
 def test_worth_and_error_of_rounding_by_hand() -> None:

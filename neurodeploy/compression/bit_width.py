@@ -26,7 +26,7 @@ from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers
 from neurodeploy.ir.network import LIF, Network
 from neurodeploy.mapping.budget.budget import SliceBudget
-from neurodeploy.targets.loihi.arithmetic import THRESHOLD_MAX
+from neurodeploy.passes.quantize import mantissa_scale, mantissa_step, most_steps, threshold_mantissa, weight_steps
 
 # -------------------- training.integers
 
@@ -58,25 +58,24 @@ class Grid:
 
     @property
     def most(self) -> int:
-        """Steps that the largest weight has."""
-        return (1 << (self.width - 1)) - 1 if self.is_mixed else (1 << self.width) - 1
+        """Steps from 0 to the largest value."""
+        return most_steps(self.width, is_mixed=self.is_mixed)
 
     @property
-    def step(self) -> float:
-        """Between two values, as weights are rounded."""
-        step = self.largest / self.most if self.largest > 0 else 1.0
-        return step if self.threshold is None else max(step, self._stride * self.threshold / THRESHOLD_MAX)
+    def scale(self) -> float:
+        """Mantissa units per unit of weight."""
+        if self.largest > 0:
+            return mantissa_scale(self.largest, self.width, is_mixed=self.is_mixed, threshold=self.threshold)
+        return float(mantissa_step(is_mixed=self.is_mixed))  # all weights are zero: any scale rounds them to zero
 
     @property
     def value(self) -> float:
-        """Of a step, beside the threshold that has become an integer."""
+        """Real value of one step, after the threshold has been rounded to an integer mantissa."""
         if self.threshold is None:
-            return self.step
-        return self._stride * self.threshold / max(round(self.threshold * self._stride / self.step), 1)
-
-    @property
-    def _stride(self) -> int:
-        return 2 if self.is_mixed else 1
+            return mantissa_step(is_mixed=self.is_mixed) / self.scale
+        # the chip's threshold is an integer: its rounding error goes into the weights, so that the model's threshold can stay
+        mantissa = max(int(threshold_mantissa(self.threshold, self.scale)), 1)
+        return mantissa_step(is_mixed=self.is_mixed) * self.threshold / mantissa
 
     def rounded(self, weight: torch.Tensor) -> torch.Tensor:
         """The nearest values to surviving weights; the largest of these takes the largest integer, if nothing is clipped."""
@@ -86,7 +85,8 @@ class Grid:
         """The nearest values to biases that come by a synapse of their own, on the scale of surviving weights."""
         least, most = torch.stack(torch.aminmax(weight)).tolist()  # a GPU is waited for once
         grid = replace(self, largest=min(self.largest, max(-least, most)), is_mixed=least < 0 < most)
-        return (bias / grid.step).round_().clamp_(-grid.most, grid.most).mul_(grid.value)
+        steps = weight_steps(bias, grid.scale, is_mixed=grid.is_mixed)
+        return steps.clamp_(-grid.most, grid.most).mul_(grid.value)
 
     def worth(self, weight: Floats) -> Floats:
         """How much nearer a layer comes to its weights, in squared distance, by each synapse that is kept and rounded."""
@@ -100,7 +100,7 @@ class Grid:
         return distance
 
     def _nearest(self, weight: Floats) -> Floats:
-        nearest: Floats = np.clip(np.rint(weight / self.step), -self.most, self.most) * self.value
+        nearest: Floats = np.clip(weight_steps(weight, self.scale, is_mixed=self.is_mixed), -self.most, self.most) * self.value
         return nearest
 
 

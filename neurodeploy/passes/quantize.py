@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,11 @@ from neurodeploy.targets.loihi.arithmetic import (
     THRESHOLD_MAX,
     as_lava_reads,
 )
+
+if TYPE_CHECKING:
+    import torch  # the training loss rounds tensors; a network that is only quantised needs no torch
+
+Weights = TypeVar("Weights", NDArray[np.float64], "torch.Tensor")
 
 # -------------------- quantization
 
@@ -94,7 +99,7 @@ def _quantized(layer: Layer, width: int) -> QuantizedLayer:
     dv = _integer(layer.neuron.voltage_decay * DECAY_UNITY)
     neuron: QuantizedLIF | QuantizedLI
     if threshold is not None:
-        neuron = QuantizedLIF(vth=_integer(threshold * scale), du=du, dv=dv)
+        neuron = QuantizedLIF(vth=threshold_mantissa(threshold, scale), du=du, dv=dv)
     else:
         neuron = QuantizedLI(du=du, dv=dv)
     return QuantizedLayer(
@@ -143,7 +148,9 @@ def _scale(
     weights: list[NDArray[np.float64]], bias: NDArray[np.float64], threshold: NDArray[np.float64] | None, width: int
 ) -> float:
     """Weight units a float unit of v, one for all connections: the largest that no register overflows on."""
-    limits = [_full_scale(weight, width) / float(np.abs(weight).max()) for weight in weights if weight.any()]
+    limits = [
+        mantissa_scale(float(np.abs(weight).max()), width, is_mixed=_is_mixed(weight)) for weight in weights if weight.any()
+    ]
     if threshold is not None:
         limits.append(THRESHOLD_MAX / float(threshold.max()))
     for worst, register in ((bias.max(initial=0.0), BIAS_MAX), (-bias.min(initial=0.0), -BIAS_MIN)):
@@ -156,14 +163,52 @@ def _is_mixed(weight: NDArray[np.float64]) -> bool:
     return bool((weight < 0).any() and (weight > 0).any())
 
 
-def _full_scale(weight: NDArray[np.float64], width: int) -> int:
-    """The integer that the largest weight becomes: kept symmetric, so a sign never costs a step."""
-    return 2 * ((1 << (width - 1)) - 1) if _is_mixed(weight) else (1 << width) - 1
+def mantissa_step(*, is_mixed: bool) -> int:
+    """Distance between two weight mantissas: 2 for weights of both signs, since the lowest bit is then the sign, otherwise 1."""
+    return 2 if is_mixed else 1
+
+
+def most_steps(bits: int, *, is_mixed: bool) -> int:
+    """Steps from 0 to the largest mantissa of `bits` bits; the range is kept symmetric, so that a sign never costs a step."""
+    return (1 << (bits - 1)) - 1 if is_mixed else (1 << bits) - 1
+
+
+def mantissa_scale(largest: float, bits: int, *, is_mixed: bool, threshold: float | None = None) -> float:
+    """Mantissa units per unit of weight: the largest weight takes the largest mantissa, if the threshold's register allows.
+
+    Parameters
+    ----------
+    largest : float
+        Magnitude of the largest weight, above 0.
+    bits : int
+        Width of a weight, sign included.
+    is_mixed : bool
+        Whether there are weights of both signs.
+    threshold : float, optional
+        In the units of the weights; None where the neurons do not fire.
+    """
+    scale = mantissa_step(is_mixed=is_mixed) * most_steps(bits, is_mixed=is_mixed) / largest
+    return scale if threshold is None else min(scale, THRESHOLD_MAX / threshold)
+
+
+def weight_steps(weight: Weights, scale: float, *, is_mixed: bool) -> Weights:
+    """Round weights to whole steps between mantissas (`mantissa_step` units each), ties to even.
+
+    Both `quantize` and the training loss (`compression.bit_width.Grid`) call this, so the chip gets the weights that were trained.
+    """
+    return (weight * (scale / mantissa_step(is_mixed=is_mixed))).round()
+
+
+def threshold_mantissa(threshold: NDArray[np.float64] | float, scale: float) -> NDArray[np.int64]:
+    """Round thresholds to mantissas at the scale of the weights into the same neurons."""
+    return _integer(threshold * scale)
 
 
 def _rounded(weight: NDArray[np.float64], scale: float) -> NDArray[np.int64]:
-    step = 2 if _is_mixed(weight) else 1
-    integers: NDArray[np.int64] = (step * np.rint(weight * scale / step)).astype(np.int64)
+    is_mixed = _is_mixed(weight)
+    integers: NDArray[np.int64] = mantissa_step(is_mixed=is_mixed) * weight_steps(weight, scale, is_mixed=is_mixed).astype(
+        np.int64
+    )
     return integers
 
 
