@@ -194,7 +194,7 @@ def mantissa_scale(largest: float, bits: int, *, is_mixed: bool, threshold: floa
 def weight_steps(weight: Weights, scale: float, *, is_mixed: bool) -> Weights:
     """Round weights to whole steps between mantissas (`mantissa_step` units each), ties to even.
 
-    Both `quantize` and the training loss (`compression.bit_width.Grid`) call this, so the chip gets the weights that were trained.
+    Both `quantize` and the training loss (`compression.bit_width.Grid`) call this: the chip gets the weights that were trained.
     """
     return (weight * (scale / mantissa_step(is_mixed=is_mixed))).round()
 
