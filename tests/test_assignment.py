@@ -19,7 +19,7 @@ from neurodeploy.ir.graph import Connection
 from neurodeploy.ir.network import LIF, Conv, Layer, Network
 from neurodeploy.mapping.layout import lay_out, place
 from neurodeploy.mapping.packing import assigned
-from neurodeploy.resources.usage import limited
+from neurodeploy.resources.usage import limited_resources
 
 MakeChip = Callable[..., HardwareProfile]
 DYNAPCNN, XYLO = load_profile("dynapcnn"), load_profile("xylo")
@@ -28,7 +28,7 @@ DYNAPCNN, XYLO = load_profile("dynapcnn"), load_profile("xylo")
 def fitting(needs: Any, chip: HardwareProfile, cores: tuple[int, ...]) -> int:
     """Layers that the cores which they were given hold, each alone."""
     return sum(
-        all(need <= chip.capacity(name, core) for name, need in zip(limited(chip), of_layer, strict=True))
+        all(need <= chip.capacity(name, core) for name, need in zip(limited_resources(chip), of_layer, strict=True))
         for of_layer, core in zip(needs, cores, strict=True)
     )
 
@@ -42,7 +42,7 @@ def test_if_there_is_a_core_for_every_layer_each_gets_one(make_chip: MakeChip, d
         cores_per_layer=1, input_axons_per_core=None, output_axons_per_core=None,
     )  # fmt: skip
     of_a_layer = st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(1))
-    assert limited(chip) == ("neurons", "synapse_memory_bits", "slices")
+    assert limited_resources(chip) == ("neurons", "synapse_memory_bits", "slices")
     needs = np.array(data.draw(st.lists(of_a_layer, min_size=1, max_size=4)))
     best = max(fitting(needs, chip, cores) for cores in permutations(range(4), len(needs)))
     found = tuple(assigned(needs, chip).tolist())

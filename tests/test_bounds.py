@@ -22,7 +22,7 @@ from neurodeploy.ir.quantized import QuantizedLayer, QuantizedLIF, QuantizedNetw
 from neurodeploy.mapping.layout import counts_of, lay_out
 from neurodeploy.mapping.packing import Hearing
 from neurodeploy.resources.counting import LayerCount
-from neurodeploy.resources.usage import Region, bits_of, grid_of, limited
+from neurodeploy.resources.usage import Region, bits_of, grid_of, limited_resources
 
 MakeChip = Callable[..., HardwareProfile]
 
@@ -47,7 +47,7 @@ def at_random(network: QuantizedNetwork, profile: HardwareProfile, rng: np.rando
     """Cores of a placement with cuts drawn until every piece fits, each piece on the first core with room; None if none fits."""
     counts = counted(network, profile)
     hearing = Hearing(network.layers, counts, profile)
-    capacity = np.array([profile.capacity(resource) for resource in limited(profile)])
+    capacity = np.array([profile.capacity(resource) for resource in limited_resources(profile)])
     pieces: list[np.ndarray] = []
     for layer in reversed(network.layers):
         filling, waiting, regions = hearing.filling(layer), [Region.whole(grid_of(layer))], []
@@ -152,7 +152,7 @@ def test_nor_fewer_for_sparse_layers_that_hear_themselves(
     network, rng = recurrent(n, connectivity, seed), np.random.default_rng(seed)
     layer, counts = network.layers[0], counted(network, profile)
     bound = least_cores(network.layers, counts, profile)
-    capacity = np.array([profile.capacity(resource) for resource in limited(profile)])
+    capacity = np.array([profile.capacity(resource) for resource in limited_resources(profile)])
     for pieces in range(1, n + 1):
         ends = [0, *sorted(rng.choice(np.arange(1, n), pieces - 1, replace=False).tolist()), n]
         regions = [Region.run(*run) for run in pairwise(ends)]
@@ -177,7 +177,7 @@ def cuts(n: int) -> Iterator[list[tuple[int, int]]]:
 def fewest_cores(network: QuantizedNetwork, profile: HardwareProfile) -> int:
     """Of all cuts of two layers and all ways to put the pieces on cores."""
     counts, first, second = counted(network, profile), *network.layers
-    capacity = np.array([profile.capacity(resource) for resource in limited(profile)])
+    capacity = np.array([profile.capacity(resource) for resource in limited_resources(profile)])
     best = network.n_neurons
     for later in cuts(second.n_neurons):
         hearing = Hearing(network.layers, counts, profile)
@@ -229,7 +229,7 @@ def test_nor_the_best_of_a_sparse_layer_that_hears_itself(n: int, connectivity: 
     profile = with_values(load_profile("loihi2"), memory_bits_per_core=memory, memory_unit_bits=unit)
     network = recurrent(n, connectivity, seed)
     layer, counts, best = network.layers[0], counted(network, profile), n + 1
-    capacity = np.array([profile.capacity(resource) for resource in limited(profile)])
+    capacity = np.array([profile.capacity(resource) for resource in limited_resources(profile)])
     for runs in cuts(n):
         regions = [Region.run(*run) for run in runs]
         hearing = Hearing(network.layers, counts, profile)

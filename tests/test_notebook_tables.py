@@ -13,7 +13,7 @@ from pages import NASTIER, NASTY, trained_report, two_layers
 import neurodeploy as nd
 from neurodeploy.errors import RequestError
 from neurodeploy.hardware.profile import HardwareProfile
-from neurodeploy.ir.arrays import MOST_ROWS, table
+from neurodeploy.ir.arrays import MAX_TABLE_ROWS, html_table
 from neurodeploy.ir.network import Network
 from neurodeploy.mapping.layout import lay_out
 
@@ -105,8 +105,8 @@ def test_names_stay_names(tiny: HardwareProfile) -> None:
 
 
 def test_of_many_rows_the_first_are_shown() -> None:
-    rows = Cells(table("many", ["n"], ([i] for i in range(MOST_ROWS + 7)))).rows
-    assert len(rows) == 1 + MOST_ROWS + 1
+    rows = Cells(html_table("many", ["n"], ([i] for i in range(MAX_TABLE_ROWS + 7)))).rows
+    assert len(rows) == 1 + MAX_TABLE_ROWS + 1
     assert rows[-1] == ["and 7 more"]
 
 

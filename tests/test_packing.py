@@ -19,7 +19,7 @@ from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping import layout as laying
 from neurodeploy.mapping.layout import counts_of, lay_out
 from neurodeploy.mapping.packing import Hearing, cores_of, cut, packed
-from neurodeploy.resources.usage import grid_of, limited
+from neurodeploy.resources.usage import grid_of, limited_resources
 
 MakeChip = Callable[..., HardwareProfile]
 
@@ -58,7 +58,7 @@ def test_cut_pieces_part_the_layer_and_fit_a_core(block: tuple[int, int, int]) -
     counts = counts_of(network.layers, {layer.name: 8 for layer in network.layers}, profile)
     layer = network["conv3"]
     filling = Hearing(network.layers, counts, profile).filling(layer)
-    capacity = np.array([profile.capacity(resource) for resource in limited(profile)])
+    capacity = np.array([profile.capacity(resource) for resource in limited_resources(profile)])
     regions, covered = cut(filling, block, capacity), np.zeros(grid_of(layer), dtype=np.int64)
     for region in regions:
         covered[region.box] += 1

@@ -19,7 +19,7 @@ from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.layout import counts_of, lay_out
 from neurodeploy.mapping.partition import Agreement, Options, Scheme, blocks, even_cuts, longest, middle, options_of
 from neurodeploy.resources.counting import LayerCount
-from neurodeploy.resources.usage import Region, bits_of, grid_of, vector
+from neurodeploy.resources.usage import Region, bits_of, grid_of, usage_vector
 
 MakeChip = Callable[..., HardwareProfile]
 SIDES = st.integers(1, 60)
@@ -113,7 +113,7 @@ def test_options_are_as_counted(chip: str) -> None:
     for n in range(0, len(options.blocks), 7):
         cut = [middle(side, int(block)) for side, block in zip(grid_of(layer), options.blocks[n], strict=True)]
         region = Region(tuple(a for a, _ in cut), tuple(b for _, b in cut))
-        assert options.own[n] == pytest.approx(vector(counts["second"].usage(region), 0, profile) / capacity)
+        assert options.own[n] == pytest.approx(usage_vector(counts["second"].usage(region), 0, profile) / capacity)
         pieces = Scheme(grid=grid_of(layer), block=tuple(options.blocks[n].tolist()), axis=0)
         heard = [counts["second"].n_sources(part.region)["first"] for part in pieces.strips()]
         assert options.heard["first"][n] == sum(heard)

@@ -22,7 +22,7 @@ from neurodeploy.mapping.budget.allocation import Pressed, Unpruned, n_cores, sh
 from neurodeploy.mapping.layout import filled
 from neurodeploy.mapping.partition import middle, options_of
 from neurodeploy.resources.counting import LayerCount
-from neurodeploy.resources.usage import Region, grid_of, limited
+from neurodeploy.resources.usage import Region, grid_of, limited_resources
 
 
 def test_networks_of_many_slices_are_laid_in_all_ways_only_near_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +52,7 @@ def test_what_blocks_take_at_a_share_is_what_the_plan_counts(chip: str) -> None:
     layer = drawing.network().layers[1]
     pressed = Pressed(LayerCount(layer, 8, profile, connectivity=1.0), 0.3, prunes_axons=False)
     options = options_of(pressed, grid_of(layer), profile)
-    capacity = np.array([profile.capacity(resource) for resource in limited(profile)])
+    capacity = np.array([profile.capacity(resource) for resource in limited_resources(profile)])
     for n in range(0, len(options.blocks), 7):
         cut = [middle(side, int(block)) for side, block in zip(grid_of(layer), options.blocks[n], strict=True)]
         region = Region(tuple(a for a, _ in cut), tuple(b for _, b in cut))

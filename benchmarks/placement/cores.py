@@ -27,7 +27,7 @@ from neurodeploy.ir.quantized import QuantizedLayer, QuantizedNetwork
 from neurodeploy.mapping.delay_balancing import balance
 from neurodeploy.mapping.layout import counts_of, lay_out
 from neurodeploy.resources.counting import LayerCount
-from neurodeploy.resources.usage import Region, grid_of, limited, vector
+from neurodeploy.resources.usage import Region, grid_of, limited_resources, usage_vector
 
 RESULTS = Path(__file__).parent.parent / "results" / "placement.jsonl"
 
@@ -52,7 +52,7 @@ def lavas_cores(network: QuantizedNetwork, chip: str) -> int | None:
     profile = load_profile(chip)
     widths = {layer.name: layer.weight_bits for layer in network.layers}
     counts = counts_of(network.layers, widths, profile)
-    capacity = [profile.capacity(name) for name in limited(profile)]
+    capacity = [profile.capacity(name) for name in limited_resources(profile)]
 
     def fits(layer: QuantizedLayer, box: lavas_way.Region) -> bool:
         return _fits(counts[layer.name], layer, box, capacity)
@@ -70,7 +70,7 @@ def _fits(count: LayerCount, layer: QuantizedLayer, box: lavas_way.Region, capac
     else:
         region = Region.run(0, math.prod(stop - start for start, stop in box))
     try:
-        return bool((vector(count.usage(region), 0, count.profile) <= capacity).all())
+        return bool((usage_vector(count.usage(region), 0, count.profile) <= capacity).all())
     except BudgetError:
         return False
 

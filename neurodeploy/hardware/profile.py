@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from neurodeploy.errors import ProfileError, RequestError
-from neurodeploy.ir.arrays import table
+from neurodeploy.ir.arrays import html_table
 
 UNLIMITED = 1 << 62
 """The capacity for what a chip sets no limit to."""
@@ -230,7 +230,7 @@ class HardwareProfile:
     def _repr_html_(self) -> str:
         """A row a number with its source, for a notebook."""
         rows = ((limit.key, _shown(limit), limit.unit, "assumed" if limit.assumed else "", limit.source) for limit in self)
-        return table(f"{self.name}: {self.description}", ["number", "value", "unit", "", "source"], rows)
+        return html_table(f"{self.name}: {self.description}", ["number", "value", "unit", "", "source"], rows)
 
     def number(self, key: str, otherwise: int) -> int:
         """A whole number, or what holds where the profile does not say."""

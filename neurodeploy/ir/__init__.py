@@ -1,1 +1,1 @@
-"""The network graph: floats, integers, and what both share."""
+"""Network graphs: floats before quantisation, a chip's integers after it, and the structure that both share."""

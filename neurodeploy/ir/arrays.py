@@ -1,9 +1,6 @@
-"""How nouns check themselves and compare.
+"""Array types, checks on array fields, comparison by value, and HTML tables for notebooks.
 
-Nouns with arrays compare by value (`==` on every field, arrays by type, shape and content), do not hash, and
-keep their arrays read-only. A noun that exists is legal: it checks itself when it is built.
-
-How nouns show themselves in a notebook: a table, all that stands in it escaped.
+Dataclasses of the package check themselves when they are built, hold read-only arrays, and compare by content.
 """
 
 from __future__ import annotations
@@ -22,80 +19,94 @@ Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
 Mask: TypeAlias = NDArray[np.bool_]
 
-# -------------------- nouns
+MAX_TABLE_ROWS = 60
+"""Rows of an HTML table; those beyond are counted, not shown."""
 
 
 class ByValue:
-    """`==` for dataclasses that hold arrays: same type, equal fields, arrays equal in dtype, shape and content."""
+    """Equality by content, for dataclasses that hold arrays.
+
+    Two instances are equal if they have the same type and equal fields; arrays are equal in dtype, shape and content.
+    """
 
     __slots__ = ()
-    __hash__ = None  # type: ignore[assignment]  # equal content may still be large: not for dictionary keys
+    __hash__ = None  # type: ignore[assignment]  # hashing would read every weight: not for dictionary keys
 
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
             return NotImplemented
-        return all(_same(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))  # type: ignore[arg-type]  # of dataclasses only
+        for name in (field.name for field in fields(self)):  # type: ignore[arg-type]  # only dataclasses inherit from this
+            a, b = getattr(self, name), getattr(other, name)
+            if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+                is_equal = a.dtype == b.dtype and np.array_equal(a, b)
+            else:
+                is_equal = bool(a == b)
+            if not is_equal:
+                return False
+        return True
 
 
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        return a.dtype == b.dtype and a.shape == b.shape and np.array_equal(a, b)
-    return bool(a == b)
+def freeze(instance: Any, name: str, dtype: type) -> NDArray[Any]:
+    """Replace an array field of a frozen dataclass by a read-only copy of type `dtype`, and return the copy.
 
-
-def freeze(noun: Any, name: str, dtype: type) -> NDArray[Any]:
-    """Replace a field by a read-only copy of its array, in the dtype that the noun promises."""
-    given = np.asarray(getattr(noun, name))
-    where = f"{type(noun).__name__}.{name}"
-    if given.dtype.kind not in "biuf":
-        raise NetworkError(where, f"holds {given.dtype}, not numbers")
-    if not np.isfinite(given).all():
+    Raises
+    ------
+    NetworkError
+        The field holds something other than finite numbers, or numbers that `dtype` cannot hold exactly.
+    """
+    original = np.asarray(getattr(instance, name))
+    where = f"{type(instance).__name__}.{name}"
+    if original.dtype.kind not in "biuf":
+        raise NetworkError(where, f"holds {original.dtype}, not numbers")
+    if not np.isfinite(original).all():
         raise NetworkError(where, "is not finite")
-    with np.errstate(invalid="ignore"):
-        array: NDArray[Any] = given.astype(dtype)
-    if not np.array_equal(array, given):
+    with np.errstate(invalid="ignore"):  # a float too large for an integer type: the comparison below finds it
+        array: NDArray[Any] = original.astype(dtype)
+    if not np.array_equal(array, original):
         raise NetworkError(where, "is not whole numbers")
     array.flags.writeable = False
-    object.__setattr__(noun, name, array)
+    object.__setattr__(instance, name, array)  # the dataclass is frozen; its __post_init__ is still building it
     return array
 
 
-def check_range(noun: Any, name: str, low: float, high: float) -> None:
-    """Refuse a field with a value outside low..high."""
-    array = getattr(noun, name)
+def check_range(instance: Any, name: str, low: float, high: float) -> None:
+    """Refuse an array field with a value outside low..high.
+
+    Raises
+    ------
+    NetworkError
+        A value lies outside; the error names it.
+    """
+    array = getattr(instance, name)
     if array.size and (array.min() < low or array.max() > high):
         worst = array.min() if array.min() < low else array.max()
-        raise NetworkError(f"{type(noun).__name__}.{name}", f"{worst} is outside {low}..{high}")
+        raise NetworkError(f"{type(instance).__name__}.{name}", f"{worst} is outside {low}..{high}")
 
 
-# -------------------- markup
+def html_table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """An HTML table with all texts escaped.
 
-MOST_ROWS = 60
-
-
-def table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """An HTML table; whole numbers get their commas and stand right, shares between 0 and 1 are percentages.
-
-    Of more than `MOST_ROWS` rows the first are shown, and how many more there are.
+    Integers are right-aligned with thousands separators; floats are shares, shown as percentages.
+    At most `MAX_TABLE_ROWS` rows are shown; a last row says how many more there are.
     """
-    body = [[_cell(value) for value in row] for row in rows]
-    more = len(body) - MOST_ROWS
-    if more > 0:
-        body[MOST_ROWS:] = [[f"<td colspan={len(headings)}>and {more:,} more</td>"]]
+
+    def cell(value: object) -> str:
+        if isinstance(value, int):
+            return f"<td style='text-align: right'>{value:,}</td>"
+        if isinstance(value, float):
+            return f"<td style='text-align: right'>{value:.1%}</td>"
+        return f"<td style='text-align: left'>{escape(str(value))}</td>"
+
+    body = [[cell(value) for value in row] for row in rows]
+    hidden = len(body) - MAX_TABLE_ROWS
+    if hidden > 0:
+        body[MAX_TABLE_ROWS:] = [[f"<td colspan={len(headings)}>and {hidden:,} more</td>"]]
     head = "".join(f"<th style='text-align: left'>{escape(heading)}</th>" for heading in headings)
     lines = "".join(f"<tr>{''.join(cells)}</tr>" for cells in body)
-    said = f"<caption style='text-align: left; caption-side: top'>{escape(caption)}</caption>"
-    return f"<table>{said}<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
+    title = f"<caption style='text-align: left; caption-side: top'>{escape(caption)}</caption>"
+    return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
 
 
-def paragraphs(lines: Iterable[str]) -> str:
-    """A paragraph a line."""
+def html_paragraphs(lines: Iterable[str]) -> str:
+    """One HTML paragraph for each line, escaped."""
     return "".join(f"<p>{escape(line)}</p>" for line in lines)
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, int):
-        return f"<td style='text-align: right'>{value:,}</td>"
-    if isinstance(value, float):
-        return f"<td style='text-align: right'>{value:.1%}</td>"
-    return f"<td style='text-align: left'>{escape(str(value))}</td>"

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.errors import NetworkError
-from neurodeploy.ir.arrays import ByValue, table
+from neurodeploy.ir.arrays import ByValue, html_table
 from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring
 
 # -------------------- graph
@@ -222,7 +222,7 @@ class Graph(ByValue, Generic[L]):
     def _repr_html_(self) -> str:
         """A row a layer, for a notebook."""
         whole = f"{self.n_neurons:,} neurons, {self.n_synapses:,} synapses"
-        return table(
+        return html_table(
             f"{type(self).__name__}: input {self.input_shape}, {len(self.layers):,} layers, {whole}",
             ["layer", "shape", "neurons", "neuron", "hears", "synapses", "weights not zero"],
             (

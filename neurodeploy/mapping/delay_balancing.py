@@ -22,7 +22,7 @@ from neurodeploy.ir.quantized import QuantizedConv, QuantizedLayer, QuantizedLIF
 from neurodeploy.mapping.layout import cores_at_a_glance
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.encodings import weight_bits
-from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, AnyLayer, Region, Usage, bits_of, grid_of, limited
+from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, AnyLayer, Region, Usage, bits_of, grid_of, limited_resources
 from neurodeploy.targets.loihi.arithmetic import DECAY_UNITY
 
 Vector: TypeAlias = "NDArray[np.float64]"
@@ -151,7 +151,7 @@ class _Costs:
     def __init__(self, network: Graph[Any], profile: HardwareProfile, bits: int, steps: Mapping[str, int]) -> None:
         self.network, self.profile, self.bits, self.steps = network, profile, bits, steps
         settings = ("slices", "biases", "synapse_formats", "neuron_profiles", "threshold_profiles")  # of how a layer is cut
-        self.resources = [resource for resource in limited(profile) if resource not in settings]
+        self.resources = [resource for resource in limited_resources(profile) if resource not in settings]
         self.capacity = np.array([max(profile.capacity(resource), 1) for resource in self.resources], dtype=np.float64)
         self.early = early_steps(network)
         self.hearing = [layer for layer in network if any(self.early[layer.name])]

@@ -31,7 +31,16 @@ from neurodeploy.mapping.placement import Placement, Slice
 from neurodeploy.mapping.traffic import Rates, links_of
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.encodings import weight_bits
-from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, AnyLayer, Layers, Region, bits_of, grid_of, limited, vector
+from neurodeploy.resources.usage import (
+    DEFAULT_WEIGHT_BITS,
+    AnyLayer,
+    Layers,
+    Region,
+    bits_of,
+    grid_of,
+    limited_resources,
+    usage_vector,
+)
 
 # -------------------- layout.laying
 
@@ -163,7 +172,7 @@ def _packed(
     layers: Layers, profile: HardwareProfile, counts: Counts, chosen: Mapping[str, Chosen]
 ) -> tuple[int, int, tuple[Slice, ...]]:
     """Pieces that no core holds, cores, and every layer: all cut first, then packed; cores in the order of the layers."""
-    capacity = np.array([profile.capacity(resource) for resource in limited(profile)])
+    capacity = np.array([profile.capacity(resource) for resource in limited_resources(profile)])
     hearing, pieces = Hearing(layers, counts, profile), list[Slice]()
     for layer in reversed(layers):
         filling = hearing.filling(layer)
@@ -172,7 +181,7 @@ def _packed(
         hearing.forget(layer)
         pieces += [filling.measure(region, 0) for region in reversed(regions)]
     pieces.reverse()
-    needs = np.stack([vector(part.usage, part.output_axons, profile) for part in pieces])
+    needs = np.stack([usage_vector(part.usage, part.output_axons, profile) for part in pieces])
     homes = packed(needs, capacity)
     largest = np.lexsort((-(needs / np.maximum(capacity, 1)).max(axis=1), homes))
     first = largest[np.flatnonzero(np.diff(homes[largest], prepend=-1))]  # each core stands where its largest piece is
@@ -225,12 +234,12 @@ def _settled(
     is_even: bool,
 ) -> tuple[int, int, tuple[Slice, ...]]:
     """Layers that hear themselves cut again, by how they were cut, until what they are counted with is how they stand."""
-    capacity = np.array([profile.capacity(resource) for resource in limited(profile)])
+    capacity = np.array([profile.capacity(resource) for resource in limited_resources(profile)])
     for trial in range(_TRIALS):
         slices = _as_planned(layers, profile, counts, [(part.layer, part.core, part.region) for part in slices])
         used: dict[int, NDArray[np.int64]] = {}
         for part in slices:
-            used[part.core] = used.get(part.core, 0) + vector(part.usage, part.output_axons, profile)
+            used[part.core] = used.get(part.core, 0) + usage_vector(part.usage, part.output_axons, profile)
         too_full = sum(bool((taken > capacity).any()) for taken in used.values())
         if too_full == 0 or trial == _TRIALS - 1:
             break
@@ -251,7 +260,7 @@ def agreed(layers: Layers, profile: HardwareProfile, options: Mapping[str, Optio
 
 def _axon(profile: HardwareProfile) -> NDArray[np.float64]:
     """(n_resources,): share of a core that an output axon takes."""
-    capacity = np.maximum([profile.capacity(resource) for resource in limited(profile)], 1.0)
+    capacity = np.maximum([profile.capacity(resource) for resource in limited_resources(profile)], 1.0)
     share: NDArray[np.float64] = axon_of(profile) / capacity
     return share
 
@@ -262,7 +271,7 @@ def _uncut(layers: Layers, profile: HardwareProfile, counts: Counts) -> tuple[Sl
     for layer in layers:
         hearing.add(layer, [Region.whole(grid_of(layer))])
     slices = [hearing.filling(layer).measure(Region.whole(grid_of(layer)), 0) for layer in layers]
-    cores = assigned(np.stack([vector(part.usage, part.output_axons, profile) for part in slices]), profile)
+    cores = assigned(np.stack([usage_vector(part.usage, part.output_axons, profile) for part in slices]), profile)
     parts = [replace(part, core=int(core)) for part, core in zip(slices, cores, strict=True)]
     return tuple(sorted(parts, key=lambda part: part.core))
 

@@ -30,7 +30,7 @@ from neurodeploy.ir.arrays import Floats, Integers
 from neurodeploy.mapping.partition import Chosen, Options, Scheme, Strip, even_cuts, longest
 from neurodeploy.mapping.placement import Slice
 from neurodeploy.resources.counting import LayerCount
-from neurodeploy.resources.usage import AnyLayer, Layers, Region, Usage, grid_of, limited, vector
+from neurodeploy.resources.usage import AnyLayer, Layers, Region, Usage, grid_of, limited_resources, usage_vector
 
 # -------------------- layout.filling
 
@@ -78,7 +78,7 @@ class Hearing:
 def axon_of(profile: HardwareProfile) -> Integers:
     """(n_resources,): what an output axon takes."""
     nothing = Usage(neurons=0, synapses=0, synapse_memory_bits=0, input_axons=0, encoding="")
-    return vector(nothing, 1, profile) - vector(nothing, 0, profile)
+    return usage_vector(nothing, 1, profile) - usage_vector(nothing, 0, profile)
 
 
 class Filling:
@@ -114,7 +114,7 @@ class Filling:
         try:
             return self.count.usage_vector(region) + self.output_axons(region) * self._axon
         except BudgetError:
-            return np.full(len(limited(self.profile)), np.iinfo(np.int64).max)
+            return np.full(len(limited_resources(self.profile)), np.iinfo(np.int64).max)
 
 
 class Board:
@@ -128,7 +128,7 @@ class Board:
 
     def __init__(self, profile: HardwareProfile, *, is_even: bool = False) -> None:
         self.profile, self.is_even, self.n_cores, self.n_too_full = profile, is_even, 0, 0
-        self.capacity = np.array([profile.capacity(resource) for resource in limited(profile)])
+        self.capacity = np.array([profile.capacity(resource) for resource in limited_resources(profile)])
         self._numbers = np.zeros(0, dtype=np.int64)
         self._left = np.zeros((0, len(self.capacity)), dtype=np.int64)
 
@@ -150,7 +150,7 @@ class Board:
             part = filling.measure(strip.between(strip.stop - n, strip.stop), int(self._numbers[row]))
             slices.append(part)
             waiting += self._rest(strip, n, n)
-            self._left[row] -= vector(part.usage, part.output_axons, self.profile)
+            self._left[row] -= usage_vector(part.usage, part.output_axons, self.profile)
             self.n_too_full += int((self._left[row] < 0).any())
             if (self._left[row] < self.capacity * _WORTH_FILLING).any():
                 self._numbers, self._left = np.delete(self._numbers, row), np.delete(self._left, row, axis=0)
@@ -276,14 +276,14 @@ def assigned(needs: NDArray[np.int64], profile: HardwareProfile) -> NDArray[np.i
     Parameters
     ----------
     needs : array (n_layers, n_resources)
-        What each layer takes of the resources in the order of `limited`.
+        What each layer takes of the resources in the order of `limited_resources`.
 
     Returns
     -------
     array (n_layers,), int64
         Layers beyond the chip's cores get numbers beyond them.
     """
-    names = limited(profile)
+    names = limited_resources(profile)
     cores = np.array([[profile.capacity(name, core) for name in names] for core in range(profile.cores)], dtype=np.float64)
     if profile.capacity("slices") == 1:
         more = max(0, len(needs) - len(cores))

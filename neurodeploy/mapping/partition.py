@@ -23,7 +23,7 @@ from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers
 from neurodeploy.resources.convolution_lists import Edge, Window
 from neurodeploy.resources.counting import LayerCount
-from neurodeploy.resources.usage import Region, Usage, limited, vector
+from neurodeploy.resources.usage import Region, Usage, limited_resources, usage_vector
 
 # -------------------- layout.schemes
 
@@ -323,7 +323,7 @@ def _pressed(own: Floats, n_neurons: Integers, share: float, profile: HardwarePr
     if share == 1:
         return own
     pressed, state = own.copy(), n_neurons * profile.number("neuron_state_bits", 0)
-    for n, resource in enumerate(limited(profile)):
+    for n, resource in enumerate(limited_resources(profile)):
         if resource in ("memory_bits", "synapse_memory_bits"):
             beside = state / profile.capacity(resource) if resource == "memory_bits" else 0.0
             pressed[:, n] = beside + share * (own[:, n] - beside)
@@ -340,7 +340,7 @@ def _one_by_one(count: LayerCount, grid: tuple[int, ...], profile: HardwareProfi
         cut = [middle(side, length) for side, length in zip(grid, block, strict=True)]
         region = Region(tuple(a for a, _ in cut), tuple(b for _, b in cut))
         try:
-            share = vector(count.usage(region), 0, profile) / capacity
+            share = usage_vector(count.usage(region), 0, profile) / capacity
         except BudgetError:
             share = np.full(len(capacity), 1e6)
         lengths.append(block)
@@ -364,7 +364,7 @@ def _sizes(count: LayerCount) -> dict[str, int]:
 
 
 def _capacity(profile: HardwareProfile) -> Floats:
-    return np.maximum(np.array([profile.capacity(resource) for resource in limited(profile)], dtype=np.float64), 1.0)
+    return np.maximum(np.array([profile.capacity(resource) for resource in limited_resources(profile)], dtype=np.float64), 1.0)
 
 
 def _of_windows(
@@ -441,6 +441,6 @@ def _shares(
             biases=stop - start if count.layer.bias.any() else 0, synapse_formats=len(windows),
             neuron_profiles=one.neuron_profiles, threshold_profiles=one.threshold_profiles,
         )  # fmt: skip
-        taken.append(vector(usage, 0, profile))
+        taken.append(usage_vector(usage, 0, profile))
     shares: Floats = np.stack(taken) / _capacity(profile)
     return shares

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from neurodeploy.errors import PlacementError
 from neurodeploy.hardware.profile import HardwareProfile
-from neurodeploy.ir.arrays import table
+from neurodeploy.ir.arrays import html_table
 from neurodeploy.mapping.energy import Traffic
 from neurodeploy.mapping.traffic import Links
-from neurodeploy.resources.usage import Region, Usage, limited, vector
+from neurodeploy.resources.usage import Region, Usage, limited_resources, usage_vector
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +145,7 @@ class Placement:
     @property
     def resources(self) -> tuple[str, ...]:
         """What a core of this chip has a limit of."""
-        return limited(self.profile)
+        return limited_resources(self.profile)
 
     @property
     def cores_used(self) -> int:
@@ -275,7 +275,7 @@ class Placement:
         broken = [str(overrun) for overrun in self.overruns()]
         said = f"does not fit: {broken[0]}" if broken else f"fits: {self.cores_used:,} of {self.cores_available:,} cores"
         uses = (self.of(name) for name in self.weight_bits)
-        return table(
+        return html_table(
             f"Placement on {self.profile.name}: {said}",
             ["layer", "cores", "slices", "neurons", "synapses", "stored as", "synapse memory, bits", "axons in", "axons out"],
             (
@@ -294,4 +294,4 @@ class Placement:
 
 def use_of(part: Slice, profile: HardwareProfile) -> NDArray[np.int64]:
     """What a slice takes of each resource that the chip limits."""
-    return vector(part.usage, part.output_axons, profile)
+    return usage_vector(part.usage, part.output_axons, profile)

@@ -14,7 +14,7 @@ from typing import Any
 from neurodeploy.errors import BudgetError, NeurodeployError, RequestError
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
-from neurodeploy.ir.arrays import paragraphs
+from neurodeploy.ir.arrays import html_paragraphs
 from neurodeploy.ir.files import write_text
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
@@ -239,6 +239,6 @@ def told(network: Network | QuantizedNetwork, profile: HardwareProfile, cores: i
     try:
         seen: Inspection = inspect(network, profile, cores=cores, bits=bits)
     except NeurodeployError as error:
-        return paragraphs([str(error)])
-    budget = paragraphs([f"No compression helps. {seen.hopeless}"]) if seen.budget is None else seen.budget._repr_html_()
+        return html_paragraphs([str(error)])
+    budget = html_paragraphs([f"No compression helps. {seen.hopeless}"]) if seen.budget is None else seen.budget._repr_html_()
     return f"{seen.placement._repr_html_()}{budget}"

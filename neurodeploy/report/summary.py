@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from neurodeploy.hardware.profile import HardwareProfile
-from neurodeploy.ir.arrays import paragraphs, table
+from neurodeploy.ir.arrays import html_paragraphs, html_table
 from neurodeploy.mapping.budget.allocation import Gain
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.mapping.delay_balancing import Balance
@@ -144,11 +144,12 @@ class Report:
                 ("Lava", self.accuracy.lava, self.accuracy.lava_samples),
             ) if share is not None and n
         )  # fmt: skip
-        ladder = table("Accuracy", ["rung", "right", "95 % interval", "samples"], (
+        ladder = html_table("Accuracy", ["rung", "right", "95 % interval", "samples"], (
             (name, float(share), with_interval(share, n).partition(" ")[2], n) for name, share, n in rungs
         )) if self.accuracy.test_samples else ""  # fmt: skip
         page = [f"The page: {self.files['page']}"] if "page" in self.files else []
-        return f"{paragraphs(verdict(self.placement, self.before))}{self.placement._repr_html_()}{ladder}{paragraphs(page)}"
+        said = html_paragraphs(verdict(self.placement, self.before))
+        return f"{said}{self.placement._repr_html_()}{ladder}{html_paragraphs(page)}"
 
 
 def binding(placement: Placement) -> list[dict[str, Any]]:

@@ -65,14 +65,14 @@ class Edge:
         return np.bincount(self.kind, minlength=len(self.kinds))
 
 
-def alike(wiring: ConvWiring, axis: int) -> Integers:
+def first_equal_lines(wiring: ConvWiring, axis: int) -> Integers:
     """(kernel,): the first row (0) or column (1) of the kernel that is equal to each, as those of a folded pool are."""
     lines = np.moveaxis(wiring.weight, 2 + axis, 0).reshape(wiring.weight.shape[2 + axis], -1)
     return np.array([next(j for j in range(i + 1) if np.array_equal(lines[i], lines[j])) for i in range(len(lines))])
 
 
 def edge(wiring: ConvWiring, axis: int, start: int, stop: int, like: Integers) -> Edge:
-    """The edge of outputs start..stop-1 along rows (0) or columns (1); `like` is what `alike` says of the axis."""
+    """The edge of outputs start..stop-1 along rows (0) or columns (1); `like` is what `first_equal_lines` says of the axis."""
     stride, padding, dilation = wiring.stride[axis], wiring.padding[axis], wiring.dilation[axis]
     outputs, kernel = np.arange(start, stop), np.arange(wiring.weight.shape[2 + axis])
     sees = outputs[:, None] * stride - padding + kernel * dilation
@@ -132,7 +132,7 @@ class Window:
         self._are_alike = wiring.groups == 1 and bool(present.all())
         self._running = np.zeros((present.shape[0] + 1, *present.shape[1:]), dtype=np.int32)
         np.cumsum(present, axis=0, out=self._running[1:])
-        self._alike = alike(wiring, 0), alike(wiring, 1)
+        self._alike = first_equal_lines(wiring, 0), first_equal_lines(wiring, 1)
         self._edges: dict[tuple[int, int, int], Edge] = {}
         self._counted: dict[tuple[int, int, bytes, bytes], tuple[int, int, int]] = {}
 

@@ -21,9 +21,9 @@ from neurodeploy.ir.arrays import Integers
 from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring, Wiring
 from neurodeploy.ir.graph import Connection
 from neurodeploy.ir.quantized import QuantizedLIF
-from neurodeploy.resources.convolution_lists import Window, alike, exact_lists, expected_lists, expected_window
+from neurodeploy.resources.convolution_lists import Window, exact_lists, expected_lists, expected_window, first_equal_lines
 from neurodeploy.resources.encodings import Formula, list_bits, power_of_two, weight_bits
-from neurodeploy.resources.usage import AnyLayer, Region, Usage, grid_of, limited, vector
+from neurodeploy.resources.usage import AnyLayer, Region, Usage, grid_of, limited_resources, usage_vector
 
 # -------------------- resources.parts
 
@@ -56,7 +56,7 @@ def part_of(
     """A connection ready to be counted; one part for all that count alike."""
     key: tuple[Any, ...] = (id(wiring), formula, connectivity)
     if isinstance(wiring, ConvWiring) and (connectivity is not None or bool(wiring.weight.all())):
-        alikes = tuple(tuple(alike(wiring, axis).tolist()) for axis in (0, 1))
+        alikes = tuple(tuple(first_equal_lines(wiring, axis).tolist()) for axis in (0, 1))
         geometry = wiring.input_shape, wiring.stride, wiring.padding, wiring.dilation, wiring.groups
         key = (wiring.weight.shape, *geometry, alikes, formula, connectivity)
     if key not in counted:
@@ -262,7 +262,7 @@ class LayerCount:
         self.share = 1.0
         self._used: dict[tuple[Any, ...], Usage] = {}
         self._taken: dict[tuple[Any, ...], Integers] = {}
-        self._limits_profiles = {"neuron_profiles", "threshold_profiles"} & set(limited(profile))
+        self._limits_profiles = {"neuron_profiles", "threshold_profiles"} & set(limited_resources(profile))
 
     def usage(self, region: Region) -> Usage:
         """What a region needs on one core; regions that count alike are counted once.
@@ -299,10 +299,10 @@ class LayerCount:
         )
 
     def usage_vector(self, region: Region) -> Integers:
-        """(n_resources,): `usage`, in the order of `limited`, without output axons."""
+        """(n_resources,): `usage`, in the order of `limited_resources`, without output axons."""
         key = self._key(region)
         if key not in self._taken:
-            self._taken[key] = vector(self.usage(region), 0, self.profile)
+            self._taken[key] = usage_vector(self.usage(region), 0, self.profile)
         return self._taken[key]
 
     def _key(self, region: Region) -> tuple[Any, ...]:

@@ -86,14 +86,14 @@ class Usage:
                 return int(getattr(self, resource))
 
 
-def limited(profile: HardwareProfile) -> tuple[str, ...]:
+def limited_resources(profile: HardwareProfile) -> tuple[str, ...]:
     """The resources that a core of the chip has a limit of."""
     return tuple(resource for resource in RESOURCES if profile.capacity(resource) < UNLIMITED)
 
 
-def vector(usage: Usage, output_axons: int, profile: HardwareProfile) -> Integers:
-    """(n_resources,): a usage in the order of `limited`."""
-    return np.array([usage.of(resource, output_axons, profile) for resource in limited(profile)], dtype=np.int64)
+def usage_vector(usage: Usage, output_axons: int, profile: HardwareProfile) -> Integers:
+    """(n_resources,): a usage in the order of `limited_resources`."""
+    return np.array([usage.of(resource, output_axons, profile) for resource in limited_resources(profile)], dtype=np.int64)
 
 
 def count(n_synapses: Integers, n_neurons: int, bits: int, profile: HardwareProfile) -> Usage:

@@ -29,7 +29,7 @@ from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.connectivity import ConvWiring
 from neurodeploy.ir.graph import Connection
 from neurodeploy.resources.counting import LayerCount
-from neurodeploy.resources.usage import AnyLayer, Layers, grid_of, limited
+from neurodeploy.resources.usage import AnyLayer, Layers, grid_of, limited_resources
 
 _MANY_LAYERS = 100
 """Of so many layers each is looked at by itself."""
@@ -41,7 +41,7 @@ _LARGE_IMAGE = 1 << 12
 
 def least_cores(layers: Layers, counts: Mapping[str, LayerCount], profile: HardwareProfile) -> int:
     """No placement of the layers' slices on cores of the chip takes fewer cores."""
-    if not limited(profile):
+    if not limited_resources(profile):
         return 1
     slices = slices_of(layers, counts, profile)
     alike: dict[int, tuple[Possible, int, tuple[float, float]]] = {}
@@ -188,7 +188,7 @@ def _rows(slices: Floats, layer: int, n_layers: int) -> Floats:
 
 
 def _capacity(profile: HardwareProfile) -> Floats:
-    return np.array([profile.capacity(resource) for resource in limited(profile)], dtype=np.float64)
+    return np.array([profile.capacity(resource) for resource in limited_resources(profile)], dtype=np.float64)
 
 
 def slices_of(layers: Layers, counts: Mapping[str, LayerCount], profile: HardwareProfile) -> dict[str, Possible]:
@@ -244,4 +244,4 @@ def _taken(n: Floats, memory: Floats, axons: Floats, heard: Floats, profile: Har
         "neuron_memory_bits": profile.number("neuron_state_bits", 0) * n, "input_axons": axons, "output_axons": heard,
         "slices": np.ones_like(n),
     }  # fmt: skip
-    return np.stack([taken.get(resource, np.zeros_like(n)) for resource in limited(profile)], axis=1)
+    return np.stack([taken.get(resource, np.zeros_like(n)) for resource in limited_resources(profile)], axis=1)

@@ -34,7 +34,7 @@ from neurodeploy.mapping.layout import counts_of, filled
 from neurodeploy.mapping.placement import Placement, Slice
 from neurodeploy.resources.counting import LayerCount, SourceNeurons
 from neurodeploy.resources.encodings import weight_bits
-from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, Layers, Region, Usage, bits_of, limited, vector
+from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, Layers, Region, Usage, bits_of, limited_resources, usage_vector
 
 # -------------------- budgets.plan
 
@@ -346,13 +346,14 @@ def _of_cores(lack: Lack, bare: tuple[Slice, ...], cores: int, unpruned: Unprune
         enough = max(enough, -(-lack.need * cores // lack.limit))  # cores that are smaller than others count for what they are
         enough = _fewest(enough, cores, unpruned, whole)
         return lack.error(profile, f"Pruning synapses does not help: {_allow('allow', enough, profile, 'take out neurons')}")
-    taken = np.stack([vector(part.usage, part.output_axons, profile) for part in bare])
-    most = int((taken.sum(axis=0) / [max(profile.capacity(resource), 1) for resource in limited(profile)]).argmax())
+    taken = np.stack([usage_vector(part.usage, part.output_axons, profile) for part in bare])
+    limited = limited_resources(profile)
+    most = int((taken.sum(axis=0) / [max(profile.capacity(resource), 1) for resource in limited]).argmax())
     layers = [layer.name for layer in unpruned.layers]
     of_layer = np.bincount([layers.index(part.layer) for part in bare], taken[:, most])
     what = "cores for neurons, axons and a synapse on each core alone, whatever is pruned"
     enough = _fewest(enough, cores, unpruned, whole)
-    told = replace(lack, layer=layers[int(of_layer.argmax())], what=what, need=enough, key=f"{limited(profile)[most]}_per_core")
+    told = replace(lack, layer=layers[int(of_layer.argmax())], what=what, need=enough, key=f"{limited[most]}_per_core")
     return told.error(profile, _allow("Allow", enough, profile, "take out neurons"))
 
 

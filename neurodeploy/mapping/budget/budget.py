@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware.profile import HardwareProfile
-from neurodeploy.ir.arrays import table
+from neurodeploy.ir.arrays import html_table
 from neurodeploy.ir.graph import INPUT, wait_steps
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
@@ -182,7 +182,7 @@ class Budget:
 
     def _repr_html_(self) -> str:
         """A row a layer, for a notebook."""
-        return table(
+        return html_table(
             f"Budget: {self.cores:,} cores of {self.profile.name}, {self.weight_bits}-bit weights",
             ["layer", "cores", "neurons", "synapse memory, bits", "axons in", "axons out", "may keep", "what binds"],
             (
