@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 
 import structure
 from structure import PACKAGE, ROOT
@@ -14,8 +15,15 @@ MAX_FILES, MAX_ENTRIES, MAX_PRIVATE = 110, 16, 299
 MIN_LINES, MAX_LINES, MAX_FUNCTION_LINES = 40, 500, 60
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "misc", "manager", "tools"}
 
-MODULES = structure.parsed()
-EVERYTHING = MODULES | structure.parsed(ROOT / "tests") | structure.parsed(ROOT / "benchmarks")
+
+@cache
+def modules() -> structure.Parsed:
+    return structure.parsed()
+
+
+@cache
+def everything() -> structure.Parsed:
+    return modules() | structure.parsed(ROOT / "tests") | structure.parsed(ROOT / "benchmarks")
 
 
 def where(path: object) -> str:
@@ -23,19 +31,19 @@ def where(path: object) -> str:
 
 
 def test_the_tree_is_small() -> None:
-    assert len(MODULES) <= MAX_FILES
+    assert len(modules()) <= MAX_FILES
     assert len(structure.entries()) <= MAX_ENTRIES
-    private = structure.private_definitions(MODULES)
+    private = structure.private_definitions(modules())
     assert len(private) <= MAX_PRIVATE, f"{len(private)} private functions and classes at the top of modules"
 
 
 def test_files_and_functions_have_a_sensible_size() -> None:
-    lines = structure.lines_of(EVERYTHING)
+    lines = structure.lines_of(everything())
     long = {name: n for name, n in lines.items() if n > MAX_LINES}
-    short = {name: n for name, n in structure.lines_of(MODULES).items() if n < MIN_LINES and not name.endswith("__init__.py")}
+    short = {name: n for name, n in structure.lines_of(modules()).items() if n < MIN_LINES and not name.endswith("__init__.py")}
     functions = {
         f"{where(path)}:{name}": structure.code_lines(function)
-        for path, tree in EVERYTHING.items()
+        for path, tree in everything().items()
         for name, function in structure.functions(tree)
         if structure.code_lines(function) > MAX_FUNCTION_LINES
     }
@@ -43,19 +51,19 @@ def test_files_and_functions_have_a_sensible_size() -> None:
 
 
 def test_names_are_plain_and_mean_one_thing() -> None:
-    assert structure.forbidden_identifiers(MODULES) == {}
-    assert structure.classes_defined_twice(MODULES) == {}
-    assert structure.constants_defined_twice(MODULES) == {}
+    assert structure.forbidden_identifiers(modules()) == {}
+    assert structure.classes_defined_twice(modules()) == {}
+    assert structure.constants_defined_twice(modules()) == {}
     vague = [
-        where(path) for path in EVERYTHING if VAGUE_NAMES & {part.removesuffix(".py") for part in path.relative_to(ROOT).parts}
+        where(path) for path in everything() if VAGUE_NAMES & {part.removesuffix(".py") for part in path.relative_to(ROOT).parts}
     ]
     assert vague == []
 
 
 def test_every_module_says_what_it_is() -> None:
-    silent = [where(path) for path, tree in EVERYTHING.items() if len((ast.get_docstring(tree) or "").split()) < 3]
+    silent = [where(path) for path, tree in everything().items() if len((ast.get_docstring(tree) or "").split()) < 3]
     assert silent == []
-    assert len(structure.docstrings_that_ask(MODULES)) < 20
+    assert len(structure.docstrings_that_ask(modules())) < 20
 
 
 def calls(tree: ast.Module, name: str) -> Iterator[int]:
@@ -66,12 +74,12 @@ def calls(tree: ast.Module, name: str) -> Iterator[int]:
 
 
 def test_the_package_does_not_print() -> None:
-    assert {where(path): lines for path, tree in MODULES.items() if (lines := list(calls(tree, "print")))} == {}
+    assert {where(path): lines for path, tree in modules().items() if (lines := list(calls(tree, "print")))} == {}
 
 
 def test_no_module_imports_the_face() -> None:
     rooms = {path.stem for path in PACKAGE.iterdir()}
-    for path, tree in MODULES.items():
+    for path, tree in modules().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 assert "neurodeploy" not in {alias.name for alias in node.names}, f"{where(path)}:{node.lineno}"
@@ -80,7 +88,7 @@ def test_no_module_imports_the_face() -> None:
 
 
 def test_no_handler_hides_every_error() -> None:
-    for path, tree in MODULES.items():
+    for path, tree in modules().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.ExceptHandler):
                 catches_all = node.type is None or ast.unparse(node.type) in ("Exception", "BaseException")
@@ -90,4 +98,4 @@ def test_no_handler_hides_every_error() -> None:
 
 def test_the_figures_can_be_printed() -> None:
     shown = subprocess.run([sys.executable, structure.__file__], capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    assert f"files {len(MODULES)}" in shown
+    assert f"files {len(modules())}" in shown

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torchvision import datasets
 
 from neurodeploy.__main__ import main
 from neurodeploy.errors import DataError
@@ -67,6 +66,8 @@ def test_the_command_line_reads_from_the_folder_that_it_is_given(tmp_path: Path,
 @pytest.fixture
 def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, dict[str, NDArray[np.uint8]]]:
     """A folder of small files, and the images of the first and the last; torchvision is told their checksums."""
+    from torchvision import datasets  # seconds: not while tests are collected
+
     folder, images, sums = tmp_path / datasets.CIFAR10.base_folder, {}, {}
     folder.mkdir()
     contents = {f"data_batch_{k}": {"data": None, "labels": [k, 9]} for k in range(1, 6)} | {
