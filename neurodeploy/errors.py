@@ -16,6 +16,8 @@ NeurodeployError
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 
 class NeurodeployError(Exception):
     """Root of all errors that neurodeploy raises on purpose.
@@ -111,3 +113,19 @@ class SimulationError(NeurodeployError):
 
 class RequestError(NeurodeployError):
     """An argument of a call or a command that means nothing."""
+
+
+def unsupported_kind(kind: NoReturn) -> NoReturn:
+    """Refuse a neuron or synapse of a kind that a `match` has no case for: the last case of every such `match`.
+
+    As with `typing.assert_never`, mypy reports the call unless all kinds of the union were handled before. Should an unknown
+    kind come all the same, the error names it, and nothing treats it as one of the others.
+
+    Raises
+    ------
+    NetworkError
+        Always.
+    """
+    raise NetworkError(
+        f"kind {type(kind).__name__}", "is not handled here", remedy="Add a case for it; CONTRIBUTING says where kinds are handled."
+    )

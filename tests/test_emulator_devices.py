@@ -102,7 +102,7 @@ def test_layers_of_some_size(device: str, connectivity: float) -> None:
 def test_a_convolution_is_worked_off_in_parts(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network, spikes = rather_large(1.0), random_spikes((200,), n_samples=3, n_steps=7)
     expected = simulate(network, spikes, record="all")
-    monkeypatch.setattr(tensors, "PATCHES_AT_ONCE", 1 << 14)
+    monkeypatch.setattr(tensors, "DEVICE_PATCH_VALUES", 1 << 14)
     assert_same(Emulator(Prepared(network, device=device), n_samples=3, record="all").advance(spikes), expected)
 
 
@@ -148,7 +148,7 @@ def test_nothing_is_rounded_whatever_the_caller_allows(device: str) -> None:
 def test_layers_are_recorded_by_name_and_ways_told(device: str) -> None:
     hidden = simulate(PAPER, PAPER_SPIKES, record=["hidden"], device=device)
     assert (list(hidden.spikes), hidden.counts["readout"].tolist()) == (["hidden"], [[0]])
-    assert set(Prepared(PAPER, device=device).ways.values()) == {"product"}
+    assert set(Prepared(PAPER, device=device).kernels.values()) == {"gemm"}
 
 
 def test_the_command_line_takes_a_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,8 +178,8 @@ def test_a_device_that_is_not_here_is_refused() -> None:
 
 def test_a_device_that_rounds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """As one does that multiplies in TensorFloat-32: 4097 has 13 bits, and it keeps 11."""
-    honest = tensors._tried
-    monkeypatch.setattr(tensors, "_tried", lambda *device: honest(*device) // 4 * 4)
+    honest = tensors.probe
+    monkeypatch.setattr(tensors, "probe", lambda *device: honest(*device) // 4 * 4)
     with pytest.raises(
         SimulationError, match=r"^device 'cpu': rounds products of whole numbers below 2\*\*24\. Leave the device"
     ):

@@ -151,17 +151,17 @@ def rather_large(connectivity: float) -> QuantizedNetwork:
 def test_the_fastest_way_is_measured_and_told(connectivity: float) -> None:
     network = rather_large(connectivity)
     prepared = Prepared(network)
-    assert set(prepared.ways.values()) == {None}
+    assert set(prepared.kernels.values()) == {None}
     spikes = random_spikes((200,), n_samples=3, n_steps=30)
     record = Emulator(prepared, n_samples=3, record="all").advance(spikes)
-    tried = {"rows", "product"} | ({"lists", "columns"} if connectivity < 0.2 else set())
-    for (source, layer), ways in ((("input", "first"), tried), (("first", "second"), {"windows", "patterns", "product"})):
+    tried = {"row_gather", "gemm"} | ({"csc", "csr"} if connectivity < 0.2 else set())
+    for (source, layer), ways in ((("input", "first"), tried), (("first", "second"), {"scatter", "lookup", "gemm"})):
         (synapses,) = prepared.synapses[layer]
         assert set(synapses.seconds) == ways
-        assert prepared.ways[source, layer] == min(synapses.seconds, key=synapses.seconds.__getitem__)
+        assert prepared.kernels[source, layer] == min(synapses.seconds, key=synapses.seconds.__getitem__)
     assert record.spikes["second"].sum() > 1000
-    for way in ("product", "rows", "lists", "columns", "windows", "patterns"):
-        alone = Emulator(Prepared(network, way=way), n_samples=3, record="all", threads=1).advance(spikes)
+    for kernel in ("gemm", "row_gather", "csc", "csr", "scatter", "lookup"):
+        alone = Emulator(Prepared(network, kernel=kernel), n_samples=3, record="all", threads=1).advance(spikes)
         assert compare(record, alone).equal
 
 
@@ -169,7 +169,7 @@ def test_columns_are_tried_where_rows_are_many() -> None:
     for n_steps, tried in ((31, False), (32, True)):
         prepared = Prepared(rather_large(0.05))
         Emulator(prepared, n_samples=1).advance(random_spikes((200,), n_samples=1, n_steps=n_steps))
-        assert ("columns" in prepared.synapses["first"][0].seconds) == tried
+        assert ("csr" in prepared.synapses["first"][0].seconds) == tried
 
 
 @pytest.mark.parametrize("threads", [2, 3])
@@ -191,8 +191,10 @@ def test_threads_that_share_a_sample_give_what_one_gives(threads: int) -> None:
 @given(job=grammar.graph_jobs)
 def test_every_way_gives_the_same(job: Job) -> None:
     network, spikes = job
-    ways = ("product", "rows", "lists", "columns", "windows", "patterns")
-    records = [Emulator(Prepared(network, way=way), n_samples=len(spikes), record="all").advance(spikes) for way in ways]
+    names = ("gemm", "row_gather", "csc", "csr", "scatter", "lookup")
+    records = [
+        Emulator(Prepared(network, kernel=kernel), n_samples=len(spikes), record="all").advance(spikes) for kernel in names
+    ]
     for record in records[1:]:
         assert compare(records[0], record).equal
         assert record.overflows == records[0].overflows

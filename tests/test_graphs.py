@@ -18,7 +18,7 @@ from neurodeploy.errors import SimulationError
 from neurodeploy.ir.graph import INPUT, Connection, Graph
 from neurodeploy.ir.network import LI, LIF, Conv, Layer, Network
 from neurodeploy.ir.quantized import QuantizedConv, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
-from neurodeploy.simulation import execution as clock
+from neurodeploy.simulation import layer_schedule as clock
 from neurodeploy.simulation import reference as products
 from neurodeploy.simulation.reference import run_reference
 from neurodeploy.targets.loihi.emulator import run_emulator
@@ -75,8 +75,8 @@ def written_out(network: QuantizedNetwork, sample: NDArray[np.uint8]) -> dict[st
 def test_the_emulator_is_the_recurrence_written_out(pieces: int, job: tuple[QuantizedNetwork, NDArray[np.uint8]]) -> None:
     network, spikes = job
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clock, "NUMBERS_AT_ONCE", pieces)
-        patch.setattr(products, "PATCHES_AT_ONCE", pieces)
+        patch.setattr(clock, "INPUTS_PER_BLOCK", pieces)
+        patch.setattr(products, "PATCH_VALUES", pieces)
         record = run_emulator(network, spikes, record="all")
     for index, sample in enumerate(spikes):
         for name, (fired, v) in written_out(network, sample).items():

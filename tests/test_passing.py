@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from neurodeploy.ir.quantized import QuantizedConv, QuantizedDense, QuantizedSparse, QuantizedSynapse
-from neurodeploy.simulation.kernel_dispatch import WAYS, Passing
+from neurodeploy.simulation.kernel_dispatch import KernelDispatch, kernels_of
 from neurodeploy.simulation.reference import product_of
 
 WEIGHTS = {"least": [-255], "most": [255], "both ends": [-254, 254], "none": [0], "any": range(-254, 255, 2)}
@@ -33,10 +33,10 @@ def drawn_rows(n_rows: int, n: int, rate: float, seed: int) -> NDArray[np.uint8]
 def check_all_ways(synapse: QuantizedSynapse, rows: NDArray[np.uint8]) -> None:
     before = np.arange(len(rows) * synapse.n_out, dtype=np.int32).reshape(len(rows), -1)
     plain = before + product_of(synapse, np.float64)(rows[:, : synapse.n_in]).astype(np.int32)
-    for way in (*WAYS[type(synapse)], "product"):
+    for kernel in (*kernels_of(synapse), "gemm"):
         arriving = before.copy()
-        Passing(synapse, np.float64, way).add(rows, arriving)
-        np.testing.assert_array_equal(arriving, plain, err_msg=way)
+        KernelDispatch(synapse, np.float64, kernel).add(rows, arriving)
+        np.testing.assert_array_equal(arriving, plain, err_msg=kernel)
 
 
 @st.composite

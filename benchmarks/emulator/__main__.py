@@ -44,7 +44,7 @@ def lava(threads: int, tell: Tell) -> None:
             "emulator_ms": ours, "lava_ms": min(theirs), "ratio": min(theirs) / ours, "aim": aim,
             "ratio_of_medians": statistics.median(theirs) * n / 1e3 / statistics.median(before + after),
             **machine.shares(case.network, ours / 1e3),
-            **timing.profile(prepared, case.spikes), "ways": _ways(prepared), "load": timing.load(),
+            **timing.profile(prepared, case.spikes), "kernels": kernels_in_use(prepared), "load": timing.load(),
         })  # fmt: skip
 
 
@@ -66,22 +66,22 @@ def norse(threads: int, tell: Tell) -> None:
 
 
 def pruned(threads: int, tell: Tell) -> None:
-    """Times as fast as the same network, pruned, by matrix products; each way in turn."""
+    """Times as fast as the same network, pruned, by matrix products; the kernels in turn."""
     spikes, machine = cases.drawn_spikes((1024, 784, 20), cases.MNIST_RATE), timing.Machine(threads)
     for connectivity in (0.05, 0.01):
         network = cases.chain((784, 800, 10), connectivity=connectivity)
-        ways = {way or "measured": Prepared(network, way=way) for way in ("product", "rows", "lists", "columns", None)}
-        taken: dict[str, list[float]] = {way: [] for way in ways}
+        runs = {kernel or "measured": Prepared(network, kernel=kernel) for kernel in ("gemm", "row_gather", "csc", "csr", None)}
+        taken: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(5):
-            for way, prepared in ways.items():
-                taken[way] += timing.seconds(prepared, spikes, threads=threads, repeats=1)
-        best = {way: min(values) for way, values in taken.items()}
+            for name, prepared in runs.items():
+                taken[name] += timing.seconds(prepared, spikes, threads=threads, repeats=1)
+        best = {name: min(values) for name, values in taken.items()}
         tell({
             "table": "pruned", "connectivity": connectivity, "batch": 1024, "steps": 20, "threads": threads,
-            **{f"{way}_s": round(value, 4) for way, value in best.items()}, "ways": _ways(ways["measured"]),
-            "ratio": best["product"] / best["measured"], "aim": 3,
+            **{f"{name}_s": round(value, 4) for name, value in best.items()}, "kernels": kernels_in_use(runs["measured"]),
+            "ratio": best["gemm"] / best["measured"], "aim": 3,
             **machine.shares(network, best["measured"] / 1024 / 20),
-            **timing.profile(ways["measured"], spikes), "load": timing.load(),
+            **timing.profile(runs["measured"], spikes), "load": timing.load(),
         })  # fmt: skip
 
 
@@ -111,10 +111,10 @@ def mnist(threads: int, tell: Tell, path: Path) -> None:
     })  # fmt: skip
 
 
-def _ways(prepared: Prepared) -> str:
-    """The ways of the connections in order, those in a row that are alike told once."""
-    ways = [str(way) for way in prepared.ways.values()]
-    return " ".join(way for k, way in enumerate(ways) if k == 0 or way != ways[k - 1])
+def kernels_in_use(prepared: Prepared) -> str:
+    """Kernels of the connections in order, equal ones in a row written once."""
+    names = [str(name) for name in prepared.kernels.values()]
+    return " ".join(name for k, name in enumerate(names) if k == 0 or name != names[k - 1])
 
 
 def main() -> None:

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from neurodeploy.ir.quantized import QuantizedNetwork
-from neurodeploy.simulation.kernel_dispatch import Passing
-from neurodeploy.targets.loihi import emulator as emulator_module
+from neurodeploy.simulation.kernel_dispatch import KernelDispatch
 from neurodeploy.targets.loihi.emulator import Emulator, Prepared
+from neurodeploy.targets.loihi.neuron_step import IntegerNeurons
 
 BYTES_A_NEURON = 4 * 4 + 3 * 4 + 2
 """Read or written for a neuron and step at least: u and v both ways, what arrives (cleared, added, read), its spike both ways."""
@@ -44,13 +44,13 @@ def watched(spent: dict[str, float]) -> Iterator[None]:
 
         return call
 
-    neurons: Any = emulator_module._IntegerNeurons
-    before = Passing.add, neurons.answer
-    Passing.add, neurons.answer = timed("synapses", Passing.add), timed("neurons", neurons.answer)  # type: ignore[method-assign]  # for a while
+    neurons: Any = IntegerNeurons
+    before = KernelDispatch.add, neurons.step
+    KernelDispatch.add, neurons.step = timed("synapses", KernelDispatch.add), timed("neurons", neurons.step)  # type: ignore[method-assign]  # for a while
     try:
         yield
     finally:
-        Passing.add, neurons.answer = before  # type: ignore[method-assign]  # what they were
+        KernelDispatch.add, neurons.step = before  # type: ignore[method-assign]  # what they were
 
 
 def profile(prepared: Prepared, spikes: NDArray[np.uint8]) -> dict[str, float]:

@@ -1,18 +1,8 @@
-"""How a loop becomes machine code: Numba compiles it when it is first called, and keeps that on disk.
+"""Compiled inner loops: spikes through synapses, added up in 16 and 32-bit integers.
 
-How input, which comes with time last, is turned into rows of spikes, one a step and sample.
-
-How spikes pass synapses neuron by neuron: rows of weights, or lists of those that exist.
-
-How spikes pass few synapses in many rows at once: for every synapse that exists, the loop runs over rows.
-
-Indices are unsigned: those that could wrap keep a loop from becoming vector instructions.
-
-How spikes pass a convolution one by one: each adds weights to the windows that see it.
-
-How spikes pass a convolution as patterns: what eight places of its window add up to is looked up, not added up.
-
-Several channels share a number of 64 bits, so one addition is theirs together. Loops run over all pixels of an image.
+Spikes are rows (steps x samples, n_in padded to whole words), uint8, 0 or 1; inputs are (rows, n_out), int32. The loops are
+written for LLVM's vectorizer: integer types are spelled out, since a sum that widens to 64 bits halves the lanes, and indices
+are unsigned where a wrapping index would keep a loop from being vectorized.
 """
 
 from __future__ import annotations
@@ -24,56 +14,52 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-# -------------------- machine_code
-
 Array = NDArray[Any]
 F = TypeVar("F", bound="Callable[..., Any]")
 
 
 def compiled(function: F) -> F:
-    """Machine code for `function`, kept on disk where there is a place for it.
+    """Compile `function` with Numba when it is first called, and cache the machine code on disk where that is possible.
 
-    Nothing looks out for divisions by zero: loops that could raise an error are not turned into vector instructions.
+    Divisions by zero are not checked (``error_model="numpy"``): a loop that may raise is not vectorized.
     """
     try:
         result: F = numba.njit(function, nogil=True, error_model="numpy", cache=True)
-    except RuntimeError:  # neither beside the source nor in the user's folder
+    except RuntimeError:  # neither the package's nor the user's cache folder can be written
         result = numba.njit(function, nogil=True, error_model="numpy")
     return result
 
 
-# -------------------- simulation.kernels.inputs
+# ---------------------------------------------------------------------------------------------- input
 
-
-BLOCK = np.uint64(1024)
-"""So many inputs at a time, with all their steps, stay in the first-level cache."""
+TRANSPOSE_BLOCK = np.uint64(1024)
+"""Inputs that are transposed together: with all their steps they stay in the first-level cache."""
 
 
 @compiled
-def turn(given: Array, start: int, into: Array) -> None:
-    """Fill `into` (steps, batch, n or more) with the steps of `given` (batch, n, all steps) from `start` on."""
-    n, n_steps, flat = np.uint64(given.shape[1]), np.uint64(given.shape[2]), given.reshape(-1)  # unsigned: no index wraps
+def load_steps(spikes: Array, start: int, into: Array) -> None:
+    """Fill `into` (steps, batch, n or more) with the steps of `spikes` (batch, n, all steps) from `start` on."""
+    n, n_steps, flat = np.uint64(spikes.shape[1]), np.uint64(spikes.shape[2]), spikes.reshape(-1)
     for b in range(into.shape[1]):
-        for first in range(np.uint64(0), n, BLOCK):
-            last = min(first + BLOCK, n)
+        for first in range(np.uint64(0), n, TRANSPOSE_BLOCK):
+            last = min(first + TRANSPOSE_BLOCK, n)
             for t in range(into.shape[0]):
                 row, sample = into[t, b], np.uint64(b) * n * n_steps + np.uint64(start + t)
                 for i in range(first, last):
                     row[i] = flat[sample + i * n_steps]
 
 
-# -------------------- simulation.kernels.synapses
+# ---------------------------------------------------------------------------------------------- row gather and CSC
 
-
-ROWS_AT_ONCE = 8
-"""Rows of weights that are added in one go."""
+ROWS_PER_GROUP = 8
+"""Rows of weights that are added in one pass over the sums."""
 SPIKES_IN_16_BITS = 120
-"""Weights of so many spikes add up within 16 bits: no weight is beyond +-256."""
+"""Weights of so many spikes add up within 16 bits, since no weight is beyond +-256; a multiple of `ROWS_PER_GROUP`."""
 
 
 @compiled
-def who_fired(row: Array, eight: Array, found: Array) -> int:
-    """How many fired, and in `found` who; `eight` is the row, eight neurons to a number."""
+def active_inputs(row: Array, eight: Array, found: Array) -> int:
+    """Count the neurons that fired and write their indices into `found`; `eight` views the row as words of eight neurons."""
     n = 0
     for k in range(eight.shape[0]):
         if eight[k] != 0:
@@ -84,26 +70,27 @@ def who_fired(row: Array, eight: Array, found: Array) -> int:
 
 
 @compiled
-def add_rows(spikes: Array, table: Array, arriving: Array) -> None:
-    """Add the row of weights of everybody who fires; `table` (n_in + 1, n_out), int16, ends with a row of zeros."""
-    eights, nobody = spikes.view(np.uint64), table.shape[0] - 1
-    found = np.empty(spikes.shape[1] + ROWS_AT_ONCE, np.uint32)
+def add_rows(spikes: Array, table: Array, inputs: Array) -> None:
+    """Add the weight rows of the neurons that fire; `table` (n_in + 1, n_out), int16, ends with a row of zeros."""
+    eights, row_of_zeros = spikes.view(np.uint64), table.shape[0] - 1
+    found = np.empty(spikes.shape[1] + ROWS_PER_GROUP, np.uint32)
     sums = np.zeros(table.shape[1], np.int16)
     for r in range(spikes.shape[0]):
-        n = who_fired(spikes[r], eights[r], found)
-        while n % ROWS_AT_ONCE != 0:
-            found[n] = nobody
+        n = active_inputs(spikes[r], eights[r], found)
+        while n % ROWS_PER_GROUP != 0:
+            found[n] = row_of_zeros
             n += 1
         for first in range(0, n, SPIKES_IN_16_BITS):
-            for k in range(first, min(first + SPIKES_IN_16_BITS, n), ROWS_AT_ONCE):
-                _add_eight(sums, table, found[k : k + ROWS_AT_ONCE])
-            _empty(sums, arriving[r])
+            for k in range(first, min(first + SPIKES_IN_16_BITS, n), ROWS_PER_GROUP):
+                _add_eight(sums, table, found[k : k + ROWS_PER_GROUP])
+            _flush(sums, inputs[r])
 
 
 @compiled
-def _add_eight(sums: Array, table: Array, who: Array) -> None:
-    a, b, c, d = table[who[0]], table[who[1]], table[who[2]], table[who[3]]
-    e, f, g, h = table[who[4]], table[who[5]], table[who[6]], table[who[7]]
+def _add_eight(sums: Array, table: Array, index: Array) -> None:
+    """Add eight rows of the table to the sums, as a tree: its additions do not wait for each other."""
+    a, b, c, d = table[index[0]], table[index[1]], table[index[2]], table[index[3]]
+    e, f, g, h = table[index[4]], table[index[5]], table[index[6]], table[index[7]]
     for j in range(sums.shape[0]):
         half = np.int16(np.int16(a[j] + b[j]) + np.int16(c[j] + d[j]))
         other = np.int16(np.int16(e[j] + f[j]) + np.int16(g[j] + h[j]))
@@ -111,56 +98,56 @@ def _add_eight(sums: Array, table: Array, who: Array) -> None:
 
 
 @compiled
-def _empty(sums: Array, into: Array) -> None:
+def _flush(sums: Array, into: Array) -> None:
+    """Add the 16-bit sums to the row of inputs and clear them."""
     for j in range(sums.shape[0]):
         into[j] = np.int32(into[j] + sums[j])
     sums[:] = 0
 
 
 @compiled
-def add_lists(spikes: Array, starts: Array, targets: Array, weights: Array, arriving: Array) -> None:
-    """Add the weights of everybody who fires, synapse by synapse: those of neuron i are starts[i]..starts[i + 1] - 1."""
+def add_csc(spikes: Array, starts: Array, targets: Array, weights: Array, inputs: Array) -> None:
+    """Add the synapses of the neurons that fire: those of neuron i are starts[i]..starts[i + 1] - 1."""
     eights = spikes.view(np.uint64)
     found = np.empty(spikes.shape[1] + 1, np.uint32)
     for r in range(spikes.shape[0]):
-        into = arriving[r]
-        for k in range(who_fired(spikes[r], eights[r], found)):
+        into = inputs[r]
+        for k in range(active_inputs(spikes[r], eights[r], found)):
             for s in range(starts[found[k]], starts[found[k] + 1]):
                 into[targets[s]] = np.int32(into[targets[s]] + weights[s])
 
 
-# -------------------- simulation.kernels.columns
+# ---------------------------------------------------------------------------------------------- CSR
 
-
-ROWS = 512
-"""So many rows are worked on together: what one input fires in them is read in one go."""
-SYNAPSES = 8
-"""Synapses of a target that are added in one go; its list is as long as this divides, weights of zero filling it up."""
-TARGETS = np.uint64(16)
-"""Sums of so many targets are put together before they are added to the rows that they belong to."""
+ROWS_PER_BLOCK = 512
+"""Rows of spikes that are worked on together: a synapse's source in all of them is one contiguous read."""
+SYNAPSES_PER_GROUP = 8
+"""Synapses of a target that are added in one pass; lists are padded to a multiple, with weights of zero."""
+TARGETS_PER_BLOCK = np.uint64(16)
+"""Targets whose sums are collected before they are written to the rows of inputs: one cache line of 16 numbers a row."""
 LANES = 32
-"""Rows stand beside each other in as many places as this divides: for fewer rows there is nothing to gain."""
+"""Rows are padded to a multiple of this, the bytes of a vector register: with fewer rows there is nothing to gain."""
 
 NONE, ONE = np.uint64(0), np.uint64(1)
 
 
 @compiled
-def add_columns(spikes: Array, starts: Array, sources: Array, weights: Array, sums: Array, arriving: Array) -> None:
-    """Add weights target by target: those of target t are starts[t]..starts[t + 1] - 1 (uint64), with their `sources` (uint32).
+def add_csr(spikes: Array, starts: Array, sources: Array, weights: Array, sums: Array, inputs: Array) -> None:
+    """Add synapses target by target: those of target t are starts[t]..starts[t + 1] - 1 (uint64), with their `sources` (uint32).
 
-    `sums` (TARGETS * ROWS,) is to work in, of a type that holds each target's.
+    `sums` (TARGETS_PER_BLOCK * ROWS_PER_BLOCK,) is scratch memory, of an integer type that holds the input of every target.
     """
-    n_rows, n_out, given, into = np.uint64(len(spikes)), np.uint64(len(starts) - 1), spikes.reshape(-1), arriving.reshape(-1)
+    n_rows, n_out, flat, into = np.uint64(len(spikes)), np.uint64(len(starts) - 1), spikes.reshape(-1), inputs.reshape(-1)
     n_in = np.uint64(spikes.shape[1])
-    columns = np.zeros(spikes.shape[1] * ROWS, np.uint8)
-    for first in range(NONE, n_rows, np.uint64(ROWS)):
-        n = min(np.uint64(ROWS), n_rows - first)
+    columns = np.zeros(spikes.shape[1] * ROWS_PER_BLOCK, np.uint8)
+    for first in range(NONE, n_rows, np.uint64(ROWS_PER_BLOCK)):
+        n = min(np.uint64(ROWS_PER_BLOCK), n_rows - first)
         wide = (n + np.uint64(LANES - 1)) // np.uint64(LANES) * np.uint64(LANES)
-        _stand(given[first * n_in : (first + n) * n_in], n_in, n, wide, columns)
-        for target in range(NONE, n_out, TARGETS):
-            some = min(TARGETS, n_out - target)
+        _transpose(flat[first * n_in : (first + n) * n_in], n_in, n, wide, columns)
+        for target in range(NONE, n_out, TARGETS_PER_BLOCK):
+            some = min(TARGETS_PER_BLOCK, n_out - target)
             for t in range(some):
-                _add_up(
+                _sum_target(
                     sums[t * wide : (t + ONE) * wide], columns, sources, weights, starts[target + t], starts[target + t + ONE]
                 )
             for r in range(n):
@@ -170,20 +157,20 @@ def add_columns(spikes: Array, starts: Array, sources: Array, weights: Array, su
 
 
 @compiled
-def _stand(rows: Array, n_in: Any, n: Any, wide: Any, columns: Array) -> None:
-    """Put what an input fires in all rows side by side."""
+def _transpose(rows: Array, n_in: Any, n: Any, wide: Any, columns: Array) -> None:
+    """Write `n` rows of spikes (n_in each) as columns of `wide` bytes, one an input."""
     for i in range(n_in):
         for r in range(n):
             columns[i * wide + r] = rows[r * n_in + i]
 
 
 @compiled
-def _add_up(sums: Array, columns: Array, sources: Array, weights: Array, start: Any, stop: Any) -> None:
-    """The sums of a target: eight synapses add up within 16 bits."""
+def _sum_target(sums: Array, columns: Array, sources: Array, weights: Array, start: Any, stop: Any) -> None:
+    """Compute the input of one target in all rows; eight weights, each within +-256, add up within 16 bits."""
     wide = np.uint64(sums.shape[0])
     for j in range(wide):
         sums[j] = 0
-    for k in range(start, stop, np.uint64(SYNAPSES)):
+    for k in range(start, stop, np.uint64(SYNAPSES_PER_GROUP)):
         a, b, c, d = sources[k] * wide, sources[k + 1] * wide, sources[k + 2] * wide, sources[k + 3] * wide
         e, f, g, h = sources[k + 4] * wide, sources[k + 5] * wide, sources[k + 6] * wide, sources[k + 7] * wide
         of_a, of_b, of_c, of_d = weights[k], weights[k + 1], weights[k + 2], weights[k + 3]
@@ -196,17 +183,24 @@ def _add_up(sums: Array, columns: Array, sources: Array, weights: Array, start: 
             sums[j] += np.int16(np.int16(ab + cd) + np.int16(ef + gh))
 
 
-# -------------------- simulation.kernels.windows
+# ---------------------------------------------------------------------------------------------- scatter
 
 
 @compiled
-def add_windows(spikes: Array, place: Array, rows: Array, columns: Array, table: Array, sums: Array, arriving: Array) -> None:
-    """Add a convolution's weights wherever a window stands on somebody who fires.
+def add_windows(spikes: Array, place: Array, rows: Array, columns: Array, table: Array, sums: Array, inputs: Array) -> None:
+    """Add a convolution spike by spike: each adds weights to the windows that see it.
 
-    `place` has channel, row and column of every input neuron. `rows` and `columns` list for each row (or column) of the image
-    the runs of windows that see it: their number, then for each the first window, the first of the window's own rows, and how
-    many there are; rows stand alone. `table` has the weights (channels, rows, columns, out channels of a group), `sums` (pixels,
-    out channels) zeros to work in.
+    Parameters
+    ----------
+    place : array (n_in, 3), int32
+        Channel, row and column of every input neuron.
+    rows, columns : arrays of int32
+        Runs of windows that see each row and column of the image, as `neurodeploy.simulation.kernel_dispatch.window_runs` has
+        them; runs of rows have one window each.
+    table : array (channels, rows, columns, output channels of a group), int16
+        Weights.
+    sums : array (pixels, output channels)
+        Zeros; scratch memory, pixel by pixel so that the channels of a window are contiguous.
     """
     eights = spikes.view(np.uint64)
     height, width, n_channels, channels = table.shape[1], table.shape[2], table.shape[3], sums.shape[1]
@@ -214,7 +208,7 @@ def add_windows(spikes: Array, place: Array, rows: Array, columns: Array, table:
     weights, at_pixels = table.reshape(-1), sums.reshape(-1)
     found = np.empty(spikes.shape[1] + 1, np.uint32)
     for r in range(spikes.shape[0]):
-        for k in range(who_fired(spikes[r], eights[r], found)):
+        for k in range(active_inputs(spikes[r], eights[r], found)):
             c, y, x = place[found[k], 0], place[found[k], 1], place[found[k], 2]
             first = c // per_group * n_channels
             for a in range(1, 3 * rows[y, 0], 3):
@@ -223,19 +217,21 @@ def add_windows(spikes: Array, place: Array, rows: Array, columns: Array, table:
                     out_of = ((c * height + rows[y, a + 1]) * width + columns[x, b + 1]) * n_channels
                     n = columns[x, b + 2] * n_channels
                     _add(at_pixels[into : into + n], weights[out_of : out_of + n])
-        _turn(sums, arriving[r])
+        _add_transposed(sums, inputs[r])
 
 
 @compiled
 def _add(sums: Array, weights: Array) -> None:
+    """Add a run of weights; a function of its own, so that LLVM sees two arrays and vectorizes the loop."""
     for j in range(sums.shape[0]):
         sums[j] += weights[j]
 
 
 @compiled
-def _turn(sums: Array, into: Array) -> None:
-    """Add sums (pixels, channels) to an image, channel by channel, and put them back to zero."""
+def _add_transposed(sums: Array, into: Array) -> None:
+    """Add sums (pixels, channels) to a row of inputs (channels, pixels) and clear them."""
     pixels, channels = sums.shape
+    # 64 pixels at a time, whose channels stay in the first-level cache
     for first in range(0, pixels, 64):
         for f in range(channels):
             for p in range(first, min(first + 64, pixels)):
@@ -243,20 +239,20 @@ def _turn(sums: Array, into: Array) -> None:
     sums[:] = 0
 
 
-# -------------------- simulation.kernels.patterns
+# ---------------------------------------------------------------------------------------------- lookup
 
-
-PLACES = 8
-"""Places of a window that make up a pattern: as many as a byte has bits."""
-AT_ONCE = 4
-"""Patterns that are looked up in one go; there are as many in a group as this divides, the last of them empty."""
+PLACES_PER_CODE = 8
+"""Places of a window whose spikes make up a code: the bits of a byte."""
+CODES_PER_LOOKUP = 4
+"""Codes that are looked up in one pass; a group's codes are padded to a multiple."""
 
 
 class Lookup(NamedTuple):
-    """A convolution as tables; `neurodeploy.simulation.kernel_dispatch` makes it, and says what is exact about it.
+    """Tables of a convolution; `neurodeploy.simulation.kernel_dispatch.LookupLayout` makes them and says why they are exact.
 
-    The padded image is parted by stride into images of its own, so that neighbouring windows see neighbours: image[c, a, b, y, x]
-    has the channel's row y * stride + a and column x * stride + b. Windows are numbered along its rows, as wide as these are.
+    The padded image is split by stride into images of its own, so that neighbouring windows see neighbouring pixels:
+    image[c, a, b, y, x] has the channel's row y * stride + a and column x * stride + b. Windows are numbered along its rows and
+    are as many in a row as these have pixels; those past the output's width are computed and not used.
     """
 
     input_shape: tuple[int, int, int]
@@ -265,51 +261,51 @@ class Lookup(NamedTuple):
     padding: tuple[int, int]
     image_shape: tuple[int, int, int, int, int]
     places: Array
-    """(patterns, 8) int64: where in the image window 0 has them; -1 for none."""
+    """(codes, 8) int64: index in the image of each place of window 0; -1 for none."""
     table: Array
-    """(words, patterns of a group, 256) uint64: what each pattern adds to the channels of a word."""
-    first_pattern: Array
+    """(words, codes of a group, 256) uint64: what each value of a code adds to the channels of a word."""
+    first_code: Array
     """(words,) int64"""
     start: Array
-    """(words,) uint64: where sums begin, high enough that none goes below zero."""
+    """(words,) uint64: initial sums, high enough that none goes below zero."""
     word: Array
-    """(out channels,) int64: which has its sum ..."""
+    """(output channels,) int64: the word that has the channel's sum,"""
     shift: Array
-    """... (out channels,) uint64: from which bit on ..."""
+    """(output channels,) uint64: the bit at which it begins there,"""
     mask: np.uint64
-    """... and its bits, moved down there."""
-    less: Array
-    """(out channels,) int32: the channel's part of `start`."""
+    """and the mask of its bits, shifted down."""
+    offset: Array
+    """(output channels,) int32: the channel's part of `start`."""
 
 
 @compiled
-def add_patterns(spikes: Array, lookup: Lookup, arriving: Array) -> None:
-    """Add a convolution's weights, all windows at once."""
+def add_lookup(spikes: Array, lookup: Lookup, inputs: Array) -> None:
+    """Add a convolution by table lookup, all windows of a row of spikes at once."""
     c, s, t, rows, columns = lookup.image_shape
     n_windows = lookup.output_shape[1] * columns
     image = np.zeros((c * s * t * rows + 1) * columns, np.uint8)
-    dealt = np.empty((t, spikes.shape[1] // t + 1), np.uint8)
+    phases = np.empty((t, spikes.shape[1] // t + 1), np.uint8)
     codes = np.zeros((lookup.places.shape[0], n_windows), np.uint8)
     sums = np.empty((lookup.table.shape[0], n_windows), np.uint64)
     for r in range(spikes.shape[0]):
-        _part(spikes[r], dealt, image, lookup)
+        _split_by_stride(spikes[r], phases, image, lookup)
         _encode(image, lookup.places, codes)
         for w in range(sums.shape[0]):
             sums[w] = lookup.start[w]
-            first = lookup.first_pattern[w]
-            for q in range(0, lookup.table.shape[1], AT_ONCE):
-                _look_up(sums[w], lookup.table[w, q : q + AT_ONCE], codes[first + q : first + q + AT_ONCE])
-        _unpack(sums, lookup, columns, arriving[r])
+            first = lookup.first_code[w]
+            for q in range(0, lookup.table.shape[1], CODES_PER_LOOKUP):
+                _look_up(sums[w], lookup.table[w, q : q + CODES_PER_LOOKUP], codes[first + q : first + q + CODES_PER_LOOKUP])
+        _unpack(sums, lookup, columns, inputs[r])
 
 
 @compiled
-def _part(row: Array, dealt: Array, image: Array, lookup: Lookup) -> None:
-    """Lay a row of spikes out as the parted image; what is padding stays zero."""
+def _split_by_stride(row: Array, phases: Array, image: Array, lookup: Lookup) -> None:
+    """Copy a row of spikes into the image split by stride; the padding stays zero."""
     _, s, t, rows, columns = lookup.image_shape
     channels, height, width = lookup.input_shape
     above, left = lookup.padding
-    _deal(row, dealt)
-    cards = dealt.reshape(-1)
+    _deinterleave(row, phases)
+    flat = phases.reshape(-1)
     for c in range(channels):
         for y in range(min(height, rows * s - above)):
             line = ((c * s + (y + above) % s) * t * rows + (y + above) // s) * columns
@@ -319,34 +315,34 @@ def _part(row: Array, dealt: Array, image: Array, lookup: Lookup) -> None:
                 n = min(columns - skipped, (width - x + t - 1) // t)
                 if n > 0:
                     into, place = line + b * rows * columns + skipped, (c * height + y) * width + x
-                    out_of = place % t * dealt.shape[1] + place // t
-                    image[into : into + n] = cards[out_of : out_of + n]
+                    out_of = place % t * phases.shape[1] + place // t
+                    image[into : into + n] = flat[out_of : out_of + n]
 
 
 @compiled
-def _deal(row: Array, dealt: Array) -> None:
-    """Every so many places apart, from each beginning; said in full where that makes vector instructions."""
-    hands, n = dealt.shape[0], row.shape[0]
-    if hands == 1:
-        dealt[0, :n] = row
-    elif hands == 2:
+def _deinterleave(row: Array, phases: Array) -> None:
+    """Write every n-th element of the row to each of n phases; strides 1 and 2 are spelled out, which vectorizes them."""
+    n_phases, n = phases.shape[0], row.shape[0]
+    if n_phases == 1:
+        phases[0, :n] = row
+    elif n_phases == 2:
         for k in range(n // 2):
-            dealt[0, k] = row[2 * k]
-            dealt[1, k] = row[2 * k + 1]
+            phases[0, k] = row[2 * k]
+            phases[1, k] = row[2 * k + 1]
     else:
-        for b in range(hands):
-            for k in range((n - b + hands - 1) // hands):
-                dealt[b, k] = row[b + hands * k]
+        for b in range(n_phases):
+            for k in range((n - b + n_phases - 1) // n_phases):
+                phases[b, k] = row[b + n_phases * k]
 
 
 @compiled
 def _encode(image: Array, places: Array, codes: Array) -> None:
-    """The pattern of every window, a bit for a place."""
+    """Compute the codes of every window, a bit for a place."""
     n = codes.shape[1]
     for q in range(codes.shape[0]):
         code = codes[q]
         code[:] = 0
-        for k in range(PLACES):
+        for k in range(PLACES_PER_CODE):
             if places[q, k] >= 0:
                 seen = image[places[q, k] : places[q, k] + n]
                 for p in range(n):
@@ -355,6 +351,7 @@ def _encode(image: Array, places: Array, codes: Array) -> None:
 
 @compiled
 def _look_up(sums: Array, table: Array, codes: Array) -> None:
+    """Add the table entries of four codes to the sums of every window."""
     a, b, c, d = table[0], table[1], table[2], table[3]
     i, j, k, m = codes[0], codes[1], codes[2], codes[3]
     for p in range(sums.shape[0]):
@@ -363,12 +360,12 @@ def _look_up(sums: Array, table: Array, codes: Array) -> None:
 
 @compiled
 def _unpack(sums: Array, lookup: Lookup, columns: int, into: Array) -> None:
-    """Add each channel's part of the sums to its image."""
+    """Add each channel's field of the sums to its image of inputs."""
     channels, height, width = lookup.output_shape
     for f in range(channels):
-        shift, less = lookup.shift[f], lookup.less[f]
+        shift, offset = lookup.shift[f], lookup.offset[f]
         for y in range(height):
             of = sums[lookup.word[f], y * columns : y * columns + width]
             line = into[(f * height + y) * width : (f * height + y + 1) * width]
             for x in range(width):
-                line[x] = np.int32(line[x] + np.int32(np.int32((of[x] >> shift) & lookup.mask) - less))
+                line[x] = np.int32(line[x] + np.int32(np.int32((of[x] >> shift) & lookup.mask) - offset))

@@ -1,7 +1,4 @@
-"""What the spikes of many steps add up to behind a synapse: weights times spikes, whatever the wiring.
-
-What the network means: the recurrence of `neurodeploy.ir.network` in double precision.
-"""
+"""Reference simulation in double precision: the recurrence of `neurodeploy.ir.network`, and synapses as matrix products."""
 
 from __future__ import annotations
 
@@ -13,108 +10,111 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring
-from neurodeploy.ir.network import LIF, Layer, Network
-from neurodeploy.simulation.execution import Run, Stage
+from neurodeploy.errors import unsupported_kind
+from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring, Wiring
+from neurodeploy.ir.network import LI, LIF, Layer, Network
+from neurodeploy.simulation.layer_schedule import NetworkRun, ReadyLayer
 from neurodeploy.simulation.records import Recorded, SpikeRecord, recorded_layers
 
-# -------------------- simulation.products
+# ---------------------------------------------------------------------------------------------- synapses
 
 Product: TypeAlias = "Callable[[NDArray[Any]], NDArray[Any]]"
-"""From spikes (n, n_in) to what arrives at the neurons, (n, n_out)."""
+"""From spikes (n, n_in) to the weighted sums (n, n_out)."""
 
 Number: TypeAlias = "type[np.float32] | type[np.float64]"
 
-PATCHES_AT_ONCE = 1 << 20
-"""So many numbers of the image are laid out for a convolution at a time."""
+PATCH_VALUES = 1 << 20
+"""Values of image patches that a convolution unfolds at a time: eight megabytes in double precision."""
 
 
-def product_of(synapse: DenseWiring | SparseWiring | ConvWiring, number: Number) -> Product:
-    """How spikes pass a synapse, in a type of number.
+def product_of(synapse: Wiring, number: Number) -> Product:
+    """Return a function that multiplies spikes by the weights of a synapse, in floats of type `number`.
 
-    Each is a matrix product, which adds up in some order or other: the sums of whole numbers are exact as long as none of
-    them leaves what `number` tells apart. Convolutions take no shorter way (Winograd, Fourier), which would round.
+    All kinds are matrix products, whose order of additions is free: sums of whole numbers are exact as long as every partial sum
+    fits the mantissa of `number`. Convolutions use no Winograd or Fourier transform, which would round.
     """
-    if isinstance(synapse, ConvWiring):
-        return _convolution(synapse, number)
-    if isinstance(synapse, SparseWiring):
-        return _sparse(synapse, number)
-    transposed: NDArray[Any] = np.ascontiguousarray(synapse.weight.T, dtype=number)
-    return lambda spikes: np.matmul(spikes.astype(number), transposed)
-
-
-def _sparse(synapse: SparseWiring, number: Number) -> Product:
-    matrix = csr_matrix((synapse.weight.astype(number), synapse.sources, synapse.starts), shape=(synapse.n_out, synapse.n_in))
-
-    def product(spikes: NDArray[Any]) -> NDArray[Any]:
-        arriving: NDArray[Any] = matrix.dot(spikes.T.astype(number, order="C"))
-        return np.ascontiguousarray(arriving.T)
-
-    return product
+    match synapse:
+        case DenseWiring():
+            transposed: NDArray[Any] = np.ascontiguousarray(synapse.weight.T, dtype=number)
+            return lambda spikes: np.matmul(spikes.astype(number), transposed)
+        case SparseWiring():
+            shape = (synapse.n_out, synapse.n_in)
+            matrix = csr_matrix((synapse.weight.astype(number), synapse.sources, synapse.starts), shape=shape)
+            # SciPy multiplies from the left only, so the rows of spikes go in, and the sums come out, transposed.
+            return lambda spikes: np.ascontiguousarray(matrix.dot(spikes.T.astype(number, order="C")).T)
+        case ConvWiring():
+            return _convolution(synapse, number)
+        case _:
+            unsupported_kind(synapse)
 
 
 def _convolution(synapse: ConvWiring, number: Number) -> Product:
-    """A matrix product with the patches of the image that the window lies on ("im2col")."""
+    """Unfold the image into patches, one a window, and multiply them by the weights ("im2col")."""
     (f, c, height, width), groups = synapse.weight.shape, synapse.groups
     kernels = synapse.weight.reshape(groups, f // groups, c * height * width).astype(number)
     _, rows, columns = synapse.output_shape
-    at_once = max(1, PATCHES_AT_ONCE // (groups * c * height * width * rows * columns))
+    images_per_block = max(1, PATCH_VALUES // (groups * c * height * width * rows * columns))
     (p, q), (y, x), (i, j) = synapse.padding, synapse.stride, synapse.dilation
     window = (i * (height - 1) + 1, j * (width - 1) + 1)
 
-    def some(spikes: NDArray[Any]) -> NDArray[Any]:
+    def block(spikes: NDArray[Any]) -> NDArray[Any]:
         images = np.pad(spikes.reshape(-1, *synapse.input_shape), ((0, 0), (0, 0), (p, p), (q, q)))
-        rows_of_windows = sliding_window_view(images, window[0], 2)
-        places = sliding_window_view(rows_of_windows, window[1], 3)[:, :, ::y, ::x, ::i, ::j].transpose(0, 1, 4, 5, 2, 3)
-        patches = places.astype(number, order="C").reshape(-1, groups, c * height * width, rows * columns)
-        arriving: NDArray[Any] = np.matmul(kernels, patches)
-        return arriving.reshape(len(spikes), synapse.n_out)
+        row_windows = sliding_window_view(images, window[0], 2)
+        windows = sliding_window_view(row_windows, window[1], 3)[:, :, ::y, ::x, ::i, ::j].transpose(0, 1, 4, 5, 2, 3)
+        patches = windows.astype(number, order="C").reshape(-1, groups, c * height * width, rows * columns)
+        sums: NDArray[Any] = np.matmul(kernels, patches)
+        return sums.reshape(len(spikes), synapse.n_out)
 
     def product(spikes: NDArray[Any]) -> NDArray[Any]:
-        arriving = np.empty((len(spikes), synapse.n_out), dtype=number)
-        for start in range(0, len(spikes), at_once):
-            arriving[start : start + at_once] = some(spikes[start : start + at_once])
-        return arriving
+        sums = np.empty((len(spikes), synapse.n_out), dtype=number)
+        for start in range(0, len(spikes), images_per_block):
+            sums[start : start + images_per_block] = block(spikes[start : start + images_per_block])
+        return sums
 
     return product
 
 
-# -------------------- simulation.reference
+class FloatSynapses:
+    """Synapses of a connection as a `SynapseKernel` in double precision."""
+
+    def __init__(self, product: Product, n_in: int) -> None:
+        self.product, self.n_in = product, n_in
+
+    def add(self, spikes: NDArray[Any], inputs: NDArray[Any]) -> None:
+        inputs += self.product(spikes[:, : self.n_in])
 
 
-class _FloatNeurons:
-    """The state of a layer in floats; membranes are told as the model has them, with `rest` added."""
+# ---------------------------------------------------------------------------------------------- neurons
+
+
+class FloatNeurons:
+    """State of a layer in floats, arrays (batch, n): current u, and membrane v relative to the model's resting potential."""
 
     def __init__(self, layer: Layer, batch: int) -> None:
         self.neuron, self.bias = layer.neuron, layer.bias
         self._u, self._v = np.zeros((batch, layer.n_neurons)), np.zeros((batch, layer.n_neurons))
 
-    def answer(self, arriving: NDArray[Any], fired: NDArray[np.uint8], v: NDArray[Any] | None) -> None:
-        neuron, n = self.neuron, arriving.shape[-1]
-        for t, sums in enumerate(arriving):
-            self._u = (1 - neuron.current_decay) * self._u + sums
+    def step(self, inputs: NDArray[Any], fired: NDArray[np.uint8], v: NDArray[Any] | None) -> None:
+        neuron, n = self.neuron, inputs.shape[-1]
+        for t, weighted in enumerate(inputs):
+            self._u = (1 - neuron.current_decay) * self._u + weighted
             self._v = (1 - neuron.voltage_decay) * self._v + self._u + self.bias
-            if isinstance(neuron, LIF):
-                fires = self._v > neuron.threshold
-                self._v[fires] = 0.0
-                fired[t, :, :n] = fires
+            match neuron:
+                case LIF():
+                    fires = self._v > neuron.threshold
+                    self._v[fires] = 0.0
+                    fired[t, :, :n] = fires
+                case LI():
+                    pass  # it is read, and never fires
+                case _:
+                    unsupported_kind(neuron)
             if v is not None:
                 v[t] = self._v + neuron.rest
-        arriving[...] = 0
-
-
-class _FloatSynapses:
-    """A connection's synapses in floats."""
-
-    def __init__(self, product: Product, n_in: int) -> None:
-        self.product, self.n_in = product, n_in
-
-    def add(self, spikes: NDArray[Any], arriving: NDArray[Any]) -> None:
-        arriving += self.product(spikes[:, : self.n_in])
+        inputs[...] = 0
 
 
 def run_reference(network: Network, spikes: NDArray[Any], *, record: Recorded = "output") -> SpikeRecord:
-    """Run each sample from rest; see `neurodeploy.targets.simulate.simulate`, which checks what it is given.
+    """Run each sample from rest; `neurodeploy.targets.simulate.simulate` is the entry that checks its arguments.
 
     Membranes are recorded as the model has them, with `rest` added.
 
@@ -122,11 +122,12 @@ def run_reference(network: Network, spikes: NDArray[Any], *, record: Recorded = 
     ----------
     spikes : array (batch, \\*input_shape, n_steps), 0 or 1, or graded: whole numbers
     """
-    stages = []
+    layers = []
     for layer in network:
-        synapses = [_FloatSynapses(product_of(c.synapse, np.float64), c.synapse.n_in) for c in layer.connections]
-        stages.append(Stage(layer, _FloatNeurons(layer, len(spikes)), tuple(synapses), np.float64))
-    recorded = recorded_layers(network, record)
-    run = Run(network, stages, len(spikes), recorded=recorded, membrane=np.float64, given=spikes.dtype.type)
+        synapses = [FloatSynapses(product_of(c.synapse, np.float64), c.synapse.n_in) for c in layer.connections]
+        layers.append(ReadyLayer(layer, FloatNeurons(layer, len(spikes)), tuple(synapses), np.float64))
+    run = NetworkRun(
+        network, layers, len(spikes), recorded=recorded_layers(network, record), membrane=np.float64, input_number=spikes.dtype.type
+    )  # fmt: skip
     fired, v = run.advance(spikes)
     return SpikeRecord(end="reference", spikes=fired, v=v)

@@ -1,9 +1,9 @@
-"""The emulator's integers on a torch device: the same sums and the same answers, in torch's own operations.
+"""Arrays and synapses of a run on a torch device, with exact sums.
 
-Sums go by matrix products in floats that tell all their whole numbers apart (`neurodeploy.targets.loihi.emulator`), since torch
-multiplies no integer matrices on a GPU. A sum of whole numbers is then exact in whatever order it is added up, as long as
-nothing on the way is rounded: so TensorFloat-32, bfloat16 and autocast are off meanwhile, and convolutions are products with the
-patches that windows lie on, never cuDNN's, which may choose Winograd's or Fourier's way and round.
+Weighted sums are matrix products in floats whose mantissa holds every partial sum, since torch multiplies no integer matrices on
+a GPU. Such a sum is exact in any order of additions, provided that nothing on the way is rounded: TensorFloat-32, bfloat16 and
+autocast are switched off, and convolutions are products with unfolded patches, never cuDNN's, which may use Winograd or Fourier
+transforms.
 """
 
 from __future__ import annotations
@@ -17,26 +17,25 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import unfold
 
-from neurodeploy.errors import RequestError, SimulationError
-from neurodeploy.ir.quantized import QuantizedConv, QuantizedSparse, QuantizedSynapse
+from neurodeploy.errors import RequestError, SimulationError, unsupported_kind
+from neurodeploy.ir.quantized import QuantizedConv, QuantizedDense, QuantizedSparse, QuantizedSynapse
 from neurodeploy.simulation.reference import Number
-from neurodeploy.targets.loihi.arithmetic import DECAY_UNITY, MANTISSA_SHIFT, STATE_MAX
 
 Tensor: TypeAlias = torch.Tensor
-Product: TypeAlias = "Callable[[Tensor], Tensor]"
-"""From spikes (n, n_in), in the number that is exact, to what arrives at the neurons, (n, n_out)."""
+TensorProduct: TypeAlias = "Callable[[Tensor], Tensor]"
+"""From spikes (n, n_in), in a float type that is exact, to weighted sums (n, n_out)."""
 
-KINDS: dict[Any, torch.dtype] = {
+TORCH_TYPES: dict[Any, torch.dtype] = {
     np.uint8: torch.uint8, np.int32: torch.int32, np.float32: torch.float32, np.float64: torch.float64,
 }  # fmt: skip
-PATCHES_AT_ONCE = 1 << 24
-"""So many numbers of the image are laid out for a convolution at a time."""
-PROBED = 128
-"""Rows of the product that a device is tried on: enough for the ways that large products take."""
+DEVICE_PATCH_VALUES = 1 << 24
+"""Values of image patches that a convolution unfolds at a time on a device."""
+PROBE_SIDE = 128
+"""Side of the matrices that a device's exactness is checked with: large enough for the kernels that large products use."""
 
 
-class Tensors:
-    """A torch device as the emulator's engine (`neurodeploy.targets.loihi.emulator.Engine`).
+class TorchEngine:
+    """Arrays and synapses on a torch device (an `Engine` of `neurodeploy.simulation.kernel_dispatch`).
 
     Parameters
     ----------
@@ -48,116 +47,99 @@ class Tensors:
     RequestError
         Torch knows no such device, or there is none here.
     SimulationError
-        The device rounds whole numbers that its floats tell apart.
+        The device rounds products of whole numbers that its floats can hold.
     """
 
     def __init__(self, name: str) -> None:
-        self.device = _usable(name)
+        try:
+            self.device = torch.device(name)
+            with exact_products(self.device):
+                exact = all(
+                    bool((probe(self.device, number) == (1 << 24) - 1).all()) for number in (torch.float32, torch.float64)
+                )
+        except (RuntimeError, AssertionError, TypeError) as error:  # torch has no one error for it
+            reason = " ".join(str(error).split())[:120]
+            raise RequestError(
+                "device", f"{name!r} cannot be used here: {reason}", remedy="Give 'cpu' or 'cuda', or none for compiled loops."
+            ) from error
+        if not exact:
+            raise SimulationError(
+                f"device {name!r}", "rounds products of whole numbers below 2**24", remedy="Leave the device out."
+            )  # fmt: skip
 
     def zeros(self, shape: tuple[int, ...], kind: type[Any]) -> Tensor:
-        return torch.zeros(shape, dtype=KINDS[kind], device=self.device)
+        return torch.zeros(shape, dtype=TORCH_TYPES[kind], device=self.device)
 
-    def brought(self, array: NDArray[Any]) -> Tensor:
+    def from_numpy(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
-    def told(self, array: Tensor) -> NDArray[Any]:
-        told: NDArray[Any] = array.cpu().numpy()
-        return told
+    def to_numpy(self, array: Tensor) -> NDArray[Any]:
+        copy: NDArray[Any] = array.cpu().numpy()
+        return copy
 
-    def copied(self, array: Tensor) -> Tensor:
+    def copy(self, array: Tensor) -> Tensor:
         return array.clone()
 
-    def turn(self, given: NDArray[Any], start: int, into: Tensor) -> None:
-        into[..., : given.shape[1]] = self.brought(np.moveaxis(given[..., start : start + len(into)], -1, 0))
+    def load_steps(self, spikes: NDArray[Any], start: int, into: Tensor) -> None:
+        into[..., : spikes.shape[1]] = self.from_numpy(np.moveaxis(spikes[..., start : start + len(into)], -1, 0))
 
-    def synapses(self, synapse: QuantizedSynapse, number: Number, way: str | None, *, graded: bool) -> Products:
-        del way, graded  # there is one way, and it takes any whole numbers
-        return Products(synapse, KINDS[number], self.device)
-
-    def answer(
-        self, arriving: Tensor, u: Tensor, v: Tensor, registers: Tensor, fired: Tensor, membranes: Tensor, counts: Tensor,
-        first_rest: int, rest: int, start: int, stop: int,
-    ) -> Tensor:  # fmt: skip
-        """What `neurodeploy.targets.loihi.emulator.answer` does, in doubles on the way, as
-        `neurodeploy.targets.loihi.arithmetic`.
-        """
-        kept, (bias, threshold) = registers[:2, start:stop].double() / DECAY_UNITY, registers[2:, start:stop]
-        arriving, fired, membranes = arriving[..., start:stop], fired[..., start:stop], membranes[..., start:stop]
-        u, v, counts = u[:, start:stop], v[:, start:stop], counts[:, start:stop]
-        overflows = torch.zeros((), dtype=torch.int64, device=self.device)
-        for t, sums in enumerate(arriving):
-            if rest and t >= first_rest and (t - first_rest) % rest == 0:
-                u.zero_()
-                v.zero_()
-            current = (u * kept[0]).trunc_().add_(sums, alpha=1 << MANTISSA_SHIFT)
-            over, under = current > STATE_MAX, current <= -STATE_MAX
-            u.copy_(current.add_(over, alpha=-2 * STATE_MAX).add_(under, alpha=2 * STATE_MAX))
-            membrane = (v * kept[1]).trunc_().add_(u).add_(bias)
-            v.copy_(membrane.clamp(1 - STATE_MAX, STATE_MAX - 1))
-            overflows += over.count_nonzero() + under.count_nonzero() + (v != membrane).count_nonzero()
-            fires = v > threshold
-            fired[t] = fires
-            counts += fires
-            v.masked_fill_(fires, 0)
-            if len(membranes):
-                membranes[t] = v
-        arriving.zero_()
-        return overflows
+    def synapses(self, synapse: QuantizedSynapse, number: Number, kernel: str | None, *, graded: bool) -> TorchSynapses:
+        del kernel, graded  # there is one kernel, and it takes any whole numbers
+        return TorchSynapses(synapse, TORCH_TYPES[number], self.device)
 
 
-# ---------------------------------------------------------------------------------------------- synapses
+class TorchSynapses:
+    """Synapses of a connection on a device, for spikes or graded input."""
 
-
-class Products:
-    """The synapses of a connection, ready for spikes or whole numbers."""
-
-    way = "product"
+    kernel = "gemm"
 
     def __init__(self, synapse: QuantizedSynapse, number: torch.dtype, device: torch.device) -> None:
         self.n_in, self.number, self.device = synapse.n_in, number, device
-        self._product = _product_of(synapse, number, device)
+        self._product = tensor_product(synapse, number, device)
 
-    def add(self, spikes: Tensor, arriving: Tensor) -> None:
-        """Add what spikes (rows, n_in or more) weigh to what arrives (rows, n_out)."""
-        with _unrounded(self.device):
-            arriving += self._product(spikes[:, : self.n_in].to(self.number)).to(arriving.dtype)
+    def add(self, spikes: Tensor, inputs: Tensor) -> None:
+        """Add weighted spikes (rows, n_in or more) to `inputs` (rows, n_out)."""
+        with exact_products(self.device):
+            inputs += self._product(spikes[:, : self.n_in].to(self.number)).to(inputs.dtype)
 
 
-def _product_of(synapse: QuantizedSynapse, number: torch.dtype, device: torch.device) -> Product:
+def tensor_product(synapse: QuantizedSynapse, number: torch.dtype, device: torch.device) -> TensorProduct:
+    """Return a function that multiplies spikes by the weights of a synapse on a device."""
     weight = torch.from_numpy(synapse.weight.copy()).to(device, number)
-    if isinstance(synapse, QuantizedConv):
-        return _convolution(synapse, weight)
-    if isinstance(synapse, QuantizedSparse):
-        targets = np.repeat(np.arange(synapse.n_out), np.diff(synapse.starts))
-        places, shape = torch.from_numpy(np.stack([targets, synapse.sources])).to(device), (synapse.n_out, synapse.n_in)
-        matrix = torch.sparse_coo_tensor(places, weight, shape, check_invariants=True, is_coalesced=True)
-        return lambda spikes: torch.sparse.mm(matrix, spikes.T).T
-    return lambda spikes: spikes @ weight.T
+    match synapse:
+        case QuantizedDense():
+            return lambda spikes: spikes @ weight.T
+        case QuantizedSparse():
+            targets = np.repeat(np.arange(synapse.n_out), np.diff(synapse.starts))
+            places, shape = torch.from_numpy(np.stack([targets, synapse.sources])).to(device), (synapse.n_out, synapse.n_in)
+            matrix = torch.sparse_coo_tensor(places, weight, shape, check_invariants=True, is_coalesced=True)
+            return lambda spikes: torch.sparse.mm(matrix, spikes.T).T
+        case QuantizedConv():
+            return _convolution(synapse, weight)
+        case _:
+            unsupported_kind(synapse)
 
 
-def _convolution(synapse: QuantizedConv, weight: Tensor) -> Product:
-    """A matrix product with the patches of the image that the window lies on ("im2col")."""
+def _convolution(synapse: QuantizedConv, weight: Tensor) -> TensorProduct:
+    """Unfold the image into patches, one a window, and multiply them by the weights ("im2col")."""
     (f, c, height, width), groups = synapse.weight.shape, synapse.groups
-    n_pixels, of_patch = synapse.output_shape[1] * synapse.output_shape[2], c * height * width
-    kernels = weight.reshape(groups, f // groups, of_patch)
-    at_once = max(1, PATCHES_AT_ONCE // (groups * of_patch * n_pixels))
+    n_pixels, patch_size = synapse.output_shape[1] * synapse.output_shape[2], c * height * width
+    kernels = weight.reshape(groups, f // groups, patch_size)
+    images_per_block = max(1, DEVICE_PATCH_VALUES // (groups * patch_size * n_pixels))
 
-    def some(spikes: Tensor) -> Tensor:
+    def block(spikes: Tensor) -> Tensor:
         images = spikes.reshape(-1, *synapse.input_shape)
         patches = unfold(images, (height, width), synapse.dilation, synapse.padding, synapse.stride)
-        in_groups = patches.reshape(-1, groups, of_patch, n_pixels).permute(1, 2, 0, 3).reshape(groups, of_patch, -1)
+        in_groups = patches.reshape(-1, groups, patch_size, n_pixels).permute(1, 2, 0, 3).reshape(groups, patch_size, -1)
         sums = torch.bmm(kernels, in_groups).reshape(groups, f // groups, -1, n_pixels)
         return sums.permute(2, 0, 1, 3).reshape(-1, synapse.n_out)
 
-    return lambda spikes: torch.cat([some(part) for part in torch.split(spikes, at_once)])
-
-
-# ---------------------------------------------------------------------------------------------- devices
+    return lambda spikes: torch.cat([block(part) for part in torch.split(spikes, images_per_block)])
 
 
 @contextmanager
-def _unrounded(device: torch.device) -> Iterator[None]:
-    """Products in the precision of their numbers, whatever the caller has set: torch may be told to round factors."""
+def exact_products(device: torch.device) -> Iterator[None]:
+    """Multiply in the full precision of the factors, whatever the caller has set for torch."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -167,23 +149,7 @@ def _unrounded(device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _usable(name: str) -> torch.device:
-    """The device, after it has shown that it is there and multiplies whole numbers right, up to the last that floats have."""
-    try:
-        device = torch.device(name)
-        with _unrounded(device):
-            right = all(bool((_tried(device, number) == (1 << 24) - 1).all()) for number in (torch.float32, torch.float64))
-    except (RuntimeError, AssertionError, TypeError) as error:  # torch has no one error for it
-        reason = " ".join(str(error).split())[:120]
-        raise RequestError(
-            "device", f"{name!r} cannot be used here: {reason}", remedy="Give 'cpu' or 'cuda', or none for compiled loops."
-        ) from error
-    if not right:
-        raise SimulationError(f"device {name!r}", "rounds products of whole numbers below 2**24", remedy="Leave the device out.")
-    return device
-
-
-def _tried(device: torch.device, number: torch.dtype) -> Tensor:
-    """Products of numbers of 13 bits, each 2**24 - 1; TensorFloat-32 has 11 bits for them."""
-    one = torch.eye(PROBED, dtype=number, device=device) * 4097
-    return one @ torch.full((PROBED, PROBED), 4095, dtype=number, device=device)
+def probe(device: torch.device, number: torch.dtype) -> Tensor:
+    """Multiply numbers of 13 bits, each product 2**24 - 1: TensorFloat-32, with 11 bits for a factor, rounds them."""
+    diagonal = torch.eye(PROBE_SIDE, dtype=number, device=device) * 4097
+    return diagonal @ torch.full((PROBE_SIDE, PROBE_SIDE), 4095, dtype=number, device=device)

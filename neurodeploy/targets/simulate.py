@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from neurodeploy.errors import DataError, RequestError
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import Encoder, QuantizedNetwork
-from neurodeploy.passes.input_population import InputPopulation, biases_of, encoder_of
 from neurodeploy.simulation.records import Comparison, Recorded, SpikeRecord, compare
 from neurodeploy.simulation.reference import run_reference
 from neurodeploy.targets.loihi.emulator import OnOverflow, check_resets, run_emulator
+from neurodeploy.targets.loihi.neuron_step import InputPopulation, biases_of, encoder_of
 
 DEFAULT_TIME_LIMIT_S = 600.0
 RANDOM_RATE = 0.3

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from neurodeploy.simulation.execution import SHARED_STATES, Team
 from neurodeploy.simulation.kernels import Array, compiled
+from neurodeploy.simulation.layer_schedule import PARALLEL_UPDATES, WorkerPool
 from neurodeploy.training.neuron_cells import Neurons
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
@@ -28,7 +28,7 @@ def forward(neurons: Neurons, inputs: torch.Tensor, answers: torch.Tensor, membr
     def some(start: int, stop: int) -> None:
         _forward(given, filled, kept, gain, leak, decay, threshold, reset, neurons.adds_leak, start, stop)
 
-    Team(torch.get_num_threads()).share(some, filled.shape[1], worth_it=filled.size > SHARED_STATES)
+    WorkerPool(torch.get_num_threads()).map_ranges(some, filled.shape[1], parallel=filled.size > PARALLEL_UPDATES)
 
 
 def backward(neurons: Neurons, answers: torch.Tensor, membranes: torch.Tensor, inputs: torch.Tensor) -> None:
@@ -39,7 +39,7 @@ def backward(neurons: Neurons, answers: torch.Tensor, membranes: torch.Tensor, i
     def some(start: int, stop: int) -> None:
         _backward(given, kept, filled, gain, decay, threshold, reset, start, stop)
 
-    Team(torch.get_num_threads()).share(some, filled.shape[1], worth_it=filled.size > SHARED_STATES)
+    WorkerPool(torch.get_num_threads()).map_ranges(some, filled.shape[1], parallel=filled.size > PARALLEL_UPDATES)
 
 
 def _of_each(neurons: Neurons, inputs: torch.Tensor) -> list[Any]:
