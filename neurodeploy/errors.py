@@ -115,17 +115,12 @@ class RequestError(NeurodeployError):
     """An argument of a call or a command that means nothing."""
 
 
-def unsupported_kind(kind: NoReturn) -> NoReturn:
-    """Refuse a neuron or synapse of a kind that a `match` has no case for: the last case of every such `match`.
+def unsupported_kind(kind: NoReturn) -> NetworkError:
+    """Return the error for a neuron or synapse kind that a `match` has no case for: ``case _: raise unsupported_kind(neuron)``.
 
-    As with `typing.assert_never`, mypy reports the call unless all kinds of the union were handled before. Should an unknown
-    kind come all the same, the error names it, and nothing treats it as one of the others.
-
-    Raises
-    ------
-    NetworkError
-        Always.
+    As with `typing.assert_never`, mypy reports the call unless the cases before it handle every kind of the union. Should an
+    unknown kind come at run time, the error names it, and nothing treats it as one of the others.
     """
-    raise NetworkError(
+    return NetworkError(
         f"kind {type(kind).__name__}", "is not handled here", remedy="Add a case for it; CONTRIBUTING says where kinds are handled."
     )

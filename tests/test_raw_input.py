@@ -24,7 +24,7 @@ from neurodeploy.targets.loihi.arithmetic import BIAS_MAX, BIAS_MIN
 from neurodeploy.targets.loihi.lava import run_lava_jobs
 from neurodeploy.targets.loihi.netx_files import read_netx
 from neurodeploy.targets.loihi.netx_format import plain_kinds
-from neurodeploy.targets.loihi.neuron_step import InputPopulation, biases_of
+from neurodeploy.targets.loihi.neuron_step import InputPopulation, bias_mantissas
 from neurodeploy.targets.simulate import simulate
 
 Job: TypeAlias = "tuple[QuantizedNetwork, NDArray[np.int32]]"
@@ -74,11 +74,11 @@ def test_spikes_that_lava_dl_recorded() -> None:
     biases = np.load(of_lava_dl("gts/tinynet/input_bias.npy")).transpose(2, 1, 0)
     image = (biases - network.encoder.bias) / network.encoder.weight
     raw = np.repeat(image[..., np.newaxis], 15, axis=-1)
-    np.testing.assert_array_equal(biases_of(network.encoder, raw)[..., 0], biases)
+    np.testing.assert_array_equal(bias_mantissas(network.encoder, raw)[..., 0], biases)
     expected = np.load(of_lava_dl("gts/tinynet/input.npy"))[0, ..., 1:]
     assert expected.sum() > 5000
     np.testing.assert_array_equal(
-        InputPopulation(network.encoder).advance(biases_of(network.encoder, raw[np.newaxis]))[0], expected
+        InputPopulation(network.encoder).advance(bias_mantissas(network.encoder, raw[np.newaxis]))[0], expected
     )
     output = np.load(of_lava_dl("gts/tinynet/output.npy")).reshape(36, -1)[:, 1:]
     assert output.sum() > 50
@@ -120,7 +120,7 @@ def tiny() -> Job:
     rng = np.random.default_rng(0)
     stays = np.repeat(rng.uniform(-1, 1, (1, *network.input_shape, 1)), 4, axis=-1)
     raw = np.concatenate([stays, rng.uniform(-1, 1, (1, *network.input_shape, 4))])
-    return network, biases_of(network.encoder, raw)
+    return network, bias_mantissas(network.encoder, raw)
 
 
 @pytest.mark.lava

@@ -114,7 +114,7 @@ def kernels_of(synapse: QuantizedSynapse) -> dict[str, Callable[[], Kernel]]:
         case QuantizedConv():
             return {"scatter": lambda: scatter(synapse), "lookup": lambda: lookup(synapse)}
         case _:
-            unsupported_kind(synapse)
+            raise unsupported_kind(synapse)
 
 
 class KernelDispatch:
@@ -238,7 +238,7 @@ def synapse_matrix(synapse: QuantizedDense | QuantizedSparse) -> Any:
         case QuantizedSparse():
             return csr_matrix((synapse.weight, synapse.sources, synapse.starts), shape=(synapse.n_out, synapse.n_in))
         case _:
-            unsupported_kind(synapse)
+            raise unsupported_kind(synapse)
 
 
 def sum_type(synapse: QuantizedSynapse) -> type[np.int16] | type[np.int32]:

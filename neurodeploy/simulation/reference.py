@@ -45,7 +45,7 @@ def product_of(synapse: Wiring, number: Number) -> Product:
         case ConvWiring():
             return _convolution(synapse, number)
         case _:
-            unsupported_kind(synapse)
+            raise unsupported_kind(synapse)
 
 
 def _convolution(synapse: ConvWiring, number: Number) -> Product:
@@ -107,7 +107,7 @@ class FloatNeurons:
                 case LI():
                     pass  # it is read, and never fires
                 case _:
-                    unsupported_kind(neuron)
+                    raise unsupported_kind(neuron)
             if v is not None:
                 v[t] = self._v + neuron.rest
         inputs[...] = 0

@@ -117,7 +117,7 @@ def tensor_product(synapse: QuantizedSynapse, number: torch.dtype, device: torch
         case QuantizedConv():
             return _convolution(synapse, weight)
         case _:
-            unsupported_kind(synapse)
+            raise unsupported_kind(synapse)
 
 
 def _convolution(synapse: QuantizedConv, weight: Tensor) -> TensorProduct:

@@ -13,7 +13,7 @@ from neurodeploy.ir.quantized import Encoder, QuantizedNetwork
 from neurodeploy.simulation.records import Comparison, Recorded, SpikeRecord, compare
 from neurodeploy.simulation.reference import run_reference
 from neurodeploy.targets.loihi.emulator import OnOverflow, check_resets, run_emulator
-from neurodeploy.targets.loihi.neuron_step import InputPopulation, biases_of, encoder_of
+from neurodeploy.targets.loihi.neuron_step import InputPopulation, bias_mantissas, encoder_of
 
 DEFAULT_TIME_LIMIT_S = 600.0
 RANDOM_RATE = 0.3
@@ -134,7 +134,7 @@ def _samples(spikes: NDArray[Any], input_shape: tuple[int, ...]) -> NDArray[Any]
 
 
 def _biases(encoder: Encoder, raw: NDArray[Any], network: Network | QuantizedNetwork) -> NDArray[np.int32]:
-    return biases_of(encoder, _samples(raw, network.input_shape))
+    return bias_mantissas(encoder, _samples(raw, network.input_shape))
 
 
 _ENCODE = "Encode analogue input as spikes first."

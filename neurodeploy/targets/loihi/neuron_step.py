@@ -176,7 +176,7 @@ def threshold_register(layer: QuantizedLayer) -> Any:
         case QuantizedLI():
             return STATE_MAX
         case _:
-            unsupported_kind(layer.neuron)
+            raise unsupported_kind(layer.neuron)
 
 
 class IntegerNeurons:
@@ -237,7 +237,7 @@ def encoder_of(network: Network | QuantizedNetwork) -> Encoder:
     return encoder
 
 
-def biases_of(encoder: Encoder, raw: NDArray[Any]) -> NDArray[np.int32]:
+def bias_mantissas(encoder: Encoder, raw: NDArray[Any]) -> NDArray[np.int32]:
     """Return the bias mantissas that raw input sets, rounded to whole numbers: ``raw * weight + bias``, of the same shape.
 
     Raises
