@@ -121,6 +121,4 @@ def unsupported_kind(kind: NoReturn) -> NetworkError:
     As with `typing.assert_never`, mypy reports the call unless the cases before it handle every kind of the union. Should an
     unknown kind come at run time, the error names it, and nothing treats it as one of the others.
     """
-    return NetworkError(
-        f"kind {type(kind).__name__}", "is not handled here", remedy="Add a case for it; CONTRIBUTING says where kinds are handled."
-    )
+    return NetworkError(f"kind {type(kind).__name__}", "is not handled here", remedy="Add a case for it; see CONTRIBUTING.")

@@ -282,8 +282,8 @@ def window_runs(synapse: QuantizedConv, axis: int, order: Sequence[int], *, merg
     Returns
     -------
     array (lines + 1, 1 + 3 * most runs), int32
-        A line: the number of runs, then for each its first window, the place in `order`, and its length. The last line begins with
-        the number of windows.
+        A line: the number of runs, then for each its first window, the place in `order`, and its length. The last
+        line begins with the number of windows.
     """
     lines: list[list[list[int]]] = [[] for _ in range(synapse.input_shape[1 + axis])]
     sees, seen = synapse.input_positions(axis), synapse.is_inside_input(axis)

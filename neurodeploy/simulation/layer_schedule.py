@@ -1,13 +1,13 @@
 """Run the layers of a network in order, each over many time steps at once.
 
 Time is the network's own: step t of a layer is its response to step t of the input. A connection delivers what its source fired
-at step t, or `delay_steps` earlier; a layer's connection from itself delivers step t - 1 at the latest. Nothing fired before step 0.
+at step t, or `delay_steps` earlier; a connection of a layer from itself, step t - 1 at the latest. Nothing fired before step 0.
 
 Running a layer over a block of steps, instead of the network step by step, lets one call of a kernel see many rows of spikes.
 Only a recurrent layer has to stop earlier: as often as its own spikes come back to it.
 
 The module knows neither the numbers nor the neurons of a run: an `ArrayBackend` holds the arrays, a `SynapseKernel` adds up
-weighted spikes, a `NeuronState` moves neurons on. `neurodeploy.simulation.reference` (floats) and a target's emulator supply them.
+weighted spikes, a `NeuronState` moves neurons on. `neurodeploy.simulation.reference` (floats) and a target's emulator have them.
 """
 
 from __future__ import annotations

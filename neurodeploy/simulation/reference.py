@@ -126,8 +126,7 @@ def run_reference(network: Network, spikes: NDArray[Any], *, record: Recorded = 
     for layer in network:
         synapses = [FloatSynapses(product_of(c.synapse, np.float64), c.synapse.n_in) for c in layer.connections]
         layers.append(ReadyLayer(layer, FloatNeurons(layer, len(spikes)), tuple(synapses), np.float64))
-    run = NetworkRun(
-        network, layers, len(spikes), recorded=recorded_layers(network, record), membrane=np.float64, input_number=spikes.dtype.type
-    )  # fmt: skip
+    recorded, number = recorded_layers(network, record), spikes.dtype.type
+    run = NetworkRun(network, layers, len(spikes), recorded=recorded, membrane=np.float64, input_number=number)
     fired, v = run.advance(spikes)
     return SpikeRecord(end="reference", spikes=fired, v=v)
