@@ -136,7 +136,7 @@ class KernelDispatch:
     def __init__(self, synapse: QuantizedSynapse, number: Number, kernel: str | None = None) -> None:
         self.synapse, self.number = synapse, number
         self.seconds: dict[str, float] = {}
-        self._builders = {**kernels_of(synapse), GEMM: lambda: gemm(synapse, number)}
+        self._builders: dict[str, Callable[[], Kernel]] = {**kernels_of(synapse), GEMM: lambda: gemm(synapse, number)}
         first = next(iter(self._builders))
         self.kernel = kernel if kernel in self._builders else first if kernel or synapse.n_pairs < TINY_PAIRS else None
         self._run = self._builders[self.kernel]() if self.kernel else None
