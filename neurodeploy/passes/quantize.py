@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import QuantizeError
+from neurodeploy.errors import QuantizeError, unsupported_kind
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.graph import Connection
-from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse, Synapse
+from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Neuron, Sparse, Synapse
 from neurodeploy.ir.quantized import (
     QuantizedConv,
     QuantizedDense,
@@ -23,6 +23,7 @@ from neurodeploy.ir.quantized import (
     QuantizedLI,
     QuantizedLIF,
     QuantizedNetwork,
+    QuantizedNeuron,
     QuantizedSparse,
     QuantizedSynapse,
 )
@@ -45,8 +46,6 @@ Weights = TypeVar("Weights", NDArray[np.float64], "torch.Tensor")
 # -------------------- quantization
 
 _REGISTERS = "Loihi register widths, lava-nc 0.10 proc/lif/models.py"
-_INTEGERS: Mapping[type, Any] = {Dense: QuantizedDense, Sparse: QuantizedSparse, Conv: QuantizedConv}
-_FLOATS: Mapping[type, Any] = {integers: floats for floats, integers in _INTEGERS.items()}
 
 
 def quantize(
@@ -97,11 +96,15 @@ def _quantized(layer: Layer, width: int) -> QuantizedLayer:
     _check_threshold(layer, threshold, scale, [*weights, bias])
     du = _integer(layer.neuron.current_decay * DECAY_UNITY)
     dv = _integer(layer.neuron.voltage_decay * DECAY_UNITY)
-    neuron: QuantizedLIF | QuantizedLI
-    if threshold is not None:
-        neuron = QuantizedLIF(vth=threshold_mantissa(threshold, scale), du=du, dv=dv)
-    else:
-        neuron = QuantizedLI(du=du, dv=dv)
+    neuron: QuantizedNeuron
+    match layer.neuron:
+        case LIF():
+            assert threshold is not None
+            neuron = QuantizedLIF(vth=threshold_mantissa(threshold, scale), du=du, dv=dv)
+        case LI():
+            neuron = QuantizedLI(du=du, dv=dv)
+        case _:
+            raise unsupported_kind(layer.neuron)
     return QuantizedLayer(
         name=layer.name,
         shape=layer.shape,
@@ -114,9 +117,13 @@ def _quantized(layer: Layer, width: int) -> QuantizedLayer:
 
 def _brought_to_one_threshold(layer: Layer) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     """What scales each neuron's weights and bias, and the thresholds then: one, where convolutions have weights for each."""
-    if not isinstance(layer.neuron, LIF):
-        return np.ones(()), None
-    thresholds = layer.neuron.threshold
+    match layer.neuron:
+        case LI():
+            return np.ones(()), None
+        case LIF(threshold=thresholds):
+            pass
+        case _:
+            raise unsupported_kind(layer.neuron)
     by_channel = np.broadcast_to(thresholds, layer.n_neurons).reshape(layer.shape[0], -1)
     if any(isinstance(c.synapse, Conv) for c in layer.connections) and (by_channel != by_channel[:, :1]).any():
         return np.ones(()), thresholds
@@ -135,9 +142,35 @@ def _check_threshold(
     )  # fmt: skip
 
 
+def quantized_kind(synapse: Synapse) -> Any:
+    """Return the class that holds the same wiring with integer weights."""
+    match synapse:
+        case Dense():
+            return QuantizedDense
+        case Sparse():
+            return QuantizedSparse
+        case Conv():
+            return QuantizedConv
+        case _:
+            raise unsupported_kind(synapse)
+
+
+def float_kind(synapse: QuantizedSynapse) -> Any:
+    """Return the class that holds the same wiring with float weights."""
+    match synapse:
+        case QuantizedDense():
+            return Dense
+        case QuantizedSparse():
+            return Sparse
+        case QuantizedConv():
+            return Conv
+        case _:
+            raise unsupported_kind(synapse)
+
+
 def _in_integers(connection: Connection[Synapse], weight: NDArray[np.int64], width: int) -> Connection[QuantizedSynapse]:
     """The connection with integers for its weights."""
-    synapse, kind = connection.synapse, _INTEGERS[type(connection.synapse)]
+    synapse, kind = connection.synapse, quantized_kind(connection.synapse)
     wiring = {field.name: getattr(synapse, field.name) for field in fields(synapse) if field.name != "weight"}
     return Connection(
         source=connection.source, synapse=kind(weight=weight, weight_bits=width, **wiring), delay_steps=connection.delay_steps
@@ -246,18 +279,21 @@ def _in_floats(layer: QuantizedLayer) -> Layer:
         raise QuantizeError(f"layer {layer.name!r}", "has no scale: what its integers stand for is not known")
     du, dv = layer.neuron.du / DECAY_UNITY, layer.neuron.dv / DECAY_UNITY
     rest = np.zeros(())
-    neuron: LIF | LI
-    if isinstance(layer.neuron, QuantizedLIF):
-        vth = np.maximum(layer.neuron.vth, 0.5)  # a mantissa of 0 fires above 0; half a unit is below the least weight
-        neuron = LIF(threshold=vth / layer.scale, current_decay=du, voltage_decay=dv, rest=rest)
-    else:
-        neuron = LI(current_decay=du, voltage_decay=dv, rest=rest)
+    neuron: Neuron
+    match layer.neuron:
+        case QuantizedLIF():
+            vth = np.maximum(layer.neuron.vth, 0.5)  # a mantissa of 0 fires above 0; half a unit is below the least weight
+            neuron = LIF(threshold=vth / layer.scale, current_decay=du, voltage_decay=dv, rest=rest)
+        case QuantizedLI():
+            neuron = LI(current_decay=du, voltage_decay=dv, rest=rest)
+        case _:
+            raise unsupported_kind(layer.neuron)
     connections = []
     for c in layer.connections:
         wiring = {f.name: getattr(c.synapse, f.name) for f in fields(c.synapse) if f.name not in ("weight", "weight_bits")}
         weight = c.synapse.weight / c.synapse.per_weight(layer.scale)
         connections.append(
-            Connection(source=c.source, synapse=_FLOATS[type(c.synapse)](weight=weight, **wiring), delay_steps=c.delay_steps)
+            Connection(source=c.source, synapse=float_kind(c.synapse)(weight=weight, **wiring), delay_steps=c.delay_steps)
         )
     return Layer(name=layer.name, shape=layer.shape, neuron=neuron, connections=tuple(connections), bias=layer.bias / layer.scale)
 
@@ -309,9 +345,16 @@ def _layer_error(layer: Layer, integers: QuantizedLayer) -> LayerError:
     meant = np.concatenate([a.weight.ravel() for a, _ in pairs])
     back = np.concatenate([(b.weight / b.per_weight(integers.scale)).ravel() for _, b in pairs])
     power = float(np.sqrt(np.mean(meant**2))) if meant.size else 0.0
-    threshold_error = 0.0
-    if isinstance(layer.neuron, LIF) and isinstance(integers.neuron, QuantizedLIF):
-        threshold_error = float(np.max(np.abs(integers.neuron.vth / integers.scale / layer.neuron.threshold - 1)))
+    match layer.neuron, integers.neuron:
+        case LIF(threshold=threshold), QuantizedLIF(vth=vth):
+            threshold_error = float(np.max(np.abs(vth / integers.scale / threshold - 1)))
+        case LI(), QuantizedLI():
+            threshold_error = 0.0
+        case _:
+            raise QuantizeError(
+                f"layer {layer.name!r}", f"has {type(layer.neuron).__name__} and {type(integers.neuron).__name__}, no pair",
+                remedy="Compare a network with its own quantised form.",
+            )  # fmt: skip
     decays = [
         np.abs(integers.neuron.du / DECAY_UNITY - layer.neuron.current_decay).max(),
         np.abs(integers.neuron.dv / DECAY_UNITY - layer.neuron.voltage_decay).max(),
@@ -338,9 +381,14 @@ def _worst_states(layer: QuantizedLayer) -> tuple[float, float]:
         u = np.where(drive > 0, drive * DECAY_UNITY / layer.neuron.du, 0.0)
         v_in = np.minimum(u, STATE_MAX) + (np.abs(layer.bias) << MANTISSA_SHIFT)
         v = np.where(v_in > 0, v_in * DECAY_UNITY / layer.neuron.dv, 0.0)
-    if isinstance(layer.neuron, QuantizedLIF):  # a membrane above threshold is reset, one below zero is not
-        negative = (down > 0) | (layer.bias < 0)
-        v = np.where(negative, v, np.minimum(v, (layer.neuron.vth << MANTISSA_SHIFT) + v_in))
+    match layer.neuron:
+        case QuantizedLIF(vth=vth):  # a membrane above threshold is reset, one below zero is not
+            negative = (down > 0) | (layer.bias < 0)
+            v = np.where(negative, v, np.minimum(v, (vth << MANTISSA_SHIFT) + v_in))
+        case QuantizedLI():
+            pass
+        case _:
+            raise unsupported_kind(layer.neuron)
     return _bits(u), _bits(v)
 
 
