@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import NetworkError
+from neurodeploy.errors import NetworkError, unsupported_kind
 from neurodeploy.ir.arrays import ByValue, freeze
 
 Pair: TypeAlias = "tuple[int, int]"
@@ -270,3 +270,14 @@ class ConvWiring(ByValue):
 
 
 Wiring: TypeAlias = "DenseWiring | SparseWiring | ConvWiring"
+
+
+def is_convolution(wiring: Wiring) -> bool:
+    """Return whether neurons of a channel share their weights, and channels, rows and columns have a meaning."""
+    match wiring:
+        case ConvWiring():
+            return True
+        case DenseWiring() | SparseWiring():
+            return False
+        case _:
+            raise unsupported_kind(wiring)

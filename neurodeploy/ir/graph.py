@@ -16,9 +16,9 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import NetworkError
+from neurodeploy.errors import NetworkError, unsupported_kind
 from neurodeploy.ir.arrays import ByValue, html_table
-from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring
+from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring, Wiring
 
 # -------------------- graph
 
@@ -38,7 +38,7 @@ class HasFields(Protocol):
 
 
 N = TypeVar("N", bound="HasFields")
-S = TypeVar("S", bound="DenseWiring | SparseWiring | ConvWiring")
+S = TypeVar("S", bound="Wiring")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -118,11 +118,18 @@ class Population(ByValue, Generic[N, S]):
         for name, array in per_neuron.items():
             if array.shape not in ((), (self.n_neurons,)):
                 raise NetworkError(where, f"{name} has shape {array.shape}, not () or ({self.n_neurons},)")
-        for synapse in (connection.synapse for connection in self.connections):
+        synapses: list[Wiring] = [connection.synapse for connection in self.connections]
+        for synapse in synapses:
             if synapse.n_out != self.n_neurons:
                 raise NetworkError(where, f"has {self.n_neurons} neurons but weights for {synapse.n_out}")
-            if isinstance(synapse, ConvWiring) and synapse.output_shape != self.shape:
-                raise NetworkError(where, f"has shape {self.shape}, but its convolution gives {synapse.output_shape}")
+            match synapse:
+                case ConvWiring(output_shape=image):
+                    if image != self.shape:
+                        raise NetworkError(where, f"has shape {self.shape}, but its convolution gives {image}")
+                case DenseWiring() | SparseWiring():
+                    pass  # they see a row of neurons, whatever its shape
+                case _:
+                    raise unsupported_kind(synapse)
 
 
 L = TypeVar("L", bound="Population[Any, Any]")
@@ -149,7 +156,8 @@ class Graph(ByValue, Generic[L]):
                 self._check_source(layer, connection, shapes)
 
     def _check_source(self, layer: L, connection: Connection[Any], shapes: dict[str, tuple[int, ...]]) -> None:
-        where, source, synapse = f"layer {layer.name!r}", connection.source, connection.synapse
+        where, source = f"layer {layer.name!r}", connection.source
+        synapse: Wiring = connection.synapse
         if source not in shapes:
             raise NetworkError(
                 where,
@@ -159,8 +167,14 @@ class Graph(ByValue, Generic[L]):
         n_source = int(np.prod(shapes[source]))
         if synapse.n_in != n_source:
             raise NetworkError(where, f"expects {synapse.n_in} inputs, but {source!r} has {n_source}")
-        if isinstance(synapse, ConvWiring) and synapse.input_shape != shapes[source]:
-            raise NetworkError(where, f"convolves {synapse.input_shape}, but {source!r} has shape {shapes[source]}")
+        match synapse:
+            case ConvWiring(input_shape=image):
+                if image != shapes[source]:
+                    raise NetworkError(where, f"convolves {image}, but {source!r} has shape {shapes[source]}")
+            case DenseWiring() | SparseWiring():
+                pass
+            case _:
+                raise unsupported_kind(synapse)
 
     def require_chain(self, what: str, side_layers: Collection[str] = (), *, loops: bool = False) -> None:
         """Refuse, for what can do no more yet, all but layers with one connection from the layer before, dense or a convolution.

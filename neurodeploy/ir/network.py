@@ -100,7 +100,7 @@ Synapse: TypeAlias = "Dense | Sparse | Conv"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Layer(Population["LIF | LI", "Dense | Sparse | Conv"]):
+class Layer(Population["Neuron", "Synapse"]):
     """A population in floats.
 
     Attributes

@@ -122,7 +122,7 @@ QuantizedSynapse: TypeAlias = "QuantizedDense | QuantizedSparse | QuantizedConv"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class QuantizedLayer(Population["QuantizedLIF | QuantizedLI", "QuantizedDense | QuantizedSparse | QuantizedConv"]):
+class QuantizedLayer(Population["QuantizedNeuron", "QuantizedSynapse"]):
     """A population in the chip's integers.
 
     Attributes

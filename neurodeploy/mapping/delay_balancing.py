@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
 from neurodeploy.ir.graph import INPUT, Connection, Graph, early_steps
 from neurodeploy.ir.network import LIF, Conv, Layer, Network, Sparse
-from neurodeploy.ir.quantized import QuantizedConv, QuantizedLayer, QuantizedLIF, QuantizedSparse
+from neurodeploy.ir.quantized import QuantizedLayer, QuantizedLIF
 from neurodeploy.mapping.layout import cores_at_a_glance
+from neurodeploy.passes.quantize import quantized_kind
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.encodings import weight_bits
 from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, AnyLayer, Region, Usage, bits_of, grid_of, limited_resources
@@ -235,12 +236,12 @@ def _relay(network: Graph[Any], source: str, heard: str, k: int) -> AnyLayer:
         one, zero = np.ones(()), np.zeros(())
         neuron = LIF(threshold=one / 2, current_decay=one, voltage_decay=one, rest=zero)
         return Layer(name=name, shape=shape, neuron=neuron, connections=(Connection(source=heard, synapse=synapse),), bias=zero)
-    kind: Any = QuantizedConv if isinstance(synapse, Conv) else QuantizedSparse
     wiring: dict[str, Any] = {f.name: getattr(synapse, f.name) for f in fields(synapse)}
     wiring |= {"weight": np.full(synapse.weight.shape, SPIKE), "weight_bits": SPIKE.bit_length()}
+    integers = quantized_kind(synapse)(**wiring)
     return QuantizedLayer(
         name=name, shape=shape, neuron=QuantizedLIF(vth=np.array(SPIKE - 1), du=np.array(DECAY_UNITY), dv=np.array(DECAY_UNITY)),
-        connections=(Connection(source=heard, synapse=kind(**wiring)),), bias=np.zeros(()), scale=np.array(float(SPIKE)),
+        connections=(Connection(source=heard, synapse=integers),), bias=np.zeros(()), scale=np.array(float(SPIKE)),
     )  # fmt: skip
 
 

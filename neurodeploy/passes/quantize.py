@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from neurodeploy.errors import QuantizeError, unsupported_kind
 from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.connectivity import is_convolution
 from neurodeploy.ir.graph import Connection
 from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Neuron, Sparse, Synapse
 from neurodeploy.ir.quantized import (
@@ -91,8 +92,9 @@ def _quantized(layer: Layer, width: int) -> QuantizedLayer:
     bias = layer.bias * factor
     scale = _scale(weights, bias, threshold, width)
     integers = [_rounded(weight, scale) for weight in weights]
-    if isinstance(layer.connections[0].synapse, Dense) and len(weights) == 1:
-        scale, integers[0] = _avoid_misreading(weights[0], scale, integers[0])
+    match [c.synapse for c in layer.connections]:
+        case [Dense()]:  # what Lava reads from a file as a matrix
+            scale, integers[0] = _avoid_misreading(weights[0], scale, integers[0])
     _check_threshold(layer, threshold, scale, [*weights, bias])
     du = _integer(layer.neuron.current_decay * DECAY_UNITY)
     dv = _integer(layer.neuron.voltage_decay * DECAY_UNITY)
@@ -125,7 +127,7 @@ def _brought_to_one_threshold(layer: Layer) -> tuple[NDArray[np.float64], NDArra
         case _:
             raise unsupported_kind(layer.neuron)
     by_channel = np.broadcast_to(thresholds, layer.n_neurons).reshape(layer.shape[0], -1)
-    if any(isinstance(c.synapse, Conv) for c in layer.connections) and (by_channel != by_channel[:, :1]).any():
+    if any(is_convolution(c.synapse) for c in layer.connections) and (by_channel != by_channel[:, :1]).any():
         return np.ones(()), thresholds
     return thresholds.max() / thresholds, thresholds.max()
 

@@ -16,11 +16,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from neurodeploy.errors import unsupported_kind
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Integers
 from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring, Wiring
 from neurodeploy.ir.graph import Connection
-from neurodeploy.ir.quantized import QuantizedLIF
+from neurodeploy.ir.network import LI, LIF
+from neurodeploy.ir.quantized import QuantizedLI, QuantizedLIF
 from neurodeploy.resources.convolution_lists import Window, exact_lists, expected_lists, expected_window, first_equal_lines
 from neurodeploy.resources.encodings import Formula, list_bits, power_of_two, weight_bits
 from neurodeploy.resources.usage import AnyLayer, Region, Usage, grid_of, limited_resources, usage_vector
@@ -42,8 +44,10 @@ def expected_fan_in(wiring: Wiring, connectivity: float | None) -> NDArray[np.fl
         case ConvWiring():
             total: NDArray[np.float64] = wiring.total(np.ones(wiring.weight.shape)) * connectivity
             return total
-        case _:
+        case SparseWiring():
             return wiring.fan_in() * connectivity
+        case _:
+            raise unsupported_kind(wiring)
 
 
 def part_of(
@@ -60,9 +64,15 @@ def part_of(
         geometry = wiring.input_shape, wiring.stride, wiring.padding, wiring.dilation, wiring.groups
         key = (wiring.weight.shape, *geometry, alikes, formula, connectivity)
     if key not in counted:
-        kinds: dict[type, type[DensePart | SparsePart | ConvPart]] = {ConvWiring: ConvPart, SparseWiring: SparsePart}
-        kind = next((part for wired, part in kinds.items() if isinstance(wiring, wired)), DensePart)
-        counted[key] = kind(wiring, formula, profile, connectivity)  # type: ignore[arg-type]  # of its kind
+        match wiring:
+            case DenseWiring():
+                counted[key] = DensePart(wiring, formula, profile, connectivity)
+            case SparseWiring():
+                counted[key] = SparsePart(wiring, formula, profile, connectivity)
+            case ConvWiring():
+                counted[key] = ConvPart(wiring, formula, profile, connectivity)
+            case _:
+                raise unsupported_kind(wiring)
     part: DensePart | SparsePart | ConvPart = counted[key]
     return part
 
@@ -294,7 +304,7 @@ class LayerCount:
             biases=self._biases(region),
             synapse_formats=len(counted),
             neuron_profiles=self._profiles(region, ("du", "dv")),
-            threshold_profiles=self._profiles(region, ("vth",)) if isinstance(self.layer.neuron, QuantizedLIF) else 0,
+            threshold_profiles=self._threshold_profiles(region),
             delay_steps=max(self.wait_steps),
         )
 
@@ -368,6 +378,16 @@ class LayerCount:
 
     def _biases(self, region: Region) -> int:
         return region.sides[0] if self.layer.bias.any() else 0
+
+    def _threshold_profiles(self, region: Region) -> int:
+        """Different thresholds of the region's neurons; 0 where none fires, or where floats have not become registers yet."""
+        match self.layer.neuron:
+            case QuantizedLIF():
+                return self._profiles(region, ("vth",))
+            case QuantizedLI() | LIF() | LI():
+                return 0
+            case _:
+                raise unsupported_kind(self.layer.neuron)
 
     def _profiles(self, region: Region, names: tuple[str, ...]) -> int:
         """Different settings of the region's neurons; 1 where nothing limits them or they are all alike."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
 from neurodeploy.ir.arrays import Integers
-from neurodeploy.ir.connectivity import ConvWiring
+from neurodeploy.ir.connectivity import is_convolution
 from neurodeploy.ir.graph import Population
 from neurodeploy.ir.network import Layer
 from neurodeploy.ir.quantized import QuantizedLayer
@@ -177,4 +177,4 @@ class Region:
 
 def grid_of(layer: Population[Any, Any]) -> tuple[int, ...]:
     """The shape in which a layer is cut: channels, rows and columns where a convolution ends on it, else a row of neurons."""
-    return layer.shape if any(isinstance(c.synapse, ConvWiring) for c in layer.connections) else (layer.n_neurons,)
+    return layer.shape if any(is_convolution(c.synapse) for c in layer.connections) else (layer.n_neurons,)

@@ -15,7 +15,8 @@ import numpy as np
 
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware.profile import HardwareProfile
-from neurodeploy.ir.network import Conv, Network
+from neurodeploy.ir.connectivity import is_convolution
+from neurodeploy.ir.network import Network
 from neurodeploy.mapping.budget.allocation import share_budget
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.passes.dead_neurons import is_depthwise, trimmable, without_neurons
@@ -90,7 +91,7 @@ def narrow_budget(
 
 def narrowable(network: Network) -> tuple[str, ...]:
     """The convolutions, and what is tied to them, that can lose channels."""
-    convolved = {layer.name for layer in network if any(isinstance(c.synapse, Conv) for c in layer.connections)}
+    convolved = {layer.name for layer in network if any(is_convolution(c.synapse) for c in layer.connections)}
     return tuple(name for name in trimmable(network) if name in convolved)
 
 
