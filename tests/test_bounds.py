@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from paper import in_integers, layer_of
 
 from benchmarks.placement.drawing import Drawing
-from benchmarks.placement.lower_bound.bounds import least_cores
+from benchmarks.placement.lower_bound.bounds import least_cores as tight_bound
 from benchmarks.placement.lower_bound.hearers import least_windows
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.quantized import QuantizedLayer, QuantizedLIF, QuantizedNetwork, QuantizedSparse, QuantizedSynapse
-from neurodeploy.mapping.layout import counts_of, lay_out
+from neurodeploy.mapping.layout import counts_of, lay_out, least_cores
 from neurodeploy.mapping.packing import Hearing
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import Region, bits_of, grid_of, limited_resources
@@ -109,13 +109,26 @@ CHIPS = st.builds(
 @settings(max_examples=60)
 @given(network=drawn_networks(), profile=CHIPS, seed=st.integers(0, 999))
 def test_no_placement_takes_fewer_cores(network: QuantizedNetwork, profile: HardwareProfile, seed: int) -> None:
-    bound = least_cores(network.layers, counted(network, profile), profile)
+    bound = tight_bound(network.layers, counted(network, profile), profile)
+    bound = max(bound, least_cores(network.layers, counted(network, profile), profile))
     ours = lay_out(network, profile)
     if not [overrun for overrun in ours.overruns() if overrun.resource != "cores"]:
         assert bound <= ours.cores_used
     for draw in range(3):
         found = at_random(network, profile, np.random.default_rng([seed, draw]))
         assert found is None or bound <= found
+
+
+@pytest.mark.parametrize("chip", ["loihi1", "loihi2", "dynapcnn", "tiny", "xylo"])
+@pytest.mark.parametrize("connectivity", [None, 0.3])
+def test_the_plain_bound_holds_on_every_kind_of_chip(chip: str, connectivity: float | None) -> None:
+    """Formats that round up to powers of two, crossbars, cores that differ; counted, and as expected of pruned weights."""
+    drawing = Drawing((2, 8, 8), seed=3, connectivity=0.5)
+    drawing.dense("dense", drawing.conv("last", drawing.conv("first", (INPUT,), 4, kernel=3, padding=1), 3), 20)
+    network, profile = drawing.network(), load_profile(chip)
+    ours = lay_out(network, profile, connectivity=connectivity)
+    assert ours.cores_lower_bound <= ours.cores_used or not ours.fits
+    assert ours.cores_lower_bound >= 1
 
 
 def first_fit(pieces: list[np.ndarray], capacity: np.ndarray) -> int:
@@ -151,7 +164,7 @@ def test_nor_fewer_for_sparse_layers_that_hear_themselves(
 ) -> None:
     network, rng = recurrent(n, connectivity, seed), np.random.default_rng(seed)
     layer, counts = network.layers[0], counted(network, profile)
-    bound = least_cores(network.layers, counts, profile)
+    bound = max(least_cores(network.layers, counts, profile), tight_bound(network.layers, counts, profile))
     capacity = np.array([profile.capacity(resource) for resource in limited_resources(profile)])
     for pieces in range(1, n + 1):
         ends = [0, *sorted(rng.choice(np.arange(1, n), pieces - 1, replace=False).tolist()), n]
@@ -217,7 +230,8 @@ def test_nor_does_the_best_of_all_placements(
     chip = make_chip(synapse_memory_bits_per_core=memory, output_axons_per_core=sends, neurons_per_core=neurons)
     ours = lay_out(network, chip)
     if not [overrun for overrun in ours.overruns() if overrun.resource != "cores"]:
-        assert ours.cores_lower_bound <= fewest_cores(network, chip) <= ours.cores_used
+        tight = tight_bound(network.layers, counted(network, chip), chip)
+        assert max(tight, ours.cores_lower_bound) <= fewest_cores(network, chip) <= ours.cores_used
 
 
 @settings(max_examples=20)
@@ -237,7 +251,8 @@ def test_nor_the_best_of_a_sparse_layer_that_hears_itself(n: int, connectivity: 
         needs = [hearing.filling(layer).needs(region) for region in regions]
         if all((need <= capacity).all() for need in needs):
             best = min(best, packed(needs, [], capacity, best))
-    assert best > n or least_cores(network.layers, counts, profile) <= best
+    bounds = [bound(network.layers, counts, profile) for bound in (least_cores, tight_bound)]
+    assert best > n or max(bounds) <= best
 
 
 # ---------------------------------------------------------------------------------------------- on paper
@@ -253,7 +268,8 @@ def test_output_axons_count_for_the_cores_they_leave(make_chip: MakeChip) -> Non
     )
     chip = make_chip(neurons_per_core=10, output_axons_per_core=15, synapse_memory_bits_per_core=1 << 20)
     ours = lay_out(network, chip)
-    assert (ours.cores_lower_bound, ours.cores_used) == (5, 7)
+    assert (tight_bound(network.layers, counted(network, chip), chip), ours.cores_used) == (5, 7)
+    assert ours.cores_lower_bound == 5  # 50 neurons, 10 to a core; the 20 output axons that no cutting saves would do with 2
     plenty = make_chip(neurons_per_core=10, output_axons_per_core=100, synapse_memory_bits_per_core=1 << 20)
     ours = lay_out(network, plenty)
     assert (ours.cores_lower_bound, ours.cores_used) == (5, 5)

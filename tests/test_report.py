@@ -162,7 +162,7 @@ def test_the_verdict_comes_first(before: Placement, after: Placement) -> None:
         f"Before: does not fit. layer 'layer1': {before.cores_used} cores for the network > 1 (cores given;"
     )
     verdict = next(line for line in said if line.startswith("Now: "))
-    assert verdict == "Now: fits. 1 of 1 cores used (the limits alone imply at least 1)."
+    assert verdict == "Now: fits. 1 of 1 cores used; lower bound: 1 core (each resource's total over what a core has)."
     assert said.index(verdict) < next(n for n, line in enumerate(said) if line.startswith("Layers: used / budget (before)"))
 
 

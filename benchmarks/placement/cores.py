@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.placement import lavas_way
+from benchmarks.placement.lower_bound.bounds import least_cores
 from benchmarks.placement.networks import NETWORKS, STDS_CONNECTIVITY, conv6_fc2
 from benchmarks.placement.rows import append, commit, rows
 from neurodeploy.errors import BudgetError
@@ -82,7 +83,8 @@ def measured(name: str, chip: str) -> dict[str, Any]:
     begun = time.perf_counter()
     placement = lay_out(network, profile)
     seconds = time.perf_counter() - begun
-    used, bound = placement.cores_used, placement.cores_lower_bound
+    used, widths = placement.cores_used, {layer.name: layer.weight_bits for layer in network.layers}
+    bound = least_cores(network.layers, counts_of(network.layers, widths, profile), profile)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     overruns = [overrun for overrun in placement.overruns() if overrun.resource != "cores"]
     lavas = lavas_cores(network, chip) if used <= HALVED_AT_MOST else None

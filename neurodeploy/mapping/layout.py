@@ -11,7 +11,7 @@ How a network is placed: laid out on the fewest cores, and these put where spike
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from neurodeploy.errors import RequestError
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
+from neurodeploy.ir.arrays import Floats
+from neurodeploy.ir.connectivity import ConvWiring
 from neurodeploy.ir.graph import wait_steps
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
@@ -31,16 +33,7 @@ from neurodeploy.mapping.placement import Placement, Slice
 from neurodeploy.mapping.traffic import Rates, links_of
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.encodings import weight_bits
-from neurodeploy.resources.usage import (
-    DEFAULT_WEIGHT_BITS,
-    AnyLayer,
-    Layers,
-    Region,
-    bits_of,
-    grid_of,
-    limited_resources,
-    usage_vector,
-)
+from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, AnyLayer, Layers, Region, Usage, bits_of, grid_of, limited_resources, usage_vector
 
 # -------------------- layout.laying
 
@@ -74,7 +67,7 @@ def lay_out(
     closely = Placement(
         profile=profile,
         cores_available=available,
-        cores_lower_bound=least_cores(network.layers, profile),
+        cores_lower_bound=least_cores(network.layers, counts, profile),
         weight_bits=widths,
         n_pairs={layer.name: layer.n_pairs for layer in network},
         slices=filled(network.layers, profile, counts),
@@ -103,10 +96,74 @@ def counts_of(
     }
 
 
-def least_cores(layers: Layers, profile: HardwareProfile) -> int:
-    """Lower bound on the cores: each resource's total over what a core has."""
-    neurons = profile.capacity("neurons")
-    return max(1, math.ceil(sum(layer.n_neurons for layer in layers) / neurons))
+def least_cores(layers: Layers, counts: Counts, profile: HardwareProfile) -> int:
+    """Lower bound on the number of cores: the sum that no cutting saves of each resource, over what a core has of it.
+
+    Every placement that fits takes at least as many cores. `benchmarks.placement.lower_bound` has a tighter bound, which takes
+    minutes where this one takes moments.
+    """
+    names = {layer.name for layer in layers}
+    totals = sum((least_usage(layer, counts[layer.name], names) for layer in layers), np.zeros(len(limited_resources(profile))))
+    bound = 1
+    for resource, total in zip(limited_resources(profile), totals.tolist(), strict=True):
+        largest = profile.capacity(resource)
+        # Cores that differ: the largest ones first, and any number of the largest beyond the board.
+        of_cores = sorted(
+            (profile.capacity(resource, core) for core in range(profile.cores if profile.cores_differ else 0)), reverse=True
+        )
+        needed = 0
+        for capacity in of_cores:
+            if total > 0:
+                total, needed = total - capacity, needed + 1
+        bound = max(bound, needed + math.ceil(max(total, 0) / max(largest, 1) - 1e-9))
+    return bound
+
+
+def least_usage(layer: AnyLayer, count: LayerCount, senders: Collection[str]) -> Floats:
+    """What a layer takes of each limited resource (n_resources,), however it is cut, with the output axons that lead to it.
+
+    Cutting repeats things (axons, shared kernels, biases) but also saves some (zeros of dense lists, wider target indices,
+    memory rounded up to powers of two). So each synapse counts as one weight without an index, each weight of a shared kernel
+    once, each source neuron as one input axon and one output axon.
+
+    Parameters
+    ----------
+    senders : collection of str
+        Names of the layers whose spikes need output axons; the network's input needs none.
+    """
+    profile, chance = count.profile, 1.0 if count.connectivity is None else count.connectivity
+    encodings, whole = set(profile["encodings"].names), Region.whole(count.grid)
+    received = list(zip(count.sources(whole), count.fan_outs(whole), strict=True))
+    memory, axons, first = 0.0, 0.0, 0
+    for wiring, formula, sources in count.bundles():
+        fan_out = received[first][1]  # equal for all sources of a bundle
+        first += len(sources)
+        kernel = wiring if isinstance(wiring, ConvWiring) and encodings & {"convolution", "dynapcnn"} else None
+        if kernel is not None:
+            fan_out = fan_out.sum(axis=0)  # an axon is a pixel, with all its channels
+        if count.connectivity is None:
+            present = float(np.count_nonzero(fan_out))
+        else:  # chance that at least one synapse of the axon survives
+            present = float((1 - (1 - chance) ** (fan_out / max(chance, 1e-300))).sum())
+        axons += present * len(sources)
+        if kernel is not None:
+            on_image = np.outer(*(kernel.seen(axis).any(axis=0) for axis in (0, 1)))
+            weights = np.ones(kernel.weight.shape) if count.connectivity is not None else kernel.weight != 0
+            memory += float((weights * on_image).sum()) * chance * formula.synapse_bits + present * formula.entry
+        elif count.connectivity is None and not encodings & {"crossbar", "dynapcnn"}:
+            memory += float(formula.least(fan_out).sum())
+        else:  # formats without blocks and units, or an expectation, which does not commute with rounding
+            memory += float(fan_out.sum()) * formula.synapse_bits + present * formula.entry
+        memory += (len(sources) - 1) * present * formula.entry
+    one = count.usage(Region((0,) * len(count.grid), (1,) * len(count.grid)))
+    usage = Usage(
+        neurons=layer.n_neurons, synapses=0, synapse_memory_bits=math.floor(memory + 1e-6), input_axons=math.floor(axons + 1e-6),
+        encoding="", neuron_memory_bits=layer.n_neurons * profile.number("neuron_state_bits", 0),
+        biases=count.grid[0] if layer.bias.any() else 0, synapse_formats=one.synapse_formats,
+        neuron_profiles=one.neuron_profiles, threshold_profiles=one.threshold_profiles,
+    )  # fmt: skip
+    sent = sum(int(np.count_nonzero(of.mask)) for of, _ in received if of.source in senders)
+    return usage_vector(usage, sent, profile).astype(np.float64)
 
 
 _LAID_AGAIN = 20_000

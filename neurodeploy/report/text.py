@@ -47,13 +47,19 @@ def verdict(placement: Placement, before: Placement | None = None) -> list[str]:
     return lines + _verdict("Now", placement)
 
 
+def lower_bound(placement: Placement) -> str:
+    """The lower bound on the cores, and where it comes from."""
+    cores = f"{placement.cores_lower_bound:,} core{'s' * (placement.cores_lower_bound > 1)}"
+    return f"lower bound: {cores} (each resource's total over what a core has)"
+
+
 def _verdict(when: str, placement: Placement) -> list[str]:
     broken = [f"{when}: does not fit. {overrun}" for overrun in placement.overruns()]
     used = f"{placement.cores_used:,} of {placement.cores_available:,} cores used"
     chips = f" on {placement.chips_used:,} of {placement.profile['chips'].number:,} chips" if placement.chips_used > 1 else ""
     if len(broken) > 3:
         broken[3:] = [f"... and {len(broken) - 3} more limits."]
-    return broken or [f"{when}: fits. {used}{chips} (the limits alone imply at least {placement.cores_lower_bound:,})."]
+    return broken or [f"{when}: fits. {used}{chips}; {lower_bound(placement)}."]
 
 
 def size_table(sizes: Iterable[tuple[Placement, Accuracy]]) -> Table:
