@@ -33,7 +33,17 @@ from neurodeploy.mapping.placement import Placement, Slice
 from neurodeploy.mapping.traffic import Rates, links_of
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.encodings import weight_bits
-from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, AnyLayer, Layers, Region, Usage, bits_of, grid_of, limited_resources, usage_vector
+from neurodeploy.resources.usage import (
+    DEFAULT_WEIGHT_BITS,
+    AnyLayer,
+    Layers,
+    Region,
+    Usage,
+    bits_of,
+    grid_of,
+    limited_resources,
+    usage_vector,
+)
 
 # -------------------- layout.laying
 
