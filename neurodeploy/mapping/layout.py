@@ -157,7 +157,7 @@ def least_usage(layer: AnyLayer, count: LayerCount, senders: Collection[str]) ->
             present = float((1 - (1 - chance) ** (fan_out / max(chance, 1e-300))).sum())
         axons += present * len(sources)
         if kernel is not None:
-            on_image = np.outer(*(kernel.seen(axis).any(axis=0) for axis in (0, 1)))
+            on_image = np.outer(*(kernel.is_inside_input(axis).any(axis=0) for axis in (0, 1)))
             weights = np.ones(kernel.weight.shape) if count.connectivity is not None else kernel.weight != 0
             memory += float((weights * on_image).sum()) * chance * formula.synapse_bits + present * formula.entry
         elif count.connectivity is None and not encodings & {"crossbar", "dynapcnn"}:
