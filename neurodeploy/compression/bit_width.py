@@ -22,9 +22,10 @@ import torch
 from numpy.typing import NDArray
 
 from neurodeploy.compression.synapse_selection import Wish, by_axon_falling, lists_of
+from neurodeploy.errors import unsupported_kind
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers
-from neurodeploy.ir.network import LIF, Network
+from neurodeploy.ir.network import LI, LIF, Network
 from neurodeploy.mapping.budget.budget import SliceBudget
 from neurodeploy.passes.quantize import mantissa_scale, mantissa_step, most_steps, threshold_mantissa, weight_steps
 
@@ -120,8 +121,16 @@ def one_threshold_each(network: Network, levels: int = 1) -> dict[str, float]:
     levels : int
         Of the input: the first layer's weights, trained on intensities 0..1, are divided by it on the chip.
     """
-    firing = [(layer.name, layer.neuron.threshold) for layer in network if isinstance(layer.neuron, LIF)]
-    each = {name: float(threshold.max()) for name, threshold in firing if threshold.min() == threshold.max()}
+    each: dict[str, float] = {}
+    for layer in network:
+        match layer.neuron:
+            case LIF(threshold=threshold):
+                if threshold.min() == threshold.max():
+                    each[layer.name] = float(threshold.max())
+            case LI():
+                pass  # it never fires
+            case _:
+                raise unsupported_kind(layer.neuron)
     return {name: threshold * levels if name == network.layers[0].name else threshold for name, threshold in each.items()}
 
 

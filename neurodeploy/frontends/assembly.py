@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from neurodeploy.errors import ExtractError, NetworkError
+from neurodeploy.errors import ExtractError, NetworkError, unsupported_kind
 from neurodeploy.frontends.expressions import Form, Shape, Term
 from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.graph import INPUT, Connection
@@ -219,19 +219,23 @@ def _layer(population: Heard, shapes: dict[str, Shape], bias_name: str) -> Layer
 
 def _synapse(term: Term, source: Shape, target: Shape) -> Synapse:
     """The term's synapse between populations of these shapes."""
-    if isinstance(term.synapse, Conv):
-        conv = _placed_channels(term, term.synapse, target)
-        if conv is not None and conv.input_shape == source and conv.output_shape == target:
-            return _gained(conv, term.gain) if term.is_pool else conv
-        return _picked(term, _listed(term.synapse))
-    if isinstance(term.synapse, Dense):
-        if term.is_in_order:
-            return term.synapse
-        matrix = np.zeros((term.places.size, term.n))
-        taken = term.places.reshape(-1) > 0
-        matrix[taken] = term.synapse.weight[term.places.reshape(-1)[taken] - 1]
-        return Dense(weight=matrix)
-    return _alike(term, source, target)
+    match term.synapse:
+        case Conv():
+            conv = _placed_channels(term, term.synapse, target)
+            if conv is not None and conv.input_shape == source and conv.output_shape == target:
+                return _gained(conv, term.gain) if term.is_pool else conv
+            return _picked(term, _listed(term.synapse))
+        case Dense():
+            if term.is_in_order:
+                return term.synapse
+            matrix = np.zeros((term.places.size, term.n))
+            taken = term.places.reshape(-1) > 0
+            matrix[taken] = term.synapse.weight[term.places.reshape(-1)[taken] - 1]
+            return Dense(weight=matrix)
+        case None:
+            return _alike(term, source, target)
+        case _:
+            raise unsupported_kind(term.synapse)
 
 
 def _alike(term: Term, source: Shape, target: Shape) -> Synapse:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from neurodeploy.errors import DataError, RequestError
+from neurodeploy.errors import DataError, RequestError, unsupported_kind
 from neurodeploy.ir.graph import INPUT
-from neurodeploy.ir.quantized import QuantizedLIF, QuantizedNetwork
+from neurodeploy.ir.quantized import QuantizedLI, QuantizedLIF, QuantizedNetwork
 from neurodeploy.report.stages import outputs
 from neurodeploy.targets.loihi.emulator import run_emulator
 from neurodeploy.training.encoders import Readout, check_spikes, decide, for_simulators, levels_of, simulator_spikes
@@ -186,7 +186,15 @@ class _Total:
         if not self.samples:
             raise DataError("data", "holds no samples")
         chances = {layer.name: layer.n_neurons * self.steps for layer in self.network}
-        firing = [layer.name for layer in self.network if isinstance(layer.neuron, QuantizedLIF)]
+        firing = []
+        for layer in self.network:
+            match layer.neuron:
+                case QuantizedLIF():
+                    firing.append(layer.name)
+                case QuantizedLI():
+                    pass  # its membrane is read, so it is neither active nor silent
+                case _:
+                    raise unsupported_kind(layer.neuron)
         dense = sum(layer.n_pairs for layer in self.network) * self.steps
         return Evaluation(
             classification_accuracy=self.right / self.samples,

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neurodeploy.ir.network import LI, Network
-from neurodeploy.ir.quantized import QuantizedLI, QuantizedNetwork
+from neurodeploy.errors import unsupported_kind
+from neurodeploy.ir.network import LI, LIF, Network
+from neurodeploy.ir.quantized import QuantizedLI, QuantizedLIF, QuantizedNetwork
 from neurodeploy.mapping.budget.budget import LayerBudget
 from neurodeploy.mapping.placement import LayerUse, Placement
 from neurodeploy.passes.quantize import RateChange, changed_rates, dequantize
@@ -190,8 +191,13 @@ def outputs(record: SpikeRecord, network: Network | QuantizedNetwork, rest: NDAr
     array (batch, n_out, n_steps)
     """
     layer = network.output
-    if not isinstance(layer.neuron, (LI, QuantizedLI)):
-        return record.spikes[layer.name].reshape(record.n_samples, -1, record.n_steps).astype(np.float64)
+    match layer.neuron:
+        case LIF() | QuantizedLIF():
+            return record.spikes[layer.name].reshape(record.n_samples, -1, record.n_steps).astype(np.float64)
+        case LI() | QuantizedLI():
+            pass
+        case _:
+            raise unsupported_kind(layer.neuron)
     v = record.v[layer.name].reshape(record.n_samples, -1, record.n_steps).astype(np.float64)
     if isinstance(network, QuantizedNetwork):
         scale = np.where(network.output.scale > 0, network.output.scale, 1.0)  # of a foreign file nobody knows it

@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from neurodeploy.errors import ExtractError
+from neurodeploy.errors import ExtractError, unsupported_kind
 from neurodeploy.frontends.assembly import Heard, Row, assemble, in_order, rows_of
 from neurodeploy.frontends.expressions import Form, added, spikes
 from neurodeploy.frontends.nir.discretization import KINDS, Steps, choose, read_neurons
 from neurodeploy.frontends.nir.file import Graph, Node, read_graph, remembered
 from neurodeploy.frontends.nir.linear_nodes import MAPS, passed
 from neurodeploy.ir.graph import INPUT
-from neurodeploy.ir.network import LI, Network
+from neurodeploy.ir.network import LI, LIF, Network
 
 SUPPORTED = ("Input", "Output", "NIRGraph", *(kind for kind in MAPS if kind[0].isupper()), *KINDS)
 _ROW = {"Affine": 1, "Linear": 1, "Conv1d": 2, "Conv2d": 3, "SumPool2d": 3, "AvgPool2d": 3}
@@ -213,7 +213,15 @@ class _Reading:
 
     def _check_spikes(self, node: Node, found: Sequence[Heard]) -> None:
         """Refuse what the last population hears of a membrane, its own too."""
-        read = {population.name for population in found if isinstance(population.neuron, LI)}
+        read = set()
+        for population in found:
+            match population.neuron:
+                case LIF():
+                    pass
+                case LI():
+                    read.add(population.name)
+                case _:
+                    raise unsupported_kind(population.neuron)
         for term in found[-1].form.terms:
             if term.source in read:
                 raise ExtractError(

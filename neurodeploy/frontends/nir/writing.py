@@ -8,12 +8,13 @@ from typing import Any
 import nir
 import numpy as np
 
-from neurodeploy.errors import ExtractError, RequestError
+from neurodeploy.errors import ExtractError, RequestError, unsupported_kind
 from neurodeploy.frontends.nir.file import SPARSE
 from neurodeploy.ir.arrays import Floats
+from neurodeploy.ir.connectivity import is_convolution
 from neurodeploy.ir.files import replacing
 from neurodeploy.ir.graph import INPUT, Connection
-from neurodeploy.ir.network import LI, LIF, Conv, Layer, Network, Sparse, Synapse
+from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Neuron, Sparse, Synapse
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.passes.quantize import dequantize
 
@@ -93,28 +94,37 @@ class _Writing:
     def _put_connection(self, layer: Layer, connection: Connection[Synapse], bias: Floats) -> None:
         """The nodes from a source to a layer: Delay, Flatten, weights, Flatten."""
         source, synapse, shape = connection.source, connection.synapse, self.shapes[connection.source]
-        if source != INPUT and isinstance(self.network[source].neuron, LI):
-            raise ExtractError(
-                f"layer {layer.name!r}", f"hears {source!r}, which never fires", source="in NIR an LI passes its membrane on",
-                remedy="Take the connection out: nothing ever passes it.",
-            )  # fmt: skip
+        if source != INPUT:
+            match self.network[source].neuron:
+                case LIF():
+                    pass
+                case LI():
+                    raise ExtractError(
+                        f"layer {layer.name!r}", f"hears {source!r}, which never fires",
+                        source="in NIR an LI passes its membrane on", remedy="Take the connection out: nothing ever passes it.",
+                    )  # fmt: skip
+                case _:
+                    raise unsupported_kind(self.network[source].neuron)
         stem, way = f"{layer.name}.from.{source}", [source]
         if connection.delay_steps:
             delay = np.full(shape, connection.delay_steps * self.dt)
             way.append(self._put(f"{stem}.delay", nir.Delay(delay=delay)))
-        if isinstance(synapse, Conv):
-            if shape != synapse.input_shape:
-                raise ExtractError(
-                    f"layer {layer.name!r}", f"convolves {source!r}, which has synapses without a window", source=_NO_IMAGE,
-                    remedy="Put only convolutions into it, or list the synapses behind it one by one.",
-                )  # fmt: skip
-            way.append(self._put(stem, _convolution(synapse, bias)))
-            shape = synapse.output_shape
-        else:
-            if len(shape) > 1:
-                way.append(self._put(f"{stem}.row", _flatten(shape)))
-            way.append(self._put(stem, _matrix(synapse, bias)))
-            shape = (synapse.n_out,)
+        match synapse:
+            case Conv():
+                if shape != synapse.input_shape:
+                    raise ExtractError(
+                        f"layer {layer.name!r}", f"convolves {source!r}, which has synapses without a window", source=_NO_IMAGE,
+                        remedy="Put only convolutions into it, or list the synapses behind it one by one.",
+                    )  # fmt: skip
+                way.append(self._put(stem, _convolution(synapse, bias)))
+                shape = synapse.output_shape
+            case Dense() | Sparse():
+                if len(shape) > 1:
+                    way.append(self._put(f"{stem}.row", _flatten(shape)))
+                way.append(self._put(stem, _matrix(synapse, bias)))
+                shape = (synapse.n_out,)
+            case _:
+                raise unsupported_kind(synapse)
         if shape != self.shapes[layer.name]:
             way.append(self._put(f"{stem}.out", _flatten(shape)))
         self.edges += zip(way, [*way[1:], layer.name], strict=True)
@@ -134,7 +144,7 @@ class _Writing:
 
 def _shape_said(layer: Layer) -> Shape:
     """The shape that NIR's neurons have: an image where all that arrives is one, else a row."""
-    return layer.shape if all(isinstance(c.synapse, Conv) for c in layer.connections) else (layer.n_neurons,)
+    return layer.shape if all(is_convolution(c.synapse) for c in layer.connections) else (layer.n_neurons,)
 
 
 def _carrier(layer: Layer) -> int | None:
@@ -142,7 +152,7 @@ def _carrier(layer: Layer) -> int | None:
     if not layer.bias.any():
         return None
     for index, connection in enumerate(layer.connections):
-        if not isinstance(connection.synapse, Conv):
+        if not is_convolution(connection.synapse):
             return index
     channels = np.broadcast_to(layer.bias, layer.n_neurons).reshape(layer.shape[0], -1)
     if (channels == channels[:, :1]).all():
@@ -156,8 +166,8 @@ def _carrier(layer: Layer) -> int | None:
 # ---------------------------------------------------------------------------------------------- nodes
 
 
-def _matrix(synapse: Any, bias: Floats) -> Any:
-    metadata = {"synapse": SPARSE} if isinstance(synapse, Sparse) else {}
+def _matrix(synapse: Dense | Sparse, bias: Floats) -> Any:
+    metadata = {"synapse": SPARSE} if isinstance(synapse, Sparse) else {}  # reading turns the matrix into lists again
     weight = np.array(synapse.matrix())
     if not bias.any():
         return nir.Linear(weight=weight, metadata=metadata)
@@ -183,10 +193,15 @@ def _neurons(layer: Layer, shape: Shape, dt: float) -> Any:
     full = {"rest": neuron.rest, "fades": neuron.current_decay, "leaks": neuron.voltage_decay}
     p = {key: np.array(np.broadcast_to(value, layer.n_neurons)) for key, value in full.items()}
     said: dict[str, Floats] = {}
-    if isinstance(neuron, LIF):
-        said = {"v_threshold": np.broadcast_to(neuron.threshold, layer.n_neurons) + p["rest"], "v_reset": p["rest"]}
-        if not np.allclose(said["v_threshold"] - p["rest"], neuron.threshold, rtol=1e-9, atol=0):
-            raise ExtractError(where, "has a threshold that is lost beside its rest", remedy="Count from a rest nearer to 0.")
+    match neuron:
+        case LIF():
+            said = {"v_threshold": np.broadcast_to(neuron.threshold, layer.n_neurons) + p["rest"], "v_reset": p["rest"]}
+            if not np.allclose(said["v_threshold"] - p["rest"], neuron.threshold, rtol=1e-9, atol=0):
+                raise ExtractError(where, "has a threshold that is lost beside its rest", remedy="Count from a rest nearer to 0.")
+        case LI():
+            pass  # NIR's integrators have neither
+        case _:
+            raise unsupported_kind(neuron)
     if (p["fades"] == 1).all():
         kind, more = _at_once(where, neuron, p, dt)
     else:
@@ -197,17 +212,23 @@ def _neurons(layer: Layer, shape: Shape, dt: float) -> Any:
     return getattr(nir, kind)(**{key: np.array(value).reshape(shape) for key, value in said.items()})
 
 
-def _at_once(where: str, neuron: LIF | LI, p: dict[str, Floats], dt: float) -> tuple[str, dict[str, Floats]]:
+def _at_once(where: str, neuron: Neuron, p: dict[str, Floats], dt: float) -> tuple[str, dict[str, Floats]]:
     """Neurons whose current lasts one step."""
-    fires = isinstance(neuron, LIF)
+    match neuron:
+        case LIF():
+            leaky, plain = "LIF", "IF"
+        case LI():
+            leaky, plain = "LI", "I"
+        case _:
+            raise unsupported_kind(neuron)
     if (p["leaks"] > 0).all():
         said = _inverted({"tau": p["leaks"]}, dt) | _inverted({"r": p["leaks"]}, 1) | {"v_leak": p["rest"]}
-        return "LIF" if fires else "LI", said
+        return leaky, said
     if (p["leaks"] > 0).any():
         raise ExtractError(where, "has neurons that leak and neurons that do not", source="in NIR they are LIF and IF")
-    if not fires and p["rest"].any():
+    if plain == "I" and p["rest"].any():
         raise ExtractError(where, "reads an integrator whose rest is not 0", source="NIR's I starts from 0")
-    return "IF" if fires else "I", {"r": np.full(p["leaks"].shape, 1 / dt)}
+    return plain, {"r": np.full(p["leaks"].shape, 1 / dt)}
 
 
 def _with_current(layer: Layer, p: dict[str, Floats], dt: float) -> tuple[str, dict[str, Floats]]:
@@ -221,7 +242,13 @@ def _with_current(layer: Layer, p: dict[str, Floats], dt: float) -> tuple[str, d
             remedy="Let a neuron that always fires drive it.",
         )  # fmt: skip
     times = _inverted({"tau_syn": p["fades"], "tau_mem": p["leaks"]}, dt) | _inverted({"w_in": p["fades"], "r": p["leaks"]}, 1)
-    return "CubaLIF" if isinstance(layer.neuron, LIF) else "CubaLI", times | {"v_leak": p["rest"]}
+    match layer.neuron:
+        case LIF():
+            return "CubaLIF", times | {"v_leak": p["rest"]}
+        case LI():
+            return "CubaLI", times | {"v_leak": p["rest"]}
+        case _:
+            raise unsupported_kind(layer.neuron)
 
 
 def _inverted(shares: dict[str, Floats], dt: float) -> dict[str, Floats]:
@@ -232,8 +259,12 @@ def _inverted(shares: dict[str, Floats], dt: float) -> dict[str, Floats]:
 def _kept(layer: Layer) -> dict[str, Any]:
     """The layer's own numbers, for the metadata."""
     neuron = layer.neuron
-    names = ("threshold", "current_decay", "voltage_decay", "rest") if isinstance(neuron, LIF) else (
-        "current_decay", "voltage_decay", "rest",
-    )  # fmt: skip
+    match neuron:
+        case LIF():
+            names: tuple[str, ...] = ("threshold", "current_decay", "voltage_decay", "rest")
+        case LI():
+            names = ("current_decay", "voltage_decay", "rest")
+        case _:
+            raise unsupported_kind(neuron)
     arrays = {name: np.array(getattr(neuron, name)) for name in names} | {"bias": np.array(layer.bias)}
     return {key: value if value.ndim else float(value) for key, value in arrays.items()} | {"shape": np.array(layer.shape)}

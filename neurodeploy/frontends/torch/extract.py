@@ -15,14 +15,14 @@ from norse.torch.module.lift import Lift
 from numpy.typing import NDArray
 from torch.utils._pytree import tree_flatten
 
-from neurodeploy.errors import ExtractError
+from neurodeploy.errors import ExtractError, unsupported_kind
 from neurodeploy.frontends.assembly import assemble, in_order
 from neurodeploy.frontends.torch.cells import CELLS, SEQUENCES
 from neurodeploy.frontends.torch.populations import Beyond, Known, Population, Populations, heard_by
 from neurodeploy.frontends.torch.run import Run
 from neurodeploy.frontends.torch.tracer import Traced
 from neurodeploy.ir.graph import INPUT
-from neurodeploy.ir.network import LIF, Layer, Network
+from neurodeploy.ir.network import LI, LIF, Layer, Network
 from neurodeploy.simulation.reference import Product, product_of
 
 # -------------------- frontends.checking
@@ -51,11 +51,16 @@ def check_alike(run: Populations, populations: Sequence[Population], network: Ne
             u = (1 - layer.neuron.current_decay) * u + arriving
             v = (1 - layer.neuron.voltage_decay) * v + u + layer.bias
             near = TOLERANCE * max(1e-30, float(np.abs(v).max()), float(np.abs(u).max()))
-            if isinstance(layer.neuron, LIF):
-                unsure[np.abs(v - layer.neuron.threshold) <= near] = 1
-                fired = v > layer.neuron.threshold
-                v[fired] = 0.0
-                _compare(population, t, fired, step.said, unsure, 0.5)
+            match layer.neuron:
+                case LIF(threshold=threshold):
+                    unsure[np.abs(v - threshold) <= near] = 1
+                    fired = v > threshold
+                    v[fired] = 0.0
+                    _compare(population, t, fired, step.said, unsure, 0.5)
+                case LI():
+                    pass  # its membranes are compared below
+                case _:
+                    raise unsupported_kind(layer.neuron)
             if step.v is not None:
                 _compare(population, t, v + layer.neuron.rest, step.v, unsure, near + 1e-5 * float(np.abs(step.v).max()))
 

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.errors import DataError, RequestError, SimulationError
+from neurodeploy.ir.connectivity import is_convolution
 from neurodeploy.ir.graph import INPUT
-from neurodeploy.ir.quantized import QuantizedConv, QuantizedLayer, QuantizedNetwork
+from neurodeploy.ir.quantized import QuantizedLayer, QuantizedNetwork
 from neurodeploy.simulation.kernel_dispatch import ReportedKernel, engine_for
 from neurodeploy.simulation.layer_schedule import (
     NetworkRun,
@@ -62,7 +63,7 @@ def exact_number(layer: QuantizedLayer, input_max: int = 1) -> Number:
         synapse = connection.synapse
         total: NDArray[np.int64] = synapse.total(np.abs(synapse.weight.astype(np.int64)))
         total = total * (input_max if connection.source == INPUT else 1)
-        if isinstance(synapse, QuantizedConv) and total.max() > CONVOLUTION_MAX:
+        if is_convolution(synapse) and total.max() > CONVOLUTION_MAX:
             raise SimulationError(
                 where, "its convolution can add up to more than the 24 bits that Lava holds it in",
                 remedy="Give its window fewer weights." if input_max == 1 else remedy,

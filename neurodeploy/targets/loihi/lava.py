@@ -24,9 +24,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import SimulationError
+from neurodeploy.errors import SimulationError, unsupported_kind
 from neurodeploy.ir.graph import early_steps, pipeline_depths, wait_steps
-from neurodeploy.ir.quantized import QuantizedLIF, QuantizedNetwork
+from neurodeploy.ir.quantized import QuantizedLI, QuantizedLIF, QuantizedNetwork
 from neurodeploy.simulation.records import Recorded, SpikeRecord, recorded_layers
 from neurodeploy.targets.loihi.netx_files import write_netx
 from neurodeploy.targets.loihi.netx_format import plain_kinds
@@ -173,9 +173,14 @@ def _check_board(jobs: Sequence[Job], plans: Sequence[_Plan], record: Recorded, 
             "loihi2", "is given spikes, not raw input", remedy="The emulator and Lava's simulator take raw input."
         )
     for (network, _), plan in zip(jobs, plans, strict=True):
-        if tuple(recorded_layers(network, record)) != (network.output.name,) or not isinstance(
-            network.output.neuron, QuantizedLIF
-        ):
+        match network.output.neuron:
+            case QuantizedLIF():
+                has_spikes = True
+            case QuantizedLI():
+                has_spikes = False
+            case _:
+                raise unsupported_kind(network.output.neuron)
+        if tuple(recorded_layers(network, record)) != (network.output.name,) or not has_spikes:
             raise SimulationError(
                 "loihi2", "sends the spikes of the output alone, no membranes and no other layers",
                 remedy="Give the network an output that fires, and record that; the emulator shows all else.",

@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from neurodeploy.errors import unsupported_kind
 from neurodeploy.ir.graph import INPUT, pipeline_depths, wait_steps
 from neurodeploy.ir.quantized import (
     Encoder,
     QuantizedConv,
     QuantizedDense,
     QuantizedLayer,
+    QuantizedLI,
     QuantizedLIF,
     QuantizedNetwork,
     QuantizedNeuron,
@@ -95,7 +97,13 @@ def _neurons(layer: QuantizedLayer, resets: dict[str, int]) -> Any:
 def _lif(neuron: QuantizedNeuron, shape: tuple[int, ...], bias: NDArray[np.int64], resets: dict[str, int]) -> Any:
     from lava.proc.lif.process import LIF, LIFReset
 
-    vth = neuron.vth if isinstance(neuron, QuantizedLIF) else np.array(NEVER_FIRES)
+    match neuron:
+        case QuantizedLIF():
+            vth = neuron.vth
+        case QuantizedLI():
+            vth = np.array(NEVER_FIRES)
+        case _:
+            raise unsupported_kind(neuron)
     return (LIFReset if resets else LIF)(
         shape=shape, vth=_plain(vth), du=_plain(neuron.du - 1), dv=_plain(neuron.dv), bias_mant=_plain(bias),
         bias_exp=MANTISSA_SHIFT, **resets,
@@ -107,9 +115,15 @@ def _plain(numbers: NDArray[np.int64]) -> Any:
 
 
 def _connected(synapse: QuantizedSynapse, steps: int, bits: int, source: Any, target: Any) -> Any:
-    if isinstance(synapse, QuantizedConv) and steps == 0:
-        return _convolution(synapse, bits, source, target)
-    process = _dense(synapse, steps, bits) if isinstance(synapse, QuantizedDense) else _sparse(synapse, steps, bits)
+    match synapse:
+        case QuantizedConv() if steps == 0:
+            return _convolution(synapse, bits, source, target)
+        case QuantizedDense():
+            process = _dense(synapse, steps, bits)
+        case QuantizedSparse() | QuantizedConv():
+            process = _sparse(synapse, steps, bits)
+        case _:
+            raise unsupported_kind(synapse)
     source.connect(process.s_in)
     process.a_out.connect(target)
     return process

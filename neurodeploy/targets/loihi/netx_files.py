@@ -13,8 +13,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import NetxError
+from neurodeploy.errors import NetxError, unsupported_kind
 from neurodeploy.ir.arrays import Integers
+from neurodeploy.ir.connectivity import is_convolution
 from neurodeploy.ir.files import absence, endless_heap, replacing
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.quantized import (
@@ -25,6 +26,7 @@ from neurodeploy.ir.quantized import (
     QuantizedLI,
     QuantizedLIF,
     QuantizedNetwork,
+    QuantizedNeuron,
     QuantizedSparse,
     QuantizedSynapse,
 )
@@ -113,10 +115,14 @@ def _read_input(node: Node) -> tuple[tuple[int, ...], Encoder | None]:
     if "neuron" not in node:
         return shape, None
     neuron = _read_neuron(node.sub("neuron"), (1,))
-    if isinstance(neuron, QuantizedLI):
-        raise NetxError(node.where, "has neurons that never fire: nothing would pass it")
     transform = [node.integer(key) if key in node else default for key, default in _TRANSFORM.items()]
-    return shape, Encoder(neuron=neuron, weight=transform[0], bias=transform[1])
+    match neuron:
+        case QuantizedLIF():
+            return shape, Encoder(neuron=neuron, weight=transform[0], bias=transform[1])
+        case QuantizedLI():
+            raise NetxError(node.where, "has neurons that never fire: nothing would pass it")
+        case _:
+            raise unsupported_kind(neuron)
 
 
 def _refuse_flatten(node: Node) -> None:
@@ -129,7 +135,7 @@ def _read_layer(
     if kind not in ("dense", "dense_rec", "conv", "population"):
         raise NetxError(node.where, f"its type {kind!r} {_WHY_NOT.get(kind, 'is unknown: Lava would skip it without a word')}")
     heard = before[-1].connections[0].synapse if before else None
-    if flat is not None and (kind not in ("dense", "dense_rec") or (before and not isinstance(heard, QuantizedConv))):
+    if flat is not None and (kind not in ("dense", "dense_rec") or (heard is not None and not is_convolution(heard))):
         _refuse_flatten(flat)
     name = node.text("name") if "name" in node else f"layer{len(before) + 1}"
     node = Node(f"{node.where} {name!r}", node.group)
@@ -139,7 +145,7 @@ def _read_layer(
     elif kind == "conv":
         connections = read_conv(node, source, before[-1].shape if before else input_shape)
     else:
-        if isinstance(heard, QuantizedConv) and flat is None:
+        if heard is not None and is_convolution(heard) and flat is None:
             raise NetxError(node.where, "follows a convolution with no 'flatten' between them: Lava cannot connect them")
         connections = read_dense(node, kind, source, name, int(np.prod(shape)))
     is_image = kind == "conv"
@@ -157,7 +163,7 @@ def _read_layer(
 # ---------------------------------------------------------------------------------------------- neurons
 
 
-def _read_neuron(node: Node, shape: tuple[int, ...], is_image: bool = False) -> QuantizedLIF | QuantizedLI:
+def _read_neuron(node: Node, shape: tuple[int, ...], is_image: bool = False) -> QuantizedNeuron:
     kind = node.text("type")
     if kind not in ("CUBA", "LOIHI"):
         raise NetxError(node.where, f"its type {kind!r} is not supported", remedy="Only CUBA and LOIHI are.")
@@ -236,8 +242,15 @@ def _write_dense(layer: QuantizedLayer, kind: str, group: h5py.Group) -> None:
     group["type"] = [kind.encode()]
     group["outFeatures"], group["inFeatures"] = first.synapse.n_out, first.synapse.n_in
     _write_weight(group, "weight", first.synapse.matrix())
-    if isinstance(first.synapse, QuantizedSparse):
-        _write_lists(first.synapse, group)
+    match first.synapse:
+        case QuantizedDense():
+            pass
+        case QuantizedSparse():  # Lava reads the matrix; the lists say which of its zeros are synapses
+            _write_lists(first.synapse, group)
+        case QuantizedConv():
+            raise NetxError(f"layer {layer.name!r}", "is a convolution, which is not written as a matrix")
+        case _:
+            raise unsupported_kind(first.synapse)
     if first.delay_steps:
         group["delay"] = first.delay_steps
     for connection in back:
@@ -271,17 +284,20 @@ def _write_population(layer: QuantizedLayer, group: h5py.Group) -> None:
 
 def _write_connection(connection: Connection[QuantizedSynapse], group: h5py.Group) -> None:
     synapse = connection.synapse
-    kinds = {QuantizedDense: b"dense", QuantizedSparse: b"sparse", QuantizedConv: b"conv"}
-    group["type"] = [kinds[type(synapse)]]
     group.attrs["source"], group.attrs["delay_steps"] = connection.source, connection.delay_steps
     group.attrs["weight_bits"] = synapse.weight_bits
     _write_weight(group, "weight", synapse.weight)
-    if isinstance(synapse, QuantizedConv):
-        group["shapeIn"] = synapse.input_shape
-        _write_window(synapse, group)
-    if isinstance(synapse, QuantizedSparse):
-        group["inFeatures"] = synapse.n_in
-        _write_lists(synapse, group)
+    match synapse:
+        case QuantizedDense():
+            group["type"] = [b"dense"]
+        case QuantizedSparse():
+            group["type"], group["inFeatures"] = [b"sparse"], synapse.n_in
+            _write_lists(synapse, group)
+        case QuantizedConv():
+            group["type"], group["shapeIn"] = [b"conv"], synapse.input_shape
+            _write_window(synapse, group)
+        case _:
+            raise unsupported_kind(synapse)
 
 
 # ---------------------------------------------------------------------------------------------- what they have in common
@@ -312,11 +328,17 @@ def _write_neurons(layer: QuantizedLayer, group: h5py.Group, image: tuple[int, .
     _write_neuron(layer.neuron, group, image)
 
 
-def _write_neuron(neuron: QuantizedLIF | QuantizedLI, layer: h5py.Group, image: tuple[int, ...] | None = None) -> None:
+def _write_neuron(neuron: QuantizedNeuron, layer: h5py.Group, image: tuple[int, ...] | None = None) -> None:
     group = layer.create_group("neuron")
     group["type"] = [b"CUBA"]
     group["iDecay"], group["vDecay"] = _turned(neuron.du, image), _turned(neuron.dv, image)
-    group["vThMant"] = _turned(neuron.vth, image) if isinstance(neuron, QuantizedLIF) else NEVER_FIRES
+    match neuron:
+        case QuantizedLIF():
+            group["vThMant"] = _turned(neuron.vth, image)
+        case QuantizedLI():
+            group["vThMant"] = NEVER_FIRES
+        case _:
+            raise unsupported_kind(neuron)
     group["refDelay"], group["gradedSpike"] = 1, False  # slayer writes them, nothing reads them
 
 

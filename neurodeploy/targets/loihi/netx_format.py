@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import NetworkError, NetxError
+from neurodeploy.errors import NetworkError, NetxError, unsupported_kind
 from neurodeploy.ir.arrays import Integers
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.quantized import (
@@ -59,11 +59,15 @@ def _kind(layer: QuantizedLayer, heard: str, is_image: bool) -> str | None:
         return None
     if others:
         return "dense_rec" if _is_recurrent_dense(layer.name, first, others) else None
-    if isinstance(first.synapse, QuantizedConv):
-        return "conv" if is_image and first.delay_steps == 0 else None
-    if first.delay_steps > DELAY_MAX or (isinstance(first.synapse, QuantizedSparse) and not _is_matrix(first.synapse)):
-        return None
-    return "dense"
+    match first.synapse:
+        case QuantizedConv():
+            return "conv" if is_image and first.delay_steps == 0 else None
+        case QuantizedDense():
+            return "dense" if first.delay_steps <= DELAY_MAX else None
+        case QuantizedSparse():
+            return "dense" if first.delay_steps <= DELAY_MAX and _is_matrix(first.synapse) else None
+        case _:
+            raise unsupported_kind(first.synapse)
 
 
 def _is_recurrent_dense(name: str, first: Connection[QuantizedSynapse], others: list[Connection[QuantizedSynapse]]) -> bool:
