@@ -196,8 +196,8 @@ class Skipping(torch.nn.Module):
 
 def test_what_cannot_be_trained_under_a_budget_is_refused_before_training(tmp_path: Path) -> None:
     message = (
-        r"^layer '\w+': has Dense from '\w+' and Dense from '\w+'; training under a budget knows only chains of "
-        r"dense layers and convolutions, undelayed\.$"
+        r"^layer '\w+': has Dense from '\w+' and Dense from '\w+'; training under a budget supports only feed-forward chains of "
+        r"dense and convolutional layers without delays\.$"
     )
     with pytest.raises(NetworkError, match=message):
         nd.compress(Skipping(), torch.zeros(1, 64), nd.load_profile("loihi2"), nd.load_data("digits"), OPTIONS, out=tmp_path)

@@ -15,7 +15,7 @@ from paper import layer_of
 from strategies import spikes_into
 
 from neurodeploy.errors import SimulationError
-from neurodeploy.ir.graph import INPUT, Connection, Graph
+from neurodeploy.ir.graph import INPUT, Connection, LayerGraph
 from neurodeploy.ir.network import LI, LIF, Conv, Layer, Network
 from neurodeploy.ir.quantized import QuantizedConv, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
 from neurodeploy.simulation import layer_schedule as clock
@@ -27,7 +27,7 @@ from neurodeploy.targets.simulate import simulate
 # ---------------------------------------------------------------------------------------------- step by step, neuron by neuron
 
 
-def arriving(network: Graph[Any], fired: dict[str, NDArray[Any]], layer: Any, t: int) -> NDArray[Any]:
+def arriving(network: LayerGraph[Any], fired: dict[str, NDArray[Any]], layer: Any, t: int) -> NDArray[Any]:
     """What reaches a layer at step t of one sample: from itself the spikes of t - 1, from others those of t, less delays."""
     total = np.zeros(layer.n_neurons, dtype=layer.connections[0].synapse.weight.dtype).astype(object)
     for connection in layer.connections:

@@ -14,7 +14,7 @@ import pytest
 
 import neurodeploy as nd
 
-HEAVY = {"torch", "lava", "h5py", "matplotlib", "norse", "scipy", "sklearn", "rich", "click", "numba"}
+HEAVY = {"torch", "lava", "h5py", "matplotlib", "networkx", "norse", "scipy", "sklearn", "rich", "click", "numba"}
 
 
 FACE = Path(nd.__file__)

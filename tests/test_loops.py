@@ -123,7 +123,7 @@ def test_a_network_is_no_heap_of_populations() -> None:
         Heard(name=name, where=name, form=spikes(source, (2,)), neuron=neuron, gain=np.ones(()), has_current=False)
         for name, source in (("a", "b"), ("b", INPUT))
     ]
-    with pytest.raises(ExtractError, match=r"^layer 'a': takes spikes from 'b', which is no layer before it\. List layers in"):
+    with pytest.raises(ExtractError, match=r"^layer 'a': receives spikes from 'b', which is no layer before it\. List each"):
         assemble((2,), heap, 1e-3)
 
 

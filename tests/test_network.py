@@ -213,9 +213,9 @@ def test_a_layer_of_two_connections_is_no_single_matrix() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": ""}, "layer '': needs a name of its own, without a slash"),
-        ({"name": INPUT}, "layer 'input': needs a name of its own"),
-        ({"name": "a/b"}, "layer 'a/b': needs a name of its own"),
+        ({"name": ""}, "layer '': needs a name without a slash, other than 'input'"),
+        ({"name": INPUT}, "layer 'input': needs a name without a slash"),
+        ({"name": "a/b"}, "layer 'a/b': needs a name without a slash"),
         ({"shape": ()}, "layer 'hidden': has shape (): every side must be at least 1"),
         ({"shape": (2, 0)}, "layer 'hidden': has shape (2, 0): every side"),
         ({"shape": (3,)}, "layer 'hidden': has 3 neurons but weights for 2"),
@@ -244,7 +244,7 @@ def test_a_delay_is_not_negative() -> None:
         ({"input_shape": (4,)}, "layer 'hidden': expects 3 inputs, but 'input' has 4"),
         ({"timestep_s": 0.0}, "network: has a timestep of 0.0 s"),
         ({"timestep_s": np.nan}, "network: has a timestep of nan s"),
-        ({"layers": (layer(), layer())}, "layer 'hidden': stands twice in the network"),
+        ({"layers": (layer(), layer())}, "layer 'hidden': occurs twice in the network"),
     ],
 )
 def test_a_network_hangs_together(changes: dict[str, Any], message: str) -> None:

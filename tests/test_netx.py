@@ -237,7 +237,7 @@ def test_an_encoder_that_never_fires(tmp_path: Path) -> None:
 
 
 def test_no_network_at_all(tmp_path: Path, written: Path) -> None:
-    with pytest.raises(NetxError, match=r"nowhere\.net: is not there"):
+    with pytest.raises(NetxError, match=r"nowhere\.net: does not exist"):
         read_netx(tmp_path / "nowhere.net")
     with pytest.raises(NetxError, match="is not a file"):
         read_netx(tmp_path)

@@ -233,11 +233,11 @@ WRONG: list[tuple[QuantizedNetwork, tuple[object, ...], str]] = [
     (RECURRENT, ("1/weight", [[0, -2]] * 2, "1/weight_rec", [[0, 0]] * 2), "layer/1 'back': its weight would run in Lava"),
     (LISTED, ("1/sources", [0, 1]), "layer/1 'listed': lists other synapses in starts and sources than its weights have"),
     (LISTED, ("1/starts", [0, 2]), "layer/1 'listed': lists other synapses"),
-    (LISTED, ("1/starts", [0, 3]), "layer/1 'listed': QuantizedSparse.starts does not part 2 synapses"),
+    (LISTED, ("1/starts", [0, 3]), "layer/1 'listed': QuantizedSparse.starts does not divide 2 synapses"),
     (SKIP, ("1/connection/0/type", [b"pool"]), "layer/1 'a'/connection/0: its type 'pool' is not dense, sparse or conv"),
     (SKIP, ("1/connection/0/weight", [[1, 2, 3]]), "layer/1 'a'/connection/0: has 2 neurons, but weights of shape"),
     (SKIP, ("1/connection/1/inFeatures", 5), "layer 'a' expects 5 inputs, but 'input' has 2"),
-    (SKIP, ("1/connection/1/inFeatures", 1), "layer/1 'a'/connection/1: .*sources name neurons outside"),
+    (SKIP, ("1/connection/1/inFeatures", 1), "layer/1 'a'/connection/1: .*sources holds neurons outside"),
     (SKIP, ("1/connection", None), "layer/1 'a': has no group 'connection'"),
 ]  # fmt: skip
 

@@ -75,7 +75,7 @@ BAD = {
     "unknown way": (["verify", "model.nir", "--discretisation", "fast"], "discretisation: 'fast' is not known"),
     "a step for a net": (["simulate", "x.net", *EULER, "--input", "spikes.npy", "--out", "r.npz"], "are for .nir files"),
     "no such kind": (["export", "model.nir", *EULER, "--to", "model.onnx"], "model.onnx: is no kind of file"),
-    "no file": (["inspect", "none.nir", "--target", "loihi2"], "none.nir: is not there"),
+    "no file": (["inspect", "none.nir", "--target", "loihi2"], "none.nir: does not exist"),
 }
 
 

@@ -149,7 +149,7 @@ def test_what_is_no_nir_file_is_said(tmp_path: Path) -> None:
     (tmp_path / "text.nir").write_text("no")
     with pytest.raises(ExtractError, match=r"text\.nir: is no NIR file"):
         read_nir(tmp_path / "text.nir", dt=DT)
-    with pytest.raises(ExtractError, match=r"none\.nir: is not there"):
+    with pytest.raises(ExtractError, match=r"none\.nir: does not exist"):
         read_nir(tmp_path / "none.nir", dt=DT)
     nir.write(tmp_path / "node.nir", W)
     with pytest.raises(ExtractError, match=r"node\.nir: holds a Linear, not a NIRGraph"):

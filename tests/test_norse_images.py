@@ -207,7 +207,7 @@ WRONG: list[tuple[SequentialState, str]] = [
     (SequentialState(AvgPool2d(2), Flatten(), Linear(9, 2, bias=False), IAFCell()), r"2 \(Linear\): fails on the sample: .*mat1"),
     (SequentialState(CONV, LIBoxCell(), AvgPool2d(2), IAFCell()), r"^2 \(AvgPool2d\): takes the membrane of 'layer0', which"),
     (SequentialState(CONV, LIFCell(LIFParameters(tau_mem_inv=torch.tensor([[[100.0, 200.0]]])))),
-     r"^0 \(Conv2d\): Conv has the same weights for a channel's neurons, which differ in their scale"),
+     r"^0 \(Conv2d\): Conv needs one scale a channel, because the neurons of a channel share"),
     (SequentialState(CONV, IAFCell(IAFParameters(v_th=torch.ones(3)))),
      r"^1 \(IAFCell\): its v_th has shape \(3,\), not \(\) or \(2, 2, 2\)"),
 ]  # fmt: skip

@@ -118,6 +118,7 @@ def test_chains_alone_are_asked_for_where_loops_are_not_allowed() -> None:
     network = nd.extract(model(), torch.zeros(1, 64))
     network.require_chain("this", loops=True)
     with pytest.raises(
-        NetworkError, match="layer 'layer0': has Dense from 'input' and Dense from 'layer0'; this knows only chains"
+        NetworkError,
+        match="layer 'layer0': has Dense from 'input' and Dense from 'layer0'; this supports only feed-forward chains",
     ):
         network.require_chain("this")

@@ -36,7 +36,7 @@ def test_numbers_of_neurons_beside_their_weights() -> None:
     assert listed.per_weight(each).tolist() == [2.0, 3.0, 3.0]
     window = Conv(weight=np.ones((2, 1, 1, 1)), input_shape=(1, 1, 2))
     assert window.per_weight(np.array([2.0, 2.0, 3.0, 3.0])).ravel().tolist() == [2.0, 3.0]
-    with pytest.raises(NetworkError, match=r"^Conv: has the same weights for a channel's neurons, which differ in"):
+    with pytest.raises(NetworkError, match=r"^Conv: needs one scale a channel, because"):
         window.per_weight(np.array([2.0, 3.0, 3.0, 3.0]))
 
 
@@ -72,7 +72,7 @@ def lists(**changes: Any) -> Sparse:
         ({"padding": (0, -1)}, r"^Conv: stride .* padding \(0, -1\) is too small"),
         ({"groups": 3}, r"^Conv: weights \(4, 1, 3, 3\) in 3 groups do not fit 2 input channels"),
         ({"groups": 1}, r"^Conv: weights \(4, 1, 3, 3\) in 1 groups do not fit 2 input channels"),
-        ({"dilation": (1, 3)}, r"^Conv: its window is larger than its padded input \(2, 5, 5\)"),
+        ({"dilation": (1, 3)}, r"^Conv: kernel is larger than its padded input \(2, 5, 5\)"),
     ],
 )
 def test_a_window_that_cannot_be(changes: dict[str, Any], message: str) -> None:
@@ -84,15 +84,15 @@ def test_a_window_that_cannot_be(changes: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"starts": np.array([0, 2])}, r"^Sparse\.starts: does not part 3 synapses among neurons"),
-        ({"starts": np.array([3])}, r"^Sparse\.starts: does not part 3 synapses"),
-        ({"starts": np.array([0, 3, 2, 3])}, r"^Sparse\.starts: does not part 3 synapses"),
-        ({"starts": np.array([1, 2, 3])}, r"^Sparse\.starts: does not part 3 synapses"),
+        ({"starts": np.array([0, 2])}, r"^Sparse\.starts: does not divide 3 synapses among neurons"),
+        ({"starts": np.array([3])}, r"^Sparse\.starts: does not divide 3 synapses"),
+        ({"starts": np.array([0, 3, 2, 3])}, r"^Sparse\.starts: does not divide 3 synapses"),
+        ({"starts": np.array([1, 2, 3])}, r"^Sparse\.starts: does not divide 3 synapses"),
         ({"weight": np.ones(2)}, r"^Sparse\.weight: has shape \(2,\), not that of its sources, \(3,\)"),
-        ({"sources": np.array([0, 3, 1])}, r"^Sparse\.sources: name neurons outside 0\.\.2"),
-        ({"sources": np.array([-1, 2, 1])}, r"^Sparse\.sources: name neurons outside 0\.\.2"),
-        ({"sources": np.array([2, 0, 1])}, r"^Sparse\.sources: are not ascending and distinct within each neuron"),
-        ({"sources": np.array([2, 2, 1])}, r"^Sparse\.sources: are not ascending and distinct"),
+        ({"sources": np.array([0, 3, 1])}, r"^Sparse\.sources: holds neurons outside 0\.\.2"),
+        ({"sources": np.array([-1, 2, 1])}, r"^Sparse\.sources: holds neurons outside 0\.\.2"),
+        ({"sources": np.array([2, 0, 1])}, r"^Sparse\.sources: is not ascending and distinct within each neuron"),
+        ({"sources": np.array([2, 2, 1])}, r"^Sparse\.sources: is not ascending and distinct"),
     ],
 )
 def test_lists_that_cannot_be(changes: dict[str, Any], message: str) -> None:
@@ -134,7 +134,7 @@ def test_skips_and_recurrence_are_heard_by_name() -> None:
     graph = net(layer("hidden", (1, 2, 2), POINTS), layer("out", (2,), full(INPUT, 2, 4), full("out", 2, 2, delay_steps=3)))
     assert [(target.name, c.delay_steps) for target, c in graph.targets("out")] == [("out", 3)]
     assert [target.name for target, _ in graph.targets(INPUT)] == ["hidden", "out"]
-    message = r"^layer 'out': has Dense from 'input' and Dense from 'out'; this knows only chains of dense layers and convol.*\.$"
+    message = r"^layer 'out': has Dense from 'input' and Dense from 'out'; this supports only feed-forward chains .*\.$"
     with pytest.raises(NetworkError, match=message):
         graph.require_chain("this")
 
@@ -142,7 +142,10 @@ def test_skips_and_recurrence_are_heard_by_name() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: net(layer("a", (2,), full("b", 2, 2)), layer("b", (2,), full(INPUT, 2, 4))), "layer 'a': takes spikes from 'b'"),
+        (
+            lambda: net(layer("a", (2,), full("b", 2, 2)), layer("b", (2,), full(INPUT, 2, 4))),
+            "layer 'a': receives spikes from 'b'",
+        ),
         (lambda: net(layer("a", (1, 2, 2), POINTS), input_shape=(4, 1, 1)), r"layer 'a': convolves \(1, 2, 2\), but 'input' has"),
         (lambda: layer("a", (4, 1, 1), POINTS), r"layer 'a': has shape \(4, 1, 1\), but its convolution gives \(1, 2, 2\)"),
     ],

@@ -1,7 +1,7 @@
-"""Which neurons synapses connect: all to all, some to some, or through a window that moves over an image.
+"""Connectivity patterns: dense, sparse (compressed rows) and convolutional.
 
-The wiring is what floats (`neurodeploy.ir.network`) and the chip's integers (`neurodeploy.ir.quantized`) have in common; they add
-what a weight may be.
+`neurodeploy.ir.network` fills them with floats and `neurodeploy.ir.quantized` with a chip's integers; this module has what does
+not depend on the type of a weight. A weight of zero is a synapse that does not exist.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from neurodeploy.errors import NetworkError, unsupported_kind
 from neurodeploy.ir.arrays import ByValue, freeze
 
 Pair: TypeAlias = "tuple[int, int]"
-"""One number for rows and one for columns."""
+"""(rows, columns)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DenseWiring(ByValue):
-    """All to all: weights (n_out, n_in), a zero being a synapse that does not exist."""
+    """All-to-all connectivity: `weight` has shape (n_out, n_in)."""
 
     weight: NDArray[Any]
 
@@ -46,22 +46,22 @@ class DenseWiring(ByValue):
         return int(self.weight.size)
 
     def fan_in(self) -> NDArray[np.int64]:
-        """(n_out,): synapses onto each neuron."""
+        """Synapses onto each neuron: (n_out,)."""
         counts: NDArray[np.int64] = np.count_nonzero(self.weight, axis=1)
         return counts
 
     def fan_out(self) -> NDArray[np.int64]:
-        """(n_in,): synapses from each neuron."""
+        """Synapses from each source neuron: (n_in,)."""
         counts: NDArray[np.int64] = np.count_nonzero(self.weight, axis=0)
         return counts
 
     def total(self, values: NDArray[Any]) -> NDArray[Any]:
-        """(n_out,): `values`, one a weight, added up over the synapses onto each neuron."""
+        """Sum of `values`, one for each weight, over the synapses onto each neuron: (n_out,)."""
         sums: NDArray[Any] = values.sum(axis=1)
         return sums
 
     def per_weight(self, per_neuron: NDArray[Any]) -> NDArray[Any]:
-        """Numbers () or (n_out,), laid out so that they multiply the weights of the neurons they belong to."""
+        """Values () or (n_out,) of the target neurons, reshaped to broadcast against `weight`."""
         return np.reshape(per_neuron, (-1, 1))
 
     def matrix(self) -> NDArray[Any]:
@@ -71,14 +71,14 @@ class DenseWiring(ByValue):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SparseWiring(ByValue):
-    """Some to some: the synapses that exist, neuron by neuron (compressed sparse rows).
+    """Sparse connectivity as compressed sparse rows, one row a target neuron.
 
     Attributes
     ----------
     n_in : int
         Source neurons.
     starts : array (n_out + 1,), int64
-        Synapses starts[i]..starts[i + 1] - 1 end on neuron i.
+        Neuron i receives synapses starts[i]..starts[i + 1] - 1.
     sources : array (n_synapses,), int32
         Source neuron of each synapse, ascending and distinct within a neuron.
     weight : array (n_synapses,)
@@ -93,15 +93,16 @@ class SparseWiring(ByValue):
         where = type(self).__name__
         starts, sources = freeze(self, "starts", np.int64), freeze(self, "sources", np.int32)
         if starts.ndim != 1 or starts.size < 2 or starts[0] != 0 or (np.diff(starts) < 0).any() or starts[-1] != sources.size:
-            raise NetworkError(f"{where}.starts", f"does not part {sources.size} synapses among neurons")
+            raise NetworkError(f"{where}.starts", f"does not divide {sources.size} synapses among neurons")
         if sources.shape != self.weight.shape or self.weight.ndim != 1:
             raise NetworkError(f"{where}.weight", f"has shape {self.weight.shape}, not that of its sources, {sources.shape}")
         if sources.size and (sources.min() < 0 or sources.max() >= self.n_in):
-            raise NetworkError(f"{where}.sources", f"name neurons outside 0..{self.n_in - 1}")
+            raise NetworkError(f"{where}.sources", f"holds neurons outside 0..{self.n_in - 1}")
         rises = np.diff(sources) > 0
+        # From one neuron's last source to the next neuron's first, the sources may fall.
         rises[starts[1:-1][(starts[1:-1] > 0) & (starts[1:-1] < sources.size)] - 1] = True
         if not rises.all():
-            raise NetworkError(f"{where}.sources", "are not ascending and distinct within each neuron")
+            raise NetworkError(f"{where}.sources", "is not ascending and distinct within each neuron")
 
     @property
     def n_out(self) -> int:
@@ -116,27 +117,27 @@ class SparseWiring(ByValue):
         return int(self.weight.size)
 
     def fan_in(self) -> NDArray[np.int64]:
-        """(n_out,): synapses onto each neuron."""
+        """Synapses onto each neuron: (n_out,)."""
         return self.total((self.weight != 0).astype(np.int64))
 
     def fan_out(self) -> NDArray[np.int64]:
-        """(n_in,): synapses from each neuron."""
+        """Synapses from each source neuron: (n_in,)."""
         return np.bincount(self.sources[self.weight != 0], minlength=self.n_in).astype(np.int64)
 
     def total(self, values: NDArray[Any]) -> NDArray[Any]:
-        """(n_out,): `values`, one a weight, added up over the synapses onto each neuron."""
+        """Sum of `values`, one for each weight, over the synapses onto each neuron: (n_out,)."""
         neurons = np.repeat(np.arange(self.n_out), np.diff(self.starts))
         sums: NDArray[Any] = np.bincount(neurons, weights=values, minlength=self.n_out)
-        if values.dtype.kind != "f":  # whole numbers below 2**53 all the way
+        if values.dtype.kind != "f":  # bincount adds in float64, exact for integer sums below 2**53
             sums = sums.astype(np.int64)
         return sums
 
     def per_weight(self, per_neuron: NDArray[Any]) -> NDArray[Any]:
-        """Numbers () or (n_out,), laid out so that they multiply the weights of the neurons they belong to."""
+        """Values () or (n_out,) of the target neurons, reshaped to broadcast against `weight`."""
         return np.repeat(per_neuron, np.diff(self.starts)) if per_neuron.shape else per_neuron
 
     def matrix(self) -> NDArray[Any]:
-        """The weights as (n_out, n_in), for those who have the memory."""
+        """The weights as a dense array (n_out, n_in)."""
         matrix = np.zeros((self.n_out, self.n_in), dtype=self.weight.dtype)
         matrix[np.repeat(np.arange(self.n_out), np.diff(self.starts)), self.sources] = self.weight
         return matrix
@@ -144,9 +145,10 @@ class SparseWiring(ByValue):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ConvWiring(ByValue):
-    """A window that moves over an image, with the same weights wherever it is; cross-correlation, as in torch's Conv2d.
+    """Convolutional connectivity: cross-correlation with shared weights, as in torch's Conv2d.
 
-    Output neuron (f, y, x) has a synapse from input neuron (c, y * stride - padding + i * dilation, ...) of weight[f, c', i, j].
+    Output neuron (f, y, x) has a synapse of weight[f, c', i, j] from input neuron (c, y * stride - padding + i * dilation, ...),
+    where c' is c within its group. Positions in the padding have no synapse.
 
     Attributes
     ----------
@@ -154,7 +156,7 @@ class ConvWiring(ByValue):
     input_shape : (channels, rows, columns)
     stride, padding, dilation : (rows, columns)
     groups : int
-        Channels are parted into so many groups that do not mix.
+        Output channels of a group receive spikes only from the input channels of that group.
     """
 
     weight: NDArray[Any]
@@ -181,7 +183,7 @@ class ConvWiring(ByValue):
                 where, f"weights {self.weight.shape} in {self.groups} groups do not fit {self.input_shape[0]} input channels"
             )
         if min(self.output_shape) < 1:
-            raise NetworkError(where, f"its window is larger than its padded input {self.input_shape}")
+            raise NetworkError(where, f"kernel is larger than its padded input {self.input_shape}")
 
     @property
     def output_shape(self) -> tuple[int, int, int]:
@@ -211,52 +213,55 @@ class ConvWiring(ByValue):
         return int(self.is_inside_input(0).sum()) * int(self.is_inside_input(1).sum()) * int(np.prod(self.weight.shape[:2]))
 
     def fan_in(self) -> NDArray[np.int64]:
-        """(n_out,): synapses onto each neuron, those of the padding left out."""
+        """Synapses onto each neuron, without those from padding: (n_out,)."""
         return self.total((self.weight != 0).astype(np.int64))
 
     def fan_out(self) -> NDArray[np.int64]:
-        """(n_in,): synapses from each neuron."""
+        """Synapses from each source neuron: (n_in,)."""
         (f, c, height, width), (_, rows, columns) = self.weight.shape, self.input_shape
         by_group = np.count_nonzero(self.weight.reshape(self.groups, f // self.groups, c, height, width), axis=1)
-        seen = [
+        # How often each kernel row (column) lies on each input row (column).
+        hits = [
             (self.input_positions(axis)[..., np.newaxis] == np.arange(size)).sum(axis=0)
             for axis, size in ((0, rows), (1, columns))
         ]
-        counts: NDArray[np.int64] = np.einsum("gcij,iy,jx->gcyx", by_group, *seen, optimize=True).reshape(-1)
+        counts: NDArray[np.int64] = np.einsum("gcij,iy,jx->gcyx", by_group, *hits, optimize=True).reshape(-1)
         return counts
 
     def total(self, values: NDArray[Any]) -> NDArray[Any]:
-        """(n_out,): `values`, one a weight, added up over the synapses onto each neuron, those of the padding left out."""
+        """Sum of `values`, one for each weight, over the synapses onto each neuron, without those from padding: (n_out,)."""
         rows, columns = (self.is_inside_input(axis).astype(np.int64) for axis in (0, 1))
         sums: NDArray[Any] = np.einsum("fij,yi,xj->fyx", values.sum(axis=1), rows, columns, optimize=True)
         return sums.reshape(-1)
 
     def per_weight(self, per_neuron: NDArray[Any]) -> NDArray[Any]:
-        """Numbers () or (n_out,), laid out so that they multiply the weights of the neurons they belong to.
+        """Values () or (n_out,) of the target neurons, reshaped to broadcast against `weight`.
 
         Raises
         ------
         NetworkError
-            The numbers differ within a channel, whose neurons have their weights in common.
+            The values differ within a channel, whose neurons share their weights.
         """
         channels = np.broadcast_to(per_neuron, self.n_out).reshape(self.output_shape[0], -1)
         if (channels != channels[:, :1]).any():
-            raise NetworkError(type(self).__name__, "has the same weights for a channel's neurons, which differ in their scale")
+            raise NetworkError(
+                type(self).__name__, "needs one scale a channel, because the neurons of a channel share their weights"
+            )
         return channels[:, 0].reshape(-1, 1, 1, 1)
 
     def is_inside_input(self, axis: int) -> NDArray[np.bool_]:
-        """(outputs, kernel) along rows (0) or columns (1): whether a place of the window lies on the image there."""
-        places = self.input_positions(axis)
-        inside: NDArray[np.bool_] = (places >= 0) & (places < self.input_shape[1 + axis])
+        """Whether a kernel position lies on the input, not in the padding, along rows (0) or columns (1): (outputs, kernel)."""
+        positions = self.input_positions(axis)
+        inside: NDArray[np.bool_] = (positions >= 0) & (positions < self.input_shape[1 + axis])
         return inside
 
     def input_positions(self, axis: int) -> NDArray[np.int64]:
-        """(outputs, kernel) along rows (0) or columns (1): the input row or column that a place of the window lies on."""
+        """Input row (axis 0) or column (axis 1) under each kernel position, for each output row or column: (outputs, kernel)."""
         outputs, kernel = np.arange(self.output_shape[1 + axis]), np.arange(self.weight.shape[2 + axis])
         return outputs[:, None] * self.stride[axis] - self.padding[axis] + kernel * self.dilation[axis]
 
     def matrix(self) -> NDArray[Any]:
-        """The synapses one by one, as (n_out, n_in), for those who have the memory."""
+        """The synapses as a dense array (n_out, n_in); it takes n_out * n_in numbers of memory."""
         (f, rows, columns), (c, h, w) = self.output_shape, self.input_shape
         matrix = np.zeros((f, rows, columns, c, h, w), dtype=self.weight.dtype)
         per_group, c_group = f // self.groups, c // self.groups

@@ -1,11 +1,4 @@
-"""How files are written, whole or not at all, and what is said of one that cannot be read.
-
-Damage in an HDF5 file that the library itself never comes back from.
-
-Texts stand in heaps: a collection of a size, and in it objects one after the other, each with its own size, up to one that says
-how much is free (HDF5 File Format Specification 3.0, III.E, "Global Heap"). HDF5 walks from object to object; where a free one
-says that it takes nothing, it stands still for ever.
-"""
+"""Atomic file writing, and a check for HDF5 files that the HDF5 library never finishes reading."""
 
 from __future__ import annotations
 
@@ -16,24 +9,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# -------------------- files
-
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A scratch file beside `path` that takes its place when the block ends well, and is gone when it does not.
+    """Write a file whole or not at all: yield a scratch path in the same folder, and move it to `path` if the block succeeds.
 
-    Those that were left by processes killed as they wrote are taken away.
+    If the block raises, `path` stays as it was and the scratch file is deleted. Scratch files for `path` that killed processes
+    left behind are deleted as well.
     """
     target = Path(path)
     for left_over in target.parent.glob(".*.part"):
         owner = left_over.name[len(f".{target.name}.") : -len(".part")]
-        if left_over.name.startswith(f".{target.name}.") and owner.isdecimal() and not _is_running(int(owner)):
+        if left_over.name.startswith(f".{target.name}.") and owner.isdecimal() and not _process_exists(int(owner)):
             left_over.unlink(missing_ok=True)
     scratch = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         scratch.touch()
-        mode = scratch.stat().st_mode  # as the user's umask has it; some libraries write for the owner alone
+        mode = scratch.stat().st_mode  # follows the user's umask; some libraries write files that only the owner can read
         yield scratch
         scratch.chmod(mode)
         scratch.replace(target)
@@ -41,29 +33,28 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         scratch.unlink(missing_ok=True)
 
 
-def _is_running(process: int) -> bool:
+def _process_exists(process_id: int) -> bool:
+    """Whether a process with this number is running, whoever owns it."""
     try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):  # a number that no process has
+        os.kill(process_id, 0)  # signal 0 checks and sends nothing
+    except (ProcessLookupError, OverflowError):  # OverflowError: too large for any process
         return False
-    except OSError:  # another user's
+    except OSError:  # it exists and belongs to another user
         pass
     return True
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file, UTF-8."""
+    """Write a text file in UTF-8, whole or not at all."""
     with replacing(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
 
 
 def absence(path: str | os.PathLike[str]) -> str:
-    """Why there is no file to read, in words for an error; nothing where there is one."""
+    """Reason that there is no file to read at `path`, as the end of an error text; empty if there is one."""
     file = Path(path)
-    return "" if file.is_file() else "is not a file" if file.exists() else "is not there"
+    return "" if file.is_file() else "is not a file" if file.exists() else "does not exist"
 
-
-# -------------------- heaps
 
 _SIGNATURE = b"GCOL\x01\0\0\0"
 _START, _HEADER = 16, 16

@@ -1,17 +1,15 @@
-"""How populations hang together: connections into layers, layers into a graph, whatever numbers they hold.
+"""Layers, the connections into them, and the graph that they form, with float or integer weights alike.
 
-When layers answer on the chip, where every synapse takes a step, and how long spikes have to wait there for others.
-
-On the network's own clock a layer answers the input of the same step. On the chip it does so as many steps later as there are
-synapses on the longest path to it. A connection that skips layers is that much too early: its spikes wait in the synapse.
-A neuron that brings a bias hears nobody: it begins when the input does, and nothing has to wait for it.
+On the network's own clock a layer answers the input of the same step. On the chip every synapse takes one step, so a layer
+answers as many steps later as there are synapses on the longest path to it (`pipeline_depths`). A connection that skips
+layers is early by the difference (`early_steps`); its spikes wait in the synapse (`wait_steps`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,19 +18,20 @@ from neurodeploy.errors import NetworkError, unsupported_kind
 from neurodeploy.ir.arrays import ByValue, html_table
 from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring, Wiring
 
-# -------------------- graph
+if TYPE_CHECKING:
+    import networkx as nx  # imported where it is used: it takes longer to load than the rest of this room
 
 INPUT = "input"
-"""The name by which connections call the network's input."""
+"""Name of the network's input as the source of a connection."""
 
 
 def layer_name(module_path: str) -> str:
-    """What the layer of a torch module is called: its dotted path, ``"layer3"`` for a path that is only the number 3."""
+    """Name of the layer made from a torch module: its dotted path; ``"layer3"`` for a path that is only the number 3."""
     return f"layer{module_path}" if module_path.isdigit() else module_path
 
 
 class HasFields(Protocol):
-    """Any kind of neuron: a dataclass of its parameters."""
+    """A neuron kind: a dataclass whose fields are its parameters, arrays () or (n_neurons,)."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -48,10 +47,10 @@ class Connection(ByValue, Generic[S]):
     Attributes
     ----------
     source : str
-        Name of the layer that the spikes come from, or `INPUT`.
+        Name of the layer that sends the spikes, or `INPUT`.
     synapse : Dense, Sparse, Conv or their quantised kind
     delay_steps : int
-        Synaptic delay beyond the one step that every synapse takes on the chip.
+        Synaptic delay, at least 0, beyond the one step that every synapse takes on the chip.
     """
 
     source: str
@@ -65,7 +64,20 @@ class Connection(ByValue, Generic[S]):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Population(ByValue, Generic[N, S]):
-    """A population of neurons and the connections into it; `Layer` in floats, `QuantizedLayer` in integers."""
+    """A population of neurons and the connections into it: `Layer` with floats, `QuantizedLayer` with integers.
+
+    Attributes
+    ----------
+    name : str
+        Unique in its network; neither empty nor `INPUT`, and without a slash.
+    shape : tuple of int
+        Neurons along each axis, at least 1; (channels, rows, columns) after a convolution.
+    neuron : dataclass
+        The neuron kind with its parameters, each () or (n_neurons,).
+    connections : tuple of Connection
+        At least one.
+    bias : array () or (n_neurons,)
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -79,7 +91,13 @@ class Population(ByValue, Generic[N, S]):
 
     @property
     def weight(self) -> NDArray[Any]:
-        """The matrix (n_neurons, n_in) of a layer with a single, dense connection."""
+        """Weights (n_neurons, n_in) of a layer with a single, dense connection.
+
+        Raises
+        ------
+        NetworkError
+            The layer has other connections.
+        """
         synapse = self.connections[0].synapse
         if len(self.connections) != 1 or not isinstance(synapse, DenseWiring):
             kinds = " and ".join(type(connection.synapse).__name__ for connection in self.connections)
@@ -88,17 +106,17 @@ class Population(ByValue, Generic[N, S]):
 
     @property
     def n_synapses(self) -> int:
-        """Pairs of neurons that are connected; a convolution's weights count wherever its window stands."""
+        """Connected pairs of neurons; a weight of a convolution counts at every position of its window."""
         return sum(connection.synapse.n_synapses for connection in self.connections)
 
     @property
     def n_weights(self) -> int:
-        """Weights that the layer has, zeros included; a convolution's count once."""
+        """Stored weights, zeros included; those of a convolution count once."""
         return sum(connection.synapse.weight.size for connection in self.connections)
 
     @property
     def n_pairs(self) -> int:
-        """Pairs of neurons that the synapses could connect, if no weight were zero."""
+        """Pairs of neurons that would be connected if no weight were zero."""
         return sum(connection.synapse.n_pairs for connection in self.connections)
 
     @property
@@ -109,7 +127,7 @@ class Population(ByValue, Generic[N, S]):
     def _check(self) -> None:
         where = f"layer {self.name!r}"
         if not self.name or self.name == INPUT or "/" in self.name:
-            raise NetworkError(where, "needs a name of its own, without a slash")
+            raise NetworkError(where, f"needs a name without a slash, other than {INPUT!r}")
         if not self.shape or any(side < 1 for side in self.shape):
             raise NetworkError(where, f"has shape {self.shape}: every side must be at least 1")
         if not self.connections:
@@ -136,8 +154,16 @@ L = TypeVar("L", bound="Population[Any, Any]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Graph(ByValue, Generic[L]):
-    """Layers in an order in which spikes pass them: each hears the input, layers before it, or itself."""
+class LayerGraph(ByValue, Generic[L]):
+    """Layers in topological order: each receives spikes from the input, from layers before it, or from itself.
+
+    Attributes
+    ----------
+    input_shape : tuple of int
+        Shape of the input spikes of one step, without batch and time.
+    layers : tuple of layers
+        At least one; the last is the output.
+    """
 
     input_shape: tuple[int, ...]
     layers: tuple[L, ...]
@@ -150,7 +176,7 @@ class Graph(ByValue, Generic[L]):
         shapes = {INPUT: self.input_shape}
         for layer in self.layers:
             if layer.name in shapes:
-                raise NetworkError(f"layer {layer.name!r}", "stands twice in the network")
+                raise NetworkError(f"layer {layer.name!r}", "occurs twice in the network")
             shapes[layer.name] = layer.shape
             for connection in layer.connections:
                 self._check_source(layer, connection, shapes)
@@ -161,8 +187,8 @@ class Graph(ByValue, Generic[L]):
         if source not in shapes:
             raise NetworkError(
                 where,
-                f"takes spikes from {source!r}, which is no layer before it",
-                remedy="List layers in the order of spikes.",
+                f"receives spikes from {source!r}, which is no layer before it",
+                remedy="List each layer after the layers that it receives spikes from.",
             )
         n_source = int(np.prod(shapes[source]))
         if synapse.n_in != n_source:
@@ -177,15 +203,21 @@ class Graph(ByValue, Generic[L]):
                 raise unsupported_kind(synapse)
 
     def require_chain(self, what: str, side_layers: Collection[str] = (), *, loops: bool = False) -> None:
-        """Refuse, for what can do no more yet, all but layers with one connection from the layer before, dense or a convolution.
+        """Refuse all networks but chains: one undelayed dense or convolutional connection a layer, from the layer before.
 
-        `side_layers` names layers that stand beside the chain, and may be heard by any of it; with `loops` a dense layer may hear
-        itself, too.
+        Parameters
+        ----------
+        what : str
+            Subject of the error text: the feature that needs a chain.
+        side_layers : collection of str
+            Layers outside the chain, which any layer of it may receive spikes from.
+        loops : bool
+            Allow dense layers a dense connection from themselves.
 
         Raises
         ------
         NetworkError
-            The network is more than that; it names the layer and what `what` cannot do.
+            It names the first layer that does not fit the chain, and its connections.
         """
         previous = INPUT
         for layer in (layer for layer in self.layers if layer.name not in side_layers):
@@ -198,7 +230,8 @@ class Graph(ByValue, Generic[L]):
             if len(kinds) > 1 or first.source != previous or not is_known:
                 raise NetworkError(
                     f"layer {layer.name!r}",
-                    f"has {' and '.join(kinds)}; {what} knows only chains of dense layers and convolutions, undelayed",
+                    f"has {' and '.join(kinds)}; {what} supports only feed-forward chains of dense and "
+                    "convolutional layers without delays",
                 )
             previous = layer.name
 
@@ -207,7 +240,7 @@ class Graph(ByValue, Generic[L]):
         return next(layer for layer in self.layers if layer.name == name)
 
     def targets(self, source: str) -> Iterator[tuple[L, Connection[Any]]]:
-        """The layers that hear `source`, with the connection by which they do."""
+        """Every layer that receives spikes from `source`, with the connection; a layer with two connections comes twice."""
         return ((layer, c) for layer in self.layers for c in layer.connections if c.source == source)
 
     @property
@@ -224,7 +257,7 @@ class Graph(ByValue, Generic[L]):
 
     @property
     def output(self) -> L:
-        """The last layer."""
+        """The last layer, whose answer is read."""
         return self.layers[-1]
 
     @property
@@ -233,12 +266,36 @@ class Graph(ByValue, Generic[L]):
         n_weights = sum(layer.n_weights for layer in self.layers)
         return sum(layer.connectivity * layer.n_weights for layer in self.layers) / max(n_weights, 1)
 
+    def to_networkx(self) -> nx.MultiDiGraph:
+        """The network as a networkx graph: one node for `INPUT` and for each layer, one edge for each connection.
+
+        Returns
+        -------
+        networkx.MultiDiGraph
+            Nodes have `shape`, `n_neurons`, `neuron` (name of the neuron kind; None for the input) and `has_bias`.
+            Edges have `synapse` (name of the synapse kind), `n_synapses` and `delay_steps`.
+        """
+        import networkx as nx
+
+        graph = nx.MultiDiGraph()
+        graph.add_node(INPUT, shape=self.input_shape, n_neurons=self.n_inputs, neuron=None, has_bias=False)
+        for layer in self.layers:
+            kind, has_bias = type(layer.neuron).__name__, bool(layer.bias.any())
+            graph.add_node(layer.name, shape=layer.shape, n_neurons=layer.n_neurons, neuron=kind, has_bias=has_bias)
+            connections: tuple[Connection[Any], ...] = layer.connections
+            for c in connections:
+                n_synapses = c.synapse.n_synapses
+                graph.add_edge(
+                    c.source, layer.name, synapse=type(c.synapse).__name__, n_synapses=n_synapses, delay_steps=c.delay_steps
+                )
+        return graph
+
     def _repr_html_(self) -> str:
-        """A row a layer, for a notebook."""
+        """An HTML table for notebooks, one row a layer."""
         whole = f"{self.n_neurons:,} neurons, {self.n_synapses:,} synapses"
         return html_table(
             f"{type(self).__name__}: input {self.input_shape}, {len(self.layers):,} layers, {whole}",
-            ["layer", "shape", "neurons", "neuron", "hears", "synapses", "weights not zero"],
+            ["layer", "shape", "neurons", "neuron", "sources", "synapses", "weights not zero"],
             (
                 (
                     layer.name, " x ".join(map(str, layer.shape)), layer.n_neurons, type(layer.neuron).__name__,
@@ -253,43 +310,65 @@ class Graph(ByValue, Generic[L]):
         return iter(self.layers)
 
 
-# -------------------- chip_clock
-
-
 def pipeline_depths(layers: Iterable[Population[Any, Any]]) -> dict[str, int]:
-    """Synapses on the longest path from the input to each layer; 0 for the input itself, and for what begins when it does."""
-    layers, depth = tuple(layers), {INPUT: 0}
-    beside = sum(any(c.source == INPUT for c in layer.connections) for layer in layers) > 1
+    """Steps after which each layer answers the input on the chip: synapses on the longest path from the input to it.
+
+    0 for `INPUT` and for bias layers, which fire from the first step on. Recurrent connections of a layer onto itself do not
+    count. `layers` are in topological order, as in a `LayerGraph`.
+    """
+    import networkx as nx
+
+    layers = tuple(layers)
+    bias_names = bias_layers(layers)
+    paths = nx.DiGraph()
+    paths.add_node(INPUT)
     for layer in layers:
-        longest = 1 + max((depth[c.source] for c in layer.connections if c.source != layer.name), default=0)
-        depth[layer.name] = 0 if beside and _hears_nobody(layer) else longest
-    return depth
+        paths.add_node(layer.name)
+        if layer.name not in bias_names:
+            sources = {c.source for c in layer.connections} - {layer.name}
+            paths.add_edges_from((source, layer.name) for source in sources or {INPUT})
+    # A generation holds the nodes whose longest path from a node without sources has the same length.
+    generations = nx.topological_generations(paths)
+    depths = {name: depth for depth, generation in enumerate(generations) for name in generation}
+    return {name: depths[name] for name in (INPUT, *(layer.name for layer in layers))}
 
 
 def bias_layers(layers: Iterable[Population[Any, Any]]) -> frozenset[str]:
-    """The layers that hear nobody and begin when the input does: neurons that bring biases."""
-    return frozenset(name for name, depth in pipeline_depths(layers).items() if depth == 0 and name != INPUT)
+    """Names of the layers that only supply biases: their input weights are all zero, and another layer reads the input.
 
-
-def _hears_nobody(layer: Population[Any, Any]) -> bool:
-    """Whether a layer stands where the input is heard, and has no synapse from it."""
-    return all(c.source == INPUT for c in layer.connections) and not any(c.synapse.weight.any() for c in layer.connections)
+    Frontends add one where biases have to enter the synaptic current: a neuron that fires at every step, whose synapses carry
+    the biases. It needs no input, so nothing waits for it. Where no other layer reads the input, such a layer is an ordinary
+    one that has lost its synapses.
+    """
+    layers = tuple(layers)
+    if sum(any(c.source == INPUT for c in layer.connections) for layer in layers) < 2:
+        return frozenset()
+    return frozenset(
+        layer.name
+        for layer in layers
+        if all(c.source == INPUT for c in layer.connections) and not any(c.synapse.weight.any() for c in layer.connections)
+    )
 
 
 def early_steps(layers: Iterable[Population[Any, Any]]) -> dict[str, tuple[int, ...]]:
-    """Steps by which the spikes of each connection of each layer come before those of the longest path to it."""
+    """Steps by which the spikes of each connection of each layer arrive before those of the longest path to the layer."""
     layers = tuple(layers)
     depth = pipeline_depths(layers)
     return {
         layer.name: tuple(
-            0 if c.source == layer.name else max(depth[layer.name] - depth[c.source] - 1, 0) for c in layer.connections
+            # A layer's own spikes are due in the next step, whatever its depth.
+            0 if c.source == layer.name else max(depth[layer.name] - depth[c.source] - 1, 0)
+            for c in layer.connections
         )
         for layer in layers
     }
 
 
 def wait_steps(layers: Iterable[Population[Any, Any]]) -> dict[str, tuple[int, ...]]:
-    """Steps that spikes wait in each connection of each layer, beyond the one that every synapse takes: delayed, or early."""
+    """Steps that spikes wait in each connection of each layer, beyond the synapse's own: its delay and its `early_steps`."""
     layers = tuple(layers)
-    delays = {layer.name: [c.delay_steps for c in layer.connections] for layer in layers}
-    return {name: tuple(map(sum, zip(steps, delays[name], strict=True))) for name, steps in early_steps(layers).items()}
+    early = early_steps(layers)
+    return {
+        layer.name: tuple(c.delay_steps + steps for c, steps in zip(layer.connections, early[layer.name], strict=True))
+        for layer in layers
+    }

@@ -1,11 +1,12 @@
-"""What is to run: layers of neurons and the connections into them, in floats.
+"""Spiking network with float weights: neuron kinds, synapse kinds, layers.
 
-Floats here and the chip's integers (`neurodeploy.ir.quantized`) follow one recurrence, the chip's. With a the weighted
-input spikes of the step::
+`neurodeploy.ir.quantized` has the same network in a chip's integers. Both follow the chip's recurrence. With a the sum of the
+weights of the step's input spikes::
 
     u <- (1 - current_decay) u + a
     v <- (1 - voltage_decay) v + u + bias
-    an LIF fires where v > threshold, and v <- 0 there; an LI never fires and is read
+    LIF: a neuron fires where v > threshold, and v <- 0 there
+    LI: a neuron never fires; its v is the output
 """
 
 from __future__ import annotations
@@ -19,21 +20,21 @@ from numpy.typing import NDArray
 from neurodeploy.errors import NetworkError
 from neurodeploy.ir.arrays import ByValue, check_range, freeze
 from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring
-from neurodeploy.ir.graph import Graph, Population
+from neurodeploy.ir.graph import LayerGraph, Population
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LIF(ByValue):
-    """Leaky integrate-and-fire with a current, reset to zero; floats, each a scalar or one value a neuron.
+    """Leaky integrate-and-fire neurons with a synaptic current, reset to zero.
 
     Attributes
     ----------
     threshold : array () or (n,)
-        Above zero; the neuron fires strictly above it.
+        Above 0; a neuron fires if v is strictly above it.
     current_decay, voltage_decay : array () or (n,)
-        Share forgotten in a step, 0..1; 1 for a current that lasts one step (LIFBox), 0 for a membrane without leak (IAF).
+        Share lost in a step, 0..1: 1 for a current that lasts one step (LIFBox), 0 for a membrane without leak (IAF).
     rest : array () or (n,)
-        What the model's own membrane potential is more than v: 0 here is `rest` there.
+        Offset of the model's membrane potential: it is v + rest. The recurrence does not use it; outputs do.
     """
 
     threshold: NDArray[np.float64]
@@ -55,7 +56,13 @@ class LIF(ByValue):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LI(ByValue):
-    """Leaky integrator: an LIF that never fires and whose membrane is read."""
+    """Leaky integrators: they never fire, and their membrane potential is the output.
+
+    Attributes
+    ----------
+    current_decay, voltage_decay, rest : array () or (n,)
+        As in `LIF`.
+    """
 
     current_decay: NDArray[np.float64]
     voltage_decay: NDArray[np.float64]
@@ -70,7 +77,7 @@ class LI(ByValue):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Dense(DenseWiring):
-    """All-to-all weights (n_out, n_in), float64, in units of v a spike; a zero is a synapse that does not exist."""
+    """Dense connectivity with float64 weights (n_out, n_in): what a spike adds to u, in units of v. Zeros are no synapses."""
 
     def __post_init__(self) -> None:
         freeze(self, "weight", np.float64)
@@ -79,7 +86,7 @@ class Dense(DenseWiring):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sparse(SparseWiring):
-    """The synapses that exist, with weights (n_synapses,), float64, in units of v a spike."""
+    """Sparse connectivity with float64 weights (n_synapses,), in units of v."""
 
     def __post_init__(self) -> None:
         freeze(self, "weight", np.float64)
@@ -88,7 +95,7 @@ class Sparse(SparseWiring):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Conv(ConvWiring):
-    """A convolution, weights (out_channels, in_channels / groups, rows, columns), float64, in units of v a spike."""
+    """Convolution with float64 weights (out_channels, in_channels / groups, rows, columns), in units of v."""
 
     def __post_init__(self) -> None:
         freeze(self, "weight", np.float64)
@@ -101,16 +108,13 @@ Synapse: TypeAlias = "Dense | Sparse | Conv"
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Layer(Population["Neuron", "Synapse"]):
-    """A population in floats.
+    """A layer with float parameters; attributes as in `Population`.
 
     Attributes
     ----------
-    name : str
-        Unique in its network; not ``"input"``.
-    shape : tuple of int
     neuron : LIF | LI
     connections : tuple of Connection
-        At least one.
+        Into this layer, at least one.
     bias : array () or (n,), float64
         Added to v at every step.
     """
@@ -121,22 +125,22 @@ class Layer(Population["Neuron", "Synapse"]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Network(Graph[Layer]):
-    """A spiking network in floats.
+class Network(LayerGraph[Layer]):
+    """A spiking network with float weights.
 
     Attributes
     ----------
     input_shape : tuple of int
         Shape of the spikes of one step, without batch and time.
     layers : tuple of Layer
-        In the order of their spikes: each hears `INPUT`, layers before it, or itself (recurrence).
+        In topological order: each receives spikes from `INPUT`, from layers before it, or from itself (recurrence).
     timestep_s : float
-        Length of a step, in seconds.
+        Length of a step, in seconds; above 0.
     """
 
     timestep_s: float
 
     def __post_init__(self) -> None:
-        Graph.__post_init__(self)
+        LayerGraph.__post_init__(self)
         if not 0 < self.timestep_s < np.inf:
             raise NetworkError("network", f"has a timestep of {self.timestep_s} s")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from neurodeploy.errors import NetworkError
 from neurodeploy.ir.arrays import ByValue, check_range, freeze
 from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring
-from neurodeploy.ir.graph import Graph, Population
+from neurodeploy.ir.graph import LayerGraph, Population
 from neurodeploy.targets.loihi.arithmetic import (
     BIAS_MAX,
     BIAS_MIN,
@@ -163,7 +163,7 @@ class Encoder(ByValue):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class QuantizedNetwork(Graph[QuantizedLayer]):
+class QuantizedNetwork(LayerGraph[QuantizedLayer]):
     """A spiking network in the chip's integers: what is placed, written, emulated and run in Lava.
 
     Attributes

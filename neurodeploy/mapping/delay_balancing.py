@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
-from neurodeploy.ir.graph import INPUT, Connection, Graph, early_steps
+from neurodeploy.ir.graph import INPUT, Connection, LayerGraph, early_steps
 from neurodeploy.ir.network import LIF, Conv, Layer, Network, Sparse
 from neurodeploy.ir.quantized import QuantizedLayer, QuantizedLIF
 from neurodeploy.mapping.layout import cores_at_a_glance
@@ -27,7 +27,7 @@ from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, AnyLayer, Region, U
 from neurodeploy.targets.loihi.arithmetic import DECAY_UNITY
 
 Vector: TypeAlias = "NDArray[np.float64]"
-G = TypeVar("G", bound="Graph[Any]")
+G = TypeVar("G", bound="LayerGraph[Any]")
 
 SPIKE = 2
 """A relay's weight and, less one, its threshold mantissa: one spike fires it."""
@@ -105,7 +105,7 @@ def balanced(network: G, choices: Iterable[Balance]) -> G:
     return replace(network, layers=tuple(layers)) if relayed else network
 
 
-def _skips(network: Graph[Any]) -> dict[str, int]:
+def _skips(network: LayerGraph[Any]) -> dict[str, int]:
     """By how many steps the spikes of each source come early, at most; sources in the order of their spikes."""
     steps: dict[str, int] = dict.fromkeys((INPUT, *(layer.name for layer in network)), 0)
     for layer, of_connections in zip(network, early_steps(network).values(), strict=True):
@@ -149,7 +149,7 @@ def _told(source: str, relayed: frozenset[str], costs: _Costs) -> Balance:
 class _Costs:
     """What the layers that hear early spikes, and relays, take of a chip, before they are cut: estimates in parts of a core."""
 
-    def __init__(self, network: Graph[Any], profile: HardwareProfile, bits: int, steps: Mapping[str, int]) -> None:
+    def __init__(self, network: LayerGraph[Any], profile: HardwareProfile, bits: int, steps: Mapping[str, int]) -> None:
         self.network, self.profile, self.bits, self.steps = network, profile, bits, steps
         settings = ("slices", "biases", "synapse_formats", "neuron_profiles", "threshold_profiles")  # of how a layer is cut
         self.resources = [resource for resource in limited_resources(profile) if resource not in settings]
@@ -219,7 +219,7 @@ def _halved(sides: tuple[int, ...]) -> list[tuple[int, ...]]:
 # ---------------------------------------------------------------------------------------------- relays as layers
 
 
-def _chain(network: Graph[Any], source: str, n_relays: int) -> Iterator[AnyLayer]:
+def _chain(network: LayerGraph[Any], source: str, n_relays: int) -> Iterator[AnyLayer]:
     for k in range(1, n_relays + 1):
         yield _relay(network, source, source if k == 1 else _name(source, k - 1), k)
 
@@ -228,7 +228,7 @@ def _name(source: str, k: int) -> str:
     return f"{source}.relay{k}"
 
 
-def _relay(network: Graph[Any], source: str, heard: str, k: int) -> AnyLayer:
+def _relay(network: LayerGraph[Any], source: str, heard: str, k: int) -> AnyLayer:
     """A population that fires what `heard` fires, in the shape of `source`."""
     shape = network.input_shape if source == INPUT else network[source].shape
     name, synapse = _name(source, k), _one_to_one(shape)

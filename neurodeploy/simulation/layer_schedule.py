@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.ir.graph import INPUT, Graph, Population
+from neurodeploy.ir.graph import INPUT, LayerGraph, Population
 from neurodeploy.simulation.records import samples_first
 
 INPUTS_PER_BLOCK = 1 << 21
@@ -145,7 +145,9 @@ class SpikeBuffer:
         NumPy type of the input's numbers; layers fire in uint8.
     """
 
-    def __init__(self, network: Graph[Any], batch: int, block_steps: int, input_number: type[Any], backend: ArrayBackend) -> None:
+    def __init__(
+        self, network: LayerGraph[Any], batch: int, block_steps: int, input_number: type[Any], backend: ArrayBackend
+    ) -> None:
         self.backend = backend
         sizes = {INPUT: network.n_inputs} | {layer.name: layer.n_neurons for layer in network}
         # A layer sees its own spikes one step later than those of others: + 1 for a connection from itself.
@@ -198,7 +200,7 @@ class NetworkRun:
 
     def __init__(
         self,
-        network: Graph[Any],
+        network: LayerGraph[Any],
         layers: Sequence[ReadyLayer],
         batch: int,
         *,
@@ -284,7 +286,7 @@ def thread_count(n_neurons: int) -> int:
     return min(cores, max(1, n_neurons // NEURONS_PER_THREAD))
 
 
-def batch_parts(n_samples: int, network: Graph[Any], threads: int) -> list[int]:
+def batch_parts(n_samples: int, network: LayerGraph[Any], threads: int) -> list[int]:
     """Return the samples in each part of a batch: parts that fit a cache, and equally many for every thread."""
     largest = max(layer.n_neurons for layer in network)
     rounds = -(-n_samples * largest // (NEURONS_PER_PART * threads))

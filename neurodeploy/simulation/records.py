@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from neurodeploy.errors import DataError, RequestError
 from neurodeploy.ir.files import replacing
-from neurodeploy.ir.graph import Graph
+from neurodeploy.ir.graph import LayerGraph
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,7 +79,7 @@ Recorded: TypeAlias = "str | Sequence[str]"
 """Layers that are recorded: "output", "all", or their names."""
 
 
-def recorded_layers(network: Graph[Any], record: Recorded) -> tuple[str, ...]:
+def recorded_layers(network: LayerGraph[Any], record: Recorded) -> tuple[str, ...]:
     """Names of the layers to record, in the network's order.
 
     Raises
