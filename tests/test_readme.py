@@ -1,4 +1,4 @@
-"""What README promises, run."""
+"""README.md and the documentation pages that are generated: their code runs, their tables are those of the code."""
 
 from __future__ import annotations
 
@@ -6,34 +6,62 @@ import re
 from pathlib import Path
 
 import pytest
+from support_matrix import COMMANDS as MATRIX_COMMANDS
+from support_matrix import HEAD, ROWS, Row, cell, write_models
 
 from neurodeploy.__main__ import main
 from neurodeploy.frontends.nir import reading
 from neurodeploy.frontends.torch import functions as supported
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-COMMANDS = re.findall(r"^neurodeploy ([a-z]+)(.*)$", README, flags=re.MULTILINE)
+COMMANDS = re.findall(r"^neurodeploy ([a-z]+)(.*)$", README.partition("## Commands")[2], flags=re.MULTILINE)
+
+
+def marked(text: str, name: str) -> str:
+    """What stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``."""
+    found = re.search(f"<!-- {name} -->\n(.*?)<!-- /{name} -->", text, flags=re.DOTALL)
+    assert found is not None, f"no part {name!r}"
+    return found[1]
+
+
+def words(text: str) -> str:
+    """A text without rules and line breaks: what a terminal of any width shows."""
+    return " ".join(re.sub("─+", " ", text).split())
+
+
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) <= 160
+
+
+def test_every_link_leads_to_a_file() -> None:
+    for target in re.findall(r"\]\(([^)#]+)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
 
 
 def test_the_python_runs_as_it_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    program, _ = PYTHON
     names: dict[str, object] = {}
-    exec(compile(program, "README.md", "exec"), names)
+    exec(compile(PYTHON[1], "README.md", "exec"), names)
     assert (tmp_path / "model.net").is_file()
     assert "Now: fits. " in capsys.readouterr().out
 
 
-def test_the_file_with_a_model_is_enough(
+def test_the_output_of_inspect_is_real(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text(PYTHON[1])
-    assert main(["inspect", "mine.py:model", "--target", "loihi1", "--cores", "2"]) == 1
-    assert "6 cores for the network > 2" in capsys.readouterr().out
+    (tmp_path / "mine.py").write_text(PYTHON[0])
+    _, command, *lines, _ = marked(README, "inspect").splitlines()
+    assert command.startswith("$ neurodeploy inspect mine.py:model ")
+    assert main(command.split()[2:]) == 1
+    printed = words(capsys.readouterr().out)
+    assert len(lines) == 6
+    for line in lines:
+        assert words(line) in printed
 
 
 @pytest.mark.parametrize(("command", "rest"), COMMANDS, ids=[command for command, _ in COMMANDS])
@@ -44,19 +72,47 @@ def test_every_command_line_names_options_that_exist(command: str, rest: str, ca
         assert option in taught
 
 
-TABLES = {"norse": supported.rows, "nir": reading.rows}
-"""Which frontend has which table: between ``<!-- NAME -->`` and ``<!-- /NAME -->``."""
+def test_all_nine_commands_are_shown() -> None:
+    assert {command for command, _ in COMMANDS} == {
+        "profiles", "inspect", "deploy", "compress", "simulate", "verify", "evaluate", "export", "demo",
+    }  # fmt: skip
+
+
+TABLES = {"norse": ("operators.md", supported.rows), "nir": ("nir.md", reading.rows)}
+"""Which page of the documentation has the table of which frontend."""
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_the_table_of_what_goes_in_is_the_codes(name: str) -> None:
-    shown = re.search(f"<!-- {name} -->\n(.*?)<!-- /{name} -->", README, flags=re.DOTALL)
-    assert shown is not None
-    rows = "".join(f"| {names} | {becomes} |\n" for names, becomes in TABLES[name]())
-    assert shown[1] == f"| goes in | what becomes of it |\n|---|---|\n{rows}"
+    page, rows_of = TABLES[name]
+    rows = "".join(f"| {names} | {becomes} |\n" for names, becomes in rows_of())
+    shown = marked((ROOT / "docs" / page).read_text(encoding="utf-8"), name)
+    assert shown == f"| goes in | what becomes of it |\n|---|---|\n{rows}"
 
 
-def test_all_nine_commands_are_told_of() -> None:
-    assert {command for command, _ in COMMANDS} == {
-        "profiles", "inspect", "deploy", "compress", "simulate", "verify", "evaluate", "export", "demo",
-    }  # fmt: skip
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the models of the support matrix."""
+    folder = tmp_path_factory.mktemp("support")
+    write_models(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def matrix() -> list[str]:
+    """The support matrix of the README, line by line."""
+    return marked(README, "support").splitlines()
+
+
+def test_the_support_matrix_has_every_row(matrix: list[str]) -> None:
+    assert matrix[:2] == list(HEAD)
+    assert [line.split(" | ")[0].removeprefix("| ") for line in matrix[2:]] == [row.name for row in ROWS]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.model)
+def test_a_row_of_the_support_matrix_is_what_the_commands_do(row: Row, models: Path, matrix: list[str]) -> None:
+    shown = matrix[2 + ROWS.index(row)].split("|")[2:-2]
+    assert dict(zip(MATRIX_COMMANDS, map(str.strip, shown), strict=True)) == {
+        command: cell(command, row, models) for command in MATRIX_COMMANDS
+    }
+    assert matrix[2 + ROWS.index(row)].rstrip("| ").endswith(row.note or shown[-1].strip())
