@@ -120,7 +120,7 @@ def starts_later(net: Net, x: torch.Tensor, state: Any) -> Any:
 
 
 PIXELS = torch.arange(4.0).view(2, 2)
-CHIP = r"\(a chip's synapses add up weighted spikes\)\. README lists what is"
+CHIP = r"\(a chip's synapses add up weighted spikes\)\. docs/operators.md lists what is"
 
 WRONG: dict[str, tuple[nn.Module, str]] = {
     "an activation": (between(F.relu), rf"^model \(Net\): relu is not supported {CHIP}"),

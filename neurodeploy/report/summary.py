@@ -1,4 +1,4 @@
-"""The keys of `Report.to_json` and `inspection` are a promise to scripts; README lists them. What was not run is None."""
+"""The keys of `Report.to_json` and `inspection` are a promise to scripts; docs/json.md lists them. What was not run is None."""
 
 from __future__ import annotations
 

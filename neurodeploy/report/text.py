@@ -229,7 +229,7 @@ def chip_table(profile: HardwareProfile) -> Table:
 
 
 def chip_json(profile: HardwareProfile) -> dict[str, Any]:
-    """Every number of a profile, with the keys that the README documents."""
+    """Every number of a profile, with the keys that docs/json.md documents."""
     limits = {
         limit.key: {
             "value": limit.value, "unit": limit.unit, "source": limit.source, "assumed": limit.assumed, "profile": limit.profile

@@ -116,7 +116,7 @@ def extract(model: torch.nn.Module, sample: torch.Tensor) -> Network:
     Parameters
     ----------
     model : torch.nn.Module
-        Of any make: Norse cells between torch's modules and functions (docs/operators.md has the table), states passed by hand or by
+        Norse cells between torch's modules and functions (docs/operators.md lists them), states passed by hand or by
         ``SequentialState``. A model of one step takes its states after its input and returns them after its output, or keeps
         them itself. A model of many steps loops over one side of its input, or over one input that stays; or has ``Lift``,
         ``LIF`` and the like, for which time is the first side.

@@ -17,7 +17,7 @@ from neurodeploy.frontends.torch import functions as supported
 from neurodeploy.frontends.torch.functions import Call, Map, NotAMap
 from neurodeploy.frontends.torch.populations import Beyond, Known, Meaning, Population, Populations, Raw, State, Step
 
-REMEDY = "README lists what is; behind the last neurons, where the host reads them, anything is."
+REMEDY = "docs/operators.md lists what is; after the last neurons, where the host reads them, everything is."
 
 
 class Traced(torch.Tensor):
