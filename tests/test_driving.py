@@ -100,5 +100,5 @@ def test_whatever_the_wiring_one_to_one_is_one_to_one() -> None:
     ids=["alone", "across", "weights", "current", "silent", "thresholds", "delayed", "overheard"],
 )
 def test_what_is_more_than_an_input_population_is_refused(layers: tuple[QuantizedLayer, ...]) -> None:
-    with pytest.raises(NetworkError, match=r"^layer 'first': is more than an input population can be\. It has to hear the input"):
+    with pytest.raises(NetworkError, match=r"^layer 'first': is more than an input population can be\. It has to receive"):
         with_input_population(in_integers(*layers))

@@ -14,6 +14,9 @@ from neurodeploy.errors import NetworkError
 from neurodeploy.ir.graph import INPUT, Connection, layer_name
 from neurodeploy.ir.network import LI, LIF, Dense, Layer, Network
 from neurodeploy.ir.quantized import Encoder, QuantizedDense, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
+from neurodeploy.targets.loihi.arithmetic import check_layer, check_neuron, check_synapse
+from neurodeploy.targets.loihi.target import LOIHI
+from neurodeploy.targets.simulate import simulate
 
 
 def lif(**changes: Any) -> LIF:
@@ -141,16 +144,16 @@ def test_every_array_has_the_dtype_that_the_noun_promises() -> None:
         (lambda: lif(rest=np.inf), "LIF.rest: is not finite"),
         (lambda: li(current_decay=-1.0), "LI.current_decay: -1.0 is outside"),
         (lambda: li(voltage_decay=2.0), "LI.voltage_decay: 2.0 is outside"),
-        (lambda: quantized_lif(vth=-1), "QuantizedLIF.vth: -1 is outside 0..131071"),
-        (lambda: quantized_lif(vth=1 << 17), "QuantizedLIF.vth: 131072 is outside 0..131071"),
+        (lambda: quantized_lif(vth=-1), "QuantizedLIF.vth: -1 is outside 0..inf"),
+        (lambda: check_neuron(quantized_lif(vth=1 << 17)), "QuantizedLIF.vth: 131072 is outside 0..131071"),
         (lambda: quantized_lif(vth=1.5), "QuantizedLIF.vth: is not whole numbers"),
         (lambda: quantized_lif(vth=1e30), "QuantizedLIF.vth: is not whole numbers"),
         (lambda: quantized_lif(vth=np.nan), "QuantizedLIF.vth: is not finite"),
-        (lambda: quantized_lif(du=4097), "QuantizedLIF.du: 4097 is outside 0..4096"),
-        (lambda: quantized_lif(dv=-1), "QuantizedLIF.dv: -1 is outside 0..4096"),
-        (lambda: QuantizedLI(du=4097, dv=0), "QuantizedLI.du: 4097 is outside"),
-        (lambda: QuantizedLI(du=0, dv=4097), "QuantizedLI.dv: 4097 is outside"),
-        (lambda: quantized_layer(bias=4096), "QuantizedLayer.bias: 4096 is outside -4096..4095"),
+        (lambda: check_neuron(quantized_lif(du=4097)), "QuantizedLIF.du: 4097 is outside 0..4096"),
+        (lambda: quantized_lif(dv=-1), "QuantizedLIF.dv: -1 is outside 0..inf"),
+        (lambda: check_neuron(QuantizedLI(du=4097, dv=0)), "QuantizedLI.du: 4097 is outside"),
+        (lambda: check_neuron(QuantizedLI(du=0, dv=4097)), "QuantizedLI.dv: 4097 is outside"),
+        (lambda: check_layer(quantized_layer(bias=4096)), "QuantizedLayer.bias: 4096 is outside -4096..4095"),
         (lambda: quantized_layer(scale=-1.0), "layer 'hidden': needs a scale of at least zero"),
         (lambda: quantized_layer(scale=np.ones(5)), "layer 'hidden': needs a scale of at least zero, one or one a neuron"),
         (lambda: quantized_layer(scale=np.nan), "QuantizedLayer.scale: is not finite"),
@@ -179,7 +182,7 @@ def test_a_register_holds_what_it_holds(build: Callable[[], Any], message: str) 
 )
 def test_weights_are_what_the_chip_can_store(weight: Any, bits: int, message: str) -> None:
     with pytest.raises(NetworkError, match=says(message)):
-        QuantizedDense(weight=np.array(weight), weight_bits=bits)
+        check_synapse(QuantizedDense(weight=np.array(weight), weight_bits=bits))
 
 
 @pytest.mark.parametrize(
@@ -187,7 +190,18 @@ def test_weights_are_what_the_chip_can_store(weight: Any, bits: int, message: st
     [([[255, 0]], 8), ([[-255, 0]], 8), ([[-256, 254]], 8), ([[0, 0]], 1), ([[128, 64]], 2), ([[-2, 0, 2]], 2)],
 )
 def test_weights_at_the_edge_are_legal(weight: Any, bits: int) -> None:
-    assert QuantizedDense(weight=np.array(weight), weight_bits=bits).weight.tolist() == weight
+    synapse = QuantizedDense(weight=np.array(weight), weight_bits=bits)
+    check_synapse(synapse)
+    assert synapse.weight.tolist() == weight
+
+
+def test_a_target_names_layer_value_limit_and_source_of_what_its_registers_cannot_hold() -> None:
+    network = quantized_network(layers=(quantized_layer(bias=4096, name="first"),))
+    message = "layer 'first': QuantizedLayer.bias: 4096 is outside -4096..4095 (Loihi register widths, lava-nc 0.10"
+    with pytest.raises(NetworkError, match=says(message)):
+        LOIHI.check(network)
+    with pytest.raises(NetworkError, match=says(message)):
+        simulate(network, np.zeros((3, 4)))
 
 
 def test_float_weights_are_a_matrix() -> None:

@@ -209,7 +209,7 @@ WRONG: list[tuple[str, object, str]] = [
     ("1/neuron/iDecay", None, "layer/1 'layer1'/neuron: has no 'iDecay'"),
     ("1/neuron/iDecay", 4097, "layer/1 'layer1'/neuron: .*4097 is outside 0..4096"),
     ("1/neuron/vDecay", [1, 2], r"layer/1 'layer1'.*: .*dv has shape \(2,\)"),
-    ("1/neuron/vThMant", -1, "layer/1 'layer1'/neuron: .*-1 is outside 0..131071"),
+    ("1/neuron/vThMant", -1, "layer/1 'layer1'/neuron: .*-1 is outside 0..inf"),
     ("1/neuron/vThMant", [1, 2, 1 << 17], "layer/1 'layer1'/neuron: .*131072 is outside 0..131071"),
     ("1/neuron/type", [b"SDNN"], "layer/1 'layer1'/neuron: its type 'SDNN' is not supported"),
     ("1/neuron/messageBits", 16, "layer/1 'layer1'/neuron: sends graded spikes"),

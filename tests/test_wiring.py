@@ -14,6 +14,7 @@ from neurodeploy.errors import NetworkError
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.network import LI, Conv, Dense, Layer, Network, Sparse
 from neurodeploy.ir.quantized import QuantizedConv
+from neurodeploy.targets.loihi.arithmetic import check_synapse
 
 # ---------------------------------------------------------------------------------------------- many ways to one number
 
@@ -108,7 +109,7 @@ def test_a_matrix_has_two_sides() -> None:
 
 def test_integers_of_a_window_are_checked_as_any() -> None:
     with pytest.raises(NetworkError, match=r"^QuantizedConv\.weight: has odd numbers among weights of both signs"):
-        QuantizedConv(weight=np.array([[[[1, -2]]]]), input_shape=(1, 1, 2), weight_bits=8)
+        check_synapse(QuantizedConv(weight=np.array([[[[1, -2]]]]), input_shape=(1, 1, 2), weight_bits=8))
 
 
 # ---------------------------------------------------------------------------------------------- layers that hear others

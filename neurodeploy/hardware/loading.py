@@ -34,7 +34,7 @@ FORMULAS: tuple[str, ...] = get_args(Encoding)
 """How synapses may be stored: `neurodeploy.resources.encodings` has them all."""
 PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 """What a profile that is extended, and an encoding, may be called."""
-TEXTS = ("name", "description", "extends")
+TEXTS = ("name", "description", "extends", "target")
 PARTS = ("value", "unit", "source", "assumption")
 _PACKAGE = Path(__file__).parent.parent
 _PROFILE_FOLDERS = (_PACKAGE / "hardware_profiles", _PACKAGE.parent / "hardware_profiles")  # a wheel's, a checkout's
@@ -130,16 +130,20 @@ def _profile(path: Path, extending: tuple[Path, ...]) -> HardwareProfile:
     for key in TEXTS:
         if key in data and not isinstance(data[key], str):
             raise ProfileError(f"{file}: {key}", f"is {_kind(data[key])}, not text")
-    limits = _inherited(path, data["extends"], extending) if "extends" in data else {}
+    parent = _inherited(path, data["extends"], extending) if "extends" in data else None
+    limits = {} if parent is None else dict(parent.limits)
+    target = data.get("target", None if parent is None else parent.target)
+    if target is not None and not re.fullmatch(PLAIN_NAME, target):
+        raise ProfileError(f"{file}: target", f"'{_shown(target)}' is not a plain name", remedy="Give the name of a target.")
     limits |= {key: _limit(path.stem, key, data[key]) for key in KEYS if key in data}
     for key, what in KEYS.items():
         if what.required and key not in limits:
             raise ProfileError(f"{file}: {key}", "missing", remedy=f"It is {what.meaning}, in {what.unit}.")
-    return HardwareProfile(name=data["name"], description=data["description"], limits=limits)
+    return HardwareProfile(name=data["name"], description=data["description"], limits=limits, target=target)
 
 
-def _inherited(path: Path, name: str, extending: tuple[Path, ...]) -> dict[str, Limit]:
-    """The numbers of the profile that `path` extends: the file beside it, or one that comes with neurodeploy."""
+def _inherited(path: Path, name: str, extending: tuple[Path, ...]) -> HardwareProfile:
+    """The profile that `path` extends: the file beside it, or one that comes with neurodeploy."""
     where, chain = f"{path.stem}.yaml: extends", (*extending, path.resolve())
     if not re.fullmatch(PLAIN_NAME, name):
         raise ProfileError(where, f"'{_shown(name)}' is not a plain name", remedy="Give a profile's name, no path and no ending.")
@@ -153,7 +157,7 @@ def _inherited(path: Path, name: str, extending: tuple[Path, ...]) -> dict[str, 
         names = [one.stem for one in (*chain[chain.index(parent.resolve()) :], parent)]
         raise ProfileError(where, f"goes round in a circle: {' -> '.join(names)}")
     try:
-        return dict(_profile(parent, chain).limits)
+        return _profile(parent, chain)
     except ProfileError as error:
         error.source = error.source or f"extended by {path.stem}.yaml"
         raise
@@ -296,6 +300,10 @@ def profile_schema() -> dict[str, Any]:
             "name": {"type": "string", "description": "what it is called"},
             "description": {"type": "string", "description": "one sentence about it"},
             "extends": {**_NAME, "description": "a profile beside this one, or one of neurodeploy's: this one says what differs"},
+            "target": {
+                **_NAME,
+                "description": "target that runs its networks, e.g. loihi; without one a profile is for counting only",
+            },
             **{key: _entry(what) for key, what in KEYS.items()},
         },
         "required": ["name", "description"],

@@ -178,11 +178,15 @@ class HardwareProfile:
         What it is called, and one sentence about it.
     limits : mapping of key to Limit
         Every number, by its key in `KEYS`, in that order.
+    target : str or None
+        Name of the target (`neurodeploy.targets`) whose arithmetic and files the chip takes; None for a profile that is for
+        counting only.
     """
 
     name: str
     description: str
     limits: Mapping[str, Limit]
+    target: str | None = None
     _capacities: Mapping[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -1,4 +1,8 @@
-"""What is to run, in the chip's integers: what is placed, written, emulated and run in Lava."""
+"""Networks in integers: the graph that is placed, written to files, emulated and run on a chip.
+
+The classes check what every integer graph must satisfy: whole numbers, shapes, signs. How wide a register is, and which weights
+a synapse can hold, differs from target to target: `Target.check` of `neurodeploy.targets` checks that.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +16,19 @@ from neurodeploy.errors import NetworkError
 from neurodeploy.ir.arrays import ByValue, check_range, freeze
 from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring
 from neurodeploy.ir.graph import LayerGraph, Population
-from neurodeploy.targets.loihi.arithmetic import (
-    BIAS_MAX,
-    BIAS_MIN,
-    DECAY_UNITY,
-    MIXED_MAX,
-    MIXED_MIN,
-    SINGLE_SIGN_MAX,
-    THRESHOLD_MAX,
-    is_mixed,
-    width_of,
-)
+
+DEFAULT_TARGET = "loihi"
+"""Target of networks that are built by hand, and of training without a profile."""
+COUNTING_ONLY = "counting only"
+"""`QuantizedNetwork.target` of a network that no target runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class QuantizedLIF(ByValue):
-    """`LIF` in the chip's registers: mantissa vth in 0..2**17-1, decays du and dv in 0..4096; each () or (n,), int64."""
+    """`LIF` in a target's registers: threshold vth, decays du and dv of current and membrane; each () or (n,), int64, >= 0.
+
+    What a register stands for is the target's: on Loihi a decay d forgets the share d / 4096 in a step.
+    """
 
     vth: NDArray[np.int64]
     du: NDArray[np.int64]
@@ -36,14 +37,12 @@ class QuantizedLIF(ByValue):
     def __post_init__(self) -> None:
         for name in ("vth", "du", "dv"):
             freeze(self, name, np.int64)
-        check_range(self, "vth", 0, THRESHOLD_MAX)
-        check_range(self, "du", 0, DECAY_UNITY)
-        check_range(self, "dv", 0, DECAY_UNITY)
+            check_range(self, name, 0, np.inf)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class QuantizedLI(ByValue):
-    """`LI` in the chip's registers: decays du and dv in 0..4096, each () or (n,), int64."""
+    """`LI` in a target's registers: decays du and dv of current and membrane, each () or (n,), int64, >= 0."""
 
     du: NDArray[np.int64]
     dv: NDArray[np.int64]
@@ -51,35 +50,26 @@ class QuantizedLI(ByValue):
     def __post_init__(self) -> None:
         for name in ("du", "dv"):
             freeze(self, name, np.int64)
-        check_range(self, "du", 0, DECAY_UNITY)
-        check_range(self, "dv", 0, DECAY_UNITY)
+            check_range(self, name, 0, np.inf)
 
 
-class _Integers:
-    """What the chip's weights may be: shared by the kinds of synapse below.
-
-    Of one sign they lie within 0..255 in magnitude; of both signs they are even and within -256..254, since the
-    chip's lowest weight bit is the sign.
-    """
+class IntegerWeights:
+    """Check shared by the integer synapses below: whole numbers that fit their array, and a width of at least one bit."""
 
     __slots__ = ()
     weight: NDArray[Any]
     weight_bits: int
 
-    def _check_integers(self, dtype: type) -> None:
-        name, weight = type(self).__name__, freeze(self, "weight", np.int64)
-        if is_mixed(weight):
-            check_range(self, "weight", MIXED_MIN, MIXED_MAX)
-            if (weight & 1).any():
-                raise NetworkError(f"{name}.weight", "has odd numbers among weights of both signs")
-        check_range(self, "weight", -SINGLE_SIGN_MAX if weight.size and weight.max() <= 0 else MIXED_MIN, SINGLE_SIGN_MAX)
-        if not max(1, width_of(weight)) <= self.weight_bits <= 9:
-            raise NetworkError(f"{name}.weight_bits", f"{self.weight_bits} do not hold weights {width_of(weight)} bits wide")
+    def _check_integers(self, dtype: type[np.signedinteger[Any]]) -> None:
+        freeze(self, "weight", np.int64)
+        check_range(self, "weight", np.iinfo(dtype).min, np.iinfo(dtype).max)
         freeze(self, "weight", dtype)
+        if self.weight_bits < 1:
+            raise NetworkError(f"{type(self).__name__}.weight_bits", f"{self.weight_bits} do not hold a weight")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class QuantizedDense(_Integers, DenseWiring):
+class QuantizedDense(IntegerWeights, DenseWiring):
     """All-to-all integer weights (n_out, n_in), int64.
 
     Attributes
@@ -96,7 +86,7 @@ class QuantizedDense(_Integers, DenseWiring):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class QuantizedSparse(_Integers, SparseWiring):
+class QuantizedSparse(IntegerWeights, SparseWiring):
     """The synapses that exist, with integer weights (n_synapses,), int16 (there may be many)."""
 
     weight_bits: int
@@ -107,7 +97,7 @@ class QuantizedSparse(_Integers, SparseWiring):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class QuantizedConv(_Integers, ConvWiring):
+class QuantizedConv(IntegerWeights, ConvWiring):
     """A convolution with integer weights (out_channels, in_channels / groups, rows, columns), int64."""
 
     weight_bits: int
@@ -123,14 +113,15 @@ QuantizedSynapse: TypeAlias = "QuantizedDense | QuantizedSparse | QuantizedConv"
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class QuantizedLayer(Population["QuantizedNeuron", "QuantizedSynapse"]):
-    """A population in the chip's integers.
+    """A layer of neurons in integers, and the connections into it.
 
     Attributes
     ----------
     bias : array () or (n,), int64
-        Mantissa in -4096..4095, shifted left by six bits and added to v at every step.
+        Added to the membrane at every step, in weight units.
     scale : array () or (n,), float64
-        What one float unit of v is in weight units: v_chip = 64 * scale * v_float. 0 where nobody knows (a foreign file).
+        Weight units in one unit of the float network's membrane; 0 where it is unknown (a foreign file). On Loihi, which
+        shifts weights left by six bits, v_chip = 64 * scale * v_float.
     """
 
     scale: NDArray[np.float64]
@@ -138,7 +129,6 @@ class QuantizedLayer(Population["QuantizedNeuron", "QuantizedSynapse"]):
     def __post_init__(self) -> None:
         freeze(self, "bias", np.int64)
         freeze(self, "scale", np.float64)
-        check_range(self, "bias", BIAS_MIN, BIAS_MAX)
         if self.scale.shape not in ((), (self.n_neurons,)) or (self.scale < 0).any():
             raise NetworkError(f"layer {self.name!r}", "needs a scale of at least zero, one or one a neuron")
         self._check()
@@ -151,10 +141,10 @@ class QuantizedLayer(Population["QuantizedNeuron", "QuantizedSynapse"]):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Encoder(ByValue):
-    """A spiking population that stands between a file's raw input and the first layer (a netx ``input`` layer).
+    """A population of neurons between raw input and the first layer: it turns numbers into spikes (a netx ``input`` layer).
 
-    Raw input x drives it through its bias, ``bias_mantissa = x * weight + bias``, where a simulation is told that its input is
-    raw; spikes that are given enter in place of its own.
+    A simulation with raw input x sets its bias at every step, ``bias = x * weight + bias``. A simulation with spikes as input
+    leaves it out: the spikes take the place of its own.
     """
 
     neuron: QuantizedLIF
@@ -164,12 +154,16 @@ class Encoder(ByValue):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class QuantizedNetwork(LayerGraph[QuantizedLayer]):
-    """A spiking network in the chip's integers: what is placed, written, emulated and run in Lava.
+    """A spiking network in the integers of one target: what is placed, written, emulated and run on its chip.
 
     Attributes
     ----------
     encoder : Encoder or None
-        The input population, where there is one: it makes spikes of raw input; those that are given enter in its place.
+        The population that makes spikes of raw input, where there is one.
+    target : str
+        Name of the target whose arithmetic the integers are for (`neurodeploy.targets`); `COUNTING_ONLY` where no target is
+        known: such a network is counted and placed, but neither written nor emulated.
     """
 
     encoder: Encoder | None = None
+    target: str = DEFAULT_TARGET

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
 from neurodeploy.ir.graph import INPUT, Connection, LayerGraph, early_steps
 from neurodeploy.ir.network import LIF, Conv, Layer, Network, Sparse
-from neurodeploy.ir.quantized import QuantizedLayer, QuantizedLIF
+from neurodeploy.ir.quantized import QuantizedLayer, QuantizedLIF, QuantizedNetwork
 from neurodeploy.mapping.layout import cores_at_a_glance
 from neurodeploy.passes.quantize import quantized_kind
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.encodings import weight_bits
 from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, AnyLayer, Region, Usage, bits_of, grid_of, limited_resources
-from neurodeploy.targets.loihi.arithmetic import DECAY_UNITY
+from neurodeploy.targets import arithmetic_named
 
 Vector: TypeAlias = "NDArray[np.float64]"
 G = TypeVar("G", bound="LayerGraph[Any]")
@@ -239,8 +239,10 @@ def _relay(network: LayerGraph[Any], source: str, heard: str, k: int) -> AnyLaye
     wiring: dict[str, Any] = {f.name: getattr(synapse, f.name) for f in fields(synapse)}
     wiring |= {"weight": np.full(synapse.weight.shape, SPIKE), "weight_bits": SPIKE.bit_length()}
     integers = quantized_kind(synapse)(**wiring)
+    assert isinstance(network, QuantizedNetwork)
+    forgets_all = arithmetic_named(network.target).decay_registers(np.ones(()))
     return QuantizedLayer(
-        name=name, shape=shape, neuron=QuantizedLIF(vth=np.array(SPIKE - 1), du=np.array(DECAY_UNITY), dv=np.array(DECAY_UNITY)),
+        name=name, shape=shape, neuron=QuantizedLIF(vth=np.array(SPIKE - 1), du=forgets_all, dv=forgets_all),
         connections=(Connection(source=heard, synapse=integers),), bias=np.zeros(()), scale=np.array(float(SPIKE)),
     )  # fmt: skip
 

@@ -1,9 +1,4 @@
-"""A first layer that raw input may drive by its biases: as the population that stands between input and network.
-
-What a population that stands between raw input and the network makes of it: spikes, in the chip's integers.
-
-Its neurons hear nobody: raw input sets their bias at every step. So currents stay at zero, and membranes are all that moves.
-"""
+"""Input population: the first layer of a network, driven by raw input through its biases instead of by graded spikes."""
 
 from __future__ import annotations
 
@@ -12,20 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from neurodeploy.errors import NetworkError
+from neurodeploy.errors import NetworkError, unsupported_kind
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.quantized import (
     Encoder,
     QuantizedConv,
-    QuantizedLayer,
+    QuantizedDense,
     QuantizedLIF,
     QuantizedNetwork,
     QuantizedSparse,
     QuantizedSynapse,
 )
-from neurodeploy.targets.loihi.arithmetic import DECAY_UNITY
-
-# -------------------- driving
+from neurodeploy.targets import arithmetic_named
 
 
 def with_input_population(network: QuantizedNetwork) -> QuantizedNetwork:
@@ -42,46 +35,47 @@ def with_input_population(network: QuantizedNetwork) -> QuantizedNetwork:
         Its first layer is more than an input population can be.
     """
     first, *others = network.layers
-    weight = _alike(first.connections[0].synapse) if len(first.connections) == 1 else None
-    heard_first_hand = any(layer is not first for layer, _ in network.targets(INPUT))
-    if weight is None or first.connections[0].delay_steps or heard_first_hand or not others or not _is_plain(first):
+    forgets_all = arithmetic_named(network.target).decay_registers(np.ones(()))
+    one_input = len(first.connections) == 1 and not first.connections[0].delay_steps
+    weight = one_to_one_weight(first.connections[0].synapse) if one_input else None
+    feeds_others = any(layer is not first for layer, _ in network.targets(INPUT))
+    neuron = first.neuron
+    if (
+        weight is None
+        or feeds_others
+        or not others
+        or not isinstance(neuron, QuantizedLIF)
+        or (neuron.du != forgets_all).any()
+        or any((numbers != numbers.flat[0]).any() for numbers in (neuron.vth, neuron.dv, first.bias))
+    ):
         raise NetworkError(
             f"layer {first.name!r}", "is more than an input population can be",
-            remedy="It has to hear the input one to one by one weight, to forget currents in a step (du of 4096), to have one "
-            "threshold, one decay and one bias, and to be what alone hears the input.",
+            remedy="It has to receive the input one to one by one weight, to forget currents in a step "
+            f"(du of {int(forgets_all)}), to have one threshold, one decay and one bias, and nothing else may receive the input.",
         )  # fmt: skip
-    assert isinstance(first.neuron, QuantizedLIF)
-    neuron = QuantizedLIF(**{name: _one(getattr(first.neuron, name)) for name in ("vth", "du", "dv")})
-    encoder = Encoder(neuron=neuron, weight=weight, bias=int(_one(first.bias)))
-    layers = tuple(replace(layer, connections=tuple(_moved(c, first.name) for c in layer.connections)) for layer in others)
-    return QuantizedNetwork(input_shape=first.shape, layers=layers, encoder=encoder)
+    vth, du, dv, bias = (np.array(numbers.flat[0]) for numbers in (neuron.vth, neuron.du, neuron.dv, first.bias))
+    encoder = Encoder(neuron=QuantizedLIF(vth=vth, du=du, dv=dv), weight=weight, bias=int(bias))
+
+    def moved(connection: Any) -> Any:
+        return replace(connection, source=INPUT) if connection.source == first.name else connection
+
+    layers = tuple(replace(layer, connections=tuple(map(moved, layer.connections))) for layer in others)
+    return replace(network, input_shape=first.shape, layers=layers, encoder=encoder)
 
 
-def _moved(connection: Any, first: str) -> Any:
-    return replace(connection, source=INPUT) if connection.source == first else connection
-
-
-def _one(numbers: Any) -> Any:
-    return np.array(numbers.flat[0])
-
-
-def _is_plain(layer: QuantizedLayer) -> bool:
-    neuron = layer.neuron
-    if not isinstance(neuron, QuantizedLIF) or (neuron.du != DECAY_UNITY).any():
-        return False
-    return all((numbers == numbers.flat[0]).all() for numbers in (neuron.vth, neuron.dv, layer.bias))
-
-
-def _alike(synapse: QuantizedSynapse) -> int | None:
-    """The weight by which neurons hear the input one to one; None where they hear it otherwise."""
-    if isinstance(synapse, QuantizedConv):
-        sides = (synapse.weight.shape, synapse.stride, synapse.padding)
-        one_to_one, values = sides == ((synapse.groups, 1, 1, 1), (1, 1), (0, 0)), synapse.weight.ravel()
-    elif isinstance(synapse, QuantizedSparse):
-        each = np.arange(synapse.n_in)
-        one_to_one = np.array_equal(synapse.sources, each) and np.array_equal(synapse.starts, np.arange(synapse.n_in + 1))
-        values = synapse.weight
-    else:
-        values = np.diagonal(synapse.weight)
-        one_to_one = synapse.n_in == synapse.n_out and np.array_equal(synapse.weight, np.diag(values))
+def one_to_one_weight(synapse: QuantizedSynapse) -> int | None:
+    """Return the weight by which each neuron receives the input of its own index; None for any other wiring."""
+    match synapse:
+        case QuantizedConv():
+            sides = (synapse.weight.shape, synapse.stride, synapse.padding)
+            one_to_one, values = sides == ((synapse.groups, 1, 1, 1), (1, 1), (0, 0)), synapse.weight.ravel()
+        case QuantizedSparse():
+            each = np.arange(synapse.n_in)
+            one_to_one = np.array_equal(synapse.sources, each) and np.array_equal(synapse.starts, np.arange(synapse.n_in + 1))
+            values = synapse.weight
+        case QuantizedDense():
+            values = np.diagonal(synapse.weight)
+            one_to_one = synapse.n_in == synapse.n_out and np.array_equal(synapse.weight, np.diag(values))
+        case _:
+            raise unsupported_kind(synapse)
     return int(values[0]) if one_to_one and (values == values[0]).all() else None

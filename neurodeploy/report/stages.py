@@ -17,7 +17,7 @@ from neurodeploy.mapping.budget.budget import LayerBudget
 from neurodeploy.mapping.placement import LayerUse, Placement
 from neurodeploy.passes.quantize import RateChange, changed_rates, dequantize
 from neurodeploy.simulation.records import Comparison, SpikeRecord, compare
-from neurodeploy.targets.loihi.arithmetic import MANTISSA_SHIFT
+from neurodeploy.targets import arithmetic_named
 from neurodeploy.targets.simulate import random_spikes, simulate
 from neurodeploy.training.encoders import decide, for_simulators, levels_of
 from neurodeploy.training.forward import Data, spikes_of
@@ -201,7 +201,8 @@ def outputs(record: SpikeRecord, network: Network | QuantizedNetwork, rest: NDAr
     v = record.v[layer.name].reshape(record.n_samples, -1, record.n_steps).astype(np.float64)
     if isinstance(network, QuantizedNetwork):
         scale = np.where(network.output.scale > 0, network.output.scale, 1.0)  # of a foreign file nobody knows it
-        v = v / np.reshape(scale * (1 << MANTISSA_SHIFT), (-1, 1))
+        exponent = arithmetic_named(network.target).registers.weight_exponent
+        v = v / np.reshape(scale * (1 << exponent), (-1, 1))
     return v + np.reshape(rest, (-1, 1))
 
 

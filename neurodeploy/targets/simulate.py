@@ -1,4 +1,4 @@
-"""One verb, three ends: run a network on spikes, in floats, in the chip's integers, or in Lava itself."""
+"""Simulation of a network on spikes: floats in the reference simulator, integers in a target's emulator or its vendor's."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 
 from neurodeploy.errors import DataError, RequestError
 from neurodeploy.ir.network import Network
-from neurodeploy.ir.quantized import Encoder, QuantizedNetwork
+from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.simulation.records import Comparison, Recorded, SpikeRecord, compare
 from neurodeploy.simulation.reference import run_reference
-from neurodeploy.targets.loihi.emulator import OnOverflow, check_resets, run_emulator
-from neurodeploy.targets.loihi.neuron_step import InputPopulation, bias_mantissas, encoder_of
+from neurodeploy.targets import target_named
 
 DEFAULT_TIME_LIMIT_S = 600.0
 RANDOM_RATE = 0.3
@@ -24,13 +23,13 @@ def simulate(
     network: Network | QuantizedNetwork,
     spikes: NDArray[Any],
     *,
-    end: Literal["emulator", "lava", "loihi2"] = "emulator",
+    end: str = "emulator",
     record: Recorded = "output",
     graded: bool = False,
     raw: bool = False,
     reset_interval: int = 0,
     reset_offset: int = 0,
-    on_overflow: OnOverflow = "wrap",
+    on_overflow: Literal["wrap", "raise", "warn"] = "wrap",
     device: str | None = None,
     threads: int | None = None,
     time_limit_s: float = DEFAULT_TIME_LIMIT_S,
@@ -42,130 +41,155 @@ def simulate(
     Parameters
     ----------
     network : Network or QuantizedNetwork
-        Floats run in the reference simulator, the chip's integers at the `end` asked for.
+        A network in floats runs in the reference simulator, one in integers at the `end` asked for.
     spikes : array (batch, \\*input_shape, n_steps) or (\\*input_shape, n_steps)
-        0 or 1; any whole numbers where they are graded, any numbers where they are raw.
-    end : "emulator" | "lava" | "loihi2"
-        Our own integer emulator, or Lava's simulator in processes of its own (Python 3.10 with lava-nc and lava-dl).
-        Both give the same integers. ``"loihi2"`` is a board, through Intel's extension of Lava: spikes of the output alone.
+        0 or 1; any whole numbers with `graded`, any numbers with `raw`.
+    end : str
+        ``"emulator"``: the emulator of the network's target. Otherwise a simulator of the target's vendor; for Loihi ``"lava"``,
+        Lava's simulator in processes of its own (Python 3.10 with lava-nc and lava-dl), or ``"loihi2"``, a board through Intel's
+        extension of Lava, which returns spikes of the output alone. All compute the same integers.
     record : "output" | "all" | sequence of layer names
-        Layers to record, spikes and membranes alike. The emulator counts spikes in all layers, and needs none recorded: ``()``.
+        Layers of which spikes and membranes are recorded. The emulator counts spikes in all layers, also with ``()``.
     graded : bool
         Whether the input is graded: whole numbers that weights are multiplied by.
     raw : bool
-        Whether the input is raw: numbers x that at every step set the bias of the network's input population (`Encoder`), which
-        fires in their stead; as for netx's ``input`` layers, x * weight + bias. An image that stays is repeated over the steps.
+        Whether the input is numbers x that set the bias of the network's input population (`Encoder`) at every step, to
+        x * weight + bias, as netx's ``input`` layers do. To show an image for several steps, repeat it.
     reset_interval, reset_offset : int
-        Neurons go back to rest before step `reset_offset` and every `reset_interval` from there on, as netx's arguments of these
-        names have it; spikes under way go on. 0 for never. For the chip's integers only.
+        Neurons go back to rest before step `reset_offset` and every `reset_interval` steps from there on; spikes on their way go
+        on. netx has arguments of the same names. 0 for never. For integers only.
     on_overflow : "wrap" | "raise" | "warn"
-        What the emulator does after a state left its 24 bits, beside what the chip does.
+        What the emulator does after a state left its register, in addition to what the chip does.
     device : str, optional
-        A torch device on which the emulator is to run, ``"cuda"`` or ``"cpu"``; by default it runs in compiled loops, which are
-        faster on a processor. All give the same integers.
+        Torch device for the emulator, ``"cuda"`` or ``"cpu"``. Without one it runs in compiled loops, which are faster on a
+        processor. The integers are the same.
     threads : int, optional
-        Parts of the batch that the emulator runs beside each other; by default as many as pay.
+        Number of threads of the emulator; by default as many as make it faster.
     time_limit_s : float
-        Seconds after which a Lava run is given up.
+        Seconds after which a run in the vendor's simulator is given up.
 
     Raises
     ------
     DataError
-        Spikes of another shape than the network's input, or other values than 0 and 1 (whole numbers, where graded; what biases
-        of 13 bits hold, where raw).
+        Spikes of another shape than the network's input, or values other than 0 and 1 (whole numbers with `graded`; what the
+        biases hold with `raw`).
     SimulationError
-        Lava is missing, died or took too long; an overflow, where that is to raise.
+        The vendor's simulator is missing, died or took too long; an overflow with ``on_overflow="raise"``.
     RequestError
-        An unknown end or record, an interval that is none, a device that is not here or for what is not the emulator.
+        An unknown end or record, an invalid interval, a device that does not exist or that is not for the emulator, or a network
+        that was rounded for counting only.
+    NetworkError
+        A number outside the registers of the network's target.
     """
-    if end not in ("emulator", "lava", "loihi2"):
-        raise RequestError("end", f"{end!r} is no simulator", remedy="Give 'emulator', 'lava' or, for a board, 'loihi2'.")
-    if device is not None and (end != "emulator" or isinstance(network, Network)):
-        raise RequestError("device", "is the emulator's: nothing else runs on one", remedy="Leave it out.")
-    check_resets(reset_interval, reset_offset)
-    resets = {"reset_interval": reset_interval, "reset_offset": reset_offset}
     if raw and graded:
         raise RequestError("raw", "input sets biases, and graded input is multiplied by weights", remedy="Give one of the two.")
-    encoder = encoder_of(network) if raw else None
-    batch = as_batch(spikes, network.input_shape, graded=graded) if encoder is None else _biases(encoder, spikes, network)
     if isinstance(network, Network):
         if end != "emulator":
-            raise RequestError("end", "Lava runs integers, and this network is in floats", remedy="Quantize it first.")
+            raise RequestError("end", f"{end!r} runs integers, and this network is in floats", remedy="Quantize it first.")
+        if device is not None:
+            raise RequestError("device", "is the emulator's: nothing else runs on one", remedy="Leave it out.")
         if reset_interval:
             raise RequestError("reset_interval", "is the chip's, and this network is in floats", remedy="Quantize it first.")
-        return run_reference(network, batch, record=record)
+        if raw:
+            raise RequestError(
+                "raw", "input needs an input population to drive, and this network has none",
+                remedy="Give it an Encoder, or its first layer graded input.",
+            )  # fmt: skip
+        return run_reference(network, as_batch(spikes, network.input_shape, graded=graded), record=record)
+    target = target_named(network.target)
+    if end not in ("emulator", *target.simulators):
+        known = ", ".join(map(repr, ("emulator", *target.simulators)))
+        raise RequestError("end", f"{end!r} is no simulator", remedy=f"Give one of {known}.")
+    options: dict[str, Any] = {"reset_interval": reset_interval, "reset_offset": reset_offset}
+    batch = samples_of(spikes, network.input_shape) if raw else as_batch(spikes, network.input_shape, graded=graded)
     if end == "emulator":
-        if encoder is not None:
-            batch = InputPopulation(encoder, **resets).advance(batch)
-        return run_emulator(network, batch, record=record, on_overflow=on_overflow, device=device, threads=threads, **resets)
-    from neurodeploy.targets.loihi.lava import run_lava
-
-    return run_lava(network, batch, record=record, time_limit_s=time_limit_s, end=end, raw=raw, **resets)
+        options |= {"on_overflow": on_overflow, "device": device, "threads": threads}
+        defaults = {"reset_interval": 0, "reset_offset": 0, "on_overflow": "wrap", "device": None, "threads": None}
+        changed = {name: value for name, value in options.items() if value != defaults[name]}
+        return target.emulate(network, batch, record=record, raw=raw, **changed)
+    if device is not None:
+        raise RequestError("device", "is the emulator's: nothing else runs on one", remedy="Leave it out.")
+    return target.run_simulator(network, batch, simulator=end, record=record, raw=raw, time_limit_s=time_limit_s, **options)
 
 
 def random_spikes(input_shape: tuple[int, ...], *, n_samples: int, n_steps: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Input to try a network on: spikes (n_samples, \\*input_shape, n_steps), each there with probability `RANDOM_RATE`."""
+    """Return random spikes (n_samples, \\*input_shape, n_steps), each with probability `RANDOM_RATE`."""
     rng = np.random.default_rng(seed)
     return (rng.random((n_samples, *input_shape, n_steps)) < RANDOM_RATE).astype(np.uint8)
 
 
 def as_batch(spikes: NDArray[Any], input_shape: tuple[int, ...], *, graded: bool = False) -> NDArray[Any]:
-    """Spikes as (batch, \\*input_shape, n_steps) in uint8, from one sample or a batch of them; graded ones in int32."""
-    given = _samples(spikes, input_shape)
-    if given.dtype.kind not in "biuf" or not _may_be(given, graded):
-        wanted = ("no whole numbers of 32 bits", "Round them.") if graded else ("other values than 0 and 1", _ENCODE)
-        raise DataError("input spikes", f"hold {wanted[0]}", remedy=wanted[1])
-    return given.astype(np.int32 if graded else np.uint8)
+    """Return spikes of one sample or of a batch as (batch, \\*input_shape, n_steps), uint8; int32 with `graded`.
+
+    Raises
+    ------
+    DataError
+        Another shape, or values other than 0 and 1 (whole numbers of 32 bits, where graded).
+    """
+    batch = samples_of(spikes, input_shape)
+    if batch.dtype.kind not in "biuf":
+        valid = False
+    elif graded:
+        valid = bool((np.abs(batch) < 1 << 31).all() and (batch == np.trunc(batch)).all())
+    elif batch.dtype.kind in "bu":
+        valid = bool(batch.max() <= 1)
+    else:
+        valid = bool(((batch == 0) | (batch == 1)).all())
+    if not valid and graded:
+        raise DataError("input spikes", "hold no whole numbers of 32 bits", remedy="Round them.")
+    if not valid:
+        raise DataError("input spikes", "hold other values than 0 and 1", remedy="Encode analogue input as spikes first.")
+    return batch.astype(np.int32 if graded else np.uint8)
 
 
-def _samples(spikes: NDArray[Any], input_shape: tuple[int, ...]) -> NDArray[Any]:
-    given = np.asarray(spikes)
-    if given.ndim == len(input_shape) + 1:
-        given = given[np.newaxis]
-    if given.ndim != len(input_shape) + 2 or given.shape[1:-1] != input_shape:
+def samples_of(values: NDArray[Any], input_shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return the input of one sample or of a batch as (batch, \\*input_shape, n_steps).
+
+    Raises
+    ------
+    DataError
+        Another shape, or no samples or steps.
+    """
+    batch = np.asarray(values)
+    if batch.ndim == len(input_shape) + 1:
+        batch = batch[np.newaxis]
+    if batch.ndim != len(input_shape) + 2 or batch.shape[1:-1] != input_shape:
         sides = ", ".join(map(str, input_shape))
         raise DataError(
-            "input spikes", f"have shape {np.shape(spikes)}, not ({sides}, n_steps) or (batch, {sides}, n_steps)",
+            "input spikes", f"have shape {np.shape(values)}, not ({sides}, n_steps) or (batch, {sides}, n_steps)",
             remedy="Time is the last axis.",
         )  # fmt: skip
-    if 0 in given.shape:
-        raise DataError("input spikes", f"have shape {given.shape}: nothing to run")
-    return given
-
-
-def _biases(encoder: Encoder, raw: NDArray[Any], network: Network | QuantizedNetwork) -> NDArray[np.int32]:
-    return bias_mantissas(encoder, _samples(raw, network.input_shape))
-
-
-_ENCODE = "Encode analogue input as spikes first."
-
-
-def _may_be(given: NDArray[Any], graded: bool) -> bool:
-    if graded:
-        return bool((np.abs(given) < 1 << 31).all() and (given == np.trunc(given)).all())
-    if given.dtype.kind in "bu":
-        return bool(given.max() <= 1)
-    return bool(((given == 0) | (given == 1)).all())
+    if 0 in batch.shape:
+        raise DataError("input spikes", f"have shape {batch.shape}: nothing to run")
+    return batch
 
 
 def verify(
     network: QuantizedNetwork, *, n_steps: int = 32, n_samples: int = 2, seed: int = 0, device: str | None = None,
     time_limit_s: float = DEFAULT_TIME_LIMIT_S,
 ) -> Comparison:  # fmt: skip
-    """Run random input spikes at both ends and compare spikes and membranes of every layer at every step.
+    """Compare the emulator with the vendor's simulator: spikes and membranes of every layer at every step, on random input.
 
     Parameters
     ----------
     n_steps, n_samples : int
-        Samples of so many steps each, at least 1.
+        Steps of each sample, and samples; at least 1.
     seed : int
-        Of the input spikes.
+        Seed of the input spikes.
     device : str, optional
-        Of torch's, on which the emulator is to run; by default it runs in compiled loops.
+        Torch device for the emulator; by default it runs in compiled loops.
+
+    Raises
+    ------
+    RequestError
+        Nothing to run, or the network's target has no simulator to compare with.
     """
     if n_steps < 1 or n_samples < 1:
         raise RequestError("verify", f"{n_samples} samples of {n_steps} steps are nothing to run")
+    target = target_named(network.target)
+    if not target.simulators:
+        raise RequestError("verify", f"has nothing to compare with: target {target.name!r} has no simulator of its vendor")
     spikes = random_spikes(network.input_shape, n_samples=n_samples, n_steps=n_steps, seed=seed)
-    emulator = simulate(network, spikes, record="all", device=device)
-    lava = simulate(network, spikes, end="lava", record="all", time_limit_s=time_limit_s)
-    return compare(emulator, lava)
+    emulated = simulate(network, spikes, record="all", device=device)
+    vendors = simulate(network, spikes, end=target.simulators[0], record="all", time_limit_s=time_limit_s)
+    return compare(emulated, vendors)

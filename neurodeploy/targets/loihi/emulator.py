@@ -33,6 +33,7 @@ from neurodeploy.simulation.records import Recorded, SpikeRecord, recorded_layer
 from neurodeploy.simulation.reference import Number
 from neurodeploy.targets.loihi.arithmetic import MANTISSA_SHIFT, STATE_MAX
 from neurodeploy.targets.loihi.neuron_step import IntegerNeurons
+from neurodeploy.targets.loihi.target import LOIHI
 
 # ---------------------------------------------------------------------------------------------- exact sums
 
@@ -105,6 +106,7 @@ class Prepared:
     def __init__(
         self, network: QuantizedNetwork, *, kernel: str | None = None, input_max: int = 1, device: str | None = None
     ) -> None:
+        LOIHI.check(network)  # the compiled loops rely on the registers' ranges
         self.network, self.input_max, self.device = network, input_max, device
         self.engine = engine_for(device)
         self.scratch = ScratchPool(self.engine)

@@ -30,7 +30,7 @@ from neurodeploy.ir.quantized import (
     QuantizedSparse,
     QuantizedSynapse,
 )
-from neurodeploy.targets.loihi.arithmetic import DECAY_UNITY, NEVER_FIRES
+from neurodeploy.targets.loihi.arithmetic import DECAY_UNITY, NEVER_FIRES, check_layer, check_neuron
 from neurodeploy.targets.loihi.netx_format import (
     Node,
     PathLike,
@@ -150,7 +150,7 @@ def _read_layer(
         connections = read_dense(node, kind, source, name, int(np.prod(shape)))
     is_image = kind == "conv"
     with as_netx_error(node.where):
-        return QuantizedLayer(
+        layer = QuantizedLayer(
             name=name,
             shape=shape,
             neuron=_read_neuron(node.sub("neuron"), shape, is_image) if "neuron" in node else _INTEGRATOR,
@@ -158,6 +158,8 @@ def _read_layer(
             bias=node.per_neuron("bias", shape, is_image) if "bias" in node else np.array(0),
             scale=node.floats("scale") if "scale" in node else np.array(0.0),
         )
+        check_layer(layer)
+        return layer
 
 
 # ---------------------------------------------------------------------------------------------- neurons
@@ -171,7 +173,9 @@ def _read_neuron(node: Node, shape: tuple[int, ...], is_image: bool = False) -> 
         raise NetxError(node.where, "sends graded spikes (messageBits): not supported yet")
     vth, du, dv = (node.per_neuron(key, shape, is_image) for key in ("vThMant", "iDecay", "vDecay"))
     with as_netx_error(node.where):
-        return QuantizedLI(du=du, dv=dv) if (vth >= NEVER_FIRES).all() else QuantizedLIF(vth=vth, du=du, dv=dv)
+        neuron = QuantizedLI(du=du, dv=dv) if (vth >= NEVER_FIRES).all() else QuantizedLIF(vth=vth, du=du, dv=dv)
+        check_neuron(neuron)
+        return neuron
 
 
 # -------------------- netx.writing
@@ -185,6 +189,9 @@ def write_netx(network: QuantizedNetwork, path: PathLike) -> Path:
     NetxError
         Lava would run a layer of a chain with other weights, or not at all; or the file cannot be written.
     """
+    for layer in network:
+        with as_netx_error(f"layer {layer.name!r}"):
+            check_layer(layer)
     kinds = plain_kinds(network)
     for layer in network if kinds else ():
         synapse = layer.connections[0].synapse

@@ -28,7 +28,7 @@ from neurodeploy.ir.quantized import (
     QuantizedSparse,
     QuantizedSynapse,
 )
-from neurodeploy.targets.loihi.arithmetic import as_lava_reads, as_lava_reads_together, width_of
+from neurodeploy.targets.loihi.arithmetic import as_lava_reads, as_lava_reads_together, check_synapse, width_of
 
 # -------------------- netx.chains
 
@@ -232,6 +232,8 @@ def read_dense(node: Node, kind: str, source: str, name: str, n_neurons: int) ->
     if kind == "dense":
         with as_netx_error(node.where):
             connections = _delayed(node, source, weight, delays)
+            for connection in connections:
+                check_synapse(connection.synapse)
         check_lava_reads(node.where, weight)
         return connections
     if delays.any():
@@ -240,6 +242,8 @@ def read_dense(node: Node, kind: str, source: str, name: str, n_neurons: int) ->
     with as_netx_error(node.where):
         first: QuantizedSynapse = _dense(node, "weight_bits", weight)
         again: QuantizedSynapse = _dense(node, "weight_rec_bits", back)
+        check_synapse(first)
+        check_synapse(again)
     _check_read_together(node, weight, back)
     return Connection(source=source, synapse=first), Connection(source=name, synapse=again)
 
