@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from neurodeploy.compression.method import Pruning
+    from neurodeploy.compression.minimax import MinimaxOptions
     from neurodeploy.errors import (
         BudgetError,
         DataError,
@@ -58,10 +59,11 @@ if TYPE_CHECKING:
     from neurodeploy.training.distributed import together
     from neurodeploy.training.encoders import Direct, encode, in_levels, simulator_spikes
     from neurodeploy.training.fit import fit
-    from neurodeploy.training.options import FitOptions, MinimaxOptions
+    from neurodeploy.training.options import FitOptions
 
 _MODULES = {
     "compression.method": ("Pruning",),
+    "compression.minimax": ("MinimaxOptions",),
     "errors": (
         "BudgetError",
         "DataError",
@@ -105,7 +107,7 @@ _MODULES = {
     "training.distributed": ("together",),
     "training.encoders": ("Direct", "encode", "in_levels", "simulator_spikes"),
     "training.fit": ("fit",),
-    "training.options": ("FitOptions", "MinimaxOptions"),
+    "training.options": ("FitOptions",),
 }
 """Module: its public names, as the imports above declare them to type checkers (a test compares the two)."""
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

@@ -16,7 +16,12 @@ NeurodeployError
 
 from __future__ import annotations
 
-from typing import NoReturn
+import warnings
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, NoReturn, TypeVar
+
+T = TypeVar("T")
 
 
 class NeurodeployError(Exception):
@@ -122,3 +127,31 @@ def unsupported_kind(kind: NoReturn) -> NetworkError:
     unknown kind come at run time, the error names it, and nothing treats it as one of the others.
     """
     return NetworkError(f"kind {type(kind).__name__}", "is not handled here", remedy="Add a case for it; see CONTRIBUTING.")
+
+
+def accept_renamed(renamed: Mapping[str, str]) -> Callable[[type[T]], type[T]]:
+    """Class decorator: accept keyword arguments under their old names for one release, with a DeprecationWarning.
+
+    Parameters
+    ----------
+    renamed : mapping of str to str
+        New name by old name.
+    """
+
+    def decorate(cls: type[T]) -> type[T]:
+        init = cls.__init__
+
+        @wraps(init)
+        def accepting(self: T, *args: Any, **keywords: Any) -> None:
+            for old in renamed.keys() & keywords.keys():
+                new = renamed[old]
+                if new in keywords:
+                    raise TypeError(f"{cls.__name__}() got both {old!r} and {new!r}, its new name")
+                warnings.warn(f"{cls.__name__}({old}=...) is now {new}=...", DeprecationWarning, stacklevel=2)
+                keywords[new] = keywords.pop(old)
+            init(self, *args, **keywords)
+
+        cls.__init__ = accepting  # type: ignore[assignment]  # the same signature, and old names
+        return cls
+
+    return decorate

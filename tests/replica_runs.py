@@ -18,13 +18,13 @@ from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 from norse.torch.functional.leaky_integrator import LIParameters
 from spiking import budget_for, few
 
-from neurodeploy.compression.minimax import Compression
+from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
 from neurodeploy.errors import TrainingError
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.training.data.batches import Batches, RandomShift
 from neurodeploy.training.distributed import together
 from neurodeploy.training.fit import fit
-from neurodeploy.training.options import FitOptions, MinimaxOptions
+from neurodeploy.training.options import FitOptions
 
 
 def noisy(images: torch.Tensor, n_steps: int) -> torch.Tensor:
@@ -54,17 +54,17 @@ def pressed() -> dict[str, Any]:
     torch.manual_seed(0)
     model = build()
     budget = budget_for(model, with_values(load_profile("tiny"), synapse_memory_bits_per_core=2048), 2)
-    methods: list[Compression] = []
+    methods: list[MinimaxPruning] = []
 
-    def method(*given: Any) -> Compression:
-        methods.append(Compression(*given, options=MinimaxOptions(widths=True)))
+    def method(*given: Any) -> MinimaxPruning:
+        methods.append(MinimaxPruning(*given, options=MinimaxOptions(widths=True)))
         return methods[-1]
 
     _, history = fit(model, budget, DATA, OPTIONS, test=few(20, seed=1), method=method)
     told = [(r.phase, r.loss, r.train_accuracy, r.test_accuracy, r.connectivity, dict(r.multipliers)) for r in history]
     return {
         "weights": [parameter.detach().numpy() for parameter in model.parameters()], "history": told,
-        "survivors": {name: mask.numpy() for name, mask in methods[0].survivors.items()}, "widths": methods[0].widths,
+        "masks": {name: mask.numpy() for name, mask in methods[0].masks.items()}, "widths": methods[0].widths,
         "multipliers": methods[0].multipliers, "draws": torch.rand(3).numpy(),
     }  # fmt: skip
 

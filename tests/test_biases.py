@@ -11,9 +11,9 @@ from conftest import with_values
 from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 
 import neurodeploy as nd
-from neurodeploy.compression.bit_width import Grid
-from neurodeploy.compression.minimax import Compression
-from neurodeploy.compression.weight_matrices import in_terms_of
+from neurodeploy.compression.bit_width import WeightGrid
+from neurodeploy.compression.minimax import MinimaxPruning
+from neurodeploy.compression.weight_matrices import budget_per_column
 from neurodeploy.pipeline.compress import thresholds_of
 
 OPTIONS = nd.FitOptions(epochs_dense=4, epochs_compress=3, epochs_finetune=1, n_steps=6, readout="mean", learning_rate=3e-3)
@@ -44,17 +44,17 @@ def test_synapses_are_pruned_and_biases_are_not() -> None:
 
 def test_what_biases_take_is_kept_from_the_synapses_that_are_chosen() -> None:
     network = nd.extract(model(), torch.zeros(1, 64))
-    pruning = Compression(nd.share_budget(network, small_chip(), cores=1), model())
-    plan, _ = in_terms_of(pruning.layers, pruning.channels.n_channels, pruning.budget)
+    pruning = MinimaxPruning(nd.share_budget(network, small_chip(), cores=1), model())
+    plan, _ = budget_per_column(pruning.layers, pruning.channels.n_channels, pruning.budget)
     for mine, given in zip(plan.slices, (part for part in pruning.budget.slices if part.layer in pruning.layers), strict=True):
         assert mine.input_axons == given.input_axons - 1
         assert given.synapse_memory_bits - mine.synapse_memory_bits >= 8 * given.neurons
 
 
 def test_biases_are_rounded_beside_the_weights() -> None:
-    grid = Grid(width=4, largest=0.7)
+    grid = WeightGrid(width=4, largest=0.7)
     weight = torch.tensor([[0.7, -0.3, 0.12]])
-    rounded = grid.beside(torch.tensor([0.33, -0.06, 5.0]), weight)
+    rounded = grid.round_biases(torch.tensor([0.33, -0.06, 5.0]), weight)
     assert torch.allclose(rounded, torch.tensor([0.3, -0.1, 0.7]))  # steps of 0.1; what is larger than any weight is clipped
 
 
@@ -130,7 +130,7 @@ def test_biases_of_convolutions_are_rounded_beside_their_weights() -> None:
     network = nd.extract(net, torch.zeros(1, 1, 8, 8))
     budget = nd.narrow_budget(network, small_chip(memory=2**20, neurons_per_core=600), cores=1)
     assert [budget.of(name)[0].biases for name in ("layer0", "layer3", "layer7")] == [1, 1, 1]
-    pruning = Compression(budget, net, thresholds=thresholds_of(network, net))
+    pruning = MinimaxPruning(budget, net, thresholds=thresholds_of(network, net))
     own = net[0].bias.detach().clone()
     with pruning.in_force():
         steps = net[0].bias.detach() / net[0].weight.detach().abs().max() * 127

@@ -12,8 +12,8 @@ from images import MODELS, SAMPLE, pooled, strided
 
 import neurodeploy as nd
 from neurodeploy.compression.channels import Channels
-from neurodeploy.compression.minimax import Compression
-from neurodeploy.compression.weight_matrices import find_convolutions, units_of
+from neurodeploy.compression.minimax import MinimaxPruning
+from neurodeploy.compression.weight_matrices import find_convolutions, module_scales
 from neurodeploy.errors import BudgetError, TrainingError
 from neurodeploy.mapping.budget.channels import narrow_budget
 
@@ -75,8 +75,8 @@ def test_where_one_channel_is_too_much_it_says_what_does_not_fit() -> None:
 # ---------------------------------------------------------------------------------------------- which
 
 
-def compression_of(model: torch.nn.Module, neurons: int) -> Compression:
-    return Compression(narrow_budget(nd.extract(model, SAMPLE), small_core(neurons), cores=1), model)
+def compression_of(model: torch.nn.Module, neurons: int) -> MinimaxPruning:
+    return MinimaxPruning(narrow_budget(nd.extract(model, SAMPLE), small_core(neurons), cores=1), model)
 
 
 def test_channels_that_the_loss_would_not_miss_go() -> None:
@@ -108,7 +108,7 @@ def test_channels_go_one_after_the_other_as_the_budget_shrinks() -> None:
         counts.append(sum(overrun > 0 for overrun in channels.overruns().values()))
     assert counts[0] == 2
     assert counts[-1] == 0
-    assert channels.n_alive < channels.n_weights
+    assert channels.n_kept < channels.n_weights
 
 
 def test_gradients_do_not_reach_what_rests() -> None:
@@ -129,14 +129,14 @@ def test_gradients_do_not_reach_what_rests() -> None:
 def test_averages_divide_the_weights_behind_them_and_cells_multiply_theirs() -> None:
     """Of a membrane that takes in 0.3 of its input a step the weights are read as that much."""
     model = pooled()
-    found = units_of(nd.extract(model, SAMPLE), model)
+    found = module_scales(nd.extract(model, SAMPLE), model)
     assert found == pytest.approx({"layer0": 1 / 0.3, "layer3": 4 / 0.3, "layer7": 4 / 0.3, "layer9": 10}, rel=1e-6)
 
 
 def test_a_normalisation_has_no_one_unit() -> None:
     model = MODELS["normalised"]().eval()
     model[1].running_var.copy_(torch.linspace(0.5, 2, 12))
-    assert set(units_of(nd.extract(model, SAMPLE), model)) == {"layer4", "layer7"}
+    assert set(module_scales(nd.extract(model, SAMPLE), model)) == {"layer4", "layer7"}
 
 
 def test_a_model_with_fewer_channels_than_the_budget_is_refused() -> None:

@@ -8,23 +8,22 @@ import pytest
 import torch
 from test_minimax import linear_model
 
-from neurodeploy.compression.minimax import Compression
-from neurodeploy.compression.saliency import Curvature
-from neurodeploy.compression.weight_matrices import Matrix
+from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
+from neurodeploy.compression.saliency import FisherDiagonal
+from neurodeploy.compression.weight_matrices import WeightMatrix
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network
 from neurodeploy.mapping.budget.allocation import share_budget
-from neurodeploy.training.options import MinimaxOptions
 
 
-def heard(gradients: list[torch.Tensor], weight: torch.Tensor) -> Curvature:
+def heard(gradients: list[torch.Tensor], weight: torch.Tensor) -> FisherDiagonal:
     """A layer's, after these gradients."""
     module = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     module.weight.data = weight
-    curvature = Curvature({"layer": Matrix(module)})
+    curvature = FisherDiagonal({"layer": WeightMatrix(module)})
     for gradient in gradients:
         module.weight.grad = gradient
-        curvature.listen()
+        curvature.update()
     return curvature
 
 
@@ -40,7 +39,7 @@ def test_it_is_the_mean_of_squares_over_few_steps_and_follows_later() -> None:
 def test_of_one_layer_the_squares_of_weights_that_are_alive_add_up_to_the_same() -> None:
     torch.manual_seed(0)
     weight, alive = torch.randn(5, 6), torch.rand(5, 6) < 0.5
-    curvature = heard([torch.randn(5, 6) * 1e-3], weight).beside({"layer": alive})["layer"]
+    curvature = heard([torch.randn(5, 6) * 1e-3], weight).normalized({"layer": alive})["layer"]
     squares = (weight.double().square() * alive).numpy()
     assert (curvature * squares).sum() == pytest.approx(squares.sum())
     assert curvature.std() > 0.1
@@ -48,18 +47,18 @@ def test_of_one_layer_the_squares_of_weights_that_are_alive_add_up_to_the_same()
 
 def test_between_layers_the_root_counts() -> None:
     modules = {name: torch.nn.Linear(3, 2, bias=False) for name in ("a", "b")}
-    curvature = Curvature({name: Matrix(module) for name, module in modules.items()})
+    curvature = FisherDiagonal({name: WeightMatrix(module) for name, module in modules.items()})
     for module, slope in zip(modules.values(), (1.0, 4.0), strict=True):
         module.weight.data = torch.ones(2, 3)
         module.weight.grad = torch.full((2, 3), slope)
-    curvature.listen()
-    found = curvature.beside({name: torch.ones(2, 3, dtype=torch.bool) for name in modules})
+    curvature.update()
+    found = curvature.normalized({name: torch.ones(2, 3, dtype=torch.bool) for name in modules})
     assert (found["b"] / found["a"]).flatten().tolist() == pytest.approx([4.0] * 6)  # of 1 and 16
 
 
 def test_weights_without_a_gradient_are_minded_a_little_so_that_larger_ones_go_first() -> None:
     alive = torch.ones(1, 2, dtype=torch.bool)
-    found = heard([torch.tensor([[3.0, 0.0]])], torch.ones(1, 2)).beside({"layer": alive})["layer"]
+    found = heard([torch.tensor([[3.0, 0.0]])], torch.ones(1, 2)).normalized({"layer": alive})["layer"]
     assert found[0, 0] == pytest.approx(2.0, rel=1e-5)
     assert 0 < found[0, 1] < 1e-4
 
@@ -67,7 +66,7 @@ def test_weights_without_a_gradient_are_minded_a_little_so_that_larger_ones_go_f
 @pytest.mark.parametrize("gradients", [[], [torch.zeros(2, 3)]], ids=["nothing was heard", "no gradient came"])
 def test_all_are_minded_alike_where_nothing_tells_them_apart(gradients: list[torch.Tensor]) -> None:
     alive = {"layer": torch.ones(2, 3, dtype=torch.bool)}
-    assert (heard(gradients, torch.ones(2, 3)).beside(alive)["layer"] == 1).all()
+    assert (heard(gradients, torch.ones(2, 3)).normalized(alive)["layer"] == 1).all()
 
 
 @pytest.mark.parametrize("minds", [True, False])
@@ -79,7 +78,7 @@ def test_small_weights_survive_where_the_loss_minds_them(
     model = linear_model(network)
     with torch.no_grad():
         model[0].weight.copy_(torch.where(torch.arange(64) < 16, 1.0, 2.0) * torch.rand(100, 64))
-    compression = Compression(share_budget(network, tiny, cores=2), model, MinimaxOptions(curvature=minds))
+    compression = MinimaxPruning(share_budget(network, tiny, cores=2), model, MinimaxOptions(curvature=minds))
     inputs = torch.rand(32, 64)
     inputs[:, 16:] *= 0.01
     for _ in range(3):
@@ -88,6 +87,6 @@ def test_small_weights_survive_where_the_loss_minds_them(
             torch.autograd.backward(model(inputs).square().sum())
         compression.before_step()
     compression.choose(1.0)
-    by_axon = compression.survivors["layer1"].sum(dim=0)
+    by_axon = compression.masks["layer1"].sum(dim=0)
     assert (by_axon[:16].sum() > by_axon[16:].sum()) == minds
     assert max(compression.overruns().values()) <= 0

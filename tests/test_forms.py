@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from spiking import SHORT, budget_for, build, few
 from test_masks import a_slice
 
-from neurodeploy.compression.bit_width import Form, Grid, Standing, best_grid, best_width, one_threshold_each
-from neurodeploy.compression.minimax import Compression
+from neurodeploy.compression.bit_width import LayerFormat, LayerSaliency, WeightGrid, best_grid, best_width, shared_thresholds
+from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import LIF, Dense, Network
@@ -23,7 +23,6 @@ from neurodeploy.passes.dead_neurons import live_neurons, without_neurons
 from neurodeploy.passes.quantize import dequantize, quantize
 from neurodeploy.training.encoders import in_levels
 from neurodeploy.training.fit import fit
-from neurodeploy.training.options import MinimaxOptions
 
 
 @given(seed=st.integers(0, 99), width=st.sampled_from([2, 3, 4, 5, 6, 8]), one_sign=st.booleans())
@@ -36,11 +35,11 @@ def test_the_grid_is_the_quantisers(
     weight = np.abs(connection.synapse.weight) if one_sign else connection.synapse.weight
     layer = replace(network["layer1"], connections=(replace(connection, synapse=Dense(weight=weight)),))
     network = replace(network, layers=(layer, network["layer2"]))
-    threshold = one_threshold_each(network)["layer1"]
-    grid = Grid(width=width, largest=float(np.abs(weight).max()), threshold=threshold)
+    threshold = shared_thresholds(network)["layer1"]
+    grid = WeightGrid(width=width, largest=float(np.abs(weight).max()), threshold=threshold)
     rounded = dequantize(quantize(network, tiny, bits=width))["layer1"]
     assert isinstance(rounded.neuron, LIF)
-    ours = grid.rounded(torch.from_numpy(weight.copy())).numpy() / threshold
+    ours = grid.round(torch.from_numpy(weight.copy())).numpy() / threshold
     assert np.allclose(ours, rounded.connections[0].synapse.weight / rounded.neuron.threshold, rtol=1e-9)
 
 
@@ -58,19 +57,19 @@ def test_the_loss_rounds_the_threshold_of_an_input_in_levels_as_the_quantiser(
     assert isinstance(layer.neuron, LIF)
     threshold = np.asarray(ratio * np.abs(layer.weight).max())
     network = replace(network, layers=(replace(layer, neuron=replace(layer.neuron, threshold=threshold)), network["layer2"]))
-    seen = one_threshold_each(network, levels)["layer1"]
-    grid = Grid(width=3, largest=float(np.abs(layer.weight).max()), threshold=seen)
-    loss_sees = grid.rounded(torch.from_numpy(layer.weight.copy())).numpy() / levels
+    seen = shared_thresholds(network, levels)["layer1"]
+    grid = WeightGrid(width=3, largest=float(np.abs(layer.weight).max()), threshold=seen)
+    loss_sees = grid.round(torch.from_numpy(layer.weight.copy())).numpy() / levels
     chip = quantize(in_levels(network, levels), tiny, bits=3)["layer1"]
     assert isinstance(chip.neuron, QuantizedLIF)
     assert np.allclose(loss_sees / float(threshold), chip.connections[0].synapse.weight / float(chip.neuron.vth), rtol=1e-12)
 
 
 def test_worth_and_error_of_rounding_by_hand() -> None:
-    grid = Grid(width=3, largest=1.5)  # steps of a half
+    grid = WeightGrid(width=3, largest=1.5)  # steps of a half
     weight = np.array([0.0, 0.2, 0.6, -1.0, 2.0])  # become 0, 0, 0.5, -1, 1.5
-    assert np.allclose(grid.worth(weight), [0, 0, 0.35, 1, 3.75])  # w^2 - (w - rounded)^2
-    assert np.allclose(grid.error(weight), [0, 0.04, 0.01, 0, 0.25])
+    assert np.allclose(grid.saliency(weight), [0, 0, 0.35, 1, 3.75])  # w^2 - (w - rounded)^2
+    assert np.allclose(grid.squared_error(weight), [0, 0.04, 0.01, 0, 0.25])
 
 
 def test_few_large_weights_are_clipped_where_that_serves_the_many() -> None:
@@ -79,12 +78,12 @@ def test_few_large_weights_are_clipped_where_that_serves_the_many() -> None:
     assert best_grid(weight, 8).largest > 1.6
 
 
-@pytest.mark.parametrize(("dread", "width"), [(1.0, 3), (1e6, 8)])
-def test_a_layer_takes_the_width_that_pays(dread: float, width: int, tiny: HardwareProfile) -> None:
+@pytest.mark.parametrize(("penalty", "width"), [(1.0, 3), (1e6, 8)])
+def test_a_layer_takes_the_width_that_pays(penalty: float, width: int, tiny: HardwareProfile) -> None:
     weight = np.random.default_rng(0).normal(size=(64, 40))
-    part, form = a_slice(64, 40, 4096), Form(width=8, grid=None, rows={})
-    standing, survives = Standing(weight=weight, curvature=np.ones_like(weight)), np.abs(weight) > 1.5
-    best = best_width(form, [standing.stake(part, survives, 0.2)], tiny, dread)
+    part, form = a_slice(64, 40, 4096), LayerFormat(width=8, grid=None, rows={})
+    layer_saliency, survives = LayerSaliency(weight=weight, curvature=np.ones_like(weight)), np.abs(weight) > 1.5
+    best = best_width(form, [layer_saliency.width_inputs(part, survives, 0.2)], tiny, penalty)
     assert best.width == width
     assert best.grid == best_grid(weight[survives], width)
 
@@ -93,11 +92,11 @@ def test_synapses_that_the_loss_minds_are_worth_more_and_rounded_with_more_care(
     rng = np.random.default_rng(0)
     weight, part = rng.normal(size=(64, 40)), a_slice(64, 40, 4096)
     curvature, survives = np.where(rng.random(weight.shape) < 0.2, 5.0, 1e-3), np.abs(weight) > 1
-    form, alike = Form(width=8, grid=best_grid(weight[survives], 8), rows={}), np.ones_like(weight)
-    wishes = [Standing(weight=weight, curvature=minds).wish(form, part) for minds in (curvature, alike)]
-    assert np.allclose(wishes[0].score, curvature * wishes[1].score)
+    form, alike = LayerFormat(width=8, grid=best_grid(weight[survives], 8), rows={}), np.ones_like(weight)
+    scores = [LayerSaliency(weight=weight, curvature=minds).scores(form, part) for minds in (curvature, alike)]
+    assert np.allclose(scores[0].score, curvature * scores[1].score)
     widths = [
-        best_width(form, [Standing(weight=weight, curvature=minds).stake(part, survives, 0.05)], tiny, 30.0).width
+        best_width(form, [LayerSaliency(weight=weight, curvature=minds).width_inputs(part, survives, 0.05)], tiny, 30.0).width
         for minds in (alike, 10 * alike)
     ]
     assert widths[0] < widths[-1] == 8
@@ -111,8 +110,8 @@ def test_what_was_trained_is_what_the_chip_gets(cores: int, idle: bool, make_chi
     model = build(12, 70, 3)
     network = extract(model, torch.zeros(1, 12))
     budget = budget_for(model, chip, cores)
-    method = Compression(
-        budget, model, MinimaxOptions(widths=True, idle=idle, dread_of_rounding=1), thresholds=one_threshold_each(network)
+    method = MinimaxPruning(
+        budget, model, MinimaxOptions(widths=True, idle=idle, rounding_penalty=1), thresholds=shared_thresholds(network)
     )
     fit(model, budget, few(), replace(SHORT, epochs_compress=6, epochs_finetune=2), method=lambda *_: method)
     network = extract(model, torch.zeros(1, 12))

@@ -11,13 +11,12 @@ import torch
 from norse.torch import LICell, LIFCell, LIFParameters, LIFRecurrentCell, SequentialState
 from spiking import SHORT, budget_for, build, few
 
-from neurodeploy.compression.minimax import Compression
-from neurodeploy.compression.saliency import Few, Live, live_of
-from neurodeploy.compression.weight_matrices import Matrix
+from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
+from neurodeploy.compression.saliency import ActiveNeurons, NeuronSubset, active_neurons
+from neurodeploy.compression.weight_matrices import WeightMatrix
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.training.fit import fit
 from neurodeploy.training.forward import run_model
-from neurodeploy.training.options import MinimaxOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,18 +48,22 @@ MODELS: Mapping[str, Callable[[], Model]] = {
 }
 
 
-def sparse(kind: str) -> tuple[Model, dict[str, Matrix], dict[str, torch.Tensor]]:
+def sparse(kind: str) -> tuple[Model, dict[str, WeightMatrix], dict[str, torch.Tensor]]:
     """A model most of whose weights are zero, its matrices, and which weights are not."""
     torch.manual_seed(0)
     model = MODELS[kind]()
-    layers = {str(n): Matrix(module) for n, module in enumerate(model) if isinstance(module, (torch.nn.Linear, LIFRecurrentCell))}
+    layers = {
+        str(n): WeightMatrix(module) for n, module in enumerate(model) if isinstance(module, (torch.nn.Linear, LIFRecurrentCell))
+    }
     masks = {name: torch.rand_like(matrix.weight) < 1.5 / matrix.weight.shape[0] for name, matrix in layers.items()}
     for name, matrix in layers.items():
         matrix.scale(8 * masks[name])
     return model, layers, masks
 
 
-def answers(model: Model, layers: Mapping[str, Matrix], masks: Mapping[str, torch.Tensor], live: Live) -> list[torch.Tensor]:
+def answers(
+    model: Model, layers: Mapping[str, WeightMatrix], masks: Mapping[str, torch.Tensor], live: ActiveNeurons
+) -> list[torch.Tensor]:
     """What the model says, and what its surviving weights, and its biases, learn from that."""
     spikes = (torch.rand(6, 9, 20, generator=torch.Generator().manual_seed(1)) < 0.5).float()
     model.zero_grad()
@@ -74,7 +77,7 @@ def answers(model: Model, layers: Mapping[str, Matrix], masks: Mapping[str, torc
 @pytest.mark.parametrize("kind", MODELS)
 def test_the_answers_and_gradients_are_those_of_the_whole(kind: str) -> None:
     model, layers, masks = sparse(kind)
-    live = live_of(layers, masks)
+    live = active_neurons(layers, masks)
     assert live
     assert all(0 < len(some.numbers) < some.of for some in live.values())
     whole, part = answers(model, layers, masks, {}), answers(model, layers, masks, live)
@@ -86,19 +89,19 @@ def test_the_answers_and_gradients_are_those_of_the_whole(kind: str) -> None:
 
 def test_neurons_between_those_that_hear_nobody_and_those_that_nobody_hears_are_left_out() -> None:
     model = MODELS["plain"]()
-    layers = {str(n): Matrix(module) for n, module in enumerate(model) if isinstance(module, torch.nn.Linear)}
+    layers = {str(n): WeightMatrix(module) for n, module in enumerate(model) if isinstance(module, torch.nn.Linear)}
     masks = {name: torch.zeros_like(matrix.weight, dtype=torch.bool) for name, matrix in layers.items()}
     for path in ((0, 1, 2, 3), (4, 5, 6, 0)):
         for mask, before, after in zip(masks.values(), path, path[1:], strict=False):
             mask[after, before] = True
     masks["0"][7, 3] = masks["2"][8, 7] = True  # 8 is not heard, so 7 is not
     masks["2"][9, 10] = masks["4"][1, 9] = True  # 10 hears nobody, so 9 does not
-    live = live_of(layers, masks)
+    live = active_neurons(layers, masks)
     assert {module.out_features: some.numbers.tolist() for module, some in live.items()} == {30: [1, 5], 40: [2, 6]}
     with torch.no_grad():
         model[0].bias = torch.nn.Parameter(torch.ones(30))  # now 10 may fire
-    layers["0"] = Matrix(model[0])
-    assert {module.out_features: some.numbers.tolist() for module, some in live_of(layers, masks).items()} == {
+    layers["0"] = WeightMatrix(model[0])
+    assert {module.out_features: some.numbers.tolist() for module, some in active_neurons(layers, masks).items()} == {
         30: [1, 5, 10], 40: [2, 6, 9],
     }  # fmt: skip
 
@@ -108,7 +111,7 @@ def test_a_model_somebody_listens_to_is_run_whole() -> None:
     heard: list[torch.Size] = []
     model[2].register_forward_hook(lambda _, inputs, answer: heard.extend((inputs[0].shape[-1:], answer.shape[-1:])))
     expected = answers(model, layers, masks, {})
-    found = answers(model, layers, masks, live_of(layers, masks))
+    found = answers(model, layers, masks, active_neurons(layers, masks))
     assert heard == [torch.Size([30]), torch.Size([40])] * 2
     for a, b in zip(expected, found, strict=True):
         torch.testing.assert_close(b, a)
@@ -121,9 +124,9 @@ def test_a_model_somebody_listens_to_is_run_whole() -> None:
 def test_a_network_is_compressed_as_if_all_neurons_were_calculated(
     options: MinimaxOptions, make_chip: Callable[..., HardwareProfile]
 ) -> None:
-    told: list[Mapping[torch.nn.Module, Few]] = []
+    told: list[Mapping[torch.nn.Module, NeuronSubset]] = []
 
-    class Whole(Compression):
+    class Whole(MinimaxPruning):
         @contextmanager
         def in_force(self) -> Iterator[None]:
             with super().in_force() as live:
@@ -131,7 +134,7 @@ def test_a_network_is_compressed_as_if_all_neurons_were_calculated(
                 yield None
 
     profile, trained = make_chip(synapse_memory_bits_per_core=800, neurons_per_core=64), []
-    for method in (Compression, Whole):
+    for method in (MinimaxPruning, Whole):
         model = build(12, 40, 3)
         model, _ = fit(
             model, budget_for(model, profile, 1), few(), SHORT,

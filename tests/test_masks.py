@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from neurodeploy.compression.constraints import axons_in_force, memory_in_force
-from neurodeploy.compression.synapse_selection import RESOURCES, Wish, choose_on_core, choose_synapses
+from neurodeploy.compression.synapse_selection import PRICED_RESOURCES, SliceScores, choose_on_core, choose_synapses
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network
 from neurodeploy.mapping.budget.allocation import share_budget
@@ -61,7 +61,7 @@ def test_the_choice_by_hand(tiny: HardwareProfile) -> None:
     assert choice.mask.sum(axis=0).tolist() == [3, 3]
     choice = choose_synapses(score, a_slice(9, 2, memory=256), BITS, tiny)
     assert choice.mask.all()  # dense: 9 * 8 + 10 bits are two units an axon
-    assert choice.prices == dict.fromkeys(RESOURCES, 0.0)
+    assert choice.prices == dict.fromkeys(PRICED_RESOURCES, 0.0)
 
 
 def test_the_price_of_an_axon_by_hand(tiny: HardwareProfile) -> None:
@@ -134,7 +134,7 @@ def test_no_choice_on_a_core_keeps_more_than_the_price_allows(
     tiny: HardwareProfile,
 ) -> None:
     """Two slices, one memory: against every pair of masks there is, within the caps on axons."""
-    wishes = [Wish(score=score, part=part, bits=BITS) for score, part in (first, second)]
+    wishes = [SliceScores(score=score, part=part, bits=BITS) for score, part in (first, second)]
     choices = choose_on_core(wishes, memory, tiny)
     used = sum(slice_usage(choice.mask, BITS, tiny).synapse_memory_bits for choice in choices)
     kept = sum(float(wish.score[choice.mask].sum()) for wish, choice in zip(wishes, choices, strict=True))
@@ -151,7 +151,7 @@ def test_no_choice_on_a_core_keeps_more_than_the_price_allows(
     assert kept >= best - price * 256 - 1e-9 or starving
 
 
-def _front(wish: Wish, profile: HardwareProfile) -> list[tuple[int, float]]:
+def _front(wish: SliceScores, profile: HardwareProfile) -> list[tuple[int, float]]:
     """Memory and score of the best axons' best synapses, however many of each."""
     score, part = wish.score, wish.part
     sizes = np.array(list(product(range(len(score) + 1), repeat=score.shape[1])))
@@ -171,7 +171,7 @@ def test_memory_flows_to_the_slice_that_keeps_most(tiny: HardwareProfile) -> Non
     generator = np.random.default_rng(0)
     scores = [generator.random((20, 30)), generator.random((20, 30))]
     for shares in ((1.0, 1.0), (1.0, 100.0), (100.0, 1.0)):
-        wishes = [Wish(score=s * by, part=a_slice(20, 30, 1), bits=BITS) for s, by in zip(scores, shares, strict=True)]
+        wishes = [SliceScores(score=s * by, part=a_slice(20, 30, 1), bits=BITS) for s, by in zip(scores, shares, strict=True)]
         first, second = (int(choice.mask.sum()) for choice in choose_on_core(wishes, 4096, tiny))
         assert (first > 3 * second) == (shares[0] > shares[1])
         assert (second > 3 * first) == (shares[1] > shares[0])

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurodeploy.compression.minimax import Compression, ascend, shrink
-from neurodeploy.compression.synapse_selection import RESOURCES
+from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning, ascend, shrink
+from neurodeploy.compression.synapse_selection import PRICED_RESOURCES
 from neurodeploy.compression.weight_matrices import as_network
 from neurodeploy.errors import BudgetError, TrainingError
 from neurodeploy.hardware.profile import HardwareProfile
@@ -18,7 +18,6 @@ from neurodeploy.ir.network import Network
 from neurodeploy.mapping.budget.allocation import share_budget
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.passes.dead_neurons import live_neurons
-from neurodeploy.training.options import MinimaxOptions
 
 PENALTY_RATE = 100.0
 
@@ -34,45 +33,45 @@ def linear_model(network: Network) -> torch.nn.Sequential:
 
 
 @pytest.fixture
-def compression(make_network: Callable[..., Network], tiny: HardwareProfile) -> Compression:
+def compression(make_network: Callable[..., Network], tiny: HardwareProfile) -> MinimaxPruning:
     network = make_network([64, 100, 10])
     soft = MinimaxOptions(integers=False, penalty_rate=PENALTY_RATE)
-    return Compression(share_budget(network, tiny, cores=2), linear_model(network), soft)
+    return MinimaxPruning(share_budget(network, tiny, cores=2), linear_model(network), soft)
 
 
-def test_the_proximal_map_is_the_equation(compression: Compression) -> None:
+def test_the_proximal_map_is_the_equation(compression: MinimaxPruning) -> None:
     compression.choose(1.0)
     compression.penalties = {"layer1": 3.0, "layer2": 0.5}
     before = {name: module.weight.detach().clone() for name, module in compression.layers.items()}
-    shrink(compression.layers, compression.survivors, compression.penalties, 0.1)
+    shrink(compression.layers, compression.masks, compression.penalties, 0.1)
     for name, module in compression.layers.items():
-        kept, y = compression.survivors[name], compression.penalties[name]
+        kept, y = compression.masks[name], compression.penalties[name]
         assert torch.equal(module.weight[kept], before[name][kept])
         assert torch.allclose(module.weight[~kept], before[name][~kept] / (1 + 2 * 0.1 * y))
 
 
-def test_the_proximal_map_solves_its_problem(compression: Compression) -> None:
+def test_the_proximal_map_solves_its_problem(compression: MinimaxPruning) -> None:
     """It minimises  (x - w)^2 / (2 lr) + y x^2  for every weight w outside the survivors."""
     compression.choose(1.0)
     compression.penalties = dict.fromkeys(compression.penalties, 2.0)
     w = compression.layers["layer1"].weight.detach().clone()
-    shrink(compression.layers, compression.survivors, compression.penalties, 0.25)
+    shrink(compression.layers, compression.masks, compression.penalties, 0.25)
     x = compression.layers["layer1"].weight.detach().requires_grad_()
-    (((x - w) ** 2 / (2 * 0.25) + 2.0 * x**2) * ~compression.survivors["layer1"]).sum().backward()  # type: ignore[no-untyped-call]
+    (((x - w) ** 2 / (2 * 0.25) + 2.0 * x**2) * ~compression.masks["layer1"]).sum().backward()  # type: ignore[no-untyped-call]
     assert x.grad is not None
     assert x.grad.abs().max() < 1e-5
 
 
-def climb(compression: Compression) -> None:
-    ascend(compression.layers, compression.survivors, compression.penalties, PENALTY_RATE)
+def climb(compression: MinimaxPruning) -> None:
+    ascend(compression.layers, compression.masks, compression.penalties, PENALTY_RATE)
 
 
-def test_y_climbs_by_the_share_that_should_be_zero_and_rests_when_it_is(compression: Compression) -> None:
+def test_y_climbs_by_the_share_that_should_be_zero_and_rests_when_it_is(compression: MinimaxPruning) -> None:
     climb(compression)
     assert compression.penalties == {"layer1": 0.0, "layer2": 0.0}  # nothing is to be zero yet
     compression.choose(1.0)
     squared = compression.layers["layer1"].weight.detach() ** 2
-    share = float((squared * ~compression.survivors["layer1"]).sum() / squared.sum())
+    share = float((squared * ~compression.masks["layer1"]).sum() / squared.sum())
     climb(compression)
     climb(compression)
     assert compression.penalties["layer1"] == pytest.approx(2 * PENALTY_RATE * share, rel=1e-4)
@@ -82,20 +81,20 @@ def test_y_climbs_by_the_share_that_should_be_zero_and_rests_when_it_is(compress
     assert compression.penalties == y
 
 
-def test_a_pruned_weight_comes_back_when_it_has_grown(compression: Compression) -> None:
+def test_a_pruned_weight_comes_back_when_it_has_grown(compression: MinimaxPruning) -> None:
     compression.choose(1.0)
-    row, column = (~compression.survivors["layer1"]).nonzero()[0].tolist()
+    row, column = (~compression.masks["layer1"]).nonzero()[0].tolist()
     with torch.no_grad():
         compression.layers["layer1"].weight[row, column] = 100.0
     compression.choose(1.0)
-    assert compression.survivors["layer1"][row, column]
+    assert compression.masks["layer1"][row, column]
 
 
-def test_connectivity_is_the_share_of_the_survivors(compression: Compression) -> None:
+def test_connectivity_is_the_share_of_the_survivors(compression: MinimaxPruning) -> None:
     assert compression.connectivity == 1.0
     compression.choose(1.0)
-    survivors = sum(int(mask.sum()) for mask in compression.survivors.values())
-    assert compression.connectivity == pytest.approx(survivors / 7400)
+    masks = sum(int(mask.sum()) for mask in compression.masks.values())
+    assert compression.connectivity == pytest.approx(masks / 7400)
 
 
 # ---------------------------------------------------------------------------------------------- the end
@@ -118,14 +117,14 @@ def test_a_closed_compression_keeps_every_slice_budget_and_cuts_off_no_slice(
 ) -> None:
     network = make_network(sizes, connectivity=connectivity, seed=seed)
     budget = share_budget(network, tiny, cores=cores)
-    compression = Compression(budget, linear_model(network))
+    compression = MinimaxPruning(budget, linear_model(network))
     before = {name: module.weight.detach().clone() for name, module in compression.layers.items()}
     compression.close()
     assert max(compression.overruns().values()) <= 0
     for part in budget.slices:
-        assert compression.survivors[part.layer][part.start : part.stop].any()
+        assert compression.masks[part.layer][part.start : part.stop].any()
     for name, module in compression.layers.items():
-        assert torch.equal(module.weight.detach(), before[name] * compression.survivors[name])
+        assert torch.equal(module.weight.detach(), before[name] * compression.masks[name])
     with compression.in_force():
         for module in compression.layers.values():
             assert len(module.weight.unique()) < 256
@@ -142,10 +141,10 @@ def test_neurons_that_nobody_hears_keep_no_synapse_and_the_output_stays(
         second[:5, 7:] = 0  # and they hear seven of the first layer's
     inputs = torch.rand(3, 12)
     before = model(inputs)
-    compression = Compression(share_budget(network, tiny), model)
-    compression.survivors["layer3"] &= third != 0
-    compression.survivors["layer2"] &= second != 0
-    monkeypatch.setattr(Compression, "choose", lambda *_: None)
+    compression = MinimaxPruning(share_budget(network, tiny), model)
+    compression.masks["layer3"] &= third != 0
+    compression.masks["layer2"] &= second != 0
+    monkeypatch.setattr(MinimaxPruning, "choose", lambda *_: None)
     compression.close()
     assert torch.allclose(model(inputs), before)
     assert [int(weight.any(dim=1).sum()) for weight in (first, second, third)] == [7, 5, 4]
@@ -157,13 +156,13 @@ def test_only_survivors_learn_if_the_others_are_to_rest(
 ) -> None:
     network = make_network([64, 100, 10])
     model = linear_model(network)
-    compression = Compression(share_budget(network, tiny, cores=2), model, MinimaxOptions(rest=rest))
+    compression = MinimaxPruning(share_budget(network, tiny, cores=2), model, MinimaxOptions(rest=rest))
     compression.choose(1.0)
     before = [module.weight.detach().clone() for module in model]
     with compression.in_force():
         torch.autograd.backward(model(torch.rand(5, 64)).square().sum())
     compression.before_step()
-    for module, weight, mask in zip(model, before, compression.survivors.values(), strict=True):
+    for module, weight, mask in zip(model, before, compression.masks.values(), strict=True):
         assert torch.equal(module.weight, weight)
         assert module.weight.grad is not None
         assert module.weight.grad[mask].any()
@@ -180,31 +179,31 @@ def test_what_idle_neurons_leave_goes_to_the_others(
         with torch.no_grad():
             model[1].weight[:, 30:] *= 1e-3
         budget = share_budget(network, make_chip(synapse_memory_bits_per_core=16384, neurons_per_core=256), cores=1)
-        compression = Compression(budget, model, MinimaxOptions(integers=False, idle=idle))
+        compression = MinimaxPruning(budget, model, MinimaxOptions(integers=False, idle=idle))
         compression.choose(0.5)
-        assert compression.survivors["layer1"][30:].any()
+        assert compression.masks["layer1"][30:].any()
         compression.choose(1.0)
         compression.close()
         live = live_neurons(as_network(compression.layers))["layer1"]
         assert 0 < live.sum() <= 30
-        kept[idle] = int(compression.survivors["layer1"].sum())
+        kept[idle] = int(compression.masks["layer1"].sum())
     assert kept[True] > 1.1 * kept[False]
 
 
 def test_overruns_are_those_that_the_budget_counts(make_network: Callable[..., Network], tiny: HardwareProfile) -> None:
     network = make_network([64, 100, 10])
     budget = share_budget(network, tiny, cores=2)
-    overruns = Compression(budget, linear_model(network)).overruns()
+    overruns = MinimaxPruning(budget, linear_model(network)).overruns()
     counted = {f"{found.slice.name} {found.resource}": found for found in budget.overruns(network)}
     assert {name for name, overrun in overruns.items() if overrun > 0} == set(counted) != set()
     for name, found in counted.items():
         memory = found.resource == "synapse_memory_bits"  # that of the whole core, where a slice is told of its own part
         assert overruns[name] == pytest.approx(found.need / found.limit - 1) or memory
-    assert set(overruns) == {f"{part.name} {resource}" for part in budget.slices for resource in RESOURCES}
+    assert set(overruns) == {f"{part.name} {resource}" for part in budget.slices for resource in PRICED_RESOURCES}
 
 
-def test_the_count_on_the_weights_has_the_last_word(compression: Compression, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Compression, "choose", lambda *_: None)
+def test_the_count_on_the_weights_has_the_last_word(compression: MinimaxPruning, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MinimaxPruning, "choose", lambda *_: None)
     with pytest.raises(BudgetError, match=r"_bits of neurons|input_axons of neurons"):
         compression.close()
 
@@ -212,6 +211,6 @@ def test_the_count_on_the_weights_has_the_last_word(compression: Compression, mo
 def test_a_budget_for_another_model_is_refused(make_network: Callable[..., Network], tiny: HardwareProfile) -> None:
     budget: Budget = share_budget(make_network([20, 30, 10]), tiny)
     with pytest.raises(TrainingError, match=r"layer 'layer1': is in the budget, but no Linear module .* has none"):
-        Compression(budget, torch.nn.Sequential())
+        MinimaxPruning(budget, torch.nn.Sequential())
     with pytest.raises(TrainingError, match=r"layer 'layer1': has weights \(30, 21\), the budget is for \(30, 20\)"):
-        Compression(budget, linear_model(make_network([21, 30, 10])))
+        MinimaxPruning(budget, linear_model(make_network([21, 30, 10])))

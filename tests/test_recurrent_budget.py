@@ -11,7 +11,7 @@ from conftest import with_values
 from norse.torch import LICell, LIFCell, LIFParameters, LIFRecurrentCell, SequentialState
 
 import neurodeploy as nd
-from neurodeploy.compression.minimax import Compression
+from neurodeploy.compression.minimax import MinimaxPruning
 from neurodeploy.errors import NetworkError, TrainingError
 from neurodeploy.pipeline.compress import thresholds_of
 
@@ -31,9 +31,9 @@ def chip(memory: int = 30_000, neurons: int = 1024) -> nd.HardwareProfile:
     return with_values(nd.load_profile("loihi1"), synapse_memory_bits_per_core=memory, neurons_per_core=neurons)
 
 
-def compression_of(net: SequentialState) -> Compression:
+def compression_of(net: SequentialState) -> MinimaxPruning:
     network = nd.extract(net, torch.zeros(1, 64))
-    return Compression(nd.share_budget(network, chip(), cores=1), net, thresholds=thresholds_of(network, net))
+    return MinimaxPruning(nd.share_budget(network, chip(), cores=1), net, thresholds=thresholds_of(network, net))
 
 
 @pytest.mark.parametrize(("cores", "neurons", "memory"), [(2, 60, 24_000)])
@@ -72,10 +72,8 @@ def test_what_rests_does_not_learn_and_the_loss_sees_integers() -> None:
         for _ in range(3):
             output, state = net(torch.ones(2, 64), state)
         output.square().sum().backward()
-    survivors = pruning.survivors["layer0"]
-    for part, was, mask in zip(
-        (net[0].input_weights, net[0].recurrent_weights), own, survivors.split([64, 48], dim=1), strict=True
-    ):
+    masks = pruning.masks["layer0"]
+    for part, was, mask in zip((net[0].input_weights, net[0].recurrent_weights), own, masks.split([64, 48], dim=1), strict=True):
         assert torch.equal(part, was)
         assert part.grad is not None
         assert not part.grad[~mask].any()
@@ -91,9 +89,9 @@ def test_a_neuron_that_its_layer_alone_hears_keeps_its_synapses() -> None:
         net[0].recurrent_weights[:, 8] = 0
     pruning = compression_of(net)
     pruning.close()
-    assert pruning.survivors["layer0"][3, 64 + 7]
-    assert pruning.survivors["layer0"][7].any()
-    assert not pruning.survivors["layer0"][8].any()
+    assert pruning.masks["layer0"][3, 64 + 7]
+    assert pruning.masks["layer0"][7].any()
+    assert not pruning.masks["layer0"][8].any()
 
 
 def test_units_and_thresholds_are_those_of_the_cells_own_weights() -> None:

@@ -92,8 +92,8 @@ def test_replicas_end_with_the_same_bits(runs: dict[str, Any]) -> None:
 
 def test_two_learn_what_one_learns_from_the_same_batches(runs: dict[str, Any]) -> None:
     two, one = runs["0"]["pressed"], runs["alone"]["pressed"]
-    assert all(np.array_equal(two["survivors"][name], mask) for name, mask in one["survivors"].items())
-    assert 0 < sum(mask.sum() for mask in one["survivors"].values()) < 12 * 70 + 70 * 3
+    assert all(np.array_equal(two["masks"][name], mask) for name, mask in one["masks"].items())
+    assert 0 < sum(mask.sum() for mask in one["masks"].values()) < 12 * 70 + 70 * 3
     assert two["widths"] == one["widths"]
     assert two["multipliers"] == pytest.approx(one["multipliers"], rel=1e-4)
     for found, wanted in zip(two["weights"], one["weights"], strict=True):
@@ -146,7 +146,7 @@ def test_the_command_of_two_makes_what_that_of_one_makes_and_speaks_once(command
                 assert apart.max() < 1.1 * np.abs(tensor).max() / (2 ** (width - 1) - 1)
                 assert np.mean(apart > 1e-5 + 1e-4 * np.abs(tensor).max()) < 0.03
         assert [each["train_accuracy"] for each in two["history"]] == [each["train_accuracy"] for each in one["history"]]
-    assert all(np.array_equal(mask, one["pruning"]["survivors"][name]) for name, mask in two["pruning"]["survivors"].items())
+    assert all(np.array_equal(mask, one["pruning"]["masks"][name]) for name, mask in two["pruning"]["masks"].items())
     assert (folder / "two/report.html").is_file()
 
 

@@ -65,13 +65,13 @@ def test_one_shot_keeps_the_largest_of_all_layers_and_never_asks_again(small: Ca
     rival = small(OneShot)
     sizes = rival.magnitudes()
     rival.choose(0.0)
-    first = {name: mask.clone() for name, mask in rival.survivors.items()}
-    kept, lost = parted(sizes, rival.survivors)
+    first = {name: mask.clone() for name, mask in rival.masks.items()}
+    kept, lost = parted(sizes, rival.masks)
     assert kept.min() > lost.max()
     moved(rival)
     rival.after_step("compress", 1e-3)
     rival.choose(1.0)
-    assert all(torch.equal(rival.survivors[name], mask) for name, mask in first.items())
+    assert all(torch.equal(rival.masks[name], mask) for name, mask in first.items())
     assert all(not module.weight[~first[name]].any() for name, module in rival.layers.items())
 
 
@@ -84,14 +84,14 @@ def test_gradual_shrinks_by_the_cubic_and_what_sleeps_keeps_its_value(small: Cal
     moved(rival)
     rival.after_step("compress", 1e-3)
     for name, weight in weights(rival).items():
-        awake = rival.survivors[name]
+        awake = rival.masks[name]
         assert torch.equal(weight[~awake], before[name][~awake])
         assert not torch.equal(weight[awake], before[name][awake])
-    name, asleep = FIRST, ~rival.survivors[FIRST]
+    name, asleep = FIRST, ~rival.masks[FIRST]
     with torch.no_grad():
-        rival.layers[name].weight[rival.survivors[name]] *= 1e-3
+        rival.layers[name].weight[rival.masks[name]] *= 1e-3
     rival.choose(0.9)
-    assert (rival.survivors[name] & asleep).any()  # back, since the others have fallen below
+    assert (rival.masks[name] & asleep).any()  # back, since the others have fallen below
     rival.choose(1.0)
     assert rival.is_final
 
@@ -102,7 +102,7 @@ def test_gradual_with_feedback_lets_sleeping_weights_learn(small: Callable[..., 
     before = weights(rival)
     moved(rival)
     rival.after_step("compress", 1e-3)
-    assert not torch.equal(weights(rival)[FIRST], before[FIRST] * rival.survivors[FIRST])
+    assert not torch.equal(weights(rival)[FIRST], before[FIRST] * rival.masks[FIRST])
     assert (weights(rival)[FIRST] != before[FIRST]).all()
 
 
@@ -115,7 +115,7 @@ def test_a_lottery_goes_back_to_the_early_weights_in_every_round(small: Callable
         rival.choose(progress)
         is_round = progress in (0.0, 0.25, 0.5, 0.75)
         for name, weight in weights(rival).items():
-            assert torch.equal(weight, (early if is_round else trained)[name] * rival.survivors[name])
+            assert torch.equal(weight, (early if is_round else trained)[name] * rival.masks[name])
         left += [rival.connectivity]
     assert left[0] == left[1] > left[2] > left[3] > left[4] == left[5]
     assert max(rival.overruns().values()) <= 0
@@ -129,7 +129,7 @@ def test_admm_pulls_towards_what_fits_and_cuts_only_in_the_end(small: Callable[.
     assert rival.connectivity == 1.0
     for name, weight in weights(rival).items():
         assert torch.equal(rival.projection[name] + rival.dual[name], weight)
-    rival.forms = {name: replace(form, grid=None) for name, form in rival.forms.items()}
+    rival.formats = {name: replace(form, grid=None) for name, form in rival.formats.items()}
     loss_of(rival)
     for name, module in rival.layers.items():
         penalty = 0.5 * (module.weight - rival.projection[name] + rival.dual[name])
@@ -153,13 +153,13 @@ def test_rigl_keeps_the_budget_from_the_start_and_grows_by_gradient(small: Calla
     rival = small(RigL, share=0.5, every=1)
     rival.choose(0.0)
     for step in range(1, 5):
-        before = {name: mask.clone() for name, mask in rival.survivors.items()}
+        before = {name: mask.clone() for name, mask in rival.masks.items()}
         moved(rival, seed=step)
         rival.after_step("compress", 1e-3)
         sizes = rival.magnitudes()
         rival.choose(step / 10)
         assert max(rival.overruns().values()) <= 0
-        name, mask, was = FIRST, rival.survivors[FIRST], before[FIRST]
+        name, mask, was = FIRST, rival.masks[FIRST], before[FIRST]
         dropped, grown, slope = was & ~mask, mask & ~was, rival.layers[FIRST].weight.grad.abs()
         assert dropped.any()
         assert grown.any()
@@ -167,10 +167,10 @@ def test_rigl_keeps_the_budget_from_the_start_and_grows_by_gradient(small: Calla
         assert slope[grown].min() > slope[~mask].quantile(0.5)
         assert not rival.layers[name].weight[grown].any()
     rival.choose(1.5)
-    last = {name: mask.clone() for name, mask in rival.survivors.items()}
+    last = {name: mask.clone() for name, mask in rival.masks.items()}
     moved(rival)
     rival.choose(1.6)
-    assert all(torch.equal(mask, last[name]) for name, mask in rival.survivors.items())
+    assert all(torch.equal(mask, last[name]) for name, mask in rival.masks.items())
 
 
 def test_grad_r_fixes_signs_and_lets_a_synapse_come_back(small: Callable[..., Any]) -> None:
@@ -183,11 +183,11 @@ def test_grad_r_fixes_signs_and_lets_a_synapse_come_back(small: Callable[..., An
     with torch.no_grad():
         rival.layers[FIRST].weight[0, 0] = -signs[FIRST][0, 0]  # theta = -1
     rival.choose(0.5)
-    assert not rival.survivors[FIRST][0, 0]
+    assert not rival.masks[FIRST][0, 0]
     with torch.no_grad():
         rival.layers[FIRST].weight[0, 0] = signs[FIRST][0, 0]
     rival.choose(0.5)
-    assert rival.survivors[FIRST][0, 0]
+    assert rival.masks[FIRST][0, 0]
     rival.close()
     assert all(bool((weight * signs[name] >= 0).all()) for name, weight in weights(rival).items())
 
@@ -202,30 +202,30 @@ def test_stds_is_a_soft_threshold_that_rises(small: Callable[..., Any]) -> None:
             name: torch.nn.functional.softshrink(theta[name], float(width.max())) for name, width in rival.widths_of_zero.items()
         }
         for name in theta:
-            assert torch.allclose(rival.effective(name), shrunk[name] * rival.survivors[name], atol=1e-6)
+            assert torch.allclose(rival.effective(name), shrunk[name] * rival.masks[name], atol=1e-6)
             assert torch.equal(theta[name], weights(rival)[name])
-        seen, lost = parted(shrunk, rival.survivors)
+        seen, lost = parted(shrunk, rival.masks)
         assert seen.all()
         assert not lost.any()
     assert widths == sorted(widths)
     assert widths[0] < 1e-6 < widths[1] < widths[3]
     before = {name: rival.effective(name) for name in theta}
     rival.close()
-    assert all(torch.equal(weight, before[name] * rival.survivors[name]) for name, weight in weights(rival).items())
+    assert all(torch.equal(weight, before[name] * rival.masks[name]) for name, weight in weights(rival).items())
 
 
 def test_the_papers_minimax_has_one_sparsity_and_prices_that_climb(small: Callable[..., Any]) -> None:
     rival = small(GlobalMinimax)
     for step in range(11):
         rival.choose(step / 10)
-    kept, lost = parted(rival.magnitudes(), rival.survivors)
+    kept, lost = parted(rival.magnitudes(), rival.masks)
     assert kept.min() > lost.max()
     assert rival.sparsity > 0.3
     assert rival.y > 10
     before = weights(rival)
     rival.after_step("compress", 0.01)
     for name, weight in weights(rival).items():
-        assert torch.allclose(weight, before[name] * torch.where(rival.survivors[name], 1.0, 1 / (1 + 0.02 * rival.y)))
+        assert torch.allclose(weight, before[name] * torch.where(rival.masks[name], 1.0, 1 / (1 + 0.02 * rival.y)))
 
 
 def test_fisher_takes_whole_neurons_by_what_their_spikes_contribute(small: Callable[..., Any]) -> None:
@@ -240,11 +240,11 @@ def test_fisher_takes_whole_neurons_by_what_their_spikes_contribute(small: Calla
     assert factor.grad.any()
     assert torch.allclose(rival.contribution[FIRST].float(), factor.grad.square(), rtol=1e-3, atol=1e-8)  # other sums
     rival.choose(1.0)
-    gone = ~rival.survivors[FIRST].any(dim=1)
+    gone = ~rival.masks[FIRST].any(dim=1)
     assert 0 < int(gone.sum()) < 70
     assert rival.contribution[FIRST][gone].max() <= rival.contribution[FIRST][~gone].min()
-    assert torch.equal(rival.survivors[LAST], (~gone).expand(5, 70))
-    assert rival.survivors[FIRST][~gone].all()
+    assert torch.equal(rival.masks[LAST], (~gone).expand(5, 70))
+    assert rival.masks[FIRST][~gone].all()
     rival.close()
     assert max(rival.overruns().values()) <= 0
 
@@ -254,13 +254,13 @@ def test_a_knapsack_fills_units_and_never_takes_a_synapse_back(small: Callable[.
     with torch.no_grad():
         rival.layers[LAST].weight.sign_()
     rival.choose(1.0)
-    lengths = set(rival.survivors[FIRST].sum(dim=0).tolist())  # of 8 + 7 bits, ten of header: 3, 7, 12, ... fill units of 64
+    lengths = set(rival.masks[FIRST].sum(dim=0).tolist())  # of 8 + 7 bits, ten of header: 3, 7, 12, ... fill units of 64
     assert lengths <= {0, 3, 7, 12, 16, 20, 24, 29, 33, 37, 42, 46, 50, 54, 59, 63, 64, 67, 70}
     rival, before = small(Knapsack), None
     for progress in (0.0, 0.4, 0.8, 1.0, 1.5):
         rival.choose(progress)
-        assert before is None or all(bool((mask <= before[name]).all()) for name, mask in rival.survivors.items())
-        before = {name: mask.clone() for name, mask in rival.survivors.items()}
+        assert before is None or all(bool((mask <= before[name]).all()) for name, mask in rival.masks.items())
+        before = {name: mask.clone() for name, mask in rival.masks.items()}
         moved(rival, by=1.0)
         rival.after_step("compress", 1e-3)
     assert rival.connectivity < 0.9
@@ -275,7 +275,7 @@ def test_a_rival_may_compare_weights_as_ours_are_compared(small: Callable[..., A
         rival.layers[FIRST].weight.grad[:, 6:] *= 0.1
         rival.before_step()
         rival.choose(1.0)
-        heard[curvature] = float(rival.survivors[FIRST][:, :6].sum() / rival.survivors[FIRST].sum())
+        heard[curvature] = float(rival.masks[FIRST][:, :6].sum() / rival.masks[FIRST].sum())
         rival.close()
         assert max(rival.overruns().values()) <= 0
     assert heard[False] < 0.4

@@ -19,7 +19,7 @@ from benchmarks.compression.rivals import RIVALS
 from benchmarks.compression.rivals.magnitude import OneShot
 from benchmarks.compression.rivals.masked import Masked
 from benchmarks.compression.rivals.threshold import Ranking
-from neurodeploy.compression.bit_width import one_threshold_each
+from neurodeploy.compression.bit_width import shared_thresholds
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.quantized import QuantizedNetwork
@@ -59,7 +59,7 @@ def fitted(request: Any, digits: DataSplit, dense: SequentialState, loihi1: Hard
     """A rival, the model that it fitted to a fiftieth of a core, the budget and what happened on the way."""
     model = copy.deepcopy(dense)
     budget = budget_for(model, with_values(loihi1, synapse_memory_bits_per_core=MEMORY_BITS), 1)
-    thresholds, made = one_threshold_each(extract(model, torch.zeros(1, 64)), LEVELS), list[Any]()
+    thresholds, made = shared_thresholds(extract(model, torch.zeros(1, 64)), LEVELS), list[Any]()
 
     def method(budget: Budget, model: torch.nn.Module) -> Any:
         made.append(RIVALS[request.param](budget, model, width=WIDTH, thresholds=thresholds))
@@ -110,7 +110,7 @@ def test_its_weights_are_the_chips(fitted: Any) -> None:
 def test_what_it_keeps_goes_through_a_checkpoint(fitted: Any, tmp_path: Path) -> None:
     rival, model, budget, _ = fitted
     save_state(rival.state_dict(), tmp_path / "state")
-    thresholds = {name: form.threshold for name, form in rival.forms.items() if form.threshold is not None}
+    thresholds = {name: form.threshold for name, form in rival.formats.items() if form.threshold is not None}
     other = type(rival)(budget, copy.deepcopy(model), width=WIDTH, thresholds=thresholds)
     other.load_state_dict(load_state(tmp_path / "state"))
     assert told(other.state_dict()) == told(rival.state_dict())
@@ -136,7 +136,7 @@ def test_the_threshold_is_the_lowest_that_fits(outgoing: float, loihi1: Hardware
     chip = with_values(loihi1, synapse_memory_bits_per_core=8192)
     budget = budget_for(model, chip, 1)
     scores = {"layer0": model[0].weight.detach().abs(), "layer2": model[2].weight.detach().abs() * outgoing}
-    masks, thresholds = Ranking(scores, [budget.slices], [8192], WIDTH, chip).survivors()
+    masks, thresholds = Ranking(scores, [budget.slices], [8192], WIDTH, chip).masks()
     threshold = thresholds[budget.slices[0].name]
 
     def alive(level: float) -> dict[str, torch.Tensor]:
@@ -165,7 +165,7 @@ def test_caps_on_axons_are_kept_and_no_slice_is_emptied(make_chip: Callable[...,
         model[2].weight.mul_(1e-6)  # below every threshold
     rival.close()
     assert max(rival.overruns().values()) <= 0
-    assert all(mask.any() for mask in rival.survivors.values())
+    assert all(mask.any() for mask in rival.masks.values())
 
 
 @pytest.mark.parametrize("name", RIVALS)
@@ -186,4 +186,4 @@ def test_several_layers_on_several_cores_are_kept_within_each(name: str, make_ch
     network = extract(model, torch.zeros(1, 40))
     kept = live_neurons(network)
     budget.of_neurons(kept).check(without_neurons(network, kept), widths=rival.widths)
-    assert all(mask.any() for mask in rival.survivors.values())
+    assert all(mask.any() for mask in rival.masks.values())

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from spiking import SHORT, budget_for, build, few, weights
 
-from neurodeploy.compression.minimax import Compression
+from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.training.data.batches import Batches, DataSplit
@@ -22,7 +22,7 @@ from neurodeploy.training.data.loading import load_data
 from neurodeploy.training.encoders import decide, encode
 from neurodeploy.training.fit import fit
 from neurodeploy.training.forward import evaluate, predict, run_model
-from neurodeploy.training.options import FitOptions, MinimaxOptions
+from neurodeploy.training.options import FitOptions
 from neurodeploy.training.progress import ProgressBars, Step
 
 # ---------------------------------------------------------------------------------------------- digits, pressed into three cores
@@ -60,7 +60,7 @@ def test_digits_are_learnt_and_stay_learnt(fitted: Any) -> None:
 
 def test_without_integers_little_is_left_to_cut_when_the_compression_closes(digits: DataSplit, tiny: HardwareProfile) -> None:
     model, last = build(64, 150, 10), []
-    soft = partial(Compression, options=MinimaxOptions(integers=False, penalty_rate=100))
+    soft = partial(MinimaxPruning, options=MinimaxOptions(integers=False, penalty_rate=100))
     options = FitOptions(epochs_dense=3, epochs_compress=6, epochs_finetune=0, readout="mean")
     fit(model, budget_for(model, tiny, 3), digits.train, options, method=soft, progress=lambda _: last.append(weights(model)))
     after = weights(model)

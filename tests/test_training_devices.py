@@ -14,7 +14,7 @@ from spiking import SHORT, budget_for, few, weights
 from test_checkpoints import BrokenError, broken_at
 from test_neurons import cells
 
-from neurodeploy.compression.minimax import Compression
+from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.simulation.records import EpochRecord
 from neurodeploy.training.checkpoint import Checkpoint
@@ -22,7 +22,6 @@ from neurodeploy.training.fit import fit
 from neurodeploy.training.forward import evaluate, predict
 from neurodeploy.training.neuron_cells import neurons_of
 from neurodeploy.training.neurons import run
-from neurodeploy.training.options import MinimaxOptions
 
 MEMORY = "synapse_memory_bits_per_core"
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -66,7 +65,7 @@ def compressed(device: str, **told: Any) -> tuple[SequentialState, tuple[EpochRe
     memory = profile[MEMORY]
     small = replace(profile, limits={**profile.limits, MEMORY: replace(memory, value=2560)})
     budget = budget_for(model, small, cores=1)
-    pruning = Compression(budget, model.to(device), MinimaxOptions(widths=True))
+    pruning = MinimaxPruning(budget, model.to(device), MinimaxOptions(widths=True))
     _, history = fit(model, budget, few(), OPTIONS, method=lambda *_: pruning, **told)
     assert next(model.parameters()).device.type == device
     assert max(pruning.overruns().values()) <= 0 < pruning.connectivity < 1

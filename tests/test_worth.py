@@ -8,28 +8,27 @@ from conftest import with_values
 from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 
 import neurodeploy as nd
-from neurodeploy.compression.minimax import Compression
-from neurodeploy.pipeline.compress import worth_of_memory
+from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
+from neurodeploy.pipeline.compress import memory_values
 from neurodeploy.training.encoders import read_out
 from neurodeploy.training.forward import run_model, spikes_of
-from neurodeploy.training.options import MinimaxOptions
 
 OPTIONS = nd.FitOptions(epochs_dense=4, epochs_compress=2, epochs_finetune=1, n_steps=6, readout="mean", encoder="direct")
 
 
-def pressed(memory: int) -> tuple[torch.nn.Module, Compression, nd.HardwareProfile]:
+def pressed(memory: int) -> tuple[torch.nn.Module, MinimaxPruning, nd.HardwareProfile]:
     torch.manual_seed(0)
     lif = LIFParameters(tau_mem_inv=torch.tensor(300.0), v_th=torch.tensor(0.3))
     model = SequentialState(torch.nn.Linear(64, 48, bias=False), LIFCell(lif), torch.nn.Linear(48, 10, bias=False), LICell())
     chip = with_values(nd.load_profile("loihi1"), synapse_memory_bits_per_core=memory)
     budget = nd.share_budget(nd.extract(model, torch.zeros(1, 64)), chip, cores=1)
-    pruning = Compression(budget, model, MinimaxOptions(idle=True))
+    pruning = MinimaxPruning(budget, model, MinimaxOptions(idle=True))
     nd.fit(model, budget, nd.load_data("digits").train, OPTIONS, method=lambda *_: pruning)
     return model, pruning, chip
 
 
 @pytest.fixture(scope="module")
-def tight() -> tuple[torch.nn.Module, Compression, nd.HardwareProfile]:
+def tight() -> tuple[torch.nn.Module, MinimaxPruning, nd.HardwareProfile]:
     return pressed(4_000)
 
 
@@ -44,12 +43,12 @@ def loss_of(model: torch.nn.Module) -> float:
 
 
 def test_a_full_core_has_a_price_and_the_model_is_as_it_was(
-    tight: tuple[torch.nn.Module, Compression, nd.HardwareProfile],
+    tight: tuple[torch.nn.Module, MinimaxPruning, nd.HardwareProfile],
 ) -> None:
     model, pruning, _ = tight
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    survivors = {name: mask.clone() for name, mask in pruning.survivors.items()}
-    (worth,) = worth_of_memory(model, pruning, nd.load_data("digits").train, OPTIONS)
+    masks = {name: mask.clone() for name, mask in pruning.masks.items()}
+    (worth,) = memory_values(model, pruning, nd.load_data("digits").train, OPTIONS)
     assert worth.core == 0
     assert worth.layers == ("layer0", "layer2")
     assert 100 <= worth.bits_less <= 400  # a twentieth, and what ends a unit of memory
@@ -57,9 +56,9 @@ def test_a_full_core_has_a_price_and_the_model_is_as_it_was(
     assert worth.loss_with_less > worth.loss
     assert worth.per_kilobit == pytest.approx((worth.loss_with_less - worth.loss) / worth.bits_less * 1000)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert all(torch.equal(mask, survivors[name]) for name, mask in pruning.survivors.items())
+    assert all(torch.equal(mask, masks[name]) for name, mask in pruning.masks.items())
 
 
 def test_memory_that_does_not_bind_has_none() -> None:
     model, pruning, _ = pressed(2**20)
-    assert worth_of_memory(model, pruning, nd.load_data("digits").train, OPTIONS) == ()
+    assert memory_values(model, pruning, nd.load_data("digits").train, OPTIONS) == ()

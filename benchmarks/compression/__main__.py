@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.compression.bench import Bench
 from benchmarks.compression.methods import METHODS, RIVALRY
-from benchmarks.compression.plans import CONNECTIVITIES, CORES, TABLES, Wish, before
+from benchmarks.compression.plans import CONNECTIVITIES, CORES, TABLES, TableRequest, before
 from benchmarks.compression.runs import Place
 from benchmarks.compression.tasks import TASKS
 from benchmarks.placement.rows import commit, rows
@@ -21,14 +21,14 @@ def main() -> None:
     with Bench(asked.jobs, place, asked.out, asked.commit, asked.minutes) as bench:
         for table in asked.tables:
             known = CONNECTIVITIES if table == "connectivity" else CORES
-            wish = Wish(
+            request = TableRequest(
                 task=asked.task,
                 methods=asked.methods,
                 budgets=asked.budgets or known,
                 seeds=asked.seeds,
                 epochs=tuple(asked.epochs),
             )
-            planned = list(TABLES[table](wish, rows(asked.out)))
+            planned = list(TABLES[table](request, rows(asked.out)))
             for runs in (before(planned), planned):
                 bench.make(runs)
 

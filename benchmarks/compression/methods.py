@@ -2,46 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from benchmarks.compression.rivals import RIVALS
-from neurodeploy.compression.method import Pruning
-from neurodeploy.compression.minimax import Compression
+from neurodeploy.compression.method import Pruning, PruningMethod, PruningSetup
+from neurodeploy.compression.minimax import COMPRESS_OPTIONS, make_minimax
 from neurodeploy.compression.weight_matrices import find_layers
 from neurodeploy.mapping.budget.budget import Budget
-from neurodeploy.pipeline.compress import MINIMAX
-from neurodeploy.training.options import MinimaxOptions
-
-
-class Deployable(Pruning, Protocol):
-    """A method that says how wide the weights of each layer are in the end."""
-
-    @property
-    def widths(self) -> Mapping[str, int]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Start:
-    """What a method may know of the network it begins with.
+class Start(PruningSetup):
+    """What the benchmark tells a method of the network it begins with.
 
     Attributes
     ----------
-    width : int or None
-        Bits of a weight.
-    thresholds : mapping of layer to float
-        Of neurons that fire.
     early : torch.nn.Module
         The dense network as it was after an epoch.
     """
 
-    width: int | None
-    thresholds: Mapping[str, float]
     early: torch.nn.Module
 
 
@@ -56,34 +41,35 @@ class Method:
         as long as a step does, and on held-out data it was no worse.
     """
 
-    make: Callable[[Budget, torch.nn.Module, Start], Deployable]
+    make: PruningMethod
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     chooses_widths: bool = False
     patience: int = 1
 
 
-def _ours(given: MinimaxOptions, budget: Budget, model: torch.nn.Module, start: Start) -> Deployable:
-    return Compression(budget, model, given, thresholds=start.thresholds)
+def _rival(name: str, budget: Budget, model: torch.nn.Module, setup: PruningSetup, **options: Any) -> Pruning:
+    if name == "lottery" and isinstance(setup, Start):  # without it, it rewinds to the weights that it begins with
+        options["rewind"] = {layer: module.weight.detach() for layer, module in find_layers(setup.early, budget).items()}
+    return RIVALS[name](budget, model, width=setup.weight_bits or budget.weight_bits, thresholds=setup.thresholds, **options)
 
 
-def _rival(name: str, budget: Budget, model: torch.nn.Module, start: Start, **told: Any) -> Deployable:
-    assert start.width is not None
-    early = {layer: module.weight.detach() for layer, module in find_layers(start.early, budget).items()}
-    extras = {"rewind": early} if name == "lottery" else {}
-    return RIVALS[name](budget, model, width=start.width, thresholds=start.thresholds, **extras, **told)
+def _minimax(**changed: Any) -> PruningMethod:
+    return partial(make_minimax, options=replace(COMPRESS_OPTIONS, **changed))
 
 
 BY_MAGNITUDE = "minimax, by magnitude"
 
 METHODS: dict[str, Method] = {
-    "minimax": Method(make=partial(_ours, MINIMAX), chooses_widths=True, patience=2),
-    BY_MAGNITUDE: Method(make=partial(_ours, replace(MINIMAX, curvature=False)), chooses_widths=True, patience=2),
-    "minimax, one width": Method(make=partial(_ours, replace(MINIMAX, widths=False)), patience=2),
-    "minimax, idle neurons stay": Method(make=partial(_ours, replace(MINIMAX, idle=False)), chooses_widths=True, patience=2),
-    "minimax, others learn on": Method(make=partial(_ours, replace(MINIMAX, rest=False)), chooses_widths=True, patience=2),
-    "minimax, rounded at the end": Method(make=partial(_ours, MinimaxOptions(integers=False, penalty_rate=100.0)), patience=2),
+    "minimax": Method(make=make_minimax, chooses_widths=True, patience=2),
+    BY_MAGNITUDE: Method(make=_minimax(curvature=False), chooses_widths=True, patience=2),
+    "minimax, one width": Method(make=_minimax(widths=False), patience=2),
+    "minimax, idle neurons stay": Method(make=_minimax(idle=False), chooses_widths=True, patience=2),
+    "minimax, others learn on": Method(make=_minimax(rest=False), chooses_widths=True, patience=2),
+    "minimax, rounded at the end": Method(
+        make=_minimax(integers=False, penalty_rate=100.0, widths=False, idle=False), patience=2
+    ),
     "minimax, decays learn": Method(
-        make=partial(_ours, MINIMAX),
+        make=make_minimax,
         options=MappingProxyType({"learn_decays": True}),
         chooses_widths=True,
         patience=2,

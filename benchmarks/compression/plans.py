@@ -35,7 +35,7 @@ CONNECTIVITIES = ("0.5 %", "1 %", "2 %", "5 %", "10 %", "25 %")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class TableRequest:
     """What the command asks of its tables."""
 
     task: str
@@ -49,10 +49,10 @@ class Wish:
         return Run(table=table, task=self.task, method=method, budget=budget, seed=seed, epochs=self.epochs, **told)
 
 
-def dense(wish: Wish, _: Rows) -> Iterator[Run]:
+def dense(request: TableRequest, _: Rows) -> Iterator[Run]:
     """The networks that the others begin with: those of all training data, and that of the part by which settings are chosen."""
-    yield from (_dense(wish.task, seed, choosing=False) for seed in wish.seeds)
-    yield _dense(wish.task, 0, choosing=True)
+    yield from (_dense(request.task, seed, choosing=False) for seed in request.seeds)
+    yield _dense(request.task, 0, choosing=True)
 
 
 def _dense(task: str, seed: int, choosing: bool) -> Run:
@@ -65,11 +65,11 @@ def before(runs: Sequence[Run]) -> list[Run]:
     return [run for n, run in enumerate(begun) if run not in begun[:n]]
 
 
-def tuning(wish: Wish, _: Rows) -> Iterator[Run]:
+def tuning(request: TableRequest, _: Rows) -> Iterator[Run]:
     """Settings to choose from, on held-out training data, at one budget: as many for each method."""
-    for method in wish.methods:
-        for setting in _tried(wish.task, method):
-            yield wish.run("tuning", method, TRIED_AT[wish.task], 0, choosing=True, **setting)
+    for method in request.methods:
+        for setting in _tried(request.task, method):
+            yield request.run("tuning", method, TRIED_AT[request.task], 0, choosing=True, **setting)
 
 
 def _tried(task: str, method: str) -> list[dict[str, Any]]:
@@ -79,50 +79,50 @@ def _tried(task: str, method: str) -> list[dict[str, Any]]:
     return TRIED_WITHOUT_WIDTH if chooses else TRIED
 
 
-def budgets(wish: Wish, rows: Rows) -> Iterator[Run]:
+def budgets(request: TableRequest, rows: Rows) -> Iterator[Run]:
     """What is left at each share of the chip, with what was chosen on held-out training data."""
-    for budget in wish.budgets:
-        for seed in wish.seeds:
-            for method in wish.methods:
-                yield wish.run("budgets", method, budget, seed, **_chosen(rows, wish.task, method))
+    for budget in request.budgets:
+        for seed in request.seeds:
+            for method in request.methods:
+                yield request.run("budgets", method, budget, seed, **_chosen(rows, request.task, method))
 
 
-def rates(wish: Wish, rows: Rows) -> Iterator[Run]:
+def rates(request: TableRequest, rows: Rows) -> Iterator[Run]:
     """Learning rates to choose from where few synapses are left, on held-out training data: as many for each method."""
-    for method in wish.methods:
-        setting = _chosen(rows, wish.task, method) | {"width": 8}
+    for method in request.methods:
+        setting = _chosen(rows, request.task, method) | {"width": 8}
         for rate in RATES:
-            yield wish.run("rates", method, FEW, 0, choosing=True, **setting | {"learning_rate": rate})
+            yield request.run("rates", method, FEW, 0, choosing=True, **setting | {"learning_rate": rate})
 
 
-def connectivity(wish: Wish, rows: Rows) -> Iterator[Run]:
+def connectivity(request: TableRequest, rows: Rows) -> Iterator[Run]:
     """What is left when synapses are counted, all of them alike, in 8 bits."""
-    for budget in wish.budgets:
+    for budget in request.budgets:
         chosen_by = "rates" if _share(budget) <= 2 * _share(FEW) else "tuning"
-        for seed in wish.seeds:
-            for method in wish.methods:
-                setting = _chosen(rows, wish.task, method, chosen_by) | {"width": 8}
-                yield wish.run("connectivity", method, budget, seed, **setting)
+        for seed in request.seeds:
+            for method in request.methods:
+                setting = _chosen(rows, request.task, method, chosen_by) | {"width": 8}
+                yield request.run("connectivity", method, budget, seed, **setting)
 
 
 def _share(budget: str) -> float:
     return float(budget.removesuffix(" %"))
 
 
-def ablation(wish: Wish, rows: Rows) -> Iterator[Run]:
+def ablation(request: TableRequest, rows: Rows) -> Iterator[Run]:
     """Ours as it is, with one idea less at a time, and with one more; where synapses are counted, by magnitude."""
-    for budget in wish.budgets:
+    for budget in request.budgets:
         counted = "%" in budget
-        setting = _chosen(rows, wish.task, "minimax", "rates" if counted else "tuning")
-        for seed in wish.seeds:
+        setting = _chosen(rows, request.task, "minimax", "rates" if counted else "tuning")
+        for seed in request.seeds:
             if counted:
-                yield wish.run("ablation", BY_MAGNITUDE, budget, seed, **setting | {"width": 8})
+                yield request.run("ablation", BY_MAGNITUDE, budget, seed, **setting | {"width": 8})
                 continue
-            yield wish.run("ablation", "minimax", budget, seed, **setting)
-            yield wish.run("ablation", "minimax", budget, seed, **setting, distill=0.0)
+            yield request.run("ablation", "minimax", budget, seed, **setting)
+            yield request.run("ablation", "minimax", budget, seed, **setting, distill=0.0)
             for method in ABLATIONS:
                 width = None if METHODS[method].chooses_widths else 5
-                yield wish.run("ablation", method, budget, seed, **setting | {"width": width})
+                yield request.run("ablation", method, budget, seed, **setting | {"width": width})
 
 
 def _chosen(rows: Rows, task: str, method: str, table: str = "tuning") -> dict[str, Any]:
@@ -134,6 +134,6 @@ def _chosen(rows: Rows, task: str, method: str, table: str = "tuning") -> dict[s
     return {name: best[name] for name in ("learning_rate", "width", "temperature")}
 
 
-TABLES: dict[str, Callable[[Wish, Rows], Iterator[Run]]] = {
+TABLES: dict[str, Callable[[TableRequest, Rows], Iterator[Run]]] = {
     "dense": dense, "tuning": tuning, "budgets": budgets, "rates": rates, "connectivity": connectivity, "ablation": ablation,
 }  # fmt: skip

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 import torch
 
-from benchmarks.compression.methods import METHODS, Deployable, Start
+from benchmarks.compression.methods import METHODS, Start
 from benchmarks.compression.tasks import TASKS
+from neurodeploy.compression.method import Pruning
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
@@ -172,12 +173,12 @@ def compress(run: Run, place: Place) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def begun(run: Run, model: torch.nn.Module, early: torch.nn.Module) -> tuple[Network, Budget, Callable[[], Deployable]]:
+def begun(run: Run, model: torch.nn.Module, early: torch.nn.Module) -> tuple[Network, Budget, Callable[[], Pruning]]:
     """The dense network, the budget that it is pressed into, and what makes the method, once the model is where it will learn."""
     network = extract(model, torch.zeros(1, *TASKS[run.task].input_shape))
     profile, cores = chip_of(run.budget, run.width, network.n_synapses)
     budget = narrow_budget(network, profile, cores=cores, bits=run.width or DEFAULT_WEIGHT_BITS)
-    start = Start(width=run.width, thresholds=thresholds_of(network, model), early=early)
+    start = Start(weight_bits=run.width, thresholds=thresholds_of(network, model), early=early)
     return network, budget, lambda: METHODS[run.method].make(budget, model, start)
 
 

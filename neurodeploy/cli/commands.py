@@ -31,6 +31,7 @@ from neurodeploy.cli.options import (
     ENCODER,
     ENDS,
     JSON,
+    METHOD,
     OUT,
     READOUT,
     SEED,
@@ -141,6 +142,7 @@ def deploy(
 @DATA_DIR
 @OUT
 @click.option("--bits", type=int, metavar="B", help="Width of all weights.  [default: chosen layer by layer]")
+@METHOD
 @WEIGHTS
 @STEPS
 @ENCODER
@@ -158,8 +160,9 @@ def deploy(
 @JSON
 @QUIET
 def compress(
-    model: str, target: str, cores: tuple[int, ...] | None, data: str, out: Path, bits: int | None, weights: Path | None,
-    seed: int, data_dir: Path | None, batch_size: int | None, lava_samples: int, epochs: tuple[int, int, int] | None,
+    model: str, target: str, cores: tuple[int, ...] | None, data: str, out: Path, bits: int | None, method: str,
+    weights: Path | None, seed: int, data_dir: Path | None, batch_size: int | None, lava_samples: int,
+    epochs: tuple[int, int, int] | None,
     as_json: bool, resume: bool, checkpoint_every: float, **settings: Any,
 ) -> int:  # fmt: skip
     """Train MODEL on DATA under the budget of N cores, then deploy it into DIR.
@@ -170,12 +173,14 @@ def compress(
 
     Under torchrun, `torchrun --nproc-per-node N -m neurodeploy compress ...`, N processes train it together, on GPUs one each.
     """
+    from neurodeploy.compression.method import pruning_method
     from neurodeploy.pipeline.compress import compress as run
     from neurodeploy.pipeline.compress import compress_to
     from neurodeploy.training.data.loading import load_data
     from neurodeploy.training.distributed import seeded, together
     from neurodeploy.training.options import FitOptions
 
+    pruning_method(method)  # an unknown name is refused before data and model are loaded
     if epochs is not None:
         settings |= dict(zip(("epochs_dense", "epochs_compress", "epochs_finetune"), epochs, strict=True))
     settings["n_steps"] = settings.pop("steps")
@@ -190,7 +195,8 @@ def compress(
             module, sample = Given(name=model, weights=weights).module()
         samples = replicas.in_turn(lambda: load_data(data, batch_size=batch_size, folder=data_dir, n_steps=options.n_steps))
         more: dict[str, Any] = {
-            "out": out, "bits": bits, "lava_samples": lava_samples, "progress": progress, "say": say, "command": _typed(),
+            "out": out, "bits": bits, "method": method,
+            "lava_samples": lava_samples, "progress": progress, "say": say, "command": _typed(),
             "resume": resume, "checkpoint_every_s": checkpoint_every,
         }  # fmt: skip
         if cores is not None and len(cores) > 1:

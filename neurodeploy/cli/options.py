@@ -38,6 +38,13 @@ TIME_LIMIT = click.option(
     "--time-limit", type=click.FloatRange(0, min_open=True), default=600.0, show_default=True, metavar="SECONDS", help="For Lava."
 )
 DT = click.option("--dt", type=float, metavar="T", help="Length of a step of a .nir file, in the unit of its time constants.")
+METHOD = click.option(
+    "--method",
+    default="minimax",
+    show_default=True,
+    metavar="NAME",
+    help="Pruning method, by its name in neurodeploy.compression.method.",
+)
 WAY = click.option(
     "--discretisation", metavar="NAME", help="How a .nir file becomes steps: euler, exponential, or the library that wrote it."
 )

@@ -1,6 +1,6 @@
-"""The budget in force while a model is pressed into its own: every limit shrinks geometrically from the unpruned need.
+"""Constraints of a budget while a model is compressed into it: limits in force, and the usage of the current masks.
 
-What surviving synapses take, beside what their slices may take: counted on masks, while weights still learn.
+Every limit in force shrinks geometrically from what the unpruned model needs to what it may use.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from types import MappingProxyType
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from neurodeploy.compression.bit_width import Form
+from neurodeploy.compression.bit_width import LayerFormat
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.mapping.budget.budget import AxonCap, Budget, SliceBudget
 from neurodeploy.resources.usage import count
 
-# -------------------- training.schedule
+Masks = Mapping[str, torch.Tensor]
+Formats = Mapping[str, LayerFormat]
 
 
 def constraint(part: SliceBudget, resource: str) -> str:
-    """What a constraint is called in an `EpochRecord`, e.g. ``hidden[0:64] input_axons``."""
+    """Name of a constraint in an `EpochRecord`, e.g. ``hidden[0:64] input_axons``."""
     return f"{part.name} {resource}"
 
 
 def axons_in_force(part: SliceBudget, progress: float) -> SliceBudget:
-    """A slice with the caps on axons in force at `progress` 0..1: they shrink geometrically from all there are."""
+    """Return a slice with the caps on axons in force at `progress` 0..1."""
     n_in = max(cap.stop for cap in part.sources)
     return replace(
         part,
@@ -42,56 +42,45 @@ def axons_in_force(part: SliceBudget, progress: float) -> SliceBudget:
 def memory_in_force(
     parts: Sequence[SliceBudget], budget: Budget, progress: float, axons: Mapping[str, int] = MappingProxyType({})
 ) -> int:
-    """Synapse memory of a core with these slices at `progress` 0..1: it shrinks geometrically from what they need unpruned.
+    """Synapse memory in bits of a core with these slices at `progress` 0..1.
 
-    `axons` says how many stand behind each column of a layer's weights, one where it says nothing.
+    `axons` is the number of axons behind each column of a layer's weights; 1 for layers that it leaves out.
     """
     full = 0
     for part in parts:
-        lists = np.full(max(cap.stop for cap in part.sources) * axons.get(part.layer, 1), part.neurons)
-        full += count(lists, part.neurons, budget.weight_bits, budget.profile).synapse_memory_bits
+        synapses = np.full(max(cap.stop for cap in part.sources) * axons.get(part.layer, 1), part.neurons)
+        full += count(synapses, part.neurons, budget.weight_bits, budget.profile).synapse_memory_bits
     return between(full, sum(part.synapse_memory_bits for part in parts), progress)
 
 
 def between(need: int, limit: int, progress: float) -> int:
-    """`need` at progress 0, `limit` at 1 and beyond, geometrically between; `limit` throughout where it is not exceeded."""
+    """Interpolate geometrically: `need` at progress 0, `limit` from 1 on; `limit` throughout where the need is within it."""
     if need <= limit or progress >= 1:
         return limit
     return max(limit, int(need * (max(limit, 1) / need) ** progress))
 
 
-# -------------------- training.needs
-
-Survivors = Mapping[str, torch.Tensor]
-Forms = Mapping[str, Form]
-
-
-def memory_bits(parts: Sequence[SliceBudget], survivors: Survivors, forms: Forms, profile: HardwareProfile) -> int:
-    """Synapse memory that the survivors of some slices take, in the forms of their layers."""
+def memory_bits(parts: Sequence[SliceBudget], masks: Masks, formats: Formats, profile: HardwareProfile) -> int:
+    """Synapse memory of the kept synapses of some slices, in the formats of their layers."""
     total = 0
     for part in parts:
-        form, lists = forms[part.layer], _on(part, survivors)
+        form = formats[part.layer]
+        synapses = masks[part.layer][part.start : part.stop].sum(dim=0).cpu().numpy()
         n_neurons = len(form.rows.get(part.name, range(part.neurons)))
-        total += count(np.repeat(lists, form.axons), n_neurons, form.width, profile).synapse_memory_bits
+        total += count(np.repeat(synapses, form.axons), n_neurons, form.width, profile).synapse_memory_bits
     return total
 
 
-def overruns_of(plan: Budget, survivors: Survivors, forms: Forms) -> dict[str, float]:
+def overruns_of(plan: Budget, masks: Masks, formats: Formats) -> dict[str, float]:
     """Usage over budget less one, of every constraint; memory is a core's."""
     overruns = {}
     for parts in plan.by_core():
         for part in parts:
-            heard = _on(part, survivors) > 0
-            from_sources = [heard[cap.start : cap.stop].sum() / max(cap.axons, 1) for cap in part.sources]
-            overruns[constraint(part, "input_axons")] = float(heard.sum()) / max(part.input_axons, 1) - 1
+            used = masks[part.layer][part.start : part.stop].any(dim=0).cpu().numpy()
+            from_sources = [used[cap.start : cap.stop].sum() / max(cap.axons, 1) for cap in part.sources]
+            overruns[constraint(part, "input_axons")] = float(used.sum()) / max(part.input_axons, 1) - 1
             overruns[constraint(part, "output_axons")] = float(max(from_sources)) - 1
         limit = sum(part.synapse_memory_bits for part in parts)
-        memory = memory_bits(parts, survivors, forms, plan.profile)
+        memory = memory_bits(parts, masks, formats, plan.profile)
         overruns |= {constraint(part, "synapse_memory_bits"): memory / max(limit, 1) - 1 for part in parts}
     return overruns
-
-
-def _on(part: SliceBudget, survivors: Survivors) -> NDArray[np.int64]:
-    """(n_in,): synapses of each source onto the slice."""
-    n_synapses: NDArray[np.int64] = survivors[part.layer][part.start : part.stop].sum(dim=0).cpu().numpy()
-    return n_synapses

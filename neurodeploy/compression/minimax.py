@@ -1,273 +1,327 @@
-"""The paper's penalty: y, the price of squared weight outside the survivors, presses towards zero what should be zero.
-
-How a model is pressed into its budget while it learns.
+"""The minimax method: prune a model into its budget while it trains.
 
 The problem, after Chen et al. 2023 (arXiv 2308.04672), with the resources R of a real chip::
 
     min over W, s   max over y >= 0, z >= 0    L(W) + y . ||W||_{s,2}^2 + z . (R(s) - B)
 
 s counts the weights of a layer that should be zero, ||W||_{s,2}^2 is the sum of their squares, y prices those that are not
-zero yet, z prices every resource that is over budget: a core's memory, a slice's axons. Where the paper descends in s and
-ascends in z, the two are solved together here, exactly: `masks.choose_on_core` finds the surviving synapses and the shadow
-prices at once, each synapse worth what the loss would mind, `curvature`; `forms` has the widths. The budget in force shrinks
-geometrically from what the dense model uses to what it may use. Convolutions keep their synapses and lose channels, as many as
-the budget has no room for: `channels`.
+zero yet, z prices every resource that is over budget: a core's memory, a slice's axons. The paper descends in s and ascends in
+z. Here both are solved exactly: `synapse_selection.choose_on_core` finds the kept synapses and the shadow prices at once, with
+the saliency of a synapse from `saliency` and the weight widths from `bit_width`. The budget in force shrinks geometrically from
+what the dense model uses to the real one. Convolutions lose whole channels instead of synapses: `channels`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 
-from neurodeploy.compression.bit_width import Form, Standing, best_grid, best_width
+from neurodeploy.compression.bit_width import LayerFormat, LayerSaliency, best_grid, best_width
 from neurodeploy.compression.channels import Channels
 from neurodeploy.compression.constraints import axons_in_force, constraint, memory_bits, memory_in_force, overruns_of
-from neurodeploy.compression.method import Phase
-from neurodeploy.compression.saliency import Curvature, Live, live_of
-from neurodeploy.compression.synapse_selection import RESOURCES, choose_on_core
+from neurodeploy.compression.method import MemoryTrial, Phase, Pruning, PruningSetup
+from neurodeploy.compression.saliency import ActiveNeurons, FisherDiagonal, active_neurons
+from neurodeploy.compression.synapse_selection import PRICED_RESOURCES, choose_on_core
 from neurodeploy.compression.weight_matrices import (
-    Matrix,
+    WeightMatrix,
     as_network,
+    budget_per_column,
+    drop_unread_synapses,
     find_layers,
-    forget_unheard,
-    in_terms_of,
-    standing_in,
-    within,
+    substituted_weights,
+    synapses_without,
 )
+from neurodeploy.errors import RequestError, accept_renamed
 from neurodeploy.mapping.budget.budget import Budget, SliceBudget
 from neurodeploy.passes.dead_neurons import live_neurons, without_neurons
-from neurodeploy.training.options import MinimaxOptions
 
-# -------------------- training.penalties
+Masks = Mapping[str, torch.Tensor]
 
-Survivors = Mapping[str, torch.Tensor]
+
+@accept_renamed({"dread_of_rounding": "rounding_penalty", "form_interval": "format_interval"})
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MinimaxOptions:
+    """Parts of the minimax method, each of which can be turned off by itself.
+
+    Attributes
+    ----------
+    integers : bool
+        The loss sees the kept weights rounded to the chip's integers, and the gradient goes to the weights behind them
+        (straight-through). Without it, pruned weights shrink under their penalty, and all are rounded once, at the end.
+    rest : bool
+        With `integers`: pruned weights get no gradient, and come back when others have become smaller. Without it they learn
+        from the gradient at zero, and an optimizer with normalised steps (Adam) brings some of them back by chance.
+    curvature : bool
+        The saliency of a synapse is its squared weight times the loss's curvature in it (`neurodeploy.compression.saliency`);
+        without it, the squared weight.
+    widths : bool
+        The width of each layer's weights is chosen from those that the chip has; without it, it is the budget's. The network
+        then has to be quantised with `MinimaxPruning.widths`, as `neurodeploy.compress` does.
+    idle : bool
+        Neurons without kept inputs or outputs give their memory to the others, which then need fewer index bits. The network is
+        within its budget once they are removed (`neurodeploy.passes.dead_neurons`), as `neurodeploy.compress` does.
+    rounding_penalty : float
+        Weight of quantisation error relative to pruning error when a width is chosen, at least 1: training makes up for
+        pruned synapses, but rounding disturbs every step of it.
+    format_interval : int
+        Selections of synapses between two selections of widths and neurons.
+    penalty_rate : float
+        How fast the penalty y rises: per step, by this times the share of a layer's squared weight that should be zero. With
+        `integers` the loss never sees pruned weights, and 0 serves best: weights that do not shrink come back more easily.
+        Without, 100 leaves little to cut at the end (1 leaves 0.2 % of the squared weight on digits, which at 7 % connectivity
+        costs six points of accuracy; 100 leaves 0.001 %), and pruned weights still come back while y is small.
+    """
+
+    integers: bool = True
+    rest: bool = True
+    curvature: bool = True
+    widths: bool = False
+    idle: bool = False
+    rounding_penalty: float = 2.0
+    format_interval: int = 5
+    penalty_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.format_interval, bool) or not isinstance(self.format_interval, int) or self.format_interval < 1:
+            raise RequestError("format_interval", f"is {self.format_interval!r}, not a whole number of at least 1")
+        for name, least in (("penalty_rate", 0), ("rounding_penalty", 1)):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= least):
+                raise RequestError(name, f"is {getattr(self, name)}, not a number of at least {least}")
+
+
+COMPRESS_OPTIONS = MinimaxOptions(widths=True, idle=True)
+"""Options of `neurodeploy.compress`, the command line and the benchmarks."""
 
 
 @torch.no_grad()
-def shrink(layers: Mapping[str, Matrix], survivors: Survivors, penalties: Mapping[str, float], learning_rate: float) -> None:
-    """The proximal map of the penalty: every weight outside the survivors is divided by 1 + 2 * learning_rate * y."""
+def shrink(layers: Mapping[str, WeightMatrix], masks: Masks, penalties: Mapping[str, float], learning_rate: float) -> None:
+    """Take the proximal step of the penalty: divide every pruned weight by 1 + 2 * learning_rate * y."""
     for name, matrix in layers.items():
         rest = 1 / (1 + 2 * learning_rate * penalties[name])
-        matrix.scale(torch.where(survivors[name], 1.0, rest))
+        matrix.scale(torch.where(masks[name], 1.0, rest))
 
 
 @torch.no_grad()
-def ascend(layers: Mapping[str, Matrix], survivors: Survivors, penalties: dict[str, float], rate: float) -> None:
-    """Raise y where weights that should be zero are not, by the share of the layer's squared weight that they hold."""
+def ascend(layers: Mapping[str, WeightMatrix], masks: Masks, penalties: dict[str, float], rate: float) -> None:
+    """Raise y by `rate` times the share of the layer's squared weight that pruned weights still hold."""
     for name, matrix in layers.items():
         squared = matrix.weight.square()
-        outside = float((squared * ~survivors[name]).sum())
+        outside = float((squared * ~masks[name]).sum())
         penalties[name] += rate * outside / max(float(squared.sum()), torch.finfo().tiny)
 
 
-# -------------------- training.minimax
-
-
-class Compression:
-    """The constrained side of the problem: which synapses survive, in which form, and every multiplier.
+class MinimaxPruning(Pruning):
+    """Masks, weight formats and multipliers of the minimax method.
 
     Parameters
     ----------
     budget : Budget
     model : torch.nn.Module
-        Its weights are the method's from now on.
+        The method owns its weights from now on.
     options : MinimaxOptions
     thresholds : mapping of layer to float, optional
-        Of neurons that fire, in the units of the model; rounded with the weights.
+        Firing thresholds in the units of the model's weights; rounded with them.
 
     Attributes
     ----------
     plan : Budget
-        That of the dense layers, in the model's columns.
+        Budget of the dense layers, counted in columns of the model's weights.
     channels : Channels
-        Which of the convolutions' survive.
-    survivors : dict of layer to tensor (n_out, n_in), bool
-        The synapses of dense layers.
-    forms : dict of layer to Form
-        Width, values and neurons of each.
-    curvature : Curvature
-        How much the loss minds each weight.
+        Kept channels of the convolutions.
+    masks : dict of layer to tensor (n_out, n_in), bool
+        Kept synapses of the dense layers.
+    formats : dict of layer to LayerFormat
+        Width, grid and neurons of each.
+    curvature : FisherDiagonal
     penalties : dict of layer to float
-        y: the price of squared weight outside the survivors.
+        y: the price of squared weight that is pruned but not zero.
     multipliers : dict of constraint to float
         z: the shadow price of each resource of each slice, in squared weight of mean curvature per unit of the resource.
     """
+
+    multipliers: dict[str, float]
+    masks: dict[str, torch.Tensor]
 
     def __init__(
         self, budget: Budget, model: torch.nn.Module, options: MinimaxOptions | None = None, *,
         thresholds: Mapping[str, float] = MappingProxyType({}),
     ) -> None:  # fmt: skip
         self.budget, self.options = budget, options or MinimaxOptions()
-        self.layers = {name: Matrix(module) for name, module in find_layers(model, budget).items()}
+        self.layers = {name: WeightMatrix(module) for name, module in find_layers(model, budget).items()}
         self.channels = Channels(model, budget, thresholds if self.options.integers else {})
-        self.plan, self._axons = in_terms_of(self.layers, self.channels.n_channels, budget)
+        self.plan, self._axons = budget_per_column(self.layers, self.channels.n_channels, budget)
         self._biased = {part.layer for part in self.plan.slices if part.biases and self._axons[part.layer] == 1}
-        self.survivors = {name: torch.ones_like(matrix.weight, dtype=torch.bool) for name, matrix in self.layers.items()}
-        self.forms = {
-            name: Form(width=budget.weight_bits, grid=None, rows={}, threshold=thresholds.get(name), axons=self._axons[name])
+        self.masks = {name: torch.ones_like(matrix.weight, dtype=torch.bool) for name, matrix in self.layers.items()}
+        self.formats = {
+            name: LayerFormat(
+                width=budget.weight_bits, grid=None, rows={}, threshold=thresholds.get(name), axons=self._axons[name]
+            )
             for name in self.layers
         }
-        self.curvature = Curvature(self.layers)
+        self.curvature = FisherDiagonal(self.layers)
         self.penalties = dict.fromkeys(self.layers, 0.0)
-        self.multipliers = {constraint(part, resource): 0.0 for part in self.plan.slices for resource in RESOURCES}
-        self._chosen = 0
-        self._live: Live = {}
+        self.multipliers = {constraint(part, resource): 0.0 for part in self.plan.slices for resource in PRICED_RESOURCES}
+        self._n_choices = 0
+        self._active: ActiveNeurons = {}
 
     @property
     def connectivity(self) -> float:
-        """Share of the weights that survive, 0..1."""
-        n_alive = sum(int(mask.sum()) for mask in self.survivors.values()) + self.channels.n_alive
-        return n_alive / (sum(mask.numel() for mask in self.survivors.values()) + self.channels.n_weights)
+        """Share of the weights that are kept, 0..1."""
+        n_kept = sum(int(mask.sum()) for mask in self.masks.values()) + self.channels.n_kept
+        return n_kept / (sum(mask.numel() for mask in self.masks.values()) + self.channels.n_weights)
 
     @property
     def widths(self) -> dict[str, int]:
         """Bits of each layer's weights; a convolution's are the budget's."""
-        forms, own = self.forms, self.budget.weight_bits
-        return {part.layer: forms[part.layer].width if part.layer in forms else own for part in self.budget.layers}
+        formats, own = self.formats, self.budget.weight_bits
+        return {part.layer: formats[part.layer].width if part.layer in formats else own for part in self.budget.layers}
 
     @contextmanager
-    def in_force(self) -> Iterator[Live | None]:
-        """The nearest network that the chip holds: the survivors, rounded to its integers; and the neurons that matter in it."""
+    def in_force(self) -> Iterator[ActiveNeurons | None]:
+        """While open, the model holds the kept weights, rounded to the chip's integers; yields the neurons that matter then."""
         with self.channels.in_force(), self._rounded() if self.options.integers else nullcontext():
-            yield self._live if self._others_rest else None
+            yield self._active if self._freezes_pruned else None
 
     @property
-    def _others_rest(self) -> bool:
+    def _freezes_pruned(self) -> bool:
         return self.options.integers and self.options.rest
 
     def _rounded(self) -> AbstractContextManager[None]:
         biases = {
-            bias: grid.beside(bias.detach(), self._surviving(name))
+            bias: grid.round_biases(bias.detach(), self._masked(name))
             for name in self._biased
-            if (bias := self.layers[name].bias) is not None and (grid := self.forms[name].grid) is not None
+            if (bias := self.layers[name].bias) is not None and (grid := self.formats[name].grid) is not None
         }
-        return standing_in(self.layers, {name: self._on_chip(name) for name in self.layers}, biases)
+        return substituted_weights(self.layers, {name: self._on_chip(name) for name in self.layers}, biases)
 
     def before_step(self) -> None:
-        """Hear how much the loss minds each weight, then take the gradients from those that are to rest."""
+        """Update the Fisher estimate from the current gradients, then zero the gradients of pruned weights."""
         if self.options.curvature:
-            self.curvature.listen()
-        for name, matrix in self.layers.items() if self._others_rest else ():
-            matrix.scale_gradient(self.survivors[name])
+            self.curvature.update()
+        for name, matrix in self.layers.items() if self._freezes_pruned else ():
+            matrix.scale_gradient(self.masks[name])
 
-    def _surviving(self, name: str) -> torch.Tensor:
-        return self.layers[name].weight.detach() * self.survivors[name]
+    def _masked(self, name: str) -> torch.Tensor:
+        return self.layers[name].weight.detach() * self.masks[name]
 
     def _on_chip(self, name: str) -> torch.Tensor:
-        grid, weight = self.forms[name].grid, self._surviving(name)
-        return weight if grid is None else grid.rounded(weight)
+        grid, weight = self.formats[name].grid, self._masked(name)
+        return weight if grid is None else grid.round(weight)
 
     def choose(self, progress: float) -> None:
-        """Choose the survivors anew, and with them the multipliers, under the budget in force at `progress` 0..1."""
-        if self._chosen % self.options.form_interval == 0:
-            self._choose_forms()
-        self._chosen += 1
+        """Select the kept synapses, and with them the multipliers, under the budget in force at `progress` 0..1."""
+        if self._n_choices % self.options.format_interval == 0:
+            self._choose_formats()
+        self._n_choices += 1
         self.channels.choose(progress)
         if self.options.idle:
-            self.forms = {name: replace(form, rows={}) for name, form in self.forms.items()}
-        self._choose_survivors(progress)
-        if self.options.idle and self.layers and progress >= 1:  # before that they may yet be heard
+            self.formats = {name: replace(form, rows={}) for name, form in self.formats.items()}
+        self._choose_synapses(progress)
+        # before the full budget is in force, a neuron without synapses may get some again
+        if self.options.idle and self.layers and progress >= 1:
             self._leave_out_idle()
-            self._choose_survivors(progress)
+            self._choose_synapses(progress)
 
     def _leave_out_idle(self) -> None:
-        """Leave neurons out that nobody hears, or that hear nobody: the memory goes to others, told apart by fewer bits."""
-        for name, kept in live_neurons(as_network(self.layers, self.survivors)).items():
-            self.forms[name] = self.forms[name].with_neurons(kept, self.budget.of(name))
+        """Leave out neurons without kept inputs or outputs: others get their memory, and need fewer index bits."""
+        for name, kept in live_neurons(as_network(self.layers, self.masks)).items():
+            self.formats[name] = self.formats[name].with_neurons(kept, self.budget.of(name))
 
-    def _choose_survivors(self, progress: float) -> None:
-        """Choose on each core, under the budget in force."""
-        standing = self.standing()
+    def _choose_synapses(self, progress: float) -> None:
+        """Select synapses core by core, under the budget in force."""
+        saliency = self.layer_saliency()
         for parts in self.plan.by_core():
             memory = memory_in_force(parts, self.budget, progress, self._axons)
-            wishes = [standing[p.layer].wish(self.forms[p.layer], axons_in_force(p, progress)) for p in parts]
-            for part, choice in zip(parts, choose_on_core(wishes, memory, self.budget.profile), strict=True):
-                mask = self.survivors[part.layer]
-                mask[part.start : part.stop] = torch.from_numpy(choice.mask).to(mask.device)
-                self.multipliers |= {constraint(part, resource): price for resource, price in choice.prices.items()}
-        for name, mask in self.survivors.items():
+            scores = [saliency[p.layer].scores(self.formats[p.layer], axons_in_force(p, progress)) for p in parts]
+            for part, selection in zip(parts, choose_on_core(scores, memory, self.budget.profile), strict=True):
+                mask = self.masks[part.layer]
+                mask[part.start : part.stop] = torch.from_numpy(selection.mask).to(mask.device)
+                self.multipliers |= {constraint(part, resource): price for resource, price in selection.prices.items()}
+        for name, mask in self.masks.items():
             if (columns := self.channels.columns(name)) is not None:
                 mask &= columns
-        self._live = live_of(self.layers, self.survivors)
+        self._active = active_neurons(self.layers, self.masks)
 
-    def standing(self) -> dict[str, Standing]:
-        """The weights that there is a choice of: not those of channels that are gone, nor of neurons left out for being idle."""
-        inside = within(self.layers, {name: form.left_out(self.budget.of(name)) for name, form in self.forms.items()})
-        curvature, standing = self.curvature.beside(self.survivors), dict[str, Standing]()
+    def layer_saliency(self) -> dict[str, LayerSaliency]:
+        """Weights and curvature of each layer; weights of removed channels and of left-out neurons are 0."""
+        inside = synapses_without(self.layers, {name: form.left_out(self.budget.of(name)) for name, form in self.formats.items()})
+        curvature, saliency = self.curvature.normalized(self.masks), dict[str, LayerSaliency]()
         for name, matrix in self.layers.items():
             weight = np.where(inside[name], matrix.weight.detach().cpu().double().numpy(), 0.0)
             if (columns := self.channels.columns(name)) is not None:
                 weight[:, ~columns.cpu().numpy()] = 0
-            standing[name] = Standing(weight=weight, curvature=curvature[name])
-        return standing
+            saliency[name] = LayerSaliency(weight=weight, curvature=curvature[name])
+        return saliency
 
-    def _choose_forms(self) -> None:
-        """Give every layer the form that is best at the prices of the last choice."""
-        standing = self.standing() if self.options.widths else {}
-        for name, form in self.forms.items() if self.options.integers else ():
+    def _choose_formats(self) -> None:
+        """Give every layer the width and grid that are best at the prices of the last selection."""
+        saliency = self.layer_saliency() if self.options.widths else {}
+        for name, form in self.formats.items() if self.options.integers else ():
             if self.options.widths:
-                survives = self.survivors[name].cpu().numpy()
-                prices = [(p, self.multipliers[constraint(p, RESOURCES[0])]) for p in self.plan.of(name)]
-                stakes = [standing[name].stake(p, survives, price) for p, price in prices]
-                form = best_width(form, stakes, self.budget.profile, self.options.dread_of_rounding)
-            surviving = self._surviving(name)[self.survivors[name]].cpu().double().numpy()
-            self.forms[name] = replace(form, grid=best_grid(surviving, form.width, form.threshold))
+                kept = self.masks[name].cpu().numpy()
+                prices = [(p, self.multipliers[constraint(p, "synapse_memory_bits")]) for p in self.plan.of(name)]
+                slices = [saliency[name].width_inputs(p, kept, price) for p, price in prices]
+                form = best_width(form, slices, self.budget.profile, self.options.rounding_penalty)
+            weights = self._masked(name)[self.masks[name]].cpu().double().numpy()
+            self.formats[name] = replace(form, grid=best_grid(weights, form.width, form.threshold))
 
     def after_step(self, phase: Phase, learning_rate: float) -> None:
-        """Hear what channels would be missed, and press towards the survivors if a penalty is asked for; hold them afterwards."""
+        """Update channel saliencies and the penalty while compressing; keep pruned weights at zero afterwards."""
         if phase == "compress":
-            self.channels.listen()
+            self.channels.update()
         if phase == "finetune":
             self.hold()
         elif self.options.penalty_rate:
-            shrink(self.layers, self.survivors, self.penalties, learning_rate)
-            ascend(self.layers, self.survivors, self.penalties, self.options.penalty_rate)
+            shrink(self.layers, self.masks, self.penalties, learning_rate)
+            ascend(self.layers, self.masks, self.penalties, self.options.penalty_rate)
 
     @torch.no_grad()
     def hold(self) -> None:
-        """Set every weight outside the survivors to zero."""
+        """Set every pruned weight to zero."""
         for name, matrix in self.layers.items():
-            matrix.scale(self.survivors[name])
+            matrix.scale(self.masks[name])
         self.channels.hold()
 
     def state_dict(self) -> Mapping[str, Any]:
-        """Survivors, channels, forms, penalties and multipliers."""
+        """Masks, channels, formats, penalties, multipliers and curvature."""
         return {
             "channels": self.channels.state_dict(),
-            "survivors": self.survivors, "forms": {name: form.state_dict() for name, form in self.forms.items()},
-            "penalties": self.penalties, "multipliers": self.multipliers, "chosen": self._chosen,
+            "masks": self.masks, "formats": {name: form.state_dict() for name, form in self.formats.items()},
+            "penalties": self.penalties, "multipliers": self.multipliers, "n_choices": self._n_choices,
             "curvature": self.curvature.state_dict(),
         }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take them up again."""
-        for name, mask in self.survivors.items():
-            mask.copy_(state["survivors"][name])
+        """Resume from what `state_dict` returned."""
+        for name, mask in self.masks.items():
+            mask.copy_(state["masks"][name])
         self.channels.load_state_dict(state["channels"])
-        self.forms = {name: form.as_of(state["forms"][name]) for name, form in self.forms.items()}
+        self.formats = {name: form.restored(state["formats"][name]) for name, form in self.formats.items()}
         self.penalties, self.multipliers = dict(state["penalties"]), dict(state["multipliers"])
-        self._live = live_of(self.layers, self.survivors)
-        self._chosen = state["chosen"]
+        self._active = active_neurons(self.layers, self.masks)
+        self._n_choices = state["n_choices"]
         self.curvature.load_state_dict(state["curvature"])
 
     def close(self) -> None:
-        """End the compression: choose under the slices' own budgets, and hold the choice.
+        """End the compression: select under the final budget, and keep that selection.
 
         Raises
         ------
         BudgetError
-            The surviving weights break the budget after all; the count on the weights themselves has the last word.
+            The kept weights break the budget, counted on the weights themselves.
         """
-        self._chosen = 0
+        self._n_choices = 0  # so that formats are chosen once more
         self.choose(1.0)
-        forget_unheard(self.layers, self.survivors, self.budget)
-        self._live = live_of(self.layers, self.survivors)
+        drop_unread_synapses(self.layers, self.masks, self.budget)
+        self._active = active_neurons(self.layers, self.masks)
         self.hold()
         if not self.layers:
             return
@@ -276,9 +330,43 @@ class Compression:
         self.budget.of_neurons(kept).check(without_neurons(network, kept), widths=self.widths)
 
     def overruns(self) -> Mapping[str, float]:
-        """Usage over budget less one, of every constraint, counted on the survivors; memory is a core's."""
-        return {**self.channels.overruns(), **overruns_of(self.plan, self.survivors, self.forms)}
+        """Usage over budget less one, of every constraint, counted on the masks; memory is a core's."""
+        return {**self.channels.overruns(), **overruns_of(self.plan, self.masks, self.formats)}
 
     def memory_bits(self, parts: Sequence[SliceBudget]) -> int:
-        """Synapse memory that the survivors of some slices of the plan take."""
-        return memory_bits(parts, self.survivors, self.forms, self.budget.profile)
+        """Synapse memory that the kept synapses of some slices of the plan take."""
+        return memory_bits(parts, self.masks, self.formats, self.budget.profile)
+
+    def memory_trials(self, share: float) -> Iterator[MemoryTrial]:
+        """Cores with a price on their memory, each to be tried with `share` less than its synapses take."""
+        for parts in self.plan.by_core():
+            if any(self.multipliers[constraint(part, "synapse_memory_bits")] > 0 for part in parts):
+                layers = tuple(dict.fromkeys(part.layer for part in parts))
+                yield MemoryTrial(core=parts[0].core, layers=layers, apply=partial(self._with_less, parts, share))
+
+    @contextmanager
+    def _with_less(self, parts: Sequence[SliceBudget], share: float) -> Iterator[int]:
+        """Mask the least salient synapses of a core's slices while open; yields the bits that they took."""
+        used = self.memory_bits(parts)
+        before = {part.layer: self.masks[part.layer].clone() for part in parts}
+        saliency = self.layer_saliency()
+        scores = [saliency[part.layer].scores(self.formats[part.layer], part) for part in parts]
+        try:
+            selections = choose_on_core(scores, round(used * (1 - share)), self.budget.profile)
+            for part, selection in zip(parts, selections, strict=True):
+                mask = self.masks[part.layer]
+                mask[part.start : part.stop] &= torch.from_numpy(selection.mask).to(mask.device)
+            yield used - self.memory_bits(parts)
+        finally:
+            for name, mask in before.items():
+                self.masks[name].copy_(mask)
+
+
+def make_minimax(
+    budget: Budget, model: torch.nn.Module, setup: PruningSetup, options: MinimaxOptions | None = None
+) -> MinimaxPruning:  # fmt: skip
+    """Make the method for `neurodeploy.compress`; a width that the user asked for overrides ``options.widths``."""
+    options = options or COMPRESS_OPTIONS
+    if setup.weight_bits is not None:
+        options = replace(options, widths=False)
+    return MinimaxPruning(budget, model, options, thresholds=setup.thresholds)

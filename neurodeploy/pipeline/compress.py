@@ -1,9 +1,4 @@
-"""What a core's memory is worth, in the loss that training made small: measured, by taking a little of it away.
-
-The multipliers of the compression are prices in squared weight of mean curvature. What a user wants to know is a price in loss;
-it is measured when all is trained, by choosing the survivors of a core once more for a little less memory.
-
-The whole way from a model to its chip: trained, pressed into its cores while it learns, and deployed.
+"""The whole way from a model to its chip: trained, pressed into its cores while it learns, and deployed.
 
 One run, several sizes: a model pressed into fewer and fewer cores, at each of which it is deployed whole.
 """
@@ -11,9 +6,9 @@ One run, several sizes: a model pressed into fewer and fewer cores, at each of w
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,18 +16,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from neurodeploy.compression.bit_width import one_threshold_each
-from neurodeploy.compression.constraints import constraint
-from neurodeploy.compression.minimax import Compression
-from neurodeploy.compression.synapse_selection import choose_on_core
-from neurodeploy.compression.weight_matrices import units_of
+from neurodeploy.compression.bit_width import shared_thresholds
+from neurodeploy.compression.method import METHODS, Pruning, PruningMethod, PruningSetup, pruning_method
+from neurodeploy.compression.minimax import MinimaxOptions, make_minimax
+from neurodeploy.compression.weight_matrices import module_scales
 from neurodeploy.errors import RequestError, SimulationError
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.graph import INPUT, bias_layers
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
-from neurodeploy.mapping.budget.budget import Budget, SliceBudget
+from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.mapping.budget.channels import narrow_budget
 from neurodeploy.mapping.layout import arranged, lay_out, linked
 from neurodeploy.mapping.placement import Placement
@@ -54,10 +48,10 @@ from neurodeploy.training.distributed import Replicas, seeded, together
 from neurodeploy.training.encoders import check_payload, in_levels, levels_of, read_out
 from neurodeploy.training.fit import fit
 from neurodeploy.training.forward import Data, evaluate, in_mode, run_model, spikes_of
-from neurodeploy.training.options import FitOptions, MinimaxOptions
+from neurodeploy.training.options import FitOptions
 from neurodeploy.training.progress import Progress
 
-# -------------------- training.worth
+# ---------------------------------------------------------------------------------------------- value of memory
 
 _LESS = 0.05
 """Share of what a core's synapses take that is taken away."""
@@ -66,53 +60,32 @@ _MOST_CORES = 8
 """Of more cores those are measured that come first."""
 
 
-def worth_of_memory(model: torch.nn.Module, pruning: Compression, data: Data, options: FitOptions) -> tuple[Worth, ...]:
-    """What the memory of each core is worth where it binds, up to eight of them.
+def memory_values(model: torch.nn.Module, pruning: Pruning, data: Data, options: FitOptions) -> tuple[Worth, ...]:
+    """Measure the loss that less memory costs on each core where memory binds, up to eight of them.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Trained under `pruning`, which is over.
+        Trained under `pruning`, which is closed.
     data : iterable of (input, target)
-        Its first 16 batches are looked at.
+        Its first 16 batches are used.
     """
-    found, whole = [], None
-    for parts in islice((parts for parts in pruning.plan.by_core() if _binds(pruning, parts)), _MOST_CORES):
-        whole = _loss(model, pruning, data, options) if whole is None else whole
-        used = pruning.memory_bits(parts)
-        with _thinned(pruning, parts, round(used * (1 - _LESS))):
-            less, with_less = used - pruning.memory_bits(parts), _loss(model, pruning, data, options)
-        if less > 0:
-            found.append(Worth(
-                core=parts[0].core, layers=tuple(dict.fromkeys(part.layer for part in parts)), bits_less=less, loss=whole[0],
-                loss_with_less=with_less[0], samples=whole[1],
-            ))  # fmt: skip
+    found, before = [], None
+    for trial in islice(pruning.memory_trials(_LESS), _MOST_CORES):
+        before = _loss(model, pruning, data, options) if before is None else before
+        with trial.apply() as bits_less:
+            if bits_less > 0:
+                after, _ = _loss(model, pruning, data, options)
+                found.append(Worth(
+                    core=trial.core, layers=trial.layers, bits_less=bits_less, loss=before[0], loss_with_less=after,
+                    samples=before[1],
+                ))  # fmt: skip
     return tuple(found)
 
 
-def _binds(pruning: Compression, parts: Sequence[SliceBudget]) -> bool:
-    return any(pruning.multipliers[constraint(part, "synapse_memory_bits")] > 0 for part in parts)
-
-
-@contextmanager
-def _thinned(pruning: Compression, parts: Sequence[SliceBudget], memory_bits: int) -> Iterator[None]:
-    """The slices of a core with less memory, for as long as this lasts."""
-    kept = {part.layer: pruning.survivors[part.layer].clone() for part in parts}
-    standing = pruning.standing()
-    wishes = [standing[part.layer].wish(pruning.forms[part.layer], part) for part in parts]
-    try:
-        for part, choice in zip(parts, choose_on_core(wishes, memory_bits, pruning.budget.profile), strict=True):
-            mask = pruning.survivors[part.layer]
-            mask[part.start : part.stop] &= torch.from_numpy(choice.mask).to(mask.device)
-        yield
-    finally:
-        for name, mask in kept.items():
-            pruning.survivors[name].copy_(mask)
-
-
 @torch.no_grad()
-def _loss(model: torch.nn.Module, pruning: Compression, data: Data, options: FitOptions) -> tuple[float, int]:
-    """The mean loss, as the survivors in force make it, and of how many samples."""
+def _loss(model: torch.nn.Module, pruning: Pruning, data: Data, options: FitOptions) -> tuple[float, int]:
+    """The mean loss, with the weights in force, and of how many samples."""
     total, samples = 0.0, 0
     with seeded(options.seed), pruning.in_force(), in_mode(model, training=False):
         for inputs, target in islice(data, _BATCHES):
@@ -128,13 +101,11 @@ def _loss(model: torch.nn.Module, pruning: Compression, data: Data, options: Fit
 STAGES = ("dense", "compressed")
 """What is trained, one after the other, each with a checkpoint of its own."""
 
-MINIMAX = MinimaxOptions(widths=True, idle=True)
-"""What the command line and the benchmark make use of."""
-
 
 def compress(
     model: torch.nn.Module, sample: torch.Tensor, profile: HardwareProfile, data: DataSplit, options: FitOptions,
-    *, out: str | Path, cores: int | None = None, bits: int | None = None, minimax: MinimaxOptions = MINIMAX,
+    *, out: str | Path, cores: int | None = None, bits: int | None = None,
+    method: str | PruningMethod = "minimax", minimax: MinimaxOptions | None = None,
     lava_samples: int = 8, time_limit_s: float = DEFAULT_TIME_LIMIT_S, progress: Progress | None = None, say: Say = keep_quiet,
     command: str = "", resume: bool = False, checkpoint_every_s: float = 30.0, dense: float | None = None,
 ) -> Deployment:  # fmt: skip
@@ -154,8 +125,11 @@ def compress(
         and, from early on, for what to resume from: ``checkpoint-dense.safetensors`` and ``checkpoint-compressed.safetensors``.
     bits : int, optional
         Width of all weights; by default each layer's is chosen while it is compressed.
-    minimax : MinimaxOptions
-        What the compression makes use of.
+    method : str or callable
+        Pruning method: a name from `neurodeploy.compression.method.METHODS`, or a function of a budget, the model and a
+        `PruningSetup` that returns a `Pruning`.
+    minimax : MinimaxOptions, optional
+        Options of the method ``"minimax"``; others take none here.
     lava_samples : int
         How many test samples are recorded, and run in Lava too; 0, or no Lava here, leaves its rung out.
     progress : callable, optional
@@ -185,24 +159,34 @@ def compress(
         It is more than a chain of convolutions, dense layers and recurrent cells, which is all that training under a budget
         knows yet.
     """
+    factory = pruning_method(method)
+    if minimax is not None:
+        if factory is not METHODS["minimax"]:
+            raise RequestError(
+                "minimax", "are options of the method 'minimax' only", remedy="Set the method's own options in `method`."
+            )
+        factory = partial(make_minimax, options=minimax)
     with together() as replicas:
         say = say if replicas.is_first else keep_quiet
         folder = replicas.of_first(lambda: folder_of(out))
         replicas.take_first(model)
         network, levels = _trainable(model, sample, profile, options)
-        minimax, bits = (minimax, DEFAULT_WEIGHT_BITS) if bits is None else (replace(minimax, widths=False), bits)
+        asked_bits, bits = bits, DEFAULT_WEIGHT_BITS if bits is None else bits
         say(_verdict(before := lay_out(network, profile, cores=cores, bits=bits)))
         budget = narrow_budget(network, profile, cores=cores, bits=bits)
         if narrowed := _narrowed(network, budget):
             say(narrowed)
-        pruning = Compression(budget, model, minimax, thresholds=thresholds_of(network, model, levels))
+        setup = PruningSetup(thresholds=thresholds_of(network, model, levels), weight_bits=asked_bits)
+        pruning = factory(budget, model, setup)
         keep = {name: Checkpoint(path=folder / f"checkpoint-{name}.safetensors", every_s=checkpoint_every_s) for name in STAGES}
         replicas.of_first(lambda: _begin(keep, say, resume=resume))
-        history, accuracy = _train(model, pruning, data, options, progress if replicas.is_first else None, say, keep, replicas)
+        history, accuracy = _train(
+            model, budget, pruning, data, options, progress if replicas.is_first else None, say, keep, replicas
+        )  # fmt: skip
         accuracy = accuracy if dense is None else replace(accuracy, dense=dense)
         return replicas.of_first(lambda: _deploy(
-            model, sample, data, options, pruning, _Trained(before=before, history=history, accuracy=accuracy), folder=folder,
-            cores=cores, lava_samples=lava_samples, time_limit_s=time_limit_s, say=say, command=command,
+            model, sample, data, options, budget, pruning, _Trained(before=before, history=history, accuracy=accuracy),
+            folder=folder, cores=cores, lava_samples=lava_samples, time_limit_s=time_limit_s, say=say, command=command,
         ))  # fmt: skip
 
 
@@ -216,12 +200,12 @@ class _Trained:
 
 
 def _deploy(
-    model: torch.nn.Module, sample: torch.Tensor, data: DataSplit, options: FitOptions, pruning: Compression, trained: _Trained,
-    *, folder: Path, cores: int | None, lava_samples: int, time_limit_s: float, say: Say, command: str,
+    model: torch.nn.Module, sample: torch.Tensor, data: DataSplit, options: FitOptions, budget: Budget, pruning: Pruning,
+    trained: _Trained, *, folder: Path, cores: int | None, lava_samples: int, time_limit_s: float, say: Say, command: str,
 ) -> Deployment:  # fmt: skip
     """A compressed model onto its chip, and what is measured there into the folder."""
-    profile, levels = pruning.budget.profile, levels_of(options.encoder)
-    network, quantized, plan = in_integers(in_levels(extract(model, sample), levels), pruning.budget, pruning.widths)
+    profile, levels = budget.profile, levels_of(options.encoder)
+    network, quantized, plan = in_integers(in_levels(extract(model, sample), levels), budget, pruning.widths)
     placement = lay_out(quantized, profile, cores=cores, plan=plan.cuts)
     write_netx(quantized, folder / "model.net")
     save_weights(model, folder / "weights.safetensors")
@@ -239,12 +223,12 @@ def _deploy(
         notes += trouble
     save_record(in_lava or record, folder / "record.npz", network="model.net")
     report = summarize(
-        profile, pruning.budget, placement, history=trained.history, before=trained.before, seed=options.seed, accuracy=accuracy,
+        profile, budget, placement, history=trained.history, before=trained.before, seed=options.seed, accuracy=accuracy,
         lava=lava, rates=measured.rates, rounding=errors, warnings=(*warnings_from(errors, measured), *notes),
-        worth=worth_of_memory(model, pruning, data.train, options),
+        worth=memory_values(model, pruning, data.train, options),
         files=files_of(folder, "network", "weights", "record"),
     )  # fmt: skip
-    shown = Evidence(quantized=quantized, budget=pruning.budget, emulated=record, lava=in_lava, command=command)
+    shown = Evidence(quantized=quantized, budget=budget, emulated=record, lava=in_lava, command=command)
     return Deployment(quantized=quantized, placement=placement, report=written(report, folder, shown))
 
 
@@ -273,8 +257,8 @@ def _as_if_trained(model: torch.nn.Module) -> torch.nn.Module:
 
 def thresholds_of(network: Network, model: torch.nn.Module, levels: int = 1) -> dict[str, float]:
     """The threshold of each layer that has one, in the units of the model's weights; where these are the layer's, scaled."""
-    units = units_of(network, model)
-    return {name: value * units[name] for name, value in one_threshold_each(network, levels).items() if name in units}
+    units = module_scales(network, model)
+    return {name: value * units[name] for name, value in shared_thresholds(network, levels).items() if name in units}
 
 
 def _in_lava(
@@ -334,8 +318,8 @@ def _begin(keep: Mapping[str, Checkpoint], say: Say, *, resume: bool) -> None:
 
 
 def _train(
-    model: torch.nn.Module, pruning: Compression, data: DataSplit, options: FitOptions, progress: Progress | None, say: Say,
-    keep: Mapping[str, Checkpoint], replicas: Replicas,
+    model: torch.nn.Module, budget: Budget, pruning: Pruning, data: DataSplit, options: FitOptions, progress: Progress | None,
+    say: Say, keep: Mapping[str, Checkpoint], replicas: Replicas,
 ) -> tuple[tuple[EpochRecord, ...], Accuracy]:  # fmt: skip
     """Train densely, then into the budget, each from its checkpoint where there is one; the accuracy after each."""
     _, first = fit(model, None, data.train, options, progress=progress, checkpoint=keep["dense"], resume=True)
@@ -343,7 +327,7 @@ def _train(
     say(f"Dense: {dense:.2%} of {n_test:,} test samples.")
     options = replace(options, epochs_dense=0)
     _, second = fit(
-        model, pruning.budget, data.train, options, progress=progress, method=lambda *_: pruning, checkpoint=keep["compressed"],
+        model, budget, data.train, options, progress=progress, method=lambda *_: pruning, checkpoint=keep["compressed"],
         resume=True,
     )  # fmt: skip
     compressed, _ = replicas.of_first(lambda: evaluate(model, data.test, options))

@@ -18,9 +18,9 @@ from typing import Any, get_args
 import torch
 from torch.nn.functional import kl_div, log_softmax
 
-from neurodeploy.compression.method import Method, Phase, Pruning
-from neurodeploy.compression.minimax import Compression
-from neurodeploy.compression.saliency import Live
+from neurodeploy.compression.method import Phase, Pruning, PruningFactory
+from neurodeploy.compression.minimax import MinimaxPruning
+from neurodeploy.compression.saliency import ActiveNeurons
 from neurodeploy.errors import TrainingError
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.simulation.records import EpochRecord
@@ -132,7 +132,7 @@ class Learner:
             raise TrainingError("loss", "returned no scalar tensor that depends on the model")
         return loss if self.teacher is None else self.teacher.shared(loss, output, spikes)
 
-    def in_force(self) -> AbstractContextManager[Live | None]:
+    def in_force(self) -> AbstractContextManager[ActiveNeurons | None]:
         """The weights that the method has the loss see, for as long as this lasts, and which neurons matter with them."""
         return nullcontext() if self.pruning is None else self.pruning.in_force()
 
@@ -156,7 +156,7 @@ def fit(
     test: Data | None = None,
     progress: Progress | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
-    method: Method = Compression,
+    method: PruningFactory = MinimaxPruning,
     checkpoint: Checkpoint | None = None,
     resume: bool = False,
 ) -> tuple[torch.nn.Module, tuple[EpochRecord, ...]]:

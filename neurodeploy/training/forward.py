@@ -16,7 +16,7 @@ import torch
 from norse.torch import LIFRecurrentCell, SequentialState
 from numpy.typing import NDArray
 
-from neurodeploy.compression.saliency import Few, Live
+from neurodeploy.compression.saliency import ActiveNeurons, NeuronSubset
 from neurodeploy.errors import DataError, TrainingError
 from neurodeploy.training.encoders import check_spikes, encode, read_out
 from neurodeploy.training.neuron_cells import neurons_of
@@ -32,7 +32,7 @@ _TIMELESS = (
 """What does with a sample the same at every step, so with all steps at once."""
 
 
-def run_model(model: torch.nn.Module, spikes: torch.Tensor, live: Live = MappingProxyType({})) -> torch.Tensor:
+def run_model(model: torch.nn.Module, spikes: torch.Tensor, live: ActiveNeurons = MappingProxyType({})) -> torch.Tensor:
     """Run a model through time from its initial state.
 
     A plain Norse `SequentialState` is run layer by layer instead of step by step: weights on all steps at once, the same sums in
@@ -88,7 +88,7 @@ def _is_listened_to(module: torch.nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def _by_layer(model: SequentialState, spikes: torch.Tensor, live: Live) -> torch.Tensor:
+def _by_layer(model: SequentialState, spikes: torch.Tensor, live: ActiveNeurons) -> torch.Tensor:
     signal, few = spikes.movedim(1, 0), None
     for module, stateful in zip(model, model.stateful_layers, strict=True):
         if few is not None and not _takes_few(module, signal, stateful=stateful):
@@ -118,7 +118,9 @@ def _takes_few(module: torch.nn.Module, signal: torch.Tensor, *, stateful: bool)
     return neurons is not None and neurons.rest
 
 
-def _weights(module: torch.nn.Module, before: Few | None, own: Few | None) -> Callable[[torch.Tensor], torch.Tensor]:
+def _weights(
+    module: torch.nn.Module, before: NeuronSubset | None, own: NeuronSubset | None
+) -> Callable[[torch.Tensor], torch.Tensor]:
     """The module, with only some of the neurons that it hears and of its own."""
     if before is None and own is None:
         return module

@@ -99,58 +99,6 @@ class FitOptions:
         readout_of(self.readout)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MinimaxOptions:
-    """What the minimax method makes use of, each to be turned off by itself.
-
-    Attributes
-    ----------
-    integers : bool
-        The loss sees the survivors, rounded to the chip's integers, and the gradient goes to the weights behind them as if it
-        had been taken there; without it, weights shrink away under their price, and are rounded once, in the end.
-    rest : bool
-        With integers, weights that do not survive rest as they are, and come back when others have become smaller; without it,
-        they learn on from the gradient at zero, and an optimizer that steps alike for small gradients and large ones makes
-        survivors of them by chance.
-    curvature : bool
-        A synapse is worth its squared weight times the curvature of the loss in it (`neurodeploy.compression.saliency`); without,
-        its squared weight.
-    widths : bool
-        The width of each layer's weights is chosen, from those that the chip has; without it, it is the budget's. Whoever
-        quantises the network then asks the method for `Compression.widths`, as `neurodeploy.compress` does.
-    idle : bool
-        Neurons that nobody hears any more, or that hear nobody, leave their memory to the others, which fewer bits then tell
-        apart. The network is within its budget once they are taken out (`neurodeploy.passes.dead_neurons`), as
-        `neurodeploy.compress` does.
-    dread_of_rounding : float
-        How much worse a squared error of rounding is than one of a synapse left out, at least 1: training makes up for what is
-        left out, and is disturbed by rounding at every step.
-    form_interval : int
-        Choices of the survivors between two of widths and neurons.
-    penalty_rate : float
-        How fast y climbs: per step, by this much times the share of a layer's squared weight that should be zero. With
-        integers nothing hangs on it, for the loss never sees what should be zero, and weights that do not shrink come back
-        more easily: 0 serves best. Without, 100 lets little be left to cut when the compression closes (1 leaves 0.2 % of the
-        squared weight on digits, and at 7 % connectivity costs six points of accuracy; 100 leaves 0.001 %), and pruned weights
-        still come back while y is small.
-    """
-
-    integers: bool = True
-    rest: bool = True
-    curvature: bool = True
-    widths: bool = False
-    idle: bool = False
-    dread_of_rounding: float = 2.0
-    form_interval: int = 5
-    penalty_rate: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_whole("form_interval", self.form_interval, 1)
-        for name, least in (("penalty_rate", 0), ("dread_of_rounding", 1)):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= least):
-                raise RequestError(name, f"is {getattr(self, name)}, not a number of at least {least}")
-
-
 def _check_whole(name: str, value: object, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise RequestError(name, f"is {value!r}, not a whole number of at least {least}")

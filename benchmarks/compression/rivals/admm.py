@@ -78,7 +78,7 @@ class ADMM(Masked):
 
     def close(self) -> None:
         """Cut off what is not among the largest."""
-        self.survivors, _ = self.best(self.magnitudes(), 1.0)
+        self.masks, _ = self.best(self.magnitudes(), 1.0)
         self.is_final = True
         super().close()
 

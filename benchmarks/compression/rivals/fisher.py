@@ -65,10 +65,10 @@ class FisherNeurons(Held):
         self.alive = self._without(ranked[:low])
         for name in self.layers:
             rows, columns = self._sides(name, self.alive)
-            self.survivors[name] = (rows[:, None] & columns).to(self.survivors[name].device)
+            self.masks[name] = (rows[:, None] & columns).to(self.masks[name].device)
         if not self._fits(self.alive, progress) or self._is_over_caps(progress):
-            sizes = {name: size * self.survivors[name] for name, size in self.magnitudes().items()}
-            self.survivors, _ = self.best(sizes, progress)
+            sizes = {name: size * self.masks[name] for name, size in self.magnitudes().items()}
+            self.masks, _ = self.best(sizes, progress)
 
     def _ranked(self) -> list[tuple[str, int]]:
         """The hidden neurons that are left, those that contribute least first; of every slice the best is never taken."""
@@ -87,7 +87,7 @@ class FisherNeurons(Held):
 
     def _sides(self, name: str, alive: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """The neurons of a layer, and of the one before it, that are left."""
-        names, shape = list(self.layers), self.survivors[name].shape
+        names, shape = list(self.layers), self.masks[name].shape
         before = names[names.index(name) - 1] if name != names[0] else ""
         everyone = [torch.ones(n, dtype=torch.bool) for n in shape]
         return alive.get(name, everyone[0]), alive.get(before, everyone[1])

@@ -26,7 +26,7 @@ class Knapsack(Held):
             size = sizes[part.layer]
             largest = size.max().clamp(min=torch.finfo().tiny)
             scores[part.layer][part.start : part.stop] = self._worth(size[part.start : part.stop] / largest)
-        self.survivors, _ = self.best(scores, progress)
+        self.masks, _ = self.best(scores, progress)
 
     def _worth(self, size: torch.Tensor) -> torch.Tensor:
         """(n_neurons, n_in): for each synapse, the value a bit of its group, or of one before it that has less."""

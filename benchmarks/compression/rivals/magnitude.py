@@ -22,7 +22,7 @@ class OneShot(Held):
 
     def select(self, progress: float) -> None:  # noqa: ARG002  # the whole budget is in force from the start
         """The first time it is asked, the last word."""
-        self.survivors, _ = self.best(self.magnitudes(), 1.0)
+        self.masks, _ = self.best(self.magnitudes(), 1.0)
         self.is_final = True
 
 
@@ -53,7 +53,7 @@ class Gradual(Masked):
 
     def select(self, progress: float) -> None:
         """The largest, those that sleep among them."""
-        self.survivors, _ = self.best(self.magnitudes(), progress)
+        self.masks, _ = self.best(self.magnitudes(), progress)
         self.is_final = progress >= 1 and not self.feedback
         for name, module in self.layers.items():
             self.asleep[name].copy_(module.weight.detach())
@@ -65,7 +65,7 @@ class Gradual(Masked):
             super().after_step(phase, learning_rate)
         elif not self.feedback:
             for name, module in self.layers.items():
-                module.weight.copy_(torch.where(self.survivors[name], module.weight, self.asleep[name]))
+                module.weight.copy_(torch.where(self.masks[name], module.weight, self.asleep[name]))
 
     def state_dict(self) -> Mapping[str, Any]:
         """With the values of those that sleep."""
@@ -106,7 +106,7 @@ class Lottery(Held):
         """A round, where one is due."""
         due = min(int(progress * self.rounds), self.rounds - 1) + 1
         if due > self.done:
-            self.survivors, _ = self.best(self.magnitudes(), due / self.rounds)
+            self.masks, _ = self.best(self.magnitudes(), due / self.rounds)
             self.done = due
             for name, module in self.layers.items():
                 module.weight.copy_(self.rewind[name])
@@ -114,7 +114,7 @@ class Lottery(Held):
     def close(self) -> None:
         """Rounds for which there was no time are one, without going back."""
         if self.done < self.rounds:
-            self.survivors, _ = self.best(self.magnitudes(), 1.0)
+            self.masks, _ = self.best(self.magnitudes(), 1.0)
             self.done = self.rounds
         super().close()
 

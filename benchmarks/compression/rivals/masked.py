@@ -19,26 +19,25 @@ from neurodeploy.compression.bit_width import best_grid
 from neurodeploy.compression.channels import Channels
 from neurodeploy.compression.constraints import axons_in_force, memory_in_force
 from neurodeploy.compression.method import Phase
-from neurodeploy.compression.minimax import Compression
+from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
 from neurodeploy.mapping.budget.budget import Budget, SliceBudget
-from neurodeploy.training.options import MinimaxOptions
 
 
 class LargestChannels(Channels):
     """The channels of convolutions whose filters have the largest norms (Li et al. 2017, arXiv 1608.08710)."""
 
-    def listen(self) -> None:
+    def update(self) -> None:
         """Nothing is learnt from gradients."""
 
     def choose(self, progress: float) -> None:
         """The largest as they are now."""
         for choice in self.choices:
-            choice.missed.copy_(self.convolutions[choice.layer].weight.detach().abs().flatten(1).sum(dim=1))
-            choice.heard.fill_(1)
+            choice.saliency.copy_(self.convolutions[choice.layer].weight.detach().abs().flatten(1).sum(dim=1))
+            choice.steps.fill_(1)
         super().choose(progress)
 
 
-class Masked(Compression, ABC):
+class Masked(MinimaxPruning, ABC):
     """A method that chooses survivors in its own way; a rival is a subclass with its `select`.
 
     Parameters
@@ -67,7 +66,7 @@ class Masked(Compression, ABC):
     ) -> None:  # fmt: skip
         super().__init__(budget, model, MinimaxOptions(rest=False, curvature=curvature), thresholds=thresholds)
         self.channels = LargestChannels(model, budget)
-        self.forms = {name: replace(form, width=width) for name, form in self.forms.items()}
+        self.formats = {name: replace(form, width=width) for name, form in self.formats.items()}
         self.multipliers = {}
         self.width, self.integers, self.is_final = width, integers, False
 
@@ -81,15 +80,15 @@ class Masked(Compression, ABC):
         if not self.is_final:
             self.select(progress)
         self._leave_out_dead()
-        if self._chosen % self.options.form_interval == 0:
+        if self._n_choices % self.options.format_interval == 0:
             self._choose_forms()
-        self._chosen += 1
+        self._n_choices += 1
 
     def _leave_out_dead(self) -> None:
         """Count without the hidden neurons that hear nobody: the others are told apart by fewer bits."""
         for name in list(self.layers)[:-1]:
-            hears = self.survivors[name].any(dim=1).cpu().numpy()
-            self.forms[name] = self.forms[name].with_neurons(hears, self.budget.of(name))
+            hears = self.masks[name].any(dim=1).cpu().numpy()
+            self.formats[name] = self.formats[name].with_neurons(hears, self.budget.of(name))
 
     def close(self) -> None:
         """End the compression; see `Pruning`."""
@@ -99,18 +98,18 @@ class Masked(Compression, ABC):
     def effective(self, name: str) -> torch.Tensor:
         """The weights of a layer that the loss sees, before they are rounded."""
         columns = self.channels.columns(name)
-        effective = self.layers[name].weight.detach() * self.survivors[name]
+        effective = self.layers[name].weight.detach() * self.masks[name]
         return effective if columns is None else effective * columns
 
     def _on_chip(self, name: str) -> torch.Tensor:
-        grid = self.forms[name].grid
-        return self.effective(name) if grid is None else grid.rounded(self.effective(name))
+        grid = self.formats[name].grid
+        return self.effective(name) if grid is None else grid.round(self.effective(name))
 
     def _choose_forms(self) -> None:
         """Lay each layer's grid anew, for the weights that survive."""
-        for name, form in self.forms.items() if self.integers else ():
-            surviving = self.effective(name)[self.survivors[name]].cpu().double().numpy()
-            self.forms[name] = replace(form, grid=best_grid(surviving, form.width, form.threshold))
+        for name, form in self.formats.items() if self.integers else ():
+            kept = self.effective(name)[self.masks[name]].cpu().double().numpy()
+            self.formats[name] = replace(form, grid=best_grid(kept, form.width, form.threshold))
 
     def memory(self, parts: Sequence[SliceBudget], progress: float) -> int:
         """Bits that the slices of a core may use at `progress`."""
@@ -132,14 +131,14 @@ class Masked(Compression, ABC):
         cores = [[axons_in_force(part, progress) for part in parts] for parts in self.plan.by_core()]
         memory = [self.memory(parts, progress) for parts in self.plan.by_core()]
         on_cpu = {name: score.cpu() for name, score in scores.items()}  # a GPU would be waited for at every threshold
-        masks, thresholds = Ranking(on_cpu, cores, memory, self.width, self.budget.profile).survivors()
+        masks, thresholds = Ranking(on_cpu, cores, memory, self.width, self.budget.profile).masks()
         return {name: mask.to(scores[name].device) for name, mask in masks.items()}, thresholds
 
     def magnitudes(self) -> dict[str, torch.Tensor]:
         """Of all weights, by layer, as they are compared."""
         sizes = {name: module.weight.detach().abs() for name, module in self.layers.items()}
         if self.options.curvature:
-            curvature = self.curvature.beside(self.survivors)
+            curvature = self.curvature.normalized(self.masks)
             sizes = {name: size * torch.from_numpy(curvature[name]).to(size).sqrt() for name, size in sizes.items()}
         columns = {name: self.channels.columns(name) for name in sizes}
         return {name: size if (alive := columns[name]) is None else size * alive for name, size in sizes.items()}

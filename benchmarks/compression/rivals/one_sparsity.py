@@ -60,10 +60,10 @@ class GlobalMinimax(Masked):
         self.y += self.rate_y * step * outside
         self.z = max(self.z + self.rate_z * step * (needed - allowed), 0.0)
         edge, _ = self._bottom(squared)
-        self.survivors = {name: size.square() >= edge for name, size in self.magnitudes().items()}
+        self.masks = {name: size.square() >= edge for name, size in self.magnitudes().items()}
         needed, allowed = self._shares(progress)
         if needed < allowed:
-            self.survivors, _ = self.best(self.magnitudes(), progress)
+            self.masks, _ = self.best(self.magnitudes(), progress)
             self.sparsity = 1 - self.connectivity
 
     def _bottom(self, squared: torch.Tensor) -> tuple[float, float]:
@@ -80,7 +80,7 @@ class GlobalMinimax(Masked):
         for parts in self.plan.by_core():
             need = 0
             for part in parts:
-                n = self.survivors[part.layer][part.start : part.stop].sum(dim=0).cpu().numpy()
+                n = self.masks[part.layer][part.start : part.stop].sum(dim=0).cpu().numpy()
                 need += count(n, part.neurons, self.width, self.budget.profile).synapse_memory_bits
             full = max(memory_in_force(parts, self.budget, 0.0), 1)
             shares.append((need / full, self.memory(parts, progress) / full))
@@ -93,11 +93,11 @@ class GlobalMinimax(Masked):
             super().after_step(phase, learning_rate)
             return
         self.penalties = dict.fromkeys(self.penalties, self.y)
-        shrink(self.layers, self.survivors, self.penalties, learning_rate)
+        shrink(self.layers, self.masks, self.penalties, learning_rate)
 
     def close(self) -> None:
         """Take the masks that the budget asks for, whether z got s there or not."""
-        self.survivors, _ = self.best(self.magnitudes(), 1.0)
+        self.masks, _ = self.best(self.magnitudes(), 1.0)
         self.is_final = True
         super().close()
 

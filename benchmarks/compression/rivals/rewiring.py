@@ -29,7 +29,7 @@ class Hidden(Masked):
 
     def effective(self, name: str) -> torch.Tensor:
         """These, where they survive."""
-        return self.seen(name) * self.survivors[name] if self.is_open else super().effective(name)
+        return self.seen(name) * self.masks[name] if self.is_open else super().effective(name)
 
     @torch.no_grad()
     def close(self) -> None:
@@ -69,7 +69,7 @@ class STDS(Hidden):
 
     def select(self, progress: float) -> None:
         """The largest |theta|, and with them d."""
-        self.survivors, thresholds = self.best(self.magnitudes(), progress)
+        self.masks, thresholds = self.best(self.magnitudes(), progress)
         for part in self.budget.slices:
             least = torch.tensor(thresholds[part.name], dtype=torch.float32)
             below = torch.nextafter(least, torch.tensor(0.0)).clamp(max=torch.finfo().max)
@@ -122,7 +122,7 @@ class GradR(Hidden):
         if self.mu is None:
             self.mu = self._begin()
         positive = {name: (module.weight.detach() * self.signs[name]).relu() for name, module in self.layers.items()}
-        self.survivors, _ = self.best(positive, progress)
+        self.masks, _ = self.best(positive, progress)
 
     def _begin(self) -> float:
         """Fix the signs; the prior's centre for the sparsity that is aimed at."""

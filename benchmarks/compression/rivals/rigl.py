@@ -42,7 +42,7 @@ class RigL(Held):
     def select(self, progress: float) -> None:
         """The largest weights at first, then an update where one is due."""
         if self._asked == 0:
-            self.survivors, _ = self.best(self.magnitudes(), 1.0)
+            self.masks, _ = self.best(self.magnitudes(), 1.0)
         elif progress < self.until and self._asked % self.every == 0:
             self._update(self.share / 2 * (1 + math.cos(math.pi * progress / self.until)))
         self._asked += 1
@@ -51,12 +51,12 @@ class RigL(Held):
         """Drop so much, and grow."""
         gradients = {name: module.weight.grad for name, module in self.layers.items()}
         scores = {
-            name: _score(module.weight.detach().abs(), self.survivors[name], gradient.abs(), share)
+            name: _score(module.weight.detach().abs(), self.masks[name], gradient.abs(), share)
             for (name, module), gradient in zip(self.layers.items(), gradients.values(), strict=True)
             if gradient is not None
         }
         if len(scores) == len(self.layers):
-            self.survivors, _ = self.best(scores, 1.0)
+            self.masks, _ = self.best(scores, 1.0)
 
     def state_dict(self) -> Mapping[str, Any]:
         """With how often it was asked."""

@@ -57,7 +57,7 @@ class Ranking:
         self.scores = {name: score.detach().float().clone() for name, score in scores.items()}
         self.best = {part.name: _with_best(self._of(self.scores, part), part) for parts in cores for part in parts}
 
-    def survivors(self) -> tuple[Tensors, dict[str, float]]:
+    def masks(self) -> tuple[Tensors, dict[str, float]]:
         """Masks (n_out, n_in) by layer, and the threshold by slice: survivors score so much or more."""
         found = [_lowest(partial(self._fits_alone, core), 1, _INFINITY) for core in range(len(self.cores))]
         masks = self._masks(found)
