@@ -54,7 +54,7 @@ def test_a_number_that_is_asked_for_is_there_or_missed(make_chip: Chip) -> None:
     chip = make_chip(block_header_bits=None)
     assert "block_header_bits" not in chip
     assert (chip.number("block_header_bits", 0), chip.number("memory_unit_bits", 1)) == (0, 64)
-    with pytest.raises(ProfileError, match=r"^tiny\.yaml: block_header_bits: is not given\. Add overhead of a block; 0 if"):
+    with pytest.raises(ProfileError, match=r"^tiny\.yaml: block_header_bits: is missing\. Add overhead of a block; default 0"):
         _ = chip["block_header_bits"]
 
 
@@ -79,9 +79,9 @@ def test_a_list_has_a_number_for_each_core(make_chip: Chip) -> None:
 
 def test_a_mesh_has_room_for_what_stands_on_it(make_chip: Chip) -> None:
     assert make_chip(cores_per_tile=2, tile_mesh=(2, 1)).cores == 4
-    with pytest.raises(ProfileError, match=r"^tiny\.yaml: tile_mesh: has room for 2 of 4 cores \(tiny\.yaml: cores_per_chip\)"):
+    with pytest.raises(ProfileError, match=r"^tiny\.yaml: tile_mesh: has places for 2 of 4 cores \(tiny\.yaml: cores_per_chip\)"):
         make_chip(tile_mesh=(2, 1))
-    with pytest.raises(ProfileError, match=r"^tiny\.yaml: chip_mesh: has room for 6 of 8 chips \(tiny\.yaml: chips\)\.$"):
+    with pytest.raises(ProfileError, match=r"^tiny\.yaml: chip_mesh: has places for 6 of 8 chips \(tiny\.yaml: chips\)\.$"):
         make_chip(chips=8, chip_mesh=(3, 2))
 
 

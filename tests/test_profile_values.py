@@ -14,7 +14,9 @@ from neurodeploy.hardware.profile import KEYS, UNLIMITED, HardwareProfile
 
 
 def test_an_unknown_key_says_which_are_known(load_chip: Callable[[str], Any]) -> None:
-    with pytest.raises(ProfileError, match=r"^chip\.yaml: neurons: unknown key\. Known are name, description, extends, chips, "):
+    with pytest.raises(
+        ProfileError, match=r"^chip\.yaml: neurons: unknown key\. Known keys are name, description, extends, chips, "
+    ):
         load_chip(yaml.safe_dump({**TINY, "neurons": {"value": 1}}))
 
 
@@ -24,7 +26,7 @@ def test_whatever_stands_there_it_is_told_in_one_short_line(load_chip: Callable[
     chip = {**TINY, key: {**TINY["chips"], **entry} if isinstance(entry, dict) else entry}
     with pytest.raises(ProfileError, match=r"^chip\.yaml: [^\n]*$") as caught:
         load_chip(yaml.safe_dump(chip))
-    assert len(str(caught.value).partition("Known are")[0]) < 200
+    assert len(str(caught.value).partition("Known keys are")[0]) < 200
 
 
 @pytest.mark.parametrize("key", ["name", "description"])
@@ -127,7 +129,7 @@ BAD_VALUES = {
     "four sides": ("chip_mesh", [1, 1, 1, 1], r"has 4 sides\. Give columns and rows, and layers"),
     "no sides": ("tile_mesh", 4, r"is int \(4\), not a list of sides"),
     "flat": ("tile_mesh", [4, 0], "is 0"),
-    "no room": ("tile_mesh", [3, 1], r"has room for 3 of 4 cores \(chip\.yaml: cores_per_chip\)"),
+    "no room": ("tile_mesh", [3, 1], r"has places for 3 of 4 cores \(chip\.yaml: cores_per_chip\)"),
     "negative energy": ("hop_east_west_energy", -1, r"is int \(-1\)\. Give a number from 0 to"),
     "energy in words": ("hop_east_west_energy", "little", r"is text \(little\)\. Give a number from 0 to"),
     "no energy": ("hop_east_west_energy", True, r"is true or false \(True\)\. Give a number"),
@@ -140,7 +142,7 @@ BAD_VALUES = {
     "misspelt encoding": (
         "encodings",
         ["dense", "dens"],
-        r"no formula is called 'dens'.* There are dense, sparse, convolution, ",
+        r"unknown encoding 'dens'.* Known are dense, sparse, convolution, ",
     ),
     "encoding twice": ("encodings", ["dense", "dense"], "names dense, dense are not distinct"),
 }
@@ -162,7 +164,7 @@ BAD_PARTS = {
     "number as source": ({"assumption": 2018}, "needs either a source or an assumption, as text"),
     "nothing as source": ({"source": []}, "needs either a source or an assumption, as text"),
     "source and assumption": ({"source": "a paper"}, "needs either a source or an assumption, as text"),
-    "unknown part": ({"note": "hello"}, "unknown part 'note'. Parts are value, unit, source, assumption."),
+    "unknown part": ({"note": "hello"}, "unknown part 'note'. Known parts are value, unit, source, assumption."),
 }
 
 

@@ -76,7 +76,7 @@ def test_a_file_may_bear_the_name_of_the_chip_that_it_extends(tmp_path: Path) ->
 
 
 def test_an_unknown_chip_cannot_be_extended(load_chip: Callable[[str], Any]) -> None:
-    says = r"^chip\.yaml: extends: no profile 'loihi9'\. Put loihi9\.yaml beside it, or extend one of dynapcnn, .*, xylo\.$"
+    says = r"^chip\.yaml: extends: no profile 'loihi9'\. Put loihi9\.yaml into the same folder, or extend one of dynapcnn, "
     with pytest.raises(ProfileError, match=says):
         load_chip(board(extends="loihi9"))
 
@@ -88,7 +88,7 @@ def test_only_plain_names_are_extended(load_chip: Callable[[str], Any], name: st
 
 
 def test_nothing_extends_itself(load_chip: Callable[[str], Any]) -> None:
-    with pytest.raises(ProfileError, match=r"^chip\.yaml: extends: goes round in a circle: chip -> chip\.$"):
+    with pytest.raises(ProfileError, match=r"^chip\.yaml: extends: is circular: chip -> chip\.$"):
         load_chip(board(extends="chip"))
 
 
@@ -101,7 +101,7 @@ def test_a_link_that_leads_to_itself_is_no_chip(tmp_path: Path, load_chip: Calla
 def test_a_circle_is_named(tmp_path: Path) -> None:
     for name, extended in (("a", "b"), ("b", "c"), ("c", "b")):
         (tmp_path / f"{name}.yaml").write_text(board(name=name, extends=extended))
-    with pytest.raises(ProfileError, match=r"^c\.yaml: extends: goes round in a circle: b -> c -> b \(extended by b\.yaml\)\.$"):
+    with pytest.raises(ProfileError, match=r"^c\.yaml: extends: is circular: b -> c -> b \(extended by b\.yaml\)\.$"):
         load_profile(tmp_path / "a.yaml")
 
 
@@ -156,8 +156,8 @@ BAD_FILES = {
     "python object": ("!!python/object/apply:os.system ['true']", "is not plain YAML: could not determine a constructor"),
     "python name": ("name: !!python/name:os.system", "is not plain YAML: could not determine a constructor"),
     "two documents": ("a: 1\n---\nb: 2\n", "is not plain YAML: expected a single document"),
-    "duplicate key": (yaml.safe_dump(TINY) + "chips: {value: 2}\n", "is not plain YAML: key 'chips' stands twice"),
-    "duplicate part": ("chips: {value: 1, value: 2}", "is not plain YAML: key 'value' stands twice"),
+    "duplicate key": (yaml.safe_dump(TINY) + "chips: {value: 2}\n", "is not plain YAML: key 'chips' occurs twice"),
+    "duplicate part": ("chips: {value: 1, value: 2}", "is not plain YAML: key 'value' occurs twice"),
     "list as key": ("[1, 2]: 3", "is not plain YAML: .*unhashable key"),
     "impossible date": ("name: 2001-99-99", "is not plain YAML: month must be in"),
     "deep": ("[" * 20_000, "is not plain YAML: maximum recursion depth"),
@@ -176,7 +176,7 @@ def test_a_file_that_is_no_profile_gets_one_line(load_chip: Callable[[str | byte
 
 def test_a_bomb_of_aliases_is_refused_in_no_time(load_chip: Callable[[str], Any]) -> None:
     lists = ["&a0 [x, x, x, x, x, x, x, x, x]", *(f"&a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 20))]
-    with pytest.raises(ProfileError, match=r"is not plain YAML: aliases .* have no place here"):
+    with pytest.raises(ProfileError, match=r"is not plain YAML: aliases .* are not allowed"):
         load_chip(f"chips: [{', '.join(lists)}]\n")
 
 

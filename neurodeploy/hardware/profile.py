@@ -1,8 +1,7 @@
-"""What the chip offers.
+"""Hardware profiles: the limits of a chip or board, each with its unit and source.
 
-A profile is a set of numbers, each with its unit and either the source that states it or the assumption that stands in
-for one. A number never travels without where it came from: it is a `Limit`. Profiles are read from YAML files
-by `neurodeploy.hardware.loading`.
+`KEYS` lists every number that a profile may state. A number is a `Limit`: it always carries its unit and either the source that
+states it or the assumption made in place of one. `neurodeploy.hardware.loading` reads profiles from YAML files.
 """
 
 from __future__ import annotations
@@ -17,24 +16,31 @@ from neurodeploy.errors import ProfileError, RequestError
 from neurodeploy.ir.arrays import html_table
 
 UNLIMITED = 1 << 62
-"""The capacity for what a chip sets no limit to."""
+"""Capacity of a resource that the chip does not limit; it fits into a 64-bit integer."""
 
-Kind = Literal["whole", "per core", "choices", "steps", "sides", "figure", "formulas"]
+Kind = Literal["whole", "per core", "choices", "steps", "sides", "figure", "encodings"]
+"""Types of values; see `Key`."""
+
+Encoding = Literal["dense", "sparse", "convolution", "crossbar", "dynapcnn"]
+"""Names of the formulas for synapse memory, which `neurodeploy.resources.encodings` describes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """What a profile may say under a key.
+    """Description of one key of a profile.
 
     Attributes
     ----------
     unit : str
+        Unit that an entry under the key must have, e.g. ``"bits"``.
     kind : str
-        ``"whole"``: a whole number above zero; ``"per core"``: that, or one for each core of a chip; ``"choices"``:
-        allowed widths, ascending; ``"steps"``: a row of a table, ascending; ``"sides"``: sides of a mesh, columns first;
-        ``"figure"``: an energy or a time, at least zero; ``"formulas"``: names of encodings.
+        ``"whole"``: a whole number above zero; ``"per core"``: that, or a list with one for each core of a chip;
+        ``"choices"``: allowed widths in bits, ascending; ``"steps"``: a row of a table, ascending; ``"sides"``: sides of a
+        mesh, columns first; ``"figure"``: an energy or a time, at least zero; ``"encodings"``: names of encodings.
     meaning : str
+        Noun phrase, for error texts and the schema.
     required : bool
+        Whether every profile must state it.
     """
 
     unit: str
@@ -43,7 +49,7 @@ class Key:
     required: bool = False
 
 
-_EVENTS = {
+_EVENT_MEANINGS = {
     "synop_dense": "one synaptic operation of a dense list",
     "synop_sparse": "one synaptic operation of a sparse list",
     "synop_convolution": "one synaptic operation of a shared convolution list",
@@ -60,15 +66,15 @@ _EVENTS = {
 
 KEYS: Mapping[str, Key] = MappingProxyType({
     "chips": Key(unit="chips", kind="whole", meaning="chips on the board", required=True),
-    "chip_mesh": Key(unit="chips", kind="sides", meaning="how the chips stand: columns, rows, layers"),
+    "chip_mesh": Key(unit="chips", kind="sides", meaning="arrangement of the chips: columns, rows, layers"),
     "cores_per_chip": Key(unit="cores", kind="whole", meaning="neurocores of a chip", required=True),
-    "cores_per_tile": Key(unit="cores", kind="whole", meaning="cores that share a router; 1 if not given"),
-    "tile_mesh": Key(unit="tiles", kind="sides", meaning="how a chip's tiles stand: columns, rows; all a hop apart if not given"),
-    "external_inputs": Key(unit="axons", kind="whole", meaning="channels by which spikes enter the board"),
+    "cores_per_tile": Key(unit="cores", kind="whole", meaning="cores that share a router; default 1"),
+    "tile_mesh": Key(unit="tiles", kind="sides", meaning="arrangement of a chip's tiles: columns, rows; default all a hop apart"),
+    "external_inputs": Key(unit="axons", kind="whole", meaning="channels by which spikes enter the board: inputs of a network"),
     "neurons_per_core": Key(unit="neurons", kind="per core", meaning="neurons of a core", required=True),
-    "slices_per_core": Key(unit="slices", kind="whole", meaning="slices of layers that may share a core"),
-    "cores_per_layer": Key(unit="cores", kind="whole", meaning="cores that a layer may be spread over"),
-    "targets_per_layer": Key(unit="layers", kind="whole", meaning="layers that a layer may send its spikes to"),
+    "slices_per_core": Key(unit="slices", kind="whole", meaning="slices of layers on one core"),
+    "cores_per_layer": Key(unit="cores", kind="whole", meaning="cores that one layer may use"),
+    "targets_per_layer": Key(unit="layers", kind="whole", meaning="layers that one layer may send its spikes to"),
     "input_axons_per_core": Key(unit="axons", kind="per core", meaning="sources whose spikes a core receives"),
     "output_axons_per_core": Key(unit="axons", kind="per core", meaning="(neuron, target slice) pairs of a core"),
     "fan_in_per_neuron": Key(unit="synapses", kind="whole", meaning="synapses onto one neuron"),
@@ -77,44 +83,44 @@ KEYS: Mapping[str, Key] = MappingProxyType({
     "neuron_profiles_per_core": Key(unit="profiles", kind="whole", meaning="different pairs of decays on a core"),
     "threshold_profiles_per_core": Key(unit="profiles", kind="whole", meaning="different thresholds on a core"),
     "biases_per_core": Key(unit="neurons", kind="per core", meaning="biases that a core stores, one a channel or neuron"),
-    "memory_bits_per_core": Key(unit="bits", kind="per core", meaning="one memory that synapses, neuron state and axons share"),
+    "memory_bits_per_core": Key(unit="bits", kind="per core", meaning="one memory for synapses, neuron state and axons together"),
     "synapse_memory_bits_per_core": Key(unit="bits", kind="per core", meaning="memory for synapses alone"),
     "neuron_memory_bits_per_core": Key(unit="bits", kind="per core", meaning="memory for neuron state alone"),
     "neuron_state_bits": Key(unit="bits", kind="whole", meaning="memory that a neuron's state takes"),
     "input_axon_bits": Key(unit="bits", kind="whole", meaning="what an input axon takes of the shared memory"),
     "output_axon_bits": Key(unit="bits", kind="whole", meaning="what an output axon takes of the shared memory"),
-    "encodings": Key(unit="formulas", kind="formulas", meaning="how synapses may be stored, by name", required=True),
-    "memory_unit_bits": Key(unit="bits", kind="whole", meaning="what synapse memory is given out in; 1 if not given"),
-    "synapses_per_block": Key(unit="synapses", kind="whole", meaning="a list is stored in blocks of at most so many"),
-    "block_header_bits": Key(unit="bits", kind="whole", meaning="overhead of a block; 0 if not given"),
-    "axon_base_neurons": Key(unit="neurons", kind="whole", meaning="reach of the offset that a shared list is moved by"),
+    "encodings": Key(unit="formulas", kind="encodings", meaning="names of the encodings of synapses", required=True),
+    "memory_unit_bits": Key(unit="bits", kind="whole", meaning="unit in which synapse memory is allocated; default 1"),
+    "synapses_per_block": Key(unit="synapses", kind="whole", meaning="synapses in one block of a list; default all"),
+    "block_header_bits": Key(unit="bits", kind="whole", meaning="overhead of a block; default 0"),
+    "axon_base_neurons": Key(unit="neurons", kind="whole", meaning="largest offset by which a shared list is moved"),
     "weight_bits": Key(unit="bits", kind="choices", meaning="allowed widths of a weight, sign included", required=True),
     "index_bits": Key(unit="bits", kind="choices", meaning="allowed widths of a target index in a sparse list"),
     "max_delay_steps": Key(unit="steps", kind="whole", meaning="longest synaptic delay"),
-    "state_bits": Key(unit="bits", kind="whole", meaning="width of a neuron's current and membrane"),
+    "state_bits": Key(unit="bits", kind="whole", meaning="width of a neuron's current and membrane, sign included"),
     "decay_bits": Key(unit="bits", kind="whole", meaning="width of a decay"),
     "threshold_bits": Key(unit="bits", kind="whole", meaning="width of a threshold"),
     "payload_bits": Key(unit="bits", kind="whole", meaning="widest payload of a graded spike"),
-    **{f"{event}_energy": Key(unit="pJ", kind="figure", meaning=f"energy of {what}") for event, what in _EVENTS.items()},
-    **{f"{event}_time": Key(unit="ns", kind="figure", meaning=f"time of {what}") for event, what in _EVENTS.items()},
-    "sync_tiles": Key(unit="tiles", kind="steps", meaning="from so many used tiles on, synchronising a step takes ..."),
-    "sync_time": Key(unit="ns", kind="steps", meaning="... so long: one time for each number of `sync_tiles`"),
+    **{f"{event}_energy": Key(unit="pJ", kind="figure", meaning=f"energy of {what}") for event, what in _EVENT_MEANINGS.items()},
+    **{f"{event}_time": Key(unit="ns", kind="figure", meaning=f"time of {what}") for event, what in _EVENT_MEANINGS.items()},
+    "sync_tiles": Key(unit="tiles", kind="steps", meaning="numbers of used tiles from which synchronising a step takes ..."),
+    "sync_time": Key(unit="ns", kind="steps", meaning="... these times, one for each number of `sync_tiles`"),
 })  # fmt: skip
-"""All that a profile may say, in the order in which it is shown."""
+"""Every key of a profile, in the order in which profiles are shown."""
 
 Value = int | float | tuple[int, ...] | tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """One number of a chip, or a list of them.
+    """One number of a chip or board, or a list of them, with its unit and source.
 
     Attributes
     ----------
     key : str
         One of `KEYS`, e.g. ``"neurons_per_core"``.
     value : int, float or tuple
-        In `unit`; what it may be is in `KEYS`.
+        In `unit`; its type follows from the key's `Key.kind`.
     unit : str
         E.g. ``"bits"``.
     source : str
@@ -122,7 +128,7 @@ class Limit:
     assumed : bool
         Whether `source` is an assumption.
     profile : str
-        Name of the profile that the number stands in.
+        Name of the profile file that states the number; with `extends`, not always the profile's own.
     """
 
     key: str
@@ -134,53 +140,72 @@ class Limit:
 
     @property
     def number(self) -> int:
-        """The value of a limit that is a single whole number; the largest where it differs from core to core."""
+        """The value as one whole number; the largest where it differs from core to core."""
         if KEYS[self.key].kind in ("whole", "per core"):
             return max(self.choices)
         raise ProfileError(self.where, "is not one whole number")
 
     @property
     def choices(self) -> tuple[int, ...]:
-        """The values of a limit that is a list of whole numbers, or the one that there is."""
+        """The values as whole numbers; one for a limit that is not a list."""
         values = self.value if isinstance(self.value, tuple) else (self.value,)
         return tuple(value for value in values if isinstance(value, int))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The values of a list of names."""
+        """The values of a list of names; empty for numbers."""
         values = self.value if isinstance(self.value, tuple) else ()
         return tuple(value for value in values if isinstance(value, str))
 
     @property
     def figure(self) -> float:
-        """The value of an energy or a time, in its unit."""
+        """The value of an energy (pJ) or a time (ns)."""
         if isinstance(self.value, tuple):
             raise ProfileError(self.where, "is a list, not one figure")
         return float(self.value)
 
+    @property
+    def text(self) -> str:
+        """The value as text, without its unit; the smallest and the largest where it differs from core to core."""
+        if not isinstance(self.value, tuple):
+            return f"{self.value:,}"
+        if KEYS[self.key].kind == "per core":
+            return f"{min(self.choices):,} to {max(self.choices):,}"
+        return ", ".join(map(str, self.value))
+
     def on(self, core: int) -> int:
-        """The value on a core of a chip, counted through all chips."""
+        """The value on a core, numbered from 0 through all chips."""
         return self.choices[core % len(self.choices)]
 
     @property
     def where(self) -> str:
-        """Where to look the number up, e.g. ``loihi1.yaml: neurons_per_core``."""
+        """File and key, for error texts, e.g. ``loihi1.yaml: neurons_per_core``."""
         return f"{self.profile}.yaml: {self.key}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HardwareProfile:
-    """What a chip, or a board of chips, offers to a network.
+    """The limits of a chip, or of a board of chips.
+
+    ``profile["neurons_per_core"]`` is a `Limit`, ``"max_delay_steps" in profile`` asks whether the profile states one, and
+    iterating gives all of them.
 
     Attributes
     ----------
-    name, description : str
-        What it is called, and one sentence about it.
+    name : str
+        As in ``--target``, e.g. ``"loihi2"``.
+    description : str
+        One sentence.
     limits : mapping of key to Limit
-        Every number, by its key in `KEYS`, in that order.
+        Every number that the profile states, in the order of `KEYS`.
     target : str or None
-        Name of the target (`neurodeploy.targets`) whose arithmetic and files the chip takes; None for a profile that is for
+        Name of the target (`neurodeploy.targets`) with the chip's arithmetic and file format; None for a profile that is for
         counting only.
+
+    Raises
+    ------
+    ProfileError
+        A required key is missing; a list has not one number for each core of a chip; a mesh is too small.
     """
 
     name: str
@@ -200,84 +225,77 @@ class HardwareProfile:
         self._check_counts()
 
     def _check_counts(self) -> None:
-        """Lists have a number for each core of a chip; meshes have room for what they hold."""
+        """Refuse lists that have not one number for each core of a chip, and meshes too small for their chips or tiles."""
         chips, cores = self["chips"], self["cores_per_chip"]
         for limit in self:
             if KEYS[limit.key].kind == "per core" and len(limit.choices) not in (1, cores.number):
                 raise ProfileError(
                     limit.where, f"has {len(limit.choices)} numbers for {cores.number} cores of a chip", source=cores.where
                 )
-        for mesh, held, a_place in (("chip_mesh", chips, 1), ("tile_mesh", cores, self.number("cores_per_tile", 1))):
-            room = math.prod(self.limits[mesh].choices) * a_place if mesh in self else held.number
-            if room < held.number:
-                raise ProfileError(self[mesh].where, f"has room for {room} of {held.number} {held.unit}", source=held.where)
+        for mesh, parts, parts_per_site in (("chip_mesh", chips, 1), ("tile_mesh", cores, self.number("cores_per_tile", 1))):
+            capacity = math.prod(self.limits[mesh].choices) * parts_per_site if mesh in self else parts.number
+            if capacity < parts.number:
+                raise ProfileError(
+                    self[mesh].where, f"has places for {capacity} of {parts.number} {parts.unit}", source=parts.where
+                )
 
     def __contains__(self, key: str) -> bool:
         return key in self.limits
 
     def __getitem__(self, key: str) -> Limit:
-        """The limit under a key that the chip must have for what is asked.
+        """The limit under a key.
 
         Raises
         ------
         ProfileError
-            The profile does not say.
+            The profile does not state it.
         """
         if key not in self.limits:
             what = KEYS[key]
-            raise ProfileError(f"{self.name}.yaml: {key}", "is not given", remedy=f"Add {what.meaning}, in {what.unit}.")
+            raise ProfileError(f"{self.name}.yaml: {key}", "is missing", remedy=f"Add {what.meaning}, in {what.unit}.")
         return self.limits[key]
 
     def __iter__(self) -> Iterator[Limit]:
         return iter(self.limits.values())
 
     def _repr_html_(self) -> str:
-        """A row a number with its source, for a notebook."""
-        rows = ((limit.key, _shown(limit), limit.unit, "assumed" if limit.assumed else "", limit.source) for limit in self)
+        """An HTML table for notebooks, one row a number with its source."""
+        rows = ((limit.key, limit.text, limit.unit, "assumed" if limit.assumed else "", limit.source) for limit in self)
         return html_table(f"{self.name}: {self.description}", ["number", "value", "unit", "", "source"], rows)
 
-    def number(self, key: str, otherwise: int) -> int:
-        """A whole number, or what holds where the profile does not say."""
-        return self.limits[key].number if key in self.limits else otherwise
+    def number(self, key: str, default: int) -> int:
+        """The whole number under a key, or `default` where the profile does not state one."""
+        return self.limits[key].number if key in self.limits else default
 
     def capacity(self, resource: str, core: int | None = None) -> int:
-        """What a core has of a resource: the core named, or the largest; `UNLIMITED` where nothing limits it."""
+        """Amount of a resource, e.g. ``"neurons"``, on one core; on the largest core for None; `UNLIMITED` without a limit."""
         if core is None or resource not in self._capacities:
             return self._capacities.get(resource, UNLIMITED)
         return self[f"{resource}_per_core"].on(core)
 
     @property
     def cores(self) -> int:
-        """Cores of all chips together."""
+        """Number of cores of all chips together."""
         return self["chips"].number * self["cores_per_chip"].number
 
     @property
     def cores_differ(self) -> bool:
-        """Whether some cores of a chip have more of something than others."""
+        """Whether the cores of a chip differ in a capacity."""
         return any(len(limit.choices) > 1 for limit in self if KEYS[limit.key].kind == "per core")
 
     def core_count(self, cores: int | None = None, chips: int | None = None) -> int:
-        """How many cores a network gets that asked for `cores`, or for all those of `chips`; all there are for None.
+        """Number of cores that a request for `cores`, for all cores of `chips`, or for both at most, may use; None asks for all.
 
         Raises
         ------
         RequestError
-            Either is not within 1..what the profile has.
+            One of them is outside 1..the number that the profile has.
         """
         per_chip = self["cores_per_chip"]
         asked = (("chips", chips, self["chips"].number, self["chips"].where), ("cores", cores, self.cores, per_chip.where))
-        for what, given, most, where in asked:
-            if given is not None and not 1 <= given <= most:
+        for what, number, most, where in asked:
+            if number is not None and not 1 <= number <= most:
                 raise RequestError(
-                    what, f"{given} is outside 1..{most}", source=where, remedy=f"Give fewer {what}, or a profile with more."
+                    what, f"{number} is outside 1..{most}", source=where, remedy=f"Give fewer {what}, or a profile with more."
                 )
         return min(self.cores if cores is None else cores, self.cores if chips is None else chips * per_chip.number)
-
-
-def _shown(limit: Limit) -> str:
-    """A value as text; where each core has its own, the smallest and the largest."""
-    if not isinstance(limit.value, tuple):
-        return f"{limit.value:,}"
-    if KEYS[limit.key].kind == "per core":
-        return f"{min(limit.choices):,} to {max(limit.choices):,}"
-    return ", ".join(map(str, limit.value))

@@ -259,7 +259,7 @@ def _rows(profile: HardwareProfile) -> Iterator[tuple[str, str, str, Limit]]:
 def _value(limit: Limit) -> str:
     """A value with its unit: ``1,572,864 bits = 192 KiB``, ``3 x 16, 2 x 32 neurons``, ``8 x 16 tiles``, ``1-6, 8 bits``."""
     kind = KEYS[limit.key].kind
-    if kind == "formulas":
+    if kind == "encodings":
         return ", ".join(limit.names)
     if kind == "figure":
         return f"{limit.figure:,g} {limit.unit}"

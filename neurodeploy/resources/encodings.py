@@ -21,15 +21,12 @@ Where input axons take of the same memory, the entry that points to a list count
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from neurodeploy.errors import BudgetError
-from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
+from neurodeploy.hardware.profile import UNLIMITED, Encoding, HardwareProfile
 from neurodeploy.ir.arrays import Integers
-
-Encoding = Literal["dense", "sparse", "convolution", "crossbar", "dynapcnn"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
