@@ -116,3 +116,29 @@ def test_a_row_of_the_support_matrix_is_what_the_commands_do(row: Row, models: P
         command: cell(command, row, models) for command in MATRIX_COMMANDS
     }
     assert matrix[2 + ROWS.index(row)].rstrip("| ").endswith(row.note or shown[-1].strip())
+
+
+# ---------------------------------------------------------------------------------------------- ARCHITECTURE.md
+
+ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+
+
+def test_the_tree_is_the_real_one() -> None:
+    shown, folders = set(), []
+    for line in marked(ARCHITECTURE, "tree").splitlines()[1:-1]:
+        name, meaning = line.split(maxsplit=1) if line != "neurodeploy/" else (line, "the package")
+        depth = (len(line) - len(line.lstrip())) // 2
+        folders[depth:] = [name.rstrip("/")]
+        assert meaning
+        if name.endswith(".py"):
+            shown.add("/".join(folders))
+    faces = {path for path in (ROOT / "neurodeploy").rglob("__init__.py") if path.parent.name != "neurodeploy"}
+    real = {path.relative_to(ROOT).as_posix() for path in set((ROOT / "neurodeploy").rglob("*.py")) - faces}
+    assert shown == real
+
+
+def test_the_order_of_imports_is_the_one_that_is_enforced() -> None:
+    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    layers = re.search(r"^layers = \[\n(.*?)^\]", pyproject, flags=re.DOTALL | re.MULTILINE)
+    assert layers is not None
+    assert " > ".join(re.findall(r'"(\w+)"', layers[1])) in ARCHITECTURE
