@@ -13,7 +13,7 @@ from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.allocation import share_budget
 from neurodeploy.mapping.layout import place
 from neurodeploy.mapping.placement import Placement
-from neurodeploy.report.html import Evidence, page_of
+from neurodeploy.report.html import RunArtifacts, page_of
 from neurodeploy.report.stages import Accuracy, LavaCheck
 from neurodeploy.report.summary import Report, summarize
 from neurodeploy.simulation.records import EpochRecord
@@ -33,7 +33,7 @@ def two_layers(hidden: str = "hidden", n: int = 50) -> QuantizedNetwork:
     )
 
 
-def trained_report(profile: HardwareProfile, hidden: str = "hidden") -> tuple[Report, Evidence]:
+def trained_report(profile: HardwareProfile, hidden: str = "hidden") -> tuple[Report, RunArtifacts]:
     """All that a page can show: two layers on the chip, their training, a run at both ends."""
     network = two_layers(hidden)
     placement, budget = place(network, profile), share_budget(network, profile)
@@ -51,7 +51,7 @@ def trained_report(profile: HardwareProfile, hidden: str = "hidden") -> tuple[Re
         accuracy=Accuracy(dense=0.9, compressed=0.8, quantized=0.8, emulated=0.75, lava=0.5, test_samples=400, lava_samples=2),
         lava=LavaCheck(steps=16, mismatches=0), files={"network": "model.net"}, warnings=(NASTIER,),
     )  # fmt: skip
-    evidence = Evidence(
+    evidence = RunArtifacts(
         quantized=network,
         budget=budget,
         emulated=emulated,

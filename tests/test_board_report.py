@@ -96,16 +96,16 @@ def test_the_table_of_cores_names_the_fullest(forked: Placement) -> None:
 
 def test_traffic_and_cost_are_told_in_sentences(forked: Placement) -> None:
     assert list(traffic_lines(forked)) == [
-        "Traffic a step: 1.5 spikes sent, 0.5 spikes x hops, 0.0 over the busiest link (rates measured).",
-        "Estimate a step: 5e-05 uJ (synop_dense 60%, neuron_update 40%) and 0.008 us, by a test.",
+        "Traffic per step: 1.5 spikes sent, 0.5 spikes x hops, 0.0 over the busiest link (rates measured).",
+        "Estimate per step: 5e-05 uJ (synop_dense 60%, neuron_update 40%) and 0.008 us, by a test.",
     ]
 
 
 def test_rates_that_are_assumed_are_told_with_the_figure() -> None:
     network = in_integers(layer_of([[1]], vth=1))
     said = list(traffic_lines(linked(lay_out(network, TINY), network)))
-    assert said[0].endswith("(rates assumed, 0.1 spikes a neuron and step).")
-    assert said[1] == "Energy and time: tiny.yaml has no figures for them."
+    assert said[0].endswith("(rates assumed, 0.1 spikes per neuron and step).")
+    assert said[1] == "Energy and time: unknown, because tiny.yaml has no figures."
     assert list(traffic_lines(lay_out(network, TINY))) == []
 
 
@@ -115,7 +115,7 @@ def test_chips_are_told_where_more_than_one_is_used(make_chip: Callable[..., Har
     chip = make_chip(neurons_per_core=2, cores_per_chip=1, chips=3)
     placement = linked(lay_out(network, chip), network)
     assert "2 of 3 cores used on 2 of 3 chips; lower bound: " in verdict(placement)[-1]
-    assert next(traffic_lines(placement)).startswith("Traffic a step: 0.3 spikes sent, 0.2 of them to another chip, ")
+    assert next(traffic_lines(placement)).startswith("Traffic per step: 0.3 spikes sent, 0.2 of them to another chip, ")
     assert board_json(placement)["traffic"]["between_chips"] == pytest.approx(0.2)
 
 
@@ -123,8 +123,8 @@ def test_gains_are_told_a_row_a_layer(make_network: Callable[..., Network]) -> N
     network = make_network([64, 100, 10])
     found = gains(network, TINY, share_budget(network, TINY, cores=2))
     said = as_text(gain_table(found)).splitlines()
-    (heading,) = (line for line in said if "with a core more" in line)
-    assert re.split(r" {2,}", heading.strip()) == ["layer", "now", "with a core more", "at 6 bits"]
+    (heading,) = (line for line in said if "with one more core" in line)
+    assert re.split(r" {2,}", heading.strip()) == ["layer", "now", "with one more core", "at 6 bits"]
     (row,) = (line for line in said if line.strip().startswith("layer1"))
     first = found[0]
     shares = [first.kept, first.with_a_core_more or 0, first.a_width_narrower or 0]
@@ -176,7 +176,7 @@ def test_inspect_asks_what_if_weights_survive_with_a_chance(net: str, capsys: py
 def test_inspect_shows_the_board_in_tables(net: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", net, "--target", "kapoho_bay", "--cores", "8"]) == 1
     said = capsys.readouterr().out
-    order = ["Now: does not fit", "Layers: used", "Cores: share", "Budgets: share", "Traffic a step:", "Estimate a step:"]
+    order = ["Now: does not fit", "Layers: used", "Cores: util", "Budgets: share", "Traffic per step:", "Estimate per step:"]
     assert sorted(order, key=said.index) == order
 
 
@@ -197,8 +197,8 @@ def test_what_takes_more_chips_than_the_board_has_is_told_without_traffic(
     said = json.loads((tmp_path / "report.json").read_text())
     assert (said["binding"][0]["resource"], said["cores"]["used"]) == ("cores", 8)
     assert (said["traffic"], said["estimate"]) == (None, None)
-    assert "Traffic a step: not known, since the board does not have the cores." in " ".join(str(report).split())
-    assert "the board does not have the cores" in (tmp_path / "report.html").read_text()
+    assert "Traffic per step: unknown, because the board has too few cores." in " ".join(str(report).split())
+    assert "the board has too few cores" in (tmp_path / "report.html").read_text()
 
 
 def test_a_deployed_network_stands_where_spikes_travel_least(tmp_path: Path) -> None:

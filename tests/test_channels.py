@@ -172,7 +172,7 @@ def test_a_convolutional_network_is_pressed_into_a_core_and_still_reads(name: st
     assert made.report.before.cores_used > 1
     assert made.placement.fits
     assert made.placement.cores_used == 1
-    assert any(line.startswith("Neurons and axons leave room for fewer channels: layer0 ") for line in news)
+    assert any(line.startswith("Neurons and axons limit the number of channels: layer0 ") for line in news)
     accuracy = made.report.accuracy
     assert accuracy.dense is not None
     assert accuracy.emulated is not None

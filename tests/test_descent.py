@@ -101,7 +101,7 @@ def test_the_command_takes_sizes_with_commas(tmp_path: Path, capsys: pytest.Capt
     told = json.loads(capsys.readouterr().out)
     assert [report["cores"]["available"] for report in told] == [2, 1]
     assert main([*words, *short, "--cores", "2;1"]) == 2
-    assert "'2;1' is no number of cores, nor several with commas between, as 4,2,1." in capsys.readouterr().err
+    assert "'2;1' is not a core count, nor several separated by commas, such as 4,2,1." in capsys.readouterr().err
 
 
 def test_a_seed_decides_on_the_weights_that_a_factory_draws(tmp_path: Path) -> None:

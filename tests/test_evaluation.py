@@ -51,7 +51,7 @@ def test_a_device_changes_nothing_but_the_time() -> None:
     here, there = (replace(evaluate(TWO, data, FitOptions(), device=device), seconds=0) for device in (None, "cpu"))
     assert here == there
     with pytest.raises(
-        nd.NeurodeployError, match=r"^device: is the emulator's\. A model runs where it is: model\.to\('cpu'\)\.$"
+        nd.NeurodeployError, match=r"^device: is for quantised networks\. Move the model instead: model\.to\('cpu'\)\.$"
     ):
         evaluate(torch.nn.Linear(2, 2), data, FitOptions(), device="cpu")  # type: ignore[call-overload]  # wrong on purpose
 
@@ -97,8 +97,8 @@ def test_the_command_line_evaluates(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert said == {name: value for name, value in asdict(expected).items() if name != "seconds"}
     assert main(command) == 0
     text = capsys.readouterr().out
-    assert f"{expected.classification_accuracy:.2%} of 2 samples right; a decision stands after" in text
-    assert "'hidden': 0.5000 spikes a neuron and step" in text
+    assert f"Accuracy {expected.classification_accuracy:.2%} on 2 samples; the predicted class is final after" in text
+    assert "'hidden': 0.5000 spikes per neuron and step" in text
     assert main([*command, "--device", "gpu"]) == 2
     assert "device: 'gpu' cannot be used here" in capsys.readouterr().err
 

@@ -94,7 +94,7 @@ def test_a_report_shows_verdict_accuracy_and_where_its_page_is(tiny: HardwarePro
     assert "Now: fits." in seen.text
     assert ["emulated", "75.0%", "[70.5%, 79.0%]", "400"] in seen.rows
     assert ["Lava", "50.0%", "[9.5%, 90.5%]", "2"] in seen.rows
-    assert "The page: here/report.html" in seen.text
+    assert "Report page: here/report.html" in seen.text
 
 
 def test_names_stay_names(tiny: HardwareProfile) -> None:

@@ -13,7 +13,7 @@ from pages import NASTIER, NASTY, spread, trained_page, trained_report, two_laye
 
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.mapping.layout import lay_out, place
-from neurodeploy.report.html import MOST_CORES, Evidence, chip_map, fingerprint, page_of, prices, write_page
+from neurodeploy.report.html import MOST_CORES, RunArtifacts, chip_map, fingerprint, page_of, shadow_prices, write_page
 from neurodeploy.report.summary import summarize
 
 TINY = load_profile("tiny")
@@ -52,8 +52,8 @@ def page() -> str:
 
 def test_the_verdict_comes_first(page: str) -> None:
     seen = Reader(page).text
-    assert seen.index("✓ Fits") < seen.index("What each layer needs")
-    assert "As it came: it did not fit. layer 'out $x': 2 cores for the network > 1" in seen
+    assert seen.index("✓ Fits") < seen.index("Layers: use and budget")
+    assert "Before: it did not fit. layer 'out $x': 2 cores for the network > 1" in seen
     assert "75.00% [70.5%, 79.0%]" in seen
 
 
@@ -82,8 +82,8 @@ def test_every_number_of_a_layer_is_there(page: str) -> None:
 
 def test_prices_are_the_highest_of_a_unit_and_of_this_layer_alone() -> None:
     report, _ = trained_report(load_profile("tiny"))
-    assert prices(report.history, "hidden") == [("synapse_memory_bits", 0.00321)]
-    assert prices(report.history, "hid") == []
+    assert shadow_prices(report.history, "hidden") == [("synapse_memory_bits", 0.00321)]
+    assert shadow_prices(report.history, "hid") == []
 
 
 def test_where_it_comes_from_is_told(page: str) -> None:
@@ -117,7 +117,7 @@ def test_it_is_whole_in_one_file(page: str, tmp_path: Path) -> None:
     assert 50_000 < (tmp_path / "report.html").stat().st_size < 1_000_000
 
 
-def _arguments(path: Path) -> tuple[object, Path, Evidence]:
+def _arguments(path: Path) -> tuple[object, Path, RunArtifacts]:
     report, evidence = trained_report(load_profile("tiny"))
     return report, path, evidence
 
@@ -143,14 +143,14 @@ def test_each_core_of_a_used_chip_is_a_cell_and_tells_what_it_holds() -> None:
     assert len(drawn.cells) == placement.profile.cores
     for cell, facts in zip(drawn.cells, drawn.facts["cells"], strict=True):
         core = int(re.findall(r"core (\d+)", cell.name)[0])
-        told = " ".join(facts["told"])
+        lines = " ".join(facts["lines"])
         if core not in placement.cores:
-            assert told == "not used"
+            assert lines == "not used"
             continue
         assert facts["share"] == [round(share, 4) for share in placement.utilization(core).values()]
         for part in placement.slices:
-            assert (f"{part.name}, " in told) == (part.core == core)
-        assert f"neurons: {placement.utilization(core)['neurons']:.1%} ({placement.on_core(core)['neurons']:,} of " in told
+            assert (f"{part.name}, " in lines) == (part.core == core)
+        assert f"neurons: {placement.utilization(core)['neurons']:.1%} ({placement.on_core(core)['neurons']:,} of " in lines
 
 
 def test_stripes_share_a_cell_as_layers_share_its_neurons() -> None:
@@ -173,7 +173,7 @@ def test_boards_of_more_cores_than_can_be_told_apart_are_drawn_chip_by_chip() ->
     assert drawn.of_chips
     assert len(drawn.cells) * per_chip > MOST_CORES
     assert sum(facts["share"] is not None for facts in drawn.facts["cells"]) == 200
-    assert any("2 cores used; on average" in facts["told"] for facts in drawn.facts["cells"])
+    assert any("2 cores used; on average" in facts["lines"] for facts in drawn.facts["cells"])
 
 
 def test_the_largest_board_makes_a_page_that_can_be_sent() -> None:

@@ -86,7 +86,7 @@ def test_a_core_is_told_on_hover(page: Any) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
 
     page.find_element("id", "tab-chip").click()
-    told = page.find_element("id", "told")
+    told = page.find_element("id", "details")
     assert not told.is_displayed()
     ActionChains(page).move_to_element(page.find_element("css selector", "[data-name='core 0']")).move_by_offset(1, 1).perform()
     assert told.is_displayed()
@@ -98,7 +98,7 @@ def test_a_core_is_told_on_hover(page: Any) -> None:
 def test_cores_are_reached_and_left_by_keyboard(page: Any) -> None:
     page.find_element("id", "tab-chip").click()
     page.execute_script("document.querySelector('.cell[tabindex=\"0\"]').focus()")
-    told = page.find_element("id", "told")
+    told = page.find_element("id", "details")
     first = told.text
     press(page, "ARROW_RIGHT")
     assert told.is_displayed()
@@ -114,7 +114,7 @@ def test_a_core_in_focus_stays_told_when_the_page_moves_and_a_core_under_the_poi
     from selenium.webdriver.common.action_chains import ActionChains
 
     page.find_element("id", "tab-chip").click()
-    told = page.find_element("id", "told")
+    told = page.find_element("id", "details")
     page.execute_script("document.querySelector('.cell[tabindex=\"0\"]').focus(); document.dispatchEvent(new Event('scroll'))")
     assert told.is_displayed()
     assert told.text.startswith("core 0\n")

@@ -20,7 +20,7 @@ from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network
 from neurodeploy.mapping.layout import lay_out
 from neurodeploy.mapping.placement import Placement
-from neurodeploy.report.plot_style import COLOURS, UNUSED, colours_of, ground_of
+from neurodeploy.report.plot_style import COLOURS, UNUSED, colours_of, core_grid
 from neurodeploy.simulation.records import EpochRecord, SpikeRecord
 
 mpl.use("Agg")
@@ -67,7 +67,7 @@ def epoch(phase: str, loss: float, **more: dict[str, float]) -> EpochRecord:
 
 def test_a_core_has_the_colour_of_the_layer_with_most_neurons_on_it(placement: Placement, axes: Axes) -> None:
     assert nd.plot.chip(placement, ax=axes) is axes
-    ground, seen = ground_of(placement), picture(axes)
+    ground, seen = core_grid(placement), picture(axes)
     at = dict(zip(ground.cores.tolist(), zip(ground.y.tolist(), ground.x.tolist(), strict=True), strict=True))
     colours = dict(zip(placement.n_pairs, colours_of(2), strict=True))
     for core in placement.cores:
@@ -87,7 +87,7 @@ def test_shares_of_a_resource_are_drawn_on_a_scale_from_nothing_to_all(placement
 
 
 def test_a_resource_that_the_chip_has_not_is_refused_with_those_that_it_has(placement: Placement) -> None:
-    with pytest.raises(RequestError, match=r"by: 'warmth' is neither 'layer' nor a resource of tiny\. Take one of neurons, "):
+    with pytest.raises(RequestError, match=r"by: 'warmth' is neither 'layer' nor a resource of tiny\. Select one of neurons, "):
         nd.plot.chip(placement, "warmth")
 
 
@@ -95,7 +95,7 @@ def test_every_core_of_a_board_has_a_cell_of_its_own() -> None:
     hala = nd.load_profile("hala_point")
     slices = lay_out(in_integers(layer_of([[1]], bits=8)), hala)
     last = replace(slices.slices[0], core=hala.cores - 1)
-    ground = ground_of(replace(slices, slices=(slices.slices[0], last)))
+    ground = core_grid(replace(slices, slices=(slices.slices[0], last)))
     assert len(ground.chips) == hala["chips"].number
     assert len(set(zip(ground.x.tolist(), ground.y.tolist(), strict=True))) == len(ground.cores) == hala.cores
     assert ground.x.min() == ground.y.min() == 0
@@ -107,7 +107,7 @@ def test_every_core_of_a_board_has_a_cell_of_its_own() -> None:
 def test_chips_that_nobody_needs_are_left_out(axes: Axes) -> None:
     hala = nd.load_profile("hala_point")
     placement = lay_out(in_integers(layer_of([[1]], bits=8)), hala)
-    assert len(ground_of(placement).chips) == 1
+    assert len(core_grid(placement).chips) == 1
     nd.plot.chip(placement, ax=axes)
     assert axes.get_title() == f"hala_point: 1 of {hala.cores:,} cores, 1 of 1,152 chips"
 
@@ -173,7 +173,7 @@ def test_training_has_a_panel_for_each_thing_asked_for() -> None:
     history = [epoch("dense", 2.0), epoch("compress", 1.0, overruns={"a": 0.5, "b": 0.1}, multipliers={"a": 0.2, "b": 0.1})]
     panels = nd.plot.training(history)
     assert [panel.get_ylabel() for panel in panels] == [
-        "loss, training", "share", "worst usage over budget, less one", "price of a unit",
+        "loss, training", "share", "largest usage over budget, less one", "shadow price",
     ]  # fmt: skip
     assert panels[0].lines[0].get_ydata().tolist() == [2.0, 1.0]
     assert panels[2].lines[0].get_ydata()[1] == 0.5

@@ -132,7 +132,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
 
 def test_the_command_of_two_makes_what_that_of_one_makes_and_speaks_once(command: tuple[Path, str, str]) -> None:
     folder, said, news = command
-    assert said.count("Now: fits.") == said.count("Accuracy on 40 held-out samples") == 1
+    assert said.count("Now: fits.") == said.count("Accuracy on 40 test samples") == 1
     assert news.count("Dense: ") == news.count("Compressed into the budget: ") == news.count("Checkpoints go to two") == 1
     for stage in ("dense", "compressed"):
         one, two = (load_state(folder / out / f"checkpoint-{stage}.safetensors")["state"] for out in ("one", "two"))

@@ -24,7 +24,7 @@ from neurodeploy.mapping.budget.allocation import share_budget
 from neurodeploy.mapping.layout import lay_out, place
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.passes.quantize import quantize
-from neurodeploy.report.stages import Accuracy, LavaCheck, for_simulator, measure, outputs, stretch_of
+from neurodeploy.report.stages import Accuracy, LavaCheck, first_samples, for_simulator, measure, outputs
 from neurodeploy.report.summary import Report, binding, inspection, summarize, versions
 from neurodeploy.report.text import accuracy_table, as_text, layer_table
 from neurodeploy.targets.simulate import simulate
@@ -202,7 +202,7 @@ def test_the_table_shows_use_budget_and_what_was(
 def test_accuracy_comes_with_its_wilson_interval(right: int, n: int, said: str) -> None:
     """The first three are worked in Newcombe, Statistics in Medicine 17 (1998), table I, method 3."""
     text = as_text(accuracy_table(Accuracy(emulated=right / n, test_samples=n)))
-    assert f"Accuracy on {n} held-out samples" in text
+    assert f"Accuracy on {n} test samples" in text
     assert said in text
     assert text.count("not run") == 4
 
@@ -222,12 +222,12 @@ def test_the_rest_is_told_where_there_is_something_to_tell(after: Placement) -> 
         "lava": LavaCheck(steps=1200, mismatches=0),
     }  # fmt: skip
     said = lines(summarize(TINY, None, after, **more))
-    assert "Lava against the emulator: 1,200 steps, spikes and membranes alike." in said
-    assert "Spikes a neuron and step: layer1 0.123." in said
+    assert "Lava and the emulator: 1,200 steps, spikes and membranes equal." in said
+    assert "Spikes per neuron and step: layer1 0.123." in said
     assert [line for line in said if line.startswith("Note")] == ["Note: one thing", "Note: another"]
     assert said[-1] == "Files: a.net, b.txt"
     differs = str(summarize(TINY, None, after, lava=LavaCheck(steps=1200, mismatches=3456)))
-    assert "Lava against the emulator: 1,200 steps, 3,456 values differ." in differs
+    assert "Lava and the emulator: 1,200 steps, 3,456 values differ." in differs
 
 
 def test_names_with_brackets_and_colons_are_names(after: Placement) -> None:
@@ -294,5 +294,5 @@ def test_a_stretch_reads_no_more_than_it_shows() -> None:
         yield few()[0]
         raise AssertionError("read on")
 
-    stretch = stretch_of(trained(), batches(), SHORT, 20)
+    stretch = first_samples(trained(), batches(), SHORT, 20)
     assert (len(stretch.spikes), stretch.labels.tolist()) == (20, few()[0][1][:20].tolist())

@@ -97,20 +97,20 @@ def test_an_interrupt_says_how_to_go_on(here: Path) -> None:
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     *_, how, last = filter(None, said.splitlines())
-    assert how == f"To go on: neurodeploy {' '.join(command('made'))} --resume"
+    assert how == f"To resume: neurodeploy {' '.join(command('made'))} --resume"
     assert last == "Interrupted."
 
 
 def test_resume_says_from_where_and_a_start_what_it_takes_away(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command("made", "--resume")) == 0
     said = capsys.readouterr().err
-    assert "Nothing to resume from in made: starting from the beginning.\nCheckpoints go to made every 0 s" in said
+    assert "No checkpoint in made: starting from the beginning.\nCheckpoints go to made every 0 s" in said
     first = {name: Path("made", name).read_bytes() for name in RESULTS}
     assert main(command("made", "--resume")) == 0  # all is trained: it is deployed once more
     assert "Resuming from made/checkpoint-compressed.safetensors." in capsys.readouterr().err
     assert {name: Path("made", name).read_bytes() for name in RESULTS} == first
     assert main([*command("made"), "--seed", "1"]) == 0
-    assert "Starting from the beginning, not resuming: the checkpoints of an earlier run in made" in capsys.readouterr().err
+    assert "Starting from the beginning: the checkpoints of an earlier run in made" in capsys.readouterr().err
     assert load_state("made/checkpoint-compressed.safetensors")["about"]["seed"] == 1
 
 

@@ -9,7 +9,7 @@ from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 
 import neurodeploy as nd
 from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
-from neurodeploy.pipeline.compress import memory_values
+from neurodeploy.pipeline.compress import memory_prices
 from neurodeploy.training.encoders import read_out
 from neurodeploy.training.forward import run_model, spikes_of
 
@@ -48,17 +48,17 @@ def test_a_full_core_has_a_price_and_the_model_is_as_it_was(
     model, pruning, _ = tight
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     masks = {name: mask.clone() for name, mask in pruning.masks.items()}
-    (worth,) = memory_values(model, pruning, nd.load_data("digits").train, OPTIONS)
-    assert worth.core == 0
-    assert worth.layers == ("layer0", "layer2")
-    assert 100 <= worth.bits_less <= 400  # a twentieth, and what ends a unit of memory
-    assert worth.loss == pytest.approx(loss_of(model), rel=1e-4)
-    assert worth.loss_with_less > worth.loss
-    assert worth.per_kilobit == pytest.approx((worth.loss_with_less - worth.loss) / worth.bits_less * 1000)
+    (price,) = memory_prices(model, pruning, nd.load_data("digits").train, OPTIONS)
+    assert price.core == 0
+    assert price.layers == ("layer0", "layer2")
+    assert 100 <= price.bits_less <= 400  # a twentieth, and what ends a unit of memory
+    assert price.loss == pytest.approx(loss_of(model), rel=1e-4)
+    assert price.loss_with_less > price.loss
+    assert price.per_kilobit == pytest.approx((price.loss_with_less - price.loss) / price.bits_less * 1000)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(torch.equal(mask, masks[name]) for name, mask in pruning.masks.items())
 
 
 def test_memory_that_does_not_bind_has_none() -> None:
     model, pruning, _ = pressed(2**20)
-    assert memory_values(model, pruning, nd.load_data("digits").train, OPTIONS) == ()
+    assert memory_prices(model, pruning, nd.load_data("digits").train, OPTIONS) == ()

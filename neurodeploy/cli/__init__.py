@@ -1,19 +1,30 @@
-"""What the command line can be asked for: arguments to nouns, one call, an exit code."""
+"""The command line: `cli` is the group of all commands."""
 
 from __future__ import annotations
 
 import click
 
-from neurodeploy.cli.commands import compress, demo, deploy, evaluate, export, inspect, profiles, simulate, verify
+from neurodeploy.cli import commands
 from neurodeploy.cli.console import QUIET
 from neurodeploy.cli.options import DIFFERS, DONE
-from neurodeploy.report.summary import told as told_versions
 
 __all__ = ["DIFFERS", "DONE", "cli"]
 
 
+def print_versions(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    """Print the versions that numbers depend on, and exit, if ``--version`` was typed."""
+    del parameter
+    if value:
+        from neurodeploy.report.summary import version_line  # imports torch, which no help text should wait for
+
+        click.echo(version_line())
+        context.exit()
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(told_versions(), message="%(version)s")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=print_versions, help="Show the versions and exit."
+)
 @QUIET
 def cli() -> None:
     """Get a spiking network onto a neuromorphic chip.
@@ -27,5 +38,15 @@ def cli() -> None:
     """
 
 
-for command in (profiles, inspect, deploy, compress, simulate, verify, evaluate, export, demo):
+for command in (
+    commands.profiles,
+    commands.inspect_command,
+    commands.deploy_command,
+    commands.compress_command,
+    commands.simulate_command,
+    commands.verify_command,
+    commands.evaluate_command,
+    commands.export_command,
+    commands.demo,
+):
     cli.add_command(command)

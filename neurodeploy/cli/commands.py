@@ -1,53 +1,50 @@
-"""The commands that fit a network to a chip: show chips, inspect, deploy, compress, export, and the demo of it all.
-
-The commands that run a network: on spikes that are given, on random ones at two ends, on data.
-"""
+"""The commands: show chips; inspect, deploy, compress and export a model; simulate, verify and evaluate a network; the demo."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from neurodeploy.cli.console import QUIET, busy, quiet, show, show_json, station
-from neurodeploy.cli.model_spec import Given
-from neurodeploy.cli.model_spec import export as write
+from neurodeploy.cli.console import QUIET, is_quiet, progress_output, show, show_json, status
+from neurodeploy.cli.model_spec import ModelSpec, export
 from neurodeploy.cli.options import (
     BATCH_SIZE,
     BITS,
     CHIP,
+    CORE_COUNTS,
     CORES,
     DATA_DIR,
     DATA_NAME,
     DEVICE,
     DIFFERS,
+    DISCRETISATION,
     DONE,
     DT,
     ENCODER,
     ENDS,
+    EPOCHS,
     JSON,
+    LEARNING_RATE,
     METHOD,
     OUT,
     READOUT,
     SEED,
-    SIZES,
     STEPS,
     TARGET,
     TIME_LIMIT,
-    WAY,
     WEIGHTS,
 )
 from neurodeploy.hardware.loading import load_profile, profile_paths
 
+# The functions of the pipeline are imported where they are called: they bring torch, which `--help` need not wait for.
 if TYPE_CHECKING:
     from neurodeploy.pipeline.deploy import Deployment
-
-# -------------------- commands.fitting
 
 
 @click.command()
@@ -75,40 +72,42 @@ def profiles(name: str | None, as_json: bool, schema: bool) -> int:
     return DONE
 
 
-@click.command()
+@click.command("inspect")
 @click.argument("model")
 @TARGET
 @CORES
-@click.option("--chips", type=int, metavar="N", help="Chips that the network may use; all of the board's by default.")
+@click.option("--chips", type=int, metavar="N", help="Chips that the network may use.  [default: all of the board]")
 @BITS
-@click.option("--connectivity", type=click.FloatRange(0, 1), metavar="P", help="What if each weight survived with this chance?")
+@click.option(
+    "--connectivity", type=click.FloatRange(0, 1), metavar="P", help="Count as if each weight were kept with this probability."
+)
 @WEIGHTS
 @DT
-@WAY
+@DISCRETISATION
 @JSON
 @QUIET
-def inspect(
+def inspect_command(
     model: str, target: str, cores: int | None, chips: int | None, bits: int, connectivity: float | None, weights: Path | None,
-    as_json: bool, **steps: Any,
+    dt: float | None, discretisation: str | None, as_json: bool,
 ) -> int:  # fmt: skip
-    """Say what each layer of MODEL needs and may use, whether it fits, and if not, what binds and what would help."""
-    from neurodeploy.pipeline.deploy import inspect as look
+    """Show what each layer of MODEL needs and may use, whether it fits, and if not, which limit binds and what would help."""
+    from neurodeploy.pipeline.deploy import inspect
     from neurodeploy.report.text import balance_lines, core_table, gain_table, layer_table, traffic_lines, verdict
 
-    with busy("Laying the network out"):
-        network = Given(name=model, weights=weights, **steps).network()
-        seen = look(network, load_profile(target), cores=cores, chips=chips, bits=bits, connectivity=connectivity)
+    with status("Placing the network"):
+        network = ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation).network()
+        seen = inspect(network, load_profile(target), cores=cores, chips=chips, bits=bits, connectivity=connectivity)
     if as_json:
         show_json(seen.to_json())
     else:
-        hopeless = [f"No compression helps. {seen.hopeless}"] if seen.hopeless else []
+        infeasible = [f"No compression helps. {seen.infeasible}"] if seen.infeasible else []
         tables = [layer_table(seen.layers), core_table(seen.placement), *([gain_table(seen.gains)] if seen.gains else [])]
-        show(*verdict(seen.placement), *hopeless, *tables, *traffic_lines(seen.placement),
+        show(*verdict(seen.placement), *infeasible, *tables, *traffic_lines(seen.placement),
                *balance_lines(seen.balances))  # fmt: skip
     return DONE if seen.placement.fits else DIFFERS
 
 
-@click.command()
+@click.command("deploy")
 @click.argument("model")
 @TARGET
 @OUT
@@ -116,107 +115,116 @@ def inspect(
 @BITS
 @WEIGHTS
 @DT
-@WAY
+@DISCRETISATION
 @JSON
 @QUIET
-def deploy(
-    model: str, target: str, out: Path, cores: int | None, bits: int, weights: Path | None, as_json: bool, **steps: Any
+def deploy_command(
+    model: str, target: str, out: Path, cores: int | None, bits: int, weights: Path | None, dt: float | None,
+    discretisation: str | None, as_json: bool,
 ) -> int:  # fmt: skip
-    """Quantise MODEL, place it, write model.net and a report into DIR.
+    """Quantise MODEL, place it, and write model.net and a report into DIR.
 
-    A network that does not fit is written all the same, for the simulators; the exit code is then 1.
+    A network that does not fit is written too, for the simulators; the exit code is then 1.
     """
-    from neurodeploy.pipeline.deploy import deploy as run
+    from neurodeploy.pipeline.deploy import deploy
 
-    with busy("Quantising and placing"):
-        network = Given(name=model, weights=weights, **steps).network()
-        deployment = run(network, load_profile(target), out=out, cores=cores, bits=bits, command=_typed())
-    return _deliver(deployment, as_json)
+    with status("Quantising and placing"):
+        network = ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation).network()
+        deployment = deploy(network, load_profile(target), out=out, cores=cores, bits=bits, command=typed_command())
+    return show_deployments([deployment], as_json)
 
 
-@click.command()
+@click.command("compress")
 @click.argument("model")
 @TARGET
-@SIZES
+@CORE_COUNTS
 @DATA_NAME
 @DATA_DIR
 @OUT
-@click.option("--bits", type=int, metavar="B", help="Width of all weights.  [default: chosen layer by layer]")
+@click.option("--bits", type=int, metavar="B", help="Width of all weights.  [default: chosen for each layer]")
 @METHOD
 @WEIGHTS
 @STEPS
 @ENCODER
 @READOUT
-@click.option("--epochs", type=(click.IntRange(0), click.IntRange(0), click.IntRange(0)), metavar="DENSE COMPRESS FINETUNE",
-              help="Epochs of each phase; 0 dense epochs for a model that is trained.  [default: 10 10 5]")  # fmt: skip
-@click.option("--learning-rate", type=float, help="Of Adam.  [default: 0.004]")
-@click.option("--learn-decays", is_flag=True, help="Let decays of currents and membranes learn with the weights.")
+@EPOCHS
+@LEARNING_RATE
+@click.option("--learn-decays", is_flag=True, help="Train the decays of currents and membranes together with the weights.")
 @BATCH_SIZE
-@click.option("--lava-samples", type=click.IntRange(0), default=8, show_default=True, help="Test samples to run in Lava too.")
+@click.option("--lava-samples", type=click.IntRange(0), default=8, show_default=True, help="Test samples to run in Lava, too.")
 @SEED
-@click.option("--resume", is_flag=True, help="Go on from the checkpoints in DIR, if the same command was broken off.")
-@click.option("--checkpoint-every", type=click.FloatRange(0), default=30.0, show_default=True, metavar="SECONDS",
-              help="How often to write one into DIR.")  # fmt: skip
+@click.option("--resume", is_flag=True, help="Resume an interrupted run of the same command from its checkpoints in DIR.")
+@click.option(
+    "--checkpoint-every", type=click.FloatRange(0), default=30.0, show_default=True, metavar="SECONDS",
+    help="Time between two checkpoints.",
+)  # fmt: skip
 @JSON
 @QUIET
-def compress(
-    model: str, target: str, cores: tuple[int, ...] | None, data: str, out: Path, bits: int | None, method: str,
-    weights: Path | None, seed: int, data_dir: Path | None, batch_size: int | None, lava_samples: int,
-    epochs: tuple[int, int, int] | None,
-    as_json: bool, resume: bool, checkpoint_every: float, **settings: Any,
+def compress_command(
+    model: str, target: str, cores: tuple[int, ...] | None, data: str, data_dir: Path | None, out: Path, bits: int | None,
+    method: str, weights: Path | None, steps: int, encoder: str, readout: str, epochs: tuple[int, int, int],
+    learning_rate: float, learn_decays: bool, batch_size: int | None, lava_samples: int, seed: int, resume: bool,
+    checkpoint_every: float, as_json: bool,
 ) -> int:  # fmt: skip
     """Train MODEL on DATA under the budget of N cores, then deploy it into DIR.
 
-    Of several sizes, 4,2,1 say, each goes on from the one before, and has a folder of its own in DIR.
+    Several core counts, such as 4,2,1, are compressed in one run: each starts from the one before and is deployed into a
+    folder of its own in DIR.
 
-    While it trains it writes checkpoints into DIR. Broken off, it goes on from there with --resume, to the same network.
+    Checkpoints are written into DIR. Run the same command with --resume to continue an interrupted run; the result is the same.
 
-    Under torchrun, `torchrun --nproc-per-node N -m neurodeploy compress ...`, N processes train it together, on GPUs one each.
+    Under torchrun, `torchrun --nproc-per-node N -m neurodeploy compress ...`, N processes train together, on one GPU each.
     """
     from neurodeploy.compression.method import pruning_method
-    from neurodeploy.pipeline.compress import compress as run
-    from neurodeploy.pipeline.compress import compress_to
+    from neurodeploy.pipeline.compress import compress, compress_to
     from neurodeploy.training.data.loading import load_data
     from neurodeploy.training.distributed import seeded, together
     from neurodeploy.training.options import FitOptions
 
     pruning_method(method)  # an unknown name is refused before data and model are loaded
-    if epochs is not None:
-        settings |= dict(zip(("epochs_dense", "epochs_compress", "epochs_finetune"), epochs, strict=True))
-    settings["n_steps"] = settings.pop("steps")
-    options = replace(FitOptions(seed=seed), **{name: value for name, value in settings.items() if value is not None})
+    options = FitOptions(
+        epochs_dense=epochs[0], epochs_compress=epochs[1], epochs_finetune=epochs[2], learning_rate=learning_rate, n_steps=steps,
+        encoder=encoder, readout=readout, learn_decays=learn_decays, seed=seed,
+    )  # fmt: skip
     with (
         together() as replicas,
-        _told_how_to_go_on(speaks=replicas.is_first),
-        station(speaks=replicas.is_first) as (progress, say),
+        resume_hint(enabled=replicas.is_first),
+        progress_output(enabled=replicas.is_first) as (progress, say),
     ):
         profile = load_profile(target)
-        with seeded(seed):  # of a factory that draws its weights, too
-            module, sample = Given(name=model, weights=weights).module()
-        samples = replicas.in_turn(lambda: load_data(data, batch_size=batch_size, folder=data_dir, n_steps=options.n_steps))
-        more: dict[str, Any] = {
-            "out": out, "bits": bits, "method": method,
-            "lava_samples": lava_samples, "progress": progress, "say": say, "command": _typed(),
-            "resume": resume, "checkpoint_every_s": checkpoint_every,
-        }  # fmt: skip
+        with seeded(seed):  # a factory may draw its weights
+            module, sample = ModelSpec(name=model, weights=weights).module()
+        samples = replicas.in_turn(lambda: load_data(data, batch_size=batch_size, folder=data_dir, n_steps=steps))
         if cores is not None and len(cores) > 1:
-            return _deliver_all(compress_to(module, sample, profile, samples, options, cores=cores, **more), as_json,
-                                speaks=replicas.is_first)  # fmt: skip
-        deployment = run(module, sample, profile, samples, options, cores=cores[0] if cores else None, **more)
-    return _deliver(deployment, as_json, speaks=replicas.is_first)
+            deployments = compress_to(
+                module, sample, profile, samples, options, out=out, cores=cores, bits=bits, method=method,
+                lava_samples=lava_samples, progress=progress, say=say, command=typed_command(), resume=resume, checkpoint_every_s=checkpoint_every,
+            )  # fmt: skip
+        else:
+            deployments = (compress(
+                module, sample, profile, samples, options, out=out, cores=cores[0] if cores else None, bits=bits,
+                method=method, lava_samples=lava_samples, progress=progress, say=say, command=typed_command(), resume=resume,
+                checkpoint_every_s=checkpoint_every,
+            ),)  # fmt: skip
+    return show_deployments(deployments, as_json, enabled=replicas.is_first)
 
 
-@click.command()
+@click.command("export")
 @click.argument("model")
 @click.option("--to", required=True, type=Path, metavar="FILE", help="File to write; it ends with .net or .nir.")
-@click.option("--target", metavar="CHIP", help="The chip whose integers are written; none for the floats, in a .nir file.")
+@click.option(
+    "--target", metavar="CHIP",
+    help="The chip whose integers are written.  [default: loihi2 for a .net file, floats for a .nir file]",
+)  # fmt: skip
 @BITS
 @WEIGHTS
 @DT
-@WAY
-def export(model: str, to: Path, target: str | None, bits: int, weights: Path | None, **steps: Any) -> int:
+@DISCRETISATION
+def export_command(
+    model: str, to: Path, target: str | None, bits: int, weights: Path | None, dt: float | None, discretisation: str | None
+) -> int:
     """Write MODEL as a .net file, for Lava, or as a .nir file, for other libraries."""
-    network = write(Given(name=model, weights=weights, **steps), to, target, bits)
+    network = export(ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation), to, target, bits)
     click.echo(f"{len(network.layers)} layers, {network.n_neurons:,} neurons, {network.n_synapses:,} synapses: {to}")
     return DONE
 
@@ -229,125 +237,125 @@ def export(model: str, to: Path, target: str | None, bits: int, weights: Path | 
 @JSON
 @QUIET
 def demo(out: Path, seed: int, target: str, cores: int, as_json: bool) -> int:
-    """The whole way on embedded data: train, compress, quantise, place, emulate, and run in Lava."""
+    """Run every stage on built-in data: train, compress, quantise, place, emulate, and run in Lava."""
     from neurodeploy.cli.demo import run_demo
 
-    with station() as (progress, say):
-        deployment = run_demo(load_profile(target), out=out, cores=cores, seed=seed, progress=progress, say=say, command=_typed())
-    return _deliver(deployment, as_json)
+    with progress_output() as (progress, say):
+        deployment = run_demo(
+            load_profile(target), out=out, cores=cores, seed=seed, progress=progress, say=say, command=typed_command()
+        )
+    return show_deployments([deployment], as_json)
 
 
 @contextmanager
-def _told_how_to_go_on(*, speaks: bool) -> Iterator[None]:
-    """With which command to go on, if somebody breaks this one off."""
+def resume_hint(*, enabled: bool) -> Iterator[None]:
+    """On an interrupt, print the command that resumes this run."""
     try:
         yield
     except KeyboardInterrupt:
-        typed = _typed()
-        if speaks:
-            click.echo(f"To go on: {typed}{'' if '--resume' in typed.split() else ' --resume'}", err=True)
+        typed = typed_command()
+        if enabled:
+            click.echo(f"To resume: {typed}{'' if '--resume' in typed.split() else ' --resume'}", err=True)
         raise
 
 
-def _typed() -> str:
-    """The command line that is being run, as a shell would take it again."""
+def typed_command() -> str:
+    """Return the running command line as a shell would take it again."""
     return shlex.join(["neurodeploy", *(click.get_current_context().find_root().obj or ())])
 
 
-def _deliver(deployment: Deployment, as_json: bool, *, speaks: bool = True) -> int:
-    """The report of a deployment on stdout, and whether it fits as an exit code."""
-    if speaks and as_json:
-        show_json(deployment.report.to_json())
-    elif speaks:
-        show(*deployment.report.tables())
-    return DONE if deployment.placement.fits else DIFFERS
-
-
-def _deliver_all(deployments: tuple[Deployment, ...], as_json: bool, *, speaks: bool) -> int:
-    """The reports of several sizes on stdout, as JSON, or a row each and where the rest is."""
+def show_deployments(deployments: Sequence[Deployment], as_json: bool, *, enabled: bool = True) -> int:
+    """Print the report of one deployment, or a table of several; return the exit code, `DONE` if all fit."""
     from neurodeploy.report.text import size_table
 
-    if speaks and as_json:
-        show_json([deployment.report.to_json() for deployment in deployments])
-    elif speaks:
+    several = len(deployments) > 1
+    if enabled and as_json:
+        reports = [deployment.report.to_json() for deployment in deployments]
+        show_json(reports if several else reports[0])
+    elif enabled and several:
         pages = [deployment.report.files["page"] for deployment in deployments]
         show(size_table((d.placement, d.report.accuracy) for d in deployments), f"Reports: {', '.join(pages)}")
+    elif enabled:
+        show(*deployments[0].report.tables())
     return DONE if all(deployment.placement.fits for deployment in deployments) else DIFFERS
 
 
-# -------------------- commands.running
-
-
-@click.command()
+@click.command("simulate")
 @click.argument("network", metavar="FILE")
 @click.option(
-    "--input", "source", required=True, type=Path, metavar="SPIKES.NPY", help="0 or 1, ([batch,] n_inputs..., n_steps)."
-)
-@click.option("--graded", is_flag=True, help="Input is whole numbers, as of a network trained with `--encoder direct`.")
+    "--input", "source", required=True, type=Path, metavar="SPIKES.NPY",
+    help="Input spikes, 0 or 1, of shape ([batch,] n_inputs..., n_steps).",
+)  # fmt: skip
+@click.option("--graded", is_flag=True, help="Input is whole numbers, for a network trained with `--encoder direct`.")
 @click.option("--raw", is_flag=True, help="Input is numbers that set the biases of the file's input population.")
-@click.option("--end", type=click.Choice(ENDS), default="emulator", show_default=True, help="Where to run it.")
-@click.option("--out", type=Path, required=True, metavar="RECORD.NPZ", help="Gets spikes and v of the last layer, and meta.")
+@click.option("--end", type=click.Choice(ENDS), default="emulator", show_default=True, help="Simulator to run it in.")
+@click.option(
+    "--out", type=Path, required=True, metavar="RECORD.NPZ", help="File to write: spikes and v of the last layer, and meta."
+)
 @DEVICE
 @CHIP
 @BITS
 @DT
-@WAY
+@DISCRETISATION
 @TIME_LIMIT
 @QUIET
-def simulate(
+def simulate_command(
     network: str, source: Path, end: Literal["emulator", "lava", "loihi2"], out: Path, target: str, bits: int,
-    time_limit: float, device: str | None, graded: bool, raw: bool, **steps: Any,
+    time_limit: float, device: str | None, graded: bool, raw: bool, dt: float | None, discretisation: str | None,
 ) -> int:  # fmt: skip
     """Run FILE, a .net or .nir, on input spikes and record the last layer."""
     from neurodeploy.simulation.records import load_spikes, save_record
-    from neurodeploy.targets.simulate import simulate as run
+    from neurodeploy.targets.simulate import simulate
 
-    integers = Given(name=network, **steps).integers(target, bits)
-    with busy(f"Running it: {end}"):
-        given = load_spikes(source)
-        record = run(integers, given, end=end, time_limit_s=time_limit, device=device, graded=graded, raw=raw)
+    quantized = ModelSpec(name=network, dt=dt, discretisation=discretisation).quantized_network(target, bits)
+    with status(f"Simulating: {end}"):
+        record = simulate(quantized, load_spikes(source), end=end, time_limit_s=time_limit, device=device, graded=graded, raw=raw)
     save_record(record, out, network=network, input=str(source))
     size, rate = f"{record.n_samples} samples of {record.n_steps} steps", record.rates()[record.output]
-    click.echo(f"{size}, {rate:.4f} spikes a neuron and step in {record.output!r}: {out}")
+    click.echo(f"{size}, {rate:.4f} spikes per neuron and step in {record.output!r}: {out}")
     return DONE
 
 
-@click.command()
+@click.command("verify")
 @click.argument("network", metavar="FILE")
-@click.option("--steps", "n_steps", type=click.IntRange(1), default=32, show_default=True, help="Steps of random input a sample.")
+@click.option(
+    "--steps", "n_steps", type=click.IntRange(1), default=32, show_default=True, help="Steps of random input for each sample."
+)
 @SEED
 @DEVICE
 @CHIP
 @BITS
 @DT
-@WAY
+@DISCRETISATION
 @TIME_LIMIT
 @JSON
 @QUIET
-def verify(
+def verify_command(
     network: str, n_steps: int, seed: int, target: str, bits: int, time_limit: float, device: str | None, as_json: bool,
-    **steps: Any,
+    dt: float | None, discretisation: str | None,
 ) -> int:  # fmt: skip
-    """Run FILE, a .net or .nir, in the emulator and in Lava on random input; say where they part, if they do."""
-    from neurodeploy.targets.simulate import verify as run
+    """Run FILE, a .net or .nir, in the emulator and in Lava on random input; report the first mismatch."""
+    from neurodeploy.targets.simulate import verify
 
-    integers = Given(name=network, **steps).integers(target, bits)
-    with busy("Running it at both ends"):
-        result = run(integers, n_steps=n_steps, seed=seed, time_limit_s=time_limit, device=device)
+    quantized = ModelSpec(name=network, dt=dt, discretisation=discretisation).quantized_network(target, bits)
+    with status("Running the emulator and Lava"):
+        result = verify(quantized, n_steps=n_steps, seed=seed, time_limit_s=time_limit, device=device)
+    first = result.first
     if as_json:
-        first = result.first
-        said = None if first is None else {key: getattr(first, key) for key in ("layer", "neuron", "step", "emulator", "lava")}
-        show_json({"equal": result.equal, "steps": n_steps, "mismatches": result.mismatches, "first": said})
-    elif result.first is None:
+        keys = ("layer", "neuron", "step", "emulator", "lava")
+        mismatch = None if first is None else {key: getattr(first, key) for key in keys}
+        show_json({"equal": result.equal, "steps": n_steps, "mismatches": result.mismatches, "first": mismatch})
+    elif first is None:
         click.echo(f"Equal: spikes and membranes of every layer in {n_steps} steps.")
     else:
-        f = result.first
-        click.echo(f"They part: {result.mismatches:,} values differ. First {f.quantity} of neuron {f.neuron} of {f.layer!r} "
-                   f"at step {f.step}: {f.emulator:,} in the emulator, {f.lava:,} in Lava.")  # fmt: skip
+        click.echo(
+            f"Not equal: {result.mismatches:,} values differ. First mismatch: {first.quantity} of neuron {first.neuron} of "
+            f"{first.layer!r} at step {first.step}: {first.emulator:,} in the emulator, {first.lava:,} in Lava."
+        )
     return DONE if result.equal else DIFFERS
 
 
-@click.command()
+@click.command("evaluate")
 @click.argument("model")
 @DATA_NAME
 @DATA_DIR
@@ -360,26 +368,25 @@ def verify(
 @CHIP
 @BITS
 @DT
-@WAY
+@DISCRETISATION
 @JSON
 @QUIET
-def evaluate(
-    model: str, data: str, data_dir: Path | None, steps: int | None, encoder: str | None, readout: str | None,
-    batch_size: int | None, device: str | None, weights: Path | None, target: str, bits: int, as_json: bool,
-    dt: float | None, discretisation: str | None,
+def evaluate_command(
+    model: str, data: str, data_dir: Path | None, steps: int, encoder: str, readout: str, batch_size: int | None,
+    device: str | None, weights: Path | None, target: str, bits: int, dt: float | None, discretisation: str | None,
+    as_json: bool,
 ) -> int:  # fmt: skip
-    """Run MODEL in the chip's integers on the test data of DATA; say how well it does, and what it does for that."""
-    from neurodeploy.pipeline.evaluation import evaluate as run
+    """Run MODEL in the chip's integers on the test data of DATA; show accuracy, sparsity and synaptic operations."""
+    from neurodeploy.pipeline.evaluation import evaluate
     from neurodeploy.training.data.loading import load_data
     from neurodeploy.training.encoders import levels_of
     from neurodeploy.training.options import FitOptions
 
-    chosen: dict[str, Any] = {"n_steps": steps, "encoder": encoder, "readout": readout}
-    options = replace(FitOptions(), **{name: value for name, value in chosen.items() if value is not None})
-    given = Given(name=model, weights=weights, dt=dt, discretisation=discretisation)
-    with busy("Reading network and data"):
-        network = given.integers(target, bits, levels=levels_of(options.encoder))
-        samples = load_data(data, batch_size=batch_size, folder=data_dir, n_steps=options.n_steps)
-    found = run(network, samples.test, options, device=device, progress=not quiet())
-    show_json(asdict(found)) if as_json else show(str(found))
+    options = FitOptions(n_steps=steps, encoder=encoder, readout=readout)
+    spec = ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation)
+    with status("Reading network and data"):
+        network = spec.quantized_network(target, bits, levels=levels_of(encoder))
+        samples = load_data(data, batch_size=batch_size, folder=data_dir, n_steps=steps)
+    evaluation = evaluate(network, samples.test, options, device=device, progress=not is_quiet())
+    show_json(asdict(evaluation)) if as_json else show(str(evaluation))
     return DONE

@@ -1,71 +1,80 @@
-"""How the command line speaks: results on stdout, news and progress on stderr, as plain as where they go wants them."""
+"""Console output: results on stdout, messages and progress on stderr; plain text in a pipe, colours on a terminal."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-_QUIET = "neurodeploy.quiet"
+if TYPE_CHECKING:
+    from neurodeploy.training.progress import ProgressBars
+
+_QUIET_KEY = "neurodeploy.quiet"
 
 
-def _hush(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+def _set_quiet(context: click.Context, parameter: click.Parameter, value: bool) -> None:
     del parameter
     if value:
-        context.meta[_QUIET] = True  # which subcommands share
+        context.meta[_QUIET_KEY] = True  # a context's meta is shared with its subcommands: --quiet may come before or after
 
 
-QUIET = click.option(
-    "-q", "--quiet", is_flag=True, expose_value=False, callback=_hush, help="No news and no progress on stderr; errors still."
-)
+QUIET = click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=_set_quiet, help="Print errors only.")
 
 
-def quiet() -> bool:
-    """Whether the command that runs was asked to be."""
-    return bool(click.get_current_context().meta.get(_QUIET))
+def is_quiet() -> bool:
+    """Whether the running command has ``--quiet``."""
+    return bool(click.get_current_context().meta.get(_QUIET_KEY))
 
 
 @contextmanager
-def station(*, speaks: bool = True) -> Iterator[tuple[Any, Any]]:
-    """Progress bars and lines of news, both on stderr; of replicas only the first speaks."""
+def progress_output(*, enabled: bool = True) -> Iterator[tuple[ProgressBars, Callable[[str], None]]]:
+    """Progress bars, and a function that prints a message above them, both on stderr.
+
+    Parameters
+    ----------
+    enabled : bool
+        Print at all; under torchrun only rank 0 does.
+    """
     from neurodeploy.training.progress import ProgressBars
 
-    console = Console(stderr=True, quiet=quiet() or not speaks)
+    console = Console(stderr=True, quiet=is_quiet() or not enabled)
     with ProgressBars(console) as bars:
         yield bars, lambda line: console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 @contextmanager
-def busy(what: str) -> Iterator[None]:
-    """A word on stderr, on a terminal, of what takes its time; gone when it is done."""
+def status(what: str) -> Iterator[None]:
+    """Show on a terminal's stderr what is being done, until it is done."""
     console = Console(stderr=True)
-    with console.status(what) if console.is_terminal and not quiet() else nullcontext():
+    with console.status(what) if console.is_terminal and not is_quiet() else nullcontext():
         yield
 
 
 def show(*parts: RenderableType) -> None:
-    """Parts of a report on stdout: as wide as the terminal, verdicts coloured unless ``NO_COLOR``; whole and plain in a pipe."""
+    """Print parts of a report on stdout: on a terminal in its width, verdicts coloured unless ``NO_COLOR``; plain in a pipe."""
     from neurodeploy.report.text import as_text
 
     console = Console(highlight=False, markup=False, emoji=False)
-    if console.is_terminal:
-        console.print(*(_coloured(part) if isinstance(part, str) else part for part in parts), sep="\n")
-    else:
+    if not console.is_terminal:
         click.echo(as_text(*parts))
+        return
+    coloured: list[RenderableType] = []
+    for part in parts:
+        if isinstance(part, str):
+            text = Text(part)
+            text.highlight_regex(r"\b[Dd]oes not fit\b", "bold red")
+            text.highlight_regex(r"(?m)^Now: fits\b|^Before: fits\b", "bold green")
+            coloured.append(text)
+        else:
+            coloured.append(part)
+    console.print(*coloured, sep="\n")
 
 
 def show_json(data: Any) -> None:
-    """JSON on stdout."""
+    """Print JSON on stdout."""
     click.echo(json.dumps(data, indent=2))
-
-
-def _coloured(line: str) -> Text:
-    text = Text(line)
-    text.highlight_regex(r"\b[Dd]oes not fit\b", "bold red")
-    text.highlight_regex(r"(?m)^Now: fits\b|^Before: fits\b", "bold green")
-    return text

@@ -1,9 +1,7 @@
-"""The main job on embedded data: scikit-learn's digits, a network too large for its cores, and the whole way to Lava."""
+"""The demo: scikit-learn's digits and a network too large for its cores, from training to Lava."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from norse.torch.functional.leaky_integrator import LIParameters
 
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.pipeline.compress import compress
-from neurodeploy.pipeline.deploy import Deployment, Say, keep_quiet
+from neurodeploy.pipeline.deploy import Deployment, Say, ignore
 from neurodeploy.training.data.loading import load_data
 from neurodeploy.training.options import FitOptions
 from neurodeploy.training.progress import Progress
@@ -21,7 +19,7 @@ from neurodeploy.training.progress import Progress
 HIDDEN = 640
 LAVA_SAMPLES = 24
 OPTIONS = FitOptions(epochs_dense=8, epochs_compress=8, epochs_finetune=4, n_steps=12, learning_rate=3e-3, readout="mean")
-"""Chosen, with the model's time constants, on a fifth of the training data."""
+"""Tuned, with the model's time constants, on a fifth of the training data."""
 
 
 def digits_model(seed: int = 0) -> SequentialState:
@@ -47,26 +45,19 @@ def run_demo(
     cores: int = 1,
     seed: int = 0,
     progress: Progress | None = None,
-    say: Say = keep_quiet,
+    say: Say = ignore,
     command: str = "",
 ) -> Deployment:
-    """Train, compress, quantise, place, emulate and run in Lava; see `neurodeploy.pipeline.compress.compress`."""
+    """Train, compress, quantise, place, emulate and run in Lava; arguments and result as in `neurodeploy.compress`."""
     data = load_data("digits")
     model = digits_model(seed)
     sample, options = torch.zeros(1, model[0].in_features), replace(OPTIONS, seed=seed)
-    with _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so small a model gains nothing from more, and on a busy machine threads wait for each other
+    try:
         return compress(
             model, sample, profile, data, options, out=out, cores=cores, lava_samples=LAVA_SAMPLES, progress=progress, say=say,
             command=command,
         )  # fmt: skip
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch on one thread: so small a model gains nothing from two, and on a busy machine they wait for each other for long."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
     finally:
         torch.set_num_threads(threads)

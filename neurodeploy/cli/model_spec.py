@@ -1,10 +1,10 @@
-"""What a person names on the command line, as a network: a factory of models, a .net file, a .nir file."""
+"""Model specifications of the command line, ``file.py:factory``, ``model.net`` or ``model.nir``, read as a network."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from neurodeploy.errors import RequestError
 from neurodeploy.ir.network import Network
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
-    """A network as it was named.
+class ModelSpec:
+    """A model specification with what its kind of file needs to be read.
 
     Attributes
     ----------
     name : str
         ``file.py:factory``, ``package.module:factory``, or a file that ends with .net or .nir.
     weights : Path or None
-        Of a factory's model.
+        Trained weights of a factory's model.
     dt, discretisation
-        Of a .nir file: see `neurodeploy.frontends.nir.read_nir`.
+        Of a .nir file; see `neurodeploy.read_nir`.
     """
 
     name: str
@@ -34,16 +34,16 @@ class Given:
     discretisation: str | None = None
 
     def network(self) -> Network | QuantizedNetwork:
-        """The network, in the chip's integers where it is a .net file.
+        """Read the network; it is in the chip's integers if it comes from a .net file.
 
         Raises
         ------
         RequestError
-            A time step or a discretisation for what is no .nir file.
+            `dt` or `discretisation` with another file than a .nir file.
         """
         ending = Path(self.name).suffix
         if ending != ".nir" and (self.dt is not None or self.discretisation is not None):
-            raise RequestError("--dt and --discretisation", "are for .nir files", remedy=f"{self.name} states its own steps.")
+            raise RequestError("--dt and --discretisation", "are for .nir files", remedy=f"{self.name} has its own time step.")
         if ending == ".net":
             from neurodeploy.targets.loihi.netx_files import read_netx
 
@@ -56,10 +56,17 @@ class Given:
 
         return extract(*self.module())
 
-    def integers(self, target: str, bits: int, levels: int = 1) -> QuantizedNetwork:
-        """The network in the chip's integers; one in floats is rounded to those of `target`.
+    def quantized_network(self, target: str, bits: int, levels: int = 1) -> QuantizedNetwork:
+        """Read the network in the chip's integers; a float network is quantised for the chip `target`.
 
-        Floats hear input of 0..1; with `levels` beyond 1, their integers hear it as whole numbers 0..levels.
+        Parameters
+        ----------
+        target : str
+            A chip's name or YAML file; a .net file is already in integers and ignores it.
+        bits : int
+            Width of a weight, sign included.
+        levels : int
+            Above 1: the float network's input of 0..1 becomes whole numbers 0..levels.
         """
         network = self.network()
         if isinstance(network, QuantizedNetwork):
@@ -71,7 +78,7 @@ class Given:
         return quantize(in_levels(network, levels), load_profile(target), bits=bits)
 
     def module(self) -> tuple[torch.nn.Module, torch.Tensor]:
-        """The model that a factory makes, and a sample of its input."""
+        """Call the factory: its model, with `weights` if there are any, and a sample of its input."""
         from neurodeploy.frontends.factories import load_model
         from neurodeploy.training.checkpoint import load_weights
 
@@ -81,29 +88,30 @@ class Given:
         return module, sample
 
 
-def export(given: Given, to: Path, target: str | None, bits: int) -> Any:
-    """Write a network as the kind of file that `to` ends with; what was written.
+def export(spec: ModelSpec, to: Path, target: str | None, bits: int) -> Network | QuantizedNetwork:
+    """Write a network as the kind of file that `to` ends with, .net or .nir, and return what was written.
 
     Parameters
     ----------
     target : str or None
-        The chip whose integers are written; none writes floats into a .nir file, and those of a Loihi 2 into a .net file.
+        The chip whose integers are written. None writes floats into a .nir file and the integers of Loihi 2 into a .net file.
 
     Raises
     ------
     RequestError
         Another ending than .net or .nir.
     """
+    network: Network | QuantizedNetwork
     if to.suffix == ".net":
         from neurodeploy.targets.loihi.netx_files import write_netx
 
-        integers = given.integers(target or "loihi2", bits)
-        write_netx(integers, to)
-        return integers
+        network = quantized = spec.quantized_network(target or "loihi2", bits)
+        write_netx(quantized, to)
+        return network
     if to.suffix == ".nir":
         from neurodeploy.frontends.nir.writing import write_nir
 
-        network = given.network() if target is None else given.integers(target, bits)
+        network = spec.network() if target is None else spec.quantized_network(target, bits)
         write_nir(network, to)
         return network
     raise RequestError(str(to), "is no kind of file that networks are written to", remedy="Let it end with .net or .nir.")

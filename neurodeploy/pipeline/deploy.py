@@ -1,7 +1,4 @@
-"""The order of the passes.
-
-A budget to play with in a notebook: choose a chip, cores and a weight's width, and see what each layer may use.
-"""
+"""Inspect or deploy a network: count, share the cores, quantise, place, write files and report; `explore` in a notebook."""
 
 from __future__ import annotations
 
@@ -24,48 +21,48 @@ from neurodeploy.mapping.delay_balancing import Balance, balance, balanced
 from neurodeploy.mapping.layout import arranged, lay_out, linked
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.passes.quantize import LayerError, quantization_errors, quantize, warnings_of
-from neurodeploy.report.html import Evidence, write_page
-from neurodeploy.report.stages import LayerReport, Measured, tried
+from neurodeploy.report.html import RunArtifacts, write_page
+from neurodeploy.report.stages import LayerReport, Measurement, measure_on_random_input
 from neurodeploy.report.summary import Report, inspection, layer_reports, summarize
 from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
 from neurodeploy.targets.loihi.netx_files import write_netx
 
-# -------------------- deployment
-
 Say = Callable[[str], None]
-"""What is told a line of text at each station."""
+"""Called with a line of text for the user before and after each stage."""
 
 
-def keep_quiet(line: str) -> None:
-    """The `Say` of who wants no news."""
+def ignore(line: str) -> None:
+    """Discard a message: the `Say` of a run without messages."""
     del line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """Whether a network fits, what each layer needs, and what it may use.
+    """Result of `inspect`: whether a network fits, what each layer needs, and what it may use.
 
     Attributes
     ----------
     placement : Placement
-        The network laid out as it is; `Placement.fits` is the verdict.
+        The unpruned network on the chip; `Placement.fits` is the verdict.
     budget : Budget or None
-        What each layer may use; None where no compression can make it fit.
-    hopeless : BudgetError or None
-        Why not, then.
+        What each layer may use; None where no compression can make the network fit.
+    infeasible : BudgetError or None
+        Why there is no budget.
     gains : tuple of Gain
-        What one core more, or narrower weights, would give each layer; none where all are kept whole.
+        What one more core, or narrower weights, would give each layer; empty where all layers are kept whole.
+    balances : tuple of Balance
+        How paths of different depth are balanced.
     """
 
     placement: Placement
     budget: Budget | None
-    hopeless: BudgetError | None
+    infeasible: BudgetError | None
     gains: tuple[Gain, ...] = ()
     balances: tuple[Balance, ...] = ()
 
     @property
     def layers(self) -> tuple[LayerReport, ...]:
-        """A line a layer."""
+        """Needs and budget of each layer, in the network's order."""
         return layer_reports(self.placement, self.budget)
 
     def to_json(self) -> dict[str, Any]:
@@ -75,7 +72,7 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
-    """A network on its chip: the integers, where they stand, and what there is to say."""
+    """Result of `deploy` and `compress`: the network in the chip's integers, its placement, and the report."""
 
     quantized: QuantizedNetwork
     placement: Placement
@@ -91,14 +88,21 @@ def inspect(
     bits: int = DEFAULT_WEIGHT_BITS,
     connectivity: float | None = None,
 ) -> Inspection:
-    """Lay a network out as it is, and share the cores out among its layers.
+    """Place a network as it is, and share the cores out among its layers.
 
     Parameters
     ----------
     cores, chips : int, optional
-        How many cores, or chips of them, it may use; all of the profile's by default.
+        Cores, or whole chips, that the network may use; all of the profile's by default.
+    bits : int
+        Width of a weight, sign included.
     connectivity : float, optional
-        What if each weight survived with this chance, 0..1? Counted in closed form.
+        Count the expected resources if each weight were kept with this probability, 0..1.
+
+    Raises
+    ------
+    RequestError
+        More cores, chips or bits than the profile has.
     """
     cores = profile.core_count(cores, chips)
     network, balances = balance(network, profile, bits=bits)
@@ -108,9 +112,9 @@ def inspect(
         unpruned = Unpruned(network, profile, bits, placement if connectivity in (None, 1.0) else None)
         budget = share_budget(network, profile, cores=cores, bits=bits, unpruned=unpruned)
     except BudgetError as error:
-        return Inspection(placement=placement, budget=None, hopeless=error, balances=balances)
+        return Inspection(placement=placement, budget=None, infeasible=error, balances=balances)
     more = gains(network, profile, budget, unpruned=unpruned)
-    return Inspection(placement=placement, budget=budget, hopeless=None, gains=more, balances=balances)
+    return Inspection(placement=placement, budget=budget, infeasible=None, gains=more, balances=balances)
 
 
 def deploy(
@@ -122,30 +126,47 @@ def deploy(
     bits: int = DEFAULT_WEIGHT_BITS,
     command: str = "",
 ) -> Deployment:
-    """Quantise, place, write ``model.net``, and ``report.html``, ``report.json`` and ``report.txt``.
+    """Quantise and place a network; write ``model.net``, ``report.html``, ``report.json`` and ``report.txt``.
 
-    A network that does not fit is written all the same: it runs in any simulator, and its report says what binds. The page
-    quotes `command`, with which one would get it again.
+    A network that does not fit is written, too: the simulators run it, and its report names the limits it breaks.
+
+    Parameters
+    ----------
+    out : path
+        Folder to write to; created if missing.
+    cores : int, optional
+        Cores that the network may use; all of the profile's by default.
+    bits : int
+        Width of a weight, sign included; a quantised network keeps its own.
+    command : str
+        The command line, quoted on the report page.
+
+    Raises
+    ------
+    QuantizeError
+        Values that the chip's integers cannot hold.
+    RequestError
+        `out` cannot be written to, or more cores or bits than the profile has.
     """
-    folder = folder_of(out)
+    folder = output_folder(out)
     seen = inspect(network, profile, cores=cores, bits=bits)
     quantized = network if isinstance(network, QuantizedNetwork) else quantize(network, profile, bits=bits)
     errors = quantization_errors(network, quantized) if isinstance(network, Network) else ()
-    warnings = warnings_from(errors, tried(network, quantized)) if isinstance(network, Network) else ()
+    warnings = rounding_warnings(errors, measure_on_random_input(network, quantized)) if isinstance(network, Network) else ()
     quantized = balanced(quantized, seen.balances)
     placement = arranged(linked(lay_out(quantized, profile, cores=cores), quantized))
     write_netx(quantized, folder / "model.net")
-    files = files_of(folder, "network")
+    files = report_files(folder, "network")
     report = summarize(
         profile, seen.budget, placement, before=seen.placement, rounding=errors, warnings=warnings, balances=seen.balances,
         files=files,
     )  # fmt: skip
-    evidence = Evidence(quantized=quantized, budget=seen.budget, command=command)
-    return Deployment(quantized=quantized, placement=placement, report=written(report, folder, evidence))
+    artifacts = RunArtifacts(quantized=quantized, budget=seen.budget, command=command)
+    return Deployment(quantized=quantized, placement=placement, report=write_report(report, folder, artifacts))
 
 
-def folder_of(out: str | Path) -> Path:
-    """The folder to write to, made if it is not there."""
+def output_folder(out: str | Path) -> Path:
+    """Return `out` as a path, created if missing; RequestError if that is not possible."""
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -154,13 +175,13 @@ def folder_of(out: str | Path) -> Path:
     return folder
 
 
-def warnings_from(errors: tuple[LayerError, ...], measured: Measured) -> tuple[str, ...]:
-    """What rounding did that its user should know."""
-    told = (f"{change} ({measured.of})" for change in measured.changed)
-    return (*warnings_of(errors, measured.overflows, measured.of), *told)
+def rounding_warnings(errors: tuple[LayerError, ...], measured: Measurement) -> tuple[str, ...]:
+    """Sentences about lost synapses, overflows, and layers that quantisation silenced or saturated."""
+    changed = (f"{change} ({measured.of})" for change in measured.changed)
+    return (*warnings_of(errors, measured.overflows, measured.of), *changed)
 
 
-_FILES = {
+FILE_NAMES = {
     "network": "model.net",
     "weights": "weights.safetensors",
     "record": "record.npz",
@@ -168,41 +189,38 @@ _FILES = {
     "report": "report.json",
     "text": "report.txt",
 }
+"""Kind of file: its name in the output folder."""
 
 
-def files_of(folder: Path, *written: str) -> dict[str, str]:
-    """The files of this run, and of no earlier one in the same folder: those `written`, and the report about to be."""
-    return {what: str(folder / _FILES[what]) for what in (*written, "page", "report", "text")}
+def report_files(folder: Path, *kinds: str) -> dict[str, str]:
+    """Paths of the files of `kinds` and of the report itself; a folder may hold others, from an earlier run."""
+    return {kind: str(folder / FILE_NAMES[kind]) for kind in (*kinds, "page", "report", "text")}
 
 
-def written(report: Report, folder: Path, evidence: Evidence) -> Report:
-    """The report, as page, JSON and text in its folder."""
-    write_page(report, folder / _FILES["page"], evidence)
-    write_text(folder / _FILES["report"], json.dumps(report.to_json(), indent=2) + "\n")
-    write_text(folder / _FILES["text"], f"{report}\n")
+def write_report(report: Report, folder: Path, artifacts: RunArtifacts) -> Report:
+    """Write a report as page, JSON and text, and return it."""
+    write_page(report, folder / FILE_NAMES["page"], artifacts)
+    write_text(folder / FILE_NAMES["report"], json.dumps(report.to_json(), indent=2) + "\n")
+    write_text(folder / FILE_NAMES["text"], f"{report}\n")
     return report
 
 
-# -------------------- explorer
-
-
 def explore(network: Network | QuantizedNetwork, chips: Sequence[str | HardwareProfile] = ("loihi2", "loihi1", "tiny")) -> Any:
-    """Widgets that answer, for a chip, a number of cores and a width of weights: does it fit, and what may each layer use?
+    """Make notebook widgets that show, for a chip, core count and weight width, whether a network fits and each layer's budget.
 
     Parameters
     ----------
     chips : sequence of names or HardwareProfile
-        To choose from; the first is shown first.
+        Chips to select from; the first is selected.
 
     Returns
     -------
     ipywidgets.VBox
-        Shown by the notebook where it ends a cell.
 
     Raises
     ------
     RequestError
-        No ipywidgets here, or no chip to choose from.
+        ipywidgets is not installed, or there are no chips.
     """
     try:
         import ipywidgets as widgets
@@ -216,29 +234,29 @@ def explore(network: Network | QuantizedNetwork, chips: Sequence[str | HardwareP
     bits = widgets.Dropdown(description="weight bits")
     answer = widgets.HTML()
 
-    def choose(_: Any) -> None:
+    def select_chip(_: Any) -> None:
         cores.max = chip.value.cores
         cores.value = min(cores.value, cores.max)
         bits.options = sorted(chip.value["weight_bits"].choices, reverse=True)
         bits.value = min(bits.options, key=lambda width: abs(width - DEFAULT_WEIGHT_BITS))
-        look(None)
+        update(None)
 
-    def look(_: Any) -> None:
+    def update(_: Any) -> None:
         if bits.value is not None:
-            answer.value = told(network, chip.value, cores.value, bits.value)
+            answer.value = budget_html(network, chip.value, cores.value, bits.value)
 
-    chip.observe(choose, "value")
-    cores.observe(look, "value")
-    bits.observe(look, "value")
-    choose(None)
+    chip.observe(select_chip, "value")
+    cores.observe(update, "value")
+    bits.observe(update, "value")
+    select_chip(None)
     return widgets.VBox([widgets.HBox([chip, cores, bits]), answer])
 
 
-def told(network: Network | QuantizedNetwork, profile: HardwareProfile, cores: int, bits: int) -> str:
-    """What the explorer says, as HTML; a request that cannot be met is an answer too."""
+def budget_html(network: Network | QuantizedNetwork, profile: HardwareProfile, cores: int, bits: int) -> str:
+    """Placement and budget of a network as HTML, or the reason why there are none."""
     try:
-        seen: Inspection = inspect(network, profile, cores=cores, bits=bits)
+        seen = inspect(network, profile, cores=cores, bits=bits)
     except NeurodeployError as error:
         return html_paragraphs([str(error)])
-    budget = html_paragraphs([f"No compression helps. {seen.hopeless}"]) if seen.budget is None else seen.budget._repr_html_()
+    budget = html_paragraphs([f"No compression helps. {seen.infeasible}"]) if seen.budget is None else seen.budget._repr_html_()
     return f"{seen.placement._repr_html_()}{budget}"

@@ -1,4 +1,4 @@
-"""How well a network does on data, and, in the chip's integers, what it does for that."""
+"""Accuracy of a network on data; for one in the chip's integers also sparsity, synaptic operations, rates and latency."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.quantized import QuantizedLI, QuantizedLIF, QuantizedNetwork
 from neurodeploy.report.stages import outputs
 from neurodeploy.targets.loihi.emulator import run_emulator
+from neurodeploy.training import forward
 from neurodeploy.training.encoders import Readout, check_spikes, decide, for_simulators, levels_of, simulator_spikes
 from neurodeploy.training.forward import Data, check_labels
-from neurodeploy.training.forward import evaluate as evaluate_model
 from neurodeploy.training.options import FitOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What a run over data came to; the first five go by NeuroBench's names and definitions (Yik et al. 2025).
+    """Result of `evaluate`; the first five fields have NeuroBench's names and definitions (Yik et al. 2025).
 
     Attributes
     ----------
     classification_accuracy : float
-        Share of samples that were decided right, 0..1.
+        Share of samples that were classified correctly, 0..1.
     activation_sparsity : float
-        Share of neurons and steps in which nobody fired, 0..1, over layers that can fire.
+        Share of neurons and steps without a spike, 0..1, over layers that can fire.
     synaptic_operations : dict
-        A sample's, on average: ``"Effective_ACs"``, weights that are not zero times spikes that meet them;
-        ``"Effective_MACs"``, the same of input in levels, and none where spikes are 0 or 1; ``"Dense"``, all pairs that weights
-        could connect, every step.
+        Mean per sample: ``"Effective_ACs"``, accumulates, one for each spike and nonzero weight that it meets;
+        ``"Effective_MACs"``, the same for graded input, and 0 where spikes are 0 or 1; ``"Dense"``, all pairs of neurons that
+        weights could connect, in every step.
     connection_sparsity : float
         Share of weights that are zero, 0..1.
     footprint : int
-        Bytes of the weights at their widths, zeros included, and of biases where a layer has them, at two bytes each; what a
-        chip's encoding makes of them is the resource model's affair.
+        Bytes of the weights at their widths, zeros included, plus two bytes for each bias of a layer that has any. A chip's
+        encoding of them is counted by the resource model.
     rates : dict of layer to float
-        Spikes a neuron and step.
+        Spikes per neuron and step.
     latency_steps : float
-        Steps until a decision stands that does not change any more, on average.
+        Mean number of steps after which the predicted class does not change any more.
     overflows : dict of layer to int
         How often states left their 24 bits.
     n_samples, n_steps : int
     seconds : float
-        What the emulator took for all of it.
+        Wall time in the emulator.
     """
 
     classification_accuracy: float
@@ -70,14 +70,14 @@ class Evaluation:
     def __str__(self) -> str:
         of = self.synaptic_operations
         lines = [
-            f"{self.classification_accuracy:.2%} of {self.n_samples:,} samples right; a decision stands after "
+            f"Accuracy {self.classification_accuracy:.2%} on {self.n_samples:,} samples; the predicted class is final after "
             f"{self.latency_steps:.1f} of {self.n_steps:,} steps.",
-            f"Synaptic operations a sample: {of['Effective_ACs']:,.0f} accumulates and {of['Effective_MACs']:,.0f} "
-            f"multiply-accumulates, of {of['Dense']:,.0f} if all were dense.",
+            f"Synaptic operations per sample: {of['Effective_ACs']:,.0f} accumulates and {of['Effective_MACs']:,.0f} "
+            f"multiply-accumulates; {of['Dense']:,.0f} if all were dense.",
             f"Sparsity: {self.activation_sparsity:.2%} of activations, {self.connection_sparsity:.2%} of weights. "
             f"Footprint: {self.footprint:,} bytes, zeros included.",
-            *(f"{name!r}: {rate:.4f} spikes a neuron and step" for name, rate in self.rates.items()),
-            *(f"{name!r}: left 24 bits {times:,} times" for name, times in self.overflows.items() if times),
+            *(f"{name!r}: {rate:.4f} spikes per neuron and step" for name, rate in self.rates.items()),
+            *(f"{name!r}: {times:,} overflows of 24 bits" for name, times in self.overflows.items() if times),
             f"{self.seconds:.2f} s in the emulator.",
         ]
         return "\n".join(lines)
@@ -97,7 +97,7 @@ def evaluate(
     device: str | None = None,
     progress: bool = True,
 ) -> Evaluation | tuple[float, int]:
-    """Run data through a network, with a progress bar on terminals for one in the chip's integers.
+    """Run data through a network and measure its accuracy.
 
     Parameters
     ----------
@@ -105,28 +105,28 @@ def evaluate(
     data : batches (input, target)
         Images (batch, \\*shape), which are encoded, or spikes (batch, n_steps, \\*shape).
     options : FitOptions
-        Of which readout, encoder and n_steps count.
+        Readout, encoder and n_steps are used.
     device : str, optional
         A torch device for the emulator, as in `neurodeploy.simulate`; a model runs where its parameters are.
     progress : bool
-        Whether a bar shows how far it is, on terminals and for integers.
+        Show a progress bar on a terminal, for a quantised network.
 
     Returns
     -------
-    Evaluation, or, for a torch model, accuracy in 0..1 and on how many samples
+    Evaluation, or, for a torch model, accuracy in 0..1 and number of samples
 
     Raises
     ------
     DataError
-        No samples, inputs of another size, or targets that are no classes.
+        No samples, inputs of another size, or targets that are not class indices.
     RequestError
-        A device that is not here, or for a model.
+        A device that does not exist, or one for a torch model.
     """
     if not isinstance(network, QuantizedNetwork):
         if device is not None:
-            raise RequestError("device", "is the emulator's", remedy=f"A model runs where it is: model.to({device!r}).")
-        return evaluate_model(network, data, options)
-    total = _Total(network, device, levels_of(options.encoder) > 1)
+            raise RequestError("device", "is for quantised networks", remedy=f"Move the model instead: model.to({device!r}).")
+        return forward.evaluate(network, data, options)
+    total = _EvaluationTotal(network, device, levels_of(options.encoder) > 1)
     console = Console(stderr=True)
     with Progress(console=console, disable=not (progress and console.is_terminal)) as bar:
         task = bar.add_task("evaluate", total=len(data) if isinstance(data, Sized) else None)
@@ -139,9 +139,9 @@ def evaluate(
 
 
 def spikes_into(network: QuantizedNetwork, inputs: Any, options: FitOptions) -> NDArray[Any]:
-    """Inputs as spikes (batch, \\*input_shape, n_steps): coded if they are images, turned if they are in time.
+    """Inputs as spikes (batch, \\*input_shape, n_steps): images are encoded, spikes (batch, n_steps, \\*shape) transposed.
 
-    In the levels of the options' encoder, as the network has to be.
+    Their levels are those of the options' encoder.
     """
     tensor = torch.as_tensor(inputs)
     batch, size = len(tensor), tensor[0:1].numel()
@@ -156,8 +156,8 @@ def spikes_into(network: QuantizedNetwork, inputs: Any, options: FitOptions) -> 
     return for_simulators(spikes, levels_of(options.encoder))
 
 
-class _Total:
-    """What batches have come to so far."""
+class _EvaluationTotal:
+    """Sums over the batches that were run so far."""
 
     def __init__(self, network: QuantizedNetwork, device: str | None, graded: bool) -> None:
         self.network, self.device, self.graded = network, device, graded
@@ -170,9 +170,9 @@ class _Total:
         started = time.perf_counter()
         record = run_emulator(self.network, spikes, device=self.device)
         self.seconds += time.perf_counter() - started
-        said = outputs(record, self.network, np.array(0.0))
-        self.right += int(np.count_nonzero(decide(said, readout) == labels))
-        self.latency += int(steps_to_decision(said, readout).sum())
+        output = outputs(record, self.network, np.array(0.0))
+        self.right += int(np.count_nonzero(decide(output, readout) == labels))
+        self.latency += int(steps_to_decision(output, readout).sum())
         self.samples, self.steps = self.samples + len(labels), self.steps + len(labels) * record.n_steps
         counts = {INPUT: np.count_nonzero(spikes, axis=-1)} | dict(record.counts)
         per_neuron = {name: array.sum(axis=0, dtype=np.int64).reshape(-1) for name, array in counts.items()}
@@ -217,18 +217,21 @@ def footprint(network: QuantizedNetwork) -> int:
     return -(-bits // 8) + 2 * biases
 
 
-def steps_to_decision(said: NDArray[np.float64], readout: Readout) -> NDArray[np.int64]:
-    """(batch,): steps after which the readout of what an output (batch, n_out, n_steps) has said so far is the final class.
+def steps_to_decision(output: NDArray[np.float64], readout: Readout) -> NDArray[np.int64]:
+    """Number of steps after which the class read from an output (batch, n_out, n_steps) is final.
 
-    At least 1; it stays that class from there on.
+    Returns
+    -------
+    array (batch,)
+        At least 1.
     """
     if readout == "max":
-        so_far = np.maximum.accumulate(said, axis=-1).argmax(axis=1)
+        decisions = np.maximum.accumulate(output, axis=-1).argmax(axis=1)
     elif readout in ("sum", "mean"):
-        so_far = np.cumsum(said, axis=-1).argmax(axis=1)
+        decisions = np.cumsum(output, axis=-1).argmax(axis=1)
     elif readout == "last":
-        so_far = said.argmax(axis=1)
-    else:
-        so_far = np.stack([decide(said[..., :t], readout) for t in range(1, said.shape[-1] + 1)], axis=-1)
-    other = so_far != so_far[:, -1:]
-    return np.where(other.any(axis=1), said.shape[-1] - other[:, ::-1].argmax(axis=1) + 1, 1).astype(np.int64)
+        decisions = output.argmax(axis=1)
+    else:  # a function of the caller's, which may use all steps so far
+        decisions = np.stack([decide(output[..., :t], readout) for t in range(1, output.shape[-1] + 1)], axis=-1)
+    other = decisions != decisions[:, -1:]
+    return np.where(other.any(axis=1), output.shape[-1] - other[:, ::-1].argmax(axis=1) + 1, 1).astype(np.int64)

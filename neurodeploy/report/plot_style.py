@@ -1,9 +1,4 @@
-"""A figure as a piece of a page: SVG text, whose ink is the page's own, so that it is read by day and by night.
-
-How figures look: colours that colour-blind readers tell apart, axes without ornament.
-
-Where cores are drawn: a cell each, tile by tile, chip by chip, as they stand on the board.
-"""
+"""Style of the plots: colours, axes, SVG for the report page, and the positions at which cores are drawn."""
 
 from __future__ import annotations
 
@@ -20,26 +15,23 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Integers
 from neurodeploy.mapping.energy import mesh_of
 from neurodeploy.mapping.placement import Placement
-from neurodeploy.mapping.traffic import Mesh
-
-# -------------------- plot.inline
 
 _INK = "#010203"
+"""Stands for the page's own text colour, which differs by day and by night."""
 _INKED = (
     "text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color", "ytick.color", "legend.labelcolor",
     "xtick.labelcolor", "ytick.labelcolor",
 )  # fmt: skip
-_QUIET = {"Creator": None, "Date": None, "Format": None, "Type": None}
+_NO_METADATA = {"Creator": None, "Date": None, "Format": None, "Type": None}
 
 
 def svg(
     draw: Callable[[Sequence[Axes]], object], size: tuple[float, float], *, name: str, panels: tuple[int, int] = (1, 1)
 ) -> str:
-    """What `draw` puts on new axes, as an ``<svg>`` element; text stays text.
+    """Draw on new axes and return the figure as an ``<svg>`` element; text stays text.
 
     Parameters
     ----------
@@ -48,7 +40,7 @@ def svg(
     size : tuple of float
         Width and height, in inches of 72 points.
     name : str
-        Letters and digits; begins every id in the SVG, of which a page holds several.
+        Letters and digits; the prefix of every id in the SVG, as a page holds several.
     panels : tuple of int
         Rows and columns of axes.
     """
@@ -57,49 +49,47 @@ def svg(
         figure = Figure(figsize=size, layout="constrained")
         draw(list(figure.subplots(*panels, squeeze=False).ravel()))
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata=_QUIET)
+        figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
-    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # it would reach the whole page
-    text = re.sub(r' id="image[0-9a-f]*"', "", text)  # the hash of a picture, the same for two that are alike
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # it would apply to the whole page
+    text = re.sub(r' id="image[0-9a-f]*"', "", text)  # a hash of the image, which two equal images would share
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = text.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
     return text.replace("<svg", '<svg role="img"', 1)
 
 
-# -------------------- plot.style
-
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 """Okabe & Ito 2008, "Color Universal Design", without black; in an order in which neighbours differ in lightness."""
 MOST_NAMED = 12
-"""So many layers are named in a legend."""
+"""Layers that a legend names."""
 UNUSED = "#B8BCC2"
 SCALE = "cividis"
-"""Of shares: grows lighter evenly, and looks alike with and without red-green vision (Nunez et al. 2018)."""
+"""Colour map of shares: perceptually uniform, and the same with and without red-green vision (Nunez et al. 2018)."""
 
 
 def colours_of(n: int) -> tuple[str, ...]:
-    """A colour for each of `n` layers: told apart by hue while there are few, from dark to light by depth where many."""
+    """A colour for each of `n` layers: distinct hues for up to seven, else shades from dark to light by depth."""
     if n <= len(COLOURS):
         return COLOURS[:n]
     return shades(n)
 
 
 def shades(n: int) -> tuple[str, ...]:
-    """`n` steps of the scale for shares, from its dark to its light end."""
+    """`n` colours of the map for shares, from dark to light."""
     scale = mpl.colormaps[SCALE]
     return tuple(to_hex(scale(i / max(n - 1, 1))) for i in range(n))
 
 
 def axes_or_new(ax: Axes | None, size: tuple[float, float] = (6.4, 4.0)) -> Axes:
-    """The axes given, or those of a new figure."""
+    """Return `ax`, or the axes of a new figure of that size in inches."""
     if ax is None:
         _, ax = plt.subplots(figsize=size, layout="constrained")
     return ax
 
 
 def bare(ax: Axes, *, grid: str = "") -> Axes:
-    """Take the box away; keep faint lines along `grid` (``"x"``, ``"y"`` or none)."""
+    """Remove the upper and right edge; draw faint lines along `grid` (``"x"``, ``"y"`` or none)."""
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
     ax.set_axisbelow(True)
@@ -109,7 +99,7 @@ def bare(ax: Axes, *, grid: str = "") -> Axes:
 
 
 def name_lines(ax: Axes, n_layers: int) -> None:
-    """A legend above the axes; where layers are too many to be named, what their shades mean."""
+    """Add a legend above the axes, or, for too many layers, a title that explains their shades."""
     if n_layers <= MOST_NAMED:
         ax.legend(frameon=False, fontsize="small", ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     else:
@@ -117,25 +107,23 @@ def name_lines(ax: Axes, n_layers: int) -> None:
 
 
 def plain(text: str) -> str:
-    """A name as it stands: matplotlib would read what is between two dollar signs as mathematics."""
+    """Escape a name: matplotlib reads text between two dollar signs as mathematics."""
     return text.replace("$", r"\$")
 
 
 def shortened(names: Sequence[str], longest: int = 24) -> list[str]:
-    """Names fit for ticks and legends: the middle of a long one left out."""
+    """Shorten names for ticks and legends by leaving out the middle."""
     half = (longest - 1) // 2
     return [plain(name if len(name) <= longest else f"{name[:half]}…{name[-half:]}") for name in names]
 
 
-# -------------------- plot.ground
-
 _GAP = 1
-"""Cells between chips; storeys stand two gaps apart, side by side."""
+"""Empty cells between chips; the layers of a three-dimensional board are drawn side by side, two gaps apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChipBox:
-    """A chip's cells: `columns` x `rows` of them, the north-western at (x, y)."""
+    """Position of a chip's upper left cell."""
 
     chip: int
     x: int
@@ -143,16 +131,16 @@ class ChipBox:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Ground:
-    """The cells of a board, or of the part of it that is used.
+class CoreGrid:
+    """Cells at which the cores of a board, or of its used part, are drawn.
 
     Attributes
     ----------
     cores, x, y : array (n_cores,), int64
-        Every core of every chip drawn, and its cell: column from the west, row from the north.
+        Every core of every chip drawn, with its column from the left and its row from the top.
     chips : tuple of ChipBox
     columns, rows : int
-        Cells of a chip.
+        Cells per chip.
     """
 
     cores: Integers
@@ -164,12 +152,12 @@ class Ground:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Cells from west to east, and from north to south."""
+        """Number of columns and rows of the whole drawing."""
         return max(box.x for box in self.chips) + self.columns, max(box.y for box in self.chips) + self.rows
 
 
-def ground_of(placement: Placement) -> Ground:
-    """The cells of the chips that a placement uses, and of those between them."""
+def core_grid(placement: Placement) -> CoreGrid:
+    """Positions of the cores of all chips that a placement uses, and of the chips between them."""
     profile = placement.profile
     mesh, per_chip = mesh_of(profile), profile["cores_per_chip"].number
     used = mesh.position(np.unique(np.array(placement.cores, np.int64) // per_chip) * per_chip)
@@ -177,37 +165,32 @@ def ground_of(placement: Placement) -> Ground:
     inside = np.ones(mesh.chips, dtype=bool)
     for here, all_of_them in zip(used[3:], everywhere[3:], strict=True):
         inside &= (all_of_them >= here.min()) & (all_of_them <= here.max())
-    on_tile, columns, rows = _chip_cells(mesh, profile)
+    # a crossbar, without a mesh of tiles, is drawn as one tile, as square as possible
+    per_tile = mesh.cores_per_tile if mesh.tile_mesh else per_chip
+    tile_columns = math.ceil(math.sqrt(per_tile))
+    tile_rows = math.ceil(per_tile / tile_columns)
+    columns, rows = mesh.columns_and_rows[0] * tile_columns, mesh.columns_and_rows[1] * tile_rows
     west, north = int(used.chip_x.min()), int(used.chip_y.min())
-    storey = (int(used.chip_x.max()) - west + 1) * (columns + _GAP) + _GAP
+    level_width = (int(used.chip_x.max()) - west + 1) * (columns + _GAP) + _GAP
     chips = tuple(
         ChipBox(
             chip=chip,
-            x=(z - int(used.chip_z.min())) * storey + (x - west) * (columns + _GAP),
+            x=(z - int(used.chip_z.min())) * level_width + (x - west) * (columns + _GAP),
             y=(y - north) * (rows + _GAP),
         )
         for chip, x, y, z in np.stack([everywhere.chip, *everywhere[3:]])[:, inside].T.tolist()
     )
     on_chip = np.arange(per_chip)
     at = mesh.position(on_chip)
-    within = on_chip % on_tile[2]
-    x = at.tile_x * on_tile[0] + within % on_tile[0]
-    y = at.tile_y * on_tile[1] + within // on_tile[0]
-    return Ground(
+    within = on_chip % per_tile
+    x = at.tile_x * tile_columns + within % tile_columns
+    y = at.tile_y * tile_rows + within // tile_columns
+    return CoreGrid(
         cores=np.concatenate([box.chip * per_chip + on_chip for box in chips]),
         x=np.concatenate([box.x + x for box in chips]),
         y=np.concatenate([box.y + y for box in chips]),
         chips=chips, columns=columns, rows=rows,
     )  # fmt: skip
-
-
-def _chip_cells(mesh: Mesh, profile: HardwareProfile) -> tuple[tuple[int, int, int], int, int]:
-    """Cells of a tile (columns, rows, cores in them), and of a chip; a crossbar is drawn as one tile, as square as can be."""
-    on_tile = mesh.cores_per_tile if mesh.tile_mesh else profile["cores_per_chip"].number
-    wide = math.ceil(math.sqrt(on_tile))
-    high = math.ceil(on_tile / wide)
-    columns, rows = mesh.columns_and_rows
-    return (wide, high, on_tile), columns * wide, rows * high
 
 
 def main_layer(placement: Placement) -> dict[int, str]:

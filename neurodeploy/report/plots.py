@@ -1,17 +1,9 @@
-"""Training, epoch by epoch: loss, accuracy, how far over budget, at which prices.
-
-What is to be had for what: accuracy against cores, and which offers no other one beats.
-
-Layer by layer: what each may use of the chip and does, and how large its weights are.
-
-The board seen from above: which layer stands on which core, or how full cores are.
-
-Spikes: who fired when, and how often.
-"""
+"""Plots of a network, its training, its budget, its placement and its spikes; `neurodeploy.plot`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -19,10 +11,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, to_rgba
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 from numpy.typing import NDArray
 
 from neurodeploy.errors import RequestError
+from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.budget import Budget
@@ -32,11 +25,11 @@ from neurodeploy.report.plot_style import (
     MOST_NAMED,
     SCALE,
     UNUSED,
-    Ground,
+    CoreGrid,
     axes_or_new,
     bare,
     colours_of,
-    ground_of,
+    core_grid,
     main_layer,
     name_lines,
     plain,
@@ -44,27 +37,106 @@ from neurodeploy.report.plot_style import (
 )
 from neurodeploy.simulation.records import EpochRecord, SpikeRecord
 
-# -------------------- plot.epochs
-
 History = Sequence[EpochRecord]
-WHAT = ("loss", "accuracy", "overruns", "multipliers")
-_NAMED = 4
-"""So many prices are drawn by name."""
+TRAINING_PANELS = ("loss", "accuracy", "overruns", "multipliers")
+_MOST_CONSTRAINTS_NAMED = 4
+_MOST_FRAMED_CHIPS = 64
+"""More frames of chips could not be told apart."""
+_MOST_ROWS = 4_000
+"""Neurons that a raster draws; a figure has no more rows of pixels to show them."""
+_RESOURCES = {"synapse_memory_bits": "synapse memory", "input_axons": "axons in", "output_axons": "axons out"}
+_BOX = (0.62, 0.5)
+"""Width and height of a layer's box, where columns and rows of boxes are 1 apart."""
+
+
+def network(network: Network | QuantizedNetwork, *, ax: Axes | None = None) -> Axes:
+    """Draw a network as a graph: layers from left to right, an arrow per connection, skips above, loops below.
+
+    A box shows a layer's name, shape and kind of neuron. An arrow shows its number of synapses, and its delay if it has one.
+    """
+    ax = axes_or_new(ax, network_size(network))
+    places = _layer_positions(network)
+    wide, high = _BOX
+    labels = dict(zip(places, shortened(list(places), 14), strict=True))
+    about = {INPUT: str(network.input_shape)}
+    for layer in network.layers:
+        about[layer.name] = f"{layer.shape}\n{type(layer.neuron).__name__.removeprefix('Quantized')}"
+    for name, (x, y) in places.items():
+        ax.add_patch(FancyBboxPatch(
+            (x - wide / 2, y - high / 2), wide, high, boxstyle="round,pad=0,rounding_size=0.06", facecolor=COLOURS[4], alpha=0.25,
+        ))  # fmt: skip
+        ax.text(x, y, f"{labels[name]}\n{about[name]}", ha="center", va="center", fontsize="x-small")
+    for layer in network.layers:
+        for connection in layer.connections:
+            (x0, y0), (x1, y1) = places[connection.source], places[layer.name]
+            text = f"{connection.synapse.n_synapses:,}" + (f", +{connection.delay_steps} steps" if connection.delay_steps else "")
+            if x0 == x1 and y0 == y1:  # a loop of one layer, below it
+                start, end, bend = (x0 + wide / 4, y0 - high / 2), (x0 - wide / 4, y0 - high / 2), -1.5
+                at = (x0, y0 - high / 2 - 0.36)
+            elif x1 <= x0:  # back to an earlier layer, below the boxes
+                start, end, bend = (x0, y0 - high / 2), (x1, y1 - high / 2), -0.3
+                at = ((x0 + x1) / 2, min(y0, y1) - high / 2 - 0.15 * (x0 - x1) - 0.06)
+            elif x1 - x0 > 1:  # past other layers, above the boxes
+                start, end, bend = (x0, y0 + high / 2), (x1, y1 + high / 2), -0.3
+                at = ((x0 + x1) / 2, max(y0, y1) + high / 2 + 0.15 * (x1 - x0) + 0.06)
+            else:
+                start, end, bend = (x0 + wide / 2, y0), (x1 - wide / 2, y1), 0.0
+                at = ((x0 + x1) / 2, (y0 + y1) / 2 + 0.08)
+            ax.add_patch(FancyArrowPatch(
+                start, end, connectionstyle=f"arc3,rad={bend}", arrowstyle="-|>", mutation_scale=9, color=COLOURS[0], shrinkA=0,
+                shrinkB=0, linewidth=1.2,
+            ))  # fmt: skip
+            ax.text(*at, text, ha="center", va="center", fontsize="xx-small")
+    low, left, top, right = _network_limits(network, places)
+    ax.set_xlim(left, right)
+    ax.set_ylim(low, top)
+    ax.set_axis_off()
+    return ax
+
+
+def network_size(network: Network | QuantizedNetwork) -> tuple[float, float]:
+    """Width and height, in inches, in which `network` draws a graph legibly; at most 16 x 9."""
+    low, left, top, right = _network_limits(network, _layer_positions(network))
+    return min(1.5 * (right - left), 16.0), min(1.3 * (top - low), 9.0)
+
+
+def _layer_positions(network: Network | QuantizedNetwork) -> dict[str, tuple[float, float]]:
+    """Column and row of the input and of each layer: a layer is right of all that it receives from, loops apart."""
+    columns = {INPUT: 0}
+    for layer in network.layers:  # sources come first, but for those in a loop
+        columns[layer.name] = 1 + max((columns[c.source] for c in layer.connections if c.source in columns), default=0)
+    members: dict[int, list[str]] = {}
+    for name, column in columns.items():
+        members.setdefault(column, []).append(name)
+    return {
+        name: (float(column), (len(names) - 1) / 2 - row) for column, names in members.items() for row, name in enumerate(names)
+    }
+
+
+def _network_limits(
+    network: Network | QuantizedNetwork, places: Mapping[str, tuple[float, float]]
+) -> tuple[float, float, float, float]:
+    """Bottom, left, top and right of a drawing, with space for the longest skip above and the longest loop below."""
+    reach = [places[layer.name][0] - places[connection.source][0] for layer in network.layers for connection in layer.connections]
+    rows = [y for _, y in places.values()]
+    above = 0.15 * max((far for far in reach if far > 1), default=0)
+    below = 0.15 * max((-far for far in reach if far < 0), default=0) + (0.2 if 0 in reach else 0)
+    return min(rows) - 0.5 - below, -0.5, max(rows) + 0.5 + above, max(x for x, _ in places.values()) + 0.5
 
 
 def training(
-    history: History, show: Sequence[str] = WHAT, *, ax: Axes | Sequence[Axes] | NDArray[np.object_] | None = None
+    history: History, show: Sequence[str] = TRAINING_PANELS, *, ax: Axes | Sequence[Axes] | NDArray[np.object_] | None = None
 ) -> NDArray[np.object_]:
     """Draw a training run.
 
     Parameters
     ----------
     history : sequence of EpochRecord
-        As `neurodeploy.fit` gives it.
+        As `neurodeploy.fit` returns it.
     show : sequence of str
-        Which of ``"loss"``, ``"accuracy"``, ``"overruns"`` and ``"multipliers"``, a panel each.
+        Panels to draw, from ``"loss"``, ``"accuracy"``, ``"overruns"`` and ``"multipliers"``.
     ax : one or several Axes, optional
-        As many as there are panels.
+        One per panel.
 
     Returns
     -------
@@ -73,14 +145,14 @@ def training(
     Raises
     ------
     RequestError
-        An empty history, a panel of another name, or not as many axes as panels.
+        An empty history, an unknown panel, or another number of axes than of panels.
     """
     if not history:
-        raise RequestError("history", "holds no epoch", remedy="Give what neurodeploy.fit returned.")
-    unknown = [what for what in show if what not in _PANELS]
+        raise RequestError("history", "holds no epoch", remedy="Pass the history that neurodeploy.fit returned.")
+    unknown = [what for what in show if what not in TRAINING_PANELS]
     if unknown or not show:
         what = repr(unknown[0]) if unknown else "nothing"
-        raise RequestError("show", f"{what} is no panel", remedy=f"Take some of {', '.join(WHAT)}.")
+        raise RequestError("show", f"{what} is no panel", remedy=f"Select from {', '.join(TRAINING_PANELS)}.")
     if ax is None:
         _, drawn = plt.subplots(1, len(show), figsize=(3.4 * len(show), 2.8), layout="constrained", squeeze=False)
         panels = drawn.ravel()
@@ -88,92 +160,88 @@ def training(
         panels = np.atleast_1d(np.array(ax, dtype=object)).ravel()
     if len(panels) != len(show):
         raise RequestError("ax", f"{len(panels)} axes for {len(show)} panels")
+    drawer = _TrainingPanels(history)
     for panel, what in zip(panels, show, strict=True):
-        _PANELS[what](panel, history)
-        _phases(panel, history)
+        getattr(drawer, what)(panel)
+        drawer.mark_phases(panel)
         panel.set_xlabel("epoch")
         panel.xaxis.get_major_locator().set_params(integer=True)
         bare(panel, grid="y")
     return panels
 
 
-def _phases(ax: Axes, history: History) -> None:
-    """A line where a phase begins, and its name."""
-    for i, epoch in enumerate(history):
-        if i == 0 or epoch.phase != history[i - 1].phase:
-            ax.axvline(i - 0.5, color=UNUSED, linewidth=0.8)
-            ax.text(i - 0.4, 1.01, plain(epoch.phase), transform=ax.get_xaxis_transform(), fontsize="x-small", va="bottom")
-    ax.set_xlim(-0.5, len(history) - 0.5)
+@dataclass(frozen=True)
+class _TrainingPanels:
+    """The panels of `training`, a method for each of `TRAINING_PANELS`."""
 
+    history: History
 
-def _loss(ax: Axes, history: History) -> None:
-    ax.plot([epoch.loss for epoch in history], color=COLOURS[0], marker=".")
-    ax.set_ylabel("loss, training")
-    ax.set_ylim(bottom=0)
+    def mark_phases(self, ax: Axes) -> None:
+        """Draw a line and a name where a phase starts."""
+        for i, epoch in enumerate(self.history):
+            if i == 0 or epoch.phase != self.history[i - 1].phase:
+                ax.axvline(i - 0.5, color=UNUSED, linewidth=0.8)
+                ax.text(i - 0.4, 1.01, plain(epoch.phase), transform=ax.get_xaxis_transform(), fontsize="x-small", va="bottom")
+        ax.set_xlim(-0.5, len(self.history) - 0.5)
 
+    def loss(self, ax: Axes) -> None:
+        """Training loss."""
+        ax.plot([epoch.loss for epoch in self.history], color=COLOURS[0], marker=".")
+        ax.set_ylabel("loss, training")
+        ax.set_ylim(bottom=0)
 
-def _accuracy(ax: Axes, history: History) -> None:
-    ax.plot([epoch.train_accuracy for epoch in history], color=COLOURS[0], marker=".", label="training")
-    tested = [(i, epoch.test_accuracy) for i, epoch in enumerate(history) if epoch.test_accuracy is not None]
-    if tested:
-        ax.plot(*zip(*tested, strict=True), color=COLOURS[1], marker="s", markersize=4, label="held out")
-    ax.plot([epoch.connectivity for epoch in history], color=COLOURS[2], linestyle="--", label="weights kept")
-    ax.set_ylabel("share")
-    ax.set_ylim(0, 1.03)
-    ax.legend(frameon=False, fontsize="x-small", loc="lower left")
+    def accuracy(self, ax: Axes) -> None:
+        """Accuracies, and the share of weights kept."""
+        ax.plot([epoch.train_accuracy for epoch in self.history], color=COLOURS[0], marker=".", label="training")
+        tested = [(i, epoch.test_accuracy) for i, epoch in enumerate(self.history) if epoch.test_accuracy is not None]
+        if tested:
+            ax.plot(*zip(*tested, strict=True), color=COLOURS[1], marker="s", markersize=4, label="test")
+        ax.plot([epoch.connectivity for epoch in self.history], color=COLOURS[2], linestyle="--", label="weights kept")
+        ax.set_ylabel("share")
+        ax.set_ylim(0, 1.03)
+        ax.legend(frameon=False, fontsize="x-small", loc="lower left")
 
+    def overruns(self, ax: Axes) -> None:
+        """Largest usage over budget, less one."""
+        worst = [max(epoch.overruns.values(), default=np.nan) for epoch in self.history]
+        ax.plot(worst, color=COLOURS[5], marker=".")
+        ax.axhline(0, color=UNUSED, linewidth=0.8, linestyle="--")
+        ax.set_ylabel("largest usage over budget, less one")
+        if np.isnan(worst).all():
+            ax.text(0.5, 0.5, "trained without a budget", transform=ax.transAxes, ha="center", fontsize="small")
 
-def _overruns(ax: Axes, history: History) -> None:
-    worst = [max(epoch.overruns.values(), default=np.nan) for epoch in history]
-    ax.plot(worst, color=COLOURS[5], marker=".")
-    ax.axhline(0, color=UNUSED, linewidth=0.8, linestyle="--")
-    ax.set_ylabel("worst usage over budget, less one")
-    if np.isnan(worst).all():
-        _nothing(ax, "trained without a budget")
-
-
-def _multipliers(ax: Axes, history: History) -> None:
-    last: dict[str, float] = {}
-    for epoch in history:
-        last |= {name: max(value, last.get(name, 0.0)) for name, value in epoch.multipliers.items()}
-    dearest = sorted(last, key=lambda name: -last[name])
-    for name in reversed(dearest[_NAMED:]):
-        ax.plot([epoch.multipliers.get(name, np.nan) for epoch in history], color=UNUSED, linewidth=0.7)
-    for name, colour in zip(dearest[:_NAMED], COLOURS, strict=False):
-        label = plain(name.replace("_", " "))
-        ax.plot([epoch.multipliers.get(name, np.nan) for epoch in history], color=colour, marker=".", label=label)
-    ax.set_ylabel("price of a unit")
-    if dearest:
-        ax.legend(frameon=False, fontsize="xx-small", title="dearest constraints", title_fontsize="x-small")
-    else:
-        _nothing(ax, "no prices: trained without a budget")
-
-
-def _nothing(ax: Axes, why: str) -> None:
-    ax.text(0.5, 0.5, why, transform=ax.transAxes, ha="center", fontsize="small")
-
-
-_PANELS: dict[str, Callable[[Axes, History], None]] = {
-    "loss": _loss, "accuracy": _accuracy, "overruns": _overruns, "multipliers": _multipliers,
-}  # fmt: skip
-
-# -------------------- plot.fronts
+    def multipliers(self, ax: Axes) -> None:
+        """Shadow price of each constraint; the highest are named."""
+        highest: dict[str, float] = {}
+        for epoch in self.history:
+            highest |= {name: max(value, highest.get(name, 0.0)) for name, value in epoch.multipliers.items()}
+        names = sorted(highest, key=lambda name: -highest[name])
+        for name in reversed(names[_MOST_CONSTRAINTS_NAMED:]):
+            ax.plot([epoch.multipliers.get(name, np.nan) for epoch in self.history], color=UNUSED, linewidth=0.7)
+        for name, colour in zip(names[:_MOST_CONSTRAINTS_NAMED], COLOURS, strict=False):
+            label = plain(name.replace("_", " "))
+            ax.plot([epoch.multipliers.get(name, np.nan) for epoch in self.history], color=colour, marker=".", label=label)
+        ax.set_ylabel("shadow price")
+        if names:
+            ax.legend(frameon=False, fontsize="xx-small", title="highest prices", title_fontsize="x-small")
+        else:
+            ax.text(0.5, 0.5, "no prices: trained without a budget", transform=ax.transAxes, ha="center", fontsize="small")
 
 
 def pareto(
     rows: Sequence[Mapping[str, Any]], x: str = "cores", y: str = "accuracy", *, label: str = "target", ax: Axes | None = None
 ) -> Axes:
-    """Draw rows as points, and a line along those that no other beats: none has less `x` and as much `y`.
+    """Draw rows as points, and a line along the Pareto front: no other row has less `x` and as much `y`.
 
     Parameters
     ----------
     rows : sequence of mappings
-        Each with numbers under `x` (less is better) and `y` (more is better); a name under `label` is written beside the point.
+        Each with numbers under `x` (less is better) and `y` (more is better), and optionally a name under `label`.
 
     Raises
     ------
     RequestError
-        There are no rows, or one has no number under `x` or `y`.
+        No rows, or a row without a number under `x` or `y`.
     """
     if not rows:
         raise RequestError("rows", "are none")
@@ -183,9 +251,9 @@ def pareto(
                 raise RequestError(f"row {i}", f"has no number under {key!r}")
     ax = axes_or_new(ax)
     at = np.array([[row[x], row[y]] for row in rows], dtype=np.float64)
-    front = unbeaten(at)
-    ax.plot(*at[~front].T, "o", color=UNUSED, label="beaten by another")
-    ax.step(*at[front][np.argsort(at[front][:, 0])].T, where="post", color=COLOURS[0], marker="o", label="not beaten")
+    front = on_pareto_front(at)
+    ax.plot(*at[~front].T, "o", color=UNUSED, label="dominated")
+    ax.step(*at[front][np.argsort(at[front][:, 0])].T, where="post", color=COLOURS[0], marker="o", label="Pareto front")
     for row, point in zip(rows, at, strict=True):
         if label in row:
             ax.annotate(
@@ -198,31 +266,26 @@ def pareto(
     return bare(ax, grid="y")
 
 
-def unbeaten(at: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """(n_rows,): whether none of the other points (n_rows, 2) has as little x and as much y, and less or more of one."""
+def on_pareto_front(at: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Whether each point (n_rows, 2) is on the Pareto front: no other has as little x and as much y, and is better in one."""
     less, more = at[:, None, 0] <= at[None, :, 0], at[:, None, 1] >= at[None, :, 1]
     better = (at[:, None] != at[None]).any(axis=-1)
     result: np.ndarray[Any, np.dtype[np.bool_]] = ~(less & more & better).any(axis=0)
     return result
 
 
-# -------------------- plot.layers
-
-_RESOURCES = {"synapse_memory_bits": "synapse memory", "input_axons": "axons in", "output_axons": "axons out"}
-
-
 def budget(budget: Budget, placement: Placement | None = None, *, ax: Axes | None = None) -> Axes:
     """Draw what each layer may use.
 
-    Without a placement: the share of its synapse memory that a layer may keep. With one: how much of its budget the placed
-    network takes, a bar for each resource; what reaches beyond the line would be too much.
+    Without a placement: the share of its synapse memory that a layer may keep. With one: the share of its budget that the
+    placed network uses, a bar for each resource; bars beyond the dashed line exceed the budget.
     """
     names = [entry.layer for entry in budget.layers]
     rows = np.arange(len(names))
     ax = axes_or_new(ax, (6.4, min(1.2 + 0.55 * len(names), 12.0)))
     if placement is None:
-        ax.barh(rows, [1.0] * len(names), color=UNUSED, alpha=0.4, height=0.6, label="as it came")
-        ax.barh(rows, [entry.kept for entry in budget.layers], color=COLOURS[0], height=0.6, label="may stay")
+        ax.barh(rows, [1.0] * len(names), color=UNUSED, alpha=0.4, height=0.6, label="unpruned")
+        ax.barh(rows, [entry.kept for entry in budget.layers], color=COLOURS[0], height=0.6, label="may be kept")
         for row, entry in zip(rows, budget.layers, strict=True):
             binds = f"\n{entry.binds.replace('_', ' ')} bind" if entry.binds else ""
             text = f"{entry.kept:.0%}, {_cores(entry.cores)}{binds}"
@@ -232,9 +295,9 @@ def budget(budget: Budget, placement: Placement | None = None, *, ax: Axes | Non
     else:
         high = 0.8 / len(_RESOURCES)
         for i, (resource, label) in enumerate(_RESOURCES.items()):
-            may = np.array([getattr(entry, resource) for entry in budget.layers], dtype=np.float64)
+            limit = np.array([getattr(entry, resource) for entry in budget.layers], dtype=np.float64)
             used = np.array([getattr(placement.of(name), resource) for name in names], dtype=np.float64)
-            share = np.divide(used, may, out=np.zeros_like(used), where=may > 0)
+            share = np.divide(used, limit, out=np.zeros_like(used), where=limit > 0)
             ax.barh(rows + (i - 1) * high, share, height=high * 0.9, color=COLOURS[i], label=label)
         ax.axvline(1.0, color=COLOURS[5], linewidth=1.2, linestyle="--")
         ax.set_xlabel("used, as a share of the layer's budget")
@@ -251,7 +314,7 @@ def _cores(n: int) -> str:
 
 
 def weights(network: Network | QuantizedNetwork, *, ax: Axes | None = None, bins: int = 41) -> Axes:
-    """Draw how many synapses have which weight, on a logarithmic axis, layer by layer; zeros are no synapses, and left out."""
+    """Draw a histogram of each layer's weights on a logarithmic axis; zeros are not synapses, and left out."""
     ax = axes_or_new(ax)
     found = {layer.name: np.concatenate([c.synapse.weight.ravel() for c in layer.connections]) for layer in network}
     found = {name: array[array != 0] for name, array in found.items()}
@@ -263,26 +326,20 @@ def weights(network: Network | QuantizedNetwork, *, ax: Axes | None = None, bins
     ax.set_yscale("symlog", linthresh=1)
     ax.set_ylim(bottom=0)
     whole = isinstance(network, QuantizedNetwork)
-    ax.set_xlabel("weight, the chip's integer" if whole else "weight, in units of v a spike")
+    ax.set_xlabel("weight, the chip's integer" if whole else "weight, in units of v per spike")
     ax.set_ylabel("weights stored")
     name_lines(ax, len(found))
     return bare(ax, grid="y")
 
 
-# -------------------- plot.maps
-
-_MANY_CHIPS = 64
-"""So many chips can be framed and still be told apart."""
-
-
 def chip(placement: Placement, by: str = "layer", *, ax: Axes | None = None) -> Axes:
-    """Draw the cores of a placement where they stand on the board; chips that are not needed are left out.
+    """Draw the cores of a placement at their positions on the board; unused chips are left out.
 
     Parameters
     ----------
     by : str
         ``"layer"`` colours a core by the layer with most neurons on it; a resource that the chip limits, such as
-        ``"synapse_memory_bits"``, by the share of it that is used. Cores that nobody uses are grey.
+        ``"synapse_memory_bits"``, by its utilisation. Unused cores are grey.
 
     Raises
     ------
@@ -291,23 +348,28 @@ def chip(placement: Placement, by: str = "layer", *, ax: Axes | None = None) -> 
     """
     if by != "layer" and by not in placement.resources:
         raise RequestError("by", f"{by!r} is neither 'layer' nor a resource of {placement.profile.name}",
-                           remedy=f"Take one of {', '.join(placement.resources)}.")  # fmt: skip
-    ground = ground_of(placement)
-    wide, high = ground.size
+                           remedy=f"Select one of {', '.join(placement.resources)}.")  # fmt: skip
+    grid = core_grid(placement)
+    wide, high = grid.size
     ax = axes_or_new(ax, (min(max(4.0, 0.28 * wide + 2.2), 13.0), min(max(2.6, 0.28 * high + 1.0), 9.0)))
     columns = list(placement.resources)
     if by == "layer":
         names = list(placement.n_pairs)
         colours = dict(zip(names, colours_of(len(names)), strict=True))
         fill = {core: to_rgba(colours[name]) for core, name in main_layer(placement).items()}
-        _legend(ax, names, colours)
+        # all layers by name where there are few of them, else some from first to last
+        picked = range(len(names)) if len(names) <= MOST_NAMED else np.linspace(0, len(names) - 1, 8).round().astype(int)
+        shown = [names[i] for i in picked]
+        handles = [Patch(color=colours[name], label=label) for name, label in zip(shown, shortened(shown), strict=True)]
+        title = "layer with most neurons" if len(names) <= MOST_NAMED else f"{len(names)} layers, first to last"
+        ax.legend(handles=handles, title=title, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize="small")
     else:
         share = placement.utilizations()[:, columns.index(by)]
         scale = ScalarMappable(Normalize(0, max(1.0, float(share.max()))), SCALE)
         fill = dict(zip(placement.cores, map(tuple, scale.to_rgba(share)), strict=True))
         scale.set_array([])
         ax.figure.colorbar(scale, ax=ax, label=f"share of {by.replace('_', ' ')} used", shrink=0.8)
-    _paint(ax, ground, fill)
+    _paint(ax, grid, fill)
     chips = placement.profile["chips"].number
     on_chips = f", {placement.chips_used:,} of {chips:,} chips" if chips > 1 else ""
     used = f"{placement.cores_used:,} of {placement.cores_available:,} cores{on_chips}"
@@ -315,50 +377,36 @@ def chip(placement: Placement, by: str = "layer", *, ax: Axes | None = None) -> 
     return ax
 
 
-def _paint(ax: Axes, ground: Ground, fill: Mapping[int, tuple[float, ...]]) -> None:
-    """One picture, a pixel a core: thousands of cores are drawn at once."""
-    wide, high = ground.size
+def _paint(ax: Axes, grid: CoreGrid, fill: Mapping[int, tuple[float, ...]]) -> None:
+    """Draw all cores as one image, a pixel per core: thousands of rectangles would take minutes."""
+    wide, high = grid.size
     picture = np.zeros((high, wide, 4))
-    picture[ground.y, ground.x] = to_rgba(UNUSED, 0.45)
-    used = np.array([core in fill for core in ground.cores.tolist()])
-    picture[ground.y[used], ground.x[used]] = [fill[core] for core in ground.cores[used].tolist()]
+    picture[grid.y, grid.x] = to_rgba(UNUSED, 0.45)
+    used = np.array([core in fill for core in grid.cores.tolist()])
+    picture[grid.y[used], grid.x[used]] = [fill[core] for core in grid.cores[used].tolist()]
     ax.imshow(picture, interpolation="nearest", extent=(0, wide, high, 0))
     if max(wide, high) <= 80:
         for edge in np.arange(wide + 1):
             ax.axvline(edge, color="white", linewidth=0.8)
         for edge in np.arange(high + 1):
             ax.axhline(edge, color="white", linewidth=0.8)
-    if len(ground.chips) <= _MANY_CHIPS:
-        for box in ground.chips:
-            ax.add_patch(Rectangle((box.x, box.y), ground.columns, ground.rows, fill=False, edgecolor=UNUSED, linewidth=1.0))
-            if len(ground.chips) > 1:
+    if len(grid.chips) <= _MOST_FRAMED_CHIPS:
+        for box in grid.chips:
+            ax.add_patch(Rectangle((box.x, box.y), grid.columns, grid.rows, fill=False, edgecolor=UNUSED, linewidth=1.0))
+            if len(grid.chips) > 1:
                 ax.text(box.x + 0.2, box.y - 0.15, f"chip {box.chip}", fontsize="x-small", va="bottom")
     ax.set_axis_off()
 
 
-def _legend(ax: Axes, names: list[str], colours: dict[str, str]) -> None:
-    """Each layer while there are few; where there are many, some of them from first to last."""
-    shown = names if len(names) <= MOST_NAMED else [names[i] for i in np.linspace(0, len(names) - 1, 8).round().astype(int)]
-    handles = [Patch(color=colours[name], label=label) for name, label in zip(shown, shortened(shown), strict=True)]
-    title = "layer with most neurons" if shown is names else f"{len(names)} layers, first to last"
-    ax.legend(handles=handles, title=title, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize="small")
-
-
-# -------------------- plot.spikes
-
-_MOST_ROWS = 4_000
-"""Neurons that are drawn; a picture has no more rows to show."""
-
-
 def raster(record: SpikeRecord, layer: str | None = None, sample: int = 0, *, ax: Axes | None = None) -> Axes:
-    """Draw the spikes of one sample, a row a neuron, layer below layer; of large layers some neurons, evenly chosen.
+    """Draw the spikes of one sample, one row per neuron, layer below layer; of large layers some neurons, evenly spaced.
 
     Parameters
     ----------
     layer : str, optional
-        One layer alone; all that were recorded by default.
+        The layer to draw; by default all that were recorded.
     sample : int
-        Counted from 0.
+        Index of the sample.
 
     Raises
     ------
@@ -367,7 +415,7 @@ def raster(record: SpikeRecord, layer: str | None = None, sample: int = 0, *, ax
     """
     names = list(record.spikes) if layer is None else [layer]
     if layer is not None and layer not in record.spikes:
-        raise RequestError("layer", f"{layer!r} was not recorded", remedy=f"Take one of {', '.join(record.spikes)}.")
+        raise RequestError("layer", f"{layer!r} was not recorded", remedy=f"Select one of {', '.join(record.spikes)}.")
     if not 0 <= sample < record.n_samples:
         raise RequestError("sample", f"{sample} is outside 0..{record.n_samples - 1}")
     ax = axes_or_new(ax, (6.4, 4.4))
@@ -389,7 +437,7 @@ def raster(record: SpikeRecord, layer: str | None = None, sample: int = 0, *, ax
         ax.set_yticks(ticks, [f"{label}\n{count}" for label, count in zip(shortened(names, 16), counts, strict=True)])
     else:
         ax.set_yticks([])
-        ax.set_ylabel(f"{len(names)} layers, first above")
+        ax.set_ylabel(f"{len(names)} layers, first on top")
     ax.set_xlabel("step")
     ax.set_title(
         plain(f"{record.end.capitalize()}, sample {sample}: {sum(int(s.sum()) for s in whole.values()):,} spikes"),
@@ -399,7 +447,7 @@ def raster(record: SpikeRecord, layer: str | None = None, sample: int = 0, *, ax
 
 
 def rates(record: SpikeRecord, *, ax: Axes | None = None, bins: int = 20) -> Axes:
-    """Draw how many neurons of each layer fire how often, in spikes a step, over all samples of a record."""
+    """Draw a histogram of each layer's firing rates, in spikes per step, over all samples of a record."""
     ax = axes_or_new(ax)
     edges = np.linspace(0, 1, bins + 1)
     labels = shortened(list(record.spikes))
@@ -407,7 +455,7 @@ def rates(record: SpikeRecord, *, ax: Axes | None = None, bins: int = 20) -> Axe
         each = array.mean(axis=(0, -1)).ravel()
         counts, _ = np.histogram(each, edges)
         ax.stairs(counts / each.size, edges, color=colour, linewidth=1.6, label=f"{label} (mean {each.mean():.3f})")
-    ax.set_xlabel("spikes a step")
+    ax.set_xlabel("spikes per step")
     ax.set_ylabel("share of neurons")
     ax.set_xlim(0, 1)
     ax.set_ylim(0, 1)

@@ -1,4 +1,4 @@
-"""How accurate a network is on each rung of the ladder from the trained floats to Lava."""
+"""Accuracy of a network at each pipeline stage, from the trained floats to Lava, and what each layer uses of the chip."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ from neurodeploy.training.options import FitOptions
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
-    """Share of held-out samples classified rightly, 0..1, on each rung; None where a rung was not run.
+    """Share of test samples classified correctly, 0..1, at each pipeline stage; None where a stage was not run.
 
     Attributes
     ----------
     dense, compressed : float or None
         The torch model before and after compression.
     quantized : float or None
-        Weights, thresholds, biases and decays rounded to the chip's, the arithmetic still in floats.
+        Weights, thresholds, biases and decays rounded to the chip's, with arithmetic in floats.
     emulated : float or None
         The chip's integers throughout.
     lava : float or None
         Lava's simulator, on the first `lava_samples` of the test data.
+    test_samples, lava_samples : int or None
     """
 
     dense: float | None = None
@@ -48,8 +49,8 @@ class Accuracy:
     test_samples: int | None = None
     lava_samples: int | None = None
 
-    def rungs(self) -> tuple[tuple[str, str, float | None, int | None], ...]:
-        """Name, what runs there, share classified rightly and of how many samples, from the trained floats to Lava."""
+    def stages(self) -> tuple[tuple[str, str, float | None, int | None], ...]:
+        """Name, what runs there, accuracy and number of samples of each stage, from the trained floats to Lava."""
         lava = f"Lava's simulator, {self.lava_samples or 0} samples"
         return (
             ("dense", "trained floats, no limits", self.dense, self.test_samples),
@@ -61,18 +62,18 @@ class Accuracy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """What running it says of a quantised network.
+class Measurement:
+    """Result of running a quantised network next to its float network.
 
     Attributes
     ----------
     of : str
-        What was run.
+        The input, for messages: ``"on the test data"``.
     accuracy : Accuracy
         `quantized` and `emulated`.
-    rates : mapping of layer to mean spikes a neuron and step in the emulator
+    rates : mapping of layer to mean spikes per neuron and step in the emulator
     changed : tuple of RateChange
-        Layers that quantising silenced or saturated.
+        Layers that quantisation silenced or saturated.
     overflows : mapping of layer to how often a state left its 24 bits
     """
 
@@ -83,10 +84,15 @@ class Measured:
     overflows: dict[str, int]
 
 
-def measure(model: torch.nn.Module, network: Network, quantized: QuantizedNetwork, data: Data, options: FitOptions) -> Measured:
-    """Run held-out data through the network in floats, with rounded parameters, and in the chip's integers.
+def measure(
+    model: torch.nn.Module, network: Network, quantized: QuantizedNetwork, data: Data, options: FitOptions
+) -> Measurement:
+    """Run test data through the network in floats, with rounded parameters, and in the chip's integers.
 
-    The network is in the levels of the options' encoder; see `in_levels`.
+    Parameters
+    ----------
+    network : Network
+        In the input levels of the options' encoder; see `in_levels`.
     """
     rounded, graded = dequantize(quantized, network.timestep_s), levels_of(options.encoder) > 1
     right, samples = Counter[str](), 0
@@ -96,15 +102,15 @@ def measure(model: torch.nn.Module, network: Network, quantized: QuantizedNetwor
         spikes = for_simulator(inputs, model, options)
         emulated = simulate(quantized, spikes, record="all", graded=graded)
         samples += len(labels)
-        right["emulated"] += _hits(emulated, quantized, network, labels, options)
-        right["quantized"] += _hits(simulate(rounded, spikes, graded=graded), rounded, network, labels, options)
+        right["emulated"] += count_correct(emulated, quantized, network, labels, options)
+        right["quantized"] += count_correct(simulate(rounded, spikes, graded=graded), rounded, network, labels, options)
         before.update(
             {name: rate * len(labels) for name, rate in simulate(network, spikes, record="all", graded=graded).rates().items()}
         )
         after.update({name: rate * len(labels) for name, rate in emulated.rates().items()})
         overflows.update(emulated.overflows)
     rates = {name: total / samples for name, total in after.items()}
-    return Measured(
+    return Measurement(
         of="on the test data",
         accuracy=Accuracy(quantized=right["quantized"] / samples, emulated=right["emulated"] / samples, test_samples=samples),
         rates=rates,
@@ -113,12 +119,12 @@ def measure(model: torch.nn.Module, network: Network, quantized: QuantizedNetwor
     )
 
 
-def tried(network: Network, quantized: QuantizedNetwork) -> Measured:
-    """Run random spikes through the network in floats and in the chip's integers, where there is no data to ask."""
+def measure_on_random_input(network: Network, quantized: QuantizedNetwork) -> Measurement:
+    """Run random spikes through the network in floats and in the chip's integers, where there is no test data."""
     spikes = random_spikes(network.input_shape, n_samples=8, n_steps=32)
     emulated = simulate(quantized, spikes, record="all")
     before = simulate(network, spikes, record="all").rates()
-    return Measured(
+    return Measurement(
         of="on random input spikes",
         accuracy=Accuracy(),
         rates=emulated.rates(),
@@ -128,14 +134,15 @@ def tried(network: Network, quantized: QuantizedNetwork) -> Measured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Stretch:
-    """The first samples of the held-out data, to be looked at spike by spike.
+class RecordedSamples:
+    """Test samples whose spikes are recorded, and compared with Lava.
 
     Attributes
     ----------
     spikes : array (n_samples, \\*input_shape, n_steps)
-        uint8, or in levels, int32.
+        uint8, 0 or 1; graded input is int32.
     labels : array (n_samples,)
+        Class indices.
     """
 
     spikes: NDArray[Any]
@@ -147,8 +154,8 @@ class Stretch:
         return float((self.spikes != 0).mean())
 
 
-def stretch_of(model: torch.nn.Module, data: Data, options: FitOptions, n_samples: int) -> Stretch:
-    """The first `n_samples` of the data, or all where there are fewer."""
+def first_samples(model: torch.nn.Module, data: Data, options: FitOptions, n_samples: int) -> RecordedSamples:
+    """Return the first `n_samples` of the data as spikes, or all where there are fewer."""
     inputs, labels = [], []
     for x, y in data:
         inputs.append(torch.as_tensor(x))
@@ -156,21 +163,21 @@ def stretch_of(model: torch.nn.Module, data: Data, options: FitOptions, n_sample
         if sum(map(len, labels)) >= n_samples:  # batches may be slow to read
             break
     spikes = for_simulator(torch.cat(inputs)[:n_samples], model, options)
-    return Stretch(spikes=spikes, labels=np.concatenate(labels)[:n_samples])
+    return RecordedSamples(spikes=spikes, labels=np.concatenate(labels)[:n_samples])
 
 
 def check_in_lava(
-    stretch: Stretch,
+    samples: RecordedSamples,
     emulated: SpikeRecord,
     network: Network,
     quantized: QuantizedNetwork,
     options: FitOptions,
     time_limit_s: float,
 ) -> tuple[float, Comparison, SpikeRecord]:
-    """Run a stretch in Lava: its accuracy there, how it compares with the emulator, and its record."""
+    """Run recorded samples in Lava: their accuracy, the comparison with the emulator, and Lava's record."""
     graded = levels_of(options.encoder) > 1
-    lava = simulate(quantized, stretch.spikes, end="lava", record="all", graded=graded, time_limit_s=time_limit_s)
-    return _hits(lava, quantized, network, stretch.labels, options) / len(stretch.labels), compare(emulated, lava), lava
+    lava = simulate(quantized, samples.spikes, end="lava", record="all", graded=graded, time_limit_s=time_limit_s)
+    return count_correct(lava, quantized, network, samples.labels, options) / len(samples.labels), compare(emulated, lava), lava
 
 
 def for_simulator(inputs: torch.Tensor, model: torch.nn.Module, options: FitOptions) -> NDArray[Any]:
@@ -179,12 +186,12 @@ def for_simulator(inputs: torch.Tensor, model: torch.nn.Module, options: FitOpti
 
 
 def outputs(record: SpikeRecord, network: Network | QuantizedNetwork, rest: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What the last layer says, in the trained model's units: membranes of a readout, spikes of firing neurons.
+    """Output of the last layer in the trained model's units: membranes of a readout, spikes of firing neurons.
 
     Parameters
     ----------
     rest : array () or (n_out,)
-        What the model's own membrane is more than the chip's; the reference has it added already.
+        Offset from the chip's membrane potential to the model's.
 
     Returns
     -------
@@ -200,28 +207,29 @@ def outputs(record: SpikeRecord, network: Network | QuantizedNetwork, rest: NDAr
             raise unsupported_kind(layer.neuron)
     v = record.v[layer.name].reshape(record.n_samples, -1, record.n_steps).astype(np.float64)
     if isinstance(network, QuantizedNetwork):
-        scale = np.where(network.output.scale > 0, network.output.scale, 1.0)  # of a foreign file nobody knows it
+        scale = np.where(network.output.scale > 0, network.output.scale, 1.0)  # a file by another tool has no scale
         exponent = arithmetic_named(network.target).registers.weight_exponent
         v = v / np.reshape(scale * (1 << exponent), (-1, 1))
     return v + np.reshape(rest, (-1, 1))
 
 
-def _hits(
+def count_correct(
     record: SpikeRecord, network: Network | QuantizedNetwork, model: Network, labels: NDArray[np.int64], options: FitOptions
 ) -> int:
+    """Number of samples of a record that the options' readout classifies correctly; `model` has the output's rest potential."""
     return int(np.count_nonzero(decide(outputs(record, network, model.output.neuron.rest), options.readout) == labels))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LavaCheck:
-    """How a stretch in Lava's simulator compared with the emulator.
+    """Comparison of Lava's simulator with the emulator.
 
     Attributes
     ----------
     steps : int
         Steps run, over all samples.
     mismatches : int
-        Spikes and membranes of any layer that differed.
+        Number of spikes and membranes, of any layer, that differed.
     """
 
     steps: int
@@ -230,7 +238,7 @@ class LavaCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerReport:
-    """A layer: what it uses now, what it may use, and what it needed before compression."""
+    """Resources of a layer: used now, allowed by its budget, and needed before compression."""
 
     now: LayerUse
     connectivity: float
@@ -239,42 +247,37 @@ class LayerReport:
 
     def to_json(self) -> dict[str, Any]:
         """The keys of an entry of ``layers``."""
-        use = _use_json(self.now)
+        names = (
+            "neurons", "synapses", "weight_bits", "encoding", "fan_in", "delay_steps", "synapse_memory_bits", "input_axons",
+            "output_axons", "cores", "slices",
+        )  # fmt: skip
+        use, before = ({name: getattr(of, name) for name in names} if of is not None else None for of in (self.now, self.before))
+        assert use is not None
         return {
             "name": self.now.layer,
             "neurons": use.pop("neurons"),
             "synapses": use.pop("synapses"),
             "connectivity": self.connectivity,
             **use,
-            "before": None if self.before is None else _use_json(self.before),
+            "before": before,
             "budget": None if self.budget is None else {k: v for k, v in asdict(self.budget).items() if k != "layer"},
         }
 
 
-def _use_json(use: LayerUse) -> dict[str, Any]:
-    return {
-        "neurons": use.neurons,
-        "synapses": use.synapses,
-        "weight_bits": use.weight_bits,
-        "encoding": use.encoding,
-        "fan_in": use.fan_in,
-        "delay_steps": use.delay_steps,
-        "synapse_memory_bits": use.synapse_memory_bits,
-        "input_axons": use.input_axons,
-        "output_axons": use.output_axons,
-        "cores": use.cores,
-        "slices": use.slices,
-    }
-
-
 def board_json(placement: Placement) -> dict[str, Any]:
-    """What a report says of a placement's cores, their resources, traffic and cost; None for what is not known."""
+    """Cores, utilisation, traffic and cost of a placement as JSON keys; None where unknown."""
     mean = placement.mean_utilization()
     fullest = dict(zip(placement.resources, placement.utilizations().max(axis=0).tolist(), strict=True))
     traffic, estimate = placement.traffic(), None
     if traffic is not None:
         estimate = traffic.estimate()
     return {
+        "cores": {
+            "used": placement.cores_used,
+            "available": placement.cores_available,
+            "lower_bound": placement.cores_lower_bound,
+            "chips": placement.chips_used,
+        },
         "utilization": {
             name: {"mean": mean[name], "fullest": fullest[name], "limit": limit.number, "source": limit.where}
             for name in mean

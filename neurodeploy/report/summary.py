@@ -1,4 +1,7 @@
-"""The keys of `Report.to_json` and `inspection` are a promise to scripts; docs/json.md lists them. What was not run is None."""
+"""The report of a run, and its JSON form.
+
+Scripts read the keys of `Report.to_json` and `inspection`: docs/json.md lists them, and a value that was not measured is None.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ from neurodeploy.report.text import (
     verdict,
     with_interval,
 )
-from neurodeploy.simulation.records import EpochRecord, SpikeRecord, Worth
+from neurodeploy.simulation.records import EpochRecord, MemoryPrice, SpikeRecord
 
 DISTRIBUTION = "neurodeploy-snn"
 """Name of this package on the package index; the module and the command are ``neurodeploy``."""
@@ -36,7 +39,7 @@ VERSIONED = ("neurodeploy", "torch", "norse", "lava-nc", "lava-dl", "numpy", "h5
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of what the numbers depend on; None for what is not installed."""
+    """Versions of the packages that numbers depend on; None where one is not installed."""
     found: dict[str, str | None] = {}
     for name in VERSIONED:
         try:
@@ -46,15 +49,15 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def told() -> str:
-    """The versions in one line, those of what is not installed left out, and Python's."""
+def version_line() -> str:
+    """Versions of the installed packages that numbers depend on, and of Python, in one line."""
     installed = [f"{name} {version}" for name, version in versions().items() if version is not None]
     return ", ".join([*installed, f"Python {platform.python_version()}"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Everything that a run has to say; `print` it, or write `to_json`.
+    """Result of a run for people and scripts: `print` it, or write `to_json`.
 
     Attributes
     ----------
@@ -62,17 +65,17 @@ class Report:
     placement : Placement
     layers : tuple of LayerReport
     before : Placement or None
-        The network laid out as it came, before compression.
+        The network before compression.
     history : tuple of EpochRecord
-    rates : mapping of layer to mean spikes a neuron and step
+    rates : mapping of layer to mean spikes per neuron and step
     rounding : tuple of LayerError
         The float-to-integer error of each layer.
     warnings : tuple of str
-        What rounding did to layers, and what may overflow.
+        Layers that rounding changed, and possible overflows.
     balances : tuple of Balance
-        How spikes that skip layers are kept back.
-    worth : tuple of Worth
-        What the memory of full cores is worth in loss.
+        How paths of different depth are balanced.
+    memory_prices : tuple of MemoryPrice
+        How the loss grows if a full core has less synapse memory.
     files : mapping of what to path
     """
 
@@ -88,7 +91,7 @@ class Report:
     rounding: tuple[LayerError, ...] = ()
     warnings: tuple[str, ...] = ()
     balances: tuple[Balance, ...] = ()
-    worth: tuple[Worth, ...] = ()
+    memory_prices: tuple[MemoryPrice, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -99,18 +102,17 @@ class Report:
             "versions": versions(),
             "fits": {"before": None if self.before is None else self.before.fits, "after": self.placement.fits},
             "binding": binding(self.placement if self.before is None else self.before),
-            "cores": _cores_json(self.placement),
             **board_json(self.placement),
             "accuracy": asdict(self.accuracy),
             "lava": {"steps": None, "mismatches": None} if self.lava is None else asdict(self.lava),
             "layers": [layer.to_json() for layer in self.layers],
-            "balances": [asdict(choice) for choice in self.balances],
-            "worth": [asdict(some) | {"per_kilobit": some.per_kilobit} for some in self.worth],
+            "balances": [asdict(balance) for balance in self.balances],
+            "worth": [asdict(price) | {"per_kilobit": price.per_kilobit} for price in self.memory_prices],
             "files": dict(self.files),
         }
 
     def tables(self) -> Iterator[RenderableType]:
-        """The report for a rich console, part by part."""
+        """Parts of the report, in order, for a rich console."""
         yield "\n".join(verdict(self.placement, self.before))
         yield layer_table(self.layers)
         yield core_table(self.placement)
@@ -118,14 +120,18 @@ class Report:
         if self.accuracy.test_samples:
             yield accuracy_table(self.accuracy)
         if self.lava is not None:
-            same = "spikes and membranes alike" if self.lava.mismatches == 0 else f"{self.lava.mismatches:,} values differ"
-            yield f"Lava against the emulator: {self.lava.steps:,} steps, {same}."
+            same = "spikes and membranes equal" if self.lava.mismatches == 0 else f"{self.lava.mismatches:,} values differ"
+            yield f"Lava and the emulator: {self.lava.steps:,} steps, {same}."
         if self.rates:
-            yield "Spikes a neuron and step: " + ", ".join(f"{name} {rate:.3f}" for name, rate in self.rates.items()) + "."
+            yield "Spikes per neuron and step: " + ", ".join(f"{name} {rate:.3f}" for name, rate in self.rates.items()) + "."
         if self.rounding:
-            yield "Rounding, root mean square of weights and worst of the others: " + "; ".join(map(str, self.rounding)) + "."
+            yield (
+                "Rounding error, root mean square of weights and maximum of the others: "
+                + "; ".join(map(str, self.rounding))
+                + "."
+            )
         yield from balance_lines(self.balances)
-        yield from (f"Worth: {some}." for some in self.worth)
+        yield from (f"Price of memory: {price}." for price in self.memory_prices)
         yield from (f"Note: {warning}" for warning in self.warnings)
         if self.files:
             yield "Files: " + ", ".join(self.files.values())
@@ -134,26 +140,19 @@ class Report:
         return as_text(*self.tables())
 
     def _repr_html_(self) -> str:
-        """The verdict, the placement and the accuracies, for a notebook; all of it is on the page that `files` names."""
-        rungs = (
-            (name, share, n) for name, share, n in (
-                ("dense", self.accuracy.dense, self.accuracy.test_samples),
-                ("compressed", self.accuracy.compressed, self.accuracy.test_samples),
-                ("quantised", self.accuracy.quantized, self.accuracy.test_samples),
-                ("emulated", self.accuracy.emulated, self.accuracy.test_samples),
-                ("Lava", self.accuracy.lava, self.accuracy.lava_samples),
-            ) if share is not None and n
-        )  # fmt: skip
-        ladder = html_table("Accuracy", ["rung", "right", "95 % interval", "samples"], (
-            (name, float(share), with_interval(share, n).partition(" ")[2], n) for name, share, n in rungs
-        )) if self.accuracy.test_samples else ""  # fmt: skip
-        page = [f"The page: {self.files['page']}"] if "page" in self.files else []
+        """Verdict, placement and accuracies for a notebook, with the path of the full report page."""
+        rows = [
+            (name, share, with_interval(share, n).partition(" ")[2], n)
+            for name, _, share, n in self.accuracy.stages() if share is not None and n
+        ]  # fmt: skip
+        shown = html_table("Accuracy", ["stage", "accuracy", "95 % interval", "samples"], rows) if rows else ""
+        page = [f"Report page: {self.files['page']}"] if "page" in self.files else []
         said = html_paragraphs(verdict(self.placement, self.before))
-        return f"{said}{self.placement._repr_html_()}{ladder}{html_paragraphs(page)}"
+        return f"{said}{self.placement._repr_html_()}{shown}{html_paragraphs(page)}"
 
 
 def binding(placement: Placement) -> list[dict[str, Any]]:
-    """The limits that a placement breaks, with the fields of `Overrun`."""
+    """The limits that a placement breaks, as JSON."""
     return [asdict(overrun) for overrun in placement.overruns()]
 
 
@@ -166,20 +165,10 @@ def inspection(
         "target": placement.profile.name,
         "fits": placement.fits,
         "binding": binding(placement),
-        "cores": _cores_json(placement),
         **board_json(placement),
         "gains": [asdict(gain) for gain in gains],
-        "balances": [asdict(choice) for choice in balances],
+        "balances": [asdict(balance) for balance in balances],
         "layers": [layer.to_json() for layer in layers],
-    }
-
-
-def _cores_json(placement: Placement) -> dict[str, int]:
-    return {
-        "used": placement.cores_used,
-        "available": placement.cores_available,
-        "lower_bound": placement.cores_lower_bound,
-        "chips": placement.chips_used,
     }
 
 
@@ -191,37 +180,43 @@ def summarize(
     history: Sequence[EpochRecord] = (),
     *,
     before: Placement | None = None,
-    **more: Any,
+    seed: int | None = None,
+    accuracy: Accuracy | None = None,
+    lava: LavaCheck | None = None,
+    rates: Mapping[str, float] | None = None,
+    rounding: tuple[LayerError, ...] = (),
+    warnings: tuple[str, ...] = (),
+    balances: tuple[Balance, ...] = (),
+    memory_prices: tuple[MemoryPrice, ...] = (),
+    files: Mapping[str, str] | None = None,
 ) -> Report:
-    """Put together what is known of a network on a chip.
+    """Collect what is known of a network on a chip in a report.
 
     Parameters
     ----------
     budget : Budget, optional
-        What the layers were allowed.
+        What the layers may use.
     record : SpikeRecord, optional
-        A run, for spike rates.
+        A run whose spike rates are reported, unless `rates` are passed.
     history : sequence of EpochRecord
         The training.
     before : Placement, optional
-        The network laid out as it came.
-    **more
-        Further fields of `Report`: seed, accuracy, lava, rates, rounding, warnings, balances, worth, files.
+        The network before compression.
+    seed, accuracy, lava, rates, rounding, warnings, balances, memory_prices, files
+        Fields of `Report`.
     """
-    if record is not None:
-        more.setdefault("rates", record.rates())
+    if rates is None:
+        rates = {} if record is None else record.rates()
     return Report(
-        profile=profile,
-        placement=placement,
-        layers=layer_reports(placement, budget, before),
-        before=before,
-        history=tuple(history),
-        **more,
-    )
+        profile=profile, placement=placement, layers=layer_reports(placement, budget, before), before=before, seed=seed,
+        accuracy=Accuracy() if accuracy is None else accuracy, lava=lava, history=tuple(history), rates=rates,
+        rounding=rounding, warnings=warnings, balances=balances, memory_prices=memory_prices,
+        files={} if files is None else files,
+    )  # fmt: skip
 
 
 def layer_reports(placement: Placement, budget: Budget | None, before: Placement | None = None) -> tuple[LayerReport, ...]:
-    """A line a layer, first layer first."""
+    """Resources, budget and earlier needs of each layer, in the network's order."""
     budgets = {} if budget is None else {entry.layer: entry for entry in budget.layers}
     return tuple(
         LayerReport(

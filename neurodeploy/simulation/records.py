@@ -246,18 +246,18 @@ class EpochRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Worth:
-    """What some of a core's synapse memory is worth.
+class MemoryPrice:
+    """Price of a core's synapse memory: the loss before and after its least valuable synapses were removed.
 
     Attributes
     ----------
     core : int
     layers : tuple of str
-        Whose synapses are on it.
+        Layers with synapses on the core.
     bits_less : int
-        That were taken away; of synapses, the least valuable.
+        Memory of the removed synapses.
     loss, loss_with_less : float
-        Of the same samples, before and after, with nothing learnt anew.
+        Mean loss on the same samples, before and after, without training.
     samples : int
     """
 
@@ -270,11 +270,11 @@ class Worth:
 
     @property
     def per_kilobit(self) -> float:
-        """Loss for each 1,000 bits less."""
+        """Increase of the loss per 1,000 bits removed."""
         return (self.loss_with_less - self.loss) / self.bits_less * 1000
 
     def __str__(self) -> str:
         return (
-            f"{self.per_kilobit:+.2g} of loss for each kilobit less on core {self.core} ({', '.join(self.layers)}; "
-            f"{self.loss:.4f} and {self.loss_with_less:.4f} with {self.bits_less:,} bits less, {self.samples:,} training samples)"
+            f"{self.per_kilobit:+.2g} of loss per kilobit removed from core {self.core} ({', '.join(self.layers)}; "
+            f"loss {self.loss:.4f}, and {self.loss_with_less:.4f} with {self.bits_less:,} bits less, on {self.samples:,} samples)"
         )

@@ -1,12 +1,12 @@
 "use strict";
-// Tabs, the map's colours, and what is told of a core. Without it the page shows everything, one part below the other.
+// Tabs, colours of the map, and details of a core. Without this script the page shows all parts one below the other.
 (() => {
   const facts = JSON.parse(document.getElementById("facts").textContent);
   const sections = [...document.querySelectorAll("section[data-tab]")];
   const tablist = document.getElementById("tabs");
   const make = (tag, properties, text = "") => Object.assign(document.createElement(tag), properties, { textContent: text });
 
-  // Tabs: as the ARIA practices have them, arrow keys and all; the address remembers which.
+  // Tabs with arrow keys, as in the ARIA practices; the address remembers the selected one.
   const tabs = sections.map((section) => {
     const tab = make("button", { type: "button", id: `tab-${section.id}` }, section.dataset.tab);
     tab.setAttribute("role", "tab");
@@ -25,7 +25,7 @@
       tabs[i].setAttribute("aria-selected", String(i === chosen));
       tabs[i].tabIndex = i === chosen ? 0 : -1;
     });
-    hush();
+    hideDetails();
     history.replaceState(null, "", `#${sections[chosen].id}`);
   }
   tablist.addEventListener("keydown", (event) => {
@@ -67,44 +67,44 @@
   });
   choices.hidden = false;
 
-  // What a cell holds: told beside it, on hover and on focus.
-  const told = document.getElementById("told");
-  function tell(cell) {
+  // Details of a cell, next to it, on hover and on focus.
+  const details = document.getElementById("details");
+  function showDetails(cell) {
     const i = cells.indexOf(cell);
-    told.replaceChildren(make("strong", {}, cell.dataset.name), ...facts.cells[i].told.map((line) => make("span", {}, line)));
-    told.hidden = false;
+    details.replaceChildren(make("strong", {}, cell.dataset.name), ...facts.cells[i].lines.map((line) => make("span", {}, line)));
+    details.hidden = false;
     const box = cell.getBoundingClientRect();
-    const left = Math.min(box.right + 8, document.documentElement.clientWidth - told.offsetWidth - 8);
-    const below = box.bottom + 8 + told.offsetHeight < document.documentElement.clientHeight;
-    told.style.left = `${Math.max(8, left)}px`;
-    told.style.top = `${below ? box.bottom + 8 : Math.max(8, box.top - told.offsetHeight - 8)}px`;
+    const left = Math.min(box.right + 8, document.documentElement.clientWidth - details.offsetWidth - 8);
+    const below = box.bottom + 8 + details.offsetHeight < document.documentElement.clientHeight;
+    details.style.left = `${Math.max(8, left)}px`;
+    details.style.top = `${below ? box.bottom + 8 : Math.max(8, box.top - details.offsetHeight - 8)}px`;
   }
-  function hush() { told.hidden = true; }
+  function hideDetails() { details.hidden = true; }
   const map = document.getElementById("map");
-  const point = (event) => { const cell = event.target.closest(".cell"); if (cell) tell(cell); else hush(); };
+  const point = (event) => { const cell = event.target.closest(".cell"); if (cell) showDetails(cell); else hideDetails(); };
   map.addEventListener("pointerover", point);
-  map.addEventListener("pointermove", (event) => { if (told.hidden) point(event); });
-  map.addEventListener("pointerleave", hush);
-  map.addEventListener("focusin", (event) => { const cell = event.target.closest(".cell"); if (cell) tell(cell); });
-  map.addEventListener("focusout", hush);
-  document.addEventListener("scroll", () => {  // focus itself scrolls a cell into view: what it tells goes with it
+  map.addEventListener("pointermove", (event) => { if (details.hidden) point(event); });
+  map.addEventListener("pointerleave", hideDetails);
+  map.addEventListener("focusin", (event) => { const cell = event.target.closest(".cell"); if (cell) showDetails(cell); });
+  map.addEventListener("focusout", hideDetails);
+  document.addEventListener("scroll", () => {  // focus itself scrolls a cell into view: its details move with it
     const cell = document.activeElement;
-    if (!told.hidden && cells.includes(cell) && told.firstChild.textContent === cell.dataset.name) tell(cell); else hush();
+    if (!details.hidden && cells.includes(cell) && details.firstChild.textContent === cell.dataset.name) showDetails(cell); else hideDetails();
   }, { passive: true });
   const used = cells.findIndex((_, i) => facts.cells[i].share !== null);
   if (used >= 0) cells[used].tabIndex = 0;
   const centre = (cell) => { const at = cell.transform.baseVal.getItem(0).matrix; return [at.e, at.f]; };
   map.addEventListener("keydown", (event) => {
-    const way = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] }[event.key];
-    if (event.key === "Escape") hush();
+    const direction = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] }[event.key];
+    if (event.key === "Escape") hideDetails();
     const here = event.target.closest(".cell");
-    if (!way || !here) return;
+    if (!direction || !here) return;
     event.preventDefault();
     const [x, y] = centre(here);
     let best = null, nearest = Infinity;
     for (const cell of cells) {
       const [dx, dy] = [centre(cell)[0] - x, centre(cell)[1] - y];
-      const along = dx * way[0] + dy * way[1], aside = Math.abs(dx * way[1]) + Math.abs(dy * way[0]);
+      const along = dx * direction[0] + dy * direction[1], aside = Math.abs(dx * direction[1]) + Math.abs(dy * direction[0]);
       if (along > 0 && along + 4 * aside < nearest) { nearest = along + 4 * aside; best = cell; }
     }
     if (!best) return;
