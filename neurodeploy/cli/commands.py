@@ -198,7 +198,8 @@ def compress_command(
         if cores is not None and len(cores) > 1:
             deployments = compress_to(
                 module, sample, profile, samples, options, out=out, cores=cores, bits=bits, method=method,
-                lava_samples=lava_samples, progress=progress, say=say, command=typed_command(), resume=resume, checkpoint_every_s=checkpoint_every,
+                lava_samples=lava_samples, progress=progress, say=say, command=typed_command(), resume=resume,
+                checkpoint_every_s=checkpoint_every,
             )  # fmt: skip
         else:
             deployments = (compress(
