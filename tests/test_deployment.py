@@ -15,7 +15,7 @@ from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 import neurodeploy as nd
 from neurodeploy.cli.demo import digits_model
 from neurodeploy.errors import NetworkError, RequestError
-from neurodeploy.passes.dead_neurons import live_neurons, without_neurons
+from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
 from neurodeploy.report.stages import LavaCheck
 
 OPTIONS = nd.FitOptions(epochs_dense=6, epochs_compress=3, epochs_finetune=2, n_steps=8)
@@ -99,7 +99,7 @@ def test_its_weights_can_be_loaded_and_deployed_again(deployment: tuple[nd.Deplo
     model = model_for_digits()
     nd.load_weights(model, out / "weights.safetensors")
     network = nd.extract(model, torch.zeros(1, 64))
-    network = without_neurons(network, live_neurons(network))
+    network = without_neurons(network, needed_neurons(network))
     widths = {layer.name: layer.weight_bits for layer in made.quantized}
     assert nd.quantize(network, nd.load_profile("tiny"), bits=widths) == made.quantized
 

@@ -19,7 +19,7 @@ from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import LIF, Dense, Network
 from neurodeploy.ir.quantized import QuantizedLIF
-from neurodeploy.passes.dead_neurons import live_neurons, without_neurons
+from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
 from neurodeploy.passes.quantize import dequantize, quantize
 from neurodeploy.training.encoders import in_levels
 from neurodeploy.training.fit import fit
@@ -115,7 +115,7 @@ def test_what_was_trained_is_what_the_chip_gets(cores: int, idle: bool, make_chi
     )
     fit(model, budget, few(), replace(SHORT, epochs_compress=6, epochs_finetune=2), method=lambda *_: method)
     network = extract(model, torch.zeros(1, 12))
-    kept = live_neurons(network)
+    kept = needed_neurons(network)
     network = without_neurons(network, kept)
     quantized = quantize(network, chip, bits=method.widths)
     budget.of_neurons(kept).check(quantized)

@@ -17,7 +17,7 @@ from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network
 from neurodeploy.mapping.budget.allocation import share_budget
 from neurodeploy.mapping.budget.budget import Budget
-from neurodeploy.passes.dead_neurons import live_neurons
+from neurodeploy.passes.dead_neurons import needed_neurons
 
 PENALTY_RATE = 100.0
 
@@ -184,7 +184,7 @@ def test_what_idle_neurons_leave_goes_to_the_others(
         assert compression.masks["layer1"][30:].any()
         compression.choose(1.0)
         compression.close()
-        live = live_neurons(as_network(compression.layers))["layer1"]
+        live = needed_neurons(as_network(compression.layers))["layer1"]
         assert 0 < live.sum() <= 30
         kept[idle] = int(compression.masks["layer1"].sum())
     assert kept[True] > 1.1 * kept[False]

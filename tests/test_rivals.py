@@ -24,7 +24,7 @@ from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.budget import Budget
-from neurodeploy.passes.dead_neurons import live_neurons, without_neurons
+from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
 from neurodeploy.passes.quantize import quantization_errors, quantize
 from neurodeploy.training.checkpoint import load_state, save_state
 from neurodeploy.training.data.batches import DataSplit
@@ -72,7 +72,7 @@ def fitted(request: Any, digits: DataSplit, dense: SequentialState, loihi1: Hard
 def in_integers(model: SequentialState, rival: Masked) -> tuple[Any, QuantizedNetwork]:
     """As `neurodeploy.compress` brings a compressed model to the chip."""
     network = in_levels(extract(model, torch.zeros(1, 64)), LEVELS)
-    network = without_neurons(network, live_neurons(network))
+    network = without_neurons(network, needed_neurons(network))
     return network, quantize(network, rival.budget.profile, bits=rival.widths)
 
 
@@ -184,6 +184,6 @@ def test_several_layers_on_several_cores_are_kept_within_each(name: str, make_ch
     rival.close()
     assert max(rival.overruns().values()) <= 0
     network = extract(model, torch.zeros(1, 40))
-    kept = live_neurons(network)
+    kept = needed_neurons(network)
     budget.of_neurons(kept).check(without_neurons(network, kept), widths=rival.widths)
     assert all(mask.any() for mask in rival.masks.values())

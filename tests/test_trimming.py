@@ -12,8 +12,9 @@ from images import MODELS, SAMPLE
 from norse.torch import LICell, LIFCell, SequentialState
 
 from neurodeploy.frontends.torch.extract import extract
-from neurodeploy.ir.network import Dense, Network
-from neurodeploy.passes.dead_neurons import live_neurons, trim, without_neurons
+from neurodeploy.ir.graph import Connection
+from neurodeploy.ir.network import Conv, Dense, Layer, Network
+from neurodeploy.passes.dead_neurons import needed_neurons, trim, without_neurons
 from neurodeploy.targets.simulate import random_spikes, simulate
 
 
@@ -30,7 +31,7 @@ def thinned(network: Network, connectivity: float, seed: int) -> Network:
 def test_what_is_left_answers_as_all_did(make_network: Callable[..., Network]) -> None:
     for seed in range(5):
         network = thinned(make_network([30, 40, 40, 5]), 0.04, seed)
-        kept = live_neurons(network)
+        kept = needed_neurons(network)
         left = without_neurons(network, kept)
         assert left["layer1"].n_neurons < 40
         assert left["layer2"].n_neurons < 40
@@ -50,7 +51,7 @@ def test_a_chain_of_reasons_is_followed(make_network: Callable[..., Network]) ->
     for layer, weight in zip(network, (first, second, third), strict=True):
         (connection,) = layer.connections
         layers.append(replace(layer, bias=np.zeros(()), connections=(replace(connection, synapse=Dense(weight=weight)),)))
-    kept = live_neurons(replace(network, layers=tuple(layers)))
+    kept = needed_neurons(replace(network, layers=tuple(layers)))
     assert {name: mask.tolist() for name, mask in kept.items()} == {
         "layer1": [False, False, True],
         "layer2": [False, False, True],
@@ -63,7 +64,7 @@ def test_a_bias_is_reason_enough_to_fire_and_one_neuron_always_stays(make_networ
     deaf = replace(network["layer1"], connections=(replace(connection, synapse=Dense(weight=np.zeros((4, 3)))),))
     lifted = replace(deaf, bias=np.array([0.0, 1.0, 0.0, 2.0]))
     for layer, alive in ((deaf, [True, False, False, False]), (lifted, [False, True, False, True])):
-        kept = live_neurons(replace(network, layers=(layer, network["layer2"])))
+        kept = needed_neurons(replace(network, layers=(layer, network["layer2"])))
         assert kept["layer1"].tolist() == alive
 
 
@@ -106,6 +107,49 @@ def test_channels_go_with_the_synapses_that_bring_their_biases() -> None:
     whole, trimmed = simulate(network, spikes, record="all"), simulate(left, spikes, record="all")
     assert np.allclose(whole.v[network.output.name], trimmed.v[network.output.name])
     assert whole.spikes["layer2"].any()
+
+
+def test_neurons_that_only_a_silent_loop_drives_go(make_network: Callable[..., Network]) -> None:
+    """Neurons 0 and 1 drive each other and nothing drives them; 2 reaches only a loop that nobody reads; 3 stays."""
+    network = make_network([3, 5, 2])
+    into, loop, out = np.zeros((5, 3)), np.zeros((5, 5)), np.zeros((2, 5))
+    into[2] = into[3] = loop[0, 1] = loop[1, 0] = loop[4, 2] = loop[4, 4] = 1.0
+    out[:, [0, 1, 3]] = 1.0
+    first, last = network.layers
+    (connection,) = first.connections
+    both = (replace(connection, synapse=Dense(weight=into)), Connection(source="layer1", synapse=Dense(weight=loop)))
+    (behind,) = last.connections
+    first = replace(first, bias=np.zeros(()), connections=both)
+    last = replace(last, connections=(replace(behind, synapse=Dense(weight=out)),))
+    network = replace(network, layers=(first, last))
+    assert needed_neurons(network)["layer1"].tolist() == [False, False, False, True, False]
+    spikes = random_spikes((3,), n_samples=3, n_steps=20)
+    whole, trimmed = simulate(network, spikes), simulate(trim(network), spikes)
+    assert whole.v["layer2"].any()
+    assert np.array_equal(whole.v["layer2"], trimmed.v["layer2"])
+
+
+def test_a_pool_keeps_the_channels_that_another_layer_takes_from_its_source(make_network: Callable[..., Network]) -> None:
+    """Channel 0 reaches the output only past the pool, channel 1 only through it, channel 2 not at all."""
+    lif = make_network([3, 4, 2])["layer1"].neuron
+    conv = Conv(weight=np.ones((3, 1, 1, 1)), input_shape=(1, 4, 4))
+    pool = Conv(weight=np.ones((3, 1, 2, 2)), input_shape=(3, 4, 4), stride=(2, 2), groups=3)
+    past, through = np.zeros((2, 48)), np.zeros((2, 12))
+    past[:, :16], through[:, 4:8] = 1.0, 1.0
+    ends = [Connection(source="conv", synapse=Dense(weight=past)), Connection(source="pool", synapse=Dense(weight=through))]
+    parts = [
+        ("conv", (3, 4, 4), [Connection(source="input", synapse=conv)]),
+        ("pool", (3, 2, 2), [Connection(source="conv", synapse=pool)]),
+        ("end", (2,), ends),
+    ]
+    layers = [
+        Layer(name=name, shape=shape, neuron=lif, connections=tuple(into), bias=np.zeros(())) for name, shape, into in parts
+    ]
+    network = Network(input_shape=(1, 4, 4), layers=tuple(layers), timestep_s=1e-3)
+    left = trim(network)
+    assert [layer.shape for layer in left] == [(2, 4, 4), (2, 2, 2), (2,)]
+    spikes = random_spikes((1, 4, 4), n_samples=3, n_steps=10)
+    assert np.allclose(simulate(network, spikes).v["end"], simulate(left, spikes).v["end"])
 
 
 def test_groups_of_channels_stay_whole() -> None:

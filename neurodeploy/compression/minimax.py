@@ -41,7 +41,7 @@ from neurodeploy.compression.weight_matrices import (
 )
 from neurodeploy.errors import RequestError, accept_renamed
 from neurodeploy.mapping.budget.budget import Budget, SliceBudget
-from neurodeploy.passes.dead_neurons import live_neurons, without_neurons
+from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
 
 Masks = Mapping[str, torch.Tensor]
 
@@ -232,7 +232,7 @@ class MinimaxPruning(Pruning):
 
     def _leave_out_idle(self) -> None:
         """Leave out neurons without kept inputs or outputs: others get their memory, and need fewer index bits."""
-        for name, kept in live_neurons(as_network(self.layers, self.masks)).items():
+        for name, kept in needed_neurons(as_network(self.layers, self.masks)).items():
             self.formats[name] = self.formats[name].with_neurons(kept, self.budget.of(name))
 
     def _choose_synapses(self, progress: float) -> None:
@@ -326,7 +326,7 @@ class MinimaxPruning(Pruning):
         if not self.layers:
             return
         network = as_network(self.layers, axons=self._axons)
-        kept = live_neurons(network)
+        kept = needed_neurons(network)
         self.budget.of_neurons(kept).check(without_neurons(network, kept), widths=self.widths)
 
     def overruns(self) -> Mapping[str, float]:

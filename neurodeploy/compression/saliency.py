@@ -19,7 +19,7 @@ import torch
 
 from neurodeploy.compression.weight_matrices import WeightMatrix, as_network
 from neurodeploy.ir.arrays import Floats
-from neurodeploy.passes.dead_neurons import live_neurons
+from neurodeploy.passes.dead_neurons import needed_neurons
 
 _FISHER_RATE = 0.02
 """Weight of the latest step in the moving average: it covers about fifty steps."""
@@ -114,7 +114,7 @@ ActiveNeurons: TypeAlias = Mapping[torch.nn.Module, NeuronSubset]
 def active_neurons(layers: Mapping[str, WeightMatrix], masks: Mapping[str, torch.Tensor]) -> ActiveNeurons:
     """Find the neurons with kept inputs and outputs, of layers where skipping the others saves time."""
     found = {}
-    for name, kept in (live_neurons(as_network(layers, masks)) if layers else {}).items():
+    for name, kept in (needed_neurons(as_network(layers, masks)) if layers else {}).items():
         if 0 < kept.sum() <= _DENSE_ENOUGH * kept.size:
             numbers = torch.from_numpy(np.flatnonzero(kept)).to(masks[name].device)
             found[layers[name].module] = NeuronSubset(numbers=numbers, of=kept.size)

@@ -1,8 +1,8 @@
-"""Neurons that change nothing are taken out of a network: their memory is free, and the others are told apart by fewer bits.
+"""Removal of dead neurons: those that never fire, or whose spikes reach no output.
 
-A neuron that no synapse leaves is heard by nobody; one that no synapse reaches, without a bias to lift it, never fires. Either
-may have been the last reason for another to stay, so the search goes on until nothing changes. Neurons of an image share their
-weights, so there whole channels go.
+A neuron can fire only if a path of synapses leads to it from the input or from a neuron with a positive bias; it matters only if
+a path leads from it to the output. Everything else is removed: its memory is free, and the output stays the same. Neurons of an
+image share their weights, so there whole channels go. A *unit* below is a neuron of a row, or a channel of an image.
 """
 
 from __future__ import annotations
@@ -10,105 +10,155 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields, replace
 
+import networkx as nx
 import numpy as np
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import breadth_first_order
 
-from neurodeploy.ir.arrays import Mask
+from neurodeploy.errors import NetworkError, unsupported_kind
+from neurodeploy.ir.arrays import Integers, Mask
 from neurodeploy.ir.graph import INPUT, Connection
-from neurodeploy.ir.network import Conv, Dense, Layer, Network, Sparse, Synapse
+from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse, Synapse
 
 Masks = Mapping[str, Mask]
+"""Neurons that are kept, array (n,) of bool, by layer."""
 
 
 def trim(network: Network) -> Network:
-    """The network without the neurons, or channels, that change nothing; its output is the same.
+    """Return the network without dead neurons or channels; its output is the same.
 
-    The last layer stays whole, as does what `live_neurons` cannot part.
+    The last layer stays whole, as do all that `trimmable` leaves out.
     """
-    return without_neurons(network, live_neurons(network))
+    return without_neurons(network, needed_neurons(network))
 
 
-def live_neurons(network: Network) -> Masks:
-    """The neurons that are needed, array (n,) of bool for each layer that can do without some.
+def needed_neurons(network: Network) -> Masks:
+    """Return masks of the neurons that can fire and reach the output, for each layer of `trimmable`.
 
-    The last layer stays whole, as does any that listed synapses lead to or from, or a convolution in groups of several
-    channels; of the others at least one neuron, or channel, stays.
+    At least one neuron, or channel, of each layer stays. Layers tied by a depthwise convolution keep the same channels.
     """
-    alive = {name: np.ones(network[name].n_neurons, dtype=np.bool_) for name in trimmable(network)}
-    while True:
-        after = {name: _needed(network[name], network, alive) for name in alive}
-        if all(np.array_equal(after[name], mask) for name, mask in alive.items()):
-            return alive
-        alive = after
+    names = trimmable(network)
+    first_unit, n_nodes = {}, 2  # node 0 is where spikes come from, node 1 where they have to go
+    for name in names:
+        first_unit[name], n_nodes = n_nodes, n_nodes + network[name].shape[0]
+    edges: list[Integers] = [np.zeros((2, 0), dtype=np.int64)]
+    for layer in network:
+        own = first_unit.get(layer.name)
+        if own is not None:
+            lifted = own + np.flatnonzero(_fires_alone(layer))
+            edges.append(np.stack([np.zeros_like(lifted), lifted]))
+        for connection in layer.connections:
+            source = first_unit.get(connection.source)
+            if own is None and source is None:
+                continue
+            # A layer that stays whole is taken to fire and to matter.
+            target_units, source_units = np.nonzero(_unit_synapses(connection, layer, network))
+            start = np.zeros_like(source_units) if source is None else source + source_units
+            end = np.ones_like(target_units) if own is None else own + target_units
+            edges.append(np.stack([start, end]))
+    rows, columns = np.concatenate(edges, axis=1)
+    graph = csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(n_nodes, n_nodes))
+    is_needed = np.ones(n_nodes, dtype=np.bool_)
+    for direction, node in ((graph, 0), (graph.T.tocsr(), 1)):
+        reached = np.zeros(n_nodes, dtype=np.bool_)
+        reached[breadth_first_order(direction, node, return_predecessors=False)] = True
+        is_needed &= reached
+    masks = {}
+    for tied in nx.connected_components(_ties(network, names)):
+        units = np.any([is_needed[first_unit[n] : first_unit[n] + network[n].shape[0]] for n in tied], axis=0)
+        if not units.any():
+            units[0] = True  # a layer has at least one neuron
+        masks.update({name: np.repeat(units, network[name].n_neurons // len(units)) for name in tied})
+    return {name: masks[name] for name in names}
 
 
 def without_neurons(network: Network, kept: Masks) -> Network:
-    """The network with only the neurons that `kept` names in its layers, and their synapses; other layers stay whole.
+    """Return the network with only the neurons of the masks, and their synapses; layers without a mask stay whole.
 
-    Of an image, `kept` names whole channels.
+    A mask of an image names whole channels.
     """
     return replace(network, layers=tuple(_trimmed(layer, kept) for layer in network))
 
 
 def trimmable(network: Network) -> tuple[str, ...]:
-    """The layers that can do without some of their neurons, or channels; `is_depthwise` ties some to their sources."""
+    """Return the layers that can lose neurons, or channels.
+
+    These are all but the last layer and those next to synapse lists or to grouped convolutions, which name their neurons one by
+    one. Layers tied by a depthwise convolution are in only together.
+    """
     found = {layer.name for layer in network if _is_trimmable(layer, network)}
-    ties = [(layer.name, c.source) for layer in network for c in layer.connections if is_depthwise(c.synapse)]
-    while loose := {name for tie in ties if (tie[0] in found) != (tie[1] in found) for name in tie if name in found}:
-        found -= loose
+    for tied in nx.connected_components(_ties(network, [layer.name for layer in network])):
+        if not tied <= found:
+            found -= tied
     return tuple(layer.name for layer in network if layer.name in found)
 
 
 def is_depthwise(synapse: Synapse) -> bool:
-    """Whether each channel hears the one channel of its own number, as in pooling: they stay, and go, together."""
-    return isinstance(synapse, Conv) and 1 < synapse.groups == synapse.weight.shape[0] == synapse.input_shape[0]
+    """Return whether each channel takes spikes from the one channel of its own number, as in pooling."""
+    match synapse:
+        case Conv():
+            return 1 < synapse.groups == synapse.weight.shape[0] == synapse.input_shape[0]
+        case Dense() | Sparse():
+            return False
+        case _:
+            raise unsupported_kind(synapse)
 
 
-def by_channel(mask: Mask, layer: Layer) -> Mask:
-    """(units,): which channels of an image, or neurons of a row, have a neuron in a mask (n,)."""
+def unit_mask(mask: Mask, layer: Layer) -> Mask:
+    """Return which units of a layer, array (units,), have a neuron in a mask (n,)."""
     found: Mask = mask.reshape(layer.shape[0], -1).any(axis=1)
     return found
 
 
+def _ties(network: Network, names: tuple[str, ...] | list[str]) -> nx.Graph:
+    """Layers, joined where a depthwise convolution makes them keep the same channels."""
+    ties = nx.Graph()
+    ties.add_nodes_from(names)
+    ties.add_edges_from((name, c.source) for name in names for c in network[name].connections if is_depthwise(c.synapse))
+    return ties
+
+
 def _is_trimmable(layer: Layer, network: Network) -> bool:
     into, out_of = [c.synapse for c in layer.connections], [c.synapse for _, c in network.targets(layer.name)]
-    alike = all(isinstance(synapse, Dense if len(layer.shape) == 1 else (Conv, Dense)) for synapse in into)
-    return layer is not network.output and alike and all(_is_separable(synapse) for synapse in (*into, *out_of))
+    for synapse in (*into, *out_of):
+        match synapse:
+            case Dense():
+                pass
+            case Sparse():
+                return False
+            case Conv():
+                if synapse.groups > 1 and not is_depthwise(synapse):
+                    return False
+            case _:
+                raise unsupported_kind(synapse)
+    return layer is not network.output
 
 
-def _is_separable(synapse: Synapse) -> bool:
-    """Whether it stays what it is without some neurons: a matrix, or a convolution of all channels, or of each by itself."""
-    return isinstance(synapse, Dense) or (isinstance(synapse, Conv) and (synapse.groups == 1 or is_depthwise(synapse)))
+def _fires_alone(layer: Layer) -> Mask:
+    """(units,): whether a unit can fire without any spike."""
+    match layer.neuron:
+        case LIF() | LI():  # at rest v is 0 and below the threshold, so only a positive bias lifts it
+            return unit_mask(np.broadcast_to(layer.bias > 0, layer.n_neurons), layer)
+        case _:
+            raise unsupported_kind(layer.neuron)
 
 
-def _needed(layer: Layer, network: Network, alive: Masks) -> Mask:
-    fires = by_channel(np.broadcast_to(layer.bias > 0, layer.n_neurons), layer)
-    for connection in layer.connections:
-        fires |= _met(connection, layer, None if connection.source == INPUT else alive.get(connection.source)).any(axis=1)
-    heard = np.zeros(layer.shape[0], dtype=np.bool_)
-    for target, connection in network.targets(layer.name):
-        met = _met(connection, target, None)
-        onto = by_channel(alive[target.name], target) if target.name in alive else np.ones(len(met), dtype=np.bool_)
-        heard |= by_channel(met[onto].any(axis=0), layer) if isinstance(connection.synapse, Dense) else met[onto].any(axis=0)
-    needed = by_channel(alive[layer.name], layer) & fires & heard
-    if not needed.any():
-        needed[0] = True
-    return np.repeat(needed, layer.n_neurons // len(needed))
-
-
-def _met(connection: Connection[Synapse], onto: Layer, alive: Mask | None) -> Mask:
-    """(units, units of the source): who has a synapse from whom that is alive; of a matrix, neurons of the source."""
-    synapse = connection.synapse
-    assert not isinstance(synapse, Sparse)
-    met: Mask
-    if isinstance(synapse, Dense):
-        met = (synapse.weight != 0).reshape(onto.shape[0], -1, synapse.weight.shape[1]).any(axis=1)
-        return met if alive is None else met & alive
-    met = (synapse.weight != 0).any(axis=(2, 3))
-    if synapse.groups > 1:
-        met = np.diag(met[:, 0])
-    if alive is not None:
-        met = met & alive.reshape(synapse.input_shape[0], -1).any(axis=1)
-    return met
+def _unit_synapses(connection: Connection[Synapse], target: Layer, network: Network) -> Mask:
+    """(units of the target, units of the source): where there is a synapse that is not zero."""
+    source_units = (network.input_shape if connection.source == INPUT else network[connection.source].shape)[0]
+    synapse, exists = connection.synapse, connection.synapse.weight != 0
+    match synapse:
+        case Dense():
+            by_unit: Mask = exists.reshape(target.shape[0], -1, source_units, synapse.n_in // source_units).any(axis=(1, 3))
+            return by_unit
+        case Conv(groups=1):
+            return np.asarray(exists.any(axis=(2, 3)))
+        case Conv() if is_depthwise(synapse):
+            return np.diag(exists.any(axis=(1, 2, 3)))
+        case Sparse() | Conv():
+            raise NetworkError(f"layer {target.name!r}", "has synapses that cannot be followed channel by channel")
+        case _:
+            raise unsupported_kind(synapse)
 
 
 def _trimmed(layer: Layer, kept: Masks) -> Layer:
@@ -116,27 +166,34 @@ def _trimmed(layer: Layer, kept: Masks) -> Layer:
     connections: list[Connection[Synapse]] = []
     for connection in layer.connections:
         columns = None if connection.source == INPUT else kept.get(connection.source)
-        synapse = _left(connection.synapse, layer, rows, columns)
+        synapse = connection.synapse if rows is None and columns is None else _cut(connection.synapse, layer, rows, columns)
         connections.append(replace(connection, synapse=synapse))
     if rows is None:
         return replace(layer, connections=tuple(connections))
     values = {field.name: getattr(layer.neuron, field.name) for field in fields(layer.neuron)}
     neuron = replace(layer.neuron, **{name: value[rows] if value.shape else value for name, value in values.items()})
     bias = layer.bias[rows] if layer.bias.shape else layer.bias
-    shape = (int(by_channel(rows, layer).sum()), *layer.shape[1:])
+    shape = (int(unit_mask(rows, layer).sum()), *layer.shape[1:])
     return replace(layer, shape=shape, neuron=neuron, connections=tuple(connections), bias=bias)
 
 
-def _left(synapse: Synapse, layer: Layer, rows: Mask | None, columns: Mask | None) -> Synapse:
-    """What is left of synapses onto a layer's neurons `rows` from a source's neurons `columns`."""
-    if isinstance(synapse, Sparse) or (rows is None and columns is None):
-        return synapse
-    if isinstance(synapse, Dense):
-        weight = synapse.weight if rows is None else synapse.weight[rows]
-        return Dense(weight=weight if columns is None else weight[:, columns])
-    out = np.ones(layer.shape[0], dtype=np.bool_) if rows is None else by_channel(rows, layer)
-    channels, height, width = synapse.input_shape
-    into = np.ones(channels, dtype=np.bool_) if columns is None else columns.reshape(channels, -1).any(axis=1)
-    weight, n_in = synapse.weight[out], int(into.sum())
-    weight, groups = (weight, n_in) if synapse.groups > 1 else (weight[:, into], 1)
-    return replace(synapse, weight=weight, input_shape=(n_in, height, width), groups=groups)
+def _cut(synapse: Synapse, layer: Layer, rows: Mask | None, columns: Mask | None) -> Synapse:
+    """Return the synapses onto a layer's neurons `rows` from its source's neurons `columns`; None for all."""
+    match synapse:
+        case Dense():
+            weight = synapse.weight if rows is None else synapse.weight[rows]
+            return Dense(weight=weight if columns is None else weight[:, columns])
+        case Sparse():
+            matrix = csr_matrix((synapse.weight, synapse.sources, synapse.starts), shape=(synapse.n_out, synapse.n_in))
+            matrix = matrix if rows is None else matrix[rows]
+            matrix = matrix if columns is None else matrix[:, columns]
+            return Sparse(n_in=matrix.shape[1], starts=matrix.indptr, sources=matrix.indices, weight=matrix.data)
+        case Conv():
+            out = np.ones(layer.shape[0], dtype=np.bool_) if rows is None else unit_mask(rows, layer)
+            channels, height, width = synapse.input_shape
+            into = np.ones(channels, dtype=np.bool_) if columns is None else columns.reshape(channels, -1).any(axis=1)
+            weight, n_in = synapse.weight[out], int(into.sum())
+            weight, groups = (weight, n_in) if synapse.groups > 1 else (weight[:, into], 1)
+            return replace(synapse, weight=weight, input_shape=(n_in, height, width), groups=groups)
+        case _:
+            raise unsupported_kind(synapse)

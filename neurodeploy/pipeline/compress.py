@@ -27,7 +27,7 @@ from neurodeploy.mapping.budget.channels import narrow_budget
 from neurodeploy.mapping.layout import arranged, lay_out, linked
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.mapping.traffic import measured_rates
-from neurodeploy.passes.dead_neurons import live_neurons, without_neurons
+from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
 from neurodeploy.passes.quantize import quantization_errors, quantize
 from neurodeploy.pipeline.deploy import Deployment, Say, ignore, output_folder, report_files, rounding_warnings, write_report
 from neurodeploy.report.html import RunArtifacts
@@ -319,7 +319,7 @@ def in_integers(network: Network, budget: Budget, widths: Mapping[str, int]) -> 
     BudgetError
         The network exceeds its budget.
     """
-    kept = live_neurons(network)
+    kept = needed_neurons(network)
     network, plan = without_neurons(network, kept), budget.of_neurons(kept)
     quantized = quantize(network, budget.profile, bits=widths)
     plan.check(quantized)
