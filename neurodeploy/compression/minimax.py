@@ -340,7 +340,7 @@ class MinimaxPruning(Pruning):
     def memory_trials(self, share: float) -> Iterator[MemoryTrial]:
         """Cores with a price on their memory, each to be tried with `share` less than its synapses take."""
         for parts in self.plan.by_core():
-            if any(self.multipliers[constraint(part, "synapse_memory_bits")] > 0 for part in parts):
+            if any(self.multipliers.get(constraint(part, "synapse_memory_bits"), 0.0) > 0 for part in parts):
                 layers = tuple(dict.fromkeys(part.layer for part in parts))
                 yield MemoryTrial(core=parts[0].core, layers=layers, apply=partial(self._with_less, parts, share))
 
