@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copyreg
 import os
 import pickle
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ import pytest
 
 import neurodeploy
 from neurodeploy.training.checkpoint import load_state
-from neurodeploy.training.distributed import Replicas
+from neurodeploy.training.distributed import Replicas, _Pickler
 
 TESTS = Path(__file__).parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -113,7 +115,7 @@ def test_each_draws_for_its_own_samples_what_the_model_draws(runs: dict[str, Any
 
 
 def test_processes_that_have_parted_say_so(runs: dict[str, Any]) -> None:
-    wanted = "replicas: have parted. Open `with neurodeploy.together():` once, around all of it."
+    wanted = "replicas: were disconnected after an earlier run. Wrap all runs in one `with neurodeploy.together():`."
     assert runs["0"]["again"] == runs["1"]["again"] == {"error": wanted}
     assert "again" not in runs["alone"]
 
@@ -183,3 +185,9 @@ def test_shares_are_all_of_a_batch(n: int, n_samples: int) -> None:
     shares = [Replicas(number=k, n=n).share(n_samples) for k in range(n)]
     assert [sample for share in shares for sample in range(n_samples)[share]] == list(range(n_samples))
     assert max(share.stop - share.start for share in shares) == -(-n_samples // n)
+
+
+def test_pickling_elsewhere_in_the_process_stays_as_it_was() -> None:
+    """Read-only mappings go between processes by a pickler of their own."""
+    assert MappingProxyType not in copyreg.dispatch_table
+    assert pickle.loads(_Pickler.dumps({"one": MappingProxyType({"two": 2})})) == {"one": MappingProxyType({"two": 2})}

@@ -1,18 +1,15 @@
-"""Whatever is random while a model learns: torch's draws, NumPy's and Python's own.
+"""Training in several processes (torchrun), random states, and the order of batches.
 
-Processes that train one model together, under torchrun: who does which part of a batch, and what they tell each other.
-
-Each holds the whole model, draws the same batches, and learns from its share of every one; gradients are summed, so all take the
-same step, that of one process with the whole batch, to the rounding of sums. What is decided (which synapses survive, and in
-which form) is decided by the first and told to the others: a choice is a matter of more or less, and would fall out otherwise on
-a machine that rounds otherwise.
-
-In which order a run goes through its batches, and where it goes on in an epoch that was broken off.
+Every process holds the whole model, draws the same batches and computes the gradients of its share of each; gradients are summed,
+so all take the step that one process with the whole batch would take, to the rounding of sums. Rank 0 makes all decisions (which
+synapses are kept, in which format) and sends them to the others: a decision between near-equal scores would differ on a machine
+that rounds differently.
 """
 
 from __future__ import annotations
 
 import copyreg
+import io
 import os
 import pickle
 import random
@@ -33,12 +30,10 @@ import torch.distributed as dist
 from neurodeploy.errors import DataError, NeurodeployError, TrainingError
 from neurodeploy.training.forward import Data
 
-# -------------------- training.randomness
-
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """All of it begins with `seed` while this lasts; the caller's own draws go on afterwards as if nothing had been."""
+    """Seed torch, NumPy and `random` while open; the states before come back afterwards."""
     before = random_state()
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002  # what a user's data may draw from is the old generator
@@ -50,7 +45,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def random_state() -> dict[str, Any]:
-    """Where the draws stand, of every device that is this process's."""
+    """Return the states of all random generators, of every device that this process uses."""
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002  # as above
     version, numbers, normal = random.getstate()
     return {
@@ -62,7 +57,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Draws go on from where `random_state` found them."""
+    """Restore what `random_state` returned."""
     torch.set_rng_state(state["torch"])
     for device, drawn in zip(_devices(), state["cuda"], strict=False):
         torch.cuda.set_rng_state(drawn, device)
@@ -73,42 +68,97 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 
 def _devices() -> Sequence[int]:
-    """All GPUs; of replicas, which have one each, the current one alone."""
+    """All GPUs; in a process group, where each process has one, the current one alone."""
     if not torch.cuda.is_available():
         return []
     shared = torch.distributed.is_available() and torch.distributed.is_initialized()
     return [torch.cuda.current_device()] if shared else range(torch.cuda.device_count())
 
 
-# -------------------- training.replicas
-
 T = TypeVar("T")
 
-_TOLD = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What torchrun tells each process in its environment."""
-_PATIENCE = timedelta(days=1)
-"""How long others wait for the first, which may have Lava run for hours; that one is gone they notice at once."""
+TORCHRUN_ENV = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Variables that torchrun sets in the environment of each process."""
+TIMEOUT = timedelta(days=1)
+"""Longest wait for rank 0, which may run Lava for hours; a process that died is noticed at once."""
 
 
-def _read_only(entries: dict[Any, Any]) -> MappingProxyType[Any, Any]:
-    return MappingProxyType(entries)
+class _Collectives:
+    """Collective operations on the default process group of torch, and the buffers that have to outlive them.
+
+    Attributes
+    ----------
+    is_closed : bool
+        The group was left: the address where its processes met is gone, so it cannot be opened again.
+    """
+
+    def __init__(self) -> None:
+        self.is_closed = False
+        # Keep references to recent buffers: gloo frees them from its own thread, which needs the GIL, and
+        # destroy_process_group holds the GIL while it joins that thread: without these references that is a deadlock.
+        self._buffers: deque[torch.Tensor] = deque(maxlen=8)
+
+    def sum(self, tensor: torch.Tensor) -> None:
+        """Sum over all processes, in place."""
+        self._buffers.append(tensor)
+        dist.all_reduce(tensor)
+
+    def broadcast(self, tensor: torch.Tensor) -> None:
+        """Give all processes the tensor of rank 0, in place."""
+        self._buffers.append(tensor)
+        dist.broadcast(tensor, src=0)
+
+    def close(self) -> None:
+        dist.destroy_process_group()
+        self._buffers.clear()
+        self.is_closed = True
+
+    @staticmethod
+    @contextmanager
+    def errors() -> Iterator[None]:
+        """Raise `TrainingError` for what gloo, nccl or their store report."""
+        try:
+            yield
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:160]
+            raise TrainingError(
+                "replicas", f"the processes lost their connection ({reason})", remedy="See the errors of the others."
+            ) from error
 
 
-copyreg.pickle(MappingProxyType, lambda proxy: (_read_only, (dict(proxy),)))  # what nouns hold, and replicas tell
+_collectives = _Collectives()
+"""One per process, as torch's default process group is."""
+
+
+class _Pickler(pickle.Pickler):
+    """A pickler that takes the read-only mappings of frozen dataclasses; the process-wide `copyreg` table stays as it is."""
+
+    dispatch_table = copyreg.dispatch_table.copy()
+    dispatch_table[MappingProxyType] = lambda proxy: (_Pickler.read_only, (dict(proxy),))
+
+    @staticmethod
+    def read_only(entries: dict[Any, Any]) -> MappingProxyType[Any, Any]:
+        return MappingProxyType(entries)
+
+    @staticmethod
+    def dumps(value: Any) -> bytes:
+        buffer = io.BytesIO()
+        _Pickler(buffer).dump(value)
+        return buffer.getvalue()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replicas:
-    """The processes, as one of them sees them.
+    """The processes that train one model, as one of them sees them.
 
     Attributes
     ----------
     number : int
-        Which one this is, from 0.
+        Rank of this process, from 0.
     n : int
-        How many there are.
+        Number of processes.
     alone : bool
-        Whether there is nobody to talk to: this process was not started by torchrun.
+        Whether this process was not started by torchrun.
     """
 
     number: int = 0
@@ -117,57 +167,58 @@ class Replicas:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the one that decides, writes files and speaks."""
+        """Whether this is rank 0, which decides, writes files and prints."""
         return self.number == 0
 
     def share(self, n_samples: int) -> slice:
-        """Which samples of a batch are this one's; none, where there are fewer than replicas."""
+        """Samples of a batch that this process computes; none where there are fewer samples than processes."""
         return slice(self.number * n_samples // self.n, (self.number + 1) * n_samples // self.n)
 
     def own_draws(self, where: str) -> AbstractContextManager[None]:
-        """While it is open, draws are this one's own: its samples are other samples. Those of all go on afterwards, in step."""
+        """While open, random draws differ between processes, as their samples do; the common state comes back afterwards."""
         return nullcontext() if self.alone else seeded(crc32(f"{where}, replica {self.number} of {self.n}".encode()))
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter], share: float, *numbers: float) -> list[float]:
-        """Sum gradients over all, each times its `share` of the batch, in place; and numbers, as they are, which are returned."""
+        """Sum gradients, each times its `share` of the batch, over all processes in place; return the sums of `numbers`."""
         if self.alone:
             return list(numbers)
-        with _talking():
-            told = torch.tensor([*numbers, *(float(one.grad is not None) for one in parameters)], dtype=torch.float64)
-            _sum(told)
-            sums = told.tolist()
+        with _collectives.errors():
+            # a process without samples has no gradients: all agree first on the parameters that have one anywhere
+            counts = torch.tensor([*numbers, *(float(one.grad is not None) for one in parameters)], dtype=torch.float64)
+            _collectives.sum(counts)
+            sums = counts.tolist()
             learnt = [one for one, has in zip(parameters, sums[len(numbers) :], strict=True) if has]
             if learnt:
                 parts = [torch.zeros_like(one) if one.grad is None else one.grad for one in learnt]
                 together = torch.cat([part.reshape(-1) for part in parts]).mul_(share)
-                _sum(together)
+                _collectives.sum(together)
                 for one, part in zip(learnt, torch.split(together, [one.numel() for one in learnt]), strict=True):
                     one.grad = part.view_as(one).to(one.dtype)
         return sums[: len(numbers)]
 
     def take_first(self, model: torch.nn.Module) -> None:
-        """Give all the weights and buffers of the first."""
-        with _talking(), torch.no_grad():
+        """Copy the weights and buffers of rank 0 to all processes."""
+        with _collectives.errors(), torch.no_grad():
             for tensor in [] if self.alone else model.state_dict().values():
-                told = tensor.contiguous().reshape(-1).view(torch.uint8)  # gloo does not know every type
-                _tell(told)
-                tensor.copy_(told.view(tensor.dtype).view_as(tensor))
+                sent = tensor.contiguous().reshape(-1).view(torch.uint8)  # gloo does not know every type
+                _collectives.broadcast(sent)
+                tensor.copy_(sent.view(tensor.dtype).view_as(tensor))
 
     def of_first(self, make: Callable[[], T]) -> T:
-        """What the first makes, for all; its error is everybody's. All draw on as it does."""
+        """Call `make` on rank 0 and return its result on all processes; they raise its error, and take on its random state."""
         if self.alone:
             return make()
-        told = b""
+        sent = b""
         if self.is_first:
             try:
-                told = pickle.dumps((_on_cpu(make()), None, random_state()))
+                sent = _Pickler.dumps((_on_cpu(make()), None, random_state()))
             except NeurodeployError as error:
-                told = pickle.dumps((None, error, None))
-        with _talking():
-            _tell(size := torch.tensor([len(told)]))
-            heard = torch.frombuffer(bytearray(told or int(size)), dtype=torch.uint8)
-            _tell(heard)
-        made, wrong, drawn = pickle.loads(heard.numpy().tobytes())  # noqa: S301  # from a process of the same program
+                sent = _Pickler.dumps((None, error, None))
+        with _collectives.errors():
+            _collectives.broadcast(size := torch.tensor([len(sent)]))
+            received = torch.frombuffer(bytearray(sent or int(size)), dtype=torch.uint8)
+            _collectives.broadcast(received)
+        made, wrong, drawn = pickle.loads(received.numpy().tobytes())  # noqa: S301  # from a process of the same program
         if wrong is not None:
             wrong.is_reported_elsewhere = not self.is_first
             raise wrong
@@ -175,82 +226,58 @@ class Replicas:
         return cast("T", made)
 
     def in_turn(self, make: Callable[[], T]) -> T:
-        """What each makes, the first of every machine before its others, which then find what it fetched."""
+        """Call `make` on every process, first on one of each machine: the others then find the files that it downloaded."""
         leads = self.alone or int(os.environ.get("LOCAL_RANK", "0")) == 0
         made = [make()] if leads else []
         self.wait()
         return made[0] if leads else make()
 
     def wait(self) -> None:
-        """Until all are here."""
-        with _talking():
+        """Wait until all processes are here."""
+        with _collectives.errors():
             if not self.alone:
-                _sum(torch.zeros(1))
+                _collectives.sum(torch.zeros(1))
 
 
 @contextmanager
 def together() -> Iterator[Replicas]:
-    """The processes that torchrun started, connected while this is open; a process that it did not start is alone.
+    """Connect the processes that torchrun started while open; a process that it did not start is alone.
 
-    They talk by gloo between CPUs and by nccl between GPUs, where each takes its own (``LOCAL_RANK``) as the current one. `fit`
-    and `compress` open it themselves; a program that trains more than once, or makes its model on its GPU, opens it around all.
+    They communicate by gloo between CPUs and by nccl between GPUs; each takes its own GPU (``LOCAL_RANK``) as the current one.
+    `fit` and `compress` open this themselves; a program that trains more than once, or makes its model on its GPU, opens it
+    around all of that.
 
     Raises
     ------
     TrainingError
-        They have parted already: where they met is gone; or one of the others is.
+        The processes were connected before, and the connection cannot be opened again; or one of them died.
     """
-    if not dist.is_available() or not (dist.is_initialized() or all(name in os.environ for name in _TOLD)):
+    if not dist.is_available() or not (dist.is_initialized() or all(name in os.environ for name in TORCHRUN_ENV)):
         yield Replicas()
         return
-    if dist.is_initialized():  # by whoever opened this outside
+    if dist.is_initialized():  # by a caller that opened this already
         yield Replicas(number=dist.get_rank(), n=dist.get_world_size(), alone=False)
         return
-    if _PARTED:
-        raise TrainingError("replicas", "have parted", remedy="Open `with neurodeploy.together():` once, around all of it.")
+    if _collectives.is_closed:
+        raise TrainingError(
+            "replicas", "were disconnected after an earlier run",
+            remedy="Wrap all runs in one `with neurodeploy.together():`.",
+        )  # fmt: skip
     on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
     if on_gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    with _talking():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=_PATIENCE)
+    with _collectives.errors():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=TIMEOUT)
     try:
         replicas = Replicas(number=dist.get_rank(), n=dist.get_world_size(), alone=False)
         yield replicas
-        replicas.wait()  # who leaves first would take the connection from under the others
+        replicas.wait()  # whoever leaves first closes the connection of the others
     finally:
-        dist.destroy_process_group()
-        _HELD.clear()
-        _PARTED.append(True)
-
-
-_PARTED: list[bool] = []
-_HELD: deque[torch.Tensor] = deque(maxlen=8)
-"""What was said last. A thread of gloo's lets go of a tensor some time after it was sent; if nobody else holds it, it waits for
-Python's lock to free it, and whoever takes the group down, under that lock, waits for that thread: for ever."""
-
-
-def _sum(tensor: torch.Tensor) -> None:
-    _HELD.append(tensor)
-    dist.all_reduce(tensor)
-
-
-def _tell(tensor: torch.Tensor) -> None:
-    """All take what the first has."""
-    _HELD.append(tensor)
-    dist.broadcast(tensor, src=0)
-
-
-@contextmanager
-def _talking() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:  # of gloo, of nccl, of the store where they meet
-        reason = " ".join(str(error).split())[:160]
-        raise TrainingError("replicas", f"lost each other ({reason})", remedy="See what the others had to say.") from error
+        _collectives.close()
 
 
 def _on_cpu(value: Any) -> Any:
-    """Mappings and lists of tensors where every machine can read them; anything else as it is."""
+    """Move the tensors in nested mappings and lists to the CPU; anything else stays as it is."""
     if isinstance(value, torch.Tensor):
         return value.detach().cpu()
     if isinstance(value, Mapping):
@@ -260,11 +287,8 @@ def _on_cpu(value: Any) -> Any:
     return value
 
 
-# -------------------- training.order
-
-
 class Order:
-    """The batches of one epoch after the other; with a method ``shuffled(generator)``, data come in an order that a seed decides.
+    """Batches of one epoch after the other; data with a method ``shuffled(generator)`` come in an order that a seed decides.
 
     Attributes
     ----------
@@ -278,23 +302,31 @@ class Order:
     """
 
     def __init__(self, data: Data, seed: int) -> None:
-        self.data, self.n_batches = data, _n_batches(data)
+        try:
+            batches = iter(data)
+        except TypeError as error:
+            raise DataError("data", f"is {type(data).__name__}, not an iterable of (input, target) batches") from error
+        if batches is data:
+            raise DataError("data", "can be read only once", remedy="Give a list of batches, or a DataLoader.")
+        self.data, self.n_batches = data, len(data) if isinstance(data, Sized) else sum(1 for _ in batches)
+        if self.n_batches == 0:
+            raise DataError("data", "holds no batches")
         self._generator = torch.Generator().manual_seed(seed)
-        self._begun: Mapping[str, Any] = {}
-        self._kept: Mapping[str, Any] | None = None
+        self._at_start: Mapping[str, Any] = {}
+        self._resumed: Mapping[str, Any] | None = None
 
     def epoch(self, done: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The batches of an epoch, after the first `done`: one that was broken off is drawn again, and its first part left."""
-        kept, self._kept = self._kept, None
-        if kept is not None:
-            set_random_state(kept["begun"]["random"])
-            self._generator.set_state(kept["begun"]["order"])
-        self._begun = {"random": random_state(), "order": self._generator.get_state()}
+        """Batches of an epoch after the first `done`: an interrupted epoch is drawn again, and its first part skipped."""
+        resumed, self._resumed = self._resumed, None
+        if resumed is not None:
+            set_random_state(resumed["begun"]["random"])
+            self._generator.set_state(resumed["begun"]["order"])
+        self._at_start = {"random": random_state(), "order": self._generator.get_state()}
         shuffled = getattr(self.data, "shuffled", None)
         batches = iter(self.data if shuffled is None else shuffled(self._generator))
-        if kept is not None:
+        if resumed is not None:
             sum(1 for _ in islice(batches, done))
-            set_random_state(kept["random"])
+            set_random_state(resumed["random"])
         for batch in batches:
             if not isinstance(batch, (tuple, list)) or len(batch) != 2:
                 raise DataError("data", f"gave {type(batch).__name__}, not a pair (input, target)")
@@ -303,22 +335,9 @@ class Order:
             yield batch[0], torch.as_tensor(batch[1])
 
     def state_dict(self) -> Mapping[str, Any]:
-        """Where the draws stood as the epoch began, and where they stand."""
-        return {"begun": self._begun, "random": random_state()}
+        """Random states at the start of the epoch, and now."""
+        return {"begun": self._at_start, "random": random_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next epoch be the one in which `state_dict` was taken."""
-        self._kept = state
-
-
-def _n_batches(data: Data) -> int:
-    try:
-        batches = iter(data)
-    except TypeError as error:
-        raise DataError("data", f"is {type(data).__name__}, not an iterable of (input, target) batches") from error
-    if batches is data:
-        raise DataError("data", "can be read only once", remedy="Give a list of batches, or a DataLoader.")
-    n = len(data) if isinstance(data, Sized) else sum(1 for _ in batches)
-    if n == 0:
-        raise DataError("data", "holds no batches")
-    return n
+        self._resumed = state
