@@ -9,6 +9,7 @@ import pytest
 from support_matrix import COMMANDS as MATRIX_COMMANDS
 from support_matrix import HEAD, ROWS, Row, cell, write_models
 
+import neurodeploy
 from neurodeploy.__main__ import main
 from neurodeploy.frontends.nir import reading
 from neurodeploy.frontends.torch import functions as supported
@@ -116,6 +117,12 @@ def test_a_row_of_the_support_matrix_is_what_the_commands_do(row: Row, models: P
         command: cell(command, row, models) for command in MATRIX_COMMANDS
     }
     assert matrix[2 + ROWS.index(row)].rstrip("| ").endswith(row.note or shown[-1].strip())
+
+
+def test_the_reference_has_every_public_name() -> None:
+    page = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    shown = {name.rpartition(".")[2] for name in re.findall(r"^\.\. auto\w+:: ([\w.]+)$", page, flags=re.MULTILINE)}
+    assert {name for name in neurodeploy.__all__ if name not in ("INPUT", "plot")} - shown == set()
 
 
 # ---------------------------------------------------------------------------------------------- ARCHITECTURE.md
