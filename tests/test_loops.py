@@ -15,7 +15,7 @@ from test_nir import DT, graph, lif, written
 from torch import nn
 
 from neurodeploy.errors import ExtractError
-from neurodeploy.frontends.assembly import AT_ONCE, Heard, assemble, in_order
+from neurodeploy.frontends.assembly import MEMORYLESS, LayerSpec, NeuronSpec, assemble, topological_order
 from neurodeploy.frontends.expressions import spikes
 from neurodeploy.frontends.nir.reading import read_nir
 from neurodeploy.frontends.torch.extract import extract
@@ -44,9 +44,9 @@ def test_a_loop_is_named_with_its_steps_and_its_delay() -> None:
     sample = torch.zeros(1, 6)
     with pytest.raises(
         ExtractError,
-        match=r"^low \(LIFCell\): is in a loop, 'give' -> 'up' -> 'give', which takes 2 steps on the chip, one a synapse, and "
-        r"has a delay of 1 \(a network's layers hear .* themselves\)\. Make one population of them that hears itself a step "
-        r"later, so that its spikes go round in 2 steps, and train with that",
+        match=r"^low \(LIFCell\): is in a loop, 'give' -> 'up' -> 'give', which takes 2 steps on the chip, one per synapse, and "
+        r"has a delay of 1 \(a layer receives spikes from .* itself\)\. Replace them by one population that feeds back to itself "
+        r"one step later, so that its spikes take 2 steps around the loop, and train with that",
     ):
         extract(Both(at_once=True), sample)
     with pytest.raises(ExtractError, match=r"'give' -> 'high' -> 'give', which takes 2 steps on the chip, .* has a delay of 2"):
@@ -114,13 +114,13 @@ def test_a_loop_of_nodes_counts_the_fewest_steps_that_delays_take(tmp_path: Path
 
 
 def test_order_is_as_it_stands_where_nobody_waits() -> None:
-    assert in_order({"c": {}, "b": {"c": 0, "b": 0}, "d": {"a": 3}, "a": {"c": 1}}, {}) == ["c", "b", "a", "d"]
+    assert topological_order({"c": {}, "b": {"c": 0, "b": 0}, "d": {"a": 3}, "a": {"c": 1}}, {}) == ["c", "b", "a", "d"]
 
 
 def test_a_network_is_no_heap_of_populations() -> None:
-    neuron = LIF(threshold=np.ones(()), **AT_ONCE)
+    neuron = LIF(threshold=np.ones(()), **MEMORYLESS)
     heap = [
-        Heard(name=name, where=name, form=spikes(source, (2,)), neuron=neuron, gain=np.ones(()), has_current=False)
+        LayerSpec(name=name, where=name, expression=spikes(source, (2,)), neurons=NeuronSpec(neuron=neuron, gain=np.ones(())))
         for name, source in (("a", "b"), ("b", INPUT))
     ]
     with pytest.raises(ExtractError, match=r"^layer 'a': receives spikes from 'b', which is no layer before it\. List each"):
@@ -130,4 +130,4 @@ def test_a_network_is_no_heap_of_populations() -> None:
 def test_a_long_loop_is_told_without_those_that_only_hear_it() -> None:
     loop = {"ear": {"c": 0}, "a": {"c": 2}, "b": {"a": 0}, "c": {"b": 1, "c": 0}}
     with pytest.raises(ExtractError, match=r"^A: is in a loop, 'a' -> 'b' -> 'c' -> 'a', which takes 3 steps .* a delay of 3 "):
-        in_order(loop, {name: name.upper() for name in loop})
+        topological_order(loop, {name: name.upper() for name in loop})

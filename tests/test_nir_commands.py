@@ -71,7 +71,7 @@ def test_export_writes_nir_and_net_files(here: Path, capsys: pytest.CaptureFixtu
 
 
 BAD = {
-    "no step": (["inspect", "model.nir", "--target", "loihi2"], "model.nir: does not say how long a step is"),
+    "no step": (["inspect", "model.nir", "--target", "loihi2"], "model.nir: does not state the length of a time step"),
     "unknown way": (["verify", "model.nir", "--discretisation", "fast"], "discretisation: 'fast' is not known"),
     "a step for a net": (["simulate", "x.net", *EULER, "--input", "spikes.npy", "--out", "r.npz"], "are for .nir files"),
     "no such kind": (["export", "model.nir", *EULER, "--to", "model.onnx"], "model.onnx: is no kind of file"),

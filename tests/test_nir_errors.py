@@ -51,39 +51,39 @@ REFUSED: dict[str, tuple[nir.NIRGraph, str]] = {
     "no tau": (one(W, lif(4, tau=0.0)), "n1 (LIF): its tau of 0 is no time constant"),
     "infinite": (one(W, lif(4, tau=np.inf)), "n1 (LIF): its tau is not finite ... beta of 1"),
     "threshold": (one(W, lif(4, v_threshold=0.0)), "n1 (LIF): LIF.threshold 0.0 is not above the reset ... raise v_th"),
-    "shape": (one(W, lif(5)), "n1 (LIF): its tau has shape (5,), but it hears something of shape (4,)"),
+    "shape": (one(W, lif(5)), "n1 (LIF): its tau has shape (5,), but it receives something of shape (4,)"),
     "membrane": (one(W, LEAK, nir.Linear(np.ones((2, 4))), lif(2)), "n3 (LIF): takes the membrane of 'n1', which never"),
     "two matrices": (one(W, nir.Linear(np.ones((2, 4))), lif(2)), "n1 (Linear): follows n0 (Linear) with no neurons between"),
-    "inputs": (one(nir.Linear(np.ones((4, 7))), lif(4)), "n0 (Linear): expects 7 inputs, but hears something of shape (6,)"),
+    "inputs": (one(nir.Linear(np.ones((4, 7))), lif(4)), "n0 (Linear): expects 7 inputs, but receives something of shape (6,)"),
     "matrices": (one(nir.Linear(np.ones((1, 4, 6))), lif(4)), "n0 (Linear): its weight has shape (1, 4, 6), not (n_out"),
     "bias": (one(nir.Affine(np.ones((4, 6)), np.ones(3)), lif(4)), "n0 (Affine): its bias has 3 numbers, its weight 4 rows"),
     "channels": (
         one(nir.Conv2d((5, 5), np.ones((3, 1, 2, 2)), 1, 0, 1, 1, np.zeros(3)), lif(3, 4, 4), input_shape=(2, 5, 5)),
-        "n0 (Conv2d): expects 1 channels, but hears something of shape (2, 5, 5)",
+        "n0 (Conv2d): expects 1 channels, but receives something of shape (2, 5, 5)",
     ),
     "kernel": (
         one(nir.Conv1d(5, np.ones((3, 2, 2, 2)), 1, 0, 1, 1, np.zeros(3)), lif(3, 4, 4), input_shape=(2, 5)),
-        "n0 (Conv1d): its weight has shape (3, 2, 2, 2), not 3 sides",
+        "n0 (Conv1d): its weight has shape (3, 2, 2, 2), not (out, in / groups, n)",
     ),
     "lines": (
         one(nir.Conv1d(5, np.ones((3, 2, 2)), 1, 0, 1, 1, np.zeros(3)), lif(3, 4), input_shape=(2, 5, 5)),
-        "n0 (Conv1d): looks at lines (channels, n), not at shape (2, 5, 5)",
+        "n0 (Conv1d): needs lines (channels, n), but its input has shape (2, 5, 5)",
     ),
     "same and even": (
         one(nir.Conv2d((5, 5), np.ones((3, 2, 2, 2)), 1, "same", 1, 1, np.zeros(3)), lif(3, 5, 5), input_shape=(2, 5, 5)),
         "n0 (Conv2d): pads one side more than the other",
     ),
-    "no image": (one(pool(2), W, lif(4)), "n0 (AvgPool2d): looks at images (channels, rows, columns), not at shape (6,)"),
+    "no image": (one(pool(2), W, lif(4)), "n0 (AvgPool2d): needs images (channels, rows, columns), but its input has shape (6,)"),
     "flatten": (
         one(nir.Flatten({"input": np.array([6])}, 1, 2), W, lif(4)),
-        "n0 (Flatten): flattens sides 1..2 of something of shape (6,)",
+        "n0 (Flatten): flattens dimensions 1..2 of something of shape (6,)",
     ),
     "part of a step": (one(nir.Delay(np.full(6, 1.5e-3)), W, lif(4)), "n0 (Delay): delays by 1.5 steps of 0.001 ... whole steps"),
     "back in time": (one(nir.Delay(np.full(6, -1e-3)), W, lif(4)), "n0 (Delay): delays by -1 steps"),
     "delayed bias": (
         one(nir.Affine(np.ones((4, 6)), np.ones(4)), nir.Delay(np.full(4, 1e-3)), lif(4)), "n1 (Delay): delays a bias",
     ),
-    "no end": (one(W, lif(4), nir.Linear(np.ones((2, 4)))), "output (Output): gives what n2 (Linear) makes"),
+    "no end": (one(W, lif(4), nir.Linear(np.ones((2, 4)))), "output (Output): gives the output of n2 (Linear), not of"),
     "loose end": (
         one(W, lif(4), loose=nir.Linear(np.ones((2, 4))), edges=[*STRAIGHT, ("n1", "loose")]),
         "loose (Linear): ends without neurons",
@@ -94,11 +94,11 @@ REFUSED: dict[str, tuple[nir.NIRGraph, str]] = {
     ),
     "two ends": (
         one(W, lif(4), lif(4), edges=[("input", "n0"), ("n0", "n1"), ("n0", "n2"), ("n1", "output"), ("n2", "output")]),
-        "output (Output): gives what more than one population makes, not what neurons say",
+        "output (Output): gives the output of more than one population, not of one population of neurons",
     ),
     "heard after the end": (
         one(W, lif(4), lif(4), edges=[*STRAIGHT, ("n1", "n2")]),
-        "output (Output): gives what 'n1' says, but 'n2' hears that and comes after it",
+        "output (Output): gives the output of 'n1', but 'n2' receives that and comes after it",
     ),
     "circle": (
         one(W, lif(4), lif(4), a=nir.Linear(np.eye(4)), b=nir.Linear(np.eye(4)), edges=CIRCLE),
@@ -106,9 +106,9 @@ REFUSED: dict[str, tuple[nir.NIRGraph, str]] = {
     ),
     "loop without neurons": (
         one(W, lif(4), a=nir.Scale(np.ones(4)), edges=[("input", "n0"), ("n0", "a"), ("a", "a"), ("a", "n1"), ("n1", "output")]),
-        "a (Scale): hears itself with no neurons between",
+        "a (Scale): is in a loop without neurons",
     ),
-    "deaf": (one(W, lif(4), deaf=lif(4), edges=STRAIGHT), "deaf (LIF): hears nothing"),
+    "deaf": (one(W, lif(4), deaf=lif(4), edges=STRAIGHT), "deaf (LIF): receives nothing"),
     "no neurons": (one(W), "made.nir: holds no neurons"),
     "two inputs": (
         one(W, lif(4), other=nir.Input(np.array([4])), edges=[*STRAIGHT, ("other", "n1")]),
@@ -131,7 +131,7 @@ def test_what_no_chip_runs_is_refused_by_node_and_kind(case: str, tmp_path: Path
 EDITED: dict[str, Any] = {
     "no r": (PLAIN, "n1", {"r": None}, "n1 (LIF): has no r. Export it again"),
     "words": (PLAIN, "n1", {"r": "much"}, "n1 (LIF): its r is 'much', not numbers"),
-    "no kind": (PLAIN, "n1", {"type": None}, "n1': does not say of which type it is"),
+    "no kind": (PLAIN, "n1", {"type": None}, "n1': has no type"),
     "unknown kind": (PLAIN, "n1", {"type": "Izhikevich"}, "n1 (Izhikevich): is not supported. Supported are Input, Output,"),
     "no shape": (PLAIN, "input", {"shape": None}, "input (Input): has no shape. Export the graph with a sample"),
     "half a stride": (IMAGE, "n0", {"stride": np.array([0.5, 1])}, "n0 (Conv2d): its stride is  ... , not 2 whole numbers"),
@@ -187,10 +187,12 @@ def test_what_is_neither_numbers_nor_text_is_refused_before_it_is_read(tmp_path:
 
 def test_a_step_has_to_be_given(tmp_path: Path) -> None:
     path = written(graph(nir.Linear(weights(4, 6)), lif(4), input_shape=(6,)), tmp_path)
-    with pytest.raises(ExtractError, match=r"does not say how long a step is.*snntorch, spikingjelly, sinabs, norse") as caught:
+    with pytest.raises(
+        ExtractError, match=r"does not state the length of a time step.*snntorch, spikingjelly, sinabs, norse"
+    ) as caught:
         read_nir(path)
     assert "continuous time" in caught.value.source
-    with pytest.raises(RequestError, match="dt: -1 is no length of a step"):
+    with pytest.raises(RequestError, match="dt: -1 is not a positive length of a step"):
         read_nir(path, dt=-1)
     with pytest.raises(RequestError, match=r"discretisation: 'midpoint' is not known\. Choose from euler, exponential,"):
         read_nir(path, dt=DT, discretisation="midpoint")

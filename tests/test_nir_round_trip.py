@@ -118,7 +118,7 @@ def _with_known_scale(layer: QuantizedLayer) -> QuantizedLayer:
 
 
 def test_a_step_of_no_length_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="dt: 0 is no length of a step"):
+    with pytest.raises(RequestError, match="dt: 0 is not a positive length of a step"):
         write_nir(network(layer("one", from_input(), threshold=1.0)), tmp_path / "made.nir", dt=0)
 
 
@@ -181,12 +181,12 @@ UNSAYABLE = {
     "some leak": (
         layer("one", from_input(), threshold=1.0, current_decay=1.0, voltage_decay=[0.0, 0.5]), "'one': has neurons that leak",
     ),
-    "slow": (layer("one", from_input(), threshold=1.0, voltage_decay=1e-310), "layer 'one': forgets so slowly"),
+    "slow": (layer("one", from_input(), threshold=1.0, voltage_decay=1e-310), "layer 'one': decays so slowly"),
     "lost": (layer("one", from_input(), threshold=1e-12, rest=1e6), "layer 'one': has a threshold that is lost"),
     "rest of I": (layer("one", from_input(), current_decay=1.0, voltage_decay=0.0, rest=1.0), "layer 'one': reads an integrator"),
     "no spikes": (
         layer("one", from_input(), Connection(source="one", synapse=Dense(weight=np.eye(2)))),
-        "layer 'one': hears 'one', which never",
+        "layer 'one': receives spikes from 'one', which never",
     ),
     "name": (layer(".", from_input(), threshold=1.0), "layer '.': cannot be the name of a node"),
 }  # fmt: skip
@@ -205,7 +205,7 @@ def test_images_that_nir_cannot_say_are_refused_by_layer(tmp_path: Path) -> None
     by_matrix = Connection(source=INPUT, synapse=Dense(weight=np.ones((9, 3))))
     flat = network(layer("one", by_matrix, shape=(1, 3, 3), threshold=1.0),
                    layer("two", Connection(source="one", synapse=kernel), shape=(1, 2, 2), threshold=1.0))  # fmt: skip
-    with pytest.raises(ExtractError, match="layer 'two': convolves 'one', which has synapses without a window"):
+    with pytest.raises(ExtractError, match="layer 'two': convolves 'one', which also receives spikes through a matrix"):
         write_nir(flat, tmp_path / "made.nir")
     biased = layer(
         "one", Connection(source=INPUT, synapse=kernel), shape=(1, 2, 2), threshold=1.0, bias=[1, 2, 3, 4], current_decay=1.0

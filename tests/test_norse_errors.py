@@ -60,7 +60,7 @@ NO_RESET = r"leaks to 1\.0 but resets to 0\.0 \(the chip's membrane starts, leak
     [
         pytest.param(
             SequentialState(torch.nn.Conv1d(1, 2, 3), LIFCell()),
-            r"^0 \(Conv1d\): looks at lines \(channels, length\), not at shape \(3,\)",
+            r"^0 \(Conv1d\): needs lines \(channels, length\), but its input has shape \(3,\)",
             id="a convolution of lines",
         ),
         pytest.param(
@@ -111,12 +111,12 @@ NO_RESET = r"leaks to 1\.0 but resets to 0\.0 \(the chip's membrane starts, leak
         ),
         pytest.param(
             SequentialState(linear(4, 4), LIFCell()),
-            r"^0 \(Linear\): fails on the sample: (mm: )?mat1 and mat2 .*\. Give it a sample as it takes",
+            r"^0 \(Linear\): fails on the sample \(.*\): (mm: )?mat1 and mat2 .*\. Give a sample of the shape that the model",
             id="too few weights",
         ),
         pytest.param(
             chain(LIFCell(), linear(5, 2), LICell()),
-            r"^2 \(Linear\): fails on the sample: (mm: )?mat1 and mat2 shapes cannot",
+            r"^2 \(Linear\): fails on the sample \(.*\): (mm: )?mat1 and mat2 shapes cannot",
             id="weights that do not meet",
         ),
         pytest.param(
@@ -180,13 +180,15 @@ def test_a_layer_cannot_be_called_as_the_input_is() -> None:
     model = SequentialState()
     model.add_module("input", linear(3, 4))
     model.add_module("cell", LIFCell())
-    with pytest.raises(ExtractError, match=r"^input \(Linear\): gives its name 'input' to a layer, which is .*\. Rename it\.$"):
+    with pytest.raises(
+        ExtractError, match=r"^input \(Linear\): gives its name 'input' to a layer, but that is the name of .*\. Rename it\.$"
+    ):
         extract(model, SAMPLE)
 
 
 def test_an_input_of_many_sides_has_to_be_flattened() -> None:
     with pytest.raises(
-        ExtractError, match=r"^0 \(Linear\): would act on the last side .* shape \(2, 3\) only\. Put a Flatten before"
+        ExtractError, match=r"^0 \(Linear\): acts on the last dimension .* shape \(2, 3\) only\. Put a Flatten before"
     ):
         extract(chain(LIFCell()), torch.zeros(1, 2, 3))
 

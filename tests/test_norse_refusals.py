@@ -124,15 +124,15 @@ CHIP = r"\(a chip's synapses add up weighted spikes\)\. docs/operators.md lists 
 
 WRONG: dict[str, tuple[nn.Module, str]] = {
     "an activation": (between(F.relu), rf"^model \(Net\): relu is not supported {CHIP}"),
-    "a product of spikes": (between(lambda z: z * z), r"^model \(Net\): mul multiplies what depends on spikes by what depends"),
+    "a product of spikes": (between(lambda z: z * z), r"^model \(Net\): mul multiplies two tensors that both depend on spikes"),
     "weights that are spikes": (
         between(lambda z: F.linear(torch.ones(2, 2), z.T).T.repeat(1, 2)),
         r"^model \(Net\): T mixes samples",
     ),
-    "weights by spikes": (between(lambda z: torch.div(torch.ones(4), z + 1)), r"div weights what is no spike by what is"),
+    "weights by spikes": (between(lambda z: torch.div(torch.ones(4), z + 1)), r"div multiplies constants by weights that"),
     "no matrix": (
         between(lambda z: (z.unsqueeze(1) @ torch.ones(2, 4, 4)).squeeze(1)),
-        r"^model \(Net\): matmul multiplies by what is no matrix of weights",
+        r"^model \(Net\): matmul multiplies by something that is not a matrix of weights",
     ),
     "one row of weights": (
         between(lambda z: F.linear(z, torch.ones(4)).unsqueeze(1).repeat(1, 4)),
@@ -144,7 +144,7 @@ WRONG: dict[str, tuple[nn.Module, str]] = {
     ),
     "samples that meet": (
         between(lambda z: z - z.mean(0)),
-        r"^model \(Net\): mean adds up over other sides than those of the image",
+        r"^model \(Net\): mean adds up over other dimensions than those of the image",
     ),
     "samples moved": (
         between(lambda z: z.flatten().view(1, -1)[:, :4].expand(2, 4)),
@@ -152,23 +152,23 @@ WRONG: dict[str, tuple[nn.Module, str]] = {
     ),
     "chance": (between(lambda z: F.dropout(z, 0.5)), r"^model \(Net\): dropout drops spikes by chance, in eval mode too"),
     "a constant a sample": (between(lambda z: z + torch.tensor([[0.0], [1.0]])), r"add has another constant for each sample"),
-    "a constant that spreads": (between(lambda z: (z[:, :1] * torch.ones(4))), r"mul spreads what it is given over more places"),
+    "a constant that spreads": (between(lambda z: (z[:, :1] * torch.ones(4))), r"mul broadcasts its input to a larger shape"),
     "what is not finite": (between(lambda z: z * float("inf")), r"^model \(Net\): has a constant that is not finite"),
     "a write into a part": (between(writes), rf"^model \(Net\): writes into a part of a tensor {CHIP}"),
     "a decision": (Net(decides), r"^model \(Net\): reads numbers out of its tensors \(__bool__\), .*Take it out of forward"),
     "a number read": (between(lambda z: z * z.sum().item()), r"^model \(Net\): reads numbers out of its tensors \(item\)"),
     "another network each step": (
         Net(counts),
-        r"^lif \(LIFCell\): hears something else at its step 1 than at step 0, counted from 0",
+        r"^lif \(LIFCell\): receives something else at its step 1 than at step 0 \(steps counted from 0\)",
     ),
     "states forgotten": (Net(forgets), r"^lif \(LIFCell\): makes 1 steps in 2 calls: its state is not kept .*Return the states"),
     "states swapped": (
         Net(swaps),
-        r"^lif \(LIFCell\): is given a state that is not the one it left .*unchanged, at the next step",
+        r"^lif \(LIFCell\): receives a state that is not the one it returned .*unchanged, at the next step",
     ),
     "a state changed": (
         Net(halves_state),
-        r"^lif \(LIFCell\): is given a state that is not the one it left a step before \(on the",
+        r"^lif \(LIFCell\): receives a state that is not the one it returned a step before \(on the",
     ),
     "a start that is not rest": (Net(starts_high), r"^lif \(LIFCell\): starts from a state that is not rest .*Start with None"),
     "a membrane heard": (
@@ -183,7 +183,7 @@ WRONG: dict[str, tuple[nn.Module, str]] = {
     "an end beyond": (Net(rectified), r"^model \(Net\): relu is not supported"),
     "what escapes": (
         Net(escapes),
-        r"^lif \(LIFCell\): what was read is not what the model does: at step 0 neuron .* escapes torch",
+        r"^lif \(LIFCell\): was not read correctly: at step 0 neuron .* hidden from torch",
     ),
     "a neuron that the chip has not": (
         SequentialState(nn.Linear(4, 4), norse.LIFAdExCell()),
@@ -191,7 +191,7 @@ WRONG: dict[str, tuple[nn.Module, str]] = {
     ),
     "maximum of a sum": (
         SequentialState(nn.Linear(4, 4), LIFBoxCell(), nn.Unflatten(1, (1, 2, 2)), nn.AvgPool2d(1), nn.MaxPool2d(2)),
-        r"^4 \(MaxPool2d\): takes the largest of what 3 \(AvgPool2d\) gives, which are no spikes",
+        r"^4 \(MaxPool2d\): takes the maximum of the output of 3 \(AvgPool2d\), which is not spikes",
     ),
     "a mean of what is no image": (
         SequentialState(nn.Linear(4, 4), nn.Unflatten(1, (1, 2, 2)), nn.AvgPool2d(2), nn.Flatten(), LIFCell()),
@@ -199,11 +199,11 @@ WRONG: dict[str, tuple[nn.Module, str]] = {
     ),
     "a border around a mean": (
         SequentialState(nn.Unflatten(1, (1, 1, 4)), nn.AvgPool2d((1, 2), 1), nn.Conv2d(1, 1, 3, padding=1), LIFBoxCell()),
-        r"^2 \(Conv2d\): pads what pooling gives, whose windows overlap or leave pixels out.*Pool into windows that part",
+        r"^2 \(Conv2d\): pads the output of a pooling whose windows overlap or leave pixels out.*Pool with windows that divide",
     ),
     "where the maximum is": (
         between(lambda z: F.max_pool2d(z.view(2, 1, 2, 2), 1, return_indices=True)[0].flatten(1)),
-        r"^model \(Net\): max_pool2d_with_indices tells where the largest is",
+        r"^model \(Net\): max_pool2d_with_indices returns the positions of the maxima",
     ),
     "no neurons": (
         SequentialState(nn.Unflatten(1, (1, 2, 2)), nn.MaxPool2d(2, return_indices=True), nn.Identity()),
@@ -215,15 +215,15 @@ WRONG: dict[str, tuple[nn.Module, str]] = {
     ),
     "pixels scaled apart": (
         Net(lambda net, x, state: net.lif(F.conv2d(x.view(2, 1, 2, 2) * PIXELS, torch.ones(1, 1, 2, 2)), state)),
-        r"^model \(Net\): looks at an image whose pixels are scaled differently within a channel",
+        r"^model \(Net\): convolves an image whose pixels are scaled differently within a channel",
     ),
     "one place, two factors": (
         between(lambda z: (z.repeat(1, 2) * torch.arange(8.0))[:, :4]),
-        r"^model \(Net\): scales what 'fc1' says differently in different places\. Scale weights",
+        r"^model \(Net\): scales copies of the spikes of 'fc1' by different factors\. Put the factors into the weights",
     ),
     "compiled": (
         SequentialState(torch.jit.script(nn.Linear(4, 4)), LIFCell()),
-        r"^0 \(RecursiveScriptModule\): is compiled\. Give",
+        r"^0 \(RecursiveScriptModule\): is compiled by torch\.jit, .*\. Give the module as it was before",
     ),
 }  # fmt: skip
 
@@ -248,5 +248,5 @@ def test_a_cell_that_hears_nothing() -> None:
         def forward(self, x: torch.Tensor, state: Any = None) -> Any:
             return self.lif(torch.ones(len(x), 3), state)
 
-    with pytest.raises(ExtractError, match=r"^lif \(LIFBoxCell\): hears nothing\. Put its weights before it"):
+    with pytest.raises(ExtractError, match=r"^lif \(LIFBoxCell\): receives no spikes\. Put a layer with weights before it"):
         extract(Deaf(), torch.zeros(2, 4))

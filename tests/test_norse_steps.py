@@ -17,13 +17,15 @@ from neurodeploy.frontends.torch.extract import extract
 
 def test_what_comes_with_many_steps() -> None:
     cell_of_many = SequentialState(nn.Linear(4, 4), LIFCell(), Lift(nn.Linear(4, 4)))
-    with pytest.raises(ExtractError, match=r"^1 \(LIFCell\): is given many steps where it takes one\. Use the cell, or Lift"):
+    with pytest.raises(
+        ExtractError, match=r"^1 \(LIFCell\): receives many steps where it takes one\. Use the cell for one step, Lift"
+    ):
         extract(cell_of_many, torch.zeros(3, 2, 4))
     with pytest.raises(ExtractError, match=r"^1 \(Conv2d\): fails on the sample"):
         extract(SequentialState(LIF(), nn.Conv2d(1, 2, 3)), torch.zeros(3, 2, 1, 4, 4))
-    with pytest.raises(ExtractError, match=r"avg_pool1d is given all steps at once; wrap it in norse\.torch\.Lift"):
+    with pytest.raises(ExtractError, match=r"avg_pool1d receives all steps at once; wrap it in norse\.torch\.Lift"):
         extract(SequentialState(LIF(), nn.AvgPool1d(2), LIF()), torch.zeros(3, 2, 4))
-    with pytest.raises(ExtractError, match=r"^sample: has shape \(1, 2, 4\), and the model takes \(time, batch, .* at least two"):
+    with pytest.raises(ExtractError, match=r"^sample: has shape \(1, 2, 4\), but the model takes \(time, batch, .* at least two"):
         extract(SequentialState(nn.Linear(4, 4), LIF()), torch.zeros(1, 2, 4))
 
 
@@ -68,8 +70,8 @@ def skips_a_step(net: Any, said: Any, _x: torch.Tensor) -> Any:
     ("then", "message"),
     [
         (hears_all_at_once, r"^out \(LIFBoxCell\): takes many steps of the input as if they were one\. Give it one"),
-        (adds_one_to_all, r"^model \(Loops\): add meets one step and many, or batches of different sizes"),
-        (hears_ahead, r"^out \(LIFBoxCell\): hears what 'fc' fires 1 steps later\. Keep to one clock"),
+        (adds_one_to_all, r"^model \(Loops\): add combines one step with many, or batches of different sizes"),
+        (hears_ahead, r"^out \(LIFBoxCell\): receives what 'fc' fires 1 steps later .*\. Call all cells equally often"),
         (skips_a_step, r"^model \(Loops\): max_pool1d is left out at some steps"),
     ],
 )

@@ -11,8 +11,7 @@ from support_matrix import HEAD, ROWS, Row, cell, write_models
 
 import neurodeploy
 from neurodeploy.__main__ import main
-from neurodeploy.frontends.nir import reading
-from neurodeploy.frontends.torch import functions as supported
+from neurodeploy.frontends.support_table import nir_support_table, torch_support_table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -79,7 +78,7 @@ def test_all_nine_commands_are_shown() -> None:
     }  # fmt: skip
 
 
-TABLES = {"norse": ("operators.md", supported.rows), "nir": ("nir.md", reading.rows)}
+TABLES = {"norse": ("operators.md", torch_support_table), "nir": ("nir.md", nir_support_table)}
 """Which page of the documentation has the table of which frontend."""
 
 

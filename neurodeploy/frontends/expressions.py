@@ -1,19 +1,19 @@
-"""What two windows that move over an image one after the other come to: one window, exactly, or a refusal.
+"""Linear expressions: a tensor of the model as a sum of spikes through synapses, plus a constant.
 
-Average pooling is a convolution with equal weights: it folds into the convolution or the matrix beside it. Where that would not
-be exact, at the border of an image, it is refused.
+A frontend evaluates its model on linear expressions instead of numbers. Linear modules map expressions to expressions, exactly,
+or raise `ExtractError`. The expression that arrives at a population becomes its connections, one for each term
+(`neurodeploy.frontends.assembly`).
 
-What a number in a model is, in spikes: a sum of spikes, each through one synapse at most, and a constant.
-
-Frontends walk through their model with such forms in place of tensors. Linear modules make forms of forms, exactly, or refuse;
-what a population hears is a form, and each of its terms becomes a connection (`linear_maps`, `assembly`).
+Two windows that move over an image one after the other fold into one convolution. Average pooling is a convolution with equal
+weights, so it folds into the convolution or the matrix in front of it or behind it. Where folding is not exact, at the border of
+an image, it is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -24,141 +24,40 @@ from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.connectivity import Pair
 from neurodeploy.ir.network import Conv, Dense
 
-# -------------------- frontends.folding
-
-
-def numbers(where: str, name: str, value: Any) -> Floats:
-    """A parameter as float64, () or (n,) or a matrix; a tensor of one element is a scalar."""
-    array = np.asarray(torch.as_tensor(value).detach().cpu(), dtype=np.float64)
-    if not np.isfinite(array).all():
-        raise ExtractError(where, f"its {name} is not finite")
-    return array.reshape(()) if array.size == 1 and array.ndim == 1 else array
-
-
-def pair(value: Any) -> Pair:
-    """One number, or one each, for rows and columns."""
-    sides = tuple(value) if isinstance(value, (tuple, list)) else (value,)
-    return int(sides[0]), int(sides[-1])
-
-
-def average_window(image: tuple[int, int, int], kernel: Pair, stride: Pair, padding: Pair, share: float) -> Conv:
-    """The window of average pooling: `share` of every pixel that it looks at."""
-    weight = np.full((image[0], 1, *kernel), share)
-    return Conv(weight=weight, input_shape=image, stride=stride, padding=padding, groups=image[0])
-
-
-def average_of(where: str, conv: Conv, pool: Conv) -> Conv:
-    """A convolution and the average pooling behind it."""
-    weight = _spread(conv.weight, pool.weight[0, 0], conv.dilation, outer=conv.stride)
-    return _composed(where, conv, pool, weight, conv.groups)
-
-
-def behind_average(where: str, pool: Conv, conv: Conv) -> Conv:
-    """A convolution behind average pooling."""
-    weight = _spread(conv.weight, pool.weight[0, 0], conv.dilation, inner=pool.stride)
-    return _composed(where, pool, conv, weight, conv.groups)
-
-
-def matrix_behind_average(matrix: Floats, pool: Conv) -> Floats:
-    """A matrix on what pooling gives, as one on the pixels: each pixel takes its share of the weight of its windows."""
-    (c, rows, columns), (_, height, width) = pool.output_shape, pool.input_shape
-    (p, q), (y, x), (k, m) = pool.padding, pool.stride, pool.weight.shape[2:]
-    pixels = np.zeros((len(matrix), c, max(height + 2 * p, (rows - 1) * y + k), max(width + 2 * q, (columns - 1) * x + m)))
-    weights = matrix.reshape(len(matrix), c, rows, columns)
-    for i, j in np.ndindex(k, m):
-        pixels[:, :, i : i + (rows - 1) * y + 1 : y, j : j + (columns - 1) * x + 1 : x] += weights * pool.weight[0, 0, i, j]
-    return pixels[:, :, p : p + height, q : q + width].reshape(len(matrix), -1)
-
-
-def check_ceil(where: str, is_ceil: bool, window: Conv) -> None:
-    """Refuse pooling that rounds its size up to windows that reach over the edge."""
-    sizes = zip(window.input_shape[1:], window.padding, window.dilation, window.weight.shape[2:], window.stride, strict=True)
-    if is_ceil and any((n + 2 * p - d * (k - 1) - 1) % s for n, p, d, k, s in sizes):
-        raise ExtractError(where, "has windows that reach over the edge (ceil_mode)", remedy="Use ceil_mode=False.")
-
-
-def equal_windows(where: str, image: tuple[int, int, int], asked: Any) -> Pair:
-    """The window by which adaptive pooling parts an image, where all are equal."""
-    pairs = zip(image[1:], tuple(asked) if isinstance(asked, (tuple, list)) else (asked, asked), strict=True)
-    sides = [n if out is None else int(out) for n, out in pairs]
-    if any(n % out for n, out in zip(image[1:], sides, strict=True)):
-        raise ExtractError(where, f"does not part {image[1:]} pixels into {tuple(sides)} equal windows", remedy="Use AvgPool2d.")
-    return image[1] // sides[0], image[2] // sides[1]
-
-
-def _composed(where: str, first: Conv, second: Conv, weight: Floats, groups: int) -> Conv:
-    """The window of both, once its weights are known: `second` moves over what `first` gives."""
-    padding = [p + q * s for p, q, s in zip(first.padding, second.padding, first.stride, strict=True)]
-    for axis in (0, 1):
-        stride, window = first.stride[axis], first.dilation[axis] * (first.weight.shape[2 + axis] - 1) + 1
-        outside_before = window <= stride + first.padding[axis]
-        outside_after = first.output_shape[1 + axis] * stride - first.padding[axis] >= first.input_shape[1 + axis]
-        if second.padding[axis] and not (outside_before and outside_after):
-            raise ExtractError(
-                where, "pads what pooling gives, whose windows overlap or leave pixels out: no single window at the border",
-                remedy="Pool into windows that part the image, or convolve without padding.",
-            )  # fmt: skip
-    return Conv(
-        weight=weight, input_shape=first.input_shape, padding=(padding[0], padding[1]), groups=groups,
-        stride=(first.stride[0] * second.stride[0], first.stride[1] * second.stride[1]),
-    )  # fmt: skip
-
-
-def _spread(kernel: Floats, taps: Floats, dilation: Pair, inner: Pair = (1, 1), outer: Pair = (1, 1)) -> Floats:
-    """Weights (f, c, rows, columns), each seen through a window of `taps` (rows, columns).
-
-    A place of the kernel lies at dilation * inner, one of the taps at outer, counted in pixels.
-    """
-    rows, columns = kernel.shape[2:]
-    steps, width = (dilation[0] * inner[0], dilation[1] * inner[1]), taps.shape
-    shape = [
-        (side - 1) * step + (tap - 1) * out + 1 for side, step, tap, out in zip((rows, columns), steps, width, outer, strict=True)
-    ]
-    spread = np.zeros((*kernel.shape[:2], *shape))
-    for i, j in np.ndindex(width):
-        y, x = i * outer[0], j * outer[1]
-        spread[:, :, y : y + (rows - 1) * steps[0] + 1 : steps[0], x : x + (columns - 1) * steps[1] + 1 : steps[1]] += (
-            kernel * taps[i, j]
-        )
-    return spread
-
-
-# -------------------- frontends.forms
-
-Places = NDArray[np.int64]
-Shape = tuple[int, ...]
-Where = tuple[str, str]
-"""Path of a module, which names layers, and the path with its type, by which it is refused."""
+Shape: TypeAlias = "tuple[int, ...]"
+Indices: TypeAlias = "NDArray[np.int64]"
+ModuleId: TypeAlias = "tuple[str, str]"
+"""Path of a module, after which layers are named, and the path with the module's type, for error texts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Term:
-    """Spikes of one population on their way: scaled, through a synapse or none, put in places.
+    """Spikes of one population: scaled, sent through at most one synapse, and rearranged.
 
     Attributes
     ----------
     source : str
-        The population, or the input.
-    n : int
-        Its neurons.
-    at : int
-        Step at which the spikes were fired, on the clock of whoever reads the model.
-    places : array of the form's shape
-        Which number each place holds: the k-th (from 1) that comes out of the synapse, or of the source; 0 for none.
-    gain : array () or (n,)
-        What scales the spikes in front of the synapse.
+        Name of the population, or the input.
+    n_source : int
+        Neurons of the source.
+    step : int
+        Step at which the spikes were fired, on the clock of the frontend.
+    indices : array of the expression's shape
+        Which output of the synapse (of the source, without a synapse) each element is, counted from 1; 0 for none.
+    gain : array () or (n_source,)
+        Factor on the spikes in front of the synapse.
     synapse : Conv, Dense or None
-        None as long as there is none.
+        None before the first linear module.
     is_pool : bool
-        Whether the synapse is nothing but average pooling.
+        Whether the synapse is average pooling without weights.
     name, where : str
-        The module that has the weights, or of a pooling that has none beside it.
+        Path and label of the module that holds the weights, or of the pooling if there are none.
     """
 
     source: str
-    n: int
-    at: int
-    places: Places
+    n_source: int
+    step: int
+    indices: Indices
     gain: Floats = field(default_factory=lambda: np.ones(()))
     synapse: Conv | Dense | None = None
     is_pool: bool = False
@@ -171,43 +70,84 @@ class Term:
 
     @property
     def n_out(self) -> int:
-        """Numbers that `places` picks from."""
-        return self.n if self.synapse is None else self.synapse.n_out
+        """Number of values that `indices` selects from."""
+        return self.n_source if self.synapse is None else self.synapse.n_out
 
     @property
     def is_in_order(self) -> bool:
-        """Whether every number stands in its own place."""
-        return self.places.size == self.n_out and bool((self.places.reshape(-1) == np.arange(1, self.n_out + 1)).all())
+        """Whether the elements are all outputs, in their own order."""
+        return self.indices.size == self.n_out and bool((self.indices.reshape(-1) == np.arange(1, self.n_out + 1)).all())
 
-    def channels(self, where: str) -> NDArray[np.int64]:
-        """(channels of the form,): which channel each of them is, or -1 for none; whole images, in order.
+    def channels(self, where: str) -> Indices:
+        """Return (channels,): which channel of the source each channel of the expression is, -1 for none.
 
         Raises
         ------
         ExtractError
-            The form's images are not images of the source.
+            A channel of the expression is not one whole channel of the source, pixel by pixel.
         """
-        pixels = self.places[0].size
-        rows = self.places.reshape(len(self.places), pixels)
+        pixels = self.indices[0].size
+        rows = self.indices.reshape(len(self.indices), pixels)
         first = np.where(rows[:, 0] > 0, rows[:, 0] - 1, -pixels)
         expected = np.where(first[:, None] >= 0, first[:, None] + np.arange(1, pixels + 1), 0)
         if self.n_out % pixels or (first % pixels).any() or (rows != expected).any():
             raise ExtractError(
-                where, f"looks at an image of which {self.source!r} is no whole channel, pixel by pixel",
-                remedy="Reshape, pad or cut only along channels, and pad in the convolution itself.",
-            )  # fmt: skip
-        which: NDArray[np.int64] = first // pixels
-        return which
+                where,
+                f"needs images whose channels are whole channels of {self.source!r}, with the pixels in their order",
+                remedy="Reshape, pad or slice along channels only, and pad in the convolution itself.",
+            )
+        channels: Indices = first // pixels
+        return channels
+
+    def require_no_weights(self, where: str) -> None:
+        """Refuse a second set of weights without neurons in between."""
+        if self.has_weights:
+            raise ExtractError(
+                where,
+                f"follows {self.where} with no neurons between them",
+                remedy="Merge their weights into one module, or put neurons between them.",
+            )
+
+    def scaled(self, where: str, factors: Floats) -> Term:
+        """Return the term times `factors`, one for each element.
+
+        Raises
+        ------
+        ExtractError
+            An output of the synapse appears twice, with different factors.
+        """
+        used = self.indices > 0
+        per_output = np.ones(self.n_out)
+        per_output[self.indices[used] - 1] = factors[used]
+        if (per_output[self.indices[used] - 1] != factors[used]).any():
+            raise ExtractError(
+                where,
+                f"scales copies of the spikes of {self.source!r} by different factors",
+                remedy="Put the factors into the weights behind it.",
+            )
+        if (per_output == per_output.flat[0]).all():
+            per_output = per_output.flat[0].reshape(())
+        if self.synapse is None:
+            return replace(self, gain=self.gain * per_output)
+        if not self.is_pool:
+            weight = self.synapse.weight * self.synapse.per_weight(per_output)
+            return replace(self, synapse=replace(self.synapse, weight=weight))
+        # An average over a channel's pixels scales as the pixels do, so the factor moves in front of the pooling.
+        assert isinstance(self.synapse, Conv)
+        channels = self.synapse.per_weight(per_output).reshape(-1)
+        return replace(
+            self, gain=self.gain * (np.repeat(channels, self.n_source // channels.size) if per_output.shape else per_output)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Form:
+class LinearExpression:
     """A tensor without its batch: the sum of its terms and of a constant.
 
     Attributes
     ----------
     terms : tuple of Term
-    bias : array of the form's shape
+    bias : array of the expression's shape
     """
 
     terms: tuple[Term, ...]
@@ -219,60 +159,341 @@ class Form:
 
     @property
     def is_spikes(self) -> bool:
-        """Whether it holds spikes and nothing else: each place one of them, as it was fired."""
-        plain = all(term.synapse is None and bool((term.gain == 1).all()) for term in self.terms)
-        taken = np.sum([term.places > 0 for term in self.terms], axis=0)
-        return plain and not self.bias.any() and bool((taken == 1).all())
+        """Whether each element is one neuron's spikes, unscaled."""
+        unscaled = all(term.synapse is None and bool((term.gain == 1).all()) for term in self.terms)
+        n_terms = np.sum([term.indices > 0 for term in self.terms], axis=0)
+        return unscaled and not self.bias.any() and bool((n_terms == 1).all())
+
+    def image_shape(self, where: str) -> tuple[int, int, int]:
+        """Return (channels, rows, columns); raise `ExtractError` for another number of dimensions."""
+        if len(self.shape) != 3:
+            raise ExtractError(where, f"needs images (channels, rows, columns), but its input has shape {self.shape}")
+        return self.shape[0], self.shape[1], self.shape[2]
 
 
-def spikes(source: str, shape: Shape, at: int = 0) -> Form:
-    """What a population says."""
+def spikes(source: str, shape: Shape, step: int = 0) -> LinearExpression:
+    """Return the spikes that a population fires at a step."""
     n = int(np.prod(shape))
-    return Form(terms=(Term(source=source, n=n, at=at, places=np.arange(1, n + 1).reshape(shape)),), bias=np.zeros(shape))
+    term = Term(source=source, n_source=n, step=step, indices=np.arange(1, n + 1).reshape(shape))
+    return LinearExpression(terms=(term,), bias=np.zeros(shape))
 
 
-def constant(values: Floats) -> Form:
-    """What does not depend on spikes."""
-    return Form(terms=(), bias=values)
+def constant(values: Floats) -> LinearExpression:
+    """Return an expression that does not depend on spikes."""
+    return LinearExpression(terms=(), bias=values)
 
 
-def added(one: Form, other: Form) -> Form:
-    """The sum of two forms of one shape."""
+def add(one: LinearExpression, other: LinearExpression) -> LinearExpression:
+    """Return the sum of two expressions of one shape."""
     assert one.shape == other.shape
-    return Form(terms=one.terms + other.terms, bias=one.bias + other.bias)
+    return LinearExpression(terms=one.terms + other.terms, bias=one.bias + other.bias)
 
 
-def moved(form: Form, move: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Form:
-    """The form with its numbers put elsewhere: left out, repeated, in another order, beside zeros.
+def rearrange(x: LinearExpression, move: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> LinearExpression:
+    """Return the expression with its elements reordered, repeated, left out or padded with zeros.
 
     Parameters
     ----------
     move : function
-        From an array of the form's shape to one of the new; it adds up nothing.
+        From an array of the expression's shape to one of the new shape; must not add elements up.
     """
-    places = [move(term.places.astype(np.float64)).astype(np.int64) for term in form.terms]
-    kept = [replace(term, places=p) for term, p in zip(form.terms, places, strict=True) if p.any()]
-    return Form(terms=tuple(kept), bias=move(form.bias))
+    indices = [move(term.indices.astype(np.float64)).astype(np.int64) for term in x.terms]
+    kept = [replace(term, indices=moved) for term, moved in zip(x.terms, indices, strict=True) if moved.any()]
+    return LinearExpression(terms=tuple(kept), bias=move(x.bias))
 
 
-def scaled(module: Where, form: Form, factor: Floats) -> Form:
-    """The form times a factor, one or one a place."""
-    factors = np.broadcast_to(factor, form.shape)
-    return Form(terms=tuple(_scaled(module[1], term, factors) for term in form.terms), bias=form.bias * factors)
+def scale(module: ModuleId, x: LinearExpression, factor: Floats) -> LinearExpression:
+    """Return the expression times a factor, one for all elements or one for each."""
+    factors = np.broadcast_to(factor, x.shape)
+    return LinearExpression(terms=tuple(term.scaled(module[1], factors) for term in x.terms), bias=x.bias * factors)
 
 
-def _scaled(where: str, term: Term, factors: Floats) -> Term:
-    taken = term.places > 0
-    per_number = np.ones(term.n_out)
-    per_number[term.places[taken] - 1] = factors[taken]
-    if (per_number[term.places[taken] - 1] != factors[taken]).any():
-        raise ExtractError(where, f"scales what {term.source!r} says differently in different places", remedy="Scale weights.")
-    if (per_number == per_number.flat[0]).all():
-        per_number = per_number.flat[0].reshape(())
-    if term.synapse is None:
-        return replace(term, gain=term.gain * per_number)
-    if not term.is_pool:
-        return replace(term, synapse=replace(term.synapse, weight=term.synapse.weight * term.synapse.per_weight(per_number)))
-    assert isinstance(term.synapse, Conv)
-    channels = term.synapse.per_weight(per_number).reshape(-1)  # averages of a channel scale as its pixels do
-    return replace(term, gain=term.gain * (np.repeat(channels, term.n // channels.size) if per_number.shape else per_number))
+# ------------------------------------------------------------------------------------- matrices, convolutions, pooling
+
+
+def as_floats(where: str, name: str, value: Any) -> Floats:
+    """Return a parameter as float64; a tensor of one element becomes a scalar ().
+
+    Raises
+    ------
+    ExtractError
+        Infinities or NaN.
+    """
+    array = np.asarray(torch.as_tensor(value).detach().cpu(), dtype=np.float64)
+    if not np.isfinite(array).all():
+        raise ExtractError(where, f"its {name} is not finite")
+    return array.reshape(()) if array.size == 1 and array.ndim == 1 else array
+
+
+def linear(module: ModuleId, x: LinearExpression, matrix: Floats, bias: Floats | None) -> LinearExpression:
+    """Apply a matrix (n_out, n_in) and a bias (n_out,) to an expression (n_in,)."""
+    name, where = module
+    if len(x.shape) != 1:
+        raise ExtractError(
+            where,
+            f"acts on the last dimension of an input of shape {x.shape} only",
+            remedy="Put a Flatten before it.",
+        )
+    terms = []
+    for term in x.terms:
+        term.require_no_weights(where)
+        columns = matrix
+        if not term.is_in_order:
+            columns, used = np.zeros((len(matrix), term.n_out)), term.indices > 0
+            np.add.at(columns.T, term.indices[used] - 1, matrix.T[used])  # an output that appears twice gets both weights
+        synapse = _matrix_synapse(where, term, columns)
+        indices = np.arange(1, len(matrix) + 1)
+        terms.append(replace(term, indices=indices, synapse=synapse, gain=np.ones(()), is_pool=False, name=name, where=where))
+    constants = matrix @ x.bias if x.bias.any() else np.zeros(len(matrix))
+    return LinearExpression(terms=tuple(terms), bias=constants if bias is None else constants + bias)
+
+
+def _matrix_synapse(where: str, term: Term, matrix: Floats) -> Dense | Conv:
+    """Return a matrix on the outputs of a term as one synapse from the term's source."""
+    pool = term.synapse
+    if isinstance(pool, Conv) and pool.output_shape[1:] == (1, 1):
+        # A matrix behind an average over the whole image is a convolution of that size. Its weights are shared by the pixels.
+        pixel_weights = Conv(weight=matrix[:, :, None, None], input_shape=pool.output_shape)
+        return scale_inputs(where, pool_then_conv(where, pool, pixel_weights), term.gain)
+    columns = pool_then_matrix(pool, matrix) if isinstance(pool, Conv) else matrix
+    return Dense(weight=columns * term.gain if (term.gain != 1).any() else columns)
+
+
+def convolution(
+    module: ModuleId,
+    x: LinearExpression,
+    weight: Floats,
+    bias: Floats | None,
+    *,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+) -> LinearExpression:
+    """Apply weights (out, in / groups, rows, columns) and a bias (out,) to an expression (channels, rows, columns)."""
+    name, where = module
+    image = x.image_shape(where)
+    geometry = {"stride": stride, "padding": padding, "dilation": dilation}
+    whole = Conv(weight=weight, input_shape=image, groups=groups, **geometry)
+    terms = []
+    for term in x.terms:
+        term.require_no_weights(where)
+        channels = term.channels(where)
+        source = (term.n_out // (image[1] * image[2]), *image[1:])
+        seen, seen_groups = weight, groups
+        if not np.array_equal(channels, np.arange(source[0])):
+            full, seen_groups = ungrouped(weight, groups), 1
+            seen = np.zeros((len(full), source[0], *full.shape[2:]))
+            np.add.at(seen.swapaxes(0, 1), channels[channels >= 0], full.swapaxes(0, 1)[channels >= 0])
+        conv = Conv(weight=seen, input_shape=source, groups=seen_groups, **geometry)
+        if isinstance(term.synapse, Conv):
+            conv = pool_then_conv(where, term.synapse, conv)
+        conv = scale_inputs(where, conv, term.gain)
+        indices = np.arange(1, conv.n_out + 1).reshape(conv.output_shape)
+        terms.append(replace(term, indices=indices, synapse=conv, gain=np.ones(()), is_pool=False, name=name, where=where))
+    constants = np.zeros(whole.output_shape)
+    if x.bias.any():
+        constants += np.asarray(
+            torch.conv2d(
+                torch.tensor(x.bias), torch.tensor(weight), stride=stride, padding=padding, dilation=dilation, groups=groups
+            )
+        )
+    return LinearExpression(terms=tuple(terms), bias=constants if bias is None else constants + bias.reshape(-1, 1, 1))
+
+
+def average_pool(
+    module: ModuleId,
+    x: LinearExpression,
+    *,
+    kernel: Pair,
+    stride: Pair,
+    padding: Pair = (0, 0),
+    share: float,
+    is_ceil: bool = False,
+    counts_padding: bool = True,
+) -> LinearExpression:
+    """Add up `share` of each pixel of a window that moves over an expression (channels, rows, columns)."""
+    name, where = module
+    image = x.image_shape(where)
+    if any(padding) and (not counts_padding or any(term.has_weights for term in x.terms)):
+        raise ExtractError(
+            where,
+            "averages over fewer pixels at the border than elsewhere",
+            source="a convolution has the same weights everywhere",
+            remedy="Pool without padding, or use count_include_pad=True directly behind neurons.",
+        )
+    check_ceil_mode(where, is_ceil, average_window(image, kernel, stride, padding, share))
+    terms = []
+    for term in x.terms:
+        if isinstance(term.synapse, Dense):
+            raise ExtractError(where, f"averages what {term.where} gives, which is no image", remedy="Use a convolution there.")
+        channels = term.channels(where)
+        pool = average_window((term.n_out // (image[1] * image[2]), *image[1:]), kernel, stride, padding, share)
+        pooled = pool if term.synapse is None else conv_then_pool(where, term.synapse, pool)
+        pixels = np.arange(1, pooled.output_shape[1] * pooled.output_shape[2] + 1).reshape(pooled.output_shape[1:])
+        indices = np.where(channels[:, None, None] >= 0, channels[:, None, None] * pixels.size + pixels, 0)
+        named = term if term.synapse is not None else replace(term, name=name, where=where)
+        terms.append(replace(named, indices=indices, synapse=pooled, is_pool=not term.has_weights))
+    windows = torch.nn.functional.avg_pool2d(torch.tensor(x.bias), kernel, stride, padding, divisor_override=1)
+    return LinearExpression(terms=tuple(terms), bias=np.asarray(windows) * share)
+
+
+def spike_count(
+    module: ModuleId, x: LinearExpression, *, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, is_ceil: bool = False
+) -> LinearExpression:
+    """Return the number of spikes in each window of a max pooling, whose maximum is 1 where that is above 0."""
+    where = module[1]
+    image = x.image_shape(where)
+    if not x.is_spikes:
+        source = next((f"the output of {term.where}" for term in x.terms if term.where), "a sum")
+        raise ExtractError(
+            where,
+            f"takes the maximum of {source}, which is not spikes",
+            source="only the maximum of spikes, 0 or 1, is a neuron",
+            remedy="Move the pooling behind the neurons, or use AvgPool2d.",
+        )
+    ones = np.ones((image[0], 1, *kernel))
+    window = Conv(weight=ones, input_shape=image, stride=stride, padding=padding, dilation=dilation, groups=image[0])
+    check_ceil_mode(where, is_ceil, window)
+    return convolution(module, x, ones, None, stride=stride, padding=padding, dilation=dilation, groups=image[0])
+
+
+# ------------------------------------------------------------------------------------------------ windows on images
+
+
+def pair(value: Any) -> Pair:
+    """Return one number, or two, as (rows, columns)."""
+    sides = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    return int(sides[0]), int(sides[-1])
+
+
+def same_padding(where: str, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the zeros on each side that keep the size (``padding="same"``); refuse windows that need more on one side."""
+    around = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    if any(total % 2 for total in around):
+        raise ExtractError(where, "pads one side more than the other ('same' with an even window)", remedy="Pad by a number.")
+    return tuple(total // 2 for total in around)
+
+
+def average_window(image: tuple[int, int, int], kernel: Pair, stride: Pair, padding: Pair, share: float) -> Conv:
+    """Return average pooling as a depthwise convolution with the weight `share` everywhere."""
+    weight = np.full((image[0], 1, *kernel), share)
+    return Conv(weight=weight, input_shape=image, stride=stride, padding=padding, groups=image[0])
+
+
+def conv_then_pool(where: str, conv: Conv, pool: Conv) -> Conv:
+    """Fold a convolution and the average pooling behind it into one convolution."""
+    weight = _convolve_kernels(conv.weight, pool.weight[0, 0], conv.dilation, tap_step=conv.stride)
+    return _compose(where, conv, pool, weight, conv.groups)
+
+
+def pool_then_conv(where: str, pool: Conv, conv: Conv) -> Conv:
+    """Fold average pooling and the convolution behind it into one convolution."""
+    step = (conv.dilation[0] * pool.stride[0], conv.dilation[1] * pool.stride[1])
+    return _compose(where, pool, conv, _convolve_kernels(conv.weight, pool.weight[0, 0], step), conv.groups)
+
+
+def pool_then_matrix(pool: Conv, matrix: Floats) -> Floats:
+    """Fold average pooling and the matrix behind it into one matrix (n_out, pixels): windows share their weight among pixels."""
+    (c, rows, columns), (_, height, width) = pool.output_shape, pool.input_shape
+    (p, q), (y, x), (k, m) = pool.padding, pool.stride, pool.weight.shape[2:]
+    pixels = np.zeros((len(matrix), c, max(height + 2 * p, (rows - 1) * y + k), max(width + 2 * q, (columns - 1) * x + m)))
+    weights = matrix.reshape(len(matrix), c, rows, columns)
+    for i, j in np.ndindex(k, m):
+        pixels[:, :, i : i + (rows - 1) * y + 1 : y, j : j + (columns - 1) * x + 1 : x] += weights * pool.weight[0, 0, i, j]
+    return pixels[:, :, p : p + height, q : q + width].reshape(len(matrix), -1)
+
+
+def check_ceil_mode(where: str, is_ceil: bool, window: Conv) -> None:
+    """Refuse pooling whose last windows reach over the edge of the image (``ceil_mode=True``)."""
+    sizes = zip(window.input_shape[1:], window.padding, window.dilation, window.weight.shape[2:], window.stride, strict=True)
+    if is_ceil and any((n + 2 * p - d * (k - 1) - 1) % s for n, p, d, k, s in sizes):
+        raise ExtractError(where, "has windows that reach over the edge (ceil_mode)", remedy="Use ceil_mode=False.")
+
+
+def adaptive_window(where: str, image: tuple[int, int, int], output_size: Any) -> Pair:
+    """Return the window, equal to its stride, by which adaptive pooling divides an image (channels, rows, columns)."""
+    sizes = zip(image[1:], output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size), strict=True)
+    sides = [n if out is None else int(out) for n, out in sizes]
+    if any(n % out for n, out in zip(image[1:], sides, strict=True)):
+        raise ExtractError(
+            where, f"does not divide {image[1:]} pixels into {tuple(sides)} equal windows", remedy="Use AvgPool2d or MaxPool2d."
+        )
+    return image[1] // sides[0], image[2] // sides[1]
+
+
+def scale_inputs(where: str, conv: Conv, gain: Floats) -> Conv:
+    """Return a convolution of inputs that are scaled by `gain`, () or (n_in,).
+
+    Raises
+    ------
+    ExtractError
+        The gain differs within a channel.
+    """
+    if (gain == 1).all():
+        return conv
+    if not gain.shape:
+        return replace(conv, weight=conv.weight * gain)
+    channels = gain.reshape(conv.input_shape[0], -1)
+    if (channels != channels[:, :1]).any():
+        raise ExtractError(
+            where,
+            "convolves an image whose pixels are scaled differently within a channel",
+            source="a convolution has the same weights everywhere",
+            remedy="Scale whole channels, or put the factors into a Linear.",
+        )
+    f, c = conv.weight.shape[:2]
+    per_group = np.repeat(channels[:, 0].reshape(conv.groups, c), f // conv.groups, axis=0)
+    return replace(conv, weight=conv.weight * per_group[:, :, None, None])
+
+
+def ungrouped(weight: Floats, groups: int) -> Floats:
+    """Return the weights of a grouped convolution as those of one group, with zeros between the groups."""
+    f, c = weight.shape[:2]
+    full = np.zeros((f, c * groups, *weight.shape[2:]))
+    for group in range(groups):
+        outs = slice(group * f // groups, (group + 1) * f // groups)
+        full[outs, group * c : (group + 1) * c] = weight[outs]
+    return full
+
+
+def _compose(where: str, first: Conv, second: Conv, weight: Floats, groups: int) -> Conv:
+    """Return the geometry of two windows as one, with the weights that `_convolve_kernels` found."""
+    padding = [p + q * s for p, q, s in zip(first.padding, second.padding, first.stride, strict=True)]
+    for axis in (0, 1):
+        stride, window = first.stride[axis], first.dilation[axis] * (first.weight.shape[2 + axis] - 1) + 1
+        # The zeros that `second` pads must be what `first` would give further outside, where it sees nothing but padding.
+        outside_before = window <= stride + first.padding[axis]
+        outside_after = first.output_shape[1 + axis] * stride - first.padding[axis] >= first.input_shape[1 + axis]
+        if second.padding[axis] and not (outside_before and outside_after):
+            raise ExtractError(
+                where,
+                "pads the output of a pooling whose windows overlap or leave pixels out: no single window does so at the border",
+                remedy="Pool with windows that divide the image, or convolve without padding.",
+            )
+    return Conv(
+        weight=weight,
+        input_shape=first.input_shape,
+        padding=(padding[0], padding[1]),
+        groups=groups,
+        stride=(first.stride[0] * second.stride[0], first.stride[1] * second.stride[1]),
+    )
+
+
+def _convolve_kernels(kernel: Floats, taps: Floats, step: Pair, tap_step: Pair = (1, 1)) -> Floats:
+    """Convolve weights (f, c, rows, columns) with a window of `taps` (rows, columns).
+
+    Neighbours in the kernel are `step` pixels apart, neighbours in the taps `tap_step` pixels.
+    """
+    rows, columns = kernel.shape[2:]
+    shape = [
+        (side - 1) * apart + (tap - 1) * tap_apart + 1
+        for side, apart, tap, tap_apart in zip((rows, columns), step, taps.shape, tap_step, strict=True)
+    ]
+    result = np.zeros((*kernel.shape[:2], *shape))
+    for i, j in np.ndindex(*taps.shape):
+        y, x = i * tap_step[0], j * tap_step[1]
+        result[:, :, y : y + (rows - 1) * step[0] + 1 : step[0], x : x + (columns - 1) * step[1] + 1 : step[1]] += (
+            kernel * taps[i, j]
+        )
+    return result

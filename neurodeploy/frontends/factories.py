@@ -1,14 +1,13 @@
-"""What a name such as ``file.py:build`` or ``package.module:build`` stands for.
-
-Models that the command line names.
-"""
+"""Model factories: functions that the command line names as ``file.py:build`` or ``package.module:build``."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,73 +16,52 @@ import torch
 
 from neurodeploy.errors import RequestError
 
-# -------------------- factories
 
+def call_factory(spec: str) -> Any:
+    """Return what the function that `spec` names returns.
 
-def load_factory(spec: str) -> Callable[[], Any]:
-    """The function that `spec` names; the user's file or module is imported for it.
+    The user's file or module is imported for it. Meanwhile its folder (for a module, the working directory) is on the import
+    path, so that it can import its neighbours, also from within the function.
+
+    Parameters
+    ----------
+    spec : str
+        ``file.py:factory`` or ``package.module:factory``.
 
     Raises
     ------
     RequestError
-        Not of the form ``where:name``, no such file, module or name, an import that fails, or a name that is not callable.
+        Another form; no such file, module or name; a name that is not callable; or an exception of the user's code, quoted in
+        one line.
     """
     where, colon, name = spec.rpartition(":")
     if not colon or not where or not name.isidentifier():
         raise RequestError(spec, "is not of the form file.py:factory or package.module:factory")
-    module = _from_file(spec, Path(where)) if where.endswith(".py") else _from_path(spec, where)
-    factory = getattr(module, name, None)
-    if factory is None:
-        raise RequestError(spec, f"has no {name!r}", remedy="Name a function without arguments that is defined there.")
-    if not callable(factory):
-        raise RequestError(spec, f"{name!r} is a {type(factory).__name__}, not a function")
-    return factory  # type: ignore[no-any-return]  # what it takes shows when it is called
-
-
-def call_factory(spec: str) -> Any:
-    """What the function that `spec` names returns; its own exceptions come out as a `RequestError` that quotes them."""
-    factory = load_factory(spec)
-    try:
-        return factory()
-    except Exception as error:
-        raise RequestError(spec, f"raised {type(error).__name__}: {error}") from error
-
-
-def _from_file(spec: str, path: Path) -> ModuleType:
-    if not path.is_file():
-        raise RequestError(spec, f"no file {path}")
-    found = importlib.util.spec_from_file_location(path.stem, path)
-    if found is None or found.loader is None:
-        raise RequestError(spec, f"{path} is not Python")
-    module = importlib.util.module_from_spec(found)
-    sys.path.insert(0, str(path.parent.resolve()))
-    try:
-        found.loader.exec_module(module)
-    except Exception as error:
-        raise RequestError(spec, f"importing {path} raised {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.pop(0)
-    return module
-
-
-def _from_path(spec: str, dotted: str) -> ModuleType:
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        return importlib.import_module(dotted)
-    except Exception as error:
-        raise RequestError(spec, f"importing {dotted} raised {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.pop(0)
-
-
-# -------------------- frontends.models
+    is_file = where.endswith(".py")
+    if is_file and not Path(where).is_file():
+        raise RequestError(spec, f"no file {where}")
+    with _import_path(Path(where).parent if is_file else Path.cwd()):
+        with _quoting(spec, f"importing {where} raised"):
+            module = _import_file(Path(where)) if is_file else importlib.import_module(where)
+        factory: Callable[[], Any] | None = getattr(module, name, None)
+        if factory is None:
+            raise RequestError(spec, f"has no {name!r}", remedy="Name a function without arguments that is defined there.")
+        if not callable(factory):
+            raise RequestError(spec, f"{name!r} is a {type(factory).__name__}, not a function")
+        with _quoting(spec, "raised"):
+            return factory()
 
 
 def load_model(spec: str) -> tuple[torch.nn.Module, torch.Tensor]:
-    """The model that ``file.py:factory`` or ``package.module:factory`` makes, and a sample of its input for one step.
+    """Return the model that a factory makes, and a sample of its input for one step.
 
     The factory takes no arguments and returns a torch module, or a pair of it and a sample (batch, \\*input_shape). Without
     a sample the input is as long as the first Linear expects.
+
+    Parameters
+    ----------
+    spec : str
+        ``file.py:factory`` or ``package.module:factory``.
 
     Raises
     ------
@@ -103,3 +81,42 @@ def load_model(spec: str) -> tuple[torch.nn.Module, torch.Tensor]:
             raise RequestError(spec, "returned a model without a Linear", remedy="Return a pair (module, sample) of tensors.")
         sample = torch.zeros(1, linear.in_features)
     return model, sample
+
+
+def _import_file(path: Path) -> ModuleType:
+    """Import a file under a name that no other module has, so that a model in ``torch.py`` does not hide torch."""
+    name = f"{path.stem}_{zlib.crc32(bytes(path.resolve())):08x}"
+    found = importlib.util.spec_from_file_location(name, path)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    # Dataclasses, typing and pickle look a class's module up here, while the file is executed and later.
+    sys.modules[name] = module
+    try:
+        found.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+@contextlib.contextmanager
+def _import_path(folder: Path) -> Iterator[None]:
+    """Put a folder in front of the import path for a while."""
+    entry = str(folder.resolve())
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the user's code may have removed it
+            sys.path.remove(entry)
+
+
+@contextlib.contextmanager
+def _quoting(spec: str, what: str) -> Iterator[None]:
+    """Turn exceptions of the user's code, ``sys.exit()`` too, into a `RequestError` of one line."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".: ")
+        raise RequestError(spec, f"{what} {said}") from error

@@ -1,14 +1,14 @@
-"""What stands in a NIR file: nodes by name with their numbers, subgraphs laid open, and edges between them.
+"""NIR files: nodes by name with their numbers, subgraphs flattened, and the edges between them.
 
-Read from the file's groups and not through `nir.read`, which gives up on a file without saying which node it could not build.
+Read from the file's HDF5 groups and not through `nir.read`, which fails on a file without saying which node it could not build.
 
-What NIR has no words for and `write_nir` keeps in the metadata of its nodes: it holds as long as the nodes say the same.
+`write_nir` keeps in the metadata of its nodes what NIR has no field for. It is used as long as the nodes say the same:
 
 ========================  =====================================================================================
 of the graph              ``dt`` and ``discretisation``; ``timestep_s`` of the network; ``written_by``
 of neurons                ``order`` among the layers; ``shape`` of the population; ``bias``; and ``current_decay``,
                           ``voltage_decay``, ``threshold``, ``rest``, each to its last bit, which a time constant rounds off
-of a Linear or Affine     ``synapse``: ``sparse`` where its zeros are no synapses
+of a Linear or Affine     ``synapse``: ``sparse`` if its zeros are not synapses
 ========================  =====================================================================================
 """
 
@@ -17,7 +17,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,41 +25,52 @@ import nir.serialization
 import numpy as np
 
 from neurodeploy.errors import ExtractError
-from neurodeploy.frontends.assembly import Heard
+from neurodeploy.frontends.assembly import LayerSpec
+from neurodeploy.frontends.expressions import Shape
 from neurodeploy.ir.arrays import Floats
+from neurodeploy.ir.connectivity import is_convolution
 from neurodeploy.ir.files import absence, endless_heap
-from neurodeploy.ir.graph import Connection
-from neurodeploy.ir.network import Dense, Layer, Network, Sparse, Synapse
+from neurodeploy.ir.network import Dense, Layer, Network, Sparse
 from neurodeploy.targets.loihi.netx_format import is_plain
 
-# -------------------- frontends.nir.nodes
+SUBGRAPH_END = "subgraph end"
+"""Kind of the Input and Output nodes of a subgraph, which pass on what they receive; not a name that a file could hold."""
 
-PASSES = "passes"
-"""Kind of the Input and Output nodes of a subgraph, which hand on what they hear."""
+SPARSE = "sparse"
+"""Value of ``synapse`` in the metadata of a matrix whose zeros are not synapses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
-    """A node: its path in the graph, the name of its primitive, and what the file says of it."""
+class NirNode:
+    """A node of a NIR graph.
+
+    Attributes
+    ----------
+    name : str
+        Its path in the graph, with dots.
+    kind : str
+        Name of its NIR primitive.
+    fields, metadata : mapping of str
+    """
 
     name: str
     kind: str
-    said: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def where(self) -> str:
         return f"node {self.name!r} ({self.kind})"
 
-    def numbers(self, key: str, default: float | None = None) -> Floats:
-        """A parameter as float64, whatever numbers the file holds.
+    def floats(self, key: str, default: float | None = None) -> Floats:
+        """Return a field as float64, whatever type of number the file holds.
 
         Raises
         ------
         ExtractError
             The file does not have it, or it is not finite numbers.
         """
-        value = self.said.get(key, default)
+        value = self.fields.get(key, default)
         if value is None:
             raise ExtractError(self.where, f"has no {key}", remedy="Export it again with a newer library, or add it to the file.")
         array = np.asarray(value)
@@ -68,67 +78,80 @@ class Node:
             raise ExtractError(self.where, f"its {key} is {value!r}, not numbers")
         if not np.isfinite(array).all():
             raise ExtractError(
-                self.where, f"its {key} is not finite",
+                self.where,
+                f"its {key} is not finite",
                 remedy="A neuron that forgets nothing is an IF (snnTorch writes infinities for a beta of 1).",
-            )  # fmt: skip
+            )
         return array.astype(np.float64)
 
-    def each(self, key: str, shape: tuple[int, ...], default: float | None = None) -> Floats:
-        """A parameter of a population of this shape: () where it has one value, else (n,)."""
-        value, n = self.numbers(key, default), int(np.prod(shape))
+    def per_neuron(self, key: str, shape: Shape, default: float | None = None) -> Floats:
+        """Return a field for a population of this shape: () if it has one value, else (n,)."""
+        value = self.floats(key, default)
         while value.ndim > len(shape) and value.shape[0] == 1:
             value = value[0]
+        n = int(np.prod(shape))
         if value.shape not in ((), (n,)):
-            fits = value.ndim <= len(shape) and all(a in (1, b) for a, b in zip(value.shape[::-1], shape[::-1], strict=False))
-            if not fits:
-                raise ExtractError(self.where, f"its {key} has shape {value.shape}, but it hears something of shape {shape}")
-            value = np.broadcast_to(value, shape).reshape(n)
+            try:
+                value = np.broadcast_to(value, shape).reshape(n)
+            except ValueError:
+                raise ExtractError(
+                    self.where, f"its {key} has shape {value.shape}, but it receives something of shape {shape}"
+                ) from None
         return value.reshape(-1)[0].reshape(()) if (value == value.reshape(-1)[:1]).all() else value
 
-    def whole(self, key: str, n: int, default: int | None = None) -> tuple[int, ...]:
-        """A parameter of `n` whole numbers; one stands for all."""
-        value = self.numbers(key, default).reshape(-1)
+    def integers(self, key: str, n: int, default: int | None = None) -> tuple[int, ...]:
+        """Return a field of `n` whole numbers; a single one counts for all."""
+        value = self.floats(key, default).reshape(-1)
         if value.size not in (1, n) or (value != np.rint(value)).any():
-            raise ExtractError(self.where, f"its {key} is {self.said[key]!r}, not {n} whole numbers")
+            raise ExtractError(self.where, f"its {key} is {self.fields[key]!r}, not {n} whole numbers")
         return tuple(int(number) for number in np.broadcast_to(value, n))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Graph:
-    """All nodes of a file, subgraphs laid open, and the edges between them, each once, in the order of the file."""
+class NirGraph:
+    """All nodes of a file, subgraphs flattened, and the edges between them, each once, in the order of the file."""
 
     path: str
-    nodes: Mapping[str, Node]
+    nodes: Mapping[str, NirNode]
     edges: tuple[tuple[str, str], ...]
     metadata: Mapping[str, Any]
 
-    def into(self, name: str) -> list[str]:
+    def sources(self, name: str) -> list[str]:
+        """Nodes with an edge to this one."""
         return [source for source, target in self.edges if target == name]
 
-    def out_of(self, name: str) -> list[str]:
+    def targets(self, name: str) -> list[str]:
+        """Nodes with an edge from this one."""
         return [target for source, target in self.edges if source == name]
 
     def text(self, key: str) -> str | None:
+        """Return an entry of the metadata if it is text."""
         value = self.metadata.get(key)
         return value if isinstance(value, str) else None
 
     def number(self, key: str) -> float | None:
+        """Return an entry of the metadata if it is one number."""
         value = np.asarray(self.metadata.get(key, ""))
         return float(value) if value.ndim == 0 and value.dtype.kind in "iuf" else None
 
 
-def read_graph(path: str | os.PathLike[str]) -> Graph:
-    """The graph of a NIR file.
+def read_graph(path: str | os.PathLike[str]) -> NirGraph:
+    """Return the graph of a NIR file.
 
     Raises
     ------
     ExtractError
-        The file is not there or no NIR file; a node without a kind; a subgraph with several ways in or out; an edge
-        to a node that is not there.
+        No such file, or no NIR file; a node without a kind; a subgraph with several inputs or outputs; an edge to a node
+        that does not exist.
     """
     where = os.fspath(path)
     if why := absence(path):
         raise ExtractError(where, why)
+
+    def check_plain(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset) and not is_plain(item.id):
+            raise ExtractError(where, f"{name} is neither numbers nor text", remedy="Write it with nir.write.")
+
     try:
         if (at := endless_heap(Path(path))) is not None:
             raise OSError(f"its texts are damaged at byte {at}")
@@ -136,107 +159,97 @@ def read_graph(path: str | os.PathLike[str]) -> Graph:
             graph = file["node"]
             if not isinstance(graph, h5py.Group):
                 raise KeyError("its node is no group")
-            graph.visititems(partial(_check_plain, where))
-            said = nir.serialization.hdf2dict(graph)
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:  # what h5py raises on bytes that have been damaged
+            graph.visititems(check_plain)
+            content = nir.serialization.hdf2dict(graph)
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:  # what h5py raises on damaged bytes
         raise ExtractError(where, f"is no NIR file: {error}", remedy="Write it with nir.write.") from error
-    if said.get("type") != "NIRGraph":
-        raise ExtractError(where, f"holds a {said.get('type')}, not a NIRGraph", remedy="Put it in a graph with an Input.")
-    nodes: dict[str, Node] = {}
-    edges = list(dict.fromkeys(_opened(where, "", said, nodes)))
-    return Graph(path=where, nodes=nodes, edges=tuple(edges), metadata=said.get("metadata", {}))
+    if content.get("type") != "NIRGraph":
+        raise ExtractError(where, f"holds a {content.get('type')}, not a NIRGraph", remedy="Put it in a graph with an Input.")
+    nodes: dict[str, NirNode] = {}
+    edges = list(dict.fromkeys(_flattened_edges(where, "", content, nodes)))
+    return NirGraph(path=where, nodes=nodes, edges=tuple(edges), metadata=content.get("metadata", {}))
 
 
-def _check_plain(where: str, name: str, item: h5py.Group | h5py.Dataset) -> None:
-    if isinstance(item, h5py.Dataset) and not is_plain(item.id):
-        raise ExtractError(where, f"{name} is neither numbers nor text", remedy="Write it with nir.write.")
-
-
-def _opened(where: str, prefix: str, said: Mapping[str, Any], nodes: dict[str, Node]) -> Iterator[tuple[str, str]]:
-    """Put a graph's nodes among `nodes`, those of its subgraphs too; its edges."""
-    ways_in, ways_out = {}, {}
-    for name, inside in said.get("nodes", {}).items():
+def _flattened_edges(where: str, prefix: str, content: Mapping[str, Any], nodes: dict[str, NirNode]) -> Iterator[tuple[str, str]]:
+    """Add a graph's nodes to `nodes`, those of its subgraphs under dotted paths; yield its edges."""
+    entries, exits = {}, {}  # where an edge to a subgraph ends, and where one from it begins
+    for name, inside in content.get("nodes", {}).items():
         path, kind = f"{prefix}{name}", inside.get("type") if isinstance(inside, dict) else None
         if not isinstance(kind, str):
-            raise ExtractError(f"node {path!r}", "does not say of which type it is")
-        ways_in[name] = ways_out[name] = path
+            raise ExtractError(f"node {path!r}", "has no type")
+        entries[name] = exits[name] = path
         if kind == "NIRGraph":
-            yield from _opened(where, f"{path}.", inside, nodes)
-            ways_in[name], ways_out[name] = (f"{path}.{_way(path, inside, way)}" for way in ("Input", "Output"))
+            yield from _flattened_edges(where, f"{path}.", inside, nodes)
+            entries[name], exits[name] = (f"{path}.{_only_node(path, inside, end)}" for end in ("Input", "Output"))
         else:
-            fields = {key: value for key, value in inside.items() if key not in ("type", "metadata")}
-            is_way = bool(prefix) and kind in ("Input", "Output")
-            nodes[path] = Node(
-                name=path, kind=PASSES if is_way else kind, said=fields, metadata=inside.get("metadata", {})
-            )  # fmt: skip
-    for pair in np.asarray(said.get("edges", [])).reshape(-1, 2):
+            values = {key: value for key, value in inside.items() if key not in ("type", "metadata")}
+            is_subgraph_end = bool(prefix) and kind in ("Input", "Output")
+            nodes[path] = NirNode(
+                name=path, kind=SUBGRAPH_END if is_subgraph_end else kind, fields=values, metadata=inside.get("metadata", {})
+            )
+    for pair in np.asarray(content.get("edges", [])).reshape(-1, 2):
         source, target = (each.decode() if isinstance(each, bytes) else str(each) for each in pair)
         for end in (source, target):
-            if end not in ways_in:
+            if end not in entries:
                 raise ExtractError(where, f"has an edge from {source!r} to {target!r}, but no node {prefix + end!r}")
-        yield ways_out[source], ways_in[target]
+        yield exits[source], entries[target]
 
 
-def _way(path: str, said: Mapping[str, Any], kind: str) -> str:
-    """The name of a subgraph's only Input or Output."""
-    found = [name for name, inside in said.get("nodes", {}).items() if isinstance(inside, dict) and inside.get("type") == kind]
+def _only_node(path: str, content: Mapping[str, Any], kind: str) -> str:
+    """Return the name of a subgraph's only Input or Output."""
+    nodes = content.get("nodes", {}).items()
+    found = [name for name, inside in nodes if isinstance(inside, dict) and inside.get("type") == kind]
     if len(found) != 1:
         raise ExtractError(
-            f"node {path!r} (NIRGraph)", f"is a subgraph with {len(found)} {kind} nodes", source="edges do not say which of them",
-            remedy="Give it one, or put its nodes into the graph itself.",
-        )  # fmt: skip
+            f"node {path!r} (NIRGraph)",
+            f"is a subgraph with {len(found)} {kind} nodes",
+            source="edges do not state which of them they mean",
+            remedy=f"Give it one {kind}, or put its nodes into the graph itself.",
+        )
     return str(found[0])
 
 
-# -------------------- frontends.nir.remembered
-
-SPARSE = "sparse"
+# ------------------------------------------------------------------------------------------------ metadata of `write_nir`
 
 
-def remembered(network: Network, heard: Sequence[Heard], graph: Graph) -> Network:
-    """The network with what the metadata of a file adds to it."""
-    forms = {population.name: population.form for population in heard}
+def apply_metadata(network: Network, specs: Sequence[LayerSpec], graph: NirGraph) -> Network:
+    """Return the network with exact numbers, shapes and synapse lists from the metadata, where the nodes agree with them."""
+    expressions = {spec.name: spec.expression for spec in specs}
     layers = []
     for layer in network:
         node = graph.nodes.get(layer.name)
-        if node is None or layer.name not in forms:  # the neuron that carries biases
-            layers.append(layer)
-            continue
-        names = [term.name for term in forms[layer.name].terms]
-        layers.append(_settled(_listed(layer, names, graph), node))
+        if node is not None and layer.name in expressions:  # not the neuron that carries biases
+            names = [term.name for term in expressions[layer.name].terms]
+            layer = _with_exact_numbers(_with_synapse_lists(layer, names, graph), node)
+        layers.append(layer)
     return replace(network, layers=tuple(layers))
 
 
-def _listed(layer: Layer, names: Sequence[str], graph: Graph) -> Layer:
-    """The layer with the matrices whose zeros are no synapses as lists."""
+def _with_synapse_lists(layer: Layer, names: Sequence[str], graph: NirGraph) -> Layer:
+    """Return the layer with those matrices as synapse lists whose nodes, `names`, are marked `SPARSE`."""
     connections = list(layer.connections)
     for index, name in enumerate(names):
-        synapse = connections[index].synapse
-        if name in graph.nodes and graph.nodes[name].metadata.get("synapse") == SPARSE and isinstance(synapse, Dense):
-            connections[index] = replace(connections[index], synapse=_sparse(synapse))
+        dense = connections[index].synapse
+        if name in graph.nodes and graph.nodes[name].metadata.get("synapse") == SPARSE and isinstance(dense, Dense):
+            exists = dense.weight != 0
+            starts = np.concatenate([[0], np.cumsum(exists.sum(axis=1))])
+            sparse = Sparse(n_in=dense.n_in, starts=starts, sources=np.nonzero(exists)[1], weight=dense.weight[exists])
+            connections[index] = replace(connections[index], synapse=sparse)
     return replace(layer, connections=tuple(connections))
 
 
-def _sparse(dense: Dense) -> Sparse:
-    exist = dense.weight != 0
-    starts = np.concatenate([[0], np.cumsum(exist.sum(axis=1))])
-    return Sparse(n_in=dense.n_in, starts=starts, sources=np.nonzero(exist)[1], weight=dense.weight[exist])
+def _with_exact_numbers(layer: Layer, node: NirNode) -> Layer:
+    """Return the layer with the numbers and the shape of the metadata, where they are those of the node but for rounding."""
 
+    def exact(value: Floats, key: str) -> Floats:
+        kept = np.asarray(node.metadata.get(key, np.nan))
+        fits = kept.dtype.kind in "if" and (kept.ndim == 0 or kept.shape == (layer.n_neurons,))
+        return kept.astype(np.float64) if fits and np.allclose(kept, value, rtol=1e-9, atol=1e-12) else value
 
-def _settled(layer: Layer, node: Node) -> Layer:
-    """The layer with the numbers that the metadata have in full, where they are those of the node."""
     neuron: Any = layer.neuron
-    for constant in fields(layer.neuron):
-        name = constant.name
-        neuron = replace(neuron, **{name: _full(getattr(neuron, name), node, name, layer.n_neurons)})
+    for parameter in fields(layer.neuron):
+        neuron = replace(neuron, **{parameter.name: exact(getattr(neuron, parameter.name), parameter.name)})
     shape = tuple(int(side) for side in np.reshape(node.metadata.get("shape", ()), -1))
-    connections: tuple[Connection[Synapse], ...] = layer.connections
-    if not shape or int(np.prod(shape)) != layer.n_neurons or any(hasattr(c.synapse, "output_shape") for c in connections):
+    if int(np.prod(shape)) != layer.n_neurons or not shape or any(is_convolution(c.synapse) for c in layer.connections):
         shape = layer.shape
-    return replace(layer, neuron=neuron, shape=shape, bias=_full(layer.bias, node, "bias", layer.n_neurons))
-
-
-def _full(value: Floats, node: Node, key: str, n: int) -> Floats:
-    kept = np.asarray(node.metadata.get(key, np.nan))
-    fits = kept.dtype.kind in "if" and (kept.ndim == 0 or kept.shape == (n,))
-    return kept.astype(np.float64) if fits and np.allclose(kept, value, rtol=1e-9, atol=1e-12) else value
+    return replace(layer, neuron=neuron, shape=shape, bias=exact(layer.bias, "bias"))

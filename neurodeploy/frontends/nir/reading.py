@@ -1,38 +1,36 @@
-"""Networks from NIR files: a graph of nodes becomes a `Network` of the chip's recurrence, exactly, or is refused by name."""
+"""Reading NIR: a graph of nodes becomes a `Network` of the chip's recurrence, exactly, or is refused by name.
+
+Linear nodes map linear expressions to linear expressions; what arrives at a node of neurons becomes the connections of a layer.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
+import networkx as nx
 import numpy as np
 
 from neurodeploy.errors import ExtractError, unsupported_kind
-from neurodeploy.frontends.assembly import Heard, Row, assemble, in_order, rows_of
-from neurodeploy.frontends.expressions import Form, added, spikes
-from neurodeploy.frontends.nir.discretization import KINDS, Steps, choose, read_neurons
-from neurodeploy.frontends.nir.file import Graph, Node, read_graph, remembered
-from neurodeploy.frontends.nir.linear_nodes import MAPS, passed
+from neurodeploy.frontends import expressions
+from neurodeploy.frontends.assembly import LayerSpec, assemble, topological_order
+from neurodeploy.frontends.expressions import LinearExpression, ModuleId, Shape, rearrange, spikes
+from neurodeploy.frontends.nir.discretization import NEURON_READERS, TimeStep, choose_time_step, read_neurons
+from neurodeploy.frontends.nir.file import SUBGRAPH_END, NirGraph, NirNode, apply_metadata, read_graph
+from neurodeploy.ir.arrays import Floats
+from neurodeploy.ir.connectivity import Pair
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import LI, LIF, Network
-
-SUPPORTED = ("Input", "Output", "NIRGraph", *(kind for kind in MAPS if kind[0].isupper()), *KINDS)
-_ROW = {"Affine": 1, "Linear": 1, "Conv1d": 2, "Conv2d": 3, "SumPool2d": 3, "AvgPool2d": 3}
-"""Sides of what a node of this kind hears."""
-
-
-def rows() -> list[Row]:
-    """NIR's nodes, and what becomes of them: a line for each reader, which says so itself."""
-    return [*rows_of({kind: reader for kind, reader in MAPS.items() if kind[0].isupper()}), *rows_of(KINDS)]
 
 
 def read_nir(path: str | os.PathLike[str], *, dt: float | None = None, discretisation: str | None = None) -> Network:
     """Read a network from a NIR file.
 
-    NIR states neurons in continuous time and without the step that they were trained with, so that has to be given, unless
-    the file is one of `write_nir`. A neuron fires where v > v_threshold and is then reset to v_reset, as NIR states it: files
-    do not tell of libraries that subtract the threshold instead (snnTorch and sinabs do by default). Membranes start from there.
+    NIR states neurons in continuous time and without the step that they were trained with, so specify either `dt` or
+    `discretisation`, unless `write_nir` wrote the file. A neuron fires where v > v_threshold and is then reset to v_reset, as NIR
+    states it: files do not say whether a library subtracts the threshold instead (snnTorch and sinabs do by default). Membranes
+    start from v_reset.
 
     Parameters
     ----------
@@ -41,190 +39,372 @@ def read_nir(path: str | os.PathLike[str], *, dt: float | None = None, discretis
         Length of a step, in the unit of the file's time constants. It becomes the network's `timestep_s`.
     discretisation : str, optional
         How equations become steps: ``"euler"`` (the default), ``"exponential"``, or the library that wrote the file, with its
-        own step and way: ``"snntorch"``, ``"spikingjelly"``, ``"sinabs"``, ``"norse"``; see
+        own step and rule: ``"snntorch"``, ``"spikingjelly"``, ``"sinabs"``, ``"norse"``; see
         `neurodeploy.frontends.nir.discretization`.
 
     Returns
     -------
     Network
-        One layer a node of neurons, named by its path in the graph (``graph.node`` in a subgraph), each at rest at first;
-        the one that the Output hears comes last. Linear nodes fold into connections: a bias in front of neurons with a
+        One layer per node of neurons, named by its path in the graph (``graph.node`` in a subgraph), each at rest at first;
+        the one that the Output receives is last. Linear nodes fold into connections: a bias in front of neurons with a
         synaptic current becomes synapses from a neuron that always fires.
 
     Raises
     ------
     ExtractError
-        What is no NIR file, or cannot run on a chip, by node and kind: nothing is dropped or approximated.
+        No NIR file, or a node that cannot run on a chip, by name and kind: nothing is dropped or approximated.
     RequestError
-        An unknown discretisation, or a step that is no length.
+        An unknown discretisation, or a step that is no positive number.
     """
     graph = read_graph(path)
-    steps = choose(graph, discretisation, dt)
-    reading = _Reading(graph, steps)
-    heard = reading.heard()
-    return remembered(assemble(reading.input_shape, heard, steps.timestep_s), heard, graph)
+    step = choose_time_step(graph, discretisation, dt)
+    reader = _GraphReader(graph, step)
+    specs = reader.layer_specs()
+    return apply_metadata(assemble(reader.input_shape, specs, step.timestep_s), specs, graph)
 
 
-class _Reading:
-    """What every node gives, in spikes of the populations."""
+class _GraphReader:
+    """Reads a graph node by node.
 
-    def __init__(self, graph: Graph, steps: Steps) -> None:
-        self.graph, self.steps = graph, steps
+    Attributes
+    ----------
+    input_shape : tuple of int
+    expressions : dict of node name to LinearExpression
+        What each node gives, as far as it is known.
+    sources : dict of node name to (dict of node name to int)
+        For each population, and the Output, the populations whose spikes reach it through linear nodes alone, and the
+        smallest delay in steps.
+    """
+
+    def __init__(self, graph: NirGraph, step: TimeStep) -> None:
+        self.graph, self.step = graph, step
+        supported = ("Input", "Output", "NIRGraph", *(kind for kind in LINEAR_READERS if kind != SUBGRAPH_END), *NEURON_READERS)
         for node in graph.nodes.values():
-            if node.kind not in SUPPORTED and node.kind not in MAPS:
-                raise ExtractError(node.where, "is not supported", remedy=f"Supported are {', '.join(SUPPORTED)}.")
-        self.populations = [node for node in graph.nodes.values() if node.kind in KINDS]
+            if node.kind not in (*supported, SUBGRAPH_END):
+                raise ExtractError(node.where, "is not supported", remedy=f"Supported are {', '.join(supported)}.")
+        self.populations = [node for node in graph.nodes.values() if node.kind in NEURON_READERS]
         if not self.populations:
             raise ExtractError(graph.path, "holds no neurons", remedy="Export it with its neurons.")
         entry = self._only("Input")
-        self.input_shape = self._shape_of_input(entry)
-        self.forms = {entry.name: spikes(INPUT, self.input_shape)}
-        self.hears = {node.name: self._sources(node) for node in self._ends()}
+        self.input_shape = self._stated_input_shape(entry)
+        self.expressions = {entry.name: spikes(INPUT, self.input_shape)}
+        self.sources = self._sources()
 
-    def heard(self) -> list[Heard]:
-        """The populations in an order in which spikes pass them, each with what it hears."""
-        found: list[Heard] = []
+    def layer_specs(self) -> list[LayerSpec]:
+        """Return the populations behind their sources, each with what it receives."""
+        specs: list[LayerSpec] = []
+        readouts: set[str] = set()
         for node in self._in_order():
-            shape = self._shape_of(node)
-            neurons = read_neurons(node, shape, self.steps)
-            self.forms[node.name] = spikes(node.name, shape)
-            form = self._arriving(node, self.graph.into(node.name))
-            terms = tuple(replace(term, at=term.at - (term.source == node.name)) for term in form.terms)
-            found.append(
-                Heard(name=node.name, where=node.where, form=replace(form, terms=terms), neuron=neurons.neuron,
-                      gain=neurons.gain, has_current=neurons.has_current)
-            )  # fmt: skip
-            self._check_spikes(node, found)
-        self._check_output(found)
-        return found
+            shape = self._population_shape(node)
+            neurons = read_neurons(node, shape, self.step)
+            self.expressions[node.name] = spikes(node.name, shape)
+            arriving = self._arriving(node, self.graph.sources(node.name))
+            # Its own spikes arrive one step after they were fired.
+            terms = tuple(replace(term, step=term.step - (term.source == node.name)) for term in arriving.terms)
+            specs.append(LayerSpec(name=node.name, where=node.where, expression=replace(arriving, terms=terms), neurons=neurons))
+            match neurons.neuron:
+                case LIF():
+                    pass
+                case LI():
+                    readouts.add(node.name)
+                case _:
+                    raise unsupported_kind(neurons.neuron)
+            for term in terms:
+                if term.source in readouts:
+                    raise ExtractError(
+                        node.where,
+                        f"takes the membrane of {term.source!r}, which never fires",
+                        source="the chip sends spikes",
+                        remedy="LI, CubaLI and I have to be last; use neurons that fire before others.",
+                    )
+        self._check_output(specs)
+        return specs
 
-    # ------------------------------------------------------------------------------------------ ways in and out
+    # ------------------------------------------------------------------------------------------------ input and output
 
-    def _only(self, kind: str) -> Node:
+    def _only(self, kind: str) -> NirNode:
         found = [node for node in self.graph.nodes.values() if node.kind == kind]
         if len(found) != 1:
             names = f" ({', '.join(node.name for node in found)})" if found else ""
             raise ExtractError(
-                self.graph.path, f"has {len(found)} {kind} nodes{names}, not one", source=f"a network has one {kind.lower()}",
+                self.graph.path,
+                f"has {len(found)} {kind} nodes{names}, not one",
+                source=f"a network has one {kind.lower()}",
                 remedy=f"Give the graph a single {kind}.",
-            )  # fmt: skip
+            )
         return found[0]
 
-    def _shape_of_input(self, entry: Node) -> tuple[int, ...]:
-        """The shape that the Input states, without a batch of one where those that hear it want none."""
-        if entry.said.get("shape") is None:
+    def _stated_input_shape(self, entry: NirNode) -> Shape:
+        """Return the shape that the Input states, without a batch of one if its targets expect one dimension less."""
+        if entry.fields.get("shape") is None:
             raise ExtractError(entry.where, "has no shape", remedy="Export the graph with a sample of its input.")
-        shape = tuple(int(side) for side in entry.numbers("shape").reshape(-1))
-        sides = {_ROW.get(self.graph.nodes[name].kind) for name in self.graph.out_of(entry.name)}
-        return shape[1:] if shape[:1] == (1,) and sides == {len(shape) - 1} else shape
+        shape = tuple(int(side) for side in entry.floats("shape").reshape(-1))
+        n_sides = {INPUT_DIMENSIONS.get(self.graph.nodes[name].kind) for name in self.graph.targets(entry.name)}
+        return shape[1:] if shape[:1] == (1,) and n_sides == {len(shape) - 1} else shape
 
-    def _ends(self) -> list[Node]:
-        """Nodes that something has to arrive at."""
-        return [node for node in self.graph.nodes.values() if node.kind in KINDS or node.kind == "Output"]
-
-    def _check_output(self, found: Sequence[Heard]) -> None:
-        """Refuse an Output of anything but the spikes, or the membranes, of the last population, and loose ends."""
+    def _check_output(self, specs: Sequence[LayerSpec]) -> None:
+        """Refuse an Output of anything but the spikes, or the membranes, of the last population, and dead ends."""
         output = self._only("Output")
-        form = self._arriving(output, self.graph.into(output.name))
-        sources = [term.source for term in form.terms]
-        if not form.is_spikes or len(sources) != 1 or not form.terms[0].is_in_order:
-            whence = next((term.where for term in form.terms if term.where), "") or "more than one population"
+        x = self._arriving(output, self.graph.sources(output.name))
+        sources = [term.source for term in x.terms]
+        if not x.is_spikes or len(sources) != 1 or not x.terms[0].is_in_order:
+            culprit = next((term.where for term in x.terms if term.where), "") or "more than one population"
             raise ExtractError(
-                output.where, f"gives what {whence} makes, not what neurons say",
+                output.where,
+                f"gives the output of {culprit}, not of one population of neurons",
                 remedy="End the graph with one population of neurons (an LI to read membranes).",
-            )  # fmt: skip
-        if sources != [found[-1].name]:
+            )
+        if sources != [specs[-1].name]:
             raise ExtractError(
-                output.where, f"gives what {sources[0]!r} says, but {found[-1].name!r} hears that and comes after it",
-                source="a network's last layer is its output", remedy="Take out what nobody reads, or let the Output hear it.",
-            )  # fmt: skip
+                output.where,
+                f"gives the output of {sources[0]!r}, but {specs[-1].name!r} receives that and comes after it",
+                source="a network's last layer is its output",
+                remedy="Remove the nodes that nobody reads, or connect the last one to the Output.",
+            )
         for node in self.graph.nodes.values():
-            if node.kind in MAPS and not self.graph.out_of(node.name):
-                raise ExtractError(node.where, "ends without neurons", remedy="Put neurons behind it, or take it out.")
+            if node.kind in LINEAR_READERS and not self.graph.targets(node.name):
+                raise ExtractError(node.where, "ends without neurons", remedy="Put neurons behind it, or remove it.")
 
-    # ------------------------------------------------------------------------------------------ order
+    # ---------------------------------------------------------------------------------------------------------- order
 
-    def _sources(self, end: Node) -> dict[str, int]:
-        """The populations that a node hears through nothing but linear nodes, and by how many steps of delay at least."""
-        found: dict[str, int] = {}
-        fewest: dict[str, float] = {}
-        ahead = [(name, 0.0) for name in self.graph.into(end.name)]
-        while ahead:
-            name, late = ahead.pop(0)
-            if fewest.get(name, np.inf) <= late:
-                continue
-            fewest[name], node = late, self.graph.nodes[name]
-            if node.kind in KINDS:
-                found[name] = round(late)
-            else:
-                late += float(node.numbers("delay").min()) / self.steps.dt if node.kind == "Delay" else 0.0
-                ahead += [(before, late) for before in self.graph.into(name)]
+    def _sources(self) -> dict[str, dict[str, int]]:
+        """Find the sources of every population and of the Output, and refuse loops of linear nodes."""
+        ends = [node for node in self.graph.nodes.values() if node.kind in NEURON_READERS or node.kind == "Output"]
+        populations = {node.name for node in self.populations}
+        wiring = nx.DiGraph()  # against the edges, from a target to its sources
+        wiring.add_nodes_from(node.name for node in ends)
+        for source, target in self.graph.edges:
+            node = self.graph.nodes[source]
+            delay = max(0.0, float(node.floats("delay").min()) / self.step.dt) if node.kind == "Delay" else 0.0
+            # A population is two nodes, what arrives and what it fires, so that no path leads through it.
+            wiring.add_edge(target, ("fired", source) if source in populations else source, delay=delay)
+        linear = wiring.subgraph(name for name, node in self.graph.nodes.items() if node.kind in LINEAR_READERS)
+        if not nx.is_directed_acyclic_graph(linear):
+            loop = {name for edge in nx.find_cycle(linear) for name in edge}
+            node = next(node for name, node in self.graph.nodes.items() if name in loop)
+            raise ExtractError(node.where, "is in a loop without neurons", remedy="Put neurons into the loop.")
+        found = {}
+        for end in ends:
+            delays = nx.single_source_dijkstra_path_length(wiring, end.name, weight="delay")
+            found[end.name] = {key[1]: round(delay) for key, delay in delays.items() if isinstance(key, tuple)}
         return found
 
-    def _in_order(self) -> list[Node]:
-        """The populations so that each hears such before it, or itself; the one that is put out comes last."""
+    def _in_order(self) -> list[NirNode]:
+        """Return the populations behind their sources, as metadata or edges order them; the Output's source last."""
         output = self._only("Output").name
         rank = {name: index for index, name in enumerate(dict.fromkeys(target for _, target in self.graph.edges))}
-        waiting = sorted(self.populations, key=lambda node: (float(node.metadata.get("order", np.inf)), rank.get(node.name, -1)))
-        waiting.sort(key=lambda node: node.name in self.hears[output])
-        order = in_order({node.name: self.hears[node.name] for node in waiting}, {node.name: node.where for node in waiting})
+        nodes = sorted(self.populations, key=lambda node: (float(node.metadata.get("order", np.inf)), rank.get(node.name, -1)))
+        nodes.sort(key=lambda node: node.name in self.sources[output])
+        order = topological_order(
+            {node.name: self.sources[node.name] for node in nodes}, {node.name: node.where for node in nodes}
+        )
         return [self.graph.nodes[name] for name in order]
 
-    # ------------------------------------------------------------------------------------------ forms
+    # ---------------------------------------------------------------------------------------------------- expressions
 
-    def _shape_of(self, node: Node) -> tuple[int, ...]:
-        """The shape of what arrives at a population from others; of its parameters, where it hears itself only."""
-        others = [name for name in self.graph.into(node.name) if not self._comes_from(name, node.name)]
+    def _population_shape(self, node: NirNode) -> Shape:
+        """Return the shape of what arrives from other populations; of the parameters if it receives its own spikes only."""
+        loops = set()
+        if node.name in self.sources[node.name]:
+            # Loops through other populations have been refused, so a descendant in front of the node is linear.
+            edges = nx.DiGraph()
+            edges.add_edges_from(self.graph.edges)
+            loops = nx.descendants(edges, node.name)
+        others = [name for name in self.graph.sources(node.name) if name != node.name and name not in loops]
         if others:
             return self._arriving(node, others).shape
-        sides = [np.shape(value) for value in node.said.values()]
-        return max(sides, key=lambda side: int(np.prod(side)), default=()) or (1,)
+        shapes = [np.shape(value) for value in node.fields.values()]
+        return max(shapes, key=lambda shape: int(np.prod(shape)), default=()) or (1,)
 
-    def _comes_from(self, name: str, source: str) -> bool:
-        node = self.graph.nodes[name]
-        return name == source or (node.kind in MAPS and source in self._sources(node))
-
-    def _arriving(self, node: Node, names: Sequence[str]) -> Form:
-        """The sum of what some nodes give."""
+    def _arriving(self, node: NirNode, names: Sequence[str]) -> LinearExpression:
+        """Return the sum of what some nodes give."""
         if not names:
-            raise ExtractError(node.where, "hears nothing", remedy="Connect it to what is before it, or take it out.")
-        total: Form | None = None
+            raise ExtractError(node.where, "receives nothing", remedy="Connect its input, or remove it.")
+        total: LinearExpression | None = None
         for name in names:
-            form = self._form(name, ())
-            if total is not None and total.shape != form.shape:
+            x = self._output_of(name)
+            if total is not None and total.shape != x.shape:
                 raise ExtractError(
-                    node.where, f"adds {form.shape} from {name!r} to {total.shape} from {names[0]!r}",
+                    node.where,
+                    f"adds {x.shape} from {name!r} to {total.shape} from {names[0]!r}",
                     remedy="Let both have one shape.",
-                )  # fmt: skip
-            total = form if total is None else added(total, form)
+                )
+            total = x if total is None else expressions.add(total, x)
         assert total is not None
         return total
 
-    def _form(self, name: str, within: tuple[str, ...]) -> Form:
-        """What a node gives."""
+    def _output_of(self, name: str) -> LinearExpression:
+        """Return what a node gives."""
         node = self.graph.nodes[name]
-        if name in within:
-            raise ExtractError(node.where, "hears itself with no neurons between", remedy="Put neurons into the loop.")
-        if name not in self.forms:
-            for before in self.graph.into(name):
-                self._form(before, (*within, name))
-            self.forms[name] = passed(node, self._arriving(node, self.graph.into(name)), self.steps.dt)
-        return self.forms[name]
+        if name not in self.expressions:
+            arriving = self._arriving(node, self.graph.sources(name))
+            self.expressions[name] = LINEAR_READERS[node.kind](LinearNodeReader(node, arriving, self.step.dt))
+        return self.expressions[name]
 
-    def _check_spikes(self, node: Node, found: Sequence[Heard]) -> None:
-        """Refuse what the last population hears of a membrane, its own too."""
-        read = set()
-        for population in found:
-            match population.neuron:
-                case LIF():
-                    pass
-                case LI():
-                    read.add(population.name)
-                case _:
-                    raise unsupported_kind(population.neuron)
-        for term in found[-1].form.terms:
-            if term.source in read:
-                raise ExtractError(
-                    node.where, f"takes the membrane of {term.source!r}, which never fires", source="the chip sends spikes",
-                    remedy="LI, CubaLI and I have to be last; use neurons that fire before others.",
-                )  # fmt: skip
+
+# ----------------------------------------------------------------------------------------------------------- linear nodes
+
+
+@dataclass(frozen=True, slots=True)
+class LinearNodeReader:
+    """Reads one linear node: what it gives for what it receives, `x`, at steps of `dt`.
+
+    Every method raises `ExtractError` where the node does not fit what it receives, or where no synapses compute it.
+    """
+
+    node: NirNode
+    x: LinearExpression
+    dt: float
+
+    @property
+    def module(self) -> ModuleId:
+        return self.node.name, self.node.where
+
+    def linear(self) -> LinearExpression:
+        """A dense synapse; an Affine with a bias."""
+        weight = self._weight("n_out", "n_in")
+        bias = self.node.floats("bias").reshape(-1) if self.node.kind == "Affine" else None
+        if bias is not None and bias.size not in (1, len(weight)):
+            raise ExtractError(self.node.where, f"its bias has {bias.size} numbers, its weight {len(weight)} rows")
+        if self.x.bias.size != weight.shape[1]:
+            raise ExtractError(
+                self.node.where, f"expects {weight.shape[1]} inputs, but receives something of shape {self.x.shape}"
+            )
+        return expressions.linear(self.module, _reshaped(self.x, (-1,)), weight, bias)
+
+    def conv2d(self) -> LinearExpression:
+        """A convolution of any stride, padding, dilation and groups."""
+        weight = self._weight("out", "in / groups", "rows", "columns")
+        stride, dilation = self._pair("stride", 1), self._pair("dilation", 1)
+        return self._convolved(self._without_batch(3), weight, stride, dilation, self._padding(weight.shape[2:], dilation))
+
+    def conv1d(self) -> LinearExpression:
+        """A convolution of images of one row."""
+        weight = self._weight("out", "in / groups", "n")[:, :, None]
+        lines = self._without_batch(2)
+        if len(lines.shape) != 2:
+            raise ExtractError(self.node.where, f"needs lines (channels, n), but its input has shape {self.x.shape}")
+        stride, dilation = ((1, *self.node.integers(key, 1, 1)) for key in ("stride", "dilation"))
+        padding = (0, self._padding(weight.shape[3:], dilation[1:])[0])
+        image = _reshaped(lines, (lines.shape[0], 1, lines.shape[1]))
+        out = self._convolved(image, weight, (1, stride[1]), (1, dilation[1]), padding)
+        return _reshaped(out, (out.shape[0], out.shape[2]))
+
+    def pooled(self) -> LinearExpression:
+        """Folds into the weights behind it, or is a convolution."""
+        kernel = self._pair("kernel_size", None)
+        share = 1.0 if self.node.kind == "SumPool2d" else 1.0 / (kernel[0] * kernel[1])
+        stride, padding = self._pair("stride", None), self._pair("padding", 0)
+        image = self._without_batch(3)
+        return expressions.average_pool(self.module, image, kernel=kernel, stride=stride, padding=padding, share=share)
+
+    def flattened(self) -> LinearExpression:
+        """Rearranges elements: several dimensions become one."""
+        shape = self.x.shape
+        first, last = (self.node.integers(key, 1, default)[0] for key, default in (("start_dim", 1), ("end_dim", -1)))
+        first, last = (side + len(shape) if side < 0 else side for side in (first, last))
+        if not 0 <= first < len(shape) or last >= len(shape):
+            raise ExtractError(self.node.where, f"flattens dimensions {first}..{last} of something of shape {shape}")
+        return _reshaped(self.x, (*shape[:first], int(np.prod(shape[first : last + 1])), *shape[last + 1 :]))
+
+    def scaled(self) -> LinearExpression:
+        """Scales the weights behind it."""
+        return expressions.scale(self.module, self.x, self._per_element("scale"))
+
+    def delayed(self) -> LinearExpression:
+        """Whole steps, a connection for each length: one for all elements, or one for each."""
+        steps = self._per_element("delay") / self.dt
+        whole = np.rint(steps)
+        if (np.abs(steps - whole) > 1e-6 * np.maximum(whole, 1)).any() or (whole < 0).any():
+            worst = steps.reshape(-1)[np.argmax(np.abs(steps - whole))]
+            raise ExtractError(
+                self.node.where,
+                f"delays by {worst:g} steps of {self.dt:g}",
+                source="a chip delays by whole steps",
+                remedy="Specify a dt that all delays are multiples of, or round them.",
+            )
+        if self.x.bias.any() and whole.any():
+            raise ExtractError(
+                self.node.where,
+                "delays a bias, which a network has from its first step on",
+                remedy="Put the Delay before the node with the bias.",
+            )
+        delays = np.broadcast_to(whole, self.x.shape).astype(np.int64)
+        terms = [
+            replace(term, step=term.step - int(delay), indices=np.where(delays == delay, term.indices, 0))
+            for term in self.x.terms
+            for delay in np.unique(delays[term.indices > 0])
+        ]
+        return replace(self.x, terms=tuple(terms))
+
+    def unchanged(self) -> LinearExpression:
+        """Passes through."""
+        return self.x
+
+    def _convolved(
+        self, image: LinearExpression, weight: Floats, stride: Pair, dilation: Pair, padding: tuple[int, ...]
+    ) -> LinearExpression:
+        groups = self.node.integers("groups", 1, 1)[0]
+        if len(image.shape) == 3 and image.shape[0] != weight.shape[1] * groups:
+            raise ExtractError(
+                self.node.where,
+                f"expects {weight.shape[1] * groups} channels, but receives something of shape {image.shape}",
+            )
+        bias = np.broadcast_to(self.node.floats("bias", 0.0).reshape(-1), len(weight))
+        around = (padding[0], padding[-1])
+        return expressions.convolution(
+            self.module, image, weight, bias, stride=stride, padding=around, dilation=dilation, groups=groups
+        )
+
+    def _weight(self, *dimensions: str) -> Floats:
+        weight = self.node.floats("weight")
+        if weight.ndim != len(dimensions):
+            raise ExtractError(self.node.where, f"its weight has shape {weight.shape}, not ({', '.join(dimensions)})")
+        return weight
+
+    def _padding(self, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the zeros on each side; NIR has torch's words for them too."""
+        match self.node.fields.get("padding", 0):
+            case str("valid"):
+                return (0,) * len(kernel)
+            case str("same"):
+                return expressions.same_padding(self.node.where, kernel, dilation)
+            case str(word):
+                raise ExtractError(self.node.where, f"its padding is {word!r}, not 'valid', 'same' or numbers")
+            case _:
+                return self.node.integers("padding", len(kernel), 0)
+
+    def _pair(self, key: str, default: int | None) -> Pair:
+        rows, columns = self.node.integers(key, 2, default)
+        return rows, columns
+
+    def _per_element(self, key: str) -> Floats:
+        values = self.node.per_neuron(key, self.x.shape)
+        return values.reshape(self.x.shape) if values.shape else values
+
+    def _without_batch(self, ndim: int) -> LinearExpression:
+        """Return what arrives, without a batch of one in front."""
+        shape = self.x.shape
+        return _reshaped(self.x, shape[1:]) if len(shape) == ndim + 1 and shape[0] == 1 else self.x
+
+
+def _reshaped(x: LinearExpression, shape: Shape) -> LinearExpression:
+    return rearrange(x, lambda values: values.reshape(shape)) if x.shape != shape else x
+
+
+LINEAR_READERS: dict[str, Callable[[LinearNodeReader], LinearExpression]] = {
+    "Affine": LinearNodeReader.linear,
+    "Linear": LinearNodeReader.linear,
+    "Conv1d": LinearNodeReader.conv1d,
+    "Conv2d": LinearNodeReader.conv2d,
+    "SumPool2d": LinearNodeReader.pooled,
+    "AvgPool2d": LinearNodeReader.pooled,
+    "Flatten": LinearNodeReader.flattened,
+    "Scale": LinearNodeReader.scaled,
+    "Delay": LinearNodeReader.delayed,
+    SUBGRAPH_END: LinearNodeReader.unchanged,
+}
+"""Reader of each kind of node."""
+
+INPUT_DIMENSIONS = {"Affine": 1, "Linear": 1, "Conv1d": 2, "Conv2d": 3, "SumPool2d": 3, "AvgPool2d": 3}
+"""Dimensions of what a node of this kind receives, without a batch."""

@@ -1,4 +1,4 @@
-"""Networks into NIR files: each layer a node of neurons, each connection the nodes that its spikes pass on their way."""
+"""Writing NIR: each layer becomes a node of neurons, each connection the nodes between its source and that."""
 
 from __future__ import annotations
 
@@ -9,132 +9,141 @@ import nir
 import numpy as np
 
 from neurodeploy.errors import ExtractError, RequestError, unsupported_kind
+from neurodeploy.frontends.expressions import Shape
 from neurodeploy.frontends.nir.file import SPARSE
 from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.connectivity import is_convolution
 from neurodeploy.ir.files import replacing
 from neurodeploy.ir.graph import INPUT, Connection
-from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Neuron, Sparse, Synapse
+from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse, Synapse
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.passes.quantize import dequantize
-
-Shape = tuple[int, ...]
-_NO_IMAGE = "NIR has no node that makes an image of a row"
 
 
 def write_nir(network: Network | QuantizedNetwork, path: str | os.PathLike[str], *, dt: float | None = None) -> None:
     """Write a network as a NIR file, for steps of forward Euler.
 
-    Neurons without a synaptic current become LIF, LI, IF or I, others CubaLIF or CubaLI; synapses Linear, Affine or Conv2d, a
-    Flatten in front of a matrix on an image, a Delay in front of delayed ones. The metadata of nodes keep what NIR has no
-    words for, so that ``read_nir(path) == network`` (see `neurodeploy.frontends.nir.file`). `nir.read` of nir 1.0.8
-    takes kernels for square and ungrouped when it checks types; a file with others it reads with ``type_check=False``.
+    Neurons without a synaptic current become LIF, LI, IF or I, others CubaLIF or CubaLI. Synapses become Linear, Affine or
+    Conv2d, with a Flatten in front of a matrix on an image and a Delay in front of delayed ones. Metadata keep what NIR has no
+    field for, so that ``read_nir(path) == network`` (see `neurodeploy.frontends.nir.file`). When it checks types, `nir.read` of
+    nir 1.0.8 assumes square and ungrouped kernels; read a file with others with ``type_check=False``.
 
     Parameters
     ----------
     network : Network or QuantizedNetwork
-        Of integers are written the floats that they stand for (`dequantize`).
+        Of integers, the floats that they stand for are written (`dequantize`).
     path : str or path
-        Is written whole, or not at all.
+        Is written completely, or not at all.
     dt : float, optional
-        Length of a step in the unit of the file's time constants; the network's `timestep_s` if left out. snnTorch takes all
-        files for such with steps of 1e-4.
+        Length of a step in the unit of the file's time constants; default: the network's `timestep_s`. snnTorch assumes steps
+        of 1e-4 for every file.
 
     Raises
     ------
     ExtractError
-        What NIR cannot say, by layer: a current that never decays or that a bias passes by, a connection from an LI, an
+        What NIR cannot express, by layer: a current that never decays or that a bias bypasses, a connection from an LI, an
         image that comes from a matrix, biases that differ within a channel.
     RequestError
-        A step that is no length.
+        A step that is no positive number.
     QuantizeError
-        Integers of which nobody knows what they stand for.
+        Integers without the scale that says what they stand for.
     """
     if dt is not None and not 0 < dt < np.inf:
-        raise RequestError("dt", f"{dt} is no length of a step")
+        raise RequestError("dt", f"{dt} is not a positive length of a step")
     floats = dequantize(network) if isinstance(network, QuantizedNetwork) else network
-    graph = _Writing(floats, floats.timestep_s if dt is None else dt).graph()
+    graph = _GraphWriter(floats, floats.timestep_s if dt is None else dt).graph()
     with replacing(path) as scratch:
         nir.write(scratch, graph)
 
 
-class _Writing:
-    """The nodes and edges of a network, put down layer by layer."""
+class _GraphWriter:
+    """Collects the nodes and edges of a network, layer by layer."""
 
     def __init__(self, network: Network, dt: float) -> None:
         self.network, self.dt = network, dt
-        self.shapes = {INPUT: network.input_shape} | {layer.name: _shape_said(layer) for layer in network}
+        # NIR's neurons have the shape of an image if all that arrives is one, else of a row.
+        self.shapes: dict[str, Shape] = {INPUT: network.input_shape} | {
+            layer.name: layer.shape if all(is_convolution(c.synapse) for c in layer.connections) else (layer.n_neurons,)
+            for layer in network
+        }
         self.nodes: dict[str, Any] = {INPUT: nir.Input(input_type=np.array(network.input_shape))}
         self.edges: list[tuple[str, str]] = []
         self.names = {layer.name for layer in network} | {INPUT}
 
     def graph(self) -> Any:
-        """All of it as a graph of NIR."""
+        """Return the whole network as a graph of NIR."""
         for order, layer in enumerate(self.network):
-            self._put_layer(layer, order)
+            self._add_layer(layer, order)
         last = self.network.output.name
-        output = self._new("output")
+        output = self._free_name("output")
         self.nodes[output] = nir.Output(output_type=np.array(self.shapes[last]))
         self.edges.append((last, output))
         metadata = {
-            "dt": self.dt, "timestep_s": self.network.timestep_s, "discretisation": "euler", "written_by": "neurodeploy",
-        }  # fmt: skip
+            "dt": self.dt,
+            "timestep_s": self.network.timestep_s,
+            "discretisation": "euler",
+            "written_by": "neurodeploy",
+        }
         return nir.NIRGraph(nodes=self.nodes, edges=self.edges, metadata=metadata, type_check=False)
 
-    def _put_layer(self, layer: Layer, order: int) -> None:
+    def _add_layer(self, layer: Layer, order: int) -> None:
         if layer.name == "." or "\0" in layer.name:
             raise ExtractError(f"layer {layer.name!r}", "cannot be the name of a node", source="HDF5", remedy="Rename it.")
-        neurons = _neurons(layer, self.shapes[layer.name], self.dt)
-        neurons.metadata = _kept(layer) | {"order": order}
+        neurons = _NeuronWriter(layer, self.shapes[layer.name], self.dt).node()
+        neurons.metadata = _exact_numbers(layer) | {"order": order}
         self.nodes[layer.name] = neurons
-        carrier = _carrier(layer)
+        with_bias = _bias_connection(layer)
         for index, connection in enumerate(layer.connections):
-            self._put_connection(layer, connection, layer.bias if index == carrier else np.zeros(()))
+            self._add_connection(layer, connection, layer.bias if index == with_bias else np.zeros(()))
 
-    def _put_connection(self, layer: Layer, connection: Connection[Synapse], bias: Floats) -> None:
-        """The nodes from a source to a layer: Delay, Flatten, weights, Flatten."""
-        source, synapse, shape = connection.source, connection.synapse, self.shapes[connection.source]
+    def _add_connection(self, layer: Layer, connection: Connection[Synapse], bias: Floats) -> None:
+        """Add the nodes from a source to a layer: Delay, Flatten, weights, Flatten."""
+        source, shape = connection.source, self.shapes[connection.source]
         if source != INPUT:
             match self.network[source].neuron:
                 case LIF():
                     pass
                 case LI():
                     raise ExtractError(
-                        f"layer {layer.name!r}", f"hears {source!r}, which never fires",
-                        source="in NIR an LI passes its membrane on", remedy="Take the connection out: nothing ever passes it.",
-                    )  # fmt: skip
+                        f"layer {layer.name!r}",
+                        f"receives spikes from {source!r}, which never fires",
+                        source="in NIR an LI sends its membrane",
+                        remedy="Remove the connection: it never carries a spike.",
+                    )
                 case _:
                     raise unsupported_kind(self.network[source].neuron)
-        stem, way = f"{layer.name}.from.{source}", [source]
+        stem, path = f"{layer.name}.from.{source}", [source]
         if connection.delay_steps:
             delay = np.full(shape, connection.delay_steps * self.dt)
-            way.append(self._put(f"{stem}.delay", nir.Delay(delay=delay)))
-        match synapse:
-            case Conv():
-                if shape != synapse.input_shape:
+            path.append(self._add_node(f"{stem}.delay", nir.Delay(delay=delay)))
+        match connection.synapse:
+            case Conv() as conv:
+                if shape != conv.input_shape:
                     raise ExtractError(
-                        f"layer {layer.name!r}", f"convolves {source!r}, which has synapses without a window", source=_NO_IMAGE,
-                        remedy="Put only convolutions into it, or list the synapses behind it one by one.",
-                    )  # fmt: skip
-                way.append(self._put(stem, _convolution(synapse, bias)))
-                shape = synapse.output_shape
-            case Dense() | Sparse():
+                        f"layer {layer.name!r}",
+                        f"convolves {source!r}, which also receives spikes through a matrix or a synapse list",
+                        source="NIR has no node that makes an image of a row",
+                        remedy=f"Connect {source!r} through convolutions only, or list the synapses behind it one by one.",
+                    )
+                path.append(self._add_node(stem, _convolution(conv, bias)))
+                shape = conv.output_shape
+            case Dense() | Sparse() as matrix:
                 if len(shape) > 1:
-                    way.append(self._put(f"{stem}.row", _flatten(shape)))
-                way.append(self._put(stem, _matrix(synapse, bias)))
-                shape = (synapse.n_out,)
+                    path.append(self._add_node(f"{stem}.row", _flatten(shape)))
+                path.append(self._add_node(stem, _matrix(matrix, bias)))
+                shape = (matrix.n_out,)
             case _:
-                raise unsupported_kind(synapse)
+                raise unsupported_kind(connection.synapse)
         if shape != self.shapes[layer.name]:
-            way.append(self._put(f"{stem}.out", _flatten(shape)))
-        self.edges += zip(way, [*way[1:], layer.name], strict=True)
+            path.append(self._add_node(f"{stem}.out", _flatten(shape)))
+        self.edges += zip(path, [*path[1:], layer.name], strict=True)
 
-    def _put(self, stem: str, node: Any) -> str:
-        name = self._new(stem)
+    def _add_node(self, stem: str, node: Any) -> str:
+        name = self._free_name(stem)
         self.nodes[name] = node
         return name
 
-    def _new(self, stem: str) -> str:
+    def _free_name(self, stem: str) -> str:
         name, k = stem, 2
         while name in self.names:
             name, k = f"{stem}.{k}", k + 1
@@ -142,13 +151,8 @@ class _Writing:
         return name
 
 
-def _shape_said(layer: Layer) -> Shape:
-    """The shape that NIR's neurons have: an image where all that arrives is one, else a row."""
-    return layer.shape if all(is_convolution(c.synapse) for c in layer.connections) else (layer.n_neurons,)
-
-
-def _carrier(layer: Layer) -> int | None:
-    """Which connection's node has the layer's bias: a matrix, or a convolution whose channels have one each."""
+def _bias_connection(layer: Layer) -> int | None:
+    """Return the index of the connection whose node takes the bias: a matrix, or a convolution if its channels have one each."""
     if not layer.bias.any():
         return None
     for index, connection in enumerate(layer.connections):
@@ -158,16 +162,15 @@ def _carrier(layer: Layer) -> int | None:
     if (channels == channels[:, :1]).all():
         return 0
     raise ExtractError(
-        f"layer {layer.name!r}", "has biases that differ within a channel", source="NIR's Conv2d has one a channel",
-        remedy="Give a channel's neurons one bias.",
-    )  # fmt: skip
-
-
-# ---------------------------------------------------------------------------------------------- nodes
+        f"layer {layer.name!r}",
+        "has biases that differ within a channel",
+        source="NIR's Conv2d has one per channel",
+        remedy="Use one bias for all neurons of a channel.",
+    )
 
 
 def _matrix(synapse: Dense | Sparse, bias: Floats) -> Any:
-    metadata = {"synapse": SPARSE} if isinstance(synapse, Sparse) else {}  # reading turns the matrix into lists again
+    metadata = {"synapse": SPARSE} if isinstance(synapse, Sparse) else {}
     weight = np.array(synapse.matrix())
     if not bias.any():
         return nir.Linear(weight=weight, metadata=metadata)
@@ -176,94 +179,104 @@ def _matrix(synapse: Dense | Sparse, bias: Floats) -> Any:
 
 def _convolution(conv: Conv, bias: Floats) -> Any:
     channels = conv.output_shape[0]
-    per_channel = np.array(np.broadcast_to(bias, conv.n_out).reshape(channels, -1)[:, 0])
     return nir.Conv2d(
-        input_shape=conv.input_shape[1:], weight=np.array(conv.weight), stride=conv.stride, padding=conv.padding,
-        dilation=conv.dilation, groups=conv.groups, bias=per_channel,
-    )  # fmt: skip
+        input_shape=conv.input_shape[1:],
+        weight=np.array(conv.weight),
+        stride=conv.stride,
+        padding=conv.padding,
+        dilation=conv.dilation,
+        groups=conv.groups,
+        bias=np.array(np.broadcast_to(bias, conv.n_out).reshape(channels, -1)[:, 0]),
+    )
 
 
 def _flatten(shape: Shape) -> Any:
     return nir.Flatten(input_type={"input": np.array(shape)}, start_dim=0, end_dim=-1)
 
 
-def _neurons(layer: Layer, shape: Shape, dt: float) -> Any:
-    """The node whose equation, in steps of forward Euler, is the layer's recurrence."""
-    neuron, where = layer.neuron, f"layer {layer.name!r}"
-    full = {"rest": neuron.rest, "fades": neuron.current_decay, "leaks": neuron.voltage_decay}
-    p = {key: np.array(np.broadcast_to(value, layer.n_neurons)) for key, value in full.items()}
-    said: dict[str, Floats] = {}
-    match neuron:
-        case LIF():
-            said = {"v_threshold": np.broadcast_to(neuron.threshold, layer.n_neurons) + p["rest"], "v_reset": p["rest"]}
-            if not np.allclose(said["v_threshold"] - p["rest"], neuron.threshold, rtol=1e-9, atol=0):
-                raise ExtractError(where, "has a threshold that is lost beside its rest", remedy="Count from a rest nearer to 0.")
-        case LI():
-            pass  # NIR's integrators have neither
-        case _:
-            raise unsupported_kind(neuron)
-    if (p["fades"] == 1).all():
-        kind, more = _at_once(where, neuron, p, dt)
-    else:
-        kind, more = _with_current(layer, p, dt)
-    said |= more
-    if not all(np.isfinite(value).all() for value in said.values()):
-        raise ExtractError(where, "forgets so slowly that its time constant is no number", remedy="Let it forget nothing.")
-    return getattr(nir, kind)(**{key: np.array(value).reshape(shape) for key, value in said.items()})
+class _NeuronWriter:
+    """The node whose equation, in steps of forward Euler, is the recurrence of a layer.
+
+    Attributes
+    ----------
+    rest, current_decay, voltage_decay : array (n,)
+    """
+
+    def __init__(self, layer: Layer, shape: Shape, dt: float) -> None:
+        self.layer, self.shape, self.dt, self.where = layer, shape, dt, f"layer {layer.name!r}"
+        neuron = layer.neuron
+        self.rest, self.current_decay, self.voltage_decay = (
+            np.array(np.broadcast_to(value, layer.n_neurons))
+            for value in (neuron.rest, neuron.current_decay, neuron.voltage_decay)
+        )
+
+    def node(self) -> Any:
+        """Return a LIF, IF or CubaLIF for an `LIF`, an LI, I or CubaLI for an `LI`."""
+        with np.errstate(over="ignore"):  # an infinite time constant is refused below
+            kind, parameters = self._memoryless_current() if (self.current_decay == 1).all() else self._synaptic_current()
+        match self.layer.neuron:
+            case LIF(threshold=threshold):
+                kind = {"leaky": "LIF", "integrator": "IF", "current": "CubaLIF"}[kind]
+                v_threshold = np.broadcast_to(threshold, self.rest.shape) + self.rest
+                if not np.allclose(v_threshold - self.rest, threshold, rtol=1e-9, atol=0):
+                    raise ExtractError(
+                        self.where,
+                        "has a threshold so much smaller than its rest that their sum loses it",
+                        source="NIR's v_threshold counts from 0",
+                        remedy="Use a rest nearer to 0.",
+                    )
+                parameters |= {"v_threshold": v_threshold, "v_reset": self.rest}
+            case LI():
+                if kind == "integrator" and self.rest.any():
+                    raise ExtractError(self.where, "reads an integrator whose rest is not 0", source="NIR's I starts from 0")
+                kind = {"leaky": "LI", "integrator": "I", "current": "CubaLI"}[kind]
+            case _:
+                raise unsupported_kind(self.layer.neuron)
+        if not all(np.isfinite(value).all() for value in parameters.values()):
+            raise ExtractError(self.where, "decays so slowly that its time constant is infinite", remedy="Set that decay to 0.")
+        return getattr(nir, kind)(**{key: np.array(value).reshape(self.shape) for key, value in parameters.items()})
+
+    def _memoryless_current(self) -> tuple[str, dict[str, Floats]]:
+        """Return (leaky or integrator, parameters) of neurons whose current lasts one step."""
+        leak = self.voltage_decay
+        if (leak > 0).all():
+            return "leaky", {"tau": self.dt / leak, "r": 1 / leak, "v_leak": self.rest}
+        if (leak > 0).any():
+            raise ExtractError(self.where, "has neurons that leak and neurons that do not", source="in NIR they are LIF and IF")
+        return "integrator", {"r": np.full(leak.shape, 1 / self.dt)}
+
+    def _synaptic_current(self) -> tuple[str, dict[str, Floats]]:
+        """Return ("current", parameters) of neurons with a synaptic current."""
+        for decay, what in (
+            (self.current_decay, "a synaptic current that never decays"),
+            (self.voltage_decay, "a synaptic current but no leak"),
+        ):
+            if not (decay > 0).all():
+                raise ExtractError(self.where, f"has {what}", source="NIR's CubaLIF has time constants for both")
+        if self.layer.bias.any():
+            raise ExtractError(
+                self.where,
+                "adds a bias to v, past its synaptic current",
+                source="in NIR all that arrives enters the current",
+                remedy="Let a neuron that always fires drive it.",
+            )
+        return "current", {
+            "tau_syn": self.dt / self.current_decay,
+            "tau_mem": self.dt / self.voltage_decay,
+            "w_in": 1 / self.current_decay,
+            "r": 1 / self.voltage_decay,
+            "v_leak": self.rest,
+        }
 
 
-def _at_once(where: str, neuron: Neuron, p: dict[str, Floats], dt: float) -> tuple[str, dict[str, Floats]]:
-    """Neurons whose current lasts one step."""
-    match neuron:
-        case LIF():
-            leaky, plain = "LIF", "IF"
-        case LI():
-            leaky, plain = "LI", "I"
-        case _:
-            raise unsupported_kind(neuron)
-    if (p["leaks"] > 0).all():
-        said = _inverted({"tau": p["leaks"]}, dt) | _inverted({"r": p["leaks"]}, 1) | {"v_leak": p["rest"]}
-        return leaky, said
-    if (p["leaks"] > 0).any():
-        raise ExtractError(where, "has neurons that leak and neurons that do not", source="in NIR they are LIF and IF")
-    if plain == "I" and p["rest"].any():
-        raise ExtractError(where, "reads an integrator whose rest is not 0", source="NIR's I starts from 0")
-    return plain, {"r": np.full(p["leaks"].shape, 1 / dt)}
-
-
-def _with_current(layer: Layer, p: dict[str, Floats], dt: float) -> tuple[str, dict[str, Floats]]:
-    where = f"layer {layer.name!r}"
-    for key, what in (("fades", "a synaptic current that never decays"), ("leaks", "a synaptic current but no leak")):
-        if not (p[key] > 0).all():
-            raise ExtractError(where, f"has {what}", source="NIR's CubaLIF has time constants for both")
-    if layer.bias.any():
-        raise ExtractError(
-            where, "adds a bias to v beside a synaptic current", source="in NIR all that arrives enters the current",
-            remedy="Let a neuron that always fires drive it.",
-        )  # fmt: skip
-    times = _inverted({"tau_syn": p["fades"], "tau_mem": p["leaks"]}, dt) | _inverted({"w_in": p["fades"], "r": p["leaks"]}, 1)
-    match layer.neuron:
-        case LIF():
-            return "CubaLIF", times | {"v_leak": p["rest"]}
-        case LI():
-            return "CubaLI", times | {"v_leak": p["rest"]}
-        case _:
-            raise unsupported_kind(layer.neuron)
-
-
-def _inverted(shares: dict[str, Floats], dt: float) -> dict[str, Floats]:
-    with np.errstate(over="ignore"):
-        return {key: dt / share for key, share in shares.items()}
-
-
-def _kept(layer: Layer) -> dict[str, Any]:
-    """The layer's own numbers, for the metadata."""
+def _exact_numbers(layer: Layer) -> dict[str, Any]:
+    """Return the layer's own numbers and shape, for the metadata."""
     neuron = layer.neuron
     match neuron:
         case LIF():
-            names: tuple[str, ...] = ("threshold", "current_decay", "voltage_decay", "rest")
+            names = ["threshold", "current_decay", "voltage_decay", "rest"]
         case LI():
-            names = ("current_decay", "voltage_decay", "rest")
+            names = ["current_decay", "voltage_decay", "rest"]
         case _:
             raise unsupported_kind(neuron)
     arrays = {name: np.array(getattr(neuron, name)) for name in names} | {"bias": np.array(layer.bias)}

@@ -1,132 +1,55 @@
-"""That the network which was read does what the model did: the same steps, given the same spikes.
+"""Extraction: a `torch.nn.Module` with Norse cells becomes a `Network`, exactly, or is refused by name.
 
-Networks from Norse: a `torch.nn.Module` becomes a `Network` of the chip's recurrence, exactly, or is refused by name.
+The extracted network is checked numerically against the model: from what each population received, its layer has to compute what
+the population answered, step by step.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from norse.torch.module.lift import Lift
 from numpy.typing import NDArray
 from torch.utils._pytree import tree_flatten
 
 from neurodeploy.errors import ExtractError, unsupported_kind
-from neurodeploy.frontends.assembly import assemble, in_order
-from neurodeploy.frontends.torch.cells import CELLS, SEQUENCES
-from neurodeploy.frontends.torch.populations import Beyond, Known, Population, Populations, heard_by
-from neurodeploy.frontends.torch.run import Run
-from neurodeploy.frontends.torch.tracer import Traced
+from neurodeploy.frontends.assembly import assemble, topological_order
+from neurodeploy.frontends.torch.populations import SUPPORTED_CELLS, PopulationTrace, TracedPopulation, layer_specs
+from neurodeploy.frontends.torch.run import run_model
+from neurodeploy.frontends.torch.tracer import ExpressionValue, TracedTensor, UnsupportedValue
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import LI, LIF, Layer, Network
 from neurodeploy.simulation.reference import Product, product_of
 
-# -------------------- frontends.checking
-
 TOLERANCE = 1e-3
-"""Of the largest number that met at a neuron: what a model in single precision may have rounded, over its steps."""
-
-
-def check_alike(run: Populations, populations: Sequence[Population], network: Network) -> None:
-    """Hold each layer against its population, step by step, from what that heard to what it answered.
-
-    Neurons so near their threshold that rounding decides are left out from there on.
-
-    Raises
-    ------
-    ExtractError
-        They differ.
-    """
-    for population in populations:
-        layer = network[population.name]
-        batch = len(population.steps[0].said)
-        products = [product_of(connection.synapse, np.float64) for connection in layer.connections]
-        u, v, unsure = (np.zeros((batch, layer.n_neurons)) for _ in range(3))
-        for t, step in enumerate(population.steps):
-            arriving = _arriving(run, layer, products, t, batch)
-            u = (1 - layer.neuron.current_decay) * u + arriving
-            v = (1 - layer.neuron.voltage_decay) * v + u + layer.bias
-            near = TOLERANCE * max(1e-30, float(np.abs(v).max()), float(np.abs(u).max()))
-            match layer.neuron:
-                case LIF(threshold=threshold):
-                    unsure[np.abs(v - threshold) <= near] = 1
-                    fired = v > threshold
-                    v[fired] = 0.0
-                    _compare(population, t, fired, step.said, unsure, 0.5)
-                case LI():
-                    pass  # its membranes are compared below
-                case _:
-                    raise unsupported_kind(layer.neuron)
-            if step.v is not None:
-                _compare(population, t, v + layer.neuron.rest, step.v, unsure, near + 1e-5 * float(np.abs(step.v).max()))
-
-
-def _arriving(run: Populations, layer: Layer, products: Sequence[Product], t: int, batch: int) -> NDArray[np.float64]:
-    """(batch, n): what reaches a layer at a step."""
-    arriving = np.zeros((batch, layer.n_neurons))
-    for connection, product in zip(layer.connections, products, strict=True):
-        ago = connection.delay_steps + (connection.source == layer.name)
-        if connection.source in run.of_name or connection.source == INPUT:
-            heard = run.passed(connection.source, t, -ago)
-        else:  # the neuron that always fires
-            heard = np.ones((batch, 1))
-        if heard is not None:
-            arriving += product(heard.astype(np.uint8))
-    return arriving
-
-
-def _compare(
-    population: Population,
-    t: int,
-    ours: NDArray[np.float64],
-    theirs: NDArray[np.float64],
-    unsure: NDArray[np.float64],
-    atol: float,
-) -> None:
-    off = (np.abs(ours - theirs) > atol) & (unsure == 0)
-    if off.any():
-        sample, neuron = np.argwhere(off)[0]
-        raise ExtractError(
-            population.module[1],
-            f"what was read is not what the model does: at step {t} neuron {neuron} of layer {population.name!r} gives "
-            f"{ours[sample, neuron]:g}, the model's {theirs[sample, neuron]:g}",
-            remedy="Something in it escapes torch's functions (compiled code, NumPy): write it in torch, or build the Network.",
-        )  # fmt: skip
-
-
-# -------------------- frontends.norse
-
-CALLS = 3
-"""How often a model of one step is called."""
+"""Share of the largest membrane potential or current that a model in single precision may lose by rounding, over its steps."""
 
 
 def extract(model: torch.nn.Module, sample: torch.Tensor) -> Network:
     """Read a Norse network by running it.
 
-    The model runs as its user would call it, in eval mode, on random spikes; every tensor remembers what it is, in spikes.
-    Linear modules and functions fold into one synapse from each population to each, max pooling of spikes becomes a layer of
-    neurons that fire where any of their inputs does, and a bias in front of neurons with a current comes from one neuron more
-    that always fires (`"bias"`). What the model makes of what its last neurons say (softmax, a mean over time) is left to the
-    host. The network is then held against what the model's neurons answered. The model is as it was before.
+    The model runs as its user would call it, in eval mode, on random spikes; every tensor knows what it is in terms of spikes.
+    Linear modules and functions fold into one synapse from each population to each. Max pooling of spikes becomes a layer of
+    neurons that fire where any of their inputs does. A bias in front of neurons with a synaptic current comes from one more
+    neuron that always fires (`"bias"`). What the model computes from the spikes of its last neurons (softmax, a mean over time)
+    is left to the host. The network is then checked against the answers of the model's neurons. The model is left as it was.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Norse cells between torch's modules and functions (docs/operators.md lists them), states passed by hand or by
+        Norse cells between torch's modules and functions (docs/operators.md lists them), with states passed by hand or by
         ``SequentialState``. A model of one step takes its states after its input and returns them after its output, or keeps
-        them itself. A model of many steps loops over one side of its input, or over one input that stays; or has ``Lift``,
-        ``LIF`` and the like, for which time is the first side.
-    sample : tensor (batch, \\*input_shape), or with a side for time where the model takes many steps
-        Only its shape and type count.
+        them itself. A model of many steps loops over one dimension of its input, or over one input that stays; or it has
+        ``Lift``, ``LIF`` and the like, for which time is the first dimension.
+    sample : tensor (batch, \\*input_shape), or with a dimension for time if the model takes many steps
+        Only its shape and dtype count.
 
     Returns
     -------
     Network
-        One layer a population or max pooling, named as `layer_name` names the path of its first weights in the model.
+        One layer per population or max pooling, named after the path of its first weights in the model (`layer_name`).
 
     Raises
     ------
@@ -137,86 +60,25 @@ def extract(model: torch.nn.Module, sample: torch.Tensor) -> Network:
         raise ExtractError("sample", "is not a tensor (batch, *input_shape)", remedy="Give one step of input.")
     if not isinstance(model, torch.nn.Module):
         raise ExtractError("model", f"is a {type(model).__name__}, not a torch.nn.Module")
-    run, output = _ran(model, sample)
-    if not run.populations.of_name:
-        raise ExtractError("model", "holds no neurons", remedy=f"Supported are {CELLS}.")
-    populations = _in_order(list(run.populations.of_name.values()), _last(output))
-    heard, timesteps = heard_by(populations)
-    if len(timesteps) > 1:
-        raise ExtractError(
-            "model", f"its cells have different time steps: {sorted(timesteps)} s", remedy="Give all cells one dt."
-        )
-    run.populations.given = run.given()
-    network = assemble(run.input_shape, heard, next(iter(timesteps), 1e-3))
-    check_alike(run.populations, populations, network)
+    run, output = run_model(model, sample)
+    if not run.trace.by_name:
+        raise ExtractError("model", "holds no neurons", remedy=f"Supported are {SUPPORTED_CELLS}.")
+    populations = _in_order(list(run.trace.by_name.values()), _output_source(output))
+    specs, timestep_s = layer_specs(populations)
+    network = assemble(run.input_shape, specs, timestep_s)
+    check_against_model(run.trace, populations, network)
     return network
 
 
-def _ran(model: torch.nn.Module, sample: torch.Tensor) -> tuple[Run, Any]:
-    """The model's run, and what it returned; where a step that it took of its input turns out to be none, another."""
-    run = Run(model)
-    try:
-        with run.followed():
-            output = _call(run, sample)
-    except ExtractError:
-        if run.axis is None or run.populations.has_steps:
-            raise
-    if run.axis is None or run.populations.has_steps:
-        return run, output
-    run = Run(model, may_step=False)
-    with run.followed():
-        return run, _call(run, sample)
-
-
-def _call(run: Run, sample: torch.Tensor) -> Any:
-    """Call the model, as often as it takes to see that it does the same at every step; what it returns at last."""
-    model, of_sequences = run.model, any(isinstance(m, (*SEQUENCES, Lift)) for m in run.model.modules())
-    if of_sequences and (sample.ndim < 3 or len(sample) < 2):
-        raise ExtractError(
-            "sample", f"has shape {tuple(sample.shape)}, and the model takes (time, batch, *input_shape) with some steps of time",
-            remedy="Give at least two steps.",
-        )  # fmt: skip
-    rest: Sequence[Any] = ()
-    for call in range(CALLS):
-        run.populations.call = call
-        answer = model(run.drawn(sample, of_sequences), *rest)
-        if call == 0 and (run.populations.has_time or run.populations.has_steps):
-            return answer
-        if call and any(len(p.steps) != call + 1 for p in run.populations.of_name.values()):
-            _refuse_forgetting(run, call)
-        rest = _states(model, answer)
-    return answer
-
-
-def _states(model: torch.nn.Module, answer: Any) -> Sequence[Any]:
-    """What the model returned behind its output, if it takes as much behind its input."""
-    parameters = list(inspect.signature(model.forward).parameters.values())[1:]
-    takes = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
-    is_open = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    if type(model).forward is torch.nn.Sequential.forward:
-        takes = 1
-    rest = answer[1:] if isinstance(answer, (tuple, list)) else ()
-    return rest if len(rest) <= takes or is_open else ()
-
-
-def _refuse_forgetting(run: Run, call: int) -> None:
-    population = next(p for p in run.populations.of_name.values() if len(p.steps) != call + 1)
-    raise ExtractError(
-        population.module[1], f"makes {len(population.steps)} steps in {call + 1} calls: its state is not kept between them",
-        remedy="Return the states and take them as further arguments of forward, or loop over time in forward.",
-    )  # fmt: skip
-
-
-def _last(output: Any) -> str | None:
-    """The population that the model's output comes from; refuses what stands between."""
+def _output_source(output: Any) -> str | None:
+    """Return the population whose spikes the model's output is computed from; refuse weights behind the last neurons."""
     first = output[0] if isinstance(output, (tuple, list)) and len(output) else output
-    for leaf in tree_flatten(first)[0]:
-        if not isinstance(leaf, Traced):
-            continue
-        if isinstance(leaf.meaning, Beyond) and leaf.meaning.is_weighted:
-            raise leaf.meaning.error()
-        if isinstance(leaf.meaning, Known):
-            for term in (term for form in leaf.meaning.forms for term in form.terms):
+    values = [leaf.traced_value for leaf in tree_flatten(first)[0] if isinstance(leaf, TracedTensor)]
+    for value in values:
+        if isinstance(value, UnsupportedValue) and value.is_weighted:
+            raise value.error()
+        if isinstance(value, ExpressionValue):
+            for term in (term for step in value.steps for term in step.terms):
                 if term.synapse is not None:
                     raise ExtractError(
                         term.where, "ends the model without neurons", remedy="Put a readout such as LICell behind it."
@@ -226,11 +88,81 @@ def _last(output: Any) -> str | None:
     return None
 
 
-def _in_order(populations: list[Population], last: str | None) -> list[Population]:
-    """Each behind those that it hears; the one that the output comes from last, where nobody hears it."""
-    heard = {term.source for p in populations for term in p.form.terms if term.source != p.name}
-    if last not in heard:
+def _in_order(populations: list[TracedPopulation], last: str | None) -> list[TracedPopulation]:
+    """Sort the populations behind their sources; the one that the output comes from is last, if it is no other's source."""
+    if last not in {term.source for p in populations for term in p.expression.terms if term.source != p.name}:
         populations = sorted(populations, key=lambda p: p.name == last)
-    of_name = {p.name: p for p in populations}
-    where = {p.name: p.module[1] for p in populations}
-    return [of_name[name] for name in in_order({p.name: p.hears for p in populations}, where)]
+    by_name = {p.name: p for p in populations}
+    labels = {p.name: p.module[1] for p in populations}
+    return [by_name[name] for name in topological_order({p.name: p.sources for p in populations}, labels)]
+
+
+# ------------------------------------------------------------------------------------------------ check against the model
+
+
+def check_against_model(trace: PopulationTrace, populations: Sequence[TracedPopulation], network: Network) -> None:
+    """Compare each layer with its population, step by step, from what the population received to what it answered.
+
+    A neuron so near its threshold that rounding decides whether it fires is left out from that step on.
+
+    Raises
+    ------
+    ExtractError
+        They differ.
+    """
+    for population in populations:
+        layer = network[population.name]
+        batch = len(population.steps[0].output)
+        products = [product_of(connection.synapse, np.float64) for connection in layer.connections]
+        u, v, unsure = (np.zeros((batch, layer.n_neurons)) for _ in range(3))
+        for t, step in enumerate(population.steps):
+            u = (1 - layer.neuron.current_decay) * u + _arriving(trace, layer, products, t, batch)
+            v = (1 - layer.neuron.voltage_decay) * v + u + layer.bias
+            near = TOLERANCE * max(1e-30, float(np.abs(v).max()), float(np.abs(u).max()))
+            match layer.neuron:
+                case LIF(threshold=threshold):
+                    unsure[np.abs(v - threshold) <= near] = 1
+                    fired = v > threshold
+                    v[fired] = 0.0
+                    _compare(population, t, fired, step.output, unsure, 0.5)
+                case LI():
+                    pass  # its membranes are compared below
+                case _:
+                    raise unsupported_kind(layer.neuron)
+            if step.v is not None:
+                _compare(population, t, v + layer.neuron.rest, step.v, unsure, near + 1e-5 * float(np.abs(step.v).max()))
+
+
+def _arriving(trace: PopulationTrace, layer: Layer, products: Sequence[Product], t: int, batch: int) -> NDArray[np.float64]:
+    """Return what arrives at a layer at a step, (batch, n)."""
+    arriving = np.zeros((batch, layer.n_neurons))
+    for connection, product in zip(layer.connections, products, strict=True):
+        if connection.source in trace.by_name or connection.source == INPUT:
+            lag = connection.delay_steps + (connection.source == layer.name)
+            received = trace.forwarded(connection.source, t, -lag)
+        else:  # the neuron that carries biases fires at every step
+            received = np.ones((batch, 1))
+        if received is not None:
+            arriving += product(received.astype(np.uint8))
+    return arriving
+
+
+def _compare(
+    population: TracedPopulation,
+    t: int,
+    ours: NDArray[np.float64],
+    theirs: NDArray[np.float64],
+    unsure: NDArray[np.float64],
+    atol: float,
+) -> None:
+    """Raise for the first neuron that differs, except those that are `unsure`."""
+    differs = (np.abs(ours - theirs) > atol) & (unsure == 0)
+    if differs.any():
+        sample, neuron = np.argwhere(differs)[0]
+        raise ExtractError(
+            population.module[1],
+            f"was not read correctly: at step {t} neuron {neuron} of layer {population.name!r} gives "
+            f"{ours[sample, neuron]:g}, the model's {theirs[sample, neuron]:g}",
+            remedy="Some of its computation is hidden from torch's functions (compiled code, NumPy): write it in torch, or build "
+            "the Network yourself.",
+        )

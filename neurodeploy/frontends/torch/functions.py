@@ -1,6 +1,6 @@
-"""What torch's functions make of forms. Arguments have torch's names, but for the first, which is `input` there.
+"""Torch's functions on linear expressions: the dispatch tables of everything that may happen between neurons.
 
-What a torch model may do between its neurons, and what becomes of it: the tables that it is read by, and README's.
+Arguments have torch's names, except the first, which torch calls `input`.
 """
 
 from __future__ import annotations
@@ -13,217 +13,295 @@ import numpy as np
 import torch
 
 from neurodeploy.errors import ExtractError
-from neurodeploy.frontends import expressions as folding
-from neurodeploy.frontends import linear_maps
-from neurodeploy.frontends.assembly import Row, listed, rows_of
-from neurodeploy.frontends.expressions import Form, Where, added, constant, moved, numbers, pair, scaled
-from neurodeploy.frontends.torch.cells import READERS
+from neurodeploy.frontends import expressions
+from neurodeploy.frontends.expressions import LinearExpression, ModuleId, as_floats, constant, pair, rearrange, scale
 from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.connectivity import Pair
 
-# -------------------- frontends.functions
 
-
-class NotAMap(Exception):  # noqa: N818  (what is said of it is the caller's)
-    """A function, called so, adds up no weighted spikes; says why."""
+class NotLinearError(Exception):
+    """Signals that a function, called this way, adds up no weighted spikes; the text says why, after the function's name."""
 
 
 @dataclass(frozen=True)
-class Call:
-    """Who calls a function, with how many sides in front of a form's own (batch, or time and batch)."""
+class CallContext:
+    """The module that calls a function, and the sizes in front of an expression's own shape: (batch,) or (time, batch)."""
 
-    module: Where
+    module: ModuleId
     lead: tuple[int, ...]
 
     def constant(self, value: Any, shape: tuple[int, ...]) -> Floats:
-        """A number or tensor beside a form of this shape: one a place."""
-        given = np.asarray(torch.as_tensor(value).detach().cpu(), dtype=np.float64)
-        if not np.isfinite(given).all():
+        """Return a number or tensor that is combined with an expression of this shape, broadcast to that shape."""
+        array = np.asarray(torch.as_tensor(value).detach().cpu(), dtype=np.float64)
+        if not np.isfinite(array).all():
             raise ExtractError(self.module[1], "has a constant that is not finite")
         try:
-            whole = np.broadcast_to(given, (*self.lead, *shape))
+            whole = np.broadcast_to(array, (*self.lead, *shape))
         except ValueError:
-            raise NotAMap("spreads what it is given over more places") from None
+            raise NotLinearError("broadcasts its input to a larger shape") from None
         rows = whole.reshape(-1, *shape)
         if (rows != rows[:1]).any():
-            raise NotAMap("has another constant for each sample")
+            raise NotLinearError("has another constant for each sample")
         row: Floats = rows[0]
         return row
 
+    def expression(self, value: Any) -> LinearExpression:
+        """Return an argument that has to depend on spikes."""
+        if not isinstance(value, LinearExpression):
+            raise NotLinearError("multiplies constants by weights that depend on spikes")
+        return value
 
-Map: TypeAlias = "Callable[..., Form]"
+    def independent(self, value: Any) -> Any:
+        """Return an argument that must not depend on spikes."""
+        if isinstance(value, LinearExpression):
+            raise NotLinearError("multiplies two tensors that both depend on spikes")
+        return value
+
+    def bias(self, value: Any) -> Floats | None:
+        """Return a bias as (n,), if there is one."""
+        return None if value is None else as_floats(self.module[1], "bias", self.independent(value)).reshape(-1)
+
+    def line_as_image(self, value: Any) -> LinearExpression:
+        """Return an argument (channels, length) as an image of one row."""
+        x = self.expression(value)
+        if len(x.shape) != 2:
+            raise ExtractError(self.module[1], f"needs lines (channels, length), but its input has shape {x.shape}")
+        return rearrange(x, lambda values: values[:, None])
+
+
+LinearFunction: TypeAlias = "Callable[..., LinearExpression]"
 
 # ---------------------------------------------------------------------------------------------- weights
 
 
-def linear(call: Call, x: Any, weight: Any, bias: Any = None) -> Form:
-    """A dense synapse; in front of it nothing but pooling, factors and moves."""
-    matrix = numbers(call.module[1], "weight", _constant(weight)).reshape(tuple(weight.shape))
-    return linear_maps.linear(call.module, _form(x), matrix, _bias(call, bias))
+def linear(call: CallContext, x: Any, weight: Any, bias: Any = None) -> LinearExpression:
+    """A dense synapse; between it and the neurons in front: pooling, factors and rearrangements only."""
+    matrix = as_floats(call.module[1], "weight", call.independent(weight)).reshape(tuple(weight.shape))
+    return expressions.linear(call.module, call.expression(x), matrix, call.bias(bias))
 
 
-def matmul(call: Call, x: Any, other: Any) -> Form:
+def matmul(call: CallContext, x: Any, other: Any) -> LinearExpression:
     """A dense synapse, where the other factor is a matrix of weights."""
     if getattr(other, "ndim", 0) != 2:
-        raise NotAMap("multiplies by what is no matrix of weights")
-    return linear(call, x, _constant(other).T)
+        raise NotLinearError("multiplies by something that is not a matrix of weights")
+    return linear(call, x, call.independent(other).T)
 
 
 def conv2d(
-    call: Call, x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
-) -> Form:  # fmt: skip
+    call: CallContext,
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> LinearExpression:
     """A convolution of any stride, padding (`same` with odd windows), dilation and groups."""
-    kernels = numbers(call.module[1], "weight", _constant(weight)).reshape(tuple(weight.shape))
-    pads = _padding(call, padding, pair(dilation), (kernels.shape[2], kernels.shape[3]))
-    return linear_maps.convolution(
-        call.module, _form(x), kernels, _bias(call, bias), stride=pair(stride), padding=pads, dilation=pair(dilation),
+    kernels = as_floats(call.module[1], "weight", call.independent(weight)).reshape(tuple(weight.shape))
+    if padding == "same":
+        rows, columns = expressions.same_padding(call.module[1], kernels.shape[2:], pair(dilation))
+    else:
+        rows, columns = (0, 0) if padding == "valid" else pair(padding)
+    return expressions.convolution(
+        call.module,
+        call.expression(x),
+        kernels,
+        call.bias(bias),
+        stride=pair(stride),
+        padding=(rows, columns),
+        dilation=pair(dilation),
         groups=groups,
-    )  # fmt: skip
-
-
-def _padding(call: Call, padding: Any, dilation: Pair, kernel: Pair) -> Pair:
-    if padding == "valid":
-        return 0, 0
-    if padding != "same":
-        return pair(padding)
-    around = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-    if any(total % 2 for total in around):
-        raise ExtractError(
-            call.module[1], "pads one side more than the other ('same' with an even window)", remedy="Pad by a number."
-        )
-    return around[0] // 2, around[1] // 2
+    )
 
 
 def conv1d(
-    call: Call, x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
-) -> Form:  # fmt: skip
+    call: CallContext,
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> LinearExpression:
     """A convolution of images of one row: shapes (channels, length) become (channels, 1, length)."""
     pads = padding if isinstance(padding, str) else (0, pair(padding)[0])
     image = conv2d(
-        call, _row(call, x), _constant(weight).unsqueeze(2), bias, (1, pair(stride)[0]), pads, (1, pair(dilation)[0]), groups
+        call,
+        call.line_as_image(x),
+        call.independent(weight).unsqueeze(2),
+        bias,
+        (1, pair(stride)[0]),
+        pads,
+        (1, pair(dilation)[0]),
+        groups,
     )
-    return _line(image)
+    return _image_as_line(image)
 
 
 def batch_norm(
-    call: Call, x: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None, training: bool = False,
-    momentum: float = 0.1, eps: float = 1e-5,  # noqa: ARG001  (of training alone, but part of the call)
-) -> Form:  # fmt: skip
+    call: CallContext,
+    x: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,  # noqa: ARG001  (for training only, but part of the call)
+    eps: float = 1e-5,
+) -> LinearExpression:
     """In eval mode: scales the weights in front of it, or behind it where there are none, and shifts the bias."""
-    where, form = call.module[1], _form(x)
+    where, inputs = call.module[1], call.expression(x)
     if training or running_mean is None or running_var is None:
         raise ExtractError(where, "normalises by each batch anew", remedy="Train it with track_running_stats=True.")
-    mean, spread = (numbers(where, "statistics", values).reshape(-1) for values in (running_mean, running_var))
+    mean, spread = (as_floats(where, "statistics", values).reshape(-1) for values in (running_mean, running_var))
     gain, shift = 1.0 / np.sqrt(spread + eps), np.zeros_like(mean)
     if weight is not None:
-        gain = gain * numbers(where, "weight", weight)
+        gain = gain * as_floats(where, "weight", weight)
     if bias is not None:
-        shift = shift + numbers(where, "bias", bias)
-    sides = (-1, *[1] * (len(form.shape) - 1))
-    normal = scaled(call.module, form, gain.reshape(sides))
-    return added(normal, constant(np.broadcast_to((shift - mean * gain).reshape(sides), form.shape)))
+        shift = shift + as_floats(where, "bias", bias)
+    sides = (-1, *[1] * (len(inputs.shape) - 1))
+    normal = scale(call.module, inputs, gain.reshape(sides))
+    return expressions.add(normal, constant(np.broadcast_to((shift - mean * gain).reshape(sides), inputs.shape)))
 
 
 # ---------------------------------------------------------------------------------------------- pooling
 
 
 def avg_pool2d(
-    call: Call, x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
-    count_include_pad: bool = True, divisor_override: int | None = None,
-) -> Form:  # fmt: skip
-    """Folds into the weights beside it; alone it is a convolution."""
+    call: CallContext,
+    x: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> LinearExpression:
+    """Folds into the weights in front of it or behind it; alone it is a convolution."""
     kernel = pair(kernel_size)
-    return linear_maps.average(
-        call.module, _form(x), kernel=kernel, stride=_stride(stride, kernel), padding=pair(padding), is_ceil=ceil_mode,
-        share=1.0 / (divisor_override or kernel[0] * kernel[1]), counts_padding=count_include_pad,
-    )  # fmt: skip
+    return expressions.average_pool(
+        call.module,
+        call.expression(x),
+        kernel=kernel,
+        stride=_stride(stride, kernel),
+        padding=pair(padding),
+        is_ceil=ceil_mode,
+        share=1.0 / (divisor_override or kernel[0] * kernel[1]),
+        counts_padding=count_include_pad,
+    )
 
 
 def avg_pool1d(
-    call: Call, x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
+    call: CallContext,
+    x: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
     count_include_pad: bool = True,
-) -> Form:  # fmt: skip
+) -> LinearExpression:
     """As `avg_pool2d`, of images of one row."""
     steps = None if stride in (None, ()) else (1, pair(stride)[0])
     window, pads = (1, pair(kernel_size)[0]), (0, pair(padding)[0])
-    return _line(avg_pool2d(call, _row(call, x), window, steps, pads, ceil_mode, count_include_pad))
+    return _image_as_line(avg_pool2d(call, call.line_as_image(x), window, steps, pads, ceil_mode, count_include_pad))
 
 
-def adaptive_avg_pool2d(call: Call, x: Any, output_size: Any) -> Form:
+def adaptive_avg_pool2d(call: CallContext, x: Any, output_size: Any) -> LinearExpression:
     """As `avg_pool2d`, where all windows are equal."""
-    form = _form(x)
-    return avg_pool2d(call, form, folding.equal_windows(call.module[1], linear_maps.image_of(call.module[1], form), output_size))
+    inputs = call.expression(x)
+    return avg_pool2d(call, inputs, expressions.adaptive_window(call.module[1], inputs.image_shape(call.module[1]), output_size))
 
 
-def adaptive_avg_pool1d(call: Call, x: Any, output_size: Any) -> Form:
+def adaptive_avg_pool1d(call: CallContext, x: Any, output_size: Any) -> LinearExpression:
     """As `avg_pool1d`, where all windows are equal."""
-    return _line(adaptive_avg_pool2d(call, _row(call, x), (1, pair(output_size)[0])))
+    return _image_as_line(adaptive_avg_pool2d(call, call.line_as_image(x), (1, pair(output_size)[0])))
 
 
-def lp_pool2d(call: Call, x: Any, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False) -> Form:
-    """With norm 1, the sum of a window: as `avg_pool2d`."""
+def lp_pool2d(
+    call: CallContext, x: Any, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
+) -> LinearExpression:
+    """With norm 1, the sum over a window: as `avg_pool2d`."""
     if float(norm_type) != 1.0:
-        raise NotAMap(f"takes the root of a sum of powers of {norm_type:g}")
+        raise NotLinearError(f"takes the root of a sum of powers of {norm_type:g}")
     return avg_pool2d(call, x, kernel_size, stride, 0, ceil_mode, divisor_override=1)
 
 
-def mean(call: Call, x: Any, dim: Any = None, keepdim: bool = False) -> Form:
-    """Over all sides of an image: as `avg_pool2d`."""
-    return _over_image(call, _form(x), dim, keepdim, is_mean=True)
+def mean(call: CallContext, x: Any, dim: Any = None, keepdim: bool = False) -> LinearExpression:
+    """Over all pixels of an image: as `avg_pool2d`."""
+    return _over_image(call, call.expression(x), dim, keepdim, is_mean=True)
 
 
-def total(call: Call, x: Any, dim: Any = None, keepdim: bool = False) -> Form:
-    """Over all sides of an image: as `avg_pool2d`."""
-    return _over_image(call, _form(x), dim, keepdim, is_mean=False)
+def total(call: CallContext, x: Any, dim: Any = None, keepdim: bool = False) -> LinearExpression:
+    """Over all pixels of an image: as `avg_pool2d`."""
+    return _over_image(call, call.expression(x), dim, keepdim, is_mean=False)
 
 
-def _over_image(call: Call, form: Form, dim: Any, keepdim: bool, *, is_mean: bool) -> Form:
-    n_sides = len(call.lead) + len(form.shape)
+def _over_image(call: CallContext, inputs: LinearExpression, dim: Any, keepdim: bool, *, is_mean: bool) -> LinearExpression:
+    n_sides = len(call.lead) + len(inputs.shape)
     dims = {side % n_sides - len(call.lead) for side in ((dim,) if isinstance(dim, int) else dim or ())}
-    if len(form.shape) < 2 or dims != set(range(1, len(form.shape))):
-        raise NotAMap("adds up over other sides than those of the image")
-    image = form if len(form.shape) == 3 else _row(call, form)
+    if len(inputs.shape) < 2 or dims != set(range(1, len(inputs.shape))):
+        raise NotLinearError("adds up over other dimensions than those of the image")
+    image = inputs if len(inputs.shape) == 3 else call.line_as_image(inputs)
     window = (image.shape[1], image.shape[2])
     share = 1.0 / (window[0] * window[1]) if is_mean else 1.0
-    shape = (form.shape[0], *[1] * (len(form.shape) - 1)) if keepdim else form.shape[:1]
-    pooled = linear_maps.average(call.module, image, kernel=window, stride=window, share=share)
-    return moved(pooled, lambda values: values.reshape(shape))
+    shape = (inputs.shape[0], *[1] * (len(inputs.shape) - 1)) if keepdim else inputs.shape[:1]
+    pooled = expressions.average_pool(call.module, image, kernel=window, stride=window, share=share)
+    return rearrange(pooled, lambda values: values.reshape(shape))
 
 
 def max_pool2d(
-    call: Call, x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,
+    call: CallContext,
+    x: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
     return_indices: bool = False,
-) -> Form:  # fmt: skip
+) -> LinearExpression:
     """Of spikes: a layer of neurons that fire where any of their inputs does."""
     if return_indices:
-        raise NotAMap("tells where the largest is")
+        raise NotLinearError("returns the positions of the maxima")
     kernel = pair(kernel_size)
-    return linear_maps.any_of(
-        call.module, _form(x), kernel=kernel, stride=_stride(stride, kernel), padding=pair(padding), dilation=pair(dilation),
+    return expressions.spike_count(
+        call.module,
+        call.expression(x),
+        kernel=kernel,
+        stride=_stride(stride, kernel),
+        padding=pair(padding),
+        dilation=pair(dilation),
         is_ceil=ceil_mode,
-    )  # fmt: skip
+    )
 
 
 def max_pool1d(
-    call: Call, x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,
+    call: CallContext,
+    x: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
     return_indices: bool = False,
-) -> Form:  # fmt: skip
+) -> LinearExpression:
     """As `max_pool2d`, of images of one row."""
     steps = None if stride in (None, ()) else (1, pair(stride)[0])
     window, pads, apart = (1, pair(kernel_size)[0]), (0, pair(padding)[0]), (1, pair(dilation)[0])
-    return _line(max_pool2d(call, _row(call, x), window, steps, pads, apart, ceil_mode, return_indices))
+    return _image_as_line(max_pool2d(call, call.line_as_image(x), window, steps, pads, apart, ceil_mode, return_indices))
 
 
-def adaptive_max_pool2d(call: Call, x: Any, output_size: Any, return_indices: bool = False) -> Form:
+def adaptive_max_pool2d(call: CallContext, x: Any, output_size: Any, return_indices: bool = False) -> LinearExpression:
     """As `max_pool2d`, where all windows are equal."""
-    form = _form(x)
-    windows = folding.equal_windows(call.module[1], linear_maps.image_of(call.module[1], form), output_size)
-    return max_pool2d(call, form, windows, return_indices=return_indices)
+    inputs = call.expression(x)
+    windows = expressions.adaptive_window(call.module[1], inputs.image_shape(call.module[1]), output_size)
+    return max_pool2d(call, inputs, windows, return_indices=return_indices)
 
 
-def adaptive_max_pool1d(call: Call, x: Any, output_size: Any, return_indices: bool = False) -> Form:
+def adaptive_max_pool1d(call: CallContext, x: Any, output_size: Any, return_indices: bool = False) -> LinearExpression:
     """As `max_pool1d`, where all windows are equal."""
-    return _line(adaptive_max_pool2d(call, _row(call, x), (1, pair(output_size)[0]), return_indices))
+    return _image_as_line(adaptive_max_pool2d(call, call.line_as_image(x), (1, pair(output_size)[0]), return_indices))
 
 
 def _stride(stride: Any, kernel: Pair) -> Pair:
@@ -233,82 +311,56 @@ def _stride(stride: Any, kernel: Pair) -> Pair:
 # ---------------------------------------------------------------------------------------------- sums and factors
 
 
-def add(call: Call, x: Any, other: Any, alpha: float = 1) -> Form:
-    """Two connections into one layer; of a constant, a bias."""
-    one, two = (value if isinstance(value, Form) else None for value in (x, other))
+def add(call: CallContext, x: Any, other: Any, alpha: float = 1) -> LinearExpression:
+    """Two connections into one layer; a constant becomes a bias."""
+    one, two = (value if isinstance(value, LinearExpression) else None for value in (x, other))
     if one is not None and two is not None:
         if one.shape != two.shape:
-            raise NotAMap("spreads what it is given over more places")
-        return added(one, two if alpha == 1 else scaled(call.module, two, np.asarray(float(alpha))))
-    form = one if one is not None else two
-    assert form is not None
-    value = call.constant(other if one is not None else x, form.shape)
+            raise NotLinearError("broadcasts its input to a larger shape")
+        return expressions.add(one, two if alpha == 1 else scale(call.module, two, np.asarray(float(alpha))))
+    inputs = one if one is not None else two
+    assert inputs is not None
+    value = call.constant(other if one is not None else x, inputs.shape)
     if two is not None and alpha != 1:
-        return added(scaled(call.module, form, np.asarray(float(alpha))), constant(value))
-    return added(form, constant(value * (alpha if one is not None else 1)))
+        return expressions.add(scale(call.module, inputs, np.asarray(float(alpha))), constant(value))
+    return expressions.add(inputs, constant(value * (alpha if one is not None else 1)))
 
 
-def sub(call: Call, x: Any, other: Any, alpha: float = 1) -> Form:
-    """As `add`, the second negative."""
+def sub(call: CallContext, x: Any, other: Any, alpha: float = 1) -> LinearExpression:
+    """As `add`, the second operand negative."""
     return add(call, x, other, -alpha)
 
 
-def rsub(call: Call, x: Any, other: Any, alpha: float = 1) -> Form:
-    """As `sub`, turned round."""
+def rsub(call: CallContext, x: Any, other: Any, alpha: float = 1) -> LinearExpression:
+    """As `sub`, with the operands swapped."""
     return add(call, other, x, -alpha)
 
 
-def mul(call: Call, x: Any, other: Any) -> Form:
+def mul(call: CallContext, x: Any, other: Any) -> LinearExpression:
     """By a constant: scales the weights."""
-    form, factor = (x, other) if isinstance(x, Form) else (other, x)
-    return scaled(call.module, form, call.constant(_constant(factor), form.shape))
+    inputs, factor = (x, other) if isinstance(x, LinearExpression) else (other, x)
+    return scale(call.module, inputs, call.constant(call.independent(factor), inputs.shape))
 
 
-def div(call: Call, x: Any, other: Any) -> Form:
+def div(call: CallContext, x: Any, other: Any) -> LinearExpression:
     """By a constant: scales the weights."""
-    form = _form(x)
-    return scaled(call.module, form, 1.0 / call.constant(_constant(other), form.shape))
+    inputs = call.expression(x)
+    return scale(call.module, inputs, 1.0 / call.constant(call.independent(other), inputs.shape))
 
 
-def neg(call: Call, x: Any) -> Form:
+def neg(call: CallContext, x: Any) -> LinearExpression:
     """Scales the weights by -1."""
-    return scaled(call.module, _form(x), np.asarray(-1.0))
+    return scale(call.module, call.expression(x), np.asarray(-1.0))
 
 
-# ---------------------------------------------------------------------------------------------- arguments
+def _image_as_line(x: LinearExpression) -> LinearExpression:
+    """Return an image of one row as (channels, length)."""
+    return rearrange(x, lambda values: values[:, 0])
 
 
-def _form(value: Any) -> Form:
-    if not isinstance(value, Form):
-        raise NotAMap("weights what is no spike by what is")
-    return value
+# ------------------------------------------------------------------------------------------------------- dispatch tables
 
-
-def _constant(value: Any) -> Any:
-    if isinstance(value, Form):
-        raise NotAMap("multiplies what depends on spikes by what depends on spikes")
-    return value
-
-
-def _bias(call: Call, bias: Any) -> Floats | None:
-    return None if bias is None else numbers(call.module[1], "bias", _constant(bias)).reshape(-1)
-
-
-def _row(call: Call, value: Any) -> Form:
-    """A line (channels, length) as an image of one row."""
-    form = _form(value)
-    if len(form.shape) != 2:
-        raise ExtractError(call.module[1], f"looks at lines (channels, length), not at shape {form.shape}")
-    return moved(form, lambda values: values[:, None])
-
-
-def _line(form: Form) -> Form:
-    return moved(form, lambda values: values[:, 0])
-
-
-# -------------------- frontends.supported
-
-MAPS: dict[str, Map] = {
+LINEAR_FUNCTIONS: dict[str, LinearFunction] = {
     "linear": linear, "matmul": matmul, "mm": matmul,
     "conv2d": conv2d, "conv1d": conv1d,
     "batch_norm": batch_norm,
@@ -322,62 +374,51 @@ MAPS: dict[str, Map] = {
     "true_divide": div,
     "neg": neg, "negative": neg,
 }  # fmt: skip
-"""Functions, by the bare name that torch calls them by, that make a form of forms."""
+"""Linear functions, by torch's name without underscores."""
 
 OPERATORS = frozenset({"radd", "iadd", "isub", "rsub", "rmul", "imul", "truediv", "itruediv"})
-"""How Python calls some of them."""
+"""Names of Python operators among them, which the support table leaves out."""
 
 WITH_TIME = frozenset({"linear", "matmul", "add", "radd", "iadd", "sub", "isub", "rsub", "mul", "rmul", "imul", "div", "truediv"})
-"""Those that do the same to a tensor (time, batch, ...) as step by step."""
+"""Linear functions that give the same for a tensor (time, batch, ...) as step by step."""
 
-MAXIMA: dict[str, Map] = {
+MAX_POOLS: dict[str, LinearFunction] = {
     "max_pool2d": max_pool2d, "max_pool2d_with_indices": max_pool2d, "max_pool1d": max_pool1d,
     "max_pool1d_with_indices": max_pool1d, "adaptive_max_pool2d": adaptive_max_pool2d,
     "adaptive_max_pool2d_with_indices": adaptive_max_pool2d, "adaptive_max_pool1d": adaptive_max_pool1d,
     "adaptive_max_pool1d_with_indices": adaptive_max_pool1d,
 }  # fmt: skip
-"""Functions that become neurons; what these hear."""
+"""Functions that become neurons, and the expression that these receive."""
 
-MOVES = frozenset({
+REARRANGEMENTS = frozenset({
     "view", "reshape", "flatten", "unflatten", "ravel", "permute", "transpose", "t", "T", "mT", "swapaxes", "swapdims", "movedim",
     "moveaxis", "squeeze", "unsqueeze", "getitem", "select", "narrow", "chunk", "split", "tensor_split", "unbind", "cat",
     "concat", "concatenate", "stack", "hstack", "vstack", "expand", "expand_as", "broadcast_to", "view_as", "reshape_as",
     "repeat", "tile", "repeat_interleave", "flip", "roll", "pad", "index_select", "channel_shuffle",
     "pixel_shuffle", "pixel_unshuffle", "adjoint",
 })  # fmt: skip
-"""Functions that put numbers elsewhere and leave them as they are."""
+"""Functions that reorder, repeat, leave out or concatenate elements, without changing them."""
 
-PICKS = frozenset({
+STEP_SELECTIONS = frozenset({
     "view", "reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "squeeze",
     "unsqueeze", "getitem", "select", "narrow", "chunk", "split", "tensor_split", "unbind",
 })  # fmt: skip
-"""Those by which a model may take steps out of its input, before it is known which side of it is time."""
+"""Rearrangements by which a model may take steps out of its input, before it is known which dimension is time."""
 
-ALIASES = frozenset({
+IDENTITIES = frozenset({
     "clone", "detach", "contiguous", "float", "double", "to", "type", "type_as", "cpu", "cuda", "requires_grad", "data", "alias",
     "positive", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout",
 })  # fmt: skip
-"""Functions that give back what they are given, dropout in eval mode among them."""
+"""Functions that return their input unchanged, dropout in eval mode among them."""
 
-DECIDES = frozenset({
+DATA_DEPENDENT = frozenset({
     "__bool__", "__float__", "__int__", "__index__", "__contains__", "__array__", "item", "tolist", "numpy", "equal", "allclose",
     "is_nonzero",
 })  # fmt: skip
-"""Methods by which Python reads numbers out of a tensor, and may then do one thing or another."""
+"""Methods that hand numbers to Python, which may then branch on them."""
 
-LIKE = frozenset({
+SHAPE_ONLY = frozenset({
     "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "new_zeros", "new_ones", "new_empty",
     "new_full", "new_tensor",
 })  # fmt: skip
-"""Functions that look at a tensor's shape and type only."""
-
-
-def rows() -> list[Row]:
-    """What goes in, by name, and what becomes of it: a line for each reader, which says so itself, and for what passes."""
-    cells = {kind.__name__: reader for kind, reader in READERS.items()}
-    unnamed = OPERATORS | {name for name in MAXIMA if name.endswith("_with_indices")}
-    return [
-        *(row for table in (cells, MAPS, MAXIMA) for row in rows_of(table, unnamed)),
-        (listed(MOVES), "Moves numbers: puts them elsewhere, leaves some out, or sets them side by side."),
-        (listed(ALIASES), "Passes through; dropout in eval mode."),
-    ]
+"""Functions that use only a tensor's shape and type."""

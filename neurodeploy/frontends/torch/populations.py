@@ -1,290 +1,353 @@
-"""The populations that a model runs, step by step: what each heard and said, and that it hears alike at every step.
+"""Populations of a traced model: the parameters of Norse's cells, and what each population receives and answers, step by step.
 
-What a tensor of a running model stands for.
+Norse 1.1.0's cells (``norse/torch/functional/{lif,lif_box,iaf,leaky_integrator,leaky_integrator_box}.py``) compute::
+
+    LIF, LI        i <- i + x;  v <- v + g (v_leak - v + i);  i <- (1 - dt/tau_syn) i        with g = dt / tau_mem
+    LIFBox, LIBox  v <- v + g (v_leak - v + x)
+    IAF            v <- v + x
+    LIFRecurrent   as LIF, x plus the weighted spikes of the population itself, one step earlier
+    LILinear       as LI, x weighted first
+
+which is the chip's recurrence for u = g i, weights scaled by g and membranes counted from the reset potential.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import torch
+from norse.torch.functional.leaky_integrator import LIState
+from norse.torch.functional.reset import reset_value
+from norse.torch.module import leaky_integrator, lif
+from norse.torch.module.iaf import IAF, IAFCell
+from norse.torch.module.leaky_integrator import LICell, LILinearCell
+from norse.torch.module.leaky_integrator_box import LIBoxCell
+from norse.torch.module.lif import LIFCell, LIFRecurrent, LIFRecurrentCell
+from norse.torch.module.lif_box import LIFBoxCell
+from norse.torch.module.snn import SNN, SNNCell, SNNRecurrent, SNNRecurrentCell
 from numpy.typing import NDArray
 
-from neurodeploy.errors import ExtractError
-from neurodeploy.frontends.assembly import AT_ONCE, Heard
-from neurodeploy.frontends.expressions import Form, Term, Where, moved, spikes
-from neurodeploy.frontends.torch.cells import read_cell
-from neurodeploy.frontends.torch.functions import NotAMap
+from neurodeploy.errors import ExtractError, NetworkError
+from neurodeploy.frontends.assembly import MEMORYLESS, LayerSpec, NeuronSpec
+from neurodeploy.frontends.expressions import LinearExpression, ModuleId, Shape, Term, as_floats
+from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.graph import INPUT, layer_name
-from neurodeploy.ir.network import LIF
+from neurodeploy.ir.network import LI, LIF
 
-# -------------------- frontends.populations
+# ---------------------------------------------------------------------------------------------------------- Norse's cells
+
+
+def read_cell(where: str, cell: Any, shape: Shape) -> NeuronSpec:
+    """Return the neurons of a cell for a population of this shape; the cell's type is in `CELL_READERS`.
+
+    Raises
+    ------
+    ExtractError
+        Its parameters do not have the population's shape, or the chip has no such neurons.
+    """
+    names = ("tau_syn_inv", "tau_mem_inv", "v_leak", "v_th", "v_reset")
+    p = {name: _per_neuron(where, cell.p, name, shape) for name in names if hasattr(cell.p, name)}
+    parameters = SimpleNamespace(**p, reset_method=getattr(cell.p, "reset_method", reset_value))
+    try:
+        return CELL_READERS[type(cell)](where, cell, parameters)
+    except NetworkError as error:
+        raise ExtractError(where, f"{error.where} {error.what}", remedy=error.remedy) from error
+
+
+def _per_neuron(where: str, p: Any, name: str, shape: Shape) -> Floats:
+    """Return a parameter as () or (n,), broadcast over the population as torch does."""
+    value = as_floats(where, name, getattr(p, name))
+    if not value.shape:
+        return value
+    try:
+        return np.broadcast_to(value, shape).reshape(int(np.prod(shape)))
+    except ValueError:
+        raise ExtractError(where, f"its {name} has shape {value.shape}, not () or {shape}") from None
+
+
+def _lif(where: str, cell: Any, p: Any) -> NeuronSpec:
+    """LIF with a synaptic current, reset to a value; `Recurrent` also receives its own spikes, one step later."""
+    dt = float(cell.dt)
+    gain = dt * p.tau_mem_inv
+    neuron = LIF(threshold=_threshold_above_reset(where, p), current_decay=dt * p.tau_syn_inv, voltage_decay=gain, rest=p.v_reset)
+    return NeuronSpec(neuron=neuron, gain=gain, has_current=True, timestep_s=dt)
+
+
+def _lif_box(where: str, cell: Any, p: Any) -> NeuronSpec:
+    """LIF whose current lasts one step, reset to a value."""
+    dt = float(cell.dt)
+    if p.reset_method is not reset_value:
+        raise ExtractError(
+            where,
+            f"resets by {getattr(p.reset_method, '__name__', p.reset_method)}",
+            source="the chip's LIF resets to a value",
+            remedy="Use norse.torch.functional.reset.reset_value and train again.",
+        )
+    gain = dt * p.tau_mem_inv
+    neuron = LIF(threshold=_threshold_above_reset(where, p), current_decay=np.ones(()), voltage_decay=gain, rest=p.v_reset)
+    return NeuronSpec(neuron=neuron, gain=gain, timestep_s=dt)
+
+
+def _iaf(_where: str, _cell: Any, p: Any) -> NeuronSpec:
+    """LIF without leak, whose current lasts one step."""
+    neuron = LIF(threshold=p.v_th - p.v_reset, current_decay=np.ones(()), voltage_decay=np.zeros(()), rest=p.v_reset)
+    return NeuronSpec(neuron=neuron, gain=np.ones(()))
+
+
+def _li(_where: str, cell: Any, p: Any) -> NeuronSpec:
+    """A readout: neurons that never fire and whose membranes are read."""
+    dt = float(cell.dt)
+    gain = dt * p.tau_mem_inv
+    has_current = not isinstance(cell, LIBoxCell)
+    neuron = LI(current_decay=dt * p.tau_syn_inv if has_current else np.ones(()), voltage_decay=gain, rest=p.v_leak)
+    return NeuronSpec(neuron=neuron, gain=gain, has_current=has_current, timestep_s=dt)
+
+
+def _threshold_above_reset(where: str, p: Any) -> Floats:
+    """Return the threshold counted from the reset potential, to which the membrane must also leak (Norse starts at v_leak)."""
+    reset, leak = p.v_reset, p.v_leak
+    if not np.array_equal(leak + 0 * reset, reset + 0 * leak):
+        raise ExtractError(
+            where,
+            f"leaks to {leak} but resets to {reset}",
+            source="the chip's membrane starts, leaks and resets to one value",
+            remedy="Set v_leak equal to v_reset; a constant drive can be a bias of the Linear before it.",
+        )
+    above: Floats = p.v_th - reset
+    return above
+
+
+CELL_READERS: dict[type[torch.nn.Module], Callable[[str, Any, Any], NeuronSpec]] = {
+    LIFCell: _lif,
+    lif.LIF: _lif,
+    LIFBoxCell: _lif_box,
+    IAFCell: _iaf,
+    IAF: _iaf,
+    LIFRecurrentCell: _lif,
+    LIFRecurrent: _lif,
+    LICell: _li,
+    leaky_integrator.LI: _li,
+    LILinearCell: _li,
+    LIBoxCell: _li,
+}
+"""Reader of each cell type: from (label, cell, parameters per neuron) to neurons."""
+SUPPORTED_CELLS = (
+    "LIFCell, LIFBoxCell, IAFCell, LIFRecurrentCell, LICell, LIBoxCell, LILinearCell, and LIF, LIFRecurrent, LI, IAF"
+)
+SEQUENCE_CELLS = (lif.LIF, LIFRecurrent, leaky_integrator.LI, IAF)
+"""Cells that take all steps at once, with time as the first dimension."""
+
+
+def is_cell(module: torch.nn.Module) -> bool:
+    """Whether a module is one of Norse's neurons, supported or not."""
+    return type(module) in CELL_READERS or isinstance(module, (SNN, SNNCell, SNNRecurrent, SNNRecurrentCell))
+
+
+def resting_state(cell: Any, x: torch.Tensor) -> Any:
+    """Return the state in which a cell starts, before the input of one step (batch, \\*shape)."""
+    if isinstance(cell, LILinearCell):
+        return LIState(v=cell.p.v_leak.detach(), i=torch.zeros(len(x), cell.hidden_size, dtype=x.dtype))
+    return cell.state_fallback(x.unsqueeze(0) if isinstance(cell, SEQUENCE_CELLS) else x)
+
+
+def step_cell(cell: Any, x: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
+    """Compute one step of a cell, also of one that takes all steps at once: its output and its new state."""
+    if isinstance(cell, LILinearCell):
+        return cast("tuple[torch.Tensor, Any]", type(cell).forward(cell, x, state))
+    weights = (cell.input_weights, cell.recurrent_weights) if hasattr(cell, "recurrent_weights") else ()
+    return cast("tuple[torch.Tensor, Any]", cell.activation(x, state, *weights, cell.p, cell.dt))
+
+
+# ------------------------------------------------------------------------------------------------------- traced populations
 
 
 @dataclass(frozen=True)
-class Step:
-    """What a population answered at a step, (batch, n): in truth, and as it was passed on (see `tracing`)."""
+class StepRecord:
+    """What a population answered at one step.
 
-    said: NDArray[Any]
-    passed: NDArray[Any]
+    Attributes
+    ----------
+    output : array (batch, n)
+        What the cell computed.
+    forwarded : array (batch, n)
+        What the model's next modules received instead: random spikes (see `neurodeploy.frontends.torch.run`).
+    v : array (batch, n) or None
+        Membrane potentials.
+    """
+
+    output: NDArray[Any]
+    forwarded: NDArray[Any]
     v: NDArray[np.float64] | None
 
 
 @dataclass
-class Population:
-    """Neurons with a state of their own: one chain of calls of a cell, or a max pooling.
+class TracedPopulation:
+    """Neurons with a state of their own: a chain of calls of one cell, or a max pooling.
 
     Attributes
     ----------
     name : str
         Of its layer.
-    module : Where
+    module : ModuleId
     cell : Norse cell, or None for a max pooling
-    form : Form
-        What it hears at its last step, terms `at` steps from that.
-    steps : list of Step
-    follows_calls : bool
-        Whether its step is that of the model's call (what pools an input that stays for many steps), not one of its own.
+    expression : LinearExpression
+        What it received at its last step; the steps of its terms are relative to that.
+    steps : list of StepRecord
+    counts_calls : bool
+        Whether its clock counts the model's calls and not its own steps: it pools an input that stays for many steps.
     """
 
     name: str
-    module: Where
+    module: ModuleId
     cell: Any
-    form: Form
-    steps: list[Step] = field(default_factory=list)
-    follows_calls: bool = False
+    expression: LinearExpression
+    steps: list[StepRecord] = field(default_factory=list)
+    counts_calls: bool = False
 
     @property
     def is_spiking(self) -> bool:
         return self.cell is None or hasattr(self.cell.p, "v_th")
 
     @property
-    def hears(self) -> dict[str, int]:
-        """The populations that it hears, and how many steps ago at least."""
-        ago = {term.source: -term.at for term in sorted(self.form.terms, key=lambda term: term.at)}
-        return {source: steps for source, steps in ago.items() if source != INPUT}
+    def sources(self) -> dict[str, int]:
+        """The populations that it receives spikes from, and the smallest delay in steps."""
+        delays = {term.source: -term.step for term in sorted(self.expression.terms, key=lambda term: term.step)}
+        return {source: delay for source, delay in delays.items() if source != INPUT}
+
+    def layer_spec(self) -> LayerSpec:
+        """Return its layer; raise `ExtractError` where the chip has no such neurons."""
+        where = self.module[1]
+        if self.cell is None:  # of a max pooling: fires where any of its inputs does
+            neurons = NeuronSpec(neuron=LIF(threshold=np.array(0.5), **MEMORYLESS), gain=np.ones(()))
+        else:
+            neurons = read_cell(where, self.cell, self.expression.shape)
+        return LayerSpec(name=self.name, where=where, expression=self.expression, neurons=neurons)
 
 
 @dataclass
-class Populations:
-    """All that a model runs, in the order in which they first answer.
+class PopulationTrace:
+    """All populations of a model, in the order in which they first answer.
 
     Attributes
     ----------
     has_time : bool
-        Whether the input of a call holds many steps.
+        Whether the input of one call holds many steps.
     call : int
-        Which call of the model is running.
-    given : list of array (batch, n)
-        The input's spikes, step by step, or call by call; set when the run is over.
+        Index of the model's current call.
+    input_spikes : list of array (batch, n)
+        The input's spikes, one array a step, or a call; set when the run is over.
+    by_name : dict of name to TracedPopulation
     """
 
     has_time: bool = False
     call: int = 0
-    given: list[NDArray[np.float64]] = field(default_factory=list)
-    of_name: dict[str, Population] = field(default_factory=dict)
+    input_spikes: list[NDArray[np.float64]] = field(default_factory=list)
+    by_name: dict[str, TracedPopulation] = field(default_factory=dict)
 
-    def new(self, module: Where, cell: Any, form: Form) -> Population:
-        """A population that makes its first step; named as the module of its first weights, or itself."""
-        named = next((term.name for term in form.terms if term.name), module[0]) or "layer"
-        plain = layer_name(named)
+    @property
+    def has_steps(self) -> bool:
+        """Whether some population made more than one step."""
+        return any(len(population.steps) > 1 for population in self.by_name.values())
+
+    def new(self, module: ModuleId, cell: Any, expression: LinearExpression) -> TracedPopulation:
+        """Add a population before its first step, named after the module of its first weights, or after its own."""
+        path = next((term.name for term in expression.terms if term.name), module[0]) or "layer"
+        plain = layer_name(path)
         if plain == INPUT:
-            where = next((term.where for term in form.terms if term.where), module[1])
             raise ExtractError(
-                where,
-                f"gives its name {plain!r} to a layer, which is what connections call the network's input",
+                next((term.where for term in expression.terms if term.where), module[1]),
+                f"gives its name {plain!r} to a layer, but that is the name of the network's input",
                 remedy="Rename it.",
             )
-        name = next(n for n in (plain, *(f"{plain}_{k}" for k in range(2, len(self.of_name) + 3))) if n not in self.of_name)
-        population = Population(name, module, cell, form)
-        self.of_name[name] = population
+        name = next(n for n in (plain, *(f"{plain}_{k}" for k in range(2, len(self.by_name) + 3))) if n not in self.by_name)
+        population = TracedPopulation(name, module, cell, expression)
+        self.by_name[name] = population
         return population
 
-    def hear(self, population: Population, form: Form) -> None:
-        """What a population hears at its next step.
+    def receive(self, population: TracedPopulation, expression: LinearExpression) -> None:
+        """Note what a population receives at its next step.
 
         Raises
         ------
         ExtractError
-            Something else than at the step before; a readout; a step that is yet to come.
+            Something else than at the step before; the membrane of a readout; spikes of a later step.
         """
         where, t = population.module[1], len(population.steps)
-        terms = tuple(replace(term, at=self._ago(population, term, t)) for term in form.terms)
+        terms = tuple(replace(term, step=self._relative_step(population, term, t)) for term in expression.terms)
         for term in terms:
-            self._check(term, population)
-        heard = replace(form, terms=terms)
-        early = tuple(term for term in terms if term.at >= 1 - t)  # of what the step before can have heard
-        if t and not _alike(replace(heard, terms=early), population.form):
+            if term.source != INPUT and not self.by_name[term.source].is_spiking:
+                raise ExtractError(
+                    term.where or where,
+                    f"takes the membrane of {term.source!r}, which never fires",
+                    source="the chip sends spikes",
+                    remedy="A readout (LICell, LIBoxCell) has to be last; use a neuron that fires before another layer.",
+                )
+            if term.step > 0:
+                raise ExtractError(
+                    where,
+                    f"receives what {term.source!r} fires {term.step} steps later",
+                    source="on the chip all populations step together",
+                    remedy="Call all cells equally often, once a step.",
+                )
+        received = replace(expression, terms=terms)
+        # The step before could not receive what was fired before step 0, so terms that reach back so far are new by rights.
+        possible_before = tuple(term for term in terms if term.step >= 1 - t)
+        if t and not _are_equal(replace(received, terms=possible_before), population.expression):
             raise ExtractError(
-                where, f"hears something else at its step {t} than at step {t - 1}, counted from 0",
+                where,
+                f"receives something else at its step {t} than at step {t - 1} (steps counted from 0)",
                 source="a chip runs one network at every step",
                 remedy="Let nothing in forward depend on the data or the step; start states as None or zeros.",
-            )  # fmt: skip
-        population.form = heard
+            )
+        population.expression = received
 
-    def _ago(self, population: Population, term: Term, t: int) -> int:
-        return term.at - (self.call if self.follows_calls(term.source) or population.follows_calls else t)
+    def _relative_step(self, population: TracedPopulation, term: Term, t: int) -> int:
+        return term.step - (self.call if self.counts_calls(term.source) or population.counts_calls else t)
 
-    @property
-    def has_steps(self) -> bool:
-        """Whether some population made more than one."""
-        return any(len(population.steps) > 1 for population in self.of_name.values())
+    def counts_calls(self, source: str) -> bool:
+        """Whether the clock of a source counts the model's calls."""
+        return not self.has_time if source == INPUT else self.by_name[source].counts_calls
 
-    def follows_calls(self, source: str) -> bool:
-        """Whether the steps of a source are the calls of the model."""
-        return not self.has_time if source == INPUT else self.of_name[source].follows_calls
-
-    def _check(self, term: Term, population: Population) -> None:
-        where = population.module[1]
-        if term.source != INPUT and not self.of_name[term.source].is_spiking:
-            raise ExtractError(
-                term.where or where, f"takes the membrane of {term.source!r}, which never fires", source="the chip sends spikes",
-                remedy="A readout (LICell, LIBoxCell) has to be last; use a neuron that fires before another layer.",
-            )  # fmt: skip
-        if term.at > 0:
-            raise ExtractError(where, f"hears what {term.source!r} fires {term.at} steps later", remedy="Keep to one clock.")
-
-    def passed(self, source: str, t: int, ago: int) -> NDArray[Any] | None:
-        """(batch, n): what a source had passed on `ago` (0 or less) steps from a population's step; None before its first."""
-        step = (min(t, self.call) if self.follows_calls(source) else t) + ago  # the run is over: self.call is its last
+    def forwarded(self, source: str, t: int, lag: int) -> NDArray[Any] | None:
+        """Return what a source forwarded, (batch, n), `lag` (0 or less) steps from a population's step t; None before step 0."""
+        step = (min(t, self.call) if self.counts_calls(source) else t) + lag  # the run is over: self.call is its last
         if step < 0:
             return None
-        return self.given[step] if source == INPUT else self.of_name[source].steps[step].passed
+        return self.input_spikes[step] if source == INPUT else self.by_name[source].steps[step].forwarded
 
 
-def _alike(one: Form, other: Form) -> bool:
-    """Whether two forms are the same."""
-    pairs = zip(one.terms, other.terms, strict=False)
+def _are_equal(one: LinearExpression, other: LinearExpression) -> bool:
+    """Whether two expressions are the same; constants may differ by rounding."""
     return (
         len(one.terms) == len(other.terms)
-        and all(_same(a, b) for a, b in pairs)
         and one.shape == other.shape
+        and all(
+            (a.source, a.step, a.is_pool) == (b.source, b.step, b.is_pool)
+            and np.array_equal(a.indices, b.indices)
+            and np.array_equal(a.gain, b.gain)
+            and a.synapse == b.synapse
+            for a, b in zip(one.terms, other.terms, strict=True)
+        )
         and np.allclose(one.bias, other.bias, rtol=1e-9, atol=1e-12)
     )
 
 
-def _same(a: Term, b: Term) -> bool:
-    return (
-        (a.source, a.at, a.is_pool) == (b.source, b.at, b.is_pool)
-        and np.array_equal(a.places, b.places)
-        and np.array_equal(a.gain, b.gain)
-        and a.synapse == b.synapse
-    )
+def layer_specs(populations: Sequence[TracedPopulation]) -> tuple[list[LayerSpec], float]:
+    """Return the layers of some populations, and the length of their step in seconds (1 ms where no cell has one).
 
-
-def heard_by(populations: Sequence[Population]) -> tuple[list[Heard], set[float]]:
-    """What `assemble` needs, and the time steps of the cells."""
-    heard, timesteps = [], set()
-    for p in populations:
-        where = p.module[1]
-        if p.cell is None:
-            any_spike = LIF(threshold=np.array(0.5), **AT_ONCE)
-            heard.append(Heard(name=p.name, where=where, form=p.form, neuron=any_spike, gain=np.ones(()), has_current=False))
-        else:
-            cell = read_cell(where, p.cell, p.form.shape)
-            timesteps |= set() if cell.timestep_s is None else {cell.timestep_s}
-            heard.append(Heard(
-                name=p.name, where=where, form=p.form, neuron=cell.neuron, gain=cell.gain, has_current=cell.has_current
-            ))  # fmt: skip
-    return heard, timesteps
-
-
-# -------------------- frontends.meanings
-
-
-@dataclass(frozen=True)
-class Known:
-    """Forms: one, of a tensor (batch, \\*shape), or one a step, of a tensor (time, batch, \\*shape)."""
-
-    forms: tuple[Form, ...]
-    lead: tuple[int, ...]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (*self.lead, *self.forms[0].shape)
-
-
-@dataclass(frozen=True)
-class Raw:
-    """Some of the model's input, as long as nobody has said which of its sides is time.
-
-    Attributes
-    ----------
-    places : tensor of int64
-        Which number of the whole input, counted from 0 in order, each number is.
-    whole : tuple of int
-        Shape of the whole input.
-    call : int
-        Of the model, that it was given to.
+    Raises
+    ------
+    ExtractError
+        Cells with different steps, or that the chip does not have.
     """
-
-    places: torch.Tensor
-    whole: tuple[int, ...]
-    call: int
-
-    def step(self) -> tuple[int, int] | None:
-        """The side that a step was taken of, and which; None for a tensor that still holds all."""
-        for axis, size in enumerate(self.whole):
-            stride = int(np.prod(self.whole[axis + 1 :]))
-            at = self.places.div(stride, rounding_mode="floor") % size
-            if size > 1 and self.places.numel() * size == int(np.prod(self.whole)) and bool((at == at.flatten()[0]).all()):
-                return axis, int(at.flatten()[0])
-        return None
-
-    def known(self, axis: int | None, at: int) -> Known:
-        """The form of one step, as the whole input has it or with its numbers moved.
-
-        Parameters
-        ----------
-        axis : int or None
-            The side that is time; None where the whole input is one step.
-        at : int
-        """
-        whole = torch.arange(int(np.prod(self.whole))).reshape(self.whole)
-        step = whole if axis is None else whole.select(axis, at)
-        shape, rows = tuple(self.places.shape), step.reshape(len(step), -1)
-        if len(shape) < 2 or shape[0] != len(step):
-            raise NotAMap("mixes samples, or steps, of the input")
-        index = torch.searchsorted(rows[0].contiguous(), self.places[0].reshape(-1).contiguous()).clamp(max=rows.shape[1] - 1)
-        if not torch.equal(rows[:, index], self.places.reshape(len(step), -1)):
-            raise NotAMap("mixes samples, or steps, of the input")
-        places = (index + 1).reshape(shape[1:]).numpy()
-        said = spikes(INPUT, tuple(step.shape[1:]), at)
-        return Known((moved(said, lambda values: np.where(places > 0, values.reshape(-1)[places - 1], 0.0)),), (len(step),))
-
-
-@dataclass(frozen=True)
-class State:
-    """A part of what a population keeps from a step to the next."""
-
-    population: Population
-    step: int
-    name: str
-
-
-@dataclass(frozen=True)
-class Beyond:
-    """What no synapse computes; no error as long as no neuron hears it.
-
-    Attributes
-    ----------
-    where, what, remedy : str
-        For the error, if one does.
-    is_weighted : bool
-        Whether it is made of more than what the neurons at the end of the model say.
-    """
-
-    where: str
-    what: str
-    remedy: str
-    is_weighted: bool
-
-    def error(self) -> ExtractError:
-        """What to say where a neuron hears it."""
-        return ExtractError(self.where, self.what, source="a chip's synapses add up weighted spikes", remedy=self.remedy)
-
-
-Meaning: TypeAlias = "Known | Raw | State | Beyond"
+    specs = [population.layer_spec() for population in populations]
+    timesteps = {spec.neurons.timestep_s for spec in specs if spec.neurons.timestep_s is not None}
+    if len(timesteps) > 1:
+        raise ExtractError(
+            "model", f"its cells have different time steps: {sorted(timesteps)} s", remedy="Give all cells one dt."
+        )
+    return specs, next(iter(timesteps), 1e-3)

@@ -1,42 +1,82 @@
-"""A model runs as its user calls it, followed from cell to cell; afterwards it is as it was before.
+"""One run of the user's model, followed from cell to cell; afterwards the model is as it was before.
 
-What cells say is not passed on: spikes drawn at random are, so that every synapse carries some, however silent the model is.
+The model runs as its user calls it. Cells do not forward their own spikes but random ones, so that every synapse carries some,
+however silent the model is.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from norse.torch.module.lift import Lift
 from norse.torch.module.sequential import SequentialState
 from numpy.typing import NDArray
 from torch.utils._pytree import tree_flatten
 
 from neurodeploy.errors import ExtractError, NetworkError, NeurodeployError
-from neurodeploy.frontends.expressions import Form, Where, constant, spikes
+from neurodeploy.frontends.expressions import LinearExpression, ModuleId, constant, spikes
 from neurodeploy.frontends.torch import functions
-from neurodeploy.frontends.torch.cells import CELLS, READERS, SEQUENCES, is_cell, read_cell, resting_state, stepped
-from neurodeploy.frontends.torch.functions import Call, NotAMap
-from neurodeploy.frontends.torch.populations import Beyond, Known, Population, Raw, State, Step
-from neurodeploy.frontends.torch.tracer import Trace, Traced, plain
+from neurodeploy.frontends.torch.functions import CallContext, NotLinearError
+from neurodeploy.frontends.torch.populations import (
+    CELL_READERS,
+    SEQUENCE_CELLS,
+    SUPPORTED_CELLS,
+    StepRecord,
+    TracedPopulation,
+    is_cell,
+    read_cell,
+    resting_state,
+    step_cell,
+)
+from neurodeploy.frontends.torch.tracer import (
+    ExpressionValue,
+    InputValue,
+    StateValue,
+    TracedTensor,
+    Tracer,
+    UnsupportedValue,
+    untraced,
+)
 from neurodeploy.ir.graph import INPUT
 
-RATE = 0.5
-"""Probability of a spike that is passed on."""
+SPIKE_PROBABILITY = 0.5
+"""Of the random spikes that the input holds and that cells forward."""
+
+N_CALLS = 3
+"""How often a model of one step is called, to see that it does the same at every step."""
 
 
-class Run(Trace):
-    """A model on its way through some calls.
+def run_model(model: torch.nn.Module, sample: torch.Tensor) -> tuple[ModelRun, Any]:
+    """Trace the model on a sample; return the finished run, and the model's last output.
+
+    If the model selects from a dimension of its input, that is taken for time. If it then turns out not to loop over time, it is
+    traced again without that assumption.
+    """
+    run = ModelRun(model)
+    try:
+        output = run.call_model(sample)
+    except ExtractError:
+        if run.axis is None or run.trace.has_steps:
+            raise
+    if run.axis is None or run.trace.has_steps:
+        return run, output
+    run = ModelRun(model, may_step=False)
+    return run, run.call_model(sample)
+
+
+class ModelRun(Tracer):
+    """The tracer of one model.
 
     Parameters
     ----------
     model : torch.nn.Module
     may_step : bool
-        Whether taking a number of the input's sides out of it may mean to take a step of time.
+        Whether selecting from the input along a dimension may mean to take a step of time.
     """
 
     def __init__(self, model: torch.nn.Module, may_step: bool = True) -> None:
@@ -46,50 +86,106 @@ class Run(Trace):
         self.called_as: str | None = None
         self.inputs: list[torch.Tensor] = []
 
-    def drawn(self, sample: torch.Tensor, of_sequences: bool) -> Traced:
-        """Random spikes in the sample's shape, as the input of a call; `of_sequences`: its first side is known to be time."""
-        types = (p.dtype for p in (*self.model.parameters(), sample) if p.is_floating_point())
-        dtype = next(types, torch.get_default_dtype())
-        x = (torch.rand(sample.shape, generator=self.random) < RATE).to(dtype)
-        self.inputs.append(x.clone())
-        if not of_sequences:
-            return self.mark(x, Raw(torch.arange(x.numel()).reshape(x.shape), tuple(x.shape), self.populations.call))
-        self.axis, self.populations.has_time = 0, True
-        return self.mark(x, Known(tuple(spikes(INPUT, tuple(x.shape[2:]), t) for t in range(len(x))), tuple(x.shape[:2])))
+    def call_model(self, sample: torch.Tensor) -> Any:
+        """Call the model, `N_CALLS` times if it takes one step a call, and return its last output.
+
+        Raises
+        ------
+        ExtractError
+            A sample without time for a model that needs it; a cell that does not step once a call; anything unsupported.
+        """
+        of_sequences = any(isinstance(module, (*SEQUENCE_CELLS, Lift)) for module in self.model.modules())
+        if of_sequences and (sample.ndim < 3 or len(sample) < 2):
+            raise ExtractError(
+                "sample",
+                f"has shape {tuple(sample.shape)}, but the model takes (time, batch, *input_shape)",
+                remedy="Give a sample of at least two steps.",
+            )
+        states: Sequence[Any] = ()
+        with self._followed():
+            for call in range(N_CALLS):
+                self.trace.call = call
+                answer = self.model(self._random_input(sample, of_sequences), *states)
+                if call == 0 and (self.trace.has_time or self.trace.has_steps):
+                    break
+                self._check_steps(call)
+                states = self._states(answer)
+        self.trace.input_spikes = self._input_spikes()
+        return answer
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Of one step, without the batch."""
+        """Shape of one step of the input, without the batch."""
         shape = list(self.inputs[0].shape)
         if self.axis is not None:
             del shape[self.axis]
         return tuple(shape[1:])
 
-    def given(self) -> list[NDArray[np.float64]]:
-        """What the input held, (batch, n), step by step or call by call."""
+    def _random_input(self, sample: torch.Tensor, of_sequences: bool) -> TracedTensor:
+        """Return random spikes in the sample's shape; `of_sequences`: the first dimension is known to be time."""
+        dtypes = (p.dtype for p in (*self.model.parameters(), sample) if p.is_floating_point())
+        dtype = next(dtypes, torch.get_default_dtype())
+        x = (torch.rand(sample.shape, generator=self.random) < SPIKE_PROBABILITY).to(dtype)
+        self.inputs.append(x.clone())
+        if not of_sequences:
+            return self.mark(x, InputValue(torch.arange(x.numel()).reshape(x.shape), tuple(x.shape), self.trace.call))
+        self.axis, self.trace.has_time = 0, True
+        steps = tuple(spikes(INPUT, tuple(x.shape[2:]), t) for t in range(len(x)))
+        return self.mark(x, ExpressionValue(steps, tuple(x.shape[:2])))
+
+    def _input_spikes(self) -> list[NDArray[np.float64]]:
+        """Return what the input held, (batch, n), one array a step or a call."""
         steps = self.inputs if self.axis is None else self.inputs[0].unbind(self.axis)
         return [np.array(np.asarray(x), dtype=np.float64).reshape(len(x), -1) for x in steps]
 
+    def _check_steps(self, call: int) -> None:
+        """Refuse a population that did not make one step in each call but the first, where it is new."""
+        late = (p for p in self.trace.by_name.values() if call and len(p.steps) != call + 1)
+        population = next(late, None)
+        if population is not None:
+            raise ExtractError(
+                population.module[1],
+                f"makes {len(population.steps)} steps in {call + 1} calls: its state is not kept between them",
+                remedy="Return the states and take them as further arguments of forward, or loop over time in forward.",
+            )
+
+    def _states(self, answer: Any) -> Sequence[Any]:
+        """Return what the model returned behind its output, if forward takes as much behind its input."""
+        parameters = list(inspect.signature(self.model.forward).parameters.values())[1:]
+        n_taken = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+        is_open = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        if type(self.model).forward is torch.nn.Sequential.forward:
+            n_taken = 1  # it is run as a SequentialState, which takes one
+        rest = answer[1:] if isinstance(answer, (tuple, list)) else ()
+        return rest if len(rest) <= n_taken or is_open else ()
+
+    # --------------------------------------------------------------------------------------------------------- modules
+
     @contextmanager
-    def followed(self) -> Iterator[None]:
-        """The model in eval mode, every module followed; all that the run leaves in them is taken out again."""
-        kept = [(module, _contents(module.__dict__)) for module in self.model.modules()]
-        flags = [(tensor, tensor.requires_grad) for tensor in _tensors(self.model)]
-        try:
+    def _followed(self) -> Iterator[None]:
+        """Put the model into eval mode with every module's forward replaced; restore all attributes afterwards."""
+        parameters = (leaf for m in self.model.modules() for leaf in tree_flatten(getattr(m, "p", None))[0])
+        flags = [(p, p.requires_grad) for p in parameters if isinstance(p, torch.Tensor) and p.is_leaf]
+        with _restored(self.model):
             for path, module in self.model.named_modules():
                 if isinstance(module, torch.jit.ScriptModule):
-                    raise ExtractError(f"{path} ({type(module).__name__})", "is compiled", remedy="Give the module itself.")
+                    raise ExtractError(
+                        f"{path or 'model'} ({type(module).__name__})",
+                        "is compiled by torch.jit, so its tensors cannot be followed",
+                        remedy="Give the module as it was before torch.jit.script or torch.jit.trace.",
+                    )
                 module.training = False
-                module.__dict__["forward"] = self._follow(path, module, module.forward)
-            with torch.no_grad():
-                yield
-        finally:
-            for module, contents in kept:
-                _put_back(module.__dict__, contents)
-            for tensor, flag in flags:
-                tensor.requires_grad_(flag)
+                module.__dict__["forward"] = self._following(path, module, module.forward)
+            try:
+                with torch.no_grad():
+                    yield
+            finally:
+                for parameter, flag in flags:  # writing a traced tensor into one may have changed it
+                    parameter.requires_grad_(flag)
 
-    def _follow(self, path: str, module: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def _following(self, path: str, module: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a forward that notes which module runs, and reads cells and sequences instead of running them."""
+
         def followed(*args: Any, **kwargs: Any) -> Any:
             called, self.called_as = self.called_as or path, None
             outer = self.module
@@ -98,7 +194,7 @@ class Run(Trace):
             try:
                 if is_cell(module):
                     return self._cell((called, label), module, *args, **kwargs)
-                if _is_sequence(module) and (path == "" or not _is_plain(module) or not _has_state(module)):
+                if _is_sequence(module) and (path == "" or not _is_plain_sequence(module) or not _takes_state(module)):
                     return self._sequence(called, module, *args, **kwargs)
                 return forward(*args, **kwargs)
             except NetworkError as error:
@@ -106,7 +202,11 @@ class Run(Trace):
             except NeurodeployError:
                 raise
             except Exception as error:
-                raise ExtractError(label, f"fails on the sample: {error}", remedy="Give it a sample as it takes.") from error
+                raise ExtractError(
+                    label,
+                    f"fails on the sample {tuple(self.inputs[0].shape)}: {' '.join(str(error).split()).rstrip('.')}",
+                    remedy="Give a sample of the shape that the model takes: from a factory, return (model, sample).",
+                ) from error
             finally:
                 self.module = outer
 
@@ -114,167 +214,175 @@ class Run(Trace):
         return followed
 
     def _sequence(self, path: str, module: Any, x: Any, state: Any = None) -> Any:
-        """Children one after another, each under the name of its place, with a state where it has one."""
+        """Run the children one after another, each under its own path, with a state where it takes one."""
         states = [None] * len(module._modules) if state is None else state
         hidden = []
         for index, (name, child) in enumerate(module._modules.items()):
             self.called_as = f"{path}.{name}" if path else name
-            if _has_state(child):
-                x, states[index] = (
-                    self._sequence(self.called_as, child, x, states[index]) if _is_plain(child) else child(x, states[index])
-                )
-            else:
+            if not _takes_state(child):
                 x = child(x)
+            elif _is_plain_sequence(child):
+                x, states[index] = self._sequence(self.called_as, child, x, states[index])
+            else:
+                x, states[index] = child(x, states[index])
             self.called_as = None
             hidden.append(x)
-        if not _has_state(module):
+        if not _takes_state(module):
             return x
         return (hidden if getattr(module, "return_hidden", False) else x), states
 
-    # ------------------------------------------------------------------------------------------ cells
+    # ----------------------------------------------------------------------------------------------------------- cells
 
-    def _cell(self, module: Where, cell: Any, x: Any, state: Any = None) -> Any:
+    def _cell(self, module: ModuleId, cell: Any, x: Any, state: Any = None) -> Any:
+        """Run a cell for one step, or for all steps of a sequence: random spikes, marked as its own, and its new state."""
         where = module[1]
-        if type(cell) not in READERS:
-            raise ExtractError(where, "is no neuron that the chip has", remedy=f"Supported are {CELLS}.")
-        known = self._given(where, cell, x)
-        population = self._whose(module, cell, known, state, x)
-        values = plain(x) if isinstance(cell, SEQUENCES) else plain(x).unsqueeze(0)
-        inner = plain(state)
-        if state is None:
-            inner = resting_state(cell, values[0])
-        said = []
-        for form, value in zip(known.forms, values, strict=True):
-            self.populations.hear(population, self._weighed(module, cell, population, form, known.lead[-1:]))
-            passed, inner = self._step(population, cell, value, inner)
-            said.append(passed)
-        first = len(population.steps) - len(said)
-        forms = tuple(spikes(population.name, tuple(said[0].shape[1:]), first + k) for k in range(len(said)))
-        answer = torch.stack(said) if isinstance(cell, SEQUENCES) else said[0]
-        return self.mark(answer, Known(forms, known.lead)), self._kept(population, inner, forms[-1], known.lead[-1:])
+        if type(cell) not in CELL_READERS:
+            raise ExtractError(where, "is no neuron that the chip has", remedy=f"Supported are {SUPPORTED_CELLS}.")
+        received = self._cell_input(where, cell, x)
+        population = self._population_of(module, cell, received, state, x)
+        inputs = untraced(x) if isinstance(cell, SEQUENCE_CELLS) else untraced(x).unsqueeze(0)
+        inner = untraced(state) if state is not None else resting_state(cell, inputs[0])
+        outputs = []
+        for expression, value in zip(received.steps, inputs, strict=True):
+            self.trace.receive(population, self._weighted(module, cell, population, expression, received.lead[-1:]))
+            forwarded, inner = self._step(population, cell, value, inner)
+            outputs.append(forwarded)
+        first = len(population.steps) - len(outputs)
+        fired = tuple(spikes(population.name, tuple(outputs[0].shape[1:]), first + k) for k in range(len(outputs)))
+        answer = torch.stack(outputs) if isinstance(cell, SEQUENCE_CELLS) else outputs[0]
+        return (
+            self.mark(answer, ExpressionValue(fired, received.lead)),
+            self._marked_state(population, inner, fired[-1], received.lead[-1:]),
+        )
 
-    def _given(self, where: str, cell: Any, x: Any) -> Known:
+    def _cell_input(self, where: str, cell: Any, x: Any) -> ExpressionValue:
+        """Return what a cell receives; refuse what no synapse computes."""
         try:
-            meaning = self.settled(x)
-        except NotAMap as reason:
+            value = self.settled(x)
+        except NotLinearError as reason:
             raise ExtractError(where, str(reason), remedy="Give it one step, or loop over the steps.") from None
-        if isinstance(meaning, Beyond):
-            raise meaning.error()
-        if isinstance(meaning, torch.Tensor):
-            return Known((constant(np.array(np.asarray(meaning[0]), dtype=np.float64)),), tuple(meaning.shape[:1]))
-        if not isinstance(meaning, Known):
+        if isinstance(value, UnsupportedValue):
+            raise value.error()
+        if isinstance(value, torch.Tensor):  # untraced, so it does not depend on spikes
+            return ExpressionValue((constant(np.array(np.asarray(value[0]), dtype=np.float64)),), tuple(value.shape[:1]))
+        if not isinstance(value, ExpressionValue):
             raise ExtractError(where, "takes the state of neurons, which the chip does not send", remedy="Give it their spikes.")
-        if (len(meaning.lead) == 2) != isinstance(cell, SEQUENCES):
-            given, takes = ("many steps", "one") if len(meaning.lead) == 2 else ("one step", "many")
+        if (len(value.lead) == 2) != isinstance(cell, SEQUENCE_CELLS):
+            got, takes = ("many steps", "one") if len(value.lead) == 2 else ("one step", "many")
             raise ExtractError(
-                where, f"is given {given} where it takes {takes}", remedy="Use the cell, or Lift, as its input asks."
+                where,
+                f"receives {got} where it takes {takes}",
+                remedy="Use the cell for one step, Lift or the layer without 'Cell' in its name for many.",
             )
-        return meaning
+        return value
 
-    def _whose(self, module: Where, cell: Any, known: Known, state: Any, x: Any) -> Population:
-        """The population whose state a cell goes on from, or a new one."""
+    def _population_of(self, module: ModuleId, cell: Any, received: ExpressionValue, state: Any, x: Any) -> TracedPopulation:
+        """Return the population whose state a cell continues, or a new one where it starts from rest."""
         where = module[1]
-        leaves = tree_flatten(state)[0]
-        meanings = [leaf.meaning for leaf in leaves if isinstance(leaf, Traced)]
-        states = [meaning for meaning in meanings if isinstance(meaning, State)]
-        if not meanings:
-            if state is not None and not _is_rest(cell, state, plain(x)[0] if isinstance(cell, SEQUENCES) else plain(x)):
-                raise ExtractError(
-                    where, "starts from a state that is not rest", source="the chip's neurons start at rest",
-                    remedy="Start with None, or with v at v_leak and currents and spikes at 0.",
-                )  # fmt: skip
-            form = self._weighed(module, cell, None, known.forms[0], known.lead[-1:])
-            read_cell(where, cell, form.shape)
-            return self.populations.new(module, cell, form)
+        values = [leaf.traced_value for leaf in tree_flatten(state)[0] if isinstance(leaf, TracedTensor)]
+        if not values:
+            if state is not None:
+                rest = resting_state(cell, untraced(x)[0] if isinstance(cell, SEQUENCE_CELLS) else untraced(x))
+                is_rest = type(state) is type(rest) and all(
+                    bool((torch.as_tensor(theirs) == torch.as_tensor(ours)).all())
+                    for theirs, ours in zip(state, rest, strict=True)
+                )
+                if not is_rest:
+                    raise ExtractError(
+                        where,
+                        "starts from a state that is not rest",
+                        source="the chip's neurons start at rest",
+                        remedy="Start with None, or with v at v_leak and currents and spikes at 0.",
+                    )
+            expression = self._weighted(module, cell, None, received.steps[0], received.lead[-1:])
+            read_cell(where, cell, expression.shape)  # refuse its parameters before its first step
+            return self.trace.new(module, cell, expression)
+        states = [value for value in values if isinstance(value, StateValue)]
         population = states[0].population if states else None
-        expected = {(id(population), len(population.steps) - 1) for _ in states} if population is not None else set()
-        changed = any(isinstance(meaning, Beyond) for meaning in meanings)
+        is_changed = any(isinstance(value, UnsupportedValue) for value in values)
         if (
-            changed
+            is_changed
             or population is None
             or population.cell is not cell
-            or {(id(s.population), s.step) for s in states} != expected
+            or any(s.population is not population or s.step != len(population.steps) - 1 for s in states)
         ):
             raise ExtractError(
-                where, "is given a state that is not the one it left a step before",
+                where,
+                "receives a state that is not the one it returned a step before",
                 source="on the chip each population keeps its own state, and forgets none",
-                remedy="Hand each cell's state back to the same cell, unchanged, at the next step.",
-            )  # fmt: skip
+                remedy="Pass each cell's state back to the same cell, unchanged, at the next step.",
+            )
         return population
 
-    def _weighed(self, module: Where, cell: Any, population: Population | None, form: Form, lead: tuple[int, ...]) -> Form:
-        """What a cell with weights of its own makes of what it is given."""
-        call = Call(module, lead)
+    def _weighted(
+        self, module: ModuleId, cell: Any, population: TracedPopulation | None, x: LinearExpression, lead: tuple[int, ...]
+    ) -> LinearExpression:
+        """Return what arrives at the neurons of a cell that has weights of its own."""
+        call = CallContext(module, lead)
         if hasattr(cell, "input_weights"):
-            form = functions.linear(call, form, cell.input_weights)
+            x = functions.linear(call, x, cell.input_weights)
         if hasattr(cell, "recurrent_weights") and population is not None and population.steps:
-            own = spikes(population.name, form.shape, len(population.steps) - 1)
-            form = functions.add(call, form, functions.linear(call, own, cell.recurrent_weights))
-        return form
+            own = spikes(population.name, x.shape, len(population.steps) - 1)
+            x = functions.add(call, x, functions.linear(call, own, cell.recurrent_weights))
+        return x
 
-    def _step(self, population: Population, cell: Any, value: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
-        said, state = stepped(cell, value, state)
-        passed = said
+    def _step(self, population: TracedPopulation, cell: Any, x: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
+        """Compute and record one step; return what the cell forwards, and its state with that as its spikes."""
+        output, state = step_cell(cell, x, state)
+        forwarded = output
         if population.is_spiking:
-            passed = (torch.rand(said.shape, generator=self.random) < RATE).to(said.dtype)
-        v = np.broadcast_to(np.array(np.asarray(state.v), dtype=np.float64), said.shape).reshape(len(said), -1)
-        rows = [np.array(np.asarray(tensor)).reshape(len(tensor), -1) for tensor in (said, passed)]
-        population.steps.append(Step(rows[0], rows[1], v))
-        return passed, state._replace(z=passed) if "z" in state._fields else state
+            forwarded = (torch.rand(output.shape, generator=self.random) < SPIKE_PROBABILITY).to(output.dtype)
+        v = np.broadcast_to(np.array(np.asarray(state.v), dtype=np.float64), output.shape).reshape(len(output), -1)
+        rows = [np.array(np.asarray(tensor)).reshape(len(tensor), -1) for tensor in (output, forwarded)]
+        population.steps.append(StepRecord(rows[0], rows[1], v))
+        return forwarded, state._replace(z=forwarded) if "z" in state._fields else state
 
-    def _kept(self, population: Population, state: Any, form: Form, lead: tuple[int, ...]) -> Any:
-        """A state, marked as what it is; its spikes are spikes."""
+    def _marked_state(self, population: TracedPopulation, state: Any, fired: LinearExpression, lead: tuple[int, ...]) -> Any:
+        """Return a state whose parts are marked; its spikes z are the population's spikes."""
         step = len(population.steps) - 1
         parts = {
-            name: self.mark(part, Known((form,), lead) if name == "z" else State(population, step, name))
+            name: self.mark(part, ExpressionValue((fired,), lead) if name == "z" else StateValue(population, step, name))
             for name, part in state._asdict().items()
         }
         return type(state)(**parts)
 
 
-# ---------------------------------------------------------------------------------------------- modules
-
-
 def _is_sequence(module: torch.nn.Module) -> bool:
-    """Whether the module runs its children one after another, and does nothing else."""
+    """Whether a module runs its children one after another, and does nothing else."""
     kinds: list[type[torch.nn.Module]] = [SequentialState, torch.nn.Sequential]
     return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
 
 
-def _is_plain(module: torch.nn.Module) -> bool:
+def _is_plain_sequence(module: torch.nn.Module) -> bool:
     return _is_sequence(module) and not isinstance(module, SequentialState)
 
 
-def _has_state(module: torch.nn.Module) -> bool:
-    """Whether a child of a sequence takes a state: `Sequential` does, read as `SequentialState`, if a child of it does."""
-    if _is_plain(module):
-        return any(child is not None and _has_state(child) for child in module._modules.values())
+def _takes_state(module: torch.nn.Module) -> bool:
+    """Whether a child of a sequence takes a state; a `Sequential` does, read as `SequentialState`, if a child of it does."""
+    if _is_plain_sequence(module):
+        return any(child is not None and _takes_state(child) for child in module._modules.values())
     return "state" in inspect.signature(module.forward).parameters
 
 
-def _is_rest(cell: Any, state: Any, x: torch.Tensor) -> bool:
-    rest = resting_state(cell, x)
-    return type(state) is type(rest) and all(
-        bool((torch.as_tensor(theirs) == torch.as_tensor(ours)).all()) for theirs, ours in zip(state, rest, strict=True)
-    )
-
-
-def _tensors(model: torch.nn.Module) -> list[torch.Tensor]:
-    """Parameters of cells, which running them may mark."""
-    found = [leaf for module in model.modules() for leaf in tree_flatten(getattr(module, "p", None))[0]]
-    return [leaf for leaf in found if isinstance(leaf, torch.Tensor) and leaf.is_leaf]
-
-
-def _contents(attributes: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    return {name: (value, value.copy() if isinstance(value, (dict, list, set)) else None) for name, value in attributes.items()}
-
-
-def _put_back(attributes: dict[str, Any], contents: dict[str, tuple[Any, Any]]) -> None:
-    attributes.clear()
-    for name, (value, copy) in contents.items():
-        if isinstance(value, list):
-            value[:] = copy
-        elif copy is not None:
-            value.clear()
-            value.update(copy)
-        attributes[name] = value
+@contextmanager
+def _restored(model: torch.nn.Module) -> Iterator[None]:
+    """Restore the attributes of all modules afterwards, and the contents of dicts, lists and sets among them."""
+    kept: list[tuple[dict[str, Any], dict[str, tuple[Any, Any]]]] = [
+        (
+            module.__dict__,
+            {name: (v, v.copy() if isinstance(v, (dict, list, set)) else None) for name, v in module.__dict__.items()},
+        )
+        for module in model.modules()
+    ]
+    try:
+        yield
+    finally:
+        for attributes, contents in kept:
+            attributes.clear()
+            for name, (value, copy) in contents.items():
+                if isinstance(value, list):
+                    value[:] = copy
+                elif copy is not None:
+                    value.clear()
+                    value.update(copy)
+                attributes[name] = value

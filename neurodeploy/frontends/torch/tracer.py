@@ -1,10 +1,14 @@
-"""What torch's functions do to tensors that stand for spikes: forms become forms, or it is noted why they do not."""
+"""Tracer: follows the tensors of a running model, and knows what each of them is in terms of spikes.
+
+A traced tensor carries a value: linear expressions, a part of the input, a part of a neuron's state, or the reason why no synapse
+computes it. Every function of torch that touches a traced tensor passes through `Tracer.answer`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -12,184 +16,310 @@ from numpy.typing import NDArray
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from neurodeploy.errors import ExtractError
-from neurodeploy.frontends.expressions import Form, Term, Where, spikes
-from neurodeploy.frontends.torch import functions as supported
-from neurodeploy.frontends.torch.functions import Call, Map, NotAMap
-from neurodeploy.frontends.torch.populations import Beyond, Known, Meaning, Population, Populations, Raw, State, Step
+from neurodeploy.frontends.expressions import LinearExpression, ModuleId, Shape, Term, rearrange, spikes
+from neurodeploy.frontends.torch import functions
+from neurodeploy.frontends.torch.functions import CallContext, LinearFunction, NotLinearError
+from neurodeploy.frontends.torch.populations import PopulationTrace, StepRecord, TracedPopulation
+from neurodeploy.ir.graph import INPUT
 
 REMEDY = "docs/operators.md lists what is; after the last neurons, where the host reads them, everything is."
 
-
-class Traced(torch.Tensor):
-    """A tensor that remembers what it stands for."""
-
-    meaning: Meaning
-    follower: Trace
-
-    @classmethod
-    def __torch_function__(cls, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Every function that torch is called with lands here."""
-        found = [leaf for leaf in tree_flatten((args, kwargs or {}))[0] if isinstance(leaf, Traced)]
-        return found[0].follower.answer(func, tuple(args), dict(kwargs or {}), found)
+# ------------------------------------------------------------------------------------------------ values of traced tensors
 
 
-def plain(value: Any) -> Any:
-    """All tensors within as torch's own."""
-    with torch._C.DisableTorchFunctionSubclass():  # type: ignore[no-untyped-call]  # torch's own
-        return tree_map(lambda leaf: leaf.as_subclass(torch.Tensor) if isinstance(leaf, Traced) else leaf, value)
-
-
-class Trace:
-    """Follows a model's tensors as it runs.
+@dataclass(frozen=True)
+class ExpressionValue:
+    """Linear expressions: one of a tensor (batch, \\*shape), or one a step of a tensor (time, batch, \\*shape).
 
     Attributes
     ----------
-    populations : Populations
-    module : Where
-        Which module is running; the path is empty where others stand inside it.
+    steps : tuple of LinearExpression
+    lead : tuple of int
+        (batch,) or (time, batch).
+    """
+
+    steps: tuple[LinearExpression, ...]
+    lead: tuple[int, ...]
+
+    @property
+    def shape(self) -> Shape:
+        return (*self.lead, *self.steps[0].shape)
+
+
+@dataclass(frozen=True)
+class InputValue:
+    """Some of the model's input, before it is known which of its dimensions is time.
+
+    Attributes
+    ----------
+    positions : tensor of int64
+        Flat index into the whole input, for each element.
+    whole : tuple of int
+        Shape of the whole input.
+    call : int
+        Index of the model's call that received it.
+    """
+
+    positions: torch.Tensor
+    whole: Shape
+    call: int
+
+    def selected_step(self) -> tuple[int, int] | None:
+        """Return (dimension, index) if this is one step along a dimension of the input; None if it still holds all steps."""
+        for axis, size in enumerate(self.whole):
+            stride = int(np.prod(self.whole[axis + 1 :]))
+            index = self.positions.div(stride, rounding_mode="floor") % size
+            is_slice = self.positions.numel() * size == int(np.prod(self.whole))
+            if size > 1 and is_slice and bool((index == index.flatten()[0]).all()):
+                return axis, int(index.flatten()[0])
+        return None
+
+    def at_step(self, axis: int | None, step: int) -> ExpressionValue:
+        """Return the input's spikes at one step, as the model has rearranged them.
+
+        Parameters
+        ----------
+        axis : int or None
+            The dimension that is time; None where the whole input is one step.
+        step : int
+        """
+        whole = torch.arange(int(np.prod(self.whole))).reshape(self.whole)
+        one_step = whole if axis is None else whole.select(axis, step)
+        shape, rows = tuple(self.positions.shape), one_step.reshape(len(one_step), -1)
+        if len(shape) < 2 or shape[0] != len(one_step):
+            raise NotLinearError("mixes samples, or steps, of the input")
+        first_sample = self.positions[0].reshape(-1).contiguous()
+        index = torch.searchsorted(rows[0].contiguous(), first_sample).clamp(max=rows.shape[1] - 1)
+        if not torch.equal(rows[:, index], self.positions.reshape(len(one_step), -1)):
+            raise NotLinearError("mixes samples, or steps, of the input")
+        elements = index.reshape(shape[1:]).numpy()
+        fired = spikes(INPUT, tuple(one_step.shape[1:]), step)
+        return ExpressionValue((rearrange(fired, lambda values: values.reshape(-1)[elements]),), (len(one_step),))
+
+
+@dataclass(frozen=True)
+class StateValue:
+    """A part of a population's state, after one of its steps."""
+
+    population: TracedPopulation
+    step: int
+    name: str
+
+
+@dataclass(frozen=True)
+class UnsupportedValue:
+    """Something that no synapse computes; an error only if a neuron receives it.
+
+    Attributes
+    ----------
+    where, what, remedy : str
+        Of that error.
+    is_weighted : bool
+        Whether it depends on more than the spikes of the model's last neurons, which the host may process in any way.
+    """
+
+    where: str
+    what: str
+    remedy: str
+    is_weighted: bool
+
+    def error(self) -> ExtractError:
+        """Return the error for a neuron that receives it."""
+        return ExtractError(self.where, self.what, source="a chip's synapses add up weighted spikes", remedy=self.remedy)
+
+
+TensorValue: TypeAlias = "ExpressionValue | InputValue | StateValue | UnsupportedValue"
+
+# ----------------------------------------------------------------------------------------------------------------- tracer
+
+
+class TracedTensor(torch.Tensor):
+    """A tensor that carries a `TensorValue`."""
+
+    traced_value: TensorValue
+    tracer: Tracer
+
+    @classmethod
+    def __torch_function__(cls, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Let the tracer answer; torch calls this for every function on a traced tensor."""
+        found = [leaf for leaf in tree_flatten((args, kwargs or {}))[0] if isinstance(leaf, TracedTensor)]
+        return found[0].tracer.answer(func, tuple(args), dict(kwargs or {}), found)
+
+
+def untraced(value: Any) -> Any:
+    """Return a nested value with all tensors in it as plain tensors."""
+    with torch._C.DisableTorchFunctionSubclass():  # type: ignore[no-untyped-call]  # torch's own
+        return tree_map(lambda leaf: leaf.as_subclass(torch.Tensor) if isinstance(leaf, TracedTensor) else leaf, value)
+
+
+class Tracer:
+    """Computes the values of traced tensors as the model runs.
+
+    Parameters
+    ----------
+    may_step : bool
+        Whether selecting from the input along a dimension may mean to take a step of time.
+
+    Attributes
+    ----------
+    trace : PopulationTrace
+    module : ModuleId
+        The module that is running; its path is empty if it contains others.
     axis : int or None
-        Side of the input that is time, once the model has taken a step of it.
+        Dimension of the input that is time, once the model has taken a step along it.
     """
 
     def __init__(self, may_step: bool) -> None:
         self.may_step = may_step
-        self.populations = Populations()
-        self.module: Where = ("", "model")
+        self.trace = PopulationTrace()
+        self.module: ModuleId = ("", "model")
         self.axis: int | None = None
-        self.maxima: dict[Any, Population] = {}
+        self.max_pools: dict[Any, TracedPopulation] = {}
 
-    def mark(self, tensor: torch.Tensor, meaning: Meaning) -> Traced:
-        """The tensor, with what it stands for."""
-        traced: Traced = plain(tensor).as_subclass(Traced)
-        traced.meaning, traced.follower = meaning, self
+    def mark(self, tensor: torch.Tensor, value: TensorValue) -> TracedTensor:
+        """Return the tensor with its value."""
+        traced: TracedTensor = untraced(tensor).as_subclass(TracedTensor)
+        traced.traced_value, traced.tracer = value, self
         return traced
 
-    def answer(self, func: Any, args: Any, kwargs: Any, found: list[Traced]) -> Any:
-        """What a function gives, with what that stands for."""
-        full = _name(func)
+    def answer(self, func: Any, args: Any, kwargs: Any, found: list[TracedTensor]) -> Any:
+        """Call a function on plain tensors, and return what it gives with its values.
+
+        Parameters
+        ----------
+        found : list of TracedTensor
+            All traced tensors among the arguments.
+
+        Raises
+        ------
+        ExtractError
+            The function hands numbers to Python.
+        """
+        full = getattr(func, "__name__", "")
+        full = str(func.__self__.__name__ if full == "__get__" else full)  # a property such as T
         name = full.strip("_")
-        if full in supported.DECIDES:
+        if full in functions.DATA_DEPENDENT:
             raise ExtractError(
-                self.module[1], f"reads numbers out of its tensors ({full}), by which it may do one thing or another",
-                source="a chip runs one network at every step", remedy="Take it out of forward.",
-            )  # fmt: skip
-        result = func(*plain(args), **plain(kwargs))
+                self.module[1],
+                f"reads numbers out of its tensors ({full}), so it may do something else for other data",
+                source="a chip runs one network at every step",
+                remedy="Take it out of forward.",
+            )
+        result = func(*untraced(args), **untraced(kwargs))
         if name == "setitem":
-            self._rename(args[0], self._beyond(found, "writes into a part of a tensor"))
-        if name in supported.LIKE or not any(isinstance(leaf, torch.Tensor) for leaf in tree_flatten(result)[0]):
+            self._overwrite(args[0], self._unsupported(found, "writes into a part of a tensor"))
+        if name in functions.SHAPE_ONLY or not any(isinstance(leaf, torch.Tensor) for leaf in tree_flatten(result)[0]):
             return result
         try:
-            meaning = self._meaning(name, func, args, kwargs, found, result)
-            sizes = [tuple(leaf.shape) for leaf in tree_flatten(result)[0]]
-            if all(isinstance(m, Known) for m in meaning) and [m.shape for m in meaning] != sizes[: len(meaning)]:
-                raise NotAMap("gives another shape than it would for one sample")
-        except NotAMap as reason:
-            meaning = [self._beyond(found, f"{name} {reason}")]
-        if name != full and full.endswith("_") and not full.endswith("__") and isinstance(args[0], torch.Tensor):
-            self._rename(args[0], meaning[0])
+            values = self._values(name, func, args, kwargs, found, result)
+            shapes = [tuple(leaf.shape) for leaf in tree_flatten(result)[0]]
+            if all(isinstance(v, ExpressionValue) for v in values) and [v.shape for v in values] != shapes[: len(values)]:
+                raise NotLinearError("gives another shape than it would for one sample")
+        except NotLinearError as reason:
+            values = [self._unsupported(found, f"{name} {reason}")]
+        is_in_place = full.endswith("_") and not full.endswith("__")
+        if is_in_place and name != full and isinstance(args[0], torch.Tensor):
+            self._overwrite(args[0], values[0])
             return args[0]
-        return self._marked(result, meaning)
-
-    def _marked(self, result: Any, meaning: list[Meaning]) -> Any:
         if isinstance(result, torch.Tensor):
-            return self.mark(result, meaning[0])
+            return self.mark(result, values[0])
         leaves, spec = tree_flatten(result)
-        each = meaning if len(meaning) == len(leaves) else meaning[:1] * len(leaves)
+        each = values if len(values) == len(leaves) else values[:1] * len(leaves)
         pairs = zip(leaves, each, strict=True)
-        return tree_unflatten([self.mark(r, m) if isinstance(r, torch.Tensor) else r for r, m in pairs], spec)
-
-    def _rename(self, tensor: torch.Tensor, meaning: Meaning) -> None:
-        """Mark a tensor that was written into."""
-        tensor.__class__ = Traced
-        tensor.meaning, tensor.follower = meaning, self  # type: ignore[attr-defined]  # it is Traced now
-
-    def _beyond(self, found: Sequence[Traced], what: str, remedy: str = REMEDY) -> Beyond:
-        for leaf in found:
-            if isinstance(leaf.meaning, Beyond):
-                return leaf.meaning
-        forms = [form for leaf in found if isinstance(leaf.meaning, Known) for form in leaf.meaning.forms]
-        weighted = any(term.synapse is not None for form in forms for term in form.terms)
-        return Beyond(self.module[1], what, remedy, weighted or any(isinstance(leaf.meaning, Raw) for leaf in found))
-
-    # ------------------------------------------------------------------------------------------ what results stand for
-
-    def _meaning(self, name: str, func: Any, args: Any, kwargs: Any, found: list[Traced], result: Any) -> list[Any]:
-        """Of each tensor that a function gives."""
-        first = found[0].meaning
-        kinds = {type(leaf.meaning) for leaf in found}
-        if Beyond in kinds:
-            return [self._beyond(found, "")]
-        if name in supported.ALIASES:
-            if "dropout" in name and kwargs.get("training", args[2] if len(args) > 2 else True):
-                raise NotAMap("drops spikes by chance, in eval mode too")
-            return [first]
-        if State in kinds:
-            state = next(leaf.meaning for leaf in found if isinstance(leaf.meaning, State))
-            raise NotAMap(f"takes the state {state.name!r} of {state.population.name!r}, which the chip does not send")
-        if isinstance(first, Raw) and len(found) == 1 and name in supported.PICKS:
-            return self._unrolled(func, args, kwargs, first)
-        args, kwargs = tree_map(self.settled, args), tree_map(self.settled, kwargs)
-        known = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Known)]
-        lead = known[0].lead
-        if any(leaf.lead != lead for leaf in known):
-            raise NotAMap("meets one step and many, or batches of different sizes")
-        if name == "stack" and len(lead) == 1 and kwargs.get("dim", args[1] if len(args) > 1 else 0) == 0:
-            return [Known(tuple(leaf.forms[0] for leaf in known), (len(known), *lead))]
-        if len(lead) == 2 and name in ("getitem", "select", "unbind") and self._picks_steps(name, args, kwargs):
-            steps = known[0].forms if name == "unbind" else (known[0].forms[args[-1]],)
-            return [Known((form,), lead[1:]) for form in steps]
-        if name in supported.MOVES:
-            return self._moved(func, args, kwargs, lead)
-        if len(lead) == 2 and name not in supported.WITH_TIME:
-            raise NotAMap("is given all steps at once; wrap it in norse.torch.Lift")
-        if name in supported.MAXIMA:
-            return [self._maximum(name, args, kwargs, lead, result)]
-        if name not in supported.MAPS:
-            raise NotAMap("is not supported")
-        return [self._mapped(name, args, kwargs, lead)]
+        return tree_unflatten([self.mark(leaf, v) if isinstance(leaf, torch.Tensor) else leaf for leaf, v in pairs], spec)
 
     def settled(self, leaf: Any) -> Any:
-        """What a tensor stands for; an input of which nobody took a step is one step."""
-        if not isinstance(leaf, Traced):
+        """Return the value of a traced tensor, anything else as it is; an input of which no step was taken is one step."""
+        if not isinstance(leaf, TracedTensor):
             return leaf
-        if isinstance(leaf.meaning, Raw):
+        if isinstance(leaf.traced_value, InputValue):
             if self.axis is not None:
-                raise NotAMap("takes many steps of the input as if they were one")
-            return leaf.meaning.known(None, leaf.meaning.call)
-        return leaf.meaning
+                raise NotLinearError("takes many steps of the input as if they were one")
+            return leaf.traced_value.at_step(None, leaf.traced_value.call)
+        return leaf.traced_value
 
-    def _unrolled(self, func: Any, args: Any, kwargs: Any, raw: Raw) -> list[Any]:
-        """Of the input, moved or cut, before it is known which of its sides is time."""
+    def _overwrite(self, tensor: torch.Tensor, value: TensorValue) -> None:
+        """Give a tensor that was written into its new value; it may have been a plain one."""
+        tensor.__class__ = TracedTensor
+        tensor.traced_value, tensor.tracer = value, self  # type: ignore[attr-defined]  # it is a TracedTensor now
 
-        def swap(leaf: Any) -> Any:
-            return raw.places if isinstance(leaf, Traced) else leaf
+    def _unsupported(self, found: Sequence[TracedTensor], what: str) -> UnsupportedValue:
+        """Return why a result is no expression: the first reason along the way, or `what`."""
+        for leaf in found:
+            if isinstance(leaf.traced_value, UnsupportedValue):
+                return leaf.traced_value
+        values = [leaf.traced_value for leaf in found]
+        known = [step for value in values if isinstance(value, ExpressionValue) for step in value.steps]
+        is_weighted = any(term.synapse is not None for step in known for term in step.terms)
+        return UnsupportedValue(
+            self.module[1], what, REMEDY, is_weighted or any(isinstance(value, InputValue) for value in values)
+        )
 
-        meanings: list[Any] = []
-        for places in tree_flatten(func(*tree_map(swap, args), **tree_map(swap, kwargs)))[0]:
-            part: Any = replace(raw, places=places)
-            taken = part.step() if self.may_step and places.numel() < int(np.prod(raw.whole)) else None
-            if taken is not None and self.axis in (None, taken[0]):
-                self.axis, self.populations.has_time = taken[0], True
-                part = part.known(*taken)
-            meanings.append(part)
-        return meanings
+    # ------------------------------------------------------------------------------------------------ values of results
 
-    def _picks_steps(self, name: str, args: Any, kwargs: Any) -> bool:
-        """Whether a tensor (time, batch, ...) is taken apart into steps."""
-        if name == "getitem":
-            return isinstance(args[1], int)
-        dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
-        return dim == 0 and (name == "unbind" or (len(args) == 3 and isinstance(args[2], int)))
+    def _values(self, name: str, func: Any, args: Any, kwargs: Any, found: list[TracedTensor], result: Any) -> list[Any]:
+        """Return the value of each tensor that a function gives; raise `NotLinearError` where there is none."""
+        first = found[0].traced_value
+        kinds = {type(leaf.traced_value) for leaf in found}
+        if UnsupportedValue in kinds:
+            return [self._unsupported(found, "")]
+        if name in functions.IDENTITIES:
+            if "dropout" in name and kwargs.get("training", args[2] if len(args) > 2 else True):
+                raise NotLinearError("drops spikes by chance, in eval mode too")
+            return [first]
+        if StateValue in kinds:
+            state = next(leaf.traced_value for leaf in found if isinstance(leaf.traced_value, StateValue))
+            raise NotLinearError(f"takes the state {state.name!r} of {state.population.name!r}, which the chip does not send")
+        if isinstance(first, InputValue) and len(found) == 1 and name in functions.STEP_SELECTIONS:
+            return self._of_input(func, args, kwargs, first)
+        args, kwargs = tree_map(self.settled, args), tree_map(self.settled, kwargs)
+        known = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, ExpressionValue)]
+        lead = known[0].lead
+        if any(value.lead != lead for value in known):
+            raise NotLinearError("combines one step with many, or batches of different sizes")
+        if name == "stack" and len(lead) == 1 and kwargs.get("dim", args[1] if len(args) > 1 else 0) == 0:
+            return [ExpressionValue(tuple(value.steps[0] for value in known), (len(known), *lead))]
+        if len(lead) == 2 and name in ("getitem", "select", "unbind") and _selects_steps(name, args, kwargs):
+            steps = known[0].steps if name == "unbind" else (known[0].steps[args[-1]],)
+            return [ExpressionValue((step,), lead[1:]) for step in steps]
+        if name in functions.REARRANGEMENTS:
+            return self._rearranged(func, args, kwargs, lead)
+        if len(lead) == 2 and name not in functions.WITH_TIME:
+            raise NotLinearError("receives all steps at once; wrap it in norse.torch.Lift")
+        if name in functions.MAX_POOLS:
+            return [self._max_pooled(name, args, kwargs, lead, result)]
+        if name not in functions.LINEAR_FUNCTIONS:
+            raise NotLinearError("is not supported")
+        return [self._mapped(name, args, kwargs, lead)]
 
-    def _moved(self, func: Any, args: Any, kwargs: Any, lead: tuple[int, ...]) -> list[Any]:
+    def _of_input(self, func: Any, args: Any, kwargs: Any, whole: InputValue) -> list[Any]:
+        """Return what a rearrangement of the input gives; selecting along a dimension declares it to be time."""
+
+        def positions(leaf: Any) -> Any:
+            return whole.positions if isinstance(leaf, TracedTensor) else leaf
+
+        values: list[TensorValue] = []
+        for moved in tree_flatten(func(*tree_map(positions, args), **tree_map(positions, kwargs)))[0]:
+            part = replace(whole, positions=moved)
+            step = part.selected_step() if self.may_step and moved.numel() < int(np.prod(whole.whole)) else None
+            if step is not None and self.axis in (None, step[0]):
+                self.axis, self.trace.has_time = step[0], True
+                values.append(part.at_step(*step))
+            else:
+                values.append(part)
+        return values
+
+    def _rearranged(self, func: Any, args: Any, kwargs: Any, lead: tuple[int, ...]) -> list[Any]:
+        """Return what a rearrangement gives: it is run on the indices of every term, one at a time."""
         leaves, spec = tree_flatten((args, kwargs))
-        n_steps = max(len(leaf.forms) for leaf in leaves if isinstance(leaf, Known))
+        n_steps = max(len(leaf.steps) for leaf in leaves if isinstance(leaf, ExpressionValue))
 
-        def run(of_leaf: dict[int, NDArray[Any]], constants: bool) -> list[NDArray[np.float64]]:
+        def run(arrays: dict[int, NDArray[Any]], constants: bool) -> list[NDArray[np.float64]]:
+            """Call the function with these arrays for some arguments, and zeros for other expressions (and constants)."""
             filled = []
             for index, leaf in enumerate(leaves):
-                if isinstance(leaf, Known):
-                    values = of_leaf.get(index, np.zeros(leaf.shape[len(lead) :]))
+                if isinstance(leaf, ExpressionValue):
+                    values = arrays.get(index, np.zeros(leaf.shape[len(lead) :]))
                     filled.append(torch.tensor(values, dtype=torch.float64).expand(leaf.shape))
                 elif isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and not constants:
                     filled.append(torch.zeros_like(leaf))
@@ -198,72 +328,74 @@ class Trace:
             ordered, named = tree_unflatten(filled, spec)
             return [_of_one_sample(moved, lead) for moved in tree_flatten(func(*ordered, **named))[0]]
 
-        steps = [self._moved_step(run, leaves, t) for t in range(n_steps)]
-        return [Known(tuple(step[k] for step in steps), lead) for k in range(len(steps[0]))]
+        def at_step(t: int) -> list[LinearExpression]:
+            known = {index: leaf.steps[t] for index, leaf in enumerate(leaves) if isinstance(leaf, ExpressionValue)}
+            biases = run({index: step.bias for index, step in known.items()}, constants=True)
+            terms: list[list[Term]] = [[] for _ in biases]
+            for index, step in known.items():
+                for term in step.terms:
+                    for k, indices in enumerate(run({index: term.indices}, constants=False)):
+                        if indices.any():
+                            terms[k].append(replace(term, indices=indices.astype(np.int64)))
+            return [LinearExpression(terms=tuple(some), bias=bias) for some, bias in zip(terms, biases, strict=True)]
 
-    def _moved_step(self, run: Any, leaves: list[Any], t: int) -> list[Form]:
-        known = {index: leaf.forms[t] for index, leaf in enumerate(leaves) if isinstance(leaf, Known)}
-        biases = run({index: form.bias for index, form in known.items()}, constants=True)
-        terms: list[list[Term]] = [[] for _ in biases]
-        for index, form in known.items():
-            for term in form.terms:
-                for k, places in enumerate(run({index: term.places}, constants=False)):
-                    if places.any():
-                        terms[k].append(replace(term, places=places.astype(np.int64)))
-        return [Form(terms=tuple(some), bias=bias) for some, bias in zip(terms, biases, strict=True)]
+        steps = [at_step(t) for t in range(n_steps)]
+        return [ExpressionValue(tuple(step[k] for step in steps), lead) for k in range(len(steps[0]))]
 
-    def _mapped(self, name: str, args: Any, kwargs: Any, lead: tuple[int, ...]) -> Known:
+    def _mapped(self, name: str, args: Any, kwargs: Any, lead: tuple[int, ...]) -> ExpressionValue:
+        """Return what a linear function gives, step by step."""
         leaves, spec = tree_flatten((args, kwargs))
-        n_steps = max(len(leaf.forms) for leaf in leaves if isinstance(leaf, Known))
-        forms = []
+        n_steps = max(len(leaf.steps) for leaf in leaves if isinstance(leaf, ExpressionValue))
+        results = []
         for t in range(n_steps):
-            ordered, named = tree_unflatten([leaf.forms[t] if isinstance(leaf, Known) else leaf for leaf in leaves], spec)
+            ordered, named = tree_unflatten(
+                [leaf.steps[t] if isinstance(leaf, ExpressionValue) else leaf for leaf in leaves], spec
+            )
             try:
-                forms.append(_made(supported.MAPS[name], Call(self.module, lead), ordered, named))
+                results.append(_apply(functions.LINEAR_FUNCTIONS[name], CallContext(self.module, lead), ordered, named))
             except TypeError:
-                raise NotAMap("is called with arguments that are not supported") from None
-        return Known(tuple(forms), lead)
+                raise NotLinearError("is called with arguments that are not supported") from None
+        return ExpressionValue(tuple(results), lead)
 
-    def _maximum(self, name: str, args: Any, kwargs: Any, lead: tuple[int, ...], result: torch.Tensor) -> Known:
-        """Spikes are 0 or 1: the largest of a window is whether any of its neurons fired."""
-        args, kwargs = tree_map(_form, args), tree_map(_form, kwargs)
-        heard = _made(supported.MAXIMA[name], Call(self.module, lead), args, kwargs)
-        sources = tuple((term.source, term.places.tobytes()) for term in heard.terms)
-        key = (self.module, name, sources)
-        if key not in self.maxima:
-            self.maxima[key] = self.populations.new(self.module, None, heard)
-            follows = all(self.populations.follows_calls(term.source) for term in heard.terms)
-            self.maxima[key].follows_calls = follows
-        population, step = self.maxima[key], max(term.at for term in heard.terms)
+    def _max_pooled(self, name: str, args: Any, kwargs: Any, lead: tuple[int, ...], result: torch.Tensor) -> ExpressionValue:
+        """Return a max pooling as neurons: spikes are 0 or 1, so the maximum of a window is whether any of them is 1."""
+        args, kwargs = (
+            tree_map(lambda leaf: leaf.steps[0] if isinstance(leaf, ExpressionValue) else leaf, each) for each in (args, kwargs)
+        )
+        received = _apply(functions.MAX_POOLS[name], CallContext(self.module, lead), args, kwargs)
+        key = (self.module, name, tuple((term.source, term.indices.tobytes()) for term in received.terms))
+        if key not in self.max_pools:
+            self.max_pools[key] = self.trace.new(self.module, None, received)
+            self.max_pools[key].counts_calls = all(self.trace.counts_calls(term.source) for term in received.terms)
+        population, step = self.max_pools[key], max(term.step for term in received.terms)
         if step == len(population.steps):
-            self.populations.hear(population, heard)
-            said = plain(result).reshape(len(result), -1).numpy()
-            population.steps.append(Step(said, said, None))
+            self.trace.receive(population, received)
+            output = untraced(result).reshape(len(result), -1).numpy()
+            population.steps.append(StepRecord(output, output, None))
         elif step > len(population.steps):
-            raise NotAMap("is left out at some steps")
-        return Known((spikes(population.name, heard.shape, step),), lead)
+            raise NotLinearError("is left out at some steps")
+        return ExpressionValue((spikes(population.name, received.shape, step),), lead)
 
 
-def _made(function: Map, call: Call, ordered: Any, named: Any) -> Form:
-    """What a function makes of its arguments, of which the first may come by torch's name for it."""
+def _selects_steps(name: str, args: Any, kwargs: Any) -> bool:
+    """Whether a call takes steps out of a tensor (time, batch, ...)."""
+    if name == "getitem":
+        return isinstance(args[1], int)
+    dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
+    return dim == 0 and (name == "unbind" or (len(args) == 3 and isinstance(args[2], int)))
+
+
+def _apply(function: LinearFunction, call: CallContext, ordered: Any, named: Any) -> LinearExpression:
+    """Call a function of the dispatch tables; torch's callers may pass its first argument by the name `input`."""
     first = [named["input"]] if "input" in named else []
     return function(call, *first, *ordered, **{name: value for name, value in named.items() if name != "input"})
 
 
-def _name(func: Any) -> str:
-    name = getattr(func, "__name__", "")
-    return str(func.__self__.__name__ if name == "__get__" else name)
-
-
-def _form(leaf: Any) -> Any:
-    return leaf.forms[0] if isinstance(leaf, Known) else leaf
-
-
-def _of_one_sample(moved: torch.Tensor, lead: tuple[int, ...]) -> NDArray[np.float64]:
-    """What each sample, and step, has of a tensor, where all have the same."""
-    if tuple(moved.shape[: len(lead)]) != lead or moved.ndim == len(lead):
-        raise NotAMap("mixes samples or steps")
-    rows = moved.reshape(-1, *moved.shape[len(lead) :])
+def _of_one_sample(tensor: torch.Tensor, lead: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return the part of a tensor (\\*lead, \\*shape) that each sample and step has; all must have the same."""
+    if tuple(tensor.shape[: len(lead)]) != lead or tensor.ndim == len(lead):
+        raise NotLinearError("mixes samples or steps")
+    rows = tensor.reshape(-1, *tensor.shape[len(lead) :])
     if not torch.equal(rows, rows[:1].expand_as(rows)):
-        raise NotAMap("mixes samples or steps")
+        raise NotLinearError("mixes samples or steps")
     return np.array(rows[0].numpy())
