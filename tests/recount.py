@@ -167,11 +167,32 @@ def broken(network: AnyNetwork, placement: Placement) -> Iterator[str]:
         fan_in = sum((unrolled(c.synapse) != 0).sum(axis=1) for c in layer.connections)
         if most is not None and fan_in.max() > most.number:
             yield f"{fan_in.max()} synapses onto a neuron of {layer.name!r}"
+    yield from broken_by_layers(network, chip)
+    spread = chip.limits.get("cores_per_layer")
+    for layer in network if spread is not None else ():
+        n_cores = len({part.core for part in placement.slices if part.layer == layer.name})
+        if spread is not None and n_cores > spread.number:
+            yield f"{layer.name!r} on {n_cores} cores"
     longest = chip.limits.get("max_delay_steps")
     for layer in network if longest is not None else ():
         steps = max(waiting(network, layer.name, connection) for connection in layer.connections)
         if longest is not None and steps > longest.number:
             yield f"{steps} steps in synapses of {layer.name!r}"
+
+
+def broken_by_layers(network: AnyNetwork, chip: HardwareProfile) -> Iterator[str]:
+    """Limits of the input and of layers that are broken whatever stands on which core."""
+    inputs, targets, fan_out = (chip.limits.get(key) for key in ("external_inputs", "targets_per_layer", "fan_out_per_neuron"))
+    if inputs is not None and network.n_inputs > inputs.number:
+        yield f"{network.n_inputs} inputs"
+    for layer in network:
+        received = [c for other in network for c in other.connections if c.source == layer.name]
+        n_targets = sum(any(c.source == layer.name for c in other.connections) for other in network)
+        if targets is not None and n_targets > targets.number:
+            yield f"{layer.name!r} sends to {n_targets} layers"
+        n_synapses = sum(((unrolled(c.synapse) != 0).sum(axis=0) for c in received), np.zeros(1, dtype=np.int64)).max()
+        if fan_out is not None and n_synapses > fan_out.number:
+            yield f"{n_synapses} synapses from a neuron of {layer.name!r}"
 
 
 def assert_true_to(network: AnyNetwork, placement: Placement) -> None:

@@ -176,7 +176,9 @@ def limits(draw: st.DrawFn) -> dict[str, Value | None]:
         "encodings": draw(st.sampled_from([("dense", "sparse", "convolution"), ("dense", "sparse"), ("crossbar",)])),
         "memory_unit_bits": draw(st.sampled_from([1, 8, 64])), "synapses_per_block": draw(st.sampled_from([3, 64])),
         "neuron_profiles_per_core": draw(st.none() | st.just(3)), "threshold_profiles_per_core": draw(st.none() | st.just(3)),
-        "biases_per_core": draw(st.none() | st.integers(1, 9)),
+        "biases_per_core": draw(st.none() | st.integers(1, 9)), "external_inputs": draw(st.none() | st.integers(1, 60)),
+        "fan_out_per_neuron": draw(st.none() | st.integers(1, 60)), "targets_per_layer": draw(st.none() | st.integers(1, 3)),
+        "cores_per_layer": draw(st.none() | st.integers(2, 5)),
         "weight_bits": tuple(range(1, 10)), "neuron_state_bits": draw(st.sampled_from([None, 1, 30])),
     }  # fmt: skip
     if draw(st.booleans()):

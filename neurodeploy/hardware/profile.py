@@ -53,7 +53,6 @@ _EVENT_MEANINGS = {
     "synop_dense": "one synaptic operation of a dense list",
     "synop_sparse": "one synaptic operation of a sparse list",
     "synop_convolution": "one synaptic operation of a shared convolution list",
-    "synop_crossbar": "one synaptic operation of a crossbar",
     "neuron_access": "reading a neuron's state in a step",
     "neuron_update": "updating a neuron that received input",
     "neuron_spike": "a neuron's spike",

@@ -31,7 +31,7 @@ from neurodeploy.mapping.packing import Board, Hearing, Tuning, assigned, axon_o
 from neurodeploy.mapping.partition import Agreement, Chosen, Options, options_of
 from neurodeploy.mapping.placement import Placement, Slice
 from neurodeploy.mapping.traffic import Rates, links_of
-from neurodeploy.resources.counting import LayerCount
+from neurodeploy.resources.counting import LayerCount, layer_usage
 from neurodeploy.resources.encodings import weight_bits
 from neurodeploy.resources.usage import (
     DEFAULT_WEIGHT_BITS,
@@ -44,6 +44,7 @@ from neurodeploy.resources.usage import (
     limited_resources,
     usage_vector,
 )
+from neurodeploy.targets import check_profile
 
 # -------------------- layout.laying
 
@@ -81,6 +82,7 @@ def lay_out(
         weight_bits=widths,
         n_pairs={layer.name: layer.n_pairs for layer in network},
         slices=filled(network.layers, profile, counts),
+        layer_usage=layer_usage(network, counts, profile),
     )
     if not plan:
         return closely
@@ -395,10 +397,13 @@ def place(
     ------
     PlacementError
         It does not fit; the error names layer, resource, need, limit and its source.
+    QuantizeError
+        It holds integers of another target, or numbers that a register of the profile cannot hold.
     RequestError
         `cores` or `chips` is not within 1..what the profile has, or `plan` is not of this network.
     """
     available = profile.core_count(cores, chips)
+    check_profile(network, profile)
     placement = lay_out(network, profile, cores=available, plan=plan)
     for overrun in placement.overruns():
         raise overrun.error()

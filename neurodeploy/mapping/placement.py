@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from neurodeploy.errors import PlacementError
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import html_table
+from neurodeploy.ir.graph import INPUT
 from neurodeploy.mapping.energy import Traffic
 from neurodeploy.mapping.traffic import Links
 from neurodeploy.resources.usage import Region, Usage, limited_resources, usage_vector
@@ -60,11 +61,49 @@ class LayerUse:
     weight_bits: int
 
 
-_OF_A_LAYER = (
-    ("fan_in", "fan_in_per_neuron", "Prune its neurons' inputs, or part its sum over neurons in between."),
-    ("delay_steps", "max_delay_steps", "Shorten the delay, or let neurons in between relay the spikes (`neurodeploy.balance`)."),
-)
-"""What no cut makes smaller: facts of a layer, the keys of a profile that limit them, and what to do."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerLimit:
+    """A limit of a chip on layers or the input, which no partition into slices satisfies.
+
+    Attributes
+    ----------
+    resource : str
+        Short name, in `Overrun.resource`.
+    what : str
+        The thing counted, for error texts.
+    remedy : str
+        What the reader can do, as a sentence.
+    """
+
+    resource: str
+    what: str
+    remedy: str
+
+
+LAYER_LIMITS: Mapping[str, LayerLimit] = {
+    "external_inputs": LayerLimit(
+        resource="inputs", what="input neurons", remedy="Make the input smaller, for instance with fewer or larger pixels."
+    ),
+    "cores_per_layer": LayerLimit(
+        resource="cores_per_layer", what="cores for the layer", remedy="Make the layer smaller, or split it into several."
+    ),
+    "targets_per_layer": LayerLimit(
+        resource="targets", what="layers that receive its spikes", remedy="Let one of these layers relay the spikes to others."
+    ),
+    "fan_in_per_neuron": LayerLimit(
+        resource="fan_in", what="synapses onto one neuron",
+        remedy="Prune its neurons' inputs, or part its sum over neurons in between.",
+    ),
+    "fan_out_per_neuron": LayerLimit(
+        resource="fan_out", what="synapses from one neuron",
+        remedy="Prune its neurons' outputs, or make the layers that receive its spikes smaller.",
+    ),
+    "max_delay_steps": LayerLimit(
+        resource="delay_steps", what="steps for which spikes wait in a synapse",
+        remedy="Shorten the delay, or let neurons in between relay the spikes (`neurodeploy.balance`).",
+    ),
+}  # fmt: skip
+"""Limits on layers and the input, by the key of a profile that states them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,9 +113,9 @@ class Overrun:
     Attributes
     ----------
     layer : str
-        The layer that stands where it breaks.
+        A layer on the core in question, or the layer (`INPUT` for the network's input) that breaks it.
     resource : str
-        One of `neurodeploy.resources.usage.RESOURCES`, ``"cores"``, ``"fan_in"`` or ``"delay_steps"``.
+        One of `neurodeploy.resources.usage.RESOURCES`, ``"cores"``, or the `LayerLimit.resource` of a limit on layers.
     core : int or None
         The core in question; None where it is not about one.
     """
@@ -91,14 +130,10 @@ class Overrun:
 
     def error(self) -> PlacementError:
         """The overrun as the error that says so."""
-        whole = {
-            "cores": "cores for the network", "fan_in": "synapses onto one neuron", "cores_per_layer": "cores for the layer",
-            "delay_steps": "steps for which spikes wait in a synapse",
-        }  # fmt: skip
-        what = whole[self.resource] if self.core is None else f"{self.resource} on core {self.core}"
-        return PlacementError(
-            f"layer {self.layer!r}", what, need=self.need, limit=self.limit, source=self.source, remedy=self.remedy
-        )
+        of_layers = {limit.resource: limit.what for limit in LAYER_LIMITS.values()} | {"cores": "cores for the network"}
+        what = of_layers[self.resource] if self.core is None else f"{self.resource} on core {self.core}"
+        where = "the network's input" if self.layer == INPUT else f"layer {self.layer!r}"
+        return PlacementError(where, what, need=self.need, limit=self.limit, source=self.source, remedy=self.remedy)
 
     def __str__(self) -> str:
         return str(self.error())
@@ -119,6 +154,8 @@ class Placement:
         Width of a weight, and how many pairs of neurons its synapses could connect.
     slices : tuple of Slice
         By core, then by layer; every neuron stands in exactly one.
+    layer_usage : mapping by key of `LAYER_LIMITS`, then by layer
+        What layers take of limits that do not depend on the slices; see `neurodeploy.resources.counting.layer_usage`.
     links : Links or None
         Who talks to whom; None where nobody asked.
     """
@@ -129,6 +166,7 @@ class Placement:
     weight_bits: Mapping[str, int]
     n_pairs: Mapping[str, int]
     slices: tuple[Slice, ...]
+    layer_usage: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     links: Links | None = None
     cores: tuple[int, ...] = field(init=False, repr=False)
     _totals: NDArray[np.int64] = field(init=False, repr=False, compare=False)
@@ -242,14 +280,28 @@ class Placement:
                 limit=int(capacity[row, column]), source=self.profile[f"{resource}_per_core"].where,
                 remedy=self._remedy(part, resource),
             )  # fmt: skip
-        for resource, key, remedy in _OF_A_LAYER:
-            most = self.profile.limits.get(key)
-            for layer in self.weight_bits if most is not None else ():
-                need = getattr(self.of(layer), resource)
-                if most is not None and need > most.number:
+        for key, kind in LAYER_LIMITS.items():
+            if key not in self.profile:
+                continue
+            limit = self.profile[key]
+            for layer, need in self._usage_by_layer(key).items():
+                if need > limit.number:
                     yield Overrun(
-                        layer=layer, resource=resource, core=None, need=need, limit=most.number, source=most.where, remedy=remedy
-                    )
+                        layer=layer, resource=kind.resource, core=None, need=need, limit=limit.number, source=limit.where,
+                        remedy=kind.remedy,
+                    )  # fmt: skip
+
+    def _usage_by_layer(self, key: str) -> Mapping[str, int]:
+        """What each layer takes of a limit in `LAYER_LIMITS`."""
+        match key:
+            case "cores_per_layer":
+                return {layer: self.of(layer).cores for layer in self.weight_bits}
+            case "fan_in_per_neuron":
+                return {layer: self.of(layer).fan_in for layer in self.weight_bits}
+            case "max_delay_steps":
+                return {layer: self.of(layer).delay_steps for layer in self.weight_bits}
+            case _:
+                return self.layer_usage.get(key, {})
 
     def _remedy(self, part: Slice, resource: str) -> str:
         if part.region.n_neurons == 1:

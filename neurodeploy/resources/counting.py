@@ -9,7 +9,7 @@ chance, which at 1 is exact too.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, MutableMapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -20,7 +20,7 @@ from neurodeploy.errors import unsupported_kind
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Integers
 from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring, Wiring
-from neurodeploy.ir.graph import Connection
+from neurodeploy.ir.graph import INPUT, Connection, LayerGraph
 from neurodeploy.ir.network import LI, LIF
 from neurodeploy.ir.quantized import QuantizedLI, QuantizedLIF
 from neurodeploy.resources.convolution_lists import Window, exact_lists, expected_lists, expected_window, first_equal_lines
@@ -397,6 +397,39 @@ class LayerCount:
             return 1
         settings = np.stack([array.reshape(self.grid)[region.box].reshape(-1) for array in arrays])
         return int(np.unique(settings, axis=1).shape[1])
+
+
+def layer_usage(
+    network: LayerGraph[Any], counts: Mapping[str, LayerCount], profile: HardwareProfile
+) -> dict[str, dict[str, int]]:
+    """What layers take of the limits that a partition into slices cannot change, by key of the profile, then by layer.
+
+    Returns
+    -------
+    mapping
+        ``"external_inputs"``: neurons of the network's input, under `INPUT`. ``"targets_per_layer"``: layers that receive
+        a layer's spikes. ``"fan_out_per_neuron"``: synapses from the neuron of a layer that has most. Only keys that the
+        profile states.
+    """
+    usage: dict[str, dict[str, int]] = {}
+    if "external_inputs" in profile:
+        usage["external_inputs"] = {INPUT: network.n_inputs}
+    if "targets_per_layer" in profile:
+        sources = [{c.source for c in layer.connections} for layer in network.layers]
+        usage["targets_per_layer"] = {layer.name: sum(layer.name in each for each in sources) for layer in network.layers}
+    if "fan_out_per_neuron" in profile:
+        fan_out: dict[str, NDArray[np.float64]] = {}
+        for count in counts.values():
+            whole = Region.whole(count.grid)
+            for of, n_synapses in zip(count.sources(whole), count.fan_outs(whole), strict=True):
+                # Targets may number a source's neurons differently, as a row or as an image: add in the row's order.
+                total, here = fan_out.setdefault(of.source, np.zeros(math.prod(of.shape))), np.zeros(of.shape)
+                here[of.box.box] = n_synapses
+                total += here.reshape(-1)
+        # The input's axons are not neurons of the chip.
+        most = {name: math.ceil(total.max() - 1e-9) for name, total in fan_out.items() if name != INPUT}
+        usage["fan_out_per_neuron"] = {layer.name: most.get(layer.name, 0) for layer in network.layers}
+    return usage
 
 
 def _bundles(layer: AnyLayer, wait_steps: Sequence[int]) -> Iterator[tuple[list[Connection[Wiring]], int]]:
