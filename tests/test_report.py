@@ -78,7 +78,7 @@ def test_report_json_has_the_keys_that_were_promised(
 def test_inspect_json_has_the_keys_that_were_promised(before: Placement) -> None:
     said = inspection(before, None)
     assert list(said) == ["target", "fits", "binding", "cores", *BOARD, "gains", "balances", "layers"]
-    assert (said["target"], said["fits"]) == ("tiny", False)
+    assert (said["profile"], said["target"], said["fits"]) == ("tiny", "loihi", False)
     assert said["binding"] == binding(before)
     assert [set(layer) for layer in said["layers"]] == [{"name", "connectivity", "before", "budget", *COUNTS}] * 2
     assert [(layer["before"], layer["budget"]) for layer in said["layers"]] == [(None, None)] * 2
@@ -103,7 +103,8 @@ def test_what_was_run_is_there(before: Placement, after: Placement) -> None:
     )  # fmt: skip
     said = json.loads(json.dumps(report.to_json()))
     assert said == report.to_json()
-    assert (said["target"], said["seed"], said["fits"]) == ("tiny", 3, {"before": False, "after": True})
+    assert (said["profile"], said["target"], said["seed"]) == ("tiny", "loihi", 3)
+    assert said["fits"] == {"before": False, "after": True}
     assert said["accuracy"] == {
         "dense": 0.9, "compressed": None, "quantized": None, "emulated": None, "lava": 0.5, "test_samples": 10, "lava_samples": 2,
     }  # fmt: skip

@@ -87,8 +87,8 @@ def profiles(name: str | None, as_json: bool, schema: bool) -> int:
 @JSON
 @QUIET
 def inspect_command(
-    model: str, target: str, cores: int | None, chips: int | None, bits: int, connectivity: float | None, weights: Path | None,
-    dt: float | None, discretisation: str | None, as_json: bool,
+    model: str, target: str, cores: int | None, chips: int | None, bits: int | None, connectivity: float | None,
+    weights: Path | None, dt: float | None, discretisation: str | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Show what each layer of MODEL needs and may use, whether it fits, and if not, which limit binds and what would help."""
     from neurodeploy.pipeline.deploy import inspect
@@ -119,7 +119,7 @@ def inspect_command(
 @JSON
 @QUIET
 def deploy_command(
-    model: str, target: str, out: Path, cores: int | None, bits: int, weights: Path | None, dt: float | None,
+    model: str, target: str, out: Path, cores: int | None, bits: int | None, weights: Path | None, dt: float | None,
     discretisation: str | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Quantise MODEL, place it, and write model.net and a report into DIR.
@@ -222,7 +222,7 @@ def compress_command(
 @DT
 @DISCRETISATION
 def export_command(
-    model: str, to: Path, target: str | None, bits: int, weights: Path | None, dt: float | None, discretisation: str | None
+    model: str, to: Path, target: str | None, bits: int | None, weights: Path | None, dt: float | None, discretisation: str | None
 ) -> int:
     """Write MODEL as a .net file, for Lava, or as a .nir file, for other libraries."""
     network = export(ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation), to, target, bits)
@@ -301,7 +301,7 @@ def show_deployments(deployments: Sequence[Deployment], as_json: bool, *, enable
 @TIME_LIMIT
 @QUIET
 def simulate_command(
-    network: str, source: Path, end: Literal["emulator", "lava", "loihi2"], out: Path, target: str, bits: int,
+    network: str, source: Path, end: Literal["emulator", "lava", "loihi2"], out: Path, target: str, bits: int | None,
     time_limit: float, device: str | None, graded: bool, raw: bool, dt: float | None, discretisation: str | None,
 ) -> int:  # fmt: skip
     """Run FILE, a .net or .nir, on input spikes and record the last layer."""
@@ -332,7 +332,7 @@ def simulate_command(
 @JSON
 @QUIET
 def verify_command(
-    network: str, n_steps: int, seed: int, target: str, bits: int, time_limit: float, device: str | None, as_json: bool,
+    network: str, n_steps: int, seed: int, target: str, bits: int | None, time_limit: float, device: str | None, as_json: bool,
     dt: float | None, discretisation: str | None,
 ) -> int:  # fmt: skip
     """Run FILE, a .net or .nir, in the emulator and in Lava on random input; report the first mismatch."""
@@ -374,7 +374,7 @@ def verify_command(
 @QUIET
 def evaluate_command(
     model: str, data: str, data_dir: Path | None, steps: int, encoder: str, readout: str, batch_size: int | None,
-    device: str | None, weights: Path | None, target: str, bits: int, dt: float | None, discretisation: str | None,
+    device: str | None, weights: Path | None, target: str, bits: int | None, dt: float | None, discretisation: str | None,
     as_json: bool,
 ) -> int:  # fmt: skip
     """Run MODEL in the chip's integers on the test data of DATA; show accuracy, sparsity and synaptic operations."""

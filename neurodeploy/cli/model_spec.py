@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from neurodeploy.errors import RequestError
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.targets import target_of_file
 
 if TYPE_CHECKING:
     import torch
@@ -44,10 +45,8 @@ class ModelSpec:
         ending = Path(self.name).suffix
         if ending != ".nir" and (self.dt is not None or self.discretisation is not None):
             raise RequestError("--dt and --discretisation", "are for .nir files", remedy=f"{self.name} has its own time step.")
-        if ending == ".net":
-            from neurodeploy.targets.loihi.netx_files import read_netx
-
-            return read_netx(self.name)
+        if (target := target_of_file(Path(self.name))) is not None:
+            return target.read(Path(self.name))
         if ending == ".nir":
             from neurodeploy.frontends.nir.reading import read_nir
 
@@ -56,15 +55,15 @@ class ModelSpec:
 
         return extract(*self.module())
 
-    def quantized_network(self, target: str, bits: int, levels: int = 1) -> QuantizedNetwork:
+    def quantized_network(self, target: str, bits: int | None, levels: int = 1) -> QuantizedNetwork:
         """Read the network in the chip's integers; a float network is quantised for the chip `target`.
 
         Parameters
         ----------
         target : str
             A chip's name or YAML file; a .net file is already in integers and ignores it.
-        bits : int
-            Width of a weight, sign included.
+        bits : int or None
+            Width of a weight, sign included; None for the widest that the chip has.
         levels : int
             Above 1: the float network's input of 0..1 becomes whole numbers 0..levels.
         """
@@ -88,7 +87,7 @@ class ModelSpec:
         return module, sample
 
 
-def export(spec: ModelSpec, to: Path, target: str | None, bits: int) -> Network | QuantizedNetwork:
+def export(spec: ModelSpec, to: Path, target: str | None, bits: int | None) -> Network | QuantizedNetwork:
     """Write a network as the kind of file that `to` ends with, .net or .nir, and return what was written.
 
     Parameters
@@ -102,11 +101,14 @@ def export(spec: ModelSpec, to: Path, target: str | None, bits: int) -> Network 
         Another ending than .net or .nir.
     """
     network: Network | QuantizedNetwork
-    if to.suffix == ".net":
-        from neurodeploy.targets.loihi.netx_files import write_netx
-
+    if (writer := target_of_file(to)) is not None:
         network = quantized = spec.quantized_network(target or "loihi2", bits)
-        write_netx(quantized, to)
+        if quantized.target != writer.name:
+            raise RequestError(
+                str(to), f"is a file of target {writer.name!r}, and the network's integers are those of {quantized.target!r}",
+                remedy=f"Choose a chip whose profile names target {writer.name!r}.",
+            )  # fmt: skip
+        writer.write(quantized, to)
         return network
     if to.suffix == ".nir":
         from neurodeploy.frontends.nir.writing import write_nir

@@ -28,7 +28,9 @@ CORE_COUNTS = click.option(
     "--cores", callback=parse_core_counts, metavar="N[,N...]",
     help="Cores that the network may use; several core counts are compressed one after the other.  [default: all of the chip]",
 )  # fmt: skip
-BITS = click.option("--bits", type=int, default=8, show_default=True, metavar="B", help="Width of a weight, sign included.")
+BITS = click.option(
+    "--bits", type=int, metavar="B", help="Width of a weight, sign included.  [default: the widest that the chip has]"
+)
 WEIGHTS = click.option("--weights", type=Path, metavar="FILE", help="Trained weights: .safetensors, or .pt (weights only).")
 CHIP = click.option(
     "--target", default="loihi2", show_default=True, metavar="CHIP", help="The chip whose integers a .nir file is rounded to."

@@ -23,8 +23,10 @@ from neurodeploy.errors import unsupported_kind
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers, Mask
 from neurodeploy.ir.network import LI, LIF, Network
+from neurodeploy.ir.quantized import DEFAULT_TARGET
 from neurodeploy.mapping.budget.budget import SliceBudget
 from neurodeploy.passes.quantize import mantissa_scale, mantissa_step, most_steps, threshold_mantissa, weight_steps
+from neurodeploy.targets import Arithmetic, arithmetic_named, weight_widths
 
 _CLIPS = (1.0, 0.85, 0.72, 0.61, 0.52, 0.44, 0.38, 0.32)
 """Shares of the largest weight to clip at: few synapses are that large, and a finer step serves all others."""
@@ -50,27 +52,37 @@ class WeightGrid:
     largest: float
     is_mixed: bool = True
     threshold: float | None = None
+    target: str = DEFAULT_TARGET
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """Rounding of the target that the weights are for."""
+        return arithmetic_named(self.target)
 
     @property
     def most(self) -> int:
         """Steps from 0 to the largest value."""
-        return most_steps(self.width, is_mixed=self.is_mixed)
+        return most_steps(self.width, is_mixed=self.is_mixed, arithmetic=self.arithmetic)
 
     @property
     def scale(self) -> float:
         """Mantissa units per unit of weight."""
         if self.largest > 0:
-            return mantissa_scale(self.largest, self.width, is_mixed=self.is_mixed, threshold=self.threshold)
-        return float(mantissa_step(is_mixed=self.is_mixed))  # all weights are zero: any scale rounds them to zero
+            return mantissa_scale(
+                self.largest, self.width, is_mixed=self.is_mixed, threshold=self.threshold, arithmetic=self.arithmetic
+            )
+        return float(
+            mantissa_step(is_mixed=self.is_mixed, arithmetic=self.arithmetic)
+        )  # all weights are zero: any scale rounds them to zero
 
     @property
     def value(self) -> float:
         """Real value of one step, after the threshold has been rounded to an integer mantissa."""
         if self.threshold is None:
-            return mantissa_step(is_mixed=self.is_mixed) / self.scale
+            return mantissa_step(is_mixed=self.is_mixed, arithmetic=self.arithmetic) / self.scale
         # the chip's threshold is an integer: its rounding error goes into the weights, so that the model's threshold can stay
-        mantissa = max(int(threshold_mantissa(self.threshold, self.scale)), 1)
-        return mantissa_step(is_mixed=self.is_mixed) * self.threshold / mantissa
+        mantissa = max(int(threshold_mantissa(self.threshold, self.scale, self.arithmetic)), 1)
+        return mantissa_step(is_mixed=self.is_mixed, arithmetic=self.arithmetic) * self.threshold / mantissa
 
     def round(self, weight: torch.Tensor) -> torch.Tensor:
         """Round kept weights to the grid; the largest of them takes the largest integer if nothing is clipped."""
@@ -80,7 +92,7 @@ class WeightGrid:
         """Round biases that reach their neurons by synapses, on the scale of the kept weights."""
         least, most = torch.stack(torch.aminmax(weight)).tolist()  # one transfer from a GPU for both
         grid = replace(self, largest=min(self.largest, max(-least, most)), is_mixed=least < 0 < most)
-        steps = weight_steps(bias, grid.scale, is_mixed=grid.is_mixed)
+        steps = weight_steps(bias, grid.scale, is_mixed=grid.is_mixed, arithmetic=grid.arithmetic)
         return steps.clamp_(-grid.most, grid.most).mul_(grid.value)
 
     def saliency(self, weight: Floats) -> Floats:
@@ -95,16 +107,24 @@ class WeightGrid:
         return distance
 
     def _nearest(self, weight: Floats) -> Floats:
-        steps = weight_steps(weight, self.scale, is_mixed=self.is_mixed)
+        steps = weight_steps(weight, self.scale, is_mixed=self.is_mixed, arithmetic=self.arithmetic)
         nearest: Floats = np.clip(steps, -self.most, self.most) * self.value
         return nearest
 
 
-def best_grid(weight: Floats, width: int, threshold: float | None = None, clips: Sequence[float] = _CLIPS) -> WeightGrid:
+def best_grid(
+    weight: Floats,
+    width: int,
+    threshold: float | None = None,
+    clips: Sequence[float] = _CLIPS,
+    target: str = DEFAULT_TARGET,
+) -> WeightGrid:
     """Find the grid of a width that saves most of the weights, array (n,), over the clips to try."""
     largest = float(np.abs(weight).max(initial=0.0))
     is_mixed = bool((weight < 0).any() and (weight > 0).any())
-    grids = [WeightGrid(width=width, largest=clip * largest, is_mixed=is_mixed, threshold=threshold) for clip in clips]
+    grids = [
+        WeightGrid(width=width, largest=clip * largest, is_mixed=is_mixed, threshold=threshold, target=target) for clip in clips
+    ]
     return max(grids, key=lambda grid: float(grid.saliency(weight).sum()))
 
 
@@ -152,6 +172,7 @@ class LayerFormat:
     rows: Mapping[str, Integers]
     threshold: float | None = None
     axons: int = 1
+    target: str = DEFAULT_TARGET
 
     def state_dict(self) -> dict[str, Any]:
         """Width, rows and grid, for a checkpoint."""
@@ -163,7 +184,10 @@ class LayerFormat:
         width, rows = state["width"], {name: tensor.numpy() for name, tensor in state["rows"].items()}
         grid = None
         if "largest" in state:
-            grid = WeightGrid(width=width, largest=state["largest"], is_mixed=bool(state["is_mixed"]), threshold=self.threshold)
+            grid = WeightGrid(
+                width=width, largest=state["largest"], is_mixed=bool(state["is_mixed"]), threshold=self.threshold,
+                target=self.target,
+            )  # fmt: skip
         return replace(self, width=width, grid=grid, rows=rows)
 
     def with_neurons(self, kept: Mask, parts: Sequence[SliceBudget]) -> LayerFormat:
@@ -245,11 +269,6 @@ class LayerSaliency:
         return WidthInputs(part=part, weight=self.weight[rows], curvature=self.curvature[rows], kept=kept[rows], price=price)
 
 
-def widths_of(profile: HardwareProfile) -> list[int]:
-    """Weight widths that the chip has and `quantize` makes: 2..8 bits."""
-    return [bits for bits in profile["weight_bits"].choices if 2 <= bits <= 8]
-
-
 def best_width(
     form: LayerFormat, slices: Sequence[WidthInputs], profile: HardwareProfile, rounding_penalty: float = 1.0
 ) -> LayerFormat:
@@ -273,7 +292,10 @@ def best_width(
             lost += 0.0 if candidate.grid is None else one.rounding_error(candidate.grid)
         return saved - (rounding_penalty - 1) * lost  # scores count the rounding error once already
 
-    candidates = [replace(form, width=w, grid=best_grid(kept_weights, w, form.threshold)) for w in widths_of(profile)]
+    candidates = [
+        replace(form, width=width, grid=best_grid(kept_weights, width, form.threshold, target=form.target))
+        for width in weight_widths(profile)
+    ]
     return max(candidates, key=value)
 
 

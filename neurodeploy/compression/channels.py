@@ -20,6 +20,7 @@ from neurodeploy.compression.bit_width import WeightGrid
 from neurodeploy.compression.constraints import between
 from neurodeploy.compression.weight_matrices import Convolution, find_convolutions, find_layers, require_feed_forward
 from neurodeploy.mapping.budget.budget import Budget
+from neurodeploy.targets import arithmetic_of
 
 _CHANNEL_RATE = 0.01
 """Weight of the latest step in a channel's moving average, after its first hundred."""
@@ -95,6 +96,7 @@ class Channels:
         names = [part.layer for part in budget.layers]
         weighted = [name for name in names if name in convolutions or name in rows]
         self.choices: list[ChannelSelection] = []
+        self.target = arithmetic_of(budget.profile).name
         self.n_channels = {name: budget.grid(name)[0] for name in names}
         for layer, reader in pairwise(weighted):
             if layer in convolutions:
@@ -161,7 +163,9 @@ class Channels:
         """Grid that `neurodeploy.passes.quantize.quantize` would use: the largest weight takes the largest integer."""
         if name not in self.thresholds:
             return None
-        return WeightGrid(width=self.width, largest=float(weight.abs().max()), threshold=self.thresholds[name])
+        return WeightGrid(
+            width=self.width, largest=float(weight.abs().max()), threshold=self.thresholds[name], target=self.target
+        )
 
     @torch.no_grad()
     def update(self) -> None:

@@ -42,6 +42,7 @@ from neurodeploy.compression.weight_matrices import (
 from neurodeploy.errors import RequestError, accept_renamed
 from neurodeploy.mapping.budget.budget import Budget, SliceBudget
 from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
+from neurodeploy.targets import arithmetic_of
 
 Masks = Mapping[str, torch.Tensor]
 
@@ -162,7 +163,12 @@ class MinimaxPruning(Pruning):
         self.masks = {name: torch.ones_like(matrix.weight, dtype=torch.bool) for name, matrix in self.layers.items()}
         self.formats = {
             name: LayerFormat(
-                width=budget.weight_bits, grid=None, rows={}, threshold=thresholds.get(name), axons=self._axons[name]
+                width=budget.weight_bits,
+                grid=None,
+                rows={},
+                threshold=thresholds.get(name),
+                axons=self._axons[name],
+                target=arithmetic_of(budget.profile).name,
             )
             for name in self.layers
         }
@@ -271,7 +277,7 @@ class MinimaxPruning(Pruning):
                 slices = [saliency[name].width_inputs(p, kept, price) for p, price in prices]
                 form = best_width(form, slices, self.budget.profile, self.options.rounding_penalty)
             weights = self._masked(name)[self.masks[name]].cpu().double().numpy()
-            self.formats[name] = replace(form, grid=best_grid(weights, form.width, form.threshold))
+            self.formats[name] = replace(form, grid=best_grid(weights, form.width, form.threshold, target=form.target))
 
     def after_step(self, phase: Phase, learning_rate: float) -> None:
         """Update channel saliencies and the penalty while compressing; keep pruned weights at zero afterwards."""

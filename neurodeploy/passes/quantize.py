@@ -18,6 +18,7 @@ from neurodeploy.ir.arrays import Floats, Integers
 from neurodeploy.ir.graph import Connection
 from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Neuron, Sparse, Synapse
 from neurodeploy.ir.quantized import (
+    COUNTING_ONLY,
     QuantizedConv,
     QuantizedDense,
     QuantizedLayer,
@@ -366,11 +367,13 @@ def quantization_errors(network: Network, quantized: QuantizedNetwork) -> tuple[
             np.abs(arithmetic.decay_shares(integers.neuron.du) - layer.neuron.current_decay).max(),
             np.abs(arithmetic.decay_shares(integers.neuron.dv) - layer.neuron.voltage_decay).max(),
         ]
-        current, voltage = worst_state_bits(integers, arithmetic)
+        # integers for counting have fictitious thresholds and registers: nothing to compare, nothing that overflows
+        runs = quantized.target != COUNTING_ONLY
+        current, voltage = worst_state_bits(integers, arithmetic) if runs else (0.0, 0.0)
         errors.append(LayerError(
             layer=layer.name,
             weight_error=float(np.sqrt(np.mean((back - meant) ** 2))) / power if power else 0.0,
-            threshold_error=threshold_error,
+            threshold_error=threshold_error if runs else 0.0,
             decay_error=float(max(decays)),
             synapses_lost=sum(int(b.total((a.weight != 0) & (b.weight == 0)).sum()) for a, b in pairs),
             worst_current_bits=current,

@@ -29,14 +29,22 @@ from neurodeploy.mapping.placement import Placement
 from neurodeploy.mapping.traffic import measured_rates
 from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
 from neurodeploy.passes.quantize import quantization_errors, quantize
-from neurodeploy.pipeline.deploy import Deployment, Say, ignore, output_folder, report_files, rounding_warnings, write_report
+from neurodeploy.pipeline.deploy import (
+    Deployment,
+    Say,
+    counting_note,
+    ignore,
+    network_file,
+    output_folder,
+    report_files,
+    rounding_warnings,
+    write_report,
+)
 from neurodeploy.report.html import RunArtifacts
-from neurodeploy.report.stages import Accuracy, LavaCheck, check_in_lava, first_samples, measure
+from neurodeploy.report.stages import Accuracy, LavaCheck, as_simulated, check_in_lava, first_samples, measure
 from neurodeploy.report.summary import summarize
-from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
 from neurodeploy.simulation.records import EpochRecord, MemoryPrice, SpikeRecord, save_record
-from neurodeploy.targets.loihi.lava import is_installed
-from neurodeploy.targets.loihi.netx_files import write_netx
+from neurodeploy.targets import arithmetic_of, default_weight_bits, target_of
 from neurodeploy.targets.simulate import DEFAULT_TIME_LIMIT_S, simulate
 from neurodeploy.training.checkpoint import Checkpoint, save_weights
 from neurodeploy.training.data.batches import DataSplit
@@ -44,6 +52,7 @@ from neurodeploy.training.distributed import Replicas, seeded, together
 from neurodeploy.training.encoders import check_payload, in_levels, levels_of, read_out
 from neurodeploy.training.fit import fit
 from neurodeploy.training.forward import Data, evaluate, in_mode, run_model, spikes_of
+from neurodeploy.training.neuron_cells import learn_decays
 from neurodeploy.training.options import FitOptions
 from neurodeploy.training.progress import Progress
 
@@ -169,7 +178,9 @@ def compress(
         # Checked before training: what deployment would refuse after it must not cost hours first.
         network = extract(_as_if_trained(model), sample)
         network.require_chain("training under a budget", side_layers=bias_layers(network), loops=True)
-        counted_bits = DEFAULT_WEIGHT_BITS if bits is None else bits
+        counted_bits = default_weight_bits(profile) if bits is None else bits
+        if options.learn_decays:
+            learn_decays(model, arithmetic_of(profile))
         before = lay_out(network, profile, cores=cores, bits=counted_bits)
         say(_verdict(before))
         budget = narrow_budget(network, profile, cores=cores, bits=counted_bits)
@@ -242,20 +253,28 @@ class _CompressionRun:
         profile, levels = budget.profile, levels_of(options.encoder)
         network, quantized, plan = in_integers(in_levels(extract(model, self.sample), levels), budget, self.pruning.widths)
         placement = lay_out(quantized, profile, cores=self.cores, plan=plan.cuts)
-        write_netx(quantized, folder / "model.net")
+        target, runnable = target_of(profile), as_simulated(network, quantized)
+        files = network_file(quantized, folder, target)
         save_weights(model, folder / "weights.safetensors")
         errors = quantization_errors(network, quantized)
         measured = measure(model, network, quantized, data.test, options)
         accuracy = replace(measured.accuracy, dense=accuracy.dense, compressed=accuracy.compressed)
-        self.say(f"In the chip's integers: {accuracy.emulated:.2%}. {_verdict(placement)}")
+        if target is None:
+            self.say(f"With weights of the chip's widths, all else in floats: {accuracy.quantized:.2%}. {_verdict(placement)}")
+        else:
+            self.say(f"In the chip's integers: {accuracy.emulated:.2%}. {_verdict(placement)}")
         samples = first_samples(model, data.test, options, max(lava_samples, 1))
-        emulated = simulate(quantized, samples.spikes, record="all", graded=levels > 1)
+        emulated = simulate(runnable, samples.spikes, record="all", graded=levels > 1)
         rates = {**measured_rates(emulated), INPUT: np.asarray(samples.rate)}
         placement = arranged(linked(placement, quantized, rates), seed=options.seed)
         in_lava: SpikeRecord | None = None
         lava: LavaCheck | None = None
         notes = [f"Input comes as whole numbers 0..{levels}."] if levels > 1 else []
-        if lava_samples and is_installed():
+        if target is None:
+            notes.append(
+                "Accuracy 'quantised': weights rounded to the profile's widths; thresholds, decays and states in floats."
+            )
+        if lava_samples and target and target.simulators and not target.simulator_missing(target.simulators[0]):
             self.say(f"Running {len(samples.labels)} test samples in Lava's simulator.")
             try:
                 right, comparison, in_lava = check_in_lava(samples, emulated, network, quantized, options, time_limit_s)
@@ -264,14 +283,17 @@ class _CompressionRun:
             else:
                 lava = LavaCheck(steps=comparison.n_steps * emulated.n_samples, mismatches=comparison.mismatches)
                 accuracy = replace(accuracy, lava=right, lava_samples=len(samples.labels))
-        save_record(in_lava or emulated, folder / "record.npz", network="model.net")
+        save_record(in_lava or emulated, folder / "record.npz", network=Path(files["network"]).name if files else "")
         report = summarize(
             profile, budget, placement, history=history, before=self.before, seed=options.seed, accuracy=accuracy,
-            lava=lava, rates=measured.rates, rounding=errors, warnings=(*rounding_warnings(errors, measured), *notes),
+            lava=lava, rates=measured.rates, rounding=errors,
+            warnings=(*rounding_warnings(errors, measured), *notes, *counting_note(profile)),
             memory_prices=memory_prices(model, self.pruning, data.train, options),
-            files=report_files(folder, "network", "weights", "record"),
+            files={**files, **report_files(folder, "weights", "record")},
         )  # fmt: skip
-        artifacts = RunArtifacts(quantized=quantized, budget=budget, emulated=emulated, lava=in_lava, command=command)
+        artifacts = RunArtifacts(
+            quantized=quantized, budget=budget, emulated=emulated if target else None, lava=in_lava, command=command
+        )
         return Deployment(quantized=quantized, placement=placement, report=write_report(report, folder, artifacts))
 
 
@@ -371,7 +393,7 @@ def compress_to(
     with together():
         network = extract(model, sample)
         for count in core_counts:
-            narrow_budget(network, profile, cores=count, bits=bits or DEFAULT_WEIGHT_BITS)
+            narrow_budget(network, profile, cores=count, bits=bits or default_weight_bits(profile))
         deployments: list[Deployment] = []
         for count in core_counts:
             say(f"Compressing to {count} core{'s' if count > 1 else ''}:")

@@ -25,7 +25,7 @@ from neurodeploy.report.html import RunArtifacts, write_page
 from neurodeploy.report.stages import LayerReport, Measurement, measure_on_random_input
 from neurodeploy.report.summary import Report, inspection, layer_reports, summarize
 from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
-from neurodeploy.targets.loihi.netx_files import write_netx
+from neurodeploy.targets import Target, check_profile, default_weight_bits, target_of
 
 Say = Callable[[str], None]
 """Called with a line of text for the user before and after each stage."""
@@ -85,7 +85,7 @@ def inspect(
     *,
     cores: int | None = None,
     chips: int | None = None,
-    bits: int = DEFAULT_WEIGHT_BITS,
+    bits: int | None = None,
     connectivity: float | None = None,
 ) -> Inspection:
     """Place a network as it is, and share the cores out among its layers.
@@ -94,8 +94,8 @@ def inspect(
     ----------
     cores, chips : int, optional
         Cores, or whole chips, that the network may use; all of the profile's by default.
-    bits : int
-        Width of a weight, sign included.
+    bits : int, optional
+        Width of a weight, sign included; the widest that the chip has by default.
     connectivity : float, optional
         Count the expected resources if each weight were kept with this probability, 0..1.
 
@@ -104,7 +104,7 @@ def inspect(
     RequestError
         More cores, chips or bits than the profile has.
     """
-    cores = profile.core_count(cores, chips)
+    cores, bits = profile.core_count(cores, chips), default_weight_bits(profile) if bits is None else bits
     network, balances = balance(network, profile, bits=bits)
     placement = lay_out(network, profile, cores=cores, bits=bits, connectivity=connectivity)
     placement = linked(placement, network, connectivity=connectivity)
@@ -123,12 +123,13 @@ def deploy(
     *,
     out: str | Path,
     cores: int | None = None,
-    bits: int = DEFAULT_WEIGHT_BITS,
+    bits: int | None = None,
     command: str = "",
 ) -> Deployment:
-    """Quantise and place a network; write ``model.net``, ``report.html``, ``report.json`` and ``report.txt``.
+    """Quantise and place a network; write its network file, ``report.html``, ``report.json`` and ``report.txt``.
 
-    A network that does not fit is written, too: the simulators run it, and its report names the limits it breaks.
+    A network that does not fit is written, too: the simulators run it, and its report names the limits it breaks. For a profile
+    without a target there is no network file; for Loihi it is ``model.net``.
 
     Parameters
     ----------
@@ -136,30 +137,33 @@ def deploy(
         Folder to write to; created if missing.
     cores : int, optional
         Cores that the network may use; all of the profile's by default.
-    bits : int
-        Width of a weight, sign included; a quantised network keeps its own.
+    bits : int, optional
+        Width of a weight, sign included; the widest that the chip has by default. A quantised network keeps its own.
     command : str
         The command line, quoted on the report page.
 
     Raises
     ------
     QuantizeError
-        Values that the chip's integers cannot hold.
+        Values that the chip's integers cannot hold, or a network in the integers of another target.
     RequestError
         `out` cannot be written to, or more cores or bits than the profile has.
     """
-    folder = output_folder(out)
+    folder, target = output_folder(out), target_of(profile)
+    if isinstance(network, QuantizedNetwork):
+        check_profile(network, profile)
     seen = inspect(network, profile, cores=cores, bits=bits)
     quantized = network if isinstance(network, QuantizedNetwork) else quantize(network, profile, bits=bits)
     errors = quantization_errors(network, quantized) if isinstance(network, Network) else ()
-    warnings = rounding_warnings(errors, measure_on_random_input(network, quantized)) if isinstance(network, Network) else ()
+    warnings: tuple[str, ...] = tuple(warnings_of(errors))
+    if target is not None and isinstance(network, Network):
+        warnings = rounding_warnings(errors, measure_on_random_input(network, quantized))
     quantized = balanced(quantized, seen.balances)
     placement = arranged(linked(lay_out(quantized, profile, cores=cores), quantized))
-    write_netx(quantized, folder / "model.net")
-    files = report_files(folder, "network")
+    files = {**network_file(quantized, folder, target), **report_files(folder)}
     report = summarize(
-        profile, seen.budget, placement, before=seen.placement, rounding=errors, warnings=warnings, balances=seen.balances,
-        files=files,
+        profile, seen.budget, placement, before=seen.placement, rounding=errors,
+        warnings=(*warnings, *counting_note(profile)), balances=seen.balances, files=files,
     )  # fmt: skip
     artifacts = RunArtifacts(quantized=quantized, budget=seen.budget, command=command)
     return Deployment(quantized=quantized, placement=placement, report=write_report(report, folder, artifacts))
@@ -175,6 +179,20 @@ def output_folder(out: str | Path) -> Path:
     return folder
 
 
+def network_file(network: QuantizedNetwork, folder: Path, target: Target | None) -> dict[str, str]:
+    """Write the network into a folder as its target does; return the entry for `Report.files`, none without a target."""
+    if target is None:
+        return {}
+    return {"network": str(target.write(network, folder / f"model{target.suffix}"))}
+
+
+def counting_note(profile: HardwareProfile) -> tuple[str, ...]:
+    """Return the reason, in one line, why there is no network file; nothing where there is one."""
+    if profile.target is not None:
+        return ()
+    return (f"No network file: profile {profile.name!r} names no target; it is for counting only.",)
+
+
 def rounding_warnings(errors: tuple[LayerError, ...], measured: Measurement) -> tuple[str, ...]:
     """Sentences about lost synapses, overflows, and layers that quantisation silenced or saturated."""
     changed = (f"{change} ({measured.of})" for change in measured.changed)
@@ -182,7 +200,6 @@ def rounding_warnings(errors: tuple[LayerError, ...], measured: Measurement) -> 
 
 
 FILE_NAMES = {
-    "network": "model.net",
     "weights": "weights.safetensors",
     "record": "record.npz",
     "page": "report.html",

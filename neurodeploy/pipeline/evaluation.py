@@ -18,7 +18,7 @@ from neurodeploy.errors import DataError, RequestError, unsupported_kind
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.quantized import QuantizedLI, QuantizedLIF, QuantizedNetwork
 from neurodeploy.report.stages import outputs
-from neurodeploy.targets.loihi.emulator import run_emulator
+from neurodeploy.targets import target_named
 from neurodeploy.training import forward
 from neurodeploy.training.encoders import Readout, check_spikes, decide, for_simulators, levels_of, simulator_spikes
 from neurodeploy.training.forward import Data, check_labels
@@ -160,7 +160,8 @@ class _EvaluationTotal:
     """Sums over the batches that were run so far."""
 
     def __init__(self, network: QuantizedNetwork, device: str | None, graded: bool) -> None:
-        self.network, self.device, self.graded = network, device, graded
+        self.network, self.target, self.graded = network, target_named(network.target), graded
+        self.options: dict[str, Any] = {} if device is None else {"device": device}
         self.fan_out = [(c.source, c.synapse.fan_out()) for layer in network for c in layer.connections]
         self.right = self.samples = self.steps = self.latency = 0
         self.operations, self.seconds = Counter[str](), 0.0
@@ -168,7 +169,7 @@ class _EvaluationTotal:
 
     def add(self, spikes: NDArray[Any], labels: NDArray[np.int64], readout: Readout) -> None:
         started = time.perf_counter()
-        record = run_emulator(self.network, spikes, device=self.device)
+        record = self.target.emulate(self.network, spikes, **self.options)
         self.seconds += time.perf_counter() - started
         output = outputs(record, self.network, np.array(0.0))
         self.right += int(np.count_nonzero(decide(output, readout) == labels))

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from neurodeploy.errors import unsupported_kind
 from neurodeploy.ir.network import LI, LIF, Network
-from neurodeploy.ir.quantized import QuantizedLI, QuantizedLIF, QuantizedNetwork
+from neurodeploy.ir.quantized import COUNTING_ONLY, QuantizedLI, QuantizedLIF, QuantizedNetwork
 from neurodeploy.mapping.budget.budget import LayerBudget
 from neurodeploy.mapping.placement import LayerUse, Placement
-from neurodeploy.passes.quantize import RateChange, changed_rates, dequantize
+from neurodeploy.passes.quantize import RateChange, changed_rates, dequantize, with_rounded_weights
 from neurodeploy.simulation.records import Comparison, SpikeRecord, compare
-from neurodeploy.targets import arithmetic_named
+from neurodeploy.targets import arithmetic_named, target_named
 from neurodeploy.targets.simulate import random_spikes, simulate
 from neurodeploy.training.encoders import decide, for_simulators, levels_of
 from neurodeploy.training.forward import Data, spikes_of
@@ -84,25 +84,34 @@ class Measurement:
     overflows: dict[str, int]
 
 
+def as_simulated(network: Network, quantized: QuantizedNetwork) -> Network | QuantizedNetwork:
+    """Return what stands for a quantised network in simulations: itself, or floats with its weights if no target runs it."""
+    return with_rounded_weights(network, quantized) if quantized.target == COUNTING_ONLY else quantized
+
+
 def measure(
     model: torch.nn.Module, network: Network, quantized: QuantizedNetwork, data: Data, options: FitOptions
 ) -> Measurement:
     """Run test data through the network in floats, with rounded parameters, and in the chip's integers.
+
+    Where no target runs the integers, weights alone are rounded, the arithmetic stays in floats, and `Accuracy.emulated` is None.
 
     Parameters
     ----------
     network : Network
         In the input levels of the options' encoder; see `in_levels`.
     """
-    rounded, graded = dequantize(quantized, network.timestep_s), levels_of(options.encoder) > 1
+    runs, graded = quantized.target != COUNTING_ONLY, levels_of(options.encoder) > 1
+    runnable = as_simulated(network, quantized)
+    rounded = dequantize(quantized, network.timestep_s) if runs else with_rounded_weights(network, quantized)
     right, samples = Counter[str](), 0
     before, after, overflows = Counter[str](), Counter[str](), Counter[str]()
     for inputs, target in data:
         labels = np.asarray(target)
         spikes = for_simulator(inputs, model, options)
-        emulated = simulate(quantized, spikes, record="all", graded=graded)
+        emulated = simulate(runnable, spikes, record="all", graded=graded)
         samples += len(labels)
-        right["emulated"] += count_correct(emulated, quantized, network, labels, options)
+        right["emulated"] += count_correct(emulated, runnable, network, labels, options)
         right["quantized"] += count_correct(simulate(rounded, spikes, graded=graded), rounded, network, labels, options)
         before.update(
             {name: rate * len(labels) for name, rate in simulate(network, spikes, record="all", graded=graded).rates().items()}
@@ -112,7 +121,9 @@ def measure(
     rates = {name: total / samples for name, total in after.items()}
     return Measurement(
         of="on the test data",
-        accuracy=Accuracy(quantized=right["quantized"] / samples, emulated=right["emulated"] / samples, test_samples=samples),
+        accuracy=Accuracy(
+            quantized=right["quantized"] / samples, emulated=right["emulated"] / samples if runs else None, test_samples=samples
+        ),
         rates=rates,
         changed=changed_rates({name: total / samples for name, total in before.items()}, rates),
         overflows=dict(overflows),
@@ -176,7 +187,8 @@ def check_in_lava(
 ) -> tuple[float, Comparison, SpikeRecord]:
     """Run recorded samples in Lava: their accuracy, the comparison with the emulator, and Lava's record."""
     graded = levels_of(options.encoder) > 1
-    lava = simulate(quantized, samples.spikes, end="lava", record="all", graded=graded, time_limit_s=time_limit_s)
+    end = target_named(quantized.target).simulators[0]
+    lava = simulate(quantized, samples.spikes, end=end, record="all", graded=graded, time_limit_s=time_limit_s)
     return count_correct(lava, quantized, network, samples.labels, options) / len(samples.labels), compare(emulated, lava), lava
 
 

@@ -97,7 +97,8 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """The keys of ``report.json``."""
         return {
-            "target": self.profile.name,
+            "profile": self.profile.name,
+            "target": self.profile.target,
             "seed": self.seed,
             "versions": versions(),
             "fits": {"before": None if self.before is None else self.before.fits, "after": self.placement.fits},
@@ -162,7 +163,8 @@ def inspection(
     """The keys of ``neurodeploy inspect --json``."""
     layers = layer_reports(placement, budget)
     return {
-        "target": placement.profile.name,
+        "profile": placement.profile.name,
+        "target": placement.profile.target,
         "fits": placement.fits,
         "binding": binding(placement),
         **board_json(placement),

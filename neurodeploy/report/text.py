@@ -38,7 +38,9 @@ def as_text(*parts: RenderableType) -> str:
 
 def verdict(placement: Placement, before: Placement | None = None) -> list[str]:
     """Sentences that say whether a network fits, and which limits it breaks."""
-    lines = [f"{placement.profile.name}: {placement.profile.description}"]
+    profile = placement.profile
+    runs = "counting only" if profile.target is None else f"target {profile.target}"
+    lines = [f"{profile.name} ({runs}): {profile.description}"]
     for when, shown in (("Before", before), ("Now", placement)):
         if shown is None:
             continue

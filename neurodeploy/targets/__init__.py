@@ -212,14 +212,9 @@ def arithmetic_named(name: str = DEFAULT_TARGET) -> Arithmetic:
 
 
 def default_weight_bits(profile: HardwareProfile) -> int:
-    """Return the widest weight that a chip has and its arithmetic rounds to.
-
-    Raises
-    ------
-    QuantizeError
-        There is no such width.
-    """
-    return max(weight_widths(profile))
+    """Return the widest weight that a chip has and its arithmetic rounds to; else, for counting, the widest that it has."""
+    stated, possible = profile["weight_bits"].choices, arithmetic_of(profile).registers.weight_bits
+    return max((width for width in stated if width in possible), default=max(stated))
 
 
 def weight_widths(profile: HardwareProfile) -> tuple[int, ...]:

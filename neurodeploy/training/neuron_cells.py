@@ -22,18 +22,18 @@ from norse.torch.module.leaky_integrator_box import LIBoxCell
 from norse.torch.module.lif import LIFCell
 from norse.torch.module.lif_box import LIFBoxCell
 
-from neurodeploy.targets.loihi.arithmetic import DECAY_UNITY
+from neurodeploy.targets import Arithmetic, arithmetic_named
 
 DECAYS = ("tau_syn_inv", "tau_mem_inv")
 """What Norse calls them: 1 / tau, in 1/s."""
-_LEAST = 1 / DECAY_UNITY
 
 
 class Decays(torch.nn.Module):
     """A cell's numbers, read as Norse reads them, of which those in `DECAYS` learn; it stands where they stood, in ``cell.p``.
 
     What learns is the logarithm of the share that is forgotten in a step, dt / tau, so that one learning rate serves it as it
-    serves weights. It is held within 1/4096..1, and read as the nearest of the chip's 4096 steps; the gradient goes through.
+    serves weights. It is held between one step of the target's decay register and 1, and read as the nearest share that the
+    register holds; the gradient passes unchanged.
 
     Attributes
     ----------
@@ -41,12 +41,13 @@ class Decays(torch.nn.Module):
         In 1/s, of the shapes that the cell had; where it had them.
     """
 
-    def __init__(self, p: Any, dt: float) -> None:
+    def __init__(self, p: Any, dt: float, arithmetic: Arithmetic) -> None:
         super().__init__()
-        self._rest, self._dt = p, dt
+        self._rest, self._dt, self._arithmetic = p, dt, arithmetic
+        self._least = 1 / (1 << arithmetic.registers.decay_bits)
         for name in DECAYS:
             if hasattr(p, name):
-                share = (torch.as_tensor(getattr(p, name)).detach() * dt).clamp(_LEAST, 1.0)
+                share = (torch.as_tensor(getattr(p, name)).detach() * dt).clamp(self._least, 1.0)
                 self.register_parameter(f"log_{name}", torch.nn.Parameter(share.log()))
 
     def __getattr__(self, name: str) -> Any:
@@ -59,16 +60,22 @@ class Decays(torch.nn.Module):
 
     def _read(self, log: torch.nn.Parameter) -> torch.Tensor:
         with torch.no_grad():
-            log.data.clamp_(math.log(_LEAST), 0.0)
+            log.data.clamp_(math.log(self._least), 0.0)
         share = log.exp()
-        steps = (share.detach() * DECAY_UNITY).round() / DECAY_UNITY
+        registers = self._arithmetic.decay_registers(share.detach().cpu().numpy())
+        steps = torch.as_tensor(self._arithmetic.decay_shares(registers)).to(share)
         return (share + (steps - share.detach())) / self._dt
 
 
-def learn_decays(model: torch.nn.Module) -> int:
+def learn_decays(model: torch.nn.Module, arithmetic: Arithmetic | None = None) -> int:
     """Let the decays of a model's Norse cells learn: parameters of the model from now on, and part of its state.
 
     Cells whose decays learn already stay as they are.
+
+    Parameters
+    ----------
+    arithmetic : Arithmetic, optional
+        Of the chip that the model is trained for; that of the default target where none is given.
 
     Returns
     -------
@@ -78,7 +85,7 @@ def learn_decays(model: torch.nn.Module) -> int:
     cells = [module for module in model.modules() if _has_decays(module)]
     for cell in cells:
         if not isinstance(cell.p, Decays):
-            decays = Decays(cell.p, float(cast("Any", cell).dt))
+            decays = Decays(cell.p, float(cast("Any", cell).dt), arithmetic or arithmetic_named())
             del cell.p
             cell.p = decays.to(next((parameter.device for parameter in model.parameters()), None))
     return len(cells)

@@ -109,7 +109,7 @@ class Masked(MinimaxPruning, ABC):
         """Lay each layer's grid anew, for the weights that survive."""
         for name, form in self.formats.items() if self.integers else ():
             kept = self.effective(name)[self.masks[name]].cpu().double().numpy()
-            self.formats[name] = replace(form, grid=best_grid(kept, form.width, form.threshold))
+            self.formats[name] = replace(form, grid=best_grid(kept, form.width, form.threshold, target=form.target))
 
     def memory(self, parts: Sequence[SliceBudget], progress: float) -> int:
         """Bits that the slices of a core may use at `progress`."""
