@@ -18,7 +18,7 @@ from neurodeploy.errors import ExtractError, NetworkError, unsupported_kind
 from neurodeploy.frontends.expressions import LinearExpression, Shape, Term, scale_inputs, ungrouped
 from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.graph import INPUT, Connection
-from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse, Synapse
+from neurodeploy.ir.network import LIF, Conv, Dense, Layer, Network, Neuron, Sparse, Synapse
 
 BIAS = "bias"
 """Name of the layer of one neuron that always fires."""
@@ -45,7 +45,7 @@ class NeuronSpec:
         Length of a step, if the framework's neurons have one.
     """
 
-    neuron: LIF | LI
+    neuron: Neuron
     gain: Floats
     has_current: bool = False
     timestep_s: float | None = None

@@ -277,6 +277,17 @@ class ConvWiring(ByValue):
 Wiring: TypeAlias = "DenseWiring | SparseWiring | ConvWiring"
 
 
+def is_dense(wiring: Wiring) -> bool:
+    """Return whether a connection is a plain matrix, with a weight for every pair of neurons."""
+    match wiring:
+        case DenseWiring():
+            return True
+        case SparseWiring() | ConvWiring():
+            return False
+        case _:
+            raise unsupported_kind(wiring)
+
+
 def is_convolution(wiring: Wiring) -> bool:
     """Return whether neurons of a channel share their weights, and channels, rows and columns have a meaning."""
     match wiring:

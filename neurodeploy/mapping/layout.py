@@ -18,10 +18,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import RequestError
+from neurodeploy.errors import RequestError, unsupported_kind
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
 from neurodeploy.ir.arrays import Floats
-from neurodeploy.ir.connectivity import ConvWiring
+from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring
 from neurodeploy.ir.graph import wait_steps
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
@@ -150,7 +150,14 @@ def least_usage(layer: AnyLayer, count: LayerCount, senders: Collection[str]) ->
     for wiring, formula, sources in count.bundles():
         fan_out = received[first][1]  # equal for all sources of a bundle
         first += len(sources)
-        kernel = wiring if isinstance(wiring, ConvWiring) and encodings & {"convolution", "dynapcnn"} else None
+        kernel: ConvWiring | None = None
+        match wiring:
+            case ConvWiring():
+                kernel = wiring if encodings & {"convolution", "dynapcnn"} else None
+            case DenseWiring() | SparseWiring():
+                pass
+            case _:
+                raise unsupported_kind(wiring)
         if kernel is not None:
             fan_out = fan_out.sum(axis=0)  # an axon is a pixel, with all its channels
         if count.connectivity is None:

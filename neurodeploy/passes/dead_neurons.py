@@ -119,8 +119,8 @@ def _ties(network: Network, names: tuple[str, ...] | list[str]) -> nx.Graph:
 
 
 def _is_trimmable(layer: Layer, network: Network) -> bool:
-    into, out_of = [c.synapse for c in layer.connections], [c.synapse for _, c in network.targets(layer.name)]
-    for synapse in (*into, *out_of):
+    touching: list[Synapse] = [c.synapse for c in (*layer.connections, *(c for _, c in network.targets(layer.name)))]
+    for synapse in touching:
         match synapse:
             case Dense():
                 pass

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from neurodeploy.errors import QuantizeError, unsupported_kind
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers
+from neurodeploy.ir.connectivity import is_convolution, is_dense
 from neurodeploy.ir.graph import Connection
 from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Neuron, Sparse, Synapse
 from neurodeploy.ir.quantized import (
@@ -95,7 +96,7 @@ def _quantized(layer: Layer, width: int, profile: HardwareProfile, arithmetic: A
     bias = layer.bias * factor
     scale = weight_scale(weights, bias, threshold, width, profile, arithmetic)
     integers = [_rounded(weight, scale, arithmetic) for weight in weights]
-    if isinstance(layer.connections[0].synapse, Dense) and len(weights) == 1:
+    if is_dense(layer.connections[0].synapse) and len(weights) == 1:
         # Rounding can leave weights that the target reads as others. A weight that was rounded to zero stays zero, so that a
         # sign that is gone costs the other weights no bit and does not come back.
         kept = np.where(integers[0] != 0, weights[0], 0.0)
@@ -142,7 +143,7 @@ def _brought_to_one_threshold(layer: Layer) -> tuple[Floats, Floats | None]:
             return np.ones(()), None
         case LIF(threshold=thresholds):
             by_channel = np.broadcast_to(thresholds, layer.n_neurons).reshape(layer.shape[0], -1)
-            if any(isinstance(c.synapse, Conv) for c in layer.connections) and (by_channel != by_channel[:, :1]).any():
+            if any(is_convolution(c.synapse) for c in layer.connections) and (by_channel != by_channel[:, :1]).any():
                 return np.ones(()), thresholds  # neurons of a channel share their weights, which have one scale only
             return thresholds.max() / thresholds, thresholds.max()
         case _:
@@ -360,9 +361,14 @@ def quantization_errors(network: Network, quantized: QuantizedNetwork) -> tuple[
         meant = np.concatenate([a.weight.ravel() for a, _ in pairs])
         back = np.concatenate([(b.weight / b.per_weight(integers.scale)).ravel() for _, b in pairs])
         power = float(np.sqrt(np.mean(meant**2))) if meant.size else 0.0
-        threshold_error = 0.0
-        if isinstance(layer.neuron, LIF) and isinstance(integers.neuron, QuantizedLIF):
-            threshold_error = float(np.max(np.abs(integers.neuron.vth / integers.scale / layer.neuron.threshold - 1)))
+        match layer.neuron, integers.neuron:
+            case LIF(threshold=threshold), QuantizedLIF(vth=vth):
+                threshold_error = float(np.max(np.abs(vth / integers.scale / threshold - 1)))
+            case LI(), QuantizedLI():
+                threshold_error = 0.0
+            case floats, registers_of:
+                kinds = f"{type(floats).__name__} and {type(registers_of).__name__}"
+                raise QuantizeError(f"layer {layer.name!r}", f"has neurons of kinds {kinds}, which are not the same")
         decays = [
             np.abs(arithmetic.decay_shares(integers.neuron.du) - layer.neuron.current_decay).max(),
             np.abs(arithmetic.decay_shares(integers.neuron.dv) - layer.neuron.voltage_decay).max(),

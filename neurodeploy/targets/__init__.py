@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import ProfileError, QuantizeError, RequestError
+from neurodeploy.errors import ProfileError, QuantizeError, RequestError, unsupported_kind
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers
-from neurodeploy.ir.quantized import COUNTING_ONLY, DEFAULT_TARGET, QuantizedLIF, QuantizedNetwork
+from neurodeploy.ir.quantized import COUNTING_ONLY, DEFAULT_TARGET, QuantizedLI, QuantizedLIF, QuantizedNetwork
 
 if TYPE_CHECKING:
     from neurodeploy.simulation.records import Recorded, SpikeRecord
@@ -266,7 +266,13 @@ def check_profile(network: QuantizedNetwork, profile: HardwareProfile) -> None:
                         where, f"its {kind} decay {int(odd.flat[0])} is no multiple of {1 << missing}",
                         source=profile["decay_bits"].where, remedy="Change the time constant.",
                     )  # fmt: skip
-        threshold = int(neuron.vth.max()) if isinstance(neuron, QuantizedLIF) else 0
+        match neuron:
+            case QuantizedLIF():
+                threshold = int(neuron.vth.max())
+            case QuantizedLI():
+                threshold = 0
+            case _:
+                raise unsupported_kind(neuron)
         bias = int(np.abs(layer.bias).max(initial=0))
         shift = registers.weight_exponent
         for what, value, key in (

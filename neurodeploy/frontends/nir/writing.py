@@ -100,7 +100,8 @@ class _GraphWriter:
         """Add the nodes from a source to a layer: Delay, Flatten, weights, Flatten."""
         source, shape = connection.source, self.shapes[connection.source]
         if source != INPUT:
-            match self.network[source].neuron:
+            firing = self.network[source].neuron
+            match firing:
                 case LIF():
                     pass
                 case LI():
@@ -111,7 +112,7 @@ class _GraphWriter:
                         remedy="Remove the connection: it never carries a spike.",
                     )
                 case _:
-                    raise unsupported_kind(self.network[source].neuron)
+                    raise unsupported_kind(firing)
         stem, path = f"{layer.name}.from.{source}", [source]
         if connection.delay_steps:
             delay = np.full(shape, connection.delay_steps * self.dt)

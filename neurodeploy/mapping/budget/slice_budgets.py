@@ -18,7 +18,7 @@ import numpy as np
 
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
-from neurodeploy.ir.connectivity import DenseWiring
+from neurodeploy.ir.connectivity import is_dense
 from neurodeploy.ir.graph import INPUT, bias_layers
 from neurodeploy.mapping.budget.budget import AxonCap, LayerBudget, SliceBudget, Slices
 from neurodeploy.mapping.placement import Slice
@@ -105,7 +105,7 @@ def prunable_sources(layers: Layers) -> dict[str, str]:
     rows = {INPUT, *(layer.name for layer in layers if len(grid_of(layer)) == 1)}
     for layer in layers:
         main = [c.source for c in layer.connections if c.source not in beside]
-        is_dense = all(isinstance(c.synapse, DenseWiring) for c in layer.connections)
+        is_dense = all(is_dense(c.synapse) for c in layer.connections)
         if len(main) == 1 and is_dense and layer.name not in beside and {layer.name, main[0]} <= rows:
             found[layer.name] = main[0]
     return found

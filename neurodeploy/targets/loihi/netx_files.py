@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from neurodeploy.errors import NetxError, unsupported_kind
 from neurodeploy.ir.arrays import Integers
-from neurodeploy.ir.connectivity import is_convolution
+from neurodeploy.ir.connectivity import is_convolution, is_dense
 from neurodeploy.ir.files import absence, endless_heap, replacing
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.quantized import (
@@ -195,7 +195,7 @@ def write_netx(network: QuantizedNetwork, path: PathLike) -> Path:
     kinds = plain_kinds(network)
     for layer in network if kinds else ():
         synapse = layer.connections[0].synapse
-        if isinstance(synapse, QuantizedDense) and len(layer.connections) == 1:
+        if is_dense(synapse) and len(layer.connections) == 1:
             check_lava_reads(f"layer {layer.name!r}", synapse.weight)
     try:
         with replacing(path) as scratch, h5py.File(scratch, "w") as file:
