@@ -10,10 +10,19 @@ from boards import board, flow_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.placement.arrangers import adjacent, at_random, force_directed, greedy
 from neurodeploy.errors import PlacementError, RequestError
-from neurodeploy.mapping.arrangement import arrange, bisect, exchange, prices, settle
-from neurodeploy.mapping.arrangers import adjacent, at_random, force_directed, greedy, hilbert, in_order, space_filling
-from neurodeploy.mapping.traffic import Flow, Mesh, crowd, spike_hops, strangers, talk_of, travel
+from neurodeploy.mapping.arrangement import (
+    arrange,
+    best_swaps,
+    bisect,
+    hilbert,
+    in_order,
+    placement_costs,
+    reassign,
+    space_filling,
+)
+from neurodeploy.mapping.traffic import Flow, Mesh, core_subset, independent_sets, spike_hops, traffic_graph, travel_cost
 
 
 def line(n_cores: int) -> Flow:
@@ -40,55 +49,55 @@ def layers(width: int, height: int, depth: int, *, skip: bool = True) -> Flow:
 
 
 def test_strangers_do_not_talk_and_everybody_has_a_turn() -> None:
-    talk = talk_of(layers(4, 3, 4), 48)
-    draw = strangers(talk, np.random.default_rng(0))
+    graph = traffic_graph(layers(4, 3, 4), 48)
+    draw = independent_sets(graph, np.random.default_rng(0))
     sets = [next(draw) for _ in range(20)]
     for members in sets:
         chosen = np.zeros(48, bool)
         chosen[members] = True
-        assert not (chosen[talk.owner] & chosen[talk.core]).any()
+        assert not (chosen[graph.owner] & chosen[graph.core]).any()
     assert np.unique(np.concatenate(sets)).size == 48
 
 
 def test_prices_are_what_a_core_would_pay() -> None:
-    mesh, talk = board(), talk_of(layers(2, 2, 3), 12)
+    mesh, graph = board(), traffic_graph(layers(2, 2, 3), 12)
     points, at = mesh.points(np.arange(16)), np.random.default_rng(1).permutation(16)[:12]
-    them = crowd(talk, np.array([0, 5, 11]))
-    paid = prices(them, points[at[them.core]], points)
+    subset = core_subset(graph, np.array([0, 5, 11]))
+    paid = placement_costs(subset, points[at[subset.core]], points)
     for row, core in enumerate((0, 5, 11)):
         for place in range(16):
-            near = slice(talk.first[core], talk.first[core + 1])
-            slow = talk.spikes[near] @ mesh.cost(np.full(near.stop - near.start, place), at[talk.core[near]])
+            near = slice(graph.first[core], graph.first[core + 1])
+            slow = graph.spikes[near] @ mesh.cost(np.full(near.stop - near.start, place), at[graph.core[near]])
             assert paid[row, place] == pytest.approx(slow)
 
 
 @given(st.integers(0, 999), st.integers(4, 20))
 @settings(max_examples=20)
 def test_settling_and_exchanging_never_cost(seed: int, size: int) -> None:
-    mesh, talk, rng = board(2, (2,)), talk_of(layers(3, 2, 4), 24), np.random.default_rng(seed)
+    mesh, graph, rng = board(2, (2,)), traffic_graph(layers(3, 2, 4), 24), np.random.default_rng(seed)
     points, at = mesh.points(np.arange(32)), rng.permutation(32)[:24]
-    draw, before = strangers(talk, rng), travel(talk, points[at])
+    draw, before = independent_sets(graph, rng), travel_cost(graph, points[at])
     for _ in range(5):
-        settle(talk, at, points, next(draw), size, rng)
-        after = travel(talk, points[at])
+        reassign(graph, at, points, next(draw), size, rng)
+        after = travel_cost(graph, points[at])
         assert after <= before + 1e-9
         before = after
-    exchange(talk, at, points, 50)
-    assert travel(talk, points[at]) <= before + 1e-9
+    best_swaps(graph, at, points, 50)
+    assert travel_cost(graph, points[at]) <= before + 1e-9
     assert np.unique(at).size == 24
 
 
 def test_after_exchanging_no_exchange_gains() -> None:
-    mesh, talk = board(), talk_of(layers(2, 2, 3), 12)
+    mesh, graph = board(), traffic_graph(layers(2, 2, 3), 12)
     points, at = mesh.points(np.arange(16)), np.random.default_rng(2).permutation(16)[:12]
-    exchange(talk, at, points, 1000)
-    best = travel(talk, points[at])
+    best_swaps(graph, at, points, 1000)
+    best = travel_cost(graph, points[at])
     for core in range(12):
         for place in range(16):
             tried = at.copy()
             tried[at == place] = at[core]
             tried[core] = place
-            assert travel(talk, points[tried]) >= best - 1e-9
+            assert travel_cost(graph, points[tried]) >= best - 1e-9
 
 
 def test_bisection_keeps_two_cliques_apart() -> None:
@@ -96,7 +105,7 @@ def test_bisection_keeps_two_cliques_apart() -> None:
     groups = np.random.default_rng(0).permutation(32).reshape(2, 16)
     flow = flow_of(*((a, b, 1.0) for group in groups for a in group for b in group if a < b))
     order = np.random.default_rng(1).random(32)
-    at = bisect(talk_of(flow, 32), mesh.points(np.arange(32)), order, smoothing=50, trades=5, rng=np.random.default_rng(0))
+    at = bisect(traffic_graph(flow, 32), mesh.points(np.arange(32)), order, smoothing=50, trades=5, rng=np.random.default_rng(0))
     assert sorted(at.tolist()) == list(range(32))
     assert all(np.unique(at[group] // 16).size == 1 for group in groups)
 
@@ -191,11 +200,11 @@ def test_small_nets_are_near_the_best(edges: list[tuple[int, int, float]], seed:
 
 def test_layers_that_overlap_travel_at_most_six_tenths_of_in_order() -> None:
     flow, mesh = layers(8, 8, 7), board(chips=4, chip_mesh=(2, 2), tiles=(8, 4), per_tile=4)
-    told: list[float] = []
-    found = arrange(flow, 448, mesh, effort=0.3, progress=told.append)
+    reported: list[float] = []
+    found = arrange(flow, 448, mesh, effort=0.3, progress=reported.append)
     assert spike_hops(flow, found, mesh) <= 0.6 * spike_hops(flow, in_order(448), mesh)
-    assert (told[0], told[-1]) == (0.0, 1.0)
-    assert told == sorted(told)
+    assert (reported[0], reported[-1]) == (0.0, 1.0)
+    assert reported == sorted(reported)
 
 
 def test_the_same_seed_gives_the_same_arrangement() -> None:
@@ -220,7 +229,7 @@ def test_a_small_net_stays_together_on_a_large_board() -> None:
     ("flow", "n_cores", "effort", "error", "said"),
     [
         (line(3), 17, 1.0, PlacementError, "the board: 17 cores > 16. Take a larger board"),
-        (line(5), 4, 1.0, RequestError, "flow: core 4 talks, but there are 4 logical cores"),
+        (line(5), 4, 1.0, RequestError, "flow: core 4 has traffic, but there are 4 logical cores"),
         (line(3), 3, 0.0, RequestError, "effort: 0.0 is not a positive number"),
     ],
 )

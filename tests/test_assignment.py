@@ -18,7 +18,7 @@ from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.graph import Connection
 from neurodeploy.ir.network import LIF, Conv, Layer, Network
 from neurodeploy.mapping.layout import lay_out, place
-from neurodeploy.mapping.packing import assigned
+from neurodeploy.mapping.packing import assign_layers
 from neurodeploy.resources.usage import limited_resources
 
 MakeChip = Callable[..., HardwareProfile]
@@ -45,7 +45,7 @@ def test_if_there_is_a_core_for_every_layer_each_gets_one(make_chip: MakeChip, d
     assert limited_resources(chip) == ("neurons", "synapse_memory_bits", "slices")
     needs = np.array(data.draw(st.lists(of_a_layer, min_size=1, max_size=4)))
     best = max(fitting(needs, chip, cores) for cores in permutations(range(4), len(needs)))
-    found = tuple(assigned(needs, chip).tolist())
+    found = tuple(assign_layers(needs, chip).tolist())
     assert len(set(found)) == len(needs)
     if best == len(needs):
         assert fitting(needs, chip, found) == best

@@ -17,7 +17,7 @@ from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network
 from neurodeploy.mapping.budget.allocation import gains, share_budget
-from neurodeploy.mapping.layout import lay_out, linked
+from neurodeploy.mapping.layout import lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.pipeline.deploy import deploy, inspect
 from neurodeploy.report.stages import board_json
@@ -37,7 +37,7 @@ def forked(make_chip: Callable[..., HardwareProfile]) -> Placement:
         neurons_per_core=2, synop_dense_energy=10.0, synop_sparse_energy=3.0, synop_dense_time=4.0, neuron_update_energy=5.0
     )
     rates = {"input": np.array(1.0), "a": np.array([0.5, 0.0]), "b": np.array(0.0)}
-    return linked(lay_out(network, chip), network, rates)
+    return with_traffic(lay_out(network, chip), network, rates)
 
 
 # ---------------------------------------------------------------------------------------------- JSON
@@ -74,7 +74,7 @@ def test_what_is_not_known_of_the_board_is_null(forked: Placement) -> None:
     network = in_integers(layer_of([[1]], vth=1))
     bare = board_json(lay_out(network, TINY))
     assert (bare["traffic"], bare["estimate"]) == (None, None)
-    without_figures = board_json(linked(lay_out(network, TINY), network))
+    without_figures = board_json(with_traffic(lay_out(network, TINY), network))
     assert without_figures["traffic"]["rates"] == "assumed"
     assert without_figures["estimate"] is None
 
@@ -103,7 +103,7 @@ def test_traffic_and_cost_are_told_in_sentences(forked: Placement) -> None:
 
 def test_rates_that_are_assumed_are_told_with_the_figure() -> None:
     network = in_integers(layer_of([[1]], vth=1))
-    said = list(traffic_lines(linked(lay_out(network, TINY), network)))
+    said = list(traffic_lines(with_traffic(lay_out(network, TINY), network)))
     assert said[0].endswith("(rates assumed, 0.1 spikes per neuron and step).")
     assert said[1] == "Energy and time: unknown, because tiny.yaml has no figures."
     assert list(traffic_lines(lay_out(network, TINY))) == []
@@ -113,7 +113,7 @@ def test_chips_are_told_where_more_than_one_is_used(make_chip: Callable[..., Har
     """Two chips of one core each; what goes from the first to the second crosses over."""
     network = in_integers(layer_of([[1], [1]], name="a", vth=1), layer_of([[1, 1], [1, 1]], name="b", source="a", vth=1))
     chip = make_chip(neurons_per_core=2, cores_per_chip=1, chips=3)
-    placement = linked(lay_out(network, chip), network)
+    placement = with_traffic(lay_out(network, chip), network)
     assert "2 of 3 cores used on 2 of 3 chips; lower bound: " in verdict(placement)[-1]
     assert next(traffic_lines(placement)).startswith("Traffic per step: 0.3 spikes sent, 0.2 of them to another chip, ")
     assert board_json(placement)["traffic"]["between_chips"] == pytest.approx(0.2)
@@ -209,7 +209,7 @@ def test_a_deployed_network_stands_where_spikes_travel_least(tmp_path: Path) -> 
     ))  # fmt: skip
     done = deploy(network, KAPOHO_BAY, out=tmp_path)
     said = json.loads((tmp_path / "report.json").read_text())
-    traffic = linked(lay_out(network, KAPOHO_BAY), network).traffic()
+    traffic = with_traffic(lay_out(network, KAPOHO_BAY), network).traffic()
     assert traffic is not None
     assert said["traffic"]["spike_hops"] <= traffic.spike_hops()
     assert said["traffic"]["spikes"] == pytest.approx(traffic.links.spikes.sum())

@@ -20,7 +20,7 @@ from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.quantized import QuantizedLayer, QuantizedLIF, QuantizedNetwork, QuantizedSparse, QuantizedSynapse
 from neurodeploy.mapping.layout import counts_of, lay_out, least_cores
-from neurodeploy.mapping.packing import Hearing
+from neurodeploy.mapping.packing import FanOut
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import Region, bits_of, grid_of, limited_resources
 
@@ -46,21 +46,21 @@ def halved(region: Region, rng: np.random.Generator) -> tuple[Region, Region]:
 def at_random(network: QuantizedNetwork, profile: HardwareProfile, rng: np.random.Generator) -> int | None:
     """Cores of a placement with cuts drawn until every piece fits, each piece on the first core with room; None if none fits."""
     counts = counted(network, profile)
-    hearing = Hearing(network.layers, counts, profile)
+    fan_out = FanOut(network.layers, counts, profile)
     capacity = np.array([profile.capacity(resource) for resource in limited_resources(profile)])
     pieces: list[np.ndarray] = []
     for layer in reversed(network.layers):
-        filling, waiting, regions = hearing.filling(layer), [Region.whole(grid_of(layer))], []
+        counter, waiting, regions = fan_out.counter(layer), [Region.whole(grid_of(layer))], []
         while waiting:
             region = waiting.pop()
-            if (filling.needs(region) > capacity).any() or (region.n_neurons > 1 and rng.random() < 0.05):
+            if (counter.needs(region) > capacity).any() or (region.n_neurons > 1 and rng.random() < 0.05):
                 if region.n_neurons == 1:
                     return None
                 waiting += halved(region, rng)
             else:
                 regions.append(region)
-        hearing.add(layer, regions)
-        pieces += [filling.needs(region) for region in regions]
+        fan_out.add(layer, regions)
+        pieces += [counter.needs(region) for region in regions]
     return first_fit(pieces, capacity)
 
 
@@ -169,9 +169,9 @@ def test_nor_fewer_for_sparse_layers_that_hear_themselves(
     for pieces in range(1, n + 1):
         ends = [0, *sorted(rng.choice(np.arange(1, n), pieces - 1, replace=False).tolist()), n]
         regions = [Region.run(*run) for run in pairwise(ends)]
-        hearing = Hearing(network.layers, counts, profile)
-        hearing.add(layer, regions)
-        needs = [hearing.filling(layer).needs(region) for region in regions]
+        fan_out = FanOut(network.layers, counts, profile)
+        fan_out.add(layer, regions)
+        needs = [fan_out.counter(layer).needs(region) for region in regions]
         if all((need <= capacity).all() for need in needs):
             assert bound <= first_fit(needs, capacity)
             break
@@ -193,9 +193,9 @@ def fewest_cores(network: QuantizedNetwork, profile: HardwareProfile) -> int:
     capacity = np.array([profile.capacity(resource) for resource in limited_resources(profile)])
     best = network.n_neurons
     for later in cuts(second.n_neurons):
-        hearing = Hearing(network.layers, counts, profile)
-        hearing.add(second, [Region.run(*run) for run in later])
-        fillings = hearing.filling(first), hearing.filling(second)
+        fan_out = FanOut(network.layers, counts, profile)
+        fan_out.add(second, [Region.run(*run) for run in later])
+        fillings = fan_out.counter(first), fan_out.counter(second)
         for earlier in cuts(first.n_neurons):
             pieces = [fillings[0].needs(Region.run(*run)) for run in earlier]
             pieces += [fillings[1].needs(Region.run(*run)) for run in later]
@@ -246,9 +246,9 @@ def test_nor_the_best_of_a_sparse_layer_that_hears_itself(n: int, connectivity: 
     capacity = np.array([profile.capacity(resource) for resource in limited_resources(profile)])
     for runs in cuts(n):
         regions = [Region.run(*run) for run in runs]
-        hearing = Hearing(network.layers, counts, profile)
-        hearing.add(layer, regions)
-        needs = [hearing.filling(layer).needs(region) for region in regions]
+        fan_out = FanOut(network.layers, counts, profile)
+        fan_out.add(layer, regions)
+        needs = [fan_out.counter(layer).needs(region) for region in regions]
         if all((need <= capacity).all() for need in needs):
             best = min(best, packed(needs, [], capacity, best))
     bounds = [bound(network.layers, counts, profile) for bound in (least_cores, tight_bound)]

@@ -256,7 +256,7 @@ def test_cores_the_chip_does_not_have_are_refused(make_network: MakeNetwork, cor
 
 
 def test_too_many_neurons_are_nothing_that_pruning_helps(make_network: MakeNetwork) -> None:
-    with pytest.raises(BudgetError, match=r"Pruning synapses does not help: allow 3 cores or take out neurons\.$") as caught:
+    with pytest.raises(BudgetError, match=r"Pruning synapses does not help\. Allow 3 cores or remove neurons\.$") as caught:
         share_budget(make_network([4, 150, 10]), TINY, cores=2)
     error = caught.value
     assert (error.where, error.need, error.limit, error.source) == ("layer 'layer1'", 160, 128, "tiny.yaml: neurons_per_core")

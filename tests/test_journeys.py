@@ -19,7 +19,7 @@ from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.energy import Traffic, figures_of, mesh_of, unpriced
-from neurodeploy.mapping.layout import lay_out, linked
+from neurodeploy.mapping.layout import lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.mapping.traffic import measured_rates
 from neurodeploy.targets.simulate import random_spikes, simulate
@@ -79,7 +79,7 @@ def placed(draw: st.DrawFn) -> tuple[QuantizedNetwork, Placement]:
     seed = draw(st.integers(0, 99))
     rng = np.random.default_rng(seed)
     rates = {layer.name: rng.random(layer.n_neurons) for layer in network}
-    return network, shuffled(linked(lay_out(network, BOARD), network, rates), seed)
+    return network, shuffled(with_traffic(lay_out(network, BOARD), network, rates), seed)
 
 
 # ---------------------------------------------------------------------------------------------- against a slow router
@@ -103,7 +103,7 @@ def test_a_spike_goes_along_its_row_and_then_along_its_column() -> None:
     """From tile (0, 1), core 6, to tile (2, 0), core 4: east over (0, 1) and (1, 1), then north over (2, 1)."""
     network = in_integers(layer_of([[1]], name="a", vth=1), layer_of([[1]], name="b", source="a", vth=1))
     apart = with_values(BOARD, neurons_per_core=1)
-    placement = linked(lay_out(network, apart), network, {"a": np.array(0.5)}).moved(np.array([6, 4]))
+    placement = with_traffic(lay_out(network, apart), network, {"a": np.array(0.5)}).moved(np.array([6, 4]))
     loads = traffic_of(placement).on_links()
     assert {tuple(at): loads[tuple(at)] for at in np.argwhere(loads).tolist()} == {
         (0, 1, 0, 0): 0.5, (0, 1, 1, 0): 0.5, (0, 1, 2, 3): 0.5,
@@ -197,7 +197,7 @@ def test_events_are_those_of_a_run_counted_spike_by_spike(seed: int) -> None:
     record = simulate(network, spikes, record="all")
     rates = {**measured_rates(record), "input": spikes.mean(axis=(0, 2))}
     sparse = with_values(BOARD, encodings=("sparse",))
-    placement = shuffled(linked(lay_out(network, sparse), network, rates), seed)
+    placement = shuffled(with_traffic(lay_out(network, sparse), network, rates), seed)
     events, counted = traffic_of(placement).events(), counted_run(network, placement, record, spikes)
     assert record.rates()["a"] > 0
     np.testing.assert_allclose(events.spikes, counted["spikes"])
@@ -216,7 +216,7 @@ def test_events_are_those_of_a_run_counted_spike_by_spike(seed: int) -> None:
 
 def test_a_chip_without_figures_gives_no_estimate() -> None:
     network = in_integers(layer_of([[1]], vth=1))
-    assert traffic_of(linked(lay_out(network, TINY), network)).estimate() is None
+    assert traffic_of(with_traffic(lay_out(network, TINY), network)).estimate() is None
     assert lay_out(network, TINY).traffic() is None
     assert set(unpriced(TINY)) > {"synop_sparse", "neuron_update"}
     assert unpriced(KAPOHO_BAY) == ("hop_between_chips",)

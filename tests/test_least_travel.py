@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from benchmarks.placement.least_travel import by_cuts, by_neighbours, least_spike_hops, nearest
 from neurodeploy.mapping.arrangement import arrange
-from neurodeploy.mapping.traffic import Mesh, spike_hops, talk_of
+from neurodeploy.mapping.traffic import Mesh, spike_hops, traffic_graph
 
 
 def small_board(tiles: tuple[int, int], chips: int) -> Mesh:
@@ -31,7 +31,7 @@ def test_no_arrangement_of_few_cores_is_below(
     n_cores = min(n_cores, mesh.n_cores)
     flow = flow_of(*((a % n_cores, b % n_cores, spikes) for a, b, spikes in edges))
     best = min(spike_hops(flow, np.array(at), mesh) for at in permutations(range(mesh.n_cores), n_cores))
-    talk = talk_of(flow, n_cores)
+    talk = traffic_graph(flow, n_cores)
     if not talk.core.size:
         assert least_spike_hops(flow, n_cores, mesh) == 0
     else:
@@ -40,14 +40,14 @@ def test_no_arrangement_of_few_cores_is_below(
 
 
 def test_two_cores_that_talk_are_a_hop_apart() -> None:
-    assert by_neighbours(talk_of(flow_of((0, 1, 2.0)), 2), small_board((3, 2), 1)) == pytest.approx(2.0)
+    assert by_neighbours(traffic_graph(flow_of((0, 1, 2.0)), 2), small_board((3, 2), 1)) == pytest.approx(2.0)
 
 
 def test_all_that_talk_to_all_are_bounded_by_cuts() -> None:
     mesh = small_board((4, 4), 1)
     flow = flow_of(*((a, b, 1.0) for a in range(16) for b in range(a)))
     travelled = spike_hops(flow, arrange(flow, 16, mesh), mesh)  # wherever they stand
-    assert 0.8 * travelled <= by_cuts(talk_of(flow, 16), mesh) <= travelled + 1e-9
+    assert 0.8 * travelled <= by_cuts(traffic_graph(flow, 16), mesh) <= travelled + 1e-9
 
 
 @pytest.mark.parametrize("chips", [(1,), (2, 2), (3, 2, 2)])

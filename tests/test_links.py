@@ -19,7 +19,7 @@ from strategies import limits
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile, Value
 from neurodeploy.ir.quantized import QuantizedNetwork
-from neurodeploy.mapping.layout import lay_out, linked
+from neurodeploy.mapping.layout import lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.mapping.traffic import ASSUMED_RATE, ENCODINGS, Links, Rates, measured_rates
 from neurodeploy.mapping.traffic import links_of as links_between
@@ -32,7 +32,7 @@ TINY = load_profile("tiny")
 
 
 def links_of(placement: Placement, network: QuantizedNetwork, rates: Rates | None = None) -> Links:
-    links = linked(placement, network, rates).links
+    links = with_traffic(placement, network, rates).links
     assert links is not None
     return links
 

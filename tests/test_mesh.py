@@ -8,9 +8,9 @@ from boards import board, flow_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.placement.arrangers import at_random
 from neurodeploy.errors import NetworkError, RequestError
-from neurodeploy.mapping.arrangers import at_random
-from neurodeploy.mapping.traffic import Flow, Mesh, spike_hops, talk_of, travel
+from neurodeploy.mapping.traffic import Flow, Mesh, spike_hops, traffic_graph, travel_cost
 
 # ---------------------------------------------------------------------------------------------- the mesh, on paper
 
@@ -111,4 +111,4 @@ def test_spike_hops_by_a_slow_count(edges: list[tuple[int, int, float]], seed: i
         slow += spikes * abs((chip_a // 2 * 2 + tile_a // 4) - (chip_b // 2 * 2 + tile_b // 4))
         slow += spikes * 10 * (abs(chip_a % 2 - chip_b % 2) + abs(chip_a // 2 - chip_b // 2))
     assert spike_hops(flow, position, mesh) == pytest.approx(slow)
-    assert travel(talk_of(flow, 10), mesh.points(position)) == pytest.approx(slow)
+    assert travel_cost(traffic_graph(flow, 10), mesh.points(position)) == pytest.approx(slow)

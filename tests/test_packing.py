@@ -16,9 +16,9 @@ from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.quantized import QuantizedNetwork
-from neurodeploy.mapping import layout as laying
+from neurodeploy.mapping import layout
 from neurodeploy.mapping.layout import counts_of, lay_out
-from neurodeploy.mapping.packing import Hearing, cores_of, cut, packed
+from neurodeploy.mapping.packing import FanOut, best_fit_decreasing, cut_layer, estimate_cores
 from neurodeploy.resources.usage import grid_of, limited_resources
 
 MakeChip = Callable[..., HardwareProfile]
@@ -38,7 +38,7 @@ def small() -> HardwareProfile:
 @given(needs=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=12))
 def test_packed_pieces_fit_and_leave_no_two_cores_that_one_could_be(needs: list[tuple[int, int]]) -> None:
     table, capacity = np.array(needs), np.array([10, 10])
-    cores = packed(table, capacity)
+    cores = best_fit_decreasing(table, capacity)
     used = np.stack([table[cores == core].sum(axis=0) for core in range(cores.max() + 1)])
     assert (used <= capacity).all()
     both = used[:, None] + used
@@ -47,7 +47,7 @@ def test_packed_pieces_fit_and_leave_no_two_cores_that_one_could_be(needs: list[
 
 def test_the_largest_choose_first_and_the_small_fill_what_is_left() -> None:
     needs = np.array([[3], [7], [4], [6], [5], [5]])
-    cores = packed(needs, np.array([10]))
+    cores = best_fit_decreasing(needs, np.array([10]))
     assert cores.max() == 2
     assert [cores[0], cores[2], cores[4]] == [cores[1], cores[3], cores[5]]
 
@@ -57,12 +57,12 @@ def test_cut_pieces_part_the_layer_and_fit_a_core(block: tuple[int, int, int]) -
     network, profile = three_convolutions(), small()
     counts = counts_of(network.layers, {layer.name: 8 for layer in network.layers}, profile)
     layer = network["conv3"]
-    filling = Hearing(network.layers, counts, profile).filling(layer)
+    counter = FanOut(network.layers, counts, profile).counter(layer)
     capacity = np.array([profile.capacity(resource) for resource in limited_resources(profile)])
-    regions, covered = cut(filling, block, capacity), np.zeros(grid_of(layer), dtype=np.int64)
+    regions, covered = cut_layer(counter, block, capacity), np.zeros(grid_of(layer), dtype=np.int64)
     for region in regions:
         covered[region.box] += 1
-        assert (filling.needs(region) <= capacity).all()
+        assert (counter.needs(region) <= capacity).all()
     assert (covered == 1).all()
 
 
@@ -75,12 +75,12 @@ def test_estimated_cores_are_those_of_the_fullest_core_that_holds_each_piece(siz
         if holds:
             left.remove(min(holds))
         left.append((min(holds) if holds else 100) - size)
-    assert cores_of([(size / 100, n) for size, n in sizes]) == pytest.approx(len(left), abs=1 + len(left) // 20)
+    assert estimate_cores([(size / 100, n) for size, n in sizes]) == pytest.approx(len(left), abs=1 + len(left) // 20)
 
 
 def test_cutting_first_takes_fewer_cores_and_is_recounted(monkeypatch: pytest.MonkeyPatch) -> None:
     network, profile = three_convolutions(), small()
     ours = lay_out(network, profile)
     assert_true_to(network, ours)
-    monkeypatch.setattr(laying, "_TUNED_LAYERS", 0)
+    monkeypatch.setattr(layout, "MAX_ANNEALED_LAYERS", 0)
     assert ours.cores_used <= lay_out(network, profile).cores_used

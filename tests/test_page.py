@@ -62,8 +62,8 @@ def test_a_network_that_does_not_fit_says_what_binds() -> None:
     placement = lay_out(two_layers(n=400), tiny, cores=1)
     seen = Reader(page_of(summarize(tiny, None, placement))).text
     assert "✕ Does not fit" in seen
-    assert f"{placement.cores_used} cores for the network > 1 (cores given; tiny.yaml: cores_per_chip)" in seen
-    assert "Compress it under a budget of 1 core" in seen
+    assert f"{placement.cores_used} cores for the network > 1 (cores allowed; tiny.yaml: cores_per_chip)" in seen
+    assert "Compress it to 1 core" in seen
 
 
 def test_every_number_of_a_layer_is_there(page: str) -> None:

@@ -210,20 +210,20 @@ def test_the_first_layer_stands_on_the_first_core(make_network: MakeNetwork, mak
 def test_too_many_cores() -> None:
     network = in_integers(layer_of(np.ones((150, 1))))
     with pytest.raises(
-        PlacementError, match=r"^layer 'only': 3 cores for the network > 2 .*budget of 2 cores, or give it 3\.$"
+        PlacementError, match=r"^layer 'only': 3 cores for the network > 2 .*Compress it to 2 cores, or allow 3\.$"
     ) as caught:
         place(network, TINY, cores=2)
     error = caught.value
-    assert (error.need, error.limit, error.source) == (3, 2, "cores given; tiny.yaml: cores_per_chip")
+    assert (error.need, error.limit, error.source) == (3, 2, "cores allowed; tiny.yaml: cores_per_chip")
     assert place(network, TINY, cores=3).cores_used == 3
 
 
 @pytest.mark.parametrize(
     ("limits", "resource", "need", "remedy"),
     [
-        ({"input_axons_per_core": 9}, "input_axons", 10, "what it hears, or part its sum over others"),
-        ({"synapse_memory_bits_per_core": 639}, "synapse_memory_bits", 640, "what it hears, or part its sum over others"),
-        ({"output_axons_per_core": 1, "neurons_per_core": 2}, "output_axons", 2, "what hears it"),
+        ({"input_axons_per_core": 9}, "input_axons", 10, "inputs, or sum them over intermediate neurons"),
+        ({"synapse_memory_bits_per_core": 639}, "synapse_memory_bits", 640, "inputs, or sum them over intermediate neurons"),
+        ({"output_axons_per_core": 1, "neurons_per_core": 2}, "output_axons", 2, "targets"),
     ],
 )
 def test_a_neuron_too_large_for_a_core_gets_one_to_itself_and_is_named(
@@ -235,7 +235,9 @@ def test_a_neuron_too_large_for_a_core_gets_one_to_itself_and_is_named(
     placement = lay_out(network, chip)
     (alone,) = (part for part in placement.slices if part.layer == "big")
     assert [part.core for part in placement.slices].count(alone.core) == 1
-    with pytest.raises(PlacementError, match=rf"It is one neuron, which no cut makes smaller: prune {remedy}\.$") as caught:
+    with pytest.raises(
+        PlacementError, match=rf"This slice is a single neuron and cannot be cut further: prune its {remedy}\.$"
+    ) as caught:
         place(network, chip)
     error, limit = caught.value, limits[f"{resource}_per_core"]
     assert (error.where, error.what, error.need, error.limit) == ("layer 'big'", f"{resource} on core {alone.core}", need, limit)

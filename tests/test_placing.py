@@ -18,7 +18,7 @@ from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
-from neurodeploy.mapping.layout import arranged, lay_out, linked, place
+from neurodeploy.mapping.layout import arrange_placement, lay_out, place, with_traffic
 from neurodeploy.mapping.placement import Placement
 
 TINY, LOIHI1 = load_profile("tiny"), load_profile("loihi1")
@@ -47,7 +47,7 @@ def test_spikes_never_travel_farther_than_as_laid_out(sizes: list[int], seed: in
     network = chain(sizes, seed)
     rng = np.random.default_rng(seed)
     rates: dict[str, Any] = {layer.name: rng.random(layer.n_neurons) for layer in network}
-    laid = linked(lay_out(network, BOARD), network, rates)
+    laid = with_traffic(lay_out(network, BOARD), network, rates)
     put = place(network, BOARD, rates=rates, seed=seed)
     assert hops(put) <= hops(laid) + 1e-9
     assert put.cores_used == laid.cores_used
@@ -66,8 +66,8 @@ def test_it_does_gain_something() -> None:
     network = in_integers(first, *between, last)
     chip = with_values(BOARD, neurons_per_core=1)
     rates = {"a": np.array(1.0)} | {f"b{n}": np.array(0.0) for n in range(5)}
-    laid = linked(lay_out(network, chip), network, rates)
-    assert hops(laid) > hops(arranged(laid)) == 1
+    laid = with_traffic(lay_out(network, chip), network, rates)
+    assert hops(laid) > hops(arrange_placement(laid)) == 1
 
 
 def test_as_many_chips_as_were_given_are_used() -> None:
@@ -75,9 +75,9 @@ def test_as_many_chips_as_were_given_are_used() -> None:
     placement = place(network, BOARD, chips=1)
     assert (placement.cores_available, placement.cores_used, placement.chips_used) == (8, 6, 1)
     assert place(network, BOARD, cores=6).cores_available == 6
-    with pytest.raises(PlacementError, match=r"6 cores for the network > 5 \(cores given; .*, or give it 6\.$"):
+    with pytest.raises(PlacementError, match=r"6 cores for the network > 5 \(cores allowed; .*, or allow 6\.$"):
         place(network, BOARD, cores=5)
-    with pytest.raises(PlacementError, match=r"10 cores for the network > 8 .*, or give it 10\.$"):
+    with pytest.raises(PlacementError, match=r"10 cores for the network > 8 .*, or allow 10\.$"):
         place(chain([3, 30], 1), BOARD, chips=1)
     with pytest.raises(PlacementError, match=r"20 cores for the network > 16 .*, or take a larger chip\.$"):
         place(chain([3, 60], 1), BOARD)
@@ -95,20 +95,20 @@ def test_a_chip_whose_cores_differ_keeps_them_as_laid_out(make_chip: Callable[..
 
 def test_what_is_too_large_for_the_board_stays_as_laid_out() -> None:
     network = chain([3, 60], 1)
-    laid = linked(lay_out(network, BOARD), network)
-    assert arranged(laid) == laid
+    laid = with_traffic(lay_out(network, BOARD), network)
+    assert arrange_placement(laid) == laid
     assert laid.cores_used > BOARD.cores
 
 
 def test_nobody_is_asked_where_nobody_talks(make_network: Callable[..., Network]) -> None:
     laid = lay_out(make_network([4, 9, 9]), BOARD)
-    assert arranged(laid) == laid
+    assert arrange_placement(laid) == laid
 
 
 def test_what_is_expected_is_placed_as_what_is_there(make_network: Callable[..., Network]) -> None:
     """Half of the weights, expected or there: about as many spikes meet about half the synapses."""
     network = make_network([20, 30, 10])
-    whole, half = (linked(lay_out(network, TINY, connectivity=c), network, connectivity=c).links for c in (1.0, 0.5))
+    whole, half = (with_traffic(lay_out(network, TINY, connectivity=c), network, connectivity=c).links for c in (1.0, 0.5))
     assert whole is not None
     assert half is not None
     sparse = half.encoding == 1
@@ -125,5 +125,5 @@ def test_how_far_it_is_is_told() -> None:
 
 def test_what_takes_more_chips_than_it_was_given_is_arranged_on_those_that_it_takes() -> None:
     network = chain([3, 30], 1)  # ten cores, where a chip has eight
-    placement = arranged(linked(lay_out(network, BOARD, cores=8), network))
+    placement = arrange_placement(with_traffic(lay_out(network, BOARD, cores=8), network))
     assert (placement.fits, placement.cores_used, placement.chips_used) == (False, 10, 2)

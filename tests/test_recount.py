@@ -18,7 +18,7 @@ from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile, Value
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
-from neurodeploy.mapping.layout import lay_out, linked, place
+from neurodeploy.mapping.layout import lay_out, place, with_traffic
 
 MakeChip = Callable[..., HardwareProfile]
 
@@ -63,7 +63,7 @@ def test_links_change_nothing_of_where_neurons_stand(
     make_chip: MakeChip, network: QuantizedNetwork, numbers: dict[str, Value | None]
 ) -> None:
     placement = lay_out(network, make_chip(**numbers))
-    told = linked(placement, network)
+    told = with_traffic(placement, network)
     assert (told.slices, told.cores_lower_bound) == (placement.slices, placement.cores_lower_bound)
 
 
@@ -90,7 +90,7 @@ def test_the_recount_finds_what_is_broken(make_chip: MakeChip) -> None:
     whole = lay_out(network, make_chip(slices_per_core=1, cores_per_layer=1, neurons_per_core=2, fan_in_per_neuron=1))
     assert list(broken(network, whole)) == ["3 neurons on core 0", "2 synapses onto a neuron of 'only'"]
     with pytest.raises(
-        PlacementError, match=r"A layer of tiny stands on one core: make it smaller, or compress it under a budget"
+        PlacementError, match=r"tiny keeps a layer on one core: make the layer smaller, or compress the network to a budget"
     ):
         place(network, whole.profile)
     (_, fan_in) = whole.overruns()

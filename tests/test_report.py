@@ -129,9 +129,9 @@ def test_binding_is_what_the_network_broke_as_it_came(before: Placement, after: 
     assert said == binding(before)
     assert {key: said[0][key] for key in ("layer", "resource", "core", "need", "limit", "source")} == {
         "layer": "layer1", "resource": "cores", "core": None, "need": before.cores_used, "limit": 1,
-        "source": "cores given; tiny.yaml: cores_per_chip",
+        "source": "cores allowed; tiny.yaml: cores_per_chip",
     }  # fmt: skip
-    assert said[0]["remedy"].startswith("Compress it under a budget of 1 core")
+    assert said[0]["remedy"].startswith("Compress it to 1 core")
     assert summarize(TINY, None, before).to_json()["binding"] == binding(before)
 
 
@@ -160,7 +160,7 @@ def test_the_verdict_comes_first(before: Placement, after: Placement) -> None:
     said = lines(summarize(TINY, None, after, before=before))
     assert said[0] == f"tiny: {TINY.description}"
     assert said[1].startswith(
-        f"Before: does not fit. layer 'layer1': {before.cores_used} cores for the network > 1 (cores given;"
+        f"Before: does not fit. layer 'layer1': {before.cores_used} cores for the network > 1 (cores allowed;"
     )
     verdict = next(line for line in said if line.startswith("Now: "))
     assert verdict == "Now: fits. 1 of 1 cores used; lower bound: 1 core (each resource's total over what a core has)."

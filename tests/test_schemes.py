@@ -17,7 +17,16 @@ from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.layout import counts_of, lay_out
-from neurodeploy.mapping.partition import Agreement, Options, Scheme, blocks, even_cuts, longest, middle, options_of
+from neurodeploy.mapping.partition import (
+    BlockOptions,
+    BlockSelection,
+    Scheme,
+    block_lengths,
+    block_options,
+    even_cuts,
+    longest_fit,
+    middle_run,
+)
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import Region, bits_of, grid_of, usage_vector
 
@@ -34,14 +43,14 @@ def test_even_cuts_are_few_and_even(side: int, block: int) -> None:
     assert len(cuts) == math.ceil(side / block)
     assert max(lengths) - min(lengths) <= 1
     assert max(lengths) <= block
-    start, stop = middle(side, block)
+    start, stop = middle_run(side, block)
     assert (start, stop) in cuts
     assert stop - start == max(lengths)
 
 
 @given(side=SIDES, step=st.sampled_from([1.1, 1.5]))
 def test_blocks_are_those_of_even_cuts(side: int, step: float) -> None:
-    lengths = blocks(side, step)
+    lengths = block_lengths(side, step)
     assert lengths == sorted(set(lengths), reverse=True)
     assert lengths[0] == side
     assert lengths[-1] == 1
@@ -67,16 +76,16 @@ def test_a_layer_is_cut_where_most_pieces_stand_in_a_row() -> None:
 
 @given(most=st.integers(0, 200), limit=st.integers(0, 250), guess=st.integers(0, 250))
 def test_the_longest_is_found_from_any_guess(most: int, limit: int, guess: int) -> None:
-    assert longest(lambda n: n <= limit, most, guess) == min(most, limit)
+    assert longest_fit(lambda n: n <= limit, most, guess) == min(most, limit)
 
 
 # ---------------------------------------------------------------------------------------------- layers agree
 
 
-def option(*rows: tuple[int, int, float, float], source: str | None = None) -> Options:
+def option(*rows: tuple[int, int, float, float], source: str | None = None) -> BlockOptions:
     """Blocks of (pieces, neurons of each, share of a core, neurons that all pieces hear)."""
     pieces, neurons, own, heard = np.array(rows, dtype=np.float64).T
-    return Options(
+    return BlockOptions(
         blocks=neurons[:, None].astype(np.int64), pieces=pieces, neurons=neurons, own=np.stack([own, 0 * own], axis=1),
         heard={source: heard} if source is not None else {}, peak={source: heard / 100} if source is not None else {},
     )  # fmt: skip
@@ -87,11 +96,11 @@ def test_a_layer_takes_more_cores_where_that_spares_its_source_more() -> None:
     axon = np.array([0.0, 1 / 20])
     second = option((8, 1, 0.5, 800), (5, 1, 1.0, 500), source="first")
     layers = {"first": option((100, 1, 0.01, 0), (10, 10, 0.1, 0)), "second": second}
-    chosen = Agreement(layers, {"first": 100, "second": 8}, axon).reached()
+    chosen = BlockSelection(layers, {"first": 100, "second": 8}, axon).select()
     assert chosen["second"].cores == pytest.approx(5.0)
     assert chosen["first"].block == (1,)
     assert chosen["first"].cores >= 25
-    free = Agreement(layers, {"first": 100, "second": 8}, np.zeros(2)).reached()
+    free = BlockSelection(layers, {"first": 100, "second": 8}, np.zeros(2)).select()
     assert free["second"].cores == pytest.approx(4.0)
 
 
@@ -108,10 +117,10 @@ def test_options_are_as_counted(chip: str) -> None:
     profile, network = load_profile(chip), drawn(12, 10)
     counts = counts_of(network.layers, {layer.name: bits_of(layer) for layer in network.layers}, profile)
     layer = network.layers[1]
-    options = options_of(counts["second"], grid_of(layer), profile)
+    options = block_options(counts["second"], grid_of(layer), profile)
     capacity = np.array([profile.capacity(name) for name in lay_out(network, profile).resources])
     for n in range(0, len(options.blocks), 7):
-        cut = [middle(side, int(block)) for side, block in zip(grid_of(layer), options.blocks[n], strict=True)]
+        cut = [middle_run(side, int(block)) for side, block in zip(grid_of(layer), options.blocks[n], strict=True)]
         region = Region(tuple(a for a, _ in cut), tuple(b for _, b in cut))
         assert options.own[n] == pytest.approx(usage_vector(counts["second"].usage(region), 0, profile) / capacity)
         pieces = Scheme(grid=grid_of(layer), block=tuple(options.blocks[n].tolist()), axis=0)

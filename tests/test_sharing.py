@@ -18,9 +18,9 @@ from neurodeploy.hardware.loading import load_profile
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget import allocation as plan
-from neurodeploy.mapping.budget.allocation import Pressed, Unpruned, n_cores, share_budget
-from neurodeploy.mapping.layout import filled
-from neurodeploy.mapping.partition import middle, options_of
+from neurodeploy.mapping.budget.allocation import PrunedLayerCount, Unpruned, count_cores, share_budget
+from neurodeploy.mapping.layout import pack_layers
+from neurodeploy.mapping.partition import block_options, middle_run
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import Region, grid_of, limited_resources
 
@@ -32,11 +32,11 @@ def test_networks_of_many_slices_are_laid_in_all_ways_only_near_the_end(monkeypa
     thorough = share_budget(network, profile, cores=19)
     ways: list[bool] = []
 
-    def laid(*args: Any, is_quick: bool = False, filled: Any = plan.filled, **options: Any) -> Any:
+    def laid(*args: Any, is_quick: bool = False, pack_layers: Any = plan.pack_layers, **options: Any) -> Any:
         ways.append(is_quick)
-        return filled(*args, is_quick=is_quick, **options)
+        return pack_layers(*args, is_quick=is_quick, **options)
 
-    monkeypatch.setattr(plan, "filled", laid)
+    monkeypatch.setattr(plan, "pack_layers", laid)
     monkeypatch.setattr(plan, "MANY_SLICES", 0)
     roughly = share_budget(network, profile, cores=19)
     kept = [sum(layer.synapse_memory_bits for layer in budget.layers) for budget in (thorough, roughly)]
@@ -50,13 +50,13 @@ def test_what_blocks_take_at_a_share_is_what_the_plan_counts(chip: str) -> None:
     drawing, profile = Drawing((3, 12, 12), seed=0), load_profile(chip)
     drawing.conv("conv2", drawing.conv("conv1", (INPUT,), 8), 12)
     layer = drawing.network().layers[1]
-    pressed = Pressed(LayerCount(layer, 8, profile, connectivity=1.0), 0.3, prunes_axons=False)
-    options = options_of(pressed, grid_of(layer), profile)
+    pruned = PrunedLayerCount(LayerCount(layer, 8, profile, connectivity=1.0), 0.3, prunes_axons=False)
+    options = block_options(pruned, grid_of(layer), profile)
     capacity = np.array([profile.capacity(resource) for resource in limited_resources(profile)])
     for n in range(0, len(options.blocks), 7):
-        cut = [middle(side, int(block)) for side, block in zip(grid_of(layer), options.blocks[n], strict=True)]
+        cut = [middle_run(side, int(block)) for side, block in zip(grid_of(layer), options.blocks[n], strict=True)]
         region = Region(tuple(a for a, _ in cut), tuple(b for _, b in cut))
-        assert options.own[n] == pytest.approx(pressed.usage_vector(region) / capacity, abs=1e-5)
+        assert options.own[n] == pytest.approx(pruned.usage_vector(region) / capacity, abs=1e-5)
 
 
 def test_a_neuron_that_brings_a_bias_and_hears_nobody_needs_no_room_for_synapses() -> None:
@@ -104,26 +104,26 @@ def test_no_core_stays_empty_while_layers_are_pressed() -> None:
 def test_where_neurons_and_axons_alone_are_too_much_the_error_says_for_how_many_cores_they_are_not() -> None:
     network, profile = four_convolutions(), with_values(load_profile("loihi2"), memory_bits_per_core=265_000)
     with pytest.raises(
-        BudgetError, match="cores for neurons, axons and a synapse on each core alone, whatever is pruned > 4 "
+        BudgetError, match="cores for the neurons, axons and one synapse a slice that remain however much is pruned > 4 "
     ) as caught:
         share_budget(network, profile, cores=4)
     error = caught.value
     assert (error.where, error.limit, error.source) == ("layer 'conv1'", 4, "loihi2.yaml: memory_bits_per_core")
     assert error.need is not None
-    assert error.remedy == f"Allow {error.need} cores or take out neurons."
+    assert error.remedy == f"Allow {error.need} cores or remove neurons."
     assert share_budget(network, profile, cores=int(error.need))
-    with pytest.raises(BudgetError, match=r"Allow .* cores or take out neurons: loihi2 has fewer\.$"):
+    with pytest.raises(BudgetError, match=r"Use a chip with at least .* cores \(loihi2 has .*\) or remove neurons\.$"):
         share_budget(network, with_values(profile, cores_per_chip=4), cores=4)
 
 
 def test_a_layout_that_is_enough_is_taken_as_it_is() -> None:
     network, profile = four_convolutions(), with_values(load_profile("loihi2"), memory_bits_per_core=330_000)
     unpruned = Unpruned(network, profile, 8)
-    best = n_cores(unpruned.slices)
+    best = count_cores(unpruned.slices)
     ways: list[int] = []
     for enough in (1, best, best + 3):
-        slices = filled(network.layers, profile, unpruned.counts, enough=enough)
-        ways.append(n_cores(slices))
+        slices = pack_layers(network.layers, profile, unpruned.counts, enough=enough)
+        ways.append(count_cores(slices))
     assert ways[:2] == [best, best]
     assert best <= ways[2] <= best + 3
 

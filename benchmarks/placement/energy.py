@@ -29,7 +29,7 @@ from benchmarks.placement.rows import append
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.quantized import QuantizedNetwork
-from neurodeploy.mapping.layout import linked, place
+from neurodeploy.mapping.layout import place, with_traffic
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.resources.usage import grid_of
 
@@ -90,7 +90,7 @@ def compare(network: QuantizedNetwork, rate: float) -> dict[str, Any]:
     runs = {timing: simulate_in_sanafe(layers, homes, spikes, timing=timing) for timing in ("cycle", "detailed")}
     fired = runs["cycle"].fired
     rates = {layer.name: fired[k + 1][:, first:].mean(axis=1) for k, layer in enumerate(network)}
-    known = linked(placement, network, rates | {INPUT: np.array(spikes[:, first:].mean())})
+    known = with_traffic(placement, network, rates | {INPUT: np.array(spikes[:, first:].mean())})
     traffic = known.traffic()
     estimate = None if traffic is None else traffic.estimate()
     assert estimate is not None

@@ -16,7 +16,7 @@ from scipy.linalg import eigh
 from scipy.optimize import linear_sum_assignment
 
 from neurodeploy.ir.arrays import Floats
-from neurodeploy.mapping.traffic import Flow, Mesh, Talk, talk_of
+from neurodeploy.mapping.traffic import Flow, Mesh, TrafficGraph, traffic_graph
 
 MATCHED_PLACES = 1200
 """On a board of more places all count like the best there could be, and cuts are not looked at."""
@@ -26,17 +26,17 @@ ROUNDS = 300
 
 def least_spike_hops(flow: Flow, n_cores: int, mesh: Mesh) -> float:
     """No arrangement of the cores on the board has fewer spikes x hops a step."""
-    talk = talk_of(flow, n_cores)
-    if not talk.core.size:
+    graph = traffic_graph(flow, n_cores)
+    if not graph.core.size:
         return 0.0
-    return max(by_neighbours(talk, mesh), by_cuts(talk, mesh) if mesh.n_cores <= MATCHED_PLACES else 0.0)
+    return max(by_neighbours(graph, mesh), by_cuts(graph, mesh) if mesh.n_cores <= MATCHED_PLACES else 0.0)
 
 
-def by_neighbours(talk: Talk, mesh: Mesh) -> float:
+def by_neighbours(graph: TrafficGraph, mesh: Mesh) -> float:
     """The bound by the places nearest to each core's own."""
-    order = np.lexsort((-talk.spikes, talk.owner))
-    said = np.zeros((talk.n_cores, int(np.diff(talk.first).max())))
-    said[talk.owner, np.arange(talk.owner.size) - talk.first[talk.owner]] = talk.spikes[order]
+    order = np.lexsort((-graph.spikes, graph.owner))
+    said = np.zeros((graph.n_cores, int(np.diff(graph.first).max())))
+    said[graph.owner, np.arange(graph.owner.size) - graph.first[graph.owner]] = graph.spikes[order]
     if mesh.n_cores > MATCHED_PLACES:
         return float((said @ nearest(mesh, said.shape[1])).sum()) / 2
     points = mesh.points(np.arange(mesh.n_cores))
@@ -64,7 +64,7 @@ def nearest(mesh: Mesh, most: int) -> Floats:
     return least
 
 
-def by_cuts(talk: Talk, mesh: Mesh, rounds: int = ROUNDS) -> float:
+def by_cuts(graph: TrafficGraph, mesh: Mesh, rounds: int = ROUNDS) -> float:
     """The bound by what crosses the lines of the board.
 
     With s_c = +-1 for the side of line c, spikes x hops are the sum of s_c' L s_c / 4 over the lines, L the Laplacian of the
@@ -79,11 +79,11 @@ def by_cuts(talk: Talk, mesh: Mesh, rounds: int = ROUNDS) -> float:
         return 0.0
     spread = np.maximum(np.linalg.eigvalsh(np.array(sides) @ np.array(sides).T)[::-1], 0.0)
     trace = float(sum(side[0] ** 2 for side in sides))
-    room = np.maximum(trace * talk.n_cores - np.concatenate([[0.0], spread.cumsum()[:-1]]), 0.0)
-    spread = np.minimum(spread, room)[: talk.n_cores]
-    laplacian = np.zeros((talk.n_cores, talk.n_cores))
-    laplacian[talk.owner, talk.core] = -talk.spikes
-    unit = -laplacian.sum() / talk.n_cores
+    room = np.maximum(trace * graph.n_cores - np.concatenate([[0.0], spread.cumsum()[:-1]]), 0.0)
+    spread = np.minimum(spread, room)[: graph.n_cores]
+    laplacian = np.zeros((graph.n_cores, graph.n_cores))
+    laplacian[graph.owner, graph.core] = -graph.spikes
+    unit = -laplacian.sum() / graph.n_cores
     laplacian = (laplacian - np.diag(laplacian.sum(axis=1))) / unit
     return unit * _climbed(laplacian, spread, trace, rounds) / 4
 

@@ -25,7 +25,7 @@ from benchmarks.placement.rows import append, commit, rows
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.mapping.budget.allocation import Unpruned, share_budget
 from neurodeploy.mapping.delay_balancing import balance
-from neurodeploy.mapping.layout import arranged, lay_out, linked
+from neurodeploy.mapping.layout import arrange_placement, lay_out, with_traffic
 from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
 
 TABLE = (
@@ -52,8 +52,8 @@ def measure(net: str, profile_name: str) -> dict[str, Any]:
     budget = timed(
         "budget", lambda: share_budget(network, profile, unpruned=Unpruned(network, profile, DEFAULT_WEIGHT_BITS, laid))
     )
-    joined = timed("link", lambda: linked(laid, network))
-    placed = timed("arrange", lambda: arranged(joined))
+    joined = timed("link", lambda: with_traffic(laid, network))
+    placed = timed("arrange", lambda: arrange_placement(joined))
     total = sum(value for stage, value in seconds.items() if stage != "build_s")
     return {
         "neurons": network.n_neurons, "cores": placed.cores_used, "chips": placed.chips_used, "slices": len(placed.slices),

@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.placement.arrangers import at_random, force_directed, greedy
 from benchmarks.placement.least_travel import least_spike_hops
 from benchmarks.placement.networks import NETWORKS
 from benchmarks.placement.rows import append, commit, rows
 from neurodeploy.hardware.loading import load_profile
-from neurodeploy.mapping.arrangement import arrange
-from neurodeploy.mapping.arrangers import at_random, force_directed, greedy, in_order, space_filling
+from neurodeploy.mapping.arrangement import arrange, in_order, space_filling
 from neurodeploy.mapping.delay_balancing import balance
 from neurodeploy.mapping.energy import mesh_of
-from neurodeploy.mapping.layout import lay_out, linked
+from neurodeploy.mapping.layout import lay_out, with_traffic
 from neurodeploy.mapping.traffic import spike_hops
 
 TABLE = (
@@ -39,7 +39,7 @@ def compare(net: str, profile_name: str) -> dict[str, Any]:
     """A row: spikes x hops in order, and every other way over it."""
     profile = load_profile(profile_name)
     network, _ = balance(NETWORKS[net].build(), profile)
-    traffic = linked(lay_out(network, profile), network).traffic()
+    traffic = with_traffic(lay_out(network, profile), network).traffic()
     assert traffic is not None
     flow, mesh, n = traffic.flow, mesh_of(profile), np.unique(traffic.homes).size
     ordered = spike_hops(flow, in_order(n), mesh)

@@ -1,91 +1,81 @@
-"""Where a good arrangement starts: board and cores are cut in two, again and again, and who talks to each other stays together.
+"""Arrangement of logical cores on the physical cores of a board, so that spikes travel least.
 
-All regions of a level are cut at once, as arrays. A cut has three steps:
+`arrange` takes the best of some recursive bisections of board and traffic. It then improves it by simulated annealing, by linear
+assignment of independent sets, and, on small boards, by the best exchange of two cores until none gains.
 
-1. each core gets a score along the axis of the cut: it moves towards the scores of those it talks to, where neighbours in other
-   regions count as the end of the axis at which they lie, and scores are spread out again to their ranks (a power
-   iteration towards the smoothest order there is, with the rest of the board as its boundary);
-2. the cores that score least go to the near half, as many as it has places;
-3. cores of the two halves trade sides while that gains (after Kernighan and Lin 1970, but all regions at once).
+Recursive bisection cuts all regions of a level at once, as arrays:
 
-How an arrangement gets better where it stands: cores change places, and spikes travel less.
+1. each core gets a score along the axis of the cut: it moves towards the scores of its neighbours in the traffic graph, where
+   neighbours in other regions count as the end of the axis at which they lie, and scores are spread out again to their ranks (a
+   power iteration towards the smoothest order, with the rest of the board as its boundary);
+2. the cores with the lowest scores go to the near half, as many as it has places;
+3. cores of the two halves swap sides while that gains (after Kernighan and Lin 1970, but in all regions at once).
 
-Cores that do not talk to each other can move at once and the gain of each is exact, whatever the others of them do. So all
-three moves here are made of whole sets of such strangers, save the last, which takes one exchange at a time:
+Cores of an independent set of the traffic graph can move at once: the gain of each is exact, whatever the others do. `reassign`
+and `anneal` move whole independent sets; `best_swaps` exchanges two cores at a time.
 
-- `settle` lays a set of strangers anew among their own places and the free ones, a block of the board at a time, at the least
-  cost there is (a linear assignment; as in the detailed placement of circuits);
-- `anneal` lets pairs of strangers, or a core and a free place, trade with a probability that falls with what it costs;
-- `exchange` makes the best trade of any two cores, or of a core and a free place, until none is left that gains.
-
-`at` holds for each logical core an index into `points`, and is changed in place.
-
-How logical cores are put on the physical cores of a board so that spikes travel least.
-
-`arrange` cuts board and traffic in two again and again from several beginnings, takes the best, and lets cores change places
-until nothing gains any more. The ways in which others do it stand beside it (`rivals.py`); those that are quick are run too, and
-the best of all is taken.
+In all functions `at` holds for each logical core an index into `points`, and is changed in place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import product
+from typing import TypeAlias
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from neurodeploy.errors import PlacementError, RequestError
 from neurodeploy.ir.arrays import Floats, Integers, Mask
-from neurodeploy.mapping.arrangers import at_random, force_directed, greedy, in_order, space_filling
 from neurodeploy.mapping.traffic import (
-    Crowd,
+    CoreSubset,
     Flow,
     Mesh,
-    Talk,
-    crowd,
-    strangers,
-    talk_of,
-    travel,
+    TrafficGraph,
+    core_subset,
+    independent_sets,
+    traffic_graph,
+    travel_cost,
 )
 
-# -------------------- board.bisection
 
-
-def bisect(talk: Talk, points: Floats, order: Floats, *, smoothing: int, trades: int, rng: np.random.Generator) -> Integers:
-    """Lay cores onto points by recursive bisection.
+def bisect(
+    graph: TrafficGraph, points: Floats, order: Floats, *, smoothing: int, trades: int, rng: np.random.Generator
+) -> Integers:
+    """Assign cores to points by recursive bisection.
 
     Parameters
     ----------
     points : NDArray[np.float64]
-        Points of the places there are (n_places, 2 or 3), as many as cores or more; what is left over stays free.
+        Points of the places (n_places, 2 or 3), as many as cores or more; the rest stays free.
     order : NDArray[np.float64]
-        The scores with which each cut begins (n_cores,): the smoother along the traffic, the better.
+        Initial scores of each cut (n_cores,); the smoother along the traffic graph, the better.
     smoothing, trades : int
         Rounds of steps 1 and 3 in each cut.
 
     Returns
     -------
     NDArray[np.int64]
-        For each core an index into `points` (n_cores,), no two alike.
+        For each core an index into `points` (n_cores,), all different.
     """
-    n_cores, n_places = talk.n_cores, len(points)
-    # free places take part as cores that talk to nobody and come last
+    n_cores, n_places = graph.n_cores, len(points)
+    # free places take part as cores without traffic, which come last
     begin = np.concatenate([np.argsort(np.argsort(order)), np.arange(n_cores, n_places)]) / n_places
     core_region, place_region = np.zeros(n_places, np.int64), np.zeros(n_places, np.int64)
     while True:
         axis, far = far_half(points, place_region)
         if not far.any():
             break
-        middle = middles(points, place_region)
-        value = scores(talk, core_region, spread(core_region, begin), axis, middle, smoothing)
-        room = np.bincount(place_region[~far], minlength=axis.size)
-        core_far = ranks(core_region, value) >= room[core_region]
+        middle = region_centers(points, place_region)
+        value = smooth_scores(graph, core_region, spread(core_region, begin), axis, middle, smoothing)
+        free = np.bincount(place_region[~far], minlength=axis.size)
+        core_far = ranks(core_region, value) >= free[core_region]
         kinds, place_region = np.unique(2 * place_region + far, return_inverse=True)
         core_region = np.searchsorted(kinds, 2 * core_region + core_far)
-        halves, middle = siblings(kinds), middles(points, place_region)
+        halves, middle = sibling_regions(kinds), region_centers(points, place_region)
         for _ in range(trades):
-            if not trade_sides(talk, core_region, middle, halves, axis[kinds // 2], rng):
+            if not swap_sides(graph, core_region, middle, halves, axis[kinds // 2], rng):
                 break
     result = np.empty(n_places, np.int64)
     result[np.argsort(core_region, kind="stable")] = np.argsort(place_region, kind="stable")
@@ -93,7 +83,7 @@ def bisect(talk: Talk, points: Floats, order: Floats, *, smoothing: int, trades:
 
 
 def far_half(points: Floats, region: Integers) -> tuple[Integers, Mask]:
-    """The axis of each region's longest extent (n_regions,), and which points lie beyond the middle of it (n_points,)."""
+    """Axis of each region's longest extent (n_regions,), and the points beyond the middle of it (n_points,)."""
     n_regions = int(region.max()) + 1
     low, high = np.full((n_regions, points.shape[1]), np.inf), np.full((n_regions, points.shape[1]), -np.inf)
     np.minimum.at(low, region, points)
@@ -103,14 +93,14 @@ def far_half(points: Floats, region: Integers) -> tuple[Integers, Mask]:
     return axis, points[np.arange(len(points)), axis[region]] > middle[region]
 
 
-def middles(points: Floats, region: Integers) -> Floats:
-    """The mean point of each region."""
+def region_centers(points: Floats, region: Integers) -> Floats:
+    """Mean point of each region (n_regions, axes)."""
     count = np.bincount(region)
     return np.stack([np.bincount(region, line) / count for line in points.T], axis=1)
 
 
-def siblings(kinds: Integers) -> Integers:
-    """The other half of each region by its number; itself where a region was not cut."""
+def sibling_regions(kinds: Integers) -> Integers:
+    """Number of the other half of each region (n_regions,); the region itself where it was not cut."""
     found = np.minimum(np.searchsorted(kinds, kinds ^ 1), kinds.size - 1)
     return np.where(kinds[found] == kinds ^ 1, found, np.arange(kinds.size))
 
@@ -130,36 +120,37 @@ def spread(region: Integers, values: Floats) -> Floats:
     return ranked
 
 
-def scores(talk: Talk, region: Integers, value: Floats, axis: Integers, middle: Floats, smoothing: int) -> Floats:
+def smooth_scores(graph: TrafficGraph, region: Integers, value: Floats, axis: Integers, middle: Floats, smoothing: int) -> Floats:
     """Step 1: scores from -1 to 1 along each region's axis."""
-    n_cores = talk.n_cores
-    mine, theirs = region[talk.owner], region[talk.core]
+    n_cores = graph.n_cores
+    mine, theirs = region[graph.owner], region[graph.core]
     inside = mine == theirs
     away = np.sign(middle[theirs, axis[mine]] - middle[mine, axis[mine]])
-    spoken = np.maximum(np.bincount(talk.owner, talk.spikes, n_cores), np.finfo(np.float64).tiny)
+    sent = np.maximum(np.bincount(graph.owner, graph.spikes, n_cores), np.finfo(np.float64).tiny)
     for _ in range(smoothing):
-        heard = np.where(inside, value[talk.core], away)
+        between = np.where(inside, value[graph.core], away)
         value = value.copy()
-        value[:n_cores] += np.bincount(talk.owner, talk.spikes * heard, n_cores) / spoken
+        value[:n_cores] += np.bincount(graph.owner, graph.spikes * between, n_cores) / sent
         value = spread(region, value)
     return value
 
 
-def trade_sides(talk: Talk, region: Integers, middle: Floats, halves: Integers, axis: Integers, rng: np.random.Generator) -> bool:
-    """Step 3, one round: the k-th keenest of a half trades with the k-th keenest of the other, if both together gain.
+def swap_sides(
+    graph: TrafficGraph, region: Integers, middle: Floats, halves: Integers, axis: Integers, rng: np.random.Generator
+) -> bool:
+    """Step 3, one round: swap the cores of the two halves with the k-th largest gains, if the pair gains together.
 
-    Gains are along the axis of the cut and as if nobody else moved; so that not all neighbours pass each other, three in ten
-    sit each round out.
+    Gains are along the axis of the cut, as if no other core moved.
     """
-    n_cores = talk.n_cores
+    n_cores = graph.n_cores
     rows = np.arange(axis.size)
     here, over = middle[rows, axis], middle[halves, axis]
-    mine = region[talk.owner]
-    there = middle.ravel()[region[talk.core] * middle.shape[1] + axis[mine]]
+    mine = region[graph.owner]
+    there = middle.ravel()[region[graph.core] * middle.shape[1] + axis[mine]]
     closer = np.abs(here[mine] - there) - np.abs(over[mine] - there)
     gain = np.zeros(region.size)
-    gain[:n_cores] = np.bincount(talk.owner, talk.spikes * closer, n_cores)
-    gain[rng.random(region.size) < 0.3] = -np.inf
+    gain[:n_cores] = np.bincount(graph.owner, graph.spikes * closer, n_cores)
+    gain[rng.random(region.size) < 0.3] = -np.inf  # else neighbours that want to meet would pass each other
     order = np.lexsort((-gain, region))
     size = np.bincount(region, minlength=halves.size)
     first = np.cumsum(size) - size
@@ -167,41 +158,39 @@ def trade_sides(talk: Talk, region: Integers, middle: Floats, halves: Integers, 
     other = halves[region[order]]
     paired = (region[order] < other) & (nth < size[other])
     one, two = order[paired], order[first[other[paired]] + nth[paired]]
-    keen = gain[one] + gain[two] > 1e-9 * talk.spikes.sum() / n_cores
-    one, two = one[keen], two[keen]
+    gainful = gain[one] + gain[two] > 1e-9 * graph.spikes.sum() / n_cores
+    one, two = one[gainful], two[gainful]
     region[one], region[two] = region[two], region[one]
     return bool(one.size)
 
 
-# -------------------- board.refinement
-
-GAIN = 1e-9
-"""What counts as a gain, as a share of the spikes of a core: less is rounding."""
+MIN_GAIN = 1e-9
+"""Smallest gain that counts, as a share of a core's spikes: anything less is rounding."""
 
 
-def prices(them: Crowd, near: Floats, points: Floats) -> Floats:
-    """What each member would pay at each point, where its neighbours stand at `near` (n_members, n_points)."""
-    total = np.zeros((them.members.size, len(points)))
-    if them.row.size == 0:
+def placement_costs(subset: CoreSubset, near: Floats, points: Floats) -> Floats:
+    """Spikes x hops of each member at each point (n_members, n_points), with its neighbours at `near`."""
+    total = np.zeros((subset.members.size, len(points)))
+    if subset.row.size == 0:
         return total
-    starts = np.flatnonzero(np.diff(them.row, prepend=-1))
-    talkers = them.row[starts]
+    starts = np.flatnonzero(np.diff(subset.row, prepend=-1))
+    rows = subset.row[starts]
     for axis in range(points.shape[1]):
         values, index = np.unique(points[:, axis], return_inverse=True)
-        paid = np.add.reduceat(them.spikes[:, None] * np.abs(near[:, axis, None] - values), starts, axis=0)
-        total[talkers] += paid[:, index.ravel()]
+        paid = np.add.reduceat(subset.spikes[:, None] * np.abs(near[:, axis, None] - values), starts, axis=0)
+        total[rows] += paid[:, index.ravel()]
     return total
 
 
 def free_places(at: Integers, n_places: int) -> Integers:
-    """Indices of places where nobody stands."""
+    """Indices of places without a core."""
     taken = np.zeros(n_places, bool)
     taken[at] = True
     return np.flatnonzero(~taken)
 
 
 def blocks(points: Floats, size: int, rng: np.random.Generator) -> Iterator[Integers]:
-    """Points parted into blocks of at most `size` that lie together, cut differently each time."""
+    """Yield blocks of at most `size` adjacent points that cover almost all points, cut at random."""
     if len(points) <= size:
         yield np.arange(len(points))
         return
@@ -215,20 +204,23 @@ def blocks(points: Floats, size: int, rng: np.random.Generator) -> Iterator[Inte
         yield from (part for part in np.split(along, range(int(rng.integers(0, size)), along.size, size)) if part.size > 1)
 
 
-def settle(talk: Talk, at: Integers, points: Floats, members: Integers, size: int, rng: np.random.Generator) -> None:
-    """Lay `members`, none of whom talks to another, anew among their places and the free ones, block by block."""
+def reassign(graph: TrafficGraph, at: Integers, points: Floats, members: Integers, size: int, rng: np.random.Generator) -> None:
+    """Move an independent set among its own places and the free ones, at the least cost within each block of the board.
+
+    A linear assignment problem, as in the detailed placement of circuits.
+    """
     places = np.concatenate([at[members], free_places(at, len(points))])
     for block in blocks(points[places], size, rng):
         mine, here = block[block < members.size], places[block]
         if mine.size == 0:
             continue
-        them = crowd(talk, members[mine])
-        _, best = linear_sum_assignment(prices(them, points[at[them.core]], points[here]))
-        at[them.members] = here[best]
+        subset = core_subset(graph, members[mine])
+        _, best = linear_sum_assignment(placement_costs(subset, points[at[subset.core]], points[here]))
+        at[subset.members] = here[best]
 
 
-def partners(points: Floats, rng: np.random.Generator) -> tuple[Integers, Integers]:
-    """Pairs of points that lie near each other, drawn differently each time; none stands in two pairs."""
+def random_pairs(points: Floats, rng: np.random.Generator) -> tuple[Integers, Integers]:
+    """Random pairs of nearby points, no point in two pairs: two arrays (n_pairs,)."""
     n = len(points)
     long, across = rng.permutation(2) if points.shape[1] > 1 else (0, 0)
     strip = np.floor(points[:, long] / rng.uniform(1, 6) + rng.random())
@@ -238,85 +230,82 @@ def partners(points: Floats, rng: np.random.Generator) -> tuple[Integers, Intege
     return pairs[:, 0].ravel(), pairs[:, 1].ravel()
 
 
-def trade(them: Crowd, at: Integers, points: Floats, free: Integers, heat: float, rng: np.random.Generator) -> None:
-    """One step of `anneal`: each pair trades if that gains, or costs less than a draw from an exponential of mean `heat`."""
-    members = them.members
+def annealing_step(
+    subset: CoreSubset, at: Integers, points: Floats, free: Integers, temperature: float, rng: np.random.Generator
+) -> None:
+    """One step of `anneal`: swap each pair that gains, or that costs less than an exponential draw of mean `temperature`."""
+    members = subset.members
     places = np.concatenate([at[members], rng.permutation(free)[: members.size]])
-    one, two = partners(points[places], rng)
+    one, two = random_pairs(points[places], rng)
     swap = np.arange(places.size)
     swap[one], swap[two] = two, one
-    here, there, near = at[members], places[swap[: members.size]], at[them.core]
-    change = np.zeros(them.row.size)
+    here, there, near = at[members], places[swap[: members.size]], at[subset.core]
+    change = np.zeros(subset.row.size)
     for axis in range(points.shape[1]):
         line = points[:, axis]
-        change += np.abs(line[near] - line[there][them.row]) - np.abs(line[near] - line[here][them.row])
+        change += np.abs(line[near] - line[there][subset.row]) - np.abs(line[near] - line[here][subset.row])
     cost = np.zeros(places.size)
-    cost[: members.size] = np.bincount(them.row, them.spikes * change, members.size)
-    refused = cost[one] + cost[two] > rng.exponential(heat, one.size)
+    cost[: members.size] = np.bincount(subset.row, subset.spikes * change, members.size)
+    refused = cost[one] + cost[two] > rng.exponential(temperature, one.size)
     swap[one[refused]], swap[two[refused]] = one[refused], two[refused]
     at[members] = places[swap[: members.size]]
 
 
 def anneal(
-    talk: Talk, at: Integers, points: Floats, rounds: int, rng: np.random.Generator, told: Callable[[float], None]
+    graph: TrafficGraph, at: Integers, points: Floats, rounds: int, rng: np.random.Generator, report: Callable[[float], None]
 ) -> None:
-    """Simulated annealing (Kirkpatrick et al. 1983) by trades between strangers, a whole set at a time.
+    """Simulated annealing (Kirkpatrick et al. 1983) by swaps within independent sets, a whole set at a time.
 
     The heat falls geometrically from most of what a core pays for one hop of all its spikes to a hundredth of it.
     """
     wide = points[:, np.ptp(points, axis=0) > 0]
-    if rounds < 1 or talk.core.size == 0 or wide.size == 0:
+    if rounds < 1 or graph.core.size == 0 or wide.size == 0:
         return
-    draw = strangers(talk, rng)
-    crowds = [crowd(talk, next(draw)) for _ in range(int(np.clip(3e7 / talk.core.size, 6, 60)))]
-    hop = talk.spikes.sum() / talk.n_cores
+    draw = independent_sets(graph, rng)
+    subsets = [core_subset(graph, next(draw)) for _ in range(int(np.clip(3e7 / graph.core.size, 6, 60)))]
+    hop = graph.spikes.sum() / graph.n_cores
     free = free_places(at, len(points))
     for turn in range(rounds):
-        trade(crowds[rng.integers(len(crowds))], at, wide, free, hop * 0.8 * 0.0125 ** (turn / rounds), rng)
+        annealing_step(subsets[rng.integers(len(subsets))], at, wide, free, hop * 0.8 * 0.0125 ** (turn / rounds), rng)
         if free.size:
             free = free_places(at, len(points))
         if turn % 64 == 0:
-            told(turn / rounds)
+            report(turn / rounds)
 
 
-def exchange(talk: Talk, at: Integers, points: Floats, limit: int) -> None:
-    """Make the best trade of any two cores, or of a core and a free place, until none gains, at most `limit` of them.
+def best_swaps(graph: TrafficGraph, at: Integers, points: Floats, limit: int) -> None:
+    """Make the best swap of any two cores, or of a core and a free place, until none gains; at most `limit` swaps.
 
-    Keeps what every core would pay at every place: for some thousand cores at most.
+    Keeps the cost of every core at every place in memory: for a thousand cores or so.
     """
-    n, n_places = talk.n_cores, len(points)
-    if talk.core.size == 0:
+    n, n_places = graph.n_cores, len(points)
+    if graph.core.size == 0:
         return
-    them = crowd(talk, np.arange(n))
+    subset = core_subset(graph, np.arange(n))
     pays = np.zeros((n_places, n_places))
-    pays[:n] = prices(them, points[at[them.core]], points)
-    heard = np.zeros((n_places, n_places))
-    heard[talk.owner, talk.core] = talk.spikes
+    pays[:n] = placement_costs(subset, points[at[subset.core]], points)
+    between = np.zeros((n_places, n_places))
+    between[graph.owner, graph.core] = graph.spikes
     distance = np.abs(points[:, None] - points).sum(-1)
     who = np.concatenate([at, free_places(at, n_places)])
-    least = GAIN * talk.spikes.sum() / n * max(distance.max(), 1.0)
+    least = MIN_GAIN * graph.spikes.sum() / n * max(distance.max(), 1.0)
     for _ in range(limit):
         moved = pays[:, who] - pays[np.arange(n_places), who][:, None]
-        gain = -(moved + moved.T) - 2 * heard * distance[np.ix_(who, who)]
+        gain = -(moved + moved.T) - 2 * between * distance[np.ix_(who, who)]
         one, two = divmod(int(gain.argmax()), n_places)
         if gain[one, two] <= least:
             break
         shift = distance[who[two]] - distance[who[one]]
-        pays += np.outer(heard[:, one] - heard[:, two], shift)
+        pays += np.outer(between[:, one] - between[:, two], shift)
         who[one], who[two] = who[two], who[one]
     at[:] = who[:n]
 
 
-# -------------------- board.arrangement
-
-
 Progress = Callable[[float], None]
+GridPoint: TypeAlias = "tuple[int, int]"
 
 SMALL_BOARD = 1024
-"""Places up to which every exchange of two cores is looked at."""
-
-GREEDY_CORES, FORCED_CORES = 20_000, 500
-"""Logical cores up to which these rivals are run beside it: beyond, they take long and have been far behind."""
+"""Places up to which all swaps of two cores are tried."""
 
 
 def arrange(
@@ -324,12 +313,12 @@ def arrange(
 ) -> Integers:
     """Put logical cores on physical cores so that spikes travel least.
 
-    Takes as few chips as hold the cores, next to each other (or those that a rival took, where that is better).
+    Takes as few chips as hold the cores, next to each other.
 
     Parameters
     ----------
     flow : Flow
-        Who talks to whom.
+        Spikes from core to core.
     n_cores : int
         Logical cores, numbered from 0; best in the order in which layers follow each other.
     seed : int
@@ -343,36 +332,79 @@ def arrange(
     Returns
     -------
     NDArray[np.int64]
-        Physical core of each logical core (n_cores,), no two alike. Never worse than `in_order`, `space_filling` and
-        `at_random` of the same seed, up to 5,000 cores than `greedy`, up to 500 than `force_directed`: those are run beside it.
+        Physical core of each logical core (n_cores,), all different. Never worse than `in_order` and `space_filling`.
 
     Raises
     ------
     PlacementError
         If there are more logical cores than the board has.
     RequestError
-        If a core talks that is not one of the logical cores, or `effort` is not a positive number.
+        If the flow has a core that is not one of the logical cores, or `effort` is not a positive number.
     """
     check_request(flow, n_cores, mesh, effort)
-    told: Progress = progress or (lambda _done: None)
-    told(0.0)
+    report: Progress = progress or (lambda _done: None)
+    report(0.0)
     if n_cores == 0:
         return np.zeros(0, np.int64)
     rng = np.random.default_rng(seed)
-    talk = talk_of(flow, n_cores)
-    others = [in_order(n_cores), space_filling(n_cores, mesh), at_random(n_cores, mesh, seed)]
-    if n_cores <= GREEDY_CORES:
-        others.append(greedy(flow, n_cores, mesh))
-    if n_cores <= FORCED_CORES:
-        others.append(force_directed(flow, n_cores, mesh, seed))
-    told(0.05)
-    start = best_start(talk, mesh, compact_region(n_cores, mesh), others, effort, rng, told)
+    graph = traffic_graph(flow, n_cores)
+    others = [in_order(n_cores), space_filling(n_cores, mesh)]
+    report(0.05)
+    start = best_start(graph, mesh, compact_region(n_cores, mesh), others, effort, rng, report)
     region = np.union1d(compact_region(n_cores, mesh), start)
     at, points = np.searchsorted(region, start), mesh.points(region)
-    refine(talk, at, points, effort, rng, told)
-    result = min([region[at], start, *others], key=lambda found: travel(talk, mesh.points(found)))
-    told(1.0)
+    refine(graph, at, points, effort, rng, report)
+    result = min([region[at], start, *others], key=lambda found: travel_cost(graph, mesh.points(found)))
+    report(1.0)
     return result
+
+
+def in_order(n_cores: int) -> Integers:
+    """Logical core i on physical core i (n_cores,)."""
+    return np.arange(n_cores)
+
+
+def space_filling(n_cores: int, mesh: Mesh) -> Integers:
+    """Logical cores in order along a Hilbert curve through the tiles of the board, level after level (n_cores,)."""
+    at = mesh.position(np.arange(mesh.n_cores))
+    columns, rows = mesh.columns_and_rows
+    x, y = at.chip_x * columns + at.tile_x, at.chip_y * rows + at.tile_y
+    nth = np.zeros((int(x.max()) + 1, int(y.max()) + 1), np.int64)
+    walk = np.array(list(hilbert(*nth.shape)))
+    nth[walk[:, 0], walk[:, 1]] = np.arange(nth.size)
+    along = nth[x, y]
+    walked: Integers = np.lexsort((np.where(at.chip_z % 2, -along, along), at.chip_z))
+    return walked[:n_cores]
+
+
+def hilbert(width: int, height: int) -> Iterator[tuple[int, int]]:
+    """Points of a rectangle along a Hilbert curve, generalised to all side lengths (after J. Cerveny's gilbert)."""
+    along_x, along_y = (width, 0), (0, height)
+    yield from hilbert_curve((0, 0), *((along_x, along_y) if width >= height else (along_y, along_x)))
+
+
+def hilbert_curve(start: GridPoint, main: GridPoint, side: GridPoint) -> Iterator[GridPoint]:
+    """Points of the rectangle spanned by `main` and `side`, one of which has x only, the other y only."""
+    (x, y), (mx, my), (sx, sy) = start, main, side
+    length, breadth = abs(mx + my), abs(sx + sy)
+    step_m, step_s = (int(np.sign(mx)), int(np.sign(my))), (int(np.sign(sx)), int(np.sign(sy)))
+    if breadth == 1 or length == 1:
+        (dx, dy), count = (step_m, length) if breadth == 1 else (step_s, breadth)
+        yield from ((x + i * dx, y + i * dy) for i in range(count))
+        return
+    half_m, half_s = (int(mx / 2), int(my / 2)), (int(sx / 2), int(sy / 2))
+    if 2 * length > 3 * breadth:  # long: cut along the main side only, at an even place
+        if abs(half_m[0] + half_m[1]) % 2 and length > 2:
+            half_m = (half_m[0] + step_m[0], half_m[1] + step_m[1])
+        yield from hilbert_curve(start, half_m, side)
+        yield from hilbert_curve((x + half_m[0], y + half_m[1]), (mx - half_m[0], my - half_m[1]), side)
+        return
+    if abs(half_s[0] + half_s[1]) % 2 and breadth > 2:
+        half_s = (half_s[0] + step_s[0], half_s[1] + step_s[1])
+    yield from hilbert_curve(start, half_s, half_m)
+    yield from hilbert_curve((x + half_s[0], y + half_s[1]), main, (sx - half_s[0], sy - half_s[1]))
+    corner = (x + mx - step_m[0] + half_s[0] - step_s[0], y + my - step_m[1] + half_s[1] - step_s[1])
+    yield from hilbert_curve(corner, (-half_s[0], -half_s[1]), (half_m[0] - mx, half_m[1] - my))
 
 
 def check_request(flow: Flow, n_cores: int, mesh: Mesh, effort: float) -> None:
@@ -383,7 +415,7 @@ def check_request(flow: Flow, n_cores: int, mesh: Mesh, effort: float) -> None:
         raise PlacementError("the board", "cores", need=n_cores, limit=mesh.n_cores, remedy="Take a larger board.")
     last = max(flow.source.max(initial=-1), flow.target.max(initial=-1))
     if last >= n_cores:
-        raise RequestError("flow", f"core {last} talks, but there are {n_cores} logical cores")
+        raise RequestError("flow", f"core {last} has traffic, but there are {n_cores} logical cores")
 
 
 def compact_region(n_cores: int, mesh: Mesh) -> Integers:
@@ -402,40 +434,40 @@ def compact_region(n_cores: int, mesh: Mesh) -> Integers:
 
 
 def best_start(
-    talk: Talk,
+    graph: TrafficGraph,
     mesh: Mesh,
     region: Integers,
     others: list[Integers],
     effort: float,
     rng: np.random.Generator,
-    told: Progress,
+    report: Progress,
 ) -> Integers:
-    """The best of the rivals and of bisections that begin with the cores in order and at random, each settled for some rounds."""
+    """The best of the starting points `others` and of bisections with the cores in order and in random order."""
     points = mesh.points(region)
-    edges = max(talk.core.size, 1)
+    edges = max(graph.core.size, 1)
     smoothing = int(np.clip(1e7 / edges, 30, 100))
     work = edges * np.log2(len(region) + 1) * (smoothing + 10)
     n_starts = int(np.clip(effort * 3e8 / work, 1, 12 * max(effort, 1)))
     found = list(others)
-    draw = strangers(talk, rng)
+    draw = independent_sets(graph, rng)
     for turn in range(n_starts):
-        order = rng.random(talk.n_cores) if turn % 3 else np.arange(talk.n_cores, dtype=np.float64)
-        at = bisect(talk, points, order, smoothing=smoothing, trades=4, rng=rng)
+        order = rng.random(graph.n_cores) if turn % 3 else np.arange(graph.n_cores, dtype=np.float64)
+        at = bisect(graph, points, order, smoothing=smoothing, trades=4, rng=rng)
         for _ in range(8):
-            settle(talk, at, points, next(draw), 200, rng)
+            reassign(graph, at, points, next(draw), 200, rng)
         found.append(region[at])
-        told(0.05 + 0.45 * (turn + 1) / n_starts)
-    return min(found, key=lambda one: travel(talk, mesh.points(one)))
+        report(0.05 + 0.45 * (turn + 1) / n_starts)
+    return min(found, key=lambda one: travel_cost(graph, mesh.points(one)))
 
 
-def refine(talk: Talk, at: Integers, points: Floats, effort: float, rng: np.random.Generator, told: Progress) -> None:
-    """Anneal, settle, exchange: from the widest move to the last."""
-    edges = max(talk.core.size, 1)
+def refine(graph: TrafficGraph, at: Integers, points: Floats, effort: float, rng: np.random.Generator, report: Progress) -> None:
+    """Improve an arrangement by annealing, then by assignment of independent sets, then by exchanges."""
+    edges = max(graph.core.size, 1)
     rounds = int(effort * min(10_000, 8e8 / edges))
-    anneal(talk, at, points, rounds, rng, lambda done: told(0.5 + 0.4 * done))
-    draw = strangers(talk, rng)
+    anneal(graph, at, points, rounds, rng, lambda done: report(0.5 + 0.4 * done))
+    draw = independent_sets(graph, rng)
     for turn in range(12):
-        settle(talk, at, points, next(draw), 300, rng)
-        told(0.9 + 0.08 * turn / 12)
+        reassign(graph, at, points, next(draw), 300, rng)
+        report(0.9 + 0.08 * turn / 12)
     if len(points) <= SMALL_BOARD:
-        exchange(talk, at, points, int(2e8 / len(points) ** 2) + 1)
+        best_swaps(graph, at, points, int(2e8 / len(points) ** 2) + 1)

@@ -19,7 +19,7 @@ from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
 from neurodeploy.ir.graph import INPUT, Connection, LayerGraph, early_steps
 from neurodeploy.ir.network import LIF, Conv, Layer, Network, Sparse
 from neurodeploy.ir.quantized import QuantizedLayer, QuantizedLIF, QuantizedNetwork
-from neurodeploy.mapping.layout import cores_at_a_glance
+from neurodeploy.mapping.layout import quick_core_count
 from neurodeploy.passes.quantize import quantized_kind
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.encodings import weight_bits
@@ -83,12 +83,12 @@ def balance(network: G, profile: HardwareProfile, *, bits: int = DEFAULT_WEIGHT_
         return network, ()
     costs = _Costs(network, profile, bits, steps)
     none, everywhere = frozenset[str](), frozenset(steps)
-    improved = min((_improved(start, steps, costs) for start in (none, everywhere)), key=costs.of)
+    improved = min((costs.improved(start) for start in (none, everywhere)), key=costs.of)
     candidates = [each for each in dict.fromkeys((improved, none, everywhere)) if costs.of(each) < np.inf] or [everywhere]
-    told = [tuple(_told(source, each, costs) for source in steps) for each in candidates]
-    networks: list[Any] = [balanced(network, choices) for choices in told]
-    best = min(range(len(told)), key=lambda k: cores_at_a_glance(networks[k], profile, bits=bits)) if len(told) > 1 else 0
-    return networks[best], told[best]
+    choices = [tuple(costs.balance_of(source, each) for source in steps) for each in candidates]
+    networks: list[Any] = [balanced(network, each) for each in choices]
+    best = min(range(len(choices)), key=lambda k: quick_core_count(networks[k], profile, bits=bits)) if len(choices) > 1 else 0
+    return networks[best], choices[best]
 
 
 def balanced(network: G, choices: Iterable[Balance]) -> G:
@@ -114,35 +114,6 @@ def _skips(network: LayerGraph[Any]) -> dict[str, int]:
     return {source: n for source, n in steps.items() if n}
 
 
-def _improved(relayed: frozenset[str], sources: Iterable[str], costs: _Costs) -> frozenset[str]:
-    better = True
-    while better:
-        better = False
-        for source in sources:
-            other = relayed ^ {source}
-            if costs.of(other) < costs.of(relayed):
-                relayed, better = other, True
-    return relayed
-
-
-def _told(source: str, relayed: frozenset[str], costs: _Costs) -> Balance:
-    at_once, delayed, passed = (
-        costs.taken(others, free=free)
-        for others, free in ((relayed - {source}, source), (relayed - {source}, ""), (relayed | {source}, ""))
-    )
-    return Balance(
-        source=source,
-        targets=tuple(
-            layer.name for layer in costs.hearing
-            if any(n and c.source == source for n, c in zip(costs.early[layer.name], layer.connections, strict=True))
-        ),
-        steps=costs.steps[source],
-        by="relays" if source in relayed else "synapses",
-        synapses_cost=None if delayed is None or at_once is None else costs.cores(delayed) - costs.cores(at_once),
-        relays_cost=None if passed is None or at_once is None else costs.cores(passed) - costs.cores(at_once),
-    )  # fmt: skip
-
-
 # ---------------------------------------------------------------------------------------------- what either way costs
 
 
@@ -155,7 +126,7 @@ class _Costs:
         self.resources = [resource for resource in limited_resources(profile) if resource not in settings]
         self.capacity = np.array([max(profile.capacity(resource), 1) for resource in self.resources], dtype=np.float64)
         self.early = early_steps(network)
-        self.hearing = [layer for layer in network if any(self.early[layer.name])]
+        self.receiving = [layer for layer in network if any(self.early[layer.name])]
         self._layers: dict[tuple[str, tuple[int, ...]], Vector] = {}
         self._counted: dict[Any, Any] = {}
         self.relays = {source: self._relays(source) for source in steps}
@@ -172,7 +143,7 @@ class _Costs:
     def taken(self, relayed: frozenset[str], free: str = "") -> Vector | None:
         """Of each resource: spikes of `relayed` sources wait in relays, those of `free` come in time for nothing."""
         taken = np.zeros(len(self.resources))
-        for layer in self.hearing:
+        for layer in self.receiving:
             waits = tuple(
                 c.delay_steps + (0 if c.source in relayed or c.source == free else n)
                 for n, c in zip(self.early[layer.name], layer.connections, strict=True)
@@ -181,6 +152,35 @@ class _Costs:
                 return None
             taken += self._layer(layer, waits)
         return taken + sum((self.relays[source] for source in relayed), np.zeros(len(self.resources)))
+
+    def improved(self, relayed: frozenset[str]) -> frozenset[str]:
+        """Change one source after another as long as the estimate falls."""
+        better = True
+        while better:
+            better = False
+            for source in self.steps:
+                other = relayed ^ {source}
+                if self.of(other) < self.of(relayed):
+                    relayed, better = other, True
+        return relayed
+
+    def balance_of(self, source: str, relayed: frozenset[str]) -> Balance:
+        """What is done for a source if `relayed` sources have relays, and the cost of either solution."""
+        at_once, delayed, passed = (
+            self.taken(others, free=free)
+            for others, free in ((relayed - {source}, source), (relayed - {source}, ""), (relayed | {source}, ""))
+        )
+        return Balance(
+            source=source,
+            targets=tuple(
+                layer.name for layer in self.receiving
+                if any(n and c.source == source for n, c in zip(self.early[layer.name], layer.connections, strict=True))
+            ),
+            steps=self.steps[source],
+            by="relays" if source in relayed else "synapses",
+            synapses_cost=None if delayed is None or at_once is None else self.cores(delayed) - self.cores(at_once),
+            relays_cost=None if passed is None or at_once is None else self.cores(passed) - self.cores(at_once),
+        )  # fmt: skip
 
     def _relays(self, source: str) -> Vector:
         """Each neuron of the source, and of all relays but the last, has an output axon more."""
@@ -198,22 +198,22 @@ class _Costs:
             addressed = 1 << max(self.profile["index_bits"].choices) if "index_bits" in self.profile.limits else UNLIMITED
             sides = grid_of(layer)
             while math.prod(sides) > min(self.profile.capacity("neurons"), addressed):
-                sides = min(_halved(sides), key=max)
+                sides = min(self._halved(sides), key=max)
             while (self._piece(count, sides) > self.capacity).any() and math.prod(sides) > 1:
-                sides = min(_halved(sides), key=lambda each: self.cores(self._piece(count, each) / math.prod(each)))
+                sides = min(self._halved(sides), key=lambda each: self.cores(self._piece(count, each) / math.prod(each)))
             self._layers[key] = self._piece(count, sides) * (layer.n_neurons / math.prod(sides))
         return self._layers[key]
+
+    @staticmethod
+    def _halved(sides: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Every way to halve a side."""
+        return [(*sides[:axis], -(-side // 2), *sides[axis + 1 :]) for axis, side in enumerate(sides) if side > 1]
 
     def _piece(self, count: LayerCount, sides: tuple[int, ...]) -> Vector:
         return self._vector(count.usage(Region((0,) * len(sides), sides)), 0)
 
     def _vector(self, usage: Usage, output_axons: int) -> Vector:
         return np.array([usage.of(resource, output_axons, self.profile) for resource in self.resources], dtype=np.float64)
-
-
-def _halved(sides: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Every way to halve a side."""
-    return [(*sides[:axis], -(-side // 2), *sides[axis + 1 :]) for axis, side in enumerate(sides) if side > 1]
 
 
 # ---------------------------------------------------------------------------------------------- relays as layers
@@ -228,14 +228,16 @@ def _name(source: str, k: int) -> str:
     return f"{source}.relay{k}"
 
 
-def _relay(network: LayerGraph[Any], source: str, heard: str, k: int) -> AnyLayer:
-    """A population that fires what `heard` fires, in the shape of `source`."""
+def _relay(network: LayerGraph[Any], source: str, source_name: str, k: int) -> AnyLayer:
+    """A population that fires what `source_name` fires, in the shape of `source`."""
     shape = network.input_shape if source == INPUT else network[source].shape
     name, synapse = _name(source, k), _one_to_one(shape)
     if isinstance(network, Network):
         one, zero = np.ones(()), np.zeros(())
         neuron = LIF(threshold=one / 2, current_decay=one, voltage_decay=one, rest=zero)
-        return Layer(name=name, shape=shape, neuron=neuron, connections=(Connection(source=heard, synapse=synapse),), bias=zero)
+        return Layer(
+            name=name, shape=shape, neuron=neuron, connections=(Connection(source=source_name, synapse=synapse),), bias=zero
+        )
     wiring: dict[str, Any] = {f.name: getattr(synapse, f.name) for f in fields(synapse)}
     wiring |= {"weight": np.full(synapse.weight.shape, SPIKE), "weight_bits": SPIKE.bit_length()}
     integers = quantized_kind(synapse)(**wiring)
@@ -243,7 +245,7 @@ def _relay(network: LayerGraph[Any], source: str, heard: str, k: int) -> AnyLaye
     forgets_all = arithmetic_named(network.target).decay_registers(np.ones(()))
     return QuantizedLayer(
         name=name, shape=shape, neuron=QuantizedLIF(vth=np.array(SPIKE - 1), du=forgets_all, dv=forgets_all),
-        connections=(Connection(source=heard, synapse=integers),), bias=np.zeros(()), scale=np.array(float(SPIKE)),
+        connections=(Connection(source=source_name, synapse=integers),), bias=np.zeros(()), scale=np.array(float(SPIKE)),
     )  # fmt: skip
 
 

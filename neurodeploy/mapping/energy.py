@@ -1,17 +1,15 @@
-"""What a step costs, in energy and time: an estimate from counted events and the chip's figures.
+"""Energy and time of a step on a board, estimated from counted events and the chip's figures; loads of the mesh's links.
 
-Energy is a sum: every event costs what its kind costs. Time is a race. Within a step each core works through two queues side by
-side, and the step ends, with a synchronisation of all tiles, when the last queue of the slowest core is empty::
+Energy is a sum: each event costs what its kind costs. Time is set by the slowest core. Within a step each core works through two
+queues in parallel, and the step ends, with a synchronisation of all tiles, when the last queue of the slowest core is empty::
 
     sending   = accesses + updates + spikes of its neurons, one after the other, + messages out
     receiving = messages in + synaptic operations
-    time      = max over cores (sending, receiving) + the longest way through the mesh + synchronisation
+    time      = max over cores (sending, receiving) + the longest path through the mesh + synchronisation
 
 That is how SANA-FE (Boyle et al., IEEE TCAD 2025, doi 10.1109/TCAD.2025.3537971) prices events, with its figures for Loihi after
-Davies et al. 2018. Nobody waits for a busy mesh here, so the time is short where one core's messages hold up another's, or where
-a core's work all comes late in the step; benchmarks/sanafe_check.py says by how much.
-
-How far spikes travel on a board, over which links, and what a step costs in energy and time.
+Davies et al. 2018. Congestion of the mesh is not modelled, so the time is too short where one core's messages delay another's, or
+where a core's work all comes late in the step; benchmarks/sanafe_check.py measures by how much.
 """
 
 from __future__ import annotations
@@ -26,15 +24,13 @@ from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import ByValue, check_range, freeze
 from neurodeploy.mapping.traffic import ENCODINGS, Flow, Links, Mesh, spike_hops
 
-# -------------------- board.energy
-
 OUTSIDE = -1
-"""Source of a flow that no core sends: input from off the chip, which costs its target, and its hops if it has any."""
+"""Source of input from off the chip: it costs its target core, and hops if it has any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventCost:
-    """What one event takes; neither is below zero."""
+    """Energy and time of one event, >= 0."""
 
     energy_j: float
     time_s: float
@@ -46,7 +42,7 @@ class EventCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What one event of each kind costs on a chip, and what it takes to end a step.
+    """Cost of one event of each kind on a chip, and of the synchronisation that ends a step.
 
     Attributes
     ----------
@@ -81,6 +77,11 @@ class Figures:
         if len(steps) != len(self.sync_time_s) or steps[:1] != [1] or steps != sorted(set(steps)):
             raise ProfileError("sync_tiles", f"{self.sync_tiles} does not ascend from 1 tile, one for each sync_time_s")
 
+    def cost(self, kind: str) -> EventCost:
+        """The cost of an event by the name of its kind."""
+        cost: EventCost = getattr(self, kind)
+        return cost
+
     def sync_s(self, tiles_used: int) -> float:
         """Time to synchronise so many tiles: the table's last entry that they reach; none where nothing is used."""
         reached = [time for tiles, time in zip(self.sync_tiles, self.sync_time_s, strict=True) if tiles <= tiles_used]
@@ -89,14 +90,14 @@ class Figures:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StepEvents(ByValue):
-    """What happens in a step, or in an average one: events by core, and messages by flow from core to core.
+    """Events of a step, or of an average one: by core, and messages by flow from core to core.
 
     Attributes
     ----------
     synops_dense, synops_sparse, synops_convolution : array (n_cores,), float64
-        Synapses that arriving messages meet, zeros of a dense axon included.
+        Synapses that arriving messages activate, zeros of a dense axon included.
     neuron_accesses, neuron_updates, spikes : array (n_cores,), float64
-        Neurons that stand there, that have anything to compute, that fire.
+        Neurons on the core, those with anything to compute, and those that fire.
     flow_source, flow_target : array (n_flows,), int64
         Indices into the arrays above; `OUTSIDE` for a source off the chip.
     flow_messages : array (n_flows,), float64
@@ -124,7 +125,7 @@ class StepEvents(ByValue):
     def __post_init__(self) -> None:
         names = [field.name for field in fields(self) if field.name != "tiles_used"]
         for name in names:
-            freeze(self, name, np.int64 if name in _WHOLE else np.float64)
+            freeze(self, name, np.int64 if name in INTEGER_FIELDS else np.float64)
         for name in names:
             array, like = getattr(self, name), self.flow_messages if name.startswith("flow_") else self.spikes
             if array.ndim != 1 or array.shape != like.shape:
@@ -151,8 +152,8 @@ class StepEvents(ByValue):
         totals: NDArray[np.float64] = np.bincount(core[on_chip], self.flow_messages[on_chip], self.n_cores).astype(np.float64)
         return totals
 
-    def flow_way_s(self, figures: Figures) -> NDArray[np.float64]:
-        """(n_flows,): how long one message of each flow is under way."""
+    def flow_travel_s(self, figures: Figures) -> NDArray[np.float64]:
+        """Travel time of one message of each flow (n_flows,), in seconds."""
         way: NDArray[np.float64] = (
             self.flow_hops_east_west * figures.hop_east_west.time_s
             + self.flow_hops_north_south * figures.hop_north_south.time_s
@@ -161,7 +162,7 @@ class StepEvents(ByValue):
         return way
 
     def by_kind(self) -> dict[str, NDArray[np.float64]]:
-        """Events of each kind that `Figures` prices: by core, hops by flow."""
+        """Events of each kind that `Figures` has a cost for: by core, hops by flow."""
         return {
             "synop_dense": self.synops_dense,
             "synop_sparse": self.synops_sparse,
@@ -177,14 +178,14 @@ class StepEvents(ByValue):
         }
 
 
-_WHOLE = {"flow_source", "flow_target", "flow_hops_east_west", "flow_hops_north_south", "flow_hops_between_chips"}
-_SENDING = ("neuron_access", "neuron_update", "neuron_spike", "message_out")
-_RECEIVING = ("message_in", "synop_dense", "synop_sparse", "synop_convolution")
+INTEGER_FIELDS = {"flow_source", "flow_target", "flow_hops_east_west", "flow_hops_north_south", "flow_hops_between_chips"}
+SENDING_EVENTS = ("neuron_access", "neuron_update", "neuron_spike", "message_out")
+RECEIVING_EVENTS = ("message_in", "synop_dense", "synop_sparse", "synop_convolution")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepEstimate:
-    """What a step costs; an estimate, as good as the figures and the counts.
+    """Estimated energy and time of a step.
 
     Attributes
     ----------
@@ -192,11 +193,11 @@ class StepEstimate:
     energy_j_by_kind : dict of str to float
         By the names of `Figures`; they add up to `energy_j`.
     sending_s, receiving_s : float
-        What the busiest core takes for its two queues.
+        Time of the two queues of the busiest core.
     flight_s : float
-        The longest way that a message takes through the mesh.
+        The longest path of a message through the mesh.
     sync_s : float
-        What ends the step. Time is the longer of the two queues, and flight and synchronisation.
+        Synchronisation at the end. `time_s` is the longer of the two queues, plus flight and synchronisation.
     busiest_core : int
         Index into the events' arrays; -1 where there is no core.
     """
@@ -212,17 +213,17 @@ class StepEstimate:
 
 
 def estimate_step(events: StepEvents, figures: Figures) -> StepEstimate:
-    """What a step with these events costs on a chip with these figures.
+    """Estimate energy and time of a step with these events on a chip with these figures.
 
     An average step is faster than the steps' average, as not every step is busiest on the same core: by up to a fifth where few
     neurons fire. Where steps are known one by one, estimate each and take the mean; energies agree either way.
     """
-    energy = {kind: float(n.sum()) * _cost(figures, kind).energy_j for kind, n in events.by_kind().items()}
+    energy = {kind: float(n.sum()) * figures.cost(kind).energy_j for kind, n in events.by_kind().items()}
     sending, receiving = queues_s(events, figures)
     busy = np.maximum(sending, receiving)
     core = int(busy.argmax()) if busy.size else -1
     # A flow that is seen in one step of ten has a tenth of a message, and lengthens the average by a tenth of its way.
-    flight = np.minimum(events.flow_messages, 1) * events.flow_way_s(figures)
+    flight = np.minimum(events.flow_messages, 1) * events.flow_travel_s(figures)
     flight_s = float(flight.max(initial=0.0))
     sync_s = figures.sync_s(events.tiles_used)
     return StepEstimate(
@@ -238,28 +239,21 @@ def estimate_step(events: StepEvents, figures: Figures) -> StepEstimate:
 
 
 def queues_s(events: StepEvents, figures: Figures) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """How long each core takes to send, and how long to receive; two arrays (n_cores,)."""
+    """Time that each core takes to send and to receive: two arrays (n_cores,), in seconds."""
     counts, none = events.by_kind(), np.zeros(events.n_cores)
-    sending = sum((counts[kind] * _cost(figures, kind).time_s for kind in _SENDING), none)
-    receiving = sum((counts[kind] * _cost(figures, kind).time_s for kind in _RECEIVING), none)
+    sending = sum((counts[kind] * figures.cost(kind).time_s for kind in SENDING_EVENTS), none)
+    receiving = sum((counts[kind] * figures.cost(kind).time_s for kind in RECEIVING_EVENTS), none)
     return sending, receiving
 
 
-def _cost(figures: Figures, kind: str) -> EventCost:
-    cost: EventCost = getattr(figures, kind)
-    return cost
-
-
-# -------------------- board.journeys
-
-_EVENTS = (
+EVENTS = (
     "synop_dense", "synop_sparse", "synop_convolution", "neuron_access", "neuron_update", "neuron_spike", "message_in",
     "message_out", "hop_east_west", "hop_north_south", "hop_between_chips",
 )  # fmt: skip
 
 
 def mesh_of(profile: HardwareProfile) -> Mesh:
-    """Where the cores of a profile's board stand."""
+    """The geometry of a profile's board."""
     chips = profile["chips"].number
     return Mesh(
         chips=chips,
@@ -271,40 +265,39 @@ def mesh_of(profile: HardwareProfile) -> Mesh:
 
 
 def figures_of(profile: HardwareProfile) -> Figures | None:
-    """What events cost on a chip; None where the profile does not say what a synaptic operation takes.
+    """Costs of events on a chip; None where the profile has none for a synaptic operation.
 
-    An event that the profile prices neither in energy nor in time counts as free; `unpriced` lists them.
+    An event without energy and time in the profile counts as free; `unpriced` lists them.
     """
     if "synop_sparse_energy" not in profile:
         return None
     waits = "sync_tiles" in profile and "sync_time" in profile
     tiles, times = (profile["sync_tiles"].choices, profile["sync_time"].choices) if waits else ((1,), (0,))
+
+    def figure(key: str) -> float:
+        return profile[key].figure if key in profile else 0.0
+
     costs = {
-        event: EventCost(energy_j=_figure(profile, f"{event}_energy") * 1e-12, time_s=_figure(profile, f"{event}_time") * 1e-9)
-        for event in _EVENTS
+        event: EventCost(energy_j=figure(f"{event}_energy") * 1e-12, time_s=figure(f"{event}_time") * 1e-9) for event in EVENTS
     }
     return Figures(**costs, sync_tiles=tiles, sync_time_s=tuple(time * 1e-9 for time in times))
 
 
 def unpriced(profile: HardwareProfile) -> tuple[str, ...]:
     """Events that a profile gives no energy for."""
-    return tuple(event for event in _EVENTS if f"{event}_energy" not in profile)
-
-
-def _figure(profile: HardwareProfile, key: str) -> float:
-    return profile[key].figure if key in profile else 0.0
+    return tuple(event for event in EVENTS if f"{event}_energy" not in profile)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Traffic:
-    """The spikes of an average step on a board.
+    """Spikes of an average step on a board.
 
     Attributes
     ----------
     links : Links
         From slice to slice.
     homes, neurons : array (n_slices,)
-        The core that each slice stands on, and how many neurons it has.
+        Core of each slice, and its number of neurons.
     """
 
     links: Links
@@ -314,7 +307,7 @@ class Traffic:
 
     @property
     def flow(self) -> Flow:
-        """From core to core, the input left out; cores by their place among those that are used."""
+        """Spikes from core to core without the network's input; cores numbered among those that are used."""
         inside = self.links.source >= 0
         _, place = np.unique(self.homes, return_inverse=True)
         pairs = np.stack([place[self.links.source[inside]], place[self.links.target[inside]]])
@@ -324,7 +317,7 @@ class Traffic:
         return Flow(source=keys // n_cores, target=keys % n_cores, spikes=spikes)
 
     def spike_hops(self) -> float:
-        """Spikes x hops a step: tiles crossed, a crossing from chip to chip at its price."""
+        """Spikes x hops a step, crossings from chip to chip weighted by their cost."""
         return spike_hops(self.flow, np.unique(self.homes), mesh_of(self.profile))
 
     def between_chips(self) -> float:
@@ -337,22 +330,26 @@ class Traffic:
     def on_links(self) -> NDArray[np.float64]:
         """(chips, rows, columns, 4): spikes a step over the links of each tile to its east, west, south and north.
 
-        A spike goes along its row first and then along its column, within a chip; chips that it crosses are left out.
+        Spikes travel along the row first, then along the column; only spikes within a chip are counted.
         """
         return link_loads(self.flow, np.unique(self.homes), mesh_of(self.profile))
 
     def events(self) -> StepEvents:
-        """What happens on each used core in a step."""
+        """Events on each used core in a step."""
         links, mesh = self.links, mesh_of(self.profile)
         cores, place = np.unique(self.homes, return_inverse=True)
         target, inside = place[links.target], links.source >= 0
         source = np.where(inside, place[links.source], -1)
-        synops = [_summed(target, links.synops * (links.encoding == n), cores.size) for n in range(len(ENCODINGS))]
+
+        def summed(where: NDArray[np.int64], what: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.bincount(where, what, cores.size).astype(np.float64)
+
+        synops = [summed(target, links.synops * (links.encoding == n)) for n in range(len(ENCODINGS))]
         east, north, chips = mesh.hops(cores[np.where(inside, source, target)], cores[target])
-        neurons = _summed(place, self.neurons, cores.size)
+        neurons = summed(place, self.neurons)
         return StepEvents(
             synops_dense=synops[0], synops_sparse=synops[1], synops_convolution=synops[2], neuron_accesses=neurons,
-            neuron_updates=neurons, spikes=_summed(place, links.fired, cores.size), flow_source=source, flow_target=target,
+            neuron_updates=neurons, spikes=summed(place, links.fired), flow_source=source, flow_target=target,
             flow_messages=links.spikes, flow_hops_east_west=east, flow_hops_north_south=north, flow_hops_between_chips=chips,
             tiles_used=np.unique(cores // mesh.cores_per_tile).size,
         )  # fmt: skip
@@ -363,12 +360,8 @@ class Traffic:
         return None if figures is None else estimate_step(self.events(), figures)
 
 
-def _summed(where: NDArray[np.int64], what: NDArray[np.float64], n: int) -> NDArray[np.float64]:
-    return np.bincount(where, what, n).astype(np.float64)
-
-
 def link_loads(flow: Flow, position: NDArray[np.int64], mesh: Mesh) -> NDArray[np.float64]:
-    """`Traffic.on_links` of logical cores that stand on physical cores `position`."""
+    """`Traffic.on_links` of logical cores on physical cores `position`."""
     columns, rows = mesh.columns_and_rows
     at = mesh.position(position)
     a, b = flow.source, flow.target

@@ -27,8 +27,16 @@ from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.arrangement import arrange
 from neurodeploy.mapping.energy import mesh_of
-from neurodeploy.mapping.packing import Board, Hearing, Tuning, assigned, axon_of, cut, packed
-from neurodeploy.mapping.partition import Agreement, Chosen, Options, options_of
+from neurodeploy.mapping.packing import (
+    BlockAnnealing,
+    FanOut,
+    OpenCores,
+    assign_layers,
+    best_fit_decreasing,
+    cut_layer,
+    output_axon_usage,
+)
+from neurodeploy.mapping.partition import BlockOptions, BlockSelection, SelectedBlock, block_options
 from neurodeploy.mapping.placement import Placement, Slice
 from neurodeploy.mapping.traffic import Rates, links_of
 from neurodeploy.resources.counting import LayerCount, layer_usage
@@ -48,7 +56,7 @@ from neurodeploy.targets import check_profile
 
 # -------------------- layout.laying
 
-Cut: TypeAlias = "tuple[str, int, Region]"
+PlannedSlice: TypeAlias = "tuple[str, int, Region]"
 """Layer, core, region: these neurons of the layer are to stand on the core."""
 Counts: TypeAlias = "Mapping[str, LayerCount]"
 
@@ -60,7 +68,7 @@ def lay_out(
     cores: int | None = None,
     bits: int = DEFAULT_WEIGHT_BITS,
     connectivity: float | None = None,
-    plan: Sequence[Cut] = (),
+    plan: Sequence[PlannedSlice] = (),
 ) -> Placement:
     """Put a network on the fewest cores, whether it fits or not; one in floats with weights of `bits` bits.
 
@@ -75,25 +83,25 @@ def lay_out(
     available = profile.core_count(cores)
     widths = {layer.name: weight_bits(bits_of(layer, bits), profile) for layer in network.layers}
     counts = counts_of(network.layers, widths, profile, connectivity)
-    closely = Placement(
+    packed = Placement(
         profile=profile,
         cores_available=available,
         cores_lower_bound=least_cores(network.layers, counts, profile),
         weight_bits=widths,
         n_pairs={layer.name: layer.n_pairs for layer in network},
-        slices=filled(network.layers, profile, counts),
+        slices=pack_layers(network.layers, profile, counts),
         layer_usage=layer_usage(network, counts, profile),
     )
     if not plan:
-        return closely
-    planned = replace(closely, slices=_as_planned(network.layers, profile, counts, plan))
-    return planned if planned.fits and (planned.cores_used <= closely.cores_used or not closely.fits) else closely
+        return packed
+    by_plan = replace(packed, slices=_slices_of_plan(network.layers, profile, counts, plan))
+    return by_plan if by_plan.fits and (by_plan.cores_used <= packed.cores_used or not packed.fits) else packed
 
 
-def cores_at_a_glance(network: Network | QuantizedNetwork, profile: HardwareProfile, *, bits: int = DEFAULT_WEIGHT_BITS) -> int:
+def quick_core_count(network: Network | QuantizedNetwork, profile: HardwareProfile, *, bits: int = DEFAULT_WEIGHT_BITS) -> int:
     """Cores that a network takes when it is laid in the first way alone, some more than `lay_out` finds: to compare networks."""
     widths = {layer.name: weight_bits(bits_of(layer, bits), profile) for layer in network.layers}
-    slices = filled(network.layers, profile, counts_of(network.layers, widths, profile), is_quick=True)
+    slices = pack_layers(network.layers, profile, counts_of(network.layers, widths, profile), is_quick=True)
     return len({part.core for part in slices})
 
 
@@ -185,21 +193,21 @@ def least_usage(layer: AnyLayer, count: LayerCount, senders: Collection[str]) ->
     return usage_vector(usage, sent, profile).astype(np.float64)
 
 
-_LAID_AGAIN = 20_000
+MAX_SLICES_REPACKED = 20_000
 """Networks of more slices are laid in one way only."""
-_TRIALS = 6
+RECURRENT_TRIALS = 6
 """How often a layer that hears itself is cut anew, where a core turns out to be too full."""
-_TUNED_LAYERS = 100
+MAX_ANNEALED_LAYERS = 100
 """Networks of more layers keep the blocks that they agreed on."""
-_SEEDS = 2
+ANNEALING_SEEDS = 2
 """How often blocks are tuned."""
-_CHANGES, _CHANGES_A_CORE = 5000, 10
+MAX_ANNEALING_STEPS, ANNEALING_STEPS_PER_CORE = 5000, 10
 """How many changes are looked at each time: at most, and for each core."""
-_WAYS = ((1.0, True), (0.5, True), (0.0, True), (1.0, False), (0.0, False))
+PACKING_VARIANTS = ((1.0, True), (0.5, True), (0.0, True), (1.0, False), (0.0, False))
 """How cautious the layers are when they agree, and whether they keep to the pieces that they agreed on."""
 
 
-def filled(
+def pack_layers(
     layers: Layers, profile: HardwareProfile, counts: Counts, *, is_quick: bool = False, enough: int = 1
 ) -> tuple[Slice, ...]:
     """Every layer laid: in that of some ways (the first, if quick) that breaks fewest limits, and of these takes fewest cores.
@@ -207,23 +215,27 @@ def filled(
     The first that breaks none and takes no more than `enough` cores is taken as it is.
     """
     if profile.number("cores_per_layer", UNLIMITED) == 1:
-        return _uncut(layers, profile, counts)
+        return _pack_whole_layers(layers, profile, counts)
     best: tuple[Slice, ...] = ()
     least: tuple[int, int] | None = None
-    options = {layer.name: options_of(counts[layer.name], grid_of(layer), profile) for layer in layers}
+    options = {layer.name: block_options(counts[layer.name], grid_of(layer), profile) for layer in layers}
     are_rows = all(len(grid_of(layer)) == 1 for layer in layers)  # which leaves nothing to agree on
-    for caution, is_even in _WAYS[:1] if are_rows and len(layers) == 1 else _WAYS[::3] if are_rows else _WAYS:
-        chosen = agreed(layers, profile, options, caution)
-        too_full, n_cores, slices = _filled(layers, profile, counts, chosen, is_even=is_even)
-        if any(hears_itself(layer) for layer in layers):
-            too_full, n_cores, slices = _settled(layers, profile, counts, chosen, slices, is_even=is_even)
-        if least is None or (too_full, n_cores) < least:
-            best, least = slices, (too_full, n_cores)
-        if is_quick or len(slices) > _LAID_AGAIN or least <= (0, enough):
+    for caution, is_even in (
+        PACKING_VARIANTS[:1] if are_rows and len(layers) == 1 else PACKING_VARIANTS[::3] if are_rows else PACKING_VARIANTS
+    ):
+        selected = select_blocks(layers, profile, options, caution)
+        n_overfull, n_cores, slices = _fill_cores(layers, profile, counts, selected, is_even=is_even)
+        if any(is_recurrent(layer) for layer in layers):
+            n_overfull, n_cores, slices = _repack_recurrent(layers, profile, counts, selected, slices, is_even=is_even)
+        if least is None or (n_overfull, n_cores) < least:
+            best, least = slices, (n_overfull, n_cores)
+        if is_quick or len(slices) > MAX_SLICES_REPACKED or least <= (0, enough):
             return best
-    is_tuned = not are_rows and len(layers) <= _TUNED_LAYERS and not any(hears_itself(layer) for layer in layers)
-    if is_tuned and least is not None and least[0] == 0:
-        for found in _tuned(layers, profile, counts, options, min(_CHANGES, _CHANGES_A_CORE * least[1])):
+    is_annealed = not are_rows and len(layers) <= MAX_ANNEALED_LAYERS and not any(is_recurrent(layer) for layer in layers)
+    if is_annealed and least is not None and least[0] == 0:
+        for found in _pack_annealed(
+            layers, profile, counts, options, min(MAX_ANNEALING_STEPS, ANNEALING_STEPS_PER_CORE * least[1])
+        ):
             if found[:2] < least:
                 best, least = found[2], found[:2]
             if least <= (0, enough):
@@ -231,34 +243,34 @@ def filled(
     return best
 
 
-def _tuned(
-    layers: Layers, profile: HardwareProfile, counts: Counts, options: Mapping[str, Options], changes: int
+def _pack_annealed(
+    layers: Layers, profile: HardwareProfile, counts: Counts, options: Mapping[str, BlockOptions], changes: int
 ) -> Iterator[tuple[int, int, tuple[Slice, ...]]]:
     """Layers cut with an eye on who fills the cores of whom: laid as they come, and all of them cut before any is laid."""
-    chosen = agreed(layers, profile, options, 1.0)
-    tuning = Tuning(options, {layer.name: layer.n_neurons for layer in layers}, _axon(profile))
-    for seed in range(_SEEDS):
-        blocks = tuning.tuned({name: one.block for name, one in chosen.items()}, changes, seed)
-        tuned = {name: replace(one, block=blocks[name]) for name, one in chosen.items()}
-        yield _filled(layers, profile, counts, tuned, is_even=True)
-        yield _packed(layers, profile, counts, tuned)
+    selected = select_blocks(layers, profile, options, 1.0)
+    annealing = BlockAnnealing(options, {layer.name: layer.n_neurons for layer in layers}, axon_share(profile))
+    for seed in range(ANNEALING_SEEDS):
+        blocks = annealing.anneal({name: one.block for name, one in selected.items()}, changes, seed)
+        annealed = {name: replace(one, block=blocks[name]) for name, one in selected.items()}
+        yield _fill_cores(layers, profile, counts, annealed, is_even=True)
+        yield _pack_slices(layers, profile, counts, annealed)
 
 
-def _packed(
-    layers: Layers, profile: HardwareProfile, counts: Counts, chosen: Mapping[str, Chosen]
+def _pack_slices(
+    layers: Layers, profile: HardwareProfile, counts: Counts, selected: Mapping[str, SelectedBlock]
 ) -> tuple[int, int, tuple[Slice, ...]]:
     """Pieces that no core holds, cores, and every layer: all cut first, then packed; cores in the order of the layers."""
     capacity = np.array([profile.capacity(resource) for resource in limited_resources(profile)])
-    hearing, pieces = Hearing(layers, counts, profile), list[Slice]()
+    fan_out, pieces = FanOut(layers, counts, profile), list[Slice]()
     for layer in reversed(layers):
-        filling = hearing.filling(layer)
-        regions = cut(filling, chosen[layer.name].block, capacity)
-        hearing.add(layer, regions)
-        hearing.forget(layer)
-        pieces += [filling.measure(region, 0) for region in reversed(regions)]
+        counter = fan_out.counter(layer)
+        regions = cut_layer(counter, selected[layer.name].block, capacity)
+        fan_out.add(layer, regions)
+        fan_out.discard(layer)
+        pieces += [counter.measure(region, 0) for region in reversed(regions)]
     pieces.reverse()
     needs = np.stack([usage_vector(part.usage, part.output_axons, profile) for part in pieces])
-    homes = packed(needs, capacity)
+    homes = best_fit_decreasing(needs, capacity)
     largest = np.lexsort((-(needs / np.maximum(capacity, 1)).max(axis=1), homes))
     first = largest[np.flatnonzero(np.diff(homes[largest], prepend=-1))]  # each core stands where its largest piece is
     number = np.argsort(np.argsort(first))
@@ -266,11 +278,11 @@ def _packed(
     return int((needs > capacity).any(axis=1).sum()), first.size, tuple(sorted(parts, key=lambda part: part.core))
 
 
-def _filled(
+def _fill_cores(
     layers: Layers,
     profile: HardwareProfile,
     counts: Counts,
-    chosen: Mapping[str, Chosen],
+    selected: Mapping[str, SelectedBlock],
     *,
     is_even: bool,
     cuts: Mapping[str, Sequence[Region]] | None = None,
@@ -281,79 +293,83 @@ def _filled(
     The output axons of a layer that hears itself depend on how it is cut, and that on its output axons: `cuts` says how it was
     cut before, and so many slices more may come of it; by default it is cut on trial, as if it did not hear itself.
     """
-    board, slices, hearing = Board(profile, is_even=is_even), list[Slice](), Hearing(layers, counts, profile)
+    board, slices, fan_out = OpenCores(profile, is_even=is_even), list[Slice](), FanOut(layers, counts, profile)
     for layer in reversed(layers):
-        filling = hearing.filling(layer)
-        if hears_itself(layer):
+        counter = fan_out.counter(layer)
+        if is_recurrent(layer):
             trial = (
-                [part.region for part in Board(profile).lay(filling, chosen[layer.name])] if cuts is None else cuts[layer.name]
+                [part.region for part in OpenCores(profile).pack_layer(counter, selected[layer.name])]
+                if cuts is None
+                else cuts[layer.name]
             )
-            hearing.add(layer, trial)
-            hearing.expect(layer, spare)
-            filling = hearing.filling(layer)
-        laid = board.lay(filling, chosen[layer.name])
-        if not hears_itself(layer):
-            hearing.add(layer, [part.region for part in laid])
-        hearing.forget(layer)
-        slices += laid
+            fan_out.add(layer, trial)
+            fan_out.add_margin(layer, spare)
+            counter = fan_out.counter(layer)
+        part_slices = board.pack_layer(counter, selected[layer.name])
+        if not is_recurrent(layer):
+            fan_out.add(layer, [part.region for part in part_slices])
+        fan_out.discard(layer)
+        slices += part_slices
     first_core_first = (replace(part, core=board.n_cores - 1 - part.core) for part in reversed(slices))
-    return board.n_too_full, board.n_cores, tuple(sorted(first_core_first, key=lambda part: part.core))
+    return board.n_overfull, board.n_cores, tuple(sorted(first_core_first, key=lambda part: part.core))
 
 
-def _settled(
+def _repack_recurrent(
     layers: Layers,
     profile: HardwareProfile,
     counts: Counts,
-    chosen: Mapping[str, Chosen],
+    selected: Mapping[str, SelectedBlock],
     slices: tuple[Slice, ...],
     *,
     is_even: bool,
 ) -> tuple[int, int, tuple[Slice, ...]]:
     """Layers that hear themselves cut again, by how they were cut, until what they are counted with is how they stand."""
     capacity = np.array([profile.capacity(resource) for resource in limited_resources(profile)])
-    for trial in range(_TRIALS):
-        slices = _as_planned(layers, profile, counts, [(part.layer, part.core, part.region) for part in slices])
+    for trial in range(RECURRENT_TRIALS):
+        slices = _slices_of_plan(layers, profile, counts, [(part.layer, part.core, part.region) for part in slices])
         used: dict[int, NDArray[np.int64]] = {}
         for part in slices:
             used[part.core] = used.get(part.core, 0) + usage_vector(part.usage, part.output_axons, profile)
-        too_full = sum(bool((taken > capacity).any()) for taken in used.values())
-        if too_full == 0 or trial == _TRIALS - 1:
+        n_overfull = sum(bool((taken > capacity).any()) for taken in used.values())
+        if n_overfull == 0 or trial == RECURRENT_TRIALS - 1:
             break
         cuts = {layer.name: [part.region for part in slices if part.layer == layer.name] for layer in layers}
-        slices = _filled(layers, profile, counts, chosen, is_even=is_even, cuts=cuts, spare=trial)[2]
-    return too_full, len(used), slices
+        slices = _fill_cores(layers, profile, counts, selected, is_even=is_even, cuts=cuts, spare=trial)[2]
+    return n_overfull, len(used), slices
 
 
-def hears_itself(layer: AnyLayer) -> bool:
+def is_recurrent(layer: AnyLayer) -> bool:
     """Whether the layer has a connection from itself."""
     return any(connection.source == layer.name for connection in layer.connections)
 
 
-def agreed(layers: Layers, profile: HardwareProfile, options: Mapping[str, Options], caution: float) -> dict[str, Chosen]:
+def select_blocks(
+    layers: Layers, profile: HardwareProfile, options: Mapping[str, BlockOptions], caution: float
+) -> dict[str, SelectedBlock]:
     """The blocks by which all layers together take fewest cores; see `neurodeploy.mapping.partition`."""
-    return Agreement(options, {layer.name: layer.n_neurons for layer in layers}, _axon(profile), caution).reached()
+    return BlockSelection(options, {layer.name: layer.n_neurons for layer in layers}, axon_share(profile), caution).select()
 
 
-def _axon(profile: HardwareProfile) -> NDArray[np.float64]:
+def axon_share(profile: HardwareProfile) -> NDArray[np.float64]:
     """(n_resources,): share of a core that an output axon takes."""
     capacity = np.maximum([profile.capacity(resource) for resource in limited_resources(profile)], 1.0)
-    share: NDArray[np.float64] = axon_of(profile) / capacity
+    share: NDArray[np.float64] = output_axon_usage(profile) / capacity
     return share
 
 
-def _uncut(layers: Layers, profile: HardwareProfile, counts: Counts) -> tuple[Slice, ...]:
+def _pack_whole_layers(layers: Layers, profile: HardwareProfile, counts: Counts) -> tuple[Slice, ...]:
     """Every layer in one piece, each on a core that holds it."""
-    hearing = Hearing(layers, counts, profile)
+    fan_out = FanOut(layers, counts, profile)
     for layer in layers:
-        hearing.add(layer, [Region.whole(grid_of(layer))])
-    slices = [hearing.filling(layer).measure(Region.whole(grid_of(layer)), 0) for layer in layers]
-    cores = assigned(np.stack([usage_vector(part.usage, part.output_axons, profile) for part in slices]), profile)
+        fan_out.add(layer, [Region.whole(grid_of(layer))])
+    slices = [fan_out.counter(layer).measure(Region.whole(grid_of(layer)), 0) for layer in layers]
+    cores = assign_layers(np.stack([usage_vector(part.usage, part.output_axons, profile) for part in slices]), profile)
     parts = [replace(part, core=int(core)) for part, core in zip(slices, cores, strict=True)]
     return tuple(sorted(parts, key=lambda part: part.core))
 
 
-def _as_planned(layers: Layers, profile: HardwareProfile, counts: Counts, plan: Sequence[Cut]) -> tuple[Slice, ...]:
-    hearing = Hearing(layers, counts, profile)
+def _slices_of_plan(layers: Layers, profile: HardwareProfile, counts: Counts, plan: Sequence[PlannedSlice]) -> tuple[Slice, ...]:
+    fan_out = FanOut(layers, counts, profile)
     for layer in layers:
         regions = [region for name, _, region in plan if name == layer.name]
         covered = np.zeros(grid_of(layer), dtype=np.int64)
@@ -361,8 +377,8 @@ def _as_planned(layers: Layers, profile: HardwareProfile, counts: Counts, plan: 
             covered[region.box] += 1
         if not (covered == 1).all():
             raise RequestError("plan", f"does not give each neuron of layer {layer.name!r} one core")
-        hearing.add(layer, regions)
-    fillings = {layer.name: hearing.filling(layer) for layer in layers}
+        fan_out.add(layer, regions)
+    fillings = {layer.name: fan_out.counter(layer) for layer in layers}
     order = {layer.name: n for n, layer in enumerate(layers)}
     slices = [fillings[name].measure(region, core) for name, core, region in plan]
     return tuple(sorted(slices, key=lambda part: (part.core, order[part.layer], part.region)))
@@ -377,7 +393,7 @@ def place(
     *,
     cores: int | None = None,
     chips: int | None = None,
-    plan: Sequence[Cut] = (),
+    plan: Sequence[PlannedSlice] = (),
     rates: Rates | None = None,
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
@@ -414,10 +430,10 @@ def place(
     placement = lay_out(network, profile, cores=available, plan=plan)
     for overrun in placement.overruns():
         raise overrun.error()
-    return arranged(linked(placement, network, rates), seed=seed, progress=progress)
+    return arrange_placement(with_traffic(placement, network, rates), seed=seed, progress=progress)
 
 
-def linked(
+def with_traffic(
     placement: Placement,
     network: Network | QuantizedNetwork,
     rates: Rates | None = None,
@@ -430,7 +446,7 @@ def linked(
     return replace(placement, links=links_of(slices, network.layers, counts, rates))
 
 
-def arranged(placement: Placement, *, seed: int = 0, progress: Callable[[float], None] | None = None) -> Placement:
+def arrange_placement(placement: Placement, *, seed: int = 0, progress: Callable[[float], None] | None = None) -> Placement:
     """The same slices, core by core, on those cores of the board between which spikes travel least.
 
     A chip whose cores differ keeps its own; a network that needs more cores than the board has is left as it is laid out.

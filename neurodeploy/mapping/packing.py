@@ -1,24 +1,14 @@
-"""How cores are filled with the pieces of layers, and to how many pieces every neuron's spikes go.
+"""Packing of slices onto cores: best fit for several resources at once, and annealing of the blocks that layers are cut into.
 
-On how few cores pieces fit when all of them are cut before the first is put anywhere.
-
-What one layer leaves over of its cores, small pieces of any other fill, whichever of the two is laid first. The largest piece
-chooses first, each the fullest core that still holds it (best fit decreasing, for several resources at once).
-
-Which core takes a layer that cannot be cut, on a chip whose cores may differ.
-
-By which blocks layers fill cores best when the pieces of all of them share these.
-
-Layers agree on blocks (`neurodeploy.mapping.partition`) as if each had cores of its own; what one leaves over of them, others
-might
-fill. So blocks are changed here and there (simulated annealing), and for each choice it is estimated how many cores the pieces
-would take together, each the fullest that holds it, the largest first.
+`OpenCores` cuts and packs one layer after another. `best_fit_decreasing` packs slices that are all cut beforehand: the largest
+chooses first, each the fullest core that still holds it. `assign_layers` is for chips that cannot cut a layer. `BlockAnnealing`
+changes the blocks of the layers so that the slices of all of them together fill the cores better.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,67 +17,64 @@ from scipy.optimize import linear_sum_assignment
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers
-from neurodeploy.mapping.partition import Chosen, Options, Scheme, Strip, even_cuts, longest
+from neurodeploy.mapping.partition import BlockOptions, Scheme, SelectedBlock, Strip, even_cuts, longest_fit
 from neurodeploy.mapping.placement import Slice
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import AnyLayer, Layers, Region, Usage, grid_of, limited_resources, usage_vector
 
-# -------------------- layout.filling
+MIN_FREE_SHARE = 0.03
+"""A core with less than this share of any resource left is full."""
+LEFTOVER_WEIGHT = 0.3
+"""Weight of leftover space against the same space on a new core."""
+MAX_OPEN_CORES_TRIED = 16
+"""Open cores that are tried for a slice, the newest first."""
 
 
-_WORTH_FILLING = 0.03
-"""A core that has less than this of anything left is full."""
-_LEFT_OVER = 0.3
-"""What else might be left over of a core counts for so much of what it would cost elsewhere."""
-_LOOKED_AT = 16
-"""Open cores that are tried for a piece, the newest first."""
-
-
-class Hearing:
-    """To how many slices every neuron's spikes go, as far as the slices are known."""
+class FanOut:
+    """Number of target slices of every neuron, as far as the targets are cut."""
 
     def __init__(self, layers: Layers, counts: Mapping[str, LayerCount], profile: HardwareProfile) -> None:
         self.layers, self.counts, self.profile = layers, counts, profile
         self._sizes = {layer.name: layer.n_neurons for layer in layers}
         self._targets: dict[str, NDArray[np.int32]] = {}
 
-    def filling(self, layer: AnyLayer) -> Filling:
-        """The layer, to be laid out with the targets that are known."""
-        return Filling(layer, self.counts[layer.name], self._targets.get(layer.name), self.profile)
+    def counter(self, layer: AnyLayer) -> SliceCounter:
+        """The layer with its known targets, ready to count slices of it."""
+        return SliceCounter(layer, self.counts[layer.name], self._targets.get(layer.name), self.profile)
 
     def add(self, layer: AnyLayer, regions: Sequence[Region]) -> None:
-        """The layer is cut into these regions."""
+        """Count a layer's regions as targets of its sources."""
         for region in regions:
-            for heard in self.counts[layer.name].sources(region):
-                if heard.source not in self._sizes:
+            for received in self.counts[layer.name].sources(region):
+                if received.source not in self._sizes:
                     continue
-                if heard.source not in self._targets:
-                    self._targets[heard.source] = np.zeros(self._sizes[heard.source], dtype=np.int32)
-                self._targets[heard.source].reshape(heard.shape)[heard.box.box] += heard.mask
+                if received.source not in self._targets:
+                    self._targets[received.source] = np.zeros(self._sizes[received.source], dtype=np.int32)
+                self._targets[received.source].reshape(received.shape)[received.box.box] += received.mask
 
-    def expect(self, layer: AnyLayer, more: int) -> None:
-        """So many slices more may yet hear each neuron of the layer that any hears."""
+    def add_margin(self, layer: AnyLayer, more: int) -> None:
+        """Count `more` further target slices for each neuron of the layer that has any."""
         if layer.name in self._targets:
             self._targets[layer.name] += more * (self._targets[layer.name] > 0)
 
-    def forget(self, layer: AnyLayer) -> None:
-        """The layer is laid, and nobody asks any more."""
+    def discard(self, layer: AnyLayer) -> None:
+        """Drop the counts of a layer that is packed."""
         self._targets.pop(layer.name, None)
 
 
-def axon_of(profile: HardwareProfile) -> Integers:
-    """(n_resources,): what an output axon takes."""
+def output_axon_usage(profile: HardwareProfile) -> Integers:
+    """What an output axon takes of each limited resource (n_resources,)."""
     nothing = Usage(neurons=0, synapses=0, synapse_memory_bits=0, input_axons=0, encoding="")
     return usage_vector(nothing, 1, profile) - usage_vector(nothing, 0, profile)
 
 
-class Filling:
-    """A layer being laid out: what any region of it would use."""
+class SliceCounter:
+    """Usage of any region of a layer as a slice, output axons included."""
 
     def __init__(self, layer: AnyLayer, count: LayerCount, targets: NDArray[np.int32] | None, profile: HardwareProfile) -> None:
         self.name, self.grid, self.count, self.profile = layer.name, grid_of(layer), count, profile
         self._outputs: Integers | None = None
-        self._axon = axon_of(profile)
+        self._axon = output_axon_usage(profile)
         if targets is not None:
             self._outputs = np.zeros(tuple(side + 1 for side in self.grid), dtype=np.int64)
             inner = targets.reshape(self.grid).astype(np.int64)
@@ -96,7 +83,7 @@ class Filling:
             self._outputs[(slice(1, None),) * inner.ndim] = inner
 
     def output_axons(self, region: Region) -> int:
-        """(neuron, target slice) pairs of a region."""
+        """Number of (neuron, target slice) pairs of a region."""
         if self._outputs is None:
             return 0
         sums = self._outputs[tuple(slice(a, b + 1, b - a) for a, b in zip(region.starts, region.stops, strict=True))]
@@ -105,147 +92,140 @@ class Filling:
         return int(sums)
 
     def measure(self, region: Region, core: int) -> Slice:
-        """The region on a core."""
+        """The region as a slice on a core."""
         usage = self.count.usage(region)
         return Slice(layer=self.name, core=core, region=region, usage=usage, output_axons=self.output_axons(region))
 
     def needs(self, region: Region) -> Integers:
-        """What a region takes of each resource; more than any core has where the chip has no index as long."""
+        """What a region takes of each limited resource (n_resources,); the largest integer where no target index is long enough."""
         try:
             return self.count.usage_vector(region) + self.output_axons(region) * self._axon
         except BudgetError:
             return np.full(len(limited_resources(self.profile)), np.iinfo(np.int64).max)
 
 
-class Board:
-    """Cores, of which those that are begun and not full are looked at before a new one is.
+class OpenCores:
+    """Cores that are begun and not full: layers are packed on them before a new core is begun.
 
     Parameters
     ----------
     is_even : bool
-        Put no smaller pieces on what is left of cores than layers agreed on.
+        Do not use leftover space for slices smaller than the selected block.
     """
 
     def __init__(self, profile: HardwareProfile, *, is_even: bool = False) -> None:
-        self.profile, self.is_even, self.n_cores, self.n_too_full = profile, is_even, 0, 0
+        self.profile, self.is_even, self.n_cores, self.n_overfull = profile, is_even, 0, 0
         self.capacity = np.array([profile.capacity(resource) for resource in limited_resources(profile)])
         self._numbers = np.zeros(0, dtype=np.int64)
         self._left = np.zeros((0, len(self.capacity)), dtype=np.int64)
 
-    def lay(self, filling: Filling, chosen: Chosen) -> list[Slice]:
-        """A layer laid from its last neuron to its first."""
-        scheme = Scheme.of(filling.grid, chosen.block)
-        waiting = [(strip, chosen.block[scheme.axis]) for strip in scheme.strips()]
-        least = self._least(filling, waiting[-1][0], chosen)
+    def pack_layer(self, counter: SliceCounter, selected: SelectedBlock) -> list[Slice]:
+        """Cut a layer from its last neuron to its first, and put each slice on a core."""
+        scheme = Scheme.of(counter.grid, selected.block)
+        waiting = [(strip, selected.block[scheme.axis]) for strip in scheme.strips()]
+        least = self._least_lines(counter, waiting[-1][0], selected)
         slices: list[Slice] = []
         while waiting:
             strip, guess = waiting.pop()
-            row, n = self._best(filling, strip, guess, least if strip.axis == scheme.axis else 1)
+            row, n = self._best(counter, strip, guess, least if strip.axis == scheme.axis else 1)
             line = strip.between(strip.stop - 1, strip.stop)
-            if not n and line.n_neurons > 1:  # not even a line fits a core: it is cut across
+            if not n and line.n_neurons > 1:  # not even one line fits a core: cut across it
                 waiting += self._rest(strip, 1, guess)
                 waiting.append((Strip(line, int(np.argmax(line.sides))), 1))
                 continue
             n = max(n, 1)
-            part = filling.measure(strip.between(strip.stop - n, strip.stop), int(self._numbers[row]))
+            part = counter.measure(strip.between(strip.stop - n, strip.stop), int(self._numbers[row]))
             slices.append(part)
             waiting += self._rest(strip, n, n)
             self._left[row] -= usage_vector(part.usage, part.output_axons, self.profile)
-            self.n_too_full += int((self._left[row] < 0).any())
-            if (self._left[row] < self.capacity * _WORTH_FILLING).any():
+            self.n_overfull += int((self._left[row] < 0).any())
+            if (self._left[row] < self.capacity * MIN_FREE_SHARE).any():
                 self._numbers, self._left = np.delete(self._numbers, row), np.delete(self._left, row, axis=0)
         return slices
 
     @staticmethod
     def _rest(strip: Strip, n: int, guess: int) -> list[tuple[Strip, int]]:
-        """What is left of a strip without its last n lines, if anything."""
+        """The rest of a strip without its last n lines, if any."""
         left = strip.stop - n
         return [(Strip(strip.between(strip.start, left), strip.axis), guess)] if left > strip.start else []
 
-    def _least(self, filling: Filling, strip: Strip, chosen: Chosen) -> int:
-        """How many lines are worth a place that is left over: fewer cost the layers that they hear more than they save here."""
-        per_neuron = (chosen.cores + chosen.burden) / int(np.prod(filling.grid))
+    def _least_lines(self, counter: SliceCounter, strip: Strip, selected: SelectedBlock) -> int:
+        """Smallest slice, in lines, that is put into leftover space: the output axons of a smaller one cost its sources more."""
+        per_neuron = (selected.cores + selected.burden) / int(np.prod(counter.grid))
 
-        def is_dear(n: int) -> bool:
+        def costs_more(n: int) -> bool:
             region = strip.between(strip.stop - n, strip.stop)
-            heard = filling.count.n_sources(region)
-            burden = sum(neurons * chosen.prices.get(source, 0.0) for source, neurons in heard.items())
-            share = float((filling.needs(region) / self.capacity).max())
-            return burden + _LEFT_OVER * share > per_neuron * region.n_neurons
+            received = counter.count.n_sources(region)
+            burden = sum(neurons * selected.axon_costs.get(source, 0.0) for source, neurons in received.items())
+            share = float((counter.needs(region) / self.capacity).max())
+            return burden + LEFTOVER_WEIGHT * share > per_neuron * region.n_neurons
 
         length = strip.stop - strip.start
-        at_least = min(chosen.block[strip.axis], length) if self.is_even else 1
-        return max(at_least, 1 + longest(lambda n: n == 0 or is_dear(n), length - 1, 1))
+        at_least = min(selected.block[strip.axis], length) if self.is_even else 1
+        return max(at_least, 1 + longest_fit(lambda n: n == 0 or costs_more(n), length - 1, 1))
 
-    def _fitting(self, filling: Filling, strip: Strip, guess: int, left: Integers) -> int:
-        """How long the longest part at the end of the strip is that fits one of the rows of what is left (n, n_resources)."""
+    def _fitting(self, counter: SliceCounter, strip: Strip, guess: int, left: Integers) -> int:
+        """Length of the longest part at the end of the strip that fits one of the rows of `left` (n, n_resources)."""
 
         def fits(n: int) -> bool:
-            return n == 0 or bool((filling.needs(strip.between(strip.stop - n, strip.stop)) <= left).all(axis=1).any())
+            return n == 0 or bool((counter.needs(strip.between(strip.stop - n, strip.stop)) <= left).all(axis=1).any())
 
         line = strip.between(strip.start, strip.start + 1).n_neurons
-        return longest(fits, min(strip.stop - strip.start, int(left[:, 0].max()) // line), guess)
+        return longest_fit(fits, min(strip.stop - strip.start, int(left[:, 0].max()) // line), guess)
 
-    def _best(self, filling: Filling, strip: Strip, guess: int, least: int) -> tuple[int, int]:
-        """Where to go on, and how many lines go there: the open core that takes most, or a new one."""
+    def _best(self, counter: SliceCounter, strip: Strip, guess: int, least: int) -> tuple[int, int]:
+        """Row of the open core that takes the longest slice, or of a new core, and the lines of that slice."""
         length = strip.stop - strip.start
         least = min(least, length)
-        smallest = filling.needs(strip.between(strip.stop - least, strip.stop))
-        rows = np.flatnonzero((self._left >= smallest).all(axis=1))[::-1][:_LOOKED_AT]
+        smallest = counter.needs(strip.between(strip.stop - least, strip.stop))
+        rows = np.flatnonzero((self._left >= smallest).all(axis=1))[::-1][:MAX_OPEN_CORES_TRIED]
         if rows.size:
             left = self._left[rows]
-            n = self._fitting(filling, strip, max(least, min(guess, length)), left)
+            n = self._fitting(counter, strip, max(least, min(guess, length)), left)
             part = strip.between(strip.stop - n, strip.stop)
-            return int(rows[(left >= filling.needs(part)).all(axis=1).argmax()]), n
+            return int(rows[(left >= counter.needs(part)).all(axis=1).argmax()]), n
         if not len(self._left) or (self._left[-1] < self.capacity).any():
             self._numbers = np.append(self._numbers, self.n_cores)
             self._left = np.concatenate([self._left, self.capacity[None]])
             self.n_cores += 1
-        return len(self._numbers) - 1, self._fitting(filling, strip, guess, self.capacity[None])
+        return len(self._numbers) - 1, self._fitting(counter, strip, guess, self.capacity[None])
 
 
-# -------------------- layout.packing
-
-
-def cut(filling: Filling, block: tuple[int, ...], capacity: Integers) -> list[Region]:
-    """A layer in even pieces of at most a block; where a core does not hold them, in as many more as it takes."""
-    scheme = Scheme.of(filling.grid, block)
+def cut_layer(counter: SliceCounter, block: tuple[int, ...], capacity: Integers) -> list[Region]:
+    """Cut a layer into even slices of at most a block, and into more where a core does not hold them."""
+    scheme = Scheme.of(counter.grid, block)
     waiting, found = [(strip, block[scheme.axis]) for strip in scheme.strips()], list[Region]()
     while waiting:
         strip, length = waiting.pop()
-        pieces = _fitting(filling, strip, length, capacity)
+        pieces = _fitting(counter, strip, length, capacity)
         line = strip.between(strip.start, strip.start + 1)
         if pieces or line.n_neurons == 1:
-            found += pieces or list(_lines(strip))
-        else:  # not even a line fits a core: it is cut across
+            found += pieces or list(strip.lines())
+        else:  # not even one line fits a core: cut across it
             axis = int(np.argmax(line.sides))
-            waiting += [(Strip(each, axis), max(1, each.sides[axis] // 2)) for each in _lines(strip)]
+            waiting += [(Strip(each, axis), max(1, each.sides[axis] // 2)) for each in strip.lines()]
     return found
 
 
-def _fitting(filling: Filling, strip: Strip, length: int, capacity: Integers) -> list[Region]:
-    """The strip in the fewest even pieces that cores hold; none if a line is too much."""
+def _fitting(counter: SliceCounter, strip: Strip, length: int, capacity: Integers) -> list[Region]:
+    """Cut a strip into the fewest even slices that cores hold; empty if a single line is too large."""
     side = strip.stop - strip.start
     parts = -(-side // length)
     while True:
         pieces = [strip.between(strip.start + a, strip.start + b) for a, b in even_cuts(side, -(-side // parts))]
-        if all((filling.needs(piece) <= capacity).all() for piece in pieces):
+        if all((counter.needs(piece) <= capacity).all() for piece in pieces):
             return pieces
         if parts == side:
             return []
         parts = min(side, -(-side // max(1, -(-side // parts) - 1)))
 
 
-def _lines(strip: Strip) -> Iterator[Region]:
-    return (strip.between(place, place + 1) for place in range(strip.start, strip.stop))
-
-
-def packed(needs: Integers, capacity: Integers) -> Integers:
-    """The core (n_pieces,) of each piece, numbered as they are begun; a piece that no core holds has one to itself.
+def best_fit_decreasing(needs: Integers, capacity: Integers) -> Integers:
+    """Core of each slice (n_slices,), numbered as they are begun; a slice that no core holds gets one to itself.
 
     Parameters
     ----------
-    needs : array (n_pieces, n_resources)
+    needs : array (n_slices, n_resources)
     capacity : array (n_resources,)
     """
     shares = needs / np.maximum(capacity, 1)
@@ -261,27 +241,25 @@ def packed(needs: Integers, capacity: Integers) -> Integers:
     return cores
 
 
-# -------------------- layout.assignment
-
-_FAR_TOO_MUCH = 1e6
-"""What a broken limit costs in the choice: more than any difference between cores that hold the layer."""
+OVERRUN_COST = 1e6
+"""Cost of exceeding a limit by a core's worth: more than any difference between cores that hold the layer."""
 
 
-def assigned(needs: NDArray[np.int64], profile: HardwareProfile) -> NDArray[np.int64]:
-    """The core of each layer (n_layers,): one that holds it, the smallest such; where there is none, the least too small.
+def assign_layers(needs: NDArray[np.int64], profile: HardwareProfile) -> NDArray[np.int64]:
+    """Core of each uncut layer (n_layers,): the smallest that holds it, or the least overfilled where none does.
 
-    Layers with a core to themselves (``slices_per_core: 1``) are matched to cores at once, the best way for all of them
-    (the assignment problem, by SciPy). Others share: the last layer chooses first, each the fullest core that still holds it.
+    Layers with a core to themselves (``slices_per_core: 1``) are matched to cores optimally (a linear assignment
+    problem). Others share: the last layer chooses first, each the fullest core that still holds it.
 
     Parameters
     ----------
     needs : array (n_layers, n_resources)
-        What each layer takes of the resources in the order of `limited_resources`.
+        Usage of each layer in the order of `limited_resources`.
 
     Returns
     -------
     array (n_layers,), int64
-        Layers beyond the chip's cores get numbers beyond them.
+        Layers beyond the chip's cores get higher numbers.
     """
     names = limited_resources(profile)
     cores = np.array([[profile.capacity(name, core) for name in names] for core in range(profile.cores)], dtype=np.float64)
@@ -289,60 +267,61 @@ def assigned(needs: NDArray[np.int64], profile: HardwareProfile) -> NDArray[np.i
         more = max(0, len(needs) - len(cores))
         cores = np.concatenate([cores, np.repeat(cores.max(axis=0)[None], more, axis=0)])
         cost = _cost(needs[:, None, :], cores)
-        cost[:, len(cores) - more :] += _FAR_TOO_MUCH * len(needs)
+        cost[:, len(cores) - more :] += OVERRUN_COST * len(needs)
         rows, columns = linear_sum_assignment(cost)
         return np.asarray(columns[np.argsort(rows)], dtype=np.int64)
-    left, chosen = cores.copy(), np.zeros(len(needs), dtype=np.int64)
+    left, selected = cores.copy(), np.zeros(len(needs), dtype=np.int64)
     for layer in reversed(range(len(needs))):
-        chosen[layer] = int(_cost(needs[layer], left).argmin())
-        left[chosen[layer]] -= needs[layer]
-    return chosen
+        selected[layer] = int(_cost(needs[layer], left).argmin())
+        left[selected[layer]] -= needs[layer]
+    return selected
 
 
 def _cost(needs: NDArray[np.int64], cores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What putting a layer on a core costs: the room that it leaves, and far more for every share of a limit that it breaks."""
+    """Cost of a layer on a core: the space that it leaves, and far more for every share of a limit that it exceeds."""
     over = np.maximum(needs - cores, 0) / np.maximum(cores, 1)
-    room = np.maximum(cores - needs, 0) / np.maximum(cores, 1)
+    free = np.maximum(cores - needs, 0) / np.maximum(cores, 1)
     cost: NDArray[np.float64] = (
-        over.sum(axis=-1) * _FAR_TOO_MUCH + room.mean(axis=-1) + np.log2(np.maximum(cores, 1)).mean(axis=-1) * 1e-3
+        over.sum(axis=-1) * OVERRUN_COST + free.mean(axis=-1) + np.log2(np.maximum(cores, 1)).mean(axis=-1) * 1e-3
     )
     return cost
 
 
-# -------------------- layout.tuning
-
-_HEAT = 0.005, 1e-4
-"""By how much worse, as a share of all cores, a change may make it, at first and at last."""
-_TUNING_LOOKED_AT = 200
-"""Blocks of a layer that a change may take, best first by what all pieces would add up to."""
-_NEIGHBOUR_TOO = 0.4
-"""How often a layer that hears the changed one, or is heard by it, changes with it."""
-_TOO_LARGE = 100.0
-"""What a core's worth more than a core holds counts for."""
-_VOLUME = 0.05
-"""What a core's worth of pieces counts beside a core: all else being equal, the less to store the better."""
-_FULL = 0.003
-"""A core that has no more than this left is full."""
+TEMPERATURES = 0.005, 1e-4
+"""Initial and final temperature, as a share of all cores."""
+MAX_BLOCKS_TRIED = 200
+"""Blocks of a layer that a change may take, ordered by the total volume of all slices."""
+NEIGHBOUR_CHANCE = 0.4
+"""Probability that a source or target of the changed layer changes with it."""
+OVERFLOW_PENALTY = 100.0
+"""Penalty per core of overflow."""
+VOLUME_WEIGHT = 0.05
+"""Weight of the total volume, in cores, against the number of cores: breaks ties towards less storage."""
+FULL_SHARE = 0.003
+"""A core with at most this share left is full."""
 
 
-class Tuning:
-    """Layers whose blocks are changed.
+class BlockAnnealing:
+    """Simulated annealing of the blocks of all layers.
+
+    Layers select blocks (`neurodeploy.mapping.partition`) as if each had cores of its own. Here the slices of all layers share
+    cores: each state is rated by an estimate of the cores that best fit decreasing would take.
 
     Parameters
     ----------
     options : mapping by layer, first layer first
-        None of the layers hears itself.
+        None of the layers is recurrent.
     n_neurons : mapping by layer
     axon : array (n_resources,)
         Share of a core that an output axon takes.
     """
 
-    def __init__(self, options: Mapping[str, Options], n_neurons: Mapping[str, int], axon: Floats) -> None:
+    def __init__(self, options: Mapping[str, BlockOptions], n_neurons: Mapping[str, int], axon: Floats) -> None:
         self.options, self.axon, self.names = options, axon, list(options)
         self._sources = {name: [source for source in option.peak if source in options] for name, option in options.items()}
         self._targets = {name: [target for target in options if name in self._sources[target]] for name in options}
         self._mean = {
-            name: {source: option.heard[source] / n_neurons[source] for source in self._sources[name]}
+            name: {source: option.received[source] / n_neurons[source] for source in self._sources[name]}
             for name, option in options.items()
         }
         self._found: dict[tuple[object, ...], NDArray[np.int64]] = {}
@@ -352,17 +331,17 @@ class Tuning:
             for name in options
         }  # fmt: skip
 
-    def tuned(self, blocks: Mapping[str, tuple[int, ...]], changes: int, seed: int) -> dict[str, tuple[int, ...]]:
-        """The best blocks found from these on, which are among the layers' options, by so many changes."""
+    def anneal(self, blocks: Mapping[str, tuple[int, ...]], changes: int, seed: int) -> dict[str, tuple[int, ...]]:
+        """The best blocks found from these, which must be among the layers' options, by a number of changes."""
         rng = np.random.default_rng(seed)
-        now = {name: _place(self.options[name], blocks[name]) for name in self.names}
+        now = {name: self.options[name].index_of(blocks[name]) for name in self.names}
         cost = least = self._cost(now)
-        best, hot = now, cost
+        best, start_cost = now, cost
         for turn in range(changes):
-            heat = hot * _HEAT[0] * (_HEAT[1] / _HEAT[0]) ** (turn / changes)
+            temperature = start_cost * TEMPERATURES[0] * (TEMPERATURES[1] / TEMPERATURES[0]) ** (turn / changes)
             tried = self._changed(now, rng)
             found = self._cost(tried)
-            if found < cost or rng.random() < np.exp((cost - found) / heat):
+            if found < cost or rng.random() < np.exp((cost - found) / temperature):
                 now, cost = tried, found
                 if cost < least:
                     best, least = now, cost
@@ -372,96 +351,92 @@ class Tuning:
         name = self.names[rng.integers(len(self.names))]
         tried = now | {name: self._drawn(now, name, rng)}
         neighbours = self._sources[name] + self._targets[name]
-        if neighbours and rng.random() < _NEIGHBOUR_TOO:
+        if neighbours and rng.random() < NEIGHBOUR_CHANCE:
             other = neighbours[rng.integers(len(neighbours))]
             tried[other] = self._drawn(tried, other, rng)
         return tried
 
     def _drawn(self, now: Mapping[str, int], name: str, rng: np.random.Generator) -> int:
-        """One of the layer's better blocks, the better the likelier."""
+        """Index of one of the layer's better blocks, drawn with a preference for the best."""
         key = (name, *(now[each] for each in self._around[name]))
         if key not in self._found:
-            self._found[key] = np.argsort(self._volumes(now, name), kind="stable")[:_TUNING_LOOKED_AT]
+            self._found[key] = np.argsort(self._volumes(now, name), kind="stable")[:MAX_BLOCKS_TRIED]
         places = self._found[key]
         return int(places[int(places.size * rng.random() ** 2)])
 
-    def _heard(self, now: Mapping[str, int], name: str, but: str = "") -> tuple[float, float]:
-        """Output axons that a neuron of the layer has on average, and at most; those to one layer left out."""
-        hearers = [target for target in self._targets[name] if target != but]
-        mean = sum(float(self._mean[target][name][now[target]]) for target in hearers)
-        return mean, sum(float(self.options[target].peak[name][now[target]]) for target in hearers)
+    def _output_axons(self, now: Mapping[str, int], name: str, but: str = "") -> tuple[float, float]:
+        """Mean and maximum of the output axons of a neuron of the layer, without those to the layer `but`."""
+        targets = [target for target in self._targets[name] if target != but]
+        mean = sum(float(self._mean[target][name][now[target]]) for target in targets)
+        return mean, sum(float(self.options[target].peak[name][now[target]]) for target in targets)
 
     def _volumes(self, now: Mapping[str, int], name: str) -> Floats:
-        """(n,): cores' worth of pieces that the layer and those that it hears would be, for each of its blocks."""
-        option, (mean, peak) = self.options[name], self._heard(now, name)
+        """Volume, in cores, of the slices of the layer and its sources, for each of its blocks (n,)."""
+        option, (mean, peak) = self.options[name], self._output_axons(now, name)
         at_most = self._shares(option, slice(None), np.array([peak]))
         total: Floats = option.pieces * self._shares(option, slice(None), np.array([mean])) + np.where(at_most > 1, 1e6, 0.0)
         for source in self._sources[name]:
-            heard, place = self.options[source], slice(now[source], now[source] + 1)
-            mean, peak = self._heard(now, source, name)
-            share = self._shares(heard, place, mean + self._mean[name][source])
-            most = self._shares(heard, place, peak + option.peak[source])
-            total = total + heard.pieces[place] * (share + _TOO_LARGE * np.maximum(most - 1, 0))
+            received, place = self.options[source], slice(now[source], now[source] + 1)
+            mean, peak = self._output_axons(now, source, name)
+            share = self._shares(received, place, mean + self._mean[name][source])
+            most = self._shares(received, place, peak + option.peak[source])
+            total = total + received.pieces[place] * (share + OVERFLOW_PENALTY * np.maximum(most - 1, 0))
         return total
 
-    def _shares(self, option: Options, place: slice, density: Floats) -> Floats:
-        """Share of a core that a piece takes whose neurons have so many output axons each."""
+    def _shares(self, option: BlockOptions, place: slice, density: Floats) -> Floats:
+        """Share of a core that a slice takes (n,), at `density` output axons a neuron."""
         sent = (option.neurons[place] * density)[:, None] * self.axon
         shares: Floats = (option.own[place] + sent).max(axis=1)
         return shares
 
     def _cost(self, now: Mapping[str, int]) -> float:
-        """Cores that the pieces take together, by estimate, and what else speaks against these blocks."""
+        """Estimated cores of all slices, plus penalties for overflow and volume."""
         sizes, more = list[tuple[float, int]](), 0.0
-        chosen = [(self.options[name], place) for name, place in now.items()]
-        own = np.stack([option.own[place] for option, place in chosen])
-        neurons = np.array([option.neurons[place] for option, place in chosen])
-        heard = np.array([self._heard(now, name) for name in now])  # on average, and at most
-        shares = (own[:, None] + (neurons[:, None] * heard)[:, :, None] * self.axon).max(axis=2)
-        for (option, place), (share, most) in zip(chosen, shares.tolist(), strict=True):
+        selected = [(self.options[name], place) for name, place in now.items()]
+        own = np.stack([option.own[place] for option, place in selected])
+        neurons = np.array([option.neurons[place] for option, place in selected])
+        received = np.array([self._output_axons(now, name) for name in now])  # on average, and at most
+        shares = (own[:, None] + (neurons[:, None] * received)[:, :, None] * self.axon).max(axis=2)
+        for (option, place), (share, most) in zip(selected, shares.tolist(), strict=True):
             pieces = int(option.pieces[place])
             sizes.append((min(share, 1.0), pieces))
-            more += _VOLUME * share * pieces + (pieces * (_TOO_LARGE * (most - 1) + 0.5) if most > 1 else 0.0)
-        return cores_of(sizes) + more
+            more += VOLUME_WEIGHT * share * pieces + (pieces * (OVERFLOW_PENALTY * (most - 1) + 0.5) if most > 1 else 0.0)
+        return estimate_cores(sizes) + more
 
 
-def cores_of(sizes: list[tuple[float, int]]) -> int:
-    """Cores that pieces take, (share of a core, how many) of each kind: the largest first, each on the fullest that holds it."""
-    n_cores, left = 0, list[float]()  # what cores that are begun have left, the least first, and how many have that
+def estimate_cores(sizes: list[tuple[float, int]]) -> int:
+    """Estimated cores of slices by best fit decreasing, from (share of a core, number of slices) of each size."""
+    n_cores, left = 0, list[float]()  # shares left of begun cores, ascending; `many` counts the cores of each
     many: dict[float, int] = {}
     for share, pieces in sorted(sizes, reverse=True):
         size, waiting, changed = max(share, 1e-6), pieces, dict[float, int]()
         at = bisect_left(left, size - 1e-9)
         while waiting and at < len(left):
-            room, cores = left[at], many[left[at]]
-            taken, waiting = _filled(room, cores, size, waiting, changed)
-            many[room] -= taken
+            free, cores = left[at], many[left[at]]
+            taken, waiting = _fill(free, cores, size, waiting, changed)
+            many[free] -= taken
             at += 1
-        left = [room for room in left if many[room]]
+        left = [free for free in left if many[free]]
         begun = -(-waiting // max(1, int((1 + 1e-9) / size)))
-        _filled(1.0, begun, size, waiting, changed)
+        _fill(1.0, begun, size, waiting, changed)
         n_cores += begun
-        for room, cores in changed.items():
-            if room > _FULL:
-                if not many.get(room, 0):
-                    insort(left, room)
-                many[room] = many.get(room, 0) + cores
+        for free, cores in changed.items():
+            if free > FULL_SHARE:
+                if not many.get(free, 0):
+                    insort(left, free)
+                many[free] = many.get(free, 0) + cores
     return n_cores
 
 
-def _filled(room: float, cores: int, size: float, waiting: int, changed: dict[float, int]) -> tuple[int, int]:
-    """Fill some of so many cores with the same room left: how many, and how many pieces still wait."""
-    each = max(1, int((room + 1e-9) / size))
+def _fill(free: float, cores: int, size: float, waiting: int, changed: dict[float, int]) -> tuple[int, int]:
+    """Fill up to `cores` cores that have `free` left each; return the cores used and the slices still waiting."""
+    each = max(1, int((free + 1e-9) / size))
     full, rest = min(cores, waiting // each), 0
     waiting -= full * each
     if full < cores and waiting:
         rest, waiting = waiting, 0
     for n, pieces in ((full, each), (int(rest > 0), rest)):
         if n:
-            after = round(max(room - pieces * size, 0.0), 4)
+            after = round(max(free - pieces * size, 0.0), 4)
             changed[after] = changed.get(after, 0) + n
     return full + int(rest > 0), waiting
-
-
-def _place(option: Options, block: tuple[int, ...]) -> int:
-    return int(np.flatnonzero((option.blocks == np.array(block)).all(axis=1))[0])

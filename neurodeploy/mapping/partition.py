@@ -1,11 +1,9 @@
-"""How a layer is cut where one core does not hold it.
+"""Partition of layers into slices: the blocks that a layer can be cut into, and the choice that fills fewest cores.
 
-A row of neurons is cut along itself. A layer of channels, rows and columns is parted into blocks: contiguous patches share
-axons, few channels share a kernel. Which block is best depends on the layers around: every piece that hears a neuron takes
-an output axon of it, and every piece holds the output axons of its own neurons. So the layers agree: each takes the block by
-which it and the layers that it hears fill fewest cores, given how its own neurons are heard.
-
-Which blocks a layer can be cut into, and what the pieces would take.
+A row of neurons is cut along itself. A layer of channels, rows and columns is cut into blocks: contiguous patches share input
+axons, few channels share a kernel. The best block depends on the layers around it: every slice that receives from a neuron takes
+one of its output axons, and every slice holds the output axons of its own neurons. `BlockSelection` chooses for all layers
+together.
 """
 
 from __future__ import annotations
@@ -25,12 +23,10 @@ from neurodeploy.resources.convolution_lists import Edge, Window
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import Region, Usage, limited_resources, usage_vector
 
-# -------------------- layout.schemes
-
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """A block of a layer that is cut along one axis."""
+    """A region of a layer that is cut along one axis."""
 
     region: Region
     axis: int
@@ -49,15 +45,19 @@ class Strip:
         starts[self.axis], stops[self.axis] = start, stop
         return Region(tuple(starts), tuple(stops))
 
+    def lines(self) -> Iterator[Region]:
+        """The parts of length 1 along the axis."""
+        return (self.between(place, place + 1) for place in range(self.start, self.stop))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheme:
-    """Blocks of so many neurons along each axis, cut along one of them.
+    """A cut of a layer into blocks, and the axis along which they may be cut further.
 
     Attributes
     ----------
     grid, block : tuple of int
-        The block is as long as the grid along `axis`.
+        Neurons along each axis; the block is as long as the grid along `axis`.
     axis : int
     """
 
@@ -67,33 +67,33 @@ class Scheme:
 
     @classmethod
     def of(cls, grid: tuple[int, ...], block: tuple[int, ...]) -> Scheme:
-        """Cut where most blocks stand in a row: there a last one that is shorter counts least."""
+        """The scheme that cuts along the axis with most blocks: a shorter last block matters least there."""
         rows = [-(-side // length) for side, length in zip(grid, block, strict=True)]
         axis = int(np.argmax(rows))
         return cls(grid=grid, block=tuple(side if n == axis else block[n] for n, side in enumerate(grid)), axis=axis)
 
     def strips(self) -> Iterator[Strip]:
-        """Every block, first neuron first; blocks along an axis differ by one at most."""
+        """Yield each block, first neuron first; lengths along an axis differ by at most one."""
         cuts = [even_cuts(side, block) for side, block in zip(self.grid, self.block, strict=True)]
         for ranges in product(*cuts):
             yield Strip(Region(tuple(a for a, _ in ranges), tuple(b for _, b in ranges)), self.axis)
 
 
 def even_cuts(side: int, block: int) -> list[tuple[int, int]]:
-    """A side in as few runs of at most `block` as there can be, which differ by one at most."""
+    """Cut a side into the fewest runs of at most `block`; lengths differ by at most one."""
     n = -(-side // block)
     ends = [side * i // n for i in range(n + 1)]
     return list(pairwise(ends))
 
 
-def middle(side: int, block: int) -> tuple[int, int]:
-    """The longest run of an even cut, from its midst: with neighbours on both sides where there are any."""
+def middle_run(side: int, block: int) -> tuple[int, int]:
+    """The longest run of an even cut nearest its middle: one with neighbours on both sides where there are any."""
     cuts = even_cuts(side, block)
     return max(cuts[len(cuts) // 2 :] + cuts[: len(cuts) // 2], key=lambda cut: cut[1] - cut[0])
 
 
-def blocks(side: int, step: float = 1.1) -> list[int]:
-    """Block lengths that part a side into 1, 2, 3, ... even blocks, the numbers growing by `step` at least."""
+def block_lengths(side: int, step: float = 1.1) -> list[int]:
+    """Block lengths that cut a side into 1, 2, 3, ... even blocks, the numbers growing by a factor of at least `step`."""
     lengths: list[int] = []
     parts = 1
     while True:
@@ -105,8 +105,8 @@ def blocks(side: int, step: float = 1.1) -> list[int]:
         parts = max(parts + 1, int(parts * step))
 
 
-def longest(fits: Callable[[int], bool], most: int, guess: int) -> int:
-    """The largest n in 0..most with `fits(n)`, which is true of 0 and, once false, stays so; found from a guess."""
+def longest_fit(fits: Callable[[int], bool], most: int, guess: int) -> int:
+    """Largest n in 0..most for which `fits(n)` holds, by search from a guess; `fits` is monotone and true of 0."""
     low, high, step = 0, most, 1
     n = min(max(guess, 1), most)
     while low < high:
@@ -120,80 +120,85 @@ def longest(fits: Callable[[int], bool], most: int, guess: int) -> int:
         if n in (low, high + 1) or high - low < step:
             break
     while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+        half = (low + high + 1) // 2
+        low, high = (half, high) if fits(half) else (low, half - 1)
     return low
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class BlockOptions:
     """The blocks that a layer can be cut into.
 
     Attributes
     ----------
     blocks : array (n, axes)
     pieces, neurons : array (n,)
-        How many pieces that makes, and of how many neurons each.
+        Number of slices, and neurons of each.
     own : array (n, n_resources)
-        Share of a core that the middle piece takes, without output axons.
+        Share of a core that the middle slice takes, without output axons.
     heard : mapping by layer: array (n,)
-        Neurons that the pieces hear, counted for each piece.
+        Source neurons, summed over the slices.
     peak : mapping by layer: array (n,)
-        Pieces by which that neuron is heard that is heard by most.
+        Slices that receive from the source neuron with the most of them.
     """
 
-    blocks: NDArray[np.int64]
+    block_lengths: NDArray[np.int64]
     pieces: Floats
     neurons: Floats
     own: Floats
-    heard: Mapping[str, Floats]
+    received: Mapping[str, Floats]
     peak: Mapping[str, Floats]
 
-    def expecting(self, n_neurons: Mapping[str, int], caution: float) -> Options:
-        """With less of a peak: `caution` times as far above the mean."""
-        mean = {source: self.heard[source] / n_neurons[source] for source in self.peak if source in n_neurons}
+    def index_of(self, block: tuple[int, ...]) -> int:
+        """Index of a block in `block_lengths`."""
+        return int(np.flatnonzero((self.blocks == np.array(block)).all(axis=1))[0])
+
+    def with_caution(self, n_neurons: Mapping[str, int], caution: float) -> BlockOptions:
+        """The same options with `peak` moved towards the mean: `caution` times as far above it."""
+        mean = {source: self.received[source] / n_neurons[source] for source in self.peak if source in n_neurons}
         return replace(self, peak={source: one + caution * (self.peak[source] - one) for source, one in mean.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chosen:
-    """How a layer is to be cut.
+class SelectedBlock:
+    """The block that a layer is cut into, and what it costs.
 
     Attributes
     ----------
     block : tuple of int
     cores : float
-        That the layer fills, on cores of its own.
+        Cores that the layer fills by itself.
     burden : float
-        That the layers it hears fill more, for the output axons that lead to it.
+        Further cores that its sources fill, for the output axons that lead to it.
     prices : mapping by layer
-        Cores that an output axon of each layer costs.
+        Cores that an output axon of each source costs.
     """
 
     block: tuple[int, ...]
     cores: float
     burden: float
-    prices: Mapping[str, float]
+    axon_costs: Mapping[str, float]
 
 
-_SWEEPS = 4
-_TRIES = 60
-_FEW_LAYERS = 100
-"""Of no more layers, others are tried: with what they do to the layers before weighed more or less."""
-_WHOLE = 0.5
-"""How far a piece counts as the part of a core that no second one fits beside, rather than as what it takes itself."""
-_MESSAGE = 1e-3
-"""All else being equal, the fewer messages: an output axon that costs nothing counts for so much of one that does."""
-_DENSITIES = np.concatenate([[0.0], np.geomspace(0.5, 1e5, 40)])
-"""Output axons a neuron for which is worked out what a layer, and all that it hears, would fill."""
+SWEEPS = 4
+RANDOM_RESTARTS = 60
+MAX_RESTART_LAYERS = 100
+"""Networks of more layers skip the random restarts, which weigh the cost to the sources differently."""
+FRAGMENTATION_WEIGHT = 0.5
+"""Weight of the space that a slice leaves unusable on its core, 0..1; 0 counts only what it takes itself."""
+MESSAGE_COST = 1e-3
+"""Cost of an output axon that takes no scarce resource, relative to one that does: breaks ties towards fewer messages."""
+DENSITIES = np.concatenate([[0.0], np.geomspace(0.5, 1e5, 40)])
+"""Output axons a neuron at which the cores of a layer and its sources are tabulated."""
 
 
-class Agreement:
-    """Layers that look for blocks by which all of them together take fewest cores.
+class BlockSelection:
+    """Choice of the blocks by which all layers together take fewest cores.
 
-    A sweep goes forth and back. Forth, each layer works out how many cores it and those before it would fill for any number of
-    output axons that each of its neurons might be given. Back, each takes its best block, knowing by then how many they are. In
-    a chain of layers that finds the best there is; where a layer is heard by several, each takes the others for what they were.
+    A sweep has two passes, like dynamic programming. Forward, each layer tabulates the cores that it and the layers before it
+    fill, for any number of output axons a neuron. Backward, each layer takes its best block, since its targets are cut by then
+    and the number of its output axons is known. In a chain of layers that is optimal; where a layer has several targets, each
+    takes the others as they were in the last sweep.
 
     Parameters
     ----------
@@ -202,142 +207,142 @@ class Agreement:
     axon : array (n_resources,)
         Share of a core that an output axon takes.
     caution : float
-        0 to 1: whether neurons are taken to have as many output axons as they have on average, or as the one that has most.
+        Number of output axons counted for a neuron: 0 the mean of its layer, 1 the maximum.
     """
 
-    def __init__(self, options: Mapping[str, Options], n_neurons: Mapping[str, int], axon: Floats, caution: float = 1.0) -> None:
-        options = {name: option.expecting(n_neurons, caution) for name, option in options.items()}
+    def __init__(
+        self, options: Mapping[str, BlockOptions], n_neurons: Mapping[str, int], axon: Floats, caution: float = 1.0
+    ) -> None:
+        options = {name: option.with_caution(n_neurons, caution) for name, option in options.items()}
         self.options, self.n_neurons, self.axon = options, n_neurons, axon
-        self._message = _MESSAGE * float(axon.max(initial=0.0))
+        self._message = MESSAGE_COST * float(axon.max(initial=0.0))
         self._sent: dict[str, dict[str, float]] = {name: {} for name in options}
         self._weights = dict.fromkeys(options, 1.0)
-        self._filled = {name: np.zeros(len(_DENSITIES)) for name in options}
+        self._filled = {name: np.zeros(len(DENSITIES)) for name in options}
 
-    def reached(self) -> dict[str, Chosen]:
-        """The best of some sweeps, and of some tries to find a better one nearby."""
-        best: dict[str, Chosen] = {}
+    def select(self) -> dict[str, SelectedBlock]:
+        """The best blocks found by some sweeps and random restarts."""
+        best: dict[str, SelectedBlock] = {}
         least = np.inf
-        for _ in range(_SWEEPS):
-            self._go_forth()
-            chosen, total = self._go_back()
+        for _ in range(SWEEPS):
+            self._forward_sweep()
+            selected, total = self._backward_sweep()
             if total > least * (1 - 1e-4) and best:
                 break
-            best, least = chosen, total
+            best, least = selected, total
         rng, weights = np.random.default_rng(0), dict(self._weights)
         are_images = any(option.blocks.shape[1] > 1 for option in self.options.values())
-        for _ in range(_TRIES if are_images and len(self.options) <= _FEW_LAYERS else 0):
+        for _ in range(RANDOM_RESTARTS if are_images and len(self.options) <= MAX_RESTART_LAYERS else 0):
             drawn = rng.random(len(weights)) < max(2 / len(weights), 0.1)
             factors = np.where(drawn, np.exp(rng.normal(0.0, 0.5, len(weights))), 1.0)
             self._weights = {name: weight * factor for (name, weight), factor in zip(weights.items(), factors, strict=True)}
-            chosen, total = self._go_back()
+            selected, total = self._backward_sweep()
             if total < least:
-                best, least, weights = chosen, total, self._weights
+                best, least, weights = selected, total, self._weights
         return best
 
-    def _go_forth(self) -> None:
+    def _forward_sweep(self) -> None:
         for name, option in self.options.items():
             burden = self._burden(name)
-            self._filled[name] = np.array([float((self._cores(option, d) + burden).min()) for d in _DENSITIES])
+            self._filled[name] = np.array([float((self._cores(option, d) + burden).min()) for d in DENSITIES])
 
-    def _go_back(self) -> tuple[dict[str, Chosen], float]:
-        """What the layers take, and how many cores that is."""
-        chosen = {name: self._choose(name) for name in reversed(self.options)}
-        return chosen, sum(one.cores for one in chosen.values())
+    def _backward_sweep(self) -> tuple[dict[str, SelectedBlock], float]:
+        """The block of each layer, and the cores of all."""
+        selected = {name: self._select_block(name) for name in reversed(self.options)}
+        return selected, sum(one.cores for one in selected.values())
 
     def _density(self, name: str, but: str = "") -> float:
-        """Output axons of the neuron of the layer that has most, those to one layer left out."""
+        """Output axons of the neuron with most of them, without those to the layer `but`."""
         return sum(n for target, n in self._sent[name].items() if target != but)
 
     def _burden(self, name: str) -> Floats:
-        """Cores that the layers before fill more for each of the layer's blocks."""
+        """Further cores that the sources fill, for each of the layer's blocks (n,)."""
         option = self.options[name]
         burden = np.zeros(len(option.pieces))
-        for source, heard in option.heard.items():
+        for source, received in option.received.items():
             if source in self.options and source != name:
                 others = self._density(source, name)
-                with_it = np.interp(others + option.peak[source], _DENSITIES, self._filled[source])
-                burden += with_it - np.interp(others, _DENSITIES, self._filled[source]) + heard * self._message
+                with_it = np.interp(others + option.peak[source], DENSITIES, self._filled[source])
+                burden += with_it - np.interp(others, DENSITIES, self._filled[source]) + received * self._message
         return burden
 
-    def _choose(self, name: str) -> Chosen:
-        """Takes the layer's best block, and says to its sources how they are heard."""
+    def _select_block(self, name: str) -> SelectedBlock:
+        """Take the layer's best block, and update the output axons of its sources."""
         option = self.options[name]
         cores, burden = self._cores(option, self._density(name)), self._burden(name)
-        best, prices = int(np.argmin(cores + self._weights[name] * burden)), {}
+        best, axon_costs = int(np.argmin(cores + self._weights[name] * burden)), {}
         for source, peak in option.peak.items():
             if source in self.options:
                 self._sent[source][name] = float(peak[best])
                 density = self._density(source)
-                ends = np.interp([density * 0.95, density * 1.05], _DENSITIES, self._filled[source])
-                prices[source] = float(ends[1] - ends[0]) / max(0.1 * density * self.n_neurons[source], 1e-9) + self._message
+                ends = np.interp([density * 0.95, density * 1.05], DENSITIES, self._filled[source])
+                axon_costs[source] = float(ends[1] - ends[0]) / max(0.1 * density * self.n_neurons[source], 1e-9) + self._message
         block = tuple(int(length) for length in option.blocks[best])
-        return Chosen(block=block, cores=float(cores[best]), burden=float(burden[best]), prices=prices)
+        return SelectedBlock(block=block, cores=float(cores[best]), burden=float(burden[best]), axon_costs=axon_costs)
 
-    def _cores(self, option: Options, density: float) -> Floats:
-        """Cores that a layer fills in each of its blocks, if each neuron has so many output axons."""
+    def _cores(self, option: BlockOptions, density: float) -> Floats:
+        """Cores that a layer fills with each of its blocks (n,), at `density` output axons a neuron."""
         share = (option.own + (option.neurons * density)[:, None] * self.axon).max(axis=1)
         whole = 1 / np.maximum(1, np.floor(1 / np.maximum(share, 1e-9)))
-        each = share + np.where(option.pieces * share < 0.5, 0.0, _WHOLE * np.maximum(whole - share, 0))
+        each = share + np.where(option.pieces * share < 0.5, 0.0, FRAGMENTATION_WEIGHT * np.maximum(whole - share, 0))
         cores: Floats = option.pieces * np.where(share > 1, 1e6 * share, each)
         return cores
 
 
-# -------------------- layout.options
-
-_SHARED = "options"
-_COARSE = 1.5
-"""Numbers of blocks to look at grow by so much where each has to be counted by itself."""
-_LARGEST = 4
-"""Of blocks with so many times the neurons of a core nothing is to be learnt."""
+CACHE_KEY = "options"
+COARSE_STEP = 1.5
+"""Growth of the number of blocks from one option to the next where each has to be counted by itself."""
+MAX_BLOCK_CORES = 4
+"""Blocks with more than this many times the neurons of a core are not counted."""
 
 
-def options_of(count: LayerCount, grid: tuple[int, ...], profile: HardwareProfile) -> Options:
-    """What a layer can be cut into; blocks of no more neurons than a core has, where it is an image.
+def block_options(count: LayerCount, grid: tuple[int, ...], profile: HardwareProfile) -> BlockOptions:
+    """The blocks that a layer can be cut into; for images, of at most as many neurons as a core has.
 
     Parameters
     ----------
     count : LayerCount
-        Or what counts as it does.
+        The layer, counted.
     """
     windows = count.windows() if isinstance(count, LayerCount) and len(grid) == 3 else None
     if windows is None or "convolution" not in profile["encodings"].names:
-        return _one_by_one(count, grid, profile)
-    key = (_SHARED, grid, bool(count.layer.bias.any()), *((id(window), len(sources)) for window, sources in windows))
+        return _counted_options(count, grid, profile)
+    key = (CACHE_KEY, grid, bool(count.layer.bias.any()), *((id(window), len(sources)) for window, sources in windows))
     if key not in count.counted:
-        count.counted[key] = _of_windows(count, windows, grid, profile)
-    lengths, pieces, own, heard, peaks = count.counted[key]
-    own = _pressed(own, lengths.prod(axis=1), count.share, profile)
+        count.counted[key] = _convolution_options(count, windows, grid, profile)
+    lengths, pieces, own, received, peaks = count.counted[key]
+    own = _with_share(own, lengths.prod(axis=1), count.share, profile)
     of_source, peak_of_source = dict[str, Floats](), dict[str, Floats]()
-    for (_, sources), neurons, peak in zip(windows, heard, peaks, strict=True):
+    for (_, sources), neurons, peak in zip(windows, received, peaks, strict=True):
         for source in sources:
             of_source[source] = of_source.get(source, 0.0) + neurons
             peak_of_source[source] = peak_of_source.get(source, 0.0) + peak
-    return Options(
-        blocks=lengths, pieces=pieces, neurons=lengths.prod(axis=1).astype(np.float64), own=own, heard=of_source,
+    return BlockOptions(
+        blocks=lengths, pieces=pieces, neurons=lengths.prod(axis=1).astype(np.float64), own=own, received=of_source,
         peak=peak_of_source,
     )  # fmt: skip
 
 
-def _pressed(own: Floats, n_neurons: Integers, share: float, profile: HardwareProfile) -> Floats:
-    """Shares of a core that are left where synapses keep a share of the memory that they take."""
+def _with_share(own: Floats, n_neurons: Integers, share: float, profile: HardwareProfile) -> Floats:
+    """Shares of a core (n, n_resources) with the synapse memory scaled by `share`."""
     if share == 1:
         return own
-    pressed, state = own.copy(), n_neurons * profile.number("neuron_state_bits", 0)
+    reduced, state = own.copy(), n_neurons * profile.number("neuron_state_bits", 0)
     for n, resource in enumerate(limited_resources(profile)):
         if resource in ("memory_bits", "synapse_memory_bits"):
-            beside = state / profile.capacity(resource) if resource == "memory_bits" else 0.0
-            pressed[:, n] = beside + share * (own[:, n] - beside)
-    return pressed
+            neuron_share = state / profile.capacity(resource) if resource == "memory_bits" else 0.0
+            reduced[:, n] = neuron_share + share * (own[:, n] - neuron_share)
+    return reduced
 
 
-def _one_by_one(count: LayerCount, grid: tuple[int, ...], profile: HardwareProfile) -> Options:
-    """Any layer: the middle of each even cut stands for all."""
+def _counted_options(count: LayerCount, grid: tuple[int, ...], profile: HardwareProfile) -> BlockOptions:
+    """Options of any layer, counted one by one: the middle slice of each even cut represents all."""
     most, capacity = profile.capacity("neurons"), _capacity(profile)
-    lengths, pieces, own, heard = [], [], [], []
-    for block in product(*(blocks(side, _COARSE) for side in grid)):
-        if math.prod(block) > most and (len(grid) == 3 or math.prod(block) > most * _LARGEST):
+    lengths, pieces, own, received = [], [], [], []
+    for block in product(*(block_lengths(side, COARSE_STEP) for side in grid)):
+        if math.prod(block) > most and (len(grid) == 3 or math.prod(block) > most * MAX_BLOCK_CORES):
             continue
-        cut = [middle(side, length) for side, length in zip(grid, block, strict=True)]
+        cut = [middle_run(side, length) for side, length in zip(grid, block, strict=True)]
         region = Region(tuple(a for a, _ in cut), tuple(b for _, b in cut))
         try:
             share = usage_vector(count.usage(region), 0, profile) / capacity
@@ -346,58 +351,61 @@ def _one_by_one(count: LayerCount, grid: tuple[int, ...], profile: HardwareProfi
         lengths.append(block)
         pieces.append(math.prod(-(-side // length) for side, length in zip(grid, block, strict=True)))
         own.append(share)
-        heard.append(count.n_sources(region))
+        received.append(count.n_sources(region))
     parts = np.array(pieces, dtype=np.float64)
-    sources = sorted({source for one in heard for source in one})
-    of_source = {source: parts * np.array([one.get(source, 0) for one in heard], dtype=np.float64) for source in sources}
+    sources = sorted({source for one in received for source in one})
+    of_source = {source: parts * np.array([one.get(source, 0) for one in received], dtype=np.float64) for source in sources}
     table = np.array(lengths, dtype=np.int64)
-    sizes = _sizes(count)
+    sizes = {connection.source: connection.synapse.n_in for connection in count.layer.connections}
     peak = {source: neurons / sizes[source] for source, neurons in of_source.items() if source in sizes}
-    return Options(
-        blocks=table, pieces=parts, neurons=table.prod(axis=1).astype(np.float64), own=np.stack(own), heard=of_source, peak=peak
+    return BlockOptions(
+        blocks=table,
+        pieces=parts,
+        neurons=table.prod(axis=1).astype(np.float64),
+        own=np.stack(own),
+        received=of_source,
+        peak=peak,
     )
-
-
-def _sizes(count: LayerCount) -> dict[str, int]:
-    """How many neurons each source has."""
-    return {connection.source: connection.synapse.n_in for connection in count.layer.connections}
 
 
 def _capacity(profile: HardwareProfile) -> Floats:
     return np.maximum(np.array([profile.capacity(resource) for resource in limited_resources(profile)], dtype=np.float64), 1.0)
 
 
-def _of_windows(
+def _convolution_options(
     count: LayerCount, windows: list[tuple[Window, tuple[str, ...]]], grid: tuple[int, ...], profile: HardwareProfile
 ) -> tuple[Integers, Floats, Floats, list[Floats], list[Floats]]:
-    """Blocks, pieces, shares of a core, and what a source of each window has to send, in all and at most a neuron."""
-    channels = np.array(blocks(grid[0]))
+    """Options of a layer of convolutions: blocks, slices, shares of a core, and source neurons in all and at the peak.
+
+    Rows and columns are independent, so that each side is counted once, not once a block.
+    """
+    channels = np.array(block_lengths(grid[0]))
     n_runs = -(-grid[0] // channels)
-    cut = np.array([middle(grid[0], int(c)) for c in channels])
-    sides = [[(length, *_along(windows, axis, grid, length)) for length in blocks(grid[1 + axis])] for axis in (0, 1)]
+    cut = np.array([middle_run(grid[0], int(c)) for c in channels])
+    sides = [[(length, *_along(windows, axis, grid, length)) for length in block_lengths(grid[1 + axis])] for axis in (0, 1)]
     tables: list[tuple[Integers, Floats, Floats, list[Floats], list[Floats]]] = []
-    for (y, rows, heard_y, peak_y), (x, columns, heard_x, peak_x) in product(*sides):
-        few = channels * y * x <= profile.capacity("neurons")
-        while few.any():
+    for (y, rows, received_y, peak_y), (x, columns, received_x, peak_x) in product(*sides):
+        fits = channels * y * x <= profile.capacity("neurons")
+        while fits.any():
             try:
-                own = _shares(count, windows, cut[few], (y, x), (rows, columns), profile)
+                own = _shares(count, windows, cut[fits], (y, x), (rows, columns), profile)
                 break
             except BudgetError:  # no index as long: fewer channels
-                few[np.flatnonzero(few)[0]] = False
-        if not few.any():
+                fits[np.flatnonzero(fits)[0]] = False
+        if not fits.any():
             continue
-        pieces = n_runs[few] * -(-grid[1] // y) * -(-grid[2] // x)
-        length = np.stack([channels[few], np.full(few.sum(), y), np.full(few.sum(), x)], axis=1)
-        heard = [
-            n_runs[few] * np.array([window.n_channels(a, b) for a, b in cut[few].tolist()]) * float(hy * hx)
-            for (window, _), hy, hx in zip(windows, heard_y, heard_x, strict=True)
+        pieces = n_runs[fits] * -(-grid[1] // y) * -(-grid[2] // x)
+        length = np.stack([channels[fits], np.full(fits.sum(), y), np.full(fits.sum(), x)], axis=1)
+        received = [
+            n_runs[fits] * np.array([window.n_channels(a, b) for a, b in cut[fits].tolist()]) * float(hy * hx)
+            for (window, _), hy, hx in zip(windows, received_y, received_x, strict=True)
         ]
         within = [
-            n_runs[few] * np.array([window.n_channels(a, b) for a, b in cut[few].tolist()]) / window.wiring.input_shape[0]
+            n_runs[fits] * np.array([window.n_channels(a, b) for a, b in cut[fits].tolist()]) / window.wiring.input_shape[0]
             for window, _ in windows
         ]
         peak = [runs * float(py * px) for runs, py, px in zip(within, peak_y, peak_x, strict=True)]
-        tables.append((length, pieces.astype(np.float64), own, heard, peak))
+        tables.append((length, pieces.astype(np.float64), own, received, peak))
     lengths, all_pieces, shares, sent, most = zip(*tables, strict=True)
     of_window, peaks = ([np.concatenate(column) for column in zip(*each, strict=True)] for each in (sent, most))
     return np.concatenate(lengths), np.concatenate(all_pieces), np.concatenate(shares), of_window, peaks
@@ -406,8 +414,8 @@ def _of_windows(
 def _along(
     windows: list[tuple[Window, tuple[str, ...]]], axis: int, grid: tuple[int, ...], length: int
 ) -> tuple[list[Edge], list[int], list[int]]:
-    """For each window along rows (0) or columns (1): the middle run's edge, inputs that runs hear, runs that hear one at most."""
-    runs, (a, b) = even_cuts(grid[1 + axis], length), middle(grid[1 + axis], length)
+    """For each window, along rows (0) or columns (1): edge of the middle run, inputs of all runs, most runs of one input."""
+    runs, (a, b) = even_cuts(grid[1 + axis], length), middle_run(grid[1 + axis], length)
     return (
         [window.edge(axis, a, b) for window, _ in windows],
         [sum(window.edge(axis, *run).inputs.size for run in runs) for window, _ in windows],
@@ -426,7 +434,7 @@ def _shares(
     edges: tuple[list[Edge], list[Edge]],
     profile: HardwareProfile,
 ) -> Floats:
-    """(n, n_resources): share of a core that pieces of the channels `cut` (n, 2) take."""
+    """Share of a core that slices of the channels `cut` (n, 2) take (n, n_resources)."""
     memory, axons = np.zeros(len(cut), dtype=np.int64), np.zeros(len(cut), dtype=np.int64)
     for (window, sources), rows, columns in zip(windows, *edges, strict=True):
         bits, pixels, _ = window.count_many(cut[:, 0], cut[:, 1], sides, rows, columns)

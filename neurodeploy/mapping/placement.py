@@ -92,15 +92,15 @@ LAYER_LIMITS: Mapping[str, LayerLimit] = {
     ),
     "fan_in_per_neuron": LayerLimit(
         resource="fan_in", what="synapses onto one neuron",
-        remedy="Prune its neurons' inputs, or part its sum over neurons in between.",
+        remedy="Prune its neurons' inputs, or sum them over intermediate neurons.",
     ),
     "fan_out_per_neuron": LayerLimit(
         resource="fan_out", what="synapses from one neuron",
         remedy="Prune its neurons' outputs, or make the layers that receive its spikes smaller.",
     ),
     "max_delay_steps": LayerLimit(
-        resource="delay_steps", what="steps for which spikes wait in a synapse",
-        remedy="Shorten the delay, or let neurons in between relay the spikes (`neurodeploy.balance`).",
+        resource="delay_steps", what="steps of synaptic delay",
+        remedy="Shorten the delay, or insert relay layers (`neurodeploy.balance`).",
     ),
 }  # fmt: skip
 """Limits on layers and the input, by the key of a profile that states them."""
@@ -176,7 +176,7 @@ class Placement:
         row = {core: i for i, core in enumerate(cores)}
         totals = np.zeros((len(cores), len(self.resources)), dtype=np.int64)
         for part in self.slices:
-            totals[row[part.core]] += use_of(part, self.profile)
+            totals[row[part.core]] += used_by_slice(part, self.profile)
         object.__setattr__(self, "cores", tuple(cores))
         object.__setattr__(self, "_totals", totals)
 
@@ -305,21 +305,21 @@ class Placement:
 
     def _remedy(self, part: Slice, resource: str) -> str:
         if part.region.n_neurons == 1:
-            prune = "prune what hears it" if resource == "output_axons" else "prune what it hears, or part its sum over others"
-            return f"It is one neuron, which no cut makes smaller: {prune}."
+            prune = "targets" if resource == "output_axons" else "inputs, or sum them over intermediate neurons"
+            return f"This slice is a single neuron and cannot be cut further: prune its {prune}."
         if self.profile.number("cores_per_layer", 0) == 1:
-            return f"A layer of {self.profile.name} stands on one core: make it smaller, or compress it under a budget."
-        return "Compress it under a budget, or split it over more cores."
+            return f"{self.profile.name} keeps a layer on one core: make the layer smaller, or compress the network to a budget."
+        return "Compress the network to a budget, or allow more cores."
 
     def _too_many_cores(self) -> Iterator[Overrun]:
-        used, given = self.cores_used, self.cores_available
-        if used > given:
+        used, available = self.cores_used, self.cores_available
+        if used > available:
             last = max(self.slices, key=lambda part: part.core)
-            more = f"give it {used}" if used <= self.profile.cores else "take a larger chip"
+            more = f"allow {used}" if used <= self.profile.cores else "take a larger chip"
             yield Overrun(
-                layer=last.layer, resource="cores", core=None, need=used, limit=given,
-                source=f"cores given; {self.profile['cores_per_chip'].where}",
-                remedy=f"Compress it under a budget of {given} core{'s' if given > 1 else ''}, or {more}.",
+                layer=last.layer, resource="cores", core=None, need=used, limit=available,
+                source=f"cores allowed; {self.profile['cores_per_chip'].where}",
+                remedy=f"Compress it to {available} core{'s' * (available > 1)}, or {more}.",
             )  # fmt: skip
 
     def _repr_html_(self) -> str:
@@ -344,6 +344,6 @@ class Placement:
         return not any(True for _ in self.overruns())
 
 
-def use_of(part: Slice, profile: HardwareProfile) -> NDArray[np.int64]:
+def used_by_slice(part: Slice, profile: HardwareProfile) -> NDArray[np.int64]:
     """What a slice takes of each resource that the chip limits."""
     return usage_vector(part.usage, part.output_axons, profile)

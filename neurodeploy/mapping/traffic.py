@@ -1,14 +1,10 @@
-"""Where the cores of a board stand, and what a spike pays from one to another.
+"""Traffic between cores: the mesh of a board, spikes from core to core, and how far they travel.
 
-Every distance here is a Manhattan distance between points: a core's point holds its column and row on the board and the chips
-crossed on the way there, each crossing worth `chip_hop_cost` hops. What lays cores out needs these points and nothing else.
+Every distance is a Manhattan distance between points: the point of a core holds its column and row on the board and the chips
+crossed on the way there, each crossing worth `chip_hop_cost` hops. Functions that arrange cores need these points only.
 
-Who talks to whom, and how far spikes travel.
-
-A `Flow` is what was measured or assumed, from core to core; `Talk` is the same as neighbour lists, both directions in one,
-because a spike pays as much on the way there as on the way back.
-
-Which slices talk to which, and how much of it in a step.
+`Links` is the traffic from slice to slice, `Flow` from core to core. `TrafficGraph` holds a flow as neighbour lists, both
+directions in one, because a spike costs as much on the way there as on the way back.
 """
 
 from __future__ import annotations
@@ -30,11 +26,9 @@ from neurodeploy.resources.counting import LayerCount, SourceNeurons
 from neurodeploy.resources.usage import Layers, Region
 from neurodeploy.simulation.records import SpikeRecord
 
-# -------------------- board.mesh
-
 
 class Position(NamedTuple):
-    """Where cores stand: the chip, the tile's column and row on it, the chip's column, row and storey on the board."""
+    """Positions of cores: chip, column and row of the tile on it, and column, row and level of the chip on the board."""
 
     chip: Integers
     tile_x: Integers
@@ -46,14 +40,14 @@ class Position(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mesh:
-    """Where the cores of a board stand.
+    """Geometry of a board: the positions of its cores and the distances between them.
 
     Cores count from 0, chip after chip; on a chip tile after tile, row by row from the north-west; chips on the board likewise,
-    column fastest, then row, then storey. Cores of one tile are no hop apart. Tiles of one chip are their Manhattan distance
-    apart. Chips stand edge to edge: their tile meshes adjoin east-west and north-south, and a spike that crosses from one
-    to the next pays `chip_hop_cost` on top of the hop. A storey up or down pays `chip_hop_cost` alone: it leads to the same tile.
-    A chip with a crossbar instead of a mesh is one tile, only that two of its cores are one hop apart, and so are
-    cores of two chips, beside the chips crossed.
+    column fastest, then row, then level. Cores of one tile are no hop apart. Tiles of one chip are their Manhattan distance
+    apart. Chips lie edge to edge: their tile meshes adjoin east-west and north-south, and a spike that crosses from one
+    to the next pays `chip_hop_cost` on top of the hop. A level up or down costs `chip_hop_cost` alone: it leads to the same tile.
+    A chip with a crossbar instead of a mesh is one tile, but two of its cores are one hop apart, and so are cores of two
+    chips, on top of the chips crossed.
 
     This is a model of distance, not of the router: no congestion, no detour by way of the few links at a chip's edge.
 
@@ -68,8 +62,8 @@ class Mesh:
     tile_mesh : tuple of int
         Tiles of a chip along x (columns) and y (rows); the last ones may be empty. ``()`` for a crossbar.
     chip_hop_cost : float
-        What it costs to cross from chip to chip, in hops within a chip, >= 0. The default, the width of a Loihi chip, is
-        an assumption: makers do not publish the figure.
+        Cost of crossing from chip to chip, in hops within a chip, >= 0. The default, the width of a Loihi chip, is an
+        assumption: makers do not publish the figure.
     """
 
     chips: int
@@ -105,7 +99,7 @@ class Mesh:
         return (self.tile_mesh[0], self.tile_mesh[1]) if self.tile_mesh else (1, 1)
 
     def position(self, core: Integers) -> Position:
-        """Chip, tile and the chip's place of each core; any shape."""
+        """Position of each core, in arrays of any shape."""
         chip, on_chip = np.divmod(np.asarray(core, np.int64), self.cores_per_chip)
         tile = on_chip // self.cores_per_tile if self.tile_mesh else np.zeros_like(on_chip)
         tile_y, tile_x = np.divmod(tile, self.columns_and_rows[0])
@@ -113,7 +107,7 @@ class Mesh:
         return Position(chip, tile_x, tile_y, chip % along_x, chip // along_x % along_y, chip // (along_x * along_y))
 
     def hops(self, a: Integers, b: Integers) -> tuple[Integers, Integers, Integers]:
-        """Hops from cores `a` to cores `b`: east-west, north-south, from chip to chip. A crossbar's hop is told as east-west."""
+        """Hops from cores `a` to cores `b`: east-west, north-south, from chip to chip. A crossbar's hop counts as east-west."""
         here, there = self.position(a), self.position(b)
         columns, rows = self.columns_and_rows
         between_x, between_y = here.chip_x - there.chip_x, here.chip_y - there.chip_y
@@ -125,13 +119,13 @@ class Mesh:
         return east_west, north_south, np.abs(between_x) + np.abs(between_y) + np.abs(here.chip_z - there.chip_z)
 
     def cost(self, a: Integers, b: Integers) -> Floats:
-        """Hops from cores `a` to cores `b`, those from chip to chip at their price."""
+        """Hops from cores `a` to cores `b`, crossings from chip to chip weighted by `chip_hop_cost`."""
         east_west, north_south, between_chips = self.hops(a, b)
         total: Floats = east_west + north_south + self.chip_hop_cost * between_chips
         return total
 
     def points(self, core: Integers) -> Floats:
-        """Points whose Manhattan distances are the costs (n_cores, 3), but for a crossbar's hop, which all pairs pay alike."""
+        """Points whose Manhattan distances are the costs (n_cores, 3), without a crossbar's hop, which is equal for all pairs."""
         at = self.position(core)
         columns, rows = self.columns_and_rows if self.tile_mesh else (0, 0)
         price = self.chip_hop_cost
@@ -140,17 +134,14 @@ class Mesh:
         )
 
 
-# -------------------- board.traffic
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Flow(ByValue):
-    """Who talks to whom: sparse traffic between logical cores.
+    """Sparse traffic between logical cores.
 
     Parameters
     ----------
     source, target : NDArray[np.int64]
-        Logical cores (n_edges,), from 0. A pair may stand twice; a core that talks to itself costs nothing.
+        Logical cores (n_edges,), from 0. A pair may occur twice; spikes within a core cost nothing.
     spikes : NDArray[np.float64]
         Spikes a step from source to target (n_edges,), >= 0.
     """
@@ -176,11 +167,11 @@ class Flow(ByValue):
 
 
 def spike_hops(flow: Flow, position: Integers, mesh: Mesh) -> float:
-    """Spikes x hops a step of logical cores that stand on physical cores `position`, chip crossings at their price."""
+    """Spikes x hops a step of logical cores on physical cores `position`, chip crossings weighted by their cost."""
     return float(flow.spikes @ mesh.cost(position[flow.source], position[flow.target]))
 
 
-class Talk(NamedTuple):
+class TrafficGraph(NamedTuple):
     """Neighbour lists: that of core i is ``core[first[i]:first[i + 1]]``, with `spikes` to each; `owner` repeats i along it."""
 
     first: Integers
@@ -199,8 +190,8 @@ class Talk(NamedTuple):
         return np.where(keys[found] == wanted, self.spikes[found], 0.0) if keys.size else np.zeros(wanted.shape)
 
 
-class Crowd(NamedTuple):
-    """Some cores and their neighbour lists, one after another: `core` and `spikes` with `row`, the owner's place in `members`."""
+class CoreSubset(NamedTuple):
+    """Some cores and their neighbour lists, concatenated: `core`, `spikes`, and `row`, the index of the owner in `members`."""
 
     members: Integers
     core: Integers
@@ -208,57 +199,55 @@ class Crowd(NamedTuple):
     row: Integers
 
 
-def talk_of(flow: Flow, n_cores: int) -> Talk:
-    """Neighbour lists of a flow; what a core says to itself is left out, for it travels nowhere."""
+def traffic_graph(flow: Flow, n_cores: int) -> TrafficGraph:
+    """Neighbour lists of a flow, without spikes within a core."""
     other = (flow.source != flow.target) & (flow.spikes > 0)
     source, target, spikes = flow.source[other], flow.target[other], flow.spikes[other]
     ends = (np.concatenate([source, target]), np.concatenate([target, source]))
     both = csr_array((np.concatenate([spikes, spikes]), ends), shape=(n_cores, n_cores))
     both.sum_duplicates()
     first = both.indptr.astype(np.int64)
-    return Talk(first, both.indices.astype(np.int64), both.data, np.repeat(np.arange(n_cores), np.diff(first)))
+    return TrafficGraph(first, both.indices.astype(np.int64), both.data, np.repeat(np.arange(n_cores), np.diff(first)))
 
 
-def crowd(talk: Talk, members: Integers) -> Crowd:
+def core_subset(graph: TrafficGraph, members: Integers) -> CoreSubset:
     """Neighbour lists of `members` alone."""
-    lengths = talk.first[members + 1] - talk.first[members]
+    lengths = graph.first[members + 1] - graph.first[members]
     ends = np.cumsum(lengths)
-    edges = np.arange(lengths.sum()) + np.repeat(talk.first[members] - ends + lengths, lengths)
-    return Crowd(members, talk.core[edges], talk.spikes[edges], np.repeat(np.arange(members.size), lengths))
+    edges = np.arange(lengths.sum()) + np.repeat(graph.first[members] - ends + lengths, lengths)
+    return CoreSubset(members, graph.core[edges], graph.spikes[edges], np.repeat(np.arange(members.size), lengths))
 
 
-def travel(talk: Talk, points: Floats) -> float:
-    """Spikes x hops a step when core i stands at ``points[i]``."""
+def travel_cost(graph: TrafficGraph, points: Floats) -> float:
+    """Spikes x hops a step with core i at ``points[i]``."""
     return sum(
-        float(talk.spikes @ np.abs(points[talk.owner, axis] - points[talk.core, axis])) for axis in range(points.shape[1])
+        float(graph.spikes @ np.abs(points[graph.owner, axis] - points[graph.core, axis])) for axis in range(points.shape[1])
     ) / 2  # fmt: skip
 
 
-def strangers(talk: Talk, rng: np.random.Generator) -> Iterator[Integers]:
-    """Sets of cores of which no two talk to each other, without end; who has been in few sets so far comes first.
+def independent_sets(graph: TrafficGraph, rng: np.random.Generator) -> Iterator[Integers]:
+    """Yield independent sets of the traffic graph without end, the least used cores first.
 
-    Each set is drawn in rounds of Luby (1986): whoever ranks above all neighbours is in, and its neighbours are out.
+    Each set is drawn in rounds of Luby (1986): a core that ranks above all its neighbours is in, and its neighbours are out.
     """
-    some = np.flatnonzero(np.diff(talk.first))
-    starts = talk.first[some]
-    turns = np.zeros(talk.n_cores)
+    some = np.flatnonzero(np.diff(graph.first))
+    starts = graph.first[some]
+    turns = np.zeros(graph.n_cores)
     while True:
-        rank = rng.random(talk.n_cores) - turns
-        chosen, undecided = np.zeros(talk.n_cores, bool), np.ones(talk.n_cores, bool)
+        rank = rng.random(graph.n_cores) - turns
+        chosen, undecided = np.zeros(graph.n_cores, bool), np.ones(graph.n_cores, bool)
         for _ in range(4):
             rank[~undecided] = -np.inf
             above = undecided.copy()
             if some.size:
-                above[some] &= rank[some] > np.maximum.reduceat(rank[talk.core], starts)
+                above[some] &= rank[some] > np.maximum.reduceat(rank[graph.core], starts)
             chosen |= above
             undecided &= ~above
             if some.size:
-                undecided[some] &= ~np.logical_or.reduceat(above[talk.core], starts)
+                undecided[some] &= ~np.logical_or.reduceat(above[graph.core], starts)
         turns[chosen] += 1
         yield np.flatnonzero(chosen)
 
-
-# -------------------- board.links
 
 Rates: TypeAlias = "Mapping[str, NDArray[np.float64]]"
 """Spikes a step of every neuron of a layer, by layer: one number for all of them or one each."""
@@ -266,7 +255,7 @@ Rates: TypeAlias = "Mapping[str, NDArray[np.float64]]"
 ASSUMED_RATE = 0.1
 """Spikes a neuron and step where nothing was measured."""
 ENCODINGS = ("dense", "sparse", "convolution")
-"""Kinds of list that synaptic operations are told apart by."""
+"""Encodings by which synaptic operations are counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -278,15 +267,15 @@ class Links(ByValue):
     source, target : array (n_links,), int64
         Indices into a placement's slices; source -1 for the network's input, which comes from off the chip.
     spikes : array (n_links,), float64
-        Messages: one for each neuron of the source that fires and is heard.
+        Messages: one for each neuron of the source that fires and has a synapse on the target.
     synops : array (n_links,), float64
-        Synapses that they meet, zeros of a dense list included.
+        Synapses that the messages activate, zeros of a dense list included.
     encoding : array (n_links,), int64
-        How those are stored, as an index into `ENCODINGS`.
+        Encoding of those synapses, as an index into `ENCODINGS`.
     fired : array (n_slices,), float64
         Spikes of each slice's neurons.
     measured : bool
-        Whether the rates come from a record, or are assumed.
+        Whether the rates come from a record; else they are assumed.
     """
 
     source: NDArray[np.int64]
@@ -312,7 +301,7 @@ def measured_rates(record: SpikeRecord) -> Rates:
 def links_of(
     slices: list[tuple[str, Region]], layers: Layers, counts: Mapping[str, LayerCount], rates: Rates | None = None
 ) -> Links:
-    """Who hears whom, slice by slice.
+    """Traffic from slice to slice at measured or assumed rates.
 
     Parameters
     ----------
@@ -321,67 +310,63 @@ def links_of(
         Spikes a step by layer, and of the network's input under ``"input"``; `ASSUMED_RATE` for a layer that is not there.
     """
     known = {} if rates is None else rates
-    rate = {layer.name: _each(known.get(layer.name, np.array(ASSUMED_RATE)), layer.n_neurons) for layer in layers}
-    numbers, homes = _homes(slices, layers, counts)
+    rate = {layer.name: _per_neuron(known.get(layer.name, np.array(ASSUMED_RATE)), layer.n_neurons) for layer in layers}
+    numbers, slice_of = _slice_of_neuron(slices, layers, counts)
     found: list[tuple[NDArray[np.int64], int, NDArray[np.float64], NDArray[np.float64], int]] = []
     fired = np.zeros(len(slices))
     for target, (name, region) in enumerate(slices):
         count = counts[name]
         fired[target] = rate[name].reshape(count.grid)[region.box].sum()
         parts = zip(count.sources(region), count.by_connection(region), count.fan_outs(region), strict=True)
-        for heard, (_, _, _, encoding), fan_out in parts:
-            meets = np.full(heard.mask.shape, region.n_neurons) if encoding == "dense" else fan_out
-            if heard.source == INPUT:
-                spikes = _each(known.get(INPUT, np.array(ASSUMED_RATE)), math.prod(heard.shape))
-                sent = spikes.reshape(heard.shape)[heard.box.box] * heard.mask
+        for received, (_, _, _, encoding), fan_out in parts:
+            meets = np.full(received.mask.shape, region.n_neurons) if encoding == "dense" else fan_out
+            if received.source == INPUT:
+                spikes = _per_neuron(known.get(INPUT, np.array(ASSUMED_RATE)), math.prod(received.shape))
+                sent = spikes.reshape(received.shape)[received.box.box] * received.mask
                 from_, messages, synops = np.array([-1]), np.array([sent.sum()]), np.array([(sent * meets).sum()])
             else:
-                source = heard.source
-                from_, messages, synops = _heard_from(heard, numbers[source], homes[source], rate[source], meets)
+                source = received.source
+                from_, messages, synops = _by_slice(received, numbers[source], slice_of[source], rate[source], meets)
             found.append((from_, target, messages, synops, ENCODINGS.index(encoding) if encoding in ENCODINGS else 0))
     lengths = [from_.size for from_, *_ in found]
     return Links(
-        source=_joined([from_ for from_, *_ in found]).astype(np.int64),
+        source=np.concatenate([np.zeros(0), *(from_ for from_, *_ in found)]).astype(np.int64),
         target=np.repeat([target for _, target, *_ in found], lengths),
-        spikes=_joined([sent for _, _, sent, *_ in found]),
-        synops=_joined([synops for *_, synops, _ in found]),
+        spikes=np.concatenate([np.zeros(0), *(sent for _, _, sent, *_ in found)]),
+        synops=np.concatenate([np.zeros(0), *(synops for *_, synops, _ in found)]),
         encoding=np.repeat([kind for *_, kind in found], lengths),
         fired=fired,
         measured=rates is not None,
     )
 
 
-def _joined(arrays: list[NDArray[np.float64]] | list[NDArray[np.int64]]) -> NDArray[np.float64]:
-    return np.concatenate([np.zeros(0), *arrays])
-
-
-def _homes(
+def _slice_of_neuron(
     slices: list[tuple[str, Region]], layers: Layers, counts: Mapping[str, LayerCount]
 ) -> tuple[dict[str, NDArray[np.int64]], dict[str, NDArray[np.int32]]]:
-    """By layer: the numbers of its slices, and for every neuron which of them it stands in."""
+    """By layer: the indices of its slices, and for every neuron which of them holds it."""
     of_layer: dict[str, list[int]] = {layer.name: [] for layer in layers}
     for number, (name, _) in enumerate(slices):
         of_layer[name].append(number)
-    homes = {}
+    slice_of = {}
     for layer in layers:
         home = np.zeros(counts[layer.name].grid, dtype=np.int32)
         for local, number in enumerate(of_layer[layer.name]):
             home[slices[number][1].box] = local
-        homes[layer.name] = home
-    return {name: np.array(numbers, dtype=np.int64) for name, numbers in of_layer.items()}, homes
+        slice_of[layer.name] = home
+    return {name: np.array(numbers, dtype=np.int64) for name, numbers in of_layer.items()}, slice_of
 
 
-def _heard_from(
-    heard: SourceNeurons, numbers: NDArray[np.int64], home: NDArray[np.int32], rate: NDArray[np.float64], meets: NDArray[Any]
+def _by_slice(
+    received: SourceNeurons, numbers: NDArray[np.int64], home: NDArray[np.int32], rate: NDArray[np.float64], meets: NDArray[Any]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """The slices of a source that a region hears, what each sends it in a step, and the synapses that this meets."""
-    local = home.reshape(heard.shape)[heard.box.box][heard.mask]
-    sent = rate.reshape(heard.shape)[heard.box.box][heard.mask]
-    spikes, synops = (np.bincount(local, values, len(numbers)) for values in (sent, sent * meets[heard.mask]))
+    """The slices of a source that send to a region, the spikes of each in a step, and the synapses that these activate."""
+    local = home.reshape(received.shape)[received.box.box][received.mask]
+    sent = rate.reshape(received.shape)[received.box.box][received.mask]
+    spikes, synops = (np.bincount(local, values, len(numbers)) for values in (sent, sent * meets[received.mask]))
     which = np.unique(local)
     return numbers[which], spikes[which], synops[which]
 
 
-def _each(rate: NDArray[np.float64], n: int) -> NDArray[np.float64]:
-    """(n,): a rate for each neuron, of one for all of them or one each."""
+def _per_neuron(rate: NDArray[np.float64], n: int) -> NDArray[np.float64]:
+    """Rate of each neuron (n,), from one for all of them or one each."""
     return np.broadcast_to(np.ravel(rate), n)

@@ -24,7 +24,7 @@ from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.mapping.budget.channels import narrow_budget
-from neurodeploy.mapping.layout import arranged, lay_out, linked
+from neurodeploy.mapping.layout import arrange_placement, lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.mapping.traffic import measured_rates
 from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
@@ -266,7 +266,7 @@ class _CompressionRun:
         samples = first_samples(model, data.test, options, max(lava_samples, 1))
         emulated = simulate(runnable, samples.spikes, record="all", graded=levels > 1)
         rates = {**measured_rates(emulated), INPUT: np.asarray(samples.rate)}
-        placement = arranged(linked(placement, quantized, rates), seed=options.seed)
+        placement = arrange_placement(with_traffic(placement, quantized, rates), seed=options.seed)
         in_lava: SpikeRecord | None = None
         lava: LavaCheck | None = None
         notes = [f"Input comes as whole numbers 0..{levels}."] if levels > 1 else []

@@ -18,7 +18,7 @@ from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.allocation import Gain, Unpruned, gains, share_budget
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.mapping.delay_balancing import Balance, balance, balanced
-from neurodeploy.mapping.layout import arranged, lay_out, linked
+from neurodeploy.mapping.layout import arrange_placement, lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.passes.quantize import LayerError, quantization_errors, quantize, warnings_of
 from neurodeploy.report.html import RunArtifacts, write_page
@@ -107,7 +107,7 @@ def inspect(
     cores, bits = profile.core_count(cores, chips), default_weight_bits(profile) if bits is None else bits
     network, balances = balance(network, profile, bits=bits)
     placement = lay_out(network, profile, cores=cores, bits=bits, connectivity=connectivity)
-    placement = linked(placement, network, connectivity=connectivity)
+    placement = with_traffic(placement, network, connectivity=connectivity)
     try:
         unpruned = Unpruned(network, profile, bits, placement if connectivity in (None, 1.0) else None)
         budget = share_budget(network, profile, cores=cores, bits=bits, unpruned=unpruned)
@@ -159,7 +159,7 @@ def deploy(
     if target is not None and isinstance(network, Network):
         warnings = rounding_warnings(errors, measure_on_random_input(network, quantized))
     quantized = balanced(quantized, seen.balances)
-    placement = arranged(linked(lay_out(quantized, profile, cores=cores), quantized))
+    placement = arrange_placement(with_traffic(lay_out(quantized, profile, cores=cores), quantized))
     files = {**network_file(quantized, folder, target), **report_files(folder)}
     report = summarize(
         profile, seen.budget, placement, before=seen.placement, rounding=errors,

@@ -1,8 +1,7 @@
-"""Who stands where, and how much of its memory each layer keeps there.
+"""Sharing the cores of a chip among the layers of a network: `share_budget`, and what more cores or fewer bits would gain.
 
-How the cores are shared out among the layers.
-
-What one core more, or one bit less a weight, would give each layer.
+The layers are cut and packed as if each kept a share of its synapse memory. The largest share at which they fit the cores is
+found by bisection; what the cores have left over then goes to the slices on them.
 """
 
 from __future__ import annotations
@@ -21,44 +20,42 @@ from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.mapping.budget.slice_budgets import (
-    Allotment,
-    Lack,
-    allotted,
+    Infeasibility,
+    SliceAndLayerBudgets,
     biases_of,
-    bits_beside,
-    least_room,
     memory_for_synapses,
+    minimum_usage,
+    neuron_and_axon_bits,
     prunable_sources,
+    slice_budgets,
 )
-from neurodeploy.mapping.layout import counts_of, filled
+from neurodeploy.mapping.layout import counts_of, pack_layers
 from neurodeploy.mapping.placement import Placement, Slice
 from neurodeploy.resources.counting import LayerCount, SourceNeurons
 from neurodeploy.resources.encodings import weight_bits
 from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, Layers, Region, Usage, bits_of, limited_resources, usage_vector
 
-# -------------------- budgets.plan
-
-_HALVINGS = 12
-"""The level that all layers are brought to is found to a part in 2**12."""
+BISECTION_STEPS = 12
+"""The share level is found to a part in 2**12."""
 MANY_SLICES = 200
-"""From so many on it is found roughly first, with layers laid in the first way alone, ..."""
-_QUICK_HALVINGS, _FULL_HALVINGS = 8, 4
-"""... to a part in 2**8, and then, to a sixteenth of that, by how much all ways of laying them are above it."""
-_ABOVE = 1.25
-"""So many times that level they fit at most; and by no more than that do all ways take fewer cores than the first."""
-_LEFT_AT_LEAST = 0.1
-"""So much of the memory is thought to be left for synapses, whatever output axons would take."""
+"""From this many slices on, the level is found in two passes: a coarse one with one packing variant, a fine one with all."""
+COARSE_STEPS, FINE_STEPS = 8, 4
+"""Bisection steps of the two passes."""
+MAX_VARIANT_GAIN = 1.25
+"""All packing variants together are taken to allow at most this many times the level, and cores, of the first variant alone."""
+MIN_FREE_MEMORY = 0.1
+"""Share of the synapse memory assumed free for synapses when the shares are estimated, whatever output axons take."""
 
 
 class Unpruned:
-    """A network as if no weight were zero: counted, and laid out when that is first asked for, once for all its budgets.
+    """A network counted as if no weight were zero; packed when first asked for, once for all its budgets.
 
     Parameters
     ----------
     bits : int
-        Width that the weights will be stored in, where they are not narrower yet; rounded up to one that the chip has.
+        Width of the stored weights, where they are not narrower yet; rounded up to one that the chip has.
     known : Placement, optional
-        The network laid out as it is: taken, where it has no weight that is zero.
+        The placement of the network as it is; reused where none of its weights is zero.
     """
 
     def __init__(
@@ -68,59 +65,76 @@ class Unpruned:
         self.profile, self.width = profile, weight_bits(bits, profile)
         widths = {layer.name: weight_bits(min(bits, bits_of(layer, bits)), profile) for layer in self.layers}
         self.counts = counts_of(self.layers, widths, profile, connectivity=1.0)
-        self._known = known.slices if known is not None and known.weight_bits == widths and _is_full(self.layers) else None
+        is_full = all(bool(connection.synapse.weight.all()) for layer in self.layers for connection in layer.connections)
+        self._known = known.slices if known is not None and known.weight_bits == widths and is_full else None
 
     @cached_property
     def slices(self) -> tuple[Slice, ...]:
-        return filled(self.layers, self.profile, self.counts) if self._known is None else self._known
+        """The unpruned network on the fewest cores found."""
+        return pack_layers(self.layers, self.profile, self.counts) if self._known is None else self._known
 
     @cached_property
-    def roughly(self) -> tuple[Slice, ...]:
-        """The same, in one way only where slices are many."""
+    def quick_slices(self) -> tuple[Slice, ...]:
+        """The same, by one packing variant only where slices are many."""
         if self._known is not None:
             return self._known
-        slices = filled(self.layers, self.profile, self.counts, is_quick=True)
+        slices = pack_layers(self.layers, self.profile, self.counts, is_quick=True)
         return slices if len(slices) >= MANY_SLICES else self.slices
 
     def fits(self, cores: int) -> bool:
-        """Whether the slices take no more cores; where one way is far from it, the others are not tried."""
-        return n_cores(self.roughly) <= _ABOVE * cores and n_cores(self.slices) <= cores
+        """Whether the unpruned slices take no more cores."""
+        # the other variants cost time, and are not tried where the first one is far off
+        return count_cores(self.quick_slices) <= MAX_VARIANT_GAIN * cores and count_cores(self.slices) <= cores
 
-    def pressed(self, shares: Mapping[str, float]) -> dict[str, Pressed]:
-        """Every layer as if it kept such a share of its synapse memory; none of those that are not named."""
+    def pruned_counts(self, shares: Mapping[str, float]) -> dict[str, PrunedLayerCount]:
+        """Every layer counted as if it kept a share of its synapse memory, 0..1; layers not named keep the minimum."""
+        prunable = prunable_sources(self.layers)
+        biases = biases_of(self.layers, prunable)
         return {
-            name: Pressed(counted, shares.get(name, 0.0), prunes_axons=name in self._prunable, biases=self._biases[name])
+            name: PrunedLayerCount(counted, shares.get(name, 0.0), prunes_axons=name in prunable, biases=biases[name])
             for name, counted in self.counts.items()
         }
 
-    @cached_property
-    def _prunable(self) -> Collection[str]:
-        return prunable_sources(self.layers)
+    def minimal_plan(self, whole: Collection[str]) -> tuple[Slice, ...]:
+        """The layers on the fewest cores that can hold them: one synapse a slice, but all synapses of the layers in `whole`."""
+        return pack_layers(self.layers, self.profile, self.pruned_counts(dict.fromkeys(whole, 1.0)))
 
-    @cached_property
-    def _biases(self) -> Mapping[str, int]:
-        return biases_of(self.layers, self._prunable)
+    def memory_shares(self, cores: int, whole: Collection[str]) -> dict[str, float]:
+        """Share of its unpruned memory that each layer may use, by square-root water-filling; infinite where it keeps all."""
+        bits: dict[str, float] = defaultdict(float)
+        for part in self.quick_slices:
+            bits[part.layer] += part.usage.synapse_memory_bits
+        memory = float(cores * memory_for_synapses(self.profile))
+        taken = sum(neuron_and_axon_bits(part, self.profile) for part in self.quick_slices) + sum(bits[name] for name in whole)
+        # Cut for fewer cores, layers send to fewer slices: the output axons of the unpruned cut must not use up the estimate.
+        left = max(memory - taken, memory * MIN_FREE_MEMORY)
+        shares = dict.fromkeys(whole, math.inf)
+        needs = {name: need for name, need in bits.items() if name not in shares}
+        while needs:
+            level = left / sum(np.sqrt(need) for need in needs.values())
+            kept_whole = {name: need for name, need in needs.items() if need <= level * np.sqrt(need)}
+            if not kept_whole:
+                return shares | {name: float(level / np.sqrt(need)) for name, need in needs.items()}
+            shares |= dict.fromkeys(kept_whole, math.inf)
+            left -= sum(kept_whole.values())
+            needs = {name: need for name, need in needs.items() if name not in kept_whole}
+        return shares
 
-    def bare(self, whole: Collection[str]) -> tuple[Slice, ...]:
-        """The layers on the fewest cores that they can stand on, with next to no synapse but for those that are kept whole."""
-        return filled(self.layers, self.profile, self.pressed(dict.fromkeys(whole, 1.0)))
 
+class PrunedLayerCount(LayerCount):
+    """A layer counted as if it kept a share of its unpruned synapse memory, at least one synapse a slice.
 
-def _is_full(layers: Layers) -> bool:
-    """Whether no weight is zero."""
-    return all(bool(connection.synapse.weight.all()) for layer in layers for connection in layer.connections)
-
-
-class Pressed(LayerCount):
-    """A layer that may keep a share of its unpruned synapse memory, and a synapse at least.
-
-    Where axons have tables of their own, those of a layer that can be pruned axon by axon take next to no room in the plan: they
+    Where axons have tables of their own, the axons of a layer that is pruned axon by axon count for next to nothing here: they
     are capped afterwards.
 
     Parameters
     ----------
+    share : float
+        0..1.
+    prunes_axons : bool
+        Whether the layer is pruned axon by axon.
     biases : int
-        Neurons that bring biases to a layer that can be pruned axon by axon.
+        Neurons that bring biases to such a layer.
     """
 
     def __init__(self, whole: LayerCount, share: float, *, prunes_axons: bool, biases: int = 0) -> None:
@@ -128,32 +142,33 @@ class Pressed(LayerCount):
         self.share, self.prunes_axons, self.biases = share, prunes_axons, biases
 
     def usage(self, region: Region) -> Usage:
+        """Usage of a region at the layer's share."""
         usage = super().usage(region)
-        bits, axons = least_room(self, usage, self.biases)
+        bits, axons = minimum_usage(self, usage, self.biases)
         memory = max(math.ceil(usage.synapse_memory_bits * self.share), bits)
         return replace(usage, synapse_memory_bits=memory, input_axons=axons if self.prunes_axons else usage.input_axons)
 
     def sources(self, region: Region) -> Iterator[SourceNeurons]:
+        """Source neurons of a region; none where output axons are capped afterwards."""
         return iter(()) if self.prunes_axons and "memory_bits_per_core" not in self.profile else super().sources(region)
 
 
-def planned(unpruned: Unpruned, cores: int, whole: Collection[str]) -> tuple[Slice, ...] | None:
-    """The layers on the cores, each at the largest share that they hold, which may be all; None if they hold no synapses."""
+def plan_slices(unpruned: Unpruned, cores: int, whole: Collection[str]) -> tuple[Slice, ...] | None:
+    """The layers packed on the cores at the largest share level found; None if not even one synapse a slice fits."""
     if unpruned.fits(cores):
         return unpruned.slices
     layers, profile = unpruned.layers, unpruned.profile
-    shares = _shares(unpruned.roughly, profile, cores, whole)
+    shares = unpruned.memory_shares(cores, whole)
     kept = {name for name, share in shares.items() if math.isinf(share)}
-
-    is_quick = len(unpruned.roughly) >= MANY_SLICES
+    is_quick = len(unpruned.quick_slices) >= MANY_SLICES
 
     def plan(level: float, kept: set[str], *, is_quick: bool = is_quick) -> tuple[Slice, ...] | None:
         level_of = {name: 1.0 if name in kept else min(level * min(share, 1.0), 1.0) for name, share in shares.items()}
-        slices = filled(layers, profile, unpruned.pressed(level_of), is_quick=is_quick, enough=cores)
-        return slices if n_cores(slices) <= cores else None
+        slices = pack_layers(layers, profile, unpruned.pruned_counts(level_of), is_quick=is_quick, enough=cores)
+        return slices if count_cores(slices) <= cores else None
 
     low, high, best = 1.0, 1.0, plan(1.0, kept)
-    if best is not None and (n_cores(best) == cores or len(kept) == len(layers)):
+    if best is not None and (count_cores(best) == cores or len(kept) == len(layers)):
         return best
     if best is not None:
         high = 1 / min(shares.values())
@@ -163,64 +178,34 @@ def planned(unpruned: Unpruned, cores: int, whole: Collection[str]) -> tuple[Sli
         low, kept = 0.0, set(whole)
     else:
         return None
-    low, best = _highest(lambda level: plan(level, kept), low, high, best, _QUICK_HALVINGS if is_quick else _HALVINGS)
+    low, best = _bisect_level(lambda level: plan(level, kept), low, high, best, COARSE_STEPS if is_quick else BISECTION_STEPS)
     if not is_quick:
         return best
-    high = min(_ABOVE * low + 2**-_QUICK_HALVINGS, high)
-    return _highest(lambda level: plan(level, kept, is_quick=False), low, high, best, _FULL_HALVINGS, enough=cores)[1]
+    high = min(MAX_VARIANT_GAIN * low + 2**-COARSE_STEPS, high)
+    return _bisect_level(lambda level: plan(level, kept, is_quick=False), low, high, best, FINE_STEPS, enough=cores)[1]
 
 
-def _highest(
+def _bisect_level(
     plan: Callable[[float], tuple[Slice, ...] | None],
     low: float,
     high: float,
     best: tuple[Slice, ...],
-    halvings: int,
+    steps: int,
     enough: int | None = None,
 ) -> tuple[float, tuple[Slice, ...]]:
-    """The highest level found at which there is a plan, and that; `best` is the plan at `low`.
-
-    One found that takes `enough` cores is good enough: what they have left over goes to the slices on them.
-    """
-    for _ in range(halvings):
+    """The highest level found at which there is a plan, and that plan; `best` is the plan at `low`."""
+    for _ in range(steps):
         middle = (low + high) / 2
         attempt = plan(middle)
         low, high, best = (middle, high, attempt) if attempt is not None else (low, middle, best)
-        if attempt is not None and n_cores(attempt) == enough:
-            break
+        if attempt is not None and count_cores(attempt) == enough:
+            break  # all cores are used: what they have left over goes to the slices on them anyway
     return low, best
 
 
-def n_cores(slices: tuple[Slice, ...]) -> int:
-    """Cores that hold a slice."""
+def count_cores(slices: tuple[Slice, ...]) -> int:
+    """Number of cores that hold a slice."""
     return len({part.core for part in slices})
-
-
-def _shares(unpruned: tuple[Slice, ...], profile: HardwareProfile, cores: int, whole: Collection[str]) -> dict[str, float]:
-    """Share of its unpruned bits that a layer may use: square-root water-filling; infinite for a layer that is kept whole.
-
-    Cut for fewer cores, layers send less; so the output axons that they have whole are taken to leave them some room.
-    """
-    bits: dict[str, float] = defaultdict(float)
-    for part in unpruned:
-        bits[part.layer] += part.usage.synapse_memory_bits
-    room = float(cores * memory_for_synapses(profile))
-    taken = sum(bits_beside(part, profile) for part in unpruned) + sum(bits[name] for name in whole)
-    left = max(room - taken, room * _LEFT_AT_LEAST)
-    shares = dict.fromkeys(whole, math.inf)
-    needs = {name: need for name, need in bits.items() if name not in shares}
-    while needs:
-        level = left / sum(np.sqrt(need) for need in needs.values())
-        kept_whole = {name: need for name, need in needs.items() if need <= level * np.sqrt(need)}
-        if not kept_whole:
-            return shares | {name: float(level / np.sqrt(need)) for name, need in needs.items()}
-        shares |= dict.fromkeys(kept_whole, math.inf)
-        left -= sum(kept_whole.values())
-        needs = {name: need for name, need in needs.items() if name not in kept_whole}
-    return shares
-
-
-# -------------------- budgets.sharing
 
 
 def share_budget(
@@ -234,163 +219,178 @@ def share_budget(
     unpruned: Unpruned | None = None,
     explain: bool = True,
 ) -> Budget:
-    """Share the cores out among the layers.
+    """Share the cores of a chip among the layers of a network.
 
-    Synapse memory goes to the layers in proportion to the square root of what they would need unpruned, and never
-    beyond that: of all shares b with sum B this makes the sum of need / b smallest, the loss by pruning being about
-    inverse in the share that is kept. So small layers, readouts above all, are kept whole. The layers, each region at
-    its share of what it would need, are then laid onto the cores as `neurodeploy.mapping.layout` lays them, at the highest level
-    (the same for all that shrink) at which they fit, and what a core has left over goes to the slices on it.
+    Synapse memory goes to the layers in proportion to the square root of what they need unpruned, and never beyond that: of all
+    shares b with a fixed sum this minimises the sum of need / b, the loss by pruning being about inverse in the share that is
+    kept. So small layers, readouts above all, are kept whole. The layers are then packed as `neurodeploy.mapping.layout` packs
+    them, at the largest common level at which they fit, and what a core has left over goes to the slices on it.
 
     Parameters
     ----------
     cores, chips : int, optional
-        How many cores, or chips of them, the network may use; all of the profile's by default.
+        Cores, or chips of them, that the network may use; all of the profile's by default.
     bits : int
-        Width that the weights will be stored in, where they are not narrower yet; rounded up to one that the chip has.
+        Width of the stored weights, where they are not narrower yet; rounded up to one that the chip has.
     whole : collection of str
-        Layers that keep every synapse, whatever the others have to do without.
+        Layers that keep every synapse, whatever that leaves for the others.
     unpruned : Unpruned, optional
-        The same network at this width, where it has been laid out already.
+        The same network at this width, where it has been packed already.
     explain : bool
-        Where there is no budget, find out what would help, which takes longer than to see that there is none.
+        Where there is no budget, search for the smallest change that helps. It takes longer than the refusal itself.
 
     Raises
     ------
     RequestError
         `cores` or `chips` is not within 1..what the profile has.
     BudgetError
-        No pruning of synapses can help: too many neurons for the cores, or a core without room for a single axon.
+        No pruning of synapses can help: too many neurons for the cores, or a core that cannot hold a single axon.
     """
     cores = profile.core_count(cores, chips)
-    unpruned = Unpruned(network, profile, bits) if unpruned is None else unpruned
-    found = _shared(unpruned, cores, whole)
-    if isinstance(found, Lack):
-        raise _explained(found, unpruned, cores, whole) if explain else found.error(profile, "")
+    sharing = CoreSharing(Unpruned(network, profile, bits) if unpruned is None else unpruned, whole)
+    found = sharing.budget(cores)
+    if isinstance(found, Infeasibility):
+        raise sharing.explained(found, cores) if explain else found.error(profile, "")
     return found
 
 
-def _shared(unpruned: Unpruned, cores: int, whole: Collection[str]) -> Budget | Lack:
-    """A budget, or why there is none."""
-    layers, profile = unpruned.layers, unpruned.profile
-    if (lack := _too_many_neurons(layers, profile, cores)) is not None:
-        return lack
-    if (plan := planned(unpruned, cores, whole)) is None:
-        return Lack(layer=layers[0].name, what="", need=0, limit=cores, key="cores_per_chip", is_of_cores=True)
-    given = allotted(layers, profile, unpruned.counts, plan)
-    if isinstance(given, Lack) and given.hangs_on_cut:
-        given = _cut_less(given, unpruned, cores, whole)
-    if isinstance(given, Lack):
-        return given
-    return Budget(profile=profile, cores=cores, weight_bits=unpruned.width, slices=given[0], layers=given[1])
+class CoreSharing:
+    """The budgets of a network for any number of cores, or the limit that makes them infeasible.
 
+    Parameters
+    ----------
+    whole : collection of str
+        Layers that keep every synapse.
+    """
 
-def _cut_less(lack: Lack, unpruned: Unpruned, cores: int, whole: Collection[str]) -> Allotment | Lack:
-    """On fewer cores layers are cut less, and fewer slices hear a neuron: so on half of them, a quarter, ... the fewest."""
-    bare = unpruned.bare(whole)
-    fits = n_cores(bare) <= cores
-    while (cores := cores // 2) > n_cores(bare):
-        plan = planned(unpruned, cores, whole)
-        given = None if plan is None else allotted(unpruned.layers, unpruned.profile, unpruned.counts, plan)
-        if given is not None and not isinstance(given, Lack):
-            return given
-    return allotted(unpruned.layers, unpruned.profile, unpruned.counts, bare) if fits else lack
+    def __init__(self, unpruned: Unpruned, whole: Collection[str]) -> None:
+        self.unpruned, self.whole, self.profile = unpruned, whole, unpruned.profile
 
+    def budget(self, cores: int) -> Budget | Infeasibility:
+        """The budget for a number of cores, or the limit that allows none."""
+        if (infeasible := self._too_many_neurons(cores)) is not None:
+            return infeasible
+        layers = self.unpruned.layers
+        if (plan := plan_slices(self.unpruned, cores, self.whole)) is None:
+            return Infeasibility(layer=layers[0].name, what="", need=0, limit=cores, key="cores_per_chip", is_of_cores=True)
+        found = self._slice_budgets(plan)
+        if isinstance(found, Infeasibility) and found.depends_on_cut:
+            found = self._with_fewer_slices(found, cores)
+        if isinstance(found, Infeasibility):
+            return found
+        return Budget(profile=self.profile, cores=cores, weight_bits=self.unpruned.width, slices=found[0], layers=found[1])
 
-def _too_many_neurons(layers: Layers, profile: HardwareProfile, cores: int) -> Lack | None:
-    """More neurons than the cores hold, by their number or by the memory of their state."""
-    state, n_neurons = profile.number("neuron_state_bits", 0), sum(layer.n_neurons for layer in layers)
-    by_number = [profile.capacity("neurons", core) for core in range(cores)] if profile.cores_differ else None
-    room, key = sum(by_number) if by_number else cores * profile.capacity("neurons"), "neurons_per_core"
-    for pool in ("memory_bits", "neuron_memory_bits"):
-        if state and cores * (profile.capacity(pool) // state) < room:
-            room, key = cores * (profile.capacity(pool) // state), f"{pool}_per_core"
-    if n_neurons <= room:
-        return None
-    largest = max(layers, key=lambda layer: layer.n_neurons)
-    what = f"neurons of the network on {cores} cores (this layer alone has {largest.n_neurons:,})"
-    return Lack(layer=largest.name, what=what, need=n_neurons, limit=room, key=key, is_of_cores=True)
+    def _slice_budgets(self, plan: tuple[Slice, ...]) -> SliceAndLayerBudgets | Infeasibility:
+        return slice_budgets(self.unpruned.layers, self.profile, self.unpruned.counts, plan)
 
+    def _with_fewer_slices(self, infeasible: Infeasibility, cores: int) -> SliceAndLayerBudgets | Infeasibility:
+        """Budgets on a half, a quarter, ... of the cores: layers are cut into fewer slices, so neurons need fewer axons."""
+        minimal = self.unpruned.minimal_plan(self.whole)
+        fits = count_cores(minimal) <= cores
+        while (cores := cores // 2) > count_cores(minimal):
+            plan = plan_slices(self.unpruned, cores, self.whole)
+            found = None if plan is None else self._slice_budgets(plan)
+            if found is not None and not isinstance(found, Infeasibility):
+                return found
+        return self._slice_budgets(minimal) if fits else infeasible
 
-def _explained(lack: Lack, unpruned: Unpruned, cores: int, whole: Collection[str]) -> BudgetError:
-    """The lack, and the smallest change that helps: so many cores, or another limit where no number of them does."""
-    asked = cores
-    if lack.is_of_cores:
-        bare = unpruned.bare(whole)
-        cores = n_cores(bare)
-        found: object = allotted(unpruned.layers, unpruned.profile, unpruned.counts, bare)
-        if not isinstance(found, Lack) and len(bare) < MANY_SLICES:
-            found = _shared(unpruned, cores, whole)
-        if not isinstance(found, Lack):
-            return _of_cores(lack, bare, asked, unpruned, whole)
-        lack = found
-    enough = _enough(unpruned, cores, whole) if lack.hangs_on_cut else None
-    if enough is None:
-        return lack.hopeless(unpruned.profile)
-    return lack.error(unpruned.profile, _allow("Allow", _fewest(enough, asked, unpruned, whole), unpruned.profile))
+    def _too_many_neurons(self, cores: int) -> Infeasibility | None:
+        """The limit on neurons, by number or by the memory of their state, if the cores hold fewer than the network has."""
+        layers, profile = self.unpruned.layers, self.profile
+        state, n_neurons = profile.number("neuron_state_bits", 0), sum(layer.n_neurons for layer in layers)
+        by_number = [profile.capacity("neurons", core) for core in range(cores)] if profile.cores_differ else None
+        limit, key = sum(by_number) if by_number else cores * profile.capacity("neurons"), "neurons_per_core"
+        for pool in ("memory_bits", "neuron_memory_bits"):
+            if state and cores * (profile.capacity(pool) // state) < limit:
+                limit, key = cores * (profile.capacity(pool) // state), f"{pool}_per_core"
+        if n_neurons <= limit:
+            return None
+        largest = max(layers, key=lambda layer: layer.n_neurons)
+        on_cores = f"{cores} core{'s' * (cores > 1)}"
+        what = f"neurons of the network on {on_cores} (this layer alone has {largest.n_neurons:,})"
+        return Infeasibility(layer=largest.name, what=what, need=n_neurons, limit=limit, key=key, is_of_cores=True)
 
+    def explained(self, infeasible: Infeasibility, cores: int) -> BudgetError:
+        """The error with the smallest change that helps: a number of cores, or a higher limit where no number of them does."""
+        requested = cores
+        if infeasible.is_of_cores:
+            minimal = self.unpruned.minimal_plan(self.whole)
+            cores = count_cores(minimal)
+            found: object = self._slice_budgets(minimal)
+            if not isinstance(found, Infeasibility) and len(minimal) < MANY_SLICES:
+                found = self.budget(cores)
+            if not isinstance(found, Infeasibility):
+                return self._core_shortage(infeasible, minimal, requested)
+            infeasible = found
+        enough = self._enough_cores(cores) if infeasible.depends_on_cut else None
+        if enough is None:
+            return infeasible.error(
+                self.profile, f"Neither more cores nor pruning helps: the limit would have to be {infeasible.need:,}."
+            )
+        return infeasible.error(self.profile, self._core_remedy(self._fewest_cores(enough, requested)))
 
-def _fewest(enough: int, cores: int, unpruned: Unpruned, whole: Collection[str]) -> int:
-    """As few cores as do, between those asked for and those found enough; of few slices, since each number is tried."""
-    while (
-        len(unpruned.slices) < MANY_SLICES and enough - 1 > cores and not isinstance(_shared(unpruned, enough - 1, whole), Lack)
-    ):
-        enough -= 1
-    return enough
+    def _core_shortage(self, infeasible: Infeasibility, minimal: tuple[Slice, ...], cores: int) -> BudgetError:
+        """The error for layers that take more cores than there are, even with one synapse a slice."""
+        profile, enough = self.profile, count_cores(minimal)
+        if infeasible.what:
+            # where cores differ, the smaller ones count for what they hold
+            enough = max(enough, -(-infeasible.need * cores // infeasible.limit))
+            remedy = self._core_remedy(self._fewest_cores(enough, cores), " or remove neurons")
+            return infeasible.error(profile, f"Pruning synapses does not help. {remedy}")
+        taken = np.stack([usage_vector(part.usage, part.output_axons, profile) for part in minimal])
+        limited = limited_resources(profile)
+        scarcest = int((taken.sum(axis=0) / [max(profile.capacity(resource), 1) for resource in limited]).argmax())
+        layers = [layer.name for layer in self.unpruned.layers]
+        of_layer = np.bincount([layers.index(part.layer) for part in minimal], taken[:, scarcest])
+        enough = self._fewest_cores(enough, cores)
+        found = replace(
+            infeasible, layer=layers[int(of_layer.argmax())], need=enough, key=f"{limited[scarcest]}_per_core",
+            what="cores for the neurons, axons and one synapse a slice that remain however much is pruned",
+        )  # fmt: skip
+        return found.error(profile, self._core_remedy(enough, " or remove neurons"))
 
+    def _core_remedy(self, enough: int, otherwise: str = "") -> str:
+        """The sentence that asks for `enough` cores, or for a larger chip where this one has fewer."""
+        cores = f"{enough} core{'s' * (enough > 1)}"
+        if enough > self.profile.cores:
+            return f"Use a chip with at least {cores} ({self.profile.name} has {self.profile.cores}){otherwise}."
+        return f"Allow {cores}{otherwise}."
 
-def _of_cores(lack: Lack, bare: tuple[Slice, ...], cores: int, unpruned: Unpruned, whole: Collection[str]) -> BudgetError:
-    """What to say where layers with a synapse each, but for those kept whole, take more cores than there are."""
-    profile, enough = unpruned.profile, n_cores(bare)
-    if lack.what:
-        enough = max(enough, -(-lack.need * cores // lack.limit))  # cores that are smaller than others count for what they are
-        enough = _fewest(enough, cores, unpruned, whole)
-        return lack.error(profile, f"Pruning synapses does not help: {_allow('allow', enough, profile, 'take out neurons')}")
-    taken = np.stack([usage_vector(part.usage, part.output_axons, profile) for part in bare])
-    limited = limited_resources(profile)
-    most = int((taken.sum(axis=0) / [max(profile.capacity(resource), 1) for resource in limited]).argmax())
-    layers = [layer.name for layer in unpruned.layers]
-    of_layer = np.bincount([layers.index(part.layer) for part in bare], taken[:, most])
-    what = "cores for neurons, axons and a synapse on each core alone, whatever is pruned"
-    enough = _fewest(enough, cores, unpruned, whole)
-    told = replace(lack, layer=layers[int(of_layer.argmax())], what=what, need=enough, key=f"{limited[most]}_per_core")
-    return told.error(profile, _allow("Allow", enough, profile, "take out neurons"))
+    def _fewest_cores(self, enough: int, cores: int) -> int:
+        """The fewest cores that do, between those requested and those found enough; tried one by one where slices are few."""
+        while (
+            len(self.unpruned.slices) < MANY_SLICES
+            and enough - 1 > cores
+            and not isinstance(self.budget(enough - 1), Infeasibility)
+        ):
+            enough -= 1
+        return enough
 
+    def _enough_cores(self, cores: int) -> int | None:
+        """A number of cores with a budget where `cores` has none; None if no number has one."""
 
-def _allow(begin: str, enough: int, profile: HardwareProfile, otherwise: str = "") -> str:
-    """The sentence that asks for so many cores."""
-    fewer = "" if enough <= profile.cores else f": {profile.name} has fewer"
-    return f"{begin} {enough} cores{' or ' * bool(otherwise)}{otherwise}{fewer}."
+        def is_enough(cores: int) -> bool:
+            plan = plan_slices(self.unpruned, cores, self.whole)
+            return plan is not None and not isinstance(self._slice_budgets(plan), Infeasibility)
 
-
-def _enough(unpruned: Unpruned, cores: int, whole: Collection[str]) -> int | None:
-    """Cores on which there is a budget where there is none on so many; None if there is none however many there are."""
-
-    def is_enough(cores: int) -> bool:
-        plan = planned(unpruned, cores, whole)
-        return plan is not None and not isinstance(allotted(unpruned.layers, unpruned.profile, unpruned.counts, plan), Lack)
-
-    low, high = cores, n_cores(unpruned.slices)
-    if high <= low or not is_enough(high):
-        return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if is_enough(middle) else (middle, high)
-    return high
-
-
-# -------------------- budgets.gains
+        low, high = cores, count_cores(self.unpruned.slices)
+        if high <= low or not is_enough(high):
+            return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if is_enough(middle) else (middle, high)
+        return high
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
-    """Share of its unpruned synapse memory that a layer may keep, 0..1: as things stand, and if they stood otherwise.
+    """Share of its unpruned synapse memory that a layer may keep, 0..1: now, with one core more, and with narrower weights.
 
     Attributes
     ----------
     kept : float
     with_a_core_more : float or None
-        None where the profile has no more, or it helps nobody.
+        None where the profile has no more, or no budget results.
     a_width_narrower : float or None
         Of its memory at the narrower width; None where the chip has no narrower one.
     narrower_bits : int or None
@@ -406,12 +406,18 @@ class Gain:
 def gains(
     network: Network | QuantizedNetwork, profile: HardwareProfile, budget: Budget, *, unpruned: Unpruned | None = None
 ) -> tuple[Gain, ...]:
-    """A line a layer; none where every layer may be kept whole. `unpruned` as `share_budget` takes it."""
+    """What one core more, or the next narrower weight, would let each layer keep; empty where every layer is kept whole.
+
+    Parameters
+    ----------
+    unpruned : Unpruned, optional
+        As in `share_budget`.
+    """
     if all(layer.kept >= 1 and not layer.binds for layer in budget.layers):
         return ()
     narrower = max((bits for bits in profile["weight_bits"].choices if 1 < bits < budget.weight_bits), default=None)
-    more = _kept(network, profile, budget.cores + 1, budget.weight_bits, unpruned) if budget.cores < profile.cores else {}
-    thinner = _kept(network, profile, budget.cores, narrower, None) if narrower is not None else {}
+    more = _kept_shares(network, profile, budget.cores + 1, budget.weight_bits, unpruned) if budget.cores < profile.cores else {}
+    thinner = _kept_shares(network, profile, budget.cores, narrower, None) if narrower is not None else {}
     return tuple(
         Gain(
             layer=layer.layer,
@@ -424,11 +430,12 @@ def gains(
     )
 
 
-def _kept(
+def _kept_shares(
     network: Network | QuantizedNetwork, profile: HardwareProfile, cores: int, bits: int, unpruned: Unpruned | None
 ) -> dict[str, float]:
+    """Share that each layer may keep; empty where there is no budget."""
     try:
         budget = share_budget(network, profile, cores=cores, bits=bits, unpruned=unpruned, explain=False)
         return {layer.layer: layer.kept for layer in budget.layers}
-    except BudgetError:  # what helps elsewhere may cut a slice that had just enough
+    except BudgetError:  # with another number of cores a slice may be cut that just fitted before
         return {}

@@ -1,7 +1,6 @@
-"""What each layer may use.
+"""A budget: the slices into which each layer is cut, the core of each, and what it may use of that core.
 
-A budget is a plan: every layer is cut into slices of neurons, every slice stands on a core and may use so much of it.
-Whoever keeps within the slices fits the cores, exactly, with no rounding left to hope for.
+A network within the budget of every slice fits the cores exactly: limits are counted in full, with no rounding left.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class AxonCap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceBudget:
-    """What a region of a layer may use of a core.
+    """What a slice of a layer may use of its core.
 
     Attributes
     ----------
@@ -46,14 +45,14 @@ class SliceBudget:
     region : Region
         The slice's neurons, as a box in the layer's grid.
     synapse_memory_bits, input_axons : int
-        At most so many; slices of one core add up to no more than the core has.
+        Upper limits; the slices of a core add up to at most what the core has.
     sources : tuple of AxonCap
-        Caps that keep the output axons of the source's cores within their limit; they cover all source neurons. None for a
-        layer of several connections or of a convolution: its plan counts all that it may hear.
+        Caps that keep the output axons of the source's cores within their limit; they cover all source neurons. Empty for a
+        layer with several connections or a convolution: its plan counts all its sources.
     source : str
-        Whose neurons the caps are of.
+        Layer whose neurons the caps count.
     biases : int
-        Axons beside those of the caps, of neurons that bring biases: they are not pruned.
+        Axons of neurons that bring biases, on top of the caps: they are never pruned.
     """
 
     layer: str
@@ -71,12 +70,12 @@ class SliceBudget:
 
     @property
     def start(self) -> int:
-        """First neuron of a run of them."""
+        """First neuron of a run of neurons."""
         return self.region.starts[0]
 
     @property
     def stop(self) -> int:
-        """The neuron behind the last of a run of them."""
+        """One past the last neuron of a run of them."""
         return self.region.stops[0]
 
     @property
@@ -89,7 +88,7 @@ Slices: TypeAlias = "tuple[SliceBudget, ...]"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerBudget:
-    """What a layer may use: the sum over its slices.
+    """What a layer may use, summed over its slices.
 
     Attributes
     ----------
@@ -98,7 +97,7 @@ class LayerBudget:
     neurons, synapse_memory_bits, input_axons, output_axons : int
         Axons are counted on every core that they enter or leave for.
     synapses : int
-        As many as the memory holds at `weight_bits`, if synapses are taken out evenly: a figure to think with, no limit.
+        Synapses that the memory holds at `weight_bits` if they are pruned evenly: an estimate, not a limit.
     kept : float
         Share of the layer's unpruned synapse memory that it may keep, 0..1.
     binds : str
@@ -118,8 +117,8 @@ class LayerBudget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Overrun:
-    """A slice that uses more of a resource than its budget."""
+class BudgetOverrun:
+    """A slice that uses more of a resource than its budget allows."""
 
     slice: SliceBudget
     resource: str
@@ -127,13 +126,14 @@ class Overrun:
     limit: int
 
     def error(self, budget: Budget) -> BudgetError:
-        """The overrun as an error that says what to do."""
+        """The error that names the limit, its source and a remedy."""
         part, profile = self.slice, budget.profile
         key = f"{self.resource}_per_core" if f"{self.resource}_per_core" in profile else "memory_bits_per_core"
+        more = f", or allow more than {budget.cores} cores" if budget.cores < profile.cores else ""
         return BudgetError(
             f"layer {part.layer!r}", f"{self.resource} of {part.region.words} on core {part.core}",
             need=self.need, limit=self.limit, source=profile[key].where,
-            remedy=f"Prune {1 - self.limit / self.need:.0%} more, or allow more than {budget.cores} cores.",
+            remedy=f"Prune {1 - self.limit / self.need:.0%} more{more}.",
         )  # fmt: skip
 
 
@@ -145,9 +145,9 @@ class Budget:
     ----------
     profile : HardwareProfile
     cores : int
-        Cores that the network was given.
+        Cores that the network may use.
     weight_bits : int
-        Width that the weights will be stored in, where they are not narrower yet.
+        Width of the stored weights, where they are not narrower yet.
     slices : tuple of SliceBudget
         Layer by layer, in the order of their neurons.
     layers : tuple of LayerBudget
@@ -162,7 +162,7 @@ class Budget:
 
     @property
     def cuts(self) -> list[tuple[str, int, Region]]:
-        """Which region of which layer stands on which core, as `neurodeploy.mapping.layout.place` takes a plan."""
+        """Layer, core and region of each slice: the `plan` of `neurodeploy.mapping.layout.place`."""
         return [(part.layer, part.core, part.region) for part in self.slices]
 
     def of(self, layer: str) -> Slices:
@@ -195,9 +195,9 @@ class Budget:
         )  # fmt: skip
 
     def of_neurons(self, kept: Mapping[str, NDArray[np.bool_]]) -> Budget:
-        """The same limits for the network without some of its neurons; slices that lose them all are gone.
+        """The same limits for the network without some of its neurons; slices that lose all of them are dropped.
 
-        Channels of a convolution are all alike to the budget, so those that stay take the places of its first.
+        All channels of a convolution have equal budgets, so those that stay are counted as its first ones.
 
         Parameters
         ----------
@@ -207,7 +207,7 @@ class Budget:
         """
         slices = []
         for part in self.slices:
-            region = _left(part.region, kept.get(part.layer), self.grid(part.layer))
+            region = _kept_region(part.region, kept.get(part.layer), self.grid(part.layer))
             caps = []
             for cap in part.sources:
                 first, last = _renumbered(cap.start, cap.stop, kept.get(part.source))
@@ -216,10 +216,12 @@ class Budget:
                 slices.append(replace(part, region=region, sources=tuple(caps)))
         return replace(self, slices=tuple(slices))
 
-    def overruns(self, network: Network | QuantizedNetwork, *, widths: Mapping[str, int] | None = None) -> Iterator[Overrun]:
-        """Every budget that the network breaks, counted exactly from its weights.
+    def overruns(
+        self, network: Network | QuantizedNetwork, *, widths: Mapping[str, int] | None = None
+    ) -> Iterator[BudgetOverrun]:
+        """Yield each budget that the network exceeds, counted exactly from its weights.
 
-        Memory is a core's: one of its slices may use what another leaves.
+        The slices of a core share its memory: one may use what another leaves.
 
         Parameters
         ----------
@@ -234,18 +236,18 @@ class Budget:
                 usage = count.usage(part.region)
                 memory[part.core].append((part, usage.synapse_memory_bits))
                 if usage.input_axons > part.input_axons:
-                    yield Overrun(slice=part, resource="input_axons", need=usage.input_axons, limit=part.input_axons)
-                heard = next((one.mask for one in count.sources(part.region) if one.source == part.source), ())
+                    yield BudgetOverrun(slice=part, resource="input_axons", need=usage.input_axons, limit=part.input_axons)
+                sent = next((one.mask for one in count.sources(part.region) if one.source == part.source), ())
                 for cap in part.sources:
-                    axons = int(sum(heard[cap.start : cap.stop]))
+                    axons = int(sum(sent[cap.start : cap.stop]))
                     if axons > cap.axons:
-                        yield Overrun(slice=part, resource="output_axons", need=axons, limit=cap.axons)
+                        yield BudgetOverrun(slice=part, resource="output_axons", need=axons, limit=cap.axons)
         for parts in memory.values():
             need, limit = sum(bits for _, bits in parts), sum(part.synapse_memory_bits for part, _ in parts)
             for part, bits in parts:
                 left = max(part.synapse_memory_bits, limit - (need - bits))
                 if need > limit and bits > left:
-                    yield Overrun(slice=part, resource="synapse_memory_bits", need=bits, limit=left)
+                    yield BudgetOverrun(slice=part, resource="synapse_memory_bits", need=bits, limit=left)
 
     def check(self, network: Network | QuantizedNetwork, *, widths: Mapping[str, int] | None = None) -> None:
         """Raise `BudgetError` for the first budget that the network breaks."""
@@ -253,8 +255,8 @@ class Budget:
             raise overrun.error(self)
 
 
-def _left(region: Region, kept: NDArray[np.bool_] | None, grid: tuple[int, ...]) -> Region:
-    """Where a region stands once only the kept neurons, or channels, are counted."""
+def _kept_region(region: Region, kept: NDArray[np.bool_] | None, grid: tuple[int, ...]) -> Region:
+    """The region in the numbering of the kept neurons, or channels."""
     if kept is None:
         return region
     if len(grid) == 1:
@@ -264,5 +266,5 @@ def _left(region: Region, kept: NDArray[np.bool_] | None, grid: tuple[int, ...])
 
 
 def _renumbered(start: int, stop: int, kept: NDArray[np.bool_] | None) -> tuple[int, int]:
-    """Where a run of neurons stands once only the kept ones are counted."""
+    """A run of neurons in the numbering of the kept ones."""
     return (start, stop) if kept is None else (int(kept[:start].sum()), int(kept[:stop].sum()))

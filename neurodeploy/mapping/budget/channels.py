@@ -1,7 +1,7 @@
-"""How many channels convolutions may have.
+"""Number of channels that convolutions keep under a budget.
 
-What binds a convolution on the chip are seldom its few weights, but its neurons, and the axons between them: there, channels go.
-Which of them go is for training to say; how many, for the chip.
+A convolution has few weights; what binds it on the chip are its neurons and their axons, so whole channels are pruned. The chip
+decides how many channels fit, training which ones stay.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.passes.dead_neurons import is_depthwise, trimmable, without_neurons
 from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
 
-_FEWER = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
-"""Parts that are tried of the highest level at which the network has room at all."""
-_LEVELS = 64
-"""The level is found to so many parts."""
+LEVEL_FRACTIONS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+"""Fractions of the highest feasible level that are tried."""
+LEVELS = 64
+"""Resolution of the level."""
 
 
 def narrow_budget(
     network: Network, profile: HardwareProfile, *, cores: int | None = None, bits: int = DEFAULT_WEIGHT_BITS
 ) -> Budget:
-    """Share the cores out among layers of which convolutions lose channels, and dense layers synapses.
+    """Share the cores of a chip among layers: convolutions lose channels, dense layers synapses.
 
     A convolution keeps a share c of its channels, dense layers shares b of their synapse memory, as `share_budget` gives them
-    once the channels are known. Shares c go by the inverse of the square root of the neurons that a layer has, with its
-    pools, and never beyond 1: of all that keep as many neurons this makes the sum of 1 / c smallest, the loss by pruning
-    being about inverse in the share that is kept. Of the levels at which the network has room the one is taken that makes
-    the sum of 1 / c and 1 / b smallest.
+    once the channels are known. Shares c are inversely proportional to the square root of the neurons that a layer has, with
+    its pools, and never beyond 1: for a fixed number of neurons this minimises the sum of 1 / c, the loss by pruning being
+    about inverse in the share that is kept. Of the feasible levels, the one with the smallest sum of 1 / c and 1 / b is
+    taken.
 
     Parameters
     ----------
     network : Network
-        A chain. Without a convolution that can lose channels this is `share_budget`.
+        A chain. Without a convolution that can lose channels the result is that of `share_budget`.
     cores : int, optional
         All of the profile's by default.
     bits : int
@@ -51,14 +51,14 @@ def narrow_budget(
     Returns
     -------
     Budget
-        Its regions are of the network that is left.
+        Its regions refer to the narrowed network.
 
     Raises
     ------
     RequestError
         `cores` is not within 1..what the profile has.
     BudgetError
-        It does not fit with a single channel for each convolution.
+        The network does not fit even with one channel for each convolution.
     """
     if not narrowable(network):
         return _attempt(network, profile, cores, bits, {}).budget
@@ -71,16 +71,16 @@ def narrow_budget(
             return None
 
     def attempt(level: int) -> _Attempt | None:
-        return shared(tuple(_channels(network, level / _LEVELS).items()))
+        return shared(tuple(_channels(network, level / LEVELS).items()))
 
-    if (whole := attempt(_LEVELS)) is not None and whole.keeps_all:
+    if (whole := attempt(LEVELS)) is not None and whole.keeps_all:
         return whole.budget
-    low, high = 0, _LEVELS
+    low, high = 0, LEVELS
     while high - low > 1 and whole is None:
         middle = (low + high) // 2
         low, high = (middle, high) if attempt(middle) is not None else (low, middle)
-    most = _LEVELS if whole is not None else max(low, 1)
-    tried = [attempt(level) for level in sorted({max(round(part * most), 1) for part in _FEWER})]
+    most = LEVELS if whole is not None else max(low, 1)
+    tried = [attempt(level) for level in sorted({max(round(part * most), 1) for part in LEVEL_FRACTIONS})]
     found = [one for one in tried if one is not None]
     return (
         min(found, key=lambda one: one.loss).budget
@@ -90,14 +90,14 @@ def narrow_budget(
 
 
 def narrowable(network: Network) -> tuple[str, ...]:
-    """The convolutions, and what is tied to them, that can lose channels."""
+    """Convolutions that can lose channels, and the depthwise layers that lose them too."""
     convolved = {layer.name for layer in network if any(is_convolution(c.synapse) for c in layer.connections)}
     return tuple(name for name in trimmable(network) if name in convolved)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Attempt:
-    """A budget at some share of the channels, and the loss to be expected of it."""
+    """A budget with some of the channels, and the loss expected of it."""
 
     budget: Budget
     loss: float
@@ -118,7 +118,7 @@ def _attempt(
 
 
 def _channels(network: Network, level: float) -> dict[str, int]:
-    """How many channels each convolution, with its pools, keeps at a level 0..1: one at least, and at 1 all of them."""
+    """Channels that each convolution, and its pools, keep at a level 0..1: at least one, and all of them at 1."""
     together: dict[str, list[str]] = {}
     for name in narrowable(network):
         tied = next((c.source for c in network[name].connections if is_depthwise(c.synapse)), None)
@@ -133,7 +133,7 @@ def _channels(network: Network, level: float) -> dict[str, int]:
 
 
 def first_channels(network: Network, n_channels: Mapping[str, int]) -> Network:
-    """The network with so many channels of its convolutions, the first of them; any would take as much of the chip."""
+    """The network with the first `n_channels` channels of each convolution; any others would take as much of the chip."""
     kept = {}
     for name, n in n_channels.items():
         channels, *plane = network[name].shape
