@@ -97,7 +97,7 @@ class SliceCounter:
         return Slice(layer=self.name, core=core, region=region, usage=usage, output_axons=self.output_axons(region))
 
     def needs(self, region: Region) -> Integers:
-        """What a region takes of each limited resource (n_resources,); the largest integer where no target index is long enough."""
+        """What a region takes of each limited resource (n_resources,); the maximal integer without a long enough index."""
         try:
             return self.count.usage_vector(region) + self.output_axons(region) * self._axon
         except BudgetError:

@@ -142,7 +142,7 @@ class BlockOptions:
         Slices that receive from the source neuron with the most of them.
     """
 
-    block_lengths: NDArray[np.int64]
+    blocks: NDArray[np.int64]
     pieces: Floats
     neurons: Floats
     own: Floats
@@ -150,7 +150,7 @@ class BlockOptions:
     peak: Mapping[str, Floats]
 
     def index_of(self, block: tuple[int, ...]) -> int:
-        """Index of a block in `block_lengths`."""
+        """Index of a block in `blocks`."""
         return int(np.flatnonzero((self.blocks == np.array(block)).all(axis=1))[0])
 
     def with_caution(self, n_neurons: Mapping[str, int], caution: float) -> BlockOptions:
