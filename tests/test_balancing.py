@@ -83,7 +83,7 @@ def test_a_wait_that_no_synapse_holds_is_relayed_and_fits_then(make_chip: MakeCh
     chip, network = make_chip(max_delay_steps=2), skipping(3, 1, 1, depth=3)
     (broken,) = lay_out(network, chip).overruns()
     assert (broken.layer, broken.resource, broken.need, broken.limit) == ("last", "delay_steps", 3, 2)
-    assert "steps for which spikes wait in a synapse" in str(broken)
+    assert "steps of synaptic delay" in str(broken)
     assert "relay" in broken.remedy
     balanced, (choice,) = balance(network, chip)
     assert (choice.by, choice.synapses_cost) == ("relays", None)

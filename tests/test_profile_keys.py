@@ -93,7 +93,7 @@ BROKEN = {  # what the network takes, and the first words of the error
     "targets_per_layer": (3, "layer 'hidden': 3 layers that receive its spikes > 2"),
     "fan_in_per_neuron": (32, "layer 'hidden': 32 synapses onto one neuron > 31"),
     "fan_out_per_neuron": (28, "layer 'hidden': 28 synapses from one neuron > 27"),
-    "max_delay_steps": (5, "layer 'left': 5 steps for which spikes wait in a synapse > 4"),
+    "max_delay_steps": (5, "layer 'left': 5 steps of synaptic delay > 4"),
 }
 
 

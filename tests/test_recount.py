@@ -94,5 +94,5 @@ def test_the_recount_finds_what_is_broken(make_chip: MakeChip) -> None:
     ):
         place(network, whole.profile)
     (_, fan_in) = whole.overruns()
-    with pytest.raises(PlacementError, match=r"2 synapses onto one neuron > 1 .* Prune its neurons' inputs, or part its sum"):
+    with pytest.raises(PlacementError, match=r"2 synapses onto one neuron > 1 .* Prune its neurons' inputs, or sum them"):
         raise fan_in.error()
