@@ -55,6 +55,7 @@ def test_the_verdict_comes_first(page: str) -> None:
     assert seen.index("✓ Fits") < seen.index("Layers: use and budget")
     assert "Before: it did not fit. layer 'out $x': 2 cores for the network > 1" in seen
     assert "75.00% [70.5%, 79.0%]" in seen
+    assert 'id="network-figure' in page  # the network's graph
 
 
 def test_a_network_that_does_not_fit_says_what_binds() -> None:

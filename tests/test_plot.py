@@ -12,6 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from paper import in_integers, layer_of
 
 import neurodeploy as nd
@@ -164,6 +165,50 @@ def test_names_are_shown_as_they_are_even_where_they_look_like_mathematics(axes:
     nd.plot.raster(record("$\\frac{$"), ax=axes)
     axes.figure.savefig("/dev/null", format="svg")  # mathtext would raise
     assert axes.get_yticklabels()[0].get_text().startswith("\\$")
+
+
+# ---------------------------------------------------------------------------------------------- the network
+
+
+def with_branches() -> Network:
+    """A loop, a branch with two parallel connections, a skip past it, and a connection back."""
+    membrane = {"current_decay": np.array(0.5), "voltage_decay": np.array(0.5), "rest": np.array(0.0)}
+
+    def layer(name: str, n: int, *sources: tuple[str, int, int]) -> nd.Layer:
+        connections = tuple(
+            nd.Connection(source=source, synapse=nd.Dense(weight=np.ones((n, n_in))), delay_steps=delay)
+            for source, n_in, delay in sources
+        )
+        neuron = nd.LI(**membrane) if name == "out" else nd.LIF(threshold=np.array(1.0), **membrane)
+        return nd.Layer(name=name, shape=(n,), neuron=neuron, bias=np.array(0.0), connections=connections)
+
+    return Network(input_shape=(2, 3), timestep_s=0.001, layers=(
+        layer("a $x", 4, ("input", 6, 0), ("a $x", 4, 1)), layer("b", 3, ("a $x", 4, 0)),
+        layer("c", 3, ("a $x", 4, 0), ("a $x", 4, 2)), layer("out", 2, ("b", 3, 0), ("c", 3, 0), ("input", 6, 3)),
+    ))  # fmt: skip
+
+
+def test_a_network_is_drawn_with_an_arrow_for_each_connection_and_a_box_for_each_layer() -> None:
+    network = with_branches()
+    axes = nd.plot.network(network)
+    arrows = [patch for patch in axes.patches if isinstance(patch, FancyArrowPatch)]
+    boxes = [patch for patch in axes.patches if isinstance(patch, FancyBboxPatch)]
+    connections = [(layer, connection) for layer in network for connection in layer.connections]
+    assert (len(arrows), len(boxes)) == (len(connections), 1 + len(network.layers))
+    texts = [text.get_text() for text in axes.texts]
+    assert sorted(text for text in texts if "\n" not in text) == sorted(
+        f"{c.synapse.n_synapses:,}" + (f", +{c.delay_steps} steps" if c.delay_steps else "") for _, c in connections
+    )
+    assert {"input\n2 x 3", "a \\$x\n4\nLIF", "out\n2\nLI"} <= set(texts)
+    left = {text.get_text().split("\n")[0]: text.get_position()[0] for text in axes.texts if "\n" in text.get_text()}
+    assert left == {"input": 0, "a \\$x": 1, "b": 2, "c": 2, "out": 3}
+    axes.figure.savefig("/dev/null", format="svg")
+
+
+def test_the_chips_network_is_drawn_as_the_one_in_floats_is(axes: Axes) -> None:
+    network = with_branches()
+    drawn = nd.plot.network(nd.quantize(network, nd.load_profile("loihi2")), ax=axes)
+    assert [text.get_text() for text in drawn.texts] == [text.get_text() for text in nd.plot.network(network).texts]
 
 
 # ---------------------------------------------------------------------------------------------- training, offers

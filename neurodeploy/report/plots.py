@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,6 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 from numpy.typing import NDArray
 
 from neurodeploy.errors import RequestError
-from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.budget import Budget
@@ -55,39 +55,28 @@ def network(network: Network | QuantizedNetwork, *, ax: Axes | None = None) -> A
     A box shows a layer's name, shape and kind of neuron. An arrow shows its number of synapses, and its delay if it has one.
     """
     ax = axes_or_new(ax, network_size(network))
-    places = _layer_positions(network)
-    wide, high = _BOX
-    labels = dict(zip(places, shortened(list(places), 14), strict=True))
-    about = {INPUT: str(network.input_shape)}
-    for layer in network.layers:
-        about[layer.name] = f"{layer.shape}\n{type(layer.neuron).__name__.removeprefix('Quantized')}"
-    for name, (x, y) in places.items():
+    drawing, (wide, high) = _NetworkDrawing(network), _BOX
+    graph = drawing.graph
+    for (name, node), label in zip(graph.nodes(data=True), shortened(list(graph), 14), strict=True):
+        x, y = drawing.places[name]
         ax.add_patch(FancyBboxPatch(
             (x - wide / 2, y - high / 2), wide, high, boxstyle="round,pad=0,rounding_size=0.06", facecolor=COLOURS[4], alpha=0.25,
         ))  # fmt: skip
-        ax.text(x, y, f"{labels[name]}\n{about[name]}", ha="center", va="center", fontsize="x-small")
-    for layer in network.layers:
-        for connection in layer.connections:
-            (x0, y0), (x1, y1) = places[connection.source], places[layer.name]
-            text = f"{connection.synapse.n_synapses:,}" + (f", +{connection.delay_steps} steps" if connection.delay_steps else "")
-            if x0 == x1 and y0 == y1:  # a loop of one layer, below it
-                start, end, bend = (x0 + wide / 4, y0 - high / 2), (x0 - wide / 4, y0 - high / 2), -1.5
-                at = (x0, y0 - high / 2 - 0.36)
-            elif x1 <= x0:  # back to an earlier layer, below the boxes
-                start, end, bend = (x0, y0 - high / 2), (x1, y1 - high / 2), -0.3
-                at = ((x0 + x1) / 2, min(y0, y1) - high / 2 - 0.15 * (x0 - x1) - 0.06)
-            elif x1 - x0 > 1:  # past other layers, above the boxes
-                start, end, bend = (x0, y0 + high / 2), (x1, y1 + high / 2), -0.3
-                at = ((x0 + x1) / 2, max(y0, y1) + high / 2 + 0.15 * (x1 - x0) + 0.06)
-            else:
-                start, end, bend = (x0 + wide / 2, y0), (x1 - wide / 2, y1), 0.0
-                at = ((x0 + x1) / 2, (y0 + y1) / 2 + 0.08)
-            ax.add_patch(FancyArrowPatch(
-                start, end, connectionstyle=f"arc3,rad={bend}", arrowstyle="-|>", mutation_scale=9, color=COLOURS[0], shrinkA=0,
-                shrinkB=0, linewidth=1.2,
-            ))  # fmt: skip
-            ax.text(*at, text, ha="center", va="center", fontsize="xx-small")
-    low, left, top, right = _network_limits(network, places)
+        lines = [
+            label,
+            " x ".join(map(str, node["shape"])),
+            *([node["neuron"].removeprefix("Quantized")] if node["neuron"] else []),
+        ]
+        ax.text(x, y, "\n".join(lines), ha="center", va="center", fontsize="small")
+    for source, target, parallel, edge in graph.edges(keys=True, data=True):
+        start, end, bend, at = drawing.arrow(source, target)
+        ax.add_patch(FancyArrowPatch(
+            start, end, connectionstyle=f"arc3,rad={bend + 0.4 * parallel}", arrowstyle="-|>", mutation_scale=9, color=COLOURS[0],
+            shrinkA=0, shrinkB=0, linewidth=1.2,
+        ))  # fmt: skip
+        text = f"{edge['n_synapses']:,}" + (f", +{edge['delay_steps']} steps" if edge["delay_steps"] else "")
+        ax.text(at[0], at[1] - 0.16 * parallel, text, ha="center", va="center", fontsize="x-small")
+    low, left, top, right = drawing.limits()
     ax.set_xlim(left, right)
     ax.set_ylim(low, top)
     ax.set_axis_off()
@@ -96,32 +85,60 @@ def network(network: Network | QuantizedNetwork, *, ax: Axes | None = None) -> A
 
 def network_size(network: Network | QuantizedNetwork) -> tuple[float, float]:
     """Width and height, in inches, in which `network` draws a graph legibly; at most 16 x 9."""
-    low, left, top, right = _network_limits(network, _layer_positions(network))
-    return min(1.5 * (right - left), 16.0), min(1.3 * (top - low), 9.0)
+    low, left, top, right = _NetworkDrawing(network).limits()
+    return min(1.5 * (right - left), 16.0), min(1.4 * (top - low), 9.0)
 
 
-def _layer_positions(network: Network | QuantizedNetwork) -> dict[str, tuple[float, float]]:
-    """Column and row of the input and of each layer: a layer is right of all that it receives from, loops apart."""
-    columns = {INPUT: 0}
-    for layer in network.layers:  # sources come first, but for those in a loop
-        columns[layer.name] = 1 + max((columns[c.source] for c in layer.connections if c.source in columns), default=0)
-    members: dict[int, list[str]] = {}
-    for name, column in columns.items():
-        members.setdefault(column, []).append(name)
-    return {
-        name: (float(column), (len(names) - 1) / 2 - row) for column, names in members.items() for row, name in enumerate(names)
-    }
+class _NetworkDrawing:
+    """Positions of a network's boxes and arrows.
 
+    Attributes
+    ----------
+    graph : networkx.MultiDiGraph
+    places : dict
+        Centre (column, row) of the input and of each layer: a column is a topological generation, connections back left out.
+    """
 
-def _network_limits(
-    network: Network | QuantizedNetwork, places: Mapping[str, tuple[float, float]]
-) -> tuple[float, float, float, float]:
-    """Bottom, left, top and right of a drawing, with space for the longest skip above and the longest loop below."""
-    reach = [places[layer.name][0] - places[connection.source][0] for layer in network.layers for connection in layer.connections]
-    rows = [y for _, y in places.values()]
-    above = 0.15 * max((far for far in reach if far > 1), default=0)
-    below = 0.15 * max((-far for far in reach if far < 0), default=0) + (0.2 if 0 in reach else 0)
-    return min(rows) - 0.5 - below, -0.5, max(rows) + 0.5 + above, max(x for x, _ in places.values()) + 0.5
+    def __init__(self, network: Network | QuantizedNetwork) -> None:
+        import networkx as nx
+
+        self.graph = network.to_networkx()
+        order = {name: number for number, name in enumerate(self.graph)}
+        forward = nx.DiGraph()
+        forward.add_nodes_from(self.graph)
+        forward.add_edges_from((source, target) for source, target in self.graph.edges() if order[source] < order[target])
+        self.places = {
+            name: (float(column), (len(names) - 1) / 2 - row)
+            for column, names in enumerate(nx.topological_generations(forward))
+            for row, name in enumerate(sorted(names, key=order.__getitem__))
+        }
+
+    def arrow(self, source: str, target: str) -> tuple[tuple[float, float], tuple[float, float], float, tuple[float, float]]:
+        """Start, end, curvature (the `rad` of matplotlib's arc3) and position of the label of an arrow."""
+        (x0, y0), (x1, y1), (wide, high) = self.places[source], self.places[target], _BOX
+        if source == target:  # a loop below the box
+            return (x0 + wide / 4, y0 - high / 2), (x0 - wide / 4, y0 - high / 2), -1.2, (x0, y0 - high / 2 - 0.3)
+        middle = (x0 + x1) / 2, (y0 + y1) / 2
+        if 0 < x1 - x0 <= 1:
+            return (x0 + wide / 2, y0), (x1 - wide / 2, y1), 0.0, (middle[0], middle[1] + 0.08)
+        # Others pass the boxes between them: above to a later layer, below to an earlier one. An arc3 rises by rad * length / 2.
+        side = 1 if x1 > x0 else -1
+        passed = [side * y for x, y in self.places.values() if min(x0, x1) <= x <= max(x0, x1)]
+        rise = max(passed) + 0.3 - side * middle[1]
+        bend = -2 * rise / math.hypot(x1 - x0, y1 - y0)
+        return (
+            (x0, y0 + side * high / 2),
+            (x1, y1 + side * high / 2),
+            bend,
+            (middle[0], middle[1] + side * (high / 2 + rise + 0.14)),
+        )
+
+    def limits(self) -> tuple[float, float, float, float]:
+        """Bottom, left, top and right of the drawing."""
+        labels = [self.arrow(source, target)[3][1] for source, target in self.graph.edges()]
+        rows = [y for _, y in self.places.values()]
+        low, top = min([*labels, min(rows) - _BOX[1] / 2]), max([*labels, max(rows) + _BOX[1] / 2])
+        return low - 0.1, -0.4, top + 0.1, max(x for x, _ in self.places.values()) + 0.4
 
 
 def training(
