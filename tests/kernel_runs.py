@@ -13,18 +13,18 @@ import torch
 from test_neurons import cells
 
 from neurodeploy.training import neuron_kernels as kernels
-from neurodeploy.training import neuron_loops as loops
-from neurodeploy.training.neuron_cells import Neurons, neurons_of
+from neurodeploy.training.neuron_cells import NeuronParameters, neurons_of
+from neurodeploy.training.neurons import backward_compiled, forward_compiled
 
 
-def both_ways(given: Neurons, inputs: torch.Tensor, gradient: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
+def both_ways(given: NeuronParameters, inputs: torch.Tensor, gradient: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
     """Answers, membranes and gradients by the inputs, each way."""
     found = []
-    for way in (loops, kernels):
+    for forward, backward in ((forward_compiled, backward_compiled), (kernels.forward, kernels.backward)):
         answers, membranes, by_inputs = (torch.zeros(gradient.shape) for _ in range(3))
         fires = given.threshold is not None
-        way.forward(given, inputs, answers, membranes if fires else None)
-        way.backward(given, gradient, membranes if fires else by_inputs, by_inputs)
+        forward(given, inputs, answers, membranes if fires else None)
+        backward(given, gradient, membranes if fires else by_inputs, by_inputs)
         found.append((answers, membranes, by_inputs))
     return found
 

@@ -112,7 +112,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         (build(12, 5, 3), few(), replace(SHORT, loss=torch.nn.functional.nll_loss), "loss cross_entropy, this one has nll_loss"),
     ):
         before = weights(model)
-        with pytest.raises(TrainingError, match=rf"run\.safetensors: is of a run with {message}.* Give the same"):
+        with pytest.raises(TrainingError, match=rf"run\.safetensors: belongs to a run with {message}.* Use the same"):
             fit(model, None, data, options, checkpoint=checkpoint, resume=True)
         assert all(np.array_equal(a, b) for a, b in zip(weights(model), before, strict=True))
 
@@ -156,5 +156,5 @@ def test_what_cannot_be_kept_or_read_is_said(tmp_path: Path) -> None:
     from neurodeploy.training.checkpoint import save_weights
 
     save_weights(build(3, 2, 1), tmp_path / "x.safetensors")
-    with pytest.raises(DataError, match=r"x\.safetensors: is not of a training run \(no form"):
+    with pytest.raises(DataError, match=r"x\.safetensors: is not of a training run \(no format"):
         Checkpoint(path=tmp_path / "x.safetensors").read({})

@@ -11,7 +11,7 @@ import pytest
 from neurodeploy.__main__ import main
 from neurodeploy.cli import cli
 from neurodeploy.hardware.loading import load_profile
-from neurodeploy.training.data.catalogue import CATALOGUE
+from neurodeploy.training.data.loading import CATALOGUE
 
 MODELS = """
 import torch

@@ -143,7 +143,7 @@ def test_a_factory_gives_its_own_batches(tmp_path: Path) -> None:
         (f"def make():\n    return iter({GOOD}), {GOOD}", "train: can be read only once"),
         (f"def make():\n    return [], {GOOD}", "train: holds no batches"),
         (f"def make():\n    return {GOOD}, [1]", r"test: gave int, not a pair \(input, target\)"),
-        (f"def make():\n    return {GOOD}, [('a', 'b')]", r"test: gave \('a', 'b'\), which are no tensors"),
+        (f"def make():\n    return {GOOD}, [('a', 'b')]", r"test: gave \('a', 'b'\), which are not tensors"),
         (f"def make():\n    return {GOOD}, [(torch.zeros(2, 3), torch.zeros(2))]", r"test: gave float32 targets \(2,\)"),
         (f"def make():\n    return {GOOD}, [(torch.zeros(2, 3), torch.tensor([0]))]", r"test: gave int64 targets \(1,\)"),
         (f"def make():\n    return {GOOD}, [(torch.zeros(1, 3), torch.tensor([-1]))]", r"test: gave int64 targets \(1,\)"),

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from neurodeploy.__main__ import main
 from neurodeploy.errors import DataError
-from neurodeploy.training.data.catalogue import CATALOGUE
-from neurodeploy.training.data.loading import load_data
+from neurodeploy.training.data.loading import CATALOGUE, load_data
 
 RNG = np.random.default_rng(0)
 HALVES = {"train": 12, "t10k": 5}
@@ -106,8 +105,10 @@ def test_what_is_not_there_and_cannot_be_fetched_is_told(name: str, tmp_path: Pa
         raise OSError("no way out")
 
     monkeypatch.setattr("urllib.request.urlopen", offline)
-    called = CATALOGUE[name].called
-    message = rf"{name}: cannot be had \(.+\)\. Put the files that torchvision's {called} reads into .*data, or name their folder"
+    kind = CATALOGUE[name].class_name
+    message = (
+        rf"{name}: cannot be loaded \(.+\)\. Put the files that torchvision's {kind} reads into .*data, or name their folder"
+    )
     with pytest.raises(DataError, match=message):
         load_data(name, folder=tmp_path / "data")
 

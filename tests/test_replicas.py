@@ -176,7 +176,7 @@ def test_an_error_of_the_first_ends_all_and_is_told_once(command: tuple[Path, st
     code, said, news = ended(started([*TORCHRUN, *COMPRESS, "--out", "two", "--resume", "--seed", "9"], folder), folder)
     assert code == 1  # torchrun's own
     assert said == ""
-    assert news.count("is of a run with seed 0, this one has 9") == 1
+    assert news.count("belongs to a run with seed 0, this one has 9") == 1
     assert "A bug in neurodeploy" not in news
 
 

@@ -111,7 +111,7 @@ def test_resume_says_from_where_and_a_start_what_it_takes_away(here: Path, capsy
     assert {name: Path("made", name).read_bytes() for name in RESULTS} == first
     assert main([*command("made"), "--seed", "1"]) == 0
     assert "Starting from the beginning: the checkpoints of an earlier run in made" in capsys.readouterr().err
-    assert load_state("made/checkpoint-compressed.safetensors")["about"]["seed"] == 1
+    assert load_state("made/checkpoint-compressed.safetensors")["fingerprint"]["seed"] == 1
 
 
 def test_a_checkpoint_of_another_command_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,15 +119,21 @@ def test_a_checkpoint_of_another_command_is_refused(here: Path, capsys: pytest.C
     (here / "other.py").write_text(Path("mine.py").read_text().replace("300.0", "200.0"))
     asked = command("made", "--resume")
     for other, said in (
-        ([*asked, "--learning-rate", "0.1"], r"checkpoint-dense\.safetensors: is of a run with learning_rate 0\.004, this one"),
+        (
+            [*asked, "--learning-rate", "0.1"],
+            r"checkpoint-dense\.safetensors: belongs to a run with learning_rate 0\.004, this one",
+        ),
         ([*asked, "--seed", "7"], r"seed 0, this one has 7"),
         ([*asked, "--batch-size", "64"], r"batches 11, this one has 21"),
         ([asked[0], "other.py:model", *asked[2:]], r"model .*300.*, this one has .*200"),
-        ([*asked, "--cores", "3"], r"checkpoint-compressed\.safetensors: is of a run with budget"),
-        ([*asked, "--bits", "4"], r"checkpoint-compressed\.safetensors: is of a run with method widths True, this one has False"),
+        ([*asked, "--cores", "3"], r"checkpoint-compressed\.safetensors: belongs to a run with budget"),
+        (
+            [*asked, "--bits", "4"],
+            r"checkpoint-compressed\.safetensors: belongs to a run with method widths True, this one has False",
+        ),
     ):
         capsys.readouterr()
         assert main(other) == 2
         error = capsys.readouterr().err.splitlines()[-1]
         assert re.search(said, error)
-        assert error.endswith("Give the same model, data and options as then, or start anew without resuming.")
+        assert error.endswith("Use the same model, data and options, or start over without resuming.")

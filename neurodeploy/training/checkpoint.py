@@ -1,11 +1,8 @@
-"""Which run it is: what a checkpoint tells of it, so that another run does not take it up.
+"""Checkpoints of training runs, their run fingerprint, and files of weights.
 
-How a training run is kept on disk while it lasts, and taken up again.
-
-One safetensors file, its tensors by the names of where they stood, all else as JSON in its header; it takes the place of the one
-before it whole, or not at all, so whenever a run is killed there is one to go on from.
-
-Where a model's weights are kept.
+A checkpoint is one safetensors file: tensors by their path in the state, everything else as JSON in the header. It replaces the
+previous one atomically, so there is a valid one to resume from whenever a run is killed. The fingerprint (config, data, model) is
+stored with it, to refuse a resume with other settings.
 """
 
 from __future__ import annotations
@@ -32,79 +29,67 @@ from neurodeploy.training.distributed import Order
 from neurodeploy.training.neuron_cells import is_decay, learn_decays
 from neurodeploy.training.options import FitOptions
 
-# -------------------- training.about
-
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+_MAX_COMPARED_WHOLE = 4
+"""Of longer lists, as of the lines of a model, an error names the first element that differs."""
+_FILE_FORMAT = "neurodeploy training 3"
 
 
-def about(
+def run_fingerprint(
     model: torch.nn.Module, order: Order, options: FitOptions, budget: Budget | None, pruning: Pruning | None
 ) -> dict[str, Any]:
-    """What was given to a run, as a checkpoint holds it.
+    """Describe a training run by its settings, so that a checkpoint can tell whether it belongs to the run.
 
-    Of the model its modules and the shapes of its weights; of data its batches, and, where it tells them, its samples
-    (``fingerprint``, as `data.Batches` has); functions by their names.
+    A model is described by its modules and the shapes of its weights; data by its batches and, where it has one (as
+    `data.Batches` does), its ``fingerprint``; functions by their names.
     """
+    method = None
+    if pruning is not None:
+        method = {"name": type(pruning).__qualname__, **_settings(getattr(pruning, "options", None))}
+    limits = None
+    if budget is not None:
+        limits = {"chip": budget.profile.name, "weight_bits": budget.weight_bits} | {
+            part.name: [part.core, part.synapse_memory_bits, part.input_axons, [cap.axons for cap in part.sources or ()]]
+            for part in budget.slices
+        }
     return {
-        **_setting_text(options),
+        **_settings(options),
         "batches": order.n_batches,
         "samples": getattr(order.data, "fingerprint", None),
         "weights": {name: list(tensor.shape) for name, tensor in model.state_dict().items()},
         "model": _described(model).splitlines(),
-        "method": None
-        if pruning is None
-        else {"name": type(pruning).__qualname__, **_setting_text(getattr(pruning, "options", None))},
-        "budget": None if budget is None else _shares(budget),
+        "method": method,
+        "budget": limits,
     }
 
 
-def values(noun: Any) -> dict[str, Any]:
-    """The fields of a dataclass, by name."""
-    return {one.name: getattr(noun, one.name) for one in fields(noun)}
+def values(record: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass by name; nested ones stay as they are."""
+    return {one.name: getattr(record, one.name) for one in fields(record)}
 
 
-def _setting_text(noun: Any) -> dict[str, Any]:
-    if not is_dataclass(noun):
+def _settings(options: Any) -> dict[str, Any]:
+    if not is_dataclass(options):
         return {}
-    return {name: value if _is_plain(value) else _described(value) for name, value in values(noun).items()}
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, (bool, int, float, str))
+    plain = (type(None), bool, int, float, str)
+    return {name: value if isinstance(value, plain) else _described(value) for name, value in values(options).items()}
 
 
 def _described(value: Any) -> str:
-    """A function by its name, anything else as it shows itself, but for where it stands in memory."""
+    """Name of a function; the ``repr`` of anything else, without memory addresses."""
     return str(getattr(value, "__qualname__", None) or _ADDRESS.sub("", repr(value)))
-
-
-def _shares(budget: Budget) -> dict[str, Any]:
-    shares = {
-        part.name: [part.core, part.synapse_memory_bits, part.input_axons, [cap.axons for cap in part.sources or ()]]
-        for part in budget.slices
-    }
-    return {"chip": budget.profile.name, "weight_bits": budget.weight_bits, **shares}
-
-
-# -------------------- training.checkpoints
-
-_SHOWN_WHOLE = 4
-"""Of longer lists, as of the lines of a model, an error names the first element that differs."""
-
-_FORM = "neurodeploy training 2"
 
 
 @dataclass(kw_only=True)
 class Checkpoint:
-    """Where a run is kept, and how often.
+    """File of a training run's state, and how often it is written.
 
     Attributes
     ----------
     path : str or Path
-        Of a safetensors file; its folder has to be there.
+        A safetensors file in an existing folder.
     every_s : float
-        Seconds, at least 0, between the end of one writing and the next; 0 writes after every step. What is lost when a run
-        is killed is never more than that.
+        Seconds, at least 0, from the end of one write to the next; 0 writes after every step. A killed run loses no more.
     """
 
     path: str | Path
@@ -117,95 +102,95 @@ class Checkpoint:
 
     @property
     def due(self) -> bool:
-        """Whether it is time to write again."""
+        """Whether `every_s` has passed since the last write."""
         return time.monotonic() - self._written >= self.every_s
 
-    def write(self, about: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-        """Keep the state of a run, and what run it is."""
-        save_state({"about": about, "state": state}, self.path)
+    def write(self, fingerprint: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+        """Write the state of a run with its `run_fingerprint`."""
+        save_state({"fingerprint": fingerprint, "state": state}, self.path)
         self._written = time.monotonic()
 
-    def read(self, about: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The state that was kept; None where there is none yet.
+    def read(self, fingerprint: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Read the state of the run with this fingerprint; None where there is no file yet.
 
         Raises
         ------
         DataError
             No file of a training run.
         TrainingError
-            Of a run with other settings than `about` tells.
+            A run with another fingerprint.
         """
         path = Path(self.path)
         if not path.exists():
             return None
         kept = load_state(path)
-        if apart := _apart("", kept["about"], about):
+        if mismatch := _first_mismatch("", kept["fingerprint"], fingerprint):
             raise TrainingError(
-                str(path), f"is of a run with {apart}",
-                remedy="Give the same model, data and options as then, or start anew without resuming.",
+                str(path), f"belongs to a run with {mismatch}",
+                remedy="Use the same model, data and options, or start over without resuming.",
             )  # fmt: skip
         state: dict[str, Any] = kept["state"]
         return state
 
 
-def _apart(name: str, kept: Any, given: Any) -> str:
-    """The first thing in which what a checkpoint tells of its run differs from what this one was given; nothing if they agree."""
-    if isinstance(kept, Mapping) and isinstance(given, Mapping):
-        pairs = [(f"{name} {key}".strip(), kept.get(key), given.get(key)) for key in {**given, **kept}]
-    elif isinstance(kept, list) and isinstance(given, list) and len(kept) == len(given) > _SHOWN_WHOLE:
-        pairs = [(name, *pair) for pair in zip(kept, given, strict=True)]
+def _first_mismatch(name: str, kept: Any, current: Any) -> str:
+    """Describe the first difference between two fingerprints; empty if they are equal."""
+    if isinstance(kept, Mapping) and isinstance(current, Mapping):
+        pairs = [(f"{name} {key}".strip(), kept.get(key), current.get(key)) for key in {**current, **kept}]
+    elif isinstance(kept, list) and isinstance(current, list) and len(kept) == len(current) > _MAX_COMPARED_WHOLE:
+        pairs = [(name, *pair) for pair in zip(kept, current, strict=True)]
+    elif kept == current:
+        return ""
     else:
-        return "" if kept == given else f"{name} {_short(kept)}, this one has {_short(given)}"
-    return next((apart for pair in pairs if (apart := _apart(*pair))), "")
-
-
-def _short(value: Any) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= 80 else f"{text[:79]}…"
+        texts = [" ".join(str(value).split()) for value in (kept, current)]
+        was, now = (text if len(text) <= 80 else f"{text[:79]}…" for text in texts)
+        return f"{name} {was}, this one has {now}"
+    return next((mismatch for pair in pairs if (mismatch := _first_mismatch(*pair))), "")
 
 
 def save_state(state: Mapping[str, Any], path: str | Path) -> None:
-    """Write nested mappings, lists and tuples of tensors, arrays, numbers and texts, whole or not at all.
+    """Write nested mappings, lists and tuples of tensors, arrays, numbers and texts, atomically.
 
     Raises
     ------
     DataError
         The folder does not exist, or cannot be written to.
     TrainingError
-        Something in the state is of another kind.
+        Something in the state is of another type.
     """
     path = Path(path)
     tensors: dict[str, torch.Tensor] = {}
-    told = json.dumps(_mismatch(state, "", tensors))
+    header = json.dumps(_to_json(state, "", tensors))
     try:
         with replacing(path) as scratch:
-            save_file(tensors, scratch, metadata={"form": _FORM, "state": told})
+            save_file(tensors, scratch, metadata={"format": _FILE_FORMAT, "state": header})
     except (OSError, SafetensorError) as error:
         raise DataError(str(path), f"cannot be written ({' '.join(str(error).split())[:120]})") from error
 
 
 def load_state(path: str | Path) -> dict[str, Any]:
-    """What `save_state` wrote; no code in the file is run.
+    """Read what `save_state` wrote; no code in the file is run.
 
     Raises
     ------
     DataError
-        No such file, or not one of a training run.
+        No such file, or not one of a training run of this version.
     """
     try:
         with safe_open(str(path), framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # no mapping
-        if header.get("form") != _FORM:
-            raise DataError(str(path), f"is not of a training run ({header.get('form') or 'no form'}, not {_FORM})")
-        state: dict[str, Any] = _meant(json.loads(header["state"]), tensors)
+        if header.get("format") != _FILE_FORMAT:
+            found = header.get("format") or header.get("form") or "no format"
+            raise DataError(str(path), f"is not of a training run ({found}, not {_FILE_FORMAT})")
+        state: dict[str, Any] = _from_json(json.loads(header["state"]), tensors)
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise DataError(str(path), f"is not of a training run ({' '.join(str(error).split())[:120]})") from error
     return state
 
 
-def _mismatch(value: Any, where: str, tensors: dict[str, torch.Tensor]) -> Any:
-    """A value as JSON has it; tensors go into `tensors`, by where they stood."""
+def _to_json(value: Any, where: str, tensors: dict[str, torch.Tensor]) -> Any:
+    """Encode a value for JSON; tensors go into `tensors` by their path."""
     match value:
         case None | bool() | int() | float() | str():
             return value
@@ -218,36 +203,37 @@ def _mismatch(value: Any, where: str, tensors: dict[str, torch.Tensor]) -> Any:
         case np.generic():
             return value.item()
         case Mapping():
-            return {"mapping": [[key, _mismatch(each, f"{where}/{key}", tensors)] for key, each in value.items()]}
+            return {"mapping": [[key, _to_json(each, f"{where}/{key}", tensors)] for key, each in value.items()]}
         case tuple() | list():
             kind = "tuple" if isinstance(value, tuple) else "list"
-            return {kind: [_mismatch(each, f"{where}/{k}", tensors) for k, each in enumerate(value)]}
+            return {kind: [_to_json(each, f"{where}/{k}", tensors) for k, each in enumerate(value)]}
     raise TrainingError("checkpoint", f"{where[1:]} is {type(value).__name__}, which cannot be kept")
 
 
-def _meant(told: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
-    """What `_mismatch` was given."""
-    if not isinstance(told, dict):
-        return told
-    (kind, value), *_ = told.items()
+def _from_json(encoded: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    """Decode what `_to_json` encoded."""
+    if not isinstance(encoded, dict):
+        return encoded
+    (kind, value), *_ = encoded.items()
     match kind:
         case "tensor":
             return tensors[value]
         case "array":
             return tensors[value].numpy()
         case "mapping":
-            return {key: _meant(each, tensors) for key, each in value}
-    values = [_meant(each, tensors) for each in value]
-    return tuple(values) if kind == "tuple" else values
+            return {key: _from_json(each, tensors) for key, each in value}
+        case "tuple":
+            return tuple(_from_json(each, tensors) for each in value)
+        case "list":
+            return [_from_json(each, tensors) for each in value]
+    raise ValueError(f"unknown kind {kind!r}")
 
-
-# -------------------- training.weights
 
 _TORCH_SUFFIXES = (".pt", ".pth")
 
 
 def save_weights(model: torch.nn.Module, path: str | Path) -> None:
-    """Write a model's state as safetensors, whole or not at all.
+    """Write a model's state as safetensors, atomically.
 
     Raises
     ------
@@ -266,8 +252,8 @@ def save_weights(model: torch.nn.Module, path: str | Path) -> None:
 def load_weights(model: torch.nn.Module, path: str | Path) -> None:
     """Read a model's state, written by `save_weights` or by ``torch.save(model.state_dict(), ...)``.
 
-    The model is changed only if everything in the file fits it. Where decays learnt with the weights, the model's learn from now
-    on, as `learn_decays` has it.
+    The model is changed only if everything in the file fits it. If the file has trained decays, the model's decays are trainable
+    from now on, as by `learn_decays`.
 
     Parameters
     ----------
@@ -277,12 +263,16 @@ def load_weights(model: torch.nn.Module, path: str | Path) -> None:
     Raises
     ------
     DataError
-        No such file, not a file of weights, a key missing or too many, a tensor of another shape, or NaN.
+        No such file, not a file of weights, a missing or unknown key, a tensor of another shape, or NaN.
     """
     path = Path(path)
     state = _read(path)
-    learnt = any(is_decay(name) for name in state)
-    wanted = _with_decays(model) if learnt else model.state_dict()
+    has_decays = any(is_decay(name) for name in state)
+    target = model
+    if has_decays:
+        target = copy.deepcopy(model)
+        learn_decays(target)
+    wanted = target.state_dict()
     for name in wanted:
         if name not in state:
             raise DataError(str(path), f"weights {name!r} are missing", remedy=f"The file has {', '.join(state) or 'nothing'}.")
@@ -296,16 +286,9 @@ def load_weights(model: torch.nn.Module, path: str | Path) -> None:
             raise DataError(str(path), f"weights {name!r} have shape {found}, the model's {needed}")
         if not tensor.isfinite().all():
             raise DataError(str(path), f"weights {name!r} are not finite")
-    if learnt:
+    if has_decays:
         learn_decays(model)
     model.load_state_dict(dict(state))
-
-
-def _with_decays(model: torch.nn.Module) -> dict[str, Any]:
-    """The state that the model would have if its decays learnt."""
-    model = copy.deepcopy(model)
-    learn_decays(model)
-    return model.state_dict()
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -316,7 +299,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     try:
         in_torch = path.suffix in _TORCH_SUFFIXES
         state = torch.load(path, map_location="cpu", weights_only=True) if in_torch else load_file(path)
-    except Exception as error:  # garbage makes an unpickler raise whatever it stumbles over
+    except Exception as error:  # an unpickler raises almost anything on invalid input
         raise DataError(str(path), f"is not a file of weights ({' '.join(str(error).split())[:120]})") from error
     if not isinstance(state, Mapping):
         raise DataError(str(path), f"holds {type(state).__name__}, not a state_dict", remedy="Save model.state_dict().")

@@ -1,13 +1,8 @@
-r"""Direct coding: an image's intensities themselves, in every step, as whole numbers that spikes carry.
+r"""Encoders from intensities to spikes, and readouts from outputs over time to one value per class.
 
-What spikes an image becomes.
-
-Two axis orders, one for each side. A model takes spikes as (batch, n_steps, \*shape), time where its loop wants it;
-a simulator takes them as (batch, \*shape, n_steps), uint8, as Lava does. `encode` makes the first, `for_simulators` turns
-it into the second: there is one encoder, so a model and the chip see the same spikes. Spikes that carry a number are parts of 1
-to a model, and whole numbers up to the encoder's levels to a simulator.
-
-What a network's output over time comes to.
+There are two axis orders. A model takes spikes as (batch, n_steps, \*shape); a simulator takes them as (batch, \*shape, n_steps),
+uint8, as Lava does. `encode` makes the first, `for_simulators` turns it into the second: with one encoder for both, a model and
+the chip see the same spikes. Graded spikes are fractions k / levels for a model, and integers 0..levels for a simulator.
 """
 
 from __future__ import annotations
@@ -26,20 +21,18 @@ from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import Network
 
-# -------------------- training.direct
-
 
 @dataclass(frozen=True, slots=True)
 class Direct:
-    """An encoder: in every step a pixel sends round(x * levels), and nothing where that is 0.
+    """Direct coding: in every step a pixel sends round(x * levels) as a graded spike, and none where that is 0.
 
-    A model is given what that stands for, round(x * levels) / levels.
+    A model gets the same as fractions, round(x * levels) / levels.
 
     Attributes
     ----------
     levels : int
-        At least 1; 1 makes spikes of 0 and 1. A current has 24 bits, 6 of them below the unit of weights: with 15 levels and
-        8-bit weights, 34 of the largest fill it. Where more come together it wraps, which the emulator counts.
+        At least 1; 1 makes binary spikes. A current has 24 bits, 6 of them below the unit of weights: 34 of the largest
+        products of 15 levels and 8-bit weights fill it. Beyond that it wraps, which the emulator counts.
     """
 
     levels: int = 15
@@ -49,15 +42,15 @@ class Direct:
             raise RequestError("levels", f"are {self.levels}, not at least 1")
 
     def __call__(self, images: torch.Tensor, n_steps: int) -> torch.Tensor:
-        """Intensities (batch, \\*shape) as (batch, n_steps, \\*shape): one image's memory, seen in every step."""
+        """Encode intensities (batch, \\*shape) as (batch, n_steps, \\*shape); all steps share the image's memory."""
         sent = torch.round(images * self.levels) / self.levels
         return sent.unsqueeze(1).expand(len(images), n_steps, *images.shape[1:])
 
 
 def in_levels(network: Network, levels: int) -> Network:
-    """A network that does with whole numbers 0..levels what this one does with their parts of `levels`, 0..1.
+    """Return the network for inputs 0..levels that equals this one for inputs 0..1.
 
-    Its weights from the input are so many times smaller; quantising takes the factor from there into the layer's scale.
+    Weights from the input are divided by `levels`; `quantize` takes the factor into the layer's scale.
     """
     if levels == 1:
         return network
@@ -72,10 +65,10 @@ def in_levels(network: Network, levels: int) -> Network:
 
 
 def check_payload(profile: HardwareProfile, levels: int) -> None:
-    """`RequestError` where spikes of the chip cannot carry numbers up to `levels`; 1 is a spike, which needs none."""
+    """Raise `RequestError` if the chip's spikes cannot carry numbers up to `levels`; binary spikes (1) always pass."""
     if levels == 1:
         return
-    remedy = "Give 'rate' or 'latency', which code in spikes."
+    remedy = "Use 'rate' or 'latency', which encode in binary spikes."
     if "payload_bits" not in profile:
         raise RequestError(
             "encoder",
@@ -89,8 +82,6 @@ def check_payload(profile: HardwareProfile, levels: int) -> None:
         )
 
 
-# -------------------- training.encoders
-
 Encoder: TypeAlias = "str | Callable[[torch.Tensor, int], torch.Tensor]"
 """A name from `ENCODERS`, or a function from intensities (batch, \\*shape) and n_steps to spikes (batch, n_steps, \\*shape).
 
@@ -98,8 +89,8 @@ Spikes are 0 or 1; those of a function with an attribute ``levels`` are whole nu
 """
 
 _PHASE = 0.5
-_NEARLY = 1e-3
-"""How far from a whole number a level may be, times levels: float32 cannot hold all of them."""
+_LEVEL_TOLERANCE = 1e-3
+"""Tolerance for levels of graded spikes: float32 does not hold all fractions k / levels exactly."""
 
 
 def rate(images: torch.Tensor, n_steps: int) -> torch.Tensor:
@@ -112,13 +103,13 @@ def rate(images: torch.Tensor, n_steps: int) -> torch.Tensor:
 
 
 def latency(images: torch.Tensor, n_steps: int) -> torch.Tensor:
-    """One spike a pixel, the earlier the brighter: in step round((1 - x) * (n_steps - 1)); none where x is 0."""
+    """One spike per pixel, earlier for brighter ones: in step round((1 - x) * (n_steps - 1)); none where x is 0."""
     when = torch.round((1 - images) * (n_steps - 1)).masked_fill_(images <= 0, -1)
     return (_clock(n_steps, images) == when).to(images.dtype).movedim(0, 1)
 
 
 def _clock(n_steps: int, images: torch.Tensor) -> torch.Tensor:
-    """The steps 0, 1, ... as an axis before those of the images: time first in memory, as a model is run layer by layer."""
+    """Steps 0, 1, ... as a leading axis: with time first in memory, a model runs fastest layer by layer."""
     return torch.arange(n_steps, device=images.device, dtype=images.dtype).view(-1, *[1] * images.ndim)
 
 
@@ -126,7 +117,7 @@ ENCODERS: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {"rate": rate
 
 
 def encoder_of(encoder: Encoder) -> Callable[[torch.Tensor, int], torch.Tensor]:
-    """The function behind an encoder's name; a function is its own."""
+    """Look an encoder up by name; a function is its own."""
     if callable(encoder):
         return encoder
     if encoder not in ENCODERS:
@@ -135,12 +126,12 @@ def encoder_of(encoder: Encoder) -> Callable[[torch.Tensor, int], torch.Tensor]:
 
 
 def levels_of(encoder: Encoder) -> int:
-    """The largest number that a spike of this encoder carries on the chip; 1 where spikes are spikes."""
+    """Largest number that a spike of this encoder carries on the chip; 1 for binary spikes."""
     return int(getattr(encoder_of(encoder), "levels", 1))
 
 
 def encode(images: torch.Tensor | NDArray[Any], n_steps: int, encoder: Encoder = "rate") -> torch.Tensor:
-    """Images as spikes for a model.
+    """Encode images as spikes for a model.
 
     Parameters
     ----------
@@ -153,21 +144,21 @@ def encode(images: torch.Tensor | NDArray[Any], n_steps: int, encoder: Encoder =
     Returns
     -------
     tensor (batch, n_steps, \\*shape), float32
-        Zeros and ones, or, of an encoder in levels, parts of 1.
+        Zeros and ones, or fractions k / levels from an encoder with levels.
 
     Raises
     ------
     DataError
-        Intensities that are not numbers in 0..1; an encoder of the user's that returns another shape, or no spikes.
+        Intensities outside 0..1; a user's encoder that returns another shape, or no spikes.
     RequestError
         An unknown encoder, or no steps.
     """
     if n_steps < 1:
         raise RequestError("n_steps", f"is {n_steps}, not at least 1")
     intensities = torch.as_tensor(images).to(torch.float32)
-    least, most = torch.stack(torch.aminmax(intensities)).tolist() if intensities.numel() else (0, 1)  # a GPU is waited for once
+    least, most = torch.stack(torch.aminmax(intensities)).tolist() if intensities.numel() else (0, 1)  # one transfer
     if math.isnan(least):
-        raise DataError("images", "hold NaN", remedy="Clean them before they are encoded.")
+        raise DataError("images", "hold NaN", remedy="Remove them before encoding.")
     if not 0 <= least <= most <= 1:
         found = f"{least:g}..{most:g}"
         raise DataError("images", f"intensities {found} leave 0..1", remedy="Scale them first, e.g. divide bytes by 255.")
@@ -181,10 +172,10 @@ def encode(images: torch.Tensor | NDArray[Any], n_steps: int, encoder: Encoder =
 
 
 def check_spikes(spikes: torch.Tensor, where: str, levels: int = 1) -> torch.Tensor:
-    """The spikes themselves; `DataError` where anything but 0 and 1, or their `levels`, is among them."""
+    """Return the spikes; raise `DataError` for values other than 0 and 1, or the fractions k / levels."""
     if levels > 1:
         sent = spikes * levels
-        if not ((sent - sent.round()).abs().lt(_NEARLY) & sent.ge(0) & sent.le(levels)).all():
+        if not ((sent - sent.round()).abs().lt(_LEVEL_TOLERANCE) & sent.ge(0) & sent.le(levels)).all():
             raise DataError(where, f"holds values other than 0, 1/{levels} .. 1", remedy="Round them to its levels.")
     elif not ((spikes == 0) | (spikes == 1)).all():
         raise DataError(where, "holds values other than 0 and 1", remedy="The chip takes spikes; give images an encoder.")
@@ -192,21 +183,19 @@ def check_spikes(spikes: torch.Tensor, where: str, levels: int = 1) -> torch.Ten
 
 
 def simulator_spikes(images: torch.Tensor | NDArray[Any], n_steps: int, encoder: Encoder = "rate") -> NDArray[Any]:
-    """Images as spikes for a simulator: the spikes of `encode`, as (batch, \\*shape, n_steps), uint8, or in levels, int32."""
+    """Encode images as spikes for a simulator: (batch, \\*shape, n_steps), uint8, or int32 for graded spikes."""
     return for_simulators(encode(images, n_steps, encoder), levels_of(encoder))
 
 
 def for_simulators(spikes: torch.Tensor, levels: int) -> NDArray[Any]:
-    """A model's spikes (batch, n_steps, \\*shape) as a simulator takes them: (batch, \\*shape, n_steps), time last.
+    """Convert a model's spikes (batch, n_steps, \\*shape) for a simulator: (batch, \\*shape, n_steps), time last.
 
-    uint8, 0 or 1; where spikes have levels int32, 0..levels.
+    uint8, 0 or 1; graded spikes are int32, 0..levels.
     """
-    given = spikes.movedim(1, -1).cpu().numpy()
-    made: NDArray[Any] = given.astype(np.uint8) if levels == 1 else np.rint(given * levels).astype(np.int32)
+    moved = spikes.movedim(1, -1).cpu().numpy()
+    made: NDArray[Any] = moved.astype(np.uint8) if levels == 1 else np.rint(moved * levels).astype(np.int32)
     return np.ascontiguousarray(made)
 
-
-# -------------------- training.readouts
 
 Readout: TypeAlias = "str | Callable[[torch.Tensor], torch.Tensor]"
 """A name from `READOUTS`, or a function (n_steps, batch, n_out) -> (batch, n_out)."""
@@ -220,7 +209,7 @@ READOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 def readout_of(readout: Readout) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The function behind a readout's name; a function is its own."""
+    """Look a readout up by name; a function is its own."""
     if callable(readout):
         return readout
     if readout not in READOUTS:
@@ -229,12 +218,12 @@ def readout_of(readout: Readout) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def read_out(outputs: torch.Tensor, readout: Readout) -> torch.Tensor:
-    """Outputs over time (n_steps, batch, n_out) as one value an output (batch, n_out).
+    """Reduce outputs over time (n_steps, batch, n_out) to one value per output (batch, n_out).
 
     Raises
     ------
     TrainingError
-        A readout of the user's that returns something else.
+        A user's readout returned something else.
     """
     values = readout_of(readout)(outputs)
     if not isinstance(values, torch.Tensor) or values.shape != outputs.shape[1:]:
@@ -244,12 +233,12 @@ def read_out(outputs: torch.Tensor, readout: Readout) -> torch.Tensor:
 
 
 def decide(outputs: NDArray[Any], readout: Readout) -> NDArray[np.int64]:
-    """The class that a simulator's output stands for.
+    """Predict classes from a simulator's output.
 
     Parameters
     ----------
     outputs : array (batch, n_out, n_steps)
-        What the trained readout reads: membranes of an LI, spikes of an LIF.
+        Membranes of an LI layer, or spikes of an LIF layer, as in training.
 
     Returns
     -------

@@ -1,8 +1,6 @@
-"""Learning from the model as it was before it was compressed.
+"""Training loop: dense training, compression into a budget, fine-tuning of the kept weights; with an optional teacher.
 
-What a model learns from one batch.
-
-How a model learns: all weights, into the budget, with the survivors alone.
+Epochs, checkpoints and progress are the loop's; a pruning method decides which weights to keep.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from neurodeploy.compression.saliency import ActiveNeurons
 from neurodeploy.errors import TrainingError
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.simulation.records import EpochRecord
-from neurodeploy.training.checkpoint import Checkpoint, about, values
+from neurodeploy.training.checkpoint import Checkpoint, run_fingerprint, values
 from neurodeploy.training.distributed import Order, Replicas, seeded, together
 from neurodeploy.training.encoders import read_out
 from neurodeploy.training.forward import Data, check_labels, evaluate, in_mode, run_model, spikes_of
@@ -32,46 +30,43 @@ from neurodeploy.training.neuron_cells import learn_decays
 from neurodeploy.training.options import FitOptions
 from neurodeploy.training.progress import Progress, Step, worst
 
-# -------------------- training.distillation
-
 
 class Teacher:
-    """A copy of a model that stays as it is, and whose answers a compressed one is held to (Hinton et al., arXiv 1503.02531)."""
+    """Frozen copy of a model, towards whose outputs a compressed one is trained (Hinton et al., arXiv 1503.02531)."""
 
     def __init__(self, model: torch.nn.Module, options: FitOptions) -> None:
         self.model, self.options = copy.deepcopy(model), options
 
-    def shared(self, loss: torch.Tensor, output: torch.Tensor, spikes: torch.Tensor) -> torch.Tensor:
-        """The loss that the options share between labels and teacher.
+    def distilled(self, loss: torch.Tensor, output: torch.Tensor, spikes: torch.Tensor) -> torch.Tensor:
+        """Mix the loss of the labels with the distance to the teacher's output.
 
         Parameters
         ----------
         loss : tensor ()
-            What the labels say.
+            Of the labels.
         output : tensor (batch, n_classes)
         spikes : tensor (batch, n_steps, \\*shape)
-            What the answers are to.
+            Input of the model.
 
         Returns
         -------
         tensor ()
             (1 - distill) * loss + distill * T^2 * KL(teacher || output), both softened by the temperature T.
         """
-        heat, share = self.options.temperature, self.options.distill
+        temperature, share = self.options.temperature, self.options.distill
         with in_mode(self.model, training=False):
-            taught = log_softmax(read_out(run_model(self.model, spikes), self.options.readout) / heat, dim=1)
-        apart = kl_div(log_softmax(output / heat, dim=1), taught, reduction="batchmean", log_target=True)
-        return (1 - share) * loss + share * heat**2 * apart
+            target = log_softmax(read_out(run_model(self.model, spikes), self.options.readout) / temperature, dim=1)
+        distance = kl_div(log_softmax(output / temperature, dim=1), target, reduction="batchmean", log_target=True)
+        return (1 - share) * loss + share * temperature**2 * distance
 
 
-# -------------------- training.learning
-
-_LAST_RATE = 0.05
+_FINAL_RATE = 0.05
+"""Share of the learning rate that a half cosine ends on."""
 
 
 @dataclass(kw_only=True)
 class Learner:
-    """A model that learns batch by batch, in the weights that its method puts in force, from labels and from a teacher."""
+    """One training step of a model: spikes, loss in the weights that the method puts in force, gradients, optimizer."""
 
     model: torch.nn.Module
     options: FitOptions
@@ -82,9 +77,9 @@ class Learner:
     def learn(
         self, inputs: torch.Tensor, target: torch.Tensor, optimizer: torch.optim.Optimizer, where: str
     ) -> tuple[float, float]:
-        """One optimizer step; the loss, and how many samples were right (NaN where targets are no classes).
+        """Take one optimizer step; return the loss and the number of correct samples (NaN where targets are not classes).
 
-        Of replicas each learns from its share of the batch; the step, and what is returned, is that of the whole batch.
+        Each process computes its share of the batch; the step and the returned numbers are those of the whole batch.
         """
         optimizer.zero_grad()
         own = self.replicas.share(len(inputs))
@@ -104,10 +99,10 @@ class Learner:
         return loss, hits
 
     def _gradients(self, spikes: torch.Tensor, target: torch.Tensor, where: str) -> tuple[float, float]:
-        """From some samples of a batch: their loss, and how many of them are right; the gradients are the weights' own."""
-        with self.in_force() as live, self.replicas.own_draws(f"{self.options.seed}, {where}"):
+        """Run the backward pass on some samples; return their loss and the number of correct ones."""
+        with self.in_force() as active, self.replicas.own_draws(f"{self.options.seed}, {where}"):
             with torch.autocast(spikes.device.type, torch.bfloat16, enabled=self.options.amp is not None):
-                output = read_out(run_model(self.model, spikes, live or {}), self.options.readout)
+                output = read_out(run_model(self.model, spikes, active or {}), self.options.readout)
                 if self.options.loss is torch.nn.functional.cross_entropy:
                     check_labels(target, len(output), output.shape[1])
                     target = target.long()
@@ -117,11 +112,11 @@ class Learner:
         if target.is_floating_point() or target.shape != output.shape[:1]:
             return loss.item(), math.nan
         hits = (output.argmax(dim=1) == target).sum()
-        told, right = torch.stack([loss.detach().double(), hits.double()]).tolist()  # a GPU is waited for once
-        return told, right
+        value, correct = torch.stack([loss.detach().double(), hits.double()]).tolist()  # one transfer from a GPU for both
+        return value, correct
 
     def _spikes(self, inputs: torch.Tensor, own: slice) -> torch.Tensor:
-        """Of some samples; an encoder of the user's gets the batch: what it draws for each is the same for any replicas."""
+        """Encode some samples. A user's encoder gets the whole batch: its draws do not depend on the number of processes."""
         if callable(self.options.encoder):
             return spikes_of(inputs, self.model, self.options)[own]
         return spikes_of(inputs[own], self.model, self.options)
@@ -130,21 +125,18 @@ class Learner:
         loss = self.options.loss(output, target)
         if not isinstance(loss, torch.Tensor) or loss.ndim or not loss.requires_grad:
             raise TrainingError("loss", "returned no scalar tensor that depends on the model")
-        return loss if self.teacher is None else self.teacher.shared(loss, output, spikes)
+        return loss if self.teacher is None else self.teacher.distilled(loss, output, spikes)
 
     def in_force(self) -> AbstractContextManager[ActiveNeurons | None]:
-        """The weights that the method has the loss see, for as long as this lasts, and which neurons matter with them."""
+        """Put the weights that the loss sees into the model while open; yields the neurons to calculate."""
         return nullcontext() if self.pruning is None else self.pruning.in_force()
 
 
 def learning_rate(phase: Phase, done: float, options: FitOptions) -> float:
-    """Constant while compressing, a half cosine otherwise; `done` is the share of the phase, 0..1."""
+    """Learning rate at the share `done` of a phase, 0..1: constant while compressing, a half cosine otherwise."""
     if phase == "compress":
         return options.learning_rate
-    return options.learning_rate * (_LAST_RATE + (1 - _LAST_RATE) * (1 + math.cos(math.pi * done)) / 2)
-
-
-# -------------------- training.loop
+    return options.learning_rate * (_FINAL_RATE + (1 - _FINAL_RATE) * (1 + math.cos(math.pi * done)) / 2)
 
 
 def fit(
@@ -160,20 +152,20 @@ def fit(
     checkpoint: Checkpoint | None = None,
     resume: bool = False,
 ) -> tuple[torch.nn.Module, tuple[EpochRecord, ...]]:
-    """Train a model and, given a budget, press it into that budget while it learns.
+    """Train a model and, given a budget, compress it into that budget while it trains.
 
-    The last state is kept; the test data is measured and never chosen by. On an error or an interrupt the model goes back
-    to the end of the last epoch that was finished.
+    The last state is kept; test data is only measured, nothing is selected by it. On an error or an interrupt the model goes back
+    to the end of the last finished epoch.
 
-    In processes that torchrun started, each learns from its share of every batch, which all of them are given; all end with the
-    model, masks and history that one process would have had, to the rounding of sums. The loss has to be a mean over samples.
-    What an encoder or the data draw is the same for any number of replicas; what the model itself draws (dropout) is not, nor
-    what it takes from a whole batch (batch norm).
+    Under torchrun every process gets all batches and computes its share of each; all end with the model, masks and history of a
+    single process, to the rounding of sums. The loss has to be a mean over samples. Random draws of an encoder or of the data are
+    the same for any number of processes; those of the model itself (dropout) are not, nor are statistics of a whole batch (batch
+    norm).
 
     Parameters
     ----------
     model : torch.nn.Module
-        Called as ``output, state = model(x, state)``; trained in place.
+        Called as ``output, state = model(x, state)``; trained in position.
     budget : Budget or None
         None trains the dense phase only.
     data : iterable of (input, target)
@@ -187,17 +179,17 @@ def fit(
     on_epoch : callable, optional
         Called with the `EpochRecord` of every epoch when it is over; with what it raises, the run ends.
     method : callable
-        What presses the model into the budget: the minimax method, or another `Pruning` to compare it with.
+        Makes the pruning method: the minimax method, or another `Pruning`.
     checkpoint : Checkpoint, optional
-        Where the run is kept while it lasts, and how often; and at its end.
+        File that the state of the run is written to, and how often; also at its end.
     resume : bool
-        Go on from the checkpoint, or start where there is none yet. The run then ends in the same network, bit for bit, as one
-        that was never broken off (on one kind of processor, with as many threads). One that has ended is not trained again.
+        Resume from the checkpoint, or start where there is none yet. The run then ends in the same network, bit for bit, as an
+        uninterrupted one (on one kind of processor, with as many threads). A run that has ended is not trained again.
 
     Returns
     -------
     model : torch.nn.Module
-        The one given, its surviving weights within every slice of the budget.
+        The same object, its kept weights within every slice of the budget.
     history : tuple of EpochRecord
 
     Raises
@@ -215,34 +207,19 @@ def fit(
         replicas.take_first(model)
         order = Order(data, options.seed)
         pruning = None if budget is None else method(budget, model)
-        run = _Run(
+        run = _FitRun(
             model=model, order=order, test=test, options=options, progress=progress, on_epoch=on_epoch, pruning=pruning,
             learner=Learner(model=model, options=options, pruning=pruning, replicas=replicas), checkpoint=checkpoint,
-            about={} if checkpoint is None else about(model, order, options, budget, pruning),
+            fingerprint={} if checkpoint is None else run_fingerprint(model, order, options, budget, pruning),
             finished=copy.deepcopy(model.state_dict()), replicas=replicas,
         )  # fmt: skip
-        _carry_out(run, resume=resume)
+        run.execute(resume=resume)
     return model, tuple(run.history)
 
 
-def _carry_out(run: _Run, *, resume: bool) -> None:
-    """From the checkpoint, or the beginning, to the end; what goes wrong leaves the last epoch that was finished."""
-    model, keep = run.model, run.checkpoint
-    kept = run.replicas.of_first(lambda: keep.read(run.about)) if keep is not None and resume else None
-    try:
-        with seeded(run.options.seed), in_mode(model, training=True):
-            if kept is not None:
-                run.take_up(kept)
-            if kept is None or not kept["ended"]:
-                run.phases()
-    except BaseException:
-        model.load_state_dict(run.finished)
-        raise
-
-
 @dataclass(kw_only=True)
-class _Place:
-    """How far a run is: `step` steps of this epoch are done, with these sums over their batches, in so much time."""
+class _Position:
+    """Position in a run: `step` steps of this epoch are done; sums over their batches, and the time they took."""
 
     phase: Phase = "dense"
     epoch: int = 0
@@ -254,8 +231,8 @@ class _Place:
 
 
 @dataclass(kw_only=True)
-class _Run:
-    """One call of `fit`: what it was given, and what changes on the way."""
+class _FitRun:
+    """State of one call of `fit`."""
 
     model: torch.nn.Module
     order: Order
@@ -266,29 +243,44 @@ class _Run:
     pruning: Pruning | None
     learner: Learner
     checkpoint: Checkpoint | None
-    about: Mapping[str, Any]
+    fingerprint: Mapping[str, Any]
     replicas: Replicas
     finished: dict[str, torch.Tensor]
     overruns: Mapping[str, float] = field(default_factory=dict, init=False)
     prices: Mapping[str, float] = field(default_factory=dict, init=False)
-    place: _Place = field(default_factory=_Place, init=False)
+    position: _Position = field(default_factory=_Position, init=False)
     history: list[EpochRecord] = field(default_factory=list, init=False)
     kept: Mapping[str, Any] | None = field(default=None, init=False)
 
-    def phases(self) -> None:
-        """All of them, from where the run stands, and its end on disk."""
+    def execute(self, *, resume: bool) -> None:
+        """Run all phases, from the checkpoint if there is one to resume; on an error, restore the last finished epoch."""
+        checkpoint = self.checkpoint
+        kept = None
+        if checkpoint is not None and resume:
+            kept = self.replicas.of_first(lambda: checkpoint.read(self.fingerprint))
+        try:
+            with seeded(self.options.seed), in_mode(self.model, training=True):
+                if kept is not None:
+                    self._restore(kept)
+                if kept is None or not kept["ended"]:
+                    self._phases()
+        except BaseException:
+            self.model.load_state_dict(self.finished)
+            raise
+
+    def _phases(self) -> None:
         self._phase("dense", self.options.epochs_dense)
         if self.pruning is not None:
             self._into_budget(self.pruning)
         if self.checkpoint is not None:
-            keep, told = self.checkpoint, self._at_end()
-            self.replicas.of_first(lambda: keep.write(self.about, told))
+            checkpoint, state = self.checkpoint, self._at_end()
+            self.replicas.of_first(lambda: checkpoint.write(self.fingerprint, state))
 
     def _into_budget(self, pruning: Pruning) -> None:
         if self.options.distill and self.learner.teacher is None:
             self.learner.teacher = Teacher(self.model, self.options)
         self._phase("compress", self.options.epochs_compress)
-        if self.place.phase != "finetune":
+        if self.position.phase != "finetune":
             self._decide(pruning, pruning.close)
             self.replicas.take_first(self.model)
             self.finished = copy.deepcopy(self.model.state_dict())
@@ -299,46 +291,50 @@ class _Run:
 
     def _phase(self, phase: Phase, epochs: int) -> None:
         order = get_args(Phase)
-        if epochs == 0 or order.index(phase) < order.index(self.place.phase):
+        if epochs == 0 or order.index(phase) < order.index(self.position.phase):
             return
         trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         if not trainable:
             raise TrainingError("model", "has no parameters to train")
         optimizer = self.options.optimizer(trainable, self.options.learning_rate)
         if self.kept is None:
-            self.place = _Place(phase=phase)
+            self.position = _Position(phase=phase)
         else:
             optimizer.load_state_dict(self.kept["optimizer"])
             self.kept = None
-        while self.place.epoch < epochs:
+        while self.position.epoch < epochs:
             record = self._epoch(epochs, optimizer)
             self.history.append(record)
-            self.place = _Place(phase=phase, epoch=self.place.epoch + 1)
+            self.position = _Position(phase=phase, epoch=self.position.epoch + 1)
             if self.on_epoch is not None:
                 self.on_epoch(record)
 
     def _epoch(self, epochs: int, optimizer: torch.optim.Optimizer) -> EpochRecord:
-        place, all_steps = self.place, epochs * self.order.n_batches
-        started = time.perf_counter() - place.seconds
-        for inputs, target in self.order.epoch(place.step):
-            at = place.epoch * self.order.n_batches + place.step
-            rate = learning_rate(place.phase, at / all_steps, self.options)
+        position, all_steps = self.position, epochs * self.order.n_batches
+        started = time.perf_counter() - position.seconds
+        for inputs, target in self.order.epoch(position.step):
+            at = position.epoch * self.order.n_batches + position.step
+            rate = learning_rate(position.phase, at / all_steps, self.options)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             self._before(at, at / all_steps)
-            where = f"{place.phase} epoch {place.epoch}, step {place.step}"
+            where = f"{position.phase} epoch {position.epoch}, step {position.step}"
             loss, hits = self.learner.learn(inputs, target, optimizer, where)
             self._after(rate)
-            place.step, place.loss, place.correct = place.step + 1, place.loss + loss * len(inputs), place.correct + hits
-            place.samples, place.seconds = place.samples + len(inputs), time.perf_counter() - started
+            position.step, position.loss, position.correct = (
+                position.step + 1,
+                position.loss + loss * len(inputs),
+                position.correct + hits,
+            )
+            position.samples, position.seconds = position.samples + len(inputs), time.perf_counter() - started
             if self.checkpoint is not None and self.replicas.is_first and self.checkpoint.due:
-                self.checkpoint.write(self.about, self._state(optimizer))
+                self.checkpoint.write(self.fingerprint, self._state(optimizer))
             if self.progress is not None:
                 self.progress(Step(
-                    phase=place.phase, epoch=place.epoch, epochs=epochs, step=place.step - 1, steps=self.order.n_batches,
-                    loss=loss, accuracy=place.correct / place.samples, overruns=self.overruns, prices=self.prices,
+                    phase=position.phase, epoch=position.epoch, epochs=epochs, step=position.step - 1, steps=self.order.n_batches,
+                    loss=loss, accuracy=position.correct / position.samples, overruns=self.overruns, prices=self.prices,
                 ))  # fmt: skip
-        self.replicas.take_first(self.model)  # unlike machines drift apart by roundings
+        self.replicas.take_first(self.model)  # machines that round differently drift apart
         self.finished = copy.deepcopy(self.model.state_dict())
         return self.replicas.of_first(lambda: self._record(started))
 
@@ -346,10 +342,10 @@ class _Run:
         with self.learner.in_force():
             tested = None if self.test is None else evaluate(self.model, self.test, self.options)[0]
         return EpochRecord(
-            phase=self.place.phase,
-            epoch=self.place.epoch,
-            loss=self.place.loss / self.place.samples,
-            train_accuracy=self.place.correct / self.place.samples,
+            phase=self.position.phase,
+            epoch=self.position.epoch,
+            loss=self.position.loss / self.position.samples,
+            train_accuracy=self.position.correct / self.position.samples,
             test_accuracy=tested,
             connectivity=1.0 if self.pruning is None else self.pruning.connectivity,
             overruns={} if self.pruning is None else self.pruning.overruns(),
@@ -358,12 +354,12 @@ class _Run:
         )
 
     def _before(self, step: int, done: float) -> None:
-        if self.pruning is not None and self.place.phase == "compress" and step % self.options.mask_interval == 0:
+        if self.pruning is not None and self.position.phase == "compress" and step % self.options.mask_interval == 0:
             pruning = self.pruning
             self._decide(pruning, lambda: pruning.choose(done / self.options.compress_share))
 
     def _decide(self, pruning: Pruning, decision: Callable[[], None]) -> None:
-        """Let the method decide, in the first of all replicas, and all have what it decided."""
+        """Let the method decide on rank 0, and load its state on the other processes."""
 
         def decided() -> Mapping[str, Any]:
             decision()
@@ -375,14 +371,14 @@ class _Run:
         self.overruns, self.prices = worst(pruning.overruns()), worst(pruning.multipliers)
 
     def _after(self, rate: float) -> None:
-        if self.pruning is not None and self.place.phase != "dense":
-            self.pruning.after_step(self.place.phase, rate)
+        if self.pruning is not None and self.position.phase != "dense":
+            self.pruning.after_step(self.position.phase, rate)
 
     def _state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         return {
             **self._at_end(),
             "ended": False,
-            "place": values(self.place),
+            "position": values(self.position),
             "finished": self.finished,
             "optimizer": optimizer.state_dict(),
             "teacher": None if self.learner.teacher is None else self.learner.teacher.model.state_dict(),
@@ -399,8 +395,8 @@ class _Run:
             "pruning": None if self.pruning is None else self.pruning.state_dict(),
         }
 
-    def take_up(self, kept: Mapping[str, Any]) -> None:
-        """Stand where the checkpoint was written."""
+    def _restore(self, kept: Mapping[str, Any]) -> None:
+        """Restore the state at which the checkpoint was written."""
         self.history = [EpochRecord(**record) for record in kept["history"]]
         if kept.get("teacher") is not None:
             self.learner.teacher = Teacher(self.model, self.options)
@@ -411,6 +407,6 @@ class _Run:
         if kept["ended"]:
             self.finished = copy.deepcopy(self.model.state_dict())
             return
-        self.kept, self.place = kept, _Place(**kept["place"])
+        self.kept, self.position = kept, _Position(**kept["position"])
         self.finished, self.overruns, self.prices = dict(kept["finished"]), kept["overruns"], kept["prices"]
         self.order.load_state_dict(kept["order"])

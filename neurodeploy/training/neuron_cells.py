@@ -1,7 +1,6 @@
-"""The constants of a Norse cell, and decays that learn with the weights, one number a layer.
+"""Parameters of Norse's cells: as constants for `neurons.run`, and as decays that learn with the weights, one per layer.
 
-A threshold that all neurons of a layer share needs none of this: whatever it comes to, weights of another scale come to as well,
-and these learn already.
+A threshold shared by a layer does not have to learn: weights of another scale have the same effect, and they learn already.
 """
 
 from __future__ import annotations
@@ -25,29 +24,29 @@ from norse.torch.module.lif_box import LIFBoxCell
 from neurodeploy.targets import Arithmetic, arithmetic_named
 
 DECAYS = ("tau_syn_inv", "tau_mem_inv")
-"""What Norse calls them: 1 / tau, in 1/s."""
+"""Norse's names of the decays: 1 / tau, in 1/s."""
 
 
 class Decays(torch.nn.Module):
-    """A cell's numbers, read as Norse reads them, of which those in `DECAYS` learn; it stands where they stood, in ``cell.p``.
+    """A cell's parameters with decays that learn; it takes their place in ``cell.p``, and Norse reads it as before.
 
-    What learns is the logarithm of the share that is forgotten in a step, dt / tau, so that one learning rate serves it as it
-    serves weights. It is held between one step of the target's decay register and 1, and read as the nearest share that the
-    register holds; the gradient passes unchanged.
+    The trainable parameter is the logarithm of the share that is forgotten in a step, dt / tau, which suits the learning rate of
+    the weights. It is clamped between one step of the target's decay register and 1, and read as the nearest share that the
+    register holds (straight-through gradient).
 
     Attributes
     ----------
     tau_syn_inv, tau_mem_inv : tensor
-        In 1/s, of the shapes that the cell had; where it had them.
+        In 1/s, with the shapes that the cell had; only those that it had.
     """
 
     def __init__(self, p: Any, dt: float, arithmetic: Arithmetic) -> None:
         super().__init__()
         self._rest, self._dt, self._arithmetic = p, dt, arithmetic
-        self._least = 1 / (1 << arithmetic.registers.decay_bits)
+        self._smallest_share = 1 / (1 << arithmetic.registers.decay_bits)
         for name in DECAYS:
             if hasattr(p, name):
-                share = (torch.as_tensor(getattr(p, name)).detach() * dt).clamp(self._least, 1.0)
+                share = (torch.as_tensor(getattr(p, name)).detach() * dt).clamp(self._smallest_share, 1.0)
                 self.register_parameter(f"log_{name}", torch.nn.Parameter(share.log()))
 
     def __getattr__(self, name: str) -> Any:
@@ -60,7 +59,7 @@ class Decays(torch.nn.Module):
 
     def _read(self, log: torch.nn.Parameter) -> torch.Tensor:
         with torch.no_grad():
-            log.data.clamp_(math.log(self._least), 0.0)
+            log.data.clamp_(math.log(self._smallest_share), 0.0)
         share = log.exp()
         registers = self._arithmetic.decay_registers(share.detach().cpu().numpy())
         steps = torch.as_tensor(self._arithmetic.decay_shares(registers)).to(share)
@@ -68,7 +67,7 @@ class Decays(torch.nn.Module):
 
 
 def learn_decays(model: torch.nn.Module, arithmetic: Arithmetic | None = None) -> int:
-    """Let the decays of a model's Norse cells learn: parameters of the model from now on, and part of its state.
+    """Make the decays of a model's Norse cells trainable parameters, and part of its state.
 
     Cells whose decays learn already stay as they are.
 
@@ -80,9 +79,13 @@ def learn_decays(model: torch.nn.Module, arithmetic: Arithmetic | None = None) -
     Returns
     -------
     int
-        How many cells there are whose decays learn.
+        Number of cells whose decays learn.
     """
-    cells = [module for module in model.modules() if _has_decays(module)]
+    cells = [
+        module
+        for module in model.modules()
+        if hasattr(module, "dt") and any(hasattr(getattr(module, "p", None), name) for name in DECAYS)
+    ]
     for cell in cells:
         if not isinstance(cell.p, Decays):
             decays = Decays(cell.p, float(cast("Any", cell).dt), arithmetic or arithmetic_named())
@@ -92,13 +95,8 @@ def learn_decays(model: torch.nn.Module, arithmetic: Arithmetic | None = None) -
 
 
 def is_decay(name: str) -> bool:
-    """Whether that is what a decay that learns is called in a model's state."""
+    """Whether a name in a model's state is that of a trainable decay."""
     return any(name.endswith(f".p.log_{decay}") or name == f"p.log_{decay}" for decay in DECAYS)
-
-
-def _has_decays(module: torch.nn.Module) -> bool:
-    p = getattr(module, "p", None)
-    return hasattr(module, "dt") and any(hasattr(p, name) for name in DECAYS)
 
 
 _STEPS: dict[type[torch.nn.Module], Callable[..., Any]] = {
@@ -111,21 +109,21 @@ _NUMBERS = ("tau_mem_inv", "tau_syn_inv", "v_leak", "v_th", "v_reset")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Neurons:
-    """A cell's numbers, each a tensor () or one that spreads over a sample's neurons.
+class NeuronParameters:
+    """Parameters of a layer of neurons, each a tensor () or one that broadcasts over a sample's neurons.
 
     Attributes
     ----------
     gain : tensor
         dt / tau_mem.
     leak : tensor
-        Where membranes start and leak to.
+        Resting membrane; the initial one, too.
     decay : tensor or None
         -dt / tau_syn; None where a current lasts one step.
     threshold, reset : tensor or None
-        None where neurons never fire and their membranes are the answer.
+        None for integrators, whose output is the membrane.
     adds_leak : bool
-        Whether the leak is added to the current, as LIFBox does, before the membrane is taken off.
+        Whether the leak is added to the current before the membrane is subtracted, as LIFBox does; it matters for rounding.
     """
 
     gain: torch.Tensor
@@ -136,16 +134,16 @@ class Neurons:
     adds_leak: bool
 
     @property
-    def rest(self) -> bool:
-        """Whether one that hears nothing answers nothing."""
+    def is_silent_without_input(self) -> bool:
+        """Whether the output is 0 as long as the input is."""
         return not bool(self.leak.any()) if self.threshold is None else bool((self.leak < self.threshold).all())
 
 
-def neurons_of(cell: torch.nn.Module, inputs: torch.Tensor) -> Neurons | None:
-    """The numbers of a cell that `run` can take through inputs (n_steps, batch, \\*shape); None where only the module can.
+def neurons_of(cell: torch.nn.Module, inputs: torch.Tensor) -> NeuronParameters | None:
+    """Parameters of a cell for `neurons.run` on inputs (n_steps, batch, \\*shape); None where only the module itself is exact.
 
-    That is another module than Norse's LIFCell, LIFBoxCell, LICell or LIBoxCell, or one whose parameters learn or differ from
-    sample to sample, whose surrogate gradient is not SuperSpike's, that does not reset to a value, or that somebody listens to.
+    None for other modules than Norse's LIFCell, LIFBoxCell, LICell and LIBoxCell; for parameters that learn or differ between
+    samples, another surrogate gradient than SuperSpike, another reset than to a value, and modules with hooks.
     """
     if type(cell) not in _STEPS or not inputs.is_floating_point() or cell._forward_hooks or cell._forward_pre_hooks:
         return None
@@ -155,11 +153,11 @@ def neurons_of(cell: torch.nn.Module, inputs: torch.Tensor) -> Neurons | None:
         module.activation is _STEPS[type(cell)]
         and getattr(module.p, "method", "super") == "super"
         and getattr(module.p, "reset_method", reset_value) is reset_value
-        and all(_spreads(number, inputs) for number in numbers.values())
+        and all(_broadcasts(number, inputs) for number in numbers.values())
     )
     if not usual:
         return None
-    return Neurons(
+    return NeuronParameters(
         gain=module.dt * numbers["tau_mem_inv"],
         leak=numbers["v_leak"],
         decay=-module.dt * numbers["tau_syn_inv"] if type(cell) in (LIFCell, LICell) else None,
@@ -169,8 +167,8 @@ def neurons_of(cell: torch.nn.Module, inputs: torch.Tensor) -> Neurons | None:
     )
 
 
-def _spreads(number: Any, inputs: torch.Tensor) -> bool:
-    """Whether a parameter is a constant for each neuron that leaves the inputs' shape and type as they are."""
+def _broadcasts(number: Any, inputs: torch.Tensor) -> bool:
+    """Whether a parameter is constant, and broadcasts without changing the inputs' shape and type."""
     if not isinstance(number, torch.Tensor) or number.requires_grad or (number.ndim and number.dtype != inputs.dtype):
         return False
     sides = zip(reversed(number.shape), reversed(inputs.shape[2:]), strict=False)

@@ -1,44 +1,49 @@
-"""How a layer of Norse's neurons goes through all steps at once, and how gradients come back.
+"""Norse's neurons through all time steps of a layer at once, and back.
 
-Norse runs a cell step by step, and autograd keeps every sum on the way. Here all steps of a layer are one function of autograd:
-the same sums in the same order, so spikes and membranes are Norse's bit for bit; backwards it follows the same recurrence, from
-the membranes before their reset alone. In single precision `loops` does that on a CPU and `kernels` on a GPU, in compiled
-code; elsewhere torch does, in `plain`. `cells` says which of Norse's cells these are.
+Norse runs a cell step by step, and autograd keeps every intermediate sum. Here all steps of a layer are one autograd function, in
+compiled loops on a CPU, in Triton kernels on a GPU, in torch elsewhere. Sums are the same in the same order, and no product is
+fused into one, so spikes and membranes equal Norse's bit for bit; the backward pass follows the same recurrence from the
+membranes before their reset alone. `neuron_cells` maps Norse's cells to `NeuronParameters`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
-from neurodeploy.training import neuron_loops
-from neurodeploy.training.neuron_cells import Neurons
+from neurodeploy.simulation.kernels import Array, compiled
+from neurodeploy.simulation.layer_schedule import PARALLEL_UPDATES, WorkerPool
+from neurodeploy.training.neuron_cells import NeuronParameters
+
+_ZERO, _ONE = np.float32(0), np.float32(1)
 
 
-def run(neurons: Neurons, inputs: torch.Tensor) -> torch.Tensor:
-    """Spikes, or membranes, (n_steps, batch, \\*shape) in answer to inputs of that shape, from the initial state.
+def run(neurons: NeuronParameters, inputs: torch.Tensor) -> torch.Tensor:
+    """Run neurons through all steps: spikes, or membranes, (n_steps, batch, \\*shape) for inputs of that shape.
 
-    Inputs in half precision are answered in float32: membranes add up over many steps.
+    They start from the initial state. Inputs in half precision give float32: membranes add up over many steps.
     """
     inputs = inputs.float() if inputs.dtype in (torch.bfloat16, torch.float16) else inputs
-    answers: torch.Tensor = _Run.apply(inputs, neurons)  # type: ignore[no-untyped-call]  # of torch
-    return answers
+    outputs: torch.Tensor = _AllSteps.apply(inputs, neurons)  # type: ignore[no-untyped-call]  # of torch
+    return outputs
 
 
-class _Run(torch.autograd.Function):
+class _AllSteps(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, inputs: torch.Tensor, neurons: Neurons) -> torch.Tensor:
-        answers = torch.empty(inputs.shape, dtype=inputs.dtype, device=inputs.device)
+    def forward(ctx: Any, inputs: torch.Tensor, neurons: NeuronParameters) -> torch.Tensor:
+        outputs = torch.empty(inputs.shape, dtype=inputs.dtype, device=inputs.device)
         fires = neurons.threshold is not None
-        membranes = torch.empty_like(answers) if fires and ctx.needs_input_grad[0] else None if fires else answers
-        _engine(inputs)[0](neurons, inputs, answers, membranes)
+        membranes = torch.empty_like(outputs) if fires and ctx.needs_input_grad[0] else None if fires else outputs
+        _engine(inputs)[0](neurons, inputs, outputs, membranes)
         ctx.neurons = neurons
         if fires and membranes is not None:
             ctx.save_for_backward(membranes)
-        return answers
+        return outputs
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]  # of torch
@@ -50,49 +55,49 @@ class _Run(torch.autograd.Function):
 
 
 def _engine(tensor: torch.Tensor) -> tuple[Callable[..., None], Callable[..., None]]:
-    """The forward and backward pass for a tensor (n_steps, batch, \\*shape): compiled loops, GPU kernels, or plain torch."""
+    """Choose the forward and backward pass for a tensor (n_steps, batch, \\*shape)."""
     if tensor.dtype == torch.float32 and tensor.device.type == "cpu":
-        return neuron_loops.forward, neuron_loops.backward
+        return forward_compiled, backward_compiled
     if tensor.dtype == torch.float32 and tensor.device.type == "cuda":
-        from neurodeploy.training import neuron_kernels  # Triton takes a moment
+        from neurodeploy.training import neuron_kernels  # importing Triton takes a second
 
-        if neuron_kernels.takes(tensor):
+        if neuron_kernels.supports(tensor):
             return neuron_kernels.forward, neuron_kernels.backward
     return forward_in_torch, backward_in_torch
 
 
-def forward_in_torch(neurons: Neurons, inputs: torch.Tensor, answers: torch.Tensor, membranes: torch.Tensor | None) -> None:
-    """All steps of some samples into `answers`; `membranes`, where they are kept, gets v before its reset."""
-    v, current = neurons.leak.to(answers).expand_as(answers[0]), torch.zeros_like(answers[0])
+def forward_in_torch(
+    neurons: NeuronParameters, inputs: torch.Tensor, outputs: torch.Tensor, membranes: torch.Tensor | None
+) -> None:
+    """Run all steps in torch, filling `outputs`, and `membranes` (v before its reset) where these are kept."""
+    v, current = neurons.leak.to(outputs).expand_as(outputs[0]), torch.zeros_like(outputs[0])
     scratch, after = torch.empty_like(current), torch.empty_like(current)
     unkept = torch.empty_like(after) if membranes is None else after
     for step, drive in enumerate(inputs.unbind()):
         before = unkept if membranes is None else membranes[step]
         if neurons.decay is not None:
             drive = current.add_(drive)
-        torch.add(v, _pull(neurons, v, drive, scratch).mul_(neurons.gain), out=before)
+        # leak - v + drive, in the order of the cell's own sum
+        if neurons.adds_leak:
+            pull = torch.add(drive, neurons.leak, out=scratch).sub_(v)
+        else:
+            pull = torch.sub(neurons.leak, v, out=scratch).add_(drive)
+        torch.add(v, pull.mul_(neurons.gain), out=before)
         if neurons.decay is not None:
             current.add_(torch.mul(current, neurons.decay, out=scratch))
         if neurons.threshold is None or neurons.reset is None:
             v = before
             continue
-        fired = torch.gt(torch.sub(before, neurons.threshold, out=scratch), 0, out=answers[step])
+        fired = torch.gt(torch.sub(before, neurons.threshold, out=scratch), 0, out=outputs[step])
         v = torch.mul(torch.sub(1, fired, out=scratch), before, out=after)
         v.add_(torch.mul(fired, neurons.reset, out=scratch))
 
 
-def _pull(neurons: Neurons, v: torch.Tensor, drive: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    """What v is drawn by: leak - v + drive, in the order of the cell's own sum."""
-    if neurons.adds_leak:
-        return torch.add(drive, neurons.leak, out=out).sub_(v)
-    return torch.sub(neurons.leak, v, out=out).add_(drive)
-
-
-def backward_in_torch(neurons: Neurons, answers: torch.Tensor, membranes: torch.Tensor, inputs: torch.Tensor) -> None:
-    """Gradients by the inputs, into `inputs`, from those by the answers; `membranes` holds v before its reset."""
+def backward_in_torch(neurons: NeuronParameters, outputs: torch.Tensor, membranes: torch.Tensor, inputs: torch.Tensor) -> None:
+    """Compute gradients by the inputs into `inputs` from those by the outputs, with v before its reset in `membranes`."""
     v, current, scratch = torch.zeros_like(inputs[0]), torch.zeros_like(inputs[0]), torch.empty_like(inputs[0])
     for step in reversed(range(len(inputs))):
-        gradient, out = answers[step], inputs[step]
+        gradient, out = outputs[step], inputs[step]
         if neurons.threshold is None or neurons.reset is None:
             v.add_(gradient)
         else:
@@ -105,3 +110,112 @@ def backward_in_torch(neurons: Neurons, answers: torch.Tensor, membranes: torch.
         if neurons.decay is not None:
             current.add_(torch.mul(current, neurons.decay, out=scratch)).add_(out)
             out.copy_(current)
+
+
+def forward_compiled(
+    neurons: NeuronParameters, inputs: torch.Tensor, outputs: torch.Tensor, membranes: torch.Tensor | None
+) -> None:
+    """Run all steps in compiled loops on the CPU, float32; arguments as of `forward_in_torch`."""
+    gain, leak, decay, threshold, reset = _of_each(neurons, inputs)
+    sources = _flat(inputs[:1] if len(inputs) and inputs.stride(0) == 0 else inputs)
+    targets, kept = _flat(outputs), None if membranes is None else _flat(membranes)
+
+    def chunk(start: int, stop: int) -> None:
+        _forward(sources, targets, kept, gain, leak, decay, threshold, reset, neurons.adds_leak, start, stop)
+
+    WorkerPool(torch.get_num_threads()).map_ranges(chunk, targets.shape[1], parallel=targets.size > PARALLEL_UPDATES)
+
+
+def backward_compiled(neurons: NeuronParameters, outputs: torch.Tensor, membranes: torch.Tensor, inputs: torch.Tensor) -> None:
+    """Compute gradients in compiled loops on the CPU, float32; arguments as of `backward_in_torch`."""
+    gain, _, decay, threshold, reset = _of_each(neurons, outputs)
+    sources, kept, targets = _flat(outputs), _flat(membranes), _flat(inputs)
+
+    def chunk(start: int, stop: int) -> None:
+        _backward(sources, kept, targets, gain, decay, threshold, reset, start, stop)
+
+    WorkerPool(torch.get_num_threads()).map_ranges(chunk, targets.shape[1], parallel=targets.size > PARALLEL_UPDATES)
+
+
+def _of_each(neurons: NeuronParameters, inputs: torch.Tensor) -> list[Any]:
+    """Expand gain, leak, decay, threshold and reset to the neurons of a sample: arrays (n,), or None as in `NeuronParameters`."""
+    numbers = (neurons.gain, neurons.leak, neurons.decay, neurons.threshold, neurons.reset)
+    shape = inputs.shape[2:]
+    return [None if number is None else number.float().expand(shape).reshape(-1).numpy() for number in numbers]
+
+
+def _flat(tensor: torch.Tensor) -> Array:
+    """Flatten to a contiguous array (n_steps, batch, n), without a copy where the tensor allows it."""
+    array: Array = tensor.detach().contiguous().view(*tensor.shape[:2], math.prod(tensor.shape[2:])).numpy()
+    return array
+
+
+@compiled
+def _forward(
+    inputs: Array, outputs: Array, membranes: Array | None, gain: Array, leak: Array, decay: Array | None,
+    threshold: Array | None, reset: Array | None, adds_leak: bool, start: int, stop: int,
+) -> None:  # fmt: skip
+    """Fill the outputs of samples start..stop - 1, from the initial state.
+
+    Parameters
+    ----------
+    inputs : array (n_steps or 1, batch, n)
+        One step stands for all of them.
+    outputs : array (n_steps, batch, n)
+        Filled with spikes, or with membranes where there is no threshold.
+    membranes : array (n_steps, batch, n) or None
+        Filled with membranes before their reset.
+    gain, leak, decay, threshold, reset : array (n,) or None
+        Of each neuron, as `NeuronParameters` has them.
+    """
+    n_steps, _, n = outputs.shape
+    v, current = np.empty(n, np.float32), np.empty(n, np.float32)
+    for sample in range(start, stop):
+        v[:] = leak
+        current[:] = _ZERO
+        for step in range(n_steps):
+            drives, output = inputs[min(step, inputs.shape[0] - 1), sample], outputs[step, sample]
+            for i in range(n):
+                drive = drives[i]
+                if decay is not None:
+                    drive = current[i] + drive
+                    current[i] = drive + drive * decay[i]
+                pull = (drive + leak[i]) - v[i] if adds_leak else (leak[i] - v[i]) + drive
+                before = v[i] + pull * gain[i]
+                if threshold is None or reset is None:
+                    v[i] = before
+                    output[i] = before
+                else:
+                    if membranes is not None:
+                        membranes[step, sample, i] = before
+                    fired = _ONE if before - threshold[i] > _ZERO else _ZERO
+                    v[i] = (_ONE - fired) * before + fired * reset[i]
+                    output[i] = fired
+
+
+@compiled
+def _backward(
+    gradients: Array, membranes: Array, by_inputs: Array, gain: Array, decay: Array | None,
+    threshold: Array | None, reset: Array | None, start: int, stop: int,
+) -> None:  # fmt: skip
+    """Fill `by_inputs` (n_steps, batch, n) with gradients by the inputs, from those by the outputs; otherwise as `_forward`."""
+    n_steps, _, n = gradients.shape
+    v, current = np.empty(n, np.float32), np.empty(n, np.float32)
+    for sample in range(start, stop):
+        v[:] = _ZERO
+        current[:] = _ZERO
+        for step in range(n_steps - 1, -1, -1):
+            gradient, out = gradients[step, sample], by_inputs[step, sample]
+            for i in range(n):
+                by_v = v[i] + gradient[i]
+                if threshold is not None and reset is not None:
+                    above = membranes[step, sample, i] - threshold[i]
+                    by_spike = (reset[i] - membranes[step, sample, i]) * v[i] + gradient[i]
+                    steepness = np.abs(above) + _ONE
+                    by_v = (v[i] if above <= _ZERO else _ZERO) + by_spike / (steepness * steepness)
+                by_drive = by_v * gain[i]
+                v[i] = by_v - by_drive
+                if decay is not None:
+                    by_drive = (current[i] + current[i] * decay[i]) + by_drive
+                    current[i] = by_drive
+                out[i] = by_drive

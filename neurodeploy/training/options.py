@@ -1,4 +1,4 @@
-"""What a training run is told."""
+"""Options of a training run."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class FitOptions:
     Attributes
     ----------
     epochs_dense, epochs_compress, epochs_finetune : int
-        Epochs of the three phases: all weights; into the budget; with the survivors alone. 0 skips a phase (a model that
-        is trained already has 0 dense epochs); without a budget only the dense phase runs.
+        Epochs of the three phases: training all weights; compressing into the budget; training the kept weights. 0 skips a
+        phase (0 dense epochs for a trained model); without a budget only the dense phase runs.
     learning_rate : float
-        Above 0. The dense phase and the fine-tuning end it on a half cosine down to a twentieth of it.
+        Above 0. In the dense and finetune phases it falls along a half cosine to a twentieth.
     n_steps : int
-        Time steps that a static image is coded into; data that is in time already has its own.
+        Time steps that a static image is encoded into; data in time has its own.
     encoder : str or callable
         ``"rate"``, ``"latency"``, ``"direct"`` (15 levels; `Direct` has others), or intensities (batch, \\*shape) and n_steps to
         spikes (batch, n_steps, \\*shape).
@@ -44,21 +44,21 @@ class FitOptions:
     optimizer : callable
         (parameters, learning rate) -> torch optimizer; each phase starts a new one.
     mask_interval : int
-        Steps between two choices of the surviving synapses; fewer (5) help where an epoch has few steps.
+        Steps between two selections of synapses; 5 is better where an epoch has few steps.
     compress_share : float
         Share of the compress phase, in 0..1, after which the full budget is in force.
     distill : float
-        Share of the loss, 0..1, that compares answers with those of the model as the compression found it (its softened classes,
-        Hinton et al., arXiv 1503.02531), in the phases that follow; costs a forward pass a step.
+        Share of the loss, 0..1, that compares the outputs with those of the model before compression (distillation with softened
+        classes, Hinton et al., arXiv 1503.02531); costs a forward pass per step.
     temperature : float
-        What softens them, above 0.
+        Temperature of the softened classes, above 0.
     learn_decays : bool
-        The decays of the model's Norse cells learn with its weights (`learn_decays`).
+        Train the decays of the model's Norse cells with its weights (`learn_decays`).
     amp : str or None
-        ``"bf16"``: weights times spikes in bfloat16 while training (autocast), on a GPU or a CPU that is fast in it (AMX);
-        neurons, loss and weights stay in float32, and so does every evaluation.
+        ``"bf16"``: matrix products in bfloat16 while training (autocast), for GPUs and CPUs with AMX; neurons, loss, weights and
+        every evaluation stay in float32.
     seed : int
-        Of the order of the samples and of whatever is random in the model.
+        Seed of the order of the samples and of all random draws of the model.
     """
 
     epochs_dense: int = 10
@@ -79,10 +79,11 @@ class FitOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs_dense", "epochs_compress", "epochs_finetune", "seed"):
-            _check_whole(name, getattr(self, name), 0)
-        for name in ("n_steps", "mask_interval"):
-            _check_whole(name, getattr(self, name), 1)
+        at_least_one = ("n_steps", "mask_interval")
+        for name in ("epochs_dense", "epochs_compress", "epochs_finetune", "seed", *at_least_one):
+            value, least = getattr(self, name), int(name in at_least_one)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise RequestError(name, f"is {value!r}, not a whole number of at least {least}")
         for name in ("learning_rate", "temperature"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise RequestError(name, f"is {getattr(self, name)}, not a number above 0")
@@ -97,8 +98,3 @@ class FitOptions:
                 raise RequestError(name, f"is {type(getattr(self, name)).__name__}, not a function")
         encoder_of(self.encoder)
         readout_of(self.readout)
-
-
-def _check_whole(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise RequestError(name, f"is {value!r}, not a whole number of at least {least}")

@@ -1,4 +1,4 @@
-"""How far a training run is."""
+"""Progress of a training run: the record of a step, and bars on a terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.text import Text
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """A training step that is done.
+    """A finished training step.
 
     Attributes
     ----------
@@ -27,12 +27,12 @@ class Step:
     loss : float
         Of this step's batch.
     accuracy : float
-        Of the epoch so far, 0..1; NaN where targets are no classes.
+        Of the epoch so far, 0..1; NaN where targets are not classes.
     overruns : mapping of resource to float
-        Usage over budget less one of the constraint that is furthest over, for each resource; empty before the survivors were
-        chosen for the first time.
+        Usage over budget less one of the most violated constraint of each resource; empty before the first selection of
+        synapses.
     prices : mapping of resource to float
-        The highest price of a constraint (z of the minimax form), for each resource.
+        Highest shadow price of each resource.
     """
 
     phase: str
@@ -47,7 +47,7 @@ class Step:
 
     @property
     def overrun(self) -> float | None:
-        """The largest of all; None before the survivors were chosen for the first time."""
+        """Largest of `overruns`; None before the first selection of synapses."""
         return max(self.overruns.values(), default=None)
 
 
@@ -55,7 +55,7 @@ Progress: TypeAlias = Callable[[Step], None]
 
 
 def worst(constraints: Mapping[str, float]) -> dict[str, float]:
-    """The largest number of each resource, which is the last word of a constraint's name."""
+    """Largest value of each resource, which is the last word of a constraint's name."""
     found: dict[str, float] = {}
     for name, value in constraints.items():
         resource = name.rpartition(" ")[2]
@@ -67,7 +67,7 @@ _SHORT = {"synapse_memory_bits": "memory", "input_axons": "axons in", "output_ax
 
 
 def pressure(step: Step) -> str:
-    """How far each resource is over its budget at worst, and its price z where it has one: a line."""
+    """Format the worst overrun of each resource, and its price z if there is one, in a line."""
     parts = []
     for resource, overrun in step.overruns.items():
         price = step.prices.get(resource, 0.0)
@@ -76,21 +76,21 @@ def pressure(step: Step) -> str:
 
 
 class _Bars(Bars):
-    """Bars, and a line below them."""
+    """Bars with a line of text below them."""
 
     below = ""
 
     def get_renderables(self) -> Iterator[RenderableType]:
-        """As rich asks for them."""
+        """Bars, then the line, for rich."""
         yield from super().get_renderables()
         if self.below:
             yield Text(self.below, no_wrap=True, overflow="ellipsis")
 
 
 class ProgressBars:
-    """On a terminal a bar for every phase, with loss and accuracy, and a line for what the budget says: overruns and prices.
+    """A bar on the terminal for every phase, with loss and accuracy, and a line with overruns and prices; fits 80 columns.
 
-    Silent in a pipe. Use it as ``with ProgressBars() as progress: fit(...)``. It fits 80 columns.
+    Silent in a pipe. Use it as ``with ProgressBars() as progress: fit(..., progress=progress)``.
     """
 
     def __init__(self, console: Console | None = None) -> None:

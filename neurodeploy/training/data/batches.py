@@ -1,7 +1,4 @@
-"""What an epoch of training changes in its samples, at random.
-
-Samples in batches: in which order, changed how, and which of them are held out.
-"""
+"""Batches of samples, their random augmentation, and splits into training and test data."""
 
 from __future__ import annotations
 
@@ -18,24 +15,22 @@ from numpy.typing import NDArray
 from neurodeploy.errors import DataError, RequestError
 from neurodeploy.training.forward import Data
 
-# -------------------- training.data.augmentation
-
 
 class Augmentation(Protocol):
-    """A change of inputs, in two halves: what is random about it, and the change."""
+    """A random change of inputs, in two parts: the random draw, and the change that it determines."""
 
     def draw(self, n: int, generator: torch.Generator) -> torch.Tensor:
-        """What `n` samples are changed by, (n, \\*any)."""
+        """Draw the random numbers of `n` samples, (n, \\*any)."""
 
     def __call__(self, inputs: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
-        """Inputs (batch, \\*shape) changed by what was drawn for them, (batch, \\*any)."""
+        """Change inputs (batch, \\*shape) by the numbers drawn for them, (batch, \\*any)."""
 
 
 @dataclass(frozen=True, slots=True)
 class RandomShift:
-    """Images, or spikes in time, moved by up to so many pixels along both sides; what comes in from outside is 0.
+    """Shift images, or spikes in time, by up to `pixels` along both axes; new pixels are 0.
 
-    The last two axes are rows and columns; all others of a sample move together.
+    The last two axes are rows and columns; all others of a sample change together.
 
     Attributes
     ----------
@@ -50,11 +45,11 @@ class RandomShift:
             raise RequestError("pixels", f"are {self.pixels}, not at least 1")
 
     def draw(self, n: int, generator: torch.Generator) -> torch.Tensor:
-        """Down and to the right by -pixels..pixels each, int64 (n, 2)."""
+        """Draw shifts down and to the right in -pixels..pixels, int64 (n, 2)."""
         return torch.randint(-self.pixels, self.pixels + 1, (n, 2), generator=generator)
 
     def __call__(self, inputs: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
-        """Inputs (batch, \\*any, height, width), each moved by its own (down, right)."""
+        """Shift inputs (batch, \\*any, height, width), each by its own (down, right)."""
         if inputs.ndim < 3:
             raise DataError("inputs", f"of shape {tuple(inputs.shape)} have no rows and columns to shift")
         height, width = inputs.shape[-2:]
@@ -64,38 +59,38 @@ class RandomShift:
         from_ = self.pixels - drawn
         rows = (torch.arange(height) + from_[:, :1])[:, :, None]
         columns = (torch.arange(width) + from_[:, 1:])[:, None, :]
-        moved = padded[torch.arange(len(inputs))[:, None, None], :, rows, columns]  # channels last: indexing puts them there
+        moved = padded[torch.arange(len(inputs))[:, None, None], :, rows, columns]  # indexing moves channels to the end
         return moved.movedim(-1, 1).reshape(inputs.shape)
 
 
 @dataclass(frozen=True, slots=True)
 class RandomFlip:
-    """Images, or spikes in time, seen in a mirror, left and right exchanged, every other time on average."""
+    """Mirror images, or spikes in time, left to right with probability 1/2."""
 
     def draw(self, n: int, generator: torch.Generator) -> torch.Tensor:
-        """Whether, bool (n,)."""
+        """Draw whether to flip, bool (n,)."""
         return torch.randint(2, (n,), generator=generator).bool()
 
     def __call__(self, inputs: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
-        """Inputs (batch, \\*any, width), those flipped that were drawn so."""
+        """Flip the inputs (batch, \\*any, width) that were drawn."""
         return torch.where(drawn.view(-1, *[1] * (inputs.ndim - 1)), inputs.flip(-1), inputs)
 
 
 @dataclass(frozen=True, slots=True)
 class RandomAffine:
-    """Images, or spikes in time, turned, made larger or smaller, slanted and moved, each sample in its own way.
+    """Rotate, scale, shear and shift images, or spikes in time, each sample differently.
 
-    The last two axes are rows and columns; all others of a sample move together. Pixels are read between four neighbours, so
-    spikes become shares of spikes; what comes in from outside is 0.
+    The last two axes are rows and columns; all others of a sample change together. Pixels are interpolated
+    bilinearly, so spikes become fractions of spikes; new pixels are 0.
 
     Attributes
     ----------
     degrees : float
-        Turned by up to so much to either side, and rows slanted likewise; 0..45.
+        Largest rotation to either side, and largest shear; 0..45.
     scale : float
-        Sides longer or shorter by up to this share, each by its own; in 0..1, 1 left out.
+        Largest relative change of each side; at least 0, below 1.
     pixels : float
-        Moved by up to so many along both sides, at least 0.
+        Largest shift along both axes, at least 0.
     """
 
     degrees: float = 10.0
@@ -108,13 +103,13 @@ class RandomAffine:
                 raise RequestError(name, f"is {getattr(self, name)}, not within 0..{most:g}")
 
     def draw(self, n: int, generator: torch.Generator) -> torch.Tensor:
-        """Turn and slant in radians, scale of rows and of columns, move down and to the right in pixels: float (n, 6)."""
+        """Draw rotation and shear in radians, scale of rows and columns, shift down and to the right in pixels: float (n, 6)."""
         most = math.radians(self.degrees)
         sides = torch.tensor([most, most, self.scale, self.scale, self.pixels, self.pixels])
         return (2 * torch.rand(n, 6, generator=generator) - 1) * sides + torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0, 0.0])
 
     def __call__(self, inputs: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
-        """Inputs (batch, \\*any, height, width), each changed by its own six numbers; float32."""
+        """Change inputs (batch, \\*any, height, width), each by its own six numbers; float32."""
         if inputs.ndim < 3:
             raise DataError("inputs", f"of shape {tuple(inputs.shape)} have no rows and columns to turn")
         height, width = inputs.shape[-2:]
@@ -130,20 +125,17 @@ class RandomAffine:
         return torch.nn.functional.grid_sample(images, grid, align_corners=True).reshape(inputs.shape)
 
 
-# -------------------- training.data.batches
-
-
 class Samples(Protocol):
-    """Inputs that are made when they are asked for; a tensor (n, \\*shape) is one such."""
+    """Inputs that are made on access; a tensor (n, \\*shape) is one kind."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, which: torch.Tensor, /) -> torch.Tensor:
-        """The inputs (len(which), \\*shape) of these numbers, int64 (len(which),)."""
+        """Return the inputs (len(which), \\*shape) of these numbers, int64 (len(which),)."""
 
 
 class Intensities:
-    """Images kept as bytes, a quarter of the memory; in 0..1, float32, when asked for."""
+    """Images kept as bytes, a quarter of the memory; float32 in 0..1 on access."""
 
     def __init__(self, images: torch.Tensor) -> None:
         self._images = images
@@ -155,8 +147,8 @@ class Intensities:
         return self._images[which].to(torch.float32) / 255
 
 
-class _Part:
-    """Some of the samples, in the order of `which`."""
+class _Subset:
+    """Some samples, in the order of `which`."""
 
     def __init__(self, whole: Samples, which: torch.Tensor) -> None:
         self._whole, self._which = whole, which
@@ -169,7 +161,7 @@ class _Part:
 
 
 class Batches:
-    """Samples in batches, in their own order or, for an epoch of training, in one that a generator draws.
+    """Samples in batches, in their own order or, for a training epoch, in a random one.
 
     Parameters
     ----------
@@ -178,7 +170,7 @@ class Batches:
     batch_size : int
         The last batch may be smaller.
     augmentations : sequence of Augmentation
-        What an epoch of training changes in its inputs, one after the other; samples in their own order stay as they are.
+        Applied one after the other to the inputs of a training epoch; samples in their own order stay unchanged.
     """
 
     def __init__(
@@ -205,10 +197,10 @@ class Batches:
         return self._in_order(torch.arange(len(self.inputs)), [])
 
     def shuffled(self, generator: torch.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """All samples once, in an order drawn from the generator, and changed as it draws.
+        """Iterate over all samples once, in a random order, augmented.
 
-        Everything is drawn here and now, for every sample: what a sample becomes does not depend on the size of batches, nor
-        on how many of them are taken.
+        All random numbers are drawn at the call, for every sample: a sample's augmentation depends neither on the batch size
+        nor on how many batches are taken.
         """
         n = len(self.inputs)
         order = torch.randperm(n, generator=generator)
@@ -226,16 +218,16 @@ class Batches:
 
     @property
     def fingerprint(self) -> str:
-        """Which samples these are, and in which batches, in a few letters: of every target, and of the first input."""
-        told = sha256(repr((tuple(self.inputs[torch.arange(1)].shape), self.batch_size, self.augmentations)).encode())
+        """Hash of the batch size, the augmentations, all targets and the first input: 16 letters that tell data sets apart."""
+        digest = sha256(repr((tuple(self.inputs[torch.arange(1)].shape), self.batch_size, self.augmentations)).encode())
         for tensor in (self.targets, self.inputs[torch.arange(1)]):
-            told.update(tensor.contiguous().cpu().numpy().tobytes())
-        return told.hexdigest()[:16]
+            digest.update(tensor.contiguous().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def part(self, which: torch.Tensor | Sequence[int]) -> Batches:
-        """Batches of the samples of these numbers alone."""
+        """Return batches of the samples with these numbers."""
         which = torch.as_tensor(which, dtype=torch.int64)
-        return Batches(_Part(self.inputs, which), self.targets[which], self.batch_size, self.augmentations)
+        return Batches(_Subset(self.inputs, which), self.targets[which], self.batch_size, self.augmentations)
 
 
 class DataSplit(NamedTuple):
@@ -245,7 +237,7 @@ class DataSplit(NamedTuple):
     ----------
     train, test : iterable of (input, target)
     input_shape : tuple of int
-        Of an input as the batches hold it, without the batch: an image's, or (n_steps, \\*shape) of spikes in time.
+        Shape of one input in the batches: an image's, or (n_steps, \\*shape) of spikes in time.
     n_classes : int
     """
 
@@ -255,42 +247,38 @@ class DataSplit(NamedTuple):
     n_classes: int
 
     def for_choices(self, share: float = 1 / 6, *, seed: int = 0) -> DataSplit:
-        """The training data, split once more: what is chosen by `test` of this split is not chosen by held-out data.
+        """Split the training data once more, so that settings can be chosen without the real test data.
 
         Parameters
         ----------
         share : float
-            Of each class, above 0 and below 1, what goes into `test`; a sixth of MNIST's 60,000 are as many as its own test.
+            Share of each class that goes into `test`, above 0 and below 1; a sixth of MNIST's 60,000 equals its own test set.
         seed : int
-            Decides which samples these are.
+            Seed of the split.
 
         Raises
         ------
         DataError
-            Training data that are no `Batches`, or too few for both halves.
+            Training data that are not `Batches`, or too few for both halves.
         """
         if not isinstance(self.train, Batches):
             raise DataError("data", f"is {type(self.train).__name__}, which cannot be split", remedy="Let it be Batches.")
         if not 0 < share < 1:
             raise RequestError("share", f"is {share}, not above 0 and below 1")
-        kept, held_out = _split(self.train.targets, share, torch.Generator().manual_seed(seed))
+        targets, generator = self.train.targets, torch.Generator().manual_seed(seed)
+        is_held_out = torch.zeros(len(targets), dtype=torch.bool)
+        for label in sorted(set(targets.tolist())):
+            of_class = torch.nonzero(targets == label)[:, 0]
+            drawn = torch.randperm(len(of_class), generator=generator)[: round(share * len(of_class))]
+            is_held_out[of_class[drawn]] = True
+        kept, held_out = torch.nonzero(~is_held_out)[:, 0], torch.nonzero(is_held_out)[:, 0]
         if not (len(kept) and len(held_out)):
             raise DataError("data", f"has too few samples ({len(self.train.targets)}) to hold {share:.3g} of each class out")
         return self._replace(train=self.train.part(kept), test=self.train.part(held_out))
 
     def augmented(self, *augmentations: Augmentation) -> DataSplit:
-        """The same data, its training inputs changed anew in every epoch, in the order of the augmentations."""
+        """Return the same data with augmented training inputs, changed differently in every epoch."""
         if not isinstance(self.train, Batches):
             raise DataError("data", f"is {type(self.train).__name__}, which cannot be augmented", remedy="Let it be Batches.")
         was = self.train
         return self._replace(train=Batches(was.inputs, was.targets, was.batch_size, (*was.augmentations, *augmentations)))
-
-
-def _split(targets: torch.Tensor, share: float, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Numbers of the samples that are kept, and of those held out: round(share * n) of the n samples of each class."""
-    held_out = torch.zeros(len(targets), dtype=torch.bool)
-    for label in sorted(set(targets.tolist())):
-        of_class = torch.nonzero(targets == label)[:, 0]
-        drawn = torch.randperm(len(of_class), generator=generator)[: round(share * len(of_class))]
-        held_out[of_class[drawn]] = True
-    return torch.nonzero(~held_out)[:, 0], torch.nonzero(held_out)[:, 0]

@@ -1,13 +1,4 @@
-"""Scikit-learn's digits, which come with it.
-
-Images that torchvision reads, and fetches where they are not there yet.
-
-MNIST in one .npz file, as Keras hands it out.
-
-Data that a function of the user's makes.
-
-Which data set is meant, and where its files are.
-"""
+"""Data sets by name: scikit-learn's digits, torchvision's images, tonic's recordings, MNIST in an .npz file, user factories."""
 
 from __future__ import annotations
 
@@ -16,27 +7,103 @@ import sys
 import zipfile
 from collections.abc import Mapping
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neurodeploy.errors import DataError, RequestError
+from neurodeploy.errors import DataError, RequestError, unsupported_kind
 from neurodeploy.frontends.factories import call_factory
 from neurodeploy.training.data.batches import Batches, DataSplit, Intensities
-from neurodeploy.training.data.catalogue import CATALOGUE, DataSet
 from neurodeploy.training.data.recordings import load_recordings
 
-# -------------------- training.data.digits
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSet:
+    """A published data set.
+
+    Attributes
+    ----------
+    name : str
+    input_shape : tuple of int
+        (channels, height, width) of an image; (polarities, height, width) or (channels,) of a step of a recording.
+    n_classes, n_train, n_test : int
+    reader : str
+        Library that reads its files.
+    class_name : str
+        Its name in that library.
+    batch_size : int
+        Default.
+    has_one_half : bool
+        Whether it is published as one set; a part of it is then the test set.
+    packages : tuple of str
+        Optional packages that read it.
+    source : str
+        Authors.
+    """
+
+    name: str
+    input_shape: tuple[int, ...]
+    n_classes: int = 10
+    n_train: int
+    n_test: int
+    reader: Literal["scikit-learn", "torchvision", "tonic"]
+    class_name: str
+    batch_size: int = 256
+    has_one_half: bool = False
+    packages: tuple[str, ...] = ()
+    source: str
+
+
+CATALOGUE = {one.name: one for one in (
+    DataSet(
+        name="digits", input_shape=(1, 8, 8), n_train=1343, n_test=454, reader="scikit-learn", class_name="load_digits",
+        batch_size=64, source="Alpaydin 1998, Optical Recognition of Handwritten Digits, UCI: its test set, split anew",
+    ),
+    DataSet(
+        name="mnist", input_shape=(1, 28, 28), n_train=60_000, n_test=10_000, reader="torchvision", class_name="MNIST",
+        source="LeCun, Bottou, Bengio and Haffner 1998, Gradient-based learning applied to document recognition",
+    ),
+    DataSet(
+        name="fashion-mnist", input_shape=(1, 28, 28), n_train=60_000, n_test=10_000, reader="torchvision",
+        class_name="FashionMNIST", source="Xiao, Rasul and Vollgraf 2017, arXiv 1708.07747",
+    ),
+    DataSet(
+        name="cifar10", input_shape=(3, 32, 32), n_train=50_000, n_test=10_000, reader="torchvision", class_name="CIFAR10",
+        source="Krizhevsky 2009, Learning multiple layers of features from tiny images",
+    ),
+    DataSet(
+        name="n-mnist", input_shape=(2, 34, 34), n_train=60_000, n_test=10_000, reader="tonic", class_name="NMNIST",
+        packages=("tonic",), source="Orchard, Jayawant, Cohen and Thakor 2015, Frontiers in Neuroscience 9:437",
+    ),
+    DataSet(
+        name="dvs-gesture", input_shape=(2, 128, 128), n_classes=11, n_train=1077, n_test=264, reader="tonic",
+        class_name="DVSGesture", batch_size=16, packages=("tonic",),
+        source="Amir et al. 2017, CVPR, pages 7243-7252; cut into gestures by tonic's authors",
+    ),
+    DataSet(
+        name="cifar10-dvs", input_shape=(2, 128, 128), n_train=9000, n_test=1000, reader="tonic", class_name="CIFAR10DVS",
+        batch_size=16, has_one_half=True, packages=("tonic", "aedat"),
+        source="Li, Liu, Ji, Li and Shi 2017, Frontiers in Neuroscience 11:309",
+    ),
+    DataSet(
+        name="shd", input_shape=(700,), n_classes=20, n_train=8156, n_test=2264, reader="tonic", class_name="SHD",
+        packages=("tonic",),
+        source="Cramer, Stradmann, Schemmel and Zenke 2020, IEEE Transactions on Neural Networks and Learning Systems",
+    ),
+)}  # fmt: skip
+"""Data sets by name."""
 
 _TEST_EVERY = 4
+"""Of scikit-learn's digits, every fourth sample of a class is in the test set."""
 
 
 def load_digits(batch_size: int) -> DataSplit:
-    """1,797 digits (1, 8, 8) of 17 grey levels; the first, fifth, ninth ... of a class are held out."""
-    from sklearn.datasets import load_digits as load  # a second to import, and for this data set only
+    """Load 1,797 digits (1, 8, 8) of 17 grey levels; the first, fifth, ninth ... of a class are the test set."""
+    from sklearn.datasets import load_digits as load  # takes a second to import
 
     digits = load()
     images, labels = torch.tensor(digits.images / 16, dtype=torch.float32).unsqueeze(1), torch.tensor(digits.target)
@@ -51,93 +118,76 @@ def load_digits(batch_size: int) -> DataSplit:
     )
 
 
-# -------------------- training.data.pictures
-
-
 def load_pictures(of: DataSet, folder: Path, batch_size: int) -> DataSplit:
-    """Images (channels, height, width) of a data set whose files lie in `folder` as torchvision lays them.
+    """Load images (channels, height, width) of a data set with torchvision, from its files in `folder`.
 
     Raises
     ------
     DataError
-        Files that are not there and cannot be fetched, or damaged ones.
+        Files are missing and cannot be downloaded, or damaged.
     """
-    halves = [_half(_read_pictures(of, folder, train=train), batch_size) for train in (True, False)]
+    halves = []
+    for train in (True, False):
+        try:
+            from torchvision import datasets
+
+            with redirect_stdout(sys.stderr):  # torchvision prints its progress to stdout, where our results go
+                read = getattr(datasets, of.class_name)(str(folder), train=train, download=True)
+        except (ImportError, OSError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:120]
+            remedy = f"Put the files that torchvision's {of.class_name} reads into {folder}, or name their folder."
+            raise DataError(of.name, f"cannot be loaded ({reason})", remedy=remedy) from error
+        images = torch.as_tensor(read.data)
+        bytes_ = images.unsqueeze(1) if images.ndim == 3 else images.movedim(-1, 1)  # (n, rows, columns[, channels])
+        halves.append(Batches(Intensities(bytes_.contiguous()), torch.as_tensor(read.targets), batch_size))
     return DataSplit(train=halves[0], test=halves[1], input_shape=of.input_shape, n_classes=of.n_classes)
 
 
-def _read_pictures(of: DataSet, folder: Path, *, train: bool) -> Any:
-    try:
-        from torchvision import datasets
-
-        with redirect_stdout(sys.stderr):  # where news goes; torchvision prints its own among the results
-            return getattr(datasets, of.called)(str(folder), train=train, download=True)
-    except (ImportError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        remedy = f"Put the files that torchvision's {of.called} reads into {folder}, or name their folder."
-        raise DataError(of.name, f"cannot be had ({reason})", remedy=remedy) from error
-
-
-def _half(read: Any, batch_size: int) -> Batches:
-    images = torch.as_tensor(read.data)
-    bytes_ = images.unsqueeze(1) if images.ndim == 3 else images.movedim(-1, 1)  # (n, rows, columns[, channels])
-    return Batches(Intensities(bytes_.contiguous()), torch.as_tensor(read.targets), batch_size)
-
-
-# -------------------- training.data.npz
-
-KEYS = ("x_train", "y_train", "x_test", "y_test")
+NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
 def load_npz(path: Path, batch_size: int) -> DataSplit:
-    """Bytes x_train, x_test (n, 28, 28) and their y_train, y_test (n,), as images (1, 28, 28).
+    """Load images (1, 28, 28) from bytes x_train, x_test (n, 28, 28) and labels y_train, y_test (n,).
 
     Raises
     ------
     DataError
-        A file that is missing or not what it should be.
+        The file is missing, or has other contents.
     """
     arrays, halves = _read_npz(path), []
     for half in ("train", "test"):
         images, labels = arrays[f"x_{half}"], arrays[f"y_{half}"]
-        _check(images, labels, half, str(path))
+        if images.dtype != np.uint8 or images.shape[1:] not in ((28, 28), (784,)):
+            raise DataError(str(path), f"x_{half} is {images.dtype} {images.shape}, not bytes (n, 28, 28)")
+        if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+            raise DataError(str(path), f"y_{half} is {labels.dtype} {labels.shape}, not whole numbers ({len(images)},)")
+        if len(labels) == 0:
+            raise DataError(str(path), f"x_{half} holds no images")
+        if labels.min() < 0 or labels.max() > 9:
+            raise DataError(str(path), f"y_{half} holds labels {labels.min()}..{labels.max()}, not 0..9")
         bytes_ = torch.from_numpy(images.reshape(-1, 1, 28, 28))
         halves.append(Batches(Intensities(bytes_), torch.from_numpy(labels.astype(np.int64)), batch_size))
     return DataSplit(train=halves[0], test=halves[1], input_shape=(1, 28, 28), n_classes=10)
 
 
-def _check(images: NDArray[Any], labels: NDArray[Any], half: str, where: str) -> None:
-    if images.dtype != np.uint8 or images.shape[1:] not in ((28, 28), (784,)):
-        raise DataError(where, f"x_{half} is {images.dtype} {images.shape}, not bytes (n, 28, 28)")
-    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
-        raise DataError(where, f"y_{half} is {labels.dtype} {labels.shape}, not whole numbers ({len(images)},)")
-    if len(labels) == 0:
-        raise DataError(where, f"x_{half} holds no images")
-    if labels.min() < 0 or labels.max() > 9:
-        raise DataError(where, f"y_{half} holds labels {labels.min()}..{labels.max()}, not 0..9")
-
-
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
     if not path.is_file():
-        raise DataError(str(path), "no such file", remedy=f"Give an .npz file with {', '.join(KEYS)}.")
+        raise DataError(str(path), "no such file", remedy=f"Give an .npz file with {', '.join(NPZ_KEYS)}.")
     try:
         with path.open("rb") as file:  # np.load leaves a file open that it cannot read
             arrays = np.load(file, allow_pickle=False)
             if not isinstance(arrays, Mapping):
                 raise DataError(str(path), "is a single array, not an .npz file")
-            missing = [key for key in KEYS if key not in arrays]
+            missing = [key for key in NPZ_KEYS if key not in arrays]
             if missing:
                 raise DataError(str(path), f"has no {', '.join(missing)}", remedy=f"It has {', '.join(arrays) or 'nothing'}.")
-            return {key: arrays[key] for key in KEYS}
+            return {key: arrays[key] for key in NPZ_KEYS}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(str(path), f"is not an .npz file of numbers ({' '.join(str(error).split())[:120]})") from error
 
 
-# -------------------- training.data.factory
-
-
 def load_from_factory(spec: str) -> DataSplit:
-    """What the function that `spec` names returns, looked through once."""
+    """Load the data that a function named by `spec` returns, and check all of it once."""
     made = call_factory(spec)
     if not isinstance(made, (tuple, list)) or len(made) != 2:
         raise DataError(spec, f"returned {type(made).__name__}, not a pair (train, test)")
@@ -152,7 +202,7 @@ def load_from_factory(spec: str) -> DataSplit:
 
 
 def _survey(data: Any, where: str) -> tuple[tuple[int, ...], int]:
-    """Shape of an input, and the largest class, over all batches."""
+    """Return the shape of an input and the largest class, over all batches."""
     try:
         batches = iter(data)
     except TypeError as error:
@@ -166,7 +216,7 @@ def _survey(data: Any, where: str) -> tuple[tuple[int, ...], int]:
         try:
             inputs, labels = (torch.as_tensor(part) for part in batch)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise DataError(where, f"gave {str(batch)[:60]}, which are no tensors") from error
+            raise DataError(where, f"gave {str(batch)[:60]}, which are not tensors") from error
         if labels.is_floating_point() or labels.shape != inputs.shape[:1] or not len(labels) or labels.min() < 0:
             raise DataError(where, f"gave {str(labels.dtype)[6:]} targets {tuple(labels.shape)}, not a class from 0 a sample")
         shapes.add(tuple(inputs.shape[1:]))
@@ -175,8 +225,6 @@ def _survey(data: Any, where: str) -> tuple[tuple[int, ...], int]:
         raise DataError(where, f"holds inputs of shapes {sorted(shapes)}" if shapes else "holds no batches")
     return shapes.pop(), largest
 
-
-# -------------------- training.data.loading
 
 SPECS = f"{', '.join(CATALOGUE)}, mnist:FILE.npz, or FILE.py:FACTORY"
 
@@ -197,23 +245,34 @@ def load_data(spec: str, *, batch_size: int | None = None, folder: str | Path | 
     batch_size : int, optional
         By default 64 for digits, 16 for recordings of 128 x 128 pixels, 256 for others; a factory makes its own batches.
     folder : path, optional
-        Where files are, as torchvision or tonic lays them; a folder of the user's cache by default.
+        Folder of the files, in torchvision's or tonic's layout; by default the user's cache directory.
     n_steps : int
         Steps that recordings are cut into, at least 1.
 
     Raises
     ------
     DataError
-        An unknown name, files that are missing or not what they should be, a factory that returns something else.
+        An unknown name, files that are missing or have other contents, a factory that returns something else.
     RequestError
-        A factory that is not there, or that fails; no steps.
+        A factory that does not exist, or that fails; no steps.
     """
     if n_steps < 1:
         raise RequestError("n_steps", f"is {n_steps}, not at least 1")
     name, _, rest = spec.partition(":")
     of = CATALOGUE.get(name)
     if of is not None and (spec == name or (rest and of.reader == "tonic")):
-        return _load(of, rest, batch_size or of.batch_size, _cache() if folder is None else Path(folder), n_steps)
+        size = batch_size or of.batch_size
+        if folder is None:
+            folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neurodeploy"
+        match of.reader:
+            case "scikit-learn":
+                return load_digits(size)
+            case "torchvision":
+                return load_pictures(of, Path(folder), size)
+            case "tonic":
+                return load_recordings(of, Path(folder), size, n_steps, _merged_pixels(of, rest) if rest else 1)
+            case _:
+                raise unsupported_kind(of.reader)
     if name == "mnist" and rest:
         return load_npz(Path(rest), batch_size or CATALOGUE["mnist"].batch_size)
     if rest and spec.rpartition(":")[2].isidentifier():
@@ -221,22 +280,10 @@ def load_data(spec: str, *, batch_size: int | None = None, folder: str | Path | 
     raise DataError(spec, "is no data set", remedy=f"Give {SPECS}.")
 
 
-def _load(of: DataSet, side: str, batch_size: int, folder: Path, n_steps: int) -> DataSplit:
-    if of.reader == "scikit-learn":
-        return load_digits(batch_size)
-    if of.reader == "torchvision":
-        return load_pictures(of, folder, batch_size)
-    return load_recordings(of, folder, batch_size, n_steps, _merge(of, side) if side else 1)
-
-
-def _merge(of: DataSet, side: str) -> int:
-    """How many of the sensor's pixels along a side are one, where a side has so many."""
+def _merged_pixels(of: DataSet, side: str) -> int:
+    """Sensor pixels along a side that make one, for a requested `side` in pixels."""
     whole = of.input_shape[-1]
     sides = [str(whole // merge) for merge in range(1, whole + 1) if whole % merge == 0]
     if side not in sides:
         raise DataError(f"{of.name}:{side}", f"is no whole part of {whole} pixels", remedy=f"Give one of {', '.join(sides)}.")
     return whole // int(side)
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neurodeploy"

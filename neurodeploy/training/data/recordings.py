@@ -1,7 +1,4 @@
-"""From events to frames: in which step a pixel saw something.
-
-Recordings of events that tonic reads, and fetches where they are not there yet.
-"""
+"""Recordings of events, read with tonic, as frames: in which step each pixel had an event."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from contextlib import redirect_stdout
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -20,16 +17,16 @@ from numpy.typing import NDArray
 
 from neurodeploy.errors import DataError
 from neurodeploy.training.data.batches import Batches, DataSplit
-from neurodeploy.training.data.catalogue import DataSet
 
-# -------------------- training.data.frames
+if TYPE_CHECKING:
+    from neurodeploy.training.data.loading import DataSet  # `loading` imports this module
 
 
 def frames(events: NDArray[Any], sensor: tuple[int, ...], n_steps: int, merge: int = 1) -> NDArray[np.uint8]:
-    """Events binned into steps of equal length: 1 where a pixel had any in that step.
+    """Bin events into steps of equal length: 1 where a pixel had any in that step.
 
     The frames of tonic's ``ToFrame(sensor_size, n_time_bins=n_steps)``, more than 0: a step is a whole number of the recording's
-    ticks, so what comes in the last few of them, fewer than `n_steps`, is in no frame.
+    ticks, so events in the last ticks, fewer than `n_steps`, are in no frame.
 
     Parameters
     ----------
@@ -39,7 +36,7 @@ def frames(events: NDArray[Any], sensor: tuple[int, ...], n_steps: int, merge: i
         (polarities, height, width), or (width,).
     n_steps : int
     merge : int
-        So many pixels along each side are seen as one; sides are multiples of it.
+        Pixels along each side that make one; sides are multiples of it.
 
     Returns
     -------
@@ -69,20 +66,18 @@ def frames(events: NDArray[Any], sensor: tuple[int, ...], n_steps: int, merge: i
 
 
 def merged(sensor: tuple[int, ...], merge: int) -> tuple[int, ...]:
-    """A sensor's shape with so many pixels along each side seen as one; polarities stay apart."""
+    """Shape of a sensor with `merge` pixels along each side made one; polarities stay apart."""
     return (*sensor[:-2], *(side // merge for side in sensor[-2:]))
 
 
-# -------------------- training.data.recordings
-
-_TRAINED_ON = 0.9
+_TRAIN_SHARE = 0.9
 _EXTRA = "'tonic>=1.6,<2' 'aedat>=2'"
 
 
 class Recordings:
-    """Recordings as spikes in time, float32 (n, n_steps, \\*shape), read from their files when they are asked for first.
+    """Recordings as spikes in time, float32 (n, n_steps, \\*shape), read from their files on first use.
 
-    From then on they are kept in memory, a bit for each pixel and step.
+    They are then kept in memory, one bit per pixel and step.
     """
 
     def __init__(self, of: DataSet, read: Any, which: Sequence[int], n_steps: int, merge: int) -> None:
@@ -103,7 +98,7 @@ class Recordings:
         if k not in self._kept:
             try:
                 events = self._read[k][0]
-            except Exception as error:  # readers of files raise whatever they meet
+            except Exception as error:  # file readers raise almost anything on invalid input
                 reason = " ".join(str(error).split())[:120]
                 raise DataError(self._of.name, f"recording {k} cannot be read ({type(error).__name__}: {reason})") from error
             self._kept[k] = np.packbits(frames(events, self._of.input_shape, self._n_steps, self._merge))
@@ -111,60 +106,58 @@ class Recordings:
 
 
 def load_recordings(of: DataSet, folder: Path, batch_size: int, n_steps: int, merge: int = 1) -> DataSplit:
-    """Spikes (n_steps, \\*shape) of a data set whose files lie in `folder` as tonic lays them, in the order of their names.
+    """Load spikes (n_steps, \\*shape) of a data set with tonic, from its files in `folder`, in the order of their names.
 
     The shape is the sensor's, or smaller where pixels are merged; see `frames`.
-    Where a set is published in one piece, the first nine tenths of each class are trained on.
+    Where a set is published in one half, the first nine tenths of each class are the training data.
 
     Raises
     ------
     DataError
-        A library that is missing; files that are not there and cannot be fetched, or damaged ones.
+        A package is missing; files are missing and cannot be downloaded, or damaged.
     """
     made = []
     for read, which in _halves(of, folder):
-        inputs, targets = Recordings(of, read, which, n_steps, merge), torch.as_tensor(_labels(read))[which]
+        if read.targets:
+            labels = np.asarray(read.targets, dtype=np.int64)
+        else:
+            with h5py.File(Path(read.location_on_system) / read.data_filename) as file:  # tonic opens it for each label
+                labels = np.asarray(file["labels"], dtype=np.int64)
+        inputs, targets = Recordings(of, read, which, n_steps, merge), torch.as_tensor(labels)[which]
         made.append(Batches(inputs, targets, batch_size))
     shape = (n_steps, *merged(of.input_shape, merge))
     return DataSplit(train=made[0], test=made[1], input_shape=shape, n_classes=of.n_classes)
 
 
 def _halves(of: DataSet, folder: Path) -> list[tuple[Any, list[int]]]:
-    """What reads each half, and which of its recordings that half has."""
-    if not of.in_one_piece:
-        return [(half, _in_order(half)) for half in (_open(of, folder, train=True), _open(of, folder, train=False))]
+    """Open the reader of each half, with the numbers of its recordings."""
+
+    def by_file_name(read: Any) -> list[int]:
+        # tonic has some in the order of the file system, which differs between machines
+        return sorted(range(len(read)), key=read.data.__getitem__) if read.data else list(range(len(read)))
+
+    if not of.has_one_half:
+        return [(half, by_file_name(half)) for half in (_open(of, folder, train=True), _open(of, folder, train=False))]
     whole = _open(of, folder)
     train: list[int] = []
     test: list[int] = []
     for label in range(of.n_classes):
-        of_class = [k for k in _in_order(whole) if whole.targets[k] == label]
-        n_train = int(_TRAINED_ON * len(of_class))
+        of_class = [k for k in by_file_name(whole) if whole.targets[k] == label]
+        n_train = int(_TRAIN_SHARE * len(of_class))
         train, test = train + of_class[:n_train], test + of_class[n_train:]
     return [(whole, train), (whole, test)]
 
 
-def _in_order(read: Any) -> list[int]:
-    """Numbers of the recordings by the names of their files: tonic has some as the file system lists them."""
-    return sorted(range(len(read)), key=read.data.__getitem__) if read.data else list(range(len(read)))
-
-
-def _labels(read: Any) -> NDArray[np.int64]:
-    if read.targets:
-        return np.asarray(read.targets, dtype=np.int64)
-    with h5py.File(Path(read.location_on_system) / read.data_filename) as file:  # one by one, tonic opens it for each
-        return np.asarray(file["labels"], dtype=np.int64)
-
-
 def _open(of: DataSet, folder: Path, **half: bool) -> Any:
-    missing = [name for name in of.needs if find_spec(name) is None]
+    missing = [name for name in of.packages if find_spec(name) is None]
     if missing:
         raise DataError(of.name, f"is read by {' and '.join(missing)}, not installed here", remedy=f"uv pip install {_EXTRA}")
-    from tonic import datasets  # seconds to import, and GPL-3: for these data sets only
+    from tonic import datasets  # seconds to import, and GPL-3: only for these data sets
 
     try:
-        with redirect_stdout(sys.stderr):  # where news goes; tonic prints its own among the results
-            return getattr(datasets, of.called)(save_to=str(folder), **half)
+        with redirect_stdout(sys.stderr):  # tonic prints its progress to stdout, where our results go
+            return getattr(datasets, of.class_name)(save_to=str(folder), **half)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:120]
-        remedy = f"Put the files that tonic's {of.called} reads into {folder / of.called}, or name the folder above."
-        raise DataError(of.name, f"cannot be had ({reason})", remedy=remedy) from error
+        remedy = f"Put the files that tonic's {of.class_name} reads into {folder / of.class_name}, or name the folder above."
+        raise DataError(of.name, f"cannot be loaded ({reason})", remedy=remedy) from error
