@@ -78,7 +78,7 @@ def _in_a_row(tensor: torch.Tensor) -> torch.Tensor:
 _kernel: Any = (lambda function: function) if triton is None else triton.jit
 
 
-@_kernel
+@_kernel  # type: ignore[untyped-decorator]  # of triton
 def _forward(  # type: ignore[no-untyped-def]  # Triton reads them
     inputs, outputs, membranes, numbers, n_steps, size, n, stride,
     decays: tl.constexpr, fires: tl.constexpr, keeps: tl.constexpr, adds_leak: tl.constexpr, block: tl.constexpr,
@@ -112,7 +112,7 @@ def _forward(  # type: ignore[no-untyped-def]  # Triton reads them
         before += size
 
 
-@_kernel
+@_kernel  # type: ignore[untyped-decorator]  # of triton
 def _backward(  # type: ignore[no-untyped-def]  # Triton reads them
     gradients, membranes, by_inputs, numbers, n_steps, size, n, stride,
     decays: tl.constexpr, fires: tl.constexpr, block: tl.constexpr,
