@@ -18,6 +18,7 @@ from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.mapping.energy import mesh_of
 from neurodeploy.mapping.layout import arrange_placement, lay_out, place, with_traffic
 from neurodeploy.mapping.placement import Placement
 
@@ -127,3 +128,23 @@ def test_what_takes_more_chips_than_it_was_given_is_arranged_on_those_that_it_ta
     network = chain([3, 30], 1)  # ten cores, where a chip has eight
     placement = arrange_placement(with_traffic(lay_out(network, BOARD, cores=8), network))
     assert (placement.fits, placement.cores_used, placement.chips_used) == (False, 10, 2)
+
+
+def test_a_placement_as_a_graph_has_its_cores_and_the_spikes_between_them() -> None:
+    network, chip = chain([4, 9, 9, 9], 0), BOARD
+    packed = lay_out(network, chip)
+    assert list(packed.to_networkx().edges) == []
+    placement = with_traffic(packed, network)
+    graph, traffic = placement.to_networkx(), placement.traffic()
+    assert traffic is not None
+    assert list(graph.nodes) == list(placement.cores)
+    for core, node in graph.nodes.items():
+        assert node["usage"] == placement.on_core(core)
+        assert node["chip"] == placement.chip_of(core)
+        assert node["slices"] == tuple(part.name for part in placement.slices if part.core == core)
+        assert len(node["position"]) == 3
+    spikes = sum(edge["spikes"] for _, edge in graph.edges.items())
+    assert spikes == pytest.approx(traffic.flow.spikes.sum())
+    cost = mesh_of(chip).chip_hop_cost
+    travelled = sum(e["spikes"] * (e["hops"] + cost * e["chip_crossings"]) for _, e in graph.edges.items())
+    assert travelled == pytest.approx(traffic.spike_hops())

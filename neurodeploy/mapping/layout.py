@@ -1,11 +1,9 @@
-"""How layers are laid onto cores.
+"""Layout of a network on a chip: cut the layers into slices, pack them onto the fewest cores, and arrange these on the board.
 
-Layers are laid onto the cores one after another, each core filled to its limits before the next is begun. Where a layer is a
-row of neurons no other plan that keeps the layers in order and in one piece a core takes fewer cores, as far as
-neurons, memory and input axons go, since usage only grows as neurons are added. Layers are laid from the last to the
-first, so that the slices which a neuron's spikes go to, and with them its output axons, are known when it finds its core.
-
-How a network is placed: laid out on the fewest cores, and these put where spikes travel least.
+`lay_out` packs, whether the network fits or not; `place` refuses what does not fit, and arranges the cores so that spikes travel
+least. Layers are packed from the last to the first, so that the slices that receive a neuron's spikes, and with them its output
+axons, are known when it is put on a core. Where a layer is a row of neurons, no other packing that keeps the layers in order and
+in one slice a core takes fewer cores, as far as neurons, memory and input axons go: usage only grows as neurons are added.
 """
 
 from __future__ import annotations
@@ -54,10 +52,8 @@ from neurodeploy.resources.usage import (
 )
 from neurodeploy.targets import check_profile
 
-# -------------------- layout.laying
-
 PlannedSlice: TypeAlias = "tuple[str, int, Region]"
-"""Layer, core, region: these neurons of the layer are to stand on the core."""
+"""Layer, core and region: the neurons of the layer that go onto the core."""
 Counts: TypeAlias = "Mapping[str, LayerCount]"
 
 
@@ -70,15 +66,15 @@ def lay_out(
     connectivity: float | None = None,
     plan: Sequence[PlannedSlice] = (),
 ) -> Placement:
-    """Put a network on the fewest cores, whether it fits or not; one in floats with weights of `bits` bits.
+    """Pack a network onto the fewest cores found, whether it fits the chip or not.
 
-    A neuron that no empty core can hold gets one to itself, and `Placement.overruns` says by how much it is too large.
+    A neuron that no empty core can hold gets a core to itself; `Placement.overruns` lists the limits that it exceeds.
 
     Parameters
     ----------
     connectivity : float, optional
-        What if each weight survived with this chance, 0..1? Counted in closed form. By default the weights that are not
-        zero are counted.
+        Probability, 0..1, with which each weight is assumed to survive pruning; expected usage is counted in closed form.
+        By default the weights that are not zero are counted.
     """
     available = profile.core_count(cores)
     widths = {layer.name: weight_bits(bits_of(layer, bits), profile) for layer in network.layers}
@@ -99,7 +95,7 @@ def lay_out(
 
 
 def quick_core_count(network: Network | QuantizedNetwork, profile: HardwareProfile, *, bits: int = DEFAULT_WEIGHT_BITS) -> int:
-    """Cores that a network takes when it is laid in the first way alone, some more than `lay_out` finds: to compare networks."""
+    """Cores of a network by the first packing variant alone: slightly more than `lay_out` finds, for comparing networks."""
     widths = {layer.name: weight_bits(bits_of(layer, bits), profile) for layer in network.layers}
     slices = pack_layers(network.layers, profile, counts_of(network.layers, widths, profile), is_quick=True)
     return len({part.core for part in slices})
@@ -108,7 +104,7 @@ def quick_core_count(network: Network | QuantizedNetwork, profile: HardwareProfi
 def counts_of(
     layers: Layers, widths: Mapping[str, int], profile: HardwareProfile, connectivity: float | None = None
 ) -> dict[str, LayerCount]:
-    """Every layer, ready to be counted."""
+    """The counts of every layer, which share what is equal."""
     counted: dict[Any, Any] = {}
     waiting = wait_steps(layers)
     return {
@@ -194,32 +190,37 @@ def least_usage(layer: AnyLayer, count: LayerCount, senders: Collection[str]) ->
 
 
 MAX_SLICES_REPACKED = 20_000
-"""Networks of more slices are laid in one way only."""
+"""Networks of more slices are packed by one variant only."""
 RECURRENT_TRIALS = 6
-"""How often a layer that hears itself is cut anew, where a core turns out to be too full."""
+"""Repetitions of the cut of a recurrent layer while a core is overfull."""
 MAX_ANNEALED_LAYERS = 100
-"""Networks of more layers keep the blocks that they agreed on."""
+"""Networks of more layers keep the selected blocks without annealing."""
 ANNEALING_SEEDS = 2
-"""How often blocks are tuned."""
+"""Annealing runs."""
 MAX_ANNEALING_STEPS, ANNEALING_STEPS_PER_CORE = 5000, 10
-"""How many changes are looked at each time: at most, and for each core."""
+"""Changes tried in a run: at most, and for each core."""
 PACKING_VARIANTS = ((1.0, True), (0.5, True), (0.0, True), (1.0, False), (0.0, False))
-"""How cautious the layers are when they agree, and whether they keep to the pieces that they agreed on."""
+"""Caution of the block selection (0..1), and whether slices keep the size of the selected blocks; the first is the quick one."""
 
 
 def pack_layers(
     layers: Layers, profile: HardwareProfile, counts: Counts, *, is_quick: bool = False, enough: int = 1
 ) -> tuple[Slice, ...]:
-    """Every layer laid: in that of some ways (the first, if quick) that breaks fewest limits, and of these takes fewest cores.
+    """Cut and pack every layer by the variant with fewest overfull cores and, of these, fewest cores.
 
-    The first that breaks none and takes no more than `enough` cores is taken as it is.
+    Parameters
+    ----------
+    is_quick : bool
+        Try the first variant only.
+    enough : int
+        Stop at the first result without overfull cores that takes at most this many cores.
     """
     if profile.number("cores_per_layer", UNLIMITED) == 1:
         return _pack_whole_layers(layers, profile, counts)
     best: tuple[Slice, ...] = ()
     least: tuple[int, int] | None = None
     options = {layer.name: block_options(counts[layer.name], grid_of(layer), profile) for layer in layers}
-    are_rows = all(len(grid_of(layer)) == 1 for layer in layers)  # which leaves nothing to agree on
+    are_rows = all(len(grid_of(layer)) == 1 for layer in layers)  # rows have no blocks to choose from
     for caution, is_even in (
         PACKING_VARIANTS[:1] if are_rows and len(layers) == 1 else PACKING_VARIANTS[::3] if are_rows else PACKING_VARIANTS
     ):
@@ -246,7 +247,7 @@ def pack_layers(
 def _pack_annealed(
     layers: Layers, profile: HardwareProfile, counts: Counts, options: Mapping[str, BlockOptions], changes: int
 ) -> Iterator[tuple[int, int, tuple[Slice, ...]]]:
-    """Layers cut with an eye on who fills the cores of whom: laid as they come, and all of them cut before any is laid."""
+    """Yield (overfull slices, cores, slices) for annealed blocks: packed layer by layer, and all cut before any is packed."""
     selected = select_blocks(layers, profile, options, 1.0)
     annealing = BlockAnnealing(options, {layer.name: layer.n_neurons for layer in layers}, axon_share(profile))
     for seed in range(ANNEALING_SEEDS):
@@ -259,7 +260,7 @@ def _pack_annealed(
 def _pack_slices(
     layers: Layers, profile: HardwareProfile, counts: Counts, selected: Mapping[str, SelectedBlock]
 ) -> tuple[int, int, tuple[Slice, ...]]:
-    """Pieces that no core holds, cores, and every layer: all cut first, then packed; cores in the order of the layers."""
+    """Overfull slices, cores, and all slices: every layer is cut first, then packed; cores in the order of the layers."""
     capacity = np.array([profile.capacity(resource) for resource in limited_resources(profile)])
     fan_out, pieces = FanOut(layers, counts, profile), list[Slice]()
     for layer in reversed(layers):
@@ -272,7 +273,7 @@ def _pack_slices(
     needs = np.stack([usage_vector(part.usage, part.output_axons, profile) for part in pieces])
     homes = best_fit_decreasing(needs, capacity)
     largest = np.lexsort((-(needs / np.maximum(capacity, 1)).max(axis=1), homes))
-    first = largest[np.flatnonzero(np.diff(homes[largest], prepend=-1))]  # each core stands where its largest piece is
+    first = largest[np.flatnonzero(np.diff(homes[largest], prepend=-1))]  # a core is numbered by its largest slice
     number = np.argsort(np.argsort(first))
     parts = [replace(part, core=int(number[home])) for part, home in zip(pieces, homes, strict=True)]
     return int((needs > capacity).any(axis=1).sum()), first.size, tuple(sorted(parts, key=lambda part: part.core))
@@ -288,10 +289,10 @@ def _fill_cores(
     cuts: Mapping[str, Sequence[Region]] | None = None,
     spare: int = 0,
 ) -> tuple[int, int, tuple[Slice, ...]]:
-    """Pieces that overfill a core, cores, and every layer laid, the last one first.
+    """Overfull cores, cores, and all slices: layers are cut and packed one after another, the last one first.
 
-    The output axons of a layer that hears itself depend on how it is cut, and that on its output axons: `cuts` says how it was
-    cut before, and so many slices more may come of it; by default it is cut on trial, as if it did not hear itself.
+    The output axons of a recurrent layer depend on its cut, and the cut on its output axons. So its axons are counted for the cut
+    `cuts` of an earlier trial, plus `spare` slices; by default for a first cut as if the layer were not recurrent.
     """
     board, slices, fan_out = OpenCores(profile, is_even=is_even), list[Slice](), FanOut(layers, counts, profile)
     for layer in reversed(layers):
@@ -323,7 +324,7 @@ def _repack_recurrent(
     *,
     is_even: bool,
 ) -> tuple[int, int, tuple[Slice, ...]]:
-    """Layers that hear themselves cut again, by how they were cut, until what they are counted with is how they stand."""
+    """Cut recurrent layers again, with the axons of the last cut, until no core is overfull or the trials are used up."""
     capacity = np.array([profile.capacity(resource) for resource in limited_resources(profile)])
     for trial in range(RECURRENT_TRIALS):
         slices = _slices_of_plan(layers, profile, counts, [(part.layer, part.core, part.region) for part in slices])
@@ -351,14 +352,14 @@ def select_blocks(
 
 
 def axon_share(profile: HardwareProfile) -> NDArray[np.float64]:
-    """(n_resources,): share of a core that an output axon takes."""
+    """Share of a core that an output axon takes, of each limited resource (n_resources,)."""
     capacity = np.maximum([profile.capacity(resource) for resource in limited_resources(profile)], 1.0)
     share: NDArray[np.float64] = output_axon_usage(profile) / capacity
     return share
 
 
 def _pack_whole_layers(layers: Layers, profile: HardwareProfile, counts: Counts) -> tuple[Slice, ...]:
-    """Every layer in one piece, each on a core that holds it."""
+    """Every layer in one slice, for chips that do not cut layers."""
     fan_out = FanOut(layers, counts, profile)
     for layer in layers:
         fan_out.add(layer, [Region.whole(grid_of(layer))])
@@ -384,9 +385,6 @@ def _slices_of_plan(layers: Layers, profile: HardwareProfile, counts: Counts, pl
     return tuple(sorted(slices, key=lambda part: (part.core, order[part.layer], part.region)))
 
 
-# -------------------- placing
-
-
 def place(
     network: QuantizedNetwork,
     profile: HardwareProfile,
@@ -405,16 +403,16 @@ def place(
     cores, chips : int, optional
         How many cores, or chips of them, it may use; all of the profile's by default.
     plan : sequence of (layer, core, region), optional
-        The slices of a budget that it keeps: how it stands where that takes no core more, or where it fits only so. Laid
-        closely, the targets of a neuron may be cut apart where the plan does not cut, and take an output axon more.
+        The slices of a budget: kept where that takes no more cores, or where the network fits only so. A new packing may cut
+        the targets of a neuron where the plan does not, which takes another output axon.
     rates : mapping, optional
         Spikes a step of every neuron, by layer, as `neurodeploy.mapping.traffic.measured_rates` takes them from a record;
         assumed to
         be `neurodeploy.mapping.traffic.ASSUMED_RATE` where not given.
     seed : int
-        Of the search for better places.
+        Seed of the arrangement.
     progress : callable, optional
-        Told how far the search is, 0..1.
+        Called with the progress of the search, 0..1.
 
     Raises
     ------
@@ -440,16 +438,16 @@ def with_traffic(
     *,
     connectivity: float | None = None,
 ) -> Placement:
-    """A placement that knows who talks to whom, at measured rates or assumed ones."""
+    """The placement with the traffic between its slices, at measured or assumed rates."""
     counts = counts_of(network.layers, placement.weight_bits, placement.profile, connectivity)
     slices = [(part.layer, part.region) for part in placement.slices]
     return replace(placement, links=links_of(slices, network.layers, counts, rates))
 
 
 def arrange_placement(placement: Placement, *, seed: int = 0, progress: Callable[[float], None] | None = None) -> Placement:
-    """The same slices, core by core, on those cores of the board between which spikes travel least.
+    """The same cores at other positions of the board, so that spikes travel least.
 
-    A chip whose cores differ keeps its own; a network that needs more cores than the board has is left as it is laid out.
+    Unchanged on a chip whose cores differ, and for a network that needs more cores than the board has.
     """
     traffic = placement.traffic()
     used, profile = placement.cores_used, placement.profile

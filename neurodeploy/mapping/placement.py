@@ -1,9 +1,10 @@
-"""Where it goes: which neurons stand on which core, and what they take there."""
+"""A placement: the slices of a network on the cores of a chip, what they use there, and the limits that they exceed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +13,17 @@ from neurodeploy.errors import PlacementError
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import html_table
 from neurodeploy.ir.graph import INPUT
-from neurodeploy.mapping.energy import Traffic
+from neurodeploy.mapping.energy import Traffic, mesh_of
 from neurodeploy.mapping.traffic import Links
 from neurodeploy.resources.usage import Region, Usage, limited_resources, usage_vector
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
-    """A region of a layer, on a core, and what it uses there.
+    """A region of a layer on a core, and what it uses there.
 
     Attributes
     ----------
@@ -28,7 +32,7 @@ class Slice:
     region : Region
         The neurons, as a box in the layer's grid.
     output_axons : int
-        One for each of its neurons and slice that hears it.
+        One for each pair of a neuron of the slice and a slice that receives from it.
     """
 
     layer: str
@@ -39,7 +43,7 @@ class Slice:
 
     @property
     def name(self) -> str:
-        """As it is called in reports: ``hidden[0:64]``."""
+        """Name in reports: ``hidden[0:64]``."""
         return f"{self.layer}{self.region}"
 
 
@@ -68,7 +72,7 @@ class LayerLimit:
     Attributes
     ----------
     resource : str
-        Short name, in `Overrun.resource`.
+        Short name, in `LimitOverrun.resource`.
     what : str
         The thing counted, for error texts.
     remedy : str
@@ -107,7 +111,7 @@ LAYER_LIMITS: Mapping[str, LayerLimit] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Overrun:
+class LimitOverrun:
     """A limit that a placement breaks.
 
     Attributes
@@ -129,7 +133,7 @@ class Overrun:
     remedy: str
 
     def error(self) -> PlacementError:
-        """The overrun as the error that says so."""
+        """The error that names the limit, its source and a remedy."""
         of_layers = {limit.resource: limit.what for limit in LAYER_LIMITS.values()} | {"cores": "cores for the network"}
         what = of_layers[self.resource] if self.core is None else f"{self.resource} on core {self.core}"
         where = "the network's input" if self.layer == INPUT else f"layer {self.layer!r}"
@@ -147,17 +151,17 @@ class Placement:
     ----------
     profile : HardwareProfile
     cores_available : int
-        Cores that the network was given.
+        Cores that the network may use.
     cores_lower_bound : int
-        No placement takes fewer, however its slices are cut: see `benchmarks.placement.lower_bound.bounds`.
+        Each resource's total over what a core has: no placement takes fewer cores.
     weight_bits, n_pairs : mapping by layer, first layer first
         Width of a weight, and how many pairs of neurons its synapses could connect.
     slices : tuple of Slice
-        By core, then by layer; every neuron stands in exactly one.
+        By core, then by layer; every neuron is in exactly one.
     layer_usage : mapping by key of `LAYER_LIMITS`, then by layer
         What layers take of limits that do not depend on the slices; see `neurodeploy.resources.counting.layer_usage`.
     links : Links or None
-        Who talks to whom; None where nobody asked.
+        Traffic from slice to slice; None until it is computed.
     """
 
     profile: HardwareProfile
@@ -182,7 +186,7 @@ class Placement:
 
     @property
     def resources(self) -> tuple[str, ...]:
-        """What a core of this chip has a limit of."""
+        """Resources that a core of this chip limits."""
         return limited_resources(self.profile)
 
     @property
@@ -195,7 +199,7 @@ class Placement:
 
     @property
     def is_on_board(self) -> bool:
-        """Whether every core is one that the board has."""
+        """Whether the board has every core that is used."""
         return self.cores[-1] < self.profile.cores
 
     def chip_of(self, core: int) -> int:
@@ -230,16 +234,56 @@ class Placement:
     def traffic(self) -> Traffic | None:
         """Spikes from core to core, and what a step costs, as far as the profile has figures for it.
 
-        None without links, and where there are more cores than the board has: between those there is no way.
+        None without links, or if the placement takes more cores than the board has.
         """
+        return None if self.links is None or not self.is_on_board else self._traffic(self.links)
+
+    def _traffic(self, links: Links) -> Traffic:
         homes = np.array([part.core for part in self.slices])
         neurons = np.array([part.usage.neurons for part in self.slices], dtype=np.float64)
-        if self.links is None or not self.is_on_board:
-            return None
-        return Traffic(links=self.links, homes=homes, neurons=neurons, profile=self.profile)
+        return Traffic(links=links, homes=homes, neurons=neurons, profile=self.profile)
+
+    def to_networkx(self) -> nx.DiGraph:
+        """The used cores as a networkx graph, with the spikes between them.
+
+        Returns
+        -------
+        networkx.DiGraph
+            A node for each used core, by its number, with the attributes `chip` (int), `slices` (tuple of names), `usage`
+            (dict by resource) and, where the board has the core, `position` (column, row and level of its tile). With links,
+            an edge for each pair of cores with traffic, a core with itself included, with `spikes` a step and, on the board,
+            `hops` between tiles and `chip_crossings`.
+        """
+        import networkx as nx
+
+        graph = nx.DiGraph(profile=self.profile.name)
+        names: dict[int, list[str]] = {core: [] for core in self.cores}
+        for part in self.slices:
+            names[part.core].append(part.name)
+        for core, used in zip(self.cores, self._totals.tolist(), strict=True):
+            usage = dict(zip(self.resources, used, strict=True))
+            graph.add_node(core, chip=self.chip_of(core), slices=tuple(names[core]), usage=usage)
+        mesh = mesh_of(self.profile) if self.is_on_board else None
+        if mesh is not None:
+            at, (columns, rows) = mesh.position(np.array(self.cores)), mesh.columns_and_rows
+            places = np.stack([at.chip_x * columns + at.tile_x, at.chip_y * rows + at.tile_y, at.chip_z], axis=-1)
+            for core, place in zip(self.cores, places.tolist(), strict=True):
+                graph.nodes[core]["position"] = tuple(place)
+        if self.links is not None:
+            flow = self._traffic(self.links).flow
+            numbers = np.array(self.cores)
+            source, target = numbers[flow.source], numbers[flow.target]
+            for a, b, spikes in zip(source.tolist(), target.tolist(), flow.spikes.tolist(), strict=True):
+                graph.add_edge(a, b, spikes=spikes)
+            if mesh is not None:
+                east_west, north_south, crossings = mesh.hops(source, target)
+                hops = (east_west + north_south).tolist()
+                for a, b, n, crossed in zip(source.tolist(), target.tolist(), hops, crossings.tolist(), strict=True):
+                    graph.edges[a, b].update(hops=n, chip_crossings=crossed)
+        return graph
 
     def moved(self, positions: NDArray[np.int64]) -> Placement:
-        """The same slices on other cores: what stood on ``cores[i]`` now stands on ``positions[i]``."""
+        """The same slices on other cores: those of ``cores[i]`` move to ``positions[i]``."""
         to = dict(zip(self.cores, positions.tolist(), strict=True))
         order = sorted(range(len(self.slices)), key=lambda i: (to[self.slices[i].core], i))
         links = self.links
@@ -268,14 +312,14 @@ class Placement:
             weight_bits=self.weight_bits[layer],
         )
 
-    def overruns(self) -> Iterator[Overrun]:
+    def overruns(self) -> Iterator[LimitOverrun]:
         """Each broken limit: too many cores, a core with too much on it, a neuron or a layer that is too large."""
         yield from self._too_many_cores()
         capacity = self._capacity
         for row, column in np.argwhere(self._totals > capacity):
             core, resource = self.cores[row], self.resources[column]
             part = next(part for part in self.slices if part.core == core)
-            yield Overrun(
+            yield LimitOverrun(
                 layer=part.layer, resource=resource, core=core, need=int(self._totals[row, column]),
                 limit=int(capacity[row, column]), source=self.profile[f"{resource}_per_core"].where,
                 remedy=self._remedy(part, resource),
@@ -286,7 +330,7 @@ class Placement:
             limit = self.profile[key]
             for layer, need in self._usage_by_layer(key).items():
                 if need > limit.number:
-                    yield Overrun(
+                    yield LimitOverrun(
                         layer=layer, resource=kind.resource, core=None, need=need, limit=limit.number, source=limit.where,
                         remedy=kind.remedy,
                     )  # fmt: skip
@@ -311,12 +355,12 @@ class Placement:
             return f"{self.profile.name} keeps a layer on one core: make the layer smaller, or compress the network to a budget."
         return "Compress the network to a budget, or allow more cores."
 
-    def _too_many_cores(self) -> Iterator[Overrun]:
+    def _too_many_cores(self) -> Iterator[LimitOverrun]:
         used, available = self.cores_used, self.cores_available
         if used > available:
             last = max(self.slices, key=lambda part: part.core)
             more = f"allow {used}" if used <= self.profile.cores else "take a larger chip"
-            yield Overrun(
+            yield LimitOverrun(
                 layer=last.layer, resource="cores", core=None, need=used, limit=available,
                 source=f"cores allowed; {self.profile['cores_per_chip'].where}",
                 remedy=f"Compress it to {available} core{'s' * (available > 1)}, or {more}.",
