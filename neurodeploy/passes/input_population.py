@@ -13,6 +13,7 @@ from neurodeploy.ir.quantized import (
     Encoder,
     QuantizedConv,
     QuantizedDense,
+    QuantizedLI,
     QuantizedLIF,
     QuantizedNetwork,
     QuantizedSparse,
@@ -39,22 +40,23 @@ def with_input_population(network: QuantizedNetwork) -> QuantizedNetwork:
     one_input = len(first.connections) == 1 and not first.connections[0].delay_steps
     weight = one_to_one_weight(first.connections[0].synapse) if one_input else None
     feeds_others = any(layer is not first for layer, _ in network.targets(INPUT))
-    neuron = first.neuron
-    if (
-        weight is None
-        or feeds_others
-        or not others
-        or not isinstance(neuron, QuantizedLIF)
-        or (neuron.du != forgets_all).any()
-        or any((numbers != numbers.flat[0]).any() for numbers in (neuron.vth, neuron.dv, first.bias))
-    ):
+    neuron: QuantizedLIF | None = None
+    match first.neuron:
+        case QuantizedLIF(vth=vth, du=du, dv=dv):
+            is_uniform = all((numbers == numbers.flat[0]).all() for numbers in (vth, dv, first.bias))
+            if is_uniform and (du == forgets_all).all():
+                neuron = QuantizedLIF(**{name: np.array(getattr(first.neuron, name).flat[0]) for name in ("vth", "du", "dv")})
+        case QuantizedLI():
+            pass
+        case _:
+            raise unsupported_kind(first.neuron)
+    if weight is None or feeds_others or not others or neuron is None:
         raise NetworkError(
             f"layer {first.name!r}", "is more than an input population can be",
             remedy="It has to receive the input one to one by one weight, to forget currents in a step "
             f"(du of {int(forgets_all)}), to have one threshold, one decay and one bias, and nothing else may receive the input.",
         )  # fmt: skip
-    vth, du, dv, bias = (np.array(numbers.flat[0]) for numbers in (neuron.vth, neuron.du, neuron.dv, first.bias))
-    encoder = Encoder(neuron=QuantizedLIF(vth=vth, du=du, dv=dv), weight=weight, bias=int(bias))
+    encoder = Encoder(neuron=neuron, weight=weight, bias=int(first.bias.flat[0]))
 
     def moved(connection: Any) -> Any:
         return replace(connection, source=INPUT) if connection.source == first.name else connection

@@ -366,9 +366,9 @@ def quantization_errors(network: Network, quantized: QuantizedNetwork) -> tuple[
                 threshold_error = float(np.max(np.abs(vth / integers.scale / threshold - 1)))
             case LI(), QuantizedLI():
                 threshold_error = 0.0
-            case floats, registers_of:
-                kinds = f"{type(floats).__name__} and {type(registers_of).__name__}"
-                raise QuantizeError(f"layer {layer.name!r}", f"has neurons of kinds {kinds}, which are not the same")
+            case _:
+                kinds = f"{type(layer.neuron).__name__} and {type(integers.neuron).__name__}"
+                raise QuantizeError(f"layer {layer.name!r}", f"has neurons of kinds {kinds}, which do not belong together")
         decays = [
             np.abs(arithmetic.decay_shares(integers.neuron.du) - layer.neuron.current_decay).max(),
             np.abs(arithmetic.decay_shares(integers.neuron.dv) - layer.neuron.voltage_decay).max(),
