@@ -91,7 +91,7 @@ NO_RESET = r"leaks to 1\.0 but resets to 0\.0 \(the chip's membrane starts, leak
         ),
         pytest.param(
             chain(LIFCell(), linear(4, 2)),
-            r"^2 \(Linear\): ends the model without neurons\. Put a readout such as LICell",
+            r"^2 \(Linear\): ends the model without neurons: it .* Put a readout such as LICell",
             id="no neurons",
         ),
         pytest.param(
@@ -203,3 +203,61 @@ def test_a_model_without_a_linear_does_not_tell_its_input(tmp_path: Path) -> Non
     (tmp_path / "mine.py").write_text("from norse.torch import LIFCell\n\nmodel = LIFCell\n")
     with pytest.raises(RequestError, match=r"mine\.py:model: returned a model without a Linear\. Return a pair"):
         load_model(f"{tmp_path / 'mine.py'}:model")
+
+
+class Votes(torch.nn.Module):
+    """The mean of neighbours among the last neurons, as SpikingJelly's VotingLayer; over time their sum, mean or last."""
+
+    def __init__(self, over_time: str) -> None:
+        super().__init__()
+        self.fc, self.cell, self.over_time = linear(3, 4), LIFBoxCell(), over_time
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        votes, state = [], None
+        for step in x:
+            fired, state = self.cell(self.fc(step), state)
+            votes.append(fired.view(len(fired), 2, 2).mean(-1))
+        return {"mean": torch.stack(votes).mean(0), "sum": torch.stack(votes).sum(0), "last": votes[-1]}[self.over_time]
+
+
+@pytest.mark.parametrize("over_time", ["mean", "sum", "last"])
+def test_votes_behind_the_last_neurons_are_left_to_the_host(over_time: str) -> None:
+    message = r"^model \(Votes\): ends the model without neurons: it .* or take it out of the model and compute it on the host\.$"
+    with pytest.raises(ExtractError, match=message):
+        extract(Votes(over_time), torch.zeros(5, 1, 3))
+
+
+def test_a_model_in_bfloat16_is_read_once_it_is_in_float32() -> None:
+    model = chain(LIFBoxCell()).bfloat16()
+    with pytest.raises(ExtractError, match=r"^0\.weight: is in bfloat16, .*\. Call float\(\) on it before"):
+        extract(model, SAMPLE)
+    weights = model.get_parameter("0.weight").detach().float().numpy()
+    network = extract(model.float(), SAMPLE.bfloat16())
+    np.testing.assert_allclose(network["layer0"].weight, weights * 0.1, rtol=1e-6)
+
+
+def test_autocast_changes_nothing() -> None:
+    model = chain(LIFBoxCell())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        network = extract(model, SAMPLE)
+    assert network == extract(model, SAMPLE)
+
+
+def test_a_wrapped_model_is_to_be_unwrapped() -> None:
+    wrapped = torch.nn.DataParallel(chain(LIFBoxCell()))
+    with pytest.raises(ExtractError, match=r"^model \(DataParallel\): is a wrapper .*\. Pass its \.module\.$"):
+        extract(wrapped, SAMPLE)
+    assert len(extract(wrapped.module, SAMPLE).layers) == 1
+    with pytest.raises(ExtractError, match=r"^0\.weight: is on the meta device"):
+        extract(chain(LIFBoxCell()).to("meta"), SAMPLE)
+
+
+@pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])
+def test_other_padding_than_zeros_has_its_own_reason(mode: Any) -> None:
+    model = SequentialState(torch.nn.Conv2d(2, 2, 3, padding=1, padding_mode=mode, bias=False), LIFBoxCell())
+    with pytest.raises(
+        ExtractError, match=r"^0 \(Conv2d\): needs images .* pad in the convolution itself, with zeros, equally on"
+    ):
+        extract(model, torch.zeros(1, 2, 4, 4))
+    model[0].padding_mode = "zeros"
+    assert extract(model, torch.zeros(1, 2, 4, 4))["layer0"].shape == (2, 4, 4)

@@ -94,7 +94,7 @@ class Term:
             raise ExtractError(
                 where,
                 f"needs images whose channels are whole channels of {self.source!r}, with the pixels in their order",
-                remedy="Reshape, pad or slice along channels only, and pad in the convolution itself.",
+                remedy="Reshape and slice along channels only; pad in the convolution itself, with zeros, equally on both sides.",
             )
         channels: Indices = first // pixels
         return channels
@@ -102,11 +102,8 @@ class Term:
     def require_no_weights(self, where: str) -> None:
         """Refuse a second set of weights without neurons in between."""
         if self.has_weights:
-            raise ExtractError(
-                where,
-                f"follows {self.where} with no neurons between them",
-                remedy="Merge their weights into one module, or put neurons between them.",
-            )
+            remedy = "Merge their weights into one module, or put neurons between them."
+            raise ExtractError(where, f"follows {self.where} with no neurons between them", remedy=remedy)
 
     def scaled(self, where: str, factors: Floats) -> Term:
         """Return the term times `factors`, one for each element.
@@ -371,7 +368,11 @@ def same_padding(where: str, kernel: tuple[int, ...], dilation: tuple[int, ...])
     """Return the zeros on each side that keep the size (``padding="same"``); refuse windows that need more on one side."""
     around = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
     if any(total % 2 for total in around):
-        raise ExtractError(where, "pads one side more than the other ('same' with an even window)", remedy="Pad by a number.")
+        raise ExtractError(
+            where,
+            "pads one side more than the other ('same' with an even window)",
+            remedy="Use an odd window, or pad by a number.",
+        )
     return tuple(total // 2 for total in around)
 
 

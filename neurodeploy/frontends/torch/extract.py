@@ -76,16 +76,22 @@ def _output_source(output: Any) -> str | None:
     values = [leaf.traced_value for leaf in tree_flatten(first)[0] if isinstance(leaf, TracedTensor)]
     for value in values:
         if isinstance(value, UnsupportedValue) and value.is_weighted:
-            raise value.error()
+            raise _no_neurons(value.weights) if value.weights else value.error()
         if isinstance(value, ExpressionValue):
             for term in (term for step in value.steps for term in step.terms):
                 if term.synapse is not None:
-                    raise ExtractError(
-                        term.where, "ends the model without neurons", remedy="Put a readout such as LICell behind it."
-                    )
+                    raise _no_neurons(term.where)
                 if term.source != INPUT:
                     return term.source
     return None
+
+
+def _no_neurons(where: str) -> ExtractError:
+    return ExtractError(
+        where,
+        "ends the model without neurons: it weights, pools or adds up spikes that no neuron receives",
+        remedy="Put a readout such as LICell behind it, or take it out of the model and compute it on the host.",
+    )
 
 
 def _in_order(populations: list[TracedPopulation], last: str | None) -> list[TracedPopulation]:

@@ -87,13 +87,14 @@ class ModelRun(Tracer):
         self.inputs: list[torch.Tensor] = []
 
     def call_model(self, sample: torch.Tensor) -> Any:
-        """Call the model, `N_CALLS` times if it takes one step a call, and return its last output.
+        """Call the model, `N_CALLS` times if it takes one step per call, and return its last output.
 
         Raises
         ------
         ExtractError
             A sample without time for a model that needs it; a cell that does not step once a call; anything unsupported.
         """
+        _check_tensors(self.model, sample)
         of_sequences = any(isinstance(module, (*SEQUENCE_CELLS, Lift)) for module in self.model.modules())
         if of_sequences and (sample.ndim < 3 or len(sample) < 2):
             raise ExtractError(
@@ -102,7 +103,8 @@ class ModelRun(Tracer):
                 remedy="Give a sample of at least two steps.",
             )
         states: Sequence[Any] = ()
-        with self._followed():
+        # Under autocast linear modules give bfloat16, which cells cannot take and in which no answer could be checked.
+        with self._followed(), torch.autocast("cpu", enabled=False):
             for call in range(N_CALLS):
                 self.trace.call = call
                 answer = self.model(self._random_input(sample, of_sequences), *states)
@@ -345,6 +347,28 @@ class ModelRun(Tracer):
             for name, part in state._asdict().items()
         }
         return type(state)(**parts)
+
+
+def _check_tensors(model: torch.nn.Module, sample: torch.Tensor) -> None:
+    """Refuse wrapped modules, and tensors whose numbers are missing or too coarse to check the network against."""
+    if isinstance(model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
+        raise ExtractError(
+            f"model ({type(model).__name__})", "is a wrapper for training on several devices", remedy="Pass its .module."
+        )
+    tensors = [*model.named_parameters(), *model.named_buffers()] or [("sample", sample)]  # whose dtype the input takes
+    for name, tensor in tensors:
+        if tensor.is_meta:
+            raise ExtractError(
+                name,
+                "is on the meta device, so it has no numbers",
+                remedy="Build the model on the CPU, and load its weights.",
+            )
+        if tensor.dtype == torch.bfloat16:
+            raise ExtractError(
+                name,
+                "is in bfloat16, too coarse to check the extracted network against the model's answers",
+                remedy="Call float() on it before: its numbers stay exactly the same.",
+            )
 
 
 def _is_sequence(module: torch.nn.Module) -> bool:

@@ -116,12 +116,15 @@ class UnsupportedValue:
         Of that error.
     is_weighted : bool
         Whether it depends on more than the spikes of the model's last neurons, which the host may process in any way.
+    weights : str
+        Label of a module whose weights it depends on, without neurons behind them; empty if there is none.
     """
 
     where: str
     what: str
     remedy: str
     is_weighted: bool
+    weights: str = ""
 
     def error(self) -> ExtractError:
         """Return the error for a neuron that receives it."""
@@ -250,10 +253,9 @@ class Tracer:
                 return leaf.traced_value
         values = [leaf.traced_value for leaf in found]
         known = [step for value in values if isinstance(value, ExpressionValue) for step in value.steps]
-        is_weighted = any(term.synapse is not None for step in known for term in step.terms)
-        return UnsupportedValue(
-            self.module[1], what, REMEDY, is_weighted or any(isinstance(value, InputValue) for value in values)
-        )
+        weights = [term.where for step in known for term in step.terms if term.synapse is not None]
+        is_weighted = bool(weights) or any(isinstance(value, InputValue) for value in values)
+        return UnsupportedValue(self.module[1], what, REMEDY, is_weighted, next(iter(weights), ""))
 
     # ------------------------------------------------------------------------------------------------ values of results
 
