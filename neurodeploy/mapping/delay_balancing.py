@@ -194,7 +194,7 @@ class _Costs:
         key = layer.name, waits
         if key not in self._layers:
             width = weight_bits(bits_of(layer, self.bits), self.profile)
-            count = LayerCount(layer, width, self.profile, counted=self._counted, wait_steps=waits)
+            count = LayerCount(layer, width, self.profile, cache=self._counted, wait_steps=waits)
             addressed = 1 << max(self.profile["index_bits"].choices) if "index_bits" in self.profile.limits else UNLIMITED
             sides = grid_of(layer)
             while math.prod(sides) > min(self.profile.capacity("neurons"), addressed):

@@ -308,9 +308,9 @@ def block_options(count: LayerCount, grid: tuple[int, ...], profile: HardwarePro
     if windows is None or "convolution" not in profile["encodings"].names:
         return _counted_options(count, grid, profile)
     key = (CACHE_KEY, grid, bool(count.layer.bias.any()), *((id(window), len(sources)) for window, sources in windows))
-    if key not in count.counted:
-        count.counted[key] = _convolution_options(count, windows, grid, profile)
-    lengths, pieces, own, received, peaks = count.counted[key]
+    if key not in count.cache:
+        count.cache[key] = _convolution_options(count, windows, grid, profile)
+    lengths, pieces, own, received, peaks = count.cache[key]
     own = _with_share(own, lengths.prod(axis=1), count.share, profile)
     of_source, peak_of_source = dict[str, Floats](), dict[str, Floats]()
     for (_, sources), neurons, peak in zip(windows, received, peaks, strict=True):

@@ -1,1 +1,1 @@
-"""What layers need of a core: the only room that counts."""
+"""Resource model: what layers take of a core. All counting is here."""

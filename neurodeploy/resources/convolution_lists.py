@@ -1,12 +1,14 @@
-"""What a region of a convolution hears, and what the lists of its window take.
+"""Memory and axons of convolutions whose input pixels share lists of synapses.
 
-An input pixel meets the window at some rows and columns of the kernel; pixels that meet the same weights in the same order
-share their list of synapses, wherever they are, moved by an offset (nengo-loihi, ``conv.py: conv2d_loihi_weights``). A list
-holds the synapses of all input channels, one after another and each as long as the longest. Where the offset reaches less far
-than the slice, each stretch of it has lists of its own. Indices are as long as the largest of them needs; a list onto a single
-target needs none. The slice's neurons are numbered channels first or channels last, whichever takes less.
+An input pixel lies under the kernel at some kernel rows and columns, depending on the output position. Pixels that see the same
+weights in the same order share one list of synapses, moved by an offset (nengo-loihi, ``conv.py: conv2d_loihi_weights``):
 
-What to expect of lists of synapses if every weight survives with a given chance.
+- A list holds the synapses of all input channels, one channel after another, each padded to the longest.
+- Where the largest offset of the chip is shorter than the slice, each stretch of that length has lists of its own.
+- Target indices are as wide as the largest needs; a list onto a single target needs none.
+- The slice's neurons are numbered with channels first or channels last, whichever takes less memory.
+
+For plans, the lists are also counted as expected if each weight is kept with a probability.
 """
 
 from __future__ import annotations
@@ -25,27 +27,25 @@ from neurodeploy.ir.connectivity import ConvWiring
 from neurodeploy.resources.encodings import Formula, index_bits, power_of_two
 from neurodeploy.resources.usage import Region
 
-# -------------------- resources.windows
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Edge:
-    """How input rows (or columns) meet the window of outputs o..o+n-1 along one axis.
+    """Input rows (or columns) with synapses onto outputs o..o+n-1 along one axis, grouped by the kernel rows they lie under.
 
     Attributes
     ----------
     inputs : array (m,)
-        The input rows that are heard.
+        Input rows with synapses onto the region.
     first : array (m,)
-        The first output, counted within the region, that hears each.
+        First output row, counted within the region, that each input row has synapses onto.
     kind : array (m,)
-        Which of `kinds` each is.
+        Index of each input row into `kinds`: rows of one kind see the same kernel rows in the same order.
     kinds : array (n_kinds, kernel)
-        How often it meets each row of the kernel, equal rows counted as the first of them.
+        How often a kind lies under each kernel row; equal kernel rows count as the first of them.
     reach : array (n_kinds,)
-        Outputs from the first to the last that an input of the kind reaches, the first not counted.
+        Distance in output rows from the first to the last that an input row of the kind has synapses onto.
     key : bytes
-        Equal for edges that differ by a shift only.
+        Equal for edges that differ only by a shift of the input rows.
     """
 
     inputs: Integers
@@ -57,35 +57,36 @@ class Edge:
 
     @property
     def span(self) -> int:
-        """The longest `reach`."""
+        """Largest `reach`."""
         return int(self.reach.max(initial=0))
 
     @property
     def n_of_kind(self) -> Integers:
+        """Number of input rows of each kind: (n_kinds,)."""
         return np.bincount(self.kind, minlength=len(self.kinds))
 
 
 def first_equal_lines(wiring: ConvWiring, axis: int) -> Integers:
-    """(kernel,): the first row (0) or column (1) of the kernel that is equal to each, as those of a folded pool are."""
+    """First kernel row (axis 0) or column (1) with the weights of each: (kernel,). Folded average pools repeat rows."""
     lines = np.moveaxis(wiring.weight, 2 + axis, 0).reshape(wiring.weight.shape[2 + axis], -1)
     return np.array([next(j for j in range(i + 1) if np.array_equal(lines[i], lines[j])) for i in range(len(lines))])
 
 
-def edge(wiring: ConvWiring, axis: int, start: int, stop: int, like: Integers) -> Edge:
-    """The edge of outputs start..stop-1 along rows (0) or columns (1); `like` is what `first_equal_lines` says of the axis."""
+def edge(wiring: ConvWiring, axis: int, start: int, stop: int, equal_lines: Integers) -> Edge:
+    """Edge of outputs start..stop-1 along rows (0) or columns (1); `equal_lines` is `first_equal_lines` of the axis."""
     stride, padding, dilation = wiring.stride[axis], wiring.padding[axis], wiring.dilation[axis]
     outputs, kernel = np.arange(start, stop), np.arange(wiring.weight.shape[2 + axis])
-    sees = outputs[:, None] * stride - padding + kernel * dilation
-    output, place = np.nonzero((sees >= 0) & (sees < wiring.input_shape[1 + axis]))
-    heard = sees[output, place]
-    inputs, which = np.unique(heard, return_inverse=True)
+    positions = outputs[:, None] * stride - padding + kernel * dilation
+    output, place = np.nonzero((positions >= 0) & (positions < wiring.input_shape[1 + axis]))
+    inputs, which = np.unique(positions[output, place], return_inverse=True)
     first = np.full(inputs.size, stop - start)
     np.minimum.at(first, which, output)
     by_input = np.lexsort((output, which))
     rank = np.empty(output.size, dtype=np.int64)
     rank[by_input] = np.arange(output.size) - np.searchsorted(which[by_input], which[by_input])
-    met = np.full((inputs.size, kernel.size), -1)  # in the order of outputs: how far on, and which row of the kernel
-    met[which, rank] = (output - first[which]) * kernel.size + like[place]
+    # For each input, in the order of outputs: distance from its first output, and kernel row, in one number.
+    met = np.full((inputs.size, kernel.size), -1)
+    met[which, rank] = (output - first[which]) * kernel.size + equal_lines[place]
     orders, kind = np.unique(met, axis=0, return_inverse=True)
     kind = kind.reshape(-1)
     kinds = ((orders % kernel.size)[:, :, None] == kernel).astype(np.int64)
@@ -96,27 +97,27 @@ def edge(wiring: ConvWiring, axis: int, start: int, stop: int, like: Integers) -
 
 
 class ListBits(Protocol):
-    """What lists take that hold `atoms` input channels of as many synapses as the longest."""
+    """Memory of lists that hold `atoms` input channels, each padded to the longest."""
 
     def __call__(self, formula: Formula, atoms: int, longest: Integers, index: int) -> Integers:
-        """Bits, in the shape of `longest`."""
+        """Memory in bits, in the shape of `longest`."""
         ...
 
 
 def exact_lists(formula: Formula, atoms: int, longest: Integers, index: int) -> Integers:
-    """The `ListBits` of the weights as they are."""
+    """`ListBits` of the weights that are there."""
     return formula.lists(atoms * longest, index)
 
 
 class Window:
-    """A convolution's kernel, ready to be counted on any region of its outputs.
+    """Counter of a convolution with shared lists on any region of its outputs; results are cached.
 
     Parameters
     ----------
     lists : ListBits
-        What lists take.
+        Memory of a list.
     connectivity : float, optional
-        Count every weight, also those that are zero, as there with this chance; None counts those that are not zero.
+        Probability of every weight, zeros too, to be kept; None counts the weights that are not zero.
     """
 
     def __init__(
@@ -129,10 +130,10 @@ class Window:
     ) -> None:
         self.wiring, self.formula, self.profile, self.lists, self.connectivity = wiring, formula, profile, lists, connectivity
         present = wiring.weight != 0 if connectivity is None else np.ones(wiring.weight.shape, dtype=np.bool_)
-        self._are_alike = wiring.groups == 1 and bool(present.all())
+        self._has_equal_channels = wiring.groups == 1 and bool(present.all())
         self._running = np.zeros((present.shape[0] + 1, *present.shape[1:]), dtype=np.int32)
         np.cumsum(present, axis=0, out=self._running[1:])
-        self._alike = first_equal_lines(wiring, 0), first_equal_lines(wiring, 1)
+        self._equal_lines = first_equal_lines(wiring, 0), first_equal_lines(wiring, 1)
         self._edges: dict[tuple[int, int, int], Edge] = {}
         self._counted: dict[tuple[int, int, bytes, bytes], tuple[int, int, int]] = {}
 
@@ -140,7 +141,7 @@ class Window:
         """The edge of outputs start..stop-1 along rows (0) or columns (1)."""
         key = (axis, start, stop)
         if key not in self._edges:
-            self._edges[key] = edge(self.wiring, axis, start, stop, self._alike[axis])
+            self._edges[key] = edge(self.wiring, axis, start, stop, self._equal_lines[axis])
         return self._edges[key]
 
     def edges(self, region: Region) -> tuple[Edge, Edge]:
@@ -149,9 +150,9 @@ class Window:
         return self.edge(0, *rows), self.edge(1, *columns)
 
     def key(self, region: Region) -> tuple[int, int, bytes, bytes]:
-        """Equal for regions that meet the same weights in the same way."""
+        """Hashable that is equal for regions with equal usage."""
         rows, columns = self.edges(region)
-        first = 0 if self._are_alike else region.starts[0]
+        first = 0 if self._has_equal_channels else region.starts[0]
         return first, first + region.sides[0], rows.key, columns.key
 
     def count(self, region: Region) -> tuple[int, int, int]:
@@ -168,7 +169,7 @@ class Window:
     def count_many(
         self, starts: Integers, stops: Integers, sides: tuple[int, int], rows: Edge, columns: Edge
     ) -> tuple[Integers, Integers, Integers]:
-        """Memory bits, input axons and synapses (n,) of channels starts..stops-1, on rows and columns that these edges are of."""
+        """Memory bits, input axons and synapses, each (n,), of n ranges of channels on the rows and columns of these edges."""
         pixels = np.outer(rows.n_of_kind, columns.n_of_kind)
         met = [self._met(start, stop, rows, columns) for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
         copies = [self.n_channels(start, stop) // len(lengths) for start, stop, lengths in zip(starts, stops, met, strict=True)]
@@ -184,18 +185,18 @@ class Window:
         first, last = (self._shared(stops - starts, *sides, rows, columns, atoms, longest, is_last) for is_last in (False, True))
         bits = np.minimum(first, last)
         if (bits == UNLIMITED).any():
-            index_bits(int((stops - starts).max()) * sides[0] * sides[1], self.profile)  # which says what there is
+            index_bits(int((stops - starts).max()) * sides[0] * sides[1], self.profile)  # raises, with the chip's widths
         return bits + axons * self.formula.entry, axons, synapses
 
     def lengths(self, region: Region) -> Integers:
-        """(atoms, kinds of row, kinds of column): synapses of each input channel that reaches the region, by how it is met.
+        """Synapses of a pixel of each input channel onto the region, by kind: (atoms, kinds of row, kinds of column).
 
-        Where all channels are alike, the one atom stands for each of them.
+        If all channels have equal connectivity, there is one atom for all of them.
         """
         return self._met(region.starts[0], region.stops[0], *self.edges(region))
 
     def _met(self, start: int, stop: int, rows: Edge, columns: Edge) -> Integers:
-        if self._are_alike:
+        if self._has_equal_channels:
             met: Integers = (stop - start) * np.outer(rows.kinds.sum(axis=1), columns.kinds.sum(axis=1))[None]
             return met
         atoms = self._atoms(start, stop)
@@ -204,23 +205,23 @@ class Window:
         return counts.reshape(len(atoms), len(rows.kinds), len(columns.kinds))
 
     def channels(self, region: Region) -> Integers:
-        """(atoms,): the input channels that may reach the region: those of its groups."""
+        """Input channels of the region's groups: (channels,)."""
         first, last = self._groups(region.starts[0], region.stops[0])
         c_group = self.wiring.weight.shape[1]
         return np.arange(first * c_group, (last + 1) * c_group)
 
     def _groups(self, start: int, stop: int) -> tuple[int, int]:
-        """The first and the last group that output channels start..stop-1 are of."""
+        """First and last group of output channels start..stop-1."""
         per_group = self.wiring.weight.shape[0] // self.wiring.groups
         return start // per_group, (stop - 1) // per_group
 
     def n_channels(self, start: int, stop: int) -> int:
-        """Input channels that may reach output channels start..stop-1."""
+        """Number of input channels of the groups of output channels start..stop-1."""
         first, last = self._groups(start, stop)
         return int(last - first + 1) * self.wiring.weight.shape[1]
 
     def _atoms(self, start: int, stop: int) -> Integers:
-        """(atoms, kernel rows, kernel columns): how many of the output channels each place of the window feeds."""
+        """Number of these output channels with a weight at each kernel position: (atoms, kernel rows, kernel columns)."""
         per_group = self.wiring.weight.shape[0] // self.wiring.groups
         first, last = self._groups(start, stop)
         firsts = np.arange(first, last + 1) * per_group
@@ -232,10 +233,14 @@ class Window:
         self, channels: Integers, height: int, width: int, rows: Edge, columns: Edge, atoms: Integers, longest: Integers,
         channels_last: bool,
     ) -> Integers:  # fmt: skip
-        """(n,): memory of the shared lists of so many output channels, numbered last or first, from so many atoms.
+        """Memory in bits of the shared lists of n slices: (n,); `UNLIMITED` where the chip has no index wide enough.
 
-        `longest` (n, kinds of row, kinds of column) is the length of each list an atom. Where the chip has no index as long
-        as such numbers need, `UNLIMITED`.
+        Parameters
+        ----------
+        channels, atoms : array (n,)
+            Output channels, numbered last or first, and input channels of each slice.
+        longest : array (n, kinds of row, kinds of column)
+            Synapses of the longest atom of each list.
         """
         step, plane = (channels, 1) if channels_last else (np.ones_like(channels), height * width)
         reach, widest = self.profile.number("axon_base_neurons", UNLIMITED), self.profile["index_bits"].choices[-1]
@@ -253,11 +258,11 @@ class Window:
         return bits
 
     def _index(self, last: int) -> int:
-        """Width of an index that names targets 0..last; none is needed for a single one."""
+        """Width of an index of targets 0..last; 0 for a single target."""
         return index_bits(last + 1, self.profile) if last else 0
 
     def _moved(self, step: int, across: int, width: int, rows: Edge, columns: Edge, atoms: int, longest: Integers) -> int:
-        """Memory of shared lists where the offset reaches less far than the region: each stretch has its own."""
+        """Memory in bits where the chip's largest offset is shorter than the region: each stretch has lists of its own."""
         reach, widest = self.profile.number("axon_base_neurons", UNLIMITED), self.profile["index_bits"].choices[-1]
         local = ((rows.reach[:, None] * width + columns.reach) * step + across).reshape(-1)
         moved = (rows.first[:, None] * width + columns.first) * step // reach
@@ -269,7 +274,7 @@ class Window:
         return int(self.lists(self.formula, atoms, longest, self._index(last)).reshape(-1)[which].sum())
 
     def one_by_one(self, region: Region) -> tuple[Integers, Integers]:
-        """Lengths of the lists, and of each how many there are, where every input neuron has its own."""
+        """Lengths of the lists, and how many there are of each, if every input neuron has a list of its own."""
         rows, columns = self.edges(region)
         lengths = self.lengths(region)
         copies = self.n_channels(region.starts[0], region.stops[0]) // len(lengths)
@@ -277,19 +282,20 @@ class Window:
         return lengths.reshape(-1), how_many.reshape(-1)
 
     def _kernel_bits(self, start: int, stop: int) -> int:
+        """Memory in bits of the kernels of output channels start..stop-1 on DYNAP-CNN."""
         kernel = power_of_two(int(np.prod(self.wiring.weight.shape[2:])))
         return self.n_channels(start, stop) * kernel * power_of_two(int(stop - start)) * self.formula.synapse_bits
 
     def reached(self, region: Region) -> tuple[Region, Mask]:
-        """The input neurons that reach a region: the box they lie in, and which of its neurons do."""
+        """Input neurons with synapses onto a region: their bounding box, and a mask in it."""
         return self._spread(region, self.lengths(region) > 0)
 
     def fan_out(self, region: Region) -> Integers:
-        """Synapses onto the region of every neuron of the box that `reached` gives."""
+        """Synapses from every neuron of the box that `reached` returns onto the region."""
         return self._spread(region, self.lengths(region))[1]
 
     def _spread(self, region: Region, of_kinds: NDArray[Any]) -> tuple[Region, NDArray[Any]]:
-        """Something of every channel and kind of pixel, laid out over the box of the pixels that meet the region."""
+        """Values by channel and kind of pixel, spread over the bounding box of the pixels with synapses onto the region."""
         (rows, columns), channels = self.edges(region), self.channels(region)
         inside = of_kinds[:, rows.kind[:, None], columns.kind]
         if not inside.size:
@@ -297,28 +303,25 @@ class Window:
         starts = (int(channels[0]), int(rows.inputs[0]), int(columns.inputs[0]))
         stops = (int(channels[-1]) + 1, int(rows.inputs[-1]) + 1, int(columns.inputs[-1]) + 1)
         box, spread = Region(starts, stops), inside
-        if inside.shape[1:] != box.sides[1:]:  # some pixels in between meet nothing
+        if inside.shape[1:] != box.sides[1:]:  # some pixels in between have no synapse, as with large strides
             spread = np.zeros((len(of_kinds), *box.sides[1:]), dtype=of_kinds.dtype)
             spread[:, (rows.inputs - starts[1])[:, None], columns.inputs - starts[2]] = inside
         return box, np.broadcast_to(spread, box.sides)
 
 
-# -------------------- resources.expectation
-
-
 def expected_lists(
     sizes: Integers, how_many: Integers, n_neurons: int, connectivity: float, formula: Formula, profile: HardwareProfile
 ) -> tuple[int, int, int, str]:
-    """Memory bits, input axons, synapses and encoding to expect of a slice, rounded up.
+    """Expected memory bits, input axons and synapses of a slice, rounded up, and its cheapest encoding.
 
     Parameters
     ----------
     sizes, how_many : array (n_sizes,)
-        `how_many` axons have a list of `sizes` synapses each before weights are taken out.
+        `how_many` axons have a list of `sizes` synapses each before pruning.
     n_neurons : int
         Neurons of the slice.
     connectivity : float
-        Chance of each weight to survive, 0..1.
+        Probability of each weight to be kept, 0..1.
     """
     alive = float(how_many @ (1 - (1 - connectivity) ** sizes))
     allowed = profile["encodings"].names
@@ -340,7 +343,7 @@ def expected_lists(
 
 
 def expected_window(connectivity: float) -> ListBits:
-    """The `ListBits` of a convolution whose weights survive with the given chance; a list is as long as its longest channel."""
+    """Expected `ListBits` of a convolution whose weights are kept with a probability; a list is padded to its longest channel."""
 
     def lists(formula: Formula, atoms: int, longest: Integers, index: int) -> NDArray[np.int64]:
         bits = [_expected(int(n), atoms, connectivity, formula, index) for n in longest.reshape(-1)]
@@ -351,8 +354,8 @@ def expected_window(connectivity: float) -> ListBits:
 
 @lru_cache(maxsize=1 << 14)
 def _expected(n: int, atoms: int, chance: float, formula: Formula, index: int) -> float:
-    """Bits to expect of `atoms` lists that share a length, the longest of as many binomial draws of n weights."""
-    from scipy.stats import binom  # takes longer to load than the rest of the package, and few ask what to expect
+    """Expected bits of `atoms` lists padded to one length, the longest of as many binomial draws of n weights."""
+    from scipy.stats import binom  # slow to import, and only plans need it
 
     if chance >= 1:
         return float(formula.lists(np.asarray(n * atoms), index))

@@ -1,9 +1,7 @@
-"""How much one connection of a layer needs, on any region of its neurons.
+"""Resource usage of any region of a layer: memory, axons, synapses, fan-in, and what else a core limits.
 
-How much of each resource any region of a layer needs.
-
-Counted exactly, on the weights that are not zero; or in closed form, as expected if every weight survived with a given
-chance, which at 1 is exact too.
+Exact on the weights that are not zero; or in closed form, the expected usage if each weight is kept with a probability
+(`connectivity`), which at 1 is exact too.
 """
 
 from __future__ import annotations
@@ -27,15 +25,12 @@ from neurodeploy.resources.convolution_lists import Window, exact_lists, expecte
 from neurodeploy.resources.encodings import Formula, list_bits, power_of_two, weight_bits
 from neurodeploy.resources.usage import AnyLayer, Region, Usage, grid_of, limited_resources, usage_vector
 
-# -------------------- resources.parts
-
-
-Counted: TypeAlias = "tuple[int, int, int, str]"
-"""Memory bits, input axons, synapses, encoding."""
+ListUsage: TypeAlias = "tuple[int, int, int, str]"
+"""Memory in bits, input axons, synapses, and name of the encoding."""
 
 
 def expected_fan_in(wiring: Wiring, connectivity: float | None) -> NDArray[np.float64]:
-    """(n_out,): synapses onto each neuron, those to expect where weights survive with a chance."""
+    """Synapses onto each neuron, expected ones if `connectivity` is the probability of each weight to be kept: (n_out,)."""
     match wiring:
         case _ if connectivity is None:
             return wiring.fan_in().astype(np.float64)
@@ -50,35 +45,41 @@ def expected_fan_in(wiring: Wiring, connectivity: float | None) -> NDArray[np.fl
             raise unsupported_kind(wiring)
 
 
-def part_of(
+def counter_of(
     wiring: Wiring,
     formula: Formula,
     profile: HardwareProfile,
     connectivity: float | None,
-    counted: MutableMapping[Any, Any],
-) -> DensePart | SparsePart | ConvPart:
-    """A connection ready to be counted; one part for all that count alike."""
+    cache: MutableMapping[Any, Any],
+) -> DenseCounter | SparseCounter | ConvCounter:
+    """Counter of a connection, from the cache where an equal one was made before.
+
+    Convolutions without zero weights count the same whatever their weights, so all of one geometry share a counter.
+    """
     key: tuple[Any, ...] = (id(wiring), formula, connectivity)
     if isinstance(wiring, ConvWiring) and (connectivity is not None or bool(wiring.weight.all())):
-        alikes = tuple(tuple(first_equal_lines(wiring, axis).tolist()) for axis in (0, 1))
+        equal_lines = tuple(tuple(first_equal_lines(wiring, axis).tolist()) for axis in (0, 1))
         geometry = wiring.input_shape, wiring.stride, wiring.padding, wiring.dilation, wiring.groups
-        key = (wiring.weight.shape, *geometry, alikes, formula, connectivity)
-    if key not in counted:
+        key = (wiring.weight.shape, *geometry, equal_lines, formula, connectivity)
+    if key not in cache:
         match wiring:
             case DenseWiring():
-                counted[key] = DensePart(wiring, formula, profile, connectivity)
+                cache[key] = DenseCounter(wiring, formula, profile, connectivity)
             case SparseWiring():
-                counted[key] = SparsePart(wiring, formula, profile, connectivity)
+                cache[key] = SparseCounter(wiring, formula, profile, connectivity)
             case ConvWiring():
-                counted[key] = ConvPart(wiring, formula, profile, connectivity)
+                cache[key] = ConvCounter(wiring, formula, profile, connectivity)
             case _:
                 raise unsupported_kind(wiring)
-    part: DensePart | SparsePart | ConvPart = counted[key]
-    return part
+    counter: DenseCounter | SparseCounter | ConvCounter = cache[key]
+    return counter
 
 
-class DensePart:
-    """A dense connection: how many synapses each axon has on any run of neurons, in one subtraction."""
+class DenseCounter:
+    """Counter of a dense connection.
+
+    Running sums of the synapses over the neurons give those of each axon onto any run of neurons in one subtraction.
+    """
 
     def __init__(self, wiring: DenseWiring, formula: Formula, profile: HardwareProfile, connectivity: float | None) -> None:
         self.wiring, self.formula, self.profile, self.connectivity = wiring, formula, profile, connectivity
@@ -87,7 +88,7 @@ class DensePart:
             np.cumsum(wiring.weight != 0, axis=0, out=self._running[1:])
 
     def n_synapses(self, region: Region, grid: tuple[int, ...]) -> Integers:
-        """(n_in,): synapses of each axon on the region."""
+        """Synapses of each axon onto the region: (n_in,)."""
         if len(region.sides) == 1:
             n: Integers = (self._running[region.stops[0]] - self._running[region.starts[0]]).astype(np.int64)
         else:
@@ -95,10 +96,10 @@ class DensePart:
         return n
 
     def key(self, region: Region) -> Hashable:
-        """Equal for regions of as many neurons that count alike."""
+        """Hashable that is equal for regions with equal usage, of regions with as many neurons."""
         return None if self.connectivity is not None else region
 
-    def count(self, region: Region, grid: tuple[int, ...]) -> Counted:
+    def count(self, region: Region, grid: tuple[int, ...]) -> ListUsage:
         n = region.n_neurons
         if self.connectivity is not None:
             sizes = np.full(1, n), np.full(1, self.wiring.n_in)
@@ -122,14 +123,14 @@ class DensePart:
         return shape, Region.whole(shape), mask
 
 
-class SparsePart:
-    """A sparse connection, counted from the synapses of a region's neurons alone."""
+class SparseCounter:
+    """Counter of a sparse connection; it reads only the synapses of a region's neurons."""
 
     def __init__(self, wiring: SparseWiring, formula: Formula, profile: HardwareProfile, connectivity: float | None) -> None:
         self.wiring, self.formula, self.profile, self.connectivity = wiring, formula, profile, connectivity
 
     def _sources(self, region: Region, grid: tuple[int, ...]) -> NDArray[np.int32]:
-        """The source of each synapse onto the region; synapses of weight zero do not exist."""
+        """Source neuron of each synapse onto the region, without synapses of weight zero."""
         starts = self.wiring.starts
         if len(region.sides) == 1:
             runs = [(int(starts[region.starts[0]]), int(starts[region.stops[0]]))]
@@ -138,19 +139,20 @@ class SparsePart:
         return np.concatenate([self.wiring.sources[a:b][self.wiring.weight[a:b] != 0] for a, b in runs])
 
     def _sizes(self, region: Region, grid: tuple[int, ...]) -> Integers:
-        """Synapses of each axon on the region, in some order; those without any are left out where they take nothing."""
+        """Synapses of each axon onto the region, in any order; axons without synapses only where the encoding stores them too."""
         sources = self._sources(region, grid)
         if "dynapcnn" in self.profile["encodings"].names:
             return np.bincount(sources, minlength=self.wiring.n_in).astype(np.int64)
-        few = sources.size < self.wiring.n_in // 8
-        sizes = np.unique(sources, return_counts=True)[1] if few else np.bincount(sources, minlength=1)
+        # Sorting is faster than counting where the synapses are far fewer than the possible sources.
+        is_sparse = sources.size < self.wiring.n_in // 8
+        sizes = np.unique(sources, return_counts=True)[1] if is_sparse else np.bincount(sources, minlength=1)
         return sizes[sizes > 0].astype(np.int64)
 
     def key(self, region: Region) -> Hashable:
-        """Equal for regions that count alike."""
+        """Hashable that is equal for regions with equal usage."""
         return region
 
-    def count(self, region: Region, grid: tuple[int, ...]) -> Counted:
+    def count(self, region: Region, grid: tuple[int, ...]) -> ListUsage:
         sizes = self._sizes(region, grid)
         if self.connectivity is not None:
             n, of_size = np.unique(sizes, return_counts=True)
@@ -172,8 +174,8 @@ class SparsePart:
         return shape, Region.whole(shape), mask
 
 
-class ConvPart:
-    """A convolution, counted by how input pixels meet its window."""
+class ConvCounter:
+    """Counter of a convolution; see `neurodeploy.resources.convolution_lists`."""
 
     def __init__(self, wiring: ConvWiring, formula: Formula, profile: HardwareProfile, connectivity: float | None) -> None:
         self.wiring, self.formula, self.profile, self.connectivity = wiring, formula, profile, connectivity
@@ -182,11 +184,11 @@ class ConvPart:
         self.window = Window(wiring, formula, profile, lists, connectivity)
 
     def key(self, region: Region) -> Hashable:
-        """Equal for regions that count alike."""
+        """Hashable that is equal for regions with equal usage."""
         return self.window.key(region)
 
-    def count(self, region: Region, grid: tuple[int, ...]) -> Counted:
-        del grid  # it is the region's own
+    def count(self, region: Region, grid: tuple[int, ...]) -> ListUsage:
+        del grid  # a convolution's region has its grid
         if self.shared is not None:
             return *self.window.count(region), self.shared
         sizes, how_many = self.window.one_by_one(region)
@@ -211,12 +213,21 @@ class ConvPart:
         return self.wiring.input_shape, box, mask
 
 
-# -------------------- resources.counting
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SourceNeurons:
-    """The neurons of a source that a region hears: those of a box, in the source's shape, where `mask` is true."""
+    """Neurons of one source that have synapses onto a region.
+
+    Attributes
+    ----------
+    source : str
+        Name of the layer, or `INPUT`.
+    shape : tuple of int
+        Shape in which the source's neurons are numbered: (n,) or (channels, rows, columns).
+    box : Region
+        Box in that shape with all of them.
+    mask : array of the box's shape, bool
+        Which neurons of the box.
+    """
 
     source: str
     shape: tuple[int, ...]
@@ -225,28 +236,29 @@ class SourceNeurons:
 
 
 class LayerCount:
-    """A layer, ready to be counted on any region.
+    """Resource usage of one layer on any region of its neurons; results are cached.
 
     Parameters
     ----------
     bits : int
         Width of a weight; rounded up to one that the chip has.
     connectivity : float, optional
-        Count what to expect if each weight survived with this chance, 0..1; None counts the weights that are not zero.
-    counted : mapping, optional
-        What layers of one network share, each filling it: connections that are alike are counted once.
+        Probability of each weight to be kept, 0..1, for expected usage; None counts the weights that are not zero.
+    cache : mapping, optional
+        Shared by the layers of one network, which fill it, so that equal connections are counted once. Keys hold ids of
+        connectivity objects, which the cached counters keep alive.
     wait_steps : sequence of int, optional
-        Steps that spikes wait in each connection's synapses (`neurodeploy.ir.graph.wait_steps`); its delays alone by default.
+        Steps that spikes wait in each connection's synapses (`neurodeploy.ir.graph.wait_steps`); default: its delays alone.
 
     Raises
     ------
     BudgetError
-        The chip has no weights as wide.
+        The chip has no weights of that width or wider.
 
     Attributes
     ----------
     share : float
-        Of the memory that synapses would take as they are, what `usage` counts: 1, but for plans to prune them.
+        Factor on synapse memory; 1 except in plans to prune.
     """
 
     def __init__(
@@ -255,17 +267,19 @@ class LayerCount:
         bits: int,
         profile: HardwareProfile,
         connectivity: float | None = None,
-        counted: MutableMapping[Any, Any] | None = None,
+        cache: MutableMapping[Any, Any] | None = None,
         wait_steps: Sequence[int] | None = None,
     ) -> None:
         self.layer, self.profile, self.connectivity, self.grid = layer, profile, connectivity, grid_of(layer)
         self.width = weight_bits(bits, profile)
-        self.counted = {} if counted is None else counted
+        self.cache = {} if cache is None else cache
         self.wait_steps = tuple(c.delay_steps for c in layer.connections) if wait_steps is None else tuple(wait_steps)
-        bundled = list(_bundles(layer, self.wait_steps))
+        bundled = self._bundled(layer, self.wait_steps)
         self._bundles = [bundle for bundle, _ in bundled]
-        self._parts = [
-            part_of(bundle[0].synapse, Formula.of(profile, self.width, is_delayed=steps > 0), profile, connectivity, self.counted)
+        self._counters = [
+            counter_of(
+                bundle[0].synapse, Formula.of(profile, self.width, is_delayed=steps > 0), profile, connectivity, self.cache
+            )
             for bundle, steps in bundled
         ]
         self._state_bits = profile.number("neuron_state_bits", 0)
@@ -274,13 +288,31 @@ class LayerCount:
         self._taken: dict[tuple[Any, ...], Integers] = {}
         self._limits_profiles = {"neuron_profiles", "threshold_profiles"} & set(limited_resources(profile))
 
+    @staticmethod
+    def _bundled(layer: AnyLayer, wait_steps: Sequence[int]) -> list[tuple[list[Connection[Wiring]], int]]:
+        """Connections with equal synapses and equal waiting steps, and these steps.
+
+        The axons of a bundle point to the same lists, which a core stores once: a sum of spikes from several sources.
+        """
+        bundles: list[tuple[list[Connection[Wiring]], int]] = []
+        connections: tuple[Connection[Any], ...] = layer.connections
+        for connection, steps in zip(connections, wait_steps, strict=True):
+            for bundle, of_bundle in bundles:
+                first = bundle[0]
+                if steps == of_bundle and (first.synapse is connection.synapse or first.synapse == connection.synapse):
+                    bundle.append(connection)
+                    break
+            else:
+                bundles.append(([connection], steps))
+        return bundles
+
     def usage(self, region: Region) -> Usage:
-        """What a region needs on one core; regions that count alike are counted once.
+        """Resource usage of a region on one core, without output axons.
 
         Raises
         ------
         BudgetError
-            The chip has no index as long.
+            The region needs wider target indices than the chip has.
         """
         key = self._key(region)
         if key not in self._used:
@@ -288,87 +320,95 @@ class LayerCount:
         return self._used[key]
 
     def _counted(self, region: Region) -> Usage:
-        counted = [
-            _times(part.count(region, self.grid), len(bundle), part.formula)
-            for part, bundle in zip(self._parts, self._bundles, strict=True)
-        ]
-        memory, axons, synapses, encodings = zip(*counted, strict=True)
+        memory, n_axons, n_synapses, encodings = 0, 0, 0, set[str]()
+        for counter, bundle in zip(self._counters, self._bundles, strict=True):
+            bits, axons, synapses, encoding = counter.count(region, self.grid)
+            # The lists are stored once for all sources of a bundle; each source has axons of its own.
+            memory += bits + (len(bundle) - 1) * axons * counter.formula.entry
+            n_axons, n_synapses = n_axons + len(bundle) * axons, n_synapses + len(bundle) * synapses
+            encodings.add(encoding)
         return Usage(
             neurons=region.n_neurons,
-            synapses=sum(synapses),
-            synapse_memory_bits=sum(memory),
-            input_axons=sum(axons),
-            encoding="+".join(sorted(set(encodings))),
+            synapses=n_synapses,
+            synapse_memory_bits=memory,
+            input_axons=n_axons,
+            encoding="+".join(sorted(encodings)),
             fan_in=math.ceil(self.fan_in()[region.box].max() - 1e-9),
             neuron_memory_bits=self._neuron_bits(region),
             biases=self._biases(region),
-            synapse_formats=len(counted),
+            synapse_formats=len(self._counters),
             neuron_profiles=self._profiles(region, ("du", "dv")),
             threshold_profiles=self._threshold_profiles(region),
             delay_steps=max(self.wait_steps),
         )
 
     def usage_vector(self, region: Region) -> Integers:
-        """(n_resources,): `usage`, in the order of `limited_resources`, without output axons."""
+        """`usage` in the order of `limited_resources`, without output axons: (n_resources,)."""
         key = self._key(region)
         if key not in self._taken:
             self._taken[key] = usage_vector(self.usage(region), 0, self.profile)
         return self._taken[key]
 
     def _key(self, region: Region) -> tuple[Any, ...]:
-        """Equal for regions that count alike."""
-        alike = (region.sides, *[part.key(region) for part in self._parts])
-        return (region, *alike) if self._limits_profiles else alike
+        """Hashable that is equal for regions with equal usage."""
+        shape = (region.sides, *[counter.key(region) for counter in self._counters])
+        return (region, *shape) if self._limits_profiles else shape
 
-    def by_connection(self, region: Region) -> list[Counted]:
-        """Memory bits, input axons, synapses and encoding of a region, connection by connection, each as if it were alone."""
-        return [part.count(region, self.grid) for part, bundle in zip(self._parts, self._bundles, strict=True) for _ in bundle]
+    def by_connection(self, region: Region) -> list[ListUsage]:
+        """`ListUsage` of a region for each connection, as if it were the only one."""
+        return [
+            counter.count(region, self.grid)
+            for counter, bundle in zip(self._counters, self._bundles, strict=True)
+            for _ in bundle
+        ]
 
     def sources(self, region: Region) -> Iterator[SourceNeurons]:
-        """What a region hears, connection by connection."""
-        for bundle, part in zip(self._bundles, self._parts, strict=True):
-            shape, box, mask = part.source_mask(region, self.grid)
+        """Source neurons with synapses onto a region, for each connection."""
+        for bundle, counter in zip(self._bundles, self._counters, strict=True):
+            shape, box, mask = counter.source_mask(region, self.grid)
             for connection in bundle:
                 yield SourceNeurons(source=connection.source, shape=shape, box=box, mask=mask)
 
     def fan_outs(self, region: Region) -> Iterator[NDArray[Any]]:
         """Synapses from each possible source neuron onto a region, in the shape of `SourceNeurons.mask`, by connection."""
-        for part, bundle in zip(self._parts, self._bundles, strict=True):
+        for counter, bundle in zip(self._counters, self._bundles, strict=True):
             for _ in bundle:
-                yield part.fan_out(region, self.grid)
+                yield counter.fan_out(region, self.grid)
 
     def n_sources(self, region: Region) -> dict[str, int]:
-        """How many neurons of each source a region hears at most: as if no weight were zero."""
-        heard: dict[str, int] = {}
-        for bundle, part in zip(self._bundles, self._parts, strict=True):
-            n = part.n_sources(region, self.grid)
+        """Number of neurons of each source that could have synapses onto a region, if no weight were zero."""
+        found: dict[str, int] = {}
+        for bundle, counter in zip(self._bundles, self._counters, strict=True):
+            n = counter.n_sources(region, self.grid)
             for connection in bundle:
-                heard[connection.source] = heard.get(connection.source, 0) + n
-        return heard
+                found[connection.source] = found.get(connection.source, 0) + n
+        return found
 
     def fan_in(self) -> NDArray[np.float64]:
-        """Synapses onto each neuron, in the layer's grid."""
-        key = ("fan-in", *((id(part), len(bundle)) for part, bundle in zip(self._parts, self._bundles, strict=True)))
-        if key not in self.counted:
+        """Synapses onto each neuron, in the shape of the layer's grid."""
+        key = ("fan-in", *((id(counter), len(bundle)) for counter, bundle in zip(self._counters, self._bundles, strict=True)))
+        if key not in self.cache:
             total = np.zeros(self.layer.n_neurons)
-            for part, bundle in zip(self._parts, self._bundles, strict=True):
-                total += expected_fan_in(part.wiring, self.connectivity) * len(bundle)
-            self.counted[key] = total.reshape(self.grid)
-        fan_in: NDArray[np.float64] = self.counted[key]
+            for counter, bundle in zip(self._counters, self._bundles, strict=True):
+                total += expected_fan_in(counter.wiring, self.connectivity) * len(bundle)
+            self.cache[key] = total.reshape(self.grid)
+        fan_in: NDArray[np.float64] = self.cache[key]
         return fan_in
 
     def bundles(self) -> list[tuple[Wiring, Formula, tuple[str, ...]]]:
-        """Wirings that differ, each with how its lists are stored and with its sources."""
+        """Different connectivities of the layer, each with its memory formula and the names of its sources."""
         return [
-            (part.wiring, part.formula, tuple(connection.source for connection in bundle))
-            for part, bundle in zip(self._parts, self._bundles, strict=True)
+            (counter.wiring, counter.formula, tuple(connection.source for connection in bundle))
+            for counter, bundle in zip(self._counters, self._bundles, strict=True)
         ]
 
     def windows(self) -> list[tuple[Window, tuple[str, ...]]] | None:
-        """The convolutions with the sources of each, where the layer has nothing else."""
-        parts = [(part, tuple(c.source for c in bundle)) for part, bundle in zip(self._parts, self._bundles, strict=True)]
-        found = [(part.window, sources) for part, sources in parts if isinstance(part, ConvPart)]
-        return found if len(found) == len(parts) else None
+        """Convolutions with the names of their sources; None where the layer has other connections too."""
+        counters = [
+            (counter, tuple(c.source for c in bundle)) for counter, bundle in zip(self._counters, self._bundles, strict=True)
+        ]
+        found = [(counter.window, sources) for counter, sources in counters if isinstance(counter, ConvCounter)]
+        return found if len(found) == len(counters) else None
 
     def _neuron_bits(self, region: Region) -> int:
         if "dynapcnn" in self.profile["encodings"].names and len(region.sides) == 3:
@@ -390,7 +430,7 @@ class LayerCount:
                 raise unsupported_kind(self.layer.neuron)
 
     def _profiles(self, region: Region, names: tuple[str, ...]) -> int:
-        """Different settings of the region's neurons; 1 where nothing limits them or they are all alike."""
+        """Number of different settings of these parameters among the region's neurons; 1 where the chip does not limit it."""
         arrays = [getattr(self.layer.neuron, name) for name in names if hasattr(self.layer.neuron, name)]
         arrays = [array for array in arrays if array.shape]
         if not arrays or not self._limits_profiles:
@@ -430,27 +470,3 @@ def layer_usage(
         most = {name: math.ceil(total.max() - 1e-9) for name, total in fan_out.items() if name != INPUT}
         usage["fan_out_per_neuron"] = {layer.name: most.get(layer.name, 0) for layer in network.layers}
     return usage
-
-
-def _bundles(layer: AnyLayer, wait_steps: Sequence[int]) -> Iterator[tuple[list[Connection[Wiring]], int]]:
-    """Connections with equal synapses, as those of a sum of spikes: their axons point to the same lists, stored once.
-
-    With each bundle come the steps that its spikes wait.
-    """
-    bundles: list[tuple[list[Connection[Wiring]], int]] = []
-    connections: tuple[Connection[Any], ...] = layer.connections
-    for connection, steps in zip(connections, wait_steps, strict=True):
-        for bundle, others in bundles:
-            first = bundle[0]
-            if steps == others and (first.synapse is connection.synapse or first.synapse == connection.synapse):
-                bundle.append(connection)
-                break
-        else:
-            bundles.append(([connection], steps))
-    yield from bundles
-
-
-def _times(counted: Counted, sources: int, formula: Formula) -> Counted:
-    """What a connection takes from so many sources, whose axons point to the same lists."""
-    memory, axons, synapses, encoding = counted
-    return memory + (sources - 1) * axons * formula.entry, sources * axons, sources * synapses, encoding

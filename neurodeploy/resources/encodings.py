@@ -1,4 +1,4 @@
-"""What synapses take of a core's memory, by the chip's own formula.
+"""Memory formulas for lists of synapses on a core.
 
 A core stores, for each input axon, the list of its synapses on that core, in blocks::
 
@@ -8,14 +8,14 @@ This is Loihi 1's published formula (nengo-loihi, ``block.py: SynapseConfig.bits
 without blocks, headers and units has lists of plain words. Encodings, by the names that a profile lists:
 
 - ``dense``: a weight for every neuron of the slice in each list, and no index.
-- ``sparse``: the surviving synapses, each with the index of its target.
-- ``convolution``: an input axon is a pixel, its channel travels with the spike; pixels that meet the window alike share a list
+- ``sparse``: the synapses that exist, each with the index of its target.
+- ``convolution``: an input axon is a pixel, its channel travels with the spike; pixels with the same list of weights share it
   (nengo-loihi, ``conv.py: conv2d_loihi_weights``, ``block.py: set_population_weights``). See
   `neurodeploy.resources.convolution_lists`.
 - ``crossbar``: a weight for every pair of an axon and a neuron of the slice, without blocks.
 - ``dynapcnn``: kernels of whole powers of two (sinabs, ``dynapcnn_layer.py``): c * 2^(ceil(log2(kx ky)) + ceil(log2 f)) weights.
 
-Where input axons take of the same memory, the entry that points to a list counts with the list.
+Where input axons are stored in the same memory, the axon's entry counts with its list.
 """
 
 from __future__ import annotations
@@ -31,16 +31,18 @@ from neurodeploy.ir.arrays import Integers
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Formula:
-    """A profile's numbers for lists of synapses, at one width of a weight.
+    """A profile's numbers for lists of synapses, at one weight width.
 
     Attributes
     ----------
     synapse_bits : int
-        Weight and delay of a synapse.
-    block, header, unit : int
-        Synapses of a block at most, bits of its header, bits that memory is given out in.
+        Weight and delay of one synapse, in bits.
+    block : int
+        Most synapses in a block.
+    header, unit : int
+        Overhead of a block, and unit of memory allocation, in bits.
     entry : int
-        Bits of the axon that points to the list, where it shares the memory.
+        Bits of the axon that points to the list, where it is stored in the same memory; else 0.
     """
 
     synapse_bits: int
@@ -51,7 +53,7 @@ class Formula:
 
     @classmethod
     def of(cls, profile: HardwareProfile, width: int, *, is_delayed: bool = False) -> Formula:
-        """The formula of a chip for weights of `width` bits."""
+        """Formula of a chip for weights of `width` bits; delayed synapses store their delay too."""
         delay = profile.number("max_delay_steps", 0).bit_length() if is_delayed else 0
         return cls(
             synapse_bits=width + delay, block=profile.number("synapses_per_block", UNLIMITED),
@@ -60,7 +62,7 @@ class Formula:
         )  # fmt: skip
 
     def lists(self, n_synapses: Integers, index_bits: int | Integers = 0) -> Integers:
-        """Memory of lists of so many synapses each, without entries; nothing for an empty one."""
+        """Memory in bits of lists with `n_synapses` each, without their axons' entries; 0 for an empty list."""
         n = np.asarray(n_synapses, dtype=np.int64)
         full, rest = np.divmod(n, self.block)
         synapse = self.synapse_bits + index_bits
@@ -72,7 +74,7 @@ class Formula:
         return units * self.unit
 
     def least(self, n_synapses: Integers, index_bits: int = 0) -> Integers:
-        """Memory that axons need on all cores together, however their targets are cut: headers and units counted once."""
+        """Lower bound on the memory in bits of axons with `n_synapses` on all cores together, however their targets are cut."""
         n = np.asarray(n_synapses, dtype=np.int64)
         blocks = -(-n // self.block) if self.block < UNLIMITED else (n > 0).astype(np.int64)
         units: Integers = -(-(n * (self.synapse_bits + index_bits) + blocks * self.header) // self.unit)
@@ -80,7 +82,7 @@ class Formula:
 
 
 def axon_bits(n_synapses: Integers, weight_bits: int, index_bits: int, profile: HardwareProfile) -> Integers:
-    """Memory of input axons that have `n_synapses` synapses each; index_bits 0 is the dense encoding.
+    """Memory in bits of input axons with `n_synapses` synapses each, entries included; index_bits 0 is the dense encoding.
 
     >>> from neurodeploy.hardware.loading import load_profile
     >>> axon_bits(np.array([0, 3, 64, 65]), 8, 10, load_profile("loihi1")).tolist()  # 3*18+10=64; 64*18+10 -> 1216
@@ -91,13 +93,25 @@ def axon_bits(n_synapses: Integers, weight_bits: int, index_bits: int, profile: 
 
 
 def index_bits(n_neurons: int, profile: HardwareProfile) -> int:
-    """Narrowest allowed index that tells `n_neurons` targets apart."""
+    """Narrowest index width of the chip that distinguishes `n_neurons` targets.
+
+    Raises
+    ------
+    BudgetError
+        The chip has none that wide.
+    """
     needed = max(1, (n_neurons - 1).bit_length())
     return _narrowest("target index", needed, profile, "index_bits")
 
 
 def weight_bits(width: int, profile: HardwareProfile) -> int:
-    """Narrowest allowed weight of at least `width` bits."""
+    """Narrowest weight width of the chip that has at least `width` bits.
+
+    Raises
+    ------
+    BudgetError
+        The chip has none that wide.
+    """
     most = profile["weight_bits"].choices[-1]
     return _narrowest("weight", max(1, width), profile, "weight_bits", f"Take weights of at most {most} bit{'s' * (most > 1)}.")
 
@@ -111,7 +125,10 @@ def _narrowest(what: str, needed: int, profile: HardwareProfile, key: str, remed
 
 
 def list_bits(n_synapses: Integers, n_neurons: int, formula: Formula, profile: HardwareProfile) -> tuple[int, Encoding]:
-    """Memory of a slice of `n_neurons` neurons, given each axon's synapses (n_in,), in the cheaper encoding, and which it is."""
+    """Memory in bits of a slice of `n_neurons` neurons in its cheapest encoding, and the name of that encoding.
+
+    `n_synapses` (n_in,) has the synapses of each axon onto the slice.
+    """
     allowed, n = profile["encodings"].names, np.asarray(n_synapses, dtype=np.int64)
     axons = int(np.count_nonzero(n))
     bits: dict[Encoding, int] = {}
@@ -122,12 +139,12 @@ def list_bits(n_synapses: Integers, n_neurons: int, formula: Formula, profile: H
     if "dense" in allowed:
         bits["dense"] = axons * int(formula.lists(np.asarray(n_neurons)))
     if "sparse" in allowed:
-        addressed = min(n_neurons, profile.capacity("neurons"))  # more are too many for a core, whatever the index
+        addressed = min(n_neurons, profile.capacity("neurons"))  # a slice with more neurons breaks another limit
         bits["sparse"] = int(formula.lists(n, index_bits(addressed, profile)).sum())
     best = min(bits, key=lambda name: bits[name])
     return bits[best] + axons * formula.entry, best
 
 
 def power_of_two(n: int) -> int:
-    """The least power of two that is at least n."""
+    """Smallest power of two that is at least n."""
     return 1 << (n - 1).bit_length()

@@ -1,9 +1,6 @@
-"""What a layer needs: what is counted, and against what.
+"""Resources of a core, the usage of a slice, and regions: boxes of neurons in a layer's grid.
 
-What a chip has a limit of is a row of `RESOURCES`; what synapses take of its memory is in `neurodeploy.resources.encodings`;
-any region of a layer is counted by `neurodeploy.resources.counting`.
-
-Which neurons of a layer are meant: a box in its grid.
+`neurodeploy.resources.encodings` has the formulas for synapse memory; `neurodeploy.resources.counting` measures regions.
 """
 
 from __future__ import annotations
@@ -23,8 +20,6 @@ from neurodeploy.ir.network import Layer
 from neurodeploy.ir.quantized import QuantizedLayer
 from neurodeploy.resources.encodings import Formula, list_bits, weight_bits
 
-# -------------------- resources.usage
-
 AnyLayer: TypeAlias = "Layer | QuantizedLayer"
 Layers: TypeAlias = "tuple[Layer | QuantizedLayer, ...]"
 DEFAULT_WEIGHT_BITS = 8
@@ -33,30 +28,31 @@ RESOURCES = (
     "neurons", "memory_bits", "synapse_memory_bits", "neuron_memory_bits", "input_axons", "output_axons", "slices", "biases",
     "synapse_formats", "neuron_profiles", "threshold_profiles",
 )  # fmt: skip
-"""What slices take of their core, all of it adding up; a chip limits those of which it has a key with ``_per_core`` behind."""
+"""Amounts that add up over the slices of a core. A chip limits a resource if its profile has the key ``<resource>_per_core``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What a slice of a layer takes of its core.
+    """Resource usage of a slice of a layer on its core, without output axons.
 
     Attributes
     ----------
     neurons, synapses : int
-        Synapses are pairs of connected neurons; a weight that a convolution shares counts wherever it is used.
+        Synapses are connected pairs of neurons; a shared weight of a convolution counts at every position.
     synapse_memory_bits : int
-        In the encoding named, all rounding included; with the entries of its axons, where they share the memory.
+        In the named encoding, with all rounding, and with the axons' entries where they share the memory.
     input_axons : int
         Sources with at least one synapse here: neurons, or pixels where a convolution's lists are shared.
     encoding : str
-        How the synapses are stored; several names joined by ``+`` where connections differ.
+        Names of the encodings of its connections, joined by ``+``.
     fan_in : int
-        Synapses onto the neuron that has most.
+        Synapses onto the neuron with the most.
     delay_steps : int
-        The longest that spikes wait in its synapses.
+        Longest wait of a spike in one of its synapses.
     neuron_memory_bits : int
+        Memory for neuron state.
     biases, synapse_formats, neuron_profiles, threshold_profiles : int
-        Different ones that the slice brings to its core.
+        Different ones that the slice needs on its core.
     """
 
     neurons: int
@@ -73,7 +69,7 @@ class Usage:
     threshold_profiles: int = 0
 
     def of(self, resource: str, output_axons: int, profile: HardwareProfile) -> int:
-        """What the slice takes of one of `RESOURCES`, sending to so many (neuron, target slice) pairs."""
+        """Usage of one of `RESOURCES` by the slice with `output_axons` (neuron, target slice) pairs."""
         match resource:
             case "output_axons":
                 return output_axons
@@ -87,22 +83,22 @@ class Usage:
 
 
 def limited_resources(profile: HardwareProfile) -> tuple[str, ...]:
-    """The resources that a core of the chip has a limit of."""
+    """The `RESOURCES` that the profile limits, in their order."""
     return tuple(resource for resource in RESOURCES if profile.capacity(resource) < UNLIMITED)
 
 
 def usage_vector(usage: Usage, output_axons: int, profile: HardwareProfile) -> Integers:
-    """(n_resources,): a usage in the order of `limited_resources`."""
+    """A usage in the order of `limited_resources`: (n_resources,)."""
     return np.array([usage.of(resource, output_axons, profile) for resource in limited_resources(profile)], dtype=np.int64)
 
 
 def count(n_synapses: Integers, n_neurons: int, bits: int, profile: HardwareProfile) -> Usage:
-    """What a slice of `n_neurons` neurons with one dense connection needs, given how many synapses each axon has on it.
+    """Usage of a slice of `n_neurons` neurons with one dense or sparse connection.
 
     Parameters
     ----------
     n_synapses : array (n_in,)
-        Surviving synapses of each source neuron onto the slice, 0..n_neurons.
+        Synapses from each source neuron onto the slice, 0..n_neurons.
     bits : int
         Width of a weight; rounded up to one that the chip has.
     """
@@ -117,28 +113,25 @@ def count(n_synapses: Integers, n_neurons: int, bits: int, profile: HardwareProf
 
 
 def slice_usage(weight: NDArray[np.float64] | Integers | NDArray[np.bool_], bits: int, profile: HardwareProfile) -> Usage:
-    """What the neurons (rows) of a weight matrix (n_neurons, n_in) need on one core; zeros are no synapses."""
+    """Usage of a slice with the weights (n_neurons, n_in); zeros are no synapses."""
     return count(np.count_nonzero(weight, axis=0), weight.shape[0], bits, profile)
 
 
 def bits_of(layer: AnyLayer, default: int = DEFAULT_WEIGHT_BITS) -> int:
-    """Weight width to count a layer with: its own once it is quantised, `default` before."""
+    """Width of the layer's weights: its own if it is quantised, `default` before."""
     return layer.weight_bits if isinstance(layer, QuantizedLayer) else default
-
-
-# -------------------- resources.regions
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Region:
-    """The neurons of a box: starts[axis]..stops[axis] - 1 along each axis of a layer's `grid`."""
+    """A box of neurons: starts[axis]..stops[axis] - 1 along each axis of a layer's grid (`grid_of`)."""
 
     starts: tuple[int, ...]
     stops: tuple[int, ...]
 
     @classmethod
     def run(cls, start: int, stop: int) -> Region:
-        """Neurons start..stop-1 of a layer that is a row of them."""
+        """Neurons start..stop-1 of a layer with a grid of one axis."""
         return cls((start,), (stop,))
 
     @classmethod
@@ -160,21 +153,21 @@ class Region:
         return tuple(slice(start, stop) for start, stop in zip(self.starts, self.stops, strict=True))
 
     def neurons(self, grid: tuple[int, ...]) -> NDArray[np.int64]:
-        """(n_neurons,): the neurons' numbers in the layer, ascending."""
+        """Numbers of the neurons in the layer, ascending: (n_neurons,)."""
         numbers: NDArray[np.int64] = np.arange(math.prod(grid)).reshape(grid)[self.box].reshape(-1)
         return numbers
 
     @property
     def words(self) -> str:
-        """As a person says it: ``neurons 0..63``, ``channels 0..7, rows 0..15, columns 0..31``."""
+        """Text for reports: ``neurons 0..63``, ``channels 0..7, rows 0..15, columns 0..31``."""
         names = ("neurons",) if len(self.starts) == 1 else ("channels", "rows", "columns")
         return ", ".join(f"{name} {a}..{b - 1}" for name, a, b in zip(names, self.starts, self.stops, strict=True))
 
     def __str__(self) -> str:
-        """As an index is written: ``[0:64]``, ``[0:8, 0:16, 0:32]``."""
+        """Python index: ``[0:64]``, ``[0:8, 0:16, 0:32]``."""
         return "[" + ", ".join(f"{start}:{stop}" for start, stop in zip(self.starts, self.stops, strict=True)) + "]"
 
 
 def grid_of(layer: Population[Any, Any]) -> tuple[int, ...]:
-    """The shape in which a layer is cut: channels, rows and columns where a convolution ends on it, else a row of neurons."""
+    """Shape in which a layer is cut: (channels, rows, columns) if a convolution leads into it, else (n_neurons,)."""
     return layer.shape if any(is_convolution(c.synapse) for c in layer.connections) else (layer.n_neurons,)

@@ -138,7 +138,7 @@ class PrunedLayerCount(LayerCount):
     """
 
     def __init__(self, whole: LayerCount, share: float, *, prunes_axons: bool, biases: int = 0) -> None:
-        super().__init__(whole.layer, whole.width, whole.profile, 1.0, whole.counted, whole.wait_steps)
+        super().__init__(whole.layer, whole.width, whole.profile, 1.0, whole.cache, whole.wait_steps)
         self.share, self.prunes_axons, self.biases = share, prunes_axons, biases
 
     def usage(self, region: Region) -> Usage:

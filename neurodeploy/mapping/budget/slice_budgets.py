@@ -68,10 +68,10 @@ def minimum_usage(counted: LayerCount, whole: Usage, biases: int) -> tuple[int, 
         Neurons that bring biases to every neuron of the region.
     """
     key = ("single", whole.neurons, biases, counted.width)
-    if key not in counted.counted:
+    if key not in counted.cache:
         single = np.asarray([1, *[whole.neurons] * biases])
-        counted.counted[key] = count(single, whole.neurons, counted.width, counted.profile).synapse_memory_bits
-    return min(counted.counted[key], whole.synapse_memory_bits), min(1 + biases, whole.input_axons)
+        counted.cache[key] = count(single, whole.neurons, counted.width, counted.profile).synapse_memory_bits
+    return min(counted.cache[key], whole.synapse_memory_bits), min(1 + biases, whole.input_axons)
 
 
 def memory_for_synapses(profile: HardwareProfile) -> int:
