@@ -1,4 +1,4 @@
-"""The tables of `benchmarks/RESULTS.md`, and the README's figure.
+"""The tables of `benchmarks/RESULTS.md`, and its figure.
 
 ``python -m benchmarks.compression.tables ROWS.jsonl [FIGURE.svg]``
 """
