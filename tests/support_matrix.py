@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neurodeploy.__main__ import BAD_INPUT, main
+from neurodeploy.hardware.loading import load_profile, profile_paths
+from neurodeploy.targets import target_of
 
 MODELS = """
 import nir
@@ -207,6 +209,18 @@ def measured(row: Row, folder: Path) -> str:
     return f"| {' | '.join([row.name, *(cell(command, row, folder) for command in COMMANDS), row.note])} |".replace("|  |", "| |")
 
 
+def chips() -> str:
+    """For which chip profiles there is a target, and for which only counts, in one sentence."""
+    profiles = [load_profile(name) for name in profile_paths()]
+    named, counted = (
+        ", ".join(f"`{chip.name}`" for chip in profiles if (target_of(chip) is not None) is runs) for runs in (True, False)
+    )
+    return (
+        f"Chips with a target: {named}.\nFor {counted}, which have none yet, `inspect` works, and `deploy` and `compress` give"
+        " the verdict\nand the report but no network file.\n"
+    )
+
+
 HEAD = ("| network | inspect | compress | deploy | |", "|---|---|---|---|---|")
 
 
@@ -218,4 +232,4 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(table())
+    sys.stdout.write(f"{table()}\n{chips()}")

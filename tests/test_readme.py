@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 from support_matrix import COMMANDS as MATRIX_COMMANDS
-from support_matrix import HEAD, ROWS, Row, cell, write_models
+from support_matrix import HEAD, ROWS, Row, cell, chips, write_models
 
 import neurodeploy
 from neurodeploy.__main__ import main
 from neurodeploy.frontends.support_table import nir_support_table, torch_support_table
+from neurodeploy.hardware.loading import load_profile
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -116,6 +117,21 @@ def test_a_row_of_the_support_matrix_is_what_the_commands_do(row: Row, models: P
         command: cell(command, row, models) for command in MATRIX_COMMANDS
     }
     assert matrix[2 + ROWS.index(row)].rstrip("| ").endswith(row.note or shown[-1].strip())
+
+
+def test_the_chips_with_a_target_are_those_of_the_profiles() -> None:
+    assert marked(README, "chips") == chips()
+
+
+@pytest.mark.parametrize("chip", ["tiny", "odin"])
+def test_deploy_writes_a_network_file_for_a_chip_with_a_target_alone(
+    chip: str, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bits = min(8, load_profile(chip)["weight_bits"].choices[-1])
+    arguments = ["deploy", f"{models / 'models.py'}:dense", "--target", chip, "--bits", str(bits), "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    assert (tmp_path / "report.html").is_file()
+    assert (tmp_path / "model.net").is_file() is (load_profile(chip).target is not None)
 
 
 def test_the_reference_has_every_public_name() -> None:
