@@ -1,4 +1,4 @@
-"""What was measured."""
+"""Records of simulations, comparisons of them, records of training epochs, and spikes in .npy files."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from neurodeploy.ir.graph import LayerGraph
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SpikeRecord:
-    """What a simulator saw: the same noun from all three of them, on the same clock.
+    """Spikes, membranes and counts of a run; the same from the reference, the emulator and Lava, on the same clock.
 
-    Time is the network's own: step t of layer k (1, 2, ... from the input) is what that layer answers to the input of
-    step t. On the chip, and in Lava, it happens k steps later; a simulator that runs on the chip's clock takes the shift out.
+    Time is the network's own: step t of layer k (1, 2, ... from the input) is its response to the input of step t. On the chip,
+    and in Lava, that happens k steps later; a simulator that runs on the chip's clock removes the shift.
 
     Attributes
     ----------
@@ -152,7 +152,7 @@ def load_spikes(path: str | os.PathLike[str]) -> NDArray[Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mismatch:
-    """The first place at which two records part."""
+    """The first value in which two records differ."""
 
     layer: str
     neuron: int
