@@ -177,12 +177,12 @@ def test_a_neuron_that_another_tool_changed_is_read_as_it_is_now(tmp_path: Path)
 UNSAYABLE = {
     "no decay": (layer("one", from_input(), threshold=1.0, current_decay=0.0), "layer 'one': has a synaptic current that never"),
     "no leak": (layer("one", from_input(), threshold=1.0, voltage_decay=0.0), "layer 'one': has a synaptic current but no leak"),
-    "bias and current": (layer("one", from_input(), threshold=1.0, bias=1.0), "layer 'one': adds a bias to v beside"),
+    "bias and current": (layer("one", from_input(), threshold=1.0, bias=1.0), "layer 'one': adds a bias to v, past its"),
     "some leak": (
         layer("one", from_input(), threshold=1.0, current_decay=1.0, voltage_decay=[0.0, 0.5]), "'one': has neurons that leak",
     ),
     "slow": (layer("one", from_input(), threshold=1.0, voltage_decay=1e-310), "layer 'one': decays so slowly"),
-    "lost": (layer("one", from_input(), threshold=1e-12, rest=1e6), "layer 'one': has a threshold that is lost"),
+    "lost": (layer("one", from_input(), threshold=1e-12, rest=1e6), "layer 'one': has a threshold so much smaller"),
     "rest of I": (layer("one", from_input(), current_decay=1.0, voltage_decay=0.0, rest=1.0), "layer 'one': reads an integrator"),
     "no spikes": (
         layer("one", from_input(), Connection(source="one", synapse=Dense(weight=np.eye(2)))),
