@@ -1,6 +1,6 @@
-"""Where a command begins and ends: its arguments, its exit code, its errors in one line on stderr.
+"""Entry point of the command line: run a command, print its error in one line on stderr, return its exit code.
 
-0: it fits, is equal, is done; 1: it does not fit, or differs; 2: bad input; 70: a bug of ours; 130: interrupted.
+Exit codes: 0 fits, equal or done; 1 does not fit, or differs; 2 bad input; 70 a bug in neurodeploy; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BAD_INPUT, BUG, INTERRUPTED = 2, 70, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code, errors said on stderr in one line."""
+    """Run the command line and return its exit code; errors are printed on stderr in one line."""
     try:
         typed = list(sys.argv[1:] if arguments is None else arguments)
         code = cli.main(args=list(typed), prog_name="neurodeploy", standalone_mode=False, obj=typed)
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process; one of those of torchrun ends at once: threads of torch's have aborted some on their way out."""
+    """End the process; under torchrun at once, because torch's threads can abort an interpreter that shuts down."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         sys.stdout.flush()
         sys.stderr.flush()

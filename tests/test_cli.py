@@ -12,6 +12,7 @@ from neurodeploy.__main__ import main
 from neurodeploy.cli import cli
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.training.data.loading import CATALOGUE
+from neurodeploy.training.options import FitOptions
 
 MODELS = """
 import torch
@@ -203,6 +204,18 @@ def test_compress_names_every_data_set_of_the_catalogue(capsys: pytest.CaptureFi
     assert main(["compress", "--help"]) == main(["--help"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert said.count(", ".join(CATALOGUE)) == 2
+
+
+def test_defaults_of_the_command_line_are_those_of_the_options() -> None:
+    """They are typed twice, for no help text should wait for torch."""
+    options = FitOptions()
+    found = {parameter.name: parameter.default for parameter in cli.commands["compress"].params}
+    assert (found["steps"], found["encoder"], found["readout"]) == (options.n_steps, options.encoder, options.readout)
+    assert found["epochs"] == (options.epochs_dense, options.epochs_compress, options.epochs_finetune)
+    assert found["learning_rate"] == options.learning_rate
+    assert options.learn_decays is False  # a flag that is not typed
+    evaluated = {parameter.name: parameter.default for parameter in cli.commands["evaluate"].params}
+    assert all(evaluated[name] == found[name] for name in ("steps", "encoder", "readout"))
 
 
 MODEL = ["--target", "loihi2"]

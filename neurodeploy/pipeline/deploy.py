@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,12 @@ class Inspection:
     infeasible: BudgetError | None
     gains: tuple[Gain, ...] = ()
     balances: tuple[Balance, ...] = ()
+
+    @property
+    def hopeless(self) -> BudgetError | None:
+        """Old name of `infeasible`."""
+        warnings.warn("Inspection.hopeless is now Inspection.infeasible.", DeprecationWarning, stacklevel=2)
+        return self.infeasible
 
     @property
     def layers(self) -> tuple[LayerReport, ...]:
@@ -155,15 +162,15 @@ def deploy(
     seen = inspect(network, profile, cores=cores, bits=bits)
     quantized = network if isinstance(network, QuantizedNetwork) else quantize(network, profile, bits=bits)
     errors = quantization_errors(network, quantized) if isinstance(network, Network) else ()
-    warnings: tuple[str, ...] = tuple(warnings_of(errors))
+    notes: tuple[str, ...] = tuple(warnings_of(errors))
     if target is not None and isinstance(network, Network):
-        warnings = rounding_warnings(errors, measure_on_random_input(network, quantized))
+        notes = rounding_warnings(errors, measure_on_random_input(network, quantized))
     quantized = balanced(quantized, seen.balances)
     placement = arrange_placement(with_traffic(lay_out(quantized, profile, cores=cores), quantized))
     files = {**network_file(quantized, folder, target), **report_files(folder)}
     report = summarize(
         profile, seen.budget, placement, before=seen.placement, rounding=errors,
-        warnings=(*warnings, *counting_note(profile)), balances=seen.balances, files=files,
+        warnings=(*notes, *counting_note(profile)), balances=seen.balances, files=files,
     )  # fmt: skip
     artifacts = RunArtifacts(quantized=quantized, budget=seen.budget, command=command)
     return Deployment(quantized=quantized, placement=placement, report=write_report(report, folder, artifacts))
