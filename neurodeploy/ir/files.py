@@ -1,13 +1,18 @@
-"""Atomic file writing, and a check for HDF5 files that the HDF5 library never finishes reading."""
+"""Files: writing them whole or not at all, and a trial reading of HDF5 files that may never end."""
 
 from __future__ import annotations
 
-import mmap
+import atexit
+import json
 import os
-import struct
+import select
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -56,35 +61,105 @@ def absence(path: str | os.PathLike[str]) -> str:
     return "" if file.is_file() else "is not a file" if file.exists() else "does not exist"
 
 
-_SIGNATURE = b"GCOL\x01\0\0\0"
-_START, _HEADER = 16, 16
-"""Bytes of a collection before its first object, and of an object before its data."""
+# ---------------------------------------------------------------------------------------------- HDF5
+
+READ_LIMIT_S = 10.0
+"""Time for a trial reading, besides a second for each `BYTES_A_SECOND`."""
+BYTES_A_SECOND = 20e6
+_START_LIMIT_S = 120.0  # importing h5py, on a machine that does much else
 
 
-def endless_heap(path: Path) -> int | None:
-    """Where in a file a heap stands that has no end, in bytes from the beginning; None where none has."""
-    if path.stat().st_size == 0:
-        return None
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        at = content.find(_SIGNATURE)
-        while at >= 0:
-            if _is_endless(content, at):
-                return at
-            at = content.find(_SIGNATURE, at + 1)
-    return None
+def is_plain(stored: Any) -> bool:
+    """Whether an HDF5 dataset or attribute (its low-level object) holds numbers or text.
+
+    Ask before reading it. A damaged byte can turn text into lists of text, and following those ends the process.
+    """
+    from h5py import h5t
+
+    return isinstance(stored.get_type(), (h5t.TypeIntegerID, h5t.TypeFloatID, h5t.TypeEnumID, h5t.TypeStringID))
 
 
-def _is_endless(content: mmap.mmap, at: int) -> bool:
-    if at + _START > len(content):
-        return False
-    (size,) = struct.unpack_from("<Q", content, at + 8)
-    end, place = min(at + size, len(content)), at + _START
-    while place + _HEADER <= end:
-        index, size = struct.unpack_from("<H6xQ", content, place)
-        if index == 0:
-            if size == 0:
-                return True
-            place += size
-        else:
-            place += _HEADER + -(-size // 8) * 8
-    return False
+def hdf5_damage(path: str | os.PathLike[str]) -> str:
+    """Reason that an HDF5 file cannot be read, where reading it would hang or end this process; empty for any other file.
+
+    Damaged bytes can send the HDF5 library into an endless loop, which nothing in the same process can stop. So a child process
+    reads the file first, with limits on time and memory. The child stays for further files until this process ends.
+    """
+    return _CHILD.damage(Path(path))
+
+
+class TrialReader:
+    """A child process that reads HDF5 files for trial, one after the other; started when it is first needed."""
+
+    _PROGRAM = """
+import json, resource, sys
+import h5py
+from h5py import h5t
+resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+plain = (h5t.TypeIntegerID, h5t.TypeFloatID, h5t.TypeEnumID, h5t.TypeStringID)
+def visit(_, item):
+    for key in item.attrs:
+        if isinstance(item.attrs.get_id(key).get_type(), plain):
+            item.attrs[key]
+    if isinstance(item, h5py.Dataset) and isinstance(item.id.get_type(), plain):
+        item[()]
+print(flush=True)
+for line in sys.stdin:
+    try:
+        with h5py.File(json.loads(line), "r") as file:
+            visit("", file)
+            file.visititems(visit)
+    except Exception:
+        pass  # an error is harmless: who reads the file meets it again, and reports it
+    print(flush=True)
+"""
+
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[bytes] | None = None
+        self._owner, self._lock = 0, threading.Lock()
+
+    def damage(self, path: Path) -> str:
+        """See `hdf5_damage`."""
+        limit_s = READ_LIMIT_S + path.stat().st_size / BYTES_A_SECOND
+        with self._lock:
+            if self._child is None or self._owner != os.getpid():  # after a fork the child answers the parent
+                self._start()
+            assert self._child is not None
+            assert self._child.stdin is not None
+            self._child.stdin.write(json.dumps(str(path.absolute())).encode() + b"\n")
+            self._child.stdin.flush()
+            if self._answers(limit_s):
+                return ""
+            ended = self._child.poll() is not None
+            self.close()
+        return "is damaged: reading it ends the process" if ended else f"is damaged: reading it takes longer than {limit_s:.0f} s"
+
+    def close(self) -> None:
+        """End the child."""
+        if self._child is None:
+            return
+        self._child.kill()
+        self._child.communicate()
+        self._child = None
+
+    def _start(self) -> None:
+        modules = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)  # so that it finds the same h5py
+        self._child = subprocess.Popen(  # noqa: S603  (our own interpreter and program)
+            [sys.executable, "-c", self._PROGRAM], env=os.environ | {"PYTHONPATH": modules, "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        self._owner = os.getpid()
+        atexit.register(self.close)
+        if not self._answers(_START_LIMIT_S):
+            self.close()
+            raise OSError("the process that checks HDF5 files did not start")
+
+    def _answers(self, limit_s: float) -> bool:
+        """Whether a line comes from the child in time."""
+        assert self._child is not None
+        assert self._child.stdout is not None
+        ready, _, _ = select.select([self._child.stdout], [], [], limit_s)
+        return bool(ready) and self._child.stdout.readline() != b""
+
+
+_CHILD = TrialReader()

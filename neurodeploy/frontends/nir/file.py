@@ -17,7 +17,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any
 
 import h5py
@@ -29,9 +28,8 @@ from neurodeploy.frontends.assembly import LayerSpec
 from neurodeploy.frontends.expressions import Shape
 from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.connectivity import is_convolution
-from neurodeploy.ir.files import absence, endless_heap
+from neurodeploy.ir.files import absence, hdf5_damage, is_plain
 from neurodeploy.ir.network import Dense, Layer, Network, Sparse
-from neurodeploy.targets.loihi.netx_format import is_plain
 
 SUBGRAPH_END = "subgraph end"
 """Kind of the Input and Output nodes of a subgraph, which pass on what they receive; not a name that a file could hold."""
@@ -153,8 +151,8 @@ def read_graph(path: str | os.PathLike[str]) -> NirGraph:
             raise ExtractError(where, f"{name} is neither numbers nor text", remedy="Write it with nir.write.")
 
     try:
-        if (at := endless_heap(Path(path))) is not None:
-            raise OSError(f"its texts are damaged at byte {at}")
+        if damage := hdf5_damage(path):
+            raise OSError(f"it {damage}")
         with h5py.File(path, "r") as file:
             graph = file["node"]
             if not isinstance(graph, h5py.Group):

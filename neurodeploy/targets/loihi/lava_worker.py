@@ -145,7 +145,7 @@ def _graph(path: Path, given: NDArray[np.int64], job: dict[str, Any]) -> tuple[A
 
     port, inputs = _source(path, given, job)
     resets = job["reset_interval"], job["reset_offset"]
-    populations = graph_of(read_netx(path), port, *resets, bits=GRADED_BITS * job["graded"])
+    populations = graph_of(read_netx(path, trusted=True), port, *resets, bits=GRADED_BITS * job["graded"])
     return populations[-1].neuron, populations, inputs
 
 
@@ -158,7 +158,7 @@ def _source(path: Path, given: NDArray[np.int64], job: dict[str, Any]) -> tuple[
     from neurodeploy.targets.loihi.lava_processes import input_of
     from neurodeploy.targets.loihi.netx_files import read_netx
 
-    encoder = read_netx(path).encoder
+    encoder = read_netx(path, trusted=True).encoder
     assert encoder is not None
     every, offset = job["reset_interval"], 1 + job["reset_offset"]  # Lava counts its steps from 1
     population = input_of(encoder, given[..., 0], {"reset_interval": every, "reset_offset": offset} if every else {})

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from neurodeploy.errors import NetxError, unsupported_kind
 from neurodeploy.ir.arrays import Integers
 from neurodeploy.ir.connectivity import is_convolution, is_dense
-from neurodeploy.ir.files import absence, endless_heap, replacing
+from neurodeploy.ir.files import absence, hdf5_damage, replacing
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.quantized import (
     Encoder,
@@ -54,11 +54,16 @@ _WHY_NOT = {
 }
 
 
-def read_netx(path: PathLike) -> QuantizedNetwork:
-    """Read a network as Lava would run it, from our own files or from those of lava-dl's slayer.
+def read_netx(path: PathLike, *, trusted: bool = False) -> QuantizedNetwork:
+    """Read a network as Lava runs it, from a file of neurodeploy or of lava-dl's slayer.
 
     A layer that never fires (``vThMant`` of 2**17 or no ``neuron`` at all) is read as a `QuantizedLI`. Files that do not say
     it get the names ``layer1``, ``layer2``, ..., the narrowest ``weight_bits`` and a ``scale`` of 0.
+
+    Parameters
+    ----------
+    trusted : bool
+        Whether the file is known to be whole, so that a trial reading in a process of its own may be left out.
 
     Raises
     ------
@@ -71,8 +76,8 @@ def read_netx(path: PathLike) -> QuantizedNetwork:
     try:
         if not h5py.is_hdf5(source):
             raise NetxError(str(source), "is not an HDF5 file")
-        if (at := endless_heap(source)) is not None:
-            raise NetxError(str(source), f"cannot be read: its texts are damaged at byte {at}")
+        if not trusted and (why := hdf5_damage(source)):
+            raise NetxError(str(source), f"cannot be read: it {why}")
         with h5py.File(source, "r") as file:
             return _read(Node(str(source), file))
     except (OSError, RuntimeError, KeyError) as error:  # what h5py raises on bytes that have been damaged

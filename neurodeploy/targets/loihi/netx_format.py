@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from neurodeploy.errors import NetworkError, NetxError, unsupported_kind
 from neurodeploy.ir.arrays import Integers
+from neurodeploy.ir.files import is_plain
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.quantized import (
     QuantizedConv,
@@ -188,16 +189,6 @@ class Node:
             return np.asarray(self.group.attrs[key] if item is None else item[()])
         except (TypeError, ValueError) as error:  # what h5py raises on a kind of number or text that it does not know
             raise NetxError(self.where, f"{key} cannot be read: {error}") from error
-
-
-def is_plain(stored: Any) -> bool:
-    """Whether a dataset or an attribute, as HDF5 knows it, holds numbers or text.
-
-    To be asked before it is read: bytes that were damaged can turn text into lists of text, which HDF5 follows into nowhere, and
-    this process with it.
-    """
-    kinds = (h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID, h5py.h5t.TypeEnumID, h5py.h5t.TypeStringID)
-    return isinstance(stored.get_type(), kinds)
 
 
 @contextmanager
