@@ -170,7 +170,7 @@ def test_texts_that_the_library_would_read_for_ever(tmp_path: Path, monkeypatch:
     content[heap + 8] = 0x58  # of the heap's size, which was 4096, and zeros behind its end
     content[heap + 4096 : heap + 4096 + 0x58] = bytes(0x58)
     path.write_bytes(content)
-    with pytest.raises(ExtractError, match=r"is no NIR file: it is damaged: reading it takes longer than 2 s"):
+    with pytest.raises(ExtractError, match=r"is no NIR file: it is damaged: "):
         read_nir(path, dt=DT)
 
 

@@ -97,21 +97,27 @@ import h5py
 from h5py import h5t
 resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
 plain = (h5t.TypeIntegerID, h5t.TypeFloatID, h5t.TypeEnumID, h5t.TypeStringID)
+def attempt(read):
+    try:
+        read()
+    except Exception:
+        pass  # harmless: who reads the file meets the same error, and reports it
 def visit(_, item):
     for key in item.attrs:
         if isinstance(item.attrs.get_id(key).get_type(), plain):
-            item.attrs[key]
+            attempt(lambda: item.attrs[key])
     if isinstance(item, h5py.Dataset) and isinstance(item.id.get_type(), plain):
-        item[()]
+        attempt(lambda: item[()])
 print(flush=True)
 for line in sys.stdin:
+    damage = ""
     try:
         with h5py.File(json.loads(line), "r") as file:
             visit("", file)
             file.visititems(visit)
-    except Exception:
-        pass  # an error is harmless: who reads the file meets it again, and reports it
-    print(flush=True)
+    except Exception as error:  # what lies behind it was not read, and could hang
+        damage = f"is damaged: {error}"
+    print(" ".join(damage.split()), flush=True)
 """
 
     def __init__(self) -> None:
@@ -128,8 +134,8 @@ for line in sys.stdin:
             assert self._child.stdin is not None
             self._child.stdin.write(json.dumps(str(path.absolute())).encode() + b"\n")
             self._child.stdin.flush()
-            if self._answers(limit_s):
-                return ""
+            if (answer := self._answer(limit_s)) is not None:
+                return answer
             ended = self._child.poll() is not None
             self.close()
         return "is damaged: reading it ends the process" if ended else f"is damaged: reading it takes longer than {limit_s:.0f} s"
@@ -150,16 +156,17 @@ for line in sys.stdin:
         )  # fmt: skip
         self._owner = os.getpid()
         atexit.register(self.close)
-        if not self._answers(_START_LIMIT_S):
+        if self._answer(_START_LIMIT_S) is None:
             self.close()
             raise OSError("the process that checks HDF5 files did not start")
 
-    def _answers(self, limit_s: float) -> bool:
-        """Whether a line comes from the child in time."""
+    def _answer(self, limit_s: float) -> str | None:
+        """Return the next line of the child; None if it has ended or takes too long."""
         assert self._child is not None
         assert self._child.stdout is not None
         ready, _, _ = select.select([self._child.stdout], [], [], limit_s)
-        return bool(ready) and self._child.stdout.readline() != b""
+        line = self._child.stdout.readline() if ready else b""
+        return line.decode(errors="replace").strip() if line else None
 
 
 _CHILD = TrialReader()

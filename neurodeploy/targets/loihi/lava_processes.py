@@ -31,7 +31,7 @@ from neurodeploy.targets.loihi.arithmetic import MANTISSA_SHIFT, NEVER_FIRES, is
 
 
 @dataclass(frozen=True)
-class Population:
+class LavaPopulation:
     """A layer's processes: neurons, the port that their spikes leave by, and the synapses with the depth of what they hear."""
 
     neuron: Any
@@ -53,26 +53,26 @@ def _clear(*variables: Any) -> None:
         variable.set(np.zeros(variable.shape))
 
 
-def chain_of(network: Any) -> list[Population]:
+def chain_of(network: Any) -> list[LavaPopulation]:
     """The layers that netx built."""
     populations = []
     for depth, layer in enumerate(network.layers, start=1):
         synapses = [(depth - 1, layer.synapse)]
         if hasattr(layer, "synapse_rec"):
             synapses.append((depth, layer.synapse_rec))
-        populations.append(Population(layer.neuron, layer.out, depth, synapses))
+        populations.append(LavaPopulation(layer.neuron, layer.out, depth, synapses))
     return populations
 
 
-def input_of(encoder: Encoder, biases: NDArray[np.int64], resets: dict[str, int]) -> Population:
+def input_of(encoder: Encoder, biases: NDArray[np.int64], resets: dict[str, int]) -> LavaPopulation:
     """The input population, with the biases of the first step."""
     neuron = _lif(encoder.neuron, biases.shape, biases, resets)
-    return Population(neuron, neuron.s_out, 0, [])
+    return LavaPopulation(neuron, neuron.s_out, 0, [])
 
 
 def graph_of(
     network: QuantizedNetwork, given: Any, reset_interval: int | None = None, reset_offset: int = 0, *, bits: int = 0
-) -> list[Population]:
+) -> list[LavaPopulation]:
     """Processes for every layer, connected to the port `given`, by which the input comes as (n_in,), in messages of `bits`."""
     depth, waiting = pipeline_depths(network), wait_steps(network)
     ports: dict[str, Any] = {INPUT: given}
@@ -86,7 +86,7 @@ def graph_of(
             of_source = bits if connection.source == INPUT else 0
             synapse = _connected(connection.synapse, steps, of_source, ports[connection.source], neuron.a_in)
             synapses.append((depth[connection.source], synapse))
-        populations.append(Population(neuron, neuron.s_out, depth[layer.name], synapses))
+        populations.append(LavaPopulation(neuron, neuron.s_out, depth[layer.name], synapses))
     return populations
 
 

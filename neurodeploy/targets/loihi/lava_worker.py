@@ -1,8 +1,8 @@
-"""What Lava does with network files: the process that `neurodeploy.targets.loihi.lava` starts, and that alone imports Lava.
+"""Worker process that runs network files in Lava; `neurodeploy.targets.loihi.lava` starts it, and only it imports Lava.
 
-Called with a folder. Its ``jobs.json`` lists runs, each of a network file on spikes, or biases, (n_in, n_steps) in an ``.npy``
-file; what the chip did is left beside them in one ``.npz`` a run, on the chip's own clock, and how far it has come in ``steps``.
-A run goes in parts, each of so many steps, after which layers from some depth on are put to rest (-1: none).
+It is called with a folder. ``jobs.json`` there lists the runs, each of a network file on spikes or biases (n_in, n_steps) in an
+``.npy`` file. A run writes what the chip did, on the chip's own clock, to an ``.npz`` file, and the steps done to ``steps``. It
+goes in parts: after each, the layers from some depth on return to rest (-1: none).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from neurodeploy.targets.loihi.lava_processes import Population
+    from neurodeploy.targets.loihi.lava_processes import LavaPopulation
 
 GRADED_BITS = 16
-"""Lava's synapses take whole numbers where messages have bits at all; how many makes no difference to them."""
+"""Message width of graded input. Lava's synapses take whole numbers at any width above 0."""
 PART_STEPS = 200
-"""A run goes in parts of so many steps, to say how far it has come."""
+"""Most steps between two reports of progress."""
 
 
 def main(folder: Path) -> None:
@@ -36,7 +36,7 @@ def main(folder: Path) -> None:
     _keep_bytecode(folder)
     done = 0
     for job in json.loads((folder / "jobs.json").read_text()):
-        done = _run(folder, job, done)
+        done = LavaRun(folder, job).run(done)
 
 
 def _end_with_parent(folder: Path) -> None:
@@ -68,147 +68,149 @@ def _fixed_point() -> Any:
     return FixedPoint(custom_sync_domains=None, loglevel=logging.WARNING)
 
 
-def _run(folder: Path, job: dict[str, Any], done: int) -> int:
-    """Run one job and return `done` plus its steps."""
-    import lava.proc.conv.utils
-
-    lava.proc.conv.utils.TORCH_IS_AVAILABLE = False  # torch hangs in the processes that Lava forks
-    path, given = folder / f"{job['name']}.net", np.load(folder / f"{job['name']}.npy").astype(np.int64)
-    whole, populations, inputs = (_chain if job["is_chain"] else _graph)(path, given, job)
-    probes = [_probe(populations[k], given.shape[-1], job["end"]) for k in job["recorded"]]
-    at, to_rest = 0, [*populations, *([] if inputs is None else [inputs.population])]
-    try:
-        for steps, depth in job["parts"]:
-            for part in _stretches(at, steps, inputs):
-                if inputs is not None and at:
-                    inputs.population.neuron.bias_mant.set(inputs.biases[..., at])
-                _advance(whole, part, job["end"])
-                at, done = at + part, done + part
-                (folder / "steps").write_text(str(done))
-            for population in to_rest if depth >= 0 and job["end"] == "lava" else ():
-                population.rest(depth)
-        recorded = [[_in_a_row(each.data.get()) for each in probe] for probe in probes]
-    finally:
-        whole.stop()
-    np.savez(
-        folder / f"{job['name']}.npz",
-        **{f"spikes{k}": fired.astype(np.uint8) for k, (fired, *_) in enumerate(recorded)},
-        **{f"v{k}": membrane.astype(np.int32) for k, (_, *membranes) in enumerate(recorded) for membrane in membranes},
-    )
-    return done
-
-
 @dataclass(frozen=True)
-class _Inputs:
-    """The input population of a network that is given raw input, and its biases (\\*shape, n_steps)."""
+class RawInput:
+    """The input population of a network with raw input, and its biases (\\*shape, n_steps)."""
 
-    population: Population
+    population: LavaPopulation
     biases: NDArray[np.int64]
 
 
-def _stretches(at: int, steps: int, inputs: _Inputs | None) -> list[int]:
-    """Steps to run at once, from step `at` on: not too many, to say how far it has come, and all with the same biases."""
-    ends = {at + steps, *range(at, at + steps, PART_STEPS)}
-    if inputs is not None:
-        flat = inputs.biases.reshape(-1, inputs.biases.shape[-1])
-        changes = 1 + np.flatnonzero((flat[:, 1:] != flat[:, :-1]).any(axis=0))
-        ends |= {t for t in changes.tolist() if at < t < at + steps}
-    return [int(n) for n in np.diff(sorted(ends))]
+class LavaRun:
+    """A run of one job: a network file on the spikes, or biases, of its input."""
+
+    def __init__(self, folder: Path, job: dict[str, Any]) -> None:
+        self.folder, self.job, self.on_board = folder, job, job["end"] == "loihi2"
+        self.path = folder / f"{job['name']}.net"
+        self.input = np.load(folder / f"{job['name']}.npy").astype(np.int64)
+
+    def run(self, done: int) -> int:
+        """Run the job, write what the chip did, and return `done` plus its steps."""
+        import lava.proc.conv.utils
+
+        lava.proc.conv.utils.TORCH_IS_AVAILABLE = False  # torch hangs in the processes that Lava forks
+        job = self.job
+        whole, populations, inputs = self.chain() if job["is_chain"] else self.graph()
+        probes = [self.probe(populations[k]) for k in job["recorded"]]
+        at, to_rest = 0, [*populations, *([] if inputs is None else [inputs.population])]
+        try:
+            for steps, depth in job["parts"]:
+                for part in self.stretches(at, steps, inputs):
+                    if inputs is not None and at:
+                        inputs.population.neuron.bias_mant.set(inputs.biases[..., at])
+                    self.advance(whole, part)
+                    at, done = at + part, done + part
+                    (self.folder / "steps").write_text(str(done))
+                for population in to_rest if depth >= 0 and not self.on_board else ():
+                    population.rest(depth)
+            recorded = [[_flat(each.data.get()) for each in probe] for probe in probes]
+        finally:
+            whole.stop()
+        np.savez(
+            self.folder / f"{job['name']}.npz",
+            **{f"spikes{k}": fired.astype(np.uint8) for k, (fired, *_) in enumerate(recorded)},
+            **{f"v{k}": membrane.astype(np.int32) for k, (_, *membranes) in enumerate(recorded) for membrane in membranes},
+        )
+        return done
+
+    def stretches(self, at: int, steps: int, inputs: RawInput | None) -> list[int]:
+        """Return how many steps to run at once from step `at` on: few enough to report progress, and all with equal biases."""
+        ends = {at + steps, *range(at, at + steps, PART_STEPS)}
+        if inputs is not None:
+            flat = inputs.biases.reshape(-1, inputs.biases.shape[-1])
+            changes = 1 + np.flatnonzero((flat[:, 1:] != flat[:, :-1]).any(axis=0))
+            ends |= {t for t in changes.tolist() if at < t < at + steps}
+        return [int(n) for n in np.diff(sorted(ends))]
+
+    def chain(self) -> tuple[Any, list[LavaPopulation], RawInput | None]:
+        """Build the network with netx, and connect its input.
+
+        A sample's first input reaches the first layer's neurons at chip step 2, the next layer's at 3, ...: netx's
+        `reset_offset` of 1 resets each of them there, and every `reset_interval` steps from there on.
+        """
+        from lava.lib.dl.netx.hdf5 import Network
+
+        from neurodeploy.targets.loihi.lava_processes import chain_of
+
+        network = Network(
+            str(self.path), skip_layers=1, reset_interval=self.job["reset_interval"], reset_offset=1 + self.job["reset_offset"],
+            input_message_bits=GRADED_BITS * self.job["graded"],
+        )  # fmt: skip
+        shape = network.inp.shape
+        if len(shape) == 3:  # Lava has images as W, H, C
+            self.input = self.input.reshape(*shape[::-1], -1).transpose(2, 1, 0, 3)
+        port, inputs = self.source()
+        port.connect(network.inp)
+        return network, chain_of(network), inputs
+
+    def graph(self) -> tuple[Any, list[LavaPopulation], RawInput | None]:
+        """Build the network from Lava's own processes, and connect its input."""
+        from neurodeploy.targets.loihi.lava_processes import graph_of
+        from neurodeploy.targets.loihi.netx_files import read_netx
+
+        port, inputs = self.source()
+        resets = self.job["reset_interval"], self.job["reset_offset"]
+        populations = graph_of(read_netx(self.path, trusted=True), port, *resets, bits=GRADED_BITS * self.job["graded"])
+        return populations[-1].neuron, populations, inputs
+
+    def source(self) -> tuple[Any, RawInput | None]:
+        """Return the port that the input comes from: a buffer of spikes or, for raw input, the input population."""
+        from lava.proc.io import source
+
+        if not self.job["raw"]:
+            return self.onto_board(source.RingBuffer(data=self.input).s_out, self.input.shape[:-1]), None
+        from neurodeploy.targets.loihi.lava_processes import input_of
+        from neurodeploy.targets.loihi.netx_files import read_netx
+
+        encoder = read_netx(self.path, trusted=True).encoder
+        assert encoder is not None
+        every, offset = self.job["reset_interval"], 1 + self.job["reset_offset"]  # Lava counts its steps from 1
+        population = input_of(encoder, self.input[..., 0], {"reset_interval": every, "reset_offset": offset} if every else {})
+        return population.out, RawInput(population, self.input)
+
+    def probe(self, population: LavaPopulation) -> tuple[Any, ...]:
+        """Record a population's spikes and, in the simulator, its membranes."""
+        from lava.proc.io import sink
+
+        n_steps = self.input.shape[-1]
+        fired = sink.RingBuffer(shape=population.out.shape, buffer=n_steps)
+        self.off_board(population.out).connect(fired.a_in)
+        if self.on_board:
+            return (fired,)
+        membrane = sink.Read(buffer=n_steps)
+        membrane.connect_var(population.neuron.v)
+        return fired, membrane
+
+    def onto_board(self, port: Any, shape: tuple[int, ...]) -> Any:
+        """Return the port by which spikes of this process reach the network; on a board through one of Intel's adapters."""
+        if not self.on_board:
+            return port
+        from lava.proc.embedded_io import spike  # of Intel's extension
+
+        adapter = spike.PyToN3ConvAdapter(shape=shape) if len(shape) == 3 else spike.PyToNxAdapter(shape=shape)
+        port.connect(adapter.inp)
+        return adapter.out
+
+    def off_board(self, port: Any) -> Any:
+        """Return the port by which spikes of the network reach this process."""
+        if not self.on_board:
+            return port
+        from lava.proc.embedded_io import spike
+
+        adapter = spike.NxToPyAdapter(shape=port.shape)
+        port.connect(adapter.inp)
+        return adapter.out
+
+    def advance(self, process: Any, n_steps: int) -> None:
+        """Run the network for some steps."""
+        from lava.magma.core.run_conditions import RunSteps
+        from lava.magma.core.run_configs import Loihi2HwCfg
+
+        process.run(condition=RunSteps(num_steps=n_steps), run_cfg=Loihi2HwCfg() if self.on_board else _fixed_point())
 
 
-def _chain(path: Path, given: NDArray[np.int64], job: dict[str, Any]) -> tuple[Any, list[Population], _Inputs | None]:
-    """The network as netx builds it, and what its input comes from.
-
-    A sample's first input reaches the first layer's neurons at chip step 2, the next layer's at 3, ...: netx's `reset_offset` of
-    1 resets each of them there, and every `reset_interval` from there on.
-    """
-    from lava.lib.dl.netx.hdf5 import Network
-
-    from neurodeploy.targets.loihi.lava_processes import chain_of
-
-    network = Network(
-        str(path), skip_layers=1, reset_interval=job["reset_interval"], reset_offset=1 + job["reset_offset"],
-        input_message_bits=GRADED_BITS * job["graded"],
-    )  # fmt: skip
-    shape = network.inp.shape
-    if len(shape) == 3:  # an image, which Lava has as W, H, C
-        given = given.reshape(*shape[::-1], -1).transpose(2, 1, 0, 3)
-    port, inputs = _source(path, given, job)
-    port.connect(network.inp)
-    return network, chain_of(network), inputs
-
-
-def _graph(path: Path, given: NDArray[np.int64], job: dict[str, Any]) -> tuple[Any, list[Population], _Inputs | None]:
-    """The network from Lava's own processes, and what its input comes from."""
-    from neurodeploy.targets.loihi.lava_processes import graph_of
-    from neurodeploy.targets.loihi.netx_files import read_netx
-
-    port, inputs = _source(path, given, job)
-    resets = job["reset_interval"], job["reset_offset"]
-    populations = graph_of(read_netx(path, trusted=True), port, *resets, bits=GRADED_BITS * job["graded"])
-    return populations[-1].neuron, populations, inputs
-
-
-def _source(path: Path, given: NDArray[np.int64], job: dict[str, Any]) -> tuple[Any, _Inputs | None]:
-    """The port by which the input comes: from a list of spikes, or from the input population, where it is raw."""
-    from lava.proc.io import source
-
-    if not job["raw"]:
-        return _onto_board(source.RingBuffer(data=given).s_out, given.shape[:-1], job["end"]), None
-    from neurodeploy.targets.loihi.lava_processes import input_of
-    from neurodeploy.targets.loihi.netx_files import read_netx
-
-    encoder = read_netx(path, trusted=True).encoder
-    assert encoder is not None
-    every, offset = job["reset_interval"], 1 + job["reset_offset"]  # Lava counts its steps from 1
-    population = input_of(encoder, given[..., 0], {"reset_interval": every, "reset_offset": offset} if every else {})
-    return population.out, _Inputs(population, given)
-
-
-def _probe(population: Population, n_steps: int, end: str) -> tuple[Any, ...]:
-    """Where the population's spikes go, and in the simulator its membranes."""
-    from lava.proc.io import sink
-
-    fired = sink.RingBuffer(shape=population.out.shape, buffer=n_steps)
-    _off_board(population.out, end).connect(fired.a_in)
-    if end == "loihi2":
-        return (fired,)
-    membrane = sink.Read(buffer=n_steps)
-    membrane.connect_var(population.neuron.v)
-    return fired, membrane
-
-
-def _onto_board(port: Any, shape: tuple[int, ...], end: str) -> Any:
-    """The port by which spikes from this process reach a network: one of Intel's adapters, where it is on a board."""
-    if end != "loihi2":
-        return port
-    from lava.proc.embedded_io import spike  # of Intel's extension
-
-    adapter = spike.PyToN3ConvAdapter(shape=shape) if len(shape) == 3 else spike.PyToNxAdapter(shape=shape)
-    port.connect(adapter.inp)
-    return adapter.out
-
-
-def _off_board(port: Any, end: str) -> Any:
-    """The port by which a network's spikes reach this process."""
-    if end != "loihi2":
-        return port
-    from lava.proc.embedded_io import spike
-
-    adapter = spike.NxToPyAdapter(shape=port.shape)
-    port.connect(adapter.inp)
-    return adapter.out
-
-
-def _advance(process: Any, n_steps: int, end: str) -> None:
-    from lava.magma.core.run_conditions import RunSteps
-    from lava.magma.core.run_configs import Loihi2HwCfg
-
-    process.run(condition=RunSteps(num_steps=n_steps), run_cfg=Loihi2HwCfg() if end == "loihi2" else _fixed_point())
-
-
-def _in_a_row(data: NDArray[Any]) -> NDArray[Any]:
-    """What a population did, (n, n_steps); that of W, H, C in the order C, H, W."""
+def _flat(data: NDArray[Any]) -> NDArray[Any]:
+    """Return what a population did as (n, n_steps); an image W, H, C in the order C, H, W."""
     if data.ndim == 4:
         data = data.transpose(2, 1, 0, 3)
     return data.reshape(-1, data.shape[-1])

@@ -1,11 +1,12 @@
-"""How a file becomes a network: slayer's and our own, as Lava would run them.
+"""Netx network files: reading those of lava-dl's slayer and of neurodeploy as Lava runs them, and writing networks to them.
 
-How a network becomes a file: chains as plain netx, others with layers of a type of their own.
+Chains of layers become plain netx; other networks get layers of a type of their own (``population``), which Lava's netx skips.
 """
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +33,16 @@ from neurodeploy.ir.quantized import (
 )
 from neurodeploy.targets.loihi.arithmetic import DECAY_UNITY, NEVER_FIRES, check_layer, check_neuron
 from neurodeploy.targets.loihi.netx_format import (
-    Node,
+    ConnectionReader,
+    NetxGroup,
     PathLike,
     as_netx_error,
     check_lava_reads,
     plain_kinds,
-    read_connections,
-    read_conv,
-    read_dense,
     reason,
 )
 
-# -------------------- netx.reading
+# ---------------------------------------------------------------------------------------------- reading
 
 _TRANSFORM = {"weight": 64, "bias": 0}  # of raw input, where an input layer does not say (hdf5.py: create_input)
 _INTEGRATOR = QuantizedLI(du=np.array(0), dv=np.array(DECAY_UNITY))  # of a layer without neurons (hdf5.py: create_dense)
@@ -79,111 +78,116 @@ def read_netx(path: PathLike, *, trusted: bool = False) -> QuantizedNetwork:
         if not trusted and (why := hdf5_damage(source)):
             raise NetxError(str(source), f"cannot be read: it {why}")
         with h5py.File(source, "r") as file:
-            return _read(Node(str(source), file))
+            return NetworkReader(NetxGroup(str(source), file)).network()
     except (OSError, RuntimeError, KeyError) as error:  # what h5py raises on bytes that have been damaged
         raise NetxError(str(source), f"cannot be read: {reason(error)}") from error
 
 
-def _read(file: Node) -> QuantizedNetwork:
-    chain = file.sub("layer")
-    nodes = [chain.sub(str(index)) for index in range(len(chain.group))]
-    shape: tuple[int, ...] = ()
-    encoder = None
-    if nodes and nodes[0].text("type") == "input":
-        shape, encoder = _read_input(nodes.pop(0))
-    layers: list[QuantizedLayer] = []
-    flat: Node | None = None  # a flatten that waits for its layer
-    for node in nodes:
-        kind = node.text("type")
-        if kind == "flatten":
-            if flat is not None:
-                _refuse_flatten(node)
-            flat = node
-            continue
-        layers.append(_read_layer(node, kind, layers, shape, flat))
-        flat = None
-    if flat is not None and layers:
-        _refuse_flatten(flat)
-    if not layers:
-        raise NetxError(chain.where, "holds no layer of neurons")
-    with as_netx_error(file.where):
-        return QuantizedNetwork(
-            input_shape=shape or (layers[0].connections[0].synapse.n_in,), layers=tuple(layers), encoder=encoder
-        )
+class NetworkReader:
+    """Reader of the layers of a file, in the order in which they follow each other."""
+
+    def __init__(self, file: NetxGroup) -> None:
+        self.file = file
+        self.input_shape: tuple[int, ...] = ()
+        self.encoder: Encoder | None = None
+        self.layers: list[QuantizedLayer] = []
+        self.flatten: NetxGroup | None = None  # a flatten that waits for its layer
+
+    def network(self) -> QuantizedNetwork:
+        """Read the whole file."""
+        chain = self.file.sub("layer")
+        groups = [chain.sub(str(index)) for index in range(len(chain.group))]
+        if groups and groups[0].text("type") == "input":
+            self.read_input(groups.pop(0))
+        for group in groups:
+            kind = group.text("type")
+            if kind == "flatten":
+                self.refuse_flatten()
+                self.flatten = group
+            else:
+                self.layers.append(self.layer(group, kind))
+                self.flatten = None
+        if not self.layers:
+            raise NetxError(chain.where, "holds no layer of neurons")
+        self.refuse_flatten()
+        with as_netx_error(self.file.where):
+            shape = self.input_shape or (self.layers[0].connections[0].synapse.n_in,)
+            return QuantizedNetwork(input_shape=shape, layers=tuple(self.layers), encoder=self.encoder)
+
+    def read_input(self, group: NetxGroup) -> None:
+        """Read the shape of the input, and its population where it has one."""
+        lavas = group.sides("shape")
+        self.input_shape = group.sides("input_shape") if "input_shape" in group else lavas
+        if np.prod(self.input_shape) != np.prod(lavas):
+            raise NetxError(group.where, f"has shape {lavas} for Lava, but input_shape {self.input_shape}")
+        if "neuron" not in group:
+            return
+        neuron = self.neuron(group.sub("neuron"), (1,))
+        weight, bias = (group.integer(key) if key in group else default for key, default in _TRANSFORM.items())
+        match neuron:
+            case QuantizedLIF():
+                self.encoder = Encoder(neuron=neuron, weight=weight, bias=bias)
+            case QuantizedLI():
+                raise NetxError(group.where, "has neurons that never fire: nothing would pass it")
+            case _:
+                raise unsupported_kind(neuron)
+
+    def refuse_flatten(self) -> None:
+        """Raise for a flatten that Lava could not connect to what follows it."""
+        if self.flatten is not None:
+            raise NetxError(
+                self.flatten.where, "its type 'flatten' stands elsewhere than before a dense layer, where Lava cannot connect it"
+            )
+
+    def layer(self, group: NetxGroup, kind: str) -> QuantizedLayer:
+        """Read a layer of a type that has neurons."""
+        if kind not in ("dense", "dense_rec", "conv", "population"):
+            why = _WHY_NOT.get(kind, "is unknown: Lava would skip it without a word")
+            raise NetxError(group.where, f"its type {kind!r} {why}")
+        before = self.layers[-1] if self.layers else None
+        after_image = before is not None and is_convolution(before.connections[0].synapse)
+        if kind not in ("dense", "dense_rec") or (before is not None and not after_image):
+            self.refuse_flatten()
+        name = group.text("name") if "name" in group else f"layer{len(self.layers) + 1}"
+        group = NetxGroup(f"{group.where} {name!r}", group.group)
+        shape, source = group.sides("shape"), INPUT if before is None else before.name
+        reader = ConnectionReader(group)
+        if kind == "population":
+            connections = reader.population(int(np.prod(shape)))
+        elif kind == "conv":
+            connections = reader.conv(source, self.input_shape if before is None else before.shape)
+        elif after_image and self.flatten is None:
+            raise NetxError(group.where, "follows a convolution with no 'flatten' between them: Lava cannot connect them")
+        else:
+            connections = reader.dense(kind, source, name, int(np.prod(shape)))
+        is_image = kind == "conv"
+        with as_netx_error(group.where):
+            layer = QuantizedLayer(
+                name=name,
+                shape=shape,
+                neuron=self.neuron(group.sub("neuron"), shape, is_image) if "neuron" in group else _INTEGRATOR,
+                connections=connections,
+                bias=group.per_neuron("bias", shape, is_image) if "bias" in group else np.array(0),
+                scale=group.floats("scale") if "scale" in group else np.array(0.0),
+            )
+            check_layer(layer)
+            return layer
+
+    def neuron(self, group: NetxGroup, shape: tuple[int, ...], is_image: bool = False) -> QuantizedNeuron:
+        """Read neurons; with thresholds that no membrane passes they are a `QuantizedLI`."""
+        kind = group.text("type")
+        if kind not in ("CUBA", "LOIHI"):
+            raise NetxError(group.where, f"its type {kind!r} is not supported", remedy="Only CUBA and LOIHI are.")
+        if "messageBits" in group and group.integers("messageBits").any():
+            raise NetxError(group.where, "sends graded spikes (messageBits): not supported yet")
+        vth, du, dv = (group.per_neuron(key, shape, is_image) for key in ("vThMant", "iDecay", "vDecay"))
+        with as_netx_error(group.where):
+            neuron = QuantizedLI(du=du, dv=dv) if (vth >= NEVER_FIRES).all() else QuantizedLIF(vth=vth, du=du, dv=dv)
+            check_neuron(neuron)
+            return neuron
 
 
-def _read_input(node: Node) -> tuple[tuple[int, ...], Encoder | None]:
-    lavas = node.sides("shape")
-    shape = node.sides("input_shape") if "input_shape" in node else lavas
-    if np.prod(shape) != np.prod(lavas):
-        raise NetxError(node.where, f"has shape {lavas} for Lava, but input_shape {shape}")
-    if "neuron" not in node:
-        return shape, None
-    neuron = _read_neuron(node.sub("neuron"), (1,))
-    transform = [node.integer(key) if key in node else default for key, default in _TRANSFORM.items()]
-    match neuron:
-        case QuantizedLIF():
-            return shape, Encoder(neuron=neuron, weight=transform[0], bias=transform[1])
-        case QuantizedLI():
-            raise NetxError(node.where, "has neurons that never fire: nothing would pass it")
-        case _:
-            raise unsupported_kind(neuron)
-
-
-def _refuse_flatten(node: Node) -> None:
-    raise NetxError(node.where, "its type 'flatten' stands elsewhere than before a dense layer, where Lava cannot connect it")
-
-
-def _read_layer(
-    node: Node, kind: str, before: list[QuantizedLayer], input_shape: tuple[int, ...], flat: Node | None
-) -> QuantizedLayer:
-    if kind not in ("dense", "dense_rec", "conv", "population"):
-        raise NetxError(node.where, f"its type {kind!r} {_WHY_NOT.get(kind, 'is unknown: Lava would skip it without a word')}")
-    heard = before[-1].connections[0].synapse if before else None
-    if flat is not None and (kind not in ("dense", "dense_rec") or (heard is not None and not is_convolution(heard))):
-        _refuse_flatten(flat)
-    name = node.text("name") if "name" in node else f"layer{len(before) + 1}"
-    node = Node(f"{node.where} {name!r}", node.group)
-    shape, source = node.sides("shape"), before[-1].name if before else INPUT
-    if kind == "population":
-        connections = read_connections(node, int(np.prod(shape)))
-    elif kind == "conv":
-        connections = read_conv(node, source, before[-1].shape if before else input_shape)
-    else:
-        if heard is not None and is_convolution(heard) and flat is None:
-            raise NetxError(node.where, "follows a convolution with no 'flatten' between them: Lava cannot connect them")
-        connections = read_dense(node, kind, source, name, int(np.prod(shape)))
-    is_image = kind == "conv"
-    with as_netx_error(node.where):
-        layer = QuantizedLayer(
-            name=name,
-            shape=shape,
-            neuron=_read_neuron(node.sub("neuron"), shape, is_image) if "neuron" in node else _INTEGRATOR,
-            connections=connections,
-            bias=node.per_neuron("bias", shape, is_image) if "bias" in node else np.array(0),
-            scale=node.floats("scale") if "scale" in node else np.array(0.0),
-        )
-        check_layer(layer)
-        return layer
-
-
-# ---------------------------------------------------------------------------------------------- neurons
-
-
-def _read_neuron(node: Node, shape: tuple[int, ...], is_image: bool = False) -> QuantizedNeuron:
-    kind = node.text("type")
-    if kind not in ("CUBA", "LOIHI"):
-        raise NetxError(node.where, f"its type {kind!r} is not supported", remedy="Only CUBA and LOIHI are.")
-    if "messageBits" in node and node.integers("messageBits").any():
-        raise NetxError(node.where, "sends graded spikes (messageBits): not supported yet")
-    vth, du, dv = (node.per_neuron(key, shape, is_image) for key in ("vThMant", "iDecay", "vDecay"))
-    with as_netx_error(node.where):
-        neuron = QuantizedLI(du=du, dv=dv) if (vth >= NEVER_FIRES).all() else QuantizedLIF(vth=vth, du=du, dv=dv)
-        check_neuron(neuron)
-        return neuron
-
-
-# -------------------- netx.writing
+# ---------------------------------------------------------------------------------------------- writing
 
 
 def write_netx(network: QuantizedNetwork, path: PathLike) -> Path:
@@ -204,155 +208,143 @@ def write_netx(network: QuantizedNetwork, path: PathLike) -> Path:
             check_lava_reads(f"layer {layer.name!r}", synapse.weight)
     try:
         with replacing(path) as scratch, h5py.File(scratch, "w") as file:
-            _write(network, kinds, file)
+            groups = (LayerWriter(file.create_group(f"layer/{index}")) for index in itertools.count())
+            next(groups).input(network)
+            is_image = len(network.input_shape) > 1
+            for layer, kind in zip(network, kinds or ["population"] * len(network.layers), strict=True):
+                if is_image and kind in ("dense", "dense_rec"):
+                    next(groups).flatten(layer)  # an image is W, H, C in Lava; this turns it back to C, H, W in a row
+                is_image = kind == "conv"
+                next(groups).layer(layer, kind)
     except OSError as error:
         raise NetxError(str(path), f"cannot be written: {reason(error)}") from error
     return Path(path)
 
 
-def _write(network: QuantizedNetwork, kinds: tuple[str, ...] | None, file: h5py.File) -> None:
-    groups = (file.create_group(f"layer/{index}") for index in itertools.count())
-    _write_input(network, next(groups))
-    if kinds is None:
-        for layer in network:
-            _write_population(layer, next(groups))
-        return
-    is_image = len(network.input_shape) > 1
-    for layer, kind in zip(network, kinds, strict=True):
-        if is_image and kind != "conv":  # W, H, C in Lava; this turns it back to C, H, W in a row
-            _write_flatten(layer, next(groups))
-        is_image = kind == "conv"
-        if kind == "conv":
-            _write_conv(layer, next(groups))
+@dataclass(frozen=True)
+class LayerWriter:
+    """Writer of one group of a file: the input, a layer, or a connection of a ``population``."""
+
+    group: h5py.Group
+
+    def layer(self, layer: QuantizedLayer, kind: str) -> None:
+        """Write a layer as a netx type: ``conv``, ``dense``, ``dense_rec`` or, for any connections, ``population``."""
+        if kind == "population":
+            self._population(layer)
+        elif kind == "conv":
+            self._conv(layer)
+        elif kind in ("dense", "dense_rec"):
+            self._dense(layer, kind)
         else:
-            _write_dense(layer, kind, next(groups))
+            raise NetxError(f"layer {layer.name!r}", f"has no netx type {kind!r}")
 
+    def input(self, network: QuantizedNetwork) -> None:
+        shape, encoder = network.input_shape, network.encoder
+        self.group["type"] = [b"input"]
+        self.group["shape"] = (
+            shape if len(shape) == 1 else (int(np.prod(shape[:-2])), *shape[-2:])
+        )  # Lava flattens C, H, W and no other
+        self.group.attrs["input_shape"] = shape
+        if encoder is None:
+            return
+        if any(array.shape for array in (encoder.neuron.vth, encoder.neuron.du, encoder.neuron.dv)):
+            raise NetxError("layer 'input'", "has neurons of different parameters, and Lava's input population has one kind")
+        self.group["weight"], self.group["bias"] = [encoder.weight], [encoder.bias]
+        self._neuron(encoder.neuron)
 
-def _write_input(network: QuantizedNetwork, group: h5py.Group) -> None:
-    shape, encoder = network.input_shape, network.encoder
-    group["type"] = [b"input"]
-    group["shape"] = shape if len(shape) == 1 else (int(np.prod(shape[:-2])), *shape[-2:])  # Lava flattens C, H, W and no other
-    group.attrs["input_shape"] = shape
-    if encoder is None:
-        return
-    if any(array.shape for array in (encoder.neuron.vth, encoder.neuron.du, encoder.neuron.dv)):
-        raise NetxError("layer 'input'", "has neurons of different parameters, and Lava's input population has one kind")
-    group["weight"], group["bias"] = [encoder.weight], [encoder.bias]
-    _write_neuron(encoder.neuron, group)
+    def flatten(self, layer: QuantizedLayer) -> None:
+        self.group["type"] = [b"flatten"]
+        self.group["shape"] = (layer.connections[0].synapse.n_in,)
 
+    def _dense(self, layer: QuantizedLayer, kind: str) -> None:
+        first, *back = layer.connections
+        self.group["type"] = [kind.encode()]
+        self.group["outFeatures"], self.group["inFeatures"] = first.synapse.n_out, first.synapse.n_in
+        self._weight("weight", first.synapse.matrix())
+        match first.synapse:
+            case QuantizedDense():
+                pass
+            case QuantizedSparse():  # Lava reads the matrix; the lists say which of its zeros are synapses
+                self._synapse_lists(first.synapse)
+            case QuantizedConv():
+                raise NetxError(f"layer {layer.name!r}", "is a convolution, which is not written as a matrix")
+            case _:
+                raise unsupported_kind(first.synapse)
+        if first.delay_steps:
+            self.group["delay"] = first.delay_steps
+        for connection in back:
+            self._weight("weight_rec", connection.synapse.matrix())
+            self.group.attrs["weight_rec_bits"] = connection.synapse.weight_bits
+        self.group.attrs["weight_bits"] = first.synapse.weight_bits
+        self._neurons(layer)
 
-# ---------------------------------------------------------------------------------------------- chains
+    def _conv(self, layer: QuantizedLayer) -> None:
+        synapse = layer.connections[0].synapse
+        assert isinstance(synapse, QuantizedConv)
+        self.group["type"] = [b"conv"]
+        self.group["inChannels"], self.group["outChannels"] = synapse.input_shape[0], synapse.output_shape[0]
+        self.group["kernelSize"] = synapse.weight.shape[2:]
+        self._window(synapse)
+        self._weight("weight", synapse.weight)
+        self.group.attrs["weight_bits"] = synapse.weight_bits
+        self._neurons(layer, image=layer.shape)
 
+    def _population(self, layer: QuantizedLayer) -> None:
+        self.group["type"] = [b"population"]
+        for index, connection in enumerate(layer.connections):
+            LayerWriter(self.group.create_group(f"connection/{index}"))._connection(connection)
+        self._neurons(layer)
 
-def _write_flatten(layer: QuantizedLayer, group: h5py.Group) -> None:
-    group["type"] = [b"flatten"]
-    group["shape"] = (layer.connections[0].synapse.n_in,)
+    def _connection(self, connection: Connection[QuantizedSynapse]) -> None:
+        synapse = connection.synapse
+        self.group.attrs["source"], self.group.attrs["delay_steps"] = connection.source, connection.delay_steps
+        self.group.attrs["weight_bits"] = synapse.weight_bits
+        self._weight("weight", synapse.weight)
+        match synapse:
+            case QuantizedDense():
+                self.group["type"] = [b"dense"]
+            case QuantizedSparse():
+                self.group["type"], self.group["inFeatures"] = [b"sparse"], synapse.n_in
+                self._synapse_lists(synapse)
+            case QuantizedConv():
+                self.group["type"], self.group["shapeIn"] = [b"conv"], synapse.input_shape
+                self._window(synapse)
+            case _:
+                raise unsupported_kind(synapse)
 
+    def _weight(self, key: str, weight: NDArray[Any]) -> None:
+        packed = {"compression": "gzip"} if weight.size else {}
+        self.group.create_dataset(key, data=weight.astype(np.int16), **packed)
 
-def _write_dense(layer: QuantizedLayer, kind: str, group: h5py.Group) -> None:
-    first, *back = layer.connections
-    group["type"] = [kind.encode()]
-    group["outFeatures"], group["inFeatures"] = first.synapse.n_out, first.synapse.n_in
-    _write_weight(group, "weight", first.synapse.matrix())
-    match first.synapse:
-        case QuantizedDense():
-            pass
-        case QuantizedSparse():  # Lava reads the matrix; the lists say which of its zeros are synapses
-            _write_lists(first.synapse, group)
-        case QuantizedConv():
-            raise NetxError(f"layer {layer.name!r}", "is a convolution, which is not written as a matrix")
-        case _:
-            raise unsupported_kind(first.synapse)
-    if first.delay_steps:
-        group["delay"] = first.delay_steps
-    for connection in back:
-        _write_weight(group, "weight_rec", connection.synapse.matrix())
-        group.attrs["weight_rec_bits"] = connection.synapse.weight_bits
-    group.attrs["weight_bits"] = first.synapse.weight_bits
-    _write_neurons(layer, group)
+    def _synapse_lists(self, synapse: QuantizedSparse) -> None:
+        self.group["starts"], self.group["sources"] = synapse.starts, synapse.sources
 
+    def _window(self, synapse: QuantizedConv) -> None:
+        for key in ("stride", "padding", "dilation", "groups"):
+            self.group[key] = getattr(synapse, key)
 
-def _write_conv(layer: QuantizedLayer, group: h5py.Group) -> None:
-    synapse = layer.connections[0].synapse
-    assert isinstance(synapse, QuantizedConv)
-    group["type"] = [b"conv"]
-    group["inChannels"], group["outChannels"] = synapse.input_shape[0], synapse.output_shape[0]
-    group["kernelSize"] = synapse.weight.shape[2:]
-    _write_window(synapse, group)
-    _write_weight(group, "weight", synapse.weight)
-    group.attrs["weight_bits"] = synapse.weight_bits
-    _write_neurons(layer, group, image=layer.shape)
+    def _neurons(self, layer: QuantizedLayer, image: tuple[int, ...] | None = None) -> None:
+        """Write neurons, biases, and what only `read_netx` reads; `image` is the shape (C, H, W) of a convolution's output."""
+        self.group["shape"] = layer.shape
+        if layer.bias.any() or layer.bias.shape:
+            one_a_channel = image is not None and not layer.bias.shape
+            self.group["bias"] = np.full(layer.shape[0], layer.bias) if one_a_channel else self._as_lava(layer.bias, image)
+        self.group["scale"] = layer.scale
+        self.group.attrs["name"] = layer.name
+        self._neuron(layer.neuron, image)
 
+    def _neuron(self, neuron: QuantizedNeuron, image: tuple[int, ...] | None = None) -> None:
+        neurons = self.group.create_group("neuron")
+        neurons["type"] = [b"CUBA"]
+        neurons["iDecay"], neurons["vDecay"] = self._as_lava(neuron.du, image), self._as_lava(neuron.dv, image)
+        match neuron:
+            case QuantizedLIF():
+                neurons["vThMant"] = self._as_lava(neuron.vth, image)
+            case QuantizedLI():
+                neurons["vThMant"] = NEVER_FIRES
+            case _:
+                raise unsupported_kind(neuron)
+        neurons["refDelay"], neurons["gradedSpike"] = 1, False  # slayer writes them, nothing reads them
 
-# ---------------------------------------------------------------------------------------------- other networks
-
-
-def _write_population(layer: QuantizedLayer, group: h5py.Group) -> None:
-    group["type"] = [b"population"]
-    for index, connection in enumerate(layer.connections):
-        _write_connection(connection, group.create_group(f"connection/{index}"))
-    _write_neurons(layer, group)
-
-
-def _write_connection(connection: Connection[QuantizedSynapse], group: h5py.Group) -> None:
-    synapse = connection.synapse
-    group.attrs["source"], group.attrs["delay_steps"] = connection.source, connection.delay_steps
-    group.attrs["weight_bits"] = synapse.weight_bits
-    _write_weight(group, "weight", synapse.weight)
-    match synapse:
-        case QuantizedDense():
-            group["type"] = [b"dense"]
-        case QuantizedSparse():
-            group["type"], group["inFeatures"] = [b"sparse"], synapse.n_in
-            _write_lists(synapse, group)
-        case QuantizedConv():
-            group["type"], group["shapeIn"] = [b"conv"], synapse.input_shape
-            _write_window(synapse, group)
-        case _:
-            raise unsupported_kind(synapse)
-
-
-# ---------------------------------------------------------------------------------------------- what they have in common
-
-
-def _write_weight(group: h5py.Group, key: str, weight: NDArray[Any]) -> None:
-    packed = {"compression": "gzip"} if weight.size else {}
-    group.create_dataset(key, data=weight.astype(np.int16), **packed)
-
-
-def _write_lists(synapse: QuantizedSparse, group: h5py.Group) -> None:
-    group["starts"], group["sources"] = synapse.starts, synapse.sources
-
-
-def _write_window(synapse: QuantizedConv, group: h5py.Group) -> None:
-    for key in ("stride", "padding", "dilation", "groups"):
-        group[key] = getattr(synapse, key)
-
-
-def _write_neurons(layer: QuantizedLayer, group: h5py.Group, image: tuple[int, ...] | None = None) -> None:
-    """Neurons, biases and what only we read; with `image`, of C, H, W, numbers a neuron stand as W, H, C, as Lava has them."""
-    group["shape"] = layer.shape
-    if layer.bias.any() or layer.bias.shape:
-        one_a_channel = image is not None and not layer.bias.shape
-        group["bias"] = np.full(layer.shape[0], layer.bias) if one_a_channel else _turned(layer.bias, image)
-    group["scale"] = layer.scale
-    group.attrs["name"] = layer.name
-    _write_neuron(layer.neuron, group, image)
-
-
-def _write_neuron(neuron: QuantizedNeuron, layer: h5py.Group, image: tuple[int, ...] | None = None) -> None:
-    group = layer.create_group("neuron")
-    group["type"] = [b"CUBA"]
-    group["iDecay"], group["vDecay"] = _turned(neuron.du, image), _turned(neuron.dv, image)
-    match neuron:
-        case QuantizedLIF():
-            group["vThMant"] = _turned(neuron.vth, image)
-        case QuantizedLI():
-            group["vThMant"] = NEVER_FIRES
-        case _:
-            raise unsupported_kind(neuron)
-    group["refDelay"], group["gradedSpike"] = 1, False  # slayer writes them, nothing reads them
-
-
-def _turned(numbers: Integers, image: tuple[int, ...] | None) -> Integers:
-    return numbers if image is None or not numbers.shape else numbers.reshape(image).transpose(2, 1, 0)
+    def _as_lava(self, numbers: Integers, image: tuple[int, ...] | None) -> Integers:
+        return numbers if image is None or not numbers.shape else numbers.reshape(image).transpose(2, 1, 0)
