@@ -153,5 +153,5 @@ def test_what_is_no_raw_input_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         simulate(PAPER, np.ones((3, 2)), raw=True)
     monkeypatch.setattr(lava, "require_lava", lambda: None)
     monkeypatch.setattr(lava, "require_extension", lambda: None)
-    with pytest.raises(SimulationError, match=r"^loihi2: is given spikes, not raw input\. The emulator and Lava's simulator"):
+    with pytest.raises(SimulationError, match=r"^loihi2: takes spikes, not raw input\. The emulator and Lava's simulator"):
         simulate(PAPER, np.ones((2, 3)), raw=True, end="loihi2")

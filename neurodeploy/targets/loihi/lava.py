@@ -1,9 +1,8 @@
-"""What of Lava is here: its simulator, its network files, and Intel's extension that reaches a board.
+"""Lava: check that it is installed, and run networks in its simulator, or on a board through Intel's extension.
 
-What Lava's simulator of the chip does with a network, run in processes of its own.
-
-Lava starts an operating system process for each of its own and passes messages between them; it can hang, and it can leave
-both behind. So it runs in a session of its own, with files for its input and output, and that session is ended as one.
+Lava starts an operating system process for each of its own processes and passes messages between them. It can hang, and it can
+leave processes behind. So it runs in a process session of its own, with files for input and output, and the session is ended
+as a whole.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ from neurodeploy.simulation.records import Recorded, SpikeRecord, recorded_layer
 from neurodeploy.targets.loihi.netx_files import write_netx
 from neurodeploy.targets.loihi.netx_format import plain_kinds
 
-# -------------------- simulation.installed
+# ---------------------------------------------------------------------------------------------- installation
 
 EXTENSION = ("lava.utils.loihi2_profiler", "lava.magma.compiler.subcompilers.nc", "lava.proc.embedded_io")
-"""What Intel's extension of Lava adds to it, as far as a run needs it."""
+"""Modules of Intel's extension of Lava that a run on a board needs."""
 
 
 def is_installed() -> bool:
@@ -81,10 +80,10 @@ def _is_there(package: str) -> bool:
         return False
 
 
-# -------------------- simulation.lava
+# ---------------------------------------------------------------------------------------------- runs
 
 GRACE_S = 3.0
-"""Between asking the processes of a run to end and killing them: the time in which shared memory is given back."""
+"""Time between asking the processes of a run to end and killing them, in which they release shared memory."""
 
 WAIT_MAX = 63
 """Steps that Lava's synapses hold a spike: six bits (proc/dense/models.py: PyDelayDenseModelBitAcc)."""
@@ -107,7 +106,7 @@ def run_lava(
     end: LavaEnd = "lava",
     raw: bool = False,
 ) -> SpikeRecord:
-    """Run each sample from rest; see `neurodeploy.targets.simulate.simulate`, which checks what it is given.
+    """Run each sample from rest; see `neurodeploy.targets.simulate.simulate`, which checks its arguments.
 
     What runs is the file that `write_netx` makes: a chain as netx builds it, other networks from Lava's own processes with the
     same synapses and neurons. The samples follow one another in a single run of Lava, which goes back to rest in between.
@@ -141,7 +140,7 @@ def run_lava_jobs(
     jobs: Sequence[Job], *, record: Recorded = "output", time_limit_s: float, resets: Sequence[tuple[int, int]] = (),
     end: LavaEnd = "lava", raw: bool = False,
 ) -> list[SpikeRecord]:  # fmt: skip
-    """`run_lava` for many networks at the price of starting Lava once; `resets` has interval and offset for each, or nothing."""
+    """Run many networks with one start of Lava, as `run_lava` runs one; `resets` has interval and offset for each, or nothing."""
     require_lava()
     if end == "loihi2":
         require_extension()
@@ -167,11 +166,9 @@ def run_lava_jobs(
 
 
 def _check_board(jobs: Sequence[Job], plans: Sequence[_Plan], record: Recorded, raw: bool) -> None:
-    """Refuse what a run on a board cannot do: put neurons to rest between samples by hand, show membranes, be told biases."""
+    """Raise for what a board cannot do: reset neurons between samples, return membranes, take raw input."""
     if raw:
-        raise SimulationError(
-            "loihi2", "is given spikes, not raw input", remedy="The emulator and Lava's simulator take raw input."
-        )
+        raise SimulationError("loihi2", "takes spikes, not raw input", remedy="The emulator and Lava's simulator take raw input.")
     for (network, _), plan in zip(jobs, plans, strict=True):
         match network.output.neuron:
             case QuantizedLIF():
@@ -197,7 +194,7 @@ def _check_board(jobs: Sequence[Job], plans: Sequence[_Plan], record: Recorded, 
 
 @dataclass(frozen=True)
 class _Plan:
-    """How samples follow one another on the chip.
+    """Schedule of the samples on the chip.
 
     Attributes
     ----------
@@ -225,10 +222,10 @@ class _Plan:
 
 
 def _plan(network: QuantizedNetwork, spikes: NDArray[Any], reset_interval: int, reset_offset: int) -> _Plan:
-    """Samples run into each other where neurons reset themselves in time, and one by one where spikes under way must go too.
+    """Plan the samples: back to back where neurons reset themselves in time, else one by one, to drop spikes on their way.
 
     Those are the spikes in synapses that delay or come back. A sample's first steps are special then: neurons with a bias
-    may fire before their first input comes, and must not be heard. Where neurons are to reset themselves within a sample, it
+    may fire before their first input comes, and those spikes must have no effect. Where neurons are to reset themselves within a sample, it
     takes a whole number of intervals.
     """
     batch, n_steps = spikes.shape[0], spikes.shape[-1]
@@ -260,20 +257,20 @@ def _check_waits(network: QuantizedNetwork) -> None:
 
 
 def _one_after_another(spikes: NDArray[Any], plan: _Plan) -> NDArray[Any]:
-    """(batch, *shape, n_steps) to (n, steps of the plan)."""
+    """Lay spikes (batch, *shape, n_steps) out one sample after the other, as (n, steps of the plan)."""
     batch, n_steps = spikes.shape[0], spikes.shape[-1]
-    given = np.moveaxis(spikes.reshape(batch, -1, n_steps), 0, 1)
-    chip = np.zeros((given.shape[0], plan.n_steps), dtype=spikes.dtype)
+    samples = np.moveaxis(spikes.reshape(batch, -1, n_steps), 0, 1)
+    chip = np.zeros((samples.shape[0], plan.n_steps), dtype=spikes.dtype)
     for index in range(batch):
-        chip[:, index * plan.period : index * plan.period + n_steps] = given[:, index]
+        chip[:, index * plan.period : index * plan.period + n_steps] = samples[:, index]
     return chip
 
 
 def _recorded(
-    path: Path, network: QuantizedNetwork, given: NDArray[Any], record: Recorded, period: int, end: LavaEnd
+    path: Path, network: QuantizedNetwork, spikes: NDArray[Any], record: Recorded, period: int, end: LavaEnd
 ) -> SpikeRecord:
-    """The chip's steps as the network's own: a layer of depth k answers its first input at step k, counted from 0."""
-    batch, n_steps = given.shape[0], given.shape[-1]
+    """Read a record on the network's clock; on the chip's, a layer of depth k answers its first input at step k, from 0."""
+    batch, n_steps = spikes.shape[0], spikes.shape[-1]
     depth = pipeline_depths(network)
     shifted: dict[str, dict[str, NDArray[Any]]] = {"spikes": {}, "v": {}} if end == "lava" else {"spikes": {}}
     with np.load(path) as chip:
@@ -309,7 +306,7 @@ def _run_worker(folder: Path, total_steps: int, time_limit_s: float) -> None:
 
 
 def _end(worker: subprocess.Popen[bytes]) -> None:
-    """End all processes of the worker's session: asked first, so that the shared memory is given back, then killed."""
+    """End all processes of the worker's session: ask first, so that they release shared memory, then kill."""
     assert worker.stdin is not None
     worker.stdin.close()
     for number in (signal.SIGTERM, signal.SIGKILL):

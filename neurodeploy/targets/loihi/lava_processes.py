@@ -1,7 +1,7 @@
-"""Which of Lava's processes a network is made of; only the worker that runs them imports this.
+"""Networks built from Lava's processes; only the worker that runs them imports this.
 
-Chains come as netx builds them from a file. Other networks are built here, from the same synapses and neurons: every layer a
-population in a row, every connection a synapse that takes the integers as they are. Conv looks at W, H, C.
+netx builds chains from a file. Other networks are built here from the same synapses and neurons: a flat population for every
+layer, and a synapse process with the integers as they are for every connection. Lava's convolution has images as W, H, C.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from neurodeploy.targets.loihi.arithmetic import MANTISSA_SHIFT, NEVER_FIRES, is
 
 @dataclass(frozen=True)
 class LavaPopulation:
-    """A layer's processes: neurons, the port that their spikes leave by, and the synapses with the depth of what they hear."""
+    """Processes of a layer: neurons, the port of their spikes, and the synapses with the pipeline depth of their sources."""
 
     neuron: Any
     out: Any
@@ -40,7 +40,7 @@ class LavaPopulation:
     synapses: list[tuple[int, Any]]
 
     def rest(self, depth: int) -> None:
-        """Forget the state of neurons this deep in the network or deeper, and spikes under way that come from such."""
+        """Reset neurons from this pipeline depth on, and drop spikes on their way from such neurons."""
         if self.depth >= depth:
             _clear(self.neuron.u, self.neuron.v)
         for source_depth, synapse in self.synapses:
@@ -54,7 +54,7 @@ def _clear(*variables: Any) -> None:
 
 
 def chain_of(network: Any) -> list[LavaPopulation]:
-    """The layers that netx built."""
+    """Return the layers that netx built."""
     populations = []
     for depth, layer in enumerate(network.layers, start=1):
         synapses = [(depth - 1, layer.synapse)]
@@ -65,17 +65,17 @@ def chain_of(network: Any) -> list[LavaPopulation]:
 
 
 def input_of(encoder: Encoder, biases: NDArray[np.int64], resets: dict[str, int]) -> LavaPopulation:
-    """The input population, with the biases of the first step."""
+    """Build the input population, with the biases of the first step."""
     neuron = _lif(encoder.neuron, biases.shape, biases, resets)
     return LavaPopulation(neuron, neuron.s_out, 0, [])
 
 
 def graph_of(
-    network: QuantizedNetwork, given: Any, reset_interval: int | None = None, reset_offset: int = 0, *, bits: int = 0
+    network: QuantizedNetwork, port: Any, reset_interval: int | None = None, reset_offset: int = 0, *, bits: int = 0
 ) -> list[LavaPopulation]:
-    """Processes for every layer, connected to the port `given`, by which the input comes as (n_in,), in messages of `bits`."""
+    """Build the processes of every layer; the input comes from `port` as (n_in,), in messages of `bits`."""
     depth, waiting = pipeline_depths(network), wait_steps(network)
-    ports: dict[str, Any] = {INPUT: given}
+    ports: dict[str, Any] = {INPUT: port}
     populations = []
     for layer in network:
         first = 1 + depth[layer.name] + reset_offset  # Lava counts its steps from 1
@@ -139,7 +139,7 @@ def _dense(synapse: QuantizedDense, steps: int, bits: int) -> Any:
 
 
 def _sparse(synapse: QuantizedSparse | QuantizedConv, steps: int, bits: int) -> Any:
-    """Lava's convolution knows no delay: where one is needed, its synapses are listed one by one.
+    """List the synapses of a connection; those of a convolution, too, where it has a delay: Lava's convolution has none.
 
     The list may lack all weights of one sign, at borders; what the integers may be is still what the kernel's are.
     """
@@ -157,7 +157,7 @@ def _sparse(synapse: QuantizedSparse | QuantizedConv, steps: int, bits: int) -> 
 
 
 def _convolution(synapse: QuantizedConv, bits: int, source: Any, target: Any) -> Any:
-    """Lava convolves, and so flips the window, over W, H, C (netx/hdf5.py: create_conv)."""
+    """Connect a convolution; Lava's flips the window, and has images as W, H, C (netx/hdf5.py: create_conv)."""
     from lava.proc.conv.process import Conv
 
     process = Conv(

@@ -40,7 +40,7 @@ def main(folder: Path) -> None:
 
 
 def _end_with_parent(folder: Path) -> None:
-    """Wait for the pipe from the parent to break, as it does when the parent is no more; then end all, and leave no files."""
+    """Wait until the pipe from the parent breaks, because the parent has ended; then end the session and delete its files."""
     os.read(sys.stdin.fileno(), 1)
     for _ in range(3):  # a step may be noted down meanwhile
         shutil.rmtree(folder, ignore_errors=True)
@@ -48,7 +48,7 @@ def _end_with_parent(folder: Path) -> None:
 
 
 def _keep_bytecode(folder: Path) -> None:
-    """Compile Lava's sources once a folder where nothing is compiled for good.
+    """Keep the bytecode of Lava's sources in the folder where Python is told to write none elsewhere.
 
     Lava executes every source file beside a process's class anew for each process that it maps to a model
     (``compiler_graphs.py: _find_proc_models``); without bytecode that is most of the time that a small network takes.
@@ -58,7 +58,7 @@ def _keep_bytecode(folder: Path) -> None:
 
 
 def _fixed_point() -> Any:
-    """A RunConfig that takes the bit-accurate model of every process; Loihi2SimCfg fails on networks with an input block."""
+    """Return a RunConfig of the bit-accurate models; Loihi2SimCfg fails on networks with an input block."""
     from lava.magma.core.run_configs import RunConfig
 
     class FixedPoint(RunConfig):  # type: ignore[misc]  # Lava ships no types

@@ -1,8 +1,6 @@
-"""Which networks plain netx can say, and layer by layer as what.
+"""The netx format: which networks are plain netx, and typed access to the groups and connections of a file.
 
-What a group of a network file holds, asked for by key: of the kind that was expected, or an error that says where.
-
-What the layers of a file hear: dense, recurrent and convolved, as netx has them, and the connections of a population.
+Sources in lava-dl 0.6: ``lib/dl/netx/hdf5.py`` builds layers from a file, ``lib/dl/netx/utils.py`` derives weight widths.
 """
 
 from __future__ import annotations
@@ -31,32 +29,32 @@ from neurodeploy.ir.quantized import (
 )
 from neurodeploy.targets.loihi.arithmetic import as_lava_reads, as_lava_reads_together, check_synapse, width_of
 
-# -------------------- netx.chains
+# ---------------------------------------------------------------------------------------------- plain netx
 
 DELAY_MAX = 62
-"""netx clamps longer delays (hdf5.py: create_dense)."""
+"""Longest delay in steps; netx clamps longer ones (hdf5.py: create_dense)."""
 
 MATRIX_MAX = 1 << 26
-"""A sparse layer of more pairs of neurons is not written out as the matrix that netx reads."""
+"""Most entries of a matrix that a sparse layer is written as: 64 million, 128 MB before compression."""
 
 
 def plain_kinds(network: QuantizedNetwork) -> tuple[str, ...] | None:
-    """The netx type of each layer, ``conv``, ``dense`` or ``dense_rec``; None for a network that is no chain of those."""
+    """Return the netx type of each layer, ``conv``, ``dense`` or ``dense_rec``; None for a network that is no chain of those."""
     kinds: list[str] = []
-    heard = INPUT
+    source = INPUT
     for layer in network:
-        is_image = not kinds or kinds[-1] == "conv"  # what a convolution looks at; netx flattens what comes out of the others
-        kind = _kind(layer, heard, is_image)
+        is_image = not kinds or kinds[-1] == "conv"  # a convolution needs an image; netx flattens the output of all other layers
+        kind = _kind(layer, source, is_image)
         if kind is None:
             return None
         kinds.append(kind)
-        heard = layer.name
+        source = layer.name
     return tuple(kinds)
 
 
-def _kind(layer: QuantizedLayer, heard: str, is_image: bool) -> str | None:
+def _kind(layer: QuantizedLayer, source: str, is_image: bool) -> str | None:
     first, *others = layer.connections
-    if first.source != heard:
+    if first.source != source:
         return None
     if others:
         return "dense_rec" if _is_recurrent_dense(layer.name, first, others) else None
@@ -89,7 +87,7 @@ def _is_matrix(synapse: QuantizedSparse) -> bool:
 
 
 def check_lava_reads(where: str, weight: Integers) -> None:
-    """Refuse a dense layer of which Lava would make other weights, or nothing."""
+    """Raise `NetxError` for a dense layer that Lava would run with other weights, or could not read."""
     if not weight.any():
         raise NetxError(
             where, "has no synapse left: all its weights are zero, and Lava cannot read such a layer",
@@ -105,14 +103,14 @@ def check_lava_reads(where: str, weight: Integers) -> None:
         )  # fmt: skip
 
 
-# -------------------- netx.nodes
+# ---------------------------------------------------------------------------------------------- groups of a file
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 
 
 @dataclass(frozen=True)
 class NetxGroup:
-    """A group of a file that knows where it lies, and says so when something in it is missing or of another kind."""
+    """A group of a file, with its path for errors; its methods return values of one kind, or raise `NetxError`."""
 
     where: str
     group: h5py.Group
@@ -167,7 +165,7 @@ class NetxGroup:
         return value.reshape(()) if value.size == 1 and value.shape != (int(np.prod(shape)),) else value
 
     def pair(self, key: str) -> tuple[int, int]:
-        """A number for rows and one for columns; one stands for both."""
+        """Return a number for rows and one for columns; a single one counts for both."""
         value = self.integers(key).ravel()
         if value.size not in (1, 2):
             raise NetxError(self.where, f"{key} {value.tolist()} is not one number or two")
@@ -193,7 +191,7 @@ class NetxGroup:
 
 @contextmanager
 def as_netx_error(where: str) -> Iterator[None]:
-    """What a noun refuses was written in the file."""
+    """Turn a `NetworkError` into a `NetxError` at this place of a file."""
     try:
         yield
     except NetworkError as error:
@@ -201,7 +199,7 @@ def as_netx_error(where: str) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """The operating system's few words where it has any, instead of HDF5's many."""
+    """Return the operating system's text of an error where there is one; HDF5's are long."""
     number = getattr(error, "errno", None)
     return os.strerror(number) if number else str(error).strip("'\"")
 
@@ -218,7 +216,7 @@ class ConnectionReader:
     node: NetxGroup
 
     def dense(self, kind: str, source: str, name: str, n_neurons: int) -> Connections:
-        """What a ``dense`` layer hears, or a ``dense_rec`` layer, which hears itself too."""
+        """Read the connections of a ``dense`` layer, or of a ``dense_rec`` layer, which also has one from itself."""
         weight = self._matrix("weight", n_neurons)
         for key, size in zip(("outFeatures", "inFeatures"), weight.shape, strict=True):
             if key in self.node and self.node.integer(key) != size:
@@ -300,7 +298,7 @@ class ConnectionReader:
         return QuantizedDense(weight=weight, weight_bits=self._width(bits, weight))
 
     def _lists(self, matrix: Integers) -> QuantizedSparse:
-        """The synapses of a matrix that are listed beside it; what is not listed has to be zero."""
+        """Read the listed synapses of a matrix; all other entries have to be zero."""
         starts, sources = self.node.integers("starts"), self.node.integers("sources").astype(np.int32)
         width = self._width("weight_bits", matrix)
         wiring = QuantizedSparse(
@@ -314,7 +312,7 @@ class ConnectionReader:
         )
 
     def conv(self, source: str, input_shape: tuple[int, ...]) -> Connections:
-        """What a ``conv`` layer hears."""
+        """Read the connection of a ``conv`` layer."""
         weight = self.node.integers("weight")
         if weight.ndim == 5 and weight.shape[-1] == 1:
             weight = weight[..., 0]
@@ -350,7 +348,7 @@ class ConnectionReader:
         return {key: self.node.pair(key) for key in ("stride", "padding", "dilation")} | {"groups": self.node.integer("groups")}
 
     def population(self, n_neurons: int) -> Connections:
-        """What a ``population`` hears."""
+        """Read the connections of a ``population``."""
         group = self.node.sub("connection")
         readers = [ConnectionReader(group.sub(str(index))) for index in range(len(group.group))]
         connections = []
