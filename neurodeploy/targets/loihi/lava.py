@@ -225,8 +225,8 @@ def _plan(network: QuantizedNetwork, spikes: NDArray[Any], reset_interval: int, 
     """Plan the samples: back to back where neurons reset themselves in time, else one by one, to drop spikes on their way.
 
     Those are the spikes in synapses that delay or come back. A sample's first steps are special then: neurons with a bias
-    """Plan the samples: back to back where neurons reset themselves, else one by one, so that spikes on their way are dropped.
-    takes a whole number of intervals.
+    may fire before their first input comes, and those spikes must have no effect. Where neurons are to reset themselves within a
+    sample, it takes a whole number of intervals.
     """
     batch, n_steps = spikes.shape[0], spikes.shape[-1]
     _check_waits(network)

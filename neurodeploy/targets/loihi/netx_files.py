@@ -102,8 +102,9 @@ class NetworkReader:
         for group in groups:
             kind = group.text("type")
             if kind == "flatten":
-                self.refuse_flatten()
-                self.flatten = group
+                second, self.flatten = self.flatten is not None, group
+                if second:
+                    self.refuse_flatten()
             else:
                 self.layers.append(self.layer(group, kind))
                 self.flatten = None
