@@ -125,7 +125,14 @@ def test_a_checkpoint_is_written_when_it_is_due(tmp_path: Path) -> None:
     assert path.exists()  # at its end
     seen.clear()
     often = Checkpoint(path=path, every_s=0)
-    fit(build(12, 5, 3), None, few(), SHORT, checkpoint=often, progress=lambda _: seen.append(load_state(path)["state"]["position"]))
+    fit(
+        build(12, 5, 3),
+        None,
+        few(),
+        SHORT,
+        checkpoint=often,
+        progress=lambda _: seen.append(load_state(path)["state"]["position"]),
+    )
     assert [place["step"] for place in seen] == [1, 2]
     with pytest.raises(RequestError, match="every_s: is nan, not at least 0"):
         Checkpoint(path=path, every_s=float("nan"))
