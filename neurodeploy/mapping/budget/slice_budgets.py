@@ -1,4 +1,4 @@
-"""Budgets of the slices of a plan, as shares of their cores: synapse memory, input axons, and caps on the output axons of its sources.
+"""Budgets of the slices of a plan, as shares of their cores: synapse memory, input axons, and caps on output axons.
 
 The slices of a core share what the core has. A plan is infeasible if one of its cores cannot hold a synapse for each slice.
 """
