@@ -26,8 +26,18 @@ import torch
 
 from neurodeploy.compression.bit_width import LayerFormat, LayerSaliency, best_grid, best_width
 from neurodeploy.compression.channels import Channels
-from neurodeploy.compression.constraints import axons_in_force, constraint, memory_bits, memory_in_force, overruns_of
-from neurodeploy.compression.method import MemoryTrial, Phase, Pruning, PruningSetup
+from neurodeploy.compression.method import (
+    Masks,
+    MemoryTrial,
+    Phase,
+    Pruning,
+    PruningSetup,
+    axons_in_force,
+    constraint,
+    memory_bits,
+    memory_in_force,
+    overruns_of,
+)
 from neurodeploy.compression.saliency import ActiveNeurons, FisherDiagonal, active_neurons
 from neurodeploy.compression.synapse_selection import PRICED_RESOURCES, choose_on_core
 from neurodeploy.compression.weight_matrices import (
@@ -43,8 +53,6 @@ from neurodeploy.errors import RequestError, accept_renamed
 from neurodeploy.mapping.budget.budget import Budget, SliceBudget
 from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
 from neurodeploy.targets import arithmetic_of
-
-Masks = Mapping[str, torch.Tensor]
 
 
 @accept_renamed({"dread_of_rounding": "rounding_penalty", "form_interval": "format_interval"})

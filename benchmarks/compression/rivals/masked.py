@@ -17,8 +17,7 @@ import torch
 from benchmarks.compression.rivals.threshold import Ranking
 from neurodeploy.compression.bit_width import best_grid
 from neurodeploy.compression.channels import Channels
-from neurodeploy.compression.constraints import axons_in_force, memory_in_force
-from neurodeploy.compression.method import Phase
+from neurodeploy.compression.method import Phase, axons_in_force, memory_in_force
 from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
 from neurodeploy.mapping.budget.budget import Budget, SliceBudget
 

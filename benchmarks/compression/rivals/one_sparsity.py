@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks.compression.rivals.masked import Masked
-from neurodeploy.compression.constraints import memory_in_force
-from neurodeploy.compression.method import Phase
+from neurodeploy.compression.method import Phase, memory_in_force
 from neurodeploy.compression.minimax import shrink
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.resources.usage import count
