@@ -13,8 +13,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from neurodeploy.compression.method import Pruning
     from neurodeploy.compression.minimax import MinimaxOptions
+    from neurodeploy.compression.pruning_method import Pruning
     from neurodeploy.errors import (
         BudgetError,
         DataError,
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from neurodeploy.ir.quantized import QuantizedNetwork
     from neurodeploy.mapping.budget.allocation import share_budget
     from neurodeploy.mapping.budget.budget import Budget
-    from neurodeploy.mapping.budget.channels import narrow_budget
+    from neurodeploy.mapping.budget.channel_counts import narrow_budget
     from neurodeploy.mapping.delay_balancing import balance
-    from neurodeploy.mapping.layout import place
+    from neurodeploy.mapping.place import place
     from neurodeploy.mapping.placement import Placement
     from neurodeploy.passes.dead_neurons import trim
     from neurodeploy.passes.input_population import with_input_population
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from neurodeploy.report import plots as plot
     from neurodeploy.report.summary import Report, summarize
     from neurodeploy.simulation.records import EpochRecord, SpikeRecord, compare
-    from neurodeploy.targets.loihi.netx_files import read_netx, write_netx
+    from neurodeploy.targets.loihi.netx_io import read_netx, write_netx
     from neurodeploy.targets.simulate import simulate, verify
     from neurodeploy.training.checkpoint import load_weights, save_weights
     from neurodeploy.training.data.loading import load_data
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from neurodeploy.training.options import FitOptions
 
 _MODULES = {
-    "compression.method": ("Pruning",),
+    "compression.pruning_method": ("Pruning",),
     "compression.minimax": ("MinimaxOptions",),
     "errors": (
         "BudgetError",
@@ -88,9 +88,9 @@ _MODULES = {
     "ir.quantized": ("QuantizedNetwork",),
     "mapping.budget.allocation": ("share_budget",),
     "mapping.budget.budget": ("Budget",),
-    "mapping.budget.channels": ("narrow_budget",),
+    "mapping.budget.channel_counts": ("narrow_budget",),
     "mapping.delay_balancing": ("balance",),
-    "mapping.layout": ("place",),
+    "mapping.place": ("place",),
     "mapping.placement": ("Placement",),
     "passes.dead_neurons": ("trim",),
     "passes.input_population": ("with_input_population",),
@@ -100,7 +100,7 @@ _MODULES = {
     "pipeline.evaluation": ("Evaluation", "evaluate"),
     "report.summary": ("Report", "summarize"),
     "simulation.records": ("EpochRecord", "SpikeRecord", "compare"),
-    "targets.loihi.netx_files": ("read_netx", "write_netx"),
+    "targets.loihi.netx_io": ("read_netx", "write_netx"),
     "targets.simulate": ("simulate", "verify"),
     "training.checkpoint": ("load_weights", "save_weights"),
     "training.data.loading": ("load_data",),
@@ -193,7 +193,7 @@ _OLD_MODULES = {
     "board.traffic": ("mapping.traffic",),
     "budgets": (),
     "budgets.budget": ("mapping.budget.budget",),
-    "budgets.channels": ("mapping.budget.channels",),
+    "budgets.channels": ("mapping.budget.channel_counts",),
     "budgets.gains": ("mapping.budget.allocation",),
     "budgets.sharing": ("mapping.budget.allocation",),
     "commands": ("cli", "cli.commands", "cli.options"),
@@ -204,18 +204,18 @@ _OLD_MODULES = {
     "driving": ("passes.input_population",),
     "evaluation": ("pipeline.evaluation",),
     "explorer": ("pipeline.deploy",),
-    "factories": ("frontends.factories",),
+    "factories": ("frontends.model_factory",),
     "fixedpoint": ("targets.loihi.arithmetic",),
     "frontends.norse": ("frontends.torch.extract",),
     "graph": ("ir.graph",),
     "hardware": ("hardware.profile", "hardware.loading"),
     "layout": (),
-    "layout.laying": ("mapping.layout",),
+    "layout.laying": ("mapping.place",),
     "network": ("ir.network", "ir.graph"),
-    "netx": ("targets.loihi.netx_files", "targets.loihi.netx_format"),
+    "netx": ("targets.loihi.netx_io", "targets.loihi.netx_format"),
     "page": ("report.html",),
     "placement": ("mapping.placement",),
-    "placing": ("mapping.layout",),
+    "placing": ("mapping.place",),
     "plot": ("report.plots",),
     "profile_schema": ("hardware.loading",),
     "profiles": ("hardware.loading",),
@@ -238,7 +238,7 @@ _OLD_MODULES = {
         "training.neurons",
         "training.progress",
         "compression.minimax",
-        "compression.method",
+        "compression.pruning_method",
         "compression.synapse_selection",
     ),
     "training.checkpoints": ("training.checkpoint",),
@@ -247,7 +247,7 @@ _OLD_MODULES = {
     "training.direct": ("training.encoders",),
     "training.inference": ("training.forward",),
     "training.minimax": ("compression.minimax",),
-    "training.pruning": ("compression.method",),
+    "training.pruning": ("compression.pruning_method",),
     "training.readouts": ("training.encoders",),
     "training.weights": ("training.checkpoint",),
     "trimming": ("passes.dead_neurons",),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from neurodeploy.simulation.records import SpikeRecord, compare
 from neurodeploy.targets.loihi.emulator import run_emulator
-from neurodeploy.targets.loihi.lava import Job
+from neurodeploy.targets.loihi.lava_client import Job
 
 LONG_S = 300.0
 """More seconds than a run of a test takes."""

@@ -11,7 +11,7 @@ from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.allocation import share_budget
-from neurodeploy.mapping.layout import place
+from neurodeploy.mapping.place import place
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.report.html import RunArtifacts, page_of
 from neurodeploy.report.stages import Accuracy, LavaCheck

@@ -18,11 +18,11 @@ from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
-from neurodeploy.mapping.layout import place
+from neurodeploy.mapping.place import place
 from neurodeploy.passes.quantize import quantize
 from neurodeploy.pipeline.deploy import inspect
 from neurodeploy.simulation.reference import run_reference
-from neurodeploy.targets.loihi.lava import run_lava_jobs
+from neurodeploy.targets.loihi.lava_client import run_lava_jobs
 from neurodeploy.targets.simulate import random_spikes, simulate
 
 Model = Callable[[], tuple[torch.nn.Module, torch.Tensor]]

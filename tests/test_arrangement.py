@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from benchmarks.placement.arrangers import adjacent, at_random, force_directed, greedy
 from neurodeploy.errors import PlacementError, RequestError
-from neurodeploy.mapping.arrangement import (
+from neurodeploy.mapping.mesh_arrangement import (
     arrange,
     best_swaps,
     bisect,

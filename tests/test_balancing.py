@@ -20,10 +20,10 @@ from neurodeploy.ir.graph import INPUT, Connection, early_steps
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedDense, QuantizedLayer, QuantizedNetwork
 from neurodeploy.mapping.delay_balancing import balance
-from neurodeploy.mapping.layout import lay_out, place
+from neurodeploy.mapping.place import lay_out, place
 from neurodeploy.passes.quantize import dequantize
 from neurodeploy.pipeline.deploy import deploy, inspect
-from neurodeploy.targets.loihi.netx_files import read_netx
+from neurodeploy.targets.loihi.netx_io import read_netx
 from neurodeploy.targets.simulate import simulate, verify
 
 MakeChip = Callable[..., HardwareProfile]

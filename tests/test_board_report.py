@@ -17,7 +17,7 @@ from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network
 from neurodeploy.mapping.budget.allocation import gains, share_budget
-from neurodeploy.mapping.layout import lay_out, with_traffic
+from neurodeploy.mapping.place import lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.pipeline.deploy import deploy, inspect
 from neurodeploy.report.stages import board_json

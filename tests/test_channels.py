@@ -11,11 +11,11 @@ import torch
 from images import MODELS, SAMPLE, pooled, strided
 
 import neurodeploy as nd
-from neurodeploy.compression.channels import Channels
+from neurodeploy.compression.channel_selection import Channels
 from neurodeploy.compression.minimax import MinimaxPruning
 from neurodeploy.compression.weight_matrices import find_convolutions, module_scales
 from neurodeploy.errors import BudgetError, TrainingError
-from neurodeploy.mapping.budget.channels import narrow_budget
+from neurodeploy.mapping.budget.channel_counts import narrow_budget
 
 OPTIONS = nd.FitOptions(epochs_dense=6, epochs_compress=3, epochs_finetune=2, n_steps=6, readout="mean")
 

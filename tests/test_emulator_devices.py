@@ -25,7 +25,7 @@ from neurodeploy.passes.quantize import dequantize
 from neurodeploy.simulation import torch_engine as tensors
 from neurodeploy.simulation.records import SpikeRecord, compare
 from neurodeploy.targets.loihi.emulator import Emulator, Prepared, run_emulator
-from neurodeploy.targets.loihi.netx_files import write_netx
+from neurodeploy.targets.loihi.netx_io import write_netx
 from neurodeploy.targets.simulate import random_spikes, simulate
 
 Job: TypeAlias = "tuple[QuantizedNetwork, NDArray[np.uint8]]"

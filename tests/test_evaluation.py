@@ -19,7 +19,7 @@ import neurodeploy as nd
 from neurodeploy.__main__ import main
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.pipeline.evaluation import Evaluation, evaluate, steps_to_decision
-from neurodeploy.targets.loihi.netx_files import write_netx
+from neurodeploy.targets.loihi.netx_io import write_netx
 from neurodeploy.training.encoders import READOUTS, decide
 from neurodeploy.training.options import FitOptions
 

@@ -24,13 +24,13 @@ from neurodeploy.ir.connectivity import DenseWiring, is_convolution, is_dense
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.network import LIF, Layer, Network
 from neurodeploy.ir.quantized import QuantizedLIF, QuantizedNetwork
-from neurodeploy.mapping.layout import lay_out
+from neurodeploy.mapping.place import lay_out
 from neurodeploy.passes.dead_neurons import trim
 from neurodeploy.passes.quantize import dequantize, quantize, quantized_kind
 from neurodeploy.resources.counting import expected_fan_in
 from neurodeploy.simulation.kernel_dispatch import kernels_of
 from neurodeploy.simulation.reference import product_of
-from neurodeploy.targets.loihi.netx_files import write_netx
+from neurodeploy.targets.loihi.netx_io import write_netx
 from neurodeploy.targets.simulate import random_spikes, simulate
 
 ROOT = Path(__file__).parent.parent

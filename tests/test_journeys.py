@@ -19,7 +19,7 @@ from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.energy import Traffic, figures_of, mesh_of, unpriced
-from neurodeploy.mapping.layout import lay_out, with_traffic
+from neurodeploy.mapping.place import lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.mapping.traffic import measured_rates
 from neurodeploy.targets.simulate import random_spikes, simulate

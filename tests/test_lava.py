@@ -22,11 +22,11 @@ from neurodeploy.errors import SimulationError
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.quantized import Encoder, QuantizedDense, QuantizedLayer, QuantizedLIF, QuantizedNetwork
 from neurodeploy.simulation.records import SpikeRecord, compare
-from neurodeploy.targets.loihi import lava
-from neurodeploy.targets.loihi import lava as installed
+from neurodeploy.targets.loihi import lava_client as installed
+from neurodeploy.targets.loihi import lava_client as lava
 from neurodeploy.targets.loihi.emulator import run_emulator
-from neurodeploy.targets.loihi.lava import Job, run_lava, run_lava_jobs
-from neurodeploy.targets.loihi.netx_files import read_netx, write_netx
+from neurodeploy.targets.loihi.lava_client import Job, run_lava, run_lava_jobs
+from neurodeploy.targets.loihi.netx_io import read_netx, write_netx
 from neurodeploy.targets.simulate import simulate
 
 pytestmark = pytest.mark.lava
@@ -246,7 +246,7 @@ CALLER = """
 import sys
 import numpy as np
 from neurodeploy.targets.loihi import read_netx
-from neurodeploy.targets.loihi.lava import run_lava
+from neurodeploy.targets.loihi.lava_client import run_lava
 run_lava(read_netx(sys.argv[1]), np.ones((1, 1, 30_000), dtype=np.uint8), time_limit_s=1000)
 """
 

@@ -33,9 +33,9 @@ from neurodeploy.ir.quantized import (
 from neurodeploy.passes.quantize import quantize
 from neurodeploy.simulation.records import SpikeRecord, compare
 from neurodeploy.targets.loihi.emulator import run_emulator
-from neurodeploy.targets.loihi.lava import Job, run_lava_jobs
-from neurodeploy.targets.loihi.netx_files import read_netx, write_netx
+from neurodeploy.targets.loihi.lava_client import Job, run_lava_jobs
 from neurodeploy.targets.loihi.netx_format import plain_kinds
+from neurodeploy.targets.loihi.netx_io import read_netx, write_netx
 from neurodeploy.targets.simulate import simulate, verify
 
 CHAINS = grammar.quantized_chains().flatmap(lambda network: st.tuples(st.just(network), spikes_into(network)))

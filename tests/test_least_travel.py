@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.placement.least_travel import by_cuts, by_neighbours, least_spike_hops, nearest
-from neurodeploy.mapping.arrangement import arrange
+from neurodeploy.mapping.mesh_arrangement import arrange
 from neurodeploy.mapping.traffic import Mesh, spike_hops, traffic_graph
 
 

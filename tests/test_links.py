@@ -19,7 +19,7 @@ from strategies import limits
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile, Value
 from neurodeploy.ir.quantized import QuantizedNetwork
-from neurodeploy.mapping.layout import lay_out, with_traffic
+from neurodeploy.mapping.place import lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.mapping.traffic import ASSUMED_RATE, ENCODINGS, Links, Rates, measured_rates
 from neurodeploy.mapping.traffic import links_of as links_between

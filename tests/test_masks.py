@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from neurodeploy.compression.method import axons_in_force, memory_in_force
+from neurodeploy.compression.pruning_method import axons_in_force, memory_in_force
 from neurodeploy.compression.synapse_selection import PRICED_RESOURCES, SliceScores, choose_on_core, choose_synapses
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network

@@ -26,8 +26,8 @@ from neurodeploy.ir.quantized import (
     QuantizedSynapse,
 )
 from neurodeploy.targets.loihi import netx_format as rules
-from neurodeploy.targets.loihi.netx_files import read_netx, write_netx
 from neurodeploy.targets.loihi.netx_format import plain_kinds
+from neurodeploy.targets.loihi.netx_io import read_netx, write_netx
 
 # ---------------------------------------------------------------------------------------------- networks that are drawn
 

@@ -17,10 +17,10 @@ from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.ir.graph import INPUT, pipeline_depths
 from neurodeploy.ir.network import LIF, Network, Sparse
-from neurodeploy.mapping.layout import place
+from neurodeploy.mapping.place import place
 from neurodeploy.passes.quantize import dequantize, quantize
 from neurodeploy.simulation.reference import run_reference
-from neurodeploy.targets.loihi.lava import Job, run_lava_jobs
+from neurodeploy.targets.loihi.lava_client import Job, run_lava_jobs
 from neurodeploy.targets.simulate import simulate
 
 SLOW = {"tau_mem_inv": torch.tensor(300.0, dtype=torch.float64), "tau_syn_inv": torch.tensor(400.0, dtype=torch.float64)}

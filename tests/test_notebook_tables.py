@@ -15,7 +15,7 @@ from neurodeploy.errors import RequestError
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import MAX_TABLE_ROWS, html_table
 from neurodeploy.ir.network import Network
-from neurodeploy.mapping.layout import lay_out
+from neurodeploy.mapping.place import lay_out
 
 
 class Cells(HTMLParser):

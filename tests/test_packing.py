@@ -16,9 +16,9 @@ from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.quantized import QuantizedNetwork
-from neurodeploy.mapping import layout
-from neurodeploy.mapping.layout import counts_of, lay_out
+from neurodeploy.mapping import place as layout
 from neurodeploy.mapping.packing import FanOut, best_fit_decreasing, cut_layer, estimate_cores
+from neurodeploy.mapping.place import counts_of, lay_out
 from neurodeploy.resources.usage import grid_of, limited_resources
 
 MakeChip = Callable[..., HardwareProfile]

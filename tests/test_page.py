@@ -12,7 +12,7 @@ import pytest
 from pages import NASTIER, NASTY, spread, trained_page, trained_report, two_layers
 
 from neurodeploy.hardware.loading import load_profile
-from neurodeploy.mapping.layout import lay_out, place
+from neurodeploy.mapping.place import lay_out, place
 from neurodeploy.report.html import MOST_CORES, RunArtifacts, chip_map, fingerprint, page_of, shadow_prices, write_page
 from neurodeploy.report.summary import summarize
 

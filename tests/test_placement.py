@@ -21,7 +21,7 @@ from neurodeploy.ir.network import Dense, Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.allocation import share_budget
 from neurodeploy.mapping.budget.budget import Budget
-from neurodeploy.mapping.layout import lay_out, place
+from neurodeploy.mapping.place import lay_out, place
 from neurodeploy.passes.quantize import quantize
 from neurodeploy.resources.usage import Region
 

@@ -19,7 +19,7 @@ from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.energy import mesh_of
-from neurodeploy.mapping.layout import arrange_placement, lay_out, place, with_traffic
+from neurodeploy.mapping.place import arrange_placement, lay_out, place, with_traffic
 from neurodeploy.mapping.placement import Placement
 
 TINY, LOIHI1 = load_profile("tiny"), load_profile("loihi1")

@@ -19,7 +19,7 @@ import neurodeploy as nd
 from neurodeploy.errors import RequestError
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network
-from neurodeploy.mapping.layout import lay_out
+from neurodeploy.mapping.place import lay_out
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.report.plot_style import COLOURS, UNUSED, colours_of, core_grid
 from neurodeploy.simulation.records import EpochRecord, SpikeRecord

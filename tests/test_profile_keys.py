@@ -17,7 +17,7 @@ from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import KEYS, HardwareProfile, Limit, Value
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Synapse
-from neurodeploy.mapping.layout import lay_out, place
+from neurodeploy.mapping.place import lay_out, place
 
 A = np.array
 DISPLAYS = ("hardware", "report", "cli")

@@ -15,8 +15,8 @@ import neurodeploy as nd
 from benchmarks.compression.methods import METHODS as BENCHMARKED
 from neurodeploy.__main__ import main
 from neurodeploy.compression.bit_width import LayerFormat
-from neurodeploy.compression.method import Pruning, PruningSetup, overruns_of, pruning_method
 from neurodeploy.compression.minimax import MinimaxOptions
+from neurodeploy.compression.pruning_method import Pruning, PruningSetup, overruns_of, pruning_method
 from neurodeploy.compression.weight_matrices import find_layers
 from neurodeploy.errors import RequestError
 from neurodeploy.mapping.budget.budget import Budget

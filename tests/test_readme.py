@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from support_matrix import COMMANDS as MATRIX_COMMANDS
 from support_matrix import HEAD, ROWS, Row, cell, chips, write_models
+from support_tables import nir_support_table, torch_support_table
 
 import neurodeploy
 from neurodeploy.__main__ import main
-from neurodeploy.frontends.support_table import nir_support_table, torch_support_table
 from neurodeploy.hardware.loading import load_profile
 
 ROOT = Path(__file__).parent.parent

@@ -121,7 +121,7 @@ def lava_that_differs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dic
                 fired[layer][place] ^= 1
             return replace(record, end="lava", spikes=fired)
 
-        monkeypatch.setattr("neurodeploy.targets.loihi.lava.run_lava", lava)
+        monkeypatch.setattr("neurodeploy.targets.loihi.lava_client.run_lava", lava)
         return calls
 
     return install

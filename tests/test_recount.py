@@ -18,7 +18,7 @@ from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile, Value
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
-from neurodeploy.mapping.layout import lay_out, place, with_traffic
+from neurodeploy.mapping.place import lay_out, place, with_traffic
 
 MakeChip = Callable[..., HardwareProfile]
 

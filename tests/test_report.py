@@ -21,7 +21,7 @@ from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network
 from neurodeploy.mapping.budget.allocation import share_budget
-from neurodeploy.mapping.layout import lay_out, place
+from neurodeploy.mapping.place import lay_out, place
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.passes.quantize import quantize
 from neurodeploy.report.stages import Accuracy, LavaCheck, first_samples, for_simulator, measure, outputs

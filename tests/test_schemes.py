@@ -16,7 +16,6 @@ from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.quantized import QuantizedNetwork
-from neurodeploy.mapping.layout import counts_of, lay_out
 from neurodeploy.mapping.partition import (
     BlockOptions,
     BlockSelection,
@@ -27,6 +26,7 @@ from neurodeploy.mapping.partition import (
     longest_fit,
     middle_run,
 )
+from neurodeploy.mapping.place import counts_of, lay_out
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import Region, bits_of, grid_of, usage_vector
 

@@ -19,8 +19,8 @@ from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget import allocation as plan
 from neurodeploy.mapping.budget.allocation import PrunedLayerCount, Unpruned, count_cores, share_budget
-from neurodeploy.mapping.layout import pack_layers
 from neurodeploy.mapping.partition import block_options, middle_run
+from neurodeploy.mapping.place import pack_layers
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import Region, grid_of, limited_resources
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from lava_runs import LONG_S, assert_equal_to_emulator
 
-from neurodeploy.targets.loihi.lava import run_lava
-from neurodeploy.targets.loihi.netx_files import read_netx, write_netx
+from neurodeploy.targets.loihi.lava_client import run_lava
 from neurodeploy.targets.loihi.netx_format import plain_kinds
+from neurodeploy.targets.loihi.netx_io import read_netx, write_netx
 
 pytestmark = pytest.mark.lava
 

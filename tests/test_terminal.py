@@ -14,7 +14,7 @@ from pages import two_layers
 
 from neurodeploy.__main__ import main
 from neurodeploy.report.summary import VERSIONED, versions
-from neurodeploy.targets.loihi.netx_files import write_netx
+from neurodeploy.targets.loihi.netx_io import write_netx
 
 
 @pytest.fixture

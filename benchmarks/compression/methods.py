@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from benchmarks.compression.rivals import RIVALS
-from neurodeploy.compression.method import Pruning, PruningMethod, PruningSetup
 from neurodeploy.compression.minimax import COMPRESS_OPTIONS, make_minimax
+from neurodeploy.compression.pruning_method import Pruning, PruningMethod, PruningSetup
 from neurodeploy.compression.weight_matrices import find_layers
 from neurodeploy.mapping.budget.budget import Budget
 

@@ -14,14 +14,14 @@ import torch
 
 from benchmarks.compression.methods import METHODS, Start
 from benchmarks.compression.tasks import TASKS
-from neurodeploy.compression.method import Pruning
+from neurodeploy.compression.pruning_method import Pruning
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.budget import Budget
-from neurodeploy.mapping.budget.channels import narrow_budget
+from neurodeploy.mapping.budget.channel_counts import narrow_budget
 from neurodeploy.pipeline.compress import in_integers, thresholds_of
 from neurodeploy.pipeline.evaluation import evaluate
 from neurodeploy.resources.counting import LayerCount

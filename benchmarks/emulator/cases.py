@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.quantized import QuantizedDense, QuantizedLayer, QuantizedLIF, QuantizedNetwork, QuantizedSparse
-from neurodeploy.targets.loihi.netx_files import read_netx
+from neurodeploy.targets.loihi.netx_io import read_netx
 
 NTIDIGITS = "gts/ntidigits/ntidigits.net"
 MNIST_RATE = 0.13

@@ -19,7 +19,7 @@ from benchmarks.emulator import cases
 from benchmarks.emulator.cases import Case
 from neurodeploy.ir.quantized import QuantizedConv, QuantizedLayer, QuantizedNetwork
 from neurodeploy.simulation.records import compare
-from neurodeploy.targets.loihi.netx_files import write_netx
+from neurodeploy.targets.loihi.netx_io import write_netx
 from neurodeploy.targets.simulate import simulate
 
 ENDS: tuple[Literal["emulator"], Literal["lava"]] = ("emulator", "lava")

@@ -1,6 +1,6 @@
 """Rival arrangers: logical cores on physical cores at random, greedily, and along a Hilbert curve improved by forces.
 
-`neurodeploy.mapping.arrangement.arrange` is measured against them. Each returns the physical core of each logical core.
+`neurodeploy.mapping.mesh_arrangement.arrange` is measured against them. Each returns the physical core of each logical core.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from heapq import heappop, heappush
 import numpy as np
 
 from neurodeploy.ir.arrays import Floats, Integers
-from neurodeploy.mapping.arrangement import space_filling
+from neurodeploy.mapping.mesh_arrangement import space_filling
 from neurodeploy.mapping.traffic import Flow, Mesh, TrafficGraph, core_subset, traffic_graph, travel_cost
 
 

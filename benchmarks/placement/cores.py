@@ -26,7 +26,7 @@ from neurodeploy.errors import BudgetError
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.ir.quantized import QuantizedLayer, QuantizedNetwork
 from neurodeploy.mapping.delay_balancing import balance
-from neurodeploy.mapping.layout import counts_of, lay_out
+from neurodeploy.mapping.place import counts_of, lay_out
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import Region, grid_of, limited_resources, usage_vector
 

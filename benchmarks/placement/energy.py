@@ -29,7 +29,7 @@ from benchmarks.placement.rows import append
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.quantized import QuantizedNetwork
-from neurodeploy.mapping.layout import place, with_traffic
+from neurodeploy.mapping.place import place, with_traffic
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.resources.usage import grid_of
 

@@ -25,7 +25,7 @@ from benchmarks.placement.rows import append, commit, rows
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.mapping.budget.allocation import Unpruned, share_budget
 from neurodeploy.mapping.delay_balancing import balance
-from neurodeploy.mapping.layout import arrange_placement, lay_out, with_traffic
+from neurodeploy.mapping.place import arrange_placement, lay_out, with_traffic
 from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
 
 TABLE = (

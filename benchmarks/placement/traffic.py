@@ -21,10 +21,10 @@ from benchmarks.placement.least_travel import least_spike_hops
 from benchmarks.placement.networks import NETWORKS
 from benchmarks.placement.rows import append, commit, rows
 from neurodeploy.hardware.loading import load_profile
-from neurodeploy.mapping.arrangement import arrange, in_order, space_filling
 from neurodeploy.mapping.delay_balancing import balance
 from neurodeploy.mapping.energy import mesh_of
-from neurodeploy.mapping.layout import lay_out, with_traffic
+from neurodeploy.mapping.mesh_arrangement import arrange, in_order, space_filling
+from neurodeploy.mapping.place import lay_out, with_traffic
 from neurodeploy.mapping.traffic import spike_hops
 
 TABLE = (

@@ -175,7 +175,7 @@ def compress_command(
 
     Under torchrun, `torchrun --nproc-per-node N -m neurodeploy compress ...`, N processes train together, on one GPU each.
     """
-    from neurodeploy.compression.method import pruning_method
+    from neurodeploy.compression.pruning_method import pruning_method
     from neurodeploy.pipeline.compress import compress, compress_to
     from neurodeploy.training.data.loading import load_data
     from neurodeploy.training.distributed import seeded, together

@@ -78,7 +78,7 @@ class ModelSpec:
 
     def module(self) -> tuple[torch.nn.Module, torch.Tensor]:
         """Call the factory: its model, with `weights` if there are any, and a sample of its input."""
-        from neurodeploy.frontends.factories import load_model
+        from neurodeploy.frontends.model_factory import load_model
         from neurodeploy.training.checkpoint import load_weights
 
         module, sample = load_model(self.name)

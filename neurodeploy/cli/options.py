@@ -44,7 +44,7 @@ TIME_LIMIT = click.option(
 DT = click.option("--dt", type=float, metavar="T", help="Time step of a .nir file, in the unit of its time constants.")
 METHOD = click.option(
     "--method", default="minimax", show_default=True, metavar="NAME",
-    help="Pruning method, by its name in neurodeploy.compression.method.",
+    help="Pruning method, by its name in neurodeploy.compression.pruning_method.",
 )  # fmt: skip
 DISCRETISATION = click.option(
     "--discretisation", metavar="NAME",

@@ -25,8 +25,8 @@ import numpy as np
 import torch
 
 from neurodeploy.compression.bit_width import LayerFormat, LayerSaliency, best_grid, best_width
-from neurodeploy.compression.channels import Channels
-from neurodeploy.compression.method import (
+from neurodeploy.compression.channel_selection import Channels
+from neurodeploy.compression.pruning_method import (
     Masks,
     MemoryTrial,
     Phase,

@@ -19,7 +19,7 @@ from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
 from neurodeploy.ir.graph import INPUT, Connection, LayerGraph, early_steps
 from neurodeploy.ir.network import LIF, Conv, Layer, Network, Sparse
 from neurodeploy.ir.quantized import QuantizedLayer, QuantizedLIF, QuantizedNetwork
-from neurodeploy.mapping.layout import quick_core_count
+from neurodeploy.mapping.place import quick_core_count
 from neurodeploy.passes.quantize import quantized_kind
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.encodings import weight_bits

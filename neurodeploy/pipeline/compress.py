@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from neurodeploy.compression.bit_width import shared_thresholds
-from neurodeploy.compression.method import METHODS, Pruning, PruningMethod, PruningSetup, pruning_method
 from neurodeploy.compression.minimax import MinimaxOptions, make_minimax
+from neurodeploy.compression.pruning_method import METHODS, Pruning, PruningMethod, PruningSetup, pruning_method
 from neurodeploy.compression.weight_matrices import module_scales
 from neurodeploy.errors import RequestError, SimulationError
 from neurodeploy.frontends.torch.extract import extract
@@ -23,8 +23,8 @@ from neurodeploy.ir.graph import INPUT, bias_layers
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.budget import Budget
-from neurodeploy.mapping.budget.channels import narrow_budget
-from neurodeploy.mapping.layout import arrange_placement, lay_out, with_traffic
+from neurodeploy.mapping.budget.channel_counts import narrow_budget
+from neurodeploy.mapping.place import arrange_placement, lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.mapping.traffic import measured_rates
 from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
@@ -129,7 +129,7 @@ def compress(
     bits : int, optional
         Width of all weights, sign included; by default it is chosen for each layer during compression.
     method : str or callable
-        Pruning method: a name from `neurodeploy.compression.method.METHODS`, or a function of a budget, the model and a
+        Pruning method: a name from `neurodeploy.compression.pruning_method.METHODS`, or a function of a budget, the model and a
         `PruningSetup` that returns a `Pruning`.
     minimax : MinimaxOptions, optional
         Options of the method ``"minimax"``; other methods take none.

@@ -19,7 +19,7 @@ from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.allocation import Gain, Unpruned, gains, share_budget
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.mapping.delay_balancing import Balance, balance, balanced
-from neurodeploy.mapping.layout import arrange_placement, lay_out, with_traffic
+from neurodeploy.mapping.place import arrange_placement, lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.passes.quantize import LayerError, quantization_errors, quantize, warnings_of
 from neurodeploy.report.html import RunArtifacts, write_page

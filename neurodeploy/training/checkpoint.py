@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from neurodeploy.compression.method import Pruning
+from neurodeploy.compression.pruning_method import Pruning
 from neurodeploy.errors import DataError, RequestError, TrainingError
 from neurodeploy.ir.files import replacing
 from neurodeploy.mapping.budget.budget import Budget

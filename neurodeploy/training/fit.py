@@ -16,8 +16,8 @@ from typing import Any, get_args
 import torch
 from torch.nn.functional import kl_div, log_softmax
 
-from neurodeploy.compression.method import Phase, Pruning, PruningFactory
 from neurodeploy.compression.minimax import MinimaxPruning
+from neurodeploy.compression.pruning_method import Phase, Pruning, PruningFactory
 from neurodeploy.compression.saliency import ActiveNeurons
 from neurodeploy.errors import TrainingError
 from neurodeploy.mapping.budget.budget import Budget

@@ -11,7 +11,7 @@ from benchmarks.compression.rivals.magnitude import Gradual, Lottery, OneShot
 from benchmarks.compression.rivals.one_sparsity import GlobalMinimax
 from benchmarks.compression.rivals.rewiring import STDS, GradR
 from benchmarks.compression.rivals.rigl import RigL
-from neurodeploy.compression.method import Pruning
+from neurodeploy.compression.pruning_method import Pruning
 
 RIVALS: dict[str, Callable[..., Pruning]] = {
     "one-shot": OneShot,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from benchmarks.compression.rivals.masked import Held, Masked
-from neurodeploy.compression.method import Phase, memory_in_force
+from neurodeploy.compression.pruning_method import Phase, memory_in_force
 from neurodeploy.mapping.budget.budget import Budget, SliceBudget
 
 

@@ -16,9 +16,9 @@ import torch
 
 from benchmarks.compression.rivals.threshold import Ranking
 from neurodeploy.compression.bit_width import best_grid
-from neurodeploy.compression.channels import Channels
-from neurodeploy.compression.method import Phase, axons_in_force, memory_in_force
+from neurodeploy.compression.channel_selection import Channels
 from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
+from neurodeploy.compression.pruning_method import Phase, axons_in_force, memory_in_force
 from neurodeploy.mapping.budget.budget import Budget, SliceBudget
 
 

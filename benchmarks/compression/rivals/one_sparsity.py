@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from benchmarks.compression.rivals.masked import Masked
-from neurodeploy.compression.method import Phase, memory_in_force
 from neurodeploy.compression.minimax import shrink
+from neurodeploy.compression.pruning_method import Phase, memory_in_force
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.resources.usage import count
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks.compression.rivals.masked import Masked
-from neurodeploy.compression.method import Phase
+from neurodeploy.compression.pruning_method import Phase
 from neurodeploy.mapping.budget.budget import Budget
 
 

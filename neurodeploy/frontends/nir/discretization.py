@@ -34,7 +34,7 @@ import numpy as np
 from neurodeploy.errors import ExtractError, NetworkError, RequestError
 from neurodeploy.frontends.assembly import MEMORYLESS, NeuronSpec
 from neurodeploy.frontends.expressions import Shape
-from neurodeploy.frontends.nir.file import NirGraph, NirNode
+from neurodeploy.frontends.nir.nodes import NirGraph, NirNode
 from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.network import LI, LIF
 

@@ -17,7 +17,7 @@ from neurodeploy.frontends import expressions
 from neurodeploy.frontends.assembly import LayerSpec, assemble, topological_order
 from neurodeploy.frontends.expressions import LinearExpression, ModuleId, Shape, rearrange, spikes
 from neurodeploy.frontends.nir.discretization import NEURON_READERS, TimeStep, choose_time_step, read_neurons
-from neurodeploy.frontends.nir.file import SUBGRAPH_END, NirGraph, NirNode, apply_metadata, read_graph
+from neurodeploy.frontends.nir.nodes import SUBGRAPH_END, NirGraph, NirNode, apply_metadata, read_graph
 from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.connectivity import Pair
 from neurodeploy.ir.graph import INPUT

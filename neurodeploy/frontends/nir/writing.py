@@ -10,7 +10,7 @@ import numpy as np
 
 from neurodeploy.errors import ExtractError, RequestError, unsupported_kind
 from neurodeploy.frontends.expressions import Shape
-from neurodeploy.frontends.nir.file import SPARSE
+from neurodeploy.frontends.nir.nodes import SPARSE
 from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.connectivity import is_convolution
 from neurodeploy.ir.files import replacing
@@ -25,7 +25,7 @@ def write_nir(network: Network | QuantizedNetwork, path: str | os.PathLike[str],
 
     Neurons without a synaptic current become LIF, LI, IF or I, others CubaLIF or CubaLI. Synapses become Linear, Affine or
     Conv2d, with a Flatten in front of a matrix on an image and a Delay in front of delayed ones. Metadata keep what NIR has no
-    field for, so that ``read_nir(path) == network`` (see `neurodeploy.frontends.nir.file`). When it checks types, `nir.read` of
+    field for, so that ``read_nir(path) == network`` (see `neurodeploy.frontends.nir.nodes`). When it checks types, `nir.read` of
     nir 1.0.8 assumes square and ungrouped kernels; read a file with others with ``type_check=False``.
 
     Parameters

@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_flatten
 
 from neurodeploy.errors import ExtractError, unsupported_kind
 from neurodeploy.frontends.assembly import assemble, topological_order
+from neurodeploy.frontends.torch.model_run import run_model
 from neurodeploy.frontends.torch.populations import SUPPORTED_CELLS, PopulationTrace, TracedPopulation, layer_specs
-from neurodeploy.frontends.torch.run import run_model
 from neurodeploy.frontends.torch.tracer import ExpressionValue, TracedTensor, UnsupportedValue
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import LI, LIF, Layer, Network

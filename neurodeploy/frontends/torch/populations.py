@@ -174,7 +174,7 @@ class StepRecord:
     output : array (batch, n)
         What the cell computed.
     forwarded : array (batch, n)
-        What the model's next modules received instead: random spikes (see `neurodeploy.frontends.torch.run`).
+        What the model's next modules received instead: random spikes (see `neurodeploy.frontends.torch.model_run`).
     v : array (batch, n) or None
         Membrane potentials.
     """

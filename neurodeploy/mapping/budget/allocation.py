@@ -29,7 +29,7 @@ from neurodeploy.mapping.budget.slice_budgets import (
     prunable_sources,
     slice_budgets,
 )
-from neurodeploy.mapping.layout import counts_of, pack_layers
+from neurodeploy.mapping.place import counts_of, pack_layers
 from neurodeploy.mapping.placement import Placement, Slice
 from neurodeploy.resources.counting import LayerCount, SourceNeurons
 from neurodeploy.resources.encodings import weight_bits
@@ -223,7 +223,7 @@ def share_budget(
 
     Synapse memory goes to the layers in proportion to the square root of what they need unpruned, and never beyond that: of all
     shares b with a fixed sum this minimises the sum of need / b, the loss by pruning being about inverse in the share that is
-    kept. So small layers, readouts above all, are kept whole. The layers are then packed as `neurodeploy.mapping.layout` packs
+    kept. So small layers, readouts above all, are kept whole. The layers are then packed as `neurodeploy.mapping.place` packs
     them, at the largest common level at which they fit, and what a core has left over goes to the slices on it.
 
     Parameters

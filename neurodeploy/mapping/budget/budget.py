@@ -162,7 +162,7 @@ class Budget:
 
     @property
     def cuts(self) -> list[tuple[str, int, Region]]:
-        """Layer, core and region of each slice: the `plan` of `neurodeploy.mapping.layout.place`."""
+        """Layer, core and region of each slice: the `plan` of `neurodeploy.mapping.place.place`."""
         return [(part.layer, part.core, part.region) for part in self.slices]
 
     def of(self, layer: str) -> Slices:

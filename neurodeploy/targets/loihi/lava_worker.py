@@ -1,4 +1,4 @@
-"""Worker process that runs network files in Lava; `neurodeploy.targets.loihi.lava` starts it, and only it imports Lava.
+"""Worker process that runs network files in Lava; `neurodeploy.targets.loihi.lava_client` starts it, and only it imports Lava.
 
 It is called with a folder. ``jobs.json`` there lists the runs, each of a network file on spikes or biases (n_in, n_steps) in an
 ``.npy`` file. A run writes what the chip did, on the chip's own clock, to an ``.npz`` file, and the steps done to ``steps``. It
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from neurodeploy.targets.loihi.lava_processes import LavaPopulation
+    from neurodeploy.targets.loihi.lava_network import LavaPopulation
 
 GRADED_BITS = 16
 """Message width of graded input. Lava's synapses take whole numbers at any width above 0."""
@@ -130,7 +130,7 @@ class LavaRun:
         """
         from lava.lib.dl.netx.hdf5 import Network
 
-        from neurodeploy.targets.loihi.lava_processes import chain_of
+        from neurodeploy.targets.loihi.lava_network import chain_of
 
         network = Network(
             str(self.path), skip_layers=1, reset_interval=self.job["reset_interval"], reset_offset=1 + self.job["reset_offset"],
@@ -145,8 +145,8 @@ class LavaRun:
 
     def graph(self) -> tuple[Any, list[LavaPopulation], RawInput | None]:
         """Build the network from Lava's own processes, and connect its input."""
-        from neurodeploy.targets.loihi.lava_processes import graph_of
-        from neurodeploy.targets.loihi.netx_files import read_netx
+        from neurodeploy.targets.loihi.lava_network import graph_of
+        from neurodeploy.targets.loihi.netx_io import read_netx
 
         port, inputs = self.source()
         resets = self.job["reset_interval"], self.job["reset_offset"]
@@ -159,8 +159,8 @@ class LavaRun:
 
         if not self.job["raw"]:
             return self.onto_board(source.RingBuffer(data=self.input).s_out, self.input.shape[:-1]), None
-        from neurodeploy.targets.loihi.lava_processes import input_of
-        from neurodeploy.targets.loihi.netx_files import read_netx
+        from neurodeploy.targets.loihi.lava_network import input_of
+        from neurodeploy.targets.loihi.netx_io import read_netx
 
         encoder = read_netx(self.path, trusted=True).encoder
         assert encoder is not None

@@ -78,12 +78,12 @@ class LoihiTarget:
     # ------------------------------------------------------------------------------------------ files
 
     def write(self, network: QuantizedNetwork, path: Path) -> Path:
-        from neurodeploy.targets.loihi.netx_files import write_netx
+        from neurodeploy.targets.loihi.netx_io import write_netx
 
         return write_netx(network, path)
 
     def read(self, path: Path) -> QuantizedNetwork:
-        from neurodeploy.targets.loihi.netx_files import read_netx
+        from neurodeploy.targets.loihi.netx_io import read_netx
 
         return read_netx(path)
 
@@ -103,7 +103,7 @@ class LoihiTarget:
         return run_emulator(network, spikes, record=record, **options)
 
     def simulator_missing(self, simulator: str) -> str:
-        from neurodeploy.targets.loihi.lava import require_extension, require_lava
+        from neurodeploy.targets.loihi.lava_client import require_extension, require_lava
 
         try:
             require_lava()
@@ -119,7 +119,7 @@ class LoihiTarget:
     ) -> SpikeRecord:  # fmt: skip
         """Run in Lava's simulator (``"lava"``) or on a board through Intel's extension of Lava (``"loihi2"``)."""
         from neurodeploy.targets.loihi.emulator import check_resets
-        from neurodeploy.targets.loihi.lava import LavaEnd, run_lava
+        from neurodeploy.targets.loihi.lava_client import LavaEnd, run_lava
         from neurodeploy.targets.loihi.neuron_step import bias_mantissas, encoder_of
 
         self.check(network)

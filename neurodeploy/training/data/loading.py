@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from neurodeploy.errors import DataError, RequestError, unsupported_kind
-from neurodeploy.frontends.factories import call_factory
+from neurodeploy.frontends.model_factory import call_factory
 from neurodeploy.training.data.batches import Batches, DataSplit, Intensities
 from neurodeploy.training.data.recordings import load_recordings
 

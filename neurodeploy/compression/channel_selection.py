@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from neurodeploy.compression.bit_width import WeightGrid
-from neurodeploy.compression.method import between
+from neurodeploy.compression.pruning_method import between
 from neurodeploy.compression.weight_matrices import Convolution, find_convolutions, find_layers, require_feed_forward
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.targets import arithmetic_of

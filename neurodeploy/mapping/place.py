@@ -23,8 +23,8 @@ from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring
 from neurodeploy.ir.graph import wait_steps
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
-from neurodeploy.mapping.arrangement import arrange
 from neurodeploy.mapping.energy import mesh_of
+from neurodeploy.mapping.mesh_arrangement import arrange
 from neurodeploy.mapping.packing import (
     BlockAnnealing,
     FanOut,

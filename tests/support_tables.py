@@ -11,7 +11,7 @@ from inspect import getdoc
 from typing import Any, TypeAlias
 
 from neurodeploy.frontends.nir.discretization import NEURON_READERS
-from neurodeploy.frontends.nir.file import SUBGRAPH_END
+from neurodeploy.frontends.nir.nodes import SUBGRAPH_END
 from neurodeploy.frontends.nir.reading import LINEAR_READERS
 from neurodeploy.frontends.torch.functions import IDENTITIES, LINEAR_FUNCTIONS, MAX_POOLS, OPERATORS, REARRANGEMENTS
 from neurodeploy.frontends.torch.populations import CELL_READERS

@@ -27,8 +27,8 @@ from neurodeploy.errors import SimulationError, unsupported_kind
 from neurodeploy.ir.graph import early_steps, pipeline_depths, wait_steps
 from neurodeploy.ir.quantized import QuantizedLI, QuantizedLIF, QuantizedNetwork
 from neurodeploy.simulation.records import Recorded, SpikeRecord, recorded_layers
-from neurodeploy.targets.loihi.netx_files import write_netx
 from neurodeploy.targets.loihi.netx_format import plain_kinds
+from neurodeploy.targets.loihi.netx_io import write_netx
 
 # ---------------------------------------------------------------------------------------------- installation
 
