@@ -19,7 +19,7 @@ import yaml
 from neurodeploy.errors import ProfileError
 from neurodeploy.hardware.profile import KEYS, Encoding, HardwareProfile, Kind, Limit, Value
 
-MAX_PROFILE_BYTES = 1 << 16
+MAX_PROFILE_BYTES = 1 << 16  # about ten times the largest profile that is shipped
 MAX_VALUE = 1 << 40
 """Largest number in a profile: more than any chip has, and few enough bits for sums over many cores to fit into 64."""
 MAX_DIGITS = 64
@@ -81,6 +81,7 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[tuple[str, str]] = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            # With the tag, because 1 and '1' are different keys.
             if (key.tag, key.value) in seen:  # YAML itself would silently keep the last value
                 raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} occurs twice", key.start_mark)
             seen.add((key.tag, key.value))
@@ -107,6 +108,7 @@ def _read_mapping(path: Path) -> Mapping[str, Any]:
         raise ProfileError(str(path), f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ProfileError(str(path), f"is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    # PyYAML lets errors of Python's pass: RecursionError on deep nesting, ValueError on a date such as 2020-13-45.
     except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
         raise ProfileError(str(path), f"is not plain YAML: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(data, dict):
@@ -128,12 +130,14 @@ def _read_profile(path: Path, extending: tuple[Path, ...]) -> HardwareProfile:
         if key in data and not isinstance(data[key], str):
             raise ProfileError(f"{file}: {key}", f"is {_describe(data[key])}, not text")
     parent = _extended_profile(path, data["extends"], extending) if "extends" in data else None
+    # A parent's limits keep the name of its file, so an error about one of them points there.
     limits = {} if parent is None else dict(parent.limits)
     target = data.get("target", None if parent is None else parent.target)
     if target is not None and not re.fullmatch(NAME_PATTERN, target):
         raise ProfileError(f"{file}: target", f"'{_shorten(target)}' is not a plain name", remedy="Give the name of a target.")
     limits |= {key: _Entry(path.stem, key).limit(data[key]) for key in KEYS if key in data}
     for key, spec in KEYS.items():
+        # After the merge: a parent may state what the file leaves out.
         if spec.required and key not in limits:
             raise ProfileError(f"{file}: {key}", "missing", remedy=f"It is {spec.meaning}, in {spec.unit}.")
     return HardwareProfile(name=data["name"], description=data["description"], limits=limits, target=target)
@@ -141,6 +145,7 @@ def _read_profile(path: Path, extending: tuple[Path, ...]) -> HardwareProfile:
 
 def _extended_profile(path: Path, name: str, extending: tuple[Path, ...]) -> HardwareProfile:
     """The profile `name` that the file `path` extends: from the same folder first, then from those shipped."""
+    # Resolved, so that a link cannot hide a circle.
     where, chain = f"{path.stem}.yaml: extends", (*extending, path.resolve())
     if not re.fullmatch(NAME_PATTERN, name):
         raise ProfileError(
@@ -160,6 +165,7 @@ def _extended_profile(path: Path, name: str, extending: tuple[Path, ...]) -> Har
     try:
         return _read_profile(parent, chain)
     except ProfileError as error:
+        # The file nearest to the error sets it; those further out leave it.
         error.source = error.source or f"extended by {path.stem}.yaml"
         raise
 
@@ -188,6 +194,7 @@ class _Entry:
                 )
         if entry.get("unit") != self.spec.unit:
             raise ProfileError(self.where, f"its unit is '{_shorten(entry.get('unit'))}', not '{self.spec.unit}'")
+        # A number with both would leave open which of them holds.
         stated = [part for part in ("source", "assumption") if part in entry]
         if len(stated) != 1 or not isinstance(entry[stated[0]], str) or not entry[stated[0]].strip():
             raise ProfileError(self.where, "needs either a source or an assumption, as text")
@@ -197,7 +204,7 @@ class _Entry:
             key=self.key,
             value=self._value(entry["value"]),
             unit=self.spec.unit,
-            source=" ".join(entry[stated[0]].split()),
+            source=" ".join(entry[stated[0]].split()),  # a YAML text may run over lines
             assumed=stated[0] == "assumption",
             profile=self.profile,
         )
@@ -256,6 +263,7 @@ class _Entry:
 
     def _positive(self, value: Any) -> int:
         remedy = "Give a whole number above zero."
+        # bool is a subclass of int: YAML's `yes` would pass as 1.
         if isinstance(value, bool) or not isinstance(value, int):
             what = "is not a number (NaN)" if isinstance(value, float) and math.isnan(value) else f"is {_describe(value)}"
             raise ProfileError(self.where, what, remedy=remedy)
@@ -330,6 +338,7 @@ def profile_schema() -> dict[str, Any]:
             **entries,
         },
         "required": ["name", "description"],
+        # A file that extends another may leave the required keys to it.
         "anyOf": [{"required": ["extends"]}, {"required": [key for key, spec in KEYS.items() if spec.required]}],
         "additionalProperties": False,
     }

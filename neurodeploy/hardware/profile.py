@@ -49,6 +49,7 @@ class Key:
     required: bool = False
 
 
+# The events that SANA-FE's model of Loihi prices (its loihi.yaml), and a hop between chips. Each has an energy and a time.
 _EVENT_MEANINGS = {
     "synop_dense": "one synaptic operation of a dense list",
     "synop_sparse": "one synaptic operation of a sparse list",
@@ -102,6 +103,7 @@ KEYS: Mapping[str, Key] = MappingProxyType({
     "payload_bits": Key(unit="bits", kind="whole", meaning="widest payload of a graded spike"),
     **{f"{event}_energy": Key(unit="pJ", kind="figure", meaning=f"energy of {what}") for event, what in _EVENT_MEANINGS.items()},
     **{f"{event}_time": Key(unit="ns", kind="figure", meaning=f"time of {what}") for event, what in _EVENT_MEANINGS.items()},
+    # The two columns of one table: times by number of tiles.
     "sync_tiles": Key(unit="tiles", kind="steps", meaning="numbers of used tiles from which synchronising a step takes ..."),
     "sync_time": Key(unit="ns", kind="steps", meaning="... these times, one for each number of `sync_tiles`"),
 })  # fmt: skip
@@ -174,6 +176,7 @@ class Limit:
 
     def on(self, core: int) -> int:
         """The value on a core, numbered from 0 through all chips."""
+        # A list describes one chip, and all chips are equal; one number holds for every core.
         return self.choices[core % len(self.choices)]
 
     @property
@@ -217,8 +220,10 @@ class HardwareProfile:
         for key, what in KEYS.items():
             if what.required and key not in self.limits:
                 raise ProfileError(f"{self.name}.yaml: {key}", "missing", remedy=f"It is {what.meaning}, in {what.unit}.")
+        # In the order of KEYS, so that reports do not depend on the order in a file.
         ordered = {key: self.limits[key] for key in KEYS if key in self.limits}
         object.__setattr__(self, "limits", MappingProxyType(ordered))
+        # Made once: the mapping asks for capacities again and again.
         of_cores = {key.removesuffix("_per_core"): limit.number for key, limit in ordered.items() if key.endswith("_per_core")}
         object.__setattr__(self, "_capacities", MappingProxyType(of_cores))
         self._check_counts()
@@ -231,6 +236,7 @@ class HardwareProfile:
                 raise ProfileError(
                     limit.where, f"has {len(limit.choices)} numbers for {cores.number} cores of a chip", source=cores.where
                 )
+        # A mesh may have more sites than chips or tiles; without one, every part is taken to have a place.
         for mesh, parts, parts_per_site in (("chip_mesh", chips, 1), ("tile_mesh", cores, self.number("cores_per_tile", 1))):
             capacity = math.prod(self.limits[mesh].choices) * parts_per_site if mesh in self else parts.number
             if capacity < parts.number:

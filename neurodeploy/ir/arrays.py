@@ -38,7 +38,7 @@ class ByValue:
         for name in (field.name for field in fields(self)):  # type: ignore[arg-type]  # only dataclasses inherit from this
             a, b = getattr(self, name), getattr(other, name)
             if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-                is_equal = a.dtype == b.dtype and np.array_equal(a, b)
+                is_equal = a.dtype == b.dtype and np.array_equal(a, b)  # array_equal alone takes 1 and 1.0 for equal
             else:
                 is_equal = bool(a == b)
             if not is_equal:
@@ -56,7 +56,7 @@ def freeze(instance: Any, name: str, dtype: type) -> NDArray[Any]:
     """
     original = np.asarray(getattr(instance, name))
     where = f"{type(instance).__name__}.{name}"
-    if original.dtype.kind not in "biuf":
+    if original.dtype.kind not in "biuf":  # booleans, integers, floats
         raise NetworkError(where, f"holds {original.dtype}, not numbers")
     if not np.isfinite(original).all():
         raise NetworkError(where, "is not finite")
@@ -64,6 +64,7 @@ def freeze(instance: Any, name: str, dtype: type) -> NDArray[Any]:
         array: NDArray[Any] = original.astype(dtype)
     if not np.array_equal(array, original):
         raise NetworkError(where, "is not whole numbers")
+    # astype has copied: the caller's array stays writeable, and what is written to it later does not come in here.
     array.flags.writeable = False
     object.__setattr__(instance, name, array)  # the dataclass is frozen; its __post_init__ is still building it
     return array
@@ -78,7 +79,7 @@ def check_range(instance: Any, name: str, low: float, high: float) -> None:
         A value lies outside; the error names it.
     """
     array = getattr(instance, name)
-    if array.size and (array.min() < low or array.max() > high):
+    if array.size and (array.min() < low or array.max() > high):  # an empty array has no minimum
         worst = array.min() if array.min() < low else array.max()
         raise NetworkError(f"{type(instance).__name__}.{name}", f"{worst} is outside {low}..{high}")
 

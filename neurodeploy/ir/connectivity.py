@@ -19,6 +19,7 @@ Pair: TypeAlias = "tuple[int, int]"
 """(rows, columns)."""
 
 
+# eq=False: the generated __eq__ would compare arrays with ==, which gives an array; `ByValue` compares them by content.
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DenseWiring(ByValue):
     """All-to-all connectivity: `weight` has shape (n_out, n_in)."""
@@ -91,6 +92,7 @@ class SparseWiring(ByValue):
 
     def _check(self) -> None:
         where = type(self).__name__
+        # 64 bits for positions in the lists, 32 for neurons: sources are as many as weights, so this saves half their memory.
         starts, sources = freeze(self, "starts", np.int64), freeze(self, "sources", np.int32)
         if starts.ndim != 1 or starts.size < 2 or starts[0] != 0 or (np.diff(starts) < 0).any() or starts[-1] != sources.size:
             raise NetworkError(f"{where}.starts", f"does not divide {sources.size} synapses among neurons")
@@ -100,6 +102,7 @@ class SparseWiring(ByValue):
             raise NetworkError(f"{where}.sources", f"holds neurons outside 0..{self.n_in - 1}")
         rises = np.diff(sources) > 0
         # From one neuron's last source to the next neuron's first, the sources may fall.
+        # Boundaries at 0 or at the end, of neurons without synapses, have no pair of neighbours in `rises`.
         rises[starts[1:-1][(starts[1:-1] > 0) & (starts[1:-1] < sources.size)] - 1] = True
         if not rises.all():
             raise NetworkError(f"{where}.sources", "is not ascending and distinct within each neuron")
@@ -122,6 +125,7 @@ class SparseWiring(ByValue):
 
     def fan_out(self) -> NDArray[np.int64]:
         """Synapses from each source neuron: (n_in,)."""
+        # An entry of weight zero, as rounding leaves it, is listed and is still no synapse.
         return np.bincount(self.sources[self.weight != 0], minlength=self.n_in).astype(np.int64)
 
     def total(self, values: NDArray[Any]) -> NDArray[Any]:
@@ -188,6 +192,7 @@ class ConvWiring(ByValue):
     @property
     def output_shape(self) -> tuple[int, int, int]:
         """(channels, rows, columns)."""
+        # The formula in the documentation of torch.nn.Conv2d.
         rows, columns = (
             (n + 2 * self.padding[axis] - self.dilation[axis] * (self.weight.shape[2 + axis] - 1) - 1) // self.stride[axis] + 1
             for axis, n in enumerate(self.input_shape[1:])
@@ -210,6 +215,7 @@ class ConvWiring(ByValue):
 
     @property
     def n_pairs(self) -> int:
+        # Rows and columns lie on the input independently of each other, so their counts multiply.
         return int(self.is_inside_input(0).sum()) * int(self.is_inside_input(1).sum()) * int(np.prod(self.weight.shape[:2]))
 
     def fan_in(self) -> NDArray[np.int64]:
@@ -219,18 +225,22 @@ class ConvWiring(ByValue):
     def fan_out(self) -> NDArray[np.int64]:
         """Synapses from each source neuron: (n_in,)."""
         (f, c, height, width), (_, rows, columns) = self.weight.shape, self.input_shape
+        # (groups, input channels of a group, kernel rows, kernel columns): an input channel meets only outputs of its group.
         by_group = np.count_nonzero(self.weight.reshape(self.groups, f // self.groups, c, height, width), axis=1)
+        # Positions in the padding equal no row number, so they drop out.
         # How often each kernel row (column) lies on each input row (column).
         hits = [
             (self.input_positions(axis)[..., np.newaxis] == np.arange(size)).sum(axis=0)
             for axis, size in ((0, rows), (1, columns))
         ]
+        # Channels are numbered group by group: flattening (groups, channels of a group) gives their order.
         counts: NDArray[np.int64] = np.einsum("gcij,iy,jx->gcyx", by_group, *hits, optimize=True).reshape(-1)
         return counts
 
     def total(self, values: NDArray[Any]) -> NDArray[Any]:
         """Sum of `values`, one for each weight, over the synapses onto each neuron, without those from padding: (n_out,)."""
         rows, columns = (self.is_inside_input(axis).astype(np.int64) for axis in (0, 1))
+        # The padding separates into rows and columns, so no array of all windows is built.
         sums: NDArray[Any] = np.einsum("fij,yi,xj->fyx", values.sum(axis=1), rows, columns, optimize=True)
         return sums.reshape(-1)
 
@@ -267,7 +277,7 @@ class ConvWiring(ByValue):
         per_group, c_group = f // self.groups, c // self.groups
         ys, xs = self.input_positions(0), self.input_positions(1)
         for out in range(f):
-            first = out // per_group * c_group
+            first = out // per_group * c_group  # first input channel of the group
             for y, i in np.argwhere(self.is_inside_input(0)):
                 for x, j in np.argwhere(self.is_inside_input(1)):
                     matrix[out, y, x, first : first + c_group, ys[y, i], xs[x, j]] += self.weight[out, :, i, j]

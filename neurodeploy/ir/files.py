@@ -1,4 +1,4 @@
-"""Files: writing them whole or not at all, and a trial reading of HDF5 files that may never end."""
+"""Atomic writing of files, and trial reading of HDF5 files in a child process, since damaged ones can hang their reader."""
 
 from __future__ import annotations
 
@@ -23,17 +23,19 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     left behind are deleted as well.
     """
     target = Path(path)
+    # No name in the pattern: it could hold characters that glob interprets.
     for left_over in target.parent.glob(".*.part"):
         owner = left_over.name[len(f".{target.name}.") : -len(".part")]
         if left_over.name.startswith(f".{target.name}.") and owner.isdecimal() and not _process_exists(int(owner)):
             left_over.unlink(missing_ok=True)
+    # In the same folder, because a rename is atomic only within a file system; one name a process, so that writers do not meet.
     scratch = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         scratch.touch()
         mode = scratch.stat().st_mode  # follows the user's umask; some libraries write files that only the owner can read
         yield scratch
         scratch.chmod(mode)
-        scratch.replace(target)
+        scratch.replace(target)  # atomic: a reader sees the old file or the new one
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -95,7 +97,7 @@ class TrialReader:
 import json, resource, sys
 import h5py
 from h5py import h5t
-resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))  # a damaged size can ask for any amount of memory
 plain = (h5t.TypeIntegerID, h5t.TypeFloatID, h5t.TypeEnumID, h5t.TypeStringID)
 def attempt(read):
     try:
@@ -108,7 +110,7 @@ def visit(_, item):
             attempt(lambda: item.attrs[key])
     if isinstance(item, h5py.Dataset) and isinstance(item.id.get_type(), plain):
         attempt(lambda: item[()])
-print(flush=True)
+print(flush=True)  # tells the parent that the slow imports are done
 for line in sys.stdin:
     damage = ""
     try:
@@ -132,6 +134,7 @@ for line in sys.stdin:
                 self._start()
             assert self._child is not None
             assert self._child.stdin is not None
+            # JSON keeps a path on one line, even one that holds a line break.
             self._child.stdin.write(json.dumps(str(path.absolute())).encode() + b"\n")
             self._child.stdin.flush()
             if (answer := self._answer(limit_s)) is not None:
@@ -145,7 +148,7 @@ for line in sys.stdin:
         if self._child is None:
             return
         self._child.kill()
-        self._child.communicate()
+        self._child.communicate()  # waits for its end, so that no zombie stays, and closes the pipes
         self._child = None
 
     def _start(self) -> None:
@@ -164,6 +167,7 @@ for line in sys.stdin:
         """Return the next line of the child; None if it has ended or takes too long."""
         assert self._child is not None
         assert self._child.stdout is not None
+        # readline alone would wait for ever. The child writes short lines at once, so a readable pipe holds a whole one.
         ready, _, _ = select.select([self._child.stdout], [], [], limit_s)
         line = self._child.stdout.readline() if ready else b""
         return line.decode(errors="replace").strip() if line else None

@@ -1,4 +1,4 @@
-"""Layers, the connections into them, and the graph that they form, with float or integer weights alike.
+"""Layers, the connections into them, and the graph that they form, with float or integer weights.
 
 On the network's own clock a layer answers the input of the same step. On the chip every synapse takes one step, so a layer
 answers as many steps later as there are synapses on the longest path to it (`pipeline_depths`). A connection that skips
@@ -19,7 +19,7 @@ from neurodeploy.ir.arrays import ByValue, html_table
 from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring, Wiring
 
 if TYPE_CHECKING:
-    import networkx as nx  # imported where it is used: it takes longer to load than the rest of this room
+    import networkx as nx  # imported where it is used: it takes longer to load than the rest of this folder
 
 INPUT = "input"
 """Name of the network's input as the source of a connection."""
@@ -132,6 +132,7 @@ class Population(ByValue, Generic[N, S]):
             raise NetworkError(where, f"has shape {self.shape}: every side must be at least 1")
         if not self.connections:
             raise NetworkError(where, "has no connection into it")
+        # Every field of a neuron kind is a parameter, so a new kind is checked here without a change.
         per_neuron = {"bias": self.bias} | {f.name: getattr(self.neuron, f.name) for f in fields(self.neuron)}
         for name, array in per_neuron.items():
             if array.shape not in ((), (self.n_neurons,)):
@@ -173,6 +174,7 @@ class LayerGraph(ByValue, Generic[L]):
             raise NetworkError("network", "has no layer")
         if not self.input_shape or any(side < 1 for side in self.input_shape):
             raise NetworkError("network", f"has input shape {self.input_shape}: every side must be at least 1")
+        # Filled layer by layer, each before its connections are checked: sources are earlier layers or the layer itself.
         shapes = {INPUT: self.input_shape}
         for layer in self.layers:
             if layer.name in shapes:
@@ -195,6 +197,7 @@ class LayerGraph(ByValue, Generic[L]):
             raise NetworkError(where, f"expects {synapse.n_in} inputs, but {source!r} has {n_source}")
         match synapse:
             case ConvWiring(input_shape=image):
+                # The right number of neurons is not enough: a convolution reads the axes as channels, rows and columns.
                 if image != shapes[source]:
                     raise NetworkError(where, f"convolves {image}, but {source!r} has shape {shapes[source]}")
             case DenseWiring() | SparseWiring():
@@ -221,6 +224,7 @@ class LayerGraph(ByValue, Generic[L]):
         """
         previous = INPUT
         for layer in (layer for layer in self.layers if layer.name not in side_layers):
+            # `or`: a layer without any other source keeps its connections, so that the error can name them.
             connections = [c for c in layer.connections if c.source not in side_layers] or layer.connections
             if loops and all(isinstance(c.synapse, DenseWiring) and not c.delay_steps for c in connections):
                 connections = [c for c in connections if c.source != layer.name] or connections
@@ -277,6 +281,7 @@ class LayerGraph(ByValue, Generic[L]):
         """
         import networkx as nx
 
+        # Multi: a layer may have two connections from one source, as with two delays.
         graph = nx.MultiDiGraph()
         graph.add_node(INPUT, shape=self.input_shape, n_neurons=self.n_inputs, neuron=None, has_bias=False)
         for layer in self.layers:
@@ -326,6 +331,7 @@ def pipeline_depths(layers: Iterable[Population[Any, Any]]) -> dict[str, int]:
         paths.add_node(layer.name)
         if layer.name not in bias_names:
             sources = {c.source for c in layer.connections} - {layer.name}
+            # A layer with no source but itself is placed one step behind the input.
             paths.add_edges_from((source, layer.name) for source in sources or {INPUT})
     # A generation holds the nodes whose longest path from a node without sources has the same length.
     generations = nx.topological_generations(paths)
@@ -356,7 +362,8 @@ def early_steps(layers: Iterable[Population[Any, Any]]) -> dict[str, tuple[int, 
     depth = pipeline_depths(layers)
     return {
         layer.name: tuple(
-            # A layer's own spikes are due in the next step, whatever its depth.
+            # A layer's own spikes are due in the next step, whatever its depth. A bias layer is as deep as its source, the
+            # input: its difference would be -1.
             0 if c.source == layer.name else max(depth[layer.name] - depth[c.source] - 1, 0)
             for c in layer.connections
         )

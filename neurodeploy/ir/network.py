@@ -37,6 +37,7 @@ class LIF(ByValue):
         Offset of the model's membrane potential: it is v + rest. The recurrence does not use it; outputs do.
     """
 
+    # Lava and Norse fire at v > threshold; lava-dl's slayer trains with v >= threshold.
     threshold: NDArray[np.float64]
     current_decay: NDArray[np.float64]
     voltage_decay: NDArray[np.float64]
@@ -75,6 +76,8 @@ class LI(ByValue):
         check_range(self, "voltage_decay", 0.0, 1.0)
 
 
+# Norse multiplies the current by dt * tau_mem_inv on its way to v. Frontends fold that factor into the weights, which is why
+# they are in units of v.
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Dense(DenseWiring):
     """Dense connectivity with float64 weights (n_out, n_in): what a spike adds to u, in units of v. Zeros are no synapses."""
@@ -141,6 +144,8 @@ class Network(LayerGraph[Layer]):
     timestep_s: float
 
     def __post_init__(self) -> None:
+        # Not super(): slots=True replaces the class, and super() without arguments still refers to the one before.
         LayerGraph.__post_init__(self)
+        # False for NaN as well.
         if not 0 < self.timestep_s < np.inf:
             raise NetworkError("network", f"has a timestep of {self.timestep_s} s")

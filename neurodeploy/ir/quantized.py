@@ -27,7 +27,7 @@ COUNTING_ONLY = "counting only"
 class QuantizedLIF(ByValue):
     """`LIF` in a target's registers: threshold vth, decays du and dv of current and membrane; each () or (n,), int64, >= 0.
 
-    What a register stands for is the target's: on Loihi a decay d forgets the share d / 4096 in a step.
+    The target defines the meaning of a register: on Loihi, a state with decay d loses the share d / 4096 in a step.
     """
 
     vth: NDArray[np.int64]
@@ -37,7 +37,7 @@ class QuantizedLIF(ByValue):
     def __post_init__(self) -> None:
         for name in ("vth", "du", "dv"):
             freeze(self, name, np.int64)
-            check_range(self, name, 0, np.inf)
+            check_range(self, name, 0, np.inf)  # a vth of 0 is valid: such neurons fire as soon as v is positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -61,6 +61,7 @@ class IntegerWeights:
     weight_bits: int
 
     def _check_integers(self, dtype: type[np.signedinteger[Any]]) -> None:
+        # First in 64 bits, so that a number too large for `dtype` is refused as out of range, not as no whole number.
         freeze(self, "weight", np.int64)
         check_range(self, "weight", np.iinfo(dtype).min, np.iinfo(dtype).max)
         freeze(self, "weight", dtype)
@@ -92,7 +93,7 @@ class QuantizedSparse(IntegerWeights, SparseWiring):
     weight_bits: int
 
     def __post_init__(self) -> None:
-        self._check_integers(np.int16)
+        self._check_integers(np.int16)  # enough for any weight, at a quarter of the memory
         self._check()
 
 

@@ -2,7 +2,7 @@
 
 A neuron can fire only if a path of synapses leads to it from the input or from a neuron with a positive bias; it matters only if
 a path leads from it to the output. Everything else is removed: its memory is free, and the output stays the same. Neurons of an
-image share their weights, so there whole channels go. A *unit* below is a neuron of a row, or a channel of an image.
+image share their weights, so only whole channels are removed there. A *unit* below is a neuron of a row or a channel of an image.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ def needed_neurons(network: Network) -> Masks:
     rows, columns = np.concatenate(edges, axis=1)
     graph = csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(n_nodes, n_nodes))
     is_needed = np.ones(n_nodes, dtype=np.bool_)
+    # Forwards from the sources of spikes, backwards from the output: a unit is needed if both reach it.
     for direction, node in ((graph, 0), (graph.T.tocsr(), 1)):
         reached = np.zeros(n_nodes, dtype=np.bool_)
         reached[breadth_first_order(direction, node, return_predecessors=False)] = True
@@ -84,7 +85,7 @@ def trimmable(network: Network) -> tuple[str, ...]:
     """Return the layers that can lose neurons, or channels.
 
     These are all but the last layer and those next to synapse lists or to grouped convolutions, which name their neurons one by
-    one. Layers tied by a depthwise convolution are in only together.
+    one. Of layers tied by a depthwise convolution, either all are included or none.
     """
     found = {layer.name for layer in network if _is_trimmable(layer, network)}
     for tied in nx.connected_components(_ties(network, [layer.name for layer in network])):
@@ -149,6 +150,7 @@ def _unit_synapses(connection: Connection[Synapse], target: Layer, network: Netw
     synapse, exists = connection.synapse, connection.synapse.weight != 0
     match synapse:
         case Dense():
+            # (target units, neurons of a unit, source units, neurons of a unit).
             by_unit: Mask = exists.reshape(target.shape[0], -1, source_units, synapse.n_in // source_units).any(axis=(1, 3))
             return by_unit
         case Conv(groups=1):
@@ -170,6 +172,7 @@ def _trimmed(layer: Layer, kept: Masks) -> Layer:
         connections.append(replace(connection, synapse=synapse))
     if rows is None:
         return replace(layer, connections=tuple(connections))
+    # By field, so that a new neuron kind needs no change; arrays () hold for all neurons and stay.
     values = {field.name: getattr(layer.neuron, field.name) for field in fields(layer.neuron)}
     neuron = replace(layer.neuron, **{name: value[rows] if value.shape else value for name, value in values.items()})
     bias = layer.bias[rows] if layer.bias.shape else layer.bias
@@ -193,6 +196,7 @@ def _cut(synapse: Synapse, layer: Layer, rows: Mask | None, columns: Mask | None
             channels, height, width = synapse.input_shape
             into = np.ones(channels, dtype=np.bool_) if columns is None else columns.reshape(channels, -1).any(axis=1)
             weight, n_in = synapse.weight[out], int(into.sum())
+            # Depthwise: both layers keep the same channels, so `out` has cut the inputs as well.
             weight, groups = (weight, n_in) if synapse.groups > 1 else (weight[:, into], 1)
             return replace(synapse, weight=weight, input_shape=(n_in, height, width), groups=groups)
         case _:

@@ -25,10 +25,10 @@ from neurodeploy.targets import arithmetic_named
 def with_input_population(network: QuantizedNetwork) -> QuantizedNetwork:
     """The network with its first layer as its input population, for chips whose spikes carry no numbers.
 
-    ``simulate(..., raw=True)`` then gives, spike for spike, what ``graded=True`` gives of the network as it was: a current that
-    lasts one step is a bias. So a model that begins with neurons, and was trained on intensities themselves, runs where graded
-    spikes do not exist. The population is the input's: it is written to network files, but neither counted nor placed, so place
-    the network as it was.
+    ``simulate(..., raw=True)`` on the result gives, spike for spike, what ``graded=True`` gives on `network`: a current that
+    lasts one step is a bias. A model that was trained on intensities and begins with neurons can so run on a chip without graded
+    spikes. The population belongs to the input: it is written to network files, but neither counted nor placed. Place the
+    original network.
 
     Raises
     ------
@@ -36,6 +36,7 @@ def with_input_population(network: QuantizedNetwork) -> QuantizedNetwork:
         Its first layer is more than an input population can be.
     """
     first, *others = network.layers
+    # The register of a decay of 1, after which nothing of a current is left.
     forgets_all = arithmetic_named(network.target).decay_registers(np.ones(()))
     one_input = len(first.connections) == 1 and not first.connections[0].delay_steps
     weight = one_to_one_weight(first.connections[0].synapse) if one_input else None
@@ -61,6 +62,7 @@ def with_input_population(network: QuantizedNetwork) -> QuantizedNetwork:
     def moved(connection: Any) -> Any:
         return replace(connection, source=INPUT) if connection.source == first.name else connection
 
+    # The spikes of the population are the network's input now.
     layers = tuple(replace(layer, connections=tuple(map(moved, layer.connections))) for layer in others)
     return replace(network, input_shape=first.shape, layers=layers, encoder=encoder)
 
@@ -69,6 +71,7 @@ def one_to_one_weight(synapse: QuantizedSynapse) -> int | None:
     """Return the weight by which each neuron receives the input of its own index; None for any other wiring."""
     match synapse:
         case QuantizedConv():
+            # A 1 x 1 depthwise convolution multiplies each pixel.
             sides = (synapse.weight.shape, synapse.stride, synapse.padding)
             one_to_one, values = sides == ((synapse.groups, 1, 1, 1), (1, 1), (0, 0)), synapse.weight.ravel()
         case QuantizedSparse():

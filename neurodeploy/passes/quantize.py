@@ -1,6 +1,6 @@
 """Quantisation: a network in floats rounded to a target's integers, back to floats, and what the rounding cost.
 
-Which integers there are is the target's (`neurodeploy.targets.Arithmetic`); this pass finds the scale of each layer.
+The target defines the integers (`neurodeploy.targets.Arithmetic`); this pass finds the scale of each layer.
 """
 
 from __future__ import annotations
@@ -102,12 +102,12 @@ def _quantized(layer: Layer, width: int, profile: HardwareProfile, arithmetic: A
         kept = np.where(integers[0] != 0, weights[0], 0.0)
         while not np.array_equal(arithmetic.as_run(integers[0]), integers[0]):
             largest = int(np.abs(integers[0]).max())
-            scale *= (largest - 1) / largest
+            scale *= (largest - 1) / largest  # the largest weight falls by about one
             integers[0] = _rounded(kept, scale, arithmetic)
     neuron: QuantizedNeuron
     match layer.neuron:
         case LIF(current_decay=current_decay, voltage_decay=voltage_decay):
-            assert threshold is not None
+            assert threshold is not None  # for mypy: neurons that fire have thresholds
             vth = threshold_mantissa(threshold, scale, arithmetic)
             if vth.min() < 1:
                 largest = max(np.abs(numbers).max(initial=0.0) for numbers in [*weights, bias])
@@ -145,6 +145,7 @@ def _brought_to_one_threshold(layer: Layer) -> tuple[Floats, Floats | None]:
             by_channel = np.broadcast_to(thresholds, layer.n_neurons).reshape(layer.shape[0], -1)
             if any(is_convolution(c.synapse) for c in layer.connections) and (by_channel != by_channel[:, :1]).any():
                 return np.ones(()), thresholds  # neurons of a channel share their weights, which have one scale only
+            # u and v are linear in weights and bias, so a neuron may be scaled by itself, threshold included.
             return thresholds.max() / thresholds, thresholds.max()
         case _:
             raise unsupported_kind(layer.neuron)
@@ -161,12 +162,13 @@ def weight_scale(
         if weight.any()
     ]
     if threshold is not None:
+        # A profile may state a narrower register than its target.
         bits = min(registers.threshold_bits, profile.number("threshold_bits", registers.threshold_bits))
         limits.append(((1 << bits) - 1) / float(threshold.max()))
     for worst, register in ((bias.max(initial=0.0), registers.bias_max), (-bias.min(initial=0.0), -registers.bias_min)):
         if worst > 0:
             limits.append(register / float(worst))
-    return min(limits, default=1.0)
+    return min(limits, default=1.0)  # nothing but zeros: any scale will do
 
 
 # What follows rounds weights and thresholds for `quantize` and for the training loss (`neurodeploy.compression.bit_width.Grid`):
@@ -208,6 +210,7 @@ def most_steps(bits: int, *, is_mixed: bool, arithmetic: Arithmetic | None = Non
 
 def weight_steps(weight: Weights, scale: float, *, is_mixed: bool, arithmetic: Arithmetic | None = None) -> Weights:
     """Round weights to whole steps between mantissas (`mantissa_step` units each), ties to even."""
+    # numpy.ndarray.round and torch.round both take ties to even: the loss sees the integers that the chip gets.
     return (weight * (scale / mantissa_step(is_mixed=is_mixed, arithmetic=arithmetic))).round()
 
 
@@ -397,7 +400,9 @@ def worst_state_bits(layer: QuantizedLayer, arithmetic: Arithmetic) -> tuple[flo
     down = np.sum([s.total(-s.weight.astype(np.int64).clip(max=0)) for s in synapses], axis=0)
     drive = np.maximum(up, down) << shift
     with np.errstate(divide="ignore", invalid="ignore"):
+        # A constant drive settles at drive / decay.
         u = np.where(drive > 0, drive / arithmetic.decay_shares(layer.neuron.du), 0.0)
+        # u wraps, so v receives no more than its register holds.
         v_in = np.minimum(u, 1 << (registers.current_bits - 1)) + (np.abs(layer.bias) << shift)
         v = np.where(v_in > 0, v_in / arithmetic.decay_shares(layer.neuron.dv), 0.0)
     match layer.neuron:
@@ -413,7 +418,7 @@ def worst_state_bits(layer: QuantizedLayer, arithmetic: Arithmetic) -> tuple[flo
 
 def _bits(state: NDArray[np.float64]) -> float:
     worst = float(np.max(state, initial=1.0))
-    return min(64.0, 1.0 + float(np.log2(max(worst, 1.0))))
+    return min(64.0, 1.0 + float(np.log2(max(worst, 1.0))))  # one bit for the sign
 
 
 def warnings_of(errors: tuple[LayerError, ...], overflows: Mapping[str, int] | None = None, of: str = "") -> list[str]:

@@ -77,19 +77,24 @@ def edge(wiring: ConvWiring, axis: int, start: int, stop: int, equal_lines: Inte
     stride, padding, dilation = wiring.stride[axis], wiring.padding[axis], wiring.dilation[axis]
     outputs, kernel = np.arange(start, stop), np.arange(wiring.weight.shape[2 + axis])
     positions = outputs[:, None] * stride - padding + kernel * dilation
+    # Pairs of an output row and a kernel row that lie on the input, not in the padding.
     output, place = np.nonzero((positions >= 0) & (positions < wiring.input_shape[1 + axis]))
     inputs, which = np.unique(positions[output, place], return_inverse=True)
     first = np.full(inputs.size, stop - start)
     np.minimum.at(first, which, output)
+    # Rank of each pair among those of its input, in the order of outputs: its place after sorting, less that of the first.
     by_input = np.lexsort((output, which))
     rank = np.empty(output.size, dtype=np.int64)
     rank[by_input] = np.arange(output.size) - np.searchsorted(which[by_input], which[by_input])
     # For each input, in the order of outputs: distance from its first output, and kernel row, in one number.
+    # -1 fills up the rows of inputs that meet fewer outputs.
     met = np.full((inputs.size, kernel.size), -1)
     met[which, rank] = (output - first[which]) * kernel.size + equal_lines[place]
     orders, kind = np.unique(met, axis=0, return_inverse=True)
+    # NumPy 2.0 returns the inverse in another shape.
     kind = kind.reshape(-1)
     kinds = ((orders % kernel.size)[:, :, None] == kernel).astype(np.int64)
+    # -1 % size is a valid kernel row: take out what only fills up.
     kinds = (kinds * (orders >= 0)[:, :, None]).sum(axis=1)
     key = np.concatenate([[stop - start], first, kind]).tobytes() + orders.tobytes()
     reach = orders.max(axis=1, initial=0) // kernel.size
@@ -130,7 +135,9 @@ class Window:
     ) -> None:
         self.wiring, self.formula, self.profile, self.lists, self.connectivity = wiring, formula, profile, lists, connectivity
         present = wiring.weight != 0 if connectivity is None else np.ones(wiring.weight.shape, dtype=np.bool_)
+        # Without zeros and groups every input channel counts the same, so one stands for all.
         self._has_equal_channels = wiring.groups == 1 and bool(present.all())
+        # Running counts over output channels: those of any range are one subtraction.
         self._running = np.zeros((present.shape[0] + 1, *present.shape[1:]), dtype=np.int32)
         np.cumsum(present, axis=0, out=self._running[1:])
         self._equal_lines = first_equal_lines(wiring, 0), first_equal_lines(wiring, 1)
@@ -172,11 +179,13 @@ class Window:
         """Memory bits, input axons and synapses, each (n,), of n ranges of channels on the rows and columns of these edges."""
         pixels = np.outer(rows.n_of_kind, columns.n_of_kind)
         met = [self._met(start, stop, rows, columns) for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
+        # Where all channels are equal, `met` has a single one: count it as often as there are channels.
         copies = [self.n_channels(start, stop) // len(lengths) for start, stop, lengths in zip(starts, stops, met, strict=True)]
         atoms = np.array([n * len(lengths) for n, lengths in zip(copies, met, strict=True)])
         there = np.stack([n * lengths.sum(axis=0) for n, lengths in zip(copies, met, strict=True)])
         longest = np.stack([lengths.max(axis=0, initial=0) for lengths in met])
         chance = 1.0 if self.connectivity is None else self.connectivity
+        # An axon exists if at least one of its synapses is kept. 1e-9 keeps rounding errors from adding an axon.
         axons = np.ceil(((1 - (1 - chance) ** there) * pixels).sum(axis=(1, 2)) - 1e-9).astype(np.int64)
         synapses = np.rint((there * pixels).sum(axis=(1, 2)) * chance).astype(np.int64)
         if "dynapcnn" in self.profile["encodings"].names:
@@ -200,6 +209,8 @@ class Window:
             met: Integers = (stop - start) * np.outer(rows.kinds.sum(axis=1), columns.kinds.sum(axis=1))[None]
             return met
         atoms = self._atoms(start, stop)
+        # kron pairs every kind of row with every kind of column. In doubles, because NumPy has no fast product of integer
+        # matrices; the counts are far below 2**53.
         places = np.kron(rows.kinds, columns.kinds).astype(np.float64)
         counts: Integers = np.rint(atoms.reshape(len(atoms), -1).astype(np.float64) @ places.T).astype(np.int64)
         return counts.reshape(len(atoms), len(rows.kinds), len(columns.kinds))
@@ -225,6 +236,7 @@ class Window:
         per_group = self.wiring.weight.shape[0] // self.wiring.groups
         first, last = self._groups(start, stop)
         firsts = np.arange(first, last + 1) * per_group
+        # The range may begin and end within a group.
         low, high = np.maximum(firsts, start), np.minimum(firsts + per_group, stop)
         of_groups: Integers = self._running[high].astype(np.int64) - self._running[low]
         return of_groups.reshape(-1, *of_groups.shape[2:])
@@ -242,13 +254,16 @@ class Window:
         longest : array (n, kinds of row, kinds of column)
             Synapses of the longest atom of each list.
         """
+        # Index of channel c at pixel p: p * channels + c with channels last, c * pixels + p with channels first.
         step, plane = (channels, 1) if channels_last else (np.ones_like(channels), height * width)
         reach, widest = self.profile.number("axon_base_neurons", UNLIMITED), self.profile["index_bits"].choices[-1]
         local = (rows.span * width + columns.span) * step + (channels - 1) * plane
+        # `far`: the chip's largest offset does not reach the last pixel of the slice.
         far, fits = (height * width - 1) * step >= reach, local < 1 << widest
         bits = np.where(fits, 0, UNLIMITED)
         index = np.array([self._index(n) if ok else 0 for ok, n in zip((fits & ~far).tolist(), local.tolist(), strict=True)])
         near = fits & ~far
+        # One call for all lists with one index width and one number of input channels: `lists` takes single numbers.
         for width_of_index, n in sorted({*zip(index[near].tolist(), atoms[near].tolist(), strict=True)}):
             these = near & (index == width_of_index) & (atoms == n)
             bits[these] = self.lists(self.formula, n, longest[these], width_of_index).sum(axis=(1, 2))
@@ -266,6 +281,7 @@ class Window:
         reach, widest = self.profile.number("axon_base_neurons", UNLIMITED), self.profile["index_bits"].choices[-1]
         local = ((rows.reach[:, None] * width + columns.reach) * step + across).reshape(-1)
         moved = (rows.first[:, None] * width + columns.first) * step // reach
+        # Kind of pixel and stretch as one number: pixels with equal numbers share a list.
         different = np.unique(rows.kind[:, None] * len(columns.kinds) + columns.kind + moved * local.size)
         moved, which = np.divmod(different, max(local.size, 1))
         last = int((moved * reach + local[which]).max(initial=0))
@@ -352,6 +368,7 @@ def expected_window(connectivity: float) -> ListBits:
     return lists
 
 
+# Planning asks for the same lengths again and again, and the distribution is slow.
 @lru_cache(maxsize=1 << 14)
 def _expected(n: int, atoms: int, chance: float, formula: Formula, index: int) -> float:
     """Expected bits of `atoms` lists padded to one length, the longest of as many binomial draws of n weights."""
@@ -361,5 +378,6 @@ def _expected(n: int, atoms: int, chance: float, formula: Formula, index: int) -
         return float(formula.lists(np.asarray(n * atoms), index))
 
     lengths = np.arange(n + 1)
+    # The longest of `atoms` draws is at most n with probability cdf(n)**atoms; differences give its distribution.
     shares = np.diff(binom.cdf(lengths, n, chance) ** atoms, prepend=0.0)
     return float(shares @ formula.lists(lengths * atoms, index))

@@ -56,8 +56,10 @@ def counter_of(
 
     Convolutions without zero weights count the same whatever their weights, so all of one geometry share a counter.
     """
+    # An id is safe as a key: the cached counter keeps its wiring alive.
     key: tuple[Any, ...] = (id(wiring), formula, connectivity)
     if isinstance(wiring, ConvWiring) and (connectivity is not None or bool(wiring.weight.all())):
+        # Equal kernel rows, as of folded average pools, share lists, so they belong to the geometry.
         equal_lines = tuple(tuple(first_equal_lines(wiring, axis).tolist()) for axis in (0, 1))
         geometry = wiring.input_shape, wiring.stride, wiring.padding, wiring.dilation, wiring.groups
         key = (wiring.weight.shape, *geometry, equal_lines, formula, connectivity)
@@ -84,6 +86,7 @@ class DenseCounter:
     def __init__(self, wiring: DenseWiring, formula: Formula, profile: HardwareProfile, connectivity: float | None) -> None:
         self.wiring, self.formula, self.profile, self.connectivity = wiring, formula, profile, connectivity
         if connectivity is None:
+            # 32 bits hold a count of neurons, at half the memory.
             self._running = np.zeros((wiring.n_out + 1, wiring.n_in), dtype=np.int32)
             np.cumsum(wiring.weight != 0, axis=0, out=self._running[1:])
 
@@ -92,12 +95,13 @@ class DenseCounter:
         if len(region.sides) == 1:
             n: Integers = (self._running[region.stops[0]] - self._running[region.starts[0]]).astype(np.int64)
         else:
+            # A box in an image is no run of neurons, so there is no subtraction.
             n = np.count_nonzero(self.wiring.weight[region.neurons(grid)], axis=0)
         return n
 
     def key(self, region: Region) -> Hashable:
         """Hashable that is equal for regions with equal usage, of regions with as many neurons."""
-        return None if self.connectivity is not None else region
+        return None if self.connectivity is not None else region  # expected usage depends on the size alone
 
     def count(self, region: Region, grid: tuple[int, ...]) -> ListUsage:
         n = region.n_neurons
@@ -299,6 +303,7 @@ class LayerCount:
         for connection, steps in zip(connections, wait_steps, strict=True):
             for bundle, of_bundle in bundles:
                 first = bundle[0]
+                # `is` first: comparing by value reads every weight.
                 if steps == of_bundle and (first.synapse is connection.synapse or first.synapse == connection.synapse):
                     bundle.append(connection)
                     break
@@ -333,7 +338,7 @@ class LayerCount:
             synapse_memory_bits=memory,
             input_axons=n_axons,
             encoding="+".join(sorted(encodings)),
-            fan_in=math.ceil(self.fan_in()[region.box].max() - 1e-9),
+            fan_in=math.ceil(self.fan_in()[region.box].max() - 1e-9),  # expected counts: no synapse more for a rounding error
             neuron_memory_bits=self._neuron_bits(region),
             biases=self._biases(region),
             synapse_formats=len(self._counters),
@@ -352,6 +357,7 @@ class LayerCount:
     def _key(self, region: Region) -> tuple[Any, ...]:
         """Hashable that is equal for regions with equal usage."""
         shape = (region.sides, *[counter.key(region) for counter in self._counters])
+        # Decays and thresholds can differ between regions of equal connectivity.
         return (region, *shape) if self._limits_profiles else shape
 
     def by_connection(self, region: Region) -> list[ListUsage]:
@@ -412,12 +418,13 @@ class LayerCount:
 
     def _neuron_bits(self, region: Region) -> int:
         if "dynapcnn" in self.profile["encodings"].names and len(region.sides) == 3:
+            # sinabs, dynapcnn_layer.py: the sides of an image take whole powers of two.
             channels, rows, columns = region.sides
             return channels * power_of_two(rows) * power_of_two(columns) * self._state_bits
         return region.n_neurons * self._state_bits
 
     def _biases(self, region: Region) -> int:
-        return region.sides[0] if self.layer.bias.any() else 0
+        return region.sides[0] if self.layer.bias.any() else 0  # one a channel of an image, one a neuron of a row
 
     def _threshold_profiles(self, region: Region) -> int:
         """Different thresholds of the region's neurons; 0 where none fires, or where floats have not become registers yet."""
@@ -431,10 +438,12 @@ class LayerCount:
 
     def _profiles(self, region: Region, names: tuple[str, ...]) -> int:
         """Number of different settings of these parameters among the region's neurons; 1 where the chip does not limit it."""
+        # Floats have no registers yet, hence hasattr. An array () is one setting for all neurons.
         arrays = [getattr(self.layer.neuron, name) for name in names if hasattr(self.layer.neuron, name)]
         arrays = [array for array in arrays if array.shape]
         if not arrays or not self._limits_profiles:
             return 1
+        # A profile is a combination of settings: columns of this array, not single numbers, are compared.
         settings = np.stack([array.reshape(self.grid)[region.box].reshape(-1) for array in arrays])
         return int(np.unique(settings, axis=1).shape[1])
 

@@ -54,6 +54,7 @@ class Formula:
     @classmethod
     def of(cls, profile: HardwareProfile, width: int, *, is_delayed: bool = False) -> Formula:
         """Formula of a chip for weights of `width` bits; delayed synapses store their delay too."""
+        # As wide as the longest delay of the chip: 6 bits for Loihi's 62 steps.
         delay = profile.number("max_delay_steps", 0).bit_length() if is_delayed else 0
         return cls(
             synapse_bits=width + delay, block=profile.number("synapses_per_block", UNLIMITED),
@@ -64,18 +65,21 @@ class Formula:
     def lists(self, n_synapses: Integers, index_bits: int | Integers = 0) -> Integers:
         """Memory in bits of lists with `n_synapses` each, without their axons' entries; 0 for an empty list."""
         n = np.asarray(n_synapses, dtype=np.int64)
+        # Full blocks and a shorter last one, each rounded up to memory units by itself (nengo-loihi, `bits_per_axon`).
         full, rest = np.divmod(n, self.block)
         synapse = self.synapse_bits + index_bits
         bits: Integers = np.where(rest > 0, self._stored(rest * synapse), 0)
+        # Without blocks `full` is 0, and the bits of a block would not fit 64 bits.
         return bits + full * self._stored(np.asarray(self.block * synapse)) if self.block < UNLIMITED else bits
 
     def _stored(self, bits: Integers) -> Integers:
-        units: Integers = -(-(bits + self.header) // self.unit)
+        units: Integers = -(-(bits + self.header) // self.unit)  # -(-a // b) rounds up, in integers
         return units * self.unit
 
     def least(self, n_synapses: Integers, index_bits: int = 0) -> Integers:
         """Lower bound on the memory in bits of axons with `n_synapses` on all cores together, however their targets are cut."""
         n = np.asarray(n_synapses, dtype=np.int64)
+        # Cutting a list adds headers and rounding and takes none away, so one uncut list rounded once is a lower bound.
         blocks = -(-n // self.block) if self.block < UNLIMITED else (n > 0).astype(np.int64)
         units: Integers = -(-(n * (self.synapse_bits + index_bits) + blocks * self.header) // self.unit)
         return units * self.unit + self.entry * (n > 0)
@@ -100,6 +104,7 @@ def index_bits(n_neurons: int, profile: HardwareProfile) -> int:
     BudgetError
         The chip has none that wide.
     """
+    # A list onto a single neuron has an index, too: a sparse list without one is the dense encoding.
     needed = max(1, (n_neurons - 1).bit_length())
     return _narrowest("target index", needed, profile, "index_bits")
 
@@ -133,14 +138,17 @@ def list_bits(n_synapses: Integers, n_neurons: int, formula: Formula, profile: H
     axons = int(np.count_nonzero(n))
     bits: dict[Encoding, int] = {}
     if "dynapcnn" in allowed:
+        # The chip keeps a kernel for every input, synapses or not.
         bits["dynapcnn"] = n.size * power_of_two(n_neurons) * formula.synapse_bits
     if "crossbar" in allowed:
+        # A weight for every pair, but no row for axons without synapses.
         bits["crossbar"] = axons * n_neurons * formula.synapse_bits
     if "dense" in allowed:
         bits["dense"] = axons * int(formula.lists(np.asarray(n_neurons)))
     if "sparse" in allowed:
         addressed = min(n_neurons, profile.capacity("neurons"))  # a slice with more neurons breaks another limit
         bits["sparse"] = int(formula.lists(n, index_bits(addressed, profile)).sum())
+    # Ties go to the encoding that comes first above.
     best = min(bits, key=lambda name: bits[name])
     return bits[best] + axons * formula.entry, best
 

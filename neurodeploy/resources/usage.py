@@ -22,7 +22,7 @@ from neurodeploy.resources.encodings import Formula, list_bits, weight_bits
 
 AnyLayer: TypeAlias = "Layer | QuantizedLayer"
 Layers: TypeAlias = "tuple[Layer | QuantizedLayer, ...]"
-DEFAULT_WEIGHT_BITS = 8
+DEFAULT_WEIGHT_BITS = 8  # Loihi's widest weight
 
 RESOURCES = (
     "neurons", "memory_bits", "synapse_memory_bits", "neuron_memory_bits", "input_axons", "output_axons", "slices", "biases",
@@ -52,7 +52,7 @@ class Usage:
     neuron_memory_bits : int
         Memory for neuron state.
     biases, synapse_formats, neuron_profiles, threshold_profiles : int
-        Different ones that the slice needs on its core.
+        Number of distinct ones that the slice needs on its core.
     """
 
     neurons: int
@@ -76,9 +76,10 @@ class Usage:
             case "slices":
                 return 1
             case "memory_bits":
+                # One memory for all, as on Loihi 2. Input axons are in synapse_memory_bits already.
                 sent = output_axons * profile.number("output_axon_bits", 0)
                 return self.synapse_memory_bits + self.neurons * profile.number("neuron_state_bits", 0) + sent
-            case _:
+            case _:  # all others are fields of this class
                 return int(getattr(self, resource))
 
 
@@ -154,12 +155,14 @@ class Region:
 
     def neurons(self, grid: tuple[int, ...]) -> NDArray[np.int64]:
         """Numbers of the neurons in the layer, ascending: (n_neurons,)."""
+        # Neurons are numbered in C order, as `reshape(-1)` of torch and NumPy does.
         numbers: NDArray[np.int64] = np.arange(math.prod(grid)).reshape(grid)[self.box].reshape(-1)
         return numbers
 
     @property
     def words(self) -> str:
         """Text for reports: ``neurons 0..63``, ``channels 0..7, rows 0..15, columns 0..31``."""
+        # Grids have one axis or three; see `grid_of`.
         names = ("neurons",) if len(self.starts) == 1 else ("channels", "rows", "columns")
         return ", ".join(f"{name} {a}..{b - 1}" for name, a, b in zip(names, self.starts, self.stops, strict=True))
 
@@ -170,4 +173,5 @@ class Region:
 
 def grid_of(layer: Population[Any, Any]) -> tuple[int, ...]:
     """Shape in which a layer is cut: (channels, rows, columns) if a convolution leads into it, else (n_neurons,)."""
+    # Pixels of a convolution share lists, so boxes of the image are its natural slices. A matrix gives the axes no meaning.
     return layer.shape if any(is_convolution(c.synapse) for c in layer.connections) else (layer.n_neurons,)

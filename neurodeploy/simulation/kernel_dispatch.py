@@ -4,12 +4,12 @@ All kernels add up the same integers. What they cost, for spikes of rate r throu
 
 - ``gemm``, a dense matrix product: n m, whatever r;
 - ``row_gather``, the weight rows of the neurons that fire: r n m, cheaper a step than the lists below;
-- ``csc``, the synapses of the neurons that fire: r d n m, in dear random steps;
+- ``csc``, the synapses of the neurons that fire: r d n m, each with a random access to memory;
 - ``csr``, all synapses, neuron by neuron, many rows of spikes at once: d n m, whatever r, in cheap steps.
 
 For convolutions: ``scatter`` adds the weights of each spike to the windows that see it, r times the cost of ``gemm``; ``lookup``
 reads the sum of eight places of a window from a table, a fixed fraction of it. The best one depends on the network, its spikes
-and the machine, which is why it is measured.
+and the machine, so it is measured.
 """
 
 from __future__ import annotations
@@ -138,6 +138,7 @@ class KernelDispatch:
         self.seconds: dict[str, float] = {}
         self._builders: dict[str, Callable[[], Kernel]] = {**kernels_of(synapse), GEMM: lambda: gemm(synapse, number)}
         first = next(iter(self._builders))
+        # One name is asked for all connections of a network; those of another kind take their first kernel.
         self.kernel = kernel if kernel in self._builders else first if kernel or synapse.n_pairs < TINY_PAIRS else None
         self._run = self._builders[self.kernel]() if self.kernel else None
         self._timing = threading.Lock()
@@ -146,6 +147,7 @@ class KernelDispatch:
         """Add weighted spikes (rows, n_in or more), 0 or 1, to `inputs` (rows, n_out)."""
         if self._run is None:
             with self._timing:  # the threads that come second use what the first one selected
+                # Rows from all over the batch, because rates differ between steps and samples.
                 self._run = self._run or self._fastest(spikes[:: -(-len(spikes) // TRIAL_ROWS)].copy())
         self._run(spikes, inputs)
 
@@ -168,6 +170,7 @@ class KernelDispatch:
             start = time.perf_counter()
             kernel(spikes, inputs)
             seconds.append(time.perf_counter() - start)
+        # The minimum is the run that the rest of the machine disturbed least.
         return min(seconds[1:]) / len(spikes)
 
     def _may_win(self, kernel: str, n_rows: int) -> bool:
@@ -199,6 +202,7 @@ def gemm(synapse: QuantizedSynapse, number: Number) -> Kernel:
     product, n_in = product_of(synapse, number), synapse.n_in
 
     def add(spikes: NDArray[Any], inputs: NDArray[np.int32]) -> None:
+        # The sums are whole numbers, so the conversion loses nothing.
         inputs += product(spikes[:, :n_in]).astype(np.int32)
 
     return add
@@ -223,10 +227,12 @@ def csr(synapse: QuantizedDense | QuantizedSparse) -> Kernel:
     by_target = synapse_matrix(synapse)
     counts, group = np.diff(by_target.indptr), kernels.SYNAPSES_PER_GROUP
     starts = np.concatenate([[0], np.cumsum(-(-counts // group) * group)])  # lists padded to whole groups by weights of zero
+    # A synapse moves by the padding of all lists before its own.
     places = np.arange(by_target.nnz) + np.repeat(starts[:-1] - by_target.indptr[:-1], counts)
     sources, weights = np.zeros(starts[-1], dtype=np.uint32), np.zeros(starts[-1], dtype=np.int16)
     sources[places], weights[places] = by_target.indices, by_target.data
     size, number, starts = kernels.ROWS_PER_BLOCK * int(kernels.TARGETS_PER_BLOCK), sum_type(synapse), starts.astype(np.uint64)
+    # Scratch memory for every call, because threads share the kernel.
     return lambda spikes, inputs: kernels.add_csr(spikes, starts, sources, weights, np.empty(size, dtype=number), inputs)
 
 
@@ -319,9 +325,11 @@ class LookupLayout:
 
     def __init__(self, synapse: QuantizedConv) -> None:
         self.synapse = synapse
+        # Bound on every partial sum of a channel, in any order.
         magnitudes = np.abs(synapse.weight.astype(np.int64)).sum(axis=(1, 2, 3))
         self.field_bits = max(1, int(magnitudes.max()).bit_length())
         self.channels_per_word = self.WORD_BITS // self.field_bits
+        # Groups do not share words, since they read different codes.
         self.words_per_group = -(-(synapse.weight.shape[0] // synapse.groups) // self.channels_per_word)
         # Padded to whole lookups: the kernel reads several codes in one pass.
         places, per_pass = int(np.prod(synapse.weight.shape[1:])), PLACES_PER_CODE * CODES_PER_LOOKUP
@@ -343,9 +351,12 @@ class LookupLayout:
         shift = channel % channels_per_group % self.channels_per_word * self.field_bits
         offset = np.maximum(-weights, 0).sum(axis=1)
         packed = np.zeros((groups * self.words_per_group, self.codes_per_group * PLACES_PER_CODE), dtype=np.int64)
+        # Negative weights borrow from the fields above. That is harmless: sums are exact modulo 2**64, and with `start` no field
+        # of the total is negative.
         np.add.at(packed[:, : weights.shape[1]], word, weights << shift[:, np.newaxis])
         start = np.zeros(len(packed), dtype=np.int64)
         np.add.at(start, word, offset << shift)
+        # The bits of every byte: the product has the weighted sum of every code.
         codes = np.arange(1 << PLACES_PER_CODE)[:, np.newaxis] >> np.arange(PLACES_PER_CODE) & 1
         table = packed.reshape(len(packed), self.codes_per_group, PLACES_PER_CODE) @ codes.T
         image_shape, places = self._image_places()
@@ -362,6 +373,7 @@ class LookupLayout:
         i, j = (np.arange(n) * dilation for n, dilation in zip((height, width), synapse.dilation, strict=True))
         shape = (synapse.input_shape[0], s, t, rows + int(i[-1]) // s, columns + int(j[-1]) // t)
         channel, i, j = np.ix_(np.arange(synapse.input_shape[0]), i, j)
+        # Pixel (i, j) of window 0 is in phase (i % s, j % t), there at (i // s, j // t).
         at = np.ravel_multi_index(np.broadcast_arrays(channel, i % s, j % t, i // s, j // t), shape)
         places = np.full((synapse.groups, self.codes_per_group * PLACES_PER_CODE), -1, dtype=np.int64)
         places[:, : c * height * width] = at.reshape(synapse.groups, -1)

@@ -24,6 +24,7 @@ def compiled(function: F) -> F:
     Divisions by zero are not checked (``error_model="numpy"``): a loop that may raise is not vectorized.
     """
     try:
+        # nogil: threads of one process run kernels at the same time.
         result: F = numba.njit(function, nogil=True, error_model="numpy", cache=True)
     except RuntimeError:  # neither the package's nor the user's cache folder can be written
         result = numba.njit(function, nogil=True, error_model="numpy")
@@ -46,6 +47,7 @@ def load_steps(spikes: Array, start: int, into: Array) -> None:
             for t in range(into.shape[0]):
                 row, sample = into[t, b], np.uint64(b) * n * n_steps + np.uint64(start + t)
                 for i in range(first, last):
+                    # Time is the last axis of the input, so neighbouring inputs lie n_steps apart.
                     row[i] = flat[sample + i * n_steps]
 
 
@@ -53,7 +55,7 @@ def load_steps(spikes: Array, start: int, into: Array) -> None:
 
 ROWS_PER_GROUP = 8
 """Rows of weights that are added in one pass over the sums."""
-SPIKES_IN_16_BITS = 120
+SPIKES_IN_16_BITS = 120  # times 256 is 30,720
 """Weights of so many spikes add up within 16 bits, since no weight is beyond +-256; a multiple of `ROWS_PER_GROUP`."""
 
 
@@ -64,6 +66,7 @@ def active_inputs(row: Array, eight: Array, found: Array) -> int:
     for k in range(eight.shape[0]):
         if eight[k] != 0:
             for i in range(8 * k, 8 * k + 8):
+                # Without a branch: every index is written, and stays only if its neuron fired.
                 found[n] = i
                 n += row[i] != 0
     return n
@@ -77,13 +80,13 @@ def add_rows(spikes: Array, table: Array, inputs: Array) -> None:
     sums = np.zeros(table.shape[1], np.int16)
     for r in range(spikes.shape[0]):
         n = active_inputs(spikes[r], eights[r], found)
-        while n % ROWS_PER_GROUP != 0:
+        while n % ROWS_PER_GROUP != 0:  # so that the loop below adds whole groups
             found[n] = row_of_zeros
             n += 1
         for first in range(0, n, SPIKES_IN_16_BITS):
             for k in range(first, min(first + SPIKES_IN_16_BITS, n), ROWS_PER_GROUP):
                 _add_eight(sums, table, found[k : k + ROWS_PER_GROUP])
-            _flush(sums, inputs[r])
+            _flush(sums, inputs[r])  # before 16 bits can overflow
 
 
 @compiled
@@ -128,6 +131,7 @@ TARGETS_PER_BLOCK = np.uint64(16)
 LANES = 32
 """Rows are padded to a multiple of this, the bytes of a vector register: with fewer rows there is nothing to gain."""
 
+# Typed, because Numba turns a sum of signed and unsigned 64-bit integers into a float.
 NONE, ONE = np.uint64(0), np.uint64(1)
 
 
@@ -142,6 +146,7 @@ def add_csr(spikes: Array, starts: Array, sources: Array, weights: Array, sums: 
     columns = np.zeros(spikes.shape[1] * ROWS_PER_BLOCK, np.uint8)
     for first in range(NONE, n_rows, np.uint64(ROWS_PER_BLOCK)):
         n = min(np.uint64(ROWS_PER_BLOCK), n_rows - first)
+        # Whole vectors. The surplus rows hold old spikes; their sums are computed and not read.
         wide = (n + np.uint64(LANES - 1)) // np.uint64(LANES) * np.uint64(LANES)
         _transpose(flat[first * n_in : (first + n) * n_in], n_in, n, wide, columns)
         for target in range(NONE, n_out, TARGETS_PER_BLOCK):
@@ -171,6 +176,7 @@ def _sum_target(sums: Array, columns: Array, sources: Array, weights: Array, sta
     for j in range(wide):
         sums[j] = 0
     for k in range(start, stop, np.uint64(SYNAPSES_PER_GROUP)):
+        # A source's spikes in all rows are `wide` bytes from here on.
         a, b, c, d = sources[k] * wide, sources[k + 1] * wide, sources[k + 2] * wide, sources[k + 3] * wide
         e, f, g, h = sources[k + 4] * wide, sources[k + 5] * wide, sources[k + 6] * wide, sources[k + 7] * wide
         of_a, of_b, of_c, of_d = weights[k], weights[k + 1], weights[k + 2], weights[k + 3]
@@ -180,6 +186,7 @@ def _sum_target(sums: Array, columns: Array, sources: Array, weights: Array, sta
             cd = np.int16(np.int16(columns[c + j] * of_c) + np.int16(columns[d + j] * of_d))
             ef = np.int16(np.int16(columns[e + j] * of_e) + np.int16(columns[f + j] * of_f))
             gh = np.int16(np.int16(columns[g + j] * of_g) + np.int16(columns[h + j] * of_h))
+            # Eight weights stay within 16 bits; `sums` may be wider.
             sums[j] += np.int16(np.int16(ab + cd) + np.int16(ef + gh))
 
 
@@ -210,11 +217,14 @@ def add_windows(spikes: Array, place: Array, rows: Array, columns: Array, table:
     for r in range(spikes.shape[0]):
         for k in range(active_inputs(spikes[r], eights[r], found)):
             c, y, x = place[found[k], 0], place[found[k], 1], place[found[k], 2]
+            # First output channel of the spike's group.
             first = c // per_group * n_channels
+            # Entry 0 counts the runs; each run has three numbers behind it.
             for a in range(1, 3 * rows[y, 0], 3):
                 for b in range(1, 3 * columns[x, 0], 3):
                     into = (rows[y, a] * n_columns + columns[x, b]) * channels + first
                     out_of = ((c * height + rows[y, a + 1]) * width + columns[x, b + 1]) * n_channels
+                    # A run of windows lies side by side in `sums`, and its weights in the table: one addition for all.
                     n = columns[x, b + 2] * n_channels
                     _add(at_pixels[into : into + n], weights[out_of : out_of + n])
         _add_transposed(sums, inputs[r])
@@ -283,8 +293,10 @@ def add_lookup(spikes: Array, lookup: Lookup, inputs: Array) -> None:
     """Add a convolution by table lookup, all windows of a row of spikes at once."""
     c, s, t, rows, columns = lookup.image_shape
     n_windows = lookup.output_shape[1] * columns
+    # One row more: windows past the output's width read beyond the last image.
     image = np.zeros((c * s * t * rows + 1) * columns, np.uint8)
     phases = np.empty((t, spikes.shape[1] // t + 1), np.uint8)
+    # Codes that fill up a group have no places: they stay 0, and entry 0 of every table is 0.
     codes = np.zeros((lookup.places.shape[0], n_windows), np.uint8)
     sums = np.empty((lookup.table.shape[0], n_windows), np.uint64)
     for r in range(spikes.shape[0]):
@@ -310,7 +322,7 @@ def _split_by_stride(row: Array, phases: Array, image: Array, lookup: Lookup) ->
         for y in range(min(height, rows * s - above)):
             line = ((c * s + (y + above) % s) * t * rows + (y + above) // s) * columns
             for b in range(t):
-                skipped = max(0, (left - b + t - 1) // t)
+                skipped = max(0, (left - b + t - 1) // t)  # pixels of this phase in the left padding
                 x = skipped * t + b - left
                 n = min(columns - skipped, (width - x + t - 1) // t)
                 if n > 0:
@@ -368,4 +380,5 @@ def _unpack(sums: Array, lookup: Lookup, columns: int, into: Array) -> None:
             of = sums[lookup.word[f], y * columns : y * columns + width]
             line = into[(f * height + y) * width : (f * height + y + 1) * width]
             for x in range(width):
+                # Less the start value, which kept the field above zero.
                 line[x] = np.int32(line[x] + np.int32(np.int32((of[x] >> shift) & lookup.mask) - offset))

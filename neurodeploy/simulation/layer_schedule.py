@@ -6,8 +6,8 @@ at step t, or `delay_steps` earlier; a connection of a layer from itself, step t
 Running a layer over a block of steps, instead of the network step by step, lets one call of a kernel see many rows of spikes.
 Only a recurrent layer has to stop earlier: as often as its own spikes come back to it.
 
-The module knows neither the numbers nor the neurons of a run: an `ArrayBackend` holds the arrays, a `SynapseKernel` adds up
-weighted spikes, a `NeuronState` moves neurons on. `neurodeploy.simulation.reference` (floats) and a target's emulator have them.
+This module depends on no number type and no neuron kind: an `ArrayBackend` holds the arrays, a `SynapseKernel` adds up weighted
+spikes, a `NeuronState` advances neurons. `neurodeploy.simulation.reference` (floats) and a target's emulator implement them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from neurodeploy.ir.graph import INPUT, LayerGraph, Population
 from neurodeploy.simulation.records import samples_first
 
-INPUTS_PER_BLOCK = 1 << 21
+INPUTS_PER_BLOCK = 1 << 21  # 8 MiB of int32
 """Synaptic inputs (steps x samples x neurons) that are accumulated at once, so that memory does not grow with the steps."""
 WORD_BYTES = 8
 """Rows of spikes are padded to whole words: kernels skip eight silent neurons with one comparison."""
@@ -171,6 +171,7 @@ class SpikeBuffer:
         """Move the last steps of a block of `n_steps` to the front, as the history of the next."""
         for name, history in self.history.items():
             if history:
+                # Both may overlap where the history is longer than the block, hence the copy.
                 self.spikes[name][:history] = self.backend.copy(self.spikes[name][n_steps : n_steps + history])
 
 
@@ -213,6 +214,7 @@ class NetworkRun:
         self.backend = backend
         self.layers, self.batch, self.recorded, self.membrane = layers, batch, recorded, membrane
         largest = max(network.n_inputs, *(layer.n_neurons for layer in network))
+        # The widest population, the input included, sets the steps of a block for all.
         self.block_steps = max(1, INPUTS_PER_BLOCK // (batch * largest))
         self.widest_layer = max(layer.n_neurons for layer in network)
         self.scratch = scratch or ScratchPool(backend)
@@ -221,6 +223,7 @@ class NetworkRun:
     def advance(self, spikes: NDArray[Any]) -> Records:
         """Run the next steps of the input, (batch, \\*shape, n_steps), and return what the recorded layers did."""
         n_steps = spikes.shape[-1]
+        # Contiguous, because compiled kernels index it flat.
         flat = np.ascontiguousarray(spikes.reshape(self.batch, -1, n_steps))
         recorded = [ready.layer for ready in self.layers if ready.layer.name in self.recorded]
         fired, v = (
@@ -230,8 +233,10 @@ class NetworkRun:
         for start in range(0, n_steps, self.block_steps):
             n = min(self.block_steps, n_steps - start)
             self.backend.load_steps(flat, start, self.buffer.block(INPUT, n))
+            # In topological order: the sources of a layer have filled this block before it runs.
             for ready in self.layers:
                 name = ready.layer.name
+                # One accumulator serves all layers, since they run one after another.
                 with self.scratch.borrow(n * self.batch * self.widest_layer, ready.number) as scratch:
                     self._run_layer(ready, n, scratch, v[name][start : start + n] if name in v else None)
                 if name in fired:
@@ -282,6 +287,7 @@ PARALLEL_PRODUCTS = 1 << 23
 
 def thread_count(n_neurons: int) -> int:
     """Return the number of threads for `n_neurons` (times samples): at most the cores that the process may use."""
+    # Batch systems and containers may grant a process fewer cores than the machine has.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, max(1, n_neurons // NEURONS_PER_THREAD))
 
@@ -290,6 +296,7 @@ def batch_parts(n_samples: int, network: LayerGraph[Any], threads: int) -> list[
     """Return the samples in each part of a batch: parts that fit a cache, and equally many for every thread."""
     largest = max(layer.n_neurons for layer in network)
     rounds = -(-n_samples * largest // (NEURONS_PER_PART * threads))
+    # A multiple of the threads, so that none is left over for a last round.
     parts = min(n_samples, rounds * threads)
     return [n_samples // parts + (k < n_samples % parts) for k in range(parts)]
 
@@ -309,6 +316,7 @@ class WorkerPool:
         if self._others is None or size < 2 or not parallel:
             return [work(0, n)]
         ends = [n * k // size for k in range(size + 1)]
+        # The caller's thread takes the first range, which is why the pool has one thread less.
         tasks = [self._others.submit(work, ends[k], ends[k + 1]) for k in range(1, size)]
         return [work(0, ends[1]), *(task.result() for task in tasks)]
 

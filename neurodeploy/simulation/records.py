@@ -40,7 +40,7 @@ class SpikeRecord:
     counts : mapping of layer name to array (batch, \\*shape), int32
         How often each neuron fired, of every layer whether recorded or not. Empty where not counted.
     steps : int
-        Steps that were run, where nothing was recorded that would tell.
+        Steps that were run; needed where no layer was recorded.
     """
 
     end: str
@@ -52,6 +52,7 @@ class SpikeRecord:
 
     def __post_init__(self) -> None:
         shapes = {array.shape[:1] + array.shape[-1:] for array in (*self.spikes.values(), *self.v.values())}
+        # A run that records no layer has counts alone.
         if len(shapes) != 1 and not (self.counts and not shapes):
             raise DataError("SpikeRecord", f"layers differ in batch and steps: {sorted(shapes)}")
         for name in ("spikes", "v", "overflows", "counts"):
@@ -107,7 +108,7 @@ def save_record(record: SpikeRecord, path: str | os.PathLike[str], **meta: Any) 
     Parameters
     ----------
     **meta
-        What else the JSON is to say, beside end, layer, samples, steps, rates and overflows.
+        Further entries of the JSON, besides end, layer, samples, steps, rates and overflows.
 
     Raises
     ------
@@ -122,10 +123,12 @@ def save_record(record: SpikeRecord, path: str | os.PathLike[str], **meta: Any) 
         "rates": record.rates(),
         "overflows": dict(record.overflows),
     }
-    said = np.array(json.dumps(facts | meta))
+    # As an array of text, which np.load reads without pickle.
+    metadata = np.array(json.dumps(facts | meta))
     try:
         with replacing(path) as scratch, scratch.open("wb") as file:
-            np.savez_compressed(file, spikes=record.spikes[record.output], v=record.v[record.output], meta=said)
+            # An open file, because savez would add .npz to the name of the scratch file.
+            np.savez_compressed(file, spikes=record.spikes[record.output], v=record.v[record.output], meta=metadata)
     except OSError as error:
         raise DataError(str(path), f"cannot be written: {error.strerror}") from error
 
@@ -140,12 +143,12 @@ def load_spikes(path: str | os.PathLike[str]) -> NDArray[Any]:
     """
     try:
         with Path(path).open("rb") as file:
-            array = np.load(file, allow_pickle=False)
+            array = np.load(file, allow_pickle=False)  # a pickle could run code
     except FileNotFoundError as error:
         raise DataError(str(path), "no such file") from error
     except (OSError, ValueError, EOFError, BadZipFile, MemoryError) as error:
         raise DataError(str(path), f"is not an .npy file of numbers: {' '.join(str(error).split())[:120]}") from error
-    if not isinstance(array, np.ndarray):
+    if not isinstance(array, np.ndarray):  # .npz gives an NpzFile
         raise DataError(str(path), "holds several arrays", remedy="Save one array with numpy.save.")
     return array
 
@@ -202,6 +205,7 @@ def compare(emulator: SpikeRecord, lava: SpikeRecord) -> Comparison:
             step = int(flat.any(axis=(0, 1)).argmax())
             sample, neuron = (int(i) for i in np.argwhere(flat[..., step])[0])
             values = [int(a[layer].reshape(flat.shape)[sample, neuron, step]) for a in (ours, theirs)]
+            # Sorted by step, then layer; within a layer spikes come before membranes.
             firsts.append((step, depth, quantity == "v", Mismatch(
                 layer=layer, neuron=neuron, step=step, sample=sample, quantity=quantity,
                 emulator=values[0], lava=values[1],

@@ -55,10 +55,12 @@ def _convolution(synapse: ConvWiring, number: Number) -> Product:
     _, rows, columns = synapse.output_shape
     images_per_block = max(1, PATCH_VALUES // (groups * c * height * width * rows * columns))
     (p, q), (y, x), (i, j) = synapse.padding, synapse.stride, synapse.dilation
+    # Rows and columns that a dilated window covers.
     window = (i * (height - 1) + 1, j * (width - 1) + 1)
 
     def block(spikes: NDArray[Any]) -> NDArray[Any]:
         images = np.pad(spikes.reshape(-1, *synapse.input_shape), ((0, 0), (0, 0), (p, p), (q, q)))
+        # Views: nothing is copied before `astype`. Strides then leave out windows, dilations pixels of a window.
         row_windows = sliding_window_view(images, window[0], 2)
         windows = sliding_window_view(row_windows, window[1], 3)[:, :, ::y, ::x, ::i, ::j].transpose(0, 1, 4, 5, 2, 3)
         patches = windows.astype(number, order="C").reshape(-1, groups, c * height * width, rows * columns)
@@ -81,7 +83,7 @@ class FloatSynapses:
         self.product, self.n_in = product, n_in
 
     def add(self, spikes: NDArray[Any], inputs: NDArray[Any]) -> None:
-        inputs += self.product(spikes[:, : self.n_in])
+        inputs += self.product(spikes[:, : self.n_in])  # rows of spikes are padded to whole words
 
 
 # ---------------------------------------------------------------------------------------------- neurons
@@ -97,12 +99,13 @@ class FloatNeurons:
     def step(self, inputs: NDArray[Any], fired: NDArray[np.uint8], v: NDArray[Any] | None) -> None:
         neuron, n = self.neuron, inputs.shape[-1]
         for t, weighted in enumerate(inputs):
+            # u before v: the membrane takes the current of the same step, as on the chip.
             self._u = (1 - neuron.current_decay) * self._u + weighted
             self._v = (1 - neuron.voltage_decay) * self._v + self._u + self.bias
             match neuron:
                 case LIF():
                     fires = self._v > neuron.threshold
-                    self._v[fires] = 0.0
+                    self._v[fires] = 0.0  # recorded after the reset, as Lava records it
                     fired[t, :, :n] = fires
                 case LI():
                     pass  # it is read, and never fires
@@ -110,7 +113,7 @@ class FloatNeurons:
                     raise unsupported_kind(neuron)
             if v is not None:
                 v[t] = self._v + neuron.rest
-        inputs[...] = 0
+        inputs[...] = 0  # the accumulator goes back to the `ScratchPool`, which lends zeros
 
 
 def run_reference(network: Network, spikes: NDArray[Any], *, record: Recorded = "output") -> SpikeRecord:

@@ -54,6 +54,7 @@ class TorchEngine:
         try:
             self.device = torch.device(name)
             with exact_products(self.device):
+                # Tried once on the device itself, rather than trusted: drivers and settings decide on it, too.
                 exact = all(
                     bool((probe(self.device, number) == (1 << 24) - 1).all()) for number in (torch.float32, torch.float64)
                 )
@@ -105,6 +106,7 @@ class TorchSynapses:
 
 def tensor_product(synapse: QuantizedSynapse, number: torch.dtype, device: torch.device) -> TensorProduct:
     """Return a function that multiplies spikes by the weights of a synapse on a device."""
+    # A copy, because torch warns of read-only arrays.
     weight = torch.from_numpy(synapse.weight.copy()).to(device, number)
     match synapse:
         case QuantizedDense():
@@ -112,6 +114,7 @@ def tensor_product(synapse: QuantizedSynapse, number: torch.dtype, device: torch
         case QuantizedSparse():
             targets = np.repeat(np.arange(synapse.n_out), np.diff(synapse.starts))
             places, shape = torch.from_numpy(np.stack([targets, synapse.sources])).to(device), (synapse.n_out, synapse.n_in)
+            # Coalesced: the sources of a neuron are ascending and distinct, so no entry occurs twice.
             matrix = torch.sparse_coo_tensor(places, weight, shape, check_invariants=True, is_coalesced=True)
             return lambda spikes: torch.sparse.mm(matrix, spikes.T).T
         case QuantizedConv():
@@ -130,6 +133,7 @@ def _convolution(synapse: QuantizedConv, weight: Tensor) -> TensorProduct:
     def block(spikes: Tensor) -> Tensor:
         images = spikes.reshape(-1, *synapse.input_shape)
         patches = unfold(images, (height, width), synapse.dilation, synapse.padding, synapse.stride)
+        # Groups first: one batched product has a matrix for each group.
         in_groups = patches.reshape(-1, groups, patch_size, n_pixels).permute(1, 2, 0, 3).reshape(groups, patch_size, -1)
         sums = torch.bmm(kernels, in_groups).reshape(groups, f // groups, -1, n_pixels)
         return sums.permute(2, 0, 1, 3).reshape(-1, synapse.n_out)
@@ -141,9 +145,9 @@ def _convolution(synapse: QuantizedConv, weight: Tensor) -> TensorProduct:
 def exact_products(device: torch.device) -> Iterator[None]:
     """Multiply in the full precision of the factors, whatever the caller has set for torch."""
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    torch.set_float32_matmul_precision("highest")  # rules out TensorFloat-32 and bfloat16 products
     try:
-        with torch.autocast(device.type, enabled=False):
+        with torch.autocast(device.type, enabled=False):  # a caller's autocast would round the factors
             yield
     finally:
         torch.set_float32_matmul_precision(before)

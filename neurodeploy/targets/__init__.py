@@ -298,6 +298,7 @@ class CountingArithmetic:
     """
 
     name = COUNTING_ONLY
+    # Wider than any chip's, and still exact: weights in int16, thresholds and biases in doubles, states in int64.
     registers = Registers(
         weight_bits=tuple(range(1, 16)), weight_exponent=0, current_bits=62, membrane_bits=62, threshold_bits=52, decay_bits=30,
         bias_min=-(1 << 52), bias_max=1 << 52, source="no target",
@@ -315,12 +316,14 @@ class CountingArithmetic:
         return 1
 
     def most_steps(self, bits: int, *, is_mixed: bool) -> int:
+        # One bit for both signs leaves none for the magnitude: at least -1, 0 and 1.
         return max(1, (1 << (bits - is_mixed)) - 1)
 
     def as_run(self, weight: Integers) -> Integers:
         return weight
 
     def round_state(self, values: Floats) -> Integers:
+        # Away from zero, so that no threshold or bias vanishes.
         return np.asarray(np.sign(values) * np.ceil(np.abs(values)), dtype=np.int64)
 
     def check(self, network: QuantizedNetwork) -> None:

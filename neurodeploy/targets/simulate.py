@@ -105,6 +105,7 @@ def simulate(
     if end == "emulator":
         options |= {"on_overflow": on_overflow, "device": device, "threads": threads}
         defaults = {"reset_interval": 0, "reset_offset": 0, "on_overflow": "wrap", "device": None, "threads": None}
+        # A target need not know options that nobody set.
         changed = {name: value for name, value in options.items() if value != defaults[name]}
         return target.emulate(network, batch, record=record, raw=raw, **changed)
     if device is not None:
@@ -132,7 +133,7 @@ def as_batch(spikes: NDArray[Any], input_shape: tuple[int, ...], *, graded: bool
     elif graded:
         valid = bool((np.abs(batch) < 1 << 31).all() and (batch == np.trunc(batch)).all())
     elif batch.dtype.kind in "bu":
-        valid = bool(batch.max() <= 1)
+        valid = bool(batch.max() <= 1)  # nothing below 0 in unsigned types
     else:
         valid = bool(((batch == 0) | (batch == 1)).all())
     if not valid and graded:
@@ -191,5 +192,6 @@ def verify(
         raise RequestError("verify", f"has nothing to compare with: target {target.name!r} has no simulator of its vendor")
     spikes = random_spikes(network.input_shape, n_samples=n_samples, n_steps=n_steps, seed=seed)
     emulated = simulate(network, spikes, record="all", device=device)
+    # Targets name the simulator to verify against first.
     vendors = simulate(network, spikes, end=target.simulators[0], record="all", time_limit_s=time_limit_s)
     return compare(emulated, vendors)

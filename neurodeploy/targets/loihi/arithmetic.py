@@ -42,6 +42,7 @@ WEIGHT_BITS_MAX = 8
 
 def decayed(state: Whole, decay: Integers | int, out: Whole | None = None) -> Whole:
     """State after one step of a decay in 0..4096: ``sign(x) * (|x| * (4096 - decay) >> 12)``, rounded towards zero."""
+    # Exact: the factor is a multiple of 2**-12, so the product of 37 bits fits the mantissa of a double.
     kept: Whole = np.multiply(state, (DECAY_UNITY - decay) / DECAY_UNITY, out=out)
     return np.trunc(kept, out=out)
 
@@ -72,6 +73,7 @@ def width_of(weight: Integers) -> int:
         return 0
     step = int(np.gcd.reduce(np.abs(weight), axis=None))
     step &= -step  # the largest power of two that divides every weight
+    # Two's complement: -2**n needs no more bits than 2**n - 1.
     largest = max(int(weight.max()), -int(weight.min()) - (1 if is_mixed(weight) else 0)) // step
     return max(1, largest.bit_length()) + (1 if is_mixed(weight) else 0)
 
@@ -139,15 +141,19 @@ def as_lava_reads_together(*weights: Integers) -> list[Integers]:
     low, high = min(int(weight.min()) for weight in weights), max(int(weight.max()) for weight in weights)
     if low == high == 0:
         raise OverflowError("an all-zero weight matrix has no exponent")
+    # As `optimize_weight_bits` does, with the same floating-point operations, so that rounding agrees.
     if (high > MIXED_MAX and low < 0) or (low < MIXED_MIN and high > 0):
         weights = tuple(np.clip(weight, MIXED_MIN, MIXED_MAX) for weight in weights)
         low, high = max(low, MIXED_MIN), min(high, MIXED_MAX)
+    # netx takes negative weights with zeros for mixed; Lava's synapse, below, takes them for inhibitory.
     signed = 0 if high < 0 or low >= 0 else 1
     if signed:
+        # Lava divides by zero here, which NumPy gives as infinity.
         scale = min(127 / high if high else np.inf, -128 / low)
     else:
         scale = 255 / high if low >= 0 else -256 / low
     shift = int(np.floor(np.log2(scale))) + signed
+    # Low bits that are zero in every weight are not stored.
     whole = (n for n in range(8, 0, -1) if not any((weight % (1 << n)).any() for weight in weights))
     bits = 8 - shift - (next(whole, 0) - signed)
     if shift < 0:  # beyond the widest weight: Lava shifts by a negative number, for which NumPy returns 0

@@ -1,8 +1,8 @@
 """Emulation of Loihi in integers, bit for bit as Lava's simulator.
 
-A network is prepared once (`Prepared`); an `Emulator` then runs a batch of samples on it, one stretch of input after the other.
-Who runs when and which kernel adds up synapses is `neurodeploy.simulation`'s; what a neuron does in a step is
-`neurodeploy.targets.loihi.neuron_step`'s.
+A network is prepared once (`Prepared`); an `Emulator` then runs a batch of samples on it, one block of input steps after
+another. `neurodeploy.simulation` schedules the layers and selects the kernels of synapses;
+`neurodeploy.targets.loihi.neuron_step` advances the neurons.
 """
 
 from __future__ import annotations
@@ -114,6 +114,7 @@ class Prepared:
         for layer in network:
             number = exact_number(layer, input_max)
             self.synapses[layer.name] = tuple(
+                # Only the input can be graded: neurons send 0 or 1.
                 self.engine.synapses(c.synapse, number, kernel, graded=input_max > 1 and c.source == INPUT)
                 for c in layer.connections
             )
@@ -213,12 +214,14 @@ class Emulator:
         """
         if len(spikes) != self.n_samples or input_magnitude(spikes) > self.prepared.input_max:
             raise DataError("input spikes", f"are of {len(spikes)} samples, up to {spikes.max()}; not what was prepared for")
+        # Counts run on from call to call; only those of this call are reported.
         before = self._overflows()
         ends = np.cumsum([run.batch for run, _ in self._parts])
         inputs = np.split(spikes, ends[:-1])
         if self._threads == 1 or len(self._parts) == 1:
             records = [run.advance(part) for (run, _), part in zip(self._parts, inputs, strict=True)]
         else:
+            # Threads, not processes: the compiled kernels release the interpreter lock.
             with ThreadPoolExecutor(self._threads) as pool:
                 records = list(pool.map(lambda part, own: part[0].advance(own), self._parts, inputs))
         self._report_overflows(before)
@@ -249,7 +252,7 @@ class Emulator:
                 )  # fmt: skip
                 if self.on_overflow == "raise":
                     raise error
-                warnings.warn(str(error), RuntimeWarning, stacklevel=3)
+                warnings.warn(str(error), RuntimeWarning, stacklevel=3)  # the line that called `advance`
 
 
 def check_resets(reset_interval: int, reset_offset: int) -> None:
@@ -284,6 +287,7 @@ def run_emulator(
         A layer's weights can add up to more than Lava's registers hold, which would wrap.
     """
     input_max = input_magnitude(spikes)
+    # `is`, because networks never change, and comparing all weights would take longer than it saves.
     if not (_latest and _latest[0].network is network and (_latest[0].input_max, _latest[0].device) == (input_max, device)):
         _latest[:] = [Prepared(network, input_max=input_max, device=device)]
     return Emulator(_latest[0], n_samples=len(spikes), record=record, **options).advance(spikes)
@@ -292,4 +296,5 @@ def run_emulator(
 def input_magnitude(spikes: NDArray[Any]) -> int:
     """Return the `input_max` of `Prepared` that an input needs: 1 where all numbers are 0 or 1, at least 2 where one is -1."""
     lowest = int(spikes.min())
+    # 1 stands for binary spikes, whose kernels take 0 and 1 alone: an input with -1 must get more.
     return max(1, int(spikes.max()), 2 if lowest == -1 else -lowest)

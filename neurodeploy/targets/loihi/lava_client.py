@@ -76,7 +76,7 @@ def require_extension() -> None:
 def _is_there(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:
+    except ModuleNotFoundError:  # find_spec imports the packages above, and one of them is missing
         return False
 
 
@@ -117,12 +117,12 @@ def run_lava(
     time_limit_s : float
         Seconds for all of it: starting Lava takes some of them.
     reset_interval, reset_offset : int
-        As in `neurodeploy.targets.loihi.emulator.Emulator`: how netx is told to reset neurons. 0 for never.
+        As in `neurodeploy.targets.loihi.emulator.Emulator`: netx's arguments of the same names. 0 for never.
     end : "lava" | "loihi2"
         Lava's simulator, or a Loihi 2 board through Intel's extension of Lava; from a board come the spikes of the output alone.
     raw : bool
         Whether the network's input population is to run too, on these biases, in stretches of equal ones: Lava's own ``Input``
-        leaves its port unconnected, and its neurons are told their biases from outside (netx/blocks/process.py).
+        leaves its port unconnected, and its neurons get their biases from outside (netx/blocks/process.py).
 
     Raises
     ------
@@ -222,11 +222,11 @@ class _Plan:
 
 
 def _plan(network: QuantizedNetwork, spikes: NDArray[Any], reset_interval: int, reset_offset: int) -> _Plan:
-    """Plan the samples: back to back where neurons reset themselves in time, else one by one, to drop spikes on their way.
+    """Plan the samples: back to back where neurons reset themselves in time, otherwise one by one.
 
-    Those are the spikes in synapses that delay or come back. A sample's first steps are special then: neurons with a bias
-    may fire before their first input comes, and those spikes must have no effect. Where neurons are to reset themselves within a
-    sample, it takes a whole number of intervals.
+    Synapses with delays or loops still hold spikes when a sample ends. They must not reach the next sample, so there samples run
+    one by one. In the first steps of each, neurons with a bias may fire before their first input comes; these spikes must have no
+    effect. A sample with resets of its own takes a whole number of intervals.
     """
     batch, n_steps = spikes.shape[0], spikes.shape[-1]
     _check_waits(network)
@@ -234,9 +234,12 @@ def _plan(network: QuantizedNetwork, spikes: NDArray[Any], reset_interval: int, 
     is_chain = plain_kinds(network) is not None
     waiting = any(steps for layer in wait_steps(network).values() for steps in layer)
     if not reset_interval and is_chain and not waiting and all(len(layer.connections) == 1 for layer in network):
+        # netx resets each layer a step after the one before, so samples never mix. `depth` steps more bring the last one out.
         return _Plan(is_chain, n_steps, n_steps, 0, ((batch * n_steps + depth, -1),))
+    # -a % b is what a needs to reach a multiple of b.
     period = depth + n_steps + (-(depth + n_steps) % reset_interval if reset_interval else 0)
     if any(layer.bias.any() for layer in network):
+        # One step at a time, until the input has reached the last layer; after step k, layers from depth k on go back to rest.
         sample = (*((1, k) for k in range(1, depth + 1)), (period - depth, 0))
     else:
         sample = ((period, 0),)
@@ -288,6 +291,8 @@ def _recorded(
 def _run_worker(folder: Path, total_steps: int, time_limit_s: float) -> None:
     path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)  # the worker imports what this process would
     with (folder / "stderr").open("wb") as errors:
+        # stderr goes to a file, since a pipe would stay open as long as any process of Lava's. stdin breaks when this process
+        # ends, which the worker watches for. A session of its own can be ended as a whole. To stdout netx prints tables.
         worker = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
             [sys.executable, *WORKER, str(folder)], cwd=folder, env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,
@@ -314,7 +319,7 @@ def _end(worker: subprocess.Popen[bytes]) -> None:
         try:
             os.killpg(worker.pid, number)
             while time.monotonic() < deadline:
-                worker.poll()
+                worker.poll()  # a zombie would keep the process group in being
                 os.killpg(worker.pid, 0)
                 time.sleep(0.02)
         except ProcessLookupError:  # nobody is left

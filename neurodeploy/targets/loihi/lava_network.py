@@ -56,6 +56,7 @@ def _clear(*variables: Any) -> None:
 def chain_of(network: Any) -> list[LavaPopulation]:
     """Return the layers that netx built."""
     populations = []
+    # The input has depth 0.
     for depth, layer in enumerate(network.layers, start=1):
         synapses = [(depth - 1, layer.synapse)]
         if hasattr(layer, "synapse_rec"):
@@ -80,6 +81,7 @@ def graph_of(
     for layer in network:
         first = 1 + depth[layer.name] + reset_offset  # Lava counts its steps from 1
         neuron = _neurons(layer, {"reset_interval": reset_interval, "reset_offset": first} if reset_interval else {})
+        # Before its connections, which may come from the layer itself.
         ports[layer.name] = neuron.s_out
         synapses = []
         for connection, steps in zip(layer.connections, waiting[layer.name], strict=True):
@@ -104,6 +106,7 @@ def _lif(neuron: QuantizedNeuron, shape: tuple[int, ...], bias: NDArray[np.int64
             vth = np.array(NEVER_FIRES)
         case _:
             raise unsupported_kind(neuron)
+    # Lava adds 1 to du (ds_offset, a register of Loihi 1) and nothing to dv.
     return (LIFReset if resets else LIF)(
         shape=shape, vth=_plain(vth), du=_plain(neuron.du - 1), dv=_plain(neuron.dv), bias_mant=_plain(bias),
         bias_exp=MANTISSA_SHIFT, **resets,
@@ -141,7 +144,7 @@ def _dense(synapse: QuantizedDense, steps: int, bits: int) -> Any:
 def _sparse(synapse: QuantizedSparse | QuantizedConv, steps: int, bits: int) -> Any:
     """List the synapses of a connection; those of a convolution, too, where it has a delay: Lava's convolution has none.
 
-    The list may lack all weights of one sign, at borders; what the integers may be is still what the kernel's are.
+    The padding can leave weights of one sign only. The sign mode is that of the whole kernel, whose integers these are.
     """
     from lava.proc.sparse.process import DelaySparse, Sparse
     from lava.utils.weightutils import SignMode
@@ -152,6 +155,7 @@ def _sparse(synapse: QuantizedSparse | QuantizedConv, steps: int, bits: int) -> 
         means["sign_mode"] = SignMode.MIXED
     if steps == 0:
         return Sparse(weights=weights, **means)
+    # DelaySparse takes a matrix of delays, entry by entry with the weights.
     delays = weights.astype(bool).astype(int) * steps
     return DelaySparse(weights=weights, delays=delays, max_delay=steps, **means)
 

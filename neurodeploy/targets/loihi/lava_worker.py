@@ -96,6 +96,7 @@ class LavaRun:
         try:
             for steps, depth in job["parts"]:
                 for part in self.stretches(at, steps, inputs):
+                    # The population was built with the biases of step 0.
                     if inputs is not None and at:
                         inputs.population.neuron.bias_mant.set(inputs.biases[..., at])
                     self.advance(whole, part)
@@ -105,7 +106,7 @@ class LavaRun:
                     population.rest(depth)
             recorded = [[_flat(each.data.get()) for each in probe] for probe in probes]
         finally:
-            whole.stop()
+            whole.stop()  # Lava's processes do not end by themselves after an error
         np.savez(
             self.folder / f"{job['name']}.npz",
             **{f"spikes{k}": fired.astype(np.uint8) for k, (fired, *_) in enumerate(recorded)},
@@ -132,6 +133,7 @@ class LavaRun:
 
         from neurodeploy.targets.loihi.lava_network import chain_of
 
+        # skip_layers=1 leaves out netx's own input block, whose port is not connected.
         network = Network(
             str(self.path), skip_layers=1, reset_interval=self.job["reset_interval"], reset_offset=1 + self.job["reset_offset"],
             input_message_bits=GRADED_BITS * self.job["graded"],

@@ -76,10 +76,12 @@ def _is_recurrent_dense(name: str, first: Connection[QuantizedSynapse], others: 
     matrices = [c.synapse.weight for c in (first, back) if isinstance(c.synapse, QuantizedDense)]
     if len(matrices) < 2 or not any(matrix.any() for matrix in matrices):
         return False
+    # netx joins both matrices and derives one width for them (hdf5.py: create_dense), so they are checked together.
     return all(np.array_equal(read, meant) for read, meant in zip(as_lava_reads_together(*matrices), matrices, strict=True))
 
 
 def _is_matrix(synapse: QuantizedSparse) -> bool:
+    # Lava cannot read a matrix of zeros.
     if synapse.n_out * synapse.n_in > MATRIX_MAX or not synapse.weight.any():
         return False
     matrix = synapse.matrix().astype(np.int64)
@@ -125,6 +127,7 @@ class NetxGroup:
 
     def text(self, key: str) -> str:
         value = self._value(key)
+        # Stored as one string or, by slayer, as an array of one.
         first = value.flat[0] if value.size == 1 else None
         if isinstance(first, str):
             return str(first)  # h5py gives NumPy's own kind, which it cannot write again
@@ -140,6 +143,7 @@ class NetxGroup:
 
     def integers(self, key: str) -> Integers:
         value = self.floats(key)
+        # From 2**53 on doubles have gaps, and every one is whole.
         if (value % 1).any() or (np.abs(value) >= 1 << 53).any():
             raise NetxError(self.where, f"{key} is not whole numbers", remedy="Export the network quantized to integers.")
         return value.astype(np.int64)
@@ -162,6 +166,7 @@ class NetxGroup:
             return value[0].reshape(()) if (value == value[0]).all() else np.repeat(value, int(np.prod(shape[1:])))
         if is_image and value.size > 1:
             raise NetxError(self.where, f"{key} has shape {value.shape}, not (), {shape[:1]} or {shape[::-1]}")
+        # A layer of one neuron keeps its (1,), so that it reads back as it was written.
         return value.reshape(()) if value.size == 1 and value.shape != (int(np.prod(shape)),) else value
 
     def pair(self, key: str) -> tuple[int, int]:
@@ -283,6 +288,7 @@ class ConnectionReader:
 
     def _matrix(self, key: str, n_neurons: int) -> Integers:
         weight = self.node.integers(key)
+        # As netx does (hdf5.py: create_dense).
         if weight.ndim == 1 and weight.size % n_neurons == 0:
             weight = weight.reshape(n_neurons, -1)
         if weight.ndim != 2 or weight.shape[0] != n_neurons or weight.size == 0:
@@ -314,6 +320,7 @@ class ConnectionReader:
     def conv(self, source: str, input_shape: tuple[int, ...]) -> Connections:
         """Read the connection of a ``conv`` layer."""
         weight = self.node.integers("weight")
+        # slayer's kernels have an axis for time at the end.
         if weight.ndim == 5 and weight.shape[-1] == 1:
             weight = weight[..., 0]
         if weight.ndim != 4 or weight.size == 0:

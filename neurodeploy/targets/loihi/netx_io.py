@@ -45,7 +45,8 @@ from neurodeploy.targets.loihi.netx_format import (
 # ---------------------------------------------------------------------------------------------- reading
 
 _TRANSFORM = {"weight": 64, "bias": 0}  # of raw input, where an input layer does not say (hdf5.py: create_input)
-_INTEGRATOR = QuantizedLI(du=np.array(0), dv=np.array(DECAY_UNITY))  # of a layer without neurons (hdf5.py: create_dense)
+# Of a layer without neurons (hdf5.py: create_dense): u adds up for ever, and v is u.
+_INTEGRATOR = QuantizedLI(du=np.array(0), dv=np.array(DECAY_UNITY))
 _WHY_NOT = {
     "input": "stands elsewhere than first",
     "dense_comp": "is complex-valued, and Lava itself cannot build it",
@@ -112,6 +113,7 @@ class NetworkReader:
             raise NetxError(chain.where, "holds no layer of neurons")
         self.refuse_flatten()
         with as_netx_error(self.file.where):
+            # Without an input layer, the first layer's weights tell the number of inputs.
             shape = self.input_shape or (self.layers[0].connections[0].synapse.n_in,)
             return QuantizedNetwork(input_shape=shape, layers=tuple(self.layers), encoder=self.encoder)
 
@@ -119,6 +121,7 @@ class NetworkReader:
         """Read the shape of the input, and its population where it has one."""
         lavas = group.sides("shape")
         self.input_shape = group.sides("input_shape") if "input_shape" in group else lavas
+        # input_shape is ours: Lava's shape has one or three sides only, see `LayerWriter.input`.
         if np.prod(self.input_shape) != np.prod(lavas):
             raise NetxError(group.where, f"has shape {lavas} for Lava, but input_shape {self.input_shape}")
         if "neuron" not in group:
@@ -209,6 +212,7 @@ def write_netx(network: QuantizedNetwork, path: PathLike) -> Path:
             check_lava_reads(f"layer {layer.name!r}", synapse.weight)
     try:
         with replacing(path) as scratch, h5py.File(scratch, "w") as file:
+            # Numbered as they are written: netx runs layer/0, layer/1, ... as a chain.
             groups = (LayerWriter(file.create_group(f"layer/{index}")) for index in itertools.count())
             next(groups).input(network)
             is_image = len(network.input_shape) > 1
@@ -241,7 +245,7 @@ class LayerWriter:
 
     def input(self, network: QuantizedNetwork) -> None:
         shape, encoder = network.input_shape, network.encoder
-        self.group["type"] = [b"input"]
+        self.group["type"] = [b"input"]  # an array of one string, as slayer writes it
         self.group["shape"] = (
             shape if len(shape) == 1 else (int(np.prod(shape[:-2])), *shape[-2:])
         )  # Lava flattens C, H, W and no other
@@ -275,6 +279,7 @@ class LayerWriter:
             self.group["delay"] = first.delay_steps
         for connection in back:
             self._weight("weight_rec", connection.synapse.matrix())
+            # An attribute, which netx does not read: it derives the width from the integers.
             self.group.attrs["weight_rec_bits"] = connection.synapse.weight_bits
         self.group.attrs["weight_bits"] = first.synapse.weight_bits
         self._neurons(layer)
@@ -314,6 +319,7 @@ class LayerWriter:
                 raise unsupported_kind(synapse)
 
     def _weight(self, key: str, weight: NDArray[Any]) -> None:
+        # Compression needs chunks, which h5py does not make of an empty array.
         packed = {"compression": "gzip"} if weight.size else {}
         self.group.create_dataset(key, data=weight.astype(np.int16), **packed)
 
@@ -337,6 +343,7 @@ class LayerWriter:
     def _neuron(self, neuron: QuantizedNeuron, image: tuple[int, ...] | None = None) -> None:
         neurons = self.group.create_group("neuron")
         neurons["type"] = [b"CUBA"]
+        # The decay that is meant, 0..4096: netx subtracts the 1 that Lava adds to a current's.
         neurons["iDecay"], neurons["vDecay"] = self._as_lava(neuron.du, image), self._as_lava(neuron.dv, image)
         match neuron:
             case QuantizedLIF():
@@ -348,4 +355,5 @@ class LayerWriter:
         neurons["refDelay"], neurons["gradedSpike"] = 1, False  # slayer writes them, nothing reads them
 
     def _as_lava(self, numbers: Integers, image: tuple[int, ...] | None) -> Integers:
+        # Lava has images as W, H, C.
         return numbers if image is None or not numbers.shape else numbers.reshape(image).transpose(2, 1, 0)

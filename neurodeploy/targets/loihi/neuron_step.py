@@ -73,6 +73,7 @@ def step_compiled(
     n_steps, batch = inputs.shape[:2]
     overflows = 0
     for b in range(batch):
+        # All steps of a block of neurons before the next block: neurons of a layer do not interact within these steps.
         for first in range(start, stop, NEURONS_PER_BLOCK):
             block = slice(first, min(first + NEURONS_PER_BLOCK, stop))
             keep_u, keep_v, bias, threshold = registers[0, block], registers[1, block], registers[2, block], registers[3, block]
@@ -93,6 +94,7 @@ def _decay(state: Any, keep: Any) -> Any:
     """Multiply by keep / 4096, rounded towards zero: in two halves of 12 bits, so that no product needs more than 32 bits."""
     sign = np.int32(state >> 31)  # 0 or -1: flipping and adding it gives the magnitude without a branch
     size = np.int32(np.int32(state ^ sign) - sign)
+    # size * keep >> 12 is high * keep + (low * keep >> 12), because size = 4096 * high + low.
     high, low = np.int32(size >> 12), np.int32(size & 4095)
     kept = np.int32(np.int32(high * keep) + np.int32(np.int32(low * keep) >> 12))
     return np.int32(np.int32(kept ^ sign) - sign)
@@ -103,6 +105,7 @@ def _update_current(u: Array, inputs: Array, keep: Array) -> Any:
     wraps = np.int32(0)
     for j in range(u.shape[0]):
         current = np.int32(_decay(u[j], keep[j]) + np.int32(inputs[j] << MANTISSA_SHIFT))
+        # 1 above the range, -1 below. As in Lava the bounds are not symmetric: 2**23 stays, -2**23 wraps.
         turn = np.int32(np.int32(current > STATE_MAX) - np.int32(current <= -STATE_MAX))
         wraps = np.int32(wraps + np.int32(turn * turn))
         u[j] = np.int32(current - np.int32(turn * np.int32(2 * STATE_MAX)))
@@ -115,6 +118,7 @@ def _update_membrane(v: Array, u: Array, keep: Array, bias: Array) -> Any:
     saturations = np.int32(0)
     for j in range(v.shape[0]):
         membrane = np.int32(np.int32(_decay(v[j], keep[j]) + u[j]) + bias[j])
+        # The membrane saturates where the current wraps (proc/lif/models.py: subthr_dynamics).
         within = np.int32(min(max(membrane, np.int32(1 - STATE_MAX)), np.int32(STATE_MAX - 1)))
         saturations = np.int32(saturations + np.int32(within != membrane))
         v[j] = within
@@ -149,6 +153,7 @@ def step_tensors(
         if reset_interval and t >= first_reset and (t - first_reset) % reset_interval == 0:
             u.zero_()
             v.zero_()
+        # trunc rounds towards zero, as sign(x) * (|x| * keep >> 12) does.
         current = (u * keep_u).trunc_().add_(weighted, alpha=1 << MANTISSA_SHIFT)
         over, under = current > STATE_MAX, current <= -STATE_MAX
         u.copy_(current.add_(over, alpha=-2 * STATE_MAX).add_(under, alpha=2 * STATE_MAX))
@@ -174,7 +179,7 @@ def threshold_register(layer: QuantizedLayer) -> Any:
         case QuantizedLIF(vth=vth):
             return vth << MANTISSA_SHIFT
         case QuantizedLI():
-            return STATE_MAX
+            return STATE_MAX  # membranes saturate one below
         case _:
             raise unsupported_kind(layer.neuron)
 
@@ -213,6 +218,7 @@ class IntegerNeurons:
 
         parallel = int(np.prod(inputs.shape)) >= PARALLEL_UPDATES
         self.overflows += sum(self.pool.map_ranges(step_range, self.layer.n_neurons, parallel=parallel))
+        # Counted from the first step of the next call; % skips the resets within this one.
         if self.reset_interval:
             self.next_reset = (self.next_reset - len(inputs)) % self.reset_interval
 
@@ -278,6 +284,7 @@ class InputPopulation:
         for t, bias in enumerate(np.moveaxis(biases.reshape(fired.shape), -1, 0)):
             if self.reset_interval and t % self.reset_interval == self.next_reset:
                 self._v = 0.0
+            # No current: u stays 0, so the bias alone drives v.
             v = saturated(decayed(np.broadcast_to(self._v, bias.shape), neuron.dv) + (bias << MANTISSA_SHIFT))
             fires = v > neuron.vth << MANTISSA_SHIFT
             self._v, fired[..., t] = np.where(fires, 0.0, v), fires

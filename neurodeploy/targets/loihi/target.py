@@ -32,8 +32,9 @@ class LoihiTarget:
 
     name = "loihi"
     suffix = ".net"
-    simulators = ("lava", "loihi2")
+    simulators = ("lava", "loihi2")  # Lava first: it returns all layers and membranes, a board the output alone
     resets = ("to zero",)
+    # From 2 bits on: with weights of both signs one bit is the sign.
     registers = Registers(
         weight_bits=tuple(range(2, WEIGHT_BITS_MAX + 1)), weight_exponent=MANTISSA_SHIFT, current_bits=STATE_BITS,
         membrane_bits=STATE_BITS, threshold_bits=THRESHOLD_BITS, decay_bits=DECAY_BITS, bias_min=BIAS_MIN, bias_max=BIAS_MAX,
@@ -77,6 +78,7 @@ class LoihiTarget:
 
     # ------------------------------------------------------------------------------------------ files
 
+    # Files, emulator and Lava are imported when used: rounding a network needs neither h5py nor Numba.
     def write(self, network: QuantizedNetwork, path: Path) -> Path:
         from neurodeploy.targets.loihi.netx_io import write_netx
 
