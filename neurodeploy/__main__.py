@@ -16,6 +16,7 @@ from neurodeploy.cli import cli
 from neurodeploy.cli.options import DIFFERS, DONE
 from neurodeploy.errors import BudgetError, NeurodeployError, PlacementError
 
+# 2 as click has it; 70 is EX_SOFTWARE of sysexits.h; 130 is 128 + SIGINT
 BAD_INPUT, BUG, INTERRUPTED = 2, 70, 130
 
 
@@ -23,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; errors are printed on stderr in one line."""
     try:
         typed = list(sys.argv[1:] if arguments is None else arguments)
+        # standalone_mode=False: click raises, instead of printing and leaving by itself
         code = cli.main(args=list(typed), prog_name="neurodeploy", standalone_mode=False, obj=typed)
         return code if isinstance(code, int) else DONE
     except click.exceptions.NoArgsIsHelpError as error:
@@ -38,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NeurodeployError as error:
         if not error.is_reported_elsewhere:
             click.echo(f"{type(error).__name__}: {error}", err=True)
+        # a network that does not fit is an answer, and not bad input
         return DIFFERS if isinstance(error, (BudgetError, PlacementError)) else BAD_INPUT
     except OSError as error:
         click.echo(f"{error.filename or 'a file'}: {error.strerror or error}.", err=True)
@@ -53,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def leave(code: int) -> NoReturn:
     """End the process; under torchrun at once, because torch's threads can abort an interpreter that shuts down."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
+        # os._exit flushes nothing
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

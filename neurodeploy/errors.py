@@ -1,17 +1,17 @@
-"""What can go wrong, and how it is said.
+"""Errors that neurodeploy raises, and the sentence that each of them makes.
 
 NeurodeployError
- |- ProfileError      a hardware profile is not one
- |- NetworkError      a network that cannot exist
- |- ExtractError      a model, or a part of it, that cannot be brought in
+ |- ProfileError      an invalid hardware profile
+ |- NetworkError      an inconsistent network
+ |- ExtractError      a model, or a part of it, that cannot be read exactly
  |- BudgetError       a network that no compression can make fit
  |- QuantizeError     numbers that the chip's integers cannot hold
- |- PlacementError    a network that does not fit the cores it was given
- |- NetxError         a network file that is not one, or that Lava would read differently
- |- TrainingError     a training run that cannot start or go on
+ |- PlacementError    a network that does not fit its cores
+ |- NetxError         an invalid network file, or one that Lava would read differently
+ |- TrainingError     a training run that cannot start or continue
  |- DataError         spikes, images or labels that do not fit the network
  |- SimulationError   a simulator that is missing, died or hung
- `- RequestError      an argument of a call or a command that means nothing
+ `- RequestError      an invalid argument of a call or a command
 """
 
 from __future__ import annotations
@@ -77,15 +77,15 @@ class NeurodeployError(Exception):
 
 
 class ProfileError(NeurodeployError):
-    """A hardware profile is not one."""
+    """An invalid hardware profile."""
 
 
 class NetworkError(NeurodeployError):
-    """A network that cannot exist."""
+    """An inconsistent network."""
 
 
 class ExtractError(NeurodeployError):
-    """A model, or a part of it, that cannot be brought in."""
+    """A model, or a part of it, that cannot be read exactly."""
 
 
 class BudgetError(NeurodeployError):
@@ -97,15 +97,15 @@ class QuantizeError(NeurodeployError):
 
 
 class PlacementError(NeurodeployError):
-    """A network that does not fit the cores it was given."""
+    """A network that does not fit its cores."""
 
 
 class NetxError(NeurodeployError):
-    """A network file that is not one, or that Lava would read differently."""
+    """An invalid network file, or one that Lava would read differently."""
 
 
 class TrainingError(NeurodeployError):
-    """A training run that cannot start or go on."""
+    """A training run that cannot start or continue."""
 
 
 class DataError(NeurodeployError):
@@ -117,7 +117,7 @@ class SimulationError(NeurodeployError):
 
 
 class RequestError(NeurodeployError):
-    """An argument of a call or a command that means nothing."""
+    """An invalid argument of a call or a command."""
 
 
 def unsupported_kind(kind: NoReturn) -> NetworkError:
@@ -151,6 +151,7 @@ def accept_renamed(renamed: Mapping[str, str]) -> Callable[[type[T]], type[T]]:
                 keywords[new] = keywords.pop(old)
             init(self, *args, **keywords)
 
+        # a dataclass has made its __init__ already: wrapping it keeps its checks
         cls.__init__ = accepting  # type: ignore[assignment]  # the same signature, and old names
         return cls
 

@@ -194,6 +194,7 @@ def compress_command(
         profile = load_profile(target)
         with seeded(seed):  # a factory may draw its weights
             module, sample = ModelSpec(name=model, weights=weights).module()
+        # in turn: one process of a machine downloads, the others read its files
         samples = replicas.in_turn(lambda: load_data(data, batch_size=batch_size, folder=data_dir, n_steps=steps))
         if cores is not None and len(cores) > 1:
             deployments = compress_to(
@@ -262,6 +263,7 @@ def resume_hint(*, enabled: bool) -> Iterator[None]:
 
 def typed_command() -> str:
     """Return the running command line as a shell would take it again."""
+    # `main` keeps the arguments in the context's obj: sys.argv is not theirs when it is called from Python
     return shlex.join(["neurodeploy", *(click.get_current_context().find_root().obj or ())])
 
 
@@ -274,6 +276,7 @@ def show_deployments(deployments: Sequence[Deployment], as_json: bool, *, enable
         reports = [deployment.report.to_json() for deployment in deployments]
         show_json(reports if several else reports[0])
     elif enabled and several:
+        # several reports would not fit a terminal: their pages are named
         pages = [deployment.report.files["page"] for deployment in deployments]
         show(size_table((d.placement, d.report.accuracy) for d in deployments), f"Reports: {', '.join(pages)}")
     elif enabled:

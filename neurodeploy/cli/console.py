@@ -59,6 +59,7 @@ def show(*parts: RenderableType) -> None:
     """Print parts of a report on stdout: on a terminal in its width, verdicts coloured unless ``NO_COLOR``; plain in a pipe."""
     from neurodeploy.report.text import as_text
 
+    # no markup: names of layers may have brackets, as in fc1[0:64]
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         click.echo(as_text(*parts))

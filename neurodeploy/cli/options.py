@@ -17,6 +17,7 @@ def parse_core_counts(_: click.Context, option: click.Parameter, text: str | Non
     if text is None:
         return None
     parts = [part.strip() for part in text.split(",")]
+    # isdecimal refuses signs and underscores, which int() takes
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise click.BadParameter(f"{text!r} is not a core count, nor several separated by commas, such as 4,2,1.", param=option)
     return tuple(map(int, parts))

@@ -71,9 +71,8 @@ class WeightGrid:
             return mantissa_scale(
                 self.largest, self.width, is_mixed=self.is_mixed, threshold=self.threshold, arithmetic=self.arithmetic
             )
-        return float(
-            mantissa_step(is_mixed=self.is_mixed, arithmetic=self.arithmetic)
-        )  # all weights are zero: any scale rounds them to zero
+        # all weights are zero: any scale rounds them to zero
+        return float(mantissa_step(is_mixed=self.is_mixed, arithmetic=self.arithmetic))
 
     @property
     def value(self) -> float:
@@ -91,13 +90,16 @@ class WeightGrid:
     def round_biases(self, bias: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Round biases that reach their neurons by synapses, on the scale of the kept weights."""
         least, most = torch.stack(torch.aminmax(weight)).tolist()  # one transfer from a GPU for both
+        # Weights have trained since the grid was chosen: scale and signs are those of now, as `quantize` will see them.
         grid = replace(self, largest=min(self.largest, max(-least, most)), is_mixed=least < 0 < most)
         steps = weight_steps(bias, grid.scale, is_mixed=grid.is_mixed, arithmetic=grid.arithmetic)
+        # in place: `weight_steps` has made a new tensor
         return steps.clamp_(-grid.most, grid.most).mul_(grid.value)
 
     def saliency(self, weight: Floats) -> Floats:
         """Squared error that keeping and rounding each weight saves over pruning it: w^2 - (w - rounded)^2, at least 0."""
         nearest = self._nearest(weight)
+        # w^2 - (w - q)^2 = q (2 w - q), without subtracting two nearly equal squares
         saved: Floats = np.maximum(nearest * (2 * weight - nearest), 0.0)
         return saved
 
@@ -120,11 +122,13 @@ def best_grid(
     target: str = DEFAULT_TARGET,
 ) -> WeightGrid:
     """Find the grid of a width that saves most of the weights, array (n,), over the clips to try."""
+    # initial: a layer may keep no weights at all
     largest = float(np.abs(weight).max(initial=0.0))
     is_mixed = bool((weight < 0).any() and (weight > 0).any())
     grids = [
         WeightGrid(width=width, largest=clip * largest, is_mixed=is_mixed, threshold=threshold, target=target) for clip in clips
     ]
+    # max takes the first of equals: the least clipping
     return max(grids, key=lambda grid: float(grid.saliency(weight).sum()))
 
 
@@ -181,6 +185,7 @@ class LayerFormat:
 
     def restored(self, state: Mapping[str, Any]) -> LayerFormat:
         """Return the format that `state_dict` described."""
+        # threshold, axons and target follow from model and chip, which are the same in a resumed run
         width, rows = state["width"], {name: tensor.numpy() for name, tensor in state["rows"].items()}
         grid = None
         if "largest" in state:
@@ -193,6 +198,7 @@ class LayerFormat:
     def with_neurons(self, kept: Mask, parts: Sequence[SliceBudget]) -> LayerFormat:
         """Return the format with only the `kept` neurons, (n_neurons,), of a layer with these slices; no slice loses all."""
         rows = {part.name: np.flatnonzero(kept[part.start : part.stop]) for part in parts}
+        # No entry for a slice that keeps all, nor for one that would keep none: that stays whole.
         return replace(self, rows={part.name: rows[part.name] for part in parts if 0 < rows[part.name].size < part.neurons})
 
     def left_out(self, parts: Sequence[SliceBudget]) -> Mask:
@@ -201,6 +207,7 @@ class LayerFormat:
         for part in parts:
             if part.name in self.rows:
                 out[part.start : part.stop] = True
+                # rows count within the slice, the mask within the layer
                 out[part.start + self.rows[part.name]] = False
         return out
 
@@ -301,4 +308,5 @@ def best_width(
 
 def value_at_price(scores: SliceScores, price: float, profile: HardwareProfile) -> float:
     """Score that a slice keeps at a price per bit, less the price of its bits, in the better encoding."""
+    # without the caps on axons, which do not depend on the width
     return max(float(lists.best(price)[1].clip(min=0).sum()) for lists in synapse_lists(scores, profile))

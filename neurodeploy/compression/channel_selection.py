@@ -55,11 +55,13 @@ class ChannelSelection:
 
     def by_channel(self, values: torch.Tensor) -> torch.Tensor:
         """Sum values, one per weight of the reader, by channel: (channels,)."""
+        # a Linear reads an image channel by channel, so one channel's columns are consecutive
         return values.reshape(len(values), len(self.mask), -1).sum(dim=(0, 2))
 
     @property
     def columns(self) -> torch.Tensor:
         """Mask of the kept channels, in a shape that multiplies the reader's weights."""
+        # a Linear has a column per pixel of a channel, a convolution one per channel
         shape = self.module.weight.shape
         return self.mask.repeat_interleave(shape[1] // len(self.mask)).reshape(1, -1, *[1] * (len(shape) - 2))
 
@@ -132,17 +134,20 @@ class Channels:
 
     def columns(self, layer: str) -> torch.Tensor | None:
         """Inputs of a dense layer that come from kept channels, (n_in,) bool; None where all channels are kept."""
+        # [0]: a Linear's columns come as (1, n_in)
         found = [choice.columns[0] for choice in self.choices if choice.reader == layer]
         return found[0] if found else None
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
         """While open, convolutions read kept channels only, with rounded weights; the other weights get no gradient."""
+        # through `data`, as in `substituted_weights`: the gradient arrives in the module's own parameter
         own = {name: module.weight.data for name, module in self.convolutions.items()}
         biases = [(bias, bias.data) for bias in self._biases.values()]
         kept = {choice.reader: choice.columns for choice in self.choices if choice.reader in own}
         try:
             for name, module in self.convolutions.items():
+                # mask first, then round: the grid's scale is that of the kept weights
                 weight = own[name] * kept[name] if name in kept else own[name]
                 grid = self._grid(name, weight)
                 module.weight.data = weight if grid is None else grid.round(weight)
@@ -175,6 +180,7 @@ class Channels:
                 continue
             slope = choice.by_channel(choice.module.weight * gradient).square()
             choice.steps.add_(choice.mask)
+            # a plain mean at first, then a moving one; a rate of 0 leaves a removed channel's last value
             rate = (1 / choice.steps.clamp(min=1)).clamp(min=_CHANNEL_RATE) * choice.mask
             choice.saliency.lerp_(slope.to(choice.saliency.dtype), rate)
 
@@ -185,6 +191,7 @@ class Channels:
             n = between(len(choice.mask), choice.keep, progress)
             # before the first gradient, the squared weights that read a channel stand for its saliency
             scores = choice.saliency if choice.steps.any() else choice.by_channel(choice.module.weight.square())
+            # stable: ties go to the lower channel on every machine
             kept = scores.argsort(descending=True, stable=True)[:n]
             choice.mask.zero_()[kept] = True
 

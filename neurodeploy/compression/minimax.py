@@ -114,6 +114,7 @@ COMPRESS_OPTIONS = MinimaxOptions(widths=True, idle=True)
 def shrink(layers: Mapping[str, WeightMatrix], masks: Masks, penalties: Mapping[str, float], learning_rate: float) -> None:
     """Take the proximal step of the penalty: divide every pruned weight by 1 + 2 * learning_rate * y."""
     for name, matrix in layers.items():
+        # minimum over w of (w - v)^2 / (2 learning_rate) + y w^2, which is v / (1 + 2 learning_rate y)
         rest = 1 / (1 + 2 * learning_rate * penalties[name])
         matrix.scale(torch.where(masks[name], 1.0, rest))
 
@@ -124,6 +125,7 @@ def ascend(layers: Mapping[str, WeightMatrix], masks: Masks, penalties: dict[str
     for name, matrix in layers.items():
         squared = matrix.weight.square()
         outside = float((squared * ~masks[name]).sum())
+        # tiny: all weights of a layer may be zero
         penalties[name] += rate * outside / max(float(squared.sum()), torch.finfo().tiny)
 
 
@@ -165,6 +167,7 @@ class MinimaxPruning(Pruning):
     ) -> None:  # fmt: skip
         self.budget, self.options = budget, options or MinimaxOptions()
         self.layers = {name: WeightMatrix(module) for name, module in find_layers(model, budget).items()}
+        # Channels round only the layers that they have a threshold of
         self.channels = Channels(model, budget, thresholds if self.options.integers else {})
         self.plan, self._axons = budget_per_column(self.layers, self.channels.n_channels, budget)
         self._biased = {part.layer for part in self.plan.slices if part.biases and self._axons[part.layer] == 1}
@@ -180,6 +183,7 @@ class MinimaxPruning(Pruning):
             )
             for name in self.layers
         }
+        # for pruned weights too: they have to be comparable with kept ones to come back
         self.curvature = FisherDiagonal(self.layers)
         self.penalties = dict.fromkeys(self.layers, 0.0)
         self.multipliers = {constraint(part, resource): 0.0 for part in self.plan.slices for resource in PRICED_RESOURCES}
@@ -201,6 +205,7 @@ class MinimaxPruning(Pruning):
     @contextmanager
     def in_force(self) -> Iterator[ActiveNeurons | None]:
         """While open, the model holds the kept weights, rounded to the chip's integers; yields the neurons that matter then."""
+        # Two context managers: the conditional belongs to the second alone.
         with self.channels.in_force(), self._rounded() if self.options.integers else nullcontext():
             yield self._active if self._freezes_pruned else None
 
@@ -219,6 +224,7 @@ class MinimaxPruning(Pruning):
     def before_step(self) -> None:
         """Update the Fisher estimate from the current gradients, then zero the gradients of pruned weights."""
         if self.options.curvature:
+            # First: the masks below zero the gradients that pruned weights are scored by.
             self.curvature.update()
         for name, matrix in self.layers.items() if self._freezes_pruned else ():
             matrix.scale_gradient(self.masks[name])
@@ -232,11 +238,14 @@ class MinimaxPruning(Pruning):
 
     def choose(self, progress: float) -> None:
         """Select the kept synapses, and with them the multipliers, under the budget in force at `progress` 0..1."""
+        # Formats first: they score synapses by what rounding to them leaves. The first call (0) always chooses them.
         if self._n_choices % self.options.format_interval == 0:
             self._choose_formats()
         self._n_choices += 1
+        # Channels before synapses: a removed channel takes its columns out of the selection.
         self.channels.choose(progress)
         if self.options.idle:
+            # all neurons again: one that was idle in the last selection may be useful in this one
             self.formats = {name: replace(form, rows={}) for name, form in self.formats.items()}
         self._choose_synapses(progress)
         # before the full budget is in force, a neuron without synapses may get some again
@@ -284,6 +293,7 @@ class MinimaxPruning(Pruning):
                 prices = [(p, self.multipliers[constraint(p, "synapse_memory_bits")]) for p in self.plan.of(name)]
                 slices = [saliency[name].width_inputs(p, kept, price) for p, price in prices]
                 form = best_width(form, slices, self.budget.profile, self.options.rounding_penalty)
+            # the grid has to suit the kept weights alone; pruned ones are zero on any grid
             weights = self._masked(name)[self.masks[name]].cpu().double().numpy()
             self.formats[name] = replace(form, grid=best_grid(weights, form.width, form.threshold, target=form.target))
 
@@ -337,9 +347,11 @@ class MinimaxPruning(Pruning):
         drop_unread_synapses(self.layers, self.masks, self.budget)
         self._active = active_neurons(self.layers, self.masks)
         self.hold()
+        # convolutions alone: the selection above has cut their channels to the budget
         if not self.layers:
             return
         network = as_network(self.layers, axons=self._axons)
+        # Counted on the weights themselves, and not on the masks that the selection counted with.
         kept = needed_neurons(network)
         self.budget.of_neurons(kept).check(without_neurons(network, kept), widths=self.widths)
 
@@ -369,6 +381,7 @@ class MinimaxPruning(Pruning):
             selections = choose_on_core(scores, round(used * (1 - share)), self.budget.profile)
             for part, selection in zip(parts, selections, strict=True):
                 mask = self.masks[part.layer]
+                # `&=`, because the selection may hold synapses that were pruned before: a trial only removes.
                 mask[part.start : part.stop] &= torch.from_numpy(selection.mask).to(mask.device)
             yield used - self.memory_bits(parts)
         finally:

@@ -181,6 +181,7 @@ def constraint(part: SliceBudget, resource: str) -> str:
 
 def axons_in_force(part: SliceBudget, progress: float) -> SliceBudget:
     """Return a slice with the caps on axons in force at `progress` 0..1."""
+    # caps cover the inputs without gaps, so the last one ends at their number
     n_in = max(cap.stop for cap in part.sources)
     return replace(
         part,
@@ -201,6 +202,7 @@ def memory_in_force(
     """
     full = 0
     for part in parts:
+        # dense: every axon has a synapse onto each neuron of the slice
         synapses = np.full(max(cap.stop for cap in part.sources) * axons.get(part.layer, 1), part.neurons)
         full += count(synapses, part.neurons, budget.weight_bits, budget.profile).synapse_memory_bits
     return between(full, sum(part.synapse_memory_bits for part in parts), progress)
@@ -210,6 +212,7 @@ def between(need: int, limit: int, progress: float) -> int:
     """Interpolate geometrically: `need` at progress 0, `limit` from 1 on; `limit` throughout where the need is within it."""
     if need <= limit or progress >= 1:
         return limit
+    # 1 in place of a limit of 0, which no geometric path reaches; int() may fall below the limit
     return max(limit, int(need * (max(limit, 1) / need) ** progress))
 
 
@@ -219,7 +222,9 @@ def memory_bits(parts: Sequence[SliceBudget], masks: Masks, formats: Formats, pr
     for part in parts:
         form = formats[part.layer]
         synapses = masks[part.layer][part.start : part.stop].sum(dim=0).cpu().numpy()
+        # neurons that were left out are not addressed: index bits count the others only
         n_neurons = len(form.rows.get(part.name, range(part.neurons)))
+        # each column has its synapses once per axon behind it
         total += count(np.repeat(synapses, form.axons), n_neurons, form.width, profile).synapse_memory_bits
     return total
 
@@ -235,5 +240,6 @@ def overruns_of(plan: Budget, masks: Masks, formats: Formats) -> dict[str, float
             overruns[constraint(part, "output_axons")] = float(max(from_sources)) - 1
         limit = sum(part.synapse_memory_bits for part in parts)
         memory = memory_bits(parts, masks, formats, plan.profile)
+        # slices share the memory of their core: each of them reports the core's overrun
         overruns |= {constraint(part, "synapse_memory_bits"): memory / max(limit, 1) - 1 for part in parts}
     return overruns

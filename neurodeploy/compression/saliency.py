@@ -50,6 +50,7 @@ class FisherDiagonal:
     @torch.no_grad()
     def update(self) -> None:
         """Take the current gradients into the averages."""
+        # before the division below: 1 / steps is 1 at the first update
         self.steps += 1
         for name, matrix in self.layers.items():
             if (gradient := matrix.gradient) is not None:
@@ -70,9 +71,11 @@ class FisherDiagonal:
         squares = {name: self.layers[name].weight.detach().double().square() * mask for name, mask in masks.items()}
         costs = {name: float((means[name] * square).sum()) for name, square in squares.items()}
         sums = {name: float(square.sum()) for name, square in squares.items()}
+        # before the first gradient, or where a layer keeps no weight: nothing to normalise by
         if not (costs and all(costs.values())):
             return {name: np.ones(tuple(mean.shape)) for name, mean in means.items()}
         of_all = sum(costs.values()) / sum(sums.values())
+        # geometric mean of the layer's own mean curvature and that of all
         units = {name: (of_all * costs[name] / sums[name]) ** 0.5 for name in means}
         return {name: (mean / units[name]).cpu().numpy() for name, mean in means.items()}
 
@@ -84,6 +87,7 @@ class FisherDiagonal:
         """Resume from what `state_dict` returned."""
         self.steps = state["steps"]
         for name, mean in self.means.items():
+            # copy_ keeps the device; a checkpoint is read onto the CPU
             mean.copy_(state["means"][name])
 
 
@@ -115,6 +119,7 @@ def active_neurons(layers: Mapping[str, WeightMatrix], masks: Mapping[str, torch
     """Find the neurons with kept inputs and outputs, of layers where skipping the others saves time."""
     found = {}
     for name, kept in (needed_neurons(as_network(layers, masks)) if layers else {}).items():
+        # with no needed neuron at all the layer is run whole: its product would have no rows
         if 0 < kept.sum() <= _DENSE_ENOUGH * kept.size:
             numbers = torch.from_numpy(np.flatnonzero(kept)).to(masks[name].device)
             found[layers[name].module] = NeuronSubset(numbers=numbers, of=kept.size)

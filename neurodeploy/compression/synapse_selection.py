@@ -19,6 +19,7 @@ from neurodeploy.mapping.budget.budget import SliceBudget
 from neurodeploy.resources.encodings import axon_bits, index_bits, weight_bits
 
 PRICED_RESOURCES = ("synapse_memory_bits", "input_axons", "output_axons")
+# 60 halvings go past the 53 bits of a float64
 _MAX_BISECTIONS = 60
 _PRICE_TOLERANCE = 1e-12
 _SCORE_TOLERANCE = 1e-3
@@ -36,6 +37,7 @@ def within_caps(value: Floats, part: SliceBudget) -> Mask:
     def best(value: Floats, among: Mask, n: int) -> Mask:
         if np.count_nonzero(among) <= n:
             return among
+        # stable: ties go to the lower axon on every machine
         ranked = np.argsort(np.where(among, -value, np.inf), kind="stable")
         first = np.zeros_like(among)
         first[ranked[:n]] = True
@@ -49,6 +51,7 @@ def within_caps(value: Floats, part: SliceBudget) -> Mask:
 
 def axon_prices(value: Floats, part: SliceBudget) -> dict[str, float]:
     """Value of one axon more, in total and from the source that lacks it most; `value` (n_in,) is after the price of its bits."""
+    # the caps of the sources alone, without that of the slice
     from_sources = within_caps(value, replace(part, input_axons=value.size))
     kept = within_caps(value, part)
     capped = value[(value > 0) & ~from_sources]
@@ -118,6 +121,7 @@ class SynapseLists:
         """
         sizes = slice(None if max_index is None else max_index + 1)
         net = self.gain[:, sizes] - price * self.bits[sizes]
+        # the first of equals, hence the shortest list
         index = net.argmax(axis=1)
         return index, np.take_along_axis(net, index[:, None], axis=1)[:, 0]
 
@@ -125,6 +129,7 @@ class SynapseLists:
         """Mask (n_neurons, n_in) in which axon j keeps its `sizes[index[j]]` best synapses."""
         n_in, n = self.targets.shape
         mask = np.zeros((n_in, self.n_neurons), dtype=np.bool_)
+        # targets come by falling score: the first `sizes` of them are the best
         np.put_along_axis(mask, self.targets, np.arange(n) < self.sizes[index][:, None], axis=1)
         return np.ascontiguousarray(mask.T)
 
@@ -140,14 +145,17 @@ def synapse_lists(scores: SliceScores, profile: HardwareProfile) -> Sequence[Syn
     rows = np.arange(len(scores.score)) if scores.rows is None else scores.rows
     by_axon = np.ascontiguousarray(scores.score[rows].T, dtype=np.float64)
     order = neurons_by_score(scores.score[rows]) if scores.order is None else scores.order
+    # running[j, k]: score of the k best synapses of axon j
     running = np.zeros((len(by_axon), rows.size + 1))
     np.cumsum(np.take_along_axis(by_axon, order, axis=1), axis=1, out=running[:, 1:])
     width, allowed, encodings = weight_bits(scores.bits, profile), profile["encodings"].names, []
     if "dense" in allowed or "sparse" not in allowed:
+        # index_bits 0: the dense encoding, in which an axon with any synapse stores a weight for every neuron
         whole = int(axon_bits(np.asarray(rows.size), width, 0, profile))
         encodings.append((np.array([0, rows.size]), np.where(np.arange(rows.size + 1) > 0, whole, 0)))
     if "sparse" in allowed:
         bits = axon_bits(np.arange(rows.size + 1), width, index_bits(rows.size, profile), profile)
+        # sizes after which one synapse more costs bits, and the whole list
         encodings.append((np.flatnonzero(np.append(np.diff(bits) > 0, True)), bits))
     n_neurons = len(scores.score)
     return [
@@ -196,11 +204,13 @@ def choose_on_core(scores: Sequence[SliceScores], memory_bits: int, profile: Har
     slices = [_Slice(one, synapse_lists(one, profile)) for one in scores]
     whole = [part.whole() for part in slices]
     core = _CoreMemory(slices, memory_bits)
+    # all fits, so nothing has a price
     if core.spare(whole) >= 0 and all(part.fits_caps(kept) for part, kept in zip(slices, whole, strict=True)):
         return tuple(part.selection(kept, 0.0) for part, kept in zip(slices, whole, strict=True))
     price, kept = core.best()
     # a slice that would keep nothing gets its one best list, and the others share what is left
     single: dict[int, _SliceSelection] = {}
+    # A loop, because what these lists take may leave another slice with nothing.
     while empty := [n for n, one in enumerate(kept) if one.bits == 0 and n not in single]:
         single |= {n: slices[n].least() for n in empty}
         others = [n for n in range(len(slices)) if n not in single]
@@ -266,6 +276,7 @@ class _Slice:
 
     def least(self) -> _SliceSelection:
         """One list, as short as possible, of the axon that gains most by it: a slice is never disconnected."""
+        # sizes[0] is the empty list, sizes[1] the shortest other one
         lists = min(self.encodings, key=lambda one: int(one.bits[1]))
         open_ = np.concatenate([np.full(cap.stop - cap.start, cap.axons > 0) for cap in self.scores.part.sources])
         index = np.zeros(len(lists.gain), dtype=np.int64)
@@ -273,12 +284,14 @@ class _Slice:
         return _SliceSelection(lists=lists, index=index)
 
     def fits_caps(self, kept: _SliceSelection) -> bool:
+        # values do not matter here, only the number of axons
         everywhere = np.where(kept.index > 0, np.inf, 0.0)
         return bool(within_caps(everywhere, self.scores.part).sum() == np.count_nonzero(kept.index))
 
     def highest_price(self) -> float:
         """A price at which nothing is worth its bits."""
         ratios = [(lists.gain[:, 1:] / np.maximum(lists.bits[1:], 1)).max(initial=0.0) for lists in self.encodings]
+        # twice the best gain per bit: clearly above it, whatever the rounding
         return 2 * max(map(float, ratios))
 
     def selection(self, kept: _SliceSelection, price: float) -> SynapseSelection:
@@ -291,8 +304,10 @@ class _Slice:
         lists, index = kept.lists, kept.index
         cost = lists.bits - lists.bits[index][:, None]
         gain = lists.gain - np.take_along_axis(lists.gain, index[:, None], axis=1)
+        # axons in use rank first, so that a new one never takes the place of an old one
         open_ = within_caps(np.where(index > 0, np.inf, lists.gain[:, -1]), self.scores.part)
         value = np.where((cost > 0) & (cost <= spare) & open_[:, None], gain / np.maximum(cost, 1), 0.0)
+        # argmax counts through the flattened (n_in, n_sizes)
         axon, size = divmod(int(value.argmax()), lists.sizes.size)
         return float(value[axon, size]), axon, size
 
@@ -314,6 +329,7 @@ class _CoreMemory:
             return 0.0, kept
         price, within, over = self._bisect()
         moved = self._move(within, over)
+        # weak duality: at this price no selection that fits scores more
         upper_bound = _total(within) + price * self.spare(within)
         if self.spare(moved) <= _GREEDY_SHARE * self.memory_bits:
             kept = self._spend_rest(moved)
@@ -348,6 +364,7 @@ class _CoreMemory:
         within, over = [part.at(high) for part in self.slices], [part.at(low) for part in self.slices]
         for _ in range(_MAX_BISECTIONS):
             price = (low + high) / 2
+            # `over` is from a lower price, where lists are at least as long: its indices bound the search
             kept = [part.at(price, one.reach) for part, one in zip(self.slices, over, strict=True)]
             if self.spare(kept) < 0:
                 low, over = price, kept
@@ -355,6 +372,7 @@ class _CoreMemory:
                 high, within = price, kept
             if _differ_by_one_step(within, over):
                 price = (_total(over) - _total(within)) / (self.spare(within) - self.spare(over))
+                # the gain per bit of the one step between; clipped, as rounding may put it outside the bracket
                 return min(max(price, low), high), within, over
             if high - low <= _PRICE_TOLERANCE * high:
                 break
@@ -369,8 +387,10 @@ class _CoreMemory:
         for part, low, high in zip(self.slices, within, over, strict=True):
             kept = low
             if low.lists is high.lists:
+                # axons that `within` has stay; new ones come in where the caps allow
                 value = np.where(low.index > 0, np.inf, np.where(high.index > low.index, 1.0, 0.0))
                 goal = np.where(within_caps(value, part.scores.part), np.maximum(high.index, low.index), low.index)
+                # a running sum that only grows: once an axon does not fit, none after it does
                 fitting = np.cumsum(low.lists.bits[goal] - low.lists.bits[low.index]) <= spare
                 kept = _SliceSelection(lists=low.lists, index=np.where(fitting, goal, low.index))
             elif high.bits - low.bits <= spare:

@@ -58,6 +58,7 @@ class WeightMatrix:
     @property
     def weight(self) -> torch.Tensor:
         """All weights: the parameter itself where there is one, otherwise a copy."""
+        # What is written to the copy is lost: `assign` and `scale` write to the parameters.
         return self.parts[0] if len(self.parts) == 1 else torch.cat(self.parts, dim=1)
 
     def recurrent_columns(self, neurons: Mask) -> Integers:
@@ -71,6 +72,8 @@ class WeightMatrix:
 
     def assign(self, weight: torch.Tensor) -> None:
         """Set the parameters' ``data`` to these weights, (n_out, n_in)."""
+        # Through `data`, so that autograd keeps its leaf: the gradient at these weights arrives in the parameter
+        # (straight-through).
         for part, columns in zip(self.parts, self._split(weight), strict=True):
             part.data = columns.contiguous()
 
@@ -102,6 +105,7 @@ def substituted_weights(
     layers: Mapping[str, WeightMatrix], weights: Mapping[str, torch.Tensor], biases: Mapping[torch.nn.Parameter, torch.Tensor]
 ) -> Iterator[None]:
     """While open, layers hold these weights (n_out, n_in) and biases instead of their own, which come back afterwards."""
+    # references, not copies: `assign` replaces these tensors and does not write to them
     own = [(p, p.data) for p in (*(p for matrix in layers.values() for p in matrix.parts), *biases)]
     try:
         for bias, values in biases.items():
@@ -117,9 +121,11 @@ def substituted_weights(
 def synapses_without(layers: Mapping[str, WeightMatrix], removed: Mapping[str, Mask]) -> dict[str, Mask]:
     """Masks (n_out, n_in) of the synapses with no `removed` neuron, (n_out,) by layer, at either end."""
     remaining: dict[str, Mask] = {}
+    # empty: no input of the network is ever removed
     before: Mask = np.zeros(0, dtype=np.bool_)
     for name, matrix in layers.items():
         mask = remaining[name] = np.ones(tuple(matrix.weight.shape), dtype=np.bool_)
+        # layers come in the network's order, so the first columns read the layer before
         mask[:, np.flatnonzero(before)] = False
         before = removed[name]
         mask[before] = False
@@ -197,8 +203,10 @@ def find_convolutions(model: torch.nn.Module, budget: Budget) -> dict[str, Convo
         if name not in images or not isinstance(module, (torch.nn.Conv1d, torch.nn.Conv2d)):
             continue
         planned = images[name][0]
+        # with groups, a channel reads some of the channels only: it does not mix them
         if module.groups == 1:
             found[name] = module
+        # A chained comparison: in groups, but not depthwise, where a channel goes with the one that it reads.
         if module.out_channels < planned or (module.out_channels > planned and 1 < module.groups != module.out_channels):
             groups = f" in {module.groups} groups" if module.groups > 1 else ""
             raise TrainingError(
@@ -236,12 +244,14 @@ def budget_per_column(
         if before is not None and len(budget.grid(before)) == 3:
             n_in, pixels = layers[part.layer].n_before, math.prod(budget.grid(before)[1:])
             axons[part.layer] = max(math.ceil(pixels * channels[before] / n_in), 1)
+            # whole columns only, and at least one: no slice may be disconnected
             columns = max((part.input_axons - part.biases) // axons[part.layer], 1)
             part = replace(part, input_axons=columns + part.biases, sources=(AxonCap(start=0, stop=n_in, axons=columns),))
         elif layers[part.layer].is_recurrent:  # one cap for inputs and recurrent columns together
             n_in = layers[part.layer].weight.shape[1]
             part = replace(part, sources=(AxonCap(start=0, stop=n_in, axons=n_in),))
         if part.biases:  # biases are never pruned: their axons and synapse lists come off the slice's budget
+            # at the widest, since widths are chosen later
             width, synapses = max(budget.profile["weight_bits"].choices), np.full(part.biases, part.neurons)
             memory = count(synapses, part.neurons, width, budget.profile).synapse_memory_bits
             part = replace(
@@ -264,8 +274,10 @@ def module_scales(network: Network, model: torch.nn.Module) -> dict[str, float]:
         main = [c.synapse for c in layer.connections if c.source not in {*bias_neurons, layer.name}]
         if layer.name in modules and len(main) == 1:
             inputs = weight_parameters(modules[layer.name])[0]
+            # Row maxima are enough: a normalisation scales whole rows, and pooling all of them.
             own = inputs.detach().abs().flatten(1).amax(dim=1).double().cpu().numpy()
             read = np.abs(main[0].weight).reshape(len(own), -1).max(axis=1)
+            # equal ratios, cross-multiplied because rows may be zero; the tolerance is for float32
             if (read > 0).any() and np.allclose(own * read.max(), read * own.max(), rtol=1e-4):
                 scales[layer.name] = float(own.max() / read.max())
     return scales
@@ -288,6 +300,7 @@ def as_network(
     zero: Floats = np.zeros(())
     neuron = LI(current_decay=zero, voltage_decay=zero, rest=zero)
     made: list[Layer] = []
+    # not strict: the sources are the layers shifted by one, so the last has no partner
     for source, (name, matrix) in zip([INPUT, *layers], layers.items(), strict=False):
         weight = (matrix.weight if masks is None else masks[name]).detach().cpu().double().numpy()
         connections = [dense(source, weight[:, : matrix.n_before], axons.get(name, 1))]
@@ -298,4 +311,5 @@ def as_network(
             bias = matrix.bias.detach().cpu().double().numpy() if masks is None else np.ones(len(weight))
         made.append(Layer(name=name, shape=(len(weight),), neuron=neuron, connections=tuple(connections), bias=bias))
     n_in = made[0].connections[0].synapse.n_in
+    # any time step: this network is counted, never run
     return Network(input_shape=(n_in,), layers=tuple(made), timestep_s=1e-3)

@@ -82,6 +82,7 @@ def memory_prices(model: torch.nn.Module, pruning: Pruning, data: Data, options:
     @torch.no_grad()
     def mean_loss() -> tuple[float, int]:
         total, samples = 0.0, 0
+        # seeded: an encoder that draws has to draw the same in all trials
         with seeded(options.seed), pruning.in_force(), in_mode(model, training=False):
             for inputs, target in islice(data, _MOST_BATCHES):
                 output = read_out(run_model(model, spikes_of(inputs, model, options)), options.readout)
@@ -92,8 +93,10 @@ def memory_prices(model: torch.nn.Module, pruning: Pruning, data: Data, options:
 
     found, before = [], None
     for trial in islice(pruning.memory_trials(_REMOVED_SHARE), _MOST_CORES):
+        # measured once, and only if there is a core to try
         before = mean_loss() if before is None else before
         with trial.apply() as bits_less:
+            # memory comes in units: a small share may free none
             if bits_less > 0:
                 after, samples = mean_loss()
                 found.append(MemoryPrice(
@@ -171,7 +174,9 @@ def compress(
         factory = partial(make_minimax, options=minimax)
     with together() as replicas:
         say = say if replicas.is_first else ignore
+        # on rank 0 alone: the processes may not share a disk
         folder = replicas.of_first(lambda: output_folder(out))
+        # before anything is counted: factories may have drawn other weights in other processes
         replicas.take_first(model)
         levels = levels_of(options.encoder)
         check_payload(profile, levels)
@@ -179,6 +184,7 @@ def compress(
         network = extract(_as_if_trained(model), sample)
         network.require_chain("training under a budget", side_layers=bias_layers(network), loops=True)
         counted_bits = default_weight_bits(profile) if bits is None else bits
+        # Here, and not in `fit`, which does not know the chip's registers; it leaves decays that learn as they are.
         if options.learn_decays:
             learn_decays(model, arithmetic_of(profile))
         before = lay_out(network, profile, cores=cores, bits=counted_bits)
@@ -234,11 +240,13 @@ class _CompressionRun:
     ) -> tuple[tuple[EpochRecord, ...], Accuracy]:
         """Train densely, then into the budget, each stage from its checkpoint if there is one; measure after each."""
         model, data, options = self.model, self.data, self.options
+        # resume=True always: without the user's resume, `announce_checkpoints` has deleted the files
         _, first = fit(model, None, data.train, options, progress=progress, checkpoint=checkpoints["dense"], resume=True)
         dense, n_test = replicas.of_first(lambda: evaluate(model, data.test, options))
         self.say(f"Dense: {dense:.2%} of {n_test:,} test samples.")
         _, second = fit(
             model, self.budget, data.train, replace(options, epochs_dense=0), progress=progress,
+            # made before training, so that a model that it cannot prune is refused early
             method=lambda *_: self.pruning, checkpoint=checkpoints["compressed"], resume=True,
         )  # fmt: skip
         compressed, _ = replicas.of_first(lambda: evaluate(model, data.test, options))
@@ -251,6 +259,7 @@ class _CompressionRun:
         """Quantise and place the trained model, run the last stages, and write all files."""
         model, data, options, folder, budget = self.model, self.data, self.options, self.folder, self.budget
         profile, levels = budget.profile, levels_of(options.encoder)
+        # the chip gets whole numbers 0..levels, the model was trained on 0..1
         network, quantized, plan = in_integers(in_levels(extract(model, self.sample), levels), budget, self.pruning.widths)
         placement = lay_out(quantized, profile, cores=self.cores, plan=plan.cuts)
         target, runnable = target_of(profile), as_simulated(network, quantized)
@@ -263,8 +272,10 @@ class _CompressionRun:
             self.say(f"With weights of the chip's widths, all else in floats: {accuracy.quantized:.2%}. {_verdict(placement)}")
         else:
             self.say(f"In the chip's integers: {accuracy.emulated:.2%}. {_verdict(placement)}")
+        # one at least: the record and the rates come from it
         samples = first_samples(model, data.test, options, max(lava_samples, 1))
         emulated = simulate(runnable, samples.spikes, record="all", graded=levels > 1)
+        # measured rates, so that traffic and arrangement are those of the data
         rates = {**measured_rates(emulated), INPUT: np.asarray(samples.rate)}
         placement = arrange_placement(with_traffic(placement, quantized, rates), seed=options.seed)
         in_lava: SpikeRecord | None = None
@@ -283,6 +294,7 @@ class _CompressionRun:
             else:
                 lava = LavaCheck(steps=comparison.n_steps * emulated.n_samples, mismatches=comparison.mismatches)
                 accuracy = replace(accuracy, lava=right, lava_samples=len(samples.labels))
+        # Lava's where there is one: it is the vendor's
         save_record(in_lava or emulated, folder / "record.npz", network=Path(files["network"]).name if files else "")
         report = summarize(
             profile, budget, placement, history=history, before=self.before, seed=options.seed, accuracy=accuracy,
@@ -306,8 +318,10 @@ def _as_if_trained(model: torch.nn.Module) -> torch.nn.Module:
     for module in model.modules():
         bias = getattr(module, "bias", None) if isinstance(module, (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)) else None
         if bias is not None and bias.requires_grad and not bias.any():
+            # any value but 0
             torch.nn.init.constant_(bias, 0.1)
         if isinstance(module, torch.nn.modules.batchnorm._NormBase) and module.running_mean is not None:
+            # a mean of 0 would be folded into a bias of 0
             module.running_mean.copy_(torch.linspace(0.1, 0.2, module.num_features))
     return model
 
@@ -315,6 +329,7 @@ def _as_if_trained(model: torch.nn.Module) -> torch.nn.Module:
 def thresholds_of(network: Network, model: torch.nn.Module, levels: int = 1) -> dict[str, float]:
     """Threshold of each layer that has one, in the units of the model's weights."""
     units = module_scales(network, model)
+    # layers whose ratio is not one number, behind a normalisation, are not rounded in training
     return {name: value * units[name] for name, value in shared_thresholds(network, levels).items() if name in units}
 
 
@@ -341,9 +356,11 @@ def in_integers(network: Network, budget: Budget, widths: Mapping[str, int]) -> 
     BudgetError
         The network exceeds its budget.
     """
+    # before quantising: scale and index bits are those of the neurons that remain
     kept = needed_neurons(network)
     network, plan = without_neurons(network, kept), budget.of_neurons(kept)
     quantized = quantize(network, budget.profile, bits=widths)
+    # counted on the integers, independently of what compression counted
     plan.check(quantized)
     return network, quantized, plan
 
@@ -393,11 +410,13 @@ def compress_to(
     with together():
         network = extract(model, sample)
         for count in core_counts:
+            # all counts first: one that cannot be met is refused before the hours of the others
             narrow_budget(network, profile, cores=count, bits=bits or default_weight_bits(profile))
         deployments: list[Deployment] = []
         for count in core_counts:
             say(f"Compressing to {count} core{'s' if count > 1 else ''}:")
             deployments.append(compress(
+                # dense training happens once: the model is the one that the count before left
                 model, sample, profile, data, replace(options, epochs_dense=0) if deployments else options, cores=count,
                 bits=bits, method=method, minimax=minimax, out=Path(out) / f"{count}-cores", lava_samples=lava_samples,
                 time_limit_s=time_limit_s, progress=progress, say=say, command=command, resume=resume,

@@ -34,6 +34,7 @@ Say = Callable[[str], None]
 
 def ignore(line: str) -> None:
     """Discard a message: the `Say` of a run without messages."""
+    # an unused argument, for linters
     del line
 
 
@@ -112,10 +113,12 @@ def inspect(
         More cores, chips or bits than the profile has.
     """
     cores, bits = profile.core_count(cores, chips), default_weight_bits(profile) if bits is None else bits
+    # before anything is counted: the counts include its delays
     network, balances = balance(network, profile, bits=bits)
     placement = lay_out(network, profile, cores=cores, bits=bits, connectivity=connectivity)
     placement = with_traffic(placement, network, connectivity=connectivity)
     try:
+        # a placement counted at another connectivity is not that of the unpruned network
         unpruned = Unpruned(network, profile, bits, placement if connectivity in (None, 1.0) else None)
         budget = share_budget(network, profile, cores=cores, bits=bits, unpruned=unpruned)
     except BudgetError as error:
@@ -156,6 +159,7 @@ def deploy(
     RequestError
         `out` cannot be written to, or more cores or bits than the profile has.
     """
+    # the folder first: a path that cannot be written to is refused before any work
     folder, target = output_folder(out), target_of(profile)
     if isinstance(network, QuantizedNetwork):
         check_profile(network, profile)
@@ -164,7 +168,9 @@ def deploy(
     errors = quantization_errors(network, quantized) if isinstance(network, Network) else ()
     notes: tuple[str, ...] = tuple(warnings_of(errors))
     if target is not None and isinstance(network, Network):
+        # with a target only: without one nothing runs the integers
         notes = rounding_warnings(errors, measure_on_random_input(network, quantized))
+    # the delays of the inspection, with which its counts were made
     quantized = balanced(quantized, seen.balances)
     placement = arrange_placement(with_traffic(lay_out(quantized, profile, cores=cores), quantized))
     files = {**network_file(quantized, folder, target), **report_files(folder)}
@@ -259,6 +265,7 @@ def explore(network: Network | QuantizedNetwork, chips: Sequence[str | HardwareP
     answer = widgets.HTML()
 
     def select_chip(_: Any) -> None:
+        # the limit first: ipywidgets clips a value to it
         cores.max = chip.value.cores
         cores.value = min(cores.value, cores.max)
         bits.options = sorted(chip.value["weight_bits"].choices, reverse=True)
@@ -266,6 +273,7 @@ def explore(network: Network | QuantizedNetwork, chips: Sequence[str | HardwareP
         update(None)
 
     def update(_: Any) -> None:
+        # None until a chip is selected
         if bits.value is not None:
             answer.value = budget_html(network, chip.value, cores.value, bits.value)
 

@@ -145,6 +145,7 @@ def spikes_into(network: QuantizedNetwork, inputs: Any, options: FitOptions) -> 
     """
     tensor = torch.as_tensor(inputs)
     batch, size = len(tensor), tensor[0:1].numel()
+    # one sample's size tells the two apart
     if size == network.n_inputs:
         return simulator_spikes(tensor.reshape(batch, *network.input_shape), options.n_steps, options.encoder)
     if tensor.ndim < 3 or tensor[0:1, 0].numel() != network.n_inputs:
@@ -161,6 +162,7 @@ class _EvaluationTotal:
 
     def __init__(self, network: QuantizedNetwork, device: str | None, graded: bool) -> None:
         self.network, self.target, self.graded = network, target_named(network.target), graded
+        # left out, not None: a target's emulator need not know of devices
         self.options: dict[str, Any] = {} if device is None else {"device": device}
         self.fan_out = [(c.source, c.synapse.fan_out()) for layer in network for c in layer.connections]
         self.right = self.samples = self.steps = self.latency = 0
@@ -175,10 +177,13 @@ class _EvaluationTotal:
         self.right += int(np.count_nonzero(decide(output, readout) == labels))
         self.latency += int(steps_to_decision(output, readout).sum())
         self.samples, self.steps = self.samples + len(labels), self.steps + len(labels) * record.n_steps
+        # a graded spike is one event, whatever its value
         counts = {INPUT: np.count_nonzero(spikes, axis=-1)} | dict(record.counts)
         per_neuron = {name: array.sum(axis=0, dtype=np.int64).reshape(-1) for name, array in counts.items()}
         for source, fan_out in self.fan_out:
+            # only input can be graded: neurons send 0 or 1
             kind = "Effective_MACs" if source == INPUT and self.graded else "Effective_ACs"
+            # fan-out counts nonzero weights only, so operations on zeros are not effective ones
             self.operations[kind] += int(per_neuron[source] @ fan_out)
         self.fired.update({name: int(per_neuron[name].sum()) for name in record.counts})
         self.overflows.update(record.overflows)
@@ -215,6 +220,7 @@ def footprint(network: QuantizedNetwork) -> int:
     """Bytes of weights and biases, as `Evaluation.footprint` says."""
     bits = sum(c.synapse.weight.size * layer.weight_bits for layer in network for c in layer.connections)
     biases = sum(layer.bias.size for layer in network if layer.bias.any())
+    # rounded up to whole bytes
     return -(-bits // 8) + 2 * biases
 
 
@@ -228,6 +234,7 @@ def steps_to_decision(output: NDArray[np.float64], readout: Readout) -> NDArray[
     """
     if readout == "max":
         decisions = np.maximum.accumulate(output, axis=-1).argmax(axis=1)
+    # the mean so far decides as the sum so far
     elif readout in ("sum", "mean"):
         decisions = np.cumsum(output, axis=-1).argmax(axis=1)
     elif readout == "last":
@@ -235,4 +242,5 @@ def steps_to_decision(output: NDArray[np.float64], readout: Readout) -> NDArray[
     else:  # a function of the caller's, which may use all steps so far
         decisions = np.stack([decide(output[..., :t], readout) for t in range(1, output.shape[-1] + 1)], axis=-1)
     other = decisions != decisions[:, -1:]
+    # The last step that decides otherwise, found from the end, and one more.
     return np.where(other.any(axis=1), output.shape[-1] - other[:, ::-1].argmax(axis=1) + 1, 1).astype(np.int64)

@@ -31,6 +31,7 @@ from neurodeploy.simulation.records import EpochRecord, SpikeRecord
 MOST_CORES = 4_096
 """Cores that the map draws one by one (32 chips of Loihi); of more it draws chips."""
 _MOST_LAYERS_DRAWN = 40
+# In the drawing's units: the side of a core's cell, and the space above a chip for its name.
 _CELL, _MARGIN = 18, 16
 _NARROWEST_STRIPE = 0.08
 """Smallest width of a stripe, as a share of its cell, so that it stays visible."""
@@ -111,6 +112,7 @@ class ChipMap:
 
 def chip_map(placement: Placement) -> ChipMap:
     """Map of the chips that a placement uses, with their unused cores."""
+    # n_pairs has all layers in the network's order, the order of their colours
     grid, names = core_grid(placement), list(placement.n_pairs)
     colours = dict(zip(names, colours_of(len(names)), strict=True))
     of_chips = len(grid.cores) > MOST_CORES
@@ -171,6 +173,7 @@ def _stripes(slices: list[Slice], colours: dict[str, str]) -> tuple[tuple[str, f
     neurons = Counter[str]()
     for part in slices:
         neurons[part.layer] += part.usage.neurons
+    # Stripes that were widened add up to more than 1: hence the division below.
     shares = {name: max(n / sum(neurons.values()), _NARROWEST_STRIPE) for name, n in neurons.most_common()}
     start, stripes = 0.0, []
     for name, share in shares.items():
@@ -187,6 +190,7 @@ def _cell_lines(placement: Placement, utilization: Floats, slices: list[Slice]) 
     lines = [f"{part.name}, {part.usage.neurons:,} neurons" for part in slices[:_MOST_SLICES_NAMED]]
     if len(slices) > _MOST_SLICES_NAMED:
         lines.append(f"and {len(slices) - _MOST_SLICES_NAMED:,} more slices")
+    # a cell that is a chip: shares are averaged, and counts are left out
     if len(utilization) > 1:
         lines.append(f"{len(utilization):,} cores used; on average")
     counts = placement.on_core(slices[0].core) if len(utilization) == 1 else {}
@@ -215,6 +219,7 @@ class ResourceUse:
         """Share of the budget, 0 and up."""
         if self.budget is None:
             return None
+        # a budget of 0 cannot be divided by
         return self.now / self.budget if self.budget else 0.0
 
 
@@ -236,6 +241,7 @@ def shadow_prices(history: Iterable[EpochRecord], layer: str) -> list[tuple[str,
     for epoch in history:
         for constraint, price in epoch.multipliers.items():
             place, _, resource = constraint.rpartition(" ")
+            # constraints are named after slices, ``fc1[0:64]``: with the bracket, fc1 does not match fc10
             if place.startswith(f"{layer}["):
                 highest[resource] = max(price, highest.get(resource, 0.0))
     return sorted(((name, price) for name, price in highest.items() if price > 0), key=lambda pair: -pair[1])
@@ -268,6 +274,7 @@ def cost_of(placement: Placement) -> Cost | None:
 
 def fingerprint(profile: HardwareProfile) -> str:
     """SHA-256 of a profile's JSON, as ``neurodeploy profiles NAME --json`` prints it, without spaces and with sorted keys."""
+    # sorted and without spaces: the order of keys in a YAML file must not change the hash
     text = json.dumps(chip_json(profile), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -312,10 +319,16 @@ def page_of(report: Report, artifacts: RunArtifacts | None = None) -> str:
     drawn = figures(report, artifacts.quantized, artifacts.budget, artifacts.emulated, artifacts.lava)
     # Autoescape covers all text of users (names, paths, sources); only `Markup`, our own files and figures, is left as it is.
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        # StrictUndefined: a misspelt name in the template is an error, not an empty text
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["n"] = "{:,}".format
     environment.filters["percent"] = "{:.1%}".format
+    # small energies keep three digits, counts keep all of theirs
     environment.filters["figure"] = lambda value: f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
     return environment.get_template("page.html.j2").render(
         report=report, placement=placement, profile=report.profile, before=report.before,

@@ -44,8 +44,11 @@ def svg(
     panels : tuple of int
         Rows and columns of axes.
     """
+    # A colour that nothing else has, so that it can be found in the SVG again.
     ink = dict.fromkeys(_INKED, _INK)
+    # "none" keeps text as text; a fixed salt gives the same ids in every run
     with mpl.rc_context({**ink, "svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9.0, "font.family": "sans-serif"}):
+        # not by pyplot, which keeps its figures and may open windows
         figure = Figure(figsize=size, layout="constrained")
         draw(list(figure.subplots(*panels, squeeze=False).ravel()))
         buffer = io.StringIO()
@@ -55,7 +58,9 @@ def svg(
     text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # it would apply to the whole page
     text = re.sub(r' id="image[0-9a-f]*"', "", text)  # a hash of the image, which two equal images would share
     text = re.sub(r'\bid="', f'id="{name}-', text)
+    # ids have a prefix now; so must whatever refers to them
     text = text.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
+    # for screen readers: one picture, not a list of shapes
     return text.replace("<svg", '<svg role="img"', 1)
 
 
@@ -78,6 +83,7 @@ def colours_of(n: int) -> tuple[str, ...]:
 def shades(n: int) -> tuple[str, ...]:
     """`n` colours of the map for shares, from dark to light."""
     scale = mpl.colormaps[SCALE]
+    # one colour alone is the darkest
     return tuple(to_hex(scale(i / max(n - 1, 1))) for i in range(n))
 
 
@@ -160,9 +166,11 @@ def core_grid(placement: Placement) -> CoreGrid:
     """Positions of the cores of all chips that a placement uses, and of the chips between them."""
     profile = placement.profile
     mesh, per_chip = mesh_of(profile), profile["cores_per_chip"].number
+    # one core for each chip: its first
     used = mesh.position(np.unique(np.array(placement.cores, np.int64) // per_chip) * per_chip)
     everywhere = mesh.position(np.arange(mesh.chips) * per_chip)
     inside = np.ones(mesh.chips, dtype=bool)
+    # from the fourth on: column, row and level of the chip on the board
     for here, all_of_them in zip(used[3:], everywhere[3:], strict=True):
         inside &= (all_of_them >= here.min()) & (all_of_them <= here.max())
     # a crossbar, without a mesh of tiles, is drawn as one tile, as square as possible
@@ -182,6 +190,7 @@ def core_grid(placement: Placement) -> CoreGrid:
     )
     on_chip = np.arange(per_chip)
     at = mesh.position(on_chip)
+    # cores count tile after tile, within a tile row by row
     within = on_chip % per_tile
     x = at.tile_x * tile_columns + within % tile_columns
     y = at.tile_y * tile_rows + within // tile_columns

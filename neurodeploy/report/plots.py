@@ -104,6 +104,7 @@ class _NetworkDrawing:
 
         self.graph = network.to_networkx()
         order = {name: number for number, name in enumerate(self.graph)}
+        # Generations need a graph without cycles: connections back, and loops, are left out.
         forward = nx.DiGraph()
         forward.add_nodes_from(self.graph)
         forward.add_edges_from((source, target) for source, target in self.graph.edges() if order[source] < order[target])
@@ -125,6 +126,7 @@ class _NetworkDrawing:
         side = 1 if x1 > x0 else -1
         passed = [side * y for x, y in self.places.values() if min(x0, x1) <= x <= max(x0, x1)]
         rise = max(passed) + 0.3 - side * middle[1]
+        # arc3 counts to the right of the arrow's direction as positive, which is downwards for one to the right
         bend = -2 * rise / math.hypot(x1 - x0, y1 - y0)
         return (
             (x0, y0 + side * high / 2),
@@ -179,9 +181,11 @@ def training(
         raise RequestError("ax", f"{len(panels)} axes for {len(show)} panels")
     drawer = _TrainingPanels(history)
     for panel, what in zip(panels, show, strict=True):
+        # `what` was checked against TRAINING_PANELS, the names of the methods
         getattr(drawer, what)(panel)
         drawer.mark_phases(panel)
         panel.set_xlabel("epoch")
+        # epochs are whole
         panel.xaxis.get_major_locator().set_params(integer=True)
         bare(panel, grid="y")
     return panels
@@ -233,6 +237,7 @@ class _TrainingPanels:
         for epoch in self.history:
             highest |= {name: max(value, highest.get(name, 0.0)) for name, value in epoch.multipliers.items()}
         names = sorted(highest, key=lambda name: -highest[name])
+        # drawn from the lowest up: the highest of the grey lines is on top
         for name in reversed(names[_MOST_CONSTRAINTS_NAMED:]):
             ax.plot([epoch.multipliers.get(name, np.nan) for epoch in self.history], color=UNUSED, linewidth=0.7)
         for name, colour in zip(names[:_MOST_CONSTRAINTS_NAMED], COLOURS, strict=False):
@@ -270,6 +275,7 @@ def pareto(
     at = np.array([[row[x], row[y]] for row in rows], dtype=np.float64)
     front = on_pareto_front(at)
     ax.plot(*at[~front].T, "o", color=UNUSED, label="dominated")
+    # "post": a front holds its value until the next point
     ax.step(*at[front][np.argsort(at[front][:, 0])].T, where="post", color=COLOURS[0], marker="o", label="Pareto front")
     for row, point in zip(rows, at, strict=True):
         if label in row:
@@ -286,6 +292,7 @@ def pareto(
 def on_pareto_front(at: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Whether each point (n_rows, 2) is on the Pareto front: no other has as little x and as much y, and is better in one."""
     less, more = at[:, None, 0] <= at[None, :, 0], at[:, None, 1] >= at[None, :, 1]
+    # equal points do not dominate each other: both stay on the front
     better = (at[:, None] != at[None]).any(axis=-1)
     result: np.ndarray[Any, np.dtype[np.bool_]] = ~(less & more & better).any(axis=0)
     return result
@@ -314,12 +321,14 @@ def budget(budget: Budget, placement: Placement | None = None, *, ax: Axes | Non
         for i, (resource, label) in enumerate(_RESOURCES.items()):
             limit = np.array([getattr(entry, resource) for entry in budget.layers], dtype=np.float64)
             used = np.array([getattr(placement.of(name), resource) for name in names], dtype=np.float64)
+            # a limit of 0 is drawn as nothing used
             share = np.divide(used, limit, out=np.zeros_like(used), where=limit > 0)
             ax.barh(rows + (i - 1) * high, share, height=high * 0.9, color=COLOURS[i], label=label)
         ax.axvline(1.0, color=COLOURS[5], linewidth=1.2, linestyle="--")
         ax.set_xlabel("used, as a share of the layer's budget")
         ax.set_xlim(left=0)
     ax.set_yticks(rows, shortened(names))
+    # matplotlib counts rows from the bottom; the first layer belongs on top
     ax.invert_yaxis()
     ax.legend(frameon=False, fontsize="small", ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     ax.set_title(f"{budget.profile.name}, {_cores(budget.cores)}", pad=26, fontsize="medium")
@@ -340,6 +349,7 @@ def weights(network: Network | QuantizedNetwork, *, ax: Axes | None = None, bins
     for (name, array), colour, label in zip(found.items(), colours_of(len(found)), shortened(list(found)), strict=True):
         counts, _ = np.histogram(array, edges)
         ax.stairs(counts, edges, color=colour, linewidth=1.6, label=f"{label} ({found[name].size:,})")
+    # symlog: bins with no weight have no logarithm
     ax.set_yscale("symlog", linthresh=1)
     ax.set_ylim(bottom=0)
     whole = isinstance(network, QuantizedNetwork)
@@ -384,6 +394,7 @@ def chip(placement: Placement, by: str = "layer", *, ax: Axes | None = None) -> 
         share = placement.utilizations()[:, columns.index(by)]
         scale = ScalarMappable(Normalize(0, max(1.0, float(share.max()))), SCALE)
         fill = dict(zip(placement.cores, map(tuple, scale.to_rgba(share)), strict=True))
+        # a colour bar asks for an array, even an empty one
         scale.set_array([])
         ax.figure.colorbar(scale, ax=ax, label=f"share of {by.replace('_', ' ')} used", shrink=0.8)
     _paint(ax, grid, fill)
@@ -398,10 +409,12 @@ def _paint(ax: Axes, grid: CoreGrid, fill: Mapping[int, tuple[float, ...]]) -> N
     """Draw all cores as one image, a pixel per core: thousands of rectangles would take minutes."""
     wide, high = grid.size
     picture = np.zeros((high, wide, 4))
+    # an image's first axis is its rows, from the top
     picture[grid.y, grid.x] = to_rgba(UNUSED, 0.45)
     used = np.array([core in fill for core in grid.cores.tolist()])
     picture[grid.y[used], grid.x[used]] = [fill[core] for core in grid.cores[used].tolist()]
     ax.imshow(picture, interpolation="nearest", extent=(0, wide, high, 0))
+    # white lines between more cores than that would cover the cores
     if max(wide, high) <= 80:
         for edge in np.arange(wide + 1):
             ax.axvline(edge, color="white", linewidth=0.8)
@@ -436,6 +449,7 @@ def raster(record: SpikeRecord, layer: str | None = None, sample: int = 0, *, ax
     if not 0 <= sample < record.n_samples:
         raise RequestError("sample", f"{sample} is outside 0..{record.n_samples - 1}")
     ax = axes_or_new(ax, (6.4, 4.4))
+    # (n_neurons, n_steps), whatever the shape of the layer
     whole = {name: record.spikes[name][sample].reshape(-1, record.n_steps) for name in names}
     most = max(_MOST_ROWS // len(names), 1)
     rows = {name: spikes[np.linspace(0, len(spikes) - 1, min(len(spikes), most)).astype(int)] for name, spikes in whole.items()}
@@ -445,6 +459,7 @@ def raster(record: SpikeRecord, layer: str | None = None, sample: int = 0, *, ax
     picture = np.zeros((sum(map(len, rows.values())), record.n_steps, 4))
     start, ticks = 0, []
     for spikes, colour in zip(rows.values(), colours_of(len(rows)), strict=True):
+        # a slice is a view, so the assignment reaches the picture
         picture[start : start + len(spikes)][spikes > 0] = to_rgba(colour)
         ticks.append(start + len(spikes) / 2)
         start += len(spikes)
@@ -469,6 +484,7 @@ def rates(record: SpikeRecord, *, ax: Axes | None = None, bins: int = 20) -> Axe
     edges = np.linspace(0, 1, bins + 1)
     labels = shortened(list(record.spikes))
     for array, colour, label in zip(record.spikes.values(), colours_of(len(labels)), labels, strict=True):
+        # over samples and steps
         each = array.mean(axis=(0, -1)).ravel()
         counts, _ = np.histogram(each, edges)
         ax.stairs(counts / each.size, edges, color=colour, linewidth=1.6, label=f"{label} (mean {each.mean():.3f})")

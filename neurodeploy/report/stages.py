@@ -103,16 +103,19 @@ def measure(
     """
     runs, graded = quantized.target != COUNTING_ONLY, levels_of(options.encoder) > 1
     runnable = as_simulated(network, quantized)
+    # without a target only weights have a width to be rounded to
     rounded = dequantize(quantized, network.timestep_s) if runs else with_rounded_weights(network, quantized)
     right, samples = Counter[str](), 0
     before, after, overflows = Counter[str](), Counter[str](), Counter[str]()
     for inputs, target in data:
         labels = np.asarray(target)
+        # one encoding for all three runs: they differ in arithmetic alone
         spikes = for_simulator(inputs, model, options)
         emulated = simulate(runnable, spikes, record="all", graded=graded)
         samples += len(labels)
         right["emulated"] += count_correct(emulated, runnable, network, labels, options)
         right["quantized"] += count_correct(simulate(rounded, spikes, graded=graded), rounded, network, labels, options)
+        # Counter.update adds; rates are means, so each batch counts by its samples
         before.update(
             {name: rate * len(labels) for name, rate in simulate(network, spikes, record="all", graded=graded).rates().items()}
         )
@@ -221,7 +224,9 @@ def outputs(record: SpikeRecord, network: Network | QuantizedNetwork, rest: NDAr
     if isinstance(network, QuantizedNetwork):
         scale = np.where(network.output.scale > 0, network.output.scale, 1.0)  # a file by another tool has no scale
         exponent = arithmetic_named(network.target).registers.weight_exponent
+        # the target shifts weights left by this exponent before it adds them to the current
         v = v / np.reshape(scale * (1 << exponent), (-1, 1))
+    # the chip's membranes rest at 0
     return v + np.reshape(rest, (-1, 1))
 
 

@@ -43,6 +43,7 @@ def versions() -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for name in VERSIONED:
         try:
+            # the package is known to the index under another name
             found[name] = metadata.version(DISTRIBUTION if name == "neurodeploy" else name)
         except metadata.PackageNotFoundError:
             found[name] = None
@@ -102,12 +103,14 @@ class Report:
             "seed": self.seed,
             "versions": versions(),
             "fits": {"before": None if self.before is None else self.before.fits, "after": self.placement.fits},
+            # the limits that compression had to meet: those broken before it
             "binding": binding(self.placement if self.before is None else self.before),
             **board_json(self.placement),
             "accuracy": asdict(self.accuracy),
             "lava": {"steps": None, "mismatches": None} if self.lava is None else asdict(self.lava),
             "layers": [layer.to_json() for layer in self.layers],
             "balances": [asdict(balance) for balance in self.balances],
+            # a documented key (docs/json.md), which scripts read: it keeps its old name
             "worth": [asdict(price) | {"per_kilobit": price.per_kilobit} for price in self.memory_prices],
             "files": dict(self.files),
         }
@@ -143,6 +146,7 @@ class Report:
     def _repr_html_(self) -> str:
         """Verdict, placement and accuracies for a notebook, with the path of the full report page."""
         rows = [
+            # the interval alone: the share has a column of its own
             (name, share, with_interval(share, n).partition(" ")[2], n)
             for name, _, share, n in self.accuracy.stages() if share is not None and n
         ]  # fmt: skip
@@ -223,6 +227,7 @@ def layer_reports(placement: Placement, budget: Budget | None, before: Placement
     return tuple(
         LayerReport(
             now=placement.of(name),
+            # max: a layer may have no inputs, as the neuron that brings biases
             connectivity=placement.of(name).synapses / max(n_pairs, 1),
             budget=budgets.get(name),
             before=None if before is None else before.of(name),

@@ -31,6 +31,7 @@ _COLUMNS = {
 def as_text(*parts: RenderableType) -> str:
     """Render parts of a report as plain text, at most `WIDTH` columns wide."""
     buffer = io.StringIO()
+    # Plain, so that a file or a pipe gets no escape codes, and names in brackets are not read as markup.
     console = Console(file=buffer, width=WIDTH, no_color=True, highlight=False, markup=False, emoji=False)
     console.print(*parts, sep="\n")
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
@@ -48,6 +49,7 @@ def verdict(placement: Placement, before: Placement | None = None) -> list[str]:
         chips = f" on {shown.chips_used:,} of {shown.profile['chips'].number:,} chips" if shown.chips_used > 1 else ""
         broken = [f"{when}: does not fit. {overrun}" for overrun in shown.overruns()]
         if len(broken) > _MOST_LIMITS:
+            # the slice assignment replaces all further ones by a count
             broken[_MOST_LIMITS:] = [f"... and {len(broken) - _MOST_LIMITS} more limits."]
         lines += broken or [f"{when}: fits. {used}{chips}; {lower_bound(shown)}."]
     return lines
@@ -127,6 +129,7 @@ def traffic_lines(placement: Placement) -> Iterator[str]:
     if cost is None:
         yield f"Energy and time: unknown, because {placement.profile.name}.yaml has no figures."
         return
+    # the three largest are enough for one line
     most = sorted(cost.energy_j_by_kind.items(), key=lambda item: -item[1])[:3]
     shares = ", ".join(f"{kind} {energy / cost.energy_j:.0%}" for kind, energy in most if energy)
     source = placement.profile["synop_sparse_energy"].source
@@ -171,6 +174,7 @@ def with_interval(value: float | None, n: int | None) -> str:
         return "not run"
     from scipy.stats import binomtest  # takes half a second to import
 
+    # round: a share is a count over n. Wilson's interval stays within 0..1, which the normal one leaves near 100 %.
     interval = binomtest(round(value * n), n).proportion_ci(0.95, method="wilson")
     return f"{value:.2%} [{interval.low:.1%}, {interval.high:.1%}]"
 
@@ -180,6 +184,7 @@ _BEGINS = {
     "state_bits": "dynamics", "synop_dense_energy": "energy and time",
 }  # fmt: skip
 """Groups of a profile's table, each by its first key in `KEYS`."""
+# in bits: 8 x 1024
 _KIB = 1 << 13
 
 
@@ -240,6 +245,7 @@ def _rows(profile: HardwareProfile) -> Iterator[tuple[str, str, str, Limit]]:
         group = _BEGINS.get(key, group)
         event, _, what = key.rpartition("_")
         energy, time = (profile.limits.get(f"{event}_{quantity}") for quantity in ("energy", "time"))
+        # one row for both only if one source covers both, and both are assumed or neither is
         together = energy is not None and time is not None and energy.source == time.source and energy.assumed == time.assumed
         if key not in profile or (together and what == "time"):
             continue
@@ -264,6 +270,7 @@ def _value(limit: Limit) -> str:
         ranges = [[width for _, width in run] for _, run in groupby(enumerate(limit.choices), key=lambda item: item[1] - item[0])]
         joined = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in ranges)
         return f"{joined} {limit.unit}"
+    # one value for each core: equal neighbours are counted, 3 x 16 for 16, 16, 16
     runs = [(value, len(list(cores))) for value, cores in groupby(limit.choices)]
     number = ", ".join(f"{count} x {value:,}" if count > 1 else f"{value:,}" for value, count in runs)
     if limit.unit == "bits" and len(runs) == 1 and limit.number >= _KIB:

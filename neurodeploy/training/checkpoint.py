@@ -97,6 +97,7 @@ class Checkpoint:
     _written: float = field(default_factory=time.monotonic, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        # written so that NaN is refused as well
         if not self.every_s >= 0:
             raise RequestError("every_s", f"is {self.every_s}, not at least 0")
 
@@ -136,6 +137,7 @@ class Checkpoint:
 def _first_mismatch(name: str, kept: Any, current: Any) -> str:
     """Describe the first difference between two fingerprints; empty if they are equal."""
     if isinstance(kept, Mapping) and isinstance(current, Mapping):
+        # keys of both: one that was added or removed is a mismatch too
         pairs = [(f"{name} {key}".strip(), kept.get(key), current.get(key)) for key in {**current, **kept}]
     elif isinstance(kept, list) and isinstance(current, list) and len(kept) == len(current) > _MAX_COMPARED_WHOLE:
         pairs = [(name, *pair) for pair in zip(kept, current, strict=True)]
@@ -179,8 +181,10 @@ def load_state(path: str | Path) -> dict[str, Any]:
     try:
         with safe_open(str(path), framework="pt") as file:
             header = file.metadata() or {}
+            # a copy: the tensors may map the file, which the next checkpoint replaces
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # no mapping
         if header.get("format") != _FILE_FORMAT:
+            # "form": the key in files before format 3
             found = header.get("format") or header.get("form") or "no format"
             raise DataError(str(path), f"is not of a training run ({found}, not {_FILE_FORMAT})")
         state: dict[str, Any] = _from_json(json.loads(header["state"]), tensors)
@@ -195,6 +199,7 @@ def _to_json(value: Any, where: str, tensors: dict[str, torch.Tensor]) -> Any:
         case None | bool() | int() | float() | str():
             return value
         case torch.Tensor():
+            # safetensors refuses tensors that share memory or are not contiguous
             tensors[where] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
             return {"tensor": where}
         case np.ndarray():
@@ -203,6 +208,7 @@ def _to_json(value: Any, where: str, tensors: dict[str, torch.Tensor]) -> Any:
         case np.generic():
             return value.item()
         case Mapping():
+            # pairs, because JSON has texts for keys and an optimizer's state has whole numbers
             return {"mapping": [[key, _to_json(each, f"{where}/{key}", tensors)] for key, each in value.items()]}
         case tuple() | list():
             kind = "tuple" if isinstance(value, tuple) else "list"
@@ -270,6 +276,7 @@ def load_weights(model: torch.nn.Module, path: str | Path) -> None:
     has_decays = any(is_decay(name) for name in state)
     target = model
     if has_decays:
+        # on a copy, so that a file that does not fit leaves the model as it was
         target = copy.deepcopy(model)
         learn_decays(target)
     wanted = target.state_dict()
@@ -298,6 +305,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         raise DataError(str(path), "no such file")
     try:
         in_torch = path.suffix in _TORCH_SUFFIXES
+        # weights_only: unpickling anything else could run code
         state = torch.load(path, map_location="cpu", weights_only=True) if in_torch else load_file(path)
     except Exception as error:  # an unpickler raises almost anything on invalid input
         raise DataError(str(path), f"is not a file of weights ({' '.join(str(error).split())[:120]})") from error

@@ -62,6 +62,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     for device, drawn in zip(_devices(), state["cuda"], strict=False):
         torch.cuda.set_rng_state(drawn, device)
     name, keys, *rest = state["numpy"]
+    # int64 in the checkpoint, since torch has few operations on uint32; NumPy wants uint32 back
     np.random.set_state((name, keys.astype(np.uint32), *rest))  # noqa: NPY002  # as above
     version, numbers, normal = state["python"]
     random.setstate((version, tuple(numbers.tolist()), normal))
@@ -176,6 +177,7 @@ class Replicas:
 
     def own_draws(self, where: str) -> AbstractContextManager[None]:
         """While open, random draws differ between processes, as their samples do; the common state comes back afterwards."""
+        # crc32 and not hash(), which differs from process to process
         return nullcontext() if self.alone else seeded(crc32(f"{where}, replica {self.number} of {self.n}".encode()))
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter], share: float, *numbers: float) -> list[float]:
@@ -184,12 +186,14 @@ class Replicas:
             return list(numbers)
         with _collectives.errors():
             # a process without samples has no gradients: all agree first on the parameters that have one anywhere
+            # the numbers and the flags in one message; float64 keeps the counts of large batches exact
             counts = torch.tensor([*numbers, *(float(one.grad is not None) for one in parameters)], dtype=torch.float64)
             _collectives.sum(counts)
             sums = counts.tolist()
             learnt = [one for one, has in zip(parameters, sums[len(numbers) :], strict=True) if has]
             if learnt:
                 parts = [torch.zeros_like(one) if one.grad is None else one.grad for one in learnt]
+                # one message for all gradients: its latency is paid once
                 together = torch.cat([part.reshape(-1) for part in parts]).mul_(share)
                 _collectives.sum(together)
                 for one, part in zip(learnt, torch.split(together, [one.numel() for one in learnt]), strict=True):
@@ -215,19 +219,23 @@ class Replicas:
             except NeurodeployError as error:
                 sent = _Pickler.dumps((None, error, None))
         with _collectives.errors():
+            # the length first: the others have to make room for the message
             _collectives.broadcast(size := torch.tensor([len(sent)]))
+            # on rank 0 the message itself, elsewhere as many zero bytes
             received = torch.frombuffer(bytearray(sent or int(size)), dtype=torch.uint8)
             _collectives.broadcast(received)
         made, wrong, drawn = pickle.loads(received.numpy().tobytes())  # noqa: S301  # from a process of the same program
         if wrong is not None:
             wrong.is_reported_elsewhere = not self.is_first
             raise wrong
+        # `make` may have drawn random numbers, on rank 0 alone
         set_random_state(drawn)
         return cast("T", made)
 
     def in_turn(self, make: Callable[[], T]) -> T:
         """Call `make` on every process, first on one of each machine: the others then find the files that it downloaded."""
         leads = self.alone or int(os.environ.get("LOCAL_RANK", "0")) == 0
+        # LOCAL_RANK counts the processes of one machine
         made = [make()] if leads else []
         self.wait()
         return made[0] if leads else make()
@@ -306,6 +314,7 @@ class Order:
             batches = iter(data)
         except TypeError as error:
             raise DataError("data", f"is {type(data).__name__}, not an iterable of (input, target) batches") from error
+        # an iterator returns itself: a second epoch would find it empty
         if batches is data:
             raise DataError("data", "can be read only once", remedy="Give a list of batches, or a DataLoader.")
         self.data, self.n_batches = data, len(data) if isinstance(data, Sized) else sum(1 for _ in batches)
@@ -325,6 +334,7 @@ class Order:
         shuffled = getattr(self.data, "shuffled", None)
         batches = iter(self.data if shuffled is None else shuffled(self._generator))
         if resumed is not None:
+            # run through, not skipped: making batches may draw random numbers
             sum(1 for _ in islice(batches, done))
             set_random_state(resumed["random"])
         for batch in batches:

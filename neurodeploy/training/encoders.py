@@ -43,6 +43,7 @@ class Direct:
 
     def __call__(self, images: torch.Tensor, n_steps: int) -> torch.Tensor:
         """Encode intensities (batch, \\*shape) as (batch, n_steps, \\*shape); all steps share the image's memory."""
+        # ties to even, as numpy.rint rounds
         sent = torch.round(images * self.levels) / self.levels
         return sent.unsqueeze(1).expand(len(images), n_steps, *images.shape[1:])
 
@@ -76,6 +77,7 @@ def check_payload(profile: HardwareProfile, levels: int) -> None:
             remedy=remedy,
         )
     limit = profile["payload_bits"]
+    # payloads are unsigned: 15 takes 4 bits
     if levels.bit_length() > limit.number:
         raise RequestError(
             "encoder", "bits a spike", need=levels.bit_length(), limit=limit.number, source=limit.where, remedy=remedy
@@ -99,11 +101,13 @@ def rate(images: torch.Tensor, n_steps: int) -> torch.Tensor:
     Error diffusion: a spike in step t where floor(x * (t + 1) + 1/2) > floor(x * t + 1/2).
     """
     levels = images.unsqueeze(0) * _clock(n_steps + 1, images)
+    # 1/2 before floor: the running total is rounded to the nearest, and not down
     return levels.add_(_PHASE).floor_().diff(dim=0).movedim(0, 1)
 
 
 def latency(images: torch.Tensor, n_steps: int) -> torch.Tensor:
     """One spike per pixel, earlier for brighter ones: in step round((1 - x) * (n_steps - 1)); none where x is 0."""
+    # -1 is no step: a pixel of 0 never fires
     when = torch.round((1 - images) * (n_steps - 1)).masked_fill_(images <= 0, -1)
     return (_clock(n_steps, images) == when).to(images.dtype).movedim(0, 1)
 
@@ -168,6 +172,7 @@ def encode(images: torch.Tensor | NDArray[Any], n_steps: int, encoder: Encoder =
         found = f"shape {tuple(spikes.shape)}" if isinstance(spikes, torch.Tensor) else type(spikes).__name__
         raise DataError("encoder", f"returned {found}, not a tensor of shape {wanted}")
     spikes = spikes.to(torch.float32)
+    # only a function is checked: encoders known by name make nothing else
     return check_spikes(spikes, "encoder", levels_of(encoder)) if callable(encoder) else spikes
 
 
@@ -193,6 +198,7 @@ def for_simulators(spikes: torch.Tensor, levels: int) -> NDArray[Any]:
     uint8, 0 or 1; graded spikes are int32, 0..levels.
     """
     moved = spikes.movedim(1, -1).cpu().numpy()
+    # rint: k / levels * levels is not exactly k in float32
     made: NDArray[Any] = moved.astype(np.uint8) if levels == 1 else np.rint(moved * levels).astype(np.int32)
     return np.ascontiguousarray(made)
 
@@ -244,6 +250,7 @@ def decide(outputs: NDArray[Any], readout: Readout) -> NDArray[np.int64]:
     -------
     array (batch,), int64
     """
+    # a copy, because records are read-only arrays and torch warns of those
     in_time = torch.from_numpy(np.array(outputs, dtype=np.float64)).movedim(-1, 0)
     classes: NDArray[np.int64] = read_out(in_time, readout).argmax(dim=1).numpy()
     return classes

@@ -57,6 +57,7 @@ class Teacher:
         with in_mode(self.model, training=False):
             target = log_softmax(read_out(run_model(self.model, spikes), self.options.readout) / temperature, dim=1)
         distance = kl_div(log_softmax(output / temperature, dim=1), target, reduction="batchmean", log_target=True)
+        # T^2: soft targets scale gradients by 1 / T^2 (Hinton et al., section 2)
         return (1 - share) * loss + share * temperature**2 * distance
 
 
@@ -88,12 +89,14 @@ class Learner:
         loss, hits = self._gradients(spikes, target[own], where) if part else (0.0, 0.0)
         trainable = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         loss, hits = self.replicas.sum_gradients(trainable, part, loss * part, hits)
+        # Before the optimizer's step, so that NaN never reaches the weights.
         if not math.isfinite(loss):
             raise TrainingError(
                 where, f"the loss is {loss}",
                 remedy=f"Lower learning_rate (now {self.options.learning_rate:g}), or look for NaN in the model's weights.",
             )  # fmt: skip
         if self.pruning is not None:
+            # after the sum over processes: the method sees the gradients of the whole batch
             self.pruning.before_step()
         optimizer.step()
         return loss, hits
@@ -105,9 +108,11 @@ class Learner:
                 output = read_out(run_model(self.model, spikes, active or {}), self.options.readout)
                 if self.options.loss is torch.nn.functional.cross_entropy:
                     check_labels(target, len(output), output.shape[1])
+                    # cross_entropy takes int64 classes only; data sets also have bytes
                     target = target.long()
                 target = target.to(output.device)
                 loss = self._loss(output, target, spikes)
+            # Inside `in_force`: gradients are taken at the substituted weights. Outside autocast, as torch wants it.
             loss.backward()  # type: ignore[no-untyped-call]  # of torch, in some versions
         if target.is_floating_point() or target.shape != output.shape[:1]:
             return loss.item(), math.nan
@@ -202,6 +207,7 @@ def fit(
         written.
     """
     with together() as replicas:
+        # first: it adds parameters, which rank 0 then sends and the optimizer has to find
         if options.learn_decays and not learn_decays(model):
             raise TrainingError("model", "has no cells whose decays could learn", remedy="Leave learn_decays out.")
         replicas.take_first(model)
@@ -264,6 +270,7 @@ class _FitRun:
                     self._restore(kept)
                 if kept is None or not kept["ended"]:
                     self._phases()
+        # BaseException: Ctrl-C too
         except BaseException:
             self.model.load_state_dict(self.finished)
             raise
@@ -277,9 +284,11 @@ class _FitRun:
             self.replicas.of_first(lambda: checkpoint.write(self.fingerprint, state))
 
     def _into_budget(self, pruning: Pruning) -> None:
+        # A resumed run has its teacher from the checkpoint; a copy made now would be of a pruned model.
         if self.options.distill and self.learner.teacher is None:
             self.learner.teacher = Teacher(self.model, self.options)
         self._phase("compress", self.options.epochs_compress)
+        # resumed during fine-tuning: the method was closed before the checkpoint
         if self.position.phase != "finetune":
             self._decide(pruning, pruning.close)
             self.replicas.take_first(self.model)
@@ -290,12 +299,14 @@ class _FitRun:
         self.model.load_state_dict(self.finished)
 
     def _phase(self, phase: Phase, epochs: int) -> None:
+        # The phases in the order in which they run. Those before the checkpoint's are over.
         order = get_args(Phase)
         if epochs == 0 or order.index(phase) < order.index(self.position.phase):
             return
         trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         if not trainable:
             raise TrainingError("model", "has no parameters to train")
+        # A new one for each phase: it starts without the moments of the phase before.
         optimizer = self.options.optimizer(trainable, self.options.learning_rate)
         if self.kept is None:
             self.position = _Position(phase=phase)
@@ -311,6 +322,7 @@ class _FitRun:
 
     def _epoch(self, epochs: int, optimizer: torch.optim.Optimizer) -> EpochRecord:
         position, all_steps = self.position, epochs * self.order.n_batches
+        # as if the epoch had started that much earlier, so that its seconds continue over a resume
         started = time.perf_counter() - position.seconds
         for inputs, target in self.order.epoch(position.step):
             at = position.epoch * self.order.n_batches + position.step
@@ -327,6 +339,7 @@ class _FitRun:
                 position.correct + hits,
             )
             position.samples, position.seconds = position.samples + len(inputs), time.perf_counter() - started
+            # after `position` has moved on: the checkpoint names the next step to take
             if self.checkpoint is not None and self.replicas.is_first and self.checkpoint.due:
                 self.checkpoint.write(self.fingerprint, self._state(optimizer))
             if self.progress is not None:
@@ -340,6 +353,7 @@ class _FitRun:
 
     def _record(self, started: float) -> EpochRecord:
         with self.learner.in_force():
+            # inside `in_force`: what is tested is what would be deployed
             tested = None if self.test is None else evaluate(self.model, self.test, self.options)[0]
         return EpochRecord(
             phase=self.position.phase,
@@ -365,6 +379,7 @@ class _FitRun:
             decision()
             return pruning.state_dict()
 
+        # a collective call: all processes have to reach it in the same step
         state = self.replicas.of_first(decided)
         if not self.replicas.is_first:
             pruning.load_state_dict(state)

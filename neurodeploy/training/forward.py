@@ -80,6 +80,7 @@ def _has_hooks(module: torch.nn.Module) -> bool:
 
 def _is_plain_chain(model: torch.nn.Module) -> bool:
     return (
+        # type() and not isinstance: a subclass may have a forward of its own
         type(model) is SequentialState
         and not (model.return_hidden or _has_hooks(model))
         and all(stateful or isinstance(module, _TIMELESS) for module, stateful in zip(model, model.stateful_layers, strict=True))
@@ -97,6 +98,7 @@ class _ChainRun:
         self.subset: NeuronSubset | None = None
 
     def run(self, model: SequentialState, spikes: torch.Tensor) -> torch.Tensor:
+        # time first, so that `flatten(0, 1)` makes one batch of all steps
         signal = spikes.movedim(1, 0)
         for module, stateful in zip(model, model.stateful_layers, strict=True):
             neurons = neurons_of(module, signal) if stateful else None
@@ -110,6 +112,7 @@ class _ChainRun:
                 signal = run(neurons, signal)
             elif stateful:
                 signal = _by_step(module, signal.movedim(0, 1))
+            # only a plain Linear can leave rows out
             elif is_linear:
                 own = self.active.get(module)
                 signal, self.subset = self._at_all_steps(self._active_part(module, own), signal), own
@@ -125,6 +128,7 @@ class _ChainRun:
         if own is not None:
             weight, bias = weight.index_select(0, own.numbers), None if bias is None else bias.index_select(0, own.numbers)
         if self.subset is not None:
+            # the signal has only the active neurons of the layer before: take their columns
             weight = weight.index_select(1, self.subset.numbers)
         return partial(torch.nn.functional.linear, weight=weight, bias=bias)
 
@@ -132,8 +136,10 @@ class _ChainRun:
     def _at_all_steps(function: Callable[[torch.Tensor], torch.Tensor], signal: torch.Tensor) -> torch.Tensor:
         """Apply a function without state to all steps; once, where all steps share their memory."""
         if signal.stride(0) == 0:
+            # stride 0 in time, as direct coding makes it: one step's result serves all
             once = function(signal[0])
             return once.expand(len(signal), *once.shape)
+        # steps and samples as one batch: one large product is faster than many small ones
         outputs = function(signal.flatten(0, 1))
         return outputs.view(*signal.shape[:2], *outputs.shape[1:])
 
@@ -143,6 +149,7 @@ Data: TypeAlias = "Iterable[tuple[torch.Tensor, torch.Tensor]]"
 
 _CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 _WEIGHTS = (torch.nn.Linear, LIFRecurrentCell, *_CONVOLUTIONS)
+# bounds the memory of a prediction: all steps of a batch are held at once
 _PREDICT_BATCH = 512
 
 
@@ -228,6 +235,7 @@ def check_labels(target: torch.Tensor, n_samples: int, n_classes: int | None) ->
 @contextmanager
 def in_mode(model: torch.nn.Module, *, training: bool) -> Iterator[None]:
     """Put a model in training or evaluation mode while open; every module's own mode comes back afterwards."""
+    # module by module: a frozen normalisation may be in evaluation mode within a model in training
     modes = [(module, module.training) for module in model.modules()]
     model.train(training)
     try:

@@ -42,6 +42,7 @@ class Decays(torch.nn.Module):
 
     def __init__(self, p: Any, dt: float, arithmetic: Arithmetic) -> None:
         super().__init__()
+        # `_rest`: the parameters that do not learn, such as the threshold
         self._rest, self._dt, self._arithmetic = p, dt, arithmetic
         self._smallest_share = 1 / (1 << arithmetic.registers.decay_bits)
         for name in DECAYS:
@@ -55,14 +56,17 @@ class Decays(torch.nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
+            # through __dict__: copy and pickle ask for attributes before __init__ has set any
             return getattr(self.__dict__.get("_rest"), name)
 
     def _read(self, log: torch.nn.Parameter) -> torch.Tensor:
         with torch.no_grad():
+            # the stored number itself, so that it cannot drift away where its clamp has no gradient
             log.data.clamp_(math.log(self._smallest_share), 0.0)
         share = log.exp()
         registers = self._arithmetic.decay_registers(share.detach().cpu().numpy())
         steps = torch.as_tensor(self._arithmetic.decay_shares(registers)).to(share)
+        # straight-through: the value of the register's share, the gradient of `share`
         return (share + (steps - share.detach())) / self._dt
 
 
@@ -145,12 +149,14 @@ def neurons_of(cell: torch.nn.Module, inputs: torch.Tensor) -> NeuronParameters 
     None for other modules than Norse's LIFCell, LIFBoxCell, LICell and LIBoxCell; for parameters that learn or differ between
     samples, another surrogate gradient than SuperSpike, another reset than to a value, and modules with hooks.
     """
+    # type() and not isinstance: a subclass may compute anything
     if type(cell) not in _STEPS or not inputs.is_floating_point() or cell._forward_hooks or cell._forward_pre_hooks:
         return None
     module = cast("Any", cell)
     numbers = {name: getattr(module.p, name) for name in _NUMBERS if hasattr(module.p, name)}
     usual = (
         module.activation is _STEPS[type(cell)]
+        # Norse's other surrogate gradients have no formula here
         and getattr(module.p, "method", "super") == "super"
         and getattr(module.p, "reset_method", reset_value) is reset_value
         and all(_broadcasts(number, inputs) for number in numbers.values())
@@ -160,6 +166,7 @@ def neurons_of(cell: torch.nn.Module, inputs: torch.Tensor) -> NeuronParameters 
     return NeuronParameters(
         gain=module.dt * numbers["tau_mem_inv"],
         leak=numbers["v_leak"],
+        # the box cells have no synaptic current
         decay=-module.dt * numbers["tau_syn_inv"] if type(cell) in (LIFCell, LICell) else None,
         threshold=numbers.get("v_th"),
         reset=numbers.get("v_reset"),
@@ -172,4 +179,5 @@ def _broadcasts(number: Any, inputs: torch.Tensor) -> bool:
     if not isinstance(number, torch.Tensor) or number.requires_grad or (number.ndim and number.dtype != inputs.dtype):
         return False
     sides = zip(reversed(number.shape), reversed(inputs.shape[2:]), strict=False)
+    # - 2: without steps and batch
     return number.ndim <= inputs.ndim - 2 and all(side in (1, wanted) for side, wanted in sides)

@@ -38,6 +38,7 @@ def forward(neurons: NeuronParameters, inputs: torch.Tensor, outputs: torch.Tens
         _forward[(triton.cdiv(size, _BLOCK),)](
             sources, targets, targets if membranes is None else _in_a_row(membranes), numbers, n_steps, size, numbers.shape[1],
             sources.stride(0), decays=neurons.decay is not None, fires=neurons.threshold is not None, keeps=membranes is not None,
+            # no fused multiply-add: it rounds once where Norse rounds twice
             adds_leak=neurons.adds_leak, block=_BLOCK, enable_fp_fusion=False,
         )  # fmt: skip
 
@@ -88,6 +89,7 @@ def _forward(  # type: ignore[no-untyped-def]  # Triton reads them
     number = numbers + at % n
     gain, leak = tl.load(number), tl.load(number + n)
     decay, threshold, reset = tl.load(number + 2 * n), tl.load(number + 3 * n), tl.load(number + 4 * n)
+    # zeros with the shape and type of a block
     v, current = leak, leak * 0
     drives, output, before = inputs + at, outputs + at, membranes + at
     for _ in range(n_steps):

@@ -20,6 +20,7 @@ from neurodeploy.simulation.kernels import Array, compiled
 from neurodeploy.simulation.layer_schedule import PARALLEL_UPDATES, WorkerPool
 from neurodeploy.training.neuron_cells import NeuronParameters
 
+# Typed: a Python float would make the compiled sums float64, and those round differently from Norse.
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
@@ -28,6 +29,7 @@ def run(neurons: NeuronParameters, inputs: torch.Tensor) -> torch.Tensor:
 
     They start from the initial state. Inputs in half precision give float32: membranes add up over many steps.
     """
+    # autocast leaves the products before in bfloat16
     inputs = inputs.float() if inputs.dtype in (torch.bfloat16, torch.float16) else inputs
     outputs: torch.Tensor = _AllSteps.apply(inputs, neurons)  # type: ignore[no-untyped-call]  # of torch
     return outputs
@@ -36,10 +38,13 @@ def run(neurons: NeuronParameters, inputs: torch.Tensor) -> torch.Tensor:
 class _AllSteps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: torch.Tensor, neurons: NeuronParameters) -> torch.Tensor:
+        # Contiguous, unlike empty_like: `_flat` of any other layout would fill a copy.
         outputs = torch.empty(inputs.shape, dtype=inputs.dtype, device=inputs.device)
         fires = neurons.threshold is not None
+        # an integrator's outputs are its membranes; a neuron's are kept only for a backward pass
         membranes = torch.empty_like(outputs) if fires and ctx.needs_input_grad[0] else None if fires else outputs
         _engine(inputs)[0](neurons, inputs, outputs, membranes)
+        # constants without gradients: they need not go through save_for_backward
         ctx.neurons = neurons
         if fires and membranes is not None:
             ctx.save_for_backward(membranes)
@@ -49,6 +54,7 @@ class _AllSteps(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]  # of torch
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         inputs = torch.empty(gradient.shape, dtype=gradient.dtype, device=gradient.device)
+        # integrators need none to go back: any array of the shape serves
         membranes = ctx.saved_tensors[0] if ctx.saved_tensors else inputs
         _engine(gradient)[1](ctx.neurons, gradient, membranes, inputs)
         return inputs, None
@@ -88,7 +94,9 @@ def forward_in_torch(
         if neurons.threshold is None or neurons.reset is None:
             v = before
             continue
+        # v - threshold > 0 and not v > threshold: Norse subtracts first, and that rounds
         fired = torch.gt(torch.sub(before, neurons.threshold, out=scratch), 0, out=outputs[step])
+        # (1 - z) v + z reset, the terms of Norse's reset in its order
         v = torch.mul(torch.sub(1, fired, out=scratch), before, out=after)
         v.add_(torch.mul(fired, neurons.reset, out=scratch))
 
@@ -102,7 +110,9 @@ def backward_in_torch(neurons: NeuronParameters, outputs: torch.Tensor, membrane
             v.add_(gradient)
         else:
             above = torch.sub(membranes[step], neurons.threshold, out=scratch)
+            # a spike also moves v, from the membrane to the reset
             by_spike = torch.sub(neurons.reset, membranes[step], out=out).mul_(v).add_(gradient)
+            # a neuron that fired was reset: what it was before does not reach the next step
             v.mul_(above <= 0)
             v.add_(by_spike.div_(above.abs_().add_(1).square_()))
         torch.mul(v, neurons.gain, out=out)
@@ -117,6 +127,7 @@ def forward_compiled(
 ) -> None:
     """Run all steps in compiled loops on the CPU, float32; arguments as of `forward_in_torch`."""
     gain, leak, decay, threshold, reset = _of_each(neurons, inputs)
+    # stride 0: all steps are the same memory, so one of them is enough
     sources = _flat(inputs[:1] if len(inputs) and inputs.stride(0) == 0 else inputs)
     targets, kept = _flat(outputs), None if membranes is None else _flat(membranes)
 
@@ -139,6 +150,7 @@ def backward_compiled(neurons: NeuronParameters, outputs: torch.Tensor, membrane
 
 def _of_each(neurons: NeuronParameters, inputs: torch.Tensor) -> list[Any]:
     """Expand gain, leak, decay, threshold and reset to the neurons of a sample: arrays (n,), or None as in `NeuronParameters`."""
+    # float(): torch does not promote by a float64 number of no dimensions; the compiled loops would
     numbers = (neurons.gain, neurons.leak, neurons.decay, neurons.threshold, neurons.reset)
     shape = inputs.shape[2:]
     return [None if number is None else number.float().expand(shape).reshape(-1).numpy() for number in numbers]
@@ -174,6 +186,7 @@ def _forward(
         v[:] = leak
         current[:] = _ZERO
         for step in range(n_steps):
+            # min: a single step stands for all
             drives, output = inputs[min(step, inputs.shape[0] - 1), sample], outputs[step, sample]
             for i in range(n):
                 drive = drives[i]
@@ -211,6 +224,7 @@ def _backward(
                 if threshold is not None and reset is not None:
                     above = membranes[step, sample, i] - threshold[i]
                     by_spike = (reset[i] - membranes[step, sample, i]) * v[i] + gradient[i]
+                    # Norse's SuperSpike is 1 / (|x| + 1)^2: it does not use the `alpha` of the cell's parameters.
                     steepness = np.abs(above) + _ONE
                     by_v = (v[i] if above <= _ZERO else _ZERO) + by_spike / (steepness * steepness)
                 by_drive = by_v * gain[i]

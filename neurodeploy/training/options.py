@@ -82,6 +82,7 @@ class FitOptions:
         at_least_one = ("n_steps", "mask_interval")
         for name in ("epochs_dense", "epochs_compress", "epochs_finetune", "seed", *at_least_one):
             value, least = getattr(self, name), int(name in at_least_one)
+            # bool is a kind of int in Python
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise RequestError(name, f"is {value!r}, not a whole number of at least {least}")
         for name in ("learning_rate", "temperature"):
@@ -96,5 +97,6 @@ class FitOptions:
         for name in ("loss", "optimizer"):
             if not callable(getattr(self, name)):
                 raise RequestError(name, f"is {type(getattr(self, name)).__name__}, not a function")
+        # only for their errors: an unknown name is refused before any data is read
         encoder_of(self.encoder)
         readout_of(self.readout)

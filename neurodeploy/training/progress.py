@@ -58,6 +58,7 @@ def worst(constraints: Mapping[str, float]) -> dict[str, float]:
     """Largest value of each resource, which is the last word of a constraint's name."""
     found: dict[str, float] = {}
     for name, value in constraints.items():
+        # the last space: names of layers may have spaces, resources have none
         resource = name.rpartition(" ")[2]
         found[resource] = max(value, found.get(resource, value))
     return found
@@ -83,6 +84,7 @@ class _Bars(Bars):
     def get_renderables(self) -> Iterator[RenderableType]:
         """Bars, then the line, for rich."""
         yield from super().get_renderables()
+        # rich draws one renderable below the other
         if self.below:
             yield Text(self.below, no_wrap=True, overflow="ellipsis")
 
@@ -113,4 +115,5 @@ class ProgressBars:
             self._tasks[step.phase] = self._bars.add_task(step.phase, total=step.epochs * step.steps, detail="")
         detail = f"loss {step.loss:.3f}" + ("" if math.isnan(step.accuracy) else f", {step.accuracy:.1%} right")
         self._bars.below = pressure(step)
+        # counted over the whole phase: one bar for all its epochs
         self._bars.update(self._tasks[step.phase], completed=step.epoch * step.steps + step.step + 1, detail=detail)

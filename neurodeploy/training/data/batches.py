@@ -56,6 +56,7 @@ class RandomShift:
         padded = torch.nn.functional.pad(inputs, [self.pixels] * 4).reshape(
             len(inputs), -1, height + 2 * self.pixels, width + 2 * self.pixels
         )
+        # where the result begins in the padded image: a shift down looks further up
         from_ = self.pixels - drawn
         rows = (torch.arange(height) + from_[:, :1])[:, :, None]
         columns = (torch.arange(width) + from_[:, 1:])[:, None, :]
@@ -114,12 +115,15 @@ class RandomAffine:
             raise DataError("inputs", f"of shape {tuple(inputs.shape)} have no rows and columns to turn")
         height, width = inputs.shape[-2:]
         turn, slant, tall, wide, down, right = drawn.T
+        # coordinates from the centre, about which images turn
         y = torch.arange(height) - (height - 1) / 2
         x = torch.arange(width) - (width - 1) / 2
         rows, columns = (y - down[:, None])[:, :, None], (x - right[:, None])[:, None, :]
         cos, sin = turn.cos()[:, None, None], turn.sin()[:, None, None]
+        # The inverse map: for each new pixel, where it comes from in the old image.
         from_row = (cos * rows - sin * columns) / tall[:, None, None]
         from_column = (sin * rows + cos * columns) / wide[:, None, None] + slant.tan()[:, None, None] * from_row
+        # grid_sample wants (x, y), with -1 and 1 at the centres of the outermost pixels (align_corners)
         grid = torch.stack([2 * from_column / max(width - 1, 1), 2 * from_row / max(height - 1, 1)], dim=-1)
         images = inputs.reshape(len(inputs), -1, height, width).float()
         return torch.nn.functional.grid_sample(images, grid, align_corners=True).reshape(inputs.shape)
@@ -191,6 +195,7 @@ class Batches:
             raise RequestError("batch_size", f"is {batch_size}, not at least 1")
 
     def __len__(self) -> int:
+        # rounded up: the last batch may be smaller
         return -(-len(self.inputs) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -269,6 +274,7 @@ class DataSplit(NamedTuple):
         is_held_out = torch.zeros(len(targets), dtype=torch.bool)
         for label in sorted(set(targets.tolist())):
             of_class = torch.nonzero(targets == label)[:, 0]
+            # class by class, so that both halves have the classes in the same shares
             drawn = torch.randperm(len(of_class), generator=generator)[: round(share * len(of_class))]
             is_held_out[of_class[drawn]] = True
         kept, held_out = torch.nonzero(~is_held_out)[:, 0], torch.nonzero(is_held_out)[:, 0]

@@ -106,6 +106,7 @@ def load_digits(batch_size: int) -> DataSplit:
     from sklearn.datasets import load_digits as load  # takes a second to import
 
     digits = load()
+    # grey levels are 0..16
     images, labels = torch.tensor(digits.images / 16, dtype=torch.float32).unsqueeze(1), torch.tensor(digits.target)
     held_out = torch.zeros(len(labels), dtype=torch.bool)
     for label in range(10):
@@ -275,6 +276,7 @@ def load_data(spec: str, *, batch_size: int | None = None, folder: str | Path | 
                 raise unsupported_kind(of.reader)
     if name == "mnist" and rest:
         return load_npz(Path(rest), batch_size or CATALOGUE["mnist"].batch_size)
+    # the last colon: a path may hold others
     if rest and spec.rpartition(":")[2].isidentifier():
         return load_from_factory(spec)
     raise DataError(spec, "is no data set", remedy=f"Give {SPECS}.")

@@ -58,6 +58,7 @@ def frames(events: NDArray[Any], sensor: tuple[int, ...], n_steps: int, merge: i
             raise DataError("events", f"have {axis} in {place.min()}..{place.max()}, outside 0..{size - 1}")
         places.append(place if axis == "p" else place // merge)
     times = events["t"].astype(np.int64)
+    # whole ticks, as tonic's ToFrame cuts
     step = (times[-1] - times[0]) // n_steps
     bounds = np.searchsorted(times, times[0] + step * np.arange(n_steps + 1))
     for frame, (start, end) in zip(made, pairwise(bounds), strict=True):
@@ -89,6 +90,7 @@ class Recordings:
 
     def __getitem__(self, which: torch.Tensor) -> torch.Tensor:
         shape = (len(which), self._n_steps, *merged(self._of.input_shape, self._merge))
+        # numbers within this half, then within the files
         bits = [self._bits(self._which[k]) for k in which.tolist()]
         size = int(np.prod(shape[1:]))
         unpacked = np.unpackbits(np.stack(bits), axis=1, count=size) if bits else np.zeros(0, dtype=np.uint8)
