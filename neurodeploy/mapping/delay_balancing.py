@@ -1,8 +1,8 @@
-"""Paths of different depth made equally long: spikes that skip layers wait in their synapses, or neurons in between relay them.
+"""Balancing of paths of different depth: spikes that skip layers wait in their synapses, or relay neurons repeat them.
 
 On the chip every synapse takes a step, so spikes on a short path come early. Waiting costs bits for the delay in every synapse
-of the connection; relays (neurons that repeat a spike a step later, each with one synapse) cost neurons, axons and lists,
-and serve all layers that skip from the same source. Neither changes a spike.
+of the connection; relays (neurons that repeat a spike a step later, each with one synapse) cost neurons, axons and
+synapse lists, and serve all layers that skip from the same source. Neither changes a spike.
 """
 
 from __future__ import annotations
@@ -29,26 +29,27 @@ from neurodeploy.targets import arithmetic_named
 Vector: TypeAlias = "NDArray[np.float64]"
 G = TypeVar("G", bound="LayerGraph[Any]")
 
+# Firing is strict: 2 > 1. See `SPIKE - 1` below.
 SPIKE = 2
 """A relay's weight and, less one, its threshold mantissa: one spike fires it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Balance:
-    """How the spikes of a source that skip layers are kept back, and what either way would cost.
+    """The way in which spikes of a source that skip layers are delayed, and the cost of both ways.
 
     Attributes
     ----------
     source : str
     targets : tuple of str
-        The layers that hear it too early.
+        The layers that receive its spikes too early.
     steps : int
-        By how much, at most.
+        Steps by which they come early, at most.
     by : "synapses" | "relays"
         Delays in the synapses of the targets, or populations in between.
     synapses_cost, relays_cost : float
-        By how much of a core all relays and layers that hear early spikes take more, other sources as they are chosen, before
-        anything is cut: of the resource of which most is taken. None where the chip's synapses hold no spike that long.
+        Additional cores for this source with delays, and with relays, while the other sources stay as selected. An estimate by
+        the resource that is used most, before layers are cut. None where the chip's synapses cannot delay spikes that long.
     """
 
     source: str
@@ -67,11 +68,12 @@ class Balance:
 
 
 def balance(network: G, profile: HardwareProfile, *, bits: int = DEFAULT_WEIGHT_BITS) -> tuple[G, tuple[Balance, ...]]:
-    """Choose, for every source whose spikes skip layers, the cheaper way to keep them back; relays become layers.
+    """Choose, for every source whose spikes skip layers, the cheaper way to delay them; relays become layers.
 
     The result fires as the network does, layer by layer and step by step (`neurodeploy.ir.graph`). Sources depend on each
-    other, since a sum of spikes that all wait alike stores its lists once. So one source after another is changed as long as
-    the estimate falls, and what comes of it is laid out beside delays everywhere and relays everywhere: fewest cores win.
+    other, since a sum of spikes that all wait equally long stores its synapse lists once. So one source after another is
+    changed as long as the estimate falls. The result is then packed, and so are delays everywhere and relays everywhere: the
+    fewest cores win.
 
     Parameters
     ----------
@@ -83,7 +85,9 @@ def balance(network: G, profile: HardwareProfile, *, bits: int = DEFAULT_WEIGHT_
         return network, ()
     costs = _Costs(network, profile, bits, steps)
     none, everywhere = frozenset[str](), frozenset(steps)
+    # Greedy: two starts against local optima.
     improved = min((costs.improved(start) for start in (none, everywhere)), key=costs.of)
+    # Relays everywhere run on every chip: they need no delays but the network's own.
     candidates = [each for each in dict.fromkeys((improved, none, everywhere)) if costs.of(each) < np.inf] or [everywhere]
     choices = [tuple(costs.balance_of(source, each) for source in steps) for each in candidates]
     networks: list[Any] = [balanced(network, each) for each in choices]
@@ -114,15 +118,15 @@ def _skips(network: LayerGraph[Any]) -> dict[str, int]:
     return {source: n for source, n in steps.items() if n}
 
 
-# ---------------------------------------------------------------------------------------------- what either way costs
+# --------------------------------------------------------------------------------------------- cost of delays and relays
 
 
 class _Costs:
-    """What the layers that hear early spikes, and relays, take of a chip, before they are cut: estimates in parts of a core."""
+    """Estimated usage, in cores, of the relays and of the layers that receive early spikes, before anything is cut."""
 
     def __init__(self, network: LayerGraph[Any], profile: HardwareProfile, bits: int, steps: Mapping[str, int]) -> None:
         self.network, self.profile, self.bits, self.steps = network, profile, bits, steps
-        settings = ("slices", "biases", "synapse_formats", "neuron_profiles", "threshold_profiles")  # of how a layer is cut
+        settings = ("slices", "biases", "synapse_formats", "neuron_profiles", "threshold_profiles")  # depend on the cut
         self.resources = [resource for resource in limited_resources(profile) if resource not in settings]
         self.capacity = np.array([max(profile.capacity(resource), 1) for resource in self.resources], dtype=np.float64)
         self.early = early_steps(network)
@@ -132,22 +136,23 @@ class _Costs:
         self.relays = {source: self._relays(source) for source in steps}
 
     def of(self, relayed: frozenset[str]) -> float:
-        """Cores of all of it together; infinite where a synapse holds no spike as long."""
+        """Estimated cores of all of them; infinite where a delay is longer than the chip's synapses allow."""
         taken = self.taken(relayed)
         return np.inf if taken is None else self.cores(taken)
 
     def cores(self, taken: Vector) -> float:
-        """Of the resource of which most is taken."""
+        """Share of a core, of the resource that is used most."""
         return float((taken / self.capacity).max(initial=0.0))
 
     def taken(self, relayed: frozenset[str], free: str = "") -> Vector | None:
-        """Of each resource: spikes of `relayed` sources wait in relays, those of `free` come in time for nothing."""
+        """Usage of each resource if spikes of `relayed` sources wait in relays, and those of `free` come in time at no cost."""
         taken = np.zeros(len(self.resources))
         for layer in self.receiving:
             waits = tuple(
                 c.delay_steps + (0 if c.source in relayed or c.source == free else n)
                 for n, c in zip(self.early[layer.name], layer.connections, strict=True)
             )
+            # One delay that the chip does not have makes the whole state impossible.
             if max(waits) > self.profile.number("max_delay_steps", UNLIMITED):
                 return None
             taken += self._layer(layer, waits)
@@ -166,6 +171,7 @@ class _Costs:
 
     def balance_of(self, source: str, relayed: frozenset[str]) -> Balance:
         """What is done for a source if `relayed` sources have relays, and the cost of either solution."""
+        # What delays or relays of this source alone add to spikes that come in time at no cost.
         at_once, delayed, passed = (
             self.taken(others, free=free)
             for others, free in ((relayed - {source}, source), (relayed - {source}, ""), (relayed | {source}, ""))
@@ -185,20 +191,22 @@ class _Costs:
     def _relays(self, source: str) -> Vector:
         """Each neuron of the source, and of all relays but the last, has an output axon more."""
         relay, n_relays = _relay(self.network, source, source, 1), self.steps[source]
-        sent = (n_relays - (source == INPUT)) * relay.n_neurons
+        sent = (n_relays - (source == INPUT)) * relay.n_neurons  # the network's input takes no output axons
         nothing = Usage(neurons=0, synapses=0, synapse_memory_bits=0, input_axons=0, encoding="")
         return self._layer(relay, (0,)) * n_relays + self._vector(nothing, sent)
 
     def _layer(self, layer: AnyLayer, waits: tuple[int, ...]) -> Vector:
-        """A layer as a whole, by a piece that a core holds: halved, along the side that costs least, until it is no more."""
+        """Usage of a whole layer, from a block that a core holds: the layer, halved along the cheapest side until it fits."""
         key = layer.name, waits
         if key not in self._layers:
             width = weight_bits(bits_of(layer, self.bits), self.profile)
             count = LayerCount(layer, width, self.profile, cache=self._counted, wait_steps=waits)
             addressed = 1 << max(self.profile["index_bits"].choices) if "index_bits" in self.profile.limits else UNLIMITED
             sides = grid_of(layer)
+            # A block with more neurons than the widest target index addresses cannot even be counted.
             while math.prod(sides) > min(self.profile.capacity("neurons"), addressed):
                 sides = min(self._halved(sides), key=max)
+            # Counted: usage a neuron depends on the shape.
             while (self._piece(count, sides) > self.capacity).any() and math.prod(sides) > 1:
                 sides = min(self._halved(sides), key=lambda each: self.cores(self._piece(count, each) / math.prod(each)))
             self._layers[key] = self._piece(count, sides) * (layer.n_neurons / math.prod(sides))
@@ -206,7 +214,7 @@ class _Costs:
 
     @staticmethod
     def _halved(sides: tuple[int, ...]) -> list[tuple[int, ...]]:
-        """Every way to halve a side."""
+        """The block with each of its sides halved in turn."""
         return [(*sides[:axis], -(-side // 2), *sides[axis + 1 :]) for axis, side in enumerate(sides) if side > 1]
 
     def _piece(self, count: LayerCount, sides: tuple[int, ...]) -> Vector:
@@ -234,6 +242,7 @@ def _relay(network: LayerGraph[Any], source: str, source_name: str, k: int) -> A
     name, synapse = _name(source, k), _one_to_one(shape)
     if isinstance(network, Network):
         one, zero = np.ones(()), np.zeros(())
+        # Decays of 1: a relay remembers nothing, so one spike in is one spike out.
         neuron = LIF(threshold=one / 2, current_decay=one, voltage_decay=one, rest=zero)
         return Layer(
             name=name, shape=shape, neuron=neuron, connections=(Connection(source=source_name, synapse=synapse),), bias=zero
@@ -242,7 +251,7 @@ def _relay(network: LayerGraph[Any], source: str, source_name: str, k: int) -> A
     wiring |= {"weight": np.full(synapse.weight.shape, SPIKE), "weight_bits": SPIKE.bit_length()}
     integers = quantized_kind(synapse)(**wiring)
     assert isinstance(network, QuantizedNetwork)
-    forgets_all = arithmetic_named(network.target).decay_registers(np.ones(()))
+    forgets_all = arithmetic_named(network.target).decay_registers(np.ones(()))  # the target's register for a decay of 1
     return QuantizedLayer(
         name=name, shape=shape, neuron=QuantizedLIF(vth=np.array(SPIKE - 1), du=forgets_all, dv=forgets_all),
         connections=(Connection(source=source_name, synapse=integers),), bias=np.zeros(()), scale=np.array(float(SPIKE)),
@@ -250,7 +259,7 @@ def _relay(network: LayerGraph[Any], source: str, source_name: str, k: int) -> A
 
 
 def _one_to_one(shape: tuple[int, ...]) -> Conv | Sparse:
-    """A synapse from each neuron to its like: a window of one pixel and channel for images, whose lists are shared."""
+    """A synapse from each neuron to its counterpart: a window of one pixel and channel for images, whose lists are shared."""
     n = int(np.prod(shape))
     if len(shape) == 3:
         return Conv(weight=np.ones((shape[0], 1, 1, 1)), input_shape=shape, groups=shape[0])

@@ -74,6 +74,7 @@ class Figures:
 
     def __post_init__(self) -> None:
         steps = list(self.sync_tiles)
+        # The last test refuses equal entries too: a number of tiles has one time.
         if len(steps) != len(self.sync_time_s) or steps[:1] != [1] or steps != sorted(set(steps)):
             raise ProfileError("sync_tiles", f"{self.sync_tiles} does not ascend from 1 tile, one for each sync_time_s")
 
@@ -127,10 +128,11 @@ class StepEvents(ByValue):
         for name in names:
             freeze(self, name, np.int64 if name in INTEGER_FIELDS else np.float64)
         for name in names:
+            # Arrays named flow_*: one entry for each flow; others: one for each core.
             array, like = getattr(self, name), self.flow_messages if name.startswith("flow_") else self.spikes
             if array.ndim != 1 or array.shape != like.shape:
                 raise NetworkError(f"StepEvents.{name}", f"has shape {array.shape}, not {like.shape}")
-            low = OUTSIDE if name == "flow_source" else 0
+            low = OUTSIDE if name == "flow_source" else 0  # only a source may lie off the chip
             check_range(self, name, low, self.n_cores - 1 if name in ("flow_source", "flow_target") else np.inf)
 
     @property
@@ -148,7 +150,7 @@ class StepEvents(ByValue):
         return self._at(self.flow_source)
 
     def _at(self, core: NDArray[np.int64]) -> NDArray[np.float64]:
-        on_chip = core != OUTSIDE
+        on_chip = core != OUTSIDE  # bincount takes no negative index
         totals: NDArray[np.float64] = np.bincount(core[on_chip], self.flow_messages[on_chip], self.n_cores).astype(np.float64)
         return totals
 
@@ -240,7 +242,7 @@ def estimate_step(events: StepEvents, figures: Figures) -> StepEstimate:
 
 def queues_s(events: StepEvents, figures: Figures) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Time that each core takes to send and to receive: two arrays (n_cores,), in seconds."""
-    counts, none = events.by_kind(), np.zeros(events.n_cores)
+    counts, none = events.by_kind(), np.zeros(events.n_cores)  # `none`: the sum of no arrays is still an array
     sending = sum((counts[kind] * figures.cost(kind).time_s for kind in SENDING_EVENTS), none)
     receiving = sum((counts[kind] * figures.cost(kind).time_s for kind in RECEIVING_EVENTS), none)
     return sending, receiving
@@ -257,9 +259,9 @@ def mesh_of(profile: HardwareProfile) -> Mesh:
     chips = profile["chips"].number
     return Mesh(
         chips=chips,
-        chip_mesh=profile["chip_mesh"].choices if "chip_mesh" in profile else (chips,),
+        chip_mesh=profile["chip_mesh"].choices if "chip_mesh" in profile else (chips,),  # by default chips lie in a row
         cores_per_chip=profile["cores_per_chip"].number,
-        cores_per_tile=profile.number("cores_per_tile", 1),
+        cores_per_tile=profile.number("cores_per_tile", 1),  # without tiles each core is its own
         tile_mesh=profile["tile_mesh"].choices if "tile_mesh" in profile else (),
     )
 
@@ -271,6 +273,7 @@ def figures_of(profile: HardwareProfile) -> Figures | None:
     """
     if "synop_sparse_energy" not in profile:
         return None
+    # Without both figures synchronisation takes no time.
     waits = "sync_tiles" in profile and "sync_time" in profile
     tiles, times = (profile["sync_tiles"].choices, profile["sync_time"].choices) if waits else ((1,), (0,))
 
@@ -280,7 +283,7 @@ def figures_of(profile: HardwareProfile) -> Figures | None:
     costs = {
         event: EventCost(energy_j=figure(f"{event}_energy") * 1e-12, time_s=figure(f"{event}_time") * 1e-9) for event in EVENTS
     }
-    return Figures(**costs, sync_tiles=tiles, sync_time_s=tuple(time * 1e-9 for time in times))
+    return Figures(**costs, sync_tiles=tiles, sync_time_s=tuple(time * 1e-9 for time in times))  # profiles state pJ and ns
 
 
 def unpriced(profile: HardwareProfile) -> tuple[str, ...]:
@@ -312,6 +315,7 @@ class Traffic:
         _, place = np.unique(self.homes, return_inverse=True)
         pairs = np.stack([place[self.links.source[inside]], place[self.links.target[inside]]])
         n_cores = int(place.max()) + 1
+        # A key for each pair of cores: links between the same pair add up.
         keys, which = np.unique(pairs[0] * n_cores + pairs[1], return_inverse=True)
         spikes = np.bincount(which, self.links.spikes[inside], keys.size).astype(np.float64)
         return Flow(source=keys // n_cores, target=keys % n_cores, spikes=spikes)
@@ -339,13 +343,16 @@ class Traffic:
         links, mesh = self.links, mesh_of(self.profile)
         cores, place = np.unique(self.homes, return_inverse=True)
         target, inside = place[links.target], links.source >= 0
-        source = np.where(inside, place[links.source], -1)
+        source = np.where(inside, place[links.source], -1)  # -1 is `OUTSIDE`
 
         def summed(where: NDArray[np.int64], what: NDArray[np.float64]) -> NDArray[np.float64]:
             return np.bincount(where, what, cores.size).astype(np.float64)
 
+        # In the order of ENCODINGS.
         synops = [summed(target, links.synops * (links.encoding == n)) for n in range(len(ENCODINGS))]
+        # Input is priced as if it came from its target core: no hops, since nothing says where it enters the board.
         east, north, chips = mesh.hops(cores[np.where(inside, source, target)], cores[target])
+        # Which neurons have nothing to update is not known from rates, so all count as updated.
         neurons = summed(place, self.neurons)
         return StepEvents(
             synops_dense=synops[0], synops_sparse=synops[1], synops_convolution=synops[2], neuron_accesses=neurons,
@@ -367,13 +374,15 @@ def link_loads(flow: Flow, position: NDArray[np.int64], mesh: Mesh) -> NDArray[n
     a, b = flow.source, flow.target
     same = at.chip[a] == at.chip[b]
     a, b, spikes = a[same], b[same], flow.spikes[same]
-    loads = np.zeros((mesh.chips, rows + 1, columns + 1, 4))
+    loads = np.zeros((mesh.chips, rows + 1, columns + 1, 4))  # one more row and column: a run may end one past the last tile
     for axis, (here, there, fixed) in enumerate(
+        # Along x in the source's row, then along y in the target's column.
         ((at.tile_x[a], at.tile_x[b], at.tile_y[a]), (at.tile_y[a], at.tile_y[b], at.tile_x[b]))
     ):
         for back in (0, 1):
             goes = there < here if back else there > here
-            start, stop = (there + 1, here + 1) if back else (here, there)
+            start, stop = (there + 1, here + 1) if back else (here, there)  # a link belongs to the tile that a spike leaves
+            # +1 where a run of tiles begins and -1 behind its end: the cumulative sums below fill in what lies between.
             for sign, end in ((1.0, start), (-1.0, stop)):
                 index = (end, fixed) if axis else (fixed, end)
                 np.add.at(loads, (at.chip[a][goes], index[0][goes], index[1][goes], 2 * axis + back), sign * spikes[goes])

@@ -69,15 +69,18 @@ def bisect(
             break
         middle = region_centers(points, place_region)
         value = smooth_scores(graph, core_region, spread(core_region, begin), axis, middle, smoothing)
-        free = np.bincount(place_region[~far], minlength=axis.size)
+        free = np.bincount(place_region[~far], minlength=axis.size)  # places in the near half of each region
         core_far = ranks(core_region, value) >= free[core_region]
+        # Region r splits into 2r (near) and 2r + 1 (far): siblings differ in the last bit. `unique` renumbers the halves from 0.
         kinds, place_region = np.unique(2 * place_region + far, return_inverse=True)
+        # Cores fill as many places, so they have the same halves.
         core_region = np.searchsorted(kinds, 2 * core_region + core_far)
         halves, middle = sibling_regions(kinds), region_centers(points, place_region)
         for _ in range(trades):
             if not swap_sides(graph, core_region, middle, halves, axis[kinds // 2], rng):
                 break
     result = np.empty(n_places, np.int64)
+    # Regions are no longer cut when all their points coincide (a tile, or one core), so any order within a region costs the same.
     result[np.argsort(core_region, kind="stable")] = np.argsort(place_region, kind="stable")
     return result[:n_cores]
 
@@ -101,15 +104,16 @@ def region_centers(points: Floats, region: Integers) -> Floats:
 
 def sibling_regions(kinds: Integers) -> Integers:
     """Number of the other half of each region (n_regions,); the region itself where it was not cut."""
-    found = np.minimum(np.searchsorted(kinds, kinds ^ 1), kinds.size - 1)
+    found = np.minimum(np.searchsorted(kinds, kinds ^ 1), kinds.size - 1)  # the sibling has the other last bit, see `bisect`
     return np.where(kinds[found] == kinds ^ 1, found, np.arange(kinds.size))
 
 
 def ranks(region: Integers, values: Floats) -> Integers:
     """Rank of each value, which is between -2 and 2, within its region, from 0."""
-    order = np.argsort(region * 4.0 + values, kind="stable")
+    order = np.argsort(region * 4.0 + values, kind="stable")  # one sort for all: 4 keeps regions apart
     size = np.bincount(region)
     rank = np.empty(region.size, np.int64)
+    # Place in the sort, less the region's first place.
     rank[order] = np.arange(region.size) - (np.cumsum(size) - size)[region[order]]
     return rank
 
@@ -126,12 +130,12 @@ def smooth_scores(graph: TrafficGraph, region: Integers, value: Floats, axis: In
     mine, theirs = region[graph.owner], region[graph.core]
     inside = mine == theirs
     away = np.sign(middle[theirs, axis[mine]] - middle[mine, axis[mine]])
-    sent = np.maximum(np.bincount(graph.owner, graph.spikes, n_cores), np.finfo(np.float64).tiny)
+    sent = np.maximum(np.bincount(graph.owner, graph.spikes, n_cores), np.finfo(np.float64).tiny)  # no 0 / 0 without traffic
     for _ in range(smoothing):
         between = np.where(inside, value[graph.core], away)
-        value = value.copy()
+        value = value.copy()  # adding to the own score damps: plain averages oscillate along a chain
         value[:n_cores] += np.bincount(graph.owner, graph.spikes * between, n_cores) / sent
-        value = spread(region, value)
+        value = spread(region, value)  # without it all scores of a region become one value
     return value
 
 
@@ -146,7 +150,7 @@ def swap_sides(
     rows = np.arange(axis.size)
     here, over = middle[rows, axis], middle[halves, axis]
     mine = region[graph.owner]
-    there = middle.ravel()[region[graph.core] * middle.shape[1] + axis[mine]]
+    there = middle.ravel()[region[graph.core] * middle.shape[1] + axis[mine]]  # flat index of middle[region, axis]
     closer = np.abs(here[mine] - there) - np.abs(over[mine] - there)
     gain = np.zeros(region.size)
     gain[:n_cores] = np.bincount(graph.owner, graph.spikes * closer, n_cores)
@@ -156,7 +160,7 @@ def swap_sides(
     first = np.cumsum(size) - size
     nth = np.arange(region.size) - first[region[order]]
     other = halves[region[order]]
-    paired = (region[order] < other) & (nth < size[other])
+    paired = (region[order] < other) & (nth < size[other])  # each pair once; a region that was not cut is its own sibling
     one, two = order[paired], order[first[other[paired]] + nth[paired]]
     gainful = gain[one] + gain[two] > 1e-9 * graph.spikes.sum() / n_cores
     one, two = one[gainful], two[gainful]
@@ -173,10 +177,10 @@ def placement_costs(subset: CoreSubset, near: Floats, points: Floats) -> Floats:
     total = np.zeros((subset.members.size, len(points)))
     if subset.row.size == 0:
         return total
-    starts = np.flatnonzero(np.diff(subset.row, prepend=-1))
+    starts = np.flatnonzero(np.diff(subset.row, prepend=-1))  # reduceat cannot sum the empty lists of members without neighbours
     rows = subset.row[starts]
     for axis in range(points.shape[1]):
-        values, index = np.unique(points[:, axis], return_inverse=True)
+        values, index = np.unique(points[:, axis], return_inverse=True)  # a board has few coordinates: each is priced once
         paid = np.add.reduceat(subset.spikes[:, None] * np.abs(near[:, axis, None] - values), starts, axis=0)
         total[rows] += paid[:, index.ravel()]
     return total
@@ -197,8 +201,9 @@ def blocks(points: Floats, size: int, rng: np.random.Generator) -> Iterator[Inte
     long, across = rng.permutation(2) if points.shape[1] > 1 else (0, 0)
     spread = np.ptp(points, axis=0) + 1
     n_strips = max(1, round(np.sqrt(len(points) / size * spread[long] / spread[across]) * rng.uniform(0.7, 1.4)))
-    order = np.lexsort((rng.random(len(points)), points[:, long]))
+    order = np.lexsort((rng.random(len(points)), points[:, long]))  # last key first: random numbers only break ties
     width = -(-len(points) // n_strips)
+    # The first cut is random, so that the borders of blocks move from call to call.
     for strip in np.split(order, range(int(rng.integers(1, width + 1)), len(order), width)):
         along = strip[np.lexsort((rng.random(strip.size), points[strip, across]))]
         yield from (part for part in np.split(along, range(int(rng.integers(0, size)), along.size, size)) if part.size > 1)
@@ -215,6 +220,7 @@ def reassign(graph: TrafficGraph, at: Integers, points: Floats, members: Integer
         if mine.size == 0:
             continue
         subset = core_subset(graph, members[mine])
+        # No two members are neighbours, so what one pays does not depend on where the others go.
         _, best = linear_sum_assignment(placement_costs(subset, points[at[subset.core]], points[here]))
         at[subset.members] = here[best]
 
@@ -246,6 +252,7 @@ def annealing_step(
         change += np.abs(line[near] - line[there][subset.row]) - np.abs(line[near] - line[here][subset.row])
     cost = np.zeros(places.size)
     cost[: members.size] = np.bincount(subset.row, subset.spikes * change, members.size)
+    # Metropolis' rule: a loss d is accepted with probability exp(-d / temperature).
     refused = cost[one] + cost[two] > rng.exponential(temperature, one.size)
     swap[one[refused]], swap[two[refused]] = one[refused], two[refused]
     at[members] = places[swap[: members.size]]
@@ -258,17 +265,17 @@ def anneal(
 
     The heat falls geometrically from most of what a core pays for one hop of all its spikes to a hundredth of it.
     """
-    wide = points[:, np.ptp(points, axis=0) > 0]
+    wide = points[:, np.ptp(points, axis=0) > 0]  # an axis on which all points agree costs nothing
     if rounds < 1 or graph.core.size == 0 or wide.size == 0:
         return
     draw = independent_sets(graph, rng)
     subsets = [core_subset(graph, next(draw)) for _ in range(int(np.clip(3e7 / graph.core.size, 6, 60)))]
-    hop = graph.spikes.sum() / graph.n_cores
+    hop = graph.spikes.sum() / graph.n_cores  # an edge is in the lists of both its ends: a core's mean traffic
     free = free_places(at, len(points))
     for turn in range(rounds):
         annealing_step(subsets[rng.integers(len(subsets))], at, wide, free, hop * 0.8 * 0.0125 ** (turn / rounds), rng)
         if free.size:
-            free = free_places(at, len(points))
+            free = free_places(at, len(points))  # the moves have changed it
         if turn % 64 == 0:
             report(turn / rounds)
 
@@ -282,7 +289,7 @@ def best_swaps(graph: TrafficGraph, at: Integers, points: Floats, limit: int) ->
     if graph.core.size == 0:
         return
     subset = core_subset(graph, np.arange(n))
-    pays = np.zeros((n_places, n_places))
+    pays = np.zeros((n_places, n_places))  # of each core at each place; free places take part as cores that pay nothing
     pays[:n] = placement_costs(subset, points[at[subset.core]], points)
     between = np.zeros((n_places, n_places))
     between[graph.owner, graph.core] = graph.spikes
@@ -291,12 +298,13 @@ def best_swaps(graph: TrafficGraph, at: Integers, points: Floats, limit: int) ->
     least = MIN_GAIN * graph.spikes.sum() / n * max(distance.max(), 1.0)
     for _ in range(limit):
         moved = pays[:, who] - pays[np.arange(n_places), who][:, None]
+        # Both costs take the other core as staying where it is. When neighbours swap, their distance stays: correct by it, twice.
         gain = -(moved + moved.T) - 2 * between * distance[np.ix_(who, who)]
         one, two = divmod(int(gain.argmax()), n_places)
         if gain[one, two] <= least:
             break
         shift = distance[who[two]] - distance[who[one]]
-        pays += np.outer(between[:, one] - between[:, two], shift)
+        pays += np.outer(between[:, one] - between[:, two], shift)  # only neighbours of the two pay something else now
         who[one], who[two] = who[two], who[one]
     at[:] = who[:n]
 
@@ -351,7 +359,7 @@ def arrange(
     others = [in_order(n_cores), space_filling(n_cores, mesh)]
     report(0.05)
     start = best_start(graph, mesh, compact_region(n_cores, mesh), others, effort, rng, report)
-    region = np.union1d(compact_region(n_cores, mesh), start)
+    region = np.union1d(compact_region(n_cores, mesh), start)  # `others` may use cores outside the compact region
     at, points = np.searchsorted(region, start), mesh.points(region)
     refine(graph, at, points, effort, rng, report)
     result = min([region[at], start, *others], key=lambda found: travel_cost(graph, mesh.points(found)))
@@ -373,6 +381,7 @@ def space_filling(n_cores: int, mesh: Mesh) -> Integers:
     walk = np.array(list(hilbert(*nth.shape)))
     nth[walk[:, 0], walk[:, 1]] = np.arange(nth.size)
     along = nth[x, y]
+    # Every other level is walked backwards, so that a level begins where the one below ended.
     walked: Integers = np.lexsort((np.where(at.chip_z % 2, -along, along), at.chip_z))
     return walked[:n_cores]
 
@@ -392,6 +401,7 @@ def hilbert_curve(start: GridPoint, main: GridPoint, side: GridPoint) -> Iterato
         (dx, dy), count = (step_m, length) if breadth == 1 else (step_s, breadth)
         yield from ((x + i * dx, y + i * dy) for i in range(count))
         return
+    # Int() rounds towards 0, also for negative directions.
     half_m, half_s = (int(mx / 2), int(my / 2)), (int(sx / 2), int(sy / 2))
     if 2 * length > 3 * breadth:  # long: cut along the main side only, at an even place
         if abs(half_m[0] + half_m[1]) % 2 and length > 2:
@@ -429,7 +439,7 @@ def compact_region(n_cores: int, mesh: Mesh) -> Integers:
     chips = np.arange(mesh.chips)
     at = mesh.position(chips * mesh.cores_per_chip)
     outside = (at.chip_x >= block[0]) | (at.chip_y >= block[1]) | (at.chip_z >= block[2])
-    taken = np.sort(chips[np.lexsort((chips, outside))][:needed])
+    taken = np.sort(chips[np.lexsort((chips, outside))][:needed])  # beyond the block only if places in it are empty
     return (taken[:, None] * mesh.cores_per_chip + np.arange(mesh.cores_per_chip)).ravel()
 
 
@@ -451,6 +461,7 @@ def best_start(
     found = list(others)
     draw = independent_sets(graph, rng)
     for turn in range(n_starts):
+        # Every third start follows the order of the layers.
         order = rng.random(graph.n_cores) if turn % 3 else np.arange(graph.n_cores, dtype=np.float64)
         at = bisect(graph, points, order, smoothing=smoothing, trades=4, rng=rng)
         for _ in range(8):

@@ -22,6 +22,7 @@ from neurodeploy.mapping.placement import Slice
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import AnyLayer, Layers, Region, Usage, grid_of, limited_resources, usage_vector
 
+# Full cores leave the list that every later slice is compared with.
 MIN_FREE_SHARE = 0.03
 """A core with less than this share of any resource left is full."""
 LEFTOVER_WEIGHT = 0.3
@@ -46,10 +47,11 @@ class FanOut:
         """Count a layer's regions as targets of its sources."""
         for region in regions:
             for received in self.counts[layer.name].sources(region):
-                if received.source not in self._sizes:
+                if received.source not in self._sizes:  # the network's input takes no output axons
                     continue
                 if received.source not in self._targets:
                     self._targets[received.source] = np.zeros(self._sizes[received.source], dtype=np.int32)
+                # A view: this writes into the counts.
                 self._targets[received.source].reshape(received.shape)[received.box.box] += received.mask
 
     def add_margin(self, layer: AnyLayer, more: int) -> None:
@@ -76,6 +78,8 @@ class SliceCounter:
         self._outputs: Integers | None = None
         self._axon = output_axon_usage(profile)
         if targets is not None:
+            # A summed-area table with a border of zeros: the axons of any box cost two look-ups an axis, not a sum over its
+            # neurons.
             self._outputs = np.zeros(tuple(side + 1 for side in self.grid), dtype=np.int64)
             inner = targets.reshape(self.grid).astype(np.int64)
             for axis in range(inner.ndim):
@@ -86,7 +90,7 @@ class SliceCounter:
         """Number of (neuron, target slice) pairs of a region."""
         if self._outputs is None:
             return 0
-        sums = self._outputs[tuple(slice(a, b + 1, b - a) for a, b in zip(region.starts, region.stops, strict=True))]
+        sums = self._outputs[tuple(slice(a, b + 1, b - a) for a, b in zip(region.starts, region.stops, strict=True))]  # corners
         for _ in region.starts:
             sums = sums[1] - sums[0]
         return int(sums)
@@ -122,18 +126,19 @@ class OpenCores:
     def pack_layer(self, counter: SliceCounter, selected: SelectedBlock) -> list[Slice]:
         """Cut a layer from its last neuron to its first, and put each slice on a core."""
         scheme = Scheme.of(counter.grid, selected.block)
-        waiting = [(strip, selected.block[scheme.axis]) for strip in scheme.strips()]
+        waiting = [(strip, selected.block[scheme.axis]) for strip in scheme.strips()]  # a stack: the last strip comes first
         least = self._least_lines(counter, waiting[-1][0], selected)
         slices: list[Slice] = []
         while waiting:
             strip, guess = waiting.pop()
+            # `least` counts lines of the scheme's axis; a strip that was cut across has other lines.
             row, n = self._best(counter, strip, guess, least if strip.axis == scheme.axis else 1)
             line = strip.between(strip.stop - 1, strip.stop)
             if not n and line.n_neurons > 1:  # not even one line fits a core: cut across it
                 waiting += self._rest(strip, 1, guess)
                 waiting.append((Strip(line, int(np.argmax(line.sides))), 1))
                 continue
-            n = max(n, 1)
+            n = max(n, 1)  # a single neuron that no core holds is packed anyway, and reported as overfull
             part = counter.measure(strip.between(strip.stop - n, strip.stop), int(self._numbers[row]))
             slices.append(part)
             waiting += self._rest(strip, n, n)
@@ -162,6 +167,7 @@ class OpenCores:
 
         length = strip.stop - strip.start
         at_least = min(selected.block[strip.axis], length) if self.is_even else 1
+        # 1 more than the longest that does not pay.
         return max(at_least, 1 + longest_fit(lambda n: n == 0 or costs_more(n), length - 1, 1))
 
     def _fitting(self, counter: SliceCounter, strip: Strip, guess: int, left: Integers) -> int:
@@ -171,6 +177,7 @@ class OpenCores:
             return n == 0 or bool((counter.needs(strip.between(strip.stop - n, strip.stop)) <= left).all(axis=1).any())
 
         line = strip.between(strip.start, strip.start + 1).n_neurons
+        # Column 0 is `neurons`, the first of RESOURCES: a cheap bound before anything is counted.
         return longest_fit(fits, min(strip.stop - strip.start, int(left[:, 0].max()) // line), guess)
 
     def _best(self, counter: SliceCounter, strip: Strip, guess: int, least: int) -> tuple[int, int]:
@@ -184,7 +191,7 @@ class OpenCores:
             n = self._fitting(counter, strip, max(least, min(guess, length)), left)
             part = strip.between(strip.stop - n, strip.stop)
             return int(rows[(left >= counter.needs(part)).all(axis=1).argmax()]), n
-        if not len(self._left) or (self._left[-1] < self.capacity).any():
+        if not len(self._left) or (self._left[-1] < self.capacity).any():  # an untouched core is used before another begins
             self._numbers = np.append(self._numbers, self.n_cores)
             self._left = np.concatenate([self._left, self.capacity[None]])
             self.n_cores += 1
@@ -200,7 +207,7 @@ def cut_layer(counter: SliceCounter, block: tuple[int, ...], capacity: Integers)
         pieces = _fitting(counter, strip, length, capacity)
         line = strip.between(strip.start, strip.start + 1)
         if pieces or line.n_neurons == 1:
-            found += pieces or list(strip.lines())
+            found += pieces or list(strip.lines())  # a neuron that no core holds is a slice by itself
         else:  # not even one line fits a core: cut across it
             axis = int(np.argmax(line.sides))
             waiting += [(Strip(each, axis), max(1, each.sides[axis] // 2)) for each in strip.lines()]
@@ -217,6 +224,7 @@ def _fitting(counter: SliceCounter, strip: Strip, length: int, capacity: Integer
             return pieces
         if parts == side:
             return []
+        # The next number of parts that makes the longest slice shorter: those between give the same length.
         parts = min(side, -(-side // max(1, -(-side // parts) - 1)))
 
 
@@ -229,12 +237,12 @@ def best_fit_decreasing(needs: Integers, capacity: Integers) -> Integers:
     capacity : array (n_resources,)
     """
     shares = needs / np.maximum(capacity, 1)
-    left, cores = np.tile(capacity, (len(needs), 1)), np.zeros(len(needs), dtype=np.int64)
+    left, cores = np.tile(capacity, (len(needs), 1)), np.zeros(len(needs), dtype=np.int64)  # never more cores than slices
     n_cores = 0
     for piece in np.argsort(-shares.max(axis=1), kind="stable"):
         holds = np.flatnonzero((left[:n_cores] >= needs[piece]).all(axis=1))
         if holds.size:
-            core = int(holds[(left[holds] / np.maximum(capacity, 1)).sum(axis=1).argmin()])
+            core = int(holds[(left[holds] / np.maximum(capacity, 1)).sum(axis=1).argmin()])  # the fullest that still holds it
         else:
             core, n_cores = n_cores, n_cores + 1
         cores[piece], left[core] = core, left[core] - needs[piece]
@@ -265,9 +273,11 @@ def assign_layers(needs: NDArray[np.int64], profile: HardwareProfile) -> NDArray
     cores = np.array([[profile.capacity(name, core) for name in names] for core in range(profile.cores)], dtype=np.float64)
     if profile.capacity("slices") == 1:
         more = max(0, len(needs) - len(cores))
+        # Imaginary cores, the largest of each resource, for layers beyond the chip's cores: the report then says how many are
+        # missing.
         cores = np.concatenate([cores, np.repeat(cores.max(axis=0)[None], more, axis=0)])
         cost = _cost(needs[:, None, :], cores)
-        cost[:, len(cores) - more :] += OVERRUN_COST * len(needs)
+        cost[:, len(cores) - more :] += OVERRUN_COST * len(needs)  # taken after all real cores
         rows, columns = linear_sum_assignment(cost)
         return np.asarray(columns[np.argsort(rows)], dtype=np.int64)
     left, selected = cores.copy(), np.zeros(len(needs), dtype=np.int64)
@@ -282,6 +292,7 @@ def _cost(needs: NDArray[np.int64], cores: NDArray[np.float64]) -> NDArray[np.fl
     over = np.maximum(needs - cores, 0) / np.maximum(cores, 1)
     free = np.maximum(cores - needs, 0) / np.maximum(cores, 1)
     cost: NDArray[np.float64] = (
+        # The last summand breaks ties towards the smaller core.
         over.sum(axis=-1) * OVERRUN_COST + free.mean(axis=-1) + np.log2(np.maximum(cores, 1)).mean(axis=-1) * 1e-3
     )
     return cost
@@ -325,6 +336,7 @@ class BlockAnnealing:
             for name, option in options.items()
         }
         self._found: dict[tuple[object, ...], NDArray[np.int64]] = {}
+        # All layers whose blocks `_volumes` reads: the key under which its order is cached.
         self._around = {
             name: [name, *self._targets[name], *self._sources[name],
                    *(target for source in self._sources[name] for target in self._targets[source])]
@@ -338,10 +350,11 @@ class BlockAnnealing:
         cost = least = self._cost(now)
         best, start_cost = now, cost
         for turn in range(changes):
+            # Geometric cooling.
             temperature = start_cost * TEMPERATURES[0] * (TEMPERATURES[1] / TEMPERATURES[0]) ** (turn / changes)
             tried = self._changed(now, rng)
             found = self._cost(tried)
-            if found < cost or rng.random() < np.exp((cost - found) / temperature):
+            if found < cost or rng.random() < np.exp((cost - found) / temperature):  # Metropolis' rule
                 now, cost = tried, found
                 if cost < least:
                     best, least = now, cost
@@ -362,7 +375,7 @@ class BlockAnnealing:
         if key not in self._found:
             self._found[key] = np.argsort(self._volumes(now, name), kind="stable")[:MAX_BLOCKS_TRIED]
         places = self._found[key]
-        return int(places[int(places.size * rng.random() ** 2)])
+        return int(places[int(places.size * rng.random() ** 2)])  # the square prefers low places: small volumes
 
     def _output_axons(self, now: Mapping[str, int], name: str, but: str = "") -> tuple[float, float]:
         """Mean and maximum of the output axons of a neuron of the layer, without those to the layer `but`."""
@@ -374,6 +387,7 @@ class BlockAnnealing:
         """Volume, in cores, of the slices of the layer and its sources, for each of its blocks (n,)."""
         option, (mean, peak) = self.options[name], self._output_axons(now, name)
         at_most = self._shares(option, slice(None), np.array([peak]))
+        # 1e6: blocks that no core holds come last. The mean rates the volume, the maximum decides whether the worst slice fits.
         total: Floats = option.pieces * self._shares(option, slice(None), np.array([mean])) + np.where(at_most > 1, 1e6, 0.0)
         for source in self._sources[name]:
             received, place = self.options[source], slice(now[source], now[source] + 1)
@@ -400,6 +414,7 @@ class BlockAnnealing:
         for (option, place), (share, most) in zip(selected, shares.tolist(), strict=True):
             pieces = int(option.pieces[place])
             sizes.append((min(share, 1.0), pieces))
+            # + 0.5, so that an overflow of almost nothing never pays.
             more += VOLUME_WEIGHT * share * pieces + (pieces * (OVERFLOW_PENALTY * (most - 1) + 0.5) if most > 1 else 0.0)
         return estimate_cores(sizes) + more
 
@@ -409,8 +424,8 @@ def estimate_cores(sizes: list[tuple[float, int]]) -> int:
     n_cores, left = 0, list[float]()  # shares left of begun cores, ascending; `many` counts the cores of each
     many: dict[float, int] = {}
     for share, pieces in sorted(sizes, reverse=True):
-        size, waiting, changed = max(share, 1e-6), pieces, dict[float, int]()
-        at = bisect_left(left, size - 1e-9)
+        size, waiting, changed = max(share, 1e-6), pieces, dict[float, int]()  # slices of nothing must not divide by 0
+        at = bisect_left(left, size - 1e-9)  # best fit: the least space left that is enough
         while waiting and at < len(left):
             free, cores = left[at], many[left[at]]
             taken, waiting = _fill(free, cores, size, waiting, changed)
@@ -437,6 +452,6 @@ def _fill(free: float, cores: int, size: float, waiting: int, changed: dict[floa
         rest, waiting = waiting, 0
     for n, pieces in ((full, each), (int(rest > 0), rest)):
         if n:
-            after = round(max(free - pieces * size, 0.0), 4)
+            after = round(max(free - pieces * size, 0.0), 4)  # rounded: almost equal leftovers count as one kind
             changed[after] = changed.get(after, 0) + n
     return full + int(rest > 0), waiting

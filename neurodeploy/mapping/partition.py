@@ -1,4 +1,4 @@
-"""Partition of layers into slices: the blocks that a layer can be cut into, and the choice that fills fewest cores.
+"""Partition of layers into slices: the blocks that a layer can be cut into, and the selection that fills fewest cores.
 
 A row of neurons is cut along itself. A layer of channels, rows and columns is cut into blocks: contiguous patches share input
 axons, few channels share a kernel. The best block depends on the layers around it: every slice that receives from a neuron takes
@@ -89,6 +89,7 @@ def even_cuts(side: int, block: int) -> list[tuple[int, int]]:
 def middle_run(side: int, block: int) -> tuple[int, int]:
     """The longest run of an even cut nearest its middle: one with neighbours on both sides where there are any."""
     cuts = even_cuts(side, block)
+    # `max` takes the first of equal lengths: begin at the middle.
     return max(cuts[len(cuts) // 2 :] + cuts[: len(cuts) // 2], key=lambda cut: cut[1] - cut[0])
 
 
@@ -108,6 +109,7 @@ def block_lengths(side: int, step: float = 1.1) -> list[int]:
 def longest_fit(fits: Callable[[int], bool], most: int, guess: int) -> int:
     """Largest n in 0..most for which `fits(n)` holds, by search from a guess; `fits` is monotone and true of 0."""
     low, high, step = 0, most, 1
+    # Doubling steps from the guess, then bisection: a call of `fits` counts a region, and guesses are the last slice's size.
     n = min(max(guess, 1), most)
     while low < high:
         if fits(n):
@@ -136,8 +138,8 @@ class BlockOptions:
         Number of slices, and neurons of each.
     own : array (n, n_resources)
         Share of a core that the middle slice takes, without output axons.
-    heard : mapping by layer: array (n,)
-        Source neurons, summed over the slices.
+    received : mapping by layer: array (n,)
+        Source neurons of each slice, summed over the slices.
     peak : mapping by layer: array (n,)
         Slices that receive from the source neuron with the most of them.
     """
@@ -170,7 +172,7 @@ class SelectedBlock:
         Cores that the layer fills by itself.
     burden : float
         Further cores that its sources fill, for the output axons that lead to it.
-    prices : mapping by layer
+    axon_costs : mapping by layer
         Cores that an output axon of each source costs.
     """
 
@@ -193,7 +195,7 @@ DENSITIES = np.concatenate([[0.0], np.geomspace(0.5, 1e5, 40)])
 
 
 class BlockSelection:
-    """Choice of the blocks by which all layers together take fewest cores.
+    """Selection of the blocks by which all layers together take fewest cores.
 
     A sweep has two passes, like dynamic programming. Forward, each layer tabulates the cores that it and the layers before it
     fill, for any number of output axons a neuron. Backward, each layer takes its best block, since its targets are cut by then
@@ -227,13 +229,13 @@ class BlockSelection:
         for _ in range(SWEEPS):
             self._forward_sweep()
             selected, total = self._backward_sweep()
-            if total > least * (1 - 1e-4) and best:
+            if total > least * (1 - 1e-4) and best:  # the sweep gained less than 1 part in 10,000
                 break
             best, least = selected, total
-        rng, weights = np.random.default_rng(0), dict(self._weights)
+        rng, weights = np.random.default_rng(0), dict(self._weights)  # a fixed seed: the same network gets the same cut
         are_images = any(option.blocks.shape[1] > 1 for option in self.options.values())
         for _ in range(RANDOM_RESTARTS if are_images and len(self.options) <= MAX_RESTART_LAYERS else 0):
-            drawn = rng.random(len(weights)) < max(2 / len(weights), 0.1)
+            drawn = rng.random(len(weights)) < max(2 / len(weights), 0.1)  # two layers or a tenth of them
             factors = np.where(drawn, np.exp(rng.normal(0.0, 0.5, len(weights))), 1.0)
             self._weights = {name: weight * factor for (name, weight), factor in zip(weights.items(), factors, strict=True)}
             selected, total = self._backward_sweep()
@@ -244,6 +246,7 @@ class BlockSelection:
     def _forward_sweep(self) -> None:
         for name, option in self.options.items():
             burden = self._burden(name)
+            # A table over densities; `_burden` interpolates in it.
             self._filled[name] = np.array([float((self._cores(option, d) + burden).min()) for d in DENSITIES])
 
     def _backward_sweep(self) -> tuple[dict[str, SelectedBlock], float]:
@@ -260,7 +263,7 @@ class BlockSelection:
         option = self.options[name]
         burden = np.zeros(len(option.pieces))
         for source, received in option.received.items():
-            if source in self.options and source != name:
+            if source in self.options and source != name:  # own axons of a recurrent layer count when it is packed
                 others = self._density(source, name)
                 with_it = np.interp(others + option.peak[source], DENSITIES, self._filled[source])
                 burden += with_it - np.interp(others, DENSITIES, self._filled[source]) + received * self._message
@@ -275,6 +278,7 @@ class BlockSelection:
             if source in self.options:
                 self._sent[source][name] = float(peak[best])
                 density = self._density(source)
+                # Slope of the table at this density, over 10 % of it, so that a kink of the table does not decide alone.
                 ends = np.interp([density * 0.95, density * 1.05], DENSITIES, self._filled[source])
                 axon_costs[source] = float(ends[1] - ends[0]) / max(0.1 * density * self.n_neurons[source], 1e-9) + self._message
         block = tuple(int(length) for length in option.blocks[best])
@@ -283,8 +287,11 @@ class BlockSelection:
     def _cores(self, option: BlockOptions, density: float) -> Floats:
         """Cores that a layer fills with each of its blocks (n,), at `density` output axons a neuron."""
         share = (option.own + (option.neurons * density)[:, None] * self.axon).max(axis=1)
+        # What a slice blocks of a core that is filled with its like.
         whole = 1 / np.maximum(1, np.floor(1 / np.maximum(share, 1e-9)))
+        # Layers below half a core share their core with others, so nothing of it is lost.
         each = share + np.where(option.pieces * share < 0.5, 0.0, FRAGMENTATION_WEIGHT * np.maximum(whole - share, 0))
+        # No core holds it: the least excess is still preferred.
         cores: Floats = option.pieces * np.where(share > 1, 1e6 * share, each)
         return cores
 
@@ -307,11 +314,12 @@ def block_options(count: LayerCount, grid: tuple[int, ...], profile: HardwarePro
     windows = count.windows() if isinstance(count, LayerCount) and len(grid) == 3 else None
     if windows is None or "convolution" not in profile["encodings"].names:
         return _counted_options(count, grid, profile)
+    # `id` is a safe key: the cache holds the counters, and these hold the windows.
     key = (CACHE_KEY, grid, bool(count.layer.bias.any()), *((id(window), len(sources)) for window, sources in windows))
     if key not in count.cache:
         count.cache[key] = _convolution_options(count, windows, grid, profile)
     lengths, pieces, own, received, peaks = count.cache[key]
-    own = _with_share(own, lengths.prod(axis=1), count.share, profile)
+    own = _with_share(own, lengths.prod(axis=1), count.share, profile)  # options in the cache are those of share 1
     of_source, peak_of_source = dict[str, Floats](), dict[str, Floats]()
     for (_, sources), neurons, peak in zip(windows, received, peaks, strict=True):
         for source in sources:
@@ -330,6 +338,7 @@ def _with_share(own: Floats, n_neurons: Integers, share: float, profile: Hardwar
     reduced, state = own.copy(), n_neurons * profile.number("neuron_state_bits", 0)
     for n, resource in enumerate(limited_resources(profile)):
         if resource in ("memory_bits", "synapse_memory_bits"):
+            # Neurons stay: only the synapses' part shrinks.
             neuron_share = state / profile.capacity(resource) if resource == "memory_bits" else 0.0
             reduced[:, n] = neuron_share + share * (own[:, n] - neuron_share)
     return reduced
@@ -340,6 +349,7 @@ def _counted_options(count: LayerCount, grid: tuple[int, ...], profile: Hardware
     most, capacity = profile.capacity("neurons"), _capacity(profile)
     lengths, pieces, own, received = [], [], [], []
     for block in product(*(block_lengths(side, COARSE_STEP) for side in grid)):
+        # Rows may exceed a core in the table: they are cut further, by what fits, when they are packed.
         if math.prod(block) > most and (len(grid) == 3 or math.prod(block) > most * MAX_BLOCK_CORES):
             continue
         cut = [middle_run(side, length) for side, length in zip(grid, block, strict=True)]
@@ -347,7 +357,7 @@ def _counted_options(count: LayerCount, grid: tuple[int, ...], profile: Hardware
         try:
             share = usage_vector(count.usage(region), 0, profile) / capacity
         except BudgetError:
-            share = np.full(len(capacity), 1e6)
+            share = np.full(len(capacity), 1e6)  # no index is wide enough: never selected
         lengths.append(block)
         pieces.append(math.prod(-(-side // length) for side, length in zip(grid, block, strict=True)))
         own.append(share)
@@ -357,6 +367,7 @@ def _counted_options(count: LayerCount, grid: tuple[int, ...], profile: Hardware
     of_source = {source: parts * np.array([one.get(source, 0) for one in received], dtype=np.float64) for source in sources}
     table = np.array(lengths, dtype=np.int64)
     sizes = {connection.source: connection.synapse.n_in for connection in count.layer.connections}
+    # Without geometry every source neuron is taken to have the mean.
     peak = {source: neurons / sizes[source] for source, neurons in of_source.items() if source in sizes}
     return BlockOptions(
         blocks=table,
@@ -369,6 +380,7 @@ def _counted_options(count: LayerCount, grid: tuple[int, ...], profile: Hardware
 
 
 def _capacity(profile: HardwareProfile) -> Floats:
+    # A core may have none of a resource: no division by 0.
     return np.maximum(np.array([profile.capacity(resource) for resource in limited_resources(profile)], dtype=np.float64), 1.0)
 
 
@@ -391,7 +403,7 @@ def _convolution_options(
                 own = _shares(count, windows, cut[fits], (y, x), (rows, columns), profile)
                 break
             except BudgetError:  # no index as long: fewer channels
-                fits[np.flatnonzero(fits)[0]] = False
+                fits[np.flatnonzero(fits)[0]] = False  # lengths descend: the first is the longest
         if not fits.any():
             continue
         pieces = n_runs[fits] * -(-grid[1] // y) * -(-grid[2] // x)
@@ -438,6 +450,7 @@ def _shares(
     memory, axons = np.zeros(len(cut), dtype=np.int64), np.zeros(len(cut), dtype=np.int64)
     for (window, sources), rows, columns in zip(windows, *edges, strict=True):
         bits, pixels, _ = window.count_many(cut[:, 0], cut[:, 1], sides, rows, columns)
+        # Sources of one window share its lists, not the axon entries.
         memory += bits + (len(sources) - 1) * pixels * window.formula.entry
         axons += len(sources) * pixels
     taken, one = [], count.usage(Region((0, 0, 0), (1, 1, 1)))

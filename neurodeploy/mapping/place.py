@@ -90,6 +90,7 @@ def lay_out(
     )
     if not plan:
         return packed
+    # The plan wins ties: pruning has served its cut, and another cut may need more output axons.
     by_plan = replace(packed, slices=_slices_of_plan(network.layers, profile, counts, plan))
     return by_plan if by_plan.fits and (by_plan.cores_used <= packed.cores_used or not packed.fits) else packed
 
@@ -104,7 +105,7 @@ def quick_core_count(network: Network | QuantizedNetwork, profile: HardwareProfi
 def counts_of(
     layers: Layers, widths: Mapping[str, int], profile: HardwareProfile, connectivity: float | None = None
 ) -> dict[str, LayerCount]:
-    """The counts of every layer, which share what is equal."""
+    """Count every layer; equal connections share one counter."""
     counted: dict[Any, Any] = {}
     waiting = wait_steps(layers)
     return {
@@ -113,7 +114,7 @@ def counts_of(
 
 
 def least_cores(layers: Layers, counts: Counts, profile: HardwareProfile) -> int:
-    """Lower bound on the number of cores: the sum that no cutting saves of each resource, over what a core has of it.
+    """Lower bound on the number of cores: each resource's total that no cut saves, over what a core has of it.
 
     Every placement that fits takes at least as many cores. `benchmarks.placement.lower_bound` has a tighter bound, which takes
     minutes where this one takes moments.
@@ -131,12 +132,13 @@ def least_cores(layers: Layers, counts: Counts, profile: HardwareProfile) -> int
         for capacity in of_cores:
             if total > 0:
                 total, needed = total - capacity, needed + 1
+        # -1e-9: rounding of sums must not raise the bound.
         bound = max(bound, needed + math.ceil(max(total, 0) / max(largest, 1) - 1e-9))
     return bound
 
 
 def least_usage(layer: AnyLayer, count: LayerCount, senders: Collection[str]) -> Floats:
-    """What a layer takes of each limited resource (n_resources,), however it is cut, with the output axons that lead to it.
+    """Least usage of each limited resource (n_resources,) by a layer, however it is cut, and by the output axons that lead to it.
 
     Cutting repeats things (axons, shared kernels, biases) but also saves some (zeros of dense lists, wider target indices,
     memory rounded up to powers of two). So each synapse counts as one weight without an index, each weight of a shared kernel
@@ -167,9 +169,11 @@ def least_usage(layer: AnyLayer, count: LayerCount, senders: Collection[str]) ->
         if count.connectivity is None:
             present = float(np.count_nonzero(fan_out))
         else:  # chance that at least one synapse of the axon survives
+            # `fan_out` is expected synapses; divided by the chance it is their number again. 1e-300 avoids 0 / 0.
             present = float((1 - (1 - chance) ** (fan_out / max(chance, 1e-300))).sum())
         axons += present * len(sources)
         if kernel is not None:
+            # Taps that only ever see padding are not stored.
             on_image = np.outer(*(kernel.is_inside_input(axis).any(axis=0) for axis in (0, 1)))
             weights = np.ones(kernel.weight.shape) if count.connectivity is not None else kernel.weight != 0
             memory += float((weights * on_image).sum()) * chance * formula.synapse_bits + present * formula.entry
@@ -177,7 +181,9 @@ def least_usage(layer: AnyLayer, count: LayerCount, senders: Collection[str]) ->
             memory += float(formula.least(fan_out).sum())
         else:  # formats without blocks and units, or an expectation, which does not commute with rounding
             memory += float(fan_out.sum()) * formula.synapse_bits + present * formula.entry
+        # Further sources of a bundle share the lists, not the axon entries.
         memory += (len(sources) - 1) * present * formula.entry
+    # Formats and profiles count once a slice, whatever its size: one slice of one neuron takes the least.
     one = count.usage(Region((0,) * len(count.grid), (1,) * len(count.grid)))
     usage = Usage(
         neurons=layer.n_neurons, synapses=0, synapse_memory_bits=math.floor(memory + 1e-6), input_axons=math.floor(axons + 1e-6),
@@ -185,6 +191,7 @@ def least_usage(layer: AnyLayer, count: LayerCount, senders: Collection[str]) ->
         biases=count.grid[0] if layer.bias.any() else 0, synapse_formats=one.synapse_formats,
         neuron_profiles=one.neuron_profiles, threshold_profiles=one.threshold_profiles,
     )  # fmt: skip
+    # Each neuron with a target needs one output axon at least.
     sent = sum(int(np.count_nonzero(of.mask)) for of, _ in received if of.source in senders)
     return usage_vector(usage, sent, profile).astype(np.float64)
 
@@ -221,6 +228,7 @@ def pack_layers(
     least: tuple[int, int] | None = None
     options = {layer.name: block_options(counts[layer.name], grid_of(layer), profile) for layer in layers}
     are_rows = all(len(grid_of(layer)) == 1 for layer in layers)  # rows have no blocks to choose from
+    # A row's fan-out is its mean, so caution changes nothing there: variants 0 and 3 differ in `is_even` alone.
     for caution, is_even in (
         PACKING_VARIANTS[:1] if are_rows and len(layers) == 1 else PACKING_VARIANTS[::3] if are_rows else PACKING_VARIANTS
     ):
@@ -228,10 +236,11 @@ def pack_layers(
         n_overfull, n_cores, slices = _fill_cores(layers, profile, counts, selected, is_even=is_even)
         if any(is_recurrent(layer) for layer in layers):
             n_overfull, n_cores, slices = _repack_recurrent(layers, profile, counts, selected, slices, is_even=is_even)
-        if least is None or (n_overfull, n_cores) < least:
+        if least is None or (n_overfull, n_cores) < least:  # fewer overfull cores come first
             best, least = slices, (n_overfull, n_cores)
         if is_quick or len(slices) > MAX_SLICES_REPACKED or least <= (0, enough):
             return best
+    # Recurrent layers are left out: their output axons depend on their own cut.
     is_annealed = not are_rows and len(layers) <= MAX_ANNEALED_LAYERS and not any(is_recurrent(layer) for layer in layers)
     if is_annealed and least is not None and least[0] == 0:
         for found in _pack_annealed(
@@ -248,7 +257,7 @@ def _pack_annealed(
     layers: Layers, profile: HardwareProfile, counts: Counts, options: Mapping[str, BlockOptions], changes: int
 ) -> Iterator[tuple[int, int, tuple[Slice, ...]]]:
     """Yield (overfull slices, cores, slices) for annealed blocks: packed layer by layer, and all cut before any is packed."""
-    selected = select_blocks(layers, profile, options, 1.0)
+    selected = select_blocks(layers, profile, options, 1.0)  # full caution: annealing starts from blocks that fit
     annealing = BlockAnnealing(options, {layer.name: layer.n_neurons for layer in layers}, axon_share(profile))
     for seed in range(ANNEALING_SEEDS):
         blocks = annealing.anneal({name: one.block for name, one in selected.items()}, changes, seed)
@@ -262,6 +271,7 @@ def _pack_slices(
 ) -> tuple[int, int, tuple[Slice, ...]]:
     """Overfull slices, cores, and all slices: every layer is cut first, then packed; cores in the order of the layers."""
     capacity = np.array([profile.capacity(resource) for resource in limited_resources(profile)])
+    # Last layer first: the output axons of a slice depend on the cut of its targets.
     fan_out, pieces = FanOut(layers, counts, profile), list[Slice]()
     for layer in reversed(layers):
         counter = fan_out.counter(layer)
@@ -304,13 +314,14 @@ def _fill_cores(
                 else cuts[layer.name]
             )
             fan_out.add(layer, trial)
-            fan_out.add_margin(layer, spare)
-            counter = fan_out.counter(layer)
+            fan_out.add_margin(layer, spare)  # the cut that follows may need more slices than the trial
+            counter = fan_out.counter(layer)  # again, with its own axons in it
         part_slices = board.pack_layer(counter, selected[layer.name])
-        if not is_recurrent(layer):
+        if not is_recurrent(layer):  # a recurrent one has counted itself above
             fan_out.add(layer, [part.region for part in part_slices])
         fan_out.discard(layer)
         slices += part_slices
+    # Cores were begun from the last layer on.
     first_core_first = (replace(part, core=board.n_cores - 1 - part.core) for part in reversed(slices))
     return board.n_overfull, board.n_cores, tuple(sorted(first_core_first, key=lambda part: part.core))
 
@@ -335,6 +346,7 @@ def _repack_recurrent(
         if n_overfull == 0 or trial == RECURRENT_TRIALS - 1:
             break
         cuts = {layer.name: [part.region for part in slices if part.layer == layer.name] for layer in layers}
+        # The margin grows by a slice a trial: cut and axons depend on each other and need not settle by themselves.
         slices = _fill_cores(layers, profile, counts, selected, is_even=is_even, cuts=cuts, spare=trial)[2]
     return n_overfull, len(used), slices
 
@@ -379,7 +391,7 @@ def _slices_of_plan(layers: Layers, profile: HardwareProfile, counts: Counts, pl
         if not (covered == 1).all():
             raise RequestError("plan", f"does not give each neuron of layer {layer.name!r} one core")
         fan_out.add(layer, regions)
-    fillings = {layer.name: fan_out.counter(layer) for layer in layers}
+    fillings = {layer.name: fan_out.counter(layer) for layer in layers}  # once all layers have counted their sources
     order = {layer.name: n for n, layer in enumerate(layers)}
     slices = [fillings[name].measure(region, core) for name, core, region in plan]
     return tuple(sorted(slices, key=lambda part: (part.core, order[part.layer], part.region)))
@@ -407,8 +419,7 @@ def place(
         the targets of a neuron where the plan does not, which takes another output axon.
     rates : mapping, optional
         Spikes a step of every neuron, by layer, as `neurodeploy.mapping.traffic.measured_rates` takes them from a record;
-        assumed to
-        be `neurodeploy.mapping.traffic.ASSUMED_RATE` where not given.
+        `neurodeploy.mapping.traffic.ASSUMED_RATE` by default.
     seed : int
         Seed of the arrangement.
     progress : callable, optional
@@ -451,8 +462,8 @@ def arrange_placement(placement: Placement, *, seed: int = 0, progress: Callable
     """
     traffic = placement.traffic()
     used, profile = placement.cores_used, placement.profile
-    if traffic is None or profile.cores_differ or used > profile.cores:
+    if traffic is None or profile.cores_differ or used > profile.cores:  # cores that differ cannot be exchanged
         return placement
     chips = -(-max(placement.cores_available, used) // profile["cores_per_chip"].number)
-    mesh = replace(mesh_of(profile), chips=chips)  # of the board, those chips that the network was given, or takes all the same
+    mesh = replace(mesh_of(profile), chips=chips)  # chips that it may use, or takes anyway
     return placement.moved(arrange(traffic.flow, used, mesh, seed=seed, progress=progress))

@@ -181,7 +181,7 @@ class Placement:
         totals = np.zeros((len(cores), len(self.resources)), dtype=np.int64)
         for part in self.slices:
             totals[row[part.core]] += used_by_slice(part, self.profile)
-        object.__setattr__(self, "cores", tuple(cores))
+        object.__setattr__(self, "cores", tuple(cores))  # the class is frozen
         object.__setattr__(self, "_totals", totals)
 
     @property
@@ -200,7 +200,7 @@ class Placement:
     @property
     def is_on_board(self) -> bool:
         """Whether the board has every core that is used."""
-        return self.cores[-1] < self.profile.cores
+        return self.cores[-1] < self.profile.cores  # `cores` ascends
 
     def chip_of(self, core: int) -> int:
         """The chip that a core is on."""
@@ -229,7 +229,7 @@ class Placement:
         """(n_cores, n_resources): what each used core has."""
         cores = np.array(self.cores, dtype=np.int64)
         has = [np.array(self.profile[f"{resource}_per_core"].choices) for resource in self.resources]
-        return np.stack([values[cores % values.size] for values in has], axis=-1)
+        return np.stack([values[cores % values.size] for values in has], axis=-1)  # a list repeats chip by chip
 
     def traffic(self) -> Traffic | None:
         """Spikes from core to core, and what a step costs, as far as the profile has figures for it.
@@ -266,11 +266,12 @@ class Placement:
         mesh = mesh_of(self.profile) if self.is_on_board else None
         if mesh is not None:
             at, (columns, rows) = mesh.position(np.array(self.cores)), mesh.columns_and_rows
+            # Tiles of neighbouring chips adjoin, as in `Mesh`.
             places = np.stack([at.chip_x * columns + at.tile_x, at.chip_y * rows + at.tile_y, at.chip_z], axis=-1)
             for core, place in zip(self.cores, places.tolist(), strict=True):
                 graph.nodes[core]["position"] = tuple(place)
         if self.links is not None:
-            flow = self._traffic(self.links).flow
+            flow = self._traffic(self.links).flow  # its cores are indices into `cores`
             numbers = np.array(self.cores)
             source, target = numbers[flow.source], numbers[flow.target]
             for a, b, spikes in zip(source.tolist(), target.tolist(), flow.spikes.tolist(), strict=True):
@@ -285,11 +286,11 @@ class Placement:
     def moved(self, positions: NDArray[np.int64]) -> Placement:
         """The same slices on other cores: those of ``cores[i]`` move to ``positions[i]``."""
         to = dict(zip(self.cores, positions.tolist(), strict=True))
-        order = sorted(range(len(self.slices)), key=lambda i: (to[self.slices[i].core], i))
+        order = sorted(range(len(self.slices)), key=lambda i: (to[self.slices[i].core], i))  # `slices` is by core, then by layer
         links = self.links
         if links is not None:
             now = np.empty(len(order) + 1, dtype=np.int64)
-            now[order], now[-1] = np.arange(len(order)), -1
+            now[order], now[-1] = np.arange(len(order)), -1  # the input's index -1 reads the last element, so it stays -1
             links = replace(links, source=now[links.source], target=now[links.target], fired=links.fired[order])
         slices = tuple(replace(self.slices[i], core=to[self.slices[i].core]) for i in order)
         return replace(self, slices=slices, links=links)
@@ -308,6 +309,7 @@ class Placement:
             output_axons=sum(part.output_axons for part in parts),
             fan_in=max(part.usage.fan_in for part in parts),
             delay_steps=max(part.usage.delay_steps for part in parts),
+            # A slice with several connections joins their encodings by +.
             encoding="+".join(sorted({name for part in parts for name in part.usage.encoding.split("+")})),
             weight_bits=self.weight_bits[layer],
         )
@@ -318,14 +320,14 @@ class Placement:
         capacity = self._capacity
         for row, column in np.argwhere(self._totals > capacity):
             core, resource = self.cores[row], self.resources[column]
-            part = next(part for part in self.slices if part.core == core)
+            part = next(part for part in self.slices if part.core == core)  # any layer of the core: they exceed it together
             yield LimitOverrun(
                 layer=part.layer, resource=resource, core=core, need=int(self._totals[row, column]),
                 limit=int(capacity[row, column]), source=self.profile[f"{resource}_per_core"].where,
                 remedy=self._remedy(part, resource),
             )  # fmt: skip
         for key, kind in LAYER_LIMITS.items():
-            if key not in self.profile:
+            if key not in self.profile:  # not limited by this chip
                 continue
             limit = self.profile[key]
             for layer, need in self._usage_by_layer(key).items():
@@ -358,7 +360,7 @@ class Placement:
     def _too_many_cores(self) -> Iterator[LimitOverrun]:
         used, available = self.cores_used, self.cores_available
         if used > available:
-            last = max(self.slices, key=lambda part: part.core)
+            last = max(self.slices, key=lambda part: part.core)  # the error names the layer beyond the last core
             more = f"allow {used}" if used <= self.profile.cores else "take a larger chip"
             yield LimitOverrun(
                 layer=last.layer, resource="cores", core=None, need=used, limit=available,

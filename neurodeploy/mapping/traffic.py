@@ -103,7 +103,7 @@ class Mesh:
         chip, on_chip = np.divmod(np.asarray(core, np.int64), self.cores_per_chip)
         tile = on_chip // self.cores_per_tile if self.tile_mesh else np.zeros_like(on_chip)
         tile_y, tile_x = np.divmod(tile, self.columns_and_rows[0])
-        along_x, along_y = (*self.chip_mesh, 1)[:2]
+        along_x, along_y = (*self.chip_mesh, 1)[:2]  # a mesh of one number is a row of chips
         return Position(chip, tile_x, tile_y, chip % along_x, chip // along_x % along_y, chip // (along_x * along_y))
 
     def hops(self, a: Integers, b: Integers) -> tuple[Integers, Integers, Integers]:
@@ -113,7 +113,7 @@ class Mesh:
         between_x, between_y = here.chip_x - there.chip_x, here.chip_y - there.chip_y
         east_west = np.abs(between_x * columns + here.tile_x - there.tile_x)
         north_south = np.abs(between_y * rows + here.tile_y - there.tile_y)
-        if not self.tile_mesh:
+        if not self.tile_mesh:  # a crossbar: any two cores are one hop apart
             east_west = (np.asarray(a) != np.asarray(b)).astype(np.int64)
             north_south = np.zeros_like(east_west)
         return east_west, north_south, np.abs(between_x) + np.abs(between_y) + np.abs(here.chip_z - there.chip_z)
@@ -127,7 +127,7 @@ class Mesh:
     def points(self, core: Integers) -> Floats:
         """Points whose Manhattan distances are the costs (n_cores, 3), without a crossbar's hop, which is equal for all pairs."""
         at = self.position(core)
-        columns, rows = self.columns_and_rows if self.tile_mesh else (0, 0)
+        columns, rows = self.columns_and_rows if self.tile_mesh else (0, 0)  # a crossbar: only the chips crossed count
         price = self.chip_hop_cost
         return np.stack(
             [at.chip_x * (columns + price) + at.tile_x, at.chip_y * (rows + price) + at.tile_y, at.chip_z * price], axis=-1
@@ -185,8 +185,9 @@ class TrafficGraph(NamedTuple):
 
     def between(self, a: Integers, b: Integers) -> Floats:
         """Spikes a step between cores `a` and cores `b`, one by one, both directions together."""
+        # Keys ascend: `traffic_graph` builds the lists by owner, and `sum_duplicates` sorts each of them.
         keys, wanted = self.owner * self.n_cores + self.core, a * self.n_cores + b
-        found = np.minimum(np.searchsorted(keys, wanted), max(keys.size - 1, 0))
+        found = np.minimum(np.searchsorted(keys, wanted), max(keys.size - 1, 0))  # a key beyond the last is no match either
         return np.where(keys[found] == wanted, self.spikes[found], 0.0) if keys.size else np.zeros(wanted.shape)
 
 
@@ -205,7 +206,7 @@ def traffic_graph(flow: Flow, n_cores: int) -> TrafficGraph:
     source, target, spikes = flow.source[other], flow.target[other], flow.spikes[other]
     ends = (np.concatenate([source, target]), np.concatenate([target, source]))
     both = csr_array((np.concatenate([spikes, spikes]), ends), shape=(n_cores, n_cores))
-    both.sum_duplicates()
+    both.sum_duplicates()  # adds up both directions, and pairs that occur twice
     first = both.indptr.astype(np.int64)
     return TrafficGraph(first, both.indices.astype(np.int64), both.data, np.repeat(np.arange(n_cores), np.diff(first)))
 
@@ -214,6 +215,7 @@ def core_subset(graph: TrafficGraph, members: Integers) -> CoreSubset:
     """Neighbour lists of `members` alone."""
     lengths = graph.first[members + 1] - graph.first[members]
     ends = np.cumsum(lengths)
+    # The ranges first[m] .. first[m + 1] one after another, without a loop.
     edges = np.arange(lengths.sum()) + np.repeat(graph.first[members] - ends + lengths, lengths)
     return CoreSubset(members, graph.core[edges], graph.spikes[edges], np.repeat(np.arange(members.size), lengths))
 
@@ -233,12 +235,12 @@ def independent_sets(graph: TrafficGraph, rng: np.random.Generator) -> Iterator[
     # networkx.maximal_independent_set takes three times as long at 1,200 cores, in Python loops that boards of 100,000 cores
     # would wait for, and prefers no cores: drawn by it, some cores would hardly ever move.
     some = np.flatnonzero(np.diff(graph.first))
-    starts = graph.first[some]
+    starts = graph.first[some]  # reduceat cannot take the empty lists of cores without neighbours
     turns = np.zeros(graph.n_cores)
     while True:
-        rank = rng.random(graph.n_cores) - turns
+        rank = rng.random(graph.n_cores) - turns  # whoever was in fewer sets ranks higher
         chosen, undecided = np.zeros(graph.n_cores, bool), np.ones(graph.n_cores, bool)
-        for _ in range(4):
+        for _ in range(4):  # the set need not be maximal, and later rounds add little
             rank[~undecided] = -np.inf
             above = undecided.copy()
             if some.size:
@@ -297,6 +299,7 @@ class Links(ByValue):
 
 def measured_rates(record: SpikeRecord) -> Rates:
     """Spikes a step of every neuron in a record, over all its samples and steps."""
+    # Records are (batch, *shape, n_steps).
     return {name: np.moveaxis(spikes, -1, 1).mean(axis=(0, 1)).reshape(-1) for name, spikes in record.spikes.items()}
 
 
@@ -321,6 +324,7 @@ def links_of(
         fired[target] = rate[name].reshape(count.grid)[region.box].sum()
         parts = zip(count.sources(region), count.by_connection(region), count.fan_outs(region), strict=True)
         for received, (_, _, _, encoding), fan_out in parts:
+            # A dense list stores zeros too, and a spike pays for them.
             meets = np.full(received.mask.shape, region.n_neurons) if encoding == "dense" else fan_out
             if received.source == INPUT:
                 spikes = _per_neuron(known.get(INPUT, np.array(ASSUMED_RATE)), math.prod(received.shape))
@@ -329,6 +333,7 @@ def links_of(
             else:
                 source = received.source
                 from_, messages, synops = _by_slice(received, numbers[source], slice_of[source], rate[source], meets)
+            # An encoding without a figure of its own (a crossbar's) counts as dense.
             found.append((from_, target, messages, synops, ENCODINGS.index(encoding) if encoding in ENCODINGS else 0))
     lengths = [from_.size for from_, *_ in found]
     return Links(

@@ -64,7 +64,7 @@ class Unpruned:
         self.layers: Layers = network.layers
         self.profile, self.width = profile, weight_bits(bits, profile)
         widths = {layer.name: weight_bits(min(bits, bits_of(layer, bits)), profile) for layer in self.layers}
-        self.counts = counts_of(self.layers, widths, profile, connectivity=1.0)
+        self.counts = counts_of(self.layers, widths, profile, connectivity=1.0)  # 1: as if no weight were zero
         is_full = all(bool(connection.synapse.weight.all()) for layer in self.layers for connection in layer.connections)
         self._known = known.slices if known is not None and known.weight_bits == widths and is_full else None
 
@@ -110,6 +110,8 @@ class Unpruned:
         left = max(memory - taken, memory * MIN_FREE_MEMORY)
         shares = dict.fromkeys(whole, math.inf)
         needs = {name: need for name, need in bits.items() if name not in shares}
+        # Square-root water-filling: a layer that would get more than it needs keeps all of it, and the others share the rest
+        # anew.
         while needs:
             level = left / sum(np.sqrt(need) for need in needs.values())
             kept_whole = {name: need for name, need in needs.items() if need <= level * np.sqrt(need)}
@@ -138,6 +140,7 @@ class PrunedLayerCount(LayerCount):
     """
 
     def __init__(self, whole: LayerCount, share: float, *, prunes_axons: bool, biases: int = 0) -> None:
+        # The cache of the whole network: only `share` differs.
         super().__init__(whole.layer, whole.width, whole.profile, 1.0, whole.cache, whole.wait_steps)
         self.share, self.prunes_axons, self.biases = share, prunes_axons, biases
 
@@ -145,7 +148,7 @@ class PrunedLayerCount(LayerCount):
         """Usage of a region at the layer's share."""
         usage = super().usage(region)
         bits, axons = minimum_usage(self, usage, self.biases)
-        memory = max(math.ceil(usage.synapse_memory_bits * self.share), bits)
+        memory = max(math.ceil(usage.synapse_memory_bits * self.share), bits)  # one synapse a slice at least
         return replace(usage, synapse_memory_bits=memory, input_axons=axons if self.prunes_axons else usage.input_axons)
 
     def sources(self, region: Region) -> Iterator[SourceNeurons]:
@@ -159,7 +162,7 @@ def plan_slices(unpruned: Unpruned, cores: int, whole: Collection[str]) -> tuple
         return unpruned.slices
     layers, profile = unpruned.layers, unpruned.profile
     shares = unpruned.memory_shares(cores, whole)
-    kept = {name for name, share in shares.items() if math.isinf(share)}
+    kept = {name for name, share in shares.items() if math.isinf(share)}  # layers that keep every synapse
     is_quick = len(unpruned.quick_slices) >= MANY_SLICES
 
     def plan(level: float, kept: set[str], *, is_quick: bool = is_quick) -> tuple[Slice, ...] | None:
@@ -167,21 +170,21 @@ def plan_slices(unpruned: Unpruned, cores: int, whole: Collection[str]) -> tuple
         slices = pack_layers(layers, profile, unpruned.pruned_counts(level_of), is_quick=is_quick, enough=cores)
         return slices if count_cores(slices) <= cores else None
 
-    low, high, best = 1.0, 1.0, plan(1.0, kept)
+    low, high, best = 1.0, 1.0, plan(1.0, kept)  # level 1: each layer at its own share
     if best is not None and (count_cores(best) == cores or len(kept) == len(layers)):
         return best
     if best is not None:
-        high = 1 / min(shares.values())
+        high = 1 / min(shares.values())  # from there on every layer is whole
     elif (best := plan(0.0, kept)) is not None:
         low = 0.0
-    elif (best := plan(0.0, set(whole), is_quick=False)) is not None:
+    elif (best := plan(0.0, set(whole), is_quick=False)) is not None:  # small layers cannot be kept whole: prune them too
         low, kept = 0.0, set(whole)
     else:
         return None
     low, best = _bisect_level(lambda level: plan(level, kept), low, high, best, COARSE_STEPS if is_quick else BISECTION_STEPS)
     if not is_quick:
         return best
-    high = min(MAX_VARIANT_GAIN * low + 2**-COARSE_STEPS, high)
+    high = min(MAX_VARIANT_GAIN * low + 2**-COARSE_STEPS, high)  # what further variants may gain, and a coarse step
     return _bisect_level(lambda level: plan(level, kept, is_quick=False), low, high, best, FINE_STEPS, enough=cores)[1]
 
 
@@ -272,9 +275,10 @@ class CoreSharing:
             return infeasible
         layers = self.unpruned.layers
         if (plan := plan_slices(self.unpruned, cores, self.whole)) is None:
+            # No single layer is to blame: `_core_shortage` finds the scarcest resource if an explanation is asked for.
             return Infeasibility(layer=layers[0].name, what="", need=0, limit=cores, key="cores_per_chip", is_of_cores=True)
         found = self._slice_budgets(plan)
-        if isinstance(found, Infeasibility) and found.depends_on_cut:
+        if isinstance(found, Infeasibility) and found.depends_on_cut:  # fewer slices take fewer output axons
             found = self._with_fewer_slices(found, cores)
         if isinstance(found, Infeasibility):
             return found
@@ -301,7 +305,7 @@ class CoreSharing:
         by_number = [profile.capacity("neurons", core) for core in range(cores)] if profile.cores_differ else None
         limit, key = sum(by_number) if by_number else cores * profile.capacity("neurons"), "neurons_per_core"
         for pool in ("memory_bits", "neuron_memory_bits"):
-            if state and cores * (profile.capacity(pool) // state) < limit:
+            if state and cores * (profile.capacity(pool) // state) < limit:  # a neuron's state is not split over cores
                 limit, key = cores * (profile.capacity(pool) // state), f"{pool}_per_core"
         if n_neurons <= limit:
             return None
@@ -317,7 +321,7 @@ class CoreSharing:
             minimal = self.unpruned.minimal_plan(self.whole)
             cores = count_cores(minimal)
             found: object = self._slice_budgets(minimal)
-            if not isinstance(found, Infeasibility) and len(minimal) < MANY_SLICES:
+            if not isinstance(found, Infeasibility) and len(minimal) < MANY_SLICES:  # a full plan takes long for large networks
                 found = self.budget(cores)
             if not isinstance(found, Infeasibility):
                 return self._core_shortage(infeasible, minimal, requested)
@@ -339,6 +343,7 @@ class CoreSharing:
             return infeasible.error(profile, f"Pruning synapses does not help. {remedy}")
         taken = np.stack([usage_vector(part.usage, part.output_axons, profile) for part in minimal])
         limited = limited_resources(profile)
+        # The resource whose total fills most cores.
         scarcest = int((taken.sum(axis=0) / [max(profile.capacity(resource), 1) for resource in limited]).argmax())
         layers = [layer.name for layer in self.unpruned.layers]
         of_layer = np.bincount([layers.index(part.layer) for part in minimal], taken[:, scarcest])
@@ -374,7 +379,7 @@ class CoreSharing:
             return plan is not None and not isinstance(self._slice_budgets(plan), Infeasibility)
 
         low, high = cores, count_cores(self.unpruned.slices)
-        if high <= low or not is_enough(high):
+        if high <= low or not is_enough(high):  # even the unpruned network's cores do not help
             return None
         while high - low > 1:
             middle = (low + high) // 2
@@ -415,7 +420,9 @@ def gains(
     """
     if all(layer.kept >= 1 and not layer.binds for layer in budget.layers):
         return ()
+    # 1 bit of a signed weight would be its sign alone.
     narrower = max((bits for bits in profile["weight_bits"].choices if 1 < bits < budget.weight_bits), default=None)
+    # `unpruned` is of one width, so only the first can reuse it.
     more = _kept_shares(network, profile, budget.cores + 1, budget.weight_bits, unpruned) if budget.cores < profile.cores else {}
     thinner = _kept_shares(network, profile, budget.cores, narrower, None) if narrower is not None else {}
     return tuple(

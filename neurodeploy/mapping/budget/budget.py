@@ -128,6 +128,7 @@ class BudgetOverrun:
     def error(self, budget: Budget) -> BudgetError:
         """The error that names the limit, its source and a remedy."""
         part, profile = self.slice, budget.profile
+        # A chip may pool synapse memory with neurons.
         key = f"{self.resource}_per_core" if f"{self.resource}_per_core" in profile else "memory_bits_per_core"
         more = f", or allow more than {budget.cores} cores" if budget.cores < profile.cores else ""
         return BudgetError(
@@ -178,6 +179,7 @@ class Budget:
 
     def grid(self, layer: str) -> tuple[int, ...]:
         """The shape in which a layer is cut: its neurons, or channels, rows and columns."""
+        # Slices cover the layer, so the largest stops are its sides.
         return tuple(max(stops) for stops in zip(*(part.region.stops for part in self.of(layer)), strict=True))
 
     def _repr_html_(self) -> str:
@@ -210,9 +212,10 @@ class Budget:
             region = _kept_region(part.region, kept.get(part.layer), self.grid(part.layer))
             caps = []
             for cap in part.sources:
+                # Caps count source neurons, which are renumbered too.
                 first, last = _renumbered(cap.start, cap.stop, kept.get(part.source))
                 caps.append(AxonCap(start=first, stop=last, axons=cap.axons))
-            if region.stops[0] > region.starts[0]:
+            if region.stops[0] > region.starts[0]:  # no neuron of it is left otherwise
                 slices.append(replace(part, region=region, sources=tuple(caps)))
         return replace(self, slices=tuple(slices))
 
@@ -237,6 +240,7 @@ class Budget:
                 memory[part.core].append((part, usage.synapse_memory_bits))
                 if usage.input_axons > part.input_axons:
                     yield BudgetOverrun(slice=part, resource="input_axons", need=usage.input_axons, limit=part.input_axons)
+                # () where the slice has lost all its synapses.
                 sent = next((one.mask for one in count.sources(part.region) if one.source == part.source), ())
                 for cap in part.sources:
                     axons = int(sum(sent[cap.start : cap.stop]))
@@ -245,7 +249,7 @@ class Budget:
         for parts in memory.values():
             need, limit = sum(bits for _, bits in parts), sum(part.synapse_memory_bits for part, _ in parts)
             for part, bits in parts:
-                left = max(part.synapse_memory_bits, limit - (need - bits))
+                left = max(part.synapse_memory_bits, limit - (need - bits))  # its own budget, or what the others leave
                 if need > limit and bits > left:
                     yield BudgetOverrun(slice=part, resource="synapse_memory_bits", need=bits, limit=left)
 
@@ -261,6 +265,7 @@ def _kept_region(region: Region, kept: NDArray[np.bool_] | None, grid: tuple[int
         return region
     if len(grid) == 1:
         return Region.run(*_renumbered(region.starts[0], region.stops[0], kept))
+    # Whole channels are kept, so this is exact.
     channels, starts, stops = int(kept.sum()) // math.prod(grid[1:]), region.starts, region.stops
     return Region((min(starts[0], channels), *starts[1:]), (min(stops[0], channels), *stops[1:]))
 

@@ -22,6 +22,7 @@ from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.passes.dead_neurons import is_depthwise, trimmable, without_neurons
 from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
 
+# Below the highest level convolutions lose more channels, but dense layers keep more synapses.
 LEVEL_FRACTIONS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 """Fractions of the highest feasible level that are tried."""
 LEVELS = 64
@@ -63,7 +64,7 @@ def narrow_budget(
     if not narrowable(network):
         return _attempt(network, profile, cores, bits, {}).budget
 
-    @cache
+    @cache  # neighbouring levels often round to the same channels
     def shared(channels: tuple[tuple[str, int], ...]) -> _Attempt | None:
         try:
             return _attempt(network, profile, cores, bits, dict(channels), explain=False)
@@ -76,7 +77,7 @@ def narrow_budget(
     if (whole := attempt(LEVELS)) is not None and whole.keeps_all:
         return whole.budget
     low, high = 0, LEVELS
-    while high - low > 1 and whole is None:
+    while high - low > 1 and whole is None:  # feasibility is taken as monotone: fewer channels fit more easily
         middle = (low + high) // 2
         low, high = (middle, high) if attempt(middle) is not None else (low, middle)
     most = LEVELS if whole is not None else max(low, 1)
@@ -110,8 +111,10 @@ def _attempt(
     convolutions = [layer.name for layer in network if len(layer.shape) == 3]
     narrow = first_channels(network, channels)
     budget = share_budget(narrow, profile, cores=cores, bits=bits, whole=convolutions, explain=explain)
+    # Depthwise layers follow their source.
     own = [name for name in channels if not any(is_depthwise(c.synapse) for c in network[name].connections)]
     kept = [layer.kept for layer in budget.layers if layer.layer not in channels]
+    # 1e-9: a layer that keeps nothing loses, but is comparable.
     loss = sum(network[name].shape[0] / channels[name] for name in own) + sum(1 / max(b, 1e-9) for b in kept)
     is_whole = all(n == network[name].shape[0] for name, n in channels.items())
     return _Attempt(budget=budget, loss=loss, keeps_all=is_whole and min(kept, default=1.0) >= 1)
@@ -121,13 +124,14 @@ def _channels(network: Network, level: float) -> dict[str, int]:
     """Channels that each convolution, and its pools, keep at a level 0..1: at least one, and all of them at 1."""
     together: dict[str, list[str]] = {}
     for name in narrowable(network):
+        # A depthwise layer has a channel for each of its source's: they lose the same ones together.
         tied = next((c.source for c in network[name].connections if is_depthwise(c.synapse)), None)
         first = next((first for first, names in together.items() if tied in names), name)
         together.setdefault(first, []).append(name)
     need = {first: sum(network[name].n_neurons for name in names) for first, names in together.items()}
     channels: dict[str, int] = {}
     for first, names in together.items():
-        share = min(1.0, level * math.sqrt(max(need.values()) / need[first]))
+        share = min(1.0, level * math.sqrt(max(need.values()) / need[first]))  # the layer with most neurons keeps `level` itself
         channels |= dict.fromkeys(names, max(round(share * network[first].shape[0]), 1))
     return channels
 

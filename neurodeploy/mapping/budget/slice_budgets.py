@@ -69,6 +69,7 @@ def minimum_usage(counted: LayerCount, whole: Usage, biases: int) -> tuple[int, 
     """
     key = ("single", whole.neurons, biases, counted.width)
     if key not in counted.cache:
+        # Synapses of each axon: bias neurons reach every neuron of the region.
         single = np.asarray([1, *[whole.neurons] * biases])
         counted.cache[key] = count(single, whole.neurons, counted.width, counted.profile).synapse_memory_bits
     return min(counted.cache[key], whole.synapse_memory_bits), min(1 + biases, whole.input_axons)
@@ -98,7 +99,7 @@ def prunable_sources(layers: Layers) -> dict[str, str]:
 
 
 def biases_of(layers: Layers, among: Collection[str] | None = None) -> dict[str, int]:
-    """Number of neurons that bring biases to each layer; 0 for the layers that are not in `among`, if that is passed."""
+    """Number of neurons that bring biases to each layer; with `among`, 0 for the layers that are not in it."""
     biases = bias_layers(layers)
     return {
         layer.name: len(biases & {c.source for c in layer.connections}) * (among is None or layer.name in among)
@@ -140,6 +141,7 @@ class _CoreBudget:
         self._fixed_bits = sum(neuron_and_axon_bits(part, profile) for part in slices)
         self._pruned = [part.layer in prunable for part in slices]
         self._minimum_axons = [n if is_pruned else 0 for (_, n), is_pruned in zip(least, self._pruned, strict=True)]
+        # Slices that are not pruned axon by axon keep every input axon.
         self._fixed_axons = sum(n for n, is_pruned in zip(self._n_sources, self._pruned, strict=True) if not is_pruned)
 
     def infeasibilities(self) -> Iterator[Infeasibility]:
@@ -158,8 +160,10 @@ class _CoreBudget:
 
     def budgets(self) -> list[SliceBudget]:
         """What each slice may use."""
+        # Shares of it are rounded down, so that they never add up to more than the core has.
         memory = memory_for_synapses(self.profile) - self._fixed_bits
         planned = [part.usage.synapse_memory_bits for part in self.slices]
+        # No synapses planned at all: by neurons.
         shares = planned if any(planned) else [part.usage.neurons for part in self.slices]
         return [
             SliceBudget(
@@ -174,6 +178,7 @@ class _CoreBudget:
         left, fewest = self.profile.capacity("input_axons") - self._fixed_axons, sum(self._minimum_axons)
         wanted = sum(n for n, is_pruned in zip(self._n_sources, self._pruned, strict=True) if is_pruned)
         return [
+            # Its minimum, and of the rest a share in proportion to what it wants beyond the minimum.
             n if not is_pruned or wanted <= left else least_axons + (n - least_axons) * (left - fewest) // (wanted - fewest)
             for n, least_axons, is_pruned in zip(self._n_sources, self._minimum_axons, self._pruned, strict=True)
         ]
@@ -218,12 +223,13 @@ def _cap_axons(layers: Layers, profile: HardwareProfile, slices: Slices, prunabl
         source = prunable[part.layer]
         n_in, sources = n_in_of[part.layer][source], outgoing.of_layer[source]
         caps = [AxonCap(start=a.start, stop=a.stop, axons=outgoing.per_slice(a)) for a in sources]
-        caps = caps or [AxonCap(start=0, stop=n_in, axons=n_in)]
+        caps = caps or [AxonCap(start=0, stop=n_in, axons=n_in)]  # the input has no cores, and no output axons to cap
         free = sum(cap.axons for cap in caps)
         if free == 0 and part.input_axons > n_biases:
             infeasibilities.append(outgoing.infeasible(part, source))
-        most = min(part.input_axons, free + n_biases)
+        most = min(part.input_axons, free + n_biases)  # more axons than its sources may send would be an empty promise
         capped.append(replace(part, sources=tuple(caps), source=source, biases=n_biases, input_axons=most))
+    # The worst one: a remedy for it cures all.
     return max(infeasibilities, key=lambda infeasible: infeasible.need) if infeasibilities else tuple(capped)
 
 
@@ -274,6 +280,7 @@ def _full_cores(parts: Slices, counts: Mapping[str, LayerCount]) -> set[int]:
     """Cores whose memory is too small for all their slices unpruned; elsewhere one slice uses what another leaves."""
     left: dict[int, int] = defaultdict(int)
     for part in parts:
+        # Summed over the core: slices share its memory.
         left[part.core] += part.synapse_memory_bits - counts[part.layer].usage(part.region).synapse_memory_bits
     return {core for core, bits in left.items() if bits < 0}
 
@@ -287,6 +294,7 @@ def _layer_budget(
     usages = [counted.usage(part.region) for part in mine]
     memory, full = sum(part.synapse_memory_bits for part in mine), sum(usage.synapse_memory_bits for usage in usages)
     kept = min(1.0, memory / full) if full else 1.0
+    # Bisection asks for the same connectivities for every slice, so each count is made once a layer.
     count_at = cache(partial(LayerCount, counted.layer, counted.width, counted.profile, wait_steps=counted.wait_steps))
     targets = {target.name for target in layers if any(c.source == layer.name for c in target.connections)}
     return LayerBudget(
@@ -312,12 +320,12 @@ def _output_axons_to(part: SliceBudget, source: str, counted: LayerCount) -> int
 def _synapses_in_memory(part: SliceBudget, full: Usage, count_at: Callable[..., LayerCount]) -> int:
     """Most synapses of a slice within its memory, when every weight survives with the same chance.
 
-    `thinned` gives the layer's count at a connectivity: all slices halve through the same ones.
+    `count_at` gives the layer's count at a connectivity.
     """
     if full.synapse_memory_bits <= part.synapse_memory_bits:
         return full.synapses
     low, high = 0.0, 1.0
-    for _ in range(10):
+    for _ in range(10):  # to 1 part in 1,024: enough for an estimate
         middle = (low + high) / 2
         fits = count_at(connectivity=middle).usage(part.region).synapse_memory_bits <= part.synapse_memory_bits
         low, high = (middle, high) if fits else (low, middle)
