@@ -23,7 +23,7 @@ SupportRow: TypeAlias = "tuple[str, str]"
 def torch_support_table() -> list[SupportRow]:
     """Rows for Norse's cells, torch's functions and tensor methods."""
     cells = {cell.__name__: reader for cell, reader in CELL_READERS.items()}
-    hidden = OPERATORS | {name for name in MAX_POOLS if name.endswith("_with_indices")}
+    hidden = OPERATORS | {name for name in MAX_POOLS if name.endswith("_with_indices")}  # users never type these names
     return [
         *(row for table in (cells, LINEAR_FUNCTIONS, MAX_POOLS) for row in support_rows(table, hidden)),
         (code_list(REARRANGEMENTS), "Rearranges elements: reorders, repeats, leaves out or concatenates them."),

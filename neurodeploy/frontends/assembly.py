@@ -94,6 +94,7 @@ def topological_order(sources: Sources, labels: Mapping[str, str]) -> list[str]:
         A loop through several populations. On the chip a spike takes one step a synapse, so such a loop would need a delay of
         as many steps; and a layer receives spikes only from layers before it and from itself.
     """
+    # Order of the model: breaks ties, so that equal models give equal networks.
     rank = {name: index for index, name in enumerate(sources)}
     graph = nx.DiGraph()
     graph.add_nodes_from(sources)
@@ -102,8 +103,8 @@ def topological_order(sources: Sources, labels: Mapping[str, str]) -> list[str]:
     try:
         return list(nx.lexicographical_topological_sort(graph, key=rank.__getitem__))
     except nx.NetworkXUnfeasible:
-        loop = [source for source, _ in nx.find_cycle(graph)]
-    first = loop.index(min(loop, key=rank.__getitem__))
+        loop = [source for source, _ in nx.find_cycle(graph)]  # edges, each by its source: the nodes of the loop in order
+    first = loop.index(min(loop, key=rank.__getitem__))  # the error text begins with the first one in the model
     loop = loop[first:] + loop[:first]
     n, targets = len(loop), [*loop[1:], loop[0]]
     delay = sum(sources[target][source] for source, target in zip(loop, targets, strict=True))
@@ -149,12 +150,13 @@ class _Assembler:
     def __init__(self, input_shape: Shape, specs: Sequence[LayerSpec]) -> None:
         self.specs = specs
         self.shapes: dict[str, Shape] = {INPUT: input_shape} | {spec.name: spec.shape for spec in specs}
+        # Layers behind a convolution have its output's shape; of the others, the first convolution that reads one decides.
         fixed = {spec.name for spec in specs if any(isinstance(term.synapse, Conv) for term in spec.expression.terms)}
         for term in (term for spec in specs for term in spec.expression.terms):
             if isinstance(term.synapse, Conv) and term.source not in fixed:
                 fixed.add(term.source)
                 self.shapes[term.source] = term.synapse.input_shape
-        names = (BIAS, *(f"{BIAS}{k}" for k in range(2, len(specs) + 3)))
+        names = (BIAS, *(f"{BIAS}{k}" for k in range(2, len(specs) + 3)))  # more names than layers: one is free
         self.bias_name = next(name for name in names if name not in {spec.name for spec in specs})
 
     def layers(self) -> tuple[Layer, ...]:
@@ -167,7 +169,7 @@ class _Assembler:
                 where = next((term.where for term in spec.expression.terms if term.where), spec.where)
                 raise ExtractError(where, f"{error.where} {error.what}", remedy=error.remedy) from error
         if any(c.source == self.bias_name for layer in layers for c in layer.connections):
-            layers.insert(0, self._bias_layer())
+            layers.insert(0, self._bias_layer())  # before every layer that receives from it
         return tuple(layers)
 
     def _layer(self, spec: LayerSpec) -> Layer:
@@ -175,12 +177,12 @@ class _Assembler:
         connections = []
         for term in spec.expression.terms:
             synapse = _synapse(term, self.shapes[term.source], shape)
-            if (gain != 1).any():
+            if (gain != 1).any():  # the chip's neurons take their input as it is, so their gain goes into the weights
                 synapse = replace(synapse, weight=synapse.weight * synapse.per_weight(gain))
-            delay = -term.step - (term.source == spec.name)
+            delay = -term.step - (term.source == spec.name)  # its own spikes are a step old: the synapse's step, no delay
             connections.append(Connection(source=term.source, synapse=synapse, delay_steps=delay))
         bias = np.asarray(spec.expression.bias.reshape(-1) * gain)
-        if spec.neurons.has_current and bias.any():
+        if spec.neurons.has_current and bias.any():  # the chip's bias is added to v, past the current
             connections.append(Connection(source=self.bias_name, synapse=Dense(weight=bias.reshape(-1, 1))))
             bias = np.zeros(())
         if not connections:
@@ -196,6 +198,7 @@ class _Assembler:
     def _bias_layer(self) -> Layer:
         """Return one neuron that fires at every step: its bias is above its threshold, and it receives no spikes."""
         n_in = int(np.prod(self.shapes[INPUT]))
+        # Every layer has a connection; this one is empty, so the input never reaches the neuron.
         no_synapses = Sparse(
             n_in=n_in, starts=np.zeros(2, dtype=np.int64), sources=np.zeros(0, dtype=np.int32), weight=np.zeros(0)
         )
@@ -216,6 +219,7 @@ def _synapse(term: Term, source: Shape, target: Shape) -> Synapse:
     match term.synapse:
         case Conv() as conv:
             onto_target = _conv_onto_channels(term, conv, target)
+            # A pool has not taken the term's gain yet; a convolution with weights has.
             if onto_target is not None and onto_target.input_shape == source and onto_target.output_shape == target:
                 return _scaled_window(onto_target, term.gain) if term.is_pool else onto_target
             return _select_rows(term, _synapse_list(conv))
@@ -223,10 +227,10 @@ def _synapse(term: Term, source: Shape, target: Shape) -> Synapse:
             if term.is_in_order:
                 return dense
             matrix = np.zeros((term.indices.size, term.n_source))
-            used = term.indices.reshape(-1) > 0
+            used = term.indices.reshape(-1) > 0  # indices count from 1; 0 is an element that no neuron feeds
             matrix[used] = dense.weight[term.indices.reshape(-1)[used] - 1]
             return Dense(weight=matrix)
-        case None:
+        case None:  # no weights in between: one synapse from each neuron
             if len(source) == 3 and source == target and term.is_in_order:
                 channels, rows, columns = source
                 each_pixel = Conv(weight=np.ones((channels, 1, 1, 1)), input_shape=(channels, rows, columns), groups=channels)
@@ -260,6 +264,7 @@ def _conv_onto_channels(term: Term, conv: Conv, target: Shape) -> Conv | None:
     if (rows != np.where(channel[:, None] >= 0, channel[:, None] * pixels + np.arange(1, pixels + 1), 0)).any():
         return None
     full = ungrouped(conv.weight, conv.groups)
+    # Channel -1 reads the last filter, but is not kept.
     weight = np.where((channel >= 0)[:, None, None, None], full[channel], 0.0)
     return replace(conv, weight=weight, groups=1)
 
@@ -281,8 +286,8 @@ def _synapse_list(conv: Conv) -> csr_matrix:
     y, i = np.nonzero(conv.is_inside_input(0))
     x, j = np.nonzero(conv.is_inside_input(1))
     out, within = (a.reshape(-1) for a in np.indices((f, c)))
-    channel = out // per_group * c + within
-    to = (out[:, None, None] * rows + y[:, None]) * columns + x
+    channel = out // per_group * c + within  # input channel: that of the filter's group
+    to = (out[:, None, None] * rows + y[:, None]) * columns + x  # flat output index; `pixels` is the flat input index
     pixels = (channel[:, None, None] * height + conv.input_positions(0)[y, i][:, None]) * width + conv.input_positions(1)[x, j]
     weight = conv.weight[out[:, None, None], within[:, None, None], i[:, None], j]
     return csr_matrix((weight.reshape(-1), (to.reshape(-1), pixels.reshape(-1))), shape=(conv.n_out, conv.n_in))
@@ -290,6 +295,6 @@ def _synapse_list(conv: Conv) -> csr_matrix:
 
 def _as_sparse(matrix: csr_matrix) -> Sparse:
     matrix.sum_duplicates()
-    matrix.eliminate_zeros()
+    matrix.eliminate_zeros()  # a zero is no synapse, and would take memory
     matrix.sort_indices()
     return Sparse(n_in=matrix.shape[1], starts=matrix.indptr, sources=matrix.indices, weight=matrix.data)

@@ -88,7 +88,7 @@ class Term:
         """
         pixels = self.indices[0].size
         rows = self.indices.reshape(len(self.indices), pixels)
-        first = np.where(rows[:, 0] > 0, rows[:, 0] - 1, -pixels)
+        first = np.where(rows[:, 0] > 0, rows[:, 0] - 1, -pixels)  # -pixels // pixels is -1: no channel
         expected = np.where(first[:, None] >= 0, first[:, None] + np.arange(1, pixels + 1), 0)
         if self.n_out % pixels or (first % pixels).any() or (rows != expected).any():
             raise ExtractError(
@@ -115,14 +115,11 @@ class Term:
         """
         used = self.indices > 0
         per_output = np.ones(self.n_out)
-        per_output[self.indices[used] - 1] = factors[used]
+        per_output[self.indices[used] - 1] = factors[used]  # the last factor of an output wins; the test finds others
         if (per_output[self.indices[used] - 1] != factors[used]).any():
-            raise ExtractError(
-                where,
-                f"scales copies of the spikes of {self.source!r} by different factors",
-                remedy="Put the factors into the weights behind it.",
-            )
-        if (per_output == per_output.flat[0]).all():
+            remedy = "Put the factors into the weights behind it."
+            raise ExtractError(where, f"scales copies of the spikes of {self.source!r} by different factors", remedy=remedy)
+        if (per_output == per_output.flat[0]).all():  # one factor for all stays a scalar, which any synapse takes
             per_output = per_output.flat[0].reshape(())
         if self.synapse is None:
             return replace(self, gain=self.gain * per_output)
@@ -194,6 +191,8 @@ def rearrange(x: LinearExpression, move: Callable[[NDArray[np.float64]], NDArray
     move : function
         From an array of the expression's shape to one of the new shape; must not add elements up.
     """
+    # Floats, so that one `move` serves indices and constants; exact below 2**53. Padding with zeros means "no neuron": indices
+    # count from 1.
     indices = [move(term.indices.astype(np.float64)).astype(np.int64) for term in x.terms]
     kept = [replace(term, indices=moved) for term, moved in zip(x.terms, indices, strict=True) if moved.any()]
     return LinearExpression(terms=tuple(kept), bias=move(x.bias))
@@ -219,7 +218,7 @@ def as_floats(where: str, name: str, value: Any) -> Floats:
     array = np.asarray(torch.as_tensor(value).detach().cpu(), dtype=np.float64)
     if not np.isfinite(array).all():
         raise ExtractError(where, f"its {name} is not finite")
-    return array.reshape(()) if array.size == 1 and array.ndim == 1 else array
+    return array.reshape(()) if array.size == 1 and array.ndim == 1 else array  # one value for all neurons
 
 
 def linear(module: ModuleId, x: LinearExpression, matrix: Floats, bias: Floats | None) -> LinearExpression:
@@ -227,9 +226,7 @@ def linear(module: ModuleId, x: LinearExpression, matrix: Floats, bias: Floats |
     name, where = module
     if len(x.shape) != 1:
         raise ExtractError(
-            where,
-            f"acts on the last dimension of an input of shape {x.shape} only",
-            remedy="Put a Flatten before it.",
+            where, f"acts on the last dimension of an input of shape {x.shape} only", remedy="Put a Flatten before it."
         )
     terms = []
     for term in x.terms:
@@ -281,6 +278,7 @@ def convolution(
         if not np.array_equal(channels, np.arange(source[0])):
             full, seen_groups = ungrouped(weight, groups), 1
             seen = np.zeros((len(full), source[0], *full.shape[2:]))
+            # A channel that appears twice gets both weights.
             np.add.at(seen.swapaxes(0, 1), channels[channels >= 0], full.swapaxes(0, 1)[channels >= 0])
         conv = Conv(weight=seen, input_shape=source, groups=seen_groups, **geometry)
         if isinstance(term.synapse, Conv):
@@ -312,6 +310,7 @@ def average_pool(
     """Add up `share` of each pixel of a window that moves over an expression (channels, rows, columns)."""
     name, where = module
     image = x.image_shape(where)
+    # Behind a convolution the folded window would still see pixels where the pooling pads zeros.
     if any(padding) and (not counts_padding or any(term.has_weights for term in x.terms)):
         raise ExtractError(
             where,
@@ -329,8 +328,10 @@ def average_pool(
         pooled = pool if term.synapse is None else conv_then_pool(where, term.synapse, pool)
         pixels = np.arange(1, pooled.output_shape[1] * pooled.output_shape[2] + 1).reshape(pooled.output_shape[1:])
         indices = np.where(channels[:, None, None] >= 0, channels[:, None, None] * pixels.size + pixels, 0)
+        # Layers are named after weights, and only without any after the pooling.
         named = term if term.synapse is not None else replace(term, name=name, where=where)
         terms.append(replace(named, indices=indices, synapse=pooled, is_pool=not term.has_weights))
+    # Divisor 1: sums, of which `share` counts.
     windows = torch.nn.functional.avg_pool2d(torch.tensor(x.bias), kernel, stride, padding, divisor_override=1)
     return LinearExpression(terms=tuple(terms), bias=np.asarray(windows) * share)
 
@@ -349,7 +350,7 @@ def spike_count(
             source="only the maximum of spikes, 0 or 1, is a neuron",
             remedy="Move the pooling behind the neurons, or use AvgPool2d.",
         )
-    ones = np.ones((image[0], 1, *kernel))
+    ones = np.ones((image[0], 1, *kernel))  # depthwise: each channel counts its own spikes
     window = Conv(weight=ones, input_shape=image, stride=stride, padding=padding, dilation=dilation, groups=image[0])
     check_ceil_mode(where, is_ceil, window)
     return convolution(module, x, ones, None, stride=stride, padding=padding, dilation=dilation, groups=image[0])
@@ -361,18 +362,15 @@ def spike_count(
 def pair(value: Any) -> Pair:
     """Return one number, or two, as (rows, columns)."""
     sides = tuple(value) if isinstance(value, (tuple, list)) else (value,)
-    return int(sides[0]), int(sides[-1])
+    return int(sides[0]), int(sides[-1])  # one number counts for both sides
 
 
 def same_padding(where: str, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[int, ...]:
     """Return the zeros on each side that keep the size (``padding="same"``); refuse windows that need more on one side."""
     around = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
     if any(total % 2 for total in around):
-        raise ExtractError(
-            where,
-            "pads one side more than the other ('same' with an even window)",
-            remedy="Use an odd window, or pad by a number.",
-        )
+        remedy = "Use an odd window, or pad by a number."
+        raise ExtractError(where, "pads one side more than the other ('same' with an even window)", remedy=remedy)
     return tuple(total // 2 for total in around)
 
 
@@ -384,12 +382,14 @@ def average_window(image: tuple[int, int, int], kernel: Pair, stride: Pair, padd
 
 def conv_then_pool(where: str, conv: Conv, pool: Conv) -> Conv:
     """Fold a convolution and the average pooling behind it into one convolution."""
+    # Pools have one kernel for all.
     weight = _convolve_kernels(conv.weight, pool.weight[0, 0], conv.dilation, tap_step=conv.stride)
     return _compose(where, conv, pool, weight, conv.groups)
 
 
 def pool_then_conv(where: str, pool: Conv, conv: Conv) -> Conv:
     """Fold average pooling and the convolution behind it into one convolution."""
+    # Taps of the convolution, in pixels of the pool's input.
     step = (conv.dilation[0] * pool.stride[0], conv.dilation[1] * pool.stride[1])
     return _compose(where, pool, conv, _convolve_kernels(conv.weight, pool.weight[0, 0], step), conv.groups)
 
@@ -398,6 +398,7 @@ def pool_then_matrix(pool: Conv, matrix: Floats) -> Floats:
     """Fold average pooling and the matrix behind it into one matrix (n_out, pixels): windows share their weight among pixels."""
     (c, rows, columns), (_, height, width) = pool.output_shape, pool.input_shape
     (p, q), (y, x), (k, m) = pool.padding, pool.stride, pool.weight.shape[2:]
+    # The padded image, or more where the last window reaches beyond it.
     pixels = np.zeros((len(matrix), c, max(height + 2 * p, (rows - 1) * y + k), max(width + 2 * q, (columns - 1) * x + m)))
     weights = matrix.reshape(len(matrix), c, rows, columns)
     for i, j in np.ndindex(k, m):
@@ -416,7 +417,7 @@ def adaptive_window(where: str, image: tuple[int, int, int], output_size: Any) -
     """Return the window, equal to its stride, by which adaptive pooling divides an image (channels, rows, columns)."""
     sizes = zip(image[1:], output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size), strict=True)
     sides = [n if out is None else int(out) for n, out in sizes]
-    if any(n % out for n, out in zip(image[1:], sides, strict=True)):
+    if any(n % out for n, out in zip(image[1:], sides, strict=True)):  # torch would use windows of several sizes
         raise ExtractError(
             where, f"does not divide {image[1:]} pixels into {tuple(sides)} equal windows", remedy="Use AvgPool2d or MaxPool2d."
         )
@@ -444,6 +445,7 @@ def scale_inputs(where: str, conv: Conv, gain: Floats) -> Conv:
             remedy="Scale whole channels, or put the factors into a Linear.",
         )
     f, c = conv.weight.shape[:2]
+    # Filter f sees the channels of its group.
     per_group = np.repeat(channels[:, 0].reshape(conv.groups, c), f // conv.groups, axis=0)
     return replace(conv, weight=conv.weight * per_group[:, :, None, None])
 
@@ -460,6 +462,7 @@ def ungrouped(weight: Floats, groups: int) -> Floats:
 
 def _compose(where: str, first: Conv, second: Conv, weight: Floats, groups: int) -> Conv:
     """Return the geometry of two windows as one, with the weights that `_convolve_kernels` found."""
+    # A zero of `second` is a stride of `first` wide.
     padding = [p + q * s for p, q, s in zip(first.padding, second.padding, first.stride, strict=True)]
     for axis in (0, 1):
         stride, window = first.stride[axis], first.dilation[axis] * (first.weight.shape[2 + axis] - 1) + 1
@@ -472,13 +475,8 @@ def _compose(where: str, first: Conv, second: Conv, weight: Floats, groups: int)
                 "pads the output of a pooling whose windows overlap or leave pixels out: no single window does so at the border",
                 remedy="Pool with windows that divide the image, or convolve without padding.",
             )
-    return Conv(
-        weight=weight,
-        input_shape=first.input_shape,
-        padding=(padding[0], padding[1]),
-        groups=groups,
-        stride=(first.stride[0] * second.stride[0], first.stride[1] * second.stride[1]),
-    )
+    strides = (first.stride[0] * second.stride[0], first.stride[1] * second.stride[1])
+    return Conv(weight=weight, input_shape=first.input_shape, padding=(padding[0], padding[1]), groups=groups, stride=strides)
 
 
 def _convolve_kernels(kernel: Floats, taps: Floats, step: Pair, tap_step: Pair = (1, 1)) -> Floats:
@@ -494,7 +492,6 @@ def _convolve_kernels(kernel: Floats, taps: Floats, step: Pair, tap_step: Pair =
     result = np.zeros((*kernel.shape[:2], *shape))
     for i, j in np.ndindex(*taps.shape):
         y, x = i * tap_step[0], j * tap_step[1]
-        result[:, :, y : y + (rows - 1) * step[0] + 1 : step[0], x : x + (columns - 1) * step[1] + 1 : step[1]] += (
-            kernel * taps[i, j]
-        )
+        window = result[:, :, y : y + (rows - 1) * step[0] + 1 : step[0], x : x + (columns - 1) * step[1] + 1 : step[1]]
+        window += kernel * taps[i, j]  # a view of the result
     return result

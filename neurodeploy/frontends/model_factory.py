@@ -34,7 +34,7 @@ def call_factory(spec: str) -> Any:
         Another form; no such file, module or name; a name that is not callable; or an exception of the user's code, quoted in
         one line.
     """
-    where, colon, name = spec.rpartition(":")
+    where, colon, name = spec.rpartition(":")  # the last colon: a path may hold others
     if not colon or not where or not name.isidentifier():
         raise RequestError(spec, "is not of the form file.py:factory or package.module:factory")
     is_file = where.endswith(".py")
@@ -85,7 +85,7 @@ def load_model(spec: str) -> tuple[torch.nn.Module, torch.Tensor]:
 
 def _import_file(path: Path) -> ModuleType:
     """Import a file under a name that no other module has, so that a model in ``torch.py`` does not hide torch."""
-    name = f"{path.stem}_{zlib.crc32(bytes(path.resolve())):08x}"
+    name = f"{path.stem}_{zlib.crc32(bytes(path.resolve())):08x}"  # the path tells files of one name apart
     found = importlib.util.spec_from_file_location(name, path)
     assert found is not None
     assert found.loader is not None
@@ -94,7 +94,7 @@ def _import_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         found.loader.exec_module(module)
-    except BaseException:
+    except BaseException:  # also on Ctrl-C: a half-executed module must not stay importable
         del sys.modules[name]
         raise
     return module
@@ -117,6 +117,6 @@ def _quoting(spec: str, what: str) -> Iterator[None]:
     """Turn exceptions of the user's code, ``sys.exit()`` too, into a `RequestError` of one line."""
     try:
         yield
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # SystemExit is no Exception, and would end the command
         said = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".: ")
         raise RequestError(spec, f"{what} {said}") from error

@@ -80,11 +80,11 @@ def _euler(tau: Floats, dt: float) -> Floats:
 
 
 def _exponential(tau: Floats, dt: float) -> Floats:
-    return np.asarray(-np.expm1(-dt / tau))
+    return np.asarray(-np.expm1(-dt / tau))  # 1 - exp(-dt / tau) without cancellation for long time constants
 
 
 def _norse(tau: Floats, dt: float) -> Floats:
-    return np.asarray(dt / (tau / dt))
+    return np.asarray(dt / (tau / dt))  # its files hold dt * tau where NIR expects tau
 
 
 DISCRETISATIONS = {
@@ -117,7 +117,7 @@ def choose_time_step(graph: NirGraph, discretisation: str | None, dt: float | No
         Neither the arguments nor the file say how long a step is; or the file is Rockpool's.
     """
     name = discretisation or graph.text("discretisation") or DEFAULT
-    if name == ROCKPOOL:
+    if name == ROCKPOOL:  # see the module's docstring for what it would get wrong
         raise ExtractError(
             next((node.where for node in graph.nodes.values() if "v_threshold" in node.fields), graph.path),
             "subtracts its threshold when it fires, in Rockpool, and several times a step, which its NIR files do not state; "
@@ -129,6 +129,7 @@ def choose_time_step(graph: NirGraph, discretisation: str | None, dt: float | No
     if name not in DISCRETISATIONS:
         raise RequestError("discretisation", f"{name!r} is not known", remedy=f"Choose from {', '.join(DISCRETISATIONS)}.")
     rule = DISCRETISATIONS[name]
+    # An explicit dt wins over the library's own, and this over the one in the metadata.
     step = next((each for each in (dt, rule.dt, graph.number("dt")) if each is not None), None)
     if step is None:
         writers = ", ".join(name for name, each in DISCRETISATIONS.items() if each.dt is not None)
@@ -140,6 +141,7 @@ def choose_time_step(graph: NirGraph, discretisation: str | None, dt: float | No
         )
     if not 0 < step < np.inf:
         raise RequestError("dt", f"{step} is not a positive length of a step")
+    # Seconds: as the metadata state them for their own dt; the rule's, where its step has no unit (sinabs); else dt itself.
     stated = graph.number("timestep_s") if step == graph.number("dt") else rule.timestep_s if dt is None else None
     return TimeStep(rule, step, step if stated is None else stated)
 
@@ -173,7 +175,7 @@ class NeuronReader:
         """LIF whose current lasts one step, reset to a value."""
         leak, rest = self._decay("tau"), self._rest()
         neuron = LIF(threshold=self._threshold(rest), current_decay=np.ones(()), voltage_decay=leak, rest=rest)
-        return NeuronSpec(neuron=neuron, gain=_exact_one(self._each("r") * leak))
+        return NeuronSpec(neuron=neuron, gain=_exact_one(self._each("r") * leak))  # d r x: what a step adds for an input x
 
     def li(self) -> NeuronSpec:
         """A readout: neurons that never fire and whose membranes are read."""
@@ -201,6 +203,7 @@ class NeuronReader:
 
     def integrator(self) -> NeuronSpec:
         """A readout that adds up its input."""
+        # NIR's I has no v_leak: it starts from 0.
         neuron = LI(current_decay=np.ones(()), voltage_decay=np.zeros(()), rest=np.zeros(()))
         return NeuronSpec(neuron=neuron, gain=self._integral_gain())
 
@@ -223,12 +226,12 @@ class NeuronReader:
                 f"its {key} of {tau.min():g} is shorter than a step of {self.step.dt:g}",
                 remedy="Specify the dt that its time constants were made for, or discretisation='exponential'.",
             )
-        return np.minimum(decay, 1.0)
+        return np.minimum(decay, 1.0)  # in single precision a decay of 1 may come out a bit higher
 
     def _rest(self) -> Floats:
         """Return the potential that the membrane starts from, leaks to and is reset to, which must be one."""
         leak, reset = self._each("v_leak", default=0.0), self._each("v_reset", default=0.0)
-        if not np.array_equal(leak + 0 * reset, reset + 0 * leak):
+        if not np.array_equal(leak + 0 * reset, reset + 0 * leak):  # + 0: broadcasts both to one shape
             raise ExtractError(
                 self.node.where,
                 f"leaks to {leak} but resets to {reset}",
@@ -256,7 +259,7 @@ class NeuronReader:
 
 def _exact_one(gain: Floats) -> Floats:
     """Round gains to 1 that differ from it by double precision's last bits: products of a number and its inverse."""
-    near = np.where(np.abs(gain - 1) < 1e-12, 1.0, gain)
+    near = np.where(np.abs(gain - 1) < 1e-12, 1.0, gain)  # exactly 1 leaves the weights as they were written
     return np.ones(()) if (near == 1).all() else near
 
 

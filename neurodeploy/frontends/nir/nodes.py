@@ -72,7 +72,7 @@ class NirNode:
         if value is None:
             raise ExtractError(self.where, f"has no {key}", remedy="Export it again with a newer library, or add it to the file.")
         array = np.asarray(value)
-        if array.dtype.kind not in "biuf":
+        if array.dtype.kind not in "biuf":  # numpy's kinds: bool, integers, floats
             raise ExtractError(self.where, f"its {key} is {value!r}, not numbers")
         if not np.isfinite(array).all():
             raise ExtractError(
@@ -85,7 +85,7 @@ class NirNode:
     def per_neuron(self, key: str, shape: Shape, default: float | None = None) -> Floats:
         """Return a field for a population of this shape: () if it has one value, else (n,)."""
         value = self.floats(key, default)
-        while value.ndim > len(shape) and value.shape[0] == 1:
+        while value.ndim > len(shape) and value.shape[0] == 1:  # a batch of one in front, as some exporters write it
             value = value[0]
         n = int(np.prod(shape))
         if value.shape not in ((), (n,)):
@@ -95,6 +95,7 @@ class NirNode:
                 raise ExtractError(
                     self.where, f"its {key} has shape {value.shape}, but it receives something of shape {shape}"
                 ) from None
+        # Equal values become one: layers of one value are stored, and compared, as scalars.
         return value.reshape(-1)[0].reshape(()) if (value == value.reshape(-1)[:1]).all() else value
 
     def integers(self, key: str, n: int, default: int | None = None) -> tuple[int, ...]:
@@ -151,19 +152,20 @@ def read_graph(path: str | os.PathLike[str]) -> NirGraph:
             raise ExtractError(where, f"{name} is neither numbers nor text", remedy="Write it with nir.write.")
 
     try:
-        if damage := hdf5_damage(path):
+        if damage := hdf5_damage(path):  # damaged bytes can hang HDF5: a child process with a time limit reads it first
             raise OSError(f"it {damage}")
         with h5py.File(path, "r") as file:
             graph = file["node"]
             if not isinstance(graph, h5py.Group):
                 raise KeyError("its node is no group")
-            graph.visititems(check_plain)
+            graph.visititems(check_plain)  # before any value is read: following damaged references can end the process
             content = nir.serialization.hdf2dict(graph)
     except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:  # what h5py raises on damaged bytes
         raise ExtractError(where, f"is no NIR file: {error}", remedy="Write it with nir.write.") from error
     if content.get("type") != "NIRGraph":
         raise ExtractError(where, f"holds a {content.get('type')}, not a NIRGraph", remedy="Put it in a graph with an Input.")
     nodes: dict[str, NirNode] = {}
+    # An edge that is listed twice counts once; the order stays.
     edges = list(dict.fromkeys(_flattened_edges(where, "", content, nodes)))
     return NirGraph(path=where, nodes=nodes, edges=tuple(edges), metadata=content.get("metadata", {}))
 
@@ -181,12 +183,12 @@ def _flattened_edges(where: str, prefix: str, content: Mapping[str, Any], nodes:
             entries[name], exits[name] = (f"{path}.{_only_node(path, inside, end)}" for end in ("Input", "Output"))
         else:
             values = {key: value for key, value in inside.items() if key not in ("type", "metadata")}
-            is_subgraph_end = bool(prefix) and kind in ("Input", "Output")
+            is_subgraph_end = bool(prefix) and kind in ("Input", "Output")  # the graph's own Input and Output have no prefix
             nodes[path] = NirNode(
                 name=path, kind=SUBGRAPH_END if is_subgraph_end else kind, fields=values, metadata=inside.get("metadata", {})
             )
     for pair in np.asarray(content.get("edges", [])).reshape(-1, 2):
-        source, target = (each.decode() if isinstance(each, bytes) else str(each) for each in pair)
+        source, target = (each.decode() if isinstance(each, bytes) else str(each) for each in pair)  # h5py gives text as bytes
         for end in (source, target):
             if end not in entries:
                 raise ExtractError(where, f"has an edge from {source!r} to {target!r}, but no node {prefix + end!r}")
@@ -229,7 +231,7 @@ def _with_synapse_lists(layer: Layer, names: Sequence[str], graph: NirGraph) -> 
     for index, name in enumerate(names):
         dense = connections[index].synapse
         if name in graph.nodes and graph.nodes[name].metadata.get("synapse") == SPARSE and isinstance(dense, Dense):
-            exists = dense.weight != 0
+            exists = dense.weight != 0  # rows in order, sources ascending in each: the order of `Sparse`
             starts = np.concatenate([[0], np.cumsum(exists.sum(axis=1))])
             sparse = Sparse(n_in=dense.n_in, starts=starts, sources=np.nonzero(exists)[1], weight=dense.weight[exists])
             connections[index] = replace(connections[index], synapse=sparse)
@@ -242,12 +244,14 @@ def _with_exact_numbers(layer: Layer, node: NirNode) -> Layer:
     def exact(value: Floats, key: str) -> Floats:
         kept = np.asarray(node.metadata.get(key, np.nan))
         fits = kept.dtype.kind in "if" and (kept.ndim == 0 or kept.shape == (layer.n_neurons,))
+        # 1e-9 is far above what dt / (dt / d) loses, and far below any edit of the file by hand.
         return kept.astype(np.float64) if fits and np.allclose(kept, value, rtol=1e-9, atol=1e-12) else value
 
     neuron: Any = layer.neuron
     for parameter in fields(layer.neuron):
         neuron = replace(neuron, **{parameter.name: exact(getattr(neuron, parameter.name), parameter.name)})
     shape = tuple(int(side) for side in np.reshape(node.metadata.get("shape", ()), -1))
+    # The file was edited, or a convolution fixes the shape.
     if int(np.prod(shape)) != layer.n_neurons or not shape or any(is_convolution(c.synapse) for c in layer.connections):
         shape = layer.shape
     return replace(layer, neuron=neuron, shape=shape, bias=exact(layer.bias, "bias"))

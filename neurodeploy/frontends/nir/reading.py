@@ -88,7 +88,7 @@ class _GraphReader:
         entry = self._only("Input")
         self.input_shape = self._stated_input_shape(entry)
         self.expressions = {entry.name: spikes(INPUT, self.input_shape)}
-        self.sources = self._sources()
+        self.sources = self._sources()  # before any expression is built: loops would never end
 
     def layer_specs(self) -> list[LayerSpec]:
         """Return the populations behind their sources, each with what it receives."""
@@ -97,7 +97,7 @@ class _GraphReader:
         for node in self._in_order():
             shape = self._population_shape(node)
             neurons = read_neurons(node, shape, self.step)
-            self.expressions[node.name] = spikes(node.name, shape)
+            self.expressions[node.name] = spikes(node.name, shape)  # first: it may receive its own
             arriving = self._arriving(node, self.graph.sources(node.name))
             # Its own spikes arrive one step after they were fired.
             terms = tuple(replace(term, step=term.step - (term.source == node.name)) for term in arriving.terms)
@@ -154,7 +154,7 @@ class _GraphReader:
                 f"gives the output of {culprit}, not of one population of neurons",
                 remedy="End the graph with one population of neurons (an LI to read membranes).",
             )
-        if sources != [specs[-1].name]:
+        if sources != [specs[-1].name]:  # the last layer of a Network is its output
             raise ExtractError(
                 output.where,
                 f"gives the output of {sources[0]!r}, but {specs[-1].name!r} receives that and comes after it",
@@ -175,6 +175,7 @@ class _GraphReader:
         wiring.add_nodes_from(node.name for node in ends)
         for source, target in self.graph.edges:
             node = self.graph.nodes[source]
+            # Dijkstra takes none below 0; `delayed` refuses these.
             delay = max(0.0, float(node.floats("delay").min()) / self.step.dt) if node.kind == "Delay" else 0.0
             # A population is two nodes, what arrives and what it fires, so that no path leads through it.
             wiring.add_edge(target, ("fired", source) if source in populations else source, delay=delay)
@@ -185,7 +186,9 @@ class _GraphReader:
             raise ExtractError(node.where, "is in a loop without neurons", remedy="Put neurons into the loop.")
         found = {}
         for end in ends:
+            # Shortest: the smallest delay of all paths.
             delays = nx.single_source_dijkstra_path_length(wiring, end.name, weight="delay")
+            # Tuples are the ("fired", name) nodes: populations.
             found[end.name] = {key[1]: round(delay) for key, delay in delays.items() if isinstance(key, tuple)}
         return found
 
@@ -193,8 +196,9 @@ class _GraphReader:
         """Return the populations behind their sources, as metadata or edges order them; the Output's source last."""
         output = self._only("Output").name
         rank = {name: index for index, name in enumerate(dict.fromkeys(target for _, target in self.graph.edges))}
+        # Only files of `write_nir` have an "order"; the others' nodes come in no reliable order, but their edges do.
         nodes = sorted(self.populations, key=lambda node: (float(node.metadata.get("order", np.inf)), rank.get(node.name, -1)))
-        nodes.sort(key=lambda node: node.name in self.sources[output])
+        nodes.sort(key=lambda node: node.name in self.sources[output])  # stable: the first order holds among equals
         order = topological_order(
             {node.name: self.sources[node.name] for node in nodes}, {node.name: node.where for node in nodes}
         )
@@ -214,6 +218,7 @@ class _GraphReader:
         if others:
             return self._arriving(node, others).shape
         shapes = [np.shape(value) for value in node.fields.values()]
+        # Parameters may be scalars: the largest shows the shape.
         return max(shapes, key=lambda shape: int(np.prod(shape)), default=()) or (1,)
 
     def _arriving(self, node: NirNode, names: Sequence[str]) -> LinearExpression:
@@ -263,7 +268,7 @@ class LinearNodeReader:
     def linear(self) -> LinearExpression:
         """A dense synapse; an Affine with a bias."""
         weight = self._weight("n_out", "n_in")
-        bias = self.node.floats("bias").reshape(-1) if self.node.kind == "Affine" else None
+        bias = self.node.floats("bias").reshape(-1) if self.node.kind == "Affine" else None  # a Linear has none
         if bias is not None and bias.size not in (1, len(weight)):
             raise ExtractError(self.node.where, f"its bias has {bias.size} numbers, its weight {len(weight)} rows")
         if self.x.bias.size != weight.shape[1]:
@@ -293,6 +298,7 @@ class LinearNodeReader:
     def pooled(self) -> LinearExpression:
         """Folds into the weights behind it, or is a convolution."""
         kernel = self._pair("kernel_size", None)
+        # A sum is an average times the pixels of its window.
         share = 1.0 if self.node.kind == "SumPool2d" else 1.0 / (kernel[0] * kernel[1])
         stride, padding = self._pair("stride", None), self._pair("padding", 0)
         image = self._without_batch(3)
@@ -301,6 +307,7 @@ class LinearNodeReader:
     def flattened(self) -> LinearExpression:
         """Rearranges elements: several dimensions become one."""
         shape = self.x.shape
+        # The defaults are NIR's own: torch's, which count a batch that the graph's shapes do not have.
         first, last = (self.node.integers(key, 1, default)[0] for key, default in (("start_dim", 1), ("end_dim", -1)))
         first, last = (side + len(shape) if side < 0 else side for side in (first, last))
         if not 0 <= first < len(shape) or last >= len(shape):
@@ -315,6 +322,7 @@ class LinearNodeReader:
         """Whole steps, a connection for each length: one for all elements, or one for each."""
         steps = self._per_element("delay") / self.dt
         whole = np.rint(steps)
+        # Relative: files hold single precision.
         if (np.abs(steps - whole) > 1e-6 * np.maximum(whole, 1)).any() or (whole < 0).any():
             worst = steps.reshape(-1)[np.argmax(np.abs(steps - whole))]
             raise ExtractError(
@@ -323,7 +331,7 @@ class LinearNodeReader:
                 source="a chip delays by whole steps",
                 remedy="Specify a dt that all delays are multiples of, or round them.",
             )
-        if self.x.bias.any() and whole.any():
+        if self.x.bias.any() and whole.any():  # a delayed constant would be missing in the first steps
             raise ExtractError(
                 self.node.where,
                 "delays a bias, which a network has from its first step on",
@@ -333,7 +341,7 @@ class LinearNodeReader:
         terms = [
             replace(term, step=term.step - int(delay), indices=np.where(delays == delay, term.indices, 0))
             for term in self.x.terms
-            for delay in np.unique(delays[term.indices > 0])
+            for delay in np.unique(delays[term.indices > 0])  # one term, and so one connection, for each length
         ]
         return replace(self.x, terms=tuple(terms))
 
@@ -350,7 +358,7 @@ class LinearNodeReader:
                 self.node.where,
                 f"expects {weight.shape[1] * groups} channels, but receives something of shape {image.shape}",
             )
-        bias = np.broadcast_to(self.node.floats("bias", 0.0).reshape(-1), len(weight))
+        bias = np.broadcast_to(self.node.floats("bias", 0.0).reshape(-1), len(weight))  # one number counts for all channels
         around = (padding[0], padding[-1])
         return expressions.convolution(
             self.module, image, weight, bias, stride=stride, padding=around, dilation=dilation, groups=groups
@@ -369,7 +377,7 @@ class LinearNodeReader:
                 return (0,) * len(kernel)
             case str("same"):
                 return expressions.same_padding(self.node.where, kernel, dilation)
-            case str(word):
+            case str(word):  # files hold torch's words or numbers; anything else is a mistake
                 raise ExtractError(self.node.where, f"its padding is {word!r}, not 'valid', 'same' or numbers")
             case _:
                 return self.node.integers("padding", len(kernel), 0)

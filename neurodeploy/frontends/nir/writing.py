@@ -84,10 +84,11 @@ class _GraphWriter:
             "discretisation": "euler",
             "written_by": "neurodeploy",
         }
+        # nir 1.0.8 checks convolutions as if kernels were square and ungrouped, and would refuse others.
         return nir.NIRGraph(nodes=self.nodes, edges=self.edges, metadata=metadata, type_check=False)
 
     def _add_layer(self, layer: Layer, order: int) -> None:
-        if layer.name == "." or "\0" in layer.name:
+        if layer.name == "." or "\0" in layer.name:  # to HDF5 "." is the group itself, and NUL ends a name
             raise ExtractError(f"layer {layer.name!r}", "cannot be the name of a node", source="HDF5", remedy="Rename it.")
         neurons = _NeuronWriter(layer, self.shapes[layer.name], self.dt).node()
         neurons.metadata = _exact_numbers(layer) | {"order": order}
@@ -115,7 +116,7 @@ class _GraphWriter:
                     raise unsupported_kind(firing)
         stem, path = f"{layer.name}.from.{source}", [source]
         if connection.delay_steps:
-            delay = np.full(shape, connection.delay_steps * self.dt)
+            delay = np.full(shape, connection.delay_steps * self.dt)  # NIR states delays in units of time
             path.append(self._add_node(f"{stem}.delay", nir.Delay(delay=delay)))
         match connection.synapse:
             case Conv() as conv:
@@ -135,7 +136,7 @@ class _GraphWriter:
                 shape = (matrix.n_out,)
             case _:
                 raise unsupported_kind(connection.synapse)
-        if shape != self.shapes[layer.name]:
+        if shape != self.shapes[layer.name]:  # a convolution into a layer that other synapses reach as a row
             path.append(self._add_node(f"{stem}.out", _flatten(shape)))
         self.edges += zip(path, [*path[1:], layer.name], strict=True)
 
@@ -146,7 +147,7 @@ class _GraphWriter:
 
     def _free_name(self, stem: str) -> str:
         name, k = stem, 2
-        while name in self.names:
+        while name in self.names:  # layers may have any name, also that of one of our nodes
             name, k = f"{stem}.{k}", k + 1
         self.names.add(name)
         return name
@@ -172,7 +173,7 @@ def _bias_connection(layer: Layer) -> int | None:
 
 def _matrix(synapse: Dense | Sparse, bias: Floats) -> Any:
     metadata = {"synapse": SPARSE} if isinstance(synapse, Sparse) else {}
-    weight = np.array(synapse.matrix())
+    weight = np.array(synapse.matrix())  # NIR has no sparse node: metadata tell zeros from missing synapses
     if not bias.any():
         return nir.Linear(weight=weight, metadata=metadata)
     return nir.Affine(weight=weight, bias=np.array(np.broadcast_to(bias, len(weight))), metadata=metadata)
@@ -187,11 +188,12 @@ def _convolution(conv: Conv, bias: Floats) -> Any:
         padding=conv.padding,
         dilation=conv.dilation,
         groups=conv.groups,
-        bias=np.array(np.broadcast_to(bias, conv.n_out).reshape(channels, -1)[:, 0]),
+        bias=np.array(np.broadcast_to(bias, conv.n_out).reshape(channels, -1)[:, 0]),  # one a channel, see `_bias_connection`
     )
 
 
 def _flatten(shape: Shape) -> Any:
+    # From dimension 0: NIR's shapes have no batch.
     return nir.Flatten(input_type={"input": np.array(shape)}, start_dim=0, end_dim=-1)
 
 
@@ -218,7 +220,7 @@ class _NeuronWriter:
         match self.layer.neuron:
             case LIF(threshold=threshold):
                 kind = {"leaky": "LIF", "integrator": "IF", "current": "CubaLIF"}[kind]
-                v_threshold = np.broadcast_to(threshold, self.rest.shape) + self.rest
+                v_threshold = np.broadcast_to(threshold, self.rest.shape) + self.rest  # ours counts from the rest
                 if not np.allclose(v_threshold - self.rest, threshold, rtol=1e-9, atol=0):
                     raise ExtractError(
                         self.where,
@@ -241,10 +243,11 @@ class _NeuronWriter:
         """Return (leaky or integrator, parameters) of neurons whose current lasts one step."""
         leak = self.voltage_decay
         if (leak > 0).all():
+            # Euler: d = dt / tau; r = 1 / d, so that d r x = x.
             return "leaky", {"tau": self.dt / leak, "r": 1 / leak, "v_leak": self.rest}
         if (leak > 0).any():
             raise ExtractError(self.where, "has neurons that leak and neurons that do not", source="in NIR they are LIF and IF")
-        return "integrator", {"r": np.full(leak.shape, 1 / self.dt)}
+        return "integrator", {"r": np.full(leak.shape, 1 / self.dt)}  # IF adds dt r x
 
     def _synaptic_current(self) -> tuple[str, dict[str, Floats]]:
         """Return ("current", parameters) of neurons with a synaptic current."""
@@ -264,7 +267,7 @@ class _NeuronWriter:
         return "current", {
             "tau_syn": self.dt / self.current_decay,
             "tau_mem": self.dt / self.voltage_decay,
-            "w_in": 1 / self.current_decay,
+            "w_in": 1 / self.current_decay,  # d_syn w_in x = x; likewise r for the membrane
             "r": 1 / self.voltage_decay,
             "v_leak": self.rest,
         }
@@ -281,4 +284,5 @@ def _exact_numbers(layer: Layer) -> dict[str, Any]:
         case _:
             raise unsupported_kind(neuron)
     arrays = {name: np.array(getattr(neuron, name)) for name in names} | {"bias": np.array(layer.bias)}
+    # A number where one counts for all neurons.
     return {key: value if value.ndim else float(value) for key, value in arrays.items()} | {"shape": np.array(layer.shape)}

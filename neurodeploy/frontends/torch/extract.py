@@ -72,7 +72,7 @@ def extract(model: torch.nn.Module, sample: torch.Tensor) -> Network:
 
 def _output_source(output: Any) -> str | None:
     """Return the population whose spikes the model's output is computed from; refuse weights behind the last neurons."""
-    first = output[0] if isinstance(output, (tuple, list)) and len(output) else output
+    first = output[0] if isinstance(output, (tuple, list)) and len(output) else output  # models return (output, states)
     values = [leaf.traced_value for leaf in tree_flatten(first)[0] if isinstance(leaf, TracedTensor)]
     for value in values:
         if isinstance(value, UnsupportedValue) and value.is_weighted:
@@ -97,7 +97,7 @@ def _no_neurons(where: str) -> ExtractError:
 def _in_order(populations: list[TracedPopulation], last: str | None) -> list[TracedPopulation]:
     """Sort the populations behind their sources; the one that the output comes from is last, if it is no other's source."""
     if last not in {term.source for p in populations for term in p.expression.terms if term.source != p.name}:
-        populations = sorted(populations, key=lambda p: p.name == last)
+        populations = sorted(populations, key=lambda p: p.name == last)  # False sorts before True, and the sort is stable
     by_name = {p.name: p for p in populations}
     labels = {p.name: p.module[1] for p in populations}
     return [by_name[name] for name in topological_order({p.name: p.sources for p in populations}, labels)]
@@ -119,23 +119,26 @@ def check_against_model(trace: PopulationTrace, populations: Sequence[TracedPopu
     for population in populations:
         layer = network[population.name]
         batch = len(population.steps[0].output)
+        # Double precision: only the model's rounding is left.
         products = [product_of(connection.synapse, np.float64) for connection in layer.connections]
         u, v, unsure = (np.zeros((batch, layer.n_neurons)) for _ in range(3))
+        # The chip's recurrence, fed with the random spikes that the model forwarded, so errors do not add up over layers.
         for t, step in enumerate(population.steps):
             u = (1 - layer.neuron.current_decay) * u + _arriving(trace, layer, products, t, batch)
             v = (1 - layer.neuron.voltage_decay) * v + u + layer.bias
+            # 1e-30: potentials of 0 alone must not give a tolerance of 0.
             near = TOLERANCE * max(1e-30, float(np.abs(v).max()), float(np.abs(u).max()))
             match layer.neuron:
                 case LIF(threshold=threshold):
                     unsure[np.abs(v - threshold) <= near] = 1
                     fired = v > threshold
-                    v[fired] = 0.0
+                    v[fired] = 0.0  # potentials count from the reset potential
                     _compare(population, t, fired, step.output, unsure, 0.5)
                 case LI():
                     pass  # its membranes are compared below
                 case _:
                     raise unsupported_kind(layer.neuron)
-            if step.v is not None:
+            if step.v is not None:  # a max pooling has no membrane
                 _compare(population, t, v + layer.neuron.rest, step.v, unsure, near + 1e-5 * float(np.abs(step.v).max()))
 
 
@@ -144,6 +147,7 @@ def _arriving(trace: PopulationTrace, layer: Layer, products: Sequence[Product],
     arriving = np.zeros((batch, layer.n_neurons))
     for connection, product in zip(layer.connections, products, strict=True):
         if connection.source in trace.by_name or connection.source == INPUT:
+            # A layer's own spikes arrive a step later, without any delay.
             lag = connection.delay_steps + (connection.source == layer.name)
             received = trace.forwarded(connection.source, t, -lag)
         else:  # the neuron that carries biases fires at every step

@@ -39,7 +39,7 @@ class CallContext:
             whole = np.broadcast_to(array, (*self.lead, *shape))
         except ValueError:
             raise NotLinearError("broadcasts its input to a larger shape") from None
-        rows = whole.reshape(-1, *shape)
+        rows = whole.reshape(-1, *shape)  # samples and steps in one dimension: all must have the same constant
         if (rows != rows[:1]).any():
             raise NotLinearError("has another constant for each sample")
         row: Floats = rows[0]
@@ -84,7 +84,7 @@ def matmul(call: CallContext, x: Any, other: Any) -> LinearExpression:
     """A dense synapse, where the other factor is a matrix of weights."""
     if getattr(other, "ndim", 0) != 2:
         raise NotLinearError("multiplies by something that is not a matrix of weights")
-    return linear(call, x, call.independent(other).T)
+    return linear(call, x, call.independent(other).T)  # x @ W, while a Linear computes x @ W.T
 
 
 def conv2d(
@@ -130,7 +130,7 @@ def conv1d(
     image = conv2d(
         call,
         call.line_as_image(x),
-        call.independent(weight).unsqueeze(2),
+        call.independent(weight).unsqueeze(2),  # (out, in / groups, k) to (out, in / groups, 1, k)
         bias,
         (1, pair(stride)[0]),
         pads,
@@ -153,15 +153,15 @@ def batch_norm(
 ) -> LinearExpression:
     """In eval mode: scales the weights in front of it, or behind it where there are none, and shifts the bias."""
     where, inputs = call.module[1], call.expression(x)
-    if training or running_mean is None or running_var is None:
+    if training or running_mean is None or running_var is None:  # such statistics depend on the batch, so no weights compute them
         raise ExtractError(where, "normalises by each batch anew", remedy="Train it with track_running_stats=True.")
     mean, spread = (as_floats(where, "statistics", values).reshape(-1) for values in (running_mean, running_var))
-    gain, shift = 1.0 / np.sqrt(spread + eps), np.zeros_like(mean)
+    gain, shift = 1.0 / np.sqrt(spread + eps), np.zeros_like(mean)  # y = (x - mean) / sqrt(var + eps) * weight + bias
     if weight is not None:
         gain = gain * as_floats(where, "weight", weight)
     if bias is not None:
         shift = shift + as_floats(where, "bias", bias)
-    sides = (-1, *[1] * (len(inputs.shape) - 1))
+    sides = (-1, *[1] * (len(inputs.shape) - 1))  # one number a channel
     normal = scale(call.module, inputs, gain.reshape(sides))
     return expressions.add(normal, constant(np.broadcast_to((shift - mean * gain).reshape(sides), inputs.shape)))
 
@@ -188,7 +188,7 @@ def avg_pool2d(
         stride=_stride(stride, kernel),
         padding=pair(padding),
         is_ceil=ceil_mode,
-        share=1.0 / (divisor_override or kernel[0] * kernel[1]),
+        share=1.0 / (divisor_override or kernel[0] * kernel[1]),  # torch refuses a divisor of 0
         counts_padding=count_include_pad,
     )
 
@@ -223,7 +223,7 @@ def lp_pool2d(
     call: CallContext, x: Any, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
 ) -> LinearExpression:
     """With norm 1, the sum over a window: as `avg_pool2d`."""
-    if float(norm_type) != 1.0:
+    if float(norm_type) != 1.0:  # torch sums x ** 1, signs and all, so norm 1 is a plain sum
         raise NotLinearError(f"takes the root of a sum of powers of {norm_type:g}")
     return avg_pool2d(call, x, kernel_size, stride, 0, ceil_mode, divisor_override=1)
 
@@ -240,6 +240,7 @@ def total(call: CallContext, x: Any, dim: Any = None, keepdim: bool = False) -> 
 
 def _over_image(call: CallContext, inputs: LinearExpression, dim: Any, keepdim: bool, *, is_mean: bool) -> LinearExpression:
     n_sides = len(call.lead) + len(inputs.shape)
+    # From the end, or with batch and time, to dimensions of the expression.
     dims = {side % n_sides - len(call.lead) for side in ((dim,) if isinstance(dim, int) else dim or ())}
     if len(inputs.shape) < 2 or dims != set(range(1, len(inputs.shape))):
         raise NotLinearError("adds up over other dimensions than those of the image")
@@ -305,7 +306,7 @@ def adaptive_max_pool1d(call: CallContext, x: Any, output_size: Any, return_indi
 
 
 def _stride(stride: Any, kernel: Pair) -> Pair:
-    return kernel if stride in (None, (), []) else pair(stride)
+    return kernel if stride in (None, (), []) else pair(stride)  # torch's low-level functions pass an empty list for None
 
 
 # ---------------------------------------------------------------------------------------------- sums and factors
@@ -317,11 +318,12 @@ def add(call: CallContext, x: Any, other: Any, alpha: float = 1) -> LinearExpres
     if one is not None and two is not None:
         if one.shape != two.shape:
             raise NotLinearError("broadcasts its input to a larger shape")
+        # Torch: x + alpha * other.
         return expressions.add(one, two if alpha == 1 else scale(call.module, two, np.asarray(float(alpha))))
     inputs = one if one is not None else two
     assert inputs is not None
     value = call.constant(other if one is not None else x, inputs.shape)
-    if two is not None and alpha != 1:
+    if two is not None and alpha != 1:  # the constant is the first operand, which alpha does not scale
         return expressions.add(scale(call.module, inputs, np.asarray(float(alpha))), constant(value))
     return expressions.add(inputs, constant(value * (alpha if one is not None else 1)))
 
@@ -333,12 +335,12 @@ def sub(call: CallContext, x: Any, other: Any, alpha: float = 1) -> LinearExpres
 
 def rsub(call: CallContext, x: Any, other: Any, alpha: float = 1) -> LinearExpression:
     """As `sub`, with the operands swapped."""
-    return add(call, other, x, -alpha)
+    return add(call, other, x, -alpha)  # torch.rsub(x, other) is other - alpha * x
 
 
 def mul(call: CallContext, x: Any, other: Any) -> LinearExpression:
     """By a constant: scales the weights."""
-    inputs, factor = (x, other) if isinstance(x, LinearExpression) else (other, x)
+    inputs, factor = (x, other) if isinstance(x, LinearExpression) else (other, x)  # either operand may be the constant
     return scale(call.module, inputs, call.constant(call.independent(factor), inputs.shape))
 
 
@@ -379,6 +381,8 @@ LINEAR_FUNCTIONS: dict[str, LinearFunction] = {
 OPERATORS = frozenset({"radd", "iadd", "isub", "rsub", "rmul", "imul", "truediv", "itruediv"})
 """Names of Python operators among them, which the support table leaves out."""
 
+# Others, such as poolings and convolutions, take the first dimension for the batch or the channels, which a dimension for time in
+# front of it shifts.
 WITH_TIME = frozenset({"linear", "matmul", "add", "radd", "iadd", "sub", "isub", "rsub", "mul", "rmul", "imul", "div", "truediv"})
 """Linear functions that give the same for a tensor (time, batch, ...) as step by step."""
 
@@ -411,6 +415,7 @@ IDENTITIES = frozenset({
 })  # fmt: skip
 """Functions that return their input unchanged, dropout in eval mode among them."""
 
+# The run follows one branch only; the network would be right for the random sample alone.
 DATA_DEPENDENT = frozenset({
     "__bool__", "__float__", "__int__", "__index__", "__contains__", "__array__", "item", "tolist", "numpy", "equal", "allclose",
     "is_nonzero",

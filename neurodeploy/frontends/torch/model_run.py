@@ -60,12 +60,12 @@ def run_model(model: torch.nn.Module, sample: torch.Tensor) -> tuple[ModelRun, A
     run = ModelRun(model)
     try:
         output = run.call_model(sample)
-    except ExtractError:
+    except ExtractError:  # perhaps only because a dimension was wrongly taken for time
         if run.axis is None or run.trace.has_steps:
             raise
     if run.axis is None or run.trace.has_steps:
         return run, output
-    run = ModelRun(model, may_step=False)
+    run = ModelRun(model, may_step=False)  # afresh: a run cannot be taken back
     return run, run.call_model(sample)
 
 
@@ -82,7 +82,7 @@ class ModelRun(Tracer):
     def __init__(self, model: torch.nn.Module, may_step: bool = True) -> None:
         super().__init__(may_step)
         self.model = model
-        self.random = torch.Generator().manual_seed(0)
+        self.random = torch.Generator().manual_seed(0)  # its own: the user's random numbers stay as they were
         self.called_as: str | None = None
         self.inputs: list[torch.Tensor] = []
 
@@ -108,7 +108,7 @@ class ModelRun(Tracer):
             for call in range(N_CALLS):
                 self.trace.call = call
                 answer = self.model(self._random_input(sample, of_sequences), *states)
-                if call == 0 and (self.trace.has_time or self.trace.has_steps):
+                if call == 0 and (self.trace.has_time or self.trace.has_steps):  # all steps were in this call
                     break
                 self._check_steps(call)
                 states = self._states(answer)
@@ -128,7 +128,7 @@ class ModelRun(Tracer):
         dtypes = (p.dtype for p in (*self.model.parameters(), sample) if p.is_floating_point())
         dtype = next(dtypes, torch.get_default_dtype())
         x = (torch.rand(sample.shape, generator=self.random) < SPIKE_PROBABILITY).to(dtype)
-        self.inputs.append(x.clone())
+        self.inputs.append(x.clone())  # the model may write into its input
         if not of_sequences:
             return self.mark(x, InputValue(torch.arange(x.numel()).reshape(x.shape), tuple(x.shape), self.trace.call))
         self.axis, self.trace.has_time = 0, True
@@ -138,6 +138,7 @@ class ModelRun(Tracer):
     def _input_spikes(self) -> list[NDArray[np.float64]]:
         """Return what the input held, (batch, n), one array a step or a call."""
         steps = self.inputs if self.axis is None else self.inputs[0].unbind(self.axis)
+        # `np.array` copies: asarray shares the tensor's memory.
         return [np.array(np.asarray(x), dtype=np.float64).reshape(len(x), -1) for x in steps]
 
     def _check_steps(self, call: int) -> None:
@@ -153,7 +154,7 @@ class ModelRun(Tracer):
 
     def _states(self, answer: Any) -> Sequence[Any]:
         """Return what the model returned behind its output, if forward takes as much behind its input."""
-        parameters = list(inspect.signature(self.model.forward).parameters.values())[1:]
+        parameters = list(inspect.signature(self.model.forward).parameters.values())[1:]  # without the input
         n_taken = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
         is_open = any(p.kind is p.VAR_POSITIONAL for p in parameters)
         if type(self.model).forward is torch.nn.Sequential.forward:
@@ -176,7 +177,8 @@ class ModelRun(Tracer):
                         "is compiled by torch.jit, so its tensors cannot be followed",
                         remedy="Give the module as it was before torch.jit.script or torch.jit.trace.",
                     )
-                module.training = False
+                module.training = False  # not eval(): a model may override it
+                # An entry of the instance hides the class's forward.
                 module.__dict__["forward"] = self._following(path, module, module.forward)
             try:
                 with torch.no_grad():
@@ -189,10 +191,11 @@ class ModelRun(Tracer):
         """Return a forward that notes which module runs, and reads cells and sequences instead of running them."""
 
         def followed(*args: Any, **kwargs: Any) -> Any:
+            # A module that is used twice has one path only; the sequence around it says under which it runs now.
             called, self.called_as = self.called_as or path, None
             outer = self.module
             label = f"{called or 'model'} ({type(module).__name__})"
-            self.module = ("" if len(module._modules) else called, label)
+            self.module = ("" if len(module._modules) else called, label)  # layers are named after leaves, not after containers
             try:
                 if is_cell(module):
                     return self._cell((called, label), module, *args, **kwargs)
@@ -242,14 +245,14 @@ class ModelRun(Tracer):
             raise ExtractError(where, "is no neuron that the chip has", remedy=f"Supported are {SUPPORTED_CELLS}.")
         received = self._cell_input(where, cell, x)
         population = self._population_of(module, cell, received, state, x)
-        inputs = untraced(x) if isinstance(cell, SEQUENCE_CELLS) else untraced(x).unsqueeze(0)
+        inputs = untraced(x) if isinstance(cell, SEQUENCE_CELLS) else untraced(x).unsqueeze(0)  # steps first, for both kinds
         inner = untraced(state) if state is not None else resting_state(cell, inputs[0])
         outputs = []
         for expression, value in zip(received.steps, inputs, strict=True):
             self.trace.receive(population, self._weighted(module, cell, population, expression, received.lead[-1:]))
             forwarded, inner = self._step(population, cell, value, inner)
             outputs.append(forwarded)
-        first = len(population.steps) - len(outputs)
+        first = len(population.steps) - len(outputs)  # a second call of a sequence cell goes on from the first
         fired = tuple(spikes(population.name, tuple(outputs[0].shape[1:]), first + k) for k in range(len(outputs)))
         answer = torch.stack(outputs) if isinstance(cell, SEQUENCE_CELLS) else outputs[0]
         return (
@@ -306,6 +309,7 @@ class ModelRun(Tracer):
             is_changed
             or population is None
             or population.cell is not cell
+            # Parts of different cells, or of an earlier step.
             or any(s.population is not population or s.step != len(population.steps) - 1 for s in states)
         ):
             raise ExtractError(
@@ -323,7 +327,7 @@ class ModelRun(Tracer):
         call = CallContext(module, lead)
         if hasattr(cell, "input_weights"):
             x = functions.linear(call, x, cell.input_weights)
-        if hasattr(cell, "recurrent_weights") and population is not None and population.steps:
+        if hasattr(cell, "recurrent_weights") and population is not None and population.steps:  # at rest no spike comes back
             own = spikes(population.name, x.shape, len(population.steps) - 1)
             x = functions.add(call, x, functions.linear(call, own, cell.recurrent_weights))
         return x
@@ -337,6 +341,7 @@ class ModelRun(Tracer):
         v = np.broadcast_to(np.array(np.asarray(state.v), dtype=np.float64), output.shape).reshape(len(output), -1)
         rows = [np.array(np.asarray(tensor)).reshape(len(tensor), -1) for tensor in (output, forwarded)]
         population.steps.append(StepRecord(rows[0], rows[1], v))
+        # A recurrent cell reads its own spikes from z.
         return forwarded, state._replace(z=forwarded) if "z" in state._fields else state
 
     def _marked_state(self, population: TracedPopulation, state: Any, fired: LinearExpression, lead: tuple[int, ...]) -> Any:
@@ -374,6 +379,7 @@ def _check_tensors(model: torch.nn.Module, sample: torch.Tensor) -> None:
 def _is_sequence(module: torch.nn.Module) -> bool:
     """Whether a module runs its children one after another, and does nothing else."""
     kinds: list[type[torch.nn.Module]] = [SequentialState, torch.nn.Sequential]
+    # A subclass may do more in its forward.
     return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
 
 
@@ -404,7 +410,7 @@ def _restored(model: torch.nn.Module) -> Iterator[None]:
         for attributes, contents in kept:
             attributes.clear()
             for name, (value, copy) in contents.items():
-                if isinstance(value, list):
+                if isinstance(value, list):  # restored in place: other objects may hold the same list or dict
                     value[:] = copy
                 elif copy is not None:
                     value.clear()

@@ -94,6 +94,7 @@ def _lif_box(where: str, cell: Any, p: Any) -> NeuronSpec:
 
 def _iaf(_where: str, _cell: Any, p: Any) -> NeuronSpec:
     """LIF without leak, whose current lasts one step."""
+    # Norse's IAF has no v_leak that would have to equal v_reset.
     neuron = LIF(threshold=p.v_th - p.v_reset, current_decay=np.ones(()), voltage_decay=np.zeros(()), rest=p.v_reset)
     return NeuronSpec(neuron=neuron, gain=np.ones(()))
 
@@ -110,7 +111,7 @@ def _li(_where: str, cell: Any, p: Any) -> NeuronSpec:
 def _threshold_above_reset(where: str, p: Any) -> Floats:
     """Return the threshold counted from the reset potential, to which the membrane must also leak (Norse starts at v_leak)."""
     reset, leak = p.v_reset, p.v_leak
-    if not np.array_equal(leak + 0 * reset, reset + 0 * leak):
+    if not np.array_equal(leak + 0 * reset, reset + 0 * leak):  # + 0: broadcasts both to one shape
         raise ExtractError(
             where,
             f"leaks to {leak} but resets to {reset}",
@@ -151,6 +152,7 @@ def resting_state(cell: Any, x: torch.Tensor) -> Any:
     """Return the state in which a cell starts, before the input of one step (batch, \\*shape)."""
     if isinstance(cell, LILinearCell):
         return LIState(v=cell.p.v_leak.detach(), i=torch.zeros(len(x), cell.hidden_size, dtype=x.dtype))
+    # Sequence cells read the shape behind the dimension for time.
     return cell.state_fallback(x.unsqueeze(0) if isinstance(cell, SEQUENCE_CELLS) else x)
 
 
@@ -158,6 +160,7 @@ def step_cell(cell: Any, x: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any
     """Compute one step of a cell, also of one that takes all steps at once: its output and its new state."""
     if isinstance(cell, LILinearCell):
         return cast("tuple[torch.Tensor, Any]", type(cell).forward(cell, x, state))
+    # Recurrent cells take both matrices, in this order.
     weights = (cell.input_weights, cell.recurrent_weights) if hasattr(cell, "recurrent_weights") else ()
     return cast("tuple[torch.Tensor, Any]", cell.activation(x, state, *weights, cell.p, cell.dt))
 
@@ -215,6 +218,7 @@ class TracedPopulation:
     @property
     def sources(self) -> dict[str, int]:
         """The populations that it receives spikes from, and the smallest delay in steps."""
+        # A later entry replaces an earlier one: the last is the least delayed.
         delays = {term.source: -term.step for term in sorted(self.expression.terms, key=lambda term: term.step)}
         return {source: delay for source, delay in delays.items() if source != INPUT}
 
@@ -222,7 +226,7 @@ class TracedPopulation:
         """Return its layer; raise `ExtractError` where the chip has no such neurons."""
         where = self.module[1]
         if self.cell is None:  # of a max pooling: fires where any of its inputs does
-            neurons = NeuronSpec(neuron=LIF(threshold=np.array(0.5), **MEMORYLESS), gain=np.ones(()))
+            neurons = NeuronSpec(neuron=LIF(threshold=np.array(0.5), **MEMORYLESS), gain=np.ones(()))  # between 0 and 1 spike
         else:
             neurons = read_cell(where, self.cell, self.expression.shape)
         return LayerSpec(name=self.name, where=where, expression=self.expression, neurons=neurons)
@@ -255,14 +259,16 @@ class PopulationTrace:
 
     def new(self, module: ModuleId, cell: Any, expression: LinearExpression) -> TracedPopulation:
         """Add a population before its first step, named after the module of its first weights, or after its own."""
+        # A model that is one cell has no path.
         path = next((term.name for term in expression.terms if term.name), module[0]) or "layer"
-        plain = layer_name(path)
+        plain = layer_name(path)  # dots and slashes of paths are no part of a layer's name
         if plain == INPUT:
             raise ExtractError(
                 next((term.where for term in expression.terms if term.where), module[1]),
                 f"gives its name {plain!r} to a layer, but that is the name of the network's input",
                 remedy="Rename it.",
             )
+        # More names than populations: one is free.
         name = next(n for n in (plain, *(f"{plain}_{k}" for k in range(2, len(self.by_name) + 3))) if n not in self.by_name)
         population = TracedPopulation(name, module, cell, expression)
         self.by_name[name] = population
@@ -296,6 +302,7 @@ class PopulationTrace:
         received = replace(expression, terms=terms)
         # The step before could not receive what was fired before step 0, so terms that reach back so far are new by rights.
         possible_before = tuple(term for term in terms if term.step >= 1 - t)
+        # Bias and weights too: the chip cannot change them between steps.
         if t and not _are_equal(replace(received, terms=possible_before), population.expression):
             raise ExtractError(
                 where,
@@ -306,6 +313,7 @@ class PopulationTrace:
         population.expression = received
 
     def _relative_step(self, population: TracedPopulation, term: Term, t: int) -> int:
+        # The clocks differ: a cell may take many steps within one call while an input stays.
         return term.step - (self.call if self.counts_calls(term.source) or population.counts_calls else t)
 
     def counts_calls(self, source: str) -> bool:
@@ -345,6 +353,7 @@ def layer_specs(populations: Sequence[TracedPopulation]) -> tuple[list[LayerSpec
         Cells with different steps, or that the chip does not have.
     """
     specs = [population.layer_spec() for population in populations]
+    # IAF cells and max poolings have none.
     timesteps = {spec.neurons.timestep_s for spec in specs if spec.neurons.timestep_s is not None}
     if len(timesteps) > 1:
         raise ExtractError(

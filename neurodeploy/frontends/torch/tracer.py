@@ -68,8 +68,9 @@ class InputValue:
         """Return (dimension, index) if this is one step along a dimension of the input; None if it still holds all steps."""
         for axis, size in enumerate(self.whole):
             stride = int(np.prod(self.whole[axis + 1 :]))
-            index = self.positions.div(stride, rounding_mode="floor") % size
+            index = self.positions.div(stride, rounding_mode="floor") % size  # index along `axis`, from the flat position
             is_slice = self.positions.numel() * size == int(np.prod(self.whole))
+            # A slice of a dimension of 1 would say nothing.
             if size > 1 and is_slice and bool((index == index.flatten()[0]).all()):
                 return axis, int(index.flatten()[0])
         return None
@@ -89,8 +90,10 @@ class InputValue:
         if len(shape) < 2 or shape[0] != len(one_step):
             raise NotLinearError("mixes samples, or steps, of the input")
         first_sample = self.positions[0].reshape(-1).contiguous()
+        # Positions ascend within a sample, so this inverts them. Those of other samples or steps find a wrong place, and differ
+        # below.
         index = torch.searchsorted(rows[0].contiguous(), first_sample).clamp(max=rows.shape[1] - 1)
-        if not torch.equal(rows[:, index], self.positions.reshape(len(one_step), -1)):
+        if not torch.equal(rows[:, index], self.positions.reshape(len(one_step), -1)):  # the same rearrangement for every sample
             raise NotLinearError("mixes samples, or steps, of the input")
         elements = index.reshape(shape[1:]).numpy()
         fired = spikes(INPUT, tuple(one_step.shape[1:]), step)
@@ -151,6 +154,7 @@ class TracedTensor(torch.Tensor):
 
 def untraced(value: Any) -> Any:
     """Return a nested value with all tensors in it as plain tensors."""
+    # Else `as_subclass` would come back to the tracer.
     with torch._C.DisableTorchFunctionSubclass():  # type: ignore[no-untyped-call]  # torch's own
         return tree_map(lambda leaf: leaf.as_subclass(torch.Tensor) if isinstance(leaf, TracedTensor) else leaf, value)
 
@@ -200,7 +204,7 @@ class Tracer:
         """
         full = getattr(func, "__name__", "")
         full = str(func.__self__.__name__ if full == "__get__" else full)  # a property such as T
-        name = full.strip("_")
+        name = full.strip("_")  # `__add__`, `add_` and `add` have one reader
         if full in functions.DATA_DEPENDENT:
             raise ExtractError(
                 self.module[1],
@@ -211,6 +215,7 @@ class Tracer:
         result = func(*untraced(args), **untraced(kwargs))
         if name == "setitem":
             self._overwrite(args[0], self._unsupported(found, "writes into a part of a tensor"))
+        # Such results do not depend on spikes.
         if name in functions.SHAPE_ONLY or not any(isinstance(leaf, torch.Tensor) for leaf in tree_flatten(result)[0]):
             return result
         try:
@@ -219,14 +224,15 @@ class Tracer:
             if all(isinstance(v, ExpressionValue) for v in values) and [v.shape for v in values] != shapes[: len(values)]:
                 raise NotLinearError("gives another shape than it would for one sample")
         except NotLinearError as reason:
-            values = [self._unsupported(found, f"{name} {reason}")]
-        is_in_place = full.endswith("_") and not full.endswith("__")
+            values = [self._unsupported(found, f"{name} {reason}")]  # an error only if a neuron receives it
+        is_in_place = full.endswith("_") and not full.endswith("__")  # torch's `add_`, but not `__add__`
         if is_in_place and name != full and isinstance(args[0], torch.Tensor):
             self._overwrite(args[0], values[0])
             return args[0]
         if isinstance(result, torch.Tensor):
             return self.mark(result, values[0])
         leaves, spec = tree_flatten(result)
+        # E.g. a max pooling that computes its indices too.
         each = values if len(values) == len(leaves) else values[:1] * len(leaves)
         pairs = zip(leaves, each, strict=True)
         return tree_unflatten([self.mark(leaf, v) if isinstance(leaf, torch.Tensor) else leaf for leaf, v in pairs], spec)
@@ -263,9 +269,10 @@ class Tracer:
         """Return the value of each tensor that a function gives; raise `NotLinearError` where there is none."""
         first = found[0].traced_value
         kinds = {type(leaf.traced_value) for leaf in found}
-        if UnsupportedValue in kinds:
+        if UnsupportedValue in kinds:  # first, so that the first reason along the way is the one reported
             return [self._unsupported(found, "")]
         if name in functions.IDENTITIES:
+            # Torch's third argument, True by default.
             if "dropout" in name and kwargs.get("training", args[2] if len(args) > 2 else True):
                 raise NotLinearError("drops spikes by chance, in eval mode too")
             return [first]
@@ -279,9 +286,11 @@ class Tracer:
         lead = known[0].lead
         if any(value.lead != lead for value in known):
             raise NotLinearError("combines one step with many, or batches of different sizes")
+        # Results of single steps become a tensor with time in front.
         if name == "stack" and len(lead) == 1 and kwargs.get("dim", args[1] if len(args) > 1 else 0) == 0:
             return [ExpressionValue(tuple(value.steps[0] for value in known), (len(known), *lead))]
         if len(lead) == 2 and name in ("getitem", "select", "unbind") and _selects_steps(name, args, kwargs):
+            # The index is the last argument of both others.
             steps = known[0].steps if name == "unbind" else (known[0].steps[args[-1]],)
             return [ExpressionValue((step,), lead[1:]) for step in steps]
         if name in functions.REARRANGEMENTS:
@@ -304,7 +313,7 @@ class Tracer:
         for moved in tree_flatten(func(*tree_map(positions, args), **tree_map(positions, kwargs)))[0]:
             part = replace(whole, positions=moved)
             step = part.selected_step() if self.may_step and moved.numel() < int(np.prod(whole.whole)) else None
-            if step is not None and self.axis in (None, step[0]):
+            if step is not None and self.axis in (None, step[0]):  # the first selection decides which dimension is time
                 self.axis, self.trace.has_time = step[0], True
                 values.append(part.at_step(*step))
             else:
@@ -322,6 +331,7 @@ class Tracer:
             for index, leaf in enumerate(leaves):
                 if isinstance(leaf, ExpressionValue):
                     values = arrays.get(index, np.zeros(leaf.shape[len(lead) :]))
+                    # The same in every sample and step.
                     filled.append(torch.tensor(values, dtype=torch.float64).expand(leaf.shape))
                 elif isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and not constants:
                     filled.append(torch.zeros_like(leaf))
@@ -332,6 +342,7 @@ class Tracer:
 
         def at_step(t: int) -> list[LinearExpression]:
             known = {index: leaf.steps[t] for index, leaf in enumerate(leaves) if isinstance(leaf, ExpressionValue)}
+            # Constants count once, with the biases, and not for each term.
             biases = run({index: step.bias for index, step in known.items()}, constants=True)
             terms: list[list[Term]] = [[] for _ in biases]
             for index, step in known.items():
@@ -355,7 +366,7 @@ class Tracer:
             )
             try:
                 results.append(_apply(functions.LINEAR_FUNCTIONS[name], CallContext(self.module, lead), ordered, named))
-            except TypeError:
+            except TypeError:  # the reader's signature is torch's, as far as it is supported
                 raise NotLinearError("is called with arguments that are not supported") from None
         return ExpressionValue(tuple(results), lead)
 
@@ -365,6 +376,7 @@ class Tracer:
             tree_map(lambda leaf: leaf.steps[0] if isinstance(leaf, ExpressionValue) else leaf, each) for each in (args, kwargs)
         )
         received = _apply(functions.MAX_POOLS[name], CallContext(self.module, lead), args, kwargs)
+        # The same pooling of the same neurons at another step is one population.
         key = (self.module, name, tuple((term.source, term.indices.tobytes()) for term in received.terms))
         if key not in self.max_pools:
             self.max_pools[key] = self.trace.new(self.module, None, received)
@@ -373,7 +385,7 @@ class Tracer:
         if step == len(population.steps):
             self.trace.receive(population, received)
             output = untraced(result).reshape(len(result), -1).numpy()
-            population.steps.append(StepRecord(output, output, None))
+            population.steps.append(StepRecord(output, output, None))  # its input is random spikes already
         elif step > len(population.steps):
             raise NotLinearError("is left out at some steps")
         return ExpressionValue((spikes(population.name, received.shape, step),), lead)
