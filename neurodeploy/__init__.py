@@ -287,14 +287,17 @@ if not TYPE_CHECKING:  # type checkers know the names above, and report any othe
         if name not in _MODULE_OF:
             raise AttributeError(f"module 'neurodeploy' has no attribute {name!r}")
         value = getattr(import_module(f"neurodeploy.{_MODULE_OF[name]}"), name)
+        # kept, so that Python does not ask this function for it again
         globals()[name] = value
         return value
 
     for _old in _OLD_MODULES:
         _name = f"neurodeploy.{_old}"
         if _old in _OLD_AND_NEW:
+            # a module may change its class; __getattr__ is asked only for names that it lacks
             import_module(_name).__class__ = _OldModule
         else:
+            # in sys.modules, so that ``import neurodeploy.network`` finds it without a file
             sys.modules[_name] = _OldModule(_name)
 
 

@@ -27,7 +27,7 @@ T = TypeVar("T")
 class NeurodeployError(Exception):
     """Root of all errors that neurodeploy raises on purpose.
 
-    The sentence that a person reads is made once, here, from fields that tests and tools can ask for::
+    ``str(error)`` is one sentence, made here from fields that tests and tools can read::
 
         where: what (source). remedy.
         where: need what > limit (source). remedy.
@@ -51,6 +51,7 @@ class NeurodeployError(Exception):
         Whether another process (rank 0) reports it already.
     """
 
+    # a class attribute, so that only the other processes of torchrun set it
     is_reported_elsewhere = False
 
     def __init__(
@@ -66,6 +67,7 @@ class NeurodeployError(Exception):
         self.where, self.what = where, what
         self.need, self.limit = need, limit
         self.source, self.remedy = source, remedy
+        # `args` has to suit __init__: pickle calls it with them, and restores the other fields from __dict__
         super().__init__(where, what)
 
     def __str__(self) -> str:
@@ -147,6 +149,7 @@ def accept_renamed(renamed: Mapping[str, str]) -> Callable[[type[T]], type[T]]:
                 new = renamed[old]
                 if new in keywords:
                     raise TypeError(f"{cls.__name__}() got both {old!r} and {new!r}, its new name")
+                # 2: the warning names the caller's line
                 warnings.warn(f"{cls.__name__}({old}=...) is now {new}=...", DeprecationWarning, stacklevel=2)
                 keywords[new] = keywords.pop(old)
             init(self, *args, **keywords)

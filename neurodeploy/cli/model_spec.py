@@ -45,9 +45,11 @@ class ModelSpec:
         ending = Path(self.name).suffix
         if ending != ".nir" and (self.dt is not None or self.discretisation is not None):
             raise RequestError("--dt and --discretisation", "are for .nir files", remedy=f"{self.name} has its own time step.")
+        # a target's own kind of file, such as .net; it holds integers already
         if (target := target_of_file(Path(self.name))) is not None:
             return target.read(Path(self.name))
         if ending == ".nir":
+            # imported where they are used: each frontend brings libraries that the others do not need
             from neurodeploy.frontends.nir.reading import read_nir
 
             return read_nir(self.name, dt=self.dt, discretisation=self.discretisation)
@@ -83,6 +85,7 @@ class ModelSpec:
 
         module, sample = load_model(self.name)
         if self.weights is not None:
+            # after the factory, whose own weights they replace
             load_weights(module, self.weights)
         return module, sample
 

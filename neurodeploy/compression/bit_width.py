@@ -1,4 +1,4 @@
-"""Weight widths and grids of layers: which values a layer's weights can take on the chip, and which width pays.
+"""Weight widths and grids of layers: the values that weights can take on the chip, and the selection of a width.
 
 `neurodeploy.passes.quantize.quantize` gives a layer's largest weight the largest integer of its width, and rounds the threshold
 on the same scale. `WeightGrid` does the same with the same functions, on tensors for the weights that the loss sees, and on
@@ -121,7 +121,7 @@ def best_grid(
     clips: Sequence[float] = _CLIPS,
     target: str = DEFAULT_TARGET,
 ) -> WeightGrid:
-    """Find the grid of a width that saves most of the weights, array (n,), over the clips to try."""
+    """Find the clipping at which weights, array (n,), rounded to a width keep most saliency, and return its grid."""
     # initial: a layer may keep no weights at all
     largest = float(np.abs(weight).max(initial=0.0))
     is_mixed = bool((weight < 0).any() and (weight > 0).any())
@@ -155,7 +155,7 @@ def shared_thresholds(network: Network, levels: int = 1) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerFormat:
-    """How a layer is stored.
+    """Storage format of a layer.
 
     Attributes
     ----------
@@ -223,7 +223,7 @@ class LayerFormat:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class WidthInputs:
-    """A slice as `best_width` sees it.
+    """Inputs of `best_width` for one slice.
 
     Attributes
     ----------

@@ -83,17 +83,20 @@ class MinimaxOptions:
     format_interval : int
         Selections of synapses between two selections of widths and neurons.
     penalty_rate : float
-        How fast the penalty y rises: per step, by this times the share of a layer's squared weight that should be zero. With
+        Rate of the penalty y: per step it rises by this times the share of a layer's squared weight that should be zero. With
         `integers` the loss never sees pruned weights, and 0 serves best: weights that do not shrink come back more easily.
         Without, 100 leaves little to cut at the end (1 leaves 0.2 % of the squared weight on digits, which at 7 % connectivity
         costs six points of accuracy; 100 leaves 0.001 %), and pruned weights still come back while y is small.
     """
 
+    # Accuracy lost on MNIST at 1/8 of a core without each of the first three: 0.3, 3.6 and 0.5 points (benchmarks/RESULTS.md, d).
     integers: bool = True
     rest: bool = True
     curvature: bool = True
     widths: bool = False
+    # Off: the network is within its budget only once a pass has removed idle neurons, which `fit` alone does not do.
     idle: bool = False
+    # 2 counts quantisation error twice; 1 is the plain squared error.
     rounding_penalty: float = 2.0
     format_interval: int = 5
     penalty_rate: float = 0.0

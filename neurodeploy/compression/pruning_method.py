@@ -28,12 +28,13 @@ from neurodeploy.resources.usage import count
 if TYPE_CHECKING:
     from neurodeploy.compression.minimax import MinimaxOptions
 
+# in the order in which they run: `fit` compares positions
 Phase = Literal["dense", "compress", "finetune"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryTrial:
-    """A core whose memory binds, and a way to try it with less.
+    """A core at its memory limit, and a trial of less memory.
 
     Attributes
     ----------
@@ -41,7 +42,7 @@ class MemoryTrial:
     layers : tuple of str
         Layers with synapses on the core.
     apply : callable
-        Returns a context manager that yields the bits given up; while it is open, the core's synapses fit into that much less.
+        Returns a context manager that yields the bits saved; while it is open, the core's synapses take that much less memory.
     """
 
     core: int
@@ -50,7 +51,7 @@ class MemoryTrial:
 
 
 class Pruning(Protocol):
-    """Decide which weights survive, and when. `neurodeploy.compression.minimax.MinimaxPruning` is the built-in method.
+    """Decide which weights to keep, and when. `neurodeploy.compression.minimax.MinimaxPruning` is the built-in method.
 
     A subclass has to define the abstract members; the others do nothing unless it overrides them.
     """
@@ -95,7 +96,7 @@ class Pruning(Protocol):
         """Follow the optimizer's step, in the compress and finetune phases."""
 
     def memory_trials(self, share: float) -> Iterator[MemoryTrial]:  # noqa: ARG002  # for methods that override it
-        """Cores whose memory binds, each to be tried with `share` (0..1) less of it; none for a method that cannot tell."""
+        """Trials of `share` (0..1) less memory, one for each core at its memory limit; none by default."""
         return iter(())
 
     @abstractmethod
@@ -123,7 +124,7 @@ PruningFactory: TypeAlias = "Callable[[Budget, torch.nn.Module], Pruning]"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruningSetup:
-    """What `compress` knows beside the budget and the model when it makes a method.
+    """Inputs of a pruning method in addition to the budget and the model, as `compress` passes them.
 
     Attributes
     ----------

@@ -50,7 +50,7 @@ def within_caps(value: Floats, part: SliceBudget) -> Mask:
 
 
 def axon_prices(value: Floats, part: SliceBudget) -> dict[str, float]:
-    """Value of one axon more, in total and from the source that lacks it most; `value` (n_in,) is after the price of its bits."""
+    """Value of one more axon, in total and from the source whose cap costs most; `value` (n_in,) is net of the bits' price."""
     # the caps of the sources alone, without that of the slice
     from_sources = within_caps(value, replace(part, input_axons=value.size))
     kept = within_caps(value, part)
@@ -141,7 +141,7 @@ def neurons_by_score(score: Floats) -> Integers:
 
 
 def synapse_lists(scores: SliceScores, profile: HardwareProfile) -> Sequence[SynapseLists]:
-    """Build the slice's lists in each encoding that the chip has; a dense encoding keeps whole axons only."""
+    """Build the slice's `SynapseLists` in each encoding that the chip has; a dense encoding keeps whole axons only."""
     rows = np.arange(len(scores.score)) if scores.rows is None else scores.rows
     by_axon = np.ascontiguousarray(scores.score[rows].T, dtype=np.float64)
     order = neurons_by_score(scores.score[rows]) if scores.order is None else scores.order
@@ -289,7 +289,7 @@ class _Slice:
         return bool(within_caps(everywhere, self.scores.part).sum() == np.count_nonzero(kept.index))
 
     def highest_price(self) -> float:
-        """A price at which nothing is worth its bits."""
+        """Price of a bit at which no synapse pays for its bits."""
         ratios = [(lists.gain[:, 1:] / np.maximum(lists.bits[1:], 1)).max(initial=0.0) for lists in self.encodings]
         # twice the best gain per bit: clearly above it, whatever the rounding
         return 2 * max(map(float, ratios))

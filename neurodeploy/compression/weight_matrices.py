@@ -250,7 +250,7 @@ def budget_per_column(
         elif layers[part.layer].is_recurrent:  # one cap for inputs and recurrent columns together
             n_in = layers[part.layer].weight.shape[1]
             part = replace(part, sources=(AxonCap(start=0, stop=n_in, axons=n_in),))
-        if part.biases:  # biases are never pruned: their axons and synapse lists come off the slice's budget
+        if part.biases:  # biases are never pruned: their axons and synapses are deducted from the slice's budget
             # at the widest, since widths are chosen later
             width, synapses = max(budget.profile["weight_bits"].choices), np.full(part.biases, part.neurons)
             memory = count(synapses, part.neurons, width, budget.profile).synapse_memory_bits

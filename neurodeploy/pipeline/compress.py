@@ -61,6 +61,7 @@ STAGES = ("dense", "compressed")
 
 _REMOVED_SHARE = 0.05
 """Share of a core's used synapse memory that `memory_prices` removes."""
+# these two bound the time: each core costs a forward pass over the batches
 _MOST_BATCHES = 16
 _MOST_CORES = 8
 

@@ -53,7 +53,7 @@ class Inspection:
     gains : tuple of Gain
         What one more core, or narrower weights, would give each layer; empty where all layers are kept whole.
     balances : tuple of Balance
-        How paths of different depth are balanced.
+        Delays that balance paths of different depth.
     """
 
     placement: Placement

@@ -49,7 +49,7 @@ class Evaluation:
     latency_steps : float
         Mean number of steps after which the predicted class does not change any more.
     overflows : dict of layer to int
-        How often states left their 24 bits.
+        Number of times that states overflowed 24 bits.
     n_samples, n_steps : int
     seconds : float
         Wall time in the emulator.

@@ -280,7 +280,7 @@ def fingerprint(profile: HardwareProfile) -> str:
 
 
 def provenance(report: Report, command: str) -> list[tuple[str, Any]]:
-    """What one needs to make the same page again: name and value."""
+    """Names and values that are needed to reproduce the page."""
     return [
         ("command", command or "called from Python"),
         ("seed", "not used" if report.seed is None else report.seed),

@@ -299,7 +299,7 @@ def on_pareto_front(at: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any
 
 
 def budget(budget: Budget, placement: Placement | None = None, *, ax: Axes | None = None) -> Axes:
-    """Draw what each layer may use.
+    """Draw the budget of each layer.
 
     Without a placement: the share of its synapse memory that a layer may keep. With one: the share of its budget that the
     placed network uses, a bar for each resource; bars beyond the dashed line exceed the budget.

@@ -74,7 +74,7 @@ class Measurement:
     rates : mapping of layer to mean spikes per neuron and step in the emulator
     changed : tuple of RateChange
         Layers that quantisation silenced or saturated.
-    overflows : mapping of layer to how often a state left its 24 bits
+    overflows : mapping of layer to the number of times that a state overflowed 24 bits
     """
 
     of: str
@@ -85,7 +85,7 @@ class Measurement:
 
 
 def as_simulated(network: Network, quantized: QuantizedNetwork) -> Network | QuantizedNetwork:
-    """Return what stands for a quantised network in simulations: itself, or floats with its weights if no target runs it."""
+    """Return the network to simulate: the quantised one, or floats with its weights where no target runs it."""
     return with_rounded_weights(network, quantized) if quantized.target == COUNTING_ONLY else quantized
 
 

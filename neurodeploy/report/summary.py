@@ -74,9 +74,9 @@ class Report:
     warnings : tuple of str
         Layers that rounding changed, and possible overflows.
     balances : tuple of Balance
-        How paths of different depth are balanced.
+        Delays that balance paths of different depth.
     memory_prices : tuple of MemoryPrice
-        How the loss grows if a full core has less synapse memory.
+        Growth of the loss if a full core has less synapse memory.
     files : mapping of what to path
     """
 
@@ -196,12 +196,12 @@ def summarize(
     memory_prices: tuple[MemoryPrice, ...] = (),
     files: Mapping[str, str] | None = None,
 ) -> Report:
-    """Collect what is known of a network on a chip in a report.
+    """Collect the results for a network on a chip in a report.
 
     Parameters
     ----------
     budget : Budget, optional
-        What the layers may use.
+        Budget of the layers.
     record : SpikeRecord, optional
         A run whose spike rates are reported, unless `rates` are passed.
     history : sequence of EpochRecord

@@ -94,6 +94,7 @@ class Checkpoint:
 
     path: str | Path
     every_s: float = 30.0
+    # monotonic: setting the machine's clock must not delay a write
     _written: float = field(default_factory=time.monotonic, init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -150,7 +150,7 @@ class _Pickler(pickle.Pickler):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replicas:
-    """The processes that train one model, as one of them sees them.
+    """Group of processes that train one model, with the rank of this one.
 
     Attributes
     ----------

@@ -61,6 +61,7 @@ def in_levels(network: Network, levels: int) -> Network:
             replace(c, synapse=replace(c.synapse, weight=c.synapse.weight / levels)) if c.source == INPUT else c
             for c in layer.connections
         )
+        # biases and thresholds stay: only what comes from the input is in other units
         layers.append(replace(layer, connections=connections))
     return replace(network, layers=tuple(layers))
 

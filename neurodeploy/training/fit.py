@@ -182,7 +182,7 @@ def fit(
     progress : callable, optional
         Called with a `Step` after every training step.
     on_epoch : callable, optional
-        Called with the `EpochRecord` of every epoch when it is over; with what it raises, the run ends.
+        Called with the `EpochRecord` of every finished epoch; an exception that it raises ends the run.
     method : callable
         Makes the pruning method: the minimax method, or another `Pruning`.
     checkpoint : Checkpoint, optional

@@ -94,7 +94,7 @@ def forward_in_torch(
         if neurons.threshold is None or neurons.reset is None:
             v = before
             continue
-        # v - threshold > 0 and not v > threshold: Norse subtracts first, and that rounds
+        # v - threshold > 0, as Norse computes it: the same as v > threshold, except where subnormals are flushed to 0
         fired = torch.gt(torch.sub(before, neurons.threshold, out=scratch), 0, out=outputs[step])
         # (1 - z) v + z reset, the terms of Norse's reset in its order
         v = torch.mul(torch.sub(1, fired, out=scratch), before, out=after)

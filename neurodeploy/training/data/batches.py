@@ -208,6 +208,7 @@ class Batches:
         nor on how many batches are taken.
         """
         n = len(self.inputs)
+        # order first, then the augmentations in turn: that sequence of draws is part of a seed's result
         order = torch.randperm(n, generator=generator)
         return self._in_order(order, [(change, change.draw(n, generator)) for change in self.augmentations])
 
@@ -224,6 +225,7 @@ class Batches:
     @property
     def fingerprint(self) -> str:
         """Hash of the batch size, the augmentations, all targets and the first input: 16 letters that tell data sets apart."""
+        # the first input alone: hashing all of them would read the whole data set
         digest = sha256(repr((tuple(self.inputs[torch.arange(1)].shape), self.batch_size, self.augmentations)).encode())
         for tensor in (self.targets, self.inputs[torch.arange(1)]):
             digest.update(tensor.contiguous().cpu().numpy().tobytes())

@@ -130,6 +130,7 @@ def load_pictures(of: DataSet, folder: Path, batch_size: int) -> DataSplit:
     halves = []
     for train in (True, False):
         try:
+            # in the `try`: a torchvision that cannot be imported gets the remedy below, too
             from torchvision import datasets
 
             with redirect_stdout(sys.stderr):  # torchvision prints its progress to stdout, where our results go
@@ -199,6 +200,7 @@ def load_from_factory(spec: str) -> DataSplit:
         largest = max(largest, top)
     if shapes[0] != shapes[1]:
         raise DataError(spec, f"train holds inputs {shapes[0]}, test {shapes[1]}")
+    # classes count from 0
     return DataSplit(train=made[0], test=made[1], input_shape=shapes[0], n_classes=largest + 1)
 
 

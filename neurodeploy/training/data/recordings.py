@@ -1,4 +1,4 @@
-"""Recordings of events, read with tonic, as frames: in which step each pixel had an event."""
+"""Event recordings, read with tonic and binned into frames of 0 and 1."""
 
 from __future__ import annotations
 
@@ -103,6 +103,7 @@ class Recordings:
             except Exception as error:  # file readers raise almost anything on invalid input
                 reason = " ".join(str(error).split())[:120]
                 raise DataError(self._of.name, f"recording {k} cannot be read ({type(error).__name__}: {reason})") from error
+            # a bit per pixel and step, an eighth of the bytes
             self._kept[k] = np.packbits(frames(events, self._of.input_shape, self._n_steps, self._merge))
         return self._kept[k]
 
