@@ -188,7 +188,9 @@ def test_a_device_that_rounds_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_what_runs_on_no_device_is_refused(device: str) -> None:
     for network, end in ((dequantize(PAPER), "emulator"), (PAPER, "lava")):
-        with pytest.raises(RequestError, match=r"^device: is the emulator's: nothing else runs on one\. Leave it out\.$"):
+        with pytest.raises(RequestError, match=r"^device: applies to the emulator alone\. Leave it out\.$"):
             simulate(network, PAPER_SPIKES, end=end, device=device)  # type: ignore[arg-type]  # a str in the loop
-    with pytest.raises(RequestError, match=r"^threads: 2 are not the device's, which has its own\. Leave them out\.$"):
+    with pytest.raises(
+        RequestError, match=r"^threads: 2 cannot be set for a device, which has threads of its own\. Leave them out\.$"
+    ):
         simulate(PAPER, PAPER_SPIKES, device=device, threads=2)

@@ -122,13 +122,17 @@ def test_graded_input_multiplies_weights() -> None:
 
 def test_what_tells_no_steps_and_no_emulator_is_refused() -> None:
     for interval, offset in ((-1, 0), (3, 3), (0, 1), (3, -1)):
-        with pytest.raises(RequestError, match=rf"^reset_interval: {interval} with an offset of {offset} tells no steps"):
+        with pytest.raises(RequestError, match=rf"^reset_interval: {interval} with an offset of {offset} is no valid reset"):
             simulate(PAPER, PAPER_SPIKES, reset_interval=interval, reset_offset=offset)
-    with pytest.raises(RequestError, match=r"^reset_interval: is the chip's, and this network is in floats\. Quantize it"):
+    with pytest.raises(
+        RequestError, match=r"^reset_interval: applies to networks in integers, and this one is in floats\. Quantize it"
+    ):
         simulate(dequantize(PAPER), PAPER_SPIKES, reset_interval=2)
     with pytest.raises(RequestError, match=r"^on_overflow: 'stop' is none of 'wrap', 'raise' and 'warn'\.$"):
         simulate(PAPER, PAPER_SPIKES, on_overflow="stop")  # type: ignore[arg-type]  # wrong on purpose
-    with pytest.raises(DataError, match=r"^input spikes: are of 1 samples, up to 1; not what was prepared for"):
+    with pytest.raises(
+        DataError, match=r"^input spikes: have 1 samples and values up to 1, which the emulator was not prepared for"
+    ):
         Emulator(PAPER, n_samples=2).advance(PAPER_SPIKES[np.newaxis])
 
 

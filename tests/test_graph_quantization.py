@@ -97,7 +97,7 @@ def test_thresholds_that_differ_between_channels_become_one_and_within_a_channel
 
 
 def test_a_threshold_that_drowns_among_others_is_refused() -> None:
-    message = r"^layer 'only': its threshold 0\.001 is lost beside weights or biases of up to 1 "
+    message = r"^layer 'only': its threshold 0\.001 rounds to zero next to weights or biases of up to 1 "
     with pytest.raises(QuantizeError, match=message):
         quantize(layer_on(lif([1.0, 0.001, 0.25, 0.25]), IMAGE), TINY)
 

@@ -210,9 +210,9 @@ LISTS = replace(SPARSE, n_in=2, sources=np.array([0, 1]))
 SKIP = chained((2,), layer("a", (2,), (INPUT, dense([2, 4], [6, 8]), 0), (INPUT, LISTS, 1)))
 
 WRONG: list[tuple[QuantizedNetwork, tuple[object, ...], str]] = [
-    (PICTURES, ("2/type", [b"input"]), "layer/2: its type 'input' stands elsewhere"),
-    (PICTURES, ("1/type", [b"flatten"]), "layer/1: its type 'flatten' stands elsewhere|layer/2: its type 'flatten' stands"),
-    (PICTURES, ("3/type", [b"flatten"]), "layer/3: its type 'flatten' stands elsewhere than before a dense layer"),
+    (PICTURES, ("2/type", [b"input"]), "layer/2: its type 'input' is out of place"),
+    (PICTURES, ("1/type", [b"flatten"]), "layer/1: its type 'flatten' is out of place|layer/2: its type 'flatten' is out"),
+    (PICTURES, ("3/type", [b"flatten"]), "layer/3: its type 'flatten' is out of place: Lava connects it only between"),
     (PICTURES, ("2", None, "2/type", [b"dense"]), "has no 'shape'"),
     (PICTURES, ("1/weight", np.ones((2, 3))), r"layer/1 'images': has weights of shape \(2, 3\), not \(out, in / groups"),
     (PICTURES, ("1/outChannels", 3), r"layer/1 'images': has outChannels 3, but weights of shape \(2, 3, 1, 2\)"),
@@ -223,12 +223,12 @@ WRONG: list[tuple[QuantizedNetwork, tuple[object, ...], str]] = [
     (PICTURES, ("1/stride", 0), "layer/1 'images': QuantizedConv stride .* is too small"),
     (PICTURES, ("1/groups", 3), "layer/1 'images': has inChannels 3, but weights"),
     (PICTURES, ("1/shape", [2, 4, 4]), "layer/1 'images': layer 'images' has 32 neurons but weights for 24"),
-    (PICTURES, ("1/delay", 1), "layer/1 'images': has delays, which Lava leaves out of convolutions without a word"),
+    (PICTURES, ("1/delay", 1), "layer/1 'images': has delays, which Lava silently leaves out of convolutions"),
     (PICTURES, ("1/bias", [1, 2, 3]), r"layer/1 'images': bias has shape \(3,\), not \(\), \(2,\) or \(3, 4, 2\)"),
-    (PICTURES, ("0", None, "0/type", [b"flatten"]), "layer/0: its type 'flatten' stands elsewhere"),
+    (PICTURES, ("0", None, "0/type", [b"flatten"]), "layer/0: its type 'flatten' is out of place"),
     (RECURRENT, ("1/weight_rec", None), "layer/1 'back': has no 'weight_rec'"),
     (RECURRENT, ("1/weight_rec", [[1, 2, 3], [4, 5, 6]]), "layer/1 'back': has 2 neurons, but recurrent weights of shape"),
-    (RECURRENT, ("1/delay", 1), "layer/1 'back': has delays beside recurrence"),
+    (RECURRENT, ("1/delay", 1), "layer/1 'back': has delays and recurrent weights"),
     (RECURRENT, ("1/weight", [[0, 0]] * 2, "1/weight_rec", [[0, 0]] * 2), "layer/1 'back': has no synapse left"),
     (RECURRENT, ("1/weight", [[0, -2]] * 2, "1/weight_rec", [[0, 0]] * 2), "layer/1 'back': its weight would run in Lava"),
     (LISTED, ("1/sources", [0, 1]), "layer/1 'listed': lists other synapses in starts and sources than its weights have"),

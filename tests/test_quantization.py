@@ -195,7 +195,8 @@ def test_each_layer_may_have_a_width_of_its_own() -> None:
 
 @pytest.mark.parametrize(("weight", "bias", "largest"), [(1000.0, 0.0, "1e[+]03"), (1.0, -1e6, "1e[+]06")])
 def test_a_threshold_that_drowns_is_refused(weight: float, bias: float, largest: str) -> None:
-    message = rf"^layer 'only': its threshold 0\.001 is lost beside weights or biases of up to {largest} \(Loihi register widths"
+    loss = rf"its threshold 0\.001 rounds to zero next to weights or biases of up to {largest}"
+    message = rf"^layer 'only': {loss} \(Loihi register widths"
     with pytest.raises(QuantizeError, match=message):
         quantize(in_floats([[weight]], threshold=0.001, bias=bias), TINY)
 

@@ -147,7 +147,7 @@ def test_what_is_no_raw_input_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     ):
         simulate(PAPER, [[1, 1000], [1, 1]], raw=True)
     for value in (np.nan, np.inf, "1"):
-        with pytest.raises(DataError, match=r"^raw input: holds what is no finite number"):
+        with pytest.raises(DataError, match=r"^raw input: holds values that are not finite numbers"):
             simulate(PAPER, np.full((2, 3), value), raw=True)
     with pytest.raises(DataError, match=r"^input spikes: have shape \(3, 2\)"):
         simulate(PAPER, np.ones((3, 2)), raw=True)

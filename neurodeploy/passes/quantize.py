@@ -113,7 +113,7 @@ def _quantized(layer: Layer, width: int, profile: HardwareProfile, arithmetic: A
                 largest = max(np.abs(numbers).max(initial=0.0) for numbers in [*weights, bias])
                 raise QuantizeError(
                     f"layer {layer.name!r}",
-                    f"its threshold {threshold.min():.3g} is lost beside weights or biases of up to {largest:.3g}",
+                    f"its threshold {threshold.min():.3g} rounds to zero next to weights or biases of up to {largest:.3g}",
                     source=arithmetic.registers.source, remedy="Bring its weights and thresholds nearer to each other.",
                 )  # fmt: skip
             neuron = QuantizedLIF(

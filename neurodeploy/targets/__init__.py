@@ -229,7 +229,7 @@ def weight_widths(profile: HardwareProfile) -> tuple[int, ...]:
     both = tuple(width for width in stated.choices if width in possible)
     if not both:
         raise QuantizeError(
-            "weights", f"of {', '.join(map(str, stated.choices))} bits are none that networks are rounded to",
+            "weights", f"of {', '.join(map(str, stated.choices))} bits are not supported: networks cannot be rounded to them",
             source=stated.where,
             remedy=f"Widths of {possible[0]} to {possible[-1]} bits are.",
         )  # fmt: skip

@@ -87,9 +87,11 @@ def simulate(
         if end != "emulator":
             raise RequestError("end", f"{end!r} runs integers, and this network is in floats", remedy="Quantize it first.")
         if device is not None:
-            raise RequestError("device", "is the emulator's: nothing else runs on one", remedy="Leave it out.")
+            raise RequestError("device", "applies to the emulator alone", remedy="Leave it out.")
         if reset_interval:
-            raise RequestError("reset_interval", "is the chip's, and this network is in floats", remedy="Quantize it first.")
+            raise RequestError(
+                "reset_interval", "applies to networks in integers, and this one is in floats", remedy="Quantize it first."
+            )
         if raw:
             raise RequestError(
                 "raw", "input needs an input population to drive, and this network has none",
@@ -109,7 +111,7 @@ def simulate(
         changed = {name: value for name, value in options.items() if value != defaults[name]}
         return target.emulate(network, batch, record=record, raw=raw, **changed)
     if device is not None:
-        raise RequestError("device", "is the emulator's: nothing else runs on one", remedy="Leave it out.")
+        raise RequestError("device", "applies to the emulator alone", remedy="Leave it out.")
     return target.run_simulator(network, batch, simulator=end, record=record, raw=raw, time_limit_s=time_limit_s, **options)
 
 

@@ -174,7 +174,9 @@ class Emulator:
         self.prepared = network if isinstance(network, Prepared) else Prepared(network)
         engine, on_device = self.prepared.engine, self.prepared.device is not None
         if on_device and threads not in (None, 1):
-            raise RequestError("threads", f"{threads} are not the device's, which has its own", remedy="Leave them out.")
+            raise RequestError(
+                "threads", f"{threads} cannot be set for a device, which has threads of its own", remedy="Leave them out."
+            )
         self.network, self.n_samples, self.on_overflow = self.prepared.network, n_samples, on_overflow
         recorded = recorded_layers(self.network, record)
         self._threads = threads or (1 if on_device else thread_count(n_samples * self.network.n_neurons))
@@ -213,7 +215,10 @@ class Emulator:
             A state left its 24 bits, and `on_overflow` is ``"raise"``.
         """
         if len(spikes) != self.n_samples or input_magnitude(spikes) > self.prepared.input_max:
-            raise DataError("input spikes", f"are of {len(spikes)} samples, up to {spikes.max()}; not what was prepared for")
+            raise DataError(
+                "input spikes",
+                f"have {len(spikes)} samples and values up to {spikes.max()}, which the emulator was not prepared for",
+            )
         # Counts run on from call to call; only those of this call are reported.
         before = self._overflows()
         ends = np.cumsum([run.batch for run, _ in self._parts])
@@ -259,7 +264,7 @@ def check_resets(reset_interval: int, reset_offset: int) -> None:
     """Raise `RequestError` for resets that name no steps."""
     if reset_interval < 0 or not 0 <= reset_offset < max(reset_interval, 1):
         raise RequestError(
-            "reset_interval", f"{reset_interval} with an offset of {reset_offset} tells no steps",
+            "reset_interval", f"{reset_interval} with an offset of {reset_offset} is no valid reset",
             remedy="Give an interval of at least 1, and an offset from 0 to below it; an interval of 0 for never.",
         )  # fmt: skip
 

@@ -42,7 +42,7 @@ def is_installed() -> bool:
 
 
 def _missing() -> list[str]:
-    return [name for name in ("lava.magma", "lava.lib.dl.netx") if not _is_there(name)]
+    return [name for name in ("lava.magma", "lava.lib.dl.netx") if not _is_importable(name)]
 
 
 def require_lava() -> None:
@@ -63,7 +63,7 @@ def require_extension() -> None:
     SimulationError
         It names the parts of Intel's extension that are missing.
     """
-    missing = [name for name in EXTENSION if not _is_there(name)]
+    missing = [name for name in EXTENSION if not _is_importable(name)]
     if missing:
         raise SimulationError(
             "loihi2", f"Lava cannot reach a board: {' and '.join(missing)} cannot be imported",
@@ -73,7 +73,7 @@ def require_extension() -> None:
         )  # fmt: skip
 
 
-def _is_there(package: str) -> bool:
+def _is_importable(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
     except ModuleNotFoundError:  # find_spec imports the packages above, and one of them is missing
@@ -152,7 +152,7 @@ def run_lava_jobs(
         listed = []
         for index, (plan, (network, spikes)) in enumerate(zip(plans, jobs, strict=True)):
             write_netx(network, folder / f"{index}.net")
-            np.save(folder / f"{index}.npy", _one_after_another(spikes, plan))
+            np.save(folder / f"{index}.npy", _samples_in_a_row(spikes, plan))
             recorded = recorded_layers(network, record)
             layers = [k for k, layer in enumerate(network.layers) if layer.name in recorded]
             graded = not raw and bool((spikes > 1).any() or (spikes < 0).any())
@@ -259,7 +259,7 @@ def _check_waits(network: QuantizedNetwork) -> None:
                 )  # fmt: skip
 
 
-def _one_after_another(spikes: NDArray[Any], plan: _Plan) -> NDArray[Any]:
+def _samples_in_a_row(spikes: NDArray[Any], plan: _Plan) -> NDArray[Any]:
     """Lay spikes (batch, *shape, n_steps) out one sample after the other, as (n, steps of the plan)."""
     batch, n_steps = spikes.shape[0], spikes.shape[-1]
     samples = np.moveaxis(spikes.reshape(batch, -1, n_steps), 0, 1)
@@ -305,12 +305,12 @@ def _run_worker(folder: Path, total_steps: int, time_limit_s: float) -> None:
             remedy="Raise the time limit, run fewer samples or steps, or take the emulator, which gives the same spikes.",
         ) from None  # fmt: skip
     finally:
-        _end(worker)
+        _end_session(worker)
     if status != 0:
-        raise SimulationError("lava", f"died: {_last_words(folder, status)}", remedy="The emulator gives the same spikes.")
+        raise SimulationError("lava", f"died: {_error_line(folder, status)}", remedy="The emulator gives the same spikes.")
 
 
-def _end(worker: subprocess.Popen[bytes]) -> None:
+def _end_session(worker: subprocess.Popen[bytes]) -> None:
     """End all processes of the worker's session: ask first, so that they release shared memory, then kill."""
     assert worker.stdin is not None
     worker.stdin.close()
@@ -331,7 +331,7 @@ def _steps_done(folder: Path) -> int:
     return int(path.read_text() or 0) if path.exists() else 0
 
 
-def _last_words(folder: Path, status: int) -> str:
+def _error_line(folder: Path, status: int) -> str:
     if status < 0:
         return signal.Signals(-status).name
     lines = [line for line in (folder / "stderr").read_text(errors="replace").splitlines() if line.strip()]

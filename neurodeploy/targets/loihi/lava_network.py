@@ -108,12 +108,12 @@ def _lif(neuron: QuantizedNeuron, shape: tuple[int, ...], bias: NDArray[np.int64
             raise unsupported_kind(neuron)
     # Lava adds 1 to du (ds_offset, a register of Loihi 1) and nothing to dv.
     return (LIFReset if resets else LIF)(
-        shape=shape, vth=_plain(vth), du=_plain(neuron.du - 1), dv=_plain(neuron.dv), bias_mant=_plain(bias),
+        shape=shape, vth=_lava_value(vth), du=_lava_value(neuron.du - 1), dv=_lava_value(neuron.dv), bias_mant=_lava_value(bias),
         bias_exp=MANTISSA_SHIFT, **resets,
     )  # fmt: skip
 
 
-def _plain(numbers: NDArray[np.int64]) -> Any:
+def _lava_value(numbers: NDArray[np.int64]) -> Any:
     return numbers if numbers.shape else int(numbers)
 
 

@@ -93,7 +93,7 @@ def check_lava_reads(where: str, weight: Integers) -> None:
     if not weight.any():
         raise NetxError(
             where, "has no synapse left: all its weights are zero, and Lava cannot read such a layer",
-            remedy="Prune less, so that one weight at least survives.",
+            remedy="Prune less: at least one weight has to be left.",
         )  # fmt: skip
     read = as_lava_reads(weight)
     if not np.array_equal(read, weight):
@@ -235,7 +235,7 @@ class ConnectionReader:
             check_lava_reads(self.node.where, weight)
             return connections
         if delays.any():
-            raise NetxError(self.node.where, "has delays beside recurrence, with which Lava builds other weights")
+            raise NetxError(self.node.where, "has delays and recurrent weights, from which together Lava builds other weights")
         back = self._matrix("weight_rec", n_neurons)
         with as_netx_error(self.node.where):
             first: QuantizedSynapse = self._dense("weight_bits", weight)
@@ -283,7 +283,7 @@ class ConnectionReader:
         if delays.ndim == 1 and delays.size == shape[0]:  # first of all, if as many neurons as inputs (hdf5.py: create_dense)
             delays = delays.reshape(-1, 1)
         if delays.ndim > 2 or any(side not in (1, n) for side, n in zip(delays.shape[::-1], shape[::-1], strict=False)):
-            raise NetxError(self.node.where, f"has delays of shape {delays.shape} beside weights of shape {shape}")
+            raise NetxError(self.node.where, f"has delays of shape {delays.shape} for weights of shape {shape}")
         return np.broadcast_to(delays, shape)
 
     def _matrix(self, key: str, n_neurons: int) -> Integers:
@@ -343,7 +343,7 @@ class ConnectionReader:
                     self.node.where, f"has {key} {self.node.integers(key).tolist()}, but weights of shape {weight.shape}"
                 )
         if "delay" in self.node and self.node.integers("delay").any():
-            raise NetxError(self.node.where, "has delays, which Lava leaves out of convolutions without a word")
+            raise NetxError(self.node.where, "has delays, which Lava silently leaves out of convolutions")
         with as_netx_error(self.node.where):
             synapse = QuantizedConv(
                 weight=weight, weight_bits=self._width("weight_bits", weight),

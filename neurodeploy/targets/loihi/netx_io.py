@@ -47,8 +47,8 @@ from neurodeploy.targets.loihi.netx_format import (
 _TRANSFORM = {"weight": 64, "bias": 0}  # of raw input, where an input layer does not say (hdf5.py: create_input)
 # Of a layer without neurons (hdf5.py: create_dense): u adds up for ever, and v is u.
 _INTEGRATOR = QuantizedLI(du=np.array(0), dv=np.array(DECAY_UNITY))
-_WHY_NOT = {
-    "input": "stands elsewhere than first",
+_UNSUPPORTED_TYPES = {
+    "input": "is out of place: only the first layer may have it",
     "dense_comp": "is complex-valued, and Lava itself cannot build it",
     **dict.fromkeys(("pool", "convT", "unpool", "average", "concat"), "is one that Lava itself does not implement"),
 }
@@ -119,11 +119,11 @@ class NetworkReader:
 
     def read_input(self, group: NetxGroup) -> None:
         """Read the shape of the input, and its population where it has one."""
-        lavas = group.sides("shape")
-        self.input_shape = group.sides("input_shape") if "input_shape" in group else lavas
+        lava_shape = group.sides("shape")
+        self.input_shape = group.sides("input_shape") if "input_shape" in group else lava_shape
         # input_shape is ours: Lava's shape has one or three sides only, see `LayerWriter.input`.
-        if np.prod(self.input_shape) != np.prod(lavas):
-            raise NetxError(group.where, f"has shape {lavas} for Lava, but input_shape {self.input_shape}")
+        if np.prod(self.input_shape) != np.prod(lava_shape):
+            raise NetxError(group.where, f"has shape {lava_shape} for Lava, but input_shape {self.input_shape}")
         if "neuron" not in group:
             return
         neuron = self.neuron(group.sub("neuron"), (1,))
@@ -132,7 +132,7 @@ class NetworkReader:
             case QuantizedLIF():
                 self.encoder = Encoder(neuron=neuron, weight=weight, bias=bias)
             case QuantizedLI():
-                raise NetxError(group.where, "has neurons that never fire: nothing would pass it")
+                raise NetxError(group.where, "has neurons that never fire: no spike would reach the network")
             case _:
                 raise unsupported_kind(neuron)
 
@@ -140,13 +140,14 @@ class NetworkReader:
         """Raise for a flatten that Lava could not connect to what follows it."""
         if self.flatten is not None:
             raise NetxError(
-                self.flatten.where, "its type 'flatten' stands elsewhere than before a dense layer, where Lava cannot connect it"
+                self.flatten.where,
+                "its type 'flatten' is out of place: Lava connects it only between a convolution and a dense layer",
             )
 
     def layer(self, group: NetxGroup, kind: str) -> QuantizedLayer:
         """Read a layer of a type that has neurons."""
         if kind not in ("dense", "dense_rec", "conv", "population"):
-            why = _WHY_NOT.get(kind, "is unknown: Lava would skip it without a word")
+            why = _UNSUPPORTED_TYPES.get(kind, "is unknown: Lava would skip it silently")
             raise NetxError(group.where, f"its type {kind!r} {why}")
         before = self.layers[-1] if self.layers else None
         after_image = before is not None and is_convolution(before.connections[0].synapse)

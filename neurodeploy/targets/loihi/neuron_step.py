@@ -252,7 +252,7 @@ def bias_mantissas(encoder: Encoder, raw: NDArray[Any]) -> NDArray[np.int32]:
         Raw input that is not numeric or not finite, or that sets biases beyond their 13 bits.
     """
     if raw.dtype.kind not in "biuf" or not np.isfinite(raw).all():
-        raise DataError("raw input", "holds what is no finite number")
+        raise DataError("raw input", "holds values that are not finite numbers")
     biases: NDArray[np.float64] = np.rint(raw.astype(np.float64) * encoder.weight + encoder.bias)
     if not BIAS_MIN <= biases.min() <= biases.max() <= BIAS_MAX:
         raise DataError(
