@@ -203,5 +203,5 @@ def test_a_threshold_that_drowns_is_refused(weight: float, bias: float, largest:
 
 def test_integers_of_unknown_scale_stand_for_nothing() -> None:
     foreign = in_integers(layer_of([[3]], name="foreign", vth=5, scale=0.0))
-    with pytest.raises(QuantizeError, match=r"^layer 'foreign': has no scale: what its integers stand for is not known\.$"):
+    with pytest.raises(QuantizeError, match=r"^layer 'foreign': has no scale, so its integers cannot be turned into floats\.$"):
         dequantize(foreign)

@@ -117,7 +117,7 @@ def _read_mapping(path: Path) -> Mapping[str, Any]:
 
 
 def _read_profile(path: Path, extending: tuple[Path, ...]) -> HardwareProfile:
-    """Profile in a file; `extending` are the files on the way to it, each of which extends the next."""
+    """Profile in a file; `extending` is the chain of files that led to it, each of which extends the next."""
     data, file = _read_mapping(path), f"{path.stem}.yaml"
     for key in data:
         if key not in KEYS and key not in TEXT_KEYS:

@@ -214,6 +214,7 @@ class HardwareProfile:
     description: str
     limits: Mapping[str, Limit]
     target: str | None = None
+    # Derived from `limits`, so it takes no part in comparing profiles.
     _capacities: Mapping[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -303,4 +304,5 @@ class HardwareProfile:
                 raise RequestError(
                     what, f"{number} is outside 1..{most}", source=where, remedy=f"Give fewer {what}, or a profile with more."
                 )
+        # Both may be asked for at once; then the smaller number counts.
         return min(self.cores if cores is None else cores, self.cores if chips is None else chips * per_chip.number)

@@ -103,7 +103,7 @@ def attempt(read):
     try:
         read()
     except Exception:
-        pass  # harmless: who reads the file meets the same error, and reports it
+        pass  # harmless: the reader proper meets the same error, and reports it
 def visit(_, item):
     for key in item.attrs:
         if isinstance(item.attrs.get_id(key).get_type(), plain):

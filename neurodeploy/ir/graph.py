@@ -27,6 +27,7 @@ INPUT = "input"
 
 def layer_name(module_path: str) -> str:
     """Name of the layer made from a torch module: its dotted path; ``"layer3"`` for a path that is only the number 3."""
+    # torch.nn.Sequential numbers its modules: 0, 1, ...
     return f"layer{module_path}" if module_path.isdigit() else module_path
 
 
@@ -336,6 +337,7 @@ def pipeline_depths(layers: Iterable[Population[Any, Any]]) -> dict[str, int]:
     # A generation holds the nodes whose longest path from a node without sources has the same length.
     generations = nx.topological_generations(paths)
     depths = {name: depth for depth, generation in enumerate(generations) for name in generation}
+    # In the network's order again.
     return {name: depths[name] for name in (INPUT, *(layer.name for layer in layers))}
 
 

@@ -56,7 +56,7 @@ class QuantizedLI(ByValue):
 class IntegerWeights:
     """Check shared by the integer synapses below: whole numbers that fit their array, and a width of at least one bit."""
 
-    __slots__ = ()
+    __slots__ = ()  # without it, the slotted dataclasses below would get a __dict__ from here
     weight: NDArray[Any]
     weight_bits: int
 

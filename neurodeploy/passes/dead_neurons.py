@@ -69,6 +69,7 @@ def needed_neurons(network: Network) -> Masks:
         units = np.any([is_needed[first_unit[n] : first_unit[n] + network[n].shape[0]] for n in tied], axis=0)
         if not units.any():
             units[0] = True  # a layer has at least one neuron
+        # Channels come first in an image, so the neurons of a unit are contiguous.
         masks.update({name: np.repeat(units, network[name].n_neurons // len(units)) for name in tied})
     return {name: masks[name] for name in names}
 

@@ -263,7 +263,7 @@ def dequantize(network: QuantizedNetwork, timestep_s: float = 1e-3) -> Network:
     layers = []
     for layer in network:
         if not (layer.scale > 0).all():
-            raise QuantizeError(f"layer {layer.name!r}", "has no scale: what its integers stand for is not known")
+            raise QuantizeError(f"layer {layer.name!r}", "has no scale, so its integers cannot be turned into floats")
         layers.append(
             Layer(
                 name=layer.name,

@@ -4,7 +4,7 @@ An input pixel lies under the kernel at some kernel rows and columns, depending 
 weights in the same order share one list of synapses, moved by an offset (nengo-loihi, ``conv.py: conv2d_loihi_weights``):
 
 - A list holds the synapses of all input channels, one channel after another, each padded to the longest.
-- Where the largest offset of the chip is shorter than the slice, each stretch of that length has lists of its own.
+- Where the largest offset of the chip is shorter than the slice, each section of that length has lists of its own.
 - Target indices are as wide as the largest needs; a list onto a single target needs none.
 - The slice's neurons are numbered with channels first or channels last, whichever takes less memory.
 
@@ -277,11 +277,11 @@ class Window:
         return index_bits(last + 1, self.profile) if last else 0
 
     def _moved(self, step: int, across: int, width: int, rows: Edge, columns: Edge, atoms: int, longest: Integers) -> int:
-        """Memory in bits where the chip's largest offset is shorter than the region: each stretch has lists of its own."""
+        """Memory in bits where the chip's largest offset is shorter than the region: lists are per section of that length."""
         reach, widest = self.profile.number("axon_base_neurons", UNLIMITED), self.profile["index_bits"].choices[-1]
         local = ((rows.reach[:, None] * width + columns.reach) * step + across).reshape(-1)
         moved = (rows.first[:, None] * width + columns.first) * step // reach
-        # Kind of pixel and stretch as one number: pixels with equal numbers share a list.
+        # Kind of pixel and section as one number: pixels with equal numbers share a list.
         different = np.unique(rows.kind[:, None] * len(columns.kinds) + columns.kind + moved * local.size)
         moved, which = np.divmod(different, max(local.size, 1))
         last = int((moved * reach + local[which]).max(initial=0))
@@ -319,7 +319,7 @@ class Window:
         starts = (int(channels[0]), int(rows.inputs[0]), int(columns.inputs[0]))
         stops = (int(channels[-1]) + 1, int(rows.inputs[-1]) + 1, int(columns.inputs[-1]) + 1)
         box, spread = Region(starts, stops), inside
-        if inside.shape[1:] != box.sides[1:]:  # some pixels in between have no synapse, as with large strides
+        if inside.shape[1:] != box.sides[1:]:  # some pixels of the box have no synapse, as with large strides
             spread = np.zeros((len(of_kinds), *box.sides[1:]), dtype=of_kinds.dtype)
             spread[:, (rows.inputs - starts[1])[:, None], columns.inputs - starts[2]] = inside
         return box, np.broadcast_to(spread, box.sides)

@@ -54,7 +54,7 @@ def counter_of(
 ) -> DenseCounter | SparseCounter | ConvCounter:
     """Counter of a connection, from the cache where an equal one was made before.
 
-    Convolutions without zero weights count the same whatever their weights, so all of one geometry share a counter.
+    Counts of a convolution without zero weights depend on its geometry alone, so all of one geometry share a counter.
     """
     # An id is safe as a key: the cached counter keeps its wiring alive.
     key: tuple[Any, ...] = (id(wiring), formula, connectivity)
@@ -159,6 +159,7 @@ class SparseCounter:
     def count(self, region: Region, grid: tuple[int, ...]) -> ListUsage:
         sizes = self._sizes(region, grid)
         if self.connectivity is not None:
+            # Axons with equally many synapses have equal expectations: one term for all of them.
             n, of_size = np.unique(sizes, return_counts=True)
             return expected_lists(n, of_size, region.n_neurons, self.connectivity, self.formula, self.profile)
         bits, encoding = list_bits(sizes, region.n_neurons, self.formula, self.profile)
@@ -392,6 +393,7 @@ class LayerCount:
 
     def fan_in(self) -> NDArray[np.float64]:
         """Synapses onto each neuron, in the shape of the layer's grid."""
+        # By counter, because layers with equal connections share counters, and so their fan-in.
         key = ("fan-in", *((id(counter), len(bundle)) for counter, bundle in zip(self._counters, self._bundles, strict=True)))
         if key not in self.cache:
             total = np.zeros(self.layer.n_neurons)

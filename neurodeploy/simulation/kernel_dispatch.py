@@ -2,10 +2,10 @@
 
 All kernels add up the same integers. What they cost, for spikes of rate r through n x m weights of which a share d is not zero:
 
-- ``gemm``, a dense matrix product: n m, whatever r;
+- ``gemm``, a dense matrix product: n m, for any r;
 - ``row_gather``, the weight rows of the neurons that fire: r n m, cheaper a step than the lists below;
 - ``csc``, the synapses of the neurons that fire: r d n m, each with a random access to memory;
-- ``csr``, all synapses, neuron by neuron, many rows of spikes at once: d n m, whatever r, in cheap steps.
+- ``csr``, all synapses, neuron by neuron, many rows of spikes at once: d n m, for any r, in contiguous reads.
 
 For convolutions: ``scatter`` adds the weights of each spike to the windows that see it, r times the cost of ``gemm``; ``lookup``
 reads the sum of eight places of a window from a table, a fixed fraction of it. The best one depends on the network, its spikes

@@ -258,7 +258,7 @@ CODES_PER_LOOKUP = 4
 
 
 class Lookup(NamedTuple):
-    """Tables of a convolution; `neurodeploy.simulation.kernel_dispatch.LookupLayout` makes them and says why they are exact.
+    """Tables of a convolution; `neurodeploy.simulation.kernel_dispatch.LookupLayout` makes them and explains why they are exact.
 
     The padded image is split by stride into images of its own, so that neighbouring windows see neighbouring pixels:
     image[c, a, b, y, x] has the channel's row y * stride + a and column x * stride + b. Windows are numbered along its rows and

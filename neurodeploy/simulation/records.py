@@ -51,6 +51,7 @@ class SpikeRecord:
     steps: int = 0
 
     def __post_init__(self) -> None:
+        # Batch and steps; what lies between them is the layer's own shape.
         shapes = {array.shape[:1] + array.shape[-1:] for array in (*self.spikes.values(), *self.v.values())}
         # A run that records no layer has counts alone.
         if len(shapes) != 1 and not (self.counts and not shapes):
@@ -61,6 +62,7 @@ class SpikeRecord:
     @property
     def output(self) -> str:
         """Name of the last layer that was recorded, or else counted."""
+        # Records are in the network's order, and its last layer is the output.
         return list(self.spikes or self.counts)[-1]
 
     @property
@@ -146,6 +148,7 @@ def load_spikes(path: str | os.PathLike[str]) -> NDArray[Any]:
             array = np.load(file, allow_pickle=False)  # a pickle could run code
     except FileNotFoundError as error:
         raise DataError(str(path), "no such file") from error
+    # numpy.load raises all of these on damaged files; MemoryError where a damaged header states a gigantic shape.
     except (OSError, ValueError, EOFError, BadZipFile, MemoryError) as error:
         raise DataError(str(path), f"is not an .npy file of numbers: {' '.join(str(error).split())[:120]}") from error
     if not isinstance(array, np.ndarray):  # .npz gives an NpzFile

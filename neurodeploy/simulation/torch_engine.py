@@ -143,7 +143,7 @@ def _convolution(synapse: QuantizedConv, weight: Tensor) -> TensorProduct:
 
 @contextmanager
 def exact_products(device: torch.device) -> Iterator[None]:
-    """Multiply in the full precision of the factors, whatever the caller has set for torch."""
+    """Multiply in the full precision of the factors, and restore the caller's settings of torch afterwards."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")  # rules out TensorFloat-32 and bfloat16 products
     try:

@@ -1,7 +1,7 @@
 """Targets: the integer arithmetic of a chip, its files, its emulator and its vendor's simulator behind one protocol.
 
 A hardware profile names its target. A profile without one is for counting only: networks are counted and placed for it, but
-neither written nor emulated. `register` adds a target; CONTRIBUTING.md says what one has to offer.
+neither written nor emulated. `register` adds a target; CONTRIBUTING.md lists what it has to offer.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Registers:
 
 
 class Arithmetic(Protocol):
-    """Integer arithmetic of a chip, as far as rounding a network to it goes.
+    """Integer arithmetic of a chip: all that rounding a network needs.
 
     Attributes
     ----------

@@ -56,8 +56,8 @@ def simulate(
         Whether the input is numbers x that set the bias of the network's input population (`Encoder`) at every step, to
         x * weight + bias, as netx's ``input`` layers do. To show an image for several steps, repeat it.
     reset_interval, reset_offset : int
-        Neurons go back to rest before step `reset_offset` and every `reset_interval` steps from there on; spikes on their way go
-        on. netx has arguments of the same names. 0 for never. For integers only.
+        Neurons return to rest before step `reset_offset` and every `reset_interval` steps from there on; spikes in transit are
+        still delivered. netx has arguments of the same names. 0 for never. For integers only.
     on_overflow : "wrap" | "raise" | "warn"
         What the emulator does after a state left its register, in addition to what the chip does.
     device : str, optional
@@ -66,7 +66,7 @@ def simulate(
     threads : int, optional
         Number of threads of the emulator; by default as many as make it faster.
     time_limit_s : float
-        Seconds after which a run in the vendor's simulator is given up.
+        Seconds after which a run in the vendor's simulator is stopped.
 
     Raises
     ------
@@ -133,6 +133,7 @@ def as_batch(spikes: NDArray[Any], input_shape: tuple[int, ...], *, graded: bool
     if batch.dtype.kind not in "biuf":
         valid = False
     elif graded:
+        # Floats are accepted if they hold whole numbers.
         valid = bool((np.abs(batch) < 1 << 31).all() and (batch == np.trunc(batch)).all())
     elif batch.dtype.kind in "bu":
         valid = bool(batch.max() <= 1)  # nothing below 0 in unsigned types

@@ -109,7 +109,7 @@ def run_lava(
     """Run each sample from rest; see `neurodeploy.targets.simulate.simulate`, which checks its arguments.
 
     What runs is the file that `write_netx` makes: a chain as netx builds it, other networks from Lava's own processes with the
-    same synapses and neurons. The samples follow one another in a single run of Lava, which goes back to rest in between.
+    same synapses and neurons. The samples follow one another in a single run of Lava, with a reset between them.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def run_lava(
     end : "lava" | "loihi2"
         Lava's simulator, or a Loihi 2 board through Intel's extension of Lava; from a board come the spikes of the output alone.
     raw : bool
-        Whether the network's input population is to run too, on these biases, in stretches of equal ones: Lava's own ``Input``
+        Whether the network's input population is to run too, on these biases, in blocks of equal ones: Lava's own ``Input``
         leaves its port unconnected, and its neurons get their biases from outside (netx/blocks/process.py).
 
     Raises
@@ -322,7 +322,7 @@ def _end_session(worker: subprocess.Popen[bytes]) -> None:
                 worker.poll()  # a zombie would keep the process group in being
                 os.killpg(worker.pid, 0)
                 time.sleep(0.02)
-        except ProcessLookupError:  # nobody is left
+        except ProcessLookupError:  # no process is left
             return
 
 

@@ -40,7 +40,7 @@ class LavaPopulation:
     synapses: list[tuple[int, Any]]
 
     def rest(self, depth: int) -> None:
-        """Reset neurons from this pipeline depth on, and drop spikes on their way from such neurons."""
+        """Reset neurons from this pipeline depth on, and drop the spikes that synapses hold from such neurons."""
         if self.depth >= depth:
             _clear(self.neuron.u, self.neuron.v)
         for source_depth, synapse in self.synapses:
@@ -150,14 +150,14 @@ def _sparse(synapse: QuantizedSparse | QuantizedConv, steps: int, bits: int) -> 
     from lava.utils.weightutils import SignMode
 
     weights = csr_matrix(synapse.matrix().astype(np.int32))
-    means: dict[str, Any] = {"num_message_bits": bits}
+    options: dict[str, Any] = {"num_message_bits": bits}
     if is_mixed(synapse.weight):
-        means["sign_mode"] = SignMode.MIXED
+        options["sign_mode"] = SignMode.MIXED
     if steps == 0:
-        return Sparse(weights=weights, **means)
+        return Sparse(weights=weights, **options)
     # DelaySparse takes a matrix of delays, entry by entry with the weights.
     delays = weights.astype(bool).astype(int) * steps
-    return DelaySparse(weights=weights, delays=delays, max_delay=steps, **means)
+    return DelaySparse(weights=weights, delays=delays, max_delay=steps, **options)
 
 
 def _convolution(synapse: QuantizedConv, bits: int, source: Any, target: Any) -> Any:

@@ -50,7 +50,7 @@ def _end_with_parent(folder: Path) -> None:
 def _keep_bytecode(folder: Path) -> None:
     """Keep the bytecode of Lava's sources in the folder where Python is told to write none elsewhere.
 
-    Lava executes every source file beside a process's class anew for each process that it maps to a model
+    For each process that it maps to a model, Lava executes all source files in the folder of the process's class again
     (``compiler_graphs.py: _find_proc_models``); without bytecode that is most of the time that a small network takes.
     """
     if sys.dont_write_bytecode:

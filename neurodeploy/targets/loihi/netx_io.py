@@ -68,7 +68,7 @@ def read_netx(path: PathLike, *, trusted: bool = False) -> QuantizedNetwork:
     Raises
     ------
     NetxError
-        The file is not a network of integers that we, and Lava, can run; it says where and why.
+        The file is not a network of integers that neurodeploy and Lava can run; the error names the place and the reason.
     """
     source = Path(path)
     if why := absence(source):
@@ -113,7 +113,7 @@ class NetworkReader:
             raise NetxError(chain.where, "holds no layer of neurons")
         self.refuse_flatten()
         with as_netx_error(self.file.where):
-            # Without an input layer, the first layer's weights tell the number of inputs.
+            # Without an input layer, the first layer's weights give the number of inputs.
             shape = self.input_shape or (self.layers[0].connections[0].synapse.n_in,)
             return QuantizedNetwork(input_shape=shape, layers=tuple(self.layers), encoder=self.encoder)
 
