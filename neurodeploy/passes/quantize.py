@@ -91,7 +91,7 @@ def quantize(network: Network, profile: HardwareProfile, *, bits: int | Mapping[
 
 
 def _quantized(layer: Layer, width: int, profile: HardwareProfile, arithmetic: Arithmetic) -> QuantizedLayer:
-    factor, threshold = _brought_to_one_threshold(layer)
+    factor, threshold = _with_common_threshold(layer)
     weights = [c.synapse.weight * c.synapse.per_weight(factor) for c in layer.connections]
     bias = layer.bias * factor
     scale = weight_scale(weights, bias, threshold, width, profile, arithmetic)
@@ -136,7 +136,7 @@ def _quantized(layer: Layer, width: int, profile: HardwareProfile, arithmetic: A
     )
 
 
-def _brought_to_one_threshold(layer: Layer) -> tuple[Floats, Floats | None]:
+def _with_common_threshold(layer: Layer) -> tuple[Floats, Floats | None]:
     """Return factors for each neuron's weights and bias, and thresholds: one for all, unless a convolution forbids it."""
     match layer.neuron:
         case LI():

@@ -110,7 +110,7 @@ class ListBits(Protocol):
 
 
 def exact_lists(formula: Formula, atoms: int, longest: Integers, index: int) -> Integers:
-    """`ListBits` of the weights that are there."""
+    """`ListBits` of the weights that are not zero."""
     return formula.lists(atoms * longest, index)
 
 
@@ -178,7 +178,7 @@ class Window:
     ) -> tuple[Integers, Integers, Integers]:
         """Memory bits, input axons and synapses, each (n,), of n ranges of channels on the rows and columns of these edges."""
         pixels = np.outer(rows.n_of_kind, columns.n_of_kind)
-        met = [self._met(start, stop, rows, columns) for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
+        met = [self._lengths_of(start, stop, rows, columns) for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
         # Where all channels are equal, `met` has a single one: count it as often as there are channels.
         copies = [self.n_channels(start, stop) // len(lengths) for start, stop, lengths in zip(starts, stops, met, strict=True)]
         atoms = np.array([n * len(lengths) for n, lengths in zip(copies, met, strict=True)])
@@ -191,7 +191,9 @@ class Window:
         if "dynapcnn" in self.profile["encodings"].names:
             bits = np.array([self._kernel_bits(a, b) for a, b in zip(starts, stops, strict=True)])
             return bits, axons, synapses
-        first, last = (self._shared(stops - starts, *sides, rows, columns, atoms, longest, is_last) for is_last in (False, True))
+        first, last = (
+            self._shared_bits(stops - starts, *sides, rows, columns, atoms, longest, is_last) for is_last in (False, True)
+        )
         bits = np.minimum(first, last)
         if (bits == UNLIMITED).any():
             index_bits(int((stops - starts).max()) * sides[0] * sides[1], self.profile)  # raises, with the chip's widths
@@ -202,9 +204,9 @@ class Window:
 
         If all channels have equal connectivity, there is one atom for all of them.
         """
-        return self._met(region.starts[0], region.stops[0], *self.edges(region))
+        return self._lengths_of(region.starts[0], region.stops[0], *self.edges(region))
 
-    def _met(self, start: int, stop: int, rows: Edge, columns: Edge) -> Integers:
+    def _lengths_of(self, start: int, stop: int, rows: Edge, columns: Edge) -> Integers:
         if self._has_equal_channels:
             met: Integers = (stop - start) * np.outer(rows.kinds.sum(axis=1), columns.kinds.sum(axis=1))[None]
             return met
@@ -241,7 +243,7 @@ class Window:
         of_groups: Integers = self._running[high].astype(np.int64) - self._running[low]
         return of_groups.reshape(-1, *of_groups.shape[2:])
 
-    def _shared(
+    def _shared_bits(
         self, channels: Integers, height: int, width: int, rows: Edge, columns: Edge, atoms: Integers, longest: Integers,
         channels_last: bool,
     ) -> Integers:  # fmt: skip
@@ -268,7 +270,9 @@ class Window:
             these = near & (index == width_of_index) & (atoms == n)
             bits[these] = self.lists(self.formula, n, longest[these], width_of_index).sum(axis=(1, 2))
         for i in np.flatnonzero(far & fits):
-            moved = self._moved(int(step[i]), int((channels[i] - 1) * plane), width, rows, columns, int(atoms[i]), longest[i])
+            moved = self._sectioned_bits(
+                int(step[i]), int((channels[i] - 1) * plane), width, rows, columns, int(atoms[i]), longest[i]
+            )
             bits[i] = moved
         return bits
 
@@ -276,7 +280,9 @@ class Window:
         """Width of an index of targets 0..last; 0 for a single target."""
         return index_bits(last + 1, self.profile) if last else 0
 
-    def _moved(self, step: int, across: int, width: int, rows: Edge, columns: Edge, atoms: int, longest: Integers) -> int:
+    def _sectioned_bits(
+        self, step: int, across: int, width: int, rows: Edge, columns: Edge, atoms: int, longest: Integers
+    ) -> int:
         """Memory in bits where the chip's largest offset is shorter than the region: lists are per section of that length."""
         reach, widest = self.profile.number("axon_base_neurons", UNLIMITED), self.profile["index_bits"].choices[-1]
         local = ((rows.reach[:, None] * width + columns.reach) * step + across).reshape(-1)

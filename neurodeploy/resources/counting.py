@@ -453,7 +453,7 @@ class LayerCount:
 def layer_usage(
     network: LayerGraph[Any], counts: Mapping[str, LayerCount], profile: HardwareProfile
 ) -> dict[str, dict[str, int]]:
-    """What layers take of the limits that a partition into slices cannot change, by key of the profile, then by layer.
+    """Usage under the limits that no partition into slices can change, by key of the profile, then by layer.
 
     Returns
     -------

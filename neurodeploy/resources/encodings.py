@@ -77,7 +77,7 @@ class Formula:
         return units * self.unit
 
     def least(self, n_synapses: Integers, index_bits: int = 0) -> Integers:
-        """Lower bound on the memory in bits of axons with `n_synapses` on all cores together, however their targets are cut."""
+        """Lower bound on the memory in bits of axons with `n_synapses` on all cores together, for any partition of targets."""
         n = np.asarray(n_synapses, dtype=np.int64)
         # Cutting a list adds headers and rounding and takes none away, so one uncut list rounded once is a lower bound.
         blocks = -(-n // self.block) if self.block < UNLIMITED else (n > 0).astype(np.int64)

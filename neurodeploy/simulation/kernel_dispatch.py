@@ -105,7 +105,7 @@ SPARSE_MAX_DENSITY = 0.25
 
 
 def kernels_of(synapse: QuantizedSynapse) -> dict[str, Callable[[], Kernel]]:
-    """Return what builds each kernel that a synapse has besides ``gemm``; the first is taken where nothing is timed."""
+    """Return a builder for each kernel that a synapse has besides ``gemm``; the first is taken where nothing is timed."""
     match synapse:
         case QuantizedDense():
             return {"row_gather": lambda: row_gather(synapse), "csc": lambda: csc(synapse), "csr": lambda: csr(synapse)}

@@ -41,10 +41,10 @@ class ArrayBackend(Protocol):
         """Allocate an array of zeros; `kind` is a NumPy scalar type."""
 
     def from_numpy(self, array: NDArray[Any]) -> Any:
-        """Copy, or share, an array of NumPy's."""
+        """Convert a NumPy array; both may share their memory."""
 
     def to_numpy(self, array: Any) -> NDArray[Any]:
-        """Return a backend array as one of NumPy's."""
+        """Return a backend array as a NumPy array."""
 
     def copy(self, array: Any) -> Any:
         """Return a copy that shares no memory."""
@@ -54,7 +54,7 @@ class ArrayBackend(Protocol):
 
 
 class NumpyArrays:
-    """Arrays of NumPy's, in this machine's memory."""
+    """NumPy arrays, in this machine's memory."""
 
     def zeros(self, shape: tuple[int, ...], kind: type[Any]) -> NDArray[Any]:
         return np.zeros(shape, dtype=kind)

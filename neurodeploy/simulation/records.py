@@ -171,7 +171,7 @@ class Mismatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """How the records of two ends compare: values that differ, and the earliest of them (by step, then layer)."""
+    """Result of comparing two records: the number of values that differ, and the earliest of them (by step, then layer)."""
 
     n_steps: int
     mismatches: int

@@ -133,7 +133,7 @@ class Target(Arithmetic, Protocol):
         """
 
     def simulator_missing(self, simulator: str) -> str:
-        """Why a simulator of the vendor cannot run here, in one line; empty where it can."""
+        """Reason that a simulator of the vendor cannot run here, in one line; empty where it can."""
 
     def run_simulator(
         self, network: QuantizedNetwork, spikes: NDArray[Any], *, simulator: str, record: Recorded = "output", raw: bool = False,

@@ -84,7 +84,7 @@ OnOverflow: TypeAlias = Literal["wrap", "raise", "warn"]
 
 
 class Prepared:
-    """A network that is ready to run: sums shown to be exact, synapses laid out for their kernels. Emulators may share it.
+    """A network that is ready to run: its sums are known to be exact, its synapses prepared. Emulators may share it.
 
     Parameters
     ----------
@@ -261,7 +261,7 @@ class Emulator:
 
 
 def check_resets(reset_interval: int, reset_offset: int) -> None:
-    """Raise `RequestError` for resets that name no steps."""
+    """Raise `RequestError` for a negative interval, or an offset outside it."""
     if reset_interval < 0 or not 0 <= reset_offset < max(reset_interval, 1):
         raise RequestError(
             "reset_interval", f"{reset_interval} with an offset of {reset_offset} is no valid reset",

@@ -260,7 +260,7 @@ def _check_waits(network: QuantizedNetwork) -> None:
 
 
 def _samples_in_a_row(spikes: NDArray[Any], plan: _Plan) -> NDArray[Any]:
-    """Lay spikes (batch, *shape, n_steps) out one sample after the other, as (n, steps of the plan)."""
+    """Return spikes (batch, *shape, n_steps) as (n, steps of the plan), one sample after another."""
     batch, n_steps = spikes.shape[0], spikes.shape[-1]
     samples = np.moveaxis(spikes.reshape(batch, -1, n_steps), 0, 1)
     chip = np.zeros((samples.shape[0], plan.n_steps), dtype=spikes.dtype)
@@ -292,7 +292,7 @@ def _run_worker(folder: Path, total_steps: int, time_limit_s: float) -> None:
     path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)  # the worker imports what this process would
     with (folder / "stderr").open("wb") as errors:
         # stderr goes to a file, since a pipe would stay open as long as any process of Lava's. stdin breaks when this process
-        # ends, which the worker watches for. A session of its own can be ended as a whole. To stdout netx prints tables.
+        # ends, which the worker watches for. A session of its own can be ended as a whole.
         worker = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
             [sys.executable, *WORKER, str(folder)], cwd=folder, env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,

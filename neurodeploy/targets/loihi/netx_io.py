@@ -320,7 +320,6 @@ class LayerWriter:
                 raise unsupported_kind(synapse)
 
     def _weight(self, key: str, weight: NDArray[Any]) -> None:
-        # Compression needs chunks, which h5py does not make of an empty array.
         packed = {"compression": "gzip"} if weight.size else {}
         self.group.create_dataset(key, data=weight.astype(np.int16), **packed)
 
