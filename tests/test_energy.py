@@ -162,11 +162,11 @@ def test_a_flow_goes_from_core_to_core(flow: tuple[int, int]) -> None:
 
 
 def test_a_cost_below_zero_is_refused() -> None:
-    with pytest.raises(ProfileError, match=r"EventCost: -1 J and 0 s are not what an event can cost"):
+    with pytest.raises(ProfileError, match=r"EventCost: -1 J and 0 s are not both finite and 0 or more"):
         EventCost(energy_j=-1, time_s=0)
 
 
 @pytest.mark.parametrize(("tiles", "times"), [((), ()), ((2, 4), (1, 2)), ((1, 4, 2), (1, 2, 3)), ((1, 2), (1,))])
 def test_a_synchronisation_table_that_is_none_is_refused(tiles: tuple[int, ...], times: tuple[float, ...]) -> None:
-    with pytest.raises(ProfileError, match="does not ascend from 1 tile, one for each sync_time_s"):
+    with pytest.raises(ProfileError, match="has to ascend from 1 tile, with one sync_time_s for each"):
         replace(ROUND, sync_tiles=tiles, sync_time_s=times)

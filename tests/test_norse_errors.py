@@ -71,7 +71,7 @@ NO_RESET = r"leaks to 1\.0 but resets to 0\.0 \(the chip's membrane starts, leak
         pytest.param(
             chain(torch.nn.ReLU(), LIFCell()),
             r"^1 \(ReLU\): relu is not supported \(a chip's synapses add up weighted spikes\)\. "
-            r"docs/operators.md lists what is; after",
+            r"docs/operators.md lists what is supported; after",
             id="an activation",
         ),
         pytest.param(

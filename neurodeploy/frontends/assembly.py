@@ -38,9 +38,9 @@ class NeuronSpec:
     ----------
     neuron : LIF or LI
     gain : array () or (n,)
-        Factor on everything that arrives, which weights and biases take.
+        Factor on all input; it goes into the weights and biases.
     has_current : bool
-        Whether what arrives enters a synaptic current, so that a bias would have to.
+        Whether input enters a synaptic current; a bias then has to enter it too.
     timestep_s : float or None
         Length of a step, if the framework's neurons have one.
     """
@@ -72,7 +72,7 @@ class LayerSpec:
 
     @property
     def shape(self) -> Shape:
-        """Shape of the convolutions into the layer if they agree on one, else of the expression, a line being an image."""
+        """Shape of the convolutions into the layer if they agree on one, else of the expression; lines are images of one row."""
         terms = self.expression.terms
         shapes = {term.synapse.output_shape for term in terms if isinstance(term.synapse, Conv) and term.is_in_order}
         shape = self.expression.shape
@@ -80,7 +80,7 @@ class LayerSpec:
 
 
 def topological_order(sources: Sources, labels: Mapping[str, str]) -> list[str]:
-    """Return the populations, each behind its sources except itself; those that may be swapped keep their order.
+    """Return the populations in topological order, apart from loops of one population; ties keep the order of `sources`.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def topological_order(sources: Sources, labels: Mapping[str, str]) -> list[str]:
 
 
 def assemble(input_shape: Shape, specs: Sequence[LayerSpec], timestep_s: float) -> Network:
-    """Return the network of these layers, each of which receives spikes from the input, from layers before it, or from itself.
+    """Return the network of these layers; each receives spikes from the input, from layers before it, or from itself.
 
     A layer takes the image shape that convolutions expect of it. Where two expect different shapes, the synapses of the
     second are listed one by one.
@@ -160,7 +160,7 @@ class _Assembler:
         self.bias_name = next(name for name in names if name not in {spec.name for spec in specs})
 
     def layers(self) -> tuple[Layer, ...]:
-        """Return all layers, the one that carries biases in front of them if one needs it."""
+        """Return all layers; if any needs it, the layer that carries biases comes first."""
         layers: list[Layer] = []
         for spec in self.specs:
             try:

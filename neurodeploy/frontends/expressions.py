@@ -75,7 +75,7 @@ class Term:
 
     @property
     def is_in_order(self) -> bool:
-        """Whether the elements are all outputs, in their own order."""
+        """Whether the elements are all outputs of the synapse, in order."""
         return self.indices.size == self.n_out and bool((self.indices.reshape(-1) == np.arange(1, self.n_out + 1)).all())
 
     def channels(self, where: str) -> Indices:

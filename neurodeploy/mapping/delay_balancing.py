@@ -62,7 +62,7 @@ class Balance:
     def __str__(self) -> str:
         way = f"wait {self.steps} steps in synapses" if self.by == "synapses" else f"pass {self.steps} layers of relays"
         delays = "too long for synapses" if self.synapses_cost is None else f"{self.synapses_cost:.3g} cores by delays"
-        relays = "too long even so" if self.relays_cost is None else f"{self.relays_cost:.3g} by relays"
+        relays = "too long with relays too" if self.relays_cost is None else f"{self.relays_cost:.3g} by relays"
         costs = f"{delays}, {relays}"
         return f"spikes from {self.source!r} to {', '.join(map(repr, self.targets))} {way} ({costs})"
 
@@ -96,7 +96,7 @@ def balance(network: G, profile: HardwareProfile, *, bits: int = DEFAULT_WEIGHT_
 
 
 def balanced(network: G, choices: Iterable[Balance]) -> G:
-    """The network with the relays of choices that were made for it, or for one with the same connections."""
+    """Return the network with the relays that `choices` name; they may come from a network with the same connections."""
     relayed = {choice.source: choice.steps for choice in choices if choice.by == "relays"}
     steps_early = early_steps(network)
     layers: list[Any] = list(_chain(network, INPUT, relayed.get(INPUT, 0)))
@@ -110,7 +110,7 @@ def balanced(network: G, choices: Iterable[Balance]) -> G:
 
 
 def _skips(network: LayerGraph[Any]) -> dict[str, int]:
-    """By how many steps the spikes of each source come early, at most; sources in the order of their spikes."""
+    """Largest number of steps by which spikes of a source come early, by source; only sources with early spikes."""
     steps: dict[str, int] = dict.fromkeys((INPUT, *(layer.name for layer in network)), 0)
     for layer, of_connections in zip(network, early_steps(network).values(), strict=True):
         for connection, n in zip(layer.connections, of_connections, strict=True):
@@ -170,7 +170,7 @@ class _Costs:
         return relayed
 
     def balance_of(self, source: str, relayed: frozenset[str]) -> Balance:
-        """What is done for a source if `relayed` sources have relays, and the cost of either solution."""
+        """Return the decision for a source if `relayed` sources have relays, with the costs of both ways."""
         # What delays or relays of this source alone add to spikes that come in time at no cost.
         at_once, delayed, passed = (
             self.taken(others, free=free)
@@ -189,7 +189,7 @@ class _Costs:
         )  # fmt: skip
 
     def _relays(self, source: str) -> Vector:
-        """Each neuron of the source, and of all relays but the last, has an output axon more."""
+        """Usage of a source's relays, with an output axon more for each neuron of the source and of all relays but the last."""
         relay, n_relays = _relay(self.network, source, source, 1), self.steps[source]
         sent = (n_relays - (source == INPUT)) * relay.n_neurons  # the network's input takes no output axons
         nothing = Usage(neurons=0, synapses=0, synapse_memory_bits=0, input_axons=0, encoding="")

@@ -37,7 +37,7 @@ class EventCost:
 
     def __post_init__(self) -> None:
         if not (0 <= self.energy_j < np.inf and 0 <= self.time_s < np.inf):
-            raise ProfileError("EventCost", f"{self.energy_j} J and {self.time_s} s are not what an event can cost")
+            raise ProfileError("EventCost", f"{self.energy_j} J and {self.time_s} s are not both finite and 0 or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ class Figures:
         steps = list(self.sync_tiles)
         # The last test refuses equal entries too: a number of tiles has one time.
         if len(steps) != len(self.sync_time_s) or steps[:1] != [1] or steps != sorted(set(steps)):
-            raise ProfileError("sync_tiles", f"{self.sync_tiles} does not ascend from 1 tile, one for each sync_time_s")
+            raise ProfileError("sync_tiles", f"{self.sync_tiles} has to ascend from 1 tile, with one sync_time_s for each")
 
     def cost(self, kind: str) -> EventCost:
         """The cost of an event by the name of its kind."""
@@ -217,8 +217,8 @@ class StepEstimate:
 def estimate_step(events: StepEvents, figures: Figures) -> StepEstimate:
     """Estimate energy and time of a step with these events on a chip with these figures.
 
-    An average step is faster than the steps' average, as not every step is busiest on the same core: by up to a fifth where few
-    neurons fire. Where steps are known one by one, estimate each and take the mean; energies agree either way.
+    The busiest core changes from step to step, so the time of the average step is shorter than the mean time of the steps, by up
+    to a fifth where few neurons fire. If the steps are known one by one, estimate each and take the mean; energies agree.
     """
     energy = {kind: float(n.sum()) * figures.cost(kind).energy_j for kind, n in events.by_kind().items()}
     sending, receiving = queues_s(events, figures)

@@ -332,10 +332,10 @@ def arrange(
     seed : int
         The same seed gives the same arrangement.
     effort : float
-        Time it may take, as a multiple of the usual: about a second for a hundred cores, 10 for some thousand, minutes for
-        a hundred thousand.
+        Running time, as a multiple of the default: about a second for a hundred cores, 10 seconds for some thousand, minutes
+        for a hundred thousand.
     progress : callable, optional
-        Called now and then with how much is done, 0 to 1.
+        Called with the progress of the search, 0..1.
 
     Returns
     -------
@@ -345,9 +345,9 @@ def arrange(
     Raises
     ------
     PlacementError
-        If there are more logical cores than the board has.
+        There are more logical cores than the board has.
     RequestError
-        If the flow has a core that is not one of the logical cores, or `effort` is not a positive number.
+        The flow names a core that is not one of the logical cores, or `effort` is not a positive number.
     """
     check_request(flow, n_cores, mesh, effort)
     report: Progress = progress or (lambda _done: None)

@@ -65,7 +65,7 @@ class FanOut:
 
 
 def output_axon_usage(profile: HardwareProfile) -> Integers:
-    """What an output axon takes of each limited resource (n_resources,)."""
+    """Usage of each limited resource (n_resources,) by one output axon."""
     nothing = Usage(neurons=0, synapses=0, synapse_memory_bits=0, input_axons=0, encoding="")
     return usage_vector(nothing, 1, profile) - usage_vector(nothing, 0, profile)
 
@@ -101,7 +101,7 @@ class SliceCounter:
         return Slice(layer=self.name, core=core, region=region, usage=usage, output_axons=self.output_axons(region))
 
     def needs(self, region: Region) -> Integers:
-        """What a region takes of each limited resource (n_resources,); the maximal integer without a long enough index."""
+        """Usage of each limited resource (n_resources,) by a region; the largest integer if no target index is wide enough."""
         try:
             return self.count.usage_vector(region) + self.output_axons(region) * self._axon
         except BudgetError:
@@ -250,7 +250,7 @@ def best_fit_decreasing(needs: Integers, capacity: Integers) -> Integers:
 
 
 OVERRUN_COST = 1e6
-"""Cost of exceeding a limit by a core's worth: more than any difference between cores that hold the layer."""
+"""Cost of exceeding a limit by the amount that a core has: more than any difference between cores that hold the layer."""
 
 
 def assign_layers(needs: NDArray[np.int64], profile: HardwareProfile) -> NDArray[np.int64]:

@@ -287,7 +287,7 @@ class BlockSelection:
     def _cores(self, option: BlockOptions, density: float) -> Floats:
         """Cores that a layer fills with each of its blocks (n,), at `density` output axons a neuron."""
         share = (option.own + (option.neurons * density)[:, None] * self.axon).max(axis=1)
-        # What a slice blocks of a core that is filled with its like.
+        # Share of a core that a slice blocks if the core holds slices of its size only.
         whole = 1 / np.maximum(1, np.floor(1 / np.maximum(share, 1e-9)))
         # Layers below half a core share their core with others, so nothing of it is lost.
         each = share + np.where(option.pieces * share < 0.5, 0.0, FRAGMENTATION_WEIGHT * np.maximum(whole - share, 0))

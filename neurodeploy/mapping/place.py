@@ -2,8 +2,8 @@
 
 `lay_out` packs, whether the network fits or not; `place` refuses what does not fit, and arranges the cores so that spikes travel
 least. Layers are packed from the last to the first, so that the slices that receive a neuron's spikes, and with them its output
-axons, are known when it is put on a core. Where a layer is a row of neurons, no other packing that keeps the layers in order and
-in one slice a core takes fewer cores, as far as neurons, memory and input axons go: usage only grows as neurons are added.
+axons, are known when it is put on a core. Where all layers are rows of neurons, no packing that keeps the layers in order, with
+one slice of a layer on a core, takes fewer cores, output axons aside: usage never falls as neurons are added to a slice.
 """
 
 from __future__ import annotations
@@ -352,7 +352,7 @@ def _repack_recurrent(
 
 
 def is_recurrent(layer: AnyLayer) -> bool:
-    """Whether the layer has a connection from itself."""
+    """Return whether the layer has a connection from itself."""
     return any(connection.source == layer.name for connection in layer.connections)
 
 
@@ -389,7 +389,7 @@ def _slices_of_plan(layers: Layers, profile: HardwareProfile, counts: Counts, pl
         for region in regions:
             covered[region.box] += 1
         if not (covered == 1).all():
-            raise RequestError("plan", f"does not give each neuron of layer {layer.name!r} one core")
+            raise RequestError("plan", f"puts some neurons of layer {layer.name!r} on no core, or on several")
         fan_out.add(layer, regions)
     fillings = {layer.name: fan_out.counter(layer) for layer in layers}  # once all layers have counted their sources
     order = {layer.name: n for n, layer in enumerate(layers)}
@@ -408,12 +408,12 @@ def place(
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
 ) -> Placement:
-    """Put a network on the fewest cores, and these where its spikes travel least.
+    """Pack a network onto the fewest cores found, and arrange these on the board so that its spikes travel least.
 
     Parameters
     ----------
     cores, chips : int, optional
-        How many cores, or chips of them, it may use; all of the profile's by default.
+        Cores, or chips, that the network may use; all of the profile's by default.
     plan : sequence of (layer, core, region), optional
         The slices of a budget: kept where that takes no more cores, or where the network fits only so. A new packing may cut
         the targets of a neuron where the plan does not, which takes another output axon.

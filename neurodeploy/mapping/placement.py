@@ -49,7 +49,7 @@ class Slice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerUse:
-    """What a layer uses of the chip, summed over its slices; `fan_in` is the largest of a neuron, `delay_steps` of a synapse."""
+    """Usage of the chip by a layer, summed over its slices; `fan_in` is the largest of a neuron, `delay_steps` of a synapse."""
 
     layer: str
     cores: int
@@ -207,7 +207,7 @@ class Placement:
         return core // self.profile["cores_per_chip"].number
 
     def on_core(self, core: int) -> dict[str, int]:
-        """What the core's slices use together, by resource."""
+        """Usage of the core's slices together, by resource."""
         used = self._totals[self.cores.index(core)] if core in self.cores else np.zeros(len(self.resources), dtype=np.int64)
         return dict(zip(self.resources, used.tolist(), strict=True))
 
@@ -296,7 +296,7 @@ class Placement:
         return replace(self, slices=slices, links=links)
 
     def of(self, layer: str) -> LayerUse:
-        """What a layer uses in all."""
+        """Return the usage of a layer, summed over its slices."""
         parts = [part for part in self.slices if part.layer == layer]
         return LayerUse(
             layer=layer,
@@ -315,7 +315,7 @@ class Placement:
         )
 
     def overruns(self) -> Iterator[LimitOverrun]:
-        """Each broken limit: too many cores, a core with too much on it, a neuron or a layer that is too large."""
+        """Yield each limit that is exceeded: of cores in all, of a core's resources, of a layer or a neuron."""
         yield from self._too_many_cores()
         capacity = self._capacity
         for row, column in np.argwhere(self._totals > capacity):
@@ -338,7 +338,7 @@ class Placement:
                     )  # fmt: skip
 
     def _usage_by_layer(self, key: str) -> Mapping[str, int]:
-        """What each layer takes of a limit in `LAYER_LIMITS`."""
+        """Usage, by layer, of a limit in `LAYER_LIMITS`."""
         match key:
             case "cores_per_layer":
                 return {layer: self.of(layer).cores for layer in self.weight_bits}
@@ -391,5 +391,5 @@ class Placement:
 
 
 def used_by_slice(part: Slice, profile: HardwareProfile) -> NDArray[np.int64]:
-    """What a slice takes of each resource that the chip limits."""
+    """Usage of each limited resource (n_resources,) by a slice."""
     return usage_vector(part.usage, part.output_axons, profile)

@@ -1,7 +1,7 @@
 """Traffic between cores: the mesh of a board, spikes from core to core, and how far they travel.
 
 Every distance is a Manhattan distance between points: the point of a core holds its column and row on the board and the chips
-crossed on the way there, each crossing worth `chip_hop_cost` hops. Functions that arrange cores need these points only.
+crossed on the way there, each crossing counted as `chip_hop_cost` hops. Functions that arrange cores need these points only.
 
 `Links` is the traffic from slice to slice, `Flow` from core to core. `TrafficGraph` holds a flow as neighbour lists, both
 directions in one, because a spike costs as much on the way there as on the way back.
@@ -158,12 +158,12 @@ class Flow(ByValue):
         )
         if not source.ndim == target.ndim == spikes.ndim == 1 or not source.size == target.size == spikes.size:
             raise RequestError(
-                "Flow", f"{source.shape}, {target.shape} and {spikes.shape} are not one number each for every edge"
+                "Flow", f"{source.shape}, {target.shape} and {spikes.shape} are not the shapes of three arrays (n_edges,)"
             )
         if source.size and min(source.min(), target.min()) < 0:
             raise RequestError("Flow", f"core {min(source.min(), target.min())} is not a core")
         if source.size and spikes.min() < 0:
-            raise RequestError("Flow.spikes", f"{spikes.min()} is less than none")
+            raise RequestError("Flow.spikes", f"{spikes.min()} is negative")
 
 
 def spike_hops(flow: Flow, position: Integers, mesh: Mesh) -> float:
@@ -238,7 +238,7 @@ def independent_sets(graph: TrafficGraph, rng: np.random.Generator) -> Iterator[
     starts = graph.first[some]  # reduceat cannot take the empty lists of cores without neighbours
     turns = np.zeros(graph.n_cores)
     while True:
-        rank = rng.random(graph.n_cores) - turns  # whoever was in fewer sets ranks higher
+        rank = rng.random(graph.n_cores) - turns  # cores that were in fewer sets rank higher
         chosen, undecided = np.zeros(graph.n_cores, bool), np.ones(graph.n_cores, bool)
         for _ in range(4):  # the set need not be maximal, and later rounds add little
             rank[~undecided] = -np.inf
@@ -350,7 +350,7 @@ def links_of(
 def _slice_of_neuron(
     slices: list[tuple[str, Region]], layers: Layers, counts: Mapping[str, LayerCount]
 ) -> tuple[dict[str, NDArray[np.int64]], dict[str, NDArray[np.int32]]]:
-    """By layer: the indices of its slices, and for every neuron which of them holds it."""
+    """Return by layer the indices of its slices, and for every neuron the place of its slice among these."""
     of_layer: dict[str, list[int]] = {layer.name: [] for layer in layers}
     for number, (name, _) in enumerate(slices):
         of_layer[name].append(number)

@@ -159,7 +159,7 @@ class _GraphReader:
                 output.where,
                 f"gives the output of {sources[0]!r}, but {specs[-1].name!r} receives that and comes after it",
                 source="a network's last layer is its output",
-                remedy="Remove the nodes that nobody reads, or connect the last one to the Output.",
+                remedy="Remove the nodes whose output is not used, or connect the last one to the Output.",
             )
         for node in self.graph.nodes.values():
             if node.kind in LINEAR_READERS and not self.graph.targets(node.name):

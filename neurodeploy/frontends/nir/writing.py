@@ -31,9 +31,9 @@ def write_nir(network: Network | QuantizedNetwork, path: str | os.PathLike[str],
     Parameters
     ----------
     network : Network or QuantizedNetwork
-        Of integers, the floats that they stand for are written (`dequantize`).
+        A QuantizedNetwork is written as the floats that its integers represent (`dequantize`).
     path : str or path
-        Is written completely, or not at all.
+        The file is written completely, or not at all.
     dt : float, optional
         Length of a step in the unit of the file's time constants; default: the network's `timestep_s`. snnTorch assumes steps
         of 1e-4 for every file.
@@ -46,7 +46,7 @@ def write_nir(network: Network | QuantizedNetwork, path: str | os.PathLike[str],
     RequestError
         A step that is no positive number.
     QuantizeError
-        Integers without the scale that says what they stand for.
+        A layer of integers has no scale.
     """
     if dt is not None and not 0 < dt < np.inf:
         raise RequestError("dt", f"{dt} is not a positive length of a step")

@@ -30,7 +30,7 @@ TOLERANCE = 1e-3
 def extract(model: torch.nn.Module, sample: torch.Tensor) -> Network:
     """Read a Norse network by running it.
 
-    The model runs as its user would call it, in eval mode, on random spikes; every tensor knows what it is in terms of spikes.
+    The model runs as its user would call it, in eval mode, on random spikes; every tensor carries its value in terms of spikes.
     Linear modules and functions fold into one synapse from each population to each. Max pooling of spikes becomes a layer of
     neurons that fire where any of their inputs does. A bias in front of neurons with a synaptic current comes from one more
     neuron that always fires (`"bias"`). What the model computes from the spikes of its last neurons (softmax, a mean over time)
@@ -109,7 +109,7 @@ def _in_order(populations: list[TracedPopulation], last: str | None) -> list[Tra
 def check_against_model(trace: PopulationTrace, populations: Sequence[TracedPopulation], network: Network) -> None:
     """Compare each layer with its population, step by step, from what the population received to what it answered.
 
-    A neuron so near its threshold that rounding decides whether it fires is left out from that step on.
+    A neuron so near its threshold that rounding decides whether it fires is left out of the comparison from that step on.
 
     Raises
     ------

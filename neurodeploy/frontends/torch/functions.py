@@ -20,7 +20,7 @@ from neurodeploy.ir.connectivity import Pair
 
 
 class NotLinearError(Exception):
-    """Signals that a function, called this way, adds up no weighted spikes; the text says why, after the function's name."""
+    """Signals that a call computes no weighted sum of spikes; its text is the reason, to follow the function's name."""
 
 
 @dataclass(frozen=True)

@@ -45,10 +45,10 @@ from neurodeploy.frontends.torch.tracer import (
 from neurodeploy.ir.graph import INPUT
 
 SPIKE_PROBABILITY = 0.5
-"""Of the random spikes that the input holds and that cells forward."""
+"""Probability of a spike in the random input, and in the random spikes that cells forward."""
 
 N_CALLS = 3
-"""How often a model of one step is called, to see that it does the same at every step."""
+"""Number of calls of a model of one step, to check that it does the same at every step."""
 
 
 def run_model(model: torch.nn.Module, sample: torch.Tensor) -> tuple[ModelRun, Any]:
@@ -92,7 +92,7 @@ class ModelRun(Tracer):
         Raises
         ------
         ExtractError
-            A sample without time for a model that needs it; a cell that does not step once a call; anything unsupported.
+            The sample has no time dimension and the model needs one; a cell does not step once a call; anything unsupported.
         """
         _check_tensors(self.model, sample)
         of_sequences = any(isinstance(module, (*SEQUENCE_CELLS, Lift)) for module in self.model.modules())
@@ -142,7 +142,7 @@ class ModelRun(Tracer):
         return [np.array(np.asarray(x), dtype=np.float64).reshape(len(x), -1) for x in steps]
 
     def _check_steps(self, call: int) -> None:
-        """Refuse a population that did not make one step in each call but the first, where it is new."""
+        """Refuse, after the first call, a population that has not made exactly one step a call."""
         late = (p for p in self.trace.by_name.values() if call and len(p.steps) != call + 1)
         population = next(late, None)
         if population is not None:
@@ -153,7 +153,7 @@ class ModelRun(Tracer):
             )
 
     def _states(self, answer: Any) -> Sequence[Any]:
-        """Return what the model returned behind its output, if forward takes as much behind its input."""
+        """Return the states that the model returned after its output, if forward takes them after its input."""
         parameters = list(inspect.signature(self.model.forward).parameters.values())[1:]  # without the input
         n_taken = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
         is_open = any(p.kind is p.VAR_POSITIONAL for p in parameters)
@@ -166,7 +166,7 @@ class ModelRun(Tracer):
 
     @contextmanager
     def _followed(self) -> Iterator[None]:
-        """Put the model into eval mode with every module's forward replaced; restore all attributes afterwards."""
+        """Put the model into eval mode and replace every module's forward; restore all attributes afterwards."""
         parameters = (leaf for m in self.model.modules() for leaf in tree_flatten(getattr(m, "p", None))[0])
         flags = [(p, p.requires_grad) for p in parameters if isinstance(p, torch.Tensor) and p.is_leaf]
         with _restored(self.model):
@@ -388,7 +388,7 @@ def _is_plain_sequence(module: torch.nn.Module) -> bool:
 
 
 def _takes_state(module: torch.nn.Module) -> bool:
-    """Whether a child of a sequence takes a state; a `Sequential` does, read as `SequentialState`, if a child of it does."""
+    """Return whether a child of a sequence takes a state; a `Sequential` counts as `SequentialState` if a child of it does."""
     if _is_plain_sequence(module):
         return any(child is not None and _takes_state(child) for child in module._modules.values())
     return "state" in inspect.signature(module.forward).parameters

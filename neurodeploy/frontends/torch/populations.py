@@ -170,7 +170,7 @@ def step_cell(cell: Any, x: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What a population answered at one step.
+    """Output of a population at one step.
 
     Attributes
     ----------
@@ -275,12 +275,12 @@ class PopulationTrace:
         return population
 
     def receive(self, population: TracedPopulation, expression: LinearExpression) -> None:
-        """Note what a population receives at its next step.
+        """Set the expression that a population receives at its next step.
 
         Raises
         ------
         ExtractError
-            Something else than at the step before; the membrane of a readout; spikes of a later step.
+            The input differs from that of the step before, is the membrane of a readout, or holds spikes of a later step.
         """
         where, t = population.module[1], len(population.steps)
         terms = tuple(replace(term, step=self._relative_step(population, term, t)) for term in expression.terms)
@@ -329,7 +329,7 @@ class PopulationTrace:
 
 
 def _are_equal(one: LinearExpression, other: LinearExpression) -> bool:
-    """Whether two expressions are the same; constants may differ by rounding."""
+    """Return whether two expressions are equal; constants may differ by rounding."""
     return (
         len(one.terms) == len(other.terms)
         and one.shape == other.shape

@@ -1,4 +1,4 @@
-"""Tracer: follows the tensors of a running model, and knows what each of them is in terms of spikes.
+"""Tracer: follows the tensors of a running model, each with its value as a function of spikes.
 
 A traced tensor carries a value: linear expressions, a part of the input, a part of a neuron's state, or the reason why no synapse
 computes it. Every function of torch that touches a traced tensor passes through `Tracer.answer`.
@@ -22,7 +22,7 @@ from neurodeploy.frontends.torch.functions import CallContext, LinearFunction, N
 from neurodeploy.frontends.torch.populations import PopulationTrace, StepRecord, TracedPopulation
 from neurodeploy.ir.graph import INPUT
 
-REMEDY = "docs/operators.md lists what is; after the last neurons, where the host reads them, everything is."
+REMEDY = "docs/operators.md lists what is supported; after the last neurons, on the host, everything is."
 
 # ------------------------------------------------------------------------------------------------ values of traced tensors
 

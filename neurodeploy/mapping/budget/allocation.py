@@ -36,7 +36,7 @@ from neurodeploy.resources.encodings import weight_bits
 from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, Layers, Region, Usage, bits_of, limited_resources, usage_vector
 
 BISECTION_STEPS = 12
-"""The share level is found to a part in 2**12."""
+"""Steps of the bisection of the share level, which end at 1 part in 2**12."""
 MANY_SLICES = 200
 """From this many slices on, the level is found in two passes: a coarse one with one packing variant, a fine one with all."""
 COARSE_STEPS, FINE_STEPS = 8, 4
@@ -82,7 +82,7 @@ class Unpruned:
         return slices if len(slices) >= MANY_SLICES else self.slices
 
     def fits(self, cores: int) -> bool:
-        """Whether the unpruned slices take no more cores."""
+        """Return whether the unpruned slices fit this many cores."""
         # the other variants cost time, and are not tried where the first one is far off
         return count_cores(self.quick_slices) <= MAX_VARIANT_GAIN * cores and count_cores(self.slices) <= cores
 
@@ -411,7 +411,7 @@ class Gain:
 def gains(
     network: Network | QuantizedNetwork, profile: HardwareProfile, budget: Budget, *, unpruned: Unpruned | None = None
 ) -> tuple[Gain, ...]:
-    """What one core more, or the next narrower weight, would let each layer keep; empty where every layer is kept whole.
+    """Return what each layer could keep with one core more, or with the next narrower weight; empty if all are kept whole.
 
     Parameters
     ----------

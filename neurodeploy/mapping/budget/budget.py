@@ -26,7 +26,7 @@ from neurodeploy.resources.usage import Region, bits_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AxonCap:
-    """Of the source neurons start..stop-1, at most `axons` may have synapses on the slice."""
+    """Cap on a slice's sources: at most `axons` of the source neurons start..stop-1 may have synapses on it."""
 
     start: int
     stop: int
@@ -35,7 +35,7 @@ class AxonCap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceBudget:
-    """What a slice of a layer may use of its core.
+    """Limits on what a slice of a layer may use of its core.
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ Slices: TypeAlias = "tuple[SliceBudget, ...]"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerBudget:
-    """What a layer may use, summed over its slices.
+    """Limits on what a layer may use, summed over its slices.
 
     Attributes
     ----------
@@ -140,7 +140,7 @@ class BudgetOverrun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What each layer of a network may use of a chip.
+    """Limits on what each layer of a network may use of a chip.
 
     Attributes
     ----------

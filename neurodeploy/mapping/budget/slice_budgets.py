@@ -159,7 +159,7 @@ class _CoreBudget:
                 )  # fmt: skip
 
     def budgets(self) -> list[SliceBudget]:
-        """What each slice may use."""
+        """Return the budget of each slice."""
         # Shares of it are rounded down, so that they never add up to more than the core has.
         memory = memory_for_synapses(self.profile) - self._fixed_bits
         planned = [part.usage.synapse_memory_bits for part in self.slices]
@@ -191,7 +191,7 @@ SliceAndLayerBudgets: TypeAlias = "tuple[Slices, tuple[LayerBudget, ...]]"
 def slice_budgets(
     layers: Layers, profile: HardwareProfile, counts: Mapping[str, LayerCount], plan: tuple[Slice, ...]
 ) -> SliceAndLayerBudgets | Infeasibility:
-    """What each slice and each layer of a plan may use, or the limit that leaves a slice without a single synapse.
+    """Return the budgets of each slice and layer of a plan, or the limit that leaves a slice without a single synapse.
 
     Parameters
     ----------
