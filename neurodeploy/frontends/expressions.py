@@ -168,7 +168,7 @@ class LinearExpression:
 def spikes(source: str, shape: Shape, step: int = 0) -> LinearExpression:
     """Return the spikes that a population fires at a step."""
     n = int(np.prod(shape))
-    term = Term(source=source, n_source=n, step=step, indices=np.arange(1, n + 1).reshape(shape))
+    term = Term(source=source, n_source=n, step=step, indices=np.arange(1, n + 1).reshape(shape))  # from 1: 0 is "none"
     return LinearExpression(terms=(term,), bias=np.zeros(shape))
 
 

@@ -372,7 +372,7 @@ class Placement:
         """The verdict and a row a layer, for a notebook."""
         broken = [str(overrun) for overrun in self.overruns()]
         said = f"does not fit: {broken[0]}" if broken else f"fits: {self.cores_used:,} of {self.cores_available:,} cores"
-        uses = (self.of(name) for name in self.weight_bits)
+        uses = (self.of(name) for name in self.weight_bits)  # first layer first
         return html_table(
             f"Placement on {self.profile.name}: {said}",
             ["layer", "cores", "slices", "neurons", "synapses", "stored as", "synapse memory, bits", "axons in", "axons out"],

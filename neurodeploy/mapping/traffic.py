@@ -128,7 +128,7 @@ class Mesh:
         """Points whose Manhattan distances are the costs (n_cores, 3), without a crossbar's hop, which is equal for all pairs."""
         at = self.position(core)
         columns, rows = self.columns_and_rows if self.tile_mesh else (0, 0)  # a crossbar: only the chips crossed count
-        price = self.chip_hop_cost
+        price = self.chip_hop_cost  # a crossing is a gap between chips, as wide as it costs
         return np.stack(
             [at.chip_x * (columns + price) + at.tile_x, at.chip_y * (rows + price) + at.tile_y, at.chip_z * price], axis=-1
         )
@@ -222,6 +222,7 @@ def core_subset(graph: TrafficGraph, members: Integers) -> CoreSubset:
 
 def travel_cost(graph: TrafficGraph, points: Floats) -> float:
     """Spikes x hops a step with core i at ``points[i]``."""
+    # Halved, because each edge is in the lists of both its cores.
     return sum(
         float(graph.spikes @ np.abs(points[graph.owner, axis] - points[graph.core, axis])) for axis in range(points.shape[1])
     ) / 2  # fmt: skip

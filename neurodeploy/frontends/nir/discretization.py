@@ -87,6 +87,7 @@ def _norse(tau: Floats, dt: float) -> Floats:
     return np.asarray(dt / (tau / dt))  # its files hold dt * tau where NIR expects tau
 
 
+# A step `dt` is the one that the library's exporter assumes; the module's docstring names its source file.
 DISCRETISATIONS = {
     "euler": Discretisation(decay=_euler),
     "exponential": Discretisation(decay=_exponential),

@@ -53,7 +53,7 @@ def read_cell(where: str, cell: Any, shape: Shape) -> NeuronSpec:
     p = {name: _per_neuron(where, cell.p, name, shape) for name in names if hasattr(cell.p, name)}
     parameters = SimpleNamespace(**p, reset_method=getattr(cell.p, "reset_method", reset_value))
     try:
-        return CELL_READERS[type(cell)](where, cell, parameters)
+        return CELL_READERS[type(cell)](where, cell, parameters)  # by exact type: a subclass may compute something else
     except NetworkError as error:
         raise ExtractError(where, f"{error.where} {error.what}", remedy=error.remedy) from error
 
@@ -73,6 +73,7 @@ def _lif(where: str, cell: Any, p: Any) -> NeuronSpec:
     """LIF with a synaptic current, reset to a value; `Recurrent` also receives its own spikes, one step later."""
     dt = float(cell.dt)
     gain = dt * p.tau_mem_inv
+    # u is gain times Norse's i, so weights take the gain, and v and v_th only shift by v_reset.
     neuron = LIF(threshold=_threshold_above_reset(where, p), current_decay=dt * p.tau_syn_inv, voltage_decay=gain, rest=p.v_reset)
     return NeuronSpec(neuron=neuron, gain=gain, has_current=True, timestep_s=dt)
 

@@ -126,7 +126,7 @@ class Unpruned:
 class PrunedLayerCount(LayerCount):
     """A layer counted as if it kept a share of its unpruned synapse memory, at least one synapse a slice.
 
-    Where axons have tables of their own, the axons of a layer that is pruned axon by axon count for next to nothing here: they
+    On chips with separate memory for axons, a layer that is pruned axon by axon counts with one synapse's axons only: its axons
     are capped afterwards.
 
     Parameters
@@ -355,14 +355,14 @@ class CoreSharing:
         return found.error(profile, self._core_remedy(enough, " or remove neurons"))
 
     def _core_remedy(self, enough: int, otherwise: str = "") -> str:
-        """The sentence that asks for `enough` cores, or for a larger chip where this one has fewer."""
+        """Return the sentence that asks for `enough` cores, or for a larger chip if this one has fewer."""
         cores = f"{enough} core{'s' * (enough > 1)}"
         if enough > self.profile.cores:
             return f"Use a chip with at least {cores} ({self.profile.name} has {self.profile.cores}){otherwise}."
         return f"Allow {cores}{otherwise}."
 
     def _fewest_cores(self, enough: int, cores: int) -> int:
-        """The fewest cores that do, between those requested and those found enough; tried one by one where slices are few."""
+        """Fewest cores with a budget, from those requested to those known to be enough; tried one by one if slices are few."""
         while (
             len(self.unpruned.slices) < MANY_SLICES
             and enough - 1 > cores
@@ -372,7 +372,7 @@ class CoreSharing:
         return enough
 
     def _enough_cores(self, cores: int) -> int | None:
-        """A number of cores with a budget where `cores` has none; None if no number has one."""
+        """Find a number of cores above `cores` that has a budget; None if there is none."""
 
         def is_enough(cores: int) -> bool:
             plan = plan_slices(self.unpruned, cores, self.whole)

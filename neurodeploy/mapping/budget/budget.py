@@ -240,12 +240,13 @@ class Budget:
                 memory[part.core].append((part, usage.synapse_memory_bits))
                 if usage.input_axons > part.input_axons:
                     yield BudgetOverrun(slice=part, resource="input_axons", need=usage.input_axons, limit=part.input_axons)
-                # () where the slice has lost all its synapses.
+                # () where the slice receives nothing from that source.
                 sent = next((one.mask for one in count.sources(part.region) if one.source == part.source), ())
                 for cap in part.sources:
                     axons = int(sum(sent[cap.start : cap.stop]))
                     if axons > cap.axons:
                         yield BudgetOverrun(slice=part, resource="output_axons", need=axons, limit=cap.axons)
+        # By core, not by slice: a slice may exceed its own budget where its neighbours use less of theirs.
         for parts in memory.values():
             need, limit = sum(bits for _, bits in parts), sum(part.synapse_memory_bits for part, _ in parts)
             for part, bits in parts:
