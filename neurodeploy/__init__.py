@@ -254,6 +254,8 @@ _OLD_MODULES = {
     "wiring": ("ir.connectivity",),
 }
 """Module path before 0.1.0: the modules that hold its names now. Delete this table and `_OldModule` after 0.1.0."""
+_OLD_NAMES = {"Compression": "MinimaxPruning", "Choice": "SynapseSelection"}
+"""Names before 0.1.0 whose thing has another name now."""
 _OLD_AND_NEW = ("compression", "hardware", "report", "simulation", "training", "training.data")
 """Folders that are still there: they keep their modules, and answer for the names that left them."""
 
@@ -269,11 +271,12 @@ class _OldModule(ModuleType):
         # a folder for a module of it before it imports that.
         if name.startswith("__") or (old in _OLD_AND_NEW and find_spec(f"{self.__name__}.{name}")):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        new = _OLD_NAMES.get(name, name)
         for module in _OLD_MODULES[old]:
-            if hasattr(found := import_module(f"neurodeploy.{module}"), name):
-                place = "neurodeploy" if name in __all__ else f"neurodeploy.{module}"
-                warnings.warn(f"{self.__name__}.{name} moved: import {name} from {place}.", DeprecationWarning, stacklevel=2)
-                return getattr(found, name)
+            if hasattr(found := import_module(f"neurodeploy.{module}"), new):
+                place = "neurodeploy" if new in __all__ else f"neurodeploy.{module}"
+                warnings.warn(f"{self.__name__}.{name} moved: import {new} from {place}.", DeprecationWarning, stacklevel=2)
+                return getattr(found, new)
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
 
 

@@ -85,7 +85,7 @@ def test_type_checkers_and_the_interpreter_know_the_same_names() -> None:
 
 def test_a_type_checker_reports_a_name_that_is_not_there_and_types_the_others(tmp_path: Path) -> None:
     (tmp_path / "typed.py").write_text("import neurodeploy as nd\nreveal_type(nd.narrow_budget)\nnd.nosuch\n", encoding="utf-8")
-    files = [str(tmp_path / "typed.py"), str(FACE), str(FACE.parent / "mapping" / "budget" / "channels.py")]
+    files = [str(tmp_path / "typed.py"), str(FACE), str(FACE.parent / "mapping" / "budget" / "channel_counts.py")]
     # whatever these files import is skipped: checking torch would take minutes
     command = ["mypy", "--strict", "--follow-imports=skip", "--config-file=", "--cache-dir", str(tmp_path / "cache"), *files]
     done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, check=False, timeout=300)
@@ -112,3 +112,11 @@ def test_old_places_lead_to_modules_that_are_there_and_to_no_other_names() -> No
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         importlib.import_module("neurodeploy.hardware.profile")  # a folder that is still there keeps its modules
+
+
+def test_a_class_with_a_new_name_answers_to_the_old_one_at_its_old_place() -> None:
+    with pytest.warns(
+        DeprecationWarning, match=r"neurodeploy.training.Compression moved: import MinimaxPruning from neurodeploy"
+    ):
+        from neurodeploy.training import Compression  # type: ignore[attr-defined]
+    assert Compression.__name__ == "MinimaxPruning"
