@@ -38,7 +38,7 @@ _NARROWEST_STRIPE = 0.08
 _MOST_SLICES_NAMED = 6
 """Slices that a cell's description names one by one."""
 _TEMPLATES = Path(__file__).parent / "templates"
-_MOST_LIMITS = 12
+_MAX_BROKEN_LIMITS = 12
 """Broken limits that the page names one by one."""
 
 
@@ -357,7 +357,7 @@ def _own_file(name: str) -> Markup:
 
 
 def _broken(placement: Placement) -> list[str]:
-    """Sentences about the limits that a placement breaks, at most `_MOST_LIMITS`, and how many more there are."""
+    """Sentences about the limits that a placement breaks, at most `_MAX_BROKEN_LIMITS`, and how many more there are."""
     sentences = [str(overrun) for overrun in placement.overruns()]
-    more = len(sentences) - _MOST_LIMITS
-    return sentences if more <= 0 else [*sentences[:_MOST_LIMITS], f"and {more:,} more limits."]
+    more = len(sentences) - _MAX_BROKEN_LIMITS
+    return sentences if more <= 0 else [*sentences[:_MAX_BROKEN_LIMITS], f"and {more:,} more limits."]
