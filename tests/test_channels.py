@@ -68,7 +68,7 @@ def test_convolutions_stay_whole_where_dense_layers_lose_memory() -> None:
 
 
 def test_where_one_channel_is_too_much_it_says_what_does_not_fit() -> None:
-    with pytest.raises(BudgetError, match=r"50 neurons of the network on 1 cores .* > 30 "):
+    with pytest.raises(BudgetError, match=r"50 neurons of the network on 1 core .* > 30 "):
         narrow_budget(nd.extract(strided(), SAMPLE), small_core(30), cores=1)
 
 

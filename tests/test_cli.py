@@ -121,7 +121,7 @@ def test_the_chip_that_contributing_shows_is_inspected(here: Path, capsys: pytes
     assert main(["profiles", "example.yaml"]) == 0
     assert "Author et al. 2024, table 1: 32 KB" in capsys.readouterr().out
     assert main(["inspect", "models.py:small", "--target", "example.yaml"]) == 0
-    assert "example: Example Chip, 16 cores in a mesh." in capsys.readouterr().out
+    assert "example (counting only): Example Chip, 16 cores in a mesh." in capsys.readouterr().out
 
 
 def test_inspect_says_that_a_network_fits(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -213,7 +213,7 @@ def test_what_are_no_spikes_for_the_network_is_refused(
 
 
 def test_an_end_or_a_record_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(RequestError, match=r"^end: 'loihi' is no simulator\. Give 'emulator', 'lava' or"):
+    with pytest.raises(RequestError, match=r"^end: 'loihi' is no simulator\. Give one of 'emulator', 'lava', 'loihi2'\.$"):
         simulate(PAPER, PAPER_SPIKES, end="loihi")  # type: ignore[arg-type]
     with pytest.raises(RequestError, match=r"^record: 'some' is neither 'output' nor 'all'\. Or list some of hidden, readout\.$"):
         simulate(PAPER, PAPER_SPIKES, record="some")  # type: ignore[arg-type]

@@ -188,7 +188,7 @@ def test_rockpool_is_refused_since_it_subtracts_its_threshold(tmp_path: Path) ->
     with pytest.raises(
         ExtractError,
         match=r"node 'n1' \(CubaLIF\): subtracts its threshold when it fires, in Rockpool, and several times a step, .*"
-        r"leave out biases and recurrent weights too.*Put the weights into neurons that reset to zero \(LIFCell in Norse",
+        r"leave out biases and recurrent weights too.*Copy the weights into neurons that reset to zero \(LIFCell in Norse",
     ) as caught:
         read_nir(path, discretisation="rockpool")
     assert "the chip resets to one value" in caught.value.source

@@ -15,7 +15,7 @@ from neurodeploy.hardware.profile import KEYS, UNLIMITED, HardwareProfile
 
 def test_an_unknown_key_says_which_are_known(load_chip: Callable[[str], Any]) -> None:
     with pytest.raises(
-        ProfileError, match=r"^chip\.yaml: neurons: unknown key\. Known keys are name, description, extends, chips, "
+        ProfileError, match=r"^chip\.yaml: neurons: unknown key\. Known keys are name, description, extends, target, chips, "
     ):
         load_chip(yaml.safe_dump({**TINY, "neurons": {"value": 1}}))
 

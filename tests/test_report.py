@@ -59,7 +59,7 @@ def test_report_json_has_the_keys_that_were_promised(
 ) -> None:
     budget = share_budget(make_network([40, 50, 5]), TINY, cores=2)
     said = summarize(TINY, budget, after, before=before).to_json()
-    first = ["target", "seed", "versions", "fits", "binding", "cores"]
+    first = ["profile", "target", "seed", "versions", "fits", "binding", "cores"]
     last = ["accuracy", "lava", "layers", "balances", "worth", "files"]
     assert list(said) == [*first, *BOARD, *last]
     assert list(said["fits"]) == ["before", "after"]
@@ -77,7 +77,7 @@ def test_report_json_has_the_keys_that_were_promised(
 
 def test_inspect_json_has_the_keys_that_were_promised(before: Placement) -> None:
     said = inspection(before, None)
-    assert list(said) == ["target", "fits", "binding", "cores", *BOARD, "gains", "balances", "layers"]
+    assert list(said) == ["profile", "target", "fits", "binding", "cores", *BOARD, "gains", "balances", "layers"]
     assert (said["profile"], said["target"], said["fits"]) == ("tiny", "loihi", False)
     assert said["binding"] == binding(before)
     assert [set(layer) for layer in said["layers"]] == [{"name", "connectivity", "before", "budget", *COUNTS}] * 2
@@ -158,7 +158,7 @@ def lines(report: Report) -> list[str]:
 
 def test_the_verdict_comes_first(before: Placement, after: Placement) -> None:
     said = lines(summarize(TINY, None, after, before=before))
-    assert said[0] == f"tiny: {TINY.description}"
+    assert said[0] == f"tiny (target loihi): {TINY.description}"
     assert said[1].startswith(
         f"Before: does not fit. layer 'layer1': {before.cores_used} cores for the network > 1 (cores allowed;"
     )

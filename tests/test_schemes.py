@@ -87,7 +87,7 @@ def option(*rows: tuple[int, int, float, float], source: str | None = None) -> B
     pieces, neurons, own, heard = np.array(rows, dtype=np.float64).T
     return BlockOptions(
         blocks=neurons[:, None].astype(np.int64), pieces=pieces, neurons=neurons, own=np.stack([own, 0 * own], axis=1),
-        heard={source: heard} if source is not None else {}, peak={source: heard / 100} if source is not None else {},
+        received={source: heard} if source is not None else {}, peak={source: heard / 100} if source is not None else {},
     )  # fmt: skip
 
 
@@ -125,7 +125,7 @@ def test_options_are_as_counted(chip: str) -> None:
         assert options.own[n] == pytest.approx(usage_vector(counts["second"].usage(region), 0, profile) / capacity)
         pieces = Scheme(grid=grid_of(layer), block=tuple(options.blocks[n].tolist()), axis=0)
         heard = [counts["second"].n_sources(part.region)["first"] for part in pieces.strips()]
-        assert options.heard["first"][n] == sum(heard)
+        assert options.received["first"][n] == sum(heard)
         assert options.pieces[n] == len(heard)
         targets = np.zeros((12, 10, 10), dtype=np.int64)
         for strip in pieces.strips():
