@@ -247,7 +247,7 @@ import sys
 import numpy as np
 from neurodeploy.targets.loihi import read_netx
 from neurodeploy.targets.loihi.lava_client import run_lava
-run_lava(read_netx(sys.argv[1]), np.ones((1, 1, 30_000), dtype=np.uint8), time_limit_s=1000)
+run_lava(read_netx(sys.argv[1], trusted=True), np.ones((1, 1, 30_000), dtype=np.uint8), time_limit_s=1000)
 """
 
 
