@@ -245,7 +245,7 @@ def test_a_run_that_is_killed(workers: list[int], monkeypatch: pytest.MonkeyPatc
 CALLER = """
 import sys
 import numpy as np
-from neurodeploy.targets.loihi import read_netx
+from neurodeploy.targets.loihi.netx_io import read_netx
 from neurodeploy.targets.loihi.lava_client import run_lava
 run_lava(read_netx(sys.argv[1], trusted=True), np.ones((1, 1, 30_000), dtype=np.uint8), time_limit_s=1000)
 """
