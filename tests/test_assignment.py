@@ -112,6 +112,6 @@ def test_more_readouts_than_xylo_has_stand_among_the_hidden_neurons() -> None:
 def test_a_layer_that_no_core_holds_is_named() -> None:
     network = in_integers(layer_of(np.ones((1001, 16)), name="hidden", vth=1))
     with pytest.raises(
-        PlacementError, match=r"^layer 'hidden': 1,001 neurons on core 0 > 1,000 .* A layer of xylo stands on one"
+        PlacementError, match=r"^layer 'hidden': 1,001 neurons on core 0 > 1,000 .* xylo keeps a layer on one core"
     ):
         place(network, XYLO)

@@ -92,9 +92,7 @@ def test_the_whole_way_in_levels(tmp_path: Path) -> None:
 
 
 def test_a_chip_whose_spikes_carry_no_numbers_is_refused_before_training(tmp_path: Path) -> None:
-    message = (
-        r"encoder: sends numbers of up to 15, and spikes of loihi1 carry none \(no payload_bits\)\. Give 'rate' or 'latency'"
-    )
+    message = r"encoder: sends numbers of up to 15, and spikes of loihi1 carry none \(no payload_bits\)\. Use 'rate' or 'latency'"
     with pytest.raises(RequestError, match=message):
         nd.compress(model(), torch.zeros(1, 12), nd.load_profile("loihi1"), split(), OPTIONS, out=tmp_path)
     check_payload(nd.load_profile("loihi1"), 1)
@@ -103,7 +101,7 @@ def test_a_chip_whose_spikes_carry_no_numbers_is_refused_before_training(tmp_pat
 def test_levels_beyond_the_payload_are_refused() -> None:
     loihi2 = nd.load_profile("loihi2")
     check_payload(loihi2, (1 << 32) - 1)
-    with pytest.raises(RequestError, match=r"encoder: 33 bits a spike > 32 \(loihi2\.yaml: payload_bits\)\. Give 'rate'"):
+    with pytest.raises(RequestError, match=r"encoder: 33 bits a spike > 32 \(loihi2\.yaml: payload_bits\)\. Use 'rate'"):
         check_payload(loihi2, 1 << 32)
 
 

@@ -105,7 +105,7 @@ def test_a_threshold_that_drowns_among_others_is_refused() -> None:
 def test_weights_that_a_channel_has_in_common_stand_on_one_scale() -> None:
     only = quantize(layer_on(lif(1.0), IMAGE), TINY).output
     uneven = QuantizedNetwork(input_shape=(1, 1, 2), layers=(replace(only, scale=np.array([1.0, 2.0, 3.0, 3.0])),))
-    with pytest.raises(NetworkError, match=r"^QuantizedConv: has the same weights for a channel's neurons, which differ"):
+    with pytest.raises(NetworkError, match=r"^QuantizedConv: needs one scale a channel, because the neurons of a channel share"):
         dequantize(uneven)
 
 

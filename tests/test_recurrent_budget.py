@@ -108,7 +108,7 @@ def test_recurrence_behind_an_image_is_refused(tmp_path: Path) -> None:
         torch.nn.Conv2d(1, 12, 3, bias=False), LIFCell(LIF), torch.nn.Flatten(), LIFRecurrentCell(432, 20, p=LIF),
         torch.nn.Linear(20, 10, bias=False), LICell(),
     )  # fmt: skip
-    with pytest.raises(TrainingError, match="is recurrent and hears an image; under a budget it can hear rows of neurons only"):
+    with pytest.raises(TrainingError, match="is recurrent and reads an image; under a budget it can read rows of neurons only"):
         nd.compress(net, torch.zeros(1, 1, 8, 8), chip(), nd.load_data("digits"), OPTIONS, out=tmp_path, cores=1)
 
 
