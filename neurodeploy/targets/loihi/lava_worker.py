@@ -33,7 +33,6 @@ PART_STEPS = 200
 def main(folder: Path) -> None:
     """Run every job in the folder, one after another."""
     threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
-    _keep_bytecode(folder)
     done = 0
     for job in json.loads((folder / "jobs.json").read_text()):
         done = LavaRun(folder, job).run(done)
@@ -52,6 +51,7 @@ def _keep_bytecode(folder: Path) -> None:
 
     For each process that it maps to a model, Lava executes all source files in the folder of the process's class again
     (``compiler_graphs.py: _find_proc_models``); without bytecode that is most of the time that a small network takes.
+    To be called after the imports: with a folder of its own, Python looks for no bytecode that was installed.
     """
     if sys.dont_write_bytecode:
         sys.dont_write_bytecode, sys.pycache_prefix = False, str(folder / "bytecode")
@@ -92,6 +92,7 @@ class LavaRun:
         job = self.job
         whole, populations, inputs = self.chain() if job["is_chain"] else self.graph()
         probes = [self.probe(populations[k]) for k in job["recorded"]]
+        _keep_bytecode(self.folder)
         at, to_rest = 0, [*populations, *([] if inputs is None else [inputs.population])]
         try:
             for steps, depth in job["parts"]:
