@@ -15,7 +15,7 @@ def print_versions(context: click.Context, parameter: click.Parameter, value: bo
     """Print the versions that numbers depend on, and exit, if ``--version`` was typed."""
     del parameter
     if value:
-        from neurodeploy.report.summary import version_line  # imports torch, which no help text should wait for
+        from neurodeploy.report.summary import version_line  # no help text should wait for it
 
         click.echo(version_line())
         context.exit()

@@ -40,10 +40,14 @@ from neurodeploy.cli.options import (
     TIME_LIMIT,
     WEIGHTS,
 )
+from neurodeploy.errors import RequestError
 from neurodeploy.hardware.loading import load_profile, profile_paths
+from neurodeploy.ir.files import absence
 
-# The functions of the pipeline are imported where they are called: they bring torch, which `--help` need not wait for.
+# The functions of the pipeline are imported where they are called, after the arguments have been checked: they bring SciPy and
+# torch, which neither `--help` nor an error in an argument need wait for.
 if TYPE_CHECKING:
+    from neurodeploy.hardware.profile import HardwareProfile
     from neurodeploy.pipeline.deploy import Deployment
 
 
@@ -91,12 +95,13 @@ def inspect_command(
     weights: Path | None, dt: float | None, discretisation: str | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Show what each layer of MODEL needs and may use, whether it fits, and if not, which limit binds and what would help."""
+    spec = ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation)
+    profile = requested_profile(target, cores, chips)
     from neurodeploy.pipeline.deploy import inspect
     from neurodeploy.report.text import balance_lines, core_table, gain_table, layer_table, traffic_lines, verdict
 
     with status("Placing the network"):
-        network = ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation).network()
-        seen = inspect(network, load_profile(target), cores=cores, chips=chips, bits=bits, connectivity=connectivity)
+        seen = inspect(spec.network(), profile, cores=cores, chips=chips, bits=bits, connectivity=connectivity)
     if as_json:
         show_json(seen.to_json())
     else:
@@ -126,11 +131,12 @@ def deploy_command(
 
     A network that does not fit is written too, for the simulators; the exit code is then 1.
     """
+    spec = ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation)
+    profile = requested_profile(target, cores)
     from neurodeploy.pipeline.deploy import deploy
 
     with status("Quantising and placing"):
-        network = ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation).network()
-        deployment = deploy(network, load_profile(target), out=out, cores=cores, bits=bits, command=typed_command())
+        deployment = deploy(spec.network(), profile, out=out, cores=cores, bits=bits, command=typed_command())
     return show_deployments([deployment], as_json)
 
 
@@ -175,6 +181,8 @@ def compress_command(
 
     Under torchrun, `torchrun --nproc-per-node N -m neurodeploy compress ...`, N processes train together, on one GPU each.
     """
+    spec = ModelSpec(name=model, weights=weights)
+    profile = requested_profile(target, max(cores) if cores else None)
     from neurodeploy.compression.pruning_method import pruning_method
     from neurodeploy.pipeline.compress import compress, compress_to
     from neurodeploy.training.data.loading import load_data
@@ -191,9 +199,8 @@ def compress_command(
         resume_hint(enabled=replicas.is_first),
         progress_output(enabled=replicas.is_first) as (progress, say),
     ):
-        profile = load_profile(target)
         with seeded(seed):  # a factory may draw its weights
-            module, sample = ModelSpec(name=model, weights=weights).module()
+            module, sample = spec.module()
         # in turn: one process of a machine downloads, the others read its files
         samples = replicas.in_turn(lambda: load_data(data, batch_size=batch_size, folder=data_dir, n_steps=steps))
         if cores is not None and len(cores) > 1:
@@ -240,13 +247,19 @@ def export_command(
 @QUIET
 def demo(out: Path, seed: int, target: str, cores: int, as_json: bool) -> int:
     """Run every stage on built-in data: train, compress, quantise, place, emulate, and run in Lava."""
+    profile = requested_profile(target, cores)
     from neurodeploy.cli.demo import run_demo
 
     with progress_output() as (progress, say):
-        deployment = run_demo(
-            load_profile(target), out=out, cores=cores, seed=seed, progress=progress, say=say, command=typed_command()
-        )
+        deployment = run_demo(profile, out=out, cores=cores, seed=seed, progress=progress, say=say, command=typed_command())
     return show_deployments([deployment], as_json)
+
+
+def requested_profile(target: str, cores: int | None, chips: int | None = None) -> HardwareProfile:
+    """Load the profile of a chip; RequestError if it has fewer cores or chips than were asked for."""
+    profile = load_profile(target)
+    profile.core_count(cores, chips)
+    return profile
 
 
 @contextmanager
@@ -308,10 +321,13 @@ def simulate_command(
     time_limit: float, device: str | None, graded: bool, raw: bool, dt: float | None, discretisation: str | None,
 ) -> int:  # fmt: skip
     """Run FILE, a .net or .nir, on input spikes and record the last layer."""
+    spec = ModelSpec(name=network, dt=dt, discretisation=discretisation)
+    if absence(source):
+        raise RequestError(str(source), "no such file")
     from neurodeploy.simulation.records import load_spikes, save_record
     from neurodeploy.targets.simulate import simulate
 
-    quantized = ModelSpec(name=network, dt=dt, discretisation=discretisation).quantized_network(target, bits)
+    quantized = spec.quantized_network(target, bits)
     with status(f"Simulating: {end}"):
         record = simulate(quantized, load_spikes(source), end=end, time_limit_s=time_limit, device=device, graded=graded, raw=raw)
     save_record(record, out, network=network, input=str(source))
@@ -339,9 +355,10 @@ def verify_command(
     dt: float | None, discretisation: str | None,
 ) -> int:  # fmt: skip
     """Run FILE, a .net or .nir, in the emulator and in Lava on random input; report the first mismatch."""
+    spec = ModelSpec(name=network, dt=dt, discretisation=discretisation)
     from neurodeploy.targets.simulate import verify
 
-    quantized = ModelSpec(name=network, dt=dt, discretisation=discretisation).quantized_network(target, bits)
+    quantized = spec.quantized_network(target, bits)
     with status("Running the emulator and Lava"):
         result = verify(quantized, n_steps=n_steps, seed=seed, time_limit_s=time_limit, device=device)
     first = result.first
@@ -381,13 +398,13 @@ def evaluate_command(
     as_json: bool,
 ) -> int:  # fmt: skip
     """Run MODEL in the chip's integers on the test data of DATA; show accuracy, sparsity and synaptic operations."""
+    spec = ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation)
     from neurodeploy.pipeline.evaluation import evaluate
     from neurodeploy.training.data.loading import load_data
     from neurodeploy.training.encoders import levels_of
     from neurodeploy.training.options import FitOptions
 
     options = FitOptions(n_steps=steps, encoder=encoder, readout=readout)
-    spec = ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation)
     with status("Reading network and data"):
         network = spec.quantized_network(target, bits, levels=levels_of(encoder))
         samples = load_data(data, batch_size=batch_size, folder=data_dir, n_steps=steps)

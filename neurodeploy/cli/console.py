@@ -8,10 +8,11 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console, RenderableType
-from rich.text import Text
 
+# rich is imported where something is printed: neither help texts nor errors need it
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from neurodeploy.training.progress import ProgressBars
 
 _QUIET_KEY = "neurodeploy.quiet"
@@ -40,6 +41,8 @@ def progress_output(*, enabled: bool = True) -> Iterator[tuple[ProgressBars, Cal
     enabled : bool
         Print at all; under torchrun only rank 0 does.
     """
+    from rich.console import Console
+
     from neurodeploy.training.progress import ProgressBars
 
     console = Console(stderr=True, quiet=is_quiet() or not enabled)
@@ -50,6 +53,8 @@ def progress_output(*, enabled: bool = True) -> Iterator[tuple[ProgressBars, Cal
 @contextmanager
 def status(what: str) -> Iterator[None]:
     """Show on a terminal's stderr what is being done, until it is done."""
+    from rich.console import Console
+
     console = Console(stderr=True)
     with console.status(what) if console.is_terminal and not is_quiet() else nullcontext():
         yield
@@ -57,6 +62,9 @@ def status(what: str) -> Iterator[None]:
 
 def show(*parts: RenderableType) -> None:
     """Print parts of a report on stdout: on a terminal in its width, verdicts coloured unless ``NO_COLOR``; plain in a pipe."""
+    from rich.console import Console
+    from rich.text import Text
+
     from neurodeploy.report.text import as_text
 
     # no markup: names of layers may have brackets, as in fc1[0:64]

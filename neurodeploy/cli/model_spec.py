@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neurodeploy.errors import RequestError
-from neurodeploy.ir.network import Network
-from neurodeploy.ir.quantized import QuantizedNetwork
-from neurodeploy.targets import target_of_file
+from neurodeploy.ir.files import absence
 
+# Imported in the methods that use them: a path that leads nowhere is refused before anything slow is imported.
 if TYPE_CHECKING:
     import torch
+
+    from neurodeploy.ir.network import Network
+    from neurodeploy.ir.quantized import QuantizedNetwork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,11 @@ class ModelSpec:
         Trained weights of a factory's model.
     dt, discretisation
         Of a .nir file; see `neurodeploy.read_nir`.
+
+    Raises
+    ------
+    RequestError
+        No such file, or `dt` or `discretisation` with another file than a .nir file.
     """
 
     name: str
@@ -34,28 +41,34 @@ class ModelSpec:
     dt: float | None = None
     discretisation: str | None = None
 
-    def network(self) -> Network | QuantizedNetwork:
-        """Read the network; it is in the chip's integers if it comes from a .net file.
-
-        Raises
-        ------
-        RequestError
-            `dt` or `discretisation` with another file than a .nir file.
-        """
-        ending = Path(self.name).suffix
-        if ending != ".nir" and (self.dt is not None or self.discretisation is not None):
+    def __post_init__(self) -> None:
+        if not self.name.endswith(".nir") and (self.dt is not None or self.discretisation is not None):
             raise RequestError("--dt and --discretisation", "are for .nir files", remedy=f"{self.name} has its own time step.")
+        file, colon, _ = self.name.rpartition(":")
+        if colon:
+            if file.endswith(".py") and not Path(file).is_file():
+                raise RequestError(self.name, f"no file {file}")
+        elif why := absence(self.name):
+            raise RequestError(self.name, why, remedy="Give a .net or .nir file, file.py:factory, or package.module:factory.")
+        if self.weights is not None and (why := absence(self.weights)):
+            raise RequestError(str(self.weights), why)
+
+    def network(self) -> Network | QuantizedNetwork:
+        """Read the network; it is in the chip's integers if it comes from a .net file."""
+        from neurodeploy.targets import target_of_file
+
         # a target's own kind of file, such as .net; it holds integers already
         if (target := target_of_file(Path(self.name))) is not None:
             return target.read(Path(self.name))
-        if ending == ".nir":
-            # imported where they are used: each frontend brings libraries that the others do not need
+        if self.name.endswith(".nir"):
             from neurodeploy.frontends.nir.reading import read_nir
 
             return read_nir(self.name, dt=self.dt, discretisation=self.discretisation)
+        # the factory first: it may be missing, and importing Norse for `extract` takes seconds
+        module, sample = self.module()
         from neurodeploy.frontends.torch.extract import extract
 
-        return extract(*self.module())
+        return extract(module, sample)
 
     def quantized_network(self, target: str, bits: int | None, levels: int = 1) -> QuantizedNetwork:
         """Read the network in the chip's integers; a float network is quantised for the chip `target`.
@@ -69,22 +82,28 @@ class ModelSpec:
         levels : int
             Above 1: the float network's input of 0..1 becomes whole numbers 0..levels.
         """
+        from neurodeploy.ir.quantized import QuantizedNetwork
+
         network = self.network()
         if isinstance(network, QuantizedNetwork):
             return network
         from neurodeploy.hardware.loading import load_profile
         from neurodeploy.passes.quantize import quantize
-        from neurodeploy.training.encoders import in_levels
 
-        return quantize(in_levels(network, levels), load_profile(target), bits=bits)
+        if levels > 1:
+            from neurodeploy.training.encoders import in_levels  # brings torch
+
+            network = in_levels(network, levels)
+        return quantize(network, load_profile(target), bits=bits)
 
     def module(self) -> tuple[torch.nn.Module, torch.Tensor]:
         """Call the factory: its model, with `weights` if there are any, and a sample of its input."""
         from neurodeploy.frontends.model_factory import load_model
-        from neurodeploy.training.checkpoint import load_weights
 
         module, sample = load_model(self.name)
         if self.weights is not None:
+            from neurodeploy.training.checkpoint import load_weights  # brings the training with it
+
             # after the factory, whose own weights they replace
             load_weights(module, self.weights)
         return module, sample
@@ -103,6 +122,8 @@ def export(spec: ModelSpec, to: Path, target: str | None, bits: int | None) -> N
     RequestError
         Another ending than .net or .nir.
     """
+    from neurodeploy.targets import target_of_file
+
     network: Network | QuantizedNetwork
     if (writer := target_of_file(to)) is not None:
         network = quantized = spec.quantized_network(target or "loihi2", bits)

@@ -8,7 +8,9 @@ import click
 
 DONE, DIFFERS = 0, 1
 """Exit codes of a command that ran: fits, equal or done; does not fit, or differs."""
-DATA = "digits, mnist, fashion-mnist, cifar10, n-mnist, dvs-gesture, cifar10-dvs, shd, mnist:FILE.npz, or file.py:factory"
+DATA_SETS = ("digits", "mnist", "fashion-mnist", "cifar10", "n-mnist", "dvs-gesture", "cifar10-dvs", "shd")
+"""Names that `load_data` knows, here because its module would import torch to show a help text; a test compares them."""
+DATA = f"{', '.join(DATA_SETS)}, mnist:FILE.npz, or file.py:factory"
 ENDS = ("emulator", "lava", "loihi2")
 
 
@@ -21,6 +23,17 @@ def parse_core_counts(_: click.Context, option: click.Parameter, text: str | Non
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise click.BadParameter(f"{text!r} is not a core count, nor several separated by commas, such as 4,2,1.", param=option)
     return tuple(map(int, parts))
+
+
+def check_data(_: click.Context, option: click.Parameter, text: str) -> str:
+    """Refuse data that is not there before anything slow is imported; `load_data` refuses what else is wrong with it."""
+    name, colon, rest = text.partition(":")
+    if not colon and name not in DATA_SETS:
+        raise click.BadParameter(f"{text!r} is no data set: give {DATA}.", param=option)
+    file = rest if name == "mnist" else text.rpartition(":")[0]
+    if file.endswith((".npz", ".py")) and not Path(file).is_file():
+        raise click.BadParameter(f"no file {file}.", param=option)
+    return text
 
 
 TARGET = click.option("--target", required=True, metavar="CHIP", help="A chip: one of `neurodeploy profiles`, or a YAML file.")
@@ -73,7 +86,7 @@ EPOCHS = click.option(
 LEARNING_RATE = click.option(
     "--learning-rate", type=float, default=0.004, show_default=True, help="Learning rate of the Adam optimizer."
 )
-DATA_NAME = click.option("--data", required=True, metavar="DATA", help=f"{DATA}.")
+DATA_NAME = click.option("--data", required=True, callback=check_data, metavar="DATA", help=f"{DATA}.")
 DATA_DIR = click.option(
     "--data-dir", type=Path, metavar="DIR", help="Folder of the data sets' files.  [default: user cache directory]"
 )

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from graphlib import CycleError, TopologicalSorter
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, TypeAlias
 
-import networkx as nx
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from neurodeploy.errors import ExtractError, NetworkError, unsupported_kind
 from neurodeploy.frontends.expressions import LinearExpression, Shape, Term, scale_inputs, ungrouped
 from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.network import LIF, Conv, Dense, Layer, Network, Neuron, Sparse, Synapse
+
+# scipy.sparse is imported in the functions that list synapses: most models have none to list
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 BIAS = "bias"
 """Name of the layer of one neuron that always fires."""
@@ -96,14 +100,13 @@ def topological_order(sources: Sources, labels: Mapping[str, str]) -> list[str]:
     """
     # Order of the model: breaks ties, so that equal models give equal networks.
     rank = {name: index for index, name in enumerate(sources)}
-    graph = nx.DiGraph()
-    graph.add_nodes_from(sources)
-    for name, delays in sources.items():
-        graph.add_edges_from((source, name) for source in delays if source != name)
+    graph = TopologicalSorter({name: [source for source in delays if source != name] for name, delays in sources.items()})
     try:
-        return list(nx.lexicographical_topological_sort(graph, key=rank.__getitem__))
-    except nx.NetworkXUnfeasible:
-        loop = [source for source, _ in nx.find_cycle(graph)]  # edges, each by its source: the nodes of the loop in order
+        graph.prepare()
+    except CycleError as error:
+        loop = list(error.args[1][:-1])  # each a source of the next; the last is the first again
+    else:
+        return _sorted_by_rank(graph, rank)
     first = loop.index(min(loop, key=rank.__getitem__))  # the error text begins with the first one in the model
     loop = loop[first:] + loop[:first]
     n, targets = len(loop), [*loop[1:], loop[0]]
@@ -116,6 +119,18 @@ def topological_order(sources: Sources, labels: Mapping[str, str]) -> list[str]:
         remedy=f"Replace them by one population that feeds back to itself one step later, so that its spikes take {n} steps "
         "around the loop, and train with that; or feed back to one population only.",
     )
+
+
+def _sorted_by_rank(graph: TopologicalSorter[str], rank: Mapping[str, int]) -> list[str]:
+    """Return the nodes of a prepared graph without loops in topological order; among those that are ready, by rank."""
+    order: list[str] = []
+    ready: list[tuple[int, str]] = []
+    while graph.is_active():
+        for name in graph.get_ready():
+            heappush(ready, (rank[name], name))
+        order.append(heappop(ready)[1])
+        graph.done(order[-1])
+    return order
 
 
 def assemble(input_shape: Shape, specs: Sequence[LayerSpec], timestep_s: float) -> Network:
@@ -235,6 +250,8 @@ def _synapse(term: Term, source: Shape, target: Shape) -> Synapse:
                 channels, rows, columns = source
                 each_pixel = Conv(weight=np.ones((channels, 1, 1, 1)), input_shape=(channels, rows, columns), groups=channels)
                 return _scaled_window(each_pixel, term.gain)
+            from scipy.sparse import csr_matrix
+
             n = term.n_source
             return _select_rows(term, csr_matrix((np.ones(n), np.arange(n), np.arange(n + 1)), shape=(n, n)))
         case _:
@@ -245,7 +262,7 @@ def _scaled_window(conv: Conv, gain: Floats) -> Synapse:
     """Return a depthwise convolution of inputs scaled by `gain`; as a synapse list where pixels of a channel differ."""
     channels = gain.reshape(len(conv.weight), -1) if gain.shape else gain.reshape(1, 1)
     if (channels != channels[:, :1]).any():
-        return _as_sparse(csr_matrix(_synapse_list(conv).multiply(gain)))
+        return _as_sparse(_synapse_list(conv).multiply(gain).tocsr())
     return scale_inputs("", conv, gain)
 
 
@@ -271,16 +288,20 @@ def _conv_onto_channels(term: Term, conv: Conv, target: Shape) -> Conv | None:
 
 def _select_rows(term: Term, matrix: csr_matrix) -> Sparse:
     """Return the rows of a matrix (n_out, n_source) that the term's indices name, as synapses onto its elements."""
+    from scipy.sparse import csr_matrix
+
     indices = term.indices.reshape(-1)
     used = np.flatnonzero(indices)
     selection = csr_matrix((np.ones(used.size), (used, indices[used] - 1)), shape=(indices.size, matrix.shape[0]))
     rows = selection @ matrix
     # Weights have taken the gain already; a pooling, or no synapse, has not.
-    return _as_sparse(rows if term.has_weights else csr_matrix(rows.multiply(np.broadcast_to(term.gain, term.n_source))))
+    return _as_sparse(rows if term.has_weights else rows.multiply(np.broadcast_to(term.gain, term.n_source)).tocsr())
 
 
 def _synapse_list(conv: Conv) -> csr_matrix:
     """Return the synapses of a convolution one by one, as a matrix (n_out, n_in)."""
+    from scipy.sparse import csr_matrix
+
     (f, rows, columns), (_, height, width) = conv.output_shape, conv.input_shape
     per_group, c = f // conv.groups, conv.weight.shape[1]
     y, i = np.nonzero(conv.is_inside_input(0))

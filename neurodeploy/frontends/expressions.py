@@ -16,13 +16,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from neurodeploy.errors import ExtractError
 from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.connectivity import Pair
 from neurodeploy.ir.network import Conv, Dense
+from neurodeploy.simulation.reference import product_of
 
 Shape: TypeAlias = "tuple[int, ...]"
 Indices: TypeAlias = "NDArray[np.int64]"
@@ -215,7 +215,8 @@ def as_floats(where: str, name: str, value: Any) -> Floats:
     ExtractError
         Infinities or NaN.
     """
-    array = np.asarray(torch.as_tensor(value).detach().cpu(), dtype=np.float64)
+    # a tensor may be on a GPU or have a gradient; files have arrays, and reading them needs no torch
+    array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value, dtype=np.float64)
     if not np.isfinite(array).all():
         raise ExtractError(where, f"its {name} is not finite")
     return array.reshape(()) if array.size == 1 and array.ndim == 1 else array  # one value for all neurons
@@ -286,13 +287,7 @@ def convolution(
         conv = scale_inputs(where, conv, term.gain)
         indices = np.arange(1, conv.n_out + 1).reshape(conv.output_shape)
         terms.append(replace(term, indices=indices, synapse=conv, gain=np.ones(()), is_pool=False, name=name, where=where))
-    constants = np.zeros(whole.output_shape)
-    if x.bias.any():
-        constants += np.asarray(
-            torch.conv2d(
-                torch.tensor(x.bias), torch.tensor(weight), stride=stride, padding=padding, dilation=dilation, groups=groups
-            )
-        )
+    constants = _convolve_constants(whole, x.bias)
     return LinearExpression(terms=tuple(terms), bias=constants if bias is None else constants + bias.reshape(-1, 1, 1))
 
 
@@ -331,9 +326,9 @@ def average_pool(
         # Layers are named after weights, and only without any after the pooling.
         named = term if term.synapse is not None else replace(term, name=name, where=where)
         terms.append(replace(named, indices=indices, synapse=pooled, is_pool=not term.has_weights))
-    # Divisor 1: sums, of which `share` counts.
-    windows = torch.nn.functional.avg_pool2d(torch.tensor(x.bias), kernel, stride, padding, divisor_override=1)
-    return LinearExpression(terms=tuple(terms), bias=np.asarray(windows) * share)
+    # Weights of 1: sums, of which `share` counts.
+    sums = _convolve_constants(average_window(image, kernel, stride, padding, 1.0), x.bias)
+    return LinearExpression(terms=tuple(terms), bias=sums * share)
 
 
 def spike_count(
@@ -354,6 +349,13 @@ def spike_count(
     window = Conv(weight=ones, input_shape=image, stride=stride, padding=padding, dilation=dilation, groups=image[0])
     check_ceil_mode(where, is_ceil, window)
     return convolution(module, x, ones, None, stride=stride, padding=padding, dilation=dilation, groups=image[0])
+
+
+def _convolve_constants(window: Conv, image: Floats) -> Floats:
+    """Apply a window to constants (channels, rows, columns); they are zeros unless a bias or a sum came before."""
+    if not image.any():
+        return np.zeros(window.output_shape)
+    return np.asarray(product_of(window, np.float64)(image.reshape(1, -1)).reshape(window.output_shape))
 
 
 # ------------------------------------------------------------------------------------------------ windows on images

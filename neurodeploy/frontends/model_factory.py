@@ -10,11 +10,12 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from neurodeploy.errors import RequestError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def call_factory(spec: str) -> Any:
@@ -69,6 +70,9 @@ def load_model(spec: str) -> tuple[torch.nn.Module, torch.Tensor]:
         No such factory; it raised; or it returned something else.
     """
     made = call_factory(spec)
+    # imported here: a factory that is not there is refused without it
+    import torch
+
     if isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], torch.Tensor):
         model, sample = made
     else:

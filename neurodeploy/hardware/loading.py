@@ -11,6 +11,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -97,13 +98,19 @@ class _StrictLoader(yaml.SafeLoader):
 _StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)
 
 
+# By content, so that a file that changes is read anew. Boards extend the same chip, and PyYAML takes most of a profile's time.
+@lru_cache(maxsize=16)
+def _parse_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_StrictLoader)  # noqa: S506  (a SafeLoader)
+
+
 def _read_mapping(path: Path) -> Mapping[str, Any]:
     """Contents of a YAML file that must be a mapping."""
     size = path.stat().st_size
     if size > MAX_PROFILE_BYTES:
         raise ProfileError(str(path), "bytes in a profile", need=size, limit=MAX_PROFILE_BYTES)
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506  (a SafeLoader)
+        data = _parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ProfileError(str(path), f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -13,7 +13,6 @@ from types import MappingProxyType
 from typing import Literal
 
 from neurodeploy.errors import ProfileError, RequestError
-from neurodeploy.ir.arrays import html_table
 
 UNLIMITED = 1 << 62
 """Capacity of a resource that the chip does not limit; it fits into a 64-bit integer."""
@@ -267,6 +266,9 @@ class HardwareProfile:
     def _repr_html_(self) -> str:
         """An HTML table for notebooks, one row a number with its source."""
         rows = ((limit.key, limit.text, limit.unit, "assumed" if limit.assumed else "", limit.source) for limit in self)
+        # imported here: it brings NumPy, which reading a profile does not need
+        from neurodeploy.ir.arrays import html_table
+
         return html_table(f"{self.name}: {self.description}", ["number", "value", "unit", "", "source"], rows)
 
     def number(self, key: str, default: int) -> int:

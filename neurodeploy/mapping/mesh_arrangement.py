@@ -24,7 +24,6 @@ from itertools import product
 from typing import TypeAlias
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from neurodeploy.errors import PlacementError, RequestError
 from neurodeploy.ir.arrays import Floats, Integers, Mask
@@ -214,6 +213,9 @@ def reassign(graph: TrafficGraph, at: Integers, points: Floats, members: Integer
 
     A linear assignment problem, as in the detailed placement of circuits.
     """
+    # imported here: scipy.optimize takes long, and `inspect` arranges nothing
+    from scipy.optimize import linear_sum_assignment
+
     places = np.concatenate([at[members], free_places(at, len(points))])
     for block in blocks(points[places], size, rng):
         mine, here = block[block < members.size], places[block]

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware.profile import HardwareProfile
@@ -278,6 +277,9 @@ def assign_layers(needs: NDArray[np.int64], profile: HardwareProfile) -> NDArray
         cores = np.concatenate([cores, np.repeat(cores.max(axis=0)[None], more, axis=0)])
         cost = _cost(needs[:, None, :], cores)
         cost[:, len(cores) - more :] += OVERRUN_COST * len(needs)  # taken after all real cores
+        # imported here: scipy.optimize takes long, and few chips need it
+        from scipy.optimize import linear_sum_assignment
+
         rows, columns = linear_sum_assignment(cost)
         return np.asarray(columns[np.argsort(rows)], dtype=np.int64)
     left, selected = cores.copy(), np.zeros(len(needs), dtype=np.int64)

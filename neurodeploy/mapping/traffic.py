@@ -17,7 +17,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from neurodeploy.errors import RequestError
 from neurodeploy.ir.arrays import ByValue, Floats, Integers, freeze
@@ -202,6 +201,8 @@ class CoreSubset(NamedTuple):
 
 def traffic_graph(flow: Flow, n_cores: int) -> TrafficGraph:
     """Neighbour lists of a flow, without spikes within a core."""
+    from scipy.sparse import csr_array  # imported here: only an arrangement needs neighbour lists
+
     other = (flow.source != flow.target) & (flow.spikes > 0)
     source, target, spikes = flow.source[other], flow.target[other], flow.spikes[other]
     ends = (np.concatenate([source, target]), np.concatenate([target, source]))

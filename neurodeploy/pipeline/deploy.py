@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neurodeploy.errors import BudgetError, NeurodeployError, RequestError
 from neurodeploy.hardware.loading import load_profile
@@ -22,11 +22,14 @@ from neurodeploy.mapping.delay_balancing import Balance, balance, balanced
 from neurodeploy.mapping.place import arrange_placement, lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.passes.quantize import LayerError, quantization_errors, quantize, warnings_of
-from neurodeploy.report.html import RunArtifacts, write_page
-from neurodeploy.report.stages import LayerReport, Measurement, measure_on_random_input
+from neurodeploy.report.stages import LayerReport
 from neurodeploy.report.summary import Report, inspection, layer_reports, summarize
 from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
 from neurodeploy.targets import Target, check_profile, default_weight_bits, target_of
+
+if TYPE_CHECKING:
+    from neurodeploy.pipeline.evaluation import Measurement
+    from neurodeploy.report.html import RunArtifacts
 
 Say = Callable[[str], None]
 """Called with a line of text for the user before and after each stage."""
@@ -159,6 +162,9 @@ def deploy(
     RequestError
         `out` cannot be written to, or more cores or bits than the profile has.
     """
+    # imported here: it draws figures with matplotlib, which `inspect` does not need
+    from neurodeploy.report.html import RunArtifacts
+
     # the folder first: a path that cannot be written to is refused before any work
     folder, target = output_folder(out), target_of(profile)
     if isinstance(network, QuantizedNetwork):
@@ -168,6 +174,9 @@ def deploy(
     errors = quantization_errors(network, quantized) if isinstance(network, Network) else ()
     notes: tuple[str, ...] = tuple(warnings_of(errors))
     if target is not None and isinstance(network, Network):
+        # imported here: it brings torch, which a network that is quantised already does not need
+        from neurodeploy.pipeline.evaluation import measure_on_random_input
+
         # with a target only: without one nothing runs the integers
         notes = rounding_warnings(errors, measure_on_random_input(network, quantized))
     # the delays of the inspection, with which its counts were made
@@ -229,6 +238,9 @@ def report_files(folder: Path, *kinds: str) -> dict[str, str]:
 
 def write_report(report: Report, folder: Path, artifacts: RunArtifacts) -> Report:
     """Write a report as page, JSON and text, and return it."""
+    # imported here: see `deploy`
+    from neurodeploy.report.html import write_page
+
     write_page(report, folder / FILE_NAMES["page"], artifacts)
     write_text(folder / FILE_NAMES["report"], json.dumps(report.to_json(), indent=2) + "\n")
     write_text(folder / FILE_NAMES["text"], f"{report}\n")

@@ -9,17 +9,11 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 
-from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import html_paragraphs, html_table
-from neurodeploy.mapping.budget.allocation import Gain
-from neurodeploy.mapping.budget.budget import Budget
-from neurodeploy.mapping.delay_balancing import Balance
-from neurodeploy.mapping.placement import Placement
-from neurodeploy.passes.quantize import LayerError
 from neurodeploy.report.stages import Accuracy, LavaCheck, LayerReport, board_json
 from neurodeploy.report.text import (
     accuracy_table,
@@ -31,7 +25,16 @@ from neurodeploy.report.text import (
     verdict,
     with_interval,
 )
-from neurodeploy.simulation.records import EpochRecord, MemoryPrice, SpikeRecord
+
+# for types alone: `--version` needs none of them
+if TYPE_CHECKING:
+    from neurodeploy.hardware.profile import HardwareProfile
+    from neurodeploy.mapping.budget.allocation import Gain
+    from neurodeploy.mapping.budget.budget import Budget
+    from neurodeploy.mapping.delay_balancing import Balance
+    from neurodeploy.mapping.placement import Placement
+    from neurodeploy.passes.quantize import LayerError
+    from neurodeploy.simulation.records import EpochRecord, MemoryPrice, SpikeRecord
 
 DISTRIBUTION = "neurodeploy-snn"
 """Name of this package on the package index; the module and the command are ``neurodeploy``."""

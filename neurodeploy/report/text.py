@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -13,11 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from neurodeploy.hardware.profile import KEYS, HardwareProfile, Limit
-from neurodeploy.mapping.budget.allocation import Gain
-from neurodeploy.mapping.delay_balancing import Balance
-from neurodeploy.mapping.placement import Placement
-from neurodeploy.mapping.traffic import ASSUMED_RATE
-from neurodeploy.report.stages import Accuracy, LayerReport
+
+# for types alone: a table of chips needs neither NumPy nor the mapping
+if TYPE_CHECKING:
+    from neurodeploy.mapping.budget.allocation import Gain
+    from neurodeploy.mapping.delay_balancing import Balance
+    from neurodeploy.mapping.placement import Placement
+    from neurodeploy.report.stages import Accuracy, LayerReport
 
 WIDTH = 130
 _MOST_LIMITS = 3
@@ -114,6 +116,9 @@ def core_table(placement: Placement) -> Table:
 
 def traffic_lines(placement: Placement) -> Iterator[str]:
     """Sentences about spike traffic, energy and time of a step: estimates, with their assumptions and source."""
+    # imported here: it brings NumPy, which a table of chips does not need
+    from neurodeploy.mapping.traffic import ASSUMED_RATE
+
     traffic = placement.traffic()
     if traffic is None:
         if not placement.is_on_board:

@@ -378,12 +378,12 @@ def expected_window(connectivity: float) -> ListBits:
 @lru_cache(maxsize=1 << 14)
 def _expected(n: int, atoms: int, chance: float, formula: Formula, index: int) -> float:
     """Expected bits of `atoms` lists padded to one length, the longest of as many binomial draws of n weights."""
-    from scipy.stats import binom  # slow to import, and only plans need it
-
     if chance >= 1:
         return float(formula.lists(np.asarray(n * atoms), index))
+    # imported here: only plans need it. The same as scipy.stats.binom.cdf, which takes as long to import as half of torch.
+    from scipy.special import bdtr
 
     lengths = np.arange(n + 1)
     # The longest of `atoms` draws is at most n with probability cdf(n)**atoms; differences give its distribution.
-    shares = np.diff(binom.cdf(lengths, n, chance) ** atoms, prepend=0.0)
+    shares = np.diff(bdtr(lengths, n, chance) ** atoms, prepend=0.0)
     return float(shares @ formula.lists(lengths * atoms, index))

@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
 from neurodeploy.errors import unsupported_kind
 from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring, Wiring
@@ -38,6 +37,8 @@ def product_of(synapse: Wiring, number: Number) -> Product:
             transposed: NDArray[Any] = np.ascontiguousarray(synapse.weight.T, dtype=number)
             return lambda spikes: np.matmul(spikes.astype(number), transposed)
         case SparseWiring():
+            from scipy.sparse import csr_matrix  # imported here: most networks are dense
+
             shape = (synapse.n_out, synapse.n_in)
             matrix = csr_matrix((synapse.weight.astype(number), synapse.sources, synapse.starts), shape=shape)
             # SciPy multiplies from the left only, so the rows of spikes go in, and the sums come out, transposed.
