@@ -10,6 +10,7 @@ import pytest
 
 from neurodeploy.__main__ import main
 from neurodeploy.cli import cli
+from neurodeploy.cli.options import DATA_SETS
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.training.data.loading import CATALOGUE
 from neurodeploy.training.options import FitOptions
@@ -216,6 +217,7 @@ def test_defaults_of_the_command_line_are_those_of_the_options() -> None:
     assert options.learn_decays is False  # a flag that is not typed
     evaluated = {parameter.name: parameter.default for parameter in cli.commands["evaluate"].params}
     assert all(evaluated[name] == found[name] for name in ("steps", "encoder", "readout"))
+    assert tuple(CATALOGUE) == DATA_SETS
 
 
 MODEL = ["--target", "loihi2"]

@@ -217,5 +217,5 @@ def test_an_end_or_a_record_that_does_not_exist_is_refused() -> None:
         simulate(PAPER, PAPER_SPIKES, end="loihi")  # type: ignore[arg-type]
     with pytest.raises(RequestError, match=r"^record: 'some' is neither 'output' nor 'all'\. Or list some of hidden, readout\.$"):
         simulate(PAPER, PAPER_SPIKES, record="some")  # type: ignore[arg-type]
-    with pytest.raises(RequestError, match=r"^end: .lava. runs integers, and this network is in floats\. Quantize it first\.$"):
+    with pytest.raises(RequestError, match=r"^end: .lava. runs integers, and this network is in floats\. Quantise it first\.$"):
         simulate(dequantize(PAPER), PAPER_SPIKES, end="lava")

@@ -5,18 +5,21 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import os
+import pkgutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable, Collection
 from pathlib import Path
+from types import ModuleType
+from typing import TypeAlias
 
 import pytest
 
 import neurodeploy as nd
 
 HEAVY = {"torch", "lava", "h5py", "matplotlib", "networkx", "norse", "scipy", "sklearn", "rich", "click", "numba"}
-
-
 FACE = Path(nd.__file__)
 TYPED_BEFORE = (
     ("budgets.budget", "Budget"), ("commands", "cli"), ("compression", "compress"), ("demo", "digits_model"),
@@ -28,45 +31,97 @@ TYPED_BEFORE = (
     ("training", "FitOptions"), ("training", "in_levels"), ("training.data", "RandomShift"), ("trimming", "trim"),
 )  # fmt: skip
 """Module paths and names that the documents and notebooks of earlier versions used."""
-
-
-def modules_after(statement: str) -> set[str]:
-    """Top-level modules that a fresh interpreter holds after a statement."""
-    program = f"{statement}; import json, sys; print(json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
-    return set(json.loads(done.stdout))
-
-
-def test_importing_the_face_loads_nothing_heavy() -> None:
-    assert modules_after("import neurodeploy") & (HEAVY | {"numpy", "yaml"}) == set()
-
-
-def test_reading_a_profile_loads_nothing_heavy() -> None:
-    assert modules_after("import neurodeploy as nd; nd.load_profile('loihi2')") & HEAVY == set()
-
-
-@pytest.mark.parametrize(
-    "noun",
-    [
-        "hardware.profile", "ir.network", "resources.usage", "mapping.budget.budget", "simulation.records",
-        "targets.loihi.arithmetic", "errors",
-    ],
+LIGHT = ("hardware.profile", "ir.network", "resources.usage", "mapping.budget.budget", "simulation.records",
+         "targets.loihi.arithmetic", "errors")  # fmt: skip
+"""Modules that need NumPy and YAML only."""
+REFUSED = (
+    "inspect none.net --target loihi2", "inspect none.nir --target loihi2", "inspect none.py:model --target loihi2",
+    "inspect model.net --target none", "inspect model.net --target loihi2 --cores 1000", "inspect model.net --nosuch",
+    "inspect m.models:model --target loihi2 --weights none.pt", "simulate model.net --input none.npy --out r.npz", "nosuch",
+    "compress model.net --target loihi2 --out d --data none", "verify none.net", "evaluate model.net --data mnist:none.npz",
 )  # fmt: skip
-def test_the_nouns_need_numpy_and_yaml_only(noun: str) -> None:
-    assert modules_after(f"import neurodeploy.{noun}") & HEAVY == set()
+"""Commands with a mistake, which are refused with exit code 2."""
+INSPECTED = ("model.net", "model.nir", "models.py:model")
+STEPS = f"""
+import contextlib, importlib, io, json, sys
+loaded = {{}}
+
+def note(step):
+    loaded[step] = sorted({{*sys.modules}} - {{name for seen in loaded.values() for name in seen}})
+
+def run(command, code):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        assert main(command.split()) == code, command
+    note(command)
+
+import neurodeploy as nd
+note("face")
+from neurodeploy.__main__ import main
+for command in {REFUSED}:
+    run(command, 2)
+for command in ("--help", "compress --help", "profiles", "profiles loihi2"):
+    run(command, 0)
+nd.load_profile("loihi2")
+note("profile")
+for name in {LIGHT}:
+    importlib.import_module(f"neurodeploy.{{name}}")
+    note(name)
+for model in {INSPECTED}:
+    run(f"inspect {{model}} --target loihi2", 0)
+print(json.dumps(loaded))
+"""
+Loaded: TypeAlias = "dict[str, list[str]]"
+"""Step: the modules that it was the first to load."""
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory, make_network: Callable[..., nd.Network]) -> Loaded:
+    """Run all steps in one fresh process, those that may load little first."""
+    folder, network = tmp_path_factory.mktemp("models"), make_network([8, 6, 3])
+    nd.write_netx(nd.quantize(network, nd.load_profile("loihi2")), folder / "model.net")
+    nd.write_nir(network, folder / "model.nir")
+    (folder / "models.py").write_text(
+        "import torch\nfrom norse.torch import LIFCell, SequentialState\n"
+        "def model():\n    return SequentialState(torch.nn.Linear(8, 3, bias=False), LIFCell())\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(FACE.parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", STEPS], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def heavy_steps(loaded: Loaded, heavy: Collection[str], *, until: str) -> dict[str, set[str]]:
+    """Steps up to the one named that load heavy modules, and which."""
+    steps = list(loaded)
+    found = {step: {*heavy} & {*loaded[step]} for step in steps[: steps.index(until) + 1]}
+    return {step: names for step, names in found.items() if names}
+
+
+def test_the_face_chips_help_texts_and_refusals_load_nothing_heavy(loaded: Loaded) -> None:
+    assert heavy_steps(loaded, {*HEAVY, "numpy", "yaml"}, until="face") == {}
+    assert heavy_steps(loaded, {*HEAVY - {"click", "rich"}, "numpy"}, until="profile") == {}
+
+
+def test_the_nouns_need_numpy_and_yaml_only(loaded: Loaded) -> None:
+    assert heavy_steps(loaded, HEAVY - {"click", "rich"}, until=LIGHT[-1]) == {}
+
+
+def test_files_are_inspected_without_torch_and_models_with_torch_and_norse_alone(loaded: Loaded) -> None:
+    file, model = (f"inspect {name} --target loihi2" for name in INSPECTED[1:])
+    slow = {"numba", "lava", "scipy.stats", "scipy.optimize"}
+    assert heavy_steps(loaded, {*slow, "torch", "norse", "matplotlib"}, until=file) == {}
+    assert heavy_steps(loaded, slow, until=model) == {}
+    assert "torch" in loaded[model]  # the lists are not empty
 
 
 def test_no_module_hides_a_name_of_the_face() -> None:
-    program = """
-import importlib, pkgutil, types
-import neurodeploy as nd
-
-for module in pkgutil.walk_packages(nd.__path__, "neurodeploy."):
-    importlib.import_module(module.name)
-print(sorted(name for name in nd.__all__ if isinstance(getattr(nd, name), types.ModuleType)))
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
-    assert done.stdout.strip().splitlines()[-1] == "['plot']"  # Lava says what it lacks when it is imported
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what other packages warn of when they are imported
+        for module in pkgutil.walk_packages(nd.__path__, "neurodeploy."):
+            importlib.import_module(module.name)
+    assert [name for name in nd.__all__ if isinstance(getattr(nd, name), ModuleType)] == ["plot"]
 
 
 def test_type_checkers_and_the_interpreter_know_the_same_names() -> None:

@@ -171,7 +171,7 @@ def target_named(name: str) -> Target:
         if name == COUNTING_ONLY:
             raise RequestError(
                 "network", "is rounded for a profile that names no target: it is for counting only",
-                remedy=f"Quantize it for a profile with one of the targets {known}.",
+                remedy=f"Quantise it for a profile with one of the targets {known}.",
             )  # fmt: skip
         raise RequestError("target", f"no target is called {name!r}", remedy=f"Known targets are {known}.")
     target = _TARGETS[name]

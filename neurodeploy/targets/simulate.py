@@ -85,12 +85,12 @@ def simulate(
         raise RequestError("raw", "input sets biases, and graded input is multiplied by weights", remedy="Give one of the two.")
     if isinstance(network, Network):
         if end != "emulator":
-            raise RequestError("end", f"{end!r} runs integers, and this network is in floats", remedy="Quantize it first.")
+            raise RequestError("end", f"{end!r} runs integers, and this network is in floats", remedy="Quantise it first.")
         if device is not None:
             raise RequestError("device", "applies to the emulator alone", remedy="Leave it out.")
         if reset_interval:
             raise RequestError(
-                "reset_interval", "applies to networks in integers, and this one is in floats", remedy="Quantize it first."
+                "reset_interval", "applies to networks in integers, and this one is in floats", remedy="Quantise it first."
             )
         if raw:
             raise RequestError(

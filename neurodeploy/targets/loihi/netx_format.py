@@ -145,7 +145,7 @@ class NetxGroup:
         value = self.floats(key)
         # From 2**53 on doubles have gaps, and every one is whole.
         if (value % 1).any() or (np.abs(value) >= 1 << 53).any():
-            raise NetxError(self.where, f"{key} is not whole numbers", remedy="Export the network quantized to integers.")
+            raise NetxError(self.where, f"{key} is not whole numbers", remedy="Export the network quantised to integers.")
         return value.astype(np.int64)
 
     def integer(self, key: str) -> int:

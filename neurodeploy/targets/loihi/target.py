@@ -73,7 +73,7 @@ class LoihiTarget:
             except NetworkError as error:
                 raise NetworkError(
                     f"layer {layer.name!r}", f"{error.where}: {error.what}", source=self.registers.source,
-                    remedy="Quantize the network for this chip.",
+                    remedy="Quantise the network for this chip.",
                 ) from error  # fmt: skip
 
     # ------------------------------------------------------------------------------------------ files
