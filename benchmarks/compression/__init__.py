@@ -1,4 +1,4 @@
-"""What is left of a network's accuracy when it has to fit: our method beside what people would otherwise use.
+"""Benchmark of compression: accuracy under a memory budget, for our method and ten rivals.
 
-``python -m benchmarks.compression TABLE --mnist FILE --out FILE`` makes one table; rows that the file has are not made again.
+``python -m benchmarks.compression TABLE --mnist FILE --out FILE`` computes one table; rows that the file already has are skipped.
 """

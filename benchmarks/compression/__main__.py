@@ -1,4 +1,4 @@
-"""The command line: tables one after the other, their runs beside each other, each row written when it is there."""
+"""Command line: compute tables in order, their runs in parallel, and write each row when it is finished."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.placement.rows import commit, rows
 
 
 def main() -> None:
-    """Make what is asked for."""
+    """Compute the tables that the command line names."""
     asked = _asked()
     asked.cache.mkdir(parents=True, exist_ok=True)
     place = Place(mnist=asked.mnist, folder=asked.cache, device=asked.device, amp=asked.amp)
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def _asked() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="What is left of accuracy when a network has to fit")
+    parser = argparse.ArgumentParser(description="Accuracy of networks that are compressed into a memory budget")
     parser.add_argument("tables", nargs="+", choices=list(TABLES))
     parser.add_argument("--mnist", type=Path, help="x_train, y_train, x_test, y_test in an .npz file")
     parser.add_argument("--out", type=Path, required=True, help="a file to which rows are added")
@@ -46,8 +46,8 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--epochs", nargs=2, type=int, default=[8, 4], metavar=("COMPRESS", "FINETUNE"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--amp", choices=["bf16"], help="half precision in the matrix products while training")
-    parser.add_argument("--jobs", type=int, default=1, help="runs beside each other")
-    parser.add_argument("--minutes", type=float, default=1e6, help="after so many, no more runs begin")
+    parser.add_argument("--jobs", type=int, default=1, help="runs in parallel")
+    parser.add_argument("--minutes", type=float, default=1e6, help="minutes after which no further run starts")
     parser.add_argument("--commit", default=None, help="where the checkout is not a repository")
     asked = parser.parse_args()
     asked.commit = asked.commit or commit()

@@ -1,4 +1,4 @@
-"""Runs beside each other, each row written when it is there."""
+"""Parallel runs; each row is written when it is finished."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from benchmarks.placement.rows import append, rows
 
 
 class Bench:
-    """Processes that make runs and add their rows to a file, those that it does not have yet.
+    """Pool of processes that compute the rows that a file lacks and append them.
 
     Parameters
     ----------
     jobs : int
-        Runs beside each other, one thread each.
+        Runs in parallel, one thread each.
     minutes : float
-        After so many no more runs begin.
+        Time after which no further run starts.
     """
 
     def __init__(self, jobs: int, place: Place, out: Path, commit: str, minutes: float) -> None:
@@ -38,7 +38,7 @@ class Bench:
         self.pool.shutdown(cancel_futures=True)
 
     def make(self, runs: Sequence[Run]) -> None:
-        """Make the runs; one that fails is told of, and the others go on."""
+        """Compute the runs; a failure is reported and does not stop the others."""
         have = rows(self.out)
         left = [run for run in runs if not any(all(row.get(key) == value for key, value in run.name.items()) for row in have)]
         waiting = {self.pool.submit(_row, run, self.place, self.until): run for run in left}

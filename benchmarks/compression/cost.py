@@ -1,4 +1,4 @@
-"""What a training step takes, and how much memory, over plain training of the same network.
+"""Time and memory of a training step under compression, relative to plain training of the same network.
 
 ``python -m benchmarks.compression.cost --out ROWS.jsonl``: an epoch of compression a process and way, turn by turn, at the budget
 where settings are chosen. Images are drawn, as bright as MNIST's.
@@ -30,7 +30,7 @@ from neurodeploy.training.fit import fit
 
 ROUNDS, BATCHES = 3, 120
 WAYS = ("plain", "minimax", "gradual", "knapsack", "minimax, distilled")
-"""The last beside the forward pass of its teacher, which any method can have."""
+"""The last one includes the forward pass of its teacher, which any method can have."""
 
 
 def epoch(way: str, task: str, threads: int) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What presses a network into its budget: ours, with each of its ideas left out in turn, and the rivals."""
+"""Methods that compress a network into its budget: ours, its ablations, and the rivals."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from neurodeploy.mapping.budget.budget import Budget
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Start(PruningSetup):
-    """What the benchmark tells a method of the network it begins with.
+    """Facts about the dense network that a method may use.
 
     Attributes
     ----------
     early : torch.nn.Module
-        The dense network as it was after an epoch.
+        The dense network after its first epoch.
     """
 
     early: torch.nn.Module
@@ -32,13 +32,13 @@ class Start(PruningSetup):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """How a method is made, and what it asks of the training.
+    """A method: its factory, and the training options that it needs.
 
     Attributes
     ----------
     patience : int
-        Of the task's ``mask_interval``, between two choices where memory is counted. Ours waits twice as long: a choice takes it
-        as long as a step does, and on held-out data it was no worse.
+        Selections are this many times the task's ``mask_interval`` apart where memory is counted. 2 for our method, whose
+        selection takes as long as a step; on held-out data it was no worse.
     """
 
     make: PruningMethod
@@ -78,5 +78,5 @@ METHODS: dict[str, Method] = {
     **{name: Method(make=partial(_rival, name)) for name in RIVALS},
 }
 RIVALRY = ("minimax", *RIVALS)
-"""Ours beside the others."""
+"""Our method and its rivals."""
 ABLATIONS = (*(name for name in METHODS if name.startswith("minimax, ")), "knapsack, by curvature")

@@ -1,4 +1,4 @@
-"""Which runs make a table."""
+"""The runs of each table."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CONNECTIVITIES = ("0.5 %", "1 %", "2 %", "5 %", "10 %", "25 %")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableRequest:
-    """What the command asks of its tables."""
+    """Arguments of the command that apply to all of its tables."""
 
     task: str
     methods: Sequence[str]
@@ -45,12 +45,12 @@ class TableRequest:
     epochs: tuple[int, int]
 
     def run(self, table: str, method: str, budget: str, seed: int, **told: Any) -> Run:
-        """A run of the table."""
+        """Return a run of the table."""
         return Run(table=table, task=self.task, method=method, budget=budget, seed=seed, epochs=self.epochs, **told)
 
 
 def dense(request: TableRequest, _: Rows) -> Iterator[Run]:
-    """The networks that the others begin with: those of all training data, and that of the part by which settings are chosen."""
+    """Dense networks to start from: trained on all training data, and on the part used to choose settings."""
     yield from (_dense(request.task, seed, choosing=False) for seed in request.seeds)
     yield _dense(request.task, 0, choosing=True)
 
@@ -60,13 +60,13 @@ def _dense(task: str, seed: int, choosing: bool) -> Run:
 
 
 def before(runs: Sequence[Run]) -> list[Run]:
-    """The dense networks that runs begin with."""
+    """Return the dense networks that runs start from."""
     begun = [_dense(run.task, run.seed, run.choosing) for run in runs if run.method != "dense"]
     return [run for n, run in enumerate(begun) if run not in begun[:n]]
 
 
 def tuning(request: TableRequest, _: Rows) -> Iterator[Run]:
-    """Settings to choose from, on held-out training data, at one budget: as many for each method."""
+    """Settings to choose from on held-out training data, at one budget: equally many for each method."""
     for method in request.methods:
         for setting in _tried(request.task, method):
             yield request.run("tuning", method, TRIED_AT[request.task], 0, choosing=True, **setting)
@@ -80,7 +80,7 @@ def _tried(task: str, method: str) -> list[dict[str, Any]]:
 
 
 def budgets(request: TableRequest, rows: Rows) -> Iterator[Run]:
-    """What is left at each share of the chip, with what was chosen on held-out training data."""
+    """Accuracy at each share of the chip, with the settings chosen on held-out training data."""
     for budget in request.budgets:
         for seed in request.seeds:
             for method in request.methods:
@@ -88,7 +88,7 @@ def budgets(request: TableRequest, rows: Rows) -> Iterator[Run]:
 
 
 def rates(request: TableRequest, rows: Rows) -> Iterator[Run]:
-    """Learning rates to choose from where few synapses are left, on held-out training data: as many for each method."""
+    """Learning rates to choose from at low connectivity, on held-out training data: equally many for each method."""
     for method in request.methods:
         setting = _chosen(rows, request.task, method) | {"width": 8}
         for rate in RATES:
@@ -96,7 +96,7 @@ def rates(request: TableRequest, rows: Rows) -> Iterator[Run]:
 
 
 def connectivity(request: TableRequest, rows: Rows) -> Iterator[Run]:
-    """What is left when synapses are counted, all of them alike, in 8 bits."""
+    """Accuracy where the budget is a number of synapses, each of the same cost, at 8 bits."""
     for budget in request.budgets:
         chosen_by = "rates" if _share(budget) <= 2 * _share(FEW) else "tuning"
         for seed in request.seeds:
@@ -110,7 +110,7 @@ def _share(budget: str) -> float:
 
 
 def ablation(request: TableRequest, rows: Rows) -> Iterator[Run]:
-    """Ours as it is, with one idea less at a time, and with one more; where synapses are counted, by magnitude."""
+    """Ablations: our method with one component removed at a time, and one added; by magnitude where synapses are counted."""
     for budget in request.budgets:
         counted = "%" in budget
         setting = _chosen(rows, request.task, "minimax", "rates" if counted else "tuning")
@@ -126,7 +126,7 @@ def ablation(request: TableRequest, rows: Rows) -> Iterator[Run]:
 
 
 def _chosen(rows: Rows, task: str, method: str, table: str = "tuning") -> dict[str, Any]:
-    """Learning rate, width and temperature that did best on held-out training data."""
+    """Learning rate, width and temperature with the best accuracy on held-out training data."""
     tried = [row for row in rows if (row["table"], row["task"], row["method"]) == (table, AS_FOR.get(task, task), method)]
     if not tried:
         raise SystemExit(f"{method}: nothing to choose from; make the table {table!r} first")

@@ -1,4 +1,4 @@
-"""One run: a trained network is pressed into a budget by one method; what the chip then makes of it is counted and measured."""
+"""One run: compress a trained network into a budget by one method, then count and measure it in the chip's integers."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ _INDEX_BITS = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What tells a row of results from the others.
+    """Key of a row of results.
 
     Attributes
     ----------
     table : str
-        Which question it belongs to.
+        Table that it belongs to.
     budget : str
         ``"1/8 core"``, of the chip's synapse memory, or ``"2 %"`` of all synapses; ``""`` for a dense network.
     width : int or None
         Bits of a weight; None where the method chooses them.
     choosing : bool
-        Measured on a part of the training data, to choose a setting by; else on the test data.
+        Whether accuracy is measured on held-out training data, to choose settings, and not on the test data.
     """
 
     table: str
@@ -68,19 +68,19 @@ class Run:
 
     @property
     def name(self) -> dict[str, Any]:
-        """As a row has it."""
+        """Return the key as a row has it."""
         return asdict(self) | {"epochs": list(self.epochs)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where runs are made.
+    """Files and device of a run.
 
     Attributes
     ----------
     mnist : path or None
     folder : path
-        Of the dense networks, which all runs of a seed begin with.
+        Folder of the dense networks, from which all runs of a seed start.
     device : str
     amp : str or None
         As `FitOptions` has it.
@@ -93,7 +93,7 @@ class Place:
 
 
 def chip_of(budget: str, width: int | None, n_synapses: int) -> tuple[HardwareProfile, int]:
-    """A chip that has just this budget for a network of so many synapses, and how many of its cores there are."""
+    """Chip that has exactly this budget for a network of `n_synapses` synapses, and its number of cores."""
     profile = load_profile(CHIP)
     if of_synapses := re.fullmatch(r"([\d.]+) %", budget):
         return _counting(profile, round(float(of_synapses[1]) / 100 * n_synapses), width or DEFAULT_WEIGHT_BITS), 1
@@ -102,7 +102,7 @@ def chip_of(budget: str, width: int | None, n_synapses: int) -> tuple[HardwarePr
 
 
 def _counting(profile: HardwareProfile, n_synapses: int, width: int) -> HardwareProfile:
-    """A core on which every synapse costs the same, with room for so many."""
+    """Core on which every synapse costs the same, with memory for a given number of them."""
     plain = replace(profile, limits={key: limit for key, limit in profile.limits.items() if key not in _LISTS})
     room = n_synapses * (width + _INDEX_BITS)
     return _with(plain, {MEMORY: room, "encodings": ("sparse",), "index_bits": (_INDEX_BITS,), "weight_bits": (width,)})
@@ -117,7 +117,7 @@ def _with(profile: HardwareProfile, told: Mapping[str, Any]) -> HardwareProfile:
 
 
 def train_dense(run: Run, place: Place) -> dict[str, Any]:
-    """The network that all methods of a seed begin with, kept with how it was after an epoch."""
+    """Train the dense network that all methods of a seed start from; keep it, and its state after the first epoch."""
     task, started = TASKS[run.task], time.perf_counter()
     split = task.load(place.mnist, choosing=run.choosing)
     options = replace(task.dense, seed=run.seed)
@@ -146,7 +146,7 @@ def _accuracy(model: torch.nn.Module, split: DataSplit, options: FitOptions) -> 
 
 
 def compress(run: Run, place: Place) -> dict[str, Any]:
-    """Press the dense network of the seed into the budget; its row."""
+    """Compress the dense network of the seed into the budget, and return the row."""
     task = TASKS[run.task]
     split, model = task.load(place.mnist, choosing=run.choosing), task.make(run.seed)
     load_weights(model, place.folder / _file(run, "dense"))
@@ -174,7 +174,7 @@ def compress(run: Run, place: Place) -> dict[str, Any]:
 
 
 def begun(run: Run, model: torch.nn.Module, early: torch.nn.Module) -> tuple[Network, Budget, Callable[[], Pruning]]:
-    """The dense network, the budget that it is pressed into, and what makes the method, once the model is where it will learn."""
+    """Return the network of a model, its budget, and the factory of the method, to call once the model is on its device."""
     network = extract(model, torch.zeros(1, *TASKS[run.task].input_shape))
     profile, cores = chip_of(run.budget, run.width, network.n_synapses)
     budget = narrow_budget(network, profile, cores=cores, bits=run.width or DEFAULT_WEIGHT_BITS)
@@ -183,7 +183,7 @@ def begun(run: Run, model: torch.nn.Module, early: torch.nn.Module) -> tuple[Net
 
 
 def options_of(run: Run) -> FitOptions:
-    """How the run trains."""
+    """Training options of a run."""
     (compress, finetune), task, method = run.epochs, TASKS[run.task], METHODS[run.method]
     told = replace(
         task.dense, epochs_dense=0, epochs_compress=compress, epochs_finetune=finetune, learning_rate=run.learning_rate,
@@ -194,6 +194,6 @@ def options_of(run: Run) -> FitOptions:
 
 
 def memory_of(budget: Budget, network: QuantizedNetwork) -> int:
-    """Bits of synapse memory that the network takes, in slices as the budget has them."""
+    """Synapse memory of the network in bits, in the slices of the budget."""
     counts = {layer.name: LayerCount(layer, layer.weight_bits, budget.profile) for layer in network}
     return sum(counts[part.layer].usage(part.region).synapse_memory_bits for part in budget.slices)

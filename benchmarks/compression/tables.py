@@ -22,7 +22,7 @@ OURS, MARKERS = "minimax", "sv^<>Dphxd*"
 
 
 def table(of: Sequence[Row], cell: Cell) -> str:
-    """A cell for each method and budget, the most accurate method first."""
+    """Return a table of methods by budgets, the most accurate method first."""
     budgets = sorted({row["budget"] for row in of}, key=_size)
     cells: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in of:
@@ -48,7 +48,7 @@ def _first(some: Sequence[Row]) -> float:
 
 
 def accuracy(some: Sequence[Row]) -> str:
-    """In per cent: mean and standard deviation over seeds, and how many there were if not three."""
+    """Accuracy in per cent: mean and standard deviation over seeds, and the number of seeds if not three."""
     if not some:
         return ""
     accuracies = [100 * row["accuracy"] for row in some]
@@ -57,14 +57,14 @@ def accuracy(some: Sequence[Row]) -> str:
 
 
 def best(some: Sequence[Row]) -> str:
-    """In per cent, with the setting that gave it."""
+    """Best accuracy in per cent, with its setting."""
     row = max(some, key=lambda row: float(row["accuracy"]))
     width = "" if row["width"] is None else f", {row['width']} bits"
     return f"{100 * row['accuracy']:.2f} (rate {row['learning_rate']:g}{width}, T = {row['temperature']:g}; of {len(some)})"
 
 
 def synops(some: Sequence[Row]) -> str:
-    """Thousands of additions a sample, and synapses that are left in per cent; means over seeds."""
+    """Thousands of additions per sample, and kept synapses in per cent; means over seeds."""
     if not some:
         return ""
     additions = mean(row["synops"] for row in some) / 1e3
@@ -76,7 +76,7 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def figure(of: Sequence[Row], path: Path) -> None:
-    """Accuracy against the share of a core, a line a method with its spread over seeds; ours in front."""
+    """Plot accuracy against the share of a core, one line per method with its spread over seeds; our method in front."""
     axes = Figure(figsize=(6.4, 4.0), layout="constrained").add_subplot()
     names = sorted({row["method"] for row in of}, key=lambda name: (name == OURS, name))
     for n, name in enumerate(names):
@@ -103,7 +103,7 @@ TABLES: dict[str, Sequence[Cell]] = {
 
 
 def main() -> None:
-    """Print them all, and draw the budgets if a file for them is named."""
+    """Print all tables, and draw the figure if a file is named."""
     have = rows(Path(sys.argv[1]))
     for task in sorted({row["task"] for row in have}):
         for name, cells in TABLES.items():

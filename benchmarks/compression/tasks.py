@@ -1,4 +1,4 @@
-"""What is learnt: networks, their data, and how they are trained before anything is taken from them."""
+"""Tasks: networks, their data, and how they are trained before compression."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Task:
     Attributes
     ----------
     make : callable
-        The untrained model of a seed.
+        Returns the untrained model of a seed.
     input_shape : tuple of int
         Of one step.
     data : str or None
-        What `neurodeploy.training.load_data` loads, or None for MNIST from the file that the command names.
+        Name for `neurodeploy.load_data`, or None for MNIST from the file that the command names.
     augmentations : tuple
-        What an epoch changes in its images; the same for the dense network, for ours and for every rival.
+        Augmentations of the images; the same for the dense network, our method and every rival.
     dense : FitOptions
-        How the dense network is trained; what the compression is not told otherwise is the same.
+        Options of the dense training, and of the compression where it has none of its own.
     """
 
     make: Callable[[int], torch.nn.Module]
@@ -41,7 +41,7 @@ class Task:
     dense: FitOptions
 
     def load(self, file: Path | None, *, choosing: bool) -> DataSplit:
-        """All training data and the test data; or, to choose by, five sixths and a sixth of the training data."""
+        """Training and test data; with `choosing`, five sixths and a sixth of the training data."""
         split = load_data(self.data if self.data is not None else f"mnist:{file}", batch_size=self.batch)
         return (split.for_choices() if choosing else split).augmented(*self.augmentations)
 

@@ -1,4 +1,4 @@
-"""The rivals of our method: what people would otherwise press a spiking network into a chip's memory with."""
+"""Rivals: published methods that compress a spiking network into a chip's memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rival that pulls weights towards their projection on the budget: ADMM."""
+"""ADMM: weights are pulled towards their projection onto the budget."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ADMM(Masked):
 
     Nothing is masked before the compression closes; then the largest weights stay, and are fine-tuned. The penalty's gradient
     rho (W - Z + U) is added to the loss's, so that the optimizer sees their sum, as in the papers: beside Adam's steps, which
-    are of one size however small the gradient is, a step of its own would be lost. rho is raised, tenfold a stage there, here
+    have one size however small the gradient is, a separate step would be lost. rho is raised, tenfold a stage there, here
     steadily with the progress.
 
     Parameters
@@ -45,7 +45,7 @@ class ADMM(Masked):
         self.dual = {name: torch.zeros_like(weight) for name, weight in self.projection.items()}
 
     def select(self, progress: float) -> None:
-        """Z and U, where they are due."""
+        """Update Z and U, `iterations` times from progress 0 to 1."""
         self.progress = progress
         due = int(progress * self.iterations) + 1
         if due > self.done:
@@ -62,7 +62,7 @@ class ADMM(Masked):
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
-        """As ever; to gradients that were taken meanwhile the penalty's is added."""
+        """Run a block with the compressed weights; add the penalty's gradient to gradients computed in it."""
         is_fresh = all(module.weight.grad is None for module in self.layers.values())
         with super().in_force():
             yield
@@ -77,18 +77,18 @@ class ADMM(Masked):
                 module.weight.grad.add_(module.weight - self.projection[name] + self.dual[name], alpha=rho)
 
     def close(self) -> None:
-        """Cut off what is not among the largest."""
+        """Keep the largest weights and set the others to zero."""
         self.masks, _ = self.best(self.magnitudes(), 1.0)
         self.is_final = True
         super().close()
 
     def state_dict(self) -> Mapping[str, Any]:
-        """With Z and U."""
+        """Return the state, with Z and U."""
         own = {"projection": self.projection, "dual": self.dual, "progress": self.progress, "done": self.done}
         return {**super().state_dict(), **own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take them up again."""
+        """Restore Z and U."""
         super().load_state_dict(state)
         self.progress, self.done = float(state["progress"]), state["done"]
         for own, kept in ((self.projection, state["projection"]), (self.dual, state["dual"])):

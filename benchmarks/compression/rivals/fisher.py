@@ -1,4 +1,4 @@
-"""The rival that takes whole neurons: those whose spikes contribute least, by Fisher information."""
+"""Pruning of whole neurons: those whose spikes contribute least, by Fisher information."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _MEMORY = 0.99
 class FisherNeurons(Held):
     """Fisher spike contribution (SpikeFit, arXiv 2510.15542): neurons go, with all synapses that enter and leave them.
 
-    What it costs to take neuron i away is, to second order, the Fisher information of a factor m_i on its spikes at m_i = 1:
+    Removing neuron i costs, to second order, the Fisher information of a factor m_i on its spikes at m_i = 1:
     the mean of (dL/dm_i)^2 with  dL/dm_i = sum over t of s_i dL/ds_i.  Since the spikes of i act by its outgoing weights alone,
     that is  sum over j of w_ji dL/dw_ji,  which every backward pass gives for free; the mean runs over batches. Hidden neurons
-    are taken away in this order until every core's bits are within the budget in force, with shorter indices for those left.
-    They do not come back. Where one neuron a slice is still too much, the largest weights of those stay.
+    are removed in this order until every core's bits are within the budget in force, with shorter indices for the others.
+    They do not come back. Where one neuron per slice is still too much, its largest weights are kept.
     """
 
     def __init__(self, budget: Budget, model: torch.nn.Module, **common: Any) -> None:
@@ -37,7 +37,7 @@ class FisherNeurons(Held):
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
-        """As ever; gradients that were taken meanwhile are noted beside the weights that they were taken at."""
+        """Run a block with the compressed weights; record gradients computed in it with the weights that they belong to."""
         with super().in_force():
             is_fresh = all(module.weight.grad is None for module in self.layers.values())
             yield
@@ -53,7 +53,7 @@ class FisherNeurons(Held):
                 self.contribution[before].mul_(_MEMORY).add_(change.square())
 
     def select(self, progress: float) -> None:
-        """As few neurons less as will do."""
+        """Remove as few neurons as the budget requires."""
         ranked = self._ranked()
         low, high = 0, len(ranked)
         while low < high:
@@ -71,7 +71,7 @@ class FisherNeurons(Held):
             self.masks, _ = self.best(sizes, progress)
 
     def _ranked(self) -> list[tuple[str, int]]:
-        """The hidden neurons that are left, those that contribute least first; of every slice the best is never taken."""
+        """Active hidden neurons, least contribution first, without the best of each slice, which is never removed."""
         found = list[tuple[float, str, int]]()
         for name, alive in self.alive.items():
             contribution, is_left = self.contribution[name].tolist(), alive.tolist()
@@ -86,7 +86,7 @@ class FisherNeurons(Held):
         return left
 
     def _sides(self, name: str, alive: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The neurons of a layer, and of the one before it, that are left."""
+        """Active neurons of a layer and of the layer before it."""
         names, shape = list(self.layers), self.masks[name].shape
         before = names[names.index(name) - 1] if name != names[0] else ""
         everyone = [torch.ones(n, dtype=torch.bool) for n in shape]
@@ -104,16 +104,16 @@ class FisherNeurons(Held):
         return count(synapses, n, self.width, self.budget.profile).synapse_memory_bits
 
     def _is_over_caps(self, progress: float) -> bool:
-        """Whether a slice hears more sources than it may; of memory `_fits` knows."""
+        """Whether a slice has more sources than its axon limit allows; `_fits` checks memory."""
         overruns = self.overruns() if progress >= 1 else {}
         return any(over > 0 for name, over in overruns.items() if "axons" in name)
 
     def state_dict(self) -> Mapping[str, Any]:
-        """With what neurons contribute, and which are left."""
+        """Return the state, with contributions and active neurons."""
         return {**super().state_dict(), "contribution": self.contribution, "alive": self.alive}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take them up again."""
+        """Restore contributions and active neurons."""
         super().load_state_dict(state)
         for own, kept in ((self.contribution, state["contribution"]), (self.alive, state["alive"])):
             for name, values in own.items():

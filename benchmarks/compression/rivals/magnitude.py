@@ -1,4 +1,4 @@
-"""Rivals that keep the largest weights: at once, gradually, or in rounds that go back to early weights."""
+"""Magnitude pruning: one-shot, gradual, or in rounds that rewind to early weights."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from neurodeploy.mapping.budget.budget import Budget, SliceBudget
 
 
 class OneShot(Held):
-    """The largest weights of all layers are chosen once, before the first step; all else is fine-tuning.
+    """One-shot pruning: the largest weights of all layers are selected before the first step; the rest is fine-tuning.
 
     That is ``torch.nn.utils.prune.global_unstructured`` with ``L1Unstructured``: one ranking of |w| over all layers of a core, as
-    many of them as the whole budget holds.
+    many as the whole budget holds.
     """
 
     def select(self, progress: float) -> None:  # noqa: ARG002  # the whole budget is in force from the start
-        """The first time it is asked, the last word."""
+        """Select once, on the first call; the masks are final."""
         self.masks, _ = self.best(self.magnitudes(), 1.0)
         self.is_final = True
 
 
 class Gradual(Masked):
-    """Gradual magnitude pruning (Zhu and Gupta 2017, arXiv 1710.01878), the usual rival.
+    """Gradual magnitude pruning (Zhu and Gupta 2017, arXiv 1710.01878), the usual baseline.
 
     Their sparsity s(t) = s_f + (s_i - s_f) (1 - t)^3 from t = 0 to 1, here of the memory of each core: from the need of the
-    unpruned model to the budget. The masks are chosen anew from the magnitudes of all weights; weights behind a mask take no
-    part in the pass and get no gradient, but keep their value, so that they are back where others have fallen below it. From
-    t = 1 on the masks stay.
+    unpruned model to the budget. The masks are recomputed from the magnitudes of all weights. Masked weights take no
+    part in the forward pass and get no gradient, but keep their value, so that they return where others have fallen below it.
+    From t = 1 on the masks are fixed.
 
     Parameters
     ----------
     feedback : bool
-        Weights behind the mask get the gradients of the masked model too, and can grow back (Lin et al. 2020, "Dynamic Model
+        Masked weights get the gradients of the masked model too, and can grow back (Lin et al. 2020, "Dynamic Model
         Pruning with Feedback", arXiv 2006.07253). Masks then change until the compression closes.
     """
 
@@ -46,12 +46,12 @@ class Gradual(Masked):
         self.asleep = {name: module.weight.detach().clone() for name, module in self.layers.items()}
 
     def memory(self, parts: Sequence[SliceBudget], progress: float) -> int:
-        """The cubic between the need and the limit."""
+        """Return the memory limit at `progress`: a cubic from what the unpruned model needs to the budget."""
         need, limit = memory_in_force(parts, self.budget, 0.0), memory_in_force(parts, self.budget, 1.0)
         return limit + int((need - limit) * max(1 - progress, 0.0) ** 3)
 
     def select(self, progress: float) -> None:
-        """The largest, those that sleep among them."""
+        """Select the largest weights, masked ones included."""
         self.masks, _ = self.best(self.magnitudes(), progress)
         self.is_final = progress >= 1 and not self.feedback
         for name, module in self.layers.items():
@@ -59,7 +59,7 @@ class Gradual(Masked):
 
     @torch.no_grad()
     def after_step(self, phase: Phase, learning_rate: float) -> None:
-        """What sleeps did not take the step."""
+        """Restore masked weights to their values before the optimizer's step."""
         if phase == "finetune":
             super().after_step(phase, learning_rate)
         elif not self.feedback:
@@ -67,11 +67,11 @@ class Gradual(Masked):
                 module.weight.copy_(torch.where(self.masks[name], module.weight, self.asleep[name]))
 
     def state_dict(self) -> Mapping[str, Any]:
-        """With the values of those that sleep."""
+        """Return the state, with the values of masked weights."""
         return {**super().state_dict(), "asleep": self.asleep}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take them up again."""
+        """Restore the state."""
         super().load_state_dict(state)
         for name, values in self.asleep.items():
             values.copy_(state["asleep"][name])
@@ -80,14 +80,14 @@ class Gradual(Masked):
 class Lottery(Held):
     """Iterative magnitude pruning with rewinding (Frankle and Carbin 2019, 1803.03635; Frankle et al. 2020, 1912.05671).
 
-    A round prunes the smallest of the surviving weights and sets the others back to what they were early in training; then they
-    are trained anew. Each round keeps the same share of what is left, as the budget in force does; the first begins with
+    A round prunes the smallest of the kept weights and rewinds the others to their values early in training; then they are
+    trained again. Each round keeps the same share of what is left, as the budget in force does; the first begins with
     the dense model, the last one ends with fine-tuning.
 
     Parameters
     ----------
     rewind : mapping of layer to tensor (n_out, n_in), optional
-        The early weights; by default those that the model has when the method is made.
+        The early weights; by default those of the model when the method is constructed.
     rounds : int
     """
 
@@ -102,7 +102,7 @@ class Lottery(Held):
 
     @torch.no_grad()
     def select(self, progress: float) -> None:
-        """A round, where one is due."""
+        """Start the next round when its progress is reached."""
         due = min(int(progress * self.rounds), self.rounds - 1) + 1
         if due > self.done:
             self.masks, _ = self.best(self.magnitudes(), due / self.rounds)
@@ -111,18 +111,18 @@ class Lottery(Held):
                 module.weight.copy_(self.rewind[name])
 
     def close(self) -> None:
-        """Rounds for which there was no time are one, without going back."""
+        """Combine rounds that were not reached into one, without rewinding."""
         if self.done < self.rounds:
             self.masks, _ = self.best(self.magnitudes(), 1.0)
             self.done = self.rounds
         super().close()
 
     def state_dict(self) -> Mapping[str, Any]:
-        """With the early weights and the rounds done."""
+        """Return the state, with the early weights and the number of finished rounds."""
         return {**super().state_dict(), "rewind": self.rewind, "done": self.done}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take them up again."""
+        """Restore the state."""
         super().load_state_dict(state)
         self.done = state["done"]
         for name, weight in self.rewind.items():

@@ -1,7 +1,7 @@
-"""What the rivals have in common with our method, so that only the choice of the survivors differs.
+"""Base class of the rivals: everything but the selection of synapses is inherited from our method.
 
-Survivors are rounded to the chip's integers while they learn, memory is a core's, neurons that nobody hears are forgotten
-in the end, and the budget is checked by the same count: all that is inherited. What a rival is asked for is `select`.
+Kept weights are rounded to the chip's integers while they train, memory is counted per core, neurons without targets are removed
+at the end, and the budget is checked by the same count. A rival implements `select`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from neurodeploy.mapping.budget.budget import Budget, SliceBudget
 
 
 class LargestChannels(Channels):
-    """The channels of convolutions whose filters have the largest norms (Li et al. 2017, arXiv 1608.08710)."""
+    """Channel selection by the largest filter norms (Li et al. 2017, arXiv 1608.08710)."""
 
     def update(self) -> None:
-        """Nothing is learnt from gradients."""
+        """Do nothing: the norms need no gradients."""
 
     def choose(self, progress: float) -> None:
-        """The largest as they are now."""
+        """Select the channels with the largest norms now."""
         for choice in self.choices:
             choice.saliency.copy_(self.convolutions[choice.layer].weight.detach().abs().flatten(1).sum(dim=1))
             choice.steps.fill_(1)
@@ -37,26 +37,26 @@ class LargestChannels(Channels):
 
 
 class Masked(MinimaxPruning, ABC):
-    """A method that chooses survivors in its own way; a rival is a subclass with its `select`.
+    """Pruning method with its own selection of synapses; a rival is a subclass with a `select`.
 
     Parameters
     ----------
     budget : Budget
     model : torch.nn.Module
-        Its weights are the method's from now on.
+        The method owns its weights from now on.
     width : int
         Bits of every weight.
     thresholds : mapping of layer to float, optional
         Of neurons that fire, in the units of the model; rounded with the weights.
     integers : bool
-        The loss sees the survivors in the chip's integers. Without, as they are: they are rounded after training.
+        Round kept weights to the chip's integers in the loss; otherwise they are rounded after training.
     curvature : bool
-        Weights are compared as ours are, by their size times the root of the loss's curvature in them.
+        Rank weights as our method does, by size times the root of the loss's curvature.
 
     Attributes
     ----------
     is_final : bool
-        The survivors stay as they are from now on.
+        Whether the masks are fixed from now on.
     """
 
     def __init__(
@@ -71,10 +71,10 @@ class Masked(MinimaxPruning, ABC):
 
     @abstractmethod
     def select(self, progress: float) -> None:
-        """Choose the survivors under the budget in force at `progress`; not asked any more once they are final."""
+        """Set the masks under the budget in force at `progress`; not called once they are final."""
 
     def choose(self, progress: float) -> None:
-        """Choose the survivors, and now and then the grid of values that they are rounded to."""
+        """Update the masks, and every `format_interval` calls the grids that kept weights are rounded to."""
         self.channels.choose(progress)
         if not self.is_final:
             self.select(progress)
@@ -84,10 +84,10 @@ class Masked(MinimaxPruning, ABC):
         self._n_choices += 1
 
     def _leave_out_dead(self) -> None:
-        """Count without the hidden neurons that hear nobody: the others are told apart by fewer bits."""
+        """Count without hidden neurons that have no sources: indices of the others take fewer bits."""
         for name in list(self.layers)[:-1]:
-            hears = self.masks[name].any(dim=1).cpu().numpy()
-            self.formats[name] = self.formats[name].with_neurons(hears, self.budget.of(name))
+            active = self.masks[name].any(dim=1).cpu().numpy()
+            self.formats[name] = self.formats[name].with_neurons(active, self.budget.of(name))
 
     def close(self) -> None:
         """End the compression; see `Pruning`."""
@@ -95,7 +95,7 @@ class Masked(MinimaxPruning, ABC):
         self._leave_out_dead()
 
     def effective(self, name: str) -> torch.Tensor:
-        """The weights of a layer that the loss sees, before they are rounded."""
+        """Weights of a layer in the loss, before rounding."""
         columns = self.channels.columns(name)
         effective = self.layers[name].weight.detach() * self.masks[name]
         return effective if columns is None else effective * columns
@@ -105,7 +105,7 @@ class Masked(MinimaxPruning, ABC):
         return self.effective(name) if grid is None else grid.round(self.effective(name))
 
     def _choose_forms(self) -> None:
-        """Lay each layer's grid anew, for the weights that survive."""
+        """Fit the grid of each layer to its kept weights."""
         for name, form in self.formats.items() if self.integers else ():
             kept = self.effective(name)[self.masks[name]].cpu().double().numpy()
             self.formats[name] = replace(form, grid=best_grid(kept, form.width, form.threshold, target=form.target))
@@ -115,12 +115,12 @@ class Masked(MinimaxPruning, ABC):
         return memory_in_force(parts, self.budget, progress)
 
     def best(self, scores: Mapping[str, torch.Tensor], progress: float) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-        """What survives a threshold on each core that is as low as the budget in force at `progress` allows.
+        """Masks by a threshold per core, the lowest that the budget in force at `progress` allows.
 
         Parameters
         ----------
         scores : mapping of layer to tensor (n_out, n_in)
-            At least 0; what scores 0 never survives.
+            At least 0; a synapse of score 0 is never kept.
 
         Returns
         -------
@@ -134,7 +134,7 @@ class Masked(MinimaxPruning, ABC):
         return {name: mask.to(scores[name].device) for name, mask in masks.items()}, thresholds
 
     def magnitudes(self) -> dict[str, torch.Tensor]:
-        """Of all weights, by layer, as they are compared."""
+        """Magnitudes by which weights are ranked, by layer."""
         sizes = {name: module.weight.detach().abs() for name, module in self.layers.items()}
         if self.options.curvature:
             curvature = self.curvature.normalized(self.masks)
@@ -143,23 +143,23 @@ class Masked(MinimaxPruning, ABC):
         return {name: size if (alive := columns[name]) is None else size * alive for name, size in sizes.items()}
 
     def state_dict(self) -> Mapping[str, Any]:
-        """What every rival changes while it presses."""
+        """Return the state that every rival changes during compression."""
         return {**super().state_dict(), "is_final": int(self.is_final)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take it up again."""
+        """Restore the state."""
         super().load_state_dict(state)
         self.is_final = bool(state["is_final"])
 
 
 class Held(Masked):
-    """One whose pruned weights are zero from then on: by their magnitude they never come back."""
+    """Method whose pruned weights are set to zero and held there, so that their magnitude never brings them back."""
 
     def choose(self, progress: float) -> None:
-        """Choose, and set the others to zero."""
+        """Update the masks and set pruned weights to zero."""
         super().choose(progress)
         self.hold()
 
     def after_step(self, phase: Phase, learning_rate: float) -> None:  # noqa: ARG002  # as every method is asked
-        """Hold them there, in every phase."""
+        """Hold pruned weights at zero, in every phase."""
         self.hold()

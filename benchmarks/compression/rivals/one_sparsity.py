@@ -1,4 +1,4 @@
-"""The paper that our method is named after, as it stands: minimax with one sparsity for all layers."""
+"""Minimax with one sparsity for all layers, as published: the paper that our method is named after."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class GlobalMinimax(Masked):
 
         min over W, s   max over y, z >= 0    L(W) + y ||W||_{s,2}^2 + z (R(s) - B)
 
-    s counts the smallest of all weights, ||W||_{s,2}^2 is the sum of their squares, R the share of the dense model's bits that
-    the others take, B the budget's share. The updates are the paper's:
+    s is the number of smallest weights, ||W||_{s,2}^2 the sum of their squares, R the share of the dense model's bits that the
+    others take, B the budget's share. The updates are the paper's:
 
         W   after the optimizer's step, the s smallest are divided by 1 + 2 rate y        (the proximal map)
         s   <- s - rate_s (y |W|_(s+1)^2 + z dR/ds)
@@ -29,14 +29,14 @@ class GlobalMinimax(Masked):
         z   <- z + rate_z (R(s) - B)
 
     with the bottom norm as a share of all squares, and s of all weights. The proximal map is taken every step, the others with
-    every choice, at rates for progress 0 to 1. The paper goes down in nodes: once R(s) <= B it takes the bottom from there,
-    trains on, and goes to the next, tighter B; here B is the budget in force, and a step of s ends where R(s) = B.
+    every choice, at rates for progress 0 to 1. The paper lowers B in stages: once R(s) <= B it continues from there
+    with the next, tighter B; here B is the budget in force, and a step of s ends where R(s) = B.
 
     Parameters
     ----------
     rate_s, rate_y, rate_z : float
     y, z : float
-        To begin with; the first is the authors' own.
+        Initial values; that of y is the authors' own.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class GlobalMinimax(Masked):
         self.y, self.z, self.sparsity, self.progress = y, z, 0.0, 0.0
 
     def select(self, progress: float) -> None:
-        """One step of s, y and z; the bottom is what does not survive."""
+        """Take one step of s, y and z; the s smallest weights are pruned."""
         squared = torch.cat([size.flatten() for size in self.magnitudes().values()]).square_()
         step, self.progress = max(progress - self.progress, 0.0), progress
         edge, outside = self._bottom(squared)
@@ -66,7 +66,7 @@ class GlobalMinimax(Masked):
             self.sparsity = 1 - self.connectivity
 
     def _bottom(self, squared: torch.Tensor) -> tuple[float, float]:
-        """The smallest square above the s smallest, and the share of all squares that these hold."""
+        """Smallest square above the s smallest, and the share of all squares in the s smallest."""
         s = math.ceil(self.sparsity * squared.numel())
         if s >= squared.numel():
             return float(squared.max()), 1.0
@@ -74,7 +74,7 @@ class GlobalMinimax(Masked):
         return float(edge), float(squared[squared < edge].sum() / squared.sum().clamp(min=torch.finfo().tiny))
 
     def _shares(self, progress: float) -> tuple[float, float]:
-        """R and B of the core that is furthest over its budget."""
+        """Return R and B of the core that is furthest over its budget."""
         shares = []
         for parts in self.plan.by_core():
             need = 0
@@ -87,7 +87,7 @@ class GlobalMinimax(Masked):
 
     @torch.no_grad()
     def after_step(self, phase: Phase, learning_rate: float) -> None:
-        """The proximal map, while compressing."""
+        """Apply the proximal map in the compress phase."""
         if phase == "finetune":
             super().after_step(phase, learning_rate)
             return
@@ -95,17 +95,17 @@ class GlobalMinimax(Masked):
         shrink(self.layers, self.masks, self.penalties, learning_rate)
 
     def close(self) -> None:
-        """Take the masks that the budget asks for, whether z got s there or not."""
+        """Prune to the budget, whether or not z has driven s there."""
         self.masks, _ = self.best(self.magnitudes(), 1.0)
         self.is_final = True
         super().close()
 
     def state_dict(self) -> Mapping[str, Any]:
-        """With s, y and z."""
+        """Return the state, with s, y and z."""
         return {**super().state_dict(), "y": self.y, "z": self.z, "sparsity": self.sparsity, "progress": self.progress}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take them up again."""
+        """Restore s, y and z."""
         super().load_state_dict(state)
         self.y, self.z = float(state["y"]), float(state["z"])
         self.sparsity, self.progress = float(state["sparsity"]), float(state["progress"])

@@ -1,4 +1,4 @@
-"""Rivals whose weights are functions of hidden ones, which learn on while their synapse is away: STDS and Grad R."""
+"""Rewiring: weights are functions of hidden weights, which train on while their synapse is pruned (STDS, Grad R)."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from neurodeploy.mapping.budget.budget import Budget
 
 
 class Hidden(Masked):
-    """One whose model holds hidden weights until the compression closes, and then those that they stand for.
+    """Method whose model holds hidden weights until the compression closes, and then the weights computed from them.
 
-    Gradients are taken at the weights, and go to the hidden ones as they are: also to those whose synapse is away, so that it
-    can come back.
+    Gradients of the weights pass unchanged to the hidden weights, also to those of pruned synapses, which can therefore come
+    back.
     """
 
     is_open = True
 
     @abstractmethod
     def seen(self, name: str) -> torch.Tensor:
-        """The weights (n_out, n_in) that the hidden ones of a layer stand for."""
+        """Weights (n_out, n_in) computed from the hidden weights of a layer."""
 
     def effective(self, name: str) -> torch.Tensor:
-        """These, where they survive."""
+        """Return these weights, masked."""
         return self.seen(name) * self.masks[name] if self.is_open else super().effective(name)
 
     @torch.no_grad()
     def close(self) -> None:
-        """From here on the model holds the weights themselves."""
+        """Replace the hidden weights in the model by the weights themselves."""
         super().close()
         weights = {name: self.effective(name) for name in self.layers}
         for name, module in self.layers.items():
@@ -41,11 +41,11 @@ class Hidden(Masked):
         self.is_open = False
 
     def state_dict(self) -> Mapping[str, Any]:
-        """With whether the weights are hidden ones."""
+        """Return the state, with whether the model holds hidden weights."""
         return {**super().state_dict(), "is_open": int(self.is_open)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take it up again."""
+        """Restore the state."""
         super().load_state_dict(state)
         self.is_open = bool(state["is_open"])
 
@@ -53,9 +53,9 @@ class Hidden(Masked):
 class STDS(Hidden):
     """State transition of dendritic spines (Chen et al., ICML 2022): a soft threshold that rises.
 
-    w = sign(theta) max(|theta| - d, 0), and the gradient passes the threshold as if it were not there, so a spine without a
-    synapse (w = 0, a filopodium) grows on. The paper raises d to a final D by a schedule, and so chooses the sparsity; here d is,
-    on each core, what the budget in force asks for.
+    w = sign(theta) max(|theta| - d, 0), and the gradient ignores the threshold, so a spine without a
+    synapse (w = 0, a filopodium) keeps growing. The paper raises d to a final D by a schedule, which sets the sparsity; here d
+    follows, on each core, from the budget in force.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class STDS(Hidden):
         self.widths_of_zero = {name: torch.zeros_like(module.weight[:, :1]).detach() for name, module in self.layers.items()}
 
     def select(self, progress: float) -> None:
-        """The largest |theta|, and with them d."""
+        """Select the largest |theta|, which determines d."""
         self.masks, thresholds = self.best(self.magnitudes(), progress)
         for part in self.budget.slices:
             least = torch.tensor(thresholds[part.name], dtype=torch.float32)
@@ -76,16 +76,16 @@ class STDS(Hidden):
             self.widths_of_zero[part.layer][part.start : part.stop] = below.to(self.widths_of_zero[part.layer])
 
     def seen(self, name: str) -> torch.Tensor:
-        """Of the hidden weights what is above the threshold."""
+        """Soft threshold of the hidden weights."""
         theta = self.layers[name].weight.detach()
         return theta.sign() * (theta.abs() - self.widths_of_zero[name]).relu()
 
     def state_dict(self) -> Mapping[str, Any]:
-        """With d."""
+        """Return the state, with d."""
         return {**super().state_dict(), "widths_of_zero": self.widths_of_zero}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take it up again."""
+        """Restore the state."""
         super().load_state_dict(state)
         for name, width in self.widths_of_zero.items():
             width.copy_(state["widths_of_zero"][name])
@@ -98,17 +98,17 @@ class GradR(Hidden):
 
         theta <- theta - rate (s dL/dw + alpha sign(theta - mu)),
 
-    the first term also where theta < 0 (the rewiring: a synapse that is away comes back when its gradient wants it), the
-    second a Laplace prior around mu = ln(2 (1 - p)) / alpha, under which a share p of the synapses is away. The paper's alpha
-    and p decide how many are left, and nothing makes it exact; here p is that of the largest weights that the budget holds, and a
-    threshold on theta, on each core, keeps what is left within the budget in force.
+    the first term also where theta < 0 (the rewiring: a pruned synapse comes back if its gradient is large enough), the
+    second a Laplace prior around mu = ln(2 (1 - p)) / alpha, under which a share p of the synapses is pruned. In the paper alpha
+    and p determine the connectivity approximately; here p is that of the largest weights that the budget holds, and a
+    threshold on theta, on each core, keeps the others within the budget in force.
 
-    The model holds s theta. The prior is a step of its own after the optimizer's, as it is beside Adam's in the paper.
+    The model holds s theta. The prior is a separate step after the optimizer's, as with Adam in the paper.
 
     Parameters
     ----------
     alpha : float
-        How steep the prior is.
+        Steepness of the prior.
     """
 
     def __init__(self, budget: Budget, model: torch.nn.Module, *, alpha: float = 0.01, **common: Any) -> None:
@@ -118,14 +118,14 @@ class GradR(Hidden):
         self.signs = {name: torch.ones_like(module.weight).detach() for name, module in self.layers.items()}
 
     def select(self, progress: float) -> None:
-        """The largest theta, of those above zero."""
+        """Select the largest positive theta."""
         if self.mu is None:
             self.mu = self._begin()
         positive = {name: (module.weight.detach() * self.signs[name]).relu() for name, module in self.layers.items()}
         self.masks, _ = self.best(positive, progress)
 
     def _begin(self) -> float:
-        """Fix the signs; the prior's centre for the sparsity that is aimed at."""
+        """Fix the signs, and set the centre of the prior for the target sparsity."""
         for name, module in self.layers.items():
             self.signs[name].copy_(torch.where(module.weight.detach() < 0, -1.0, 1.0))
         masks, _ = self.best(self.magnitudes(), 1.0)
@@ -133,13 +133,13 @@ class GradR(Hidden):
         return min(math.log(2 * kept), 0.0) / self.alpha
 
     def seen(self, name: str) -> torch.Tensor:
-        """The hidden weights that have kept their sign."""
+        """Hidden weights that have kept their sign; zero for the others."""
         weight = self.layers[name].weight.detach()
         return weight * (weight * self.signs[name] > 0)
 
     @torch.no_grad()
     def after_step(self, phase: Phase, learning_rate: float) -> None:
-        """The prior's step, while compressing."""
+        """Take the prior's step in the compress phase."""
         if phase == "finetune":
             super().after_step(phase, learning_rate)
         elif self.mu is not None:
@@ -149,11 +149,11 @@ class GradR(Hidden):
                 module.weight.sub_(pull, alpha=learning_rate * self.alpha)
 
     def state_dict(self) -> Mapping[str, Any]:
-        """With the signs and the prior's centre."""
+        """Return the state, with the signs and the centre of the prior."""
         return {**super().state_dict(), "signs": self.signs, "mu": self.mu}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take them up again."""
+        """Restore the state."""
         super().load_state_dict(state)
         self.mu = state["mu"]
         for name, sign in self.signs.items():

@@ -1,4 +1,4 @@
-"""The rival that is sparse from the start and moves its synapses: RigL."""
+"""RigL: training that is sparse from the start and moves its synapses."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from neurodeploy.mapping.budget.budget import Budget
 
 
 class RigL(Held):
-    """Dropping the smallest weights, growing where gradients are largest (Evci et al. 2020, arXiv 1911.11134).
+    """RigL: drop the smallest weights, grow where gradients are largest (Evci et al. 2020, arXiv 1911.11134).
 
-    The whole budget is in force from the start, and the first survivors are the largest weights. At every update a layer drops
+    The whole budget is in force from the start, and the largest weights are kept first. At every update a layer drops
     the share  f(t) = share / 2 (1 + cos(pi t))  of its synapses, those of least |w|, and grows about as many where |dL/dw| is
-    largest, from zero; t runs from 0 to 1 until a given progress, and then the synapses stay. As synapses on other axons take
-    other memory, it grows in the order of the gradients as far as the core's count fits, in all layers of the core alike.
+    largest, from zero; t runs from 0 to 1 until a given progress, and then the masks are fixed. Synapses on different axons take
+    different memory, so it grows in the order of the gradients until the core is full, in all layers of the core together.
 
     The optimizer's moments of a weight are those of its dense gradient, also before it is grown.
 
     Parameters
     ----------
     share : float
-        Of the synapses that the first update drops; 0.3 in the paper.
+        Share of synapses that the first update drops; 0.3 in the paper.
     every : int
-        Choices from one update to the next: 100 steps in the paper, whose training is longer.
+        Selections between two updates: 100 steps in the paper, whose training is longer.
     until : float
-        Progress of the last update: the paper's three quarters of training, where the compression goes on to progress 2.
+        Progress of the last update: three quarters of training, as in the paper (the compression ends at progress 2).
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class RigL(Held):
         self._asked = 0
 
     def select(self, progress: float) -> None:
-        """The largest weights at first, then an update where one is due."""
+        """Select the largest weights at first; then update every `every` calls."""
         if self._asked == 0:
             self.masks, _ = self.best(self.magnitudes(), 1.0)
         elif progress < self.until and self._asked % self.every == 0:
@@ -48,7 +48,7 @@ class RigL(Held):
         self._asked += 1
 
     def _update(self, share: float) -> None:
-        """Drop so much, and grow."""
+        """Drop a share of the synapses, and grow others."""
         gradients = {name: module.weight.grad for name, module in self.layers.items()}
         scores = {
             name: _score(module.weight.detach().abs(), self.masks[name], gradient.abs(), share)
@@ -59,17 +59,17 @@ class RigL(Held):
             self.masks, _ = self.best(scores, 1.0)
 
     def state_dict(self) -> Mapping[str, Any]:
-        """With how often it was asked."""
+        """Return the state, with the number of selections."""
         return {**super().state_dict(), "asked": self._asked}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take it up again."""
+        """Restore the number of selections."""
         super().load_state_dict(state)
         self._asked = state["asked"]
 
 
 def _score(size: torch.Tensor, active: torch.Tensor, gradient: torch.Tensor, share: float) -> torch.Tensor:
-    """Infinite for what stays; for what may grow, from 1 down in the order of the gradients: 1/2 at as many as are dropped."""
+    """Scores: infinite for kept synapses; for candidates from 1 down in the order of gradients, 1/2 at the number dropped."""
     sizes = size[active]
     dropped = min(int(share * sizes.numel()), sizes.numel() - 1)
     if dropped == 0:

@@ -1,10 +1,10 @@
-"""Which synapses have the largest scores that the cores hold: one threshold for all slices of a core.
+"""Selection of the synapses with the largest scores that fit the cores: one threshold for all slices of a core.
 
-This is how anybody would bring a method that ranks synapses onto a chip: try a threshold, count what its survivors take of
-the core's memory, try another. The count is the resource model's, with lists, headers and rounding. Neurons that are left
-without a synapse on one side lose those on the other, as Han et al. 2015 (arXiv 1506.02626) do, and the threshold goes lower
-for the memory that they give back. A lower threshold never takes less, so bisection finds the lowest that fits; floats from
-0 up are in the order of their bits, and it is over these.
+This is the obvious way to bring a method that ranks synapses onto a chip: try a threshold, count the memory of the kept synapses,
+try another. The count is the resource model's, with lists, headers and rounding. Neurons without synapses on one side
+lose those on the other, as in Han et al. 2015 (arXiv 1506.02626), and the threshold is lowered by the memory that this frees.
+A lower threshold never takes less memory, so bisection finds the lowest that fits. It bisects over the bits of the float:
+nonnegative floats are in the order of their bits.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ _NEGLIGIBLE = 0.005
 
 
 class Ranking:
-    """The synapses of a model by their scores, and what survives on cores of some memory.
+    """Synapses of a model ranked by score, and masks for cores of a given memory.
 
     Parameters
     ----------
     scores : mapping of layer to tensor (n_out, n_in)
-        In the order of the layers, at least 0. What scores 0 never survives, what is infinite always does; of each slice its
-        best synapse stays. Caps on axons are kept: the axons stay whose scores add up to most.
+        In the order of the layers, at least 0. A synapse of score 0 is never kept, one of infinite score always, and the best of
+        each slice. Axon limits hold: the axons with the largest sums of scores are kept.
     cores : sequence of sequences of SliceBudget
-        The slices of each core, with the caps in force.
+        The slices of each core, with the axon limits in force.
     memory_bits : sequence of int
-        What each core may use.
+        Memory limit of each core.
     width : int
         Bits of a weight.
     """
@@ -58,7 +58,7 @@ class Ranking:
         self.best = {part.name: _with_best(self._of(self.scores, part), part) for parts in cores for part in parts}
 
     def masks(self) -> tuple[Tensors, dict[str, float]]:
-        """Masks (n_out, n_in) by layer, and the threshold by slice: survivors score so much or more."""
+        """Masks (n_out, n_in) by layer, and the threshold by slice: the least score that is kept."""
         found = [_lowest(partial(self._fits_alone, core), 1, _INFINITY) for core in range(len(self.cores))]
         masks = self._masks(found)
         if self._is_given_back(masks):
@@ -76,7 +76,7 @@ class Ranking:
         return [self._of(self.scores, part) >= _float(threshold) for part in self.cores[core]]
 
     def _bits(self, masks: Sequence[torch.Tensor], core: int, *, trimmed: bool = False) -> int:
-        """What masks take; `trimmed`, once neurons that hear nobody are out, and a shorter index tells the others apart."""
+        """Memory of masks; if `trimmed`, without neurons that have no sources, with shorter indices for the others."""
         last, bits = next(reversed(self.scores)), 0
         for mask, part in zip(masks, self.cores[core], strict=True):
             neurons = max(1, int(mask.any(dim=1).sum())) if trimmed and part.layer != last else part.neurons
@@ -91,7 +91,7 @@ class Ranking:
         return masks
 
     def _connected(self, masks: Tensors) -> Tensors:
-        """Without the synapses of neurons that have none on their other side; the best of each slice stays even so."""
+        """Masks without synapses of neurons that have none on their other side; the best of each slice is always kept."""
         left = {name: mask.clone() for name, mask in masks.items()}
         for before, after in pairwise(masks):
             is_live = masks[before].any(dim=1) & masks[after].any(dim=0)
@@ -103,7 +103,7 @@ class Ranking:
         return left
 
     def _is_given_back(self, masks: Tensors) -> bool:
-        """Whether dead neurons leave memory on some core: by their synapses, or by a shorter index for the others."""
+        """Whether dead neurons free memory on some core: by their synapses, or by shorter indices for the others."""
         left = self._connected(masks)
         for core, parts in enumerate(self.cores):
             whole, less = ([self._of(some, part) for part in parts] for some in (masks, left))
@@ -112,11 +112,11 @@ class Ranking:
         return False
 
     def _fits_alone(self, core: int, threshold: int) -> bool:
-        """Whether all that is above it fits the core."""
+        """Whether all synapses at or above a threshold fit the core."""
         return self._bits(self._above(core, threshold), core) <= self.memory_bits[core]
 
     def _fits_connected(self, thresholds: Sequence[int], core: int, threshold: int) -> bool:
-        """Whether what is above all of them, with this one for a core, fits every core without the dead neurons."""
+        """Whether the synapses at or above the thresholds, with this one for a core, fit every core without dead neurons."""
         left = self._connected(self._masks([*thresholds[:core], threshold, *thresholds[core + 1 :]]))
         return all(
             self._bits([self._of(left, part) for part in parts], core, trimmed=True) <= self.memory_bits[core]
@@ -125,7 +125,7 @@ class Ranking:
 
 
 def _with_best(score: torch.Tensor, part: SliceBudget) -> int:
-    """Score 0 on the axons that the caps leave out, and infinity at the best, whose place in the slice is returned."""
+    """Set scores to 0 on axons beyond the limits, to infinity at the best synapse; return its place in the slice."""
     if part.input_axons < score.shape[1] or any(cap.axons < cap.stop - cap.start for cap in part.sources):
         worth = score.double().sum(dim=0).cpu().numpy()
         score[:, torch.from_numpy(~within_caps(worth, part)).to(score.device)] = 0
@@ -135,7 +135,7 @@ def _with_best(score: torch.Tensor, part: SliceBudget) -> int:
 
 
 def _lowest(fits: Callable[[int], bool], low: int, high: int, near: int = 1) -> int:
-    """The lowest threshold that fits, as the bits of a float; `high` is known to."""
+    """Lowest threshold that fits, as the bits of a float; `high` fits."""
     if fits(low):
         return low
     while high - low > near:
