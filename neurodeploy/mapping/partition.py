@@ -247,7 +247,7 @@ class BlockSelection:
         for name, option in self.options.items():
             burden = self._burden(name)
             # A table over densities; `_burden` interpolates in it.
-            self._filled[name] = np.array([float((self._cores(option, d) + burden).min()) for d in DENSITIES])
+            self._filled[name] = (self._cores(option, DENSITIES) + burden).min(axis=1)
 
     def _backward_sweep(self) -> tuple[dict[str, SelectedBlock], float]:
         """The block of each layer, and the cores of all."""
@@ -272,7 +272,7 @@ class BlockSelection:
     def _select_block(self, name: str) -> SelectedBlock:
         """Take the layer's best block, and update the output axons of its sources."""
         option = self.options[name]
-        cores, burden = self._cores(option, self._density(name)), self._burden(name)
+        (cores,), burden = self._cores(option, np.array([self._density(name)])), self._burden(name)
         best, axon_costs = int(np.argmin(cores + self._weights[name] * burden)), {}
         for source, peak in option.peak.items():
             if source in self.options:
@@ -284,9 +284,12 @@ class BlockSelection:
         block = tuple(int(length) for length in option.blocks[best])
         return SelectedBlock(block=block, cores=float(cores[best]), burden=float(burden[best]), axon_costs=axon_costs)
 
-    def _cores(self, option: BlockOptions, density: float) -> Floats:
-        """Cores that a layer fills with each of its blocks (n,), at `density` output axons a neuron."""
-        share = (option.own + (option.neurons * density)[:, None] * self.axon).max(axis=1)
+    def _cores(self, option: BlockOptions, densities: Floats) -> Floats:
+        """Cores that a layer fills with each of its blocks, at each number of output axons a neuron: (n_densities, n)."""
+        sent = densities[:, None] * option.neurons
+        share: Floats = np.broadcast_to(option.own.max(axis=1), sent.shape)
+        for resource in np.flatnonzero(self.axon):  # one or two: output axons take nothing of the others
+            share = np.maximum(share, option.own[:, resource] + sent * self.axon[resource])
         # Share of a core that a slice blocks if the core holds slices of its size only.
         whole = 1 / np.maximum(1, np.floor(1 / np.maximum(share, 1e-9)))
         # Layers below half a core share their core with others, so nothing of it is lost.

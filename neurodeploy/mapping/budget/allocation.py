@@ -131,6 +131,8 @@ class PrunedLayerCount(LayerCount):
 
     Parameters
     ----------
+    whole : LayerCount
+        The layer as if no weight were zero.
     share : float
         0..1.
     prunes_axons : bool
@@ -142,11 +144,11 @@ class PrunedLayerCount(LayerCount):
     def __init__(self, whole: LayerCount, share: float, *, prunes_axons: bool, biases: int = 0) -> None:
         # The cache of the whole network: only `share` differs.
         super().__init__(whole.layer, whole.width, whole.profile, 1.0, whole.cache, whole.wait_steps)
-        self.share, self.prunes_axons, self.biases = share, prunes_axons, biases
+        self.whole, self.share, self.prunes_axons, self.biases = whole, share, prunes_axons, biases
 
     def usage(self, region: Region) -> Usage:
         """Usage of a region at the layer's share."""
-        usage = super().usage(region)
+        usage = self.whole.usage(region)  # counted once for all shares
         bits, axons = minimum_usage(self, usage, self.biases)
         memory = max(math.ceil(usage.synapse_memory_bits * self.share), bits)  # one synapse a slice at least
         return replace(usage, synapse_memory_bits=memory, input_axons=axons if self.prunes_axons else usage.input_axons)
