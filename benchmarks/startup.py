@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.startup [ROUNDS]``
 
-Every round runs each command once, in turn, so that a busy machine slows all of them alike. The time is that of the process and
+Every round runs each command once, in turn, so that a busy machine slows all of them equally. The time is that of the process and
 its children, in user and kernel mode; the least of all rounds counts. A first round, which does not count, writes the bytecode.
 """
 
