@@ -86,9 +86,16 @@ def placed(draw: st.DrawFn) -> tuple[QuantizedNetwork, Placement]:
 
 
 @settings(max_examples=60)
-@given(job=placed())
-def test_spikes_load_the_links_that_a_slow_router_takes(job: tuple[QuantizedNetwork, Placement]) -> None:
+@given(job=placed(), seed=st.integers(0, 99))
+def test_traffic_is_a_slow_routers_and_moving_keeps_all_else(job: tuple[QuantizedNetwork, Placement], seed: int) -> None:
+    """One drawn placement for the three: to lay it out takes longer than to look at it."""
     _network, placement = job
+    assert_loads_are_a_slow_routers(placement)
+    assert_flow_is_what_cores_send(placement)
+    assert_moving_keeps_everything_but_the_cores(placement, seed)
+
+
+def assert_loads_are_a_slow_routers(placement: Placement) -> None:
     traffic = traffic_of(placement)
     loads, hops, leaving = routed(placement)
     expected = np.zeros((3, 2, 3, 4))
@@ -111,10 +118,7 @@ def test_a_spike_goes_along_its_row_and_then_along_its_column() -> None:
     assert traffic_of(placement).spike_hops() == 0.5 * 3
 
 
-@settings(max_examples=40)
-@given(job=placed())
-def test_flow_is_what_cores_send_each_other(job: tuple[QuantizedNetwork, Placement]) -> None:
-    _network, placement = job
+def assert_flow_is_what_cores_send(placement: Placement) -> None:
     links, flow = placement.links, traffic_of(placement).flow
     assert links is not None
     expected: Counter[tuple[int, int]] = Counter()
@@ -126,10 +130,7 @@ def test_flow_is_what_cores_send_each_other(job: tuple[QuantizedNetwork, Placeme
     assert said == pytest.approx(dict(expected))
 
 
-@settings(max_examples=40)
-@given(job=placed(), seed=st.integers(0, 99))
-def test_moving_keeps_everything_but_the_cores(job: tuple[QuantizedNetwork, Placement], seed: int) -> None:
-    _network, placement = job
+def assert_moving_keeps_everything_but_the_cores(placement: Placement, seed: int) -> None:
     moved = shuffled(placement, seed)
     assert [part.core for part in moved.slices] == sorted(part.core for part in moved.slices)
     assert sorted(map(_without_core, moved.slices), key=str) == sorted(map(_without_core, placement.slices), key=str)

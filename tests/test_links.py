@@ -79,34 +79,29 @@ def _names(placement: Placement) -> tuple[str, ...]:
 def test_links_are_those_of_the_synapses_one_by_one(
     make_chip: MakeChip, network: QuantizedNetwork, numbers: dict[str, Value | None], seed: int
 ) -> None:
+    """At rates that were measured, at none, and at a spike a neuron and step, on one drawn placement."""
     rng = np.random.default_rng(seed)
     rates = {layer.name: rng.random(layer.n_neurons) for layer in network} | {"input": rng.random(network.n_inputs)}
     placement = lay_out(network, make_chip(**numbers))
-    links = links_of(placement, network, rates)
-    assert_as_one_by_one(network, placement, rates, links)
+    told = with_traffic(placement, network, rates)
+    assert (told.slices, told.cores_lower_bound) == (placement.slices, placement.cores_lower_bound)
+    assert told.links is not None
+    assert told.links.measured
+    assert_as_one_by_one(network, placement, rates, told.links)
     fired = [rates[part.layer][neurons_of(network, part)].sum() for part in placement.slices]
-    np.testing.assert_allclose(links.fired, fired)
-    assert links.measured
+    np.testing.assert_allclose(told.links.fired, fired)
+    assert_assumed_rate_where_nothing_was_measured(network, placement)
+    assert_as_many_messages_as_output_axons(network, placement)
 
 
-@settings(max_examples=20)
-@given(network=quantized_graphs(), numbers=limits())
-def test_where_nothing_was_measured_every_neuron_fires_at_the_rate_assumed(
-    make_chip: MakeChip, network: QuantizedNetwork, numbers: dict[str, Value | None]
-) -> None:
-    placement = lay_out(network, make_chip(**numbers))
+def assert_assumed_rate_where_nothing_was_measured(network: QuantizedNetwork, placement: Placement) -> None:
     links = links_of(placement, network)
     assert_as_one_by_one(network, placement, dict.fromkeys([layer.name for layer in network] + ["input"], ASSUMED_RATE), links)
     assert not links.measured
 
 
-@settings(max_examples=40)
-@given(network=quantized_graphs(), numbers=limits())
-def test_neurons_send_as_many_messages_as_they_have_output_axons(
-    make_chip: MakeChip, network: QuantizedNetwork, numbers: dict[str, Value | None]
-) -> None:
+def assert_as_many_messages_as_output_axons(network: QuantizedNetwork, placement: Placement) -> None:
     """At a spike a neuron and step."""
-    placement = lay_out(network, make_chip(**numbers))
     links = links_of(placement, network, {layer.name: np.array(1.0) for layer in network} | {"input": np.array(1.0)})
     for number, part in enumerate(placement.slices):
         assert links.spikes[links.source == number].sum() == part.output_axons
