@@ -18,7 +18,7 @@ from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile, Value
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
-from neurodeploy.mapping.place import lay_out, place, with_traffic
+from neurodeploy.mapping.place import lay_out, place
 
 MakeChip = Callable[..., HardwareProfile]
 
@@ -55,16 +55,6 @@ def test_what_is_placed_fits_and_what_does_not_fit_is_refused(
     else:
         assert_true_to(network, placement)
         assert not list(broken(network, placement))
-
-
-@settings(max_examples=30)
-@given(network=quantized_graphs(), numbers=limits())
-def test_links_change_nothing_of_where_neurons_stand(
-    make_chip: MakeChip, network: QuantizedNetwork, numbers: dict[str, Value | None]
-) -> None:
-    placement = lay_out(network, make_chip(**numbers))
-    told = with_traffic(placement, network)
-    assert (told.slices, told.cores_lower_bound) == (placement.slices, placement.cores_lower_bound)
 
 
 @given(network=quantized_graphs())
