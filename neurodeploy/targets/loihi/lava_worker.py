@@ -16,6 +16,7 @@ import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,8 +34,12 @@ PART_STEPS = 200
 def main(folder: Path) -> None:
     """Run every job in the folder, one after another."""
     threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
-    done = 0
-    for job in json.loads((folder / "jobs.json").read_text()):
+    jobs, done = json.loads((folder / "jobs.json").read_text()), 0
+    on_board = any(job["end"] == "loihi2" for job in jobs)  # where Intel's extension has models and needs of its own
+    if not on_board:
+        _without_trainer()
+    _find_models_once(elsewhere=on_board)
+    for job in jobs:
         done = LavaRun(folder, job).run(done)
 
 
@@ -46,15 +51,35 @@ def _end_with_parent(folder: Path) -> None:
     os.killpg(0, signal.SIGTERM)
 
 
-def _keep_bytecode(folder: Path) -> None:
-    """Keep the bytecode of Lava's sources in the folder where Python is told to write none elsewhere.
+def _without_trainer() -> None:
+    """Keep slayer out, and PyTorch with it: netx takes one function from there, for resonators, which no file here has.
 
-    For each process that it maps to a model, Lava executes all source files in the folder of the process's class again
-    (``compiler_graphs.py: _find_proc_models``); without bytecode that is most of the time that a small network takes.
-    To be called after the imports: with a folder of its own, Python looks for no bytecode that was installed.
+    They are most of the time that starting takes, and of the memory with which each of Lava's processes is forked.
     """
-    if sys.dont_write_bytecode:
-        sys.dont_write_bytecode, sys.pycache_prefix = False, str(folder / "bytecode")
+    names = ("slayer", "slayer.neuron", "slayer.neuron.rf", "netx.sequential_modules")
+    modules = {f"lava.lib.dl.{name}": ModuleType(f"lava.lib.dl.{name}") for name in names}
+    modules["lava.lib.dl.slayer.neuron.rf"].__dict__["neuron_params"] = None
+    sys.modules |= modules
+
+
+def _find_models_once(*, elsewhere: bool) -> None:
+    """Have Lava look for the models of a process once for each class, and, unless `elsewhere`, first in its module.
+
+    For each process, Lava executes all source files in the folder of the class again (``compiler_graphs.py:
+    _find_proc_models``), which is most of the time that a small network takes, and would import what we keep out.
+    """
+    from lava.magma.compiler.compiler_graphs import ProcGroupDiGraphs
+
+    find, find_in_module = ProcGroupDiGraphs._find_proc_models, ProcGroupDiGraphs._find_proc_models_in_module
+    found: dict[type, list[Any]] = {}
+
+    def find_once(proc: Any) -> list[Any]:
+        kind = type(proc)
+        if kind not in found:
+            found[kind] = ([] if elsewhere else find_in_module(proc, sys.modules[kind.__module__])) or find(proc)
+        return list(found[kind])
+
+    ProcGroupDiGraphs._find_proc_models = staticmethod(find_once)
 
 
 def _fixed_point() -> Any:
@@ -86,13 +111,9 @@ class LavaRun:
 
     def run(self, done: int) -> int:
         """Run the job, write what the chip did, and return `done` plus its steps."""
-        import lava.proc.conv.utils
-
-        lava.proc.conv.utils.TORCH_IS_AVAILABLE = False  # torch hangs in the processes that Lava forks
         job = self.job
         whole, populations, inputs = self.chain() if job["is_chain"] else self.graph()
         probes = [self.probe(populations[k]) for k in job["recorded"]]
-        _keep_bytecode(self.folder)
         at, to_rest = 0, [*populations, *([] if inputs is None else [inputs.population])]
         try:
             for steps, depth in job["parts"]:
