@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from benchmarks.placement.drawing import Drawing
 from neurodeploy.errors import BudgetError
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.hardware.loading import load_profile
+from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget import allocation as plan
@@ -85,6 +87,7 @@ def test_layers_in_narrower_weights_are_shared_out_in_these() -> None:
     assert [layer.weight_bits for layer in share_budget(wide, profile).layers] == [8, 8]
 
 
+@cache
 def four_convolutions() -> QuantizedNetwork:
     drawing = Drawing((64, 8, 8), seed=0)
     heard = drawing.conv("conv1", (INPUT,), 64)
@@ -93,10 +96,17 @@ def four_convolutions() -> QuantizedNetwork:
     return drawing.network()
 
 
+@cache
+def unpruned_convolutions() -> tuple[Unpruned, HardwareProfile]:
+    """The four of them laid out once, on cores that hold a part of one."""
+    profile = with_values(load_profile("loihi2"), memory_bits_per_core=330_000)
+    return Unpruned(four_convolutions(), profile, 8), profile
+
+
 def test_no_core_stays_empty_while_layers_are_pressed() -> None:
     """Whole, the layers' output axons alone would fill the cores that there are; pressed, they are cut less, and send less."""
-    network, profile = four_convolutions(), with_values(load_profile("loihi2"), memory_bits_per_core=330_000)
-    budget = share_budget(network, profile, cores=20)
+    unpruned, profile = unpruned_convolutions()
+    budget = share_budget(four_convolutions(), profile, cores=20, unpruned=unpruned)
     assert {part.core for part in budget.slices} == set(range(20))
     assert min(layer.kept for layer in budget.layers) > 0
 
@@ -106,23 +116,22 @@ def test_where_neurons_and_axons_alone_are_too_much_the_error_says_for_how_many_
     with pytest.raises(
         BudgetError, match="cores for the neurons, axons and one synapse a slice that remain however much is pruned > 4 "
     ) as caught:
-        share_budget(network, profile, cores=4)
+        share_budget(network, profile, cores=4, unpruned=(unpruned := Unpruned(network, profile, 8)))
     error = caught.value
     assert (error.where, error.limit, error.source) == ("layer 'conv1'", 4, "loihi2.yaml: memory_bits_per_core")
     assert error.need is not None
     assert error.remedy == f"Allow {error.need} cores or remove neurons."
-    assert share_budget(network, profile, cores=int(error.need))
+    assert share_budget(network, profile, cores=int(error.need), unpruned=unpruned)
     with pytest.raises(BudgetError, match=r"Use a chip with at least .* cores \(loihi2 has .*\) or remove neurons\.$"):
         share_budget(network, with_values(profile, cores_per_chip=4), cores=4)
 
 
 def test_a_layout_that_is_enough_is_taken_as_it_is() -> None:
-    network, profile = four_convolutions(), with_values(load_profile("loihi2"), memory_bits_per_core=330_000)
-    unpruned = Unpruned(network, profile, 8)
+    unpruned, profile = unpruned_convolutions()
     best = count_cores(unpruned.slices)
     ways: list[int] = []
     for enough in (1, best, best + 3):
-        slices = pack_layers(network.layers, profile, unpruned.counts, enough=enough)
+        slices = pack_layers(unpruned.layers, profile, unpruned.counts, enough=enough)
         ways.append(count_cores(slices))
     assert ways[:2] == [best, best]
     assert best <= ways[2] <= best + 3
@@ -130,8 +139,8 @@ def test_a_layout_that_is_enough_is_taken_as_it_is() -> None:
 
 def test_what_is_far_too_large_is_laid_in_one_way_before_it_is_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan is as good: what the layers need whole says only in which proportion they are pressed."""
-    network, profile = four_convolutions(), with_values(load_profile("loihi2"), memory_bits_per_core=330_000)
-    thorough = share_budget(network, profile, cores=30)
+    network, (laid_out, profile) = four_convolutions(), unpruned_convolutions()
+    thorough = share_budget(network, profile, cores=30, unpruned=laid_out)
     monkeypatch.setattr(plan, "MANY_SLICES", 10)
     unpruned = Unpruned(network, profile, 8)
     roughly = share_budget(network, profile, cores=30, unpruned=unpruned)
