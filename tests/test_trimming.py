@@ -12,8 +12,10 @@ from images import MODELS, SAMPLE
 from norse.torch import LICell, LIFCell, SequentialState
 
 from neurodeploy.frontends.torch.extract import extract
+from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.graph import Connection
 from neurodeploy.ir.network import Conv, Dense, Layer, Network
+from neurodeploy.mapping.budget.allocation import share_budget
 from neurodeploy.passes.dead_neurons import needed_neurons, trim, without_neurons
 from neurodeploy.targets.simulate import random_spikes, simulate
 
@@ -160,3 +162,20 @@ def test_groups_of_channels_stay_whole() -> None:
         model[3].weight[:, :16] = 0
     network = extract(model, torch.zeros(1, 4, 4, 4))
     assert trim(network) == network
+
+
+def test_slices_that_lose_all_neurons_leave_their_memory_to_their_core(
+    make_network: Callable[..., Network], make_chip: Callable[..., HardwareProfile]
+) -> None:
+    network = make_network([16, 24, 30])
+    budget = share_budget(network, make_chip(neurons_per_core=20, synapse_memory_bits_per_core=4096), cores=3)
+    shared = next(parts for parts in budget.by_core() if {part.layer for part in parts} == {"layer1", "layer2"})
+    lost = next(part for part in shared if part.layer == "layer1")
+    kept = np.ones(24, dtype=np.bool_)
+    kept[lost.start : lost.stop] = False
+    assert kept.any()
+    left = {parts[0].core: parts for parts in budget.of_neurons({"layer1": kept}).by_core()}
+    assert [part.layer for part in left[lost.core]] == ["layer2"]
+    for parts in budget.by_core():
+        before = sum(part.synapse_memory_bits for part in parts)
+        assert sum(part.synapse_memory_bits for part in left[parts[0].core]) == before

@@ -197,9 +197,10 @@ class Budget:
         )  # fmt: skip
 
     def of_neurons(self, kept: Mapping[str, NDArray[np.bool_]]) -> Budget:
-        """The same limits for the network without some of its neurons; slices that lose all of them are dropped.
+        """The same limits for the network without some of its neurons.
 
-        All channels of a convolution have equal budgets, so those that stay are counted as its first ones.
+        Slices that lose all of them are dropped, and leave their synapse memory to the others of their core. All channels of a
+        convolution have equal budgets, so those that stay are counted as its first ones.
 
         Parameters
         ----------
@@ -207,7 +208,7 @@ class Budget:
             The neurons that stay, of layers in a chain; of an image whole channels, of which there may be more than the
             budget has.
         """
-        slices = []
+        slices, freed = list[SliceBudget](), defaultdict[int, int](int)
         for part in self.slices:
             region = _kept_region(part.region, kept.get(part.layer), self.grid(part.layer))
             caps = []
@@ -215,8 +216,13 @@ class Budget:
                 # Caps count source neurons, which are renumbered too.
                 first, last = _renumbered(cap.start, cap.stop, kept.get(part.source))
                 caps.append(AxonCap(start=first, stop=last, axons=cap.axons))
-            if region.stops[0] > region.starts[0]:  # no neuron of it is left otherwise
+            if region.stops[0] > region.starts[0]:
                 slices.append(replace(part, region=region, sources=tuple(caps)))
+            else:  # no neuron of it is left
+                freed[part.core] += part.synapse_memory_bits
+        for n, part in enumerate(slices):
+            # To the first slice of the core: the core's sum is what counts.
+            slices[n] = replace(part, synapse_memory_bits=part.synapse_memory_bits + freed.pop(part.core, 0))
         return replace(self, slices=tuple(slices))
 
     def overruns(
