@@ -125,7 +125,7 @@ def test_what_tells_no_steps_and_no_emulator_is_refused() -> None:
         with pytest.raises(RequestError, match=rf"^reset_interval: {interval} with an offset of {offset} is no valid reset"):
             simulate(PAPER, PAPER_SPIKES, reset_interval=interval, reset_offset=offset)
     with pytest.raises(
-        RequestError, match=r"^reset_interval: applies to networks in integers, and this one is in floats\. Quantize it"
+        RequestError, match=r"^reset_interval: applies to networks in integers, and this one is in floats\. Quantise it"
     ):
         simulate(dequantize(PAPER), PAPER_SPIKES, reset_interval=2)
     with pytest.raises(RequestError, match=r"^on_overflow: 'stop' is none of 'wrap', 'raise' and 'warn'\.$"):
