@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from graphlib import CycleError, TopologicalSorter
-from heapq import heappop, heappush
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -20,7 +18,7 @@ from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.network import LIF, Conv, Dense, Layer, Network, Neuron, Sparse, Synapse
 
-# scipy.sparse is imported in the functions that list synapses: most models have none to list
+# networkx and scipy.sparse are imported in the functions that use them: a chip or a file is looked at without them
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
@@ -98,15 +96,18 @@ def topological_order(sources: Sources, labels: Mapping[str, str]) -> list[str]:
         A loop through several populations. On the chip a spike takes one step a synapse, so such a loop would need a delay of
         as many steps; and a layer receives spikes only from layers before it and from itself.
     """
+    import networkx as nx
+
     # Order of the model: breaks ties, so that equal models give equal networks.
     rank = {name: index for index, name in enumerate(sources)}
-    graph = TopologicalSorter({name: [source for source in delays if source != name] for name, delays in sources.items()})
+    graph = nx.DiGraph()
+    graph.add_nodes_from(sources)
+    for name, delays in sources.items():
+        graph.add_edges_from((source, name) for source in delays if source != name)
     try:
-        graph.prepare()
-    except CycleError as error:
-        loop = list(error.args[1][:-1])  # each a source of the next; the last is the first again
-    else:
-        return _sorted_by_rank(graph, rank)
+        return list(nx.lexicographical_topological_sort(graph, key=rank.__getitem__))
+    except nx.NetworkXUnfeasible:
+        loop = [source for source, _ in nx.find_cycle(graph)]  # edges, each by its source: the nodes of the loop in order
     first = loop.index(min(loop, key=rank.__getitem__))  # the error text begins with the first one in the model
     loop = loop[first:] + loop[:first]
     n, targets = len(loop), [*loop[1:], loop[0]]
@@ -119,18 +120,6 @@ def topological_order(sources: Sources, labels: Mapping[str, str]) -> list[str]:
         remedy=f"Replace them by one population that feeds back to itself one step later, so that its spikes take {n} steps "
         "around the loop, and train with that; or feed back to one population only.",
     )
-
-
-def _sorted_by_rank(graph: TopologicalSorter[str], rank: Mapping[str, int]) -> list[str]:
-    """Return the nodes of a prepared graph without loops in topological order; among those that are ready, by rank."""
-    order: list[str] = []
-    ready: list[tuple[int, str]] = []
-    while graph.is_active():
-        for name in graph.get_ready():
-            heappush(ready, (rank[name], name))
-        order.append(heappop(ready)[1])
-        graph.done(order[-1])
-    return order
 
 
 def assemble(input_shape: Shape, specs: Sequence[LayerSpec], timestep_s: float) -> Network:
