@@ -137,7 +137,7 @@ def _shared_places(synapse: Synapse) -> tuple[Integers, Integers] | tuple[None, 
             return None, None
         case _:
             raise unsupported_kind(synapse)
-    if columns.shape[1] < 2:
+    if columns.shape[1] < 2 or not columns.any():
         return None, None
     # equal columns have equal sums of their rows under fixed random factors; others differ
     key = np.random.default_rng(0).standard_normal(len(columns)) @ columns
@@ -326,11 +326,11 @@ def trainable(model: torch.nn.Module, sample: torch.Tensor) -> TrainableNetwork:
     ExtractError
         Anything that is not supported.
     """
-    # every weight and bias that could be trained counts as a synapse, whatever it is now
-    made = TrainableNetwork(extract(_without_zeros(model), sample))
+    varied = _varied(model)
+    made = TrainableNetwork(extract(varied, sample))
     scales = {}
     for layer in made:
-        found = [source for inlet in layer.inlets if not inlet.is_fixed and (source := _source(inlet, model)) is not None]
+        found = [source for inlet in layer.inlets if not inlet.is_fixed and (source := _source(inlet, varied)) is not None]
         if found:
             # one number for the layer: the root mean square over its rows, behind a normalisation
             scales[layer.layer.name] = layer.scale * float(np.sqrt(np.mean(found[0][2] ** 2)))
@@ -339,16 +339,19 @@ def trainable(model: torch.nn.Module, sample: torch.Tensor) -> TrainableNetwork:
     return made
 
 
-def _without_zeros(model: torch.nn.Module) -> torch.nn.Module:
-    """Copy a model with small weights in place of zeros, nonzero biases and shifting normalisations."""
+def _varied(model: torch.nn.Module) -> torch.nn.Module:
+    """Copy a model with drawn weights, nonzero biases and shifting normalisations.
+
+    Every weight and bias that could be trained is a synapse of it, whatever it is now, and only weights that are one parameter
+    are equal.
+    """
     model = copy.deepcopy(model)
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in _weights(model):
-            if not weight.all():
-                size = float(weight.abs().max()) or 1.0
-                drawn = torch.rand(weight.shape, generator=draw).add_(0.5).mul_(size * 1e-3).to(weight)
-                weight.copy_(torch.where(weight == 0, drawn, weight))
+            size = float(weight.abs().max()) or 1.0
+            drawn = torch.rand(weight.shape, generator=draw).add_(0.5).mul_(size).to(weight)
+            weight.copy_(torch.where(weight < 0, -drawn, drawn))
         for module in model.modules():
             bias = getattr(module, "bias", None) if isinstance(module, _WITH_BIAS) else None
             if isinstance(bias, torch.nn.Parameter) and bias.requires_grad and not bias.any():
@@ -388,9 +391,8 @@ def _source(inlet: TrainableConnection, model: torch.nn.Module) -> tuple[torch.n
             largest, rows = np.abs(part).argmax(axis=1), np.arange(len(part))
             peak = part[rows, largest]
             ratios = stored[rows, largest] / np.where(peak == 0, 1.0, peak)
-            # the small weights that stand for zeros are no multiples; 1e-5: single precision
-            tolerance = 1e-5 if weight.all() else 2e-3
-            if ratios.any() and np.allclose(stored, part * ratios[:, None], rtol=1e-5, atol=tolerance * np.abs(stored).max()):
+            # 1e-5: single precision
+            if ratios.any() and np.allclose(stored, part * ratios[:, None], rtol=1e-5, atol=1e-5 * np.abs(stored).max()):
                 return weight, slice(start, start + n), ratios
     return None
 

@@ -207,16 +207,16 @@ def find_layers(model: TrainableNetwork, budget: Budget) -> dict[str, WeightMatr
         )  # fmt: skip
     found = {}
     for layer in model:
-        name, planned = layer.layer.name, budget.grid(layer.layer.name)
-        if len(grid_of(layer.layer)) == 1:
-            if planned != (layer.layer.n_neurons,):
+        if len(grid_of(layer.layer)) == 1 and (matrix := WeightMatrix(layer)).parts:
+            name, sources = layer.layer.name, budget.of(layer.layer.name)[0].sources
+            shape = tuple(matrix.weight.shape)
+            planned = (*budget.grid(name), max(cap.stop for cap in sources) // matrix.axons if sources else shape[1])
+            if shape != planned:
                 raise TrainingError(
-                    f"layer {name!r}", f"has {layer.layer.n_neurons} neurons, the budget is for {planned[0]}",
+                    f"layer {name!r}", f"has weights {shape}, the budget is for {planned}",
                     remedy="Make the budget for this model.",
                 )  # fmt: skip
-            matrix = WeightMatrix(layer)
-            if matrix.parts:
-                found[name] = matrix
+            found[name] = matrix
     return found
 
 
@@ -267,7 +267,7 @@ def budget_per_column(layers: Mapping[str, WeightMatrix], budget: Budget, networ
         matrix = layers[part.layer]
         memory, axons = _never_pruned(matrix, part, network, widest, budget.profile)
         inputs = part.input_axons - axons
-        if len(matrix.blocks) > 1 or not part.sources:
+        if len(matrix.blocks) > 1 or matrix.axons > 1 or not part.sources:
             columns = matrix.n_in if len(matrix.blocks) > 1 else max(inputs // matrix.axons, 1)
             caps = (AxonCap(start=0, stop=matrix.n_in, axons=columns),)
             part = replace(part, input_axons=columns, sources=caps)
