@@ -154,8 +154,7 @@ def test_a_model_with_fewer_channels_than_the_budget_is_refused() -> None:
     smaller = strided()
     smaller[0], smaller[2] = torch.nn.Conv2d(1, 4, 3, bias=False), torch.nn.Conv2d(4, 20, 3, stride=2, bias=False)
     with pytest.raises(TrainingError, match=r"layer 'layer0': has 4 channels, the budget is for 12"):
-        compression = MinimaxPruning(budget, trainable(smaller, SAMPLE))
-        compression.close()
+        MinimaxPruning(budget, trainable(smaller, SAMPLE))
 
 
 def test_a_state_is_taken_up_again() -> None:

@@ -17,11 +17,13 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from neurodeploy.compression.learnt_decays import LearntDecays, write_decays
 from neurodeploy.errors import unsupported_kind
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.ir.arrays import Floats, Integers
 from neurodeploy.ir.graph import Connection, bias_layers, wait_steps
-from neurodeploy.ir.network import Conv, Dense, Layer, Network, Sparse, Synapse
+from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse, Synapse
+from neurodeploy.targets import Arithmetic
 
 
 class TrainableConnection(torch.nn.Module):
@@ -166,10 +168,13 @@ class TrainableLayer(torch.nn.Module):
         Added to the input of each step: (channels,) where the neurons of a channel share theirs, else (n_neurons,).
     membrane_bias : Parameter or None
         Added to v at each step; of neurons with a synaptic current only.
+    decays : LearntDecays or None
+        None where they stay as they are.
     """
 
     bias: torch.nn.Parameter | None
     membrane_bias: torch.nn.Parameter | None
+    decays: LearntDecays | None
 
     def __init__(self, layer: Layer, scale: float, bias_names: frozenset[str], wait_steps: tuple[int, ...]) -> None:
         super().__init__()
@@ -184,6 +189,7 @@ class TrainableLayer(torch.nn.Module):
                 made.append(TrainableConnection(connection, scale, steps, tied))
         self.connections = torch.nn.ModuleList(made)
         current, membrane = self._biases(layer)
+        self.register_module("decays", None)
         for name, values in (("bias", current), ("membrane_bias", membrane)):
             self.register_parameter(name, None if values is None else torch.nn.Parameter(self._per_channel(values)))
 
@@ -202,6 +208,11 @@ class TrainableLayer(torch.nn.Module):
     def _per_neuron(self, stored: torch.Tensor) -> Floats:
         values = stored.detach().cpu().double().numpy() * self.scale
         return np.repeat(values, self.layer.n_neurons // values.size)
+
+    @property
+    def neuron(self) -> LIF | LI:
+        """The neurons with the decays of now."""
+        return self.layer.neuron if self.decays is None else self.decays.of_neuron()
 
     @property
     def inlets(self) -> Iterator[TrainableConnection]:
@@ -227,11 +238,13 @@ class TrainableLayer(torch.nn.Module):
                 connections.append(replace(connection, synapse=Dense(weight=self._per_neuron(self.bias).reshape(-1, 1))))
         if self.bias is not None and self._bias_source is None:
             bias = self._per_neuron(self.bias)
-        return replace(self.layer, connections=tuple(connections), bias=bias)
+        return replace(self.layer, neuron=self.neuron, connections=tuple(connections), bias=bias)
 
     @torch.no_grad()
     def load(self, layer: Layer) -> None:
         """Take the weights and biases of a layer with these connections; those that it does not have are zero."""
+        if self.decays is not None:
+            self.decays.load(layer)
         found = {(c.source, c.delay_steps): c.synapse for c in layer.connections}
         for inlet in self.inlets:
             if not inlet.is_fixed:
@@ -289,6 +302,17 @@ class TrainableNetwork(torch.nn.Module):
 
     def __iter__(self) -> Iterator[TrainableLayer]:
         return (cast("TrainableLayer", layer) for layer in self.layers.values())
+
+    def learn_decays(self, arithmetic: Arithmetic) -> int:
+        """Make the decays of the neurons parameters that a chip's registers hold; returns the number of layers that have some.
+
+        Layers whose decays learn already stay as they are.
+        """
+        for layer in self:
+            made = LearntDecays(layer.layer, arithmetic)
+            if layer.decays is None and next(made.parameters(), None) is not None:
+                layer.decays = made.to(next(self.parameters()).device)
+        return sum(layer.decays is not None for layer in self)
 
     @torch.no_grad()
     def load(self, network: Network) -> None:
@@ -406,8 +430,10 @@ def write_back(network: TrainableNetwork, model: torch.nn.Module, sample: torch.
         Whether the model now is the network; it is left as it was otherwise, as where two normalisations share a convolution.
     """
     before = copy.deepcopy(model.state_dict())
-    start = TrainableNetwork(network.network, {layer.layer.name: layer.scale for layer in network})
-    start.load(extract(model, sample))
+    if decays := {layer.layer.name: layer.decays for layer in network if layer.decays is not None}:
+        write_decays(decays, model, sample)
+    start, now = TrainableNetwork(network.network, {layer.layer.name: layer.scale for layer in network}), extract(model, sample)
+    start.load(now)
     with torch.no_grad():
         for layer, old in zip(network, start, strict=True):
             for inlet, was in zip(layer.inlets, old.inlets, strict=True):
@@ -416,7 +442,7 @@ def write_back(network: TrainableNetwork, model: torch.nn.Module, sample: torch.
                 if (found := _source(was, model)) is None:
                     continue
                 weight, columns, ratios = found
-                _write_bias(layer, old, model, weight, ratios)
+                _write_bias(layer, old, input_gain(now[layer.layer.name]), model, (weight, ratios))
                 new = inlet.weight.detach().double().cpu().reshape(len(ratios), -1) / torch.from_numpy(ratios)[:, None]
                 weight.view(len(ratios), -1)[:, columns] = new.to(weight)
     if _is_equal(extract(model, sample), network.to_network()):
@@ -426,22 +452,27 @@ def write_back(network: TrainableNetwork, model: torch.nn.Module, sample: torch.
 
 
 def _write_bias(
-    layer: TrainableLayer, old: TrainableLayer, model: torch.nn.Module, weight: torch.nn.Parameter, ratios: Floats
+    layer: TrainableLayer, old: TrainableLayer, gain: float, model: torch.nn.Module, source: tuple[torch.nn.Parameter, Floats]
 ) -> None:  # fmt: skip
     """Move a layer's change of biases to the module of a weight, or to the normalisation behind it."""
     if layer.bias is None or old.bias is None or not torch.ne(layer.bias, old.bias).any():
         return
-    change = (layer.bias - old.bias).detach().double() * layer.scale / input_gain(layer.layer)
+    weight, ratios = source
+    change = (layer.bias - old.bias).detach().double() * layer.scale / gain
     for module in model.modules():
         if isinstance(module, torch.nn.modules.batchnorm._NormBase) and isinstance(module.bias, torch.nn.Parameter):
             assert module.running_var is not None
-            gain = (module.weight / (module.running_var + module.eps).sqrt()).detach().double().cpu().numpy()
-            if len(gain) == len(ratios) and np.allclose(gain * np.abs(ratios).max(), ratios * np.abs(gain).max(), rtol=1e-4):
+            factor = (module.weight / (module.running_var + module.eps).sqrt()).detach().double().cpu().numpy()
+            peaks = np.abs(factor).max(), np.abs(ratios).max()
+            if len(factor) == len(ratios) and np.allclose(factor * peaks[1], ratios * peaks[0], rtol=1e-4):
                 module.bias.add_(change.reshape(module.bias.shape).to(module.bias))
                 return
     owner = next((m for m in model.modules() if getattr(m, "weight", None) is weight), None)
     if isinstance(owner, _WITH_BIAS) and owner.bias is not None and owner.bias.numel() == change.numel():
         owner.bias.add_(change.to(owner.bias))
+
+
+_DECAYS = ("current_decay", "voltage_decay")
 
 
 def _is_equal(one: Network, other: Network) -> bool:
@@ -452,7 +483,8 @@ def _is_equal(one: Network, other: Network) -> bool:
         b = other[a.name]
         from_a = {(c.source, c.delay_steps): c.synapse for c in a.connections}
         from_b = {(c.source, c.delay_steps): c.synapse for c in b.connections}
-        if not np.allclose(a.bias, b.bias, rtol=1e-4, atol=1e-6):
+        values = [(a.bias, b.bias), *((getattr(a.neuron, name), getattr(b.neuron, name)) for name in _DECAYS)]
+        if not all(np.allclose(own, its, rtol=1e-4, atol=1e-6) for own, its in values):
             return False
         for key in {*from_a, *from_b}:
             weights = [synapse.matrix() if isinstance(synapse, Sparse) else synapse.weight

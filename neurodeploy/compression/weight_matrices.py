@@ -207,10 +207,19 @@ def find_layers(model: TrainableNetwork, budget: Budget) -> dict[str, WeightMatr
         )  # fmt: skip
     found = {}
     for layer in model:
-        if len(grid_of(layer.layer)) == 1 and (matrix := WeightMatrix(layer)).parts:
+        has, planned = grid_of(layer.layer), budget.grid(layer.layer.name)
+        # of an image the budget may leave some channels
+        if len(has) == 3 and (planned[0] > has[0] or planned[1:] != has[1:]):
+            other = f"{has[0]} channels, the budget is for {planned[0]}"
+            raise TrainingError(
+                f"layer {layer.layer.name!r}",
+                f"has {other if planned[1:] == has[1:] else f'the shape {has}, the budget is for {planned}'}",
+                remedy="Make the budget for this model.",
+            )
+        if len(has) == 1 and (matrix := WeightMatrix(layer)).parts:
             name, sources = layer.layer.name, budget.of(layer.layer.name)[0].sources
             shape = tuple(matrix.weight.shape)
-            planned = (*budget.grid(name), max(cap.stop for cap in sources) // matrix.axons if sources else shape[1])
+            planned = (*planned, max(cap.stop for cap in sources) // matrix.axons if sources else shape[1])
             if shape != planned:
                 raise TrainingError(
                     f"layer {name!r}", f"has weights {shape}, the budget is for {planned}",

@@ -188,6 +188,7 @@ def compress(
         # Here, and not in `fit`, which does not know the chip's registers; it leaves decays that learn as they are.
         if options.learn_decays:
             learn_decays(model, arithmetic_of(profile))
+            network.learn_decays(arithmetic_of(profile))
         before = lay_out(network.network, profile, cores=cores, bits=counted_bits)
         say(_verdict(before))
         budget = narrow_budget(network.network, profile, cores=cores, bits=counted_bits)
@@ -287,6 +288,8 @@ class _CompressionRun:
         if model is self.model:
             # normalisations have learnt: their factors are part of the weights from now on
             self.network = trainable(self.model, self.sample)
+            if options.learn_decays:
+                self.network.learn_decays(arithmetic_of(self.budget.profile))
         self.pruning = self._made_pruning()
         _, second = fit(
             self.network, self.budget, data.train, replace(options, epochs_dense=0), progress=progress,

@@ -24,6 +24,7 @@ from neurodeploy.errors import DataError, ExtractError, TrainingError
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.simulation.records import EpochRecord
+from neurodeploy.targets import arithmetic_named, arithmetic_of
 from neurodeploy.training.checkpoint import Checkpoint, run_fingerprint, values
 from neurodeploy.training.distributed import Order, Replicas, seeded, together
 from neurodeploy.training.encoders import read_out
@@ -209,15 +210,17 @@ def fit(
         No data, data that can be read only once, or batches that the model cannot take; a checkpoint that cannot be read or
         written.
     """
+    if options.learn_decays:
+        # first: it adds parameters, which rank 0 then sends and the optimizer has to find
+        arithmetic = arithmetic_named() if budget is None else arithmetic_of(budget.profile)
+        if not (model.learn_decays(arithmetic) if isinstance(model, TrainableNetwork) else learn_decays(model, arithmetic)):
+            raise TrainingError("model", "has no cells whose decays could learn", remedy="Leave learn_decays out.")
     if budget is not None and not isinstance(model, TrainableNetwork):
         return _fit_module(
             model, budget, data, options, test=test, progress=progress, on_epoch=on_epoch, method=method, checkpoint=checkpoint,
             resume=resume,
         )  # fmt: skip
     with together() as replicas:
-        # first: it adds parameters, which rank 0 then sends and the optimizer has to find
-        if options.learn_decays and not isinstance(model, TrainableNetwork) and not learn_decays(model):
-            raise TrainingError("model", "has no cells whose decays could learn", remedy="Leave learn_decays out.")
         replicas.take_first(model)
         order = Order(data, options.seed)
         pruning = method(budget, model) if budget is not None and isinstance(model, TrainableNetwork) else None
@@ -238,6 +241,8 @@ def _fit_module(
     """Train a module densely, compress its network, and give the module the weights."""
     sample = _sample_of(model, budget, data)
     network = trainable(model, sample)
+    if options.learn_decays:
+        network.learn_decays(arithmetic_of(budget.profile))
     if not _takes_weights(network, model, sample):
         raise TrainingError(
             "model", "cannot hold the weights of its compressed network: several layers share them",

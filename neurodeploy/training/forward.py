@@ -165,12 +165,12 @@ class _NetworkRun:
 
     def _answer(self, layer: TrainableLayer) -> tuple[torch.Tensor, NeuronSubset | None]:
         """Spikes of a layer at all steps; membranes of a readout."""
-        name, neuron, inlets = layer.layer.name, layer.layer.neuron, list(layer.inlets)
+        name, inlets = layer.layer.name, list(layer.inlets)
         if (pooled := self._max_pooled(layer)) is not None:
             return pooled, None
-        own = self.active.get(name)
-        if any(c.source == name or not isinstance(c.synapse, Dense) for c in inlets):
-            own = None
+        loops = [c for c in inlets if c.source == name]
+        steps = loops or layer.decays or layer.membrane_bias is not None or not (layer.layer.neuron.voltage_decay > 0).all()
+        own = None if steps or any(not isinstance(c.synapse, Dense) for c in inlets) else self.active.get(name)
         drive: torch.Tensor | None = None
         for inlet in inlets:
             if inlet.source != name:
@@ -181,14 +181,12 @@ class _NetworkRun:
             drive = first.new_zeros(*first.shape[:2], layer.layer.n_neurons)
         if layer.bias is not None:
             drive = drive + _of(_spread_bias(layer.bias, layer.layer.n_neurons), own)
-        parameters = neuron_parameters(layer, own)
-        loops = [c for c in inlets if c.source == name]
-        if loops or parameters is None or layer.membrane_bias is not None:
+        if steps:
             return _by_recurrence(layer, loops, drive), None
+        parameters = neuron_parameters(layer, own)
         factor = layer.scale / input_gain(layer.layer) if parameters.gain.ndim == 0 else layer.scale / parameters.gain
         # the neurons multiply their input by their gain
         drive = drive if isinstance(factor, float) and factor == 1 else drive * factor
-        del neuron
         return run(parameters, drive), own
 
     def _max_pooled(self, layer: TrainableLayer) -> torch.Tensor | None:
@@ -266,16 +264,14 @@ def _listed(spikes: torch.Tensor, inlet: TrainableConnection) -> torch.Tensor:
     return products.new_zeros(len(spikes), synapse.n_out).index_add(1, targets, products)
 
 
-def neuron_parameters(layer: TrainableLayer, own: NeuronSubset | None = None) -> NeuronParameters | None:
-    """Parameters of a layer's neurons for `neurons.run`; None for membranes without leak, which it does not know."""
+def neuron_parameters(layer: TrainableLayer, own: NeuronSubset | None = None) -> NeuronParameters:
+    """Parameters of a layer's neurons, whose membranes have to leak, for `neurons.run`."""
     neuron, device = layer.layer.neuron, next(layer.connections.parameters(), torch.zeros(())).device
 
     def number(values: Floats) -> torch.Tensor:
         tensor = torch.as_tensor(np.asarray(values, dtype=np.float32)).to(device)
         return _of(tensor, own) if tensor.ndim else tensor
 
-    if not (neuron.voltage_decay > 0).all():
-        return None
     lasts_one_step = bool((neuron.current_decay == 1).all())
     threshold = reset = None
     match neuron:
@@ -300,6 +296,8 @@ def _by_recurrence(layer: TrainableLayer, loops: Sequence[TrainableConnection], 
         return torch.as_tensor(np.asarray(values, dtype=np.float32)).to(drive.device)
 
     keeps_u, keeps_v, rest = number(1 - neuron.current_decay), number(1 - neuron.voltage_decay), number(neuron.rest)
+    if layer.decays is not None:
+        keeps_u, keeps_v = (1 - share for share in layer.decays.shares())
     threshold = number(neuron.threshold) if isinstance(neuron, LIF) else None
     bias: torch.Tensor | float = 0.0
     if layer.membrane_bias is not None:
