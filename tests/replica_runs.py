@@ -64,8 +64,8 @@ def pressed() -> dict[str, Any]:
     told = [(r.phase, r.loss, r.train_accuracy, r.test_accuracy, r.connectivity, dict(r.multipliers)) for r in history]
     return {
         "weights": [parameter.detach().numpy() for parameter in model.parameters()], "history": told,
-        "masks": {name: mask.numpy() for name, mask in methods[0].masks.items()}, "widths": methods[0].widths,
-        "multipliers": methods[0].multipliers, "draws": torch.rand(3).numpy(),
+        "masks": {name: mask.numpy() for name, mask in methods[-1].masks.items()}, "widths": methods[-1].widths,
+        "multipliers": methods[-1].multipliers, "draws": torch.rand(3).numpy(),
     }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 import neurodeploy as nd
 from neurodeploy.compression.bit_width import WeightGrid
 from neurodeploy.compression.minimax import MinimaxPruning
+from neurodeploy.compression.trainable_network import trainable
 from neurodeploy.compression.weight_matrices import budget_per_column
 from neurodeploy.pipeline.compress import thresholds_of
 
@@ -43,9 +44,9 @@ def test_synapses_are_pruned_and_biases_are_not() -> None:
 
 
 def test_what_biases_take_is_kept_from_the_synapses_that_are_chosen() -> None:
-    network = nd.extract(model(), torch.zeros(1, 64))
-    pruning = MinimaxPruning(nd.share_budget(network, small_chip(), cores=1), model())
-    plan, _ = budget_per_column(pruning.layers, pruning.channels.n_channels, pruning.budget)
+    net = trainable(model(), torch.zeros(1, 64))
+    pruning = MinimaxPruning(nd.share_budget(net.network, small_chip(), cores=1), net)
+    plan = budget_per_column(pruning.layers, pruning.budget, net.network)
     for mine, given in zip(plan.slices, (part for part in pruning.budget.slices if part.layer in pruning.layers), strict=True):
         assert mine.input_axons == given.input_axons - 1
         assert given.synapse_memory_bits - mine.synapse_memory_bits >= 8 * given.neurons
@@ -126,15 +127,18 @@ def test_convolutions_with_biases_lose_channels_and_their_biases(normalised: boo
 
 
 def test_biases_of_convolutions_are_rounded_beside_their_weights() -> None:
-    net = images(normalised=False)
-    network = nd.extract(net, torch.zeros(1, 1, 8, 8))
-    budget = nd.narrow_budget(network, small_chip(memory=2**20, neurons_per_core=600), cores=1)
+    net = trainable(images(normalised=False), torch.zeros(1, 1, 8, 8))
+    budget = nd.narrow_budget(net.network, small_chip(memory=2**20, neurons_per_core=600), cores=1)
     assert [budget.of(name)[0].biases for name in ("layer0", "layer3", "layer7")] == [1, 1, 1]
-    pruning = MinimaxPruning(budget, net, thresholds=thresholds_of(network, net))
-    own = net[0].bias.detach().clone()
+    pruning = MinimaxPruning(budget, net, thresholds=thresholds_of(net))
+    first = net["layer0"]
+    (inlet,), bias = first.inlets, first.bias
+    assert bias is not None
+    own = bias.detach().clone()
     with pruning.in_force():
-        steps = net[0].bias.detach() / net[0].weight.detach().abs().max() * 127
-        assert not torch.equal(net[0].bias, own)
+        largest = inlet.weight.detach().abs().max()
+        steps = bias.detach() / largest * 127
+        assert not torch.equal(bias, own)
         assert torch.allclose(steps, steps.round(), atol=1e-3)
-        assert torch.allclose(net[0].bias, own, atol=float(net[0].weight.detach().abs().max()) / 127)
-    assert torch.equal(net[0].bias, own)
+        assert torch.allclose(bias, own, atol=float(largest) / 127)
+    assert torch.equal(bias, own)

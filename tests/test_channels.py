@@ -13,9 +13,10 @@ from images import MODELS, SAMPLE, pooled, strided
 import neurodeploy as nd
 from neurodeploy.compression.channel_selection import Channels
 from neurodeploy.compression.minimax import MinimaxPruning
-from neurodeploy.compression.weight_matrices import find_convolutions, module_scales
+from neurodeploy.compression.trainable_network import TrainableNetwork, trainable
 from neurodeploy.errors import BudgetError, TrainingError
 from neurodeploy.mapping.budget.channel_counts import narrow_budget
+from neurodeploy.training.forward import run_model
 
 OPTIONS = nd.FitOptions(epochs_dense=6, epochs_compress=3, epochs_finetune=2, n_steps=6, readout="mean")
 
@@ -75,32 +76,37 @@ def test_where_one_channel_is_too_much_it_says_what_does_not_fit() -> None:
 # ---------------------------------------------------------------------------------------------- which
 
 
-def compression_of(model: torch.nn.Module, neurons: int) -> MinimaxPruning:
-    return MinimaxPruning(narrow_budget(nd.extract(model, SAMPLE), small_core(neurons), cores=1), model)
+def compression_of(model: TrainableNetwork, neurons: int) -> MinimaxPruning:
+    return MinimaxPruning(narrow_budget(model.network, small_core(neurons), cores=1), model)
+
+
+def weight_of(model: TrainableNetwork, name: str) -> torch.Tensor:
+    (inlet,) = model[name].inlets
+    return inlet.weight
 
 
 def test_channels_that_the_loss_would_not_miss_go() -> None:
     """Channels whose spikes change nothing, though their weights are the largest, go before those that do."""
-    model = strided()
-    compression = compression_of(model, 330)
+    model = trainable(strided(), SAMPLE)
+    compression, reading = compression_of(model, 330), weight_of(model, "layer2")
     keep = compression.budget.grid("layer0")[0]
     useless = torch.arange(12) >= keep
     generator = torch.Generator().manual_seed(0)
-    model[2].weight.data[:, useless] = 100.0
+    reading.data[:, useless] = 100.0
     for _ in range(5):
-        model[2].weight.grad = torch.randn(model[2].weight.shape, generator=generator) * ~useless[:, None, None]
+        reading.grad = torch.randn(reading.shape, generator=generator) * ~useless[:, None, None]
         compression.after_step("compress", 1e-3)
     compression.choose(1.0)
     with compression.in_force():
-        heard = model[2].weight.abs().sum(dim=(0, 2, 3)) > 0
+        heard = reading.abs().sum(dim=(0, 2, 3)) > 0
     assert torch.equal(heard, ~useless)
-    assert model[2].weight[:, useless].eq(100).all()  # they rest
+    assert reading[:, useless].eq(100).all()  # they rest
     compression.hold()
-    assert model[2].weight[:, useless].eq(0).all()
+    assert reading[:, useless].eq(0).all()
 
 
 def test_channels_go_one_after_the_other_as_the_budget_shrinks() -> None:
-    model = pooled()
+    model = trainable(pooled(), SAMPLE)
     channels = Channels(model, compression_of(model, 600).budget)
     counts = []
     for progress in (0.0, 0.25, 0.5, 0.75, 1.0):
@@ -112,51 +118,56 @@ def test_channels_go_one_after_the_other_as_the_budget_shrinks() -> None:
 
 
 def test_gradients_do_not_reach_what_rests() -> None:
-    model = strided()
+    model = trainable(strided(), SAMPLE)
     compression = compression_of(model, 150)
     compression.choose(1.0)
     with compression.in_force():
-        state, output = None, torch.zeros(())
-        for _ in range(3):
-            output, state = model(torch.ones(2, 1, 8, 8), state)
-        output.square().sum().backward()
-    columns = compression.channels.columns("layer5")
+        run_model(model, torch.ones(2, 3, 1, 8, 8))[-1].square().sum().backward()
+    columns, reading = compression.channels.columns(compression.layers["layer5"]), weight_of(model, "layer5")
     assert columns is not None
-    assert model[5].weight.grad[:, ~columns].eq(0).all()
+    assert reading.grad is not None
+    assert reading.grad[:, ~columns].eq(0).all()
     assert 0 < int(columns.sum()) < 80
 
 
-def test_averages_divide_the_weights_behind_them_and_cells_multiply_theirs() -> None:
-    """Of a membrane that takes in 0.3 of its input a step the weights are read as that much."""
-    model = pooled()
-    found = module_scales(nd.extract(model, SAMPLE), model)
-    assert found == pytest.approx({"layer0": 1 / 0.3, "layer3": 4 / 0.3, "layer7": 4 / 0.3, "layer9": 10}, rel=1e-6)
+def test_weights_have_the_units_of_the_models_own() -> None:
+    """Averages divide the weights behind them, and cells multiply theirs by what their membrane takes in a step."""
+    net = pooled()
+    model = trainable(net, SAMPLE)
+    ratios = {layer.layer.name: 1 / layer.scale for layer in model}
+    assert ratios == pytest.approx({"layer0": 1 / 0.3, "layer3": 4 / 0.3, "layer7": 4 / 0.3, "layer9": 10}, rel=1e-6)
+    for name, module in (("layer0", net[0]), ("layer3", net[3]), ("layer7", net[7]), ("layer9", net[9])):
+        assert torch.allclose(weight_of(model, name).reshape(module.weight.shape), module.weight, rtol=1e-5)
 
 
-def test_a_normalisation_has_no_one_unit() -> None:
-    model = MODELS["normalised"]().eval()
-    model[1].running_var.copy_(torch.linspace(0.5, 2, 12))
-    assert set(module_scales(nd.extract(model, SAMPLE), model)) == {"layer4", "layer7"}
+def test_behind_a_normalisation_the_unit_is_the_mean_square_of_its_channels() -> None:
+    net = MODELS["normalised"]().eval()
+    net[1].running_var.copy_(torch.linspace(0.5, 2, 12))
+    model = trainable(net, SAMPLE)
+    gains = 1 / torch.linspace(0.5, 2, 12).sqrt()
+    assert model["layer0"].scale == pytest.approx(0.3 * float(gains.square().mean().sqrt()), rel=1e-4)
+    assert model["layer4"].scale == pytest.approx(0.3, rel=1e-6)
 
 
 def test_a_model_with_fewer_channels_than_the_budget_is_refused() -> None:
     budget = narrow_budget(nd.extract(strided(), SAMPLE), small_core(1024))
-    smaller = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3))
-    smaller._modules = {"layer0": smaller[0]}
+    smaller = strided()
+    smaller[0], smaller[2] = torch.nn.Conv2d(1, 4, 3, bias=False), torch.nn.Conv2d(4, 20, 3, stride=2, bias=False)
     with pytest.raises(TrainingError, match=r"layer 'layer0': has 4 channels, the budget is for 12"):
-        find_convolutions(smaller, budget)
+        MinimaxPruning(budget, trainable(smaller, SAMPLE))
 
 
 def test_a_state_is_taken_up_again() -> None:
-    models = strided(), strided()
+    models = trainable(strided(), SAMPLE), trainable(strided(), SAMPLE)
     one, other = (compression_of(model, 330) for model in models)
-    models[0][2].weight.grad = torch.ones_like(models[0][2].weight)
+    reading = [weight_of(model, "layer2") for model in models]
+    reading[0].grad = torch.ones_like(reading[0])
     one.after_step("compress", 1e-3)
     one.choose(1.0)
     other.load_state_dict(one.state_dict())
     assert other.overruns() == one.overruns()
     with one.in_force(), other.in_force():
-        assert torch.equal(models[0][2].weight, models[1][2].weight)
+        assert torch.equal(*reading)
 
 
 # ---------------------------------------------------------------------------------------------- the whole way

@@ -4,23 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
-from test_minimax import linear_model
+from test_minimax import products, weight_of
 
 from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
 from neurodeploy.compression.saliency import FisherDiagonal
+from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.compression.weight_matrices import WeightMatrix
 from neurodeploy.hardware.profile import HardwareProfile
-from neurodeploy.ir.network import Network
+from neurodeploy.ir.graph import INPUT, Connection
+from neurodeploy.ir.network import LI, Dense, Layer, Network
 from neurodeploy.mapping.budget.allocation import share_budget
+
+
+def matrix(weight: torch.Tensor) -> WeightMatrix:
+    """A layer with these weights."""
+    neuron = LI(current_decay=np.array(1.0), voltage_decay=np.array(1.0), rest=np.array(0.0))
+    # random at first: columns that are equal from the start would be one parameter, as behind a pool
+    drawn = np.random.default_rng(0).normal(size=tuple(weight.shape))
+    connection = Connection(source=INPUT, synapse=Dense(weight=drawn))
+    layer = Layer(name="layer", shape=(len(weight),), neuron=neuron, connections=(connection,), bias=np.array(0.0))
+    network = TrainableNetwork(Network(input_shape=(weight.shape[1],), layers=(layer,), timestep_s=1e-3))
+    made = WeightMatrix(network["layer"])
+    made.assign(weight.detach().clone())
+    return made
 
 
 def heard(gradients: list[torch.Tensor], weight: torch.Tensor) -> FisherDiagonal:
     """A layer's, after these gradients."""
-    module = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-    module.weight.data = weight
-    curvature = FisherDiagonal({"layer": WeightMatrix(module)})
+    module = matrix(weight)
+    curvature = FisherDiagonal({"layer": module})
     for gradient in gradients:
         module.weight.grad = gradient
         curvature.update()
@@ -46,10 +61,9 @@ def test_of_one_layer_the_squares_of_weights_that_are_alive_add_up_to_the_same()
 
 
 def test_between_layers_the_root_counts() -> None:
-    modules = {name: torch.nn.Linear(3, 2, bias=False) for name in ("a", "b")}
-    curvature = FisherDiagonal({name: WeightMatrix(module) for name, module in modules.items()})
+    modules = {name: matrix(torch.ones(2, 3)) for name in ("a", "b")}
+    curvature = FisherDiagonal(modules)
     for module, slope in zip(modules.values(), (1.0, 4.0), strict=True):
-        module.weight.data = torch.ones(2, 3)
         module.weight.grad = torch.full((2, 3), slope)
     curvature.update()
     found = curvature.normalized({name: torch.ones(2, 3, dtype=torch.bool) for name in modules})
@@ -75,16 +89,16 @@ def test_small_weights_survive_where_the_loss_minds_them(
 ) -> None:
     """Of 64 axons 16 are heard; the weights of the others are twice as large."""
     network = make_network([64, 100, 10])
-    model = linear_model(network)
+    model = TrainableNetwork(network)
     with torch.no_grad():
-        model[0].weight.copy_(torch.where(torch.arange(64) < 16, 1.0, 2.0) * torch.rand(100, 64))
+        weight_of(model, "layer1").copy_(torch.where(torch.arange(64) < 16, 1.0, 2.0) * torch.rand(100, 64))
     compression = MinimaxPruning(share_budget(network, tiny, cores=2), model, MinimaxOptions(curvature=minds))
     inputs = torch.rand(32, 64)
     inputs[:, 16:] *= 0.01
     for _ in range(3):
         model.zero_grad()
         with compression.in_force():
-            torch.autograd.backward(model(inputs).square().sum())
+            torch.autograd.backward(products(model, inputs).square().sum())
         compression.before_step()
     compression.choose(1.0)
     by_axon = compression.masks["layer1"].sum(dim=0)

@@ -15,12 +15,14 @@ from test_masks import a_slice
 
 from neurodeploy.compression.bit_width import LayerFormat, LayerSaliency, WeightGrid, best_grid, best_width, shared_thresholds
 from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
+from neurodeploy.compression.trainable_network import trainable, write_back
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import LIF, Dense, Network
 from neurodeploy.ir.quantized import QuantizedLIF
 from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
 from neurodeploy.passes.quantize import dequantize, quantize
+from neurodeploy.pipeline.compress import thresholds_of
 from neurodeploy.training.encoders import in_levels
 from neurodeploy.training.fit import fit
 
@@ -108,12 +110,12 @@ def test_what_was_trained_is_what_the_chip_gets(cores: int, idle: bool, make_chi
     """Widths chosen, idle neurons left out, weights on the grid: quantising changes no synapse, and the budget holds."""
     chip = make_chip(synapse_memory_bits_per_core=3500 // cores, neurons_per_core=128)
     model = build(12, 70, 3)
-    network = extract(model, torch.zeros(1, 12))
+    net = trainable(model, torch.zeros(1, 12))
     budget = budget_for(model, chip, cores)
-    method = MinimaxPruning(
-        budget, model, MinimaxOptions(widths=True, idle=idle, rounding_penalty=1), thresholds=shared_thresholds(network)
-    )
-    fit(model, budget, few(), replace(SHORT, epochs_compress=6, epochs_finetune=2), method=lambda *_: method)
+    options = MinimaxOptions(widths=True, idle=idle, rounding_penalty=1)
+    method = MinimaxPruning(budget, net, options, thresholds=thresholds_of(net))
+    fit(net, budget, few(), replace(SHORT, epochs_compress=6, epochs_finetune=2), method=lambda *_: method)
+    assert write_back(net, model, torch.zeros(1, 12))
     network = extract(model, torch.zeros(1, 12))
     kept = needed_neurons(network)
     network = without_neurons(network, kept)

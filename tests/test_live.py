@@ -13,6 +13,7 @@ from spiking import SHORT, budget_for, build, few
 
 from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
 from neurodeploy.compression.saliency import ActiveNeurons, NeuronSubset, active_neurons
+from neurodeploy.compression.trainable_network import TrainableNetwork, trainable
 from neurodeploy.compression.weight_matrices import WeightMatrix
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.training.fit import fit
@@ -24,11 +25,18 @@ if TYPE_CHECKING:
 Model = SequentialState
 LIF = LIFParameters(v_th=torch.tensor(0.3), tau_mem_inv=torch.tensor(300.0))
 EACH = LIF._replace(v_th=torch.linspace(0.2, 0.4, 30))
-RESTLESS = LIF._replace(v_th=torch.tensor(0.05), v_leak=torch.tensor(0.1))
 
 
 def layer(n_in: int, n_out: int, *, bias: bool = False) -> torch.nn.Linear:
     return torch.nn.Linear(n_in, n_out, bias=bias)
+
+
+def driven(n_in: int, n_out: int) -> torch.nn.Linear:
+    """With biases that half of the neurons fire by."""
+    linear = layer(n_in, n_out, bias=True)
+    with torch.no_grad():
+        linear.bias.copy_(torch.where(torch.arange(n_out) % 2 == 0, 2.0, -1.0))
+    return linear
 
 
 MODELS: Mapping[str, Callable[[], Model]] = {
@@ -37,24 +45,26 @@ MODELS: Mapping[str, Callable[[], Model]] = {
         layer(20, 30, bias=True), LIFCell(LIF), layer(30, 40, bias=True), LIFCell(LIF), layer(40, 5, bias=True), LICell()
     ),
     "a threshold each": lambda: Model(layer(20, 30), LIFCell(EACH), layer(30, 5), LICell()),
-    "restless": lambda: Model(layer(20, 30), LIFCell(RESTLESS), layer(30, 5), LICell()),
+    "restless": lambda: Model(driven(20, 30), LIFCell(LIF), layer(30, 5), LICell()),
     "something between": lambda: Model(
         layer(20, 30), LIFCell(LIF), torch.nn.Unflatten(1, (3, 10)), torch.nn.Flatten(), layer(30, 5), LICell()
     ),
     "recurrent": lambda: Model(
         layer(20, 30), LIFCell(LIF), LIFRecurrentCell(30, 40, p=LIF), layer(40, 30), LIFCell(LIF), layer(30, 5), LICell()
     ),
-    "membranes in between": lambda: Model(layer(20, 30), LICell(), layer(30, 5), LICell()),
 }
 
 
-def sparse(kind: str) -> tuple[Model, dict[str, WeightMatrix], dict[str, torch.Tensor]]:
-    """A model most of whose weights are zero, its matrices, and which weights are not."""
+def matrices(model: TrainableNetwork) -> dict[str, WeightMatrix]:
+    found = {layer.layer.name: WeightMatrix(layer) for layer in model}
+    return {name: matrix for name, matrix in found.items() if matrix.parts}
+
+
+def sparse(kind: str) -> tuple[TrainableNetwork, dict[str, WeightMatrix], dict[str, torch.Tensor]]:
+    """A network most of whose weights are zero, its matrices, and which weights are not."""
     torch.manual_seed(0)
-    model = MODELS[kind]()
-    layers = {
-        str(n): WeightMatrix(module) for n, module in enumerate(model) if isinstance(module, (torch.nn.Linear, LIFRecurrentCell))
-    }
+    model = trainable(MODELS[kind](), torch.zeros(1, 20))
+    layers = matrices(model)
     masks = {name: torch.rand_like(matrix.weight) < 1.5 / matrix.weight.shape[0] for name, matrix in layers.items()}
     for name, matrix in layers.items():
         matrix.scale(8 * masks[name])
@@ -62,7 +72,7 @@ def sparse(kind: str) -> tuple[Model, dict[str, WeightMatrix], dict[str, torch.T
 
 
 def answers(
-    model: Model, layers: Mapping[str, WeightMatrix], masks: Mapping[str, torch.Tensor], live: ActiveNeurons
+    model: TrainableNetwork, layers: Mapping[str, WeightMatrix], masks: Mapping[str, torch.Tensor], live: ActiveNeurons
 ) -> list[torch.Tensor]:
     """What the model says, and what its surviving weights, and its biases, learn from that."""
     spikes = (torch.rand(6, 9, 20, generator=torch.Generator().manual_seed(1)) < 0.5).float()
@@ -77,7 +87,7 @@ def answers(
 @pytest.mark.parametrize("kind", MODELS)
 def test_the_answers_and_gradients_are_those_of_the_whole(kind: str) -> None:
     model, layers, masks = sparse(kind)
-    live = active_neurons(layers, masks)
+    live = active_neurons(model, layers, masks)
     assert live
     assert all(0 < len(some.numbers) < some.of for some in live.values())
     whole, part = answers(model, layers, masks, {}), answers(model, layers, masks, live)
@@ -88,33 +98,20 @@ def test_the_answers_and_gradients_are_those_of_the_whole(kind: str) -> None:
 
 
 def test_neurons_between_those_that_hear_nobody_and_those_that_nobody_hears_are_left_out() -> None:
-    model = MODELS["plain"]()
-    layers = {str(n): WeightMatrix(module) for n, module in enumerate(model) if isinstance(module, torch.nn.Linear)}
-    masks = {name: torch.zeros_like(matrix.weight, dtype=torch.bool) for name, matrix in layers.items()}
-    for path in ((0, 1, 2, 3), (4, 5, 6, 0)):
-        for mask, before, after in zip(masks.values(), path, path[1:], strict=False):
-            mask[after, before] = True
-    masks["0"][7, 3] = masks["2"][8, 7] = True  # 8 is not heard, so 7 is not
-    masks["2"][9, 10] = masks["4"][1, 9] = True  # 10 hears nobody, so 9 does not
-    live = active_neurons(layers, masks)
-    assert {module.out_features: some.numbers.tolist() for module, some in live.items()} == {30: [1, 5], 40: [2, 6]}
-    with torch.no_grad():
-        model[0].bias = torch.nn.Parameter(torch.ones(30))  # now 10 may fire
-    layers["0"] = WeightMatrix(model[0])
-    assert {module.out_features: some.numbers.tolist() for module, some in active_neurons(layers, masks).items()} == {
-        30: [1, 5, 10], 40: [2, 6, 9],
-    }  # fmt: skip
+    def live(*, biased: bool) -> dict[str, list[int]]:
+        chain = Model(layer(20, 30, bias=biased), LIFCell(LIF), layer(30, 40), LIFCell(LIF), layer(40, 5), LICell())
+        model = trainable(chain, torch.zeros(1, 20))
+        layers = matrices(model)
+        masks = {name: torch.zeros_like(matrix.weight, dtype=torch.bool) for name, matrix in layers.items()}
+        for path in ((0, 1, 2, 3), (4, 5, 6, 0)):
+            for mask, before, after in zip(masks.values(), path, path[1:], strict=False):
+                mask[after, before] = True
+        masks["layer0"][7, 3] = masks["layer2"][8, 7] = True  # 8 is not heard, so 7 is not
+        masks["layer2"][9, 10] = masks["layer4"][1, 9] = True  # 10 hears nobody, so 9 does not
+        return {name: some.numbers.tolist() for name, some in active_neurons(model, layers, masks).items()}
 
-
-def test_a_model_somebody_listens_to_is_run_whole() -> None:
-    model, layers, masks = sparse("plain")
-    heard: list[torch.Size] = []
-    model[2].register_forward_hook(lambda _, inputs, answer: heard.extend((inputs[0].shape[-1:], answer.shape[-1:])))
-    expected = answers(model, layers, masks, {})
-    found = answers(model, layers, masks, active_neurons(layers, masks))
-    assert heard == [torch.Size([30]), torch.Size([40])] * 2
-    for a, b in zip(expected, found, strict=True):
-        torch.testing.assert_close(b, a)
+    assert live(biased=False) == {"layer0": [1, 5], "layer2": [2, 6]}
+    assert live(biased=True) == {"layer0": [1, 5, 10], "layer2": [2, 6, 9]}  # now 10 may fire
 
 
 @pytest.mark.parametrize(
@@ -124,7 +121,7 @@ def test_a_model_somebody_listens_to_is_run_whole() -> None:
 def test_a_network_is_compressed_as_if_all_neurons_were_calculated(
     options: MinimaxOptions, make_chip: Callable[..., HardwareProfile]
 ) -> None:
-    told: list[Mapping[torch.nn.Module, NeuronSubset]] = []
+    told: list[Mapping[str, NeuronSubset]] = []
 
     class Whole(MinimaxPruning):
         @contextmanager

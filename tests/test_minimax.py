@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning, ascend, shrink
 from neurodeploy.compression.synapse_selection import PRICED_RESOURCES
-from neurodeploy.compression.weight_matrices import as_network
+from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.errors import BudgetError, TrainingError
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network
@@ -22,21 +22,23 @@ from neurodeploy.passes.dead_neurons import needed_neurons
 PENALTY_RATE = 100.0
 
 
-def linear_model(network: Network) -> torch.nn.Sequential:
-    """The network's weights as Linear modules of the same names."""
-    model = torch.nn.Sequential()
-    for layer in network:
-        module = torch.nn.Linear(layer.weight.shape[1], layer.weight.shape[0], bias=False)
-        module.weight.data = torch.from_numpy(layer.weight.copy()).float()
-        model.add_module(layer.name, module)
-    return model
+def products(model: TrainableNetwork, inputs: torch.Tensor) -> torch.Tensor:
+    """The inputs times the weights of one layer after the other."""
+    for layer in model:
+        inputs = torch.nn.functional.linear(inputs, weight_of(model, layer.layer.name))
+    return inputs
+
+
+def weight_of(model: TrainableNetwork, name: str) -> torch.Tensor:
+    (inlet,) = model[name].inlets
+    return inlet.weight
 
 
 @pytest.fixture
 def compression(make_network: Callable[..., Network], tiny: HardwareProfile) -> MinimaxPruning:
     network = make_network([64, 100, 10])
     soft = MinimaxOptions(integers=False, penalty_rate=PENALTY_RATE)
-    return MinimaxPruning(share_budget(network, tiny, cores=2), linear_model(network), soft)
+    return MinimaxPruning(share_budget(network, tiny, cores=2), TrainableNetwork(network), soft)
 
 
 def test_the_proximal_map_is_the_equation(compression: MinimaxPruning) -> None:
@@ -117,7 +119,7 @@ def test_a_closed_compression_keeps_every_slice_budget_and_cuts_off_no_slice(
 ) -> None:
     network = make_network(sizes, connectivity=connectivity, seed=seed)
     budget = share_budget(network, tiny, cores=cores)
-    compression = MinimaxPruning(budget, linear_model(network))
+    compression = MinimaxPruning(budget, TrainableNetwork(network))
     before = {name: module.weight.detach().clone() for name, module in compression.layers.items()}
     compression.close()
     assert max(compression.overruns().values()) <= 0
@@ -134,19 +136,19 @@ def test_neurons_that_nobody_hears_keep_no_synapse_and_the_output_stays(
     make_network: Callable[..., Network], tiny: HardwareProfile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = make_network([12, 20, 20, 4])
-    model = linear_model(network)
-    first, second, third = (module.weight for module in model)
+    model = TrainableNetwork(network)
+    first, second, third = (weight_of(model, name) for name in ("layer1", "layer2", "layer3"))
     with torch.no_grad():
         third[:, 5:] = 0  # of the second layer's neurons five are heard,
         second[:5, 7:] = 0  # and they hear seven of the first layer's
     inputs = torch.rand(3, 12)
-    before = model(inputs)
+    before = products(model, inputs)
     compression = MinimaxPruning(share_budget(network, tiny), model)
     compression.masks["layer3"] &= third != 0
     compression.masks["layer2"] &= second != 0
     monkeypatch.setattr(MinimaxPruning, "choose", lambda *_: None)
     compression.close()
-    assert torch.allclose(model(inputs), before)
+    assert torch.allclose(products(model, inputs), before)
     assert [int(weight.any(dim=1).sum()) for weight in (first, second, third)] == [7, 5, 4]
 
 
@@ -155,14 +157,14 @@ def test_only_survivors_learn_if_the_others_are_to_rest(
     rest: bool, make_network: Callable[..., Network], tiny: HardwareProfile
 ) -> None:
     network = make_network([64, 100, 10])
-    model = linear_model(network)
+    model = TrainableNetwork(network)
     compression = MinimaxPruning(share_budget(network, tiny, cores=2), model, MinimaxOptions(rest=rest))
     compression.choose(1.0)
-    before = [module.weight.detach().clone() for module in model]
+    before = [matrix.weight.detach().clone() for matrix in compression.layers.values()]
     with compression.in_force():
-        torch.autograd.backward(model(torch.rand(5, 64)).square().sum())
+        torch.autograd.backward(products(model, torch.rand(5, 64)).square().sum())
     compression.before_step()
-    for module, weight, mask in zip(model, before, compression.masks.values(), strict=True):
+    for module, weight, mask in zip(compression.layers.values(), before, compression.masks.values(), strict=True):
         assert torch.equal(module.weight, weight)
         assert module.weight.grad is not None
         assert module.weight.grad[mask].any()
@@ -175,16 +177,16 @@ def test_what_idle_neurons_leave_goes_to_the_others(
     """Of 200 neurons at most 30 are heard: five bits of index tell them apart, where eight were needed."""
     network, kept = make_network([64, 200, 10]), {}
     for idle in (False, True):
-        model = linear_model(network)
+        model = TrainableNetwork(network)
         with torch.no_grad():
-            model[1].weight[:, 30:] *= 1e-3
+            weight_of(model, "layer2")[:, 30:] *= 1e-3
         budget = share_budget(network, make_chip(synapse_memory_bits_per_core=16384, neurons_per_core=256), cores=1)
         compression = MinimaxPruning(budget, model, MinimaxOptions(integers=False, idle=idle))
         compression.choose(0.5)
         assert compression.masks["layer1"][30:].any()
         compression.choose(1.0)
         compression.close()
-        live = needed_neurons(as_network(compression.layers))["layer1"]
+        live = needed_neurons(model.to_network())["layer1"]
         assert 0 < live.sum() <= 30
         kept[idle] = int(compression.masks["layer1"].sum())
     assert kept[True] > 1.1 * kept[False]
@@ -193,7 +195,7 @@ def test_what_idle_neurons_leave_goes_to_the_others(
 def test_overruns_are_those_that_the_budget_counts(make_network: Callable[..., Network], tiny: HardwareProfile) -> None:
     network = make_network([64, 100, 10])
     budget = share_budget(network, tiny, cores=2)
-    overruns = MinimaxPruning(budget, linear_model(network)).overruns()
+    overruns = MinimaxPruning(budget, TrainableNetwork(network)).overruns()
     counted = {f"{found.slice.name} {found.resource}": found for found in budget.overruns(network)}
     assert {name for name, overrun in overruns.items() if overrun > 0} == set(counted) != set()
     for name, found in counted.items():
@@ -210,7 +212,9 @@ def test_the_count_on_the_weights_has_the_last_word(compression: MinimaxPruning,
 
 def test_a_budget_for_another_model_is_refused(make_network: Callable[..., Network], tiny: HardwareProfile) -> None:
     budget: Budget = share_budget(make_network([20, 30, 10]), tiny)
-    with pytest.raises(TrainingError, match=r"layer 'layer1': is in the budget, but no Linear module .* has none"):
-        MinimaxPruning(budget, torch.nn.Sequential())
+    with pytest.raises(TrainingError, match=r"^model: has the layers layer1; the budget is for layer1, layer2\. "):
+        MinimaxPruning(budget, TrainableNetwork(make_network([20, 10])))
     with pytest.raises(TrainingError, match=r"layer 'layer1': has weights \(30, 21\), the budget is for \(30, 20\)"):
-        MinimaxPruning(budget, linear_model(make_network([21, 30, 10])))
+        MinimaxPruning(budget, TrainableNetwork(make_network([21, 30, 10])))
+    with pytest.raises(TrainingError, match=r"layer 'layer1': has weights \(31, 20\), the budget is for \(30, 20\)"):
+        MinimaxPruning(budget, TrainableNetwork(make_network([20, 31, 10])))

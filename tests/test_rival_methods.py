@@ -12,6 +12,7 @@ import torch
 from conftest import with_values
 from norse.torch import LIFCell, SequentialState
 from spiking import budget_for, build, few
+from torch.nn.functional import linear
 
 from benchmarks.compression.rivals.admm import ADMM
 from benchmarks.compression.rivals.fisher import FisherNeurons
@@ -22,6 +23,7 @@ from benchmarks.compression.rivals.one_sparsity import GlobalMinimax
 from benchmarks.compression.rivals.rewiring import STDS, GradR
 from benchmarks.compression.rivals.rigl import RigL
 from neurodeploy.compression.pruning_method import memory_in_force
+from neurodeploy.compression.trainable_network import trainable
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.training.forward import run_model
 
@@ -36,7 +38,7 @@ def small(loihi1: HardwareProfile) -> Callable[..., Any]:
         model, chip = build(24, 70, 5), with_values(loihi1, synapse_memory_bits_per_core=bits)
         with torch.no_grad():
             model[2].weight.mul_(5)  # so that all neurons are heard
-        return method(budget_for(model, chip, 1), model, width=8, **own)
+        return method(budget_for(model, chip, 1), trainable(model, torch.zeros(1, 24)), width=8, **own)
 
     return make
 
@@ -146,7 +148,7 @@ def loss_of(rival: Masked) -> None:
     for module in (first, last):
         module.weight.grad = None
     with rival.in_force():
-        (last.module(first.module(torch.ones(2, 24)).tanh()) ** 2).sum().backward()
+        (linear(linear(torch.ones(2, 24), first.weight).tanh(), last.weight) ** 2).sum().backward()
 
 
 def test_rigl_keeps_the_budget_from_the_start_and_grows_by_gradient(small: Callable[..., Any]) -> None:
@@ -230,12 +232,12 @@ def test_the_papers_minimax_has_one_sparsity_and_prices_that_climb(small: Callab
 
 def test_fisher_takes_whole_neurons_by_what_their_spikes_contribute(small: Callable[..., Any]) -> None:
     rival = small(FisherNeurons, integers=False)
-    model = SequentialState(rival.layers[FIRST].module, LIFCell(), rival.layers[LAST].module)
+    first, last = (rival.layers[name].weight for name in (FIRST, LAST))
     factor, (inputs, target) = torch.ones(70, requires_grad=True), few(n_in=24, n_classes=5)[0]
-    model[1].register_forward_hook(lambda _, __, output: (output[0] * factor, output[1]))
     with rival.in_force():
         spikes = (inputs > 0.5).float().unsqueeze(1).expand(-1, 8, -1)
-        torch.nn.functional.cross_entropy(run_model(model, spikes * 8).sum(dim=0), target).backward()
+        fired = run_model(SequentialState(LIFCell()), linear(spikes * 8, first))
+        torch.nn.functional.cross_entropy(linear(fired * factor, last).sum(dim=0), target).backward()
     assert factor.grad is not None
     assert factor.grad.any()
     assert torch.allclose(rival.contribution[FIRST].float(), factor.grad.square(), rtol=1e-3, atol=1e-8)  # other sums

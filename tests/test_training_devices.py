@@ -64,11 +64,16 @@ def compressed(device: str, **told: Any) -> tuple[SequentialState, tuple[EpochRe
     profile = load_profile("loihi1")
     memory = profile[MEMORY]
     small = replace(profile, limits={**profile.limits, MEMORY: replace(memory, value=2560)})
-    budget = budget_for(model, small, cores=1)
-    pruning = MinimaxPruning(budget, model.to(device), MinimaxOptions(widths=True))
-    _, history = fit(model, budget, few(), OPTIONS, method=lambda *_: pruning, **told)
+    budget, methods = budget_for(model, small, cores=1), list[MinimaxPruning]()
+
+    def method(*given: Any) -> MinimaxPruning:
+        methods.append(MinimaxPruning(*given, MinimaxOptions(widths=True)))
+        return methods[-1]
+
+    _, history = fit(model.to(device), budget, few(), OPTIONS, method=method, **told)
     assert next(model.parameters()).device.type == device
-    assert max(pruning.overruns().values()) <= 0 < pruning.connectivity < 1
+    assert methods[-1].masks["layer0"].device.type == device
+    assert max(methods[-1].overruns().values()) <= 0 < methods[-1].connectivity < 1
     return model, history
 
 

@@ -9,6 +9,7 @@ from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 
 import neurodeploy as nd
 from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
+from neurodeploy.compression.trainable_network import TrainableNetwork, trainable
 from neurodeploy.pipeline.compress import memory_prices
 from neurodeploy.training.encoders import read_out
 from neurodeploy.training.forward import run_model, spikes_of
@@ -16,19 +17,20 @@ from neurodeploy.training.forward import run_model, spikes_of
 OPTIONS = nd.FitOptions(epochs_dense=4, epochs_compress=2, epochs_finetune=1, n_steps=6, readout="mean", encoder="direct")
 
 
-def pressed(memory: int) -> tuple[torch.nn.Module, MinimaxPruning, nd.HardwareProfile]:
+def pressed(memory: int) -> tuple[TrainableNetwork, MinimaxPruning, nd.HardwareProfile]:
     torch.manual_seed(0)
     lif = LIFParameters(tau_mem_inv=torch.tensor(300.0), v_th=torch.tensor(0.3))
-    model = SequentialState(torch.nn.Linear(64, 48, bias=False), LIFCell(lif), torch.nn.Linear(48, 10, bias=False), LICell())
+    chain = SequentialState(torch.nn.Linear(64, 48, bias=False), LIFCell(lif), torch.nn.Linear(48, 10, bias=False), LICell())
+    model = trainable(chain, torch.zeros(1, 64))
     chip = with_values(nd.load_profile("loihi1"), synapse_memory_bits_per_core=memory)
-    budget = nd.share_budget(nd.extract(model, torch.zeros(1, 64)), chip, cores=1)
+    budget = nd.share_budget(model.network, chip, cores=1)
     pruning = MinimaxPruning(budget, model, MinimaxOptions(idle=True))
     nd.fit(model, budget, nd.load_data("digits").train, OPTIONS, method=lambda *_: pruning)
     return model, pruning, chip
 
 
 @pytest.fixture(scope="module")
-def tight() -> tuple[torch.nn.Module, MinimaxPruning, nd.HardwareProfile]:
+def tight() -> tuple[TrainableNetwork, MinimaxPruning, nd.HardwareProfile]:
     return pressed(4_000)
 
 
@@ -43,7 +45,7 @@ def loss_of(model: torch.nn.Module) -> float:
 
 
 def test_a_full_core_has_a_price_and_the_model_is_as_it_was(
-    tight: tuple[torch.nn.Module, MinimaxPruning, nd.HardwareProfile],
+    tight: tuple[TrainableNetwork, MinimaxPruning, nd.HardwareProfile],
 ) -> None:
     model, pruning, _ = tight
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -25,6 +25,7 @@ from benchmarks.compression.runs import Run, begun, options_of
 from benchmarks.compression.tasks import TASKS
 from benchmarks.emulator.timing import load
 from benchmarks.placement.rows import append, commit
+from neurodeploy.compression.trainable_network import trainable
 from neurodeploy.training.data.batches import Batches
 from neurodeploy.training.fit import fit
 
@@ -47,9 +48,10 @@ def epoch(way: str, task: str, threads: int) -> dict[str, float]:
             table="cost", task=task, method=name, budget=TRIED_AT[task], seed=0,
             width=None if METHODS[name].chooses_widths else 4, distill=0.7 if "distilled" in way else 0.0, epochs=(1, 0),
         )  # fmt: skip
-        _, budget, make = begun(run, model, model)
+        network = trainable(model, torch.zeros(1, *kind.input_shape))
+        _, budget, make = begun(run, network, network)
         pruning = make()
-        fit(model, budget, data, options_of(run), method=lambda *_: pruning, **told)
+        fit(network, budget, data, options_of(run), method=lambda *_: pruning, **told)
     return {
         "step_ms": 1e3 * (marks[-1] - marks[0]) / (len(marks) - 1),
         "typical_ms": 1e3 * median(after - before for before, after in pairwise(marks)),

@@ -8,11 +8,10 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-import torch
-
 from benchmarks.compression.rivals import RIVALS
 from neurodeploy.compression.minimax import COMPRESS_OPTIONS, make_minimax
 from neurodeploy.compression.pruning_method import Pruning, PruningMethod, PruningSetup
+from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.compression.weight_matrices import find_layers
 from neurodeploy.mapping.budget.budget import Budget
 
@@ -23,11 +22,11 @@ class Start(PruningSetup):
 
     Attributes
     ----------
-    early : torch.nn.Module
+    early : TrainableNetwork
         The dense network after its first epoch.
     """
 
-    early: torch.nn.Module
+    early: TrainableNetwork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +46,9 @@ class Method:
     patience: int = 1
 
 
-def _rival(name: str, budget: Budget, model: torch.nn.Module, setup: PruningSetup, **options: Any) -> Pruning:
+def _rival(name: str, budget: Budget, model: TrainableNetwork, setup: PruningSetup, **options: Any) -> Pruning:
     if name == "lottery" and isinstance(setup, Start):  # without it, it rewinds to the weights that it begins with
-        options["rewind"] = {layer: module.weight.detach() for layer, module in find_layers(setup.early, budget).items()}
+        options["rewind"] = {layer: matrix.weight.detach() for layer, matrix in find_layers(setup.early, budget).items()}
     return RIVALS[name](budget, model, width=setup.weight_bits or budget.weight_bits, thresholds=setup.thresholds, **options)
 
 

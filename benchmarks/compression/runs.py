@@ -15,7 +15,7 @@ import torch
 from benchmarks.compression.methods import METHODS, Start
 from benchmarks.compression.tasks import TASKS
 from neurodeploy.compression.pruning_method import Pruning
-from neurodeploy.frontends.torch.extract import extract
+from neurodeploy.compression.trainable_network import TrainableNetwork, trainable
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network
@@ -148,20 +148,16 @@ def _accuracy(model: torch.nn.Module, split: DataSplit, options: FitOptions) -> 
 def compress(run: Run, place: Place) -> dict[str, Any]:
     """Compress the dense network of the seed into the budget, and return the row."""
     task = TASKS[run.task]
-    split, model = task.load(place.mnist, choosing=run.choosing), task.make(run.seed)
-    load_weights(model, place.folder / _file(run, "dense"))
-    sample = torch.zeros(1, *task.input_shape)
-    early = task.make(run.seed)
-    load_weights(early, place.folder / _file(run, "early"))
-    network, budget, make = begun(run, model, early.to(place.device))
+    split = task.load(place.mnist, choosing=run.choosing)
+    model, early = (_trainable(run, place, what).to(place.device) for what in ("dense", "early"))
+    network, budget, make = begun(run, model, early)
     started = time.perf_counter()
-    model.to(place.device)
     pruning = make()
     options = replace(options_of(run), amp=place.amp)
     fit(model, budget, split.train, options, method=lambda *_: pruning)
     seconds = time.perf_counter() - started
     learnt = _accuracy(model, split, options)
-    trimmed, quantized, plan = in_integers(extract(model.cpu(), sample), budget, pruning.widths)
+    trimmed, quantized, plan = in_integers(model.to_network(), budget, pruning.widths)
     measured = evaluate(quantized, split.test, options, progress=False)
     return run.name | {
         "cores": None if "%" in run.budget else float(Fraction(run.budget.split()[0])),
@@ -173,12 +169,20 @@ def compress(run: Run, place: Place) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def begun(run: Run, model: torch.nn.Module, early: torch.nn.Module) -> tuple[Network, Budget, Callable[[], Pruning]]:
+def _trainable(run: Run, place: Place, what: str) -> TrainableNetwork:
+    """Return the trainable network of the seed, with weights that an earlier row has written."""
+    task = TASKS[run.task]
+    model = task.make(run.seed)
+    load_weights(model, place.folder / _file(run, what))
+    return trainable(model, torch.zeros(1, *task.input_shape))
+
+
+def begun(run: Run, model: TrainableNetwork, early: TrainableNetwork) -> tuple[Network, Budget, Callable[[], Pruning]]:
     """Return the network of a model, its budget, and the factory of the method, to call once the model is on its device."""
-    network = extract(model, torch.zeros(1, *TASKS[run.task].input_shape))
+    network = model.to_network()
     profile, cores = chip_of(run.budget, run.width, network.n_synapses)
     budget = narrow_budget(network, profile, cores=cores, bits=run.width or DEFAULT_WEIGHT_BITS)
-    start = Start(weight_bits=run.width, thresholds=thresholds_of(network, model), early=early)
+    start = Start(weight_bits=run.width, thresholds=thresholds_of(model), early=early)
     return network, budget, lambda: METHODS[run.method].make(budget, model, start)
 
 

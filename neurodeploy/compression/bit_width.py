@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from neurodeploy.compression.synapse_selection import SliceScores, neurons_by_score, synapse_lists
+from neurodeploy.compression.weight_matrices import Block, StoredLists
 from neurodeploy.errors import unsupported_kind
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers, Mask
@@ -167,15 +168,12 @@ class LayerFormat:
         The neurons that stay, counted within the slice, where not all of them do.
     threshold : float, optional
         Shared threshold of its neurons; rounded with the weights.
-    axons : int
-        Axons behind each column of its weights.
     """
 
     width: int
     grid: WeightGrid | None
     rows: Mapping[str, Integers]
     threshold: float | None = None
-    axons: int = 1
     target: str = DEFAULT_TARGET
 
     def state_dict(self) -> dict[str, Any]:
@@ -185,7 +183,7 @@ class LayerFormat:
 
     def restored(self, state: Mapping[str, Any]) -> LayerFormat:
         """Return the format that `state_dict` described."""
-        # threshold, axons and target follow from model and chip, which are the same in a resumed run
+        # threshold and target follow from model and chip, which are the same in a resumed run
         width, rows = state["width"], {name: tensor.numpy() for name, tensor in state["rows"].items()}
         grid = None
         if "largest" in state:
@@ -211,14 +209,16 @@ class LayerFormat:
                 out[part.start + self.rows[part.name]] = False
         return out
 
-    def scores(self, part: SliceBudget, weight: Floats, curvature: Floats) -> SliceScores:
+    def scores(
+        self, part: SliceBudget, weight: Floats, curvature: Floats, lists: tuple[StoredLists, ...] = (StoredLists(),)
+    ) -> SliceScores:  # fmt: skip
         """Score the synapses of a slice: the squared error that keeping each saves, times the curvature of the loss in it.
 
-        `weight` and `curvature` are the slice's, (n_neurons, n_in).
+        `weight` and `curvature` are the slice's, (n_neurons, n_in), whose columns are stored as `lists`.
         """
         saved = weight**2 if self.grid is None else self.grid.saliency(weight)
         rows = self.rows.get(part.name)
-        return SliceScores(score=saved * curvature, part=part, bits=self.width, rows=rows, axons=self.axons)
+        return SliceScores(score=saved * curvature, part=part, bits=self.width, rows=rows, lists=lists)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -234,6 +234,8 @@ class WidthInputs:
         Synapses kept by the last selection.
     price : float
         Shadow price of a bit on its core.
+    lists : tuple of StoredLists
+        How the columns are stored.
     """
 
     part: SliceBudget
@@ -241,6 +243,7 @@ class WidthInputs:
     curvature: Floats
     kept: Mask
     price: float
+    lists: tuple[StoredLists, ...] = (StoredLists(),)
 
     @property
     def kept_weights(self) -> Floats:
@@ -265,15 +268,19 @@ class LayerSaliency:
     weight: Floats
     curvature: Floats
 
-    def scores(self, form: LayerFormat, part: SliceBudget) -> SliceScores:
-        """Score the synapses of a slice, stored in a format."""
-        rows = slice(part.start, part.stop)
-        return form.scores(part, self.weight[rows], self.curvature[rows])
+    def scores(self, form: LayerFormat, part: SliceBudget, block: Block | None = None) -> SliceScores:
+        """Score the synapses of a slice, stored in a format; of one block of columns, or of all."""
+        rows, columns = slice(part.start, part.stop), slice(None) if block is None else block.columns
+        lists = (StoredLists(),) if block is None else block.lists
+        return form.scores(part, self.weight[rows, columns], self.curvature[rows, columns], lists)
 
-    def width_inputs(self, part: SliceBudget, kept: Mask, price: float) -> WidthInputs:
+    def width_inputs(self, part: SliceBudget, kept: Mask, price: float, block: Block | None = None) -> WidthInputs:
         """Return a slice for `best_width`, by the layer's kept synapses (n_out, n_in) and the price of a bit on the core."""
-        rows = slice(part.start, part.stop)
-        return WidthInputs(part=part, weight=self.weight[rows], curvature=self.curvature[rows], kept=kept[rows], price=price)
+        rows, columns = slice(part.start, part.stop), slice(None) if block is None else block.columns
+        return WidthInputs(
+            part=part, weight=self.weight[rows, columns], curvature=self.curvature[rows, columns], kept=kept[rows, columns],
+            price=price, lists=(StoredLists(),) if block is None else block.lists,
+        )  # fmt: skip
 
 
 def best_width(
@@ -294,7 +301,7 @@ def best_width(
     def value(candidate: LayerFormat) -> float:
         saved = lost = 0.0
         for one, order in zip(slices, orders, strict=True):
-            scores = replace(candidate.scores(one.part, one.weight, one.curvature), order=order)
+            scores = replace(candidate.scores(one.part, one.weight, one.curvature, one.lists), order=order)
             saved += value_at_price(scores, one.price, profile)
             lost += 0.0 if candidate.grid is None else one.rounding_error(candidate.grid)
         return saved - (rounding_penalty - 1) * lost  # scores count the rounding error once already

@@ -21,7 +21,6 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
 
 from neurodeploy.compression.bit_width import LayerFormat, LayerSaliency, best_grid, best_width
@@ -40,14 +39,15 @@ from neurodeploy.compression.pruning_method import (
 )
 from neurodeploy.compression.saliency import ActiveNeurons, FisherDiagonal, active_neurons
 from neurodeploy.compression.synapse_selection import PRICED_RESOURCES, choose_on_core
+from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.compression.weight_matrices import (
+    Block,
     WeightMatrix,
-    as_network,
     budget_per_column,
     drop_unread_synapses,
     find_layers,
+    masked_network,
     substituted_weights,
-    synapses_without,
 )
 from neurodeploy.errors import RequestError, accept_renamed
 from neurodeploy.mapping.budget.budget import Budget, SliceBudget
@@ -138,7 +138,7 @@ class MinimaxPruning(Pruning):
     Parameters
     ----------
     budget : Budget
-    model : torch.nn.Module
+    model : TrainableNetwork
         The method owns its weights from now on.
     options : MinimaxOptions
     thresholds : mapping of layer to float, optional
@@ -165,15 +165,15 @@ class MinimaxPruning(Pruning):
     masks: dict[str, torch.Tensor]
 
     def __init__(
-        self, budget: Budget, model: torch.nn.Module, options: MinimaxOptions | None = None, *,
+        self, budget: Budget, model: TrainableNetwork, options: MinimaxOptions | None = None, *,
         thresholds: Mapping[str, float] = MappingProxyType({}),
     ) -> None:  # fmt: skip
-        self.budget, self.options = budget, options or MinimaxOptions()
-        self.layers = {name: WeightMatrix(module) for name, module in find_layers(model, budget).items()}
+        self.budget, self.model, self.options = budget, model, options or MinimaxOptions()
+        self.layers = find_layers(model, budget)
         # Channels round only the layers that they have a threshold of
         self.channels = Channels(model, budget, thresholds if self.options.integers else {})
-        self.plan, self._axons = budget_per_column(self.layers, self.channels.n_channels, budget)
-        self._biased = {part.layer for part in self.plan.slices if part.biases and self._axons[part.layer] == 1}
+        self.plan = budget_per_column(self.layers, budget, model.network)
+        self._biased = {part.layer for part in self.plan.slices if part.biases}
         self.masks = {name: torch.ones_like(matrix.weight, dtype=torch.bool) for name, matrix in self.layers.items()}
         self.formats = {
             name: LayerFormat(
@@ -181,7 +181,6 @@ class MinimaxPruning(Pruning):
                 grid=None,
                 rows={},
                 threshold=thresholds.get(name),
-                axons=self._axons[name],
                 target=arithmetic_of(budget.profile).name,
             )
             for name in self.layers
@@ -258,31 +257,44 @@ class MinimaxPruning(Pruning):
 
     def _leave_out_idle(self) -> None:
         """Leave out neurons without kept inputs or outputs: others get their memory, and need fewer index bits."""
-        for name, kept in needed_neurons(as_network(self.layers, self.masks)).items():
-            self.formats[name] = self.formats[name].with_neurons(kept, self.budget.of(name))
+        for name, kept in needed_neurons(masked_network(self.model, self.layers, self.masks)).items():
+            if name in self.layers:
+                self.formats[name] = self.formats[name].with_neurons(kept, self.budget.of(name))
 
     def _choose_synapses(self, progress: float) -> None:
         """Select synapses core by core, under the budget in force."""
         saliency = self.layer_saliency()
         for parts in self.plan.by_core():
-            memory = memory_in_force(parts, self.budget, progress, self._axons)
-            scores = [saliency[p.layer].scores(self.formats[p.layer], axons_in_force(p, progress)) for p in parts]
-            for part, selection in zip(parts, choose_on_core(scores, memory, self.budget.profile), strict=True):
+            memory = memory_in_force(parts, self.budget, progress, self.layers)
+            blocks = self._blocks([axons_in_force(part, progress) for part in parts])
+            scores = [saliency[part.layer].scores(self.formats[part.layer], part, block) for block, part in blocks]
+            for part in parts:
+                self.multipliers |= {constraint(part, resource): 0.0 for resource in PRICED_RESOURCES}
+            for (block, part), selection in zip(blocks, choose_on_core(scores, memory, self.budget.profile), strict=True):
                 mask = self.masks[part.layer]
-                mask[part.start : part.stop] = torch.from_numpy(selection.mask).to(mask.device)
-                self.multipliers |= {constraint(part, resource): price for resource, price in selection.prices.items()}
+                mask[part.start : part.stop, block.columns] = torch.from_numpy(selection.mask).to(mask.device)
+                for resource, price in selection.prices.items():
+                    name = constraint(part, resource)
+                    self.multipliers[name] = max(self.multipliers[name], price)
         for name, mask in self.masks.items():
-            if (columns := self.channels.columns(name)) is not None:
+            if (columns := self.channels.columns(self.layers[name])) is not None:
                 mask &= columns
-        self._active = active_neurons(self.layers, self.masks)
+        self._active = active_neurons(self.model, self.layers, self.masks)
+
+    def _blocks(self, parts: Sequence[SliceBudget]) -> list[tuple[Block, SliceBudget]]:
+        """Blocks of columns of some slices, each with its budget."""
+        return [found for part in parts for found in self.layers[part.layer].parts_of(part)]
 
     def layer_saliency(self) -> dict[str, LayerSaliency]:
         """Weights and curvature of each layer; weights of removed channels and of left-out neurons are 0."""
-        inside = synapses_without(self.layers, {name: form.left_out(self.budget.of(name)) for name, form in self.formats.items()})
+        removed = {name: form.left_out(self.budget.of(name)) for name, form in self.formats.items()}
         curvature, saliency = self.curvature.normalized(self.masks), dict[str, LayerSaliency]()
         for name, matrix in self.layers.items():
-            weight = np.where(inside[name], matrix.weight.detach().cpu().double().numpy(), 0.0)
-            if (columns := self.channels.columns(name)) is not None:
+            # a copy: rows and columns of left-out neurons are set to zero
+            weight = matrix.weight.detach().cpu().double().numpy().copy()
+            weight[removed[name]] = 0
+            weight[:, ~matrix.columns_without(removed)] = 0
+            if (columns := self.channels.columns(self.layers[name])) is not None:
                 weight[:, ~columns.cpu().numpy()] = 0
             saliency[name] = LayerSaliency(weight=weight, curvature=curvature[name])
         return saliency
@@ -293,8 +305,10 @@ class MinimaxPruning(Pruning):
         for name, form in self.formats.items() if self.options.integers else ():
             if self.options.widths:
                 kept = self.masks[name].cpu().numpy()
-                prices = [(p, self.multipliers[constraint(p, "synapse_memory_bits")]) for p in self.plan.of(name)]
-                slices = [saliency[name].width_inputs(p, kept, price) for p, price in prices]
+                slices = [
+                    saliency[name].width_inputs(part, kept, self.multipliers[constraint(part, "synapse_memory_bits")], block)
+                    for block, part in self._blocks(self.plan.of(name))
+                ]
                 form = best_width(form, slices, self.budget.profile, self.options.rounding_penalty)
             # the grid has to suit the kept weights alone; pruned ones are zero on any grid
             weights = self._masked(name)[self.masks[name]].cpu().double().numpy()
@@ -333,7 +347,7 @@ class MinimaxPruning(Pruning):
         self.channels.load_state_dict(state["channels"])
         self.formats = {name: form.restored(state["formats"][name]) for name, form in self.formats.items()}
         self.penalties, self.multipliers = dict(state["penalties"]), dict(state["multipliers"])
-        self._active = active_neurons(self.layers, self.masks)
+        self._active = active_neurons(self.model, self.layers, self.masks)
         self._n_choices = state["n_choices"]
         self.curvature.load_state_dict(state["curvature"])
 
@@ -347,24 +361,21 @@ class MinimaxPruning(Pruning):
         """
         self._n_choices = 0  # so that formats are chosen once more
         self.choose(1.0)
-        drop_unread_synapses(self.layers, self.masks, self.budget)
-        self._active = active_neurons(self.layers, self.masks)
+        drop_unread_synapses(self.model, self.layers, self.masks, self.budget)
+        self._active = active_neurons(self.model, self.layers, self.masks)
         self.hold()
-        # convolutions alone: the selection above has cut their channels to the budget
-        if not self.layers:
-            return
-        network = as_network(self.layers, axons=self._axons)
         # Counted on the weights themselves, and not on the masks that the selection counted with.
+        network = self.model.to_network()
         kept = needed_neurons(network)
         self.budget.of_neurons(kept).check(without_neurons(network, kept), widths=self.widths)
 
     def overruns(self) -> Mapping[str, float]:
         """Usage over budget less one, of every constraint, counted on the masks; memory is a core's."""
-        return {**self.channels.overruns(), **overruns_of(self.plan, self.masks, self.formats)}
+        return {**self.channels.overruns(), **overruns_of(self.plan, self.masks, self.formats, self.layers)}
 
     def memory_bits(self, parts: Sequence[SliceBudget]) -> int:
         """Synapse memory that the kept synapses of some slices of the plan take."""
-        return memory_bits(parts, self.masks, self.formats, self.budget.profile)
+        return memory_bits(parts, self.masks, self.formats, self.budget.profile, self.layers)
 
     def memory_trials(self, share: float) -> Iterator[MemoryTrial]:
         """Cores with a price on their memory, each to be tried with `share` less than its synapses take."""
@@ -379,13 +390,14 @@ class MinimaxPruning(Pruning):
         used = self.memory_bits(parts)
         before = {part.layer: self.masks[part.layer].clone() for part in parts}
         saliency = self.layer_saliency()
-        scores = [saliency[part.layer].scores(self.formats[part.layer], part) for part in parts]
+        blocks = self._blocks(parts)
+        scores = [saliency[part.layer].scores(self.formats[part.layer], part, block) for block, part in blocks]
         try:
             selections = choose_on_core(scores, round(used * (1 - share)), self.budget.profile)
-            for part, selection in zip(parts, selections, strict=True):
+            for (block, part), selection in zip(blocks, selections, strict=True):
                 mask = self.masks[part.layer]
                 # `&=`, because the selection may hold synapses that were pruned before: a trial only removes.
-                mask[part.start : part.stop] &= torch.from_numpy(selection.mask).to(mask.device)
+                mask[part.start : part.stop, block.columns] &= torch.from_numpy(selection.mask).to(mask.device)
             yield used - self.memory_bits(parts)
         finally:
             for name, mask in before.items():
@@ -393,7 +405,7 @@ class MinimaxPruning(Pruning):
 
 
 def make_minimax(
-    budget: Budget, model: torch.nn.Module, setup: PruningSetup, options: MinimaxOptions | None = None
+    budget: Budget, model: TrainableNetwork, setup: PruningSetup, options: MinimaxOptions | None = None
 ) -> MinimaxPruning:  # fmt: skip
     """Make the method for `neurodeploy.compress`; a width that the user asked for overrides ``options.widths``."""
     options = options or COMPRESS_OPTIONS

@@ -20,8 +20,11 @@ import torch
 
 from neurodeploy.compression.bit_width import LayerFormat
 from neurodeploy.compression.saliency import ActiveNeurons
+from neurodeploy.compression.trainable_network import TrainableNetwork
+from neurodeploy.compression.weight_matrices import WeightMatrix
 from neurodeploy.errors import RequestError
 from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.arrays import Integers
 from neurodeploy.mapping.budget.budget import AxonCap, Budget, SliceBudget
 from neurodeploy.resources.usage import count
 
@@ -118,7 +121,7 @@ class Pruning(Protocol):
         """
 
 
-PruningFactory: TypeAlias = "Callable[[Budget, torch.nn.Module], Pruning]"
+PruningFactory: TypeAlias = "Callable[[Budget, TrainableNetwork], Pruning]"
 """Makes a method for `fit`, from a budget and the model whose weights it owns from then on."""
 
 
@@ -139,12 +142,12 @@ class PruningSetup:
     weight_bits: int | None = None
 
 
-PruningMethod: TypeAlias = "Callable[[Budget, torch.nn.Module, PruningSetup], Pruning]"
+PruningMethod: TypeAlias = "Callable[[Budget, TrainableNetwork, PruningSetup], Pruning]"
 """Makes a method for `compress`."""
 
 
 def minimax(
-    budget: Budget, model: torch.nn.Module, setup: PruningSetup, options: MinimaxOptions | None = None
+    budget: Budget, model: TrainableNetwork, setup: PruningSetup, options: MinimaxOptions | None = None
 ) -> Pruning:  # fmt: skip
     """Make the built-in method; a width that the user asked for overrides ``options.widths``."""
     from neurodeploy.compression.minimax import make_minimax  # it subclasses `Pruning`: at the top this would be a cycle
@@ -195,17 +198,17 @@ def axons_in_force(part: SliceBudget, progress: float) -> SliceBudget:
 
 
 def memory_in_force(
-    parts: Sequence[SliceBudget], budget: Budget, progress: float, axons: Mapping[str, int] = MappingProxyType({})
+    parts: Sequence[SliceBudget], budget: Budget, progress: float, layers: Mapping[str, WeightMatrix] = MappingProxyType({})
 ) -> int:
     """Synapse memory in bits of a core with these slices at `progress` 0..1.
 
-    `axons` is the number of axons behind each column of a layer's weights; 1 for layers that it leaves out.
+    `layers` tells how columns are stored; of layers that it leaves out each has one list.
     """
     full = 0
     for part in parts:
-        # dense: every axon has a synapse onto each neuron of the slice
-        synapses = np.full(max(cap.stop for cap in part.sources) * axons.get(part.layer, 1), part.neurons)
-        full += count(synapses, part.neurons, budget.weight_bits, budget.profile).synapse_memory_bits
+        # every column has a synapse onto each neuron of the slice
+        synapses = np.full(max(cap.stop for cap in part.sources), part.neurons)
+        full += _stored_bits(layers.get(part.layer), synapses, part.neurons, budget.weight_bits, budget.profile)
     return between(full, sum(part.synapse_memory_bits for part in parts), progress)
 
 
@@ -217,21 +220,32 @@ def between(need: int, limit: int, progress: float) -> int:
     return max(limit, int(need * (max(limit, 1) / need) ** progress))
 
 
-def memory_bits(parts: Sequence[SliceBudget], masks: Masks, formats: Formats, profile: HardwareProfile) -> int:
-    """Synapse memory of the kept synapses of some slices, in the formats of their layers."""
+def _stored_bits(matrix: WeightMatrix | None, n_synapses: Integers, n_neurons: int, width: int, profile: HardwareProfile) -> int:
+    """Synapse memory of a slice with `n_synapses` (n_columns,) in each column."""
+    if matrix is None:
+        return count(n_synapses, n_neurons, width, profile).synapse_memory_bits
+    return sum(block.bits(n_synapses[block.columns], n_neurons, width, profile) for block in matrix.blocks)
+
+
+def memory_bits(
+    parts: Sequence[SliceBudget], masks: Masks, formats: Formats, profile: HardwareProfile,
+    layers: Mapping[str, WeightMatrix] = MappingProxyType({}),
+) -> int:  # fmt: skip
+    """Synapse memory of the kept synapses of some slices, in the formats of their layers; `layers` as in `memory_in_force`."""
     total = 0
     for part in parts:
         form = formats[part.layer]
         synapses = masks[part.layer][part.start : part.stop].sum(dim=0).cpu().numpy()
         # neurons that were left out are not addressed: index bits count the others only
         n_neurons = len(form.rows.get(part.name, range(part.neurons)))
-        # each column has its synapses once per axon behind it
-        total += count(np.repeat(synapses, form.axons), n_neurons, form.width, profile).synapse_memory_bits
+        total += _stored_bits(layers.get(part.layer), synapses, n_neurons, form.width, profile)
     return total
 
 
-def overruns_of(plan: Budget, masks: Masks, formats: Formats) -> dict[str, float]:
-    """Usage over budget less one, of every constraint; memory is a core's."""
+def overruns_of(
+    plan: Budget, masks: Masks, formats: Formats, layers: Mapping[str, WeightMatrix] = MappingProxyType({})
+) -> dict[str, float]:  # fmt: skip
+    """Usage over budget less one, of every constraint; memory is a core's. `layers` as in `memory_in_force`."""
     overruns = {}
     for parts in plan.by_core():
         for part in parts:
@@ -240,7 +254,7 @@ def overruns_of(plan: Budget, masks: Masks, formats: Formats) -> dict[str, float
             overruns[constraint(part, "input_axons")] = float(used.sum()) / max(part.input_axons, 1) - 1
             overruns[constraint(part, "output_axons")] = float(max(from_sources)) - 1
         limit = sum(part.synapse_memory_bits for part in parts)
-        memory = memory_bits(parts, masks, formats, plan.profile)
+        memory = memory_bits(parts, masks, formats, plan.profile, layers)
         # slices share the memory of their core: each of them reports the core's overrun
         overruns |= {constraint(part, "synapse_memory_bits"): memory / max(limit, 1) - 1 for part in parts}
     return overruns

@@ -17,7 +17,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from neurodeploy.compression.weight_matrices import WeightMatrix, as_network
+from neurodeploy.compression.trainable_network import TrainableNetwork
+from neurodeploy.compression.weight_matrices import WeightMatrix, masked_network
 from neurodeploy.ir.arrays import Floats
 from neurodeploy.passes.dead_neurons import needed_neurons
 
@@ -113,16 +114,18 @@ class NeuronSubset:
         return signal.new_zeros(*signal.shape[:-1], self.of).index_copy(-1, self.numbers, signal)
 
 
-ActiveNeurons: TypeAlias = Mapping[torch.nn.Module, NeuronSubset]
-"""Neurons that have to be calculated, by Linear module; all neurons of modules that are not in it."""
+ActiveNeurons: TypeAlias = Mapping[str, NeuronSubset]
+"""Neurons that have to be calculated, by layer; all neurons of layers that are not in it."""
 
 
-def active_neurons(layers: Mapping[str, WeightMatrix], masks: Mapping[str, torch.Tensor]) -> ActiveNeurons:
+def active_neurons(
+    model: TrainableNetwork, layers: Mapping[str, WeightMatrix], masks: Mapping[str, torch.Tensor]
+) -> ActiveNeurons:  # fmt: skip
     """Find the neurons with kept inputs and outputs, of layers where skipping the others saves time."""
     found = {}
-    for name, kept in (needed_neurons(as_network(layers, masks)) if layers else {}).items():
+    for name, kept in (needed_neurons(masked_network(model, layers, masks)) if layers else {}).items():
         # with no needed neuron at all the layer is run whole: its product would have no rows
-        if 0 < kept.sum() <= _DENSE_ENOUGH * kept.size:
+        if name in layers and 0 < kept.sum() <= _DENSE_ENOUGH * kept.size:
             numbers = torch.from_numpy(np.flatnonzero(kept)).to(masks[name].device)
-            found[layers[name].module] = NeuronSubset(numbers=numbers, of=kept.size)
+            found[name] = NeuronSubset(numbers=numbers, of=kept.size)
     return found

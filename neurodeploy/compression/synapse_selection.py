@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from neurodeploy.compression.weight_matrices import StoredLists
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers, Mask
 from neurodeploy.mapping.budget.budget import SliceBudget
-from neurodeploy.resources.encodings import axon_bits, index_bits, weight_bits
+from neurodeploy.resources.encodings import Formula, index_bits, weight_bits
 
 PRICED_RESOURCES = ("synapse_memory_bits", "input_axons", "output_axons")
 # 60 halvings go past the 53 bits of a float64
@@ -78,8 +79,8 @@ class SliceScores:
         All of them by default.
     order : array (n_in, n), int, optional
         `neurons_by_score` of the rows' scores, where that is known; sorting takes longest of all.
-    axons : int
-        Axons behind each column of the scores, all with the same synapses: the pixels that pooling adds up.
+    lists : tuple of StoredLists
+        How the columns of the scores are stored.
     """
 
     score: Floats
@@ -87,7 +88,7 @@ class SliceScores:
     bits: int
     rows: Integers | None = None
     order: Integers | None = None
-    axons: int = 1
+    lists: tuple[StoredLists, ...] = (StoredLists(),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -149,21 +150,32 @@ def synapse_lists(scores: SliceScores, profile: HardwareProfile) -> Sequence[Syn
     running = np.zeros((len(by_axon), rows.size + 1))
     np.cumsum(np.take_along_axis(by_axon, order, axis=1), axis=1, out=running[:, 1:])
     width, allowed, encodings = weight_bits(scores.bits, profile), profile["encodings"].names, []
+    sizes = np.arange(rows.size + 1)
     if "dense" in allowed or "sparse" not in allowed:
         # index_bits 0: the dense encoding, in which an axon with any synapse stores a weight for every neuron
-        whole = int(axon_bits(np.asarray(rows.size), width, 0, profile))
-        encodings.append((np.array([0, rows.size]), np.where(np.arange(rows.size + 1) > 0, whole, 0)))
+        whole = _column_bits(np.asarray(rows.size), width, 0, scores.lists, profile)
+        encodings.append((np.array([0, rows.size]), np.where(sizes > 0, whole, 0)))
     if "sparse" in allowed:
-        bits = axon_bits(np.arange(rows.size + 1), width, index_bits(rows.size, profile), profile)
+        bits = _column_bits(sizes, width, index_bits(rows.size, profile), scores.lists, profile)
         # sizes after which one synapse more costs bits, and the whole list
         encodings.append((np.flatnonzero(np.append(np.diff(bits) > 0, True)), bits))
     n_neurons = len(scores.score)
     return [
-        SynapseLists(
-            targets=rows[order], sizes=sizes, bits=bits[sizes] * scores.axons, gain=running[:, sizes], n_neurons=n_neurons
-        )
+        SynapseLists(targets=rows[order], sizes=sizes, bits=bits[sizes], gain=running[:, sizes], n_neurons=n_neurons)
         for sizes, bits in encodings
     ]
+
+
+def _column_bits(
+    n_synapses: Integers, width: int, index_bits: int, lists: tuple[StoredLists, ...], profile: HardwareProfile
+) -> Integers:  # fmt: skip
+    """Memory in bits of columns with `n_synapses` each, in one encoding."""
+    total: Integers = np.zeros_like(np.asarray(n_synapses))
+    for one in lists:
+        formula = Formula.of(profile, width, is_delayed=one.is_delayed)
+        entries = one.sources * formula.entry * (np.asarray(n_synapses) > 0)
+        total = total + one.axons * (formula.lists(n_synapses, index_bits) + entries)
+    return total
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

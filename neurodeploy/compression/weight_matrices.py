@@ -1,59 +1,128 @@
-"""Modules of a model behind the layers of a budget, and the weights of dense layers as one matrix each.
+"""Weights of the layers that lose synapses, each layer's as one matrix, and the budget in columns of these matrices.
 
-A recurrent cell keeps its weights in two parameters; a pruning method sees them side by side, as the columns of one matrix.
+A layer of neurons in a row may have several connections. A pruning method sees their weights side by side, as the columns of one
+matrix; connections with equal weights, as of a sum of spikes, have their columns in common.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
-from itertools import pairwise
-from types import MappingProxyType
-from typing import TypeAlias
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from norse.torch import LIFRecurrentCell
 
+from neurodeploy.compression.trainable_network import TrainableConnection, TrainableLayer, TrainableNetwork
 from neurodeploy.errors import TrainingError
-from neurodeploy.ir.arrays import Floats, Integers, Mask
-from neurodeploy.ir.graph import INPUT, Connection, bias_layers, layer_name
-from neurodeploy.ir.network import LI, Dense, Layer, Network, Synapse
-from neurodeploy.mapping.budget.budget import AxonCap, Budget
-from neurodeploy.resources.usage import count
-
-DenseModule: TypeAlias = "torch.nn.Linear | LIFRecurrentCell"
-
-
-def weight_parameters(module: DenseModule) -> tuple[torch.nn.Parameter, ...]:
-    """Weight parameters, each (n_out, any): a Linear's one, or a recurrent cell's input and recurrent weights."""
-    names = ("input_weights", "recurrent_weights") if isinstance(module, LIFRecurrentCell) else ("weight",)
-    return tuple(getattr(module, name) for name in names)
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.arrays import Integers, Mask
+from neurodeploy.ir.connectivity import is_dense
+from neurodeploy.ir.network import Network
+from neurodeploy.mapping.budget.budget import AxonCap, Budget, SliceBudget
+from neurodeploy.passes.dead_neurons import needed_neurons
+from neurodeploy.resources.counting import LayerCount
+from neurodeploy.resources.encodings import Formula, list_bits, weight_bits
+from neurodeploy.resources.usage import grid_of
 
 
-class WeightMatrix:
-    """Weights (n_out, n_in) of a dense layer: its input weights and, for a recurrent layer, its recurrent weights side by side.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredLists:
+    """How the chip stores the synapses of a column: one list for each axon behind it.
 
     Attributes
     ----------
-    module : Linear or LIFRecurrentCell
-    parts : tuple of parameter (n_out, any)
-    bias : parameter or None
-    n_before : int
-        Number of columns that are input weights.
+    axons : int
+        Lists of the column, all equal: the pixels that pooling adds up.
+    sources : int
+        Axons that point to each list.
+    is_delayed : bool
+        Whether each synapse stores a delay.
     """
 
-    def __init__(self, module: DenseModule) -> None:
-        self.module, self.parts = module, weight_parameters(module)
-        self.bias = module.bias if isinstance(module, torch.nn.Linear) else None
-        self.n_before = self.parts[0].shape[1]
+    axons: int = 1
+    sources: int = 1
+    is_delayed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Block:
+    """Columns start..stop - 1 of a matrix: the parameter of one or more connections.
+
+    Attributes
+    ----------
+    inlets : tuple of TrainableConnection
+    lists : tuple of StoredLists
+        One for each number of steps that spikes wait.
+    """
+
+    inlets: tuple[TrainableConnection, ...]
+    lists: tuple[StoredLists, ...]
+    start: int
+    stop: int
 
     @property
-    def is_recurrent(self) -> bool:
-        """Whether the last n_out columns are recurrent weights."""
-        return len(self.parts) > 1
+    def columns(self) -> slice:
+        return slice(self.start, self.stop)
+
+    def bits(self, n_synapses: Integers, n_neurons: int, width: int, profile: HardwareProfile) -> int:
+        """Synapse memory of columns with `n_synapses` (n_columns,) each onto a slice of `n_neurons`."""
+        total = 0
+        for lists in self.lists:
+            formula = Formula.of(profile, weight_bits(width, profile), is_delayed=lists.is_delayed)
+            used = int(np.count_nonzero(n_synapses))
+            stored = list_bits(n_synapses, n_neurons, formula, profile)[0] + (lists.sources - 1) * used * formula.entry
+            total += stored * lists.axons
+        return total
+
+
+class WeightMatrix:
+    """Weights (n_out, n_in) of a layer of neurons in a row.
+
+    Attributes
+    ----------
+    layer : TrainableLayer
+    blocks : tuple of Block
+    parts : tuple of parameter (n_out, any)
+        One for each block.
+    bias : parameter (n_out,) or None
+    """
+
+    def __init__(self, layer: TrainableLayer) -> None:
+        self.layer, self.bias = layer, layer.bias
+        by_parameter: dict[torch.Tensor, list[TrainableConnection]] = {}
+        for inlet in layer.inlets:
+            if not inlet.is_fixed and is_dense(inlet.synapse):
+                by_parameter.setdefault(inlet.weight, []).append(inlet)
+        self.parts = tuple(inlets[0].weight for inlets in by_parameter.values())
+        blocks, start = [], 0
+        for inlets in by_parameter.values():
+            waits = [inlet.wait_steps for inlet in inlets]
+            lists = tuple(
+                StoredLists(axons=inlets[0].axons, sources=waits.count(steps), is_delayed=steps > 0)
+                for steps in dict.fromkeys(waits)
+            )
+            stop = start + inlets[0].weight.shape[1]
+            blocks.append(Block(inlets=tuple(inlets), lists=lists, start=start, stop=stop))
+            start = stop
+        self.blocks = tuple(blocks)
+
+    def parts_of(self, part: SliceBudget) -> Iterator[tuple[Block, SliceBudget]]:
+        """Each block with the slice's budget for its columns; several blocks are not limited by their axons."""
+        for block in self.blocks:
+            if len(self.blocks) > 1:
+                n = block.stop - block.start
+                part = replace(part, input_axons=n, sources=(AxonCap(start=0, stop=n, axons=n),))
+            yield block, part
+
+    @property
+    def n_in(self) -> int:
+        return self.blocks[-1].stop
+
+    @property
+    def axons(self) -> int:
+        """Axons behind each column of a layer with one block; several blocks are never limited by their axons."""
+        return self.blocks[0].lists[0].axons if len(self.blocks) == 1 else 1
 
     @property
     def weight(self) -> torch.Tensor:
@@ -61,20 +130,11 @@ class WeightMatrix:
         # What is written to the copy is lost: `assign` and `scale` write to the parameters.
         return self.parts[0] if len(self.parts) == 1 else torch.cat(self.parts, dim=1)
 
-    def recurrent_columns(self, neurons: Mask) -> Integers:
-        """Columns of a recurrent layer that read some of its own neurons; none for a layer that is not recurrent."""
-        return self.n_before + np.flatnonzero(neurons) if self.is_recurrent else np.zeros(0, dtype=np.int64)
-
-    def recurrent_sources(self, mask: torch.Tensor) -> torch.Tensor:
-        """Neurons that the layer itself reads, (n_out,) bool, by a mask (n_out, n_in) of its synapses."""
-        own = mask[:, self.n_before :]
-        return own.any(dim=0) if self.is_recurrent else torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
-
     def assign(self, weight: torch.Tensor) -> None:
         """Set the parameters' ``data`` to these weights, (n_out, n_in)."""
         # Through `data`, so that autograd keeps its leaf: the gradient at these weights arrives in the parameter
         # (straight-through).
-        for part, columns in zip(self.parts, self._split(weight), strict=True):
+        for part, columns in zip(self.parts, self.split(weight), strict=True):
             part.data = columns.contiguous()
 
     @property
@@ -86,18 +146,31 @@ class WeightMatrix:
     @torch.no_grad()
     def scale(self, factors: torch.Tensor) -> None:
         """Multiply each weight by its factor, in place."""
-        for part, columns in zip(self.parts, self._split(factors), strict=True):
+        for part, columns in zip(self.parts, self.split(factors), strict=True):
             part.mul_(columns)
 
     @torch.no_grad()
     def scale_gradient(self, factors: torch.Tensor) -> None:
         """Multiply the gradients by factors (n_out, n_in), in place."""
-        for part, columns in zip(self.parts, self._split(factors), strict=True):
+        for part, columns in zip(self.parts, self.split(factors), strict=True):
             if part.grad is not None:
                 part.grad.mul_(columns)
 
-    def _split(self, values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def split(self, values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Values (n_out, n_in) in the shapes of the parameters."""
         return torch.split(values, [part.shape[1] for part in self.parts], dim=1)
+
+    def columns_without(self, removed: Mapping[str, Mask]) -> Mask:
+        """Columns (n_in,) with a source neuron that is not `removed`, (n_neurons,) by layer."""
+        remaining = np.ones(self.n_in, dtype=np.bool_)
+        for block in self.blocks:
+            alive = np.zeros(block.stop - block.start, dtype=np.bool_)
+            for inlet in block.inlets:
+                kept = ~removed[inlet.source] if inlet.source in removed else np.ones(inlet.synapse.n_in, dtype=np.bool_)
+                places = np.arange(kept.size) if inlet.places is None else inlet.places.cpu().numpy()
+                np.logical_or.at(alive, places, kept)
+            remaining[block.columns] = alive
+        return remaining
 
 
 @contextmanager
@@ -118,198 +191,112 @@ def substituted_weights(
             parameter.data = data
 
 
-def synapses_without(layers: Mapping[str, WeightMatrix], removed: Mapping[str, Mask]) -> dict[str, Mask]:
-    """Masks (n_out, n_in) of the synapses with no `removed` neuron, (n_out,) by layer, at either end."""
-    remaining: dict[str, Mask] = {}
-    # empty: no input of the network is ever removed
-    before: Mask = np.zeros(0, dtype=np.bool_)
-    for name, matrix in layers.items():
-        mask = remaining[name] = np.ones(tuple(matrix.weight.shape), dtype=np.bool_)
-        # layers come in the network's order, so the first columns read the layer before
-        mask[:, np.flatnonzero(before)] = False
-        before = removed[name]
-        mask[before] = False
-        mask[:, matrix.recurrent_columns(before)] = False
-    return remaining
+def find_layers(model: TrainableNetwork, budget: Budget) -> dict[str, WeightMatrix]:
+    """Return the weights of the budget's layers that lose synapses: those of neurons in a row with a matrix into them.
+
+    Raises
+    ------
+    TrainingError
+        The budget is of another network.
+    """
+    names = [part.layer for part in budget.layers]
+    if names != [layer.name for layer in model.network]:
+        raise TrainingError(
+            "model", f"has the layers {', '.join(layer.name for layer in model.network)}; the budget is for {', '.join(names)}",
+            remedy="Make the budget for this model.",
+        )  # fmt: skip
+    found = {}
+    for layer in model:
+        has, planned = grid_of(layer.layer), budget.grid(layer.layer.name)
+        # of an image the budget may leave some channels
+        if len(has) == 3 and (planned[0] > has[0] or planned[1:] != has[1:]):
+            other = f"{has[0]} channels, the budget is for {planned[0]}"
+            raise TrainingError(
+                f"layer {layer.layer.name!r}",
+                f"has {other if planned[1:] == has[1:] else f'the shape {has}, the budget is for {planned}'}",
+                remedy="Make the budget for this model.",
+            )
+        if len(has) == 1 and (matrix := WeightMatrix(layer)).parts:
+            name, sources = layer.layer.name, budget.of(layer.layer.name)[0].sources
+            shape = tuple(matrix.weight.shape)
+            planned = (*planned, max(cap.stop for cap in sources) // matrix.axons if sources else shape[1])
+            if shape != planned:
+                raise TrainingError(
+                    f"layer {name!r}", f"has weights {shape}, the budget is for {planned}",
+                    remedy="Make the budget for this model.",
+                )  # fmt: skip
+            found[name] = matrix
+    return found
 
 
-def drop_unread_synapses(layers: Mapping[str, WeightMatrix], masks: Mapping[str, torch.Tensor], budget: Budget) -> None:
-    """Drop the synapses onto neurons without kept outputs: answers do not change, and memory is freed.
+def masked_network(
+    model: TrainableNetwork, layers: Mapping[str, WeightMatrix], masks: Mapping[str, torch.Tensor]
+) -> Network:  # fmt: skip
+    """The network with 1 in place of each kept synapse of these layers, for passes that follow synapses; biases are ones."""
+    stored = {
+        part: mask.double()
+        for name, matrix in layers.items()
+        for part, mask in zip(matrix.parts, matrix.split(masks[name]), strict=True)
+    }
+    return model.to_network(stored)
 
-    From the last layer to the first, since a dropped neuron may have been the only reader of another. A slice is never emptied.
+
+def drop_unread_synapses(
+    model: TrainableNetwork, layers: Mapping[str, WeightMatrix], masks: Mapping[str, torch.Tensor], budget: Budget
+) -> None:
+    """Drop the synapses onto neurons that change no output: answers stay the same, and memory is freed.
+
+    A slice is never emptied.
 
     Parameters
     ----------
     masks : mapping of layer to tensor (n_out, n_in), bool
         Changed in place.
     """
-    for before, after in reversed(list(pairwise(layers))):
-        is_read = layers[before].recurrent_sources(masks[before])
-        is_read |= masks[after][:, : layers[after].n_before].any(dim=0)
-        for part in budget.of(before):
-            mask = masks[before][part.start : part.stop]
-            left = mask & is_read[part.start : part.stop, None]
+    for name, kept in needed_neurons(masked_network(model, layers, masks)).items():
+        if name not in layers:
+            continue
+        needed = torch.from_numpy(kept).to(masks[name].device)
+        for part in budget.of(name):
+            mask = masks[name][part.start : part.stop]
+            left = mask & needed[part.start : part.stop, None]
             if left.any():
                 mask.copy_(left)
 
 
-Convolution: TypeAlias = "torch.nn.Conv1d | torch.nn.Conv2d"
-
-
-def find_layers(model: torch.nn.Module, budget: Budget) -> dict[str, DenseModule]:
-    """Find the Linear modules and recurrent cells behind the budget's layers, by layer name; see also `find_convolutions`.
-
-    Raises
-    ------
-    TrainingError
-        A layer of the budget has no such module, or one of another shape.
-    """
-    kinds = torch.nn.Linear, LIFRecurrentCell
-    found = {layer_name(path): module for path, module in model.named_modules() if isinstance(module, kinds)}
-    rows = [
-        part.layer
-        for part in budget.layers
-        # the neuron that brings biases has no inputs, and no module
-        if budget.grid(part.layer)[1:] == () and any(one.input_axons for one in budget.of(part.layer))
-    ]
-    for layer in rows:
-        if layer not in found:
-            raise TrainingError(
-                f"layer {layer!r}", "is in the budget, but no Linear module or LIFRecurrentCell of the model",
-                remedy=f"The model has {', '.join(found) or 'none'}; make the budget for this model.",
-            )  # fmt: skip
-        sources, shape = budget.of(layer)[0].sources, tuple(WeightMatrix(found[layer]).weight.shape)
-        planned = (*budget.grid(layer), max(cap.stop for cap in sources) if sources else shape[1])
-        if shape != planned:
-            raise TrainingError(
-                f"layer {layer!r}", f"has weights {shape}, the budget is for {planned}",
-                remedy="Make the budget for this model.",
-            )  # fmt: skip
-    return {layer: found[layer] for layer in rows}
-
-
-def find_convolutions(model: torch.nn.Module, budget: Budget) -> dict[str, Convolution]:
-    """Find the convolutions that mix channels and are layers of the budget, by layer name.
-
-    Raises
-    ------
-    TrainingError
-        A convolution has fewer channels than the budget, or channels in groups and more of them than the budget.
-    """
-    images = {part.layer: budget.grid(part.layer) for part in budget.layers if len(budget.grid(part.layer)) == 3}
-    found: dict[str, Convolution] = {}
-    for path, module in model.named_modules():
-        name = layer_name(path)
-        if name not in images or not isinstance(module, (torch.nn.Conv1d, torch.nn.Conv2d)):
-            continue
-        planned = images[name][0]
-        # with groups, a channel reads some of the channels only: it does not mix them
-        if module.groups == 1:
-            found[name] = module
-        # A chained comparison: in groups, but not depthwise, where a channel goes with the one that it reads.
-        if module.out_channels < planned or (module.out_channels > planned and 1 < module.groups != module.out_channels):
-            groups = f" in {module.groups} groups" if module.groups > 1 else ""
-            raise TrainingError(
-                f"layer {name!r}", f"has {module.out_channels} channels{groups}, the budget is for {planned}",
-                remedy="Make the budget for this model.",
-            )  # fmt: skip
-    return found
-
-
-def require_feed_forward(layer: str, module: DenseModule) -> torch.nn.Linear:
-    """Return the module of a dense layer that reads an image; `TrainingError` for a recurrent one."""
-    if isinstance(module, LIFRecurrentCell):
-        raise TrainingError(
-            f"layer {layer!r}", "is recurrent and reads an image; under a budget it can read rows of neurons only",
-            remedy="Put a Linear module with neurons between.",
-        )  # fmt: skip
-    return module
-
-
-def budget_per_column(
-    layers: Mapping[str, WeightMatrix], channels: Mapping[str, int], budget: Budget
-) -> tuple[Budget, dict[str, int]]:
-    """Express the budget of dense layers in columns of the model's weights; and return the axons behind each column.
+def budget_per_column(layers: Mapping[str, WeightMatrix], budget: Budget, network: Network) -> Budget:
+    """Express the budget of layers in columns of their matrices; what is never pruned is deducted.
 
     A layer that reads a pooled image has one weight, hence one column, for several pixels, but an axon for each of them.
-
-    Parameters
-    ----------
-    channels : mapping of layer to int
-        Channels of the model's images, including those that the budget removes.
+    Connections without trained weights, lists of single synapses and biases stay whole.
     """
-    names, axons, slices = [part.layer for part in budget.layers], dict.fromkeys(layers, 1), []
+    slices = []
+    widest = max(budget.profile["weight_bits"].choices)
     for part in (part for part in budget.slices if part.layer in layers):
-        before = names[names.index(part.layer) - 1] if part.layer != names[0] else None
-        if before is not None and len(budget.grid(before)) == 3:
-            n_in, pixels = layers[part.layer].n_before, math.prod(budget.grid(before)[1:])
-            axons[part.layer] = max(math.ceil(pixels * channels[before] / n_in), 1)
-            # whole columns only, and at least one: no slice may be disconnected
-            columns = max((part.input_axons - part.biases) // axons[part.layer], 1)
-            part = replace(part, input_axons=columns + part.biases, sources=(AxonCap(start=0, stop=n_in, axons=columns),))
-        elif layers[part.layer].is_recurrent:  # one cap for inputs and recurrent columns together
-            n_in = layers[part.layer].weight.shape[1]
-            part = replace(part, sources=(AxonCap(start=0, stop=n_in, axons=n_in),))
-        if part.biases:  # biases are never pruned: their axons and synapses are deducted from the slice's budget
-            # at the widest, since widths are chosen later
-            width, synapses = max(budget.profile["weight_bits"].choices), np.full(part.biases, part.neurons)
-            memory = count(synapses, part.neurons, width, budget.profile).synapse_memory_bits
-            part = replace(
-                part, input_axons=part.input_axons - part.biases, synapse_memory_bits=part.synapse_memory_bits - memory
-            )  # fmt: skip
-        slices.append(part)
-    return replace(budget, slices=tuple(slices)), axons
+        matrix = layers[part.layer]
+        memory, axons = _never_pruned(matrix, part, network, widest, budget.profile)
+        inputs = part.input_axons - axons
+        if len(matrix.blocks) > 1 or matrix.axons > 1 or not part.sources:
+            columns = matrix.n_in if len(matrix.blocks) > 1 else max(inputs // matrix.axons, 1)
+            caps = (AxonCap(start=0, stop=matrix.n_in, axons=columns),)
+            part = replace(part, input_axons=columns, sources=caps)
+        else:
+            part = replace(part, input_axons=inputs)
+        slices.append(replace(part, synapse_memory_bits=part.synapse_memory_bits - memory))
+    return replace(budget, slices=tuple(slices))
 
 
-def module_scales(network: Network, model: torch.nn.Module) -> dict[str, float]:
-    """Ratio of a module's weights to its extracted layer's, for layers where it is one number.
-
-    It is not 1 behind average pooling, whose window size divides the layer's weights. Behind a normalisation it differs from
-    channel to channel, and the layer is left out.
-    """
-    kinds = torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, LIFRecurrentCell
-    modules = {layer_name(path): module for path, module in model.named_modules() if isinstance(module, kinds)}
-    scales, bias_neurons = {}, bias_layers(network)
-    for layer in network:
-        main = [c.synapse for c in layer.connections if c.source not in {*bias_neurons, layer.name}]
-        if layer.name in modules and len(main) == 1:
-            inputs = weight_parameters(modules[layer.name])[0]
-            # Row maxima are enough: a normalisation scales whole rows, and pooling all of them.
-            own = inputs.detach().abs().flatten(1).amax(dim=1).double().cpu().numpy()
-            read = np.abs(main[0].weight).reshape(len(own), -1).max(axis=1)
-            # equal ratios, cross-multiplied because rows may be zero; the tolerance is for float32
-            if (read > 0).any() and np.allclose(own * read.max(), read * own.max(), rtol=1e-4):
-                scales[layer.name] = float(own.max() / read.max())
-    return scales
-
-
-def as_network(
-    layers: Mapping[str, WeightMatrix], masks: Mapping[str, torch.Tensor] | None = None,
-    axons: Mapping[str, int] = MappingProxyType({}),
-) -> Network:  # fmt: skip
-    """Build a network from the weights, or from masks in their place, for the budget to count; its neurons are placeholders.
-
-    With masks every bias counts as 1, whatever it is now: it may grow while the model trains.
-
-    `axons` is the number of axons behind each column of a layer; 1 for layers that it leaves out.
-    """
-
-    def dense(source: str, weight: Floats, axons: int) -> Connection[Synapse]:
-        return Connection(source=source, synapse=Dense(weight=np.repeat(weight, axons, axis=1)))
-
-    zero: Floats = np.zeros(())
-    neuron = LI(current_decay=zero, voltage_decay=zero, rest=zero)
-    made: list[Layer] = []
-    # not strict: the sources are the layers shifted by one, so the last has no partner
-    for source, (name, matrix) in zip([INPUT, *layers], layers.items(), strict=False):
-        weight = (matrix.weight if masks is None else masks[name]).detach().cpu().double().numpy()
-        connections = [dense(source, weight[:, : matrix.n_before], axons.get(name, 1))]
-        if matrix.is_recurrent:
-            connections.append(dense(name, weight[:, matrix.n_before :], 1))
-        bias = zero
-        if matrix.bias is not None:
-            bias = matrix.bias.detach().cpu().double().numpy() if masks is None else np.ones(len(weight))
-        made.append(Layer(name=name, shape=(len(weight),), neuron=neuron, connections=tuple(connections), bias=bias))
-    n_in = made[0].connections[0].synapse.n_in
-    # any time step: this network is counted, never run
-    return Network(input_shape=(n_in,), layers=tuple(made), timestep_s=1e-3)
+def _never_pruned(
+    matrix: WeightMatrix, part: SliceBudget, network: Network, width: int, profile: HardwareProfile
+) -> tuple[int, int]:
+    """Synapse memory and input axons that a slice takes without the connections of its matrix, at the widest."""
+    layer = network[part.layer]
+    pruned = {(inlet.source, inlet.delay_steps) for block in matrix.blocks for inlet in block.inlets}
+    rest = tuple(c for c in layer.connections if (c.source, c.delay_steps) not in pruned)
+    if not rest:
+        return 0, 0
+    waits = tuple(inlet.wait_steps for inlet in matrix.layer.inlets if (inlet.source, inlet.delay_steps) not in pruned)
+    # the neuron that brings biases never waits
+    waits = waits + (0,) * (len(rest) - len(waits))
+    usage = LayerCount(replace(layer, connections=rest), width, profile, connectivity=1.0, wait_steps=waits).usage(part.region)
+    return usage.synapse_memory_bits, usage.input_axons

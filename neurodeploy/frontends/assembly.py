@@ -65,12 +65,15 @@ class LayerSpec:
     expression : LinearExpression
         What arrives at step 0. A term of step -d arrives d steps late; from the layer itself, step -1 is without delay.
     neurons : NeuronSpec
+    is_pool : bool
+        Whether it is a max pooling, whose weights are all one and are not trained.
     """
 
     name: str
     where: str
     expression: LinearExpression
     neurons: NeuronSpec
+    is_pool: bool = False
 
     @property
     def shape(self) -> Shape:
@@ -184,7 +187,8 @@ class _Assembler:
             if (gain != 1).any():  # the chip's neurons take their input as it is, so their gain goes into the weights
                 synapse = replace(synapse, weight=synapse.weight * synapse.per_weight(gain))
             delay = -term.step - (term.source == spec.name)  # its own spikes are a step old: the synapse's step, no delay
-            connections.append(Connection(source=term.source, synapse=synapse, delay_steps=delay))
+            is_fixed = spec.is_pool or not term.has_weights
+            connections.append(Connection(source=term.source, synapse=synapse, delay_steps=delay, is_fixed=is_fixed))
         bias = np.asarray(spec.expression.bias.reshape(-1) * gain)
         if spec.neurons.has_current and bias.any():  # the chip's bias is added to v, past the current
             connections.append(Connection(source=self.bias_name, synapse=Dense(weight=bias.reshape(-1, 1))))

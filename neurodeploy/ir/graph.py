@@ -52,11 +52,14 @@ class Connection(ByValue, Generic[S]):
     synapse : Dense, Sparse, Conv or their quantised kind
     delay_steps : int
         Synaptic delay, at least 0, beyond the one step that every synapse takes on the chip.
+    is_fixed : bool
+        Whether the weights are not trained: those of a pooling, or of a skip without weights.
     """
 
     source: str
     synapse: S
     delay_steps: int = 0
+    is_fixed: bool = False
 
     def __post_init__(self) -> None:
         if self.delay_steps < 0:

@@ -112,6 +112,15 @@ def unit_mask(mask: Mask, layer: Layer) -> Mask:
     return found
 
 
+def tied_layers(network: Network) -> tuple[tuple[str, ...], ...]:
+    """Return the layers that keep the same channels as one another, in the network's order; most are alone."""
+    names = [layer.name for layer in network]
+    groups = [
+        tuple(sorted(group, key=names.index)) for group in nx.connected_components(_ties(network, names)) if INPUT not in group
+    ]
+    return tuple(sorted(groups, key=lambda group: names.index(group[0])))
+
+
 def _ties(network: Network, names: tuple[str, ...] | list[str]) -> nx.Graph:
     """Layers, joined where a depthwise convolution makes them keep the same channels."""
     ties = nx.Graph()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -15,11 +14,11 @@ import torch
 from neurodeploy.compression.bit_width import shared_thresholds
 from neurodeploy.compression.minimax import MinimaxOptions, make_minimax
 from neurodeploy.compression.pruning_method import METHODS, Pruning, PruningMethod, PruningSetup, pruning_method
-from neurodeploy.compression.weight_matrices import module_scales
-from neurodeploy.errors import RequestError, SimulationError
+from neurodeploy.compression.trainable_network import TrainableNetwork, trainable, write_back
+from neurodeploy.errors import RequestError, SimulationError, TrainingError
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.hardware.profile import HardwareProfile
-from neurodeploy.ir.graph import INPUT, bias_layers
+from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.budget import Budget
@@ -60,6 +59,8 @@ from neurodeploy.training.progress import Progress
 STAGES = ("dense", "compressed")
 """The two training stages, each with a checkpoint of its own."""
 
+_MODE_DEPENDENT = (torch.nn.modules.batchnorm._NormBase, torch.nn.modules.dropout._DropoutNd)
+"""Modules that compute something else in training."""
 _REMOVED_SHARE = 0.05
 """Share of a core's used synapse memory that `memory_prices` removes."""
 # these two bound the time: each core costs a forward pass over the batches
@@ -164,8 +165,8 @@ def compress(
         No compression can make the network fit.
     RequestError
         An encoder whose values the chip's spikes cannot carry.
-    NetworkError
-        The network is not a chain of convolutions, dense layers and recurrent cells.
+    ExtractError
+        The model holds something that is not supported.
     """
     factory = pruning_method(method)
     if minimax is not None:
@@ -183,23 +184,23 @@ def compress(
         levels = levels_of(options.encoder)
         check_payload(profile, levels)
         # Checked before training: what deployment would refuse after it must not cost hours first.
-        network = extract(_as_if_trained(model), sample)
-        network.require_chain("training under a budget", side_layers=bias_layers(network), loops=True)
+        network = trainable(model, sample)
         counted_bits = default_weight_bits(profile) if bits is None else bits
         # Here, and not in `fit`, which does not know the chip's registers; it leaves decays that learn as they are.
         if options.learn_decays:
             learn_decays(model, arithmetic_of(profile))
-        before = lay_out(network, profile, cores=cores, bits=counted_bits)
+            network.learn_decays(arithmetic_of(profile))
+        before = lay_out(network.network, profile, cores=cores, bits=counted_bits)
         say(_verdict(before))
-        budget = narrow_budget(network, profile, cores=cores, bits=counted_bits)
-        fewer = [(layer.name, budget.grid(layer.name)[0], layer.shape[0]) for layer in network if len(layer.shape) == 3]
+        budget = narrow_budget(network.network, profile, cores=cores, bits=counted_bits)
+        fewer = [(layer.name, budget.grid(layer.name)[0], layer.shape[0]) for layer in network.network if len(layer.shape) == 3]
         if narrowed := [f"{name} {left} of {n_channels}" for name, left, n_channels in fewer if left < n_channels]:
             say(f"Neurons and axons limit the number of channels: {', '.join(narrowed)}.")
-        setup = PruningSetup(thresholds=thresholds_of(network, model, levels), weight_bits=bits)
         run = _CompressionRun(
-            model=model, sample=sample, data=data, options=options, folder=folder, cores=cores, say=say, before=before,
-            budget=budget, pruning=factory(budget, model, setup),
+            model=model, network=network, sample=sample, data=data, options=options, folder=folder, cores=cores, say=say,
+            before=before, budget=budget, levels=levels, bits=bits, method=factory,
         )  # fmt: skip
+        run.check()
         checkpoints = {
             name: Checkpoint(path=folder / f"checkpoint-{name}.safetensors", every_s=checkpoint_every_s) for name in STAGES
         }
@@ -209,11 +210,18 @@ def compress(
         return replicas.of_first(lambda: run.deploy(history, accuracy, lava_samples, time_limit_s, command))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class _CompressionRun:
-    """One call of `compress`: its inputs, and its steps in order."""
+    """One call of `compress`: its inputs, and its steps in order.
+
+    Attributes
+    ----------
+    dense_model : torch.nn.Module
+        What trains densely: the user's model where it runs step by step as its network does, otherwise the network.
+    """
 
     model: torch.nn.Module
+    network: TrainableNetwork
     sample: torch.Tensor
     data: DataSplit
     options: FitOptions
@@ -222,7 +230,39 @@ class _CompressionRun:
     say: Say
     before: Placement
     budget: Budget
-    pruning: Pruning
+    levels: int
+    bits: int | None
+    method: PruningMethod
+    dense_model: torch.nn.Module = field(init=False)
+    pruning: Pruning = field(init=False)
+
+    def check(self) -> None:
+        """Try what could fail on one batch before any training; decide what trains densely."""
+        self.pruning = self._made_pruning()
+        inputs, _ = next(iter(self.data.train))
+        spikes = spikes_of(inputs[:2], self.network, self.options)
+        self.dense_model = self.model
+        with in_mode(self.model, training=False):
+            expected = run_model(self.network, spikes)
+            try:
+                is_equal = torch.allclose(run_model(self.model, spikes), expected, rtol=1e-3, atol=1e-4)
+            except TrainingError:
+                # it takes all steps at once, or keeps its states itself
+                is_equal = False
+        if is_equal:
+            return
+        depends = [name for name, module in self.model.named_modules() if isinstance(module, _MODE_DEPENDENT)]
+        if depends and self.options.epochs_dense:
+            raise TrainingError(
+                f"model, at {depends[0]!r}", "trains otherwise than it runs, and does not take model(x, state) step by step",
+                remedy="Let forward take one step and a state and return (output, state), or train it yourself and compress it "
+                "with epochs_dense=0.",
+            )  # fmt: skip
+        self.dense_model = self.network
+
+    def _made_pruning(self) -> Pruning:
+        setup = PruningSetup(thresholds=thresholds_of(self.network, self.levels), weight_bits=self.bits)
+        return self.method(self.budget, self.network, setup)
 
     def announce_checkpoints(self, checkpoints: Mapping[str, Checkpoint], *, resume: bool) -> None:
         """Say where training starts; without `resume`, delete the checkpoints of an earlier run."""
@@ -241,17 +281,22 @@ class _CompressionRun:
         self, checkpoints: Mapping[str, Checkpoint], progress: Progress | None, replicas: Replicas
     ) -> tuple[tuple[EpochRecord, ...], Accuracy]:
         """Train densely, then into the budget, each stage from its checkpoint if there is one; measure after each."""
-        model, data, options = self.model, self.data, self.options
+        model, data, options = self.dense_model, self.data, self.options
         # resume=True always: without the user's resume, `announce_checkpoints` has deleted the files
         _, first = fit(model, None, data.train, options, progress=progress, checkpoint=checkpoints["dense"], resume=True)
         dense, n_test = replicas.of_first(lambda: evaluate(model, data.test, options))
         self.say(f"Dense: {dense:.2%} of {n_test:,} test samples.")
+        if model is self.model:
+            # normalisations have learnt: their factors are part of the weights from now on
+            self.network = trainable(self.model, self.sample)
+            if options.learn_decays:
+                self.network.learn_decays(arithmetic_of(self.budget.profile))
+        self.pruning = self._made_pruning()
         _, second = fit(
-            model, self.budget, data.train, replace(options, epochs_dense=0), progress=progress,
-            # made before training, so that a model that it cannot prune is refused early
+            self.network, self.budget, data.train, replace(options, epochs_dense=0), progress=progress,
             method=lambda *_: self.pruning, checkpoint=checkpoints["compressed"], resume=True,
         )  # fmt: skip
-        compressed, _ = replicas.of_first(lambda: evaluate(model, data.test, options))
+        compressed, _ = replicas.of_first(lambda: evaluate(self.network, data.test, options))
         self.say(f"Compressed into the budget: {compressed:.2%}.")
         return (*first, *second), Accuracy(dense=dense, compressed=compressed, test_samples=n_test)
 
@@ -259,14 +304,19 @@ class _CompressionRun:
         self, history: tuple[EpochRecord, ...], accuracy: Accuracy, lava_samples: int, time_limit_s: float, command: str
     ) -> Deployment:
         """Quantise and place the trained model, run the last stages, and write all files."""
-        model, data, options, folder, budget = self.model, self.data, self.options, self.folder, self.budget
-        profile, levels = budget.profile, levels_of(options.encoder)
+        model, data, options, folder, budget = self.network, self.data, self.options, self.folder, self.budget
+        profile, levels = budget.profile, self.levels
         # the chip gets whole numbers 0..levels, the model was trained on 0..1
-        network, quantized, plan = in_integers(in_levels(extract(model, self.sample), levels), budget, self.pruning.widths)
+        network, quantized, plan = in_integers(in_levels(model.to_network(), levels), budget, self.pruning.widths)
         placement = lay_out(quantized, profile, cores=self.cores, plan=plan.cuts)
         target, runnable = target_of(profile), as_simulated(network, quantized)
         files = network_file(quantized, folder, target)
-        save_weights(model, folder / "weights.safetensors")
+        notes = [f"Input comes as whole numbers 0..{levels}."] if levels > 1 else []
+        if write_back(model, self.model, self.sample):
+            save_weights(self.model, folder / "weights.safetensors")
+            files |= report_files(folder, "weights")
+        else:
+            notes.append("The model cannot hold the compressed weights, as layers share them: the network files have them.")
         errors = quantization_errors(network, quantized)
         measured = measure(model, network, quantized, data.test, options)
         accuracy = replace(measured.accuracy, dense=accuracy.dense, compressed=accuracy.compressed)
@@ -282,7 +332,6 @@ class _CompressionRun:
         placement = arrange_placement(with_traffic(placement, quantized, rates), seed=options.seed)
         in_lava: SpikeRecord | None = None
         lava: LavaCheck | None = None
-        notes = [f"Input comes as whole numbers 0..{levels}."] if levels > 1 else []
         if target is None:
             notes.append(
                 "Accuracy 'quantised': weights rounded to the profile's widths; thresholds, decays and states in floats."
@@ -303,7 +352,7 @@ class _CompressionRun:
             lava=lava, rates=measured.rates, rounding=errors,
             warnings=(*rounding_warnings(errors, measured), *notes, *counting_note(profile)),
             memory_prices=memory_prices(model, self.pruning, data.train, options),
-            files={**files, **report_files(folder, "weights", "record")},
+            files={**files, **report_files(folder, "record")},
         )  # fmt: skip
         artifacts = RunArtifacts(
             quantized=quantized, budget=budget, emulated=emulated if target else None, lava=in_lava, command=command
@@ -311,28 +360,10 @@ class _CompressionRun:
         return Deployment(quantized=quantized, placement=placement, report=write_report(report, folder, artifacts))
 
 
-def _as_if_trained(model: torch.nn.Module) -> torch.nn.Module:
-    """Copy a model with nonzero biases and shifting normalisations, as training will leave it.
-
-    `extract` reads a bias of zeros as no bias, and a bias needs a neuron and an axon that the budget has to hold.
-    """
-    model = copy.deepcopy(model)
-    for module in model.modules():
-        bias = getattr(module, "bias", None) if isinstance(module, (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)) else None
-        if bias is not None and bias.requires_grad and not bias.any():
-            # any value but 0
-            torch.nn.init.constant_(bias, 0.1)
-        if isinstance(module, torch.nn.modules.batchnorm._NormBase) and module.running_mean is not None:
-            # a mean of 0 would be folded into a bias of 0
-            module.running_mean.copy_(torch.linspace(0.1, 0.2, module.num_features))
-    return model
-
-
-def thresholds_of(network: Network, model: torch.nn.Module, levels: int = 1) -> dict[str, float]:
-    """Threshold of each layer that has one, in the units of the model's weights."""
-    units = module_scales(network, model)
-    # layers whose ratio is not one number, behind a normalisation, are not rounded in training
-    return {name: value * units[name] for name, value in shared_thresholds(network, levels).items() if name in units}
+def thresholds_of(network: TrainableNetwork, levels: int = 1) -> dict[str, float]:
+    """Threshold of each layer that has one for all its neurons, in the units of its parameters."""
+    return {name: value / network[name].scale for name, value in shared_thresholds(network.network, levels).items()
+            if name not in network.bias_names}  # fmt: skip
 
 
 def in_integers(network: Network, budget: Budget, widths: Mapping[str, int]) -> tuple[Network, QuantizedNetwork, Budget]:

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 import torch
@@ -19,9 +19,12 @@ from torch.nn.functional import kl_div, log_softmax
 from neurodeploy.compression.minimax import MinimaxPruning
 from neurodeploy.compression.pruning_method import Phase, Pruning, PruningFactory
 from neurodeploy.compression.saliency import ActiveNeurons
-from neurodeploy.errors import TrainingError
+from neurodeploy.compression.trainable_network import TrainableNetwork, trainable, write_back
+from neurodeploy.errors import DataError, ExtractError, TrainingError
+from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.simulation.records import EpochRecord
+from neurodeploy.targets import arithmetic_named, arithmetic_of
 from neurodeploy.training.checkpoint import Checkpoint, run_fingerprint, values
 from neurodeploy.training.distributed import Order, Replicas, seeded, together
 from neurodeploy.training.encoders import read_out
@@ -170,7 +173,8 @@ def fit(
     Parameters
     ----------
     model : torch.nn.Module
-        Called as ``output, state = model(x, state)``; trained in position.
+        Called as ``output, state = model(x, state)``; trained in position. A `TrainableNetwork` is run as what it is. Any other
+        model is compressed as the network that `trainable` makes of it, and gets the weights back.
     budget : Budget or None
         None trains the dense phase only.
     data : iterable of (input, target)
@@ -206,13 +210,20 @@ def fit(
         No data, data that can be read only once, or batches that the model cannot take; a checkpoint that cannot be read or
         written.
     """
-    with together() as replicas:
+    if options.learn_decays:
         # first: it adds parameters, which rank 0 then sends and the optimizer has to find
-        if options.learn_decays and not learn_decays(model):
+        arithmetic = arithmetic_named() if budget is None else arithmetic_of(budget.profile)
+        if not (model.learn_decays(arithmetic) if isinstance(model, TrainableNetwork) else learn_decays(model, arithmetic)):
             raise TrainingError("model", "has no cells whose decays could learn", remedy="Leave learn_decays out.")
+    if budget is not None and not isinstance(model, TrainableNetwork):
+        return _fit_module(
+            model, budget, data, options, test=test, progress=progress, on_epoch=on_epoch, method=method, checkpoint=checkpoint,
+            resume=resume,
+        )  # fmt: skip
+    with together() as replicas:
         replicas.take_first(model)
         order = Order(data, options.seed)
-        pruning = None if budget is None else method(budget, model)
+        pruning = method(budget, model) if budget is not None and isinstance(model, TrainableNetwork) else None
         run = _FitRun(
             model=model, order=order, test=test, options=options, progress=progress, on_epoch=on_epoch, pruning=pruning,
             learner=Learner(model=model, options=options, pruning=pruning, replicas=replicas), checkpoint=checkpoint,
@@ -221,6 +232,66 @@ def fit(
         )  # fmt: skip
         run.execute(resume=resume)
     return model, tuple(run.history)
+
+
+def _fit_module(
+    model: torch.nn.Module, budget: Budget, data: Data, options: FitOptions, *, checkpoint: Checkpoint | None, resume: bool,
+    on_epoch: Callable[[EpochRecord], None] | None, **more: Any,
+) -> tuple[torch.nn.Module, tuple[EpochRecord, ...]]:  # fmt: skip
+    """Train a module densely, compress its network, and give the module the weights."""
+    sample = _sample_of(model, budget, data)
+    network = trainable(model, sample)
+    if options.learn_decays:
+        network.learn_decays(arithmetic_of(budget.profile))
+    if not _takes_weights(network, model, sample):
+        raise TrainingError(
+            "model", "cannot hold the weights of its compressed network: several layers share them",
+            remedy="Compress `neurodeploy.trainable(model, sample)` instead, whose layers have weights of their own.",
+        )  # fmt: skip
+    more["method"](budget, network)  # a budget or a model that the method does not take is refused before training
+    history: tuple[EpochRecord, ...] = ()
+    if options.epochs_dense:
+        of_dense = None if checkpoint is None else replace(checkpoint, path=f"{checkpoint.path}.dense")
+        dense = {name: value for name, value in more.items() if name != "method"}
+        _, history = fit(model, None, data, options, checkpoint=of_dense, resume=resume, on_epoch=on_epoch, **dense)
+        network = trainable(model, sample)
+    try:
+        _, compressed = fit(
+            network, budget, data, replace(options, epochs_dense=0), checkpoint=checkpoint, resume=resume, on_epoch=on_epoch,
+            **more,
+        )  # fmt: skip
+    finally:
+        write_back(network, model, sample)
+    return model, (*history, *compressed)
+
+
+def _takes_weights(network: TrainableNetwork, model: torch.nn.Module, sample: torch.Tensor) -> bool:
+    """Whether a model can hold other weights of its network, tried on copies."""
+    network, model = copy.deepcopy(network), copy.deepcopy(model)
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(torch.rand(parameter.shape, generator=draw).add_(0.5).to(parameter))
+    return write_back(network, model, sample)
+
+
+def _sample_of(model: torch.nn.Module, budget: Budget, data: Data) -> torch.Tensor:
+    """The input of one step: the shape of the data, with or without time, at which the model has the budget's layers."""
+    inputs = next((torch.as_tensor(inputs) for inputs, _ in data), None)
+    if inputs is None:
+        raise DataError("data", "holds no samples")
+    shapes = dict.fromkeys([inputs.shape[1:], (inputs[0].numel(),), inputs.shape[2:], (inputs[0, 0].numel(),)])
+    errors = []
+    for shape in shapes:
+        sample = torch.zeros(1, *shape)
+        try:
+            if [layer.name for layer in extract(model, sample)] == [layer.layer for layer in budget.layers]:
+                return sample
+        except ExtractError as error:
+            errors.append(error)
+    if len(errors) == len(shapes):
+        raise errors[0]
+    raise TrainingError("model", "has other layers than the budget", remedy="Make the budget for this model.")
 
 
 @dataclass(kw_only=True)

@@ -5,11 +5,12 @@ A plain chain of Norse's runs layer by layer, all steps of a layer at once; any 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -17,9 +18,14 @@ from norse.torch import LIFRecurrentCell, SequentialState
 from numpy.typing import NDArray
 
 from neurodeploy.compression.saliency import ActiveNeurons, NeuronSubset
-from neurodeploy.errors import DataError, TrainingError
+from neurodeploy.compression.trainable_network import TrainableConnection, TrainableLayer, TrainableNetwork, input_gain
+from neurodeploy.errors import DataError, TrainingError, unsupported_kind
+from neurodeploy.ir.arrays import Floats
+from neurodeploy.ir.graph import INPUT
+from neurodeploy.ir.network import LI, LIF, Conv, Dense, Sparse
+from neurodeploy.passes.dead_neurons import is_depthwise
 from neurodeploy.training.encoders import check_spikes, encode, read_out
-from neurodeploy.training.neuron_cells import neurons_of
+from neurodeploy.training.neuron_cells import NeuronParameters, neurons_of
 from neurodeploy.training.neurons import run
 from neurodeploy.training.options import FitOptions
 
@@ -41,8 +47,9 @@ def run_model(model: torch.nn.Module, spikes: torch.Tensor, active: ActiveNeuron
     model : torch.nn.Module
         Called as ``output, state = model(x, state)`` with x (batch, \\*shape); its state is None at the start.
     spikes : tensor (batch, n_steps, \\*shape)
-    active : mapping of Linear to NeuronSubset, optional
-        Neurons to calculate, of layers whose other neurons do not change the output; those get no gradient.
+    active : mapping of layer to NeuronSubset, optional
+        Neurons of a `TrainableNetwork` to calculate, of layers whose other neurons do not change the output; those get no
+        gradient.
 
     Returns
     -------
@@ -54,7 +61,10 @@ def run_model(model: torch.nn.Module, spikes: torch.Tensor, active: ActiveNeuron
         The model does not take this input, or does not return an output and a state.
     """
     try:
-        outputs = _ChainRun(active).run(model, spikes) if _is_plain_chain(model) else _by_step(model, spikes)
+        if isinstance(model, TrainableNetwork):
+            outputs = _NetworkRun(model, active).run(spikes)
+        else:
+            outputs = _run_chain(model, spikes) if _is_plain_chain(model) else _by_step(model, spikes)
     except (RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise TrainingError(
@@ -87,61 +97,228 @@ def _is_plain_chain(model: torch.nn.Module) -> bool:
     )
 
 
-class _ChainRun:
-    """A chain run layer by layer on the active neurons only.
+def _run_chain(model: SequentialState, spikes: torch.Tensor) -> torch.Tensor:
+    """Run a plain chain layer by layer."""
+    # time first, so that `flatten(0, 1)` makes one batch of all steps
+    signal = spikes.movedim(1, 0)
+    for module, stateful in zip(model, model.stateful_layers, strict=True):
+        if not stateful:
+            signal = _at_all_steps(module, signal)
+        elif (neurons := neurons_of(module, signal)) is not None:
+            signal = run(neurons, signal)
+        else:
+            signal = _by_step(module, signal.movedim(0, 1))
+    return signal
 
-    Between layers a signal (n_steps, batch, n) has the neurons of `subset` alone, where that is not None.
-    """
 
-    def __init__(self, active: ActiveNeurons) -> None:
-        self.active = active
-        self.subset: NeuronSubset | None = None
+def _at_all_steps(function: Callable[[torch.Tensor], torch.Tensor], signal: torch.Tensor) -> torch.Tensor:
+    """Apply a function without state to all steps; once, where all steps share their memory."""
+    if signal.stride(0) == 0:
+        # stride 0 in time, as direct coding makes it: one step's result serves all
+        once = function(signal[0])
+        return once.expand(len(signal), *once.shape)
+    # steps and samples as one batch: one large product is faster than many small ones
+    outputs = function(signal.flatten(0, 1))
+    return outputs.view(*signal.shape[:2], *outputs.shape[1:])
 
-    def run(self, model: SequentialState, spikes: torch.Tensor) -> torch.Tensor:
-        # time first, so that `flatten(0, 1)` makes one batch of all steps
-        signal = spikes.movedim(1, 0)
-        for module, stateful in zip(model, model.stateful_layers, strict=True):
-            neurons = neurons_of(module, signal) if stateful else None
-            is_linear = not stateful and type(module) is torch.nn.Linear and not _has_hooks(module)
-            # left-out neurons are zeros: a Linear may skip them, and neurons that stay silent without input need not be run
-            skips = is_linear if not stateful else neurons is not None and neurons.is_silent_without_input
-            if self.subset is not None and not skips:
-                signal, self.subset = self.subset.spread(signal), None
-                neurons = neurons_of(module, signal) if stateful else None
-            if neurons is not None:
-                signal = run(neurons, signal)
-            elif stateful:
-                signal = _by_step(module, signal.movedim(0, 1))
-            # only a plain Linear can leave rows out
-            elif is_linear:
-                own = self.active.get(module)
-                signal, self.subset = self._at_all_steps(self._active_part(module, own), signal), own
-            else:
-                signal = self._at_all_steps(module, signal)
-        return signal if self.subset is None else self.subset.spread(signal)
 
-    def _active_part(self, module: torch.nn.Module, own: NeuronSubset | None) -> Callable[[torch.Tensor], torch.Tensor]:
-        """The Linear module with the rows of its active neurons, and the columns of those before it."""
-        if self.subset is None and own is None:
-            return module
-        weight, bias = module.weight, module.bias
-        if own is not None:
-            weight, bias = weight.index_select(0, own.numbers), None if bias is None else bias.index_select(0, own.numbers)
-        if self.subset is not None:
-            # the signal has only the active neurons of the layer before: take their columns
-            weight = weight.index_select(1, self.subset.numbers)
-        return partial(torch.nn.functional.linear, weight=weight, bias=bias)
+class _SuperSpike(torch.autograd.Function):
+    """Step function of v - threshold, with the gradient 1 / (1 + |x|)^2 (SuperSpike, as Norse has it by default)."""
 
     @staticmethod
-    def _at_all_steps(function: Callable[[torch.Tensor], torch.Tensor], signal: torch.Tensor) -> torch.Tensor:
-        """Apply a function without state to all steps; once, where all steps share their memory."""
-        if signal.stride(0) == 0:
-            # stride 0 in time, as direct coding makes it: one step's result serves all
-            once = function(signal[0])
-            return once.expand(len(signal), *once.shape)
-        # steps and samples as one batch: one large product is faster than many small ones
-        outputs = function(signal.flatten(0, 1))
-        return outputs.view(*signal.shape[:2], *outputs.shape[1:])
+    def forward(ctx: Any, above: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(above)
+        return (above > 0).to(above)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        (above,) = ctx.saved_tensors
+        by_above: torch.Tensor = gradient / above.abs().add(1).square()
+        return by_above
+
+
+class _NetworkRun:
+    """A `TrainableNetwork` run layer by layer, all steps of a layer at once.
+
+    A signal is (n_steps, batch, n), with the neurons of its subset alone where a layer has one.
+    """
+
+    def __init__(self, model: TrainableNetwork, active: ActiveNeurons) -> None:
+        self.model, self.active = model, active
+        self.signals: dict[str, tuple[torch.Tensor, NeuronSubset | None]] = {}
+
+    def run(self, spikes: torch.Tensor) -> torch.Tensor:
+        # time first: all steps of a layer are one larger batch
+        signal = spikes.movedim(1, 0)
+        if signal.shape[2:].numel() != self.model.network.n_inputs:
+            raise ValueError(f"{signal.shape[2:].numel()} values a step, where the network takes {self.model.network.n_inputs}")
+        self.signals[INPUT] = signal.flatten(2), None
+        for layer in self.model:
+            self.signals[layer.layer.name] = self._answer(layer)
+        return self._whole(self.model.network.output.name)
+
+    def _whole(self, source: str) -> torch.Tensor:
+        signal, subset = self.signals[source]
+        if subset is not None:
+            self.signals[source] = signal, _ = subset.spread(signal), None
+        return signal
+
+    def _answer(self, layer: TrainableLayer) -> tuple[torch.Tensor, NeuronSubset | None]:
+        """Spikes of a layer at all steps; membranes of a readout."""
+        name, inlets = layer.layer.name, list(layer.inlets)
+        if (pooled := self._max_pooled(layer)) is not None:
+            return pooled, None
+        loops = [c for c in inlets if c.source == name]
+        steps = loops or layer.decays or layer.membrane_bias is not None or not (layer.layer.neuron.voltage_decay > 0).all()
+        own = None if steps or any(not isinstance(c.synapse, Dense) for c in inlets) else self.active.get(name)
+        drive: torch.Tensor | None = None
+        for inlet in inlets:
+            if inlet.source != name:
+                arriving = self._weighted(inlet, own)
+                drive = arriving if drive is None else drive + arriving
+        if drive is None:
+            first = self.signals[INPUT][0]
+            drive = first.new_zeros(*first.shape[:2], layer.layer.n_neurons)
+        if layer.bias is not None:
+            drive = drive + _of(_spread_bias(layer.bias, layer.layer.n_neurons), own)
+        if steps:
+            return _by_recurrence(layer, loops, drive), None
+        parameters = neuron_parameters(layer, own)
+        factor = layer.scale / input_gain(layer.layer) if parameters.gain.ndim == 0 else layer.scale / parameters.gain
+        # the neurons multiply their input by their gain
+        drive = drive if isinstance(factor, float) and factor == 1 else drive * factor
+        return run(parameters, drive), own
+
+    def _max_pooled(self, layer: TrainableLayer) -> torch.Tensor | None:
+        """Spikes of a max pooling; None for other layers."""
+        inlets, neuron = list(layer.inlets), layer.layer.neuron
+        conv = inlets[0].synapse if len(inlets) == 1 else None
+        if not isinstance(conv, Conv) or not isinstance(neuron, LIF) or not inlets[0].is_fixed or inlets[0].delay_steps:
+            return None
+        memoryless = bool((neuron.current_decay == 1).all() and (neuron.voltage_decay == 1).all())
+        any_spike = bool((conv.weight == 1).all() and ((neuron.threshold > 0) & (neuron.threshold < 1)).all())
+        if (
+            not (memoryless and any_spike and is_depthwise(conv))
+            or max(conv.padding[0] * 2 - conv.weight.shape[2], conv.padding[1] * 2 - conv.weight.shape[3]) > 0
+        ):
+            return None
+        signal = self._whole(inlets[0].source)
+        images = signal.reshape(-1, *conv.input_shape)
+        pooled = torch.nn.functional.max_pool2d(images, conv.weight.shape[2:], conv.stride, conv.padding, conv.dilation)
+        return pooled.reshape(*signal.shape[:2], -1)
+
+    def _weighted(self, inlet: TrainableConnection, own: NeuronSubset | None) -> torch.Tensor:
+        """Weighted spikes of a source at all steps, (n_steps, batch, n_out)."""
+        synapse, weight = inlet.synapse, inlet.weight
+        signal, subset = self.signals[inlet.source]
+        if subset is not None and not (isinstance(synapse, Dense) and inlet.places is None and not inlet.delay_steps):
+            signal, subset = self._whole(inlet.source), None
+        if inlet.delay_steps:
+            early = signal[: max(len(signal) - inlet.delay_steps, 0)]
+            signal = torch.cat([signal.new_zeros(len(signal) - len(early), *signal.shape[1:]), early])
+        match synapse:
+            case Dense():
+                if own is not None:
+                    weight = weight.index_select(0, own.numbers)
+                weight = weight if inlet.places is None else weight.index_select(1, inlet.places)
+                if subset is not None:
+                    weight = weight.index_select(1, subset.numbers)
+                return _at_all_steps(lambda x: torch.nn.functional.linear(x, weight), signal)
+            case Conv():
+                return _at_all_steps(partial(_convolved, inlet=inlet), signal)
+            case Sparse():
+                return _at_all_steps(partial(_listed, inlet=inlet), signal)
+            case _:
+                raise unsupported_kind(synapse)
+
+
+def _of(values: torch.Tensor, subset: NeuronSubset | None) -> torch.Tensor:
+    return values if subset is None else values.index_select(0, subset.numbers)
+
+
+def _spread_bias(bias: torch.Tensor, n_neurons: int) -> torch.Tensor:
+    return bias if bias.numel() == n_neurons else bias.repeat_interleave(n_neurons // bias.numel())
+
+
+def _convolved(spikes: torch.Tensor, inlet: TrainableConnection) -> torch.Tensor:
+    """Convolve (batch, n_in) to (batch, n_out)."""
+    conv = cast("Conv", inlet.synapse)
+    images, weight = spikes.reshape(-1, *conv.input_shape), inlet.weight
+    stride, padding = conv.stride, conv.padding
+    if (window := inlet.pool_window) is not None:
+        # equal taps side by side are average pooling: sums first, since fewer products are left
+        images = torch.nn.functional.avg_pool2d(images, window, divisor_override=1)
+        weight = weight.reshape(*weight.shape[:2], conv.weight.shape[2] // window[0], conv.weight.shape[3] // window[1])
+        stride, padding = (stride[0] // window[0], stride[1] // window[1]), (padding[0] // window[0], padding[1] // window[1])
+    else:
+        weight = inlet.expanded(weight)
+    return torch.nn.functional.conv2d(images, weight.to(images), None, stride, padding, conv.dilation, conv.groups).flatten(1)
+
+
+def _listed(spikes: torch.Tensor, inlet: TrainableConnection) -> torch.Tensor:
+    """Multiply (batch, n_in) by a list of synapses, to (batch, n_out)."""
+    synapse = cast("Sparse", inlet.synapse)
+    targets = torch.from_numpy(np.repeat(np.arange(synapse.n_out), np.diff(synapse.starts))).to(spikes.device)
+    sources = torch.from_numpy(synapse.sources.astype(np.int64)).to(spikes.device)
+    products = spikes.float().index_select(1, sources) * inlet.weight
+    return products.new_zeros(len(spikes), synapse.n_out).index_add(1, targets, products)
+
+
+def neuron_parameters(layer: TrainableLayer, own: NeuronSubset | None = None) -> NeuronParameters:
+    """Parameters of a layer's neurons, whose membranes have to leak, for `neurons.run`."""
+    neuron, device = layer.layer.neuron, next(layer.connections.parameters(), torch.zeros(())).device
+
+    def number(values: Floats) -> torch.Tensor:
+        tensor = torch.as_tensor(np.asarray(values, dtype=np.float32)).to(device)
+        return _of(tensor, own) if tensor.ndim else tensor
+
+    lasts_one_step = bool((neuron.current_decay == 1).all())
+    threshold = reset = None
+    match neuron:
+        case LIF():
+            threshold, reset = number(neuron.threshold + neuron.rest), number(neuron.rest)
+        case LI():
+            pass  # it never fires
+        case _:
+            raise unsupported_kind(neuron)
+    return NeuronParameters(
+        gain=number(neuron.voltage_decay), leak=number(neuron.rest),
+        decay=None if lasts_one_step else -number(neuron.current_decay), threshold=threshold, reset=reset,
+        adds_leak=False,
+    )  # fmt: skip
+
+
+def _by_recurrence(layer: TrainableLayer, loops: Sequence[TrainableConnection], drive: torch.Tensor) -> torch.Tensor:
+    """Run neurons step by step, with their own spikes of earlier steps; `drive` is (n_steps, batch, n)."""
+    neuron = layer.layer.neuron
+
+    def number(values: Floats) -> torch.Tensor:
+        return torch.as_tensor(np.asarray(values, dtype=np.float32)).to(drive.device)
+
+    keeps_u, keeps_v, rest = number(1 - neuron.current_decay), number(1 - neuron.voltage_decay), number(neuron.rest)
+    if layer.decays is not None:
+        keeps_u, keeps_v = (1 - share for share in layer.decays.shares())
+    threshold = number(neuron.threshold) if isinstance(neuron, LIF) else None
+    bias: torch.Tensor | float = 0.0
+    if layer.membrane_bias is not None:
+        bias = _spread_bias(layer.membrane_bias, layer.layer.n_neurons) * layer.scale
+    u = v = torch.zeros_like(drive[0], dtype=torch.float32)
+    outputs: list[torch.Tensor] = []
+    for step, arriving in enumerate(drive.unbind()):
+        for loop in loops:
+            # without delay a spike comes back in the next step
+            if step > loop.delay_steps:
+                before = outputs[step - 1 - loop.delay_steps]
+                arriving = arriving + torch.nn.functional.linear(before, loop.expanded(loop.weight))
+        u = keeps_u * u + arriving.float() * layer.scale
+        v = keeps_v * v + u + bias
+        if threshold is None:
+            outputs.append(v + rest)
+            continue
+        fired: torch.Tensor = _SuperSpike.apply(v - threshold)  # type: ignore[no-untyped-call]  # of torch
+        v = (1 - fired) * v
+        outputs.append(fired)
+    return torch.stack(outputs)
 
 
 Data: TypeAlias = "Iterable[tuple[torch.Tensor, torch.Tensor]]"
@@ -167,6 +344,8 @@ def spikes_of(inputs: Any, model: torch.nn.Module, options: FitOptions) -> torch
     if not isinstance(inputs, (torch.Tensor, np.ndarray)):
         raise DataError("inputs", f"are {type(inputs).__name__}, not a tensor or an array")
     tensor = torch.as_tensor(inputs).to(next(model.parameters()).device)
+    if isinstance(model, TrainableNetwork):
+        return _of_shape(tensor, model.network.input_shape, options)
     first = next((module for module in model.modules() if isinstance(module, _WEIGHTS)), None)
     if first is None:
         raise TrainingError("model", "has no Linear module, recurrent cell or convolution, so nothing to train or compress")
@@ -189,6 +368,23 @@ def spikes_of(inputs: Any, model: torch.nn.Module, options: FitOptions) -> torch
     takes = f"{first.in_channels} channels" if size is None else f"{size} values"
     raise DataError(
         "inputs", f"have shape {tuple(tensor.shape)}, but the model's first layer takes {takes}",
+        remedy="Give images (batch, *shape) or spikes (batch, n_steps, *shape).",
+    )  # fmt: skip
+
+
+def _of_shape(tensor: torch.Tensor, shape: tuple[int, ...], options: FitOptions) -> torch.Tensor:
+    """Convert inputs to spikes (batch, n_steps, \\*shape); rows of values stand for images of as many, and images for rows."""
+
+    def fits(found: torch.Size) -> bool:
+        is_flat = len(found) == 1 or len(shape) == 1 or (shape[-2:-1] == (1,) and len(found) == len(shape) - 1)
+        return tuple(found) == shape or (is_flat and len(found) > 0 and found.numel() == math.prod(shape))
+
+    if fits(tensor.shape[1:]):
+        return encode(tensor.reshape(len(tensor), *shape), options.n_steps, options.encoder)
+    if fits(tensor.shape[2:]):
+        return check_spikes(tensor.reshape(*tensor.shape[:2], *shape).to(torch.float32), "inputs")
+    raise DataError(
+        "inputs", f"have shape {tuple(tensor.shape)}, but the network takes {shape} a step",
         remedy="Give images (batch, *shape) or spikes (batch, n_steps, *shape).",
     )  # fmt: skip
 

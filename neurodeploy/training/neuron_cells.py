@@ -5,7 +5,6 @@ A threshold shared by a layer does not have to learn: weights of another scale h
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -21,6 +20,7 @@ from norse.torch.module.leaky_integrator_box import LIBoxCell
 from norse.torch.module.lif import LIFCell
 from norse.torch.module.lif_box import LIFBoxCell
 
+from neurodeploy.compression.learnt_decays import registered_share
 from neurodeploy.targets import Arithmetic, arithmetic_named
 
 DECAYS = ("tau_syn_inv", "tau_mem_inv")
@@ -60,14 +60,7 @@ class Decays(torch.nn.Module):
             return getattr(self.__dict__.get("_rest"), name)
 
     def _read(self, log: torch.nn.Parameter) -> torch.Tensor:
-        with torch.no_grad():
-            # the stored number itself, so that it cannot drift away where its clamp has no gradient
-            log.data.clamp_(math.log(self._smallest_share), 0.0)
-        share = log.exp()
-        registers = self._arithmetic.decay_registers(share.detach().cpu().numpy())
-        steps = torch.as_tensor(self._arithmetic.decay_shares(registers)).to(share)
-        # straight-through: the value of the register's share, the gradient of `share`
-        return (share + (steps - share.detach())) / self._dt
+        return registered_share(log, self._arithmetic) / self._dt
 
 
 def learn_decays(model: torch.nn.Module, arithmetic: Arithmetic | None = None) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks.compression.rivals.masked import Masked
+from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.mapping.budget.budget import Budget
 
 
@@ -35,7 +36,7 @@ class ADMM(Masked):
     """
 
     def __init__(
-        self, budget: Budget, model: torch.nn.Module, *, rho: float = 1e-3, last_rho: float = 1e-1, iterations: int = 5,
+        self, budget: Budget, model: TrainableNetwork, *, rho: float = 1e-3, last_rho: float = 1e-1, iterations: int = 5,
         **common: Any,
     ) -> None:  # fmt: skip
         super().__init__(budget, model, **common)

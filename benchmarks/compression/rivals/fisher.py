@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.compression.rivals.masked import Held
+from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.mapping.budget.budget import Budget, SliceBudget
 from neurodeploy.resources.usage import count
 
@@ -29,7 +30,7 @@ class FisherNeurons(Held):
     They do not come back. Where one neuron per slice is still too much, its largest weights are kept.
     """
 
-    def __init__(self, budget: Budget, model: torch.nn.Module, **common: Any) -> None:
+    def __init__(self, budget: Budget, model: TrainableNetwork, **common: Any) -> None:
         super().__init__(budget, model, **common)
         hidden = list(self.layers)[:-1]
         self.contribution = {name: torch.zeros(len(self.layers[name].weight)).double() for name in hidden}

@@ -9,6 +9,7 @@ import torch
 
 from benchmarks.compression.rivals.masked import Held, Masked
 from neurodeploy.compression.pruning_method import Phase, memory_in_force
+from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.mapping.budget.budget import Budget, SliceBudget
 
 
@@ -40,7 +41,7 @@ class Gradual(Masked):
         Pruning with Feedback", arXiv 2006.07253). Masks then change until the compression closes.
     """
 
-    def __init__(self, budget: Budget, model: torch.nn.Module, *, feedback: bool = False, **common: Any) -> None:
+    def __init__(self, budget: Budget, model: TrainableNetwork, *, feedback: bool = False, **common: Any) -> None:
         super().__init__(budget, model, **common)
         self.feedback = feedback
         self.asleep = {name: module.weight.detach().clone() for name, module in self.layers.items()}
@@ -92,7 +93,7 @@ class Lottery(Held):
     """
 
     def __init__(
-        self, budget: Budget, model: torch.nn.Module, *, rewind: Mapping[str, torch.Tensor] | None = None, rounds: int = 5,
+        self, budget: Budget, model: TrainableNetwork, *, rewind: Mapping[str, torch.Tensor] | None = None, rounds: int = 5,
         **common: Any,
     ) -> None:  # fmt: skip
         super().__init__(budget, model, **common)

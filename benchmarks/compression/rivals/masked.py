@@ -19,6 +19,7 @@ from neurodeploy.compression.bit_width import best_grid
 from neurodeploy.compression.channel_selection import Channels
 from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
 from neurodeploy.compression.pruning_method import Phase, axons_in_force, memory_in_force
+from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.mapping.budget.budget import Budget, SliceBudget
 
 
@@ -31,7 +32,8 @@ class LargestChannels(Channels):
     def choose(self, progress: float) -> None:
         """Select the channels with the largest norms now."""
         for choice in self.choices:
-            choice.saliency.copy_(self.convolutions[choice.layer].weight.detach().abs().flatten(1).sum(dim=1))
+            filters = [inlet.weight.detach() for name in choice.layers for inlet in self.convolutions.get(name, ())]
+            choice.saliency.copy_(torch.stack([weight.abs().flatten(1).sum(dim=1) for weight in filters]).sum(dim=0))
             choice.steps.fill_(1)
         super().choose(progress)
 
@@ -42,7 +44,7 @@ class Masked(MinimaxPruning, ABC):
     Parameters
     ----------
     budget : Budget
-    model : torch.nn.Module
+    model : TrainableNetwork
         The method owns its weights from now on.
     width : int
         Bits of every weight.
@@ -60,7 +62,7 @@ class Masked(MinimaxPruning, ABC):
     """
 
     def __init__(
-        self, budget: Budget, model: torch.nn.Module, *, width: int,
+        self, budget: Budget, model: TrainableNetwork, *, width: int,
         thresholds: Mapping[str, float] = MappingProxyType({}), integers: bool = True, curvature: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(budget, model, MinimaxOptions(rest=False, curvature=curvature), thresholds=thresholds)
@@ -96,7 +98,7 @@ class Masked(MinimaxPruning, ABC):
 
     def effective(self, name: str) -> torch.Tensor:
         """Weights of a layer in the loss, before rounding."""
-        columns = self.channels.columns(name)
+        columns = self.channels.columns(self.layers[name])
         effective = self.layers[name].weight.detach() * self.masks[name]
         return effective if columns is None else effective * columns
 
@@ -139,7 +141,7 @@ class Masked(MinimaxPruning, ABC):
         if self.options.curvature:
             curvature = self.curvature.normalized(self.masks)
             sizes = {name: size * torch.from_numpy(curvature[name]).to(size).sqrt() for name, size in sizes.items()}
-        columns = {name: self.channels.columns(name) for name in sizes}
+        columns = {name: self.channels.columns(self.layers[name]) for name in sizes}
         return {name: size if (alive := columns[name]) is None else size * alive for name, size in sizes.items()}
 
     def state_dict(self) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from benchmarks.compression.rivals.masked import Masked
 from neurodeploy.compression.minimax import shrink
 from neurodeploy.compression.pruning_method import Phase, memory_in_force
+from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.resources.usage import count
 
@@ -40,7 +41,7 @@ class GlobalMinimax(Masked):
     """
 
     def __init__(
-        self, budget: Budget, model: torch.nn.Module, *, rate_s: float = 1.0, rate_y: float = 1e3, rate_z: float = 5.0,
+        self, budget: Budget, model: TrainableNetwork, *, rate_s: float = 1.0, rate_y: float = 1e3, rate_z: float = 5.0,
         y: float = 10.0, z: float = 1.0, **common: Any,
     ) -> None:  # fmt: skip
         super().__init__(budget, model, **common)

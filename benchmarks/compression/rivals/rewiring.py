@@ -11,6 +11,7 @@ import torch
 
 from benchmarks.compression.rivals.masked import Masked
 from neurodeploy.compression.pruning_method import Phase
+from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.mapping.budget.budget import Budget
 
 
@@ -63,7 +64,7 @@ class STDS(Hidden):
         d.
     """
 
-    def __init__(self, budget: Budget, model: torch.nn.Module, **common: Any) -> None:
+    def __init__(self, budget: Budget, model: TrainableNetwork, **common: Any) -> None:
         super().__init__(budget, model, **common)
         self.widths_of_zero = {name: torch.zeros_like(module.weight[:, :1]).detach() for name, module in self.layers.items()}
 
@@ -111,7 +112,7 @@ class GradR(Hidden):
         Steepness of the prior.
     """
 
-    def __init__(self, budget: Budget, model: torch.nn.Module, *, alpha: float = 0.01, **common: Any) -> None:
+    def __init__(self, budget: Budget, model: TrainableNetwork, *, alpha: float = 0.01, **common: Any) -> None:
         super().__init__(budget, model, **common)
         self.alpha = alpha
         self.mu: float | None = None

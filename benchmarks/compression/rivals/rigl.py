@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks.compression.rivals.masked import Held
+from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.mapping.budget.budget import Budget
 
 
@@ -33,7 +34,7 @@ class RigL(Held):
     """
 
     def __init__(
-        self, budget: Budget, model: torch.nn.Module, *, share: float = 0.3, every: int = 2, until: float = 1.5, **common: Any
+        self, budget: Budget, model: TrainableNetwork, *, share: float = 0.3, every: int = 2, until: float = 1.5, **common: Any
     ) -> None:
         super().__init__(budget, model, **common)
         self.share, self.every, self.until = share, every, until

@@ -230,7 +230,9 @@ class TracedPopulation:
             neurons = NeuronSpec(neuron=LIF(threshold=np.array(0.5), **MEMORYLESS), gain=np.ones(()))  # between 0 and 1 spike
         else:
             neurons = read_cell(where, self.cell, self.expression.shape)
-        return LayerSpec(name=self.name, where=where, expression=self.expression, neurons=neurons)
+        return LayerSpec(
+            name=self.name, where=where, expression=self.expression, neurons=neurons, is_pool=self.cell is None
+        )  # fmt: skip
 
 
 @dataclass

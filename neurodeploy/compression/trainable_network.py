@@ -1,0 +1,497 @@
+"""A `Network` with torch parameters: the graph that is counted is the graph that is trained and quantised.
+
+Each layer's weights are stored in the units in which its neurons take their input (`TrainableLayer.scale`), so that a learning
+rate means for them what it meant for the modules they come from. Source neurons with equal weights, as behind average pooling,
+share one column. Pools and skips without weights of their own do not train.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from neurodeploy.compression.learnt_decays import LearntDecays, write_decays
+from neurodeploy.errors import unsupported_kind
+from neurodeploy.frontends.torch.extract import extract
+from neurodeploy.ir.arrays import Floats, Integers
+from neurodeploy.ir.graph import Connection, bias_layers, wait_steps
+from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse, Synapse
+from neurodeploy.targets import Arithmetic
+
+
+class TrainableConnection(torch.nn.Module):
+    """Synapses of a connection with their weights as a parameter.
+
+    Parameters
+    ----------
+    connection : Connection
+        With the weights to start from.
+    scale : float
+        Network weight = parameter * scale.
+    wait_steps : int
+        Steps that spikes wait in the synapse on the chip.
+    tied : TrainableConnection, optional
+        Connection of the same layer whose parameter this one shares.
+
+    Attributes
+    ----------
+    source : str
+    delay_steps, wait_steps : int
+    synapse : Dense, Sparse or Conv
+        The wiring; its weights are those at the start.
+    weight : Parameter; tensor without gradient where the connection is fixed
+        (n_out, n_columns), (out, in / groups, n_taps) or (out, in / groups, rows, columns), or (n_synapses,).
+    places : tensor of int64, or None
+        Column of each source neuron, or tap of each kernel position, where several share their weights.
+    axons : int
+        Source neurons behind each column.
+    """
+
+    weight: torch.Tensor
+
+    def __init__(
+        self, connection: Connection[Synapse], scale: float, wait_steps: int, tied: TrainableConnection | None = None
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.source, self.delay_steps, self.synapse = connection.source, connection.delay_steps, connection.synapse
+        self.scale, self.is_fixed, self.wait_steps = scale, connection.is_fixed, wait_steps
+        places, first = _shared_places(connection.synapse) if not connection.is_fixed else (None, None)
+        self._first = first
+        self.register_buffer("places", None if places is None else torch.from_numpy(places), persistent=False)
+        self.axons = 1 if places is None or first is None else places.size // first.size
+        weight = torch.from_numpy(self._stored(connection.synapse))
+        if connection.is_fixed:
+            self.register_buffer("weight", weight, persistent=False)
+        else:
+            self.weight = torch.nn.Parameter(weight) if tied is None else tied.weight
+
+    def _stored(self, synapse: Synapse) -> NDArray[np.float32]:
+        """The weights of a synapse of this wiring in the parameter's shape and units."""
+        weight: Floats = synapse.weight
+        if self._first is not None:
+            weight = weight[:, self._first] if weight.ndim == 2 else weight.reshape(*weight.shape[:2], -1)[..., self._first]
+        return (weight / self.scale).astype(np.float32)
+
+    def expanded(self, stored: torch.Tensor) -> torch.Tensor:
+        """Values like the parameter's, one for each weight of the synapse, in the synapse's shape."""
+        if self.places is None:
+            return stored
+        return stored.index_select(stored.ndim - 1, cast("torch.Tensor", self.places)).reshape(self.synapse.weight.shape)
+
+    @property
+    def pool_window(self) -> tuple[int, int] | None:
+        """Window of the average pooling that a convolution's equal taps stand for, where it divides stride and padding."""
+        if self._first is None or not isinstance(self.synapse, Conv) or self.synapse.dilation != (1, 1):
+            return None
+        conv, (rows, columns) = self.synapse, self.synapse.weight.shape[2:]
+        grid = cast("torch.Tensor", self.places).reshape(rows, columns)
+        # equal taps lie side by side: the first row and column tell the window
+        window = int((grid[:, 0] == grid[0, 0]).sum()), int((grid[0] == grid[0, 0]).sum())
+        blocks = torch.arange(rows // window[0] * (columns // window[1])).reshape(rows // window[0], columns // window[1])
+        sides = (*conv.stride, *conv.padding, rows, columns)
+        divides = all(side % window[n % 2] == 0 for n, side in enumerate(sides))
+        if not divides or not torch.equal(blocks.repeat_interleave(window[0], 0).repeat_interleave(window[1], 1), grid.cpu()):
+            return None
+        # pooling leaves out the pixels beyond its last whole window, which the convolution must not see either
+        return window if all(n % w == 0 for n, w in zip(conv.input_shape[1:], window, strict=True)) else None
+
+    def to_connection(self, stored: Mapping[torch.Tensor, torch.Tensor] | None = None) -> Connection[Synapse]:
+        """The connection with the weights of now; with other values, by parameter, where there are any."""
+        if self.is_fixed:
+            return Connection(source=self.source, synapse=self.synapse, delay_steps=self.delay_steps, is_fixed=True)
+        given = None if stored is None else stored.get(self.weight)
+        values = self.weight.detach().double() * self.scale if given is None else given.detach().double()
+        weight = self.expanded(values).cpu().numpy()
+        return Connection(source=self.source, synapse=replace(self.synapse, weight=weight), delay_steps=self.delay_steps)
+
+    @torch.no_grad()
+    def load(self, synapse: Synapse) -> None:
+        """Take the weights of a synapse between the same neurons; a list may leave out synapses of zero."""
+        match synapse, self.synapse:
+            case Sparse(), Sparse():
+                targets = np.repeat(np.arange(self.synapse.n_out), np.diff(self.synapse.starts))
+                matrix = csr_matrix((synapse.weight, synapse.sources, synapse.starts), shape=(synapse.n_out, synapse.n_in))
+                weight = np.asarray(matrix[targets, self.synapse.sources]).reshape(-1)
+                synapse = replace(self.synapse, weight=weight)
+            case _:
+                pass  # of the same shape
+        self.weight.copy_(torch.from_numpy(self._stored(synapse)))
+
+    def extra_repr(self) -> str:
+        return f"from {self.source!r}, {type(self.synapse).__name__} {tuple(self.weight.shape)}, delay {self.delay_steps}"
+
+
+def _shared_places(synapse: Synapse) -> tuple[Integers, Integers] | tuple[None, None]:
+    """Column (tap) of each source neuron (kernel position), and the first of each; None where they share no weights."""
+    match synapse:
+        case Dense():
+            columns = synapse.weight
+        case Conv():
+            columns = synapse.weight.reshape(-1, synapse.weight.shape[2] * synapse.weight.shape[3])
+        case Sparse():
+            return None, None
+        case _:
+            raise unsupported_kind(synapse)
+    if columns.shape[1] < 2 or not columns.any():
+        return None, None
+    # equal columns have equal sums of their rows under fixed random factors; others differ
+    key = np.random.default_rng(0).standard_normal(len(columns)) @ columns
+    _, first, places, sizes = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
+    # one size for all: the columns of a pooled image; anything else is a coincidence, as columns of zeros are
+    if sizes[0] == 1 or (sizes != sizes[0]).any() or not np.array_equal(columns[:, first][:, places.reshape(-1)], columns):
+        return None, None
+    order = np.argsort(first)  # columns in the order of the source neurons
+    rank = np.empty_like(order)
+    rank[order] = np.arange(order.size)
+    return rank[places.reshape(-1)], first[order]
+
+
+class TrainableLayer(torch.nn.Module):
+    """Neurons of a layer, and the connections into it, with weights and biases as parameters.
+
+    Attributes
+    ----------
+    layer : Layer
+        As at the start.
+    scale : float
+        Network weight = parameter * scale, for all connections and biases.
+    connections : ModuleList of TrainableConnection
+        Without those that bring biases.
+    bias : Parameter or None
+        Added to the input of each step: (channels,) where the neurons of a channel share theirs, else (n_neurons,).
+    membrane_bias : Parameter or None
+        Added to v at each step; of neurons with a synaptic current only.
+    decays : LearntDecays or None
+        None where they stay as they are.
+    """
+
+    bias: torch.nn.Parameter | None
+    membrane_bias: torch.nn.Parameter | None
+    decays: LearntDecays | None
+
+    def __init__(self, layer: Layer, scale: float, bias_names: frozenset[str], wait_steps: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layer, self.scale = layer, scale
+        self._bias_source = next((c.source for c in layer.connections if c.source in bias_names), None)
+        made: list[TrainableConnection] = []
+        for connection, steps in zip(layer.connections, wait_steps, strict=True):
+            if connection.source != self._bias_source:
+                # the weights of a sum of spikes are one parameter, as in the model
+                equal = (one for one in made if not one.is_fixed and one.synapse == connection.synapse)
+                tied = None if connection.is_fixed else next(equal, None)
+                made.append(TrainableConnection(connection, scale, steps, tied))
+        self.connections = torch.nn.ModuleList(made)
+        current, membrane = self._biases(layer)
+        self.register_module("decays", None)
+        for name, values in (("bias", current), ("membrane_bias", membrane)):
+            self.register_parameter(name, None if values is None else torch.nn.Parameter(self._per_channel(values)))
+
+    def _biases(self, layer: Layer) -> tuple[Floats | None, Floats | None]:
+        """What is added to the input, and to v, at each step: (n_neurons,) each."""
+        brought = next((c.synapse.weight[:, 0] for c in layer.connections if c.source == self._bias_source), None)
+        own = np.broadcast_to(layer.bias, layer.n_neurons) if layer.bias.any() else None
+        # a current that lasts one step is the input itself
+        return (own, None) if brought is None and (layer.neuron.current_decay == 1).all() else (brought, own)
+
+    def _per_channel(self, values: Floats) -> torch.Tensor:
+        grid = values.reshape(self.layer.shape[0], -1)
+        stored = grid[:, 0] if (grid == grid[:, :1]).all() else values
+        return torch.from_numpy((stored / self.scale).astype(np.float32))
+
+    def _per_neuron(self, stored: torch.Tensor) -> Floats:
+        values = stored.detach().cpu().double().numpy() * self.scale
+        return np.repeat(values, self.layer.n_neurons // values.size)
+
+    @property
+    def neuron(self) -> LIF | LI:
+        """The neurons with the decays of now."""
+        return self.layer.neuron if self.decays is None else self.decays.of_neuron()
+
+    @property
+    def inlets(self) -> Iterator[TrainableConnection]:
+        """The connections, with their type."""
+        return (cast("TrainableConnection", c) for c in self.connections)
+
+    def to_layer(self, stored: Mapping[torch.Tensor, torch.Tensor] | None = None) -> Layer:
+        """The layer with the weights of now, or with other values in their place, which are not scaled.
+
+        Parameters
+        ----------
+        stored : mapping of parameter to tensor of its shape, optional
+            Biases count as ones then: they may grow.
+        """
+        if stored is not None:
+            return self._with_values(stored)
+        inlets, connections = iter([c.to_connection() for c in self.inlets]), list[Connection[Synapse]]()
+        bias = self.layer.bias if self.membrane_bias is None else self._per_neuron(self.membrane_bias)
+        for connection in self.layer.connections:
+            if connection.source != self._bias_source:
+                connections.append(next(inlets))
+            elif self.bias is not None:
+                connections.append(replace(connection, synapse=Dense(weight=self._per_neuron(self.bias).reshape(-1, 1))))
+        if self.bias is not None and self._bias_source is None:
+            bias = self._per_neuron(self.bias)
+        return replace(self.layer, neuron=self.neuron, connections=tuple(connections), bias=bias)
+
+    @torch.no_grad()
+    def load(self, layer: Layer) -> None:
+        """Take the weights and biases of a layer with these connections; those that it does not have are zero."""
+        if self.decays is not None:
+            self.decays.load(layer)
+        found = {(c.source, c.delay_steps): c.synapse for c in layer.connections}
+        for inlet in self.inlets:
+            if not inlet.is_fixed:
+                synapse = found.get((inlet.source, inlet.delay_steps))
+                inlet.weight.zero_() if synapse is None else inlet.load(synapse)
+        brought = next((s.weight[:, 0] for (source, _), s in found.items() if source == self._bias_source), None)
+        own = np.broadcast_to(layer.bias, layer.n_neurons)
+        current = own if self._bias_source is None else brought
+        for parameter, values in ((self.bias, current), (self.membrane_bias, own)):
+            if parameter is not None:
+                stored = np.zeros(parameter.shape) if values is None else values.reshape(len(parameter), -1)[:, 0]
+                parameter.copy_(torch.from_numpy((stored / self.scale).astype(np.float32)))
+
+    def _with_values(self, stored: Mapping[torch.Tensor, torch.Tensor]) -> Layer:
+        ones, inlets = np.ones(self.layer.n_neurons), iter(self.inlets)
+        connections = [
+            replace(c, synapse=Dense(weight=ones.reshape(-1, 1))) if c.source == self._bias_source
+            else next(inlets).to_connection(stored)
+            for c in self.layer.connections
+        ]  # fmt: skip
+        has_bias = self.membrane_bias is not None or (self.bias is not None and self._bias_source is None)
+        return replace(self.layer, connections=tuple(connections), bias=ones if has_bias else self.layer.bias)
+
+
+class TrainableNetwork(torch.nn.Module):
+    """A network whose weights and biases train; `neurodeploy.training.forward.run_model` runs it.
+
+    Parameters
+    ----------
+    network : Network
+        Wiring and initial weights. Weights of zero are synapses that may grow.
+    scales : mapping of layer to float, optional
+        Network weight over parameter, for each layer; by default what its neurons multiply their input by (`input_gain`).
+
+    Attributes
+    ----------
+    network : Network
+        As at the start.
+    """
+
+    def __init__(self, network: Network, scales: Mapping[str, float] | None = None) -> None:
+        super().__init__()
+        self.network, self.bias_names = network, bias_layers(network)
+        scales, waiting = scales or {}, wait_steps(network)
+        self.layers = torch.nn.ModuleDict({
+            _key(layer.name): TrainableLayer(
+                layer, scales.get(layer.name, input_gain(layer)), self.bias_names, waiting[layer.name]
+            )
+            for layer in network if layer.name not in self.bias_names
+        })  # fmt: skip
+
+    def __getitem__(self, name: str) -> TrainableLayer:
+        """The layer of that name."""
+        return cast("TrainableLayer", self.layers[_key(name)])
+
+    def __iter__(self) -> Iterator[TrainableLayer]:
+        return (cast("TrainableLayer", layer) for layer in self.layers.values())
+
+    def learn_decays(self, arithmetic: Arithmetic) -> int:
+        """Make the decays of the neurons parameters that a chip's registers hold; returns the number of layers that have some.
+
+        Layers whose decays learn already stay as they are.
+        """
+        for layer in self:
+            made = LearntDecays(layer.layer, arithmetic)
+            if layer.decays is None and next(made.parameters(), None) is not None:
+                layer.decays = made.to(next(self.parameters()).device)
+        return sum(layer.decays is not None for layer in self)
+
+    @torch.no_grad()
+    def load(self, network: Network) -> None:
+        """Take the weights and biases of another network with these layers; what it does not have is zero."""
+        for layer in self:
+            layer.load(network[layer.layer.name])
+
+    def to_network(self, stored: Mapping[torch.Tensor, torch.Tensor] | None = None) -> Network:
+        """The network with the weights of now; with other values by parameter, as `TrainableLayer.to_layer` takes them."""
+        layers = [layer if layer.name in self.bias_names else self[layer.name].to_layer(stored) for layer in self.network]
+        return replace(self.network, layers=tuple(layers))
+
+
+def _key(name: str) -> str:
+    """Name of a layer in a module's state, where a dot would be a path."""
+    return name.replace(".", "/")
+
+
+def input_gain(layer: Layer) -> float:
+    """What Norse's neurons multiply their input by on its way to v: dt / tau_mem; 1 for a membrane without leak."""
+    gain = float(layer.neuron.voltage_decay.mean())
+    return gain if gain > 0 else 1.0
+
+
+# ------------------------------------------------------------------------------------------- from a module, and back to it
+
+
+def trainable(model: torch.nn.Module, sample: torch.Tensor) -> TrainableNetwork:
+    """Extract a model and return its network with trainable weights, in the units of the model's.
+
+    Weights and biases of zero are part of the network, as they may grow.
+
+    Raises
+    ------
+    ExtractError
+        Anything that is not supported.
+    """
+    varied = _varied(model)
+    made = TrainableNetwork(extract(varied, sample))
+    scales = {}
+    for layer in made:
+        found = [source for inlet in layer.inlets if not inlet.is_fixed and (source := _source(inlet, varied)) is not None]
+        if found:
+            # one number for the layer: the root mean square over its rows, behind a normalisation
+            scales[layer.layer.name] = layer.scale * float(np.sqrt(np.mean(found[0][2] ** 2)))
+    made = TrainableNetwork(made.network, scales)
+    made.load(extract(model, sample))
+    return made
+
+
+def _varied(model: torch.nn.Module) -> torch.nn.Module:
+    """Copy a model with drawn weights, nonzero biases and shifting normalisations.
+
+    Every weight and bias that could be trained is a synapse of it, whatever it is now, and only weights that are one parameter
+    are equal.
+    """
+    model = copy.deepcopy(model)
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in _weights(model):
+            size = float(weight.abs().max()) or 1.0
+            drawn = torch.rand(weight.shape, generator=draw).add_(0.5).mul_(size).to(weight)
+            weight.copy_(torch.where(weight < 0, -drawn, drawn))
+        for module in model.modules():
+            bias = getattr(module, "bias", None) if isinstance(module, _WITH_BIAS) else None
+            if isinstance(bias, torch.nn.Parameter) and bias.requires_grad and not bias.any():
+                torch.nn.init.constant_(bias, 0.1)
+            if isinstance(module, torch.nn.modules.batchnorm._NormBase) and module.running_mean is not None:
+                # a mean of 0 would be folded into a bias of 0
+                module.running_mean.add_(torch.linspace(0.1, 0.2, module.num_features).to(module.running_mean))
+    return model
+
+
+_WITH_BIAS = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)
+
+
+def _weights(model: torch.nn.Module) -> Iterator[torch.nn.Parameter]:
+    """Parameters of a model that hold synapses."""
+    for module in model.modules():
+        for name in ("weight", "input_weights", "recurrent_weights"):
+            if isinstance(weight := getattr(module, name, None), torch.nn.Parameter) and weight.ndim >= 2:
+                yield weight
+
+
+def _source(inlet: TrainableConnection, model: torch.nn.Module) -> tuple[torch.nn.Parameter, slice, Floats] | None:
+    """The parameter of a model that a connection's weights come from, its columns, and the connection's multiple of each row.
+
+    None where the weights are no multiples of consecutive columns of one parameter.
+    """
+    if inlet.weight.ndim < 2:
+        return None
+    stored = inlet.weight.detach().double().cpu().reshape(len(inlet.weight), -1).numpy()
+    n = stored.shape[1]
+    for weight in _weights(model):
+        if len(weight) != len(stored) or weight[0].numel() < n:
+            continue
+        own = weight.detach().double().cpu().reshape(len(weight), -1).numpy()
+        for start in range(0, own.shape[1] - n + 1, n if own.shape[1] % n == 0 else 1):
+            part = own[:, start : start + n]
+            largest, rows = np.abs(part).argmax(axis=1), np.arange(len(part))
+            peak = part[rows, largest]
+            ratios = stored[rows, largest] / np.where(peak == 0, 1.0, peak)
+            # 1e-5: single precision
+            if ratios.any() and np.allclose(stored, part * ratios[:, None], rtol=1e-5, atol=1e-5 * np.abs(stored).max()):
+                return weight, slice(start, start + n), ratios
+    return None
+
+
+def write_back(network: TrainableNetwork, model: torch.nn.Module, sample: torch.Tensor) -> bool:
+    """Set a model's weights and biases to those of the network that was made from it, where the model can hold them.
+
+    Returns
+    -------
+    bool
+        Whether the model now is the network; it is left as it was otherwise, as where two normalisations share a convolution.
+    """
+    before = copy.deepcopy(model.state_dict())
+    if decays := {layer.layer.name: layer.decays for layer in network if layer.decays is not None}:
+        write_decays(decays, model, sample)
+    start, now = TrainableNetwork(network.network, {layer.layer.name: layer.scale for layer in network}), extract(model, sample)
+    start.load(now)
+    with torch.no_grad():
+        for layer, old in zip(network, start, strict=True):
+            for inlet, was in zip(layer.inlets, old.inlets, strict=True):
+                if inlet.is_fixed:
+                    continue
+                if (found := _source(was, model)) is None:
+                    continue
+                weight, columns, ratios = found
+                _write_bias(layer, old, input_gain(now[layer.layer.name]), model, (weight, ratios))
+                new = inlet.weight.detach().double().cpu().reshape(len(ratios), -1) / torch.from_numpy(ratios)[:, None]
+                weight.view(len(ratios), -1)[:, columns] = new.to(weight)
+    if _is_equal(extract(model, sample), network.to_network()):
+        return True
+    model.load_state_dict(before)
+    return False
+
+
+def _write_bias(
+    layer: TrainableLayer, old: TrainableLayer, gain: float, model: torch.nn.Module, source: tuple[torch.nn.Parameter, Floats]
+) -> None:  # fmt: skip
+    """Move a layer's change of biases to the module of a weight, or to the normalisation behind it."""
+    if layer.bias is None or old.bias is None or not torch.ne(layer.bias, old.bias).any():
+        return
+    weight, ratios = source
+    change = (layer.bias - old.bias).detach().double() * layer.scale / gain
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._NormBase) and isinstance(module.bias, torch.nn.Parameter):
+            assert module.running_var is not None
+            factor = (module.weight / (module.running_var + module.eps).sqrt()).detach().double().cpu().numpy()
+            peaks = np.abs(factor).max(), np.abs(ratios).max()
+            if len(factor) == len(ratios) and np.allclose(factor * peaks[1], ratios * peaks[0], rtol=1e-4):
+                module.bias.add_(change.reshape(module.bias.shape).to(module.bias))
+                return
+    owner = next((m for m in model.modules() if getattr(m, "weight", None) is weight), None)
+    if isinstance(owner, _WITH_BIAS) and owner.bias is not None and owner.bias.numel() == change.numel():
+        owner.bias.add_(change.to(owner.bias))
+
+
+_DECAYS = ("current_decay", "voltage_decay")
+
+
+def _is_equal(one: Network, other: Network) -> bool:
+    """Whether two networks are the same to single precision, zeros apart."""
+    if [layer.name for layer in one if layer.n_neurons > 1] != [layer.name for layer in other if layer.n_neurons > 1]:
+        return False
+    for a in one:
+        b = other[a.name]
+        from_a = {(c.source, c.delay_steps): c.synapse for c in a.connections}
+        from_b = {(c.source, c.delay_steps): c.synapse for c in b.connections}
+        values = [(a.bias, b.bias), *((getattr(a.neuron, name), getattr(b.neuron, name)) for name in _DECAYS)]
+        if not all(np.allclose(own, its, rtol=1e-4, atol=1e-6) for own, its in values):
+            return False
+        for key in {*from_a, *from_b}:
+            weights = [synapse.matrix() if isinstance(synapse, Sparse) else synapse.weight
+                       for synapse in (from_a.get(key), from_b.get(key)) if synapse is not None]  # fmt: skip
+            first = weights[0]
+            second = weights[1] if len(weights) == 2 else np.zeros_like(first)
+            atol = 1e-6 * max(float(np.abs(first).max(initial=0.0)), 1e-9)
+            if first.shape != second.shape or not np.allclose(first, second, rtol=1e-4, atol=atol):
+                return False
+    return True
