@@ -200,7 +200,7 @@ def compress_command(
         progress_output(enabled=replicas.is_first) as (progress, say),
     ):
         with seeded(seed):  # a factory may draw its weights
-            module, sample = spec.module()
+            module, sample = spec.trained()
         # in turn: one process of a machine downloads, the others read its files
         samples = replicas.in_turn(lambda: load_data(data, batch_size=batch_size, folder=data_dir, n_steps=steps))
         if cores is not None and len(cores) > 1:

@@ -96,6 +96,10 @@ class ModelSpec:
             network = in_levels(network, levels)
         return quantize(network, load_profile(target), bits=bits)
 
+    def trained(self) -> tuple[torch.nn.Module | Network | QuantizedNetwork, torch.Tensor | None]:
+        """What `neurodeploy.compress` trains: a factory's module and sample, or the network of a file."""
+        return self.module() if ":" in self.name else (self.network(), None)
+
     def module(self) -> tuple[torch.nn.Module, torch.Tensor]:
         """Call the factory: its model, with `weights` if there are any, and a sample of its input."""
         from neurodeploy.frontends.model_factory import load_model

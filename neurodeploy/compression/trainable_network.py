@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from neurodeploy.compression.learnt_decays import LearntDecays, write_decays
-from neurodeploy.errors import unsupported_kind
+from neurodeploy.errors import RequestError, unsupported_kind
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.ir.arrays import Floats, Integers
 from neurodeploy.ir.graph import Connection, bias_layers, wait_steps
@@ -340,16 +340,20 @@ def input_gain(layer: Layer) -> float:
 # ------------------------------------------------------------------------------------------- from a module, and back to it
 
 
-def trainable(model: torch.nn.Module, sample: torch.Tensor) -> TrainableNetwork:
+def trainable(model: torch.nn.Module, sample: torch.Tensor | None) -> TrainableNetwork:
     """Extract a model and return its network with trainable weights, in the units of the model's.
 
-    Weights and biases of zero are part of the network, as they may grow.
+    Weights and biases of zero are part of the network, as they may grow. A trainable network is returned as it is.
 
     Raises
     ------
     ExtractError
         Anything that is not supported.
     """
+    if isinstance(model, TrainableNetwork):
+        return model
+    if sample is None:
+        raise RequestError("sample", "is missing", remedy="Give the input of one step of the model, (batch, *input_shape).")
     varied = _varied(model)
     made = TrainableNetwork(extract(varied, sample))
     scales = {}

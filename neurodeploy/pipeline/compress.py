@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from neurodeploy.compression.minimax import MinimaxOptions, make_minimax
 from neurodeploy.compression.pruning_method import METHODS, Pruning, PruningMethod, PruningSetup, pruning_method
 from neurodeploy.compression.trainable_network import TrainableNetwork, trainable, write_back
 from neurodeploy.errors import RequestError, SimulationError, TrainingError
-from neurodeploy.frontends.torch.extract import extract
+from neurodeploy.frontends.nir.writing import write_nir
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import Network
@@ -27,7 +28,7 @@ from neurodeploy.mapping.place import arrange_placement, lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.mapping.traffic import measured_rates
 from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
-from neurodeploy.passes.quantize import quantization_errors, quantize
+from neurodeploy.passes.quantize import dequantize, quantization_errors, quantize
 from neurodeploy.pipeline.deploy import (
     Deployment,
     Say,
@@ -56,6 +57,7 @@ from neurodeploy.training.neuron_cells import learn_decays
 from neurodeploy.training.options import FitOptions
 from neurodeploy.training.progress import Progress
 
+Model: TypeAlias = "torch.nn.Module | Network | QuantizedNetwork"
 STAGES = ("dense", "compressed")
 """The two training stages, each with a checkpoint of its own."""
 
@@ -110,7 +112,7 @@ def memory_prices(model: torch.nn.Module, pruning: Pruning, data: Data, options:
 
 
 def compress(
-    model: torch.nn.Module, sample: torch.Tensor, profile: HardwareProfile, data: DataSplit, options: FitOptions,
+    model: Model, sample: torch.Tensor | None, profile: HardwareProfile, data: DataSplit, options: FitOptions,
     *, out: str | Path, cores: int | None = None, bits: int | None = None,
     method: str | PruningMethod = "minimax", minimax: MinimaxOptions | None = None, lava_samples: int = 8,
     time_limit_s: float = DEFAULT_TIME_LIMIT_S, progress: Progress | None = None, say: Say = ignore, command: str = "",
@@ -123,12 +125,16 @@ def compress(
 
     Parameters
     ----------
-    sample : tensor (batch, \\*input_shape)
-        The input of one step.
+    model : torch.nn.Module, Network or QuantizedNetwork
+        A module trains densely as its user calls it: ``output, state = model(x, state)`` on one step. Where it takes all steps at
+        once, and for a network, as from a .nir or .net file, its network trains.
+    sample : tensor (batch, \\*input_shape), or None for a network
+        The input of a module, as `extract` takes it.
     data : DataSplit
         Training uses `train`. Every accuracy is that of `test`, which is not used for model selection.
     out : path
-        Folder for ``model.net``, ``weights.safetensors``, ``record.npz``, ``report.html``, ``report.json`` and ``report.txt``,
+        Folder for ``model.net``, ``weights.safetensors`` (``trained.nir`` where no module can hold the weights),
+        ``record.npz``, ``report.html``, ``report.json`` and ``report.txt``,
         and for the checkpoints ``checkpoint-dense.safetensors`` and ``checkpoint-compressed.safetensors``.
     cores : int, optional
         Cores that the network may use; all of the chip by default.
@@ -175,6 +181,8 @@ def compress(
                 "minimax", "are options of the method 'minimax' only", remedy="Set the method's own options in `method`."
             )
         factory = partial(make_minimax, options=minimax)
+    if isinstance(model, (Network, QuantizedNetwork)):
+        model = TrainableNetwork(dequantize(model) if isinstance(model, QuantizedNetwork) else model)
     with together() as replicas:
         say = say if replicas.is_first else ignore
         # on rank 0 alone: the processes may not share a disk
@@ -222,7 +230,7 @@ class _CompressionRun:
 
     model: torch.nn.Module
     network: TrainableNetwork
-    sample: torch.Tensor
+    sample: torch.Tensor | None
     data: DataSplit
     options: FitOptions
     folder: Path
@@ -239,9 +247,11 @@ class _CompressionRun:
     def check(self) -> None:
         """Try what could fail on one batch before any training; decide what trains densely."""
         self.pruning = self._made_pruning()
+        self.dense_model = self.network
+        if self.model is self.network:
+            return
         inputs, _ = next(iter(self.data.train))
         spikes = spikes_of(inputs[:2], self.network, self.options)
-        self.dense_model = self.model
         with in_mode(self.model, training=False):
             expected = run_model(self.network, spikes)
             try:
@@ -250,6 +260,7 @@ class _CompressionRun:
                 # it takes all steps at once, or keeps its states itself
                 is_equal = False
         if is_equal:
+            self.dense_model = self.model
             return
         depends = [name for name, module in self.model.named_modules() if isinstance(module, _MODE_DEPENDENT)]
         if depends and self.options.epochs_dense:
@@ -258,7 +269,6 @@ class _CompressionRun:
                 remedy="Let forward take one step and a state and return (output, state), or train it yourself and compress it "
                 "with epochs_dense=0.",
             )  # fmt: skip
-        self.dense_model = self.network
 
     def _made_pruning(self) -> Pruning:
         setup = PruningSetup(thresholds=thresholds_of(self.network, self.levels), weight_bits=self.bits)
@@ -286,7 +296,7 @@ class _CompressionRun:
         _, first = fit(model, None, data.train, options, progress=progress, checkpoint=checkpoints["dense"], resume=True)
         dense, n_test = replicas.of_first(lambda: evaluate(model, data.test, options))
         self.say(f"Dense: {dense:.2%} of {n_test:,} test samples.")
-        if model is self.model:
+        if model is self.model and model is not self.network and self.sample is not None:
             # normalisations have learnt: their factors are part of the weights from now on
             self.network = trainable(self.model, self.sample)
             if options.learn_decays:
@@ -312,11 +322,14 @@ class _CompressionRun:
         target, runnable = target_of(profile), as_simulated(network, quantized)
         files = network_file(quantized, folder, target)
         notes = [f"Input comes as whole numbers 0..{levels}."] if levels > 1 else []
-        if write_back(model, self.model, self.sample):
+        if self.sample is not None and write_back(model, self.model, self.sample):
             save_weights(self.model, folder / "weights.safetensors")
             files |= report_files(folder, "weights")
         else:
-            notes.append("The model cannot hold the compressed weights, as layers share them: the network files have them.")
+            write_nir(model.to_network(), folder / "trained.nir")
+            files |= {"trained": str(folder / "trained.nir")}
+            if self.model is not model:
+                notes.append("No weights.safetensors: layers of the model share weights. The trained network is in trained.nir.")
         errors = quantization_errors(network, quantized)
         measured = measure(model, network, quantized, data.test, options)
         accuracy = replace(measured.accuracy, dense=accuracy.dense, compressed=accuracy.compressed)
@@ -405,7 +418,7 @@ def _verdict(placement: Placement) -> str:
 
 
 def compress_to(
-    model: torch.nn.Module, sample: torch.Tensor, profile: HardwareProfile, data: DataSplit, options: FitOptions,
+    model: Model, sample: torch.Tensor | None, profile: HardwareProfile, data: DataSplit, options: FitOptions,
     *, cores: Sequence[int], out: str | Path, bits: int | None = None,
     method: str | PruningMethod = "minimax", minimax: MinimaxOptions | None = None, lava_samples: int = 8,
     time_limit_s: float = DEFAULT_TIME_LIMIT_S, progress: Progress | None = None, say: Say = ignore, command: str = "",
@@ -440,8 +453,10 @@ def compress_to(
     core_counts = sorted(set(cores), reverse=True)
     if not core_counts:
         raise RequestError("cores", "are none", remedy="Give the core counts to compress the model to.")
+    if isinstance(model, (Network, QuantizedNetwork)):
+        model = TrainableNetwork(dequantize(model) if isinstance(model, QuantizedNetwork) else model)
     with together():
-        network = extract(model, sample)
+        network = trainable(model, sample).network
         for count in core_counts:
             # all counts first: one that cannot be met is refused before the hours of the others
             narrow_budget(network, profile, cores=count, bits=bits or default_weight_bits(profile))
