@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from neurodeploy.compression.minimax import MinimaxOptions
     from neurodeploy.compression.pruning_method import Pruning
+    from neurodeploy.compression.trainable_network import TrainableNetwork, trainable, write_back
     from neurodeploy.errors import (
         BudgetError,
         DataError,
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "compression.pruning_method": ("Pruning",),
     "compression.minimax": ("MinimaxOptions",),
+    "compression.trainable_network": ("TrainableNetwork", "trainable", "write_back"),
     "errors": (
         "BudgetError",
         "DataError",
@@ -147,6 +149,7 @@ __all__ = [
     "SimulationError",
     "Sparse",
     "SpikeRecord",
+    "TrainableNetwork",
     "TrainingError",
     "balance",
     "compare",
@@ -178,9 +181,11 @@ __all__ = [
     "simulator_spikes",
     "summarize",
     "together",
+    "trainable",
     "trim",
     "verify",
     "with_input_population",
+    "write_back",
     "write_netx",
     "write_nir",
 ]

@@ -150,6 +150,8 @@ def deploy_command(
 @click.option("--bits", type=int, metavar="B", help="Width of all weights.  [default: chosen for each layer]")
 @METHOD
 @WEIGHTS
+@DT
+@DISCRETISATION
 @STEPS
 @ENCODER
 @READOUT
@@ -168,7 +170,7 @@ def deploy_command(
 @QUIET
 def compress_command(
     model: str, target: str, cores: tuple[int, ...] | None, data: str, data_dir: Path | None, out: Path, bits: int | None,
-    method: str, weights: Path | None, steps: int, encoder: str, readout: str, epochs: tuple[int, int, int],
+    method: str, weights: Path | None, dt: float | None, discretisation: str | None, steps: int, encoder: str, readout: str, epochs: tuple[int, int, int],
     learning_rate: float, learn_decays: bool, batch_size: int | None, lava_samples: int, seed: int, resume: bool,
     checkpoint_every: float, as_json: bool,
 ) -> int:  # fmt: skip
@@ -181,7 +183,7 @@ def compress_command(
 
     Under torchrun, `torchrun --nproc-per-node N -m neurodeploy compress ...`, N processes train together, on one GPU each.
     """
-    spec = ModelSpec(name=model, weights=weights)
+    spec = ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation)
     profile = requested_profile(target, max(cores) if cores else None)
     from neurodeploy.compression.pruning_method import pruning_method
     from neurodeploy.pipeline.compress import compress, compress_to
