@@ -46,7 +46,7 @@ def test_synapses_are_pruned_and_biases_are_not() -> None:
 def test_what_biases_take_is_kept_from_the_synapses_that_are_chosen() -> None:
     net = trainable(model(), torch.zeros(1, 64))
     pruning = MinimaxPruning(nd.share_budget(net.network, small_chip(), cores=1), net)
-    plan = budget_per_column(pruning.layers, pruning.budget, net.network)
+    plan = budget_per_column(pruning.layers, pruning.budget)
     for mine, given in zip(plan.slices, (part for part in pruning.budget.slices if part.layer in pruning.layers), strict=True):
         assert mine.input_axons == given.input_axons - 1
         assert given.synapse_memory_bits - mine.synapse_memory_bits >= 8 * given.neurons

@@ -15,6 +15,7 @@ from rich.console import Console
 from spiking import SHORT, budget_for, build, few, weights
 
 from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
+from neurodeploy.compression.trainable_network import trainable
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.training.data.batches import Batches, DataSplit
@@ -59,10 +60,11 @@ def test_digits_are_learnt_and_stay_learnt(fitted: Any) -> None:
 
 
 def test_without_integers_little_is_left_to_cut_when_the_compression_closes(digits: DataSplit, tiny: HardwareProfile) -> None:
-    model, last = build(64, 150, 10), []
+    chain, last = build(64, 150, 10), []
+    model = trainable(chain, torch.zeros(1, 64))
     soft = partial(MinimaxPruning, options=MinimaxOptions(integers=False, penalty_rate=100))
     options = FitOptions(epochs_dense=3, epochs_compress=6, epochs_finetune=0, readout="mean")
-    fit(model, budget_for(model, tiny, 3), digits.train, options, method=soft, progress=lambda _: last.append(weights(model)))
+    fit(model, budget_for(chain, tiny, 3), digits.train, options, method=soft, progress=lambda _: last.append(weights(model)))
     after = weights(model)
     heard = [*(listener.any(axis=0) for listener in after[1:]), slice(None)]  # the others' synapses change nothing
     for before, left, rows in zip(last[-1], after, heard, strict=True):
@@ -140,14 +142,16 @@ def test_the_callers_own_randomness_is_left_alone() -> None:
 
 
 def test_masked_weights_stay_exactly_zero_while_fine_tuning(make_chip: Callable[..., HardwareProfile]) -> None:
-    model, zeros = build(12, 70, 3), []
+    chain, zeros = build(12, 70, 3), []
+    model = trainable(chain, torch.zeros(1, 12))
+    (inlet,) = model["layer0"].inlets
     chip = make_chip(synapse_memory_bits_per_core=2048)
 
     def watch(step: Step) -> None:
         if step.phase == "finetune":
-            zeros.append(model[0].weight.detach() == 0)
+            zeros.append(inlet.weight.detach() == 0)
 
-    fit(model, budget_for(model, chip, 2), few(), replace(SHORT, epochs_finetune=3), progress=watch)
+    fit(model, budget_for(chain, chip, 2), few(), replace(SHORT, epochs_finetune=3), progress=watch)
     assert len(zeros) == 6
     assert zeros[0].sum() > 0
     assert all(torch.equal(zero & zeros[0], zeros[0]) for zero in zeros)

@@ -63,7 +63,7 @@ class LearntDecays(torch.nn.Module):
             by_channel = share.reshape(self.layer.shape[0], -1)
             share = by_channel[:, 0] if (by_channel == by_channel[:, :1]).all() else share
         least = 1 / (1 << self.arithmetic.registers.decay_bits)
-        return torch.from_numpy(np.log(np.maximum(np.asarray(share, dtype=np.float64), least))).float()
+        return torch.as_tensor(np.log(np.maximum(share, least)), dtype=torch.float32)
 
     def shares(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Shares of current and membrane that a step forgets, () or (n_neurons,)."""

@@ -172,7 +172,7 @@ class MinimaxPruning(Pruning):
         self.layers = find_layers(model, budget)
         # Channels round only the layers that they have a threshold of
         self.channels = Channels(model, budget, thresholds if self.options.integers else {})
-        self.plan = budget_per_column(self.layers, budget, model.network)
+        self.plan = budget_per_column(self.layers, budget)
         self._biased = {part.layer for part in self.plan.slices if part.biases}
         self.masks = {name: torch.ones_like(matrix.weight, dtype=torch.bool) for name, matrix in self.layers.items()}
         self.formats = {

@@ -22,7 +22,7 @@ from neurodeploy.errors import RequestError, unsupported_kind
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.ir.arrays import Floats, Integers
 from neurodeploy.ir.graph import Connection, bias_layers, wait_steps
-from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse, Synapse
+from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse, Synapse, by_wiring, nearly_equal, wiring_of
 from neurodeploy.targets import Arithmetic
 
 
@@ -219,6 +219,11 @@ class TrainableLayer(torch.nn.Module):
         """The connections, with their type."""
         return (cast("TrainableConnection", c) for c in self.connections)
 
+    def pairs(self) -> Iterator[tuple[Connection[Synapse], TrainableConnection | None]]:
+        """The layer's connections, each with the one that trains; None for the one that brings biases."""
+        inlets = self.inlets
+        return ((c, None if c.source == self._bias_source else next(inlets)) for c in self.layer.connections)
+
     def to_layer(self, stored: Mapping[torch.Tensor, torch.Tensor] | None = None) -> Layer:
         """The layer with the weights of now, or with other values in their place, which are not scaled.
 
@@ -229,11 +234,11 @@ class TrainableLayer(torch.nn.Module):
         """
         if stored is not None:
             return self._with_values(stored)
-        inlets, connections = iter([c.to_connection() for c in self.inlets]), list[Connection[Synapse]]()
+        connections = list[Connection[Synapse]]()
         bias = self.layer.bias if self.membrane_bias is None else self._per_neuron(self.membrane_bias)
-        for connection in self.layer.connections:
-            if connection.source != self._bias_source:
-                connections.append(next(inlets))
+        for connection, inlet in self.pairs():
+            if inlet is not None:
+                connections.append(inlet.to_connection())
             elif self.bias is not None:
                 connections.append(replace(connection, synapse=Dense(weight=self._per_neuron(self.bias).reshape(-1, 1))))
         if self.bias is not None and self._bias_source is None:
@@ -245,12 +250,12 @@ class TrainableLayer(torch.nn.Module):
         """Take the weights and biases of a layer with these connections; those that it does not have are zero."""
         if self.decays is not None:
             self.decays.load(layer)
-        found = {(c.source, c.delay_steps): c.synapse for c in layer.connections}
-        for inlet in self.inlets:
-            if not inlet.is_fixed:
-                synapse = found.get((inlet.source, inlet.delay_steps))
-                inlet.weight.zero_() if synapse is None else inlet.load(synapse)
-        brought = next((s.weight[:, 0] for (source, _), s in found.items() if source == self._bias_source), None)
+        found = by_wiring(layer.connections)
+        for connection, inlet in self.pairs():
+            if inlet is not None and not inlet.is_fixed:
+                synapses = found.get(wiring_of(connection))
+                inlet.load(synapses.pop(0)) if synapses else inlet.weight.zero_()
+        brought = next((c.synapse.weight[:, 0] for c in layer.connections if c.source == self._bias_source), None)
         own = np.broadcast_to(layer.bias, layer.n_neurons)
         current = own if self._bias_source is None else brought
         for parameter, values in ((self.bias, current), (self.membrane_bias, own)):
@@ -259,12 +264,11 @@ class TrainableLayer(torch.nn.Module):
                 parameter.copy_(torch.from_numpy((stored / self.scale).astype(np.float32)))
 
     def _with_values(self, stored: Mapping[torch.Tensor, torch.Tensor]) -> Layer:
-        ones, inlets = np.ones(self.layer.n_neurons), iter(self.inlets)
+        ones = np.ones(self.layer.n_neurons)
         connections = [
-            replace(c, synapse=Dense(weight=ones.reshape(-1, 1))) if c.source == self._bias_source
-            else next(inlets).to_connection(stored)
-            for c in self.layer.connections
-        ]  # fmt: skip
+            replace(c, synapse=Dense(weight=ones.reshape(-1, 1))) if inlet is None else inlet.to_connection(stored)
+            for c, inlet in self.pairs()
+        ]
         has_bias = self.membrane_bias is not None or (self.bias is not None and self._bias_source is None)
         return replace(self.layer, connections=tuple(connections), bias=ones if has_bias else self.layer.bias)
 
@@ -449,7 +453,7 @@ def write_back(network: TrainableNetwork, model: torch.nn.Module, sample: torch.
                 _write_bias(layer, old, input_gain(now[layer.layer.name]), model, (weight, ratios))
                 new = inlet.weight.detach().double().cpu().reshape(len(ratios), -1) / torch.from_numpy(ratios)[:, None]
                 weight.view(len(ratios), -1)[:, columns] = new.to(weight)
-    if _is_equal(extract(model, sample), network.to_network()):
+    if nearly_equal(extract(model, sample), network.to_network()):
         return True
     model.load_state_dict(before)
     return False
@@ -474,28 +478,3 @@ def _write_bias(
     owner = next((m for m in model.modules() if getattr(m, "weight", None) is weight), None)
     if isinstance(owner, _WITH_BIAS) and owner.bias is not None and owner.bias.numel() == change.numel():
         owner.bias.add_(change.to(owner.bias))
-
-
-_DECAYS = ("current_decay", "voltage_decay")
-
-
-def _is_equal(one: Network, other: Network) -> bool:
-    """Whether two networks are the same to single precision, zeros apart."""
-    if [layer.name for layer in one if layer.n_neurons > 1] != [layer.name for layer in other if layer.n_neurons > 1]:
-        return False
-    for a in one:
-        b = other[a.name]
-        from_a = {(c.source, c.delay_steps): c.synapse for c in a.connections}
-        from_b = {(c.source, c.delay_steps): c.synapse for c in b.connections}
-        values = [(a.bias, b.bias), *((getattr(a.neuron, name), getattr(b.neuron, name)) for name in _DECAYS)]
-        if not all(np.allclose(own, its, rtol=1e-4, atol=1e-6) for own, its in values):
-            return False
-        for key in {*from_a, *from_b}:
-            weights = [synapse.matrix() if isinstance(synapse, Sparse) else synapse.weight
-                       for synapse in (from_a.get(key), from_b.get(key)) if synapse is not None]  # fmt: skip
-            first = weights[0]
-            second = weights[1] if len(weights) == 2 else np.zeros_like(first)
-            atol = 1e-6 * max(float(np.abs(first).max(initial=0.0)), 1e-9)
-            if first.shape != second.shape or not np.allclose(first, second, rtol=1e-4, atol=atol):
-                return False
-    return True

@@ -264,7 +264,7 @@ def drop_unread_synapses(
                 mask.copy_(left)
 
 
-def budget_per_column(layers: Mapping[str, WeightMatrix], budget: Budget, network: Network) -> Budget:
+def budget_per_column(layers: Mapping[str, WeightMatrix], budget: Budget) -> Budget:
     """Express the budget of layers in columns of their matrices; what is never pruned is deducted.
 
     A layer that reads a pooled image has one weight, hence one column, for several pixels, but an axon for each of them.
@@ -274,7 +274,7 @@ def budget_per_column(layers: Mapping[str, WeightMatrix], budget: Budget, networ
     widest = max(budget.profile["weight_bits"].choices)
     for part in (part for part in budget.slices if part.layer in layers):
         matrix = layers[part.layer]
-        memory, axons = _never_pruned(matrix, part, network, widest, budget.profile)
+        memory, axons = _never_pruned(matrix, part, widest, budget.profile)
         inputs = part.input_axons - axons
         if len(matrix.blocks) > 1 or matrix.axons > 1 or not part.sources:
             columns = matrix.n_in if len(matrix.blocks) > 1 else max(inputs // matrix.axons, 1)
@@ -286,17 +286,14 @@ def budget_per_column(layers: Mapping[str, WeightMatrix], budget: Budget, networ
     return replace(budget, slices=tuple(slices))
 
 
-def _never_pruned(
-    matrix: WeightMatrix, part: SliceBudget, network: Network, width: int, profile: HardwareProfile
-) -> tuple[int, int]:
+def _never_pruned(matrix: WeightMatrix, part: SliceBudget, width: int, profile: HardwareProfile) -> tuple[int, int]:
     """Synapse memory and input axons that a slice takes without the connections of its matrix, at the widest."""
-    layer = network[part.layer]
-    pruned = {(inlet.source, inlet.delay_steps) for block in matrix.blocks for inlet in block.inlets}
-    rest = tuple(c for c in layer.connections if (c.source, c.delay_steps) not in pruned)
+    pruned = {inlet for block in matrix.blocks for inlet in block.inlets}
+    # the neuron that brings biases never waits
+    rest = [(c, 0 if inlet is None else inlet.wait_steps) for c, inlet in matrix.layer.pairs() if inlet not in pruned]
     if not rest:
         return 0, 0
-    waits = tuple(inlet.wait_steps for inlet in matrix.layer.inlets if (inlet.source, inlet.delay_steps) not in pruned)
-    # the neuron that brings biases never waits
-    waits = waits + (0,) * (len(rest) - len(waits))
-    usage = LayerCount(replace(layer, connections=rest), width, profile, connectivity=1.0, wait_steps=waits).usage(part.region)
+    connections, waits = zip(*rest, strict=True)
+    layer = replace(matrix.layer.layer, connections=connections)
+    usage = LayerCount(layer, width, profile, connectivity=1.0, wait_steps=waits).usage(part.region)
     return usage.synapse_memory_bits, usage.input_axons

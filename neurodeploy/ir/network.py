@@ -11,7 +11,9 @@ weights of the step's input spikes::
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TypeAlias
 
 import numpy as np
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 from neurodeploy.errors import NetworkError
 from neurodeploy.ir.arrays import ByValue, check_range, freeze
 from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring
-from neurodeploy.ir.graph import LayerGraph, Population
+from neurodeploy.ir.graph import Connection, LayerGraph, Population
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -149,3 +151,46 @@ class Network(LayerGraph[Layer]):
         # False for NaN as well.
         if not 0 < self.timestep_s < np.inf:
             raise NetworkError("network", f"has a timestep of {self.timestep_s} s")
+
+
+def wiring_of(connection: Connection[Synapse]) -> tuple[object, ...]:
+    """What tells the connections into a layer apart, whatever their weights are."""
+    synapse = connection.synapse
+    # a list may leave out synapses of zero
+    shape = () if isinstance(synapse, Sparse) else synapse.weight.shape
+    return connection.source, connection.delay_steps, connection.is_fixed, type(synapse), shape
+
+
+def by_wiring(connections: Iterable[Connection[Synapse]]) -> dict[tuple[object, ...], list[Synapse]]:
+    """Synapses of connections by `wiring_of`, in their order where several have the same."""
+    found: dict[tuple[object, ...], list[Synapse]] = {}
+    for connection in connections:
+        found.setdefault(wiring_of(connection), []).append(connection.synapse)
+    return found
+
+
+def nearly_equal(one: Network, other: Network) -> bool:
+    """Whether the layers of two networks are the same to single precision; a connection of zeros is none."""
+    # a neuron that brings biases may be in one of them alone
+    if [layer.name for layer in one if layer.n_neurons > 1] != [layer.name for layer in other if layer.n_neurons > 1]:
+        return False
+    of_other = {layer.name: layer for layer in other}
+    return all(_nearly_equal(layer, of_other[layer.name]) for layer in one if layer.name in of_other)
+
+
+def _nearly_equal(one: Layer, other: Layer) -> bool:
+    numbers = [(one.bias, other.bias), *((getattr(one.neuron, name), getattr(other.neuron, name)) for name in _DECAYS)]
+    if not all(np.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in numbers):
+        return False
+    first, second = by_wiring(one.connections), by_wiring(other.connections)
+    for wiring in {*first, *second}:
+        for pair in zip_longest(first.get(wiring, ()), second.get(wiring, ())):
+            weights = [s.matrix() if isinstance(s, Sparse) else s.weight for s in pair if s is not None]
+            a, b = weights if len(weights) == 2 else (weights[0], np.zeros_like(weights[0]))
+            atol = 1e-6 * max(float(np.abs(a).max(initial=0.0)), 1e-9)
+            if a.shape != b.shape or not np.allclose(a, b, rtol=1e-4, atol=atol):
+                return False
+    return True
+
+
+_DECAYS = ("current_decay", "voltage_decay")

@@ -248,13 +248,15 @@ def _fit_module(
             "model", "cannot hold the weights of its compressed network: several layers share them",
             remedy="Compress `neurodeploy.trainable(model, sample)` instead, whose layers have weights of their own.",
         )  # fmt: skip
-    more["method"](budget, network)  # a budget or a model that the method does not take is refused before training
+    unpruned = more["method"](budget, network)  # a budget or a model that the method does not take is refused before training
+    needs = {"overruns": unpruned.overruns(), "multipliers": dict(unpruned.multipliers)}
     history: tuple[EpochRecord, ...] = ()
     if options.epochs_dense:
         of_dense = None if checkpoint is None else replace(checkpoint, path=f"{checkpoint.path}.dense")
         dense = {name: value for name, value in more.items() if name != "method"}
-        _, history = fit(model, None, data, options, checkpoint=of_dense, resume=resume, on_epoch=on_epoch, **dense)
-        network = trainable(model, sample)
+        listen = None if on_epoch is None else lambda record: on_epoch(replace(record, **needs))
+        _, records = fit(model, None, data, options, checkpoint=of_dense, resume=resume, on_epoch=listen, **dense)
+        history, network = tuple(replace(record, **needs) for record in records), trainable(model, sample)
     try:
         _, compressed = fit(
             network, budget, data, replace(options, epochs_dense=0), checkpoint=checkpoint, resume=resume, on_epoch=on_epoch,

@@ -1,0 +1,197 @@
+"""Networks of all kinds as parameters: they run as what they are, give a module its weights back, and are pressed into a core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import with_values
+from norse.torch import LI, LIF, LICell, LIFCell, LIFParameters, LIFRecurrentCell, SequentialState
+from spiking import few
+from torch import nn
+
+import neurodeploy as nd
+from neurodeploy.compression.trainable_network import TrainableNetwork, trainable, write_back
+from neurodeploy.simulation.reference import run_reference
+from neurodeploy.training.data.batches import DataSplit
+from neurodeploy.training.forward import run_model
+
+ROW, IMAGE, SEQUENCE = torch.zeros(1, 16), torch.zeros(1, 1, 4, 4), torch.zeros(6, 1, 16)
+OPTIONS = nd.FitOptions(epochs_dense=1, epochs_compress=1, epochs_finetune=1, n_steps=6, mask_interval=2, learning_rate=1e-2)
+
+
+def parameters() -> LIFParameters:
+    return LIFParameters(tau_syn_inv=torch.tensor(700.0), tau_mem_inv=torch.tensor(500.0), v_th=torch.tensor(0.2))
+
+
+def lif() -> LIFCell:
+    return LIFCell(parameters())
+
+
+def row(n_in: int, n_out: int, *, bias: bool = False) -> nn.Linear:
+    return nn.Linear(n_in, n_out, bias=bias)
+
+
+def image(n_in: int, n_out: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False)
+
+
+class Residual(nn.Module):
+    """A block whose spikes, or whose currents, are added to those of what is before it."""
+
+    def __init__(self, *, adds_spikes: bool) -> None:
+        super().__init__()
+        self.adds_spikes, self.first, self.second = adds_spikes, image(1, 6), image(6, 6)
+        self.cells, self.head, self.out = nn.ModuleList([lif(), lif()]), row(24, 3), LICell()
+
+    def forward(self, x: torch.Tensor, state: Any = None) -> Any:
+        a, b, c = (None,) * 3 if state is None else state
+        before, a = self.cells[0](self.first(x), a)
+        current = self.second(before) + (0 if self.adds_spikes else before * 0.3)
+        spikes, b = self.cells[1](current, b)
+        pooled = nn.functional.avg_pool2d(spikes + before if self.adds_spikes else spikes, 2)
+        out, c = self.out(self.head(pooled.flatten(1)), c)
+        return out, (a, b, c)
+
+
+class Concatenated(nn.Module):
+    """A readout of two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = row(16, 20), row(20, 20), row(40, 3)
+        self.cells, self.out = nn.ModuleList([lif(), lif()]), LICell()
+
+    def forward(self, x: torch.Tensor, state: Any = None) -> Any:
+        a, b, c = (None,) * 3 if state is None else state
+        before, a = self.cells[0](self.first(x), a)
+        after, b = self.cells[1](self.second(before), b)
+        out, c = self.out(self.head(torch.cat([before, after], dim=1)), c)
+        return out, (a, b, c)
+
+
+class Loop(nn.Module):
+    """It takes all steps at once, and keeps its states to itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.cell, self.head, self.out = row(16, 24), lif(), row(24, 3), LICell()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a = b = None
+        outputs = []
+        for step in x:
+            spikes, a = self.cell(self.first(step), a)
+            out, b = self.out(self.head(spikes), b)
+            outputs.append(out)
+        return torch.stack(outputs).amax(0)
+
+
+def normalised(channels: int) -> nn.BatchNorm2d:
+    module = nn.BatchNorm2d(channels)
+    assert module.running_var is not None
+    module.running_var.copy_(torch.linspace(0.2, 0.5, channels))
+    return module
+
+
+KINDS: Mapping[str, tuple[Callable[[], nn.Module], torch.Tensor, Mapping[str, int]]] = {
+    "dense": (lambda: SequentialState(row(16, 24), lif(), row(24, 20), lif(), row(20, 3), LICell()), ROW, {"memory": 3000}),
+    "biases": (lambda: SequentialState(row(16, 24, bias=True), lif(), row(24, 3, bias=True), LICell()), ROW, {"memory": 2600}),
+    "a normalisation": (
+        lambda: SequentialState(image(1, 6), normalised(6), lif(), nn.Flatten(), row(96, 3), LICell()), IMAGE, {"neurons": 70}
+    ),
+    "averages": (
+        lambda: SequentialState(image(1, 6), lif(), nn.AvgPool2d(2), image(6, 8), lif(), nn.Flatten(), row(32, 3), LICell()),
+        IMAGE, {"neurons": 100, "memory": 20_000},
+    ),
+    "largest": (
+        lambda: SequentialState(image(1, 6), lif(), nn.MaxPool2d(2), image(6, 8), lif(), nn.Flatten(), row(32, 3), LICell()),
+        IMAGE, {"neurons": 100, "memory": 20_000},
+    ),
+    "recurrent": (
+        lambda: SequentialState(LIFRecurrentCell(16, 20, p=parameters()), row(20, 3), LICell()), ROW, {"memory": 3000}
+    ),
+    "spikes added": (lambda: Residual(adds_spikes=True), IMAGE, {"neurons": 150}),
+    "currents added": (lambda: Residual(adds_spikes=False), IMAGE, {"neurons": 150}),
+    "concatenated": (Concatenated, ROW, {"memory": 4000}),
+    "a loop": (Loop, SEQUENCE, {"memory": 2000}),
+    "a sequence": (lambda: SequentialState(row(16, 24), LIF(parameters()), row(24, 3), LI()), SEQUENCE, {"memory": 2000}),
+    "flattened": (lambda: SequentialState(nn.Flatten(), row(16, 24), lif(), row(24, 3), LICell()), IMAGE, {"memory": 2000}),
+}  # fmt: skip
+
+
+def made(kind: str) -> tuple[nn.Module, torch.Tensor]:
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        make, sample, _ = KINDS[kind]
+        model = make()
+    with torch.no_grad():
+        for weight in (parameter for parameter in model.parameters() if parameter.ndim > 1):
+            weight.mul_(2)  # so that spikes reach the end
+    return model.eval(), sample
+
+
+def changed(network: TrainableNetwork) -> None:
+    draw = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(torch.rand(parameter.shape, generator=draw) + 0.5)
+
+
+def outputs_of(network: nd.Network, spikes: torch.Tensor) -> torch.Tensor:
+    """Membranes (n_steps, batch, n_out) of the readout."""
+    v = run_reference(network, spikes.movedim(1, -1).numpy()).v[network.output.name]
+    return torch.from_numpy(v).flatten(1, -2).movedim(-1, 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_runs_as_the_network_that_was_read(kind: str) -> None:
+    model, sample = made(kind)
+    network, read = trainable(model, sample), nd.extract(model, sample)
+    spikes = (torch.rand(5, 8, *read.input_shape, generator=torch.Generator().manual_seed(0)) < 0.4).float()
+    expected = outputs_of(read, spikes)
+    assert expected.any()
+    with torch.no_grad():
+        assert torch.allclose(run_model(network, spikes).double(), expected, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(outputs_of(network.to_network(), spikes), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_module_takes_other_weights_back(kind: str) -> None:
+    model, sample = made(kind)
+    network = trainable(model, sample)
+    spikes = (torch.rand(5, 8, *network.network.input_shape, generator=torch.Generator().manual_seed(0)) < 0.4).float()
+    before = outputs_of(nd.extract(model, sample), spikes)
+    changed(network)
+    assert write_back(network, model, sample)
+    after = outputs_of(nd.extract(model, sample), spikes)
+    assert not torch.allclose(after, before, rtol=1e-2)
+    assert torch.allclose(after, outputs_of(network.to_network(), spikes), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_pressed_into_a_core_and_the_integers_answer_as_what_was_trained(kind: str, tmp_path: Path) -> None:
+    model, sample = made(kind)
+    shape, limits = nd.extract(model, sample).input_shape, KINDS[kind][2]
+    train, test = (
+        [(x.reshape(-1, *shape), y) for x, y in few(n, n_in=16, seed=seed)] for n, seed in ((50, 0), (60, 1))
+    )  # fmt: skip
+    chip = with_values(
+        nd.load_profile("tiny"), synapse_memory_bits_per_core=limits.get("memory", 2**20),
+        neurons_per_core=limits.get("neurons", 64), input_axons_per_core=4096, output_axons_per_core=4096,
+    )  # fmt: skip
+    data = DataSplit(train=train, test=test, input_shape=shape, n_classes=3)
+    deployed = nd.compress(model, sample, chip, data, OPTIONS, out=tmp_path, cores=1, lava_samples=0)
+    assert deployed.report.before is not None
+    assert not deployed.report.before.fits
+    assert deployed.placement.fits
+    assert deployed.placement.cores_used == 1
+    accuracy = deployed.report.accuracy
+    assert accuracy.emulated is not None
+    assert accuracy.compressed == pytest.approx(accuracy.emulated, abs=2 / 60)
+    assert np.count_nonzero(deployed.quantized.output.connections[0].synapse.weight)
+    assert (tmp_path / "weights.safetensors").is_file()
