@@ -170,9 +170,9 @@ def deploy_command(
 @QUIET
 def compress_command(
     model: str, target: str, cores: tuple[int, ...] | None, data: str, data_dir: Path | None, out: Path, bits: int | None,
-    method: str, weights: Path | None, dt: float | None, discretisation: str | None, steps: int, encoder: str, readout: str, epochs: tuple[int, int, int],
-    learning_rate: float, learn_decays: bool, batch_size: int | None, lava_samples: int, seed: int, resume: bool,
-    checkpoint_every: float, as_json: bool,
+    method: str, weights: Path | None, dt: float | None, discretisation: str | None, steps: int, encoder: str, readout: str,
+    epochs: tuple[int, int, int], learning_rate: float, learn_decays: bool, batch_size: int | None, lava_samples: int,
+    seed: int, resume: bool, checkpoint_every: float, as_json: bool,
 ) -> int:  # fmt: skip
     """Train MODEL on DATA under the budget of N cores, then deploy it into DIR.
 
