@@ -227,7 +227,7 @@ _OLD_MODULES = {
     "quantization": ("passes.quantize",),
     "quantized": ("ir.quantized",),
     "records": ("simulation.records",),
-    "report": ("report.summary", "report.stages"),
+    "report": ("report.summary", "report.summary"),
     "rounding": ("passes.quantize",),
     "simulation": ("targets.simulate", "targets.loihi.emulator", "simulation.reference"),
     "simulation.emulator": ("targets.loihi.emulator",),

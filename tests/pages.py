@@ -14,8 +14,7 @@ from neurodeploy.mapping.budget.allocation import share_budget
 from neurodeploy.mapping.place import place
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.report.html import RunArtifacts, page_of
-from neurodeploy.report.stages import Accuracy, LavaCheck
-from neurodeploy.report.summary import Report, summarize
+from neurodeploy.report.summary import Accuracy, LavaCheck, Report, summarize
 from neurodeploy.simulation.records import EpochRecord
 from neurodeploy.targets.simulate import random_spikes, simulate
 

@@ -20,7 +20,7 @@ from neurodeploy.mapping.budget.allocation import gains, share_budget
 from neurodeploy.mapping.place import lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.pipeline.deploy import deploy, inspect
-from neurodeploy.report.stages import board_json
+from neurodeploy.report.summary import board_json
 from neurodeploy.report.text import as_text, core_table, gain_table, traffic_lines, verdict
 
 TINY, KAPOHO_BAY = load_profile("tiny"), load_profile("kapoho_bay")

@@ -16,7 +16,7 @@ import neurodeploy as nd
 from neurodeploy.cli.demo import digits_model
 from neurodeploy.errors import NetworkError, RequestError
 from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
-from neurodeploy.report.stages import LavaCheck
+from neurodeploy.report.summary import LavaCheck
 
 OPTIONS = nd.FitOptions(epochs_dense=6, epochs_compress=3, epochs_finetune=2, n_steps=8)
 

@@ -25,8 +25,7 @@ from neurodeploy.mapping.place import lay_out, place
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.passes.quantize import quantize
 from neurodeploy.pipeline.evaluation import first_samples, for_simulator, measure, outputs
-from neurodeploy.report.stages import Accuracy, LavaCheck
-from neurodeploy.report.summary import Report, binding, inspection, summarize, versions
+from neurodeploy.report.summary import Accuracy, LavaCheck, Report, binding, inspection, summarize, versions
 from neurodeploy.report.text import accuracy_table, as_text, layer_table
 from neurodeploy.targets.simulate import simulate
 

@@ -42,8 +42,7 @@ from neurodeploy.pipeline.deploy import (
 )
 from neurodeploy.pipeline.evaluation import as_simulated, check_in_lava, first_samples, measure
 from neurodeploy.report.html import RunArtifacts
-from neurodeploy.report.stages import Accuracy, LavaCheck
-from neurodeploy.report.summary import summarize
+from neurodeploy.report.summary import Accuracy, LavaCheck, summarize
 from neurodeploy.simulation.records import EpochRecord, MemoryPrice, SpikeRecord, save_record
 from neurodeploy.targets import arithmetic_of, default_weight_bits, target_of
 from neurodeploy.targets.simulate import DEFAULT_TIME_LIMIT_S, simulate

@@ -22,8 +22,7 @@ from neurodeploy.mapping.delay_balancing import Balance, balance, balanced
 from neurodeploy.mapping.place import arrange_placement, lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.passes.quantize import LayerError, quantization_errors, quantize, warnings_of
-from neurodeploy.report.stages import LayerReport
-from neurodeploy.report.summary import Report, inspection, layer_reports, summarize
+from neurodeploy.report.summary import LayerReport, Report, inspection, layer_reports, summarize
 from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
 from neurodeploy.targets import Target, check_profile, default_weight_bits, target_of
 

@@ -22,7 +22,7 @@ from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import LI, LIF, Network
 from neurodeploy.ir.quantized import COUNTING_ONLY, QuantizedLI, QuantizedLIF, QuantizedNetwork
 from neurodeploy.passes.quantize import RateChange, changed_rates, dequantize, with_rounded_weights
-from neurodeploy.report.stages import Accuracy
+from neurodeploy.report.summary import Accuracy
 from neurodeploy.simulation.records import Comparison, SpikeRecord, compare
 from neurodeploy.targets import arithmetic_named, target_named
 from neurodeploy.targets.simulate import random_spikes, simulate

@@ -23,8 +23,7 @@ from neurodeploy.mapping.energy import StepEstimate, unpriced
 from neurodeploy.mapping.placement import Placement, Slice
 from neurodeploy.report import plots as plot
 from neurodeploy.report.plot_style import CoreGrid, colours_of, core_grid, shades, svg
-from neurodeploy.report.stages import LayerReport
-from neurodeploy.report.summary import Report, version_line
+from neurodeploy.report.summary import LayerReport, Report, version_line
 from neurodeploy.report.text import chip_json, with_interval
 from neurodeploy.simulation.records import EpochRecord, SpikeRecord
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from neurodeploy.mapping.budget.allocation import Gain
     from neurodeploy.mapping.delay_balancing import Balance
     from neurodeploy.mapping.placement import Placement
-    from neurodeploy.report.stages import Accuracy, LayerReport
+    from neurodeploy.report.summary import Accuracy, LayerReport
 
 WIDTH = 130
 _MOST_LIMITS = 3
