@@ -37,12 +37,14 @@ from neurodeploy.compression.pruning_method import (
     memory_in_force,
     overruns_of,
 )
-from neurodeploy.compression.saliency import ActiveNeurons, FisherDiagonal, active_neurons
 from neurodeploy.compression.synapse_selection import PRICED_RESOURCES, choose_on_core
 from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.compression.weight_matrices import (
+    ActiveNeurons,
     Block,
+    FisherDiagonal,
     WeightMatrix,
+    active_neurons,
     budget_per_column,
     drop_unread_synapses,
     find_layers,
@@ -69,7 +71,7 @@ class MinimaxOptions:
         With `integers`: pruned weights get no gradient, and come back when others have become smaller. Without it they learn
         from the gradient at zero, and an optimizer with normalised steps (Adam) brings some of them back by chance.
     curvature : bool
-        The saliency of a synapse is its squared weight times the loss's curvature in it (`neurodeploy.compression.saliency`);
+        The saliency of a synapse is its squared weight times the loss's curvature in it (`weight_matrices.FisherDiagonal`);
         without it, the squared weight.
     widths : bool
         The width of each layer's weights is chosen from those that the chip has; without it, it is the budget's. The network

@@ -18,8 +18,8 @@ from torch.nn.functional import kl_div, log_softmax
 
 from neurodeploy.compression.minimax import MinimaxPruning
 from neurodeploy.compression.pruning_method import Phase, Pruning, PruningFactory
-from neurodeploy.compression.saliency import ActiveNeurons
 from neurodeploy.compression.trainable_network import TrainableNetwork, trainable, write_back
+from neurodeploy.compression.weight_matrices import ActiveNeurons
 from neurodeploy.errors import DataError, ExtractError, TrainingError
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.mapping.budget.budget import Budget

@@ -17,8 +17,8 @@ import torch
 from norse.torch import LIFRecurrentCell, SequentialState
 from numpy.typing import NDArray
 
-from neurodeploy.compression.saliency import ActiveNeurons, NeuronSubset
 from neurodeploy.compression.trainable_network import TrainableConnection, TrainableLayer, TrainableNetwork, input_gain
+from neurodeploy.compression.weight_matrices import ActiveNeurons, NeuronSubset
 from neurodeploy.errors import DataError, TrainingError, unsupported_kind
 from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.graph import INPUT
