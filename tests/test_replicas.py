@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import replica_runs
 
 import neurodeploy
+from neurodeploy.__main__ import main
 from neurodeploy.training.checkpoint import load_state
 from neurodeploy.training.distributed import Replicas, _Pickler
 
@@ -40,7 +42,8 @@ def model():
 def data():
     return few(80), few(40, seed=1)
 """
-COMPRESS = ["-m", "neurodeploy", "compress", "mine.py:model", "--target", "tiny", "--cores", "2", "--data", "mine.py:data",
+COMMAND = ["-m", "neurodeploy"]
+COMPRESS = ["compress", "mine.py:model", "--target", "tiny", "--cores", "2", "--data", "mine.py:data",
             "--steps", "4", "--epochs", "10", "20", "10", "--lava-samples", "0", "--checkpoint-every", "0"]  # fmt: skip
 
 
@@ -69,9 +72,9 @@ def ended(process: subprocess.Popen[str], folder: Path) -> tuple[int, str, str]:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What each process of `replica_runs` ended with: "0" and "1" together, "alone" by itself."""
     folder = tmp_path_factory.mktemp("runs")
-    for launcher in (TORCHRUN, [sys.executable]):
-        code, _, news = ended(started([*launcher, str(TESTS / "replica_runs.py"), str(folder)], folder), folder)
-        assert code == 0, news
+    code, _, news = ended(started([*TORCHRUN, str(TESTS / "replica_runs.py"), str(folder)], folder), folder)
+    assert code == 0, news
+    replica_runs.main(folder)
     return {path.stem: pickle.loads(path.read_bytes()) for path in folder.glob("*.pickle")}
 
 
@@ -125,9 +128,10 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     """`compress` by two processes, into "two", and by one, into "one"; what the two said."""
     folder = tmp_path_factory.mktemp("command")
     (folder / "mine.py").write_text(MINE)
-    code, _, news = ended(started([sys.executable, *COMPRESS, "--out", "one"], folder), folder)
-    assert code == 0, news
-    code, said, news = ended(started([*TORCHRUN, *COMPRESS, "--out", "two"], folder), folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main([*COMPRESS, "--out", "one"]) == 0
+    code, said, news = ended(started([*TORCHRUN, *COMMAND, *COMPRESS, "--out", "two"], folder), folder)
     assert code == 0, news
     return folder, said, news
 
@@ -156,7 +160,7 @@ def test_two_go_on_where_the_first_was_killed(command: tuple[Path, str, str]) ->
     folder, out = command[0], "killed"
     for pid in folder.glob("pid?"):
         pid.unlink()
-    process = started([*TORCHRUN, *COMPRESS, "--out", out], folder)
+    process = started([*TORCHRUN, *COMMAND, *COMPRESS, "--out", out], folder)
     until, awaited = time.monotonic() + PATIENCE_S, folder / out / "checkpoint-compressed.safetensors"
     while not awaited.exists() and process.poll() is None and time.monotonic() < until:
         time.sleep(0.01)
@@ -164,7 +168,7 @@ def test_two_go_on_where_the_first_was_killed(command: tuple[Path, str, str]) ->
     code, _, news = ended(process, folder)
     assert code != 0
     assert not (folder / out / "report.html").exists()
-    code, _, news = ended(started([*TORCHRUN, *COMPRESS, "--out", out, "--resume"], folder), folder)
+    code, _, news = ended(started([*TORCHRUN, *COMMAND, *COMPRESS, "--out", out, "--resume"], folder), folder)
     assert code == 0, news
     assert f"Resuming from {out}/checkpoint-compressed.safetensors." in news
     for name in ("model.net", "weights.safetensors"):
@@ -173,7 +177,7 @@ def test_two_go_on_where_the_first_was_killed(command: tuple[Path, str, str]) ->
 
 def test_an_error_of_the_first_ends_all_and_is_told_once(command: tuple[Path, str, str]) -> None:
     folder = command[0]
-    code, said, news = ended(started([*TORCHRUN, *COMPRESS, "--out", "two", "--resume", "--seed", "9"], folder), folder)
+    code, said, news = ended(started([*TORCHRUN, *COMMAND, *COMPRESS, "--out", "two", "--resume", "--seed", "9"], folder), folder)
     assert code == 1  # torchrun's own
     assert said == ""
     assert news.count("belongs to a run with seed 0, this one has 9") == 1
