@@ -157,11 +157,11 @@ ROWS = (
     Row("recurrent cells", "recurrent", "of one population"),
     Row("convolutions, average pooling, batch norm", "convolutional", "compression removes channels"),
     Row("max pooling of spikes", "max_pooling", "becomes a layer of neurons"),
-    Row("skip connections (sums)", "skip", "compress: feed-forward chains only"),
-    Row("branches (concatenation)", "branches", "compress: feed-forward chains only"),
-    Row("`.nir` file", "chain.nir", "compress trains a torch module"),
-    Row("`.nir` file with delays", "delay.nir", "compress trains a torch module"),
-    Row("`.net` file (Lava's netx)", "chain.net", "compress trains a torch module"),
+    Row("skip connections (sums)", "skip", ""),
+    Row("branches (concatenation)", "branches", ""),
+    Row("`.nir` file", "chain.nir", "compress writes `trained.nir`, too"),
+    Row("`.nir` file with delays", "delay.nir", ""),
+    Row("`.net` file (Lava's netx)", "chain.net", "compress writes `trained.nir`, too"),
     Row("loop through two populations", "loop", "the error shows the equivalent single population"),
     Row("other neuron models", "adaptive", "LIF, IAF and LI only; reset to a value, not by subtraction"),
     Row("layers without spikes between them", "relu", "only linear functions between neurons"),
@@ -175,7 +175,7 @@ def cell(command: str, row: Row, folder: Path) -> str:
     model = str(path) if path.suffix else f"{folder / 'models.py'}:{row.model}"
     arguments = [command, model, "--target", "loihi2"]
     if path.suffix == ".nir":
-        arguments += ["--dt", "0.001"] if command != "compress" else []
+        arguments += ["--dt", "0.001"]
     if command != "inspect":
         arguments += ["--out", str(folder / f"{row.model}-{command}")]
     if command == "compress":
