@@ -15,7 +15,8 @@ from spiking import few
 from torch import nn
 
 import neurodeploy as nd
-from neurodeploy.compression.trainable_network import TrainableNetwork, trainable, write_back
+from neurodeploy.compression.module_weights import trainable, write_back
+from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.simulation.reference import run_reference
 from neurodeploy.training.data.batches import DataSplit
 from neurodeploy.training.forward import run_model

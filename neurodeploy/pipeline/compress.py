@@ -13,8 +13,9 @@ import torch
 
 from neurodeploy.compression.bit_width import shared_thresholds
 from neurodeploy.compression.minimax import MinimaxOptions, make_minimax
+from neurodeploy.compression.module_weights import trainable, write_back
 from neurodeploy.compression.pruning_method import METHODS, Pruning, PruningMethod, PruningSetup, pruning_method
-from neurodeploy.compression.trainable_network import TrainableNetwork, trainable, write_back
+from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.errors import RequestError, SimulationError, TrainingError
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.hardware.profile import HardwareProfile

@@ -20,7 +20,7 @@ from norse.torch.module.leaky_integrator_box import LIBoxCell
 from norse.torch.module.lif import LIFCell
 from norse.torch.module.lif_box import LIFBoxCell
 
-from neurodeploy.compression.learnt_decays import registered_share
+from neurodeploy.compression.trainable_network import registered_share
 from neurodeploy.targets import Arithmetic, arithmetic_named
 
 DECAYS = ("tau_syn_inv", "tau_mem_inv")
