@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,15 +23,17 @@ from neurodeploy.compression.trainable_network import (
     TrainableLayer,
     TrainableNetwork,
     input_gain,
+    registered_share,
 )
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.network import Layer, Network, nearly_equal
+from neurodeploy.targets import Arithmetic, arithmetic_named
 
 _NORMS = torch.nn.modules.batchnorm._NormBase
 _WITH_BIAS = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)
 _OF_NORSE = {"current_decay": "tau_syn_inv", "voltage_decay": "tau_mem_inv"}
-"""Norse's name of each decay."""
+"""Norse's name of each decay: 1 / tau, in 1/s."""
 
 
 def trainable(model: torch.nn.Module, sample: torch.Tensor) -> TrainableNetwork:
@@ -263,3 +265,75 @@ def _write(log: torch.Tensor, own: torch.Tensor) -> None:
         own.copy_(log.reshape(own.shape))
     elif own.ndim and own.numel() % log.numel() == 0:
         own.copy_(log.repeat_interleave(own.numel() // log.numel()).reshape(own.shape))
+
+
+# ------------------------------------------------------------------------------------------- decays of a module's cells
+
+
+class Decays(torch.nn.Module):
+    """A cell's parameters with decays that learn; it takes their place in ``cell.p``, and Norse reads it as before.
+
+    The trainable parameter is the logarithm of the share that is forgotten in a step, dt / tau, which suits the learning rate of
+    the weights. It is clamped between one step of the target's decay register and 1, and read as the nearest share that the
+    register holds (straight-through gradient).
+
+    Attributes
+    ----------
+    tau_syn_inv, tau_mem_inv : tensor
+        In 1/s, with the shapes that the cell had; only those that it had.
+    """
+
+    def __init__(self, p: Any, dt: float, arithmetic: Arithmetic) -> None:
+        super().__init__()
+        # `_rest`: the parameters that do not learn, such as the threshold
+        self._rest, self._dt, self._arithmetic = p, dt, arithmetic
+        self._smallest_share = 1 / (1 << arithmetic.registers.decay_bits)
+        for name in _OF_NORSE.values():
+            if hasattr(p, name):
+                share = (torch.as_tensor(getattr(p, name)).detach() * dt).clamp(self._smallest_share, 1.0)
+                self.register_parameter(f"log_{name}", torch.nn.Parameter(share.log()))
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _OF_NORSE.values() and f"log_{name}" in self._parameters:
+            return self._read(cast("torch.nn.Parameter", self._parameters[f"log_{name}"]))
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            # through __dict__: copy and pickle ask for attributes before __init__ has set any
+            return getattr(self.__dict__.get("_rest"), name)
+
+    def _read(self, log: torch.nn.Parameter) -> torch.Tensor:
+        return registered_share(log, self._arithmetic) / self._dt
+
+
+def learn_decays(model: torch.nn.Module, arithmetic: Arithmetic | None = None) -> int:
+    """Make the decays of a model's Norse cells trainable parameters, and part of its state.
+
+    Cells whose decays learn already stay as they are.
+
+    Parameters
+    ----------
+    arithmetic : Arithmetic, optional
+        Of the chip that the model is trained for; that of the default target where none is given.
+
+    Returns
+    -------
+    int
+        Number of cells whose decays learn.
+    """
+    cells = [
+        module
+        for module in model.modules()
+        if hasattr(module, "dt") and any(hasattr(getattr(module, "p", None), name) for name in _OF_NORSE.values())
+    ]
+    for cell in cells:
+        if not isinstance(cell.p, Decays):
+            decays = Decays(cell.p, float(cast("Any", cell).dt), arithmetic or arithmetic_named())
+            del cell.p
+            cell.p = decays.to(next((parameter.device for parameter in model.parameters()), None))
+    return len(cells)
+
+
+def is_decay(name: str) -> bool:
+    """Whether a name in a model's state is that of a trainable decay."""
+    return any(name.endswith(f".p.log_{decay}") or name == f"p.log_{decay}" for decay in _OF_NORSE.values())

@@ -105,8 +105,8 @@ class TrainableConnection(torch.nn.Module):
         """The connection with the weights of now; with other values, by parameter, where there are any."""
         if self.is_fixed:
             return Connection(source=self.source, synapse=self.synapse, delay_steps=self.delay_steps, is_fixed=True)
-        given = None if stored is None else stored.get(self.weight)
-        values = self.weight.detach().double() * self.scale if given is None else given.detach().double()
+        other = None if stored is None else stored.get(self.weight)
+        values = self.weight.detach().double() * self.scale if other is None else other.detach().double()
         weight = self.expanded(values).cpu().numpy()
         return Connection(source=self.source, synapse=replace(self.synapse, weight=weight), delay_steps=self.delay_steps)
 

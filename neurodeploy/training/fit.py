@@ -17,7 +17,7 @@ import torch
 from torch.nn.functional import kl_div, log_softmax
 
 from neurodeploy.compression.minimax import MinimaxPruning
-from neurodeploy.compression.module_weights import trainable, write_back
+from neurodeploy.compression.module_weights import learn_decays, trainable, write_back
 from neurodeploy.compression.pruning_method import Phase, Pruning, PruningFactory
 from neurodeploy.compression.saliency import ActiveNeurons
 from neurodeploy.compression.trainable_network import TrainableNetwork
@@ -30,7 +30,6 @@ from neurodeploy.training.checkpoint import Checkpoint, run_fingerprint, values
 from neurodeploy.training.distributed import Order, Replicas, seeded, together
 from neurodeploy.training.encoders import read_out
 from neurodeploy.training.forward import Data, check_labels, evaluate, in_mode, run_model, spikes_of
-from neurodeploy.training.neuron_cells import learn_decays
 from neurodeploy.training.options import FitOptions
 from neurodeploy.training.progress import Progress, Step, worst
 
