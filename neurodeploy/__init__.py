@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from neurodeploy.compression.minimax import MinimaxOptions
+    from neurodeploy.compression.module_weights import trainable, write_back
     from neurodeploy.compression.pruning_method import Pruning
-    from neurodeploy.compression.trainable_network import TrainableNetwork, trainable, write_back
+    from neurodeploy.compression.trainable_network import TrainableNetwork
     from neurodeploy.errors import (
         BudgetError,
         DataError,
@@ -65,7 +66,8 @@ if TYPE_CHECKING:
 _MODULES = {
     "compression.pruning_method": ("Pruning",),
     "compression.minimax": ("MinimaxOptions",),
-    "compression.trainable_network": ("TrainableNetwork", "trainable", "write_back"),
+    "compression.module_weights": ("trainable", "write_back"),
+    "compression.trainable_network": ("TrainableNetwork",),
     "errors": (
         "BudgetError",
         "DataError",

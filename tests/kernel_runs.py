@@ -13,8 +13,7 @@ import torch
 from test_neurons import cells
 
 from neurodeploy.training import neuron_kernels as kernels
-from neurodeploy.training.neuron_cells import NeuronParameters, neurons_of
-from neurodeploy.training.neurons import backward_compiled, forward_compiled
+from neurodeploy.training.neurons import NeuronParameters, backward_compiled, forward_compiled, neurons_of
 
 
 def both_ways(given: NeuronParameters, inputs: torch.Tensor, gradient: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:

@@ -13,7 +13,7 @@ from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 import neurodeploy as nd
 from neurodeploy.compression.bit_width import WeightGrid
 from neurodeploy.compression.minimax import MinimaxPruning
-from neurodeploy.compression.trainable_network import trainable
+from neurodeploy.compression.module_weights import trainable
 from neurodeploy.compression.weight_matrices import budget_per_column
 from neurodeploy.pipeline.compress import thresholds_of
 

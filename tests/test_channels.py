@@ -13,7 +13,8 @@ from images import MODELS, SAMPLE, pooled, strided
 import neurodeploy as nd
 from neurodeploy.compression.channel_selection import Channels
 from neurodeploy.compression.minimax import MinimaxPruning
-from neurodeploy.compression.trainable_network import TrainableNetwork, trainable
+from neurodeploy.compression.module_weights import trainable
+from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.errors import BudgetError, TrainingError
 from neurodeploy.mapping.budget.channel_counts import narrow_budget
 from neurodeploy.training.forward import run_model

@@ -12,13 +12,13 @@ from norse.torch import IAFCell, LIFBoxCell, LIFCell, LIFParameters, SequentialS
 from spiking import SHORT, budget_for, build, few
 
 import neurodeploy as nd
+from neurodeploy.compression.module_weights import learn_decays
 from neurodeploy.errors import DataError, TrainingError
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.targets.loihi.arithmetic import DECAY_UNITY
 from neurodeploy.training.checkpoint import Checkpoint, load_weights, save_weights
 from neurodeploy.training.fit import fit
 from neurodeploy.training.forward import run_model
-from neurodeploy.training.neuron_cells import learn_decays
 
 LEARNT = replace(SHORT, learn_decays=True, epochs_dense=3)
 

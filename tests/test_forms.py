@@ -15,7 +15,7 @@ from test_masks import a_slice
 
 from neurodeploy.compression.bit_width import LayerFormat, LayerSaliency, WeightGrid, best_grid, best_width, shared_thresholds
 from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
-from neurodeploy.compression.trainable_network import trainable, write_back
+from neurodeploy.compression.module_weights import trainable, write_back
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import LIF, Dense, Network

@@ -12,7 +12,8 @@ from norse.torch import LICell, LIFCell, LIFParameters, LIFRecurrentCell, Sequen
 from spiking import SHORT, budget_for, build, few
 
 from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
-from neurodeploy.compression.trainable_network import TrainableNetwork, trainable
+from neurodeploy.compression.module_weights import trainable
+from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.compression.weight_matrices import ActiveNeurons, NeuronSubset, WeightMatrix, active_neurons
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.training.fit import fit

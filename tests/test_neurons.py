@@ -20,8 +20,7 @@ from norse.torch.functional.lif_box import LIFBoxParameters
 from norse.torch.functional.reset import reset_subtract
 
 from neurodeploy.training.forward import run_model
-from neurodeploy.training.neuron_cells import neurons_of
-from neurodeploy.training.neurons import run
+from neurodeploy.training.neurons import neurons_of, run
 
 Cell = Callable[[], torch.nn.Module]
 TRITON = tuple(int(part) for part in version("triton").split(".")[:2]) if find_spec("triton") else (0, 0)

@@ -13,7 +13,8 @@ from norse.torch import LICell, LIFCell, LIFParameters, LIFRecurrentCell, Sequen
 
 import neurodeploy as nd
 from neurodeploy.compression.minimax import MinimaxPruning
-from neurodeploy.compression.trainable_network import TrainableNetwork, trainable
+from neurodeploy.compression.module_weights import trainable
+from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.errors import NetworkError
 from neurodeploy.pipeline.compress import thresholds_of
 from neurodeploy.training.forward import run_model

@@ -22,8 +22,8 @@ from benchmarks.compression.rivals.masked import Masked
 from benchmarks.compression.rivals.one_sparsity import GlobalMinimax
 from benchmarks.compression.rivals.rewiring import STDS, GradR
 from benchmarks.compression.rivals.rigl import RigL
+from neurodeploy.compression.module_weights import trainable
 from neurodeploy.compression.pruning_method import memory_in_force
-from neurodeploy.compression.trainable_network import trainable
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.training.forward import run_model
 

@@ -19,13 +19,15 @@ from benchmarks.compression.rivals import RIVALS
 from benchmarks.compression.rivals.magnitude import OneShot
 from benchmarks.compression.rivals.masked import Masked
 from benchmarks.compression.rivals.threshold import Ranking
-from neurodeploy.compression.bit_width import shared_thresholds
+from neurodeploy.compression.module_weights import trainable
+from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
 from neurodeploy.passes.quantize import quantization_errors, quantize
+from neurodeploy.pipeline.compress import thresholds_of
 from neurodeploy.training.checkpoint import load_state, save_state
 from neurodeploy.training.data.batches import DataSplit
 from neurodeploy.training.data.loading import load_data
@@ -57,21 +59,16 @@ def dense(digits: DataSplit) -> SequentialState:
 @pytest.fixture(scope="module", params=RIVALS)
 def fitted(request: Any, digits: DataSplit, dense: SequentialState, loihi1: HardwareProfile) -> Any:
     """A rival, the model that it fitted to a fiftieth of a core, the budget and what happened on the way."""
-    model = copy.deepcopy(dense)
-    budget = budget_for(model, with_values(loihi1, synapse_memory_bits_per_core=MEMORY_BITS), 1)
-    thresholds, made = shared_thresholds(extract(model, torch.zeros(1, 64)), LEVELS), list[Any]()
-
-    def method(budget: Budget, model: torch.nn.Module) -> Any:
-        made.append(RIVALS[request.param](budget, model, width=WIDTH, thresholds=thresholds))
-        return made[0]
-
-    _, history = fit(model, budget, digits.train, OPTIONS, test=digits.test, method=method)
-    return made[0], model, budget, history
+    model = trainable(dense, torch.zeros(1, 64))
+    budget = budget_for(dense, with_values(loihi1, synapse_memory_bits_per_core=MEMORY_BITS), 1)
+    rival = RIVALS[request.param](budget, model, width=WIDTH, thresholds=thresholds_of(model, LEVELS))
+    _, history = fit(model, budget, digits.train, OPTIONS, test=digits.test, method=lambda *_: rival)
+    return rival, model, budget, history
 
 
-def in_integers(model: SequentialState, rival: Masked) -> tuple[Any, QuantizedNetwork]:
+def in_integers(model: TrainableNetwork, rival: Masked) -> tuple[Any, QuantizedNetwork]:
     """As `neurodeploy.compress` brings a compressed model to the chip."""
-    network = in_levels(extract(model, torch.zeros(1, 64)), LEVELS)
+    network = in_levels(model.to_network(), LEVELS)
     network = without_neurons(network, needed_neurons(network))
     return network, quantize(network, rival.budget.profile, bits=rival.widths)
 
@@ -103,7 +100,7 @@ def test_its_weights_are_the_chips(fitted: Any) -> None:
     for error in quantization_errors(network, quantized):
         assert error.weight_error < 1e-5
         assert error.synapses_lost == 0
-    left = sum(int((module.weight != 0).sum()) for module in (model[0], model[2]))
+    left = sum(int((module.weight != 0).sum()) for module in rival.layers.values())
     assert history[-1].connectivity == pytest.approx(left / 7400, abs=0.01)
 
 
@@ -160,9 +157,9 @@ def bits_of(masks: dict[str, torch.Tensor], budget: Budget) -> int:
 def test_caps_on_axons_are_kept_and_no_slice_is_emptied(make_chip: Callable[..., HardwareProfile]) -> None:
     model = build(40, 20, 3)
     chip = make_chip(input_axons_per_core=15, synapse_memory_bits_per_core=2048)
-    rival = OneShot(budget_for(model, chip, 2), model, width=8)
+    rival = OneShot(budget_for(model, chip, 2), trainable(model, torch.zeros(1, 40)), width=8)
     with torch.no_grad():
-        model[2].weight.mul_(1e-6)  # below every threshold
+        rival.layers["layer2"].weight.mul_(1e-6)  # below every threshold
     rival.close()
     assert max(rival.overruns().values()) <= 0
     assert all(mask.any() for mask in rival.masks.values())
@@ -174,7 +171,8 @@ def test_several_layers_on_several_cores_are_kept_within_each(name: str, make_ch
     chip = make_chip(input_axons_per_core=40, synapse_memory_bits_per_core=8192)
     budget = budget_for(model, chip, 3)
     assert len({part.core for part in budget.slices}) > 1
-    rival: Any = RIVALS[name](budget, model, width=4)
+    net = trainable(model, torch.zeros(1, 40))
+    rival: Any = RIVALS[name](budget, net, width=4)
     for progress in (0.0, 0.6, 1.2):
         rival.choose(progress)
         with rival.in_force():
@@ -183,7 +181,7 @@ def test_several_layers_on_several_cores_are_kept_within_each(name: str, make_ch
         rival.after_step("compress", 1e-2)
     rival.close()
     assert max(rival.overruns().values()) <= 0
-    network = extract(model, torch.zeros(1, 40))
+    network = net.to_network()
     kept = needed_neurons(network)
     budget.of_neurons(kept).check(without_neurons(network, kept), widths=rival.widths)
     assert all(mask.any() for mask in rival.masks.values())

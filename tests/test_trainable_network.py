@@ -15,7 +15,9 @@ from spiking import few
 from torch import nn
 
 import neurodeploy as nd
-from neurodeploy.compression.trainable_network import TrainableNetwork, trainable, write_back
+from neurodeploy.compression.module_weights import trainable, write_back
+from neurodeploy.compression.trainable_network import TrainableNetwork
+from neurodeploy.errors import TrainingError
 from neurodeploy.simulation.reference import run_reference
 from neurodeploy.training.data.batches import DataSplit
 from neurodeploy.training.forward import run_model
@@ -74,6 +76,23 @@ class Concatenated(nn.Module):
         return out, (a, b, c)
 
 
+class SideBySide(nn.Module):
+    """One population with filters, or rows, of two modules; or with the sum of both."""
+
+    def __init__(self, join: str) -> None:
+        super().__init__()
+        n = 3 if join == "beside" else 6
+        self.join, self.first, self.second = join, nn.Conv2d(1, n, 3, padding=1), nn.Conv2d(1, n, 1)
+        self.cell, self.head, self.out = lif(), row(96, 3), LICell()
+
+    def forward(self, x: torch.Tensor, state: Any = None) -> Any:
+        a, b = (None, None) if state is None else state
+        first, second = self.first(x), self.second(x)
+        spikes, a = self.cell(torch.cat([first, second], dim=1) if self.join == "beside" else first + second, a)
+        out, b = self.out(self.head(spikes.flatten(1)), b)
+        return out, (a, b)
+
+
 class Loop(nn.Module):
     """It takes all steps at once, and keeps its states to itself."""
 
@@ -98,11 +117,25 @@ def normalised(channels: int) -> nn.BatchNorm2d:
     return module
 
 
+def pruned() -> SequentialState:
+    """A chain with neurons and inputs without a synapse, and biases of zero."""
+    model = SequentialState(row(16, 24, bias=True), lif(), row(24, 3), LICell())
+    with torch.no_grad():
+        model[0].weight[3] = model[0].weight[:, 5] = model[2].weight[1] = 0
+        model[0].bias.zero_()
+    return model
+
+
 KINDS: Mapping[str, tuple[Callable[[], nn.Module], torch.Tensor, Mapping[str, int]]] = {
     "dense": (lambda: SequentialState(row(16, 24), lif(), row(24, 20), lif(), row(20, 3), LICell()), ROW, {"memory": 3000}),
     "biases": (lambda: SequentialState(row(16, 24, bias=True), lif(), row(24, 3, bias=True), LICell()), ROW, {"memory": 2600}),
     "a normalisation": (
         lambda: SequentialState(image(1, 6), normalised(6), lif(), nn.Flatten(), row(96, 3), LICell()), IMAGE, {"neurons": 70}
+    ),
+    "two normalisations": (  # with the same statistics
+        lambda: SequentialState(
+            image(1, 6), nn.BatchNorm2d(6), lif(), image(6, 6), nn.BatchNorm2d(6), lif(), nn.Flatten(), row(96, 3), LICell()
+        ), IMAGE, {"neurons": 140},
     ),
     "averages": (
         lambda: SequentialState(image(1, 6), lif(), nn.AvgPool2d(2), image(6, 8), lif(), nn.Flatten(), row(32, 3), LICell()),
@@ -118,6 +151,9 @@ KINDS: Mapping[str, tuple[Callable[[], nn.Module], torch.Tensor, Mapping[str, in
     "spikes added": (lambda: Residual(adds_spikes=True), IMAGE, {"neurons": 150}),
     "currents added": (lambda: Residual(adds_spikes=False), IMAGE, {"neurons": 150}),
     "concatenated": (Concatenated, ROW, {"memory": 4000}),
+    "filters beside others": (lambda: SideBySide("beside"), IMAGE, {"neurons": 70}),
+    "filters and others": (lambda: SideBySide("added"), IMAGE, {"neurons": 70}),
+    "without some synapses": (pruned, ROW, {"memory": 2600}),
     "a loop": (Loop, SEQUENCE, {"memory": 2000}),
     "a sequence": (lambda: SequentialState(row(16, 24), LIF(parameters()), row(24, 3), LI()), SEQUENCE, {"memory": 2000}),
     "flattened": (lambda: SequentialState(nn.Flatten(), row(16, 24), lif(), row(24, 3), LICell()), IMAGE, {"memory": 2000}),
@@ -173,8 +209,47 @@ def test_a_module_takes_other_weights_back(kind: str) -> None:
     assert torch.allclose(after, outputs_of(network.to_network(), spikes), rtol=1e-4, atol=1e-5)
 
 
+class Shared(nn.Module):
+    """Two layers with one matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix, self.cells, self.head, self.out = row(16, 16), nn.ModuleList([lif(), lif()]), row(16, 3), LICell()
+
+    def forward(self, x: torch.Tensor, state: Any = None) -> Any:
+        a, b, c = (None,) * 3 if state is None else state
+        spikes, a = self.cells[0](self.matrix(x), a)
+        spikes, b = self.cells[1](self.matrix(spikes), b)
+        out, c = self.out(self.head(spikes), c)
+        return out, (a, b, c)
+
+
+def test_a_module_whose_layers_share_a_matrix_stays_as_it_was_and_fit_says_so() -> None:
+    model = Shared()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    network = trainable(model, ROW)
+    assert write_back(network, model, ROW)
+    changed(network)
+    assert not write_back(network, model, ROW)
+    budget = nd.share_budget(network.network, nd.load_profile("tiny"), cores=2)
+    with pytest.raises(TrainingError, match="cannot hold the weights of its compressed network: several layers share them"):
+        nd.fit(model, budget, few(n_in=16), OPTIONS)
+    assert all(torch.allclose(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_weights_that_are_equal_by_chance_are_trained_one_by_one() -> None:
+    model = SequentialState(row(16, 24), lif(), row(24, 3), LICell())
+    torch.nn.init.ones_(model[0].weight)
+    network = trainable(model, ROW)
+    shapes = [inlet.weight.shape for layer in network for inlet in layer.inlets if not inlet.is_fixed]
+    assert shapes == [(24, 16), (3, 24)]
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_is_pressed_into_a_core_and_the_integers_answer_as_what_was_trained(kind: str, tmp_path: Path) -> None:
+def test_it_is_pressed_into_a_core_and_the_integers_answer_as_what_was_trained(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neurodeploy.pipeline.deploy.write_page", lambda *_: None)  # most of the time, and no part of this
     model, sample = made(kind)
     shape, limits = nd.extract(model, sample).input_shape, KINDS[kind][2]
     train, test = (

@@ -15,7 +15,7 @@ from rich.console import Console
 from spiking import SHORT, budget_for, build, few, weights
 
 from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
-from neurodeploy.compression.trainable_network import trainable
+from neurodeploy.compression.module_weights import trainable
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.training.data.batches import Batches, DataSplit

@@ -20,8 +20,7 @@ from neurodeploy.simulation.records import EpochRecord
 from neurodeploy.training.checkpoint import Checkpoint
 from neurodeploy.training.fit import fit
 from neurodeploy.training.forward import evaluate, predict
-from neurodeploy.training.neuron_cells import neurons_of
-from neurodeploy.training.neurons import run
+from neurodeploy.training.neurons import neurons_of, run
 
 MEMORY = "synapse_memory_bits_per_core"
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

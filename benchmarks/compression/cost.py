@@ -25,7 +25,7 @@ from benchmarks.compression.runs import Run, begun, options_of
 from benchmarks.compression.tasks import TASKS
 from benchmarks.emulator.timing import load
 from benchmarks.placement.rows import append, commit
-from neurodeploy.compression.trainable_network import trainable
+from neurodeploy.compression.module_weights import trainable
 from neurodeploy.training.data.batches import Batches
 from neurodeploy.training.fit import fit
 

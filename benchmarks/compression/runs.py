@@ -14,8 +14,9 @@ import torch
 
 from benchmarks.compression.methods import METHODS, Start
 from benchmarks.compression.tasks import TASKS
+from neurodeploy.compression.module_weights import trainable
 from neurodeploy.compression.pruning_method import Pruning
-from neurodeploy.compression.trainable_network import TrainableNetwork, trainable
+from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network

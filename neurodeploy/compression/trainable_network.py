@@ -7,9 +7,10 @@ share one column. Pools and skips without weights of their own do not train.
 
 from __future__ import annotations
 
-import copy
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import cast
 
 import numpy as np
@@ -17,12 +18,10 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from neurodeploy.compression.learnt_decays import LearntDecays, write_decays
-from neurodeploy.errors import RequestError, unsupported_kind
-from neurodeploy.frontends.torch.extract import extract
+from neurodeploy.errors import unsupported_kind
 from neurodeploy.ir.arrays import Floats, Integers
 from neurodeploy.ir.graph import Connection, bias_layers, wait_steps
-from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse, Synapse, by_wiring, nearly_equal, wiring_of
+from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse, Synapse, by_wiring, wiring_of
 from neurodeploy.targets import Arithmetic
 
 
@@ -153,6 +152,86 @@ def _shared_places(synapse: Synapse) -> tuple[Integers, Integers] | tuple[None, 
     return rank[places.reshape(-1)], first[order]
 
 
+_DECAYS = ("current_decay", "voltage_decay")
+
+
+def registered_share(log: torch.nn.Parameter, arithmetic: Arithmetic) -> torch.Tensor:
+    """Share that the register nearest to exp(log) holds, with the gradient of exp(log) (straight-through)."""
+    with torch.no_grad():
+        # the stored number itself, so that it cannot drift away where its clamp has no gradient
+        log.data.clamp_(math.log(1 / (1 << arithmetic.registers.decay_bits)), 0.0)
+    share = log.exp()
+    return share + (torch.as_tensor(_registered(share, arithmetic)).to(share) - share.detach())
+
+
+def _registered(share: torch.Tensor, arithmetic: Arithmetic) -> Floats:
+    return arithmetic.decay_shares(arithmetic.decay_registers(share.detach().cpu().numpy()))
+
+
+class LearntDecays(torch.nn.Module):
+    """Decays of a layer's neurons that learn: those that keep a part of their state, and forget a part.
+
+    The weights stay in their units while a membrane's decay learns.
+
+    Attributes
+    ----------
+    current_decay, voltage_decay : Parameter or None
+        Logarithm of the share, which suits the learning rate of the weights: one, one for each channel, or for each neuron.
+    """
+
+    current_decay: torch.nn.Parameter | None
+    voltage_decay: torch.nn.Parameter | None
+
+    def __init__(self, layer: Layer, arithmetic: Arithmetic) -> None:
+        super().__init__()
+        self.layer, self.arithmetic = layer, arithmetic
+        for name in _DECAYS:
+            share: Floats = getattr(layer.neuron, name)
+            learns = bool(((share > 0) & (share < 1)).all())
+            self.register_parameter(name, torch.nn.Parameter(self._stored(share)) if learns else None)
+
+    def _stored(self, share: Floats) -> torch.Tensor:
+        """Logarithms of shares in the parameter's shape."""
+        if share.ndim:
+            by_channel = share.reshape(self.layer.shape[0], -1)
+            share = by_channel[:, 0] if (by_channel == by_channel[:, :1]).all() else share
+        least = 1 / (1 << self.arithmetic.registers.decay_bits)
+        return torch.as_tensor(np.log(np.maximum(share, least)), dtype=torch.float32)
+
+    def shares(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Shares of current and membrane that a step forgets, () or (n_neurons,)."""
+        current, voltage = (self._share(name) for name in _DECAYS)
+        return current, voltage
+
+    def _share(self, name: str) -> torch.Tensor:
+        log = cast("torch.nn.Parameter | None", getattr(self, name))
+        if log is None:
+            device = next(self.parameters(), torch.zeros(())).device
+            return torch.as_tensor(np.asarray(getattr(self.layer.neuron, name), dtype=np.float32)).to(device)
+        share = registered_share(log, self.arithmetic)
+        return share.repeat_interleave(self.layer.n_neurons // share.numel()) if share.ndim else share
+
+    def of_neuron(self) -> LIF | LI:
+        """The layer's neuron with the decays of now."""
+        current, voltage = (self._exactly(name) for name in _DECAYS)
+        return replace(self.layer.neuron, current_decay=current, voltage_decay=voltage)
+
+    def _exactly(self, name: str) -> Floats:
+        log = cast("torch.nn.Parameter | None", getattr(self, name))
+        if log is None:
+            return cast("Floats", getattr(self.layer.neuron, name))
+        share = np.asarray(_registered(log.exp(), self.arithmetic))
+        return np.repeat(share, self.layer.n_neurons // share.size) if share.ndim else share
+
+    @torch.no_grad()
+    def load(self, layer: Layer) -> None:
+        """Take the decays of a layer."""
+        for name in _DECAYS:
+            log = cast("torch.nn.Parameter | None", getattr(self, name))
+            if log is not None:
+                log.copy_(torch.broadcast_to(self._stored(getattr(layer.neuron, name)), log.shape))
+
+
 class TrainableLayer(torch.nn.Module):
     """Neurons of a layer, and the connections into it, with weights and biases as parameters.
 
@@ -273,6 +352,31 @@ class TrainableLayer(torch.nn.Module):
         return replace(self.layer, connections=tuple(connections), bias=ones if has_bias else self.layer.bias)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Origin:
+    """Parameter of a module that a connection's weights come from.
+
+    Attributes
+    ----------
+    parameter : str
+        Its name in the module.
+    columns : slice
+        Of the parameter, flattened to two dimensions.
+    rows : array of int
+        Rows of the connection that the parameter's rows are.
+    ratios : array of float
+        Weight of the network over parameter, for each of these rows.
+    norm : str or None
+        Module between the weights and the neurons that normalises.
+    """
+
+    parameter: str
+    columns: slice
+    rows: Integers
+    ratios: Floats
+    norm: str | None = None
+
+
 class TrainableNetwork(torch.nn.Module):
     """A network whose weights and biases train; `neurodeploy.training.forward.run_model` runs it.
 
@@ -287,7 +391,11 @@ class TrainableNetwork(torch.nn.Module):
     ----------
     network : Network
         As at the start.
+    origins : mapping of layer to tuple of (Origin or None)
+        Of its connections; empty where the network is not from a module.
     """
+
+    origins: Mapping[str, tuple[Origin | None, ...]] = MappingProxyType({})
 
     def __init__(self, network: Network, scales: Mapping[str, float] | None = None) -> None:
         super().__init__()
@@ -339,142 +447,3 @@ def input_gain(layer: Layer) -> float:
     """What Norse's neurons multiply their input by on its way to v: dt / tau_mem; 1 for a membrane without leak."""
     gain = float(layer.neuron.voltage_decay.mean())
     return gain if gain > 0 else 1.0
-
-
-# ------------------------------------------------------------------------------------------- from a module, and back to it
-
-
-def trainable(model: torch.nn.Module, sample: torch.Tensor | None) -> TrainableNetwork:
-    """Extract a model and return its network with trainable weights, in the units of the model's.
-
-    Weights and biases of zero are part of the network, as they may grow. A trainable network is returned as it is.
-
-    Raises
-    ------
-    ExtractError
-        Anything that is not supported.
-    """
-    if isinstance(model, TrainableNetwork):
-        return model
-    if sample is None:
-        raise RequestError("sample", "is missing", remedy="Give the input of one step of the model, (batch, *input_shape).")
-    varied = _varied(model)
-    made = TrainableNetwork(extract(varied, sample))
-    scales = {}
-    for layer in made:
-        found = [source for inlet in layer.inlets if not inlet.is_fixed and (source := _source(inlet, varied)) is not None]
-        if found:
-            # one number for the layer: the root mean square over its rows, behind a normalisation
-            scales[layer.layer.name] = layer.scale * float(np.sqrt(np.mean(found[0][2] ** 2)))
-    made = TrainableNetwork(made.network, scales)
-    made.load(extract(model, sample))
-    return made
-
-
-def _varied(model: torch.nn.Module) -> torch.nn.Module:
-    """Copy a model with drawn weights, nonzero biases and shifting normalisations.
-
-    Every weight and bias that could be trained is a synapse of it, whatever it is now, and only weights that are one parameter
-    are equal.
-    """
-    model = copy.deepcopy(model)
-    draw = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight in _weights(model):
-            size = float(weight.abs().max()) or 1.0
-            drawn = torch.rand(weight.shape, generator=draw).add_(0.5).mul_(size).to(weight)
-            weight.copy_(torch.where(weight < 0, -drawn, drawn))
-        for module in model.modules():
-            bias = getattr(module, "bias", None) if isinstance(module, _WITH_BIAS) else None
-            if isinstance(bias, torch.nn.Parameter) and bias.requires_grad and not bias.any():
-                torch.nn.init.constant_(bias, 0.1)
-            if isinstance(module, torch.nn.modules.batchnorm._NormBase) and module.running_mean is not None:
-                # a mean of 0 would be folded into a bias of 0
-                module.running_mean.add_(torch.linspace(0.1, 0.2, module.num_features).to(module.running_mean))
-    return model
-
-
-_WITH_BIAS = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)
-
-
-def _weights(model: torch.nn.Module) -> Iterator[torch.nn.Parameter]:
-    """Parameters of a model that hold synapses."""
-    for module in model.modules():
-        for name in ("weight", "input_weights", "recurrent_weights"):
-            if isinstance(weight := getattr(module, name, None), torch.nn.Parameter) and weight.ndim >= 2:
-                yield weight
-
-
-def _source(inlet: TrainableConnection, model: torch.nn.Module) -> tuple[torch.nn.Parameter, slice, Floats] | None:
-    """The parameter of a model that a connection's weights come from, its columns, and the connection's multiple of each row.
-
-    None where the weights are no multiples of consecutive columns of one parameter.
-    """
-    if inlet.weight.ndim < 2:
-        return None
-    stored = inlet.weight.detach().double().cpu().reshape(len(inlet.weight), -1).numpy()
-    n = stored.shape[1]
-    for weight in _weights(model):
-        if len(weight) != len(stored) or weight[0].numel() < n:
-            continue
-        own = weight.detach().double().cpu().reshape(len(weight), -1).numpy()
-        for start in range(0, own.shape[1] - n + 1, n if own.shape[1] % n == 0 else 1):
-            part = own[:, start : start + n]
-            largest, rows = np.abs(part).argmax(axis=1), np.arange(len(part))
-            peak = part[rows, largest]
-            ratios = stored[rows, largest] / np.where(peak == 0, 1.0, peak)
-            # 1e-5: single precision
-            if ratios.any() and np.allclose(stored, part * ratios[:, None], rtol=1e-5, atol=1e-5 * np.abs(stored).max()):
-                return weight, slice(start, start + n), ratios
-    return None
-
-
-def write_back(network: TrainableNetwork, model: torch.nn.Module, sample: torch.Tensor) -> bool:
-    """Set a model's weights and biases to those of the network that was made from it, where the model can hold them.
-
-    Returns
-    -------
-    bool
-        Whether the model now is the network; it is left as it was otherwise, as where two normalisations share a convolution.
-    """
-    before = copy.deepcopy(model.state_dict())
-    if decays := {layer.layer.name: layer.decays for layer in network if layer.decays is not None}:
-        write_decays(decays, model, sample)
-    start, now = TrainableNetwork(network.network, {layer.layer.name: layer.scale for layer in network}), extract(model, sample)
-    start.load(now)
-    with torch.no_grad():
-        for layer, old in zip(network, start, strict=True):
-            for inlet, was in zip(layer.inlets, old.inlets, strict=True):
-                if inlet.is_fixed:
-                    continue
-                if (found := _source(was, model)) is None:
-                    continue
-                weight, columns, ratios = found
-                _write_bias(layer, old, input_gain(now[layer.layer.name]), model, (weight, ratios))
-                new = inlet.weight.detach().double().cpu().reshape(len(ratios), -1) / torch.from_numpy(ratios)[:, None]
-                weight.view(len(ratios), -1)[:, columns] = new.to(weight)
-    if nearly_equal(extract(model, sample), network.to_network()):
-        return True
-    model.load_state_dict(before)
-    return False
-
-
-def _write_bias(
-    layer: TrainableLayer, old: TrainableLayer, gain: float, model: torch.nn.Module, source: tuple[torch.nn.Parameter, Floats]
-) -> None:  # fmt: skip
-    """Move a layer's change of biases to the module of a weight, or to the normalisation behind it."""
-    if layer.bias is None or old.bias is None or not torch.ne(layer.bias, old.bias).any():
-        return
-    weight, ratios = source
-    change = (layer.bias - old.bias).detach().double() * layer.scale / gain
-    for module in model.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._NormBase) and isinstance(module.bias, torch.nn.Parameter):
-            assert module.running_var is not None
-            factor = (module.weight / (module.running_var + module.eps).sqrt()).detach().double().cpu().numpy()
-            peaks = np.abs(factor).max(), np.abs(ratios).max()
-            if len(factor) == len(ratios) and np.allclose(factor * peaks[1], ratios * peaks[0], rtol=1e-4):
-                module.bias.add_(change.reshape(module.bias.shape).to(module.bias))
-                return
-    owner = next((m for m in model.modules() if getattr(m, "weight", None) is weight), None)
-    if isinstance(owner, _WITH_BIAS) and owner.bias is not None and owner.bias.numel() == change.numel():
-        owner.bias.add_(change.to(owner.bias))

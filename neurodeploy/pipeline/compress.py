@@ -14,8 +14,9 @@ import torch
 
 from neurodeploy.compression.bit_width import shared_thresholds
 from neurodeploy.compression.minimax import MinimaxOptions, make_minimax
+from neurodeploy.compression.module_weights import learn_decays, trainable, write_back
 from neurodeploy.compression.pruning_method import METHODS, Pruning, PruningMethod, PruningSetup, pruning_method
-from neurodeploy.compression.trainable_network import TrainableNetwork, trainable, write_back
+from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.errors import RequestError, SimulationError, TrainingError
 from neurodeploy.frontends.nir.writing import write_nir
 from neurodeploy.hardware.profile import HardwareProfile
@@ -52,7 +53,6 @@ from neurodeploy.training.distributed import Replicas, seeded, together
 from neurodeploy.training.encoders import check_payload, in_levels, levels_of, read_out
 from neurodeploy.training.fit import fit
 from neurodeploy.training.forward import Data, evaluate, in_mode, run_model, spikes_of
-from neurodeploy.training.neuron_cells import learn_decays
 from neurodeploy.training.options import FitOptions
 from neurodeploy.training.progress import Progress
 

@@ -21,12 +21,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from neurodeploy.compression.module_weights import is_decay, learn_decays
 from neurodeploy.compression.pruning_method import Pruning
 from neurodeploy.errors import DataError, RequestError, TrainingError
 from neurodeploy.ir.files import replacing
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.training.distributed import Order
-from neurodeploy.training.neuron_cells import is_decay, learn_decays
 from neurodeploy.training.options import FitOptions
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")

@@ -17,8 +17,9 @@ import torch
 from torch.nn.functional import kl_div, log_softmax
 
 from neurodeploy.compression.minimax import MinimaxPruning
+from neurodeploy.compression.module_weights import learn_decays, trainable, write_back
 from neurodeploy.compression.pruning_method import Phase, Pruning, PruningFactory
-from neurodeploy.compression.trainable_network import TrainableNetwork, trainable, write_back
+from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.compression.weight_matrices import ActiveNeurons
 from neurodeploy.errors import DataError, ExtractError, TrainingError
 from neurodeploy.frontends.torch.extract import extract
@@ -29,7 +30,6 @@ from neurodeploy.training.checkpoint import Checkpoint, run_fingerprint, values
 from neurodeploy.training.distributed import Order, Replicas, seeded, together
 from neurodeploy.training.encoders import read_out
 from neurodeploy.training.forward import Data, check_labels, evaluate, in_mode, run_model, spikes_of
-from neurodeploy.training.neuron_cells import learn_decays
 from neurodeploy.training.options import FitOptions
 from neurodeploy.training.progress import Progress, Step, worst
 
@@ -257,11 +257,9 @@ def _fit_module(
         listen = None if on_epoch is None else lambda record: on_epoch(replace(record, **needs))
         _, records = fit(model, None, data, options, checkpoint=of_dense, resume=resume, on_epoch=listen, **dense)
         history, network = tuple(replace(record, **needs) for record in records), trainable(model, sample)
+    options = replace(options, epochs_dense=0)
     try:
-        _, compressed = fit(
-            network, budget, data, replace(options, epochs_dense=0), checkpoint=checkpoint, resume=resume, on_epoch=on_epoch,
-            **more,
-        )  # fmt: skip
+        _, compressed = fit(network, budget, data, options, checkpoint=checkpoint, resume=resume, on_epoch=on_epoch, **more)
     finally:
         write_back(network, model, sample)
     return model, (*history, *compressed)

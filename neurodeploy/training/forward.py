@@ -25,8 +25,7 @@ from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import LI, LIF, Conv, Dense, Sparse
 from neurodeploy.passes.dead_neurons import is_depthwise
 from neurodeploy.training.encoders import check_spikes, encode, read_out
-from neurodeploy.training.neuron_cells import NeuronParameters, neurons_of
-from neurodeploy.training.neurons import run
+from neurodeploy.training.neurons import NeuronParameters, neurons_of, run
 from neurodeploy.training.options import FitOptions
 
 _TIMELESS = (

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from neurodeploy.training.neuron_cells import NeuronParameters
+from neurodeploy.training.neurons import NeuronParameters
 
 try:
     import triton

@@ -3,22 +3,111 @@
 Norse runs a cell step by step, and autograd keeps every intermediate sum. Here all steps of a layer are one autograd function, in
 compiled loops on a CPU, in Triton kernels on a GPU, in torch elsewhere. Sums are the same in the same order, and no product is
 fused into one, so spikes and membranes equal Norse's bit for bit; the backward pass follows the same recurrence from the
-membranes before their reset alone. `neuron_cells` maps Norse's cells to `NeuronParameters`.
+membranes before their reset alone.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
+from norse.torch.functional.leaky_integrator import li_feed_forward_step
+from norse.torch.functional.leaky_integrator_box import li_box_feed_forward_step
+from norse.torch.functional.lif import lif_feed_forward_step
+from norse.torch.functional.lif_box import lif_box_feed_forward_step
+from norse.torch.functional.reset import reset_value
+from norse.torch.module.leaky_integrator import LICell
+from norse.torch.module.leaky_integrator_box import LIBoxCell
+from norse.torch.module.lif import LIFCell
+from norse.torch.module.lif_box import LIFBoxCell
 from torch.autograd.function import once_differentiable
 
 from neurodeploy.simulation.kernels import Array, compiled
 from neurodeploy.simulation.layer_schedule import PARALLEL_UPDATES, WorkerPool
-from neurodeploy.training.neuron_cells import NeuronParameters
+
+_STEPS: dict[type[torch.nn.Module], Callable[..., Any]] = {
+    LIFCell: lif_feed_forward_step,
+    LIFBoxCell: lif_box_feed_forward_step,
+    LICell: li_feed_forward_step,
+    LIBoxCell: li_box_feed_forward_step,
+}
+_NUMBERS = ("tau_mem_inv", "tau_syn_inv", "v_leak", "v_th", "v_reset")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class NeuronParameters:
+    """Parameters of a layer of neurons, each a tensor () or one that broadcasts over a sample's neurons.
+
+    Attributes
+    ----------
+    gain : tensor
+        dt / tau_mem.
+    leak : tensor
+        Resting membrane; the initial one, too.
+    decay : tensor or None
+        -dt / tau_syn; None where a current lasts one step.
+    threshold, reset : tensor or None
+        None for integrators, whose output is the membrane.
+    adds_leak : bool
+        Whether the leak is added to the current before the membrane is subtracted, as LIFBox does; it matters for rounding.
+    """
+
+    gain: torch.Tensor
+    leak: torch.Tensor
+    decay: torch.Tensor | None
+    threshold: torch.Tensor | None
+    reset: torch.Tensor | None
+    adds_leak: bool
+
+    @property
+    def is_silent_without_input(self) -> bool:
+        """Whether the output is 0 as long as the input is."""
+        return not bool(self.leak.any()) if self.threshold is None else bool((self.leak < self.threshold).all())
+
+
+def neurons_of(cell: torch.nn.Module, inputs: torch.Tensor) -> NeuronParameters | None:
+    """Parameters of a cell for `neurons.run` on inputs (n_steps, batch, \\*shape); None where only the module itself is exact.
+
+    None for other modules than Norse's LIFCell, LIFBoxCell, LICell and LIBoxCell; for parameters that learn or differ between
+    samples, another surrogate gradient than SuperSpike, another reset than to a value, and modules with hooks.
+    """
+    # type() and not isinstance: a subclass may compute anything
+    if type(cell) not in _STEPS or not inputs.is_floating_point() or cell._forward_hooks or cell._forward_pre_hooks:
+        return None
+    module = cast("Any", cell)
+    numbers = {name: getattr(module.p, name) for name in _NUMBERS if hasattr(module.p, name)}
+    usual = (
+        module.activation is _STEPS[type(cell)]
+        # Norse's other surrogate gradients have no formula here
+        and getattr(module.p, "method", "super") == "super"
+        and getattr(module.p, "reset_method", reset_value) is reset_value
+        and all(_broadcasts(number, inputs) for number in numbers.values())
+    )
+    if not usual:
+        return None
+    return NeuronParameters(
+        gain=module.dt * numbers["tau_mem_inv"],
+        leak=numbers["v_leak"],
+        # the box cells have no synaptic current
+        decay=-module.dt * numbers["tau_syn_inv"] if type(cell) in (LIFCell, LICell) else None,
+        threshold=numbers.get("v_th"),
+        reset=numbers.get("v_reset"),
+        adds_leak=type(cell) is LIFBoxCell,
+    )
+
+
+def _broadcasts(number: Any, inputs: torch.Tensor) -> bool:
+    """Whether a parameter is constant, and broadcasts without changing the inputs' shape and type."""
+    if not isinstance(number, torch.Tensor) or number.requires_grad or (number.ndim and number.dtype != inputs.dtype):
+        return False
+    sides = zip(reversed(number.shape), reversed(inputs.shape[2:]), strict=False)
+    # - 2: without steps and batch
+    return number.ndim <= inputs.ndim - 2 and all(side in (1, wanted) for side, wanted in sides)
+
 
 # Typed: a Python float would make the compiled sums float64, and those round differently from Norse.
 _ZERO, _ONE = np.float32(0), np.float32(1)
