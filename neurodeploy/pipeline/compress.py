@@ -254,7 +254,9 @@ class _CompressionRun:
         with in_mode(self.model, training=False):
             expected = run_model(self.network, spikes)
             try:
-                is_equal = torch.allclose(run_model(self.model, spikes), expected, rtol=1e-3, atol=1e-4)
+                found = run_model(self.model, spikes)
+                # not allclose: rounding may move a spike, which changes a little; another axis changes everything
+                is_equal = found.shape == expected.shape and bool((found - expected).norm() <= 0.1 * expected.norm() + 1e-4)
             except TrainingError:
                 # it takes all steps at once, or keeps its states itself
                 is_equal = False
