@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -92,10 +93,19 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the command writes of a model, made once."""
+    folder = tmp_path_factory.mktemp("deployed")
+    (folder / "models.py").write_text(MODELS)
+    assert main(["deploy", f"{folder / 'models.py'}:small", "--target", "loihi2", "--out", str(folder / "made")]) == 0
+    return folder / "made"
+
+
 @pytest.fixture
-def net(here: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    assert main(["deploy", "models.py:small", "--target", "loihi2", "--out", "made"]) == 0
-    capsys.readouterr()
+def net(here: Path, deployed: Path) -> str:
+    """The network file of that, in the place where commands run."""
+    shutil.copytree(deployed, here / "made")
     return "made/model.net"
 
 
