@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from norse.torch import IAFCell, LIFBoxCell, LIFCell, LIFParameters, SequentialState
+from norse.torch import IAFCell, LICell, LIFBoxCell, LIFCell, LIFParameters, SequentialState
+from norse.torch.functional.leaky_integrator import LIParameters
+from norse.torch.functional.lif_box import LIFBoxParameters
 from spiking import SHORT, budget_for, build, few
 
 import neurodeploy as nd
-from neurodeploy.compression.module_weights import learn_decays
+from neurodeploy.compression.module_weights import learn_decays, trainable, write_back
 from neurodeploy.errors import DataError, TrainingError
 from neurodeploy.frontends.torch.extract import extract
+from neurodeploy.targets import arithmetic_named
 from neurodeploy.targets.loihi.arithmetic import DECAY_UNITY
 from neurodeploy.training.checkpoint import Checkpoint, load_weights, save_weights
 from neurodeploy.training.fit import fit
@@ -91,6 +94,38 @@ def test_each_neuron_may_have_its_own_and_a_box_has_no_current() -> None:
     assert learn_decays(model) == 2
     assert model[1].p.log_tau_mem_inv.shape == (4,)
     assert {name for name, _ in model[3].named_parameters()} == {"p.log_tau_mem_inv"}
+
+
+def test_a_networks_decays_learn_and_go_back_to_the_cells() -> None:
+    """One number a layer, one a neuron, and none for a current that lasts one step."""
+    each = LIFParameters(torch.tensor(500.0), torch.tensor([125.0, 250.0, 500.0, 750.0]), v_th=torch.tensor(0.1))
+    box = LIFBoxCell(LIFBoxParameters(torch.tensor(250.0), v_th=torch.tensor(0.1)))
+    readout = LICell(LIParameters(torch.tensor(500.0), torch.tensor(125.0)))
+    model = SequentialState(torch.nn.Linear(12, 4), LIFCell(each), torch.nn.Linear(4, 4), box, torch.nn.Linear(4, 3), readout)
+    torch.nn.init.uniform_(model[0].weight, 0, 0.5, generator=torch.Generator().manual_seed(0))
+    sample, spikes = torch.zeros(1, 12), (torch.rand(5, 9, 12, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    network, arithmetic = trainable(model, sample), arithmetic_named()
+    before = run_model(network, spikes)
+    assert network.learn_decays(arithmetic) == 3
+    assert torch.allclose(run_model(network, spikes), before, atol=1e-5)
+    learnt = {name: parameter for name, parameter in network.named_parameters() if "decays" in name}
+    assert {name.split(".", 1)[1]: parameter.shape for name, parameter in learnt.items()} == {
+        "layer0.decays.current_decay": (), "layer0.decays.voltage_decay": (4,), "layer2.decays.voltage_decay": (),
+        "layer4.decays.current_decay": (), "layer4.decays.voltage_decay": (),
+    }  # fmt: skip
+    run_model(network, spikes)[-1].sum().backward()
+    assert all(parameter.grad is not None for parameter in learnt.values())
+    with torch.no_grad():
+        for n, parameter in enumerate(learnt.values()):
+            parameter.sub_(0.1 + 0.1 * n)
+    learn_decays(model, arithmetic)
+    assert write_back(network, model, sample)
+    for a, b in zip(extract(model, sample), network.to_network(), strict=True):
+        for share in ("current_decay", "voltage_decay"):
+            assert np.allclose(getattr(a.neuron, share), getattr(b.neuron, share), rtol=1e-6)
+            shares = np.asarray(getattr(b.neuron, share)) * DECAY_UNITY
+            assert np.allclose(shares, np.round(shares))
+    assert torch.allclose(run_model(model, spikes), run_model(network, spikes), atol=1e-4)
 
 
 def test_where_nothing_decays_it_says_so() -> None:

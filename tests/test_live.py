@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from norse.torch import LICell, LIFCell, LIFParameters, LIFRecurrentCell, SequentialState
+from norse.torch import IAFCell, LICell, LIFCell, LIFParameters, LIFRecurrentCell, SequentialState
+from norse.torch.functional.iaf import IAFParameters
 from spiking import SHORT, budget_for, build, few
 
 from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
@@ -46,6 +47,7 @@ MODELS: Mapping[str, Callable[[], Model]] = {
     ),
     "a threshold each": lambda: Model(layer(20, 30), LIFCell(EACH), layer(30, 5), LICell()),
     "restless": lambda: Model(driven(20, 30), LIFCell(LIF), layer(30, 5), LICell()),
+    "no leak": lambda: Model(layer(20, 30), IAFCell(IAFParameters(v_th=torch.tensor(2.0))), layer(30, 5), LICell()),
     "something between": lambda: Model(
         layer(20, 30), LIFCell(LIF), torch.nn.Unflatten(1, (3, 10)), torch.nn.Flatten(), layer(30, 5), LICell()
     ),

@@ -10,6 +10,8 @@ import pytest
 import torch
 from spiking import SHORT, budget_for, build, few
 
+from neurodeploy.compression.module_weights import trainable
+from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.training.fit import fit
@@ -76,7 +78,7 @@ def test_another_method_prunes_where_it_is_asked_and_nowhere_else(make_chip: Cal
         return methods[0]
 
     budget = budget_for(model, make_chip(synapse_memory_bits_per_core=2048), 2)
-    _, history = fit(model, budget, few(), SHORT, method=method)
+    _, history = fit(trainable(model, torch.zeros(1, 12)), budget, few(), SHORT, method=method)
     compress, finetune = ["gradients", f"compress {SHORT.learning_rate:g}"] * 2, ["gradients", "finetune"] * 2
     dense = ["gradients"] * 2
     assert methods[0].asked == [*dense, "choose 0", *compress, "choose 1", *compress, "close", *finetune]
@@ -87,20 +89,40 @@ def test_another_method_prunes_where_it_is_asked_and_nowhere_else(make_chip: Cal
 
 
 def test_the_model_keeps_the_weights_that_were_in_force(make_chip: Callable[..., HardwareProfile]) -> None:
-    model, owned = build(12, 70, 3), []
+    model, seen = build(12, 70, 3), list[torch.Tensor]()
+    network = trainable(model, torch.zeros(1, 12))
+    weight = next(network.parameters())
 
-    def method(budget: Budget, given: torch.nn.Module) -> LargestTenth:
-        owned.append(LargestTenth(budget, given))
-        return owned[0]
+    def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        seen.append(weight.detach().clone())
+        return torch.nn.functional.cross_entropy(output, target)
 
-    budget, seen = budget_for(model, make_chip(synapse_memory_bits_per_core=2048), 2), list[torch.Tensor]()
-    model.register_forward_pre_hook(lambda *_: seen.append(model[0].weight.detach().clone()))
-    fit(model, budget, few(), replace(SHORT, epochs_dense=0), method=method)
+    budget = budget_for(model, make_chip(synapse_memory_bits_per_core=2048), 2)
+    owned = LargestTenth(budget, network)
+    fit(network, budget, few(), replace(SHORT, epochs_dense=0, loss=loss), method=lambda *_: owned)
     in_tenths = [bool(torch.allclose(weight * 10, (weight * 10).round(), atol=1e-5)) for weight in seen]
     assert in_tenths
     assert all(in_tenths)
-    assert torch.equal(model[0].weight, (owned[0].weight * 10).round() / 10)
-    assert model[0].weight.any()
+    assert torch.equal(weight, (owned.weight * 10).round() / 10)
+    assert weight.any()
+
+
+def test_a_method_owns_the_weights_of_a_modules_network_and_the_module_gets_them_in_the_end(
+    make_chip: Callable[..., HardwareProfile],
+) -> None:
+    model, owned = build(12, 70, 3), list[LargestTenth]()
+
+    def method(budget: Budget, network: torch.nn.Module) -> LargestTenth:
+        assert isinstance(network, TrainableNetwork)
+        owned.append(LargestTenth(budget, network))
+        return owned[-1]
+
+    budget = budget_for(model, make_chip(synapse_memory_bits_per_core=2048), 2)
+    _, history = fit(model, budget, few(), SHORT, method=method)
+    assert [record.phase for record in history] == ["dense", "compress", "compress", "finetune"]
+    assert list(history[0].overruns) == ["connectivity"]
+    assert torch.allclose(model[0].weight, owned[-1].weight, atol=1e-6)
+    assert int((model[0].weight != 0).sum()) <= 84
 
 
 @pytest.mark.parametrize(("distill", "agrees"), [(1.0, True), (0.0, False)])

@@ -22,7 +22,6 @@ from neurodeploy.compression.trainable_network import (
     TrainableConnection,
     TrainableLayer,
     TrainableNetwork,
-    input_gain,
     registered_share,
 )
 from neurodeploy.errors import RequestError
@@ -213,7 +212,9 @@ class _Biases:
     def __init__(self, layer: TrainableLayer, old: TrainableLayer, now: Layer) -> None:
         self.change: torch.Tensor | None = None
         if layer.bias is not None and old.bias is not None and torch.ne(layer.bias, old.bias).any():
-            self.change = (layer.bias - old.bias).detach().double().cpu() * layer.scale / input_gain(now)
+            decay = np.broadcast_to(now.neuron.voltage_decay, now.n_neurons)[:: now.n_neurons // len(layer.bias)]
+            change = (layer.bias - old.bias).detach().double().cpu() * layer.scale
+            self.change = change / torch.from_numpy(np.where(decay > 0, decay, 1.0))
 
     def write(self, origin: Origin, n_rows: int, model: torch.nn.Module) -> None:
         """Move the change to the normalisation behind a weight, or to the weight's own module."""
