@@ -117,7 +117,8 @@ def _origin(
     """Where a connection's weights come from, by the connection in two drawn copies; None where from no single parameter."""
     if inlets[0].is_fixed or inlets[0].weight.ndim < 2:
         return None
-    stored = [_flat(inlet.weight) for inlet in inlets]
+    # in double precision, so that weights come back bit for bit
+    stored = [inlet.chosen(inlet.synapse).reshape(len(inlet.weight), -1) for inlet in inlets]
     rows, n = np.flatnonzero(stored[0].any(axis=1)), stored[0].shape[1]
     stored = [values[rows] for values in stored]
     for (name, weight), (_, other) in zip(*(_weights(one) for one in copies), strict=True):
