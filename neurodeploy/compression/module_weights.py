@@ -59,12 +59,18 @@ def trainable(model: torch.nn.Module, sample: torch.Tensor | None) -> TrainableN
     }
     # one number for a layer: the root mean square over its rows, behind a normalisation
     found = {name: [origin.ratios for origin in of_layer if origin is not None] for name, of_layer in origins.items()}
-    scales = {name: float(np.sqrt(np.mean(ratios[0] ** 2))) for name, ratios in found.items() if ratios}
+    scales = {name: _typical(np.abs(ratios[0])) for name, ratios in found.items() if ratios}
     made = TrainableNetwork(networks[0], scales)
     _keep_absent(made)
     made.load(extract(model, sample))
     made.origins = origins
     return made
+
+
+def _typical(ratios: Floats) -> float:
+    """Root mean square; of numbers that are equal up to rounding, the number itself, so that weights stay bit for bit."""
+    middle = float(np.median(ratios))
+    return middle if np.allclose(ratios, middle, rtol=1e-12, atol=0) else float(np.sqrt(np.mean(ratios**2)))
 
 
 def _keep_absent(network: TrainableNetwork) -> None:
@@ -122,7 +128,8 @@ def _origin(
     """Where a connection's weights come from, by the connection in two drawn copies; None where from no single parameter."""
     if inlets[0].is_fixed or inlets[0].weight.ndim < 2:
         return None
-    stored = [_flat(inlet.weight) for inlet in inlets]
+    # in double precision, so that weights come back bit for bit
+    stored = [inlet.chosen(inlet.synapse).reshape(len(inlet.weight), -1) for inlet in inlets]
     rows, n = np.flatnonzero(stored[0].any(axis=1)), stored[0].shape[1]
     stored = [values[rows] for values in stored]
     for (name, weight), (_, other) in zip(*(_weights(one) for one in copies), strict=True):

@@ -73,10 +73,14 @@ class TrainableConnection(torch.nn.Module):
 
     def _stored(self, synapse: Synapse) -> NDArray[np.float32]:
         """The weights of a synapse of this wiring in the parameter's shape and units."""
+        return (self.chosen(synapse) / self.scale).astype(np.float32)
+
+    def chosen(self, synapse: Synapse) -> Floats:
+        """The weights of a synapse of this wiring in the parameter's shape, one of those that are shared."""
         weight: Floats = synapse.weight
         if self._first is not None:
             weight = weight[:, self._first] if weight.ndim == 2 else weight.reshape(*weight.shape[:2], -1)[..., self._first]
-        return (weight / self.scale).astype(np.float32)
+        return weight
 
     def expanded(self, stored: torch.Tensor) -> torch.Tensor:
         """Values like the parameter's, one for each weight of the synapse, in the synapse's shape."""

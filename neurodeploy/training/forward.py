@@ -382,8 +382,9 @@ def _of_shape(tensor: torch.Tensor, shape: tuple[int, ...], options: FitOptions)
         return encode(tensor.reshape(len(tensor), *shape), options.n_steps, options.encoder)
     if fits(tensor.shape[2:]):
         return check_spikes(tensor.reshape(*tensor.shape[:2], *shape).to(torch.float32), "inputs")
+    takes = f"{shape[0]} values" if len(shape) == 1 else f"the shape {shape}"
     raise DataError(
-        "inputs", f"have shape {tuple(tensor.shape)}, but the network takes {shape} a step",
+        "inputs", f"have shape {tuple(tensor.shape)}, but a step of the network takes {takes}",
         remedy="Give images (batch, *shape) or spikes (batch, n_steps, *shape).",
     )  # fmt: skip
 
