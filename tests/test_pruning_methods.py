@@ -107,7 +107,7 @@ def test_a_method_has_a_name_or_is_a_function() -> None:
 
 
 def test_an_unknown_method_is_refused_before_anything_is_loaded(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    command = "compress nothing.py:model --target loihi1 --data nothing --method maximin --out"
+    command = "compress nothing:model --target loihi1 --data digits --method maximin --out"
     assert main([*command.split(), str(tmp_path)]) == 2
     assert "no pruning method 'maximin'. Choose from minimax." in " ".join(capsys.readouterr().err.split())
 

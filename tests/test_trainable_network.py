@@ -249,7 +249,7 @@ def test_weights_that_are_equal_by_chance_are_trained_one_by_one() -> None:
 def test_it_is_pressed_into_a_core_and_the_integers_answer_as_what_was_trained(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neurodeploy.pipeline.deploy.write_page", lambda *_: None)  # most of the time, and no part of this
+    monkeypatch.setattr("neurodeploy.report.html.write_page", lambda *_: None)  # most of the time, and no part of this
     model, sample = made(kind)
     shape, limits = nd.extract(model, sample).input_shape, KINDS[kind][2]
     train, test = (

@@ -117,14 +117,16 @@ class TrainableConnection(torch.nn.Module):
     @torch.no_grad()
     def load(self, synapse: Synapse) -> None:
         """Take the weights of a synapse between the same neurons; a list may leave out synapses of zero."""
-        match synapse, self.synapse:
-            case Sparse(), Sparse():
-                targets = np.repeat(np.arange(self.synapse.n_out), np.diff(self.synapse.starts))
+        match self.synapse:
+            case Sparse() as wiring:
+                assert isinstance(synapse, Sparse)
+                targets = np.repeat(np.arange(wiring.n_out), np.diff(wiring.starts))
                 matrix = csr_matrix((synapse.weight, synapse.sources, synapse.starts), shape=(synapse.n_out, synapse.n_in))
-                weight = np.asarray(matrix[targets, self.synapse.sources]).reshape(-1)
-                synapse = replace(self.synapse, weight=weight)
-            case _:
+                synapse = replace(wiring, weight=np.asarray(matrix[targets, wiring.sources]).reshape(-1))
+            case Dense() | Conv():
                 pass  # of the same shape
+            case _:
+                raise unsupported_kind(self.synapse)
         self.weight.copy_(torch.from_numpy(self._stored(synapse)))
 
     def extra_repr(self) -> str:

@@ -192,10 +192,11 @@ class _NetworkRun:
         """Spikes of a max pooling; None for other layers."""
         inlets, neuron = list(layer.inlets), layer.layer.neuron
         conv = inlets[0].synapse if len(inlets) == 1 else None
-        if not isinstance(conv, Conv) or not isinstance(neuron, LIF) or not inlets[0].is_fixed or inlets[0].delay_steps:
+        threshold = _threshold(neuron)
+        if not isinstance(conv, Conv) or threshold is None or not inlets[0].is_fixed or inlets[0].delay_steps:
             return None
         memoryless = bool((neuron.current_decay == 1).all() and (neuron.voltage_decay == 1).all())
-        any_spike = bool((conv.weight == 1).all() and ((neuron.threshold > 0) & (neuron.threshold < 1)).all())
+        any_spike = bool((conv.weight == 1).all() and ((threshold > 0) & (threshold < 1)).all())
         if (
             not (memoryless and any_spike and is_depthwise(conv))
             or max(conv.padding[0] * 2 - conv.weight.shape[2], conv.padding[1] * 2 - conv.weight.shape[3]) > 0
@@ -272,19 +273,24 @@ def neuron_parameters(layer: TrainableLayer, own: NeuronSubset | None = None) ->
         return _of(tensor, own) if tensor.ndim else tensor
 
     lasts_one_step = bool((neuron.current_decay == 1).all())
-    threshold = reset = None
-    match neuron:
-        case LIF():
-            threshold, reset = number(neuron.threshold + neuron.rest), number(neuron.rest)
-        case LI():
-            pass  # it never fires
-        case _:
-            raise unsupported_kind(neuron)
+    above = _threshold(neuron)
+    threshold, reset = (None, None) if above is None else (number(above + neuron.rest), number(neuron.rest))
     return NeuronParameters(
         gain=number(neuron.voltage_decay), leak=number(neuron.rest),
         decay=None if lasts_one_step else -number(neuron.current_decay), threshold=threshold, reset=reset,
         adds_leak=False,
     )  # fmt: skip
+
+
+def _threshold(neuron: LIF | LI) -> Floats | None:
+    """Threshold above the reset potential; None for neurons that never fire."""
+    match neuron:
+        case LIF(threshold=threshold):
+            return threshold
+        case LI():
+            return None
+        case _:
+            raise unsupported_kind(neuron)
 
 
 def _by_recurrence(layer: TrainableLayer, loops: Sequence[TrainableConnection], drive: torch.Tensor) -> torch.Tensor:
@@ -297,7 +303,8 @@ def _by_recurrence(layer: TrainableLayer, loops: Sequence[TrainableConnection], 
     keeps_u, keeps_v, rest = number(1 - neuron.current_decay), number(1 - neuron.voltage_decay), number(neuron.rest)
     if layer.decays is not None:
         keeps_u, keeps_v = (1 - share for share in layer.decays.shares())
-    threshold = number(neuron.threshold) if isinstance(neuron, LIF) else None
+    above = _threshold(neuron)
+    threshold = None if above is None else number(above)
     bias: torch.Tensor | float = 0.0
     if layer.membrane_bias is not None:
         bias = _spread_bias(layer.membrane_bias, layer.layer.n_neurons) * layer.scale
