@@ -12,14 +12,21 @@ from itertools import product
 import torch
 from test_neurons import cells
 
-from neurodeploy.training import neuron_kernels as kernels
-from neurodeploy.training.neurons import NeuronParameters, backward_compiled, forward_compiled, neurons_of
+from neurodeploy.training.neurons import (
+    NeuronParameters,
+    backward_compiled,
+    backward_on_gpu,
+    forward_compiled,
+    forward_on_gpu,
+    gpu_kernels,
+    neurons_of,
+)
 
 
 def both_ways(given: NeuronParameters, inputs: torch.Tensor, gradient: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
     """Answers, membranes and gradients by the inputs, each way."""
     found = []
-    for forward, backward in ((forward_compiled, backward_compiled), (kernels.forward, kernels.backward)):
+    for forward, backward in ((forward_compiled, backward_compiled), (forward_on_gpu, backward_on_gpu)):
         answers, membranes, by_inputs = (torch.zeros(gradient.shape) for _ in range(3))
         fires = given.threshold is not None
         forward(given, inputs, answers, membranes if fires else None)
@@ -49,7 +56,7 @@ def compile_all() -> None:
     from triton.backends.compiler import GPUTarget
 
     flags = {"decays": (False, True), "fires": (False, True), "keeps": (True,), "adds_leak": (False, True)}
-    for kernel in (kernels._forward, kernels._backward):
+    for kernel in gpu_kernels():
         asked = {name: kinds for name, kinds in flags.items() if name in kernel.arg_names}
         for values in product(*asked.values()):
             constants = dict(zip(asked, values, strict=True)) | {"block": 256}

@@ -3,7 +3,7 @@
 Norse runs a cell step by step, and autograd keeps every intermediate sum. Here all steps of a layer are one autograd function, in
 compiled loops on a CPU, in Triton kernels on a GPU, in torch elsewhere. Sums are the same in the same order, and no product is
 fused into one, so spikes and membranes equal Norse's bit for bit; the backward pass follows the same recurrence from the
-membranes before their reset alone.
+membranes before their reset alone. Gradients of a GPU differ in rounding, since it divides differently.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -153,11 +154,8 @@ def _engine(tensor: torch.Tensor) -> tuple[Callable[..., None], Callable[..., No
     """Choose the forward and backward pass for a tensor (n_steps, batch, \\*shape)."""
     if tensor.dtype == torch.float32 and tensor.device.type == "cpu":
         return forward_compiled, backward_compiled
-    if tensor.dtype == torch.float32 and tensor.device.type == "cuda":
-        from neurodeploy.training import neuron_kernels  # importing Triton takes a second
-
-        if neuron_kernels.supports(tensor):
-            return neuron_kernels.forward, neuron_kernels.backward
+    if tensor.dtype == torch.float32 and tensor.device.type == "cuda" and 0 < tensor.numel() < _MAX_SIZE and gpu_kernels():
+        return forward_on_gpu, backward_on_gpu
     return forward_in_torch, backward_in_torch
 
 
@@ -322,3 +320,141 @@ def _backward(
                     by_drive = (current[i] + current[i] * decay[i]) + by_drive
                     current[i] = by_drive
                 out[i] = by_drive
+
+
+# ------------------------------------------------------------------------------------------------------------------ on a GPU
+
+_BLOCK = 256
+_MAX_SIZE = 2**31 - 2**10
+"""Membranes of all steps that a kernel addresses: offsets have 32 bits."""
+tl: Any = None
+"""``triton.language``, once `gpu_kernels` has imported it: Triton's compiler looks the kernels' names up in their module."""
+
+
+@cache
+def gpu_kernels() -> tuple[Any, ...]:
+    """Triton kernels of the forward and the backward pass, which are compiled when first called; none without Triton."""
+    global tl  # importing Triton takes a second, so it waits for the first tensor on a GPU
+    try:
+        import triton
+        import triton.language as tl
+    except ImportError:  # it comes with torch where that runs on CUDA under Linux
+        return ()
+    return triton.jit(_forward_kernel), triton.jit(_backward_kernel)
+
+
+def forward_on_gpu(
+    neurons: NeuronParameters, inputs: torch.Tensor, outputs: torch.Tensor, membranes: torch.Tensor | None
+) -> None:
+    """Run all steps in a Triton kernel, float32; arguments as of `forward_in_torch`."""
+    sources, targets, numbers = _in_a_row(inputs), _in_a_row(outputs), _numbers(neurons, inputs)
+    n_steps, size = targets.shape
+    with torch.cuda.device_of(inputs):  # type: ignore[no-untyped-call]  # of torch
+        gpu_kernels()[0][(math.ceil(size / _BLOCK),)](
+            sources, targets, targets if membranes is None else _in_a_row(membranes), numbers, n_steps, size, numbers.shape[1],
+            sources.stride(0), decays=neurons.decay is not None, fires=neurons.threshold is not None, keeps=membranes is not None,
+            # no fused multiply-add: it rounds once where Norse rounds twice
+            adds_leak=neurons.adds_leak, block=_BLOCK, enable_fp_fusion=False,
+        )  # fmt: skip
+
+
+def backward_on_gpu(neurons: NeuronParameters, outputs: torch.Tensor, membranes: torch.Tensor, inputs: torch.Tensor) -> None:
+    """Compute gradients in a Triton kernel, float32; arguments as of `backward_in_torch`."""
+    sources, targets, numbers = _in_a_row(outputs), _in_a_row(inputs), _numbers(neurons, outputs)
+    n_steps, size = targets.shape
+    with torch.cuda.device_of(outputs):  # type: ignore[no-untyped-call]  # of torch
+        gpu_kernels()[1][(math.ceil(size / _BLOCK),)](
+            sources, _in_a_row(membranes), targets, numbers, n_steps, size, numbers.shape[1], sources.stride(0),
+            decays=neurons.decay is not None, fires=neurons.threshold is not None, block=_BLOCK, enable_fp_fusion=False,
+        )  # fmt: skip
+
+
+def _numbers(neurons: NeuronParameters, inputs: torch.Tensor) -> torch.Tensor:
+    """Gain, leak, decay, threshold and reset of each neuron of a sample (5, n), or (5, 1) if shared; 0 for None."""
+    numbers = [neurons.gain, neurons.leak, neurons.decay, neurons.threshold, neurons.reset]
+    values = [torch.zeros(()) if number is None else number.detach() for number in numbers]
+    if all(number.ndim == 0 and number.device.type == "cpu" for number in values):
+        return _on_device(tuple(number.item() for number in values), inputs.device)
+    return torch.stack([number.to(inputs).expand(inputs.shape[2:]).flatten() for number in values])
+
+
+@lru_cache(maxsize=64)
+def _on_device(numbers: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """Copy numbers (n, 1) to the GPU once; later steps of the layer reuse them."""
+    return torch.tensor(numbers, dtype=torch.float32, device=device)[:, None]
+
+
+def _in_a_row(tensor: torch.Tensor) -> torch.Tensor:
+    """Flatten to (n_steps, size); steps that share their memory still share it."""
+    if len(tensor) and tensor.stride(0) == 0:
+        return tensor[0].contiguous().view(1, -1).expand(len(tensor), -1)
+    return tensor.contiguous().view(len(tensor), -1)
+
+
+def _forward_kernel(  # type: ignore[no-untyped-def]  # Triton reads them
+    inputs, outputs, membranes, numbers, n_steps, size, n, stride,
+    decays: tl.constexpr, fires: tl.constexpr, keeps: tl.constexpr, adds_leak: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    # one program takes a block of neurons through all steps; their state stays in registers
+    at = tl.program_id(0) * block + tl.arange(0, block)
+    there = at < size
+    number = numbers + at % n
+    gain, leak = tl.load(number), tl.load(number + n)
+    decay, threshold, reset = tl.load(number + 2 * n), tl.load(number + 3 * n), tl.load(number + 4 * n)
+    # zeros with the shape and type of a block
+    v, current = leak, leak * 0
+    drives, output, before = inputs + at, outputs + at, membranes + at
+    for _ in range(n_steps):
+        drive = tl.load(drives, mask=there, other=0.0)
+        if decays:
+            drive = current + drive
+            current = drive + drive * decay
+        if adds_leak:
+            v += ((drive + leak) - v) * gain
+        else:
+            v += ((leak - v) + drive) * gain
+        if fires:
+            if keeps:
+                tl.store(before, v, mask=there)
+            fired = tl.where(v - threshold > 0, 1.0, 0.0)
+            v = (1.0 - fired) * v + fired * reset
+            tl.store(output, fired, mask=there)
+        else:
+            tl.store(output, v, mask=there)
+        drives += stride
+        output += size
+        before += size
+
+
+def _backward_kernel(  # type: ignore[no-untyped-def]  # Triton reads them
+    gradients, membranes, by_inputs, numbers, n_steps, size, n, stride,
+    decays: tl.constexpr, fires: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    # as `_forward_kernel`, from the last step to the first
+    at = tl.program_id(0) * block + tl.arange(0, block)
+    there = at < size
+    number = numbers + at % n
+    gain, decay = tl.load(number), tl.load(number + 2 * n)
+    threshold, reset = tl.load(number + 3 * n), tl.load(number + 4 * n)
+    v, current = gain * 0, gain * 0
+    last = n_steps - 1
+    gradient, before, out = gradients + at + last * stride, membranes + at + last * size, by_inputs + at + last * size
+    for _ in range(n_steps):
+        by_output = tl.load(gradient, mask=there, other=0.0)
+        if fires:
+            membrane = tl.load(before, mask=there, other=0.0)
+            above = membrane - threshold
+            by_spike = (reset - membrane) * v + by_output
+            steepness = tl.abs(above) + 1.0
+            v = tl.where(above <= 0, v, 0.0) + by_spike / (steepness * steepness)
+        else:
+            v += by_output
+        by_drive = v * gain
+        v -= by_drive
+        if decays:
+            by_drive = (current + current * decay) + by_drive
+            current = by_drive
+        tl.store(out, by_drive, mask=there)
+        gradient -= stride
+        before -= size
+        out -= size
