@@ -155,7 +155,7 @@ def accept_renamed(renamed: Mapping[str, str]) -> Callable[[type[T]], type[T]]:
             init(self, *args, **keywords)
 
         # a dataclass has made its __init__ already: wrapping it keeps its checks
-        cls.__init__ = accepting  # type: ignore[assignment]  # the same signature, and old names
+        cls.__init__ = accepting  # type: ignore[assignment]  # mypy forbids replacing __init__; this one takes its arguments and the old names
         return cls
 
     return decorate

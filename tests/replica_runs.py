@@ -49,8 +49,8 @@ def build(*, drops: float = 0.0) -> SequentialState:
     return SequentialState(*chain)
 
 
-def pressed() -> dict[str, Any]:
-    """A model pressed into two cores, by noise that is drawn for each sample."""
+def compressed() -> dict[str, Any]:
+    """A model compressed into two cores, by noise that is drawn for each sample."""
     torch.manual_seed(0)
     model = build()
     budget = budget_for(model, with_values(load_profile("tiny"), synapse_memory_bits_per_core=2048), 2)
@@ -92,7 +92,7 @@ def main(folder: Path) -> None:
     """One after the other; the processes meet once, and cannot again."""
     (folder / f"pid{os.environ.get('RANK', '')}").write_text(str(os.getpid()))
     with together():
-        found = {"pressed": pressed(), "dropped": dropped()}
+        found = {"compressed": compressed(), "dropped": dropped()}
     try:
         fit(build(), None, DATA, OPTIONS)
     except TrainingError as error:

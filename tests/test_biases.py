@@ -60,7 +60,7 @@ def test_biases_are_rounded_beside_the_weights() -> None:
 
 
 @pytest.mark.parametrize("cores", [1, 2])
-def test_a_network_with_biases_is_pressed_into_cores(cores: int, tmp_path: Path) -> None:
+def test_a_network_with_biases_is_compressed_into_cores(cores: int, tmp_path: Path) -> None:
     made = nd.compress(
         model(), torch.zeros(1, 64), small_chip(neurons_per_core=70 if cores > 1 else 1024), nd.load_data("digits"), OPTIONS,
         out=tmp_path, cores=cores, lava_samples=0,

@@ -175,7 +175,7 @@ def test_a_state_is_taken_up_again() -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_convolutional_network_is_pressed_into_a_core_and_still_reads(name: str, tmp_path: Path) -> None:
+def test_a_convolutional_network_is_compressed_into_a_core_and_still_reads(name: str, tmp_path: Path) -> None:
     chip, news = small_core(400, memory=120_000), list[Any]()
     made = nd.compress(
         MODELS[name](), SAMPLE, chip, nd.load_data("digits"), OPTIONS, out=tmp_path, cores=1, lava_samples=0, say=news.append

@@ -10,8 +10,9 @@ import torch
 from test_minimax import products, weight_of
 
 from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
+from neurodeploy.compression.saliency import FisherDiagonal
 from neurodeploy.compression.trainable_network import TrainableNetwork
-from neurodeploy.compression.weight_matrices import FisherDiagonal, WeightMatrix
+from neurodeploy.compression.weight_matrices import WeightMatrix
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.network import LI, Dense, Layer, Network

@@ -1,4 +1,4 @@
-"""Several sizes in one run: each fits, each is deployed whole, and is pressed from the one before."""
+"""Several sizes in one run: each fits, each is deployed whole, and is compressed from the one before."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
 from neurodeploy.compression.module_weights import trainable, write_back
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.graph import Connection
 from neurodeploy.ir.network import LIF, Dense, Network
 from neurodeploy.ir.quantized import QuantizedLIF
 from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
@@ -43,6 +44,18 @@ def test_the_grid_is_the_quantisers(
     assert isinstance(rounded.neuron, LIF)
     ours = grid.round(torch.from_numpy(weight.copy())).numpy() / threshold
     assert np.allclose(ours, rounded.connections[0].synapse.weight / rounded.neuron.threshold, rtol=1e-9)
+
+
+def test_thresholds_scale_in_each_layer_that_reads_the_input_alone(make_network: Callable[..., Network]) -> None:
+    """Every branch from the input has its weights in units of a level; a layer that reads other neurons too has two units."""
+    first = make_network([12, 9, 3])["layer1"]
+    of_layer1 = Connection(source="layer1", synapse=Dense(weight=np.ones((9, 9))))
+    from_input = first.connections[0]
+    branch, deeper = replace(first, name="branch"), replace(first, name="deeper", connections=(of_layer1,))
+    both = replace(first, name="both", connections=(from_input, of_layer1))
+    network = Network(input_shape=(12,), layers=(first, branch, deeper, both), timestep_s=1e-3)
+    assert shared_thresholds(network, 15) == {"layer1": 15.0, "branch": 15.0, "deeper": 1.0}
+    assert shared_thresholds(network) == dict.fromkeys(["layer1", "branch", "deeper", "both"], 1.0)
 
 
 @pytest.mark.parametrize("levels", [1, 15])

@@ -46,7 +46,7 @@ def test_gains_are_what_a_budget_for_that_would_keep(make_network: MakeNetwork, 
             assert gain.a_width_narrower == kept(network, TINY, cores, gain.narrower_bits)[gain.layer]
 
 
-def test_what_is_pressed_gains_by_a_core_and_by_narrower_weights(make_network: MakeNetwork) -> None:
+def test_what_is_compressed_gains_by_a_core_and_by_narrower_weights(make_network: MakeNetwork) -> None:
     network = make_network([64, 100, 10])
     hidden, readout = gains(network, TINY, share_budget(network, TINY, cores=2))
     assert (hidden.layer, readout.layer) == ("layer1", "layer2")

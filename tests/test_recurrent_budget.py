@@ -15,7 +15,6 @@ import neurodeploy as nd
 from neurodeploy.compression.minimax import MinimaxPruning
 from neurodeploy.compression.module_weights import trainable
 from neurodeploy.compression.trainable_network import TrainableNetwork
-from neurodeploy.errors import NetworkError
 from neurodeploy.pipeline.compress import thresholds_of
 from neurodeploy.training.forward import run_model
 
@@ -46,7 +45,7 @@ def parts_of(net: TrainableNetwork, name: str) -> tuple[torch.Tensor, torch.Tens
 
 
 @pytest.mark.parametrize(("cores", "neurons", "memory"), [(2, 60, 24_000)])
-def test_a_recurrent_network_is_pressed_into_cores(cores: int, neurons: int, memory: int, tmp_path: Path) -> None:
+def test_a_recurrent_network_is_compressed_into_cores(cores: int, neurons: int, memory: int, tmp_path: Path) -> None:
     made = nd.compress(
         model(), torch.zeros(1, 64), chip(memory, neurons), nd.load_data("digits"), OPTIONS, out=tmp_path, cores=cores,
         lava_samples=0,
@@ -131,13 +130,3 @@ def test_recurrence_behind_an_image_fits_and_runs(tmp_path: Path) -> None:
     assert accuracy.emulated is not None
     assert accuracy.emulated > 0.5
     assert accuracy.compressed == pytest.approx(accuracy.emulated, abs=0.02)
-
-
-def test_chains_alone_are_asked_for_where_loops_are_not_allowed() -> None:
-    network = nd.extract(model(), torch.zeros(1, 64))
-    network.require_chain("this", loops=True)
-    with pytest.raises(
-        NetworkError,
-        match="layer 'layer0': has Dense from 'input' and Dense from 'layer0'; this supports only feed-forward chains",
-    ):
-        network.require_chain("this")

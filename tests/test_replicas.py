@@ -91,12 +91,12 @@ def same(one: Any, other: Any) -> bool:
 
 def test_replicas_end_with_the_same_bits(runs: dict[str, Any]) -> None:
     first, second = runs["0"], runs["1"]
-    assert same(first["pressed"], second["pressed"])
+    assert same(first["compressed"], second["compressed"])
     assert all(same(first["dropped"][what], second["dropped"][what]) for what in ("weights", "history"))
 
 
 def test_two_learn_what_one_learns_from_the_same_batches(runs: dict[str, Any]) -> None:
-    two, one = runs["0"]["pressed"], runs["alone"]["pressed"]
+    two, one = runs["0"]["compressed"], runs["alone"]["compressed"]
     assert all(np.array_equal(two["masks"][name], mask) for name, mask in one["masks"].items())
     assert 0 < sum(mask.sum() for mask in one["masks"].values()) < 12 * 70 + 70 * 3
     assert two["widths"] == one["widths"]

@@ -103,8 +103,8 @@ def unpruned_convolutions() -> tuple[Unpruned, HardwareProfile]:
     return Unpruned(four_convolutions(), profile, 8), profile
 
 
-def test_no_core_stays_empty_while_layers_are_pressed() -> None:
-    """Whole, the layers' output axons alone would fill the cores that there are; pressed, they are cut less, and send less."""
+def test_no_core_stays_empty_while_layers_are_compressed() -> None:
+    """Whole, the layers' output axons alone would fill the cores that there are; compressed, they are cut less, and send less."""
     unpruned, profile = unpruned_convolutions()
     budget = share_budget(four_convolutions(), profile, cores=20, unpruned=unpruned)
     assert {part.core for part in budget.slices} == set(range(20))
@@ -138,7 +138,7 @@ def test_a_layout_that_is_enough_is_taken_as_it_is() -> None:
 
 
 def test_what_is_far_too_large_is_laid_in_one_way_before_it_is_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plan is as good: what the layers need whole says only in which proportion they are pressed."""
+    """The plan is as good: what the layers need whole says only in which proportion they are compressed."""
     network, (laid_out, profile) = four_convolutions(), unpruned_convolutions()
     thorough = share_budget(network, profile, cores=30, unpruned=laid_out)
     monkeypatch.setattr(plan, "MANY_SLICES", 10)

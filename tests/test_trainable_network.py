@@ -1,4 +1,4 @@
-"""Networks of all kinds as parameters: they run as what they are, give a module its weights back, and are pressed into a core."""
+"""Networks of all kinds as parameters: they run as what they are, give a module its weights back, and compress into a core."""
 
 from __future__ import annotations
 
@@ -154,6 +154,9 @@ KINDS: Mapping[str, tuple[Callable[[], nn.Module], torch.Tensor, Mapping[str, in
     "filters beside others": (lambda: SideBySide("beside"), IMAGE, {"neurons": 70}),
     "filters and others": (lambda: SideBySide("added"), IMAGE, {"neurons": 70}),
     "without some synapses": (pruned, ROW, {"memory": 2600}),
+    "averages of the input": (
+        lambda: SequentialState(nn.AvgPool2d(2), nn.Flatten(), row(4, 24), lif(), row(24, 3), LICell()), IMAGE, {"memory": 2000}
+    ),
     "a loop": (Loop, SEQUENCE, {"memory": 2000}),
     "a sequence": (lambda: SequentialState(row(16, 24), LIF(parameters()), row(24, 3), LI()), SEQUENCE, {"memory": 2000}),
     "flattened": (lambda: SequentialState(nn.Flatten(), row(16, 24), lif(), row(24, 3), LICell()), IMAGE, {"memory": 2000}),
@@ -246,7 +249,7 @@ def test_weights_that_are_equal_by_chance_are_trained_one_by_one() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_is_pressed_into_a_core_and_the_integers_answer_as_what_was_trained(
+def test_it_is_compressed_into_a_core_and_the_integers_answer_as_what_was_trained(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("neurodeploy.report.html.write_page", lambda *_: None)  # most of the time, and no part of this

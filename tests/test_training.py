@@ -1,4 +1,4 @@
-"""The loop from outside: digits learnt and pressed into a budget, and the same again under a seed."""
+"""The loop from outside: digits learnt and compressed into a budget, and the same again under a seed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from neurodeploy.training.forward import evaluate, predict, run_model
 from neurodeploy.training.options import FitOptions
 from neurodeploy.training.progress import ProgressBars, Step
 
-# ---------------------------------------------------------------------------------------------- digits, pressed into three cores
+# ------------------------------------------------------------------------------------------- digits, compressed into three cores
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from neurodeploy.training.forward import run_model, spikes_of
 OPTIONS = nd.FitOptions(epochs_dense=4, epochs_compress=2, epochs_finetune=1, n_steps=6, readout="mean", encoder="direct")
 
 
-def pressed(memory: int) -> tuple[TrainableNetwork, MinimaxPruning, nd.HardwareProfile]:
+def compressed(memory: int) -> tuple[TrainableNetwork, MinimaxPruning, nd.HardwareProfile]:
     torch.manual_seed(0)
     lif = LIFParameters(tau_mem_inv=torch.tensor(300.0), v_th=torch.tensor(0.3))
     chain = SequentialState(torch.nn.Linear(64, 48, bias=False), LIFCell(lif), torch.nn.Linear(48, 10, bias=False), LICell())
@@ -32,7 +32,7 @@ def pressed(memory: int) -> tuple[TrainableNetwork, MinimaxPruning, nd.HardwareP
 
 @pytest.fixture(scope="module")
 def tight() -> tuple[TrainableNetwork, MinimaxPruning, nd.HardwareProfile]:
-    return pressed(4_000)
+    return compressed(4_000)
 
 
 def loss_of(model: torch.nn.Module) -> float:
@@ -63,5 +63,5 @@ def test_a_full_core_has_a_price_and_the_model_is_as_it_was(
 
 
 def test_memory_that_does_not_bind_has_none() -> None:
-    model, pruning, _ = pressed(2**20)
+    model, pruning, _ = compressed(2**20)
     assert memory_prices(model, pruning, nd.load_data("digits").train, OPTIONS) == ()

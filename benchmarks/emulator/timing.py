@@ -46,11 +46,11 @@ def watched(spent: dict[str, float]) -> Iterator[None]:
 
     neurons: Any = IntegerNeurons
     before = KernelDispatch.add, neurons.step
-    KernelDispatch.add, neurons.step = timed("synapses", KernelDispatch.add), timed("neurons", neurons.step)  # type: ignore[method-assign]  # for a while
+    KernelDispatch.add, neurons.step = timed("synapses", KernelDispatch.add), timed("neurons", neurons.step)  # type: ignore[method-assign]  # replaced while it is timed
     try:
         yield
     finally:
-        KernelDispatch.add, neurons.step = before  # type: ignore[method-assign]  # what they were
+        KernelDispatch.add, neurons.step = before  # type: ignore[method-assign]  # the original methods again
 
 
 def profile(prepared: Prepared, spikes: NDArray[np.uint8]) -> dict[str, float]:

@@ -23,6 +23,7 @@ from neurodeploy.compression.weight_matrices import Block, StoredLists
 from neurodeploy.errors import unsupported_kind
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers, Mask
+from neurodeploy.ir.graph import INPUT, bias_layers
 from neurodeploy.ir.network import LI, LIF, Network
 from neurodeploy.ir.quantized import DEFAULT_TARGET
 from neurodeploy.mapping.budget.budget import SliceBudget
@@ -139,19 +140,22 @@ def shared_thresholds(network: Network, levels: int = 1) -> dict[str, float]:
     Parameters
     ----------
     levels : int
-        Levels of the input: the first layer's weights, trained on intensities 0..1, are divided by it on the chip.
+        Levels of the input: weights from it, trained on intensities 0..1, are divided by this number on the chip. A layer that
+        reads other layers as well is left out then: its weights are in two units.
     """
     each: dict[str, float] = {}
+    biases = bias_layers(network)
     for layer in network:
         match layer.neuron:
             case LIF(threshold=threshold):
-                if threshold.min() == threshold.max():
-                    each[layer.name] = float(threshold.max())
+                from_input = {c.source == INPUT for c in layer.connections if c.source not in biases}
+                if threshold.min() == threshold.max() and (levels == 1 or len(from_input) == 1):
+                    each[layer.name] = float(threshold.max()) * (levels if True in from_input else 1)
             case LI():
                 pass  # it never fires
             case _:
                 raise unsupported_kind(layer.neuron)
-    return {name: threshold * levels if name == network.layers[0].name else threshold for name, threshold in each.items()}
+    return each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,14 +37,12 @@ from neurodeploy.compression.pruning_method import (
     memory_in_force,
     overruns_of,
 )
+from neurodeploy.compression.saliency import ActiveNeurons, FisherDiagonal, active_neurons
 from neurodeploy.compression.synapse_selection import PRICED_RESOURCES, choose_on_core
 from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.compression.weight_matrices import (
-    ActiveNeurons,
     Block,
-    FisherDiagonal,
     WeightMatrix,
-    active_neurons,
     budget_per_column,
     drop_unread_synapses,
     find_layers,
@@ -71,7 +69,7 @@ class MinimaxOptions:
         With `integers`: pruned weights get no gradient, and come back when others have become smaller. Without it they learn
         from the gradient at zero, and an optimizer with normalised steps (Adam) brings some of them back by chance.
     curvature : bool
-        The saliency of a synapse is its squared weight times the loss's curvature in it (`weight_matrices.FisherDiagonal`);
+        The saliency of a synapse is its squared weight times the loss's curvature in it (`saliency.FisherDiagonal`);
         without it, the squared weight.
     widths : bool
         The width of each layer's weights is chosen from those that the chip has; without it, it is the budget's. The network
@@ -296,7 +294,7 @@ class MinimaxPruning(Pruning):
             weight = matrix.weight.detach().cpu().double().numpy().copy()
             weight[removed[name]] = 0
             weight[:, ~matrix.columns_without(removed)] = 0
-            if (columns := self.channels.columns(self.layers[name])) is not None:
+            if (columns := self.channels.columns(matrix)) is not None:
                 weight[:, ~columns.cpu().numpy()] = 0
             saliency[name] = LayerSaliency(weight=weight, curvature=curvature[name])
         return saliency

@@ -78,7 +78,7 @@ def _keep_absent(network: TrainableNetwork) -> None:
     for inlet in (inlet for layer in network for inlet in layer.inlets if not inlet.is_fixed):
         absent = inlet.weight == 0
         if absent.any():
-            inlet.weight.register_hook(partial(_without, absent))  # type: ignore[no-untyped-call]  # of torch
+            inlet.weight.register_hook(partial(_without, absent))  # type: ignore[no-untyped-call]  # torch has no type for it
 
 
 def _without(absent: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 
 from neurodeploy.compression.bit_width import LayerFormat
+from neurodeploy.compression.saliency import ActiveNeurons
 from neurodeploy.compression.trainable_network import TrainableNetwork
-from neurodeploy.compression.weight_matrices import ActiveNeurons, WeightMatrix
+from neurodeploy.compression.weight_matrices import WeightMatrix
 from neurodeploy.errors import RequestError
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Integers

@@ -7,7 +7,7 @@ layers is early by the difference (`early_steps`); its spikes wait in the synaps
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -208,40 +208,6 @@ class LayerGraph(ByValue, Generic[L]):
                 pass
             case _:
                 raise unsupported_kind(synapse)
-
-    def require_chain(self, what: str, side_layers: Collection[str] = (), *, loops: bool = False) -> None:
-        """Refuse all networks but chains: one undelayed dense or convolutional connection a layer, from the layer before.
-
-        Parameters
-        ----------
-        what : str
-            Subject of the error text: the feature that needs a chain.
-        side_layers : collection of str
-            Layers outside the chain, which any layer of it may receive spikes from.
-        loops : bool
-            Allow dense layers a dense connection from themselves.
-
-        Raises
-        ------
-        NetworkError
-            It names the first layer that does not fit the chain, and its connections.
-        """
-        previous = INPUT
-        for layer in (layer for layer in self.layers if layer.name not in side_layers):
-            # `or`: a layer without any other source keeps its connections, so that the error can name them.
-            connections = [c for c in layer.connections if c.source not in side_layers] or layer.connections
-            if loops and all(isinstance(c.synapse, DenseWiring) and not c.delay_steps for c in connections):
-                connections = [c for c in connections if c.source != layer.name] or connections
-            kinds = [f"{type(c.synapse).__name__} from {c.source!r}" for c in connections]
-            first = connections[0]
-            is_known = isinstance(first.synapse, (DenseWiring, ConvWiring)) and not first.delay_steps
-            if len(kinds) > 1 or first.source != previous or not is_known:
-                raise NetworkError(
-                    f"layer {layer.name!r}",
-                    f"has {' and '.join(kinds)}; {what} supports only feed-forward chains of dense and "
-                    "convolutional layers without delays",
-                )
-            previous = layer.name
 
     def __getitem__(self, name: str) -> L:
         """The layer of that name."""

@@ -19,8 +19,8 @@ from torch.nn.functional import kl_div, log_softmax
 from neurodeploy.compression.minimax import MinimaxPruning
 from neurodeploy.compression.module_weights import learn_decays, trainable, write_back
 from neurodeploy.compression.pruning_method import Phase, Pruning, PruningFactory
+from neurodeploy.compression.saliency import ActiveNeurons
 from neurodeploy.compression.trainable_network import TrainableNetwork
-from neurodeploy.compression.weight_matrices import ActiveNeurons
 from neurodeploy.errors import DataError, ExtractError, TrainingError
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.mapping.budget.budget import Budget
@@ -116,7 +116,7 @@ class Learner:
                 target = target.to(output.device)
                 loss = self._loss(output, target, spikes)
             # Inside `in_force`: gradients are taken at the substituted weights. Outside autocast, as torch wants it.
-            loss.backward()  # type: ignore[no-untyped-call]  # of torch, in some versions
+            loss.backward()  # type: ignore[no-untyped-call]  # some versions of torch have no type for it
         if target.is_floating_point() or target.shape != output.shape[:1]:
             return loss.item(), math.nan
         hits = (output.argmax(dim=1) == target).sum()
@@ -257,11 +257,19 @@ def _fit_module(
         listen = None if on_epoch is None else lambda record: on_epoch(replace(record, **needs))
         _, records = fit(model, None, data, options, checkpoint=of_dense, resume=resume, on_epoch=listen, **dense)
         history, network = tuple(replace(record, **needs) for record in records), trainable(model, sample)
+        if options.learn_decays:
+            network.learn_decays(arithmetic_of(budget.profile))
     options = replace(options, epochs_dense=0)
     try:
         _, compressed = fit(network, budget, data, options, checkpoint=checkpoint, resume=resume, on_epoch=on_epoch, **more)
-    finally:
-        write_back(network, model, sample)
+    except BaseException:
+        write_back(network, model, sample)  # the last finished epoch, as far as the model can hold it
+        raise
+    if not write_back(network, model, sample):
+        raise TrainingError(
+            "model", "cannot hold the compressed weights: it extracts to another network with them",
+            remedy="Compress `neurodeploy.trainable(model, sample)` instead, which keeps them itself.",
+        )  # fmt: skip
     return model, (*history, *compressed)
 
 

@@ -1,6 +1,7 @@
 """Forward pass of a model through time, predictions and accuracy.
 
-A plain chain of Norse's runs layer by layer, all steps of a layer at once; any other model runs step by step.
+A `TrainableNetwork` and a plain chain of Norse's run layer by layer, all steps of a layer at once; any other model runs step
+by step.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import torch
 from norse.torch import LIFRecurrentCell, SequentialState
 from numpy.typing import NDArray
 
+from neurodeploy.compression.saliency import ActiveNeurons, NeuronSubset
 from neurodeploy.compression.trainable_network import TrainableConnection, TrainableLayer, TrainableNetwork, input_gain
-from neurodeploy.compression.weight_matrices import ActiveNeurons, NeuronSubset
 from neurodeploy.errors import DataError, TrainingError, unsupported_kind
 from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.graph import INPUT
@@ -38,8 +39,8 @@ _TIMELESS = (
 def run_model(model: torch.nn.Module, spikes: torch.Tensor, active: ActiveNeurons = MappingProxyType({})) -> torch.Tensor:
     """Run a model through time from its initial state.
 
-    A plain Norse `SequentialState` is run layer by layer instead of step by step: weights on all steps at once, the same sums up
-    to rounding (on one step alone where all steps share their memory), and neurons by `neurons.run`.
+    A `TrainableNetwork` and a plain Norse `SequentialState` are run layer by layer instead of step by step: weights on all steps
+    at once, the same sums up to rounding (on one step alone where all steps share their memory), and neurons by `neurons.run`.
 
     Parameters
     ----------
@@ -66,9 +67,12 @@ def run_model(model: torch.nn.Module, spikes: torch.Tensor, active: ActiveNeuron
             outputs = _run_chain(model, spikes) if _is_plain_chain(model) else _by_step(model, spikes)
     except (RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
+        takes = "model(x, state) with x of that shape and return (output, state)"
+        if isinstance(model, TrainableNetwork):
+            takes = f"steps of the shape {model.network.input_shape}: give data of that shape"
         raise TrainingError(
             "model", f"failed on spikes {tuple(spikes.shape[:1] + spikes.shape[2:])} of a step ({reason})",
-            remedy="It has to take model(x, state) with x of that shape and return (output, state).",
+            remedy=f"It has to take {takes}.",
         ) from error  # fmt: skip
     if outputs.ndim != 3:
         raise TrainingError("model", f"returned a step of shape {tuple(outputs.shape[1:])}, not (batch, n_out)")
@@ -321,7 +325,7 @@ def _by_recurrence(layer: TrainableLayer, loops: Sequence[TrainableConnection], 
         if threshold is None:
             outputs.append(v + rest)
             continue
-        fired: torch.Tensor = _SuperSpike.apply(v - threshold)  # type: ignore[no-untyped-call]  # of torch
+        fired: torch.Tensor = _SuperSpike.apply(v - threshold)  # type: ignore[no-untyped-call]  # torch has no type for it
         v = (1 - fired) * v
         outputs.append(fired)
     return torch.stack(outputs)

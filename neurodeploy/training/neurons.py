@@ -121,7 +121,7 @@ def run(neurons: NeuronParameters, inputs: torch.Tensor) -> torch.Tensor:
     """
     # autocast leaves the products before in bfloat16
     inputs = inputs.float() if inputs.dtype in (torch.bfloat16, torch.float16) else inputs
-    outputs: torch.Tensor = _AllSteps.apply(inputs, neurons)  # type: ignore[no-untyped-call]  # of torch
+    outputs: torch.Tensor = _AllSteps.apply(inputs, neurons)  # type: ignore[no-untyped-call]  # torch has no type for it
     return outputs
 
 
@@ -141,7 +141,7 @@ class _AllSteps(torch.autograd.Function):
         return outputs
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]  # of torch
+    @once_differentiable  # type: ignore[untyped-decorator]  # torch has no type for it
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         inputs = torch.empty(gradient.shape, dtype=gradient.dtype, device=gradient.device)
         # integrators need none to go back: any array of the shape serves
@@ -349,7 +349,7 @@ def forward_on_gpu(
     """Run all steps in a Triton kernel, float32; arguments as of `forward_in_torch`."""
     sources, targets, numbers = _in_a_row(inputs), _in_a_row(outputs), _numbers(neurons, inputs)
     n_steps, size = targets.shape
-    with torch.cuda.device_of(inputs):  # type: ignore[no-untyped-call]  # of torch
+    with torch.cuda.device_of(inputs):  # type: ignore[no-untyped-call]  # torch has no type for it
         gpu_kernels()[0][(math.ceil(size / _BLOCK),)](
             sources, targets, targets if membranes is None else _in_a_row(membranes), numbers, n_steps, size, numbers.shape[1],
             sources.stride(0), decays=neurons.decay is not None, fires=neurons.threshold is not None, keeps=membranes is not None,
@@ -362,7 +362,7 @@ def backward_on_gpu(neurons: NeuronParameters, outputs: torch.Tensor, membranes:
     """Compute gradients in a Triton kernel, float32; arguments as of `backward_in_torch`."""
     sources, targets, numbers = _in_a_row(outputs), _in_a_row(inputs), _numbers(neurons, outputs)
     n_steps, size = targets.shape
-    with torch.cuda.device_of(outputs):  # type: ignore[no-untyped-call]  # of torch
+    with torch.cuda.device_of(outputs):  # type: ignore[no-untyped-call]  # torch has no type for it
         gpu_kernels()[1][(math.ceil(size / _BLOCK),)](
             sources, _in_a_row(membranes), targets, numbers, n_steps, size, numbers.shape[1], sources.stride(0),
             decays=neurons.decay is not None, fires=neurons.threshold is not None, block=_BLOCK, enable_fp_fusion=False,
@@ -391,7 +391,7 @@ def _in_a_row(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous().view(len(tensor), -1)
 
 
-def _forward_kernel(  # type: ignore[no-untyped-def]  # Triton reads them
+def _forward_kernel(  # type: ignore[no-untyped-def]  # a kernel: Triton reads its arguments
     inputs, outputs, membranes, numbers, n_steps, size, n, stride,
     decays: tl.constexpr, fires: tl.constexpr, keeps: tl.constexpr, adds_leak: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
@@ -426,7 +426,7 @@ def _forward_kernel(  # type: ignore[no-untyped-def]  # Triton reads them
         before += size
 
 
-def _backward_kernel(  # type: ignore[no-untyped-def]  # Triton reads them
+def _backward_kernel(  # type: ignore[no-untyped-def]  # a kernel: Triton reads its arguments
     gradients, membranes, by_inputs, numbers, n_steps, size, n, stride,
     decays: tl.constexpr, fires: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip

@@ -162,6 +162,6 @@ class Held(Masked):
         super().choose(progress)
         self.hold()
 
-    def after_step(self, phase: Phase, learning_rate: float) -> None:  # noqa: ARG002  # as every method is asked
+    def after_step(self, phase: Phase, learning_rate: float) -> None:  # noqa: ARG002  # part of the Pruning interface
         """Hold pruned weights at zero, in every phase."""
         self.hold()

@@ -150,7 +150,7 @@ def _boxes(
     """Every box of full convolutions with no more neurons than a core has, wherever the border makes a difference to it."""
     key = (grid, *((id(window), sum(name != INPUT for name in names), len(names)) for window, names in windows))
     if key in shared:
-        return shared[key]  # type: ignore[no-any-return]  # what was put there
+        return shared[key]  # type: ignore[no-any-return]  # the cache holds values of any type
     if grid not in shared:
         shared[grid] = _all_sides(grid, profile.capacity("neurons"))
     sides, largest = shared[grid], max((window for window, _ in windows), key=lambda window: window.wiring.weight[0].size)
@@ -170,7 +170,7 @@ def _boxes(
     memory, axons, heard, synapses = (np.concatenate(column) for column in zip(*tables, strict=True))
     every = np.tile(sides, (len(tables), 1))
     shared[key] = _with_room(grid, every, memory, axons, heard, profile, synapses.astype(np.float64))
-    return shared[key]  # type: ignore[no-any-return]  # what was put there
+    return shared[key]  # type: ignore[no-any-return]  # the cache holds values of any type
 
 
 def _all_sides(grid: tuple[int, ...], most: int) -> Integers:

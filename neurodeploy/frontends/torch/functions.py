@@ -148,7 +148,7 @@ def batch_norm(
     weight: Any = None,
     bias: Any = None,
     training: bool = False,
-    momentum: float = 0.1,  # noqa: ARG001  (for training only, but part of the call)
+    momentum: float = 0.1,  # noqa: ARG001  # for training only, but part of the call
     eps: float = 1e-5,
 ) -> LinearExpression:
     """In eval mode: scales the weights in front of it, or behind it where there are none, and shifts the bias."""

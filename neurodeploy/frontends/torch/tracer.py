@@ -155,7 +155,7 @@ class TracedTensor(torch.Tensor):
 def untraced(value: Any) -> Any:
     """Return a nested value with all tensors in it as plain tensors."""
     # Else `as_subclass` would come back to the tracer.
-    with torch._C.DisableTorchFunctionSubclass():  # type: ignore[no-untyped-call]  # torch's own
+    with torch._C.DisableTorchFunctionSubclass():  # type: ignore[no-untyped-call]  # torch has no type for it
         return tree_map(lambda leaf: leaf.as_subclass(torch.Tensor) if isinstance(leaf, TracedTensor) else leaf, value)
 
 
