@@ -206,6 +206,16 @@ def write_back(network: TrainableNetwork, model: torch.nn.Module, sample: torch.
     return False
 
 
+def takes_weights(network: TrainableNetwork, model: torch.nn.Module, sample: torch.Tensor) -> bool:
+    """Whether a model can hold other weights of its network, tried on copies."""
+    network, model = copy.deepcopy(network), copy.deepcopy(model)
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(torch.rand(parameter.shape, generator=draw).add_(0.5).to(parameter))
+    return write_back(network, model, sample)
+
+
 def _gain_change(layer: TrainableLayer, now: Layer, n_rows: int) -> Floats:
     """What the gain of each row has been multiplied by, with the decay that it is."""
     after, before = (np.broadcast_to(one.neuron.voltage_decay, one.n_neurons) for one in (now, layer.layer))

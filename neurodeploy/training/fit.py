@@ -17,7 +17,7 @@ import torch
 from torch.nn.functional import kl_div, log_softmax
 
 from neurodeploy.compression.minimax import MinimaxPruning
-from neurodeploy.compression.module_weights import learn_decays, trainable, write_back
+from neurodeploy.compression.module_weights import learn_decays, takes_weights, trainable, write_back
 from neurodeploy.compression.pruning_method import Phase, Pruning, PruningFactory
 from neurodeploy.compression.saliency import ActiveNeurons
 from neurodeploy.compression.trainable_network import TrainableNetwork
@@ -243,7 +243,7 @@ def _fit_module(
     network = trainable(model, sample)
     if options.learn_decays:
         network.learn_decays(arithmetic_of(budget.profile))
-    if not _takes_weights(network, model, sample):
+    if not takes_weights(network, model, sample):
         raise TrainingError(
             "model", "cannot hold the weights of its compressed network: several layers share them",
             remedy="Compress `neurodeploy.trainable(model, sample)` instead, whose layers have weights of their own.",
@@ -271,16 +271,6 @@ def _fit_module(
             remedy="Compress `neurodeploy.trainable(model, sample)` instead, which keeps them itself.",
         )  # fmt: skip
     return model, (*history, *compressed)
-
-
-def _takes_weights(network: TrainableNetwork, model: torch.nn.Module, sample: torch.Tensor) -> bool:
-    """Whether a model can hold other weights of its network, tried on copies."""
-    network, model = copy.deepcopy(network), copy.deepcopy(model)
-    draw = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.mul_(torch.rand(parameter.shape, generator=draw).add_(0.5).to(parameter))
-    return write_back(network, model, sample)
 
 
 def _sample_of(model: torch.nn.Module, budget: Budget, data: Data) -> torch.Tensor:
