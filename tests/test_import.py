@@ -39,6 +39,7 @@ REFUSED = (
     "inspect model.net --target none", "inspect model.net --target loihi2 --cores 1000", "inspect model.net --nosuch",
     "inspect m.models:model --target loihi2 --weights none.pt", "simulate model.net --input none.npy --out r.npz", "nosuch",
     "compress model.net --target loihi2 --out d --data none", "verify none.net", "evaluate model.net --data mnist:none.npz",
+    "compress model.net --target loihi2 --out d --data digits --method none",
 )  # fmt: skip
 """Commands with a mistake, which are refused with exit code 2."""
 INSPECTED = ("model.net", "model.nir", "models.py:model")

@@ -14,9 +14,10 @@ from spiking import SHORT, build, few
 import neurodeploy as nd
 from benchmarks.compression.methods import METHODS as BENCHMARKED
 from neurodeploy.__main__ import main
+from neurodeploy.compression import method_named
 from neurodeploy.compression.bit_width import LayerFormat
 from neurodeploy.compression.minimax import MinimaxOptions
-from neurodeploy.compression.pruning_method import Pruning, PruningSetup, overruns_of, pruning_method
+from neurodeploy.compression.pruning_method import Pruning, PruningSetup, overruns_of
 from neurodeploy.compression.weight_matrices import find_layers
 from neurodeploy.errors import RequestError
 from neurodeploy.mapping.budget.budget import Budget
@@ -100,10 +101,10 @@ def test_a_method_that_leaves_something_out_cannot_be_made() -> None:
 
 
 def test_a_method_has_a_name_or_is_a_function() -> None:
-    assert pruning_method("minimax") is not Magnitude
-    assert pruning_method(Magnitude) is Magnitude
+    assert method_named("minimax") is not Magnitude
+    assert method_named(Magnitude) is Magnitude
     with pytest.raises(RequestError, match=r"^method: no pruning method 'maximin'\. Choose from minimax\.$"):
-        pruning_method("maximin")
+        method_named("maximin")
 
 
 def test_an_unknown_method_is_refused_before_anything_is_loaded(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -185,13 +185,11 @@ def compress_command(
     """
     spec = ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation)
     profile = requested_profile(target, max(cores) if cores else None)
-    from neurodeploy.compression.pruning_method import pruning_method
     from neurodeploy.pipeline.compress import compress, compress_to
     from neurodeploy.training.data.loading import load_data
     from neurodeploy.training.distributed import seeded, together
     from neurodeploy.training.options import FitOptions
 
-    pruning_method(method)  # an unknown name is refused before data and model are loaded
     options = FitOptions(
         epochs_dense=epochs[0], epochs_compress=epochs[1], epochs_finetune=epochs[2], learning_rate=learning_rate, n_steps=steps,
         encoder=encoder, readout=readout, learn_decays=learn_decays, seed=seed,

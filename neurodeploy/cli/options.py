@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from neurodeploy.compression import METHODS, method_named
+
 DONE, DIFFERS = 0, 1
 """Exit codes of a command that ran: fits, equal or done; does not fit, or differs."""
 DATA_SETS = ("digits", "mnist", "fashion-mnist", "cifar10", "n-mnist", "dvs-gesture", "cifar10-dvs", "shd")
@@ -36,6 +38,12 @@ def check_data(_: click.Context, option: click.Parameter, text: str) -> str:
     return text
 
 
+def check_method(_: click.Context, __: click.Parameter, text: str) -> str:
+    """Refuse an unknown pruning method before anything slow is imported."""
+    method_named(text)
+    return text
+
+
 TARGET = click.option("--target", required=True, metavar="CHIP", help="A chip: one of `neurodeploy profiles`, or a YAML file.")
 CORES = click.option("--cores", type=int, metavar="N", help="Cores that the network may use.  [default: all of the chip]")
 CORE_COUNTS = click.option(
@@ -57,8 +65,8 @@ TIME_LIMIT = click.option(
 )  # fmt: skip
 DT = click.option("--dt", type=float, metavar="T", help="Time step of a .nir file, in the unit of its time constants.")
 METHOD = click.option(
-    "--method", default="minimax", show_default=True, metavar="NAME",
-    help="Pruning method, by its name in neurodeploy.compression.pruning_method.",
+    "--method", default="minimax", show_default=True, callback=check_method, metavar="NAME",
+    help=f"Pruning method: {' or '.join(METHODS)}.",
 )  # fmt: skip
 DISCRETISATION = click.option(
     "--discretisation", metavar="NAME",

@@ -1,1 +1,46 @@
-"""Pruning methods: training under a chip's budget."""
+"""Pruning methods: training under a chip's budget. The methods that have a name are here, and are imported when they are made.
+
+Importing this package imports no torch, so that the command line can check a name before anything slow.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from neurodeploy.errors import RequestError
+
+if TYPE_CHECKING:
+    from neurodeploy.compression.minimax import MinimaxOptions
+    from neurodeploy.compression.pruning_method import Pruning, PruningMethod, PruningSetup
+    from neurodeploy.compression.trainable_network import TrainableNetwork
+    from neurodeploy.mapping.budget.budget import Budget
+
+__all__ = ["METHODS", "method_named"]
+
+
+def _minimax(
+    budget: Budget, model: TrainableNetwork, setup: PruningSetup, options: MinimaxOptions | None = None
+) -> Pruning:  # fmt: skip
+    """Make the default method. A width that the user asked for overrides ``options.widths``."""
+    from neurodeploy.compression.minimax import make_minimax
+
+    return make_minimax(budget, model, setup, options)
+
+
+METHODS: dict[str, PruningMethod] = {"minimax": _minimax}
+"""Methods by the name that ``compress(method=...)`` and ``--method`` take."""
+
+
+def method_named(method: str | PruningMethod) -> PruningMethod:
+    """Look a method up by name; a function is its own.
+
+    Raises
+    ------
+    RequestError
+        An unknown name.
+    """
+    if not isinstance(method, str):
+        return method
+    if method not in METHODS:
+        raise RequestError("method", f"no pruning method {method!r}", remedy=f"Choose from {', '.join(METHODS)}.")
+    return METHODS[method]

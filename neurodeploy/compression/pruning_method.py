@@ -1,4 +1,4 @@
-"""The protocol of a pruning method, the methods that have a name, and the constraints that masks have to meet.
+"""The protocol of a pruning method, and the constraints that masks have to meet.
 
 A pruning method owns the weights of a model while it is trained into a budget. `neurodeploy.fit` calls it at fixed points of the
 training loop; `neurodeploy.compress` deploys what it leaves. CONTRIBUTING.md says how to add one.
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -22,14 +22,10 @@ from neurodeploy.compression.bit_width import LayerFormat
 from neurodeploy.compression.saliency import ActiveNeurons
 from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.compression.weight_matrices import WeightMatrix
-from neurodeploy.errors import RequestError
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Integers
 from neurodeploy.mapping.budget.budget import AxonCap, Budget, SliceBudget
 from neurodeploy.resources.usage import count
-
-if TYPE_CHECKING:
-    from neurodeploy.compression.minimax import MinimaxOptions
 
 # in the order in which they run: `fit` compares positions
 Phase = Literal["dense", "compress", "finetune"]
@@ -144,34 +140,6 @@ class PruningSetup:
 
 PruningMethod: TypeAlias = "Callable[[Budget, TrainableNetwork, PruningSetup], Pruning]"
 """Makes a method for `compress`."""
-
-
-def minimax(
-    budget: Budget, model: TrainableNetwork, setup: PruningSetup, options: MinimaxOptions | None = None
-) -> Pruning:  # fmt: skip
-    """Make the built-in method; a width that the user asked for overrides ``options.widths``."""
-    from neurodeploy.compression.minimax import make_minimax  # it subclasses `Pruning`: at the top this would be a cycle
-
-    return make_minimax(budget, model, setup, options)
-
-
-METHODS: dict[str, PruningMethod] = {"minimax": minimax}
-"""Methods by the name that ``compress(method=...)`` and ``--method`` take."""
-
-
-def pruning_method(method: str | PruningMethod) -> PruningMethod:
-    """Look a method up by name; a function is its own.
-
-    Raises
-    ------
-    RequestError
-        An unknown name.
-    """
-    if not isinstance(method, str):
-        return method
-    if method not in METHODS:
-        raise RequestError("method", f"no pruning method {method!r}", remedy=f"Choose from {', '.join(METHODS)}.")
-    return METHODS[method]
 
 
 Masks = Mapping[str, torch.Tensor]

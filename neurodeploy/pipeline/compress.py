@@ -12,10 +12,11 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
+from neurodeploy.compression import METHODS, method_named
 from neurodeploy.compression.bit_width import shared_thresholds
 from neurodeploy.compression.minimax import MinimaxOptions, make_minimax
 from neurodeploy.compression.module_weights import learn_decays, trainable, write_back
-from neurodeploy.compression.pruning_method import METHODS, Pruning, PruningMethod, PruningSetup, pruning_method
+from neurodeploy.compression.pruning_method import Pruning, PruningMethod, PruningSetup
 from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.errors import DataError, RequestError, SimulationError, TrainingError
 from neurodeploy.frontends.nir.writing import write_nir
@@ -140,7 +141,7 @@ def compress(
     bits : int, optional
         Width of all weights, sign included; by default it is chosen for each layer during compression.
     method : str or callable
-        Pruning method: a name from `neurodeploy.compression.pruning_method.METHODS`, or a function of a budget, the model and a
+        Pruning method: a name from `neurodeploy.compression.METHODS`, or a function of a budget, the model and a
         `PruningSetup` that returns a `Pruning`.
     minimax : MinimaxOptions, optional
         Options of the method ``"minimax"``; other methods take none.
@@ -173,7 +174,7 @@ def compress(
     ExtractError
         The model holds something that is not supported.
     """
-    factory = pruning_method(method)
+    factory = method_named(method)
     if minimax is not None:
         if factory is not METHODS["minimax"]:
             raise RequestError(
