@@ -15,6 +15,7 @@ from paper import in_floats, in_integers, layer_of
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.ir.quantized import QuantizedLayer, QuantizedNetwork
 from neurodeploy.passes.quantize import RateChange, changed_rates, dequantize, quantization_errors, quantize, warnings_of
+from neurodeploy.simulation.reference import largest_states, run_reference
 from neurodeploy.targets.loihi.emulator import run_emulator
 
 TINY = load_profile("tiny")
@@ -128,6 +129,26 @@ def test_warnings_say_what_could_happen_and_what_did() -> None:
     could = "layer 'only' could overflow its 24-bit state: 24 bits if all synapses fired always"
     assert warnings_of(errors) == [could]
     assert warnings_of(errors, {"only": 1234}, "on the test data") == [f"{could}; on the test data it did so 1,234 times"]
+
+
+@pytest.mark.parametrize("fires", [False, True])
+def test_scales_hold_the_states_of_calibration_data(fires: bool) -> None:
+    """Slow neurons with many inputs of one sign: on the largest scale their states wrap around."""
+    rng = np.random.default_rng(0)
+    weight = rng.uniform(0.5, 1.0, (4, 80)) * np.array([[-1], [-1], [1], [1]])
+    network = in_floats(weight, threshold=5.0 if fires else None, current_decay=0.25, voltage_decay=0.0625)
+    spikes = np.ones((1, 80, 60), dtype=np.uint8)
+    assert overflows(quantize(network, TINY), spikes)
+    largest = largest_states(network, spikes)
+    held = quantize(network, TINY, largest_states=largest)
+    assert not overflows(held, spikes)
+    reference, emulated = run_reference(network, spikes, record="all"), run_emulator(held, spikes, record="all")
+    assert np.array_equal(reference.spikes["only"], emulated.spikes["only"])
+    if not fires:
+        v = emulated.v["only"] / (64 * held.output.scale)
+        assert np.abs(v - reference.v["only"]).max() < 0.02 * largest["only"]
+    # the margin is a factor of 1.5: states twice as large as those that were measured wrap around
+    assert overflows(quantize(network, TINY, largest_states={"only": largest["only"] / 2}), spikes)
 
 
 # ---------------------------------------------------------------------------------------------- silent and saturated

@@ -271,5 +271,6 @@ def test_it_is_compressed_into_a_core_and_the_integers_answer_as_what_was_traine
     accuracy = deployed.report.accuracy
     assert accuracy.emulated is not None
     assert accuracy.compressed == pytest.approx(accuracy.emulated, abs=2 / 60)
+    assert not any(deployed.report.overflows.values())
     assert np.count_nonzero(deployed.quantized.output.connections[0].synapse.weight)
     assert (tmp_path / "weights.safetensors").is_file()

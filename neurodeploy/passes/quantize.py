@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.errors import QuantizeError, unsupported_kind
-from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers
 from neurodeploy.ir.connectivity import is_convolution, is_dense
 from neurodeploy.ir.graph import Connection
@@ -47,7 +47,14 @@ Weights = TypeVar("Weights", Floats, "torch.Tensor")
 # ---------------------------------------------------------------------------------------------- floats to integers
 
 
-def quantize(network: Network, profile: HardwareProfile, *, bits: int | Mapping[str, int] | None = None) -> QuantizedNetwork:
+STATE_MARGIN = 1.5
+"""Factor that the scale leaves between the largest state that was seen and the end of its register: other data go further."""
+
+
+def quantize(
+    network: Network, profile: HardwareProfile, *, bits: int | Mapping[str, int] | None = None,
+    largest_states: Mapping[str, float] | None = None,
+) -> QuantizedNetwork:  # fmt: skip
     """Round a network to the integers of a profile's target, each layer on a scale shared by all connections into it.
 
     The largest weight of a layer takes the largest integer of its width; threshold and bias follow on the same scale. Where they
@@ -62,6 +69,10 @@ def quantize(network: Network, profile: HardwareProfile, *, bits: int | Mapping[
     ----------
     bits : int or mapping of layer name to int, optional
         Width of a weight, sign included; the widest that chip and target have by default, also for layers not in the mapping.
+    largest_states : mapping of layer name to float, optional
+        Largest |u| or |v| of a layer's neurons on calibration data, as `neurodeploy.simulation.reference.largest_states` finds
+        it. The layer's scale is reduced where `STATE_MARGIN` times that would leave the target's registers. A layer that is not
+        in it has the largest scale that its weights allow, on which its states may overflow.
 
     Raises
     ------
@@ -83,18 +94,25 @@ def quantize(network: Network, profile: HardwareProfile, *, bits: int | Mapping[
                 f"layer {layer.name!r}", f"weights of {width} bits do not exist on {profile.name}",
                 source=profile["weight_bits"].where, remedy=f"Choose from {', '.join(map(str, widths))}.",
             )  # fmt: skip
-        rounded.append(_quantized(layer, width, profile, arithmetic))
+        rounded.append(_quantized(layer, width, profile, arithmetic, (largest_states or {}).get(layer.name, 0.0)))
     quantized = QuantizedNetwork(input_shape=network.input_shape, layers=tuple(rounded), target=arithmetic.name)
     arithmetic.check(quantized)
     check_profile(quantized, profile)
     return quantized
 
 
-def _quantized(layer: Layer, width: int, profile: HardwareProfile, arithmetic: Arithmetic) -> QuantizedLayer:
+def _quantized(
+    layer: Layer, width: int, profile: HardwareProfile, arithmetic: Arithmetic, largest_state: float
+) -> QuantizedLayer:  # fmt: skip
     factor, threshold = _with_common_threshold(layer)
     weights = [c.synapse.weight * c.synapse.per_weight(factor) for c in layer.connections]
     bias = layer.bias * factor
     scale = weight_scale(weights, bias, threshold, width, profile, arithmetic)
+    if (state := STATE_MARGIN * largest_state * float(factor.max())) > 0:
+        # a state is counted in smaller units than weights, and has a sign
+        bits = profile.number("state_bits", UNLIMITED)
+        bits = min(bits, arithmetic.registers.current_bits, arithmetic.registers.membrane_bits)
+        scale = min(scale, (1 << (bits - 1 - arithmetic.registers.weight_exponent)) / state)
     integers = [_rounded(weight, scale, arithmetic) for weight in weights]
     if is_dense(layer.connections[0].synapse) and len(weights) == 1:
         # Rounding can leave weights that the target reads as others. A weight that was rounded to zero stays zero, so that a

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from neurodeploy.compression import METHODS, method_named
 from neurodeploy.compression.bit_width import shared_thresholds
@@ -45,7 +46,9 @@ from neurodeploy.pipeline.deploy import (
 from neurodeploy.pipeline.evaluation import as_simulated, check_in_lava, first_samples, measure
 from neurodeploy.report.html import RunArtifacts
 from neurodeploy.report.summary import Accuracy, LavaCheck, summarize
+from neurodeploy.report.text import overflow_lines
 from neurodeploy.simulation.records import EpochRecord, MemoryPrice, SpikeRecord, save_record
+from neurodeploy.simulation.reference import largest_states
 from neurodeploy.targets import arithmetic_of, default_weight_bits, target_of
 from neurodeploy.targets.simulate import DEFAULT_TIME_LIMIT_S, simulate
 from neurodeploy.training.checkpoint import Checkpoint, save_weights
@@ -65,6 +68,8 @@ _MODE_DEPENDENT = (torch.nn.modules.batchnorm._NormBase, torch.nn.modules.dropou
 """Modules that compute something else in training."""
 _REMOVED_SHARE = 0.05
 """Share of a core's used synapse memory that `memory_prices` removes."""
+_CALIBRATION_SAMPLES = 128
+"""Training samples on which states are measured before scales are chosen."""
 # these two bound the time: each core costs a forward pass over the batches
 _MOST_BATCHES = 16
 _MOST_CORES = 8
@@ -321,7 +326,9 @@ class _CompressionRun:
         model, data, options, folder, budget = self.network, self.data, self.options, self.folder, self.budget
         profile, levels = budget.profile, self.levels
         # the chip gets whole numbers 0..levels, the model was trained on 0..1
-        network, quantized, plan = in_integers(in_levels(model.to_network(), levels), budget, self.pruning.widths)
+        network = in_levels(model.to_network(), levels)
+        calibration = first_samples(model, data.train, options, _CALIBRATION_SAMPLES).spikes
+        network, quantized, plan = in_integers(network, budget, self.pruning.widths, calibration)
         placement = lay_out(quantized, profile, cores=self.cores, plan=plan.cuts)
         target, runnable = target_of(profile), as_simulated(network, quantized)
         files = network_file(quantized, folder, target)
@@ -340,7 +347,9 @@ class _CompressionRun:
         if target is None:
             self.say(f"With weights of the chip's widths, all else in floats: {accuracy.quantized:.2%}. {_verdict(placement)}")
         else:
-            self.say(f"In the chip's integers: {accuracy.emulated:.2%}. {_verdict(placement)}")
+            self.say(" ".join([
+                f"In the chip's integers: {accuracy.emulated:.2%}. {_verdict(placement)}", *overflow_lines(measured.overflows)
+            ]))  # fmt: skip
         # one at least: the record and the rates come from it
         samples = first_samples(model, data.test, options, max(lava_samples, 1))
         emulated = simulate(runnable, samples.spikes, record="all", graded=levels > 1)
@@ -367,7 +376,7 @@ class _CompressionRun:
         report = summarize(
             profile, budget, placement, history=history, before=self.before, seed=options.seed, accuracy=accuracy,
             lava=lava, rates=measured.rates, rounding=errors,
-            warnings=(*rounding_warnings(errors, measured), *notes, *counting_note(profile)),
+            warnings=(*rounding_warnings(errors, measured), *notes, *counting_note(profile)), overflows=measured.overflows,
             memory_prices=memory_prices(model, self.pruning, data.train, options),
             files={**files, **report_files(folder, "record")},
         )  # fmt: skip
@@ -383,7 +392,9 @@ def thresholds_of(network: TrainableNetwork, levels: int = 1) -> dict[str, float
             if name not in network.bias_names}  # fmt: skip
 
 
-def in_integers(network: Network, budget: Budget, widths: Mapping[str, int]) -> tuple[Network, QuantizedNetwork, Budget]:
+def in_integers(
+    network: Network, budget: Budget, widths: Mapping[str, int], calibration: NDArray[Any]
+) -> tuple[Network, QuantizedNetwork, Budget]:  # fmt: skip
     """Remove inactive neurons from a compressed network, quantise it, and check it against the budget.
 
     Parameters
@@ -392,6 +403,8 @@ def in_integers(network: Network, budget: Budget, widths: Mapping[str, int]) -> 
         Compressed under the budget.
     widths : mapping of layer to int
         Bits of each layer's weights.
+    calibration : array (batch, \\*input_shape, n_steps)
+        Spikes of training data: scales are chosen so that no state leaves its register on them, with a margin.
 
     Returns
     -------
@@ -410,6 +423,8 @@ def in_integers(network: Network, budget: Budget, widths: Mapping[str, int]) -> 
     kept = needed_neurons(network)
     network, plan = without_neurons(network, kept), budget.of_neurons(kept)
     quantized = quantize(network, budget.profile, bits=widths)
+    if any(error.can_overflow for error in quantization_errors(network, quantized)):
+        quantized = quantize(network, budget.profile, bits=widths, largest_states=largest_states(network, calibration))
     # counted on the integers, independently of what compression counted
     plan.check(quantized)
     return network, quantized, plan

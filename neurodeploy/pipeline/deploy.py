@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -172,19 +172,21 @@ def deploy(
     quantized = network if isinstance(network, QuantizedNetwork) else quantize(network, profile, bits=bits)
     errors = quantization_errors(network, quantized) if isinstance(network, Network) else ()
     notes: tuple[str, ...] = tuple(warnings_of(errors))
+    overflows: Mapping[str, int] = {}
     if target is not None and isinstance(network, Network):
         # imported here: it brings torch, which a network that is quantised already does not need
         from neurodeploy.pipeline.evaluation import measure_on_random_input
 
         # with a target only: without one nothing runs the integers
-        notes = rounding_warnings(errors, measure_on_random_input(network, quantized))
+        measured = measure_on_random_input(network, quantized)
+        notes, overflows = rounding_warnings(errors, measured), measured.overflows
     # the delays of the inspection, with which its counts were made
     quantized = balanced(quantized, seen.balances)
     placement = arrange_placement(with_traffic(lay_out(quantized, profile, cores=cores), quantized))
     files = {**network_file(quantized, folder, target), **report_files(folder)}
     report = summarize(
         profile, seen.budget, placement, before=seen.placement, rounding=errors,
-        warnings=(*notes, *counting_note(profile)), balances=seen.balances, files=files,
+        warnings=(*notes, *counting_note(profile)), overflows=overflows, balances=seen.balances, files=files,
     )  # fmt: skip
     artifacts = RunArtifacts(quantized=quantized, budget=seen.budget, command=command)
     return Deployment(quantized=quantized, placement=placement, report=write_report(report, folder, artifacts))

@@ -24,7 +24,7 @@ from neurodeploy.mapping.placement import Placement, Slice
 from neurodeploy.report import plots as plot
 from neurodeploy.report.plot_style import CoreGrid, colours_of, core_grid, shades, svg
 from neurodeploy.report.summary import LayerReport, Report, version_line
-from neurodeploy.report.text import chip_json, with_interval
+from neurodeploy.report.text import chip_json, overflow_lines, with_interval
 from neurodeploy.simulation.records import EpochRecord, SpikeRecord
 
 MOST_CORES = 4_096
@@ -332,7 +332,8 @@ def page_of(report: Report, artifacts: RunArtifacts | None = None) -> str:
     return environment.get_template("page.html.j2").render(
         report=report, placement=placement, profile=report.profile, before=report.before,
         style=_own_file("page.css"), script=_own_file("page.js"),
-        broken=_broken(placement), broken_before=[] if report.before is None else _broken(report.before),
+        overflows=overflow_lines(report.overflows), broken=_broken(placement),
+        broken_before=[] if report.before is None else _broken(report.before),
         headings=list(RESOURCE_HEADINGS.values()),
         rows=[(layer, resource_uses(layer), shadow_prices(report.history, layer.now.layer)) for layer in report.layers],
         map=chip_map(placement), cost=cost_of(placement), traffic=placement.traffic(),

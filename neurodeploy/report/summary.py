@@ -192,6 +192,8 @@ class Report:
         The float-to-integer error of each layer.
     warnings : tuple of str
         Layers that rounding changed, and possible overflows.
+    overflows : mapping of layer to int
+        Times that a state left its register, where that was measured.
     balances : tuple of Balance
         Delays that balance paths of different depth.
     memory_prices : tuple of MemoryPrice
@@ -210,6 +212,7 @@ class Report:
     rates: Mapping[str, float] = field(default_factory=dict)
     rounding: tuple[LayerError, ...] = ()
     warnings: tuple[str, ...] = ()
+    overflows: Mapping[str, int] = field(default_factory=dict)
     balances: tuple[Balance, ...] = ()
     memory_prices: tuple[MemoryPrice, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
@@ -227,6 +230,7 @@ class Report:
             **board_json(self.placement),
             "accuracy": asdict(self.accuracy),
             "lava": {"steps": None, "mismatches": None} if self.lava is None else asdict(self.lava),
+            "overflows": {name: times for name, times in self.overflows.items() if times},
             "layers": [layer.to_json() for layer in self.layers],
             "balances": [asdict(balance) for balance in self.balances],
             # a documented key (docs/json.md), which scripts read: it keeps its old name
@@ -236,7 +240,7 @@ class Report:
 
     def tables(self) -> Iterator[RenderableType]:
         """Parts of the report, in order, for a rich console."""
-        yield "\n".join(verdict(self.placement, self.before))
+        yield "\n".join(verdict(self.placement, self.before, self.overflows))
         yield layer_table(self.layers)
         yield core_table(self.placement)
         yield from traffic_lines(self.placement)
@@ -271,7 +275,7 @@ class Report:
         ]  # fmt: skip
         shown = html_table("Accuracy", ["stage", "accuracy", "95 % interval", "samples"], rows) if rows else ""
         page = [f"Report page: {self.files['page']}"] if "page" in self.files else []
-        said = html_paragraphs(verdict(self.placement, self.before))
+        said = html_paragraphs(verdict(self.placement, self.before, self.overflows))
         return f"{said}{self.placement._repr_html_()}{shown}{html_paragraphs(page)}"
 
 
@@ -311,6 +315,7 @@ def summarize(
     rates: Mapping[str, float] | None = None,
     rounding: tuple[LayerError, ...] = (),
     warnings: tuple[str, ...] = (),
+    overflows: Mapping[str, int] | None = None,
     balances: tuple[Balance, ...] = (),
     memory_prices: tuple[MemoryPrice, ...] = (),
     files: Mapping[str, str] | None = None,
@@ -327,7 +332,7 @@ def summarize(
         The training.
     before : Placement, optional
         The network before compression.
-    seed, accuracy, lava, rates, rounding, warnings, balances, memory_prices, files
+    seed, accuracy, lava, rates, rounding, warnings, overflows, balances, memory_prices, files
         Fields of `Report`.
     """
     if rates is None:
@@ -335,8 +340,8 @@ def summarize(
     return Report(
         profile=profile, placement=placement, layers=layer_reports(placement, budget, before), before=before, seed=seed,
         accuracy=Accuracy() if accuracy is None else accuracy, lava=lava, history=tuple(history), rates=rates,
-        rounding=rounding, warnings=warnings, balances=balances, memory_prices=memory_prices,
-        files={} if files is None else files,
+        rounding=rounding, warnings=warnings, overflows={} if overflows is None else overflows, balances=balances,
+        memory_prices=memory_prices, files={} if files is None else files,
     )  # fmt: skip
 
 

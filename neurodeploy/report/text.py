@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -39,8 +40,10 @@ def as_text(*parts: RenderableType) -> str:
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
 
 
-def verdict(placement: Placement, before: Placement | None = None) -> list[str]:
-    """Sentences that say whether a network fits, and which limits it breaks."""
+def verdict(
+    placement: Placement, before: Placement | None = None, overflows: Mapping[str, int] = MappingProxyType({})
+) -> list[str]:  # fmt: skip
+    """Sentences that say whether a network fits, which limits it breaks, and which layers' states left their registers."""
     profile = placement.profile
     runs = "counting only" if profile.target is None else f"target {profile.target}"
     lines = [f"{profile.name} ({runs}): {profile.description}"]
@@ -54,7 +57,12 @@ def verdict(placement: Placement, before: Placement | None = None) -> list[str]:
             # the slice assignment replaces all further ones by a count
             broken[_MOST_LIMITS:] = [f"... and {len(broken) - _MOST_LIMITS} more limits."]
         lines += broken or [f"{when}: fits. {used}{chips}; {lower_bound(shown)}."]
-    return lines
+    return lines + overflow_lines(overflows)
+
+
+def overflow_lines(overflows: Mapping[str, int]) -> list[str]:
+    """A sentence for each layer whose state left its register, and how often."""
+    return [f"Layer {name!r}: its state left its register {times:,} times." for name, times in overflows.items() if times]
 
 
 def lower_bound(placement: Placement) -> str:

@@ -93,8 +93,9 @@ class FloatSynapses:
 class FloatNeurons:
     """State of a layer in floats, arrays (batch, n): current u, and membrane v relative to the model's resting potential."""
 
-    def __init__(self, layer: Layer, batch: int) -> None:
+    def __init__(self, layer: Layer, batch: int, *, keeps_largest: bool = False) -> None:
         self.neuron, self.bias = layer.neuron, layer.bias
+        self.keeps_largest, self.largest = keeps_largest, 0.0
         self._u, self._v = np.zeros((batch, layer.n_neurons)), np.zeros((batch, layer.n_neurons))
 
     def step(self, inputs: NDArray[Any], fired: NDArray[np.uint8], v: NDArray[Any] | None) -> None:
@@ -103,6 +104,8 @@ class FloatNeurons:
             # u before v: the membrane takes the current of the same step, as on the chip.
             self._u = (1 - neuron.current_decay) * self._u + weighted
             self._v = (1 - neuron.voltage_decay) * self._v + self._u + self.bias
+            if self.keeps_largest:  # before the reset: the register holds this too
+                self.largest = max(self.largest, float(np.abs(self._u).max()), float(np.abs(self._v).max()))
             match neuron:
                 case LIF():
                     fires = self._v > neuron.threshold
@@ -126,11 +129,23 @@ def run_reference(network: Network, spikes: NDArray[Any], *, record: Recorded = 
     ----------
     spikes : array (batch, \\*input_shape, n_steps), 0 or 1, or graded: whole numbers
     """
+    neurons = [FloatNeurons(layer, len(spikes)) for layer in network]
+    fired, v = _run(network, neurons, spikes, record)
+    return SpikeRecord(end="reference", spikes=fired, v=v)
+
+
+def largest_states(network: Network, spikes: NDArray[Any]) -> dict[str, float]:
+    """Run samples as `run_reference` does; return the largest |u| or |v| of each layer, before resets and without `rest`."""
+    neurons = [FloatNeurons(layer, len(spikes), keeps_largest=True) for layer in network]
+    _run(network, neurons, spikes, "output")
+    return {layer.name: one.largest for layer, one in zip(network, neurons, strict=True)}
+
+
+def _run(network: Network, neurons: list[FloatNeurons], spikes: NDArray[Any], record: Recorded) -> tuple[Any, Any]:
     layers = []
-    for layer in network:
+    for layer, state in zip(network, neurons, strict=True):
         synapses = [FloatSynapses(product_of(c.synapse, np.float64), c.synapse.n_in) for c in layer.connections]
-        layers.append(ReadyLayer(layer, FloatNeurons(layer, len(spikes)), tuple(synapses), np.float64))
+        layers.append(ReadyLayer(layer, state, tuple(synapses), np.float64))
     recorded, number = recorded_layers(network, record), spikes.dtype.type
     run = NetworkRun(network, layers, len(spikes), recorded=recorded, membrane=np.float64, input_number=number)
-    fired, v = run.advance(spikes)
-    return SpikeRecord(end="reference", spikes=fired, v=v)
+    return run.advance(spikes)
