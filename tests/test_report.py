@@ -60,7 +60,7 @@ def test_report_json_has_the_keys_that_were_promised(
     budget = share_budget(make_network([40, 50, 5]), TINY, cores=2)
     said = summarize(TINY, budget, after, before=before).to_json()
     first = ["profile", "target", "seed", "versions", "fits", "binding", "cores"]
-    last = ["accuracy", "lava", "layers", "balances", "worth", "files"]
+    last = ["accuracy", "lava", "overflows", "layers", "balances", "worth", "files"]
     assert list(said) == [*first, *BOARD, *last]
     assert list(said["fits"]) == ["before", "after"]
     assert list(said["cores"]) == ["used", "available", "lower_bound", "chips"]

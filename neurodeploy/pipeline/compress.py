@@ -333,23 +333,14 @@ class _CompressionRun:
         target, runnable = target_of(profile), as_simulated(network, quantized)
         files = network_file(quantized, folder, target)
         notes = [f"Input comes as whole numbers 0..{levels}."] if levels > 1 else []
-        if self.sample is not None and write_back(model, self.model, self.sample):
-            save_weights(self.model, folder / "weights.safetensors")
-            files |= report_files(folder, "weights")
-        else:
-            write_nir(model.to_network(), folder / "trained.nir")
-            files |= {"trained": str(folder / "trained.nir")}
-            if self.model is not model:
-                notes.append("No weights.safetensors: layers of the model share weights. The trained network is in trained.nir.")
+        files |= self._write_weights(notes)
         errors = quantization_errors(network, quantized)
         measured = measure(model, network, quantized, data.test, options)
         accuracy = replace(measured.accuracy, dense=accuracy.dense, compressed=accuracy.compressed)
-        if target is None:
-            self.say(f"With weights of the chip's widths, all else in floats: {accuracy.quantized:.2%}. {_verdict(placement)}")
-        else:
-            self.say(" ".join([
-                f"In the chip's integers: {accuracy.emulated:.2%}. {_verdict(placement)}", *overflow_lines(measured.overflows)
-            ]))  # fmt: skip
+        found = f"With weights of the chip's widths, all else in floats: {accuracy.quantized:.2%}."
+        if target is not None:
+            found = f"In the chip's integers: {accuracy.emulated:.2%}."
+        self.say(" ".join([found, _verdict(placement), *overflow_lines(measured.overflows)]))
         # one at least: the record and the rates come from it
         samples = first_samples(model, data.test, options, max(lava_samples, 1))
         emulated = simulate(runnable, samples.spikes, record="all", graded=levels > 1)
@@ -384,6 +375,16 @@ class _CompressionRun:
             quantized=quantized, budget=budget, emulated=emulated if target else None, lava=in_lava, command=command
         )
         return Deployment(quantized=quantized, placement=placement, report=write_report(report, folder, artifacts))
+
+    def _write_weights(self, notes: list[str]) -> dict[str, str]:
+        """Write the trained weights, as the model's where it can hold them; return the entry for `Report.files`."""
+        if self.sample is not None and write_back(self.network, self.model, self.sample):
+            save_weights(self.model, self.folder / "weights.safetensors")
+            return report_files(self.folder, "weights")
+        write_nir(self.network.to_network(), self.folder / "trained.nir")
+        if self.model is not self.network:
+            notes.append("No weights.safetensors: layers of the model share weights. The trained network is in trained.nir.")
+        return {"trained": str(self.folder / "trained.nir")}
 
 
 def thresholds_of(network: TrainableNetwork, levels: int = 1) -> dict[str, float]:
