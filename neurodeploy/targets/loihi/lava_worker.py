@@ -7,6 +7,7 @@ goes in parts: after each, the layers from some depth on return to rest (-1: non
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ import signal
 import sys
 import threading
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -39,8 +41,10 @@ def main(folder: Path) -> None:
     if not on_board:
         _without_trainer()
     _find_models_once(elsewhere=on_board)
+    _import_once()
     for job in jobs:
         done = LavaRun(folder, job).run(done)
+        _forget_run()
 
 
 def _end_with_parent(folder: Path) -> None:
@@ -80,6 +84,23 @@ def _find_models_once(*, elsewhere: bool) -> None:
         return list(found[kind])
 
     ProcGroupDiGraphs._find_proc_models = staticmethod(find_once)
+
+
+def _forget_run() -> None:
+    """Free the processes of a run, which Lava registers for good: it forks its next processes with all memory of this one."""
+    from lava.magma.core.process.process import ProcessServer
+    from lava.magma.core.process.variable import VarServer
+
+    ProcessServer().processes.clear()
+    VarServer().vars.clear()
+    gc.collect()
+
+
+def _import_once() -> None:
+    """Import what runs use, and exempt it from garbage collection, which would copy its memory into every process of Lava."""
+    for name in ("lava.lib.dl.netx.hdf5", "neurodeploy.targets.loihi.lava_network", "neurodeploy.targets.loihi.netx_io"):
+        import_module(name)
+    gc.freeze()
 
 
 def _fixed_point() -> Any:
