@@ -26,10 +26,16 @@ from neurodeploy.hardware.profile import KEYS, HardwareProfile, Limit, Value
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.network import LI, LIF, Dense, Layer, Network
 
-# No deadlines: the cores are shared, and one slow example says nothing. In CI the examples are the same in every run.
-settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("ci", parent=settings.get_profile("here"), derandomize=True, print_blob=True)
-settings.load_profile("ci" if os.environ.get("CI") else "here")
+# No deadlines: the cores are shared, and one slow example says nothing.
+settings.register_profile("fixed", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True, print_blob=True)
+settings.register_profile("random", parent=settings.get_profile("fixed"), derandomize=False)
+settings.load_profile("fixed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Draw the same examples in every run, and others in each run that includes the slow tests."""
+    if "not slow" not in config.option.markexpr and not config.getoption("hypothesis_profile"):
+        settings.load_profile("random")
 
 
 SLOW_FIRST = (

@@ -24,10 +24,10 @@ from neurodeploy.training.fit import fit
 from neurodeploy.training.progress import Step
 
 
-def test_a_run_killed_at_any_moment_ends_in_the_same_network(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", [0, pytest.param(int.from_bytes(os.urandom(2), "big"), id="random", marks=pytest.mark.slow)])
+def test_a_run_killed_at_any_moment_ends_in_the_same_network(seed: int, tmp_path: Path) -> None:
     script, tests = Path(__file__).with_name("killed_runs.py"), str(Path(__file__).parent)
     path = os.pathsep.join([tests, str(Path(tests).parent), os.environ.get("PYTHONPATH", "")])
-    seed = int.from_bytes(os.urandom(2), "big")
     ran = subprocess.run(
         [sys.executable, str(script), str(tmp_path), str(seed)], env={**os.environ, "PYTHONPATH": path}, capture_output=True,
         text=True, timeout=300, check=False,

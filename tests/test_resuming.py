@@ -72,8 +72,10 @@ def killed(out: str, awaited: str, draws: random.Random) -> None:
     process.communicate(timeout=60)
 
 
-def test_a_command_killed_in_each_stage_ends_in_the_same_network(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    seed = int.from_bytes(os.urandom(2), "big")
+@pytest.mark.parametrize("seed", [0, pytest.param(int.from_bytes(os.urandom(2), "big"), id="random", marks=pytest.mark.slow)])
+def test_a_command_killed_in_each_stage_ends_in_the_same_network(
+    seed: int, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     draws = random.Random(seed)
     assert main(command("whole")) == 0
     for awaited in ("checkpoint-dense.safetensors", "checkpoint-compressed.safetensors", "checkpoint-compressed.safetensors"):
