@@ -221,6 +221,10 @@ class BlockSelection:
         self._sent: dict[str, dict[str, float]] = {name: {} for name in options}
         self._weights = dict.fromkeys(options, 1.0)
         self._filled = {name: np.zeros(len(DENSITIES)) for name in options}
+        # Sweeps return to the same densities again and again; the last two hold for the tables in `_filled`.
+        self._cores_at: dict[tuple[str, float], Floats] = {}
+        self._burden_at: dict[tuple[str, tuple[float, ...]], Floats] = {}
+        self._axon_cost_at: dict[tuple[str, float], float] = {}
 
     def select(self) -> dict[str, SelectedBlock]:
         """The best blocks found by some sweeps and random restarts."""
@@ -245,9 +249,10 @@ class BlockSelection:
 
     def _forward_sweep(self) -> None:
         for name, option in self.options.items():
-            burden = self._burden(name)
             # A table over densities; `_burden` interpolates in it.
-            self._filled[name] = (self._cores(option, DENSITIES) + burden).min(axis=1)
+            self._filled[name] = (self._cores(option, DENSITIES) + self._burden(name)).min(axis=1)
+            self._burden_at.clear()
+            self._axon_cost_at.clear()
 
     def _backward_sweep(self) -> tuple[dict[str, SelectedBlock], float]:
         """The block of each layer, and the cores of all."""
@@ -261,28 +266,41 @@ class BlockSelection:
     def _burden(self, name: str) -> Floats:
         """Further cores that the sources fill, for each of the layer's blocks (n,)."""
         option = self.options[name]
-        burden = np.zeros(len(option.pieces))
-        for source, received in option.received.items():
-            if source in self.options and source != name:  # own axons of a recurrent layer count when it is packed
-                others = self._density(source, name)
-                with_it = np.interp(others + option.peak[source], DENSITIES, self._filled[source])
-                burden += with_it - np.interp(others, DENSITIES, self._filled[source]) + received * self._message
-        return burden
+        # Own axons of a recurrent layer count when it is packed.
+        others = {source: self._density(source, name) for source in option.received if source in self.options and source != name}
+        key = name, tuple(others.values())
+        if key not in self._burden_at:
+            burden = np.zeros(len(option.pieces))
+            for source, density in others.items():
+                with_it = np.interp(density + option.peak[source], DENSITIES, self._filled[source])
+                without = np.interp(density, DENSITIES, self._filled[source])
+                burden += with_it - without + option.received[source] * self._message
+            self._burden_at[key] = burden
+        return self._burden_at[key]
 
     def _select_block(self, name: str) -> SelectedBlock:
         """Take the layer's best block, and update the output axons of its sources."""
-        option = self.options[name]
-        (cores,), burden = self._cores(option, np.array([self._density(name)])), self._burden(name)
+        option, key = self.options[name], (name, self._density(name))
+        if key not in self._cores_at:
+            (self._cores_at[key],) = self._cores(option, np.array(key[1:]))
+        cores, burden = self._cores_at[key], self._burden(name)
         best, axon_costs = int(np.argmin(cores + self._weights[name] * burden)), {}
         for source, peak in option.peak.items():
             if source in self.options:
                 self._sent[source][name] = float(peak[best])
-                density = self._density(source)
-                # Slope of the table at this density, over 10 % of it, so that a kink of the table does not decide alone.
-                ends = np.interp([density * 0.95, density * 1.05], DENSITIES, self._filled[source])
-                axon_costs[source] = float(ends[1] - ends[0]) / max(0.1 * density * self.n_neurons[source], 1e-9) + self._message
+                axon_costs[source] = self._axon_cost(source)
         block = tuple(int(length) for length in option.blocks[best])
         return SelectedBlock(block=block, cores=float(cores[best]), burden=float(burden[best]), axon_costs=axon_costs)
+
+    def _axon_cost(self, source: str) -> float:
+        """Cores that an output axon of a layer costs."""
+        density = self._density(source)
+        if (source, density) not in self._axon_cost_at:
+            # Slope of the table at this density, over 10 % of it, so that a kink of the table does not decide alone.
+            ends = np.interp([density * 0.95, density * 1.05], DENSITIES, self._filled[source])
+            slope = float(ends[1] - ends[0]) / max(0.1 * density * self.n_neurons[source], 1e-9)
+            self._axon_cost_at[source, density] = slope + self._message
+        return self._axon_cost_at[source, density]
 
     def _cores(self, option: BlockOptions, densities: Floats) -> Floats:
         """Cores that a layer fills with each of its blocks, at each number of output axons a neuron: (n_densities, n)."""

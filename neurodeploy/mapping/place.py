@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -227,12 +228,13 @@ def pack_layers(
     best: tuple[Slice, ...] = ()
     least: tuple[int, int] | None = None
     options = {layer.name: block_options(counts[layer.name], grid_of(layer), profile) for layer in layers}
+    blocks_at = cache(partial(select_blocks, layers, profile, options))  # variants share a caution
     are_rows = all(len(grid_of(layer)) == 1 for layer in layers)  # rows have no blocks to choose from
     # A row's fan-out is its mean, so caution changes nothing there: variants 0 and 3 differ in `is_even` alone.
     for caution, is_even in (
         PACKING_VARIANTS[:1] if are_rows and len(layers) == 1 else PACKING_VARIANTS[::3] if are_rows else PACKING_VARIANTS
     ):
-        selected = select_blocks(layers, profile, options, caution)
+        selected = blocks_at(caution)
         n_overfull, n_cores, slices = _fill_cores(layers, profile, counts, selected, is_even=is_even)
         if any(is_recurrent(layer) for layer in layers):
             n_overfull, n_cores, slices = _repack_recurrent(layers, profile, counts, selected, slices, is_even=is_even)
@@ -243,9 +245,9 @@ def pack_layers(
     # Recurrent layers are left out: their output axons depend on their own cut.
     is_annealed = not are_rows and len(layers) <= MAX_ANNEALED_LAYERS and not any(is_recurrent(layer) for layer in layers)
     if is_annealed and least is not None and least[0] == 0:
-        for found in _pack_annealed(
-            layers, profile, counts, options, min(MAX_ANNEALING_STEPS, ANNEALING_STEPS_PER_CORE * least[1])
-        ):
+        changes = min(MAX_ANNEALING_STEPS, ANNEALING_STEPS_PER_CORE * least[1])
+        # Full caution: annealing starts from blocks that fit.
+        for found in _pack_annealed(layers, profile, counts, options, blocks_at(1.0), changes):
             if found[:2] < least:
                 best, least = found[2], found[:2]
             if least <= (0, enough):
@@ -254,10 +256,10 @@ def pack_layers(
 
 
 def _pack_annealed(
-    layers: Layers, profile: HardwareProfile, counts: Counts, options: Mapping[str, BlockOptions], changes: int
-) -> Iterator[tuple[int, int, tuple[Slice, ...]]]:
+    layers: Layers, profile: HardwareProfile, counts: Counts, options: Mapping[str, BlockOptions],
+    selected: Mapping[str, SelectedBlock], changes: int,
+) -> Iterator[tuple[int, int, tuple[Slice, ...]]]:  # fmt: skip
     """Yield (overfull slices, cores, slices) for annealed blocks: packed layer by layer, and all cut before any is packed."""
-    selected = select_blocks(layers, profile, options, 1.0)  # full caution: annealing starts from blocks that fit
     annealing = BlockAnnealing(options, {layer.name: layer.n_neurons for layer in layers}, axon_share(profile))
     for seed in range(ANNEALING_SEEDS):
         blocks = annealing.anneal({name: one.block for name, one in selected.items()}, changes, seed)
