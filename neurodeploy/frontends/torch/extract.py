@@ -62,7 +62,7 @@ def extract(model: torch.nn.Module, sample: torch.Tensor) -> Network:
         raise ExtractError("model", f"is a {type(model).__name__}, not a torch.nn.Module")
     run, output = run_model(model, sample)
     if not run.trace.by_name:
-        raise ExtractError("model", "holds no neurons", remedy=f"Supported are {SUPPORTED_CELLS}.")
+        raise ExtractError("model", f"holds no neurons{_hidden_by(output)}", remedy=f"Supported are {SUPPORTED_CELLS}.")
     populations = _in_order(list(run.trace.by_name.values()), _output_source(output))
     specs, timestep_s = layer_specs(populations)
     network = assemble(run.input_shape, specs, timestep_s)
@@ -84,6 +84,12 @@ def _output_source(output: Any) -> str | None:
                 if term.source != INPUT:
                     return term.source
     return None
+
+
+def _hidden_by(output: Any) -> str:
+    """Say which function keeps a model's output from being read, as where neurons compare something that is no membrane."""
+    values = [leaf.traced_value for leaf in tree_flatten(output)[0] if isinstance(leaf, TracedTensor)]
+    return next((f": {value.where} {value.what}" for value in values if isinstance(value, UnsupportedValue)), "")
 
 
 def _no_neurons(where: str) -> ExtractError:

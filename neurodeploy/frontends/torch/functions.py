@@ -355,6 +355,14 @@ def neg(call: CallContext, x: Any) -> LinearExpression:
     return scale(call.module, call.expression(x), np.asarray(-1.0))
 
 
+def complement(call: CallContext, x: Any) -> LinearExpression:
+    """Of spikes: 1 where there is none."""
+    inverse = rsub(call, call.expression(x), 1.0)
+    if not (x.is_spikes or inverse.is_spikes):
+        raise NotLinearError("is not supported")
+    return inverse
+
+
 def _image_as_line(x: LinearExpression) -> LinearExpression:
     """Return an image of one row as (channels, length)."""
     return rearrange(x, lambda values: values[:, 0])
@@ -375,10 +383,11 @@ LINEAR_FUNCTIONS: dict[str, LinearFunction] = {
     "div": div, "truediv": div, "itruediv": div, "divide": div,
     "true_divide": div,
     "neg": neg, "negative": neg,
+    "logical_not": complement, "invert": complement, "bitwise_not": complement,
 }  # fmt: skip
 """Linear functions, by torch's name without underscores."""
 
-OPERATORS = frozenset({"radd", "iadd", "isub", "rsub", "rmul", "imul", "truediv", "itruediv"})
+OPERATORS = frozenset({"radd", "iadd", "isub", "rsub", "rmul", "imul", "truediv", "itruediv", "invert"})
 """Names of Python operators among them, which the support table leaves out."""
 
 # Others, such as poolings and convolutions, take the first dimension for the batch or the channels, which a dimension for time in
@@ -408,6 +417,24 @@ STEP_SELECTIONS = frozenset({
     "unsqueeze", "getitem", "select", "narrow", "chunk", "split", "tensor_split", "unbind",
 })  # fmt: skip
 """Rearrangements by which a model may take steps out of its input, before it is known which dimension is time."""
+
+COMPARISONS: dict[str, tuple[bool, bool]] = {
+    "gt": (True, False), "greater": (True, False), "ge": (True, True), "greater_equal": (True, True), "heaviside": (True, False),
+    "lt": (False, False), "less": (False, False), "le": (False, True), "less_equal": (False, True),
+}  # fmt: skip
+"""Functions that make spikes of a membrane: whether they are 1 where the first argument is larger, and where both are equal."""
+
+CASTS = frozenset({"float", "double", "to", "type", "type_as", "bool"})
+"""Functions that change the type of a tensor."""
+
+ELEMENTWISE = CASTS | frozenset(COMPARISONS) | frozenset({
+    "add", "radd", "iadd", "sub", "isub", "rsub", "subtract", "mul", "rmul", "imul", "multiply", "div", "truediv", "itruediv",
+    "divide", "true_divide", "neg", "negative", "where", "masked_fill", "setitem", "clamp", "clamp_min", "clamp_max", "clip",
+    "relu", "minimum", "maximum", "abs", "square", "pow", "lerp", "addcmul", "sigmoid", "tanh", "exp", "eq", "ne",
+    "logical_not", "invert", "logical_and", "and", "rand", "logical_or", "or", "ror", "bitwise_not", "bitwise_and", "bitwise_or",
+    "clone", "detach", "contiguous", "data", "cpu", "alias", "requires_grad", "positive",
+})  # fmt: skip
+"""Functions of which a model may compute neurons of its own: each element depends on the same element of the arguments."""
 
 IDENTITIES = frozenset({
     "clone", "detach", "contiguous", "float", "double", "to", "type", "type_as", "cpu", "cuda", "requires_grad", "data", "alias",

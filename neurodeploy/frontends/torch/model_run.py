@@ -21,12 +21,12 @@ from torch.utils._pytree import tree_flatten
 from neurodeploy.errors import ExtractError, NetworkError, NeurodeployError
 from neurodeploy.frontends.expressions import LinearExpression, ModuleId, constant, spikes
 from neurodeploy.frontends.torch import functions
+from neurodeploy.frontends.torch.custom_neurons import SPIKE_PROBABILITY
 from neurodeploy.frontends.torch.functions import CallContext, NotLinearError
 from neurodeploy.frontends.torch.populations import (
     CELL_READERS,
     SEQUENCE_CELLS,
     SUPPORTED_CELLS,
-    StepRecord,
     TracedPopulation,
     is_cell,
     read_cell,
@@ -43,9 +43,6 @@ from neurodeploy.frontends.torch.tracer import (
     untraced,
 )
 from neurodeploy.ir.graph import INPUT
-
-SPIKE_PROBABILITY = 0.5
-"""Probability of a spike in the random input, and in the random spikes that cells forward."""
 
 N_CALLS = 3
 """Number of calls of a model of one step, to check that it does the same at every step."""
@@ -82,7 +79,6 @@ class ModelRun(Tracer):
     def __init__(self, model: torch.nn.Module, may_step: bool = True) -> None:
         super().__init__(may_step)
         self.model = model
-        self.random = torch.Generator().manual_seed(0)  # its own: the user's random numbers stay as they were
         self.called_as: str | None = None
         self.inputs: list[torch.Tensor] = []
 
@@ -181,7 +177,7 @@ class ModelRun(Tracer):
                 # An entry of the instance hides the class's forward.
                 module.__dict__["forward"] = self._following(path, module, module.forward)
             try:
-                with torch.no_grad():
+                with torch.no_grad(), _scripts_traced():
                     yield
             finally:
                 for parameter, flag in flags:  # writing a traced tensor into one may have changed it
@@ -338,9 +334,7 @@ class ModelRun(Tracer):
         forwarded = output
         if population.is_spiking:
             forwarded = (torch.rand(output.shape, generator=self.random) < SPIKE_PROBABILITY).to(output.dtype)
-        v = np.broadcast_to(np.array(np.asarray(state.v), dtype=np.float64), output.shape).reshape(len(output), -1)
-        rows = [np.array(np.asarray(tensor)).reshape(len(tensor), -1) for tensor in (output, forwarded)]
-        population.steps.append(StepRecord(rows[0], rows[1], v))
+        self.trace.answer(population, output, forwarded, state.v)
         # A recurrent cell reads its own spikes from z.
         return forwarded, state._replace(z=forwarded) if "z" in state._fields else state
 
@@ -392,6 +386,29 @@ def _takes_state(module: torch.nn.Module) -> bool:
     if _is_plain_sequence(module):
         return any(child is not None and _takes_state(child) for child in module._modules.values())
     return "state" in inspect.signature(module.forward).parameters
+
+
+@contextmanager
+def _scripts_traced() -> Iterator[None]:
+    """Run functions compiled by ``torch.jit.script`` as Python on traced tensors, which compiled code would hand on untraced."""
+    kind: Any = torch.jit.ScriptFunction
+    compiled = kind.__call__
+
+    def call(script: Any, *args: Any, **kwargs: Any) -> Any:
+        if not any(isinstance(leaf, TracedTensor) for leaf in tree_flatten((args, kwargs))[0]):
+            return compiled(script, *args, **kwargs)
+        python = getattr(script, "_torchdynamo_inline", None)  # torch keeps the function that it has compiled
+        if python is None:
+            raise ExtractError(
+                script.name, "is compiled by torch.jit, so its tensors cannot be followed", remedy="Leave out torch.jit.script."
+            )
+        return python(*args, **kwargs)
+
+    kind.__call__ = call
+    try:
+        yield
+    finally:
+        kind.__call__ = compiled
 
 
 @contextmanager

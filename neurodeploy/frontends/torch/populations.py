@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from neurodeploy.errors import ExtractError, NetworkError
 from neurodeploy.frontends.assembly import MEMORYLESS, LayerSpec, NeuronSpec
 from neurodeploy.frontends.expressions import LinearExpression, ModuleId, Shape, Term, as_floats
+from neurodeploy.frontends.torch.custom_neurons import CustomNeurons
 from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.graph import INPUT, layer_name
 from neurodeploy.ir.network import LI, LIF
@@ -138,7 +139,8 @@ CELL_READERS: dict[type[torch.nn.Module], Callable[[str, Any, Any], NeuronSpec]]
 }
 """Reader of each cell type: from (label, cell, parameters per neuron) to neurons."""
 SUPPORTED_CELLS = (
-    "LIFCell, LIFBoxCell, IAFCell, LIFRecurrentCell, LICell, LIBoxCell, LILinearCell, and LIF, LIFRecurrent, LI, IAF"
+    "LIFCell, LIFBoxCell, IAFCell, LIFRecurrentCell, LICell, LIBoxCell, LILinearCell, and LIF, LIFRecurrent, LI, IAF of Norse, "
+    "and neurons that the model computes itself if they leak, fire above a threshold and reset to zero"
 )
 SEQUENCE_CELLS = (lif.LIF, LIFRecurrent, leaky_integrator.LI, IAF)
 """Cells that take all steps at once, with time as the first dimension."""
@@ -197,7 +199,7 @@ class TracedPopulation:
     name : str
         Of its layer.
     module : ModuleId
-    cell : Norse cell, or None for a max pooling
+    cell : Norse cell, CustomNeurons, or None for a max pooling
     expression : LinearExpression
         What it received at its last step; the steps of its terms are relative to that.
     steps : list of StepRecord
@@ -214,7 +216,7 @@ class TracedPopulation:
 
     @property
     def is_spiking(self) -> bool:
-        return self.cell is None or hasattr(self.cell.p, "v_th")
+        return self.cell is None or isinstance(self.cell, CustomNeurons) or hasattr(self.cell.p, "v_th")
 
     @property
     def sources(self) -> dict[str, int]:
@@ -225,14 +227,15 @@ class TracedPopulation:
 
     def layer_spec(self) -> LayerSpec:
         """Return its layer; raise `ExtractError` where the chip has no such neurons."""
-        where = self.module[1]
-        if self.cell is None:  # of a max pooling: fires where any of its inputs does
+        where, expression = self.module[1], self.expression
+        if isinstance(self.cell, CustomNeurons):
+            neurons, constant = self.cell.neurons()
+            expression = replace(expression, bias=expression.bias + constant.reshape(expression.shape))
+        elif self.cell is None:  # of a max pooling: fires where any of its inputs does
             neurons = NeuronSpec(neuron=LIF(threshold=np.array(0.5), **MEMORYLESS), gain=np.ones(()))  # between 0 and 1 spike
         else:
-            neurons = read_cell(where, self.cell, self.expression.shape)
-        return LayerSpec(
-            name=self.name, where=where, expression=self.expression, neurons=neurons, is_pool=self.cell is None
-        )  # fmt: skip
+            neurons = read_cell(where, self.cell, expression.shape)
+        return LayerSpec(name=self.name, where=where, expression=expression, neurons=neurons, is_pool=self.cell is None)
 
 
 @dataclass
@@ -276,6 +279,12 @@ class PopulationTrace:
         population = TracedPopulation(name, module, cell, expression)
         self.by_name[name] = population
         return population
+
+    def answer(self, population: TracedPopulation, output: torch.Tensor, forwarded: torch.Tensor, v: Any = None) -> None:
+        """Record a step of a population; `StepRecord` has the tensors, (batch, \\*shape) here."""
+        rows = [np.array(np.asarray(tensor)).reshape(len(tensor), -1) for tensor in (output, forwarded)]
+        membrane = None if v is None else np.broadcast_to(np.array(np.asarray(v), dtype=np.float64), output.shape)
+        population.steps.append(StepRecord(rows[0], rows[1], None if membrane is None else membrane.reshape(rows[0].shape)))
 
     def receive(self, population: TracedPopulation, expression: LinearExpression) -> None:
         """Set the expression that a population receives at its next step.

@@ -17,7 +17,8 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from neurodeploy.errors import ExtractError
 from neurodeploy.frontends.expressions import LinearExpression, ModuleId, Shape, Term, rearrange, spikes
-from neurodeploy.frontends.torch import functions
+from neurodeploy.frontends.torch import custom_neurons, functions
+from neurodeploy.frontends.torch.custom_neurons import Operation
 from neurodeploy.frontends.torch.functions import CallContext, LinearFunction, NotLinearError
 from neurodeploy.frontends.torch.populations import PopulationTrace, StepRecord, TracedPopulation
 from neurodeploy.ir.graph import INPUT
@@ -140,10 +141,12 @@ TensorValue: TypeAlias = "ExpressionValue | InputValue | StateValue | Unsupporte
 
 
 class TracedTensor(torch.Tensor):
-    """A tensor that carries a `TensorValue`."""
+    """A tensor that carries a `TensorValue`, and how neurons of the model's own compute it, if they do."""
 
     traced_value: TensorValue
     tracer: Tracer
+    operation: Operation | None = None
+    drive: Operation | None = None
 
     @classmethod
     def __torch_function__(cls, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -182,11 +185,12 @@ class Tracer:
         self.module: ModuleId = ("", "model")
         self.axis: int | None = None
         self.max_pools: dict[Any, TracedPopulation] = {}
+        self.random = torch.Generator().manual_seed(0)  # its own: the user's random numbers stay as they were
 
-    def mark(self, tensor: torch.Tensor, value: TensorValue) -> TracedTensor:
+    def mark(self, tensor: torch.Tensor, value: TensorValue, operation: Operation | None = None) -> TracedTensor:
         """Return the tensor with its value."""
         traced: TracedTensor = untraced(tensor).as_subclass(TracedTensor)
-        traced.traced_value, traced.tracer = value, self
+        traced.traced_value, traced.tracer, traced.operation, traced.drive = value, self, operation, None
         return traced
 
     def answer(self, func: Any, args: Any, kwargs: Any, found: list[TracedTensor]) -> Any:
@@ -212,11 +216,16 @@ class Tracer:
                 source="a chip runs one network at every step",
                 remedy="Take it out of forward.",
             )
+        # before the call: it may write into its arguments
+        operation = self._operation(name, func, args, kwargs, found)
+        if operation is not None and (spikes_of_own := self._fired(name, operation)) is not None:
+            return spikes_of_own
         result = func(*untraced(args), **untraced(kwargs))
         if name == "setitem":
-            self._overwrite(args[0], self._unsupported(found, "writes into a part of a tensor"))
-        # Such results do not depend on spikes.
-        if name in functions.SHAPE_ONLY or not any(isinstance(leaf, torch.Tensor) for leaf in tree_flatten(result)[0]):
+            self._overwrite(args[0], self._unsupported(found, "writes into a part of a tensor"), operation)
+        # Such results do not depend on spikes; nor does a constant that is cast to the type of a traced tensor.
+        is_constant = name in functions.SHAPE_ONLY or (name in functions.IDENTITIES and not isinstance(args[0], TracedTensor))
+        if is_constant or not any(isinstance(leaf, torch.Tensor) for leaf in tree_flatten(result)[0]):
             return result
         try:
             values = self._values(name, func, args, kwargs, found, result)
@@ -227,10 +236,10 @@ class Tracer:
             values = [self._unsupported(found, f"{name} {reason}")]  # an error only if a neuron receives it
         is_in_place = full.endswith("_") and not full.endswith("__")  # torch's `add_`, but not `__add__`
         if is_in_place and name != full and isinstance(args[0], torch.Tensor):
-            self._overwrite(args[0], values[0])
+            self._overwrite(args[0], values[0], operation)
             return args[0]
         if isinstance(result, torch.Tensor):
-            return self.mark(result, values[0])
+            return self.mark(result, values[0], operation)
         leaves, spec = tree_flatten(result)
         # E.g. a max pooling that computes its indices too.
         each = values if len(values) == len(leaves) else values[:1] * len(leaves)
@@ -247,14 +256,17 @@ class Tracer:
             return leaf.traced_value.at_step(None, leaf.traced_value.call)
         return leaf.traced_value
 
-    def _overwrite(self, tensor: torch.Tensor, value: TensorValue) -> None:
+    def _overwrite(self, tensor: Any, value: TensorValue, operation: Operation | None) -> None:
         """Give a tensor that was written into its new value; it may have been a plain one."""
         tensor.__class__ = TracedTensor
-        tensor.traced_value, tensor.tracer = value, self  # type: ignore[attr-defined]  # it is a TracedTensor now
+        tensor.traced_value, tensor.tracer, tensor.operation, tensor.drive = value, self, operation, None
 
     def _unsupported(self, found: Sequence[TracedTensor], what: str) -> UnsupportedValue:
         """Return why a result is no expression: the first reason along the way, or `what`."""
         for leaf in found:
+            if leaf.operation is not None and leaf.operation.is_membrane and leaf.operation.populations:
+                names = " and ".join(map(repr, sorted(leaf.operation.populations)))
+                return UnsupportedValue(self.module[1], f"{what} (it takes the membrane of {names})", REMEDY, True)
             if isinstance(leaf.traced_value, UnsupportedValue):
                 return leaf.traced_value
         values = [leaf.traced_value for leaf in found]
@@ -263,14 +275,65 @@ class Tracer:
         is_weighted = bool(weights) or any(isinstance(value, InputValue) for value in values)
         return UnsupportedValue(self.module[1], what, REMEDY, is_weighted, next(iter(weights), ""))
 
+    # ------------------------------------------------------------------------------------- neurons of the model's own
+
+    def _operation(self, name: str, func: Any, args: Any, kwargs: Any, found: Sequence[TracedTensor]) -> Operation | None:
+        """Record an elementwise function; None for any other, or of values that no neuron has."""
+        if name not in functions.ELEMENTWISE:
+            return None
+        operands = [leaf.operation or self._drive(leaf) for leaf in found]
+        own = {name for operand in operands if operand is not None and operand.is_membrane for name in self._neurons_of(operand)}
+        for k, (leaf, operand) in enumerate(zip(found, operands, strict=True)):
+            # spikes of other neurons arrive at these
+            if operand is not None and not operand.is_membrane and own and not operand.populations <= own:
+                operands[k] = self._drive(leaf)
+        mixed = frozenset().union(*(operand.populations for operand in operands if operand is not None))
+        if None in operands or (len(mixed) > 1 and not own):
+            return None
+        by_leaf = {id(leaf): operand for leaf, operand in zip(found, operands, strict=True)}
+        known = tree_map(lambda leaf: by_leaf[id(leaf)] if isinstance(leaf, TracedTensor) else leaf, (args, kwargs))
+        return custom_neurons.record(self.module, name, func, known, len(found[0]))
+
+    def _drive(self, leaf: TracedTensor) -> Operation | None:
+        """Return a tensor as what arrives at neurons; None where that is not one step of spikes."""
+        try:
+            value = self.settled(leaf)
+        except NotLinearError:
+            return None
+        if not isinstance(value, ExpressionValue) or len(value.lead) != 1:
+            return None
+        if leaf.drive is None:
+            leaf.drive = custom_neurons.drive(untraced(leaf).clone(), value)
+            if leaf.operation is None:
+                leaf.operation = leaf.drive  # the same tensor is one drive, however often it is used
+        return leaf.drive
+
+    def _neurons_of(self, operation: Operation) -> set[str]:
+        """Return the populations to which an operation belongs: it has their spikes, or what arrives at them."""
+        return custom_neurons.receivers(self.trace, operation) | operation.populations
+
+    def _fired(self, name: str, comparison: Operation) -> TracedTensor | None:
+        """Return the spikes that the comparison of a membrane makes; None for other operations."""
+        fired = custom_neurons.fire(self.trace, self.random, name, comparison)
+        if fired is None:
+            return None
+        shape, population = comparison.actual.shape, fired.population
+        call = CallContext(self.module, tuple(shape[:1]))
+        own = spikes(population.name, tuple(shape[1:]), len(population.steps) - 1)
+        value = functions.rsub(call, own, 1.0) if fired.is_complement else own
+        forwarded = torch.from_numpy(population.steps[-1].forwarded).reshape(shape)
+        forwarded = (1 - forwarded if fired.is_complement else forwarded).to(comparison.actual.dtype)
+        return self.mark(forwarded, ExpressionValue((value,), tuple(shape[:1])), fired.operation)
+
     # ------------------------------------------------------------------------------------------------ values of results
 
     def _values(self, name: str, func: Any, args: Any, kwargs: Any, found: list[TracedTensor], result: Any) -> list[Any]:
         """Return the value of each tensor that a function gives; raise `NotLinearError` where there is none."""
         first = found[0].traced_value
         kinds = {type(leaf.traced_value) for leaf in found}
-        if UnsupportedValue in kinds:  # first, so that the first reason along the way is the one reported
-            return [self._unsupported(found, "")]
+        # first, so that the first reason along the way is the one reported
+        if UnsupportedValue in kinds and name not in functions.IDENTITIES:
+            return [self._unsupported(found, f"{name} is not linear")]
         if name in functions.IDENTITIES:
             # Torch's third argument, True by default.
             if "dropout" in name and kwargs.get("training", args[2] if len(args) > 2 else True):

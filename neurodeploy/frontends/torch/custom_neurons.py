@@ -1,0 +1,511 @@
+"""Neurons that a model computes itself, from torch's elementwise functions: hand-written ones, snnTorch's, SpikingJelly's.
+
+Every comparison of a membrane with a threshold makes spikes. The operations that lead to it are recorded and run again, in double
+precision, on inputs of choice: they give the decays, the threshold and the gain. On drawn inputs the neurons found then have to
+do exactly what the operations do; so it does not matter how the neuron is written (a comparison, an autograd function, masks,
+state in attributes or arguments), and nothing else than the chip's neuron passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from neurodeploy.errors import ExtractError, NetworkError
+from neurodeploy.frontends.assembly import NeuronSpec
+from neurodeploy.frontends.expressions import LinearExpression, ModuleId, add, scale
+from neurodeploy.frontends.torch import functions
+from neurodeploy.ir.arrays import Floats
+from neurodeploy.ir.graph import INPUT
+from neurodeploy.ir.network import LIF
+
+if TYPE_CHECKING:
+    from neurodeploy.frontends.torch.populations import PopulationTrace, TracedPopulation
+
+SPIKE_PROBABILITY = 0.5
+"""Probability of a spike in the random input, and in the random spikes that neurons forward."""
+
+RESET_REMEDY = (
+    "Reset to zero in the step of the spike, v = v * (1 - spike), and train again "
+    "(snnTorch: reset_mechanism='zero', reset_delay=False; SpikingJelly: v_reset=0.)."
+)
+
+# A power of two, so far from every threshold that slopes are exact to the last bit.
+_FAR = 2.0**40
+_N_PROBED_STEPS = 5
+_N_KEPT_DRIVES = 8 * _N_PROBED_STEPS
+_PROBE_VALUES = 1 << 18
+
+
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """A value of the model, and how it is computed from the drives of neurons.
+
+    Attributes
+    ----------
+    actual : tensor (batch, \\*shape)
+        What it is in the run.
+    drives : tuple of Drive
+        All that it depends on, in the order of their use.
+    populations : frozenset of str
+        Whose spikes it depends on.
+    is_membrane : bool
+        Whether it depends on drives otherwise than through spikes.
+    module : ModuleId
+        The module that computes it.
+    function, leaves, spec
+        Of the call; None for a drive.
+    """
+
+    actual: torch.Tensor
+    drives: tuple[Any, ...] = ()
+    populations: frozenset[str] = frozenset()
+    is_membrane: bool = True
+    module: ModuleId = ("", "model")
+    function: Callable[..., Any] | None = None
+    leaves: tuple[Any, ...] = ()
+    spec: Any = None
+
+    def evaluated(self, feed: Mapping[Operation, torch.Tensor], known: dict[Operation, torch.Tensor]) -> torch.Tensor:
+        """Compute it in double precision from values of the drives, (n_probes, \\*shape)."""
+        if self in feed:
+            return feed[self]
+        if self not in known:
+            assert self.function is not None
+            values = [leaf.evaluated(feed, known) if isinstance(leaf, Operation) else leaf for leaf in self.leaves]
+            args, kwargs = tree_unflatten(values, self.spec)
+            known[self] = _as_double(self.function(*args, **kwargs))
+        return known[self]
+
+
+@dataclass(frozen=True, eq=False)
+class Drive(Operation):
+    """What arrives at neurons: a linear expression of spikes, at one step.
+
+    Attributes
+    ----------
+    expression : LinearExpression
+    """
+
+    expression: Any = None
+
+
+def drive(actual: torch.Tensor, expression: Any) -> Drive:
+    """Return a drive that depends on itself alone."""
+    made = Drive(actual=actual, expression=expression)
+    object.__setattr__(made, "drives", (made,))
+    return made
+
+
+def record(module: ModuleId, name: str, function: Callable[..., Any], arguments: Any, batch: int) -> Operation | None:
+    """Record an elementwise call; None where its result has another shape than the operations in it.
+
+    Parameters
+    ----------
+    module : ModuleId
+        The module that calls it.
+    name : str
+        Torch's, without underscores.
+    function : callable
+    arguments : (args, kwargs)
+        With an `Operation` for each traced tensor.
+    batch : int
+        Number of samples; constants have to be the same in all of them.
+    """
+    leaves, spec = tree_flatten(arguments)
+    if name in functions.CASTS:
+        if not isinstance(leaves[0], Operation):
+            return None
+        leaves, spec, function = leaves[:1], tree_flatten(((0,), {}))[1], _cast(function(*_actual(leaves, spec)[0]).dtype)
+    operations = [leaf for leaf in leaves if isinstance(leaf, Operation)]
+    shape = max((op.actual.shape for op in operations), key=len)
+    call = _in_place(function) if _writes(function) else function
+    args, kwargs = _actual(leaves, spec)
+    actual = call(*args, **kwargs)
+    if not isinstance(actual, torch.Tensor) or any(value.shape != shape for value in (actual, *(op.actual for op in operations))):
+        return None
+    if name == "setitem" and not (isinstance(leaves[1], Operation) and len(leaves) == 3):
+        return None  # writes at positions, and not where a mask says so
+    constants = [leaf if isinstance(leaf, Operation) else _constant(leaf, len(shape), batch) for leaf in leaves]
+    if any(leaf is None and value is not None for leaf, value in zip(constants, leaves, strict=True)):
+        return None
+    drives = tuple(dict.fromkeys(one for op in operations for one in op.drives))
+    return Operation(
+        actual=actual,
+        drives=drives,
+        populations=frozenset().union(*(op.populations for op in operations)),
+        is_membrane=any(op.is_membrane for op in operations),
+        module=module,
+        function=call,
+        # later steps are never run again, and would keep all before them in memory
+        leaves=tuple(constants) if len(drives) <= _N_KEPT_DRIVES or name in functions.COMPARISONS else (),
+        spec=spec,
+    )
+
+
+def _potential_of(name: str, comparison: Operation) -> tuple[Operation, bool]:
+    """Return what is above 0 where a comparison gives spikes, and whether 0 fires too."""
+    is_above, at_threshold = functions.COMPARISONS[name]
+    args, kwargs = tree_unflatten(comparison.leaves, comparison.spec)
+    operands = [*args, *kwargs.values()]
+    if name == "heaviside":
+        return operands[0], bool((torch.as_tensor(operands[1]) > 0).all())
+    ordered = operands if is_above else operands[::-1]
+    actual = torch.sub(*(one.actual if isinstance(one, Operation) else torch.as_tensor(one) for one in ordered))
+    leaves, spec = tree_flatten((ordered, {}))
+    return replace(comparison, actual=actual, function=_difference, leaves=tuple(leaves), spec=spec), at_threshold
+
+
+def _negative(one: Operation) -> Operation:
+    """Return minus an operation."""
+    leaves, spec = tree_flatten(((one,), {}))
+    return replace(one, actual=-one.actual, function=torch.neg, leaves=tuple(leaves), spec=spec)
+
+
+def _difference(one: Any, other: Any) -> torch.Tensor:
+    # comparing is exact in double precision, and subtraction gives 0 for equal numbers alone
+    return torch.as_tensor(one).double() - torch.as_tensor(other).double()
+
+
+_WRITING = frozenset({"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__"})
+
+
+def _writes(function: Callable[..., Any]) -> bool:
+    name = str(getattr(function, "__name__", ""))
+    return name in _WRITING or (name.endswith("_") and not name.endswith("__"))
+
+
+def _actual(leaves: Sequence[Any], spec: Any) -> tuple[Any, Any]:
+    args, kwargs = tree_unflatten([leaf.actual if isinstance(leaf, Operation) else leaf for leaf in leaves], spec)
+    return args, kwargs
+
+
+def _in_place(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that gives the result of one that writes into its first argument, and leaves that as it was."""
+
+    def call(first: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        first = first.clone()
+        function(first, *args, **kwargs)
+        return first
+
+    return call
+
+
+def _cast(dtype: torch.dtype) -> Callable[..., Any]:
+    """Return a cast of the model, that keeps double precision."""
+
+    def call(value: torch.Tensor) -> torch.Tensor:
+        return value.to(torch.float64 if dtype.is_floating_point and value.dtype == torch.float64 else dtype)
+
+    return call
+
+
+def _as_double(value: torch.Tensor) -> torch.Tensor:
+    return value.double() if value.is_floating_point() else value
+
+
+def _constant(value: Any, n_dims: int, batch: int) -> Any:
+    """Return an argument in double precision and without samples; None where samples have different ones."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    value = _as_double(value.detach())
+    if value.ndim < n_dims or len(value) != batch:
+        return value.clone()
+    return value[:1].clone() if torch.equal(value, value[:1].expand_as(value)) else None
+
+
+# ---------------------------------------------------------------------------------------------------- what they are
+
+
+@dataclass(eq=False)
+class CustomNeurons:
+    """Neurons that a model computes itself: the comparison of each step, and what the neurons receive there.
+
+    Attributes
+    ----------
+    where : str
+        Label of the module that compares.
+    at_threshold : bool
+        Whether a membrane that equals the threshold fires.
+    is_complement : bool
+        Whether the model compares for silence, ``v < threshold``.
+    potentials : list of Operation
+        Membrane minus threshold, one a step.
+    received : list of list of (Drive, gain)
+        What is new at each step, and its factor, () or (n,).
+    """
+
+    where: str
+    at_threshold: bool
+    is_complement: bool = False
+    potentials: list[Operation] = field(default_factory=list)
+    received: list[list[tuple[Drive, Floats]]] = field(default_factory=list)
+    found: tuple[NeuronSpec, Floats] | None = None
+
+    def is_last(self, potential: Operation, at_threshold: bool) -> bool:
+        """Whether this is the comparison of the last step once more; refuse one that differs where both sides are equal."""
+        last = self.potentials[-1]
+        if last.drives != potential.drives or not torch.equal(last.actual, potential.actual):
+            return False
+        if at_threshold != self.at_threshold:
+            raise error(self.where, "fires above its threshold and resets at it, or the other way round", "Compare once.")
+        return True
+
+    def arriving(self, potential: Operation) -> list[tuple[Drive, Floats]]:
+        """Return what arrives at a step for the first time, and the factor on each.
+
+        Raises
+        ------
+        ExtractError
+            The membrane does not add it up.
+        """
+        earlier = {one for step in self.received for one, _ in step}
+        new = [one for one in potential.drives if one not in earlier]
+        if len(self.potentials) >= _N_PROBED_STEPS:
+            # far back the operations are many, and no longer kept; the check against the model's answers covers these steps
+            if len(new) != len(self.received[-1]):
+                raise error(
+                    self.where, f"receives something else from step {len(self.potentials)} on", "Do the same at every step."
+                )
+            return [(one, gain) for one, (_, gain) in zip(new, self.received[-1], strict=True)]
+        quiet = {one: torch.zeros(2, *one.actual.shape[1:], dtype=torch.float64) for one in (*earlier, *new)}
+        for step in self.received:
+            quiet[step[0][0]] -= _FAR / _tensor(step[0][1], quiet[step[0][0]])
+        return [(one, self._known(self._slope(potential, quiet, one))) for one in new]
+
+    def _slope(self, potential: Operation, quiet: Mapping[Operation, torch.Tensor], one: Drive) -> Floats:
+        far = torch.zeros_like(quiet[one])
+        far[0], far[1] = _FAR, -_FAR
+        above, below = potential.evaluated({**quiet, one: far}, {})
+        return np.asarray(((above - below) / (2 * _FAR)).reshape(-1).numpy())
+
+    def _known(self, gain: Floats) -> Floats:
+        """Return a gain that is equal up to rounding, so that weights are the same at every step; one number if all are equal."""
+        if not gain.all() or not np.isfinite(gain).all():
+            raise error(self.where, "has neurons that do not add up what they receive", "Let v depend on the input linearly.")
+        known = next((g for step in self.received for _, g in step if np.allclose(g, gain, rtol=1e-9, atol=0)), None)
+        uniform = np.median(gain) if np.allclose(gain, gain[0], rtol=1e-14, atol=0) else None
+        return known if known is not None else gain if uniform is None else np.asarray(uniform)
+
+    def neurons(self) -> tuple[NeuronSpec, Floats]:
+        """Return the neurons, and the constant that they receive at every step.
+
+        Raises
+        ------
+        ExtractError
+            They are no leaky integrate-and-fire neurons that reset to the potential that they leak to.
+        """
+        if self.found is None:
+            self.found = _Probes(self).neurons()
+        return self.found
+
+
+def error(where: str, what: str, remedy: str) -> ExtractError:
+    """Return the error for neurons that the chip does not have."""
+    source = "the chip's neurons leak, add up their input, fire above a threshold and reset to where they leak to"
+    return ExtractError(where, what, source=source, remedy=remedy)
+
+
+def _tensor(gain: Floats, like: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(np.array(np.broadcast_to(gain, like[0].numel()))).reshape(like.shape[1:])
+
+
+@dataclass(frozen=True)
+class Fired:
+    """Spikes that a comparison makes at the last step of a population.
+
+    Attributes
+    ----------
+    population : TracedPopulation
+    operation : Operation
+        The comparison.
+    is_complement : bool
+        Whether it is 1 where there is no spike.
+    """
+
+    population: TracedPopulation
+    operation: Operation
+    is_complement: bool
+
+
+def fire(trace: PopulationTrace, random: torch.Generator, name: str, comparison: Operation) -> Fired | None:
+    """Make a comparison the next step of a population, or its last step once more; None where it compares no membrane."""
+    if name not in functions.COMPARISONS or not comparison.is_membrane:
+        return None
+    drawn = [term for one in comparison.drives for term in one.expression.steps[0].terms]
+    if not comparison.populations and all(term.synapse is None and term.source != INPUT for term in drawn):
+        return None  # of spikes alone, on the host
+    potential, at_threshold = _potential_of(name, comparison)
+    # a surrogate function may be a module of its own, which compares what the neurons' module has computed
+    computed = (one.module for one in potential.leaves if isinstance(one, Operation) and not isinstance(one, Drive))
+    module = next(computed, comparison.module)
+    tagged = [p for p in _own(trace) if p.name in potential.populations]
+    if len(tagged) > 1:
+        names = " and ".join(repr(p.name) for p in tagged)
+        raise error(module[1], f"computes a membrane from the spikes of {names} without weights", "Put weights between them.")
+    both = ((potential, at_threshold, False), (_negative(potential), not at_threshold, True))
+    for one, at, is_complement in both:
+        for population in tagged or [p for p in _own(trace) if p.module == module]:
+            if population.cell.is_last(one, at):
+                return Fired(population, _as_spikes(comparison, population), is_complement)
+    if tagged and {*potential.drives} <= {one for step in tagged[0].cell.received for one, _ in step}:
+        return None  # compares what the spikes of this step have already reset
+    cell = tagged[0].cell if tagged else CustomNeurons(module[1], at_threshold)
+    if not tagged and any(_adds_to(potential, p.cell) for p in _own(trace) if p.module == module):
+        raise error(module[1], "does not reset", RESET_REMEDY)
+    if not tagged:
+        cell.is_complement = bool((cell.arriving(potential)[0][1] < 0).all())
+        cell.at_threshold = both[cell.is_complement][1]
+    potential = both[cell.is_complement][0]
+    arriving = cell.arriving(potential)
+    received = _sum(module, arriving)
+    population = tagged[0] if tagged else trace.new(module, cell, received)
+    trace.receive(population, received)
+    cell.potentials.append(potential)
+    cell.received.append(arriving)
+    fired = comparison.actual.float()
+    forwarded = (torch.rand(fired.shape, generator=random) < SPIKE_PROBABILITY).float()
+    trace.answer(population, 1 - fired if cell.is_complement else fired, forwarded)
+    return Fired(population, _as_spikes(comparison, population), cell.is_complement)
+
+
+def _own(trace: PopulationTrace) -> list[TracedPopulation]:
+    return [p for p in trace.by_name.values() if isinstance(p.cell, CustomNeurons)]
+
+
+def receivers(trace: PopulationTrace, operation: Operation) -> set[str]:
+    """Return the populations at which something arrives that an operation depends on."""
+    drives = {*operation.drives}
+    return {p.name for p in _own(trace) if any(one in drives for step in p.cell.received for one, _ in step)}
+
+
+def _as_spikes(comparison: Operation, population: TracedPopulation) -> Operation:
+    return replace(comparison, populations=frozenset({population.name}), is_membrane=False)
+
+
+def _adds_to(potential: Operation, cell: CustomNeurons) -> bool:
+    """Whether a membrane depends on what arrived at other neurons' last step, and on more."""
+    return 0 < len({one for one, _ in cell.received[-1]} & {*potential.drives}) < len(potential.drives)
+
+
+def _sum(module: ModuleId, arriving: Sequence[tuple[Drive, Floats]]) -> LinearExpression:
+    parts = []
+    for one, gain in arriving:
+        part: LinearExpression = one.expression.steps[0]
+        parts.append(
+            part if not gain.shape and gain == 1 else scale(module, part, gain.reshape(part.shape if gain.shape else ()))
+        )
+    return reduce(add, parts)
+
+
+class _Probes:
+    """The potentials of neurons as a function of what arrives at each step, in units of the membrane."""
+
+    def __init__(self, own: CustomNeurons) -> None:
+        self.own = own
+        self.n_steps = min(len(own.potentials), _N_PROBED_STEPS)
+        self.shape = tuple(own.potentials[0].actual.shape[1:])
+        self.n = int(np.prod(self.shape))
+
+    def potential(self, *inputs: Floats | float) -> Floats:
+        """Return membrane minus threshold, (n_probes, n), at the step of the last input, from (n_probes, n) a step."""
+        n_probes = max(len(np.atleast_2d(x)) for x in inputs)
+        feed: dict[Operation, torch.Tensor] = {}
+        for x, received in zip(inputs, self.own.received, strict=False):
+            values = torch.from_numpy(np.array(np.broadcast_to(np.asarray(x, dtype=np.float64), (n_probes, self.n))))
+            for one, gain in received:
+                feed[one] = (values / torch.from_numpy(np.asarray(gain))).reshape(n_probes, *self.shape)
+                values = torch.zeros_like(values)  # the first drive alone carries the input
+        found = self.own.potentials[len(inputs) - 1].evaluated(feed, {})
+        return np.asarray(found.reshape(len(found), -1).numpy())
+
+    def _left_after(self, n_steps: int) -> Floats:
+        """Return which share of an input is left in the membrane after some steps without spikes."""
+        near, far = (self.potential(x, *[0.0] * n_steps)[0] for x in (-_FAR, -2 * _FAR))
+        return np.asarray((near - far) / _FAR)
+
+    def neurons(self) -> tuple[NeuronSpec, Floats]:
+        own = self.own
+        if self.n_steps < 3:
+            raise error(own.where, "makes fewer than three steps, too few to find its decays", "Give a sample of more steps.")
+        start = self.potential(0.0)[0]
+        below = -2 * (1 + float(np.abs(start).max()))
+        one, two = (
+            (self.potential(-_FAR, *later)[0] - self.potential(-2 * _FAR, *later)[0]) / _FAR for later in ((0.0,), (0.0, 0.0))
+        )
+        # a current and a membrane that keep the shares a and b: after one step a + b is left, after two a a + a b + b b
+        root = one**2 - 4 * (one**2 - two)
+        high, low = ((one + sign * np.sqrt(np.maximum(root, 0.0))) / 2 for sign in (1, -1))
+        high, low = (np.where(np.abs(share) < 1e-9, 0.0, share) for share in (high, low))
+        later = self.potential(below, 0.0)[0] - one * below
+        constant = np.where(np.abs(one) > 1e-9, (later - start) / np.where(one == 0, 1.0, one), 0.0)
+        constant = np.where(np.abs(constant) < 1e-9 * np.abs(start), 0.0, constant)
+        threshold = constant - start
+        if not (threshold > 0).all():
+            raise error(
+                own.where, "fires without any input, at rest", "Set the threshold above the potential that it starts from."
+            )
+        keeps_v = self._membrane(high, low, constant, threshold)
+        keeps_u = np.where(np.abs(one - keeps_v) < 1e-9, 0.0, one - keeps_v)
+        if own.at_threshold:
+            # the chip fires strictly above its threshold
+            threshold = np.nextafter(threshold, -np.inf)
+        decays = {"current_decay": _uniform(1 - keeps_u), "voltage_decay": _uniform(1 - keeps_v)}
+        try:
+            neuron = LIF(threshold=_uniform(threshold), rest=np.zeros(()), **decays)
+        except NetworkError as error:
+            raise error(own.where, f"{error.where} {error.what}", error.remedy or "Keep decays between 0 and 1.") from error
+        return NeuronSpec(neuron=neuron, gain=np.ones(()), has_current=bool(keeps_u.any())), constant
+
+    def _membrane(self, high: Floats, low: Floats, constant: Floats, threshold: Floats) -> Floats:
+        """Return which of two shares the membrane keeps, (n,): that with which all drawn inputs give the potentials."""
+        n_probes = int(np.clip(_PROBE_VALUES // self.n, 8, 512))
+        draw = np.random.default_rng(0)
+        inputs = [draw.uniform(-1.0, 2.5, (n_probes, self.n)) * threshold for _ in range(self.n_steps)]
+        potentials = [self.potential(*inputs[: t + 1]) for t in range(self.n_steps)]
+        wrong = []
+        for keeps_v, keeps_u in ((high, low), (low, high)):
+            u = v = np.zeros((n_probes, self.n))
+            differs = np.zeros(self.n)
+            for x, potential in zip(inputs, potentials, strict=True):
+                u = keeps_u * u + x + constant
+                v = keeps_v * v + u
+                differs = np.maximum(differs, np.abs(v - threshold - potential).max(axis=0))
+                v = np.where(potential > 0, 0.0, v)
+            wrong.append(differs > 1e-6 * threshold)
+        if (wrong[0] & wrong[1]).any():
+            raise self._reason(threshold - constant, float(np.median(high + low)))
+        return np.where(wrong[0], low, high)
+
+    def _reason(self, level: Floats, share: float) -> ExtractError:
+        """Return why they are no such neurons, by the step after a spike; `level` is the first input that fires."""
+        own = self.own
+        silent, low, high, driven = (
+            float(np.median((self.potential(*(k * level for k in inputs))[0] + level) / level))
+            for inputs in ((-8, 0), (4, 0), (8, 0), (8, 1))
+        )
+        kept, added = (high - low) / 4, driven - high
+        if abs(silent + 8 * share) > 1e-6:
+            return error(own.where, "does not leak by a fixed share in each step", "Let v = share * v + input, without limits.")
+        if abs(added - 1) > 1e-6:
+            return error(own.where, "ignores what arrives in the step after a spike: its reset comes late", RESET_REMEDY)
+        if abs(kept) < 1e-6:
+            to = f"{high / share:.3g} of its threshold" if share else "another potential"
+            return error(own.where, f"resets to {to}, counted from where it starts or leaks to", RESET_REMEDY)
+        if abs(kept - share) > 1e-6:
+            return error(own.where, "changes in the step after a spike as no reset does", RESET_REMEDY)
+        if abs(high - 8 * share) < 1e-6:
+            return error(own.where, "does not reset", RESET_REMEDY)
+        return error(own.where, f"resets by subtraction (of {8 - high / share:.3g} of its threshold)", RESET_REMEDY)
+
+
+def _uniform(values: NDArray[Any]) -> Floats:
+    """Return (n,) values as one number where they are equal up to rounding."""
+    return np.asarray(np.median(values)) if np.allclose(values, values[0], rtol=1e-12, atol=1e-14) else values

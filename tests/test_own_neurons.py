@@ -1,0 +1,512 @@
+"""Neurons that a model computes itself: written by hand in several ways, of snnTorch and of SpikingJelly.
+
+The reference run of what was extracted has to give the spikes of the module, all of them, on inputs that extraction never saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from neurodeploy.errors import ExtractError
+from neurodeploy.frontends.torch.extract import extract
+from neurodeploy.ir.network import LIF, Network
+from neurodeploy.simulation.reference import run_reference
+
+N_IN, N_HIDDEN, N_OUT, N_STEPS, BATCH = 12, 9, 4, 25, 6
+SAMPLE = torch.zeros(1, N_IN)
+
+
+def drawn_input(n_steps: int = N_STEPS, shape: tuple[int, ...] = (N_IN,)) -> torch.Tensor:
+    """Spikes (n_steps, batch, *shape)."""
+    return (torch.rand(n_steps, BATCH, *shape, generator=torch.Generator().manual_seed(3)) < 0.5).double()
+
+
+def layers(n_in: int, n_out: int, gain: float = 1.5, bias: bool = False) -> torch.nn.Linear:
+    made = torch.nn.Linear(n_in, n_out, bias=bias)
+    draw = torch.Generator().manual_seed(n_in * n_out)
+    with torch.no_grad():
+        made.weight.copy_(torch.randn(n_out, n_in, generator=draw) * gain / n_in**0.5 + 0.15)
+    return made
+
+
+class Step(torch.autograd.Function):
+    """A step with a triangular surrogate gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return (x > 0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        (x,) = ctx.saved_tensors
+        return gradient * torch.relu(1 - x.abs())
+
+
+class ByMultiplying(torch.nn.Module):
+    """State passed; comparison; reset by a factor."""
+
+    def forward(self, x: torch.Tensor, v: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        v = 0.8 * (torch.zeros_like(x) if v is None else v) + x
+        spike = (v > 1.0).to(x.dtype)
+        return spike, v * (1 - spike)
+
+
+class BySurrogate(torch.nn.Module):
+    """State passed; autograd function; threshold and decay a parameter for each neuron; input gain; detached reset."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.beta = torch.nn.Parameter(torch.linspace(0.3, 0.95, n))
+        self.threshold = torch.nn.Parameter(torch.linspace(0.2, 0.5, n))
+
+    def forward(self, x: torch.Tensor, v: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        beta = self.beta.clamp(0, 1)
+        v = x * (1 - beta) if v is None else beta * v + (1 - beta) * x
+        spike = Step.apply(v / self.threshold - 1.0)
+        return spike, v - spike.detach() * v
+
+
+class ByWhere(torch.nn.Module):
+    """State in an attribute; reset by torch.where to a potential that it also leaks to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.v: torch.Tensor | None = None
+        self.tau, self.rest, self.threshold = 2.0, -0.3, 0.1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        v = torch.full_like(x, self.rest) if self.v is None else self.v
+        v = v + (x - (v - self.rest)) / self.tau
+        fires = self.threshold <= v
+        self.v = torch.where(fires, self.rest, v)
+        return fires.to(x.dtype)
+
+    def reset(self) -> None:
+        self.v = None
+
+
+class ByMask(torch.nn.Module):
+    """State in an attribute, written in place; no leak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.v: Any = 0.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        v = x + self.v
+        spike = torch.heaviside(v - 0.9, torch.zeros(()).to(x))
+        v[spike.bool()] = 0.0
+        self.v = v
+        return spike
+
+    def reset(self) -> None:
+        self.v = 0.0
+
+
+class ByNextStep(torch.nn.Module):
+    """The membrane is compared again, and reset, at the start of the next step; a constant drive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.v: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        v = torch.zeros_like(x) if self.v is None else self.v
+        self.v = 0.7 * v.masked_fill(v > 1.0, 0.0) + x + 0.05
+        return (self.v > 1.0).to(x.dtype)
+
+    def reset(self) -> None:
+        self.v = None
+
+
+class BySilence(torch.nn.Module):
+    """Compares for silence, in one expression with where; a threshold tensor on the left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threshold = torch.nn.Parameter(torch.tensor(0.8))
+
+    def forward(self, x: torch.Tensor, v: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        v = x if v is None else v * 0.75 + x
+        silent = v < self.threshold
+        return (~silent).to(x.dtype), torch.where(silent, v, torch.zeros_like(v))
+
+
+class WithCurrent(torch.nn.Module):
+    """A synaptic current and a membrane, as a pair."""
+
+    def forward(self, x: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]:
+        i, v = (torch.zeros_like(x), torch.zeros_like(x)) if state is None else state
+        i = i.mul(0.6).add(x)
+        v = torch.lerp(v, i, 0.3)
+        spike = Step.apply(v - 0.5)
+        return spike, (i, (1 - spike) * v)
+
+
+class TwoLayers(torch.nn.Module):
+    """Weights, neurons, weights, neurons; called for one step with the states of both."""
+
+    def __init__(self, neurons: Callable[[int], torch.nn.Module], bias: bool = False) -> None:
+        super().__init__()
+        self.first, self.a = layers(N_IN, N_HIDDEN, bias=bias), neurons(N_HIDDEN)
+        self.second, self.b = layers(N_HIDDEN, N_OUT, 2.5), neurons(N_OUT)
+
+    def forward(self, x: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]:
+        one, two = (None, None) if state is None else state
+        spikes, one = step(self.a, self.first(x), one)
+        spikes, two = step(self.b, self.second(spikes), two)
+        return spikes, (one, two)
+
+
+def step(neurons: torch.nn.Module, x: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
+    """Call neurons that return spikes and a state, or spikes alone."""
+    if state is None:
+        answer = neurons(x)
+    elif isinstance(state, tuple) and not isinstance(neurons, WithCurrent):
+        answer = neurons(x, *state)
+    else:
+        answer = neurons(x, state)
+    if not isinstance(answer, tuple):
+        return answer, None
+    return answer[0], answer[1] if len(answer) == 2 else answer[1:]
+
+
+def module_spikes(model: torch.nn.Module, inputs: torch.Tensor) -> np.ndarray:
+    """Spikes (batch, n, n_steps) of a model of one step."""
+    inputs = inputs.to(next(model.parameters()).dtype)
+    state, outputs = None, []
+    with torch.no_grad():
+        for x in inputs:
+            output, state = model(x, state)
+            outputs.append(output.reshape(len(output), -1))
+    return torch.stack(outputs, -1).numpy()
+
+
+def reference_spikes(network: Network, inputs: torch.Tensor) -> np.ndarray:
+    record = run_reference(network, inputs.movedim(0, -1).numpy().astype(np.uint8))
+    return record.spikes[network.layers[-1].name].reshape(BATCH, -1, len(inputs))
+
+
+def assert_same_spikes(model: torch.nn.Module, network: Network, shape: tuple[int, ...] = (N_IN,)) -> None:
+    inputs = drawn_input(shape=shape)
+    ours, theirs = reference_spikes(network, inputs), module_spikes(model, inputs)
+    assert 0.05 < theirs.mean() < 0.95, "the neurons have to fire, and not always"
+    np.testing.assert_array_equal(ours, theirs)
+
+
+WAYS: dict[str, Callable[[int], torch.nn.Module]] = {
+    "factor": lambda _n: ByMultiplying(),
+    "autograd function": BySurrogate,
+    "where": lambda _n: ByWhere(),
+    "mask in place": lambda _n: ByMask(),
+    "reset at the next step": lambda _n: ByNextStep(),
+    "silence": lambda _n: BySilence(),
+    "synaptic current": lambda _n: WithCurrent(),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_hand_written_neurons_come_in_as_what_they_are(way: str) -> None:
+    model = TwoLayers(WAYS[way], bias=way == "where")
+    network = extract(model, SAMPLE)
+    assert [layer.name for layer in network if layer.n_neurons > 1] == ["first", "second"]
+    assert_same_spikes(model, network)
+
+
+def neuron_of(network: Network) -> LIF:
+    neuron = network["first"].neuron
+    assert isinstance(neuron, LIF)
+    return neuron
+
+
+def test_parameters_are_those_of_the_module() -> None:
+    made = neuron_of(extract(TwoLayers(BySurrogate).double(), SAMPLE))
+    model = BySurrogate(N_HIDDEN)
+    np.testing.assert_allclose(made.voltage_decay, 1 - model.beta.detach().numpy(), rtol=1e-6)
+    np.testing.assert_array_equal(made.current_decay, 1.0)
+    made = neuron_of(extract(TwoLayers(lambda _n: WithCurrent()), SAMPLE))
+    assert (float(made.current_decay), float(made.voltage_decay)) == pytest.approx((0.4, 0.3))
+    made = neuron_of(extract(TwoLayers(lambda _n: ByMultiplying()), SAMPLE))
+    assert (float(made.threshold), float(made.voltage_decay)) == (1.0, pytest.approx(0.2))
+
+
+def test_weights_stay_bit_for_bit_where_the_input_has_no_gain() -> None:
+    model = TwoLayers(lambda _n: ByMultiplying())
+    weight = extract(model, SAMPLE)["first"].connections[0].synapse.weight  # type: ignore[union-attr]
+    np.testing.assert_array_equal(weight, model.first.weight.detach().double().numpy())
+
+
+def test_equality_with_the_threshold_fires_where_the_module_says_so() -> None:
+    """Weights and threshold are whole quarters, so membranes meet the threshold exactly."""
+    for fires_at, comparison in ((True, torch.ge), (False, torch.gt)):
+
+        class Integrate(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.weights = torch.nn.Linear(2, 1, bias=False)
+                torch.nn.init.constant_(self.weights.weight, 0.25)
+
+            def forward(self, x: torch.Tensor, v: Any = 0.0, comparison: Any = comparison) -> tuple[torch.Tensor, Any]:
+                v = 0.0 if v is None else v
+                v = v + self.weights(x)
+                spike = comparison(v, 0.5).to(x.dtype)
+                return spike, v * (1 - spike)
+
+        model = Integrate()
+        network = extract(model, torch.zeros(1, 2))
+        ones = torch.ones(4, BATCH, 2).double()
+        spikes = reference_spikes(network, ones)
+        np.testing.assert_array_equal(spikes, module_spikes(model, ones))
+        assert bool(spikes[0, 0, 0]) is fires_at
+
+
+class InsideForward(torch.nn.Module):
+    """No module for the neurons: everything in one forward, with a loop over time, and recurrent weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.own, self.second = layers(N_IN, N_HIDDEN), layers(N_HIDDEN, N_HIDDEN, 0.5), layers(N_HIDDEN, N_OUT, 2.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        v = w = spikes = torch.zeros(x.shape[1], N_HIDDEN, dtype=x.dtype)
+        w = torch.zeros(x.shape[1], N_OUT, dtype=x.dtype)
+        outputs = []
+        for t in range(len(x)):
+            v = 0.9 * v + self.first(x[t]) + self.own(spikes)
+            spikes = (v > 1.0).to(x.dtype)
+            v = v * (spikes == 0)
+            w = torch.exp(torch.tensor(-0.5)) * w + self.second(spikes)
+            out = (w >= 0.7).to(x.dtype)
+            w = w - w * out
+            outputs.append(out)
+        return torch.stack(outputs)
+
+
+def test_neurons_in_a_loop_inside_forward_with_recurrent_weights() -> None:
+    model = InsideForward()
+    network = extract(model, torch.zeros(5, 1, N_IN))
+    assert [layer.name for layer in network] == ["first", "second"]
+    assert [c.source for c in network["first"].connections] == ["input", "first"]
+    inputs = drawn_input()
+    theirs = model.double()(inputs).detach().movedim(0, -1).numpy()
+    np.testing.assert_array_equal(reference_spikes(network, inputs), theirs)
+
+
+class Residual(torch.nn.Module):
+    """Images, normalisation, a skip of spikes, and a pooling between hand-written neurons."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = torch.nn.Conv2d(1, 4, 3, padding=1, bias=False), torch.nn.BatchNorm2d(4)
+        self.second, self.pool, self.last = torch.nn.Conv2d(4, 4, 3, padding=1), torch.nn.AvgPool2d(2), layers(36, N_OUT, 2.0)
+        torch.manual_seed(1)
+        torch.nn.init.normal_(self.first.weight, 0.2, 0.6)
+        torch.nn.init.normal_(self.second.weight, 0.1, 0.3)
+        self.a, self.b, self.c = ByMultiplying(), ByMultiplying(), ByMultiplying()
+
+    def forward(self, x: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]:
+        a, b, c = (None, None, None) if state is None else state
+        first, a = self.a(self.norm(self.first(x)), a)
+        second, b = self.b(self.second(first), b)
+        third, c = self.c(self.last(self.pool(first + second).flatten(1)), c)
+        return third, (a, b, c)
+
+
+def test_images_normalisation_and_skips() -> None:
+    model = Residual().eval()
+    assert_same_spikes(model, extract(model, torch.zeros(1, 1, 6, 6)), shape=(1, 6, 6))
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = TwoLayers(lambda _n: ByWhere())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    extract(model, SAMPLE)
+    assert model.a.v is None
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+# ---------------------------------------------------------------------------------------------- snnTorch, SpikingJelly
+
+
+def snntorch_neurons(kind: str, **options: Any) -> Callable[[int], torch.nn.Module]:
+    snntorch = pytest.importorskip("snntorch")
+    shares = {"beta": 0.85} if kind == "Leaky" else {"alpha": 0.5, "beta": 0.85}
+    return lambda _n: getattr(snntorch, kind)(**{**shares, "reset_mechanism": "zero", **options})
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("Leaky", {}),
+        ("Leaky", {"reset_delay": False, "threshold": 0.7}),
+        ("Leaky", {"init_hidden": True, "learn_beta": True, "learn_threshold": True}),
+        ("Synaptic", {"reset_delay": False}),
+        ("Synaptic", {"reset_delay": False, "init_hidden": True, "threshold": 1.3}),
+    ],
+)
+def test_snntorch(kind: str, options: dict[str, Any]) -> None:
+    model = TwoLayers(snntorch_neurons(kind, **options))
+    network = extract(model, SAMPLE)
+    assert_same_spikes(model, network)
+    neuron = neuron_of(network)
+    assert float(neuron.voltage_decay) == pytest.approx(0.15)
+    assert float(neuron.current_decay) == pytest.approx(1.0 if kind == "Leaky" else 0.5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "reason"),
+    [
+        ("Leaky", {"reset_mechanism": "subtract"}, r"resets by subtraction.*reset_mechanism='zero'"),
+        ("Leaky", {"reset_mechanism": "subtract", "reset_delay": False}, "resets by subtraction"),
+        ("Leaky", {"reset_mechanism": "none"}, "does not reset"),
+        ("Synaptic", {}, r"ignores what arrives in the step after a spike.*reset_delay=False"),
+    ],
+)
+def test_snntorch_with_other_resets_is_refused(kind: str, options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ExtractError, match=rf"a \({kind}\): .*{reason}"):
+        extract(TwoLayers(snntorch_neurons(kind, **options)), SAMPLE)
+
+
+def spikingjelly_neurons(kind: str, **options: Any) -> Callable[[int], torch.nn.Module]:
+    neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
+    return lambda _n: getattr(neuron, kind)(**options)
+
+
+@pytest.mark.parametrize("is_training", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "options", "decay"),
+    [
+        ("IFNode", {}, 0.0),
+        ("LIFNode", {"tau": 2.5, "v_threshold": 0.4}, 0.4),
+        ("LIFNode", {"tau": 4.0, "decay_input": False, "v_threshold": 1.2}, 0.25),
+        ("LIFNode", {"tau": 2.0, "v_reset": -0.25, "v_threshold": 0.3, "detach_reset": True}, 0.5),
+        ("ParametricLIFNode", {"init_tau": 4.0, "v_threshold": 0.2}, 0.25),
+        ("ParametricLIFNode", {"init_tau": 4.0, "decay_input": False}, 0.25),
+    ],
+)
+def test_spikingjelly(kind: str, options: dict[str, Any], decay: float, is_training: bool) -> None:
+    model = TwoLayers(spikingjelly_neurons(kind, **options)).train(is_training)
+    network = extract(model, SAMPLE)
+    assert float(neuron_of(network).voltage_decay) == pytest.approx(decay)
+    assert_same_spikes(model, network)
+
+
+@pytest.mark.parametrize("kind", ["IFNode", "LIFNode", "ParametricLIFNode"])
+def test_spikingjelly_with_a_soft_reset_is_refused(kind: str) -> None:
+    with pytest.raises(ExtractError, match=rf"a \({kind}\): resets by subtraction.*v_reset=0\."):
+        extract(TwoLayers(spikingjelly_neurons(kind, v_reset=None)), SAMPLE)
+
+
+# ----------------------------------------------------------------------------------------------------------- refusals
+
+
+def written(function: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]) -> torch.nn.Module:
+    """One layer of neurons that compute (spikes, next membrane) from the input and the membrane."""
+
+    class Neurons(torch.nn.Module):
+        def forward(self, x: torch.Tensor, v: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+            return function(x, torch.zeros_like(x) if v is None else v)
+
+    return TwoLayers(lambda _n: Neurons())
+
+
+def charged(x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    v = 0.8 * v + x
+    return (v > 1.0).to(x.dtype), v
+
+
+def subtracting(x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    spike, v = charged(x, v)
+    return spike, v - spike
+
+
+def never(x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return charged(x, v)
+
+
+def elsewhere(x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    spike, v = charged(x, v)
+    return spike, torch.where(spike > 0, -0.25, v)
+
+
+def rectified(x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    spike, v = charged(x, v)
+    return spike, (v * (1 - spike)).clamp(min=-0.5)
+
+
+def softly(x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    spike, v = charged(x, v)
+    return spike, v * (1 - 0.5 * spike)
+
+
+def relative_to_others(x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    v = 0.8 * v + x
+    spike = (v > v.mean(dim=1, keepdim=True)).to(x.dtype)
+    return spike, v * (1 - spike)
+
+
+def at_rest(x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    v = 0.8 * v + x
+    spike = (v > -0.1).to(x.dtype)
+    return spike, v * (1 - spike)
+
+
+def growing(x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    v = 1.1 * v + x
+    spike = (v > 1.0).to(x.dtype)
+    return spike, v * (1 - spike)
+
+
+def late(x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    v = (0.8 * v + x) * (v <= 1.0)
+    return (v > 1.0).to(x.dtype), v
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (subtracting, r"resets by subtraction \(of 1 of its threshold\).*v \* \(1 - spike\)"),
+        (never, r"does not reset"),
+        (elsewhere, r"resets to -0.25 of its threshold"),
+        (rectified, r"does not leak by a fixed share"),
+        (softly, r"changes in the step after a spike as no reset does"),
+        (relative_to_others, r"mean adds up over other dimensions"),
+        (at_rest, r"fires without any input"),
+        (growing, r"voltage_decay"),
+        (late, r"ignores what arrives in the step after a spike: its reset comes late"),
+    ],
+)
+def test_other_neurons_are_refused_with_the_reason(function: Any, reason: str) -> None:
+    with pytest.raises(ExtractError, match=rf"a \(Neurons\):? .*{reason}"):
+        extract(written(function), SAMPLE)
+
+
+def test_a_state_that_is_forgotten_between_calls_is_refused() -> None:
+    class Forgets(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.neurons = layers(N_IN, N_HIDDEN), ByMultiplying()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.neurons(self.first(x))[0]
+
+    with pytest.raises(ExtractError, match="state is not kept between them"):
+        extract(Forgets(), SAMPLE)
+
+
+def test_a_membrane_does_not_go_to_other_neurons() -> None:
+    class Leaks(TwoLayers):
+        def forward(self, x: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]:
+            one, two = (None, None) if state is None else state
+            _, one = self.a(self.first(x), one)
+            spikes, two = self.b(self.second(one), two)
+            return spikes, (one, two)
+
+    with pytest.raises(ExtractError, match="synapses add up weighted spikes"):
+        extract(Leaks(lambda _n: ByMultiplying()), SAMPLE)
