@@ -5,6 +5,7 @@ The reference run of what was extracted has to give the spikes of the module, al
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -290,12 +291,53 @@ class InsideForward(torch.nn.Module):
 
 def test_neurons_in_a_loop_inside_forward_with_recurrent_weights() -> None:
     model = InsideForward()
-    network = extract(model, torch.zeros(5, 1, N_IN))
+    network = extract(model, torch.zeros(12, 1, N_IN))
     assert [layer.name for layer in network] == ["first", "second"]
     assert [c.source for c in network["first"].connections] == ["input", "first"]
     inputs = drawn_input()
     theirs = model.double()(inputs).detach().movedim(0, -1).numpy()
     np.testing.assert_array_equal(reference_spikes(network, inputs), theirs)
+
+
+class TwoShares(torch.nn.Module):
+    """Two kinds of neurons on one current, and weights for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.slow, self.fast = layers(N_IN, N_HIDDEN), layers(N_HIDDEN, N_OUT), layers(N_HIDDEN, N_OUT)
+        self.last = ByMultiplying()
+
+    def forward(self, x: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]:
+        v, w, u = (0.0, 0.0, None) if state is None else state
+        current = self.first(x)
+        v, w = 0.9 * v + current, 0.4 * w + current
+        slow, fast = (v > 1).to(x.dtype), (w > 1).to(x.dtype)
+        out, u = self.last(self.slow(slow) + self.fast(fast), u)
+        return out, (v * (1 - slow), w * (1 - fast), u)
+
+
+def test_two_kinds_of_neurons_share_a_current() -> None:
+    model = TwoShares()
+    network = extract(model, SAMPLE)
+    assert [float(layer.neuron.voltage_decay) for layer in network] == pytest.approx([0.1, 0.6, 0.2])
+    assert_same_spikes(model, network)
+
+
+@torch.jit.script
+def compiled_step(v: torch.Tensor) -> torch.Tensor:
+    return (v > 1.0).float()
+
+
+def test_functions_compiled_by_torch_jit_are_followed() -> None:
+    def scripted(x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        v = 0.8 * v + x
+        spike = compiled_step(v)
+        return spike, v * (1 - spike)
+
+    call = torch.jit.ScriptFunction.__call__
+    model = written(scripted)
+    assert_same_spikes(model, extract(model, SAMPLE))
+    assert torch.jit.ScriptFunction.__call__ is call
 
 
 class Residual(torch.nn.Module):
@@ -374,7 +416,9 @@ def test_snntorch_with_other_resets_is_refused(kind: str, options: dict[str, Any
 
 
 def spikingjelly_neurons(kind: str, **options: Any) -> Callable[[int], torch.nn.Module]:
-    neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # escapes in its docstrings, which newer Pythons warn of
+        neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
     return lambda _n: getattr(neuron, kind)(**options)
 
 

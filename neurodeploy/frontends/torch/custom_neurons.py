@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -42,6 +42,8 @@ _FAR = 2.0**40
 _N_PROBED_STEPS = 5
 _N_KEPT_DRIVES = 8 * _N_PROBED_STEPS
 _PROBE_VALUES = 1 << 18
+# What a membrane may go through before it is compared with 0.
+_SHIFTS = frozenset({"sub", "rsub", "subtract", "div", "truediv", "divide", "true_divide", "neg", "negative"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +62,8 @@ class Operation:
         Whether it depends on drives otherwise than through spikes.
     module : ModuleId
         The module that computes it.
-    function, leaves, spec
-        Of the call; None for a drive.
+    name, function, leaves, spec
+        Of the call; empty for a drive.
     """
 
     actual: torch.Tensor
@@ -69,6 +71,7 @@ class Operation:
     populations: frozenset[str] = frozenset()
     is_membrane: bool = True
     module: ModuleId = ("", "model")
+    name: str = ""
     function: Callable[..., Any] | None = None
     leaves: tuple[Any, ...] = ()
     spec: Any = None
@@ -87,21 +90,12 @@ class Operation:
 
 @dataclass(frozen=True, eq=False)
 class Drive(Operation):
-    """What arrives at neurons: a linear expression of spikes, at one step.
-
-    Attributes
-    ----------
-    expression : LinearExpression
-    """
+    """What arrives at neurons at one step: an `ExpressionValue`, which depends on itself alone."""
 
     expression: Any = None
 
-
-def drive(actual: torch.Tensor, expression: Any) -> Drive:
-    """Return a drive that depends on itself alone."""
-    made = Drive(actual=actual, expression=expression)
-    object.__setattr__(made, "drives", (made,))
-    return made
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "drives", (self,))
 
 
 def record(module: ModuleId, name: str, function: Callable[..., Any], arguments: Any, batch: int) -> Operation | None:
@@ -143,30 +137,39 @@ def record(module: ModuleId, name: str, function: Callable[..., Any], arguments:
         populations=frozenset().union(*(op.populations for op in operations)),
         is_membrane=any(op.is_membrane for op in operations),
         module=module,
+        name=name,
         function=call,
         # later steps are never run again, and would keep all before them in memory
-        leaves=tuple(constants) if len(drives) <= _N_KEPT_DRIVES or name in functions.COMPARISONS else (),
+        leaves=tuple(constants) if len(drives) <= _N_KEPT_DRIVES or name in functions.COMPARISONS or name in _SHIFTS else (),
         spec=spec,
     )
 
 
-def _potential_of(name: str, comparison: Operation) -> tuple[Operation, bool]:
-    """Return what is above 0 where a comparison gives spikes, and whether 0 fires too."""
-    is_above, at_threshold = functions.COMPARISONS[name]
+def _compared(name: str, comparison: Operation) -> tuple[Operation, bool, bool]:
+    """Return the first side of a comparison minus the second; whether 0 counts as above; whether it gives 1 below."""
+    is_above, at_equal = functions.COMPARISONS[name]
     args, kwargs = tree_unflatten(comparison.leaves, comparison.spec)
-    operands = [*args, *kwargs.values()]
+    sides = [*args, *kwargs.values()]
     if name == "heaviside":
-        return operands[0], bool((torch.as_tensor(operands[1]) > 0).all())
-    ordered = operands if is_above else operands[::-1]
-    actual = torch.sub(*(one.actual if isinstance(one, Operation) else torch.as_tensor(one) for one in ordered))
-    leaves, spec = tree_flatten((ordered, {}))
-    return replace(comparison, actual=actual, function=_difference, leaves=tuple(leaves), spec=spec), at_threshold
+        return sides[0], bool((torch.as_tensor(sides[1]) > 0).all()), False
+    actual = torch.sub(*(one.actual if isinstance(one, Operation) else torch.as_tensor(one) for one in sides))
+    leaves, spec = tree_flatten((sides, {}))
+    difference = replace(comparison, actual=actual, name="sub", function=_difference, leaves=tuple(leaves), spec=spec)
+    return difference, at_equal == is_above, not is_above
 
 
 def _negative(one: Operation) -> Operation:
     """Return minus an operation."""
-    leaves, spec = tree_flatten(((one,), {}))
-    return replace(one, actual=-one.actual, function=torch.neg, leaves=tuple(leaves), spec=spec)
+    return replace(one, actual=-one.actual, name="neg", function=torch.neg, leaves=(one,), spec=tree_flatten(((0,), {}))[1])
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two operations are one membrane, shifted and scaled by the same constants."""
+    if not isinstance(one, Operation) or not isinstance(other, Operation):
+        return type(one) is type(other) and bool(torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other)
+    if one is other or one.name != other.name or one.name not in _SHIFTS or len(one.leaves) != len(other.leaves):
+        return one is other
+    return all(_is_same(*leaves) for leaves in zip(one.leaves, other.leaves, strict=True))
 
 
 def _difference(one: Any, other: Any) -> torch.Tensor:
@@ -234,8 +237,8 @@ class CustomNeurons:
         Label of the module that compares.
     at_threshold : bool
         Whether a membrane that equals the threshold fires.
-    is_complement : bool
-        Whether the model compares for silence, ``v < threshold``.
+    is_negative : bool
+        Whether the membrane is on the second side of the comparison, ``threshold < v``.
     potentials : list of Operation
         Membrane minus threshold, one a step.
     received : list of list of (Drive, gain)
@@ -244,18 +247,17 @@ class CustomNeurons:
 
     where: str
     at_threshold: bool
-    is_complement: bool = False
+    is_negative: bool = False
     potentials: list[Operation] = field(default_factory=list)
     received: list[list[tuple[Drive, Floats]]] = field(default_factory=list)
     found: tuple[NeuronSpec, Floats] | None = None
 
     def is_last(self, potential: Operation, at_threshold: bool) -> bool:
         """Whether this is the comparison of the last step once more; refuse one that differs where both sides are equal."""
-        last = self.potentials[-1]
-        if last.drives != potential.drives or not torch.equal(last.actual, potential.actual):
+        if not _is_same(self.potentials[-1], potential):
             return False
         if at_threshold != self.at_threshold:
-            raise error(self.where, "fires above its threshold and resets at it, or the other way round", "Compare once.")
+            raise refusal(self.where, "fires above its threshold and resets at it, or the other way round", "Compare once.")
         return True
 
     def arriving(self, potential: Operation) -> list[tuple[Drive, Floats]]:
@@ -271,9 +273,7 @@ class CustomNeurons:
         if len(self.potentials) >= _N_PROBED_STEPS:
             # far back the operations are many, and no longer kept; the check against the model's answers covers these steps
             if len(new) != len(self.received[-1]):
-                raise error(
-                    self.where, f"receives something else from step {len(self.potentials)} on", "Do the same at every step."
-                )
+                raise refusal(self.where, "receives something else at later steps", "Do the same at every step.")
             return [(one, gain) for one, (_, gain) in zip(new, self.received[-1], strict=True)]
         quiet = {one: torch.zeros(2, *one.actual.shape[1:], dtype=torch.float64) for one in (*earlier, *new)}
         for step in self.received:
@@ -289,7 +289,7 @@ class CustomNeurons:
     def _known(self, gain: Floats) -> Floats:
         """Return a gain that is equal up to rounding, so that weights are the same at every step; one number if all are equal."""
         if not gain.all() or not np.isfinite(gain).all():
-            raise error(self.where, "has neurons that do not add up what they receive", "Let v depend on the input linearly.")
+            raise refusal(self.where, "has neurons that do not add up what they receive", "Let v depend on the input linearly.")
         known = next((g for step in self.received for _, g in step if np.allclose(g, gain, rtol=1e-9, atol=0)), None)
         uniform = np.median(gain) if np.allclose(gain, gain[0], rtol=1e-14, atol=0) else None
         return known if known is not None else gain if uniform is None else np.asarray(uniform)
@@ -307,7 +307,7 @@ class CustomNeurons:
         return self.found
 
 
-def error(where: str, what: str, remedy: str) -> ExtractError:
+def refusal(where: str, what: str, remedy: str) -> ExtractError:
     """Return the error for neurons that the chip does not have."""
     source = "the chip's neurons leak, add up their input, fire above a threshold and reset to where they leak to"
     return ExtractError(where, what, source=source, remedy=remedy)
@@ -317,18 +317,8 @@ def _tensor(gain: Floats, like: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(np.array(np.broadcast_to(gain, like[0].numel()))).reshape(like.shape[1:])
 
 
-@dataclass(frozen=True)
-class Fired:
-    """Spikes that a comparison makes at the last step of a population.
-
-    Attributes
-    ----------
-    population : TracedPopulation
-    operation : Operation
-        The comparison.
-    is_complement : bool
-        Whether it is 1 where there is no spike.
-    """
+class Fired(NamedTuple):
+    """Spikes of the last step of a population, or their complement, and the comparison that makes them."""
 
     population: TracedPopulation
     operation: Operation
@@ -342,15 +332,15 @@ def fire(trace: PopulationTrace, random: torch.Generator, name: str, comparison:
     drawn = [term for one in comparison.drives for term in one.expression.steps[0].terms]
     if not comparison.populations and all(term.synapse is None and term.source != INPUT for term in drawn):
         return None  # of spikes alone, on the host
-    potential, at_threshold = _potential_of(name, comparison)
+    potential, at_threshold, is_below = _compared(name, comparison)
     # a surrogate function may be a module of its own, which compares what the neurons' module has computed
     computed = (one.module for one in potential.leaves if isinstance(one, Operation) and not isinstance(one, Drive))
     module = next(computed, comparison.module)
     tagged = [p for p in _own(trace) if p.name in potential.populations]
     if len(tagged) > 1:
         names = " and ".join(repr(p.name) for p in tagged)
-        raise error(module[1], f"computes a membrane from the spikes of {names} without weights", "Put weights between them.")
-    both = ((potential, at_threshold, False), (_negative(potential), not at_threshold, True))
+        raise refusal(module[1], f"computes a membrane from the spikes of {names} without weights", "Put weights between them.")
+    both = ((potential, at_threshold, is_below), (_negative(potential), not at_threshold, not is_below))
     for one, at, is_complement in both:
         for population in tagged or [p for p in _own(trace) if p.module == module]:
             if population.cell.is_last(one, at):
@@ -359,11 +349,11 @@ def fire(trace: PopulationTrace, random: torch.Generator, name: str, comparison:
         return None  # compares what the spikes of this step have already reset
     cell = tagged[0].cell if tagged else CustomNeurons(module[1], at_threshold)
     if not tagged and any(_adds_to(potential, p.cell) for p in _own(trace) if p.module == module):
-        raise error(module[1], "does not reset", RESET_REMEDY)
+        raise refusal(module[1], "does not reset", RESET_REMEDY)
     if not tagged:
-        cell.is_complement = bool((cell.arriving(potential)[0][1] < 0).all())
-        cell.at_threshold = both[cell.is_complement][1]
-    potential = both[cell.is_complement][0]
+        cell.is_negative = bool((cell.arriving(potential)[0][1] < 0).all())
+        cell.at_threshold = both[cell.is_negative][1]
+    potential, _, is_complement = both[cell.is_negative]
     arriving = cell.arriving(potential)
     received = _sum(module, arriving)
     population = tagged[0] if tagged else trace.new(module, cell, received)
@@ -372,8 +362,8 @@ def fire(trace: PopulationTrace, random: torch.Generator, name: str, comparison:
     cell.received.append(arriving)
     fired = comparison.actual.float()
     forwarded = (torch.rand(fired.shape, generator=random) < SPIKE_PROBABILITY).float()
-    trace.answer(population, 1 - fired if cell.is_complement else fired, forwarded)
-    return Fired(population, _as_spikes(comparison, population), cell.is_complement)
+    trace.answer(population, 1 - fired if is_complement else fired, forwarded)
+    return Fired(population, _as_spikes(comparison, population), is_complement)
 
 
 def _own(trace: PopulationTrace) -> list[TracedPopulation]:
@@ -399,9 +389,8 @@ def _sum(module: ModuleId, arriving: Sequence[tuple[Drive, Floats]]) -> LinearEx
     parts = []
     for one, gain in arriving:
         part: LinearExpression = one.expression.steps[0]
-        parts.append(
-            part if not gain.shape and gain == 1 else scale(module, part, gain.reshape(part.shape if gain.shape else ()))
-        )
+        factor = gain.reshape(part.shape) if gain.shape else gain
+        parts.append(part if (factor == 1).all() else scale(module, part, factor))
     return reduce(add, parts)
 
 
@@ -434,12 +423,10 @@ class _Probes:
     def neurons(self) -> tuple[NeuronSpec, Floats]:
         own = self.own
         if self.n_steps < 3:
-            raise error(own.where, "makes fewer than three steps, too few to find its decays", "Give a sample of more steps.")
+            raise refusal(own.where, "makes fewer than three steps, too few to find its decays", "Give a sample of more steps.")
         start = self.potential(0.0)[0]
         below = -2 * (1 + float(np.abs(start).max()))
-        one, two = (
-            (self.potential(-_FAR, *later)[0] - self.potential(-2 * _FAR, *later)[0]) / _FAR for later in ((0.0,), (0.0, 0.0))
-        )
+        one, two = (self._left_after(n_steps) for n_steps in (1, 2))
         # a current and a membrane that keep the shares a and b: after one step a + b is left, after two a a + a b + b b
         root = one**2 - 4 * (one**2 - two)
         high, low = ((one + sign * np.sqrt(np.maximum(root, 0.0))) / 2 for sign in (1, -1))
@@ -449,9 +436,7 @@ class _Probes:
         constant = np.where(np.abs(constant) < 1e-9 * np.abs(start), 0.0, constant)
         threshold = constant - start
         if not (threshold > 0).all():
-            raise error(
-                own.where, "fires without any input, at rest", "Set the threshold above the potential that it starts from."
-            )
+            raise refusal(own.where, "fires without any input, at rest", "Set the threshold above where it starts.")
         keeps_v = self._membrane(high, low, constant, threshold)
         keeps_u = np.where(np.abs(one - keeps_v) < 1e-9, 0.0, one - keeps_v)
         if own.at_threshold:
@@ -461,7 +446,7 @@ class _Probes:
         try:
             neuron = LIF(threshold=_uniform(threshold), rest=np.zeros(()), **decays)
         except NetworkError as error:
-            raise error(own.where, f"{error.where} {error.what}", error.remedy or "Keep decays between 0 and 1.") from error
+            raise refusal(own.where, f"{error.where} {error.what}", error.remedy or "Keep decays between 0 and 1.") from error
         return NeuronSpec(neuron=neuron, gain=np.ones(()), has_current=bool(keeps_u.any())), constant
 
     def _membrane(self, high: Floats, low: Floats, constant: Floats, threshold: Floats) -> Floats:
@@ -480,30 +465,31 @@ class _Probes:
                 differs = np.maximum(differs, np.abs(v - threshold - potential).max(axis=0))
                 v = np.where(potential > 0, 0.0, v)
             wrong.append(differs > 1e-6 * threshold)
-        if (wrong[0] & wrong[1]).any():
-            raise self._reason(threshold - constant, float(np.median(high + low)))
+        if (both := wrong[0] & wrong[1]).any():
+            first = int(np.argmax(both))
+            raise self._reason(first, threshold - constant, float((high + low)[first]))
         return np.where(wrong[0], low, high)
 
-    def _reason(self, level: Floats, share: float) -> ExtractError:
-        """Return why they are no such neurons, by the step after a spike; `level` is the first input that fires."""
+    def _reason(self, neuron: int, level: Floats, share: float) -> ExtractError:
+        """Return why a neuron is no such neuron, by the step after a spike; `level` is the first input that fires."""
         own = self.own
         silent, low, high, driven = (
-            float(np.median((self.potential(*(k * level for k in inputs))[0] + level) / level))
+            float(((self.potential(*(k * level for k in inputs))[0] + level) / level)[neuron])
             for inputs in ((-8, 0), (4, 0), (8, 0), (8, 1))
         )
         kept, added = (high - low) / 4, driven - high
         if abs(silent + 8 * share) > 1e-6:
-            return error(own.where, "does not leak by a fixed share in each step", "Let v = share * v + input, without limits.")
+            return refusal(own.where, "does not leak by a fixed share in each step", "Let v = share * v + input, without limits.")
         if abs(added - 1) > 1e-6:
-            return error(own.where, "ignores what arrives in the step after a spike: its reset comes late", RESET_REMEDY)
+            return refusal(own.where, "ignores what arrives in the step after a spike: its reset comes late", RESET_REMEDY)
         if abs(kept) < 1e-6:
             to = f"{high / share:.3g} of its threshold" if share else "another potential"
-            return error(own.where, f"resets to {to}, counted from where it starts or leaks to", RESET_REMEDY)
+            return refusal(own.where, f"resets to {to}, counted from where it starts or leaks to", RESET_REMEDY)
         if abs(kept - share) > 1e-6:
-            return error(own.where, "changes in the step after a spike as no reset does", RESET_REMEDY)
+            return refusal(own.where, "changes in the step after a spike as no reset does", RESET_REMEDY)
         if abs(high - 8 * share) < 1e-6:
-            return error(own.where, "does not reset", RESET_REMEDY)
-        return error(own.where, f"resets by subtraction (of {8 - high / share:.3g} of its threshold)", RESET_REMEDY)
+            return refusal(own.where, "does not reset", RESET_REMEDY)
+        return refusal(own.where, f"resets by subtraction (of {8 - high / share:.3g} of its threshold)", RESET_REMEDY)
 
 
 def _uniform(values: NDArray[Any]) -> Floats:

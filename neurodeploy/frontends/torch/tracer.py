@@ -303,7 +303,7 @@ class Tracer:
         if not isinstance(value, ExpressionValue) or len(value.lead) != 1:
             return None
         if leaf.drive is None:
-            leaf.drive = custom_neurons.drive(untraced(leaf).clone(), value)
+            leaf.drive = custom_neurons.Drive(actual=untraced(leaf).clone(), expression=value)
             if leaf.operation is None:
                 leaf.operation = leaf.drive  # the same tensor is one drive, however often it is used
         return leaf.drive
