@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from neurodeploy.cli.console import QUIET, is_quiet, progress_output, show, show_json, status
-from neurodeploy.cli.model_spec import ModelSpec, export
 from neurodeploy.cli.options import (
     BATCH_SIZE,
     BITS,
@@ -39,6 +38,8 @@ from neurodeploy.cli.options import (
     TARGET,
     TIME_LIMIT,
     WEIGHTS,
+    ModelSpec,
+    export,
 )
 from neurodeploy.errors import RequestError
 from neurodeploy.hardware.loading import load_profile, profile_paths
