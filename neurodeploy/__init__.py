@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from neurodeploy.compression.minimax import MinimaxOptions
+    from neurodeploy.compression.minimax_saddle import MinimaxSaddleOptions
     from neurodeploy.compression.module_weights import trainable, write_back
     from neurodeploy.compression.pruning_method import Pruning
     from neurodeploy.compression.trainable_network import TrainableNetwork
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "compression.pruning_method": ("Pruning",),
     "compression.minimax": ("MinimaxOptions",),
+    "compression.minimax_saddle": ("MinimaxSaddleOptions",),
     "compression.module_weights": ("trainable", "write_back"),
     "compression.trainable_network": ("TrainableNetwork",),
     "errors": (
@@ -136,6 +138,7 @@ __all__ = [
     "Inspection",
     "Layer",
     "MinimaxOptions",
+    "MinimaxSaddleOptions",
     "Network",
     "NetworkError",
     "NetxError",

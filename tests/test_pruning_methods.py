@@ -103,18 +103,18 @@ def test_a_method_that_leaves_something_out_cannot_be_made() -> None:
 def test_a_method_has_a_name_or_is_a_function() -> None:
     assert method_named("minimax") is not Magnitude
     assert method_named(Magnitude) is Magnitude
-    with pytest.raises(RequestError, match=r"^method: no pruning method 'maximin'\. Choose from minimax\.$"):
+    with pytest.raises(RequestError, match=r"^method: no pruning method 'maximin'\. Choose from minimax, minimax-saddle\.$"):
         method_named("maximin")
 
 
 def test_an_unknown_method_is_refused_before_anything_is_loaded(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     command = "compress nothing:model --target loihi1 --data digits --method maximin --out"
     assert main([*command.split(), str(tmp_path)]) == 2
-    assert "no pruning method 'maximin'. Choose from minimax." in " ".join(capsys.readouterr().err.split())
+    assert "no pruning method 'maximin'. Choose from minimax, minimax-saddle." in " ".join(capsys.readouterr().err.split())
 
 
 def test_options_of_one_method_are_refused_by_another(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"^minimax: are options of the method 'minimax' only"):
+    with pytest.raises(RequestError, match=r"^minimax: are options of 'minimax' and 'minimax-saddle' only"):
         compressed(tmp_path, Magnitude, minimax=MinimaxOptions())
 
 

@@ -19,7 +19,6 @@ from benchmarks.compression.rivals.fisher import FisherNeurons
 from benchmarks.compression.rivals.knapsack import Knapsack
 from benchmarks.compression.rivals.magnitude import Gradual, Lottery, OneShot
 from benchmarks.compression.rivals.masked import Masked
-from benchmarks.compression.rivals.one_sparsity import GlobalMinimax
 from benchmarks.compression.rivals.rewiring import STDS, GradR
 from benchmarks.compression.rivals.rigl import RigL
 from neurodeploy.compression.module_weights import trainable
@@ -214,20 +213,6 @@ def test_stds_is_a_soft_threshold_that_rises(small: Callable[..., Any]) -> None:
     before = {name: rival.effective(name) for name in theta}
     rival.close()
     assert all(torch.equal(weight, before[name] * rival.masks[name]) for name, weight in weights(rival).items())
-
-
-def test_the_papers_minimax_has_one_sparsity_and_prices_that_climb(small: Callable[..., Any]) -> None:
-    rival = small(GlobalMinimax)
-    for step in range(11):
-        rival.choose(step / 10)
-    kept, lost = parted(rival.magnitudes(), rival.masks)
-    assert kept.min() > lost.max()
-    assert rival.sparsity > 0.3
-    assert rival.y > 10
-    before = weights(rival)
-    rival.after_step("compress", 0.01)
-    for name, weight in weights(rival).items():
-        assert torch.allclose(weight, before[name] * torch.where(rival.masks[name], 1.0, 1 / (1 + 0.02 * rival.y)))
 
 
 def test_fisher_takes_whole_neurons_by_what_their_spikes_contribute(small: Callable[..., Any]) -> None:

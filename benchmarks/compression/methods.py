@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.compression.rivals import RIVALS
 from neurodeploy.compression.minimax import COMPRESS_OPTIONS, make_minimax
+from neurodeploy.compression.minimax_saddle import COMPRESS_SADDLE_OPTIONS, make_minimax_saddle
 from neurodeploy.compression.pruning_method import Pruning, PruningMethod, PruningSetup
 from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.compression.weight_matrices import find_layers
@@ -56,6 +57,10 @@ def _minimax(**changed: Any) -> PruningMethod:
     return partial(make_minimax, options=replace(COMPRESS_OPTIONS, **changed))
 
 
+def _saddle(**changed: Any) -> PruningMethod:
+    return partial(make_minimax_saddle, options=replace(COMPRESS_SADDLE_OPTIONS, **changed))
+
+
 BY_MAGNITUDE = "minimax, by magnitude"
 
 METHODS: dict[str, Method] = {
@@ -73,9 +78,12 @@ METHODS: dict[str, Method] = {
         chooses_widths=True,
         patience=2,
     ),
+    "minimax-saddle": Method(make=make_minimax_saddle, chooses_widths=True),
+    "minimax-saddle, by curvature": Method(make=_saddle(curvature=True), chooses_widths=True),
+    "minimax-global": Method(make=_saddle(scope="network")),
     "knapsack, by curvature": Method(make=partial(_rival, "knapsack", curvature=True)),
     **{name: Method(make=partial(_rival, name)) for name in RIVALS},
 }
-RIVALRY = ("minimax", *RIVALS)
-"""Our method and its rivals."""
+RIVALRY = ("minimax", "minimax-saddle", "minimax-global", *RIVALS)
+"""Our method, the paper's with one sparsity a slice and with one for all, and the rivals."""
 ABLATIONS = (*(name for name in METHODS if name.startswith("minimax, ")), "knapsack, by curvature")

@@ -27,7 +27,16 @@ def _minimax(
     return make_minimax(budget, model, setup, options)
 
 
-METHODS: dict[str, PruningMethod] = {"minimax": _minimax}
+def _minimax_saddle(
+    budget: Budget, model: TrainableNetwork, setup: PruningSetup, options: MinimaxOptions | None = None
+) -> Pruning:  # fmt: skip
+    """Make the saddle point method of the paper, as `_minimax` makes the default."""
+    from neurodeploy.compression.minimax_saddle import make_minimax_saddle
+
+    return make_minimax_saddle(budget, model, setup, options)
+
+
+METHODS: dict[str, PruningMethod] = {"minimax": _minimax, "minimax-saddle": _minimax_saddle}
 """Methods by the name that ``compress(method=...)`` and ``--method`` take."""
 
 

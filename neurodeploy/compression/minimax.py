@@ -1,13 +1,14 @@
-"""The minimax method: prune a model into its budget while it trains.
+"""The default method: projected training with an exact Lagrangian choice, after the minimax problem of Chen et al.
 
 The problem, after Chen et al. 2023 (arXiv 2308.04672), with the resources R of a real chip::
 
     min over W, s   max over y >= 0, z >= 0    L(W) + y . ||W||_{s,2}^2 + z . (R(s) - B)
 
 s counts the weights of a layer that should be zero, ||W||_{s,2}^2 is the sum of their squares, y prices those that are not
-zero yet, z prices every resource that is over budget: a core's memory, a slice's axons. The paper descends in s and ascends in
-z. Here both are solved exactly: `synapse_selection.choose_on_core` finds the kept synapses and the shadow prices at once, with
-the saliency of a synapse from `saliency` and the weight widths from `bit_width`. The budget in force shrinks geometrically from
+zero yet, z prices every resource that is over budget: a core's memory, a slice's axons. The paper descends in s and ascends in y
+and z (`minimax_saddle`). This method is projected training with an exact Lagrangian choice: the loss is taken at the nearest
+weights that fit, and `synapse_selection.choose_on_core` finds these, and the shadow prices z, exactly, with the saliency of a
+synapse from `saliency` and the weight widths from `bit_width`. The budget in force shrinks geometrically from
 what the dense model uses to the real one. Convolutions lose whole channels instead of synapses: `channels`.
 """
 
@@ -114,8 +115,14 @@ COMPRESS_OPTIONS = MinimaxOptions(widths=True, idle=True)
 
 
 @torch.no_grad()
-def shrink(layers: Mapping[str, WeightMatrix], masks: Masks, penalties: Mapping[str, float], learning_rate: float) -> None:
-    """Take the proximal step of the penalty: divide every pruned weight by 1 + 2 * learning_rate * y."""
+def shrink(
+    layers: Mapping[str, WeightMatrix], masks: Masks, penalties: Mapping[str, float] | Mapping[str, torch.Tensor],
+    learning_rate: float,
+) -> None:  # fmt: skip
+    """Take the proximal step of the penalty: divide every pruned weight by 1 + 2 * learning_rate * y.
+
+    `penalties` has y of each layer, or of each of its weights, (n_out, n_in).
+    """
     for name, matrix in layers.items():
         # minimum over w of (w - v)^2 / (2 learning_rate) + y w^2, which is v / (1 + 2 learning_rate y)
         rest = 1 / (1 + 2 * learning_rate * penalties[name])
@@ -240,12 +247,7 @@ class MinimaxPruning(Pruning):
 
     def choose(self, progress: float) -> None:
         """Select the kept synapses, and with them the multipliers, under the budget in force at `progress` 0..1."""
-        # Formats first: they score synapses by what rounding to them leaves. The first call (0) always chooses them.
-        if self._n_choices % self.options.format_interval == 0:
-            self._choose_formats()
-        self._n_choices += 1
-        # Channels before synapses: a removed channel takes its columns out of the selection.
-        self.channels.choose(progress)
+        self._choose_formats_and_channels(progress)
         if self.options.idle:
             # all neurons again: one that was idle in the last selection may be useful in this one
             self.formats = {name: replace(form, rows={}) for name, form in self.formats.items()}
@@ -254,6 +256,15 @@ class MinimaxPruning(Pruning):
         if self.options.idle and self.layers and progress >= 1:
             self._leave_out_idle()
             self._choose_synapses(progress)
+
+    def _choose_formats_and_channels(self, progress: float) -> None:
+        """Choose what a selection of synapses starts from; formats only when they are due."""
+        # Formats first: they score synapses by what rounding to them leaves. The first call (0) always chooses them.
+        if self._n_choices % self.options.format_interval == 0:
+            self._choose_formats()
+        self._n_choices += 1
+        # Channels before synapses: a removed channel takes its columns out of the selection.
+        self.channels.choose(progress)
 
     def _leave_out_idle(self) -> None:
         """Leave out neurons without kept inputs or outputs: others get their memory, and need fewer index bits."""
@@ -299,11 +310,15 @@ class MinimaxPruning(Pruning):
             saliency[name] = LayerSaliency(weight=weight, curvature=curvature[name])
         return saliency
 
+    @property
+    def _chooses_widths(self) -> bool:
+        return self.options.widths
+
     def _choose_formats(self) -> None:
         """Give every layer the width and grid that are best at the prices of the last selection."""
-        saliency = self.layer_saliency() if self.options.widths else {}
+        saliency = self.layer_saliency() if self._chooses_widths else {}
         for name, form in self.formats.items() if self.options.integers else ():
-            if self.options.widths:
+            if self._chooses_widths:
                 kept = self.masks[name].cpu().numpy()
                 slices = [
                     saliency[name].width_inputs(part, kept, self.multipliers[constraint(part, "synapse_memory_bits")], block)
@@ -409,6 +424,8 @@ def make_minimax(
 ) -> MinimaxPruning:  # fmt: skip
     """Make the method for `neurodeploy.compress`; a width that the user asked for overrides ``options.widths``."""
     options = options or COMPRESS_OPTIONS
+    if type(options) is not MinimaxOptions:
+        raise RequestError("minimax", "are not options of the method 'minimax'", remedy="Pass MinimaxOptions.")
     if setup.weight_bits is not None:
         options = replace(options, widths=False)
     return MinimaxPruning(budget, model, options, thresholds=setup.thresholds)

@@ -195,6 +195,16 @@ def _stored_bits(matrix: WeightMatrix | None, n_synapses: Integers, n_neurons: i
     return sum(block.bits(n_synapses[block.columns], n_neurons, width, profile) for block in matrix.blocks)
 
 
+def slice_memory_bits(
+    part: SliceBudget, n_synapses: Integers, form: LayerFormat, profile: HardwareProfile,
+    layers: Mapping[str, WeightMatrix] = MappingProxyType({}),
+) -> int:  # fmt: skip
+    """Synapse memory of a slice with `n_synapses` (n_columns,) in each column; `layers` as in `memory_in_force`."""
+    # neurons that were left out are not addressed: index bits count the others only
+    n_neurons = len(form.rows.get(part.name, range(part.neurons)))
+    return _stored_bits(layers.get(part.layer), n_synapses, n_neurons, form.width, profile)
+
+
 def memory_bits(
     parts: Sequence[SliceBudget], masks: Masks, formats: Formats, profile: HardwareProfile,
     layers: Mapping[str, WeightMatrix] = MappingProxyType({}),
@@ -202,11 +212,8 @@ def memory_bits(
     """Synapse memory of the kept synapses of some slices, in the formats of their layers; `layers` as in `memory_in_force`."""
     total = 0
     for part in parts:
-        form = formats[part.layer]
         synapses = masks[part.layer][part.start : part.stop].sum(dim=0).cpu().numpy()
-        # neurons that were left out are not addressed: index bits count the others only
-        n_neurons = len(form.rows.get(part.name, range(part.neurons)))
-        total += _stored_bits(layers.get(part.layer), synapses, n_neurons, form.width, profile)
+        total += slice_memory_bits(part, synapses, formats[part.layer], profile, layers)
     return total
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from neurodeploy.compression import METHODS, method_named
 from neurodeploy.compression.bit_width import shared_thresholds
 from neurodeploy.compression.minimax import MinimaxOptions, make_minimax
+from neurodeploy.compression.minimax_saddle import make_minimax_saddle
 from neurodeploy.compression.module_weights import learn_decays, trainable, write_back
 from neurodeploy.compression.pruning_method import Pruning, PruningMethod, PruningSetup
 from neurodeploy.compression.trainable_network import TrainableNetwork
@@ -149,7 +150,7 @@ def compress(
         Pruning method: a name from `neurodeploy.compression.METHODS`, or a function of a budget, the model and a
         `PruningSetup` that returns a `Pruning`.
     minimax : MinimaxOptions, optional
-        Options of the method ``"minimax"``; other methods take none.
+        Options of the method ``"minimax"``, or `MinimaxSaddleOptions` of ``"minimax-saddle"``; other methods take none.
     lava_samples : int
         Number of test samples that are recorded, and run in Lava, too. With 0, or without Lava, that stage is left out.
     time_limit_s : float
@@ -181,11 +182,14 @@ def compress(
     """
     factory = method_named(method)
     if minimax is not None:
-        if factory is not METHODS["minimax"]:
+        makers = {METHODS["minimax"]: make_minimax, METHODS["minimax-saddle"]: make_minimax_saddle}
+        if factory not in makers:
             raise RequestError(
-                "minimax", "are options of the method 'minimax' only", remedy="Set the method's own options in `method`."
+                "minimax",
+                "are options of 'minimax' and 'minimax-saddle' only",
+                remedy="Set the method's own options in `method`.",
             )
-        factory = partial(make_minimax, options=minimax)
+        factory = partial(makers[factory], options=minimax)
     if isinstance(model, (Network, QuantizedNetwork)):
         model = TrainableNetwork(dequantize(model) if isinstance(model, QuantizedNetwork) else model)
     with together() as replicas:

@@ -8,7 +8,6 @@ from benchmarks.compression.rivals.admm import ADMM
 from benchmarks.compression.rivals.fisher import FisherNeurons
 from benchmarks.compression.rivals.knapsack import Knapsack
 from benchmarks.compression.rivals.magnitude import Gradual, Lottery, OneShot
-from benchmarks.compression.rivals.one_sparsity import GlobalMinimax
 from benchmarks.compression.rivals.rewiring import STDS, GradR
 from benchmarks.compression.rivals.rigl import RigL
 from neurodeploy.compression.pruning_method import Pruning
@@ -21,7 +20,6 @@ RIVALS: dict[str, Callable[..., Pruning]] = {
     "rigl": RigL,
     "grad-r": GradR,
     "stds": STDS,
-    "minimax-global": GlobalMinimax,
     "fisher-neurons": FisherNeurons,
     "knapsack": Knapsack,
 }
