@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from norse.torch import SequentialState
 from recount import memory_of
 from spiking import budget_for, build
 
+from benchmarks.compression import runs
+from benchmarks.compression.plans import TABLES, TableRequest, before
 from benchmarks.compression.rivals import RIVALS
 from benchmarks.compression.rivals.magnitude import OneShot
 from benchmarks.compression.rivals.masked import Masked
 from benchmarks.compression.rivals.threshold import Ranking
+from benchmarks.compression.tasks import TASKS
 from neurodeploy.compression.module_weights import trainable
 from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.frontends.torch.extract import extract
@@ -185,3 +189,17 @@ def test_several_layers_on_several_cores_are_kept_within_each(name: str, make_ch
     kept = needed_neurons(network)
     budget.of_neurons(kept).check(without_neurons(network, kept), widths=rival.widths)
     assert all(mask.any() for mask in rival.masks.values())
+
+
+def test_a_row_of_the_smoke_table_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = TASKS["digits"]
+    monkeypatch.setitem(TASKS, "digits", replace(task, dense=replace(task.dense, epochs_dense=1)))
+    request = TableRequest(task="digits", methods=["minimax-saddle"], budgets=["1/256 core"], seeds=[0], epochs=(1, 1))
+    (run,) = TABLES["smoke"](request, [])
+    place = runs.Place(mnist=None, folder=tmp_path)
+    for dense in before([run]):
+        runs.train_dense(dense, place)
+    row = runs.compress(run, place)
+    assert (row["table"], row["method"]) == ("smoke", "minimax-saddle")
+    assert 0 < row["synapse_memory_bits"] <= 2**20 / 256
+    assert row["accuracy"] > 0.1

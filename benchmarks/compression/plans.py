@@ -30,6 +30,7 @@ TRIED_ON_IMAGES = [{"width": 8, "learning_rate": rate} for rate in (1e-3, 3e-3)]
 RATES = (4e-3, 8e-3, 16e-3, 32e-3, 64e-3)
 """Tried for each method where synapses are counted, at `FEW`; the best is taken up to twice as many of them."""
 FEW = "1 %"
+SMOKE_RATE = 32e-3
 CORES = ("1/16 core", "1/8 core", "1/4 core", "1/2 core", "1 core", "2 cores", "4 cores")
 CONNECTIVITIES = ("0.5 %", "1 %", "2 %", "5 %", "10 %", "25 %")
 
@@ -87,6 +88,15 @@ def budgets(request: TableRequest, rows: Rows) -> Iterator[Run]:
                 yield request.run("budgets", method, budget, seed, **_chosen(rows, request.task, method))
 
 
+def smoke(request: TableRequest, _: Rows) -> Iterator[Run]:
+    """Accuracy at one learning rate for all, not tuned: a comparison of minutes."""
+    for budget in request.budgets:
+        for seed in request.seeds:
+            for method in request.methods:
+                setting = {"width": None if METHODS[method].chooses_widths else 5, "learning_rate": SMOKE_RATE} | _WARM
+                yield request.run("smoke", method, budget, seed, **setting)
+
+
 def rates(request: TableRequest, rows: Rows) -> Iterator[Run]:
     """Learning rates to choose from at low connectivity, on held-out training data: equally many for each method."""
     for method in request.methods:
@@ -135,5 +145,6 @@ def _chosen(rows: Rows, task: str, method: str, table: str = "tuning") -> dict[s
 
 
 TABLES: dict[str, Callable[[TableRequest, Rows], Iterator[Run]]] = {
-    "dense": dense, "tuning": tuning, "budgets": budgets, "rates": rates, "connectivity": connectivity, "ablation": ablation,
+    "dense": dense, "tuning": tuning, "budgets": budgets, "smoke": smoke, "rates": rates, "connectivity": connectivity,
+    "ablation": ablation,
 }  # fmt: skip

@@ -23,8 +23,8 @@ from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.mapping.budget.channel_counts import narrow_budget
-from neurodeploy.pipeline.compress import in_integers, thresholds_of
-from neurodeploy.pipeline.evaluation import evaluate
+from neurodeploy.pipeline.compress import CALIBRATION_SAMPLES, in_integers, thresholds_of
+from neurodeploy.pipeline.evaluation import evaluate, first_samples
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
 from neurodeploy.simulation.records import EpochRecord
@@ -158,7 +158,8 @@ def compress(run: Run, place: Place) -> dict[str, Any]:
     fit(model, budget, split.train, options, method=lambda *_: pruning)
     seconds = time.perf_counter() - started
     learnt = _accuracy(model, split, options)
-    trimmed, quantized, plan = in_integers(model.to_network(), budget, pruning.widths)
+    calibration = first_samples(model, split.train, options, CALIBRATION_SAMPLES).spikes
+    trimmed, quantized, plan = in_integers(model.to_network(), budget, pruning.widths, calibration)
     measured = evaluate(quantized, split.test, options, progress=False)
     return run.name | {
         "cores": None if "%" in run.budget else float(Fraction(run.budget.split()[0])),

@@ -69,7 +69,7 @@ _MODE_DEPENDENT = (torch.nn.modules.batchnorm._NormBase, torch.nn.modules.dropou
 """Modules that compute something else in training."""
 _REMOVED_SHARE = 0.05
 """Share of a core's used synapse memory that `memory_prices` removes."""
-_CALIBRATION_SAMPLES = 128
+CALIBRATION_SAMPLES = 128
 """Training samples on which states are measured before scales are chosen."""
 # these two bound the time: each core costs a forward pass over the batches
 _MOST_BATCHES = 16
@@ -331,7 +331,7 @@ class _CompressionRun:
         profile, levels = budget.profile, self.levels
         # the chip gets whole numbers 0..levels, the model was trained on 0..1
         network = in_levels(model.to_network(), levels)
-        calibration = first_samples(model, data.train, options, _CALIBRATION_SAMPLES).spikes
+        calibration = first_samples(model, data.train, options, CALIBRATION_SAMPLES).spikes
         network, quantized, plan = in_integers(network, budget, self.pruning.widths, calibration)
         placement = lay_out(quantized, profile, cores=self.cores, plan=plan.cuts)
         target, runnable = target_of(profile), as_simulated(network, quantized)
