@@ -134,7 +134,10 @@ def test_no_choice_on_a_core_keeps_more_than_the_price_allows(
     tiny: HardwareProfile,
 ) -> None:
     """Two slices, one memory: against every pair of masks there is, within the caps on axons."""
-    wishes = [SliceScores(score=score, part=part, bits=BITS) for score, part in (first, second)]
+    wishes = [
+        SliceScores(score=score, part=replace(part, layer=name), bits=BITS)
+        for name, (score, part) in zip("ab", (first, second), strict=True)
+    ]
     choices = choose_on_core(wishes, memory, tiny)
     used = sum(slice_usage(choice.mask, BITS, tiny).synapse_memory_bits for choice in choices)
     kept = sum(float(wish.score[choice.mask].sum()) for wish, choice in zip(wishes, choices, strict=True))

@@ -51,6 +51,7 @@ from neurodeploy.compression.weight_matrices import (
     substituted_weights,
 )
 from neurodeploy.errors import RequestError, accept_renamed
+from neurodeploy.ir.arrays import Mask
 from neurodeploy.mapping.budget.budget import Budget, SliceBudget
 from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
 from neurodeploy.targets import arithmetic_of
@@ -224,7 +225,7 @@ class MinimaxPruning(Pruning):
 
     def _rounded(self) -> AbstractContextManager[None]:
         biases = {
-            bias: grid.round_biases(bias.detach(), self._masked(name))
+            bias: grid.round_biases(bias.detach(), self._kept(name))
             for name in self._biased
             if (bias := self.layers[name].bias) is not None and (grid := self.formats[name].grid) is not None
         }
@@ -243,7 +244,12 @@ class MinimaxPruning(Pruning):
 
     def _on_chip(self, name: str) -> torch.Tensor:
         grid, weight = self.formats[name].grid, self._masked(name)
-        return weight if grid is None else grid.round(weight)
+        return weight if grid is None else grid.round_biases(weight, self._kept(name))
+
+    def _kept(self, name: str) -> torch.Tensor:
+        """Kept weights of a layer, and the biases that reach it by synapses, (n,): they share a scale and their signs."""
+        weight, bias = self._masked(name), self.layers[name].bias
+        return weight if bias is None or name not in self._biased else torch.cat([weight.flatten(), bias.detach()])
 
     def choose(self, progress: float) -> None:
         """Select the kept synapses, and with them the multipliers, under the budget in force at `progress` 0..1."""
@@ -287,18 +293,26 @@ class MinimaxPruning(Pruning):
                 for resource, price in selection.prices.items():
                     name = constraint(part, resource)
                     self.multipliers[name] = max(self.multipliers[name], price)
+        removed = self._left_out()
         for name, mask in self.masks.items():
             if (columns := self.channels.columns(self.layers[name])) is not None:
                 mask &= columns
+            if any(out.any() for out in removed.values()):
+                # a selection that holds everything also holds what comes from neurons that are left out
+                mask &= torch.from_numpy(self.layers[name].columns_without(removed)).to(mask.device)
         self._active = active_neurons(self.model, self.layers, self.masks)
 
     def _blocks(self, parts: Sequence[SliceBudget]) -> list[tuple[Block, SliceBudget]]:
         """Blocks of columns of some slices, each with its budget."""
         return [found for part in parts for found in self.layers[part.layer].parts_of(part)]
 
+    def _left_out(self) -> dict[str, Mask]:
+        """Masks of the neurons that do not stay, (n_neurons,) by layer."""
+        return {name: form.left_out(self.budget.of(name)) for name, form in self.formats.items()}
+
     def layer_saliency(self) -> dict[str, LayerSaliency]:
         """Weights and curvature of each layer; weights of removed channels and of left-out neurons are 0."""
-        removed = {name: form.left_out(self.budget.of(name)) for name, form in self.formats.items()}
+        removed = self._left_out()
         curvature, saliency = self.curvature.normalized(self.masks), dict[str, LayerSaliency]()
         for name, matrix in self.layers.items():
             # a copy: rows and columns of left-out neurons are set to zero
@@ -325,8 +339,9 @@ class MinimaxPruning(Pruning):
                     for block, part in self._blocks(self.plan.of(name))
                 ]
                 form = best_width(form, slices, self.budget.profile, self.options.rounding_penalty)
-            # the grid has to suit the kept weights alone; pruned ones are zero on any grid
-            weights = self._masked(name)[self.masks[name]].cpu().double().numpy()
+            # the grid has to suit what is kept alone; pruned weights are zero on any grid
+            kept = self._kept(name)
+            weights = kept[kept != 0].cpu().double().numpy()
             self.formats[name] = replace(form, grid=best_grid(weights, form.width, form.threshold, target=form.target))
 
     def after_step(self, phase: Phase, learning_rate: float) -> None:

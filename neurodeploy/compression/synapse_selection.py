@@ -204,27 +204,31 @@ def choose_on_core(scores: Sequence[SliceScores], memory_bits: int, profile: Har
     Parameters
     ----------
     scores : sequence of SliceScores
-        One for each slice.
+        One for each slice, or several: one for each of its connections.
     memory_bits : int
         What they may use together; enough for at least one synapse of each.
 
     Returns
     -------
     tuple of SynapseSelection
-        One for each slice, within every cap on axons, and never empty.
+        One for each of the scores, within every cap on axons; no slice is left without a synapse.
     """
     slices = [_Slice(one, synapse_lists(one, profile)) for one in scores]
     whole = [part.whole() for part in slices]
     core = _CoreMemory(slices, memory_bits)
+    of_slice: dict[str, list[int]] = {}
+    for n, one in enumerate(scores):
+        of_slice.setdefault(one.part.name, []).append(n)
     # all fits, so nothing has a price
     if core.spare(whole) >= 0 and all(part.fits_caps(kept) for part, kept in zip(slices, whole, strict=True)):
         return tuple(part.selection(kept, 0.0) for part, kept in zip(slices, whole, strict=True))
     price, kept = core.best()
-    # a slice that would keep nothing gets its one best list, and the others share what is left
+    # a slice that would keep nothing gets one list, and the others share what is left
     single: dict[int, _SliceSelection] = {}
     # A loop, because what these lists take may leave another slice with nothing.
-    while empty := [n for n, one in enumerate(kept) if one.bits == 0 and n not in single]:
-        single |= {n: slices[n].least() for n in empty}
+    while empty := [members for members in of_slice.values() if not any(kept[n].bits for n in members)]:
+        least = [min(((n, slices[n].least()) for n in members), key=lambda pair: pair[1].bits) for members in empty]
+        single |= dict(least)
         others = [n for n in range(len(slices)) if n not in single]
         price, rest = _CoreMemory([slices[n] for n in others], core.spare(list(single.values()))).best()
         kept = [single[n] if n in single else rest[others.index(n)] for n in range(len(slices))]

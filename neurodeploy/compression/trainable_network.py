@@ -255,6 +255,8 @@ class TrainableLayer(torch.nn.Module):
         Added to v at each step; of neurons with a synaptic current only.
     decays : LearntDecays or None
         None where they stay as they are.
+    wait_steps : tuple of int
+        Steps that spikes wait in each of the layer's connections on the chip, those that bring biases included.
     """
 
     bias: torch.nn.Parameter | None
@@ -263,7 +265,7 @@ class TrainableLayer(torch.nn.Module):
 
     def __init__(self, layer: Layer, scale: float, bias_names: frozenset[str], wait_steps: tuple[int, ...]) -> None:
         super().__init__()
-        self.layer, self.scale = layer, scale
+        self.layer, self.scale, self.wait_steps = layer, scale, wait_steps
         self._bias_source = next((c.source for c in layer.connections if c.source in bias_names), None)
         made: list[TrainableConnection] = []
         for connection, steps in zip(layer.connections, wait_steps, strict=True):

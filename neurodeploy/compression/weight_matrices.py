@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from neurodeploy.compression.trainable_network import TrainableConnection, TrainableLayer, TrainableNetwork
-from neurodeploy.errors import TrainingError
+from neurodeploy.errors import BudgetError, TrainingError
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Integers, Mask
 from neurodeploy.ir.connectivity import is_dense
@@ -283,14 +283,38 @@ def budget_per_column(layers: Mapping[str, WeightMatrix], budget: Budget) -> Bud
         else:
             part = replace(part, input_axons=inputs)
         slices.append(replace(part, synapse_memory_bits=part.synapse_memory_bits - memory))
-    return replace(budget, slices=tuple(slices))
+    plan = replace(budget, slices=tuple(slices))
+    _check_least(layers, plan, budget, widest)
+    return plan
+
+
+def _check_least(layers: Mapping[str, WeightMatrix], plan: Budget, budget: Budget, width: int) -> None:
+    """Raise `BudgetError` for a core without memory for what is never pruned and one synapse for each slice."""
+    whole = {part.name: part for part in budget.slices}
+    for parts in plan.by_core():
+        least = [
+            min(
+                block.bits(np.ones(1, dtype=np.int64), part.neurons, width, budget.profile) for block in layers[part.layer].blocks
+            )
+            for part in parts
+        ]
+        if sum(least) > sum(part.synapse_memory_bits for part in parts):
+            # a chip may pool synapse memory with neurons
+            key = "synapse_memory_bits_per_core" if "synapse_memory_bits_per_core" in plan.profile else "memory_bits_per_core"
+            limit = sum(whole[part.name].synapse_memory_bits for part in parts)
+            fixed = limit - sum(part.synapse_memory_bits for part in parts)
+            raise BudgetError(
+                f"layer {parts[0].layer!r}", f"bits on core {parts[0].core} for biases and fixed weights, and a synapse a slice",
+                need=fixed + sum(least), limit=limit, source=plan.profile[key].where,
+                remedy="Allow more cores.",
+            )  # fmt: skip
 
 
 def _never_pruned(matrix: WeightMatrix, part: SliceBudget, width: int, profile: HardwareProfile) -> tuple[int, int]:
     """Synapse memory and input axons that a slice takes without the connections of its matrix, at the widest."""
     pruned = {inlet for block in matrix.blocks for inlet in block.inlets}
-    # the neuron that brings biases never waits
-    rest = [(c, 0 if inlet is None else inlet.wait_steps) for c, inlet in matrix.layer.pairs() if inlet not in pruned]
+    pairs = zip(matrix.layer.pairs(), matrix.layer.wait_steps, strict=True)
+    rest = [(connection, steps) for (connection, inlet), steps in pairs if inlet not in pruned]
     if not rest:
         return 0, 0
     connections, waits = zip(*rest, strict=True)

@@ -53,7 +53,7 @@ STATE_MARGIN = 1.5
 
 def quantize(
     network: Network, profile: HardwareProfile, *, bits: int | Mapping[str, int] | None = None,
-    largest_states: Mapping[str, float] | None = None,
+    largest_states: Mapping[str, float] | None = None, scales_of: Network | None = None,
 ) -> QuantizedNetwork:  # fmt: skip
     """Round a network to the integers of a profile's target, each layer on a scale shared by all connections into it.
 
@@ -73,6 +73,8 @@ def quantize(
         Largest |u| or |v| of a layer's neurons on calibration data, as `neurodeploy.simulation.reference.largest_states` finds
         it. The layer's scale is reduced where `STATE_MARGIN` times that would leave the target's registers. A layer that is not
         in it has the largest scale that its weights allow, on which its states may overflow.
+    scales_of : Network, optional
+        The network with more neurons, whose weights set the scales: the one that was trained, with rounding in its loss.
 
     Raises
     ------
@@ -87,14 +89,14 @@ def quantize(
         )
     default = default_weight_bits(profile) if bits is None or isinstance(bits, Mapping) else bits
     rounded = []
-    for layer in network:
+    for layer, scaled in zip(network, scales_of or network, strict=True):
         width = bits.get(layer.name, default) if isinstance(bits, Mapping) else default
         if width not in widths:
             raise QuantizeError(
                 f"layer {layer.name!r}", f"weights of {width} bits do not exist on {profile.name}",
                 source=profile["weight_bits"].where, remedy=f"Choose from {', '.join(map(str, widths))}.",
             )  # fmt: skip
-        rounded.append(_quantized(layer, width, profile, arithmetic, (largest_states or {}).get(layer.name, 0.0)))
+        rounded.append(_quantized(layer, scaled, width, profile, arithmetic, (largest_states or {}).get(layer.name, 0.0)))
     quantized = QuantizedNetwork(input_shape=network.input_shape, layers=tuple(rounded), target=arithmetic.name)
     arithmetic.check(quantized)
     check_profile(quantized, profile)
@@ -102,12 +104,12 @@ def quantize(
 
 
 def _quantized(
-    layer: Layer, width: int, profile: HardwareProfile, arithmetic: Arithmetic, largest_state: float
+    layer: Layer, scaled: Layer, width: int, profile: HardwareProfile, arithmetic: Arithmetic, largest_state: float
 ) -> QuantizedLayer:  # fmt: skip
-    factor, threshold = _with_common_threshold(layer)
-    weights = [c.synapse.weight * c.synapse.per_weight(factor) for c in layer.connections]
-    bias = layer.bias * factor
+    weights, bias, threshold, factor = _on_common_threshold(scaled)
     scale = weight_scale(weights, bias, threshold, width, profile, arithmetic)
+    if scaled is not layer:
+        weights, bias, threshold, factor = _on_common_threshold(layer)
     if (state := STATE_MARGIN * largest_state * float(factor.max())) > 0:
         # a state is counted in smaller units than weights, and has a sign
         bits = profile.number("state_bits", UNLIMITED)
@@ -154,6 +156,13 @@ def _quantized(
     )
 
 
+def _on_common_threshold(layer: Layer) -> tuple[list[Floats], Floats, Floats | None, Floats]:
+    """Weights of each connection, biases and threshold after scaling each neuron by its factor; and the factors."""
+    factor, threshold = _with_common_threshold(layer)
+    weights: list[Floats] = [c.synapse.weight * c.synapse.per_weight(factor) for c in layer.connections]
+    return weights, layer.bias * factor, threshold, factor
+
+
 def _with_common_threshold(layer: Layer) -> tuple[Floats, Floats | None]:
     """Return factors for each neuron's weights and bias, and thresholds: one for all, unless a convolution forbids it."""
     match layer.neuron:
@@ -174,11 +183,12 @@ def weight_scale(
 ) -> float:
     """Return the largest scale, in weight units per unit of the membrane, on which no register of a layer overflows."""
     registers = arithmetic.registers
-    limits = [
-        mantissa_scale(float(np.abs(weight).max()), width, is_mixed=_both_signs(weight), arithmetic=arithmetic)
-        for weight in weights
-        if weight.any()
-    ]
+    # signs of all connections together, as the training loss rounds them
+    together = np.concatenate([weight.ravel() for weight in weights])
+    limits = []
+    if together.any():
+        largest, is_mixed = float(np.abs(together).max()), _both_signs(together)
+        limits.append(mantissa_scale(largest, width, is_mixed=is_mixed, arithmetic=arithmetic))
     if threshold is not None:
         # A profile may state a narrower register than its target.
         bits = min(registers.threshold_bits, profile.number("threshold_bits", registers.threshold_bits))

@@ -424,12 +424,13 @@ def in_integers(
     BudgetError
         The network exceeds its budget.
     """
-    # before quantising: scale and index bits are those of the neurons that remain
-    kept = needed_neurons(network)
+    # before quantising: index bits are those of the neurons that remain; scales are those of the loss, which saw all neurons
+    kept, trained = needed_neurons(network), network
     network, plan = without_neurons(network, kept), budget.of_neurons(kept)
-    quantized = quantize(network, budget.profile, bits=widths)
+    quantized = quantize(network, budget.profile, bits=widths, scales_of=trained)
     if any(error.can_overflow for error in quantization_errors(network, quantized)):
-        quantized = quantize(network, budget.profile, bits=widths, largest_states=largest_states(network, calibration))
+        largest = largest_states(network, calibration)
+        quantized = quantize(network, budget.profile, bits=widths, scales_of=trained, largest_states=largest)
     # counted on the integers, independently of what compression counted
     plan.check(quantized)
     return network, quantized, plan

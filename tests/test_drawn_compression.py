@@ -1,0 +1,181 @@
+"""Drawn modules on the whole way: extracted, compressed while they train, quantised, placed, emulated, and run in Lava."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import with_values
+from lava_runs import LONG_S, assert_equal_to_emulator
+from norse.torch import LICell, LIFCell, LIFParameters, LIFRecurrentCell, LIParameters
+from spiking import few
+from torch import nn
+
+import neurodeploy as nd
+from neurodeploy.compression.minimax import make_minimax
+from neurodeploy.compression.module_weights import trainable
+from neurodeploy.compression.pruning_method import PruningSetup
+from neurodeploy.errors import BudgetError
+from neurodeploy.ir.network import LIF, Network
+from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.mapping.budget.channel_counts import narrow_budget
+from neurodeploy.mapping.place import lay_out
+from neurodeploy.passes.quantize import dequantize
+from neurodeploy.pipeline.compress import in_integers, thresholds_of
+from neurodeploy.targets import default_weight_bits
+from neurodeploy.targets.loihi.lava_client import Job, run_lava_jobs
+from neurodeploy.training.fit import fit
+
+OPTIONS = nd.FitOptions(epochs_dense=0, epochs_compress=2, epochs_finetune=1, n_steps=5, mask_interval=1, learning_rate=1e-2)
+
+
+class Drawn(nn.Module):
+    """Blocks of cells that read one or two earlier ones: as a sum or a concatenation, of this step or the one before.
+
+    Images come first; a pooling, groups of channels, biases, a batch norm and recurrence are drawn for each block.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        rng = np.random.default_rng(seed)
+        self.kinds = Counter[str]()
+        self.shapes: list[tuple[int, ...]] = [(2, 4, 4)] if rng.random() < 0.6 else [(16,)]
+        self.reads: list[tuple[int, ...]] = []
+        self.joins: list[str] = []
+        self.weights, self.before, self.cells = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for number in range(int(rng.integers(1, 4))):
+            newest = self.shapes[-1]
+            others = [n for n, shape in enumerate(self.shapes[:-1]) if shape[1:] == newest[1:]]
+            reads = (number, int(rng.choice(others))) if others and rng.random() < 0.7 else (number,)
+            join = str(rng.choice(["sum", "concatenation", "late"])) if len(reads) == 2 else "one"
+            self.reads.append(reads)
+            self.joins.append(join)
+            self.kinds[join] += 1
+            self._add_block(rng, [self.shapes[n] for n in reads], join)
+        self.head, self.out = nn.Linear(int(np.prod(self.shapes[-1])), 3, bias=bool(rng.random() < 0.3)), LICell(LIParameters(
+            tau_syn_inv=torch.tensor(500.0), tau_mem_inv=torch.tensor(250.0)))  # fmt: skip
+        with torch.random.fork_rng(devices=()), torch.no_grad():
+            torch.manual_seed(seed)
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape) * (1.5 / max(parameter[0].numel(), 1) ** 0.5))
+
+    def _add_block(self, rng: np.random.Generator, sources: list[tuple[int, ...]], join: str) -> None:
+        weights, before = nn.ModuleList(), nn.Sequential()
+        is_image = len(sources[0]) == 3 and rng.random() < 0.75
+        n_out = int(rng.choice([4, 6] if is_image else [10, 14]))
+        sizes = [sum(shape[0] for shape in sources)] if join == "concatenation" else [shape[0] for shape in sources]
+        plane = sources[0][1:]
+        if is_image:
+            if min(plane) > 1 and rng.random() < 0.4:
+                pool = nn.AvgPool2d(2) if join != "one" or rng.random() < 0.5 else nn.MaxPool2d(2)
+                self.kinds[type(pool).__name__] += 1
+                before.append(pool)
+                plane = (plane[0] // 2, plane[1] // 2)
+            for n_in in sizes:
+                groups = 2 if n_in % 2 == 0 and rng.random() < 0.3 else 1
+                self.kinds["groups"] += groups - 1
+                weights.append(nn.Conv2d(n_in, n_out, 3, padding=1, groups=groups, bias=bool(rng.random() < 0.3)))
+            self.shapes.append((n_out, *plane))
+        else:
+            if len(sources[0]) == 3:
+                before.append(nn.Flatten())
+            weights.extend(nn.Linear(n * int(np.prod(plane)), n_out, bias=bool(rng.random() < 0.3)) for n in sizes)
+            self.shapes.append((n_out,))
+        p = LIFParameters(tau_syn_inv=torch.tensor(500.0), tau_mem_inv=torch.tensor(250.0), v_th=torch.tensor(0.25))
+        if not is_image and len(weights) == 1 and rng.random() < 0.3:
+            self.kinds["recurrent"] += 1
+            n_in = sizes[0] * int(np.prod(plane))
+            weights = nn.ModuleList([nn.Identity()])
+            self.cells.append(LIFRecurrentCell(n_in, n_out, p=p))
+        else:
+            self.cells.append(LIFCell(p))
+        self.weights.append(weights)
+        self.before.append(before)
+
+    def forward(self, x: torch.Tensor, state: Any = None) -> Any:
+        cells = [None] * (len(self.cells) + 1) if state is None else state[0]
+        earlier = [None] * len(self.shapes) if state is None else state[1]
+        spikes, new = [x], []
+        for n, cell in enumerate(self.cells):
+            first, *second = self.reads[n]
+            sources = [spikes[first], *(spikes[one] for one in second)]
+            if self.joins[n] == "late":
+                late = earlier[second[0]]
+                sources[1] = torch.zeros_like(sources[1]) if late is None else late
+            if self.joins[n] == "concatenation":
+                sources = [torch.cat(sources, dim=1)]
+            current = sum(weight(self.before[n](one)) for weight, one in zip(self.weights[n], sources, strict=True))
+            fired, after = cell(current, cells[n])
+            spikes.append(fired)
+            new.append(after)
+        out, after = self.out(self.head(spikes[-1].flatten(1)), cells[-1])
+        return out, ([*new, after], spikes)
+
+
+AXONS = {"input_axons_per_core": 4096, "output_axons_per_core": 4096}
+
+
+def assert_same_weights(network: Network, quantized: QuantizedNetwork) -> None:
+    """What was trained are the integers: each layer's weights are the same multiple of them, or of its threshold."""
+    for trained, rounded in zip(network, dequantize(quantized), strict=True):
+        if any(connection.is_fixed for connection in trained.connections):
+            continue  # a pooling
+        pairs = [
+            (one.synapse.weight.ravel(), other.synapse.weight.ravel())
+            for one, other in zip(trained.connections, rounded.connections, strict=True)
+        ]
+        weights, integers = (np.concatenate(side) for side in zip(*pairs, strict=True))
+        if isinstance(trained.neuron, LIF) and isinstance(rounded.neuron, LIF):
+            # the chip's threshold is rounded too, and its error is in the trained weights
+            weights, integers = weights / trained.neuron.threshold.max(), integers / rounded.neuron.threshold.max()
+        assert np.allclose(weights, integers, rtol=1e-5, atol=1e-6 * np.abs(weights).max(initial=0.0)), trained.name
+
+
+def compressed(seed: int) -> tuple[Job, Counter[str]] | None:
+    """A drawn module on its way to the integers; None where the plan is refused. What has to hold on the way is asserted."""
+    model = Drawn(seed).eval()
+    network = trainable(model, torch.zeros(1, *model.shapes[0]))
+    rng = np.random.default_rng(seed)
+    cores = int(rng.integers(1, 4))
+    roomy = with_values(nd.load_profile("tiny"), synapse_memory_bits_per_core=2**20, neurons_per_core=1024, **AXONS)
+    whole = lay_out(network.network, roomy, bits=8)
+    used = {key: sum(whole.on_core(core)[key] for core in range(whole.cores_used)) for key in ("synapse_memory_bits", "neurons")}
+    chip = with_values(
+        roomy, synapse_memory_bits_per_core=int(used["synapse_memory_bits"] * rng.uniform(0.4, 0.9) / cores),
+        neurons_per_core=int(used["neurons"] * rng.uniform(0.7, 1.5) / cores) + 4,
+    )  # fmt: skip
+    try:
+        budget = narrow_budget(network.network, chip, cores=cores, bits=default_weight_bits(chip))
+        pruning = make_minimax(budget, network, PruningSetup(thresholds=thresholds_of(network)))
+    except BudgetError:
+        return None
+    fit(network, budget, few(50, n_in=int(np.prod(model.shapes[0]))), OPTIONS, method=lambda *_: pruning)
+    spikes = (rng.random((2, *model.shapes[0], 8)) < 0.5).astype(np.uint8)
+    kept, quantized, plan = in_integers(network.to_network(), budget, pruning.widths, spikes)
+    placement = lay_out(quantized, chip, cores=cores, plan=plan.cuts)
+    assert placement.fits
+    assert placement.cores_used <= cores
+    assert_same_weights(kept, quantized)
+    return (quantized, spikes), model.kinds
+
+
+def test_drawn_modules_go_the_whole_way() -> None:
+    check(range(60))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(10))
+def test_hundreds_of_drawn_modules_go_the_whole_way(part: int) -> None:
+    check(range(100 + 50 * part, 150 + 50 * part))
+
+
+def check(seeds: range) -> None:
+    found = [compressed(seed) for seed in seeds]
+    jobs, kinds = [one[0] for one in found if one], sum((one[1] for one in found if one), Counter[str]())
+    assert len(jobs) >= 0.8 * len(seeds)
+    assert all(kinds[kind] for kind in ("sum", "concatenation", "late", "groups", "recurrent", "AvgPool2d", "MaxPool2d"))
+    records = run_lava_jobs(jobs, record="all", time_limit_s=LONG_S)
+    assert assert_equal_to_emulator(jobs, records) > 100
