@@ -98,7 +98,8 @@ def figure(of: Sequence[Row], path: Path) -> None:
 
 
 TABLES: dict[str, Sequence[Cell]] = {
-    "tuning": (best,), "budgets": (accuracy, synops), "connectivity": (accuracy, synops), "ablation": (accuracy,),
+    "tuning": (best,), "budgets": (accuracy, synops), "smoke": (accuracy,), "connectivity": (accuracy, synops),
+    "ablation": (accuracy,),
 }  # fmt: skip
 
 
