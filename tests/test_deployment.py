@@ -13,6 +13,7 @@ import torch
 from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 
 import neurodeploy as nd
+from neurodeploy.__main__ import main
 from neurodeploy.cli.demo import digits_model
 from neurodeploy.errors import RequestError
 from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
@@ -209,3 +210,30 @@ def test_a_neuron_that_hears_nobody_and_always_fires_is_deployed_and_told_of(tmp
     lonely = next(layer for layer in made.report.layers if layer.now.synapses == 0)
     assert lonely.connectivity == 0.0
     assert lonely.now.layer in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_inspect_says_what_compression_can_do(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Synapses of a dense layer, channels of convolutions, or nothing: there are more neurons than cores hold."""
+    tiny = nd.load_profile("tiny")
+    dense = nd.inspect(nd.extract(model_for_digits(), torch.zeros(1, 64)), tiny, cores=1)
+    assert dense.compressible == "Compressible: yes."
+    torch.manual_seed(0)
+    images = SequentialState(
+        torch.nn.Conv2d(1, 8, 3, padding=1, bias=False), LIFCell(), torch.nn.Flatten(),
+        torch.nn.Linear(512, 4, bias=False), LICell(),
+    )  # fmt: skip
+    network = nd.extract(images, torch.zeros(1, 1, 8, 8))
+    seen = nd.inspect(network, tiny, cores=4)
+    assert seen.budget is not None
+    left = seen.budget.grid("layer0")[0]
+    assert 1 <= left < 8
+    assert seen.compressible == f"Compressible: yes; channels: layer0 {left} of 8."
+    assert nd.narrow_budget(network, tiny, cores=4).grid("layer0")[0] == left
+    wide = nd.extract(model_for_digits(200), torch.zeros(1, 64))
+    refused = nd.inspect(wide, tiny, cores=1)
+    assert refused.budget is None
+    assert refused.compressible.startswith("Compressible: no. layer 'layer0': 210 neurons of the network on 1 core")
+    assert refused.to_json()["compressible"] is False
+    file = nd.write_netx(nd.quantize(wide, tiny), tmp_path / "wide.net")
+    assert main(["inspect", str(file), "--target", "tiny", "--cores", "1"]) == 1
+    assert "Compressible: no. layer" in capsys.readouterr().out

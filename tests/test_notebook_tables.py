@@ -131,7 +131,7 @@ def test_the_explorer_answers_what_was_chosen(make_network: Callable[..., Networ
 
 def test_the_explorer_says_what_no_compression_helps(make_network: Callable[..., Network]) -> None:
     box = nd.explore(make_network([40, 5_000, 5]), ["tiny"])
-    assert "No compression helps. layer" in box.children[1].value
+    assert "Compressible: no. layer" in box.children[1].value
 
 
 def test_the_explorer_wants_a_chip(make_network: Callable[..., Network]) -> None:

@@ -106,9 +106,8 @@ def inspect_command(
     if as_json:
         show_json(seen.to_json())
     else:
-        infeasible = [f"No compression helps. {seen.infeasible}"] if seen.infeasible else []
         tables = [layer_table(seen.layers), core_table(seen.placement), *([gain_table(seen.gains)] if seen.gains else [])]
-        show(*verdict(seen.placement), *infeasible, *tables, *traffic_lines(seen.placement),
+        show(*verdict(seen.placement), seen.compressible, *tables, *traffic_lines(seen.placement),
                *balance_lines(seen.balances))  # fmt: skip
     return DONE if seen.placement.fits else DIFFERS
 

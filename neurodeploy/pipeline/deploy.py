@@ -18,10 +18,11 @@ from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.allocation import Gain, Unpruned, gains, share_budget
 from neurodeploy.mapping.budget.budget import Budget
+from neurodeploy.mapping.budget.channel_counts import narrow_budget, narrowable
 from neurodeploy.mapping.delay_balancing import Balance, balance, balanced
 from neurodeploy.mapping.place import arrange_placement, lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
-from neurodeploy.passes.quantize import LayerError, quantization_errors, quantize, warnings_of
+from neurodeploy.passes.quantize import LayerError, dequantize, quantization_errors, quantize, warnings_of
 from neurodeploy.report.summary import LayerReport, Report, inspection, layer_reports, summarize
 from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
 from neurodeploy.targets import Target, check_profile, default_weight_bits, target_of
@@ -49,9 +50,10 @@ class Inspection:
     placement : Placement
         The unpruned network on the chip; `Placement.fits` is the verdict.
     budget : Budget or None
-        What each layer may use; None where no compression can make the network fit.
-    infeasible : BudgetError or None
-        Why there is no budget.
+        What each layer may use, of the network with fewer channels where convolutions have to lose some; None where no
+        compression can make the network fit.
+    infeasible : NeurodeployError or None
+        Why it cannot be compressed.
     gains : tuple of Gain
         What one more core, or narrower weights, would give each layer; empty where all layers are kept whole.
     balances : tuple of Balance
@@ -60,15 +62,27 @@ class Inspection:
 
     placement: Placement
     budget: Budget | None
-    infeasible: BudgetError | None
+    infeasible: NeurodeployError | None
     gains: tuple[Gain, ...] = ()
     balances: tuple[Balance, ...] = ()
 
     @property
-    def hopeless(self) -> BudgetError | None:
+    def hopeless(self) -> NeurodeployError | None:
         """Old name of `infeasible`."""
         warnings.warn("Inspection.hopeless is now Inspection.infeasible.", DeprecationWarning, stacklevel=2)
         return self.infeasible
+
+    @property
+    def compressible(self) -> str:
+        """A sentence that says whether `compress` can make the network fit, and how many channels convolutions then keep."""
+        if self.budget is None:
+            return f"Compressible: no. {self.infeasible}"
+        kept = {layer.layer: (self.budget.grid(layer.layer), layer.neurons) for layer in self.budget.layers}
+        fewer = [
+            f"{name} {grid[0]} of {self.placement.of(name).neurons * grid[0] // neurons}"
+            for name, (grid, neurons) in kept.items() if len(grid) == 3 and neurons < self.placement.of(name).neurons
+        ]  # fmt: skip
+        return f"Compressible: yes; channels: {', '.join(fewer)}." if fewer else "Compressible: yes."
 
     @property
     def layers(self) -> tuple[LayerReport, ...]:
@@ -77,7 +91,7 @@ class Inspection:
 
     def to_json(self) -> dict[str, Any]:
         """The keys of ``neurodeploy inspect --json``."""
-        return inspection(self.placement, self.budget, self.gains, self.balances)
+        return inspection(self.placement, self.budget, self.gains, self.balances) | {"compressible": self.budget is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,9 +138,22 @@ def inspect(
         unpruned = Unpruned(network, profile, bits, placement if connectivity in (None, 1.0) else None)
         budget = share_budget(network, profile, cores=cores, bits=bits, unpruned=unpruned)
     except BudgetError as error:
-        return Inspection(placement=placement, budget=None, infeasible=error, balances=balances)
+        # convolutions keep all their channels above
+        fewer, reason = _with_fewer_channels(network, profile, cores, bits)
+        return Inspection(placement=placement, budget=fewer, infeasible=None if fewer else reason or error, balances=balances)
     more = gains(network, profile, budget, unpruned=unpruned)
     return Inspection(placement=placement, budget=budget, infeasible=None, gains=more, balances=balances)
+
+
+def _with_fewer_channels(
+    network: Network | QuantizedNetwork, profile: HardwareProfile, cores: int, bits: int
+) -> tuple[Budget | None, NeurodeployError | None]:  # fmt: skip
+    """The budget with fewer channels, as `compress` makes it, or why there is none."""
+    try:
+        floats = dequantize(network) if isinstance(network, QuantizedNetwork) else network
+        return (narrow_budget(floats, profile, cores=cores, bits=bits), None) if narrowable(floats) else (None, None)
+    except NeurodeployError as error:
+        return None, error
 
 
 def deploy(
@@ -303,5 +330,5 @@ def budget_html(network: Network | QuantizedNetwork, profile: HardwareProfile, c
         seen = inspect(network, profile, cores=cores, bits=bits)
     except NeurodeployError as error:
         return html_paragraphs([str(error)])
-    budget = html_paragraphs([f"No compression helps. {seen.infeasible}"]) if seen.budget is None else seen.budget._repr_html_()
+    budget = html_paragraphs([seen.compressible]) if seen.budget is None else seen.budget._repr_html_()
     return f"{seen.placement._repr_html_()}{budget}"
