@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
-from strategies import biases, decays, one_or_each, spikes_into, thresholds, weights
+from strategies import biases, decays, even, from_seeds, half_the_time, one_or_each, spikes_into, thresholds, weights
 
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse
@@ -33,6 +34,9 @@ FLOATS = {"dense": Dense, "sparse": Sparse, "conv": Conv}
 
 flat = st.tuples(st.integers(1, 6))
 images = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5))
+MOST_WEIGHTS = 2_500
+"""More than these make a slow example that shows nothing else."""
+
 shapes = flat | images | st.sampled_from([(2, 3), (2, 1, 1, 3)])
 
 
@@ -112,15 +116,14 @@ def layouts(draw: st.DrawFn) -> tuple[Shape, list[tuple[str, Shape, list[tuple[s
 
 def legal_weights(shape: Shape) -> st.SearchStrategy[NDArray[np.int64]]:
     """What the chip's synapses hold: of both signs and even, of one sign, nothing but zeros; out to the ends."""
-    even = st.integers(-128, 127).map(lambda half: 2 * half)
-    elements = (
-        even | st.sampled_from([-256, 0, 254]),
-        st.integers(0, 255) | st.just(255),
-        st.integers(-255, 0) | st.just(-255),
-        st.integers(-1, 1).map(lambda half: 2 * half),
-        st.just(0),
+    kinds: tuple[Callable[[NDArray[np.int64]], Any], ...] = (
+        half_the_time([0, 254, -256], even),
+        half_the_time([255], lambda number: number % 256),
+        half_the_time([-255], lambda number: -(number % 256)),
+        lambda drawn: np.array([0, 2, -2])[drawn % 3],
+        np.zeros_like,
     )
-    arrays = st.one_of(npst.arrays(np.int64, shape, elements=each, fill=st.nothing()) for each in elements)
+    arrays = st.one_of(from_seeds(shape, kind) for kind in kinds)
     return arrays.filter(lambda weight: not weight.size or weight.max() > 0 or weight.min() >= -255)
 
 
@@ -144,6 +147,7 @@ def quantized_graphs(draw: st.DrawFn) -> QuantizedNetwork:
     for name, shape, connected in layout:
         connections = []
         for source, delay, (kind, wiring, of_weights) in connected:
+            assume(np.prod(of_weights) <= MOST_WEIGHTS)
             weight = draw(legal_weights(of_weights))
             bits = draw(st.integers(max(1, width_of(weight)), 9))
             synapse = INTEGERS[kind](weight=weight, weight_bits=bits, **wiring)
@@ -159,7 +163,8 @@ graph_jobs = quantized_graphs().flatmap(lambda network: st.tuples(st.just(networ
 def graded_into(network: QuantizedNetwork) -> st.SearchStrategy[NDArray[np.int32]]:
     """Input of whole numbers, 1 to 3 samples of 1 to 8 steps."""
     shapes = st.tuples(st.integers(1, 3), *map(st.just, network.input_shape), st.integers(1, 8))
-    return npst.arrays(np.int32, shapes, elements=st.just(0) | st.integers(-300, 300), fill=st.nothing())
+    graded = half_the_time([0], lambda number: (number + 300) % 601 - 300)
+    return shapes.flatmap(lambda shape: from_seeds(shape, graded)).map(lambda array: array.astype(np.int32))
 
 
 @st.composite
