@@ -1,4 +1,4 @@
-"""A training run to be started by torchrun, or by itself: python replica_runs.py FOLDER.
+"""A training run in one process, and in two that train together: python replica_runs.py FOLDER.
 
 A module to start, not a test: each process leaves what it ended with in the folder.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -88,9 +89,8 @@ def dropped() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def main(folder: Path) -> None:
+def trained(folder: Path) -> None:
     """One after the other; the processes meet once, and cannot again."""
-    (folder / f"pid{os.environ.get('RANK', '')}").write_text(str(os.getpid()))
     with together():
         found = {"compressed": compressed(), "dropped": dropped()}
     try:
@@ -98,6 +98,23 @@ def main(folder: Path) -> None:
     except TrainingError as error:
         found["again"] = {"error": str(error)}
     (folder / f"{os.environ.get('RANK', 'alone')}.pickle").write_bytes(pickle.dumps(found))
+
+
+def main(folder: Path) -> None:
+    """Train alone, by which all is imported that the two children would import each; then in two, as torchrun starts them."""
+    trained(folder)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        os.environ |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    children = []
+    for rank in range(2):
+        if not (child := os.fork()):
+            os.environ["RANK"] = os.environ["LOCAL_RANK"] = str(rank)
+            (folder / f"pid{rank}").write_text(str(os.getpid()))
+            trained(folder)
+            os._exit(0)
+        children.append(child)
+    sys.exit(any(os.waitpid(child, 0)[1] for child in children))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Processes that train one model together: two of them, started by torchrun, beside one with the same batches."""
+"""Processes that train one model together: two of them, as torchrun starts them, beside one with the same batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import replica_runs
 
 import neurodeploy
 from neurodeploy.__main__ import main
@@ -72,9 +71,8 @@ def ended(process: subprocess.Popen[str], folder: Path) -> tuple[int, str, str]:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What each process of `replica_runs` ended with: "0" and "1" together, "alone" by itself."""
     folder = tmp_path_factory.mktemp("runs")
-    code, _, news = ended(started([*TORCHRUN, str(TESTS / "replica_runs.py"), str(folder)], folder), folder)
+    code, _, news = ended(started([sys.executable, str(TESTS / "replica_runs.py"), str(folder)], folder), folder)
     assert code == 0, news
-    replica_runs.main(folder)
     return {path.stem: pickle.loads(path.read_bytes()) for path in folder.glob("*.pickle")}
 
 
