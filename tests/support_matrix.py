@@ -115,6 +115,81 @@ def relu():
     return SequentialState(linear(64, 24), torch.nn.ReLU(), linear(24, 10), LICell()), FLAT
 
 
+class Step(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return (x > 0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient / (1 + ctx.saved_tensors[0].abs()) ** 2
+
+
+class HandWritten(torch.nn.Module):
+    def forward(self, x, v=None):
+        v = x if v is None else 0.8 * v + x
+        spike = Step.apply(v - 0.5)
+        return spike, v * (1 - spike)
+
+
+class OwnNeurons(torch.nn.Module):
+    '''Two layers of neurons that return spikes and their states, or spikes alone.'''
+
+    def __init__(self, make):
+        super().__init__()
+        self.first, self.a, self.second, self.b = linear(64, 24), make(), linear(24, 10), make()
+
+    def forward(self, x, states=None):
+        kept = []
+        for weights, neurons, state in zip((self.first, self.second), (self.a, self.b), states or ((), ())):
+            answer = neurons(weights(x), *state)
+            x, *state = answer if isinstance(answer, tuple) else (answer,)
+            kept.append(state)
+        return x, kept
+
+
+def hand_written():
+    return OwnNeurons(HandWritten), FLAT
+
+
+def snntorch_leaky(reset="zero"):
+    import snntorch
+
+    return OwnNeurons(lambda: snntorch.Leaky(beta=0.8, threshold=0.5, reset_mechanism=reset)), FLAT
+
+
+def snntorch_subtracting():
+    return snntorch_leaky("subtract")
+
+
+def snntorch_synaptic():
+    import snntorch
+
+    return OwnNeurons(lambda: snntorch.Synaptic(alpha=0.5, beta=0.8, reset_mechanism="zero", reset_delay=False)), FLAT
+
+
+def spikingjelly(kind, **options):
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its docstrings
+        from spikingjelly.activation_based import neuron
+    return OwnNeurons(lambda: getattr(neuron, kind)(v_threshold=0.3, **options)), FLAT
+
+
+def spikingjelly_if():
+    return spikingjelly("IFNode")
+
+
+def spikingjelly_lif():
+    return spikingjelly("LIFNode", tau=2.0)
+
+
+def spikingjelly_plif():
+    return spikingjelly("ParametricLIFNode", init_tau=2.0)
+
+
 def write_nir(path, *, delay=False):
     ones = np.ones(10)
     nodes = [nir.Linear(weight=np.random.default_rng(0).normal(0, 1, (10, 64)))]
@@ -143,11 +218,14 @@ class Row:
         What the command line is asked for: a factory of `MODELS`, or a file.
     note : str
         Last column.
+    library : str
+        What has to be installed.
     """
 
     name: str
     model: str
     note: str = ""
+    library: str = ""
 
 
 ROWS = (
@@ -159,11 +237,18 @@ ROWS = (
     Row("max pooling of spikes", "max_pooling", "becomes a layer of neurons"),
     Row("skip connections (sums)", "skip", ""),
     Row("branches (concatenation)", "branches", ""),
+    Row("neurons written by hand", "hand_written", "leaky or not, with a synaptic current or not, reset to zero"),
+    Row("snnTorch's `Leaky`", "snntorch_leaky", '`reset_mechanism="zero"`', "snntorch"),
+    Row("snnTorch's `Synaptic`", "snntorch_synaptic", '`reset_mechanism="zero", reset_delay=False`', "snntorch"),
+    Row("SpikingJelly's `IFNode`", "spikingjelly_if", "`v_reset` a number, one step a call", "spikingjelly"),
+    Row("SpikingJelly's `LIFNode`", "spikingjelly_lif", "as `IFNode`", "spikingjelly"),
+    Row("SpikingJelly's `ParametricLIFNode`", "spikingjelly_plif", "as `IFNode`", "spikingjelly"),
     Row("`.nir` file", "chain.nir", "compress writes `trained.nir`, too"),
     Row("`.nir` file with delays", "delay.nir", ""),
     Row("`.net` file (Lava's netx)", "chain.net", "compress writes `trained.nir`, too"),
     Row("loop through two populations", "loop", "the error shows the equivalent single population"),
-    Row("other neuron models", "adaptive", "LIF, IAF and LI only; reset to a value, not by subtraction"),
+    Row("reset by subtraction", "snntorch_subtracting", "reset to zero, and train again", "snntorch"),
+    Row("other neuron models", "adaptive", "LIF, IAF and LI only"),
     Row("layers without spikes between them", "relu", "only linear functions between neurons"),
 )
 COMMANDS = ("inspect", "compress", "deploy")

@@ -33,7 +33,7 @@ from own_neurons import (
 
 from neurodeploy.errors import ExtractError
 from neurodeploy.frontends.torch.extract import extract
-from neurodeploy.ir.network import LIF, Network
+from neurodeploy.ir.network import LIF, Network, nearly_equal
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -271,6 +271,28 @@ def test_spikingjelly(kind: str, options: dict[str, Any], decay: float, is_train
 def test_spikingjelly_with_a_soft_reset_is_refused(kind: str) -> None:
     with pytest.raises(ExtractError, match=rf"a \({kind}\): resets by subtraction.*v_reset=0\."):
         extract(TwoLayers(spikingjelly_neurons(kind, v_reset=None)), SAMPLE)
+
+
+def test_spikingjelly_is_checked_against_what_it_does_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = TwoLayers(spikingjelly_neurons("LIFNode"))
+    forward = type(model.a).single_step_forward
+    monkeypatch.setattr(type(model.a), "single_step_forward", lambda node, x: 1 - forward(node, x))
+    with pytest.raises(ExtractError, match=r"a \(LIFNode\): does something else than the SpikingJelly"):
+        extract(model, SAMPLE)
+
+
+def test_spikingjelly_takes_one_step_at_a_time() -> None:
+    with pytest.raises(ExtractError, match=r"a \(IFNode\): takes many steps at once.*set_step_mode"):
+        extract(TwoLayers(spikingjelly_neurons("IFNode", step_mode="m")), SAMPLE)
+
+
+def test_spikingjelly_that_has_run_before_starts_at_rest() -> None:
+    model = TwoLayers(spikingjelly_neurons("LIFNode"))
+    before = extract(model, SAMPLE)
+    model(torch.ones(7, N_IN))
+    after = extract(model, SAMPLE)
+    assert nearly_equal(before, after)
+    assert len(model.a.v) == 7  # the model is left as it was
 
 
 # ----------------------------------------------------------------------------------------------------------- refusals

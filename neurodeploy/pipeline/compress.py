@@ -57,7 +57,7 @@ from neurodeploy.training.data.batches import DataSplit
 from neurodeploy.training.distributed import Replicas, seeded, together
 from neurodeploy.training.encoders import check_payload, in_levels, levels_of, read_out
 from neurodeploy.training.fit import fit
-from neurodeploy.training.forward import Data, evaluate, in_mode, run_model, spikes_of
+from neurodeploy.training.forward import Data, evaluate, in_mode, learns, run_model, spikes_of
 from neurodeploy.training.options import FitOptions
 from neurodeploy.training.progress import Progress
 
@@ -265,14 +265,14 @@ class _CompressionRun:
                 expected = run_model(self.network, spikes_of(inputs[:2], self.network, self.options))
             try:
                 # the same draws of an encoder; as `fit` converts the inputs for this model
-                with seeded(self.options.seed):
+                with seeded(self.options.seed), torch.set_grad_enabled(True):
                     found = run_model(self.model, spikes_of(inputs[:2], self.model, self.options))
                 # not allclose: rounding may move a spike, which changes a little; another axis changes everything
                 is_equal = found.shape == expected.shape and bool((found - expected).norm() <= 0.1 * expected.norm() + 1e-4)
             except (TrainingError, DataError):
                 # it takes all steps at once, keeps its states itself, or begins with a module that has no weights
                 is_equal = False
-        if is_equal:
+        if is_equal and (not self.options.epochs_dense or learns(self.model, found)):
             self.dense_model = self.model
             return
         depends = [name for name, module in self.model.named_modules() if isinstance(module, _MODE_DEPENDENT)]

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from neurodeploy.compression.saliency import ActiveNeurons, NeuronSubset
 from neurodeploy.compression.trainable_network import TrainableConnection, TrainableLayer, TrainableNetwork, input_gain
 from neurodeploy.errors import DataError, TrainingError, unsupported_kind
+from neurodeploy.frontends.torch.model_run import at_rest, n_states, states_of
 from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import LI, LIF, Conv, Dense, Sparse
@@ -45,7 +46,8 @@ def run_model(model: torch.nn.Module, spikes: torch.Tensor, active: ActiveNeuron
     Parameters
     ----------
     model : torch.nn.Module
-        Called as ``output, state = model(x, state)`` with x (batch, \\*shape); its state is None at the start.
+        Called as ``output, state = model(x, state)`` with x (batch, \\*shape), its state None at the start; or with any number
+        of states; or as ``output = model(x)`` where it keeps its states itself.
     spikes : tensor (batch, n_steps, \\*shape)
     active : mapping of layer to NeuronSubset, optional
         Neurons of a `TrainableNetwork` to calculate, of layers whose other neurons do not change the output; those get no
@@ -80,10 +82,14 @@ def run_model(model: torch.nn.Module, spikes: torch.Tensor, active: ActiveNeuron
 
 
 def _by_step(model: torch.nn.Module, spikes: torch.Tensor) -> torch.Tensor:
-    state, outputs = None, []
-    for step in spikes.unbind(dim=1):
-        output, state = model(step, state)
-        outputs.append(output)
+    """Call a model as it is extracted: with its states, one state, or none where it keeps them itself."""
+    n_taken, outputs = n_states(model), []
+    states: Sequence[Any] = (None,) if n_taken == 1 else ()
+    with at_rest(model, len(spikes)):
+        for step in spikes.unbind(dim=1):
+            answer = model(step, *states)
+            states = states_of(model, answer)
+            outputs.append(answer[0] if isinstance(answer, (tuple, list)) else answer)
     return torch.stack(outputs)
 
 
@@ -426,6 +432,17 @@ def evaluate(model: torch.nn.Module, data: Data, options: FitOptions) -> tuple[f
     if samples == 0:
         raise DataError("data", "holds no samples")
     return correct / samples, samples
+
+
+def learns(model: torch.nn.Module, output: torch.Tensor) -> bool:
+    """Whether all weights of a model get a gradient; none passes a plain comparison with a threshold."""
+    weights = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim > 1]
+    if not output.requires_grad:
+        return False
+    try:
+        return None not in torch.autograd.grad(output.sum(), weights, allow_unused=True)
+    except RuntimeError:  # a function without derivative
+        return False
 
 
 def check_labels(target: torch.Tensor, n_samples: int, n_classes: int | None) -> None:

@@ -29,9 +29,11 @@ from neurodeploy.frontends.torch.populations import (
     SUPPORTED_CELLS,
     TracedPopulation,
     is_cell,
+    is_node,
     read_cell,
     resting_state,
     step_cell,
+    step_node,
 )
 from neurodeploy.frontends.torch.tracer import (
     ExpressionValue,
@@ -100,14 +102,15 @@ class ModelRun(Tracer):
             )
         states: Sequence[Any] = ()
         # Under autocast linear modules give bfloat16, which cells cannot take and in which no answer could be checked.
-        with self._followed(), torch.autocast("cpu", enabled=False):
+        batch = sample.shape[1] if of_sequences else len(sample)
+        with self._followed(), at_rest(self.model, batch), torch.autocast("cpu", enabled=False):
             for call in range(N_CALLS):
                 self.trace.call = call
                 answer = self.model(self._random_input(sample, of_sequences), *states)
                 if call == 0 and (self.trace.has_time or self.trace.has_steps):  # all steps were in this call
                     break
                 self._check_steps(call)
-                states = self._states(answer)
+                states = states_of(self.model, answer)
         self.trace.input_spikes = self._input_spikes()
         return answer
 
@@ -148,16 +151,6 @@ class ModelRun(Tracer):
                 remedy="Return the states and take them as further arguments of forward, or loop over time in forward.",
             )
 
-    def _states(self, answer: Any) -> Sequence[Any]:
-        """Return the states that the model returned after its output, if forward takes them after its input."""
-        parameters = list(inspect.signature(self.model.forward).parameters.values())[1:]  # without the input
-        n_taken = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
-        is_open = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-        if type(self.model).forward is torch.nn.Sequential.forward:
-            n_taken = 1  # it is run as a SequentialState, which takes one
-        rest = answer[1:] if isinstance(answer, (tuple, list)) else ()
-        return rest if len(rest) <= n_taken or is_open else ()
-
     # --------------------------------------------------------------------------------------------------------- modules
 
     @contextmanager
@@ -195,6 +188,8 @@ class ModelRun(Tracer):
             try:
                 if is_cell(module):
                     return self._cell((called, label), module, *args, **kwargs)
+                if is_node(module):
+                    return self._node(label, module, forward, *args, **kwargs)
                 if _is_sequence(module) and (path == "" or not _is_plain_sequence(module) or not _takes_state(module)):
                     return self._sequence(called, module, *args, **kwargs)
                 return forward(*args, **kwargs)
@@ -255,6 +250,22 @@ class ModelRun(Tracer):
             self.mark(answer, ExpressionValue(fired, received.lead)),
             self._marked_state(population, inner, fired[-1], received.lead[-1:]),
         )
+
+    def _node(self, where: str, node: Any, forward: Callable[..., Any], x: Any) -> Any:
+        """Run a node of SpikingJelly in torch's functions, and compare with what it does itself."""
+        if node.step_mode != "s":
+            raise ExtractError(where, "takes many steps at once", remedy='Call functional.set_step_mode(model, "s").')
+        v = node.v
+        node.v = v.operation.actual.clone() if isinstance(v, TracedTensor) and v.operation else untraced(v)
+        theirs = forward(untraced(x))
+        node.v = v
+        spike = step_node(node, x)
+        fired = getattr(spike, "operation", None)
+        for population in (self.trace.by_name[name] for name in (fired.populations if fired else ())):
+            is_sure = population.cell.potentials[-1].actual.abs() > 1e-5
+            if fired is not None and ((theirs != fired.actual) & is_sure).any():
+                raise ExtractError(where, "does something else than the SpikingJelly that is known (0.0.0.0.14 and 2.0.0)")
+        return spike
 
     def _cell_input(self, where: str, cell: Any, x: Any) -> ExpressionValue:
         """Return what a cell receives; refuse what no synapse computes."""
@@ -386,6 +397,60 @@ def _takes_state(module: torch.nn.Module) -> bool:
     if _is_plain_sequence(module):
         return any(child is not None and _takes_state(child) for child in module._modules.values())
     return "state" in inspect.signature(module.forward).parameters
+
+
+def n_states(model: torch.nn.Module) -> float:
+    """Number of states that a model's forward takes after its input; infinite for ``*states``."""
+    parameters = list(inspect.signature(model.forward).parameters.values())[1:]  # without the input
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return np.inf
+    if type(model).forward is torch.nn.Sequential.forward:
+        return 1  # it is run as a SequentialState, which takes one
+    return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+
+
+def states_of(model: torch.nn.Module, answer: Any) -> Sequence[Any]:
+    """Return the states that a model returned after its output, if its forward takes them after its input."""
+    rest = answer[1:] if isinstance(answer, (tuple, list)) else ()
+    return rest if len(rest) <= n_states(model) else ()
+
+
+@contextmanager
+def at_rest(model: torch.nn.Module, batch: int) -> Iterator[None]:
+    """Reset the neurons that keep their state in attributes, as snnTorch's and SpikingJelly's do, and put it back afterwards.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Modules with a method ``reset_mem`` or ``reset`` are reset by it.
+    batch : int
+        Number of samples. What has that many rows, and was not there before, is a state.
+    """
+    holders = [holder for module in model.modules() for holder in _attributes(module)]
+    before = [dict(holder) for holder in holders]
+    for module in model.modules():
+        reset = getattr(module, "reset_mem", getattr(module, "reset", None))
+        if callable(reset):
+            reset()
+    try:
+        yield
+    finally:
+        for holder, old in zip(holders, before, strict=True):
+            for name in [name for name, value in holder.items() if value is not old.get(name) and _has_rows(value, batch)]:
+                if name in old:
+                    holder[name] = old[name]
+                else:
+                    del holder[name]
+
+
+def _attributes(module: torch.nn.Module) -> Iterator[dict[str, Any]]:
+    """Attributes of a module, and dicts among them: buffers, SpikingJelly's memories."""
+    yield from (module.__dict__, *(value for value in module.__dict__.values() if isinstance(value, dict)))
+
+
+def _has_rows(value: Any, batch: int) -> bool:
+    leaves = tree_flatten(value)[0]
+    return any(isinstance(leaf, torch.Tensor) and leaf.ndim > 1 and len(leaf) == batch for leaf in leaves)
 
 
 @contextmanager

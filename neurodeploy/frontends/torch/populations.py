@@ -168,6 +168,31 @@ def step_cell(cell: Any, x: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any
     return cast("tuple[torch.Tensor, Any]", cell.activation(x, state, *weights, cell.p, cell.dt))
 
 
+# ----------------------------------------------------------------------------------------------------- SpikingJelly's nodes
+
+_NODES = ("IFNode", "LIFNode", "ParametricLIFNode")
+
+
+def is_node(module: torch.nn.Module) -> bool:
+    """Whether a module is one of SpikingJelly's nodes, known by name: the library need not be there."""
+    kind = type(module)
+    return kind.__name__ in _NODES and kind.__module__.startswith("spikingjelly.activation_based.")
+
+
+def step_node(node: Any, x: torch.Tensor) -> torch.Tensor:
+    """Charge, fire and reset a node in torch's functions; SpikingJelly's own (0.0.0.0.14, 2.0.0) are compiled."""
+    v = node.v if isinstance(node.v, torch.Tensor) else torch.full_like(x, float(node.v))
+    rest = node.v_reset or 0.0  # None subtracts the threshold
+    if type(node).__name__ == "IFNode":
+        v = v + x
+    else:
+        share = node.w.sigmoid() if type(node).__name__ == "ParametricLIFNode" else 1.0 / node.tau
+        v = v + (x - (v - rest)) * share if node.decay_input else v - (v - rest) * share + x
+    spike: torch.Tensor = (v >= node.v_threshold).to(x)
+    node.v = v - spike * node.v_threshold if node.v_reset is None else (1 - spike) * v + spike * node.v_reset
+    return spike
+
+
 # ------------------------------------------------------------------------------------------------------- traced populations
 
 
