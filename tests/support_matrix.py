@@ -134,15 +134,17 @@ class HandWritten(torch.nn.Module):
 
 
 class OwnNeurons(torch.nn.Module):
-    '''Two layers of neurons that return spikes and their states, or spikes alone.'''
+    '''Layers of neurons that return spikes and their states, or spikes alone.'''
 
-    def __init__(self, make):
+    def __init__(self, *neurons):
         super().__init__()
-        self.first, self.a, self.second, self.b = linear(64, 24), make(), linear(24, 10), make()
+        sizes = [64, *[24] * (len(neurons) - 1), 10]
+        self.weights = torch.nn.ModuleList(linear(*pair) for pair in zip(sizes, sizes[1:]))
+        self.neurons = torch.nn.ModuleList(neurons)
 
     def forward(self, x, states=None):
         kept = []
-        for weights, neurons, state in zip((self.first, self.second), (self.a, self.b), states or ((), ())):
+        for weights, neurons, state in zip(self.weights, self.neurons, states or [()] * len(self.neurons)):
             answer = neurons(weights(x), *state)
             x, *state = answer if isinstance(answer, tuple) else (answer,)
             kept.append(state)
@@ -150,44 +152,23 @@ class OwnNeurons(torch.nn.Module):
 
 
 def hand_written():
-    return OwnNeurons(HandWritten), FLAT
+    return OwnNeurons(HandWritten(), HandWritten()), FLAT
 
 
-def snntorch_leaky(reset="zero"):
-    import snntorch
+def snntorch_neurons():
+    from snntorch import Leaky, Synaptic
 
-    return OwnNeurons(lambda: snntorch.Leaky(beta=0.8, threshold=0.5, reset_mechanism=reset)), FLAT
-
-
-def snntorch_subtracting():
-    return snntorch_leaky("subtract")
+    options = {"threshold": 0.5, "reset_mechanism": "zero"}
+    return OwnNeurons(Leaky(0.8, **options), Synaptic(0.5, 0.8, reset_delay=False, **options)), FLAT
 
 
-def snntorch_synaptic():
-    import snntorch
-
-    return OwnNeurons(lambda: snntorch.Synaptic(alpha=0.5, beta=0.8, reset_mechanism="zero", reset_delay=False)), FLAT
-
-
-def spikingjelly(kind, **options):
+def spikingjelly_nodes():
     import warnings
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its docstrings
-        from spikingjelly.activation_based import neuron
-    return OwnNeurons(lambda: getattr(neuron, kind)(v_threshold=0.3, **options)), FLAT
-
-
-def spikingjelly_if():
-    return spikingjelly("IFNode")
-
-
-def spikingjelly_lif():
-    return spikingjelly("LIFNode", tau=2.0)
-
-
-def spikingjelly_plif():
-    return spikingjelly("ParametricLIFNode", init_tau=2.0)
+        from spikingjelly.activation_based.neuron import IFNode, LIFNode, ParametricLIFNode
+    return OwnNeurons(IFNode(v_threshold=0.3), LIFNode(v_threshold=0.2), ParametricLIFNode(v_threshold=0.2)), FLAT
 
 
 def write_nir(path, *, delay=False):
@@ -238,17 +219,13 @@ ROWS = (
     Row("skip connections (sums)", "skip", ""),
     Row("branches (concatenation)", "branches", ""),
     Row("neurons written by hand", "hand_written", "leaky or not, with a synaptic current or not, reset to zero"),
-    Row("snnTorch's `Leaky`", "snntorch_leaky", '`reset_mechanism="zero"`', "snntorch"),
-    Row("snnTorch's `Synaptic`", "snntorch_synaptic", '`reset_mechanism="zero", reset_delay=False`', "snntorch"),
-    Row("SpikingJelly's `IFNode`", "spikingjelly_if", "`v_reset` a number, one step a call", "spikingjelly"),
-    Row("SpikingJelly's `LIFNode`", "spikingjelly_lif", "as `IFNode`", "spikingjelly"),
-    Row("SpikingJelly's `ParametricLIFNode`", "spikingjelly_plif", "as `IFNode`", "spikingjelly"),
+    Row("snnTorch's `Leaky`, `Synaptic`", "snntorch_neurons", "reset to zero; `Synaptic` with `reset_delay=False`", "snntorch"),
+    Row("SpikingJelly's `IFNode`, `LIFNode`, `ParametricLIFNode`", "spikingjelly_nodes", "hard reset", "spikingjelly"),
     Row("`.nir` file", "chain.nir", "compress writes `trained.nir`, too"),
     Row("`.nir` file with delays", "delay.nir", ""),
     Row("`.net` file (Lava's netx)", "chain.net", "compress writes `trained.nir`, too"),
     Row("loop through two populations", "loop", "the error shows the equivalent single population"),
-    Row("reset by subtraction", "snntorch_subtracting", "reset to zero, and train again", "snntorch"),
-    Row("other neuron models", "adaptive", "LIF, IAF and LI only"),
+    Row("other neuron models", "adaptive", "LIF, IAF and LI only; reset to a value, not by subtraction"),
     Row("layers without spikes between them", "relu", "only linear functions between neurons"),
 )
 COMMANDS = ("inspect", "compress", "deploy")
