@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 import neurodeploy as nd
 from neurodeploy.__main__ import main
 from neurodeploy.cli.demo import digits_model
-from neurodeploy.errors import RequestError
+from neurodeploy.errors import DataError, RequestError
 from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
 from neurodeploy.report.summary import LavaCheck
+from neurodeploy.training.data.batches import DataSplit
 
 OPTIONS = nd.FitOptions(epochs_dense=6, epochs_compress=3, epochs_finetune=2, n_steps=8)
 
@@ -237,3 +239,39 @@ def test_inspect_says_what_compression_can_do(capsys: pytest.CaptureFixture[str]
     file = nd.write_netx(nd.quantize(wide, tiny), tmp_path / "wide.net")
     assert main(["inspect", str(file), "--target", "tiny", "--cores", "1"]) == 1
     assert "Compressible: no. layer" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, y: (x.flatten(1)[:, :32], y), "inputs: have shape"),
+        (lambda x, y: (x, y + 5), "class 14 is outside 0..9"),
+        (lambda x, y: (x, y.float()), "not whole numbers"),
+    ],
+)
+def test_what_would_fail_after_training_fails_before_it(
+    change: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]], message: str, tmp_path: Path
+) -> None:
+    digits, steps = nd.load_data("digits"), list[object]()
+    test = [change(torch.as_tensor(x), torch.as_tensor(y)) for x, y in digits.test]
+    data = DataSplit(train=digits.train, test=test, input_shape=digits.input_shape, n_classes=digits.n_classes)
+    with pytest.raises(DataError, match=message):
+        nd.compress(
+            model_for_digits(), torch.zeros(1, 64), nd.load_profile("tiny"), data, OPTIONS,
+            out=tmp_path, cores=1, lava_samples=0, progress=steps.append,
+        )  # fmt: skip
+    assert steps == []
+
+
+def test_a_network_that_cannot_be_written_is_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> Path:
+        raise RequestError("model.net", "cannot be written")
+
+    monkeypatch.setattr("neurodeploy.targets.loihi.netx_io.write_netx", broken)
+    steps: list[object] = []
+    with pytest.raises(RequestError, match="cannot be written"):
+        nd.compress(
+            model_for_digits(), torch.zeros(1, 64), nd.load_profile("tiny"), nd.load_data("digits"), OPTIONS,
+            out=tmp_path, cores=1, lava_samples=0, progress=steps.append,
+        )  # fmt: skip
+    assert steps == []

@@ -11,7 +11,7 @@ import neurodeploy as nd
 from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
 from neurodeploy.compression.module_weights import trainable
 from neurodeploy.compression.trainable_network import TrainableNetwork
-from neurodeploy.pipeline.compress import memory_prices
+from neurodeploy.pipeline.evaluation import memory_prices
 from neurodeploy.training.encoders import read_out
 from neurodeploy.training.forward import run_model, spikes_of
 

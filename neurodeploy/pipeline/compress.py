@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,7 +21,7 @@ from neurodeploy.compression.minimax_saddle import make_minimax_saddle
 from neurodeploy.compression.module_weights import learn_decays, trainable, write_back
 from neurodeploy.compression.pruning_method import Pruning, PruningMethod, PruningSetup
 from neurodeploy.compression.trainable_network import TrainableNetwork
-from neurodeploy.errors import DataError, RequestError, SimulationError, TrainingError
+from neurodeploy.errors import DataError, QuantizeError, RequestError, SimulationError, TrainingError
 from neurodeploy.frontends.nir.writing import write_nir
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.graph import INPUT
@@ -44,20 +45,20 @@ from neurodeploy.pipeline.deploy import (
     rounding_warnings,
     write_report,
 )
-from neurodeploy.pipeline.evaluation import as_simulated, check_in_lava, first_samples, measure
+from neurodeploy.pipeline.evaluation import as_simulated, check_in_lava, first_samples, for_simulator, measure, memory_prices
 from neurodeploy.report.html import RunArtifacts
 from neurodeploy.report.summary import Accuracy, LavaCheck, summarize
 from neurodeploy.report.text import overflow_lines
-from neurodeploy.simulation.records import EpochRecord, MemoryPrice, SpikeRecord, save_record
+from neurodeploy.simulation.records import EpochRecord, SpikeRecord, save_record
 from neurodeploy.simulation.reference import largest_states
 from neurodeploy.targets import arithmetic_of, default_weight_bits, target_of
 from neurodeploy.targets.simulate import DEFAULT_TIME_LIMIT_S, simulate
 from neurodeploy.training.checkpoint import Checkpoint, save_weights
 from neurodeploy.training.data.batches import DataSplit
 from neurodeploy.training.distributed import Replicas, seeded, together
-from neurodeploy.training.encoders import check_payload, in_levels, levels_of, read_out
+from neurodeploy.training.encoders import check_payload, in_levels, levels_of
 from neurodeploy.training.fit import fit
-from neurodeploy.training.forward import Data, evaluate, in_mode, learns, run_model, spikes_of
+from neurodeploy.training.forward import check_labels, evaluate, in_mode, learns, run_model, spikes_of
 from neurodeploy.training.options import FitOptions
 from neurodeploy.training.progress import Progress
 
@@ -67,54 +68,8 @@ STAGES = ("dense", "compressed")
 
 _MODE_DEPENDENT = (torch.nn.modules.batchnorm._NormBase, torch.nn.modules.dropout._DropoutNd)
 """Modules that compute something else in training."""
-_REMOVED_SHARE = 0.05
-"""Share of a core's used synapse memory that `memory_prices` removes."""
 CALIBRATION_SAMPLES = 128
 """Training samples on which states are measured before scales are chosen."""
-# these two bound the time: each core costs a forward pass over the batches
-_MOST_BATCHES = 16
-_MOST_CORES = 8
-
-
-def memory_prices(model: torch.nn.Module, pruning: Pruning, data: Data, options: FitOptions) -> tuple[MemoryPrice, ...]:
-    """Measure how the loss grows where a core has a little less synapse memory, for up to eight cores where memory binds.
-
-    The multipliers of the compression are prices in squared weight times mean curvature. A user wants a price in loss, so the
-    least valuable synapses of one core at a time are removed and the loss is taken again, without training.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Trained under `pruning`, which is closed; it is left as it was.
-    data : iterable of (input, target)
-        The first 16 batches are used.
-    """
-
-    @torch.no_grad()
-    def mean_loss() -> tuple[float, int]:
-        total, samples = 0.0, 0
-        # seeded: an encoder that draws has to draw the same in all trials
-        with seeded(options.seed), pruning.in_force(), in_mode(model, training=False):
-            for inputs, target in islice(data, _MOST_BATCHES):
-                output = read_out(run_model(model, spikes_of(inputs, model, options)), options.readout)
-                labels = torch.as_tensor(target).to(output.device)
-                total += float(options.loss(output, labels if labels.is_floating_point() else labels.long())) * len(inputs)
-                samples += len(inputs)
-        return total / max(samples, 1), samples
-
-    found, before = [], None
-    for trial in islice(pruning.memory_trials(_REMOVED_SHARE), _MOST_CORES):
-        # measured once, and only if there is a core to try
-        before = mean_loss() if before is None else before
-        with trial.apply() as bits_less:
-            # memory comes in units: a small share may free none
-            if bits_less > 0:
-                after, samples = mean_loss()
-                found.append(MemoryPrice(
-                    core=trial.core, layers=trial.layers, bits_less=bits_less, loss=before[0], loss_with_less=after,
-                    samples=samples,
-                ))  # fmt: skip
-    return tuple(found)
 
 
 def compress(
@@ -218,6 +173,7 @@ def compress(
             before=before, budget=budget, levels=levels, bits=bits, method=factory,
         )  # fmt: skip
         run.check()
+        replicas.of_first(run.rehearse)
         checkpoints = {
             name: Checkpoint(path=folder / f"checkpoint-{name}.safetensors", every_s=checkpoint_every_s) for name in STAGES
         }
@@ -255,7 +211,7 @@ class _CompressionRun:
 
     def check(self) -> None:
         """Try what could fail on one batch before any training; decide what trains densely."""
-        self.pruning = self._made_pruning()
+        self.pruning = self._made_pruning(self.network)
         self.dense_model = self.network
         if self.model is self.network:
             return
@@ -283,9 +239,33 @@ class _CompressionRun:
                 "with epochs_dense=0.",
             )  # fmt: skip
 
-    def _made_pruning(self) -> Pruning:
-        setup = PruningSetup(thresholds=thresholds_of(self.network, self.levels), weight_bits=self.bits)
-        return self.method(self.budget, self.network, setup)
+    def rehearse(self) -> None:
+        """Compress a copy of the network at once and deploy it: what would fail after training fails now."""
+        network, options, profile = copy.deepcopy(self.network), self.options, self.budget.profile
+        pruning = self._made_pruning(network)
+        pruning.close()
+        with seeded(options.seed):
+            for data in (self.data.train, self.data.test):
+                inputs, labels = next(iter(data))
+                check_labels(torch.as_tensor(labels), len(inputs), network.network.output.n_neurons)
+                spikes = for_simulator(torch.as_tensor(inputs)[:1], network, options)
+        try:
+            floats, quantized, plan = in_integers(
+                in_levels(network.to_network(), self.levels), self.budget, pruning.widths, spikes
+            )
+        except QuantizeError:
+            if options.epochs_dense:
+                return  # of weights that are not trained yet
+            raise
+        for overrun in lay_out(quantized, profile, cores=self.cores, plan=plan.cuts).overruns():
+            raise overrun.error()
+        with TemporaryDirectory() as folder:
+            network_file(quantized, Path(folder), target_of(profile))
+        simulate(as_simulated(floats, quantized), spikes[..., :1], graded=self.levels > 1)
+
+    def _made_pruning(self, network: TrainableNetwork) -> Pruning:
+        setup = PruningSetup(thresholds=thresholds_of(network, self.levels), weight_bits=self.bits)
+        return self.method(self.budget, network, setup)
 
     def announce_checkpoints(self, checkpoints: Mapping[str, Checkpoint], *, resume: bool) -> None:
         """Say where training starts; without `resume`, delete the checkpoints of an earlier run."""
@@ -314,7 +294,7 @@ class _CompressionRun:
             self.network = trainable(self.model, self.sample)
             if options.learn_decays:
                 self.network.learn_decays(arithmetic_of(self.budget.profile))
-        self.pruning = self._made_pruning()
+        self.pruning = self._made_pruning(self.network)
         _, second = fit(
             self.network, self.budget, data.train, replace(options, epochs_dense=0), progress=progress,
             method=lambda *_: self.pruning, checkpoint=checkpoints["compressed"], resume=True,

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Sized
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, overload
 
 import numpy as np
@@ -17,18 +18,20 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
+from neurodeploy.compression.pruning_method import Pruning
 from neurodeploy.errors import DataError, RequestError, unsupported_kind
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import LI, LIF, Network
 from neurodeploy.ir.quantized import COUNTING_ONLY, QuantizedLI, QuantizedLIF, QuantizedNetwork
 from neurodeploy.passes.quantize import RateChange, changed_rates, dequantize, with_rounded_weights
 from neurodeploy.report.summary import Accuracy
-from neurodeploy.simulation.records import Comparison, SpikeRecord, compare
+from neurodeploy.simulation.records import Comparison, MemoryPrice, SpikeRecord, compare
 from neurodeploy.targets import arithmetic_named, target_named
 from neurodeploy.targets.simulate import random_spikes, simulate
 from neurodeploy.training import forward
-from neurodeploy.training.encoders import Readout, check_spikes, decide, for_simulators, levels_of, simulator_spikes
-from neurodeploy.training.forward import Data, check_labels, spikes_of
+from neurodeploy.training.distributed import seeded
+from neurodeploy.training.encoders import Readout, check_spikes, decide, for_simulators, levels_of, read_out, simulator_spikes
+from neurodeploy.training.forward import Data, check_labels, in_mode, run_model, spikes_of
 from neurodeploy.training.options import FitOptions
 
 
@@ -430,3 +433,53 @@ def count_correct(
 ) -> int:
     """Number of samples of a record that the options' readout classifies correctly; `model` has the output's rest potential."""
     return int(np.count_nonzero(decide(outputs(record, network, model.output.neuron.rest), options.readout) == labels))
+
+
+# ---------------------------------------------------------------------------------------------- price of a core's memory
+
+_REMOVED_SHARE = 0.05
+"""Share of a core's used synapse memory that `memory_prices` removes."""
+# these two bound the time: each core costs a forward pass over the batches
+_MOST_BATCHES = 16
+_MOST_CORES = 8
+
+
+def memory_prices(model: torch.nn.Module, pruning: Pruning, data: Data, options: FitOptions) -> tuple[MemoryPrice, ...]:
+    """Measure how the loss grows where a core has a little less synapse memory, for up to eight cores where memory binds.
+
+    The multipliers of the compression are prices in squared weight times mean curvature. A user wants a price in loss, so the
+    least valuable synapses of one core at a time are removed and the loss is taken again, without training.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Trained under `pruning`, which is closed; it is left as it was.
+    data : iterable of (input, target)
+        The first 16 batches are used.
+    """
+
+    @torch.no_grad()
+    def mean_loss() -> tuple[float, int]:
+        total, samples = 0.0, 0
+        # seeded: an encoder that draws has to draw the same in all trials
+        with seeded(options.seed), pruning.in_force(), in_mode(model, training=False):
+            for inputs, target in islice(data, _MOST_BATCHES):
+                output = read_out(run_model(model, spikes_of(inputs, model, options)), options.readout)
+                labels = torch.as_tensor(target).to(output.device)
+                total += float(options.loss(output, labels if labels.is_floating_point() else labels.long())) * len(inputs)
+                samples += len(inputs)
+        return total / max(samples, 1), samples
+
+    found, before = [], None
+    for trial in islice(pruning.memory_trials(_REMOVED_SHARE), _MOST_CORES):
+        # measured once, and only if there is a core to try
+        before = mean_loss() if before is None else before
+        with trial.apply() as bits_less:
+            # memory comes in units: a small share may free none
+            if bits_less > 0:
+                after, samples = mean_loss()
+                found.append(MemoryPrice(
+                    core=trial.core, layers=trial.layers, bits_less=bits_less, loss=before[0], loss_with_less=after,
+                    samples=samples,
+                ))  # fmt: skip
+    return tuple(found)
