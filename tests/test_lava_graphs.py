@@ -103,8 +103,8 @@ def ran() -> Ran:
     """What the tests below look at, run by a single worker: starting Lava takes longer than any of them."""
     jobs = {
         "chains": drawn_jobs(CHAINS, 24),
-        "graphs": drawn_jobs(GRAPHS, 36),
-        "graded": drawn_jobs(GRADED, 24),
+        "graphs": drawn_jobs(GRAPHS, 24),
+        "graded": drawn_jobs(GRADED, 12),
         "resets": drawn_jobs(CHAINS, 12) + drawn_jobs(GRAPHS, 12),
         "residual": [random_job(residual(), (2, 1, 6, 5, 12))],
         "narrow": [random_job(narrow(), (2, 1, 4, 1, 12))],
@@ -182,7 +182,7 @@ def test_the_command_line_runs_a_file_with_branches(tmp_path: Path, capsys: pyte
 
 @pytest.mark.lava
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(8))
+@pytest.mark.parametrize("part", range(9))
 @pytest.mark.parametrize("drawn", [CHAINS, GRAPHS, GRADED], ids=["chains", "graphs", "graded"])
 def test_hundreds_of_drawn_networks_run_as_in_the_emulator(drawn: st.SearchStrategy[Job], part: int) -> None:
     """50 networks a part, each with resets of its own or none."""
