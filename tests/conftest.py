@@ -39,10 +39,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 SLOW_FIRST = (
-    "test_lava", "test_replicas", "test_lava_graphs", "test_resuming", "test_sharing", "test_checkpoints", "test_channels",
-    "test_placement", "test_budget", "test_recount", "test_terminal", "test_raw_input", "test_netx_graphs",
+    "test_lava_graphs", "test_replicas", "test_lava", "test_readme", "test_biases", "test_channels", "test_resuming",
+    "test_recount", "test_placement",
 )  # fmt: skip
-"""Files of more than half a minute, the slowest first: begun last, one would keep one worker busy and leave the other idle."""
+"""Files of more than ten seconds, the slowest first: begun last, one would keep one worker busy and leave the other idle."""
 
 collect_ignore = ["killed_runs.py"]  # a program: to look for doctests in it would prepare its training run
 
