@@ -214,7 +214,7 @@ ROWS = (
     Row("`LIFBoxCell`, `IAFCell` (no synaptic current)", "box"),
     Row("biases", "biased", "before a synaptic current: one extra neuron that fires at every step"),
     Row("recurrent cells", "recurrent", "of one population"),
-    Row("convolutions, average pooling, batch norm", "convolutional", "compression removes channels"),
+    Row("convolutions, average pooling, batch norm", "convolutional", "compression removes channels and synapses"),
     Row("max pooling of spikes", "max_pooling", "becomes a layer of neurons"),
     Row("skip connections (sums)", "skip", ""),
     Row("branches (concatenation)", "branches", ""),

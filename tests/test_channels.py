@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from images import MODELS, SAMPLE, pooled, strided
+from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
+from spiking import few
 
 import neurodeploy as nd
 from neurodeploy.compression.channel_selection import Channels
@@ -17,6 +20,7 @@ from neurodeploy.compression.module_weights import trainable
 from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.errors import BudgetError, TrainingError
 from neurodeploy.mapping.budget.channel_counts import narrow_budget
+from neurodeploy.training.data.batches import DataSplit
 from neurodeploy.training.forward import run_model
 
 OPTIONS = nd.FitOptions(epochs_dense=6, epochs_compress=3, epochs_finetune=2, n_steps=6, readout="mean")
@@ -184,7 +188,7 @@ def test_a_convolutional_network_is_compressed_into_a_core_and_still_reads(name:
     assert made.report.before.cores_used > 1
     assert made.placement.fits
     assert made.placement.cores_used == 1
-    assert any(line.startswith("Neurons and axons limit the number of channels: layer0 ") for line in news)
+    assert any(line.startswith("The chip limits the number of channels: layer0 ") for line in news)
     accuracy = made.report.accuracy
     assert accuracy.dense is not None
     assert accuracy.emulated is not None
@@ -194,3 +198,67 @@ def test_a_convolutional_network_is_compressed_into_a_core_and_still_reads(name:
         assert accuracy.compressed == accuracy.quantized == accuracy.emulated
     assert nd.read_netx(tmp_path / "model.net") == made.quantized
     assert np.prod(made.quantized.layers[0].shape) < 12 * 36
+
+
+# ---------------------------------------------------------------------------------------------- synapses of kernels
+
+
+def deep() -> SequentialState:
+    torch.manual_seed(0)
+    neurons = LIFParameters(tau_syn_inv=torch.tensor(700.0), tau_mem_inv=torch.tensor(400.0), v_th=torch.tensor(0.3))
+    return SequentialState(
+        torch.nn.Conv2d(1, 12, 3, padding=1, bias=False), LIFCell(neurons), torch.nn.Conv2d(12, 24, 3, padding=1, bias=False),
+        LIFCell(neurons), torch.nn.Conv2d(24, 24, 3, padding=1, bias=False), LIFCell(neurons), torch.nn.Flatten(),
+        torch.nn.Linear(384, 3, bias=False), LICell(),
+    )  # fmt: skip
+
+
+def test_kernels_lose_synapses_where_their_memory_binds(tmp_path: Path) -> None:
+    """Neurons and axons would allow all channels; each list of an input channel is as long as the others."""
+    model, chip = deep(), small_core(1024, 40_000)
+    train, test = ([(x.reshape(-1, 1, 4, 4), y) for x, y in few(n, n_in=16, seed=seed)] for n, seed in ((50, 0), (60, 1)))
+    data = DataSplit(train=train, test=test, input_shape=(1, 4, 4), n_classes=3)
+    options = nd.FitOptions(epochs_dense=2, epochs_compress=3, epochs_finetune=1, n_steps=6, mask_interval=1, learning_rate=5e-3)
+    made = nd.compress(model, torch.zeros(1, 1, 4, 4), chip, data, options, out=tmp_path, cores=4, lava_samples=0)
+    assert made.placement.fits
+    accuracy = made.report.accuracy
+    assert accuracy.compressed == accuracy.emulated
+    budget = nd.narrow_budget(nd.extract(model, torch.zeros(1, 1, 4, 4)), chip, cores=4)
+    pruned = []
+    for name in ("layer2", "layer4"):
+        kernel = next(layer for layer in made.quantized if layer.name == name).connections[0].synapse.weight
+        for start, stop in {(part.region.starts[0], part.region.stops[0]) for part in budget.of(name)}:
+            kept = np.count_nonzero(kernel[start:stop], axis=(0, 2, 3))
+            pruned.append(kept.max() < 0.95 * kernel[start:stop, 0].size)
+            # rounding to zero takes some more
+            assert kept.max() - kept.min() <= 1 + 0.1 * kept.max()
+    assert any(pruned)
+
+
+def test_a_choice_of_kernels_is_resumed_as_it_was() -> None:
+    chip = small_core(1024, 40_000)
+    network = trainable(deep(), torch.zeros(1, 1, 4, 4))
+    budget = nd.narrow_budget(network.network, chip, cores=4)
+    first, second = MinimaxPruning(budget, network), MinimaxPruning(budget, network)
+    for inlet in (inlet for layer in network for inlet in layer.inlets):
+        inlet.weight.grad = torch.randn(inlet.weight.shape, generator=torch.Generator().manual_seed(1))
+    first.before_step()
+    first.choose(1.0)
+    assert not all(kernel.mask.all() for kernel in first.channels.kernels)
+    second.load_state_dict(first.state_dict())
+    for one, other in zip(first.channels.kernels, second.channels.kernels, strict=True):
+        assert torch.equal(one.mask, other.mask)
+        assert torch.equal(one.curvature, other.curvature)
+        # pruned weights get no gradient
+        first.before_step()
+        assert one.inlet.weight.grad is not None
+        assert not one.inlet.weight.grad[~one.mask].any()
+
+
+def test_a_core_without_memory_for_one_weight_of_each_channel_is_refused_before_training() -> None:
+    network = trainable(deep(), torch.zeros(1, 1, 4, 4))
+    budget = nd.narrow_budget(network.network, small_core(1024, 40_000), cores=4)
+    slices = tuple(replace(part, synapse_memory_bits=700 if part.layer == "layer4" else part.synapse_memory_bits)
+                   for part in budget.slices)  # fmt: skip
+    with pytest.raises(BudgetError, match=r"^layer 'layer4': .* bits on core \d for one weight of each input channel > 700 "):
+        MinimaxPruning(replace(budget, slices=slices), network)

@@ -118,7 +118,9 @@ def test_where_neurons_and_axons_alone_are_too_much_the_error_says_for_how_many_
     ) as caught:
         share_budget(network, profile, cores=4, unpruned=(unpruned := Unpruned(network, profile, 8)))
     error = caught.value
-    assert (error.where, error.limit, error.source) == ("layer 'conv1'", 4, "loihi2.yaml: memory_bits_per_core")
+    # they are equal but for their sources: which of them takes most cores depends on how they are packed
+    assert error.where.startswith("layer 'conv")
+    assert (error.limit, error.source) == (4, "loihi2.yaml: memory_bits_per_core")
     assert error.need is not None
     assert error.remedy == f"Allow {error.need} cores or remove neurons."
     assert share_budget(network, profile, cores=int(error.need), unpruned=unpruned)

@@ -1,4 +1,4 @@
-"""Channel pruning of convolutions by Fisher saliency, down to the channels that the budget holds.
+"""Pruning of convolutions by Fisher saliency: to the channels that the budget holds, and to the weights that its memory holds.
 
 A channel is removed by masking the weights that read it. Layers joined by a pooling or by a skip without weights lose the same
 channels. The loss of removing one is, to second order, the squared slope of the loss along it: the sum over its outgoing weights
@@ -19,13 +19,22 @@ from neurodeploy.compression.bit_width import WeightGrid
 from neurodeploy.compression.pruning_method import between
 from neurodeploy.compression.trainable_network import TrainableConnection, TrainableNetwork
 from neurodeploy.compression.weight_matrices import WeightMatrix, find_layers
+from neurodeploy.errors import BudgetError
+from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.connectivity import is_convolution
-from neurodeploy.mapping.budget.budget import Budget
+from neurodeploy.ir.graph import wait_steps
+from neurodeploy.ir.network import Conv
+from neurodeploy.mapping.budget.budget import Budget, SliceBudget
+from neurodeploy.mapping.budget.channel_counts import first_channels
 from neurodeploy.passes.dead_neurons import is_depthwise, tied_layers
+from neurodeploy.resources.convolution_lists import kept_weights
+from neurodeploy.resources.counting import LayerCount
 from neurodeploy.targets import arithmetic_of
 
 _CHANNEL_RATE = 0.01
 """Weight of the latest step in a channel's moving average, after its first hundred."""
+_SHARE_BISECTIONS = 14
+"""Halvings of the share of a kernel's weights, to one of 2**14."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +76,59 @@ class ChannelSelection:
         return self.mask.repeat_interleave(shape[1] // len(self.mask)).reshape(1, -1, *[1] * (len(shape) - 2))
 
 
+@dataclass(frozen=True, kw_only=True)
+class KernelSelection:
+    """A convolution that keeps some of its weights: of each input channel the most salient ones onto each slice.
+
+    A list of the chip is padded to its longest input channel, so all input channels keep equally many.
+
+    Attributes
+    ----------
+    layer : str
+    inlet : TrainableConnection
+    caps : tuple of (start, stop, n_weights)
+        For each range of the output channels that the budget has: the weights that an input channel keeps onto it.
+    mask : tensor of the weights' shape, bool
+        Kept weights.
+    curvature : tensor of the weights' shape
+        Mean squared gradient of the loss in each weight.
+    steps : tensor ()
+        Number of gradients in it.
+    """
+
+    layer: str
+    inlet: TrainableConnection
+    caps: tuple[tuple[int, int, int], ...]
+    mask: torch.Tensor
+    curvature: torch.Tensor
+    steps: torch.Tensor
+
+    def before_step(self) -> None:
+        """Take the gradient into the curvature, then zero that of pruned weights."""
+        if (gradient := self.inlet.weight.grad) is not None:
+            self.steps.add_(1)
+            self.curvature.lerp_(gradient.square().to(self.curvature), max(_CHANNEL_RATE, 1 / int(self.steps)))
+            gradient.mul_(self.mask)
+
+    def choose(self, progress: float, channels: torch.Tensor) -> None:
+        """Keep the most salient weights onto the kept output `channels`, (channels,) bool, as many as are in force."""
+        rows, weight = channels.nonzero()[:, 0], self.inlet.weight.detach()
+        planned = self.caps[-1][1]
+        saliency = weight.square() * (self.curvature if self.steps else 1.0)
+        # channels that are removed later still have all their weights, or the caps of the others
+        self.mask.fill_(True)
+        for start, stop, n in self.caps:
+            # while more channels are in force than the budget has, ranges are longer
+            first, last = start * len(rows) // planned, stop * len(rows) // planned
+            scores = saliency[rows[first:last]].movedim(1, 0).flatten(1)
+            full = scores.shape[1]
+            n_kept = between(full, min(n * full // max((stop - start) * weight[0, 0].numel(), 1), full), progress)
+            kept = torch.zeros_like(scores, dtype=torch.bool)
+            # stable: ties go to the first weight on every machine
+            kept.scatter_(1, scores.argsort(dim=1, descending=True, stable=True)[:, : max(n_kept, 1)], value=True)
+            self.mask[rows[first:last]] = kept.reshape(weight.shape[1], last - first, *weight.shape[2:]).movedim(0, 1)
+
+
 class Channels:
     """Channels of a network's convolutions under a budget, and the rounding of all layers that lose no synapses.
 
@@ -105,6 +167,7 @@ class Channels:
             for names in tied_layers(model.network)
             if len(budget.grid(names[0])) == 3 and budget.grid(names[0])[0] < model.network[names[0]].shape[0]
         ]
+        self.kernels = _kernel_selections(model, budget, self.convolutions)
         self.thresholds = {name: threshold for name, threshold in thresholds.items() if name in self.convolutions}
         self._biases = {name: bias for name in self.thresholds if (bias := model[name].bias) is not None}
 
@@ -116,9 +179,13 @@ class Channels:
     def n_kept(self) -> int:
         """Weights of the convolutions between kept channels."""
         masks, total = self._masks(), 0
+        pruned = {kernel.inlet.weight: int(kernel.mask.sum()) for kernel in self.kernels}
         for name, inlets in self.convolutions.items():
             for inlet in inlets:
                 shape = inlet.weight.shape
+                if inlet.weight in pruned:
+                    total += pruned[inlet.weight]
+                    continue
                 n = inlet.weight.numel()
                 if name in masks:
                     n = n * int(masks[name].sum()) // len(masks[name])
@@ -144,7 +211,7 @@ class Channels:
         # through `data`, as in `substituted_weights`: the gradient arrives in the parameter itself
         own = {inlet.weight: inlet.weight.data for inlets in self.convolutions.values() for inlet in inlets}
         biases = [(bias, bias.data) for bias in self._biases.values()]
-        kept = {reader.weight: choice.columns(reader) for choice in self.choices for reader in choice.readers}
+        kept = self._kept()
         try:
             for name, inlets in self.convolutions.items():
                 # mask first, then round: the grid's scale is that of the kept weights
@@ -164,6 +231,16 @@ class Channels:
                 parameter.data = data
             for bias, data in biases:
                 bias.data = data
+
+    def _kept(self) -> dict[torch.Tensor, torch.Tensor]:
+        """Masks of the kept weights by parameter, in shapes that multiply them."""
+        kept = {reader.weight: choice.columns(reader) for choice in self.choices for reader in choice.readers}
+        return kept | {kernel.inlet.weight: kernel.mask & kept.get(kernel.inlet.weight, kernel.mask) for kernel in self.kernels}
+
+    def before_step(self) -> None:
+        """Update the curvature of kernels from the gradients of all processes; pruned weights of theirs get none."""
+        for kernel in self.kernels:
+            kernel.before_step()
 
     def _grid(self, name: str, weight: torch.Tensor) -> WeightGrid | None:
         """Grid that `neurodeploy.passes.quantize.quantize` would use: the largest weight takes the largest integer."""
@@ -199,27 +276,35 @@ class Channels:
             # stable: ties go to the lower channel on every machine
             kept = scores.argsort(descending=True, stable=True)[:n]
             choice.mask.zero_()[kept] = True
+        masks = self._masks()
+        for kernel in self.kernels:
+            everything = torch.ones(len(kernel.mask), dtype=torch.bool, device=kernel.mask.device)
+            kernel.choose(progress, masks.get(kernel.layer, everything))
 
     @torch.no_grad()
     def hold(self) -> None:
-        """Set the weights that read removed channels to zero."""
-        for choice in self.choices:
-            for reader in choice.readers:
-                reader.weight.mul_(choice.columns(reader))
+        """Set the pruned weights, and those that read removed channels, to zero."""
+        for weight, mask in self._kept().items():
+            weight.mul_(mask)
 
     def overruns(self) -> Mapping[str, float]:
         """Channels over those of the budget, less one."""
         return {f"{choice.layers[0]} channels": int(choice.mask.sum()) / choice.keep - 1 for choice in self.choices}
 
     def state_dict(self) -> Mapping[str, Any]:
-        """Kept channels, their saliencies and the steps these are of."""
-        return {c.layers[0]: {"mask": c.mask, "saliency": c.saliency, "steps": c.steps} for c in self.choices}
+        """Kept channels and weights, their saliencies, and the steps these are of."""
+        channels = {c.layers[0]: {"mask": c.mask, "saliency": c.saliency, "steps": c.steps} for c in self.choices}
+        kernels = [{"mask": k.mask, "curvature": k.curvature, "steps": k.steps} for k in self.kernels]
+        return {"channels": channels, "kernels": kernels}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume from what `state_dict` returned."""
         for choice in self.choices:
-            for name, tensor in state[choice.layers[0]].items():
+            for name, tensor in state["channels"][choice.layers[0]].items():
                 getattr(choice, name).copy_(tensor)
+        for kernel, found in zip(self.kernels, state["kernels"], strict=True):
+            for name, tensor in found.items():
+                getattr(kernel, name).copy_(tensor)
 
 
 def _selection(model: TrainableNetwork, names: tuple[str, ...], keep: int) -> ChannelSelection:
@@ -234,3 +319,59 @@ def _selection(model: TrainableNetwork, names: tuple[str, ...], keep: int) -> Ch
         layers=names, keep=keep, readers=tuple(readers.values()), mask=torch.ones(n, dtype=torch.bool, device=device),
         saliency=torch.zeros(n, device=device), steps=torch.zeros(n, device=device),
     )  # fmt: skip
+
+
+def _kernel_selections(
+    model: TrainableNetwork, budget: Budget, convolutions: Mapping[str, tuple[TrainableConnection, ...]]
+) -> list[KernelSelection]:
+    """Convolutions whose weights do not all fit the memory of their slices.
+
+    Raises
+    ------
+    BudgetError
+        A slice has no memory for one weight of each input channel.
+    """
+    planned = {name: budget.grid(name)[0] for name in convolutions if len(budget.grid(name)) == 3}
+    narrow = first_channels(model.network, {
+        name: n for names in tied_layers(model.network) for name in names
+        if (n := budget.grid(name)[0]) < model.network[name].shape[0] and len(budget.grid(name)) == 3
+    })  # fmt: skip
+    waiting, found = wait_steps(narrow), list[KernelSelection]()
+    for name in planned:
+        counted = LayerCount(narrow[name], budget.weight_bits, budget.profile, 1.0, wait_steps=waiting[name])
+        shares = {part: _share(counted, part, budget.profile) for part in budget.of(name)} if counted.prunes_kernels else {}
+        if all(share >= 1 for share in shares.values()):
+            continue
+        for connection, inlet in model[name].pairs():
+            wiring = connection.synapse
+            if inlet is None or inlet.is_fixed or not isinstance(wiring, Conv) or wiring.groups > 1 or inlet.places is not None:
+                continue
+            caps: dict[tuple[int, int], int] = {}
+            for part, share in shares.items():
+                channels, n = (part.region.starts[0], part.region.stops[0]), kept_weights(wiring, part.region, share)
+                # slices side by side share the kernel: the one with least memory decides
+                caps[channels] = min(n, caps.get(channels, n))
+            found.append(KernelSelection(
+                layer=name, inlet=inlet, caps=tuple((*channels, n) for channels, n in sorted(caps.items())),
+                mask=torch.ones_like(inlet.weight, dtype=torch.bool), curvature=torch.zeros_like(inlet.weight.detach()),
+                steps=torch.zeros((), dtype=torch.int64),
+            ))  # fmt: skip
+    return found
+
+
+def _share(counted: LayerCount, part: SliceBudget, profile: HardwareProfile) -> float:
+    """Largest share of its weights that each input channel keeps within the memory of a slice."""
+    if counted.usage(part.region).synapse_memory_bits <= part.synapse_memory_bits:
+        return 1.0
+    if (least := counted.kernel_bits(part.region, 0.0)) > part.synapse_memory_bits:
+        key = "synapse_memory_bits_per_core" if "synapse_memory_bits_per_core" in profile else "memory_bits_per_core"
+        raise BudgetError(
+            f"layer {part.layer!r}", f"bits on core {part.core} for one weight of each input channel",
+            need=least, limit=part.synapse_memory_bits, source=profile[key].where, remedy="Allow more cores.",
+        )  # fmt: skip
+    low, high = 0.0, 1.0
+    # to a weight of the largest kernels
+    for _ in range(_SHARE_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if counted.kernel_bits(part.region, middle) <= part.synapse_memory_bits else (low, middle)
+    return low

@@ -9,7 +9,8 @@ zero yet, z prices every resource that is over budget: a core's memory, a slice'
 and z (`minimax_saddle`). This method is projected training with an exact Lagrangian choice: the loss is taken at the nearest
 weights that fit, and `synapse_selection.choose_on_core` finds these, and the shadow prices z, exactly, with the saliency of a
 synapse from `saliency` and the weight widths from `bit_width`. The budget in force shrinks geometrically from
-what the dense model uses to the real one. Convolutions lose whole channels instead of synapses: `channels`.
+what the dense model uses to the real one. Convolutions lose whole channels, and synapses where their
+memory binds: `channel_selection`.
 """
 
 from __future__ import annotations
@@ -236,6 +237,7 @@ class MinimaxPruning(Pruning):
         if self.options.curvature:
             # First: the masks below zero the gradients that pruned weights are scored by.
             self.curvature.update()
+        self.channels.before_step()
         for name, matrix in self.layers.items() if self._freezes_pruned else ():
             matrix.scale_gradient(self.masks[name])
 

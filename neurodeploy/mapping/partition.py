@@ -341,6 +341,10 @@ def block_options(count: LayerCount, grid: tuple[int, ...], profile: HardwarePro
         count.cache[key] = _convolution_options(count, windows, grid, profile)
     lengths, pieces, own, received, peaks = count.cache[key]
     own = _with_share(own, lengths.prod(axis=1), count.share, profile)  # options in the cache are those of share 1
+    if count.share < 1 and count.prunes_kernels and (fewest := count.windows(least=True)) is not None:
+        if ("least", key) not in count.cache:
+            count.cache["least", key] = _convolution_options(count, fewest, grid, profile)[2]
+        own = np.maximum(own, count.cache["least", key])
     of_source, peak_of_source = dict[str, Floats](), dict[str, Floats]()
     for (_, sources), neurons, peak in zip(windows, received, peaks, strict=True):
         for source in sources:

@@ -38,7 +38,7 @@ from neurodeploy.mapping.packing import (
 from neurodeploy.mapping.partition import BlockOptions, BlockSelection, SelectedBlock, block_options
 from neurodeploy.mapping.placement import Placement, Slice
 from neurodeploy.mapping.traffic import Rates, links_of
-from neurodeploy.resources.counting import LayerCount, layer_usage
+from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.encodings import weight_bits
 from neurodeploy.resources.usage import (
     DEFAULT_WEIGHT_BITS,
@@ -48,6 +48,7 @@ from neurodeploy.resources.usage import (
     Usage,
     bits_of,
     grid_of,
+    layer_usage,
     limited_resources,
     usage_vector,
 )

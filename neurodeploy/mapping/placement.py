@@ -159,7 +159,7 @@ class Placement:
     slices : tuple of Slice
         By core, then by layer; every neuron is in exactly one.
     layer_usage : mapping by key of `LAYER_LIMITS`, then by layer
-        What layers take of limits that do not depend on the slices; see `neurodeploy.resources.counting.layer_usage`.
+        What layers take of limits that do not depend on the slices; see `neurodeploy.resources.usage.layer_usage`.
     links : Links or None
         Traffic from slice to slice; None until it is computed.
     """

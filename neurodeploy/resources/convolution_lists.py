@@ -114,6 +114,21 @@ def exact_lists(formula: Formula, atoms: int, longest: Integers, index: int) -> 
     return formula.lists(atoms * longest, index)
 
 
+def capped_lists(most: int) -> ListBits:
+    """`ListBits` where every input channel keeps at most so many weights: an upper bound for any choice of them."""
+
+    def lists(formula: Formula, atoms: int, longest: Integers, index: int) -> Integers:
+        return formula.lists(atoms * np.minimum(longest, most), index)
+
+    return lists
+
+
+def kept_weights(wiring: ConvWiring, region: Region, share: float) -> int:
+    """Weights that an input channel keeps onto a region's output channels, of all that it has: at least one."""
+    full = region.sides[0] * wiring.weight.shape[2] * wiring.weight.shape[3]
+    return max(int(share * full), 1)
+
+
 class Window:
     """Counter of a convolution with shared lists on any region of its outputs; results are cached.
 
@@ -143,6 +158,11 @@ class Window:
         self._equal_lines = first_equal_lines(wiring, 0), first_equal_lines(wiring, 1)
         self._edges: dict[tuple[int, int, int], Edge] = {}
         self._counted: dict[tuple[int, int, bytes, bytes], tuple[int, int, int]] = {}
+
+    @property
+    def has_equal_lines(self) -> bool:
+        """Whether kernel rows or columns are equal, as those of a folded pooling."""
+        return any((lines != np.arange(lines.size)).any() for lines in self._equal_lines)
 
     def edge(self, axis: int, start: int, stop: int) -> Edge:
         """The edge of outputs start..stop-1 along rows (0) or columns (1)."""

@@ -7,7 +7,7 @@ Exact on the weights that are not zero; or in closed form, the expected usage if
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Hashable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -18,10 +18,18 @@ from neurodeploy.errors import unsupported_kind
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Integers
 from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring, Wiring
-from neurodeploy.ir.graph import INPUT, Connection, LayerGraph
+from neurodeploy.ir.graph import Connection
 from neurodeploy.ir.network import LI, LIF
 from neurodeploy.ir.quantized import QuantizedLI, QuantizedLIF
-from neurodeploy.resources.convolution_lists import Window, exact_lists, expected_lists, expected_window, first_equal_lines
+from neurodeploy.resources.convolution_lists import (
+    Window,
+    capped_lists,
+    exact_lists,
+    expected_lists,
+    expected_window,
+    first_equal_lines,
+    kept_weights,
+)
 from neurodeploy.resources.encodings import Formula, list_bits, power_of_two, weight_bits
 from neurodeploy.resources.usage import AnyLayer, Region, Usage, grid_of, limited_resources, usage_vector
 
@@ -348,6 +356,37 @@ class LayerCount:
             delay_steps=max(self.wait_steps),
         )
 
+    @property
+    def prunes_kernels(self) -> bool:
+        """Whether the layer has a convolution that can lose synapses, and memory with them."""
+        return any(self._is_prunable(counter, bundle) for counter, bundle in zip(self._counters, self._bundles, strict=True))
+
+    def _is_prunable(self, counter: DenseCounter | SparseCounter | ConvCounter, bundle: list[Connection[Wiring]]) -> bool:
+        # groups name their channels, and the equal taps of a folded pooling are one weight; DYNAP-CNN stores zeros too
+        return (
+            isinstance(counter, ConvCounter) and counter.shared == "convolution" and counter.window.wiring.groups == 1
+            and not bundle[0].is_fixed and not counter.window.has_equal_lines
+        )  # fmt: skip
+
+    def kernel_bits(self, region: Region, share: float) -> int:
+        """Most synapse memory of a region whose convolutions keep a share of their weights, as `kept_weights` has it."""
+        total = 0
+        for counter, bundle in zip(self._counters, self._bundles, strict=True):
+            if isinstance(counter, ConvCounter) and self._is_prunable(counter, bundle):
+                bits, axons, _ = self._capped(counter, kept_weights(counter.window.wiring, region, share)).count(region)
+            else:
+                bits, axons, _, _ = counter.count(region, self.grid)
+            total += bits + (len(bundle) - 1) * axons * counter.formula.entry
+        return total
+
+    def _capped(self, counter: ConvCounter, most: int) -> Window:
+        """The window of a convolution that keeps at most so many weights of each input channel."""
+        key = ("capped", id(counter), most)
+        if key not in self.cache:
+            self.cache[key] = Window(counter.wiring, counter.formula, self.profile, capped_lists(most), 1.0)
+        window: Window = self.cache[key]
+        return window
+
     def usage_vector(self, region: Region) -> Integers:
         """`usage` in the order of `limited_resources`, without output axons: (n_resources,)."""
         key = self._key(region)
@@ -410,12 +449,18 @@ class LayerCount:
             for counter, bundle in zip(self._counters, self._bundles, strict=True)
         ]
 
-    def windows(self) -> list[tuple[Window, tuple[str, ...]]] | None:
-        """Convolutions with the names of their sources; None where the layer has other connections too."""
+    def windows(self, *, least: bool = False) -> list[tuple[Window, tuple[str, ...]]] | None:
+        """Convolutions with the names of their sources; None where the layer has other connections too.
+
+        With `least`, those that can lose synapses keep one weight of each input channel.
+        """
         counters = [
             (counter, tuple(c.source for c in bundle)) for counter, bundle in zip(self._counters, self._bundles, strict=True)
         ]
-        found = [(counter.window, sources) for counter, sources in counters if isinstance(counter, ConvCounter)]
+        found = [
+            (self._capped(counter, 1) if least and self._is_prunable(counter, bundle) else counter.window, sources)
+            for (counter, sources), bundle in zip(counters, self._bundles, strict=True) if isinstance(counter, ConvCounter)
+        ]  # fmt: skip
         return found if len(found) == len(counters) else None
 
     def _neuron_bits(self, region: Region) -> int:
@@ -448,36 +493,3 @@ class LayerCount:
         # A profile is a combination of settings: columns of this array, not single numbers, are compared.
         settings = np.stack([array.reshape(self.grid)[region.box].reshape(-1) for array in arrays])
         return int(np.unique(settings, axis=1).shape[1])
-
-
-def layer_usage(
-    network: LayerGraph[Any], counts: Mapping[str, LayerCount], profile: HardwareProfile
-) -> dict[str, dict[str, int]]:
-    """Usage under the limits that no partition into slices can change, by key of the profile, then by layer.
-
-    Returns
-    -------
-    mapping
-        ``"external_inputs"``: neurons of the network's input, under `INPUT`. ``"targets_per_layer"``: layers that receive
-        a layer's spikes. ``"fan_out_per_neuron"``: synapses from the neuron of a layer that has most. Only keys that the
-        profile states.
-    """
-    usage: dict[str, dict[str, int]] = {}
-    if "external_inputs" in profile:
-        usage["external_inputs"] = {INPUT: network.n_inputs}
-    if "targets_per_layer" in profile:
-        sources = [{c.source for c in layer.connections} for layer in network.layers]
-        usage["targets_per_layer"] = {layer.name: sum(layer.name in each for each in sources) for layer in network.layers}
-    if "fan_out_per_neuron" in profile:
-        fan_out: dict[str, NDArray[np.float64]] = {}
-        for count in counts.values():
-            whole = Region.whole(count.grid)
-            for of, n_synapses in zip(count.sources(whole), count.fan_outs(whole), strict=True):
-                # Targets may number a source's neurons differently, as a row or as an image: add in the row's order.
-                total, here = fan_out.setdefault(of.source, np.zeros(math.prod(of.shape))), np.zeros(of.shape)
-                here[of.box.box] = n_synapses
-                total += here.reshape(-1)
-        # The input's axons are not neurons of the chip.
-        most = {name: math.ceil(total.max() - 1e-9) for name, total in fan_out.items() if name != INPUT}
-        usage["fan_out_per_neuron"] = {layer.name: most.get(layer.name, 0) for layer in network.layers}
-    return usage

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +16,13 @@ from numpy.typing import NDArray
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
 from neurodeploy.ir.arrays import Integers
 from neurodeploy.ir.connectivity import is_convolution
-from neurodeploy.ir.graph import Population
+from neurodeploy.ir.graph import INPUT, LayerGraph, Population
 from neurodeploy.ir.network import Layer
 from neurodeploy.ir.quantized import QuantizedLayer
 from neurodeploy.resources.encodings import Formula, list_bits, weight_bits
+
+if TYPE_CHECKING:  # counting measures regions, and needs this module
+    from neurodeploy.resources.counting import LayerCount
 
 AnyLayer: TypeAlias = "Layer | QuantizedLayer"
 Layers: TypeAlias = "tuple[Layer | QuantizedLayer, ...]"
@@ -175,3 +179,36 @@ def grid_of(layer: Population[Any, Any]) -> tuple[int, ...]:
     """Shape in which a layer is cut: (channels, rows, columns) if a convolution leads into it, else (n_neurons,)."""
     # Pixels of a convolution share lists, so boxes of the image are its natural slices. A matrix gives the axes no meaning.
     return layer.shape if any(is_convolution(c.synapse) for c in layer.connections) else (layer.n_neurons,)
+
+
+def layer_usage(
+    network: LayerGraph[Any], counts: Mapping[str, LayerCount], profile: HardwareProfile
+) -> dict[str, dict[str, int]]:
+    """Usage under the limits that no partition into slices can change, by key of the profile, then by layer.
+
+    Returns
+    -------
+    mapping
+        ``"external_inputs"``: neurons of the network's input, under `INPUT`. ``"targets_per_layer"``: layers that receive
+        a layer's spikes. ``"fan_out_per_neuron"``: synapses from the neuron of a layer that has most. Only keys that the
+        profile states.
+    """
+    usage: dict[str, dict[str, int]] = {}
+    if "external_inputs" in profile:
+        usage["external_inputs"] = {INPUT: network.n_inputs}
+    if "targets_per_layer" in profile:
+        sources = [{c.source for c in layer.connections} for layer in network.layers]
+        usage["targets_per_layer"] = {layer.name: sum(layer.name in each for each in sources) for layer in network.layers}
+    if "fan_out_per_neuron" in profile:
+        fan_out: dict[str, NDArray[np.float64]] = {}
+        for count in counts.values():
+            whole = Region.whole(count.grid)
+            for of, n_synapses in zip(count.sources(whole), count.fan_outs(whole), strict=True):
+                # Targets may number a source's neurons differently, as a row or as an image: add in the row's order.
+                total, here = fan_out.setdefault(of.source, np.zeros(math.prod(of.shape))), np.zeros(of.shape)
+                here[of.box.box] = n_synapses
+                total += here.reshape(-1)
+        # The input's axons are not neurons of the chip.
+        most = {name: math.ceil(total.max() - 1e-9) for name, total in fan_out.items() if name != INPUT}
+        usage["fan_out_per_neuron"] = {layer.name: most.get(layer.name, 0) for layer in network.layers}
+    return usage

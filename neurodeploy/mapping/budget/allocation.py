@@ -149,7 +149,7 @@ class PrunedLayerCount(LayerCount):
     def usage(self, region: Region) -> Usage:
         """Usage of a region at the layer's share."""
         usage = self.whole.usage(region)  # counted once for all shares
-        bits, axons = minimum_usage(self, usage, self.biases)
+        bits, axons = minimum_usage(self, region, usage, self.biases)
         memory = max(math.ceil(usage.synapse_memory_bits * self.share), bits)  # one synapse a slice at least
         return replace(usage, synapse_memory_bits=memory, input_axons=axons if self.prunes_axons else usage.input_axons)
 

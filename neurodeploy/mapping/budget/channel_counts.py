@@ -1,7 +1,8 @@
 """Number of channels that convolutions keep under a budget.
 
-A convolution has few weights; what binds it on the chip are its neurons and their axons, so whole channels are pruned. The chip
-decides how many channels fit, training which ones stay.
+Of a convolution mostly its neurons and their axons bind on the chip, so whole channels are pruned; of one with many channels and
+a small image it is the memory of its kernels, which lose synapses besides. The chip decides how many channels and synapses fit,
+training which ones stay.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from neurodeploy.errors import BudgetError
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.connectivity import is_convolution
 from neurodeploy.ir.network import Network
-from neurodeploy.mapping.budget.allocation import share_budget
+from neurodeploy.mapping.budget.allocation import Unpruned, share_budget
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.passes.dead_neurons import is_depthwise, trimmable, without_neurons
 from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
@@ -34,7 +35,7 @@ def narrow_budget(
 ) -> Budget:
     """Share the cores of a chip among layers: convolutions lose channels, dense layers synapses.
 
-    A convolution keeps a share c of its channels, dense layers shares b of their synapse memory, as `share_budget` gives them
+    A convolution keeps a share c of its channels, and all layers shares b of their synapse memory, as `share_budget` gives them
     once the channels are known. Shares c are inversely proportional to the square root of the neurons that a layer has, with
     its pools, and never beyond 1: for a fixed number of neurons this minimises the sum of 1 / c, the loss by pruning being
     about inverse in the share that is kept. Of the feasible levels, the one with the smallest sum of 1 / c and 1 / b is
@@ -108,12 +109,13 @@ class _Attempt:
 def _attempt(
     network: Network, profile: HardwareProfile, cores: int | None, bits: int, channels: Mapping[str, int], *, explain: bool = True
 ) -> _Attempt:
-    convolutions = [layer.name for layer in network if len(layer.shape) == 3]
     narrow = first_channels(network, channels)
-    budget = share_budget(narrow, profile, cores=cores, bits=bits, whole=convolutions, explain=explain)
+    unpruned = Unpruned(narrow, profile, bits)
+    whole = [layer.name for layer in network if len(layer.shape) == 3 and not unpruned.counts[layer.name].prunes_kernels]
+    budget = share_budget(narrow, profile, cores=cores, bits=bits, whole=whole, unpruned=unpruned, explain=explain)
     # Depthwise layers follow their source.
     own = [name for name in channels if not any(is_depthwise(c.synapse) for c in network[name].connections)]
-    kept = [layer.kept for layer in budget.layers if layer.layer not in channels]
+    kept = [layer.kept for layer in budget.layers if layer.layer not in whole]
     # 1e-9: a layer that keeps nothing loses, but is comparable.
     loss = sum(network[name].shape[0] / channels[name] for name in own) + sum(1 / max(b, 1e-9) for b in kept)
     is_whole = all(n == network[name].shape[0] for name, n in channels.items())

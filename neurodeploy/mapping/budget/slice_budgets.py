@@ -21,7 +21,7 @@ from neurodeploy.ir.graph import INPUT, bias_layers
 from neurodeploy.mapping.budget.budget import AxonCap, LayerBudget, SliceBudget, Slices
 from neurodeploy.mapping.placement import Slice
 from neurodeploy.resources.counting import LayerCount
-from neurodeploy.resources.usage import AnyLayer, Layers, Usage, count, grid_of
+from neurodeploy.resources.usage import AnyLayer, Layers, Region, Usage, count, grid_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +57,10 @@ class Infeasibility:
         )
 
 
-def minimum_usage(counted: LayerCount, whole: Usage, biases: int) -> tuple[int, int]:
+def minimum_usage(counted: LayerCount, region: Region, whole: Usage, biases: int) -> tuple[int, int]:
     """Synapse memory (bits) and input axons of a region that keeps one synapse and its biases, at most what it has unpruned.
+
+    A convolution keeps one weight of each input channel.
 
     Parameters
     ----------
@@ -72,7 +74,8 @@ def minimum_usage(counted: LayerCount, whole: Usage, biases: int) -> tuple[int, 
         # Synapses of each axon: bias neurons reach every neuron of the region.
         single = np.asarray([1, *[whole.neurons] * biases])
         counted.cache[key] = count(single, whole.neurons, counted.width, counted.profile).synapse_memory_bits
-    return min(counted.cache[key], whole.synapse_memory_bits), min(1 + biases, whole.input_axons)
+    least = counted.kernel_bits(region, 0.0) if counted.prunes_kernels else counted.cache[key]
+    return min(least, whole.synapse_memory_bits), min(1 + biases, whole.input_axons)
 
 
 def memory_for_synapses(profile: HardwareProfile) -> int:
@@ -136,7 +139,10 @@ class _CoreBudget:
     ) -> None:  # fmt: skip
         self.slices, self.profile, self._prunable = slices, profile, prunable
         whole = [counts[part.layer].usage(part.region) for part in slices]
-        least = [minimum_usage(counts[part.layer], usage, biases[part.layer]) for part, usage in zip(slices, whole, strict=True)]
+        least = [
+            minimum_usage(counts[part.layer], part.region, usage, biases[part.layer])
+            for part, usage in zip(slices, whole, strict=True)
+        ]
         self._n_sources, self._minimum_bits = [usage.input_axons for usage in whole], [bits for bits, _ in least]
         self._fixed_bits = sum(neuron_and_axon_bits(part, profile) for part in slices)
         self._pruned = [part.layer in prunable for part in slices]
