@@ -10,19 +10,19 @@ from boards import board, flow_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.placement.arrangers import adjacent, at_random, force_directed, greedy
+from benchmarks.placement.arrangers import adjacent, at_random, force_directed
 from neurodeploy.errors import PlacementError, RequestError
 from neurodeploy.mapping.mesh_arrangement import (
     arrange,
     best_swaps,
     bisect,
-    hilbert,
+    greedy,
     in_order,
     placement_costs,
     reassign,
     space_filling,
 )
-from neurodeploy.mapping.traffic import Flow, Mesh, core_subset, independent_sets, spike_hops, traffic_graph, travel_cost
+from neurodeploy.mapping.traffic import Flow, Mesh, core_subset, hilbert, independent_sets, spike_hops, traffic_graph, travel_cost
 
 
 def line(n_cores: int) -> Flow:
@@ -131,7 +131,7 @@ def test_pairs_that_may_trade_stand_side_by_side() -> None:
 def test_forces_improve_on_the_curve_and_greed_on_order() -> None:
     mesh, flow = board(2, (2,)), layers(4, 2, 4)
     assert spike_hops(flow, force_directed(flow, 32, mesh, 0), mesh) < spike_hops(flow, space_filling(32, mesh), mesh)
-    assert spike_hops(flow, greedy(flow, 32, mesh), mesh) < spike_hops(flow, in_order(32), mesh)
+    assert spike_hops(flow, greedy(traffic_graph(flow, 32), mesh), mesh) < spike_hops(flow, in_order(32), mesh)
 
 
 # ---------------------------------------------------------------------------------------------- arrange
@@ -184,7 +184,7 @@ def test_nobody_does_better(edges: list[tuple[int, int, float]], mesh: Mesh, see
     assert found.min() >= 0
     assert found.max() < mesh.n_cores
     starts = [in_order(12), space_filling(12, mesh)]
-    rivals = [at_random(12, mesh, seed), greedy(flow, 12, mesh), force_directed(flow, 12, mesh, seed)]
+    rivals = [at_random(12, mesh, seed), greedy(traffic_graph(flow, 12), mesh), force_directed(flow, 12, mesh, seed)]
     for rival in (*starts, *rivals):
         assert np.unique(rival).size == 12
     for start in starts:  # which it begins with

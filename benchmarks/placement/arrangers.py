@@ -1,12 +1,9 @@
-"""Rival arrangers: logical cores on physical cores at random, greedily, and along a Hilbert curve improved by forces.
+"""Rival arrangers: logical cores on physical cores at random, and along a Hilbert curve improved by forces.
 
 `neurodeploy.mapping.mesh_arrangement.arrange` is measured against them. Each returns the physical core of each logical core.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from heapq import heappop, heappush
 
 import numpy as np
 
@@ -19,57 +16,6 @@ def at_random(n_cores: int, mesh: Mesh, seed: int) -> Integers:
     """Drawn from all cores of the chips that `in_order` takes."""
     chips = -(-n_cores // mesh.cores_per_chip)
     return np.random.default_rng(seed).permutation(chips * mesh.cores_per_chip)[:n_cores]
-
-
-def greedy(flow: Flow, n_cores: int, mesh: Mesh) -> Integers:
-    """Who talks most to those who stand already comes next, and onto the free place nearest to them, spikes as weights.
-
-    Each step looks at every tile of the board: minutes for a hundred thousand cores.
-    """
-    graph = traffic_graph(flow, n_cores)
-    spots, spot_of = np.unique(mesh.points(np.arange(mesh.n_cores)), axis=0, return_inverse=True)
-    lines = [np.unique(line, return_inverse=True) for line in spots.T]
-    order = np.argsort(spot_of.ravel(), kind="stable")
-    free = np.bincount(spot_of.ravel())
-    after = np.cumsum(free)
-    closed = np.zeros(len(spots))
-    at, standing = np.empty((n_cores, 3)), np.zeros(n_cores, bool)
-    result = np.empty(n_cores, np.int64)
-    for core in by_attachment(graph):
-        near = slice(graph.first[core], graph.first[core + 1])
-        known = graph.core[near][standing[graph.core[near]]]
-        spikes = graph.spikes[near][standing[graph.core[near]]]
-        cost = closed.copy()
-        if known.size == 0:
-            cost += np.arange(len(spots))
-        for axis, (values, index) in enumerate(lines):
-            if known.size and values.size > 1:
-                cost += (spikes @ np.abs(at[known, axis, None] - values))[index]
-        spot = int(cost.argmin())
-        result[core] = order[after[spot] - free[spot]]
-        free[spot] -= 1
-        closed[spot] = 0 if free[spot] else np.inf
-        at[core], standing[core] = spots[spot], True
-    return result
-
-
-def by_attachment(graph: TrafficGraph) -> Iterator[int]:
-    """Cores, each time the one that talks most to those before; the one that talks most of all where nobody is known."""
-    known = np.zeros(graph.n_cores)
-    done = np.zeros(graph.n_cores, bool)
-    sent = np.bincount(graph.owner, graph.spikes, graph.n_cores)
-    heap = [(0.0, -spikes, core) for core, spikes in enumerate(sent.tolist())]
-    heap.sort()
-    while heap:
-        _, _, core = heappop(heap)
-        if done[core]:
-            continue
-        done[core] = True
-        yield core
-        near = slice(graph.first[core], graph.first[core + 1])
-        known[graph.core[near]] += graph.spikes[near]
-        for other in graph.core[near][~done[graph.core[near]]].tolist():
-            heappush(heap, (-known[other], -sent[other], other))
 
 
 def force_directed(flow: Flow, n_cores: int, mesh: Mesh, seed: int) -> Integers:

@@ -16,16 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.placement.arrangers import at_random, force_directed, greedy
+from benchmarks.placement.arrangers import at_random, force_directed
 from benchmarks.placement.least_travel import least_spike_hops
 from benchmarks.placement.networks import NETWORKS
 from benchmarks.placement.rows import append, commit, rows
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.mapping.delay_balancing import balance
 from neurodeploy.mapping.energy import mesh_of
-from neurodeploy.mapping.mesh_arrangement import arrange, in_order, space_filling
+from neurodeploy.mapping.mesh_arrangement import arrange, greedy, in_order, space_filling
 from neurodeploy.mapping.place import lay_out, with_traffic
-from neurodeploy.mapping.traffic import spike_hops
+from neurodeploy.mapping.traffic import spike_hops, traffic_graph
 
 TABLE = (
     ("mnist-2fc", "loihi1"), ("million", "loihi2"), ("vgg16-cifar", "kapoho_point"), ("6conv2fc", "hala_point"),
@@ -51,7 +51,7 @@ def compare(net: str, profile_name: str) -> dict[str, Any]:
         "cores": n, "flows": int(flow.source.size), "in_order": ordered, "arranged": ours / ordered,
         "bound": least_spike_hops(flow, n, mesh) / ordered,
         "random": float(random) / ordered,
-        "greedy": spike_hops(flow, greedy(flow, n, mesh), mesh) / ordered,
+        "greedy": spike_hops(flow, greedy(traffic_graph(flow, n), mesh), mesh) / ordered,
         "space_filling": spike_hops(flow, space_filling(n, mesh), mesh) / ordered,
         "force_directed": spike_hops(flow, force_directed(flow, n, mesh, 0), mesh) / ordered if n <= FORCED_CORES else None,
         "seconds": seconds,

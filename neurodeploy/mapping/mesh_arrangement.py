@@ -20,8 +20,7 @@ In all functions `at` holds for each logical core an index into `points`, and is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import product
-from typing import TypeAlias
+from heapq import heappop, heappush
 
 import numpy as np
 
@@ -32,7 +31,9 @@ from neurodeploy.mapping.traffic import (
     Flow,
     Mesh,
     TrafficGraph,
+    compact_region,
     core_subset,
+    hilbert,
     independent_sets,
     traffic_graph,
     travel_cost,
@@ -313,10 +314,12 @@ def best_swaps(graph: TrafficGraph, at: Integers, points: Floats, limit: int) ->
 
 
 Progress = Callable[[float], None]
-GridPoint: TypeAlias = "tuple[int, int]"
 
 SMALL_BOARD = 1024
 """Places up to which all swaps of two cores are tried."""
+
+GREEDY_CORES = 20_000
+"""Logical cores up to which `greedy` is a starting point: on ResNet-19 annealing ends 10 % lower from it than from bisections."""
 
 
 def arrange(
@@ -343,7 +346,8 @@ def arrange(
     Returns
     -------
     NDArray[np.int64]
-        Physical core of each logical core (n_cores,), all different. Never worse than `in_order` and `space_filling`.
+        Physical core of each logical core (n_cores,), all different. Never worse than `in_order`, `space_filling`, and up to
+        `GREEDY_CORES` `greedy`.
 
     Raises
     ------
@@ -360,6 +364,8 @@ def arrange(
     rng = np.random.default_rng(seed)
     graph = traffic_graph(flow, n_cores)
     others = [in_order(n_cores), space_filling(n_cores, mesh)]
+    if n_cores <= GREEDY_CORES:
+        others.append(greedy(graph, mesh))
     report(0.05)
     start = best_start(graph, mesh, compact_region(n_cores, mesh), others, effort, rng, report)
     region = np.union1d(compact_region(n_cores, mesh), start)  # `others` may use cores outside the compact region
@@ -389,35 +395,54 @@ def space_filling(n_cores: int, mesh: Mesh) -> Integers:
     return walked[:n_cores]
 
 
-def hilbert(width: int, height: int) -> Iterator[tuple[int, int]]:
-    """Points of a rectangle along a Hilbert curve, generalised to all side lengths (after J. Cerveny's gilbert)."""
-    along_x, along_y = (width, 0), (0, height)
-    yield from hilbert_curve((0, 0), *((along_x, along_y) if width >= height else (along_y, along_x)))
+def greedy(graph: TrafficGraph, mesh: Mesh) -> Integers:
+    """Place cores one by one, each on the free tile with the fewest spikes x hops to those placed before (n_cores,).
+
+    The next core is the one with most traffic to those. Each step looks at every tile: minutes for a hundred thousand cores.
+    """
+    spots, spot_of = np.unique(mesh.points(np.arange(mesh.n_cores)), axis=0, return_inverse=True)
+    lines = [np.unique(line, return_inverse=True) for line in spots.T]
+    order = np.argsort(spot_of.ravel(), kind="stable")
+    free = np.bincount(spot_of.ravel())
+    after = np.cumsum(free)
+    closed = np.zeros(len(spots))
+    at, placed = np.empty((graph.n_cores, 3)), np.zeros(graph.n_cores, bool)
+    result = np.empty(graph.n_cores, np.int64)
+    for core in by_attachment(graph):
+        near = slice(graph.first[core], graph.first[core + 1])
+        known = graph.core[near][placed[graph.core[near]]]
+        spikes = graph.spikes[near][placed[graph.core[near]]]
+        cost = closed.copy()
+        if known.size == 0:
+            cost += np.arange(len(spots))
+        for axis, (values, index) in enumerate(lines):
+            if known.size and values.size > 1:
+                cost += (spikes @ np.abs(at[known, axis, None] - values))[index]
+        spot = int(cost.argmin())
+        result[core] = order[after[spot] - free[spot]]
+        free[spot] -= 1
+        closed[spot] = 0 if free[spot] else np.inf
+        at[core], placed[core] = spots[spot], True
+    return result
 
 
-def hilbert_curve(start: GridPoint, main: GridPoint, side: GridPoint) -> Iterator[GridPoint]:
-    """Points of the rectangle spanned by `main` and `side`, one of which has x only, the other y only."""
-    (x, y), (mx, my), (sx, sy) = start, main, side
-    length, breadth = abs(mx + my), abs(sx + sy)
-    step_m, step_s = (int(np.sign(mx)), int(np.sign(my))), (int(np.sign(sx)), int(np.sign(sy)))
-    if breadth == 1 or length == 1:
-        (dx, dy), count = (step_m, length) if breadth == 1 else (step_s, breadth)
-        yield from ((x + i * dx, y + i * dy) for i in range(count))
-        return
-    # Int() rounds towards 0, also for negative directions.
-    half_m, half_s = (int(mx / 2), int(my / 2)), (int(sx / 2), int(sy / 2))
-    if 2 * length > 3 * breadth:  # long: cut along the main side only, at an even place
-        if abs(half_m[0] + half_m[1]) % 2 and length > 2:
-            half_m = (half_m[0] + step_m[0], half_m[1] + step_m[1])
-        yield from hilbert_curve(start, half_m, side)
-        yield from hilbert_curve((x + half_m[0], y + half_m[1]), (mx - half_m[0], my - half_m[1]), side)
-        return
-    if abs(half_s[0] + half_s[1]) % 2 and breadth > 2:
-        half_s = (half_s[0] + step_s[0], half_s[1] + step_s[1])
-    yield from hilbert_curve(start, half_s, half_m)
-    yield from hilbert_curve((x + half_s[0], y + half_s[1]), main, (sx - half_s[0], sy - half_s[1]))
-    corner = (x + mx - step_m[0] + half_s[0] - step_s[0], y + my - step_m[1] + half_s[1] - step_s[1])
-    yield from hilbert_curve(corner, (-half_s[0], -half_s[1]), (half_m[0] - mx, half_m[1] - my))
+def by_attachment(graph: TrafficGraph) -> Iterator[int]:
+    """Yield cores, each time the one with most traffic to those before; the one with most of all where there is none."""
+    known = np.zeros(graph.n_cores)
+    done = np.zeros(graph.n_cores, bool)
+    sent = np.bincount(graph.owner, graph.spikes, graph.n_cores)
+    heap = [(0.0, -spikes, core) for core, spikes in enumerate(sent.tolist())]
+    heap.sort()
+    while heap:
+        _, _, core = heappop(heap)
+        if done[core]:
+            continue
+        done[core] = True
+        yield core
+        near = slice(graph.first[core], graph.first[core + 1])
+        known[graph.core[near]] += graph.spikes[near]
+        for other in graph.core[near][~done[graph.core[near]]].tolist():
+            heappush(heap, (-known[other], -sent[other], other))
 
 
 def check_request(flow: Flow, n_cores: int, mesh: Mesh, effort: float) -> None:
@@ -429,21 +454,6 @@ def check_request(flow: Flow, n_cores: int, mesh: Mesh, effort: float) -> None:
     last = max(flow.source.max(initial=-1), flow.target.max(initial=-1))
     if last >= n_cores:
         raise RequestError("flow", f"core {last} has traffic, but there are {n_cores} logical cores")
-
-
-def compact_region(n_cores: int, mesh: Mesh) -> Integers:
-    """Physical cores of as few chips as hold `n_cores`: those of the block of chips with the shortest sides."""
-    needed = -(-n_cores // mesh.cores_per_chip)
-    along = (*mesh.chip_mesh, 1, 1)[:3]
-    columns, rows = mesh.columns_and_rows
-    sides = np.array([columns + mesh.chip_hop_cost, rows + mesh.chip_hop_cost, mesh.chip_hop_cost])
-    corners = [block for block in product(*(range(1, n + 1) for n in along)) if np.prod(block) >= needed]
-    block = min(corners, key=lambda corner: (float(np.dot(corner, sides)), corner))
-    chips = np.arange(mesh.chips)
-    at = mesh.position(chips * mesh.cores_per_chip)
-    outside = (at.chip_x >= block[0]) | (at.chip_y >= block[1]) | (at.chip_z >= block[2])
-    taken = np.sort(chips[np.lexsort((chips, outside))][:needed])  # beyond the block only if places in it are empty
-    return (taken[:, None] * mesh.cores_per_chip + np.arange(mesh.cores_per_chip)).ravel()
 
 
 def best_start(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
@@ -24,6 +25,8 @@ from neurodeploy.ir.graph import INPUT
 from neurodeploy.resources.counting import LayerCount, SourceNeurons
 from neurodeploy.resources.usage import Layers, Region
 from neurodeploy.simulation.records import SpikeRecord
+
+GridPoint: TypeAlias = "tuple[int, int]"
 
 
 class Position(NamedTuple):
@@ -131,6 +134,52 @@ class Mesh:
         return np.stack(
             [at.chip_x * (columns + price) + at.tile_x, at.chip_y * (rows + price) + at.tile_y, at.chip_z * price], axis=-1
         )
+
+
+def compact_region(n_cores: int, mesh: Mesh) -> Integers:
+    """Physical cores of as few chips as hold `n_cores`: those of the block of chips with the shortest sides."""
+    needed = -(-n_cores // mesh.cores_per_chip)
+    along = (*mesh.chip_mesh, 1, 1)[:3]
+    columns, rows = mesh.columns_and_rows
+    sides = np.array([columns + mesh.chip_hop_cost, rows + mesh.chip_hop_cost, mesh.chip_hop_cost])
+    corners = [block for block in product(*(range(1, n + 1) for n in along)) if np.prod(block) >= needed]
+    block = min(corners, key=lambda corner: (float(np.dot(corner, sides)), corner))
+    chips = np.arange(mesh.chips)
+    at = mesh.position(chips * mesh.cores_per_chip)
+    outside = (at.chip_x >= block[0]) | (at.chip_y >= block[1]) | (at.chip_z >= block[2])
+    taken = np.sort(chips[np.lexsort((chips, outside))][:needed])  # beyond the block only if places in it are empty
+    return (taken[:, None] * mesh.cores_per_chip + np.arange(mesh.cores_per_chip)).ravel()
+
+
+def hilbert(width: int, height: int) -> Iterator[tuple[int, int]]:
+    """Points of a rectangle along a Hilbert curve, generalised to all side lengths (after J. Cerveny's gilbert)."""
+    along_x, along_y = (width, 0), (0, height)
+    yield from hilbert_curve((0, 0), *((along_x, along_y) if width >= height else (along_y, along_x)))
+
+
+def hilbert_curve(start: GridPoint, main: GridPoint, side: GridPoint) -> Iterator[GridPoint]:
+    """Points of the rectangle spanned by `main` and `side`, one of which has x only, the other y only."""
+    (x, y), (mx, my), (sx, sy) = start, main, side
+    length, breadth = abs(mx + my), abs(sx + sy)
+    step_m, step_s = (int(np.sign(mx)), int(np.sign(my))), (int(np.sign(sx)), int(np.sign(sy)))
+    if breadth == 1 or length == 1:
+        (dx, dy), count = (step_m, length) if breadth == 1 else (step_s, breadth)
+        yield from ((x + i * dx, y + i * dy) for i in range(count))
+        return
+    # Int() rounds towards 0, also for negative directions.
+    half_m, half_s = (int(mx / 2), int(my / 2)), (int(sx / 2), int(sy / 2))
+    if 2 * length > 3 * breadth:  # long: cut along the main side only, at an even place
+        if abs(half_m[0] + half_m[1]) % 2 and length > 2:
+            half_m = (half_m[0] + step_m[0], half_m[1] + step_m[1])
+        yield from hilbert_curve(start, half_m, side)
+        yield from hilbert_curve((x + half_m[0], y + half_m[1]), (mx - half_m[0], my - half_m[1]), side)
+        return
+    if abs(half_s[0] + half_s[1]) % 2 and breadth > 2:
+        half_s = (half_s[0] + step_s[0], half_s[1] + step_s[1])
+    yield from hilbert_curve(start, half_s, half_m)
+    yield from hilbert_curve((x + half_s[0], y + half_s[1]), main, (sx - half_s[0], sy - half_s[1]))
+    corner = (x + mx - step_m[0] + half_s[0] - step_s[0], y + my - step_m[1] + half_s[1] - step_s[1])
+    yield from hilbert_curve(corner, (-half_s[0], -half_s[1]), (half_m[0] - mx, half_m[1] - my))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
