@@ -39,8 +39,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 SLOW_FIRST = (
-    "test_lava_graphs", "test_replicas", "test_lava", "test_readme", "test_biases", "test_channels", "test_resuming",
-    "test_recount", "test_placement",
+    "test_lava_graphs", "test_replicas", "test_drawn_compression", "test_lava", "test_readme", "test_channels", "test_biases",
+    "test_resuming", "test_recount", "test_placement", "test_deployment", "test_minimax_saddle",
 )  # fmt: skip
 """Files of more than ten seconds, the slowest first: begun last, one would keep one worker busy and leave the other idle."""
 
