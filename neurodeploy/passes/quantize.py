@@ -89,14 +89,15 @@ def quantize(
         )
     default = default_weight_bits(profile) if bits is None or isinstance(bits, Mapping) else bits
     rounded = []
-    for layer, scaled in zip(network, scales_of or network, strict=True):
+    for layer in network:
+        trained = None if scales_of is None else scales_of[layer.name]
         width = bits.get(layer.name, default) if isinstance(bits, Mapping) else default
         if width not in widths:
             raise QuantizeError(
                 f"layer {layer.name!r}", f"weights of {width} bits do not exist on {profile.name}",
                 source=profile["weight_bits"].where, remedy=f"Choose from {', '.join(map(str, widths))}.",
             )  # fmt: skip
-        rounded.append(_quantized(layer, scaled, width, profile, arithmetic, (largest_states or {}).get(layer.name, 0.0)))
+        rounded.append(_quantized(layer, trained, width, profile, arithmetic, (largest_states or {}).get(layer.name, 0.0)))
     quantized = QuantizedNetwork(input_shape=network.input_shape, layers=tuple(rounded), target=arithmetic.name)
     arithmetic.check(quantized)
     check_profile(quantized, profile)
@@ -104,12 +105,16 @@ def quantize(
 
 
 def _quantized(
-    layer: Layer, scaled: Layer, width: int, profile: HardwareProfile, arithmetic: Arithmetic, largest_state: float
+    layer: Layer, trained: Layer | None, width: int, profile: HardwareProfile, arithmetic: Arithmetic, largest_state: float
 ) -> QuantizedLayer:  # fmt: skip
-    weights, bias, threshold, factor = _on_common_threshold(scaled)
-    scale = weight_scale(weights, bias, threshold, width, profile, arithmetic)
-    if scaled is not layer:
-        weights, bias, threshold, factor = _on_common_threshold(layer)
+    weights, bias, threshold, factor = _on_common_threshold(layer)
+    if trained is None:
+        scale = weight_scale(weights, bias, threshold, width, profile, arithmetic)
+    else:
+        scaled, of_trained, threshold_of_trained, _ = _on_common_threshold(trained)
+        # the loss rounds all connections of a layer together: their signs, too
+        together = np.concatenate([weight.ravel() for weight in scaled])
+        scale = weight_scale([together], of_trained, threshold_of_trained, width, profile, arithmetic)
     if (state := STATE_MARGIN * largest_state * float(factor.max())) > 0:
         # a state is counted in smaller units than weights, and has a sign
         bits = profile.number("state_bits", UNLIMITED)
@@ -183,12 +188,11 @@ def weight_scale(
 ) -> float:
     """Return the largest scale, in weight units per unit of the membrane, on which no register of a layer overflows."""
     registers = arithmetic.registers
-    # signs of all connections together, as the training loss rounds them
-    together = np.concatenate([weight.ravel() for weight in weights])
-    limits = []
-    if together.any():
-        largest, is_mixed = float(np.abs(together).max()), _both_signs(together)
-        limits.append(mantissa_scale(largest, width, is_mixed=is_mixed, arithmetic=arithmetic))
+    limits = [
+        mantissa_scale(float(np.abs(weight).max()), width, is_mixed=_both_signs(weight), arithmetic=arithmetic)
+        for weight in weights
+        if weight.any()
+    ]
     if threshold is not None:
         # A profile may state a narrower register than its target.
         bits = min(registers.threshold_bits, profile.number("threshold_bits", registers.threshold_bits))
