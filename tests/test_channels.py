@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from images import MODELS, SAMPLE, pooled, strided
-from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
+from images import MODELS, SAMPLE, lif, pooled, strided
+from norse.torch import LIBoxCell, LICell, LIFCell, LIFParameters, SequentialState
 from spiking import few
 
 import neurodeploy as nd
@@ -20,6 +20,8 @@ from neurodeploy.compression.module_weights import trainable
 from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.errors import BudgetError, TrainingError
 from neurodeploy.mapping.budget.channel_counts import narrow_budget
+from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
+from neurodeploy.pipeline.compress import thresholds_of
 from neurodeploy.training.data.batches import DataSplit
 from neurodeploy.training.forward import run_model
 
@@ -65,6 +67,42 @@ def test_pools_keep_the_channels_of_what_they_pool() -> None:
     assert first == pool < 12
 
 
+class SpikeSum(torch.nn.Module):
+    """Spikes of two convolutions are added; the first's are read by themselves, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = ((1, 12), (12, 12), (12, 16))
+        self.convolutions = torch.nn.ModuleList([torch.nn.Conv2d(i, o, 3, padding=1, bias=False) for i, o in widths])
+        self.neurons = torch.nn.ModuleList([lif() for _ in widths])
+        self.head, self.out = torch.nn.Linear(16 * 64, 10, bias=False), LIBoxCell()
+
+    def forward(self, x: torch.Tensor, state: Any = (None,) * 4) -> Any:
+        state, (first, second, third) = list(state), self.convolutions
+        z, state[0] = self.neurons[0](first(x), state[0])
+        y, state[1] = self.neurons[1](second(z), state[1])
+        z, state[2] = self.neurons[2](third(z + y), state[2])
+        v, state[3] = self.out(self.head(z.flatten(1)), state[3])
+        return v, state
+
+
+def test_summands_lose_the_same_channels() -> None:
+    """Their weights are shared: a channel that one of them keeps and the other loses would be lost to both."""
+    torch.manual_seed(0)
+    model = trainable(SpikeSum(), SAMPLE)
+    compression = compression_of(model, 1000)
+    first, second, third = (compression.budget.grid(name)[0] for name in ("convolutions.0", "convolutions.1", "convolutions.2"))
+    assert first == second < 12
+    assert third < 16
+    compression.close()
+    kept = needed_neurons(model.to_network())
+    assert np.array_equal(kept["convolutions.0"], kept["convolutions.1"])
+    left = without_neurons(model.to_network(), kept)
+    assert [layer.shape[0] for layer in left][:3] == [first, second, third]
+    one, other = left["convolutions.2"].connections
+    assert one.synapse == other.synapse
+
+
 def test_convolutions_stay_whole_where_dense_layers_lose_memory() -> None:
     network = nd.extract(pooled(), SAMPLE)
     budget = narrow_budget(network, small_core(1200, memory=60_000), cores=1)
@@ -108,6 +146,33 @@ def test_channels_that_the_loss_would_not_miss_go() -> None:
     assert reading[:, useless].eq(100).all()  # they rest
     compression.hold()
     assert reading[:, useless].eq(0).all()
+
+
+def test_removed_channels_set_no_scale() -> None:
+    """Weights of removed channels are zero at the end: neither the loss nor the chip rounds to a grid that has to hold them."""
+    net = MODELS["normalised"]().eval()
+    model = trainable(net, SAMPLE)
+    budget = narrow_budget(model.network, small_core(400), cores=1)
+    compression = MinimaxPruning(budget, model, thresholds=thresholds_of(model))
+    own, bias = weight_of(model, "layer0"), model["layer0"].bias
+    assert bias is not None
+    choice = compression.channels.choices[0]
+    choice.saliency.copy_(torch.arange(12.0).flip(0))  # the last channels go
+    choice.steps.fill_(1)
+    removed = torch.arange(12) >= choice.keep
+    own.data[removed] *= 100
+    bias.data[removed] = 100.0
+    compression.choose(1.0)
+    with compression.in_force():
+        rounded = own.detach().clone()
+    assert rounded[removed].eq(0).all()
+    # half a step of a scale of 127 steps, in which weights of both signs are even
+    assert (rounded - own)[~removed].abs().max() <= own[~removed].abs().max() / 127
+    compression.close()
+    trained = model.to_network()
+    kept = needed_neurons(trained)
+    small, chip = without_neurons(trained, kept), small_core(400)
+    assert nd.quantize(small, chip, scales_of=trained) == nd.quantize(small, chip)
 
 
 def test_channels_go_one_after_the_other_as_the_budget_shrinks() -> None:

@@ -154,6 +154,26 @@ def test_a_pool_keeps_the_channels_that_another_layer_takes_from_its_source(make
     assert np.allclose(simulate(network, spikes).v["end"], simulate(left, spikes).v["end"])
 
 
+def test_summands_keep_the_neurons_that_one_of_them_needs(make_network: Callable[..., Network]) -> None:
+    """Their synapse lists stay shared. A sum of an image and a vector, whose units differ, stays whole."""
+    network = make_network([3, 4, 4, 2])
+    a, b, out = network.layers
+    (into_b,), (behind,) = b.connections, out.connections
+    weight = np.ones((4, 4))
+    weight[:2] = 0
+    b = replace(b, connections=(replace(into_b, synapse=Dense(weight=weight)),))
+    shared = np.ones((2, 4))
+    shared[:, 3] = 0
+    ends = tuple(Connection(source=name, synapse=Dense(weight=shared)) for name in (a.name, b.name))
+    network = replace(network, layers=(a, b, replace(out, connections=ends)))
+    left = trim(network)
+    assert [layer.n_neurons for layer in left] == [4, 4, 2]  # a's last neuron fires b's
+    one, other = left.output.connections
+    assert one.synapse == other.synapse
+    image = replace(network, layers=(replace(a, shape=(1, 2, 2)), *network.layers[1:]))
+    assert trim(image) == image
+
+
 def test_groups_of_channels_stay_whole() -> None:
     model = SequentialState(
         torch.nn.Conv2d(4, 8, 3, groups=2, bias=False), LIFCell(), torch.nn.Flatten(), torch.nn.Linear(32, 3), LICell()

@@ -1,8 +1,8 @@
 """Pruning of convolutions by Fisher saliency: to the channels that the budget holds, and to the weights that its memory holds.
 
-A channel is removed by masking the weights that read it. Layers joined by a pooling or by a skip without weights lose the same
-channels. The loss of removing one is, to second order, the squared slope of the loss along it: the sum over its outgoing weights
-of w dL/dw (Fisher pruning; Theis et al., arXiv 1801.05787).
+A channel is removed by masking its weights and those that read it. Layers joined by a pooling, by a skip without weights or by a
+sum of their spikes lose the same channels. The loss of removing one is, to second order, the squared slope of the loss along it:
+the sum over its outgoing weights of w dL/dw (Fisher pruning; Theis et al., arXiv 1801.05787).
 """
 
 from __future__ import annotations
@@ -220,8 +220,8 @@ class Channels:
                 grid = self._grid(name, together)
                 for parameter, weight in weights.items():
                     parameter.data = weight if grid is None else grid.round_biases(weight, together)
-                if grid is not None and name in self._biases:
-                    self._biases[name].data = grid.round_biases(self._biases[name].detach(), together)
+                if grid is not None and (bias := self._biases.get(name)) is not None:
+                    bias.data = grid.round_biases(bias.detach() * kept.get(bias, 1), together)
             yield
             for parameter, columns in kept.items():
                 if parameter in own and parameter.grad is not None:
@@ -233,8 +233,14 @@ class Channels:
                 bias.data = data
 
     def _kept(self) -> dict[torch.Tensor, torch.Tensor]:
-        """Masks of the kept weights by parameter, in shapes that multiply them."""
+        """Masks of the kept weights and biases by parameter, in shapes that multiply them; of those that are not all kept."""
         kept = {reader.weight: choice.columns(reader) for choice in self.choices for reader in choice.readers}
+        for name, mask in self._masks().items():
+            layer = self.model[name]
+            for own in (*(inlet.weight for inlet in self.convolutions.get(name, ())), layer.bias, layer.membrane_bias):
+                if own is not None:
+                    rows = mask.repeat_interleave(len(own) // len(mask)).reshape(-1, *[1] * (own.ndim - 1))
+                    kept[own] = rows & kept.get(own, rows)
         return kept | {kernel.inlet.weight: kernel.mask & kept.get(kernel.inlet.weight, kernel.mask) for kernel in self.kernels}
 
     def before_step(self) -> None:
@@ -283,7 +289,7 @@ class Channels:
 
     @torch.no_grad()
     def hold(self) -> None:
-        """Set the pruned weights, and those that read removed channels, to zero."""
+        """Set the pruned weights, and those from and to removed channels with their biases, to zero."""
         for weight, mask in self._kept().items():
             weight.mul_(mask)
 

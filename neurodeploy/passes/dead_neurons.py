@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from itertools import combinations
 
 import networkx as nx
 import numpy as np
@@ -35,7 +36,8 @@ def trim(network: Network) -> Network:
 def needed_neurons(network: Network) -> Masks:
     """Return masks of the neurons that can fire and reach the output, for each layer of `trimmable`.
 
-    At least one neuron, or channel, of each layer stays. Layers tied by a depthwise convolution keep the same channels.
+    At least one neuron, or channel, of each layer stays. Layers tied by a depthwise convolution, or by a sum of their spikes, keep
+    the same channels.
     """
     names = trimmable(network)
     first_unit, n_nodes = {}, 2  # node 0 is where spikes come from, node 1 where they have to go
@@ -86,11 +88,12 @@ def trimmable(network: Network) -> tuple[str, ...]:
     """Return the layers that can lose neurons, or channels.
 
     These are all but the last layer and those next to synapse lists or to grouped convolutions, which name their neurons one by
-    one. Of layers tied by a depthwise convolution, either all are included or none.
+    one. Of layers tied by a depthwise convolution or a sum of their spikes, either all are included or none.
     """
     found = {layer.name for layer in network if _is_trimmable(layer, network)}
     for tied in nx.connected_components(_ties(network, [layer.name for layer in network])):
-        if not tied <= found:
+        # a sum may be of an image and of a vector, whose units differ
+        if not tied <= found or len({network[name].shape[0] for name in tied}) > 1:
             found -= tied
     return tuple(layer.name for layer in network if layer.name in found)
 
@@ -122,10 +125,18 @@ def tied_layers(network: Network) -> tuple[tuple[str, ...], ...]:
 
 
 def _ties(network: Network, names: tuple[str, ...] | list[str]) -> nx.Graph:
-    """Layers, joined where a depthwise convolution makes them keep the same channels."""
+    """Layers, joined where they keep the same channels.
+
+    A depthwise convolution joins its two layers. The summands of a sum of spikes are joined, too: they have equal synapses, whose
+    lists are shared, and which are one parameter in training.
+    """
     ties = nx.Graph()
     ties.add_nodes_from(names)
     ties.add_edges_from((name, c.source) for name in names for c in network[name].connections if is_depthwise(c.synapse))
+    for layer in network:
+        for one, other in combinations(layer.connections, 2):
+            if (one.source in ties or other.source in ties) and one.synapse == other.synapse:
+                ties.add_edge(one.source, other.source)
     return ties
 
 

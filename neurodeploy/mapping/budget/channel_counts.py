@@ -20,7 +20,7 @@ from neurodeploy.ir.connectivity import is_convolution
 from neurodeploy.ir.network import Network
 from neurodeploy.mapping.budget.allocation import Unpruned, share_budget
 from neurodeploy.mapping.budget.budget import Budget
-from neurodeploy.passes.dead_neurons import is_depthwise, trimmable, without_neurons
+from neurodeploy.passes.dead_neurons import is_depthwise, tied_layers, trimmable, without_neurons
 from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
 
 # Below the highest level convolutions lose more channels, but dense layers keep more synapses.
@@ -93,8 +93,13 @@ def narrow_budget(
 
 def narrowable(network: Network) -> tuple[str, ...]:
     """Convolutions that can lose channels, and the depthwise layers that lose them too."""
+    return tuple(name for group in _groups(network) for name in group)
+
+
+def _groups(network: Network) -> list[tuple[str, ...]]:
+    """Convolutions that can lose channels, in groups that lose the same ones."""
     convolved = {layer.name for layer in network if any(is_convolution(c.synapse) for c in layer.connections)}
-    return tuple(name for name in trimmable(network) if name in convolved)
+    return [group for group in tied_layers(network) if convolved.intersection(trimmable(network)).issuperset(group)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,17 +129,12 @@ def _attempt(
 
 def _channels(network: Network, level: float) -> dict[str, int]:
     """Channels that each convolution, and its pools, keep at a level 0..1: at least one, and all of them at 1."""
-    together: dict[str, list[str]] = {}
-    for name in narrowable(network):
-        # A depthwise layer has a channel for each of its source's: they lose the same ones together.
-        tied = next((c.source for c in network[name].connections if is_depthwise(c.synapse)), None)
-        first = next((first for first, names in together.items() if tied in names), name)
-        together.setdefault(first, []).append(name)
-    need = {first: sum(network[name].n_neurons for name in names) for first, names in together.items()}
+    groups = _groups(network)
+    need = [sum(network[name].n_neurons for name in names) for names in groups]
     channels: dict[str, int] = {}
-    for first, names in together.items():
-        share = min(1.0, level * math.sqrt(max(need.values()) / need[first]))  # the layer with most neurons keeps `level` itself
-        channels |= dict.fromkeys(names, max(round(share * network[first].shape[0]), 1))
+    for names, n_neurons in zip(groups, need, strict=True):
+        share = min(1.0, level * math.sqrt(max(need) / n_neurons))  # the layers with most neurons keep `level` itself
+        channels |= dict.fromkeys(names, max(round(share * network[names[0]].shape[0]), 1))
     return channels
 
 
