@@ -7,8 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import neurodeploy as nd
+from neurodeploy.__main__ import main
+from neurodeploy.errors import RequestError
 from neurodeploy.ir.files import replacing, write_text
 
 
@@ -49,3 +53,36 @@ def test_a_file_is_readable_to_whom_the_umask_lets_read(tmp_path: Path) -> None:
         scratch.touch(mode=0o600)  # as a library that writes for the owner alone
     (tmp_path / "plain").touch()
     assert (tmp_path / "weights").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(RequestError, match="is not a regular file, and would be replaced"):
+        write_text(pipe, "text")
+    assert pipe.is_fifo()
+
+
+def test_a_command_does_not_write_over_its_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = nd.Network(
+        input_shape=(2,), timestep_s=1e-3,
+        layers=(nd.Layer(
+            name="out", shape=(2,), bias=np.array(0.0),
+            connections=(nd.Connection(source=nd.INPUT, synapse=nd.Dense(weight=np.eye(2))),),
+            neuron=nd.LI(current_decay=np.array(0.5), voltage_decay=np.array(0.5), rest=np.array(0.0)),
+        ),),
+    )  # fmt: skip
+    model, spikes = tmp_path / "model.net", tmp_path / "spikes.npy"
+    nd.write_netx(nd.quantize(network, nd.load_profile("tiny")), model)
+    np.save(spikes, np.ones((1, 2, 3), dtype=np.uint8))
+    before = model.read_bytes()
+    for command in (
+        ["simulate", str(model), "--input", str(spikes), "--out", str(model)],
+        ["simulate", str(model), "--input", str(spikes), "--out", str(spikes)],
+        ["export", str(model), "--to", str(model)],
+        ["deploy", str(model), "--target", "tiny", "--out", str(tmp_path)],
+        ["compress", str(model), "--target", "tiny", "--data", "digits", "--out", str(tmp_path)],
+    ):
+        assert main(command) == 2, command
+        assert "is an input of this command, and would be replaced" in capsys.readouterr().err
+    assert model.read_bytes() == before

@@ -158,7 +158,7 @@ def test_summands_keep_the_neurons_that_one_of_them_needs(make_network: Callable
     """Their synapse lists stay shared. A sum of an image and a vector, whose units differ, stays whole."""
     network = make_network([3, 4, 4, 2])
     a, b, out = network.layers
-    (into_b,), (behind,) = b.connections, out.connections
+    (into_b,) = b.connections
     weight = np.ones((4, 4))
     weight[:2] = 0
     b = replace(b, connections=(replace(into_b, synapse=Dense(weight=weight)),))

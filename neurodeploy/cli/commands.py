@@ -39,6 +39,7 @@ from neurodeploy.cli.options import (
     TIME_LIMIT,
     WEIGHTS,
     ModelSpec,
+    check_output,
     export,
 )
 from neurodeploy.errors import RequestError
@@ -133,6 +134,7 @@ def deploy_command(
     """
     spec = ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation)
     profile = requested_profile(target, cores)
+    check_output(out / "model.net", model)
     from neurodeploy.pipeline.deploy import deploy
 
     with status("Quantising and placing"):
@@ -183,6 +185,8 @@ def compress_command(
 
     Under torchrun, `torchrun --nproc-per-node N -m neurodeploy compress ...`, N processes train together, on one GPU each.
     """
+    for written in ("model.net", "weights.safetensors", "trained.nir"):
+        check_output(out / written, model, weights)
     spec = ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation)
     profile = requested_profile(target, max(cores) if cores else None)
     from neurodeploy.pipeline.compress import compress, compress_to
@@ -233,6 +237,7 @@ def export_command(
     model: str, to: Path, target: str | None, bits: int | None, weights: Path | None, dt: float | None, discretisation: str | None
 ) -> int:
     """Write MODEL as a .net file, for Lava, or as a .nir file, for other libraries."""
+    check_output(to, model, weights)
     network = export(ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation), to, target, bits)
     click.echo(f"{len(network.layers)} layers, {network.n_neurons:,} neurons, {network.n_synapses:,} synapses: {to}")
     return DONE
@@ -324,6 +329,7 @@ def simulate_command(
     spec = ModelSpec(name=network, dt=dt, discretisation=discretisation)
     if absence(source):
         raise RequestError(str(source), "no such file")
+    check_output(out, network, source)
     from neurodeploy.simulation.records import load_spikes, save_record
     from neurodeploy.targets.simulate import simulate
 

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from neurodeploy.errors import RequestError
+
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -23,6 +25,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     left behind are deleted as well.
     """
     target = Path(path)
+    if target.exists() and not target.is_file():
+        # a rename would put a file in the place of a device or a pipe
+        raise RequestError(str(target), "is not a regular file, and would be replaced", remedy="Write to another path.")
     # No name in the pattern: it could hold characters that glob interprets.
     for left_over in target.parent.glob(".*.part"):
         owner = left_over.name[len(f".{target.name}.") : -len(".part")]

@@ -36,8 +36,8 @@ def trim(network: Network) -> Network:
 def needed_neurons(network: Network) -> Masks:
     """Return masks of the neurons that can fire and reach the output, for each layer of `trimmable`.
 
-    At least one neuron, or channel, of each layer stays. Layers tied by a depthwise convolution, or by a sum of their spikes, keep
-    the same channels.
+    At least one neuron, or channel, of each layer stays. Layers tied by a depthwise convolution, or by a sum of their spikes,
+    keep the same channels.
     """
     names = trimmable(network)
     first_unit, n_nodes = {}, 2  # node 0 is where spikes come from, node 1 where they have to go
