@@ -242,7 +242,7 @@ def test_narrower_weights_leave_room_for_more(make_network: MakeNetwork) -> None
 @pytest.mark.parametrize("cores", [0, -1, 5])
 def test_cores_the_chip_does_not_have_are_refused(make_network: MakeNetwork, cores: int) -> None:
     with pytest.raises(
-        RequestError, match=rf"^cores: {cores} is outside 1\.\.4 \(tiny\.yaml: cores_per_chip\)\. Give fewer cores"
+        RequestError, match=rf"^cores: {cores} is outside 1\.\.4 \(tiny\.yaml: cores_per_chip\)\. Give 1 to 4 cores"
     ):
         share_budget(make_network([4, 3]), TINY, cores=cores)
 

@@ -96,10 +96,10 @@ def test_a_board_has_the_cores_of_all_its_chips(make_chip: Chip) -> None:
     [
         (
             {"cores": 0},
-            r"^cores: 0 is outside 1\.\.8 \(tiny\.yaml: cores_per_chip\)\. Give fewer cores, or a profile with",
+            r"^cores: 0 is outside 1\.\.8 \(tiny\.yaml: cores_per_chip\)\. Give 1 to 8 cores, or a profile with",
         ),
         ({"cores": 9}, r"^cores: 9 is outside 1\.\.8 "),
-        ({"chips": 0}, r"^chips: 0 is outside 1\.\.2 \(tiny\.yaml: chips\)\. Give fewer chips"),
+        ({"chips": 0}, r"^chips: 0 is outside 1\.\.2 \(tiny\.yaml: chips\)\. Give 1 to 2 chips"),
         ({"chips": 3, "cores": 1}, r"^chips: 3 is outside 1\.\.2 "),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,9 @@ def test_compress_trains_the_model_or_its_network_where_a_comparison_has_no_grad
     model = make()
     before = model.first.weight.clone()
     profile, data = nd.load_profile("loihi2"), DataSplit(DATA, DATA, (N_IN,), N_OUT)
-    made = nd.compress(model, SAMPLE, profile, data, OPTIONS, cores=1, out=tmp_path, lava_samples=0)
+    news: list[str] = []
+    options = replace(OPTIONS, readout="max")
+    made = nd.compress(model, SAMPLE, profile, data, options, cores=1, out=tmp_path, lava_samples=0, say=news.append)
     assert made.placement.fits
+    assert any(line.endswith("readout 'sum' counts them.") for line in news)
     assert (model.first.weight != before).any()

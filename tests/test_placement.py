@@ -246,6 +246,6 @@ def test_a_neuron_too_large_for_a_core_gets_one_to_itself_and_is_named(
 
 @pytest.mark.parametrize("cores", [0, -1, 5])
 def test_cores_that_the_chip_does_not_have(cores: int) -> None:
-    said = rf"^cores: {cores} is outside 1\.\.4 \(tiny\.yaml: cores_per_chip\)\. Give fewer cores, or a profile with more\.$"
+    said = rf"^cores: {cores} is outside 1\.\.4 \(tiny\.yaml: cores_per_chip\)\. Give 1 to 4 cores, or a profile with more\.$"
     with pytest.raises(RequestError, match=said):
         place(FORKED, TINY, cores=cores)

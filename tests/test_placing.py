@@ -82,7 +82,7 @@ def test_as_many_chips_as_were_given_are_used() -> None:
         place(chain([3, 30], 1), BOARD, chips=1)
     with pytest.raises(PlacementError, match=r"20 cores for the network > 16 .*, or take a larger chip\.$"):
         place(chain([3, 60], 1), BOARD)
-    with pytest.raises(RequestError, match=r"^chips: 3 is outside 1\.\.2 \(.*\)\. Give fewer chips, or a profile with more\.$"):
+    with pytest.raises(RequestError, match=r"^chips: 3 is outside 1\.\.2 \(.*\)\. Give 1 to 2 chips, or a profile with more\.$"):
         place(network, BOARD, chips=3)
 
 

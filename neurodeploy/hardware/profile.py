@@ -303,8 +303,7 @@ class HardwareProfile:
         asked = (("chips", chips, self["chips"].number, self["chips"].where), ("cores", cores, self.cores, per_chip.where))
         for what, number, most, where in asked:
             if number is not None and not 1 <= number <= most:
-                raise RequestError(
-                    what, f"{number} is outside 1..{most}", source=where, remedy=f"Give fewer {what}, or a profile with more."
-                )
+                remedy = f"Give 1 to {most} {what}, or a profile with more."
+                raise RequestError(what, f"{number} is outside 1..{most}", source=where, remedy=remedy)
         # Both may be asked for at once; then the smaller number counts.
         return min(self.cores if cores is None else cores, self.cores if chips is None else chips * per_chip.number)

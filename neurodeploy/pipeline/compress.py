@@ -25,7 +25,7 @@ from neurodeploy.errors import DataError, QuantizeError, RequestError, Simulatio
 from neurodeploy.frontends.nir.writing import write_nir
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.graph import INPUT
-from neurodeploy.ir.network import Network
+from neurodeploy.ir.network import LIF, Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.mapping.budget.channel_counts import narrow_budget
@@ -164,6 +164,8 @@ def compress(
             network.learn_decays(arithmetic_of(profile))
         before = lay_out(network.network, profile, cores=cores, bits=counted_bits)
         say(_verdict(before))
+        if isinstance(network.network.output.neuron, LIF) and options.readout == "max":
+            say("The last layer sends spikes, whose maximum over time is 1 for many classes: readout 'sum' counts them.")
         budget = narrow_budget(network.network, profile, cores=cores, bits=counted_bits)
         fewer = [(layer.name, budget.grid(layer.name)[0], layer.shape[0]) for layer in network.network if len(layer.shape) == 3]
         if narrowed := [f"{name} {left} of {n_channels}" for name, left, n_channels in fewer if left < n_channels]:
