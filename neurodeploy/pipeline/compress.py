@@ -21,11 +21,11 @@ from neurodeploy.compression.minimax_saddle import make_minimax_saddle
 from neurodeploy.compression.module_weights import learn_decays, trainable, write_back
 from neurodeploy.compression.pruning_method import Pruning, PruningMethod, PruningSetup
 from neurodeploy.compression.trainable_network import TrainableNetwork
-from neurodeploy.errors import DataError, QuantizeError, RequestError, SimulationError, TrainingError
+from neurodeploy.errors import DataError, QuantizeError, RequestError, SimulationError, TrainingError, unsupported_kind
 from neurodeploy.frontends.nir.writing import write_nir
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.graph import INPUT
-from neurodeploy.ir.network import LIF, Network
+from neurodeploy.ir.network import LI, LIF, Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.mapping.budget.channel_counts import narrow_budget
@@ -164,8 +164,6 @@ def compress(
             network.learn_decays(arithmetic_of(profile))
         before = lay_out(network.network, profile, cores=cores, bits=counted_bits)
         say(_verdict(before))
-        if isinstance(network.network.output.neuron, LIF) and options.readout == "max":
-            say("The last layer sends spikes, whose maximum over time is 1 for many classes: readout 'sum' counts them.")
         budget = narrow_budget(network.network, profile, cores=cores, bits=counted_bits)
         fewer = [(layer.name, budget.grid(layer.name)[0], layer.shape[0]) for layer in network.network if len(layer.shape) == 3]
         if narrowed := [f"{name} {left} of {n_channels}" for name, left, n_channels in fewer if left < n_channels]:
@@ -174,6 +172,7 @@ def compress(
             model=model, network=network, sample=sample, data=data, options=options, folder=folder, cores=cores, say=say,
             before=before, budget=budget, levels=levels, bits=bits, method=factory,
         )  # fmt: skip
+        run.hint_at_readout()
         run.check()
         replicas.of_first(run.rehearse)
         checkpoints = {
@@ -240,6 +239,17 @@ class _CompressionRun:
                 remedy="Let forward take one step and a state and return (output, state), or train it yourself and compress it "
                 "with epochs_dense=0.",
             )  # fmt: skip
+
+    def hint_at_readout(self) -> None:
+        """Say so where the readout cannot tell classes apart."""
+        match self.network.network.output.neuron:
+            case LIF():
+                if self.options.readout == "max":
+                    self.say("The last layer sends spikes, whose maximum is 1 for many classes: readout 'sum' counts them.")
+            case LI():
+                pass  # its membrane is read
+            case _:
+                raise unsupported_kind(self.network.network.output.neuron)
 
     def rehearse(self) -> None:
         """Compress a copy of the network at once and deploy it: what would fail after training fails now."""
