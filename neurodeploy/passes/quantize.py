@@ -70,8 +70,8 @@ def quantize(
     bits : int or mapping of layer name to int, optional
         Width of a weight, sign included; the widest that chip and target have by default, also for layers not in the mapping.
     largest_states : mapping of layer name to float, optional
-        Largest magnitude of u or v of a layer's neurons on calibration data, as `neurodeploy.simulation.reference.largest_states` finds
-        it. The layer's scale is reduced where `STATE_MARGIN` times that would leave the target's registers. A layer that is not
+        Largest size of u or v of a layer's neurons on calibration data (`neurodeploy.simulation.reference.largest_states`).
+        The layer's scale is reduced where `STATE_MARGIN` times that would leave the target's registers. A layer that is not
         in it has the largest scale that its weights allow, on which its states may overflow.
     scales_of : Network, optional
         The network with more neurons, whose weights set the scales: the one that was trained, with rounding in its loss.

@@ -135,7 +135,7 @@ def run_reference(network: Network, spikes: NDArray[Any], *, record: Recorded = 
 
 
 def largest_states(network: Network, spikes: NDArray[Any]) -> dict[str, float]:
-    """Run samples as `run_reference` does; return the largest magnitude of u or v of each layer, before resets and without `rest`."""
+    """Run samples as `run_reference` does; return the largest size of u or v of each layer, before resets, without `rest`."""
     neurons = [FloatNeurons(layer, len(spikes), keeps_largest=True) for layer in network]
     _run(network, neurons, spikes, "output")
     return {layer.name: one.largest for layer, one in zip(network, neurons, strict=True)}
