@@ -29,7 +29,7 @@ from neurodeploy.resources.convolution_lists import (
     expected_window,
     first_equal_lines,
     kept_weights,
-)
+)  # fmt: skip
 from neurodeploy.resources.encodings import Formula, list_bits, power_of_two, weight_bits
 from neurodeploy.resources.usage import AnyLayer, Region, Usage, grid_of, limited_resources, usage_vector
 
@@ -370,6 +370,13 @@ class LayerCount:
 
     def kernel_bits(self, region: Region, share: float) -> int:
         """Most synapse memory of a region whose convolutions keep a share of their weights, as `kept_weights` has it."""
+        # plans ask for the same regions at every level of their bisection
+        key = ("kernels", tuple(map(id, self._counters)), self._key(region), share)
+        if key not in self.cache:
+            self.cache[key] = self._kernel_bits(region, share)
+        return int(self.cache[key])
+
+    def _kernel_bits(self, region: Region, share: float) -> int:
         total = 0
         for counter, bundle in zip(self._counters, self._bundles, strict=True):
             if isinstance(counter, ConvCounter) and self._is_prunable(counter, bundle):
@@ -450,10 +457,7 @@ class LayerCount:
         ]
 
     def windows(self, *, least: bool = False) -> list[tuple[Window, tuple[str, ...]]] | None:
-        """Convolutions with the names of their sources; None where the layer has other connections too.
-
-        With `least`, those that can lose synapses keep one weight of each input channel.
-        """
+        """Convolutions and their sources, with one weight for an input channel if `least`; None where there are others too."""
         counters = [
             (counter, tuple(c.source for c in bundle)) for counter, bundle in zip(self._counters, self._bundles, strict=True)
         ]
