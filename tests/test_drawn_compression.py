@@ -162,11 +162,13 @@ def compressed(seed: int) -> tuple[Job, Counter[str]] | None:
     return (quantized, spikes), model.kinds
 
 
+@pytest.mark.lava
 def test_drawn_modules_go_the_whole_way() -> None:
     check(range(10, 40))  # with a module of every kind
 
 
 @pytest.mark.slow
+@pytest.mark.lava
 @pytest.mark.parametrize("seeds", [range(60), *(range(first, first + 50) for first in range(100, 600, 50))], ids=str)
 def test_hundreds_of_drawn_modules_go_the_whole_way(seeds: range) -> None:
     check(seeds)

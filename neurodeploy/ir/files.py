@@ -25,7 +25,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     left behind are deleted as well.
     """
     target = Path(path)
-    if target.exists() and not target.is_file():
+    if target.exists() and not (target.is_file() or target.is_dir()):  # onto a folder no file can be renamed
         # a rename would put a file in the place of a device or a pipe
         raise RequestError(str(target), "is not a regular file, and would be replaced", remedy="Write to another path.")
     # No name in the pattern: it could hold characters that glob interprets.
