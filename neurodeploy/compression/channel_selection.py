@@ -115,14 +115,14 @@ class KernelSelection:
         rows, weight = channels.nonzero()[:, 0], self.inlet.weight.detach()
         planned = self.caps[-1][1]
         saliency = weight.square() * (self.curvature if self.steps else 1.0)
-        # channels that are removed later still have all their weights, or the caps of the others
+        # weights onto removed channels are masked with their channel
         self.mask.fill_(True)
         for start, stop, n in self.caps:
             # while more channels are in force than the budget has, ranges are longer
             first, last = start * len(rows) // planned, stop * len(rows) // planned
             scores = saliency[rows[first:last]].movedim(1, 0).flatten(1)
-            full = scores.shape[1]
-            n_kept = between(full, min(n * full // max((stop - start) * weight[0, 0].numel(), 1), full), progress)
+            full, of_range = scores.shape[1], (stop - start) * weight[0, 0].numel()
+            n_kept = between(full, n * full // of_range, progress)
             kept = torch.zeros_like(scores, dtype=torch.bool)
             # stable: ties go to the first weight on every machine
             kept.scatter_(1, scores.argsort(dim=1, descending=True, stable=True)[:, : max(n_kept, 1)], value=True)
@@ -179,7 +179,8 @@ class Channels:
     def n_kept(self) -> int:
         """Weights of the convolutions between kept channels."""
         masks, total = self._masks(), 0
-        pruned = {kernel.inlet.weight: int(kernel.mask.sum()) for kernel in self.kernels}
+        kept = self._kept() if self.kernels else {}
+        pruned = {kernel.inlet.weight: int(kept[kernel.inlet.weight].sum()) for kernel in self.kernels}
         for name, inlets in self.convolutions.items():
             for inlet in inlets:
                 shape = inlet.weight.shape

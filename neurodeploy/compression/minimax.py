@@ -296,10 +296,11 @@ class MinimaxPruning(Pruning):
                     name = constraint(part, resource)
                     self.multipliers[name] = max(self.multipliers[name], price)
         removed = self._left_out()
+        leaves_out = any(out.any() for out in removed.values())
         for name, mask in self.masks.items():
             if (columns := self.channels.columns(self.layers[name])) is not None:
                 mask &= columns
-            if any(out.any() for out in removed.values()):
+            if leaves_out:
                 # a selection that holds everything also holds what comes from neurons that are left out
                 mask &= torch.from_numpy(self.layers[name].columns_without(removed)).to(mask.device)
         self._active = active_neurons(self.model, self.layers, self.masks)

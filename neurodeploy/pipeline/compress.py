@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from neurodeploy.compression import METHODS, method_named
 from neurodeploy.compression.bit_width import shared_thresholds
-from neurodeploy.compression.minimax import MinimaxOptions, make_minimax
-from neurodeploy.compression.minimax_saddle import make_minimax_saddle
+from neurodeploy.compression.minimax import MinimaxOptions
 from neurodeploy.compression.module_weights import learn_decays, trainable, write_back
 from neurodeploy.compression.pruning_method import Pruning, PruningMethod, PruningSetup
 from neurodeploy.compression.trainable_network import TrainableNetwork
@@ -135,16 +134,15 @@ def compress(
     ExtractError
         The model holds something that is not supported.
     """
-    factory = method_named(method)
+    factory: Callable[..., Pruning] = method_named(method)
     if minimax is not None:
-        makers = {METHODS["minimax"]: make_minimax, METHODS["minimax-saddle"]: make_minimax_saddle}
-        if factory not in makers:
+        if factory not in (METHODS["minimax"], METHODS["minimax-saddle"]):  # others take none
             raise RequestError(
                 "minimax",
                 "are options of 'minimax' and 'minimax-saddle' only",
                 remedy="Set the method's own options in `method`.",
             )
-        factory = partial(makers[factory], options=minimax)
+        factory = partial(factory, options=minimax)
     if isinstance(model, (Network, QuantizedNetwork)):
         model = TrainableNetwork(dequantize(model) if isinstance(model, QuantizedNetwork) else model)
     with together() as replicas:
