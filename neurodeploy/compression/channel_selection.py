@@ -371,10 +371,10 @@ def _share(counted: LayerCount, part: SliceBudget, profile: HardwareProfile) -> 
     if counted.usage(part.region).synapse_memory_bits <= part.synapse_memory_bits:
         return 1.0
     if (least := counted.kernel_bits(part.region, 0.0)) > part.synapse_memory_bits:
-        key = "synapse_memory_bits_per_core" if "synapse_memory_bits_per_core" in profile else "memory_bits_per_core"
         raise BudgetError(
             f"layer {part.layer!r}", f"bits on core {part.core} for one weight of each input channel",
-            need=least, limit=part.synapse_memory_bits, source=profile[key].where, remedy="Allow more cores.",
+            need=least, limit=part.synapse_memory_bits, source=profile[profile.synapse_memory_key].where,
+            remedy="Allow more cores.",
         )  # fmt: skip
     low, high = 0.0, 1.0
     # to a weight of the largest kernels

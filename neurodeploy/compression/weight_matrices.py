@@ -299,13 +299,11 @@ def _check_least(layers: Mapping[str, WeightMatrix], plan: Budget, budget: Budge
             for part in parts
         ]
         if sum(least) > sum(part.synapse_memory_bits for part in parts):
-            # a chip may pool synapse memory with neurons
-            key = "synapse_memory_bits_per_core" if "synapse_memory_bits_per_core" in plan.profile else "memory_bits_per_core"
             limit = sum(whole[part.name].synapse_memory_bits for part in parts)
             fixed = limit - sum(part.synapse_memory_bits for part in parts)
             raise BudgetError(
                 f"layer {parts[0].layer!r}", f"bits on core {parts[0].core} for biases and fixed weights, and a synapse a slice",
-                need=fixed + sum(least), limit=limit, source=plan.profile[key].where,
+                need=fixed + sum(least), limit=limit, source=plan.profile[plan.profile.synapse_memory_key].where,
                 remedy="Allow more cores.",
             )  # fmt: skip
 

@@ -275,6 +275,12 @@ class HardwareProfile:
         """The whole number under a key, or `default` where the profile does not state one."""
         return self.limits[key].number if key in self.limits else default
 
+    @property
+    def synapse_memory_key(self) -> str:
+        """Key of the memory of a core that synapses are in: one of their own, or one that they share with neurons and axons."""
+        own = "synapse_memory_bits_per_core"
+        return own if own in self else "memory_bits_per_core"
+
     def capacity(self, resource: str, core: int | None = None) -> int:
         """Amount of a resource, e.g. ``"neurons"``, on one core; on the largest core for None; `UNLIMITED` without a limit."""
         if core is None or resource not in self._capacities:
