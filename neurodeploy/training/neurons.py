@@ -240,7 +240,7 @@ def _of_each(neurons: NeuronParameters, inputs: torch.Tensor) -> list[Any]:
     # float(): torch does not promote by a float64 number of no dimensions; the compiled loops would
     numbers = (neurons.gain, neurons.leak, neurons.decay, neurons.threshold, neurons.reset)
     shape = inputs.shape[2:]
-    return [None if number is None else number.float().expand(shape).reshape(-1).numpy() for number in numbers]
+    return [None if number is None else number.float().expand(shape).reshape(-1).contiguous().numpy() for number in numbers]
 
 
 def _flat(tensor: torch.Tensor) -> Array:
