@@ -12,6 +12,7 @@ from itertools import product
 import torch
 from test_neurons import cells
 
+from neurodeploy.training.forward import neurons_of
 from neurodeploy.training.neurons import (
     NeuronParameters,
     backward_compiled,
@@ -19,7 +20,6 @@ from neurodeploy.training.neurons import (
     forward_compiled,
     forward_on_gpu,
     gpu_kernels,
-    neurons_of,
 )
 
 

@@ -7,8 +7,8 @@ import torch
 from norse.torch import LICell, LIFCell, SequentialState
 
 from neurodeploy.errors import DataError
-from neurodeploy.training.encoders import encode
-from neurodeploy.training.forward import predict, run_model, spikes_of
+from neurodeploy.training.encoders import encode, spikes_of
+from neurodeploy.training.forward import predict, run_model
 from neurodeploy.training.options import FitOptions
 
 OPTIONS = FitOptions(n_steps=4)

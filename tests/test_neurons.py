@@ -19,8 +19,8 @@ from norse.torch.functional.leaky_integrator_box import LIBoxParameters
 from norse.torch.functional.lif_box import LIFBoxParameters
 from norse.torch.functional.reset import reset_subtract
 
-from neurodeploy.training.forward import run_model
-from neurodeploy.training.neurons import neurons_of, run
+from neurodeploy.training.forward import neurons_of, run_model
+from neurodeploy.training.neurons import run
 
 Cell = Callable[[], torch.nn.Module]
 TRITON = tuple(int(part) for part in version("triton").split(".")[:2]) if find_spec("triton") else (0, 0)

@@ -18,6 +18,8 @@ import neurodeploy as nd
 from neurodeploy.compression.module_weights import trainable, write_back
 from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.errors import TrainingError
+from neurodeploy.ir import network as ir
+from neurodeploy.ir.graph import INPUT
 from neurodeploy.simulation.reference import run_reference
 from neurodeploy.training.data.batches import DataSplit
 from neurodeploy.training.forward import run_model
@@ -210,6 +212,36 @@ def test_a_module_takes_other_weights_back(kind: str) -> None:
     after = outputs_of(nd.extract(model, sample), spikes)
     assert not torch.allclose(after, before, rtol=1e-2)
     assert torch.allclose(after, outputs_of(network.to_network(), spikes), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("delays", [(0,), (2,), (0, 3, 7)])
+def test_compiled_recurrence_has_the_spikes_and_gradients_of_torch(
+    delays: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    draw = np.random.default_rng(0)
+    decays = {"current_decay": np.float64(0.4), "voltage_decay": draw.uniform(0.2, 1, 12), "rest": np.float64(0)}
+    neuron = ir.LIF(threshold=draw.uniform(0.5, 1, 12), **decays)
+    loops = tuple(
+        nd.Connection(source="a", synapse=nd.Dense(weight=draw.normal(0, 0.5, (12, 12))), delay_steps=delay) for delay in delays
+    )
+    inlet = nd.Connection(source=INPUT, synapse=nd.Dense(weight=draw.normal(0, 0.6, (12, 8))))
+    layer = nd.Layer(name="a", shape=(12,), connections=(inlet, *loops), neuron=neuron, bias=np.zeros(12))
+    network = TrainableNetwork(nd.Network(input_shape=(8,), layers=(layer,), timestep_s=1e-3))
+    spikes = (torch.rand(5, 9, 8, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+
+    def run_both_ways() -> list[torch.Tensor]:
+        network.zero_grad()
+        outputs = run_model(network, spikes)
+        (outputs * torch.linspace(-1, 1, outputs.numel()).view_as(outputs)).sum().backward()
+        assert outputs.any()
+        return [outputs.detach(), *(parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None)]
+
+    compiled = run_both_ways()
+    monkeypatch.setattr("neurodeploy.training.forward.run_recurrent", lambda *_: None)
+    in_torch = run_both_ways()
+    assert len(compiled) == 2 + len(delays)
+    for one, other in zip(compiled, in_torch, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 class Shared(nn.Module):

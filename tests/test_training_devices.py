@@ -19,8 +19,8 @@ from neurodeploy.hardware.loading import load_profile
 from neurodeploy.simulation.records import EpochRecord
 from neurodeploy.training.checkpoint import Checkpoint
 from neurodeploy.training.fit import fit
-from neurodeploy.training.forward import evaluate, predict
-from neurodeploy.training.neurons import neurons_of, run
+from neurodeploy.training.forward import evaluate, neurons_of, predict
+from neurodeploy.training.neurons import run
 
 MEMORY = "synapse_memory_bits_per_core"
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

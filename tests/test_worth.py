@@ -12,8 +12,8 @@ from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
 from neurodeploy.compression.module_weights import trainable
 from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.pipeline.evaluation import memory_prices
-from neurodeploy.training.encoders import read_out
-from neurodeploy.training.forward import run_model, spikes_of
+from neurodeploy.training.encoders import read_out, spikes_of
+from neurodeploy.training.forward import run_model
 
 OPTIONS = nd.FitOptions(epochs_dense=4, epochs_compress=2, epochs_finetune=1, n_steps=6, readout="mean", encoder="direct")
 

@@ -28,7 +28,7 @@ from neurodeploy.mapping.budget.channel_counts import narrow_budget
 from neurodeploy.training.fit import Learner
 from neurodeploy.training.options import FitOptions
 
-BATCH, STEPS, ROUNDS = 256, 6, 5
+ROUNDS = 5
 BRIGHT = 0.19
 """Share of an MNIST image's pixels that are not black."""
 MEMORY, SHARE = "synapse_memory_bits_per_core", 4
@@ -78,13 +78,14 @@ def recurrent() -> SequentialState:
     )  # fmt: skip
 
 
-NETWORKS: dict[str, tuple[Callable[[], torch.nn.Module], tuple[int, ...]]] = {
-    "784-800-10": (lambda: network(0), (784,)),
-    "28x28-16C5-32C3-10": (lambda: convolutional(normalized=False), (1, 28, 28)),
-    "the same, BatchNorm": (lambda: convolutional(normalized=True), (1, 28, 28)),
-    "residual, 16C5-(16C3-16C3)-10": (Residual, (1, 28, 28)),
-    "recurrent, 700-128-128-20": (recurrent, (700,)),
+NETWORKS: dict[str, tuple[Callable[[], torch.nn.Module], tuple[int, ...], int, int]] = {
+    "784-800-10": (lambda: network(0), (784,), 256, 6),
+    "28x28-16C5-32C3-10": (lambda: convolutional(normalized=False), (1, 28, 28), 256, 6),
+    "the same, BatchNorm": (lambda: convolutional(normalized=True), (1, 28, 28), 256, 6),
+    "residual, 16C5-(16C3-16C3)-10": (Residual, (1, 28, 28), 256, 6),
+    "recurrent, 700-128-128-20": (recurrent, (700,), 64, 50),
 }
+"""Factory, shape of an input, samples in a batch, and steps."""
 
 
 class StepByStep(torch.nn.Module):
@@ -98,13 +99,15 @@ class StepByStep(torch.nn.Module):
         return self.model(x, state)
 
 
-def cycles(make: Callable[[], torch.nn.Module], shape: tuple[int, ...]) -> dict[str, Callable[[], None]]:
+def cycles(
+    make: Callable[[], torch.nn.Module], shape: tuple[int, ...], batch: int, n_steps: int
+) -> dict[str, Callable[[], None]]:
     """Functions that take as many training steps as lie between two selections, by what they train."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(BATCH, *shape, generator=generator)
-    images *= torch.rand(BATCH, *shape, generator=generator) < BRIGHT
-    target = torch.randint(0, 10, (BATCH,), generator=generator)
-    options = FitOptions(n_steps=STEPS)
+    images = torch.rand(batch, *shape, generator=generator)
+    images *= torch.rand(batch, *shape, generator=generator) < BRIGHT
+    target = torch.randint(0, 10, (batch,), generator=generator)
+    options = FitOptions(n_steps=n_steps)
 
     def cycle(model: torch.nn.Module, pruning: Pruning | None = None) -> Callable[[], None]:
         learner = Learner(model=model, options=options, pruning=pruning)
@@ -147,15 +150,13 @@ def main() -> None:
                 started = time.process_time()
                 run()
                 taken[way].append((time.process_time() - started) / FitOptions().mask_interval)
-        best = {way: 1e3 * min(seconds) for way, seconds in taken.items()}
-        middle = {way: statistics.median(seconds) for way, seconds in taken.items()}
-        append({
-            "table": "step", "net": name, "batch": BATCH, "steps": STEPS, "threads": arguments.threads,
-            **{f"{way}_ms": round(milliseconds, 2) for way, milliseconds in best.items()},
-            "graph_over_norse": round(best["graph"] / best["norse"], 3), "budget_over_graph": round(best["budget"] / best["graph"], 3),
-            "graph_over_norse_of_medians": round(middle["graph"] / middle["norse"], 3),
-            "budget_over_graph_of_medians": round(middle["budget"] / middle["graph"], 3), "load": load(),
-        }, arguments.out)  # fmt: skip
+        row = {"table": "step", "net": name, "batch": NETWORKS[name][2], "steps": NETWORKS[name][3], "threads": arguments.threads}
+        best, middle = ({way: 1e3 * of(seconds) for way, seconds in taken.items()} for of in (min, statistics.median))
+        row |= {f"{way}_ms": round(milliseconds, 2) for way, milliseconds in best.items()}
+        for suffix, figures in (("", best), ("_of_medians", middle)):
+            row[f"graph_over_norse{suffix}"] = round(figures["graph"] / figures["norse"], 3)
+            row[f"budget_over_graph{suffix}"] = round(figures["budget"] / figures["graph"], 3)
+        append(row | {"load": load()}, arguments.out)
 
 
 if __name__ == "__main__":

@@ -55,9 +55,9 @@ from neurodeploy.targets.simulate import DEFAULT_TIME_LIMIT_S, simulate
 from neurodeploy.training.checkpoint import Checkpoint, save_weights
 from neurodeploy.training.data.batches import DataSplit
 from neurodeploy.training.distributed import Replicas, seeded, together
-from neurodeploy.training.encoders import check_payload, in_levels, levels_of
+from neurodeploy.training.encoders import check_payload, in_levels, levels_of, spikes_of
 from neurodeploy.training.fit import fit
-from neurodeploy.training.forward import check_labels, evaluate, in_mode, learns, run_model, spikes_of
+from neurodeploy.training.forward import check_labels, evaluate, in_mode, learns, run_model
 from neurodeploy.training.options import FitOptions
 from neurodeploy.training.progress import Progress
 

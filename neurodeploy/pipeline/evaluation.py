@@ -30,8 +30,17 @@ from neurodeploy.targets import arithmetic_named, target_named
 from neurodeploy.targets.simulate import random_spikes, simulate
 from neurodeploy.training import forward
 from neurodeploy.training.distributed import seeded
-from neurodeploy.training.encoders import Readout, check_spikes, decide, for_simulators, levels_of, read_out, simulator_spikes
-from neurodeploy.training.forward import Data, check_labels, in_mode, run_model, spikes_of
+from neurodeploy.training.encoders import (
+    Readout,
+    check_spikes,
+    decide,
+    for_simulators,
+    levels_of,
+    read_out,
+    simulator_spikes,
+    spikes_of,
+)
+from neurodeploy.training.forward import Data, check_labels, in_mode, run_model
 from neurodeploy.training.options import FitOptions
 
 

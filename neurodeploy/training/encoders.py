@@ -10,16 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
+from norse.torch import LIFRecurrentCell
 from numpy.typing import NDArray
 
+from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.errors import DataError, RequestError, TrainingError
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import Network
+
+if TYPE_CHECKING:
+    from neurodeploy.training.options import FitOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +191,70 @@ def check_spikes(spikes: torch.Tensor, where: str, levels: int = 1) -> torch.Ten
     elif not ((spikes == 0) | (spikes == 1)).all():
         raise DataError(where, "holds values other than 0 and 1", remedy="The chip takes spikes; give images an encoder.")
     return spikes
+
+
+_CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
+_WEIGHTS = (torch.nn.Linear, LIFRecurrentCell, *_CONVOLUTIONS)
+
+
+def spikes_of(inputs: Any, model: torch.nn.Module, options: FitOptions) -> torch.Tensor:
+    """Convert inputs to spikes (batch, n_steps, \\*shape) on the model's device: encode images, check spikes in time.
+
+    The shape that the model's first weights take tells the two apart: the number of values of a `Linear` or a recurrent cell,
+    whose inputs are flattened; the channels and sides of a convolution.
+
+    Raises
+    ------
+    DataError
+        Inputs of another shape, or with values that cannot be encoded.
+    """
+    if not isinstance(inputs, (torch.Tensor, np.ndarray)):
+        raise DataError("inputs", f"are {type(inputs).__name__}, not a tensor or an array")
+    tensor = torch.as_tensor(inputs).to(next(model.parameters()).device)
+    if isinstance(model, TrainableNetwork):
+        return _of_shape(tensor, model.network.input_shape, options)
+    first = next((module for module in model.modules() if isinstance(module, _WEIGHTS)), None)
+    if first is None:
+        raise TrainingError("model", "has no Linear module, recurrent cell or convolution, so nothing to train or compress")
+    size: int | None = None  # of a row of values; None for a convolution, which takes channels and sides
+    if isinstance(first, LIFRecurrentCell):
+        size = int(first.input_weights.shape[1])
+    elif isinstance(first, torch.nn.Linear):
+        size = first.in_features
+
+    def fits(shape: torch.Size) -> bool:
+        if size is not None:
+            return len(shape) > 0 and shape.numel() == size
+        assert isinstance(first, _CONVOLUTIONS)
+        return len(shape) == 1 + len(first.kernel_size) and shape[0] == first.in_channels
+
+    if fits(tensor.shape[1:]):
+        return encode(tensor if size is None else tensor.flatten(1), options.n_steps, options.encoder)
+    if fits(tensor.shape[2:]):
+        return check_spikes((tensor if size is None else tensor.flatten(2)).to(torch.float32), "inputs")
+    takes = f"{first.in_channels} channels" if size is None else f"{size} values"
+    raise DataError(
+        "inputs", f"have shape {tuple(tensor.shape)}, but the model's first layer takes {takes}",
+        remedy="Give images (batch, *shape) or spikes (batch, n_steps, *shape).",
+    )  # fmt: skip
+
+
+def _of_shape(tensor: torch.Tensor, shape: tuple[int, ...], options: FitOptions) -> torch.Tensor:
+    """Convert inputs to spikes (batch, n_steps, \\*shape); rows of values stand for images of as many, and images for rows."""
+
+    def fits(found: torch.Size) -> bool:
+        is_flat = len(found) == 1 or len(shape) == 1 or (shape[-2:-1] == (1,) and len(found) == len(shape) - 1)
+        return tuple(found) == shape or (is_flat and len(found) > 0 and found.numel() == math.prod(shape))
+
+    if fits(tensor.shape[1:]):
+        return encode(tensor.reshape(len(tensor), *shape), options.n_steps, options.encoder)
+    if fits(tensor.shape[2:]):
+        return check_spikes(tensor.reshape(*tensor.shape[:2], *shape).to(torch.float32), "inputs")
+    takes = f"{shape[0]} values" if len(shape) == 1 else f"the shape {shape}"
+    raise DataError(
+        "inputs", f"have shape {tuple(tensor.shape)}, but a step of the network takes {takes}",
+        remedy="Give images (batch, *shape) or spikes (batch, n_steps, *shape).",
+    )  # fmt: skip
 
 
 def simulator_spikes(images: torch.Tensor | NDArray[Any], n_steps: int, encoder: Encoder = "rate") -> NDArray[Any]:

@@ -28,8 +28,8 @@ from neurodeploy.simulation.records import EpochRecord
 from neurodeploy.targets import arithmetic_named, arithmetic_of
 from neurodeploy.training.checkpoint import Checkpoint, run_fingerprint, values
 from neurodeploy.training.distributed import Order, Replicas, seeded, together
-from neurodeploy.training.encoders import read_out
-from neurodeploy.training.forward import Data, check_labels, evaluate, in_mode, run_model, spikes_of
+from neurodeploy.training.encoders import read_out, spikes_of
+from neurodeploy.training.forward import Data, check_labels, evaluate, in_mode, run_model
 from neurodeploy.training.options import FitOptions
 from neurodeploy.training.progress import Progress, Step, worst
 

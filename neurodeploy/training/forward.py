@@ -6,7 +6,6 @@ by step.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -15,7 +14,16 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
-from norse.torch import LIFRecurrentCell, SequentialState
+from norse.torch import SequentialState
+from norse.torch.functional.leaky_integrator import li_feed_forward_step
+from norse.torch.functional.leaky_integrator_box import li_box_feed_forward_step
+from norse.torch.functional.lif import lif_feed_forward_step
+from norse.torch.functional.lif_box import lif_box_feed_forward_step
+from norse.torch.functional.reset import reset_value
+from norse.torch.module.leaky_integrator import LICell
+from norse.torch.module.leaky_integrator_box import LIBoxCell
+from norse.torch.module.lif import LIFCell
+from norse.torch.module.lif_box import LIFBoxCell
 from numpy.typing import NDArray
 
 from neurodeploy.compression.saliency import ActiveNeurons, NeuronSubset
@@ -26,8 +34,8 @@ from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import LI, LIF, Conv, Dense, Sparse
 from neurodeploy.passes.dead_neurons import is_depthwise
-from neurodeploy.training.encoders import check_spikes, encode, read_out
-from neurodeploy.training.neurons import NeuronParameters, neurons_of, run
+from neurodeploy.training.encoders import read_out, spikes_of
+from neurodeploy.training.neurons import NeuronParameters, run, run_recurrent
 from neurodeploy.training.options import FitOptions
 
 _TIMELESS = (
@@ -35,6 +43,15 @@ _TIMELESS = (
     torch.nn.MaxPool2d, torch.nn.Flatten, torch.nn.Unflatten, torch.nn.Identity,
 )  # fmt: skip
 """Modules without state: they take all steps at once, as one larger batch."""
+
+
+_STEPS: dict[type[torch.nn.Module], Callable[..., Any]] = {
+    LIFCell: lif_feed_forward_step,
+    LIFBoxCell: lif_box_feed_forward_step,
+    LICell: li_feed_forward_step,
+    LIBoxCell: li_box_feed_forward_step,
+}
+_NUMBERS = ("tau_mem_inv", "tau_syn_inv", "v_leak", "v_th", "v_reset")
 
 
 def run_model(model: torch.nn.Module, spikes: torch.Tensor, active: ActiveNeurons = MappingProxyType({})) -> torch.Tensor:
@@ -120,6 +137,46 @@ def _run_chain(model: SequentialState, spikes: torch.Tensor) -> torch.Tensor:
     return signal
 
 
+def neurons_of(cell: torch.nn.Module, inputs: torch.Tensor) -> NeuronParameters | None:
+    """Parameters of a cell for `neurons.run` on inputs (n_steps, batch, \\*shape); None where only the module itself is exact.
+
+    None for other modules than Norse's LIFCell, LIFBoxCell, LICell and LIBoxCell; for parameters that learn or differ between
+    samples, another surrogate gradient than SuperSpike, another reset than to a value, and modules with hooks.
+    """
+    # type() and not isinstance: a subclass may compute anything
+    if type(cell) not in _STEPS or not inputs.is_floating_point() or cell._forward_hooks or cell._forward_pre_hooks:
+        return None
+    module = cast("Any", cell)
+    numbers = {name: getattr(module.p, name) for name in _NUMBERS if hasattr(module.p, name)}
+    usual = (
+        module.activation is _STEPS[type(cell)]
+        # Norse's other surrogate gradients have no formula here
+        and getattr(module.p, "method", "super") == "super"
+        and getattr(module.p, "reset_method", reset_value) is reset_value
+        and all(_broadcasts(number, inputs) for number in numbers.values())
+    )
+    if not usual:
+        return None
+    return NeuronParameters(
+        gain=module.dt * numbers["tau_mem_inv"],
+        leak=numbers["v_leak"],
+        # the box cells have no synaptic current
+        decay=-module.dt * numbers["tau_syn_inv"] if type(cell) in (LIFCell, LICell) else None,
+        threshold=numbers.get("v_th"),
+        reset=numbers.get("v_reset"),
+        adds_leak=type(cell) is LIFBoxCell,
+    )
+
+
+def _broadcasts(number: Any, inputs: torch.Tensor) -> bool:
+    """Whether a parameter is constant, and broadcasts without changing the inputs' shape and type."""
+    if not isinstance(number, torch.Tensor) or number.requires_grad or (number.ndim and number.dtype != inputs.dtype):
+        return False
+    sides = zip(reversed(number.shape), reversed(inputs.shape[2:]), strict=False)
+    # - 2: without steps and batch
+    return number.ndim <= inputs.ndim - 2 and all(side in (1, wanted) for side, wanted in sides)
+
+
 def _at_all_steps(function: Callable[[torch.Tensor], torch.Tensor], signal: torch.Tensor) -> torch.Tensor:
     """Apply a function without state to all steps; once, where all steps share their memory."""
     if signal.stride(0) == 0:
@@ -178,7 +235,8 @@ class _NetworkRun:
         if (pooled := self._max_pooled(layer)) is not None:
             return pooled, None
         loops = [c for c in inlets if c.source == name]
-        steps = loops or layer.decays or layer.membrane_bias is not None or not (layer.layer.neuron.voltage_decay > 0).all()
+        by_step = layer.decays or layer.membrane_bias is not None or not (layer.layer.neuron.voltage_decay > 0).all()
+        steps = loops or by_step
         own = None if steps or any(not isinstance(c.synapse, Dense) for c in inlets) else self.active.get(name)
         drive: torch.Tensor | None = None
         for inlet in inlets:
@@ -190,13 +248,18 @@ class _NetworkRun:
             drive = first.new_zeros(*first.shape[:2], layer.layer.n_neurons)
         if layer.bias is not None:
             drive = drive + _of(_spread_bias(layer.bias, layer.layer.n_neurons), own)
-        if steps:
+        if by_step:
             return _by_recurrence(layer, loops, drive), None
         parameters = neuron_parameters(layer, own)
         factor = layer.scale / input_gain(layer.layer) if parameters.gain.ndim == 0 else layer.scale / parameters.gain
         # the neurons multiply their input by their gain
-        drive = drive if isinstance(factor, float) and factor == 1 else drive * factor
-        return run(parameters, drive), own
+        scaled = drive if isinstance(factor, float) and factor == 1 else drive * factor
+        if not loops:
+            return run(parameters, scaled), own
+        rows = factor[:, None] if isinstance(factor, torch.Tensor) else factor
+        weights = [(loop.expanded(loop.weight) * rows, loop.delay_steps) for loop in loops]
+        spikes = run_recurrent(parameters, scaled, weights)
+        return _by_recurrence(layer, loops, drive) if spikes is None else spikes, None
 
     def _max_pooled(self, layer: TrainableLayer) -> torch.Tensor | None:
         """Spikes of a max pooling; None for other layers."""
@@ -340,70 +403,8 @@ def _by_recurrence(layer: TrainableLayer, loops: Sequence[TrainableConnection], 
 Data: TypeAlias = "Iterable[tuple[torch.Tensor, torch.Tensor]]"
 """Batches (input, target) that can be iterated repeatedly."""
 
-_CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
-_WEIGHTS = (torch.nn.Linear, LIFRecurrentCell, *_CONVOLUTIONS)
 # bounds the memory of a prediction: all steps of a batch are held at once
 _PREDICT_BATCH = 512
-
-
-def spikes_of(inputs: Any, model: torch.nn.Module, options: FitOptions) -> torch.Tensor:
-    """Convert inputs to spikes (batch, n_steps, \\*shape) on the model's device: encode images, check spikes in time.
-
-    The shape that the model's first weights take tells the two apart: the number of values of a `Linear` or a recurrent cell,
-    whose inputs are flattened; the channels and sides of a convolution.
-
-    Raises
-    ------
-    DataError
-        Inputs of another shape, or with values that cannot be encoded.
-    """
-    if not isinstance(inputs, (torch.Tensor, np.ndarray)):
-        raise DataError("inputs", f"are {type(inputs).__name__}, not a tensor or an array")
-    tensor = torch.as_tensor(inputs).to(next(model.parameters()).device)
-    if isinstance(model, TrainableNetwork):
-        return _of_shape(tensor, model.network.input_shape, options)
-    first = next((module for module in model.modules() if isinstance(module, _WEIGHTS)), None)
-    if first is None:
-        raise TrainingError("model", "has no Linear module, recurrent cell or convolution, so nothing to train or compress")
-    size: int | None = None  # of a row of values; None for a convolution, which takes channels and sides
-    if isinstance(first, LIFRecurrentCell):
-        size = int(first.input_weights.shape[1])
-    elif isinstance(first, torch.nn.Linear):
-        size = first.in_features
-
-    def fits(shape: torch.Size) -> bool:
-        if size is not None:
-            return len(shape) > 0 and shape.numel() == size
-        assert isinstance(first, _CONVOLUTIONS)
-        return len(shape) == 1 + len(first.kernel_size) and shape[0] == first.in_channels
-
-    if fits(tensor.shape[1:]):
-        return encode(tensor if size is None else tensor.flatten(1), options.n_steps, options.encoder)
-    if fits(tensor.shape[2:]):
-        return check_spikes((tensor if size is None else tensor.flatten(2)).to(torch.float32), "inputs")
-    takes = f"{first.in_channels} channels" if size is None else f"{size} values"
-    raise DataError(
-        "inputs", f"have shape {tuple(tensor.shape)}, but the model's first layer takes {takes}",
-        remedy="Give images (batch, *shape) or spikes (batch, n_steps, *shape).",
-    )  # fmt: skip
-
-
-def _of_shape(tensor: torch.Tensor, shape: tuple[int, ...], options: FitOptions) -> torch.Tensor:
-    """Convert inputs to spikes (batch, n_steps, \\*shape); rows of values stand for images of as many, and images for rows."""
-
-    def fits(found: torch.Size) -> bool:
-        is_flat = len(found) == 1 or len(shape) == 1 or (shape[-2:-1] == (1,) and len(found) == len(shape) - 1)
-        return tuple(found) == shape or (is_flat and len(found) > 0 and found.numel() == math.prod(shape))
-
-    if fits(tensor.shape[1:]):
-        return encode(tensor.reshape(len(tensor), *shape), options.n_steps, options.encoder)
-    if fits(tensor.shape[2:]):
-        return check_spikes(tensor.reshape(*tensor.shape[:2], *shape).to(torch.float32), "inputs")
-    takes = f"{shape[0]} values" if len(shape) == 1 else f"the shape {shape}"
-    raise DataError(
-        "inputs", f"have shape {tuple(tensor.shape)}, but a step of the network takes {takes}",
-        remedy="Give images (batch, *shape) or spikes (batch, n_steps, *shape).",
-    )  # fmt: skip
 
 
 def predict(model: torch.nn.Module, inputs: torch.Tensor | NDArray[Any], options: FitOptions) -> NDArray[np.int64]:

@@ -9,34 +9,17 @@ membranes before their reset alone. Gradients of a GPU differ in rounding, since
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from norse.torch.functional.leaky_integrator import li_feed_forward_step
-from norse.torch.functional.leaky_integrator_box import li_box_feed_forward_step
-from norse.torch.functional.lif import lif_feed_forward_step
-from norse.torch.functional.lif_box import lif_box_feed_forward_step
-from norse.torch.functional.reset import reset_value
-from norse.torch.module.leaky_integrator import LICell
-from norse.torch.module.leaky_integrator_box import LIBoxCell
-from norse.torch.module.lif import LIFCell
-from norse.torch.module.lif_box import LIFBoxCell
 from torch.autograd.function import once_differentiable
 
 from neurodeploy.simulation.kernels import Array, compiled
 from neurodeploy.simulation.layer_schedule import PARALLEL_UPDATES, WorkerPool
-
-_STEPS: dict[type[torch.nn.Module], Callable[..., Any]] = {
-    LIFCell: lif_feed_forward_step,
-    LIFBoxCell: lif_box_feed_forward_step,
-    LICell: li_feed_forward_step,
-    LIBoxCell: li_box_feed_forward_step,
-}
-_NUMBERS = ("tau_mem_inv", "tau_syn_inv", "v_leak", "v_th", "v_reset")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,46 +51,6 @@ class NeuronParameters:
     def is_silent_without_input(self) -> bool:
         """Whether the output is 0 as long as the input is."""
         return not bool(self.leak.any()) if self.threshold is None else bool((self.leak < self.threshold).all())
-
-
-def neurons_of(cell: torch.nn.Module, inputs: torch.Tensor) -> NeuronParameters | None:
-    """Parameters of a cell for `neurons.run` on inputs (n_steps, batch, \\*shape); None where only the module itself is exact.
-
-    None for other modules than Norse's LIFCell, LIFBoxCell, LICell and LIBoxCell; for parameters that learn or differ between
-    samples, another surrogate gradient than SuperSpike, another reset than to a value, and modules with hooks.
-    """
-    # type() and not isinstance: a subclass may compute anything
-    if type(cell) not in _STEPS or not inputs.is_floating_point() or cell._forward_hooks or cell._forward_pre_hooks:
-        return None
-    module = cast("Any", cell)
-    numbers = {name: getattr(module.p, name) for name in _NUMBERS if hasattr(module.p, name)}
-    usual = (
-        module.activation is _STEPS[type(cell)]
-        # Norse's other surrogate gradients have no formula here
-        and getattr(module.p, "method", "super") == "super"
-        and getattr(module.p, "reset_method", reset_value) is reset_value
-        and all(_broadcasts(number, inputs) for number in numbers.values())
-    )
-    if not usual:
-        return None
-    return NeuronParameters(
-        gain=module.dt * numbers["tau_mem_inv"],
-        leak=numbers["v_leak"],
-        # the box cells have no synaptic current
-        decay=-module.dt * numbers["tau_syn_inv"] if type(cell) in (LIFCell, LICell) else None,
-        threshold=numbers.get("v_th"),
-        reset=numbers.get("v_reset"),
-        adds_leak=type(cell) is LIFBoxCell,
-    )
-
-
-def _broadcasts(number: Any, inputs: torch.Tensor) -> bool:
-    """Whether a parameter is constant, and broadcasts without changing the inputs' shape and type."""
-    if not isinstance(number, torch.Tensor) or number.requires_grad or (number.ndim and number.dtype != inputs.dtype):
-        return False
-    sides = zip(reversed(number.shape), reversed(inputs.shape[2:]), strict=False)
-    # - 2: without steps and batch
-    return number.ndim <= inputs.ndim - 2 and all(side in (1, wanted) for side, wanted in sides)
 
 
 # Typed: a Python float would make the compiled sums float64, and those round differently from Norse.
@@ -148,6 +91,67 @@ class _AllSteps(torch.autograd.Function):
         membranes = ctx.saved_tensors[0] if ctx.saved_tensors else inputs
         _engine(gradient)[1](ctx.neurons, gradient, membranes, inputs)
         return inputs, None
+
+
+def run_recurrent(
+    neurons: NeuronParameters, inputs: torch.Tensor, loops: Sequence[tuple[torch.Tensor, int]]
+) -> torch.Tensor | None:  # fmt: skip
+    """Run neurons that also receive their own spikes, (n_steps, batch, n); None where there are no compiled loops for them.
+
+    Parameters
+    ----------
+    loops : sequence of (tensor (n, n), int)
+        Weights by target and source, in the units of `inputs`, and steps that a spike waits beyond one.
+    """
+    if inputs.device.type != "cpu" or neurons.threshold is None:
+        return None
+    weights, delays = zip(*loops, strict=True)
+    outputs: torch.Tensor = _Recurrence.apply(inputs.float(), neurons, delays, *weights)  # type: ignore[no-untyped-call]
+    return outputs
+
+
+class _Recurrence(torch.autograd.Function):
+    """All steps of neurons with loops, one after the other: products with the weights in torch, neurons in compiled loops."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: torch.Tensor, neurons: NeuronParameters, delays: tuple[int, ...], *weights: torch.Tensor
+    ) -> torch.Tensor:  # fmt: skip
+        drive = inputs.clone(memory_format=torch.contiguous_format)
+        outputs, membranes = torch.empty_like(drive), torch.empty_like(drive)
+        sources, targets, kept = _flat(drive), _flat(outputs), _flat(membranes)
+        gain, leak, decay, threshold, reset = _of_each(neurons, drive)
+        v, current = np.broadcast_to(leak, targets.shape[1:]).copy(), np.zeros(targets.shape[1:], np.float32)
+        for step in range(len(drive)):
+            for weight, delay in zip(weights, delays, strict=True):
+                if step > delay:
+                    drive[step].addmm_(outputs[step - 1 - delay], weight.T)
+            now = slice(step, step + 1)
+            _forward(
+                sources[now], targets[now], kept[now], gain, leak, decay, threshold, reset, False, v, current, 0, targets.shape[1]
+            )  # fmt: skip
+        ctx.neurons, ctx.delays = neurons, delays
+        ctx.save_for_backward(outputs, membranes, *weights)
+        return outputs
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]  # torch has no type for it
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        outputs, membranes, *weights = ctx.saved_tensors
+        gradient, inputs = gradient.clone(memory_format=torch.contiguous_format), torch.empty_like(outputs)
+        sources, kept, targets = _flat(gradient), _flat(membranes), _flat(inputs)
+        gain, _, decay, threshold, reset = _of_each(ctx.neurons, gradient)
+        v, current = np.zeros((2, *targets.shape[1:]), np.float32)
+        for step in reversed(range(len(inputs))):
+            for weight, delay in zip(weights, ctx.delays, strict=True):
+                if step + 1 + delay < len(inputs):
+                    gradient[step].addmm_(inputs[step + 1 + delay], weight)
+            now = slice(step, step + 1)
+            _backward(sources[now], kept[now], targets[now], gain, decay, threshold, reset, v, current, 0, targets.shape[1])
+        by_weights = [
+            inputs[1 + delay :].flatten(0, 1).T @ outputs[: max(len(inputs) - 1 - delay, 0)].flatten(0, 1) for delay in ctx.delays
+        ]
+        return inputs, None, None, *by_weights
 
 
 def _engine(tensor: torch.Tensor) -> tuple[Callable[..., None], Callable[..., None]]:
@@ -218,8 +222,10 @@ def forward_compiled(
     sources = _flat(inputs[:1] if len(inputs) and inputs.stride(0) == 0 else inputs)
     targets, kept = _flat(outputs), None if membranes is None else _flat(membranes)
 
+    v, current = np.broadcast_to(leak, targets.shape[1:]).copy(), np.zeros(targets.shape[1:], np.float32)
+
     def chunk(start: int, stop: int) -> None:
-        _forward(sources, targets, kept, gain, leak, decay, threshold, reset, neurons.adds_leak, start, stop)
+        _forward(sources, targets, kept, gain, leak, decay, threshold, reset, neurons.adds_leak, v, current, start, stop)
 
     WorkerPool(torch.get_num_threads()).map_ranges(chunk, targets.shape[1], parallel=targets.size > PARALLEL_UPDATES)
 
@@ -228,9 +234,10 @@ def backward_compiled(neurons: NeuronParameters, outputs: torch.Tensor, membrane
     """Compute gradients in compiled loops on the CPU, float32; arguments as of `backward_in_torch`."""
     gain, _, decay, threshold, reset = _of_each(neurons, outputs)
     sources, kept, targets = _flat(outputs), _flat(membranes), _flat(inputs)
+    v, current = np.zeros((2, *targets.shape[1:]), np.float32)
 
     def chunk(start: int, stop: int) -> None:
-        _backward(sources, kept, targets, gain, decay, threshold, reset, start, stop)
+        _backward(sources, kept, targets, gain, decay, threshold, reset, v, current, start, stop)
 
     WorkerPool(torch.get_num_threads()).map_ranges(chunk, targets.shape[1], parallel=targets.size > PARALLEL_UPDATES)
 
@@ -252,9 +259,9 @@ def _flat(tensor: torch.Tensor) -> Array:
 @compiled
 def _forward(
     inputs: Array, outputs: Array, membranes: Array | None, gain: Array, leak: Array, decay: Array | None,
-    threshold: Array | None, reset: Array | None, adds_leak: bool, start: int, stop: int,
+    threshold: Array | None, reset: Array | None, adds_leak: bool, states: Array, currents: Array, start: int, stop: int,
 ) -> None:  # fmt: skip
-    """Fill the outputs of samples start..stop - 1, from the initial state.
+    """Fill the outputs of samples start..stop - 1, from a state, and leave the last one in its place.
 
     Parameters
     ----------
@@ -266,12 +273,12 @@ def _forward(
         Filled with membranes before their reset.
     gain, leak, decay, threshold, reset : array (n,) or None
         Of each neuron, as `NeuronParameters` has them.
+    states, currents : array (batch, n)
+        Membranes and synaptic currents.
     """
     n_steps, _, n = outputs.shape
-    v, current = np.empty(n, np.float32), np.empty(n, np.float32)
     for sample in range(start, stop):
-        v[:] = leak
-        current[:] = _ZERO
+        v, current = states[sample], currents[sample]
         for step in range(n_steps):
             # min: a single step stands for all
             drives, output = inputs[min(step, inputs.shape[0] - 1), sample], outputs[step, sample]
@@ -296,14 +303,15 @@ def _forward(
 @compiled
 def _backward(
     gradients: Array, membranes: Array, by_inputs: Array, gain: Array, decay: Array | None,
-    threshold: Array | None, reset: Array | None, start: int, stop: int,
+    threshold: Array | None, reset: Array | None, states: Array, currents: Array, start: int, stop: int,
 ) -> None:  # fmt: skip
-    """Fill `by_inputs` (n_steps, batch, n) with gradients by the inputs, from those by the outputs; otherwise as `_forward`."""
+    """Fill `by_inputs` (n_steps, batch, n) with gradients by the inputs, from those by the outputs; otherwise as `_forward`.
+
+    `states` and `currents` (batch, n) are the gradients by those of the step after.
+    """
     n_steps, _, n = gradients.shape
-    v, current = np.empty(n, np.float32), np.empty(n, np.float32)
     for sample in range(start, stop):
-        v[:] = _ZERO
-        current[:] = _ZERO
+        v, current = states[sample], currents[sample]
         for step in range(n_steps - 1, -1, -1):
             gradient, out = gradients[step, sample], by_inputs[step, sample]
             for i in range(n):
