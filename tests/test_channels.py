@@ -253,7 +253,7 @@ def test_a_convolutional_network_is_compressed_into_a_core_and_still_reads(name:
     assert made.report.before.cores_used > 1
     assert made.placement.fits
     assert made.placement.cores_used == 1
-    assert any(line.startswith("The chip limits the number of channels: layer0 ") for line in news)
+    assert any(line.startswith("The chip limits channels: layer0 ") for line in news)
     accuracy = made.report.accuracy
     assert accuracy.dense is not None
     assert accuracy.emulated is not None

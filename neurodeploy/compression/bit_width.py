@@ -197,11 +197,20 @@ class LayerFormat:
             )  # fmt: skip
         return replace(self, width=width, grid=grid, rows=rows)
 
-    def with_neurons(self, kept: Mask, parts: Sequence[SliceBudget]) -> LayerFormat:
-        """Return the format with only the `kept` neurons, (n_neurons,), of a layer with these slices; no slice loses all."""
-        rows = {part.name: np.flatnonzero(kept[part.start : part.stop]) for part in parts}
-        # No entry for a slice that keeps all, nor for one that would keep none: that stays whole.
-        return replace(self, rows={part.name: rows[part.name] for part in parts if 0 < rows[part.name].size < part.neurons})
+    def with_neurons(self, kept: Mask, parts: Sequence[SliceBudget], among: Mask | None = None) -> LayerFormat:
+        """Return the format with only the `kept` neurons, (n_neurons,), of a layer with these slices; no slice loses all.
+
+        `among` has the neurons that may stay, all by default.
+        """
+        may_stay, rows = np.ones_like(kept) if among is None else among, {}
+        for part in parts:
+            run = slice(part.start, part.stop)
+            found = np.flatnonzero(kept[run] & may_stay[run])
+            if not found.size:  # a slice that would keep none stays whole
+                found = np.flatnonzero(may_stay[run])
+            if 0 < found.size < part.neurons:
+                rows[part.name] = found
+        return replace(self, rows=rows)
 
     def left_out(self, parts: Sequence[SliceBudget]) -> Mask:
         """Mask of the neurons that do not stay, (n_neurons,), of a layer with these slices."""

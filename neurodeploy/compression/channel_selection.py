@@ -1,8 +1,9 @@
-"""Pruning of convolutions by Fisher saliency: to the channels that the budget holds, and to the weights that its memory holds.
+"""Pruning by Fisher saliency: to the channels and neurons that the budget holds, and of kernels to the weights that fit.
 
-A channel is removed by masking its weights and those that read it. Layers joined by a pooling, by a skip without weights or by a
-sum of their spikes lose the same channels. The loss of removing one is, to second order, the squared slope of the loss along it:
-the sum over its outgoing weights of w dL/dw (Fisher pruning; Theis et al., arXiv 1801.05787).
+A unit, which is a channel or a neuron of a row, is removed by masking its weights and those that read it. Layers joined by a
+pooling, by a skip without weights or by a sum of their spikes lose the same units. The loss of removing one is, to second order,
+the squared slope of the loss along it: the sum over its outgoing weights of w dL/dw (Fisher pruning; Theis et al., arXiv
+1801.05787).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from types import MappingProxyType
 from typing import Any
 
@@ -25,10 +27,11 @@ from neurodeploy.ir.connectivity import is_convolution
 from neurodeploy.ir.graph import wait_steps
 from neurodeploy.ir.network import Conv
 from neurodeploy.mapping.budget.budget import Budget, SliceBudget
-from neurodeploy.mapping.budget.channel_counts import first_channels
+from neurodeploy.mapping.budget.channel_counts import first_units
 from neurodeploy.passes.dead_neurons import is_depthwise, tied_layers
 from neurodeploy.resources.convolution_lists import kept_weights
 from neurodeploy.resources.counting import LayerCount
+from neurodeploy.resources.encodings import most_targets
 from neurodeploy.targets import arithmetic_of
 
 _CHANNEL_RATE = 0.01
@@ -38,42 +41,66 @@ _SHARE_BISECTIONS = 14
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChannelSelection:
-    """Layers with more channels than they may keep, and the weights that read them.
+class UnitSelection:
+    """Layers with more channels, or neurons, than they may keep, and the weights that read them.
 
     Attributes
     ----------
     layers : tuple of str
-        They lose the same channels.
-    keep : int
-        Channels that the budget holds.
+        They lose the same units.
+    runs : tuple of (start, stop, most, keep)
+        Units start..stop-1: all channels, or the neurons of a slice; of them at most so many to begin with, and in the budget.
     readers : tuple of TrainableConnection
         Convolutions of all channels, and matrices.
-    mask : tensor (channels,), bool
-        Kept channels.
-    saliency : tensor (channels,)
-        Mean squared slope of the loss along each channel, over the steps in which it was kept.
-    steps : tensor (channels,)
+    mask : tensor (units,), bool
+        Kept units.
+    saliency : tensor (units,)
+        Mean squared slope of the loss along each unit, over the steps in which it was kept.
+    steps : tensor (units,)
         Number of those steps.
     """
 
     layers: tuple[str, ...]
-    keep: int
+    runs: tuple[tuple[int, int, int, int], ...]
     readers: tuple[TrainableConnection, ...]
     mask: torch.Tensor
     saliency: torch.Tensor
     steps: torch.Tensor
 
-    def by_channel(self, values: torch.Tensor) -> torch.Tensor:
-        """Sum values, one per weight of a reader, by channel: (channels,)."""
+    @property
+    def keep(self) -> int:
+        """Units that the budget holds."""
+        return sum(run[-1] for run in self.runs)
+
+    def by_unit(self, values: torch.Tensor, reader: TrainableConnection) -> torch.Tensor:
+        """Sum values, one per weight of a reader, by unit: (units,)."""
+        n = len(self.mask)
+        if values.shape[1] % n:  # neurons share columns
+            values = reader.expanded(values) / reader.axons
         # a matrix reads an image channel by channel, so one channel's columns are consecutive
-        return values.reshape(len(values), len(self.mask), -1).sum(dim=(0, 2))
+        return values.reshape(len(values), n, -1).sum(dim=(0, 2))
 
     def columns(self, reader: TrainableConnection) -> torch.Tensor:
-        """Mask of the kept channels, in a shape that multiplies a reader's weights."""
+        """Mask of the kept units, in a shape that multiplies a reader's weights."""
         # a matrix has columns for the pixels of a channel, a convolution one input for each channel
-        shape = reader.weight.shape
-        return self.mask.repeat_interleave(shape[1] // len(self.mask)).reshape(1, -1, *[1] * (len(shape) - 2))
+        shape, n = reader.weight.shape, len(self.mask)
+        if shape[1] % n and reader.places is not None:
+            kept = torch.zeros(shape[1], device=self.mask.device).index_add(0, reader.places, self.mask.float()) > 0
+        else:
+            kept = self.mask.repeat_interleave(shape[1] // n)
+        return kept.reshape(1, -1, *[1] * (len(shape) - 2))
+
+    def choose(self, progress: float) -> None:
+        """Keep the most salient units of each run, as many as are in force at `progress` 0..1."""
+        scores = self.saliency
+        if not self.steps.any():
+            # before the first gradient, the squared weights that read a unit stand for its saliency
+            scores = torch.stack([self.by_unit(reader.weight.square(), reader) for reader in self.readers]).sum(dim=0)
+        self.mask.zero_()
+        for start, stop, most, keep in self.runs:
+            n = between(most, keep, progress)
+            # stable: ties go to the lower unit on every machine
+            self.mask[start + scores[start:stop].argsort(descending=True, stable=True)[:n]] = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,13 +157,13 @@ class KernelSelection:
 
 
 class Channels:
-    """Channels of a network's convolutions under a budget, and the rounding of all layers that lose no synapses.
+    """Channels and neurons of a network under a budget, and the rounding of all layers that lose no synapses.
 
     Parameters
     ----------
     model : TrainableNetwork
     budget : Budget
-        Its convolutions have as many channels as may be kept.
+        Its convolutions have as many channels as may be kept, and its rows as many neurons.
     thresholds : mapping of layer to float, optional
         Firing thresholds in the units of the parameters; for the layers in it the loss sees weights rounded to the chip's
         integers.
@@ -145,8 +172,8 @@ class Channels:
     ----------
     convolutions : dict of layer to tuple of TrainableConnection
         Trained weights of the layers that have no `WeightMatrix`.
-    choices : list of ChannelSelection
-        One for each group of layers that loses channels.
+    choices : list of UnitSelection
+        One for each group of layers that loses channels or neurons.
     n_weights : int
         Of the convolutions.
     """
@@ -155,6 +182,7 @@ class Channels:
         self, model: TrainableNetwork, budget: Budget, thresholds: Mapping[str, float] = MappingProxyType({})
     ) -> None:  # fmt: skip
         rows = find_layers(model, budget)
+        self._rows = frozenset(rows)
         self.model, self.width, self.target = model, budget.weight_bits, arithmetic_of(budget.profile).name
         self.convolutions = {
             layer.layer.name: inlets
@@ -162,17 +190,14 @@ class Channels:
             if layer.layer.name not in rows and (inlets := tuple(c for c in layer.inlets if not c.is_fixed))
         }
         self.n_weights = sum(c.weight.numel() for inlets in self.convolutions.values() for c in inlets)
-        self.choices = [
-            _selection(model, names, budget.grid(names[0])[0])
-            for names in tied_layers(model.network)
-            if len(budget.grid(names[0])) == 3 and budget.grid(names[0])[0] < model.network[names[0]].shape[0]
-        ]
+        choices = [_selection(model, names, _runs(model, names, budget)) for names in tied_layers(model.network)]
+        self.choices = [choice for choice in choices if choice.keep < len(choice.mask)]
         self.kernels = _kernel_selections(model, budget, self.convolutions)
         self.thresholds = {name: threshold for name, threshold in thresholds.items() if name in self.convolutions}
         self._biases = {name: bias for name in self.thresholds if (bias := model[name].bias) is not None}
 
     def _masks(self) -> dict[str, torch.Tensor]:
-        """Kept channels by layer, of layers that lose some."""
+        """Kept units by layer, of layers that lose some."""
         return {name: choice.mask for choice in self.choices for name in choice.layers}
 
     @property
@@ -196,7 +221,7 @@ class Channels:
         return total
 
     def columns(self, matrix: WeightMatrix) -> torch.Tensor | None:
-        """Inputs of a dense layer that come from kept channels, (n_in,) bool; None where all channels are kept."""
+        """Inputs of a dense layer that come from kept units, (n_in,) bool; None where all units are kept."""
         found: torch.Tensor | None = None
         for choice in self.choices:
             for block in matrix.blocks:
@@ -205,6 +230,20 @@ class Channels:
                         found = torch.ones(matrix.n_in, dtype=torch.bool, device=choice.mask.device) if found is None else found
                         found[block.columns] = choice.columns(inlet)[0]
         return found
+
+    @property
+    def neurons(self) -> dict[str, torch.Tensor]:
+        """Kept neurons, (n_neurons,) bool, of rows that lose some."""
+        return {name: mask for name, mask in self._masks().items() if name in self._rows}
+
+    def mask_removed(self, layers: Mapping[str, WeightMatrix], masks: Mapping[str, torch.Tensor]) -> None:
+        """Mask the synapses of removed units in the masks (n_out, n_in) of dense layers, in place."""
+        neurons = self.neurons
+        for name, mask in masks.items():
+            if (columns := self.columns(layers[name])) is not None:
+                mask &= columns
+            if name in neurons:
+                mask &= neurons[name][:, None]
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
@@ -261,7 +300,7 @@ class Channels:
     def update(self) -> None:
         """Update the saliencies from the gradients of a step."""
         for choice in self.choices:
-            slopes = [choice.by_channel(reader.weight * reader.weight.grad) for reader in choice.readers
+            slopes = [choice.by_unit(reader.weight * reader.weight.grad, reader) for reader in choice.readers
                       if reader.weight.grad is not None]  # fmt: skip
             if not slopes:
                 continue
@@ -273,16 +312,9 @@ class Channels:
 
     @torch.no_grad()
     def choose(self, progress: float) -> None:
-        """Keep the most salient channels, as many as are in force at `progress` 0..1."""
+        """Keep the most salient units and kernel weights, as many as are in force at `progress` 0..1."""
         for choice in self.choices:
-            n = between(len(choice.mask), choice.keep, progress)
-            scores = choice.saliency
-            if not choice.steps.any():
-                # before the first gradient, the squared weights that read a channel stand for its saliency
-                scores = torch.stack([choice.by_channel(reader.weight.square()) for reader in choice.readers]).sum(dim=0)
-            # stable: ties go to the lower channel on every machine
-            kept = scores.argsort(descending=True, stable=True)[:n]
-            choice.mask.zero_()[kept] = True
+            choice.choose(progress)
         masks = self._masks()
         for kernel in self.kernels:
             everything = torch.ones(len(kernel.mask), dtype=torch.bool, device=kernel.mask.device)
@@ -295,8 +327,10 @@ class Channels:
             weight.mul_(mask)
 
     def overruns(self) -> Mapping[str, float]:
-        """Channels over those of the budget, less one."""
-        return {f"{choice.layers[0]} channels": int(choice.mask.sum()) / choice.keep - 1 for choice in self.choices}
+        """Units over those of the budget, less one."""
+        kinds = {choice.layers[0]: "neurons" if choice.layers[0] in self._rows else "channels" for choice in self.choices}
+        return {f"{name} {kind}": int(choice.mask.sum()) / choice.keep - 1
+                for choice, (name, kind) in zip(self.choices, kinds.items(), strict=True)}  # fmt: skip
 
     def state_dict(self) -> Mapping[str, Any]:
         """Kept channels and weights, their saliencies, and the steps these are of."""
@@ -314,16 +348,39 @@ class Channels:
                 getattr(kernel, name).copy_(tensor)
 
 
-def _selection(model: TrainableNetwork, names: tuple[str, ...], keep: int) -> ChannelSelection:
-    """All channels of some tied layers, to begin with."""
+def _runs(model: TrainableNetwork, names: tuple[str, ...], budget: Budget) -> tuple[tuple[int, int, int, int], ...]:
+    """Runs of the units of some tied layers, as `UnitSelection` has them."""
+    grid = budget.grid(names[0])
+    if len(grid) == 3:
+        n = model.network[names[0]].shape[0]
+        return ((0, n, n, grid[0]),)
+    # layers may be cut in different places: the number of kept neurons before each of them
+    before = {0: 0}
+    for name in names:
+        parts = budget.of(name)
+        before |= zip((part.stop for part in parts), accumulate(part.kept_neurons for part in parts), strict=True)
+    longest = max(part.neurons for name in names for part in budget.of(name))
+    runs = []
+    for (start, kept_before), (stop, kept) in pairwise(sorted(before.items())):
+        keep = kept - kept_before
+        # more than the index bits of a list tell apart cannot be in force
+        most = (stop - start) * min(most_targets(budget.profile), longest) // longest
+        runs.append((start, stop, max(most, keep), keep))
+    return tuple(runs)
+
+
+def _selection(
+    model: TrainableNetwork, names: tuple[str, ...], runs: tuple[tuple[int, int, int, int], ...]
+) -> UnitSelection:  # fmt: skip
+    """All units of some tied layers, to begin with."""
     n = model.network[names[0]].shape[0]
     readers: dict[torch.Tensor, TrainableConnection] = {}
     for inlet in (inlet for layer in model for inlet in layer.inlets):
         if inlet.source in names and not inlet.is_fixed and not (is_convolution(inlet.synapse) and is_depthwise(inlet.synapse)):
             readers.setdefault(inlet.weight, inlet)
     device = next(iter(model.parameters())).device
-    return ChannelSelection(
-        layers=names, keep=keep, readers=tuple(readers.values()), mask=torch.ones(n, dtype=torch.bool, device=device),
+    return UnitSelection(
+        layers=names, runs=runs, readers=tuple(readers.values()), mask=torch.ones(n, dtype=torch.bool, device=device),
         saliency=torch.zeros(n, device=device), steps=torch.zeros(n, device=device),
     )  # fmt: skip
 
@@ -339,7 +396,7 @@ def _kernel_selections(
         A slice has no memory for one weight of each input channel.
     """
     planned = {name: budget.grid(name)[0] for name in convolutions if len(budget.grid(name)) == 3}
-    narrow = first_channels(model.network, {
+    narrow = first_units(model.network, {
         name: n for names in tied_layers(model.network) for name in names
         if (n := budget.grid(name)[0]) < model.network[name].shape[0] and len(budget.grid(name)) == 3
     })  # fmt: skip

@@ -23,6 +23,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 
 from neurodeploy.compression.bit_width import LayerFormat, LayerSaliency, best_grid, best_width
@@ -226,7 +227,7 @@ class MinimaxPruning(Pruning):
 
     def _rounded(self) -> AbstractContextManager[None]:
         biases = {
-            bias: grid.round_biases(bias.detach(), self._kept(name))
+            bias: grid.round_biases(self._bias(name, bias), self._kept(name))
             for name in self._biased
             if (bias := self.layers[name].bias) is not None and (grid := self.formats[name].grid) is not None
         }
@@ -251,18 +252,22 @@ class MinimaxPruning(Pruning):
     def _kept(self, name: str) -> torch.Tensor:
         """Kept weights of a layer, and the biases that reach it by synapses, (n,): they share a scale and their signs."""
         weight, bias = self._masked(name), self.layers[name].bias
-        return weight if bias is None or name not in self._biased else torch.cat([weight.flatten(), bias.detach()])
+        return weight if bias is None or name not in self._biased else torch.cat([weight.flatten(), self._bias(name, bias)])
+
+    def _bias(self, name: str, bias: torch.Tensor) -> torch.Tensor:
+        """Biases of a layer, 0 for the neurons that the plan removes."""
+        kept = self.channels.neurons.get(name)
+        return bias.detach() if kept is None else bias.detach() * kept
 
     def choose(self, progress: float) -> None:
         """Select the kept synapses, and with them the multipliers, under the budget in force at `progress` 0..1."""
         self._choose_formats_and_channels(progress)
-        if self.options.idle:
-            # all neurons again: one that was idle in the last selection may be useful in this one
-            self.formats = {name: replace(form, rows={}) for name, form in self.formats.items()}
+        # all neurons of the plan again: one that was idle in the last selection may be useful in this one
+        self._leave_out()
         self._choose_synapses(progress)
         # before the full budget is in force, a neuron without synapses may get some again
         if self.options.idle and self.layers and progress >= 1:
-            self._leave_out_idle()
+            self._leave_out(idle=True)
             self._choose_synapses(progress)
 
     def _choose_formats_and_channels(self, progress: float) -> None:
@@ -274,11 +279,18 @@ class MinimaxPruning(Pruning):
         # Channels before synapses: a removed channel takes its columns out of the selection.
         self.channels.choose(progress)
 
-    def _leave_out_idle(self) -> None:
-        """Leave out neurons without kept inputs or outputs: others get their memory, and need fewer index bits."""
-        for name, kept in needed_neurons(masked_network(self.model, self.layers, self.masks)).items():
-            if name in self.layers:
-                self.formats[name] = self.formats[name].with_neurons(kept, self.budget.of(name))
+    def _leave_out(self, *, idle: bool = False) -> None:
+        """Leave out the neurons that the plan removes; with `idle`, also those without kept inputs or outputs.
+
+        Others get their memory, and need fewer index bits.
+        """
+        needed = needed_neurons(masked_network(self.model, self.layers, self.masks)) if idle else {}
+        planned = {name: mask.cpu().numpy() for name, mask in self.channels.neurons.items()}
+        for name, matrix in self.layers.items():
+            everything = np.ones(len(matrix.weight), dtype=np.bool_)
+            self.formats[name] = self.formats[name].with_neurons(
+                needed.get(name, everything), self.budget.of(name), planned.get(name)
+            )
 
     def _choose_synapses(self, progress: float) -> None:
         """Select synapses core by core, under the budget in force."""
@@ -297,9 +309,8 @@ class MinimaxPruning(Pruning):
                     self.multipliers[name] = max(self.multipliers[name], price)
         removed = self._left_out()
         leaves_out = any(out.any() for out in removed.values())
+        self.channels.mask_removed(self.layers, self.masks)
         for name, mask in self.masks.items():
-            if (columns := self.channels.columns(self.layers[name])) is not None:
-                mask &= columns
             if leaves_out:
                 # a selection that holds everything also holds what comes from neurons that are left out
                 mask &= torch.from_numpy(self.layers[name].columns_without(removed)).to(mask.device)

@@ -373,6 +373,8 @@ class MinimaxSaddlePruning(MinimaxPruning):
             super().choose(progress)
             return
         self._choose_formats_and_channels(progress)
+        if self.channels.neurons:
+            self._leave_out()
         nodes = self.options.nodes
         node = min(math.floor(progress * nodes) + 1, nodes) / nodes
         size, self.progress = max(progress - self.progress, 0.0) / self.options.inner_steps, progress
@@ -386,12 +388,10 @@ class MinimaxSaddlePruning(MinimaxPruning):
                 point.advance(size, self.options)
             self.multipliers |= point.prices()
             self._take(point)
-        for name, mask in self.masks.items():
-            if (columns := self.channels.columns(self.layers[name])) is not None:
-                mask &= columns
+        self.channels.mask_removed(self.layers, self.masks)
         # before the full budget is in force, a neuron without synapses may get some again
         if self.options.idle and self.layers and progress >= 1:
-            self._leave_out_idle()
+            self._leave_out(idle=True)
         self._active = active_neurons(self.model, self.layers, self.masks)
 
     @property

@@ -25,6 +25,7 @@ from neurodeploy.compression.weight_matrices import WeightMatrix
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Integers
 from neurodeploy.mapping.budget.budget import AxonCap, Budget, SliceBudget
+from neurodeploy.resources.encodings import most_targets
 from neurodeploy.resources.usage import count
 
 # in the order in which they run: `fit` compares positions
@@ -175,8 +176,9 @@ def memory_in_force(
     full = 0
     for part in parts:
         # every column has a synapse onto each neuron of the slice
-        synapses = np.full(max(cap.stop for cap in part.sources), part.neurons)
-        full += _stored_bits(layers.get(part.layer), synapses, part.neurons, budget.weight_bits, budget.profile)
+        neurons = min(part.neurons, max(most_targets(budget.profile), part.kept_neurons))
+        synapses = np.full(max(cap.stop for cap in part.sources), neurons)
+        full += _stored_bits(layers.get(part.layer), synapses, neurons, budget.weight_bits, budget.profile)
     return between(full, sum(part.synapse_memory_bits for part in parts), progress)
 
 

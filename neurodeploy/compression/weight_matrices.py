@@ -23,7 +23,7 @@ from neurodeploy.mapping.budget.budget import AxonCap, Budget, SliceBudget
 from neurodeploy.passes.dead_neurons import needed_neurons
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.encodings import Formula, list_bits, weight_bits
-from neurodeploy.resources.usage import grid_of
+from neurodeploy.resources.usage import Region, grid_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,7 +294,8 @@ def _check_least(layers: Mapping[str, WeightMatrix], plan: Budget, budget: Budge
     for parts in plan.by_core():
         least = [
             min(
-                block.bits(np.ones(1, dtype=np.int64), part.neurons, width, budget.profile) for block in layers[part.layer].blocks
+                block.bits(np.ones(1, dtype=np.int64), part.kept_neurons, width, budget.profile)
+                for block in layers[part.layer].blocks
             )
             for part in parts
         ]
@@ -317,5 +318,6 @@ def _never_pruned(matrix: WeightMatrix, part: SliceBudget, width: int, profile: 
         return 0, 0
     connections, waits = zip(*rest, strict=True)
     layer = replace(matrix.layer.layer, connections=connections)
-    usage = LayerCount(layer, width, profile, connectivity=1.0, wait_steps=waits).usage(part.region)
+    region = part.region if part.neurons == part.kept_neurons else Region.run(part.start, part.start + part.kept_neurons)
+    usage = LayerCount(layer, width, profile, connectivity=1.0, wait_steps=waits).usage(region)
     return usage.synapse_memory_bits, usage.input_axons

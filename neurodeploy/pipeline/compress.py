@@ -163,9 +163,8 @@ def compress(
         before = lay_out(network.network, profile, cores=cores, bits=counted_bits)
         say(_verdict(before))
         budget = narrow_budget(network.network, profile, cores=cores, bits=counted_bits)
-        fewer = [(layer.name, budget.grid(layer.name)[0], layer.shape[0]) for layer in network.network if len(layer.shape) == 3]
-        if narrowed := [f"{name} {left} of {n_channels}" for name, left, n_channels in fewer if left < n_channels]:
-            say(f"The chip limits the number of channels: {', '.join(narrowed)}.")
+        if removals := budget.removals({layer.name: layer.n_neurons for layer in network.network}):
+            say(f"The chip limits {removals}.")
         run = _CompressionRun(
             model=model, network=network, sample=sample, data=data, options=options, folder=folder, cores=cores, say=say,
             before=before, budget=budget, levels=levels, bits=bits, method=factory,

@@ -18,7 +18,7 @@ from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.allocation import Gain, Unpruned, gains, share_budget
 from neurodeploy.mapping.budget.budget import Budget
-from neurodeploy.mapping.budget.channel_counts import narrow_budget, narrowable
+from neurodeploy.mapping.budget.channel_counts import narrow_budget
 from neurodeploy.mapping.delay_balancing import Balance, balance, balanced
 from neurodeploy.mapping.place import arrange_placement, lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
@@ -74,15 +74,11 @@ class Inspection:
 
     @property
     def compressible(self) -> str:
-        """A sentence that says whether `compress` can make the network fit, and how many channels convolutions then keep."""
+        """A sentence that says whether `compress` can make the network fit, and how many channels or neurons layers then keep."""
         if self.budget is None:
             return f"Compressible: no. {self.infeasible}"
-        kept = {layer.layer: (self.budget.grid(layer.layer), layer.neurons) for layer in self.budget.layers}
-        fewer = [
-            f"{name} {grid[0]} of {self.placement.of(name).neurons * grid[0] // neurons}"
-            for name, (grid, neurons) in kept.items() if len(grid) == 3 and neurons < self.placement.of(name).neurons
-        ]  # fmt: skip
-        return f"Compressible: yes; channels: {', '.join(fewer)}." if fewer else "Compressible: yes."
+        removals = self.budget.removals({layer.layer: self.placement.of(layer.layer).neurons for layer in self.budget.layers})
+        return f"Compressible: yes; {removals}." if removals else "Compressible: yes."
 
     @property
     def layers(self) -> tuple[LayerReport, ...]:
@@ -136,22 +132,22 @@ def inspect(
     try:
         # a placement counted at another connectivity is not that of the unpruned network
         unpruned = Unpruned(network, profile, bits, placement if connectivity in (None, 1.0) else None)
-        budget = share_budget(network, profile, cores=cores, bits=bits, unpruned=unpruned)
-    except BudgetError as error:
-        # convolutions keep all their channels above
-        fewer, reason = _with_fewer_channels(network, profile, cores, bits)
-        return Inspection(placement=placement, budget=fewer, infeasible=None if fewer else reason or error, balances=balances)
+        budget = share_budget(network, profile, cores=cores, bits=bits, unpruned=unpruned, explain=False)
+    except BudgetError:
+        # all channels and neurons stay above
+        fewer, reason = _with_fewer_neurons(network, profile, cores, bits)
+        return Inspection(placement=placement, budget=fewer, infeasible=reason, balances=balances)
     more = gains(network, profile, budget, unpruned=unpruned)
     return Inspection(placement=placement, budget=budget, infeasible=None, gains=more, balances=balances)
 
 
-def _with_fewer_channels(
+def _with_fewer_neurons(
     network: Network | QuantizedNetwork, profile: HardwareProfile, cores: int, bits: int
 ) -> tuple[Budget | None, NeurodeployError | None]:  # fmt: skip
-    """The budget with fewer channels, as `compress` makes it, or why there is none."""
+    """The budget with fewer channels or neurons, as `compress` makes it, or why there is none."""
     try:
         floats = dequantize(network) if isinstance(network, QuantizedNetwork) else network
-        return (narrow_budget(floats, profile, cores=cores, bits=bits), None) if narrowable(floats) else (None, None)
+        return narrow_budget(floats, profile, cores=cores, bits=bits), None
     except NeurodeployError as error:
         return None, error
 

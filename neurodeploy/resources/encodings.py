@@ -109,6 +109,11 @@ def index_bits(n_neurons: int, profile: HardwareProfile) -> int:
     return _narrowest("target index", needed, profile, "index_bits")
 
 
+def most_targets(profile: HardwareProfile) -> int:
+    """Most neurons that the indices of a sparse list distinguish; `UNLIMITED` on a chip without such lists."""
+    return 1 << profile["index_bits"].choices[-1] if "sparse" in profile["encodings"].names else UNLIMITED
+
+
 def weight_bits(width: int, profile: HardwareProfile) -> int:
     """Narrowest weight width of the chip that has at least `width` bits.
 

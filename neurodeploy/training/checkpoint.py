@@ -49,9 +49,12 @@ def run_fingerprint(
     limits = None
     if budget is not None:
         limits = {"chip": budget.profile.name, "weight_bits": budget.weight_bits} | {
-            part.name: [part.core, part.synapse_memory_bits, part.input_axons, [cap.axons for cap in part.sources or ()]]
+            part.name: [
+                part.core, part.synapse_memory_bits, part.input_axons, [cap.axons for cap in part.sources or ()],
+                *([part.max_neurons] if part.max_neurons < part.neurons else []),
+            ]
             for part in budget.slices
-        }
+        }  # fmt: skip
     return {
         **_settings(options),
         "batches": order.n_batches,

@@ -33,6 +33,8 @@ class LargestChannels(Channels):
         """Select the channels with the largest norms now."""
         for choice in self.choices:
             filters = [inlet.weight.detach() for name in choice.layers for inlet in self.convolutions.get(name, ())]
+            if not filters:
+                continue  # neurons of a row, by the weights that read them
             choice.saliency.copy_(torch.stack([weight.abs().flatten(1).sum(dim=1) for weight in filters]).sum(dim=0))
             choice.steps.fill_(1)
         super().choose(progress)
@@ -80,6 +82,7 @@ class Masked(MinimaxPruning, ABC):
         self.channels.choose(progress)
         if not self.is_final:
             self.select(progress)
+            self.channels.mask_removed(self.layers, self.masks)
         self._leave_out_dead()
         if self._n_choices % self.options.format_interval == 0:
             self._choose_forms()

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.errors import BudgetError
-from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
 from neurodeploy.ir.arrays import html_table
 from neurodeploy.ir.graph import INPUT, wait_steps
 from neurodeploy.ir.network import Network
@@ -53,6 +53,8 @@ class SliceBudget:
         Layer whose neurons the caps count.
     biases : int
         Axons of neurons that bring biases, on top of the caps: they are never pruned.
+    max_neurons : int
+        Neurons of the region that may stay; the others are removed.
     """
 
     layer: str
@@ -63,6 +65,7 @@ class SliceBudget:
     sources: tuple[AxonCap, ...]
     source: str = INPUT
     biases: int = 0
+    max_neurons: int = UNLIMITED
 
     @property
     def name(self) -> str:
@@ -81,6 +84,11 @@ class SliceBudget:
     @property
     def neurons(self) -> int:
         return self.region.n_neurons
+
+    @property
+    def kept_neurons(self) -> int:
+        """Neurons that may stay: all of them, or `max_neurons`."""
+        return min(self.neurons, self.max_neurons)
 
 
 Slices: TypeAlias = "tuple[SliceBudget, ...]"
@@ -196,6 +204,22 @@ class Budget:
             ),
         )  # fmt: skip
 
+    def removals(self, n_neurons: Mapping[str, int]) -> str:
+        """Text that names the layers that lose channels or neurons: ``channels: first 3 of 8; neurons: hidden 24 of 128``.
+
+        Parameters
+        ----------
+        n_neurons : mapping of layer to int
+            Neurons of each layer before.
+        """
+        found = defaultdict[str, list[str]](list)
+        for layer in self.layers:
+            if layer.neurons < (whole := n_neurons[layer.layer]):
+                grid = self.grid(layer.layer)
+                kind, plane = ("channels", math.prod(grid[1:])) if len(grid) == 3 else ("neurons", 1)
+                found[kind].append(f"{layer.layer} {layer.neurons // plane} of {whole // plane}")
+        return "; ".join(f"{kind}: {', '.join(lost)}" for kind, lost in sorted(found.items()))
+
     def of_neurons(self, kept: Mapping[str, NDArray[np.bool_]]) -> Budget:
         """The same limits for the network without some of its neurons.
 
@@ -242,6 +266,8 @@ class Budget:
             width = bits_of(layer, (widths or {}).get(layer.name, self.weight_bits))
             count = LayerCount(layer, width, self.profile, wait_steps=waiting[layer.name])
             for part in self.of(layer.name):
+                if part.neurons > part.max_neurons:
+                    yield BudgetOverrun(slice=part, resource="neurons", need=part.neurons, limit=part.max_neurons)
                 usage = count.usage(part.region)
                 memory[part.core].append((part, usage.synapse_memory_bits))
                 if usage.input_axons > part.input_axons:

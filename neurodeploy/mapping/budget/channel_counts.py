@@ -1,15 +1,16 @@
-"""Number of channels that convolutions keep under a budget.
+"""Number of channels that convolutions keep under a budget, and of neurons that dense layers keep.
 
 Of a convolution mostly its neurons and their axons bind on the chip, so whole channels are pruned; of one with many channels and
-a small image it is the memory of its kernels, which lose synapses besides. The chip decides how many channels and synapses fit,
-training which ones stay.
+a small image it is the memory of its kernels, which lose synapses besides. Dense layers lose synapses, and neurons only where no
+pruning of synapses is enough. The chip decides how many channels, neurons and synapses fit, training which ones stay.
+A *unit* below is a channel of an image or a neuron of a row.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -17,34 +18,35 @@ import numpy as np
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.connectivity import is_convolution
+from neurodeploy.ir.graph import bias_layers
 from neurodeploy.ir.network import Network
 from neurodeploy.mapping.budget.allocation import Unpruned, share_budget
-from neurodeploy.mapping.budget.budget import Budget
+from neurodeploy.mapping.budget.budget import AxonCap, Budget, SliceBudget
 from neurodeploy.passes.dead_neurons import is_depthwise, tied_layers, trimmable, without_neurons
-from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
+from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, Region
 
 # Below the highest level convolutions lose more channels, but dense layers keep more synapses.
 LEVEL_FRACTIONS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 """Fractions of the highest feasible level that are tried."""
 LEVELS = 64
-"""Resolution of the level."""
+"""Resolution of the level for channels."""
 
 
 def narrow_budget(
     network: Network, profile: HardwareProfile, *, cores: int | None = None, bits: int = DEFAULT_WEIGHT_BITS
 ) -> Budget:
-    """Share the cores of a chip among layers: convolutions lose channels, dense layers synapses.
+    """Share the cores of a chip among layers: convolutions lose channels, dense layers synapses, and neurons where they have to.
 
     A convolution keeps a share c of its channels, and all layers shares b of their synapse memory, as `share_budget` gives them
     once the channels are known. Shares c are inversely proportional to the square root of the neurons that a layer has, with
     its pools, and never beyond 1: for a fixed number of neurons this minimises the sum of 1 / c, the loss by pruning being
     about inverse in the share that is kept. Of the feasible levels, the one with the smallest sum of 1 / c and 1 / b is
-    taken.
+    taken. Where no level is feasible, hidden dense layers lose neurons in the same way.
 
     Parameters
     ----------
     network : Network
-        A chain. Without a convolution that can lose channels the result is that of `share_budget`.
+        Where all its channels and neurons fit, the result is that of `share_budget`.
     cores : int, optional
         All of the profile's by default.
     bits : int
@@ -53,53 +55,69 @@ def narrow_budget(
     Returns
     -------
     Budget
-        Its regions refer to the narrowed network.
+        Regions of images refer to the narrowed network. Those of rows of neurons refer to `network`, and `max_neurons` of each
+        slice may stay.
 
     Raises
     ------
     RequestError
         `cores` is not within 1..what the profile has.
     BudgetError
-        The network does not fit even with one channel for each convolution.
+        The network does not fit even with one channel for each convolution, and one neuron for each hidden dense layer.
     """
-    if not narrowable(network):
-        return _attempt(network, profile, cores, bits, {}).budget
-
-    @cache  # neighbouring levels often round to the same channels
-    def shared(channels: tuple[tuple[str, int], ...]) -> _Attempt | None:
+    channels, neurons = _groups(network)
+    found = _best_attempt(network, profile, cores, bits, channels)
+    if found is None and neurons:
+        found = _best_attempt(network, profile, cores, bits, [*channels, *neurons])
+    if found is None:
         try:
-            return _attempt(network, profile, cores, bits, dict(channels), explain=False)
+            return _attempt(network, profile, cores, bits, _units_kept(network, [*channels, *neurons], 0.0)).budget
+        except BudgetError as error:
+            if neurons:
+                error.what = f"{error.what.rstrip(',')}, with one neuron of each hidden layer kept,"
+            raise
+    return found
+
+
+def _best_attempt(
+    network: Network, profile: HardwareProfile, cores: int | None, bits: int, groups: list[tuple[str, ...]]
+) -> Budget | None:
+    """The budget of smallest loss, of layers that lose units in groups; None if none of those tried is feasible."""
+
+    @cache  # neighbouring levels often round to the same units
+    def shared(units: tuple[tuple[str, int], ...]) -> _Attempt | None:
+        try:
+            return _attempt(network, profile, cores, bits, dict(units), explain=False)
         except BudgetError:
             return None
 
-    def attempt(level: int) -> _Attempt | None:
-        return shared(tuple(_channels(network, level / LEVELS).items()))
+    # a level that tells neurons of the largest row apart
+    n_levels = max([LEVELS, *(network[names[0]].n_neurons for names in groups if len(network[names[0]].shape) == 1)])
 
-    if (whole := attempt(LEVELS)) is not None and whole.keeps_all:
+    def attempt(level: int) -> _Attempt | None:
+        return shared(tuple(_units_kept(network, groups, level / n_levels).items()))
+
+    if (whole := attempt(n_levels)) is not None and (whole.keeps_all or not groups):
         return whole.budget
-    low, high = 0, LEVELS
-    while high - low > 1 and whole is None:  # feasibility is taken as monotone: fewer channels fit more easily
+    low, high = 0, n_levels
+    while high - low > 1 and whole is None and groups:  # feasibility is taken as monotone: fewer units fit more easily
         middle = (low + high) // 2
         low, high = (middle, high) if attempt(middle) is not None else (low, middle)
-    most = LEVELS if whole is not None else max(low, 1)
+    most = n_levels if whole is not None else max(low, 1)
     tried = [attempt(level) for level in sorted({max(round(part * most), 1) for part in LEVEL_FRACTIONS})]
-    found = [one for one in tried if one is not None]
-    return (
-        min(found, key=lambda one: one.loss).budget
-        if found
-        else _attempt(network, profile, cores, bits, _channels(network, 0.0)).budget
-    )
+    # 0 is a unit of each layer, which the lowest level may exceed
+    found = [one for one in (*tried, attempt(0) if not any(tried) else None) if one is not None]
+    return min(found, key=lambda one: one.loss).budget if found else None
 
 
-def narrowable(network: Network) -> tuple[str, ...]:
-    """Convolutions that can lose channels, and the depthwise layers that lose them too."""
-    return tuple(name for group in _groups(network) for name in group)
-
-
-def _groups(network: Network) -> list[tuple[str, ...]]:
-    """Convolutions that can lose channels, in groups that lose the same ones."""
+def _groups(network: Network) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+    """Layers that can lose units, in groups that lose the same ones: convolutions, with what pools them, and rows of neurons."""
+    free, biases = set(trimmable(network)), bias_layers(network)
     convolved = {layer.name for layer in network if any(is_convolution(c.synapse) for c in layer.connections)}
-    return [group for group in tied_layers(network) if convolved.intersection(trimmable(network)).issuperset(group)]
+    rows = {layer.name for layer in network if len(layer.shape) == 1} - biases
+    groups = tied_layers(network)
+    channels, neurons = ([group for group in groups if (kind & free).issuperset(group)] for kind in (convolved, rows))
+    return channels, neurons
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,36 +130,63 @@ class _Attempt:
 
 
 def _attempt(
-    network: Network, profile: HardwareProfile, cores: int | None, bits: int, channels: Mapping[str, int], *, explain: bool = True
+    network: Network, profile: HardwareProfile, cores: int | None, bits: int, units: Mapping[str, int], *, explain: bool = True
 ) -> _Attempt:
-    narrow = first_channels(network, channels)
+    narrow = first_units(network, units)
     unpruned = Unpruned(narrow, profile, bits)
     whole = [layer.name for layer in network if len(layer.shape) == 3 and not unpruned.counts[layer.name].prunes_kernels]
     budget = share_budget(narrow, profile, cores=cores, bits=bits, whole=whole, unpruned=unpruned, explain=explain)
     # Depthwise layers follow their source.
-    own = [name for name in channels if not any(is_depthwise(c.synapse) for c in network[name].connections)]
+    own = [name for name in units if not any(is_depthwise(c.synapse) for c in network[name].connections)]
     kept = [layer.kept for layer in budget.layers if layer.layer not in whole]
     # 1e-9: a layer that keeps nothing loses, but is comparable.
-    loss = sum(network[name].shape[0] / channels[name] for name in own) + sum(1 / max(b, 1e-9) for b in kept)
-    is_whole = all(n == network[name].shape[0] for name, n in channels.items())
-    return _Attempt(budget=budget, loss=loss, keeps_all=is_whole and min(kept, default=1.0) >= 1)
+    loss = sum(network[name].shape[0] / units[name] for name in own) + sum(1 / max(b, 1e-9) for b in kept)
+    is_whole = all(n == network[name].shape[0] for name, n in units.items())
+    rows = {name: (n, network[name].n_neurons) for name, n in units.items() if len(network[name].shape) == 1}
+    return _Attempt(budget=_spread(budget, rows), loss=loss, keeps_all=is_whole and min(kept, default=1.0) >= 1)
 
 
-def _channels(network: Network, level: float) -> dict[str, int]:
-    """Channels that each convolution, and its pools, keep at a level 0..1: at least one, and all of them at 1."""
-    groups = _groups(network)
+def _units_kept(network: Network, groups: list[tuple[str, ...]], level: float) -> dict[str, int]:
+    """Units that each layer of some groups keeps at a level 0..1: at least one, and all of them at 1."""
     need = [sum(network[name].n_neurons for name in names) for names in groups]
-    channels: dict[str, int] = {}
+    kept: dict[str, int] = {}
     for names, n_neurons in zip(groups, need, strict=True):
         share = min(1.0, level * math.sqrt(max(need) / n_neurons))  # the layers with most neurons keep `level` itself
-        channels |= dict.fromkeys(names, max(round(share * network[names[0]].shape[0]), 1))
-    return channels
+        kept |= dict.fromkeys(names, max(round(share * network[names[0]].shape[0]), 1))
+    return kept
 
 
-def first_channels(network: Network, n_channels: Mapping[str, int]) -> Network:
-    """The network with the first `n_channels` channels of each convolution; any others would take as much of the chip."""
+def first_units(network: Network, n_units: Mapping[str, int]) -> Network:
+    """The network with the first `n_units` units of each layer; any others would take as much of the chip."""
     kept = {}
-    for name, n in n_channels.items():
-        channels, *plane = network[name].shape
-        kept[name] = np.repeat(np.arange(channels) < n, int(np.prod(plane)))
+    for name, n in n_units.items():
+        units, *plane = network[name].shape
+        kept[name] = np.repeat(np.arange(units) < n, int(np.prod(plane)))
     return without_neurons(network, kept)
+
+
+def _spread(budget: Budget, rows: Mapping[str, tuple[int, int]]) -> Budget:
+    """The budget with slices that cover whole rows of neurons, of which so many may stay as the slices had.
+
+    A slice's share of a row is that of the neurons kept, so layers that lose the same neurons are cut in the same places.
+
+    Parameters
+    ----------
+    rows : mapping of layer to (neurons kept, neurons)
+    """
+
+    def spread(layer: str, start: int, stop: int) -> tuple[int, int]:
+        kept, n = rows.get(layer, (1, 1))
+        return start * n // kept, stop * n // kept
+
+    def of_row(part: SliceBudget) -> SliceBudget:
+        caps = []
+        for cap in part.sources:
+            start, stop = spread(part.source, cap.start, cap.stop)
+            caps.append(AxonCap(start=start, stop=stop, axons=cap.axons))
+        if part.layer not in rows:
+            return replace(part, sources=tuple(caps))
+        region = Region.run(*spread(part.layer, part.start, part.stop))
+        return replace(part, region=region, sources=tuple(caps), max_neurons=part.neurons)
+
+    return replace(budget, slices=tuple(of_row(part) for part in budget.slices)) if rows else budget
