@@ -14,6 +14,7 @@ from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.mapping.budget.allocation import share_budget
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.training.options import FitOptions
+from neurodeploy.training.progress import Step
 
 torch.set_num_threads(1)  # as fast for models this small, and many times faster where others use the cores too
 
@@ -48,3 +49,17 @@ def few(n: int = 40, n_in: int = 12, n_classes: int = 3, seed: int = 0) -> Data:
 
 def weights(model: torch.nn.Module) -> list[np.ndarray[Any, Any]]:
     return [parameter.detach().numpy().copy() for parameter in model.parameters()]
+
+
+class BrokenError(Exception):
+    """An interruption of a training run."""
+
+
+def broken_at(*wanted: Any) -> Any:
+    """Progress that interrupts a run at a (phase, epoch, step)."""
+
+    def stop(step: Step) -> None:
+        if (step.phase, step.epoch, step.step) == wanted:
+            raise BrokenError
+
+    return stop

@@ -8,20 +8,18 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
-from spiking import SHORT, build, few, weights
+from spiking import SHORT, BrokenError, broken_at, build, few, weights
 
 from neurodeploy.errors import DataError, RequestError, TrainingError
 from neurodeploy.training.checkpoint import Checkpoint, load_state, save_state
 from neurodeploy.training.data.batches import Batches
 from neurodeploy.training.encoders import Direct
 from neurodeploy.training.fit import fit
-from neurodeploy.training.progress import Step
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(int.from_bytes(os.urandom(2), "big"), id="random", marks=pytest.mark.slow)])
@@ -40,18 +38,6 @@ def test_a_run_killed_at_any_moment_ends_in_the_same_network(seed: int, tmp_path
     assert history == wanted, f"seed {seed}"
     assert 0 < sum((layer != 0).sum() for layer in whole) < 12 * 70 + 70 * 3
     assert not list(tmp_path.glob(".*.part"))
-
-
-class BrokenError(Exception):
-    pass
-
-
-def broken_at(*wanted: Any) -> Any:
-    def stop(step: Step) -> None:
-        if (step.phase, step.epoch, step.step) == wanted:
-            raise BrokenError
-
-    return stop
 
 
 def test_a_loader_of_torch_goes_on_where_it_was(tmp_path: Path) -> None:

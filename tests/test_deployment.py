@@ -215,7 +215,7 @@ def test_a_neuron_that_hears_nobody_and_always_fires_is_deployed_and_told_of(tmp
 
 
 def test_inspect_says_what_compression_can_do(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Synapses of a dense layer, channels of convolutions, or nothing: there are more neurons than cores hold."""
+    """Synapses, channels of convolutions, hidden neurons, or nothing: the output has more neurons than cores hold."""
     tiny = nd.load_profile("tiny")
     dense = nd.inspect(nd.extract(model_for_digits(), torch.zeros(1, 64)), tiny, cores=1)
     assert dense.compressible == "Compressible: yes."
@@ -232,6 +232,13 @@ def test_inspect_says_what_compression_can_do(capsys: pytest.CaptureFixture[str]
     assert seen.compressible == f"Compressible: yes; channels: layer0 {left} of 8."
     assert nd.narrow_budget(network, tiny, cores=4).grid("layer0")[0] == left
     wide = nd.extract(model_for_digits(200), torch.zeros(1, 64))
+    fewer = nd.inspect(wide, tiny, cores=1)
+    assert fewer.budget is not None
+    hidden = fewer.budget.layers[0].neurons
+    assert 1 <= hidden <= 54
+    assert fewer.compressible == f"Compressible: yes; neurons: layer0 {hidden} of 200."
+    torch.manual_seed(0)
+    wide = nd.extract(SequentialState(torch.nn.Linear(64, 210, bias=False), LICell()), torch.zeros(1, 64))
     refused = nd.inspect(wide, tiny, cores=1)
     assert refused.budget is None
     assert refused.compressible.startswith("Compressible: no. layer 'layer0': 210 neurons of the network on 1 core")

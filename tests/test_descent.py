@@ -87,7 +87,7 @@ def test_a_size_that_nothing_fits_is_refused_before_training(tmp_path: Path) -> 
     with pytest.raises(RequestError, match=r"^cores: are none\."):
         nd.compress_to(*told, cores=(), out=tmp_path)
     lif = LIFCell(LIFParameters())
-    wide = SequentialState(torch.nn.Linear(64, 100, bias=False), lif, torch.nn.Linear(100, 10, bias=False), LICell())
+    wide = SequentialState(torch.nn.Linear(64, 10, bias=False), lif, torch.nn.Linear(10, 100, bias=False), LICell())
     with pytest.raises(BudgetError, match="neurons of the network on 1 core "):
         nd.compress_to(wide, *told[1:], cores=(4, 1), out=tmp_path)
     assert not list(tmp_path.iterdir())

@@ -15,7 +15,9 @@ from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network
 from neurodeploy.mapping.budget.allocation import share_budget
+from neurodeploy.mapping.budget.budget import Budget
 
+Plan = Callable[..., Budget]
 MakeNetwork, MakeChip = Callable[..., Network], Callable[..., HardwareProfile]
 CHIPS = st.fixed_dictionaries({
     "neurons_per_core": st.integers(4, 32), "input_axons_per_core": st.integers(1, 40),
@@ -31,26 +33,17 @@ POOLS = st.fixed_dictionaries({
 })  # fmt: skip
 
 
-def refusal(network: Network, chip: HardwareProfile, cores: int) -> BudgetError | None:
+def refusal(network: Network, chip: HardwareProfile, cores: int, plan: Plan) -> BudgetError | None:
     """Why there is no budget; None if there is one."""
     try:
-        share_budget(network, chip, cores=cores)
+        plan(network, chip, cores=cores)
     except BudgetError as error:
         return error
     return None
 
 
-def is_feasible(network: Network, chip: HardwareProfile, cores: int) -> bool:
-    """Whether there is a budget, without the search for what would help."""
-    try:
-        share_budget(network, chip, cores=cores, explain=False)
-    except BudgetError:
-        return False
-    return True
-
-
-def check(network: Network, chip: HardwareProfile, cores: int) -> None:
-    error = refusal(network, chip, cores)
+def check(network: Network, chip: HardwareProfile, cores: int, plan: Plan = share_budget) -> None:
+    error = refusal(network, chip, cores, plan)
     if error is None:
         event("a budget")
         return
@@ -61,17 +54,17 @@ def check(network: Network, chip: HardwareProfile, cores: int) -> None:
         assert enough > cores
         assert ("Use a chip with at least" in error.remedy) is (enough > chip.cores)
         larger = with_values(chip, cores_per_chip=max(enough, chip.cores))
-        assert is_feasible(network, larger, enough)
-        assert not is_feasible(network, larger, enough - 1)
+        assert refusal(network, larger, enough, plan) is None
+        assert refusal(network, larger, enough - 1, plan) is not None
         return
     event("another limit")
     assert error.remedy.startswith("Neither more cores nor pruning helps")
     assert error.need is not None
     assert error.limit is not None
-    assert not is_feasible(network, chip, chip.cores)
+    assert refusal(network, chip, chip.cores, plan) is not None
     key = error.source.split(": ")[1]
     assert chip[key].number == error.limit < error.need
-    after = refusal(network, with_values(chip, **{key: int(error.need)}), chip.cores)
+    after = refusal(network, with_values(chip, **{key: int(error.need)}), chip.cores, plan)
     assert after is None or not after.remedy.startswith("Neither more cores") or after.source != error.source
 
 

@@ -14,7 +14,7 @@ import torch
 from conftest import with_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spiking import SHORT, build, few, weights
+from spiking import SHORT, BrokenError, build, few, weights
 from test_trainable_network import KINDS, made
 
 import neurodeploy as nd
@@ -272,10 +272,6 @@ def test_the_command_s_method_goes_the_whole_way_to_the_chip(tmp_path: Path) -> 
 
 
 # -------------------------------------------------------------------------------------------------- state and options
-
-
-class BrokenError(Exception):
-    pass
 
 
 @pytest.mark.parametrize("options", [{}, {"scope": "network", "curvature": True, "rest": True}], ids=["paper", "others"])

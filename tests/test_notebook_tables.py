@@ -130,7 +130,7 @@ def test_the_explorer_answers_what_was_chosen(make_network: Callable[..., Networ
 
 
 def test_the_explorer_says_what_no_compression_helps(make_network: Callable[..., Network]) -> None:
-    box = nd.explore(make_network([40, 5_000, 5]), ["tiny"])
+    box = nd.explore(make_network([40, 5, 5_000]), ["tiny"])
     assert "Compressible: no. layer" in box.children[1].value
 
 
