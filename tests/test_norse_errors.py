@@ -90,11 +90,6 @@ NO_RESET = r"leaks to 1\.0 but resets to 0\.0 \(the chip's membrane starts, leak
             id="a box that leaks elsewhere",
         ),
         pytest.param(
-            chain(LIFCell(), linear(4, 2)),
-            r"^2 \(Linear\): ends the model without neurons: it .* Put a readout such as LICell",
-            id="no neurons",
-        ),
-        pytest.param(
             chain(Dropout(), linear(4, 4), LIFCell()),
             r"^2 \(Linear\): follows 0 \(Linear\) with no neurons between them\. Merge",
             id="no neurons between",
@@ -203,28 +198,6 @@ def test_a_model_without_a_linear_does_not_tell_its_input(tmp_path: Path) -> Non
     (tmp_path / "mine.py").write_text("from norse.torch import LIFCell\n\nmodel = LIFCell\n")
     with pytest.raises(RequestError, match=r"mine\.py:model: returned a model without a Linear\. Return a pair"):
         load_model(f"{tmp_path / 'mine.py'}:model")
-
-
-class Votes(torch.nn.Module):
-    """The mean of neighbours among the last neurons, as SpikingJelly's VotingLayer; over time their sum, mean or last."""
-
-    def __init__(self, over_time: str) -> None:
-        super().__init__()
-        self.fc, self.cell, self.over_time = linear(3, 4), LIFBoxCell(), over_time
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        votes, state = [], None
-        for step in x:
-            fired, state = self.cell(self.fc(step), state)
-            votes.append(fired.view(len(fired), 2, 2).mean(-1))
-        return {"mean": torch.stack(votes).mean(0), "sum": torch.stack(votes).sum(0), "last": votes[-1]}[self.over_time]
-
-
-@pytest.mark.parametrize("over_time", ["mean", "sum", "last"])
-def test_votes_behind_the_last_neurons_are_left_to_the_host(over_time: str) -> None:
-    message = r"^model \(Votes\): ends the model without neurons: it .* or take it out of the model and compute it on the host\.$"
-    with pytest.raises(ExtractError, match=message):
-        extract(Votes(over_time), torch.zeros(5, 1, 3))
 
 
 def test_a_model_in_bfloat16_is_read_once_it_is_in_float32() -> None:

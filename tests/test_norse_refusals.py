@@ -102,7 +102,7 @@ def escapes(net: Net, x: torch.Tensor, state: Any) -> Any:
 
 def rectified(net: Net, x: torch.Tensor, state: Any) -> Any:
     z, state = net.lif(net.fc1(x), state)
-    return F.relu(net.fc2(z)), state
+    return net.fc2(F.relu(net.fc2(z))), state
 
 
 def writes(z: torch.Tensor) -> torch.Tensor:

@@ -232,7 +232,7 @@ def test_snntorch(kind: str, options: dict[str, Any]) -> None:
     [
         ("Leaky", {"reset_mechanism": "subtract"}, r"resets by subtraction.*reset_mechanism='zero'"),
         ("Leaky", {"reset_mechanism": "subtract", "reset_delay": False}, "resets by subtraction"),
-        ("Leaky", {"reset_mechanism": "none"}, "does not reset"),
+        ("Leaky", {"reset_mechanism": "none"}, "does not reset"),  # its spikes are received; a readout's are not
         ("Synaptic", {}, r"ignores what arrives in the step after a spike.*reset_delay=False"),
     ],
 )
@@ -281,9 +281,35 @@ def test_spikingjelly_is_checked_against_what_it_does_itself(monkeypatch: pytest
         extract(model, SAMPLE)
 
 
-def test_spikingjelly_takes_one_step_at_a_time() -> None:
-    with pytest.raises(ExtractError, match=r"a \(IFNode\): takes many steps at once.*set_step_mode"):
-        extract(TwoLayers(spikingjelly_neurons("IFNode", step_mode="m")), SAMPLE)
+class ManySteps(torch.nn.Module):
+    """Layers of SpikingJelly that take all steps at once, in containers and by themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            layer = pytest.importorskip("spikingjelly.activation_based.layer")
+        self.images = layer.SeqToANNContainer(torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.BatchNorm2d(4))
+        self.neurons = spikingjelly_neurons("LIFNode", v_threshold=0.2, step_mode="m")(0)
+        self.pool = layer.MaxPool2d(2, 2, step_mode="m")
+        self.last = layer.SeqToANNContainer(torch.nn.Flatten(), layers(16, N_OUT, 2.0))
+        self.out = spikingjelly_neurons("IFNode", v_threshold=0.5, step_mode="m")(0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.last(self.pool(self.neurons(self.images(x)))))
+
+
+def test_spikingjelly_takes_all_steps_at_once() -> None:
+    model = ManySteps().eval()
+    network = extract(model, torch.zeros(4, 1, 1, 4, 4))
+    assert [layer.shape for layer in network if layer.n_neurons > 1] == [(4, 4, 4), (4, 2, 2), (N_OUT,)]
+    inputs = drawn_input(shape=(1, 4, 4))
+    with torch.no_grad():
+        theirs = model(inputs.float()).movedim(0, -1).numpy()
+    assert 0.05 < theirs.mean() < 0.95
+    np.testing.assert_array_equal(reference_spikes(network, inputs), theirs)
+    with pytest.raises(ExtractError, match=r"takes \(time, batch, .*step_mode='s'"):
+        extract(model, torch.zeros(1, 1, 4, 4))
 
 
 def test_spikingjelly_that_has_run_before_starts_at_rest() -> None:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from neurodeploy.errors import ExtractError, NetworkError, unsupported_kind
-from neurodeploy.frontends.expressions import LinearExpression, Shape, Term, scale_inputs, ungrouped
+from neurodeploy.frontends.expressions import LinearExpression, Shape, Term, scale_inputs
 from neurodeploy.ir.arrays import Floats
+from neurodeploy.ir.connectivity import ungrouped
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.network import LIF, Conv, Dense, Layer, Network, Neuron, Sparse, Synapse
 
@@ -182,7 +183,7 @@ class _Assembler:
     def _layer(self, spec: LayerSpec) -> Layer:
         shape, gain = self.shapes[spec.name], spec.neurons.gain
         connections = []
-        for term in spec.expression.terms:
+        for term in (term.weighted() for term in spec.expression.terms):
             synapse = _synapse(term, self.shapes[term.source], shape)
             if (gain != 1).any():  # the chip's neurons take their input as it is, so their gain goes into the weights
                 synapse = replace(synapse, weight=synapse.weight * synapse.per_weight(gain))

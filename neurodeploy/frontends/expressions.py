@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from neurodeploy.errors import ExtractError
 from neurodeploy.ir.arrays import Floats
-from neurodeploy.ir.connectivity import Pair
+from neurodeploy.ir.connectivity import Pair, convolve_kernels, ungrouped
 from neurodeploy.ir.network import Conv, Dense
 from neurodeploy.simulation.reference import product_of
 
@@ -48,6 +48,8 @@ class Term:
         Factor on the spikes in front of the synapse.
     synapse : Conv, Dense or None
         None before the first linear module.
+    factor : array () or (n_out,)
+        Factor behind a synapse with weights, which `weighted` multiplies in.
     is_pool : bool
         Whether the synapse is average pooling without weights.
     name, where : str
@@ -60,6 +62,7 @@ class Term:
     indices: Indices
     gain: Floats = field(default_factory=lambda: np.ones(()))
     synapse: Conv | Dense | None = None
+    factor: Floats = field(default_factory=lambda: np.ones(()))
     is_pool: bool = False
     name: str = ""
     where: str = ""
@@ -124,14 +127,26 @@ class Term:
         if self.synapse is None:
             return replace(self, gain=self.gain * per_output)
         if not self.is_pool:
-            weight = self.synapse.weight * self.synapse.per_weight(per_output)
-            return replace(self, synapse=replace(self.synapse, weight=weight))
+            return replace(self, factor=self.factor * per_output)
         # An average over a channel's pixels scales as the pixels do, so the factor moves in front of the pooling.
         assert isinstance(self.synapse, Conv)
         channels = self.synapse.per_weight(per_output).reshape(-1)
         return replace(
             self, gain=self.gain * (np.repeat(channels, self.n_source // channels.size) if per_output.shape else per_output)
         )
+
+    def weighted(self) -> Term:
+        """Return the term with its factor multiplied into the weights."""
+        if self.synapse is None or (not self.factor.shape and self.factor == 1):
+            return self
+        weight = self.synapse.weight * self.synapse.per_weight(self.factor)
+        return replace(self, synapse=replace(self.synapse, weight=weight), factor=np.ones(()))
+
+    def plus(self, other: Term) -> Term:
+        """Return the sum with a term that differs by a factor alone."""
+        if self.has_weights:
+            return replace(self, factor=self.factor + other.factor)
+        return replace(self, gain=self.gain + other.gain)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,9 +193,14 @@ def constant(values: Floats) -> LinearExpression:
 
 
 def add(one: LinearExpression, other: LinearExpression) -> LinearExpression:
-    """Return the sum of two expressions of one shape."""
+    """Return the sum of two expressions of one shape; terms that are equal but for a factor become one."""
     assert one.shape == other.shape
-    return LinearExpression(terms=one.terms + other.terms, bias=one.bias + other.bias)
+    terms: dict[tuple[Any, ...], Term] = {}
+    for term in (*one.terms, *other.terms):
+        # by identity: arrays of other calls are other synapses, as training sees them
+        key = (id(term.synapse), id(term.indices), term.source, term.step)
+        terms[key] = terms[key].plus(term) if key in terms else term
+    return LinearExpression(terms=tuple(terms.values()), bias=one.bias + other.bias)
 
 
 def rearrange(x: LinearExpression, move: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> LinearExpression:
@@ -315,7 +335,7 @@ def average_pool(
         )
     check_ceil_mode(where, is_ceil, average_window(image, kernel, stride, padding, share))
     terms = []
-    for term in x.terms:
+    for term in (term.weighted() for term in x.terms):
         if isinstance(term.synapse, Dense):
             raise ExtractError(where, f"averages what {term.where} gives, which is no image", remedy="Use a convolution there.")
         channels = term.channels(where)
@@ -385,7 +405,7 @@ def average_window(image: tuple[int, int, int], kernel: Pair, stride: Pair, padd
 def conv_then_pool(where: str, conv: Conv, pool: Conv) -> Conv:
     """Fold a convolution and the average pooling behind it into one convolution."""
     # Pools have one kernel for all.
-    weight = _convolve_kernels(conv.weight, pool.weight[0, 0], conv.dilation, tap_step=conv.stride)
+    weight = convolve_kernels(conv.weight, pool.weight[0, 0], conv.dilation, tap_step=conv.stride)
     return _compose(where, conv, pool, weight, conv.groups)
 
 
@@ -393,7 +413,7 @@ def pool_then_conv(where: str, pool: Conv, conv: Conv) -> Conv:
     """Fold average pooling and the convolution behind it into one convolution."""
     # Taps of the convolution, in pixels of the pool's input.
     step = (conv.dilation[0] * pool.stride[0], conv.dilation[1] * pool.stride[1])
-    return _compose(where, pool, conv, _convolve_kernels(conv.weight, pool.weight[0, 0], step), conv.groups)
+    return _compose(where, pool, conv, convolve_kernels(conv.weight, pool.weight[0, 0], step), conv.groups)
 
 
 def pool_then_matrix(pool: Conv, matrix: Floats) -> Floats:
@@ -452,18 +472,8 @@ def scale_inputs(where: str, conv: Conv, gain: Floats) -> Conv:
     return replace(conv, weight=conv.weight * per_group[:, :, None, None])
 
 
-def ungrouped(weight: Floats, groups: int) -> Floats:
-    """Return the weights of a grouped convolution as those of one group, with zeros between the groups."""
-    f, c = weight.shape[:2]
-    full = np.zeros((f, c * groups, *weight.shape[2:]))
-    for group in range(groups):
-        outs = slice(group * f // groups, (group + 1) * f // groups)
-        full[outs, group * c : (group + 1) * c] = weight[outs]
-    return full
-
-
 def _compose(where: str, first: Conv, second: Conv, weight: Floats, groups: int) -> Conv:
-    """Return the geometry of two windows as one, with the weights that `_convolve_kernels` found."""
+    """Return the geometry of two windows as one, with the weights that `convolve_kernels` found."""
     # A zero of `second` is a stride of `first` wide.
     padding = [p + q * s for p, q, s in zip(first.padding, second.padding, first.stride, strict=True)]
     for axis in (0, 1):
@@ -479,21 +489,3 @@ def _compose(where: str, first: Conv, second: Conv, weight: Floats, groups: int)
             )
     strides = (first.stride[0] * second.stride[0], first.stride[1] * second.stride[1])
     return Conv(weight=weight, input_shape=first.input_shape, padding=(padding[0], padding[1]), groups=groups, stride=strides)
-
-
-def _convolve_kernels(kernel: Floats, taps: Floats, step: Pair, tap_step: Pair = (1, 1)) -> Floats:
-    """Convolve weights (f, c, rows, columns) with a window of `taps` (rows, columns).
-
-    Neighbours in the kernel are `step` pixels apart, neighbours in the taps `tap_step` pixels.
-    """
-    rows, columns = kernel.shape[2:]
-    shape = [
-        (side - 1) * apart + (tap - 1) * tap_apart + 1
-        for side, apart, tap, tap_apart in zip((rows, columns), step, taps.shape, tap_step, strict=True)
-    ]
-    result = np.zeros((*kernel.shape[:2], *shape))
-    for i, j in np.ndindex(*taps.shape):
-        y, x = i * tap_step[0], j * tap_step[1]
-        window = result[:, :, y : y + (rows - 1) * step[0] + 1 : step[0], x : x + (columns - 1) * step[1] + 1 : step[1]]
-        window += kernel * taps[i, j]  # a view of the result
-    return result

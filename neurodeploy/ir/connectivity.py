@@ -307,3 +307,31 @@ def is_convolution(wiring: Wiring) -> bool:
             return False
         case _:
             raise unsupported_kind(wiring)
+
+
+def ungrouped(weight: NDArray[Any], groups: int) -> NDArray[Any]:
+    """Return the weights of a grouped convolution as those of one group, with zeros between the groups."""
+    f, c = weight.shape[:2]
+    full = np.zeros((f, c * groups, *weight.shape[2:]))
+    for group in range(groups):
+        outs = slice(group * f // groups, (group + 1) * f // groups)
+        full[outs, group * c : (group + 1) * c] = weight[outs]
+    return full
+
+
+def convolve_kernels(kernel: NDArray[Any], taps: NDArray[Any], step: Pair, tap_step: Pair = (1, 1)) -> NDArray[Any]:
+    """Convolve weights (f, c, rows, columns) with a window of `taps` (rows, columns).
+
+    Neighbours in the kernel are `step` pixels apart, neighbours in the taps `tap_step` pixels.
+    """
+    rows, columns = kernel.shape[2:]
+    shape = [
+        (side - 1) * apart + (tap - 1) * tap_apart + 1
+        for side, apart, tap, tap_apart in zip((rows, columns), step, taps.shape, tap_step, strict=True)
+    ]
+    result = np.zeros((*kernel.shape[:2], *shape))
+    for i, j in np.ndindex(*taps.shape):
+        y, x = i * tap_step[0], j * tap_step[1]
+        window = result[:, :, y : y + (rows - 1) * step[0] + 1 : step[0], x : x + (columns - 1) * step[1] + 1 : step[1]]
+        window += kernel * taps[i, j]  # a view of the result
+    return result

@@ -277,7 +277,8 @@ class CustomNeurons:
             return [(one, gain) for one, (_, gain) in zip(new, self.received[-1], strict=True)]
         quiet = {one: torch.zeros(2, *one.actual.shape[1:], dtype=torch.float64) for one in (*earlier, *new)}
         for step in self.received:
-            quiet[step[0][0]] -= _FAR / _tensor(step[0][1], quiet[step[0][0]])
+            first, gain = step[0]
+            quiet[first] -= _FAR / torch.tensor(gain.reshape(quiet[first].shape[1:] if gain.shape else ()))
         return [(one, self._known(self._slope(potential, quiet, one))) for one in new]
 
     def _slope(self, potential: Operation, quiet: Mapping[Operation, torch.Tensor], one: Drive) -> Floats:
@@ -313,10 +314,6 @@ def refusal(where: str, what: str, remedy: str) -> ExtractError:
     return ExtractError(where, what, source=source, remedy=remedy)
 
 
-def _tensor(gain: Floats, like: torch.Tensor) -> torch.Tensor:
-    return torch.from_numpy(np.array(np.broadcast_to(gain, like[0].numel()))).reshape(like.shape[1:])
-
-
 class Fired(NamedTuple):
     """Spikes of the last step of a population, or their complement, and the comparison that makes them."""
 
@@ -325,8 +322,11 @@ class Fired(NamedTuple):
     is_complement: bool
 
 
-def fire(trace: PopulationTrace, random: torch.Generator, name: str, comparison: Operation) -> Fired | None:
-    """Make a comparison the next step of a population, or its last step once more; None where it compares no membrane."""
+def fire(trace: PopulationTrace, random: torch.Generator, name: str, comparison: Operation) -> Fired | ExtractError | None:
+    """Make a comparison the next step of a population, or its last step once more; None where it compares no membrane.
+
+    A membrane that does not reset may be a readout, whose spikes nobody receives: the error is returned.
+    """
     if name not in functions.COMPARISONS or not comparison.is_membrane:
         return None
     drawn = [term for one in comparison.drives for term in one.expression.steps[0].terms]
@@ -348,8 +348,16 @@ def fire(trace: PopulationTrace, random: torch.Generator, name: str, comparison:
     if tagged and {*potential.drives} <= {one for step in tagged[0].cell.received for one, _ in step}:
         return None  # compares what the spikes of this step have already reset
     cell = tagged[0].cell if tagged else CustomNeurons(module[1], at_threshold)
-    if not tagged and any(_adds_to(potential, p.cell) for p in _own(trace) if p.module == module):
-        raise refusal(module[1], "does not reset", RESET_REMEDY)
+    drives = {*potential.drives}
+    # a membrane that holds what arrived at the last step, and more, has not been reset
+    held = [(p, drives & {one for one, _ in p.cell.received[-1]}) for p in _own(trace) if p.module == module and not tagged]
+    without_reset = [p for p, common in held if common and common != drives]
+    if without_reset or any(one in trace.without_reset for one in potential.drives):
+        error = refusal(module[1], "does not reset", RESET_REMEDY)
+        for population in without_reset:
+            trace.without_reset[trace.by_name.pop(population.name).name] = error
+        trace.without_reset.update(dict.fromkeys(potential.drives, error))
+        return error
     if not tagged:
         cell.is_negative = bool((cell.arriving(potential)[0][1] < 0).all())
         cell.at_threshold = both[cell.is_negative][1]
@@ -378,11 +386,6 @@ def receivers(trace: PopulationTrace, operation: Operation) -> set[str]:
 
 def _as_spikes(comparison: Operation, population: TracedPopulation) -> Operation:
     return replace(comparison, populations=frozenset({population.name}), is_membrane=False)
-
-
-def _adds_to(potential: Operation, cell: CustomNeurons) -> bool:
-    """Whether a membrane depends on what arrived at other neurons' last step, and on more."""
-    return 0 < len({one for one, _ in cell.received[-1]} & {*potential.drives}) < len(potential.drives)
 
 
 def _sum(module: ModuleId, arriving: Sequence[tuple[Drive, Floats]]) -> LinearExpression:
@@ -442,9 +445,9 @@ class _Probes:
         if own.at_threshold:
             # the chip fires strictly above its threshold
             threshold = np.nextafter(threshold, -np.inf)
-        decays = {"current_decay": _uniform(1 - keeps_u), "voltage_decay": _uniform(1 - keeps_v)}
+        decays = {"current_decay": uniform(1 - keeps_u), "voltage_decay": uniform(1 - keeps_v)}
         try:
-            neuron = LIF(threshold=_uniform(threshold), rest=np.zeros(()), **decays)
+            neuron = LIF(threshold=uniform(threshold), rest=np.zeros(()), **decays)
         except NetworkError as error:
             raise refusal(own.where, f"{error.where} {error.what}", error.remedy or "Keep decays between 0 and 1.") from error
         return NeuronSpec(neuron=neuron, gain=np.ones(()), has_current=bool(keeps_u.any())), constant
@@ -492,6 +495,6 @@ class _Probes:
         return refusal(own.where, f"resets by subtraction (of {8 - high / share:.3g} of its threshold)", RESET_REMEDY)
 
 
-def _uniform(values: NDArray[Any]) -> Floats:
+def uniform(values: NDArray[Any]) -> Floats:
     """Return (n,) values as one number where they are equal up to rounding."""
     return np.asarray(np.median(values)) if np.allclose(values, values[0], rtol=1e-12, atol=1e-14) else values

@@ -1,12 +1,14 @@
 """Extraction: a `torch.nn.Module` with Norse cells becomes a `Network`, exactly, or is refused by name.
 
-The extracted network is checked numerically against the model: from what each population received, its layer has to compute what
-the population answered, step by step.
+Sums of spikes that the model returns become a readout. The extracted network is checked numerically against the model: from what
+each population received, its layer has to compute what the population answered, step by step.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +16,21 @@ import torch
 from numpy.typing import NDArray
 from torch.utils._pytree import tree_flatten
 
-from neurodeploy.errors import ExtractError, unsupported_kind
-from neurodeploy.frontends.assembly import assemble, topological_order
-from neurodeploy.frontends.torch.model_run import run_model
-from neurodeploy.frontends.torch.populations import SUPPORTED_CELLS, PopulationTrace, TracedPopulation, layer_specs
-from neurodeploy.frontends.torch.tracer import ExpressionValue, TracedTensor, UnsupportedValue
+from neurodeploy.errors import ExtractError, NetworkError, unsupported_kind
+from neurodeploy.frontends.assembly import NeuronSpec, assemble, topological_order
+from neurodeploy.frontends.expressions import LinearExpression, Term
+from neurodeploy.frontends.torch.custom_neurons import uniform
+from neurodeploy.frontends.torch.model_run import ModelRun
+from neurodeploy.frontends.torch.populations import (
+    SUPPORTED_CELLS,
+    ExpressionValue,
+    PopulationTrace,
+    StepRecord,
+    TracedPopulation,
+    layer_specs,
+)
+from neurodeploy.frontends.torch.tracer import TracedTensor, UnsupportedValue
+from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import LI, LIF, Layer, Network
 from neurodeploy.simulation.reference import Product, product_of
@@ -33,8 +45,9 @@ def extract(model: torch.nn.Module, sample: torch.Tensor) -> Network:
     The model runs as its user would call it, in eval mode, on random spikes; every tensor carries its value in terms of spikes.
     Linear modules and functions fold into one synapse from each population to each. Max pooling of spikes becomes a layer of
     neurons that fire where any of their inputs does. A bias in front of neurons with a synaptic current comes from one more
-    neuron that always fires (`"bias"`). What the model computes from the spikes of its last neurons (softmax, a mean over time)
-    is left to the host. The network is then checked against the answers of the model's neurons. The model is left as it was.
+    neuron that always fires (`"bias"`). Sums of spikes that the model returns are the membranes of one more layer. What the
+    model computes from those, or from the spikes of its last neurons (softmax, a mean over time), is left to the host. The
+    network is then checked against the answers of the model's neurons. The model is left as it was.
 
     Parameters
     ----------
@@ -60,44 +73,232 @@ def extract(model: torch.nn.Module, sample: torch.Tensor) -> Network:
         raise ExtractError("sample", "is not a tensor (batch, *input_shape)", remedy="Give one step of input.")
     if not isinstance(model, torch.nn.Module):
         raise ExtractError("model", f"is a {type(model).__name__}, not a torch.nn.Module")
-    run, output = run_model(model, sample)
-    if not run.trace.by_name:
-        raise ExtractError("model", f"holds no neurons{_hidden_by(output)}", remedy=f"Supported are {SUPPORTED_CELLS}.")
-    populations = _in_order(list(run.trace.by_name.values()), _output_source(output))
+    _check_tensors(model, sample)
+    run = run_model(model, sample)
+    last = _output_source(run)
+    populations = _in_order(list(run.trace.by_name.values()), last)
     specs, timestep_s = layer_specs(populations)
     network = assemble(run.input_shape, specs, timestep_s)
     check_against_model(run.trace, populations, network)
     return network
 
 
-def _output_source(output: Any) -> str | None:
-    """Return the population whose spikes the model's output is computed from; refuse weights behind the last neurons."""
-    first = output[0] if isinstance(output, (tuple, list)) and len(output) else output  # models return (output, states)
-    values = [leaf.traced_value for leaf in tree_flatten(first)[0] if isinstance(leaf, TracedTensor)]
-    for value in values:
-        if isinstance(value, UnsupportedValue) and value.is_weighted:
-            raise _no_neurons(value.weights) if value.weights else value.error()
-        if isinstance(value, ExpressionValue):
-            for term in (term for step in value.steps for term in step.terms):
-                if term.synapse is not None:
-                    raise _no_neurons(term.where)
-                if term.source != INPUT:
-                    return term.source
-    return None
+def run_model(model: torch.nn.Module, sample: torch.Tensor) -> ModelRun:
+    """Trace the model on a sample.
+
+    If the model selects from a dimension of its input, that is taken for time. If it then turns out not to loop over time, it is
+    traced again without that assumption. A model that takes no step out of its input, and fails, may take whole sequences.
+    """
+    run, first = ModelRun(model), None
+    try:
+        run.call_model(sample)
+    except ExtractError as error:
+        first = error
+    if first is None and (run.axis is None or run.trace.has_steps):
+        return run
+    if run.axis is not None and not run.trace.has_steps:  # a dimension may have been taken for time by mistake
+        again = ModelRun(model, may_step=False)  # afresh: a run cannot be taken back
+        try:
+            again.call_model(sample)
+        except ExtractError as error:
+            # that steps are mixed is news of a model that loops, and not the reason why it is refused
+            raise (first if first is not None and again.mixes_steps else error) from None
+        if again.trace.by_name:
+            return again
+        if first is None:
+            return run
+    elif run.axis is None and sample.ndim > 2 and len(sample) > 1:
+        with contextlib.suppress(ExtractError):
+            run = ModelRun(model, of_sequences=True)
+            run.call_model(sample)
+            if run.trace.has_steps:
+                return run
+    assert first is not None
+    raise first
 
 
-def _hidden_by(output: Any) -> str:
-    """Say which function keeps a model's output from being read, as where neurons compare something that is no membrane."""
-    values = [leaf.traced_value for leaf in tree_flatten(output)[0] if isinstance(leaf, TracedTensor)]
-    return next((f": {value.where} {value.what}" for value in values if isinstance(value, UnsupportedValue)), "")
+def _check_tensors(model: torch.nn.Module, sample: torch.Tensor) -> None:
+    """Refuse wrapped modules, and tensors whose numbers are missing or too coarse to check the network against."""
+    if isinstance(model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
+        raise ExtractError(
+            f"model ({type(model).__name__})", "is a wrapper for training on several devices", remedy="Pass its .module."
+        )
+    tensors = [*model.named_parameters(), *model.named_buffers()] or [("sample", sample)]  # whose dtype the input takes
+    for name, tensor in tensors:
+        if tensor.is_meta:
+            raise ExtractError(
+                name,
+                "is on the meta device, so it has no numbers",
+                remedy="Build the model on the CPU, and load its weights.",
+            )
+        if tensor.dtype == torch.bfloat16:
+            raise ExtractError(
+                name,
+                "is in bfloat16, too coarse to check the extracted network against the model's answers",
+                remedy="Call float() on it before: its numbers stay exactly the same.",
+            )
 
 
-def _no_neurons(where: str) -> ExtractError:
-    return ExtractError(
-        where,
-        "ends the model without neurons: it weights, pools or adds up spikes that no neuron receives",
-        remedy="Put a readout such as LICell behind it, or take it out of the model and compute it on the host.",
-    )
+# ---------------------------------------------------------------------------------------------------------- readouts
+
+
+def _output_source(run: ModelRun) -> str | None:
+    """Return the population that the model's output is computed from: the last neurons, or a readout for sums of their spikes."""
+    run.trace.check_resets()
+    values = [leaf.traced_value for leaf in tree_flatten(run.outputs[-1])[0] if isinstance(leaf, TracedTensor)]
+    refused = next((value for value in values if isinstance(value, UnsupportedValue)), None)
+    if not run.trace.by_name:
+        # neurons may be hidden, as where they compare something that is no membrane
+        hidden = f": {refused.where} {refused.what}" if refused is not None else ""
+        raise ExtractError("model", f"holds no neurons{hidden}", remedy=f"Supported are {SUPPORTED_CELLS}.")
+    if refused is not None and refused.is_weighted and not refused.readings:
+        if not refused.weights:
+            raise refused.error()
+        raise ExtractError(
+            refused.weights,
+            "ends the model without neurons: it weights spikes that no neuron receives",
+            remedy="Put neurons or a readout such as LICell behind it, or take it out of the model and compute it on the host.",
+        )
+    if any(run.readings(call) for call in range(len(run.outputs))):
+        return _Readout(run).population()
+    terms = (term for value in values if isinstance(value, ExpressionValue) for step in value.steps for term in step.terms)
+    return next((term.source for term in terms if term.source != INPUT), None)
+
+
+class _Readout:
+    """Sums of spikes that the model returns, or computes its output from, as neurons that never fire.
+
+    A sum of the spikes of one step is a membrane that forgets at once; one of all steps so far, of which each step keeps a share,
+    is a leaky integrator. What the model does with them (softmax, a mean over time) is the host's.
+    """
+
+    def __init__(self, run: ModelRun) -> None:
+        self.run = run
+        self.sums: dict[int, LinearExpression] = {}
+        self.actual: dict[int, torch.Tensor] = {}
+        n_steps = max([len(p.steps) for p in run.trace.by_name.values()], default=0)
+        for call in range(len(run.outputs)):
+            for reading in run.readings(call):
+                steps = reading.value.steps
+                rows = reading.actual.reshape(len(steps), -1, steps[0].bias.size)
+                for index, (one, actual) in enumerate(zip(steps, rows, strict=True)):
+                    if one.terms:
+                        latest = max(term.step for term in one.terms)
+                        step = call if not run.trace.has_time else index if len(steps) == n_steps else latest
+                        self._add(step, one, actual)
+
+    def _add(self, step: int, one: LinearExpression, actual: torch.Tensor) -> None:
+        known = self.sums.setdefault(step, one)
+        self.actual.setdefault(step, actual)
+        if known is not one and not (
+            len(known.terms) == len(one.terms)
+            and all(a.synapse is b.synapse and a.source == b.source for a, b in zip(known.terms, one.terms, strict=True))
+        ):
+            raise _no_readout(one, "is read beside another sum of spikes", "Concatenate them, or return one of them.")
+
+    def population(self) -> str:
+        """Add the readout to the run's populations, and return its name."""
+        last = max(self.sums)
+        final, trace = self.sums[last], self.run.trace
+        for term in final.terms:
+            if term.source != INPUT and not trace.by_name[term.source].is_spiking:
+                raise _no_readout(final, "weights membranes that never fire", "Put these weights in front of the readout's cell.")
+            if trace.has_time and trace.counts_calls(term.source):
+                raise _no_readout(final, "adds up an input that stays", "Put neurons between the input and the readout.")
+        shares, terms = self._shares(last, final)
+        roots = _two_shares(*shares[:2]) if len(shares) > 1 else (0.0 * shares[0],) * 2
+        kept = [np.ones(()) + 0 * shares[0]]
+        for _ in shares:
+            kept.append(roots[0] * kept[-1] + roots[1] ** len(kept))
+        if not all(np.allclose(one, other, rtol=1e-5, atol=1e-7) for one, other in zip(shares, kept[1:], strict=False)):
+            raise _no_readout(
+                final,
+                "keeps sums of spikes otherwise than a leaky integrator",
+                "Let v = share * v + input in every step, from v = 0.",
+            )
+        constant, rest = self._constants(kept)
+        decays = [uniform(1 - np.broadcast_to(root, final.bias.size)) for root in roots]
+        try:
+            neuron = LI(current_decay=decays[1], voltage_decay=decays[0], rest=uniform(rest))
+        except NetworkError as error:
+            raise _no_readout(final, f"{error.where} {error.what}", error.remedy or "Keep shares between 0 and 1.") from error
+        spec = NeuronSpec(neuron=neuron, gain=np.ones(()), has_current=bool((decays[1] != 1).any()))
+        received = LinearExpression(terms=terms, bias=constant.reshape(final.shape))
+        population = trace.new((terms[0].name or "readout", terms[0].where), spec, received)
+        silent = np.zeros((len(self.actual[last]), final.bias.size))
+        for step in range(last + 1):
+            v = self.actual[step].double().numpy() if step in self.actual else None
+            population.steps.append(StepRecord(silent, silent, v))
+        return population.name
+
+    def _shares(self, last: int, final: LinearExpression) -> tuple[list[Floats], tuple[Term, ...]]:
+        """Return the share that is kept of each step's input after one step more, two, ..., and the terms of the newest input."""
+        connections: dict[tuple[Any, ...], list[Term]] = {}
+        for term in final.terms:
+            key = (term.source, term.name, term.where, term.indices.tobytes(), term.is_pool)
+            connections.setdefault(key, []).append(term)
+        found: list[Floats] = []
+        newest = []
+        for terms in connections.values():
+            terms = sorted(terms, key=lambda term: -term.step)
+            first = terms[0]
+            steps = [term.step for term in terms]
+            is_whole = steps == list(range(steps[0], -1, -1)) or len(steps) == 1
+            if not is_whole or any(one.synapse != first.synapse for one in terms):
+                raise _no_readout(final, "adds up spikes of some earlier steps", "Give its sums to neurons of the next layer.")
+            newest.append(replace(first, step=first.step - last))
+            shares = [_ratio(one, first) for one in terms[1:]]
+            if found and shares and not all(np.allclose(*pair, rtol=1e-6) for pair in zip(found, shares, strict=False)):
+                raise _no_readout(final, "keeps other shares of each input", "Leak the sum of all inputs.")
+            found = max(found, shares, key=len)
+        if len(found) == 1 or (not found and last == 0):
+            raise _no_readout(final, "makes too few steps to find its decays", "Give a sample of at least three steps.")
+        return found or [np.zeros(())], tuple(newest)
+
+    def _constants(self, kept: Sequence[Floats]) -> tuple[Floats, Floats]:
+        """Return what arrives at every step, and the potential that membranes start at and leak to, (n,)."""
+        sums = [kept[0]]
+        for one in kept[1:]:
+            sums.append(sums[-1] + one)
+        steps = sorted(self.sums)
+        first, n = steps[0], self.sums[steps[0]].bias.size
+        biases = {step: self.sums[step].bias.reshape(-1) for step in steps}
+        weight = [np.broadcast_to(sums[min(step, len(sums) - 1)], n) for step in steps]
+        rest = np.zeros(n)
+        constant = biases[first] / weight[0]
+        grows = weight[-1] - weight[0]
+        if (np.abs(grows) > 1e-9).all():
+            constant = (biases[steps[-1]] - biases[first]) / grows
+            rest = biases[first] - constant * weight[0]
+        rest = np.where(np.abs(rest) < 1e-6 * np.abs(constant), 0.0, rest)
+        expected = (rest + constant * one for one in weight)
+        if not all(np.allclose(biases[step], one, rtol=1e-5, atol=1e-6) for step, one in zip(steps, expected, strict=True)):
+            raise _no_readout(
+                self.sums[first], "starts elsewhere than where it leaks to, or adds a constant at some steps", "Start at zero."
+            )
+        return constant, rest
+
+
+def _ratio(one: Term, first: Term) -> Floats:
+    """Return a term's factor over that of another with the same weights, () or one for each element."""
+    ratio = np.asarray(one.factor / first.factor if one.has_weights else one.gain / first.gain)
+    if not ratio.shape or (ratio == ratio.flat[0]).all():
+        return np.asarray(ratio.flat[0])
+    per_element: Floats = ratio[first.indices.reshape(-1) - 1] if one.has_weights else ratio
+    return per_element
+
+
+def _two_shares(one: Floats, two: Floats) -> tuple[Floats, Floats]:
+    """Return the shares a >= b of a membrane and a current of which a + b and a a + a b + b b are left after one step and two."""
+    root = np.sqrt(np.maximum(one**2 - 4 * (one**2 - two), 0.0))
+    high, low = (np.asarray((one + sign * root) / 2) for sign in (1, -1))
+    return high, np.where(np.abs(low) < 1e-7, 0.0, low)
+
+
+def _no_readout(sums: LinearExpression, what: str, remedy: str) -> ExtractError:
+    where = next((term.where for term in sums.terms if term.where), "model")
+    source = "the chip's readouts are membranes that leak by a fixed share in each step"
+    return ExtractError(where, what, source=source, remedy=remedy)
 
 
 def _in_order(populations: list[TracedPopulation], last: str | None) -> list[TracedPopulation]:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from neurodeploy.errors import ExtractError
 from neurodeploy.frontends import expressions
@@ -363,6 +364,24 @@ def complement(call: CallContext, x: Any) -> LinearExpression:
     return inverse
 
 
+def selects_steps(name: str, args: Any, kwargs: Any) -> bool:
+    """Whether a call takes steps out of a tensor (time, batch, ...)."""
+    if name == "getitem":
+        return isinstance(args[1], int)
+    dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
+    return dim == 0 and (name == "unbind" or (len(args) == 3 and isinstance(args[2], int)))
+
+
+def of_one_sample(tensor: torch.Tensor, lead: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return the part of a tensor (\\*lead, \\*shape) that each sample and step has; all must have the same."""
+    if tuple(tensor.shape[: len(lead)]) != lead or tensor.ndim == len(lead):
+        raise NotLinearError("mixes samples or steps")
+    rows = tensor.reshape(-1, *tensor.shape[len(lead) :])
+    if not torch.equal(rows, rows[:1].expand_as(rows)):
+        raise NotLinearError("mixes samples or steps")
+    return np.array(rows[0].numpy())
+
+
 def _image_as_line(x: LinearExpression) -> LinearExpression:
     """Return an image of one row as (channels, length)."""
     return rearrange(x, lambda values: values[:, 0])
@@ -394,6 +413,9 @@ OPERATORS = frozenset({"radd", "iadd", "isub", "rsub", "rmul", "imul", "truediv"
 # front of it shifts.
 WITH_TIME = frozenset({"linear", "matmul", "add", "radd", "iadd", "sub", "isub", "rsub", "mul", "rmul", "imul", "div", "truediv"})
 """Linear functions that give the same for a tensor (time, batch, ...) as step by step."""
+
+WITH_WEIGHTS = frozenset({"linear", "matmul", "mm", "bmm", "addmm", "conv1d", "conv2d", "conv3d", "conv_transpose2d", "bilinear"})
+"""Functions that have weights."""
 
 MAX_POOLS: dict[str, LinearFunction] = {
     "max_pool2d": max_pool2d, "max_pool2d_with_indices": max_pool2d, "max_pool1d": max_pool1d,

@@ -27,6 +27,7 @@ from neurodeploy.frontends.torch.populations import (
     CELL_READERS,
     SEQUENCE_CELLS,
     SUPPORTED_CELLS,
+    ExpressionValue,
     TracedPopulation,
     is_cell,
     is_node,
@@ -36,36 +37,20 @@ from neurodeploy.frontends.torch.populations import (
     step_node,
 )
 from neurodeploy.frontends.torch.tracer import (
-    ExpressionValue,
     InputValue,
+    Reading,
     StateValue,
     TracedTensor,
     Tracer,
     UnsupportedValue,
+    readings_of,
     untraced,
 )
 from neurodeploy.ir.graph import INPUT
 
 N_CALLS = 3
 """Number of calls of a model of one step, to check that it does the same at every step."""
-
-
-def run_model(model: torch.nn.Module, sample: torch.Tensor) -> tuple[ModelRun, Any]:
-    """Trace the model on a sample; return the finished run, and the model's last output.
-
-    If the model selects from a dimension of its input, that is taken for time. If it then turns out not to loop over time, it is
-    traced again without that assumption.
-    """
-    run = ModelRun(model)
-    try:
-        output = run.call_model(sample)
-    except ExtractError:  # perhaps only because a dimension was wrongly taken for time
-        if run.axis is None or run.trace.has_steps:
-            raise
-    if run.axis is None or run.trace.has_steps:
-        return run, output
-    run = ModelRun(model, may_step=False)  # afresh: a run cannot be taken back
-    return run, run.call_model(sample)
+_N_MORE_CALLS = 2
 
 
 class ModelRun(Tracer):
@@ -76,43 +61,64 @@ class ModelRun(Tracer):
     model : torch.nn.Module
     may_step : bool
         Whether selecting from the input along a dimension may mean to take a step of time.
+    of_sequences : bool
+        Whether the first dimension of the input is known to be time.
+
+    Attributes
+    ----------
+    outputs : list
+        What the model returned at each call, without states.
     """
 
-    def __init__(self, model: torch.nn.Module, may_step: bool = True) -> None:
+    def __init__(self, model: torch.nn.Module, may_step: bool = True, of_sequences: bool = False) -> None:
         super().__init__(may_step)
         self.model = model
+        self.of_sequences = of_sequences or any(_takes_sequences(module) for module in model.modules())
         self.called_as: str | None = None
         self.inputs: list[torch.Tensor] = []
+        self.outputs: list[Any] = []
 
-    def call_model(self, sample: torch.Tensor) -> Any:
-        """Call the model, `N_CALLS` times if it takes one step per call, and return its last output.
+    def call_model(self, sample: torch.Tensor) -> None:
+        """Call the model, `N_CALLS` times if it takes one step per call, and more often if it is a readout by itself.
 
         Raises
         ------
         ExtractError
             The sample has no time dimension and the model needs one; a cell does not step once a call; anything unsupported.
         """
-        _check_tensors(self.model, sample)
-        of_sequences = any(isinstance(module, (*SEQUENCE_CELLS, Lift)) for module in self.model.modules())
+        of_sequences = self.of_sequences
         if of_sequences and (sample.ndim < 3 or len(sample) < 2):
             raise ExtractError(
                 "sample",
                 f"has shape {tuple(sample.shape)}, but the model takes (time, batch, *input_shape)",
-                remedy="Give a sample of at least two steps.",
+                remedy="Give a sample of at least two steps, or let the model take single steps (SpikingJelly: step_mode='s').",
             )
         states: Sequence[Any] = ()
         # Under autocast linear modules give bfloat16, which cells cannot take and in which no answer could be checked.
         batch = sample.shape[1] if of_sequences else len(sample)
         with self._followed(), at_rest(self.model, batch), torch.autocast("cpu", enabled=False):
-            for call in range(N_CALLS):
+            for call in range(N_CALLS + _N_MORE_CALLS):
+                if call >= N_CALLS and not self._remembers_sums():
+                    break
                 self.trace.call = call
                 answer = self.model(self._random_input(sample, of_sequences), *states)
+                # models return (output, states)
+                self.outputs.append(answer[0] if isinstance(answer, (tuple, list)) and len(answer) else answer)
                 if call == 0 and (self.trace.has_time or self.trace.has_steps):  # all steps were in this call
                     break
                 self._check_steps(call)
                 states = states_of(self.model, answer)
         self.trace.input_spikes = self._input_spikes()
-        return answer
+
+    def readings(self, call: int = -1) -> list[Reading]:
+        """Return the weighted sums of spikes that the output of a call is computed from."""
+        leaves = [leaf for leaf in tree_flatten(self.outputs[call])[0] if isinstance(leaf, TracedTensor)]
+        return list(dict.fromkeys(one for leaf in leaves for one in readings_of(leaf)))
+
+    def _remembers_sums(self) -> bool:
+        """Whether the last output has sums of spikes of several steps, of which three calls do not tell all."""
+        steps = [{term.step for term in one.value.steps[0].terms} for one in self.readings()]
+        return any(len(one) > 1 for one in steps)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -142,6 +148,7 @@ class ModelRun(Tracer):
 
     def _check_steps(self, call: int) -> None:
         """Refuse, after the first call, a population that has not made exactly one step a call."""
+        self.trace.check_resets()
         late = (p for p in self.trace.by_name.values() if call and len(p.steps) != call + 1)
         population = next(late, None)
         if population is not None:
@@ -189,7 +196,7 @@ class ModelRun(Tracer):
                 if is_cell(module):
                     return self._cell((called, label), module, *args, **kwargs)
                 if is_node(module):
-                    return self._node(label, module, forward, *args, **kwargs)
+                    return self._node(label, module, *args, **kwargs)
                 if _is_sequence(module) and (path == "" or not _is_plain_sequence(module) or not _takes_state(module)):
                     return self._sequence(called, module, *args, **kwargs)
                 return forward(*args, **kwargs)
@@ -251,13 +258,16 @@ class ModelRun(Tracer):
             self._marked_state(population, inner, fired[-1], received.lead[-1:]),
         )
 
-    def _node(self, where: str, node: Any, forward: Callable[..., Any], x: Any) -> Any:
-        """Run a node of SpikingJelly in torch's functions, and compare with what it does itself."""
-        if node.step_mode != "s":
-            raise ExtractError(where, "takes many steps at once", remedy='Call functional.set_step_mode(model, "s").')
+    def _node(self, where: str, node: Any, x: Any) -> Any:
+        """Run a node of SpikingJelly in torch's functions, for one step or all, and compare with what it does itself."""
+        if node.step_mode == "m":
+            return torch.stack([self._node_step(where, node, one) for one in x.unbind()])
+        return self._node_step(where, node, x)
+
+    def _node_step(self, where: str, node: Any, x: Any) -> Any:
         v = node.v
         node.v = v.operation.actual.clone() if isinstance(v, TracedTensor) and v.operation else untraced(v)
-        theirs = forward(untraced(x))
+        theirs = node.single_step_forward(untraced(x))
         node.v = v
         spike = step_node(node, x)
         fired = getattr(spike, "operation", None)
@@ -359,26 +369,9 @@ class ModelRun(Tracer):
         return type(state)(**parts)
 
 
-def _check_tensors(model: torch.nn.Module, sample: torch.Tensor) -> None:
-    """Refuse wrapped modules, and tensors whose numbers are missing or too coarse to check the network against."""
-    if isinstance(model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
-        raise ExtractError(
-            f"model ({type(model).__name__})", "is a wrapper for training on several devices", remedy="Pass its .module."
-        )
-    tensors = [*model.named_parameters(), *model.named_buffers()] or [("sample", sample)]  # whose dtype the input takes
-    for name, tensor in tensors:
-        if tensor.is_meta:
-            raise ExtractError(
-                name,
-                "is on the meta device, so it has no numbers",
-                remedy="Build the model on the CPU, and load its weights.",
-            )
-        if tensor.dtype == torch.bfloat16:
-            raise ExtractError(
-                name,
-                "is in bfloat16, too coarse to check the extracted network against the model's answers",
-                remedy="Call float() on it before: its numbers stay exactly the same.",
-            )
+def _takes_sequences(module: torch.nn.Module) -> bool:
+    """Whether a module takes all steps at once, with time as the first dimension; SpikingJelly's tell it in an attribute."""
+    return isinstance(module, (*SEQUENCE_CELLS, Lift)) or getattr(module, "step_mode", None) == "m"
 
 
 def _is_sequence(module: torch.nn.Module) -> bool:

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from neurodeploy.errors import ExtractError, NetworkError
 from neurodeploy.frontends.assembly import MEMORYLESS, LayerSpec, NeuronSpec
-from neurodeploy.frontends.expressions import LinearExpression, ModuleId, Shape, Term, as_floats
+from neurodeploy.frontends.expressions import LinearExpression, ModuleId, Shape, Term, as_floats, spikes
 from neurodeploy.frontends.torch.custom_neurons import CustomNeurons
 from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.graph import INPUT, layer_name
@@ -197,6 +197,35 @@ def step_node(node: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
+class ExpressionValue:
+    """Linear expressions: one of a tensor (batch, \\*shape), or one a step of a tensor (time, batch, \\*shape).
+
+    Attributes
+    ----------
+    steps : tuple of LinearExpression
+    lead : tuple of int
+        (batch,) or (time, batch).
+    """
+
+    steps: tuple[LinearExpression, ...]
+    lead: tuple[int, ...]
+
+    @property
+    def shape(self) -> Shape:
+        return (*self.lead, *self.steps[0].shape)
+
+    @property
+    def latest_step(self) -> int:
+        """Step of the latest spikes in it."""
+        return max((term.step for step in self.steps for term in step.terms), default=0)
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether anything but spikes is in it."""
+        return any(term.synapse is not None for step in self.steps for term in step.terms)
+
+
+@dataclass(frozen=True)
 class StepRecord:
     """Output of a population at one step.
 
@@ -224,7 +253,7 @@ class TracedPopulation:
     name : str
         Of its layer.
     module : ModuleId
-    cell : Norse cell, CustomNeurons, or None for a max pooling
+    cell : Norse cell, CustomNeurons, NeuronSpec of a readout, or None for a max pooling
     expression : LinearExpression
         What it received at its last step; the steps of its terms are relative to that.
     steps : list of StepRecord
@@ -241,6 +270,8 @@ class TracedPopulation:
 
     @property
     def is_spiking(self) -> bool:
+        if isinstance(self.cell, NeuronSpec):
+            return False
         return self.cell is None or isinstance(self.cell, CustomNeurons) or hasattr(self.cell.p, "v_th")
 
     @property
@@ -256,6 +287,8 @@ class TracedPopulation:
         if isinstance(self.cell, CustomNeurons):
             neurons, constant = self.cell.neurons()
             expression = replace(expression, bias=expression.bias + constant.reshape(expression.shape))
+        elif isinstance(self.cell, NeuronSpec):
+            neurons = self.cell
         elif self.cell is None:  # of a max pooling: fires where any of its inputs does
             neurons = NeuronSpec(neuron=LIF(threshold=np.array(0.5), **MEMORYLESS), gain=np.ones(()))  # between 0 and 1 spike
         else:
@@ -276,17 +309,28 @@ class PopulationTrace:
     input_spikes : list of array (batch, n)
         The input's spikes, one array a step, or a call; set when the run is over.
     by_name : dict of name to TracedPopulation
+    without_reset : dict of (Drive or name) to ExtractError
+        What arrives at membranes that are compared with a threshold and never reset; populations that they were taken for.
+    max_pools : dict of (module, function, sources) to TracedPopulation
     """
 
     has_time: bool = False
     call: int = 0
     input_spikes: list[NDArray[np.float64]] = field(default_factory=list)
     by_name: dict[str, TracedPopulation] = field(default_factory=dict)
+    without_reset: dict[Any, ExtractError] = field(default_factory=dict)
+    max_pools: dict[Any, TracedPopulation] = field(default_factory=dict)
 
     @property
     def has_steps(self) -> bool:
         """Whether some population made more than one step."""
         return any(len(population.steps) > 1 for population in self.by_name.values())
+
+    def check_resets(self) -> None:
+        """Refuse neurons that receive the spikes of such as do not reset."""
+        for source in (source for population in self.by_name.values() for source in population.sources):
+            if source in self.without_reset:
+                raise self.without_reset[source]
 
     def new(self, module: ModuleId, cell: Any, expression: LinearExpression) -> TracedPopulation:
         """Add a population before its first step, named after the module of its first weights, or after its own."""
@@ -310,6 +354,28 @@ class PopulationTrace:
         rows = [np.array(np.asarray(tensor)).reshape(len(tensor), -1) for tensor in (output, forwarded)]
         membrane = None if v is None else np.broadcast_to(np.array(np.asarray(v), dtype=np.float64), output.shape)
         population.steps.append(StepRecord(rows[0], rows[1], None if membrane is None else membrane.reshape(rows[0].shape)))
+
+    def pool(self, module: ModuleId, name: str, received: LinearExpression, output: NDArray[Any]) -> LinearExpression | None:
+        """Return the spikes of a max pooling at a step; None where it was left out at a step before.
+
+        Parameters
+        ----------
+        module, name
+            The module that calls the function of this name.
+        received : LinearExpression
+            The number of spikes in each window.
+        output : array (batch, n)
+        """
+        # The same pooling of the same neurons at another step is one population.
+        key = (module, name, tuple((term.source, term.indices.tobytes()) for term in received.terms))
+        if key not in self.max_pools:
+            self.max_pools[key] = self.new(module, None, received)
+            self.max_pools[key].counts_calls = all(self.counts_calls(term.source) for term in received.terms)
+        population, step = self.max_pools[key], max(term.step for term in received.terms)
+        if step == len(population.steps):
+            self.receive(population, received)
+            population.steps.append(StepRecord(output, output, None))
+        return spikes(population.name, received.shape, step) if step < len(population.steps) else None
 
     def receive(self, population: TracedPopulation, expression: LinearExpression) -> None:
         """Set the expression that a population receives at its next step.
@@ -345,7 +411,8 @@ class PopulationTrace:
                 where,
                 f"receives something else at its step {t} than at step {t - 1} (steps counted from 0)",
                 source="a chip runs one network at every step",
-                remedy="Let nothing in forward depend on the data or the step; start states as None or zeros.",
+                remedy="Let nothing in forward depend on the data or the step (noise in training only: `if self.training`); "
+                "start states as None or zeros.",
             )
         population.expression = received
 
@@ -374,6 +441,7 @@ def _are_equal(one: LinearExpression, other: LinearExpression) -> bool:
             (a.source, a.step, a.is_pool) == (b.source, b.step, b.is_pool)
             and np.array_equal(a.indices, b.indices)
             and np.array_equal(a.gain, b.gain)
+            and np.array_equal(a.factor, b.factor)
             and a.synapse == b.synapse
             for a, b in zip(one.terms, other.terms, strict=True)
         )

@@ -20,31 +20,15 @@ from neurodeploy.frontends.expressions import LinearExpression, ModuleId, Shape,
 from neurodeploy.frontends.torch import custom_neurons, functions
 from neurodeploy.frontends.torch.custom_neurons import Operation
 from neurodeploy.frontends.torch.functions import CallContext, LinearFunction, NotLinearError
-from neurodeploy.frontends.torch.populations import PopulationTrace, StepRecord, TracedPopulation
+from neurodeploy.frontends.torch.populations import ExpressionValue, PopulationTrace, TracedPopulation
 from neurodeploy.ir.graph import INPUT
 
 REMEDY = "docs/operators.md lists what is supported; after the last neurons, on the host, everything is."
 
+_MAX_TERMS = 1000
+"""Number of weighted terms that are still rearranged one by one; membranes of many steps have more, and the host reads them."""
+
 # ------------------------------------------------------------------------------------------------ values of traced tensors
-
-
-@dataclass(frozen=True)
-class ExpressionValue:
-    """Linear expressions: one of a tensor (batch, \\*shape), or one a step of a tensor (time, batch, \\*shape).
-
-    Attributes
-    ----------
-    steps : tuple of LinearExpression
-    lead : tuple of int
-        (batch,) or (time, batch).
-    """
-
-    steps: tuple[LinearExpression, ...]
-    lead: tuple[int, ...]
-
-    @property
-    def shape(self) -> Shape:
-        return (*self.lead, *self.steps[0].shape)
 
 
 @dataclass(frozen=True)
@@ -110,6 +94,14 @@ class StateValue:
     name: str
 
 
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """Weighted sums of spikes, and what they are in the run: a tensor (\\*lead, \\*shape)."""
+
+    value: ExpressionValue
+    actual: torch.Tensor
+
+
 @dataclass(frozen=True)
 class UnsupportedValue:
     """Something that no synapse computes; an error only if a neuron receives it.
@@ -122,6 +114,8 @@ class UnsupportedValue:
         Whether it depends on more than the spikes of the model's last neurons, which the host may process in any way.
     weights : str
         Label of a module whose weights it depends on, without neurons behind them; empty if there is none.
+    readings : tuple of Reading
+        Weighted sums of spikes that it is computed from; the host may read them.
     """
 
     where: str
@@ -129,6 +123,7 @@ class UnsupportedValue:
     remedy: str
     is_weighted: bool
     weights: str = ""
+    readings: tuple[Reading, ...] = ()
 
     def error(self) -> ExtractError:
         """Return the error for a neuron that receives it."""
@@ -147,12 +142,25 @@ class TracedTensor(torch.Tensor):
     tracer: Tracer
     operation: Operation | None = None
     drive: Operation | None = None
+    readings: tuple[Reading, ...] | None = None
 
     @classmethod
     def __torch_function__(cls, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Let the tracer answer; torch calls this for every function on a traced tensor."""
         found = [leaf for leaf in tree_flatten((args, kwargs or {}))[0] if isinstance(leaf, TracedTensor)]
         return found[0].tracer.answer(func, tuple(args), dict(kwargs or {}), found)
+
+
+def readings_of(leaf: TracedTensor) -> tuple[Reading, ...]:
+    """Return the weighted sums of spikes that a tensor is, or is computed from."""
+    value = leaf.traced_value
+    if isinstance(value, UnsupportedValue):
+        return value.readings
+    if not isinstance(value, ExpressionValue) or not value.is_weighted:
+        return ()
+    if leaf.readings is None:
+        leaf.readings = (Reading(value, untraced(leaf).clone()),)  # the model may write into it
+    return leaf.readings
 
 
 def untraced(value: Any) -> Any:
@@ -177,6 +185,8 @@ class Tracer:
         The module that is running; its path is empty if it contains others.
     axis : int or None
         Dimension of the input that is time, once the model has taken a step along it.
+    mixes_steps : bool
+        Whether something was computed of other parts of the input than whole samples.
     """
 
     def __init__(self, may_step: bool) -> None:
@@ -184,13 +194,14 @@ class Tracer:
         self.trace = PopulationTrace()
         self.module: ModuleId = ("", "model")
         self.axis: int | None = None
-        self.max_pools: dict[Any, TracedPopulation] = {}
+        self.mixes_steps = False
         self.random = torch.Generator().manual_seed(0)  # its own: the user's random numbers stay as they were
 
     def mark(self, tensor: torch.Tensor, value: TensorValue, operation: Operation | None = None) -> TracedTensor:
         """Return the tensor with its value."""
         traced: TracedTensor = untraced(tensor).as_subclass(TracedTensor)
         traced.traced_value, traced.tracer, traced.operation, traced.drive = value, self, operation, None
+        traced.readings = None
         return traced
 
     def answer(self, func: Any, args: Any, kwargs: Any, found: list[TracedTensor]) -> Any:
@@ -239,7 +250,12 @@ class Tracer:
             self._overwrite(args[0], values[0], operation)
             return args[0]
         if isinstance(result, torch.Tensor):
-            return self.mark(result, values[0], operation)
+            traced = self.mark(result, values[0], operation)
+            if name in functions.REARRANGEMENTS and len(found) > 1:
+                parts = tuple(dict.fromkeys(one for leaf in found for one in readings_of(leaf)))
+                if len({one.value.latest_step for one in parts}) > 1:
+                    traced.readings = parts  # steps side by side
+            return traced
         leaves, spec = tree_flatten(result)
         # E.g. a max pooling that computes its indices too.
         each = values if len(values) == len(leaves) else values[:1] * len(leaves)
@@ -253,13 +269,18 @@ class Tracer:
         if isinstance(leaf.traced_value, InputValue):
             if self.axis is not None:
                 raise NotLinearError("takes many steps of the input as if they were one")
-            return leaf.traced_value.at_step(None, leaf.traced_value.call)
+            try:
+                return leaf.traced_value.at_step(None, leaf.traced_value.call)
+            except NotLinearError:
+                self.mixes_steps = True
+                raise
         return leaf.traced_value
 
     def _overwrite(self, tensor: Any, value: TensorValue, operation: Operation | None) -> None:
         """Give a tensor that was written into its new value; it may have been a plain one."""
         tensor.__class__ = TracedTensor
         tensor.traced_value, tensor.tracer, tensor.operation, tensor.drive = value, self, operation, None
+        tensor.readings = None
 
     def _unsupported(self, found: Sequence[TracedTensor], what: str) -> UnsupportedValue:
         """Return why a result is no expression: the first reason along the way, or `what`."""
@@ -267,13 +288,15 @@ class Tracer:
             if leaf.operation is not None and leaf.operation.is_membrane and leaf.operation.populations:
                 names = " and ".join(map(repr, sorted(leaf.operation.populations)))
                 return UnsupportedValue(self.module[1], f"{what} (it takes the membrane of {names})", REMEDY, True)
+        readings = tuple(dict.fromkeys(one for leaf in found for one in readings_of(leaf)))
+        for leaf in found:
             if isinstance(leaf.traced_value, UnsupportedValue):
-                return leaf.traced_value
+                return replace(leaf.traced_value, readings=readings)
         values = [leaf.traced_value for leaf in found]
         known = [step for value in values if isinstance(value, ExpressionValue) for step in value.steps]
         weights = [term.where for step in known for term in step.terms if term.synapse is not None]
         is_weighted = bool(weights) or any(isinstance(value, InputValue) for value in values)
-        return UnsupportedValue(self.module[1], what, REMEDY, is_weighted, next(iter(weights), ""))
+        return UnsupportedValue(self.module[1], what, REMEDY, is_weighted, next(iter(weights), ""), readings)
 
     # ------------------------------------------------------------------------------------- neurons of the model's own
 
@@ -300,7 +323,7 @@ class Tracer:
             value = self.settled(leaf)
         except NotLinearError:
             return None
-        if not isinstance(value, ExpressionValue) or len(value.lead) != 1:
+        if not isinstance(value, ExpressionValue) or len(value.lead) != 1 or len(value.steps) > 1:
             return None
         if leaf.drive is None:
             leaf.drive = custom_neurons.Drive(actual=untraced(leaf).clone(), expression=value)
@@ -315,6 +338,8 @@ class Tracer:
     def _fired(self, name: str, comparison: Operation) -> TracedTensor | None:
         """Return the spikes that the comparison of a membrane makes; None for other operations."""
         fired = custom_neurons.fire(self.trace, self.random, name, comparison)
+        if isinstance(fired, ExtractError):  # an error where neurons receive such spikes
+            return self.mark(comparison.actual, UnsupportedValue(fired.where, fired.what, fired.remedy, True))
         if fired is None:
             return None
         shape, population = comparison.actual.shape, fired.population
@@ -333,7 +358,10 @@ class Tracer:
         kinds = {type(leaf.traced_value) for leaf in found}
         # first, so that the first reason along the way is the one reported
         if UnsupportedValue in kinds and name not in functions.IDENTITIES:
-            return [self._unsupported(found, f"{name} is not linear")]
+            refused = self._unsupported(found, f"{name} is not linear")
+            # further weights, and neurons, are not for the host
+            is_host = name not in functions.WITH_WEIGHTS and name not in functions.COMPARISONS
+            return [refused if is_host else replace(refused, readings=())]
         if name in functions.IDENTITIES:
             # Torch's third argument, True by default.
             if "dropout" in name and kwargs.get("training", args[2] if len(args) > 2 else True):
@@ -352,11 +380,15 @@ class Tracer:
         # Results of single steps become a tensor with time in front.
         if name == "stack" and len(lead) == 1 and kwargs.get("dim", args[1] if len(args) > 1 else 0) == 0:
             return [ExpressionValue(tuple(value.steps[0] for value in known), (len(known), *lead))]
-        if len(lead) == 2 and name in ("getitem", "select", "unbind") and _selects_steps(name, args, kwargs):
+        if (joined := _joined_steps(known[0], result)) is not None and name in functions.STEP_SELECTIONS:
+            return [ExpressionValue(known[0].steps, joined)]
+        if len(lead) == 2 and name in ("getitem", "select", "unbind") and functions.selects_steps(name, args, kwargs):
             # The index is the last argument of both others.
             steps = known[0].steps if name == "unbind" else (known[0].steps[args[-1]],)
             return [ExpressionValue((step,), lead[1:]) for step in steps]
         if name in functions.REARRANGEMENTS:
+            if sum(len(step.terms) for value in known if value.is_weighted for step in value.steps) > _MAX_TERMS:
+                raise NotLinearError("rearranges the sums of many steps")
             return self._rearranged(func, args, kwargs, lead)
         if len(lead) == 2 and name not in functions.WITH_TIME:
             raise NotLinearError("receives all steps at once; wrap it in norse.torch.Lift")
@@ -364,7 +396,7 @@ class Tracer:
             return [self._max_pooled(name, args, kwargs, lead, result)]
         if name not in functions.LINEAR_FUNCTIONS:
             raise NotLinearError("is not supported")
-        return [self._mapped(name, args, kwargs, lead)]
+        return [self._mapped(functions.LINEAR_FUNCTIONS[name], args, kwargs, lead)]
 
     def _of_input(self, func: Any, args: Any, kwargs: Any, whole: InputValue) -> list[Any]:
         """Return what a rearrangement of the input gives; selecting along a dimension declares it to be time."""
@@ -401,7 +433,7 @@ class Tracer:
                 else:
                     filled.append(leaf)
             ordered, named = tree_unflatten(filled, spec)
-            return [_of_one_sample(moved, lead) for moved in tree_flatten(func(*ordered, **named))[0]]
+            return [functions.of_one_sample(moved, lead) for moved in tree_flatten(func(*ordered, **named))[0]]
 
         def at_step(t: int) -> list[LinearExpression]:
             known = {index: leaf.steps[t] for index, leaf in enumerate(leaves) if isinstance(leaf, ExpressionValue)}
@@ -418,7 +450,7 @@ class Tracer:
         steps = [at_step(t) for t in range(n_steps)]
         return [ExpressionValue(tuple(step[k] for step in steps), lead) for k in range(len(steps[0]))]
 
-    def _mapped(self, name: str, args: Any, kwargs: Any, lead: tuple[int, ...]) -> ExpressionValue:
+    def _mapped(self, function: LinearFunction, args: Any, kwargs: Any, lead: tuple[int, ...]) -> ExpressionValue:
         """Return what a linear function gives, step by step."""
         leaves, spec = tree_flatten((args, kwargs))
         n_steps = max(len(leaf.steps) for leaf in leaves if isinstance(leaf, ExpressionValue))
@@ -428,51 +460,32 @@ class Tracer:
                 [leaf.steps[t] if isinstance(leaf, ExpressionValue) else leaf for leaf in leaves], spec
             )
             try:
-                results.append(_apply(functions.LINEAR_FUNCTIONS[name], CallContext(self.module, lead), ordered, named))
+                results.append(_apply(function, CallContext(self.module, lead), ordered, named))
             except TypeError:  # the reader's signature is torch's, as far as it is supported
                 raise NotLinearError("is called with arguments that are not supported") from None
         return ExpressionValue(tuple(results), lead)
 
     def _max_pooled(self, name: str, args: Any, kwargs: Any, lead: tuple[int, ...], result: torch.Tensor) -> ExpressionValue:
         """Return a max pooling as neurons: spikes are 0 or 1, so the maximum of a window is whether any of them is 1."""
-        args, kwargs = (
-            tree_map(lambda leaf: leaf.steps[0] if isinstance(leaf, ExpressionValue) else leaf, each) for each in (args, kwargs)
-        )
-        received = _apply(functions.MAX_POOLS[name], CallContext(self.module, lead), args, kwargs)
-        # The same pooling of the same neurons at another step is one population.
-        key = (self.module, name, tuple((term.source, term.indices.tobytes()) for term in received.terms))
-        if key not in self.max_pools:
-            self.max_pools[key] = self.trace.new(self.module, None, received)
-            self.max_pools[key].counts_calls = all(self.trace.counts_calls(term.source) for term in received.terms)
-        population, step = self.max_pools[key], max(term.step for term in received.terms)
-        if step == len(population.steps):
-            self.trace.receive(population, received)
-            output = untraced(result).reshape(len(result), -1).numpy()
-            population.steps.append(StepRecord(output, output, None))  # its input is random spikes already
-        elif step > len(population.steps):
+        pooled = self._mapped(functions.MAX_POOLS[name], args, kwargs, lead)
+        # the input is random spikes already
+        outputs = untraced(result).reshape(len(pooled.steps), -1, pooled.steps[0].bias.size).numpy()
+        steps = [self.trace.pool(self.module, name, *each) for each in zip(pooled.steps, outputs, strict=True)]
+        if None in steps:
             raise NotLinearError("is left out at some steps")
-        return ExpressionValue((spikes(population.name, received.shape, step),), lead)
+        return ExpressionValue(tuple(step for step in steps if step is not None), lead)
 
 
-def _selects_steps(name: str, args: Any, kwargs: Any) -> bool:
-    """Whether a call takes steps out of a tensor (time, batch, ...)."""
-    if name == "getitem":
-        return isinstance(args[1], int)
-    dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
-    return dim == 0 and (name == "unbind" or (len(args) == 3 and isinstance(args[2], int)))
+def _joined_steps(value: ExpressionValue, result: Any) -> tuple[int, ...] | None:
+    """Return the sizes in front of a result in which steps and samples have become one dimension, or are two again."""
+    n_steps, shape = len(value.steps), value.steps[0].shape
+    both = (n_steps, int(np.prod(value.lead)) // n_steps)
+    lead = (both[0] * both[1],) if len(value.lead) == 2 else both
+    is_same = n_steps > 1 and isinstance(result, torch.Tensor) and tuple(result.shape) == (*lead, *shape)
+    return lead if is_same else None
 
 
 def _apply(function: LinearFunction, call: CallContext, ordered: Any, named: Any) -> LinearExpression:
     """Call a function of the dispatch tables; torch's callers may pass its first argument by the name `input`."""
     first = [named["input"]] if "input" in named else []
     return function(call, *first, *ordered, **{name: value for name, value in named.items() if name != "input"})
-
-
-def _of_one_sample(tensor: torch.Tensor, lead: tuple[int, ...]) -> NDArray[np.float64]:
-    """Return the part of a tensor (\\*lead, \\*shape) that each sample and step has; all must have the same."""
-    if tuple(tensor.shape[: len(lead)]) != lead or tensor.ndim == len(lead):
-        raise NotLinearError("mixes samples or steps")
-    rows = tensor.reshape(-1, *tensor.shape[len(lead) :])
-    if not torch.equal(rows, rows[:1].expand_as(rows)):
-        raise NotLinearError("mixes samples or steps")
-    return np.array(rows[0].numpy())
