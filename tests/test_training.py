@@ -157,6 +157,29 @@ def test_masked_weights_stay_exactly_zero_while_fine_tuning(make_chip: Callable[
     assert all(torch.equal(zero & zeros[0], zeros[0]) for zero in zeros)
 
 
+def test_every_phase_starts_with_small_steps(tiny: HardwareProfile) -> None:
+    rates = list[list[float]]()
+
+    class Recorded(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            rates[-1].append(float(self.param_groups[0]["lr"]))
+            return super().step(closure)
+
+    def recorded(parameters: Any, learning_rate: float) -> torch.optim.Optimizer:
+        rates.append([])
+        return Recorded(parameters, lr=learning_rate)
+
+    model = build(12, 70, 3)
+    data = Batches(torch.cat([x for x, _ in few()]), torch.cat([y for _, y in few()]), 1)
+    options = FitOptions(epochs_dense=1, epochs_compress=1, epochs_finetune=1, learning_rate=1e-3, optimizer=recorded)
+    fit(model, budget_for(model, tiny, 2), data, options)
+    dense, compress, finetune = rates
+    assert compress[0] <= 0.1e-3 < compress[5] < compress[-1] == 1e-3
+    for falling in (dense, finetune):
+        assert falling[0] <= 0.1e-3 < max(falling)
+        assert falling[-1] < max(falling)
+
+
 def test_without_a_budget_only_the_dense_phase_runs() -> None:
     _, history = fit(build(12, 5, 3), None, few(), SHORT)
     assert [record.phase for record in history] == ["dense"]
