@@ -31,8 +31,8 @@ class FitOptions:
         Epochs of the three phases: training all weights; compressing into the budget; training the kept weights. 0 skips a
         phase (0 dense epochs for a trained model); without a budget only the dense phase runs.
     learning_rate : float
-        Above 0. It rises over the first ten steps of a phase; in the dense and finetune phases it then falls along a half cosine
-        to a twentieth.
+        Above 0. In the dense and finetune phases it falls along a half cosine to a twentieth; in the compress and finetune phases
+        it rises over the first ten steps.
     n_steps : int
         Time steps that a static image is encoded into; data in time has its own.
     encoder : str or callable
