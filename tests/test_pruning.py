@@ -79,9 +79,11 @@ def test_another_method_prunes_where_it_is_asked_and_nowhere_else(make_chip: Cal
 
     budget = budget_for(model, make_chip(synapse_memory_bits_per_core=2048), 2)
     _, history = fit(trainable(model, torch.zeros(1, 12)), budget, few(), SHORT, method=method)
-    compress, finetune = ["gradients", f"compress {SHORT.learning_rate:g}"] * 2, ["gradients", "finetune"] * 2
-    dense = ["gradients"] * 2
-    assert methods[0].asked == [*dense, "choose 0", *compress, "choose 1", *compress, "close", *finetune]
+    dense, finetune = ["gradients"] * 2, ["gradients", "finetune"] * 2
+    # four steps of the ten in which the rate rises
+    compress = [["gradients", f"compress {SHORT.learning_rate * n / 10:g}"] for n in range(1, 5)]
+    asked = [*dense, "choose 0", *compress[0], *compress[1], "choose 1", *compress[2], *compress[3], "close", *finetune]
+    assert methods[0].asked == asked
     assert int(methods[0].kept.sum()) == 84
     assert [round(record.connectivity, 2) for record in history] == [1.0, 1.0, 1.0, 0.1]
     assert all(dict(record.multipliers) == {} for record in history)

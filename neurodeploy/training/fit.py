@@ -67,9 +67,8 @@ class Teacher:
 _FINAL_RATE = 0.05
 """Share of the learning rate that a half cosine ends on."""
 _WARM_UP_STEPS = 10
-"""Steps in which the rate rises where a phase starts from trained weights. Adam's first step moves every weight by the whole rate,
-in the direction of one batch's gradient; that takes a deep network whose normalisations are folded to chance (ResNet-19 at 4e-3).
-"""
+"""Steps in which the rate rises where a phase starts from trained weights. Adam's first step moves every weight by the whole
+rate, in the direction of one batch's gradient: that takes a deep network with folded normalisations to chance (ResNet-19)."""
 
 
 @dataclass(kw_only=True)
@@ -145,7 +144,7 @@ class Learner:
 
 
 def learning_rate(phase: Phase, step: int, steps: int, options: FitOptions) -> float:
-    """Learning rate of a step, 0..steps-1: constant while compressing, else a half cosine; after a warm-up but for the dense phase."""
+    """Learning rate of a step, 0..steps-1: constant while compressing, else a half cosine; behind a warm-up unless dense."""
     rate = options.learning_rate * (1.0 if phase == "dense" else min(1.0, (step + 1) / _WARM_UP_STEPS))
     if phase == "compress":
         return rate
