@@ -22,6 +22,7 @@ from neurodeploy.errors import BudgetError
 from neurodeploy.ir.network import LIF, Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.channel_counts import narrow_budget
+from neurodeploy.mapping.delay_balancing import balance
 from neurodeploy.mapping.place import lay_out
 from neurodeploy.passes.quantize import dequantize
 from neurodeploy.pipeline.compress import in_integers, thresholds_of
@@ -148,7 +149,8 @@ def compressed(seed: int) -> tuple[Job, Counter[str]] | None:
         neurons_per_core=int(used["neurons"] * rng.uniform(0.7, 1.5) / cores) + 4,
     )  # fmt: skip
     try:
-        budget = narrow_budget(network.network, chip, cores=cores, bits=default_weight_bits(chip))
+        _, balances = balance(network.network, chip, bits=default_weight_bits(chip))
+        budget = narrow_budget(network.network, chip, cores=cores, bits=default_weight_bits(chip), balances=balances)
         pruning = make_minimax(budget, network, PruningSetup(thresholds=thresholds_of(network)))
     except BudgetError:
         return None
@@ -159,6 +161,7 @@ def compressed(seed: int) -> tuple[Job, Counter[str]] | None:
     assert placement.fits
     assert placement.cores_used <= cores
     assert_same_weights(kept, quantized)
+    model.kinds["relays"] += len(budget.relays)
     return (quantized, spikes), model.kinds
 
 
@@ -178,6 +181,7 @@ def check(seeds: range) -> None:
     found = [compressed(seed) for seed in seeds]
     jobs, kinds = [one[0] for one in found if one], sum((one[1] for one in found if one), Counter[str]())
     assert len(jobs) >= 0.8 * len(seeds)
-    assert all(kinds[kind] for kind in ("sum", "concatenation", "late", "groups", "recurrent", "AvgPool2d", "MaxPool2d"))
+    of_all = ("sum", "concatenation", "late", "groups", "recurrent", "AvgPool2d", "MaxPool2d", "relays")
+    assert all(kinds[kind] for kind in of_all)
     records = run_lava_jobs(jobs, record="all", time_limit_s=LONG_S)
     assert assert_equal_to_emulator(jobs, records) > 100

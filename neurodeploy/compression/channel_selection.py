@@ -354,8 +354,8 @@ def _runs(model: TrainableNetwork, names: tuple[str, ...], budget: Budget) -> tu
     if len(grid) == 3:
         n = model.network[names[0]].shape[0]
         return ((0, n, n, grid[0]),)
-    # layers may be cut in different places: the number of kept neurons before each of them
-    before = {0: 0}
+    # layers and their relays may be cut in different places: the number of kept neurons before each of them
+    before, names = {0: 0}, (*names, *(relay for relay, source in budget.relays.items() if source in names))
     for name in names:
         parts = budget.of(name)
         before |= zip((part.stop for part in parts), accumulate(part.kept_neurons for part in parts), strict=True)
@@ -396,10 +396,10 @@ def _kernel_selections(
         A slice has no memory for one weight of each input channel.
     """
     planned = {name: budget.grid(name)[0] for name in convolutions if len(budget.grid(name)) == 3}
-    narrow = first_units(model.network, {
+    narrow = budget.with_relays(first_units(model.network, {
         name: n for names in tied_layers(model.network) for name in names
         if (n := budget.grid(name)[0]) < model.network[name].shape[0] and len(budget.grid(name)) == 3
-    })  # fmt: skip
+    }))  # fmt: skip
     waiting, found = wait_steps(narrow), list[KernelSelection]()
     for name in planned:
         counted = LayerCount(narrow[name], budget.weight_bits, budget.profile, 1.0, wait_steps=waiting[name])

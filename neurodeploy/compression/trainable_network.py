@@ -20,7 +20,7 @@ from scipy.sparse import csr_matrix
 
 from neurodeploy.errors import unsupported_kind
 from neurodeploy.ir.arrays import Floats, Integers
-from neurodeploy.ir.graph import Connection, bias_layers, wait_steps
+from neurodeploy.ir.graph import Connection, bias_layers
 from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse, Synapse, by_wiring, wiring_of
 from neurodeploy.targets import Arithmetic
 
@@ -34,15 +34,13 @@ class TrainableConnection(torch.nn.Module):
         With the weights to start from.
     scale : float
         Network weight = parameter * scale.
-    wait_steps : int
-        Steps that spikes wait in the synapse on the chip.
     tied : TrainableConnection, optional
         Connection of the same layer whose parameter this one shares.
 
     Attributes
     ----------
     source : str
-    delay_steps, wait_steps : int
+    delay_steps : int
     synapse : Dense, Sparse or Conv
         The wiring; its weights are those at the start.
     weight : Parameter; tensor without gradient where the connection is fixed
@@ -55,12 +53,10 @@ class TrainableConnection(torch.nn.Module):
 
     weight: torch.Tensor
 
-    def __init__(
-        self, connection: Connection[Synapse], scale: float, wait_steps: int, tied: TrainableConnection | None = None
-    ) -> None:  # fmt: skip
+    def __init__(self, connection: Connection[Synapse], scale: float, tied: TrainableConnection | None = None) -> None:
         super().__init__()
         self.source, self.delay_steps, self.synapse = connection.source, connection.delay_steps, connection.synapse
-        self.scale, self.is_fixed, self.wait_steps = scale, connection.is_fixed, wait_steps
+        self.scale, self.is_fixed = scale, connection.is_fixed
         places, first = _shared_places(connection.synapse) if not connection.is_fixed else (None, None)
         self._first = first
         self.register_buffer("places", None if places is None else torch.from_numpy(places), persistent=False)
@@ -255,25 +251,23 @@ class TrainableLayer(torch.nn.Module):
         Added to v at each step; of neurons with a synaptic current only.
     decays : LearntDecays or None
         None where they stay as they are.
-    wait_steps : tuple of int
-        Steps that spikes wait in each of the layer's connections on the chip, those that bring biases included.
     """
 
     bias: torch.nn.Parameter | None
     membrane_bias: torch.nn.Parameter | None
     decays: LearntDecays | None
 
-    def __init__(self, layer: Layer, scale: float, bias_names: frozenset[str], wait_steps: tuple[int, ...]) -> None:
+    def __init__(self, layer: Layer, scale: float, bias_names: frozenset[str]) -> None:
         super().__init__()
-        self.layer, self.scale, self.wait_steps = layer, scale, wait_steps
+        self.layer, self.scale = layer, scale
         self._bias_source = next((c.source for c in layer.connections if c.source in bias_names), None)
         made: list[TrainableConnection] = []
-        for connection, steps in zip(layer.connections, wait_steps, strict=True):
+        for connection in layer.connections:
             if connection.source != self._bias_source:
                 # the weights of a sum of spikes are one parameter, as in the model
                 equal = (one for one in made if not one.is_fixed and one.synapse == connection.synapse)
                 tied = None if connection.is_fixed else next(equal, None)
-                made.append(TrainableConnection(connection, scale, steps, tied))
+                made.append(TrainableConnection(connection, scale, tied))
         self.connections = torch.nn.ModuleList(made)
         current, membrane = self._biases(layer)
         self.register_module("decays", None)
@@ -408,11 +402,9 @@ class TrainableNetwork(torch.nn.Module):
     def __init__(self, network: Network, scales: Mapping[str, float] | None = None) -> None:
         super().__init__()
         self.network, self.bias_names = network, bias_layers(network)
-        scales, waiting = scales or {}, wait_steps(network)
+        scales = scales or {}
         self.layers = torch.nn.ModuleDict({
-            _key(layer.name): TrainableLayer(
-                layer, scales.get(layer.name, input_gain(layer)), self.bias_names, waiting[layer.name]
-            )
+            _key(layer.name): TrainableLayer(layer, scales.get(layer.name, input_gain(layer)), self.bias_names)
             for layer in network if layer.name not in self.bias_names
         })  # fmt: skip
 

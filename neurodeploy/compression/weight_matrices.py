@@ -18,6 +18,7 @@ from neurodeploy.errors import BudgetError, TrainingError
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Integers, Mask
 from neurodeploy.ir.connectivity import is_dense
+from neurodeploy.ir.graph import wait_steps
 from neurodeploy.ir.network import Network
 from neurodeploy.mapping.budget.budget import AxonCap, Budget, SliceBudget
 from neurodeploy.passes.dead_neurons import needed_neurons
@@ -82,14 +83,19 @@ class WeightMatrix:
     Attributes
     ----------
     layer : TrainableLayer
+    wait_steps : tuple of int
+        Steps that spikes wait in each of the layer's connections on the chip, those that bring biases included; by default
+        its delays alone.
     blocks : tuple of Block
     parts : tuple of parameter (n_out, any)
         One for each block.
     bias : parameter (n_out,) or None
     """
 
-    def __init__(self, layer: TrainableLayer) -> None:
+    def __init__(self, layer: TrainableLayer, wait_steps: tuple[int, ...] | None = None) -> None:
         self.layer, self.bias = layer, layer.bias
+        self.wait_steps = tuple(c.delay_steps for c, _ in layer.pairs()) if wait_steps is None else wait_steps
+        wait_of = {inlet: steps for (_, inlet), steps in zip(layer.pairs(), self.wait_steps, strict=True)}
         by_parameter: dict[torch.Tensor, list[TrainableConnection]] = {}
         for inlet in layer.inlets:
             if not inlet.is_fixed and is_dense(inlet.synapse):
@@ -97,7 +103,7 @@ class WeightMatrix:
         self.parts = tuple(inlets[0].weight for inlets in by_parameter.values())
         blocks, start = [], 0
         for inlets in by_parameter.values():
-            waits = [inlet.wait_steps for inlet in inlets]
+            waits = [wait_of[inlet] for inlet in inlets]
             lists = tuple(
                 StoredLists(axons=inlets[0].axons, sources=waits.count(steps), is_delayed=steps > 0)
                 for steps in dict.fromkeys(waits)
@@ -199,13 +205,13 @@ def find_layers(model: TrainableNetwork, budget: Budget) -> dict[str, WeightMatr
     TrainingError
         The budget is of another network.
     """
-    names = [part.layer for part in budget.layers]
+    names = budget.layer_names
     if names != [layer.name for layer in model.network]:
         raise TrainingError(
             "model", f"has the layers {', '.join(layer.name for layer in model.network)}; the budget is for {', '.join(names)}",
             remedy="Make the budget for this model.",
         )  # fmt: skip
-    found = {}
+    found, waiting = {}, wait_steps(budget.with_relays(model.network))
     for layer in model:
         has, planned = grid_of(layer.layer), budget.grid(layer.layer.name)
         # of an image the budget may leave some channels
@@ -216,7 +222,7 @@ def find_layers(model: TrainableNetwork, budget: Budget) -> dict[str, WeightMatr
                 f"has {other if planned[1:] == has[1:] else f'the shape {has}, the budget is for {planned}'}",
                 remedy="Make the budget for this model.",
             )
-        if len(has) == 1 and (matrix := WeightMatrix(layer)).parts:
+        if len(has) == 1 and (matrix := WeightMatrix(layer, waiting[layer.layer.name])).parts:
             name, sources = layer.layer.name, budget.of(layer.layer.name)[0].sources
             shape = tuple(matrix.weight.shape)
             planned = (*planned, max(cap.stop for cap in sources) // matrix.axons if sources else shape[1])
@@ -312,7 +318,7 @@ def _check_least(layers: Mapping[str, WeightMatrix], plan: Budget, budget: Budge
 def _never_pruned(matrix: WeightMatrix, part: SliceBudget, width: int, profile: HardwareProfile) -> tuple[int, int]:
     """Synapse memory and input axons that a slice takes without the connections of its matrix, at the widest."""
     pruned = {inlet for block in matrix.blocks for inlet in block.inlets}
-    pairs = zip(matrix.layer.pairs(), matrix.layer.wait_steps, strict=True)
+    pairs = zip(matrix.layer.pairs(), matrix.wait_steps, strict=True)
     rest = [(connection, steps) for (connection, inlet), steps in pairs if inlet not in pruned]
     if not rest:
         return 0, 0

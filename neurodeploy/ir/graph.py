@@ -327,6 +327,16 @@ def bias_layers(layers: Iterable[Population[Any, Any]]) -> frozenset[str]:
     )
 
 
+def bias_sources(layers: Iterable[Population[Any, Any]]) -> frozenset[str]:
+    """Names of the bias layers, and of the relays that repeat their spikes: layers that receive from such layers alone."""
+    layers = tuple(layers)
+    found = set(bias_layers(layers))
+    for layer in layers:
+        if all(c.source in found for c in layer.connections):
+            found.add(layer.name)
+    return frozenset(found)
+
+
 def early_steps(layers: Iterable[Population[Any, Any]]) -> dict[str, tuple[int, ...]]:
     """Steps by which the spikes of each connection of each layer arrive before those of the longest path to the layer."""
     layers = tuple(layers)

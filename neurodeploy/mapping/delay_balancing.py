@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
 from neurodeploy.ir.graph import INPUT, Connection, LayerGraph, early_steps
-from neurodeploy.ir.network import LIF, Conv, Layer, Network, Sparse
+from neurodeploy.ir.network import LIF, Conv, Layer, Network, Sparse, Synapse
 from neurodeploy.ir.quantized import QuantizedLayer, QuantizedLIF, QuantizedNetwork
 from neurodeploy.mapping.place import quick_core_count
 from neurodeploy.passes.quantize import quantized_kind
@@ -107,6 +107,13 @@ def balanced(network: G, choices: Iterable[Balance]) -> G:
         )
         layers += [replace(layer, connections=connections), *_chain(network, layer.name, relayed.get(layer.name, 0))]
     return replace(network, layers=tuple(layers)) if relayed else network
+
+
+def relays_of(choices: Iterable[Balance]) -> dict[str, str]:
+    """Source of each layer of relays that `choices` name: the layer, or `INPUT`, whose spikes it repeats."""
+    return {
+        _name(choice.source, k + 1): choice.source for choice in choices if choice.by == "relays" for k in range(choice.steps)
+    }
 
 
 def _skips(network: LayerGraph[Any]) -> dict[str, int]:
@@ -244,9 +251,8 @@ def _relay(network: LayerGraph[Any], source: str, source_name: str, k: int) -> A
         one, zero = np.ones(()), np.zeros(())
         # Decays of 1: a relay remembers nothing, so one spike in is one spike out.
         neuron = LIF(threshold=one / 2, current_decay=one, voltage_decay=one, rest=zero)
-        return Layer(
-            name=name, shape=shape, neuron=neuron, connections=(Connection(source=source_name, synapse=synapse),), bias=zero
-        )
+        connection: Connection[Synapse] = Connection(source=source_name, synapse=synapse, is_fixed=True)
+        return Layer(name=name, shape=shape, neuron=neuron, connections=(connection,), bias=zero)
     wiring: dict[str, Any] = {f.name: getattr(synapse, f.name) for f in fields(synapse)}
     wiring |= {"weight": np.full(synapse.weight.shape, SPIKE), "weight_bits": SPIKE.bit_length()}
     integers = quantized_kind(synapse)(**wiring)

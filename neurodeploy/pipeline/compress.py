@@ -28,6 +28,7 @@ from neurodeploy.ir.network import LI, LIF, Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.mapping.budget.channel_counts import narrow_budget
+from neurodeploy.mapping.delay_balancing import balance
 from neurodeploy.mapping.place import arrange_placement, lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.mapping.traffic import measured_rates
@@ -160,9 +161,10 @@ def compress(
         if options.learn_decays:
             learn_decays(model, arithmetic_of(profile))
             network.learn_decays(arithmetic_of(profile))
-        before = lay_out(network.network, profile, cores=cores, bits=counted_bits)
+        relayed, balances = balance(network.network, profile, bits=counted_bits)
+        before = lay_out(relayed, profile, cores=cores, bits=counted_bits)
         say(_verdict(before))
-        budget = narrow_budget(network.network, profile, cores=cores, bits=counted_bits)
+        budget = narrow_budget(network.network, profile, cores=cores, bits=counted_bits, balances=balances)
         if removals := budget.removals({layer.name: layer.n_neurons for layer in network.network}):
             say(f"The chip limits {removals}.")
         run = _CompressionRun(
@@ -362,7 +364,7 @@ class _CompressionRun:
             lava=lava, rates=measured.rates, rounding=errors,
             warnings=(*rounding_warnings(errors, measured), *notes, *counting_note(profile)), overflows=measured.overflows,
             memory_prices=memory_prices(model, self.pruning, data.train, options),
-            files={**files, **report_files(folder, "record")},
+            balances=budget.balances, files={**files, **report_files(folder, "record")},
         )  # fmt: skip
         artifacts = RunArtifacts(
             quantized=quantized, budget=budget, emulated=emulated if target else None, lava=in_lava, command=command
@@ -389,7 +391,7 @@ def thresholds_of(network: TrainableNetwork, levels: int = 1) -> dict[str, float
 def in_integers(
     network: Network, budget: Budget, widths: Mapping[str, int], calibration: NDArray[Any]
 ) -> tuple[Network, QuantizedNetwork, Budget]:  # fmt: skip
-    """Remove inactive neurons from a compressed network, quantise it, and check it against the budget.
+    """Remove inactive neurons from a compressed network, quantise it, add its relays, and check it against the budget.
 
     Parameters
     ----------
@@ -403,7 +405,7 @@ def in_integers(
     Returns
     -------
     network : Network
-        Without the neurons that change no output.
+        Without the neurons that change no output, and with the plan's relays.
     quantized : QuantizedNetwork
     budget : Budget
         Of the remaining neurons.
@@ -420,6 +422,7 @@ def in_integers(
     if any(error.can_overflow for error in quantization_errors(network, quantized)):
         largest = largest_states(network, calibration)
         quantized = quantize(network, budget.profile, bits=widths, scales_of=trained, largest_states=largest)
+    network, quantized = plan.with_relays(network), plan.with_relays(quantized)
     # counted on the integers, independently of what compression counted
     plan.check(quantized)
     return network, quantized, plan
@@ -470,10 +473,11 @@ def compress_to(
     if isinstance(model, (Network, QuantizedNetwork)):
         model = TrainableNetwork(dequantize(model) if isinstance(model, QuantizedNetwork) else model)
     with together():
-        network = trainable(model, sample).network
+        network, counted_bits = trainable(model, sample).network, bits or default_weight_bits(profile)
+        _, balances = balance(network, profile, bits=counted_bits)
         for count in core_counts:
             # all counts first: one that cannot be met is refused before the hours of the others
-            narrow_budget(network, profile, cores=count, bits=bits or default_weight_bits(profile))
+            narrow_budget(network, profile, cores=count, bits=counted_bits, balances=balances)
         deployments: list[Deployment] = []
         for count in core_counts:
             say(f"Compressing to {count} core{'s' if count > 1 else ''}:")

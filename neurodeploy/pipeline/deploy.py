@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +77,7 @@ class Inspection:
         """A sentence that says whether `compress` can make the network fit, and how many channels or neurons layers then keep."""
         if self.budget is None:
             return f"Compressible: no. {self.infeasible}"
-        removals = self.budget.removals({layer.layer: self.placement.of(layer.layer).neurons for layer in self.budget.layers})
+        removals = self.budget.removals({name: self.placement.of(name).neurons for name in self.budget.layer_names})
         return f"Compressible: yes; {removals}." if removals else "Compressible: yes."
 
     @property
@@ -126,6 +126,7 @@ def inspect(
     """
     cores, bits = profile.core_count(cores, chips), default_weight_bits(profile) if bits is None else bits
     # before anything is counted: the counts include its delays
+    unbalanced = network
     network, balances = balance(network, profile, bits=bits)
     placement = lay_out(network, profile, cores=cores, bits=bits, connectivity=connectivity)
     placement = with_traffic(placement, network, connectivity=connectivity)
@@ -135,19 +136,20 @@ def inspect(
         budget = share_budget(network, profile, cores=cores, bits=bits, unpruned=unpruned, explain=False)
     except BudgetError:
         # all channels and neurons stay above
-        fewer, reason = _with_fewer_neurons(network, profile, cores, bits)
+        fewer, reason = _with_fewer_neurons(unbalanced, balances, profile, cores, bits)
         return Inspection(placement=placement, budget=fewer, infeasible=reason, balances=balances)
     more = gains(network, profile, budget, unpruned=unpruned)
+    budget = replace(budget, balances=balances)
     return Inspection(placement=placement, budget=budget, infeasible=None, gains=more, balances=balances)
 
 
 def _with_fewer_neurons(
-    network: Network | QuantizedNetwork, profile: HardwareProfile, cores: int, bits: int
+    network: Network | QuantizedNetwork, balances: tuple[Balance, ...], profile: HardwareProfile, cores: int, bits: int
 ) -> tuple[Budget | None, NeurodeployError | None]:  # fmt: skip
     """The budget with fewer channels or neurons, as `compress` makes it, or why there is none."""
     try:
         floats = dequantize(network) if isinstance(network, QuantizedNetwork) else network
-        return narrow_budget(floats, profile, cores=cores, bits=bits), None
+        return narrow_budget(floats, profile, cores=cores, bits=bits, balances=balances), None
     except NeurodeployError as error:
         return None, error
 

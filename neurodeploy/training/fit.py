@@ -287,7 +287,7 @@ def _sample_of(model: torch.nn.Module, budget: Budget, data: Data) -> torch.Tens
     for shape in shapes:
         sample = torch.zeros(1, *shape)
         try:
-            if [layer.name for layer in extract(model, sample)] == [layer.layer for layer in budget.layers]:
+            if [layer.name for layer in extract(model, sample)] == budget.layer_names:
                 return sample
         except ExtractError as error:
             errors.append(error)

@@ -20,6 +20,7 @@ from neurodeploy.ir.arrays import html_table
 from neurodeploy.ir.graph import INPUT, wait_steps
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.mapping.delay_balancing import Balance, G, balanced, relays_of
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import Region, bits_of
 
@@ -161,6 +162,9 @@ class Budget:
         Layer by layer, in the order of their neurons.
     layers : tuple of LayerBudget
         The same, a layer at a time.
+    balances : tuple of Balance
+        Delays that the plan counts with. Relays are layers of the plan; they are not trained, and follow the neurons of their
+        source.
     """
 
     profile: HardwareProfile
@@ -168,6 +172,22 @@ class Budget:
     weight_bits: int
     slices: Slices
     layers: tuple[LayerBudget, ...]
+    balances: tuple[Balance, ...] = ()
+
+    @property
+    def relays(self) -> Mapping[str, str]:
+        """Source of each layer of relays of the plan."""
+        return relays_of(self.balances)
+
+    @property
+    def layer_names(self) -> list[str]:
+        """Layers of the network, without relays."""
+        return [layer.layer for layer in self.layers if layer.layer not in self.relays]
+
+    def with_relays(self, network: G) -> G:
+        """The network, or a part of its neurons, with the relays of the plan; unchanged where it has them."""
+        has_relays = any(layer.name in self.relays for layer in network)
+        return network if has_relays else balanced(network, self.balances)
 
     @property
     def cuts(self) -> list[tuple[str, int, Region]]:
@@ -210,11 +230,11 @@ class Budget:
         Parameters
         ----------
         n_neurons : mapping of layer to int
-            Neurons of each layer before.
+            Neurons of each layer before, without relays.
         """
         found = defaultdict[str, list[str]](list)
         for layer in self.layers:
-            if layer.neurons < (whole := n_neurons[layer.layer]):
+            if layer.layer not in self.relays and layer.neurons < (whole := n_neurons[layer.layer]):
                 grid = self.grid(layer.layer)
                 kind, plane = ("channels", math.prod(grid[1:])) if len(grid) == 3 else ("neurons", 1)
                 found[kind].append(f"{layer.layer} {layer.neurons // plane} of {whole // plane}")
@@ -230,8 +250,9 @@ class Budget:
         ----------
         kept : mapping of layer to array (n,), bool
             The neurons that stay, of layers in a chain; of an image whole channels, of which there may be more than the
-            budget has.
+            budget has. Relays keep those of their source.
         """
+        kept = {**kept, **{relay: kept[source] for relay, source in self.relays.items() if source in kept}}
         slices, freed = list[SliceBudget](), defaultdict[int, int](int)
         for part in self.slices:
             region = _kept_region(part.region, kept.get(part.layer), self.grid(part.layer))
@@ -258,9 +279,12 @@ class Budget:
 
         Parameters
         ----------
+        network : Network or QuantizedNetwork
+            With the relays of the plan or without.
         widths : mapping of layer to int, optional
             Weight bits of layers that are not quantised yet, where they are not the budget's own.
         """
+        network = self.with_relays(network)
         waiting, memory = wait_steps(network), defaultdict[int, list[tuple[SliceBudget, int]]](list)
         for layer in network:
             width = bits_of(layer, (widths or {}).get(layer.name, self.weight_bits))

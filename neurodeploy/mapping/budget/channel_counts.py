@@ -9,9 +9,9 @@ A *unit* below is a channel of an image or a neuron of a row.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from neurodeploy.ir.graph import bias_layers
 from neurodeploy.ir.network import Network
 from neurodeploy.mapping.budget.allocation import Unpruned, share_budget
 from neurodeploy.mapping.budget.budget import AxonCap, Budget, SliceBudget
+from neurodeploy.mapping.delay_balancing import Balance, balanced, relays_of
 from neurodeploy.passes.dead_neurons import is_depthwise, tied_layers, trimmable, without_neurons
 from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, Region
 
@@ -33,8 +34,9 @@ LEVELS = 64
 
 
 def narrow_budget(
-    network: Network, profile: HardwareProfile, *, cores: int | None = None, bits: int = DEFAULT_WEIGHT_BITS
-) -> Budget:
+    network: Network, profile: HardwareProfile, *, cores: int | None = None, bits: int = DEFAULT_WEIGHT_BITS,
+    balances: tuple[Balance, ...] = (),
+) -> Budget:  # fmt: skip
     """Share the cores of a chip among layers: convolutions lose channels, dense layers synapses, and neurons where they have to.
 
     A convolution keeps a share c of its channels, and all layers shares b of their synapse memory, as `share_budget` gives them
@@ -51,6 +53,9 @@ def narrow_budget(
         All of the profile's by default.
     bits : int
         Width that the weights will be stored in.
+    balances : tuple of Balance
+        Delays to plan with, of `neurodeploy.balance`. Relays lose the units of their source; where the network cannot fit with
+        them, all spikes wait in synapses.
 
     Returns
     -------
@@ -66,12 +71,17 @@ def narrow_budget(
         The network does not fit even with one channel for each convolution, and one neuron for each hidden dense layer.
     """
     channels, neurons = _groups(network)
-    found = _best_attempt(network, profile, cores, bits, channels)
+    attempted = partial(_attempt, network, profile, cores, bits)
+    found = _best_attempt(partial(attempted, balances), network, channels)
+    if found is None and relays_of(balances) and all(choice.synapses_cost is not None for choice in balances):
+        # relays take neurons, which no pruning of synapses frees
+        balances = tuple(replace(choice, by="synapses") for choice in balances)
+        found = _best_attempt(partial(attempted, balances), network, channels)
     if found is None and neurons:
-        found = _best_attempt(network, profile, cores, bits, [*channels, *neurons])
+        found = _best_attempt(partial(attempted, balances), network, [*channels, *neurons])
     if found is None:
         try:
-            return _attempt(network, profile, cores, bits, _units_kept(network, [*channels, *neurons], 0.0)).budget
+            return attempted(balances, _units_kept(network, [*channels, *neurons], 0.0)).budget
         except BudgetError as error:
             if neurons:
                 error.what = f"{error.what.rstrip(',')}, with one neuron of each hidden layer kept,"
@@ -79,15 +89,13 @@ def narrow_budget(
     return found
 
 
-def _best_attempt(
-    network: Network, profile: HardwareProfile, cores: int | None, bits: int, groups: list[tuple[str, ...]]
-) -> Budget | None:
+def _best_attempt(attempted: Callable[..., _Attempt], network: Network, groups: list[tuple[str, ...]]) -> Budget | None:
     """The budget of smallest loss, of layers that lose units in groups; None if none of those tried is feasible."""
 
     @cache  # neighbouring levels often round to the same units
     def shared(units: tuple[tuple[str, int], ...]) -> _Attempt | None:
         try:
-            return _attempt(network, profile, cores, bits, dict(units), explain=False)
+            return attempted(dict(units), explain=False)
         except BudgetError:
             return None
 
@@ -130,11 +138,16 @@ class _Attempt:
 
 
 def _attempt(
-    network: Network, profile: HardwareProfile, cores: int | None, bits: int, units: Mapping[str, int], *, explain: bool = True
-) -> _Attempt:
-    narrow = first_units(network, units)
+    network: Network, profile: HardwareProfile, cores: int | None, bits: int, balances: tuple[Balance, ...],
+    units: Mapping[str, int], *, explain: bool = True,
+) -> _Attempt:  # fmt: skip
+    narrow, relays = balanced(first_units(network, units), balances), relays_of(balances)
     unpruned = Unpruned(narrow, profile, bits)
-    whole = [layer.name for layer in network if len(layer.shape) == 3 and not unpruned.counts[layer.name].prunes_kernels]
+    whole = [
+        layer.name
+        for layer in narrow
+        if layer.name in relays or (len(layer.shape) == 3 and not unpruned.counts[layer.name].prunes_kernels)
+    ]
     budget = share_budget(narrow, profile, cores=cores, bits=bits, whole=whole, unpruned=unpruned, explain=explain)
     # Depthwise layers follow their source.
     own = [name for name in units if not any(is_depthwise(c.synapse) for c in network[name].connections)]
@@ -143,7 +156,10 @@ def _attempt(
     loss = sum(network[name].shape[0] / units[name] for name in own) + sum(1 / max(b, 1e-9) for b in kept)
     is_whole = all(n == network[name].shape[0] for name, n in units.items())
     rows = {name: (n, network[name].n_neurons) for name, n in units.items() if len(network[name].shape) == 1}
-    return _Attempt(budget=_spread(budget, rows), loss=loss, keeps_all=is_whole and min(kept, default=1.0) >= 1)
+    # relays stay as many as the neurons that they repeat
+    rows |= {relay: rows[source] for relay, source in relays.items() if source in rows}
+    budget = replace(_spread(budget, rows), balances=balances)
+    return _Attempt(budget=budget, loss=loss, keeps_all=is_whole and min(kept, default=1.0) >= 1)
 
 
 def _units_kept(network: Network, groups: list[tuple[str, ...]], level: float) -> dict[str, int]:

@@ -17,7 +17,7 @@ import numpy as np
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
 from neurodeploy.ir.connectivity import is_dense
-from neurodeploy.ir.graph import INPUT, bias_layers
+from neurodeploy.ir.graph import INPUT, bias_sources
 from neurodeploy.mapping.budget.budget import AxonCap, LayerBudget, SliceBudget, Slices
 from neurodeploy.mapping.placement import Slice
 from neurodeploy.resources.counting import LayerCount
@@ -91,7 +91,7 @@ def neuron_and_axon_bits(part: Slice, profile: HardwareProfile) -> int:
 
 def prunable_sources(layers: Layers) -> dict[str, str]:
     """Source of each layer that can be pruned axon by axon: one dense connection between rows of neurons, biases aside."""
-    biases, found = bias_layers(layers), {}
+    biases, found = bias_sources(layers), {}
     rows = {INPUT, *(layer.name for layer in layers if len(grid_of(layer)) == 1)}
     for layer in layers:
         main = [c.source for c in layer.connections if c.source not in biases]
@@ -103,7 +103,7 @@ def prunable_sources(layers: Layers) -> dict[str, str]:
 
 def biases_of(layers: Layers, among: Collection[str] | None = None) -> dict[str, int]:
     """Number of neurons that bring biases to each layer; with `among`, 0 for the layers that are not in it."""
-    biases = bias_layers(layers)
+    biases = bias_sources(layers)
     return {
         layer.name: len(biases & {c.source for c in layer.connections}) * (among is None or layer.name in among)
         for layer in layers
@@ -243,7 +243,7 @@ class _OutputAxons:
     """Output axons of the cores, shared out among the slices that they send to."""
 
     def __init__(self, layers: Layers, profile: HardwareProfile, slices: Slices) -> None:
-        limit, biases = profile.capacity("output_axons"), bias_layers(layers)
+        limit, biases = profile.capacity("output_axons"), bias_sources(layers)
         self.of_layer: dict[str, list[SliceBudget]] = defaultdict(list)
         for part in slices:
             self.of_layer[part.layer].append(part)
