@@ -121,3 +121,41 @@ def test_compress_trains_the_model_or_its_network_where_a_comparison_has_no_grad
     assert made.placement.fits
     assert any(line.endswith("readout 'sum' counts them.") for line in news)
     assert (model.first.weight != before).any()
+
+
+NETWORK_TRAINS = {
+    "nothing has a gradient": lambda: TwoLayers(lambda _n: ByMultiplying()),
+    "the last neurons have one": lambda: OneWithout(),
+}
+
+
+class OneWithout(TwoLayers):
+    def __init__(self) -> None:
+        super().__init__(BySurrogate)
+        self.a = ByMultiplying()
+
+
+@pytest.mark.parametrize("has_budget", [False, True])
+@pytest.mark.parametrize("kind", NETWORK_TRAINS)
+def test_fit_trains_the_network_where_a_comparison_has_no_gradient(kind: str, has_budget: bool) -> None:
+    model = NETWORK_TRAINS[kind]()
+    budget = nd.narrow_budget(nd.extract(model, SAMPLE), nd.load_profile("loihi2"), cores=1) if has_budget else None
+    before = model.first.weight.clone()
+    trained, history = nd.fit(model, budget, DATA, OPTIONS)
+    assert trained is model
+    assert len(history) == 3 + has_budget
+    assert history[2].loss < history[0].loss
+    assert (model.first.weight != before).any()
+
+
+def test_no_gradient_and_no_network_is_said_before_training() -> None:
+    class Rounds(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = layers(N_IN, N_OUT)
+
+        def forward(self, x: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]:
+            return self.first(x).detach().round(), state
+
+    with pytest.raises(nd.TrainingError, match=r"^model: has no gradient, .*holds no neurons.*surrogate gradient"):
+        nd.fit(Rounds(), None, DATA, OPTIONS)

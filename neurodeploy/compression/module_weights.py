@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -24,7 +24,7 @@ from neurodeploy.compression.trainable_network import (
     TrainableNetwork,
     registered_share,
 )
-from neurodeploy.errors import RequestError
+from neurodeploy.errors import DataError, ExtractError, RequestError, TrainingError
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.network import Layer, Network, nearly_equal
@@ -65,6 +65,37 @@ def trainable(model: torch.nn.Module, sample: torch.Tensor | None) -> TrainableN
     made.load(extract(model, sample))
     made.origins = origins
     return made
+
+
+def sample_of(model: torch.nn.Module, data: Iterable[tuple[Any, Any]], layers: Sequence[str] | None) -> torch.Tensor:
+    """Return the input of one step: that of the data, with or without time, flat or not, at which a model has these layers.
+
+    Raises
+    ------
+    DataError
+        No data.
+    ExtractError
+        Nothing of that shape is supported.
+    TrainingError
+        The model has other layers.
+    """
+    inputs = next((torch.as_tensor(inputs) for inputs, _ in data), None)
+    if inputs is None:
+        raise DataError("data", "holds no samples")
+    errors = []
+    shapes = dict.fromkeys([inputs.shape[1:], (inputs[0].numel(),), inputs.shape[2:], (inputs[0, 0].numel(),)])
+    for shape in shapes:
+        sample = torch.zeros(1, *shape)
+        try:
+            names = [layer.name for layer in extract(model, sample)]
+        except ExtractError as error:
+            errors.append(error)
+        else:
+            if layers is None or names == list(layers):
+                return sample
+    if len(errors) == len(shapes):
+        raise errors[0]
+    raise TrainingError("model", "has other layers than the budget", remedy="Make the budget for this model.")
 
 
 def _typical(ratios: Floats) -> float:

@@ -17,19 +17,18 @@ import torch
 from torch.nn.functional import kl_div, log_softmax
 
 from neurodeploy.compression.minimax import MinimaxPruning
-from neurodeploy.compression.module_weights import learn_decays, takes_weights, trainable, write_back
+from neurodeploy.compression.module_weights import learn_decays, sample_of, takes_weights, trainable, write_back
 from neurodeploy.compression.pruning_method import Phase, Pruning, PruningFactory
 from neurodeploy.compression.saliency import ActiveNeurons
 from neurodeploy.compression.trainable_network import TrainableNetwork
-from neurodeploy.errors import DataError, ExtractError, TrainingError
-from neurodeploy.frontends.torch.extract import extract
+from neurodeploy.errors import ExtractError, NeurodeployError, TrainingError
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.simulation.records import EpochRecord
 from neurodeploy.targets import arithmetic_named, arithmetic_of
 from neurodeploy.training.checkpoint import Checkpoint, run_fingerprint, values
 from neurodeploy.training.distributed import Order, Replicas, seeded, together
 from neurodeploy.training.encoders import read_out, spikes_of
-from neurodeploy.training.forward import Data, check_labels, evaluate, in_mode, run_model
+from neurodeploy.training.forward import Data, check_labels, evaluate, in_mode, learns, run_model
 from neurodeploy.training.options import FitOptions
 from neurodeploy.training.progress import Progress, Step, worst
 
@@ -41,20 +40,9 @@ class Teacher:
         self.model, self.options = copy.deepcopy(model), options
 
     def distilled(self, loss: torch.Tensor, output: torch.Tensor, spikes: torch.Tensor) -> torch.Tensor:
-        """Mix the loss of the labels with the distance to the teacher's output.
+        """Return (1 - distill) * loss + distill * T^2 * KL(teacher || output), both softened by the temperature T.
 
-        Parameters
-        ----------
-        loss : tensor ()
-            Of the labels.
-        output : tensor (batch, n_classes)
-        spikes : tensor (batch, n_steps, \\*shape)
-            Input of the model.
-
-        Returns
-        -------
-        tensor ()
-            (1 - distill) * loss + distill * T^2 * KL(teacher || output), both softened by the temperature T.
+        The loss () is that of the labels, `output` (batch, n_classes), `spikes` (batch, n_steps, \\*shape) the model's input.
         """
         temperature, share = self.options.temperature, self.options.distill
         with in_mode(self.model, training=False):
@@ -178,7 +166,8 @@ def fit(
     ----------
     model : torch.nn.Module
         Called as ``output, state = model(x, state)``; trained in position. A `TrainableNetwork` is run as what it is. Any other
-        model is compressed as the network that `trainable` makes of it, and gets the weights back.
+        model is compressed as the network that `trainable` makes of it, and gets the weights back. That network also trains
+        densely where a comparison of the model has no gradient, with SuperSpike's.
     budget : Budget or None
         None trains the dense phase only.
     data : iterable of (input, target)
@@ -208,18 +197,16 @@ def fit(
     Raises
     ------
     TrainingError
-        A model that does not match the budget, or cannot be run or trained; a loss that is no longer a number; a checkpoint of
-        another run.
+        A model that does not match the budget or cannot be trained; a loss that is no number; a checkpoint of another run.
     DataError
-        No data, data that can be read only once, or batches that the model cannot take; a checkpoint that cannot be read or
-        written.
+        No data, data that can be read only once or that the model cannot take; a checkpoint that cannot be read or written.
     """
     if options.learn_decays:
         # first: it adds parameters, which rank 0 then sends and the optimizer has to find
         arithmetic = arithmetic_named() if budget is None else arithmetic_of(budget.profile)
         if not (model.learn_decays(arithmetic) if isinstance(model, TrainableNetwork) else learn_decays(model, arithmetic)):
             raise TrainingError("model", "has no cells whose decays could learn", remedy="Leave learn_decays out.")
-    if budget is not None and not isinstance(model, TrainableNetwork):
+    if not isinstance(model, TrainableNetwork) and (budget is not None or not _trains_as_called(model, data, options)):
         return _fit_module(
             model, budget, data, options, test=test, progress=progress, on_epoch=on_epoch, method=method, checkpoint=checkpoint,
             resume=resume,
@@ -239,61 +226,74 @@ def fit(
 
 
 def _fit_module(
-    model: torch.nn.Module, budget: Budget, data: Data, options: FitOptions, *, checkpoint: Checkpoint | None, resume: bool,
-    on_epoch: Callable[[EpochRecord], None] | None, **more: Any,
+    model: torch.nn.Module, budget: Budget | None, data: Data, options: FitOptions, *, checkpoint: Checkpoint | None,
+    resume: bool, on_epoch: Callable[[EpochRecord], None] | None, method: PruningFactory, **more: Any,
 ) -> tuple[torch.nn.Module, tuple[EpochRecord, ...]]:  # fmt: skip
-    """Train a module densely, compress its network, and give the module the weights."""
-    sample = _sample_of(model, budget, data)
-    network = trainable(model, sample)
-    if options.learn_decays:
-        network.learn_decays(arithmetic_of(budget.profile))
-    if not takes_weights(network, model, sample):
-        raise TrainingError(
-            "model", "cannot hold the weights of its compressed network: several layers share them",
-            remedy="Compress `neurodeploy.trainable(model, sample)` instead, whose layers have weights of their own.",
-        )  # fmt: skip
-    unpruned = more["method"](budget, network)  # a budget or a model that the method does not take is refused before training
-    needs = {"overruns": unpruned.overruns(), "multipliers": dict(unpruned.multipliers)}
-    history: tuple[EpochRecord, ...] = ()
-    if options.epochs_dense:
-        of_dense = None if checkpoint is None else replace(checkpoint, path=f"{checkpoint.path}.dense")
-        dense = {name: value for name, value in more.items() if name != "method"}
-        listen = None if on_epoch is None else lambda record: on_epoch(replace(record, **needs))
-        _, records = fit(model, None, data, options, checkpoint=of_dense, resume=resume, on_epoch=listen, **dense)
-        history, network = tuple(replace(record, **needs) for record in records), trainable(model, sample)
+    """Train a module densely, or its network where a comparison has no gradient; compress that; give the module the weights."""
+    sample = sample_of(model, data, budget.layer_names if budget else None)
+    trains_as_called = _trains_as_called(model, data, options)
+
+    def network_of_model() -> TrainableNetwork:
+        network = trainable(model, sample)
         if options.learn_decays:
-            network.learn_decays(arithmetic_of(budget.profile))
-    options = replace(options, epochs_dense=0)
+            network.learn_decays(arithmetic_named() if budget is None else arithmetic_of(budget.profile))
+        return network
+
+    network = network_of_model()
+    cannot_hold = TrainingError(
+        "model", "cannot hold the weights of its network: several layers share them",
+        remedy="Give `neurodeploy.trainable(model, sample)` instead, whose layers have weights of their own.",
+    )  # fmt: skip
+    if not takes_weights(network, model, sample):
+        raise cannot_hold
+    needs: dict[str, Any] = {}
+    if budget is not None:
+        unpruned = method(budget, network)  # a budget or a model that the method does not take is refused before training
+        needs = {"overruns": unpruned.overruns(), "multipliers": dict(unpruned.multipliers)}
+    history: tuple[EpochRecord, ...] = ()
+    is_ahead = not trains_as_called  # whether the network has learnt what the model does not know
     try:
-        _, compressed = fit(network, budget, data, options, checkpoint=checkpoint, resume=resume, on_epoch=on_epoch, **more)
+        if options.epochs_dense:
+            of_dense = checkpoint and (replace(checkpoint, path=f"{checkpoint.path}.dense") if budget else checkpoint)
+            listen = on_epoch and (lambda record: on_epoch(replace(record, **needs)))
+            learner = model if trains_as_called else network
+            _, records = fit(learner, None, data, options, checkpoint=of_dense, resume=resume, on_epoch=listen, **more)
+            history = tuple(replace(record, **needs) for record in records)
+            network = network_of_model() if trains_as_called else network
+        if budget is not None:
+            is_ahead, options = True, replace(options, epochs_dense=0)
+            _, compressed = fit(
+                network, budget, data, options, checkpoint=checkpoint, resume=resume, on_epoch=on_epoch, method=method, **more
+            )
+            history += compressed
     except BaseException:
-        write_back(network, model, sample)  # the last finished epoch, as far as the model can hold it
+        if is_ahead:
+            write_back(network, model, sample)  # the last finished epoch, as far as the model can hold it
         raise
     if not write_back(network, model, sample):
-        raise TrainingError(
-            "model", "cannot hold the compressed weights: it extracts to another network with them",
-            remedy="Compress `neurodeploy.trainable(model, sample)` instead, which keeps them itself.",
-        )  # fmt: skip
-    return model, (*history, *compressed)
+        raise cannot_hold
+    return model, history
 
 
-def _sample_of(model: torch.nn.Module, budget: Budget, data: Data) -> torch.Tensor:
-    """The input of one step: the shape of the data, with or without time, at which the model has the budget's layers."""
-    inputs = next((torch.as_tensor(inputs) for inputs, _ in data), None)
-    if inputs is None:
-        raise DataError("data", "holds no samples")
-    shapes = dict.fromkeys([inputs.shape[1:], (inputs[0].numel(),), inputs.shape[2:], (inputs[0, 0].numel(),)])
-    errors = []
-    for shape in shapes:
-        sample = torch.zeros(1, *shape)
+def _trains_as_called(model: torch.nn.Module, data: Data, options: FitOptions) -> bool:
+    """Whether gradients reach all weights of a model, and not only its network's: a plain comparison has none."""
+    with seeded(options.seed), in_mode(model, training=False), torch.set_grad_enabled(True):
         try:
-            if [layer.name for layer in extract(model, sample)] == budget.layer_names:
-                return sample
+            inputs, _ = next(iter(data))
+            output = run_model(model, spikes_of(inputs[:2], model, options))
+            if learns(model, output) or not any(parameter.requires_grad for parameter in model.parameters()):
+                return True
+            sample_of(model, data, None)
         except ExtractError as error:
-            errors.append(error)
-    if len(errors) == len(shapes):
-        raise errors[0]
-    raise TrainingError("model", "has other layers than the budget", remedy="Make the budget for this model.")
+            if output.requires_grad:
+                return True  # weights that it does not use, or on purpose
+            raise TrainingError(
+                "model", f"has no gradient, and there is no network of it that could train instead ({error})",
+                remedy="Let neurons fire by a function with a surrogate gradient, as SuperSpike.",
+            ) from error  # fmt: skip
+        except (NeurodeployError, TypeError, ValueError, StopIteration):
+            return True  # training says what is wrong with the data or the model
+        return False
 
 
 @dataclass(kw_only=True)
