@@ -38,8 +38,8 @@ def test_synapses_are_pruned_and_biases_are_not() -> None:
     assert kept["bias"] == 1
     assert kept["layer0"] < 1
     hidden, out = budget.of("layer0")[0], budget.of("layer2")[0]
-    assert (hidden.source, hidden.biases, sum(cap.axons for cap in hidden.sources)) == ("input", 1, 64)
-    assert (out.source, out.biases, out.input_axons) == ("layer0", 1, 81)
+    assert (hidden.sources[0].source, hidden.biases, sum(cap.axons for cap in hidden.sources)) == ("input", 1, 64)
+    assert (out.sources[0].source, out.biases, out.input_axons) == ("layer0", 1, 81)
     assert next(layer for layer in budget.layers if layer.layer == "bias").output_axons == 2
 
 

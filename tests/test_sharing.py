@@ -52,7 +52,7 @@ def test_what_blocks_take_at_a_share_is_what_the_plan_counts(chip: str) -> None:
     drawing, profile = Drawing((3, 12, 12), seed=0), load_profile(chip)
     drawing.conv("conv2", drawing.conv("conv1", (INPUT,), 8), 12)
     layer = drawing.network().layers[1]
-    pruned = PrunedLayerCount(LayerCount(layer, 8, profile, connectivity=1.0), 0.3, prunes_axons=False)
+    pruned = PrunedLayerCount(LayerCount(layer, 8, profile, connectivity=1.0), 0.3)
     options = block_options(pruned, grid_of(layer), profile)
     capacity = np.array([profile.capacity(resource) for resource in limited_resources(profile)])
     for n in range(0, len(options.blocks), 7):

@@ -24,7 +24,7 @@ from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.compression.weight_matrices import WeightMatrix
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Integers
-from neurodeploy.mapping.budget.budget import AxonCap, Budget, SliceBudget
+from neurodeploy.mapping.budget.budget import Budget, SliceBudget
 from neurodeploy.resources.encodings import most_targets
 from neurodeploy.resources.usage import count
 
@@ -159,10 +159,7 @@ def axons_in_force(part: SliceBudget, progress: float) -> SliceBudget:
     return replace(
         part,
         input_axons=between(n_in, part.input_axons, progress),
-        sources=tuple(
-            AxonCap(start=cap.start, stop=cap.stop, axons=between(cap.stop - cap.start, cap.axons, progress))
-            for cap in part.sources
-        ),
+        sources=tuple(replace(cap, axons=between(cap.stop - cap.start, cap.axons, progress)) for cap in part.sources),
     )
 
 

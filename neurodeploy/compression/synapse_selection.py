@@ -186,12 +186,15 @@ class SynapseSelection:
     ----------
     mask : array (n_neurons, n_in), bool
         True where a synapse is kept.
+    value : array (n_in,)
+        Score of each axon, less the price of its bits.
     prices : mapping of resource to float
         Shadow price of each of `PRICED_RESOURCES`: the score that one unit more would add; 0 where the limit does not bind.
         That of memory is one for all slices of a core.
     """
 
     mask: Mask
+    value: Floats
     prices: Mapping[str, float]
 
 
@@ -211,14 +214,45 @@ def choose_on_core(scores: Sequence[SliceScores], memory_bits: int, profile: Har
     Returns
     -------
     tuple of SynapseSelection
-        One for each of the scores, within every cap on axons; no slice is left without a synapse.
+        One for each of the scores, within every cap on axons; no slice is left without a synapse. Where the connections of a
+        slice have more axons together than it may have, those of most value at the price of memory stay.
     """
+    found = _choose(scores, memory_bits, profile)
+    restricted, prices, allowed = list(scores), dict[int, float](), dict[int, Mask]()
+    for members in _of_slice(scores):
+        part = scores[members[0]].part
+        # what memory was left for may have a value of 0
+        kept = [np.where(found[n].mask.any(axis=0), np.maximum(found[n].value, np.finfo(np.float64).tiny), 0.0) for n in members]
+        values = np.concatenate(kept)
+        # of one connection the cap is part of the selection itself
+        if len(members) > 1 and np.count_nonzero(values) > part.input_axons:
+            best = within_caps(values, replace(part, sources=()))
+            ends = np.cumsum([scores[n].score.shape[1] for n in members])[:-1]
+            for n, own in zip(members, np.split(best, ends), strict=True):
+                restricted[n] = replace(scores[n], score=scores[n].score * own)
+                prices[n], allowed[n] = float(values[~best].max()), own
+    if not allowed:
+        return found
+    # once more with the best axons alone, which share the memory of the others
+    return tuple(
+        replace(one, mask=one.mask & allowed[n], prices={**one.prices, "input_axons": prices[n]}) if n in allowed else one
+        for n, one in enumerate(_choose(restricted, memory_bits, profile))
+    )
+
+
+def _of_slice(scores: Sequence[SliceScores]) -> list[list[int]]:
+    """Indices of the scores of each slice."""
+    found: dict[str, list[int]] = {}
+    for n, one in enumerate(scores):
+        found.setdefault(one.part.name, []).append(n)
+    return list(found.values())
+
+
+def _choose(scores: Sequence[SliceScores], memory_bits: int, profile: HardwareProfile) -> tuple[SynapseSelection, ...]:
+    """Choose as `choose_on_core` does, with the cap on input axons for each of the scores by itself."""
     slices = [_Slice(one, synapse_lists(one, profile)) for one in scores]
     whole = [part.whole() for part in slices]
     core = _CoreMemory(slices, memory_bits)
-    of_slice: dict[str, list[int]] = {}
-    for n, one in enumerate(scores):
-        of_slice.setdefault(one.part.name, []).append(n)
     # all fits, so nothing has a price
     if core.spare(whole) >= 0 and all(part.fits_caps(kept) for part, kept in zip(slices, whole, strict=True)):
         return tuple(part.selection(kept, 0.0) for part, kept in zip(slices, whole, strict=True))
@@ -226,8 +260,12 @@ def choose_on_core(scores: Sequence[SliceScores], memory_bits: int, profile: Har
     # a slice that would keep nothing gets one list, and the others share what is left
     single: dict[int, _SliceSelection] = {}
     # A loop, because what these lists take may leave another slice with nothing.
-    while empty := [members for members in of_slice.values() if not any(kept[n].bits for n in members)]:
-        least = [min(((n, slices[n].least()) for n in members), key=lambda pair: pair[1].bits) for members in empty]
+    while empty := [members for members in _of_slice(scores) if not any(kept[n].bits for n in members)]:
+        # not a list without any score, where there are others
+        least = [
+            min(((n, slices[n].least()) for n in members), key=lambda pair: (pair[1].score <= 0, pair[1].bits))
+            for members in empty
+        ]
         single |= dict(least)
         others = [n for n in range(len(slices)) if n not in single]
         price, rest = _CoreMemory([slices[n] for n in others], core.spare(list(single.values()))).best()
@@ -313,7 +351,7 @@ class _Slice:
     def selection(self, kept: _SliceSelection, price: float) -> SynapseSelection:
         _, value = kept.lists.best(price)
         prices = {"synapse_memory_bits": price} | axon_prices(value, self.scores.part)
-        return SynapseSelection(mask=kept.lists.mask(kept.index), prices=prices)
+        return SynapseSelection(mask=kept.lists.mask(kept.index), value=value, prices=prices)
 
     def best_step(self, kept: _SliceSelection, spare: int) -> tuple[float, int, int]:
         """Best gain per bit by one axon's growth within `spare` bits, the axon, and the index it grows to."""

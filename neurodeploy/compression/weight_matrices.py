@@ -66,6 +66,11 @@ class Block:
     def columns(self) -> slice:
         return slice(self.start, self.stop)
 
+    @property
+    def axons(self) -> int:
+        """Axons behind each column."""
+        return sum(lists.axons * lists.sources for lists in self.lists)
+
     def bits(self, n_synapses: Integers, n_neurons: int, width: int, profile: HardwareProfile) -> int:
         """Synapse memory of columns with `n_synapses` (n_columns,) each onto a slice of `n_neurons`."""
         total = 0
@@ -114,21 +119,28 @@ class WeightMatrix:
         self.blocks = tuple(blocks)
 
     def parts_of(self, part: SliceBudget) -> Iterator[tuple[Block, SliceBudget]]:
-        """Each block with the slice's budget for its columns; several blocks are not limited by their axons."""
+        """Each block with the slice's budget, in its own columns; the limit on input axons is that of all blocks together."""
         for block in self.blocks:
-            if len(self.blocks) > 1:
-                n = block.stop - block.start
-                part = replace(part, input_axons=n, sources=(AxonCap(start=0, stop=n, axons=n),))
-            yield block, part
+            inside = [cap for cap in part.sources if block.start <= cap.start < block.stop]
+            caps = tuple(replace(cap, start=cap.start - block.start, stop=cap.stop - block.start) for cap in inside)
+            yield block, replace(part, sources=caps)
+
+    def in_columns(self, part: SliceBudget, inputs: int) -> SliceBudget:
+        """A slice's limits on axons in columns of the matrix, `inputs` of which it may use."""
+        numbers, caps = {inlet: n for n, (_, inlet) in enumerate(self.layer.pairs())}, list[AxonCap]()
+        for block in self.blocks:
+            own = [cap for cap in part.sources if cap.connection == numbers[block.inlets[0]]] if block.lists[0].axons == 1 else []
+            caps += [replace(cap, start=block.start + cap.start, stop=block.start + cap.stop) for cap in own] or [
+                AxonCap(start=block.start, stop=block.stop, axons=block.stop - block.start)
+            ]
+        # as many as fit if they are those with most axons behind them
+        axons = np.repeat([block.axons for block in self.blocks], [block.stop - block.start for block in self.blocks])
+        columns = int(np.count_nonzero(np.cumsum(np.sort(axons)[::-1]) <= inputs))
+        return replace(part, input_axons=max(columns, 1), sources=tuple(caps))
 
     @property
     def n_in(self) -> int:
         return self.blocks[-1].stop
-
-    @property
-    def axons(self) -> int:
-        """Axons behind each column of a layer with one block; several blocks are never limited by their axons."""
-        return self.blocks[0].lists[0].axons if len(self.blocks) == 1 else 1
 
     @property
     def weight(self) -> torch.Tensor:
@@ -223,10 +235,11 @@ def find_layers(model: TrainableNetwork, budget: Budget) -> dict[str, WeightMatr
                 remedy="Make the budget for this model.",
             )
         if len(has) == 1 and (matrix := WeightMatrix(layer, waiting[layer.layer.name])).parts:
-            name, sources = layer.layer.name, budget.of(layer.layer.name)[0].sources
-            shape = tuple(matrix.weight.shape)
-            planned = (*planned, max(cap.stop for cap in sources) // matrix.axons if sources else shape[1])
-            if shape != planned:
+            name, caps = layer.layer.name, budget.of(layer.layer.name)[0].sources
+            ends = {cap.connection: cap.stop for cap in caps}  # the last of a connection ends at its number of sources
+            n_in = [connection.synapse.n_in for connection, inlet in layer.pairs() if inlet is not None]
+            shape = len(matrix.weight), sum(n_in)
+            if shape != (planned := (*planned, sum(ends.values()) if caps else shape[1])):
                 raise TrainingError(
                     f"layer {name!r}", f"has weights {shape}, the budget is for {planned}",
                     remedy="Make the budget for this model.",
@@ -279,15 +292,8 @@ def budget_per_column(layers: Mapping[str, WeightMatrix], budget: Budget) -> Bud
     slices = []
     widest = max(budget.profile["weight_bits"].choices)
     for part in (part for part in budget.slices if part.layer in layers):
-        matrix = layers[part.layer]
-        memory, axons = _never_pruned(matrix, part, widest, budget.profile)
-        inputs = part.input_axons - axons
-        if len(matrix.blocks) > 1 or matrix.axons > 1 or not part.sources:
-            columns = matrix.n_in if len(matrix.blocks) > 1 else max(inputs // matrix.axons, 1)
-            caps = (AxonCap(start=0, stop=matrix.n_in, axons=columns),)
-            part = replace(part, input_axons=columns, sources=caps)
-        else:
-            part = replace(part, input_axons=inputs)
+        memory, axons = _never_pruned(layers[part.layer], part, widest, budget.profile)
+        part = layers[part.layer].in_columns(part, part.input_axons - axons)
         slices.append(replace(part, synapse_memory_bits=part.synapse_memory_bits - memory))
     plan = replace(budget, slices=tuple(slices))
     _check_least(layers, plan, budget, widest)

@@ -21,12 +21,12 @@ from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.mapping.budget.slice_budgets import (
     Infeasibility,
+    PrunableAxons,
     SliceAndLayerBudgets,
-    biases_of,
     memory_for_synapses,
     minimum_usage,
     neuron_and_axon_bits,
-    prunable_sources,
+    prunable_axons,
     slice_budgets,
 )
 from neurodeploy.mapping.place import counts_of, pack_layers
@@ -66,6 +66,7 @@ class Unpruned:
         widths = {layer.name: weight_bits(min(bits, bits_of(layer, bits)), profile) for layer in self.layers}
         self.counts = counts_of(self.layers, widths, profile, connectivity=1.0)  # 1: as if no weight were zero
         is_full = all(bool(connection.synapse.weight.all()) for layer in self.layers for connection in layer.connections)
+        self._prunable = prunable_axons(self.layers)
         self._known = known.slices if known is not None and known.weight_bits == widths and is_full else None
 
     @cached_property
@@ -88,10 +89,8 @@ class Unpruned:
 
     def pruned_counts(self, shares: Mapping[str, float]) -> dict[str, PrunedLayerCount]:
         """Every layer counted as if it kept a share of its synapse memory, 0..1; layers not named keep the minimum."""
-        prunable = prunable_sources(self.layers)
-        biases = biases_of(self.layers, prunable)
         return {
-            name: PrunedLayerCount(counted, shares.get(name, 0.0), prunes_axons=name in prunable, biases=biases[name])
+            name: PrunedLayerCount(counted, shares.get(name, 0.0), self._prunable.get(name))
             for name, counted in self.counts.items()
         }
 
@@ -135,27 +134,26 @@ class PrunedLayerCount(LayerCount):
         The layer as if no weight were zero.
     share : float
         0..1.
-    prunes_axons : bool
-        Whether the layer is pruned axon by axon.
-    biases : int
-        Neurons that bring biases to such a layer.
+    prunable : PrunableAxons or None
+        Axons of the layer that are pruned one by one.
     """
 
-    def __init__(self, whole: LayerCount, share: float, *, prunes_axons: bool, biases: int = 0) -> None:
+    def __init__(self, whole: LayerCount, share: float, prunable: PrunableAxons | None = None) -> None:
         # The cache of the whole network: only `share` differs.
         super().__init__(whole.layer, whole.width, whole.profile, 1.0, whole.cache, whole.wait_steps)
-        self.whole, self.share, self.prunes_axons, self.biases = whole, share, prunes_axons, biases
+        self.whole, self.share, self.prunable = whole, share, prunable
 
     def usage(self, region: Region) -> Usage:
         """Usage of a region at the layer's share."""
         usage = self.whole.usage(region)  # counted once for all shares
-        bits, axons = minimum_usage(self, region, usage, self.biases)
+        bits, axons = minimum_usage(self, region, usage, self.prunable)
         memory = max(math.ceil(usage.synapse_memory_bits * self.share), bits)  # one synapse a slice at least
-        return replace(usage, synapse_memory_bits=memory, input_axons=axons if self.prunes_axons else usage.input_axons)
+        return replace(usage, synapse_memory_bits=memory, input_axons=usage.input_axons if self.prunable is None else axons)
 
     def sources(self, region: Region) -> Iterator[SourceNeurons]:
         """Source neurons of a region; none where output axons are capped afterwards."""
-        return iter(()) if self.prunes_axons and "memory_bits_per_core" not in self.profile else super().sources(region)
+        is_capped = self.prunable is not None and "memory_bits_per_core" not in self.profile
+        return iter(()) if is_capped else super().sources(region)
 
 
 def plan_slices(unpruned: Unpruned, cores: int, whole: Collection[str]) -> tuple[Slice, ...] | None:

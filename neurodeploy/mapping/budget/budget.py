@@ -27,11 +27,21 @@ from neurodeploy.resources.usage import Region, bits_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AxonCap:
-    """Cap on a slice's sources: at most `axons` of the source neurons start..stop-1 may have synapses on it."""
+    """Cap on a slice's sources: at most `axons` of the source neurons start..stop-1 may have synapses on it.
+
+    Attributes
+    ----------
+    connection : int
+        Number of the layer's connection whose axons count.
+    source : str
+        Layer whose neurons they come from.
+    """
 
     start: int
     stop: int
     axons: int
+    connection: int = 0
+    source: str = INPUT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,10 +58,9 @@ class SliceBudget:
     synapse_memory_bits, input_axons : int
         Upper limits; the slices of a core add up to at most what the core has.
     sources : tuple of AxonCap
-        Caps that keep the output axons of the source's cores within their limit; they cover all source neurons. Empty for a
-        layer with several connections or a convolution: its plan counts all its sources.
-    source : str
-        Layer whose neurons the caps count.
+        Caps that keep the output axons of the sources' cores within their limit; they cover all source neurons of all
+        connections but those of biases. Empty for a layer with another connection than dense ones between rows of neurons: its
+        plan counts all its sources.
     biases : int
         Axons of neurons that bring biases, on top of the caps: they are never pruned.
     max_neurons : int
@@ -64,7 +73,6 @@ class SliceBudget:
     synapse_memory_bits: int
     input_axons: int
     sources: tuple[AxonCap, ...]
-    source: str = INPUT
     biases: int = 0
     max_neurons: int = UNLIMITED
 
@@ -259,8 +267,8 @@ class Budget:
             caps = []
             for cap in part.sources:
                 # Caps count source neurons, which are renumbered too.
-                first, last = _renumbered(cap.start, cap.stop, kept.get(part.source))
-                caps.append(AxonCap(start=first, stop=last, axons=cap.axons))
+                first, last = _renumbered(cap.start, cap.stop, kept.get(cap.source))
+                caps.append(replace(cap, start=first, stop=last))
             if region.stops[0] > region.starts[0]:
                 slices.append(replace(part, region=region, sources=tuple(caps)))
             else:  # no neuron of it is left
@@ -296,10 +304,9 @@ class Budget:
                 memory[part.core].append((part, usage.synapse_memory_bits))
                 if usage.input_axons > part.input_axons:
                     yield BudgetOverrun(slice=part, resource="input_axons", need=usage.input_axons, limit=part.input_axons)
-                # () where the slice receives nothing from that source.
-                sent = next((one.mask for one in count.sources(part.region) if one.source == part.source), ())
                 for cap in part.sources:
-                    axons = int(sum(sent[cap.start : cap.stop]))
+                    weight = layer.connections[cap.connection].synapse.matrix()[part.start : part.stop, cap.start : cap.stop]
+                    axons = int(weight.any(axis=0).sum())
                     if axons > cap.axons:
                         yield BudgetOverrun(slice=part, resource="output_axons", need=axons, limit=cap.axons)
         # By core, not by slice: a slice may exceed its own budget where its neighbours use less of theirs.

@@ -21,7 +21,7 @@ from neurodeploy.ir.connectivity import is_convolution
 from neurodeploy.ir.graph import bias_layers
 from neurodeploy.ir.network import Network
 from neurodeploy.mapping.budget.allocation import Unpruned, share_budget
-from neurodeploy.mapping.budget.budget import AxonCap, Budget, SliceBudget
+from neurodeploy.mapping.budget.budget import Budget, SliceBudget
 from neurodeploy.mapping.delay_balancing import Balance, balanced, relays_of
 from neurodeploy.passes.dead_neurons import is_depthwise, tied_layers, trimmable, without_neurons
 from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, Region
@@ -198,8 +198,8 @@ def _spread(budget: Budget, rows: Mapping[str, tuple[int, int]]) -> Budget:
     def of_row(part: SliceBudget) -> SliceBudget:
         caps = []
         for cap in part.sources:
-            start, stop = spread(part.source, cap.start, cap.stop)
-            caps.append(AxonCap(start=start, stop=stop, axons=cap.axons))
+            start, stop = spread(cap.source, cap.start, cap.stop)
+            caps.append(replace(cap, start=start, stop=stop))
         if part.layer not in rows:
             return replace(part, sources=tuple(caps))
         region = Region.run(*spread(part.layer, part.start, part.stop))

@@ -10,14 +10,15 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import TypeAlias
+from itertools import pairwise
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
 from neurodeploy.ir.connectivity import is_dense
-from neurodeploy.ir.graph import INPUT, bias_sources
+from neurodeploy.ir.graph import INPUT, Connection, bias_sources
 from neurodeploy.mapping.budget.budget import AxonCap, LayerBudget, SliceBudget, Slices
 from neurodeploy.mapping.placement import Slice
 from neurodeploy.resources.counting import LayerCount
@@ -57,7 +58,48 @@ class Infeasibility:
         )
 
 
-def minimum_usage(counted: LayerCount, region: Region, whole: Usage, biases: int) -> tuple[int, int]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrunableAxons:
+    """Input axons of a layer that can be pruned one by one: those of dense connections between rows of neurons.
+
+    Attributes
+    ----------
+    groups : tuple of tuple of int
+        Numbers of the connections. Those of a group have equal synapses: their axons are kept or pruned together.
+    biases : int
+        Axons of neurons that bring biases, which are never pruned.
+    """
+
+    groups: tuple[tuple[int, ...], ...]
+    biases: int
+
+    @property
+    def least(self) -> int:
+        """Axons of a slice that keeps one synapse and its biases."""
+        return max(len(group) for group in self.groups) + self.biases
+
+
+def prunable_axons(layers: Layers) -> dict[str, PrunableAxons]:
+    """The prunable axons of each layer all of whose connections are dense and have rows of neurons, or the input, as sources."""
+    biases, found = bias_sources(layers), {}
+    rows = {INPUT, *(layer.name for layer in layers if len(grid_of(layer)) == 1)}
+    for layer in layers:
+        connections: tuple[Connection[Any], ...] = layer.connections
+        main = [n for n, c in enumerate(connections) if c.source not in biases]
+        is_row = layer.name not in biases and {layer.name, *(connections[n].source for n in main)} <= rows
+        if is_row and main and all(is_dense(c.synapse) and not c.is_fixed for c in connections):
+            groups: list[list[int]] = []
+            for n in main:
+                group = next((group for group in groups if connections[group[0]].synapse == connections[n].synapse), None)
+                if group is None:
+                    groups.append([n])
+                else:
+                    group.append(n)
+            found[layer.name] = PrunableAxons(groups=tuple(map(tuple, groups)), biases=len(connections) - len(main))
+    return found
+
+
+def minimum_usage(counted: LayerCount, region: Region, whole: Usage, prunable: PrunableAxons | None) -> tuple[int, int]:
     """Synapse memory (bits) and input axons of a region that keeps one synapse and its biases, at most what it has unpruned.
 
     A convolution keeps one weight of each input channel.
@@ -66,16 +108,17 @@ def minimum_usage(counted: LayerCount, region: Region, whole: Usage, biases: int
     ----------
     whole : Usage
         Usage of the region as if no weight were zero.
-    biases : int
-        Neurons that bring biases to every neuron of the region.
+    prunable : PrunableAxons or None
+        None where axons are not pruned one by one.
     """
+    biases = 0 if prunable is None else prunable.biases
     key = ("single", whole.neurons, biases, counted.width)
     if key not in counted.cache:
         # Synapses of each axon: bias neurons reach every neuron of the region.
         single = np.asarray([1, *[whole.neurons] * biases])
         counted.cache[key] = count(single, whole.neurons, counted.width, counted.profile).synapse_memory_bits
     least = counted.kernel_bits(region, 0.0) if counted.prunes_kernels else counted.cache[key]
-    return min(least, whole.synapse_memory_bits), min(1 + biases, whole.input_axons)
+    return min(least, whole.synapse_memory_bits), min(1 if prunable is None else prunable.least, whole.input_axons)
 
 
 def memory_for_synapses(profile: HardwareProfile) -> int:
@@ -89,29 +132,8 @@ def neuron_and_axon_bits(part: Slice, profile: HardwareProfile) -> int:
     return part.usage.neurons * state + part.output_axons * sent if "memory_bits_per_core" in profile else 0
 
 
-def prunable_sources(layers: Layers) -> dict[str, str]:
-    """Source of each layer that can be pruned axon by axon: one dense connection between rows of neurons, biases aside."""
-    biases, found = bias_sources(layers), {}
-    rows = {INPUT, *(layer.name for layer in layers if len(grid_of(layer)) == 1)}
-    for layer in layers:
-        main = [c.source for c in layer.connections if c.source not in biases]
-        all_dense = all(is_dense(c.synapse) for c in layer.connections)
-        if len(main) == 1 and all_dense and layer.name not in biases and {layer.name, main[0]} <= rows:
-            found[layer.name] = main[0]
-    return found
-
-
-def biases_of(layers: Layers, among: Collection[str] | None = None) -> dict[str, int]:
-    """Number of neurons that bring biases to each layer; with `among`, 0 for the layers that are not in it."""
-    biases = bias_sources(layers)
-    return {
-        layer.name: len(biases & {c.source for c in layer.connections}) * (among is None or layer.name in among)
-        for layer in layers
-    }
-
-
 def distribute_leftover(
-    layers: Layers, profile: HardwareProfile, counts: Mapping[str, LayerCount], plan: tuple[Slice, ...], prunable: Collection[str]
+    profile: HardwareProfile, counts: Mapping[str, LayerCount], plan: tuple[Slice, ...], prunable: Mapping[str, PrunableAxons]
 ) -> Slices | Infeasibility:
     """Share out what the cores have left: memory in proportion to the plan, input axons in proportion to the sources.
 
@@ -121,8 +143,7 @@ def distribute_leftover(
     on_core: dict[int, list[Slice]] = defaultdict(list)
     for part in plan:
         on_core[part.core].append(part)
-    biases = biases_of(layers, prunable)
-    cores = [_CoreBudget(slices, counts, profile, prunable, biases) for slices in on_core.values()]
+    cores = [_CoreBudget(slices, counts, profile, prunable) for slices in on_core.values()]
     if infeasibilities := [infeasible for core in cores for infeasible in core.infeasibilities()]:
         return max(infeasibilities, key=lambda infeasible: infeasible.need / infeasible.limit if infeasible.limit else math.inf)
     budgets = [budget for core in cores for budget in core.budgets()]
@@ -134,13 +155,13 @@ class _CoreBudget:
     """Budgets of the slices on one core."""
 
     def __init__(
-        self, slices: list[Slice], counts: Mapping[str, LayerCount], profile: HardwareProfile, prunable: Collection[str],
-        biases: Mapping[str, int],
+        self, slices: list[Slice], counts: Mapping[str, LayerCount], profile: HardwareProfile,
+        prunable: Mapping[str, PrunableAxons],
     ) -> None:  # fmt: skip
-        self.slices, self.profile, self._prunable = slices, profile, prunable
+        self.slices, self.profile = slices, profile
         whole = [counts[part.layer].usage(part.region) for part in slices]
         least = [
-            minimum_usage(counts[part.layer], part.region, usage, biases[part.layer])
+            minimum_usage(counts[part.layer], part.region, usage, prunable.get(part.layer))
             for part, usage in zip(slices, whole, strict=True)
         ]
         self._n_sources, self._minimum_bits = [usage.input_axons for usage in whole], [bits for bits, _ in least]
@@ -206,8 +227,8 @@ def slice_budgets(
     plan : tuple of Slice
         The slices, with the synapse memory that the plan counts for each.
     """
-    prunable = prunable_sources(layers)
-    parts = distribute_leftover(layers, profile, counts, plan, prunable)
+    prunable = prunable_axons(layers)
+    parts = distribute_leftover(profile, counts, plan, prunable)
     if not isinstance(parts, Infeasibility):
         parts = _cap_axons(layers, profile, parts, prunable)
     if isinstance(parts, Infeasibility):
@@ -216,25 +237,24 @@ def slice_budgets(
     return parts, tuple(_layer_budget(layer, layers, counts, parts, full) for layer in layers)
 
 
-def _cap_axons(layers: Layers, profile: HardwareProfile, slices: Slices, prunable: Mapping[str, str]) -> Slices | Infeasibility:
+def _cap_axons(
+    layers: Layers, profile: HardwareProfile, slices: Slices, prunable: Mapping[str, PrunableAxons]
+) -> Slices | Infeasibility:
     """Cap the axons from each source slice to each slice, so that no core sends over more output axons than it has."""
-    outgoing, biases = _OutputAxons(layers, profile, slices), biases_of(layers)
-    n_in_of = {layer.name: {c.source: c.synapse.n_in for c in layer.connections} for layer in layers}
+    outgoing, biases = _OutputAxons(layers, profile, slices), bias_sources(layers)
     capped, infeasibilities = list[SliceBudget](), list[Infeasibility]()
+    # equal for all slices of a layer
+    caps = {layer.name: outgoing.caps(layer, prunable[layer.name]) for layer in layers if layer.name in prunable}
+    n_biases = {layer.name: len(biases & {c.source for c in layer.connections}) for layer in layers}
     for part in slices:
-        n_biases = biases[part.layer]
-        if part.layer not in prunable:
-            capped.append(replace(part, biases=n_biases))
-            continue
-        source = prunable[part.layer]
-        n_in, sources = n_in_of[part.layer][source], outgoing.of_layer[source]
-        caps = [AxonCap(start=a.start, stop=a.stop, axons=outgoing.per_slice(a)) for a in sources]
-        caps = caps or [AxonCap(start=0, stop=n_in, axons=n_in)]  # the input has no cores, and no output axons to cap
-        free = sum(cap.axons for cap in caps)
-        if free == 0 and part.input_axons > n_biases:
-            infeasibilities.append(outgoing.infeasible(part, source))
-        most = min(part.input_axons, free + n_biases)  # more axons than its sources may send would be an empty promise
-        capped.append(replace(part, sources=tuple(caps), source=source, biases=n_biases, input_axons=most))
+        part = replace(part, biases=n_biases[part.layer])
+        if part.layer in caps:
+            free = sum(cap.axons for cap in caps[part.layer])
+            if free == 0 and part.input_axons > part.biases:
+                infeasibilities.append(outgoing.infeasible(part, caps[part.layer][0].source))
+            # more axons than its sources may send would be an empty promise
+            part = replace(part, sources=caps[part.layer], input_axons=min(part.input_axons, free + part.biases))
+        capped.append(part)
     # The worst one: a remedy for it cures all.
     return max(infeasibilities, key=lambda infeasible: infeasible.need) if infeasibilities else tuple(capped)
 
@@ -269,6 +289,29 @@ class _OutputAxons:
         if pairs <= free:
             return 1 + (part.neurons - 1) * (free - pairs) // (wanted - pairs)
         return part.neurons * free // wanted
+
+    def caps(self, layer: AnyLayer, prunable: PrunableAxons) -> tuple[AxonCap, ...]:
+        """Caps on the axons of each connection of a layer onto one of its slices."""
+        found = list[AxonCap]()
+        for group in prunable.groups:
+            runs = {n: self._runs(layer.connections[n]) for n in group}
+            cuts = sorted({0, *(stop for each in runs.values() for _, stop, _ in each)})
+            for start, stop in pairwise(cuts):
+                # axons that are kept together are cut where any of their sources is, and all have the fewest of them
+                axons = min(
+                    most * (stop - first) // (last - first) - most * (start - first) // (last - first)
+                    for each in runs.values() for first, last, most in each if first <= start < last
+                )  # fmt: skip
+                found += [
+                    AxonCap(start=start, stop=stop, axons=axons, connection=n, source=layer.connections[n].source) for n in group
+                ]
+        return tuple(sorted(found, key=lambda cap: (cap.connection, cap.start)))
+
+    def _runs(self, connection: Connection[Any]) -> list[tuple[int, int, int]]:
+        """First source neuron, one past the last, and the number of them that may send to a slice, of each source slice."""
+        parts = self.of_layer[connection.source]
+        # the input has no cores, and no output axons to cap
+        return [(a.start, a.stop, self.per_slice(a)) for a in parts] or [(0, connection.synapse.n_in, connection.synapse.n_in)]
 
     def infeasible(self, part: SliceBudget, source: str) -> Infeasibility:
         """The limit on output axons, and what a core of the source would need for the slice to have any source neuron."""
@@ -319,8 +362,8 @@ def _layer_budget(
 
 def _output_axons_to(part: SliceBudget, source: str, counted: LayerCount) -> int:
     """Output axons from a source to a slice; neurons, also where the slice's input axons are pixels."""
-    is_capped = part.sources and part.source == source
-    return sum(cap.axons for cap in part.sources) if is_capped else counted.n_sources(part.region)[source]
+    caps = [cap.axons for cap in part.sources if cap.source == source]
+    return sum(caps) if caps else counted.n_sources(part.region)[source]
 
 
 def _synapses_in_memory(part: SliceBudget, full: Usage, count_at: Callable[..., LayerCount]) -> int:
