@@ -1,6 +1,6 @@
-"""Support matrix of README.md: one small model a row, run through `inspect`, `compress` and `deploy` of the command line.
+"""Support matrix of docs/operators.md, in part in README.md: small models in `inspect`, `compress` and `deploy`.
 
-`python -m tests.support_matrix` prints the table as Markdown. A cell is what the command did: nothing is stated by hand but
+`python tests/support_matrix.py` prints the table as Markdown. A cell is what the command did: nothing is stated by hand but
 the names of the rows and the notes beside them.
 """
 
@@ -10,6 +10,7 @@ import contextlib
 import io
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ MODELS = """
 import nir
 import numpy as np
 import torch
-from norse.torch import LIBoxCell, LICell, LIFAdExCell, LIFBoxCell, LIFCell, LIFRecurrentCell, SequentialState
+from norse.torch import LI, LIBoxCell, LICell, LIF, LIFAdExCell, LIFBoxCell, LIFCell, LIFRecurrentCell, SequentialState
 
 IMAGE, FLAT = torch.zeros(1, 1, 8, 8), torch.zeros(1, 64)
 
@@ -171,6 +172,171 @@ def spikingjelly_nodes():
     return OwnNeurons(IFNode(v_threshold=0.3), LIFNode(v_threshold=0.2), ParametricLIFNode(v_threshold=0.2)), FLAT
 
 
+class Plain(torch.nn.Module):
+    '''A threshold without a surrogate gradient.'''
+
+    def forward(self, x, v=None):
+        v = x if v is None else 0.8 * v + x
+        spike = (v > 0.5).float()
+        return spike, v * (1 - spike)
+
+
+class Leaks(torch.nn.Module):
+    '''A membrane that is read and never fires.'''
+
+    def forward(self, x, v=None):
+        v = x if v is None else 0.9 * v + x
+        return v, v
+
+
+class Votes(torch.nn.Module):
+    '''Spikes of a population, averaged over groups of neurons.'''
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.last, self.lif = linear(64, 24), linear(24, 30), LIFBoxCell()
+
+    def forward(self, x, state=None):
+        a, b = state or (None, None)
+        spikes, a = self.lif(self.hidden(x), a)
+        spikes, b = self.lif(5 * self.last(spikes), b)
+        return spikes.view(len(x), 10, 3).mean(-1), (a, b)
+
+
+class Delayed(torch.nn.Module):
+    '''The readout also receives the spikes of the step before.'''
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.last, self.late = linear(64, 24), linear(24, 10), linear(24, 10)
+        self.lif, self.out = LIFCell(), LICell()
+
+    def forward(self, x, state=None):
+        a, b, before = state or (None, None, torch.zeros(len(x), 24))
+        spikes, a = self.lif(self.hidden(x), a)
+        out, b = self.out(self.last(spikes) + self.late(before), b)
+        return out, (a, b, spikes)
+
+
+class Loop(torch.nn.Module):
+    '''Time inside forward: over the first dimension of the input, or over an input that stays.'''
+
+    def __init__(self, n_steps=None):
+        super().__init__()
+        self.n_steps, self.hidden, self.last, self.lif, self.out = n_steps, linear(64, 24), linear(24, 10), LIFCell(), LICell()
+
+    def forward(self, x):
+        a = b = None
+        outputs = []
+        for t in range(self.n_steps or len(x)):
+            spikes, a = self.lif(self.hidden(x if self.n_steps else x[t]), a)
+            out, b = self.out(self.last(spikes), b)
+            outputs.append(out)
+        return torch.stack(outputs).amax(0)
+
+
+class Layerwise(torch.nn.Module):
+    '''Whole sequences, layer by layer; steps and samples are one dimension for the convolution.'''
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.last, self.lif, self.out = conv(1, 4), linear(144, 10), LIFCell(), LICell()
+
+    def through_time(self, cell, x):
+        state, outputs = None, []
+        for one in x:
+            out, state = cell(one, state)
+            outputs.append(out)
+        return torch.stack(outputs)
+
+    def forward(self, x):
+        images = self.conv(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        return self.through_time(self.out, self.last(self.through_time(self.lif, images).flatten(2)))
+
+
+def no_gradient():
+    return OwnNeurons(Plain(), Plain()), FLAT
+
+
+def leaky_readout():
+    return OwnNeurons(HandWritten(), Leaks()), FLAT
+
+
+def votes():
+    return Votes(), FLAT
+
+
+def weights_behind():
+    return SequentialState(linear(64, 24), LIFCell(), linear(24, 10)), FLAT
+
+
+def delays():
+    return Delayed(), FLAT
+
+
+def loop_static():
+    return Loop(5), FLAT
+
+
+def loop_sequence():
+    return Loop(), torch.zeros(5, 1, 64)
+
+
+def layerwise():
+    return Layerwise(), torch.zeros(5, 1, 1, 8, 8)
+
+
+def lifted():
+    return SequentialState(linear(64, 24), LIF(), linear(24, 10), LI()), torch.zeros(5, 1, 64)
+
+
+def groups():
+    layers = [conv(1, 4), LIFCell(), conv(4, 4, groups=4), torch.nn.Conv2d(4, 6, 1, bias=False), LIFCell()]
+    return SequentialState(*layers[:3], LIFCell(), *layers[3:], torch.nn.Flatten(), linear(96, 10), LICell()), IMAGE
+
+
+def norm_in_front():
+    layers = [torch.nn.BatchNorm2d(1), conv(1, 4), LIFCell(), torch.nn.Flatten(), torch.nn.BatchNorm1d(144)]
+    return SequentialState(*layers, linear(144, 10), LICell()), IMAGE
+
+
+def norm_behind():
+    layers = [linear(64, 24), torch.nn.BatchNorm1d(24), LIFCell(), linear(24, 10), torch.nn.BatchNorm1d(10), LICell()]
+    return SequentialState(*layers), FLAT
+
+
+def spikingjelly_sequences():
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its docstrings
+        from spikingjelly.activation_based import layer
+        from spikingjelly.activation_based.neuron import LIFNode
+    first, last = LIFNode(v_threshold=0.2, step_mode="m"), LIFNode(v_threshold=0.2, step_mode="m")
+    convs = [layer.Conv2d(1, 4, 3, bias=False, step_mode="m"), layer.BatchNorm2d(4, step_mode="m"), first]
+    rest = [layer.MaxPool2d(2, step_mode="m"), layer.Flatten(step_mode="m"), layer.Linear(36, 10, step_mode="m"), last]
+    return torch.nn.Sequential(*convs, *rest), torch.zeros(5, 1, 1, 8, 8)
+
+
+def snntorch_readout():
+    from snntorch import Leaky
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.hidden, self.last = linear(64, 24), linear(24, 10)
+            self.lif = Leaky(beta=0.8, threshold=0.3, reset_mechanism="zero")
+            self.out = Leaky(beta=0.9, reset_mechanism="none")
+
+        def forward(self, x, v=None, w=None):
+            v, w = (self.lif.init_leaky(), self.out.init_leaky()) if v is None else (v, w)
+            spikes, v = self.lif(self.hidden(x), v)
+            _, w = self.out(self.last(spikes), w)
+            return w, v, w
+
+    return Net(), FLAT
+
+
 def write_nir(path, *, delay=False):
     ones = np.ones(10)
     nodes = [nir.Linear(weight=np.random.default_rng(0).normal(0, 1, (10, 64)))]
@@ -201,32 +367,63 @@ class Row:
         Last column.
     library : str
         What has to be installed.
+    in_readme : bool
+        Whether the short table of the README has it, too.
     """
 
     name: str
     model: str
     note: str = ""
     library: str = ""
+    in_readme: bool = False
 
 
 ROWS = (
-    Row("dense layers and `LIFCell`s", "dense"),
-    Row("`LIFBoxCell`, `IAFCell` (no synaptic current)", "box"),
-    Row("biases", "biased", "before a synaptic current: one extra neuron that fires at every step"),
-    Row("recurrent cells", "recurrent", "of one population"),
-    Row("convolutions, average pooling, batch norm", "convolutional", "compression removes channels and synapses"),
-    Row("max pooling of spikes", "max_pooling", "becomes a layer of neurons"),
-    Row("skip connections (sums)", "skip", ""),
-    Row("branches (concatenation)", "branches", ""),
-    Row("neurons written by hand", "hand_written", "leaky or not, with a synaptic current or not, reset to zero"),
-    Row("snnTorch's `Leaky`, `Synaptic`", "snntorch_neurons", "reset to zero; `Synaptic` with `reset_delay=False`", "snntorch"),
-    Row("SpikingJelly's `IFNode`, `LIFNode`, `ParametricLIFNode`", "spikingjelly_nodes", "hard reset", "spikingjelly"),
-    Row("`.nir` file", "chain.nir", "compress writes `trained.nir`, too"),
-    Row("`.nir` file with delays", "delay.nir", ""),
-    Row("`.net` file (Lava's netx)", "chain.net", "compress writes `trained.nir`, too"),
-    Row("loop through two populations", "loop", "the error shows the equivalent single population"),
-    Row("other neuron models", "adaptive", "LIF, IAF and LI only; reset to a value, not by subtraction"),
-    Row("layers without spikes between them", "relu", "only linear functions between neurons"),
+    Row("dense layers and `LIFCell`s", "dense", in_readme=True),
+    Row("`LIFBoxCell`, `IAFCell` (no synaptic current)", "box", in_readme=True),
+    Row("biases", "biased", "before a synaptic current: one extra neuron that fires at every step", in_readme=True),
+    Row("recurrent cells", "recurrent", "of one population", in_readme=True),
+    Row(
+        "convolutions, average pooling, batch norm", "convolutional", "compression removes channels and synapses", in_readme=True
+    ),
+    Row("max pooling of spikes", "max_pooling", "becomes a layer of neurons", in_readme=True),
+    Row("skip connections (sums)", "skip", "", in_readme=True),
+    Row("branches (concatenation)", "branches", "", in_readme=True),
+    Row("neurons written by hand", "hand_written", "leaky or not, with a synaptic current or not, reset to zero", in_readme=True),
+    Row(
+        "snnTorch's `Leaky`, `Synaptic`",
+        "snntorch_neurons",
+        "reset to zero; `Synaptic` with `reset_delay=False`",
+        "snntorch",
+        in_readme=True,
+    ),
+    Row(
+        "SpikingJelly's `IFNode`, `LIFNode`, `ParametricLIFNode`",
+        "spikingjelly_nodes",
+        "hard reset",
+        "spikingjelly",
+        in_readme=True,
+    ),
+    Row("groups and depthwise convolutions", "groups", "lose channels"),
+    Row("batch norm behind weights", "norm_behind", "dense layers too"),
+    Row("batch norm in front of weights", "norm_in_front"),
+    Row("delays (spikes of earlier steps)", "delays"),
+    Row("loop over time in `forward`", "loop_sequence", "compress trains the network"),
+    Row("loop over an input that stays", "loop_static", "compress trains the network"),
+    Row("sequences: Norse's `LIF`, `LI`, `Lift`", "lifted", "compress trains the network"),
+    Row("sequences layer by layer", "layerwise", "compress trains the network"),
+    Row('SpikingJelly with `step_mode="m"`', "spikingjelly_sequences", "compress trains the network", "spikingjelly"),
+    Row("a threshold without a gradient", "no_gradient", "compress trains the network, by SuperSpike"),
+    Row("a membrane that is read and never resets", "leaky_readout", "a leaky readout"),
+    Row('snnTorch\'s `Leaky(reset_mechanism="none")` as readout', "snntorch_readout", "a leaky readout", "snntorch"),
+    Row("weights behind the last neurons", "weights_behind", "membranes that forget at once"),
+    Row("votes, averages of the last neurons", "votes", "membranes that forget at once"),
+    Row("`.nir` file", "chain.nir", "compress writes `trained.nir`, too", in_readme=True),
+    Row("`.nir` file with delays", "delay.nir", "", in_readme=True),
+    Row("`.net` file (Lava's netx)", "chain.net", "compress writes `trained.nir`, too", in_readme=True),
+    Row("loop through two populations", "loop", "the error shows the equivalent single population", in_readme=True),
+    Row("other neuron models", "adaptive", "LIF, IAF and LI only; reset to a value, not by subtraction", in_readme=True),
+    Row("layers without spikes between them", "relu", "only linear functions between neurons", in_readme=True),
 )
 COMMANDS = ("inspect", "compress", "deploy")
 
@@ -286,11 +483,11 @@ def chips() -> str:
 HEAD = ("| network | inspect | compress | deploy | |", "|---|---|---|---|---|")
 
 
-def table() -> str:
-    """The whole support matrix, in Markdown."""
+def table(rows: Sequence[Row] = ROWS) -> str:
+    """The support matrix, in Markdown."""
     with tempfile.TemporaryDirectory() as folder:
         write_models(Path(folder))
-        return "\n".join([*HEAD, *(measured(row, Path(folder)) for row in ROWS)]) + "\n"
+        return "\n".join([*HEAD, *(measured(row, Path(folder)) for row in rows)]) + "\n"
 
 
 if __name__ == "__main__":
