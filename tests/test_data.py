@@ -74,7 +74,7 @@ def test_mnist_comes_as_images_of_intensities(arrays: Arrays, tmp_path: Path) ->
         ("y_test", np.zeros(5), r"y_test is float64 \(5,\), not whole numbers"),
         ("y_test", np.array([0, 1, 2, 3, 10]), r"y_test holds labels 0\.\.10, not 0\.\.9"),
         ("y_test", np.array([0, 1, 2, 3, -1]), r"y_test holds labels -1\.\.3, not 0\.\.9"),
-        ("y_test", np.array([None] * 5), "is not an .npz file of numbers"),
+        ("y_test", np.array([None] * 5), "is not a NumPy file of numbers"),
     ],
 )
 def test_mnist_refuses_arrays_that_are_none(
@@ -101,10 +101,10 @@ def test_mnist_refuses_files_that_are_none(tmp_path: Path) -> None:
         load_data(f"mnist:{tmp_path / 'none.npz'}")
     text = tmp_path / "text.npz"
     text.write_text("hello")
-    with pytest.raises(DataError, match=r"text\.npz: is not an \.npz file of numbers"):
+    with pytest.raises(DataError, match=r"text\.npz: is not a NumPy file of numbers"):
         load_data(f"mnist:{text}")
     text.write_bytes(b"PK\x03\x04 not a zip file after all")
-    with pytest.raises(DataError, match=r"text\.npz: is not an \.npz file of numbers"):
+    with pytest.raises(DataError, match=r"text\.npz: is not a NumPy file of numbers"):
         load_data(f"mnist:{text}")
     np.save(tmp_path / "one.npy", np.zeros(3))
     with pytest.raises(DataError, match=r"one\.npy: is a single array"):

@@ -1,4 +1,4 @@
-"""Atomic writing of files, and trial reading of HDF5 files in a child process, since damaged ones can hang their reader."""
+"""Atomic writing of files, and reading of files that are not to be trusted: NumPy's, and HDF5's first in a child process."""
 
 from __future__ import annotations
 
@@ -6,15 +6,22 @@ import atexit
 import json
 import os
 import select
+import struct
 import subprocess
 import sys
 import threading
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from neurodeploy.errors import RequestError
+import numpy as np
+from numpy.typing import NDArray
+
+from neurodeploy.errors import DataError, RequestError
 
 
 @contextmanager
@@ -87,12 +94,58 @@ def is_plain(stored: Any) -> bool:
 
 
 def hdf5_damage(path: str | os.PathLike[str]) -> str:
-    """Reason that an HDF5 file cannot be read, where reading it would hang or end this process; empty for any other file.
+    """Reason that an HDF5 file must not be read, as the end of "it ...": damage, or data that is elsewhere; empty for others.
 
     Damaged bytes can send the HDF5 library into an endless loop, which nothing in the same process can stop. So a child process
-    reads the file first, with limits on time and memory. The child stays for further files until this process ends.
+    reads the file first, with limits on time and memory. The child stays for further files until this process ends. Links,
+    references, data in other files and filters from plugins are refused, and so are sizes far beyond the file's own.
     """
     return _CHILD.damage(Path(path))
+
+
+MAX_DECLARED_BYTES = 256 << 20
+"""A file may declare this much data whatever its own size; more only up to `MAX_PACKED` times its own size."""
+MAX_PACKED = 1000
+"""The densest packing of gzip is about 1,030 to one."""
+
+
+def excess(declared_bytes: int, path: str | os.PathLike[str]) -> str:
+    """Reason that a file cannot hold as much data as it declares, as the end of "it ..."; empty if it can."""
+    stored = Path(path).stat().st_size
+    if declared_bytes <= max(MAX_DECLARED_BYTES, MAX_PACKED * stored):
+        return ""
+    return f"declares {declared_bytes / 1e9:.1f} GB of data in a file of {stored / 1e3:.0f} kB"
+
+
+_NUMPY_ERRORS = (
+    OSError, ValueError, EOFError, KeyError, MemoryError, OverflowError, RuntimeError, SyntaxError, TypeError,
+    struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What NumPy raises on damaged files."""
+
+
+def load_numpy(path: str | os.PathLike[str]) -> NDArray[Any] | dict[str, NDArray[Any]]:
+    """Read the array of an .npy file, or the arrays of an .npz file by name; no code in the file is run.
+
+    Raises
+    ------
+    DataError
+        No such file, not one of NumPy's, damaged, or with more data declared than it can hold.
+    """
+    if why := absence(path):
+        raise DataError(str(path), why)
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                declared = sum(member.file_size for member in archive.infolist())
+            if why := excess(declared, path):
+                raise ValueError(f"it {why}")
+            with np.load(path, allow_pickle=False) as arrays:  # a pickle could run code
+                return {name: arrays[name] for name in arrays.files}
+        array: NDArray[Any] = np.load(path, allow_pickle=False, mmap_mode="r")  # maps the file, which has to hold all of it
+        return np.array(array)
+    except _NUMPY_ERRORS as error:
+        raise DataError(str(path), f"is not a NumPy file of numbers ({' '.join(str(error).split())[:120]})") from error
 
 
 class TrialReader:
@@ -101,14 +154,42 @@ class TrialReader:
     _PROGRAM = """
 import json, resource, sys
 import h5py
-from h5py import h5t
+from h5py import h5o, h5t
 resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))  # a damaged size can ask for any amount of memory
 plain = (h5t.TypeIntegerID, h5t.TypeFloatID, h5t.TypeEnumID, h5t.TypeStringID)
+own_filters = {1, 2, 3, 4, 5, 6, 32000}  # deflate, shuffle, fletcher32, szip, nbit, scaleoffset, lzf
+class Refused(Exception):
+    pass
 def attempt(read):
     try:
         read()
     except Exception:
         pass  # harmless: the reader proper meets the same error, and reports it
+def check(group, seen):
+    declared = 0
+    for key in group:
+        name, link = (group.name + "/" + key).lstrip("/"), group.get(key, getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            raise Refused(f"has {name}, a link to {getattr(link, 'filename', '')} {link.path}")
+        item = group[key]
+        address = h5o.get_info(item.id).addr
+        if address in seen:
+            continue
+        seen.add(address)
+        if isinstance(item, h5py.Group):
+            declared += check(item, seen)
+        if not isinstance(item, h5py.Dataset):
+            continue
+        created = item.id.get_create_plist()
+        others = {created.get_filter(n)[0] for n in range(created.get_nfilters())} - own_filters
+        if item.is_virtual or created.get_external_count():
+            raise Refused(f"has {name} stored in another file")
+        if others:
+            raise Refused(f"has {name} packed by a filter that HDF5 does not bring itself ({min(others)})")
+        if isinstance(item.id.get_type(), h5t.TypeReferenceID):
+            raise Refused(f"has {name}, which holds references")
+        declared += item.id.get_type().get_size() * (item.size or 0)
+    return declared
 def visit(_, item):
     for key in item.attrs:
         if isinstance(item.attrs.get_id(key).get_type(), plain):
@@ -117,14 +198,19 @@ def visit(_, item):
         attempt(lambda: item[()])
 print(flush=True)  # tells the parent that the slow imports are done
 for line in sys.stdin:
-    damage = ""
+    declared, damage = 0, ""
+    path, *limits = json.loads(line)
     try:
-        with h5py.File(json.loads(line), "r") as file:
-            visit("", file)
-            file.visititems(visit)
+        with h5py.File(path, "r") as file:
+            declared = check(file, set())
+            if declared <= max(limits):
+                visit("", file)
+                file.visititems(visit)
+    except Refused as error:
+        damage = str(error)
     except Exception as error:  # what lies behind it was not read, and could hang
         damage = f"is damaged: {error}"
-    print(" ".join(damage.split()), flush=True)
+    print(json.dumps([declared, " ".join(damage.split())]), flush=True)
 """
 
     def __init__(self) -> None:
@@ -140,10 +226,12 @@ for line in sys.stdin:
             assert self._child is not None
             assert self._child.stdin is not None
             # JSON keeps a path on one line, even one that holds a line break.
-            self._child.stdin.write(json.dumps(str(path.absolute())).encode() + b"\n")
+            asked = [str(path.absolute()), MAX_DECLARED_BYTES, MAX_PACKED * path.stat().st_size]
+            self._child.stdin.write(json.dumps(asked).encode() + b"\n")
             self._child.stdin.flush()
             if (answer := self._answer(limit_s)) is not None:
-                return answer
+                declared, damage = json.loads(answer)
+                return str(damage) or excess(declared, path)
             ended = self._child.poll() is not None
             self.close()
         return "is damaged: reading it ends the process" if ended else f"is damaged: reading it takes longer than {limit_s:.0f} s"

@@ -6,16 +6,14 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.errors import DataError, RequestError
-from neurodeploy.ir.files import replacing
+from neurodeploy.ir.files import load_numpy, replacing
 from neurodeploy.ir.graph import LayerGraph
 
 
@@ -143,15 +141,8 @@ def load_spikes(path: str | os.PathLike[str]) -> NDArray[Any]:
     DataError
         No such file, or no array of numbers in it.
     """
-    try:
-        with Path(path).open("rb") as file:
-            array = np.load(file, allow_pickle=False)  # a pickle could run code
-    except FileNotFoundError as error:
-        raise DataError(str(path), "no such file") from error
-    # numpy.load raises all of these on damaged files; MemoryError where a damaged header states a gigantic shape.
-    except (OSError, ValueError, EOFError, BadZipFile, MemoryError) as error:
-        raise DataError(str(path), f"is not an .npy file of numbers: {' '.join(str(error).split())[:120]}") from error
-    if not isinstance(array, np.ndarray):  # .npz gives an NpzFile
+    array = load_numpy(path)
+    if not isinstance(array, np.ndarray):  # .npz gives several by name
         raise DataError(str(path), "holds several arrays", remedy="Save one array with numpy.save.")
     return array
 

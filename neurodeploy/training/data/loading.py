@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import zipfile
-from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 
 from neurodeploy.errors import DataError, RequestError, unsupported_kind
 from neurodeploy.frontends.model_factory import call_factory
+from neurodeploy.ir.files import load_numpy
 from neurodeploy.training.data.batches import Batches, DataSplit, Intensities
 from neurodeploy.training.data.recordings import load_recordings
 
@@ -175,17 +174,13 @@ def load_npz(path: Path, batch_size: int) -> DataSplit:
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         raise DataError(str(path), "no such file", remedy=f"Give an .npz file with {', '.join(NPZ_KEYS)}.")
-    try:
-        with path.open("rb") as file:  # np.load leaves a file open that it cannot read
-            arrays = np.load(file, allow_pickle=False)
-            if not isinstance(arrays, Mapping):
-                raise DataError(str(path), "is a single array, not an .npz file")
-            missing = [key for key in NPZ_KEYS if key not in arrays]
-            if missing:
-                raise DataError(str(path), f"has no {', '.join(missing)}", remedy=f"It has {', '.join(arrays) or 'nothing'}.")
-            return {key: arrays[key] for key in NPZ_KEYS}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(str(path), f"is not an .npz file of numbers ({' '.join(str(error).split())[:120]})") from error
+    arrays = load_numpy(path)
+    if isinstance(arrays, np.ndarray):
+        raise DataError(str(path), "is a single array, not an .npz file")
+    missing = [key for key in NPZ_KEYS if key not in arrays]
+    if missing:
+        raise DataError(str(path), f"has no {', '.join(missing)}", remedy=f"It has {', '.join(arrays) or 'nothing'}.")
+    return {key: arrays[key] for key in NPZ_KEYS}
 
 
 def load_from_factory(spec: str) -> DataSplit:
