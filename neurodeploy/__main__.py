@@ -14,10 +14,12 @@ import click
 
 from neurodeploy.cli import cli
 from neurodeploy.cli.options import DIFFERS, DONE
-from neurodeploy.errors import BudgetError, NeurodeployError, PlacementError
+from neurodeploy.errors import BudgetError, NeurodeployError, PlacementError, quoted
 
 # 2 as click has it; 70 is EX_SOFTWARE of sysexits.h; 130 is 128 + SIGINT
 BAD_INPUT, BUG, INTERRUPTED = 2, 70, 130
+MAX_ERROR = 2000
+"""Characters of an error's line."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,20 +34,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BAD_INPUT
     except click.ClickException as error:
         command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "neurodeploy"
-        click.echo(f"{command}: {' '.join(error.format_message().split())} See {command} --help.", err=True)
+        click.echo(f"{command}: {quoted(' '.join(error.format_message().split()))} See {command} --help.", err=True)
         return BAD_INPUT
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         return INTERRUPTED
     except NeurodeployError as error:
         if not error.is_reported_elsewhere:
-            click.echo(f"{type(error).__name__}: {error}", err=True)
+            click.echo(quoted(f"{type(error).__name__}: {error}", MAX_ERROR), err=True)
         # a network that does not fit is an answer, and not bad input
         return DIFFERS if isinstance(error, (BudgetError, PlacementError)) else BAD_INPUT
     except OSError as error:
-        click.echo(f"{error.filename or 'a file'}: {error.strerror or error}.", err=True)
+        click.echo(quoted(f"{error.filename or 'a file'}: {error.strerror or error}."), err=True)
         return BAD_INPUT
     except Exception as error:
+        if (
+            isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error)
+        ):  # torch's are RuntimeErrors
+            click.echo("Not enough memory. Take fewer steps or samples at once, or a smaller network.", err=True)
+            return BAD_INPUT
         if "NEURODEPLOY_TRACEBACK" in os.environ:
             raise
         remedy = "Please report it; NEURODEPLOY_TRACEBACK=1 shows where."

@@ -24,6 +24,17 @@ from typing import Any, NoReturn, TypeVar
 T = TypeVar("T")
 
 
+MAX_QUOTED = 300
+"""Characters of a name or a reason in an error text; longer ones lose their middle."""
+
+
+def quoted(text: str, most: int = MAX_QUOTED) -> str:
+    """Return a text from outside, a file name or another error, on one line of at most `most` printable characters."""
+    plain = "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
+    half = most // 2
+    return plain if len(plain) <= most else f"{plain[:half]}…{plain[1 - half :]}"
+
+
 class NeurodeployError(Exception):
     """Root of all errors that neurodeploy raises on purpose.
 
@@ -75,7 +86,7 @@ class NeurodeployError(Exception):
         if self.need is not None and self.limit is not None:
             what = f"{self.need:,} {self.what} > {self.limit:,}"
         source = f" ({self.source})" if self.source else ""
-        return " ".join(part for part in (f"{self.where}: {what}{source}.", self.remedy) if part)
+        return " ".join(part for part in (f"{quoted(self.where)}: {what}{source}.", self.remedy) if part)
 
 
 class ProfileError(NeurodeployError):

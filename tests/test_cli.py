@@ -279,7 +279,7 @@ BAD = {
     "network file is damaged": (["verify", "bad.net"], "bad.net"),
     "network file is text": (["inspect", "text.net", *MODEL], "text.net: does not exist"),
     "no input file": (["simulate", "NET", "--input", "none.npy", "--out", "r.npz"], "none.npy: no such file"),
-    "input file is text": (["simulate", "NET", "--input", "text.txt", "--out", "r.npz"], "text.txt: is not an .npy file"),
+    "input file is text": (["simulate", "NET", "--input", "text.txt", "--out", "r.npz"], "text.txt: is not a NumPy file"),
     "input not 0 or 1": (["simulate", "NET", "--input", "analogue.npy", "--out", "r.npz"], "other values than 0 and 1"),
     "input of another shape": (
         ["simulate", "NET", "--input", "narrow.npy", "--out", "r.npz"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 import zipfile
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pytest
 
 from neurodeploy.__main__ import main
 from neurodeploy.errors import DataError
-from neurodeploy.ir.files import load_numpy
+from neurodeploy.ir.files import load_numpy, replacing
 
 
 def write_chain(path: Path) -> None:
@@ -128,7 +129,10 @@ def test_headers_of_numpy_files_that_cannot_be_read_are_refused(kind: str, tmp_p
 
 def test_archives_that_unpack_to_far_more_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "bomb.npz"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x_train.npy", "w", force_zip64=True) as member:
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("x_train.npy", "w", force_zip64=True) as member,
+    ):
         for _ in range(300):
             member.write(bytes(1 << 20))
     with pytest.raises(DataError, match=r"declares 0\.3 GB of data in a file of"):
@@ -153,3 +157,48 @@ def test_arrays_of_any_shape_are_read(array: np.ndarray, tmp_path: Path) -> None
     found = load_numpy(tmp_path / "a.npy")
     assert isinstance(found, np.ndarray)
     np.testing.assert_array_equal(found, array)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["m.py:net", "--target", "loihi1", "--connectivity", "nan"], "'nan' is not a number"),
+        (["x" * 5000, "--target", "loihi1"], "x…x"),
+        (["m.py:" + "x" * 5000, "--target", "loihi1"], "no file m.py"),
+        (["m\n\x1b[31m.net", "--target", "loihi1"], r"m\n\x1b[31m.net: does not exist"),
+        (["no\n.py:net", "--target", "loihi1"], r"no\n.py"),
+    ],
+)
+def test_errors_quote_what_was_typed_in_one_short_line(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    assert main(["inspect", *arguments]) == 2
+    line = capsys.readouterr().err
+    assert told in line
+    assert line.count("\n") == 1
+    assert len(line) < 800
+
+
+def test_an_empty_output_path_is_not_the_current_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compress", "m.py:net", "--target", "loihi1", "--data", "digits", "--out", ""]) == 2
+    assert "the path is empty" in capsys.readouterr().err
+
+
+def test_too_many_steps_end_in_a_line_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "m.py").write_text(
+        "import torch\nfrom norse.torch import LICell, SequentialState\n"
+        "def net(): return SequentialState(torch.nn.Linear(64, 10, bias=False), LICell()), torch.zeros(1, 64)\n"
+    )
+    told = [f"{tmp_path / 'm.py'}:net", "--target", "loihi1", "--data", "digits", "--steps", str(10**14)]
+    assert main(["compress", *told, "--out", str(tmp_path / "out")]) == 2
+    assert "Not enough memory" in capsys.readouterr().err
+
+
+def test_a_full_disk_names_the_file_that_was_to_be_written(tmp_path: Path) -> None:
+    def fill() -> None:
+        with replacing(tmp_path / "model.net"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as raised:
+        fill()
+    assert raised.value.filename == str(tmp_path / "model.net")

@@ -39,6 +39,8 @@ from neurodeploy.cli.options import (
     TIME_LIMIT,
     WEIGHTS,
     ModelSpec,
+    NumberRange,
+    OutputPath,
     check_output,
     export,
 )
@@ -85,7 +87,7 @@ def profiles(name: str | None, as_json: bool, schema: bool) -> int:
 @click.option("--chips", type=int, metavar="N", help="Chips that the network may use.  [default: all of the board]")
 @BITS
 @click.option(
-    "--connectivity", type=click.FloatRange(0, 1), metavar="P", help="Count as if each weight were kept with this probability."
+    "--connectivity", type=NumberRange(0, 1), metavar="P", help="Count as if each weight were kept with this probability."
 )
 @WEIGHTS
 @DT
@@ -165,7 +167,7 @@ def deploy_command(
 @SEED
 @click.option("--resume", is_flag=True, help="Resume an interrupted run of the same command from its checkpoints in DIR.")
 @click.option(
-    "--checkpoint-every", type=click.FloatRange(0), default=30.0, show_default=True, metavar="SECONDS",
+    "--checkpoint-every", type=NumberRange(0), default=30.0, show_default=True, metavar="SECONDS",
     help="Time between two checkpoints.",
 )  # fmt: skip
 @JSON
@@ -244,7 +246,9 @@ def export_command(
 
 
 @click.command()
-@click.option("--out", type=Path, default=Path("neurodeploy-demo"), show_default=True, metavar="DIR", help="Folder to write to.")
+@click.option(
+    "--out", type=OutputPath(), default=Path("neurodeploy-demo"), show_default=True, metavar="DIR", help="Folder to write to."
+)
 @SEED
 @click.option("--target", default="loihi2", show_default=True, metavar="CHIP", help="A chip profile.")
 @click.option("--cores", type=int, default=1, show_default=True, metavar="N", help="Cores that the network may use.")
@@ -312,7 +316,11 @@ def show_deployments(deployments: Sequence[Deployment], as_json: bool, *, enable
 @click.option("--raw", is_flag=True, help="Input is numbers that set the biases of the file's input population.")
 @click.option("--end", type=click.Choice(ENDS), default="emulator", show_default=True, help="Simulator to run it in.")
 @click.option(
-    "--out", type=Path, required=True, metavar="RECORD.NPZ", help="File to write: spikes and v of the last layer, and meta."
+    "--out",
+    type=OutputPath(),
+    required=True,
+    metavar="RECORD.NPZ",
+    help="File to write: spikes and v of the last layer, and meta.",
 )
 @DEVICE
 @CHIP

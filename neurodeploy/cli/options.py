@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,6 +26,27 @@ DATA_SETS = ("digits", "mnist", "fashion-mnist", "cifar10", "n-mnist", "dvs-gest
 """Names that `load_data` knows, here because its module would import torch to show a help text; a test compares them."""
 DATA = f"{', '.join(DATA_SETS)}, mnist:FILE.npz, or file.py:factory"
 ENDS = ("emulator", "lava", "loihi2")
+
+
+class NumberRange(click.FloatRange):
+    """A number in a range; NaN, of which no comparison holds, is in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Convert the text of an option."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
+
+
+class OutputPath(click.Path):
+    """A path to write to; an empty one, as an unset variable of a shell makes it, is not the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Convert the text of an option."""
+        if not str(value):
+            self.fail("the path is empty; '.' is the current folder.", param, ctx)
+        return Path(str(value))
 
 
 def parse_core_counts(_: click.Context, option: click.Parameter, text: str | None) -> tuple[int, ...] | None:
@@ -68,10 +90,10 @@ WEIGHTS = click.option("--weights", type=Path, metavar="FILE", help="Trained wei
 CHIP = click.option(
     "--target", default="loihi2", show_default=True, metavar="CHIP", help="The chip whose integers a .nir file is rounded to."
 )
-OUT = click.option("--out", type=Path, required=True, metavar="DIR", help="Folder to write to; created if missing.")
+OUT = click.option("--out", type=OutputPath(), required=True, metavar="DIR", help="Folder to write to; created if missing.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON with documented keys instead of tables.")
 TIME_LIMIT = click.option(
-    "--time-limit", type=click.FloatRange(0, min_open=True), default=600.0, show_default=True, metavar="SECONDS",
+    "--time-limit", type=NumberRange(0, min_open=True), default=600.0, show_default=True, metavar="SECONDS",
     help="Stop a Lava simulation after this time.",
 )  # fmt: skip
 DT = click.option("--dt", type=float, metavar="T", help="Time step of a .nir file, in the unit of its time constants.")

@@ -16,12 +16,12 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from neurodeploy.errors import DataError, RequestError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @contextmanager
@@ -48,6 +48,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield scratch
         scratch.chmod(mode)
         scratch.replace(target)  # atomic: a reader sees the old file or the new one
+    except OSError as error:
+        # a full disk names no file, and the user does not know the scratch file
+        if error.filename is None or str(error.filename) == str(scratch):
+            error.filename = str(target)
+        raise
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -132,6 +137,8 @@ def load_numpy(path: str | os.PathLike[str]) -> NDArray[Any] | dict[str, NDArray
     DataError
         No such file, not one of NumPy's, damaged, or with more data declared than it can hold.
     """
+    import numpy as np  # takes longer than a command that only looks for a file
+
     if why := absence(path):
         raise DataError(str(path), why)
     try:
@@ -142,6 +149,9 @@ def load_numpy(path: str | os.PathLike[str]) -> NDArray[Any] | dict[str, NDArray
                 raise ValueError(f"it {why}")
             with np.load(path, allow_pickle=False) as arrays:  # a pickle could run code
                 return {name: arrays[name] for name in arrays.files}
+        with Path(path).open("rb") as file:
+            if file.read(6) != np.lib.format.MAGIC_PREFIX:  # NumPy would take it for a pickle
+                raise ValueError("it does not begin as one")
         array: NDArray[Any] = np.load(path, allow_pickle=False, mmap_mode="r")  # maps the file, which has to hold all of it
         return np.array(array)
     except _NUMPY_ERRORS as error:
