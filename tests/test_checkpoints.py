@@ -151,3 +151,19 @@ def test_what_cannot_be_kept_or_read_is_said(tmp_path: Path) -> None:
     save_weights(build(3, 2, 1), tmp_path / "x.safetensors")
     with pytest.raises(DataError, match=r"x\.safetensors: is not of a training run \(no format"):
         Checkpoint(path=tmp_path / "x.safetensors").read({})
+
+
+def test_a_file_in_which_anything_was_changed_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    save_state({"weights": torch.linspace(0, 1, 100), "numbers": [1, 2.5, {"a": True}]}, path)
+    whole, draw = path.read_bytes(), np.random.default_rng(0)
+    places = [*range(0, len(whole), 3), len(whole) - 1]  # of the header, of the JSON, of the tensor
+    for place in places:
+        changed = bytearray(whole)
+        changed[place] ^= 1 << int(draw.integers(8))
+        path.write_bytes(changed)
+        with pytest.raises(DataError, match=r"state\.safetensors: is not of a training run .* Start over"):
+            load_state(path)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"is not of a training run .* Start over"):
+        load_state(path)

@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,18 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file in UTF-8, whole or not at all."""
     with replacing(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
+
+
+DISTRIBUTION = "neurodeploy-snn"
+"""Name of this package on the package index; the module and the command are ``neurodeploy``."""
+
+
+def installed_version(package: str = DISTRIBUTION) -> str | None:
+    """Version of an installed package, by its name on the package index; None where it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def absence(path: str | os.PathLike[str]) -> str:

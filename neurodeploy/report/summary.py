@@ -8,12 +8,12 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 
 from neurodeploy.ir.arrays import html_paragraphs, html_table
+from neurodeploy.ir.files import DISTRIBUTION, installed_version
 from neurodeploy.report.text import (
     accuracy_table,
     as_text,
@@ -152,21 +152,13 @@ def board_json(placement: Placement) -> dict[str, Any]:
     }  # fmt: skip
 
 
-DISTRIBUTION = "neurodeploy-snn"
-"""Name of this package on the package index; the module and the command are ``neurodeploy``."""
 VERSIONED = ("neurodeploy", "torch", "norse", "lava-nc", "lava-dl", "numpy", "h5py")
 
 
 def versions() -> dict[str, str | None]:
     """Versions of the packages that numbers depend on; None where one is not installed."""
-    found: dict[str, str | None] = {}
-    for name in VERSIONED:
-        try:
-            # the package is known to the index under another name
-            found[name] = metadata.version(DISTRIBUTION if name == "neurodeploy" else name)
-        except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+    # the package is known to the index under another name
+    return {name: installed_version(DISTRIBUTION if name == "neurodeploy" else name) for name in VERSIONED}
 
 
 def version_line() -> str:

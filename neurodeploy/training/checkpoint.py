@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from neurodeploy.compression.module_weights import is_decay, learn_decays
 from neurodeploy.compression.pruning_method import Pruning
 from neurodeploy.errors import DataError, RequestError, TrainingError
-from neurodeploy.ir.files import replacing
+from neurodeploy.ir.files import installed_version, replacing
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.training.distributed import Order
 from neurodeploy.training.options import FitOptions
@@ -32,7 +33,10 @@ from neurodeploy.training.options import FitOptions
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _MAX_COMPARED_WHOLE = 4
 """Of longer lists, as of the lines of a model, an error names the first element that differs."""
-_FILE_FORMAT = "neurodeploy training 3"
+_FILE_FORMAT = "neurodeploy training 4"
+
+
+_START_OVER = "Start over without resuming, or resume from a copy of the file."
 
 
 def run_fingerprint(
@@ -169,7 +173,8 @@ def save_state(state: Mapping[str, Any], path: str | Path) -> None:
     header = json.dumps(_to_json(state, "", tensors))
     try:
         with replacing(path) as scratch:
-            save_file(tensors, scratch, metadata={"format": _FILE_FORMAT, "state": header})
+            facts = {"format": _FILE_FORMAT, "program": installed_version() or "", "state": header}
+            save_file(tensors, scratch, metadata={**facts, "checksum": _checksum(facts, tensors)})
     except (OSError, SafetensorError) as error:
         raise DataError(str(path), f"cannot be written ({' '.join(str(error).split())[:120]})") from error
 
@@ -190,11 +195,25 @@ def load_state(path: str | Path) -> dict[str, Any]:
         if header.get("format") != _FILE_FORMAT:
             # "form": the key in files before format 3
             found = header.get("format") or header.get("form") or "no format"
-            raise DataError(str(path), f"is not of a training run ({found}, not {_FILE_FORMAT})")
+            raise DataError(str(path), f"is not of a training run ({found}, not {_FILE_FORMAT})", remedy=_START_OVER)
+        checksum = header.pop("checksum")
+        if _checksum(header, tensors) != checksum:
+            raise ValueError("its checksum does not match: it was damaged or changed")
         state: dict[str, Any] = _from_json(json.loads(header["state"]), tensors)
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
-        raise DataError(str(path), f"is not of a training run ({' '.join(str(error).split())[:120]})") from error
+    # the last five: a changed file whose checksum was made to match
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise DataError(str(path), f"is not of a training run ({reason})", remedy=_START_OVER) from error
     return state
+
+
+def _checksum(facts: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of the texts, and of all tensors with their names, types and shapes."""
+    digest = sha256(json.dumps(facts, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _to_json(value: Any, where: str, tensors: dict[str, torch.Tensor]) -> Any:
