@@ -13,7 +13,7 @@ import pytest
 import neurodeploy as nd
 from neurodeploy.__main__ import main
 from neurodeploy.errors import RequestError
-from neurodeploy.ir.files import replacing, write_text
+from neurodeploy.ir.files import locked, replacing, write_text
 
 
 def test_a_file_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
@@ -86,3 +86,20 @@ def test_a_command_does_not_write_over_its_input(tmp_path: Path, capsys: pytest.
         assert main(command) == 2, command
         assert "is an input of this command, and would be replaced" in capsys.readouterr().err
     assert model.read_bytes() == before
+
+
+def test_a_folder_is_written_by_one_run_at_a_time(tmp_path: Path) -> None:
+    program = (
+        "import sys, pathlib; from neurodeploy.ir.files import locked\n"
+        "with locked(pathlib.Path(sys.argv[1])): print(flush=True); input()"
+    )
+    other = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdout is not None
+    other.stdout.readline()
+    with pytest.raises(RequestError, match=rf"process {other.pid} writes into this folder"), locked(tmp_path):
+        pass
+    other.kill()
+    other.communicate()
+    with locked(tmp_path):  # the lock of a killed process ends with it
+        assert (tmp_path / ".lock").read_text() == str(os.getpid())
+    assert list(tmp_path.iterdir()) == []

@@ -33,6 +33,7 @@ from neurodeploy.cli.options import (
     METHOD,
     OUT,
     READOUT,
+    RESUME,
     SEED,
     STEPS,
     TARGET,
@@ -165,7 +166,7 @@ def deploy_command(
 @BATCH_SIZE
 @click.option("--lava-samples", type=click.IntRange(0), default=8, show_default=True, help="Test samples to run in Lava, too.")
 @SEED
-@click.option("--resume", is_flag=True, help="Resume an interrupted run of the same command from its checkpoints in DIR.")
+@RESUME
 @click.option(
     "--checkpoint-every", type=NumberRange(0), default=30.0, show_default=True, metavar="SECONDS",
     help="Time between two checkpoints.",
@@ -252,15 +253,18 @@ def export_command(
 @SEED
 @click.option("--target", default="loihi2", show_default=True, metavar="CHIP", help="A chip profile.")
 @click.option("--cores", type=int, default=1, show_default=True, metavar="N", help="Cores that the network may use.")
+@RESUME
 @JSON
 @QUIET
-def demo(out: Path, seed: int, target: str, cores: int, as_json: bool) -> int:
+def demo(out: Path, seed: int, target: str, cores: int, resume: bool, as_json: bool) -> int:
     """Run every stage on built-in data: train, compress, quantise, place, emulate, and run in Lava."""
     profile = requested_profile(target, cores)
     from neurodeploy.cli.demo import run_demo
 
-    with progress_output() as (progress, say):
-        deployment = run_demo(profile, out=out, cores=cores, seed=seed, progress=progress, say=say, command=typed_command())
+    with resume_hint(enabled=True), progress_output() as (progress, say):
+        deployment = run_demo(
+            profile, out=out, cores=cores, seed=seed, progress=progress, say=say, command=typed_command(), resume=resume
+        )  # fmt: skip
     return show_deployments([deployment], as_json)
 
 

@@ -49,6 +49,7 @@ def run_demo(
     progress: Progress | None = None,
     say: Say = ignore,
     command: str = "",
+    resume: bool = False,
 ) -> Deployment:
     """Train, compress, quantise, place, emulate and run in Lava; arguments and result as in `neurodeploy.compress`."""
     data = load_data("digits")
@@ -59,7 +60,7 @@ def run_demo(
     try:
         return compress(
             model, sample, profile, data, options, out=out, cores=cores, lava_samples=LAVA_SAMPLES, progress=progress, say=say,
-            command=command,
+            command=command, resume=resume,
         )  # fmt: skip
     finally:
         torch.set_num_threads(threads)

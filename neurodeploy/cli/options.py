@@ -135,6 +135,7 @@ BATCH_SIZE = click.option(
     "--batch-size", type=click.IntRange(1),
     help="Batch size (built-in data sets only).  [default: 64 for digits, 16 for 128 x 128 pixels, else 256]",
 )  # fmt: skip
+RESUME = click.option("--resume", is_flag=True, help="Resume an interrupted run of the same command from its checkpoints in DIR.")
 SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import json
 import os
 import select
@@ -56,6 +57,40 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
     finally:
         scratch.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder while open; the lock of a killed process ends with it.
+
+    Raises
+    ------
+    RequestError
+        Another run writes there; the error names its process.
+    """
+    path = folder / ".lock"
+    while True:
+        file = path.open("a+", encoding="ascii")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            with file:
+                owner = f"process {found} writes" if (found := file.read()) else "another process writes"
+            remedy = "Wait until it ends, or give another folder."
+            raise RequestError(str(folder), f"{owner} into this folder", remedy=remedy) from error
+        # a run that ended in between has deleted the file that was opened
+        if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+            break
+        file.close()
+    try:
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
 
 
 def _process_exists(process_id: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.errors import DataError, QuantizeError, RequestError, SimulationError, TrainingError, unsupported_kind
 from neurodeploy.frontends.nir.writing import write_nir
 from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.files import locked
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import LI, LIF, Network
 from neurodeploy.ir.quantized import QuantizedNetwork
@@ -146,10 +148,11 @@ def compress(
         factory = partial(factory, options=minimax)
     if isinstance(model, (Network, QuantizedNetwork)):
         model = TrainableNetwork(dequantize(model) if isinstance(model, QuantizedNetwork) else model)
-    with together() as replicas:
+    with together() as replicas, ExitStack() as open_until_the_end:
         say = say if replicas.is_first else ignore
         # on rank 0 alone: the processes may not share a disk
         folder = replicas.of_first(lambda: output_folder(out))
+        replicas.of_first(lambda: open_until_the_end.enter_context(locked(folder)))
         # before anything is counted: factories may have drawn other weights in other processes
         replicas.take_first(model)
         levels = levels_of(options.encoder)
