@@ -101,6 +101,27 @@ def test_sums_and_concatenations_keep_within_axons(limits: dict[str, int], tmp_p
     assert made.report.accuracy.compressed == made.report.accuracy.emulated
 
 
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_dense_layer_behind_an_image_of_more_pixels_than_axons(pooled: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    pool, convolution = [nn.AvgPool2d(2)] if pooled else [], nn.Conv2d(1, 2, 1, bias=False)
+    nn.init.constant_(convolution.weight, 0.8)
+    readout = nn.Linear(2 * 16 // (4 if pooled else 1), 3, bias=False)
+    model = SequentialState(convolution, LIFCell(LIF), *pool, nn.Flatten(), readout, LICell())
+    small = chip(input_axons_per_core=26)
+    assert nd.inspect(nd.extract(model, torch.zeros(1, 1, 4, 4)), small, cores=2).compressible == "Compressible: yes."
+    images = DataSplit(
+        train=[(x.reshape(-1, 1, 4, 4), y) for x, y in few(100, n_in=16)],
+        test=[(x.reshape(-1, 1, 4, 4), y) for x, y in few(60, n_in=16, seed=1)], input_shape=(1, 4, 4), n_classes=3,
+    )  # fmt: skip
+    made = nd.compress(model, torch.zeros(1, 1, 4, 4), small, images, OPTIONS, out=tmp_path, cores=2, lava_samples=0)
+    assert made.placement.fits
+    accuracy = made.report.accuracy
+    assert accuracy.compressed == accuracy.emulated
+    assert accuracy.emulated is not None
+    assert pooled or accuracy.emulated > 0.7  # pooled pixels tell less
+
+
 def test_a_core_without_an_axon_for_each_layer_is_refused() -> None:
     seen = nd.inspect(nd.extract(loop(), SAMPLE), chip(input_axons_per_core=1), cores=1)
     assert isinstance(seen.infeasible, BudgetError)

@@ -237,9 +237,9 @@ def find_layers(model: TrainableNetwork, budget: Budget) -> dict[str, WeightMatr
         if len(has) == 1 and (matrix := WeightMatrix(layer, waiting[layer.layer.name])).parts:
             name, caps = layer.layer.name, budget.of(layer.layer.name)[0].sources
             ends = {cap.connection: cap.stop for cap in caps}  # the last of a connection ends at its number of sources
-            n_in = [connection.synapse.n_in for connection, inlet in layer.pairs() if inlet is not None]
-            shape = len(matrix.weight), sum(n_in)
-            if shape != (planned := (*planned, sum(ends.values()) if caps else shape[1])):
+            n_in = {n: connection.synapse.n_in for n, (connection, inlet) in enumerate(layer.pairs()) if inlet is not None}
+            shape = len(matrix.weight), sum(n_in.values())
+            if shape != (planned := (*planned, sum((n_in | ends).values()))):
                 raise TrainingError(
                     f"layer {name!r}", f"has weights {shape}, the budget is for {planned}",
                     remedy="Make the budget for this model.",

@@ -151,9 +151,11 @@ class PrunedLayerCount(LayerCount):
         return replace(usage, synapse_memory_bits=memory, input_axons=usage.input_axons if self.prunable is None else axons)
 
     def sources(self, region: Region) -> Iterator[SourceNeurons]:
-        """Source neurons of a region; none where output axons are capped afterwards."""
-        is_capped = self.prunable is not None and "memory_bits_per_core" not in self.profile
-        return iter(()) if is_capped else super().sources(region)
+        """Source neurons of a region, of those sources whose output axons are not capped afterwards."""
+        for one in super().sources(region):
+            # where axons share the memory, the plan has to count them
+            if self.prunable is None or one.source in self.prunable.uncapped or "memory_bits_per_core" in self.profile:
+                yield one
 
 
 def plan_slices(unpruned: Unpruned, cores: int, whole: Collection[str]) -> tuple[Slice, ...] | None:

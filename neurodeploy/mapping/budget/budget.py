@@ -58,9 +58,8 @@ class SliceBudget:
     synapse_memory_bits, input_axons : int
         Upper limits; the slices of a core add up to at most what the core has.
     sources : tuple of AxonCap
-        Caps that keep the output axons of the sources' cores within their limit; they cover all source neurons of all
-        connections but those of biases. Empty for a layer with another connection than dense ones between rows of neurons: its
-        plan counts all its sources.
+        Caps that keep the output axons of the sources' cores within their limit; they cover all source neurons of dense
+        connections between rows of neurons. The plan counts all other sources.
     biases : int
         Axons of neurons that bring biases, on top of the caps: they are never pruned.
     max_neurons : int

@@ -60,7 +60,7 @@ class Infeasibility:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrunableAxons:
-    """Input axons of a layer that can be pruned one by one: those of dense connections between rows of neurons.
+    """Input axons of a row of neurons that can be pruned one by one: those of dense connections.
 
     Attributes
     ----------
@@ -68,10 +68,13 @@ class PrunableAxons:
         Numbers of the connections. Those of a group have equal synapses: their axons are kept or pruned together.
     biases : int
         Axons of neurons that bring biases, which are never pruned.
+    uncapped : frozenset of str
+        Sources that are images, and what is added to them: the plan counts all their output axons, which are not capped.
     """
 
     groups: tuple[tuple[int, ...], ...]
     biases: int
+    uncapped: frozenset[str]
 
     @property
     def least(self) -> int:
@@ -80,14 +83,13 @@ class PrunableAxons:
 
 
 def prunable_axons(layers: Layers) -> dict[str, PrunableAxons]:
-    """The prunable axons of each layer all of whose connections are dense and have rows of neurons, or the input, as sources."""
+    """The prunable axons of each row of neurons that has dense connections alone, none of them fixed."""
     biases, found = bias_sources(layers), {}
     rows = {INPUT, *(layer.name for layer in layers if len(grid_of(layer)) == 1)}
     for layer in layers:
         connections: tuple[Connection[Any], ...] = layer.connections
         main = [n for n, c in enumerate(connections) if c.source not in biases]
-        is_row = layer.name not in biases and {layer.name, *(connections[n].source for n in main)} <= rows
-        if is_row and main and all(is_dense(c.synapse) and not c.is_fixed for c in connections):
+        if layer.name in rows - biases and main and all(is_dense(c.synapse) and not c.is_fixed for c in connections):
             groups: list[list[int]] = []
             for n in main:
                 group = next((group for group in groups if connections[group[0]].synapse == connections[n].synapse), None)
@@ -95,7 +97,12 @@ def prunable_axons(layers: Layers) -> dict[str, PrunableAxons]:
                     groups.append([n])
                 else:
                     group.append(n)
-            found[layer.name] = PrunableAxons(groups=tuple(map(tuple, groups)), biases=len(connections) - len(main))
+            names, uncapped = [{connections[n].source for n in group} for group in groups], set[str]()
+            for _ in names:  # each step may join a further group
+                uncapped.update(*(group for group in names if not group <= rows - uncapped))
+            found[layer.name] = PrunableAxons(
+                groups=tuple(map(tuple, groups)), biases=len(connections) - len(main), uncapped=frozenset(uncapped)
+            )
     return found
 
 
@@ -245,11 +252,15 @@ def _cap_axons(
     capped, infeasibilities = list[SliceBudget](), list[Infeasibility]()
     # equal for all slices of a layer
     caps = {layer.name: outgoing.caps(layer, prunable[layer.name]) for layer in layers if layer.name in prunable}
+    uncapped = {
+        layer.name: sum(c.synapse.n_in for c in layer.connections if c.source in prunable[layer.name].uncapped)
+        for layer in layers if layer.name in prunable
+    }  # fmt: skip
     n_biases = {layer.name: len(biases & {c.source for c in layer.connections}) for layer in layers}
     for part in slices:
         part = replace(part, biases=n_biases[part.layer])
         if part.layer in caps:
-            free = sum(cap.axons for cap in caps[part.layer])
+            free = uncapped[part.layer] + sum(cap.axons for cap in caps[part.layer])
             if free == 0 and part.input_axons > part.biases:
                 infeasibilities.append(outgoing.infeasible(part, caps[part.layer][0].source))
             # more axons than its sources may send would be an empty promise
@@ -294,6 +305,8 @@ class _OutputAxons:
         """Caps on the axons of each connection of a layer onto one of its slices."""
         found = list[AxonCap]()
         for group in prunable.groups:
+            if layer.connections[group[0]].source in prunable.uncapped:
+                continue
             runs = {n: self._runs(layer.connections[n]) for n in group}
             cuts = sorted({0, *(stop for each in runs.values() for _, stop, _ in each)})
             for start, stop in pairwise(cuts):
