@@ -83,3 +83,9 @@ def test_a_file_that_fails_is_quoted_in_one_line(name: str, tmp_path: Path, caps
     spec = file(tmp_path, text)
     assert main(["inspect", spec, "--target", "loihi2"]) == 2
     assert capsys.readouterr().err == f"RequestError: {spec}: {message.format(path=tmp_path / 'mine.py')}\n"
+
+
+def test_a_model_that_the_file_has_made_is_one(tmp_path: Path) -> None:
+    text = "import torch\nfrom norse.torch import LIFCell, SequentialState\n"
+    model, sample = load_model(file(tmp_path, f"{text}model = SequentialState(torch.nn.Linear(3, 2), LIFCell())\n"))
+    assert (type(model).__name__, tuple(sample.shape)) == ("SequentialState", (1, 3))

@@ -71,7 +71,7 @@ def test_files_that_hold_no_weights_are_refused(tmp_path: Path) -> None:
             with pytest.raises(DataError, match=rf"{name}: is not a file of weights"):
                 load_weights(model, tmp_path / name)
     (tmp_path / "w.pt").write_bytes(pickle.dumps(_Code()))
-    with pytest.raises(DataError, match=r"w\.pt: is not a file of weights"):
+    with pytest.raises(DataError, match=r"w\.pt: holds other objects than tensors"):
         load_weights(model, tmp_path / "w.pt")
     torch.save(torch.zeros(3), tmp_path / "w.pt")
     with pytest.raises(DataError, match=r"w\.pt: holds Tensor, not a state_dict"):
@@ -82,3 +82,48 @@ def test_files_that_hold_no_weights_are_refused(tmp_path: Path) -> None:
     (tmp_path / "w.h5").touch()
     with pytest.raises(DataError, match=r"w\.h5: ends in '\.h5'\. Give \.safetensors, \.pt or \.pth"):
         load_weights(model, tmp_path / "w.h5")
+
+
+def lightning(state: dict[str, torch.Tensor]) -> dict[str, object]:
+    """As Lightning writes it: the model as an attribute, a metric beside it, and the state of the run."""
+    named = {f"net.{name}": tensor for name, tensor in state.items()} | {"loss.weight": torch.ones(3)}
+    return {"state_dict": named, "epoch": 3, "optimizer_states": [{"lr": 0.1}]}
+
+
+WRAPPED = {
+    "data parallel": lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
+    "compiled": lambda state: {f"_orig_mod.{name}": tensor for name, tensor in state.items()},
+    "compiled in part": lambda state: {name.replace(".", "._orig_mod.", 1): tensor for name, tensor in state.items()},
+    "both": lambda state: {f"module._orig_mod.{name}": tensor for name, tensor in state.items()},
+    "a checkpoint": lambda state: {"model_state_dict": state, "optimizer": {"lr": 0.1}},
+    "Lightning": lightning,
+}
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.ckpt", "w"])
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_weights_are_taken_out_of_what_people_save(kind: str, name: str, tmp_path: Path) -> None:
+    model, other = build(12, 5, 3), build(12, 5, 3, seed=7)
+    torch.save(WRAPPED[kind](model.state_dict()), tmp_path / name)
+    load_weights(other, tmp_path / name)
+    for ours, theirs in zip(model.state_dict().values(), other.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_prefix_that_leaves_something_missing_is_not_left_out(tmp_path: Path) -> None:
+    torch.save({"module.0.weight": torch.zeros(5, 12)}, tmp_path / "w.pt")
+    with pytest.raises(DataError, match=r"weights '0\.weight' are missing\. The file has module\.0\.weight"):
+        load_weights(build(12, 5, 3), tmp_path / "w.pt")
+    twice = {f"{name}.0.weight": torch.zeros(5, 12) for name in "ab"} | {f"{name}.2.weight": torch.zeros(3, 5) for name in "ab"}
+    torch.save(twice, tmp_path / "w.pt")
+    with pytest.raises(DataError, match=r"weights '0\.weight' are missing"):
+        load_weights(build(12, 5, 3), tmp_path / "w.pt")
+
+
+def test_a_module_in_a_file_is_refused_with_what_to_save(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(3, 2), tmp_path / "whole.pt")
+    with pytest.raises(DataError, match=r"whole\.pt: holds other objects than tensors.*torch\.save\(model\.state_dict\(\)"):
+        load_weights(build(12, 5, 3), tmp_path / "whole.pt")
+    torch.jit.script(torch.nn.Linear(3, 2)).save(str(tmp_path / "script.pt"))
+    with pytest.raises(DataError, match=r"script\.pt: is a scripted module, whose code would run.*torch\.save"):
+        load_weights(build(12, 5, 3), tmp_path / "script.pt")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def call_factory(spec: str) -> Any:
-    """Return what the function that `spec` names returns.
+    """Return what the function that `spec` names returns; a torch module that it names, as it is.
 
     The user's file or module is imported for it. Meanwhile its folder (for a module, the working directory) is on the import
     path, so that it can import its neighbours, also from within the function.
@@ -47,6 +47,9 @@ def call_factory(spec: str) -> Any:
         factory: Callable[[], Any] | None = getattr(module, name, None)
         if factory is None:
             raise RequestError(spec, f"has no {name!r}", remedy="Name a function without arguments that is defined there.")
+        torch = sys.modules.get("torch")
+        if torch is not None and isinstance(factory, torch.nn.Module):
+            return factory  # a model that was made when the file was imported
         if not callable(factory):
             raise RequestError(spec, f"{name!r} is a {type(factory).__name__}, not a function")
         with _quoting(spec, "raised"):

@@ -381,7 +381,10 @@ class _CompressionRun:
             return report_files(self.folder, "weights")
         write_nir(self.network.to_network(), self.folder / "trained.nir")
         if self.model is not self.network:
-            notes.append("No weights.safetensors: layers of the model share weights. The trained network is in trained.nir.")
+            notes.append(
+                "No weights.safetensors: layers of the model share weights, or it is in half precision. The trained "
+                "network is in trained.nir."
+            )
         return {"trained": str(self.folder / "trained.nir")}
 
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 import re
+import textwrap
 import time
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -258,7 +261,10 @@ def _from_json(encoded: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     raise ValueError(f"unknown kind {kind!r}")
 
 
-_TORCH_SUFFIXES = (".pt", ".pth")
+_TORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", "")
+_NESTED = ("state_dict", "model_state_dict", "model", "net", "network")
+"""Names under which a training checkpoint has the model's state: Lightning's first."""
+_SAVE = "Save the weights alone: torch.save(model.state_dict(), 'weights.pt')."
 
 
 def save_weights(model: torch.nn.Module, path: str | Path) -> None:
@@ -279,7 +285,9 @@ def save_weights(model: torch.nn.Module, path: str | Path) -> None:
 
 
 def load_weights(model: torch.nn.Module, path: str | Path) -> None:
-    """Read a model's state, written by `save_weights` or by ``torch.save(model.state_dict(), ...)``.
+    """Read a model's state, written by `save_weights` or by ``torch.save(model.state_dict(), ...)``, or kept in a checkpoint.
+
+    Prefixes of wrappers (``module.``, ``_orig_mod.``, Lightning's ``model.``) are left out where all weights then have a place.
 
     The model is changed only if everything in the file fits it. If the file has trained decays, the model's decays are trainable
     from now on, as by `learn_decays`.
@@ -287,7 +295,7 @@ def load_weights(model: torch.nn.Module, path: str | Path) -> None:
     Parameters
     ----------
     path : str or Path
-        ``.safetensors``, ``.pt`` or ``.pth``; no code in the file is run.
+        ``.safetensors``, ``.pt``, ``.pth``, ``.ckpt`` or ``.bin``; no code in the file is run.
 
     Raises
     ------
@@ -303,6 +311,7 @@ def load_weights(model: torch.nn.Module, path: str | Path) -> None:
         target = copy.deepcopy(model)
         learn_decays(target)
     wanted = target.state_dict()
+    state = _without_prefix(state, list(wanted))
     for name in wanted:
         if name not in state:
             raise DataError(str(path), f"weights {name!r} are missing", remedy=f"The file has {', '.join(state) or 'nothing'}.")
@@ -322,16 +331,46 @@ def load_weights(model: torch.nn.Module, path: str | Path) -> None:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
+    """Read a state_dict; one that lies beside others in a training checkpoint is taken out of it."""
     if path.suffix not in (".safetensors", *_TORCH_SUFFIXES):
-        raise DataError(str(path), f"ends in {path.suffix!r}", remedy="Give .safetensors, .pt or .pth.")
+        raise DataError(
+            str(path), f"ends in {path.suffix!r}", remedy="Give .safetensors, .pt or .pth (also .ckpt, .bin, or none)."
+        )
     if not path.is_file():
         raise DataError(str(path), "no such file")
     try:
-        in_torch = path.suffix in _TORCH_SUFFIXES
-        # weights_only: unpickling anything else could run code
-        state = torch.load(path, map_location="cpu", weights_only=True) if in_torch else load_file(path)
+        if path.suffix in _TORCH_SUFFIXES:
+            if zipfile.is_zipfile(path) and any(name.endswith("constants.pkl") for name in zipfile.ZipFile(path).namelist()):
+                raise DataError(str(path), "is a scripted module, whose code would run", remedy=_SAVE)
+            # weights_only: unpickling anything else could run code
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            state = load_file(path)
+    except pickle.UnpicklingError as error:
+        what = "holds other objects than tensors, whose code would run"
+        raise DataError(str(path), what, remedy=_SAVE) from error
+    except DataError:
+        raise
     except Exception as error:  # an unpickler raises almost anything on invalid input
-        raise DataError(str(path), f"is not a file of weights ({' '.join(str(error).split())[:120]})") from error
+        reason = textwrap.shorten(str(error), 120, placeholder=" ...")
+        raise DataError(str(path), f"is not a file of weights ({reason})", remedy=_SAVE) from error
+    for name in _NESTED:
+        if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
+            state = state[name]
     if not isinstance(state, Mapping):
-        raise DataError(str(path), f"holds {type(state).__name__}, not a state_dict", remedy="Save model.state_dict().")
-    return state
+        raise DataError(str(path), f"holds {type(state).__name__}, not a state_dict", remedy=_SAVE)
+    return {str(name): value for name, value in state.items()}
+
+
+def _without_prefix(state: Mapping[str, Any], wanted: Sequence[str]) -> Mapping[str, Any]:
+    """Return a state under the model's own names, where a wrapper has put one prefix in front of all of them."""
+    # torch.compile's is in front of the module that it has compiled
+    state = {name.replace("_orig_mod.", ""): value for name, value in state.items()}
+    if not wanted or wanted[0] in state:
+        return state
+    prefixes = [name.removesuffix(wanted[0]) for name in state if name.endswith(f".{wanted[0]}")]
+    whole = [prefix for prefix in prefixes if all(prefix + name in state for name in wanted)]
+    if len(whole) != 1:
+        return state
+    # what a Lightning module has beside the model, as a metric, is no part of it
+    return {name.removeprefix(whole[0]): value for name, value in state.items() if name.startswith(whole[0])}

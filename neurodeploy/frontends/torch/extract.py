@@ -7,6 +7,7 @@ each population received, its layer has to compute what the population answered,
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -70,10 +71,12 @@ def extract(model: torch.nn.Module, sample: torch.Tensor) -> Network:
         Anything that is not supported, by path and type: nothing is dropped or approximated.
     """
     if not isinstance(sample, torch.Tensor) or sample.ndim < 2:
-        raise ExtractError("sample", "is not a tensor (batch, *input_shape)", remedy="Give one step of input.")
+        found = f"has shape {tuple(sample.shape)}, and" if isinstance(sample, torch.Tensor) else ""
+        remedy = "Give one step of input, with a dimension for samples in front: sample.unsqueeze(0)."
+        raise ExtractError("sample", f"{found} is not a tensor (batch, *input_shape)".strip(), remedy=remedy)
     if not isinstance(model, torch.nn.Module):
         raise ExtractError("model", f"is a {type(model).__name__}, not a torch.nn.Module")
-    _check_tensors(model, sample)
+    model = _as_written(model)
     run = run_model(model, sample)
     last = _output_source(run)
     populations = _in_order(list(run.trace.by_name.values()), last)
@@ -117,13 +120,14 @@ def run_model(model: torch.nn.Module, sample: torch.Tensor) -> ModelRun:
     raise first
 
 
-def _check_tensors(model: torch.nn.Module, sample: torch.Tensor) -> None:
-    """Refuse wrapped modules, and tensors whose numbers are missing or too coarse to check the network against."""
-    if isinstance(model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
-        raise ExtractError(
-            f"model ({type(model).__name__})", "is a wrapper for training on several devices", remedy="Pass its .module."
-        )
-    tensors = [*model.named_parameters(), *model.named_buffers()] or [("sample", sample)]  # whose dtype the input takes
+def _as_written(model: torch.nn.Module) -> torch.nn.Module:
+    """Return a model without the wrappers of torch around it; a copy in single precision, of the same numbers, of half.
+
+    Answers in half precision are too coarse to check a network against.
+    """
+    while isinstance(model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)) or hasattr(model, "_orig_mod"):
+        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module  # torch.compile's
+    tensors = [*model.named_parameters(), *model.named_buffers()]
     for name, tensor in tensors:
         if tensor.is_meta:
             raise ExtractError(
@@ -131,12 +135,8 @@ def _check_tensors(model: torch.nn.Module, sample: torch.Tensor) -> None:
                 "is on the meta device, so it has no numbers",
                 remedy="Build the model on the CPU, and load its weights.",
             )
-        if tensor.dtype == torch.bfloat16:
-            raise ExtractError(
-                name,
-                "is in bfloat16, too coarse to check the extracted network against the model's answers",
-                remedy="Call float() on it before: its numbers stay exactly the same.",
-            )
+    is_half = any(tensor.dtype in (torch.bfloat16, torch.float16) for _, tensor in tensors)
+    return copy.deepcopy(model).float() if is_half else model
 
 
 # ---------------------------------------------------------------------------------------------------------- readouts

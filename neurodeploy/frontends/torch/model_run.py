@@ -132,6 +132,7 @@ class ModelRun(Tracer):
         """Return random spikes in the sample's shape; `of_sequences`: the first dimension is known to be time."""
         dtypes = (p.dtype for p in (*self.model.parameters(), sample) if p.is_floating_point())
         dtype = next(dtypes, torch.get_default_dtype())
+        dtype = dtype if dtype == torch.float64 else torch.float32  # a sample may be in half precision
         x = (torch.rand(sample.shape, generator=self.random) < SPIKE_PROBABILITY).to(dtype)
         self.inputs.append(x.clone())  # the model may write into its input
         if not of_sequences:
