@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import with_values
+from hypothesis import given
+from hypothesis import strategies as st
 from norse.torch import LICell, LIFCell, LIFParameters, LIFRecurrentCell, SequentialState
 from spiking import BrokenError, broken_at, few, weights
 from torch import nn
@@ -130,9 +132,9 @@ def test_a_core_without_an_axon_for_each_layer_is_refused() -> None:
     assert seen.compressible == "Compressible: yes."
 
 
-def part(n_in: int, axons: int) -> SliceBudget:
+def part(n_in: int, axons: int, layer: str = "a") -> SliceBudget:
     return SliceBudget(
-        layer="a", core=0, region=Region.run(0, 4), synapse_memory_bits=0, input_axons=axons,
+        layer=layer, core=0, region=Region.run(0, 4), synapse_memory_bits=0, input_axons=axons,
         sources=(AxonCap(start=0, stop=n_in, axons=n_in),),
     )  # fmt: skip
 
@@ -150,6 +152,19 @@ def test_axons_of_most_value_stay_whatever_their_connection(memory: int) -> None
     kept = np.sort(np.argsort(first.sum(axis=0))[-3:]) if memory == 100_000 else np.flatnonzero(one.mask.any(axis=0))
     assert np.flatnonzero(one.mask.any(axis=0)).tolist() == kept.tolist()
     assert one.prices["input_axons"] == other.prices["input_axons"] > 0
+
+
+@given(seed=st.integers(0, 10**6), memory=st.integers(500, 3000), caps=st.tuples(*[st.integers(1, 12)] * 3))
+def test_no_slice_has_more_axons_than_it_may(seed: int, memory: int, caps: tuple[int, ...]) -> None:
+    """The memory that one slice's axons leave goes to the others, which have caps too."""
+    rng = np.random.default_rng(seed)
+    scores = [
+        SliceScores(score=rng.random((4, 6)) ** 4 * 10.0 ** rng.integers(-1, 2), part=part(6, cap, name), bits=8)
+        for name, cap in zip("abc", caps, strict=True) for _ in range(2)
+    ]  # fmt: skip
+    found = choose_on_core(scores, memory, chip())
+    for n, cap in enumerate(caps):
+        assert 1 <= sum(one.mask.any(axis=0).sum() for one in found[2 * n : 2 * n + 2]) <= cap
 
 
 @pytest.mark.parametrize("method", [

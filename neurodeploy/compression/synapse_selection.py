@@ -217,27 +217,28 @@ def choose_on_core(scores: Sequence[SliceScores], memory_bits: int, profile: Har
         One for each of the scores, within every cap on axons; no slice is left without a synapse. Where the connections of a
         slice have more axons together than it may have, those of most value at the price of memory stay.
     """
-    found = _choose(scores, memory_bits, profile)
     restricted, prices, allowed = list(scores), dict[int, float](), dict[int, Mask]()
-    for members in _of_slice(scores):
-        part = scores[members[0]].part
-        # what memory was left for may have a value of 0
-        kept = [np.where(found[n].mask.any(axis=0), np.maximum(found[n].value, np.finfo(np.float64).tiny), 0.0) for n in members]
-        values = np.concatenate(kept)
-        # of one connection the cap is part of the selection itself
-        if len(members) > 1 and np.count_nonzero(values) > part.input_axons:
-            best = within_caps(values, replace(part, sources=()))
-            ends = np.cumsum([scores[n].score.shape[1] for n in members])[:-1]
-            for n, own in zip(members, np.split(best, ends), strict=True):
-                restricted[n] = replace(scores[n], score=scores[n].score * own)
-                prices[n], allowed[n] = float(values[~best].max()), own
-    if not allowed:
-        return found
-    # once more with the best axons alone, which share the memory of the others
-    return tuple(
-        replace(one, mask=one.mask & allowed[n], prices={**one.prices, "input_axons": prices[n]}) if n in allowed else one
-        for n, one in enumerate(_choose(restricted, memory_bits, profile))
-    )
+    # of one connection the cap is part of the selection itself
+    several = [members for members in _of_slice(scores) if len(members) > 1]
+    while True:
+        found = [
+            replace(one, mask=one.mask & allowed[n], prices={**one.prices, "input_axons": prices[n]}) if n in allowed else one
+            for n, one in enumerate(_choose(restricted, memory_bits, profile))
+        ]
+        # once more with the best axons alone, whose memory the others may use: then another slice may have too many
+        for members in several:
+            used = np.concatenate([found[n].mask.any(axis=0) for n in members])
+            if np.count_nonzero(used) > (part := scores[members[0]].part).input_axons:
+                # what memory was left for may have a value of 0
+                value = np.maximum(np.concatenate([found[n].value for n in members]), np.finfo(np.float64).tiny)
+                best = within_caps(np.where(used, value, 0.0), replace(part, sources=()))
+                ends = np.cumsum([scores[n].score.shape[1] for n in members])[:-1]
+                for n, own in zip(members, np.split(best, ends), strict=True):
+                    restricted[n] = replace(scores[n], score=scores[n].score * own)
+                    prices[n], allowed[n] = float(value[used & ~best].max()), own
+                break
+        else:
+            return tuple(found)
 
 
 def _of_slice(scores: Sequence[SliceScores]) -> list[list[int]]:
