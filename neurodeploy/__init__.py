@@ -246,7 +246,6 @@ _OLD_MODULES = {
         "training.distributed",
         "training.forward",
         "training.neurons",
-        "training.progress",
         "compression.minimax",
         "compression.pruning_method",
         "compression.synapse_selection",

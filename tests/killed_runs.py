@@ -26,8 +26,7 @@ from neurodeploy.hardware.loading import load_profile
 from neurodeploy.training.checkpoint import Checkpoint
 from neurodeploy.training.data.batches import Batches
 from neurodeploy.training.fit import fit
-from neurodeploy.training.options import FitOptions
-from neurodeploy.training.progress import Step
+from neurodeploy.training.options import FitOptions, Step
 
 
 def noisy(images: torch.Tensor, n_steps: int) -> torch.Tensor:

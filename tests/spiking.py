@@ -13,8 +13,7 @@ from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.mapping.budget.allocation import share_budget
 from neurodeploy.mapping.budget.budget import Budget
-from neurodeploy.training.options import FitOptions
-from neurodeploy.training.progress import Step
+from neurodeploy.training.options import FitOptions, Step
 
 torch.set_num_threads(1)  # as fast for models this small, and many times faster where others use the cores too
 

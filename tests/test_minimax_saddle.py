@@ -36,7 +36,7 @@ from neurodeploy.mapping.budget.allocation import share_budget
 from neurodeploy.training.checkpoint import Checkpoint
 from neurodeploy.training.data.batches import DataSplit
 from neurodeploy.training.fit import fit
-from neurodeploy.training.progress import Step
+from neurodeploy.training.options import Step
 
 WAY = (0.0, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0, 1.1, 1.2)
 AXONS = {"input_axons_per_core": 512, "output_axons_per_core": 512}

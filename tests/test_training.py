@@ -23,8 +23,7 @@ from neurodeploy.training.data.loading import load_data
 from neurodeploy.training.encoders import decide, encode
 from neurodeploy.training.fit import fit
 from neurodeploy.training.forward import evaluate, predict, run_model
-from neurodeploy.training.options import FitOptions
-from neurodeploy.training.progress import ProgressBars, Step
+from neurodeploy.training.options import FitOptions, ProgressBars, Step
 
 # ------------------------------------------------------------------------------------------- digits, compressed into three cores
 

@@ -15,8 +15,7 @@ from spiking import SHORT, build, few, weights
 from neurodeploy.errors import DataError, RequestError, TrainingError
 from neurodeploy.training.fit import fit
 from neurodeploy.training.forward import evaluate, predict
-from neurodeploy.training.options import FitOptions
-from neurodeploy.training.progress import Step
+from neurodeploy.training.options import FitOptions, Step
 
 
 def test_an_interrupt_leaves_the_last_finished_epoch() -> None:

@@ -13,7 +13,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from neurodeploy.training.progress import ProgressBars
+    from neurodeploy.training.options import ProgressBars
 
 _QUIET_KEY = "neurodeploy.quiet"
 
@@ -43,7 +43,7 @@ def progress_output(*, enabled: bool = True) -> Iterator[tuple[ProgressBars, Cal
     """
     from rich.console import Console
 
-    from neurodeploy.training.progress import ProgressBars
+    from neurodeploy.training.options import ProgressBars
 
     console = Console(stderr=True, quiet=is_quiet() or not enabled)
     with ProgressBars(console) as bars:

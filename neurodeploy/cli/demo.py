@@ -13,8 +13,7 @@ from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.pipeline.compress import compress
 from neurodeploy.pipeline.deploy import Deployment, Say, ignore
 from neurodeploy.training.data.loading import load_data
-from neurodeploy.training.options import FitOptions
-from neurodeploy.training.progress import Progress
+from neurodeploy.training.options import FitOptions, Progress
 
 HIDDEN = 640
 LAVA_SAMPLES = 24

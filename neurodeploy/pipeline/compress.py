@@ -21,7 +21,7 @@ from neurodeploy.compression.minimax import MinimaxOptions
 from neurodeploy.compression.module_weights import learn_decays, trainable, write_back
 from neurodeploy.compression.pruning_method import Pruning, PruningMethod, PruningSetup
 from neurodeploy.compression.trainable_network import TrainableNetwork
-from neurodeploy.errors import DataError, QuantizeError, RequestError, SimulationError, TrainingError, unsupported_kind
+from neurodeploy.errors import QuantizeError, RequestError, SimulationError, unsupported_kind
 from neurodeploy.frontends.nir.writing import write_nir
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.files import locked
@@ -57,19 +57,17 @@ from neurodeploy.targets import arithmetic_of, default_weight_bits, target_of
 from neurodeploy.targets.simulate import DEFAULT_TIME_LIMIT_S, simulate
 from neurodeploy.training.checkpoint import Checkpoint, save_weights
 from neurodeploy.training.data.batches import DataSplit
+from neurodeploy.training.dense_training import dense_model
 from neurodeploy.training.distributed import Replicas, seeded, together
-from neurodeploy.training.encoders import check_payload, in_levels, levels_of, spikes_of
+from neurodeploy.training.encoders import check_payload, in_levels, levels_of
 from neurodeploy.training.fit import fit
-from neurodeploy.training.forward import check_labels, evaluate, in_mode, learns, run_model
-from neurodeploy.training.options import FitOptions
-from neurodeploy.training.progress import Progress
+from neurodeploy.training.forward import check_labels, evaluate
+from neurodeploy.training.options import FitOptions, Progress
 
 Model: TypeAlias = "torch.nn.Module | Network | QuantizedNetwork"
 STAGES = ("dense", "compressed")
 """The two training stages, each with a checkpoint of its own."""
 
-_MODE_DEPENDENT = (torch.nn.modules.batchnorm._NormBase, torch.nn.modules.dropout._DropoutNd)
-"""Modules that compute something else in training."""
 CALIBRATION_SAMPLES = 128
 """Training samples on which states are measured before scales are chosen."""
 
@@ -215,32 +213,9 @@ class _CompressionRun:
     def check(self) -> None:
         """Try what could fail on one batch before any training; decide what trains densely."""
         self.pruning = self._made_pruning(self.network)
-        self.dense_model = self.network
-        if self.model is self.network:
-            return
-        inputs, _ = next(iter(self.data.train))
-        with in_mode(self.model, training=False):
-            with seeded(self.options.seed):
-                expected = run_model(self.network, spikes_of(inputs[:2], self.network, self.options))
-            try:
-                # the same draws of an encoder; as `fit` converts the inputs for this model
-                with seeded(self.options.seed), torch.set_grad_enabled(True):
-                    found = run_model(self.model, spikes_of(inputs[:2], self.model, self.options))
-                # not allclose: rounding may move a spike, which changes a little; another axis changes everything
-                is_equal = found.shape == expected.shape and bool((found - expected).norm() <= 0.1 * expected.norm() + 1e-4)
-            except (TrainingError, DataError):
-                # it takes all steps at once, keeps its states itself, or begins with a module that has no weights
-                is_equal = False
-        if is_equal and (not self.options.epochs_dense or learns(self.model, found)):
-            self.dense_model = self.model
-            return
-        depends = [name for name, module in self.model.named_modules() if isinstance(module, _MODE_DEPENDENT)]
-        if depends and self.options.epochs_dense:
-            raise TrainingError(
-                f"model, at {depends[0]!r}", "trains otherwise than it runs, and does not take model(x, state) step by step",
-                remedy="Let forward take one step and a state and return (output, state), or train it yourself and compress it "
-                "with epochs_dense=0.",
-            )  # fmt: skip
+        self.dense_model, hint = dense_model(self.model, self.network, self.sample, self.data.train, self.options)
+        if hint:
+            self.say(hint)
 
     def hint_at_readout(self) -> None:
         """Say so where the readout cannot tell classes apart."""
@@ -303,7 +278,7 @@ class _CompressionRun:
         _, first = fit(model, None, data.train, options, progress=progress, checkpoint=checkpoints["dense"], resume=True)
         dense, n_test = replicas.of_first(lambda: evaluate(model, data.test, options))
         self.say(f"Dense: {dense:.2%} of {n_test:,} test samples.")
-        if model is self.model and model is not self.network and self.sample is not None:
+        if model is not self.network and self.sample is not None:
             # normalisations have learnt: their factors are part of the weights from now on
             self.network = trainable(self.model, self.sample)
             if options.learn_decays:

@@ -211,8 +211,10 @@ def spikes_of(inputs: Any, model: torch.nn.Module, options: FitOptions) -> torch
     if not isinstance(inputs, (torch.Tensor, np.ndarray)):
         raise DataError("inputs", f"are {type(inputs).__name__}, not a tensor or an array")
     tensor = torch.as_tensor(inputs).to(next(model.parameters()).device)
-    if isinstance(model, TrainableNetwork):
-        return _of_shape(tensor, model.network.input_shape, options)
+    # a module that takes all steps at once has the shape of one as an attribute
+    shape = model.network.input_shape if isinstance(model, TrainableNetwork) else getattr(model, "step_shape", None)
+    if shape is not None:
+        return _of_shape(tensor, shape, options)
     first = next((module for module in model.modules() if isinstance(module, _WEIGHTS)), None)
     if first is None:
         raise TrainingError("model", "has no Linear module, recurrent cell or convolution, so nothing to train or compress")

@@ -21,16 +21,16 @@ from neurodeploy.compression.module_weights import learn_decays, sample_of, take
 from neurodeploy.compression.pruning_method import Phase, Pruning, PruningFactory
 from neurodeploy.compression.saliency import ActiveNeurons
 from neurodeploy.compression.trainable_network import TrainableNetwork
-from neurodeploy.errors import ExtractError, NeurodeployError, TrainingError
+from neurodeploy.errors import TrainingError
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.simulation.records import EpochRecord
 from neurodeploy.targets import arithmetic_named, arithmetic_of
 from neurodeploy.training.checkpoint import Checkpoint, run_fingerprint, values
+from neurodeploy.training.dense_training import dense_model, trains_as_called
 from neurodeploy.training.distributed import Order, Replicas, seeded, together
 from neurodeploy.training.encoders import read_out, spikes_of
-from neurodeploy.training.forward import Data, check_labels, evaluate, in_mode, learns, run_model
-from neurodeploy.training.options import FitOptions
-from neurodeploy.training.progress import Progress, Step, worst
+from neurodeploy.training.forward import Data, check_labels, evaluate, in_mode, run_model
+from neurodeploy.training.options import FitOptions, Progress, Step, worst
 
 
 class Teacher:
@@ -206,7 +206,7 @@ def fit(
         arithmetic = arithmetic_named() if budget is None else arithmetic_of(budget.profile)
         if not (model.learn_decays(arithmetic) if isinstance(model, TrainableNetwork) else learn_decays(model, arithmetic)):
             raise TrainingError("model", "has no cells whose decays could learn", remedy="Leave learn_decays out.")
-    if not isinstance(model, TrainableNetwork) and (budget is not None or not _trains_as_called(model, data, options)):
+    if not isinstance(model, TrainableNetwork) and (budget is not None or not trains_as_called(model, data, options)):
         return _fit_module(
             model, budget, data, options, test=test, progress=progress, on_epoch=on_epoch, method=method, checkpoint=checkpoint,
             resume=resume,
@@ -231,7 +231,6 @@ def _fit_module(
 ) -> tuple[torch.nn.Module, tuple[EpochRecord, ...]]:  # fmt: skip
     """Train a module densely, or its network where a comparison has no gradient; compress that; give the module the weights."""
     sample = sample_of(model, data, budget.layer_names if budget else None)
-    trains_as_called = _trains_as_called(model, data, options)
 
     def network_of_model() -> TrainableNetwork:
         network = trainable(model, sample)
@@ -240,6 +239,7 @@ def _fit_module(
         return network
 
     network = network_of_model()
+    learner, _ = dense_model(model, network, sample, data, options)
     cannot_hold = TrainingError(
         "model", "cannot hold the weights of its network: several layers share them",
         remedy="Give `neurodeploy.trainable(model, sample)` instead, whose layers have weights of their own.",
@@ -251,15 +251,14 @@ def _fit_module(
         unpruned = method(budget, network)  # a budget or a model that the method does not take is refused before training
         needs = {"overruns": unpruned.overruns(), "multipliers": dict(unpruned.multipliers)}
     history: tuple[EpochRecord, ...] = ()
-    is_ahead = not trains_as_called  # whether the network has learnt what the model does not know
+    is_ahead = learner is network  # whether the network has learnt what the model does not know
     try:
         if options.epochs_dense:
             of_dense = checkpoint and (replace(checkpoint, path=f"{checkpoint.path}.dense") if budget else checkpoint)
             listen = on_epoch and (lambda record: on_epoch(replace(record, **needs)))
-            learner = model if trains_as_called else network
             _, records = fit(learner, None, data, options, checkpoint=of_dense, resume=resume, on_epoch=listen, **more)
             history = tuple(replace(record, **needs) for record in records)
-            network = network_of_model() if trains_as_called else network
+            network = network if learner is network else network_of_model()
         if budget is not None:
             is_ahead, options = True, replace(options, epochs_dense=0)
             _, compressed = fit(
@@ -273,27 +272,6 @@ def _fit_module(
     if not write_back(network, model, sample):
         raise cannot_hold
     return model, history
-
-
-def _trains_as_called(model: torch.nn.Module, data: Data, options: FitOptions) -> bool:
-    """Whether gradients reach all weights of a model, and not only its network's: a plain comparison has none."""
-    with seeded(options.seed), in_mode(model, training=False), torch.set_grad_enabled(True):
-        try:
-            inputs, _ = next(iter(data))
-            output = run_model(model, spikes_of(inputs[:2], model, options))
-            if learns(model, output) or not any(parameter.requires_grad for parameter in model.parameters()):
-                return True
-            sample_of(model, data, None)
-        except ExtractError as error:
-            if output.requires_grad:
-                return True  # weights that it does not use, or on purpose
-            raise TrainingError(
-                "model", f"has no gradient, and there is no network of it that could train instead ({error})",
-                remedy="Let neurons fire by a function with a surrogate gradient, as SuperSpike.",
-            ) from error  # fmt: skip
-        except (NeurodeployError, TypeError, ValueError, StopIteration):
-            return True  # training says what is wrong with the data or the model
-        return False
 
 
 @dataclass(kw_only=True)

@@ -83,7 +83,10 @@ def run_model(model: torch.nn.Module, spikes: torch.Tensor, active: ActiveNeuron
         if isinstance(model, TrainableNetwork):
             outputs = _NetworkRun(model, active).run(spikes)
         else:
-            outputs = _run_chain(model, spikes) if _is_plain_chain(model) else _by_step(model, spikes)
+            if hasattr(model, "step_shape"):  # takes all steps at once
+                outputs = model(spikes)
+            else:
+                outputs = _run_chain(model, spikes) if _is_plain_chain(model) else _by_step(model, spikes)
     except (RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         takes = "model(x, state) with x of that shape and return (output, state)"
@@ -433,17 +436,6 @@ def evaluate(model: torch.nn.Module, data: Data, options: FitOptions) -> tuple[f
     if samples == 0:
         raise DataError("data", "holds no samples")
     return correct / samples, samples
-
-
-def learns(model: torch.nn.Module, output: torch.Tensor) -> bool:
-    """Whether all weights of a model get a gradient; none passes a plain comparison with a threshold."""
-    weights = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim > 1]
-    if not output.requires_grad:
-        return False
-    try:
-        return None not in torch.autograd.grad(output.sum(), weights, allow_unused=True)
-    except RuntimeError:  # a function without derivative
-        return False
 
 
 def check_labels(target: torch.Tensor, n_samples: int, n_classes: int | None) -> None:

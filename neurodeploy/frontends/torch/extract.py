@@ -120,6 +120,12 @@ def run_model(model: torch.nn.Module, sample: torch.Tensor) -> ModelRun:
     raise first
 
 
+def time_dimension(model: torch.nn.Module, sample: torch.Tensor) -> tuple[int | None, bool]:
+    """Return which dimension of a model's input is time, None for none, and whether a call makes one step alone."""
+    run = run_model(_as_written(model), sample)
+    return run.axis, len(run.outputs) > 1
+
+
 def _as_written(model: torch.nn.Module) -> torch.nn.Module:
     """Return a model without the wrappers of torch around it; a copy in single precision, of the same numbers, of half.
 
