@@ -55,8 +55,10 @@ def test_what_biases_take_is_kept_from_the_synapses_that_are_chosen() -> None:
 def test_biases_are_rounded_beside_the_weights() -> None:
     grid = WeightGrid(width=4, largest=0.7)
     weight = torch.tensor([[0.7, -0.3, 0.12]])
-    rounded = grid.round_biases(torch.tensor([0.33, -0.06, 5.0]), weight)
-    assert torch.allclose(rounded, torch.tensor([0.3, -0.1, 0.7]))  # steps of 0.1; what is larger than any weight is clipped
+    grid = grid.fitted(float(weight.min()), float(weight.max()))
+    assert torch.allclose(grid.round(torch.tensor([0.33, -0.06, 5.0])), torch.tensor([0.3, -0.1, 0.7]))  # steps of 0.1, clipped
+    registered = grid.round_register(torch.tensor([0.33, -0.06, 5.0]))
+    assert torch.allclose(registered, torch.tensor([0.35, -0.05, 5.0]))  # every other number is a weight; nothing is clipped
 
 
 @pytest.mark.parametrize("cores", [1, 2])

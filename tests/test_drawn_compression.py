@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import architectures
 import numpy as np
 import pytest
 import torch
 from conftest import with_values
 from lava_runs import LONG_S, assert_equal_to_emulator
-from norse.torch import LICell, LIFCell, LIFParameters, LIFRecurrentCell, LIParameters
+from norse.torch import LIBoxCell, LICell, LIFCell, LIFParameters, LIFRecurrentCell, LIParameters, SequentialState
 from spiking import few
 from torch import nn
 
@@ -24,10 +25,11 @@ from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.channel_counts import narrow_budget
 from neurodeploy.mapping.delay_balancing import balance
 from neurodeploy.mapping.place import lay_out
-from neurodeploy.passes.quantize import dequantize
+from neurodeploy.passes.quantize import dequantize, state_scale
 from neurodeploy.pipeline.compress import in_integers, thresholds_of
 from neurodeploy.targets import default_weight_bits
 from neurodeploy.targets.loihi.lava_client import Job, run_lava_jobs
+from neurodeploy.training.encoders import in_levels
 from neurodeploy.training.fit import fit
 
 OPTIONS = nd.FitOptions(epochs_dense=0, epochs_compress=2, epochs_finetune=1, n_steps=5, mask_interval=1, learning_rate=1e-2)
@@ -122,17 +124,21 @@ AXONS = {"input_axons_per_core": 4096, "output_axons_per_core": 4096}
 def assert_same_weights(network: Network, quantized: QuantizedNetwork) -> None:
     """What was trained are the integers: each layer's weights are the same multiple of them, or of its threshold."""
     for trained, rounded in zip(network, dequantize(quantized), strict=True):
-        if any(connection.is_fixed for connection in trained.connections):
-            continue  # a pooling
+        if not any(one.synapse.weight.any() for one in trained.connections if not one.is_fixed):
+            continue  # a pooling, or the neuron that brings biases
         pairs = [
             (one.synapse.weight.ravel(), other.synapse.weight.ravel())
             for one, other in zip(trained.connections, rounded.connections, strict=True)
+            if not one.is_fixed
         ]
+        biases, whole = trained.bias, rounded.bias
         weights, integers = (np.concatenate(side) for side in zip(*pairs, strict=True))
         if isinstance(trained.neuron, LIF) and isinstance(rounded.neuron, LIF):
             # the chip's threshold is rounded too, and its error is in the trained weights
-            weights, integers = weights / trained.neuron.threshold.max(), integers / rounded.neuron.threshold.max()
+            threshold, on_chip = trained.neuron.threshold.max(), rounded.neuron.threshold.max()
+            weights, integers, biases, whole = weights / threshold, integers / on_chip, biases / threshold, whole / on_chip
         assert np.allclose(weights, integers, rtol=1e-5, atol=1e-6 * np.abs(weights).max(initial=0.0)), trained.name
+        assert np.allclose(biases, whole, rtol=1e-5, atol=1e-6 * np.abs(weights).max(initial=0.0)), trained.name
 
 
 def compressed(seed: int) -> tuple[Job, Counter[str]] | None:
@@ -163,6 +169,41 @@ def compressed(seed: int) -> tuple[Job, Counter[str]] | None:
     assert_same_weights(kept, quantized)
     model.kinds["relays"] += len(budget.relays)
     return (quantized, spikes), model.kinds
+
+
+def block(channels: int) -> torch.nn.Module:
+    """A residual block with folded normalisations, whose biases are larger than any weight, and a fixed skip."""
+    head = SequentialState(torch.nn.Linear(channels, 3), LIBoxCell())
+    model = architectures.ResNet(
+        architectures.ResidualBlock, architectures.conv_bn(1, channels), channels, [(channels, 1, 1)], head
+    )
+    model = architectures.lively(model)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.bias.data.uniform_(-2.0, 3.0, generator=torch.Generator().manual_seed(0))
+    return model
+
+
+@pytest.mark.parametrize("levels", [1, 15])
+def test_skips_biases_in_registers_and_limited_scales_are_in_the_loss(levels: int) -> None:
+    network, chip = trainable(block(4), torch.zeros(1, 1, 6, 6)), nd.load_profile("loihi1")
+    budget = narrow_budget(network.network, chip, cores=4, bits=8)
+    assert any(inlet.is_fixed for layer in network for inlet in layer.inlets)
+    # states on which each layer's scale is about half of what its weights allow
+    whole = {layer.name: float(np.max(layer.scale)) for layer in nd.quantize(in_levels(network.network, levels), chip)}
+    halved = {name: state_scale(1.0, chip) / (0.5 * scale) for name, scale in whole.items()}
+    setup = PruningSetup(thresholds=thresholds_of(network, levels), measure_states=lambda *_: halved)
+    pruning = make_minimax(budget, network, setup)
+    fit(network, budget, few(50, n_in=36), OPTIONS, method=lambda *_: pruning)
+    assert pruning.largest_states == halved
+    spikes = np.zeros((1, 1, 6, 6, 2), dtype=np.uint8)
+    trained = in_levels(network.to_network(), levels)
+    kept, quantized, _ = in_integers(trained, budget, pruning.widths, spikes, pruning.largest_states)
+    assert_same_weights(kept, quantized)
+    for layer in quantized:
+        assert float(np.max(layer.scale)) <= 0.5001 * whole[layer.name]
+    # weights do not clip biases
+    assert any(np.abs(layer.bias).max() > np.abs(layer.connections[0].synapse.weight).max() for layer in kept)
 
 
 @pytest.mark.lava

@@ -42,7 +42,7 @@ def test_the_grid_is_the_quantisers(
     grid = WeightGrid(width=width, largest=float(np.abs(weight).max()), threshold=threshold)
     rounded = dequantize(quantize(network, tiny, bits=width))["layer1"]
     assert isinstance(rounded.neuron, LIF)
-    ours = grid.round(torch.from_numpy(weight.copy())).numpy() / threshold
+    ours = grid.fitted(weight.min(), weight.max()).round(torch.from_numpy(weight.copy())).numpy() / threshold
     assert np.allclose(ours, rounded.connections[0].synapse.weight / rounded.neuron.threshold, rtol=1e-9)
 
 
@@ -74,7 +74,7 @@ def test_the_loss_rounds_the_threshold_of_an_input_in_levels_as_the_quantiser(
     network = replace(network, layers=(replace(layer, neuron=replace(layer.neuron, threshold=threshold)), network["layer2"]))
     seen = shared_thresholds(network, levels)["layer1"]
     grid = WeightGrid(width=3, largest=float(np.abs(layer.weight).max()), threshold=seen)
-    loss_sees = grid.round(torch.from_numpy(layer.weight.copy())).numpy() / levels
+    loss_sees = grid.fitted(layer.weight.min(), layer.weight.max()).round(torch.from_numpy(layer.weight.copy())).numpy() / levels
     chip = quantize(in_levels(network, levels), tiny, bits=3)["layer1"]
     assert isinstance(chip.neuron, QuantizedLIF)
     assert np.allclose(loss_sees / float(threshold), chip.connections[0].synapse.weight / float(chip.neuron.vth), rtol=1e-12)

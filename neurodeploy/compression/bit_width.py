@@ -11,7 +11,8 @@ salient after their bits are paid. Where neurons are left out, fewer index bits 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 
 from neurodeploy.compression.synapse_selection import SliceScores, neurons_by_score, synapse_lists
+from neurodeploy.compression.trainable_network import TrainableLayer, TrainableNetwork
 from neurodeploy.compression.weight_matrices import Block, StoredLists
 from neurodeploy.errors import unsupported_kind
 from neurodeploy.hardware.profile import HardwareProfile
@@ -27,7 +29,13 @@ from neurodeploy.ir.graph import INPUT, bias_layers
 from neurodeploy.ir.network import LI, LIF, Network
 from neurodeploy.ir.quantized import DEFAULT_TARGET
 from neurodeploy.mapping.budget.budget import SliceBudget
-from neurodeploy.passes.quantize import mantissa_scale, mantissa_step, most_steps, threshold_mantissa, weight_steps
+from neurodeploy.passes.quantize import (
+    limited_scale,
+    mantissa_scale,
+    state_scale,
+    threshold_mantissa,
+    weight_steps,
+)
 from neurodeploy.targets import Arithmetic, arithmetic_named, weight_widths
 
 _CLIPS = (1.0, 0.85, 0.72, 0.61, 0.52, 0.44, 0.38, 0.32)
@@ -48,6 +56,8 @@ class WeightGrid:
         Whether there are weights of both signs; they have even integers.
     threshold : float or None
         In the units of the weights; becomes an integer as well.
+    most_scale : float
+        Largest scale that the layer's states and biases allow.
     """
 
     width: int
@@ -55,6 +65,7 @@ class WeightGrid:
     is_mixed: bool = True
     threshold: float | None = None
     target: str = DEFAULT_TARGET
+    most_scale: float = math.inf
 
     @property
     def arithmetic(self) -> Arithmetic:
@@ -62,41 +73,48 @@ class WeightGrid:
         return arithmetic_named(self.target)
 
     @property
+    def step(self) -> int:
+        """Mantissa units between two values."""
+        return self.arithmetic.weight_step(is_mixed=self.is_mixed)
+
+    @property
     def most(self) -> int:
         """Steps from 0 to the largest value."""
-        return most_steps(self.width, is_mixed=self.is_mixed, arithmetic=self.arithmetic)
+        return self.arithmetic.most_steps(self.width, is_mixed=self.is_mixed)
 
     @property
     def scale(self) -> float:
         """Mantissa units per unit of weight."""
+        # where all weights are zero, any scale rounds them to zero
+        scale = float(self.step)
         if self.largest > 0:
-            return mantissa_scale(
+            scale = mantissa_scale(
                 self.largest, self.width, is_mixed=self.is_mixed, threshold=self.threshold, arithmetic=self.arithmetic
             )
-        # all weights are zero: any scale rounds them to zero
-        return float(mantissa_step(is_mixed=self.is_mixed, arithmetic=self.arithmetic))
+        return limited_scale(scale, self.most_scale, self.threshold)
 
     @property
     def value(self) -> float:
         """Real value of one step, after the threshold has been rounded to an integer mantissa."""
         if self.threshold is None:
-            return mantissa_step(is_mixed=self.is_mixed, arithmetic=self.arithmetic) / self.scale
+            return self.step / self.scale
         # the chip's threshold is an integer: its rounding error goes into the weights, so that the model's threshold can stay
         mantissa = max(int(threshold_mantissa(self.threshold, self.scale, self.arithmetic)), 1)
-        return mantissa_step(is_mixed=self.is_mixed, arithmetic=self.arithmetic) * self.threshold / mantissa
+        return self.step * self.threshold / mantissa
+
+    def fitted(self, least: float, most: float) -> WeightGrid:
+        """The grid for weights between `least` and `most`: they have trained since it was chosen, and `quantize` sees them."""
+        return replace(self, largest=min(self.largest, max(-least, most)), is_mixed=least < 0 < most)
 
     def round(self, weight: torch.Tensor) -> torch.Tensor:
-        """Round kept weights to the grid; the largest of them takes the largest integer if nothing is clipped."""
-        return self.round_biases(weight, weight)
-
-    def round_biases(self, bias: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """Round biases that reach their neurons by synapses, on the scale of the kept weights."""
-        least, most = torch.stack(torch.aminmax(weight)).tolist()  # one transfer from a GPU for both
-        # Weights have trained since the grid was chosen: scale and signs are those of now, as `quantize` will see them.
-        grid = replace(self, largest=min(self.largest, max(-least, most)), is_mixed=least < 0 < most)
-        steps = weight_steps(bias, grid.scale, is_mixed=grid.is_mixed, arithmetic=grid.arithmetic)
+        """Round weights to the grid; larger ones are clipped."""
+        steps = weight_steps(weight, self.scale, is_mixed=self.is_mixed, arithmetic=self.arithmetic)
         # in place: `weight_steps` has made a new tensor
-        return steps.clamp_(-grid.most, grid.most).mul_(grid.value)
+        return steps.clamp_(-self.most, self.most).mul_(self.value)
+
+    def round_register(self, bias: torch.Tensor) -> torch.Tensor:
+        """Round biases that are added from a register: whole numbers on the scale of the threshold."""
+        return (bias * self.scale).round_().mul_(self.value / self.step)
 
     def saliency(self, weight: Floats) -> Floats:
         """Squared error that keeping and rounding each weight saves over pruning it: w^2 - (w - rounded)^2, at least 0."""
@@ -122,14 +140,18 @@ def best_grid(
     threshold: float | None = None,
     clips: Sequence[float] = _CLIPS,
     target: str = DEFAULT_TARGET,
+    most_scale: float = math.inf,
 ) -> WeightGrid:
     """Find the clipping at which weights, array (n,), rounded to a width keep most saliency, and return its grid."""
     # initial: a layer may keep no weights at all
     largest = float(np.abs(weight).max(initial=0.0))
     is_mixed = bool((weight < 0).any() and (weight > 0).any())
     grids = [
-        WeightGrid(width=width, largest=clip * largest, is_mixed=is_mixed, threshold=threshold, target=target) for clip in clips
-    ]
+        WeightGrid(
+            width=width, largest=clip * largest, is_mixed=is_mixed, threshold=threshold, target=target, most_scale=most_scale
+        )
+        for clip in clips
+    ]  # fmt: skip
     # max takes the first of equals: the least clipping
     return max(grids, key=lambda grid: float(grid.saliency(weight).sum()))
 
@@ -158,6 +180,91 @@ def shared_thresholds(network: Network, levels: int = 1) -> dict[str, float]:
     return each
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
+class LayerRounding:
+    """Rounding of all numbers of a layer as `quantize` rounds them, in the units of its weights' parameters.
+
+    Attributes
+    ----------
+    layer : TrainableLayer
+    profile : HardwareProfile
+    threshold : float or None
+        Shared threshold of its neurons in these units; None for neurons that never fire, and for those with several thresholds.
+    largest_state : float
+        Largest size of u or v on calibration data, in the network's units; 0 before the first calibration.
+    """
+
+    layer: TrainableLayer
+    profile: HardwareProfile
+    threshold: float | None = None
+    largest_state: float = 0.0
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the layer has at most one threshold, so that one scale rounds it."""
+        return self.threshold is not None or self._own_threshold is None
+
+    @property
+    def _own_threshold(self) -> float | None:
+        match self.layer.layer.neuron:
+            case LIF(threshold=threshold):
+                return float(threshold.max())
+            case LI():
+                return None
+            case _:
+                raise unsupported_kind(self.layer.layer.neuron)
+
+    @property
+    def _bias_unit(self) -> float:
+        """Weight units in a unit of a bias: the levels of the input, by which weights are divided on the chip, else 1."""
+        own = self._own_threshold
+        return 1.0 if own is None or self.threshold is None else self.threshold * self.layer.scale / own
+
+    @property
+    def most_scale(self) -> float:
+        """Largest scale that the states allow."""
+        return state_scale(self.largest_state, self.profile) * self.layer.scale / self._bias_unit
+
+    def _parts(self, numbers: Mapping[torch.Tensor, torch.Tensor]) -> Iterator[tuple[torch.Tensor, float, bool]]:
+        """Each parameter with its unit, and whether it is added from a register."""
+        for parameter in numbers:
+            is_bias = parameter is self.layer.bias or parameter is self.layer.membrane_bias
+            in_register = parameter is self.layer.membrane_bias or (is_bias and not self.layer.brings_biases)
+            yield parameter, self._bias_unit if is_bias else 1.0, in_register
+
+    def synapses(self, numbers: Mapping[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """All numbers, by parameter, that become synapses, (n,): the trained and the fixed weights, and biases on synapses."""
+        trained = [numbers[p].flatten() * unit for p, unit, in_register in self._parts(numbers) if not in_register]
+        return torch.cat([*trained, *(inlet.weight.flatten() for inlet in self.layer.inlets if inlet.is_fixed)])
+
+    def rounded(self, numbers: Mapping[torch.Tensor, torch.Tensor], grid: WeightGrid) -> dict[torch.Tensor, torch.Tensor]:
+        """Round the kept weights and the biases of the layer, by parameter, to a grid, at the scale of now."""
+        parts = list(self._parts(numbers))
+        fixed = [inlet.weight.abs().max() for inlet in self.layer.inlets if inlet.is_fixed]
+        biases = [end for p, unit, in_register in parts if in_register for end in torch.aminmax(numbers[p] * unit)]
+        # one transfer from a GPU for all
+        least, most, *rest = torch.stack([*torch.aminmax(self.synapses(numbers)), *fixed, *biases]).tolist()
+        registers = grid.arithmetic.registers
+        bounds = [(registers.bias_max if bias > 0 else registers.bias_min) / bias for bias in rest[len(fixed) :] if bias]
+        grid = replace(grid.fitted(least, most), most_scale=min([self.most_scale, *bounds]))
+        # fixed weights are not clipped
+        grid = replace(grid, largest=max([grid.largest, *rest[: len(fixed)]]))
+        return {
+            p: (grid.round_register(numbers[p] * unit) if in_register else grid.round(numbers[p] * unit)) / unit
+            for p, unit, in_register in parts
+        }
+
+
+def layer_roundings(
+    model: TrainableNetwork, thresholds: Mapping[str, float], profile: HardwareProfile
+) -> dict[str, LayerRounding]:
+    """Rounding of each layer of a model, with the thresholds that its layers have (`shared_thresholds`)."""
+    return {
+        layer.layer.name: LayerRounding(layer=layer, profile=profile, threshold=thresholds.get(layer.layer.name))
+        for layer in model
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerFormat:
     """Storage format of a layer.
@@ -172,6 +279,8 @@ class LayerFormat:
         The neurons that stay, counted within the slice, where not all of them do.
     threshold : float, optional
         Shared threshold of its neurons; rounded with the weights.
+    most_scale : float
+        Largest scale that its states allow.
     """
 
     width: int
@@ -179,6 +288,11 @@ class LayerFormat:
     rows: Mapping[str, Integers]
     threshold: float | None = None
     target: str = DEFAULT_TARGET
+    most_scale: float = math.inf
+
+    def best_grid(self, weight: Floats, width: int) -> WeightGrid:
+        """The best grid of the layer for these weights, array (n,), rounded to a width."""
+        return best_grid(weight, width, self.threshold, target=self.target, most_scale=self.most_scale)
 
     def state_dict(self) -> dict[str, Any]:
         """Width, rows and grid, for a checkpoint."""
@@ -193,7 +307,7 @@ class LayerFormat:
         if "largest" in state:
             grid = WeightGrid(
                 width=width, largest=state["largest"], is_mixed=bool(state["is_mixed"]), threshold=self.threshold,
-                target=self.target,
+                target=self.target, most_scale=self.most_scale,
             )  # fmt: skip
         return replace(self, width=width, grid=grid, rows=rows)
 
@@ -319,10 +433,7 @@ def best_width(
             lost += 0.0 if candidate.grid is None else one.rounding_error(candidate.grid)
         return saved - (rounding_penalty - 1) * lost  # scores count the rounding error once already
 
-    candidates = [
-        replace(form, width=width, grid=best_grid(kept_weights, width, form.threshold, target=form.target))
-        for width in weight_widths(profile)
-    ]
+    candidates = [replace(form, width=width, grid=form.best_grid(kept_weights, width)) for width in weight_widths(profile)]
     return max(candidates, key=value)
 
 

@@ -8,6 +8,7 @@ the squared slope of the loss along it: the sum over its outgoing weights of w d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,10 +18,10 @@ from typing import Any
 
 import torch
 
-from neurodeploy.compression.bit_width import WeightGrid
+from neurodeploy.compression.bit_width import LayerRounding, WeightGrid
 from neurodeploy.compression.pruning_method import between
 from neurodeploy.compression.trainable_network import TrainableConnection, TrainableNetwork
-from neurodeploy.compression.weight_matrices import WeightMatrix, find_layers
+from neurodeploy.compression.weight_matrices import WeightMatrix, find_layers, substituted
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.connectivity import is_convolution
@@ -164,9 +165,8 @@ class Channels:
     model : TrainableNetwork
     budget : Budget
         Its convolutions have as many channels as may be kept, and its rows as many neurons.
-    thresholds : mapping of layer to float, optional
-        Firing thresholds in the units of the parameters; for the layers in it the loss sees weights rounded to the chip's
-        integers.
+    roundings : mapping of layer to LayerRounding, optional
+        For the layers in it the loss sees weights rounded to the chip's integers.
 
     Attributes
     ----------
@@ -179,7 +179,7 @@ class Channels:
     """
 
     def __init__(
-        self, model: TrainableNetwork, budget: Budget, thresholds: Mapping[str, float] = MappingProxyType({})
+        self, model: TrainableNetwork, budget: Budget, roundings: Mapping[str, LayerRounding] = MappingProxyType({})
     ) -> None:  # fmt: skip
         rows = find_layers(model, budget)
         self._rows = frozenset(rows)
@@ -193,8 +193,7 @@ class Channels:
         choices = [_selection(model, names, _runs(model, names, budget)) for names in tied_layers(model.network)]
         self.choices = [choice for choice in choices if choice.keep < len(choice.mask)]
         self.kernels = _kernel_selections(model, budget, self.convolutions)
-        self.thresholds = {name: threshold for name, threshold in thresholds.items() if name in self.convolutions}
-        self._biases = {name: bias for name in self.thresholds if (bias := model[name].bias) is not None}
+        self.roundings = {name: one for name, one in roundings.items() if name in self.convolutions and one.is_exact}
 
     def _masks(self) -> dict[str, torch.Tensor]:
         """Kept units by layer, of layers that lose some."""
@@ -248,29 +247,19 @@ class Channels:
     @contextmanager
     def in_force(self) -> Iterator[None]:
         """While open, convolutions read kept channels only, with rounded weights; the other weights get no gradient."""
-        # through `data`, as in `substituted_weights`: the gradient arrives in the parameter itself
-        own = {inlet.weight: inlet.weight.data for inlets in self.convolutions.values() for inlet in inlets}
-        biases = [(bias, bias.data) for bias in self._biases.values()]
-        kept = self._kept()
-        try:
-            for name, inlets in self.convolutions.items():
-                # mask first, then round: the grid's scale is that of the kept weights
-                weights = {c.weight: own[c.weight] * kept[c.weight] if c.weight in kept else own[c.weight] for c in inlets}
-                together = torch.cat([weight.flatten() for weight in weights.values()])
-                grid = self._grid(name, together)
-                for parameter, weight in weights.items():
-                    parameter.data = weight if grid is None else grid.round_biases(weight, together)
-                if grid is not None and (bias := self._biases.get(name)) is not None:
-                    bias.data = grid.round_biases(bias.detach() * kept.get(bias, 1), together)
+        kept, values = self._kept(), dict[torch.Tensor, torch.Tensor]()
+        for name, inlets in self.convolutions.items():
+            layer = self.model[name]
+            own = [*(inlet.weight for inlet in inlets), *(bias for bias in (layer.bias, layer.membrane_bias) if bias is not None)]
+            # mask first, then round: the scale is that of the kept weights
+            numbers = {p: p.detach() * kept[p] if p in kept else p.detach() for p in own}
+            rounding = self.roundings.get(name)
+            values |= numbers if rounding is None else rounding.rounded(numbers, self._grid(rounding))
+        with substituted(values):
             yield
-            for parameter, columns in kept.items():
-                if parameter in own and parameter.grad is not None:
-                    parameter.grad.mul_(columns)
-        finally:
-            for parameter, data in own.items():
-                parameter.data = data
-            for bias, data in biases:
-                bias.data = data
+            for parameter in values.keys() & kept.keys():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(kept[parameter])
 
     def _kept(self) -> dict[torch.Tensor, torch.Tensor]:
         """Masks of the kept weights and biases by parameter, in shapes that multiply them; of those that are not all kept."""
@@ -288,13 +277,9 @@ class Channels:
         for kernel in self.kernels:
             kernel.before_step()
 
-    def _grid(self, name: str, weight: torch.Tensor) -> WeightGrid | None:
+    def _grid(self, rounding: LayerRounding) -> WeightGrid:
         """Grid that `neurodeploy.passes.quantize.quantize` would use: the largest weight takes the largest integer."""
-        if name not in self.thresholds:
-            return None
-        return WeightGrid(
-            width=self.width, largest=float(weight.abs().max()), threshold=self.thresholds[name], target=self.target
-        )
+        return WeightGrid(width=self.width, largest=math.inf, threshold=rounding.threshold, target=self.target)
 
     @torch.no_grad()
     def update(self) -> None:

@@ -26,10 +26,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from neurodeploy.compression.bit_width import LayerFormat, LayerSaliency, best_grid, best_width
+from neurodeploy.compression.bit_width import LayerFormat, LayerSaliency, best_width, layer_roundings
 from neurodeploy.compression.channel_selection import Channels
 from neurodeploy.compression.pruning_method import (
     Masks,
+    MeasureStates,
     MemoryTrial,
     Phase,
     Pruning,
@@ -50,7 +51,7 @@ from neurodeploy.compression.weight_matrices import (
     drop_unread_synapses,
     find_layers,
     masked_network,
-    substituted_weights,
+    substituted,
 )
 from neurodeploy.errors import RequestError, accept_renamed
 from neurodeploy.ir.arrays import Mask
@@ -153,6 +154,9 @@ class MinimaxPruning(Pruning):
     options : MinimaxOptions
     thresholds : mapping of layer to float, optional
         Firing thresholds in the units of the model's weights; rounded with them.
+    measure_states : callable, optional
+        As in `PruningSetup`. The scales of the loss are limited by what it returns when the full budget comes into force, and
+        when the compression closes.
 
     Attributes
     ----------
@@ -172,18 +176,19 @@ class MinimaxPruning(Pruning):
     """
 
     multipliers: dict[str, float]
+    largest_states: dict[str, float]
     masks: dict[str, torch.Tensor]
 
     def __init__(
         self, budget: Budget, model: TrainableNetwork, options: MinimaxOptions | None = None, *,
-        thresholds: Mapping[str, float] = MappingProxyType({}),
+        thresholds: Mapping[str, float] = MappingProxyType({}), measure_states: MeasureStates | None = None,
     ) -> None:  # fmt: skip
         self.budget, self.model, self.options = budget, model, options or MinimaxOptions()
         self.layers = find_layers(model, budget)
         # Channels round only the layers that they have a threshold of
-        self.channels = Channels(model, budget, thresholds if self.options.integers else {})
+        self.roundings = layer_roundings(model, thresholds, budget.profile) if self.options.integers else {}
+        self.channels = Channels(model, budget, self.roundings)
         self.plan = budget_per_column(self.layers, budget)
-        self._biased = {part.layer for part in self.plan.slices if part.biases}
         self.masks = {name: torch.ones_like(matrix.weight, dtype=torch.bool) for name, matrix in self.layers.items()}
         self.formats = {
             name: LayerFormat(
@@ -199,6 +204,7 @@ class MinimaxPruning(Pruning):
         self.curvature = FisherDiagonal(self.layers)
         self.penalties = dict.fromkeys(self.layers, 0.0)
         self.multipliers = {constraint(part, resource): 0.0 for part in self.plan.slices for resource in PRICED_RESOURCES}
+        self.largest_states, self._measure_states = {}, measure_states
         self._n_choices = 0
         self._active: ActiveNeurons = {}
 
@@ -226,12 +232,11 @@ class MinimaxPruning(Pruning):
         return self.options.integers and self.options.rest
 
     def _rounded(self) -> AbstractContextManager[None]:
-        biases = {
-            bias: grid.round_biases(self._bias(name, bias), self._kept(name))
-            for name in self._biased
-            if (bias := self.layers[name].bias) is not None and (grid := self.formats[name].grid) is not None
-        }
-        return substituted_weights(self.layers, {name: self._on_chip(name) for name in self.layers}, biases)
+        values = dict[torch.Tensor, torch.Tensor]()
+        for name, form in self.formats.items():
+            numbers = self._numbers(name)
+            values |= numbers if form.grid is None else self.roundings[name].rounded(numbers, form.grid)
+        return substituted(values)
 
     def before_step(self) -> None:
         """Update the Fisher estimate from the current gradients, then zero the gradients of pruned weights."""
@@ -245,19 +250,15 @@ class MinimaxPruning(Pruning):
     def _masked(self, name: str) -> torch.Tensor:
         return self.layers[name].weight.detach() * self.masks[name]
 
-    def _on_chip(self, name: str) -> torch.Tensor:
-        grid, weight = self.formats[name].grid, self._masked(name)
-        return weight if grid is None else grid.round_biases(weight, self._kept(name))
-
-    def _kept(self, name: str) -> torch.Tensor:
-        """Kept weights of a layer, and the biases that reach it by synapses, (n,): they share a scale and their signs."""
-        weight, bias = self._masked(name), self.layers[name].bias
-        return weight if bias is None or name not in self._biased else torch.cat([weight.flatten(), self._bias(name, bias)])
-
-    def _bias(self, name: str, bias: torch.Tensor) -> torch.Tensor:
-        """Biases of a layer, 0 for the neurons that the plan removes."""
-        kept = self.channels.neurons.get(name)
-        return bias.detach() if kept is None else bias.detach() * kept
+    def _numbers(self, name: str) -> dict[torch.Tensor, torch.Tensor]:
+        """Kept weights of a layer, and the biases of the neurons that the plan keeps, by parameter."""
+        matrix, kept = self.layers[name], self.channels.neurons.get(name)
+        numbers = {inlet.weight: inlet.weight.detach() for inlet in matrix.layer.inlets if not inlet.is_fixed}
+        numbers |= zip(matrix.parts, matrix.split(self._masked(name)), strict=True)
+        for bias in (matrix.bias, matrix.layer.membrane_bias):
+            if bias is not None:
+                numbers[bias] = bias.detach() if kept is None else bias.detach() * kept
+        return numbers
 
     def choose(self, progress: float) -> None:
         """Select the kept synapses, and with them the multipliers, under the budget in force at `progress` 0..1."""
@@ -272,12 +273,28 @@ class MinimaxPruning(Pruning):
 
     def _choose_formats_and_channels(self, progress: float) -> None:
         """Choose what a selection of synapses starts from; formats only when they are due."""
+        if progress >= 1 and not self.largest_states:
+            self._calibrate()
         # Formats first: they score synapses by what rounding to them leaves. The first call (0) always chooses them.
         if self._n_choices % self.options.format_interval == 0:
             self._choose_formats()
         self._n_choices += 1
         # Channels before synapses: a removed channel takes its columns out of the selection.
         self.channels.choose(progress)
+
+    def _calibrate(self) -> None:
+        """Measure the states of the network in force; the scales of its layers are limited by them from now on."""
+        if self._measure_states is not None and self.roundings:
+            with self.in_force():
+                network = self.model.to_network()
+            self._limit_scales(self._measure_states(network, self.widths))
+
+    def _limit_scales(self, largest_states: Mapping[str, float]) -> None:
+        self.largest_states = dict(largest_states)
+        for name, rounding in self.roundings.items():
+            rounding.largest_state = largest_states.get(name, 0.0)
+        for name, form in self.formats.items() if self.roundings else ():
+            self.formats[name] = replace(form, most_scale=self.roundings[name].most_scale)
 
     def _leave_out(self, *, idle: bool = False) -> None:
         """Leave out the neurons that the plan removes; with `idle`, also those without kept inputs or outputs.
@@ -354,9 +371,9 @@ class MinimaxPruning(Pruning):
                 ]
                 form = best_width(form, slices, self.budget.profile, self.options.rounding_penalty)
             # the grid has to suit what is kept alone; pruned weights are zero on any grid
-            kept = self._kept(name)
+            kept = self.roundings[name].synapses(self._numbers(name))
             weights = kept[kept != 0].cpu().double().numpy()
-            self.formats[name] = replace(form, grid=best_grid(weights, form.width, form.threshold, target=form.target))
+            self.formats[name] = replace(form, grid=form.best_grid(weights, form.width))
 
     def after_step(self, phase: Phase, learning_rate: float) -> None:
         """Update channel saliencies and the penalty while compressing; keep pruned weights at zero afterwards."""
@@ -376,8 +393,9 @@ class MinimaxPruning(Pruning):
         self.channels.hold()
 
     def state_dict(self) -> Mapping[str, Any]:
-        """Masks, channels, formats, penalties, multipliers and curvature."""
+        """Masks, channels, formats, penalties, multipliers, curvature and states."""
         return {
+            "largest_states": self.largest_states,
             "channels": self.channels.state_dict(),
             "masks": self.masks, "formats": {name: form.state_dict() for name, form in self.formats.items()},
             "penalties": self.penalties, "multipliers": self.multipliers, "n_choices": self._n_choices,
@@ -389,6 +407,7 @@ class MinimaxPruning(Pruning):
         for name, mask in self.masks.items():
             mask.copy_(state["masks"][name])
         self.channels.load_state_dict(state["channels"])
+        self._limit_scales(state["largest_states"])
         self.formats = {name: form.restored(state["formats"][name]) for name, form in self.formats.items()}
         self.penalties, self.multipliers = dict(state["penalties"]), dict(state["multipliers"])
         self._active = active_neurons(self.model, self.layers, self.masks)
@@ -403,6 +422,7 @@ class MinimaxPruning(Pruning):
         BudgetError
             The kept weights break the budget, counted on the weights themselves.
         """
+        self._calibrate()
         self._n_choices = 0  # so that formats are chosen once more
         self.choose(1.0)
         drop_unread_synapses(self.model, self.layers, self.masks, self.budget)
@@ -457,4 +477,4 @@ def make_minimax(
         raise RequestError("minimax", "are not options of the method 'minimax'", remedy="Pass MinimaxOptions.")
     if setup.weight_bits is not None:
         options = replace(options, widths=False)
-    return MinimaxPruning(budget, model, options, thresholds=setup.thresholds)
+    return MinimaxPruning(budget, model, options, thresholds=setup.thresholds, measure_states=setup.measure_states)

@@ -24,6 +24,7 @@ import torch
 
 from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning, shrink
 from neurodeploy.compression.pruning_method import (
+    MeasureStates,
     Phase,
     Pruning,
     PruningSetup,
@@ -329,10 +330,10 @@ class MinimaxSaddlePruning(MinimaxPruning):
 
     def __init__(
         self, budget: Budget, model: TrainableNetwork, options: MinimaxSaddleOptions | None = None, *,
-        thresholds: Mapping[str, float] = MappingProxyType({}),
+        thresholds: Mapping[str, float] = MappingProxyType({}), measure_states: MeasureStates | None = None,
     ) -> None:  # fmt: skip
         options = options or MinimaxSaddleOptions()
-        super().__init__(budget, model, options, thresholds=thresholds)
+        super().__init__(budget, model, options, thresholds=thresholds, measure_states=measure_states)
         cores = self.plan.by_core()
         groups = cores if options.scope == "slice" else [[part for parts in cores for part in parts]]
         self.points = tuple(self._saddle_point(parts, options) for parts in groups if parts)
@@ -485,4 +486,4 @@ def make_minimax_saddle(
         )
     if setup.weight_bits is not None:
         options = replace(options, widths=False)
-    return MinimaxSaddlePruning(budget, model, options, thresholds=setup.thresholds)
+    return MinimaxSaddlePruning(budget, model, options, thresholds=setup.thresholds, measure_states=setup.measure_states)

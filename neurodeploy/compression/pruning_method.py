@@ -24,6 +24,7 @@ from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.compression.weight_matrices import WeightMatrix
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Integers
+from neurodeploy.ir.network import Network
 from neurodeploy.mapping.budget.budget import Budget, SliceBudget
 from neurodeploy.resources.encodings import most_targets
 from neurodeploy.resources.usage import count
@@ -68,6 +69,9 @@ class Pruning(Protocol):
 
     multipliers: Mapping[str, float] = MappingProxyType({})
     """Shadow price of each constraint; empty for a method without prices. Names end with the resource, as in `overruns`."""
+
+    largest_states: Mapping[str, float] = MappingProxyType({})
+    """Largest size of u or v of each layer, by which the loss limits the scale of its weights; empty where it does not."""
 
     @abstractmethod
     def overruns(self) -> Mapping[str, float]:
@@ -122,6 +126,9 @@ PruningFactory: TypeAlias = "Callable[[Budget, TrainableNetwork], Pruning]"
 """Makes a method for `fit`, from a budget and the model whose weights it owns from then on."""
 
 
+MeasureStates: TypeAlias = "Callable[[Network, Mapping[str, int]], Mapping[str, float]]"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruningSetup:
     """Inputs of a pruning method in addition to the budget and the model, as `compress` passes them.
@@ -133,10 +140,14 @@ class PruningSetup:
         rounds while it trains rounds it with the weights.
     weight_bits : int or None
         Width of all weights that the user asked for; None where the method may choose one for each layer.
+    measure_states : callable, optional
+        Takes a network and its widths by layer, and returns the largest size of u or v of each layer on calibration data; empty
+        where no state can leave its register.
     """
 
     thresholds: Mapping[str, float] = MappingProxyType({})
     weight_bits: int | None = None
+    measure_states: MeasureStates | None = None
 
 
 PruningMethod: TypeAlias = "Callable[[Budget, TrainableNetwork, PruningSetup], Pruning]"

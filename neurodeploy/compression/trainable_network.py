@@ -291,6 +291,11 @@ class TrainableLayer(torch.nn.Module):
         return np.repeat(values, self.layer.n_neurons // values.size)
 
     @property
+    def brings_biases(self) -> bool:
+        """Whether `bias` reaches the neurons by synapses; a register adds it otherwise."""
+        return self._bias_source is not None
+
+    @property
     def neuron(self) -> LIF | LI:
         """The neurons with the decays of now."""
         return self.layer.neuron if self.decays is None else self.decays.of_neuron()

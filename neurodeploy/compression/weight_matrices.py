@@ -192,17 +192,15 @@ class WeightMatrix:
 
 
 @contextmanager
-def substituted_weights(
-    layers: Mapping[str, WeightMatrix], weights: Mapping[str, torch.Tensor], biases: Mapping[torch.nn.Parameter, torch.Tensor]
-) -> Iterator[None]:
-    """While open, layers hold these weights (n_out, n_in) and biases instead of their own, which come back afterwards."""
-    # references, not copies: `assign` replaces these tensors and does not write to them
-    own = [(p, p.data) for p in (*(p for matrix in layers.values() for p in matrix.parts), *biases)]
+def substituted(values: Mapping[torch.Tensor, torch.Tensor]) -> Iterator[None]:
+    """While open, parameters hold these values instead of their own, which come back afterwards."""
+    # references, not copies: what trains is replaced, and not written to
+    own = [(parameter, parameter.data) for parameter in values]
     try:
-        for bias, values in biases.items():
-            bias.data = values
-        for name, matrix in layers.items():
-            matrix.assign(weights[name])
+        for parameter, value in values.items():
+            # Through `data`, so that autograd keeps its leaf: the gradient at these values arrives in the parameter
+            # itself (straight-through).
+            parameter.data = value.contiguous()
         yield
     finally:
         for parameter, data in own:

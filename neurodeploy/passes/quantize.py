@@ -5,6 +5,7 @@ The target defines the integers (`neurodeploy.targets.Arithmetic`); this pass fi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 Weights = TypeVar("Weights", Floats, "torch.Tensor")
 
 # ---------------------------------------------------------------------------------------------- floats to integers
-
 
 STATE_MARGIN = 1.5
 """Factor that the scale leaves between the largest state that was seen and the end of its register: other data go further."""
@@ -115,11 +115,7 @@ def _quantized(
         # the loss rounds all connections of a layer together: their signs, too
         together = np.concatenate([weight.ravel() for weight in scaled])
         scale = weight_scale([together], of_trained, threshold_of_trained, width, profile, arithmetic)
-    if (state := STATE_MARGIN * largest_state * float(factor.max())) > 0:
-        # a state is counted in smaller units than weights, and has a sign
-        bits = profile.number("state_bits", UNLIMITED)
-        bits = min(bits, arithmetic.registers.current_bits, arithmetic.registers.membrane_bits)
-        scale = min(scale, (1 << (bits - 1 - arithmetic.registers.weight_exponent)) / state)
+    scale = limited_scale(scale, state_scale(largest_state * float(factor.max()), profile), threshold)
     integers = [_rounded(weight, scale, arithmetic) for weight in weights]
     if is_dense(layer.connections[0].synapse) and len(weights) == 1:
         # Rounding can leave weights that the target reads as others. A weight that was rounded to zero stays zero, so that a
@@ -203,8 +199,23 @@ def weight_scale(
     return min(limits, default=1.0)  # nothing but zeros: any scale will do
 
 
-# What follows rounds weights and thresholds for `quantize` and for the training loss (`neurodeploy.compression.bit_width.Grid`):
-# the chip gets the weights that were trained.
+# What follows also rounds for the training loss (`neurodeploy.compression.bit_width`): the chip gets what was trained.
+
+
+def state_scale(largest_state: float, profile: HardwareProfile) -> float:
+    """Return the largest scale on which a state of this size fits its register with `STATE_MARGIN`; infinite for a size of 0."""
+    registers = arithmetic_of(profile).registers
+    bits = min(profile.number("state_bits", UNLIMITED), registers.current_bits, registers.membrane_bits)
+    # a state is counted in smaller units than weights, and has a sign
+    return (1 << (bits - 1 - registers.weight_exponent)) / (STATE_MARGIN * largest_state) if largest_state > 0 else math.inf
+
+
+def limited_scale(scale: float, limit: float, threshold: Floats | float | None) -> float:
+    """Return a scale of at most `limit`; reduced, it makes a threshold whole, so that rounding again changes nothing."""
+    largest = 0.0 if threshold is None else float(np.max(threshold))
+    if scale <= limit or limit * largest < 1:
+        return min(scale, limit)
+    return math.floor(limit * largest + 1e-6) / largest  # not one less where it is whole already
 
 
 def mantissa_scale(
@@ -230,20 +241,10 @@ def mantissa_scale(
     return scale if threshold is None else min(scale, arithmetic.registers.threshold_max / threshold)
 
 
-def mantissa_step(*, is_mixed: bool, arithmetic: Arithmetic | None = None) -> int:
-    """Return the distance between two weight mantissas, with weights of both signs or of one."""
-    return (arithmetic or arithmetic_named()).weight_step(is_mixed=is_mixed)
-
-
-def most_steps(bits: int, *, is_mixed: bool, arithmetic: Arithmetic | None = None) -> int:
-    """Return the steps from 0 to the largest mantissa of `bits` bits."""
-    return (arithmetic or arithmetic_named()).most_steps(bits, is_mixed=is_mixed)
-
-
 def weight_steps(weight: Weights, scale: float, *, is_mixed: bool, arithmetic: Arithmetic | None = None) -> Weights:
-    """Round weights to whole steps between mantissas (`mantissa_step` units each), ties to even."""
+    """Round weights to whole steps between mantissas (`Arithmetic.weight_step` units each), ties to even."""
     # numpy.ndarray.round and torch.round both take ties to even: the loss sees the integers that the chip gets.
-    return (weight * (scale / mantissa_step(is_mixed=is_mixed, arithmetic=arithmetic))).round()
+    return (weight * (scale / (arithmetic or arithmetic_named()).weight_step(is_mixed=is_mixed))).round()
 
 
 def threshold_mantissa(threshold: Floats | float, scale: float, arithmetic: Arithmetic | None = None) -> Integers:
@@ -319,16 +320,15 @@ def with_rounded_weights(network: Network, quantized: QuantizedNetwork) -> Netwo
 
 
 def _neuron_in_floats(neuron: QuantizedNeuron, scale: Floats, arithmetic: Arithmetic) -> Neuron:
-    rest = np.zeros(())
     match neuron:
         case QuantizedLIF(vth=vth, du=du, dv=dv):
             above = np.maximum(vth, 0.5)  # a threshold of 0 fires above 0; half a unit is less than the smallest weight
             return LIF(
                 threshold=above / scale, current_decay=arithmetic.decay_shares(du), voltage_decay=arithmetic.decay_shares(dv),
-                rest=rest,
+                rest=np.zeros(()),
             )  # fmt: skip
         case QuantizedLI(du=du, dv=dv):
-            return LI(current_decay=arithmetic.decay_shares(du), voltage_decay=arithmetic.decay_shares(dv), rest=rest)
+            return LI(current_decay=arithmetic.decay_shares(du), voltage_decay=arithmetic.decay_shares(dv), rest=np.zeros(()))
         case _:
             raise unsupported_kind(neuron)
 

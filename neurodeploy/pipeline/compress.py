@@ -9,11 +9,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from neurodeploy.compression import METHODS, method_named
 from neurodeploy.compression.bit_width import shared_thresholds
@@ -34,13 +33,13 @@ from neurodeploy.mapping.delay_balancing import balance
 from neurodeploy.mapping.place import arrange_placement, lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.mapping.traffic import measured_rates
-from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
 from neurodeploy.passes.quantize import dequantize, quantization_errors, quantize
 from neurodeploy.pipeline.deploy import (
     Deployment,
     Say,
     counting_note,
     ignore,
+    in_integers,
     network_file,
     output_folder,
     report_files,
@@ -231,7 +230,7 @@ class _CompressionRun:
     def rehearse(self) -> None:
         """Compress a copy of the network at once and deploy it: what would fail after training fails now."""
         network, options, profile = copy.deepcopy(self.network), self.options, self.budget.profile
-        pruning = self._made_pruning(network)
+        pruning = self._made_pruning(network, measures=False)
         pruning.close()
         with seeded(options.seed):
             for data in (self.data.train, self.data.test):
@@ -252,9 +251,25 @@ class _CompressionRun:
             network_file(quantized, Path(folder), target_of(profile))
         simulate(as_simulated(floats, quantized), spikes[..., :1], graded=self.levels > 1)
 
-    def _made_pruning(self, network: TrainableNetwork) -> Pruning:
-        setup = PruningSetup(thresholds=thresholds_of(network, self.levels), weight_bits=self.bits)
+    def _made_pruning(self, network: TrainableNetwork, *, measures: bool = True) -> Pruning:
+        setup = PruningSetup(
+            thresholds=thresholds_of(network, self.levels), weight_bits=self.bits,
+            measure_states=self._states if measures else None,
+        )  # fmt: skip
         return self.method(self.budget, network, setup)
+
+    def _states(self, network: Network, widths: Mapping[str, int]) -> Mapping[str, float]:
+        """Largest states of a network on calibration data; empty where none can leave its register."""
+        network = in_levels(network, self.levels)
+        try:
+            quantized = quantize(network, self.budget.profile, bits=widths)
+        except QuantizeError:
+            return {}  # weights are still training; those at the end are refused
+        if not any(error.can_overflow for error in quantization_errors(network, quantized)):
+            return {}
+        with seeded(self.options.seed):
+            calibration = first_samples(self.network, self.data.train, self.options, CALIBRATION_SAMPLES).spikes
+        return largest_states(network, calibration)
 
     def announce_checkpoints(self, checkpoints: Mapping[str, Checkpoint], *, resume: bool) -> None:
         """Say where training starts; without `resume`, delete the checkpoints of an earlier run."""
@@ -301,7 +316,7 @@ class _CompressionRun:
         # the chip gets whole numbers 0..levels, the model was trained on 0..1
         network = in_levels(model.to_network(), levels)
         calibration = first_samples(model, data.train, options, CALIBRATION_SAMPLES).spikes
-        network, quantized, plan = in_integers(network, budget, self.pruning.widths, calibration)
+        network, quantized, plan = in_integers(network, budget, self.pruning.widths, calibration, self.pruning.largest_states)
         placement = lay_out(quantized, profile, cores=self.cores, plan=plan.cuts)
         target, runnable = target_of(profile), as_simulated(network, quantized)
         files = network_file(quantized, folder, target)
@@ -367,46 +382,6 @@ def thresholds_of(network: TrainableNetwork, levels: int = 1) -> dict[str, float
     """Threshold of each layer that has one for all its neurons, in the units of its parameters."""
     return {name: value / network[name].scale for name, value in shared_thresholds(network.network, levels).items()
             if name not in network.bias_names}  # fmt: skip
-
-
-def in_integers(
-    network: Network, budget: Budget, widths: Mapping[str, int], calibration: NDArray[Any]
-) -> tuple[Network, QuantizedNetwork, Budget]:  # fmt: skip
-    """Remove inactive neurons from a compressed network, quantise it, add its relays, and check it against the budget.
-
-    Parameters
-    ----------
-    network : Network
-        Compressed under the budget.
-    widths : mapping of layer to int
-        Bits of each layer's weights.
-    calibration : array (batch, \\*input_shape, n_steps)
-        Spikes of training data: scales are chosen so that no state leaves its register on them, with a margin.
-
-    Returns
-    -------
-    network : Network
-        Without the neurons that change no output, and with the plan's relays.
-    quantized : QuantizedNetwork
-    budget : Budget
-        Of the remaining neurons.
-
-    Raises
-    ------
-    BudgetError
-        The network exceeds its budget.
-    """
-    # before quantising: index bits are those of the neurons that remain; scales are those of the loss, which saw all neurons
-    kept, trained = needed_neurons(network), network
-    network, plan = without_neurons(network, kept), budget.of_neurons(kept)
-    quantized = quantize(network, budget.profile, bits=widths, scales_of=trained)
-    if any(error.can_overflow for error in quantization_errors(network, quantized)):
-        largest = largest_states(network, calibration)
-        quantized = quantize(network, budget.profile, bits=widths, scales_of=trained, largest_states=largest)
-    network, quantized = plan.with_relays(network), plan.with_relays(quantized)
-    # counted on the integers, independently of what compression counted
-    plan.check(quantized)
-    return network, quantized, plan
 
 
 def _verdict(placement: Placement) -> str:

@@ -7,7 +7,10 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
 
 from neurodeploy.errors import BudgetError, NeurodeployError, RequestError
 from neurodeploy.hardware.loading import load_profile
@@ -22,15 +25,19 @@ from neurodeploy.mapping.budget.channel_counts import narrow_budget
 from neurodeploy.mapping.delay_balancing import Balance, balance, balanced
 from neurodeploy.mapping.place import arrange_placement, lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
-from neurodeploy.passes.quantize import LayerError, dequantize, quantization_errors, quantize, warnings_of
+from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
+from neurodeploy.passes.quantize import STATE_MARGIN, LayerError, dequantize, quantization_errors, quantize, warnings_of
 from neurodeploy.report.summary import LayerReport, Report, inspection, layer_reports, summarize
 from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
+from neurodeploy.simulation.reference import largest_states
 from neurodeploy.targets import Target, check_profile, default_weight_bits, target_of
 
 if TYPE_CHECKING:
     from neurodeploy.pipeline.evaluation import Measurement
     from neurodeploy.report.html import RunArtifacts
 
+_LEAST_MARGIN = 1.2
+"""Margin on which the scales of the loss are kept: fine-tuning moves the states a little, the loss has seen the scales."""
 Say = Callable[[str], None]
 """Called with a line of text for the user before and after each stage."""
 
@@ -215,6 +222,52 @@ def deploy(
     )  # fmt: skip
     artifacts = RunArtifacts(quantized=quantized, budget=seen.budget, command=command)
     return Deployment(quantized=quantized, placement=placement, report=write_report(report, folder, artifacts))
+
+
+def in_integers(
+    network: Network, budget: Budget, widths: Mapping[str, int], calibration: NDArray[Any],
+    states: Mapping[str, float] = MappingProxyType({}),
+) -> tuple[Network, QuantizedNetwork, Budget]:  # fmt: skip
+    """Remove inactive neurons from a compressed network, quantise it, add its relays, and check it against the budget.
+
+    Parameters
+    ----------
+    network : Network
+        Compressed under the budget.
+    widths : mapping of layer to int
+        Bits of each layer's weights.
+    calibration : array (batch, \\*input_shape, n_steps)
+        Spikes of training data: scales are chosen so that no state leaves its register on them, with a margin.
+    states : mapping of layer to float, optional
+        Largest states by which the loss limited the scales; they do so here too where a margin is left on the calibration data.
+
+    Returns
+    -------
+    network : Network
+        Without the neurons that change no output, and with the plan's relays.
+    quantized : QuantizedNetwork
+    budget : Budget
+        Of the remaining neurons.
+
+    Raises
+    ------
+    BudgetError
+        The network exceeds its budget.
+    """
+    # before quantising: index bits are those of the neurons that remain; scales are those of the loss, which saw all neurons
+    kept, trained = needed_neurons(network), network
+    network, plan = without_neurons(network, kept), budget.of_neurons(kept)
+    quantized = quantize(network, budget.profile, bits=widths, scales_of=trained, largest_states=states)
+    if any(error.can_overflow for error in quantization_errors(network, quantized)):
+        largest = {
+            name: states[name] if name in states and _LEAST_MARGIN * state <= STATE_MARGIN * states[name] else state
+            for name, state in largest_states(network, calibration).items()
+        }
+        quantized = quantize(network, budget.profile, bits=widths, scales_of=trained, largest_states=largest)
+    network, quantized = plan.with_relays(network), plan.with_relays(quantized)
+    # counted on the integers, independently of what compression counted
+    plan.check(quantized)
+    return network, quantized, plan
 
 
 def output_folder(out: str | Path) -> Path:

@@ -105,9 +105,8 @@ class Masked(MinimaxPruning, ABC):
         effective = self.layers[name].weight.detach() * self.masks[name]
         return effective if columns is None else effective * columns
 
-    def _on_chip(self, name: str) -> torch.Tensor:
-        grid = self.formats[name].grid
-        return self.effective(name) if grid is None else grid.round(self.effective(name))
+    def _masked(self, name: str) -> torch.Tensor:
+        return self.effective(name)
 
     def _choose_forms(self) -> None:
         """Fit the grid of each layer to its kept weights."""
