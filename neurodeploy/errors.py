@@ -24,8 +24,8 @@ from typing import Any, NoReturn, TypeVar
 T = TypeVar("T")
 
 
-MAX_QUOTED = 300
-"""Characters of a name or a reason in an error text; longer ones lose their middle."""
+MAX_QUOTED, MAX_REASON = 300, 900
+"""Characters of a name, and of a reason or a remedy, in an error text; longer ones lose their middle."""
 
 
 def quoted(text: str, most: int = MAX_QUOTED) -> str:
@@ -82,11 +82,11 @@ class NeurodeployError(Exception):
         super().__init__(where, what)
 
     def __str__(self) -> str:
-        what = self.what
+        what = quoted(self.what, MAX_REASON)
         if self.need is not None and self.limit is not None:
-            what = f"{self.need:,} {self.what} > {self.limit:,}"
+            what = f"{self.need:,} {what} > {self.limit:,}"
         source = f" ({self.source})" if self.source else ""
-        return " ".join(part for part in (f"{quoted(self.where)}: {what}{source}.", self.remedy) if part)
+        return " ".join(part for part in (f"{quoted(self.where)}: {what}{source}.", quoted(self.remedy, MAX_REASON)) if part)
 
 
 class ProfileError(NeurodeployError):

@@ -31,6 +31,8 @@ from neurodeploy.ir.connectivity import is_convolution
 from neurodeploy.ir.files import absence, hdf5_damage, is_plain
 from neurodeploy.ir.network import Dense, Layer, Network, Sparse
 
+_LARGEST_INTEGER = 2**31
+"""Sides, strides and delays are below it."""
 SUBGRAPH_END = "subgraph end"
 """Kind of the Input and Output nodes of a subgraph, which pass on what they receive; not a name that a file could hold."""
 
@@ -74,6 +76,8 @@ class NirNode:
         array = np.asarray(value)
         if array.dtype.kind not in "biuf":  # numpy's kinds: bool, integers, floats
             raise ExtractError(self.where, f"its {key} is {value!r}, not numbers")
+        if array.size == 0:
+            raise ExtractError(self.where, f"its {key} holds no number")
         if not np.isfinite(array).all():
             raise ExtractError(
                 self.where,
@@ -101,7 +105,7 @@ class NirNode:
     def integers(self, key: str, n: int, default: int | None = None) -> tuple[int, ...]:
         """Return a field of `n` whole numbers; a single one counts for all."""
         value = self.floats(key, default).reshape(-1)
-        if value.size not in (1, n) or (value != np.rint(value)).any():
+        if value.size not in (1, n) or (value != np.rint(value)).any() or (np.abs(value) >= _LARGEST_INTEGER).any():
             raise ExtractError(self.where, f"its {key} is {self.fields[key]!r}, not {n} whole numbers")
         return tuple(int(number) for number in np.broadcast_to(value, n))
 
@@ -167,13 +171,21 @@ def read_graph(path: str | os.PathLike[str]) -> NirGraph:
     nodes: dict[str, NirNode] = {}
     # An edge that is listed twice counts once; the order stays.
     edges = list(dict.fromkeys(_flattened_edges(where, "", content, nodes)))
-    return NirGraph(path=where, nodes=nodes, edges=tuple(edges), metadata=content.get("metadata", {}))
+    return NirGraph(path=where, nodes=nodes, edges=tuple(edges), metadata=_group(where, content, "metadata"))
+
+
+def _group(where: str, content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return the entries of a group; none where it is left out."""
+    found = content.get(key, {})
+    if not isinstance(found, Mapping):
+        raise ExtractError(where, f"has a {type(found).__name__} where its {key} belong", remedy="Write it with nir.write.")
+    return found
 
 
 def _flattened_edges(where: str, prefix: str, content: Mapping[str, Any], nodes: dict[str, NirNode]) -> Iterator[tuple[str, str]]:
     """Add a graph's nodes to `nodes`, those of its subgraphs under dotted paths; yield its edges."""
     entries, exits = {}, {}  # where an edge to a subgraph ends, and where one from it begins
-    for name, inside in content.get("nodes", {}).items():
+    for name, inside in _group(where, content, "nodes").items():
         path, kind = f"{prefix}{name}", inside.get("type") if isinstance(inside, dict) else None
         if not isinstance(kind, str):
             raise ExtractError(f"node {path!r}", "has no type")
@@ -185,10 +197,13 @@ def _flattened_edges(where: str, prefix: str, content: Mapping[str, Any], nodes:
             values = {key: value for key, value in inside.items() if key not in ("type", "metadata")}
             is_subgraph_end = bool(prefix) and kind in ("Input", "Output")  # the graph's own Input and Output have no prefix
             nodes[path] = NirNode(
-                name=path, kind=SUBGRAPH_END if is_subgraph_end else kind, fields=values, metadata=inside.get("metadata", {})
-            )
+                name=path, kind=SUBGRAPH_END if is_subgraph_end else kind, fields=values,
+                metadata=_group(f"node {path!r}", inside, "metadata"),
+            )  # fmt: skip
     for pair in np.asarray(content.get("edges", [])).reshape(-1, 2):
-        source, target = (each.decode() if isinstance(each, bytes) else str(each) for each in pair)  # h5py gives text as bytes
+        source, target = (
+            each.decode(errors="replace") if isinstance(each, bytes) else str(each) for each in pair
+        )  # h5py gives bytes
         for end in (source, target):
             if end not in entries:
                 raise ExtractError(where, f"has an edge from {source!r} to {target!r}, but no node {prefix + end!r}")
@@ -197,7 +212,7 @@ def _flattened_edges(where: str, prefix: str, content: Mapping[str, Any], nodes:
 
 def _only_node(path: str, content: Mapping[str, Any], kind: str) -> str:
     """Return the name of a subgraph's only Input or Output."""
-    nodes = content.get("nodes", {}).items()
+    nodes = _group(f"node {path!r}", content, "nodes").items()
     found = [name for name, inside in nodes if isinstance(inside, dict) and inside.get("type") == kind]
     if len(found) != 1:
         raise ExtractError(

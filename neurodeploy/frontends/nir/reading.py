@@ -56,11 +56,16 @@ def read_nir(path: str | os.PathLike[str], *, dt: float | None = None, discretis
     RequestError
         An unknown discretisation, or a step that is no positive number.
     """
-    graph = read_graph(path)
-    step = choose_time_step(graph, discretisation, dt)
-    reader = _GraphReader(graph, step)
-    specs = reader.layer_specs()
-    return apply_metadata(assemble(reader.input_shape, specs, step.timestep_s), specs, graph)
+    try:
+        graph = read_graph(path)
+        step = choose_time_step(graph, discretisation, dt)
+        reader = _GraphReader(graph, step)
+        specs = reader.layer_specs()
+        return apply_metadata(assemble(reader.input_shape, specs, step.timestep_s), specs, graph)
+    # Files are written by anyone: what no check foresaw is the file's error too. MemoryError: a padding may ask for any size.
+    except (ValueError, TypeError, AttributeError, LookupError, OverflowError, MemoryError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ExtractError(os.fspath(path), f"is no NIR graph that can be read ({reason})") from error
 
 
 class _GraphReader:
@@ -138,7 +143,9 @@ class _GraphReader:
         """Return the shape that the Input states, without a batch of one if its targets expect one dimension less."""
         if entry.fields.get("shape") is None:
             raise ExtractError(entry.where, "has no shape", remedy="Export the graph with a sample of its input.")
-        shape = tuple(int(side) for side in entry.floats("shape").reshape(-1))
+        shape = entry.integers("shape", np.size(entry.fields["shape"]))
+        if min(shape) < 1:
+            raise ExtractError(entry.where, f"its shape is {shape}, with a side below 1")
         n_sides = {INPUT_DIMENSIONS.get(self.graph.nodes[name].kind) for name in self.graph.targets(entry.name)}
         return shape[1:] if shape[:1] == (1,) and n_sides == {len(shape) - 1} else shape
 
@@ -197,7 +204,11 @@ class _GraphReader:
         output = self._only("Output").name
         rank = {name: index for index, name in enumerate(dict.fromkeys(target for _, target in self.graph.edges))}
         # Only files of `write_nir` have an "order"; the others' nodes come in no reliable order, but their edges do.
-        nodes = sorted(self.populations, key=lambda node: (float(node.metadata.get("order", np.inf)), rank.get(node.name, -1)))
+        orders = {node.name: np.asarray(node.metadata.get("order", np.inf)) for node in self.populations}
+        nodes = sorted(self.populations, key=lambda node: rank.get(node.name, -1))
+        nodes.sort(
+            key=lambda node: float(value) if (value := orders[node.name]).ndim == 0 and value.dtype.kind in "iuf" else np.inf
+        )
         nodes.sort(key=lambda node: node.name in self.sources[output])  # stable: the first order holds among equals
         order = topological_order(
             {node.name: self.sources[node.name] for node in nodes}, {node.name: node.where for node in nodes}
@@ -323,7 +334,7 @@ class LinearNodeReader:
         steps = self._per_element("delay") / self.dt
         whole = np.rint(steps)
         # Relative: files hold single precision.
-        if (np.abs(steps - whole) > 1e-6 * np.maximum(whole, 1)).any() or (whole < 0).any():
+        if (np.abs(steps - whole) > 1e-6 * np.maximum(whole, 1)).any() or (whole < 0).any() or whole.max() > 2**31:
             worst = steps.reshape(-1)[np.argmax(np.abs(steps - whole))]
             raise ExtractError(
                 self.node.where,
