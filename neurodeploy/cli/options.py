@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from neurodeploy.compression import METHODS, method_named
+from neurodeploy import compression
 from neurodeploy.errors import RequestError
 from neurodeploy.ir.files import absence
 
@@ -71,9 +71,9 @@ def check_data(_: click.Context, option: click.Parameter, text: str) -> str:
     return text
 
 
-def check_method(_: click.Context, __: click.Parameter, text: str) -> str:
+def refuse_unknown_method(_: click.Context, __: click.Parameter, text: str) -> str:
     """Refuse an unknown pruning method before anything slow is imported."""
-    method_named(text)
+    compression.check_method(text)
     return text
 
 
@@ -98,8 +98,8 @@ TIME_LIMIT = click.option(
 )  # fmt: skip
 DT = click.option("--dt", type=float, metavar="T", help="Time step of a .nir file, in the unit of its time constants.")
 METHOD = click.option(
-    "--method", default="minimax", show_default=True, callback=check_method, metavar="NAME",
-    help=f"Pruning method: {' or '.join(METHODS)}.",
+    "--method", default="minimax", show_default=True, callback=refuse_unknown_method, metavar="NAME",
+    help=f"Pruning method: {' or '.join(compression.METHODS)}.",
 )  # fmt: skip
 DISCRETISATION = click.option(
     "--discretisation", metavar="NAME",

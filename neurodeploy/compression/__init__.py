@@ -1,43 +1,31 @@
-"""Pruning methods: training under a chip's budget. The methods that have a name are here, and are imported when they are made.
+"""Pruning methods: training under a chip's budget. Those that have a name are listed here, and imported when they are used.
 
 Importing this package imports no torch, so that the command line can check a name before anything slow.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
 
 from neurodeploy.errors import RequestError
 
 if TYPE_CHECKING:
-    from neurodeploy.compression.minimax import MinimaxOptions
-    from neurodeploy.compression.pruning_method import Pruning, PruningMethod, PruningSetup
-    from neurodeploy.compression.trainable_network import TrainableNetwork
-    from neurodeploy.mapping.budget.budget import Budget
+    from neurodeploy.compression.pruning_method import PruningMethod
 
-__all__ = ["METHODS", "method_named"]
+__all__ = ["METHODS", "check_method", "method_named"]
 
-
-def _minimax(
-    budget: Budget, model: TrainableNetwork, setup: PruningSetup, options: MinimaxOptions | None = None
-) -> Pruning:  # fmt: skip
-    """Make the default method. A width that the user asked for overrides ``options.widths``."""
-    from neurodeploy.compression.minimax import make_minimax
-
-    return make_minimax(budget, model, setup, options)
+METHODS: dict[str, str | PruningMethod] = {
+    "minimax": "neurodeploy.compression.minimax:make_minimax",
+    "minimax-saddle": "neurodeploy.compression.minimax_saddle:make_minimax_saddle",
+}
+"""Methods, or where they are (``"module:function"``), by the name that ``compress(method=...)`` and ``--method`` take."""
 
 
-def _minimax_saddle(
-    budget: Budget, model: TrainableNetwork, setup: PruningSetup, options: MinimaxOptions | None = None
-) -> Pruning:  # fmt: skip
-    """Make the saddle point method of the paper, as `_minimax` makes the default."""
-    from neurodeploy.compression.minimax_saddle import make_minimax_saddle
-
-    return make_minimax_saddle(budget, model, setup, options)
-
-
-METHODS: dict[str, PruningMethod] = {"minimax": _minimax, "minimax-saddle": _minimax_saddle}
-"""Methods by the name that ``compress(method=...)`` and ``--method`` take."""
+def check_method(name: str) -> None:
+    """Raise `RequestError` for an unknown name; imports nothing."""
+    if name not in METHODS:
+        raise RequestError("method", f"no pruning method {name!r}", remedy=f"Choose from {', '.join(METHODS)}.")
 
 
 def method_named(method: str | PruningMethod) -> PruningMethod:
@@ -50,6 +38,8 @@ def method_named(method: str | PruningMethod) -> PruningMethod:
     """
     if not isinstance(method, str):
         return method
-    if method not in METHODS:
-        raise RequestError("method", f"no pruning method {method!r}", remedy=f"Choose from {', '.join(METHODS)}.")
-    return METHODS[method]
+    check_method(method)
+    if not isinstance(found := METHODS[method], str):
+        return found
+    module, _, function = found.partition(":")
+    return cast("PruningMethod", getattr(import_module(module), function))

@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from neurodeploy.compression import METHODS, method_named
+from neurodeploy.compression import method_named
 from neurodeploy.compression.bit_width import shared_thresholds
 from neurodeploy.compression.minimax import MinimaxOptions
 from neurodeploy.compression.module_weights import learn_decays, trainable, write_back
@@ -136,7 +136,7 @@ def compress(
     """
     factory: Callable[..., Pruning] = method_named(method)
     if minimax is not None:
-        if factory not in (METHODS["minimax"], METHODS["minimax-saddle"]):  # others take none
+        if method not in ("minimax", "minimax-saddle"):  # others take none
             raise RequestError(
                 "minimax",
                 "are options of 'minimax' and 'minimax-saddle' only",
