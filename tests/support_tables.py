@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from neurodeploy.frontends.nir.discretization import NEURON_READERS
 from neurodeploy.frontends.nir.nodes import SUBGRAPH_END
 from neurodeploy.frontends.nir.reading import LINEAR_READERS
-from neurodeploy.frontends.torch.functions import IDENTITIES, LINEAR_FUNCTIONS, MAX_POOLS, OPERATORS, REARRANGEMENTS
+from neurodeploy.frontends.torch.functions import IDENTITIES, LINEAR_FUNCTIONS, OPERATORS, REARRANGEMENTS, SPIKE_FUNCTIONS
 from neurodeploy.frontends.torch.populations import CELL_READERS
 
 SupportRow: TypeAlias = "tuple[str, str]"
@@ -23,9 +23,9 @@ SupportRow: TypeAlias = "tuple[str, str]"
 def torch_support_table() -> list[SupportRow]:
     """Rows for Norse's cells, torch's functions and tensor methods."""
     cells = {cell.__name__: reader for cell, reader in CELL_READERS.items()}
-    hidden = OPERATORS | {name for name in MAX_POOLS if name.endswith("_with_indices")}  # users never type these names
+    hidden = OPERATORS | {name for name in SPIKE_FUNCTIONS if name.endswith("_with_indices")}  # users never type these names
     return [
-        *(row for table in (cells, LINEAR_FUNCTIONS, MAX_POOLS) for row in support_rows(table, hidden)),
+        *(row for table in (cells, LINEAR_FUNCTIONS, SPIKE_FUNCTIONS) for row in support_rows(table, hidden)),
         (code_list(REARRANGEMENTS), "Rearranges elements: reorders, repeats, leaves out or concatenates them."),
         (code_list(IDENTITIES), "Passes through; dropout in eval mode."),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,16 @@ from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import Conv, Dense, Sparse
 
 # ---------------------------------------------------------------------------------------------- branches
+
+
+OF_SPIKES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "and": lambda y, z: y * z,
+    "iand": lambda y, z: (1 - y) * z,
+    "or": lambda y, z: y + z - y * z,
+    "maximum": torch.maximum,
+    "clamp": lambda y, z: (y + z).clamp(max=1),
+}
+"""How SEW-ResNet and its kin join spikes."""
 
 
 class Block(nn.Module):
@@ -48,6 +59,8 @@ class Block(nn.Module):
             z2 = z2 + z1
         elif self.joins == "cat":
             z2 = torch.cat([z1, z2], dim=1)
+        elif self.joins in OF_SPIKES:
+            z2 = OF_SPIKES[self.joins](z1, z2)
         v, c = self.out(self.fc(F.adaptive_avg_pool2d(z2, 1).flatten(1)), state[2])
         return v, (a, b, c)
 
@@ -67,6 +80,16 @@ def test_a_residual_block(joins: str, last: list[str], kinds: dict[str, list[typ
     assert hears(network)["fc"] == last
     for name, expected in kinds.items():
         assert [type(c.synapse) for c in network[name].connections] == expected
+
+
+@pytest.mark.parametrize("joins", OF_SPIKES)
+def test_functions_of_two_populations_spikes_are_neurons(joins: str) -> None:
+    network = assert_read(Block(joins).double().eval(), 2, 4, 4)
+    layer = network["layer"]
+    assert [c.source for c in layer.connections] == ["conv1", "conv2"]
+    assert all(c.is_fixed for c in layer.connections)
+    assert not np.any(layer.bias)
+    assert hears(network)["fc"] == (["conv1", "conv2", "layer"] if joins == "or" else ["layer"])
 
 
 def test_a_convolution_of_what_stands_side_by_side_takes_a_slice_of_each() -> None:

@@ -124,7 +124,9 @@ CHIP = r"\(a chip's synapses add up weighted spikes\)\. docs/operators.md lists 
 
 WRONG: dict[str, tuple[nn.Module, str]] = {
     "an activation": (between(F.relu), rf"^model \(Net\): relu is not supported {CHIP}"),
-    "a product of spikes": (between(lambda z: z * z), r"^model \(Net\): mul multiplies two tensors that both depend on spikes"),
+    "a product of sums": (between(lambda z: (z + z) * z), r"^model \(Net\): mul takes two tensors that both depend on spikes"),
+    "silence of both": (between(lambda z: (1 - z) * (1 - z.flip(1))), r"^model \(Net\): mul fires without any spikes"),
+    "a maximum above 1": (between(lambda z: (z + z.flip(1)).clamp(max=2)), r"^model \(Net\): clamp is not supported"),
     "weights that are spikes": (
         between(lambda z: F.linear(torch.ones(2, 2), z.T).T.repeat(1, 2)),
         r"^model \(Net\): T mixes samples",

@@ -116,6 +116,9 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "max_pool2d": (lambda: Around(IMAGE, nn.MaxPool2d(2)), IMAGE), "max_pool1d": (lambda: Around(LINE, nn.MaxPool1d(2)), LINE),
     "adaptive_max_pool2d": (lambda: Around(IMAGE, nn.AdaptiveMaxPool2d(2)), IMAGE),
     "adaptive_max_pool1d": (lambda: Around(LINE, nn.AdaptiveMaxPool1d(2)), LINE),
+    "logical_and": (lambda: Around(FLAT, lambda x: x * (1 - x.flip(1))), FLAT),
+    "maximum": (lambda: Around(FLAT, lambda x: torch.maximum(x, x.flip(1))), FLAT),
+    "clamp": (lambda: Around(FLAT, lambda x: (x + x.flip(1)).clamp(max=1)), FLAT),
     "reshape": (lambda: Around(IMAGE, rearranged), IMAGE), "clone": (lambda: Around(FLAT, unchanged), FLAT),
 }  # fmt: skip
 

@@ -128,16 +128,9 @@ def conv1d(
 ) -> LinearExpression:
     """A convolution of images of one row: shapes (channels, length) become (channels, 1, length)."""
     pads = padding if isinstance(padding, str) else (0, pair(padding)[0])
-    image = conv2d(
-        call,
-        call.line_as_image(x),
-        call.independent(weight).unsqueeze(2),  # (out, in / groups, k) to (out, in / groups, 1, k)
-        bias,
-        (1, pair(stride)[0]),
-        pads,
-        (1, pair(dilation)[0]),
-        groups,
-    )
+    kernels = call.independent(weight).unsqueeze(2)  # (out, in / groups, k) to (out, in / groups, 1, k)
+    steps, apart = (1, pair(stride)[0]), (1, pair(dilation)[0])
+    image = conv2d(call, call.line_as_image(x), kernels, bias, steps, pads, apart, groups)
     return _image_as_line(image)
 
 
@@ -306,6 +299,27 @@ def adaptive_max_pool1d(call: CallContext, x: Any, output_size: Any, return_indi
     return _image_as_line(adaptive_max_pool2d(call, call.line_as_image(x), (1, pair(output_size)[0]), return_indices))
 
 
+def both(call: CallContext, x: Any, other: Any) -> LinearExpression:
+    """Of two populations' spikes, or their complements: a layer of neurons that fire where both are 1."""
+    return add(call, either(call, x, other), -1.0)
+
+
+def either(call: CallContext, x: Any, other: Any) -> LinearExpression:
+    """Of two populations' spikes, or their complements: a layer of neurons that fire where any is 1."""
+    if not all(one.is_spikes or rsub(call, one, 1.0).is_spikes for one in (call.expression(x), call.expression(other))):
+        raise NotLinearError("takes two tensors that both depend on spikes, and are not spikes themselves")
+    return add(call, x, other)
+
+
+def at_most_one(call: CallContext, x: Any, min: Any = None, max: Any = None) -> LinearExpression:  # noqa: A002
+    """Of a sum of spikes, with a maximum of 1: a layer of neurons that fire where any of them is 1."""
+    inputs = call.expression(x)
+    is_count = all(term.synapse is None and bool((term.gain == 1).all()) for term in inputs.terms) and not inputs.bias.any()
+    if not is_count or max is None or float(max) != 1.0 or (min is not None and float(min) > 0):
+        raise NotLinearError("is not supported")
+    return inputs
+
+
 def _stride(stride: Any, kernel: Pair) -> Pair:
     return kernel if stride in (None, (), []) else pair(stride)  # torch's low-level functions pass an empty list for None
 
@@ -406,7 +420,9 @@ LINEAR_FUNCTIONS: dict[str, LinearFunction] = {
 }  # fmt: skip
 """Linear functions, by torch's name without underscores."""
 
-OPERATORS = frozenset({"radd", "iadd", "isub", "rsub", "rmul", "imul", "truediv", "itruediv", "invert"})
+OPERATORS = frozenset({
+    "radd", "iadd", "isub", "rsub", "rmul", "imul", "truediv", "itruediv", "invert", "and", "rand", "or", "ror",
+})  # fmt: skip
 """Names of Python operators among them, which the support table leaves out."""
 
 # Others, such as poolings and convolutions, take the first dimension for the batch or the channels, which a dimension for time in
@@ -417,13 +433,17 @@ WITH_TIME = frozenset({"linear", "matmul", "add", "radd", "iadd", "sub", "isub",
 WITH_WEIGHTS = frozenset({"linear", "matmul", "mm", "bmm", "addmm", "conv1d", "conv2d", "conv3d", "conv_transpose2d", "bilinear"})
 """Functions that have weights."""
 
-MAX_POOLS: dict[str, LinearFunction] = {
+SPIKE_FUNCTIONS: dict[str, LinearFunction] = {
     "max_pool2d": max_pool2d, "max_pool2d_with_indices": max_pool2d, "max_pool1d": max_pool1d,
     "max_pool1d_with_indices": max_pool1d, "adaptive_max_pool2d": adaptive_max_pool2d,
     "adaptive_max_pool2d_with_indices": adaptive_max_pool2d, "adaptive_max_pool1d": adaptive_max_pool1d,
     "adaptive_max_pool1d_with_indices": adaptive_max_pool1d,
+    "mul": both, "rmul": both, "imul": both, "multiply": both,
+    "logical_and": both, "bitwise_and": both, "and": both, "rand": both,
+    "maximum": either, "max": either, "logical_or": either, "or": either, "ror": either, "bitwise_or": either,
+    "clamp": at_most_one, "clamp_max": at_most_one, "clip": at_most_one,
 }  # fmt: skip
-"""Functions that become neurons, and the expression that these receive."""
+"""Functions of spikes that become neurons, and the expression that these receive: above 1/2 where they fire."""
 
 REARRANGEMENTS = frozenset({
     "view", "reshape", "flatten", "unflatten", "ravel", "permute", "transpose", "t", "T", "mT", "swapaxes", "swapdims", "movedim",

@@ -253,7 +253,7 @@ class TracedPopulation:
     name : str
         Of its layer.
     module : ModuleId
-    cell : Norse cell, CustomNeurons, NeuronSpec of a readout, or None for a max pooling
+    cell : Norse cell, CustomNeurons, or NeuronSpec of a readout or of a function of spikes, as a max pooling
     expression : LinearExpression
         What it received at its last step; the steps of its terms are relative to that.
     steps : list of StepRecord
@@ -271,8 +271,13 @@ class TracedPopulation:
     @property
     def is_spiking(self) -> bool:
         if isinstance(self.cell, NeuronSpec):
-            return False
-        return self.cell is None or isinstance(self.cell, CustomNeurons) or hasattr(self.cell.p, "v_th")
+            return self.is_of_spikes
+        return isinstance(self.cell, CustomNeurons) or hasattr(self.cell.p, "v_th")
+
+    @property
+    def is_of_spikes(self) -> bool:
+        """Whether it is a function of spikes alone, without weights to train."""
+        return isinstance(self.cell, NeuronSpec) and hasattr(self.cell.neuron, "threshold")
 
     @property
     def sources(self) -> dict[str, int]:
@@ -289,11 +294,9 @@ class TracedPopulation:
             expression = replace(expression, bias=expression.bias + constant.reshape(expression.shape))
         elif isinstance(self.cell, NeuronSpec):
             neurons = self.cell
-        elif self.cell is None:  # of a max pooling: fires where any of its inputs does
-            neurons = NeuronSpec(neuron=LIF(threshold=np.array(0.5), **MEMORYLESS), gain=np.ones(()))  # between 0 and 1 spike
         else:
             neurons = read_cell(where, self.cell, expression.shape)
-        return LayerSpec(name=self.name, where=where, expression=expression, neurons=neurons, is_pool=self.cell is None)
+        return LayerSpec(name=self.name, where=where, expression=expression, neurons=neurons, is_pool=self.is_of_spikes)
 
 
 @dataclass
@@ -311,7 +314,8 @@ class PopulationTrace:
     by_name : dict of name to TracedPopulation
     without_reset : dict of (Drive or name) to ExtractError
         What arrives at membranes that are compared with a threshold and never reset; populations that they were taken for.
-    max_pools : dict of (module, function, sources) to TracedPopulation
+    functions : dict of (module, function, sources) to TracedPopulation
+        Neurons that compute a function of spikes, as a max pooling.
     """
 
     has_time: bool = False
@@ -319,7 +323,7 @@ class PopulationTrace:
     input_spikes: list[NDArray[np.float64]] = field(default_factory=list)
     by_name: dict[str, TracedPopulation] = field(default_factory=dict)
     without_reset: dict[Any, ExtractError] = field(default_factory=dict)
-    max_pools: dict[Any, TracedPopulation] = field(default_factory=dict)
+    functions: dict[Any, TracedPopulation] = field(default_factory=dict)
 
     @property
     def has_steps(self) -> bool:
@@ -355,23 +359,27 @@ class PopulationTrace:
         membrane = None if v is None else np.broadcast_to(np.array(np.asarray(v), dtype=np.float64), output.shape)
         population.steps.append(StepRecord(rows[0], rows[1], None if membrane is None else membrane.reshape(rows[0].shape)))
 
-    def pool(self, module: ModuleId, name: str, received: LinearExpression, output: NDArray[Any]) -> LinearExpression | None:
-        """Return the spikes of a max pooling at a step; None where it was left out at a step before.
+    def of_spikes(self, module: ModuleId, name: str, received: LinearExpression, output: NDArray[Any]) -> LinearExpression | None:
+        """Return the spikes of neurons that forget everything and fire above 1/2; None where a step before was left out.
 
         Parameters
         ----------
         module, name
             The module that calls the function of this name.
         received : LinearExpression
-            The number of spikes in each window.
+            Sums of spikes, and one constant for all.
         output : array (batch, n)
+            What the function gives.
         """
-        # The same pooling of the same neurons at another step is one population.
-        key = (module, name, tuple((term.source, term.indices.tobytes()) for term in received.terms))
-        if key not in self.max_pools:
-            self.max_pools[key] = self.new(module, None, received)
-            self.max_pools[key].counts_calls = all(self.counts_calls(term.source) for term in received.terms)
-        population, step = self.max_pools[key], max(term.step for term in received.terms)
+        # The same function of the same neurons at another step is one population.
+        key = (module, name, tuple((term.source, term.indices.tobytes(), term.gain.tobytes()) for term in received.terms))
+        constant = received.bias.flat[0]
+        received = replace(received, bias=np.zeros_like(received.bias))  # in the threshold: a bias would be trained
+        if key not in self.functions:
+            neuron = LIF(threshold=np.asarray(0.5 - constant), **MEMORYLESS)
+            self.functions[key] = self.new(module, NeuronSpec(neuron=neuron, gain=np.ones(())), received)
+            self.functions[key].counts_calls = all(self.counts_calls(term.source) for term in received.terms)
+        population, step = self.functions[key], max(term.step for term in received.terms)
         if step == len(population.steps):
             self.receive(population, received)
             population.steps.append(StepRecord(output, output, None))

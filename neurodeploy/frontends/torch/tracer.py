@@ -55,8 +55,7 @@ class InputValue:
             stride = int(np.prod(self.whole[axis + 1 :]))
             index = self.positions.div(stride, rounding_mode="floor") % size  # index along `axis`, from the flat position
             is_slice = self.positions.numel() * size == int(np.prod(self.whole))
-            # A slice of a dimension of 1 would say nothing.
-            if size > 1 and is_slice and bool((index == index.flatten()[0]).all()):
+            if size > 1 and is_slice and bool((index == index.flatten()[0]).all()):  # a slice of a dimension of 1 says nothing
                 return axis, int(index.flatten()[0])
         return None
 
@@ -257,8 +256,7 @@ class Tracer:
                     traced.readings = parts  # steps side by side
             return traced
         leaves, spec = tree_flatten(result)
-        # E.g. a max pooling that computes its indices too.
-        each = values if len(values) == len(leaves) else values[:1] * len(leaves)
+        each = values if len(values) == len(leaves) else values[:1] * len(leaves)  # e.g. a max pooling with indices
         pairs = zip(leaves, each, strict=True)
         return tree_unflatten([self.mark(leaf, v) if isinstance(leaf, torch.Tensor) else leaf for leaf, v in pairs], spec)
 
@@ -392,8 +390,10 @@ class Tracer:
             return self._rearranged(func, args, kwargs, lead)
         if len(lead) == 2 and name not in functions.WITH_TIME:
             raise NotLinearError("receives all steps at once; wrap it in norse.torch.Lift")
-        if name in functions.MAX_POOLS:
-            return [self._max_pooled(name, args, kwargs, lead, result)]
+        # what a model multiplies by a constant, or by the spikes of neurons that it has just reached, is no function of spikes
+        is_of_spikes = name not in functions.LINEAR_FUNCTIONS or (len(known) == 2 and not self._is_reset(found))
+        if name in functions.SPIKE_FUNCTIONS and is_of_spikes:
+            return [self._of_spikes(name, args, kwargs, lead, result)]
         if name not in functions.LINEAR_FUNCTIONS:
             raise NotLinearError("is not supported")
         return [self._mapped(functions.LINEAR_FUNCTIONS[name], args, kwargs, lead)]
@@ -465,12 +465,21 @@ class Tracer:
                 raise NotLinearError("is called with arguments that are not supported") from None
         return ExpressionValue(tuple(results), lead)
 
-    def _max_pooled(self, name: str, args: Any, kwargs: Any, lead: tuple[int, ...], result: torch.Tensor) -> ExpressionValue:
-        """Return a max pooling as neurons: spikes are 0 or 1, so the maximum of a window is whether any of them is 1."""
-        pooled = self._mapped(functions.MAX_POOLS[name], args, kwargs, lead)
+    def _is_reset(self, found: Sequence[TracedTensor]) -> bool:
+        """Whether operands are spikes of neurons, and what arrives at them."""
+        own = [leaf.operation for leaf in found if leaf.operation is not None]
+        fired = frozenset().union(*(one.populations for one in own))
+        return any(not fired.isdisjoint(custom_neurons.receivers(self.trace, one)) for one in own)
+
+    def _of_spikes(self, name: str, args: Any, kwargs: Any, lead: tuple[int, ...], result: torch.Tensor) -> ExpressionValue:
+        """Return a function of spikes as neurons: of a max pooling, whose maximum is whether any spike of a window is 1."""
+        sums = self._mapped(functions.SPIKE_FUNCTIONS[name], args, kwargs, lead)
+        bias = sums.steps[0].bias
+        if (bias != bias.flat[0]).any() or bias.flat[0] > 0.5:
+            raise NotLinearError("fires without any spikes")
         # the input is random spikes already
-        outputs = untraced(result).reshape(len(pooled.steps), -1, pooled.steps[0].bias.size).numpy()
-        steps = [self.trace.pool(self.module, name, *each) for each in zip(pooled.steps, outputs, strict=True)]
+        outputs = untraced(result).reshape(len(sums.steps), -1, sums.steps[0].bias.size).double().numpy()
+        steps = [self.trace.of_spikes(self.module, name, *each) for each in zip(sums.steps, outputs, strict=True)]
         if None in steps:
             raise NotLinearError("is left out at some steps")
         return ExpressionValue(tuple(step for step in steps if step is not None), lead)
