@@ -13,6 +13,7 @@ from neurodeploy.__main__ import main
 from neurodeploy.cli import cli
 from neurodeploy.cli.options import DATA_SETS
 from neurodeploy.hardware.loading import load_profile
+from neurodeploy.targets.loihi.target import LOIHI
 from neurodeploy.training.data.loading import CATALOGUE
 from neurodeploy.training.options import FitOptions
 
@@ -197,7 +198,13 @@ def test_compress_leaves_a_network_that_fits(here: Path, capsys: pytest.CaptureF
     for layer in report["layers"]:
         assert layer["synapse_memory_bits"] <= layer["budget"]["synapse_memory_bits"]
         assert layer["synapses"] <= layer["before"]["synapses"]
-    assert main(["inspect", "models.py:wide", "--target", "tiny", "--cores", "2", "--weights", "c/weights.safetensors"]) == 0
+    again = ["models.py:wide", "--target", "tiny", "--cores", "2", "--weights", "c/weights.safetensors"]
+    assert main(["inspect", *again]) == 0
+    assert main(["deploy", *again, "--out", "d"]) == 0
+    assert LOIHI.read(here / "c/model.net") == LOIHI.read(here / "d/model.net")
+    assert json.loads((here / "d/report.json").read_text())["cores"]["used"] == report["cores"]["used"]
+    assert main(["deploy", *again, "--bits", "8", "--out", "e"]) in (0, 1)
+    assert all(c.synapse.weight_bits == 8 for layer in LOIHI.read(here / "e/model.net") for c in layer.connections)
 
 
 def test_compress_of_what_can_never_fit_ends_with_1(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

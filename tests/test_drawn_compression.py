@@ -162,7 +162,7 @@ def compressed(seed: int) -> tuple[Job, Counter[str]] | None:
         return None
     fit(network, budget, few(50, n_in=int(np.prod(model.shapes[0]))), OPTIONS, method=lambda *_: pruning)
     spikes = (rng.random((2, *model.shapes[0], 8)) < 0.5).astype(np.uint8)
-    kept, quantized, plan = in_integers(network.to_network(), budget, pruning.widths, spikes)
+    kept, quantized, plan, _ = in_integers(network.to_network(), budget, pruning.widths, spikes)
     placement = lay_out(quantized, chip, cores=cores, plan=plan.cuts)
     assert placement.fits
     assert placement.cores_used <= cores
@@ -198,7 +198,7 @@ def test_skips_biases_in_registers_and_limited_scales_are_in_the_loss(levels: in
     assert pruning.largest_states == halved
     spikes = np.zeros((1, 1, 6, 6, 2), dtype=np.uint8)
     trained = in_levels(network.to_network(), levels)
-    kept, quantized, _ = in_integers(trained, budget, pruning.widths, spikes, pruning.largest_states)
+    kept, quantized, _, _ = in_integers(trained, budget, pruning.widths, spikes, pruning.largest_states)
     assert_same_weights(kept, quantized)
     for layer in quantized:
         assert float(np.max(layer.scale)) <= 0.5001 * whole[layer.name]

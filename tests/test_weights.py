@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import with_values
+from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 from safetensors.torch import save_file
 from spiking import build, weights
 
+import neurodeploy as nd
+from neurodeploy.cli.options import ModelSpec
 from neurodeploy.errors import DataError
+from neurodeploy.targets.loihi.target import LOIHI
 from neurodeploy.training.checkpoint import load_weights, save_weights
 
 
@@ -127,3 +134,52 @@ def test_a_module_in_a_file_is_refused_with_what_to_save(tmp_path: Path) -> None
     torch.jit.script(torch.nn.Linear(3, 2)).save(str(tmp_path / "script.pt"))
     with pytest.raises(DataError, match=r"script\.pt: is a scripted module, whose code would run.*torch\.save"):
         load_weights(build(12, 5, 3), tmp_path / "script.pt")
+
+
+# ------------------------------------------------------------------------------------------- of compressed models
+
+
+def convolutions() -> tuple[SequentialState, torch.Tensor]:
+    """A factory: normalised convolutions, on digits."""
+    lif = LIFParameters(tau_mem_inv=torch.tensor(500.0), v_th=torch.tensor(0.3))
+    modules: list[torch.nn.Module] = []
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        for n_in, n_out in ((1, 6), (6, 8)):
+            conv = torch.nn.Conv2d(n_in, n_out, 3, padding=1, bias=False)
+            modules += [conv, torch.nn.BatchNorm2d(n_out), LIFCell(lif), torch.nn.AvgPool2d(2)]
+        return SequentialState(*modules, torch.nn.Flatten(), torch.nn.Linear(32, 10), LICell()), torch.zeros(1, 1, 8, 8)
+
+
+@pytest.mark.parametrize("encoder", ["rate", "direct"])
+def test_the_weights_of_a_compressed_model_become_the_same_integers_on_the_same_cores(encoder: str, tmp_path: Path) -> None:
+    chip = with_values(nd.load_profile("loihi2"), neurons_per_core=300)
+    options = nd.FitOptions(epochs_dense=1, epochs_compress=1, epochs_finetune=1, n_steps=4, encoder=encoder)
+    model, sample = convolutions()
+    made = nd.compress(model, sample, chip, nd.load_data("digits"), options, out=tmp_path, cores=1, lava_samples=0)
+    spec = ModelSpec(name=f"{__file__}:convolutions", weights=tmp_path / "weights.safetensors")
+    network = spec.network()
+    assert isinstance(network, nd.Network)
+    neurons = [sum(layer.n_neurons for layer in one) for one in (network, made.quantized)]
+    assert neurons[0] > 300 >= neurons[1]
+    again = nd.deploy(spec.to_place(chip, None), chip, out=tmp_path / "again", cores=1)
+    assert again.placement.fits
+    assert again.placement.cores_used == made.placement.cores_used == 1
+    nets = [LOIHI.read(folder / "model.net") for folder in (tmp_path, tmp_path / "again")]
+    scales = [[float(layer.scale.max()) for layer in net] for net in nets]
+    # back and forth through a normalisation in single precision
+    assert scales[0] == pytest.approx(scales[1], rel=1e-5)
+    first, second = (replace(net, layers=tuple(replace(layer, scale=np.ones(())) for layer in net)) for net in nets)
+    assert first == second
+    # one width for all is asked for: nothing is trimmed, as of any other weights
+    assert spec.to_place(chip, 4) == network
+
+
+def test_weights_compressed_for_another_network_are_refused_where_their_widths_are_used(tmp_path: Path) -> None:
+    model, sample = convolutions()
+    form = {"widths": {"elsewhere": 8}, "largest_states": {}, "kept": {}, "levels": 1}
+    save_weights(model, tmp_path / "w.safetensors", form=json.dumps(form))
+    chip, spec = nd.load_profile("loihi2"), ModelSpec(name=f"{__file__}:convolutions", weights=tmp_path / "w.safetensors")
+    with pytest.raises(DataError, match=r"has widths and neurons that are not of this network. Give --bits"):
+        spec.to_place(chip, None)
+    assert spec.to_place(chip, 8) == nd.extract(model, sample)

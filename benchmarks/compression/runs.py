@@ -159,7 +159,7 @@ def compress(run: Run, place: Place) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     learnt = _accuracy(model, split, options)
     calibration = first_samples(model, split.train, options, CALIBRATION_SAMPLES).spikes
-    trimmed, quantized, plan = in_integers(model.to_network(), budget, pruning.widths, calibration)
+    trimmed, quantized, plan, _ = in_integers(model.to_network(), budget, pruning.widths, calibration)
     measured = evaluate(quantized, split.test, options, progress=False)
     return run.name | {
         "cores": None if "%" in run.budget else float(Fraction(run.budget.split()[0])),

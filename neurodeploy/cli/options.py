@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from neurodeploy import compression
-from neurodeploy.errors import RequestError
+from neurodeploy.errors import DataError, RequestError
 from neurodeploy.ir.files import absence
 
 # Imported in the methods that use them: a path that leads nowhere is refused before anything slow is imported.
 if TYPE_CHECKING:
     import torch
 
+    from neurodeploy.hardware.profile import HardwareProfile
     from neurodeploy.ir.network import Network
     from neurodeploy.ir.quantized import QuantizedNetwork
 
@@ -199,7 +200,42 @@ class ModelSpec:
 
         return extract(module, sample)
 
-    def quantized_network(self, target: str, bits: int | None, levels: int = 1) -> QuantizedNetwork:
+    def to_place(self, profile: HardwareProfile, bits: int | None) -> Network | QuantizedNetwork:
+        """Read the network to count and place: in the integers that `compress` chose, where the file of weights has them.
+
+        Parameters
+        ----------
+        bits : int or None
+            A width that the user asked for, which is used in place of those in the file.
+        """
+        network = self.network()
+        return (None if bits else self._compressed(network, profile, None)) or network
+
+    def _compressed(
+        self, network: Network | QuantizedNetwork, profile: HardwareProfile, levels: int | None
+    ) -> QuantizedNetwork | None:  # fmt: skip
+        """The network in the integers that its weights were compressed to; None where their file does not say so."""
+        from neurodeploy.ir.network import Network
+
+        if self.weights is None or not isinstance(network, Network):
+            return None
+        from neurodeploy.training.checkpoint import read_form
+
+        if not (text := read_form(self.weights)):
+            return None
+        from neurodeploy.pipeline.deploy import IntegerForm
+        from neurodeploy.training.encoders import in_levels
+
+        try:
+            form = IntegerForm.from_json(text, network)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                str(self.weights), "has widths and neurons that are not of this network",
+                remedy="Give --bits to round its weights to one width.",
+            ) from error  # fmt: skip
+        return form.quantized(in_levels(network, form.levels if levels is None else levels), profile)[1]
+
+    def quantized_network(self, target: str, bits: int | None, levels: int | None = None) -> QuantizedNetwork:
         """Read the network in the chip's integers; a float network is quantised for the chip `target`.
 
         Parameters
@@ -208,8 +244,9 @@ class ModelSpec:
             A chip's name or YAML file; a .net file is already in integers and ignores it.
         bits : int or None
             Width of a weight, sign included; None for the widest that the chip has.
-        levels : int
-            Above 1: the float network's input of 0..1 becomes whole numbers 0..levels.
+        levels : int, optional
+            Above 1: the float network's input of 0..1 becomes whole numbers 0..levels. By default those that its weights were
+            compressed with, or 1.
         """
         from neurodeploy.ir.quantized import QuantizedNetwork
 
@@ -219,11 +256,14 @@ class ModelSpec:
         from neurodeploy.hardware.loading import load_profile
         from neurodeploy.passes.quantize import quantize
 
-        if levels > 1:
+        profile = load_profile(target)
+        if bits is None and (compressed := self._compressed(network, profile, levels)) is not None:
+            return compressed
+        if levels is not None and levels > 1:
             from neurodeploy.training.encoders import in_levels  # brings torch
 
             network = in_levels(network, levels)
-        return quantize(network, load_profile(target), bits=bits)
+        return quantize(network, profile, bits=bits)
 
     def trained(self) -> tuple[torch.nn.Module | Network | QuantizedNetwork, torch.Tensor | None]:
         """What `neurodeploy.compress` trains: a factory's module and sample, or the network of a file."""

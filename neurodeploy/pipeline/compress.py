@@ -36,6 +36,7 @@ from neurodeploy.mapping.traffic import measured_rates
 from neurodeploy.passes.quantize import dequantize, quantization_errors, quantize
 from neurodeploy.pipeline.deploy import (
     Deployment,
+    IntegerForm,
     Say,
     counting_note,
     ignore,
@@ -238,7 +239,7 @@ class _CompressionRun:
                 check_labels(torch.as_tensor(labels), len(inputs), network.network.output.n_neurons)
                 spikes = for_simulator(torch.as_tensor(inputs)[:1], network, options)
         try:
-            floats, quantized, plan = in_integers(
+            floats, quantized, plan, _ = in_integers(
                 in_levels(network.to_network(), self.levels), self.budget, pruning.widths, spikes
             )
         except QuantizeError:
@@ -316,12 +317,14 @@ class _CompressionRun:
         # the chip gets whole numbers 0..levels, the model was trained on 0..1
         network = in_levels(model.to_network(), levels)
         calibration = first_samples(model, data.train, options, CALIBRATION_SAMPLES).spikes
-        network, quantized, plan = in_integers(network, budget, self.pruning.widths, calibration, self.pruning.largest_states)
+        network, quantized, plan, form = in_integers(
+            network, budget, self.pruning.widths, calibration, self.pruning.largest_states, levels
+        )
         placement = lay_out(quantized, profile, cores=self.cores, plan=plan.cuts)
         target, runnable = target_of(profile), as_simulated(network, quantized)
         files = network_file(quantized, folder, target)
         notes = [f"Input comes as whole numbers 0..{levels}."] if levels > 1 else []
-        files |= self._write_weights(notes)
+        files |= self._write_weights(notes, form)
         errors = quantization_errors(network, quantized)
         measured = measure(model, network, quantized, data.test, options)
         accuracy = replace(measured.accuracy, dense=accuracy.dense, compressed=accuracy.compressed)
@@ -364,10 +367,10 @@ class _CompressionRun:
         )
         return Deployment(quantized=quantized, placement=placement, report=write_report(report, folder, artifacts))
 
-    def _write_weights(self, notes: list[str]) -> dict[str, str]:
+    def _write_weights(self, notes: list[str], form: IntegerForm) -> dict[str, str]:
         """Write the trained weights, as the model's where it can hold them; return the entry for `Report.files`."""
         if self.sample is not None and write_back(self.network, self.model, self.sample):
-            save_weights(self.model, self.folder / "weights.safetensors")
+            save_weights(self.model, self.folder / "weights.safetensors", form=form.to_json())
             return report_files(self.folder, "weights")
         write_nir(self.network.to_network(), self.folder / "trained.nir")
         if self.model is not self.network:

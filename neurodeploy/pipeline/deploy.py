@@ -10,12 +10,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.errors import BudgetError, NeurodeployError, RequestError
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
-from neurodeploy.ir.arrays import html_paragraphs
+from neurodeploy.ir.arrays import Mask, html_paragraphs
 from neurodeploy.ir.files import write_text
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
@@ -224,16 +225,66 @@ def deploy(
     return Deployment(quantized=quantized, placement=placement, report=write_report(report, folder, artifacts))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntegerForm:
+    """What a compressed network needs besides its weights to become the same integers again; it is written with them.
+
+    Attributes
+    ----------
+    widths : mapping of layer to int
+        Bits of each layer's weights.
+    largest_states : mapping of layer to float
+        Largest states that limit the scales, as `quantize` takes them.
+    kept : mapping of layer to array (n_neurons,), bool
+        Neurons that change an output.
+    levels : int
+        Levels of the input, by which the weights that read it are divided; 1 for spikes.
+    """
+
+    widths: Mapping[str, int]
+    largest_states: Mapping[str, float]
+    kept: Mapping[str, Mask]
+    levels: int = 1
+
+    def quantized(self, network: Network, profile: HardwareProfile) -> tuple[Network, QuantizedNetwork]:
+        """Remove the other neurons and quantise; return the network in floats as well, and leave its input as it is."""
+        # before quantising: index bits are those of the neurons that remain; scales are those of the loss, which saw all neurons
+        trimmed = without_neurons(network, self.kept)
+        return trimmed, quantize(
+            trimmed, profile, bits=self.widths, scales_of=network, largest_states=self.largest_states
+        )  # fmt: skip
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        kept = {name: [mask.size, np.packbits(mask).tobytes().hex()] for name, mask in self.kept.items()}
+        return json.dumps(
+            {"widths": dict(self.widths), "largest_states": dict(self.largest_states), "kept": kept, "levels": self.levels}
+        )
+
+    @classmethod
+    def from_json(cls, text: str, network: Network) -> IntegerForm:
+        """Read what `to_json` wrote; ValueError, TypeError or KeyError where it is not of this network."""
+        read = json.loads(text)
+        kept = {
+            name: np.unpackbits(np.frombuffer(bytes.fromhex(packed), dtype=np.uint8), count=size).astype(np.bool_)
+            for name, (size, packed) in read["kept"].items()
+        }
+        sizes = {layer.name: layer.n_neurons for layer in network}
+        if any(sizes.get(name) != mask.size for name, mask in kept.items()) or not read["widths"].keys() <= sizes.keys():
+            raise ValueError("of another network")
+        return cls(widths=read["widths"], largest_states=read["largest_states"], kept=kept, levels=read["levels"])
+
+
 def in_integers(
     network: Network, budget: Budget, widths: Mapping[str, int], calibration: NDArray[Any],
-    states: Mapping[str, float] = MappingProxyType({}),
-) -> tuple[Network, QuantizedNetwork, Budget]:  # fmt: skip
+    states: Mapping[str, float] = MappingProxyType({}), levels: int = 1,
+) -> tuple[Network, QuantizedNetwork, Budget, IntegerForm]:  # fmt: skip
     """Remove inactive neurons from a compressed network, quantise it, add its relays, and check it against the budget.
 
     Parameters
     ----------
     network : Network
-        Compressed under the budget.
+        Compressed under the budget, for an input in these `levels`.
     widths : mapping of layer to int
         Bits of each layer's weights.
     calibration : array (batch, \\*input_shape, n_steps)
@@ -248,26 +299,28 @@ def in_integers(
     quantized : QuantizedNetwork
     budget : Budget
         Of the remaining neurons.
+    form : IntegerForm
+        That makes the same integers of the same weights, without relays.
 
     Raises
     ------
     BudgetError
         The network exceeds its budget.
     """
-    # before quantising: index bits are those of the neurons that remain; scales are those of the loss, which saw all neurons
-    kept, trained = needed_neurons(network), network
-    network, plan = without_neurons(network, kept), budget.of_neurons(kept)
-    quantized = quantize(network, budget.profile, bits=widths, scales_of=trained, largest_states=states)
-    if any(error.can_overflow for error in quantization_errors(network, quantized)):
+    form = IntegerForm(widths=widths, largest_states=states, kept=needed_neurons(network), levels=levels)
+    trimmed, quantized = form.quantized(network, budget.profile)
+    if any(error.can_overflow for error in quantization_errors(trimmed, quantized)):
         largest = {
             name: states[name] if name in states and _LEAST_MARGIN * state <= STATE_MARGIN * states[name] else state
-            for name, state in largest_states(network, calibration).items()
+            for name, state in largest_states(trimmed, calibration).items()
         }
-        quantized = quantize(network, budget.profile, bits=widths, scales_of=trained, largest_states=largest)
-    network, quantized = plan.with_relays(network), plan.with_relays(quantized)
+        form = replace(form, largest_states=largest)
+        trimmed, quantized = form.quantized(network, budget.profile)
+    plan = budget.of_neurons(form.kept)
+    trimmed, quantized = plan.with_relays(trimmed), plan.with_relays(quantized)
     # counted on the integers, independently of what compression counted
     plan.check(quantized)
-    return network, quantized, plan
+    return trimmed, quantized, plan, form
 
 
 def output_folder(out: str | Path) -> Path:

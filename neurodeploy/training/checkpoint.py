@@ -264,11 +264,18 @@ def _from_json(encoded: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
 _TORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", "")
 _NESTED = ("state_dict", "model_state_dict", "model", "net", "network")
 """Names under which a training checkpoint has the model's state: Lightning's first."""
+_FORM = "neurodeploy"
+"""Key in the header of a file of weights."""
 _SAVE = "Save the weights alone: torch.save(model.state_dict(), 'weights.pt')."
 
 
-def save_weights(model: torch.nn.Module, path: str | Path) -> None:
+def save_weights(model: torch.nn.Module, path: str | Path, *, form: str = "") -> None:
     """Write a model's state as safetensors, atomically.
+
+    Parameters
+    ----------
+    form : str
+        How the weights become integers, for the header of the file (`read_form`).
 
     Raises
     ------
@@ -279,9 +286,20 @@ def save_weights(model: torch.nn.Module, path: str | Path) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     try:
         with replacing(path) as scratch:
-            save_file(tensors, scratch)
+            save_file(tensors, scratch, metadata={_FORM: form} if form else None)
     except (OSError, SafetensorError) as error:
         raise DataError(str(path), f"cannot be written ({' '.join(str(error).split())[:120]})") from error
+
+
+def read_form(path: str | Path) -> str:
+    """Return what `save_weights` wrote as `form`; empty for other files, which `load_weights` checks."""
+    if Path(path).suffix != ".safetensors":
+        return ""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return str((file.metadata() or {}).get(_FORM, ""))
+    except (OSError, SafetensorError):
+        return ""
 
 
 def load_weights(model: torch.nn.Module, path: str | Path) -> None:
