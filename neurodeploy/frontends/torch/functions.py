@@ -105,15 +105,9 @@ def conv2d(
     else:
         rows, columns = (0, 0) if padding == "valid" else pair(padding)
     return expressions.convolution(
-        call.module,
-        call.expression(x),
-        kernels,
-        call.bias(bias),
-        stride=pair(stride),
-        padding=(rows, columns),
-        dilation=pair(dilation),
-        groups=groups,
-    )
+        call.module, call.expression(x), kernels, call.bias(bias), stride=pair(stride), padding=(rows, columns),
+        dilation=pair(dilation), groups=groups,
+    )  # fmt: skip
 
 
 def conv1d(
@@ -429,6 +423,14 @@ OPERATORS = frozenset({
 # front of it shifts.
 WITH_TIME = frozenset({"linear", "matmul", "add", "radd", "iadd", "sub", "isub", "rsub", "mul", "rmul", "imul", "div", "truediv"})
 """Linear functions that give the same for a tensor (time, batch, ...) as step by step."""
+
+WAYS_ROUND = {
+    "conv_transpose2d": "Use Conv2d with stride * stride times the channels and PixelShuffle(stride), which can be the same.",
+    "interpolate": "Use Conv2d with scale * scale times the channels and PixelShuffle(scale) in place of it and its convolution.",
+    "conv3d": "Put time outside: Conv2d at each step, and neurons that remember; delays by spikes of earlier steps.",
+    "relu": "Put spiking neurons there.",
+}
+"""What to do instead of a function; other errors name the table of those that are supported."""
 
 WITH_WEIGHTS = frozenset({"linear", "matmul", "mm", "bmm", "addmm", "conv1d", "conv2d", "conv3d", "conv_transpose2d", "bilinear"})
 """Functions that have weights."""

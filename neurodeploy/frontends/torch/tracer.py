@@ -27,7 +27,6 @@ REMEDY = "docs/operators.md lists what is supported; after the last neurons, on 
 
 _MAX_TERMS = 1000
 """Number of weighted terms that are still rearranged one by one; membranes of many steps have more, and the host reads them."""
-
 # ------------------------------------------------------------------------------------------------ values of traced tensors
 
 
@@ -294,7 +293,8 @@ class Tracer:
         known = [step for value in values if isinstance(value, ExpressionValue) for step in value.steps]
         weights = [term.where for step in known for term in step.terms if term.synapse is not None]
         is_weighted = bool(weights) or any(isinstance(value, InputValue) for value in values)
-        return UnsupportedValue(self.module[1], what, REMEDY, is_weighted, next(iter(weights), ""), readings)
+        remedy = functions.WAYS_ROUND.get(what.split()[0], REMEDY)
+        return UnsupportedValue(self.module[1], what, remedy, is_weighted, next(iter(weights), ""), readings)
 
     # ------------------------------------------------------------------------------------- neurons of the model's own
 
