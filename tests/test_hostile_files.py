@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import errno
 import struct
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from neurodeploy.__main__ import main
 from neurodeploy.errors import DataError
 from neurodeploy.ir.files import load_numpy, replacing
+from neurodeploy.training.checkpoint import load_weights, read_torch_file
 
 
 def write_chain(path: Path) -> None:
@@ -202,3 +206,67 @@ def test_a_full_disk_names_the_file_that_was_to_be_written(tmp_path: Path) -> No
     with pytest.raises(OSError, match="No space left") as raised:
         fill()
     assert raised.value.filename == str(tmp_path / "model.net")
+
+
+class Attack:
+    """Unpickled by pickle, it writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
+
+
+def repack(source: Path, target: Path, change: Callable[[str, bytes], bytes]) -> None:
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, change(name, old.read(name)))
+
+
+def test_weights_are_read_without_torch_load_and_no_code_of_theirs_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch.load was called"))
+    model, path, touched = torch.nn.Linear(2, 3), tmp_path / "w.pt", tmp_path / "touched"
+    torch.save(model.state_dict(), path)
+    other = torch.nn.Linear(2, 3)
+    load_weights(other, path)
+    assert torch.equal(other.weight, model.weight)
+
+    def beyond(name: str, data: bytes) -> bytes:
+        return data[:-4] if name.endswith("data/0") else data
+
+    def swapped(name: str, data: bytes) -> bytes:
+        return b"big" if name.endswith("byteorder") else data
+
+    torch.jit.script(model).save(str(tmp_path / "scripted.pt"))
+    torch.save({**model.state_dict(), "x": Attack(touched)}, tmp_path / "attack.pt")
+    torch.save(model.state_dict(), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    torch.save(model, tmp_path / "module.pt")
+    repack(path, tmp_path / "short.pt", beyond)
+    repack(path, tmp_path / "big.pt", swapped)
+    with tarfile.open(tmp_path / "tar.pt", "w") as archive:
+        archive.addfile(tarfile.TarInfo("storages"))
+    reasons = {
+        "scripted": "it is a scripted module", "attack": r"it holds (pathlib|__builtin__|builtins)\.",
+        "old": "it is not in the format", "module": r"it holds torch\.nn\.modules\.linear\.Linear",
+        "short": "its storage 0 holds 5 numbers",
+        "big": "its numbers have their most significant byte first", "tar": "it is not in the format",
+    }  # fmt: skip
+    for name, reason in reasons.items():
+        with pytest.raises(DataError, match=rf"{name}\.pt: is not a file of weights \(({reason}).*Save the weights alone"):
+            load_weights(other, tmp_path / f"{name}.pt")
+    assert not touched.exists()
+
+
+def test_a_tensor_beyond_its_storage_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    torch.save({"a": torch.arange(6.0).view(2, 3)}, path)
+
+    def longer(name: str, data: bytes) -> bytes:
+        return data.replace(b"K\x02K\x03\x86", b"K\x09K\x03\x86") if name.endswith("data.pkl") else data
+
+    repack(path, tmp_path / "longer.pt", longer)
+    with pytest.raises(ValueError, match=r"a tensor \(9, 3\) reaches beyond its storage"):
+        read_torch_file(tmp_path / "longer.pt")

@@ -8,17 +8,19 @@ stored with it, to refuse a resume with other settings.
 from __future__ import annotations
 
 import copy
+import io
 import json
 import pickle
 import re
 import textwrap
 import time
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from neurodeploy.compression.module_weights import is_decay, learn_decays
 from neurodeploy.compression.pruning_method import Pruning
 from neurodeploy.errors import DataError, RequestError, TrainingError
-from neurodeploy.ir.files import installed_version, replacing
+from neurodeploy.ir.files import excess, installed_version, replacing
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.training.distributed import Order
 from neurodeploy.training.options import FitOptions
@@ -262,6 +264,10 @@ def _from_json(encoded: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
 
 
 _TORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", "")
+_STORAGES = {
+    "Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16, "Long": torch.int64,
+    "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool,
+}  # fmt: skip
 _NESTED = ("state_dict", "model_state_dict", "model", "net", "network")
 """Names under which a training checkpoint has the model's state: Lightning's first."""
 _FORM = "neurodeploy"
@@ -357,20 +363,9 @@ def _read(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise DataError(str(path), "no such file")
     try:
-        if path.suffix in _TORCH_SUFFIXES:
-            if zipfile.is_zipfile(path) and any(name.endswith("constants.pkl") for name in zipfile.ZipFile(path).namelist()):
-                raise DataError(str(path), "is a scripted module, whose code would run", remedy=_SAVE)
-            # weights_only: unpickling anything else could run code
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        else:
-            state = load_file(path)
-    except pickle.UnpicklingError as error:
-        what = "holds other objects than tensors, whose code would run"
-        raise DataError(str(path), what, remedy=_SAVE) from error
-    except DataError:
-        raise
-    except Exception as error:  # an unpickler raises almost anything on invalid input
-        reason = textwrap.shorten(str(error), 120, placeholder=" ...")
+        state: Any = read_torch_file(path) if path.suffix in _TORCH_SUFFIXES else load_file(path)
+    except (OSError, SafetensorError, MemoryError, ValueError) as error:
+        reason = textwrap.shorten(str(error), 160, placeholder=" ...")
         raise DataError(str(path), f"is not a file of weights ({reason})", remedy=_SAVE) from error
     for name in _NESTED:
         if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
@@ -378,6 +373,80 @@ def _read(path: Path) -> Mapping[str, Any]:
     if not isinstance(state, Mapping):
         raise DataError(str(path), f"holds {type(state).__name__}, not a state_dict", remedy=_SAVE)
     return {str(name): value for name, value in state.items()}
+
+
+def read_torch_file(path: Path) -> Any:
+    """Read tensors, containers, numbers and texts from a file of ``torch.save``; other objects are refused, and no code runs.
+
+    Not by ``torch.load(weights_only=True)``: before torch 2.6 it runs code of some files (CVE-2025-32434), before 2.10 it
+    corrupts memory on others (CVE-2026-24747), and Lava holds torch at 2.3.
+
+    Raises
+    ------
+    ValueError
+        Another format, other objects, or tensors that reach beyond their storage.
+    """
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it is not in the format that torch.save has had since torch 1.6")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if why := excess(sum(member.file_size for member in archive.infolist()), path):
+                raise ValueError(f"it {why}")
+            (root,) = (name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("data.pkl"))
+            if f"{root}constants.pkl" in archive.namelist():
+                raise ValueError("it is a scripted module")
+            if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
+                raise ValueError("its numbers have their most significant byte first")
+            return TensorUnpickler(io.BytesIO(archive.read(f"{root}data.pkl")), archive, root).load()
+    except ValueError:
+        raise
+    except Exception as error:  # an unpickler raises almost anything on damaged bytes
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+class TensorUnpickler(pickle._Unpickler):  # in Python: the one in C allocates whatever size a damaged byte demands
+    """Unpickler of the archives of ``torch.save`` that makes tensors, containers, numbers and texts, and knows no other names."""
+
+    stack: list[Any]
+
+    def __init__(self, file: io.BytesIO, archive: zipfile.ZipFile, root: str) -> None:
+        super().__init__(file)
+        self.archive, self.root = archive, root
+        self.storages: dict[str, torch.Tensor] = {}
+
+    def load_build(self) -> None:
+        """Drop the state of an object: that of an OrderedDict is its metadata, and no other object needs one."""
+        self.stack.pop()
+
+    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what stands for a name in the file."""
+        known = {
+            ("collections", "OrderedDict"): OrderedDict,
+            ("torch._utils", "_rebuild_tensor_v2"): self.tensor,
+            ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
+        } | {("torch", f"{kind}Storage"): dtype for kind, dtype in _STORAGES.items()}
+        if (module, name) not in known:
+            raise ValueError(f"it holds {module}.{name}, and only tensors, containers, numbers and texts are read")
+        return known[module, name]
+
+    def persistent_load(self, key: Any) -> torch.Tensor:
+        """Return a storage, (n,)."""
+        _, dtype, name, _, n = key
+        if name not in self.storages:
+            data = bytearray(self.archive.read(f"{self.root}data/{name}"))
+            self.storages[name] = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+        if len(self.storages[name]) != n or self.storages[name].dtype != dtype:
+            raise ValueError(f"its storage {name} holds {len(self.storages[name])} numbers, not {n}")
+        return self.storages[name]
+
+    def tensor(self, storage: torch.Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> torch.Tensor:
+        """Return a tensor that lies within its storage."""
+        last = offset + sum((side - 1) * step for side, step in zip(size, stride, strict=True))
+        if min((offset, *size, *stride)) < 0 or (0 not in size and last >= len(storage)):
+            raise ValueError(f"a tensor {tuple(size)} reaches beyond its storage")
+        return storage.as_strided(size, stride, offset)
 
 
 def _without_prefix(state: Mapping[str, Any], wanted: Sequence[str]) -> Mapping[str, Any]:
