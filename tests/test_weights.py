@@ -129,7 +129,7 @@ def test_a_prefix_that_leaves_something_missing_is_not_left_out(tmp_path: Path) 
 
 def test_a_module_in_a_file_is_refused_with_what_to_save(tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(3, 2), tmp_path / "whole.pt")
-    with pytest.raises(DataError, match=r"whole\.pt: is not a file of weights .it holds torch.nn.modules.linear.Linear.*torch\.save\(model\.state_dict\(\)"):
+    with pytest.raises(DataError, match=r"whole\.pt: is not a file of weights .it holds torch.nn.*torch\.save\(model\."):
         load_weights(build(12, 5, 3), tmp_path / "whole.pt")
     torch.jit.script(torch.nn.Linear(3, 2)).save(str(tmp_path / "script.pt"))
     with pytest.raises(DataError, match=r"script\.pt: is not a file of weights .it is a scripted module.*torch\.save"):
