@@ -14,7 +14,7 @@ from norse.torch import LIBoxCell, LICell, LIFCell, LIFParameters, SequentialSta
 from spiking import few
 
 import neurodeploy as nd
-from neurodeploy.compression.channel_selection import Channels
+from neurodeploy.compression.channel_selection import Channels, KernelSelection
 from neurodeploy.compression.minimax import MinimaxPruning
 from neurodeploy.compression.module_weights import trainable
 from neurodeploy.compression.trainable_network import TrainableNetwork
@@ -298,6 +298,20 @@ def test_kernels_lose_synapses_where_their_memory_binds(tmp_path: Path) -> None:
             # rounding to zero takes some more
             assert kept.max() - kept.min() <= 1 + 0.1 * kept.max()
     assert any(pruned)
+
+
+def test_slices_whose_channels_overlap_all_keep_within_their_weights() -> None:
+    """A core may have channels 0..2 of some rows, another 2..3 of others."""
+    network = trainable(deep(), torch.zeros(1, 1, 4, 4))
+    (inlet,) = network["layer2"].inlets
+    caps = ((0, 10, 30), (0, 14, 50), (8, 24, 9), (10, 24, 40))
+    kernel = KernelSelection(
+        layer="layer2", inlet=inlet, caps=caps, mask=torch.ones_like(inlet.weight, dtype=torch.bool),
+        curvature=torch.zeros_like(inlet.weight.detach()), steps=torch.zeros((), dtype=torch.int64),
+    )  # fmt: skip
+    kernel.choose(1.0, torch.ones(24, dtype=torch.bool))
+    for start, stop, n in caps:
+        assert 0 < kernel.mask[start:stop].sum(dim=(0, 2, 3)).max() <= n
 
 
 def test_a_choice_of_kernels_is_resumed_as_it_was() -> None:

@@ -148,13 +148,15 @@ class KernelSelection:
         for start, stop, n in self.caps:
             # while more channels are in force than the budget has, ranges are longer
             first, last = start * len(rows) // planned, stop * len(rows) // planned
-            scores = saliency[rows[first:last]].movedim(1, 0).flatten(1)
+            # ranges of different rows and columns overlap: each takes away from what the ones before it left
+            left = torch.where(self.mask, saliency, -1)[rows[first:last]]
+            scores = left.movedim(1, 0).flatten(1)
             full, of_range = scores.shape[1], (stop - start) * weight[0, 0].numel()
             n_kept = between(full, n * full // of_range, progress)
             kept = torch.zeros_like(scores, dtype=torch.bool)
             # stable: ties go to the first weight on every machine
             kept.scatter_(1, scores.argsort(dim=1, descending=True, stable=True)[:, : max(n_kept, 1)], value=True)
-            self.mask[rows[first:last]] = kept.reshape(weight.shape[1], last - first, *weight.shape[2:]).movedim(0, 1)
+            self.mask[rows[first:last]] &= kept.reshape(weight.shape[1], last - first, *weight.shape[2:]).movedim(0, 1)
 
 
 class Channels:
