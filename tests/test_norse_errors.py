@@ -70,8 +70,7 @@ NO_RESET = r"leaks to 1\.0 but resets to 0\.0 \(the chip's membrane starts, leak
         ),
         pytest.param(
             chain(torch.nn.ReLU(), LIFCell()),
-            r"^1 \(ReLU\): relu is not supported \(a chip's synapses add up weighted spikes\)\. "
-            r"docs/operators.md lists what is supported; after",
+            r"^1 \(ReLU\): relu is not supported \(a chip's synapses add up weighted spikes\)\. Put spiking neurons there\.$",
             id="an activation",
         ),
         pytest.param(
