@@ -137,6 +137,12 @@ class Limit:
     source: str
     assumed: bool
     profile: str
+    _choices: tuple[int, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        values = self.value if isinstance(self.value, tuple) else (self.value,)
+        # kept: counting asks for them many thousand times
+        object.__setattr__(self, "_choices", tuple(value for value in values if isinstance(value, int)))
 
     @property
     def number(self) -> int:
@@ -148,8 +154,7 @@ class Limit:
     @property
     def choices(self) -> tuple[int, ...]:
         """The values as whole numbers; one for a limit that is not a list."""
-        values = self.value if isinstance(self.value, tuple) else (self.value,)
-        return tuple(value for value in values if isinstance(value, int))
+        return self._choices
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ For plans, the lists are also counted as expected if each weight is kept with a 
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, MutableMapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
@@ -68,8 +69,28 @@ class Edge:
 
 def first_equal_lines(wiring: ConvWiring, axis: int) -> Integers:
     """First kernel row (axis 0) or column (1) with the weights of each: (kernel,). Folded average pools repeat rows."""
-    lines = np.moveaxis(wiring.weight, 2 + axis, 0).reshape(wiring.weight.shape[2 + axis], -1)
-    return np.array([next(j for j in range(i + 1) if np.array_equal(lines[i], lines[j])) for i in range(len(lines))])
+    lines = np.moveaxis(wiring.weight, 2 + axis, 0)
+
+    def are_equal(i: int, j: int) -> bool:
+        # most differ in the first channel already
+        return i == j or (np.array_equal(lines[i, 0], lines[j, 0]) and np.array_equal(lines[i], lines[j]))
+
+    return np.array([next(j for j in range(i + 1) if are_equal(i, j)) for i in range(len(lines))])
+
+
+def geometry_of(wiring: ConvWiring, counts_zeros: bool, cache: MutableMapping[Any, Any]) -> tuple[Hashable, ...]:
+    """All that the counts of a convolution depend on; empty where they depend on its zeros. It reads the weights once."""
+    key = ("geometry", id(wiring), counts_zeros)
+    if key not in cache:
+        geometry: tuple[Hashable, ...] = ()
+        if counts_zeros or bool(wiring.weight.all()):
+            # Equal kernel rows, as of folded average pools, share lists, so they belong to the geometry.
+            equal_lines = tuple(tuple(first_equal_lines(wiring, axis).tolist()) for axis in (0, 1))
+            sides = wiring.input_shape, wiring.stride, wiring.padding, wiring.dilation
+            geometry = (wiring.weight.shape, *sides, wiring.groups, equal_lines)
+        cache[key] = wiring, geometry  # kept alive, because the key is its id
+    found: tuple[Hashable, ...] = cache[key][1]
+    return found
 
 
 def edge(wiring: ConvWiring, axis: int, start: int, stop: int, equal_lines: Integers) -> Edge:
@@ -138,6 +159,8 @@ class Window:
         Memory of a list.
     connectivity : float, optional
         Probability of every weight, zeros too, to be kept; None counts the weights that are not zero.
+    equal_lines : tuple of array, optional
+        `first_equal_lines` of rows and columns, where they are known: they read every weight.
     """
 
     def __init__(
@@ -147,28 +170,30 @@ class Window:
         profile: HardwareProfile,
         lists: ListBits = exact_lists,
         connectivity: float | None = None,
+        equal_lines: tuple[Integers, Integers] | None = None,
     ) -> None:
         self.wiring, self.formula, self.profile, self.lists, self.connectivity = wiring, formula, profile, lists, connectivity
-        present = wiring.weight != 0 if connectivity is None else np.ones(wiring.weight.shape, dtype=np.bool_)
         # Without zeros and groups every input channel counts the same, so one stands for all.
-        self._has_equal_channels = wiring.groups == 1 and bool(present.all())
-        # Running counts over output channels: those of any range are one subtraction.
-        self._running = np.zeros((present.shape[0] + 1, *present.shape[1:]), dtype=np.int32)
-        np.cumsum(present, axis=0, out=self._running[1:])
-        self._equal_lines = first_equal_lines(wiring, 0), first_equal_lines(wiring, 1)
+        self._has_equal_channels = wiring.groups == 1 and (connectivity is not None or bool(wiring.weight.all()))
+        if not self._has_equal_channels:
+            present = wiring.weight != 0 if connectivity is None else np.ones(wiring.weight.shape, dtype=np.bool_)
+            # Running counts over output channels: those of any range are one subtraction.
+            self._running = np.zeros((present.shape[0] + 1, *present.shape[1:]), dtype=np.int32)
+            np.cumsum(present, axis=0, out=self._running[1:])
+        self.equal_lines = equal_lines or (first_equal_lines(wiring, 0), first_equal_lines(wiring, 1))
         self._edges: dict[tuple[int, int, int], Edge] = {}
         self._counted: dict[tuple[int, int, bytes, bytes], tuple[int, int, int]] = {}
 
     @property
     def has_equal_lines(self) -> bool:
         """Whether kernel rows or columns are equal, as those of a folded pooling."""
-        return any((lines != np.arange(lines.size)).any() for lines in self._equal_lines)
+        return any((lines != np.arange(lines.size)).any() for lines in self.equal_lines)
 
     def edge(self, axis: int, start: int, stop: int) -> Edge:
         """The edge of outputs start..stop-1 along rows (0) or columns (1)."""
         key = (axis, start, stop)
         if key not in self._edges:
-            self._edges[key] = edge(self.wiring, axis, start, stop, self._equal_lines[axis])
+            self._edges[key] = edge(self.wiring, axis, start, stop, self.equal_lines[axis])
         return self._edges[key]
 
     def edges(self, region: Region) -> tuple[Edge, Edge]:

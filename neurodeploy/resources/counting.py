@@ -27,7 +27,7 @@ from neurodeploy.resources.convolution_lists import (
     exact_lists,
     expected_lists,
     expected_window,
-    first_equal_lines,
+    geometry_of,
     kept_weights,
 )  # fmt: skip
 from neurodeploy.resources.encodings import Formula, list_bits, power_of_two, weight_bits
@@ -66,11 +66,8 @@ def counter_of(
     """
     # An id is safe as a key: the cached counter keeps its wiring alive.
     key: tuple[Any, ...] = (id(wiring), formula, connectivity)
-    if isinstance(wiring, ConvWiring) and (connectivity is not None or bool(wiring.weight.all())):
-        # Equal kernel rows, as of folded average pools, share lists, so they belong to the geometry.
-        equal_lines = tuple(tuple(first_equal_lines(wiring, axis).tolist()) for axis in (0, 1))
-        geometry = wiring.input_shape, wiring.stride, wiring.padding, wiring.dilation, wiring.groups
-        key = (wiring.weight.shape, *geometry, equal_lines, formula, connectivity)
+    if isinstance(wiring, ConvWiring) and (geometry := geometry_of(wiring, connectivity is not None, cache)):
+        key = (*geometry, formula, connectivity)
     if key not in cache:
         match wiring:
             case DenseWiring():
@@ -299,6 +296,7 @@ class LayerCount:
         self.share = 1.0
         self._used: dict[tuple[Any, ...], Usage] = {}
         self._taken: dict[tuple[Any, ...], Integers] = {}
+        self._keys: dict[Region, tuple[Any, ...]] = {}
         self._limits_profiles = {"neuron_profiles", "threshold_profiles"} & set(limited_resources(profile))
 
     @staticmethod
@@ -390,7 +388,8 @@ class LayerCount:
         """The window of a convolution that keeps at most so many weights of each input channel."""
         key = ("capped", id(counter), most)
         if key not in self.cache:
-            self.cache[key] = Window(counter.wiring, counter.formula, self.profile, capped_lists(most), 1.0)
+            lines = counter.window.equal_lines
+            self.cache[key] = Window(counter.wiring, counter.formula, self.profile, capped_lists(most), 1.0, lines)
         window: Window = self.cache[key]
         return window
 
@@ -403,9 +402,11 @@ class LayerCount:
 
     def _key(self, region: Region) -> tuple[Any, ...]:
         """Hashable that is equal for regions with equal usage."""
-        shape = (region.sides, *[counter.key(region) for counter in self._counters])
-        # Decays and thresholds can differ between regions of equal connectivity.
-        return (region, *shape) if self._limits_profiles else shape
+        if region not in self._keys:
+            shape = (region.sides, *[counter.key(region) for counter in self._counters])
+            # Decays and thresholds can differ between regions of equal connectivity.
+            self._keys[region] = (region, *shape) if self._limits_profiles else shape
+        return self._keys[region]
 
     def by_connection(self, region: Region) -> list[ListUsage]:
         """`ListUsage` of a region for each connection, as if it were the only one."""

@@ -82,6 +82,11 @@ class Unpruned:
         slices = pack_layers(self.layers, self.profile, self.counts, is_quick=True)
         return slices if len(slices) >= MANY_SLICES else self.slices
 
+    @property
+    def is_large(self) -> bool:
+        """Whether its slices are many, so that plans are made in two passes."""
+        return len(self.quick_slices) >= MANY_SLICES
+
     def fits(self, cores: int) -> bool:
         """Return whether the unpruned slices fit this many cores."""
         # the other variants cost time, and are not tried where the first one is far off
@@ -139,8 +144,8 @@ class PrunedLayerCount(LayerCount):
     """
 
     def __init__(self, whole: LayerCount, share: float, prunable: PrunableAxons | None = None) -> None:
-        # The cache of the whole network: only `share` differs.
-        super().__init__(whole.layer, whole.width, whole.profile, 1.0, whole.cache, whole.wait_steps)
+        # All that is counted is that of the whole layer; only `share` differs, and with it what a region takes.
+        vars(self).update(vars(whole), _used={}, _taken={})
         self.whole, self.share, self.prunable = whole, share, prunable
 
     def usage(self, region: Region) -> Usage:
@@ -158,14 +163,17 @@ class PrunedLayerCount(LayerCount):
                 yield one
 
 
-def plan_slices(unpruned: Unpruned, cores: int, whole: Collection[str]) -> tuple[Slice, ...] | None:
-    """The layers packed on the cores at the largest share level found; None if not even one synapse a slice fits."""
+def plan_slices(unpruned: Unpruned, cores: int, whole: Collection[str], *, is_coarse: bool = False) -> tuple[Slice, ...] | None:
+    """The layers packed on the cores at the largest share level found; None if not even one synapse a slice fits.
+
+    Where slices are many, `is_coarse` leaves out the second pass.
+    """
     if unpruned.fits(cores):
         return unpruned.slices
     layers, profile = unpruned.layers, unpruned.profile
     shares = unpruned.memory_shares(cores, whole)
     kept = {name for name, share in shares.items() if math.isinf(share)}  # layers that keep every synapse
-    is_quick = len(unpruned.quick_slices) >= MANY_SLICES
+    is_quick = unpruned.is_large
 
     def plan(level: float, kept: set[str], *, is_quick: bool = is_quick) -> tuple[Slice, ...] | None:
         level_of = {name: 1.0 if name in kept else min(level * min(share, 1.0), 1.0) for name, share in shares.items()}
@@ -184,7 +192,7 @@ def plan_slices(unpruned: Unpruned, cores: int, whole: Collection[str]) -> tuple
     else:
         return None
     low, best = _bisect_level(lambda level: plan(level, kept), low, high, best, COARSE_STEPS if is_quick else BISECTION_STEPS)
-    if not is_quick:
+    if not is_quick or is_coarse:
         return best
     high = min(MAX_VARIANT_GAIN * low + 2**-COARSE_STEPS, high)  # what further variants may gain, and a coarse step
     return _bisect_level(lambda level: plan(level, kept, is_quick=False), low, high, best, FINE_STEPS, enough=cores)[1]
@@ -223,6 +231,7 @@ def share_budget(
     whole: Collection[str] = (),
     unpruned: Unpruned | None = None,
     explain: bool = True,
+    is_coarse: bool = False,
 ) -> Budget:
     """Share the cores of a chip among the layers of a network.
 
@@ -243,6 +252,8 @@ def share_budget(
         The same network at this width, where it has been packed already.
     explain : bool
         Where there is no budget, search for the smallest change that helps. It takes longer than the refusal itself.
+    is_coarse : bool
+        For comparing networks of many slices: layers may get up to a fifth less than they could.
 
     Raises
     ------
@@ -252,7 +263,7 @@ def share_budget(
         No pruning of synapses can help: too many neurons for the cores, or a core that cannot hold a single axon.
     """
     cores = profile.core_count(cores, chips)
-    sharing = CoreSharing(Unpruned(network, profile, bits) if unpruned is None else unpruned, whole)
+    sharing = CoreSharing(Unpruned(network, profile, bits) if unpruned is None else unpruned, whole, is_coarse=is_coarse)
     found = sharing.budget(cores)
     if isinstance(found, Infeasibility):
         raise sharing.explained(found, cores) if explain else found.error(profile, "")
@@ -268,15 +279,15 @@ class CoreSharing:
         Layers that keep every synapse.
     """
 
-    def __init__(self, unpruned: Unpruned, whole: Collection[str]) -> None:
-        self.unpruned, self.whole, self.profile = unpruned, whole, unpruned.profile
+    def __init__(self, unpruned: Unpruned, whole: Collection[str], *, is_coarse: bool = False) -> None:
+        self.unpruned, self.whole, self.profile, self.is_coarse = unpruned, whole, unpruned.profile, is_coarse
 
     def budget(self, cores: int) -> Budget | Infeasibility:
         """The budget for a number of cores, or the limit that allows none."""
         if (infeasible := self._too_many_neurons(cores)) is not None:
             return infeasible
         layers = self.unpruned.layers
-        if (plan := plan_slices(self.unpruned, cores, self.whole)) is None:
+        if (plan := plan_slices(self.unpruned, cores, self.whole, is_coarse=self.is_coarse)) is None:
             # No single layer is to blame: `_core_shortage` finds the scarcest resource if an explanation is asked for.
             return Infeasibility(layer=layers[0].name, what="", need=0, limit=cores, key="cores_per_chip", is_of_cores=True)
         found = self._slice_budgets(plan)

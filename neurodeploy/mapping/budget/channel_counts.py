@@ -95,7 +95,7 @@ def _best_attempt(attempted: Callable[..., _Attempt], network: Network, groups: 
     @cache  # neighbouring levels often round to the same units
     def shared(units: tuple[tuple[str, int], ...]) -> _Attempt | None:
         try:
-            return attempted(dict(units), explain=False)
+            return attempted(dict(units), explain=False, is_coarse=True)
         except BudgetError:
             return None
 
@@ -106,16 +106,21 @@ def _best_attempt(attempted: Callable[..., _Attempt], network: Network, groups: 
         return shared(tuple(_units_kept(network, groups, level / n_levels).items()))
 
     if (whole := attempt(n_levels)) is not None and (whole.keeps_all or not groups):
-        return whole.budget
+        return whole.refined()
     low, high = 0, n_levels
     while high - low > 1 and whole is None and groups:  # feasibility is taken as monotone: fewer units fit more easily
         middle = (low + high) // 2
         low, high = (middle, high) if attempt(middle) is not None else (low, middle)
     most = n_levels if whole is not None else max(low, 1)
-    tried = [attempt(level) for level in sorted({max(round(part * most), 1) for part in LEVEL_FRACTIONS})]
+    tried: list[_Attempt | None] = []
+    for level in sorted({max(round(part * most), 1) for part in LEVEL_FRACTIONS}):
+        tried.append(attempt(level))
+        # losses fall and then rise; for networks of many slices an attempt takes seconds
+        if len(tried) > 1 and (one := tried[-1]) and (before := tried[-2]) and one.refine and one.loss > before.loss:
+            break
     # 0 is a unit of each layer, which the lowest level may exceed
     found = [one for one in (*tried, attempt(0) if not any(tried) else None) if one is not None]
-    return min(found, key=lambda one: one.loss).budget if found else None
+    return min(found, key=lambda one: one.loss).refined() if found else None
 
 
 def _groups(network: Network) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
@@ -130,16 +135,23 @@ def _groups(network: Network) -> tuple[list[tuple[str, ...]], list[tuple[str, ..
 
 @dataclass(frozen=True, kw_only=True)
 class _Attempt:
-    """A budget with some of the channels, and the loss expected of it."""
+    """A budget with some of the channels, and the loss expected of it; `refine` makes it again, if it is a coarse one."""
 
     budget: Budget
     loss: float
     keeps_all: bool
+    refine: Callable[[], _Attempt] | None
+
+    def refined(self) -> Budget:
+        try:
+            return self.budget if self.refine is None else self.refine().budget
+        except BudgetError:  # with other cuts a slice may need more than its core has
+            return self.budget
 
 
 def _attempt(
     network: Network, profile: HardwareProfile, cores: int | None, bits: int, balances: tuple[Balance, ...],
-    units: Mapping[str, int], *, explain: bool = True,
+    units: Mapping[str, int], *, explain: bool = True, is_coarse: bool = False,
 ) -> _Attempt:  # fmt: skip
     narrow, relays = balanced(first_units(network, units), balances), relays_of(balances)
     unpruned = Unpruned(narrow, profile, bits)
@@ -148,7 +160,9 @@ def _attempt(
         for layer in narrow
         if layer.name in relays or (len(layer.shape) == 3 and not unpruned.counts[layer.name].prunes_kernels)
     ]
-    budget = share_budget(narrow, profile, cores=cores, bits=bits, whole=whole, unpruned=unpruned, explain=explain)
+    budget = share_budget(
+        narrow, profile, cores=cores, bits=bits, whole=whole, unpruned=unpruned, explain=explain, is_coarse=is_coarse
+    )
     # Depthwise layers follow their source.
     own = [name for name in units if not any(is_depthwise(c.synapse) for c in network[name].connections)]
     kept = [layer.kept for layer in budget.layers if layer.layer not in whole]
@@ -158,8 +172,10 @@ def _attempt(
     rows = {name: (n, network[name].n_neurons) for name, n in units.items() if len(network[name].shape) == 1}
     # relays stay as many as the neurons that they repeat
     rows |= {relay: rows[source] for relay, source in relays.items() if source in rows}
-    budget = replace(_spread(budget, rows), balances=balances)
-    return _Attempt(budget=budget, loss=loss, keeps_all=is_whole and min(kept, default=1.0) >= 1)
+    budget, keeps_all = replace(_spread(budget, rows), balances=balances), is_whole and min(kept, default=1.0) >= 1
+    refine = partial(_attempt, network, profile, cores, bits, balances, units, explain=False)
+    is_final = keeps_all or not is_coarse or not unpruned.is_large
+    return _Attempt(budget=budget, loss=loss, keeps_all=keeps_all, refine=None if is_final else refine)
 
 
 def _units_kept(network: Network, groups: list[tuple[str, ...]], level: float) -> dict[str, int]:

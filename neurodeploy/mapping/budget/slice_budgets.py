@@ -357,7 +357,9 @@ def _layer_budget(
     memory, full = sum(part.synapse_memory_bits for part in mine), sum(usage.synapse_memory_bits for usage in usages)
     kept = min(1.0, memory / full) if full else 1.0
     # Bisection asks for the same connectivities for every slice, so each count is made once a layer.
-    count_at = cache(partial(LayerCount, counted.layer, counted.width, counted.profile, wait_steps=counted.wait_steps))
+    count_at = cache(
+        partial(LayerCount, counted.layer, counted.width, counted.profile, cache=counted.cache, wait_steps=counted.wait_steps)
+    )
     targets = {target.name for target in layers if any(c.source == layer.name for c in target.connections)}
     return LayerBudget(
         layer=layer.name,
