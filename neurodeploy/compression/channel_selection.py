@@ -20,6 +20,7 @@ import torch
 
 from neurodeploy.compression.bit_width import LayerRounding, WeightGrid
 from neurodeploy.compression.pruning_method import between
+from neurodeploy.compression.saliency import FisherDiagonal
 from neurodeploy.compression.trainable_network import TrainableConnection, TrainableNetwork
 from neurodeploy.compression.weight_matrices import WeightMatrix, find_layers, substituted
 from neurodeploy.errors import BudgetError
@@ -118,31 +119,30 @@ class KernelSelection:
         For each range of the output channels that the budget has: the weights that an input channel keeps onto it.
     mask : tensor of the weights' shape, bool
         Kept weights.
-    curvature : tensor of the weights' shape
-        Mean squared gradient of the loss in each weight.
-    steps : tensor ()
-        Number of gradients in it.
     """
 
     layer: str
     inlet: TrainableConnection
     caps: tuple[tuple[int, int, int], ...]
     mask: torch.Tensor
-    curvature: torch.Tensor
-    steps: torch.Tensor
 
-    def before_step(self) -> None:
-        """Take the gradient into the curvature, then zero that of pruned weights."""
-        if (gradient := self.inlet.weight.grad) is not None:
-            self.steps.add_(1)
-            self.curvature.lerp_(gradient.square().to(self.curvature), max(_CHANNEL_RATE, 1 / int(self.steps)))
-            gradient.mul_(self.mask)
+    @property
+    def weight(self) -> torch.Tensor:
+        return self.inlet.weight
 
-    def choose(self, progress: float, channels: torch.Tensor) -> None:
-        """Keep the most salient weights onto the kept output `channels`, (channels,) bool, as many as are in force."""
+    @property
+    def gradient(self) -> torch.Tensor | None:
+        """Gradient of the weights; None before the first backward pass."""
+        return self.inlet.weight.grad
+
+    def choose(self, progress: float, channels: torch.Tensor, curvature: torch.Tensor | float) -> None:
+        """Keep the most salient weights onto the kept output `channels`, (channels,) bool, as many as are in force.
+
+        `curvature` is that of the loss in each weight.
+        """
         rows, weight = channels.nonzero()[:, 0], self.inlet.weight.detach()
         planned = self.caps[-1][1]
-        saliency = weight.square() * (self.curvature if self.steps else 1.0)
+        saliency = weight.square() * curvature
         # weights onto removed channels are masked with their channel
         self.mask.fill_(True)
         for start, stop, n in self.caps:
@@ -195,6 +195,7 @@ class Channels:
         choices = [_selection(model, names, _runs(model, names, budget)) for names in tied_layers(model.network)]
         self.choices = [choice for choice in choices if choice.keep < len(choice.mask)]
         self.kernels = _kernel_selections(model, budget, self.convolutions)
+        self.curvature = FisherDiagonal({str(n): kernel for n, kernel in enumerate(self.kernels)})
         self.roundings = {name: one for name, one in roundings.items() if name in self.convolutions and one.is_exact}
 
     def _masks(self) -> dict[str, torch.Tensor]:
@@ -276,8 +277,10 @@ class Channels:
 
     def before_step(self) -> None:
         """Update the curvature of kernels from the gradients of all processes; pruned weights of theirs get none."""
+        self.curvature.update()
         for kernel in self.kernels:
-            kernel.before_step()
+            if kernel.gradient is not None:
+                kernel.gradient.mul_(kernel.mask)
 
     def _grid(self, rounding: LayerRounding) -> WeightGrid:
         """Grid that `neurodeploy.passes.quantize.quantize` would use: the largest weight takes the largest integer."""
@@ -303,9 +306,9 @@ class Channels:
         for choice in self.choices:
             choice.choose(progress)
         masks = self._masks()
-        for kernel in self.kernels:
+        for kernel, curvature in zip(self.kernels, self.curvature.means.values(), strict=True):
             everything = torch.ones(len(kernel.mask), dtype=torch.bool, device=kernel.mask.device)
-            kernel.choose(progress, masks.get(kernel.layer, everything))
+            kernel.choose(progress, masks.get(kernel.layer, everything), curvature if self.curvature.steps else 1.0)
 
     @torch.no_grad()
     def hold(self) -> None:
@@ -322,17 +325,17 @@ class Channels:
     def state_dict(self) -> Mapping[str, Any]:
         """Kept channels and weights, their saliencies, and the steps these are of."""
         channels = {c.layers[0]: {"mask": c.mask, "saliency": c.saliency, "steps": c.steps} for c in self.choices}
-        kernels = [{"mask": k.mask, "curvature": k.curvature, "steps": k.steps} for k in self.kernels]
-        return {"channels": channels, "kernels": kernels}
+        kernels = [kernel.mask for kernel in self.kernels]
+        return {"channels": channels, "kernels": kernels, "curvature": self.curvature.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume from what `state_dict` returned."""
         for choice in self.choices:
             for name, tensor in state["channels"][choice.layers[0]].items():
                 getattr(choice, name).copy_(tensor)
-        for kernel, found in zip(self.kernels, state["kernels"], strict=True):
-            for name, tensor in found.items():
-                getattr(kernel, name).copy_(tensor)
+        for kernel, mask in zip(self.kernels, state["kernels"], strict=True):
+            kernel.mask.copy_(mask)
+        self.curvature.load_state_dict(state["curvature"])
 
 
 def _runs(model: TrainableNetwork, names: tuple[str, ...], budget: Budget) -> tuple[tuple[int, int, int, int], ...]:
@@ -404,8 +407,7 @@ def _kernel_selections(
                 caps[channels] = min(n, caps.get(channels, n))
             found.append(KernelSelection(
                 layer=name, inlet=inlet, caps=tuple((*channels, n) for channels, n in sorted(caps.items())),
-                mask=torch.ones_like(inlet.weight, dtype=torch.bool), curvature=torch.zeros_like(inlet.weight.detach()),
-                steps=torch.zeros((), dtype=torch.int64),
+                mask=torch.ones_like(inlet.weight, dtype=torch.bool),
             ))  # fmt: skip
     return found
 

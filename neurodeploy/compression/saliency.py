@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -31,21 +31,30 @@ _DENSE_ENOUGH = 0.9
 """Share of active neurons above which all are calculated: taking rows out of a matrix costs time too."""
 
 
+class Weighted(Protocol):
+    """Weights, and the gradient of the loss in them; None before the first backward pass."""
+
+    @property
+    def weight(self) -> torch.Tensor: ...
+    @property
+    def gradient(self) -> torch.Tensor | None: ...
+
+
 class FisherDiagonal:
     """Moving average of squared gradients, layer by layer.
 
     Parameters
     ----------
-    layers : mapping of layer to WeightMatrix
+    layers : mapping of name to weights, such as a WeightMatrix
 
     Attributes
     ----------
-    means : dict of layer to tensor (n_out, n_in)
+    means : dict of name to tensor of the weights' shape
     steps : int
         Number of updates.
     """
 
-    def __init__(self, layers: Mapping[str, WeightMatrix]) -> None:
+    def __init__(self, layers: Mapping[str, Weighted]) -> None:
         self.layers, self.steps = layers, 0
         self.means = {name: torch.zeros_like(matrix.weight).detach() for name, matrix in layers.items()}
 
