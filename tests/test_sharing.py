@@ -20,9 +20,12 @@ from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget import allocation as plan
+from neurodeploy.mapping.budget import channel_counts
 from neurodeploy.mapping.budget.allocation import PrunedLayerCount, Unpruned, count_cores, share_budget
+from neurodeploy.mapping.budget.channel_counts import narrow_budget
 from neurodeploy.mapping.partition import block_options, middle_run
 from neurodeploy.mapping.place import pack_layers
+from neurodeploy.passes.quantize import dequantize
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import Region, grid_of, limited_resources
 
@@ -149,3 +152,23 @@ def test_what_is_far_too_large_is_laid_in_one_way_before_it_is_shared_out(monkey
     assert "slices" not in vars(unpruned)
     kept = [sum(layer.synapse_memory_bits for layer in budget.layers) for budget in (thorough, roughly)]
     assert kept[1] > 0.95 * kept[0]
+
+
+def test_numbers_of_channels_are_compared_roughly_where_slices_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One budget alone is made in all ways, and it is about as good as the best of budgets that all are."""
+    monkeypatch.setattr(channel_counts, "LEVEL_FRACTIONS", (1.0, 0.5))
+    drawn, profile = four_convolutions(), unpruned_convolutions()[1]
+    network = dequantize(replace(drawn, layers=tuple(replace(layer, scale=np.ones(())) for layer in drawn)))
+    thorough = narrow_budget(network, profile, cores=12)
+    refined: list[bool] = []
+
+    def planned(*args: Any, is_coarse: bool = False, plan_slices: Any = plan.plan_slices) -> Any:
+        refined.append(not is_coarse)
+        return plan_slices(*args, is_coarse=is_coarse)
+
+    monkeypatch.setattr(plan, "MANY_SLICES", 10)
+    monkeypatch.setattr(plan, "plan_slices", planned)
+    roughly = narrow_budget(network, profile, cores=12)
+    assert refined.count(True) == 1 < len(refined)
+    kept = [sum(layer.synapse_memory_bits for layer in budget.layers) for budget in (thorough, roughly)]
+    assert kept[1] > 0.9 * kept[0]
