@@ -149,10 +149,12 @@ def compressed(seed: int) -> tuple[Job, Counter[str]] | None:
     cores = int(rng.integers(1, 4))
     roomy = with_values(nd.load_profile("tiny"), synapse_memory_bits_per_core=2**20, neurons_per_core=1024, **AXONS)
     whole = lay_out(network.network, roomy, bits=8)
-    used = {key: sum(whole.on_core(core)[key] for core in range(whole.cores_used)) for key in ("synapse_memory_bits", "neurons")}
+    resources = ("synapse_memory_bits", "neurons", "input_axons")
+    used = {key: sum(whole.on_core(core)[key] for core in range(whole.cores_used)) for key in resources}
     chip = with_values(
         roomy, synapse_memory_bits_per_core=int(used["synapse_memory_bits"] * rng.uniform(0.4, 0.9) / cores),
-        neurons_per_core=int(used["neurons"] * rng.uniform(0.7, 1.5) / cores) + 4,
+        neurons_per_core=int(used["neurons"] * rng.uniform(0.5, 1.5) / cores) + 4,
+        input_axons_per_core=int(used["input_axons"] * rng.uniform(0.6, 1.8) / cores) + 4,
     )  # fmt: skip
     try:
         _, balances = balance(network.network, chip, bits=default_weight_bits(chip))
