@@ -166,7 +166,7 @@ def read_graph(path: str | os.PathLike[str]) -> NirGraph:
             content = nir.serialization.hdf2dict(graph)
     except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:  # what h5py raises on damaged bytes
         raise ExtractError(where, f"is no NIR file: {error}", remedy="Write it with nir.write.") from error
-    if content.get("type") != "NIRGraph":
+    if str(content.get("type")) != "NIRGraph":  # damaged, it may be an array
         raise ExtractError(where, f"holds a {content.get('type')}, not a NIRGraph", remedy="Put it in a graph with an Input.")
     nodes: dict[str, NirNode] = {}
     # An edge that is listed twice counts once; the order stays.
@@ -245,7 +245,7 @@ def _with_synapse_lists(layer: Layer, names: Sequence[str], graph: NirGraph) -> 
     connections = list(layer.connections)
     for index, name in enumerate(names):
         dense = connections[index].synapse
-        if name in graph.nodes and graph.nodes[name].metadata.get("synapse") == SPARSE and isinstance(dense, Dense):
+        if name in graph.nodes and str(graph.nodes[name].metadata.get("synapse")) == SPARSE and isinstance(dense, Dense):
             exists = dense.weight != 0  # rows in order, sources ascending in each: the order of `Sparse`
             starts = np.concatenate([[0], np.cumsum(exists.sum(axis=1))])
             sparse = Sparse(n_in=dense.n_in, starts=starts, sources=np.nonzero(exists)[1], weight=dense.weight[exists])
