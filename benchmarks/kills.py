@@ -1,0 +1,180 @@
+"""Runs of ``neurodeploy compress`` and ``demo`` that are killed at random moments and resumed: they end as the unbroken run.
+
+``python -m benchmarks.kills --runs 60 --out benchmarks/results/trust.jsonl`` adds a row for each network. Moments are spread evenly
+over the time of the unbroken run, from its start to its end; signals are SIGKILL, SIGTERM and SIGINT in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from norse.torch import LICell, LIFCell, LIFParameters, LIFRecurrentCell, SequentialState
+
+from benchmarks.placement.rows import append
+
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+PHASES = {
+    "Fits": "checks", "Does not fit": "checks", "Checkpoints go": "dense", "Dense:": "compress and fine-tune",
+    "Compressed into": "quantise and measure", "In the chip's": "Lava and report", "Running": "Lava and report",
+}  # fmt: skip
+"""Beginning of a line on stderr, and the phase that begins with it."""
+
+
+def lif() -> LIFParameters:
+    """Fast neurons."""
+    return LIFParameters(tau_syn_inv=torch.tensor(700.0), tau_mem_inv=torch.tensor(1000.0), v_th=torch.tensor(0.3))
+
+
+class Residual(torch.nn.Module):
+    """Two convolutions, the second with a skip of spikes, and a readout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Conv2d(1, 8, 3, padding=1, bias=False)
+        self.second = torch.nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.cells = torch.nn.ModuleList([LIFCell(lif()), LIFCell(lif())])
+        self.last, self.readout = torch.nn.Linear(512, 10, bias=False), LICell()
+
+    def forward(self, x: torch.Tensor, state: Any = None) -> Any:
+        a, b, c = state or (None,) * 3
+        skip, a = self.cells[0](self.first(x), a)
+        inside, b = self.cells[1](self.second(skip), b)
+        out, c = self.readout(self.last((inside + skip).flatten(1)), c)
+        return out, (a, b, c)
+
+
+def chain() -> Any:
+    """64-96-10."""
+    torch.manual_seed(0)
+    layers = torch.nn.Linear(64, 96, bias=False), LIFCell(lif()), torch.nn.Linear(96, 10, bias=False), LICell()
+    return SequentialState(*layers), torch.zeros(1, 64)
+
+
+def residual() -> Any:
+    """A residual block on 8 x 8 pixels."""
+    torch.manual_seed(0)
+    return Residual(), torch.zeros(1, 1, 8, 8)
+
+
+def recurrent() -> Any:
+    """64, 48 neurons that receive each other, 10."""
+    torch.manual_seed(0)
+    layers = LIFRecurrentCell(64, 48, p=lif(), autapses=True), torch.nn.Linear(48, 10, bias=False), LICell()
+    return SequentialState(*layers), torch.zeros(1, 64)
+
+
+CHIP = """name: narrow
+extends: loihi1
+description: Loihi 1 with a 32nd of its synapse memory
+synapse_memory_bits_per_core: {value: 32768, unit: bits, source: "a benchmark"}
+"""
+
+
+def command(name: str, folder: Path) -> list[str]:
+    """Arguments of a run into ``folder / "out"``."""
+    start = [sys.executable, "-m", "neurodeploy"]
+    if name == "demo":
+        return [*start, "demo", "--out", str(folder / "out")]
+    chip = folder / "narrow.yaml"
+    chip.write_text(CHIP)
+    told = ["--data", "digits", "--epochs", "2", "2", "1", "--steps", "6", "--lava-samples", "2", "--checkpoint-every", "0.3"]
+    cores = {"chain": "1", "recurrent": "1", "residual": "4"}[name]
+    return [
+        *start,
+        "compress",
+        f"{__file__}:{name}",
+        "--target",
+        str(chip),
+        "--cores",
+        cores,
+        *told,
+        "--out",
+        str(folder / "out"),
+    ]
+
+
+def run(arguments: list[str], kill_after_s: float | None = None, how: int = signal.SIGKILL) -> tuple[int, str, float]:
+    """Exit code, what was said, and seconds of a run; it is sent a signal after some time, unless it has ended."""
+    with tempfile.TemporaryFile("w+") as said:
+        started = time.monotonic()
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=said, env=environment, start_new_session=True)
+        try:
+            process.wait(kill_after_s)
+        except subprocess.TimeoutExpired:
+            process.send_signal(how)
+            process.wait(60)
+        seconds = time.monotonic() - started
+        said.seek(0)
+        return process.returncode, said.read(), seconds
+
+
+def result(folder: Path) -> dict[str, str]:
+    """SHA-256 of the network, the weights and the record, and of the report without its paths and times."""
+    out, found = folder / "out", {}
+    for path in sorted(out.iterdir()):
+        if path.name.startswith("checkpoint") or path.suffix in (".html", ".txt"):
+            continue
+        content = path.read_bytes()
+        if path.name == "report.json":
+            report = json.loads(content)
+            report.pop("files", None)
+            for epoch in report.get("history", ()):
+                epoch.pop("seconds", None)
+            content = json.dumps(report, sort_keys=True).encode()
+        found[path.name] = hashlib.sha256(content).hexdigest()
+    return found
+
+
+def phase_of(said: str) -> str:
+    """Phase that a run was in, by the last line that begins one."""
+    found = [phase for line in said.splitlines() for start, phase in PHASES.items() if line.startswith(start)]
+    return found[-1] if found else "import"
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Kill runs at random moments, and resume them")
+    parser.add_argument("--runs", type=int, default=15, help="killed runs of each network")
+    parser.add_argument("--networks", nargs="*", default=["chain", "residual", "recurrent", "demo"])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="a file to which rows are added")
+    asked = parser.parse_args()
+    for name in asked.networks:
+        draw, phases, moments, differing = random.Random(f"{asked.seed} {name}"), Counter[str](), list[float](), list[str]()
+        with tempfile.TemporaryDirectory() as folder:
+            code, said, whole_s = run(command(name, Path(folder)))
+            assert code == 0, said
+            expected = result(Path(folder))
+        for n in range(asked.runs):
+            with tempfile.TemporaryDirectory() as folder:
+                moment = whole_s * (n + draw.random()) / asked.runs
+                told = command(name, Path(folder))
+                _, said, _ = run(told, moment, SIGNALS[n % len(SIGNALS)])
+                phases[phase_of(said)] += 1
+                moments.append(round(moment, 1))
+                code, said, _ = run([*told, "--resume"])
+                if code != 0 or result(Path(folder)) != expected:
+                    differing.append(f"{moment:.2f} s, {SIGNALS[n % len(SIGNALS)].name}: {code} {said[-300:]}")
+                    print(name, differing[-1], result(Path(folder)) if code == 0 else "", expected, flush=True)
+        append({
+            "table": "kills", "network": name, "seed": asked.seed, "runs": asked.runs, "differ": len(differing),
+            "phases": dict(phases), "moments_s": moments, "unbroken_s": round(whole_s, 1),
+        }, asked.out)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
