@@ -1,7 +1,7 @@
 """Runs of ``neurodeploy compress`` and ``demo`` that are killed at random moments and resumed: they end as the unbroken run.
 
-``python -m benchmarks.kills --runs 60 --out benchmarks/results/trust.jsonl`` adds a row for each network. Moments are spread evenly
-over the time of the unbroken run, from its start to its end; signals are SIGKILL, SIGTERM and SIGINT in turn.
+``python -m benchmarks.kills --runs 15 --out benchmarks/results/trust.jsonl`` adds a row for each network. Moments are spread over
+the time of the unbroken run, from its start to its end; signals are SIGKILL, SIGTERM and SIGINT in turn.
 """
 
 from __future__ import annotations
