@@ -194,7 +194,6 @@ def test_gradients_do_not_reach_what_rests() -> None:
     with compression.in_force():
         run_model(model, torch.ones(2, 3, 1, 8, 8))[-1].square().sum().backward()
     columns, reading = compression.channels.columns(compression.layers["layer5"]), weight_of(model, "layer5")
-    assert columns is not None
     assert reading.grad is not None
     assert reading.grad[:, ~columns].eq(0).all()
     assert 0 < int(columns.sum()) < 80
@@ -305,11 +304,8 @@ def test_slices_whose_channels_overlap_all_keep_within_their_weights() -> None:
     network = trainable(deep(), torch.zeros(1, 1, 4, 4))
     (inlet,) = network["layer2"].inlets
     caps = ((0, 10, 30), (0, 14, 50), (8, 24, 9), (10, 24, 40))
-    kernel = KernelSelection(
-        layer="layer2", inlet=inlet, caps=caps, mask=torch.ones_like(inlet.weight, dtype=torch.bool),
-        curvature=torch.zeros_like(inlet.weight.detach()), steps=torch.zeros((), dtype=torch.int64),
-    )  # fmt: skip
-    kernel.choose(1.0, torch.ones(24, dtype=torch.bool))
+    kernel = KernelSelection(layer="layer2", inlet=inlet, caps=caps, mask=torch.ones_like(inlet.weight, dtype=torch.bool))
+    kernel.choose(1.0, torch.ones(24, dtype=torch.bool), 1.0)
     for start, stop, n in caps:
         assert 0 < kernel.mask[start:stop].sum(dim=(0, 2, 3)).max() <= n
 

@@ -205,33 +205,15 @@ class Channels:
     @property
     def n_kept(self) -> int:
         """Weights of the convolutions between kept channels."""
-        masks, total = self._masks(), 0
-        kept = self._kept() if self.kernels else {}
-        pruned = {kernel.inlet.weight: int(kept[kernel.inlet.weight].sum()) for kernel in self.kernels}
-        for name, inlets in self.convolutions.items():
-            for inlet in inlets:
-                shape = inlet.weight.shape
-                if inlet.weight in pruned:
-                    total += pruned[inlet.weight]
-                    continue
-                n = inlet.weight.numel()
-                if name in masks:
-                    n = n * int(masks[name].sum()) // len(masks[name])
-                if inlet.source in masks and len(shape) == 4 and not is_depthwise(inlet.synapse):
-                    n = n * int(masks[inlet.source].sum()) // len(masks[inlet.source])
-                total += n
-        return total
+        kept = self._kept()
+        weights = [inlet.weight for inlets in self.convolutions.values() for inlet in inlets]
+        return sum(int(kept[weight].expand_as(weight).sum()) if weight in kept else weight.numel() for weight in weights)
 
-    def columns(self, matrix: WeightMatrix) -> torch.Tensor | None:
-        """Inputs of a dense layer that come from kept units, (n_in,) bool; None where all units are kept."""
-        found: torch.Tensor | None = None
-        for choice in self.choices:
-            for block in matrix.blocks:
-                for inlet in block.inlets:
-                    if inlet.source in choice.layers:
-                        found = torch.ones(matrix.n_in, dtype=torch.bool, device=choice.mask.device) if found is None else found
-                        found[block.columns] = choice.columns(inlet)[0]
-        return found
+    def columns(self, matrix: WeightMatrix) -> torch.Tensor:
+        """Inputs of a dense layer that come from kept units, (n_in,) bool."""
+        kept = {reader.weight: choice.columns(reader)[0] for choice in self.choices for reader in choice.readers}
+        every = torch.ones(matrix.n_in, dtype=torch.bool, device=matrix.parts[0].device)
+        return torch.cat([kept.get(block.inlets[0].weight, every[block.columns]) for block in matrix.blocks])
 
     @property
     def neurons(self) -> dict[str, torch.Tensor]:
@@ -242,8 +224,7 @@ class Channels:
         """Mask the synapses of removed units in the masks (n_out, n_in) of dense layers, in place."""
         neurons = self.neurons
         for name, mask in masks.items():
-            if (columns := self.columns(layers[name])) is not None:
-                mask &= columns
+            mask &= self.columns(layers[name])
             if name in neurons:
                 mask &= neurons[name][:, None]
 

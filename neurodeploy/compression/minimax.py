@@ -350,8 +350,7 @@ class MinimaxPruning(Pruning):
             weight = matrix.weight.detach().cpu().double().numpy().copy()
             weight[removed[name]] = 0
             weight[:, ~matrix.columns_without(removed)] = 0
-            if (columns := self.channels.columns(matrix)) is not None:
-                weight[:, ~columns.cpu().numpy()] = 0
+            weight[:, ~self.channels.columns(matrix).cpu().numpy()] = 0
             saliency[name] = LayerSaliency(weight=weight, curvature=curvature[name])
         return saliency
 

@@ -101,9 +101,7 @@ class Masked(MinimaxPruning, ABC):
 
     def effective(self, name: str) -> torch.Tensor:
         """Weights of a layer in the loss, before rounding."""
-        columns = self.channels.columns(self.layers[name])
-        effective = self.layers[name].weight.detach() * self.masks[name]
-        return effective if columns is None else effective * columns
+        return self.layers[name].weight.detach() * self.masks[name] * self.channels.columns(self.layers[name])
 
     def _masked(self, name: str) -> torch.Tensor:
         return self.effective(name)
@@ -143,8 +141,7 @@ class Masked(MinimaxPruning, ABC):
         if self.options.curvature:
             curvature = self.curvature.normalized(self.masks)
             sizes = {name: size * torch.from_numpy(curvature[name]).to(size).sqrt() for name, size in sizes.items()}
-        columns = {name: self.channels.columns(self.layers[name]) for name in sizes}
-        return {name: size if (alive := columns[name]) is None else size * alive for name, size in sizes.items()}
+        return {name: size * self.channels.columns(self.layers[name]) for name, size in sizes.items()}
 
     def state_dict(self) -> Mapping[str, Any]:
         """Return the state that every rival changes during compression."""
