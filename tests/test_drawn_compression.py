@@ -210,12 +210,12 @@ def test_skips_biases_in_registers_and_limited_scales_are_in_the_loss(levels: in
 
 @pytest.mark.lava
 def test_drawn_modules_go_the_whole_way() -> None:
-    check(range(10, 40))  # with a module of every kind
+    check(range(60))
 
 
 @pytest.mark.slow
 @pytest.mark.lava
-@pytest.mark.parametrize("seeds", [range(60), *(range(first, first + 50) for first in range(100, 600, 50))], ids=str)
+@pytest.mark.parametrize("seeds", [range(first, first + 50) for first in range(100, 600, 50)], ids=str)
 def test_hundreds_of_drawn_modules_go_the_whole_way(seeds: range) -> None:
     check(seeds)
 
