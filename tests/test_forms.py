@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from spiking import SHORT, budget_for, build, few
 from test_masks import a_slice
 
-from neurodeploy.compression.bit_width import LayerFormat, LayerSaliency, WeightGrid, best_grid, best_width, shared_thresholds
+from neurodeploy.compression.bit_width import LayerFormat, SliceSaliency, WeightGrid, best_grid, best_width, shared_thresholds
 from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
 from neurodeploy.compression.module_weights import trainable, write_back
 from neurodeploy.frontends.torch.extract import extract
@@ -89,31 +89,31 @@ def test_worth_and_error_of_rounding_by_hand() -> None:
 
 def test_few_large_weights_are_clipped_where_that_serves_the_many() -> None:
     weight = np.append(np.linspace(-1, 1, 200), 2.0)
-    assert best_grid(weight, 3).largest < 1.5
-    assert best_grid(weight, 8).largest > 1.6
+    assert best_grid(weight, WeightGrid(width=3)).largest < 1.5
+    assert best_grid(weight, WeightGrid(width=8)).largest > 1.6
 
 
 @pytest.mark.parametrize(("penalty", "width"), [(1.0, 3), (1e6, 8)])
 def test_a_layer_takes_the_width_that_pays(penalty: float, width: int, tiny: HardwareProfile) -> None:
     weight = np.random.default_rng(0).normal(size=(64, 40))
-    part, form = a_slice(64, 40, 4096), LayerFormat(width=8, grid=None, rows={})
-    layer_saliency, survives = LayerSaliency(weight=weight, curvature=np.ones_like(weight)), np.abs(weight) > 1.5
-    best = best_width(form, [layer_saliency.width_inputs(part, survives, 0.2)], tiny, penalty)
+    part, form = a_slice(64, 40, 4096), LayerFormat(grid=WeightGrid(width=8))
+    survives = np.abs(weight) > 1.5
+    saliency = SliceSaliency(part=part, weight=weight, curvature=np.ones_like(weight), kept=survives, price=0.2)
+    best = best_width(form, [saliency], tiny, penalty)
     assert best.width == width
-    assert best.grid == best_grid(weight[survives], width)
+    assert best.grid == best_grid(weight[survives], WeightGrid(width=width))
 
 
 def test_synapses_that_the_loss_minds_are_worth_more_and_rounded_with_more_care(tiny: HardwareProfile) -> None:
     rng = np.random.default_rng(0)
     weight, part = rng.normal(size=(64, 40)), a_slice(64, 40, 4096)
     curvature, survives = np.where(rng.random(weight.shape) < 0.2, 5.0, 1e-3), np.abs(weight) > 1
-    form, alike = LayerFormat(width=8, grid=best_grid(weight[survives], 8), rows={}), np.ones_like(weight)
-    scores = [LayerSaliency(weight=weight, curvature=minds).scores(form, part) for minds in (curvature, alike)]
-    assert np.allclose(scores[0].score, curvature * scores[1].score)
-    widths = [
-        best_width(form, [LayerSaliency(weight=weight, curvature=minds).width_inputs(part, survives, 0.05)], tiny, 30.0).width
-        for minds in (alike, 10 * alike)
-    ]
+    form = LayerFormat(grid=best_grid(weight[survives], WeightGrid(width=8)), is_rounded=True)
+    minded = SliceSaliency(part=part, weight=weight, curvature=curvature, kept=survives, price=0.05)
+    alike = replace(minded, curvature=np.ones_like(weight))
+    assert np.allclose(minded.scores(form).score, curvature * alike.scores(form).score)
+    dearer = replace(alike, curvature=10 * alike.curvature)
+    widths = [best_width(form, [one], tiny, 30.0).width for one in (alike, dearer)]
     assert widths[0] < widths[-1] == 8
 
 
@@ -138,3 +138,20 @@ def test_what_was_trained_is_what_the_chip_gets(cores: int, idle: bool, make_chi
     for layer, rounded in zip(network, dequantize(quantized), strict=True):
         assert layer.weight.any()
         assert np.allclose(layer.weight, rounded.weight, atol=1e-6)
+
+
+def test_limits_of_scales_are_in_the_scores_at_once_and_after_a_resume(tiny: HardwareProfile) -> None:
+    """States are measured between two choices of formats: the grids of the first are limited from then on."""
+    model = build(12, 70, 3)
+    net, budget = trainable(model, torch.zeros(1, 12)), budget_for(model, tiny, 2)
+    states = {layer.name: 1e6 for layer in net.network}
+    first, second = (
+        MinimaxPruning(budget, net, thresholds=thresholds_of(net), measure_states=lambda *_: states) for _ in range(2)
+    )
+    first.choose(0.5)
+    free = {name: form.grid.scale for name, form in first.formats.items()}
+    first.choose(1.0)
+    second.load_state_dict(first.state_dict())
+    for name, form in first.formats.items():
+        assert form.grid.scale < free[name]
+        assert second.formats[name].grid == form.grid

@@ -15,7 +15,7 @@ import neurodeploy as nd
 from benchmarks.compression.methods import METHODS as BENCHMARKED
 from neurodeploy.__main__ import main
 from neurodeploy.compression import method_named
-from neurodeploy.compression.bit_width import LayerFormat
+from neurodeploy.compression.bit_width import LayerFormat, WeightGrid
 from neurodeploy.compression.minimax import MinimaxOptions
 from neurodeploy.compression.pruning_method import Pruning, PruningSetup, overruns_of
 from neurodeploy.compression.weight_matrices import find_layers
@@ -40,7 +40,7 @@ class Magnitude(Pruning):
         return {part.layer: self.budget.weight_bits for part in self.budget.layers}
 
     def overruns(self) -> Mapping[str, float]:
-        formats = {name: LayerFormat(width=self.widths[name], grid=None, rows={}) for name in self.layers}
+        formats = {name: LayerFormat(grid=WeightGrid(width=self.widths[name])) for name in self.layers}
         return overruns_of(self.budget, self.masks, formats)
 
     @torch.no_grad()

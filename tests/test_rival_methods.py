@@ -130,7 +130,7 @@ def test_admm_pulls_towards_what_fits_and_cuts_only_in_the_end(small: Callable[.
     assert rival.connectivity == 1.0
     for name, weight in weights(rival).items():
         assert torch.equal(rival.projection[name] + rival.dual[name], weight)
-    rival.formats = {name: replace(form, grid=None) for name, form in rival.formats.items()}
+    rival.formats = {name: replace(form, is_rounded=False) for name, form in rival.formats.items()}
     loss_of(rival)
     for name, module in rival.layers.items():
         penalty = 0.5 * (module.weight - rival.projection[name] + rival.dual[name])

@@ -111,7 +111,7 @@ def test_its_weights_are_the_chips(fitted: Any) -> None:
 def test_what_it_keeps_goes_through_a_checkpoint(fitted: Any, tmp_path: Path) -> None:
     rival, model, budget, _ = fitted
     save_state(rival.state_dict(), tmp_path / "state")
-    thresholds = {name: form.threshold for name, form in rival.formats.items() if form.threshold is not None}
+    thresholds = {name: form.grid.threshold for name, form in rival.formats.items() if form.grid.threshold is not None}
     other = type(rival)(budget, copy.deepcopy(model), width=WIDTH, thresholds=thresholds)
     other.load_state_dict(load_state(tmp_path / "state"))
     assert told(other.state_dict()) == told(rival.state_dict())

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ import torch
 
 from neurodeploy.compression.synapse_selection import SliceScores, neurons_by_score, synapse_lists
 from neurodeploy.compression.trainable_network import TrainableLayer, TrainableNetwork
-from neurodeploy.compression.weight_matrices import Block, StoredLists
+from neurodeploy.compression.weight_matrices import StoredLists
 from neurodeploy.errors import unsupported_kind
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers, Mask
@@ -36,7 +37,7 @@ from neurodeploy.passes.quantize import (
     threshold_mantissa,
     weight_steps,
 )
-from neurodeploy.targets import Arithmetic, arithmetic_named, weight_widths
+from neurodeploy.targets import Arithmetic, arithmetic_named, arithmetic_of, weight_widths
 
 _CLIPS = (1.0, 0.85, 0.72, 0.61, 0.52, 0.44, 0.38, 0.32)
 """Shares of the largest weight to clip at: few synapses are that large, and a finer step serves all others."""
@@ -51,7 +52,7 @@ class WeightGrid:
     width : int
         Bits of a weight.
     largest : float
-        Magnitude of the weight that takes the largest integer; larger ones are clipped.
+        Magnitude of the weight that takes the largest integer; larger ones are clipped. Infinite: that of the largest weight.
     is_mixed : bool
         Whether there are weights of both signs; they have even integers.
     threshold : float or None
@@ -61,7 +62,7 @@ class WeightGrid:
     """
 
     width: int
-    largest: float
+    largest: float = math.inf
     is_mixed: bool = True
     threshold: float | None = None
     target: str = DEFAULT_TARGET
@@ -134,26 +135,14 @@ class WeightGrid:
         return nearest
 
 
-def best_grid(
-    weight: Floats,
-    width: int,
-    threshold: float | None = None,
-    clips: Sequence[float] = _CLIPS,
-    target: str = DEFAULT_TARGET,
-    most_scale: float = math.inf,
-) -> WeightGrid:
-    """Find the clipping at which weights, array (n,), rounded to a width keep most saliency, and return its grid."""
+def best_grid(weight: Floats, grid: WeightGrid) -> WeightGrid:
+    """Return the grid with the clipping at which these weights, array (n,), keep most saliency when they are rounded."""
     # initial: a layer may keep no weights at all
     largest = float(np.abs(weight).max(initial=0.0))
     is_mixed = bool((weight < 0).any() and (weight > 0).any())
-    grids = [
-        WeightGrid(
-            width=width, largest=clip * largest, is_mixed=is_mixed, threshold=threshold, target=target, most_scale=most_scale
-        )
-        for clip in clips
-    ]  # fmt: skip
     # max takes the first of equals: the least clipping
-    return max(grids, key=lambda grid: float(grid.saliency(weight).sum()))
+    grids = [replace(grid, largest=clip * largest, is_mixed=is_mixed) for clip in _CLIPS]
+    return max(grids, key=lambda one: float(one.saliency(weight).sum()))
 
 
 def shared_thresholds(network: Network, levels: int = 1) -> dict[str, float]:
@@ -225,6 +214,11 @@ class LayerRounding:
         """Largest scale that the states allow."""
         return state_scale(self.largest_state, self.profile) * self.layer.scale / self._bias_unit
 
+    def grid(self, width: int) -> WeightGrid:
+        """Grid of the layer at a width, on which its largest weight takes the largest integer."""
+        target = arithmetic_of(self.profile).name
+        return WeightGrid(width=width, threshold=self.threshold, target=target, most_scale=self.most_scale)
+
     def _parts(self, numbers: Mapping[torch.Tensor, torch.Tensor]) -> Iterator[tuple[torch.Tensor, float, bool]]:
         """Each parameter with its unit, and whether it is added from a register."""
         for parameter in numbers:
@@ -238,7 +232,7 @@ class LayerRounding:
         return torch.cat([*trained, *(inlet.weight.flatten() for inlet in self.layer.inlets if inlet.is_fixed)])
 
     def rounded(self, numbers: Mapping[torch.Tensor, torch.Tensor], grid: WeightGrid) -> dict[torch.Tensor, torch.Tensor]:
-        """Round the kept weights and the biases of the layer, by parameter, to a grid, at the scale of now."""
+        """Round the kept weights and the biases of the layer, by parameter, to one of its grids, at the scale of now."""
         parts = list(self._parts(numbers))
         fixed = [inlet.weight.abs().max() for inlet in self.layer.inlets if inlet.is_fixed]
         biases = [end for p, unit, in_register in parts if in_register for end in torch.aminmax(numbers[p] * unit)]
@@ -246,7 +240,7 @@ class LayerRounding:
         least, most, *rest = torch.stack([*torch.aminmax(self.synapses(numbers)), *fixed, *biases]).tolist()
         registers = grid.arithmetic.registers
         bounds = [(registers.bias_max if bias > 0 else registers.bias_min) / bias for bias in rest[len(fixed) :] if bias]
-        grid = replace(grid.fitted(least, most), most_scale=min([self.most_scale, *bounds]))
+        grid = replace(grid.fitted(least, most), most_scale=min([grid.most_scale, *bounds]))
         # fixed weights are not clipped
         grid = replace(grid, largest=max([grid.largest, *rest[: len(fixed)]]))
         return {
@@ -271,45 +265,32 @@ class LayerFormat:
 
     Attributes
     ----------
-    width : int
-        Bits of a weight.
-    grid : WeightGrid or None
-        Values of its weights; None while they are not rounded yet.
+    grid : WeightGrid
+        Width of its weights, and their values once they are rounded.
+    is_rounded : bool
     rows : mapping of slice to array of int
         The neurons that stay, counted within the slice, where not all of them do.
-    threshold : float, optional
-        Shared threshold of its neurons; rounded with the weights.
-    most_scale : float
-        Largest scale that its states allow.
     """
 
-    width: int
-    grid: WeightGrid | None
-    rows: Mapping[str, Integers]
-    threshold: float | None = None
-    target: str = DEFAULT_TARGET
-    most_scale: float = math.inf
+    grid: WeightGrid
+    is_rounded: bool = False
+    rows: Mapping[str, Integers] = MappingProxyType({})
 
-    def best_grid(self, weight: Floats, width: int) -> WeightGrid:
-        """The best grid of the layer for these weights, array (n,), rounded to a width."""
-        return best_grid(weight, width, self.threshold, target=self.target, most_scale=self.most_scale)
+    @property
+    def width(self) -> int:
+        """Bits of a weight."""
+        return self.grid.width
 
     def state_dict(self) -> dict[str, Any]:
-        """Width, rows and grid, for a checkpoint."""
-        state: dict[str, Any] = {"width": self.width, "rows": {name: torch.from_numpy(rows) for name, rows in self.rows.items()}}
-        return state if self.grid is None else state | {"largest": self.grid.largest, "is_mixed": int(self.grid.is_mixed)}
+        """Width, clipping and rows, for a checkpoint; the rest of the grid follows from model, chip and states."""
+        rows = {name: torch.from_numpy(rows) for name, rows in self.rows.items()}
+        kept = ("width", "largest", "is_mixed")
+        return {"grid": {name: getattr(self.grid, name) for name in kept}, "is_rounded": self.is_rounded, "rows": rows}
 
     def restored(self, state: Mapping[str, Any]) -> LayerFormat:
         """Return the format that `state_dict` described."""
-        # threshold and target follow from model and chip, which are the same in a resumed run
-        width, rows = state["width"], {name: tensor.numpy() for name, tensor in state["rows"].items()}
-        grid = None
-        if "largest" in state:
-            grid = WeightGrid(
-                width=width, largest=state["largest"], is_mixed=bool(state["is_mixed"]), threshold=self.threshold,
-                target=self.target, most_scale=self.most_scale,
-            )  # fmt: skip
-        return replace(self, width=width, grid=grid, rows=rows)
+        rows = {name: tensor.numpy() for name, tensor in state["rows"].items()}
+        return LayerFormat(grid=replace(self.grid, **state["grid"]), is_rounded=state["is_rounded"], rows=rows)
 
     def with_neurons(self, kept: Mask, parts: Sequence[SliceBudget], among: Mask | None = None) -> LayerFormat:
         """Return the format with only the `kept` neurons, (n_neurons,), of a layer with these slices; no slice loses all.
@@ -336,31 +317,20 @@ class LayerFormat:
                 out[part.start + self.rows[part.name]] = False
         return out
 
-    def scores(
-        self, part: SliceBudget, weight: Floats, curvature: Floats, lists: tuple[StoredLists, ...] = (StoredLists(),)
-    ) -> SliceScores:  # fmt: skip
-        """Score the synapses of a slice: the squared error that keeping each saves, times the curvature of the loss in it.
-
-        `weight` and `curvature` are the slice's, (n_neurons, n_in), whose columns are stored as `lists`.
-        """
-        saved = weight**2 if self.grid is None else self.grid.saliency(weight)
-        rows = self.rows.get(part.name)
-        return SliceScores(score=saved * curvature, part=part, bits=self.width, rows=rows, lists=lists)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class WidthInputs:
-    """Inputs of `best_width` for one slice.
+class SliceSaliency:
+    """Weights of a slice, or of a block of its columns, and the curvature of the loss in each, before a selection.
 
     Attributes
     ----------
     part : SliceBudget
     weight, curvature : array (n_neurons, n_in)
-        Its weights, and the curvature of the loss in each.
+        `weight` is 0 where nothing may be kept.
     kept : array (n_neurons, n_in), bool
         Synapses kept by the last selection.
     price : float
-        Shadow price of a bit on its core.
+        Shadow price of a bit on its core at the last selection.
     lists : tuple of StoredLists
         How the columns are stored.
     """
@@ -369,49 +339,27 @@ class WidthInputs:
     weight: Floats
     curvature: Floats
     kept: Mask
-    price: float
+    price: float = 0.0
     lists: tuple[StoredLists, ...] = (StoredLists(),)
 
-    @property
-    def kept_weights(self) -> Floats:
-        """Weights of the kept synapses, (n,)."""
-        return self.weight[self.kept]
+    def scores(self, form: LayerFormat, order: Integers | None = None) -> SliceScores:
+        """Score the synapses, stored in a format: the squared error that keeping each saves, times the curvature.
+
+        `order` is that of `SliceScores`.
+        """
+        saved = form.grid.saliency(self.weight) if form.is_rounded else self.weight**2
+        return SliceScores(
+            score=saved * self.curvature, part=self.part, bits=form.width, rows=form.rows.get(self.part.name), order=order,
+            lists=self.lists,
+        )  # fmt: skip
 
     def rounding_error(self, grid: WeightGrid) -> float:
         """Squared rounding errors of the kept weights, times the curvature, summed."""
-        return float((self.curvature[self.kept] * grid.squared_error(self.kept_weights)).sum())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LayerSaliency:
-    """Weights of a layer, and the curvature of the loss in each, before a selection.
-
-    Attributes
-    ----------
-    weight, curvature : array (n_out, n_in)
-        `weight` is 0 where nothing may be kept.
-    """
-
-    weight: Floats
-    curvature: Floats
-
-    def scores(self, form: LayerFormat, part: SliceBudget, block: Block | None = None) -> SliceScores:
-        """Score the synapses of a slice, stored in a format; of one block of columns, or of all."""
-        rows, columns = slice(part.start, part.stop), slice(None) if block is None else block.columns
-        lists = (StoredLists(),) if block is None else block.lists
-        return form.scores(part, self.weight[rows, columns], self.curvature[rows, columns], lists)
-
-    def width_inputs(self, part: SliceBudget, kept: Mask, price: float, block: Block | None = None) -> WidthInputs:
-        """Return a slice for `best_width`, by the layer's kept synapses (n_out, n_in) and the price of a bit on the core."""
-        rows, columns = slice(part.start, part.stop), slice(None) if block is None else block.columns
-        return WidthInputs(
-            part=part, weight=self.weight[rows, columns], curvature=self.curvature[rows, columns], kept=kept[rows, columns],
-            price=price, lists=(StoredLists(),) if block is None else block.lists,
-        )  # fmt: skip
+        return float((self.curvature[self.kept] * grid.squared_error(self.weight[self.kept])).sum())
 
 
 def best_width(
-    form: LayerFormat, slices: Sequence[WidthInputs], profile: HardwareProfile, rounding_penalty: float = 1.0
+    form: LayerFormat, slices: Sequence[SliceSaliency], profile: HardwareProfile, rounding_penalty: float = 1.0
 ) -> LayerFormat:
     """Return the format with the width at which the layer keeps most saliency at its slices' prices, and the grid for it.
 
@@ -423,18 +371,16 @@ def best_width(
     # sorting takes longest, and larger weights score higher at any width: one order serves all candidates
     sizes = [np.abs(one.weight) * np.sqrt(one.curvature) for one in slices]
     orders = [neurons_by_score(size[form.rows.get(one.part.name, slice(None))]) for size, one in zip(sizes, slices, strict=True)]
-    kept_weights = np.concatenate([one.kept_weights for one in slices])
+    kept_weights = np.concatenate([one.weight[one.kept] for one in slices])
 
     def value(candidate: LayerFormat) -> float:
-        saved = lost = 0.0
-        for one, order in zip(slices, orders, strict=True):
-            scores = replace(candidate.scores(one.part, one.weight, one.curvature, one.lists), order=order)
-            saved += value_at_price(scores, one.price, profile)
-            lost += 0.0 if candidate.grid is None else one.rounding_error(candidate.grid)
-        return saved - (rounding_penalty - 1) * lost  # scores count the rounding error once already
+        pairs = zip(slices, orders, strict=True)
+        saved = sum(value_at_price(one.scores(candidate, order), one.price, profile) for one, order in pairs)
+        # scores count the rounding error once already
+        return saved - (rounding_penalty - 1) * sum(one.rounding_error(candidate.grid) for one in slices)
 
-    candidates = [replace(form, width=width, grid=form.best_grid(kept_weights, width)) for width in weight_widths(profile)]
-    return max(candidates, key=value)
+    grids = [best_grid(kept_weights, replace(form.grid, width=width)) for width in weight_widths(profile)]
+    return max((replace(form, grid=grid, is_rounded=True) for grid in grids), key=value)
 
 
 def value_at_price(scores: SliceScores, price: float, profile: HardwareProfile) -> float:

@@ -8,7 +8,6 @@ the squared slope of the loss along it: the sum over its outgoing weights of w d
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any
 
 import torch
 
-from neurodeploy.compression.bit_width import LayerRounding, WeightGrid
+from neurodeploy.compression.bit_width import LayerRounding
 from neurodeploy.compression.pruning_method import between
 from neurodeploy.compression.saliency import FisherDiagonal
 from neurodeploy.compression.trainable_network import TrainableConnection, TrainableNetwork
@@ -34,7 +33,6 @@ from neurodeploy.passes.dead_neurons import is_depthwise, tied_layers
 from neurodeploy.resources.convolution_lists import kept_weights
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.encodings import most_targets
-from neurodeploy.targets import arithmetic_of
 
 _CHANNEL_RATE = 0.01
 """Weight of the latest step in a channel's moving average, after its first hundred."""
@@ -185,7 +183,7 @@ class Channels:
     ) -> None:  # fmt: skip
         rows = find_layers(model, budget)
         self._rows = frozenset(rows)
-        self.model, self.width, self.target = model, budget.weight_bits, arithmetic_of(budget.profile).name
+        self.model, self.width = model, budget.weight_bits
         self.convolutions = {
             layer.layer.name: inlets
             for layer in model
@@ -238,7 +236,7 @@ class Channels:
             # mask first, then round: the scale is that of the kept weights
             numbers = {p: p.detach() * kept[p] if p in kept else p.detach() for p in own}
             rounding = self.roundings.get(name)
-            values |= numbers if rounding is None else rounding.rounded(numbers, self._grid(rounding))
+            values |= numbers if rounding is None else rounding.rounded(numbers, rounding.grid(self.width))
         with substituted(values):
             yield
             for parameter in values.keys() & kept.keys():
@@ -262,10 +260,6 @@ class Channels:
         for kernel in self.kernels:
             if kernel.gradient is not None:
                 kernel.gradient.mul_(kernel.mask)
-
-    def _grid(self, rounding: LayerRounding) -> WeightGrid:
-        """Grid that `neurodeploy.passes.quantize.quantize` would use: the largest weight takes the largest integer."""
-        return WeightGrid(width=self.width, largest=math.inf, threshold=rounding.threshold, target=self.target)
 
     @torch.no_grad()
     def update(self) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from neurodeploy.compression.bit_width import LayerFormat, LayerSaliency, best_width, layer_roundings
+from neurodeploy.compression.bit_width import LayerFormat, SliceSaliency, best_grid, best_width, layer_roundings
 from neurodeploy.compression.channel_selection import Channels
 from neurodeploy.compression.pruning_method import (
     Masks,
@@ -42,10 +42,9 @@ from neurodeploy.compression.pruning_method import (
     overruns_of,
 )
 from neurodeploy.compression.saliency import ActiveNeurons, FisherDiagonal, active_neurons
-from neurodeploy.compression.synapse_selection import PRICED_RESOURCES, choose_on_core
+from neurodeploy.compression.synapse_selection import PRICED_RESOURCES, SynapseSelection, choose_on_core
 from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.compression.weight_matrices import (
-    Block,
     WeightMatrix,
     budget_per_column,
     drop_unread_synapses,
@@ -54,10 +53,9 @@ from neurodeploy.compression.weight_matrices import (
     substituted,
 )
 from neurodeploy.errors import RequestError, accept_renamed
-from neurodeploy.ir.arrays import Mask
+from neurodeploy.ir.arrays import Floats, Mask
 from neurodeploy.mapping.budget.budget import Budget, SliceBudget
 from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
-from neurodeploy.targets import arithmetic_of
 
 
 @accept_renamed({"dread_of_rounding": "rounding_penalty", "form_interval": "format_interval"})
@@ -112,6 +110,18 @@ class MinimaxOptions:
         for name, least in (("penalty_rate", 0), ("rounding_penalty", 1)):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= least):
                 raise RequestError(name, f"is {getattr(self, name)}, not a number of at least {least}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LayerSaliency:
+    """Weights of a layer, the curvature of the loss in each, and those kept by the last selection, (n_out, n_in).
+
+    `weight` is 0 where nothing may be kept.
+    """
+
+    weight: Floats
+    curvature: Floats
+    kept: Mask
 
 
 COMPRESS_OPTIONS = MinimaxOptions(widths=True, idle=True)
@@ -185,21 +195,12 @@ class MinimaxPruning(Pruning):
     ) -> None:  # fmt: skip
         self.budget, self.model, self.options = budget, model, options or MinimaxOptions()
         self.layers = find_layers(model, budget)
+        self.roundings = layer_roundings(model, thresholds, budget.profile)
         # Channels round only the layers that they have a threshold of
-        self.roundings = layer_roundings(model, thresholds, budget.profile) if self.options.integers else {}
-        self.channels = Channels(model, budget, self.roundings)
+        self.channels = Channels(model, budget, self.roundings if self.options.integers else {})
         self.plan = budget_per_column(self.layers, budget)
         self.masks = {name: torch.ones_like(matrix.weight, dtype=torch.bool) for name, matrix in self.layers.items()}
-        self.formats = {
-            name: LayerFormat(
-                width=budget.weight_bits,
-                grid=None,
-                rows={},
-                threshold=thresholds.get(name),
-                target=arithmetic_of(budget.profile).name,
-            )
-            for name in self.layers
-        }
+        self.formats = {name: LayerFormat(grid=self.roundings[name].grid(budget.weight_bits)) for name in self.layers}
         # for pruned weights too: they have to be comparable with kept ones to come back
         self.curvature = FisherDiagonal(self.layers)
         self.penalties = dict.fromkeys(self.layers, 0.0)
@@ -235,7 +236,7 @@ class MinimaxPruning(Pruning):
         values = dict[torch.Tensor, torch.Tensor]()
         for name, form in self.formats.items():
             numbers = self._numbers(name)
-            values |= numbers if form.grid is None else self.roundings[name].rounded(numbers, form.grid)
+            values |= self.roundings[name].rounded(numbers, form.grid) if form.is_rounded else numbers
         return substituted(values)
 
     def before_step(self) -> None:
@@ -284,7 +285,7 @@ class MinimaxPruning(Pruning):
 
     def _calibrate(self) -> None:
         """Measure the states of the network in force; the scales of its layers are limited by them from now on."""
-        if self._measure_states is not None and self.roundings:
+        if self._measure_states is not None and self.options.integers:
             with self.in_force():
                 network = self.model.to_network()
             self._limit_scales(self._measure_states(network, self.widths))
@@ -293,8 +294,8 @@ class MinimaxPruning(Pruning):
         self.largest_states = dict(largest_states)
         for name, rounding in self.roundings.items():
             rounding.largest_state = largest_states.get(name, 0.0)
-        for name, form in self.formats.items() if self.roundings else ():
-            self.formats[name] = replace(form, most_scale=self.roundings[name].most_scale)
+        for name, form in self.formats.items():
+            self.formats[name] = replace(form, grid=replace(form.grid, most_scale=self.roundings[name].most_scale))
 
     def _leave_out(self, *, idle: bool = False) -> None:
         """Leave out the neurons that the plan removes; with `idle`, also those without kept inputs or outputs.
@@ -314,28 +315,40 @@ class MinimaxPruning(Pruning):
         saliency = self.layer_saliency()
         for parts in self.plan.by_core():
             memory = memory_in_force(parts, self.budget, progress, self.layers)
-            blocks = self._blocks([axons_in_force(part, progress) for part in parts])
-            scores = [saliency[part.layer].scores(self.formats[part.layer], part, block) for block, part in blocks]
-            for part in parts:
-                self.multipliers |= {constraint(part, resource): 0.0 for resource in PRICED_RESOURCES}
-            for (block, part), selection in zip(blocks, choose_on_core(scores, memory, self.budget.profile), strict=True):
-                mask = self.masks[part.layer]
-                mask[part.start : part.stop, block.columns] = torch.from_numpy(selection.mask).to(mask.device)
+            self.multipliers |= {constraint(part, resource): 0.0 for part in parts for resource in PRICED_RESOURCES}
+            for part, mask, selection in self._selections([axons_in_force(part, progress) for part in parts], memory, saliency):
+                mask.copy_(torch.from_numpy(selection.mask))
                 for resource, price in selection.prices.items():
                     name = constraint(part, resource)
                     self.multipliers[name] = max(self.multipliers[name], price)
         removed = self._left_out()
-        leaves_out = any(out.any() for out in removed.values())
         self.channels.mask_removed(self.layers, self.masks)
         for name, mask in self.masks.items():
-            if leaves_out:
-                # a selection that holds everything also holds what comes from neurons that are left out
-                mask &= torch.from_numpy(self.layers[name].columns_without(removed)).to(mask.device)
+            # a selection that holds everything also holds what comes from neurons that are left out
+            mask &= torch.from_numpy(self.layers[name].columns_without(removed)).to(mask.device)
         self._active = active_neurons(self.model, self.layers, self.masks)
 
-    def _blocks(self, parts: Sequence[SliceBudget]) -> list[tuple[Block, SliceBudget]]:
-        """Blocks of columns of some slices, each with its budget."""
-        return [found for part in parts for found in self.layers[part.layer].parts_of(part)]
+    def _selections(
+        self, parts: Sequence[SliceBudget], memory_bits: int, saliency: Mapping[str, LayerSaliency]
+    ) -> Iterator[tuple[SliceBudget, torch.Tensor, SynapseSelection]]:
+        """Best synapses of the slices of a core; of each block of columns with its budget, and its part of the mask."""
+        blocks = self._blocks(parts, saliency)
+        scores = [one.scores(self.formats[one.part.layer]) for _, one in blocks]
+        for (columns, one), selection in zip(blocks, choose_on_core(scores, memory_bits, self.budget.profile), strict=True):
+            yield one.part, self.masks[one.part.layer][one.part.start : one.part.stop, columns], selection
+
+    def _blocks(
+        self, parts: Sequence[SliceBudget], saliency: Mapping[str, LayerSaliency]
+    ) -> list[tuple[slice, SliceSaliency]]:  # fmt: skip
+        """Blocks of columns of some slices."""
+        found = []
+        for block, part in (pair for one in parts for pair in self.layers[one.layer].parts_of(one)):
+            at, layer = (slice(part.start, part.stop), block.columns), saliency[part.layer]
+            found.append((block.columns, SliceSaliency(
+                part=part, weight=layer.weight[at], curvature=layer.curvature[at], kept=layer.kept[at],
+                price=self.multipliers[constraint(part, "synapse_memory_bits")], lists=block.lists,
+            )))  # fmt: skip
+        return found
 
     def _left_out(self) -> dict[str, Mask]:
         """Masks of the neurons that do not stay, (n_neurons,) by layer."""
@@ -351,7 +364,8 @@ class MinimaxPruning(Pruning):
             weight[removed[name]] = 0
             weight[:, ~matrix.columns_without(removed)] = 0
             weight[:, ~self.channels.columns(matrix).cpu().numpy()] = 0
-            saliency[name] = LayerSaliency(weight=weight, curvature=curvature[name])
+            kept = self.masks[name].cpu().numpy()
+            saliency[name] = LayerSaliency(weight=weight, curvature=curvature[name], kept=kept)
         return saliency
 
     @property
@@ -363,16 +377,12 @@ class MinimaxPruning(Pruning):
         saliency = self.layer_saliency() if self._chooses_widths else {}
         for name, form in self.formats.items() if self.options.integers else ():
             if self._chooses_widths:
-                kept = self.masks[name].cpu().numpy()
-                slices = [
-                    saliency[name].width_inputs(part, kept, self.multipliers[constraint(part, "synapse_memory_bits")], block)
-                    for block, part in self._blocks(self.plan.of(name))
-                ]
+                slices = [one for _, one in self._blocks(self.plan.of(name), saliency)]
                 form = best_width(form, slices, self.budget.profile, self.options.rounding_penalty)
             # the grid has to suit what is kept alone; pruned weights are zero on any grid
             kept = self.roundings[name].synapses(self._numbers(name))
             weights = kept[kept != 0].cpu().double().numpy()
-            self.formats[name] = replace(form, grid=form.best_grid(weights, form.width))
+            self.formats[name] = replace(form, grid=best_grid(weights, form.grid), is_rounded=True)
 
     def after_step(self, phase: Phase, learning_rate: float) -> None:
         """Update channel saliencies and the penalty while compressing; keep pruned weights at zero afterwards."""
@@ -452,15 +462,10 @@ class MinimaxPruning(Pruning):
         """Mask the least salient synapses of a core's slices while open; yields the bits that they took."""
         used = self.memory_bits(parts)
         before = {part.layer: self.masks[part.layer].clone() for part in parts}
-        saliency = self.layer_saliency()
-        blocks = self._blocks(parts)
-        scores = [saliency[part.layer].scores(self.formats[part.layer], part, block) for block, part in blocks]
         try:
-            selections = choose_on_core(scores, round(used * (1 - share)), self.budget.profile)
-            for (block, part), selection in zip(blocks, selections, strict=True):
-                mask = self.masks[part.layer]
+            for _, mask, selection in self._selections(parts, round(used * (1 - share)), self.layer_saliency()):
                 # `&=`, because the selection may hold synapses that were pruned before: a trial only removes.
-                mask[part.start : part.stop, block.columns] &= torch.from_numpy(selection.mask).to(mask.device)
+                mask &= torch.from_numpy(selection.mask).to(mask.device)
             yield used - self.memory_bits(parts)
         finally:
             for name, mask in before.items():

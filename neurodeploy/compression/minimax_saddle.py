@@ -402,10 +402,10 @@ class MinimaxSaddlePruning(MinimaxPruning):
 
     def _choose_synapses(self, progress: float) -> None:
         """Select exactly, by squared weights: what has shrunk below half a step of its grid still fills memory that is left."""
-        grids = {name: form.grid for name, form in self.formats.items()}
-        self.formats = {name: replace(form, grid=None) for name, form in self.formats.items()}
+        formats = self.formats
+        self.formats = {name: replace(form, is_rounded=False) for name, form in formats.items()}
         super()._choose_synapses(progress)
-        self.formats = {name: replace(form, grid=grids[name]) for name, form in self.formats.items()}
+        self.formats = formats
 
     def _allowed(self, limit: PricedLimit, progress: float) -> float:
         if limit.columns is None:

@@ -69,7 +69,7 @@ class Masked(MinimaxPruning, ABC):
     ) -> None:  # fmt: skip
         super().__init__(budget, model, MinimaxOptions(rest=False, curvature=curvature), thresholds=thresholds)
         self.channels = LargestChannels(model, budget)
-        self.formats = {name: replace(form, width=width) for name, form in self.formats.items()}
+        self.formats = {name: replace(form, grid=replace(form.grid, width=width)) for name, form in self.formats.items()}
         self.multipliers = {}
         self.width, self.integers, self.is_final = width, integers, False
 
@@ -110,7 +110,7 @@ class Masked(MinimaxPruning, ABC):
         """Fit the grid of each layer to its kept weights."""
         for name, form in self.formats.items() if self.integers else ():
             kept = self.effective(name)[self.masks[name]].cpu().double().numpy()
-            self.formats[name] = replace(form, grid=best_grid(kept, form.width, form.threshold, target=form.target))
+            self.formats[name] = replace(form, grid=best_grid(kept, form.grid), is_rounded=True)
 
     def memory(self, parts: Sequence[SliceBudget], progress: float) -> int:
         """Bits that the slices of a core may use at `progress`."""
