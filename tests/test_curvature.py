@@ -28,7 +28,7 @@ def matrix(weight: torch.Tensor) -> WeightMatrix:
     layer = Layer(name="layer", shape=(len(weight),), neuron=neuron, connections=(connection,), bias=np.array(0.0))
     network = TrainableNetwork(Network(input_shape=(weight.shape[1],), layers=(layer,), timestep_s=1e-3))
     made = WeightMatrix(network["layer"])
-    made.assign(weight.detach().clone())
+    made.parts[0].data.copy_(weight)
     return made
 
 

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from neurodeploy.compression.pruning_method import axons_in_force, memory_in_force
-from neurodeploy.compression.synapse_selection import PRICED_RESOURCES, SliceScores, choose_on_core, choose_synapses
+from neurodeploy.compression.synapse_selection import PRICED_RESOURCES, SliceScores, SynapseSelection, choose_on_core
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network
 from neurodeploy.mapping.budget.allocation import share_budget
@@ -45,6 +45,11 @@ def problems(draw: st.DrawFn, max_neurons: int, max_inputs: int) -> tuple[NDArra
     caps = draw(st.sampled_from([[n_in], [1, 1], [n_in, 0], [0, n_in], [n_in, 1]]))
     axons = draw(st.integers(1, min(n_in, sum(caps))))
     return score, a_slice(n_neurons, n_in, memory, axons=axons, caps=caps)
+
+
+def choose_synapses(score: NDArray[np.float64], part: SliceBudget, bits: int, profile: HardwareProfile) -> SynapseSelection:
+    """The selection of a slice that has a core's memory to itself."""
+    return choose_on_core([SliceScores(score=score, part=part, bits=bits)], part.synapse_memory_bits, profile)[0]
 
 
 # ---------------------------------------------------------------------------------------------- the choice

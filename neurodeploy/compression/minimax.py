@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
@@ -224,20 +224,16 @@ class MinimaxPruning(Pruning):
     @contextmanager
     def in_force(self) -> Iterator[ActiveNeurons | None]:
         """While open, the model holds the kept weights, rounded to the chip's integers; yields the neurons that matter then."""
-        # Two context managers: the conditional belongs to the second alone.
-        with self.channels.in_force(), self._rounded() if self.options.integers else nullcontext():
+        values = dict[torch.Tensor, torch.Tensor]()
+        for name, form in self.formats.items() if self.options.integers else ():
+            numbers = self._numbers(name)
+            values |= self.roundings[name].rounded(numbers, form.grid) if form.is_rounded else numbers
+        with self.channels.in_force(), substituted(values):
             yield self._active if self._freezes_pruned else None
 
     @property
     def _freezes_pruned(self) -> bool:
         return self.options.integers and self.options.rest
-
-    def _rounded(self) -> AbstractContextManager[None]:
-        values = dict[torch.Tensor, torch.Tensor]()
-        for name, form in self.formats.items():
-            numbers = self._numbers(name)
-            values |= self.roundings[name].rounded(numbers, form.grid) if form.is_rounded else numbers
-        return substituted(values)
 
     def before_step(self) -> None:
         """Update the Fisher estimate from the current gradients, then zero the gradients of pruned weights."""

@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -24,7 +23,6 @@ import torch
 
 from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning, shrink
 from neurodeploy.compression.pruning_method import (
-    MeasureStates,
     Phase,
     Pruning,
     PruningSetup,
@@ -329,11 +327,10 @@ class MinimaxSaddlePruning(MinimaxPruning):
     options: MinimaxSaddleOptions
 
     def __init__(
-        self, budget: Budget, model: TrainableNetwork, options: MinimaxSaddleOptions | None = None, *,
-        thresholds: Mapping[str, float] = MappingProxyType({}), measure_states: MeasureStates | None = None,
+        self, budget: Budget, model: TrainableNetwork, options: MinimaxSaddleOptions | None = None, **setup: Any
     ) -> None:  # fmt: skip
         options = options or MinimaxSaddleOptions()
-        super().__init__(budget, model, options, thresholds=thresholds, measure_states=measure_states)
+        super().__init__(budget, model, options, **setup)
         cores = self.plan.by_core()
         groups = cores if options.scope == "slice" else [[part for parts in cores for part in parts]]
         self.points = tuple(self._saddle_point(parts, options) for parts in groups if parts)

@@ -274,19 +274,6 @@ def _choose(scores: Sequence[SliceScores], memory_bits: int, profile: HardwarePr
     return tuple(part.selection(one, price) for part, one in zip(slices, kept, strict=True))
 
 
-def choose_synapses(score: Floats, part: SliceBudget, bits: int, profile: HardwareProfile) -> SynapseSelection:
-    """Select the synapses of a slice that has a core's memory, `part.synapse_memory_bits`, to itself.
-
-    Parameters
-    ----------
-    score : array (n_neurons, n_in)
-        Saliency of each synapse, at least 0.
-    bits : int
-        Width that the weights will be stored in.
-    """
-    return choose_on_core([SliceScores(score=score, part=part, bits=bits)], part.synapse_memory_bits, profile)[0]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _SliceSelection:
     """Chosen encoding of a slice, and the number of synapses kept per axon, as an index (n_in,) of the lists' sizes.

@@ -145,15 +145,8 @@ class WeightMatrix:
     @property
     def weight(self) -> torch.Tensor:
         """All weights: the parameter itself where there is one, otherwise a copy."""
-        # What is written to the copy is lost: `assign` and `scale` write to the parameters.
+        # What is written to the copy is lost: `scale` writes to the parameters.
         return self.parts[0] if len(self.parts) == 1 else torch.cat(self.parts, dim=1)
-
-    def assign(self, weight: torch.Tensor) -> None:
-        """Set the parameters' ``data`` to these weights, (n_out, n_in)."""
-        # Through `data`, so that autograd keeps its leaf: the gradient at these weights arrives in the parameter
-        # (straight-through).
-        for part, columns in zip(self.parts, self.split(weight), strict=True):
-            part.data = columns.contiguous()
 
     @property
     def gradient(self) -> torch.Tensor | None:

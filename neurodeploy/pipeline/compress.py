@@ -169,7 +169,7 @@ def compress(
         if removals := budget.removals({layer.name: layer.n_neurons for layer in network.network}):
             say(f"The chip limits {removals}.")
         run = _CompressionRun(
-            model=model, network=network, sample=sample, data=data, options=options, folder=folder, cores=cores, say=say,
+            model=model, network=network, sample=sample, data=data, options=options, folder=folder, say=say,
             before=before, budget=budget, levels=levels, bits=bits, method=factory,
         )  # fmt: skip
         run.hint_at_readout()
@@ -200,7 +200,6 @@ class _CompressionRun:
     data: DataSplit
     options: FitOptions
     folder: Path
-    cores: int | None
     say: Say
     before: Placement
     budget: Budget
@@ -246,7 +245,7 @@ class _CompressionRun:
             if options.epochs_dense:
                 return  # of weights that are not trained yet
             raise
-        for overrun in lay_out(quantized, profile, cores=self.cores, plan=plan.cuts).overruns():
+        for overrun in lay_out(quantized, profile, cores=self.budget.cores, plan=plan.cuts).overruns():
             raise overrun.error()
         with TemporaryDirectory() as folder:
             network_file(quantized, Path(folder), target_of(profile))
@@ -297,8 +296,6 @@ class _CompressionRun:
         if model is not self.network and self.sample is not None:
             # normalisations have learnt: their factors are part of the weights from now on
             self.network = trainable(self.model, self.sample)
-            if options.learn_decays:
-                self.network.learn_decays(arithmetic_of(self.budget.profile))
         self.pruning = self._made_pruning(self.network)
         _, second = fit(
             self.network, self.budget, data.train, replace(options, epochs_dense=0), progress=progress,
@@ -320,7 +317,7 @@ class _CompressionRun:
         network, quantized, plan, form = in_integers(
             network, budget, self.pruning.widths, calibration, self.pruning.largest_states, levels
         )
-        placement = lay_out(quantized, profile, cores=self.cores, plan=plan.cuts)
+        placement = lay_out(quantized, profile, cores=self.budget.cores, plan=plan.cuts)
         target, runnable = target_of(profile), as_simulated(network, quantized)
         files = network_file(quantized, folder, target)
         notes = [f"Input comes as whole numbers 0..{levels}."] if levels > 1 else []

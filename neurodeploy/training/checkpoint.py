@@ -171,13 +171,16 @@ def save_state(state: Mapping[str, Any], path: str | Path) -> None:
     TrainingError
         Something in the state is of another type.
     """
-    path = Path(path)
     tensors: dict[str, torch.Tensor] = {}
     header = json.dumps(_to_json(state, "", tensors))
+    facts = {"format": _FILE_FORMAT, "program": installed_version() or "", "state": header}
+    _write(tensors, Path(path), {**facts, "checksum": _checksum(facts, tensors)})
+
+
+def _write(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None) -> None:
     try:
         with replacing(path) as scratch:
-            facts = {"format": _FILE_FORMAT, "program": installed_version() or "", "state": header}
-            save_file(tensors, scratch, metadata={**facts, "checksum": _checksum(facts, tensors)})
+            save_file(tensors, scratch, metadata=metadata)
     except (OSError, SafetensorError) as error:
         raise DataError(str(path), f"cannot be written ({' '.join(str(error).split())[:120]})") from error
 
@@ -286,13 +289,8 @@ def save_weights(model: torch.nn.Module, path: str | Path, *, form: str = "") ->
     DataError
         The folder does not exist, or cannot be written to.
     """
-    path = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    try:
-        with replacing(path) as scratch:
-            save_file(tensors, scratch, metadata={_FORM: form} if form else None)
-    except (OSError, SafetensorError) as error:
-        raise DataError(str(path), f"cannot be written ({' '.join(str(error).split())[:120]})") from error
+    _write(tensors, Path(path), {_FORM: form} if form else None)
 
 
 def read_form(path: str | Path) -> str:
@@ -326,12 +324,10 @@ def load_weights(model: torch.nn.Module, path: str | Path) -> None:
     """
     path = Path(path)
     state = _read(path)
-    has_decays = any(is_decay(name) for name in state)
-    target = model
+    has_decays, target = any(is_decay(name) for name in state), model
     if has_decays:
         # on a copy, so that a file that does not fit leaves the model as it was
-        target = copy.deepcopy(model)
-        learn_decays(target)
+        learn_decays(target := copy.deepcopy(model))
     wanted = target.state_dict()
     state = _without_prefix(state, list(wanted))
     for name in wanted:

@@ -311,9 +311,8 @@ class _FitRun:
 
     def execute(self, *, resume: bool) -> None:
         """Run all phases, from the checkpoint if there is one to resume; on an error, restore the last finished epoch."""
-        checkpoint = self.checkpoint
         kept = None
-        if checkpoint is not None and resume:
+        if (checkpoint := self.checkpoint) is not None and resume:
             kept = self.replicas.of_first(lambda: checkpoint.read(self.fingerprint))
         try:
             with seeded(self.options.seed), in_mode(self.model, training=True):
@@ -383,13 +382,13 @@ class _FitRun:
             self._before(at, at / all_steps)
             where = f"{position.phase} epoch {position.epoch}, step {position.step}"
             loss, hits = self.learner.learn(inputs, target, optimizer, where)
-            self._after(rate)
-            position.step, position.loss, position.correct = (
-                position.step + 1,
-                position.loss + loss * len(inputs),
-                position.correct + hits,
-            )
-            position.samples, position.seconds = position.samples + len(inputs), time.perf_counter() - started
+            if self.pruning is not None and position.phase != "dense":
+                self.pruning.after_step(position.phase, rate)
+            position.step += 1
+            position.samples += len(inputs)
+            position.loss += loss * len(inputs)
+            position.correct += hits
+            position.seconds = time.perf_counter() - started
             # after `position` has moved on: the checkpoint names the next step to take
             if self.checkpoint is not None and self.replicas.is_first and self.checkpoint.due:
                 self.checkpoint.write(self.fingerprint, self._state(optimizer))
@@ -435,10 +434,6 @@ class _FitRun:
         if not self.replicas.is_first:
             pruning.load_state_dict(state)
         self.overruns, self.prices = worst(pruning.overruns()), worst(pruning.multipliers)
-
-    def _after(self, rate: float) -> None:
-        if self.pruning is not None and self.position.phase != "dense":
-            self.pruning.after_step(self.position.phase, rate)
 
     def _state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         return {

@@ -82,11 +82,10 @@ def run_model(model: torch.nn.Module, spikes: torch.Tensor, active: ActiveNeuron
     try:
         if isinstance(model, TrainableNetwork):
             outputs = _NetworkRun(model, active).run(spikes)
+        elif hasattr(model, "step_shape"):  # takes all steps at once
+            outputs = model(spikes)
         else:
-            if hasattr(model, "step_shape"):  # takes all steps at once
-                outputs = model(spikes)
-            else:
-                outputs = _run_chain(model, spikes) if _is_plain_chain(model) else _by_step(model, spikes)
+            outputs = _run_chain(model, spikes) if _is_plain_chain(model) else _by_step(model, spikes)
     except (RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         takes = "model(x, state) with x of that shape and return (output, state)"
@@ -147,7 +146,7 @@ def neurons_of(cell: torch.nn.Module, inputs: torch.Tensor) -> NeuronParameters 
     samples, another surrogate gradient than SuperSpike, another reset than to a value, and modules with hooks.
     """
     # type() and not isinstance: a subclass may compute anything
-    if type(cell) not in _STEPS or not inputs.is_floating_point() or cell._forward_hooks or cell._forward_pre_hooks:
+    if type(cell) not in _STEPS or not inputs.is_floating_point() or _has_hooks(cell):
         return None
     module = cast("Any", cell)
     numbers = {name: getattr(module.p, name) for name in _NUMBERS if hasattr(module.p, name)}
@@ -239,8 +238,8 @@ class _NetworkRun:
             return pooled, None
         loops = [c for c in inlets if c.source == name]
         by_step = layer.decays or layer.membrane_bias is not None or not (layer.layer.neuron.voltage_decay > 0).all()
-        steps = loops or by_step
-        own = None if steps or any(not isinstance(c.synapse, Dense) for c in inlets) else self.active.get(name)
+        is_subset = not (loops or by_step) and all(isinstance(c.synapse, Dense) for c in inlets)
+        own = self.active.get(name) if is_subset else None
         drive: torch.Tensor | None = None
         for inlet in inlets:
             if inlet.source != name:

@@ -47,11 +47,6 @@ class NeuronParameters:
     reset: torch.Tensor | None
     adds_leak: bool
 
-    @property
-    def is_silent_without_input(self) -> bool:
-        """Whether the output is 0 as long as the input is."""
-        return not bool(self.leak.any()) if self.threshold is None else bool((self.leak < self.threshold).all())
-
 
 # Typed: a Python float would make the compiled sums float64, and those round differently from Norse.
 _ZERO, _ONE = np.float32(0), np.float32(1)
