@@ -16,6 +16,7 @@ NeurodeployError
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -131,6 +132,19 @@ class SimulationError(NeurodeployError):
 
 class RequestError(NeurodeployError):
     """An invalid argument of a call or a command."""
+
+
+def check_numbers(options: object, *, whole: Mapping[str, int], real: Mapping[str, float]) -> None:
+    """Raise `RequestError` for an option that is no whole number, or no finite number, of at least the one given for it."""
+    for name, least in whole.items():
+        value = getattr(options, name)
+        # bool is a kind of int in Python
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise RequestError(name, f"is {value!r}, not a whole number of at least {least}")
+    for name, lowest in real.items():
+        value = getattr(options, name)
+        if not (math.isfinite(value) and value >= lowest):
+            raise RequestError(name, f"is {value}, not a number of at least {lowest}")
 
 
 def unsupported_kind(kind: NoReturn) -> NetworkError:

@@ -281,6 +281,10 @@ class LayerFormat:
         """Bits of a weight."""
         return self.grid.width
 
+    def n_neurons(self, part: SliceBudget) -> int:
+        """Neurons of a slice that stay: index bits address no others."""
+        return len(self.rows.get(part.name, range(part.neurons)))
+
     def state_dict(self) -> dict[str, Any]:
         """Width, clipping and rows, for a checkpoint; the rest of the grid follows from model, chip and states."""
         rows = {name: torch.from_numpy(rows) for name, rows in self.rows.items()}

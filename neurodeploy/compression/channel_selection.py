@@ -202,7 +202,7 @@ class Channels:
 
     @property
     def n_kept(self) -> int:
-        """Weights of the convolutions between kept channels."""
+        """Kept weights of the convolutions."""
         kept = self._kept()
         weights = [inlet.weight for inlets in self.convolutions.values() for inlet in inlets]
         return sum(int(kept[weight].expand_as(weight).sum()) if weight in kept else weight.numel() for weight in weights)
@@ -360,20 +360,17 @@ def _kernel_selections(
     BudgetError
         A slice has no memory for one weight of each input channel.
     """
-    planned = {name: budget.grid(name)[0] for name in convolutions if len(budget.grid(name)) == 3}
     narrow = budget.with_relays(first_units(model.network, {
         name: n for names in tied_layers(model.network) for name in names
         if (n := budget.grid(name)[0]) < model.network[name].shape[0] and len(budget.grid(name)) == 3
     }))  # fmt: skip
     waiting, found = wait_steps(narrow), list[KernelSelection]()
-    for name in planned:
+    for name in (name for name in convolutions if len(budget.grid(name)) == 3):
         counted = LayerCount(narrow[name], budget.weight_bits, budget.profile, 1.0, wait_steps=waiting[name])
         shares = {part: _share(counted, part, budget.profile) for part in budget.of(name)} if counted.prunes_kernels else {}
-        if all(share >= 1 for share in shares.values()):
-            continue
-        for connection, inlet in model[name].pairs():
-            wiring = connection.synapse
-            if inlet is None or inlet.is_fixed or not isinstance(wiring, Conv) or wiring.groups > 1 or inlet.places is not None:
+        for inlet in convolutions[name] if any(share < 1 for share in shares.values()) else ():
+            wiring = inlet.synapse
+            if not isinstance(wiring, Conv) or wiring.groups > 1 or inlet.places is not None:
                 continue
             caps: dict[tuple[int, int], int] = {}
             for part, share in shares.items():

@@ -15,7 +15,6 @@ memory binds: `channel_selection`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -52,7 +51,7 @@ from neurodeploy.compression.weight_matrices import (
     masked_network,
     substituted,
 )
-from neurodeploy.errors import RequestError, accept_renamed
+from neurodeploy.errors import RequestError, accept_renamed, check_numbers
 from neurodeploy.ir.arrays import Floats, Mask
 from neurodeploy.mapping.budget.budget import Budget, SliceBudget
 from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
@@ -105,11 +104,7 @@ class MinimaxOptions:
     penalty_rate: float = 0.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.format_interval, bool) or not isinstance(self.format_interval, int) or self.format_interval < 1:
-            raise RequestError("format_interval", f"is {self.format_interval!r}, not a whole number of at least 1")
-        for name, least in (("penalty_rate", 0), ("rounding_penalty", 1)):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= least):
-                raise RequestError(name, f"is {getattr(self, name)}, not a number of at least {least}")
+        check_numbers(self, whole={"format_interval": 1}, real={"penalty_rate": 0, "rounding_penalty": 1})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -442,10 +437,6 @@ class MinimaxPruning(Pruning):
         """Usage over budget less one, of every constraint, counted on the masks; memory is a core's."""
         return {**self.channels.overruns(), **overruns_of(self.plan, self.masks, self.formats, self.layers)}
 
-    def memory_bits(self, parts: Sequence[SliceBudget]) -> int:
-        """Synapse memory that the kept synapses of some slices of the plan take."""
-        return memory_bits(parts, self.masks, self.formats, self.budget.profile, self.layers)
-
     def memory_trials(self, share: float) -> Iterator[MemoryTrial]:
         """Cores with a price on their memory, each to be tried with `share` less than its synapses take."""
         for parts in self.plan.by_core():
@@ -456,13 +447,14 @@ class MinimaxPruning(Pruning):
     @contextmanager
     def _with_less(self, parts: Sequence[SliceBudget], share: float) -> Iterator[int]:
         """Mask the least salient synapses of a core's slices while open; yields the bits that they took."""
-        used = self.memory_bits(parts)
+        bits = partial(memory_bits, parts, self.masks, self.formats, self.budget.profile, self.layers)
+        used = bits()
         before = {part.layer: self.masks[part.layer].clone() for part in parts}
         try:
             for _, mask, selection in self._selections(parts, round(used * (1 - share)), self.layer_saliency()):
                 # `&=`, because the selection may hold synapses that were pruned before: a trial only removes.
                 mask &= torch.from_numpy(selection.mask).to(mask.device)
-            yield used - self.memory_bits(parts)
+            yield used - bits()
         finally:
             for name, mask in before.items():
                 self.masks[name].copy_(mask)

@@ -33,7 +33,7 @@ from neurodeploy.compression.pruning_method import (
 )
 from neurodeploy.compression.saliency import active_neurons
 from neurodeploy.compression.trainable_network import TrainableNetwork
-from neurodeploy.errors import RequestError
+from neurodeploy.errors import RequestError, check_numbers
 from neurodeploy.ir.arrays import Floats, Integers, Mask
 from neurodeploy.mapping.budget.budget import Budget, SliceBudget
 
@@ -88,13 +88,8 @@ class MinimaxSaddleOptions(MinimaxOptions):
 
     def __post_init__(self) -> None:
         MinimaxOptions.__post_init__(self)  # not super(): a dataclass with slots is another class than the one in its methods
-        for name in ("nodes", "inner_steps"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise RequestError(name, f"is {value!r}, not a whole number of at least 1")
-        for name in ("sparsity_rate", "price_rate", "initial_penalty", "initial_price"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise RequestError(name, f"is {getattr(self, name)}, not a number of at least 0")
+        rates = ("sparsity_rate", "price_rate", "initial_penalty", "initial_price")
+        check_numbers(self, whole={"nodes": 1, "inner_steps": 1}, real=dict.fromkeys(rates, 0))
         if self.scope not in ("slice", "network"):
             raise RequestError("scope", f"is {self.scope!r}", remedy="Choose from slice, network.")
 
@@ -363,7 +358,8 @@ class MinimaxSaddlePruning(MinimaxPruning):
         return SaddlePoint(sparsities, limits, self._bits)
 
     def _bits(self, part: SliceBudget, n_synapses: Integers) -> int:
-        return slice_memory_bits(part, n_synapses, self.formats[part.layer], self.budget.profile, self.layers)
+        form = self.formats[part.layer]
+        return slice_memory_bits(part, n_synapses, form.n_neurons(part), form.width, self.budget.profile, self.layers)
 
     def choose(self, progress: float) -> None:
         """Step s, y and z under the budget of the node that `progress` lies in, and mask what should be zero."""

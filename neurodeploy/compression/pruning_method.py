@@ -186,7 +186,7 @@ def memory_in_force(
         # every column has a synapse onto each neuron of the slice
         neurons = min(part.neurons, max(most_targets(budget.profile), part.kept_neurons))
         synapses = np.full(max(cap.stop for cap in part.sources), neurons)
-        full += _stored_bits(layers.get(part.layer), synapses, neurons, budget.weight_bits, budget.profile)
+        full += slice_memory_bits(part, synapses, neurons, budget.weight_bits, budget.profile, layers)
     return between(full, sum(part.synapse_memory_bits for part in parts), progress)
 
 
@@ -198,21 +198,14 @@ def between(need: int, limit: int, progress: float) -> int:
     return max(limit, int(need * (max(limit, 1) / need) ** progress))
 
 
-def _stored_bits(matrix: WeightMatrix | None, n_synapses: Integers, n_neurons: int, width: int, profile: HardwareProfile) -> int:
-    """Synapse memory of a slice with `n_synapses` (n_columns,) in each column."""
-    if matrix is None:
-        return count(n_synapses, n_neurons, width, profile).synapse_memory_bits
-    return sum(block.bits(n_synapses[block.columns], n_neurons, width, profile) for block in matrix.blocks)
-
-
 def slice_memory_bits(
-    part: SliceBudget, n_synapses: Integers, form: LayerFormat, profile: HardwareProfile,
+    part: SliceBudget, n_synapses: Integers, n_neurons: int, width: int, profile: HardwareProfile,
     layers: Mapping[str, WeightMatrix] = MappingProxyType({}),
 ) -> int:  # fmt: skip
-    """Synapse memory of a slice with `n_synapses` (n_columns,) in each column; `layers` as in `memory_in_force`."""
-    # neurons that were left out are not addressed: index bits count the others only
-    n_neurons = len(form.rows.get(part.name, range(part.neurons)))
-    return _stored_bits(layers.get(part.layer), n_synapses, n_neurons, form.width, profile)
+    """Synapse memory of a slice of `n_neurons` with `n_synapses` (n_columns,) a column; `layers` as in `memory_in_force`."""
+    if part.layer not in layers:
+        return count(n_synapses, n_neurons, width, profile).synapse_memory_bits
+    return sum(block.bits(n_synapses[block.columns], n_neurons, width, profile) for block in layers[part.layer].blocks)
 
 
 def memory_bits(
@@ -222,8 +215,8 @@ def memory_bits(
     """Synapse memory of the kept synapses of some slices, in the formats of their layers; `layers` as in `memory_in_force`."""
     total = 0
     for part in parts:
-        synapses = masks[part.layer][part.start : part.stop].sum(dim=0).cpu().numpy()
-        total += slice_memory_bits(part, synapses, formats[part.layer], profile, layers)
+        synapses, form = masks[part.layer][part.start : part.stop].sum(dim=0).cpu().numpy(), formats[part.layer]
+        total += slice_memory_bits(part, synapses, form.n_neurons(part), form.width, profile, layers)
     return total
 
 

@@ -1,6 +1,5 @@
 """Saliency of synapses, by the Fisher diagonal of the loss, and the neurons that still have to be calculated.
 
-
 Removing a weight w costs the loss h w^2 / 2 to second order, h being the curvature of the loss in it (LeCun et al. 1990,
 "Optimal brain damage"). Near a minimum h is in expectation the squared gradient: the diagonal of the Fisher information (Theis
 et al. 2018, arXiv 1801.05787). Every backward pass provides it, for pruned weights as well.

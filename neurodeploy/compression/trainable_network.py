@@ -276,19 +276,19 @@ class TrainableLayer(torch.nn.Module):
 
     def _biases(self, layer: Layer) -> tuple[Floats | None, Floats | None]:
         """What is added to the input, and to v, at each step: (n_neurons,) each."""
-        brought = next((c.synapse.weight[:, 0] for c in layer.connections if c.source == self._bias_source), None)
+        brought = self._brought(layer)
         own = np.broadcast_to(layer.bias, layer.n_neurons) if layer.bias.any() else None
         # a current that lasts one step is the input itself
         return (own, None) if brought is None and (layer.neuron.current_decay == 1).all() else (brought, own)
+
+    def _brought(self, layer: Layer) -> Floats | None:
+        """Biases that synapses bring to a layer with these connections, (n_neurons,)."""
+        return next((c.synapse.weight[:, 0] for c in layer.connections if c.source == self._bias_source), None)
 
     def _per_channel(self, values: Floats) -> torch.Tensor:
         grid = values.reshape(self.layer.shape[0], -1)
         stored = grid[:, 0] if (grid == grid[:, :1]).all() else values
         return torch.from_numpy((stored / self.scale).astype(np.float32))
-
-    def _per_neuron(self, stored: torch.Tensor) -> Floats:
-        values = stored.detach().cpu().double().numpy() * self.scale
-        return np.repeat(values, self.layer.n_neurons // values.size)
 
     @property
     def brings_biases(self) -> bool:
@@ -318,18 +318,25 @@ class TrainableLayer(torch.nn.Module):
         stored : mapping of parameter to tensor of its shape, optional
             Biases count as ones then: they may grow.
         """
-        if stored is not None:
-            return self._with_values(stored)
+
+        def per_neuron(parameter: torch.nn.Parameter | None) -> Floats | None:
+            if parameter is None or stored is not None:
+                return None if parameter is None else np.ones(self.layer.n_neurons)
+            values = parameter.detach().cpu().double().numpy() * self.scale
+            return np.repeat(values, self.layer.n_neurons // values.size)
+
+        current, membrane = per_neuron(self.bias), per_neuron(self.membrane_bias)
         connections = list[Connection[Synapse]]()
-        bias = self.layer.bias if self.membrane_bias is None else self._per_neuron(self.membrane_bias)
         for connection, inlet in self.pairs():
             if inlet is not None:
-                connections.append(inlet.to_connection())
-            elif self.bias is not None:
-                connections.append(replace(connection, synapse=Dense(weight=self._per_neuron(self.bias).reshape(-1, 1))))
-        if self.bias is not None and self._bias_source is None:
-            bias = self._per_neuron(self.bias)
-        return replace(self.layer, neuron=self.neuron, connections=tuple(connections), bias=bias)
+                connections.append(inlet.to_connection(stored))
+            else:
+                assert current is not None  # for mypy: the connection brings it
+                connections.append(replace(connection, synapse=Dense(weight=current.reshape(-1, 1))))
+        own = membrane if membrane is not None or self.brings_biases else current
+        return replace(
+            self.layer, neuron=self.neuron, connections=tuple(connections), bias=self.layer.bias if own is None else own
+        )
 
     @torch.no_grad()
     def load(self, layer: Layer) -> None:
@@ -341,22 +348,12 @@ class TrainableLayer(torch.nn.Module):
             if inlet is not None and not inlet.is_fixed:
                 synapses = found.get(wiring_of(connection))
                 inlet.load(synapses.pop(0)) if synapses else inlet.weight.zero_()
-        brought = next((c.synapse.weight[:, 0] for c in layer.connections if c.source == self._bias_source), None)
         own = np.broadcast_to(layer.bias, layer.n_neurons)
-        current = own if self._bias_source is None else brought
+        current = self._brought(layer) if self.brings_biases else own
         for parameter, values in ((self.bias, current), (self.membrane_bias, own)):
             if parameter is not None:
                 stored = np.zeros(parameter.shape) if values is None else values.reshape(len(parameter), -1)[:, 0]
                 parameter.copy_(torch.from_numpy((stored / self.scale).astype(np.float32)))
-
-    def _with_values(self, stored: Mapping[torch.Tensor, torch.Tensor]) -> Layer:
-        ones = np.ones(self.layer.n_neurons)
-        connections = [
-            replace(c, synapse=Dense(weight=ones.reshape(-1, 1))) if inlet is None else inlet.to_connection(stored)
-            for c, inlet in self.pairs()
-        ]
-        has_bias = self.membrane_bias is not None or (self.bias is not None and self._bias_source is None)
-        return replace(self.layer, connections=tuple(connections), bias=ones if has_bias else self.layer.bias)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from neurodeploy.errors import RequestError
+from neurodeploy.errors import RequestError, check_numbers
 from neurodeploy.training.encoders import Encoder, Readout, encoder_of, readout_of
 
 Loss: TypeAlias = "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]"
@@ -89,12 +89,8 @@ class FitOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        at_least_one = ("n_steps", "mask_interval")
-        for name in ("epochs_dense", "epochs_compress", "epochs_finetune", "seed", *at_least_one):
-            value, least = getattr(self, name), int(name in at_least_one)
-            # bool is a kind of int in Python
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise RequestError(name, f"is {value!r}, not a whole number of at least {least}")
+        whole = {"epochs_dense": 0, "epochs_compress": 0, "epochs_finetune": 0, "seed": 0, "n_steps": 1, "mask_interval": 1}
+        check_numbers(self, whole=whole, real={})
         for name in ("learning_rate", "temperature"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise RequestError(name, f"is {getattr(self, name)}, not a number above 0")
