@@ -92,9 +92,10 @@ def test_a_run_starts_at_rest() -> None:
         assert torch.equal(run_model(model, spikes), first)
 
 
+@pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "reset at the next step"])
-def test_weights_go_back_and_decays_stay(way: str) -> None:
-    model = TwoLayers(WAYS[way])
+def test_weights_and_biases_go_back_and_decays_stay(way: str, bias: bool) -> None:
+    model = TwoLayers(WAYS[way], bias=bias)
     before = nd.extract(model, SAMPLE)
     network = nd.trainable(model, SAMPLE)
     assert nearly_equal(network.to_network(), before)

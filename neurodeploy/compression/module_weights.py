@@ -218,19 +218,26 @@ def write_back(network: TrainableNetwork, model: torch.nn.Module, sample: torch.
     before = copy.deepcopy(model.state_dict())
     if decays := {layer.layer.name: layer.decays for layer in network if layer.decays is not None}:
         _write_decays(decays, model, sample)
-    now = extract(model, sample)
-    start = TrainableNetwork(network.network, {layer.layer.name: layer.scale for layer in network})
+    now, scales = extract(model, sample), {layer.layer.name: layer.scale for layer in network}
+    start, shifted = (TrainableNetwork(network.network, scales) for _ in range(2))
     start.load(now)
+    # what a bias is multiplied by on its way, by neurons and what stands before them: all biases of a copy are raised by 1
+    copied = copy.deepcopy(model)
     with torch.no_grad():
-        for layer, old in zip(network, start, strict=True):
-            biases = _Biases(layer, old, now[layer.layer.name])
+        for layer in network:
+            _add_biases(None if layer.bias is None else torch.ones(len(layer.bias)).double(), layer, network, copied)
+        shifted.load(extract(copied, sample))
+        for layer, old, raised in zip(network, start, shifted, strict=True):
             for inlet, origin in zip(layer.inlets, network.origins.get(layer.layer.name, ()), strict=False):
                 if origin is not None:
                     n_rows, weight = len(inlet.weight), model.get_parameter(origin.parameter)
                     ratios = origin.ratios * _gain_change(layer, now[layer.layer.name], n_rows)[origin.rows]
                     new = _flat(inlet.weight)[origin.rows] * layer.scale / np.where(ratios == 0, np.inf, ratios)[:, None]
                     weight.view(len(ratios), -1)[:, origin.columns] = torch.from_numpy(new).to(weight)
-                    biases.write(origin, n_rows, model)
+            if layer.bias is not None and old.bias is not None and raised.bias is not None:
+                gain = (raised.bias - old.bias).double()
+                change = (layer.bias.to(gain) - old.bias) / torch.where(gain == 0, torch.inf, gain)
+                _add_biases(change, layer, network, model)
     if nearly_equal(extract(model, sample), network.to_network()):
         return True
     model.load_state_dict(before)
@@ -254,33 +261,21 @@ def _gain_change(layer: TrainableLayer, now: Layer, n_rows: int) -> Floats:
     return change[:: now.n_neurons // n_rows]
 
 
-class _Biases:
-    """The change of a layer's biases, in the module's units, as far as no module has taken it yet."""
-
-    def __init__(self, layer: TrainableLayer, old: TrainableLayer, now: Layer) -> None:
-        self.change: torch.Tensor | None = None
-        if layer.bias is not None and old.bias is not None and torch.ne(layer.bias, old.bias).any():
-            decay = np.broadcast_to(now.neuron.voltage_decay, now.n_neurons)[:: now.n_neurons // len(layer.bias)]
-            change = (layer.bias - old.bias).detach().double().cpu() * layer.scale
-            self.change = change / torch.from_numpy(np.where(decay > 0, decay, 1.0))
-
-    def write(self, origin: Origin, n_rows: int, model: torch.nn.Module) -> None:
-        """Move the change to the normalisation behind a weight, or to the weight's own module."""
-        if self.change is None or n_rows % len(self.change):
-            return
-        self.change = self.change.repeat_interleave(n_rows // len(self.change))
-        module, change = model.get_submodule(origin.parameter.rpartition(".")[0]), self.change[origin.rows]
-        if origin.norm is not None:
-            norm = model.get_submodule(origin.norm)
-            assert isinstance(norm, _NORMS)
-            if norm.bias is not None:
-                module = norm
-            else:
-                change = change / torch.from_numpy(_factor(norm))
-        bias = getattr(module, "bias", None)
-        if isinstance(bias, torch.nn.Parameter) and bias.numel() == len(change):
-            bias.add_(change.to(bias))
-            self.change[origin.rows] = 0.0
+def _add_biases(change: torch.Tensor | None, layer: TrainableLayer, network: TrainableNetwork, model: torch.nn.Module) -> None:
+    """Add to the biases of the normalisation behind each weight of a layer, or of the weight's own module; each once."""
+    if change is None or not change.any():
+        return
+    for inlet, origin in zip(layer.inlets, network.origins.get(layer.layer.name, ()), strict=False):
+        n_rows = len(inlet.weight)
+        if origin is None or n_rows % len(change):
+            continue
+        change = change.repeat_interleave(n_rows // len(change))
+        module = model.get_submodule(origin.parameter.rpartition(".")[0])
+        norm = None if origin.norm is None else model.get_submodule(origin.norm)
+        for bias in (getattr(norm, "bias", None), getattr(module, "bias", None)):
+            if isinstance(bias, torch.nn.Parameter) and bias.numel() == len(origin.rows):
+                bias.add_(change[origin.rows].to(bias))
+                change[origin.rows] = 0.0
 
 
 def _write_decays(decays: Mapping[str, LearntDecays], model: torch.nn.Module, sample: torch.Tensor) -> None:
