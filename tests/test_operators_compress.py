@@ -176,7 +176,7 @@ def goes_the_whole_way(network: nd.TrainableNetwork) -> None:
     nd.fit(network, budget, [(inputs, torch.arange(6) % 3)], options)
     trained = network.to_network()
     spikes = simulator_spikes(inputs, 3)
-    _, quantized, plan = in_integers(trained, budget, {}, spikes)
+    _, quantized, plan, _ = in_integers(trained, budget, {}, spikes)
     assert nd.place(quantized, PROFILE, plan=plan.cuts).fits
     assert nd.simulate(quantized, spikes).n_samples == 6
     assert not nearly_equal(before, trained)
