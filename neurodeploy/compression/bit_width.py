@@ -23,11 +23,10 @@ import torch
 from neurodeploy.compression.synapse_selection import SliceScores, neurons_by_score, synapse_lists
 from neurodeploy.compression.trainable_network import TrainableLayer, TrainableNetwork
 from neurodeploy.compression.weight_matrices import StoredLists
-from neurodeploy.errors import unsupported_kind
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers, Mask
 from neurodeploy.ir.graph import INPUT, bias_layers
-from neurodeploy.ir.network import LI, LIF, Network
+from neurodeploy.ir.network import Network, threshold_of
 from neurodeploy.ir.quantized import DEFAULT_TARGET
 from neurodeploy.mapping.budget.budget import SliceBudget
 from neurodeploy.passes.quantize import (
@@ -157,15 +156,10 @@ def shared_thresholds(network: Network, levels: int = 1) -> dict[str, float]:
     each: dict[str, float] = {}
     biases = bias_layers(network)
     for layer in network:
-        match layer.neuron:
-            case LIF(threshold=threshold):
-                from_input = {c.source == INPUT for c in layer.connections if c.source not in biases}
-                if threshold.min() == threshold.max() and (levels == 1 or len(from_input) == 1):
-                    each[layer.name] = float(threshold.max()) * (levels if True in from_input else 1)
-            case LI():
-                pass  # it never fires
-            case _:
-                raise unsupported_kind(layer.neuron)
+        threshold = threshold_of(layer.neuron)
+        from_input = {c.source == INPUT for c in layer.connections if c.source not in biases}
+        if threshold is not None and threshold.min() == threshold.max() and (levels == 1 or len(from_input) == 1):
+            each[layer.name] = float(threshold.max()) * (levels if True in from_input else 1)
     return each
 
 
@@ -195,13 +189,8 @@ class LayerRounding:
 
     @property
     def _own_threshold(self) -> float | None:
-        match self.layer.layer.neuron:
-            case LIF(threshold=threshold):
-                return float(threshold.max())
-            case LI():
-                return None
-            case _:
-                raise unsupported_kind(self.layer.layer.neuron)
+        threshold = threshold_of(self.layer.layer.neuron)
+        return None if threshold is None else float(threshold.max())
 
     @property
     def _bias_unit(self) -> float:

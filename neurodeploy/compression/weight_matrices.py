@@ -219,24 +219,22 @@ def find_layers(model: TrainableNetwork, budget: Budget) -> dict[str, WeightMatr
         has, planned = grid_of(layer.layer), budget.grid(layer.layer.name)
         # of an image the budget may leave some channels
         if len(has) == 3 and (planned[0] > has[0] or planned[1:] != has[1:]):
-            other = f"{has[0]} channels, the budget is for {planned[0]}"
-            raise TrainingError(
-                f"layer {layer.layer.name!r}",
-                f"has {other if planned[1:] == has[1:] else f'the shape {has}, the budget is for {planned}'}",
-                remedy="Make the budget for this model.",
-            )
+            same_plane = planned[1:] == has[1:]
+            is_now, wanted = (f"{has[0]} channels", planned[0]) if same_plane else (f"the shape {has}", planned)
+            raise _of_another_model(layer.layer.name, is_now, wanted)
         if len(has) == 1 and (matrix := WeightMatrix(layer, waiting[layer.layer.name])).parts:
             name, caps = layer.layer.name, budget.of(layer.layer.name)[0].sources
             ends = {cap.connection: cap.stop for cap in caps}  # the last of a connection ends at its number of sources
             n_in = {n: connection.synapse.n_in for n, (connection, inlet) in enumerate(layer.pairs()) if inlet is not None}
             shape = len(matrix.weight), sum(n_in.values())
             if shape != (planned := (*planned, sum((n_in | ends).values()))):
-                raise TrainingError(
-                    f"layer {name!r}", f"has weights {shape}, the budget is for {planned}",
-                    remedy="Make the budget for this model.",
-                )  # fmt: skip
+                raise _of_another_model(name, f"weights {shape}", planned)
             found[name] = matrix
     return found
+
+
+def _of_another_model(layer: str, has: str, planned: object) -> TrainingError:
+    return TrainingError(f"layer {layer!r}", f"has {has}, the budget is for {planned}", remedy="Make the budget for this model.")
 
 
 def masked_network(

@@ -19,8 +19,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import NetworkError
-from neurodeploy.ir.arrays import ByValue, check_range, freeze
+from neurodeploy.errors import NetworkError, unsupported_kind
+from neurodeploy.ir.arrays import ByValue, Floats, check_range, freeze
 from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring
 from neurodeploy.ir.graph import Connection, LayerGraph, Population
 
@@ -151,6 +151,17 @@ class Network(LayerGraph[Layer]):
         # False for NaN as well.
         if not 0 < self.timestep_s < np.inf:
             raise NetworkError("network", f"has a timestep of {self.timestep_s} s")
+
+
+def threshold_of(neuron: Neuron) -> Floats | None:
+    """Threshold above the reset potential; None for neurons that never fire."""
+    match neuron:
+        case LIF(threshold=threshold):
+            return threshold
+        case LI():
+            return None
+        case _:
+            raise unsupported_kind(neuron)
 
 
 def wiring_of(connection: Connection[Synapse]) -> tuple[object, ...]:

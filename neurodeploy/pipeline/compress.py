@@ -20,12 +20,12 @@ from neurodeploy.compression.minimax import MinimaxOptions
 from neurodeploy.compression.module_weights import learn_decays, trainable, write_back
 from neurodeploy.compression.pruning_method import Pruning, PruningMethod, PruningSetup
 from neurodeploy.compression.trainable_network import TrainableNetwork
-from neurodeploy.errors import QuantizeError, RequestError, SimulationError, unsupported_kind
+from neurodeploy.errors import QuantizeError, RequestError, SimulationError
 from neurodeploy.frontends.nir.writing import write_nir
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.files import locked
 from neurodeploy.ir.graph import INPUT
-from neurodeploy.ir.network import LI, LIF, Network
+from neurodeploy.ir.network import Network, threshold_of
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.mapping.budget.channel_counts import narrow_budget
@@ -172,7 +172,6 @@ def compress(
             model=model, network=network, sample=sample, data=data, options=options, folder=folder, say=say,
             before=before, budget=budget, levels=levels, bits=bits, method=factory,
         )  # fmt: skip
-        run.hint_at_readout()
         run.check()
         replicas.of_first(run.rehearse)
         checkpoints = {
@@ -211,21 +210,12 @@ class _CompressionRun:
 
     def check(self) -> None:
         """Try what could fail on one batch before any training; decide what trains densely."""
+        if self.options.readout == "max" and threshold_of(self.network.network.output.neuron) is not None:
+            self.say("The last layer sends spikes, whose maximum is 1 for many classes: readout 'sum' counts them.")
         self.pruning = self._made_pruning(self.network)
         self.dense_model, hint = dense_model(self.model, self.network, self.sample, self.data.train, self.options)
         if hint:
             self.say(hint)
-
-    def hint_at_readout(self) -> None:
-        """Say so where the readout cannot tell classes apart."""
-        match self.network.network.output.neuron:
-            case LIF():
-                if self.options.readout == "max":
-                    self.say("The last layer sends spikes, whose maximum is 1 for many classes: readout 'sum' counts them.")
-            case LI():
-                pass  # its membrane is read
-            case _:
-                raise unsupported_kind(self.network.network.output.neuron)
 
     def rehearse(self) -> None:
         """Compress a copy of the network at once and deploy it: what would fail after training fails now."""

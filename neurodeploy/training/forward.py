@@ -32,7 +32,7 @@ from neurodeploy.errors import DataError, TrainingError, unsupported_kind
 from neurodeploy.frontends.torch.model_run import at_rest, n_states, states_of
 from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.graph import INPUT
-from neurodeploy.ir.network import LI, LIF, Conv, Dense, Sparse
+from neurodeploy.ir.network import Conv, Dense, Sparse, threshold_of
 from neurodeploy.passes.dead_neurons import is_depthwise
 from neurodeploy.training.encoders import read_out, spikes_of
 from neurodeploy.training.neurons import NeuronParameters, run, run_recurrent
@@ -267,7 +267,7 @@ class _NetworkRun:
         """Spikes of a max pooling; None for other layers."""
         inlets, neuron = list(layer.inlets), layer.layer.neuron
         conv = inlets[0].synapse if len(inlets) == 1 else None
-        threshold = _threshold(neuron)
+        threshold = threshold_of(neuron)
         if not isinstance(conv, Conv) or threshold is None or not inlets[0].is_fixed or inlets[0].delay_steps:
             return None
         memoryless = bool((neuron.current_decay == 1).all() and (neuron.voltage_decay == 1).all())
@@ -348,24 +348,13 @@ def neuron_parameters(layer: TrainableLayer, own: NeuronSubset | None = None) ->
         return _of(tensor, own) if tensor.ndim else tensor
 
     lasts_one_step = bool((neuron.current_decay == 1).all())
-    above = _threshold(neuron)
+    above = threshold_of(neuron)
     threshold, reset = (None, None) if above is None else (number(above + neuron.rest), number(neuron.rest))
     return NeuronParameters(
         gain=number(neuron.voltage_decay), leak=number(neuron.rest),
         decay=None if lasts_one_step else -number(neuron.current_decay), threshold=threshold, reset=reset,
         adds_leak=False,
     )  # fmt: skip
-
-
-def _threshold(neuron: LIF | LI) -> Floats | None:
-    """Threshold above the reset potential; None for neurons that never fire."""
-    match neuron:
-        case LIF(threshold=threshold):
-            return threshold
-        case LI():
-            return None
-        case _:
-            raise unsupported_kind(neuron)
 
 
 def _by_recurrence(layer: TrainableLayer, loops: Sequence[TrainableConnection], drive: torch.Tensor) -> torch.Tensor:
@@ -378,7 +367,7 @@ def _by_recurrence(layer: TrainableLayer, loops: Sequence[TrainableConnection], 
     keeps_u, keeps_v, rest = number(1 - neuron.current_decay), number(1 - neuron.voltage_decay), number(neuron.rest)
     if layer.decays is not None:
         keeps_u, keeps_v = (1 - share for share in layer.decays.shares())
-    above = _threshold(neuron)
+    above = threshold_of(neuron)
     threshold = None if above is None else number(above)
     bias: torch.Tensor | float = 0.0
     if layer.membrane_bias is not None:
