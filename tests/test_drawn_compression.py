@@ -208,6 +208,11 @@ def test_skips_biases_in_registers_and_limited_scales_are_in_the_loss(levels: in
     assert any(np.abs(layer.bias).max() > np.abs(layer.connections[0].synapse.weight).max() for layer in kept)
 
 
+def test_a_sign_that_rounding_leaves_nothing_of_has_no_values_in_the_loss_either() -> None:
+    """The one negative weight of this readout rounds to zero: the chip then has the finer values of weights of one sign."""
+    assert compressed(502)
+
+
 @pytest.mark.lava
 def test_drawn_modules_go_the_whole_way() -> None:
     check(range(60))

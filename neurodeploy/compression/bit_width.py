@@ -231,11 +231,17 @@ class LayerRounding:
         bounds = [(registers.bias_max if bias > 0 else registers.bias_min) / bias for bias in rest[len(fixed) :] if bias]
         grid = replace(grid.fitted(least, most), most_scale=min([grid.most_scale, *bounds]))
         # fixed weights are not clipped
-        grid = replace(grid, largest=max([grid.largest, *rest[: len(fixed)]]))
-        return {
-            p: (grid.round_register(numbers[p] * unit) if in_register else grid.round(numbers[p] * unit)) / unit
-            for p, unit, in_register in parts
-        }
+        grid, signs = replace(grid, largest=max([grid.largest, *rest[: len(fixed)]])), None
+        if grid.is_mixed and not fixed and round(min(-least, most) * grid.scale / grid.step) == 0:
+            # nothing of the weaker sign is left: `quantize` will see one sign, for which there are finer values
+            grid, signs = replace(grid, is_mixed=False), (0.0, math.inf) if most > -least else (-math.inf, 0.0)
+
+        def rounded(values: torch.Tensor, *, in_register: bool) -> torch.Tensor:
+            if in_register:
+                return grid.round_register(values)
+            return grid.round(values if signs is None else values.clamp(*signs))
+
+        return {p: rounded(numbers[p] * unit, in_register=in_register) / unit for p, unit, in_register in parts}
 
 
 def layer_roundings(
