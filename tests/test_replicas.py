@@ -146,7 +146,7 @@ def test_the_command_of_two_makes_what_that_of_one_makes_and_speaks_once(command
             if stage == "dense":
                 assert apart.max() < 1e-5 + 1e-4 * np.abs(tensor).max()
             else:  # in the chip's integers: a weight between two of them falls to either, by the rounding of sums
-                width = one["pruning"]["formats"][name.split(".")[1]]["width"]
+                width = one["pruning"]["formats"][name.split(".")[1]]["grid"]["width"]
                 assert apart.max() < 1.1 * np.abs(tensor).max() / (2 ** (width - 1) - 1)
                 assert np.mean(apart > 1e-5 + 1e-4 * np.abs(tensor).max()) < 0.03
         assert [each["train_accuracy"] for each in two["history"]] == [each["train_accuracy"] for each in one["history"]]
