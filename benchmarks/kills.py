@@ -1,7 +1,7 @@
 """Runs of ``neurodeploy compress`` and ``demo`` that are killed at random moments and resumed: they end as the unbroken run.
 
-``python -m benchmarks.kills --runs 15 --out benchmarks/results/trust.jsonl`` adds a row for each network. Moments are spread over
-the time of the unbroken run, from its start to its end; signals are SIGKILL, SIGTERM and SIGINT in turn.
+``python -m benchmarks.kills --runs 15 --out benchmarks/results/trust.jsonl`` adds a row for each network. The phases of a
+run are taken in turn, and a moment in each at random; signals are SIGKILL, SIGTERM and SIGINT in turn.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def command(name: str, folder: Path) -> list[str]:
         return [*start, "demo", "--out", str(folder / "out")]
     chip = folder / "narrow.yaml"
     chip.write_text(CHIP)
-    told = ["--data", "digits", "--epochs", "2", "2", "1", "--steps", "6", "--lava-samples", "2", "--checkpoint-every", "0.3"]
+    told = ["--data", "digits", "--epochs", "6", "6", "3", "--steps", "6", "--lava-samples", "2", "--checkpoint-every", "0.3"]
     cores = {"chain": "1", "recurrent": "1", "residual": "4"}[name]
     return [
         *start,
@@ -106,20 +107,37 @@ def command(name: str, folder: Path) -> list[str]:
     ]
 
 
-def run(arguments: list[str], kill_after_s: float | None = None, how: int = signal.SIGKILL) -> tuple[int, str, float]:
-    """Exit code, what was said, and seconds of a run; it is sent a signal after some time, unless it has ended."""
+@dataclass
+class Ended:
+    """How a run ended: exit code, what it said on stderr, and seconds that each of its phases took."""
+
+    code: int
+    said: str
+    phases_s: dict[str, float]
+
+    @property
+    def phase(self) -> str:
+        """The last one that began."""
+        return list(self.phases_s)[-1]
+
+
+def run(arguments: list[str], kill_in: str = "", after_s: float = 0.0, how: int = signal.SIGKILL) -> Ended:
+    """Run a command; if it gets there, send it a signal `after_s` after the beginning of the phase `kill_in`."""
     with tempfile.TemporaryFile("w+") as said:
-        started = time.monotonic()
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=said, env=environment, start_new_session=True)
-        try:
-            process.wait(kill_after_s)
-        except subprocess.TimeoutExpired:
-            process.send_signal(how)
-            process.wait(60)
-        seconds = time.monotonic() - started
+        began, text = {"import": time.monotonic()}, ""
+        while process.poll() is None:
+            time.sleep(0.02)
+            text = os.pread(said.fileno(), 1 << 20, 0).decode(errors="replace")
+            began.setdefault(phase_of(text), time.monotonic())
+            if kill_in in began and time.monotonic() >= began[kill_in] + after_s:
+                process.send_signal(how)
+                process.wait(60)
+        ends = [*list(began.values())[1:], time.monotonic()]
+        seconds = {phase: end - start for (phase, start), end in zip(began.items(), ends, strict=True)}
         said.seek(0)
-        return process.returncode, said.read(), seconds
+        return Ended(process.returncode, said.read(), seconds)
 
 
 def result(folder: Path) -> dict[str, str]:
@@ -154,25 +172,26 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a file to which rows are added")
     asked = parser.parse_args()
     for name in asked.networks:
-        draw, phases, moments, differing = random.Random(f"{asked.seed} {name}"), Counter[str](), list[float](), list[str]()
+        draw, phases, moments, differing = random.Random(f"{asked.seed} {name}"), Counter[str](), list[str](), list[str]()
         with tempfile.TemporaryDirectory() as folder:
-            code, said, whole_s = run(command(name, Path(folder)))
-            assert code == 0, said
+            whole = run(command(name, Path(folder)))
+            assert whole.code == 0, whole.said
             expected = result(Path(folder))
         for n in range(asked.runs):
+            how = SIGNALS[n % len(SIGNALS)]
             with tempfile.TemporaryDirectory() as folder:
-                moment = whole_s * (n + draw.random()) / asked.runs
-                told = command(name, Path(folder))
-                _, said, _ = run(told, moment, SIGNALS[n % len(SIGNALS)])
-                phases[phase_of(said)] += 1
-                moments.append(round(moment, 1))
-                code, said, _ = run([*told, "--resume"])
-                if code != 0 or result(Path(folder)) != expected:
-                    differing.append(f"{moment:.2f} s, {SIGNALS[n % len(SIGNALS)].name}: {code} {said[-300:]}")
-                    print(name, differing[-1], result(Path(folder)) if code == 0 else "", expected, flush=True)
+                told, phase = command(name, Path(folder)), list(whole.phases_s)[n % len(whole.phases_s)]
+                killed = run(told, phase, draw.random() * whole.phases_s[phase], how)
+                phases[killed.phase] += 1
+                moments.append(f"{killed.phase} + {killed.phases_s[killed.phase]:.2f} s")
+                resumed = run([*told, "--resume"])
+                if resumed.code != 0 or result(Path(folder)) != expected:
+                    differing.append(f"{moments[-1]}, {how.name}: {resumed.code} {resumed.said[-300:]}")
+                    print(name, differing[-1], flush=True)
         append({
             "table": "kills", "network": name, "seed": asked.seed, "runs": asked.runs, "differ": len(differing),
-            "phases": dict(phases), "moments_s": moments, "unbroken_s": round(whole_s, 1),
+            "phases": dict(phases), "moments": moments,
+            "unbroken_s": {phase: round(seconds, 1) for phase, seconds in whole.phases_s.items()},
         }, asked.out)  # fmt: skip
 
 
