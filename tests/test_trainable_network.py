@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.errors import TrainingError
 from neurodeploy.ir import network as ir
 from neurodeploy.ir.graph import INPUT
+from neurodeploy.mapping.delay_balancing import balance, relays_of
 from neurodeploy.simulation.reference import run_reference
 from neurodeploy.training.data.batches import DataSplit
 from neurodeploy.training.forward import run_model
@@ -199,6 +201,37 @@ def test_it_runs_as_the_network_that_was_read(kind: str) -> None:
     with torch.no_grad():
         assert torch.allclose(run_model(network, spikes).double(), expected, rtol=1e-4, atol=1e-5)
         assert torch.allclose(outputs_of(network.to_network(), spikes), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [nd.Dense, nd.Sparse])
+def test_biases_that_relays_and_synapses_of_any_kind_bring_train_as_those_of_the_network_without(kind: type[ir.Synapse]) -> None:
+    modules = (row(16, 24, bias=True), lif(), row(24, 12, bias=True), lif(), row(12, 3, bias=True), LICell())
+    read = nd.extract(SequentialState(*modules), ROW)
+    relayed, choices = balance(read, with_values(nd.load_profile("tiny"), max_delay_steps=0))
+    relays = {"bias.relay1", "bias.relay2"}
+    assert set(relays_of(choices)) == relays
+
+    def brought(one: nd.Connection[ir.Synapse]) -> nd.Connection[ir.Synapse]:
+        weight = one.synapse.weight
+        if kind is nd.Dense or not one.source.startswith("bias") or weight.ndim == 1:
+            return one
+        n = len(weight)
+        starts, sources = np.arange(n + 1), np.zeros(n, dtype=np.int32)
+        return replace(one, synapse=nd.Sparse(weight=weight[:, 0], n_in=1, starts=starts, sources=sources))
+
+    layers = tuple(replace(one, connections=tuple(map(brought, one.connections))) for one in relayed)
+    network = TrainableNetwork(replace(relayed, layers=layers))
+    assert network.bias_names == {"bias", *relays}
+    assert [layer.brings_biases for layer in network] == [True] * 3
+    spikes = (torch.rand(5, 8, 16, generator=torch.Generator().manual_seed(0)) < 0.4).float()
+    expected = outputs_of(read, spikes)
+    assert torch.allclose(run_model(network, spikes).double(), expected, rtol=1e-4, atol=1e-5)
+    changed(network)
+    after = network.to_network()
+    assert not torch.allclose(outputs_of(after, spikes), expected, rtol=1e-2)
+    assert torch.allclose(run_model(network, spikes).double(), outputs_of(after, spikes), rtol=1e-4, atol=1e-5)
+    network.load(after)
+    assert torch.allclose(outputs_of(network.to_network(), spikes), outputs_of(after, spikes), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

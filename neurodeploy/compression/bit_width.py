@@ -25,7 +25,7 @@ from neurodeploy.compression.trainable_network import TrainableLayer, TrainableN
 from neurodeploy.compression.weight_matrices import StoredLists
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers, Mask
-from neurodeploy.ir.graph import INPUT, bias_layers
+from neurodeploy.ir.graph import INPUT, bias_sources
 from neurodeploy.ir.network import Network, threshold_of
 from neurodeploy.ir.quantized import DEFAULT_TARGET
 from neurodeploy.mapping.budget.budget import SliceBudget
@@ -154,7 +154,7 @@ def shared_thresholds(network: Network, levels: int = 1) -> dict[str, float]:
         reads other layers as well is left out then: its weights are in two units.
     """
     each: dict[str, float] = {}
-    biases = bias_layers(network)
+    biases = bias_sources(network)
     for layer in network:
         threshold = threshold_of(layer.neuron)
         from_input = {c.source == INPUT for c in layer.connections if c.source not in biases}

@@ -20,7 +20,7 @@ from scipy.sparse import csr_matrix
 
 from neurodeploy.errors import unsupported_kind
 from neurodeploy.ir.arrays import Floats, Integers
-from neurodeploy.ir.graph import Connection, bias_layers
+from neurodeploy.ir.graph import Connection, bias_sources
 from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse, Synapse, by_wiring, wiring_of
 from neurodeploy.targets import Arithmetic
 
@@ -283,7 +283,11 @@ class TrainableLayer(torch.nn.Module):
 
     def _brought(self, layer: Layer) -> Floats | None:
         """Biases that synapses bring to a layer with these connections, (n_neurons,)."""
-        return next((c.synapse.weight[:, 0] for c in layer.connections if c.source == self._bias_source), None)
+        return next(
+            # the sum: every neuron of the source fires at every step
+            (np.asarray(c.synapse.matrix().sum(axis=1)).reshape(-1) for c in layer.connections if c.source == self._bias_source),
+            None,
+        )
 
     def _per_channel(self, values: Floats) -> torch.Tensor:
         grid = values.reshape(self.layer.shape[0], -1)
@@ -332,7 +336,9 @@ class TrainableLayer(torch.nn.Module):
                 connections.append(inlet.to_connection(stored))
             else:
                 assert current is not None  # for mypy: the connection brings it
-                connections.append(replace(connection, synapse=Dense(weight=current.reshape(-1, 1))))
+                n_in = connection.synapse.n_in
+                brought = np.repeat(current.reshape(-1, 1) / (1 if stored is not None else n_in), n_in, axis=1)
+                connections.append(replace(connection, synapse=Dense(weight=brought)))
         own = membrane if membrane is not None or self.brings_biases else current
         return replace(
             self.layer, neuron=self.neuron, connections=tuple(connections), bias=self.layer.bias if own is None else own
@@ -403,7 +409,7 @@ class TrainableNetwork(torch.nn.Module):
 
     def __init__(self, network: Network, scales: Mapping[str, float] | None = None) -> None:
         super().__init__()
-        self.network, self.bias_names = network, bias_layers(network)
+        self.network, self.bias_names = network, bias_sources(network)
         scales = scales or {}
         self.layers = torch.nn.ModuleDict({
             _key(layer.name): TrainableLayer(layer, scales.get(layer.name, input_gain(layer)), self.bias_names)

@@ -328,12 +328,13 @@ def bias_layers(layers: Iterable[Population[Any, Any]]) -> frozenset[str]:
 
 
 def bias_sources(layers: Iterable[Population[Any, Any]]) -> frozenset[str]:
-    """Names of the bias layers, and of the relays that repeat their spikes: layers that receive from such layers alone."""
+    """Names of the bias layers, and of the relays that repeat their spikes: as large, and with no other source."""
     layers = tuple(layers)
-    found = set(bias_layers(layers))
+    biases = bias_layers(layers)
+    found = {layer.name: layer.n_neurons for layer in layers if layer.name in biases}
     for layer in layers:
-        if all(c.source in found for c in layer.connections):
-            found.add(layer.name)
+        if len(layer.connections) == 1 and found.get(layer.connections[0].source) == layer.n_neurons:
+            found[layer.name] = layer.n_neurons
     return frozenset(found)
 
 

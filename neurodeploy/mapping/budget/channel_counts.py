@@ -18,7 +18,7 @@ import numpy as np
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.connectivity import is_convolution
-from neurodeploy.ir.graph import bias_layers
+from neurodeploy.ir.graph import bias_sources
 from neurodeploy.ir.network import Network
 from neurodeploy.mapping.budget.allocation import Unpruned, share_budget
 from neurodeploy.mapping.budget.budget import Budget, SliceBudget
@@ -125,7 +125,7 @@ def _best_attempt(attempted: Callable[..., _Attempt], network: Network, groups: 
 
 def _groups(network: Network) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
     """Layers that can lose units, in groups that lose the same ones: convolutions, with what pools them, and rows of neurons."""
-    free, biases = set(trimmable(network)), bias_layers(network)
+    free, biases = set(trimmable(network)), bias_sources(network)
     convolved = {layer.name for layer in network if any(is_convolution(c.synapse) for c in layer.connections)}
     rows = {layer.name for layer in network if len(layer.shape) == 1} - biases
     groups = tied_layers(network)
