@@ -162,7 +162,8 @@ def test_the_weights_of_a_compressed_model_become_the_same_integers_on_the_same_
     assert isinstance(network, nd.Network)
     neurons = [sum(layer.n_neurons for layer in one) for one in (network, made.quantized)]
     assert neurons[0] > 300 >= neurons[1]
-    again = nd.deploy(spec.to_place(chip, None), chip, out=tmp_path / "again", cores=1)
+    read, form = spec.to_place(chip, None)
+    again = nd.deploy(read, chip, out=tmp_path / "again", cores=1, form=form)
     assert again.placement.fits
     assert again.placement.cores_used == made.placement.cores_used == 1
     nets = [LOIHI.read(folder / "model.net") for folder in (tmp_path, tmp_path / "again")]
@@ -172,14 +173,51 @@ def test_the_weights_of_a_compressed_model_become_the_same_integers_on_the_same_
     first, second = (replace(net, layers=tuple(replace(layer, scale=np.ones(())) for layer in net)) for net in nets)
     assert first == second
     # one width for all is asked for: nothing is trimmed, as of any other weights
-    assert spec.to_place(chip, 4) == network
+    assert spec.to_place(chip, 4) == (network, None)
+
+
+def biased() -> tuple[SequentialState, torch.Tensor]:
+    """A factory: rows of neurons whose biases come by synapses, on digits."""
+    lif = LIFParameters(tau_syn_inv=torch.tensor(500.0), tau_mem_inv=torch.tensor(500.0), v_th=torch.tensor(0.3))
+    modules: list[torch.nn.Module] = [torch.nn.Flatten()]
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        for n_in, n_out in ((64, 40), (40, 30)):
+            modules += [torch.nn.Linear(n_in, n_out), LIFCell(lif)]
+        return SequentialState(*modules, torch.nn.Linear(30, 10), LICell()), torch.zeros(1, 1, 8, 8)
+
+
+def test_weights_bring_the_relays_and_cuts_of_the_plan_where_the_cores_suffice_for_it(tmp_path: Path) -> None:
+    with_delays = with_values(nd.load_profile("loihi1"), synapse_memory_bits_per_core=8192, cores_per_chip=8)
+    chip = with_values(with_delays, max_delay_steps=0)
+    options = nd.FitOptions(epochs_dense=1, epochs_compress=1, epochs_finetune=0, n_steps=4)
+    model, sample = biased()
+    made = nd.compress(model, sample, chip, nd.load_data("digits"), options, out=tmp_path, cores=2, lava_samples=0)
+    relays = ["bias.relay1", "bias.relay2"]
+    assert [layer.name for layer in made.quantized if "relay" in layer.name] == relays
+    spec = ModelSpec(name=f"{__file__}:biased", weights=tmp_path / "weights.safetensors")
+    network, form = spec.to_place(chip, None)
+    assert form is not None
+    again = nd.deploy(network, chip, out=tmp_path / "again", cores=2, form=form)
+    assert again.placement.slices == made.placement.slices
+    assert LOIHI.read(tmp_path / "again/model.net") == LOIHI.read(tmp_path / "model.net")
+    # a plan that waits in synapses, where packing anew chooses relays
+    cuts = tuple(cut for cut in form.cuts if cut[0] not in relays)
+    waiting = replace(form, cuts=cuts, balances=tuple(replace(one, by="synapses") for one in form.balances))
+    own, by_plan, too_few = (
+        nd.inspect(network, with_delays, cores=cores, form=one) for cores, one in ((2, None), (2, waiting), (1, waiting))
+    )
+    assert own.placement.fits
+    assert by_plan.placement.fits
+    assert not too_few.placement.fits
+    assert [seen.balances[0].by for seen in (own, by_plan, too_few)] == ["relays", "synapses", "relays"]
 
 
 def test_weights_compressed_for_another_network_are_refused_where_their_widths_are_used(tmp_path: Path) -> None:
     model, sample = convolutions()
-    form = {"widths": {"elsewhere": 8}, "largest_states": {}, "kept": {}, "levels": 1}
+    form = {"widths": {"elsewhere": 8}, "largest_states": {}, "kept": {}, "levels": 1, "balances": [], "cuts": []}
     save_weights(model, tmp_path / "w.safetensors", form=json.dumps(form))
     chip, spec = nd.load_profile("loihi2"), ModelSpec(name=f"{__file__}:convolutions", weights=tmp_path / "w.safetensors")
     with pytest.raises(DataError, match=r"has widths and neurons that are not of this network. Give --bits"):
         spec.to_place(chip, None)
-    assert spec.to_place(chip, 8) == nd.extract(model, sample)
+    assert spec.to_place(chip, 8) == (nd.extract(model, sample), None)

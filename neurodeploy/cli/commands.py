@@ -106,7 +106,8 @@ def inspect_command(
     from neurodeploy.report.text import balance_lines, core_table, gain_table, layer_table, traffic_lines, verdict
 
     with status("Placing the network"):
-        seen = inspect(spec.to_place(profile, bits), profile, cores=cores, chips=chips, bits=bits, connectivity=connectivity)
+        network, form = spec.to_place(profile, bits)
+        seen = inspect(network, profile, cores=cores, chips=chips, bits=bits, connectivity=connectivity, form=form)
     if as_json:
         show_json(seen.to_json())
     else:
@@ -141,7 +142,8 @@ def deploy_command(
     from neurodeploy.pipeline.deploy import deploy
 
     with status("Quantising and placing"):
-        deployment = deploy(spec.to_place(profile, bits), profile, out=out, cores=cores, bits=bits, command=typed_command())
+        network, form = spec.to_place(profile, bits)
+        deployment = deploy(network, profile, out=out, cores=cores, bits=bits, command=typed_command(), form=form)
     return show_deployments([deployment], as_json)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from neurodeploy.hardware.profile import HardwareProfile
     from neurodeploy.ir.network import Network
     from neurodeploy.ir.quantized import QuantizedNetwork
+    from neurodeploy.pipeline.deploy import IntegerForm
 
 DONE, DIFFERS = 0, 1
 """Exit codes of a command that ran: fits, equal or done; does not fit, or differs."""
@@ -200,8 +201,12 @@ class ModelSpec:
 
         return extract(module, sample)
 
-    def to_place(self, profile: HardwareProfile, bits: int | None) -> Network | QuantizedNetwork:
+    def to_place(
+        self, profile: HardwareProfile, bits: int | None
+    ) -> tuple[Network | QuantizedNetwork, IntegerForm | None]:  # fmt: skip
         """Read the network to count and place: in the integers that `compress` chose, where the file of weights has them.
+
+        The form is the one that made them, with the plan of `compress`; None elsewhere.
 
         Parameters
         ----------
@@ -209,12 +214,12 @@ class ModelSpec:
             A width that the user asked for, which is used in place of those in the file.
         """
         network = self.network()
-        return (None if bits else self._compressed(network, profile, None)) or network
+        return (None if bits else self._compressed(network, profile, None)) or (network, None)
 
     def _compressed(
         self, network: Network | QuantizedNetwork, profile: HardwareProfile, levels: int | None
-    ) -> QuantizedNetwork | None:  # fmt: skip
-        """The network in the integers that its weights were compressed to; None where their file does not say so."""
+    ) -> tuple[QuantizedNetwork, IntegerForm] | None:  # fmt: skip
+        """The network in the integers it was compressed to, without relays, and their form; None where the weights name none."""
         from neurodeploy.ir.network import Network
 
         if self.weights is None or not isinstance(network, Network):
@@ -233,7 +238,7 @@ class ModelSpec:
                 str(self.weights), "has widths and neurons that are not of this network",
                 remedy="Give --bits to round its weights to one width.",
             ) from error  # fmt: skip
-        return form.quantized(in_levels(network, form.levels if levels is None else levels), profile)[1]
+        return form.quantized(in_levels(network, form.levels if levels is None else levels), profile)[1], form
 
     def quantized_network(self, target: str, bits: int | None, levels: int | None = None) -> QuantizedNetwork:
         """Read the network in the chip's integers; a float network is quantised for the chip `target`.
@@ -258,7 +263,7 @@ class ModelSpec:
 
         profile = load_profile(target)
         if bits is None and (compressed := self._compressed(network, profile, levels)) is not None:
-            return compressed
+            return compressed[0]
         if levels is not None and levels > 1:
             from neurodeploy.training.encoders import in_levels  # brings torch
 

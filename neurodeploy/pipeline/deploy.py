@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -23,13 +23,13 @@ from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.allocation import Gain, Unpruned, gains, share_budget
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.mapping.budget.channel_counts import narrow_budget
-from neurodeploy.mapping.delay_balancing import Balance, balance, balanced
-from neurodeploy.mapping.place import arrange_placement, lay_out, with_traffic
+from neurodeploy.mapping.delay_balancing import Balance, balance, balanced, relays_of
+from neurodeploy.mapping.place import PlannedSlice, arrange_placement, lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
 from neurodeploy.passes.quantize import STATE_MARGIN, LayerError, dequantize, quantization_errors, quantize, warnings_of
 from neurodeploy.report.summary import LayerReport, Report, inspection, layer_reports, summarize
-from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
+from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, Region
 from neurodeploy.simulation.reference import largest_states
 from neurodeploy.targets import Target, check_profile, default_weight_bits, target_of
 
@@ -107,6 +107,71 @@ class Deployment:
     report: Report
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntegerForm:
+    """What a compressed network needs besides its weights to become the same integers again; it is written with them.
+
+    Attributes
+    ----------
+    widths : mapping of layer to int
+        Bits of each layer's weights.
+    largest_states : mapping of layer to float
+        Largest states that limit the scales, as `quantize` takes them.
+    kept : mapping of layer to array (n_neurons,), bool
+        Neurons that change an output.
+    levels : int
+        Levels of the input, by which the weights that read it are divided; 1 for spikes.
+    balances : tuple of Balance
+        Delays of the plan; its relays are added after quantising.
+    cuts : tuple of (layer, core, region)
+        Slices of the plan, of the neurons that are kept and of relays.
+    """
+
+    widths: Mapping[str, int]
+    largest_states: Mapping[str, float]
+    kept: Mapping[str, Mask]
+    levels: int = 1
+    balances: tuple[Balance, ...] = ()
+    cuts: tuple[PlannedSlice, ...] = ()
+
+    def quantized(self, network: Network, profile: HardwareProfile) -> tuple[Network, QuantizedNetwork]:
+        """Remove the other neurons and quantise; return the network in floats as well, and leave its input as it is."""
+        # before quantising: index bits are those of the neurons that remain; scales are those of the loss, which saw all neurons
+        trimmed = without_neurons(network, self.kept)
+        return trimmed, quantize(
+            trimmed, profile, bits=self.widths, scales_of=network, largest_states=self.largest_states
+        )  # fmt: skip
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        kept = {name: [mask.size, np.packbits(mask).tobytes().hex()] for name, mask in self.kept.items()}
+        cuts = [(name, core, region.starts, region.stops) for name, core, region in self.cuts]
+        return json.dumps({
+            "widths": dict(self.widths), "largest_states": dict(self.largest_states), "kept": kept, "levels": self.levels,
+            "balances": [asdict(each) for each in self.balances], "cuts": cuts,
+        })  # fmt: skip
+
+    @classmethod
+    def from_json(cls, text: str, network: Network) -> IntegerForm:
+        """Read what `to_json` wrote; ValueError, TypeError or KeyError where it is not of this network."""
+        read = json.loads(text)
+        kept = {
+            name: np.unpackbits(np.frombuffer(bytes.fromhex(packed), dtype=np.uint8), count=size).astype(np.bool_)
+            for name, (size, packed) in read["kept"].items()
+        }
+        balances = tuple(Balance(**{**each, "targets": tuple(each["targets"])}) for each in read["balances"])
+        cuts = tuple((name, core, Region(tuple(starts), tuple(stops))) for name, core, starts, stops in read["cuts"])
+        sizes = {layer.name: layer.n_neurons for layer in network}
+        other_masks = any(sizes.get(name) != mask.size for name, mask in kept.items())
+        other_cuts = not {name for name, *_ in cuts} <= {*sizes, *relays_of(balances)}
+        if other_masks or other_cuts or not read["widths"].keys() <= sizes.keys():
+            raise ValueError("of another network")
+        return cls(
+            widths=read["widths"], largest_states=read["largest_states"], kept=kept, levels=read["levels"],
+            balances=balances, cuts=cuts,
+        )  # fmt: skip
+
+
 def inspect(
     network: Network | QuantizedNetwork,
     profile: HardwareProfile,
@@ -115,6 +180,7 @@ def inspect(
     chips: int | None = None,
     bits: int | None = None,
     connectivity: float | None = None,
+    form: IntegerForm | None = None,
 ) -> Inspection:
     """Place a network as it is, and share the cores out among its layers.
 
@@ -126,6 +192,8 @@ def inspect(
         Width of a weight, sign included; the widest that the chip has by default.
     connectivity : float, optional
         Count the expected resources if each weight were kept with this probability, 0..1.
+    form : IntegerForm, optional
+        Of a network that was compressed: it keeps the delays and cuts of its plan where the cores suffice for them.
 
     Raises
     ------
@@ -135,8 +203,12 @@ def inspect(
     cores, bits = profile.core_count(cores, chips), default_weight_bits(profile) if bits is None else bits
     # before anything is counted: the counts include its delays
     unbalanced = network
-    network, balances = balance(network, profile, bits=bits)
-    placement = lay_out(network, profile, cores=cores, bits=bits, connectivity=connectivity)
+    if form is not None:
+        network, balances = balanced(unbalanced, form.balances), form.balances
+        placement = lay_out(network, profile, cores=cores, bits=bits, connectivity=connectivity, plan=form.cuts)
+    if form is None or not placement.fits:
+        network, balances = balance(unbalanced, profile, bits=bits)
+        placement = lay_out(network, profile, cores=cores, bits=bits, connectivity=connectivity)
     placement = with_traffic(placement, network, connectivity=connectivity)
     try:
         # a placement counted at another connectivity is not that of the unpruned network
@@ -170,6 +242,7 @@ def deploy(
     cores: int | None = None,
     bits: int | None = None,
     command: str = "",
+    form: IntegerForm | None = None,
 ) -> Deployment:
     """Quantise and place a network; write its network file, ``report.html``, ``report.json`` and ``report.txt``.
 
@@ -186,6 +259,8 @@ def deploy(
         Width of a weight, sign included; the widest that the chip has by default. A quantised network keeps its own.
     command : str
         The command line, quoted on the report page.
+    form : IntegerForm, optional
+        Of a network that was compressed, as `inspect` takes it.
 
     Raises
     ------
@@ -201,7 +276,7 @@ def deploy(
     folder, target = output_folder(out), target_of(profile)
     if isinstance(network, QuantizedNetwork):
         check_profile(network, profile)
-    seen = inspect(network, profile, cores=cores, bits=bits)
+    seen = inspect(network, profile, cores=cores, bits=bits, form=form)
     quantized = network if isinstance(network, QuantizedNetwork) else quantize(network, profile, bits=bits)
     errors = quantization_errors(network, quantized) if isinstance(network, Network) else ()
     notes: tuple[str, ...] = tuple(warnings_of(errors))
@@ -215,7 +290,10 @@ def deploy(
         notes, overflows = rounding_warnings(errors, measured), measured.overflows
     # the delays of the inspection, with which its counts were made
     quantized = balanced(quantized, seen.balances)
-    placement = arrange_placement(with_traffic(lay_out(quantized, profile, cores=cores), quantized))
+    laid_out = seen.placement
+    if isinstance(network, Network):  # counted in floats
+        laid_out = with_traffic(lay_out(quantized, profile, cores=cores), quantized)
+    placement = arrange_placement(laid_out)
     files = {**network_file(quantized, folder, target), **report_files(folder)}
     report = summarize(
         profile, seen.budget, placement, before=seen.placement, rounding=errors,
@@ -223,56 +301,6 @@ def deploy(
     )  # fmt: skip
     artifacts = RunArtifacts(quantized=quantized, budget=seen.budget, command=command)
     return Deployment(quantized=quantized, placement=placement, report=write_report(report, folder, artifacts))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IntegerForm:
-    """What a compressed network needs besides its weights to become the same integers again; it is written with them.
-
-    Attributes
-    ----------
-    widths : mapping of layer to int
-        Bits of each layer's weights.
-    largest_states : mapping of layer to float
-        Largest states that limit the scales, as `quantize` takes them.
-    kept : mapping of layer to array (n_neurons,), bool
-        Neurons that change an output.
-    levels : int
-        Levels of the input, by which the weights that read it are divided; 1 for spikes.
-    """
-
-    widths: Mapping[str, int]
-    largest_states: Mapping[str, float]
-    kept: Mapping[str, Mask]
-    levels: int = 1
-
-    def quantized(self, network: Network, profile: HardwareProfile) -> tuple[Network, QuantizedNetwork]:
-        """Remove the other neurons and quantise; return the network in floats as well, and leave its input as it is."""
-        # before quantising: index bits are those of the neurons that remain; scales are those of the loss, which saw all neurons
-        trimmed = without_neurons(network, self.kept)
-        return trimmed, quantize(
-            trimmed, profile, bits=self.widths, scales_of=network, largest_states=self.largest_states
-        )  # fmt: skip
-
-    def to_json(self) -> str:
-        """One line of JSON."""
-        kept = {name: [mask.size, np.packbits(mask).tobytes().hex()] for name, mask in self.kept.items()}
-        return json.dumps(
-            {"widths": dict(self.widths), "largest_states": dict(self.largest_states), "kept": kept, "levels": self.levels}
-        )
-
-    @classmethod
-    def from_json(cls, text: str, network: Network) -> IntegerForm:
-        """Read what `to_json` wrote; ValueError, TypeError or KeyError where it is not of this network."""
-        read = json.loads(text)
-        kept = {
-            name: np.unpackbits(np.frombuffer(bytes.fromhex(packed), dtype=np.uint8), count=size).astype(np.bool_)
-            for name, (size, packed) in read["kept"].items()
-        }
-        sizes = {layer.name: layer.n_neurons for layer in network}
-        if any(sizes.get(name) != mask.size for name, mask in kept.items()) or not read["widths"].keys() <= sizes.keys():
-            raise ValueError("of another network")
-        return cls(widths=read["widths"], largest_states=read["largest_states"], kept=kept, levels=read["levels"])
 
 
 def in_integers(
@@ -307,7 +335,13 @@ def in_integers(
     BudgetError
         The network exceeds its budget.
     """
-    form = IntegerForm(widths=widths, largest_states=states, kept=needed_neurons(network), levels=levels)
+    kept = needed_neurons(network)
+    plan = budget.of_neurons(kept)
+    # relays are made after quantising
+    widths = {name: width for name, width in widths.items() if name not in plan.relays}
+    form = IntegerForm(
+        widths=widths, largest_states=states, kept=kept, levels=levels, balances=plan.balances, cuts=tuple(plan.cuts)
+    )  # fmt: skip
     trimmed, quantized = form.quantized(network, budget.profile)
     if any(error.can_overflow for error in quantization_errors(trimmed, quantized)):
         largest = {
@@ -316,7 +350,6 @@ def in_integers(
         }
         form = replace(form, largest_states=largest)
         trimmed, quantized = form.quantized(network, budget.profile)
-    plan = budget.of_neurons(form.kept)
     trimmed, quantized = plan.with_relays(trimmed), plan.with_relays(quantized)
     # counted on the integers, independently of what compression counted
     plan.check(quantized)
