@@ -282,3 +282,41 @@ def test_a_network_that_cannot_be_written_is_refused_before_training(tmp_path: P
             out=tmp_path, cores=1, lava_samples=0, progress=steps.append,
         )  # fmt: skip
     assert steps == []
+
+
+class OneFilterTwice(torch.nn.Module):
+    """A convolution that two layers use, with a bias in front of a current, which reaches them as a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filters, self.out = torch.nn.Conv2d(1, 1, 3, padding=1), torch.nn.Linear(64, 10, bias=False)
+        self.cells = torch.nn.ModuleList([LIFCell(), LIFCell(), LICell()])
+
+    def forward(self, x: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]:
+        a, b, c = state or (None, None, None)
+        spikes, a = self.cells[0](self.filters(x), a)
+        spikes, b = self.cells[1](self.filters(spikes), b)
+        out, c = self.cells[2](self.out(spikes.flatten(1)), c)
+        return out, (a, b, c)
+
+
+@pytest.mark.parametrize("is_file", [False, True])
+def test_weights_that_no_file_can_hold_are_told_of_before_training_and_do_not_end_it(is_file: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, sample, digits = OneFilterTwice(), torch.zeros(1, 1, 8, 8), nd.load_data("digits")
+    train, test = ([(torch.as_tensor(x).reshape(-1, 1, 8, 8), y) for x, y in half] for half in (digits.train, digits.test))
+    data = DataSplit(train=train[:2], test=test[:1], input_shape=(1, 8, 8), n_classes=10)
+    options = nd.FitOptions(epochs_dense=0, epochs_compress=1, epochs_finetune=0, n_steps=4)
+    news: list[str] = []
+    made = nd.compress(
+        nd.extract(model, sample) if is_file else model, None if is_file else sample, nd.load_profile("tiny"), data, options,
+        out=tmp_path, cores=4, lava_samples=0, say=news.append,
+    )  # fmt: skip
+    (told,) = (line for line in made.report.warnings if "No trained.nir: layer" in line)
+    assert told.endswith("The trained network is in model.net, in the chip's integers.")
+    first_stage = next(number for number, line in enumerate(news) if line.startswith("Dense:"))
+    assert told in news[:first_stage]
+    shared = [line for line in made.report.warnings if "'filters.weight' of the model is in layers" in line]
+    assert len(shared) == (not is_file)
+    assert sorted(made.report.files) == ["network", "page", "record", "report", "text"]
+    assert not (tmp_path / "trained.nir").exists()

@@ -244,14 +244,37 @@ def write_back(network: TrainableNetwork, model: torch.nn.Module, sample: torch.
     return False
 
 
+def why_not_held(network: TrainableNetwork, model: torch.nn.Module) -> str:
+    """Reason that `write_back` leaves a model as it was."""
+    users: dict[tuple[str, int], str] = {}
+    for layer in network:
+        name = layer.layer.name
+        for inlet, origin in zip(layer.inlets, network.origins.get(name, ()), strict=False):
+            if origin is None and not inlet.is_fixed:
+                return f"the weights of layer {name!r} are not those of one parameter of the model"
+            if origin and (user := users.setdefault((origin.parameter, origin.columns.start), name)) != name:
+                return (
+                    f"{origin.parameter!r} of the model is in layers {user!r} and {name!r}, which now have weights of their own"
+                )
+        if layer.membrane_bias is not None:
+            return f"the biases that layer {name!r} adds to its membranes, beside a synaptic current, have no parameter"
+    if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in model.parameters()):
+        return "the model is in half precision, which would round them"
+    return "the model has no parameters that hold all weights and biases of its network"
+
+
 def takes_weights(network: TrainableNetwork, model: torch.nn.Module, sample: torch.Tensor) -> bool:
     """Whether a model can hold other weights of its network, tried on copies."""
-    network, model = copy.deepcopy(network), copy.deepcopy(model)
-    draw = torch.Generator().manual_seed(0)
+    return write_back(with_other_weights(network), copy.deepcopy(model), sample)
+
+
+def with_other_weights(network: TrainableNetwork) -> TrainableNetwork:
+    """A copy whose weights and biases have changed, as by training."""
+    network, draw = copy.deepcopy(network), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(torch.rand(parameter.shape, generator=draw).add_(0.5).to(parameter))
-    return write_back(network, model, sample)
+    return network
 
 
 def _gain_change(layer: TrainableLayer, now: Layer, n_rows: int) -> Floats:

@@ -17,10 +17,10 @@ import torch
 from neurodeploy.compression import method_named
 from neurodeploy.compression.bit_width import shared_thresholds
 from neurodeploy.compression.minimax import MinimaxOptions
-from neurodeploy.compression.module_weights import learn_decays, trainable, write_back
+from neurodeploy.compression.module_weights import learn_decays, trainable, why_not_held, with_other_weights, write_back
 from neurodeploy.compression.pruning_method import Pruning, PruningMethod, PruningSetup
 from neurodeploy.compression.trainable_network import TrainableNetwork
-from neurodeploy.errors import QuantizeError, RequestError, SimulationError
+from neurodeploy.errors import ExtractError, QuantizeError, RequestError, SimulationError
 from neurodeploy.frontends.nir.writing import write_nir
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.files import locked
@@ -35,8 +35,8 @@ from neurodeploy.mapping.placement import Placement
 from neurodeploy.mapping.traffic import measured_rates
 from neurodeploy.passes.quantize import dequantize, quantization_errors, quantize
 from neurodeploy.pipeline.deploy import (
+    FILE_NAMES,
     Deployment,
-    IntegerForm,
     Say,
     counting_note,
     ignore,
@@ -94,7 +94,7 @@ def compress(
     data : DataSplit
         Training uses `train`. Every accuracy is that of `test`, which is not used for model selection.
     out : path
-        Folder for ``model.net``, ``weights.safetensors`` (``trained.nir`` where no module can hold the weights),
+        Folder for ``model.net``, ``weights.safetensors`` (``trained.nir`` where no module can hold the weights, if NIR can),
         ``record.npz``, ``report.html``, ``report.json`` and ``report.txt``,
         and for the checkpoints ``checkpoint-dense.safetensors`` and ``checkpoint-compressed.safetensors``.
     cores : int, optional
@@ -227,6 +227,9 @@ class _CompressionRun:
                 inputs, labels = next(iter(data))
                 check_labels(torch.as_tensor(labels), len(inputs), network.network.output.n_neurons)
                 spikes = for_simulator(torch.as_tensor(inputs)[:1], network, options)
+        with TemporaryDirectory() as scratch:
+            for reason in self._keep_weights(with_other_weights(network), copy.deepcopy(self.model), Path(scratch))[1]:
+                self.say(reason)
         try:
             floats, quantized, plan, _ = in_integers(
                 in_levels(network.to_network(), self.levels), self.budget, pruning.widths, spikes
@@ -309,9 +312,11 @@ class _CompressionRun:
         )
         placement = lay_out(quantized, profile, cores=self.budget.cores, plan=plan.cuts)
         target, runnable = target_of(profile), as_simulated(network, quantized)
-        files = network_file(quantized, folder, target)
-        notes = [f"Input comes as whole numbers 0..{levels}."] if levels > 1 else []
-        files |= self._write_weights(notes, form)
+        kind, reasons = self._keep_weights(self.network, self.model, folder)
+        notes = [*([f"Input comes as whole numbers 0..{levels}."] if levels > 1 else []), *reasons]
+        files = network_file(quantized, folder, target) | report_files(folder, *kind)
+        if "weights" in kind:
+            save_weights(self.model, folder / FILE_NAMES["weights"], form=form.to_json())
         errors = quantization_errors(network, quantized)
         measured = measure(model, network, quantized, data.test, options)
         accuracy = replace(measured.accuracy, dense=accuracy.dense, compressed=accuracy.compressed)
@@ -354,18 +359,30 @@ class _CompressionRun:
         )
         return Deployment(quantized=quantized, placement=placement, report=write_report(report, folder, artifacts))
 
-    def _write_weights(self, notes: list[str], form: IntegerForm) -> dict[str, str]:
-        """Write the trained weights, as the model's where it can hold them; return the entry for `Report.files`."""
-        if self.sample is not None and write_back(self.network, self.model, self.sample):
-            save_weights(self.model, self.folder / "weights.safetensors", form=form.to_json())
-            return report_files(self.folder, "weights")
-        write_nir(self.network.to_network(), self.folder / "trained.nir")
-        if self.model is not self.network:
-            notes.append(
-                "No weights.safetensors: layers of the model share weights, or it is in half precision. The trained "
-                "network is in trained.nir."
-            )
-        return {"trained": str(self.folder / "trained.nir")}
+    def _keep_weights(
+        self, network: TrainableNetwork, model: torch.nn.Module, folder: Path
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:  # fmt: skip
+        """Give the model the weights, where it can hold them, or write them as NIR, where that can.
+
+        Returns
+        -------
+        kind : tuple of str
+            Of the file for them, "weights" or "trained"; none where there is no file.
+        reasons : tuple of str
+            Why there is no better file.
+        """
+        if self.sample is not None and write_back(network, model, self.sample):
+            return ("weights",), ()
+        reasons = [] if self.sample is None else [f"No weights.safetensors: {why_not_held(network, model)}."]
+        try:
+            write_nir(network.to_network(), folder / FILE_NAMES["trained"])
+        except ExtractError as error:  # hours of training must not be lost to a file format
+            has_file = self.budget.profile.target is not None
+            where = "model.net, in the chip's integers" if has_file else "checkpoint-compressed.safetensors"
+            return (), (*reasons, f"No trained.nir: {error} The trained network is in {where}.")
+        if reasons:
+            reasons = [f"{reasons[0]} The trained network is in trained.nir."]
+        return ("trained",), tuple(reasons)
 
 
 def thresholds_of(network: TrainableNetwork, levels: int = 1) -> dict[str, float]:

@@ -388,6 +388,7 @@ def rounding_warnings(errors: tuple[LayerError, ...], measured: Measurement) -> 
 
 FILE_NAMES = {
     "weights": "weights.safetensors",
+    "trained": "trained.nir",
     "record": "record.npz",
     "page": "report.html",
     "report": "report.json",

@@ -17,7 +17,7 @@ import torch
 from torch.nn.functional import kl_div, log_softmax
 
 from neurodeploy.compression.minimax import MinimaxPruning
-from neurodeploy.compression.module_weights import learn_decays, sample_of, takes_weights, trainable, write_back
+from neurodeploy.compression.module_weights import learn_decays, sample_of, takes_weights, trainable, why_not_held, write_back
 from neurodeploy.compression.pruning_method import Phase, Pruning, PruningFactory
 from neurodeploy.compression.saliency import ActiveNeurons
 from neurodeploy.compression.trainable_network import TrainableNetwork
@@ -241,7 +241,7 @@ def _fit_module(
     network = network_of_model()
     learner, _ = dense_model(model, network, sample, data, options)
     cannot_hold = TrainingError(
-        "model", "cannot hold the weights of its network: several layers share them",
+        "model", f"cannot hold the weights of its network: {why_not_held(network, model)}",
         remedy="Give `neurodeploy.trainable(model, sample)` instead, whose layers have weights of their own.",
     )  # fmt: skip
     if not takes_weights(network, model, sample):
