@@ -6,6 +6,7 @@ import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -213,9 +214,15 @@ def test_weights_bring_the_relays_and_cuts_of_the_plan_where_the_cores_suffice_f
     assert [seen.balances[0].by for seen in (own, by_plan, too_few)] == ["relays", "synapses", "relays"]
 
 
-def test_weights_compressed_for_another_network_are_refused_where_their_widths_are_used(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [{"widths": {"elsewhere": 8}}, {"cuts": []}, {"cuts": [["bias", 0, [0], [1, 1]]]}, {"cuts": [["bias", "x", [0], [1]]]}],
+)
+def test_weights_compressed_for_another_network_are_refused_where_their_widths_are_used(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
     model, sample = convolutions()
-    form = {"widths": {"elsewhere": 8}, "largest_states": {}, "kept": {}, "levels": 1, "balances": [], "cuts": []}
+    form = {"widths": {}, "largest_states": {}, "kept": {}, "levels": 1, "balances": [], "cuts": []} | changes
     save_weights(model, tmp_path / "w.safetensors", form=json.dumps(form))
     chip, spec = nd.load_profile("loihi2"), ModelSpec(name=f"{__file__}:convolutions", weights=tmp_path / "w.safetensors")
     with pytest.raises(DataError, match=r"has widths and neurons that are not of this network. Give --bits"):

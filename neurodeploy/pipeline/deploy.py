@@ -23,13 +23,13 @@ from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.allocation import Gain, Unpruned, gains, share_budget
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.mapping.budget.channel_counts import narrow_budget
-from neurodeploy.mapping.delay_balancing import Balance, balance, balanced, relays_of
+from neurodeploy.mapping.delay_balancing import Balance, balance, balanced
 from neurodeploy.mapping.place import PlannedSlice, arrange_placement, lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
 from neurodeploy.passes.quantize import STATE_MARGIN, LayerError, dequantize, quantization_errors, quantize, warnings_of
 from neurodeploy.report.summary import LayerReport, Report, inspection, layer_reports, summarize
-from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, Region
+from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, Region, grid_of
 from neurodeploy.simulation.reference import largest_states
 from neurodeploy.targets import Target, check_profile, default_weight_bits, target_of
 
@@ -163,9 +163,19 @@ class IntegerForm:
         cuts = tuple((name, core, Region(tuple(starts), tuple(stops))) for name, core, starts, stops in read["cuts"])
         sizes = {layer.name: layer.n_neurons for layer in network}
         other_masks = any(sizes.get(name) != mask.size for name, mask in kept.items())
-        other_cuts = not {name for name, *_ in cuts} <= {*sizes, *relays_of(balances)}
-        if other_masks or other_cuts or not read["widths"].keys() <= sizes.keys():
+        if other_masks or not read["widths"].keys() <= sizes.keys():
             raise ValueError("of another network")
+        planned = balanced(without_neurons(network, kept), balances)
+        if not {name for name, *_ in cuts} <= {layer.name for layer in planned}:
+            raise ValueError("of other layers")
+        for layer in planned:
+            covered = np.zeros(grid_of(layer), dtype=np.int64)
+            for region in (region for name, core, region in cuts if name == layer.name and core >= 0):
+                if len(region.starts) != covered.ndim or len(region.stops) != covered.ndim:
+                    raise ValueError("of layers of another shape")
+                covered[region.box] += 1
+            if not (covered == 1).all():
+                raise ValueError("of layers of another size")
         return cls(
             widths=read["widths"], largest_states=read["largest_states"], kept=kept, levels=read["levels"],
             balances=balances, cuts=cuts,
