@@ -380,9 +380,9 @@ def read_torch_file(path: Path) -> Any:
     ValueError
         Another format, other objects, or tensors that reach beyond their storage.
     """
-    if not zipfile.is_zipfile(path):
-        raise ValueError("it is not in the format that torch.save has had since torch 1.6")
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is not in the format that torch.save has had since torch 1.6")
         with zipfile.ZipFile(path) as archive:
             if why := excess(sum(member.file_size for member in archive.infolist()), path):
                 raise ValueError(f"it {why}")
