@@ -124,6 +124,15 @@ def test_compress_trains_the_model_or_its_network_where_a_comparison_has_no_grad
     assert (model.first.weight != before).any()
 
 
+def test_a_sequence_of_neurons_that_keep_their_state_trains_as_its_author_calls_it_with_a_normalisation(tmp_path: Path) -> None:
+    norm = torch.nn.BatchNorm1d(N_HIDDEN)
+    model = torch.nn.Sequential(layers(N_IN, N_HIDDEN), norm, Hidden(), layers(N_HIDDEN, N_OUT, 2.5), Hidden())
+    data = DataSplit(DATA, DATA, (N_IN,), N_OUT)
+    nd.compress(model, SAMPLE, nd.load_profile("loihi2"), data, OPTIONS, cores=1, out=tmp_path, lava_samples=0)
+    assert norm.num_batches_tracked == OPTIONS.n_steps * OPTIONS.epochs_dense
+    assert (tmp_path / "weights.safetensors").is_file()
+
+
 NETWORK_TRAINS = {
     "nothing has a gradient": lambda: TwoLayers(lambda _n: ByMultiplying()),
     "the last neurons have one": lambda: OneWithout(),

@@ -102,6 +102,8 @@ def run_model(model: torch.nn.Module, spikes: torch.Tensor, active: ActiveNeuron
 
 def _by_step(model: torch.nn.Module, spikes: torch.Tensor) -> torch.Tensor:
     """Call a model as it is extracted: with its states, one state, or none where it keeps them itself."""
+    if type(model).forward is torch.nn.Sequential.forward:
+        model = SequentialState(*model)  # as it is extracted: cells that take a state get theirs, the others keep it
     n_taken, outputs = n_states(model), []
     states: Sequence[Any] = (None,) if n_taken == 1 else ()
     with at_rest(model, len(spikes)):
