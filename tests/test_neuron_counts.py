@@ -229,3 +229,14 @@ def test_an_interrupted_run_ends_with_the_same_weights(method: Any, tmp_path: Pa
             run(checkpoint=checkpoint, resume=True, progress=broken_at(phase, epoch, step))
     found = run(checkpoint=checkpoint, resume=True)
     assert all(np.array_equal(a, b) for a, b in zip(found, run(), strict=True))
+
+
+def test_slices_of_a_layer_that_loses_neurons_may_have_more_than_an_index_can_name(tmp_path: Path) -> None:
+    chip = with_values(nd.load_profile("tiny"), index_bits=(6,), neurons_per_core=64)
+    model = SequentialState(nn.Linear(8, 300, bias=False), LIFCell(), nn.Linear(300, 3, bias=False), LICell())
+    sample, data = torch.zeros(1, 8), few(n_in=8)
+    assert nd.inspect(nd.extract(model, sample), chip, cores=2).budget is not None
+    options = nd.FitOptions(n_steps=3, epochs_dense=0, epochs_compress=1, epochs_finetune=0)
+    halves = DataSplit(train=data, test=data, input_shape=(8,), n_classes=3)
+    made = nd.compress(model, sample, chip, halves, options, cores=2, out=tmp_path, lava_samples=0)
+    assert made.placement.fits

@@ -156,7 +156,9 @@ def synapse_lists(scores: SliceScores, profile: HardwareProfile) -> Sequence[Syn
         whole = _column_bits(np.asarray(rows.size), width, 0, scores.lists, profile)
         encodings.append((np.array([0, rows.size]), np.where(sizes > 0, whole, 0)))
     if "sparse" in allowed:
-        bits = _column_bits(sizes, width, index_bits(rows.size, profile), scores.lists, profile)
+        # of the neurons that may stay: of a layer that loses neurons, a slice is a part of all of them
+        index = index_bits(min(rows.size, scores.part.max_neurons), profile)
+        bits = _column_bits(sizes, width, index, scores.lists, profile)
         # sizes after which one synapse more costs bits, and the whole list
         encodings.append((np.flatnonzero(np.append(np.diff(bits) > 0, True)), bits))
     n_neurons = len(scores.score)
