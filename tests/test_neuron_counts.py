@@ -240,3 +240,15 @@ def test_slices_of_a_layer_that_loses_neurons_may_have_more_than_an_index_can_na
     halves = DataSplit(train=data, test=data, input_shape=(8,), n_classes=3)
     made = nd.compress(model, sample, chip, halves, options, cores=2, out=tmp_path, lava_samples=0)
     assert made.placement.fits
+
+
+@pytest.mark.slow  # 15 s: a refusal has tried all levels
+def test_inspect_refuses_what_compress_refuses_where_kernels_are_not_pruned() -> None:
+    chip = with_values(nd.load_profile("loihi1"), cores_per_chip=8, synapse_memory_bits_per_core=8192, tile_mesh=None)
+    pooled = SequentialState(
+        nn.Conv2d(1, 16, 3, padding=1), LIFCell(), nn.AvgPool2d(2), nn.Conv2d(16, 32, 3, padding=1, groups=4), LIFCell(),
+        nn.AvgPool2d(2), nn.Flatten(), nn.Linear(128, 10), LICell(),
+    )  # fmt: skip
+    seen = nd.inspect(nd.extract(pooled, torch.zeros(1, 1, 8, 8)), chip, cores=8)
+    assert seen.budget is None
+    assert "remain however much is pruned > 8" in seen.compressible

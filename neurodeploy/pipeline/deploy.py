@@ -22,8 +22,8 @@ from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.allocation import Gain, Unpruned, gains, share_budget
 from neurodeploy.mapping.budget.budget import Budget
-from neurodeploy.mapping.budget.channel_counts import narrow_budget
-from neurodeploy.mapping.delay_balancing import Balance, balance, balanced
+from neurodeploy.mapping.budget.channel_counts import narrow_budget, unpruned_layers
+from neurodeploy.mapping.delay_balancing import Balance, balance, balanced, relays_of
 from neurodeploy.mapping.place import PlannedSlice, arrange_placement, lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
@@ -223,7 +223,9 @@ def inspect(
     try:
         # a placement counted at another connectivity is not that of the unpruned network
         unpruned = Unpruned(network, profile, bits, placement if connectivity in (None, 1.0) else None)
-        budget = share_budget(network, profile, cores=cores, bits=bits, unpruned=unpruned, explain=False)
+        # the layers that `compress` keeps whole
+        whole = unpruned_layers(unpruned, relays_of(balances))
+        budget = share_budget(network, profile, cores=cores, bits=bits, unpruned=unpruned, whole=whole, explain=False)
     except BudgetError:
         # all channels and neurons stay above
         fewer, reason = _with_fewer_neurons(unbalanced, balances, profile, cores, bits)

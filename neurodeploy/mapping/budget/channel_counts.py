@@ -9,7 +9,7 @@ A *unit* below is a channel of an image or a neuron of a row.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
 
@@ -155,11 +155,7 @@ def _attempt(
 ) -> _Attempt:  # fmt: skip
     narrow, relays = balanced(first_units(network, units), balances), relays_of(balances)
     unpruned = Unpruned(narrow, profile, bits)
-    whole = [
-        layer.name
-        for layer in narrow
-        if layer.name in relays or (len(layer.shape) == 3 and not unpruned.counts[layer.name].prunes_kernels)
-    ]
+    whole = unpruned_layers(unpruned, relays)
     budget = share_budget(
         narrow, profile, cores=cores, bits=bits, whole=whole, unpruned=unpruned, explain=explain, is_coarse=is_coarse
     )
@@ -176,6 +172,15 @@ def _attempt(
     refine = partial(_attempt, network, profile, cores, bits, balances, units, explain=False)
     is_final = keeps_all or not is_coarse or not unpruned.is_large
     return _Attempt(budget=budget, loss=loss, keeps_all=keeps_all, refine=None if is_final else refine)
+
+
+def unpruned_layers(unpruned: Unpruned, relays: Collection[str] = ()) -> list[str]:
+    """Layers that lose no synapses: relays, and images whose kernels are not pruned, which lose channels instead."""
+    return [
+        layer.name
+        for layer in unpruned.layers
+        if layer.name in relays or (len(layer.shape) == 3 and not unpruned.counts[layer.name].prunes_kernels)
+    ]
 
 
 def _units_kept(network: Network, groups: list[tuple[str, ...]], level: float) -> dict[str, int]:
