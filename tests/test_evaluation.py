@@ -61,7 +61,7 @@ def test_images_are_encoded_and_a_model_is_evaluated_as_ever() -> None:
     found = nd.evaluate(TWO, [(images, torch.tensor([0, 1]))], FitOptions(n_steps=4, readout="sum"))
     assert isinstance(found, Evaluation)
     assert found.rates["hidden"] == pytest.approx((2 * 2 + 2 * 4) / (3 * 8))
-    model = torch.nn.Sequential(torch.nn.Linear(2, 2))  # it takes no state
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(3, 2))  # the second does not take what the first gives
     with pytest.raises(nd.NeurodeployError, match=r"^model: failed on spikes \(2, 2\) of a step "):
         nd.evaluate(model, [(images, torch.tensor([0, 1]))], FitOptions())
 
