@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from norse.torch import LICell, LIFCell, LIFParameters, LIFRecurrentCell, SequentialState
+from norse.torch import LICell, LIFRecurrentCell, SequentialState
 
 from benchmarks.placement.rows import append
+from benchmarks.training.__main__ import Residual, lif
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 PHASES = {
@@ -34,46 +35,23 @@ PHASES = {
 """Beginning of a line on stderr, and the phase that begins with it."""
 
 
-def lif() -> LIFParameters:
-    """Fast neurons."""
-    return LIFParameters(tau_syn_inv=torch.tensor(700.0), tau_mem_inv=torch.tensor(1000.0), v_th=torch.tensor(0.3))
-
-
-class Residual(torch.nn.Module):
-    """Two convolutions, the second with a skip of spikes, and a readout."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = torch.nn.Conv2d(1, 8, 3, padding=1, bias=False)
-        self.second = torch.nn.Conv2d(8, 8, 3, padding=1, bias=False)
-        self.cells = torch.nn.ModuleList([LIFCell(lif()), LIFCell(lif())])
-        self.last, self.readout = torch.nn.Linear(512, 10, bias=False), LICell()
-
-    def forward(self, x: torch.Tensor, state: Any = None) -> Any:
-        a, b, c = state or (None,) * 3
-        skip, a = self.cells[0](self.first(x), a)
-        inside, b = self.cells[1](self.second(skip), b)
-        out, c = self.readout(self.last((inside + skip).flatten(1)), c)
-        return out, (a, b, c)
-
-
 def chain() -> Any:
     """64-96-10."""
     torch.manual_seed(0)
-    layers = torch.nn.Linear(64, 96, bias=False), LIFCell(lif()), torch.nn.Linear(96, 10, bias=False), LICell()
+    layers = torch.nn.Linear(64, 96, bias=False), lif(), torch.nn.Linear(96, 10, bias=False), LICell()
     return SequentialState(*layers), torch.zeros(1, 64)
 
 
 def residual() -> Any:
     """A residual block on 8 x 8 pixels."""
     torch.manual_seed(0)
-    return Residual(), torch.zeros(1, 1, 8, 8)
+    return Residual(torch.nn.Conv2d(1, 8, 3, padding=1, bias=False), 8 * 8), torch.zeros(1, 1, 8, 8)
 
 
 def recurrent() -> Any:
     """64, 48 neurons that receive each other, 10."""
     torch.manual_seed(0)
-    layers = LIFRecurrentCell(64, 48, p=lif(), autapses=True), torch.nn.Linear(48, 10, bias=False), LICell()
+    layers = LIFRecurrentCell(64, 48, p=lif().p, autapses=True), torch.nn.Linear(48, 10, bias=False), LICell()
     return SequentialState(*layers), torch.zeros(1, 64)
 
 

@@ -1,4 +1,1 @@
-"""What a training step takes, side by side with plain Norse; answers first held against it.
-
-uv run python -m benchmarks.training --out benchmarks/results/training.jsonl [--threads N]
-"""
+"""Time of a training step: the extracted network, plain and under a budget, beside the module with Norse's own cells."""

@@ -25,7 +25,9 @@ from neurodeploy.compression.module_weights import trainable
 from neurodeploy.compression.pruning_method import Pruning, PruningSetup
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.mapping.budget.channel_counts import narrow_budget
+from neurodeploy.training.encoders import spikes_of
 from neurodeploy.training.fit import Learner
+from neurodeploy.training.forward import run_model
 from neurodeploy.training.options import FitOptions
 
 ROUNDS = 5
@@ -51,14 +53,15 @@ def convolutional(*, normalized: bool) -> SequentialState:
 
 
 class Residual(torch.nn.Module):
-    """28 x 28 - 16C5 (stride 2) - a block of two 16C3 with a skip of spikes - 10."""
+    """An image - a convolution - a block of two 3 x 3 convolutions with a skip of spikes - 10; by default 28 x 28 - 16C5."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: torch.nn.Conv2d | None = None, n_pixels: int = 12 * 12) -> None:
         super().__init__()
-        self.first = torch.nn.Conv2d(1, 16, 5, stride=2, bias=False)
-        self.inner = torch.nn.ModuleList(torch.nn.Conv2d(16, 16, 3, padding=1, bias=False) for _ in range(2))
+        self.first = first or torch.nn.Conv2d(1, 16, 5, stride=2, bias=False)
+        n = self.first.out_channels
+        self.inner = torch.nn.ModuleList(torch.nn.Conv2d(n, n, 3, padding=1, bias=False) for _ in range(2))
         self.cells = torch.nn.ModuleList(lif() for _ in range(3))
-        self.last, self.readout = torch.nn.Linear(16 * 12 * 12, 10, bias=False), LICell()
+        self.last, self.readout = torch.nn.Linear(n * n_pixels, 10, bias=False), LICell()
 
     def forward(self, x: torch.Tensor, state: Any = None) -> Any:
         a, b, c, d = state or (None,) * 4
@@ -131,6 +134,12 @@ def cycles(
     memory = whole[MEMORY]
     tight = replace(whole, limits={**whole.limits, MEMORY: replace(memory, value=memory.number // SHARE)})
     pruning = method_named("minimax")(narrow_budget(plain.network, tight, cores=cores), pruned, PruningSetup())
+    # what is timed computes the same
+    spikes = spikes_of(images, plain, options)
+    with torch.no_grad():
+        norse, graph = run_model(StepByStep(module).eval(), spikes), run_model(trainable(module.eval(), sample), spikes)
+    torch.testing.assert_close(graph, norse, rtol=1e-3, atol=1e-3)
+    module.train()
     return {"norse": cycle(StepByStep(module)), "graph": cycle(plain), "budget": cycle(pruned, pruning)}
 
 

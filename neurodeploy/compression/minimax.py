@@ -191,7 +191,6 @@ class MinimaxPruning(Pruning):
         self.budget, self.model, self.options = budget, model, options or MinimaxOptions()
         self.layers = find_layers(model, budget)
         self.roundings = layer_roundings(model, thresholds, budget.profile)
-        # Channels round only the layers that they have a threshold of
         self.channels = Channels(model, budget, self.roundings if self.options.integers else {})
         self.plan = budget_per_column(self.layers, budget)
         self.masks = {name: torch.ones_like(matrix.weight, dtype=torch.bool) for name, matrix in self.layers.items()}
@@ -200,7 +199,7 @@ class MinimaxPruning(Pruning):
         self.curvature = FisherDiagonal(self.layers)
         self.penalties = dict.fromkeys(self.layers, 0.0)
         self.multipliers = {constraint(part, resource): 0.0 for part in self.plan.slices for resource in PRICED_RESOURCES}
-        self.largest_states, self._measure_states = {}, measure_states
+        self.largest_states, self._measure_states, self._is_calibrated = {}, measure_states, False
         self._n_choices = 0
         self._active: ActiveNeurons = {}
 
@@ -265,7 +264,7 @@ class MinimaxPruning(Pruning):
 
     def _choose_formats_and_channels(self, progress: float) -> None:
         """Choose what a selection of synapses starts from; formats only when they are due."""
-        if progress >= 1 and not self.largest_states:
+        if progress >= 1 and not self._is_calibrated:  # once: where nothing overflows there are no states to find again
             self._calibrate()
         # Formats first: they score synapses by what rounding to them leaves. The first call (0) always chooses them.
         if self._n_choices % self.options.format_interval == 0:
@@ -276,6 +275,7 @@ class MinimaxPruning(Pruning):
 
     def _calibrate(self) -> None:
         """Measure the states of the network in force; the scales of its layers are limited by them from now on."""
+        self._is_calibrated = True
         if self._measure_states is not None and self.options.integers:
             with self.in_force():
                 network = self.model.to_network()
@@ -395,7 +395,7 @@ class MinimaxPruning(Pruning):
     def state_dict(self) -> Mapping[str, Any]:
         """Masks, channels, formats, penalties, multipliers, curvature and states."""
         return {
-            "largest_states": self.largest_states,
+            "largest_states": self.largest_states, "is_calibrated": self._is_calibrated,
             "channels": self.channels.state_dict(),
             "masks": self.masks, "formats": {name: form.state_dict() for name, form in self.formats.items()},
             "penalties": self.penalties, "multipliers": self.multipliers, "n_choices": self._n_choices,
@@ -408,6 +408,7 @@ class MinimaxPruning(Pruning):
             mask.copy_(state["masks"][name])
         self.channels.load_state_dict(state["channels"])
         self._limit_scales(state["largest_states"])
+        self._is_calibrated = bool(state["is_calibrated"])
         self.formats = {name: form.restored(state["formats"][name]) for name, form in self.formats.items()}
         self.penalties, self.multipliers = dict(state["penalties"]), dict(state["multipliers"])
         self._active = active_neurons(self.model, self.layers, self.masks)

@@ -38,7 +38,7 @@ from neurodeploy.training.options import FitOptions
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _MAX_COMPARED_WHOLE = 4
 """Of longer lists, as of the lines of a model, an error names the first element that differs."""
-_FILE_FORMAT = "neurodeploy training 6"
+_FILE_FORMAT = "neurodeploy training 7"
 _START_OVER = "Start over without resuming, or resume from a copy of the file."
 
 

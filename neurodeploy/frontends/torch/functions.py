@@ -305,7 +305,7 @@ def either(call: CallContext, x: Any, other: Any) -> LinearExpression:
     return add(call, x, other)
 
 
-def at_most_one(call: CallContext, x: Any, min: Any = None, max: Any = None) -> LinearExpression:  # noqa: A002
+def at_most_one(call: CallContext, x: Any, min: Any = None, max: Any = None) -> LinearExpression:  # noqa: A002  # torch's own names
     """Of a sum of spikes, with a maximum of 1: a layer of neurons that fire where any of them is 1."""
     inputs = call.expression(x)
     is_count = all(term.synapse is None and bool((term.gain == 1).all()) for term in inputs.terms) and not inputs.bias.any()
