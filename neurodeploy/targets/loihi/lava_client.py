@@ -229,7 +229,7 @@ def _plan(network: QuantizedNetwork, spikes: NDArray[Any], reset_interval: int, 
     effect. A sample with resets of its own takes a whole number of intervals.
     """
     batch, n_steps = spikes.shape[0], spikes.shape[-1]
-    _check_waits(network)
+    check_waits(network)
     depth = max(pipeline_depths(network).values())
     is_chain = plain_kinds(network) is not None
     waiting = any(steps for layer in wait_steps(network).values() for steps in layer)
@@ -246,7 +246,8 @@ def _plan(network: QuantizedNetwork, spikes: NDArray[Any], reset_interval: int, 
     return _Plan(is_chain, period, reset_interval or None, reset_offset, sample * batch)
 
 
-def _check_waits(network: QuantizedNetwork) -> None:
+def check_waits(network: QuantizedNetwork) -> None:
+    """Raise `SimulationError` where spikes would wait longer than Lava's synapses hold them; it names layer and source."""
     waiting, steps_early = wait_steps(network), early_steps(network)
     for layer in network:
         for steps, n, connection in zip(waiting[layer.name], steps_early[layer.name], layer.connections, strict=True):

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import NetxError, unsupported_kind
+from neurodeploy.errors import NetworkError, NetxError, unsupported_kind
 from neurodeploy.ir.arrays import Integers
 from neurodeploy.ir.connectivity import is_convolution, is_dense
 from neurodeploy.ir.files import absence, hdf5_damage, replacing
@@ -41,6 +41,7 @@ from neurodeploy.targets.loihi.netx_format import (
     plain_kinds,
     reason,
 )
+from neurodeploy.targets.loihi.target import LOIHI
 
 # ---------------------------------------------------------------------------------------------- reading
 
@@ -203,9 +204,10 @@ def write_netx(network: QuantizedNetwork, path: PathLike) -> Path:
     NetxError
         Lava would run a layer of a chain with other weights, or not at all; or the file cannot be written.
     """
-    for layer in network:
-        with as_netx_error(f"layer {layer.name!r}"):
-            check_layer(layer)
+    try:
+        LOIHI.check(network)
+    except NetworkError as error:
+        raise NetxError(error.where, error.what, source=error.source, remedy=error.remedy) from error
     kinds = plain_kinds(network)
     for layer in network if kinds else ():
         synapse = layer.connections[0].synapse

@@ -1,0 +1,74 @@
+"""Drawn networks of every kind fire, and fire in Lava as in the emulator; what Lava would read otherwise is refused before."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+
+import numpy as np
+import pytest
+
+from benchmarks.exactness import KINDS, Found, beyond, compared, job_of, refusal, refused
+from neurodeploy.errors import NeurodeployError
+from neurodeploy.targets.loihi import lava_client
+from neurodeploy.targets.simulate import simulate
+
+
+def check(found: dict[str, Found], seed: int) -> None:
+    assert found
+    for kind, of_kind in found.items():
+        assert not of_kind.differing, f"seed {seed}, {kind}: {of_kind.differing[0]}"
+        assert of_kind.refused == 0, f"seed {seed}, {kind}"
+        assert of_kind.fired >= 0.9 * of_kind.networks, f"seed {seed}, {kind}: {of_kind.fired} of {of_kind.networks} fire"
+
+
+@pytest.mark.lava
+def test_a_few_networks_of_each_kind_fire_in_lava_as_in_the_emulator() -> None:
+    numbers = {kind: (1,) if kind in ("delays", "long runs") else (0, 1) for kind in KINDS}
+    found = compared([(kind, job_of(kind, number, seed=1)) for kind in KINDS for number in numbers[kind]])
+    assert {kind: of_kind.networks for kind, of_kind in found.items()} == {kind: len(some) for kind, some in numbers.items()}
+    assert found["long runs"].steps == 500
+    check(found, seed=1)
+
+
+@pytest.mark.lava
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_thousand_networks_fire_in_lava_as_in_the_emulator(kind: str) -> None:
+    """125 of each kind."""
+    seed = secrets.randbits(32)
+    found = compared([(kind, job_of(kind, number, seed)) for number in range(125)])
+    print(f"{kind}, seed {seed}: {found[kind].row()}")
+    assert found[kind].networks == 125
+    check(found, seed)
+
+
+def test_what_lava_would_read_otherwise_is_refused() -> None:
+    assert refused(70, seed=0).row() == {
+        "networks": 70, "plain_netx": 0, "steps": 0, "spikes": 0, "fired": 0, "differ": 0, "refused": 70,
+    }  # fmt: skip
+
+
+SAID = {
+    "a delay": r"^layer 'layer\d': \d+ steps for which spikes from '\w+' wait in a synapse.* > 63 \(lava-nc .*Shorten the delay",
+    "no synapse": "^layer 'layer\\d': has no synapse left.*Prune less",
+    "an odd weight": "^layer 'layer\\d': .*odd numbers among weights of both signs",
+    "a wide weight": "^layer 'layer\\d': .*300 is outside -256..254",
+    "a misread weight": r"^layer 'layer\d': would run in Lava with -?\d+ for its weight\[.*netx/utils.py.*Change a weight",
+    "a bias": r"^layer 'layer\d': .*bias.* is outside -4096\.\.4095",
+    "a register": r"^layer 'layer\d': .*(131072 is outside 0\.\.131071|4097 is outside 0\.\.4096)",
+}
+
+
+@pytest.mark.lava
+@pytest.mark.parametrize("number", range(len(SAID)))
+def test_it_is_refused_before_lava_is_started(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*_: object, **__: object) -> None:
+        raise AssertionError("Lava was started")
+
+    monkeypatch.setattr(lava_client.subprocess, "Popen", start)
+    what, network = beyond(number, seed=3)
+    with pytest.raises(NeurodeployError, match=SAID[what]) as error:
+        simulate(network, np.ones((1, *network.input_shape, 4), dtype=np.uint8), end="lava")
+    assert str(error.value) == refusal(network)
+    assert subprocess.Popen is start
