@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -12,8 +13,8 @@ import pytest
 
 import neurodeploy as nd
 from neurodeploy.__main__ import main
-from neurodeploy.errors import RequestError
-from neurodeploy.ir.files import locked, replacing, write_text
+from neurodeploy.errors import DataError, RequestError
+from neurodeploy.ir.files import output_folder, replacing, write_text
 
 
 def test_a_file_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
@@ -88,18 +89,106 @@ def test_a_command_does_not_write_over_its_input(tmp_path: Path, capsys: pytest.
     assert model.read_bytes() == before
 
 
-def test_a_folder_is_written_by_one_run_at_a_time(tmp_path: Path) -> None:
+def test_a_folder_is_written_by_one_run_at_a_time_and_a_killed_one_leaves_one_hidden_folder(tmp_path: Path) -> None:
     program = (
-        "import sys, pathlib; from neurodeploy.ir.files import locked\n"
-        "with locked(pathlib.Path(sys.argv[1])): print(flush=True); input()"
+        "import sys; from neurodeploy.ir.files import output_folder\n"
+        "with output_folder(sys.argv[1]) as folder: (folder.staging / 'a').touch(); print(flush=True); input()"
     )
     other = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert other.stdout is not None
     other.stdout.readline()
-    with pytest.raises(RequestError, match=rf"process {other.pid} writes into this folder"), locked(tmp_path):
+    with pytest.raises(RequestError, match=rf"process {other.pid} writes into this folder"), output_folder(tmp_path):
         pass
     other.kill()
     other.communicate()
-    with locked(tmp_path):  # the lock of a killed process ends with it
-        assert (tmp_path / ".lock").read_text() == str(os.getpid())
+    assert [path.name for path in tmp_path.iterdir()] == [".unfinished"]
+    with output_folder(tmp_path) as folder:  # the lock of a killed process ends with it
+        assert list(folder.staging.iterdir()) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def listing(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("x"), KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left")])
+@pytest.mark.parametrize("existing", [True, False])
+def test_staged_files_appear_together_or_not_at_all(failure: BaseException, existing: bool, tmp_path: Path) -> None:
+    out = tmp_path / "new/made"
+    if existing:
+        out.mkdir(parents=True)
+        (out / "a.txt").write_text("old")
+    before = sorted(tmp_path.rglob("*"))
+
+    def write(fail: bool) -> None:
+        with output_folder(out, str(out / "a.txt")) as folder:
+            write_text(folder.staging / "a.txt", "new")
+            assert not (out / "a.txt").exists() or (out / "a.txt").read_text() == "old"
+            write_text(folder.staging / "b.txt", "new")
+            if fail:
+                raise failure
+
+    with pytest.raises(type(failure)):
+        write(True)
+    assert sorted(tmp_path.rglob("*")) == before
+    write(False)
+    assert listing(out) == {"a.txt": "new", "b.txt": "new"}
+
+
+def test_files_that_cannot_all_be_moved_stay_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.txt", "b.txt", "z.txt"):
+        (tmp_path / name).write_text("old")
+    replace, unlink, names = Path.replace, Path.unlink, ("a.txt", "b.txt", "c.txt")
+
+    def broken(self: Path, target: Path) -> Path:
+        if target == tmp_path / "c.txt":
+            raise OSError(errno.EIO, "broken", str(self))
+        return replace(self, target)
+
+    def write() -> None:
+        with output_folder(tmp_path) as folder:
+            for name in names:
+                (folder.staging / name).write_text("new")
+            folder.publish(str(tmp_path / "z.txt"))
+
+    monkeypatch.setattr(Path, "replace", broken)
+    with pytest.raises(OSError, match="broken") as raised:
+        write()
+    assert raised.value.filename == str(tmp_path / "c.txt")
+    assert listing(tmp_path) == {"a.txt": "old", "b.txt": "old", "z.txt": "old"}
+    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(Path, "unlink", unlink)
+    write()
+    assert listing(tmp_path) == dict.fromkeys(names, "new")  # z.txt was of an earlier run
+
+
+def test_an_error_names_the_path_where_the_file_would_have_been(tmp_path: Path) -> None:
+    def write() -> None:
+        with output_folder(tmp_path / "made") as folder:
+            raise DataError(str(folder.staging / "model.net"), f"cannot be written ({folder.staging}/model.net: full)")
+
+    with pytest.raises(DataError) as raised:
+        write()
+    net = tmp_path / "made/model.net"
+    assert str(raised.value) == f"{net}: cannot be written ({net}: full)."
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_hidden_folder_that_leads_elsewhere_is_not_emptied(tmp_path: Path) -> None:
+    mine, out = tmp_path / "mine", tmp_path / "out"
+    mine.mkdir()
+    out.mkdir()
+    (mine / "thesis.txt").write_text("mine")
+    (out / ".unfinished").symlink_to(mine)
+    with pytest.raises(RequestError, match=r"\.unfinished: is a symbolic link"), output_folder(out):
+        pass
+    (out / ".unfinished").unlink()
+    (out / ".unfinished").mkdir()
+    (out / ".unfinished/lock").symlink_to(mine / "thesis.txt")
+    with pytest.raises(RequestError, match="is no folder to write to"), output_folder(out):
+        pass
+    (out / ".unfinished/lock").unlink()
+    (out / ".unfinished/linked").symlink_to(mine)
+    with output_folder(out):
+        pass
+    assert listing(tmp_path) == {"mine/thesis.txt": "mine"}

@@ -112,8 +112,42 @@ def test_resume_says_from_where_and_a_start_what_it_takes_away(here: Path, capsy
     assert "Resuming from made/checkpoint-compressed.safetensors." in capsys.readouterr().err
     assert {name: Path("made", name).read_bytes() for name in RESULTS} == first
     assert main([*command("made"), "--seed", "1"]) == 0
-    assert "Starting from the beginning: the checkpoints of an earlier run in made" in capsys.readouterr().err
+    assert "Starting from the beginning: the checkpoints of a finished run in made are deleted." in capsys.readouterr().err
     assert load_state("made/checkpoint-compressed.safetensors")["fingerprint"]["seed"] == 1
+
+
+def test_checkpoints_of_a_run_that_did_not_finish_are_kept(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command("made")) == 0
+    seen = []
+
+    def broken(*_: object) -> None:
+        seen.append({path.name for path in Path("made").iterdir()})
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as late:
+        late.setattr("neurodeploy.pipeline.compress.measure", broken)
+        assert main([*command("made"), "--seed", "1"]) == 2
+    # the trained network is on disk, and no report of the one before it; a report would say that the run has finished
+    assert (
+        {path.name for path in Path("made").iterdir()}
+        == seen[0] - {".unfinished"}
+        == set(RESULTS) | {"checkpoint-dense.safetensors"}
+    )
+    trained = {path.name: path.read_bytes() for path in Path("made").iterdir()}
+    capsys.readouterr()
+    several = [*command("all"), "--cores", "3,2"]
+    Path("all").mkdir()
+    Path("made").rename("all/2-cores")
+    for asked, folder in ((several, "all/2-cores"), ([*command("all/2-cores"), "--seed", "1"], "all/2-cores")):
+        assert main(asked) == 2
+        told = capsys.readouterr().err
+        assert told.startswith(f"RequestError: {folder}: holds checkpoints of a run that did not finish. Resume it (--resume")
+        assert told.count("\n") == 1
+        assert {path.name: path.read_bytes() for path in Path(folder).iterdir()} == trained
+    assert main([*command("all/2-cores", "--resume"), "--seed", "1"]) == 0
+    assert Path("all/2-cores/report.json").is_file()
 
 
 def test_a_checkpoint_of_another_command_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

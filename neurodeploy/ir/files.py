@@ -1,4 +1,4 @@
-"""Atomic writing of files, and reading of files that are not to be trusted: NumPy's, and HDF5's first in a child process."""
+"""Files that appear whole and together; reading of files that are not to be trusted, HDF5 first in a child process."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import select
+import shutil
 import struct
 import subprocess
 import sys
@@ -15,15 +16,30 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurodeploy.errors import DataError, RequestError
+from neurodeploy.errors import DataError, NeurodeployError, RequestError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+REPORT = "report.json"
+"""What a run writes about itself into its folder; the next run looks there."""
+
+
+def check_replaceable(path: str | os.PathLike[str]) -> None:
+    """Raise `RequestError` where a file written to `path` would take the place of something other than a regular file."""
+    target = Path(path)
+    if target.is_symlink():  # a rename would replace the link, and leave the file that it leads to as it is
+        remedy = f"Write to {target.resolve()}, or delete the link."
+        raise RequestError(str(target), "is a symbolic link, and would be replaced", remedy=remedy)
+    if target.exists() and not target.is_file():  # a rename would put a file in the place of a device or a pipe
+        raise RequestError(str(target), "is not a regular file, and would be replaced", remedy="Write to another path.")
 
 
 @contextmanager
@@ -34,9 +50,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     left behind are deleted as well.
     """
     target = Path(path)
-    if target.exists() and not (target.is_file() or target.is_dir()):  # onto a folder no file can be renamed
-        # a rename would put a file in the place of a device or a pipe
-        raise RequestError(str(target), "is not a regular file, and would be replaced", remedy="Write to another path.")
+    check_replaceable(target)
     # No name in the pattern: it could hold characters that glob interprets.
     for left_over in target.parent.glob(".*.part"):
         owner = left_over.name[len(f".{target.name}.") : -len(".part")]
@@ -49,6 +63,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         mode = scratch.stat().st_mode  # follows the user's umask; some libraries write files that only the owner can read
         yield scratch
         scratch.chmod(mode)
+        with scratch.open("rb") as file:
+            os.fsync(file.fileno())  # or a power cut could leave an empty file in the place of the old one
         scratch.replace(target)  # atomic: a reader sees the old file or the new one
     except OSError as error:
         # a full disk names no file, and the user does not know the scratch file
@@ -59,38 +75,146 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         scratch.unlink(missing_ok=True)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputFolder:
+    """A folder that a run writes into, and the folder in it where files wait until they appear together.
+
+    Attributes
+    ----------
+    path : Path
+        The folder.
+    """
+
+    path: Path
+
+    @property
+    def hidden(self) -> Path:
+        """The only folder in it that a killed process leaves."""
+        return self.path / ".unfinished"
+
+    @property
+    def staging(self) -> Path:
+        """Where to write files; `publish` moves them to `path`."""
+        return self.hidden / "files"
+
+    def lock(self) -> int:
+        """Make the hidden folder and lock it; return the descriptor of its lock, which ends with the process."""
+        lock = self.hidden / "lock"
+        while True:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if self.hidden.is_symlink():  # what it leads to would be emptied
+                raise RequestError(str(self.hidden), "is a symbolic link", remedy="Delete it.")
+            try:
+                self.hidden.mkdir(exist_ok=True)
+                file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+            except FileNotFoundError:  # another run has ended in between, and removed the folder
+                continue
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # that run may have deleted the lock that was opened
+                if lock.exists() and lock.stat().st_ino == os.fstat(file).st_ino:
+                    os.truncate(file, 0)
+                    os.write(file, str(os.getpid()).encode())
+                    return file
+            except BlockingIOError as error:
+                owner = f"process {found}" if (found := os.pread(file, 20, 0).decode(errors="replace")) else "another process"
+                os.close(file)
+                remedy = "Wait until it ends, or give another folder."
+                raise RequestError(str(self.path), f"{owner} writes into this folder", remedy=remedy) from error
+            os.close(file)
+
+    def clear(self) -> None:
+        """Delete everything in the hidden folder but its lock."""
+        for left_over in self.hidden.iterdir():
+            if left_over.is_dir() and not left_over.is_symlink():
+                shutil.rmtree(left_over)
+            elif left_over.name != "lock":
+                left_over.unlink()
+
+    def publish(self, *stale: str) -> None:
+        """Move all staged files into the folder; if one cannot be moved, none is.
+
+        Parameters
+        ----------
+        stale : str
+            Paths of files of an earlier run, which go unless staged files replace them.
+        """
+        names = sorted(file.name for file in self.staging.iterdir())
+        gone = [name for name in {Path(path).name for path in stale} - {*names} if (self.path / name).is_file()]
+        for name in (*names, *gone):
+            check_replaceable(self.path / name)
+        earlier, changed = self.staging.with_name("earlier"), []
+        earlier.mkdir()
+        try:
+            for name in (*names, *gone):
+                target = self.path / name
+                if target.exists():
+                    try:
+                        os.link(target, earlier / name)
+                    except OSError:  # a file system without links
+                        shutil.copy2(target, earlier / name)
+                changed.append(target)
+                target.unlink() if name in gone else (self.staging / name).replace(target)
+        except BaseException:  # also an interrupt: the folder is as it was
+            for target in changed:
+                kept = earlier / target.name
+                kept.replace(target) if kept.exists() else target.unlink(missing_ok=True)
+            raise
+        finally:
+            shutil.rmtree(earlier)
+
+
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other runs out of a folder while open; the lock of a killed process ends with it.
+def output_folder(out: str | os.PathLike[str], *files: str) -> Iterator[OutputFolder]:
+    """Open a folder to write files that appear together, created if missing; other runs are kept out meanwhile.
+
+    If the block succeeds, what is staged is published. If it raises, nothing is left of what was not published, nor of folders
+    that were made for it, and the error names the path where the file would have been. What a killed process left goes.
+
+    Parameters
+    ----------
+    files : str
+        Paths of files that will be published: what they may not replace is refused at once.
 
     Raises
     ------
     RequestError
-        Another run writes there; the error names its process.
+        No folder can be made or written to there; something other than a file would be replaced; or another run writes there,
+        and the error names its process.
     """
-    path = folder / ".lock"
-    while True:
-        file = path.open("a+", encoding="ascii")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            with file:
-                owner = f"process {found} writes" if (found := file.read()) else "another process writes"
-            remedy = "Wait until it ends, or give another folder."
-            raise RequestError(str(folder), f"{owner} into this folder", remedy=remedy) from error
-        # a run that ended in between has deleted the file that was opened
-        if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-            break
-        file.close()
+    path = Path(out)
+    folder, made = OutputFolder(path=path), [one for one in (path, *path.parents) if not one.exists()]
     try:
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+        try:
+            lock = folder.lock()
+        except OSError as error:
+            raise RequestError(str(out), f"is no folder to write to: {error.strerror}") from error
+        try:
+            folder.clear()
+            folder.staging.mkdir()
+            for file in files:
+                check_replaceable(file)
+            yield folder
+            folder.publish()
+        finally:
+            folder.clear()
+            # a run that waits for the lock may have made its own there already
+            (folder.hidden / "lock").unlink(missing_ok=True)
+            with suppress(OSError):
+                folder.hidden.rmdir()
+            os.close(lock)
+    except NeurodeployError as error:
+        for field in ("where", "what", "remedy"):
+            setattr(error, field, getattr(error, field).replace(str(folder.staging), str(path)))
+        raise
+    except OSError as error:
+        if error.filename is not None:
+            error.filename = str(error.filename).replace(str(folder.staging), str(path))
+        raise
     finally:
-        path.unlink(missing_ok=True)
-        file.close()
+        for one in made:
+            with suppress(OSError):  # it is not empty, or was never made
+                one.rmdir()
 
 
 def _process_exists(process_id: int) -> bool:

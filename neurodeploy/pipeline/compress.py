@@ -23,7 +23,7 @@ from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.errors import ExtractError, QuantizeError, RequestError, SimulationError
 from neurodeploy.frontends.nir.writing import write_nir
 from neurodeploy.hardware.profile import HardwareProfile
-from neurodeploy.ir.files import locked
+from neurodeploy.ir.files import OutputFolder, output_folder
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import Network, threshold_of
 from neurodeploy.ir.quantized import QuantizedNetwork
@@ -42,20 +42,27 @@ from neurodeploy.pipeline.deploy import (
     ignore,
     in_integers,
     network_file,
-    output_folder,
-    report_files,
+    output_files,
     rounding_warnings,
     write_report,
 )
-from neurodeploy.pipeline.evaluation import as_simulated, check_in_lava, first_samples, for_simulator, measure, memory_prices
+from neurodeploy.pipeline.evaluation import (
+    RecordedSamples,
+    as_simulated,
+    check_in_lava,
+    first_samples,
+    for_simulator,
+    measure,
+    memory_prices,
+)
 from neurodeploy.report.html import RunArtifacts
-from neurodeploy.report.summary import Accuracy, LavaCheck, summarize
+from neurodeploy.report.summary import Accuracy, LavaCheck, Report, summarize
 from neurodeploy.report.text import overflow_lines
 from neurodeploy.simulation.records import EpochRecord, SpikeRecord, save_record
 from neurodeploy.simulation.reference import largest_states
 from neurodeploy.targets import arithmetic_of, default_weight_bits, target_of
 from neurodeploy.targets.simulate import DEFAULT_TIME_LIMIT_S, simulate
-from neurodeploy.training.checkpoint import Checkpoint, save_weights
+from neurodeploy.training.checkpoint import STAGES, Checkpoint, checksum_of, refuse_unfinished, save_weights
 from neurodeploy.training.data.batches import DataSplit
 from neurodeploy.training.dense_training import dense_model
 from neurodeploy.training.distributed import Replicas, seeded, together
@@ -65,8 +72,6 @@ from neurodeploy.training.forward import check_labels, evaluate
 from neurodeploy.training.options import FitOptions, Progress
 
 Model: TypeAlias = "torch.nn.Module | Network | QuantizedNetwork"
-STAGES = ("dense", "compressed")
-"""The two training stages, each with a checkpoint of its own."""
 
 CALIBRATION_SAMPLES = 128
 """Training samples on which states are measured before scales are chosen."""
@@ -118,7 +123,8 @@ def compress(
         The command line, quoted on the report page.
     resume : bool
         Resume an interrupted run from the checkpoints in `out`, or start where there are none. The result is bit for bit that
-        of an uninterrupted run. Without it, the checkpoints of an earlier run are deleted.
+        of an uninterrupted run. Without it, the checkpoints of a finished run are deleted; its files stay until the new ones
+        replace them.
     checkpoint_every_s : float
         Seconds between two checkpoints, at least 0; an interrupted run loses no more than that.
     dense : float, optional
@@ -131,7 +137,8 @@ def compress(
     BudgetError
         No compression can make the network fit.
     RequestError
-        An encoder whose values the chip's spikes cannot carry.
+        An encoder whose values the chip's spikes cannot carry; a folder that cannot be written to; or, without `resume`, one
+        with checkpoints of a run that did not finish.
     ExtractError
         The model holds something that is not supported.
     """
@@ -148,9 +155,11 @@ def compress(
         model = TrainableNetwork(dequantize(model) if isinstance(model, QuantizedNetwork) else model)
     with together() as replicas, ExitStack() as open_until_the_end:
         say = say if replicas.is_first else ignore
+        checkpoints = {stage: Checkpoint(path=Path(out) / name, every_s=checkpoint_every_s) for stage, name in STAGES.items()}
+        files = *output_files(Path(out), target_of(profile), *FILE_NAMES).values(), *(one.path for one in checkpoints.values())
         # on rank 0 alone: the processes may not share a disk
-        folder = replicas.of_first(lambda: output_folder(out))
-        replicas.of_first(lambda: open_until_the_end.enter_context(locked(folder)))
+        folder = replicas.of_first(lambda: open_until_the_end.enter_context(output_folder(out, *map(str, files))))
+        replicas.of_first(lambda: refuse_unfinished(Path(out), resume=resume))
         # before anything is counted: factories may have drawn other weights in other processes
         replicas.take_first(model)
         levels = levels_of(options.encoder)
@@ -171,14 +180,12 @@ def compress(
         run = _CompressionRun(
             model=model, network=network, sample=sample, data=data, options=options, folder=folder, say=say,
             before=before, budget=budget, levels=levels, bits=bits, method=factory,
+            checkpoints=checkpoints,
         )  # fmt: skip
         run.check()
         replicas.of_first(run.rehearse)
-        checkpoints = {
-            name: Checkpoint(path=folder / f"checkpoint-{name}.safetensors", every_s=checkpoint_every_s) for name in STAGES
-        }
-        replicas.of_first(lambda: run.announce_checkpoints(checkpoints, resume=resume))
-        history, accuracy = run.train(checkpoints, progress if replicas.is_first else None, replicas)
+        replicas.of_first(lambda: run.announce_checkpoints(resume=resume))
+        history, accuracy = run.train(progress if replicas.is_first else None, replicas)
         accuracy = accuracy if dense is None else replace(accuracy, dense=dense)
         return replicas.of_first(lambda: run.deploy(history, accuracy, lava_samples, time_limit_s, command))
 
@@ -198,7 +205,8 @@ class _CompressionRun:
     sample: torch.Tensor | None
     data: DataSplit
     options: FitOptions
-    folder: Path
+    folder: OutputFolder
+    checkpoints: Mapping[str, Checkpoint]
     say: Say
     before: Placement
     budget: Budget
@@ -264,23 +272,22 @@ class _CompressionRun:
             calibration = first_samples(self.network, self.data.train, self.options, CALIBRATION_SAMPLES).spikes
         return largest_states(network, calibration)
 
-    def announce_checkpoints(self, checkpoints: Mapping[str, Checkpoint], *, resume: bool) -> None:
-        """Say where training starts; without `resume`, delete the checkpoints of an earlier run."""
-        found = [Path(one.path) for one in checkpoints.values() if Path(one.path).exists()]
+    def announce_checkpoints(self, *, resume: bool) -> None:
+        """Say where training starts; without `resume`, delete the checkpoints of a run that has finished."""
+        found, folder = [path for one in self.checkpoints.values() if (path := Path(one.path)).exists()], self.folder.path
         if resume:
-            nothing = f"No checkpoint in {self.folder}: starting from the beginning."
+            nothing = f"No checkpoint in {folder}: starting from the beginning."
             self.say(f"Resuming from {found[-1]}." if found else nothing)
         elif found:
-            self.say(f"Starting from the beginning: the checkpoints of an earlier run in {self.folder} are deleted.")
+            self.say(f"Starting from the beginning: the checkpoints of a finished run in {folder} are deleted.")
             for path in found:
                 path.unlink()
-        every_s = checkpoints[STAGES[0]].every_s
-        self.say(f"Checkpoints go to {self.folder} every {every_s:g} s. To continue an interrupted run, resume it.")
+        every_s = self.checkpoints["dense"].every_s
+        self.say(f"Checkpoints go to {folder} every {every_s:g} s. To continue an interrupted run, resume it.")
 
-    def train(
-        self, checkpoints: Mapping[str, Checkpoint], progress: Progress | None, replicas: Replicas
-    ) -> tuple[tuple[EpochRecord, ...], Accuracy]:
+    def train(self, progress: Progress | None, replicas: Replicas) -> tuple[tuple[EpochRecord, ...], Accuracy]:
         """Train densely, then into the budget, each stage from its checkpoint if there is one; measure after each."""
+        checkpoints = self.checkpoints
         model, data, options = self.dense_model, self.data, self.options
         # resume=True always: without the user's resume, `announce_checkpoints` has deleted the files
         _, first = fit(model, None, data.train, options, progress=progress, checkpoint=checkpoints["dense"], resume=True)
@@ -301,9 +308,9 @@ class _CompressionRun:
     def deploy(
         self, history: tuple[EpochRecord, ...], accuracy: Accuracy, lava_samples: int, time_limit_s: float, command: str
     ) -> Deployment:
-        """Quantise and place the trained model, run the last stages, and write all files."""
+        """Quantise and place the trained model, run the last stages, and write all files: the network's before anything else."""
         model, data, options, folder, budget = self.network, self.data, self.options, self.folder, self.budget
-        profile, levels = budget.profile, self.levels
+        profile, levels, target = budget.profile, self.levels, target_of(self.budget.profile)
         # the chip gets whole numbers 0..levels, the model was trained on 0..1
         network = in_levels(model.to_network(), levels)
         calibration = first_samples(model, data.train, options, CALIBRATION_SAMPLES).spikes
@@ -311,12 +318,14 @@ class _CompressionRun:
             network, budget, self.pruning.widths, calibration, self.pruning.largest_states, levels
         )
         placement = lay_out(quantized, profile, cores=self.budget.cores, plan=plan.cuts)
-        target, runnable = target_of(profile), as_simulated(network, quantized)
-        kind, reasons = self._keep_weights(self.network, self.model, folder)
+        runnable = as_simulated(network, quantized)
+        kind, reasons = self._keep_weights(self.network, self.model, folder.staging)
         notes = [*([f"Input comes as whole numbers 0..{levels}."] if levels > 1 else []), *reasons]
-        files = network_file(quantized, folder, target) | report_files(folder, *kind)
+        network_file(quantized, folder.staging, target)
         if "weights" in kind:
-            save_weights(self.model, folder / FILE_NAMES["weights"], form=form.to_json())
+            save_weights(self.model, folder.staging / FILE_NAMES["weights"], form=form.to_json())
+        # now: whatever fails from here on, the trained network is on disk; a report of another network is not beside it
+        folder.publish(*output_files(folder.path, None, "record").values())
         errors = quantization_errors(network, quantized)
         measured = measure(model, network, quantized, data.test, options)
         accuracy = replace(measured.accuracy, dense=accuracy.dense, compressed=accuracy.compressed)
@@ -330,34 +339,45 @@ class _CompressionRun:
         # measured rates, so that traffic and arrangement are those of the data
         rates = {**measured_rates(emulated), INPUT: np.asarray(samples.rate)}
         placement = arrange_placement(with_traffic(placement, quantized, rates), seed=options.seed)
-        in_lava: SpikeRecord | None = None
-        lava: LavaCheck | None = None
         if target is None:
-            notes.append(
-                "Accuracy 'quantised': weights rounded to the profile's widths; thresholds, decays and states in floats."
-            )
-        if lava_samples and target and target.simulators and not target.simulator_missing(target.simulators[0]):
-            self.say(f"Running {len(samples.labels)} test samples in Lava's simulator.")
-            try:
-                right, comparison, in_lava = check_in_lava(samples, emulated, network, quantized, options, time_limit_s)
-            except SimulationError as error:  # hours of training must not be lost to a simulator
-                notes.append(str(error))
-            else:
-                lava = LavaCheck(steps=comparison.n_steps * emulated.n_samples, mismatches=comparison.mismatches)
-                accuracy = replace(accuracy, lava=right, lava_samples=len(samples.labels))
-        # Lava's where there is one: it is the vendor's
-        save_record(in_lava or emulated, folder / "record.npz", network=Path(files["network"]).name if files else "")
+            notes.append("Accuracy 'quantised': weights rounded to the profile's widths; all else in floats.")
+        files = output_files(folder.path, target, *kind, "record")
         report = summarize(
             profile, budget, placement, history=history, before=self.before, seed=options.seed, accuracy=accuracy,
-            lava=lava, rates=measured.rates, rounding=errors,
+            rates=measured.rates, rounding=errors,
             warnings=(*rounding_warnings(errors, measured), *notes, *counting_note(profile)), overflows=measured.overflows,
             memory_prices=memory_prices(model, self.pruning, data.train, options),
-            balances=budget.balances, files={**files, **report_files(folder, "record")},
+            balances=budget.balances, files={kind: path for kind, path in files.items() if kind not in ("page", "record")},
         )  # fmt: skip
+        if kind or target:  # otherwise the checkpoint alone holds the trained network
+            report = replace(report, checkpoint=checksum_of(self.checkpoints["compressed"].path))
+        write_report(report, folder.staging, None)
+        folder.publish()  # before Lava, which may take hours, and the page
+        report, in_lava = self._run_lava(report, samples, emulated, network, quantized, lava_samples, time_limit_s)
+        # Lava's where there is one: it is the vendor's
+        save_record(in_lava or emulated, folder.staging / FILE_NAMES["record"], network=Path(files.get("network", "")).name)
         artifacts = RunArtifacts(
             quantized=quantized, budget=budget, emulated=emulated if target else None, lava=in_lava, command=command
         )
-        return Deployment(quantized=quantized, placement=placement, report=write_report(report, folder, artifacts))
+        report = write_report(replace(report, files=files), folder.staging, artifacts)
+        return Deployment(quantized=quantized, placement=placement, report=report)
+
+    def _run_lava(
+        self, report: Report, samples: RecordedSamples, emulated: SpikeRecord, network: Network, quantized: QuantizedNetwork,
+        lava_samples: int, time_limit_s: float,
+    ) -> tuple[Report, SpikeRecord | None]:  # fmt: skip
+        """Run samples in Lava where it is wanted and there is one; return the report with what was found, and the record."""
+        target = target_of(self.budget.profile)
+        if not (lava_samples and target and target.simulators) or target.simulator_missing(target.simulators[0]):
+            return report, None
+        self.say(f"Running {len(samples.labels)} test samples in Lava's simulator.")
+        try:
+            right, comparison, in_lava = check_in_lava(samples, emulated, network, quantized, self.options, time_limit_s)
+        except SimulationError as error:  # hours of training must not be lost to a simulator
+            return replace(report, warnings=(*report.warnings, str(error))), None
+        lava = LavaCheck(steps=comparison.n_steps * emulated.n_samples, mismatches=comparison.mismatches)
+        accuracy = replace(report.accuracy, lava=right, lava_samples=len(samples.labels))
+        return replace(report, lava=lava, accuracy=accuracy), in_lava
 
     def _keep_weights(
         self, network: TrainableNetwork, model: torch.nn.Module, folder: Path
@@ -435,7 +455,9 @@ def compress_to(
         raise RequestError("cores", "are none", remedy="Give the core counts to compress the model to.")
     if isinstance(model, (Network, QuantizedNetwork)):
         model = TrainableNetwork(dequantize(model) if isinstance(model, QuantizedNetwork) else model)
-    with together():
+    with together() as replicas:
+        for folder in (Path(out) / f"{count}-cores" for count in core_counts):
+            replicas.of_first(partial(refuse_unfinished, folder, resume=resume))
         network, counted_bits = trainable(model, sample).network, bits or default_weight_bits(profile)
         _, balances = balance(network, profile, bits=counted_bits)
         for count in core_counts:

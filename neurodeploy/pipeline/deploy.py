@@ -17,7 +17,7 @@ from neurodeploy.errors import BudgetError, NeurodeployError, RequestError
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Mask, html_paragraphs
-from neurodeploy.ir.files import write_text
+from neurodeploy.ir.files import REPORT, output_folder, write_text
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.allocation import Gain, Unpruned, gains, share_budget
@@ -259,7 +259,7 @@ def deploy(
     """Quantise and place a network; write its network file, ``report.html``, ``report.json`` and ``report.txt``.
 
     A network that does not fit is written, too: the simulators run it, and its report names the limits it breaks. For a profile
-    without a target there is no network file; for Loihi it is ``model.net``.
+    without a target there is no network file; for Loihi it is ``model.net``. All files appear together, or none if a step fails.
 
     Parameters
     ----------
@@ -279,40 +279,42 @@ def deploy(
     QuantizeError
         Values that the chip's integers cannot hold, or a network in the integers of another target.
     RequestError
-        `out` cannot be written to, or more cores or bits than the profile has.
+        `out` cannot be written to, something other than a file would be replaced, or more cores or bits than the profile has.
     """
     # imported here: it draws figures with matplotlib, which `inspect` does not need
     from neurodeploy.report.html import RunArtifacts
 
     # the folder first: a path that cannot be written to is refused before any work
-    folder, target = output_folder(out), target_of(profile)
-    if isinstance(network, QuantizedNetwork):
-        check_profile(network, profile)
-    seen = inspect(network, profile, cores=cores, bits=bits, form=form)
-    quantized = network if isinstance(network, QuantizedNetwork) else quantize(network, profile, bits=bits)
-    errors = quantization_errors(network, quantized) if isinstance(network, Network) else ()
-    notes: tuple[str, ...] = tuple(warnings_of(errors))
-    overflows: Mapping[str, int] = {}
-    if target is not None and isinstance(network, Network):
-        # imported here: it brings torch, which a network that is quantised already does not need
-        from neurodeploy.pipeline.evaluation import measure_on_random_input
+    target = target_of(profile)
+    with output_folder(out, *output_files(Path(out), target).values()) as folder:
+        if isinstance(network, QuantizedNetwork):
+            check_profile(network, profile)
+        seen = inspect(network, profile, cores=cores, bits=bits, form=form)
+        quantized = network if isinstance(network, QuantizedNetwork) else quantize(network, profile, bits=bits)
+        errors = quantization_errors(network, quantized) if isinstance(network, Network) else ()
+        notes: tuple[str, ...] = tuple(warnings_of(errors))
+        overflows: Mapping[str, int] = {}
+        if target is not None and isinstance(network, Network):
+            # imported here: it brings torch, which a network that is quantised already does not need
+            from neurodeploy.pipeline.evaluation import measure_on_random_input
 
-        # with a target only: without one nothing runs the integers
-        measured = measure_on_random_input(network, quantized)
-        notes, overflows = rounding_warnings(errors, measured), measured.overflows
-    # the delays of the inspection, with which its counts were made
-    quantized = balanced(quantized, seen.balances)
-    laid_out = seen.placement
-    if isinstance(network, Network):  # counted in floats
-        laid_out = with_traffic(lay_out(quantized, profile, cores=cores), quantized)
-    placement = arrange_placement(laid_out)
-    files = {**network_file(quantized, folder, target), **report_files(folder)}
-    report = summarize(
-        profile, seen.budget, placement, before=seen.placement, rounding=errors,
-        warnings=(*notes, *counting_note(profile)), overflows=overflows, balances=seen.balances, files=files,
-    )  # fmt: skip
-    artifacts = RunArtifacts(quantized=quantized, budget=seen.budget, command=command)
-    return Deployment(quantized=quantized, placement=placement, report=write_report(report, folder, artifacts))
+            # with a target only: without one nothing runs the integers
+            measured = measure_on_random_input(network, quantized)
+            notes, overflows = rounding_warnings(errors, measured), measured.overflows
+        # the delays of the inspection, with which its counts were made
+        quantized = balanced(quantized, seen.balances)
+        laid_out = seen.placement
+        if isinstance(network, Network):  # counted in floats
+            laid_out = with_traffic(lay_out(quantized, profile, cores=cores), quantized)
+        placement = arrange_placement(laid_out)
+        network_file(quantized, folder.staging, target)
+        report = summarize(
+            profile, seen.budget, placement, before=seen.placement, rounding=errors,
+            warnings=(*notes, *counting_note(profile)), overflows=overflows, balances=seen.balances,
+            files=output_files(folder.path, target),
+        )  # fmt: skip
+        artifacts = RunArtifacts(quantized=quantized, budget=seen.budget, command=command)
+        return Deployment(quantized=quantized, placement=placement, report=write_report(report, folder.staging, artifacts))
 
 
 def in_integers(
@@ -368,21 +370,10 @@ def in_integers(
     return trimmed, quantized, plan, form
 
 
-def output_folder(out: str | Path) -> Path:
-    """Return `out` as a path, created if missing; RequestError if that is not possible."""
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(str(out), f"is no folder to write to: {error.strerror}") from error
-    return folder
-
-
-def network_file(network: QuantizedNetwork, folder: Path, target: Target | None) -> dict[str, str]:
-    """Write the network into a folder as its target does; return the entry for `Report.files`, none without a target."""
-    if target is None:
-        return {}
-    return {"network": str(target.write(network, folder / f"model{target.suffix}"))}
+def network_file(network: QuantizedNetwork, folder: Path, target: Target | None) -> None:
+    """Write the network into a folder as its target does; no file without a target."""
+    if target is not None:
+        target.write(network, folder / f"{NETWORK_STEM}{target.suffix}")
 
 
 def counting_note(profile: HardwareProfile) -> tuple[str, ...]:
@@ -398,30 +389,34 @@ def rounding_warnings(errors: tuple[LayerError, ...], measured: Measurement) -> 
     return (*warnings_of(errors, measured.overflows, measured.of), *changed)
 
 
+NETWORK_STEM = "model"
 FILE_NAMES = {
     "weights": "weights.safetensors",
     "trained": "trained.nir",
     "record": "record.npz",
     "page": "report.html",
-    "report": "report.json",
+    "report": REPORT,
     "text": "report.txt",
 }
 """Kind of file: its name in the output folder."""
 
 
-def report_files(folder: Path, *kinds: str) -> dict[str, str]:
-    """Paths of the files of `kinds` and of the report itself; a folder may hold others, from an earlier run."""
-    return {kind: str(folder / FILE_NAMES[kind]) for kind in (*kinds, "page", "report", "text")}
+def output_files(folder: Path, target: Target | None, *kinds: str) -> dict[str, str]:
+    """Paths of the network's file, of the files of `kinds`, and of the report; a folder may hold others, from an earlier run."""
+    network = {} if target is None else {"network": f"{NETWORK_STEM}{target.suffix}"}
+    names = network | {kind: FILE_NAMES[kind] for kind in (*kinds, "page", "report", "text")}
+    return {kind: str(folder / name) for kind, name in names.items()}
 
 
-def write_report(report: Report, folder: Path, artifacts: RunArtifacts) -> Report:
-    """Write a report as page, JSON and text, and return it."""
-    # imported here: see `deploy`
-    from neurodeploy.report.html import write_page
-
-    write_page(report, folder / FILE_NAMES["page"], artifacts)
+def write_report(report: Report, folder: Path, artifacts: RunArtifacts | None) -> Report:
+    """Write a report as JSON and text, and with artifacts as a page, and return it."""
     write_text(folder / FILE_NAMES["report"], json.dumps(report.to_json(), indent=2) + "\n")
     write_text(folder / FILE_NAMES["text"], f"{report}\n")
+    if artifacts is not None:
+        # imported here: see `deploy`
+        from neurodeploy.report.html import write_page
+
+        write_page(report, folder / FILE_NAMES["page"], artifacts)
     return report
 
 

@@ -191,6 +191,8 @@ class Report:
     memory_prices : tuple of MemoryPrice
         Growth of the loss if a full core has less synapse memory.
     files : mapping of what to path
+    checkpoint : str or None
+        Checksum of the checkpoint that the network in the files comes from.
     """
 
     profile: HardwareProfile
@@ -208,6 +210,7 @@ class Report:
     balances: tuple[Balance, ...] = ()
     memory_prices: tuple[MemoryPrice, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
+    checkpoint: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The keys of ``report.json``."""
@@ -228,6 +231,7 @@ class Report:
             # a documented key (docs/json.md), which scripts read: it keeps its old name
             "worth": [asdict(price) | {"per_kilobit": price.per_kilobit} for price in self.memory_prices],
             "files": dict(self.files),
+            "checkpoint": self.checkpoint,
         }
 
     def tables(self) -> Iterator[RenderableType]:

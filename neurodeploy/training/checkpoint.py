@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from neurodeploy.compression.module_weights import is_decay, learn_decays
 from neurodeploy.compression.pruning_method import Pruning
 from neurodeploy.errors import DataError, RequestError, TrainingError
-from neurodeploy.ir.files import excess, installed_version, replacing
+from neurodeploy.ir.files import REPORT, excess, installed_version, replacing
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.training.distributed import Order
 from neurodeploy.training.options import FitOptions
@@ -295,13 +295,41 @@ def save_weights(model: torch.nn.Module, path: str | Path, *, form: str = "") ->
 
 def read_form(path: str | Path) -> str:
     """Return what `save_weights` wrote as `form`; empty for other files, which `load_weights` checks."""
-    if Path(path).suffix != ".safetensors":
-        return ""
+    return _header(path).get(_FORM, "") if Path(path).suffix == ".safetensors" else ""
+
+
+def checksum_of(path: str | Path) -> str:
+    """Return the checksum that `save_state` wrote into a checkpoint, which tells it from others; empty for other files."""
+    return _header(path).get("checksum", "")
+
+
+STAGES = {"dense": "checkpoint-dense.safetensors", "compressed": "checkpoint-compressed.safetensors"}
+"""The two stages in which `compress` trains: the checkpoint of each in the output folder."""
+
+
+def refuse_unfinished(folder: Path, *, resume: bool) -> None:
+    """Raise `RequestError` where a folder has checkpoints whose trained network is in no file yet, unless they are resumed."""
+    if resume or not any((folder / name).exists() for name in STAGES.values()):
+        return
+    report = folder / REPORT
+    try:
+        finished = json.loads(report.read_bytes()).get("checkpoint") if report.is_file() else None
+    except (ValueError, AttributeError, RecursionError):  # a report of something else
+        finished = None
+    if not finished or finished != checksum_of(folder / STAGES["compressed"]):
+        raise RequestError(
+            str(folder), "holds checkpoints of a run that did not finish",
+            remedy="Resume it (--resume, or resume=True), write to another folder, or delete checkpoint-*.safetensors there.",
+        )  # fmt: skip
+
+
+def _header(path: str | Path) -> dict[str, str]:
+    """Texts in the header of a safetensors file; none in other files."""
     try:
         with safe_open(str(path), framework="pt") as file:
-            return str((file.metadata() or {}).get(_FORM, ""))
+            return dict(file.metadata() or {})
     except (OSError, SafetensorError):
-        return ""
+        return {}
 
 
 def load_weights(model: torch.nn.Module, path: str | Path) -> None:
