@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise, product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,14 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from neurodeploy.compression.pruning_method import axons_in_force, memory_in_force
-from neurodeploy.compression.synapse_selection import PRICED_RESOURCES, SliceScores, SynapseSelection, choose_on_core
+from neurodeploy.compression.synapse_selection import (
+    PRICED_RESOURCES,
+    SliceScores,
+    SynapseSelection,
+    _CoreMemory,
+    choose_on_core,
+    neurons_by_score,
+)
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network
 from neurodeploy.mapping.budget.allocation import share_budget
@@ -157,6 +165,37 @@ def test_no_choice_on_a_core_keeps_more_than_the_price_allows(
     )
     starving = min(float(wish.score.sum()) for wish in wishes) == 0.0
     assert kept >= best - price * 256 - 1e-9 or starving
+
+
+def halved(core: _CoreMemory, over: list[Any]) -> tuple[float, list[Any], list[Any]]:
+    """`_CoreMemory._bisect` by nothing but halvings, each of which searches all lists."""
+    low, high = 0.0, max(part.highest_price() for part in core.slices)
+    within = [part.at(high) for part in core.slices]
+    while high - low > 1e-12 * high:
+        price = (low + high) / 2
+        kept = [part.at(price) for part in core.slices]
+        low, high, within, over = (price, high, within, kept) if core.spare(kept) < 0 else (low, price, kept, over)
+    return high, within, over
+
+
+@settings(max_examples=30)
+@given(parts=st.lists(problems(max_neurons=40, max_inputs=10), min_size=1, max_size=3), memory=st.integers(200, 4000))
+def test_the_price_is_found_as_by_halving(
+    tiny: HardwareProfile, parts: list[tuple[NDArray[np.float64], SliceBudget]], memory: int
+) -> None:
+    scores = [SliceScores(score=score, part=replace(part, layer=f"l{n}"), bits=BITS) for n, (score, part) in enumerate(parts)]
+    found = choose_on_core(scores, memory, tiny)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_CoreMemory, "_bisect", halved)
+        expected = choose_on_core(scores, memory, tiny)
+    for one, other in zip(found, expected, strict=True):
+        assert np.array_equal(one.mask, other.mask)
+        assert one.prices == pytest.approx(other.prices, rel=1e-9, abs=1e-9)
+
+
+@given(score=hnp.arrays(np.float64, (4, 60), elements=SCORES))
+def test_equal_scores_are_in_the_order_of_their_neurons(score: NDArray[np.float64]) -> None:
+    assert np.array_equal(neurons_by_score(score), np.argsort(-score, axis=1, kind="stable"))
 
 
 def _front(wish: SliceScores, profile: HardwareProfile) -> list[tuple[int, float]]:

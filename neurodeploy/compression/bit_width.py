@@ -368,8 +368,11 @@ def best_width(
         Weight of quantisation error relative to pruning error.
     """
     # sorting takes longest, and larger weights score higher at any width: one order serves all candidates
-    sizes = [np.abs(one.weight) * np.sqrt(one.curvature) for one in slices]
-    orders = [neurons_by_score(size[form.rows.get(one.part.name, slice(None))]) for size, one in zip(sizes, slices, strict=True)]
+    rows = [form.rows.get(one.part.name, slice(None)) for one in slices]
+    orders = [
+        neurons_by_score(np.ascontiguousarray((np.abs(one.weight[own]) * np.sqrt(one.curvature[own])).T))
+        for own, one in zip(rows, slices, strict=True)
+    ]
     kept_weights = np.concatenate([one.weight[one.kept] for one in slices])
 
     def value(candidate: LayerFormat) -> float:

@@ -261,6 +261,7 @@ class MinimaxPruning(Pruning):
         if self.options.idle and self.layers and progress >= 1:
             self._leave_out(idle=True)
             self._choose_synapses(progress)
+        self._active = active_neurons(self.model, self.layers, self.masks)
 
     def _choose_formats_and_channels(self, progress: float) -> None:
         """Choose what a selection of synapses starts from; formats only when they are due."""
@@ -317,7 +318,6 @@ class MinimaxPruning(Pruning):
         for name, mask in self.masks.items():
             # a selection that holds everything also holds what comes from neurons that are left out
             mask &= torch.from_numpy(self.layers[name].columns_without(removed)).to(mask.device)
-        self._active = active_neurons(self.model, self.layers, self.masks)
 
     def _selections(
         self, parts: Sequence[SliceBudget], memory_bits: int, saliency: Mapping[str, LayerSaliency]

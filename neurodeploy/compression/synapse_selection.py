@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -20,9 +21,9 @@ from neurodeploy.mapping.budget.budget import SliceBudget
 from neurodeploy.resources.encodings import Formula, index_bits, weight_bits
 
 PRICED_RESOURCES = ("synapse_memory_bits", "input_axons", "output_axons")
-# 60 halvings go past the 53 bits of a float64
-_MAX_BISECTIONS = 60
-_PRICE_TOLERANCE = 1e-12
+# 60 halvings go past the 53 bits of a float64; crossings before them are seldom more than 30
+_MAX_CROSSINGS, _MAX_HALVINGS = 40, 60
+_PRICE_TOLERANCE, _CROSSING_TOLERANCE = 1e-12, 1e-9
 _SCORE_TOLERANCE = 1e-3
 """Share of the score that may be missing to the upper bound before encodings are tried one by one."""
 _GREEDY_SHARE = 0.02
@@ -115,16 +116,17 @@ class SynapseLists:
     gain: Floats
     n_neurons: int
 
-    def best(self, price: float, max_index: int | None = None) -> tuple[Integers, Floats]:
+    def best(self, price: float, bounds: tuple[Integers, Integers] | None = None) -> tuple[Integers, Floats]:
         """Index of every axon's best size at `price` a bit, and its value less the price of its bits; arrays (n_in,).
 
-        `max_index` is an upper bound on the index, from a lower price: the search is over fewer sizes.
+        `bounds` are the indices at a higher and at a lower price: only axons that differ there are searched.
         """
-        sizes = slice(None if max_index is None else max_index + 1)
-        net = self.gain[:, sizes] - price * self.bits[sizes]
+        least, index = bounds or (np.full(len(self.gain), -1), np.full(len(self.gain), self.sizes.size - 1))
+        rows, sizes = np.flatnonzero(least < index), slice(int(index.max(initial=0)) + 1)
+        index = index.copy()
         # the first of equals, hence the shortest list
-        index = net.argmax(axis=1)
-        return index, np.take_along_axis(net, index[:, None], axis=1)[:, 0]
+        index[rows] = (self.gain[rows, sizes] - price * self.bits[sizes]).argmax(axis=1)
+        return index, self.gain[np.arange(index.size), index] - price * self.bits[index]
 
     def mask(self, index: Integers) -> Mask:
         """Mask (n_neurons, n_in) in which axon j keeps its `sizes[index[j]]` best synapses."""
@@ -136,8 +138,14 @@ class SynapseLists:
 
 
 def neurons_by_score(score: Floats) -> Integers:
-    """Neurons of each axon, (n_in, n_neurons), by falling score (n_neurons, n_in); ties by index."""
-    order: Integers = np.argsort(-np.ascontiguousarray(score.T), axis=1, kind="stable")
+    """Neurons of each axon by falling score, (n_in, n_neurons) as the scores are; ties by index."""
+    keys = -score
+    # most ties are of scores of 0; with a key for each the fast sort, which is not stable, leaves none but of equal scores
+    np.copyto(keys, np.arange(1.0, 1 + keys.shape[1]), where=keys == 0)
+    order: Integers = np.argsort(keys, axis=1)
+    ranked = np.take_along_axis(keys, order, axis=1)
+    tied = (ranked[:, 1:] == ranked[:, :-1]).any(axis=1)
+    order[tied] = np.argsort(keys[tied], axis=1, kind="stable")
     return order
 
 
@@ -145,7 +153,7 @@ def synapse_lists(scores: SliceScores, profile: HardwareProfile) -> Sequence[Syn
     """Build the slice's `SynapseLists` in each encoding that the chip has; a dense encoding keeps whole axons only."""
     rows = np.arange(len(scores.score)) if scores.rows is None else scores.rows
     by_axon = np.ascontiguousarray(scores.score[rows].T, dtype=np.float64)
-    order = neurons_by_score(scores.score[rows]) if scores.order is None else scores.order
+    order = neurons_by_score(by_axon) if scores.order is None else scores.order
     # running[j, k]: score of the k best synapses of axon j
     running = np.zeros((len(by_axon), rows.size + 1))
     np.cumsum(np.take_along_axis(by_axon, order, axis=1), axis=1, out=running[:, 1:])
@@ -276,24 +284,24 @@ def _choose(scores: Sequence[SliceScores], memory_bits: int, profile: HardwarePr
     return tuple(part.selection(one, price) for part, one in zip(slices, kept, strict=True))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _SliceSelection:
     """Chosen encoding of a slice, and the number of synapses kept per axon, as an index (n_in,) of the lists' sizes.
 
-    `reach` has, for each encoding, an upper bound on the index, reused to shrink the search as the price rises.
+    `uncapped` has the indices in each encoding before the caps on axons, which bound those of other prices.
     """
 
     lists: SynapseLists
     index: Integers
-    reach: tuple[int, ...] = ()
+    uncapped: tuple[Integers, ...] = ()
 
-    @property
+    @cached_property
     def bits(self) -> int:
         return int(self.lists.bits[self.index].sum())
 
-    @property
+    @cached_property
     def score(self) -> float:
-        return float(np.take_along_axis(self.lists.gain, self.index[:, None], axis=1).sum())
+        return float(self.lists.gain[np.arange(self.index.size), self.index].sum())
 
 
 class _Slice:
@@ -302,16 +310,14 @@ class _Slice:
     def __init__(self, scores: SliceScores, encodings: Sequence[SynapseLists]) -> None:
         self.scores, self.encodings = scores, encodings
 
-    def at(self, price: float, reach: Sequence[int] = ()) -> _SliceSelection:
-        """Selection at `price` a bit, in the encoding of largest value; `reach` is that of a lower price."""
-        found, values, reached = [], [], []
-        for encoding, lists in enumerate(self.encodings):
-            index, value = lists.best(price, reach[encoding] if reach else None)
-            kept = within_caps(value, self.scores.part)
-            found.append(_SliceSelection(lists=lists, index=np.where(kept, index, 0)))
-            values.append(float(value[kept].sum()))
-            reached.append(int(index.max(initial=0)))
-        return replace(found[int(np.argmax(values))], reach=tuple(reached))
+    def at(self, price: float, *between: _SliceSelection) -> _SliceSelection:
+        """Selection at `price` a bit, in the encoding of largest value; `between` those at a higher and at a lower price."""
+        bounds = zip(*(one.uncapped for one in between), strict=True) if between else [None] * len(self.encodings)
+        bests = [lists.best(price, pair) for lists, pair in zip(self.encodings, bounds, strict=True)]
+        kept = [within_caps(value, self.scores.part) for _, value in bests]
+        n = int(np.argmax([value[own].sum() for own, (_, value) in zip(kept, bests, strict=True)]))
+        uncapped = tuple(index for index, _ in bests)
+        return _SliceSelection(lists=self.encodings[n], index=np.where(kept[n], uncapped[n], 0), uncapped=uncapped)
 
     def whole(self) -> _SliceSelection:
         """All synapses, in the encoding that takes the least memory then."""
@@ -371,7 +377,7 @@ class _CoreMemory:
         kept = [part.at(0.0) for part in self.slices]
         if self.spare(kept) >= 0:
             return 0.0, kept
-        price, within, over = self._bisect()
+        price, within, over = self._bisect(kept)
         moved = self._move(within, over)
         # weak duality: at this price no selection that fits scores more
         upper_bound = _total(within) + price * self.spare(within)
@@ -390,7 +396,7 @@ class _CoreMemory:
         kept = [part.at(0.0) for part in self.slices]
         if self.spare(kept) >= 0:
             return kept
-        _, within, over = self._bisect()
+        _, within, over = self._bisect(kept)
         return self._spend_rest(self._move(within, over))
 
     def _encodings(self, within: Sequence[_SliceSelection], over: Sequence[_SliceSelection]) -> list[list[SynapseLists]]:
@@ -402,24 +408,28 @@ class _CoreMemory:
             if all(any(a is not b for a, b in zip(one, other, strict=True)) for other in tries[:n])
         ]  # fmt: skip
 
-    def _bisect(self) -> tuple[float, list[_SliceSelection], list[_SliceSelection]]:
-        """Least price at which the slices fit, their selections there, and those just below it, which do not fit."""
+    def _bisect(self, over: list[_SliceSelection]) -> tuple[float, list[_SliceSelection], list[_SliceSelection]]:
+        """Least price at which the slices fit, their selections there, and those just below it, which do not fit.
+
+        `over` has the selections at a price of 0. The score that a price leaves is convex in it, so the price at which two
+        selections leave the same is that of the best between them, or on its way there (Kelley's cutting planes).
+        """
         low, high = 0.0, max(part.highest_price() for part in self.slices)
-        within, over = [part.at(high) for part in self.slices], [part.at(low) for part in self.slices]
-        for _ in range(_MAX_BISECTIONS):
-            price = (low + high) / 2
-            # `over` is from a lower price, where lists are at least as long: its indices bound the search
-            kept = [part.at(price, one.reach) for part, one in zip(self.slices, over, strict=True)]
-            if self.spare(kept) < 0:
-                low, over = price, kept
-            else:
-                high, within = price, kept
-            if _differ_by_one_step(within, over):
-                price = (_total(over) - _total(within)) / (self.spare(within) - self.spare(over))
+        within = [part.at(high) for part in self.slices]
+        is_settled = False  # one step apart is not enough: another encoding may have a selection between
+        for n in range(_MAX_CROSSINGS + _MAX_HALVINGS):
+            crossing = (_total(over) - _total(within)) / (self.spare(within) - self.spare(over))
+            if is_settled and _differ_by_one_step(within, over):
                 # the gain per bit of the one step between; clipped, as rounding may put it outside the bracket
-                return min(max(price, low), high), within, over
+                return min(max(crossing, low), high), within, over
             if high - low <= _PRICE_TOLERANCE * high:
                 break
+            margin = _CROSSING_TOLERANCE * high
+            is_halved = n >= _MAX_CROSSINGS or high - low <= 2 * margin
+            price = (low + high) / 2 if is_halved else min(max(crossing, low + margin), high - margin)
+            kept = [part.at(price, *pair) for part, *pair in zip(self.slices, within, over, strict=True)]
+            is_settled = self.spare(kept) in (self.spare(within), self.spare(over))
+            low, high, within, over = (price, high, within, kept) if self.spare(kept) < 0 else (low, price, kept, over)
         return high, within, over
 
     def _move(self, within: Sequence[_SliceSelection], over: Sequence[_SliceSelection]) -> list[_SliceSelection]:

@@ -7,17 +7,16 @@ image share their weights, so only whole channels are removed there. A *unit* be
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import combinations
 
 import networkx as nx
 import numpy as np
 from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import breadth_first_order
 
 from neurodeploy.errors import NetworkError, unsupported_kind
-from neurodeploy.ir.arrays import Integers, Mask
+from neurodeploy.ir.arrays import Mask
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse, Synapse
 
@@ -39,41 +38,35 @@ def needed_neurons(network: Network) -> Masks:
     At least one neuron, or channel, of each layer stays. Layers tied by a depthwise convolution, or by a sum of their spikes,
     keep the same channels.
     """
-    names = trimmable(network)
-    first_unit, n_nodes = {}, 2  # node 0 is where spikes come from, node 1 where they have to go
-    for name in names:
-        first_unit[name], n_nodes = n_nodes, n_nodes + network[name].shape[0]
-    edges: list[Integers] = [np.zeros((2, 0), dtype=np.int64)]
-    for layer in network:
-        own = first_unit.get(layer.name)
-        if own is not None:
-            lifted = own + np.flatnonzero(_fires_alone(layer))
-            edges.append(np.stack([np.zeros_like(lifted), lifted]))
-        for connection in layer.connections:
-            source = first_unit.get(connection.source)
-            if own is None and source is None:
-                continue
-            # A layer that stays whole is taken to fire and to matter.
-            target_units, source_units = np.nonzero(_unit_synapses(connection, layer, network))
-            start = np.zeros_like(source_units) if source is None else source + source_units
-            end = np.ones_like(target_units) if own is None else own + target_units
-            edges.append(np.stack([start, end]))
-    rows, columns = np.concatenate(edges, axis=1)
-    graph = csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(n_nodes, n_nodes))
-    is_needed = np.ones(n_nodes, dtype=np.bool_)
-    # Forwards from the sources of spikes, backwards from the output: a unit is needed if both reach it.
-    for direction, node in ((graph, 0), (graph.T.tocsr(), 1)):
-        reached = np.zeros(n_nodes, dtype=np.bool_)
-        reached[breadth_first_order(direction, node, return_predecessors=False)] = True
-        is_needed &= reached
-    masks = {}
+    names, masks = trimmable(network), {}
+    links = [
+        (connection.source, _unit_synapses(connection, layer, network), layer.name)
+        for layer in network for connection in layer.connections if not {layer.name, connection.source}.isdisjoint(names)
+    ]  # fmt: skip
+    fires = _reached({name: _fires_alone(network[name]) for name in names}, links)
+    backwards = [(target, synapses.T, source) for source, synapses, target in reversed(links)]
+    matters = _reached({name: np.zeros(network[name].shape[0], dtype=np.bool_) for name in names}, backwards)
     for tied in nx.connected_components(_ties(network, names)):
-        units = np.any([is_needed[first_unit[n] : first_unit[n] + network[n].shape[0]] for n in tied], axis=0)
+        units = np.any([fires[name] & matters[name] for name in tied], axis=0)
         if not units.any():
             units[0] = True  # a layer has at least one neuron
         # Channels come first in an image, so the neurons of a unit are contiguous.
         masks.update({name: np.repeat(units, network[name].n_neurons // len(units)) for name in tied})
     return {name: masks[name] for name in names}
+
+
+def _reached(found: dict[str, Mask], links: Sequence[tuple[str, Mask, str]]) -> Masks:
+    """Units that those found reach; links are (source, synapses by target and source unit, target)."""
+    has_grown = True
+    while has_grown:
+        has_grown = False
+        for source, synapses, target in links:
+            if target in found and not found[target].all():
+                # a layer that stays whole is taken to fire and to matter
+                units = found[target] | (synapses[:, found[source]] if source in found else synapses).any(axis=1)
+                has_grown |= bool((units != found[target]).any())
+                found[target] = units
+    return found
 
 
 def without_neurons(network: Network, kept: Masks) -> Network:

@@ -174,8 +174,9 @@ def target_named(name: str) -> Target:
                 remedy=f"Quantise it for a profile with one of the targets {known}.",
             )  # fmt: skip
         raise RequestError("target", f"no target is called {name!r}", remedy=f"Known targets are {known}.")
-    target = _TARGETS[name]
-    return target() if callable(target) else target
+    if callable(target := _TARGETS[name]):
+        target = _TARGETS[name] = target()
+    return target
 
 
 def target_of(profile: HardwareProfile) -> Target | None:
