@@ -1,13 +1,18 @@
 """Entry point of the command line: run a command, print its error in one line on stderr, return its exit code.
 
-Exit codes: 0 fits, equal or done; 1 does not fit, or differs; 2 bad input; 70 a bug in neurodeploy; 130 interrupted.
+Exit codes: 0 fits, equal or done; 1 does not fit, or differs; 2 bad input; 70 a bug in neurodeploy; 128 and a signal's number
+where one ended it: 130 interrupted, 143 terminated, 141 where nobody reads stdout any more.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn
 
 import click
@@ -16,18 +21,20 @@ from neurodeploy.cli import cli
 from neurodeploy.cli.options import DIFFERS, DONE
 from neurodeploy.errors import BudgetError, NeurodeployError, PlacementError, quoted
 
-# 2 as click has it; 70 is EX_SOFTWARE of sysexits.h; 130 is 128 + SIGINT
-BAD_INPUT, BUG, INTERRUPTED = 2, 70, 130
+# 2 as click has it; 70 is EX_SOFTWARE of sysexits.h; shells say 128 and a signal's number
+BAD_INPUT, BUG, SIGNALLED = 2, 70, 128
 MAX_ERROR = 2000
 """Characters of an error's line."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; errors are printed on stderr in one line."""
+    received: list[int] = []
     try:
         typed = list(sys.argv[1:] if arguments is None else arguments)
         # standalone_mode=False: click raises, instead of printing and leaving by itself
-        code = cli.main(args=list(typed), prog_name="neurodeploy", standalone_mode=False, obj=typed)
+        with interrupted_by_signals(received):
+            code = cli.main(args=list(typed), prog_name="neurodeploy", standalone_mode=False, obj=typed)
         return code if isinstance(code, int) else DONE
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
@@ -38,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BAD_INPUT
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
-        return INTERRUPTED
+        return SIGNALLED + (received[0] if received else signal.SIGINT)
     except NeurodeployError as error:
         if not error.is_reported_elsewhere:
             click.echo(quoted(f"{type(error).__name__}: {error}", MAX_ERROR), err=True)
@@ -58,6 +65,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         remedy = "Please report it; NEURODEPLOY_TRACEBACK=1 shows where."
         click.echo(f"A bug in neurodeploy: {type(error).__name__}: {error}. {remedy}", err=True)
         return BUG
+
+
+@contextmanager
+def interrupted_by_signals(received: list[int]) -> Iterator[None]:
+    """Let SIGTERM and SIGHUP interrupt as Ctrl-C does while open, so that no half-written file stays; note them in `received`."""
+
+    def interrupt(number: int, _: FrameType | None) -> NoReturn:
+        received.append(number)
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+        raise KeyboardInterrupt
+
+    # Handlers belong to the main thread. Only rank 0 of torchrun writes files; the others end at once, as torchrun expects it.
+    ours = threading.current_thread() is threading.main_thread() and os.environ.get("RANK", "0") == "0"
+    numbers = [one for one in (signal.SIGTERM, signal.SIGHUP) if ours and signal.getsignal(one) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def leave(code: int) -> NoReturn:

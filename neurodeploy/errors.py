@@ -61,10 +61,13 @@ class NeurodeployError(Exception):
     ----------
     is_reported_elsewhere : bool
         Whether another process (rank 0) reports it already.
+    verdict : mapping or None
+        For a network that does not fit: its report as JSON, where there is one.
     """
 
     # a class attribute, so that only the other processes of torchrun set it
     is_reported_elsewhere = False
+    verdict: Mapping[str, Any] | None = None
 
     def __init__(
         self,

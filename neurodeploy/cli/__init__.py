@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from neurodeploy.cli import commands
-from neurodeploy.cli.console import QUIET
+from neurodeploy.cli.console import QUIET, answering
 from neurodeploy.cli.options import DIFFERS, DONE
 
 __all__ = ["DIFFERS", "DONE", "cli"]
@@ -49,4 +49,6 @@ for command in (
     commands.export_command,
     commands.demo,
 ):
+    assert command.callback is not None
+    command.callback = answering(command.callback)
     cli.add_command(command)

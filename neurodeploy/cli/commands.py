@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from neurodeploy.cli.console import QUIET, is_quiet, progress_output, show, show_json, status
+from neurodeploy.cli.console import QUIET, RESULTS, is_quiet, progress_output, show, show_json, status
 from neurodeploy.cli.options import (
     BATCH_SIZE,
     BITS,
@@ -244,7 +244,9 @@ def export_command(
     """Write MODEL as a .net file, for Lava, or as a .nir file, for other libraries."""
     check_output(to, model, weights)
     network = export(ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation), to, target, bits)
-    click.echo(f"{len(network.layers)} layers, {network.n_neurons:,} neurons, {network.n_synapses:,} synapses: {to}")
+    click.echo(
+        f"{len(network.layers)} layers, {network.n_neurons:,} neurons, {network.n_synapses:,} synapses: {to}", file=RESULTS.get()
+    )
     return DONE
 
 
@@ -352,7 +354,7 @@ def simulate_command(
         record = simulate(quantized, load_spikes(source), end=end, time_limit_s=time_limit, device=device, graded=graded, raw=raw)
     save_record(record, out, network=network, input=str(source))
     size, rate = f"{record.n_samples} samples of {record.n_steps} steps", record.rates()[record.output]
-    click.echo(f"{size}, {rate:.4f} spikes per neuron and step in {record.output!r}: {out}")
+    click.echo(f"{size}, {rate:.4f} spikes per neuron and step in {record.output!r}: {out}", file=RESULTS.get())
     return DONE
 
 
@@ -387,11 +389,12 @@ def verify_command(
         mismatch = None if first is None else {key: getattr(first, key) for key in keys}
         show_json({"equal": result.equal, "steps": n_steps, "mismatches": result.mismatches, "first": mismatch})
     elif first is None:
-        click.echo(f"Equal: spikes and membranes of every layer in {n_steps} steps.")
+        click.echo(f"Equal: spikes and membranes of every layer in {n_steps} steps.", file=RESULTS.get())
     else:
         click.echo(
             f"Not equal: {result.mismatches:,} values differ. First mismatch: {first.quantity} of neuron {first.neuron} of "
-            f"{first.layer!r} at step {first.step}: {first.emulator:,} in the emulator, {first.lava:,} in Lava."
+            f"{first.layer!r} at step {first.step}: {first.emulator:,} in the emulator, {first.lava:,} in Lava.",
+            file=RESULTS.get(),
         )
     return DONE if result.equal else DIFFERS
 

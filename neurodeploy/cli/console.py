@@ -1,13 +1,23 @@
-"""Console output: results on stdout, messages and progress on stderr; plain text in a pipe, colours on a terminal."""
+"""Console output: results alone on stdout, everything else on stderr; plain text in a pipe, colours on a terminal."""
 
 from __future__ import annotations
 
 import json
+import logging
+import os
+import signal
+import sys
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
+from contextvars import ContextVar
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
+
+from neurodeploy.errors import BudgetError, PlacementError
 
 # rich is imported where something is printed: neither help texts nor errors need it
 if TYPE_CHECKING:
@@ -30,6 +40,72 @@ QUIET = click.option("-q", "--quiet", is_flag=True, expose_value=False, callback
 def is_quiet() -> bool:
     """Whether the running command has ``--quiet``."""
     return bool(click.get_current_context().meta.get(_QUIET_KEY))
+
+
+RESULTS: ContextVar[TextIO | None] = ContextVar("RESULTS", default=None)
+"""Where the running command prints its results; stdout outside of one."""
+
+
+def answering(callback: Callable[..., int]) -> Callable[..., int]:
+    """Wrap what a command does: results alone are on stdout, also where a network does not fit and JSON was asked for.
+
+    What a model, data or a library prints goes to stderr, with ``--quiet`` nowhere. Warnings and log records below errors go
+    nowhere, unless Python was asked for warnings (``PYTHONWARNINGS``).
+    """
+
+    def answer(*arguments: Any, **options: Any) -> int:
+        with ExitStack() as stack:
+            silent = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8")) if is_quiet() else None
+            if (sys.stdout, sys.stderr) == (sys.__stdout__, sys.__stderr__) and sys.stdout and sys.stderr:
+                # the process's own: their descriptors too, for what C code and child processes print
+                if silent:
+                    stack.enter_context(redirected(sys.stderr, silent))
+                results = stack.enter_context(redirected(sys.stdout, sys.stderr))
+            else:
+                results = sys.stdout
+                stack.enter_context(redirect_stderr(silent or sys.stderr))
+                stack.enter_context(redirect_stdout(sys.stderr))
+            stack.callback(RESULTS.reset, RESULTS.set(results))
+            if not sys.warnoptions:
+                stack.callback(setattr, warnings, "showwarning", warnings.showwarning)
+                stack.callback(logging.disable, logging.root.manager.disable)
+                warnings.showwarning = lambda *_, **__: None
+                logging.disable(logging.WARNING)
+            try:
+                return callback(*arguments, **options)
+            except (BudgetError, PlacementError) as error:
+                if options.get("as_json") and not error.is_reported_elsewhere:
+                    # no placement could be counted, and with it no more of a report
+                    none = False if "connectivity" in options else {"before": False, "after": False}  # of inspect, of the others
+                    show_json(error.verdict or {"fits": none, "infeasible": str(error)})
+                raise
+
+    @wraps(callback)
+    def run(*arguments: Any, **options: Any) -> int:
+        try:
+            return answer(*arguments, **options)
+        except BrokenPipeError:  # `neurodeploy profiles | head -1`: what was read was enough; click would end with 1
+            return 128 + signal.SIGPIPE
+
+    return run
+
+
+@contextmanager
+def redirected(stream: TextIO, to: TextIO) -> Iterator[TextIO]:
+    """Let the descriptor of a stream lead where another's does while open; yield a stream that leads where it did before."""
+    stream.flush()
+    kept = os.dup(stream.fileno())
+    before = os.fdopen(os.dup(kept), "w", buffering=1 if stream.isatty() else -1, encoding=stream.encoding, errors=stream.errors)
+    os.dup2(to.fileno(), stream.fileno())
+    try:
+        yield before
+        before.flush()  # an error, such as that of a full disk, is one of the command
+    finally:
+        stream.flush()
+        os.dup2(kept, stream.fileno())
+        os.close(kept)
+        with suppress(OSError):
+            before.close()
 
 
 @contextmanager
@@ -68,9 +144,9 @@ def show(*parts: RenderableType) -> None:
     from neurodeploy.report.text import as_text
 
     # no markup: names of layers may have brackets, as in fc1[0:64]
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = Console(highlight=False, markup=False, emoji=False, file=RESULTS.get())
     if not console.is_terminal:
-        click.echo(as_text(*parts))
+        click.echo(as_text(*parts), file=RESULTS.get())
         return
     coloured: list[RenderableType] = []
     for part in parts:
@@ -86,4 +162,4 @@ def show(*parts: RenderableType) -> None:
 
 def show_json(data: Any) -> None:
     """Print JSON on stdout."""
-    click.echo(json.dumps(data, indent=2))
+    click.echo(json.dumps(data, indent=2), file=RESULTS.get())

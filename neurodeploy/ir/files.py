@@ -403,7 +403,8 @@ for line in sys.stdin:
         """See `hdf5_damage`."""
         limit_s = READ_LIMIT_S + path.stat().st_size / BYTES_A_SECOND
         with self._lock:
-            if self._child is None or self._owner != os.getpid():  # after a fork the child answers the parent
+            # after a fork the child answers the parent; one that was killed answers nobody
+            if self._child is None or self._owner != os.getpid() or self._child.poll() is not None:
                 self._start()
             assert self._child is not None
             assert self._child.stdin is not None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from neurodeploy.compression.minimax import MinimaxOptions
 from neurodeploy.compression.module_weights import learn_decays, trainable, why_not_held, with_other_weights, write_back
 from neurodeploy.compression.pruning_method import Pruning, PruningMethod, PruningSetup
 from neurodeploy.compression.trainable_network import TrainableNetwork
-from neurodeploy.errors import ExtractError, QuantizeError, RequestError, SimulationError
+from neurodeploy.errors import BudgetError, ExtractError, PlacementError, QuantizeError, RequestError, SimulationError
 from neurodeploy.frontends.nir.writing import write_nir
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.files import OutputFolder, output_folder
@@ -174,6 +174,7 @@ def compress(
         relayed, balances = balance(network.network, profile, bits=counted_bits)
         before = lay_out(relayed, profile, cores=cores, bits=counted_bits)
         say(_verdict(before))
+        open_until_the_end.enter_context(with_verdict(lambda: before, options.seed))
         budget = narrow_budget(network.network, profile, cores=cores, bits=counted_bits, balances=balances)
         if removals := budget.removals({layer.name: layer.n_neurons for layer in network.network}):
             say(f"The chip limits {removals}.")
@@ -405,6 +406,18 @@ class _CompressionRun:
         return ("trained",), tuple(reasons)
 
 
+@contextmanager
+def with_verdict(before: Callable[[], Placement], seed: int) -> Iterator[None]:
+    """Give errors of networks that do not fit the report on the network `before` compression, as JSON."""
+    try:
+        yield
+    except (BudgetError, PlacementError) as error:
+        placement = before()
+        report = summarize(placement.profile, None, placement, before=placement, seed=seed).to_json()
+        error.verdict = report | {"fits": {"before": placement.fits, "after": False}, "infeasible": str(error)}
+        raise
+
+
 def thresholds_of(network: TrainableNetwork, levels: int = 1) -> dict[str, float]:
     """Threshold of each layer that has one for all its neurons, in the units of its parameters."""
     return {name: value / network[name].scale for name, value in shared_thresholds(network.network, levels).items()
@@ -462,7 +475,8 @@ def compress_to(
         _, balances = balance(network, profile, bits=counted_bits)
         for count in core_counts:
             # all counts first: one that cannot be met is refused before the hours of the others
-            narrow_budget(network, profile, cores=count, bits=counted_bits, balances=balances)
+            with with_verdict(partial(lay_out, network, profile, cores=count, bits=counted_bits), options.seed):
+                narrow_budget(network, profile, cores=count, bits=counted_bits, balances=balances)
         deployments: list[Deployment] = []
         for count in core_counts:
             say(f"Compressing to {count} core{'s' if count > 1 else ''}:")

@@ -232,6 +232,7 @@ class Report:
             "worth": [asdict(price) | {"per_kilobit": price.per_kilobit} for price in self.memory_prices],
             "files": dict(self.files),
             "checkpoint": self.checkpoint,
+            "infeasible": None,
         }
 
     def tables(self) -> Iterator[RenderableType]:
