@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import secrets
-import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.exactness import KINDS, Found, beyond, compared, job_of, refusal, refused
+from neurodeploy.__main__ import main
 from neurodeploy.errors import NeurodeployError
 from neurodeploy.targets.loihi import lava_client
+from neurodeploy.targets.loihi.netx_io import write_netx
 from neurodeploy.targets.simulate import simulate
 
 
@@ -60,15 +62,36 @@ SAID = {
 }
 
 
-@pytest.mark.lava
-@pytest.mark.parametrize("number", range(len(SAID)))
-def test_it_is_refused_before_lava_is_started(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def no_lava(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails where a process is started."""
+
     def start(*_: object, **__: object) -> None:
         raise AssertionError("Lava was started")
 
     monkeypatch.setattr(lava_client.subprocess, "Popen", start)
+
+
+@pytest.mark.lava
+@pytest.mark.usefixtures("no_lava")
+@pytest.mark.parametrize("number", range(len(SAID)))
+def test_it_is_refused_before_lava_is_started(number: int) -> None:
     what, network = beyond(number, seed=3)
     with pytest.raises(NeurodeployError, match=SAID[what]) as error:
         simulate(network, np.ones((1, *network.input_shape, 4), dtype=np.uint8), end="lava")
     assert str(error.value) == refusal(network)
-    assert subprocess.Popen is start
+
+
+@pytest.mark.lava
+def test_a_delay_beyond_the_chips_ends_every_command_that_would_run_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """62 steps are the chips' limit, which inspect and deploy keep; Lava's synapses hold 63."""
+    _, network = beyond(0, seed=3)
+    file, out = str(write_netx(network, tmp_path / "late.net")), str(tmp_path / "out")
+    for arguments in (["inspect", file], ["deploy", file, "--out", out]):
+        assert main([*arguments, "--target", "loihi2"]) == 1
+        assert "steps of synaptic delay > 62 (loihi2.yaml: max_delay_steps)" in capsys.readouterr().out
+    monkeypatch.setattr(lava_client, "WORKER", ("-c", "raise SystemExit('Lava was started')"))
+    assert main(["verify", file, "--steps", "5"]) == 2
+    assert "wait in a synapse, 0 of them for longer paths > 63 (lava-nc 0.10" in capsys.readouterr().err

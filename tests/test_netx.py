@@ -133,6 +133,21 @@ def test_no_neuron_is_lavas_integrator(written: Path) -> None:
     assert read_netx(edited(written, put("2/neuron", None))).output.neuron == QuantizedLI(du=np.array(0), dv=np.array(4096))
 
 
+@pytest.mark.parametrize("stored", [np.array([9, 511, 9], np.int16), np.array([9, 1023, 9], np.uint16), np.int16(3000)])
+def test_thresholds_that_lava_shifts_without_loss_are_read(written: Path, stored: np.ndarray) -> None:
+    """Measured in Lava: thresholds [3000] * 4 run as others in int16 and uint16, as themselves in int32 or as one for all."""
+    first = read_netx(edited(written, put("1/neuron/vThMant", stored))).layers[0].neuron
+    assert isinstance(first, QuantizedLIF)
+    assert np.array_equal(first.vth, stored)
+
+
+def test_keys_that_nothing_in_lava_reads_change_nothing(written: Path) -> None:
+    """Neither a refractory period, nor an exponent, nor graded spikes without bits of a message."""
+    for key, value in (("refDelay", 5), ("wgtExp", 3), ("gradedSpike", True)):
+        edited(written, put(f"1/neuron/{key}", value))
+    assert read_netx(written) == TWO_LAYERS
+
+
 def test_delays_of_zero_are_none(written: Path) -> None:
     assert read_netx(edited(written, put("1/delay", np.zeros((3, 2))))) == TWO_LAYERS
 
@@ -174,6 +189,10 @@ def test_nowhere_to_write(tmp_path: Path) -> None:
 
 WRONG: list[tuple[str, object, str]] = [
     ("1/type", [b"pool"], "layer/1: its type 'pool' is one that Lava itself does not implement"),
+    *[
+        ("1/type", [kind.encode()], f"layer/1: its type '{kind}' is one that Lava itself does not implement")
+        for kind in ("convT", "unpool", "average", "concat")
+    ],
     ("1/type", [b"dense_comp"], "layer/1: its type 'dense_comp' is complex-valued"),
     ("2/type", [b"flatten"], "layer/2: its type 'flatten' is out of place"),
     ("2/type", [b"input"], "layer/2: its type 'input' is out of place: only the first"),
@@ -212,7 +231,11 @@ WRONG: list[tuple[str, object, str]] = [
     ("1/neuron/vDecay", [1, 2], r"layer/1 'layer1'.*: .*dv has shape \(2,\)"),
     ("1/neuron/vThMant", -1, "layer/1 'layer1'/neuron: .*-1 is outside 0..inf"),
     ("1/neuron/vThMant", [1, 2, 1 << 17], "layer/1 'layer1'/neuron: .*131072 is outside 0..131071"),
+    ("1/neuron/vThMant", np.array([9, 512, 9], np.int16), r"layer/1 'layer1'/neuron: vThMant is int16, .* of 512 \(lava-nc"),
+    ("1/neuron/vThMant", np.array([9, 1024, 9], np.uint16), r"layer/1 'layer1'/neuron: vThMant is uint16, .* Store it as int32"),
     ("1/neuron/type", [b"SDNN"], "layer/1 'layer1'/neuron: its type 'SDNN' is not supported"),
+    ("1/neuron/type", [b"RF"], "layer/1 'layer1'/neuron: its type 'RF' is not supported"),
+    ("1/neuron/type", [b"cuba"], "layer/1 'layer1'/neuron: its type 'cuba' is not supported"),
     ("1/neuron/messageBits", 16, "layer/1 'layer1'/neuron: sends graded spikes"),
     ("2/inFeatures", 3.5, "layer/2 'layer2': inFeatures is not whole numbers"),
     ("0/shape", [3], r"layer/0: has shape \(3,\) for Lava, but input_shape \(2,\)"),
@@ -223,6 +246,12 @@ WRONG: list[tuple[str, object, str]] = [
 def test_what_is_wrong_is_said(written: Path, key: str, value: object, said: str) -> None:
     with pytest.raises(NetxError, match=said):
         read_netx(edited(written, put(key, value)))
+
+
+def test_complex_weights_are_refused(written: Path) -> None:
+    edited(written, put("1/weight", None))
+    with pytest.raises(NetxError, match="layer/1 'layer1': has no 'weight'"):
+        read_netx(edited(written, put("1/weight/imag", np.ones((3, 2)))))
 
 
 def test_layers_that_do_not_meet(written: Path) -> None:

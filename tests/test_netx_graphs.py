@@ -224,6 +224,7 @@ WRONG: list[tuple[QuantizedNetwork, tuple[object, ...], str]] = [
     (PICTURES, ("1/groups", 3), "layer/1 'images': has inChannels 3, but weights"),
     (PICTURES, ("1/shape", [2, 4, 4]), "layer/1 'images': layer 'images' has 32 neurons but weights for 24"),
     (PICTURES, ("1/delay", 1), "layer/1 'images': has delays, which Lava silently leaves out of convolutions"),
+    (PICTURES, ("1/neuron", None), "layer/1 'images': has no group 'neuron', without which Lava cannot build a convolution"),
     (PICTURES, ("1/bias", [1, 2, 3]), r"layer/1 'images': bias has shape \(3,\), not \(\), \(2,\) or \(3, 4, 2\)"),
     (PICTURES, ("0", None, "0/type", [b"flatten"]), "layer/0: its type 'flatten' is out of place"),
     (RECURRENT, ("1/weight_rec", None), "layer/1 'back': has no 'weight_rec'"),

@@ -126,7 +126,7 @@ class NetxGroup:
         return NetxGroup(f"{self.where}/{key}", self.group[key])
 
     def text(self, key: str) -> str:
-        value = self._value(key)
+        value = self.value(key)
         # Stored as one string or, by slayer, as an array of one.
         first = value.flat[0] if value.size == 1 else None
         if isinstance(first, str):
@@ -136,7 +136,7 @@ class NetxGroup:
         return first.decode("ascii")
 
     def floats(self, key: str) -> NDArray[np.float64]:
-        value = self._value(key)
+        value = self.value(key)
         if value.dtype.kind not in "biuf" or not np.isfinite(value).all():
             raise NetxError(self.where, f"{key} is not finite numbers")
         return value.astype(np.float64)
@@ -182,7 +182,8 @@ class NetxGroup:
             raise NetxError(self.where, f"{key} {value.tolist()} is not a shape")
         return tuple(int(side) for side in value.ravel())
 
-    def _value(self, key: str) -> NDArray[Any]:
+    def value(self, key: str) -> NDArray[Any]:
+        """Numbers or text as they are stored."""
         try:
             item = self.group.get(key)
             if not isinstance(item, h5py.Dataset) and (item is not None or key not in self.group.attrs):

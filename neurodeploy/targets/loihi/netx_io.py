@@ -31,7 +31,7 @@ from neurodeploy.ir.quantized import (
     QuantizedSparse,
     QuantizedSynapse,
 )
-from neurodeploy.targets.loihi.arithmetic import DECAY_UNITY, NEVER_FIRES, check_layer, check_neuron
+from neurodeploy.targets.loihi.arithmetic import DECAY_UNITY, MANTISSA_SHIFT, NEVER_FIRES, check_layer, check_neuron
 from neurodeploy.targets.loihi.netx_format import (
     ConnectionReader,
     NetxGroup,
@@ -167,6 +167,8 @@ class NetworkReader:
         else:
             connections = reader.dense(kind, source, name, int(np.prod(shape)))
         is_image = kind == "conv"
+        if is_image and "neuron" not in group:
+            raise NetxError(group.where, "has no group 'neuron', without which Lava cannot build a convolution")
         with as_netx_error(group.where):
             layer = QuantizedLayer(
                 name=name,
@@ -187,6 +189,13 @@ class NetworkReader:
         if "messageBits" in group and group.integers("messageBits").any():
             raise NetxError(group.where, "sends graded spikes (messageBits): not supported yet")
         vth, du, dv = (group.per_neuron(key, shape, is_image) for key in ("vThMant", "iDecay", "vDecay"))
+        stored = group.value("vThMant")
+        if stored.ndim and stored.dtype.kind in "iu" and int(vth.max()) << MANTISSA_SHIFT > np.iinfo(stored.dtype).max:
+            # Only arrays: Lava makes a Python integer of a single threshold.
+            raise NetxError(
+                group.where, f"vThMant is {stored.dtype.name}, in which Lava shifts it by six bits and loses bits of {vth.max()}",
+                source="lava-nc 0.10 proc/lif/models.py: scale_threshold", remedy="Store it as int32.",
+            )  # fmt: skip
         with as_netx_error(group.where):
             neuron = QuantizedLI(du=du, dv=dv) if (vth >= NEVER_FIRES).all() else QuantizedLIF(vth=vth, du=du, dv=dv)
             check_neuron(neuron)
