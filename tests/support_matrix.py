@@ -295,6 +295,24 @@ def groups():
     return SequentialState(*layers[:3], LIFCell(), *layers[3:], torch.nn.Flatten(), linear(96, 10), LICell()), IMAGE
 
 
+def upsampling():
+    up = [torch.nn.ConvTranspose2d(4, 2, 2, 2, bias=False), LIFCell(), torch.nn.Upsample(scale_factor=0.5, mode="bilinear")]
+    layers = [conv(1, 4), LIFCell(), *up, conv(2, 4), LIFCell(), torch.nn.Flatten(), linear(64, 10), LICell()]
+    return SequentialState(*layers), IMAGE
+
+
+def paddings():
+    layers = [torch.nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular", bias=False), LIFCell()]
+    pool = torch.nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False)
+    layers += [pool, torch.nn.ZeroPad2d((0, 1, 0, 1)), conv(4, 4), LIFCell()]
+    return SequentialState(*layers, torch.nn.Flatten(), linear(64, 10), LICell()), IMAGE
+
+
+def products():
+    layers = [conv(1, 4), torch.nn.Conv2d(4, 6, 1, bias=False), LIFCell(), torch.nn.Flatten()]
+    return SequentialState(*layers, linear(216, 8), linear(8, 10), LICell()), IMAGE
+
+
 def norm_in_front():
     layers = [torch.nn.BatchNorm2d(1), conv(1, 4), LIFCell(), torch.nn.Flatten(), torch.nn.BatchNorm1d(144)]
     return SequentialState(*layers, linear(144, 10), LICell()), IMAGE
@@ -405,6 +423,9 @@ ROWS = (
         in_readme=True,
     ),
     Row("groups and depthwise convolutions", "groups", "lose channels"),
+    Row("transposed convolutions, upsampling", "upsampling", "synapses are listed one by one"),
+    Row("other paddings, windows over the edge", "paddings", "synapses are listed one by one"),
+    Row("weights behind weights", "products", "become their product"),
     Row("batch norm behind weights", "norm_behind", "dense layers too"),
     Row("batch norm in front of weights", "norm_in_front"),
     Row("delays (spikes of earlier steps)", "delays"),
@@ -423,7 +444,7 @@ ROWS = (
     Row("`.net` file (Lava's netx)", "chain.net", "compress writes `trained.nir`, too", in_readme=True),
     Row("loop through two populations", "loop", "the error shows the equivalent single population", in_readme=True),
     Row("other neuron models", "adaptive", "LIF, IAF and LI only; reset to a value, not by subtraction", in_readme=True),
-    Row("layers without spikes between them", "relu", "only linear functions between neurons", in_readme=True),
+    Row("activations that are no spikes", "relu", "only linear functions between neurons", in_readme=True),
 )
 COMMANDS = ("inspect", "compress", "deploy")
 

@@ -68,6 +68,10 @@ FIXED: dict[str, Any] = {
     "LIF behind Affine": ([nir.Affine(weights(4, 6), weights(4)), lif(4)], (6,)),
     "CubaLIF behind Linear": ([nir.Linear(weights(4, 6)), cuba(4)], (6,)),
     "CubaLIF behind Affine": ([nir.Affine(weights(4, 6), weights(4)), cuba(4)], (6,)),
+    "Affine behind Affine": ([nir.Affine(weights(5, 6), weights(5)), nir.Affine(weights(4, 5), weights(4)), lif(4)], (6,)),
+    "Conv2d with an even window, same": (
+        [nir.Conv2d((5, 5), weights(3, 2, 2, 2), 1, "same", 1, 1, weights(3)), lif(3, 5, 5)], (2, 5, 5),
+    ),
     "IF": ([nir.Linear(weights(4, 6)), nir.IF(r=np.full(4, 500.0), v_threshold=np.full(4, 0.6), v_reset=np.zeros(4))], (6,)),
     "reset, leak and threshold elsewhere": (
         [nir.Linear(weights(4, 6)), lif(4, v_leak=-0.5, v_reset=-0.5, v_threshold=RNG.uniform(0.1, 1, 4))], (6,),
@@ -110,6 +114,7 @@ FIXED: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:Using padding=.same. with even kernel")
 @pytest.mark.parametrize("case", FIXED)
 def test_primitives_mean_what_their_equations_say(case: str, tmp_path: Path) -> None:
     chain, input_shape = FIXED[case]

@@ -54,7 +54,6 @@ REFUSED: dict[str, tuple[nir.NIRGraph, str]] = {
     "threshold": (one(W, lif(4, v_threshold=0.0)), "n1 (LIF): LIF.threshold 0.0 is not above the reset ... raise v_th"),
     "shape": (one(W, lif(5)), "n1 (LIF): its tau has shape (5,), but it receives something of shape (4,)"),
     "membrane": (one(W, LEAK, nir.Linear(np.ones((2, 4))), lif(2)), "n3 (LIF): takes the membrane of 'n1', which never"),
-    "two matrices": (one(W, nir.Linear(np.ones((2, 4))), lif(2)), "n1 (Linear): follows n0 (Linear) with no neurons between"),
     "inputs": (one(nir.Linear(np.ones((4, 7))), lif(4)), "n0 (Linear): expects 7 inputs, but receives something of shape (6,)"),
     "matrices": (one(nir.Linear(np.ones((1, 4, 6))), lif(4)), "n0 (Linear): its weight has shape (1, 4, 6), not (n_out"),
     "bias": (one(nir.Affine(np.ones((4, 6)), np.ones(3)), lif(4)), "n0 (Affine): its bias has 3 numbers, its weight 4 rows"),
@@ -69,10 +68,6 @@ REFUSED: dict[str, tuple[nir.NIRGraph, str]] = {
     "lines": (
         one(nir.Conv1d(5, np.ones((3, 2, 2)), 1, 0, 1, 1, np.zeros(3)), lif(3, 4), input_shape=(2, 5, 5)),
         "n0 (Conv1d): needs lines (channels, n), but its input has shape (2, 5, 5)",
-    ),
-    "same and even": (
-        one(nir.Conv2d((5, 5), np.ones((3, 2, 2, 2)), 1, "same", 1, 1, np.zeros(3)), lif(3, 5, 5), input_shape=(2, 5, 5)),
-        "n0 (Conv2d): pads one side more than the other",
     ),
     "no image": (one(pool(2), W, lif(4)), "n0 (AvgPool2d): needs images (channels, rows, columns), but its input has shape (6,)"),
     "flatten": (

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from norse.torch import IAFCell, IAFParameters, LICell, LIFBoxCell, LIFCell, LIFParameters, LIFRecurrentCell, SequentialState
+from norse.torch import IAFCell, IAFParameters, LICell, LIFBoxCell, LIFCell, LIFParameters, SequentialState
 from norse.torch.functional.leaky_integrator import LIParameters
 from norse.torch.functional.lif_box import LIFBoxParameters
 from norse.torch.functional.reset import reset_subtract
-from torch.nn import Dropout, Flatten, Linear
+from torch.nn import Flatten, Linear
 
 from neurodeploy.errors import ExtractError, RequestError
 from neurodeploy.frontends.model_factory import load_model
@@ -64,11 +64,6 @@ NO_RESET = r"leaks to 1\.0 but resets to 0\.0 \(the chip's membrane starts, leak
             id="a convolution of lines",
         ),
         pytest.param(
-            chain(LIFRecurrentCell(4, 4)),
-            r"^1 \(LIFRecurrentCell\): follows 0 \(Linear\) with no neurons between them\. Merge",
-            id="weights before a cell that has some",
-        ),
-        pytest.param(
             chain(torch.nn.ReLU(), LIFCell()),
             r"^1 \(ReLU\): relu is not supported \(a chip's synapses add up weighted spikes\)\. Put spiking neurons there\.$",
             id="an activation",
@@ -87,11 +82,6 @@ NO_RESET = r"leaks to 1\.0 but resets to 0\.0 \(the chip's membrane starts, leak
             chain(LIFBoxCell(LIFBoxParameters(v_leak=torch.tensor(1.0)))),
             rf"1 \(LIFBoxCell\): {NO_RESET}",
             id="a box that leaks elsewhere",
-        ),
-        pytest.param(
-            chain(Dropout(), linear(4, 4), LIFCell()),
-            r"^2 \(Linear\): follows 0 \(Linear\) with no neurons between them\. Merge",
-            id="no neurons between",
         ),
         pytest.param(
             chain(LICell(), linear(4, 2), LICell()),
@@ -226,14 +216,3 @@ def test_a_wrapped_model_is_unwrapped() -> None:
 def test_a_model_without_numbers_is_refused() -> None:
     with pytest.raises(ExtractError, match=r"^0\.weight: is on the meta device"):
         extract(chain(LIFBoxCell()).to("meta"), SAMPLE)
-
-
-@pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])
-def test_other_padding_than_zeros_has_its_own_reason(mode: Any) -> None:
-    model = SequentialState(torch.nn.Conv2d(2, 2, 3, padding=1, padding_mode=mode, bias=False), LIFBoxCell())
-    with pytest.raises(
-        ExtractError, match=r"^0 \(Conv2d\): needs images .* pad in the convolution itself, with zeros, equally on"
-    ):
-        extract(model, torch.zeros(1, 2, 4, 4))
-    model[0].padding_mode = "zeros"
-    assert extract(model, torch.zeros(1, 2, 4, 4))["layer0"].shape == (2, 4, 4)

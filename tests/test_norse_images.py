@@ -179,6 +179,83 @@ def test_thresholds_of_channels_and_of_neurons() -> None:
     assert network.output.neuron.threshold.tolist() == [1.0] * 4 + [2.0] * 4
 
 
+# ---------------------------------------------------------------------------------------------- listed synapse by synapse
+
+
+def conv(n: int = 2, window: int = 3, **options: Any) -> Conv2d:
+    return Conv2d(n, 2, window, bias=False, **options)
+
+
+class Apply(torch.nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
+
+
+LISTED: dict[str, list[torch.nn.Module]] = {
+    "circular padding": [conv(padding=1, padding_mode="circular")],
+    "reflected padding": [conv(padding=1, padding_mode="reflect")],
+    "replicated padding": [conv(padding=1, padding_mode="replicate")],
+    "uneven zeros under a dilated window": [torch.nn.ZeroPad2d((0, 1, 0, 1)), conv(window=2, dilation=2)],
+    "a window in front of a padded window": [AvgPool2d(2, 1), conv(padding=1)],
+    "the mean of the pixels that exist": [AvgPool2d(2, 2, 1, count_include_pad=False), conv(window=2)],
+    "the mean of the pixels that exist, behind weights": [conv(), AvgPool2d(2, 1, 1, count_include_pad=False)],
+    "a padded mean behind weights": [Conv2d(2, 2, 3), AvgPool2d(2, 1, 1)],
+    "a mean over the edge": [AvgPool2d(3, 2, ceil_mode=True), conv(window=2)],
+    "a divisor over the edge": [AvgPool2d(3, 2, ceil_mode=True, divisor_override=2), conv(window=2)],
+    "means of several sizes": [AdaptiveAvgPool2d((3, 2)), conv(window=2)],
+    "a transposed convolution": [torch.nn.ConvTranspose2d(2, 3, 2, 2)],
+    "a transposed convolution with everything": [
+        torch.nn.ConvTranspose2d(2, 4, (3, 2), (2, 3), (2, 1), (1, 2), groups=2, dilation=(2, 3))
+    ],
+    "a transposed convolution of lines": [torch.nn.Flatten(2), torch.nn.ConvTranspose1d(2, 3, 3, 2, 1, 1)],
+    "a larger image, nearest": [torch.nn.Upsample(scale_factor=2), conv()],
+    "a larger image, bilinear": [conv(), torch.nn.Upsample(size=(5, 3), mode="bilinear", align_corners=True)],
+    "a larger image, bicubic": [torch.nn.Upsample(scale_factor=1.5, mode="bicubic"), Flatten(), Linear(72, 3)],
+    "a longer line": [torch.nn.Flatten(2), torch.nn.Upsample(scale_factor=2, mode="linear"), torch.nn.Conv1d(2, 2, 3)],
+    "a smaller image": [torch.nn.Upsample(size=3, mode="area"), Flatten(), Linear(18, 3)],
+    "weights behind weights": [Flatten(), Linear(32, 5), Linear(5, 4)],
+    "a window behind a window": [Conv2d(2, 3, 3, padding=1), conv(3, padding=1)],
+    "depthwise, then pointwise": [Conv2d(2, 4, 3, groups=2, padding=1), Conv2d(4, 3, 1)],
+    "a matrix behind a window": [Conv2d(2, 3, 3), Flatten(), Linear(12, 3)],
+    "a norm a pixel": [conv(), Flatten(), BatchNorm1d(8)],
+    "pixels scaled apart": [Apply(lambda x: x * torch.linspace(0.5, 2, 16, dtype=x.dtype).view(4, 4)), conv()],
+    "one place, two factors": [
+        Apply(lambda x: x.flatten(1).repeat(1, 2) * torch.linspace(0.5, 2, 64, dtype=x.dtype)), Linear(64, 3)
+    ],
+    "a mean over channels": [Apply(lambda x: x.mean(1)), Flatten(), Linear(16, 3)],
+    "a sum over rows": [Apply(lambda x: x.sum(2, keepdim=True)), Conv2d(2, 2, (1, 3), padding=(0, 1))],
+    "what is scaled behind a mean": [AdaptiveAvgPool2d(3), Apply(lambda x: 3 * x), conv(window=2)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LISTED)
+def test_what_no_single_window_does_is_listed_synapse_by_synapse(kind: str) -> None:
+    rng = np.random.default_rng(3)
+    model = SequentialState(*(loud(module, rng) for module in LISTED[kind]), boxes())
+    spikes = (rng.random((2, 2, 4, 4, 20)) < 0.4).astype(np.uint8)
+    assert assert_alike(model, spikes, atol=1e-9) > 10
+
+
+@pytest.mark.filterwarnings("ignore:Using padding=.same. with even kernel")
+def test_a_window_with_zeros_on_one_side_stays_a_convolution() -> None:
+    even = only(conv(window=2, padding="same"), IAFCell())
+    assert even.n_synapses == 2 * 2 * (4 + 3) ** 2
+    assert only(torch.nn.ZeroPad2d((0, 1, 2, 0)), conv(stride=2), IAFCell()).output_shape == (2, 2, 2)
+
+
+def test_a_maximum_over_windows_of_several_sizes_is_whether_any_fired() -> None:
+    spikes = (np.random.default_rng(0).random((2, 2, 4, 4, 9)) < 0.2).astype(np.uint8)
+    for pool in (MaxPool2d(3, 2, ceil_mode=True), torch.nn.AdaptiveMaxPool2d(3)):
+        expected = torch.stack([pool(torch.tensor(spikes[..., t]).float()) for t in range(9)], dim=-1)
+        np.testing.assert_array_equal(run_reference(extract(SequentialState(pool), IMAGE), spikes).spikes["layer0"], expected)
+
+
 # ---------------------------------------------------------------------------------------------- what is refused
 
 
@@ -189,25 +266,14 @@ def flat(*modules: torch.nn.Module) -> SequentialState:
 CONV = Conv2d(2, 2, 3, bias=False)
 
 WRONG: list[tuple[SequentialState, str]] = [
-    (SequentialState(CONV, Conv2d(2, 2, 1), LIFCell()), r"^1 \(Conv2d\): follows 0 \(Conv2d\) with no neurons between"),
     (SequentialState(Conv2d(3, 2, 3), IAFCell()), r"^0 \(Conv2d\): fails on the sample \(.*\): Given .* but got 2 channels"),
     (SequentialState(Conv2d(2, 2, 5), IAFCell()), r"^0 \(Conv2d\): fails on the sample \(.*\): .*Kernel size: \(5 x 5\)"),
-    (SequentialState(Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), IAFCell()), r"^0 \(Conv2d\): needs images whose"),
-    (SequentialState(Conv2d(2, 2, 2, padding="same"), IAFCell()), r"0 \(Conv2d\): pads one side more than the other"),
     (flat(IAFCell(), Conv2d(2, 2, 3)), r"^3 \(Conv2d\): fails on the sample \(.*\): .* input of size: \[1, 4\]\. Give a"),
-    (SequentialState(AvgPool2d(3, 2), Conv2d(2, 2, 1, padding=1, bias=False), IAFCell()), r"1 \(Conv2d\): pads the output of"),
-    (SequentialState(AvgPool2d(2, 2, 1, count_include_pad=False), CONV, IAFCell()), r"^0 \(AvgPool2d\): averages over fewer pix"),
-    (SequentialState(CONV, AvgPool2d(2, 1, 1), IAFCell()), r"^1 \(AvgPool2d\): averages over fewer pixels at the border"),
-    (SequentialState(AvgPool2d(3, 2, ceil_mode=True), IAFCell()), r"^0 \(AvgPool2d\): has windows that reach over the edge"),
-    (SequentialState(MaxPool2d(3, 2, ceil_mode=True)), r"^0 \(MaxPool2d\): has windows that reach over the edge \(ceil_mode\)"),
-    (SequentialState(AdaptiveAvgPool2d(3), IAFCell()), r"^0 \(AdaptiveAvgPool2d\): does not divide \(4, 4\) pixels into \(3,"),
     (SequentialState(CONV, MaxPool2d(2), IAFCell()), r"^1 \(MaxPool2d\): takes the maximum of the output of 0 \(Conv2d\), which"),
     (SequentialState(CONV, BatchNorm2d(2, track_running_stats=False), IAFCell()), r"1 \(BatchNorm2d\): normalises by each batch"),
     (SequentialState(CONV, BatchNorm2d(3), IAFCell()), r"^1 \(BatchNorm2d\): fails on the sample \(.*\): running_mean should"),
     (SequentialState(AvgPool2d(2), Flatten(), Linear(9, 2, bias=False), IAFCell()), r"2 \(Linear\): fails on the sam.*mat1"),
     (SequentialState(CONV, LIBoxCell(), AvgPool2d(2), IAFCell()), r"^2 \(AvgPool2d\): takes the membrane of 'layer0', which"),
-    (SequentialState(CONV, LIFCell(LIFParameters(tau_mem_inv=torch.tensor([[[100.0, 200.0]]])))),
-     r"^0 \(Conv2d\): Conv needs one scale a channel, because the neurons of a channel share"),
     (SequentialState(CONV, IAFCell(IAFParameters(v_th=torch.ones(3)))),
      r"^1 \(IAFCell\): its v_th has shape \(3,\), not \(\) or \(2, 2, 2\)"),
 ]  # fmt: skip

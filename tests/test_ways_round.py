@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,28 +25,6 @@ def conv(**options: Any) -> nn.Conv2d:
 
 
 LAYERS: dict[str, tuple[list[nn.Module], str, list[nn.Module]]] = {
-    "circular padding": (
-        [conv(padding=1, padding_mode="circular")],
-        r"2 \(Conv2d\): needs images.*pad in the convolution itself",
-        [conv(padding=1)],
-    ),
-    "uneven padding": (
-        [nn.ZeroPad2d((0, 1, 0, 1)), conv(stride=2)],
-        r"3 \(Conv2d\): needs images.*zeros, equally",
-        [conv(padding=1)],
-    ),
-    "same, an even window": (
-        [conv(kernel_size=2, padding="same")],
-        r"pads one side more.*pad by a number",
-        [conv(padding="same")],
-    ),
-    "ceil": ([nn.AvgPool2d(4, ceil_mode=True)], r"reach over the edge.*ceil_mode=False", [nn.AvgPool2d(4, ceil_mode=False)]),
-    "counts of the border": (
-        [nn.AvgPool2d(3, 2, 1, count_include_pad=False)],
-        r"fewer pixels at the border.*count_include_pad=True directly behind neurons",
-        [nn.AvgPool2d(3, 2, 1, count_include_pad=True), conv(kernel_size=1)],
-    ),
-    "uneven windows": ([nn.AdaptiveAvgPool2d(4)], r"does not divide \(6, 6\) pixels.*Use AvgPool2d", [nn.AvgPool2d(2)]),
     "a maximum of currents": (
         [conv(), nn.MaxPool2d(2)],
         r"3 \(MaxPool2d\): takes the maximum of the output of 2.*behind the neurons",
@@ -58,20 +35,9 @@ LAYERS: dict[str, tuple[list[nn.Module], str, list[nn.Module]]] = {
         r"3 \(ReLU\): relu is not supported.*Put spiking neurons there",
         [conv(), LIFBoxCell()],
     ),
-    "a transposed convolution": (
-        [nn.ConvTranspose2d(4, 2, 2, 2)],
-        r"conv_transpose2d is not supported.*PixelShuffle",
-        [conv(), nn.PixelShuffle(2)],
-    ),
-    "a larger image": (
-        [nn.Upsample(scale_factor=2), conv()],
-        r"interpolate is not supported.*PixelShuffle",
-        [conv(), nn.PixelShuffle(2)],
-    ),
 }
 
 
-@pytest.mark.filterwarnings("ignore:Using padding='same' with even")
 @pytest.mark.parametrize("kind", LAYERS)
 def test_what_the_error_says_instead_comes_in(kind: str) -> None:
     refused, reason, instead = LAYERS[kind]
@@ -79,40 +45,6 @@ def test_what_the_error_says_instead_comes_in(kind: str) -> None:
         extract(net(*refused), IMAGE)
     behind = instead if not isinstance(instead[-1], LIFBoxCell) else instead[:-1]
     assert len(extract(net(*behind), IMAGE).layers) >= 2
-
-
-def by_pixel_shuffle(function: Callable[[torch.Tensor], torch.Tensor], stride: int = 2) -> nn.Sequential:
-    """A convolution and a PixelShuffle that give what a linear function of images gives, `stride` times larger."""
-    impulses = torch.zeros(4, 4, 5, 5)
-    impulses[range(4), range(4), 2, 2] = 1
-    answers = function(impulses)
-    made = nn.Conv2d(4, answers.shape[1] * stride**2, 3, padding=1, bias=False)
-    with torch.no_grad():
-        for a in range(stride):
-            for b in range(stride):
-                for i in range(3):
-                    for j in range(3):
-                        y, x = stride * (3 - i) + a, stride * (3 - j) + b
-                        made.weight[a * stride + b :: stride**2, :, i, j] = answers[:, :, y, x].T
-    return nn.Sequential(made, nn.PixelShuffle(stride))
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        nn.ConvTranspose2d(4, 2, 2, 2, bias=False),
-        nn.ConvTranspose2d(4, 2, 3, 2, 1, 1, bias=False),
-        nn.ConvTranspose2d(4, 2, 4, 2, 1, bias=False),
-        nn.Sequential(nn.Upsample(scale_factor=2), conv(padding=1)),
-    ],
-)
-def test_transposed_and_enlarging_convolutions_are_convolutions_and_a_pixel_shuffle(module: nn.Module) -> None:
-    with torch.no_grad():
-        same = by_pixel_shuffle(module)
-        image = torch.rand(3, 4, 6, 6)
-        torch.testing.assert_close(same(image), module(image))
-    network = extract(net(same), IMAGE)
-    assert network.output.shape[1:] == (12, 12)
 
 
 class Starts(nn.Module):

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from neurodeploy.errors import ExtractError, NetworkError, unsupported_kind
-from neurodeploy.frontends.expressions import LinearExpression, Shape, Term, scale_inputs
+from neurodeploy.frontends.expressions import LinearExpression, Shape, Term
+from neurodeploy.frontends.windows import scale_inputs
 from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.connectivity import ungrouped
 from neurodeploy.ir.graph import INPUT, Connection
-from neurodeploy.ir.network import LIF, Conv, Dense, Layer, Network, Neuron, Sparse, Synapse
-
-# networkx and scipy.sparse are imported in the functions that use them: a chip or a file is looked at without them
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
+from neurodeploy.ir.network import LIF, Conv, Dense, Layer, Network, Neuron, Sparse, Synapse, as_sparse, scale_targets
 
 BIAS = "bias"
 """Name of the layer of one neuron that always fires."""
@@ -100,7 +97,7 @@ def topological_order(sources: Sources, labels: Mapping[str, str]) -> list[str]:
         A loop through several populations. On the chip a spike takes one step a synapse, so such a loop would need a delay of
         as many steps; and a layer receives spikes only from layers before it and from itself.
     """
-    import networkx as nx
+    import networkx as nx  # imported here: a chip or a file is looked at without it
 
     # Order of the model: breaks ties, so that equal models give equal networks.
     rank = {name: index for index, name in enumerate(sources)}
@@ -186,7 +183,7 @@ class _Assembler:
         for term in (term.weighted() for term in spec.expression.terms):
             synapse = _synapse(term, self.shapes[term.source], shape)
             if (gain != 1).any():  # the chip's neurons take their input as it is, so their gain goes into the weights
-                synapse = replace(synapse, weight=synapse.weight * synapse.per_weight(gain))
+                synapse = scale_targets(synapse, gain)
             delay = -term.step - (term.source == spec.name)  # its own spikes are a step old: the synapse's step, no delay
             is_fixed = spec.is_pool or not term.has_weights
             connections.append(Connection(source=term.source, synapse=synapse, delay_steps=delay, is_fixed=is_fixed))
@@ -228,10 +225,10 @@ def _synapse(term: Term, source: Shape, target: Shape) -> Synapse:
     match term.synapse:
         case Conv() as conv:
             onto_target = _conv_onto_channels(term, conv, target)
-            # A pool has not taken the term's gain yet; a convolution with weights has.
             if onto_target is not None and onto_target.input_shape == source and onto_target.output_shape == target:
-                return _scaled_window(onto_target, term.gain) if term.is_pool else onto_target
-            return _select_rows(term, _synapse_list(conv))
+                # A pool has not taken the term's gain yet; of a convolution with weights it is 1.
+                return scale_inputs(onto_target, term.gain) or as_sparse(term.matrix())
+            return as_sparse(term.matrix())
         case Dense() as dense:
             if term.is_in_order:
                 return dense
@@ -239,25 +236,16 @@ def _synapse(term: Term, source: Shape, target: Shape) -> Synapse:
             used = term.indices.reshape(-1) > 0  # indices count from 1; 0 is an element that no neuron feeds
             matrix[used] = dense.weight[term.indices.reshape(-1)[used] - 1]
             return Dense(weight=matrix)
+        case Sparse() as sparse:
+            return sparse if term.is_in_order and (term.gain == 1).all() else as_sparse(term.matrix())
         case None:  # no weights in between: one synapse from each neuron
             if len(source) == 3 and source == target and term.is_in_order:
                 channels, rows, columns = source
                 each_pixel = Conv(weight=np.ones((channels, 1, 1, 1)), input_shape=(channels, rows, columns), groups=channels)
-                return _scaled_window(each_pixel, term.gain)
-            from scipy.sparse import csr_matrix
-
-            n = term.n_source
-            return _select_rows(term, csr_matrix((np.ones(n), np.arange(n), np.arange(n + 1)), shape=(n, n)))
+                return scale_inputs(each_pixel, term.gain) or as_sparse(term.matrix())
+            return as_sparse(term.matrix())
         case _:
             raise unsupported_kind(term.synapse)
-
-
-def _scaled_window(conv: Conv, gain: Floats) -> Synapse:
-    """Return a depthwise convolution of inputs scaled by `gain`; as a synapse list where pixels of a channel differ."""
-    channels = gain.reshape(len(conv.weight), -1) if gain.shape else gain.reshape(1, 1)
-    if (channels != channels[:, :1]).any():
-        return _as_sparse(_synapse_list(conv).multiply(gain).tocsr())
-    return scale_inputs("", conv, gain)
 
 
 def _conv_onto_channels(term: Term, conv: Conv, target: Shape) -> Conv | None:
@@ -278,38 +266,3 @@ def _conv_onto_channels(term: Term, conv: Conv, target: Shape) -> Conv | None:
     # Channel -1 reads the last filter, but is not kept.
     weight = np.where((channel >= 0)[:, None, None, None], full[channel], 0.0)
     return replace(conv, weight=weight, groups=1)
-
-
-def _select_rows(term: Term, matrix: csr_matrix) -> Sparse:
-    """Return the rows of a matrix (n_out, n_source) that the term's indices name, as synapses onto its elements."""
-    from scipy.sparse import csr_matrix
-
-    indices = term.indices.reshape(-1)
-    used = np.flatnonzero(indices)
-    selection = csr_matrix((np.ones(used.size), (used, indices[used] - 1)), shape=(indices.size, matrix.shape[0]))
-    rows = selection @ matrix
-    # Weights have taken the gain already; a pooling, or no synapse, has not.
-    return _as_sparse(rows if term.has_weights else rows.multiply(np.broadcast_to(term.gain, term.n_source)).tocsr())
-
-
-def _synapse_list(conv: Conv) -> csr_matrix:
-    """Return the synapses of a convolution one by one, as a matrix (n_out, n_in)."""
-    from scipy.sparse import csr_matrix
-
-    (f, rows, columns), (_, height, width) = conv.output_shape, conv.input_shape
-    per_group, c = f // conv.groups, conv.weight.shape[1]
-    y, i = np.nonzero(conv.is_inside_input(0))
-    x, j = np.nonzero(conv.is_inside_input(1))
-    out, within = (a.reshape(-1) for a in np.indices((f, c)))
-    channel = out // per_group * c + within  # input channel: that of the filter's group
-    to = (out[:, None, None] * rows + y[:, None]) * columns + x  # flat output index; `pixels` is the flat input index
-    pixels = (channel[:, None, None] * height + conv.input_positions(0)[y, i][:, None]) * width + conv.input_positions(1)[x, j]
-    weight = conv.weight[out[:, None, None], within[:, None, None], i[:, None], j]
-    return csr_matrix((weight.reshape(-1), (to.reshape(-1), pixels.reshape(-1))), shape=(conv.n_out, conv.n_in))
-
-
-def _as_sparse(matrix: csr_matrix) -> Sparse:
-    matrix.sum_duplicates()
-    matrix.eliminate_zeros()  # a zero is no synapse, and would take memory
-    matrix.sort_indices()
-    return Sparse(n_in=matrix.shape[1], starts=matrix.indptr, sources=matrix.indices, weight=matrix.data)

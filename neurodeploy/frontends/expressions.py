@@ -5,27 +5,40 @@ or raise `ExtractError`. The expression that arrives at a population becomes its
 (`neurodeploy.frontends.assembly`).
 
 Two windows that move over an image one after the other fold into one convolution. Average pooling is a convolution with equal
-weights, so it folds into the convolution or the matrix in front of it or behind it. Where folding is not exact, at the border of
-an image, it is refused.
+weights, so it folds into the convolution or the matrix in front of it or behind it. Where no single window does the same, at the
+border of an image for instance, the synapses are listed one by one, which is always exact.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.errors import ExtractError
+from neurodeploy.frontends.windows import (
+    average_window,
+    conv_then_pool,
+    convolve_constants,
+    pool_then_conv,
+    pool_then_matrix,
+    scale_inputs,
+)
 from neurodeploy.ir.arrays import Floats
-from neurodeploy.ir.connectivity import Pair, convolve_kernels, ungrouped
-from neurodeploy.ir.network import Conv, Dense
-from neurodeploy.simulation.reference import product_of
+from neurodeploy.ir.connectivity import Pair, ungrouped
+from neurodeploy.ir.network import Conv, Dense, Synapse, as_sparse, scale_targets
+
+# imported where it is used: a chip or a file is looked at without it
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 Shape: TypeAlias = "tuple[int, ...]"
 Indices: TypeAlias = "NDArray[np.int64]"
+Sides: TypeAlias = "tuple[Pair, Pair]"
+"""Rows before and after an image, and columns."""
 ModuleId: TypeAlias = "tuple[str, str]"
 """Path of a module, after which layers are named, and the path with the module's type, for error texts."""
 
@@ -46,12 +59,12 @@ class Term:
         Which output of the synapse (of the source, without a synapse) each element is, counted from 1; 0 for none.
     gain : array () or (n_source,)
         Factor on the spikes in front of the synapse.
-    synapse : Conv, Dense or None
+    synapse : Conv, Dense, Sparse or None
         None before the first linear module.
     factor : array () or (n_out,)
         Factor behind a synapse with weights, which `weighted` multiplies in.
     is_pool : bool
-        Whether the synapse is average pooling without weights.
+        Whether the synapse has no weights of the model, as average pooling.
     name, where : str
         Path and label of the module that holds the weights, or of the pooling if there are none.
     """
@@ -61,7 +74,7 @@ class Term:
     step: int
     indices: Indices
     gain: Floats = field(default_factory=lambda: np.ones(()))
-    synapse: Conv | Dense | None = None
+    synapse: Synapse | None = None
     factor: Floats = field(default_factory=lambda: np.ones(()))
     is_pool: bool = False
     name: str = ""
@@ -81,66 +94,88 @@ class Term:
         """Whether the elements are all outputs of the synapse, in order."""
         return self.indices.size == self.n_out and bool((self.indices.reshape(-1) == np.arange(1, self.n_out + 1)).all())
 
-    def channels(self, where: str) -> Indices:
-        """Return (channels,): which channel of the source each channel of the expression is, -1 for none.
+    def matrix(self) -> csr_matrix:
+        """Return (elements, n_source): what a spike of each neuron of the source adds to each element."""
+        from scipy.sparse import csr_matrix
 
-        Raises
-        ------
-        ExtractError
-            A channel of the expression is not one whole channel of the source, pixel by pixel.
+        term, indices = self.weighted(), self.indices.reshape(-1)
+        used = np.flatnonzero(indices)
+        rows = csr_matrix((np.ones(used.size), (used, indices[used] - 1)), shape=(indices.size, self.n_out))
+        rows = rows if term.synapse is None else rows @ term.synapse.csr()
+        return rows if (self.gain == 1).all() else rows.multiply(np.broadcast_to(self.gain, self.n_source)).tocsr()
+
+    def through(self, module: ModuleId, matrix: csr_matrix, shape: Shape, *, has_weights: bool) -> Term:
+        """Return the term behind a matrix (n_out, elements), as a list of synapses from the source.
+
+        Parameters
+        ----------
+        has_weights : bool
+            Whether the matrix holds weights of the model.
         """
-        pixels = self.indices[0].size
-        rows = self.indices.reshape(len(self.indices), pixels)
+        n_out, is_pool = matrix.shape[0], not (has_weights or self.has_weights)
+        synapse, indices = as_sparse((matrix @ self.matrix()).tocsr()), np.arange(1, n_out + 1).reshape(shape)
+        changed = {"synapse": synapse, "indices": indices, "gain": np.ones(()), "factor": np.ones(()), "is_pool": is_pool}
+        return self.named(module, has_weights=has_weights, **changed)
+
+    def named(self, module: ModuleId, *, has_weights: bool, **changed: Any) -> Term:
+        """Return the changed term, with the name of a module that has weights, or that is the first one without."""
+        if has_weights or self.synapse is None:
+            changed |= {"name": module[0], "where": module[1]}
+        return replace(self, **changed)
+
+    def image(self, shape: tuple[int, int, int]) -> tuple[Indices, Sides, tuple[int, int, int]] | None:
+        """Return the term as an image of whole channels of its source.
+
+        Returns
+        -------
+        channels : array (channels,)
+            Channel of the source that each channel of the expression is, -1 for none.
+        sides : (2, 2)
+            Rows of zeros before and after it, and columns.
+        source : (channels, rows, columns)
+            The source's outputs as an image.
+
+        None where a channel of the expression is not one whole channel, pixel by pixel.
+        """
+        values = self.indices.reshape(shape)
+        corners = [np.flatnonzero(values.any(axis=axes)) for axes in ((0, 2), (0, 1))]
+        (top, bottom), (left, right) = ((int(found[0]), int(found[-1]) + 1) for found in corners)
+        rows = values[:, top:bottom, left:right].reshape(len(values), -1)
+        pixels = rows.shape[1]
         first = np.where(rows[:, 0] > 0, rows[:, 0] - 1, -pixels)  # -pixels // pixels is -1: no channel
         expected = np.where(first[:, None] >= 0, first[:, None] + np.arange(1, pixels + 1), 0)
         if self.n_out % pixels or (first % pixels).any() or (rows != expected).any():
-            raise ExtractError(
-                where,
-                f"needs images whose channels are whole channels of {self.source!r}, with the pixels in their order",
-                remedy="Reshape and slice along channels only; pad in the convolution itself, with zeros, equally on both sides.",
-            )
-        channels: Indices = first // pixels
-        return channels
+            return None
+        sides = ((top, shape[1] - bottom), (left, shape[2] - right))
+        return first // pixels, sides, (self.n_out // pixels, bottom - top, right - left)
 
-    def require_no_weights(self, where: str) -> None:
-        """Refuse a second set of weights without neurons in between."""
-        if self.has_weights:
-            remedy = "Merge their weights into one module, or put neurons between them."
-            raise ExtractError(where, f"follows {self.where} with no neurons between them", remedy=remedy)
-
-    def scaled(self, where: str, factors: Floats) -> Term:
-        """Return the term times `factors`, one for each element.
-
-        Raises
-        ------
-        ExtractError
-            An output of the synapse appears twice, with different factors.
-        """
+    def scaled(self, module: ModuleId, factors: Floats) -> Term:
+        """Return the term times `factors`, one for each element."""
         used = self.indices > 0
         per_output = np.ones(self.n_out)
         per_output[self.indices[used] - 1] = factors[used]  # the last factor of an output wins; the test finds others
-        if (per_output[self.indices[used] - 1] != factors[used]).any():
-            remedy = "Put the factors into the weights behind it."
-            raise ExtractError(where, f"scales copies of the spikes of {self.source!r} by different factors", remedy=remedy)
-        if (per_output == per_output.flat[0]).all():  # one factor for all stays a scalar, which any synapse takes
+        is_same = bool((per_output[self.indices[used] - 1] == factors[used]).all())
+        if is_same and (per_output == per_output.flat[0]).all():  # one factor for all stays a scalar, which any synapse takes
             per_output = per_output.flat[0].reshape(())
-        if self.synapse is None:
+        pool = self.synapse if isinstance(self.synapse, Conv) and self.is_pool else None
+        if is_same and self.synapse is None:
             return replace(self, gain=self.gain * per_output)
-        if not self.is_pool:
+        if is_same and self.has_weights:
             return replace(self, factor=self.factor * per_output)
-        # An average over a channel's pixels scales as the pixels do, so the factor moves in front of the pooling.
-        assert isinstance(self.synapse, Conv)
-        channels = self.synapse.per_weight(per_output).reshape(-1)
-        return replace(
-            self, gain=self.gain * (np.repeat(channels, self.n_source // channels.size) if per_output.shape else per_output)
-        )
+        if is_same and pool is not None and pool.is_per_channel(per_output):
+            # An average over a channel's pixels scales as the pixels do, so the factor moves in front of the pooling.
+            channels = pool.per_weight(per_output).reshape(-1)
+            repeated = np.repeat(channels, self.n_source // channels.size) if per_output.shape else per_output
+            return replace(self, gain=self.gain * repeated)
+        from scipy.sparse import diags
+
+        return self.through(module, diags(factors.reshape(-1)).tocsr(), factors.shape, has_weights=False)
 
     def weighted(self) -> Term:
         """Return the term with its factor multiplied into the weights."""
         if self.synapse is None or (not self.factor.shape and self.factor == 1):
             return self
-        weight = self.synapse.weight * self.synapse.per_weight(self.factor)
-        return replace(self, synapse=replace(self.synapse, weight=weight), factor=np.ones(()))
+        return replace(self, synapse=scale_targets(self.synapse, self.factor), factor=np.ones(()))
 
     def plus(self, other: Term) -> Term:
         """Return the sum with a term that differs by a factor alone."""
@@ -221,7 +256,7 @@ def rearrange(x: LinearExpression, move: Callable[[NDArray[np.float64]], NDArray
 def scale(module: ModuleId, x: LinearExpression, factor: Floats) -> LinearExpression:
     """Return the expression times a factor, one for all elements or one for each."""
     factors = np.broadcast_to(factor, x.shape)
-    return LinearExpression(terms=tuple(term.scaled(module[1], factors) for term in x.terms), bias=x.bias * factors)
+    return LinearExpression(terms=tuple(term.scaled(module, factors) for term in x.terms), bias=x.bias * factors)
 
 
 # ------------------------------------------------------------------------------------- matrices, convolutions, pooling
@@ -242,35 +277,45 @@ def as_floats(where: str, name: str, value: Any) -> Floats:
     return array.reshape(()) if array.size == 1 and array.ndim == 1 else array  # one value for all neurons
 
 
+def apply_matrix(
+    module: ModuleId, x: LinearExpression, matrix: csr_matrix, shape: Shape, *, has_weights: bool = False
+) -> LinearExpression:
+    """Apply a sparse matrix (n_out, elements) to an expression, whose shape becomes `shape`; every synapse is listed."""
+    terms = tuple(term.through(module, matrix, shape, has_weights=has_weights) for term in x.terms)
+    return LinearExpression(terms=terms, bias=np.asarray(matrix @ x.bias.reshape(-1)).reshape(shape))
+
+
 def linear(module: ModuleId, x: LinearExpression, matrix: Floats, bias: Floats | None) -> LinearExpression:
     """Apply a matrix (n_out, n_in) and a bias (n_out,) to an expression (n_in,)."""
-    name, where = module
     if len(x.shape) != 1:
         raise ExtractError(
-            where, f"acts on the last dimension of an input of shape {x.shape} only", remedy="Put a Flatten before it."
+            module[1], f"acts on the last dimension of an input of shape {x.shape} only", remedy="Put a Flatten before it."
         )
     terms = []
     for term in x.terms:
-        term.require_no_weights(where)
-        columns = matrix
-        if not term.is_in_order:
-            columns, used = np.zeros((len(matrix), term.n_out)), term.indices > 0
-            np.add.at(columns.T, term.indices[used] - 1, matrix.T[used])  # an output that appears twice gets both weights
-        synapse = _matrix_synapse(where, term, columns)
-        indices = np.arange(1, len(matrix) + 1)
-        terms.append(replace(term, indices=indices, synapse=synapse, gain=np.ones(()), is_pool=False, name=name, where=where))
+        changed = {"indices": np.arange(1, len(matrix) + 1), "gain": np.ones(()), "factor": np.ones(()), "is_pool": False}
+        terms.append(term.named(module, has_weights=True, synapse=_matrix_synapse(term, matrix), **changed))
     constants = matrix @ x.bias if x.bias.any() else np.zeros(len(matrix))
     return LinearExpression(terms=tuple(terms), bias=constants if bias is None else constants + bias)
 
 
-def _matrix_synapse(where: str, term: Term, matrix: Floats) -> Dense | Conv:
-    """Return a matrix on the outputs of a term as one synapse from the term's source."""
+def _matrix_synapse(term: Term, matrix: Floats) -> Dense | Conv:
+    """Return a matrix (n_out, elements) on a term as one synapse from the term's source."""
     pool = term.synapse
-    if isinstance(pool, Conv) and pool.output_shape[1:] == (1, 1):
-        # A matrix behind an average over the whole image is a convolution of that size. Its weights are shared by the pixels.
-        pixel_weights = Conv(weight=matrix[:, :, None, None], input_shape=pool.output_shape)
-        return scale_inputs(where, pool_then_conv(where, pool, pixel_weights), term.gain)
-    columns = pool_then_matrix(pool, matrix) if isinstance(pool, Conv) else matrix
+    if pool is not None and not (isinstance(pool, Conv) and term.is_pool):
+        return Dense(weight=np.ascontiguousarray((term.matrix().T @ matrix.T).T))
+    columns = matrix
+    if not term.is_in_order:
+        columns, used = np.zeros((len(matrix), term.n_out)), term.indices > 0
+        np.add.at(columns.T, term.indices[used] - 1, matrix.T[used])  # an output that appears twice gets both weights
+    if isinstance(pool, Conv):
+        if pool.output_shape[1:] == (1, 1):
+            # A matrix behind an average over the whole image is a convolution of that size. Its weights are shared by the pixels.
+            pixel_weights = Conv(weight=columns[:, :, None, None], input_shape=pool.output_shape)
+            conv = scale_inputs(pool_then_conv(pool, pixel_weights), term.gain)
+            if conv is not None:
+                return conv
+        columns = pool_then_matrix(pool, columns)
     return Dense(weight=columns * term.gain if (term.gain != 1).any() else columns)
 
 
@@ -281,211 +326,100 @@ def convolution(
     bias: Floats | None,
     *,
     stride: Pair,
-    padding: Pair,
+    padding: Pair | Literal["same"],
     dilation: Pair,
     groups: int,
 ) -> LinearExpression:
     """Apply weights (out, in / groups, rows, columns) and a bias (out,) to an expression (channels, rows, columns)."""
-    name, where = module
-    image = x.image_shape(where)
-    geometry = {"stride": stride, "padding": padding, "dilation": dilation}
-    whole = Conv(weight=weight, input_shape=image, groups=groups, **geometry)
+    if padding == "same":  # an even window gets one zero more behind the image than in front of it, as in torch
+        total = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        padding = (total[0] // 2, total[1] // 2)
+        if any(side % 2 for side in total):
+            around = ((0, 0), *((side // 2, side - side // 2) for side in total))
+            x, padding = rearrange(x, lambda values: np.pad(values, around)), (0, 0)
+    image = x.image_shape(module[1])
+    whole = Conv(weight=weight, input_shape=image, groups=groups, stride=stride, padding=padding, dilation=dilation)
     terms = []
     for term in x.terms:
-        term.require_no_weights(where)
-        channels = term.channels(where)
-        source = (term.n_out // (image[1] * image[2]), *image[1:])
-        seen, seen_groups = weight, groups
-        if not np.array_equal(channels, np.arange(source[0])):
-            full, seen_groups = ungrouped(weight, groups), 1
-            seen = np.zeros((len(full), source[0], *full.shape[2:]))
-            # A channel that appears twice gets both weights.
-            np.add.at(seen.swapaxes(0, 1), channels[channels >= 0], full.swapaxes(0, 1)[channels >= 0])
-        conv = Conv(weight=seen, input_shape=source, groups=seen_groups, **geometry)
-        if isinstance(term.synapse, Conv):
-            conv = pool_then_conv(where, term.synapse, conv)
-        conv = scale_inputs(where, conv, term.gain)
-        indices = np.arange(1, conv.n_out + 1).reshape(conv.output_shape)
-        terms.append(replace(term, indices=indices, synapse=conv, gain=np.ones(()), is_pool=False, name=name, where=where))
-    constants = _convolve_constants(whole, x.bias)
+        conv = _onto_source(term, whole)
+        if conv is None:
+            terms.append(term.through(module, whole.csr(), whole.output_shape, has_weights=True))
+            continue
+        changed = {"indices": np.arange(1, conv.n_out + 1).reshape(conv.output_shape), "gain": np.ones(()), "is_pool": False}
+        terms.append(term.named(module, has_weights=True, synapse=conv, **changed))
+    constants = convolve_constants(whole, x.bias)
     return LinearExpression(terms=tuple(terms), bias=constants if bias is None else constants + bias.reshape(-1, 1, 1))
 
 
+def _onto_source(term: Term, whole: Conv) -> Conv | None:
+    """Return a convolution of an expression as one of its term's source; None where no single window does the same."""
+    image = None if term.has_weights else term.image(whole.input_shape)
+    if image is None:
+        return None
+    channels, sides, source = image
+    weight, groups = whole.weight, whole.groups
+    if not np.array_equal(channels, np.arange(source[0])):
+        full, groups = ungrouped(weight, groups), 1
+        weight = np.zeros((len(full), source[0], *full.shape[2:]))
+        # A channel that appears twice gets both weights.
+        np.add.at(weight.swapaxes(0, 1), channels[channels >= 0], full.swapaxes(0, 1)[channels >= 0])
+    padding, taps = [], []
+    for axis, (before, after) in enumerate(sides):
+        # Zeros on one side of an image alone are zeros on both, under a window with taps of zero on the other side.
+        more = (max(before, after) - before, max(before, after) - after)
+        if any(side % whole.dilation[axis] for side in more):
+            return None
+        padding.append(whole.padding[axis] + max(before, after))
+        taps.append((more[0] // whole.dilation[axis], more[1] // whole.dilation[axis]))
+    weight = np.pad(weight, ((0, 0), (0, 0), *taps)) if any(map(any, taps)) else weight
+    conv = replace(whole, weight=weight, input_shape=source, groups=groups, padding=(padding[0], padding[1]))
+    pool = term.synapse
+    if pool is None:
+        return scale_inputs(conv, term.gain)
+    return scale_inputs(pool_then_conv(pool, conv), term.gain) if isinstance(pool, Conv) and pool.output_shape == source else None
+
+
 def average_pool(
-    module: ModuleId,
-    x: LinearExpression,
-    *,
-    kernel: Pair,
-    stride: Pair,
-    padding: Pair = (0, 0),
-    share: float,
-    is_ceil: bool = False,
-    counts_padding: bool = True,
+    module: ModuleId, x: LinearExpression, *, kernel: Pair, stride: Pair, padding: Pair = (0, 0), share: float
 ) -> LinearExpression:
-    """Add up `share` of each pixel of a window that moves over an expression (channels, rows, columns)."""
-    name, where = module
-    image = x.image_shape(where)
-    # Behind a convolution the folded window would still see pixels where the pooling pads zeros.
-    if any(padding) and (not counts_padding or any(term.has_weights for term in x.terms)):
-        raise ExtractError(
-            where,
-            "averages over fewer pixels at the border than elsewhere",
-            source="a convolution has the same weights everywhere",
-            remedy="Pool without padding, or use count_include_pad=True directly behind neurons.",
-        )
-    check_ceil_mode(where, is_ceil, average_window(image, kernel, stride, padding, share))
+    """Add up `share` of each pixel in a window that moves over an expression (channels, rows, columns) with its padding."""
+    window = average_window(x.image_shape(module[1]), kernel, stride, padding, share)
     terms = []
     for term in (term.weighted() for term in x.terms):
-        if isinstance(term.synapse, Dense):
-            raise ExtractError(where, f"averages what {term.where} gives, which is no image", remedy="Use a convolution there.")
-        channels = term.channels(where)
-        pool = average_window((term.n_out // (image[1] * image[2]), *image[1:]), kernel, stride, padding, share)
-        pooled = pool if term.synapse is None else conv_then_pool(where, term.synapse, pool)
+        image, pooled = term.image(window.input_shape), None
+        # Behind a convolution the folded window would still see pixels where the pooling pads zeros.
+        if image is not None and not any(map(any, image[1])) and not (any(padding) and term.has_weights):
+            pool = average_window(image[2], kernel, stride, padding, share)
+            pooled = pool if term.synapse is None else conv_then_pool(term.synapse, pool)
+        if image is None or pooled is None:
+            terms.append(term.through(module, window.csr(), window.output_shape, has_weights=False))
+            continue
+        channels = image[0][:, None, None]
         pixels = np.arange(1, pooled.output_shape[1] * pooled.output_shape[2] + 1).reshape(pooled.output_shape[1:])
-        indices = np.where(channels[:, None, None] >= 0, channels[:, None, None] * pixels.size + pixels, 0)
+        indices = np.where(channels >= 0, channels * pixels.size + pixels, 0)
         # Layers are named after weights, and only without any after the pooling.
-        named = term if term.synapse is not None else replace(term, name=name, where=where)
-        terms.append(replace(named, indices=indices, synapse=pooled, is_pool=not term.has_weights))
+        terms.append(term.named(module, has_weights=False, indices=indices, synapse=pooled, is_pool=not term.has_weights))
     # Weights of 1: sums, of which `share` counts.
-    sums = _convolve_constants(average_window(image, kernel, stride, padding, 1.0), x.bias)
+    sums = convolve_constants(replace(window, weight=np.ones_like(window.weight)), x.bias)
     return LinearExpression(terms=tuple(terms), bias=sums * share)
 
 
-def spike_count(
-    module: ModuleId, x: LinearExpression, *, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, is_ceil: bool = False
-) -> LinearExpression:
-    """Return the number of spikes in each window of a max pooling, whose maximum is 1 where that is above 0."""
-    where = module[1]
-    image = x.image_shape(where)
+def require_spikes(module: ModuleId, x: LinearExpression) -> None:
+    """Refuse the maximum of anything but spikes."""
     if not x.is_spikes:
         source = next((f"the output of {term.where}" for term in x.terms if term.where), "a sum")
         raise ExtractError(
-            where,
+            module[1],
             f"takes the maximum of {source}, which is not spikes",
             source="only the maximum of spikes, 0 or 1, is a neuron",
             remedy="Move the pooling behind the neurons, or use AvgPool2d.",
         )
-    ones = np.ones((image[0], 1, *kernel))  # depthwise: each channel counts its own spikes
-    window = Conv(weight=ones, input_shape=image, stride=stride, padding=padding, dilation=dilation, groups=image[0])
-    check_ceil_mode(where, is_ceil, window)
-    return convolution(module, x, ones, None, stride=stride, padding=padding, dilation=dilation, groups=image[0])
 
 
-def _convolve_constants(window: Conv, image: Floats) -> Floats:
-    """Apply a window to constants (channels, rows, columns); they are zeros unless a bias or a sum came before."""
-    if not image.any():
-        return np.zeros(window.output_shape)
-    return np.asarray(product_of(window, np.float64)(image.reshape(1, -1)).reshape(window.output_shape))
-
-
-# ------------------------------------------------------------------------------------------------ windows on images
-
-
-def pair(value: Any) -> Pair:
-    """Return one number, or two, as (rows, columns)."""
-    sides = tuple(value) if isinstance(value, (tuple, list)) else (value,)
-    return int(sides[0]), int(sides[-1])  # one number counts for both sides
-
-
-def same_padding(where: str, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the zeros on each side that keep the size (``padding="same"``); refuse windows that need more on one side."""
-    around = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-    if any(total % 2 for total in around):
-        remedy = "Use an odd window, or pad by a number."
-        raise ExtractError(where, "pads one side more than the other ('same' with an even window)", remedy=remedy)
-    return tuple(total // 2 for total in around)
-
-
-def average_window(image: tuple[int, int, int], kernel: Pair, stride: Pair, padding: Pair, share: float) -> Conv:
-    """Return average pooling as a depthwise convolution with the weight `share` everywhere."""
-    weight = np.full((image[0], 1, *kernel), share)
-    return Conv(weight=weight, input_shape=image, stride=stride, padding=padding, groups=image[0])
-
-
-def conv_then_pool(where: str, conv: Conv, pool: Conv) -> Conv:
-    """Fold a convolution and the average pooling behind it into one convolution."""
-    # Pools have one kernel for all.
-    weight = convolve_kernels(conv.weight, pool.weight[0, 0], conv.dilation, tap_step=conv.stride)
-    return _compose(where, conv, pool, weight, conv.groups)
-
-
-def pool_then_conv(where: str, pool: Conv, conv: Conv) -> Conv:
-    """Fold average pooling and the convolution behind it into one convolution."""
-    # Taps of the convolution, in pixels of the pool's input.
-    step = (conv.dilation[0] * pool.stride[0], conv.dilation[1] * pool.stride[1])
-    return _compose(where, pool, conv, convolve_kernels(conv.weight, pool.weight[0, 0], step), conv.groups)
-
-
-def pool_then_matrix(pool: Conv, matrix: Floats) -> Floats:
-    """Fold average pooling and the matrix behind it into one matrix (n_out, pixels): windows share their weight among pixels."""
-    (c, rows, columns), (_, height, width) = pool.output_shape, pool.input_shape
-    (p, q), (y, x), (k, m) = pool.padding, pool.stride, pool.weight.shape[2:]
-    # The padded image, or more where the last window reaches beyond it.
-    pixels = np.zeros((len(matrix), c, max(height + 2 * p, (rows - 1) * y + k), max(width + 2 * q, (columns - 1) * x + m)))
-    weights = matrix.reshape(len(matrix), c, rows, columns)
-    for i, j in np.ndindex(k, m):
-        pixels[:, :, i : i + (rows - 1) * y + 1 : y, j : j + (columns - 1) * x + 1 : x] += weights * pool.weight[0, 0, i, j]
-    return pixels[:, :, p : p + height, q : q + width].reshape(len(matrix), -1)
-
-
-def check_ceil_mode(where: str, is_ceil: bool, window: Conv) -> None:
-    """Refuse pooling whose last windows reach over the edge of the image (``ceil_mode=True``)."""
-    sizes = zip(window.input_shape[1:], window.padding, window.dilation, window.weight.shape[2:], window.stride, strict=True)
-    if is_ceil and any((n + 2 * p - d * (k - 1) - 1) % s for n, p, d, k, s in sizes):
-        raise ExtractError(where, "has windows that reach over the edge (ceil_mode)", remedy="Use ceil_mode=False.")
-
-
-def adaptive_window(where: str, image: tuple[int, int, int], output_size: Any) -> Pair:
-    """Return the window, equal to its stride, by which adaptive pooling divides an image (channels, rows, columns)."""
-    sizes = zip(image[1:], output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size), strict=True)
-    sides = [n if out is None else int(out) for n, out in sizes]
-    if any(n % out for n, out in zip(image[1:], sides, strict=True)):  # torch would use windows of several sizes
-        raise ExtractError(
-            where, f"does not divide {image[1:]} pixels into {tuple(sides)} equal windows", remedy="Use AvgPool2d or MaxPool2d."
-        )
-    return image[1] // sides[0], image[2] // sides[1]
-
-
-def scale_inputs(where: str, conv: Conv, gain: Floats) -> Conv:
-    """Return a convolution of inputs that are scaled by `gain`, () or (n_in,).
-
-    Raises
-    ------
-    ExtractError
-        The gain differs within a channel.
-    """
-    if (gain == 1).all():
-        return conv
-    if not gain.shape:
-        return replace(conv, weight=conv.weight * gain)
-    channels = gain.reshape(conv.input_shape[0], -1)
-    if (channels != channels[:, :1]).any():
-        raise ExtractError(
-            where,
-            "convolves an image whose pixels are scaled differently within a channel",
-            source="a convolution has the same weights everywhere",
-            remedy="Scale whole channels, or put the factors into a Linear.",
-        )
-    f, c = conv.weight.shape[:2]
-    # Filter f sees the channels of its group.
-    per_group = np.repeat(channels[:, 0].reshape(conv.groups, c), f // conv.groups, axis=0)
-    return replace(conv, weight=conv.weight * per_group[:, :, None, None])
-
-
-def _compose(where: str, first: Conv, second: Conv, weight: Floats, groups: int) -> Conv:
-    """Return the geometry of two windows as one, with the weights that `convolve_kernels` found."""
-    # A zero of `second` is a stride of `first` wide.
-    padding = [p + q * s for p, q, s in zip(first.padding, second.padding, first.stride, strict=True)]
-    for axis in (0, 1):
-        stride, window = first.stride[axis], first.dilation[axis] * (first.weight.shape[2 + axis] - 1) + 1
-        # The zeros that `second` pads must be what `first` would give further outside, where it sees nothing but padding.
-        outside_before = window <= stride + first.padding[axis]
-        outside_after = first.output_shape[1 + axis] * stride - first.padding[axis] >= first.input_shape[1 + axis]
-        if second.padding[axis] and not (outside_before and outside_after):
-            raise ExtractError(
-                where,
-                "pads the output of a pooling whose windows overlap or leave pixels out: no single window does so at the border",
-                remedy="Pool with windows that divide the image, or convolve without padding.",
-            )
-    strides = (first.stride[0] * second.stride[0], first.stride[1] * second.stride[1])
-    return Conv(weight=weight, input_shape=first.input_shape, padding=(padding[0], padding[1]), groups=groups, stride=strides)
+def spike_count(
+    module: ModuleId, x: LinearExpression, *, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> LinearExpression:
+    """Return the number of spikes in each window of a max pooling, whose maximum is 1 where that is above 0."""
+    channels = x.image_shape(module[1])[0]
+    ones = np.ones((channels, 1, *kernel))  # depthwise: each channel counts its own spikes
+    return convolution(module, x, ones, None, stride=stride, padding=padding, dilation=dilation, groups=channels)

@@ -7,13 +7,17 @@ not depend on the type of a weight. A weight of zero is a synapse that does not 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.errors import NetworkError, unsupported_kind
 from neurodeploy.ir.arrays import ByValue, freeze
+
+# scipy.sparse is imported by the methods that make its matrices: a chip or a file is looked at without it
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 Pair: TypeAlias = "tuple[int, int]"
 """(rows, columns)."""
@@ -68,6 +72,12 @@ class DenseWiring(ByValue):
     def matrix(self) -> NDArray[Any]:
         """The weights as (n_out, n_in)."""
         return self.weight
+
+    def csr(self) -> csr_matrix:
+        """The synapses as compressed sparse rows (n_out, n_in)."""
+        from scipy.sparse import csr_matrix
+
+        return csr_matrix(self.weight)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -142,9 +152,14 @@ class SparseWiring(ByValue):
 
     def matrix(self) -> NDArray[Any]:
         """The weights as a dense array (n_out, n_in)."""
-        matrix = np.zeros((self.n_out, self.n_in), dtype=self.weight.dtype)
-        matrix[np.repeat(np.arange(self.n_out), np.diff(self.starts)), self.sources] = self.weight
+        matrix: NDArray[Any] = self.csr().toarray()
         return matrix
+
+    def csr(self) -> csr_matrix:
+        """The synapses as compressed sparse rows (n_out, n_in), zeros that are listed among them."""
+        from scipy.sparse import csr_matrix
+
+        return csr_matrix((self.weight, self.sources, self.starts), shape=(self.n_out, self.n_in))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -252,12 +267,16 @@ class ConvWiring(ByValue):
         NetworkError
             The values differ within a channel, whose neurons share their weights.
         """
-        channels = np.broadcast_to(per_neuron, self.n_out).reshape(self.output_shape[0], -1)
-        if (channels != channels[:, :1]).any():
+        if not self.is_per_channel(per_neuron):
             raise NetworkError(
                 type(self).__name__, "needs one scale a channel, because the neurons of a channel share their weights"
             )
-        return channels[:, 0].reshape(-1, 1, 1, 1)
+        return np.broadcast_to(per_neuron, self.n_out).reshape(self.output_shape[0], -1)[:, 0].reshape(-1, 1, 1, 1)
+
+    def is_per_channel(self, per_neuron: NDArray[Any]) -> bool:
+        """Whether values () or (n_out,) of the target neurons are equal within each channel."""
+        channels = np.broadcast_to(per_neuron, self.n_out).reshape(self.output_shape[0], -1)
+        return bool((channels == channels[:, :1]).all())
 
     def is_inside_input(self, axis: int) -> NDArray[np.bool_]:
         """Whether a kernel position lies on the input, not in the padding, along rows (0) or columns (1): (outputs, kernel)."""
@@ -272,16 +291,24 @@ class ConvWiring(ByValue):
 
     def matrix(self) -> NDArray[Any]:
         """The synapses as a dense array (n_out, n_in); it takes n_out * n_in numbers of memory."""
-        (f, rows, columns), (c, h, w) = self.output_shape, self.input_shape
-        matrix = np.zeros((f, rows, columns, c, h, w), dtype=self.weight.dtype)
-        per_group, c_group = f // self.groups, c // self.groups
-        ys, xs = self.input_positions(0), self.input_positions(1)
-        for out in range(f):
-            first = out // per_group * c_group  # first input channel of the group
-            for y, i in np.argwhere(self.is_inside_input(0)):
-                for x, j in np.argwhere(self.is_inside_input(1)):
-                    matrix[out, y, x, first : first + c_group, ys[y, i], xs[x, j]] += self.weight[out, :, i, j]
-        return matrix.reshape(self.n_out, self.n_in)
+        matrix: NDArray[Any] = self.csr().toarray()
+        return matrix
+
+    def csr(self) -> csr_matrix:
+        """The synapses one by one as compressed sparse rows (n_out, n_in)."""
+        from scipy.sparse import csr_matrix
+
+        (f, rows, columns), (_, height, width) = self.output_shape, self.input_shape
+        per_group, c = f // self.groups, self.weight.shape[1]
+        y, i = np.nonzero(self.is_inside_input(0))
+        x, j = np.nonzero(self.is_inside_input(1))
+        out, within = (a.reshape(-1) for a in np.indices((f, c)))
+        channel = out // per_group * c + within  # input channel: that of the filter's group
+        to = (out[:, None, None] * rows + y[:, None]) * columns + x  # flat output index; `pixels` is the flat input index
+        row, column = self.input_positions(0)[y, i], self.input_positions(1)[x, j]
+        pixels = (channel[:, None, None] * height + row[:, None]) * width + column
+        weight = self.weight[out[:, None, None], within[:, None, None], i[:, None], j]
+        return csr_matrix((weight.reshape(-1), (to.reshape(-1), pixels.reshape(-1))), shape=(self.n_out, self.n_in))
 
 
 Wiring: TypeAlias = "DenseWiring | SparseWiring | ConvWiring"

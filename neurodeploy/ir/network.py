@@ -12,9 +12,9 @@ weights of the step's input spikes::
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from neurodeploy.errors import NetworkError, unsupported_kind
 from neurodeploy.ir.arrays import ByValue, Floats, check_range, freeze
 from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring
 from neurodeploy.ir.graph import Connection, LayerGraph, Population
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -151,6 +154,21 @@ class Network(LayerGraph[Layer]):
         # False for NaN as well.
         if not 0 < self.timestep_s < np.inf:
             raise NetworkError("network", f"has a timestep of {self.timestep_s} s")
+
+
+def as_sparse(matrix: csr_matrix) -> Sparse:
+    """Synapses of a SciPy matrix (n_out, n_in), which is changed: its entries are sorted, and zeros, which are none, left out."""
+    matrix.sum_duplicates()
+    matrix.eliminate_zeros()
+    matrix.sort_indices()
+    return Sparse(n_in=matrix.shape[1], starts=matrix.indptr, sources=matrix.indices, weight=matrix.data)
+
+
+def scale_targets(synapse: Synapse, factors: Floats) -> Synapse:
+    """Weights onto each neuron times its factor, () or (n_out,); listed one by one where the neurons of a channel differ."""
+    if isinstance(synapse, Conv) and not synapse.is_per_channel(factors):
+        synapse = as_sparse(synapse.csr())
+    return replace(synapse, weight=synapse.weight * synapse.per_weight(factors))
 
 
 def threshold_of(neuron: Neuron) -> Floats | None:

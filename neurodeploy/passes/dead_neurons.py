@@ -201,7 +201,7 @@ def _cut(synapse: Synapse, layer: Layer, rows: Mask | None, columns: Mask | None
             weight = synapse.weight if rows is None else synapse.weight[rows]
             return Dense(weight=weight if columns is None else weight[:, columns])
         case Sparse():
-            matrix = csr_matrix((synapse.weight, synapse.sources, synapse.starts), shape=(synapse.n_out, synapse.n_in))
+            matrix = synapse.csr()
             matrix = matrix if rows is None else matrix[rows]
             matrix = matrix if columns is None else matrix[:, columns]
             return Sparse(n_in=matrix.shape[1], starts=matrix.indptr, sources=matrix.indices, weight=matrix.data)

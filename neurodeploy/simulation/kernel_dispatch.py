@@ -242,7 +242,7 @@ def synapse_matrix(synapse: QuantizedDense | QuantizedSparse) -> Any:
         case QuantizedDense():
             return csr_matrix(synapse.weight.astype(np.int16))
         case QuantizedSparse():
-            return csr_matrix((synapse.weight, synapse.sources, synapse.starts), shape=(synapse.n_out, synapse.n_in))
+            return synapse.csr()
         case _:
             raise unsupported_kind(synapse)
 

@@ -37,10 +37,7 @@ def product_of(synapse: Wiring, number: Number) -> Product:
             transposed: NDArray[Any] = np.ascontiguousarray(synapse.weight.T, dtype=number)
             return lambda spikes: np.matmul(spikes.astype(number), transposed)
         case SparseWiring():
-            from scipy.sparse import csr_matrix  # imported here: most networks are dense
-
-            shape = (synapse.n_out, synapse.n_in)
-            matrix = csr_matrix((synapse.weight.astype(number), synapse.sources, synapse.starts), shape=shape)
+            matrix = synapse.csr().astype(number)
             # SciPy multiplies from the left only, so the rows of spikes go in, and the sums come out, transposed.
             return lambda spikes: np.ascontiguousarray(matrix.dot(spikes.T.astype(number, order="C")).T)
         case ConvWiring():

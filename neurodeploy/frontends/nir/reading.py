@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import networkx as nx
 import numpy as np
@@ -292,7 +293,7 @@ class LinearNodeReader:
         """A convolution of any stride, padding, dilation and groups."""
         weight = self._weight("out", "in / groups", "rows", "columns")
         stride, dilation = self._pair("stride", 1), self._pair("dilation", 1)
-        return self._convolved(self._without_batch(3), weight, stride, dilation, self._padding(weight.shape[2:], dilation))
+        return self._convolved(self._without_batch(3), weight, stride, dilation, self._padding(2))
 
     def conv1d(self) -> LinearExpression:
         """A convolution of images of one row."""
@@ -301,7 +302,7 @@ class LinearNodeReader:
         if len(lines.shape) != 2:
             raise ExtractError(self.node.where, f"needs lines (channels, n), but its input has shape {self.x.shape}")
         stride, dilation = ((1, *self.node.integers(key, 1, 1)) for key in ("stride", "dilation"))
-        padding = (0, self._padding(weight.shape[3:], dilation[1:])[0])
+        padding = self._padding(1)
         image = _reshaped(lines, (lines.shape[0], 1, lines.shape[1]))
         out = self._convolved(image, weight, (1, stride[1]), (1, dilation[1]), padding)
         return _reshaped(out, (out.shape[0], out.shape[2]))
@@ -361,7 +362,7 @@ class LinearNodeReader:
         return self.x
 
     def _convolved(
-        self, image: LinearExpression, weight: Floats, stride: Pair, dilation: Pair, padding: tuple[int, ...]
+        self, image: LinearExpression, weight: Floats, stride: Pair, dilation: Pair, padding: Pair | Literal["same"]
     ) -> LinearExpression:
         groups = self.node.integers("groups", 1, 1)[0]
         if len(image.shape) == 3 and image.shape[0] != weight.shape[1] * groups:
@@ -370,9 +371,8 @@ class LinearNodeReader:
                 f"expects {weight.shape[1] * groups} channels, but receives something of shape {image.shape}",
             )
         bias = np.broadcast_to(self.node.floats("bias", 0.0).reshape(-1), len(weight))  # one number counts for all channels
-        around = (padding[0], padding[-1])
         return expressions.convolution(
-            self.module, image, weight, bias, stride=stride, padding=around, dilation=dilation, groups=groups
+            self.module, image, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups
         )
 
     def _weight(self, *dimensions: str) -> Floats:
@@ -381,17 +381,18 @@ class LinearNodeReader:
             raise ExtractError(self.node.where, f"its weight has shape {weight.shape}, not ({', '.join(dimensions)})")
         return weight
 
-    def _padding(self, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the zeros on each side; NIR has torch's words for them too."""
+    def _padding(self, n: int) -> Pair | Literal["same"]:
+        """Return the zeros on each side of `n` dimensions; NIR has torch's words for them too."""
         match self.node.fields.get("padding", 0):
             case str("valid"):
-                return (0,) * len(kernel)
+                return 0, 0
             case str("same"):
-                return expressions.same_padding(self.node.where, kernel, dilation)
+                return "same"
             case str(word):  # files hold torch's words or numbers; anything else is a mistake
                 raise ExtractError(self.node.where, f"its padding is {word!r}, not 'valid', 'same' or numbers")
             case _:
-                return self.node.integers("padding", len(kernel), 0)
+                sides = self.node.integers("padding", n, 0)
+                return (0 if n == 1 else sides[0]), sides[-1]
 
     def _pair(self, key: str, default: int | None) -> Pair:
         rows, columns = self.node.integers(key, 2, default)

@@ -5,6 +5,7 @@ Arguments have torch's names, except the first, which torch calls `input`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -12,12 +13,19 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, identity, kron, vstack
+from torch.nn import functional
 
 from neurodeploy.errors import ExtractError
 from neurodeploy.frontends import expressions
-from neurodeploy.frontends.expressions import LinearExpression, ModuleId, as_floats, constant, pair, rearrange, scale
+from neurodeploy.frontends.expressions import LinearExpression, ModuleId, as_floats, constant, rearrange, scale
+from neurodeploy.frontends.windows import equal_windows, pair, reaches_over
 from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.connectivity import Pair
+from neurodeploy.ir.network import Conv
+
+PIXELS_AT_ONCE = 1024
+"""Pixels of which torch makes what it makes of one, at a time."""
 
 
 class NotLinearError(Exception):
@@ -58,9 +66,17 @@ class CallContext:
             raise NotLinearError("multiplies two tensors that both depend on spikes")
         return value
 
+    def weight(self, value: Any) -> Floats:
+        """Return weights in double precision."""
+        return as_floats(self.module[1], "weight", self.independent(value)).reshape(tuple(value.shape))
+
     def bias(self, value: Any) -> Floats | None:
         """Return a bias as (n,), if there is one."""
         return None if value is None else as_floats(self.module[1], "bias", self.independent(value)).reshape(-1)
+
+    def image_shape(self, x: LinearExpression) -> tuple[int, int]:
+        """Return (rows, columns) of images."""
+        return x.image_shape(self.module[1])[1:]
 
     def line_as_image(self, value: Any) -> LinearExpression:
         """Return an argument (channels, length) as an image of one row."""
@@ -76,9 +92,8 @@ LinearFunction: TypeAlias = "Callable[..., LinearExpression]"
 
 
 def linear(call: CallContext, x: Any, weight: Any, bias: Any = None) -> LinearExpression:
-    """A dense synapse; between it and the neurons in front: pooling, factors and rearrangements only."""
-    matrix = as_floats(call.module[1], "weight", call.independent(weight)).reshape(tuple(weight.shape))
-    return expressions.linear(call.module, call.expression(x), matrix, call.bias(bias))
+    """A dense synapse; behind other weights, without neurons in between, it is the product."""
+    return expressions.linear(call.module, call.expression(x), call.weight(weight), call.bias(bias))
 
 
 def matmul(call: CallContext, x: Any, other: Any) -> LinearExpression:
@@ -89,43 +104,32 @@ def matmul(call: CallContext, x: Any, other: Any) -> LinearExpression:
 
 
 def conv2d(
-    call: CallContext,
-    x: Any,
-    weight: Any,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    call: CallContext, x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
     groups: int = 1,
-) -> LinearExpression:
-    """A convolution of any stride, padding (`same` with odd windows), dilation and groups."""
-    kernels = as_floats(call.module[1], "weight", call.independent(weight)).reshape(tuple(weight.shape))
-    if padding == "same":
-        rows, columns = expressions.same_padding(call.module[1], kernels.shape[2:], pair(dilation))
-    else:
-        rows, columns = (0, 0) if padding == "valid" else pair(padding)
+) -> LinearExpression:  # fmt: skip
+    """A convolution of any stride, padding, dilation and groups; behind weights, or padded by other values than 0, listed."""
     return expressions.convolution(
-        call.module, call.expression(x), kernels, call.bias(bias), stride=pair(stride), padding=(rows, columns),
+        call.module, call.expression(x), call.weight(weight), call.bias(bias), stride=pair(stride),
+        padding="same" if padding == "same" else (0, 0) if padding == "valid" else pair(padding),
         dilation=pair(dilation), groups=groups,
     )  # fmt: skip
 
 
-def conv1d(
-    call: CallContext,
-    x: Any,
-    weight: Any,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> LinearExpression:
-    """A convolution of images of one row: shapes (channels, length) become (channels, 1, length)."""
-    pads = padding if isinstance(padding, str) else (0, pair(padding)[0])
-    kernels = call.independent(weight).unsqueeze(2)  # (out, in / groups, k) to (out, in / groups, 1, k)
-    steps, apart = (1, pair(stride)[0]), (1, pair(dilation)[0])
-    image = conv2d(call, call.line_as_image(x), kernels, bias, steps, pads, apart, groups)
-    return _image_as_line(image)
+def conv_transpose2d(
+    call: CallContext, x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
+    groups: int = 1, dilation: Any = 1,
+) -> LinearExpression:  # fmt: skip
+    """A convolution backwards; its synapses are listed one by one."""
+    inputs, kernels = call.expression(x), call.weight(weight)
+    geometry = {"stride": pair(stride), "padding": pair(padding), "dilation": pair(dilation)}
+    sides = zip(call.image_shape(inputs), kernels.shape[2:], *geometry.values(), pair(output_padding), strict=True)
+    # the formula in the documentation of torch.nn.ConvTranspose2d
+    rows, columns = ((n - 1) * s - 2 * p + d * (k - 1) + more + 1 for n, k, s, p, d, more in sides)
+    image = (kernels.shape[1] * groups, rows, columns)
+    forward = Conv(weight=kernels, input_shape=image, groups=groups, **geometry)
+    made = expressions.apply_matrix(call.module, inputs, forward.csr().T.tocsr(), image, has_weights=True)
+    shift = call.bias(bias)
+    return made if shift is None else expressions.add(made, constant(np.broadcast_to(shift[:, None, None], image)))
 
 
 def batch_norm(
@@ -158,53 +162,27 @@ def batch_norm(
 
 
 def avg_pool2d(
-    call: CallContext,
-    x: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> LinearExpression:
-    """Folds into the weights in front of it or behind it; alone it is a convolution."""
-    kernel = pair(kernel_size)
-    return expressions.average_pool(
-        call.module,
-        call.expression(x),
-        kernel=kernel,
-        stride=_stride(stride, kernel),
-        padding=pair(padding),
-        is_ceil=ceil_mode,
-        share=1.0 / (divisor_override or kernel[0] * kernel[1]),  # torch refuses a divisor of 0
-        counts_padding=count_include_pad,
-    )
-
-
-def avg_pool1d(
-    call: CallContext,
-    x: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-) -> LinearExpression:
-    """As `avg_pool2d`, of images of one row."""
-    steps = None if stride in (None, ()) else (1, pair(stride)[0])
-    window, pads = (1, pair(kernel_size)[0]), (0, pair(padding)[0])
-    return _image_as_line(avg_pool2d(call, call.line_as_image(x), window, steps, pads, ceil_mode, count_include_pad))
+    call: CallContext, x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
+    count_include_pad: bool = True, divisor_override: int | None = None,
+) -> LinearExpression:  # fmt: skip
+    """Folds into the weights in front of it or behind it; alone it is a convolution; windows of several sizes are listed."""
+    inputs, kernel, sides = call.expression(x), pair(kernel_size), pair(padding)
+    steps = _stride(stride, kernel)
+    is_over = ceil_mode and reaches_over(call.image_shape(inputs), kernel, steps, sides, (1, 1))
+    if is_over or (any(sides) and not count_include_pad):
+        arguments = (kernel, steps, sides, ceil_mode, count_include_pad, divisor_override)
+        return _each_channel(call, inputs, lambda pixels: functional.avg_pool2d(pixels, *arguments))
+    share = 1.0 / (divisor_override or kernel[0] * kernel[1])  # torch refuses a divisor of 0
+    return expressions.average_pool(call.module, inputs, kernel=kernel, stride=steps, padding=sides, share=share)
 
 
 def adaptive_avg_pool2d(call: CallContext, x: Any, output_size: Any) -> LinearExpression:
-    """As `avg_pool2d`, where all windows are equal."""
+    """As `avg_pool2d`."""
     inputs = call.expression(x)
-    return avg_pool2d(call, inputs, expressions.adaptive_window(call.module[1], inputs.image_shape(call.module[1]), output_size))
-
-
-def adaptive_avg_pool1d(call: CallContext, x: Any, output_size: Any) -> LinearExpression:
-    """As `avg_pool1d`, where all windows are equal."""
-    return _image_as_line(adaptive_avg_pool2d(call, call.line_as_image(x), (1, pair(output_size)[0])))
+    window = equal_windows(call.image_shape(inputs), output_size)
+    if window is None:
+        return _each_channel(call, inputs, lambda pixels: functional.adaptive_avg_pool2d(pixels, output_size))
+    return avg_pool2d(call, inputs, window)
 
 
 def lp_pool2d(
@@ -216,81 +194,97 @@ def lp_pool2d(
     return avg_pool2d(call, x, kernel_size, stride, 0, ceil_mode, divisor_override=1)
 
 
+def interpolate(call: CallContext, x: Any, *args: Any, **kwargs: Any) -> LinearExpression:
+    """Resizes each channel, in any mode; its synapses are listed one by one."""
+    return _each_channel(call, call.expression(x), lambda pixels: functional.interpolate(pixels, *args, **kwargs))
+
+
 def mean(call: CallContext, x: Any, dim: Any = None, keepdim: bool = False) -> LinearExpression:
-    """Over all pixels of an image: as `avg_pool2d`."""
-    return _over_image(call, call.expression(x), dim, keepdim, is_mean=True)
+    """Over all pixels of an image: as `avg_pool2d`; over other dimensions its synapses are listed one by one."""
+    return _over_dimensions(call, call.expression(x), dim, keepdim, is_mean=True)
 
 
 def total(call: CallContext, x: Any, dim: Any = None, keepdim: bool = False) -> LinearExpression:
-    """Over all pixels of an image: as `avg_pool2d`."""
-    return _over_image(call, call.expression(x), dim, keepdim, is_mean=False)
+    """As `mean`."""
+    return _over_dimensions(call, call.expression(x), dim, keepdim, is_mean=False)
 
 
-def _over_image(call: CallContext, inputs: LinearExpression, dim: Any, keepdim: bool, *, is_mean: bool) -> LinearExpression:
-    n_sides = len(call.lead) + len(inputs.shape)
+def _over_dimensions(call: CallContext, inputs: LinearExpression, dim: Any, keepdim: bool, *, is_mean: bool) -> LinearExpression:
+    n_sides, shape = len(call.lead) + len(inputs.shape), inputs.shape
     # From the end, or with batch and time, to dimensions of the expression.
-    dims = {side % n_sides - len(call.lead) for side in ((dim,) if isinstance(dim, int) else dim or ())}
-    if len(inputs.shape) < 2 or dims != set(range(1, len(inputs.shape))):
-        raise NotLinearError("adds up over other dimensions than those of the image")
-    image = inputs if len(inputs.shape) == 3 else call.line_as_image(inputs)
-    window = (image.shape[1], image.shape[2])
-    share = 1.0 / (window[0] * window[1]) if is_mean else 1.0
-    shape = (inputs.shape[0], *[1] * (len(inputs.shape) - 1)) if keepdim else inputs.shape[:1]
-    pooled = expressions.average_pool(call.module, image, kernel=window, stride=window, share=share)
-    return rearrange(pooled, lambda values: values.reshape(shape))
+    dims = {side % n_sides - len(call.lead) for side in ((dim,) if isinstance(dim, int) else dim or range(n_sides))}
+    if min(dims) < 0:
+        raise NotLinearError("adds up over samples or steps")
+    kept = tuple(1 if side in dims else n for side, n in enumerate(shape))
+    out = kept if keepdim else tuple(n for side, n in enumerate(shape) if side not in dims) or (1,)
+    share = np.prod(kept) / np.prod(shape) if is_mean else 1.0
+    if len(shape) in (2, 3) and dims == set(range(1, len(shape))):
+        image = inputs if len(shape) == 3 else call.line_as_image(inputs)
+        window = (image.shape[1], image.shape[2])
+        pooled = expressions.average_pool(call.module, image, kernel=window, stride=window, share=float(share))
+        return rearrange(pooled, lambda values: values.reshape(out))
+    onto = np.broadcast_to(np.arange(np.prod(kept)).reshape(kept), shape).reshape(-1)
+    matrix = csr_matrix((np.full(onto.size, share), (onto, np.arange(onto.size))), shape=(int(np.prod(kept)), onto.size))
+    return expressions.apply_matrix(call.module, inputs, matrix, out)
 
 
 def max_pool2d(
-    call: CallContext,
-    x: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> LinearExpression:
+    call: CallContext, x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+    ceil_mode: bool = False, return_indices: bool = False,
+) -> LinearExpression:  # fmt: skip
     """Of spikes: a layer of neurons that fire where any of their inputs does."""
     if return_indices:
         raise NotLinearError("returns the positions of the maxima")
-    kernel = pair(kernel_size)
-    return expressions.spike_count(
-        call.module,
-        call.expression(x),
-        kernel=kernel,
-        stride=_stride(stride, kernel),
-        padding=pair(padding),
-        dilation=pair(dilation),
-        is_ceil=ceil_mode,
-    )
-
-
-def max_pool1d(
-    call: CallContext,
-    x: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> LinearExpression:
-    """As `max_pool2d`, of images of one row."""
-    steps = None if stride in (None, ()) else (1, pair(stride)[0])
-    window, pads, apart = (1, pair(kernel_size)[0]), (0, pair(padding)[0]), (1, pair(dilation)[0])
-    return _image_as_line(max_pool2d(call, call.line_as_image(x), window, steps, pads, apart, ceil_mode, return_indices))
+    inputs, kernel, sides, apart = call.expression(x), pair(kernel_size), pair(padding), pair(dilation)
+    steps = _stride(stride, kernel)
+    expressions.require_spikes(call.module, inputs)
+    if ceil_mode and reaches_over(call.image_shape(inputs), kernel, steps, sides, apart):
+        # the maximum over a window is 1 for each of its pixels: as many spikes as these have are its neuron's input
+        return _each_channel(call, inputs, lambda pixels: functional.max_pool2d(pixels, kernel, steps, sides, apart, ceil_mode))
+    return expressions.spike_count(call.module, inputs, kernel=kernel, stride=steps, padding=sides, dilation=apart)
 
 
 def adaptive_max_pool2d(call: CallContext, x: Any, output_size: Any, return_indices: bool = False) -> LinearExpression:
-    """As `max_pool2d`, where all windows are equal."""
+    """As `max_pool2d`."""
     inputs = call.expression(x)
-    windows = expressions.adaptive_window(call.module[1], inputs.image_shape(call.module[1]), output_size)
-    return max_pool2d(call, inputs, windows, return_indices=return_indices)
+    window = equal_windows(call.image_shape(inputs), output_size)
+    if window is not None or return_indices:
+        return max_pool2d(call, inputs, window or 1, return_indices=return_indices)
+    expressions.require_spikes(call.module, inputs)
+    return _each_channel(call, inputs, lambda pixels: functional.adaptive_max_pool2d(pixels, output_size))
 
 
-def adaptive_max_pool1d(call: CallContext, x: Any, output_size: Any, return_indices: bool = False) -> LinearExpression:
-    """As `max_pool1d`, where all windows are equal."""
-    return _image_as_line(adaptive_max_pool2d(call, call.line_as_image(x), (1, pair(output_size)[0]), return_indices))
+def _each_channel(call: CallContext, x: LinearExpression, function: Callable[[torch.Tensor], torch.Tensor]) -> LinearExpression:
+    """Apply a function of torch's that does the same to each channel: what it makes of single pixels is its matrix."""
+    sides, n = x.shape[1:], int(np.prod(x.shape[1:]))
+    responses, shape = [], x.shape
+    for first in range(0, n, PIXELS_AT_ONCE):
+        pixels = torch.zeros(min(PIXELS_AT_ONCE, n - first), n, dtype=torch.float64)
+        pixels[:, first:].fill_diagonal_(1.0)
+        with torch.no_grad():
+            made = function(pixels.reshape(-1, 1, *sides))
+        shape = (x.shape[0], *made.shape[2:])
+        responses.append(csr_matrix(made.reshape(len(pixels), -1).numpy()))
+    matrix = kron(identity(x.shape[0]), vstack(responses).T, format="csr")
+    return expressions.apply_matrix(call.module, x, matrix, shape)
+
+
+def of_lines(function: LinearFunction) -> LinearFunction:
+    """Return a function of images as one of lines (channels, length), which are images of one row."""
+    across = {"kernel_size": 1, "stride": 1, "dilation": 1, "output_size": 1, "padding": 0, "output_padding": 0}
+    signature = inspect.signature(function)
+
+    def apply(call: CallContext, x: Any, *args: Any, **kwargs: Any) -> LinearExpression:
+        values = signature.bind(call, call.line_as_image(x), *args, **kwargs).arguments
+        for name in across.keys() & values.keys():
+            if values[name] not in (None, (), []) and not isinstance(values[name], str):
+                values[name] = (across[name], pair(values[name])[0])
+        if "weight" in values:  # (out, in, length) to (out, in, 1, length)
+            values["weight"] = call.independent(values["weight"]).unsqueeze(2)
+        return rearrange(function(**values), lambda image: image[:, 0])
+
+    apply.__doc__ = f"As `{function.__name__}`, of images of one row."
+    return apply
 
 
 def both(call: CallContext, x: Any, other: Any) -> LinearExpression:
@@ -390,19 +384,16 @@ def of_one_sample(tensor: torch.Tensor, lead: tuple[int, ...]) -> NDArray[np.flo
     return np.array(rows[0].numpy())
 
 
-def _image_as_line(x: LinearExpression) -> LinearExpression:
-    """Return an image of one row as (channels, length)."""
-    return rearrange(x, lambda values: values[:, 0])
-
-
 # ------------------------------------------------------------------------------------------------------- dispatch tables
 
 LINEAR_FUNCTIONS: dict[str, LinearFunction] = {
     "linear": linear, "matmul": matmul, "mm": matmul,
-    "conv2d": conv2d, "conv1d": conv1d,
+    "conv2d": conv2d, "conv1d": of_lines(conv2d),
+    "conv_transpose2d": conv_transpose2d, "conv_transpose1d": of_lines(conv_transpose2d),
     "batch_norm": batch_norm,
-    "avg_pool2d": avg_pool2d, "avg_pool1d": avg_pool1d, "lp_pool2d": lp_pool2d,
-    "adaptive_avg_pool2d": adaptive_avg_pool2d, "adaptive_avg_pool1d": adaptive_avg_pool1d,
+    "avg_pool2d": avg_pool2d, "avg_pool1d": of_lines(avg_pool2d), "lp_pool2d": lp_pool2d,
+    "adaptive_avg_pool2d": adaptive_avg_pool2d, "adaptive_avg_pool1d": of_lines(adaptive_avg_pool2d),
+    "interpolate": interpolate,
     "mean": mean, "sum": total,
     "add": add, "radd": add, "iadd": add,
     "sub": sub, "isub": sub, "subtract": sub, "rsub": rsub,
@@ -425,21 +416,21 @@ WITH_TIME = frozenset({"linear", "matmul", "add", "radd", "iadd", "sub", "isub",
 """Linear functions that give the same for a tensor (time, batch, ...) as step by step."""
 
 WAYS_ROUND = {
-    "conv_transpose2d": "Use Conv2d with stride * stride times the channels and PixelShuffle(stride), which can be the same.",
-    "interpolate": "Use Conv2d with scale * scale times the channels and PixelShuffle(scale) in place of it and its convolution.",
     "conv3d": "Put time outside: Conv2d at each step, and neurons that remember; delays by spikes of earlier steps.",
     "relu": "Put spiking neurons there.",
 }
 """What to do instead of a function; other errors name the table of those that are supported."""
 
-WITH_WEIGHTS = frozenset({"linear", "matmul", "mm", "bmm", "addmm", "conv1d", "conv2d", "conv3d", "conv_transpose2d", "bilinear"})
+WITH_WEIGHTS = frozenset({
+    "linear", "matmul", "mm", "bmm", "addmm", "bilinear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
+})  # fmt: skip
 """Functions that have weights."""
 
 SPIKE_FUNCTIONS: dict[str, LinearFunction] = {
-    "max_pool2d": max_pool2d, "max_pool2d_with_indices": max_pool2d, "max_pool1d": max_pool1d,
-    "max_pool1d_with_indices": max_pool1d, "adaptive_max_pool2d": adaptive_max_pool2d,
-    "adaptive_max_pool2d_with_indices": adaptive_max_pool2d, "adaptive_max_pool1d": adaptive_max_pool1d,
-    "adaptive_max_pool1d_with_indices": adaptive_max_pool1d,
+    "max_pool2d": max_pool2d, "max_pool2d_with_indices": max_pool2d, "max_pool1d": of_lines(max_pool2d),
+    "max_pool1d_with_indices": of_lines(max_pool2d), "adaptive_max_pool2d": adaptive_max_pool2d,
+    "adaptive_max_pool2d_with_indices": adaptive_max_pool2d, "adaptive_max_pool1d": of_lines(adaptive_max_pool2d),
+    "adaptive_max_pool1d_with_indices": of_lines(adaptive_max_pool2d),
     "mul": both, "rmul": both, "imul": both, "multiply": both,
     "logical_and": both, "bitwise_and": both, "and": both, "rand": both,
     "maximum": either, "max": either, "logical_or": either, "or": either, "ror": either, "bitwise_or": either,
