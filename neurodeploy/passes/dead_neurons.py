@@ -13,7 +13,6 @@ from itertools import combinations
 
 import networkx as nx
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from neurodeploy.errors import NetworkError, unsupported_kind
 from neurodeploy.ir.arrays import Mask
