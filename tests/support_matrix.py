@@ -302,9 +302,8 @@ def upsampling():
 
 
 def paddings():
-    layers = [torch.nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular", bias=False), LIFCell()]
-    pool = torch.nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False)
-    layers += [pool, torch.nn.ZeroPad2d((0, 1, 0, 1)), conv(4, 4), LIFCell()]
+    pool = torch.nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False), torch.nn.ZeroPad2d((0, 1, 0, 1))
+    layers = [torch.nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular", bias=False), LIFCell(), *pool, conv(4, 4), LIFCell()]
     return SequentialState(*layers, torch.nn.Flatten(), linear(64, 10), LICell()), IMAGE
 
 
@@ -383,8 +382,6 @@ class Row:
         What the command line is asked for: a factory of `MODELS`, or a file.
     note : str
         Last column.
-    library : str
-        What has to be installed.
     in_readme : bool
         Whether the short table of the README has it, too.
     """
@@ -392,8 +389,12 @@ class Row:
     name: str
     model: str
     note: str = ""
-    library: str = ""
     in_readme: bool = False
+
+    @property
+    def library(self) -> str:
+        """What has to be installed."""
+        return next((name for name in ("snntorch", "spikingjelly") if name in self.model), "")
 
 
 ROWS = (
@@ -409,19 +410,9 @@ ROWS = (
     Row("branches (concatenation)", "branches", "", in_readme=True),
     Row("neurons written by hand", "hand_written", "leaky or not, with a synaptic current or not, reset to zero", in_readme=True),
     Row(
-        "snnTorch's `Leaky`, `Synaptic`",
-        "snntorch_neurons",
-        "reset to zero; `Synaptic` with `reset_delay=False`",
-        "snntorch",
-        in_readme=True,
+        "snnTorch's `Leaky`, `Synaptic`", "snntorch_neurons", "reset to zero; `Synaptic` with `reset_delay=False`", in_readme=True
     ),
-    Row(
-        "SpikingJelly's `IFNode`, `LIFNode`, `ParametricLIFNode`",
-        "spikingjelly_nodes",
-        "hard reset",
-        "spikingjelly",
-        in_readme=True,
-    ),
+    Row("SpikingJelly's `IFNode`, `LIFNode`, `ParametricLIFNode`", "spikingjelly_nodes", "hard reset", in_readme=True),
     Row("groups and depthwise convolutions", "groups", "lose channels"),
     Row("transposed convolutions, upsampling", "upsampling", "synapses are listed one by one"),
     Row("other paddings, windows over the edge", "paddings", "synapses are listed one by one"),
@@ -433,10 +424,10 @@ ROWS = (
     Row("loop over an input that stays", "loop_static", "compress trains the network"),
     Row("sequences: Norse's `LIF`, `LI`, `Lift`", "lifted", "compress trains the network"),
     Row("sequences layer by layer", "layerwise", "compress trains the network"),
-    Row('SpikingJelly with `step_mode="m"`', "spikingjelly_sequences", "compress trains the network", "spikingjelly"),
+    Row('SpikingJelly with `step_mode="m"`', "spikingjelly_sequences", "compress trains the network"),
     Row("a threshold without a gradient", "no_gradient", "compress trains the network, by SuperSpike"),
     Row("a membrane that is read and never resets", "leaky_readout", "a leaky readout"),
-    Row('snnTorch\'s `Leaky(reset_mechanism="none")` as readout', "snntorch_readout", "a leaky readout", "snntorch"),
+    Row('snnTorch\'s `Leaky(reset_mechanism="none")` as readout', "snntorch_readout", "a leaky readout"),
     Row("weights behind the last neurons", "weights_behind", "membranes that forget at once"),
     Row("votes, averages of the last neurons", "votes", "membranes that forget at once"),
     Row("`.nir` file", "chain.nir", "compress writes `trained.nir`, too", in_readme=True),
