@@ -296,13 +296,13 @@ def groups():
 
 
 def upsampling():
-    up = [torch.nn.ConvTranspose2d(4, 2, 2, 2, bias=False), LIFCell(), torch.nn.Upsample(scale_factor=0.5, mode="bilinear")]
-    layers = [conv(1, 4), LIFCell(), *up, conv(2, 4), LIFCell(), torch.nn.Flatten(), linear(64, 10), LICell()]
-    return SequentialState(*layers), IMAGE
+    up, down = torch.nn.ConvTranspose2d(4, 2, 2, 2, bias=False), torch.nn.Upsample(scale_factor=0.5, mode="bilinear")
+    layers = [conv(1, 4), LIFCell(), up, LIFCell(), down, conv(2, 4), LIFCell(), torch.nn.Flatten()]
+    return SequentialState(*layers, linear(64, 10), LICell()), IMAGE
 
 
 def paddings():
-    pool = torch.nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False), torch.nn.ZeroPad2d((0, 1, 0, 1))
+    pool = [torch.nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False), torch.nn.ZeroPad2d((0, 1, 0, 1))]
     layers = [torch.nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular", bias=False), LIFCell(), *pool, conv(4, 4), LIFCell()]
     return SequentialState(*layers, torch.nn.Flatten(), linear(64, 10), LICell()), IMAGE
 
@@ -376,12 +376,10 @@ class Row:
 
     Attributes
     ----------
-    name : str
-        First column of the table.
+    name, note : str
+        First and last column of the table.
     model : str
         What the command line is asked for: a factory of `MODELS`, or a file.
-    note : str
-        Last column.
     in_readme : bool
         Whether the short table of the README has it, too.
     """
@@ -402,16 +400,12 @@ ROWS = (
     Row("`LIFBoxCell`, `IAFCell` (no synaptic current)", "box", in_readme=True),
     Row("biases", "biased", "before a synaptic current: one extra neuron that fires at every step", in_readme=True),
     Row("recurrent cells", "recurrent", "of one population", in_readme=True),
-    Row(
-        "convolutions, average pooling, batch norm", "convolutional", "compression removes channels and synapses", in_readme=True
-    ),
+    Row("convolutions, average pooling, batch norm", "convolutional", "loses channels and synapses", in_readme=True),
     Row("max pooling of spikes", "max_pooling", "becomes a layer of neurons", in_readme=True),
     Row("skip connections (sums)", "skip", "", in_readme=True),
     Row("branches (concatenation)", "branches", "", in_readme=True),
     Row("neurons written by hand", "hand_written", "leaky or not, with a synaptic current or not, reset to zero", in_readme=True),
-    Row(
-        "snnTorch's `Leaky`, `Synaptic`", "snntorch_neurons", "reset to zero; `Synaptic` with `reset_delay=False`", in_readme=True
-    ),
+    Row("snnTorch's `Leaky`, `Synaptic`", "snntorch_neurons", "reset to zero; not delayed", in_readme=True),
     Row("SpikingJelly's `IFNode`, `LIFNode`, `ParametricLIFNode`", "spikingjelly_nodes", "hard reset", in_readme=True),
     Row("groups and depthwise convolutions", "groups", "lose channels"),
     Row("transposed convolutions, upsampling", "upsampling", "synapses are listed one by one"),
