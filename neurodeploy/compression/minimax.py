@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -180,6 +180,8 @@ class MinimaxPruning(Pruning):
         z: the shadow price of each resource of each slice, in squared weight of mean curvature per unit of the resource.
     """
 
+    method_name: ClassVar[str] = "minimax"
+    compress_options: ClassVar[MinimaxOptions] = COMPRESS_OPTIONS
     multipliers: dict[str, float]
     largest_states: dict[str, float]
     masks: dict[str, torch.Tensor]
@@ -202,6 +204,18 @@ class MinimaxPruning(Pruning):
         self.largest_states, self._measure_states, self._is_calibrated = {}, measure_states, False
         self._n_choices = 0
         self._active: ActiveNeurons = {}
+
+    @classmethod
+    def for_compress(
+        cls, budget: Budget, model: TrainableNetwork, setup: PruningSetup, options: MinimaxOptions | None = None
+    ) -> MinimaxPruning:  # fmt: skip
+        """Make the method for `neurodeploy.compress`; a width that the user asked for overrides ``options.widths``."""
+        options, kind = options or cls.compress_options, type(cls.compress_options)
+        if type(options) is not kind:
+            raise RequestError("minimax", f"are not options of the method {cls.method_name!r}", remedy=f"Pass {kind.__name__}.")
+        if setup.weight_bits is not None:
+            options = replace(options, widths=False)
+        return cls(budget, model, options, thresholds=setup.thresholds, measure_states=setup.measure_states)
 
     @property
     def connectivity(self) -> float:
@@ -461,13 +475,4 @@ class MinimaxPruning(Pruning):
                 self.masks[name].copy_(mask)
 
 
-def make_minimax(
-    budget: Budget, model: TrainableNetwork, setup: PruningSetup, options: MinimaxOptions | None = None
-) -> MinimaxPruning:  # fmt: skip
-    """Make the method for `neurodeploy.compress`; a width that the user asked for overrides ``options.widths``."""
-    options = options or COMPRESS_OPTIONS
-    if type(options) is not MinimaxOptions:
-        raise RequestError("minimax", "are not options of the method 'minimax'", remedy="Pass MinimaxOptions.")
-    if setup.weight_bits is not None:
-        options = replace(options, widths=False)
-    return MinimaxPruning(budget, model, options, thresholds=setup.thresholds, measure_states=setup.measure_states)
+make_minimax = MinimaxPruning.for_compress

@@ -24,8 +24,6 @@ import torch
 from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning, shrink
 from neurodeploy.compression.pruning_method import (
     Phase,
-    Pruning,
-    PruningSetup,
     axons_in_force,
     constraint,
     memory_in_force,
@@ -319,6 +317,8 @@ class MinimaxSaddlePruning(MinimaxPruning):
         y of each weight that should be zero, summed where a synapse and its axon should be; 0 for the others.
     """
 
+    method_name = "minimax-saddle"
+    compress_options = COMPRESS_SADDLE_OPTIONS
     options: MinimaxSaddleOptions
 
     def __init__(
@@ -466,17 +466,4 @@ class MinimaxSaddlePruning(MinimaxPruning):
             limit.z = float(z)
 
 
-def make_minimax_saddle(
-    budget: Budget, model: TrainableNetwork, setup: PruningSetup, options: MinimaxOptions | None = None
-) -> Pruning:  # fmt: skip
-    """Make the method for `neurodeploy.compress`; a width that the user asked for overrides ``options.widths``."""
-    options = options or COMPRESS_SADDLE_OPTIONS
-    if not isinstance(options, MinimaxSaddleOptions):
-        raise RequestError(
-            "minimax",
-            "are not options of the method 'minimax-saddle'",
-            remedy="Pass MinimaxSaddleOptions.",
-        )
-    if setup.weight_bits is not None:
-        options = replace(options, widths=False)
-    return MinimaxSaddlePruning(budget, model, options, thresholds=setup.thresholds, measure_states=setup.measure_states)
+make_minimax_saddle = MinimaxSaddlePruning.for_compress

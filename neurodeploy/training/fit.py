@@ -217,9 +217,8 @@ def fit(
         pruning = method(budget, model) if budget is not None and isinstance(model, TrainableNetwork) else None
         run = _FitRun(
             model=model, order=order, test=test, options=options, progress=progress, on_epoch=on_epoch, pruning=pruning,
-            learner=Learner(model=model, options=options, pruning=pruning, replicas=replicas), checkpoint=checkpoint,
+            replicas=replicas, checkpoint=checkpoint, finished=copy.deepcopy(model.state_dict()),
             fingerprint={} if checkpoint is None else run_fingerprint(model, order, options, budget, pruning),
-            finished=copy.deepcopy(model.state_dict()), replicas=replicas,
         )  # fmt: skip
         run.execute(resume=resume)
     return model, tuple(run.history)
@@ -288,20 +287,15 @@ class _Position:
 
 
 @dataclass(kw_only=True)
-class _FitRun:
-    """State of one call of `fit`."""
+class _FitRun(Learner):
+    """One call of `fit`: its steps, and where it is."""
 
-    model: torch.nn.Module
     order: Order
     test: Data | None
-    options: FitOptions
     progress: Progress | None
     on_epoch: Callable[[EpochRecord], None] | None
-    pruning: Pruning | None
-    learner: Learner
     checkpoint: Checkpoint | None
     fingerprint: Mapping[str, Any]
-    replicas: Replicas
     finished: dict[str, torch.Tensor]
     overruns: Mapping[str, float] = field(default_factory=dict, init=False)
     prices: Mapping[str, float] = field(default_factory=dict, init=False)
@@ -335,8 +329,8 @@ class _FitRun:
 
     def _into_budget(self, pruning: Pruning) -> None:
         # A resumed run has its teacher from the checkpoint; a copy made now would be of a pruned model.
-        if self.options.distill and self.learner.teacher is None:
-            self.learner.teacher = Teacher(self.model, self.options)
+        if self.options.distill and self.teacher is None:
+            self.teacher = Teacher(self.model, self.options)
         self._phase("compress", self.options.epochs_compress)
         # resumed during fine-tuning: the method was closed before the checkpoint
         if self.position.phase != "finetune":
@@ -344,7 +338,7 @@ class _FitRun:
             self.replicas.take_first(self.model)
             self.finished = copy.deepcopy(self.model.state_dict())
         self._phase("finetune", self.options.epochs_finetune)
-        with self.learner.in_force():
+        with self.in_force():
             self.finished = copy.deepcopy(self.model.state_dict())
         self.model.load_state_dict(self.finished)
 
@@ -381,7 +375,7 @@ class _FitRun:
                 group["lr"] = rate
             self._before(at, at / all_steps)
             where = f"{position.phase} epoch {position.epoch}, step {position.step}"
-            loss, hits = self.learner.learn(inputs, target, optimizer, where)
+            loss, hits = self.learn(inputs, target, optimizer, where)
             if self.pruning is not None and position.phase != "dense":
                 self.pruning.after_step(position.phase, rate)
             position.step += 1
@@ -402,7 +396,7 @@ class _FitRun:
         return self.replicas.of_first(lambda: self._record(started))
 
     def _record(self, started: float) -> EpochRecord:
-        with self.learner.in_force():
+        with self.in_force():
             # inside `in_force`: what is tested is what would be deployed
             tested = None if self.test is None else evaluate(self.model, self.test, self.options)[0]
         return EpochRecord(
@@ -442,7 +436,7 @@ class _FitRun:
             "position": values(self.position),
             "finished": self.finished,
             "optimizer": optimizer.state_dict(),
-            "teacher": None if self.learner.teacher is None else self.learner.teacher.model.state_dict(),
+            "teacher": None if self.teacher is None else self.teacher.model.state_dict(),
             "overruns": self.overruns,
             "prices": self.prices,
             "order": self.order.state_dict(),
@@ -460,8 +454,8 @@ class _FitRun:
         """Restore the state at which the checkpoint was written."""
         self.history = [EpochRecord(**record) for record in kept["history"]]
         if kept.get("teacher") is not None:
-            self.learner.teacher = Teacher(self.model, self.options)
-            self.learner.teacher.model.load_state_dict(kept["teacher"])
+            self.teacher = Teacher(self.model, self.options)
+            self.teacher.model.load_state_dict(kept["teacher"])
         self.model.load_state_dict(kept["model"])
         if self.pruning is not None:
             self.pruning.load_state_dict(kept["pruning"])
