@@ -8,10 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import exactness
 from benchmarks.exactness import KINDS, Found, beyond, compared, job_of, refusal, refused
 from neurodeploy.__main__ import main
 from neurodeploy.errors import NeurodeployError
+from neurodeploy.simulation.records import SpikeRecord
 from neurodeploy.targets.loihi import lava_client
+from neurodeploy.targets.loihi.emulator import run_emulator
+from neurodeploy.targets.loihi.lava_client import Job
 from neurodeploy.targets.loihi.netx_io import write_netx
 from neurodeploy.targets.simulate import simulate
 
@@ -31,6 +35,23 @@ def test_a_few_networks_of_each_kind_fire_in_lava_as_in_the_emulator() -> None:
     assert {kind: of_kind.networks for kind, of_kind in found.items()} == {kind: len(some) for kind, some in numbers.items()}
     assert found["long runs"].steps == 500
     check(found, seed=1)
+
+
+@pytest.mark.parametrize("changed", ["spikes", "v"])
+def test_a_single_number_that_differs_is_counted_and_named(changed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def almost_lava(jobs: list[Job], **_: object) -> list[SpikeRecord]:
+        records = [run_emulator(*job, record="all") for job in jobs]
+        number = getattr(records[1], changed)["layer2"].copy()
+        number[0, 1, 5] ^= 1
+        object.__setattr__(records[1], changed, {**getattr(records[1], changed), "layer2": number})
+        return records
+
+    monkeypatch.setattr(exactness, "run_lava_jobs", almost_lava)
+    jobs = [("dense", job_of("dense", number, seed=1)) for number in range(3)]
+    found = compared(jobs)["dense"]
+    assert (found.networks, len(found.differing)) == (3, 1)
+    assert "layer2" in found.differing[0][0]
+    assert found.differing[0][1] == jobs[1][1]
 
 
 @pytest.mark.lava
