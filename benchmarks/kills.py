@@ -149,6 +149,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="a file to which rows are added")
     asked = parser.parse_args()
+    # a shell's background jobs ignore SIGINT, and so would the runs
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in asked.networks:
         draw, phases, moments, differing = random.Random(f"{asked.seed} {name}"), Counter[str](), list[str](), list[str]()
         with tempfile.TemporaryDirectory() as folder:

@@ -53,7 +53,7 @@ def page() -> str:
 def test_the_verdict_comes_first(page: str) -> None:
     seen = Reader(page).text
     assert seen.index("✓ Fits") < seen.index("Layers: use and budget")
-    assert "Before: it did not fit. layer 'out $x': 2 cores for the network > 1" in seen
+    assert "Before: it did not fit. network: 2 cores > 1" in seen
     assert "75.00% [70.5%, 79.0%]" in seen
     assert 'id="network-figure' in page  # the network's graph
 
@@ -63,7 +63,7 @@ def test_a_network_that_does_not_fit_says_what_binds() -> None:
     placement = lay_out(two_layers(n=400), tiny, cores=1)
     seen = Reader(page_of(summarize(tiny, None, placement))).text
     assert "✕ Does not fit" in seen
-    assert f"{placement.cores_used} cores for the network > 1 (cores allowed; tiny.yaml: cores_per_chip)" in seen
+    assert f"{placement.cores_used} cores > 1 (cores allowed; tiny.yaml: cores_per_chip)" in seen
     assert "Compress it to 1 core" in seen
 
 

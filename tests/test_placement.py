@@ -210,7 +210,7 @@ def test_the_first_layer_stands_on_the_first_core(make_network: MakeNetwork, mak
 def test_too_many_cores() -> None:
     network = in_integers(layer_of(np.ones((150, 1))))
     with pytest.raises(
-        PlacementError, match=r"^layer 'only': 3 cores for the network > 2 .*Compress it to 2 cores, or allow 3\.$"
+        PlacementError, match=r"^network: 3 cores > 2 .*Of neurons, 'only' takes 100%. Compress it to 2 cores, or allow 3\.$"
     ) as caught:
         place(network, TINY, cores=2)
     error = caught.value

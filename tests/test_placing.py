@@ -76,11 +76,11 @@ def test_as_many_chips_as_were_given_are_used() -> None:
     placement = place(network, BOARD, chips=1)
     assert (placement.cores_available, placement.cores_used, placement.chips_used) == (8, 6, 1)
     assert place(network, BOARD, cores=6).cores_available == 6
-    with pytest.raises(PlacementError, match=r"6 cores for the network > 5 \(cores allowed; .*, or allow 6\.$"):
+    with pytest.raises(PlacementError, match=r"^network: 6 cores > 5 \(cores allowed; .*, or allow 6\.$"):
         place(network, BOARD, cores=5)
-    with pytest.raises(PlacementError, match=r"10 cores for the network > 8 .*, or allow 10\.$"):
+    with pytest.raises(PlacementError, match=r"^network: 10 cores > 8 .*, or allow 10\.$"):
         place(chain([3, 30], 1), BOARD, chips=1)
-    with pytest.raises(PlacementError, match=r"20 cores for the network > 16 .*, or take a larger chip\.$"):
+    with pytest.raises(PlacementError, match=r"^network: 20 cores > 16 .*, or take a larger chip\.$"):
         place(chain([3, 60], 1), BOARD)
     with pytest.raises(RequestError, match=r"^chips: 3 is outside 1\.\.2 \(.*\)\. Give 1 to 2 chips, or a profile with more\.$"):
         place(network, BOARD, chips=3)

@@ -112,7 +112,8 @@ def inspect_command(
         show_json(seen.to_json())
     else:
         tables = [layer_table(seen.layers), core_table(seen.placement), *([gain_table(seen.gains)] if seen.gains else [])]
-        show(*verdict(seen.placement), seen.compressible, *tables, *traffic_lines(seen.placement),
+        sentences = verdict(seen.placement, is_compressible=seen.budget is not None)
+        show(*sentences, seen.compressible, *tables, *traffic_lines(seen.placement),
                *balance_lines(seen.balances))  # fmt: skip
     return DONE if seen.placement.fits else DIFFERS
 

@@ -110,6 +110,10 @@ LAYER_LIMITS: Mapping[str, LayerLimit] = {
 """Limits on layers and the input, by the key of a profile that states them."""
 
 
+_SMALLEST_SHARE = 0.1
+"""Of a resource: layers that take less are not named where there are too few cores."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitOverrun:
     """A limit that a placement breaks.
@@ -117,7 +121,8 @@ class LimitOverrun:
     Attributes
     ----------
     layer : str
-        A layer on the core in question, or the layer (`INPUT` for the network's input) that breaks it.
+        A layer on the core in question, the layer (`INPUT` for the network's input) that breaks it, or, of too many cores, the
+        layer that takes most of them.
     resource : str
         One of `neurodeploy.resources.usage.RESOURCES`, ``"cores"``, or the `LayerLimit.resource` of a limit on layers.
     core : int or None
@@ -134,9 +139,10 @@ class LimitOverrun:
 
     def error(self) -> PlacementError:
         """The error that names the limit, its source and a remedy."""
-        of_layers = {limit.resource: limit.what for limit in LAYER_LIMITS.values()} | {"cores": "cores for the network"}
+        of_layers = {limit.resource: limit.what for limit in LAYER_LIMITS.values()} | {"cores": "cores"}
         what = of_layers[self.resource] if self.core is None else f"{self.resource} on core {self.core}"
         where = "the network's input" if self.layer == INPUT else f"layer {self.layer!r}"
+        where = "network" if self.resource == "cores" else where
         return PlacementError(where, what, need=self.need, limit=self.limit, source=self.source, remedy=self.remedy)
 
     def __str__(self) -> str:
@@ -360,13 +366,24 @@ class Placement:
     def _too_many_cores(self) -> Iterator[LimitOverrun]:
         used, available = self.cores_used, self.cores_available
         if used > available:
-            last = max(self.slices, key=lambda part: part.core)  # the error names the layer beyond the last core
             more = f"allow {used}" if used <= self.profile.cores else "take a larger chip"
+            resource, shares = self.scarcest()
+            largest = [f"{layer!r} takes {share:.0%}" for layer, share in shares.items() if share >= _SMALLEST_SHARE][:3]
             yield LimitOverrun(
-                layer=last.layer, resource="cores", core=None, need=used, limit=available,
+                layer=next(iter(shares)), resource="cores", core=None, need=used, limit=available,
                 source=f"cores allowed; {self.profile['cores_per_chip'].where}",
-                remedy=f"Compress it to {available} core{'s' * (available > 1)}, or {more}.",
+                remedy=f"Of {resource}, {', '.join(largest)}. Compress it to {available} core{'s' * (available > 1)}, or {more}.",
             )  # fmt: skip
+
+    def scarcest(self) -> tuple[str, dict[str, float]]:
+        """Return the resource that the used cores are fullest of, and each layer's share of its use, largest first."""
+        mean = self.mean_utilization()
+        resource = max(mean, key=mean.__getitem__)
+        of_layers = dict.fromkeys(self.weight_bits, 0)
+        for part in self.slices:
+            of_layers[part.layer] += int(used_by_slice(part, self.profile)[self.resources.index(resource)])
+        total = max(sum(of_layers.values()), 1)
+        return resource, {layer: used / total for layer, used in sorted(of_layers.items(), key=lambda item: -item[1])}
 
     def _repr_html_(self) -> str:
         """The verdict and a row a layer, for a notebook."""
