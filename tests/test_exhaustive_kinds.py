@@ -18,6 +18,7 @@ import pytest
 
 from neurodeploy.errors import NetworkError
 from neurodeploy.frontends.nir.writing import write_nir
+from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import ByValue
 from neurodeploy.ir.connectivity import DenseWiring, is_convolution, is_dense
@@ -27,13 +28,15 @@ from neurodeploy.ir.quantized import QuantizedLIF, QuantizedNetwork
 from neurodeploy.mapping.place import lay_out
 from neurodeploy.passes.dead_neurons import trim
 from neurodeploy.passes.quantize import dequantize, quantize, quantized_kind
-from neurodeploy.resources.counting import expected_fan_in
+from neurodeploy.resources.counting import counter_of
+from neurodeploy.resources.encodings import Formula
 from neurodeploy.simulation.kernel_dispatch import kernels_of
 from neurodeploy.simulation.reference import product_of
 from neurodeploy.targets.loihi.netx_io import write_netx
 from neurodeploy.targets.simulate import random_spikes, simulate
 
 ROOT = Path(__file__).parent.parent
+LOIHI1 = load_profile("loihi1")
 PACKAGE = ROOT / "neurodeploy"
 LEAST_ERRORS = 20
 """Places that mypy has to report for a new kind of neuron, and for a new kind of synapse."""
@@ -226,7 +229,8 @@ def test_an_unknown_synapse_is_refused(make_network: Callable[..., Network]) -> 
         )  # fmt: skip
     calls: tuple[Callable[[Any], Any], ...] = (
         is_dense, is_convolution, quantized_kind, kernels_of,
-        lambda synapse: product_of(synapse, np.float64), lambda synapse: expected_fan_in(synapse, 0.5),
+        lambda synapse: product_of(synapse, np.float64),
+        lambda synapse: counter_of(synapse, Formula.of(LOIHI1, 8), LOIHI1, 0.5, {}),
     )  # fmt: skip
     for call in calls:
         with pytest.raises(NetworkError, match=r"^kind LowRank: is not handled here"):

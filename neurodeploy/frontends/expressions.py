@@ -27,7 +27,7 @@ from neurodeploy.frontends.windows import (
     pool_then_matrix,
     scale_inputs,
 )
-from neurodeploy.ir.arrays import Floats
+from neurodeploy.ir.arrays import Floats, check_memory
 from neurodeploy.ir.connectivity import Pair, ungrouped
 from neurodeploy.ir.network import Conv, Dense, Synapse, as_sparse, scale_targets
 
@@ -215,9 +215,15 @@ class LinearExpression:
         return self.shape[0], self.shape[1], self.shape[2]
 
 
+MANY_NEURONS, BYTES_A_NEURON_READ = 1_000_000, 48
+"""Neurons of a population for which memory is checked, and what each takes while a model is read: indices, biases, states."""
+
+
 def spikes(source: str, shape: Shape, step: int = 0) -> LinearExpression:
     """Return the spikes that a population fires at a step."""
     n = int(np.prod(shape))
+    if n > MANY_NEURONS:
+        check_memory(f"layer {source!r}", f"to read {n:,} neurons", n * BYTES_A_NEURON_READ)
     term = Term(source=source, n_source=n, step=step, indices=np.arange(1, n + 1).reshape(shape))  # from 1: 0 is "none"
     return LinearExpression(terms=(term,), bias=np.zeros(shape))
 

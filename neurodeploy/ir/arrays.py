@@ -5,9 +5,13 @@ Dataclasses of the package check themselves when they are built, hold read-only 
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from html import escape
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -82,6 +86,37 @@ def check_range(instance: Any, name: str, low: float, high: float) -> None:
     if array.size and (array.min() < low or array.max() > high):  # an empty array has no minimum
         worst = array.min() if array.min() < low else array.max()
         raise NetworkError(f"{type(instance).__name__}.{name}", f"{worst} is outside {low}..{high}")
+
+
+def available_memory() -> tuple[float, str]:
+    """Memory in bytes that this process can still get, and what limits it; infinite where nothing says."""
+    found, pages = [(math.inf, "")], os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, ValueError, ImportError):
+        import resource  # Unix only
+
+        size, *_, data, _ = (int(number) * pages for number in Path("/proc/self/statm").read_text("ascii").split())
+        for kind, used, name in ((resource.RLIMIT_AS, size, "ulimit -v"), (resource.RLIMIT_DATA, data, "ulimit -d")):
+            if (limit := resource.getrlimit(kind)[0]) != resource.RLIM_INFINITY:
+                found.append((limit - used, f"what {name} leaves"))
+    with suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        left = int((group / "memory.max").read_text("ascii")) - int((group / "memory.current").read_text("ascii"))
+        found.append((left, "what the memory limit of the container leaves"))
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        kilobytes = next(line.split()[1] for line in lines if line.startswith("MemAvailable"))
+        found.append((int(kilobytes) * 1024, "free memory of the machine"))
+    return min(found)
+
+
+def check_memory(where: str, what: str, needed_bytes: float) -> None:
+    """Raise `NetworkError` if something needs more memory than this process can still get."""
+    left, source = available_memory()
+    if needed_bytes > left:
+        raise NetworkError(
+            where, f"GB of memory {what}", need=round(needed_bytes / 1e9, 1), limit=round(max(left, 0.0) / 1e9, 1), source=source,
+            remedy="Use a machine, or a limit, with more memory, or make the layer smaller.",
+        )  # fmt: skip
 
 
 def html_table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

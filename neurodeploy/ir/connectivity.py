@@ -131,7 +131,8 @@ class SparseWiring(ByValue):
 
     def fan_in(self) -> NDArray[np.int64]:
         """Synapses onto each neuron: (n_out,)."""
-        return self.total((self.weight != 0).astype(np.int64))
+        listed: NDArray[np.int64] = np.diff(self.starts)
+        return listed if self.weight.all() else self.total((self.weight != 0).astype(np.int64))
 
     def fan_out(self) -> NDArray[np.int64]:
         """Synapses from each source neuron: (n_in,)."""
@@ -226,16 +227,28 @@ class ConvWiring(ByValue):
 
     @property
     def n_synapses(self) -> int:
-        return int(self.fan_in().sum())
+        on_image = np.outer(*(self.is_inside_input(axis).sum(axis=0) for axis in (0, 1)))  # positions of each tap off the padding
+        return int((np.count_nonzero(self.weight, axis=(0, 1)) * on_image).sum())
 
     @property
     def n_pairs(self) -> int:
         # Rows and columns lie on the input independently of each other, so their counts multiply.
         return int(self.is_inside_input(0).sum()) * int(self.is_inside_input(1).sum()) * int(np.prod(self.weight.shape[:2]))
 
-    def fan_in(self) -> NDArray[np.int64]:
-        """Synapses onto each neuron, without those from padding: (n_out,)."""
-        return self.total((self.weight != 0).astype(np.int64))
+    def fan_in(self, box: tuple[slice, ...] = (slice(None),) * 3, *, counts_zeros: bool = False) -> NDArray[np.int64]:
+        """Synapses onto each neuron of a box of the output, without those from padding: (n_neurons,).
+
+        Parameters
+        ----------
+        counts_zeros : bool
+            Count as if no weight were zero.
+        """
+        channels, *sides = box
+        taps = np.ones_like(self.weight[channels]) if counts_zeros else self.weight[channels]
+        rows, columns = (self.is_inside_input(axis)[side].astype(np.int64) for axis, side in enumerate(sides))
+        # The padding separates into rows and columns, so no array of all windows is built.
+        counts: NDArray[np.int64] = np.einsum("fij,yi,xj->fyx", np.count_nonzero(taps, axis=1), rows, columns, optimize=True)
+        return counts.reshape(-1)
 
     def fan_out(self) -> NDArray[np.int64]:
         """Synapses from each source neuron: (n_in,)."""

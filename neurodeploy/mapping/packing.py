@@ -80,10 +80,10 @@ class SliceCounter:
             # A summed-area table with a border of zeros: the axons of any box cost two look-ups an axis, not a sum over its
             # neurons.
             self._outputs = np.zeros(tuple(side + 1 for side in self.grid), dtype=np.int64)
-            inner = targets.reshape(self.grid).astype(np.int64)
+            inner = self._outputs[(slice(1, None),) * len(self.grid)]  # a view: a copy would take as much memory again
+            inner[:] = targets.reshape(self.grid)
             for axis in range(inner.ndim):
                 np.cumsum(inner, axis=axis, out=inner)
-            self._outputs[(slice(1, None),) * inner.ndim] = inner
 
     def output_axons(self, region: Region) -> int:
         """Number of (neuron, target slice) pairs of a region."""

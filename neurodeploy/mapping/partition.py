@@ -88,9 +88,12 @@ def even_cuts(side: int, block: int) -> list[tuple[int, int]]:
 
 def middle_run(side: int, block: int) -> tuple[int, int]:
     """The longest run of an even cut nearest its middle: one with neighbours on both sides where there are any."""
-    cuts = even_cuts(side, block)
-    # `max` takes the first of equal lengths: begin at the middle.
-    return max(cuts[len(cuts) // 2 :] + cuts[: len(cuts) // 2], key=lambda cut: cut[1] - cut[0])
+    n = -(-side // block)
+    longer = side % n
+    # The k-th of the longer runs, k from 1, is number ceil(n k / longer) - 1: the first of them from the middle on. A cut of
+    # millions of neurons one by one is not made for it.
+    place = -(-n * ((n // 2) * longer // n + 1) // longer) - 1 if longer else n // 2
+    return side * place // n, side * (place + 1) // n
 
 
 def block_lengths(side: int, step: float = 1.1) -> list[int]:

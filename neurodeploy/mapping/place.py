@@ -17,9 +17,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import RequestError, unsupported_kind
+from neurodeploy.errors import NetworkError, RequestError, unsupported_kind
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
-from neurodeploy.ir.arrays import Floats
+from neurodeploy.ir.arrays import Floats, check_memory
 from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring
 from neurodeploy.ir.graph import wait_steps
 from neurodeploy.ir.network import Network
@@ -79,22 +79,41 @@ def lay_out(
         By default the weights that are not zero are counted.
     """
     available = profile.core_count(cores)
+    check_size(network, profile, available)
     widths = {layer.name: weight_bits(bits_of(layer, bits), profile) for layer in network.layers}
     counts = counts_of(network.layers, widths, profile, connectivity)
+    bound = least_cores(network.layers, counts, profile)
     packed = Placement(
-        profile=profile,
-        cores_available=available,
-        cores_lower_bound=least_cores(network.layers, counts, profile),
-        weight_bits=widths,
+        profile=profile, cores_available=available, cores_lower_bound=bound, weight_bits=widths,
         n_pairs={layer.name: layer.n_pairs for layer in network},
-        slices=pack_layers(network.layers, profile, counts),
+        # where no packing can fit, further variants only refine the number of cores that are missing
+        slices=pack_layers(network.layers, profile, counts, repacked=MAX_SLICES_REPACKED if bound <= available else UNFIT_SLICES),
         layer_usage=layer_usage(network, counts, profile),
-    )
+    )  # fmt: skip
     if not plan:
         return packed
     # The plan wins ties: pruning has served its cut, and another cut may need more output axons.
     by_plan = replace(packed, slices=_slices_of_plan(network.layers, profile, counts, plan))
     return by_plan if by_plan.fits and (by_plan.cores_used <= packed.cores_used or not packed.fits) else packed
+
+
+def check_size(network: Network | QuantizedNetwork, profile: HardwareProfile, cores: int) -> None:
+    """Raise `NetworkError`, before anything is counted, for a network too large to be laid out."""
+    layers: Layers = network.layers
+    for layer in layers:
+        n, w = layer.n_neurons, layer.n_weights
+        check_memory(
+            f"layer {layer.name!r}", f"to count {n:,} neurons and {w:,} weights", n * BYTES_A_NEURON + w * BYTES_A_WEIGHT
+        )
+    a_core, n_neurons = profile.capacity("neurons"), network.n_neurons
+    if (needed := -(-n_neurons // a_core)) > max(cores, MAX_UNFIT_CORES):
+        largest = max(layers, key=lambda layer: layer.n_neurons)
+        raise NetworkError(
+            f"layer {largest.name!r}", f"neurons of the network on {cores:,} core{'s' * (cores > 1)}", need=n_neurons,
+            limit=cores * a_core, source=profile["neurons_per_core"].where,
+            remedy=f"It does not fit, and the {needed:,} cores or more that it needs are not laid out one by one. "
+            f"Use a chip with at least {needed:,} cores, or remove neurons.",
+        )  # fmt: skip
 
 
 def quick_core_count(network: Network | QuantizedNetwork, profile: HardwareProfile, *, bits: int = DEFAULT_WEIGHT_BITS) -> int:
@@ -180,7 +199,9 @@ def least_usage(layer: AnyLayer, count: LayerCount, senders: Collection[str]) ->
             weights = np.ones(kernel.weight.shape) if count.connectivity is not None else kernel.weight != 0
             memory += float((weights * on_image).sum()) * chance * formula.synapse_bits + present * formula.entry
         elif count.connectivity is None and not encodings & {"crossbar", "dynapcnn"}:
-            memory += float(formula.least(fan_out).sum())
+            axons_of_size = np.bincount(fan_out.reshape(-1))  # lists of one size take the same, and most sizes occur often
+            sizes = np.flatnonzero(axons_of_size)
+            memory += float((formula.least(sizes) * axons_of_size[sizes]).sum())
         else:  # formats without blocks and units, or an expectation, which does not commute with rounding
             memory += float(fan_out.sum()) * formula.synapse_bits + present * formula.entry
         # Further sources of a bundle share the lists, not the axon entries.
@@ -198,8 +219,12 @@ def least_usage(layer: AnyLayer, count: LayerCount, senders: Collection[str]) ->
     return usage_vector(usage, sent, profile).astype(np.float64)
 
 
-MAX_SLICES_REPACKED = 20_000
-"""Networks of more slices are packed by one variant only."""
+MAX_SLICES_REPACKED, UNFIT_SLICES = 20_000, 1_000
+"""Networks of more slices are packed by one variant only: those that may fit, and those that do not however they are packed."""
+MAX_UNFIT_CORES = 20_000
+"""Networks whose neurons need more cores than this, and than the board has, are refused before anything is counted."""
+BYTES_A_NEURON, BYTES_A_WEIGHT = 16, 5
+"""Memory while a layer is counted and packed, beyond the network itself: running counts of a matrix, numbers of target slices."""
 RECURRENT_TRIALS = 6
 """Repetitions of the cut of a recurrent layer while a core is overfull."""
 MAX_ANNEALED_LAYERS = 100
@@ -213,8 +238,9 @@ PACKING_VARIANTS = ((1.0, True), (0.5, True), (0.0, True), (1.0, False), (0.0, F
 
 
 def pack_layers(
-    layers: Layers, profile: HardwareProfile, counts: Counts, *, is_quick: bool = False, enough: int = 1
-) -> tuple[Slice, ...]:
+    layers: Layers, profile: HardwareProfile, counts: Counts, *, is_quick: bool = False, enough: int = 1,
+    repacked: int = MAX_SLICES_REPACKED,
+) -> tuple[Slice, ...]:  # fmt: skip
     """Cut and pack every layer by the variant with fewest overfull cores and, of these, fewest cores.
 
     Parameters
@@ -223,6 +249,8 @@ def pack_layers(
         Try the first variant only.
     enough : int
         Stop at the first result without overfull cores that takes at most this many cores.
+    repacked : int
+        Try the first variant only where it has more slices than this.
     """
     if profile.number("cores_per_layer", UNLIMITED) == 1:
         return _pack_whole_layers(layers, profile, counts)
@@ -241,7 +269,7 @@ def pack_layers(
             n_overfull, n_cores, slices = _repack_recurrent(layers, profile, counts, selected, slices, is_even=is_even)
         if least is None or (n_overfull, n_cores) < least:  # fewer overfull cores come first
             best, least = slices, (n_overfull, n_cores)
-        if is_quick or len(slices) > MAX_SLICES_REPACKED or least <= (0, enough):
+        if is_quick or len(slices) > repacked or least <= (0, enough):
             return best
     # Recurrent layers are left out: their output axons depend on their own cut.
     is_annealed = not are_rows and len(layers) <= MAX_ANNEALED_LAYERS and not any(is_recurrent(layer) for layer in layers)

@@ -37,22 +37,6 @@ ListUsage: TypeAlias = "tuple[int, int, int, str]"
 """Memory in bits, input axons, synapses, and name of the encoding."""
 
 
-def expected_fan_in(wiring: Wiring, connectivity: float | None) -> NDArray[np.float64]:
-    """Synapses onto each neuron, expected ones if `connectivity` is the probability of each weight to be kept: (n_out,)."""
-    match wiring:
-        case _ if connectivity is None:
-            return wiring.fan_in().astype(np.float64)
-        case DenseWiring():
-            return np.full(wiring.n_out, wiring.n_in * connectivity)
-        case ConvWiring():
-            total: NDArray[np.float64] = wiring.total(np.ones(wiring.weight.shape)) * connectivity
-            return total
-        case SparseWiring():
-            return wiring.fan_in() * connectivity
-        case _:
-            raise unsupported_kind(wiring)
-
-
 def counter_of(
     wiring: Wiring,
     formula: Formula,
@@ -90,6 +74,7 @@ class DenseCounter:
 
     def __init__(self, wiring: DenseWiring, formula: Formula, profile: HardwareProfile, connectivity: float | None) -> None:
         self.wiring, self.formula, self.profile, self.connectivity = wiring, formula, profile, connectivity
+        self._fan_in: NDArray[Any] = np.zeros(0)
         if connectivity is None:
             # 32 bits hold a count of neurons, at half the memory.
             self._running = np.zeros((wiring.n_out + 1, wiring.n_in), dtype=np.int32)
@@ -122,6 +107,14 @@ class DenseCounter:
             return np.full(self.wiring.n_in, region.n_neurons * self.connectivity)
         return self.n_synapses(region, grid)
 
+    def fan_in(self, region: Region, grid: tuple[int, ...]) -> NDArray[Any]:
+        """Synapses onto each neuron of the region, in its shape."""
+        if self.connectivity is not None:
+            return np.full(region.sides, self.wiring.n_in * self.connectivity)
+        if not self._fan_in.size:  # all at once: regions overlap, and each would read its weights again
+            self._fan_in = self.wiring.fan_in().astype(np.int32)
+        return self._fan_in.reshape(grid)[region.box]
+
     def n_sources(self, region: Region, grid: tuple[int, ...]) -> int:
         del region, grid
         return self.wiring.n_in
@@ -137,14 +130,16 @@ class SparseCounter:
 
     def __init__(self, wiring: SparseWiring, formula: Formula, profile: HardwareProfile, connectivity: float | None) -> None:
         self.wiring, self.formula, self.profile, self.connectivity = wiring, formula, profile, connectivity
+        self._fan_in: NDArray[Any] = np.zeros(0)
 
     def _sources(self, region: Region, grid: tuple[int, ...]) -> NDArray[np.int32]:
         """Source neuron of each synapse onto the region, without synapses of weight zero."""
         starts = self.wiring.starts
         if len(region.sides) == 1:
-            runs = [(int(starts[region.starts[0]]), int(starts[region.stops[0]]))]
-        else:
-            runs = [(int(starts[n]), int(starts[n + 1])) for n in region.neurons(grid)]
+            first, last = int(starts[region.starts[0]]), int(starts[region.stops[0]])
+            exists = self.wiring.weight[first:last] != 0
+            return self.wiring.sources[first:last] if exists.all() else self.wiring.sources[first:last][exists]
+        runs = [(int(starts[n]), int(starts[n + 1])) for n in region.neurons(grid)]
         return np.concatenate([self.wiring.sources[a:b][self.wiring.weight[a:b] != 0] for a, b in runs])
 
     def _sizes(self, region: Region, grid: tuple[int, ...]) -> Integers:
@@ -171,17 +166,27 @@ class SparseCounter:
         return bits, int(np.count_nonzero(sizes)), int(sizes.sum()), encoding
 
     def fan_out(self, region: Region, grid: tuple[int, ...]) -> NDArray[Any]:
-        n_synapses = np.bincount(self._sources(region, grid), minlength=self.wiring.n_in)
+        _, n_synapses = self._by_source(region, grid)
         return n_synapses if self.connectivity is None else n_synapses * self.connectivity
 
+    def fan_in(self, region: Region, grid: tuple[int, ...]) -> NDArray[Any]:
+        if not self._fan_in.size:
+            self._fan_in = self.wiring.fan_in().astype(np.int32)
+        return self._fan_in.reshape(grid)[region.box] * (1 if self.connectivity is None else self.connectivity)
+
     def n_sources(self, region: Region, grid: tuple[int, ...]) -> int:
-        return int(np.count_nonzero(np.bincount(self._sources(region, grid), minlength=1)))
+        return int(np.count_nonzero(self._by_source(region, grid)[1]))
 
     def source_mask(self, region: Region, grid: tuple[int, ...]) -> tuple[tuple[int, ...], Region, NDArray[np.bool_]]:
-        shape = (self.wiring.n_in,)
-        mask = np.zeros(shape, dtype=np.bool_)
-        mask[self._sources(region, grid)] = True
-        return shape, Region.whole(shape), mask
+        first, n_synapses = self._by_source(region, grid)
+        return (self.wiring.n_in,), Region.run(first, first + n_synapses.size), n_synapses > 0
+
+    def _by_source(self, region: Region, grid: tuple[int, ...]) -> tuple[int, Integers]:
+        """First source neuron with synapses onto the region, and the synapses of each from it to the last one."""
+        # Not of all source neurons: slices near each other in a large layer receive from few of them.
+        sources = self._sources(region, grid)
+        first = int(sources.min(initial=self.wiring.n_in - 1))
+        return first, np.bincount(sources - first, minlength=1)
 
 
 class ConvCounter:
@@ -210,6 +215,12 @@ class ConvCounter:
     def fan_out(self, region: Region, grid: tuple[int, ...]) -> NDArray[Any]:
         del grid
         n_synapses = self.window.fan_out(region)
+        return n_synapses if self.connectivity is None else n_synapses * self.connectivity
+
+    def fan_in(self, region: Region, grid: tuple[int, ...]) -> NDArray[Any]:
+        # Of the region alone: an array of all neurons of a large image takes more memory than all else.
+        del grid
+        n_synapses = self.wiring.fan_in(region.box, counts_zeros=self.connectivity is not None).reshape(region.sides)
         return n_synapses if self.connectivity is None else n_synapses * self.connectivity
 
     def n_sources(self, region: Region, grid: tuple[int, ...]) -> int:
@@ -332,20 +343,21 @@ class LayerCount:
         return self._used[key]
 
     def _counted(self, region: Region) -> Usage:
-        memory, n_axons, n_synapses, encodings = 0, 0, 0, set[str]()
+        memory, n_axons, n_synapses, encodings, fan_in = 0, 0, 0, set[str](), np.zeros(region.sides)
         for counter, bundle in zip(self._counters, self._bundles, strict=True):
             bits, axons, synapses, encoding = counter.count(region, self.grid)
             # The lists are stored once for all sources of a bundle; each source has axons of its own.
             memory += bits + (len(bundle) - 1) * axons * counter.formula.entry
             n_axons, n_synapses = n_axons + len(bundle) * axons, n_synapses + len(bundle) * synapses
             encodings.add(encoding)
+            fan_in += counter.fan_in(region, self.grid) * len(bundle)
         return Usage(
             neurons=region.n_neurons,
             synapses=n_synapses,
             synapse_memory_bits=memory,
             input_axons=n_axons,
             encoding="+".join(sorted(encodings)),
-            fan_in=math.ceil(self.fan_in()[region.box].max() - 1e-9),  # expected counts: no synapse more for a rounding error
+            fan_in=math.ceil(fan_in.max() - 1e-9),  # expected counts: no synapse more for a rounding error
             neuron_memory_bits=self._neuron_bits(region),
             biases=self._biases(region),
             synapse_formats=len(self._counters),
@@ -437,18 +449,6 @@ class LayerCount:
             for connection in bundle:
                 found[connection.source] = found.get(connection.source, 0) + n
         return found
-
-    def fan_in(self) -> NDArray[np.float64]:
-        """Synapses onto each neuron, in the shape of the layer's grid."""
-        # By counter, because layers with equal connections share counters, and so their fan-in.
-        key = ("fan-in", *((id(counter), len(bundle)) for counter, bundle in zip(self._counters, self._bundles, strict=True)))
-        if key not in self.cache:
-            total = np.zeros(self.layer.n_neurons)
-            for counter, bundle in zip(self._counters, self._bundles, strict=True):
-                total += expected_fan_in(counter.wiring, self.connectivity) * len(bundle)
-            self.cache[key] = total.reshape(self.grid)
-        fan_in: NDArray[np.float64] = self.cache[key]
-        return fan_in
 
     def bundles(self) -> list[tuple[Wiring, Formula, tuple[str, ...]]]:
         """Different connectivities of the layer, each with its memory formula and the names of its sources."""

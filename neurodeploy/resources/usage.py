@@ -160,7 +160,8 @@ class Region:
     def neurons(self, grid: tuple[int, ...]) -> NDArray[np.int64]:
         """Numbers of the neurons in the layer, ascending: (n_neurons,)."""
         # Neurons are numbered in C order, as `reshape(-1)` of torch and NumPy does.
-        numbers: NDArray[np.int64] = np.arange(math.prod(grid)).reshape(grid)[self.box].reshape(-1)
+        along = [np.arange(start, stop) for start, stop in zip(self.starts, self.stops, strict=True)]
+        numbers: NDArray[np.int64] = np.ravel_multi_index(np.ix_(*along), grid).reshape(-1)
         return numbers
 
     @property

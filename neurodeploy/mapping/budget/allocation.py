@@ -29,7 +29,7 @@ from neurodeploy.mapping.budget.slice_budgets import (
     prunable_axons,
     slice_budgets,
 )
-from neurodeploy.mapping.place import counts_of, pack_layers
+from neurodeploy.mapping.place import UNFIT_SLICES, counts_of, pack_layers
 from neurodeploy.mapping.placement import Placement, Slice
 from neurodeploy.resources.counting import LayerCount, SourceNeurons
 from neurodeploy.resources.encodings import weight_bits
@@ -101,7 +101,7 @@ class Unpruned:
 
     def minimal_plan(self, whole: Collection[str]) -> tuple[Slice, ...]:
         """The layers on the fewest cores that can hold them: one synapse a slice, but all synapses of the layers in `whole`."""
-        return pack_layers(self.layers, self.profile, self.pruned_counts(dict.fromkeys(whole, 1.0)))
+        return pack_layers(self.layers, self.profile, self.pruned_counts(dict.fromkeys(whole, 1.0)), repacked=UNFIT_SLICES)
 
     def memory_shares(self, cores: int, whole: Collection[str]) -> dict[str, float]:
         """Share of its unpruned memory that each layer may use, by square-root water-filling; infinite where it keeps all."""
@@ -377,7 +377,7 @@ class CoreSharing:
     def _fewest_cores(self, enough: int, cores: int) -> int:
         """Fewest cores with a budget, from those requested to those known to be enough; tried one by one if slices are few."""
         while (
-            len(self.unpruned.slices) < MANY_SLICES
+            len(self.unpruned.quick_slices) < MANY_SLICES
             and enough - 1 > cores
             and not isinstance(self.budget(enough - 1), Infeasibility)
         ):
