@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -64,8 +68,8 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
     assert pipe.is_fifo()
 
 
-def test_a_command_does_not_write_over_its_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    network = nd.Network(
+def network() -> nd.QuantizedNetwork:
+    one = nd.Network(
         input_shape=(2,), timestep_s=1e-3,
         layers=(nd.Layer(
             name="out", shape=(2,), bias=np.array(0.0),
@@ -73,20 +77,123 @@ def test_a_command_does_not_write_over_its_input(tmp_path: Path, capsys: pytest.
             neuron=nd.LI(current_decay=np.array(0.5), voltage_decay=np.array(0.5), rest=np.array(0.0)),
         ),),
     )  # fmt: skip
-    model, spikes = tmp_path / "model.net", tmp_path / "spikes.npy"
-    nd.write_netx(nd.quantize(network, nd.load_profile("tiny")), model)
-    np.save(spikes, np.ones((1, 2, 3), dtype=np.uint8))
-    before = model.read_bytes()
+    return nd.quantize(one, nd.load_profile("tiny"))
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a network, spikes and a data set, where commands run."""
+    nd.write_netx(network(), tmp_path / "model.net")
+    np.save(tmp_path / "spikes.npy", np.ones((1, 2, 3), dtype=np.uint8))
+    (tmp_path / "record.npz").touch()
+    (tmp_path / "data.py").write_text("import torch\ndef two(): return 2 * ([(torch.ones(4, 2), torch.arange(4) % 2)],)\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+SIMULATE = ["simulate", "model.net", "--input", "spikes.npy", "--out"]
+EXPORT = ["export", "model.net", "--to"]
+DEPLOY = ["deploy", "model.net", "--target", "tiny", "--out"]
+COMPRESS = ["compress", "model.net", "--target", "tiny", "--data", "digits", "--out"]
+
+
+def test_a_command_does_not_write_over_its_input(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path.name: path.read_bytes() for path in here.iterdir()}
+    (here / "folder").symlink_to(here)
     for command in (
-        ["simulate", str(model), "--input", str(spikes), "--out", str(model)],
-        ["simulate", str(model), "--input", str(spikes), "--out", str(spikes)],
-        ["export", str(model), "--to", str(model)],
-        ["deploy", str(model), "--target", "tiny", "--out", str(tmp_path)],
-        ["compress", str(model), "--target", "tiny", "--data", "digits", "--out", str(tmp_path)],
-    ):
+        [*SIMULATE, "model.net"], [*SIMULATE, "folder/spikes.npy"], [*EXPORT, "model.net"], [*DEPLOY, "."], [*COMPRESS, "folder"],
+        ["compress", "model.net", "--target", "tiny", "--data", "mnist:record.npz", "--out", "."],
+    ):  # fmt: skip
         assert main(command) == 2, command
         assert "is an input of this command, and would be replaced" in capsys.readouterr().err
-    assert model.read_bytes() == before
+    (here / "folder").unlink()
+    assert {path.name: path.read_bytes() for path in here.iterdir()} == before
+
+
+def test_nothing_but_files_is_replaced_and_only_a_folder_is_written_into(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "thesis.net").write_text("mine")
+    for link, leads_to in (("link.net", "thesis.net"), ("dangling.net", "nowhere"), ("loop.net", "loop.net")):
+        (here / link).symlink_to(leads_to)
+    os.mkfifo(here / "fifo.net")
+    for name in ("made", "made/report.html"):
+        (here / name).mkdir()
+    (here / "linked").mkdir()
+    (here / "linked/model.net").symlink_to("../thesis.net")
+    (here / "pipe").mkdir()
+    os.mkfifo(here / "pipe/checkpoint-dense.safetensors")
+    before = sorted(here.rglob("*"))
+    told = {
+        "link.net: is a symbolic link, and would be replaced. It leads to thesis.net": [*EXPORT, "link.net"],
+        "dangling.net: is a symbolic link": [*EXPORT, "dangling.net"],
+        "loop.net: is a symbolic link": [*EXPORT, "loop.net"],
+        "fifo.net: is not a regular file, and would be replaced": [*EXPORT, "fifo.net"],
+        "/dev/null: is not a regular file": [*SIMULATE, "/dev/null"],
+        "made: is not a regular file": [*SIMULATE, "made"],
+        "dangling.net: is no folder to write to": [*DEPLOY, "dangling.net"],
+        "thesis.net: is no folder to write to": [*DEPLOY, "thesis.net"],
+        "thesis.net/a: is no folder to write to": [*DEPLOY, "thesis.net/a"],
+        "/dev/null: is no folder to write to": [*DEPLOY, "/dev/null"],
+        "/proc/none/a: is no folder to write to": [*DEPLOY, "/proc/none/a"],
+        "made/report.html: is not a regular file, and would be replaced": [*DEPLOY, "made"],
+        "linked/model.net: is a symbolic link": [*COMPRESS, "linked"],
+        "pipe/checkpoint-dense.safetensors: is not a regular file": [*COMPRESS, "pipe", "--resume"],
+        f"{'x' * 20}": [*DEPLOY, "x" * 300],
+    }
+    for reason, command in told.items():
+        assert main(command) == 2, command
+        said = capsys.readouterr().err
+        assert reason in said
+        assert said.count("\n") == 1
+    assert sorted(here.rglob("*")) == before
+    assert (here / "thesis.net").read_text() == "mine"
+
+
+def test_a_folder_may_be_a_link_and_names_need_not_be_text(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "real").mkdir()
+    (here / "folder").symlink_to("real")
+    assert main([*DEPLOY, "folder"]) == 0
+    files = {"model.net", "report.html", "report.json", "report.txt"}
+    assert {path.name for path in (here / "real").iterdir()} == files
+    capsys.readouterr()
+    name = os.fsdecode(b"m\xff")
+    assert main([*DEPLOY, name, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["files"]["network"] == f"{name}/model.net"
+    assert r"m\udcff/model.net" in (here / name / "report.txt").read_text()
+
+
+@contextmanager
+def largest_file(n_bytes: int) -> Iterator[None]:
+    """No file can be larger, as on a full disk."""
+    before, writes_no_bytecode = resource.getrlimit(resource.RLIMIT_FSIZE), sys.dont_write_bytecode
+    sys.dont_write_bytecode = True  # Python would keep the half that it can write of a module's
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        sys.dont_write_bytecode = writes_no_bytecode
+
+
+@pytest.mark.parametrize(
+    ("command", "n_bytes", "name"),
+    [
+        ([*SIMULATE, "r.npz"], 300, "r.npz"), ([*EXPORT, "a.net"], 1000, "a.net"), ([*EXPORT, "a.nir"], 1000, "a.nir"),
+        ([*DEPLOY, "made"], 1000, "made/model.net"), ([*DEPLOY, "made"], 40_000, "made/report.html"),
+        (["compress", "model.net", "--target", "tiny", "--data", "data.py:two", "--out", "made"], 1000, "made/trained.nir"),
+    ],
+)  # fmt: skip
+def test_a_full_disk_leaves_nothing_and_the_error_names_the_file(
+    command: list[str], n_bytes: int, name: str, here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Outside of this process HDF5 printed tracebacks, and ended it with a segmentation fault."""
+    before = {path.name: path.read_bytes() for path in here.iterdir()}
+    with largest_file(n_bytes):
+        assert main([*command, *(["--quiet"] if "made" in command else [])]) == 2
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1
+    assert name in said
+    assert "File too large" in said
+    assert {path.name: path.read_bytes() for path in here.iterdir()} == before
 
 
 def test_a_folder_is_written_by_one_run_at_a_time_and_a_killed_one_leaves_one_hidden_folder(tmp_path: Path) -> None:

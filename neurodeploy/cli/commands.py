@@ -47,7 +47,7 @@ from neurodeploy.cli.options import (
 )
 from neurodeploy.errors import RequestError
 from neurodeploy.hardware.loading import load_profile, profile_paths
-from neurodeploy.ir.files import absence
+from neurodeploy.ir.files import CHECKPOINTS, absence
 
 # The functions of the pipeline are imported where they are called, after the arguments have been checked: they bring SciPy and
 # torch, which neither `--help` nor an error in an argument need wait for.
@@ -139,7 +139,7 @@ def deploy_command(
     """
     spec = ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation)
     profile = requested_profile(target, cores)
-    check_output(out / "model.net", model)
+    check_output(out / "model.net", model, weights)
     from neurodeploy.pipeline.deploy import deploy
 
     with status("Quantising and placing"):
@@ -191,8 +191,8 @@ def compress_command(
 
     Under torchrun, `torchrun --nproc-per-node N -m neurodeploy compress ...`, N processes train together, on one GPU each.
     """
-    for written in ("model.net", "weights.safetensors", "trained.nir"):
-        check_output(out / written, model, weights)
+    for written in ("model.net", "weights.safetensors", "trained.nir", "record.npz", *CHECKPOINTS):
+        check_output(out / written, model, weights, data.partition(":")[2])
     spec = ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation)
     profile = requested_profile(target, max(cores) if cores else None)
     from neurodeploy.pipeline.compress import compress, compress_to

@@ -95,7 +95,9 @@ def redirected(stream: TextIO, to: TextIO) -> Iterator[TextIO]:
     """Let the descriptor of a stream lead where another's does while open; yield a stream that leads where it did before."""
     stream.flush()
     kept = os.dup(stream.fileno())
-    before = os.fdopen(os.dup(kept), "w", buffering=1 if stream.isatty() else -1, encoding=stream.encoding, errors=stream.errors)
+    buffering = 1 if stream.isatty() else -1
+    # escaped: names of files that are no text in this encoding
+    before = os.fdopen(os.dup(kept), "w", buffering=buffering, encoding=stream.encoding, errors="backslashreplace")
     os.dup2(to.fileno(), stream.fileno())
     try:
         yield before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import fcntl
+import io
 import json
 import os
 import select
@@ -30,13 +31,14 @@ if TYPE_CHECKING:
 
 REPORT = "report.json"
 """What a run writes about itself into its folder; the next run looks there."""
+CHECKPOINTS = ("checkpoint-dense.safetensors", "checkpoint-compressed.safetensors")
 
 
 def check_replaceable(path: str | os.PathLike[str]) -> None:
     """Raise `RequestError` where a file written to `path` would take the place of something other than a regular file."""
     target = Path(path)
     if target.is_symlink():  # a rename would replace the link, and leave the file that it leads to as it is
-        remedy = f"Write to {target.resolve()}, or delete the link."
+        remedy = f"It leads to {target.readlink()}: write there, or delete the link."
         raise RequestError(str(target), "is a symbolic link, and would be replaced", remedy=remedy)
     if target.exists() and not target.is_file():  # a rename would put a file in the place of a device or a pipe
         raise RequestError(str(target), "is not a regular file, and would be replaced", remedy="Write to another path.")
@@ -122,6 +124,11 @@ class OutputFolder:
                 remedy = "Wait until it ends, or give another folder."
                 raise RequestError(str(self.path), f"{owner} writes into this folder", remedy=remedy) from error
             os.close(file)
+
+    def discard(self) -> None:
+        """Delete the staged files."""
+        for file in self.staging.iterdir():
+            file.unlink()
 
     def clear(self) -> None:
         """Delete everything in the hidden folder but its lock."""
@@ -228,10 +235,22 @@ def _process_exists(process_id: int) -> bool:
     return True
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all."""
+@contextmanager
+def in_memory(path: str | os.PathLike[str]) -> Iterator[io.BytesIO]:
+    """Write a file whole or not at all: yield a file in memory, and write it to `path` if the block succeeds.
+
+    On a full disk HDF5 ends the process, and zipfile prints when it is cleaned up; so they are not given the disk.
+    """
+    buffer = io.BytesIO()
+    yield buffer
     with replacing(path) as scratch:
-        scratch.write_text(text, encoding="utf-8")
+        scratch.write_bytes(buffer.getbuffer())
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all; file names in it may be other bytes, which are escaped."""
+    with in_memory(path) as file:
+        file.write(text.encode(errors="backslashreplace"))
 
 
 DISTRIBUTION = "neurodeploy-snn"

@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TypeAlias
 
 import numpy as np
@@ -236,9 +235,9 @@ class _CompressionRun:
                 inputs, labels = next(iter(data))
                 check_labels(torch.as_tensor(labels), len(inputs), network.network.output.n_neurons)
                 spikes = for_simulator(torch.as_tensor(inputs)[:1], network, options)
-        with TemporaryDirectory() as scratch:
-            for reason in self._keep_weights(with_other_weights(network), copy.deepcopy(self.model), Path(scratch))[1]:
-                self.say(reason)
+        for reason in self._keep_weights(with_other_weights(network), copy.deepcopy(self.model), self.folder.staging)[1]:
+            self.say(reason)
+        self.folder.discard()
         try:
             floats, quantized, plan, _ = in_integers(
                 in_levels(network.to_network(), self.levels), self.budget, pruning.widths, spikes
@@ -249,8 +248,8 @@ class _CompressionRun:
             raise
         for overrun in lay_out(quantized, profile, cores=self.budget.cores, plan=plan.cuts).overruns():
             raise overrun.error()
-        with TemporaryDirectory() as folder:
-            network_file(quantized, Path(folder), target_of(profile))
+        network_file(quantized, self.folder.staging, target_of(profile))
+        self.folder.discard()
         simulate(as_simulated(floats, quantized), spikes[..., :1], graded=self.levels > 1)
 
     def _made_pruning(self, network: TrainableNetwork, *, measures: bool = True) -> Pruning:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.errors import DataError, RequestError
-from neurodeploy.ir.files import load_numpy, replacing
+from neurodeploy.ir.files import in_memory, load_numpy
 from neurodeploy.ir.graph import LayerGraph
 
 
@@ -126,8 +126,7 @@ def save_record(record: SpikeRecord, path: str | os.PathLike[str], **meta: Any) 
     # As an array of text, which np.load reads without pickle.
     metadata = np.array(json.dumps(facts | meta))
     try:
-        with replacing(path) as scratch, scratch.open("wb") as file:
-            # An open file, because savez would add .npz to the name of the scratch file.
+        with in_memory(path) as file:
             np.savez_compressed(file, spikes=record.spikes[record.output], v=record.v[record.output], meta=metadata)
     except OSError as error:
         raise DataError(str(path), f"cannot be written: {error.strerror}") from error

@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from neurodeploy.compression.module_weights import is_decay, learn_decays
 from neurodeploy.compression.pruning_method import Pruning
 from neurodeploy.errors import DataError, RequestError, TrainingError
-from neurodeploy.ir.files import REPORT, excess, installed_version, replacing
+from neurodeploy.ir.files import CHECKPOINTS, REPORT, excess, installed_version, replacing
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.training.distributed import Order
 from neurodeploy.training.options import FitOptions
@@ -303,7 +303,7 @@ def checksum_of(path: str | Path) -> str:
     return _header(path).get("checksum", "")
 
 
-STAGES = {"dense": "checkpoint-dense.safetensors", "compressed": "checkpoint-compressed.safetensors"}
+STAGES = dict(zip(("dense", "compressed"), CHECKPOINTS, strict=True))
 """The two stages in which `compress` trains: the checkpoint of each in the output folder."""
 
 

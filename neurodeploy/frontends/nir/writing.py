@@ -13,7 +13,7 @@ from neurodeploy.frontends.expressions import Shape
 from neurodeploy.frontends.nir.nodes import SPARSE
 from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.connectivity import is_convolution
-from neurodeploy.ir.files import replacing
+from neurodeploy.ir.files import in_memory
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse, Synapse
 from neurodeploy.ir.quantized import QuantizedNetwork
@@ -52,8 +52,8 @@ def write_nir(network: Network | QuantizedNetwork, path: str | os.PathLike[str],
         raise RequestError("dt", f"{dt} is not a positive length of a step")
     floats = dequantize(network) if isinstance(network, QuantizedNetwork) else network
     graph = _GraphWriter(floats, floats.timestep_s if dt is None else dt).graph()
-    with replacing(path) as scratch:
-        nir.write(scratch, graph)
+    with in_memory(path) as file:
+        nir.write(file, graph)
 
 
 class _GraphWriter:

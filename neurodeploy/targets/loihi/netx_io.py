@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from neurodeploy.errors import NetworkError, NetxError, unsupported_kind
 from neurodeploy.ir.arrays import Integers
 from neurodeploy.ir.connectivity import is_convolution, is_dense
-from neurodeploy.ir.files import absence, hdf5_damage, replacing
+from neurodeploy.ir.files import absence, hdf5_damage, in_memory
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.quantized import (
     Encoder,
@@ -223,7 +223,7 @@ def write_netx(network: QuantizedNetwork, path: PathLike) -> Path:
         if is_dense(synapse) and len(layer.connections) == 1:
             check_lava_reads(f"layer {layer.name!r}", synapse.weight)
     try:
-        with replacing(path) as scratch, h5py.File(scratch, "w") as file:
+        with in_memory(path) as written, h5py.File(written, "w") as file:
             # Numbered as they are written: netx runs layer/0, layer/1, ... as a chain.
             groups = (LayerWriter(file.create_group(f"layer/{index}")) for index in itertools.count())
             next(groups).input(network)
