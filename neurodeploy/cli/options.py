@@ -143,8 +143,8 @@ SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=Tr
 
 def check_output(out: Path, *inputs: str | Path | None) -> None:
     """Raise `RequestError` where a command would write over one of its own inputs."""
-    for source in filter(None, inputs):
-        if out.exists() and Path(source).exists() and out.samefile(source):
+    for source in inputs:
+        if source and out.exists() and Path(source).exists() and out.samefile(source):
             raise RequestError(str(out), "is an input of this command, and would be replaced", remedy="Write to another path.")
 
 
