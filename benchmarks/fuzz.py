@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 import neurodeploy as nd
+from benchmarks.hostile import CORPUS
 from benchmarks.placement.rows import append
 from neurodeploy.errors import NeurodeployError
 from neurodeploy.hardware.loading import profile_paths
@@ -248,24 +249,28 @@ def _limited() -> Iterator[None]:
 
 
 def fuzz(name: str, n_files: int, seed: int) -> Found:
-    """Read `n_files` changed files of a format; the same for the same seed."""
+    """Read the files that once failed, which have to be refused, and `n_files` changed ones; the same for the same seed."""
     kind, found = FORMATS[name], Found()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"file{kind.suffix}"
         kind.write(path)
         kind.read(path)
-        whole, listing = path.read_bytes(), sorted(Path(folder).iterdir())
+        whole = path.read_bytes()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        for n in range(n_files):
+        past = CORPUS.get(name, {})
+        for n in [*past, *range(n_files)]:
+            if is_past := isinstance(n, str):
+                path = path.with_stem(n.replace(" ", "-"))
             path.write_bytes(whole)
-            kind.change(path, random.Random(f"{seed} {name} {n}"))
+            past[n](path) if is_past else kind.change(path, random.Random(f"{seed} {name} {n}"))
+            listing = sorted(Path(folder).iterdir())  # a recipe may put other files beside its own
             changed, started = path.read_bytes(), time.perf_counter()
             outcome = _outcome(kind, path)
             found.slowest_s = max(found.slowest_s, time.perf_counter() - started)
             if sorted(Path(folder).iterdir()) != listing:
                 outcome = "leaves files"
             found.outcomes[outcome.split(":")[0]] += 1
-            if outcome not in ("read", "refused"):
+            if outcome != "refused" and (is_past or outcome != "read"):
                 found.broken.append((outcome, changed))
         found.memory_bytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     return found

@@ -1,0 +1,214 @@
+"""Files that once ended in more than one line, by format: what fuzzing and review have found. Each has to be refused.
+
+`benchmarks.fuzz` reads them before files that it draws; tests/test_hostile_files.py asks for the reason of each. Texts that HDF5
+reads for ever, which take until the time limit, are in tests/test_netx.py and tests/test_nir_errors.py.
+"""
+
+from __future__ import annotations
+
+import struct
+import tarfile
+import zipfile
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+# ---------------------------------------------------------------------------------------------- HDF5
+
+
+def write_chain(path: Path) -> None:
+    """A file of netx: 12 inputs, 10 neurons, 4 neurons."""
+    draw = np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        for k, (n_in, n_out) in enumerate(((12, 10), (10, 4))):
+            layer = file.create_group(f"layer/{k}")
+            layer["type"], layer["shape"] = np.bytes_("dense"), np.array([n_out])
+            layer["inFeatures"], layer["outFeatures"] = n_in, n_out
+            layer["weight"] = (draw.integers(-60, 60, (n_out, n_in)) * 2).astype(np.int32)
+            neuron = layer.create_group("neuron")
+            neuron["type"], neuron["iDecay"], neuron["vDecay"] = np.bytes_("LOIHI"), 1000, 300
+            neuron["vThMant"], neuron["refDelay"], neuron["gradedSpike"] = 60, 1, False
+
+
+def declare(file: h5py.File, shape: tuple[int, int]) -> None:
+    """Declare far more data than there is."""
+    del file["layer/1/weight"], file["layer/1/shape"]
+    file.create_dataset("layer/1/weight", shape=shape, dtype="i8", chunks=(4000, 1000), compression="gzip")
+    file["layer/1/shape"] = (shape[0],)
+
+
+def store_elsewhere(file: h5py.File) -> None:
+    """Store weights in another file."""
+    other = Path(file.filename).with_name("other.bin")
+    other.write_bytes(bytes(range(48)))
+    del file["layer/1/weight"]
+    file.create_dataset("layer/1/weight", shape=(4, 10), dtype="u1", external=[(str(other), 0, 40)])
+
+
+def store_virtually(file: h5py.File) -> None:
+    """Take weights from another file, as a virtual dataset."""
+    layout = h5py.VirtualLayout(shape=(4, 10), dtype="i4")
+    layout[:] = h5py.VirtualSource("other.h5", "weight", shape=(4, 10))
+    del file["layer/1/weight"]
+    file.create_virtual_dataset("layer/1/weight", layout)
+
+
+def link(to: h5py.SoftLink | h5py.ExternalLink) -> Callable[[h5py.File], None]:
+    """Return a function that makes weights a link."""
+
+    def replace_weight(file: h5py.File) -> None:
+        del file["layer/1/weight"]
+        file["layer/1/weight"] = to
+
+    return replace_weight
+
+
+def refer(file: h5py.File) -> None:
+    """Add a reference."""
+    file["layer/1/hint"] = file["layer/0/weight"].ref
+
+
+def filter_by_plugin(file: h5py.File) -> None:
+    """Pack weights with a filter of a plugin."""
+    del file["layer/1/weight"]
+    created = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    created.set_chunk((4, 10))
+    created.set_filter(32015, h5py.h5z.FLAG_OPTIONAL, ())  # Zstandard, from a plugin
+    space = h5py.h5s.create_simple((4, 10))
+    h5py.h5d.create(file["layer/1"].id, b"weight", h5py.h5t.STD_I32LE, space, created)
+
+
+MADE: dict[str, tuple[Callable[[h5py.File], None], str]] = {
+    "32 GB": (lambda file: declare(file, (40_000, 100_000)), "declares 32.0 GB of data"),
+    "4 GB of zeros": (lambda file: declare(file, (10_000, 50_000)), "declares 4.0 GB of data"),
+    "external storage": (store_elsewhere, "layer/1/weight stored in another file"),
+    "virtual": (store_virtually, "layer/1/weight stored in another file"),
+    "external link": (link(h5py.ExternalLink("other.h5", "/weight")), "layer/1/weight, a link to other.h5 /weight"),
+    "soft link": (link(h5py.SoftLink("/layer/0/weight")), "layer/1/weight, a link to"),
+    "reference": (refer, "layer/1/hint, which holds references"),
+    "plugin": (filter_by_plugin, "layer/1/weight packed by a filter"),
+}
+
+
+def made(kind: str, path: Path) -> None:
+    """Write a netx file and change it."""
+    write_chain(path)
+    with h5py.File(path, "a") as file:
+        MADE[kind][0](file)
+
+
+def with_listed_types(path: Path) -> None:
+    """Make the types of a NIR file's nodes arrays."""
+    with h5py.File(path, "a") as file:
+        for node in file["node/nodes"].values():
+            del node["type"]
+            node["type"] = np.array([b"LIF", b"LI"])
+
+
+def cut(path: Path) -> None:
+    """Leave the first half."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+# ---------------------------------------------------------------------------------------------- NumPy
+
+HEADERS = {
+    "one bracket": b"(" + b" " * 38 + b"\n",
+    "a gigantic shape": b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000, 1000000), }\n",
+    "not a dict": b"[1, 2]\n",
+    "code": b"{'descr': __import__('os'), 'fortran_order': False, 'shape': (3,), }\n",
+    "objects": b"{'descr': '|O', 'fortran_order': False, 'shape': (3,), }\n",
+    "nested": b"(" * 1000 + b"\n",
+}
+
+
+def with_header(header: bytes, path: Path) -> None:
+    """Write an .npy file with this header."""
+    path.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(100))
+
+
+def bomb(path: Path) -> None:
+    """Write an archive of 0.3 MB that unpacks to 0.3 GB."""
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("x_train.npy", "w", force_zip64=True) as member,
+    ):
+        for _ in range(300):
+            member.write(bytes(1 << 20))
+
+
+# ---------------------------------------------------------------------------------------------- weights
+
+
+class Attack:
+    """Unpickled by pickle, it writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
+
+
+def repack(source: Path, target: Path, change: Callable[[str, bytes], bytes]) -> None:
+    """Copy an archive with changed members."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, change(name, old.read(name)))
+
+
+def beyond(name: str, data: bytes) -> bytes:
+    """Cut a number off a tensor's storage."""
+    return data[:-4] if name.endswith("data/0") else data
+
+
+def swapped(name: str, data: bytes) -> bytes:
+    """Say that numbers have their most significant byte first."""
+    return b"big" if name.endswith("byteorder") else data
+
+
+def repacked(change: Callable[[str, bytes], bytes], path: Path) -> None:
+    """Save weights and change the members of the archive."""
+    whole = path.with_name("whole.zip")
+    torch.save(torch.nn.Linear(2, 3).state_dict(), whole)
+    repack(whole, path, change)
+    whole.unlink()
+
+
+def in_parts(path: Path) -> None:
+    """Say that the archive has two parts: `zipfile.is_zipfile` raises."""
+    content = path.read_bytes()
+    path.write_bytes(content[:-22] + struct.pack("<4sLQL", b"PK\x06\x07", 0, 0, 2) + content[-22:])
+
+
+def in_tar(path: Path) -> None:
+    """Write weights as torch before 0.1.10 did."""
+    with tarfile.open(path, "w") as archive:
+        archive.addfile(tarfile.TarInfo("storages"))
+
+
+WEIGHTS: Mapping[str, Callable[[Path], Any]] = {
+    "scripted": lambda path: torch.jit.script(torch.nn.Linear(2, 3)).save(str(path)),
+    "attack": lambda path: torch.save({"x": Attack(path.with_name("touched"))}, path),
+    "old": lambda path: torch.save(torch.nn.Linear(2, 3).state_dict(), path, _use_new_zipfile_serialization=False),
+    "module": lambda path: torch.save(torch.nn.Linear(2, 3), path),
+    "short": partial(repacked, beyond),
+    "big": partial(repacked, swapped),
+    "tar": in_tar,
+}
+
+CORPUS: Mapping[str, Mapping[str, Callable[[Path], Any]]] = {
+    "net": {kind: partial(made, kind) for kind in MADE} | {"cut": cut},
+    "nir": {kind: partial(made, kind) for kind in MADE} | {"listed types": with_listed_types, "cut": cut},
+    "npy": {kind: partial(with_header, header) for kind, header in HEADERS.items()},
+    "npz": {"bomb": bomb, "cut": cut},
+    "pt": {**WEIGHTS, "in parts": in_parts, "cut": cut},
+    "checkpoint": {"cut": cut},
+    "safetensors": {"cut": cut},
+}
+"""Recipes by format and kind: each gets a path at which a whole file of the format lies, and leaves the hostile one there."""
