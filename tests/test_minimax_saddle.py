@@ -36,6 +36,7 @@ from neurodeploy.mapping.budget.allocation import share_budget
 from neurodeploy.training.checkpoint import Checkpoint
 from neurodeploy.training.data.batches import DataSplit
 from neurodeploy.training.fit import fit
+from neurodeploy.training.forward import evaluate
 from neurodeploy.training.options import Step
 
 WAY = (0.0, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0, 1.1, 1.2)
@@ -269,6 +270,24 @@ def test_the_command_s_method_goes_the_whole_way_to_the_chip(tmp_path: Path) -> 
     prices = [record.multipliers["layer0[0:70] synapse_memory_bits"] for record in compressing]
     assert max(prices) > 0
     assert max(compressing[-1].overruns.values()) < max(compressing[0].overruns.values())
+
+
+def test_a_wide_readout_leaves_the_layer_before_it_what_it_needs() -> None:
+    """By squared weights alone they share two cores so that the network ends at 7 % of 20 classes."""
+    centres = (torch.rand(20, 32, generator=torch.Generator().manual_seed(7)) < 0.4) * 0.7
+    data = []
+    for seed in range(12):
+        target = torch.arange(50) % 20
+        data.append((centres[target] + 0.2 * torch.rand(50, 32, generator=torch.Generator().manual_seed(seed)), target))
+    network = trainable(build(32, 64, 200), torch.zeros(1, 32))
+    options = nd.FitOptions(epochs_dense=10, n_steps=6, learning_rate=1e-2)
+    fit(network, None, data[:6], options)
+    assert evaluate(network, data[6:], options)[0] > 0.8
+    chip = with_values(nd.load_profile("loihi1"), synapse_memory_bits_per_core=4096, neurons_per_core=128)
+    budget = nd.narrow_budget(network.network, chip, cores=2)
+    method = partial(make_minimax_saddle, setup=PruningSetup())
+    fit(network, budget, data[:6], replace(options, epochs_dense=0, epochs_finetune=3, mask_interval=3), method=method)
+    assert evaluate(network, data[6:], options)[0] > 0.3
 
 
 # -------------------------------------------------------------------------------------------------- state and options

@@ -79,8 +79,8 @@ METHODS: dict[str, Method] = {
         patience=2,
     ),
     "minimax-saddle": Method(make=make_minimax_saddle, chooses_widths=True),
-    "minimax-saddle, by curvature": Method(make=_saddle(curvature=True), chooses_widths=True),
-    "minimax-global": Method(make=_saddle(scope="network")),
+    "minimax-saddle, by magnitude": Method(make=_saddle(curvature=False), chooses_widths=True),
+    "minimax-global": Method(make=_saddle(scope="network", curvature=False)),
     "knapsack, by curvature": Method(make=partial(_rival, "knapsack", curvature=True)),
     **{name: Method(make=partial(_rival, name)) for name in RIVALS},
 }
