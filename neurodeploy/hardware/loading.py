@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeAlias, get_args
 
 import yaml
 
@@ -40,14 +41,18 @@ _PROFILE_FOLDERS = (
 )
 
 
+Chip: TypeAlias = "HardwareProfile | str | Path"
+"""What a function takes for a chip: a profile, the name of one that is shipped, or a path to a YAML file; see `load_profile`."""
+
+
 def profile_paths() -> dict[str, Path]:
     """Files of the profiles that are shipped with neurodeploy, by name."""
     folder = next((folder for folder in _PROFILE_FOLDERS if folder.is_dir()), None)
     return {} if folder is None else {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def load_profile(name_or_path: str | Path) -> HardwareProfile:
-    """Read a hardware profile.
+def load_profile(name_or_path: Chip) -> HardwareProfile:
+    """Read a hardware profile; one that is loaded already is returned as it is.
 
     Parameters
     ----------
@@ -61,14 +66,25 @@ def load_profile(name_or_path: str | Path) -> HardwareProfile:
         No such profile; not YAML, not a mapping, too large; a key unknown, missing or twice; a value of the wrong
         type, out of range, or without unit or source; an extended profile that is missing, wrong, or extends this one.
     """
+    if isinstance(name_or_path, HardwareProfile):
+        return name_or_path
+    if not isinstance(name_or_path, str | os.PathLike):
+        what = f"is a {type(name_or_path).__name__}, and no hardware profile"
+        raise ProfileError("profile", what, remedy="Give a profile, a name such as 'loihi2', or a path to a YAML file.")
     shipped = profile_paths()
     path = shipped.get(str(name_or_path)) or Path(name_or_path)
     if not os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises where a name is too long)
         raise ProfileError(
             str(name_or_path), "no such hardware profile",
-            remedy=f"Give one of {', '.join(shipped)}, or a path to a YAML file.",
+            remedy=f"{did_you_mean(str(name_or_path), shipped)}Give one of {', '.join(shipped)}, or a path to a YAML file.",
         )  # fmt: skip
     return _read_profile(path, ())
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a question for the known name that is nearest to an unknown one, with a space behind it; empty if none is near."""
+    near = get_close_matches(name.lower().replace(" ", ""), known, n=1)
+    return f"Did you mean {near[0]!r}? " if near else ""
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
 from neurodeploy.ir.graph import INPUT, Connection, LayerGraph, early_steps
 from neurodeploy.ir.network import LIF, Conv, Layer, Network, Sparse, Synapse
@@ -67,7 +68,7 @@ class Balance:
         return f"spikes from {self.source!r} to {', '.join(map(repr, self.targets))} {way} ({costs})"
 
 
-def balance(network: G, profile: HardwareProfile, *, bits: int = DEFAULT_WEIGHT_BITS) -> tuple[G, tuple[Balance, ...]]:
+def balance(network: G, profile: Chip, *, bits: int = DEFAULT_WEIGHT_BITS) -> tuple[G, tuple[Balance, ...]]:
     """Choose, for every source whose spikes skip layers, the cheaper way to delay them; relays become layers.
 
     The result fires as the network does, layer by layer and step by step (`neurodeploy.ir.graph`). Sources depend on each
@@ -80,6 +81,7 @@ def balance(network: G, profile: HardwareProfile, *, bits: int = DEFAULT_WEIGHT_
     bits : int
         Width of the weights of a network in floats.
     """
+    profile = load_profile(profile)
     steps = _skips(network)
     if not steps:
         return network, ()

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.errors import NetworkError, RequestError, unsupported_kind
+from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
 from neurodeploy.ir.arrays import Floats, check_memory
 from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring
@@ -429,16 +430,10 @@ def _slices_of_plan(layers: Layers, profile: HardwareProfile, counts: Counts, pl
 
 
 def place(
-    network: QuantizedNetwork,
-    profile: HardwareProfile,
-    *,
-    cores: int | None = None,
-    chips: int | None = None,
-    plan: Sequence[PlannedSlice] = (),
-    rates: Rates | None = None,
-    seed: int = 0,
+    network: QuantizedNetwork, profile: Chip, *, cores: int | None = None, chips: int | None = None,
+    plan: Sequence[PlannedSlice] = (), rates: Rates | None = None, seed: int = 0,
     progress: Callable[[float], None] | None = None,
-) -> Placement:
+) -> Placement:  # fmt: skip
     """Pack a network onto the fewest cores found, and arrange these on the board so that its spikes travel least.
 
     Parameters
@@ -465,6 +460,7 @@ def place(
     RequestError
         `cores` or `chips` is not within 1..what the profile has, or `plan` is not of this network.
     """
+    profile = load_profile(profile)
     available = profile.core_count(cores, chips)
     check_profile(network, profile)
     placement = lay_out(network, profile, cores=available, plan=plan)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.errors import QuantizeError, unsupported_kind
+from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers
 from neurodeploy.ir.connectivity import is_convolution, is_dense
@@ -52,7 +53,7 @@ STATE_MARGIN = 1.5
 
 
 def quantize(
-    network: Network, profile: HardwareProfile, *, bits: int | Mapping[str, int] | None = None,
+    network: Network, profile: Chip, *, bits: int | Mapping[str, int] | None = None,
     largest_states: Mapping[str, float] | None = None, scales_of: Network | None = None,
 ) -> QuantizedNetwork:  # fmt: skip
     """Round a network to the integers of a profile's target, each layer on a scale shared by all connections into it.
@@ -81,12 +82,11 @@ def quantize(
     QuantizeError
         A width that the chip does not have, or a threshold, bias or decay that its registers cannot hold on any scale.
     """
+    profile = load_profile(profile)
     arithmetic, widths = arithmetic_of(profile), weight_widths(profile)
     if "to zero" not in arithmetic.resets:
-        raise QuantizeError(
-            "network",
-            f"its neurons reset to zero, those of target {arithmetic.name!r} reset {' or '.join(arithmetic.resets)}",
-        )
+        how = f"its neurons reset to zero, those of target {arithmetic.name!r} reset {' or '.join(arithmetic.resets)}"
+        raise QuantizeError("network", how)
     default = default_weight_bits(profile) if bits is None or isinstance(bits, Mapping) else bits
     rounded = []
     for layer in network:

@@ -21,7 +21,7 @@ from neurodeploy.compression.pruning_method import Pruning, PruningMethod, Pruni
 from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.errors import BudgetError, ExtractError, PlacementError, QuantizeError, RequestError, SimulationError
 from neurodeploy.frontends.nir.writing import write_nir
-from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.ir.files import OutputFolder, output_folder
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import Network, threshold_of
@@ -77,7 +77,7 @@ CALIBRATION_SAMPLES = 128
 
 
 def compress(
-    model: Model, sample: torch.Tensor | None, profile: HardwareProfile, data: DataSplit, options: FitOptions,
+    model: Model, sample: torch.Tensor | None, profile: Chip, data: DataSplit, options: FitOptions,
     *, out: str | Path, cores: int | None = None, bits: int | None = None,
     method: str | PruningMethod = "minimax", minimax: MinimaxOptions | None = None, lava_samples: int = 8,
     time_limit_s: float = DEFAULT_TIME_LIMIT_S, progress: Progress | None = None, say: Say = ignore, command: str = "",
@@ -141,6 +141,7 @@ def compress(
     ExtractError
         The model holds something that is not supported.
     """
+    profile = load_profile(profile)
     factory: Callable[..., Pruning] = method_named(method)
     if minimax is not None:
         if method not in ("minimax", "minimax-saddle"):  # others take none
@@ -430,7 +431,7 @@ def _verdict(placement: Placement) -> str:
 
 
 def compress_to(
-    model: Model, sample: torch.Tensor | None, profile: HardwareProfile, data: DataSplit, options: FitOptions,
+    model: Model, sample: torch.Tensor | None, profile: Chip, data: DataSplit, options: FitOptions,
     *, cores: Sequence[int], out: str | Path, bits: int | None = None,
     method: str | PruningMethod = "minimax", minimax: MinimaxOptions | None = None, lava_samples: int = 8,
     time_limit_s: float = DEFAULT_TIME_LIMIT_S, progress: Progress | None = None, say: Say = ignore, command: str = "",
@@ -462,6 +463,7 @@ def compress_to(
     BudgetError
         No compression can make the network fit one of them; raised before training starts.
     """
+    profile = load_profile(profile)
     core_counts = sorted(set(cores), reverse=True)
     if not core_counts:
         raise RequestError("cores", "are none", remedy="Give the core counts to compress the model to.")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.errors import BudgetError, NeurodeployError, RequestError
-from neurodeploy.hardware.loading import load_profile
+from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Mask, html_paragraphs
 from neurodeploy.ir.files import REPORT, output_folder, write_text
@@ -184,7 +184,7 @@ class IntegerForm:
 
 def inspect(
     network: Network | QuantizedNetwork,
-    profile: HardwareProfile,
+    profile: Chip,
     *,
     cores: int | None = None,
     chips: int | None = None,
@@ -210,6 +210,7 @@ def inspect(
     RequestError
         More cores, chips or bits than the profile has.
     """
+    profile = load_profile(profile)
     cores, bits = profile.core_count(cores, chips), default_weight_bits(profile) if bits is None else bits
     # before anything is counted: the counts include its delays
     unbalanced = network
@@ -248,7 +249,7 @@ def _with_fewer_neurons(
 
 def deploy(
     network: Network | QuantizedNetwork,
-    profile: HardwareProfile,
+    profile: Chip,
     *,
     out: str | Path,
     cores: int | None = None,
@@ -281,6 +282,7 @@ def deploy(
     RequestError
         `out` cannot be written to, something other than a file would be replaced, or more cores or bits than the profile has.
     """
+    profile = load_profile(profile)
     # imported here: it draws figures with matplotlib, which `inspect` does not need
     from neurodeploy.report.html import RunArtifacts
 
@@ -420,12 +422,12 @@ def write_report(report: Report, folder: Path, artifacts: RunArtifacts | None) -
     return report
 
 
-def explore(network: Network | QuantizedNetwork, chips: Sequence[str | HardwareProfile] = ("loihi2", "loihi1", "tiny")) -> Any:
+def explore(network: Network | QuantizedNetwork, chips: Sequence[Chip] = ("loihi2", "loihi1", "tiny")) -> Any:
     """Make notebook widgets that show, for a chip, core count and weight width, whether a network fits and each layer's budget.
 
     Parameters
     ----------
-    chips : sequence of names or HardwareProfile
+    chips : sequence of names, paths or HardwareProfile
         Chips to select from; the first is selected.
 
     Returns
@@ -441,7 +443,7 @@ def explore(network: Network | QuantizedNetwork, chips: Sequence[str | HardwareP
         import ipywidgets as widgets
     except ImportError as error:
         raise RequestError("explore", "needs ipywidgets", remedy="Install neurodeploy-snn[notebook].") from error
-    profiles = [chip if isinstance(chip, HardwareProfile) else load_profile(chip) for chip in chips]
+    profiles = [load_profile(chip) for chip in chips]
     if not profiles:
         raise RequestError("chips", "are none")
     chip = widgets.Dropdown(options=[(profile.name, profile) for profile in profiles], description="chip")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 
+from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.ir.arrays import html_paragraphs, html_table
 from neurodeploy.ir.files import DISTRIBUTION, installed_version
 from neurodeploy.report.text import (
@@ -299,7 +300,7 @@ def inspection(
 
 
 def summarize(
-    profile: HardwareProfile,
+    profile: Chip,
     budget: Budget | None,
     placement: Placement,
     record: SpikeRecord | None = None,
@@ -332,6 +333,7 @@ def summarize(
     seed, accuracy, lava, rates, rounding, warnings, overflows, balances, memory_prices, files
         Fields of `Report`.
     """
+    profile = load_profile(profile)
     if rates is None:
         rates = {} if record is None else record.rates()
     return Report(

@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from neurodeploy.errors import BudgetError
+from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
@@ -223,7 +224,7 @@ def count_cores(slices: tuple[Slice, ...]) -> int:
 
 def share_budget(
     network: Network | QuantizedNetwork,
-    profile: HardwareProfile,
+    profile: Chip,
     *,
     cores: int | None = None,
     chips: int | None = None,
@@ -262,6 +263,7 @@ def share_budget(
     BudgetError
         No pruning of synapses can help: too many neurons for the cores, or a core that cannot hold a single axon.
     """
+    profile = load_profile(profile)
     cores = profile.core_count(cores, chips)
     sharing = CoreSharing(Unpruned(network, profile, bits) if unpruned is None else unpruned, whole, is_coarse=is_coarse)
     found = sharing.budget(cores)

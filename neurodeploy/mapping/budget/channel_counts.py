@@ -16,6 +16,7 @@ from functools import cache, partial
 import numpy as np
 
 from neurodeploy.errors import BudgetError
+from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.connectivity import is_convolution
 from neurodeploy.ir.graph import bias_sources
@@ -34,7 +35,7 @@ LEVELS = 64
 
 
 def narrow_budget(
-    network: Network, profile: HardwareProfile, *, cores: int | None = None, bits: int = DEFAULT_WEIGHT_BITS,
+    network: Network, profile: Chip, *, cores: int | None = None, bits: int = DEFAULT_WEIGHT_BITS,
     balances: tuple[Balance, ...] = (),
 ) -> Budget:  # fmt: skip
     """Share the cores of a chip among layers: convolutions lose channels, dense layers synapses, and neurons where they have to.
@@ -70,6 +71,7 @@ def narrow_budget(
     BudgetError
         The network does not fit even with one channel for each convolution, and one neuron for each hidden dense layer.
     """
+    profile = load_profile(profile)
     channels, neurons = _groups(network)
     attempted = partial(_attempt, network, profile, cores, bits)
     found = _best_attempt(partial(attempted, balances), network, channels)
