@@ -55,14 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         click.echo(quoted(f"{error.filename or 'a file'}: {error.strerror or error}."), err=True)
         return BAD_INPUT
     except Exception as error:
-        if (
-            isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error)
-        ):  # torch's are RuntimeErrors
-            from neurodeploy.ir.arrays import available_memory  # brings NumPy
+        from neurodeploy.ir.arrays import memory_shortage  # brings NumPy
 
-            (left, source), what = available_memory(), " ".join(str(error).split()).rstrip(".") or type(error).__name__
-            said = f"Not enough memory: {what} ({max(left, 0) / 1e9:.1f} GB: {source})."
-            click.echo(quoted(f"{said} Take fewer steps or samples at once, or a smaller network.", MAX_ERROR), err=True)
+        if shortage := memory_shortage(error):
+            remedy = "Take fewer steps or samples at once, or a smaller network."
+            click.echo(quoted(f"Not enough memory: {shortage}. {remedy}", MAX_ERROR), err=True)
             return BAD_INPUT
         if "NEURODEPLOY_TRACEBACK" in os.environ:
             raise

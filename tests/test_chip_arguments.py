@@ -25,7 +25,7 @@ def network() -> nd.Network:
     return nd.Network(input_shape=(4,), layers=(layer,), timestep_s=0.001)
 
 
-def trained(chip: Any, out: Path, **options: Any) -> nd.Network:
+def trained(chip: Any, out: Path, **options: Any) -> object:
     """Compress the network of a file without any epoch, to say what came of it."""
     epochs = nd.FitOptions(epochs_dense=0, epochs_compress=0, epochs_finetune=0, n_steps=2)
     data = nd.load_data("digits", n_steps=2)
@@ -40,20 +40,21 @@ def first_choice(chip: Any) -> str:
 
 
 CALLS: dict[str, Callable[[Any, Path], object]] = {
-    "balance": lambda chip, out: nd.balance(network(), chip),
+    "balance": lambda chip, _: nd.balance(network(), chip),
     "deploy": lambda chip, out: nd.deploy(network(), chip, out=out).quantized,
-    "explore": lambda chip, out: (
-        pytest.importorskip("ipywidgets") and nd.explore(network(), [chip]).children[0].children[0].options[0][0]
-    ),
-    "inspect": lambda chip, out: nd.inspect(network(), chip).to_json(),
-    "narrow_budget": lambda chip, out: nd.narrow_budget(network(), chip),
-    "place": lambda chip, out: nd.place(nd.quantize(network(), nd.load_profile("loihi2")), chip).cores_used,
-    "quantize": lambda chip, out: nd.quantize(network(), chip),
-    "share_budget": lambda chip, out: nd.share_budget(network(), chip),
-    "summarize": lambda chip, out: nd.summarize(chip, None, nd.inspect(network(), "loihi2").placement).to_json(),
+    "explore": lambda chip, _: first_choice(chip),
+    "inspect": lambda chip, _: nd.inspect(network(), chip).to_json(),
+    "narrow_budget": lambda chip, _: nd.narrow_budget(network(), chip),
+    "place": lambda chip, _: nd.place(nd.quantize(network(), nd.load_profile("loihi2")), chip).cores_used,
+    "quantize": lambda chip, _: nd.quantize(network(), chip),
+    "share_budget": lambda chip, _: nd.share_budget(network(), chip),
+    "summarize": lambda chip, _: nd.summarize(chip, None, nd.inspect(network(), "loihi2").placement).to_json(),
 }
-REFUSED_FIRST = {"compress", "compress_to"}
-"""They train: that they look at the chip first is tested by an unknown one."""
+TRAINING: dict[str, Callable[[Any, Path], object]] = {
+    "compress": lambda chip, out: trained(chip, out),
+    "compress_to": lambda chip, out: trained(chip, out, cores=(2, 1)),
+}
+"""They take long: that they look at the chip is tested by an unknown one."""
 
 
 def takes_a_chip(name: str) -> bool:
@@ -66,7 +67,7 @@ def takes_a_chip(name: str) -> bool:
 
 
 def test_all_functions_that_take_a_chip_are_tried_here() -> None:
-    assert {name for name in nd.__all__ if takes_a_chip(name)} == CALLS.keys() | REFUSED_FIRST
+    assert {name for name in nd.__all__ if takes_a_chip(name)} == CALLS.keys() | TRAINING.keys()
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -77,7 +78,7 @@ def test_a_name_a_path_and_a_profile_give_the_same(name: str, tmp_path: Path) ->
     assert answers[1:] == answers[:-1]
 
 
-@pytest.mark.parametrize("name", [*CALLS, *sorted(REFUSED_FIRST)])
+@pytest.mark.parametrize("name", [*CALLS, *TRAINING])
 @pytest.mark.parametrize(("chip", "said"), [
     ("lohi2", r"^lohi2: no such hardware profile\. Did you mean 'loihi2'\? Give one of "),
     ("nothing.yaml", r"^nothing\.yaml: no such hardware profile\. Give one of "),
@@ -85,8 +86,4 @@ def test_a_name_a_path_and_a_profile_give_the_same(name: str, tmp_path: Path) ->
 ])  # fmt: skip
 def test_no_chip_is_refused_by_all(name: str, chip: Any, said: str, tmp_path: Path) -> None:
     with pytest.raises(nd.ProfileError, match=said):
-        if name in CALLS:
-            CALLS[name](chip, tmp_path / "out")
-        else:
-            options = {"cores": (2, 1)} if name == "compress_to" else {}
-            trained(chip, tmp_path / "out", **options)
+        (CALLS | TRAINING)[name](chip, tmp_path / "out")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -91,3 +94,53 @@ def test_a_slice_of_a_list_reads_its_own_sources_only() -> None:
     (received,) = count.sources(Region.run(500, 510))
     assert (received.box, received.mask.tolist()) == (Region.run(500, 510), [True] * 10)
     assert [fan_out.tolist() for fan_out in count.fan_outs(Region.run(500, 510))] == [[1] * 10]
+
+
+def test_a_model_that_takes_more_memory_than_there_is_is_not_told_that_its_sample_is_wrong(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+    from norse.torch import LIFCell, SequentialState
+
+    def fail(_: object) -> torch.Tensor:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 400000000 bytes.")
+
+    monkeypatch.setattr(arrays, "available_memory", lambda: (2e8, "what ulimit -v leaves"))
+    model = SequentialState(torch.nn.Linear(4, 3), LIFCell())
+    monkeypatch.setattr(model[0], "forward", fail)
+    with pytest.raises(nd.ExtractError, match=r"allocate 400000000 bytes \(0\.2 GB: what ulimit -v leaves\)\. Use a machine"):
+        nd.extract(model, torch.zeros(1, 4))
+
+
+def held() -> int:
+    """Memory that Python and NumPy hold, in bytes, once the garbage is collected."""
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0]
+
+
+def open_files() -> int:
+    """Files that this process has open, where the system tells."""
+    return len(list(Path("/proc/self/fd").iterdir())) if sys.platform == "linux" else 0
+
+
+def test_hundreds_of_calls_hold_no_memory_and_no_files() -> None:
+    """A leak of 1 KB a call is twice the bound."""
+    network = nd.Network(input_shape=(1, 4, 4), layers=image(4).layers, timestep_s=0.001)
+    chip = nd.load_profile("loihi2")
+    quantized, spikes = nd.quantize(network, chip), np.ones((1, 4, 4, 3), dtype=np.uint8)
+    calls: dict[str, tuple[Callable[[], object], int]] = {
+        "simulate": (lambda: nd.simulate(quantized, spikes), 300),
+        "quantize and simulate": (lambda: nd.simulate(nd.quantize(network, chip), spikes), 100),
+    }
+    for name, (call, times) in calls.items():
+        tracemalloc.start()
+        try:
+            for _ in range(times // 2):  # fills what is kept once, NumPy's freed blocks too
+                call()
+            files, before = open_files(), held()
+            for _ in range(times):
+                call()
+            assert held() - before < 512 * times, f"{name}: {held() - before} bytes after {times} calls"
+            assert open_files() == files
+        finally:
+            tracemalloc.stop()

@@ -109,6 +109,16 @@ def available_memory() -> tuple[float, str]:
     return min(found)
 
 
+def memory_shortage(error: BaseException) -> str:
+    """Return what could not be allocated, and what limits memory, where an error is for lack of it; else nothing."""
+    said = " ".join(str(error).split()).rstrip(".")
+    # torch's are RuntimeErrors
+    if not isinstance(error, MemoryError) and "allocate memory" not in said and "out of memory" not in said:
+        return ""
+    left, source = available_memory()
+    return f"{said or type(error).__name__} ({max(left, 0.0) / 1e9:.1f} GB: {source})"
+
+
 def check_memory(where: str, what: str, needed_bytes: float) -> None:
     """Raise `NetworkError` if something needs more memory than this process can still get."""
     left, source = available_memory()

@@ -46,6 +46,7 @@ from neurodeploy.frontends.torch.tracer import (
     readings_of,
     untraced,
 )
+from neurodeploy.ir.arrays import memory_shortage
 from neurodeploy.ir.graph import INPUT
 
 N_CALLS = 3
@@ -206,11 +207,11 @@ class ModelRun(Tracer):
             except NeurodeployError:
                 raise
             except Exception as error:
-                raise ExtractError(
-                    label,
-                    f"fails on the sample {tuple(self.inputs[0].shape)}: {' '.join(str(error).split()).rstrip('.')}",
-                    remedy="Give a sample of the shape that the model takes: from a factory, return (model, sample).",
-                ) from error
+                shape, remedy = tuple(self.inputs[0].shape), "Use a machine, or a limit, with more memory, or a smaller model."
+                if not (said := memory_shortage(error)):
+                    said = " ".join(str(error).split()).rstrip(".")
+                    remedy = "Give a sample of the shape that the model takes: from a factory, return (model, sample)."
+                raise ExtractError(label, f"fails on the sample {shape}: {said}", remedy=remedy) from error
             finally:
                 self.module = outer
 
