@@ -189,6 +189,15 @@ def test_bad_input_ends_with_2_and_one_line_and_leaves_nothing(
     assert sorted(path for path in here.rglob("*") if "__pycache__" not in path.parts) == before
 
 
+def test_the_end_of_a_file_is_no_interrupt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def cut_short(_: str) -> None:
+        raise EOFError("marshal data too short")
+
+    monkeypatch.setattr("neurodeploy.cli.commands.load_profile", cut_short)
+    assert main(["profiles", "tiny"]) == 70
+    assert "EOFError: marshal data too short" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_leaves_nothing_half_written(
     number: signal.Signals, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -86,6 +86,8 @@ def answering(callback: Callable[..., int]) -> Callable[..., int]:
             return answer(*arguments, **options)
         except BrokenPipeError:  # `neurodeploy profiles | head -1`: what was read was enough; click would end with 1
             return 128 + signal.SIGPIPE
+        except EOFError as error:  # of a file that is cut short; click would call it an interrupt
+            raise RuntimeError(f"EOFError: {error}") from error
 
     return run
 
