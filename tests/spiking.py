@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 from norse.torch.functional.leaky_integrator import LIParameters
@@ -13,6 +16,7 @@ from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.mapping.budget.allocation import share_budget
 from neurodeploy.mapping.budget.budget import Budget
+from neurodeploy.training.checkpoint import Checkpoint
 from neurodeploy.training.options import FitOptions, Step
 
 torch.set_num_threads(1)  # as fast for models this small, and many times faster where others use the cores too
@@ -62,3 +66,13 @@ def broken_at(*wanted: Any) -> Any:
             raise BrokenError
 
     return stop
+
+
+def assert_resumes(run: Callable[..., list[np.ndarray[Any, Any]]], stops: Iterable[tuple[Any, ...]], folder: Path) -> None:
+    """Whether a run that is broken off at each (phase, epoch, step), and resumed, has the weights of one that is not."""
+    checkpoint = Checkpoint(path=folder / "run.safetensors", every_s=0)
+    for stop in stops:
+        with pytest.raises(BrokenError):
+            run(checkpoint=checkpoint, resume=True, progress=broken_at(*stop))
+    found = run(checkpoint=checkpoint, resume=True)
+    assert all(np.array_equal(a, b) for a, b in zip(found, run(), strict=True))

@@ -13,7 +13,7 @@ from conftest import with_values
 from hypothesis import given
 from hypothesis import strategies as st
 from norse.torch import LICell, LIFCell, LIFParameters, LIFRecurrentCell, SequentialState
-from spiking import BrokenError, broken_at, few, weights
+from spiking import assert_resumes, few, weights
 from torch import nn
 
 import neurodeploy as nd
@@ -24,7 +24,6 @@ from neurodeploy.compression.synapse_selection import SliceScores, choose_on_cor
 from neurodeploy.errors import BudgetError
 from neurodeploy.mapping.budget.budget import AxonCap, SliceBudget
 from neurodeploy.resources.usage import Region
-from neurodeploy.training.checkpoint import Checkpoint
 from neurodeploy.training.data.batches import DataSplit
 from neurodeploy.training.fit import fit
 
@@ -179,8 +178,4 @@ def test_an_interrupted_run_ends_with_the_same_weights(method: Any, tmp_path: Pa
         fit(network, budget, few(), options, method=method, **more)
         return weights(network)
 
-    checkpoint = Checkpoint(path=tmp_path / "run.safetensors", every_s=0)
-    with pytest.raises(BrokenError):
-        run(checkpoint=checkpoint, progress=broken_at("compress", 1, 1))
-    found = run(checkpoint=checkpoint, resume=True)
-    assert all(np.array_equal(a, b) for a, b in zip(found, run(), strict=True))
+    assert_resumes(run, [("compress", 1, 1)], tmp_path)

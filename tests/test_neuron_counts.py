@@ -14,7 +14,7 @@ from conftest import with_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from norse.torch import LICell, LIFCell, LIFParameters, LIFRecurrentCell, SequentialState
-from spiking import BrokenError, broken_at, build, few, weights
+from spiking import assert_resumes, build, few, weights
 from test_infeasible import check
 from torch import nn
 
@@ -24,7 +24,6 @@ from neurodeploy.compression.minimax_saddle import COMPRESS_SADDLE_OPTIONS, Mini
 from neurodeploy.compression.module_weights import trainable
 from neurodeploy.errors import BudgetError
 from neurodeploy.mapping.budget.channel_counts import narrow_budget
-from neurodeploy.training.checkpoint import Checkpoint
 from neurodeploy.training.data.batches import DataSplit
 from neurodeploy.training.fit import fit
 
@@ -223,12 +222,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(method: Any, tmp_path: Pa
         fit(network, budget, few(), options, method=method, **more)
         return weights(network)
 
-    checkpoint = Checkpoint(path=tmp_path / "run.safetensors", every_s=0)
-    for phase, epoch, step in (("compress", 0, 1), ("compress", 2, 1), ("finetune", 0, 1)):
-        with pytest.raises(BrokenError):
-            run(checkpoint=checkpoint, resume=True, progress=broken_at(phase, epoch, step))
-    found = run(checkpoint=checkpoint, resume=True)
-    assert all(np.array_equal(a, b) for a, b in zip(found, run(), strict=True))
+    assert_resumes(run, [("compress", 0, 1), ("compress", 2, 1), ("finetune", 0, 1)], tmp_path)
 
 
 def test_slices_of_a_layer_that_loses_neurons_may_have_more_than_an_index_can_name(tmp_path: Path) -> None:

@@ -213,48 +213,32 @@ def spikes_of(inputs: Any, model: torch.nn.Module, options: FitOptions) -> torch
     tensor = torch.as_tensor(inputs).to(next(model.parameters()).device)
     # a module that takes all steps at once has the shape of one as an attribute
     shape = model.network.input_shape if isinstance(model, TrainableNetwork) else getattr(model, "step_shape", None)
-    if shape is not None:
-        return _of_shape(tensor, shape, options)
-    first = next((module for module in model.modules() if isinstance(module, _WEIGHTS)), None)
-    if first is None:
-        raise TrainingError("model", "has no Linear module, recurrent cell or convolution, so nothing to train or compress")
-    size: int | None = None  # of a row of values; None for a convolution, which takes channels and sides
-    if isinstance(first, LIFRecurrentCell):
-        size = int(first.input_weights.shape[1])
-    elif isinstance(first, torch.nn.Linear):
-        size = first.in_features
-
-    def fits(shape: torch.Size) -> bool:
-        if size is not None:
-            return len(shape) > 0 and shape.numel() == size
-        assert isinstance(first, _CONVOLUTIONS)
-        return len(shape) == 1 + len(first.kernel_size) and shape[0] == first.in_channels
-
-    if fits(tensor.shape[1:]):
-        return encode(tensor if size is None else tensor.flatten(1), options.n_steps, options.encoder)
-    if fits(tensor.shape[2:]):
-        return check_spikes((tensor if size is None else tensor.flatten(2)).to(torch.float32), "inputs")
-    takes = f"{first.in_channels} channels" if size is None else f"{size} values"
-    raise DataError(
-        "inputs", f"have shape {tuple(tensor.shape)}, but the model's first layer takes {takes}",
-        remedy="Give images (batch, *shape) or spikes (batch, n_steps, *shape).",
-    )  # fmt: skip
-
-
-def _of_shape(tensor: torch.Tensor, shape: tuple[int, ...], options: FitOptions) -> torch.Tensor:
-    """Convert inputs to spikes (batch, n_steps, \\*shape); rows of values stand for images of as many, and images for rows."""
+    reader, n_sides = "a step of the network", None
+    if shape is None:
+        first = next((module for module in model.modules() if isinstance(module, _WEIGHTS)), None)
+        reader = "the model's first layer"
+        if first is None:
+            raise TrainingError("model", "has no Linear module, recurrent cell or convolution, so nothing to train or compress")
+        if isinstance(first, _CONVOLUTIONS):
+            n_sides = len(first.kernel_size)
+            shape = (first.in_channels, *tensor.shape[-n_sides:])  # a convolution takes any sides
+        else:
+            shape = (first.in_features if isinstance(first, torch.nn.Linear) else int(first.input_weights.shape[1]),)
 
     def fits(found: torch.Size) -> bool:
+        if tuple(found) == shape or n_sides is not None:
+            return tuple(found) == shape
+        # rows of values stand for images of as many, and images for rows
         is_flat = len(found) == 1 or len(shape) == 1 or (shape[-2:-1] == (1,) and len(found) == len(shape) - 1)
-        return tuple(found) == shape or (is_flat and len(found) > 0 and found.numel() == math.prod(shape))
+        return is_flat and len(found) > 0 and found.numel() == math.prod(shape)
 
     if fits(tensor.shape[1:]):
         return encode(tensor.reshape(len(tensor), *shape), options.n_steps, options.encoder)
     if fits(tensor.shape[2:]):
         return check_spikes(tensor.reshape(*tensor.shape[:2], *shape).to(torch.float32), "inputs")
-    takes = f"{shape[0]} values" if len(shape) == 1 else f"the shape {shape}"
+    takes = f"{shape[0]} values" if len(shape) == 1 else f"the shape {shape}" if n_sides is None else f"{shape[0]} channels"
     raise DataError(
-        "inputs", f"have shape {tuple(tensor.shape)}, but a step of the network takes {takes}",
+        "inputs", f"have shape {tuple(tensor.shape)}, but {reader} takes {takes}",
         remedy="Give images (batch, *shape) or spikes (batch, n_steps, *shape).",
     )  # fmt: skip
 
