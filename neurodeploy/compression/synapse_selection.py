@@ -19,6 +19,7 @@ from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers, Mask
 from neurodeploy.mapping.budget.budget import SliceBudget
 from neurodeploy.resources.encodings import Formula, index_bits, weight_bits
+from neurodeploy.simulation.kernels import Array, compiled
 
 PRICED_RESOURCES = ("synapse_memory_bits", "input_axons", "output_axons")
 # 60 halvings go past the 53 bits of a float64; crossings before them are seldom more than 30
@@ -121,12 +122,11 @@ class SynapseLists:
 
         `bounds` are the indices at a higher and at a lower price: only axons that differ there are searched.
         """
-        least, index = bounds or (np.full(len(self.gain), -1), np.full(len(self.gain), self.sizes.size - 1))
-        rows, sizes = np.flatnonzero(least < index), slice(int(index.max(initial=0)) + 1)
-        index = index.copy()
-        # the first of equals, hence the shortest list
-        index[rows] = (self.gain[rows, sizes] - price * self.bits[sizes]).argmax(axis=1)
-        return index, self.gain[np.arange(index.size), index] - price * self.bits[index]
+        n = len(self.gain)
+        least, most = bounds or (np.zeros(n, dtype=np.int64), np.full(n, self.sizes.size - 1))
+        index, value = np.empty(n, dtype=np.int64), np.empty(n)
+        _search(self.gain, price * self.bits, least, most, index, value)
+        return index, value
 
     def mask(self, index: Integers) -> Mask:
         """Mask (n_neurons, n_in) in which axon j keeps its `sizes[index[j]]` best synapses."""
@@ -135,6 +135,17 @@ class SynapseLists:
         # targets come by falling score: the first `sizes` of them are the best
         np.put_along_axis(mask, self.targets, np.arange(n) < self.sizes[index][:, None], axis=1)
         return np.ascontiguousarray(mask.T)
+
+
+@compiled
+def _search(gain: Array, cost: Array, least: Array, most: Array, index: Array, value: Array) -> None:
+    """Fill the index within least..most, and the value, of each axon's best size: gain (n_in, n_sizes) less cost (n_sizes,)."""
+    for j in range(len(index)):
+        index[j], value[j] = least[j], gain[j, least[j]] - cost[least[j]]
+        for k in range(least[j] + 1, most[j] + 1):
+            # the first of equals, hence the shortest list
+            if gain[j, k] - cost[k] > value[j]:
+                index[j], value[j] = k, gain[j, k] - cost[k]
 
 
 def neurons_by_score(score: Floats) -> Integers:
