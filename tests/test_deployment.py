@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -320,3 +321,24 @@ def test_weights_that_no_file_can_hold_are_told_of_before_training_and_do_not_en
     assert len(shared) == (not is_file)
     assert sorted(made.report.files) == ["network", "page", "record", "report", "text"]
     assert not (tmp_path / "trained.nir").exists()
+
+
+@pytest.mark.parametrize("kind", ["as it is", "no synapses", "weights of 1e30", "a threshold of 1e30"])
+def test_inspect_says_what_deploy_refuses(kind: str, make_network: Callable[..., nd.Network], tmp_path: Path) -> None:
+    network = make_network([6, 5, 3])
+    first, last = network.layers
+    (connection,) = first.connections
+    factor = {"no synapses": 0.0, "weights of 1e30": 1e30}.get(kind, 1.0)
+    neuron = replace(first.neuron, threshold=np.array(1e30)) if "threshold" in kind else first.neuron
+    synapse = replace(connection.synapse, weight=connection.synapse.weight * factor)
+    network = replace(network, layers=(replace(first, neuron=neuron, connections=(replace(connection, synapse=synapse),)), last))
+    seen, refused = nd.inspect(network, nd.load_profile("loihi2")), ""
+    try:
+        nd.deploy(network, nd.load_profile("loihi2"), out=tmp_path / "out")
+    except nd.NeurodeployError as error:
+        refused = str(error)
+    assert bool(refused) == (kind != "as it is")
+    assert str(seen.unwritable or "") == refused
+    assert seen.fits == (not refused)
+    assert (f"Deployable: no. {refused}" in seen.warnings) == bool(refused)
+    assert ("layer1" in seen.silent) == (kind == "no synapses")

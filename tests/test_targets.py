@@ -62,6 +62,9 @@ class ToyTarget:
             if layer.weight_bits > 6:
                 raise NetworkError(f"layer {layer.name!r}", "bits of a weight", need=layer.weight_bits, limit=6)
 
+    def check_file(self, network: QuantizedNetwork) -> None:
+        self.check(network)
+
     def write(self, network: QuantizedNetwork, path: Path) -> Path:
         names = [layer.name for layer in network]
         arrays = {}

@@ -16,7 +16,7 @@ from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.graph import Connection
 from neurodeploy.ir.network import Conv, Dense, Layer, Network
 from neurodeploy.mapping.budget.allocation import share_budget
-from neurodeploy.passes.dead_neurons import needed_neurons, trim, without_neurons
+from neurodeploy.passes.dead_neurons import needed_neurons, silent_layers, trim, without_neurons
 from neurodeploy.targets.simulate import random_spikes, simulate
 
 
@@ -41,6 +41,36 @@ def test_what_is_left_answers_as_all_did(make_network: Callable[..., Network]) -
         whole, trimmed = simulate(network, spikes, record="all"), simulate(left, spikes, record="all")
         assert np.array_equal(whole.v["layer3"], trimmed.v["layer3"])
         assert np.array_equal(whole.spikes["layer1"][:, kept["layer1"]], trimmed.spikes["layer1"])
+
+
+def test_layers_that_are_called_silent_never_fire(make_network: Callable[..., Network]) -> None:
+    named, active = set(), 0
+    for seed in range(12):
+        network = thinned(make_network([20, 12, 12, 12, 4]), 0.15, seed)
+        loud = np.array(10.0 ** np.random.default_rng(seed).uniform(-1, 3))
+        layers = [replace(layer, neuron=replace(layer.neuron, threshold=loud)) for layer in network.layers[:-1]]
+        network = replace(network, layers=(*layers, network.output))
+        silent = silent_layers(network)
+        record = simulate(network, np.ones((1, 20, 60), dtype=np.uint8), record="all")
+        for layer in network.layers[:-1]:
+            fires = bool(record.spikes[layer.name].any())
+            assert not (fires and layer.name in silent), (seed, layer.name, silent)
+            active += fires
+        named |= {reason.rpartition("'")[2] for reason in silent.values()}
+    assert active > 5
+    assert {" is silent", "all its input spikes together do not reach a threshold"} <= named
+
+
+def test_why_a_layer_is_silent(make_network: Callable[..., Network]) -> None:
+    network = make_network([3, 4, 4, 2])
+    first, *others = network.layers
+    (connection,) = first.connections
+    dead = replace(first, connections=(replace(connection, synapse=Dense(weight=np.zeros((4, 3)))),))
+    assert silent_layers(network) == {}
+    assert silent_layers(replace(network, layers=(dead, *others))) == {
+        "layer1": "all its weights are zero", "layer2": "its input 'layer1' is silent", "layer3": "its input 'layer2' is silent"
+    }  # fmt: skip
+    assert "layer1" not in silent_layers(replace(network, layers=(replace(dead, bias=np.array(50.0)), *others)))
 
 
 def test_a_chain_of_reasons_is_followed(make_network: Callable[..., Network]) -> None:

@@ -113,9 +113,9 @@ def inspect_command(
     else:
         tables = [layer_table(seen.layers), core_table(seen.placement), *([gain_table(seen.gains)] if seen.gains else [])]
         sentences = verdict(seen.placement, is_compressible=seen.budget is not None)
-        show(*sentences, seen.compressible, *tables, *traffic_lines(seen.placement),
+        show(*sentences, *seen.warnings, seen.compressible, *tables, *traffic_lines(seen.placement),
                *balance_lines(seen.balances))  # fmt: skip
-    return DONE if seen.placement.fits else DIFFERS
+    return DONE if seen.fits else DIFFERS
 
 
 @click.command("deploy")

@@ -68,6 +68,33 @@ def _reached(found: dict[str, Mask], links: Sequence[tuple[str, Mask, str]]) -> 
     return found
 
 
+def silent_layers(network: Network) -> dict[str, str]:
+    """Return the layers whose neurons never fire, and readouts that nothing reaches, whatever the input is; and why.
+
+    A neuron that receives spikes alone gets at most the sum of its positive weights in a step. Numbers of the input may have any
+    size and sign, so any synapse from there counts.
+    """
+    found: dict[str, str] = {}
+    for layer in network:
+        active = [c for c in layer.connections if c.source not in found and c.synapse.weight.any()]
+        if not active:
+            sources = sorted({repr(c.source) for c in layer.connections if c.source in found})
+            found[layer.name] = f"its input {', '.join(sources)} is silent" if sources else "all its weights are zero"
+            if (layer.bias <= 0).all() or not isinstance(layer.neuron, LIF):
+                continue
+            del found[layer.name]
+        if not isinstance(layer.neuron, LIF) or any(c.source == INPUT for c in active):
+            continue
+        most = sum((c.synapse.total(np.maximum(c.synapse.weight, 0.0)) for c in active), start=np.zeros(layer.n_neurons))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            # the states to which the largest input leads, step after step; a state that forgets nothing grows without end
+            current = np.where(most > 0, most / layer.neuron.current_decay, 0.0) + layer.bias
+            membrane = np.where(current > 0, current / layer.neuron.voltage_decay, current)
+        if (membrane <= layer.neuron.threshold).all():
+            found[layer.name] = "all its input spikes together do not reach a threshold"
+    return found
+
+
 def without_neurons(network: Network, kept: Masks) -> Network:
     """Return the network with only the neurons of the masks, and their synapses; layers without a mask stay whole.
 

@@ -26,7 +26,7 @@ from neurodeploy.mapping.budget.channel_counts import narrow_budget, unpruned_la
 from neurodeploy.mapping.delay_balancing import Balance, balance, balanced, relays_of
 from neurodeploy.mapping.place import PlannedSlice, arrange_placement, lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
-from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
+from neurodeploy.passes.dead_neurons import needed_neurons, silent_layers, without_neurons
 from neurodeploy.passes.quantize import STATE_MARGIN, LayerError, dequantize, quantization_errors, quantize, warnings_of
 from neurodeploy.report.summary import LayerReport, Report, inspection, layer_reports, summarize
 from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, Region, grid_of
@@ -62,6 +62,10 @@ class Inspection:
         compression can make the network fit.
     infeasible : NeurodeployError or None
         Why it cannot be compressed.
+    unwritable : NeurodeployError or None
+        Why `deploy` refuses its numbers.
+    silent : mapping of layer to str
+        Layers that never fire, whatever the input is, and why.
     gains : tuple of Gain
         What one more core, or narrower weights, would give each layer; empty where all layers are kept whole.
     balances : tuple of Balance
@@ -71,6 +75,8 @@ class Inspection:
     placement: Placement
     budget: Budget | None
     infeasible: NeurodeployError | None
+    unwritable: NeurodeployError | None = None
+    silent: Mapping[str, str] = MappingProxyType({})
     gains: tuple[Gain, ...] = ()
     balances: tuple[Balance, ...] = ()
 
@@ -89,13 +95,26 @@ class Inspection:
         return f"Compressible: yes; {removals}." if removals else "Compressible: yes."
 
     @property
+    def fits(self) -> bool:
+        """Whether `deploy` writes a network that fits."""
+        return self.placement.fits and self.unwritable is None
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences about what `deploy` refuses, and about layers that never fire."""
+        refused = [] if self.unwritable is None else [f"Deployable: no. {self.unwritable}"]
+        return refused + [f"Layer {name!r} is silent, whatever the input is: {reason}." for name, reason in self.silent.items()]
+
+    @property
     def layers(self) -> tuple[LayerReport, ...]:
         """Needs and budget of each layer, in the network's order."""
         return layer_reports(self.placement, self.budget)
 
     def to_json(self) -> dict[str, Any]:
         """The keys of ``neurodeploy inspect --json``."""
-        return inspection(self.placement, self.budget, self.gains, self.balances) | {"compressible": self.budget is not None}
+        return inspection(self.placement, self.budget, self.gains, self.balances) | {
+            "compressible": self.budget is not None, "deployable": self.unwritable is None, "silent": dict(self.silent),
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,10 +249,23 @@ def inspect(
     except BudgetError:
         # all channels and neurons stay above
         fewer, reason = _with_fewer_neurons(unbalanced, balances, profile, cores, bits)
-        return Inspection(placement=placement, budget=fewer, infeasible=reason, balances=balances)
-    more = gains(network, profile, budget, unpruned=unpruned)
-    budget = replace(budget, balances=balances)
-    return Inspection(placement=placement, budget=budget, infeasible=None, gains=more, balances=balances)
+        seen = Inspection(placement=placement, budget=fewer, infeasible=reason, balances=balances)
+    else:
+        more, budget = gains(network, profile, budget, unpruned=unpruned), replace(budget, balances=balances)
+        seen = Inspection(placement=placement, budget=budget, infeasible=None, gains=more, balances=balances)
+    floats = dequantize(unbalanced) if isinstance(unbalanced, QuantizedNetwork) else unbalanced
+    return replace(seen, unwritable=_why_unwritable(unbalanced, profile, bits), silent=silent_layers(floats))
+
+
+def _why_unwritable(network: Network | QuantizedNetwork, profile: HardwareProfile, bits: int) -> NeurodeployError | None:
+    """The reason that a network's numbers cannot be those of the profile's target; None where they can, or without a target."""
+    target = target_of(profile)
+    try:
+        if target is not None:
+            target.check_file(network if isinstance(network, QuantizedNetwork) else quantize(network, profile, bits=bits))
+    except NeurodeployError as error:
+        return error
+    return None
 
 
 def _with_fewer_neurons(
@@ -312,7 +344,7 @@ def deploy(
         network_file(quantized, folder.staging, target)
         report = summarize(
             profile, seen.budget, placement, before=seen.placement, rounding=errors,
-            warnings=(*notes, *counting_note(profile)), overflows=overflows, balances=seen.balances,
+            warnings=(*notes, *seen.warnings, *counting_note(profile)), overflows=overflows, balances=seen.balances,
             files=output_files(folder.path, target),
         )  # fmt: skip
         artifacts = RunArtifacts(quantized=quantized, budget=seen.budget, command=command)
@@ -388,7 +420,11 @@ def counting_note(profile: HardwareProfile) -> tuple[str, ...]:
 def rounding_warnings(errors: tuple[LayerError, ...], measured: Measurement) -> tuple[str, ...]:
     """Sentences about lost synapses, overflows, and layers that quantisation silenced or saturated."""
     changed = (f"{change} ({measured.of})" for change in measured.changed)
-    return (*warnings_of(errors, measured.overflows, measured.of), *changed)
+    known = {change.layer for change in measured.changed}
+    silent = (
+        f"layer {name!r} never fires ({measured.of})" for name, rate in measured.rates.items() if not rate and name not in known
+    )
+    return (*warnings_of(errors, measured.overflows, measured.of), *changed, *silent)
 
 
 NETWORK_STEM = "model"

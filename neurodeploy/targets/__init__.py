@@ -116,6 +116,9 @@ class Target(Arithmetic, Protocol):
     @property
     def simulators(self) -> tuple[str, ...]: ...
 
+    def check_file(self, network: QuantizedNetwork) -> None:
+        """Raise `NeurodeployError` where `write` would refuse the network; it names the layer."""
+
     def write(self, network: QuantizedNetwork, path: Path) -> Path:
         """Write a network file, completely or not at all."""
 

@@ -205,6 +205,18 @@ class NetworkReader:
 # ---------------------------------------------------------------------------------------------- writing
 
 
+def check_file(network: QuantizedNetwork) -> None:
+    """Raise `NetxError` where Lava would run a layer of a chain with other weights, or not at all."""
+    try:
+        LOIHI.check(network)
+    except NetworkError as error:
+        raise NetxError(error.where, error.what, source=error.source, remedy=error.remedy) from error
+    for layer in network if plain_kinds(network) else ():
+        synapse = layer.connections[0].synapse
+        if is_dense(synapse) and len(layer.connections) == 1:
+            check_lava_reads(f"layer {layer.name!r}", synapse.weight)
+
+
 def write_netx(network: QuantizedNetwork, path: PathLike) -> Path:
     """Write a network for Lava to `path`, whole or not at all; `read_netx` gives an equal network back.
 
@@ -213,15 +225,8 @@ def write_netx(network: QuantizedNetwork, path: PathLike) -> Path:
     NetxError
         Lava would run a layer of a chain with other weights, or not at all; or the file cannot be written.
     """
-    try:
-        LOIHI.check(network)
-    except NetworkError as error:
-        raise NetxError(error.where, error.what, source=error.source, remedy=error.remedy) from error
+    check_file(network)
     kinds = plain_kinds(network)
-    for layer in network if kinds else ():
-        synapse = layer.connections[0].synapse
-        if is_dense(synapse) and len(layer.connections) == 1:
-            check_lava_reads(f"layer {layer.name!r}", synapse.weight)
     try:
         with in_memory(path) as written, h5py.File(written, "w") as file:
             # Numbered as they are written: netx runs layer/0, layer/1, ... as a chain.

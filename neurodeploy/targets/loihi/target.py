@@ -79,6 +79,11 @@ class LoihiTarget:
     # ------------------------------------------------------------------------------------------ files
 
     # Files, emulator and Lava are imported when used: rounding a network needs neither h5py nor Numba.
+    def check_file(self, network: QuantizedNetwork) -> None:
+        from neurodeploy.targets.loihi.netx_io import check_file
+
+        check_file(network)
+
     def write(self, network: QuantizedNetwork, path: Path) -> Path:
         from neurodeploy.targets.loihi.netx_io import write_netx
 
