@@ -32,11 +32,11 @@ from neurodeploy.ir.quantized import (
     QuantizedSparse,
 )
 from neurodeploy.simulation.records import SpikeRecord, compare
-from neurodeploy.targets.loihi.arithmetic import BIAS_MIN, DECAY_UNITY, THRESHOLD_MAX, width_of
 from neurodeploy.targets.loihi.emulator import run_emulator
 from neurodeploy.targets.loihi.lava_client import WAIT_MAX, Job, check_waits, run_lava_jobs
 from neurodeploy.targets.loihi.netx_format import DELAY_MAX, plain_kinds
 from neurodeploy.targets.loihi.netx_io import write_netx
+from neurodeploy.targets.loihi.target import BIAS_MIN, DECAY_UNITY, THRESHOLD_MAX, width_of
 
 Shape = tuple[int, ...]
 

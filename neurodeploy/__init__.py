@@ -50,8 +50,9 @@ if TYPE_CHECKING:
     from neurodeploy.passes.input_population import with_input_population
     from neurodeploy.passes.quantize import dequantize, quantization_errors, quantize
     from neurodeploy.pipeline.compress import compress, compress_to
-    from neurodeploy.pipeline.deploy import Deployment, Inspection, deploy, explore, inspect
+    from neurodeploy.pipeline.deploy import Deployment, deploy
     from neurodeploy.pipeline.evaluation import Evaluation, evaluate
+    from neurodeploy.pipeline.inspection import Inspection, explore, inspect
     from neurodeploy.report import plots as plot
     from neurodeploy.report.summary import Report, summarize
     from neurodeploy.simulation.records import EpochRecord, SpikeRecord, compare
@@ -102,7 +103,8 @@ _MODULES = {
     "passes.input_population": ("with_input_population",),
     "passes.quantize": ("dequantize", "quantization_errors", "quantize"),
     "pipeline.compress": ("compress", "compress_to"),
-    "pipeline.deploy": ("Deployment", "Inspection", "deploy", "explore", "inspect"),
+    "pipeline.deploy": ("Deployment", "deploy"),
+    "pipeline.inspection": ("Inspection", "explore", "inspect"),
     "pipeline.evaluation": ("Evaluation", "evaluate"),
     "report.summary": ("Report", "summarize"),
     "simulation.records": ("EpochRecord", "SpikeRecord", "compare"),
@@ -209,13 +211,13 @@ _OLD_MODULES = {
     "commands": ("cli", "cli.commands", "cli.options"),
     "compression": ("pipeline.compress",),
     "demo": ("cli.demo",),
-    "deployment": ("pipeline.deploy",),
+    "deployment": ("pipeline.deploy", "pipeline.inspection"),
     "descent": ("pipeline.compress",),
     "driving": ("passes.input_population",),
     "evaluation": ("pipeline.evaluation",),
-    "explorer": ("pipeline.deploy",),
+    "explorer": ("pipeline.inspection",),
     "factories": ("frontends.model_factory",),
-    "fixedpoint": ("targets.loihi.arithmetic",),
+    "fixedpoint": ("targets.loihi.target",),
     "frontends.norse": ("frontends.torch.extract",),
     "graph": ("ir.graph",),
     "hardware": ("hardware.profile", "hardware.loading"),

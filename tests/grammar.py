@@ -23,7 +23,7 @@ from neurodeploy.ir.quantized import (
     QuantizedNetwork,
     QuantizedSparse,
 )
-from neurodeploy.targets.loihi.arithmetic import as_lava_reads_together, width_of
+from neurodeploy.targets.loihi.target import as_lava_reads_together, width_of
 
 Shape: TypeAlias = "tuple[int, ...]"
 Wires: TypeAlias = "tuple[str, dict[str, Any], Shape]"

@@ -15,7 +15,7 @@ from neurodeploy.ir.arrays import Integers
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.network import LI, LIF, Dense, Layer, Network
 from neurodeploy.ir.quantized import Encoder, QuantizedDense, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
-from neurodeploy.targets.loihi.arithmetic import BIAS_MAX, BIAS_MIN, DECAY_UNITY, THRESHOLD_MAX, as_lava_reads, width_of
+from neurodeploy.targets.loihi.target import BIAS_MAX, BIAS_MIN, DECAY_UNITY, THRESHOLD_MAX, as_lava_reads, width_of
 
 sizes = st.integers(1, 6)
 names = st.text("abcXYZ019._- é", min_size=1, max_size=8).filter(lambda name: name != INPUT)

@@ -20,7 +20,7 @@ from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.place import place
 from neurodeploy.passes.quantize import quantize
-from neurodeploy.pipeline.deploy import inspect
+from neurodeploy.pipeline.inspection import inspect
 from neurodeploy.simulation.reference import run_reference
 from neurodeploy.targets.loihi.lava_client import run_lava_jobs
 from neurodeploy.targets.simulate import random_spikes, simulate

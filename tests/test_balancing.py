@@ -22,7 +22,8 @@ from neurodeploy.ir.quantized import QuantizedDense, QuantizedLayer, QuantizedNe
 from neurodeploy.mapping.delay_balancing import balance
 from neurodeploy.mapping.place import lay_out, place
 from neurodeploy.passes.quantize import dequantize
-from neurodeploy.pipeline.deploy import deploy, inspect
+from neurodeploy.pipeline.deploy import deploy
+from neurodeploy.pipeline.inspection import inspect
 from neurodeploy.targets.loihi.netx_io import read_netx
 from neurodeploy.targets.simulate import simulate, verify
 

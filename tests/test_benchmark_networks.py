@@ -21,7 +21,7 @@ from benchmarks.placement.networks import (
 )
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.quantized import QuantizedConv, QuantizedNetwork
-from neurodeploy.targets.loihi.arithmetic import is_mixed, width_of
+from neurodeploy.targets.loihi.target import is_mixed, width_of
 
 
 def published_weights(network: QuantizedNetwork, *, fold: dict[str, int]) -> int:

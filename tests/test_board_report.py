@@ -19,7 +19,8 @@ from neurodeploy.ir.network import Network
 from neurodeploy.mapping.budget.allocation import gains, share_budget
 from neurodeploy.mapping.place import lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
-from neurodeploy.pipeline.deploy import deploy, inspect
+from neurodeploy.pipeline.deploy import deploy
+from neurodeploy.pipeline.inspection import inspect
 from neurodeploy.report.summary import board_json
 from neurodeploy.report.text import as_text, core_table, gain_table, traffic_lines, verdict
 

@@ -18,7 +18,7 @@ from neurodeploy.compression.module_weights import learn_decays, trainable, writ
 from neurodeploy.errors import DataError, TrainingError
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.targets import arithmetic_named
-from neurodeploy.targets.loihi.arithmetic import DECAY_UNITY
+from neurodeploy.targets.loihi.target import DECAY_UNITY
 from neurodeploy.training.checkpoint import Checkpoint, load_weights, save_weights
 from neurodeploy.training.fit import fit
 from neurodeploy.training.forward import run_model

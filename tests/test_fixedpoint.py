@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from neurodeploy.targets.loihi.arithmetic import (
+from neurodeploy.targets.loihi.target import (
     BIAS_MAX,
     BIAS_MIN,
     STATE_MAX,

@@ -32,7 +32,7 @@ TYPED_BEFORE = (
 )  # fmt: skip
 """Module paths and names that the documents and notebooks of earlier versions used."""
 LIGHT = ("hardware.profile", "ir.network", "resources.usage", "mapping.budget.budget", "simulation.records",
-         "targets.loihi.arithmetic", "errors")  # fmt: skip
+         "targets.loihi.target", "errors")  # fmt: skip
 """Modules that need NumPy and YAML only."""
 REFUSED = (
     "inspect none.net --target loihi2", "inspect none.nir --target loihi2", "inspect none.py:model --target loihi2",

@@ -14,8 +14,7 @@ from neurodeploy.errors import NetworkError
 from neurodeploy.ir.graph import INPUT, Connection, layer_name
 from neurodeploy.ir.network import LI, LIF, Dense, Layer, Network
 from neurodeploy.ir.quantized import Encoder, QuantizedDense, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
-from neurodeploy.targets.loihi.arithmetic import check_layer, check_neuron, check_synapse
-from neurodeploy.targets.loihi.target import LOIHI
+from neurodeploy.targets.loihi.target import LOIHI, check_layer, check_neuron, check_synapse
 from neurodeploy.targets.simulate import simulate
 
 

@@ -18,8 +18,8 @@ from neurodeploy.errors import NetxError
 from neurodeploy.ir import files
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.quantized import Encoder, QuantizedDense, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
-from neurodeploy.targets.loihi.arithmetic import NEVER_FIRES
 from neurodeploy.targets.loihi.netx_io import read_netx, write_netx
+from neurodeploy.targets.loihi.target import NEVER_FIRES
 
 
 def lif(vth: int = 30, du: int = 1024, dv: int = 128) -> QuantizedLIF:

@@ -20,8 +20,8 @@ from neurodeploy.ir.network import LIF, Network
 from neurodeploy.ir.quantized import QuantizedLayer, QuantizedLIF, QuantizedNetwork
 from neurodeploy.passes.quantize import dequantize, quantize
 from neurodeploy.simulation.reference import run_reference
-from neurodeploy.targets.loihi.arithmetic import THRESHOLD_MAX, as_lava_reads, width_of
 from neurodeploy.targets.loihi.emulator import run_emulator
+from neurodeploy.targets.loihi.target import THRESHOLD_MAX, as_lava_reads, width_of
 
 TINY = load_profile("tiny")
 WIDTHS = st.sampled_from([2, 3, 4, 5, 6, 8])

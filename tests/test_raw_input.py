@@ -20,11 +20,11 @@ from neurodeploy.errors import DataError, RequestError, SimulationError
 from neurodeploy.ir.quantized import Encoder, QuantizedLIF, QuantizedNetwork
 from neurodeploy.passes.quantize import dequantize
 from neurodeploy.targets.loihi import lava_client as lava
-from neurodeploy.targets.loihi.arithmetic import BIAS_MAX, BIAS_MIN
 from neurodeploy.targets.loihi.lava_client import run_lava_jobs
 from neurodeploy.targets.loihi.netx_format import plain_kinds
 from neurodeploy.targets.loihi.netx_io import read_netx
 from neurodeploy.targets.loihi.neuron_step import InputPopulation, bias_mantissas
+from neurodeploy.targets.loihi.target import BIAS_MAX, BIAS_MIN
 from neurodeploy.targets.simulate import simulate
 
 Job: TypeAlias = "tuple[QuantizedNetwork, NDArray[np.int32]]"

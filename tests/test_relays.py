@@ -18,7 +18,7 @@ from neurodeploy.compression.module_weights import trainable
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.mapping.place import lay_out
 from neurodeploy.pipeline.compress import compress
-from neurodeploy.pipeline.deploy import inspect
+from neurodeploy.pipeline.inspection import inspect
 from neurodeploy.targets.simulate import random_spikes, simulate
 from neurodeploy.training.data.batches import DataSplit
 

@@ -14,7 +14,7 @@ from neurodeploy.errors import NetworkError
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.network import LI, Conv, Dense, Layer, Network, Sparse
 from neurodeploy.ir.quantized import QuantizedConv
-from neurodeploy.targets.loihi.arithmetic import check_synapse
+from neurodeploy.targets.loihi.target import check_synapse
 
 # ---------------------------------------------------------------------------------------------- many ways to one number
 

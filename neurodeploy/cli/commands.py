@@ -102,7 +102,7 @@ def inspect_command(
     """Show what each layer of MODEL needs and may use, whether it fits, and if not, which limit binds and what would help."""
     spec = ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation)
     profile = requested_profile(target, cores, chips)
-    from neurodeploy.pipeline.deploy import inspect
+    from neurodeploy.pipeline.inspection import inspect
     from neurodeploy.report.text import balance_lines, core_table, gain_table, layer_table, traffic_lines, verdict
 
     with status("Placing the network"):

@@ -1,10 +1,9 @@
-"""Inspect or deploy a network: count, share the cores, quantise, place, write files and report; `explore` in a notebook."""
+"""Deploy a network: quantise it, place it, and write its files and its report."""
 
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -13,25 +12,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import BudgetError, NeurodeployError, RequestError
 from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import HardwareProfile
-from neurodeploy.ir.arrays import Mask, html_paragraphs
+from neurodeploy.ir.arrays import Mask
 from neurodeploy.ir.files import REPORT, output_folder, write_text
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
-from neurodeploy.mapping.budget.allocation import Gain, Unpruned, gains, share_budget
 from neurodeploy.mapping.budget.budget import Budget
-from neurodeploy.mapping.budget.channel_counts import narrow_budget, unpruned_layers
-from neurodeploy.mapping.delay_balancing import Balance, balance, balanced, relays_of
+from neurodeploy.mapping.delay_balancing import Balance, balanced
 from neurodeploy.mapping.place import PlannedSlice, arrange_placement, lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
-from neurodeploy.passes.dead_neurons import needed_neurons, silent_layers, without_neurons
-from neurodeploy.passes.quantize import STATE_MARGIN, LayerError, dequantize, quantization_errors, quantize, warnings_of
-from neurodeploy.report.summary import LayerReport, Report, inspection, layer_reports, summarize
-from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, Region, grid_of
+from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
+from neurodeploy.passes.quantize import STATE_MARGIN, LayerError, quantization_errors, quantize, warnings_of
+from neurodeploy.pipeline.inspection import inspect
+from neurodeploy.report.summary import Report, summarize
+from neurodeploy.resources.usage import Region, grid_of
 from neurodeploy.simulation.reference import largest_states
-from neurodeploy.targets import Target, check_profile, default_weight_bits, target_of
+from neurodeploy.targets import Target, check_profile, target_of
 
 if TYPE_CHECKING:
     from neurodeploy.pipeline.evaluation import Measurement
@@ -47,74 +44,6 @@ def ignore(line: str) -> None:
     """Discard a message: the `Say` of a run without messages."""
     # an unused argument, for linters
     del line
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inspection:
-    """Result of `inspect`: whether a network fits, what each layer needs, and what it may use.
-
-    Attributes
-    ----------
-    placement : Placement
-        The unpruned network on the chip; `Placement.fits` is the verdict.
-    budget : Budget or None
-        What each layer may use, of the network with fewer channels where convolutions have to lose some; None where no
-        compression can make the network fit.
-    infeasible : NeurodeployError or None
-        Why it cannot be compressed.
-    unwritable : NeurodeployError or None
-        Why `deploy` refuses its numbers.
-    silent : mapping of layer to str
-        Layers that never fire, whatever the input is, and why.
-    gains : tuple of Gain
-        What one more core, or narrower weights, would give each layer; empty where all layers are kept whole.
-    balances : tuple of Balance
-        Delays that balance paths of different depth.
-    """
-
-    placement: Placement
-    budget: Budget | None
-    infeasible: NeurodeployError | None
-    unwritable: NeurodeployError | None = None
-    silent: Mapping[str, str] = MappingProxyType({})
-    gains: tuple[Gain, ...] = ()
-    balances: tuple[Balance, ...] = ()
-
-    @property
-    def hopeless(self) -> NeurodeployError | None:
-        """Old name of `infeasible`."""
-        warnings.warn("Inspection.hopeless is now Inspection.infeasible.", DeprecationWarning, stacklevel=2)
-        return self.infeasible
-
-    @property
-    def compressible(self) -> str:
-        """A sentence that says whether `compress` can make the network fit, and how many channels or neurons layers then keep."""
-        if self.budget is None:
-            return f"Compressible: no. {self.infeasible}"
-        removals = self.budget.removals({name: self.placement.of(name).neurons for name in self.budget.layer_names})
-        return f"Compressible: yes; {removals}." if removals else "Compressible: yes."
-
-    @property
-    def fits(self) -> bool:
-        """Whether `deploy` writes a network that fits."""
-        return self.placement.fits and self.unwritable is None
-
-    @property
-    def warnings(self) -> list[str]:
-        """Sentences about what `deploy` refuses, and about layers that never fire."""
-        refused = [] if self.unwritable is None else [f"Deployable: no. {self.unwritable}"]
-        return refused + [f"Layer {name!r} is silent, whatever the input is: {reason}." for name, reason in self.silent.items()]
-
-    @property
-    def layers(self) -> tuple[LayerReport, ...]:
-        """Needs and budget of each layer, in the network's order."""
-        return layer_reports(self.placement, self.budget)
-
-    def to_json(self) -> dict[str, Any]:
-        """The keys of ``neurodeploy inspect --json``."""
-        return inspection(self.placement, self.budget, self.gains, self.balances) | {
-            "compressible": self.budget is not None, "deployable": self.unwritable is None, "silent": dict(self.silent),
-        }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,84 +128,6 @@ class IntegerForm:
             widths=read["widths"], largest_states=read["largest_states"], kept=kept, levels=read["levels"],
             balances=balances, cuts=cuts,
         )  # fmt: skip
-
-
-def inspect(
-    network: Network | QuantizedNetwork,
-    profile: Chip,
-    *,
-    cores: int | None = None,
-    chips: int | None = None,
-    bits: int | None = None,
-    connectivity: float | None = None,
-    form: IntegerForm | None = None,
-) -> Inspection:
-    """Place a network as it is, and share the cores out among its layers.
-
-    Parameters
-    ----------
-    cores, chips : int, optional
-        Cores, or whole chips, that the network may use; all of the profile's by default.
-    bits : int, optional
-        Width of a weight, sign included; the widest that the chip has by default.
-    connectivity : float, optional
-        Count the expected resources if each weight were kept with this probability, 0..1.
-    form : IntegerForm, optional
-        Of a network that was compressed: it keeps the delays and cuts of its plan where the cores suffice for them.
-
-    Raises
-    ------
-    RequestError
-        More cores, chips or bits than the profile has.
-    """
-    profile = load_profile(profile)
-    cores, bits = profile.core_count(cores, chips), default_weight_bits(profile) if bits is None else bits
-    # before anything is counted: the counts include its delays
-    unbalanced = network
-    if form is not None:
-        network, balances = balanced(unbalanced, form.balances), form.balances
-        placement = lay_out(network, profile, cores=cores, bits=bits, connectivity=connectivity, plan=form.cuts)
-    if form is None or not placement.fits:
-        network, balances = balance(unbalanced, profile, bits=bits)
-        placement = lay_out(network, profile, cores=cores, bits=bits, connectivity=connectivity)
-    placement = with_traffic(placement, network, connectivity=connectivity)
-    try:
-        # a placement counted at another connectivity is not that of the unpruned network
-        unpruned = Unpruned(network, profile, bits, placement if connectivity in (None, 1.0) else None)
-        # the layers that `compress` keeps whole
-        whole = unpruned_layers(unpruned, relays_of(balances))
-        budget = share_budget(network, profile, cores=cores, bits=bits, unpruned=unpruned, whole=whole, explain=False)
-    except BudgetError:
-        # all channels and neurons stay above
-        fewer, reason = _with_fewer_neurons(unbalanced, balances, profile, cores, bits)
-        seen = Inspection(placement=placement, budget=fewer, infeasible=reason, balances=balances)
-    else:
-        more, budget = gains(network, profile, budget, unpruned=unpruned), replace(budget, balances=balances)
-        seen = Inspection(placement=placement, budget=budget, infeasible=None, gains=more, balances=balances)
-    floats = dequantize(unbalanced) if isinstance(unbalanced, QuantizedNetwork) else unbalanced
-    return replace(seen, unwritable=_why_unwritable(unbalanced, profile, bits), silent=silent_layers(floats))
-
-
-def _why_unwritable(network: Network | QuantizedNetwork, profile: HardwareProfile, bits: int) -> NeurodeployError | None:
-    """The reason that a network's numbers cannot be those of the profile's target; None where they can, or without a target."""
-    target = target_of(profile)
-    try:
-        if target is not None:
-            target.check_file(network if isinstance(network, QuantizedNetwork) else quantize(network, profile, bits=bits))
-    except NeurodeployError as error:
-        return error
-    return None
-
-
-def _with_fewer_neurons(
-    network: Network | QuantizedNetwork, balances: tuple[Balance, ...], profile: HardwareProfile, cores: int, bits: int
-) -> tuple[Budget | None, NeurodeployError | None]:  # fmt: skip
-    """The budget with fewer channels or neurons, as `compress` makes it, or why there is none."""
-    try:
-        floats = dequantize(network) if isinstance(network, QuantizedNetwork) else network
-        return narrow_budget(floats, profile, cores=cores, bits=bits, balances=balances), None
-    except NeurodeployError as error:
-        return None, error
 
 
 def deploy(
@@ -456,62 +307,3 @@ def write_report(report: Report, folder: Path, artifacts: RunArtifacts | None) -
 
         write_page(report, folder / FILE_NAMES["page"], artifacts)
     return report
-
-
-def explore(network: Network | QuantizedNetwork, chips: Sequence[Chip] = ("loihi2", "loihi1", "tiny")) -> Any:
-    """Make notebook widgets that show, for a chip, core count and weight width, whether a network fits and each layer's budget.
-
-    Parameters
-    ----------
-    chips : sequence of names, paths or HardwareProfile
-        Chips to select from; the first is selected.
-
-    Returns
-    -------
-    ipywidgets.VBox
-
-    Raises
-    ------
-    RequestError
-        ipywidgets is not installed, or there are no chips.
-    """
-    try:
-        import ipywidgets as widgets
-    except ImportError as error:
-        raise RequestError("explore", "needs ipywidgets", remedy="Install neurodeploy-snn[notebook].") from error
-    profiles = [load_profile(chip) for chip in chips]
-    if not profiles:
-        raise RequestError("chips", "are none")
-    chip = widgets.Dropdown(options=[(profile.name, profile) for profile in profiles], description="chip")
-    cores = widgets.BoundedIntText(description="cores", min=1)
-    bits = widgets.Dropdown(description="weight bits")
-    answer = widgets.HTML()
-
-    def select_chip(_: Any) -> None:
-        # the limit first: ipywidgets clips a value to it
-        cores.max = chip.value.cores
-        cores.value = min(cores.value, cores.max)
-        bits.options = sorted(chip.value["weight_bits"].choices, reverse=True)
-        bits.value = min(bits.options, key=lambda width: abs(width - DEFAULT_WEIGHT_BITS))
-        update(None)
-
-    def update(_: Any) -> None:
-        # None until a chip is selected
-        if bits.value is not None:
-            answer.value = budget_html(network, chip.value, cores.value, bits.value)
-
-    chip.observe(select_chip, "value")
-    cores.observe(update, "value")
-    bits.observe(update, "value")
-    select_chip(None)
-    return widgets.VBox([widgets.HBox([chip, cores, bits]), answer])
-
-
-def budget_html(network: Network | QuantizedNetwork, profile: HardwareProfile, cores: int, bits: int) -> str:
-    """Placement and budget of a network as HTML, or the reason why there are none."""
-    try:
-        seen = inspect(network, profile, cores=cores, bits=bits)
-    except NeurodeployError as error:
-        return html_paragraphs([str(error)])
-    budget = html_paragraphs([seen.compressible]) if seen.budget is None else seen.budget._repr_html_()
-    return f"{seen.placement._repr_html_()}{budget}"

@@ -31,9 +31,8 @@ from neurodeploy.simulation.layer_schedule import (
 )
 from neurodeploy.simulation.records import Recorded, SpikeRecord, recorded_layers
 from neurodeploy.simulation.reference import Number
-from neurodeploy.targets.loihi.arithmetic import MANTISSA_SHIFT, STATE_MAX
 from neurodeploy.targets.loihi.neuron_step import IntegerNeurons
-from neurodeploy.targets.loihi.target import LOIHI
+from neurodeploy.targets.loihi.target import LOIHI, MANTISSA_SHIFT, STATE_MAX
 
 # ---------------------------------------------------------------------------------------------- exact sums
 

@@ -41,7 +41,7 @@ from neurodeploy.ir.quantized import (
     QuantizedSparse,
     QuantizedSynapse,
 )
-from neurodeploy.targets.loihi.arithmetic import MANTISSA_SHIFT, NEVER_FIRES, is_mixed
+from neurodeploy.targets.loihi.target import MANTISSA_SHIFT, NEVER_FIRES, is_mixed
 
 GRADED_BITS = 16
 """Message width of graded input. Lava's synapses take whole numbers at any width above 0."""

@@ -27,7 +27,7 @@ from neurodeploy.ir.quantized import (
     QuantizedSparse,
     QuantizedSynapse,
 )
-from neurodeploy.targets.loihi.arithmetic import as_lava_reads, as_lava_reads_together, check_synapse, width_of
+from neurodeploy.targets.loihi.target import as_lava_reads, as_lava_reads_together, check_synapse, width_of
 
 # ---------------------------------------------------------------------------------------------- plain netx
 

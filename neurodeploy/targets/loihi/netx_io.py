@@ -31,7 +31,6 @@ from neurodeploy.ir.quantized import (
     QuantizedSparse,
     QuantizedSynapse,
 )
-from neurodeploy.targets.loihi.arithmetic import DECAY_UNITY, MANTISSA_SHIFT, NEVER_FIRES, check_layer, check_neuron
 from neurodeploy.targets.loihi.netx_format import (
     ConnectionReader,
     NetxGroup,
@@ -41,7 +40,7 @@ from neurodeploy.targets.loihi.netx_format import (
     plain_kinds,
     reason,
 )
-from neurodeploy.targets.loihi.target import LOIHI
+from neurodeploy.targets.loihi.target import DECAY_UNITY, LOIHI, MANTISSA_SHIFT, NEVER_FIRES, check_layer, check_neuron
 
 # ---------------------------------------------------------------------------------------------- reading
 

@@ -1,7 +1,7 @@
 """Loihi's neuron in integers: decay, wrap, saturation, spike and reset, for populations of a network and for raw input.
 
 One step, bit for bit as Lava's ``AbstractPyLifModelFixed`` (``lava/proc/lif/models.py``; constants in
-`neurodeploy.targets.loihi.arithmetic`), with u and v of 24 bits and decays of 12::
+`neurodeploy.targets.loihi.target`), with u and v of 24 bits and decays of 12::
 
     u <- wrap(decay(u, du) + 64 input)
     v <- saturate(decay(v, dv) + u + 64 bias)
@@ -22,7 +22,7 @@ from neurodeploy.ir.quantized import Encoder, QuantizedLayer, QuantizedLI, Quant
 from neurodeploy.simulation.kernel_dispatch import Engine
 from neurodeploy.simulation.kernels import Array, compiled
 from neurodeploy.simulation.layer_schedule import PARALLEL_UPDATES, WorkerPool
-from neurodeploy.targets.loihi.arithmetic import (
+from neurodeploy.targets.loihi.target import (
     BIAS_MAX,
     BIAS_MIN,
     DECAY_UNITY,

@@ -1,4 +1,9 @@
-"""Loihi as a target: Loihi 1 and 2 as Lava's bit-accurate models compute, netx files, the emulator, Lava and boards."""
+"""Loihi as a target: its arithmetic (register ranges, decay, overflow, weights), netx files, the emulator, Lava and boards.
+
+The arithmetic is that of Lava 0.10's bit-accurate models (``lava/proc/lif/models.py: AbstractPyLifModelFixed``,
+``lava/proc/dense/models.py: AbstractPyDenseModelBitAcc``, ``lava/utils/weightutils.py``), which is exact to Lava;
+Loihi 1 silicon agrees where it was compared (Michaelis et al. 2022, Brian2Loihi).
+"""
 
 from __future__ import annotations
 
@@ -8,23 +13,177 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import NetworkError, SimulationError
-from neurodeploy.ir.arrays import Floats, Integers
-from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.errors import NetworkError, SimulationError, unsupported_kind
+from neurodeploy.ir.arrays import Floats, Integers, check_range
+from neurodeploy.ir.quantized import (
+    QuantizedLayer,
+    QuantizedLI,
+    QuantizedLIF,
+    QuantizedNetwork,
+    QuantizedNeuron,
+    QuantizedSynapse,
+)
 from neurodeploy.simulation.records import Recorded, SpikeRecord
 from neurodeploy.targets import Registers
-from neurodeploy.targets.loihi.arithmetic import (
-    BIAS_MAX,
-    BIAS_MIN,
-    DECAY_BITS,
-    DECAY_UNITY,
-    MANTISSA_SHIFT,
-    STATE_BITS,
-    THRESHOLD_BITS,
-    WEIGHT_BITS_MAX,
-    as_lava_reads,
-    check_layer,
-)
+
+Whole = NDArray[np.float64]
+"""Whole numbers in double precision: exact below 2**53, and a product of a 24-bit state and a 13-bit decay has 37 bits."""
+
+DECAY_BITS = 12
+DECAY_UNITY = 1 << DECAY_BITS
+"""A decay of 4096 forgets the whole state in a step, one of 0 nothing."""
+STATE_BITS = 24
+STATE_MAX = 1 << (STATE_BITS - 1)
+"""Current u and membrane v are signed 24-bit numbers."""
+MANTISSA_SHIFT = 6
+"""Weights, thresholds and biases enter the state shifted left by six bits."""
+THRESHOLD_BITS = 17
+THRESHOLD_MAX = (1 << THRESHOLD_BITS) - 1
+"""Largest threshold mantissa."""
+NEVER_FIRES = 1 << THRESHOLD_BITS
+"""A threshold mantissa that a saturated membrane does not pass; Lava's own default for an integrator."""
+BIAS_MIN, BIAS_MAX = -4096, 4095
+"""Range of the bias mantissa (13 bits, signed)."""
+MIXED_MIN, MIXED_MAX = -256, 254
+"""Range of weights of both signs: eight bits, one of them the sign, so even numbers."""
+SINGLE_SIGN_MAX = 255
+"""Largest magnitude of weights that are all of one sign."""
+WEIGHT_BITS_MAX = 8
+"""Widest weight that a network is rounded to. A file may state 9: that is what -256 among both signs takes."""
+
+
+def decayed(state: Whole, decay: Integers | int, out: Whole | None = None) -> Whole:
+    """State after one step of a decay in 0..4096: ``sign(x) * (|x| * (4096 - decay) >> 12)``, rounded towards zero."""
+    # Exact: the factor is a multiple of 2**-12, so the product of 37 bits fits the mantissa of a double.
+    kept: Whole = np.multiply(state, (DECAY_UNITY - decay) / DECAY_UNITY, out=out)
+    return np.trunc(kept, out=out)
+
+
+def wrapped(current: Whole) -> Whole:
+    """Current after overflow: it wraps around once, as in Lava, which keeps 2**23 itself but wraps -2**23."""
+    over = 2 * STATE_MAX
+    result: Whole = current - over * (current > STATE_MAX) + over * (current <= -STATE_MAX)
+    return result
+
+
+def saturated(voltage: Whole) -> Whole:
+    """Membrane after overflow: it stays at +-(2**23 - 1)."""
+    return np.clip(voltage, -STATE_MAX + 1, STATE_MAX - 1)
+
+
+def is_mixed(weight: Integers) -> bool:
+    """Whether weights have both signs, so that each spends a bit on its sign."""
+    return bool(weight.size) and int(weight.min()) < 0 < int(weight.max())
+
+
+def width_of(weight: Integers) -> int:
+    """Fewest bits per weight, sign included, that hold these integers exactly; 0 where all are zero.
+
+    Weights of both signs are even (the chip's lowest bit is the sign), so ``{-2, 0, 2}`` is 2 bits wide.
+    """
+    if not weight.any():
+        return 0
+    step = int(np.gcd.reduce(np.abs(weight), axis=None))
+    step &= -step  # the largest power of two that divides every weight
+    # Two's complement: -2**n needs no more bits than 2**n - 1.
+    largest = max(int(weight.max()), -int(weight.min()) - (1 if is_mixed(weight) else 0)) // step
+    return max(1, largest.bit_length()) + (1 if is_mixed(weight) else 0)
+
+
+# ---------------------------------------------------------------------------------------------- register ranges
+
+
+def check_neuron(neuron: QuantizedNeuron) -> None:
+    """Raise `NetworkError` for thresholds outside 0..2**17 - 1 or decays outside 0..4096."""
+    match neuron:
+        case QuantizedLIF():
+            check_range(neuron, "vth", 0, THRESHOLD_MAX)
+        case QuantizedLI():
+            pass  # never fires: no threshold register of its own
+        case _:
+            raise unsupported_kind(neuron)
+    check_range(neuron, "du", 0, DECAY_UNITY)
+    check_range(neuron, "dv", 0, DECAY_UNITY)
+
+
+def check_synapse(synapse: QuantizedSynapse) -> None:
+    """Raise `NetworkError` for weights that no synapse of the chip holds, or that `weight_bits` do not hold.
+
+    Weights of one sign lie within 0..255 in magnitude. Weights of both signs are even and within -256..254: the lowest bit of a
+    weight is its sign.
+    """
+    name, weight = type(synapse).__name__, np.asarray(synapse.weight, dtype=np.int64)
+    if is_mixed(weight):
+        check_range(synapse, "weight", MIXED_MIN, MIXED_MAX)
+        if (weight & 1).any():
+            raise NetworkError(f"{name}.weight", "has odd numbers among weights of both signs")
+    check_range(synapse, "weight", -SINGLE_SIGN_MAX if weight.size and weight.max() <= 0 else MIXED_MIN, SINGLE_SIGN_MAX)
+    if not max(1, width_of(weight)) <= synapse.weight_bits <= WEIGHT_BITS_MAX + 1:
+        raise NetworkError(f"{name}.weight_bits", f"{synapse.weight_bits} do not hold weights {width_of(weight)} bits wide")
+
+
+def check_layer(layer: QuantizedLayer) -> None:
+    """Raise `NetworkError` for a number of a layer that the chip's registers cannot hold."""
+    check_neuron(layer.neuron)
+    for connection in layer.connections:
+        check_synapse(connection.synapse)
+    check_range(layer, "bias", BIAS_MIN, BIAS_MAX)
+
+
+# ---------------------------------------------------------------------------------------------- Lava's reading of weights
+
+
+def as_lava_reads(weight: Integers) -> Integers:
+    """Weights with which Lava runs a netx layer that stores `weight`: nearly always the same.
+
+    netx derives width and exponent from the integers (``netx/utils.py: optimize_weight_bits``). Lava's synapse then clips and
+    truncates by a sign mode of its own. The two disagree where no weight is positive: on negative powers of two
+    (``[[0, -2]]`` runs as ``[[0, -1]]``), and on odd numbers where another weight is zero (``[[0, -129]]`` runs as zeros).
+
+    Raises
+    ------
+    OverflowError
+        All weights are zero: Lava takes the logarithm of infinity.
+    """
+    return as_lava_reads_together(weight)[0]
+
+
+def as_lava_reads_together(*weights: Integers) -> list[Integers]:
+    """`as_lava_reads` for matrices that share width and exponent in netx, as the two of a ``dense_rec`` layer do."""
+    low, high = min(int(weight.min()) for weight in weights), max(int(weight.max()) for weight in weights)
+    if low == high == 0:
+        raise OverflowError("an all-zero weight matrix has no exponent")
+    # As `optimize_weight_bits` does, with the same floating-point operations, so that rounding agrees.
+    if (high > MIXED_MAX and low < 0) or (low < MIXED_MIN and high > 0):
+        weights = tuple(np.clip(weight, MIXED_MIN, MIXED_MAX) for weight in weights)
+        low, high = max(low, MIXED_MIN), min(high, MIXED_MAX)
+    # netx takes negative weights with zeros for mixed; Lava's synapse, below, takes them for inhibitory.
+    signed = 0 if high < 0 or low >= 0 else 1
+    if signed:
+        # Lava divides by zero here, which NumPy gives as infinity.
+        scale = min(127 / high if high else np.inf, -128 / low)
+    else:
+        scale = 255 / high if low >= 0 else -256 / low
+    shift = int(np.floor(np.log2(scale))) + signed
+    # Low bits that are zero in every weight are not stored.
+    whole = (n for n in range(8, 0, -1) if not any((weight % (1 << n)).any() for weight in weights))
+    bits = 8 - shift - (next(whole, 0) - signed)
+    if shift < 0:  # beyond the widest weight: Lava shifts by a negative number, for which NumPy returns 0
+        return [np.zeros_like(weight) for weight in weights]
+    read = []
+    for weight in (weight << shift for weight in weights):
+        # Lava's clip_weights and truncate_weights, for an 8-bit synapse that stores `bits` bits
+        mixed = not (weight.min() >= 0 or weight.max() <= 0)
+        sign = -1 if not mixed and weight.min() < 0 else 1
+        magnitude = np.clip(sign * weight, -256 if mixed else 0, 255)
+        drop = 8 - bits + (1 if mixed else 0)
+        # odd numbers below -128 with zeros: again a shift by a negative number
+        stored = np.zeros_like(weight) if drop < 0 else sign * ((magnitude >> drop) << drop)
+        read.append(stored >> shift)
+    return read
+
+
+# ------------------------------------------------------------------------------------------- the target
 
 
 class LoihiTarget:
