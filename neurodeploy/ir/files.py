@@ -436,7 +436,8 @@ for line in sys.stdin:
                 return str(damage) or excess(declared, path)
             ended = self._child.poll() is not None
             self.close()
-        return "is damaged: reading it ends the process" if ended else f"is damaged: reading it takes longer than {limit_s:.0f} s"
+        slow = f"is damaged, or too large: reading it takes longer than {limit_s:.0f} s"
+        return "is damaged: reading it ends the process" if ended else slow
 
     def close(self) -> None:
         """End the child."""
