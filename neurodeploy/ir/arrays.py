@@ -101,6 +101,9 @@ def available_memory() -> tuple[float, str]:
     with suppress(OSError, ValueError):
         group = Path("/sys/fs/cgroup")
         left = int((group / "memory.max").read_text("ascii")) - int((group / "memory.current").read_text("ascii"))
+        # the system takes back what it has only copied from files
+        cached = dict(line.split() for line in (group / "memory.stat").read_text("ascii").splitlines())
+        left += int(cached.get("inactive_file", 0)) + int(cached.get("active_file", 0))
         found.append((left, "what the memory limit of the container leaves"))
     with suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text("ascii").splitlines()
