@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from norse.torch import LICell, SequentialState
+from norse.torch import LICell, LIFCell, SequentialState
 from spiking import SHORT, build, few, weights
 
+import neurodeploy as nd
 from neurodeploy.errors import DataError, RequestError, TrainingError
 from neurodeploy.training.fit import fit
 from neurodeploy.training.forward import evaluate, predict
@@ -146,3 +148,30 @@ def test_nothing_to_evaluate_on_is_refused() -> None:
 def test_options_without_meaning_are_refused_by_name(setting: str, value: Any, message: str) -> None:
     with pytest.raises(RequestError, match=f"{setting}: {message}"):
         FitOptions(**{setting: value})
+
+
+class TwoHeads(torch.nn.Module):
+    """A readout of ten classes, and one of three."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.lif = torch.nn.Linear(64, 24, bias=False), LIFCell()
+        self.of_ten, self.ten = torch.nn.Linear(24, 10, bias=False), LICell()
+        self.of_three, self.three = torch.nn.Linear(24, 3, bias=False), LICell()
+
+    def forward(self, x: torch.Tensor, state: Any = None) -> Any:
+        one, two, three = state or (None, None, None)
+        spikes, one = self.lif(self.first(x), one)
+        classes, two = self.ten(self.of_ten(spikes), two)
+        groups, three = self.three(self.of_three(spikes), three)
+        return (classes, groups), (one, two, three)
+
+
+def test_a_head_that_no_label_is_for_is_not_lost_without_a_word(tmp_path: Path) -> None:
+    sample = torch.zeros(1, 64)
+    assert len(nd.extract(TwoHeads(), sample).layers) == 3
+    with pytest.raises(
+        RequestError, match=r"^model: has several outputs, layers '.*', '.*'; labels are for one\. Return the one"
+    ):
+        nd.compress(TwoHeads(), sample, "loihi2", nd.load_data("digits"), nd.FitOptions(), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

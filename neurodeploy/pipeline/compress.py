@@ -166,6 +166,7 @@ def compress(
         check_payload(profile, levels)
         # Checked before training: what deployment would refuse after it must not cost hours first.
         network = trainable(model, sample)
+        check_one_output(network.network)
         counted_bits = default_weight_bits(profile) if bits is None else bits
         # Here, and not in `fit`, which does not know the chip's registers; it leaves decays that learn as they are.
         if options.learn_decays:
@@ -416,6 +417,13 @@ def with_verdict(before: Callable[[], Placement], seed: int) -> Iterator[None]:
         report = summarize(placement.profile, None, placement, before=placement, seed=seed).to_json()
         error.verdict = report | {"fits": {"before": placement.fits, "after": False}, "infeasible": str(error)}
         raise
+
+
+def check_one_output(network: Network) -> None:
+    """Refuse a network with several outputs: training would compare the last one with the labels, and lose the others."""
+    if len(ends := [repr(one.name) for one in network if all(target is one for target, _ in network.targets(one.name))]) > 1:
+        remedy = "Return the one that the labels are for, and deploy the others untrained or in a network of their own."
+        raise RequestError("model", f"has several outputs, layers {', '.join(ends)}; labels are for one", remedy=remedy)
 
 
 def thresholds_of(network: TrainableNetwork, levels: int = 1) -> dict[str, float]:
