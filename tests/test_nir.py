@@ -76,6 +76,14 @@ FIXED: dict[str, Any] = {
     "reset, leak and threshold elsewhere": (
         [nir.Linear(weights(4, 6)), lif(4, v_leak=-0.5, v_reset=-0.5, v_threshold=RNG.uniform(0.1, 1, 4))], (6,),
     ),
+    "a leak that is not where it resets": (
+        [nir.Linear(weights(4, 6)), lif(4, v_leak=np.array([0.5, -0.25, 0.0, 1.5]), v_reset=np.array([0.0, 0.25, 0.5, -0.5]),
+                                        v_threshold=np.ones(4))], (6,),
+    ),
+    "a leak that is not where it resets, past a current": (
+        [nir.Linear(weights(4, 6)), cuba(4, v_leak=np.array([0.5, -0.25, 0.0, 1.5]), v_reset=np.array([0.0, 0.25, 0.5, -0.5]))],
+        (6,),
+    ),
     "parameters of each neuron": (
         [nir.Linear(weights(4, 6)),
          cuba(4, tau_mem=RNG.uniform(2e-3, 9e-3, 4), r=RNG.uniform(3, 9, 4), w_in=RNG.uniform(1, 5, 4))], (6,),

@@ -45,8 +45,6 @@ def assert_says(path: Path, said: str) -> None:
 STRAIGHT = [("input", "n0"), ("n0", "n1"), ("n1", "output")]
 CIRCLE = [("input", "n0"), ("n0", "n1"), ("n1", "a"), ("a", "n2"), ("n2", "b"), ("b", "n1"), ("n2", "output")]
 REFUSED: dict[str, tuple[nir.NIRGraph, str]] = {
-    "reset elsewhere": (one(W, lif(4, v_reset=-1.0)), "n1 (LIF): leaks to 0.0 but resets to -1.0 (the chip's membrane"),
-    "reset of CubaLIF": (one(W, cuba(4, v_leak=0.5)), "n1 (CubaLIF): leaks to 0.5 but resets to 0.0 ... Set v_leak equal"),
     "tau below dt": (one(W, lif(4, tau=5e-4)), "n1 (LIF): its tau of 0.0005 is shorter than a step of 0.001 ... exponential"),
     "tau_syn below dt": (one(W, cuba(4, tau_syn=5e-4)), "n1 (CubaLIF): its tau_syn of 0.0005 is shorter"),
     "no tau": (one(W, lif(4, tau=0.0)), "n1 (LIF): its tau of 0 is no time constant"),

@@ -40,7 +40,7 @@ def _sayable(layer: Layer, is_last: bool) -> Layer:
     fades, leaks = (np.clip(np.round(share, 3), 0.01, 1) for share in (neuron.current_decay, neuron.voltage_decay))
     rest = neuron.rest
     if kind == 0:
-        bias = np.zeros(())
+        bias = np.zeros(()) if isinstance(neuron, LI) else bias
     else:
         fades = np.ones_like(fades)
     if kind == 1:
@@ -177,7 +177,7 @@ def test_a_neuron_that_another_tool_changed_is_read_as_it_is_now(tmp_path: Path)
 UNSAYABLE = {
     "no decay": (layer("one", from_input(), threshold=1.0, current_decay=0.0), "layer 'one': has a synaptic current that never"),
     "no leak": (layer("one", from_input(), threshold=1.0, voltage_decay=0.0), "layer 'one': has a synaptic current but no leak"),
-    "bias and current": (layer("one", from_input(), threshold=1.0, bias=1.0), "layer 'one': adds a bias to v, past its"),
+    "bias and current": (layer("one", from_input(), bias=1.0), "layer 'one': adds a bias to v, past its"),
     "some leak": (
         layer("one", from_input(), threshold=1.0, current_decay=1.0, voltage_decay=[0.0, 0.5]), "'one': has neurons that leak",
     ),

@@ -7,7 +7,7 @@ and decay there. So the network gets one more neuron, which fires at every step,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -39,6 +39,8 @@ class NeuronSpec:
     neuron : LIF or LI
     gain : array () or (n,)
         Factor on all input; it goes into the weights and biases.
+    drive : array () or (n,)
+        Added to the membrane at every step, past the synaptic current.
     has_current : bool
         Whether input enters a synaptic current; a bias then has to enter it too.
     timestep_s : float or None
@@ -47,6 +49,7 @@ class NeuronSpec:
 
     neuron: Neuron
     gain: Floats
+    drive: Floats = field(default_factory=lambda: np.zeros(()))
     has_current: bool = False
     timestep_s: float | None = None
 
@@ -191,6 +194,7 @@ class _Assembler:
         if spec.neurons.has_current and bias.any():  # the chip's bias is added to v, past the current
             connections.append(Connection(source=self.bias_name, synapse=Dense(weight=bias.reshape(-1, 1))))
             bias = np.zeros(())
+        bias = bias + spec.neurons.drive
         if not connections:
             raise ExtractError(spec.where, "receives no spikes", remedy="Put a layer with weights before it.")
         return Layer(

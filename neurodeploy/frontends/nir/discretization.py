@@ -19,6 +19,8 @@ name                  dt       d                            differences
                                                             (norse 1.1, utils/export_nir.py)
 ====================  =======  ===========================  ===========================================================
 
+Membranes start at v_reset, which NIR leaves open.
+
 Rockpool's neurons are refused: they subtract their threshold, as often as it fits into v, where the chip resets. With Rockpool
 3.1's own decays and weights but a reset to zero, networks of 20-30-6 neurons fired 17 to 87 % fewer spikes than in Rockpool; read
 by NIR's equations, 26 to 100 % fewer.
@@ -174,9 +176,10 @@ class NeuronReader:
 
     def lif(self) -> NeuronSpec:
         """LIF whose current lasts one step, reset to a value."""
-        leak, rest = self._decay("tau"), self._rest()
+        leak, (rest, above) = self._decay("tau"), self._rest()
         neuron = LIF(threshold=self._threshold(rest), current_decay=np.ones(()), voltage_decay=leak, rest=rest)
-        return NeuronSpec(neuron=neuron, gain=_exact_one(self._each("r") * leak))  # d r x: what a step adds for an input x
+        # d r x: what a step adds for an input x
+        return NeuronSpec(neuron=neuron, gain=_exact_one(self._each("r") * leak), drive=np.asarray(leak * above))
 
     def li(self) -> NeuronSpec:
         """A readout: neurons that never fire and whose membranes are read."""
@@ -186,9 +189,10 @@ class NeuronReader:
 
     def cuba_lif(self) -> NeuronSpec:
         """LIF with a synaptic current, reset to a value."""
-        current_decay, leak, rest = self._decay("tau_syn"), self._decay("tau_mem"), self._rest()
+        current_decay, leak, (rest, above) = self._decay("tau_syn"), self._decay("tau_mem"), self._rest()
         neuron = LIF(threshold=self._threshold(rest), current_decay=current_decay, voltage_decay=leak, rest=rest)
-        return NeuronSpec(neuron=neuron, gain=self._current_gain(current_decay, leak), has_current=True)
+        gain = self._current_gain(current_decay, leak)
+        return NeuronSpec(neuron=neuron, gain=gain, drive=np.asarray(leak * above), has_current=True)
 
     def cuba_li(self) -> NeuronSpec:
         """A readout with a synaptic current."""
@@ -229,17 +233,13 @@ class NeuronReader:
             )
         return np.minimum(decay, 1.0)  # in single precision a decay of 1 may come out a bit higher
 
-    def _rest(self) -> Floats:
-        """Return the potential that the membrane starts from, leaks to and is reset to, which must be one."""
-        leak, reset = self._each("v_leak", default=0.0), self._each("v_reset", default=0.0)
-        if not np.array_equal(leak + 0 * reset, reset + 0 * leak):  # + 0: broadcasts both to one shape
-            raise ExtractError(
-                self.node.where,
-                f"leaks to {leak} but resets to {reset}",
-                source="the chip's membrane starts, leaks and resets to one value",
-                remedy="Set v_leak equal to v_reset; a constant drive can be the bias of an Affine before it.",
-            )
-        return reset
+    def _rest(self) -> tuple[Floats, Floats]:
+        """Return the potential that the membrane starts from and is reset to, and how far above it the one is that it leaks to.
+
+        The chip's membrane leaks to where it is reset; d (v_leak - v_reset), added at every step, is the difference.
+        """
+        reset = self._each("v_reset", default=0.0)
+        return reset, self._each("v_leak", default=0.0) - reset
 
     def _threshold(self, rest: Floats) -> Floats:
         """Return the threshold counted from the reset potential."""

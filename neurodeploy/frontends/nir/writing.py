@@ -41,8 +41,8 @@ def write_nir(network: Network | QuantizedNetwork, path: str | os.PathLike[str],
     Raises
     ------
     ExtractError
-        What NIR cannot express, by layer: a current that never decays or that a bias bypasses, a connection from an LI, an
-        image that comes from a matrix, biases that differ within a channel.
+        What NIR cannot express, by layer: a current that never decays, a readout's current that a bias bypasses, a connection
+        from an LI, an image that comes from a matrix, biases that differ within a channel.
     RequestError
         A step that is no positive number.
     QuantizeError
@@ -90,10 +90,11 @@ class _GraphWriter:
     def _add_layer(self, layer: Layer, order: int) -> None:
         if layer.name == "." or "\0" in layer.name:  # to HDF5 "." is the group itself, and NUL ends a name
             raise ExtractError(f"layer {layer.name!r}", "cannot be the name of a node", source="HDF5", remedy="Rename it.")
-        neurons = _NeuronWriter(layer, self.shapes[layer.name], self.dt).node()
+        writer = _NeuronWriter(layer, self.shapes[layer.name], self.dt)
+        neurons = writer.node()
         neurons.metadata = _exact_numbers(layer) | {"order": order}
         self.nodes[layer.name] = neurons
-        with_bias = _bias_connection(layer)
+        with_bias = None if writer.leaks_to_bias else _bias_connection(layer)
         for index, connection in enumerate(layer.connections):
             self._add_connection(layer, connection, layer.bias if index == with_bias else np.zeros(()))
 
@@ -213,6 +214,12 @@ class _NeuronWriter:
             for value in (neuron.rest, neuron.current_decay, neuron.voltage_decay)
         )
 
+    @property
+    def leaks_to_bias(self) -> bool:
+        """Whether the node takes the biases: a leak to v_reset + bias / d adds them to v, past a synaptic current."""
+        can = isinstance(self.layer.neuron, LIF) and bool((self.voltage_decay > 0).all())
+        return can and bool(self.layer.bias.any() and (self.current_decay != 1).any())
+
     def node(self) -> Any:
         """Return a LIF, IF or CubaLIF for an `LIF`, an LI, I or CubaLI for an `LI`."""
         with np.errstate(over="ignore"):  # an infinite time constant is refused below
@@ -257,11 +264,11 @@ class _NeuronWriter:
         ):
             if not (decay > 0).all():
                 raise ExtractError(self.where, f"has {what}", source="NIR's CubaLIF has time constants for both")
-        if self.layer.bias.any():
+        if self.layer.bias.any() and not self.leaks_to_bias:
             raise ExtractError(
                 self.where,
                 "adds a bias to v, past its synaptic current",
-                source="in NIR all that arrives enters the current",
+                source="in NIR all that arrives enters the current, and a CubaLI starts from where it leaks to",
                 remedy="Let a neuron that always fires drive it.",
             )
         return "current", {
@@ -269,7 +276,7 @@ class _NeuronWriter:
             "tau_mem": self.dt / self.voltage_decay,
             "w_in": 1 / self.current_decay,  # d_syn w_in x = x; likewise r for the membrane
             "r": 1 / self.voltage_decay,
-            "v_leak": self.rest,
+            "v_leak": self.rest + (self.layer.bias / self.voltage_decay if self.leaks_to_bias else 0.0),
         }
 
 
