@@ -70,9 +70,17 @@ def test_a_file_named_like_a_library_does_not_hide_it(tmp_path: Path) -> None:
 
 
 FAILS = {
-    "exit": ("raise SystemExit('no\\ndata')\n", "importing {path} raised SystemExit: no data."),
-    "exit in the factory": ("import sys\ndef model():\n    sys.exit(3)\n", "raised SystemExit: 3."),
-    "several lines": ("def model():\n    raise ValueError('one.\\n\\n  two.')\n", "raised ValueError: one. two."),
+    "exit": ("raise SystemExit('no\\ndata')\n", "importing {path} raised SystemExit: no data (mine.py, line 1)."),
+    "exit in the factory": ("import sys\ndef model():\n    sys.exit(3)\n", "raised SystemExit: 3 (mine.py, line 3)."),
+    "several lines": (
+        "def model():\n    raise ValueError('one.\\n\\n  two.')\n",
+        "raised ValueError: one. two (mine.py, line 2).",
+    ),
+    "in a library": (
+        "import json\ndef model():\n    return json.loads('{')\n",
+        "raised JSONDecodeError: Expecting property name enclosed in double quotes: line 1 column 2 (char 1) (mine.py, line 3).",
+    ),
+    "another name": ("def made():\n    pass\nclass Net:\n    pass\n", "has no 'model'. It defines Net, made."),
     "syntax": ("def model(:\n", "importing {path} raised SyntaxError: invalid syntax (mine.py, line 1)."),
 }
 

@@ -130,7 +130,7 @@ NO_RESET = r"leaks to 1\.0 but resets to 0\.0 \(the chip's membrane starts, leak
         ),
         pytest.param(
             chain(lif(tau_mem_inv=1500.0)),
-            r"^1 \(LIFCell\): LIF\.voltage_decay 1\.5 is outside 0\.0\.\.1\.0",
+            r"^1 \(LIFCell\): its tau_mem_inv of 1500 per second forgets more than all in a step of 0\.001 s\. Use at most",
             id="a decay above 1",
         ),
         pytest.param(

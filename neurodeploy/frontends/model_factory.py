@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import re
 import sys
+import traceback
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +18,9 @@ from neurodeploy.errors import RequestError
 
 if TYPE_CHECKING:
     import torch
+
+_LIBRARIES = re.compile(r"^<|[/\\\\](site-packages|dist-packages|lib[/\\\\]python[\d.]+|neurodeploy[/\\\\]frontends)[/\\\\]")
+"""Paths of files that are not the user's."""
 
 
 def call_factory(spec: str) -> Any:
@@ -37,7 +42,10 @@ def call_factory(spec: str) -> Any:
     """
     where, colon, name = spec.rpartition(":")  # the last colon: a path may hold others
     if not colon or not where or not name.isidentifier():
-        raise RequestError(spec, "is not of the form file.py:factory or package.module:factory")
+        remedy = {".py": f"Name the function that makes the model: {spec}:model.", ".pt": "Weights go to --weights."}
+        raise RequestError(
+            spec, "is not of the form file.py:factory or package.module:factory", remedy=remedy.get(Path(spec).suffix, "")
+        )
     is_file = where.endswith(".py")
     if is_file and not Path(where).is_file():
         raise RequestError(spec, f"no file {where}")
@@ -46,7 +54,9 @@ def call_factory(spec: str) -> Any:
             module = _import_file(Path(where)) if is_file else importlib.import_module(where)
         factory: Callable[[], Any] | None = getattr(module, name, None)
         if factory is None:
-            raise RequestError(spec, f"has no {name!r}", remedy="Name a function without arguments that is defined there.")
+            own = sorted(key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__)
+            known = f"It defines {', '.join(own)}." if own else "Name a function without arguments that is defined there."
+            raise RequestError(spec, f"has no {name!r}", remedy=known)
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(factory, torch.nn.Module):
             return factory  # a model that was made when the file was imported
@@ -126,4 +136,9 @@ def _quoting(spec: str, what: str) -> Iterator[None]:
         yield
     except (Exception, SystemExit) as error:  # SystemExit is no Exception, and would end the command
         said = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".: ")
-        raise RequestError(spec, f"{what} {said}") from error
+        # the innermost line of the user's own code; a syntax error names its line itself
+        lines = [frame for frame in traceback.extract_tb(error.__traceback__) if not _LIBRARIES.search(frame.filename)]
+        at = (
+            f" ({Path(lines[-1].filename).name}, line {lines[-1].lineno})" if lines and not isinstance(error, SyntaxError) else ""
+        )
+        raise RequestError(spec, f"{what} {said}{at}") from error

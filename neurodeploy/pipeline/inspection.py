@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from neurodeploy.errors import BudgetError, NeurodeployError, RequestError
 from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import HardwareProfile
@@ -150,8 +152,15 @@ def inspect(
     else:
         more, budget = gains(network, profile, budget, unpruned=unpruned), replace(budget, balances=balances)
         seen = Inspection(placement=placement, budget=budget, infeasible=None, gains=more, balances=balances)
-    floats = dequantize(unbalanced) if isinstance(unbalanced, QuantizedNetwork) else unbalanced
-    return replace(seen, unwritable=_why_unwritable(unbalanced, profile, bits), silent=silent_layers(floats))
+    return replace(seen, unwritable=_why_unwritable(unbalanced, profile, bits), silent=silent_layers(_in_floats(unbalanced)))
+
+
+def _in_floats(network: Network | QuantizedNetwork) -> Network:
+    """The network in floats; layers of a file that does not state their scale, in the chip's own numbers."""
+    if isinstance(network, Network):
+        return network
+    layers = (replace(layer, scale=np.where(layer.scale > 0, layer.scale, 1.0)) for layer in network)
+    return dequantize(replace(network, layers=tuple(layers)))
 
 
 def _why_unwritable(network: Network | QuantizedNetwork, profile: HardwareProfile, bits: int) -> NeurodeployError | None:
@@ -170,8 +179,7 @@ def _with_fewer_neurons(
 ) -> tuple[Budget | None, NeurodeployError | None]:  # fmt: skip
     """The budget with fewer channels or neurons, as `compress` makes it, or why there is none."""
     try:
-        floats = dequantize(network) if isinstance(network, QuantizedNetwork) else network
-        return narrow_budget(floats, profile, cores=cores, bits=bits, balances=balances), None
+        return narrow_budget(_in_floats(network), profile, cores=cores, bits=bits, balances=balances), None
     except NeurodeployError as error:
         return None, error
 

@@ -1,4 +1,4 @@
-"""What trains in the dense phase: a module as its user calls it, step by step or with whole sequences, or its network."""
+"""Dense training: of a module as its user calls it, step by step or with whole sequences, or of its network."""
 
 from __future__ import annotations
 

@@ -52,6 +52,10 @@ def read_cell(where: str, cell: Any, shape: Shape) -> NeuronSpec:
     """
     names = ("tau_syn_inv", "tau_mem_inv", "v_leak", "v_th", "v_reset")
     p = {name: _per_neuron(where, cell.p, name, shape) for name in names if hasattr(cell.p, name)}
+    for name in ("tau_syn_inv", "tau_mem_inv"):
+        if name in p and float(p[name].max()) * float(cell.dt) > 1:
+            what = f"its {name} of {p[name].max():g} per second forgets more than all in a step of {float(cell.dt):g} s"
+            raise ExtractError(where, what, remedy=f"Use at most {1 / float(cell.dt):g}, or a smaller dt.")
     parameters = SimpleNamespace(**p, reset_method=getattr(cell.p, "reset_method", reset_value))
     try:
         return CELL_READERS[type(cell)](where, cell, parameters)  # by exact type: a subclass may compute something else
