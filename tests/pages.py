@@ -68,4 +68,6 @@ def spread(profile: HardwareProfile, cores: list[int]) -> Placement:
     """The two layers, a copy of the first slice on each core of the list: a board as large as one likes."""
     placement = place(two_layers(n=5), profile)
     slices = tuple(replace(placement.slices[0], core=core) for core in cores)
-    return replace(placement, slices=slices, links=None, weight_bits={"hidden": 8}, n_pairs={"hidden": 200})
+    return replace(
+        placement, slices=slices, links=None, weight_bits={"hidden": 8}, n_weights={"hidden": 200}, connectivity={"hidden": 0.5}
+    )

@@ -19,6 +19,7 @@ from neurodeploy.ir.graph import Connection
 from neurodeploy.ir.network import Dense, Network
 from neurodeploy.mapping.budget.allocation import share_budget
 from neurodeploy.mapping.budget.budget import Budget, SliceBudget
+from neurodeploy.mapping.place import lay_out
 from neurodeploy.resources.usage import slice_usage
 
 MakeNetwork, MakeChip = Callable[..., Network], Callable[..., HardwareProfile]
@@ -278,3 +279,11 @@ def test_axons_overrun_too(make_network: MakeNetwork, make_chip: MakeChip, resou
     error = next(overrun for overrun in budget.overruns(network) if overrun.resource == resource).error(budget)
     assert str(error).startswith(f"layer '{error.where[7:-1]}': {error.need} {resource} of neurons ")
     assert error.source == f"tiny.yaml: {resource}_per_core"
+
+
+def test_a_core_of_the_plan_is_found_on_the_board(make_network: MakeNetwork, make_chip: MakeChip) -> None:
+    network, chip = make_network([40, 50, 5]), make_chip()
+    plan = share_budget(network, chip)
+    laid_out = lay_out(network, chip, plan=plan.cuts)
+    moved = laid_out.moved(np.array(laid_out.cores)[::-1])
+    assert [plan.core_in(moved, core) for core in laid_out.cores] == list(laid_out.cores)[::-1]

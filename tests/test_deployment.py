@@ -207,11 +207,11 @@ def test_a_skip_is_trained_under_a_budget(tmp_path: Path) -> None:
 
 
 def test_a_neuron_that_hears_nobody_and_always_fires_is_deployed_and_told_of(tmp_path: Path) -> None:
-    """It brings the bias to neurons with a current; no pair of neurons could be connected into it."""
+    """It brings the bias to neurons with a current; there is nothing of it to prune."""
     model = SequentialState(torch.nn.Linear(6, 5), LIFCell(), torch.nn.Linear(5, 3, bias=False), LICell())
     made = nd.deploy(nd.extract(model, torch.zeros(1, 6)), nd.load_profile("loihi2"), out=tmp_path)
     lonely = next(layer for layer in made.report.layers if layer.now.synapses == 0)
-    assert lonely.connectivity == 0.0
+    assert lonely.connectivity == 1.0
     assert lonely.now.layer in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 

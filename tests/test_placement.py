@@ -186,7 +186,8 @@ def test_three_layers_on_two_cores_worked_by_hand(make_chip: MakeChip) -> None:
     assert (of_b.synapse_memory_bits, of_b.encoding, of_b.weight_bits) == (18 + 52, "dense", 8)
     assert placement.of("a").encoding == "sparse"
     assert (placement.cores_used, placement.cores_available, placement.cores_lower_bound) == (2, 4, 2)
-    assert dict(placement.n_pairs) == {"a": 4, "b": 6, "c": 6}
+    assert dict(placement.n_weights) == {layer.name: layer.n_weights for layer in network}
+    assert dict(placement.connectivity) == {layer.name: layer.connectivity for layer in network}
 
 
 def test_slices_of_a_layer_may_be_stored_each_in_its_own_way(make_chip: MakeChip) -> None:

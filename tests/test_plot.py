@@ -70,7 +70,7 @@ def test_a_core_has_the_colour_of_the_layer_with_most_neurons_on_it(placement: P
     assert nd.plot.chip(placement, ax=axes) is axes
     ground, seen = core_grid(placement), picture(axes)
     at = dict(zip(ground.cores.tolist(), zip(ground.y.tolist(), ground.x.tolist(), strict=True), strict=True))
-    colours = dict(zip(placement.n_pairs, colours_of(2), strict=True))
+    colours = dict(zip(placement.weight_bits, colours_of(2), strict=True))
     for core in placement.cores:
         neurons = dict.fromkeys(colours, 0)
         for part in placement.slices:
@@ -126,7 +126,8 @@ def test_budgets_show_what_may_stay_and_what_is_used(
     placement = lay_out(network, chip)
     used = nd.plot.budget(budget, placement)
     memory = [bar.get_width() for bar in used.containers[0]]
-    may = {entry.layer: entry.synapse_memory_bits for entry in budget.layers}
+    may = {entry.layer: entry.synapse_memory_bits for entry in budget.placed(placement)}
+    assert max(memory) <= 1
     assert memory == [placement.of(name).synapse_memory_bits / may[name] for name in may]
 
 

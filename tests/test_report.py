@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from norse.torch import LIBoxCell, LIFBoxCell, SequentialState
+from norse.torch import LIBoxCell, LICell, LIFBoxCell, LIFCell, SequentialState
 from norse.torch.functional.leaky_integrator_box import LIBoxParameters
 from paper import in_integers, layer_of
 from spiking import SHORT, few
@@ -25,8 +26,9 @@ from neurodeploy.mapping.place import lay_out, place
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.passes.quantize import quantize
 from neurodeploy.pipeline.evaluation import first_samples, for_simulator, measure, outputs
+from neurodeploy.pipeline.inspection import inspect
 from neurodeploy.report.summary import Accuracy, LavaCheck, Report, binding, inspection, summarize, versions
-from neurodeploy.report.text import accuracy_table, as_text, layer_table
+from neurodeploy.report.text import accuracy_table, as_text, chip_table, core_table, layer_notes, layer_table
 from neurodeploy.targets.simulate import simulate
 
 TINY = load_profile("tiny")
@@ -180,13 +182,86 @@ def test_the_table_shows_use_budget_and_what_was(
 ) -> None:
     budget = share_budget(make_network([40, 50, 5]), TINY, cores=2)
     report = summarize(TINY, budget, after, before=before)
-    first, may, was = report.layers[0].now, budget.layers[0], before.of("layer1")
+    first, may, was = report.layers[0].now, budget.placed(after)[0], before.of("layer1")
     (row,) = (line for line in as_text(layer_table(report.layers)).splitlines() if "layer1" in line)
     cells = re.split(r" {2,}", row.strip())
     assert cells[:5] == ["layer1", "50", "12.5%", "4-bit dense", "250 (2,000)"]
     assert cells[5] == f"2,560 / {may.synapse_memory_bits:,} ({was.synapse_memory_bits:,})"
     assert cells[6:8] == [f"10 / {may.input_axons} (80)", f"{first.output_axons} / {may.output_axons} ({was.output_axons})"]
     assert cells[8] == f"1 / {may.cores}" + (f" ({was.cores})" if was.cores != 1 else "")
+
+
+def test_under_fits_no_layer_uses_more_than_its_budget(after: Placement, make_network: Callable[..., Network]) -> None:
+    """Memory that one layer of a core leaves is the other's, and the budget moves with it."""
+    budget = share_budget(make_network([40, 50, 5]), TINY, cores=2)
+    # the plan as it was before memory moved: too little for the first layer
+    budget = replace(budget, layers=tuple(replace(entry, synapse_memory_bits=100, input_axons=1) for entry in budget.layers))
+    assert after.fits
+    layers = summarize(TINY, budget, after).layers
+    for layer in layers:
+        assert layer.budget is not None
+        for resource in ("neurons", "synapse_memory_bits", "input_axons", "output_axons", "cores"):
+            assert getattr(layer.now, resource) <= getattr(layer.budget, resource)
+    left = TINY.capacity("synapse_memory_bits") - after.on_core(0)["synapse_memory_bits"]
+    assert [layer.budget.synapse_memory_bits - layer.now.synapse_memory_bits for layer in layers if layer.budget] == [left, left]
+
+
+def test_an_unfit_network_is_shown_beside_what_it_may_use(before: Placement, make_network: Callable[..., Network]) -> None:
+    budget = share_budget(make_network([40, 50, 5]), TINY, cores=2)
+    assert [layer.budget for layer in summarize(TINY, budget, before).layers] == list(budget.layers)
+
+
+def test_kept_is_of_the_original_matrix_whatever_was_cut_from_it(before: Placement) -> None:
+    """A layer that lost half its inputs and outputs, and has all weights between the rest, keeps a quarter."""
+    hidden, readout = np.full((25, 20), 7), np.full((5, 25), -3)
+    narrow = in_integers(layer_of(hidden, name="layer1", vth=9, bits=4), layer_of(readout, name="layer2", source="layer1"))
+    placement = lay_out(narrow, TINY, cores=1)
+    assert [layer.connectivity for layer in summarize(TINY, None, placement, before=before).layers] == [0.25, 0.5]
+    assert [layer.connectivity for layer in summarize(TINY, None, placement).layers] == [1.0, 1.0]
+
+
+def broken_words(text: str, whole: str) -> set[str]:
+    """Words of a narrow text that a wide one does not have."""
+
+    def words(of: str) -> set[str]:
+        return {word for word in of.split() if set(word) - {"\u2500"}}
+
+    return {word for word in words(text) if word not in words(whole)}
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_tables_never_break_a_word_or_a_number(width: int, make_network: Callable[..., Network]) -> None:
+    network = make_network([4000, 900, 700])
+    before, profile = lay_out(network, load_profile("loihi1"), cores=128), load_profile("loihi1")
+    layers = summarize(profile, share_budget(network, profile), before, before=before).layers
+    wide = tuple(
+        replace(layer, before=replace(layer.now, synapses=3_747_840_000, synapse_memory_bits=3_747_840_123)) for layer in layers
+    )
+    for table in (
+        layer_table(wide),
+        core_table(before),
+        accuracy_table(Accuracy(dense=0.5, test_samples=9)),
+        chip_table(profile),
+    ):
+        text, whole = as_text(table, width=width), as_text(table, width=400)
+        assert max(map(len, text.splitlines())) <= width
+        rows, _, note = text.partition("Left out in ")
+        assert broken_words(rows, whole) == set()
+        assert "Left out" not in whole
+        assert not note or " ".join(note.split()).endswith("--wide shows them.")
+
+
+def test_layers_that_are_added_share_a_row_unless_all_are_asked_for() -> None:
+    model = SequentialState(torch.nn.Linear(12, 5), LIFCell(), torch.nn.Linear(5, 4), LIFCell(), torch.nn.Linear(4, 3), LICell())
+    layers = inspect(extract(model, torch.zeros(1, 12)), load_profile("loihi2")).layers
+    assert [layer.now.layer for layer in layers if layer.is_added] == ["bias"]
+    assert "1 added" not in as_text(layer_table(layers))
+    relay = replace(layers[0], now=replace(layers[0].now, layer="bias.relay1", neurons=6))
+    folded, wide = (as_text(layer_table((*layers, relay), wide=asked)) for asked in (False, True))
+    assert re.search(r"\n 2 added +7 ", folded)
+    assert "bias" not in folded
+    assert "bias.relay1" in wide
+    assert "Added by neurodeploy, to bring biases or to delay spikes: bias, bias.relay1." in layer_notes((*layers, relay))
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,21 @@ def test_news_are_told_unless_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert capsys.readouterr().err == ""
 
 
+def test_tables_follow_the_width_that_is_told_unless_all_is_asked_for(
+    net: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["inspect", str(net), "--target", "tiny"]
+    monkeypatch.setenv("COLUMNS", "70")
+    assert main(asked) == 0
+    narrow = capsys.readouterr().out
+    assert max(map(len, narrow.splitlines())) <= 70
+    assert "Left out in 70 columns: " in narrow
+    assert main([*asked, "--wide"]) == 0
+    wide = capsys.readouterr().out
+    assert "Left out" not in wide
+    assert "tiny.yaml: synapse_memory_bits_per_core" in wide
+
+
 def test_the_page_quotes_what_was_typed(net: Path, tmp_path: Path) -> None:
     out = tmp_path / "a folder"
     assert main(["deploy", str(net), "--target", "tiny", "--out", str(out)]) == 0

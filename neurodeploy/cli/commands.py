@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from neurodeploy.cli.console import QUIET, RESULTS, is_quiet, progress_output, show, show_json, status
+from neurodeploy.cli.console import QUIET, RESULTS, WIDE, is_quiet, is_wide, progress_output, show, show_json, status
 from neurodeploy.cli.options import (
     BATCH_SIZE,
     BITS,
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("name", required=False)
+@WIDE
 @JSON
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of a profile, for editors.")
 def profiles(name: str | None, as_json: bool, schema: bool) -> int:
@@ -93,6 +94,7 @@ def profiles(name: str | None, as_json: bool, schema: bool) -> int:
 @WEIGHTS
 @DT
 @DISCRETISATION
+@WIDE
 @JSON
 @QUIET
 def inspect_command(
@@ -103,7 +105,7 @@ def inspect_command(
     spec = ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation)
     profile = requested_profile(target, cores, chips)
     from neurodeploy.pipeline.inspection import inspect
-    from neurodeploy.report.text import balance_lines, core_table, gain_table, layer_table, traffic_lines, verdict
+    from neurodeploy.report.text import balance_lines, core_table, gain_table, layer_notes, layer_table, traffic_lines, verdict
 
     with status("Placing the network"):
         network, form = spec.to_place(profile, bits)
@@ -111,10 +113,12 @@ def inspect_command(
     if as_json:
         show_json(seen.to_json())
     else:
-        tables = [layer_table(seen.layers), core_table(seen.placement), *([gain_table(seen.gains)] if seen.gains else [])]
         sentences = verdict(seen.placement, is_compressible=seen.budget is not None)
-        show(*sentences, *seen.warnings, seen.compressible, *tables, *traffic_lines(seen.placement),
-               *balance_lines(seen.balances))  # fmt: skip
+        show(
+            *sentences, *seen.warnings, seen.compressible, layer_table(seen.layers, wide=is_wide()), *layer_notes(seen.layers),
+            core_table(seen.placement), *([gain_table(seen.gains)] if seen.gains else []), *traffic_lines(seen.placement),
+            *balance_lines(seen.balances),
+        )  # fmt: skip
     return DONE if seen.fits else DIFFERS
 
 
@@ -127,6 +131,7 @@ def inspect_command(
 @WEIGHTS
 @DT
 @DISCRETISATION
+@WIDE
 @JSON
 @QUIET
 def deploy_command(
@@ -174,6 +179,7 @@ def deploy_command(
     "--checkpoint-every", type=NumberRange(0), default=30.0, show_default=True, metavar="SECONDS",
     help="Time between two checkpoints.",
 )  # fmt: skip
+@WIDE
 @JSON
 @QUIET
 def compress_command(
@@ -259,6 +265,7 @@ def export_command(
 @click.option("--target", default="loihi2", show_default=True, metavar="CHIP", help="A chip profile.")
 @click.option("--cores", type=int, default=1, show_default=True, metavar="N", help="Cores that the network may use.")
 @RESUME
+@WIDE
 @JSON
 @QUIET
 def demo(out: Path, seed: int, target: str, cores: int, resume: bool, as_json: bool) -> int:
@@ -311,7 +318,7 @@ def show_deployments(deployments: Sequence[Deployment], as_json: bool, *, enable
         pages = [deployment.report.files["page"] for deployment in deployments]
         show(size_table((d.placement, d.report.accuracy) for d in deployments), f"Reports: {', '.join(pages)}")
     elif enabled:
-        show(*deployments[0].report.tables())
+        show(*deployments[0].report.tables(wide=is_wide()))
     return DONE if all(deployment.placement.fits for deployment in deployments) else DIFFERS
 
 

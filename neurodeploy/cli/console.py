@@ -25,21 +25,32 @@ if TYPE_CHECKING:
 
     from neurodeploy.training.options import ProgressBars
 
-_QUIET_KEY = "neurodeploy.quiet"
+_META = "neurodeploy."
 
 
-def _set_quiet(context: click.Context, parameter: click.Parameter, value: bool) -> None:
-    del parameter
-    if value:
-        context.meta[_QUIET_KEY] = True  # a context's meta is shared with its subcommands: --quiet may come before or after
+def _set_flag(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:  # a context's meta is shared with its subcommands: --quiet may come before or after
+        context.meta[f"{_META}{parameter.name}"] = True
 
 
-QUIET = click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=_set_quiet, help="Print errors only.")
+QUIET = click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=_set_flag, help="Print errors only.")
+WIDE = click.option(
+    "--wide",
+    is_flag=True,
+    expose_value=False,
+    callback=_set_flag,
+    help="Print all columns and rows, however wide the terminal is.",
+)
 
 
 def is_quiet() -> bool:
     """Whether the running command has ``--quiet``."""
-    return bool(click.get_current_context().meta.get(_QUIET_KEY))
+    return bool(click.get_current_context().meta.get(f"{_META}quiet"))
+
+
+def is_wide() -> bool:
+    """Whether the running command has ``--wide``."""
+    return bool(click.get_current_context().meta.get(f"{_META}wide"))
 
 
 RESULTS: ContextVar[TextIO | None] = ContextVar("RESULTS", default=None)
@@ -145,12 +156,14 @@ def show(*parts: RenderableType) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from neurodeploy.report.text import as_text
+    from neurodeploy.report.text import WIDEST, WIDTH, as_text
 
     # no markup: names of layers may have brackets, as in fc1[0:64]
-    console = Console(highlight=False, markup=False, emoji=False, file=RESULTS.get())
+    console = Console(highlight=False, markup=False, emoji=False, file=RESULTS.get(), width=WIDEST if is_wide() else None)
     if not console.is_terminal:
-        click.echo(as_text(*parts), file=RESULTS.get())
+        asked = os.environ.get("COLUMNS", "")
+        width = WIDEST if is_wide() else int(asked) if asked.isdecimal() and int(asked) else WIDTH
+        click.echo(as_text(*parts, width=width), file=RESULTS.get())
         return
     coloured: list[RenderableType] = []
     for part in parts:
@@ -161,7 +174,7 @@ def show(*parts: RenderableType) -> None:
             coloured.append(text)
         else:
             coloured.append(part)
-    console.print(*coloured, sep="\n")
+    console.print(*coloured, sep="\n", crop=False)
 
 
 def show_json(data: Any) -> None:

@@ -86,7 +86,8 @@ def lay_out(
     bound = least_cores(network.layers, counts, profile)
     packed = Placement(
         profile=profile, cores_available=available, cores_lower_bound=bound, weight_bits=widths,
-        n_pairs={layer.name: layer.n_pairs for layer in network},
+        n_weights={layer.name: layer.n_weights for layer in network},
+        connectivity={layer.name: layer.connectivity if connectivity is None else connectivity for layer in network},
         # where no packing can fit, further variants only refine the number of cores that are missing
         slices=pack_layers(network.layers, profile, counts, repacked=MAX_SLICES_REPACKED if bound <= available else UNFIT_SLICES),
         layer_usage=layer_usage(network, counts, profile),

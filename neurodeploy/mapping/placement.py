@@ -160,8 +160,8 @@ class Placement:
         Cores that the network may use.
     cores_lower_bound : int
         Each resource's total over what a core has: no placement takes fewer cores.
-    weight_bits, n_pairs : mapping by layer, first layer first
-        Width of a weight, and how many pairs of neurons its synapses could connect.
+    weight_bits, n_weights, connectivity : mapping by layer, first layer first
+        Width of a weight, number of weights, zeros included (a convolution's count once), and the share that is not zero.
     slices : tuple of Slice
         By core, then by layer; every neuron is in exactly one.
     layer_usage : mapping by key of `LAYER_LIMITS`, then by layer
@@ -174,7 +174,8 @@ class Placement:
     cores_available: int
     cores_lower_bound: int
     weight_bits: Mapping[str, int]
-    n_pairs: Mapping[str, int]
+    n_weights: Mapping[str, int]
+    connectivity: Mapping[str, float]
     slices: tuple[Slice, ...]
     layer_usage: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     links: Links | None = None

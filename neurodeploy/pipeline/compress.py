@@ -344,11 +344,12 @@ class _CompressionRun:
         if target is None:
             notes.append("Accuracy 'quantised': weights rounded to the profile's widths; all else in floats.")
         files = output_files(folder.path, target, *kind, "record")
+        prices = memory_prices(model, self.pruning, data.train, options)
         report = summarize(
             profile, budget, placement, history=history, before=self.before, seed=options.seed, accuracy=accuracy,
             rates=measured.rates, rounding=errors,
             warnings=(*rounding_warnings(errors, measured), *notes, *counting_note(profile)), overflows=measured.overflows,
-            memory_prices=memory_prices(model, self.pruning, data.train, options),
+            memory_prices=tuple(replace(one, core=plan.core_in(placement, one.core)) for one in prices),
             balances=budget.balances, files={kind: path for kind, path in files.items() if kind not in ("page", "record")},
         )  # fmt: skip
         if kind or target:  # otherwise the checkpoint alone holds the trained network

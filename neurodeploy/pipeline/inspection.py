@@ -91,7 +91,7 @@ class Inspection:
     @property
     def layers(self) -> tuple[LayerReport, ...]:
         """Needs and budget of each layer, in the network's order."""
-        return layer_reports(self.placement, self.budget)
+        return layer_reports(self.placement, self.budget, None, self.balances)
 
     def to_json(self) -> dict[str, Any]:
         """The keys of ``neurodeploy inspect --json``."""

@@ -111,8 +111,8 @@ class ChipMap:
 
 def chip_map(placement: Placement) -> ChipMap:
     """Map of the chips that a placement uses, with their unused cores."""
-    # n_pairs has all layers in the network's order, the order of their colours
-    grid, names = core_grid(placement), list(placement.n_pairs)
+    # weight_bits has all layers in the network's order, the order of their colours
+    grid, names = core_grid(placement), list(placement.weight_bits)
     colours = dict(zip(names, colours_of(len(names)), strict=True))
     of_chips = len(grid.cores) > MOST_CORES
     positions = _chip_positions(grid) if of_chips else _core_positions(placement, grid)

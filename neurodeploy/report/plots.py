@@ -304,7 +304,8 @@ def budget(budget: Budget, placement: Placement | None = None, *, ax: Axes | Non
     Without a placement: the share of its synapse memory that a layer may keep. With one: the share of its budget that the
     placed network uses, a bar for each resource; bars beyond the dashed line exceed the budget.
     """
-    names = [entry.layer for entry in budget.layers]
+    limits = budget.layers if placement is None else budget.placed(placement)
+    names = [entry.layer for entry in limits]
     rows = np.arange(len(names))
     ax = axes_or_new(ax, (6.4, min(1.2 + 0.55 * len(names), 12.0)))
     if placement is None:
@@ -319,7 +320,7 @@ def budget(budget: Budget, placement: Placement | None = None, *, ax: Axes | Non
     else:
         high = 0.8 / len(_RESOURCES)
         for i, (resource, label) in enumerate(_RESOURCES.items()):
-            limit = np.array([getattr(entry, resource) for entry in budget.layers], dtype=np.float64)
+            limit = np.array([getattr(entry, resource) for entry in limits], dtype=np.float64)
             used = np.array([getattr(placement.of(name), resource) for name in names], dtype=np.float64)
             # a limit of 0 is drawn as nothing used
             share = np.divide(used, limit, out=np.zeros_like(used), where=limit > 0)
@@ -381,7 +382,7 @@ def chip(placement: Placement, by: str = "layer", *, ax: Axes | None = None) -> 
     ax = axes_or_new(ax, (min(max(4.0, 0.28 * wide + 2.2), 13.0), min(max(2.6, 0.28 * high + 1.0), 9.0)))
     columns = list(placement.resources)
     if by == "layer":
-        names = list(placement.n_pairs)
+        names = list(placement.weight_bits)
         colours = dict(zip(names, colours_of(len(names)), strict=True))
         fill = {core: to_rgba(colours[name]) for core, name in main_layer(placement).items()}
         # all layers by name where there are few of them, else some from first to last

@@ -20,6 +20,7 @@ from neurodeploy.report.text import (
     as_text,
     balance_lines,
     core_table,
+    layer_notes,
     layer_table,
     traffic_lines,
     verdict,
@@ -92,12 +93,21 @@ class LavaCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerReport:
-    """Resources of a layer: used now, allowed by its budget, and needed before compression."""
+    """Resources of a layer: used now, allowed by its budget, and needed before compression.
+
+    Attributes
+    ----------
+    connectivity : float
+        Share of the weights of the original network that are kept, 0..1; a convolution's count once.
+    is_added : bool
+        Whether it is not the model's: it brings biases, or delays spikes.
+    """
 
     now: LayerUse
     connectivity: float
     budget: LayerBudget | None = None
     before: LayerUse | None = None
+    is_added: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The keys of an entry of ``layers``."""
@@ -236,10 +246,11 @@ class Report:
             "infeasible": None,
         }
 
-    def tables(self) -> Iterator[RenderableType]:
-        """Parts of the report, in order, for a rich console."""
+    def tables(self, *, wide: bool = False) -> Iterator[RenderableType]:
+        """Parts of the report, in order, for a rich console; a `wide` one has all rows."""
         yield "\n".join(verdict(self.placement, self.before, self.overflows))
-        yield layer_table(self.layers)
+        yield layer_table(self.layers, wide=wide)
+        yield from layer_notes(self.layers)
         yield core_table(self.placement)
         yield from traffic_lines(self.placement)
         if self.accuracy.test_samples:
@@ -262,7 +273,7 @@ class Report:
             yield "Files: " + ", ".join(self.files.values())
 
     def __str__(self) -> str:
-        return as_text(*self.tables())
+        return as_text(*self.tables(wide=True))
 
     def _repr_html_(self) -> str:
         """Verdict, placement and accuracies for a notebook, with the path of the full report page."""
@@ -286,7 +297,7 @@ def inspection(
     placement: Placement, budget: Budget | None, gains: tuple[Gain, ...] = (), balances: tuple[Balance, ...] = ()
 ) -> dict[str, Any]:
     """The keys of ``neurodeploy inspect --json``."""
-    layers = layer_reports(placement, budget)
+    layers = layer_reports(placement, budget, None, balances)
     return {
         "profile": placement.profile.name,
         "target": placement.profile.target,
@@ -337,23 +348,32 @@ def summarize(
     if rates is None:
         rates = {} if record is None else record.rates()
     return Report(
-        profile=profile, placement=placement, layers=layer_reports(placement, budget, before), before=before, seed=seed,
-        accuracy=Accuracy() if accuracy is None else accuracy, lava=lava, history=tuple(history), rates=rates,
+        profile=profile, placement=placement, layers=layer_reports(placement, budget, before, balances), before=before,
+        seed=seed, accuracy=Accuracy() if accuracy is None else accuracy, lava=lava, history=tuple(history), rates=rates,
         rounding=rounding, warnings=warnings, overflows={} if overflows is None else overflows, balances=balances,
         memory_prices=memory_prices, files={} if files is None else files,
     )  # fmt: skip
 
 
-def layer_reports(placement: Placement, budget: Budget | None, before: Placement | None = None) -> tuple[LayerReport, ...]:
+def layer_reports(
+    placement: Placement, budget: Budget | None, before: Placement | None = None, balances: tuple[Balance, ...] = ()
+) -> tuple[LayerReport, ...]:
     """Resources, budget and earlier needs of each layer, in the network's order."""
-    budgets = {} if budget is None else {entry.layer: entry for entry in budget.layers}
+    budgets = {} if budget is None else {entry.layer: entry for entry in budget.placed(placement)}
+    # imported here: `--version` needs none of it
+    from neurodeploy.mapping.delay_balancing import relays_of
+
+    relays = relays_of(balances)
+    # of the original: a network that lost neurons has smaller matrices
+    whole = (before or placement).n_weights
     return tuple(
         LayerReport(
             now=placement.of(name),
-            # max: a layer may have no inputs, as the neuron that brings biases
-            connectivity=placement.of(name).synapses / max(n_pairs, 1),
+            # a layer may have no weights, as the neuron that brings biases: it keeps all of them
+            connectivity=placement.connectivity[name] * n_weights / whole[name] if whole[name] else 1.0,
             budget=budgets.get(name),
             before=None if before is None else before.of(name),
+            is_added=not whole[name] or name in relays,
         )
-        for name, n_pairs in placement.n_pairs.items()
+        for name, n_weights in placement.n_weights.items()
     )

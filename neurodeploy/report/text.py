@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -23,7 +24,12 @@ if TYPE_CHECKING:
     from neurodeploy.mapping.placement import Placement
     from neurodeploy.report.summary import Accuracy, LayerReport
 
-WIDTH = 130
+WIDTH, WIDEST = 130, 250
+"""Columns of a report in a file or a pipe, and of one with all columns."""
+_WORD, _BREAK = re.compile(r"(?:/ )?\S+"), re.compile(r" (?=/ |\()")
+"""What is never broken, a limit with its stroke; where a cell breaks first: before a limit and a bracket."""
+_NARROWEST_TEXT = 24
+"""Width below which a column of text is as hard to read as one of numbers in two lines."""
 _MOST_LIMITS = 3
 """Broken limits that a verdict names."""
 _COLUMNS = {
@@ -32,13 +38,72 @@ _COLUMNS = {
 }  # fmt: skip
 
 
-def as_text(*parts: RenderableType) -> str:
-    """Render parts of a report as plain text, at most `WIDTH` columns wide."""
+def as_text(*parts: RenderableType, width: int = WIDTH) -> str:
+    """Render parts of a report as plain text, at most `width` columns wide."""
     buffer = io.StringIO()
     # Plain, so that a file or a pipe gets no escape codes, and names in brackets are not read as markup.
-    console = Console(file=buffer, width=WIDTH, no_color=True, highlight=False, markup=False, emoji=False)
-    console.print(*parts, sep="\n")
+    console = Console(file=buffer, width=width, no_color=True, highlight=False, markup=False, emoji=False)
+    # not cropped: a table that no columns can be left out of may be wider
+    console.print(*parts, sep="\n", crop=False)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
+
+
+class FittedTable:
+    """A table whose cells break between words alone; where it is too wide for that, it leaves out columns and says so.
+
+    Parameters
+    ----------
+    headings : str
+        In order, the first on the left. Those that end with ``<`` are aligned left.
+    spare : sequence of str
+        Headings of columns that may be left out, the first of them first.
+    """
+
+    def __init__(self, title: str, headings: Sequence[str], spare: Sequence[str] = ()) -> None:
+        self.title, self.headings = title, tuple(heading.removesuffix("<") for heading in headings)
+        self.is_left = [number == 0 or heading.endswith("<") for number, heading in enumerate(headings)]
+        self.spare, self.rows = tuple(spare), list[tuple[str | Text, ...]]()
+        self.sections = set[int]()
+
+    def add(self, *cells: str | Text) -> None:
+        """Add a row; cells that are missing at its end are empty."""
+        self.rows.append((*cells, *[""] * (len(self.headings) - len(cells))))
+
+    def add_section(self) -> None:
+        """End a group of rows with a line."""
+        self.sections.add(len(self.rows) - 1)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        texts = [[heading, *(str(row[i]) for row in self.rows)] for i, heading in enumerate(self.headings)]
+        least = [max(len(word) for text in column for word in _WORD.findall(text) or [""]) for column in texts]
+        natural = {i: max(map(len, column)) for i, column in enumerate(texts)}
+        least[0] = natural[0]  # names, some of them indented
+        # columns that are empty throughout say nothing
+        shown = [i for i, column in enumerate(texts) if any(column[1:])] or [0]
+        most, left_out = options.max_width, list[str]()
+        for heading in self.spare:
+            if sum(least[i] + 2 for i in shown) > most and self.headings.index(heading) in shown:
+                shown.remove(self.headings.index(heading))
+                left_out.append(heading)
+        widths = {i: natural[i] for i in shown}
+        # texts become narrower before numbers do
+        for floors in ({i: max(least[i], _NARROWEST_TEXT) if self.is_left[i] and i else natural[i] for i in shown}, least):
+            while sum(width + 2 for width in widths.values()) > most:
+                widest = max(shown, key=lambda i: widths[i] - floors[i])
+                if widths[widest] <= floors[widest]:
+                    break
+                widths[widest] -= 1
+        table = Table(pad_edge=False, box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+        for i in shown:
+            table.add_column(self.headings[i], justify="left" if self.is_left[i] else "right", width=widths[i], no_wrap=False)
+        for number, row in enumerate(self.rows):
+            cells = (_BREAK.sub("\n", str(row[i])) if widths[i] < natural[i] else row[i] for i in shown)
+            table.add_row(*cells, end_section=number in self.sections)
+        yield Text(self.title)
+        # as wide as its longest words, even where the terminal is not: it then wraps lines, and no number is cut off
+        yield from console.render(table, options.update(width=max(options.max_width, sum(widths.values()) + 2 * len(shown))))
+        if left_out:
+            yield Text(f"Left out in {options.max_width} columns: {', '.join(left_out)}. --wide shows them.")
 
 
 def verdict(
@@ -83,15 +148,14 @@ def lower_bound(placement: Placement) -> str:
     return f"lower bound: {cores} (each resource's total over what a core has)"
 
 
-def size_table(sizes: Iterable[tuple[Placement, Accuracy]]) -> Table:
+def size_table(sizes: Iterable[tuple[Placement, Accuracy]]) -> FittedTable:
     """One row per core count that a network was compressed to: its cores, resources and accuracies."""
-    table = _table("Core counts, each deployed on its own")
-    for heading in ("cores", "used", "neurons", "synapses", "memory bits", "dense", "compressed", "in integers"):
-        table.add_column(heading, justify="right", overflow="fold")
+    headings = ("cores", "used", "neurons", "synapses", "memory bits", "dense", "compressed", "in integers")
+    table = FittedTable("Core counts, each deployed on its own", headings, ("neurons", "memory bits"))
     for placement, accuracy in sizes:
-        layers = [placement.of(name) for name in placement.n_pairs]
+        layers = [placement.of(name) for name in placement.weight_bits]
         shares = (accuracy.dense, accuracy.compressed, accuracy.emulated)
-        table.add_row(
+        table.add(
             f"{placement.cores_available:,}", f"{placement.cores_used:,}{'' if placement.fits else ', does not fit'}",
             f"{sum(layer.neurons for layer in layers):,}", f"{sum(layer.synapses for layer in layers):,}",
             f"{sum(layer.synapse_memory_bits for layer in layers):,}",
@@ -100,8 +164,11 @@ def size_table(sizes: Iterable[tuple[Placement, Accuracy]]) -> Table:
     return table
 
 
-def layer_table(layers: tuple[LayerReport, ...]) -> Table:
-    """One row per layer: resources used, its budget, and in brackets the resources used before compression."""
+def layer_table(layers: Sequence[LayerReport], *, wide: bool = False) -> FittedTable:
+    """One row per layer: resources used, its budget, and in brackets the resources used before compression.
+
+    Several layers that bring biases or delay spikes share a row, unless `wide`.
+    """
 
     def used(layer: LayerReport, name: str) -> str:
         now, was = getattr(layer.now, name), None if layer.before is None else getattr(layer.before, name)
@@ -109,28 +176,42 @@ def layer_table(layers: tuple[LayerReport, ...]) -> Table:
         limit = None if layer.budget is None or name == "synapses" else getattr(layer.budget, name)
         return f"{now:,}{'' if limit is None else f' / {limit:,}'}{'' if was is None or was == now else f' ({was:,})'}"
 
-    table = _table("Layers: used / budget (before)")
-    for heading in ("layer", "neurons", "kept", "stored", *_COLUMNS.values()):
-        table.add_column(heading, justify="left" if heading in ("layer", "stored") else "right", overflow="fold")
+    headings = ("layer", "neurons", "kept", "stored<", *_COLUMNS.values())
+    table = FittedTable("Layers: used / budget (before)", headings, ("stored", "axons out", "axons in", "cores"))
+    added = [layer.now for layer in layers if layer.is_added]
+    folded = added if len(added) > 1 and not wide else []
     for layer in layers:
-        table.add_row(
-            layer.now.layer, f"{layer.now.neurons:,}", f"{layer.connectivity:.1%}",
-            f"{layer.now.weight_bits}-bit {layer.now.encoding}", *(used(layer, name) for name in _COLUMNS),
-        )  # fmt: skip
+        if layer.now not in folded:
+            stored = f"{layer.now.weight_bits}-bit {layer.now.encoding.replace('+', ' + ')}"
+            cells = (used(layer, name) for name in _COLUMNS)
+            table.add(layer.now.layer, f"{layer.now.neurons:,}", f"{layer.connectivity:.1%}", stored, *cells)
+        elif layer.now is folded[0]:
+            total = {name: f"{sum(getattr(use, name) for use in folded):,}" for name in ("neurons", *list(_COLUMNS)[:-1])}
+            table.add(f"{len(folded)} added", total.pop("neurons"), "", "", *total.values())
     return table
 
 
-def core_table(placement: Placement) -> Table:
+def layer_notes(layers: Sequence[LayerReport]) -> Iterator[str]:
+    """Sentences about the columns of `layer_table`, as far as they apply."""
+    if any(layer.before is not None for layer in layers):
+        yield "Kept: share of the original network's weights."
+    if any(layer.budget is not None for layer in layers):
+        yield "Budget: what a layer may use. Once a network fits: its use and what is left on its cores, which they share."
+    if added := [layer.now.layer for layer in layers if layer.is_added]:
+        yield f"Added by neurodeploy, to bring biases or to delay spikes: {', '.join(added)}."
+
+
+def core_table(placement: Placement) -> FittedTable:
     """One row per resource: mean and maximum utilisation of the used cores, and the limit with its source."""
-    table = _table("Cores: utilisation of each resource")
-    for heading in ("resource", "mean", "fullest", "core", "limit per core", "source"):
-        table.add_column(heading, justify="left" if heading in ("resource", "source") else "right", overflow="fold")
+    numbers = f"{placement.cores_used:,} in use, numbered as on the board, 0 to {placement.profile.cores - 1:,}"
+    headings = ("resource", "mean", "fullest", "core", "limit per core", "source<")
+    table = FittedTable(f"Cores: utilisation of each resource ({numbers})", headings, ("source",))
     shares = placement.utilizations()
     for column, (name, mean) in enumerate(placement.mean_utilization().items()):
         row = int(shares[:, column].argmax())
         core, fullest = placement.cores[row], float(shares[row, column])
         limit = placement.profile[f"{name}_per_core"]
-        table.add_row(name, f"{mean:.1%}", f"{fullest:.1%}", f"{core:,}", f"{limit.number:,} {limit.unit}", limit.where)
+        table.add(name, f"{mean:.1%}", f"{fullest:.1%}", f"{core:,}", f"{limit.number:,} {limit.unit}", limit.where)
     return table
 
 
@@ -167,29 +248,24 @@ def balance_lines(balances: tuple[Balance, ...]) -> Iterator[str]:
         yield f"Balanced: {balance}."
 
 
-def gain_table(gains: tuple[Gain, ...]) -> Table:
+def gain_table(gains: tuple[Gain, ...]) -> FittedTable:
     """One row per layer: the share of synapse memory it may keep now, with one more core, and with narrower weights."""
     narrower = gains[0].narrower_bits
-    table = _table("Budgets: share of its unpruned synapse memory that a layer may keep")
-    for heading in ("layer", "now", "with one more core", f"at {narrower} bits" if narrower else "narrower"):
-        table.add_column(heading, justify="left" if heading == "layer" else "right", overflow="fold")
+    headings = ("layer", "now", "with one more core", f"at {narrower} bits" if narrower else "narrower")
+    table = FittedTable("Budgets: share of its unpruned synapse memory that a layer may keep", headings)
     for gain in gains:
         others = (gain.with_a_core_more, gain.a_width_narrower)
-        table.add_row(gain.layer, f"{gain.kept:.1%}", *("-" if share is None else f"{share:.1%}" for share in others))
+        table.add(gain.layer, f"{gain.kept:.1%}", *("-" if share is None else f"{share:.1%}" for share in others))
     return table
 
 
-def _table(title: str) -> Table:
-    """An empty table in the style that still fits 80 columns."""
-    return Table(title=title, title_justify="left", pad_edge=False, box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
-
-
-def accuracy_table(accuracy: Accuracy) -> Table:
+def accuracy_table(accuracy: Accuracy) -> FittedTable:
     """Accuracy of each pipeline stage, from the trained floats to Lava, with its 95 % interval."""
-    table, stages = _table(f"Accuracy on {accuracy.test_samples or 0:,} test samples"), accuracy.stages()
-    for name, *_ in stages:
-        table.add_column(f"in Lava ({accuracy.lava_samples or 0} samples)" if name == "Lava" else name, justify="right")
-    table.add_row(*(with_interval(share, n) for _, _, share, n in stages))
+    table = FittedTable(
+        f"Accuracy on {accuracy.test_samples or 0:,} test samples", ("stage", "accuracy", "what runs<"), ("what runs",)
+    )
+    for name, what, share, n in accuracy.stages():
+        table.add(f"in Lava ({accuracy.lava_samples or 0} samples)" if name == "Lava" else name, with_interval(share, n), what)
     return table
 
 
@@ -213,40 +289,35 @@ _BEGINS = {
 _KIB = 1 << 13
 
 
-def chip_list(profiles: Iterable[HardwareProfile]) -> Table:
+def chip_list(profiles: Iterable[HardwareProfile]) -> FittedTable:
     """One row per chip: its main numbers, and how many numbers of its profile are assumptions."""
-    table = Table(pad_edge=False, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("name", "chips", "cores", "neurons", "memory per core", "assumed", "description"):
-        table.add_column(heading, justify="left" if heading in ("name", "description") else "right", overflow="fold")
+    headings = ("name", "chips", "cores", "neurons", "memory per core", "assumed", "description<")
+    table = FittedTable("Chips", headings, ("assumed",))
     for profile in profiles:
         pools = [key for key in ("memory_bits", "synapse_memory_bits") if f"{key}_per_core" in profile]
         memory = f"{profile.capacity(pools[0]) / _KIB:,.4g} KiB" if pools else ""
         on_chip = sum(profile["neurons_per_core"].on(core) for core in range(profile["cores_per_chip"].number))
-        table.add_row(
+        table.add(
             profile.name, f"{profile['chips'].number:,}", f"{profile.cores:,}", f"{profile['chips'].number * on_chip:,}", memory,
             _assumed(profile), profile.description,
         )  # fmt: skip
     return table
 
 
-def chip_table(profile: HardwareProfile) -> Table:
+def chip_table(profile: HardwareProfile) -> FittedTable:
     """One row per number of a profile, in groups, with its source; assumptions and inherited numbers are marked.
 
     An energy and a time from one source share a row. A quotation mark stands for the source of the row above.
     """
-    table = Table(
-        title=f"{profile.name}: {profile.description}\n{_assumed(profile)} numbers are assumptions, marked ~",
-        title_justify="left", pad_edge=False, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
-    )  # fmt: skip
-    for heading in ("number", "value", "", "in", "source"):
-        table.add_column(heading, justify="right" if heading == "value" else "left", overflow="fold")
+    title = f"{profile.name}: {profile.description}\n{_assumed(profile)} numbers are assumptions, marked ~"
+    table = FittedTable(title, ("number", "value", "<", "in<", "source<"), ("in",))
     previous = ""
     for group, rows in groupby(_rows(profile), key=lambda row: row[0]):
-        table.add_row(Text(group, style="bold"))
+        table.add(Text(group, style="bold"))
         for _, label, value, limit in rows:
             inherited = "" if limit.profile == profile.name else limit.profile
             source = '"' if limit.source == previous else limit.source
-            table.add_row(f"  {label}", value, "~" if limit.assumed else "", inherited, source)
+            table.add(f"  {label}", value, "~" if limit.assumed else "", inherited, source)
             previous = limit.source
         table.add_section()
     return table

@@ -249,6 +249,7 @@ class MemoryPrice:
     Attributes
     ----------
     core : int
+        Numbered from 0 through all chips, as in the placement.
     layers : tuple of str
         Layers with synapses on the core.
     bits_less : int

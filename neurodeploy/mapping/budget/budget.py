@@ -21,6 +21,7 @@ from neurodeploy.ir.graph import INPUT, wait_steps
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.delay_balancing import Balance, G, balanced, relays_of
+from neurodeploy.mapping.placement import Placement
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import Region, bits_of
 
@@ -230,6 +231,44 @@ class Budget:
                 for layer in self.layers
             ),
         )  # fmt: skip
+
+    def placed(self, placement: Placement) -> tuple[LayerBudget, ...]:
+        """The limits of each layer of a placement that fits: what it uses and what its cores have left; otherwise the plan's.
+
+        Layers share what their cores have left, so together they may not use all of it. Where a chip does not limit a resource
+        itself, and for cores, a limit is the plan's, or what is used where the slices are not those of the plan.
+        """
+        if not placement.fits:
+            return self.layers
+        memory = "memory_bits" if "memory_bits" in placement.resources else "synapse_memory_bits"  # one pool, or a memory alone
+        keys = {"synapse_memory_bits": memory, "input_axons": "input_axons", "output_axons": "output_axons", "cores": ""}
+        homes = defaultdict[str, set[int]](set)
+        for part in placement.slices:
+            homes[part.layer].add(part.core)
+
+        def left(core: int, resource: str) -> int:
+            return placement.profile.capacity(resource, core) - placement.on_core(core)[resource]
+
+        placed = list[LayerBudget]()
+        for planned in (entry for entry in self.layers if entry.layer in homes):
+            use = placement.of(planned.layer)
+            limits = {
+                name: getattr(use, name) + sum(left(core, key) for core in homes[planned.layer])
+                if key in placement.resources
+                else max(getattr(planned, name), getattr(use, name))
+                for name, key in keys.items()
+            }
+            placed.append(replace(planned, neurons=max(planned.neurons, use.neurons), **limits))
+        return tuple(placed)
+
+    def core_in(self, placement: Placement, core: int) -> int:
+        """The core of a placement that a core of the plan became: that of the first neuron of one of its slices."""
+        for part in (part for part in self.slices if part.core == core):
+            for placed in (placed for placed in placement.slices if placed.layer == part.layer):
+                sides = zip(placed.region.starts, part.region.starts, placed.region.stops, strict=True)
+                if all(start <= first < stop for start, first, stop in sides):
+                    return placed.core
+        return core
 
     def removals(self, n_neurons: Mapping[str, int]) -> str:
         """Text that names the layers that lose channels or neurons: ``channels: first 3 of 8; neurons: hidden 24 of 128``.
