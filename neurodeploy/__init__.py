@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from neurodeploy.mapping.place import place
     from neurodeploy.mapping.placement import Placement
     from neurodeploy.passes.dead_neurons import trim
-    from neurodeploy.passes.input_population import with_input_population
     from neurodeploy.passes.quantize import dequantize, quantization_errors, quantize
     from neurodeploy.pipeline.compress import compress, compress_to
     from neurodeploy.pipeline.deploy import Deployment, deploy
@@ -57,7 +56,7 @@ if TYPE_CHECKING:
     from neurodeploy.report.summary import Report, summarize
     from neurodeploy.simulation.records import EpochRecord, SpikeRecord, compare
     from neurodeploy.targets.loihi.netx_io import read_netx, write_netx
-    from neurodeploy.targets.simulate import simulate, verify
+    from neurodeploy.targets.simulate import simulate, verify, with_input_population
     from neurodeploy.training.checkpoint import load_weights, save_weights
     from neurodeploy.training.data.loading import load_data
     from neurodeploy.training.distributed import together
@@ -100,7 +99,6 @@ _MODULES = {
     "mapping.place": ("place",),
     "mapping.placement": ("Placement",),
     "passes.dead_neurons": ("trim",),
-    "passes.input_population": ("with_input_population",),
     "passes.quantize": ("dequantize", "quantization_errors", "quantize"),
     "pipeline.compress": ("compress", "compress_to"),
     "pipeline.deploy": ("Deployment", "deploy"),
@@ -109,7 +107,7 @@ _MODULES = {
     "report.summary": ("Report", "summarize"),
     "simulation.records": ("EpochRecord", "SpikeRecord", "compare"),
     "targets.loihi.netx_io": ("read_netx", "write_netx"),
-    "targets.simulate": ("simulate", "verify"),
+    "targets.simulate": ("simulate", "verify", "with_input_population"),
     "training.checkpoint": ("load_weights", "save_weights"),
     "training.data.loading": ("load_data",),
     "training.distributed": ("together",),
@@ -213,7 +211,7 @@ _OLD_MODULES = {
     "demo": ("cli.demo",),
     "deployment": ("pipeline.deploy", "pipeline.inspection"),
     "descent": ("pipeline.compress",),
-    "driving": ("passes.input_population",),
+    "driving": ("targets.simulate",),
     "evaluation": ("pipeline.evaluation",),
     "explorer": ("pipeline.inspection",),
     "factories": ("frontends.model_factory",),

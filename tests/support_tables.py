@@ -11,8 +11,7 @@ from inspect import getdoc
 from typing import Any, TypeAlias
 
 from neurodeploy.frontends.nir.discretization import NEURON_READERS
-from neurodeploy.frontends.nir.nodes import SUBGRAPH_END
-from neurodeploy.frontends.nir.reading import LINEAR_READERS
+from neurodeploy.frontends.nir.nodes import LINEAR_READERS, SUBGRAPH_END
 from neurodeploy.frontends.torch.functions import IDENTITIES, LINEAR_FUNCTIONS, OPERATORS, REARRANGEMENTS, SPIKE_FUNCTIONS
 from neurodeploy.frontends.torch.populations import CELL_READERS
 

@@ -18,8 +18,8 @@ import neurodeploy as nd
 from neurodeploy.errors import DataError, NetworkError
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.quantized import QuantizedConv, QuantizedLayer, QuantizedNetwork, QuantizedSparse
-from neurodeploy.passes.input_population import with_input_population
 from neurodeploy.simulation.records import SpikeRecord, compare
+from neurodeploy.targets.simulate import with_input_population
 from neurodeploy.training.encoders import decide, in_levels
 
 OPTIONS = nd.FitOptions(epochs_dense=40, n_steps=8, encoder="direct", learning_rate=0.02)

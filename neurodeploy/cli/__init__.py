@@ -41,6 +41,7 @@ def cli() -> None:
 for command in (
     commands.profiles,
     commands.inspect_command,
+    commands.check_command,
     commands.deploy_command,
     commands.compress_command,
     commands.simulate_command,

@@ -122,6 +122,33 @@ def inspect_command(
     return DONE if seen.fits else DIFFERS
 
 
+@click.command("check")
+@click.argument("model", metavar="MODEL|FILE")
+@TARGET
+@CORES
+@BITS
+@WEIGHTS
+@DT
+@DISCRETISATION
+@WIDE
+@JSON
+@QUIET
+def check_command(
+    model: str, target: str, cores: int | None, bits: int | None, weights: Path | None, dt: float | None,
+    discretisation: str | None, as_json: bool,
+) -> int:  # fmt: skip
+    """List every node of MODEL: exact, rewritten (as what), or not supported (why, and the way round); say whether it fits."""
+    spec = ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation)
+    profile = requested_profile(target, cores)
+    from neurodeploy.pipeline.inspection import check_network
+    from neurodeploy.report.text import node_table
+
+    with status("Reading the model"):
+        check = check_network(*spec.checked(), profile, cores=cores, bits=bits)
+    show_json(check.to_json()) if as_json else show(node_table(check.nodes, wide=is_wide()), *check.sentences)
+    return DONE if check.fits else DIFFERS
+
+
 @click.command("deploy")
 @click.argument("model")
 @TARGET

@@ -17,6 +17,7 @@ from neurodeploy.ir.files import absence
 if TYPE_CHECKING:
     import torch
 
+    from neurodeploy.frontends.assembly import NodeSupport
     from neurodeploy.hardware.profile import HardwareProfile
     from neurodeploy.ir.network import Network
     from neurodeploy.ir.quantized import QuantizedNetwork
@@ -200,6 +201,24 @@ class ModelSpec:
         from neurodeploy.frontends.torch.extract import extract
 
         return extract(module, sample)
+
+    def checked(self) -> tuple[tuple[NodeSupport, ...], Network | QuantizedNetwork | None]:
+        """Read the model node by node: what becomes of each, and the network where all are supported."""
+        if ":" in self.name:
+            module, sample = self.module()
+            from neurodeploy.frontends.torch.support import check_model
+
+            return check_model(module, sample)
+        if self.name.endswith(".nir"):
+            from neurodeploy.frontends.nir.reading import check_nir
+
+            return check_nir(self.name, dt=self.dt, discretisation=self.discretisation)
+        from neurodeploy.frontends.assembly import NodeSupport
+
+        # a target's own kind of file has nothing but layers of its chips
+        network = self.network()
+        kinds = {layer.name: type(layer.neuron).__name__ for layer in network.layers}
+        return tuple(NodeSupport(name=name, kind=kind, layers=(name,)) for name, kind in kinds.items()), network
 
     def to_place(
         self, profile: HardwareProfile, bits: int | None

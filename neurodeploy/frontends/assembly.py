@@ -85,6 +85,58 @@ class LayerSpec:
         return next(iter(shapes)) if len(shapes) == 1 else shape if len(shape) != 2 else (shape[0], 1, shape[1])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSupport:
+    """What becomes of one node of a model: a module, the functions that a container calls itself, or a node of a file.
+
+    Attributes
+    ----------
+    name, kind : str
+        Its path, and its type.
+    reasons : tuple of ExtractError
+        Why it is not supported, each with a way round; empty where it is.
+    rewrites : tuple of str
+        What it becomes, where that is something else than itself.
+    is_used : bool
+        Whether the model called it.
+    is_host : bool
+        Whether it stands behind the last neurons, and is left to the host.
+    layers : tuple of str
+        Layers whose neurons it is.
+    shape : tuple of int
+        Of what it gives for one sample and step.
+    n_parameters : int
+        Its own, without those of modules in it.
+    """
+
+    name: str
+    kind: str = ""
+    reasons: tuple[ExtractError, ...] = ()
+    rewrites: tuple[str, ...] = ()
+    is_used: bool = True
+    is_host: bool = False
+    layers: tuple[str, ...] = ()
+    shape: Shape = ()
+    n_parameters: int = 0
+
+    @property
+    def verdict(self) -> str:
+        """``"unsupported"``, ``"not reached"``, ``"host"``, ``"rewrite"`` or ``"exact"``."""
+        if self.reasons:
+            return "unsupported"
+        if not self.is_used:
+            return "not reached"
+        return "host" if self.is_host else "rewrite" if self.rewrites else "exact"
+
+    def to_json(self) -> dict[str, object]:
+        """An entry of ``nodes`` in ``neurodeploy check --json``."""
+        reasons = [{"what": one.what, "source": one.source, "remedy": one.remedy} for one in self.reasons]
+        return {
+            "name": self.name, "kind": self.kind, "verdict": self.verdict, "rewrites": list(self.rewrites), "reasons": reasons,
+            "layers": list(self.layers),
+        }  # fmt: skip
+
+
 def topological_order(sources: Sources, labels: Mapping[str, str]) -> list[str]:
     """Return the populations in topological order, apart from loops of one population; ties keep the order of `sources`.
 

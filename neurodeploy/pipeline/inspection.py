@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neurodeploy.errors import BudgetError, NeurodeployError, RequestError
+from neurodeploy.errors import BudgetError, NeurodeployError, PlacementError, RequestError
+from neurodeploy.frontends.assembly import NodeSupport
 from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import html_paragraphs
@@ -25,6 +26,7 @@ from neurodeploy.mapping.placement import Placement
 from neurodeploy.passes.dead_neurons import silent_layers
 from neurodeploy.passes.quantize import dequantize, quantize
 from neurodeploy.report.summary import LayerReport, inspection, layer_reports
+from neurodeploy.report.text import balance_lines, verdict
 from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
 from neurodeploy.targets import default_weight_bits, target_of
 
@@ -161,6 +163,70 @@ def _in_floats(network: Network | QuantizedNetwork) -> Network:
         return network
     layers = (replace(layer, scale=np.where(layer.scale > 0, layer.scale, 1.0)) for layer in network)
     return dequantize(replace(network, layers=tuple(layers)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCheck:
+    """What becomes of each node of a model, and whether its network fits a chip.
+
+    Attributes
+    ----------
+    nodes : tuple of NodeSupport
+    profile : HardwareProfile
+    inspection : Inspection or None
+        Of the network; None where there is none, or no way to count it.
+    infeasible : NeurodeployError or None
+        Why it could not be counted.
+    """
+
+    nodes: tuple[NodeSupport, ...]
+    profile: HardwareProfile
+    inspection: Inspection | None = None
+    infeasible: NeurodeployError | None = None
+
+    @property
+    def is_supported(self) -> bool:
+        """Whether every node comes in exactly."""
+        return not any(node.reasons for node in self.nodes)
+
+    @property
+    def fits(self) -> bool:
+        """Whether every node comes in, and `deploy` writes a network that fits."""
+        return self.is_supported and self.inspection is not None and self.inspection.fits
+
+    @property
+    def sentences(self) -> list[str]:
+        """Whether the model comes in, fits the chip and can be compressed, and which spikes are delayed."""
+        if not self.is_supported:
+            refused = sum(bool(node.reasons) for node in self.nodes)
+            return [f"Supported: no. {refused} of {len(self.nodes)} nodes cannot come in, so there is no network to place."]
+        if (seen := self.inspection) is None:
+            return ["Supported: yes, exactly.", f"Now: does not fit. {self.infeasible}"]
+        fits = verdict(seen.placement, is_compressible=seen.budget is not None)
+        return ["Supported: yes, exactly.", *fits, *seen.warnings, seen.compressible, *balance_lines(seen.balances)]
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of ``neurodeploy check --json``."""
+        seen = self.inspection
+        found = None if seen is None else seen.to_json()
+        chip = dict.fromkeys(("binding", "cores", "balances", "compressible", "deployable", "silent"))
+        return {
+            "profile": self.profile.name, "target": self.profile.target, "supported": self.is_supported, "fits": self.fits,
+            **{key: found[key] if found else value for key, value in chip.items()},
+            "infeasible": None if self.infeasible is None else str(self.infeasible),
+            "nodes": [node.to_json() for node in self.nodes],
+        }  # fmt: skip
+
+
+def check_network(
+    nodes: tuple[NodeSupport, ...], network: Network | QuantizedNetwork | None, profile: HardwareProfile, **options: Any
+) -> ModelCheck:
+    """Inspect the network of a model, if it has one; `options` are those of `inspect`."""
+    try:
+        seen = None if network is None else inspect(network, profile, **options)
+    except (BudgetError, PlacementError) as error:
+        return ModelCheck(nodes=nodes, profile=profile, infeasible=error)
+    return ModelCheck(nodes=nodes, profile=profile, inspection=seen)
 
 
 def _why_unwritable(network: Network | QuantizedNetwork, profile: HardwareProfile, bits: int) -> NeurodeployError | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -19,6 +20,7 @@ from neurodeploy.hardware.profile import KEYS, HardwareProfile, Limit
 
 # for types alone: a table of chips needs neither NumPy nor the mapping
 if TYPE_CHECKING:
+    from neurodeploy.frontends.assembly import NodeSupport
     from neurodeploy.mapping.budget.allocation import Gain
     from neurodeploy.mapping.delay_balancing import Balance
     from neurodeploy.mapping.placement import Placement
@@ -32,6 +34,8 @@ _NARROWEST_TEXT = 24
 """Width below which a column of text is as hard to read as one of numbers in two lines."""
 _MOST_LIMITS = 3
 """Broken limits that a verdict names."""
+_MOST_NODES = 24
+"""Nodes of a model that are listed one by one, so that the table stays on one screen."""
 _COLUMNS = {
     "synapses": "synapses", "synapse_memory_bits": "memory bits", "input_axons": "axons in", "output_axons": "axons out",
     "cores": "cores",
@@ -199,6 +203,30 @@ def layer_notes(layers: Sequence[LayerReport]) -> Iterator[str]:
         yield "Budget: what a layer may use. Once a network fits: its use and what is left on its cores, which they share."
     if added := [layer.now.layer for layer in layers if layer.is_added]:
         yield f"Added by neurodeploy, to bring biases or to delay spikes: {', '.join(added)}."
+
+
+def node_table(nodes: Sequence[NodeSupport], *, wide: bool = False) -> FittedTable:
+    """One row for each node of a model: exact, what it becomes, or why it is not supported and the way round.
+
+    Of more than `_MOST_NODES` nodes, those that are exact share one row for each kind, unless it may be `wide`.
+    """
+    counts = Counter(node.verdict for node in nodes)
+    headings = ("node", "type<", "<", "what becomes of it; why not, and the way round<")
+    table = FittedTable(f"Nodes: {', '.join(f'{n} {verdict}' for verdict, n in counts.items())}", headings)
+    alike: dict[str, list[str]] = {}
+    for node in nodes:
+        if len(nodes) > _MOST_NODES and not wide and node.verdict == "exact":
+            alike.setdefault(node.kind, []).append(node.name)
+            continue
+        texts = list(node.rewrites)
+        if node.reasons:
+            texts = [f"{one.what}{f': {one.source}' if one.source else ''}. {one.remedy}".strip() for one in node.reasons]
+        elif node.is_host:
+            texts = ["behind the last neurons; the host computes it"]
+        table.add(node.name, node.kind, node.verdict, "\n".join(texts))
+    for kind, names in alike.items():
+        table.add(f"{len(names)} nodes" if len(names) > 1 else "1 node", kind, "exact", ", ".join(names))
+    return table
 
 
 def core_table(placement: Placement) -> FittedTable:

@@ -1,4 +1,4 @@
-"""NIR files: nodes by name with their numbers, subgraphs flattened, and the edges between them.
+"""NIR files: nodes by name with their numbers, subgraphs flattened, the edges between them, and what linear nodes compute.
 
 Read from the file's HDF5 groups and not through `nir.read`, which fails on a file without saying which node it could not build.
 
@@ -15,19 +15,20 @@ of a Linear or Affine     ``synapse``: ``sparse`` if its zeros are not synapses
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import nir.serialization
 import numpy as np
 
 from neurodeploy.errors import ExtractError
+from neurodeploy.frontends import expressions
 from neurodeploy.frontends.assembly import LayerSpec
-from neurodeploy.frontends.expressions import Shape
+from neurodeploy.frontends.expressions import LinearExpression, ModuleId, Shape, rearrange
 from neurodeploy.ir.arrays import Floats
-from neurodeploy.ir.connectivity import is_convolution
+from neurodeploy.ir.connectivity import Pair, is_convolution
 from neurodeploy.ir.files import absence, hdf5_damage, is_plain
 from neurodeploy.ir.network import Dense, Layer, Network, Sparse
 
@@ -222,6 +223,177 @@ def _only_node(path: str, content: Mapping[str, Any], kind: str) -> str:
             remedy=f"Give it one {kind}, or put its nodes into the graph itself.",
         )
     return str(found[0])
+
+
+# ----------------------------------------------------------------------------------------------------------- linear nodes
+
+
+@dataclass(frozen=True, slots=True)
+class LinearNodeReader:
+    """Reads one linear node: what it gives for what it receives, `x`, at steps of `dt`.
+
+    Every method raises `ExtractError` where the node does not fit what it receives, or where no synapses compute it.
+    """
+
+    node: NirNode
+    x: LinearExpression
+    dt: float
+
+    @property
+    def module(self) -> ModuleId:
+        return self.node.name, self.node.where
+
+    def linear(self) -> LinearExpression:
+        """A dense synapse; an Affine with a bias."""
+        weight = self._weight("n_out", "n_in")
+        bias = self.node.floats("bias").reshape(-1) if self.node.kind == "Affine" else None  # a Linear has none
+        if bias is not None and bias.size not in (1, len(weight)):
+            raise ExtractError(self.node.where, f"its bias has {bias.size} numbers, its weight {len(weight)} rows")
+        if self.x.bias.size != weight.shape[1]:
+            raise ExtractError(
+                self.node.where, f"expects {weight.shape[1]} inputs, but receives something of shape {self.x.shape}"
+            )
+        return expressions.linear(self.module, _reshaped(self.x, (-1,)), weight, bias)
+
+    def conv2d(self) -> LinearExpression:
+        """A convolution of any stride, padding, dilation and groups."""
+        weight = self._weight("out", "in / groups", "rows", "columns")
+        stride, dilation = self._pair("stride", 1), self._pair("dilation", 1)
+        return self._convolved(self._without_batch(3), weight, stride, dilation, self._padding(2))
+
+    def conv1d(self) -> LinearExpression:
+        """A convolution of images of one row."""
+        weight = self._weight("out", "in / groups", "n")[:, :, None]
+        lines = self._without_batch(2)
+        if len(lines.shape) != 2:
+            raise ExtractError(self.node.where, f"needs lines (channels, n), but its input has shape {self.x.shape}")
+        stride, dilation = ((1, *self.node.integers(key, 1, 1)) for key in ("stride", "dilation"))
+        padding = self._padding(1)
+        image = _reshaped(lines, (lines.shape[0], 1, lines.shape[1]))
+        out = self._convolved(image, weight, (1, stride[1]), (1, dilation[1]), padding)
+        return _reshaped(out, (out.shape[0], out.shape[2]))
+
+    def pooled(self) -> LinearExpression:
+        """Folds into the weights behind it, or is a convolution."""
+        kernel = self._pair("kernel_size", None)
+        # A sum is an average times the pixels of its window.
+        share = 1.0 if self.node.kind == "SumPool2d" else 1.0 / (kernel[0] * kernel[1])
+        stride, padding = self._pair("stride", None), self._pair("padding", 0)
+        image = self._without_batch(3)
+        return expressions.average_pool(self.module, image, kernel=kernel, stride=stride, padding=padding, share=share)
+
+    def flattened(self) -> LinearExpression:
+        """Rearranges elements: several dimensions become one."""
+        shape = self.x.shape
+        # The defaults are NIR's own: torch's, which count a batch that the graph's shapes do not have.
+        first, last = (self.node.integers(key, 1, default)[0] for key, default in (("start_dim", 1), ("end_dim", -1)))
+        first, last = (side + len(shape) if side < 0 else side for side in (first, last))
+        if not 0 <= first < len(shape) or last >= len(shape):
+            raise ExtractError(self.node.where, f"flattens dimensions {first}..{last} of something of shape {shape}")
+        return _reshaped(self.x, (*shape[:first], int(np.prod(shape[first : last + 1])), *shape[last + 1 :]))
+
+    def scaled(self) -> LinearExpression:
+        """Scales the weights behind it."""
+        return expressions.scale(self.module, self.x, self._per_element("scale"))
+
+    def delayed(self) -> LinearExpression:
+        """Whole steps, a connection for each length: one for all elements, or one for each."""
+        steps = self._per_element("delay") / self.dt
+        whole = np.rint(steps)
+        # Relative: files hold single precision.
+        if (np.abs(steps - whole) > 1e-6 * np.maximum(whole, 1)).any() or (whole < 0).any() or whole.max() > 2**31:
+            worst = steps.reshape(-1)[np.argmax(np.abs(steps - whole))]
+            raise ExtractError(
+                self.node.where,
+                f"delays by {worst:g} steps of {self.dt:g}",
+                source="a chip delays by whole steps",
+                remedy="Specify a dt that all delays are multiples of, or round them.",
+            )
+        if self.x.bias.any() and whole.any():  # a delayed constant would be missing in the first steps
+            raise ExtractError(
+                self.node.where,
+                "delays a bias, which a network has from its first step on",
+                remedy="Put the Delay before the node with the bias.",
+            )
+        delays = np.broadcast_to(whole, self.x.shape).astype(np.int64)
+        terms = [
+            replace(term, step=term.step - int(delay), indices=np.where(delays == delay, term.indices, 0))
+            for term in self.x.terms
+            for delay in np.unique(delays[term.indices > 0])  # one term, and so one connection, for each length
+        ]
+        return replace(self.x, terms=tuple(terms))
+
+    def unchanged(self) -> LinearExpression:
+        """Passes through."""
+        return self.x
+
+    def _convolved(
+        self, image: LinearExpression, weight: Floats, stride: Pair, dilation: Pair, padding: Pair | Literal["same"]
+    ) -> LinearExpression:
+        groups = self.node.integers("groups", 1, 1)[0]
+        if len(image.shape) == 3 and image.shape[0] != weight.shape[1] * groups:
+            raise ExtractError(
+                self.node.where,
+                f"expects {weight.shape[1] * groups} channels, but receives something of shape {image.shape}",
+            )
+        bias = np.broadcast_to(self.node.floats("bias", 0.0).reshape(-1), len(weight))  # one number counts for all channels
+        return expressions.convolution(
+            self.module, image, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups
+        )
+
+    def _weight(self, *dimensions: str) -> Floats:
+        weight = self.node.floats("weight")
+        if weight.ndim != len(dimensions):
+            raise ExtractError(self.node.where, f"its weight has shape {weight.shape}, not ({', '.join(dimensions)})")
+        return weight
+
+    def _padding(self, n: int) -> Pair | Literal["same"]:
+        """Return the zeros on each side of `n` dimensions; NIR has torch's words for them too."""
+        match self.node.fields.get("padding", 0):
+            case str("valid"):
+                return 0, 0
+            case str("same"):
+                return "same"
+            case str(word):  # files hold torch's words or numbers; anything else is a mistake
+                raise ExtractError(self.node.where, f"its padding is {word!r}, not 'valid', 'same' or numbers")
+            case _:
+                sides = self.node.integers("padding", n, 0)
+                return (0 if n == 1 else sides[0]), sides[-1]
+
+    def _pair(self, key: str, default: int | None) -> Pair:
+        rows, columns = self.node.integers(key, 2, default)
+        return rows, columns
+
+    def _per_element(self, key: str) -> Floats:
+        values = self.node.per_neuron(key, self.x.shape)
+        return values.reshape(self.x.shape) if values.shape else values
+
+    def _without_batch(self, ndim: int) -> LinearExpression:
+        """Return what arrives, without a batch of one in front."""
+        shape = self.x.shape
+        return _reshaped(self.x, shape[1:]) if len(shape) == ndim + 1 and shape[0] == 1 else self.x
+
+
+def _reshaped(x: LinearExpression, shape: Shape) -> LinearExpression:
+    return rearrange(x, lambda values: values.reshape(shape)) if x.shape != shape else x
+
+
+LINEAR_READERS: dict[str, Callable[[LinearNodeReader], LinearExpression]] = {
+    "Affine": LinearNodeReader.linear,
+    "Linear": LinearNodeReader.linear,
+    "Conv1d": LinearNodeReader.conv1d,
+    "Conv2d": LinearNodeReader.conv2d,
+    "SumPool2d": LinearNodeReader.pooled,
+    "AvgPool2d": LinearNodeReader.pooled,
+    "Flatten": LinearNodeReader.flattened,
+    "Scale": LinearNodeReader.scaled,
+    "Delay": LinearNodeReader.delayed,
+    SUBGRAPH_END: LinearNodeReader.unchanged,
+}
+"""Reader of each kind of node."""
+
+INPUT_DIMENSIONS = {"Affine": 1, "Linear": 1, "Conv1d": 2, "Conv2d": 3, "SumPool2d": 3, "AvgPool2d": 3}
+"""Dimensions of what a node of this kind receives, without a batch."""
 
 
 # ------------------------------------------------------------------------------------------------ metadata of `write_nir`

@@ -23,7 +23,6 @@ from neurodeploy.frontends.assembly import NeuronSpec
 from neurodeploy.frontends.expressions import LinearExpression, ModuleId, add, scale
 from neurodeploy.frontends.torch import functions
 from neurodeploy.ir.arrays import Floats
-from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import LIF
 
 if TYPE_CHECKING:
@@ -330,7 +329,7 @@ def fire(trace: PopulationTrace, random: torch.Generator, name: str, comparison:
     if name not in functions.COMPARISONS or not comparison.is_membrane:
         return None
     drawn = [term for one in comparison.drives for term in one.expression.steps[0].terms]
-    if not comparison.populations and all(term.synapse is None and term.source != INPUT for term in drawn):
+    if not comparison.populations and all(term.synapse is None and trace.is_known(term.source) for term in drawn):
         return None  # of spikes alone, on the host
     potential, at_threshold, is_below = _compared(name, comparison)
     # a surrogate function may be a module of its own, which compares what the neurons' module has computed

@@ -70,29 +70,42 @@ def extract(model: torch.nn.Module, sample: torch.Tensor) -> Network:
     ExtractError
         Anything that is not supported, by path and type: nothing is dropped or approximated.
     """
+    return read_model(model, sample)[-1]
+
+
+def read_model(
+    model: torch.nn.Module, sample: torch.Tensor, kind: type[ModelRun] = ModelRun
+) -> tuple[ModelRun, list[TracedPopulation], Network]:
+    """Return a model's run, its populations in order, and its network, as `extract` does.
+
+    Parameters
+    ----------
+    kind : type of ModelRun
+        What follows the model as it runs.
+    """
     if not isinstance(sample, torch.Tensor) or sample.ndim < 2:
         found = f"has shape {tuple(sample.shape)}, and" if isinstance(sample, torch.Tensor) else ""
         remedy = "Give one step of input, with a dimension for samples in front: sample.unsqueeze(0)."
         raise ExtractError("sample", f"{found} is not a tensor (batch, *input_shape)".strip(), remedy=remedy)
     if not isinstance(model, torch.nn.Module):
         raise ExtractError("model", f"is a {type(model).__name__}, not a torch.nn.Module")
-    model = _as_written(model)
-    run = run_model(model, sample)
+    model = as_written(model)
+    run = run_model(model, sample, kind)
     last = _output_source(run)
-    populations = _in_order(list(run.trace.by_name.values()), last)
+    populations = in_order(list(run.trace.by_name.values()), last)
     specs, timestep_s = layer_specs(populations)
     network = assemble(run.input_shape, specs, timestep_s)
     check_against_model(run.trace, populations, network)
-    return network
+    return run, populations, network
 
 
-def run_model(model: torch.nn.Module, sample: torch.Tensor) -> ModelRun:
+def run_model(model: torch.nn.Module, sample: torch.Tensor, kind: type[ModelRun] = ModelRun) -> ModelRun:
     """Trace the model on a sample.
 
     If the model selects from a dimension of its input, that is taken for time. If it then turns out not to loop over time, it is
     traced again without that assumption. A model that takes no step out of its input, and fails, may take whole sequences.
     """
-    run, first = ModelRun(model), None
+    run, first = kind(model), None
     try:
         run.call_model(sample)
     except ExtractError as error:
@@ -100,7 +113,7 @@ def run_model(model: torch.nn.Module, sample: torch.Tensor) -> ModelRun:
     if first is None and (run.axis is None or run.trace.has_steps):
         return run
     if run.axis is not None and not run.trace.has_steps:  # a dimension may have been taken for time by mistake
-        again = ModelRun(model, may_step=False)  # afresh: a run cannot be taken back
+        again = kind(model, may_step=False)  # afresh: a run cannot be taken back
         try:
             again.call_model(sample)
         except ExtractError as error:
@@ -112,7 +125,7 @@ def run_model(model: torch.nn.Module, sample: torch.Tensor) -> ModelRun:
             return run
     elif run.axis is None and sample.ndim > 2 and len(sample) > 1:
         with contextlib.suppress(ExtractError):
-            run = ModelRun(model, of_sequences=True)
+            run = kind(model, of_sequences=True)
             run.call_model(sample)
             if run.trace.has_steps:
                 return run
@@ -122,11 +135,11 @@ def run_model(model: torch.nn.Module, sample: torch.Tensor) -> ModelRun:
 
 def time_dimension(model: torch.nn.Module, sample: torch.Tensor) -> tuple[int | None, bool]:
     """Return which dimension of a model's input is time, None for none, and whether a call makes one step alone."""
-    run = run_model(_as_written(model), sample)
+    run = run_model(as_written(model), sample)
     return run.axis, len(run.outputs) > 1
 
 
-def _as_written(model: torch.nn.Module) -> torch.nn.Module:
+def as_written(model: torch.nn.Module) -> torch.nn.Module:
     """Return a model without the wrappers of torch around it; a copy in single precision, of the same numbers, of half.
 
     Answers in half precision are too coarse to check a network against.
@@ -150,6 +163,16 @@ def _as_written(model: torch.nn.Module) -> torch.nn.Module:
 
 def _output_source(run: ModelRun) -> str | None:
     """Return the population that the model's output is computed from: the last neurons, or a readout for sums of their spikes."""
+    check_output(run)
+    if any(run.readings(call) for call in range(len(run.outputs))):
+        return _Readout(run).population()
+    values = [leaf.traced_value for leaf in tree_flatten(run.outputs[-1])[0] if isinstance(leaf, TracedTensor)]
+    terms = (term for value in values if isinstance(value, ExpressionValue) for step in value.steps for term in step.terms)
+    return next((term.source for term in terms if term.source != INPUT), None)
+
+
+def check_output(run: ModelRun) -> None:
+    """Refuse a model without neurons, one that ends in weights behind something that no synapse computes, and missing resets."""
     run.trace.check_resets()
     values = [leaf.traced_value for leaf in tree_flatten(run.outputs[-1])[0] if isinstance(leaf, TracedTensor)]
     refused = next((value for value in values if isinstance(value, UnsupportedValue)), None)
@@ -165,10 +188,6 @@ def _output_source(run: ModelRun) -> str | None:
             "ends the model without neurons: it weights spikes that no neuron receives",
             remedy="Put neurons or a readout such as LICell behind it, or take it out of the model and compute it on the host.",
         )
-    if any(run.readings(call) for call in range(len(run.outputs))):
-        return _Readout(run).population()
-    terms = (term for value in values if isinstance(value, ExpressionValue) for step in value.steps for term in step.terms)
-    return next((term.source for term in terms if term.source != INPUT), None)
 
 
 class _Readout:
@@ -307,7 +326,7 @@ def _no_readout(sums: LinearExpression, what: str, remedy: str) -> ExtractError:
     return ExtractError(where, what, source=source, remedy=remedy)
 
 
-def _in_order(populations: list[TracedPopulation], last: str | None) -> list[TracedPopulation]:
+def in_order(populations: list[TracedPopulation], last: str | None) -> list[TracedPopulation]:
     """Sort the populations behind their sources; the one that the output comes from is last, if it is no other's source."""
     if last not in {term.source for p in populations for term in p.expression.terms if term.source != p.name}:
         populations = sorted(populations, key=lambda p: p.name == last)  # False sorts before True, and the sort is stable

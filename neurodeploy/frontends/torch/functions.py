@@ -384,22 +384,25 @@ def of_one_sample(tensor: torch.Tensor, lead: tuple[int, ...]) -> NDArray[np.flo
     return np.array(rows[0].numpy())
 
 
+def names_of(func: Any) -> tuple[str, str]:
+    """Return torch's name of a function, and the name of its reader: `__add__`, `add_` and `add` have one."""
+    full = getattr(func, "__name__", "")
+    full = str(func.__self__.__name__ if full == "__get__" else full)  # a property such as T
+    return full, full.strip("_")
+
+
 # ------------------------------------------------------------------------------------------------------- dispatch tables
 
 LINEAR_FUNCTIONS: dict[str, LinearFunction] = {
-    "linear": linear, "matmul": matmul, "mm": matmul,
-    "conv2d": conv2d, "conv1d": of_lines(conv2d),
-    "conv_transpose2d": conv_transpose2d, "conv_transpose1d": of_lines(conv_transpose2d),
-    "batch_norm": batch_norm,
+    "linear": linear, "matmul": matmul, "mm": matmul, "conv2d": conv2d, "conv1d": of_lines(conv2d),
+    "conv_transpose2d": conv_transpose2d, "conv_transpose1d": of_lines(conv_transpose2d), "batch_norm": batch_norm,
     "avg_pool2d": avg_pool2d, "avg_pool1d": of_lines(avg_pool2d), "lp_pool2d": lp_pool2d,
     "adaptive_avg_pool2d": adaptive_avg_pool2d, "adaptive_avg_pool1d": of_lines(adaptive_avg_pool2d),
-    "interpolate": interpolate,
-    "mean": mean, "sum": total,
+    "interpolate": interpolate, "mean": mean, "sum": total,
     "add": add, "radd": add, "iadd": add,
     "sub": sub, "isub": sub, "subtract": sub, "rsub": rsub,
     "mul": mul, "rmul": mul, "imul": mul, "multiply": mul,
-    "div": div, "truediv": div, "itruediv": div, "divide": div,
-    "true_divide": div,
+    "div": div, "truediv": div, "itruediv": div, "divide": div, "true_divide": div,
     "neg": neg, "negative": neg,
     "logical_not": complement, "invert": complement, "bitwise_not": complement,
 }  # fmt: skip
@@ -415,10 +418,16 @@ OPERATORS = frozenset({
 WITH_TIME = frozenset({"linear", "matmul", "add", "radd", "iadd", "sub", "isub", "rsub", "mul", "rmul", "imul", "div", "truediv"})
 """Linear functions that give the same for a tensor (time, batch, ...) as step by step."""
 
-WAYS_ROUND = {
+_ACTIVATIONS = "relu relu6 leaky_relu prelu elu celu selu gelu silu mish softplus sigmoid hardsigmoid tanh hardtanh hardswish"
+_WAYS_ROUND = {
+    _ACTIVATIONS: "Put spiking neurons there.",
     "conv3d": "Put time outside: Conv2d at each step, and neurons that remember; delays by spikes of earlier steps.",
-    "relu": "Put spiking neurons there.",
+    "layer_norm group_norm instance_norm rms_norm": "Use BatchNorm, whose numbers are fixed after training, and train again.",
+    "softmax log_softmax": "Leave it out between neurons; behind the last ones the host computes it.",
+    "lstm gru rnn_tanh rnn_relu": "Use LIFRecurrentCell: neurons that receive their own spikes.",
+    "bmm bilinear scaled_dot_product_attention": "Use fixed weights; two tensors of spikes may be joined by sum, and, or.",
 }
+WAYS_ROUND = {name: way for names, way in _WAYS_ROUND.items() for name in names.split()}
 """What to do instead of a function; other errors name the table of those that are supported."""
 
 WITH_WEIGHTS = frozenset({

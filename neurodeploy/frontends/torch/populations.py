@@ -432,6 +432,10 @@ class PopulationTrace:
         # The clocks differ: a cell may take many steps within one call while an input stays.
         return term.step - (self.call if self.counts_calls(term.source) or population.counts_calls else t)
 
+    def is_known(self, source: str) -> bool:
+        """Whether a source is a population of the model, refused ones among them, and not its input."""
+        return source in self.by_name or source in self.without_reset
+
     def counts_calls(self, source: str) -> bool:
         """Whether the clock of a source counts the model's calls."""
         return not self.has_time if source == INPUT else self.by_name[source].counts_calls

@@ -215,9 +215,7 @@ class Tracer:
         ExtractError
             The function hands numbers to Python.
         """
-        full = getattr(func, "__name__", "")
-        full = str(func.__self__.__name__ if full == "__get__" else full)  # a property such as T
-        name = full.strip("_")  # `__add__`, `add_` and `add` have one reader
+        full, name = functions.names_of(func)
         if full in functions.DATA_DEPENDENT:
             raise ExtractError(
                 self.module[1],
@@ -388,13 +386,14 @@ class Tracer:
             if sum(len(step.terms) for value in known if value.is_weighted for step in value.steps) > _MAX_TERMS:
                 raise NotLinearError("rearranges the sums of many steps")
             return self._rearranged(func, args, kwargs, lead)
-        if len(lead) == 2 and name not in functions.WITH_TIME:
+        is_linear = name in functions.LINEAR_FUNCTIONS
+        if len(lead) == 2 and name not in functions.WITH_TIME and (is_linear or name in functions.SPIKE_FUNCTIONS):
             raise NotLinearError("receives all steps at once; wrap it in norse.torch.Lift")
         # what a model multiplies by a constant, or by the spikes of neurons that it has just reached, is no function of spikes
-        is_of_spikes = name not in functions.LINEAR_FUNCTIONS or (len(known) == 2 and not self._is_reset(found))
+        is_of_spikes = not is_linear or (len(known) == 2 and not self._is_reset(found))
         if name in functions.SPIKE_FUNCTIONS and is_of_spikes:
             return [self._of_spikes(name, args, kwargs, lead, result)]
-        if name not in functions.LINEAR_FUNCTIONS:
+        if not is_linear:
             raise NotLinearError("is not supported")
         return [self._mapped(functions.LINEAR_FUNCTIONS[name], args, kwargs, lead)]
 
