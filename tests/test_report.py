@@ -281,6 +281,29 @@ def test_accuracy_comes_with_its_wilson_interval(right: int, n: int, said: str) 
     assert text.count("not run") == 4
 
 
+@pytest.mark.parametrize(
+    ("dense", "compressed", "classes", "said"),
+    [
+        (0.14, 0.60, 10, "its accuracy is 14.0%, less than the 60.0% after compression, which trained it further."),
+        (0.11, 0.12, 10, "its accuracy is 11.0%, no better than chance, 10.0%."),
+        (0.97, 0.98, 10, ""),  # within the interval of 200 samples
+        (0.97, 0.40, 10, ""),  # that is what compression costs
+        (1.0, 1.0, 1, ""),
+        (None, 0.5, 10, ""),
+    ],
+)
+def test_a_dense_network_that_is_undertrained_is_told(dense: float | None, compressed: float, classes: int, said: str) -> None:
+    doubts = Accuracy(dense=dense, compressed=compressed, test_samples=200).doubts(classes)
+    assert [doubt.partition(": ")[2].partition(" What")[0] for doubt in doubts] == ([said] if said else [])
+
+
+def test_a_report_warns_of_an_undertrained_network_first(after: Placement) -> None:
+    accuracy = Accuracy(dense=0.2, compressed=0.6, test_samples=100)
+    report = summarize(TINY, None, after, accuracy=accuracy, warnings=("another",))
+    assert report.warnings == (*accuracy.doubts(5), "another")
+    assert "Note: The dense network is undertrained" in str(report)
+
+
 def test_lavas_accuracy_has_samples_of_its_own() -> None:
     text = as_text(accuracy_table(Accuracy(emulated=0.5, lava=0.5, test_samples=1000, lava_samples=10)))
     assert "in Lava (10 samples)" in text

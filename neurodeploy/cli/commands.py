@@ -343,7 +343,8 @@ def show_deployments(deployments: Sequence[Deployment], as_json: bool, *, enable
     elif enabled and several:
         # several reports would not fit a terminal: their pages are named
         pages = [deployment.report.files["page"] for deployment in deployments]
-        show(size_table((d.placement, d.report.accuracy) for d in deployments), f"Reports: {', '.join(pages)}")
+        notes = (f"Note: {note}" for note in dict.fromkeys(note for d in deployments for note in d.report.warnings))
+        show(size_table((d.placement, d.report.accuracy) for d in deployments), *notes, f"Reports: {', '.join(pages)}")
     elif enabled:
         show(*deployments[0].report.tables(wide=is_wide()))
     return DONE if all(deployment.placement.fits for deployment in deployments) else DIFFERS

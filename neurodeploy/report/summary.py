@@ -20,6 +20,7 @@ from neurodeploy.report.text import (
     as_text,
     balance_lines,
     core_table,
+    interval,
     layer_notes,
     layer_table,
     traffic_lines,
@@ -72,6 +73,24 @@ class Accuracy:
             ("quantised", "weights, thresholds, decays rounded", self.quantized, self.test_samples),
             ("emulated", "the chip's integers throughout", self.emulated, self.test_samples),
             ("Lava", lava, self.lava, self.lava_samples),
+        )
+
+    def doubts(self, n_classes: int) -> tuple[str, ...]:
+        """A sentence where the dense network is undertrained, so that its accuracy says nothing about what compression costs."""
+        if self.dense is None or self.compressed is None or not self.test_samples:
+            return ()
+        # the dense network's own interval: two accuracies within it are no news
+        low, high = interval(self.dense, self.test_samples)
+        chance = 1 / n_classes
+        if self.compressed > high:
+            found = f"less than the {self.compressed:.1%} after compression, which trained it further"
+        elif n_classes > 1 and low <= chance:
+            found = f"no better than chance, {chance:.1%}"
+        else:
+            return ()
+        return (
+            f"The dense network is undertrained: its accuracy is {self.dense:.1%}, {found}. What compression costs cannot be "
+            "read from it. Train it for more epochs, or start from trained weights.",
         )
 
 
@@ -345,12 +364,14 @@ def summarize(
         Fields of `Report`.
     """
     profile = load_profile(profile)
+    accuracy, outputs = accuracy or Accuracy(), placement.of(list(placement.weight_bits)[-1]).neurons
     if rates is None:
         rates = {} if record is None else record.rates()
     return Report(
         profile=profile, placement=placement, layers=layer_reports(placement, budget, before, balances), before=before,
-        seed=seed, accuracy=Accuracy() if accuracy is None else accuracy, lava=lava, history=tuple(history), rates=rates,
-        rounding=rounding, warnings=warnings, overflows={} if overflows is None else overflows, balances=balances,
+        seed=seed, accuracy=accuracy, lava=lava, history=tuple(history), rates=rates,
+        rounding=rounding, warnings=(*accuracy.doubts(outputs), *warnings),
+        overflows={} if overflows is None else overflows, balances=balances,
         memory_prices=memory_prices, files={} if files is None else files,
     )  # fmt: skip
 

@@ -301,11 +301,17 @@ def with_interval(value: float | None, n: int | None) -> str:
     """A share of `n` samples with its 95 % Wilson interval."""
     if value is None or not n:
         return "not run"
+    low, high = interval(value, n)
+    return f"{value:.2%} [{low:.1%}, {high:.1%}]"
+
+
+def interval(value: float, n: int) -> tuple[float, float]:
+    """95 % Wilson interval of a share of `n` samples; it stays within 0..1, which the normal one leaves near 100 %."""
     from scipy.stats import binomtest  # takes half a second to import
 
-    # round: a share is a count over n. Wilson's interval stays within 0..1, which the normal one leaves near 100 %.
-    interval = binomtest(round(value * n), n).proportion_ci(0.95, method="wilson")
-    return f"{value:.2%} [{interval.low:.1%}, {interval.high:.1%}]"
+    # round: a share is a count over n
+    found = binomtest(round(value * n), n).proportion_ci(0.95, method="wilson")
+    return float(found.low), float(found.high)
 
 
 _BEGINS = {
