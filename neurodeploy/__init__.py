@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from neurodeploy.pipeline.compress import compress, compress_to
     from neurodeploy.pipeline.deploy import Deployment, deploy
     from neurodeploy.pipeline.evaluation import Evaluation, evaluate
-    from neurodeploy.pipeline.inspection import Inspection, explore, inspect
+    from neurodeploy.pipeline.inspection import Inspection, ModelSummary, explore, inspect, summary
     from neurodeploy.report import plots as plot
     from neurodeploy.report.summary import Report, summarize
     from neurodeploy.simulation.records import EpochRecord, SpikeRecord, compare
@@ -102,7 +102,7 @@ _MODULES = {
     "passes.quantize": ("dequantize", "quantization_errors", "quantize"),
     "pipeline.compress": ("compress", "compress_to"),
     "pipeline.deploy": ("Deployment", "deploy"),
-    "pipeline.inspection": ("Inspection", "explore", "inspect"),
+    "pipeline.inspection": ("Inspection", "ModelSummary", "explore", "inspect", "summary"),
     "pipeline.evaluation": ("Evaluation", "evaluate"),
     "report.summary": ("Report", "summarize"),
     "simulation.records": ("EpochRecord", "SpikeRecord", "compare"),
@@ -139,6 +139,7 @@ __all__ = [
     "Layer",
     "MinimaxOptions",
     "MinimaxSaddleOptions",
+    "ModelSummary",
     "Network",
     "NetworkError",
     "NetxError",
@@ -185,6 +186,7 @@ __all__ = [
     "simulate",
     "simulator_spikes",
     "summarize",
+    "summary",
     "together",
     "trainable",
     "trim",

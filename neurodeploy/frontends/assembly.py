@@ -107,6 +107,8 @@ class NodeSupport:
         Of what it gives for one sample and step.
     n_parameters : int
         Its own, without those of modules in it.
+    n_products : int
+        Multiplications of its weights for one sample and step, as torchinfo counts them: once for each pixel that it gives.
     """
 
     name: str
@@ -118,6 +120,7 @@ class NodeSupport:
     layers: tuple[str, ...] = ()
     shape: Shape = ()
     n_parameters: int = 0
+    n_products: int = 0
 
     @property
     def verdict(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from neurodeploy.errors import BudgetError, NeurodeployError, PlacementError, Re
 from neurodeploy.frontends.assembly import NodeSupport
 from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import HardwareProfile
-from neurodeploy.ir.arrays import html_paragraphs
+from neurodeploy.ir.arrays import html_paragraphs, html_table
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.allocation import Gain, Unpruned, gains, share_budget
@@ -26,11 +26,13 @@ from neurodeploy.mapping.placement import Placement
 from neurodeploy.passes.dead_neurons import silent_layers
 from neurodeploy.passes.quantize import dequantize, quantize
 from neurodeploy.report.summary import LayerReport, inspection, layer_reports
-from neurodeploy.report.text import balance_lines, verdict
+from neurodeploy.report.text import FittedTable, as_text, balance_lines, verdict
 from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
 from neurodeploy.targets import default_weight_bits, target_of
 
 if TYPE_CHECKING:
+    import torch
+
     from neurodeploy.pipeline.deploy import IntegerForm
 
 
@@ -227,6 +229,111 @@ def check_network(
     except (BudgetError, PlacementError) as error:
         return ModelCheck(nodes=nodes, profile=profile, infeasible=error)
     return ModelCheck(nodes=nodes, profile=profile, inspection=seen)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class ModelSummary:
+    """Result of `summary`: text in a terminal, a table in a notebook.
+
+    Attributes
+    ----------
+    check : ModelCheck
+        Its nodes are the rows.
+    n_parameters, n_trainable : int
+        Of the whole model; a parameter that several modules share counts once.
+    """
+
+    check: ModelCheck
+    n_parameters: int
+    n_trainable: int
+
+    def rows(self) -> Iterator[tuple[str | int, ...]]:
+        """Yield a row for each node, each further layer of it, and each layer that was added; "" where there is nothing."""
+        seen = self.check.inspection
+        left = [] if seen is None else list(seen.placement.weight_bits)
+
+        def of_chip(name: str) -> tuple[str | int, ...]:
+            if seen is None:
+                return (name, *[""] * 6)
+            left.remove(name)
+            use = seen.placement.of(name)
+            return name, use.neurons, use.synapses, use.synapse_memory_bits, use.input_axons, use.output_axons, use.cores
+
+        for node in self.check.nodes:
+            shape = " x ".join(map(str, node.shape))
+            first, *others = map(of_chip, node.layers) if node.layers else [("",) * 7]
+            yield node.name, node.kind, shape, node.n_parameters, node.n_products, node.verdict, *first
+            for other in others:
+                yield *[""] * 6, *other
+        for name in tuple(left):  # neurons that bring biases, relays
+            yield "", "added", *[""] * 4, *of_chip(name)
+
+    @property
+    def sentences(self) -> list[str]:
+        """Totals of the model, and what `ModelCheck` says of it."""
+        products = sum(node.n_products for node in self.check.nodes)
+        frozen = self.n_parameters - self.n_trainable
+        total = (
+            f"Parameters: {self.n_parameters:,} ({self.n_trainable:,} trainable, {frozen:,} not); {products:,} products a step."
+        )
+        reasons = [str(reason) for node in self.check.nodes for reason in node.reasons]
+        return [total, *reasons, *self.check.sentences]
+
+    def __str__(self) -> str:
+        table = FittedTable(f"Summary on {self.check.profile.name}", _SUMMARY_HEADINGS, _SUMMARY_SPARE)
+        for row in self.rows():
+            table.add(*(f"{cell:,}" if isinstance(cell, int) else cell for cell in row))
+        return as_text(table, *self.sentences)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        headings = [heading.removesuffix("<") for heading in _SUMMARY_HEADINGS]
+        return html_table(f"Summary on {self.check.profile.name}", headings, self.rows()) + html_paragraphs(self.sentences)
+
+
+_SUMMARY_HEADINGS = (
+    "module", "type<", "output<", "parameters", "products", "<", "layer<", "neurons", "synapses", "memory bits", "axons in",
+    "axons out", "cores",
+)  # fmt: skip
+_SUMMARY_SPARE = ("axons out", "axons in", "products")
+
+
+def summary(
+    model: torch.nn.Module,
+    sample: torch.Tensor,
+    chip: Chip = "loihi2",
+    *,
+    cores: int | None = None,
+    bits: int | None = None,
+) -> ModelSummary:
+    """Summarise a model module by module: output shape, parameters and products, and what its layers take of a chip.
+
+    Parameters
+    ----------
+    model, sample
+        As of `neurodeploy.extract`. A model that cannot come in is summarised too, without the chip's columns: each row says
+        ``exact``, ``rewrite``, ``host`` or ``unsupported``.
+    chip : str, path or HardwareProfile
+    cores, bits : int, optional
+        As of `inspect`.
+
+    Returns
+    -------
+    ModelSummary
+        ``print`` shows it in a terminal; a notebook shows a table.
+
+    Raises
+    ------
+    ExtractError
+        A sample that is none, or that the model cannot run on.
+    """
+    from neurodeploy.frontends.torch.support import check_model  # brings torch, which other inspections do not need
+
+    profile = load_profile(chip)
+    check = check_network(*check_model(model, sample), profile, cores=cores, bits=bits)
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return ModelSummary(check=check, n_parameters=sum(n for n, _ in sizes), n_trainable=sum(n for n, trains in sizes if trains))
 
 
 def _why_unwritable(network: Network | QuantizedNetwork, profile: HardwareProfile, bits: int) -> NeurodeployError | None:

@@ -7,6 +7,7 @@ taken for spikes of unknown neurons, so that the problems behind it are found, t
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -187,10 +188,12 @@ class NotedRun(ModelRun):
             if module._modules and not is_node(module) and label in self.calls:
                 kind = f"{kind}: {', '.join(sorted(self.calls[label]))}"
             reasons, changed = tuple(self.refused.get(label, ())), tuple(dict.fromkeys(rewrites.get(label, ())))
+            shape, own = self.shapes.get(label, ()), list(module.parameters(recurse=False))
             yield NodeSupport(
                 name=path, kind=kind, reasons=reasons, rewrites=changed, layers=tuple(layers.get(label, ())),
-                is_host=label in self.host and label not in layers, shape=self.shapes.get(label, ()),
-                n_parameters=sum(parameter.numel() for parameter in module.parameters(recurse=False)),
+                is_host=label in self.host and label not in layers, shape=shape,
+                n_parameters=sum(parameter.numel() for parameter in own),
+                n_products=sum(one.numel() for one in own if one.ndim > 1) * math.prod(shape[1:]),
             )  # fmt: skip
         called = {id(module) for module in self.called.values()}
         for path, module in self.model.named_modules():
