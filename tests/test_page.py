@@ -14,7 +14,7 @@ from pages import NASTIER, NASTY, spread, trained_page, trained_report, two_laye
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.mapping.place import lay_out, place
 from neurodeploy.report.html import MOST_CORES, RunArtifacts, chip_map, fingerprint, page_of, shadow_prices, write_page
-from neurodeploy.report.summary import summarize
+from neurodeploy.report.summary import summarize, versions
 
 TINY = load_profile("tiny")
 
@@ -93,6 +93,21 @@ def test_where_it_comes_from_is_told(page: str) -> None:
     assert f"tiny, SHA-256 {fingerprint(load_profile('tiny'))}" in seen
 
 
+def test_command_network_data_date_and_version_stand_above_the_tabs(page: str) -> None:
+    head = Reader(page.partition("<nav")[0]).text
+    assert f"command neurodeploy compress {NASTIER} network 40 inputs, 2 layers, 55 neurons, " in head
+    assert "test data 400 samples" in head
+    assert re.search(rf"written \d{{4}}-\d\d-\d\d \d\d:\d\d UTC by neurodeploy {versions()['neurodeploy']}", head)
+
+
+def test_an_undertrained_network_is_told_of_beside_the_verdict() -> None:
+    report, evidence = trained_report(TINY)
+    poor = replace(report, accuracy=replace(report.accuracy, dense=0.14, compressed=0.6))
+    told = "Warning: The dense network is undertrained: its accuracy is 14.0%"
+    assert told in Reader(page_of(poor, evidence).partition("<nav")[0]).text
+    assert told not in Reader(page_of(report, evidence)).text
+
+
 def test_the_fingerprint_changes_with_any_number() -> None:
     loihi2, board = load_profile("loihi2"), load_profile("kapoho_point")
     assert re.fullmatch("[0-9a-f]{64}", fingerprint(loihi2))
@@ -127,7 +142,7 @@ def test_what_was_given_is_shown_and_not_run() -> None:
     page = trained_page(NASTY)
     seen = Reader(page)
     assert seen.text.count(NASTY) >= 4  # tables, legend, figures
-    assert seen.text.count(NASTIER) == 2
+    assert seen.text.count(NASTIER) == 3  # the warning; the command, in the head and under provenance
     assert "img" not in seen.tags
     assert seen.tags.count("script") == 2
     facts = re.search(r'<script type="application/json" id="facts">(.*?)</script>', page, flags=re.DOTALL)
@@ -141,7 +156,8 @@ def test_what_was_given_is_shown_and_not_run() -> None:
 def test_each_core_of_a_used_chip_is_a_cell_and_tells_what_it_holds() -> None:
     placement = place(two_layers(), load_profile("tiny"))
     drawn = chip_map(placement)
-    assert len(drawn.cells) == placement.profile.cores
+    assert len(drawn.cells) + drawn.folded == placement.profile.cores
+    assert {f"core {core}" for core in placement.cores} <= {cell.name for cell in drawn.cells}
     for cell, facts in zip(drawn.cells, drawn.facts["cells"], strict=True):
         core = int(re.findall(r"core (\d+)", cell.name)[0])
         lines = " ".join(facts["lines"])
@@ -152,6 +168,34 @@ def test_each_core_of_a_used_chip_is_a_cell_and_tells_what_it_holds() -> None:
         for part in placement.slices:
             assert (f"{part.name}, " in lines) == (part.core == core)
         assert f"neurons: {placement.utilization(core)['neurons']:.1%} ({placement.on_core(core)['neurons']:,} of " in lines
+
+
+def test_few_cores_of_a_large_chip_are_drawn_large_with_their_numbers_and_without_the_unused() -> None:
+    """Of 128 cores two are used, in different rows and columns: both are there, the two that complete the square, no others."""
+    loihi2 = load_profile("loihi2")
+    drawn = chip_map(spread(loihi2, [5, 86]))
+    assert len(drawn.cells) + drawn.folded == 128
+    assert len(drawn.cells) == 4
+    assert {"5", "86"} <= {cell.number for cell in drawn.cells}
+    assert len({(cell.x, cell.y) for cell in drawn.cells}) == 4
+    assert drawn.shown_width == 5 * drawn.width
+    page = page_of(summarize(loihi2, None, spread(loihi2, [5, 86])))
+    seen = Reader(page).text
+    assert "124 unused cores are left out" in seen
+    assert "Cores are numbered as on the board, 0 to 127." in seen
+    whole = chip_map(spread(loihi2, list(range(128))))
+    assert (len(whole.cells), whole.folded) == (128, 0)
+
+
+def test_chips_stay_apart_on_a_folded_map() -> None:
+    board = load_profile("kapoho_bay")
+    per_chip = board["cores_per_chip"].number
+    drawn = chip_map(spread(board, [3, 7, per_chip + 3]))
+    assert [name for *_, name in drawn.frames] == ["chip 0", "chip 1"]
+    (x, y, wide, high, _), (u, v, *_) = drawn.frames
+    assert x + wide < u or y + high < v
+    for cell in drawn.cells:
+        assert any(left <= cell.x < left + w and top <= cell.y < top + h for left, top, w, h, _ in drawn.frames)
 
 
 def test_stripes_share_a_cell_as_layers_share_its_neurons() -> None:

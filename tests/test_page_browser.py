@@ -183,6 +183,17 @@ def test_it_prints_all_its_parts_on_a_few_pages(page: Any) -> None:
     assert 2 <= paper.count(b"/Type /Page\n") <= 12
 
 
+def test_one_page_is_printed_by_a_button(page: Any) -> None:
+    page.execute_script("window.print = () => { window.printed = document.body.className; }")
+    page.find_element("id", "print-one").click()
+    assert "one-page" in page.execute_script("return window.printed")
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert visible(page) == ["layers"]
+    page.execute_script("window.dispatchEvent(new Event('afterprint'))")
+    assert visible(page) == TABS
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
 def test_it_is_read_on_a_telephone_without_sideways_scrolling(page: Any) -> None:
     page.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 380, "height": 800, "deviceScaleFactor": 1, "mobile": False}

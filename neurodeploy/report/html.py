@@ -11,11 +11,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from neurodeploy.hardware.profile import HardwareProfile
-from neurodeploy.ir.arrays import Floats
+from neurodeploy.ir.arrays import Floats, Integers
 from neurodeploy.ir.files import write_text
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.budget import Budget
@@ -23,7 +24,7 @@ from neurodeploy.mapping.energy import StepEstimate, unpriced
 from neurodeploy.mapping.placement import Placement, Slice
 from neurodeploy.report import plots as plot
 from neurodeploy.report.plot_style import CoreGrid, colours_of, core_grid, shades, svg
-from neurodeploy.report.summary import LayerReport, Report, version_line
+from neurodeploy.report.summary import LayerReport, Report, version_line, versions
 from neurodeploy.report.text import chip_json, overflow_lines, with_interval
 from neurodeploy.simulation.records import EpochRecord, SpikeRecord
 
@@ -32,6 +33,10 @@ MOST_CORES = 4_096
 _MOST_LAYERS_DRAWN = 40
 # In the drawing's units: the side of a core's cell, and the space above a chip for its name.
 _CELL, _MARGIN = 18, 16
+_MOST_NUMBERED = 256
+"""Cells that have their number written on them; the numbers of more could not be read."""
+_LARGEST_CELL, _WIDEST_MAP = 5.0, 1_000.0
+"""Pixels per unit of the drawing where there are few cells, and of the whole map."""
 _NARROWEST_STRIPE = 0.08
 """Smallest width of a stripe, as a share of its cell, so that it stays visible."""
 _MOST_SLICES_NAMED = 6
@@ -74,11 +79,18 @@ def figures(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapCell:
-    """A core, or a chip, on the map: its position and the coloured stripes (colour, start, width) of its layers."""
+    """A core, or a chip, on the map: its position and the coloured stripes (colour, start, width) of its layers.
+
+    Attributes
+    ----------
+    number : str
+        Written on the cell; empty where there are too many to be read.
+    """
 
     x: int
     y: int
     name: str
+    number: str
     stripes: tuple[tuple[str, float, float], ...]
 
 
@@ -96,6 +108,8 @@ class ChipMap:
     frames : tuple of (x, y, width, height, name)
         A rectangle around each chip.
     legend : tuple of (layer, colour)
+    folded : int
+        Unused cores that are left out, with the rows and columns of the mesh in which no core is used.
     facts : dict
         Utilisation and description of each cell, for the page's script.
     """
@@ -106,28 +120,34 @@ class ChipMap:
     cells: tuple[MapCell, ...]
     frames: tuple[tuple[int, int, int, int, str], ...]
     legend: tuple[tuple[str, str], ...]
+    folded: int
     facts: dict[str, Any]
+
+    @property
+    def shown_width(self) -> int:
+        """Width on the page in pixels: few cells are large."""
+        return round(min(_LARGEST_CELL * self.width, max(_WIDEST_MAP, 2.0 * self.width)))
 
 
 def chip_map(placement: Placement) -> ChipMap:
-    """Map of the chips that a placement uses, with their unused cores."""
+    """Map of the chips that a placement uses, without rows and columns of the mesh in which no core is used."""
     # weight_bits has all layers in the network's order, the order of their colours
     grid, names = core_grid(placement), list(placement.weight_bits)
     colours = dict(zip(names, colours_of(len(names)), strict=True))
     of_chips = len(grid.cores) > MOST_CORES
     positions = _chip_positions(grid) if of_chips else _core_positions(placement, grid)
+    is_numbered = len(positions) <= _MOST_NUMBERED
     cell_of = {core: placement.chip_of(core) if of_chips else core for core in placement.cores}
     slices: dict[int, list[Slice]] = {}
     for part in placement.slices:
         slices.setdefault(cell_of[part.core], []).append(part)
     cells = tuple(
-        MapCell(x=x, y=y, name=name, stripes=_stripes(slices.get(number, []), colours))
+        MapCell(
+            x=x, y=y, name=name, number=f"{number:,}" if is_numbered else "", stripes=_stripes(slices.get(number, []), colours)
+        )
         for number, (x, y, name) in positions.items()
     )
-    frames = () if of_chips else tuple(
-        (box.x * _CELL, box.y * _CELL + _MARGIN, grid.columns * _CELL, grid.rows * _CELL, f"chip {box.chip}")
-        for box in grid.chips
-    )  # fmt: skip
+    frames = () if of_chips else _frames(placement, positions)
     shares, rows = placement.utilizations(), dict[int, list[int]]()
     for row, core in enumerate(placement.cores):
         rows.setdefault(cell_of[core], []).append(row)
@@ -142,18 +162,44 @@ def chip_map(placement: Placement) -> ChipMap:
         width=max([cell.x + _CELL for cell in cells] + [x + wide for x, _, wide, _, _ in frames]),
         height=max([cell.y + _CELL for cell in cells] + [y + high for _, y, _, high, _ in frames]), of_chips=of_chips,
         cells=cells, frames=frames, legend=tuple(colours.items()),
+        folded=0 if of_chips else len(grid.cores) - len(cells),
         facts={"resources": list(placement.resources), "scale": list(shades(9)), "cells": facts},
     )  # fmt: skip
 
 
 def _core_positions(placement: Placement, grid: CoreGrid) -> dict[int, tuple[int, int, str]]:
-    """Position and name of each core, row by row."""
+    """Position and name of each core, row by row, on the rows and columns with a used core; a gap is left between chips."""
     several = placement.profile["chips"].number > 1
+    used = np.isin(grid.cores, placement.cores)
+
+    def folded(at: Integers, sides: list[int]) -> dict[int, int]:
+        kept = sorted(set(at[used].tolist()))
+        # of rows (columns) of one chip the same number of sides lies before them
+        chips = sorted({sum(side <= line for side in sides) for line in kept})
+        return {line: n + chips.index(sum(side <= line for side in sides)) for n, line in enumerate(kept)}
+
+    columns = folded(grid.x, sorted({box.x for box in grid.chips}))
+    rows = folded(grid.y, sorted({box.y for box in grid.chips}))
     cells = sorted(zip(grid.y.tolist(), grid.x.tolist(), grid.cores.tolist(), strict=True))
     return {
-        core: (x * _CELL, y * _CELL + _MARGIN, f"core {core:,}" + (f" on chip {placement.chip_of(core):,}" if several else ""))
-        for y, x, core in cells
-    }
+        core: (
+            columns[x] * _CELL, rows[y] * _CELL + _MARGIN,
+            f"core {core:,}" + (f" on chip {placement.chip_of(core):,}" if several else ""),
+        )
+        for y, x, core in cells if x in columns and y in rows
+    }  # fmt: skip
+
+
+def _frames(placement: Placement, positions: dict[int, tuple[int, int, str]]) -> tuple[tuple[int, int, int, int, str], ...]:
+    """A rectangle around the cores of each chip, with its name."""
+    corners: dict[int, list[tuple[int, int]]] = {}
+    for core, (x, y, _) in positions.items():
+        corners.setdefault(placement.chip_of(core), []).append((x, y))
+    frames = []
+    for chip, at in sorted(corners.items()):
+        (left, right), (top, bottom) = ((min(side), max(side) + _CELL) for side in zip(*at, strict=True))
+        frames.append((left, top, right - left, bottom - top, f"chip {chip}"))
+    return tuple(frames)
 
 
 def _chip_positions(grid: CoreGrid) -> dict[int, tuple[int, int, str]]:
@@ -342,6 +388,8 @@ def page_of(report: Report, artifacts: RunArtifacts | None = None) -> str:
             (name, what, with_interval(share, n)) for name, what, share, n in report.accuracy.stages()
         ] if report.accuracy.test_samples else [],
         figures={name: Markup(text) for name, text in drawn.items()},  # noqa: S704  # matplotlib escapes what it writes
+        doubts=report.accuracy.doubts(report.layers[-1].now.neurons), kept=_kept(report), network=artifacts.quantized,
+        command=artifacts.command, version=versions()["neurodeploy"],
         provenance=provenance(report, artifacts.command), written=datetime.now(timezone.utc),
     )  # fmt: skip
 
@@ -349,6 +397,15 @@ def page_of(report: Report, artifacts: RunArtifacts | None = None) -> str:
 def write_page(report: Report, path: str | Path, artifacts: RunArtifacts | None = None) -> None:
     """Write the page to a file."""
     write_text(path, page_of(report, artifacts))
+
+
+def _kept(report: Report) -> float | None:
+    """Share of the original network's weights that are kept; None where there is no other network than the original."""
+    now, before = report.placement, report.before
+    if before is None:
+        return None
+    kept = sum(now.connectivity[name] * n_weights for name, n_weights in now.n_weights.items())
+    return kept / max(sum(before.n_weights.values()), 1)
 
 
 def _own_file(name: str) -> Markup:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -45,6 +46,8 @@ _MOST_FRAMED_CHIPS = 64
 _MOST_ROWS = 4_000
 """Neurons that a raster draws; a figure has no more rows of pixels to show them."""
 _RESOURCES = {"synapse_memory_bits": "synapse memory", "input_axons": "axons in", "output_axons": "axons out"}
+BELOW: Mapping[str, Any] = MappingProxyType({"loc": "upper center", "bbox_to_anchor": (0.5, -0.2)})
+"""Place of a legend below the name of the x axis, where it covers no data."""
 _BOX = (0.62, 0.5)
 """Width and height of a layer's box, where columns and rows of boxes are 1 apart."""
 
@@ -220,7 +223,7 @@ class _TrainingPanels:
         ax.plot([epoch.connectivity for epoch in self.history], color=COLOURS[2], linestyle="--", label="weights kept")
         ax.set_ylabel("share")
         ax.set_ylim(0, 1.03)
-        ax.legend(frameon=False, fontsize="x-small", loc="lower left")
+        ax.legend(frameon=False, fontsize="x-small", ncols=3, **BELOW)
 
     def overruns(self, ax: Axes) -> None:
         """Largest usage over budget, less one."""
@@ -245,7 +248,7 @@ class _TrainingPanels:
             ax.plot([epoch.multipliers.get(name, np.nan) for epoch in self.history], color=colour, marker=".", label=label)
         ax.set_ylabel("shadow price")
         if names:
-            ax.legend(frameon=False, fontsize="xx-small", title="highest prices", title_fontsize="x-small")
+            ax.legend(frameon=False, fontsize="xx-small", ncols=2, title="highest prices", title_fontsize="x-small", **BELOW)
         else:
             ax.text(0.5, 0.5, "no prices: trained without a budget", transform=ax.transAxes, ha="center", fontsize="small")
 
@@ -285,7 +288,7 @@ def pareto(
     ax.set_xlabel(plain(x.replace("_", " ")))
     ax.set_ylabel(plain(y.replace("_", " ")))
     ax.margins(0.12)
-    ax.legend(frameon=False, fontsize="small")
+    ax.legend(frameon=False, fontsize="small", ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return bare(ax, grid="y")
 
 

@@ -19,6 +19,12 @@
   });
   document.body.classList.add("tabbed");
 
+  // On paper: all parts, or, by the button, the verdict and the table of layers.
+  const printed = document.getElementById("print-one");
+  printed.hidden = false;
+  printed.addEventListener("click", () => { document.body.classList.add("one-page"); window.print(); });
+  window.addEventListener("afterprint", () => document.body.classList.remove("one-page"));
+
   function show(chosen) {
     sections.forEach((section, i) => {
       section.hidden = i !== chosen;
@@ -40,14 +46,14 @@
 
   // The map: cells coloured by layer, as they were written, or by their share of a resource.
   const cells = [...document.querySelectorAll(".cell")];
-  const written = cells.map((cell) => [...cell.children].map((rect) => rect.getAttribute("fill")));
+  const written = cells.map((cell) => [...cell.querySelectorAll("rect")].map((rect) => rect.getAttribute("fill")));
   const shade = (share) => {
     const at = Math.min(Math.max(share, 0), 1) * (facts.scale.length - 1);
     const low = Math.min(Math.floor(at), facts.scale.length - 2);
     return `color-mix(in srgb, ${facts.scale[low + 1]} ${((at - low) * 100).toFixed(1)}%, ${facts.scale[low]})`;
   };
   function colour(column) {
-    cells.forEach((cell, i) => [...cell.children].forEach((rect, k) => {
+    cells.forEach((cell, i) => [...cell.querySelectorAll("rect")].forEach((rect, k) => {
       const share = facts.cells[i].share;
       if (share === null) return;
       rect.style.fill = column < 0 ? written[i][k] : shade(share[column]);
