@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from conftest import with_values
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
+from neurodeploy.__main__ import main
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
@@ -115,3 +117,26 @@ def test_as_many_output_axons_as_slices_that_hear_a_neuron(make_network: MakeNet
     error = caught.value
     assert (error.where, error.need, error.limit) == ("layer 'layer2'", 5, 4)
     assert share_budget(network, make_chip(cores_per_chip=16, tile_mesh=None, neurons_per_core=8, output_axons_per_core=5))
+
+
+WIDE = """import torch
+from norse.torch import LICell, LIFCell, SequentialState
+
+def wide():
+    layers = torch.nn.Linear(64, 10, bias=False), LIFCell(), torch.nn.Linear(10, 100, bias=False), LICell()
+    return SequentialState(*layers), torch.zeros(1, 64)
+"""
+
+
+@pytest.mark.parametrize("command", ["inspect", "deploy", "compress"])
+def test_what_no_compression_can_do_is_not_advised(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.py").write_text(WIDE)
+    out = ["--out", str(tmp_path / "out")]
+    more = {"inspect": [], "deploy": out, "compress": [*out, "--data", "digits"]}
+    asked = [command, f"{tmp_path / 'mine.py'}:wide", "--target", "tiny", "--cores", "1", *more[command]]
+    for form in ([], ["--json"]):
+        assert main([*asked, *form]) == 1
+        said = "".join(capsys.readouterr())
+        assert "ompress it" not in said
+        assert "ompress the network" not in said
+        assert "llow 2" in said

@@ -113,7 +113,7 @@ def inspect_command(
     if as_json:
         show_json(seen.to_json())
     else:
-        sentences = verdict(seen.placement, is_compressible=seen.budget is not None)
+        sentences = verdict(seen.placement)
         show(
             *sentences, *seen.warnings, seen.compressible, layer_table(seen.layers, wide=is_wide()), *layer_notes(seen.layers),
             core_table(seen.placement), *([gain_table(seen.gains)] if seen.gains else []), *traffic_lines(seen.placement),

@@ -168,6 +168,8 @@ class Placement:
         What layers take of limits that do not depend on the slices; see `neurodeploy.resources.usage.layer_usage`.
     links : Links or None
         Traffic from slice to slice; None until it is computed.
+    is_compressible : bool
+        False where no compression makes the network fit: it is then no remedy.
     """
 
     profile: HardwareProfile
@@ -179,6 +181,7 @@ class Placement:
     slices: tuple[Slice, ...]
     layer_usage: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     links: Links | None = None
+    is_compressible: bool = True
     cores: tuple[int, ...] = field(init=False, repr=False)
     _totals: NDArray[np.int64] = field(init=False, repr=False, compare=False)
 
@@ -361,19 +364,21 @@ class Placement:
             prune = "targets" if resource == "output_axons" else "inputs, or sum them over intermediate neurons"
             return f"This slice is a single neuron and cannot be cut further: prune its {prune}."
         if self.profile.number("cores_per_layer", 0) == 1:
-            return f"{self.profile.name} keeps a layer on one core: make the layer smaller, or compress the network to a budget."
-        return "Compress the network to a budget, or allow more cores."
+            compress = ", or compress the network to a budget" if self.is_compressible else ""
+            return f"{self.profile.name} keeps a layer on one core: make the layer smaller{compress}."
+        return "Compress the network to a budget, or allow more cores." if self.is_compressible else "Allow more cores."
 
     def _too_many_cores(self) -> Iterator[LimitOverrun]:
         used, available = self.cores_used, self.cores_available
         if used > available:
             more = f"allow {used}" if used <= self.profile.cores else "take a larger chip"
+            to_fewer = f"Compress it to {available} core{'s' * (available > 1)}, or {more}"
             resource, shares = self.scarcest()
             largest = [f"{layer!r} takes {share:.0%}" for layer, share in shares.items() if share >= _SMALLEST_SHARE][:3]
             yield LimitOverrun(
                 layer=next(iter(shares)), resource="cores", core=None, need=used, limit=available,
                 source=f"cores allowed; {self.profile['cores_per_chip'].where}",
-                remedy=f"Of {resource}, {', '.join(largest)}. Compress it to {available} core{'s' * (available > 1)}, or {more}.",
+                remedy=f"Of {resource}, {', '.join(largest)}. {to_fewer if self.is_compressible else more.capitalize()}.",
             )  # fmt: skip
 
     def scarcest(self) -> tuple[str, dict[str, float]]:

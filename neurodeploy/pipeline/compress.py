@@ -174,9 +174,9 @@ def compress(
             network.learn_decays(arithmetic_of(profile))
         relayed, balances = balance(network.network, profile, bits=counted_bits)
         before = lay_out(relayed, profile, cores=cores, bits=counted_bits)
-        say(_verdict(before))
         open_until_the_end.enter_context(with_verdict(lambda: before, options.seed))
         budget = narrow_budget(network.network, profile, cores=cores, bits=counted_bits, balances=balances)
+        say(_verdict(before))  # "compress it" only now: it is possible
         if removals := budget.removals({layer.name: layer.n_neurons for layer in network.network}):
             say(f"The chip limits {removals}.")
         run = _CompressionRun(
@@ -414,7 +414,7 @@ def with_verdict(before: Callable[[], Placement], seed: int) -> Iterator[None]:
     try:
         yield
     except (BudgetError, PlacementError) as error:
-        placement = before()
+        placement = replace(before(), is_compressible=False)
         report = summarize(placement.profile, None, placement, before=placement, seed=seed).to_json()
         error.verdict = report | {"fits": {"before": placement.fits, "after": False}, "infeasible": str(error)}
         raise

@@ -191,6 +191,7 @@ def deploy(
         laid_out = seen.placement
         if isinstance(network, Network):  # counted in floats
             laid_out = with_traffic(lay_out(quantized, profile, cores=cores), quantized)
+            laid_out = replace(laid_out, is_compressible=seen.placement.is_compressible)
         placement = arrange_placement(laid_out)
         network_file(quantized, folder.staging, target)
         report = summarize(

@@ -152,6 +152,8 @@ def inspect(
     except BudgetError:
         # all channels and neurons stay above
         fewer, reason = _with_fewer_neurons(unbalanced, balances, profile, cores, bits)
+        # a network that cannot be compressed is not told to be
+        placement = replace(placement, is_compressible=fewer is not None)
         seen = Inspection(placement=placement, budget=fewer, infeasible=reason, balances=balances)
     else:
         more, budget = gains(network, profile, budget, unpruned=unpruned), replace(budget, balances=balances)
@@ -204,7 +206,7 @@ class ModelCheck:
             return [f"Supported: no. {refused} of {len(self.nodes)} nodes cannot come in, so there is no network to place."]
         if (seen := self.inspection) is None:
             return ["Supported: yes, exactly.", f"Now: does not fit. {self.infeasible}"]
-        fits = verdict(seen.placement, is_compressible=seen.budget is not None)
+        fits = verdict(seen.placement)
         return ["Supported: yes, exactly.", *fits, *seen.warnings, seen.compressible, *balance_lines(seen.balances)]
 
     def to_json(self) -> dict[str, Any]:

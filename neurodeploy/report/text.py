@@ -6,7 +6,6 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import groupby
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -114,13 +113,8 @@ def verdict(
     placement: Placement,
     before: Placement | None = None,
     overflows: Mapping[str, int] = MappingProxyType({}),
-    *,
-    is_compressible: bool = True,
 ) -> list[str]:
-    """Sentences that say whether a network fits, which limits it breaks, and which layers' states left their registers.
-
-    Where it cannot be compressed, they do not say how many cores it would have to be compressed to.
-    """
+    """Sentences that say whether a network fits, which limits it breaks, and which layers' states left their registers."""
     profile = placement.profile
     runs = "counting only" if profile.target is None else f"target {profile.target}"
     lines = [f"{profile.name} ({runs}): {profile.description}"]
@@ -129,11 +123,7 @@ def verdict(
             continue
         used = f"{shown.cores_used:,} of {shown.cores_available:,} cores used"
         chips = f" on {shown.chips_used:,} of {shown.profile['chips'].number:,} chips" if shown.chips_used > 1 else ""
-        overruns = (
-            overrun if is_compressible or overrun.resource != "cores" else replace(overrun, remedy="")
-            for overrun in shown.overruns()
-        )
-        broken = [f"{when}: does not fit. {overrun}" for overrun in overruns]
+        broken = [f"{when}: does not fit. {overrun}" for overrun in shown.overruns()]
         if len(broken) > _MOST_LIMITS:
             # the slice assignment replaces all further ones by a count
             broken[_MOST_LIMITS:] = [f"... and {len(broken) - _MOST_LIMITS} more limits."]
