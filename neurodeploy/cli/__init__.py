@@ -42,6 +42,7 @@ for command in (
     commands.profiles,
     commands.inspect_command,
     commands.check_command,
+    commands.compare_command,
     commands.deploy_command,
     commands.compress_command,
     commands.simulate_command,

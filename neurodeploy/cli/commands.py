@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import click
 
-from neurodeploy.cli.console import QUIET, RESULTS, WIDE, is_quiet, is_wide, progress_output, show, show_json, status
+from neurodeploy.cli.console import (
+    QUIET,
+    RESULTS,
+    WIDE,
+    is_quiet,
+    is_wide,
+    progress_output,
+    resume_hint,
+    show,
+    show_deployments,
+    show_json,
+    status,
+    typed_command,
+)
 from neurodeploy.cli.options import (
     BATCH_SIZE,
     BITS,
     CHIP,
     CORE_COUNTS,
     CORES,
+    DATA,
     DATA_DIR,
     DATA_NAME,
     DEVICE,
@@ -42,8 +53,11 @@ from neurodeploy.cli.options import (
     ModelSpec,
     NumberRange,
     OutputPath,
+    check_data,
     check_output,
     export,
+    parse_targets,
+    requested_profile,
 )
 from neurodeploy.errors import RequestError
 from neurodeploy.hardware.loading import load_profile, profile_paths
@@ -51,9 +65,6 @@ from neurodeploy.ir.files import CHECKPOINTS, absence
 
 # The functions of the pipeline are imported where they are called, after the arguments have been checked: they bring SciPy and
 # torch, which neither `--help` nor an error in an argument need wait for.
-if TYPE_CHECKING:
-    from neurodeploy.hardware.profile import HardwareProfile
-    from neurodeploy.pipeline.deploy import Deployment
 
 
 @click.command()
@@ -149,6 +160,67 @@ def check_command(
     return DONE if check.fits else DIFFERS
 
 
+@click.command("compare")
+@click.argument("model")
+@click.option(
+    "--targets",
+    required=True,
+    callback=parse_targets,
+    metavar="CHIP,CHIP...",
+    help="Chips of `neurodeploy profiles`, or YAML files.",
+)
+@click.option("--data", callback=check_data, metavar="DATA", help=f"Measure accuracy on its test data: {DATA}.")
+@click.option("--out", type=OutputPath(), metavar="DIR", help="Folder for the page, compare.html; created if missing.")
+@BITS
+@WEIGHTS
+@DT
+@DISCRETISATION
+@DATA_DIR
+@STEPS
+@ENCODER
+@READOUT
+@BATCH_SIZE
+@WIDE
+@JSON
+@QUIET
+def compare_command(
+    model: str, targets: tuple[str, ...], data: str | None, out: Path | None, bits: int | None, weights: Path | None,
+    dt: float | None, discretisation: str | None, data_dir: Path | None, steps: int, encoder: str, readout: str,
+    batch_size: int | None, as_json: bool,
+) -> int:  # fmt: skip
+    """Show on which of several chips MODEL fits: cores, what binds, energy and time where published, accuracy with DATA.
+
+    The exit code is 1 where it fits none of them.
+    """
+    spec = ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation)
+    profiles = [load_profile(target) for target in targets]
+    if out is not None:
+        check_output(out / "compare.html", model, weights)
+    from neurodeploy.pipeline.inspection import target_result
+    from neurodeploy.report.summary import comparison_table
+
+    results = []
+    for target, profile in zip(targets, profiles, strict=True):
+        with status(f"Placing on {target}"):
+            network, form = spec.to_place(profile, bits)
+            result = target_result(network, profile, form=form, bits=bits)
+        if data is not None and profile.target is not None and not result.why_not:
+            options = {"n_steps": steps, "encoder": encoder, "readout": readout}
+            measured = spec.evaluated(target, data, data_dir, bits, batch_size, options)
+            result = replace(result, accuracy=measured.classification_accuracy, test_samples=measured.n_samples)
+        results.append(result)
+    if out is not None:
+        from neurodeploy.report.html import write_comparison
+
+        out.mkdir(parents=True, exist_ok=True)
+        write_comparison(results, out / "compare.html", model=model, command=typed_command())
+    if as_json:
+        show_json({"model": model, "targets": [result.to_json() for result in results]})
+    else:
+        show(comparison_table(results), *([] if out is None else [f"Page: {out / 'compare.html'}"]))
+    return DONE if any(result.fits for result in results) else DIFFERS
+
+
 @click.command("deploy")
 @click.argument("model")
 @TARGET
@@ -177,7 +249,7 @@ def deploy_command(
     with status("Quantising and placing"):
         network, form = spec.to_place(profile, bits)
         deployment = deploy(network, profile, out=out, cores=cores, bits=bits, command=typed_command(), form=form)
-    return show_deployments([deployment], as_json)
+    return DONE if show_deployments([deployment], as_json) else DIFFERS
 
 
 @click.command("compress")
@@ -258,7 +330,7 @@ def compress_command(
                 method=method, lava_samples=lava_samples, progress=progress, say=say, command=typed_command(), resume=resume,
                 checkpoint_every_s=checkpoint_every,
             ),)  # fmt: skip
-    return show_deployments(deployments, as_json, enabled=replicas.is_first)
+    return DONE if show_deployments(deployments, as_json, enabled=replicas.is_first) else DIFFERS
 
 
 @click.command("export")
@@ -304,50 +376,7 @@ def demo(out: Path, seed: int, target: str, cores: int, resume: bool, as_json: b
         deployment = run_demo(
             profile, out=out, cores=cores, seed=seed, progress=progress, say=say, command=typed_command(), resume=resume
         )  # fmt: skip
-    return show_deployments([deployment], as_json)
-
-
-def requested_profile(target: str, cores: int | None, chips: int | None = None) -> HardwareProfile:
-    """Load the profile of a chip; RequestError if it has fewer cores or chips than were asked for."""
-    profile = load_profile(target)
-    profile.core_count(cores, chips)
-    return profile
-
-
-@contextmanager
-def resume_hint(*, enabled: bool) -> Iterator[None]:
-    """On an interrupt, print the command that resumes this run."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typed = typed_command()
-        if enabled:
-            click.echo(f"To resume: {typed}{'' if '--resume' in typed.split() else ' --resume'}", err=True)
-        raise
-
-
-def typed_command() -> str:
-    """Return the running command line as a shell would take it again."""
-    # `main` keeps the arguments in the context's obj: sys.argv is not theirs when it is called from Python
-    return shlex.join(["neurodeploy", *(click.get_current_context().find_root().obj or ())])
-
-
-def show_deployments(deployments: Sequence[Deployment], as_json: bool, *, enabled: bool = True) -> int:
-    """Print the report of one deployment, or a table of several; return the exit code, `DONE` if all fit."""
-    from neurodeploy.report.text import size_table
-
-    several = len(deployments) > 1
-    if enabled and as_json:
-        reports = [deployment.report.to_json() for deployment in deployments]
-        show_json(reports if several else reports[0])
-    elif enabled and several:
-        # several reports would not fit a terminal: their pages are named
-        pages = [deployment.report.files["page"] for deployment in deployments]
-        notes = (f"Note: {note}" for note in dict.fromkeys(note for d in deployments for note in d.report.warnings))
-        show(size_table((d.placement, d.report.accuracy) for d in deployments), *notes, f"Reports: {', '.join(pages)}")
-    elif enabled:
-        show(*deployments[0].report.tables(wide=is_wide()))
-    return DONE if all(deployment.placement.fits for deployment in deployments) else DIFFERS
+    return DONE if show_deployments([deployment], as_json) else DIFFERS
 
 
 @click.command("simulate")
@@ -458,15 +487,7 @@ def evaluate_command(
 ) -> int:  # fmt: skip
     """Run MODEL in the chip's integers on the test data of DATA; show accuracy, sparsity and synaptic operations."""
     spec = ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation)
-    from neurodeploy.pipeline.evaluation import evaluate
-    from neurodeploy.training.data.loading import load_data
-    from neurodeploy.training.encoders import levels_of
-    from neurodeploy.training.options import FitOptions
-
-    options = FitOptions(n_steps=steps, encoder=encoder, readout=readout)
-    with status("Reading network and data"):
-        network = spec.quantized_network(target, bits, levels=levels_of(encoder))
-        samples = load_data(data, batch_size=batch_size, folder=data_dir, n_steps=steps)
-    evaluation = evaluate(network, samples.test, options, device=device, progress=not is_quiet())
+    options = {"n_steps": steps, "encoder": encoder, "readout": readout}
+    evaluation = spec.evaluated(target, data, data_dir, bits, batch_size, options, device, progress=not is_quiet())
     show_json(asdict(evaluation)) if as_json else show(str(evaluation))
     return DONE

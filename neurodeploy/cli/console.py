@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from contextvars import ContextVar
 from functools import wraps
@@ -23,6 +24,7 @@ from neurodeploy.errors import BudgetError, PlacementError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from neurodeploy.pipeline.deploy import Deployment
     from neurodeploy.training.options import ProgressBars
 
 _META = "neurodeploy."
@@ -180,3 +182,39 @@ def show(*parts: RenderableType) -> None:
 def show_json(data: Any) -> None:
     """Print JSON on stdout."""
     click.echo(json.dumps(data, indent=2), file=RESULTS.get())
+
+
+@contextmanager
+def resume_hint(*, enabled: bool) -> Iterator[None]:
+    """On an interrupt, print the command that resumes this run."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typed = typed_command()
+        if enabled:
+            click.echo(f"To resume: {typed}{'' if '--resume' in typed.split() else ' --resume'}", err=True)
+        raise
+
+
+def typed_command() -> str:
+    """Return the running command line as a shell would take it again."""
+    # `main` keeps the arguments in the context's obj: sys.argv is not theirs when it is called from Python
+    return shlex.join(["neurodeploy", *(click.get_current_context().find_root().obj or ())])
+
+
+def show_deployments(deployments: Sequence[Deployment], as_json: bool, *, enabled: bool = True) -> bool:
+    """Print the report of one deployment, or a table of several; return whether all fit."""
+    from neurodeploy.report.text import size_table
+
+    several = len(deployments) > 1
+    if enabled and as_json:
+        reports = [deployment.report.to_json() for deployment in deployments]
+        show_json(reports if several else reports[0])
+    elif enabled and several:
+        # several reports would not fit a terminal: their pages are named
+        pages = [deployment.report.files["page"] for deployment in deployments]
+        notes = (f"Note: {note}" for note in dict.fromkeys(note for d in deployments for note in d.report.warnings))
+        show(size_table((d.placement, d.report.accuracy) for d in deployments), *notes, f"Reports: {', '.join(pages)}")
+    elif enabled:
+        show(*deployments[0].report.tables(wide=is_wide()))
+    return all(deployment.placement.fits for deployment in deployments)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from neurodeploy import compression
+from neurodeploy.cli.console import status
 from neurodeploy.errors import DataError, RequestError
+from neurodeploy.hardware.loading import load_profile
 from neurodeploy.ir.files import absence
 
 # Imported in the methods that use them: a path that leads nowhere is refused before anything slow is imported.
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from neurodeploy.ir.network import Network
     from neurodeploy.ir.quantized import QuantizedNetwork
     from neurodeploy.pipeline.deploy import IntegerForm
+    from neurodeploy.pipeline.evaluation import Evaluation
 
 DONE, DIFFERS = 0, 1
 """Exit codes of a command that ran: fits, equal or done; does not fit, or differs."""
@@ -63,8 +66,18 @@ def parse_core_counts(_: click.Context, option: click.Parameter, text: str | Non
     return tuple(map(int, parts))
 
 
-def check_data(_: click.Context, option: click.Parameter, text: str) -> str:
+def parse_targets(_: click.Context, option: click.Parameter, text: str) -> tuple[str, ...]:
+    """Parse ``"loihi1,loihi2"`` into names of chips, each once."""
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not names:
+        raise click.BadParameter(f"{text!r} names no chip; give some separated by commas, such as loihi1,loihi2.", param=option)
+    return names
+
+
+def check_data(_: click.Context, option: click.Parameter, text: str | None) -> str | None:
     """Refuse data that is not there before anything slow is imported; `load_data` refuses what else is wrong with it."""
+    if text is None:
+        return None
     name, colon, rest = text.partition(":")
     if not colon and name not in DATA_SETS:
         raise click.BadParameter(f"{text!r} is no data set: give {DATA}.", param=option)
@@ -304,6 +317,28 @@ class ModelSpec:
             # after the factory, whose own weights they replace
             load_weights(module, self.weights)
         return module, sample
+
+    def evaluated(
+        self, target: str, data: str, folder: Path | None, bits: int | None, batch_size: int | None, options: dict[str, Any],
+        device: str | None = None, *, progress: bool = False,
+    ) -> Evaluation:  # fmt: skip
+        """Run the network in the integers of a chip on the test data of DATA; `options` are those of `FitOptions`."""
+        from neurodeploy.pipeline.evaluation import evaluate
+        from neurodeploy.training.data.loading import load_data
+        from neurodeploy.training.encoders import levels_of
+        from neurodeploy.training.options import FitOptions
+
+        with status("Reading network and data"):
+            network = self.quantized_network(target, bits, levels=levels_of(options["encoder"]))
+            samples = load_data(data, batch_size=batch_size, folder=folder, n_steps=options["n_steps"])
+        return evaluate(network, samples.test, FitOptions(**options), device=device, progress=progress)
+
+
+def requested_profile(target: str, cores: int | None, chips: int | None = None) -> HardwareProfile:
+    """Load the profile of a chip; RequestError if it has fewer cores or chips than were asked for."""
+    profile = load_profile(target)
+    profile.core_count(cores, chips)
+    return profile
 
 
 def export(spec: ModelSpec, to: Path, target: str | None, bits: int | None) -> Network | QuantizedNetwork:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neurodeploy.errors import BudgetError, NeurodeployError, PlacementError, RequestError
+from neurodeploy.errors import BudgetError, NeurodeployError, PlacementError, QuantizeError, RequestError
 from neurodeploy.frontends.assembly import NodeSupport
 from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import HardwareProfile
@@ -25,8 +25,8 @@ from neurodeploy.mapping.place import lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.passes.dead_neurons import silent_layers
 from neurodeploy.passes.quantize import dequantize, quantize
-from neurodeploy.report.summary import LayerReport, inspection, layer_reports
-from neurodeploy.report.text import FittedTable, as_text, balance_lines, verdict
+from neurodeploy.report.summary import LayerReport, TargetResult, inspection, layer_reports
+from neurodeploy.report.text import FittedTable, as_text, balance_lines, traffic_lines, verdict
 from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
 from neurodeploy.targets import default_weight_bits, target_of
 
@@ -158,6 +158,10 @@ def inspect(
     else:
         more, budget = gains(network, profile, budget, unpruned=unpruned), replace(budget, balances=balances)
         seen = Inspection(placement=placement, budget=budget, infeasible=None, gains=more, balances=balances)
+    # pruning takes neither inputs of the network nor layers away
+    if lasting := next((one.error() for one in placement.overruns() if one.resource in ("inputs", "targets")), None):
+        placement = replace(placement, is_compressible=False)
+        seen = replace(seen, placement=placement, budget=None, infeasible=lasting, gains=())
     return replace(seen, unwritable=_why_unwritable(unbalanced, profile, bits), silent=silent_layers(_in_floats(unbalanced)))
 
 
@@ -336,6 +340,24 @@ def summary(
     check = check_network(*check_model(model, sample), profile, cores=cores, bits=bits)
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     return ModelSummary(check=check, n_parameters=sum(n for n, _ in sizes), n_trainable=sum(n for n, trains in sizes if trains))
+
+
+def target_result(
+    network: Network | QuantizedNetwork, profile: HardwareProfile, *, form: IntegerForm | None = None, bits: int | None = None
+) -> TargetResult:
+    """Inspect a network on one of several chips that are compared; what cannot be placed there is an answer, and no error."""
+    try:
+        seen = inspect(network, profile, form=form, bits=bits)
+    except (BudgetError, PlacementError, QuantizeError) as error:
+        return TargetResult(profile=profile, why_not=str(error), sentences=(f"Now: does not fit. {error}",))
+    sentences = [
+        *verdict(seen.placement), *seen.warnings, seen.compressible,
+        *traffic_lines(seen.placement), *balance_lines(seen.balances),
+    ]  # fmt: skip
+    return TargetResult(
+        profile=profile, placement=seen.placement, is_compressible=seen.budget is not None,
+        why_not="" if seen.unwritable is None else str(seen.unwritable), sentences=tuple(sentences),
+    )  # fmt: skip
 
 
 def _why_unwritable(network: Network | QuantizedNetwork, profile: HardwareProfile, bits: int) -> NeurodeployError | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,7 +24,7 @@ from neurodeploy.mapping.energy import StepEstimate, unpriced
 from neurodeploy.mapping.placement import Placement, Slice
 from neurodeploy.report import plots as plot
 from neurodeploy.report.plot_style import CoreGrid, colours_of, core_grid, shades, svg
-from neurodeploy.report.summary import LayerReport, Report, version_line, versions
+from neurodeploy.report.summary import TARGET_HEADINGS, LayerReport, Report, TargetResult, version_line, versions
 from neurodeploy.report.text import chip_json, overflow_lines, with_interval
 from neurodeploy.simulation.records import EpochRecord, SpikeRecord
 
@@ -392,6 +392,16 @@ def page_of(report: Report, artifacts: RunArtifacts | None = None) -> str:
         command=artifacts.command, version=versions()["neurodeploy"],
         provenance=provenance(report, artifacts.command), written=datetime.now(timezone.utc),
     )  # fmt: skip
+
+
+def write_comparison(results: Sequence[TargetResult], path: str | Path, *, model: str, command: str) -> None:
+    """Write a page of a network on several chips: a table, and what `inspect` says of each."""
+    environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    headings = [heading.removesuffix("<") for heading in TARGET_HEADINGS]
+    facts = {"model": model, "command": command, "versions": version_line(), "written": datetime.now(timezone.utc)}
+    rows = [(result, dict(zip(headings, result.cells(), strict=True))) for result in results]
+    page = environment.get_template("compare.html.j2").render(style=_own_file("page.css"), headings=headings, rows=rows, **facts)
+    write_text(path, page)
 
 
 def write_page(report: Report, path: str | Path, artifacts: RunArtifacts | None = None) -> None:

@@ -16,6 +16,7 @@ from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.ir.arrays import html_paragraphs, html_table
 from neurodeploy.ir.files import DISTRIBUTION, installed_version
 from neurodeploy.report.text import (
+    FittedTable,
     accuracy_table,
     as_text,
     balance_lines,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from neurodeploy.mapping.budget.allocation import Gain
     from neurodeploy.mapping.budget.budget import Budget, LayerBudget
     from neurodeploy.mapping.delay_balancing import Balance
+    from neurodeploy.mapping.energy import StepEstimate
     from neurodeploy.mapping.placement import LayerUse, Placement
     from neurodeploy.passes.quantize import LayerError
     from neurodeploy.simulation.records import EpochRecord, MemoryPrice, SpikeRecord
@@ -327,6 +329,94 @@ def inspection(
         "balances": [asdict(balance) for balance in balances],
         "layers": [layer.to_json() for layer in layers],
     }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetResult:
+    """A network on one of the chips that are compared; None for what was not measured, or could not be.
+
+    Attributes
+    ----------
+    profile : HardwareProfile
+    placement : Placement or None
+        None where the network cannot be placed.
+    is_compressible : bool
+        Whether a compressed network fits.
+    why_not : str
+        Why it cannot be placed, or why `deploy` refuses its numbers.
+    accuracy : float or None
+        Share of test samples classified correctly in the chip's integers, 0..1.
+    test_samples : int
+    sentences : tuple of str
+        What `inspect` says of it.
+    """
+
+    profile: HardwareProfile
+    placement: Placement | None = None
+    is_compressible: bool = False
+    why_not: str = ""
+    accuracy: float | None = None
+    test_samples: int = 0
+    sentences: tuple[str, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        """Whether `deploy` writes a network that fits; of a chip that is counted alone, whether it fits."""
+        return self.placement is not None and self.placement.fits and not self.why_not
+
+    @property
+    def binds(self) -> str:
+        """The limits that the network breaks, or the resource of a core of which it takes the largest share."""
+        if self.placement is None:
+            return self.why_not
+        broken = {f"{overrun.resource} {overrun.need:,} > {overrun.limit:,}" for overrun in self.placement.overruns()}
+        most = {text.split()[0]: text for text in sorted(broken, key=lambda text: int(text.split()[1].replace(",", "")))}
+        if most:
+            return "; ".join(most.values())
+        fullest = self.placement.utilizations().max(axis=0).tolist()
+        share, resource = max(zip(fullest, self.placement.resources, strict=True))
+        return self.why_not or f"{resource} {share:.0%}"
+
+    @property
+    def cost(self) -> StepEstimate | None:
+        """Estimated energy and time of a step; None without published figures."""
+        traffic = None if self.placement is None else self.placement.traffic()
+        return None if traffic is None else traffic.estimate()
+
+    def cells(self) -> tuple[str, ...]:
+        """Texts of its row, in the order of `TARGET_HEADINGS`."""
+        placed, cost = self.placement, self.cost
+        # a board with too few cores for the network has no traffic, but it may have figures
+        unknown = "not published" if "synop_sparse_energy" not in self.profile else "not placed"
+        return (
+            self.profile.name, "yes" if self.fits else "compressed" if self.is_compressible and not self.why_not else "no",
+            "" if placed is None else f"{placed.cores_used:,} of {placed.cores_available:,}", self.binds,
+            unknown if cost is None else f"{cost.energy_j * 1e6:,.3g} uJ",
+            unknown if cost is None else f"{cost.time_s * 1e6:,.3g} us",
+            "" if self.accuracy is None else with_interval(self.accuracy, self.test_samples),
+            self.profile.target or "counting only",
+        )  # fmt: skip
+
+    def to_json(self) -> dict[str, Any]:
+        """An entry of ``targets`` in ``neurodeploy compare --json``."""
+        placed = self.placement
+        return {
+            "profile": self.profile.name, "target": self.profile.target, "fits": self.fits, "compressible": self.is_compressible,
+            "why_not": self.why_not or None, "binding": [] if placed is None else binding(placed), "binds": self.binds,
+            **({"cores": None, "utilization": None, "traffic": None, "estimate": None} if placed is None else board_json(placed)),
+            "accuracy": self.accuracy, "test_samples": self.test_samples or None,
+        }  # fmt: skip
+
+
+TARGET_HEADINGS = ("target", "fits<", "cores", "what binds<", "energy a step", "time a step", "accuracy", "runs as<")
+
+
+def comparison_table(results: Sequence[TargetResult]) -> FittedTable:
+    """One row for each chip."""
+    table = FittedTable("Targets: energy and time are estimates at assumed rates", TARGET_HEADINGS, ("runs as",))
+    for result in results:
+        table.add(*result.cells())
+    return table
 
 
 def summarize(
