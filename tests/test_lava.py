@@ -228,6 +228,23 @@ def test_a_run_that_takes_too_long(workers: list[int]) -> None:
     assert processes("session", workers[0]) == []
 
 
+def test_a_run_tells_how_far_it_is(workers: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that takes two seconds for its steps, and then fails: counted on the way, and no longer than it lives."""
+    steps = "import time; [(open('steps', 'w').write(str(n)), time.sleep(0.5)) for n in range(1, 5)]; raise OSError('full')"
+    monkeypatch.setattr(lava, "WORKER", ("-c", steps))
+    told: list[tuple[int, int]] = []
+    token = lava.COUNTER.set(lambda done, total: told.append((done, total)))
+    try:
+        with pytest.raises(SimulationError, match="lava: died: OSError: full"):
+            run_lava(NETWORK, SPIKES, time_limit_s=LONG_S)
+    finally:
+        lava.COUNTER.reset(token)
+    assert {total for _, total in told} == {5}
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert len({done for done, _ in told}) >= 3
+    assert processes("session", workers[0]) == []
+
+
 def test_a_run_that_dies(workers: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lava, "write_netx", lambda _network, path: path.write_text("no network"))
     with pytest.raises(SimulationError, match=r"lava: died: OSError: .*file signature not found.*The emulator"):

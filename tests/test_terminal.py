@@ -24,12 +24,12 @@ def net(tmp_path: Path) -> Path:
     return path
 
 
-def on_a_terminal(*arguments: str, **environment: str) -> str:
-    """What a person sees, escape codes and all."""
+def on_a_terminal(*arguments: str, module: str = "neurodeploy", **environment: str) -> str:
+    """What a person sees of a module, or of a script, escape codes and all."""
     ours, theirs = pty.openpty()
     clean = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "CI")}
     told = {**clean, "TERM": "xterm-256color", "COLUMNS": "100", **environment}
-    command = [sys.executable, "-m", "neurodeploy", *arguments]
+    command = [sys.executable, *(["-m", module] if module else []), *arguments]
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=told) as process:
         os.close(theirs)
         seen = b""
@@ -52,6 +52,26 @@ def test_verdicts_are_coloured_on_a_terminal_unless_asked_not_to_be(net: Path) -
     plain = on_a_terminal(*asked, NO_COLOR="1")
     assert "does not fit" in plain
     assert "\x1b[1;31m" not in plain
+
+
+def test_a_run_in_lava_is_counted_on_a_terminal(tmp_path: Path) -> None:
+    """By bars as by a line that says what is done; Lava is stood in for by a function that counts."""
+    script = tmp_path / "counted.py"
+    script.write_text(
+        "import click, time\n"
+        "from neurodeploy.cli.console import progress_output, status\n"
+        "from neurodeploy.targets.loihi.lava_client import COUNTER\n"
+        "with click.Context(click.Command('x')):\n"
+        "    with progress_output():\n"
+        "        COUNTER.get()(1200, 9000)\n"
+        "    with status('Running'):\n"
+        "        COUNTER.get()(3000, 9000); time.sleep(0.5)\n"
+        "assert COUNTER.get() is None\n"
+    )
+    seen = on_a_terminal(str(script), module="")
+    assert "Lava: 1,200 of 9,000 steps" in seen
+    assert "Running: 3,000 of 9,000 steps" in seen
+    assert "Traceback" not in seen
 
 
 def test_a_pipe_gets_plain_text(net: Path, capsys: pytest.CaptureFixture[str]) -> None:

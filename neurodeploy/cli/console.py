@@ -10,7 +10,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from contextvars import ContextVar
 from functools import wraps
 from pathlib import Path
@@ -139,18 +139,33 @@ def progress_output(*, enabled: bool = True) -> Iterator[tuple[ProgressBars, Cal
     from neurodeploy.training.options import ProgressBars
 
     console = Console(stderr=True, quiet=is_quiet() or not enabled)
-    with ProgressBars(console) as bars:
+    with ProgressBars(console) as bars, counting(bars.count):
         yield bars, lambda line: console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 @contextmanager
 def status(what: str) -> Iterator[None]:
-    """Show on a terminal's stderr what is being done, until it is done."""
+    """Show on a terminal's stderr what is being done, until it is done, and in Lava how far it is."""
     from rich.console import Console
 
     console = Console(stderr=True)
-    with console.status(what) if console.is_terminal and not is_quiet() else nullcontext():
+    if not console.is_terminal or is_quiet():
         yield
+        return
+    with console.status(what) as shown, counting(lambda done, total: shown.update(f"{what}: {done:,} of {total:,} steps")):
+        yield
+
+
+@contextmanager
+def counting(count: Callable[[int, int], None]) -> Iterator[None]:
+    """Call a function with the steps done and their total while Lava runs."""
+    from neurodeploy.targets.loihi.lava_client import COUNTER
+
+    before = COUNTER.set(count)
+    try:
+        yield
+    finally:
+        COUNTER.reset(before)
 
 
 def show(*parts: RenderableType) -> None:

@@ -204,6 +204,11 @@ class ProgressBars:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bars.stop()
 
+    def count(self, done: int, total: int) -> None:
+        """Show below the bars how many steps of a run in Lava are done."""
+        self._bars.below = f"Lava: {done:,} of {total:,} steps"
+        self._bars.refresh()
+
     def __call__(self, step: Step) -> None:
         if step.phase not in self._tasks:
             self._tasks[step.phase] = self._bars.add_task(step.phase, total=step.epochs * step.steps, detail="")

@@ -14,7 +14,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -288,6 +289,10 @@ def _recorded(
 
 # ---------------------------------------------------------------------------------------------- processes
 
+COUNTER: ContextVar[Callable[[int, int], None] | None] = ContextVar("COUNTER", default=None)
+"""Called with the steps done and their total while Lava runs, every `COUNT_EVERY_S`."""
+COUNT_EVERY_S = 0.25
+
 
 def _run_worker(folder: Path, total_steps: int, time_limit_s: float) -> None:
     path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)  # the worker imports what this process would
@@ -298,13 +303,21 @@ def _run_worker(folder: Path, total_steps: int, time_limit_s: float) -> None:
             [sys.executable, *WORKER, str(folder)], cwd=folder, env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,
         )  # fmt: skip
+    deadline, status, count = time.monotonic() + time_limit_s, None, COUNTER.get()
     try:
-        status = worker.wait(timeout=time_limit_s)
-    except subprocess.TimeoutExpired:
-        raise SimulationError(
-            "lava", f"was not done after {time_limit_s:g} s: {_steps_done(folder):,} of {total_steps:,} steps",
-            remedy="Raise the time limit, run fewer samples or steps, or take the emulator, which gives the same spikes.",
-        ) from None  # fmt: skip
+        while status is None:
+            try:
+                status = worker.wait(timeout=max(min(COUNT_EVERY_S, deadline - time.monotonic()), 0))
+            except subprocess.TimeoutExpired:
+                done = _steps_done(folder)
+                if time.monotonic() >= deadline:
+                    raise SimulationError(
+                        "lava", f"was not done after {time_limit_s:g} s: {done:,} of {total_steps:,} steps",
+                        remedy="Raise the time limit, run fewer samples or steps, or take the emulator, which gives the same "
+                        "spikes.",
+                    ) from None  # fmt: skip
+                if count is not None:
+                    count(done, total_steps)
     finally:
         _end_session(worker)
     if status != 0:
