@@ -158,6 +158,7 @@ def test_what_extract_refuses_check_refuses_too(model: nn.Module, message: str) 
     nodes, network = check_model(model, torch.zeros(2, 4))
     assert network is None
     assert refused(nodes)
+    assert all(reason["what"] and reason["remedy"] for node in nodes for reason in node.explained())
 
 
 class Plain(nn.Module):
@@ -247,6 +248,13 @@ class Subtracting(nn.Module):
         v = x if v is None else 0.8 * v + x
         spike = (v > 0.5).float()
         return spike, v - 0.5 * spike
+
+
+def test_a_cell_that_fails_once_it_is_refused_leaves_one_reason() -> None:
+    cell = LIFCell(LIFParameters(v_th=torch.ones(5)))
+    nodes, _ = check_model(SequentialState(linear(8, 6), cell, linear(6, 4), nn.ReLU(), LICell()), torch.zeros(1, 8))
+    assert refused(nodes) == {"1": ["its v_th has shape (5,), not () or (6,)"]}
+    assert verdicts(nodes)["4"] == "not reached"
 
 
 class Chain(nn.Module):

@@ -131,11 +131,16 @@ class NodeSupport:
             return "not reached"
         return "host" if self.is_host else "rewrite" if self.rewrites else "exact"
 
+    def explained(self) -> list[dict[str, str]]:
+        """Return what each reason is, where a limit comes from, and the way round."""
+        correct = "Correct it, or take another module or node: docs/operators.md and docs/nir.md list what is supported."
+        return [{"what": one.what, "source": one.source, "remedy": one.remedy or correct} for one in self.reasons]
+
     def to_json(self) -> dict[str, object]:
         """An entry of ``nodes`` in ``neurodeploy check --json``."""
-        reasons = [{"what": one.what, "source": one.source, "remedy": one.remedy} for one in self.reasons]
         return {
-            "name": self.name, "kind": self.kind, "verdict": self.verdict, "rewrites": list(self.rewrites), "reasons": reasons,
+            "name": self.name, "kind": self.kind, "verdict": self.verdict, "rewrites": list(self.rewrites),
+            "reasons": self.explained(),
             "layers": list(self.layers),
         }  # fmt: skip
 

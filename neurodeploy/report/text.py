@@ -210,7 +210,8 @@ def node_table(nodes: Sequence[NodeSupport], *, wide: bool = False) -> FittedTab
             continue
         texts = list(node.rewrites)
         if node.reasons:
-            texts = [f"{one.what}{f': {one.source}' if one.source else ''}. {one.remedy}".strip() for one in node.reasons]
+            reasons = node.explained()
+            texts = [f"{one['what']}{': ' * bool(one['source'])}{one['source']}. {one['remedy']}" for one in reasons]
         elif node.is_host:
             texts = ["behind the last neurons; the host computes it"]
         table.add(node.name, node.kind, node.verdict, "\n".join(texts))

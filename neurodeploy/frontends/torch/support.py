@@ -82,7 +82,8 @@ def _tolerant_run(model: torch.nn.Module, sample: torch.Tensor, first: ExtractEr
         try:
             run.call_model(sample)
         except ExtractError as error:
-            run.refuse(error)
+            if not (is_crash(error) and run.refused):  # what is refused may fail by itself, too
+                run.refuse(error)
         run.finish()
         return run
 
