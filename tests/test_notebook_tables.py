@@ -84,7 +84,7 @@ def test_a_budget_shows_what_each_layer_may_use(make_network: Callable[..., Netw
 def test_a_placement_shows_its_verdict(tiny: HardwareProfile) -> None:
     fits, not_so = lay_out(two_layers(), tiny), lay_out(two_layers(n=400), tiny, cores=1)
     assert f"fits: {fits.cores_used} of {tiny.cores} cores" in shown(fits).text
-    assert "does not fit: layer 'out $x'" in shown(not_so).text
+    assert f"does not fit: network: {not_so.cores_used} cores > 1 " in shown(not_so).text
     assert [row[0] for row in shown(fits).rows] == ["layer", "hidden", "out $x"]
 
 

@@ -60,7 +60,7 @@ def test_a_run_in_lava_is_counted_on_a_terminal(tmp_path: Path) -> None:
     script.write_text(
         "import click, time\n"
         "from neurodeploy.cli.console import progress_output, status\n"
-        "from neurodeploy.targets.loihi.lava_client import COUNTER\n"
+        "from neurodeploy.targets import COUNTER\n"
         "with click.Context(click.Command('x')):\n"
         "    with progress_output():\n"
         "        COUNTER.get()(1200, 9000)\n"

@@ -159,7 +159,7 @@ def status(what: str) -> Iterator[None]:
 @contextmanager
 def counting(count: Callable[[int, int], None]) -> Iterator[None]:
     """Call a function with the steps done and their total while Lava runs."""
-    from neurodeploy.targets.loihi.lava_client import COUNTER
+    from neurodeploy.targets import COUNTER
 
     before = COUNTER.set(count)
     try:

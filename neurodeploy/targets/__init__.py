@@ -7,6 +7,7 @@ neither written nor emulated. `register` adds a target; CONTRIBUTING.md lists wh
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +23,9 @@ from neurodeploy.ir.quantized import COUNTING_ONLY, DEFAULT_TARGET, QuantizedLI,
 
 if TYPE_CHECKING:
     from neurodeploy.simulation.records import Recorded, SpikeRecord
+
+COUNTER: ContextVar[Callable[[int, int], None] | None] = ContextVar("COUNTER", default=None)
+"""Called with the steps done and their total, every quarter of a second, while a vendor's simulator runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

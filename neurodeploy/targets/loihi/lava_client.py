@@ -14,8 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextvars import ContextVar
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +27,7 @@ from neurodeploy.errors import SimulationError, unsupported_kind
 from neurodeploy.ir.graph import early_steps, pipeline_depths, wait_steps
 from neurodeploy.ir.quantized import QuantizedLI, QuantizedLIF, QuantizedNetwork
 from neurodeploy.simulation.records import Recorded, SpikeRecord, recorded_layers
+from neurodeploy.targets import COUNTER
 from neurodeploy.targets.loihi.netx_format import plain_kinds
 from neurodeploy.targets.loihi.netx_io import write_netx
 
@@ -289,9 +289,8 @@ def _recorded(
 
 # ---------------------------------------------------------------------------------------------- processes
 
-COUNTER: ContextVar[Callable[[int, int], None] | None] = ContextVar("COUNTER", default=None)
-"""Called with the steps done and their total while Lava runs, every `COUNT_EVERY_S`."""
 COUNT_EVERY_S = 0.25
+"""Time between two calls of `neurodeploy.targets.COUNTER`."""
 
 
 def _run_worker(folder: Path, total_steps: int, time_limit_s: float) -> None:
