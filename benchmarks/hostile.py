@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -180,6 +181,27 @@ def repacked(change: Callable[[str, bytes], bytes], path: Path) -> None:
     whole.unlink()
 
 
+def pickled(content: bytes, path: Path) -> None:
+    """Put this pickle in the place of that of saved weights."""
+    repacked(lambda name, data: content if name.endswith("data.pkl") else data, path)
+
+
+def packed_by(method: int, path: Path) -> None:
+    """Write an archive of one member in a packing that `zipfile` unpacks whole, whatever size the member declares."""
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("w/data.pkl", bytes(1000))
+
+
+def longer_than_declared(path: Path) -> None:
+    """Pack 64 MB into a member that declares 100 bytes; what is read of it is no pickle."""
+    packed = zlib.compressobj(9, zlib.DEFLATED, -15)
+    content = packed.compress(bytes(64 << 20)) + packed.flush()
+    name, sizes = b"w/data.pkl", (zlib.crc32(bytes(100)), len(content), 100)
+    local = struct.pack("<4s5H3L2H", b"PK\x03\x04", 20, 0, 8, 0, 0, *sizes, len(name), 0) + name + content
+    central = struct.pack("<4s6H3L5H2L", b"PK\x01\x02", 20, 20, 0, 8, 0, 0, *sizes, len(name), 0, 0, 0, 0, 0, 0) + name
+    path.write_bytes(local + central + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, len(central), len(local), 0))
+
+
 def in_parts(path: Path) -> None:
     """Say that the archive has two parts: `zipfile.is_zipfile` raises."""
     content = path.read_bytes()
@@ -200,6 +222,15 @@ WEIGHTS: Mapping[str, Callable[[Path], Any]] = {
     "short": partial(repacked, beyond),
     "big": partial(repacked, swapped),
     "tar": in_tar,
+    "deep key": partial(pickled, b"\x80\x02})" + b"\x85" * 1_000_000 + b"K\x01s."),
+    "deep keys": partial(pickled, b"\x80\x02}()" + b"\x85" * 5000 + b"K\x01u."),
+    "deep argument": partial(pickled, b"\x80\x02ccollections\nOrderedDict\n]])" + b"\x85" * 1_000_000 + b"aNaa\x85R."),
+    "deep name": partial(pickled, b"\x80\x02(Nctorch\nFloatStorage\n)" + b"\x85" * 1_000_000 + b"NK\x01tQ."),
+    "long key": partial(pickled, b"\x80\x02}\x8b" + struct.pack("<i", 5000) + b"\x7f" * 5000 + b"K\x01s."),
+    "gigantic bytes": partial(pickled, b"\x80\x05\x96" + struct.pack("<Q", 3 << 30) + b"abc."),
+    "bzip2": partial(packed_by, zipfile.ZIP_BZIP2),
+    "lzma": partial(packed_by, zipfile.ZIP_LZMA),
+    "longer": longer_than_declared,
 }
 
 CORPUS: Mapping[str, Mapping[str, Callable[[Path], Any]]] = {

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
+import struct
+import tracemalloc
 from pathlib import Path
 
 import h5py
@@ -134,6 +137,10 @@ def test_weights_are_read_without_torch_load_and_no_code_of_theirs_runs(
         "old": "it is not in the format", "module": r"it holds torch\.nn\.modules\.linear\.Linear",
         "short": "its storage 0 holds 5 numbers",
         "big": "its numbers have their most significant byte first", "tar": "it is not in the format",
+        "deep key": "it holds a dictionary with a key of tuple", "deep keys": "it holds a dictionary with a key of tuple",
+        "deep argument": "TypeError", "deep name": "a storage has no name",
+        "long key": "it holds what torch.save does not write", "gigantic bytes": "it holds what torch.save does not write",
+        "bzip2": "it is packed in a way", "lzma": "it is packed in a way", "longer": "KeyError: 0",
     }  # fmt: skip
     assert reasons.keys() == WEIGHTS.keys()
     for name, reason in reasons.items():
@@ -141,6 +148,44 @@ def test_weights_are_read_without_torch_load_and_no_code_of_theirs_runs(
         with pytest.raises(DataError, match=rf"{name}\.pt: is not a file of weights \(({reason}).*Save the weights alone"):
             load_weights(other, tmp_path / f"{name}.pt")
     assert not (tmp_path / "touched").exists()
+
+
+def test_an_archive_is_unpacked_no_further_than_it_declares(tmp_path: Path) -> None:
+    WEIGHTS["longer"](tmp_path / "w.pt")
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="KeyError: 0"):
+        read_torch_file(tmp_path / "w.pt")
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20  # of 64 MB
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits", "reason"),
+    [
+        ("F8_E4M3", 8, "are numbers of torch.float8_e4m3fn, which are not read"), ("F8_E8M0", 8, "float8_e8m0fnu"),
+        ("F4", 4, "float4_e2m1fn_x2"), ("C64", 64, "complex64"),
+    ],
+)  # fmt: skip
+def test_weights_in_numbers_that_no_model_has_are_refused(dtype: str, bits: int, reason: str, tmp_path: Path) -> None:
+    header = json.dumps({"weight": {"dtype": dtype, "shape": [3, 2], "data_offsets": [0, 6 * bits // 8]}}).encode()
+    (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(6 * bits // 8))
+    with pytest.raises(DataError, match=reason):
+        load_weights(torch.nn.Linear(2, 3, bias=False), tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_what_people_save_beside_weights_is_read(protocol: int, tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 3)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(2)).sum().backward()
+    optimizer.step()
+    more = [None, True, 1.5, (2**40, "x" * 300), 70000]
+    kept = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "more": more}
+    torch.save(kept, tmp_path / "w.pt", pickle_protocol=protocol)
+    found = read_torch_file(tmp_path / "w.pt")
+    assert found["more"] == more
+    assert torch.equal(found["model"]["weight"], model.weight)
+    assert torch.equal(found["optimizer"]["state"][0]["exp_avg"], kept["optimizer"]["state"][0]["exp_avg"])
 
 
 def test_a_tensor_beyond_its_storage_is_refused(tmp_path: Path) -> None:

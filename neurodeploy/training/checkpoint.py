@@ -11,13 +11,12 @@ import copy
 import io
 import json
 import pickle
-import re
 import textwrap
 import time
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,66 +27,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from neurodeploy.compression.module_weights import is_decay, learn_decays
-from neurodeploy.compression.pruning_method import Pruning
 from neurodeploy.errors import DataError, RequestError, TrainingError
 from neurodeploy.ir.files import CHECKPOINTS, REPORT, excess, installed_version, replacing
-from neurodeploy.mapping.budget.budget import Budget
-from neurodeploy.training.distributed import Order
-from neurodeploy.training.options import FitOptions
 
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _MAX_COMPARED_WHOLE = 4
 """Of longer lists, as of the lines of a model, an error names the first element that differs."""
 _FILE_FORMAT = "neurodeploy training 7"
 _START_OVER = "Start over without resuming, or resume from a copy of the file."
-
-
-def run_fingerprint(
-    model: torch.nn.Module, order: Order, options: FitOptions, budget: Budget | None, pruning: Pruning | None
-) -> dict[str, Any]:
-    """Describe a training run by its settings, so that a checkpoint can tell whether it belongs to the run.
-
-    A model is described by its modules and the shapes of its weights; data by its batches and, where it has one (as
-    `data.Batches` does), its ``fingerprint``; functions by their names.
-    """
-    method = None
-    if pruning is not None:
-        method = {"name": type(pruning).__qualname__, **_settings(getattr(pruning, "options", None))}
-    limits = None
-    if budget is not None:
-        limits = {"chip": budget.profile.name, "weight_bits": budget.weight_bits} | {
-            part.name: [
-                part.core, part.synapse_memory_bits, part.input_axons, [cap.axons for cap in part.sources or ()],
-                *([part.max_neurons] if part.max_neurons < part.neurons else []),
-            ]
-            for part in budget.slices
-        }  # fmt: skip
-    return {
-        **_settings(options),
-        "batches": order.n_batches,
-        "samples": getattr(order.data, "fingerprint", None),
-        "weights": {name: list(tensor.shape) for name, tensor in model.state_dict().items()},
-        "model": _described(model).splitlines(),
-        "method": method,
-        "budget": limits,
-    }
-
-
-def values(record: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass by name; nested ones stay as they are."""
-    return {one.name: getattr(record, one.name) for one in fields(record)}
-
-
-def _settings(options: Any) -> dict[str, Any]:
-    if not is_dataclass(options):
-        return {}
-    plain = (type(None), bool, int, float, str)
-    return {name: value if isinstance(value, plain) else _described(value) for name, value in values(options).items()}
-
-
-def _described(value: Any) -> str:
-    """Name of a function; the ``repr`` of anything else, without memory addresses."""
-    return str(getattr(value, "__qualname__", None) or _ADDRESS.sub("", repr(value)))
 
 
 @dataclass(kw_only=True)
@@ -118,7 +64,7 @@ class Checkpoint:
         return time.monotonic() - self._written >= self.every_s
 
     def write(self, fingerprint: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-        """Write the state of a run with its `run_fingerprint`."""
+        """Write the state of a run with its fingerprint (`options.run_fingerprint`)."""
         save_state({"fingerprint": fingerprint, "state": state}, self.path)
         self._written = time.monotonic()
 
@@ -269,6 +215,14 @@ _STORAGES = {
     "Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16, "Long": torch.int64,
     "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool,
 }  # fmt: skip
+_OPCODES = b"".join((
+    pickle.PROTO, pickle.STOP, pickle.MARK, pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BININT, pickle.BININT1,
+    pickle.BININT2, pickle.LONG1, pickle.BINFLOAT, pickle.BINUNICODE, pickle.EMPTY_DICT, pickle.EMPTY_LIST, pickle.APPEND,
+    pickle.APPENDS, pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.BINPUT,
+    pickle.LONG_BINPUT, pickle.BINGET, pickle.LONG_BINGET, pickle.GLOBAL, pickle.REDUCE, pickle.BINPERSID,
+    pickle.FRAME, pickle.SHORT_BINUNICODE, pickle.MEMOIZE, pickle.STACK_GLOBAL,
+))  # fmt: skip
+"""Steps of a pickle that ``torch.save`` writes for tensors, containers, numbers and texts; the last four from protocol 4 on."""
 _NESTED = ("state_dict", "model_state_dict", "model", "net", "network")
 """Names under which a training checkpoint has the model's state: Lightning's first."""
 _FORM = "neurodeploy"
@@ -369,6 +323,8 @@ def load_weights(model: torch.nn.Module, path: str | Path) -> None:
         found, needed = tuple(tensor.shape), tuple(wanted[name].shape)
         if found != needed:
             raise DataError(str(path), f"weights {name!r} have shape {found}, the model's {needed}")
+        if tensor.dtype not in _STORAGES.values():
+            raise DataError(str(path), f"weights {name!r} are numbers of {tensor.dtype}, which are not read")
         if not tensor.isfinite().all():
             raise DataError(str(path), f"weights {name!r} are not finite")
     if has_decays:
@@ -386,7 +342,8 @@ def _read(path: Path) -> Mapping[str, Any]:
         raise DataError(str(path), "no such file")
     try:
         state: Any = read_torch_file(path) if path.suffix in _TORCH_SUFFIXES else load_file(path)
-    except (OSError, SafetensorError, MemoryError, ValueError) as error:
+    # AttributeError: numbers of a kind that this version of torch does not have
+    except (OSError, SafetensorError, MemoryError, ValueError, AttributeError) as error:
         reason = textwrap.shorten(str(error), 160, placeholder=" ...")
         raise DataError(str(path), f"is not a file of weights ({reason})", remedy=_SAVE) from error
     for name in _NESTED:
@@ -414,22 +371,32 @@ def read_torch_file(path: Path) -> Any:
         with zipfile.ZipFile(path) as archive:
             if why := excess(sum(member.file_size for member in archive.infolist()), path):
                 raise ValueError(f"it {why}")
+            # others unpack whatever their bytes hold before a size is looked at
+            if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in archive.infolist()):
+                raise ValueError("it is packed in a way that torch.save does not write")
             (root,) = (name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("data.pkl"))
             if f"{root}constants.pkl" in archive.namelist():
                 raise ValueError("it is a scripted module")
-            if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
+            if f"{root}byteorder" in archive.namelist() and _unpacked(archive, f"{root}byteorder") != b"little":
                 raise ValueError("its numbers have their most significant byte first")
-            return TensorUnpickler(io.BytesIO(archive.read(f"{root}data.pkl")), archive, root).load()
+            return TensorUnpickler(io.BytesIO(_unpacked(archive, f"{root}data.pkl")), archive, root).load()
     except ValueError:
         raise
     except Exception as error:  # an unpickler raises almost anything on damaged bytes
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
+def _unpacked(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Return a member of an archive, and no more of it than it declares, which `ZipFile.read` unpacks first."""
+    with archive.open(name) as member:
+        return member.read(archive.getinfo(name).file_size)
+
+
 class TensorUnpickler(pickle._Unpickler):  # in Python: the one in C allocates whatever size a damaged byte demands
     """Unpickler of the archives of ``torch.save`` that makes tensors, containers, numbers and texts, and knows no other names."""
 
     stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
 
     def __init__(self, file: io.BytesIO, archive: zipfile.ZipFile, root: str) -> None:
         super().__init__(file)
@@ -440,12 +407,34 @@ class TensorUnpickler(pickle._Unpickler):  # in Python: the one in C allocates w
         """Drop the state of an object: that of an OrderedDict is its metadata, and no other object needs one."""
         self.stack.pop()
 
-    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}
+    def load_setitem(self) -> None:
+        """Add a pair to a dictionary."""
+        value, key = self.stack.pop(), self.stack.pop()
+        # to hash a tuple of tuples, and so on, a million deep, ends the process
+        if not isinstance(key, str | int):
+            raise ValueError(f"it holds a dictionary with a key of {type(key).__name__}, and only texts and numbers are read")
+        self.stack[-1][key] = value
+
+    def load_setitems(self) -> None:
+        """Add all pairs since the mark to a dictionary."""
+        pairs = self.pop_mark()
+        for pair in zip(pairs[::2], pairs[1::2], strict=True):
+            self.stack += pair
+            self.load_setitem()
+
+    def refuse(self) -> None:
+        """Refuse what no file of tensors, containers, numbers and texts needs; some of it allocates any size that it names."""
+        raise ValueError("it holds what torch.save does not write for tensors, containers, numbers and texts")
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        **dict.fromkeys(pickle._Unpickler.dispatch, refuse), **{op: pickle._Unpickler.dispatch[op] for op in _OPCODES},
+        pickle.BUILD[0]: load_build, pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems,
+    }  # fmt: skip
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what stands for a name in the file."""
         known = {
-            ("collections", "OrderedDict"): OrderedDict,
+            ("collections", "OrderedDict"): lambda: OrderedDict(),  # without arguments, which could be keys of any kind
             ("torch._utils", "_rebuild_tensor_v2"): self.tensor,
             ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
         } | {("torch", f"{kind}Storage"): dtype for kind, dtype in _STORAGES.items()}
@@ -456,8 +445,10 @@ class TensorUnpickler(pickle._Unpickler):  # in Python: the one in C allocates w
     def persistent_load(self, key: Any) -> torch.Tensor:
         """Return a storage, (n,)."""
         _, dtype, name, _, n = key
+        if not isinstance(name, str):
+            raise ValueError("a storage has no name")
         if name not in self.storages:
-            data = bytearray(self.archive.read(f"{self.root}data/{name}"))
+            data = bytearray(_unpacked(self.archive, f"{self.root}data/{name}"))
             self.storages[name] = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
         if len(self.storages[name]) != n or self.storages[name].dtype != dtype:
             raise ValueError(f"its storage {name} holds {len(self.storages[name])} numbers, not {n}")

@@ -25,12 +25,12 @@ from neurodeploy.errors import TrainingError
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.simulation.records import EpochRecord
 from neurodeploy.targets import arithmetic_named, arithmetic_of
-from neurodeploy.training.checkpoint import Checkpoint, run_fingerprint, values
+from neurodeploy.training.checkpoint import Checkpoint
 from neurodeploy.training.dense_training import dense_model, trains_as_called
 from neurodeploy.training.distributed import Order, Replicas, seeded, together
 from neurodeploy.training.encoders import read_out, spikes_of
 from neurodeploy.training.forward import Data, check_labels, evaluate, in_mode, run_model
-from neurodeploy.training.options import FitOptions, Progress, Step, worst
+from neurodeploy.training.options import FitOptions, Progress, Step, run_fingerprint, values, worst
 
 
 class Teacher:

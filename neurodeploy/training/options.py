@@ -1,12 +1,13 @@
-"""Options of a training run, and its progress: the record of a step, bars on a terminal."""
+"""Options of a training run, its fingerprint, and its progress: the record of a step, bars on a terminal."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from types import TracebackType
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from rich.console import Console, RenderableType
@@ -17,7 +18,13 @@ from rich.text import Text
 from neurodeploy.errors import RequestError, check_numbers
 from neurodeploy.training.encoders import Encoder, Readout, encoder_of, readout_of
 
+if TYPE_CHECKING:
+    from neurodeploy.compression.pruning_method import Pruning
+    from neurodeploy.mapping.budget.budget import Budget
+    from neurodeploy.training.distributed import Order
+
 Loss: TypeAlias = "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]"
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 OptimizerFactory: TypeAlias = "Callable[[Iterable[torch.nn.Parameter], float], torch.optim.Optimizer]"
 
 
@@ -216,3 +223,51 @@ class ProgressBars:
         self._bars.below = pressure(step)
         # counted over the whole phase: one bar for all its epochs
         self._bars.update(self._tasks[step.phase], completed=step.epoch * step.steps + step.step + 1, detail=detail)
+
+
+def run_fingerprint(
+    model: torch.nn.Module, order: Order, options: FitOptions, budget: Budget | None, pruning: Pruning | None
+) -> dict[str, Any]:
+    """Describe a training run by its settings, so that a checkpoint can tell whether it belongs to the run.
+
+    A model is described by its modules and the shapes of its weights; data by its batches and, where it has one (as
+    `data.Batches` does), its ``fingerprint``; functions by their names.
+    """
+    method = None
+    if pruning is not None:
+        method = {"name": type(pruning).__qualname__, **_settings(getattr(pruning, "options", None))}
+    limits = None
+    if budget is not None:
+        limits = {"chip": budget.profile.name, "weight_bits": budget.weight_bits} | {
+            part.name: [
+                part.core, part.synapse_memory_bits, part.input_axons, [cap.axons for cap in part.sources or ()],
+                *([part.max_neurons] if part.max_neurons < part.neurons else []),
+            ]
+            for part in budget.slices
+        }  # fmt: skip
+    return {
+        **_settings(options),
+        "batches": order.n_batches,
+        "samples": getattr(order.data, "fingerprint", None),
+        "weights": {name: list(tensor.shape) for name, tensor in model.state_dict().items()},
+        "model": _described(model).splitlines(),
+        "method": method,
+        "budget": limits,
+    }
+
+
+def values(record: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass by name; nested ones stay as they are."""
+    return {one.name: getattr(record, one.name) for one in fields(record)}
+
+
+def _settings(options: Any) -> dict[str, Any]:
+    if not is_dataclass(options):
+        return {}
+    plain = (type(None), bool, int, float, str)
+    return {name: value if isinstance(value, plain) else _described(value) for name, value in values(options).items()}
+
+
+def _described(value: Any) -> str:
+    """Name of a function; the ``repr`` of anything else, without memory addresses."""
+    return str(getattr(value, "__qualname__", None) or _ADDRESS.sub("", repr(value)))
