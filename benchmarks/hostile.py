@@ -84,6 +84,61 @@ def filter_by_plugin(file: h5py.File) -> None:
     h5py.h5d.create(file["layer/1"].id, b"weight", h5py.h5t.STD_I32LE, space, created)
 
 
+def name_many_times(file: h5py.File) -> None:
+    """Add 40 groups, each with two names for the next: 2**40 paths lead through them."""
+    below = file.create_group("paths")
+    for _ in range(40):
+        above = file.create_group("above")
+        above["a"] = above["b"] = below
+        del file["above"], file["paths"]
+        file["paths"] = below = above
+    file["layer/0/paths"] = below
+    del file["paths"]
+
+
+def read_many_times(file: h5py.File) -> None:
+    """Give 240 MB of zeros forty names."""
+    zeros = file.create_dataset("layer/0/zeros", shape=(30 << 20,), dtype="f8", chunks=(1 << 20,), compression="gzip")
+    for k in range(39):
+        file[f"layer/0/zeros{k}"] = zeros
+
+
+def contain_itself(file: h5py.File) -> None:
+    """Add the file to one of its groups."""
+    file["layer/0/file"] = file["/"]
+
+
+def pack(file: h5py.File, name: str, kind: h5py.h5t.TypeID, shape: tuple[int, ...], chunk: tuple[int, ...]) -> h5py.Dataset:
+    """Put a dataset in packed chunks in the place of another."""
+    del file[name]
+    created = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    created.set_chunk(chunk)
+    created.set_deflate(9)
+    space = h5py.h5s.create_simple(shape, (h5py.h5s.UNLIMITED,) * len(shape))
+    return h5py.Dataset(h5py.h5d.create(file.id, name.encode(), kind, space, created))
+
+
+def unpack_beyond_chunk(file: h5py.File) -> None:
+    """Pack 1 GB of zeros into a chunk of 320 bytes."""
+    weight = pack(file, "layer/1/weight", h5py.h5t.NATIVE_DOUBLE, (4, 10), (4, 10))
+    packer, n_blocks = zlib.compressobj(9, wbits=-15), 64
+    block = packer.compress(bytes(1 << 24)) + packer.flush(zlib.Z_FULL_FLUSH)  # stands for itself, so it can be repeated
+    checksum = ((n_blocks << 24) % 65521) << 16 | 1  # Adler-32 of zeros
+    packed = b"\x78\xda" + n_blocks * block + zlib.compressobj(wbits=-15).flush() + struct.pack(">I", checksum)
+    weight.id.write_direct_chunk((0, 0), packed, 0)
+
+
+def repeat_text(n: int, file: h5py.File) -> None:
+    """Let `n` texts be one of 1 MB."""
+    kind = h5py.h5t.py_create(h5py.string_dtype(), logical=True)
+    texts = pack(file, "layer/1/type", kind, (n,), (n,))
+    texts[0] = "A" * (1 << 20)
+    file.flush()
+    texts.id.refresh()
+    _, packed = texts.id.read_direct_chunk((0,))
+    texts.id.write_direct_chunk((0,), zlib.compress(zlib.decompress(packed)[:16] * n), 0)
+
+
 MADE: dict[str, tuple[Callable[[h5py.File], None], str]] = {
     "32 GB": (lambda file: declare(file, (40_000, 100_000)), "declares 32.0 GB of data"),
     "4 GB of zeros": (lambda file: declare(file, (10_000, 50_000)), "declares 4.0 GB of data"),
@@ -92,6 +147,16 @@ MADE: dict[str, tuple[Callable[[h5py.File], None], str]] = {
     "external link": (link(h5py.ExternalLink("other.h5", "/weight")), "layer/1/weight, a link to other.h5 /weight"),
     "soft link": (link(h5py.SoftLink("/layer/0/weight")), "layer/1/weight, a link to"),
     "reference": (refer, "layer/1/hint, which holds references"),
+    "2**40 paths": (name_many_times, "under two names"),
+    "forty names": (read_many_times, "under two names"),
+    "circle": (contain_itself, "has layer/0/file under two names"),
+    "one chunk of 4 GB": (
+        lambda file: pack(file, "layer/1/weight", h5py.h5t.NATIVE_DOUBLE, (4, 10), (20_000, 25_000)),
+        "declares 4.0 GB of data",
+    ),
+    "chunk beyond its size": (unpack_beyond_chunk, "layer/1/weight cannot be read"),
+    "one text 3000 times": (partial(repeat_text, 3000), "layer/1/type cannot be read"),
+    "one text 100 times": (partial(repeat_text, 100), "layer/1/type, texts of 105 MB in a file of"),
     "plugin": (filter_by_plugin, "layer/1/weight packed by a filter"),
 }
 

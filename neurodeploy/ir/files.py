@@ -294,7 +294,8 @@ def hdf5_damage(path: str | os.PathLike[str]) -> str:
 
     Damaged bytes can send the HDF5 library into an endless loop, which nothing in the same process can stop. So a child process
     reads the file first, with limits on time and memory. The child stays for further files until this process ends. Links,
-    references, data in other files and filters from plugins are refused, and so are sizes far beyond the file's own.
+    objects under two names, references, data in other files and filters from plugins are refused, and so are sizes far beyond
+    the file's own. Nothing that is read from the file afterwards takes much more memory than it declares.
     """
     return _CHILD.damage(Path(path))
 
@@ -353,19 +354,20 @@ class TrialReader:
     """A child process that reads HDF5 files for trial, one after the other; started when it is first needed."""
 
     _PROGRAM = """
-import json, resource, sys
+import json, math, os, resource, sys
 import h5py
-from h5py import h5o, h5t
-resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))  # a damaged size can ask for any amount of memory
+from h5py import h5d, h5o, h5t
+SLACK = 512 << 20  # memory besides what the file declares
 plain = (h5t.TypeIntegerID, h5t.TypeFloatID, h5t.TypeEnumID, h5t.TypeStringID)
 own_filters = {1, 2, 3, 4, 5, 6, 32000}  # deflate, shuffle, fletcher32, szip, nbit, scaleoffset, lzf
 class Refused(Exception):
     pass
-def attempt(read):
-    try:
-        read()
-    except Exception:
-        pass  # harmless: the reader proper meets the same error, and reports it
+def limit(n_bytes):
+    with open("/proc/self/statm") as file:
+        own = int(file.read().split()[0]) * resource.getpagesize()
+    most = resource.getrlimit(resource.RLIMIT_AS)[1]
+    wanted = own + SLACK + n_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))
 def check(group, seen):
     declared = 0
     for key in group:
@@ -374,8 +376,8 @@ def check(group, seen):
             raise Refused(f"has {name}, a link to {getattr(link, 'filename', '')} {link.path}")
         item = group[key]
         address = h5o.get_info(item.id).addr
-        if address in seen:
-            continue
+        if address in seen:  # no writer does it, and a few such groups make more paths than any reader can follow
+            raise Refused(f"has {name} under two names")
         seen.add(address)
         if isinstance(item, h5py.Group):
             declared += check(item, seen)
@@ -389,22 +391,41 @@ def check(group, seen):
             raise Refused(f"has {name} packed by a filter that HDF5 does not bring itself ({min(others)})")
         if isinstance(item.id.get_type(), h5t.TypeReferenceID):
             raise Refused(f"has {name}, which holds references")
-        declared += item.id.get_type().get_size() * (item.size or 0)
+        # a chunk is unpacked whole, however little of it is data
+        chunk = math.prod(created.get_chunk()) if created.get_layout() == h5d.CHUNKED else 0
+        declared += item.id.get_type().get_size() * max(chunk, item.size or 0)
     return declared
-def visit(_, item):
+def read(name, stored, get):
+    if not isinstance(stored.get_type(), plain):
+        return
+    try:
+        value = get()
+    except (OSError, MemoryError) as error:  # the reader proper may have more memory, and would take it
+        raise Refused(f"is damaged, or too large: {name} cannot be read ({error})")
+    except Exception:
+        return  # harmless: the reader proper meets the same error, and reports it
+    kind = stored.get_type()
+    if isinstance(kind, h5t.TypeStringID) and kind.is_variable_str():
+        texts = value.flat if hasattr(value, "flat") else [value]
+        length = sum(len(text) for text in texts if isinstance(text, (bytes, str)))
+        if length > stored_bytes:  # texts are never packed, but many can be one and the same
+            raise Refused(f"has {name}, texts of {length / 1e6:.0f} MB in a file of {stored_bytes / 1e3:.0f} kB")
+def visit(name, item):
     for key in item.attrs:
-        if isinstance(item.attrs.get_id(key).get_type(), plain):
-            attempt(lambda: item.attrs[key])
-    if isinstance(item, h5py.Dataset) and isinstance(item.id.get_type(), plain):
-        attempt(lambda: item[()])
+        read(f"{name}/{key}".lstrip("/"), item.attrs.get_id(key), lambda: item.attrs[key])
+    if isinstance(item, h5py.Dataset):
+        read(name, item.id, lambda: item[()])
 print(flush=True)  # tells the parent that the slow imports are done
 for line in sys.stdin:
     declared, damage = 0, ""
     path, *limits = json.loads(line)
+    limit(0)  # a damaged size can ask for any amount of memory
     try:
+        stored_bytes = os.stat(path).st_size
         with h5py.File(path, "r") as file:
-            declared = check(file, set())
+            declared = check(file, {h5o.get_info(file.id).addr})
             if declared <= max(limits):
+                limit(2 * declared)  # as stored, and as an array
                 visit("", file)
                 file.visititems(visit)
     except Refused as error:
