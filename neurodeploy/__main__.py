@@ -19,7 +19,7 @@ import click
 
 from neurodeploy.cli import cli
 from neurodeploy.cli.options import DIFFERS, DONE
-from neurodeploy.errors import BudgetError, NeurodeployError, PlacementError, quoted
+from neurodeploy.errors import BudgetError, NeurodeployError, PlacementError, quoted, said_by
 
 # 2 as click has it; 70 is EX_SOFTWARE of sysexits.h; shells say 128 and a signal's number
 BAD_INPUT, BUG, SIGNALLED = 2, 70, 128
@@ -64,8 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "NEURODEPLOY_TRACEBACK" in os.environ:
             raise
         remedy = "Please report it; NEURODEPLOY_TRACEBACK=1 shows where."
-        click.echo(f"A bug in neurodeploy: {type(error).__name__}: {error}. {remedy}", err=True)
+        click.echo(f"A bug in neurodeploy: {quoted(said_by(error), MAX_ERROR)}. {remedy}", err=True)
         return BUG
+    except BaseException as error:  # of the user's code: click and neurodeploy raise none
+        click.echo(quoted(f"The model or its data raised {said_by(error)}.", MAX_ERROR), err=True)
+        return BAD_INPUT
 
 
 @contextmanager

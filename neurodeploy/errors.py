@@ -36,6 +36,15 @@ def quoted(text: str, most: int = MAX_QUOTED) -> str:
     return plain if len(plain) <= most else f"{plain[:half]}…{plain[1 - half :]}"
 
 
+def said_by(error: BaseException) -> str:
+    """Return the type and text of another's exception in one line; the type alone where its text cannot be made."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:
+        text = ""
+    return f"{type(error).__name__}: {text}".rstrip(".: ")
+
+
 class NeurodeployError(Exception):
     """Root of all errors that neurodeploy raises on purpose.
 

@@ -43,6 +43,7 @@ from neurodeploy.cli.options import (
     LEARNING_RATE,
     METHOD,
     OUT,
+    OUTPUTS,
     READOUT,
     RESUME,
     SEED,
@@ -243,7 +244,8 @@ def deploy_command(
     """
     spec = ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation)
     profile = requested_profile(target, cores)
-    check_output(out / "model.net", model, weights)
+    for written in OUTPUTS:
+        check_output(out / written, model, weights, target)
     from neurodeploy.pipeline.deploy import deploy
 
     with status("Quantising and placing"):
@@ -259,7 +261,7 @@ def deploy_command(
 @DATA_NAME
 @DATA_DIR
 @OUT
-@click.option("--bits", type=int, metavar="B", help="Width of all weights.  [default: chosen for each layer]")
+@click.option("--bits", type=click.IntRange(1), metavar="B", help="Width of all weights.  [default: chosen for each layer]")
 @METHOD
 @WEIGHTS
 @DT
@@ -296,8 +298,8 @@ def compress_command(
 
     Under torchrun, `torchrun --nproc-per-node N -m neurodeploy compress ...`, N processes train together, on one GPU each.
     """
-    for written in ("model.net", "weights.safetensors", "trained.nir", "record.npz", *CHECKPOINTS):
-        check_output(out / written, model, weights, data.partition(":")[2])
+    for written in (*OUTPUTS, *CHECKPOINTS):
+        check_output(out / written, model, weights, target, data.partition(":")[2])
     spec = ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation)
     profile = requested_profile(target, max(cores) if cores else None)
     from neurodeploy.pipeline.compress import compress, compress_to
@@ -348,7 +350,7 @@ def export_command(
     model: str, to: Path, target: str | None, bits: int | None, weights: Path | None, dt: float | None, discretisation: str | None
 ) -> int:
     """Write MODEL as a .net file, for Lava, or as a .nir file, for other libraries."""
-    check_output(to, model, weights)
+    check_output(to, model, weights, target)
     network = export(ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation), to, target, bits)
     click.echo(
         f"{len(network.layers)} layers, {network.n_neurons:,} neurons, {network.n_synapses:,} synapses: {to}", file=RESULTS.get()

@@ -34,6 +34,10 @@ DATA = f"{', '.join(DATA_SETS)}, mnist:FILE.npz, or file.py:factory"
 ENDS = ("emulator", "lava", "loihi2")
 
 
+MOST = (1 << 31) - 1
+"""Most steps, and the largest seed: all libraries take it."""
+
+
 class NumberRange(click.FloatRange):
     """A number in a range; NaN, of which no comparison holds, is in none."""
 
@@ -52,6 +56,8 @@ class OutputPath(click.Path):
         """Convert the text of an option."""
         if not str(value):
             self.fail("the path is empty; '.' is the current folder.", param, ctx)
+        if "\0" in str(value):
+            self.fail("the path holds a NUL, which no name of a file has.", param, ctx)
         return Path(str(value))
 
 
@@ -61,7 +67,7 @@ def parse_core_counts(_: click.Context, option: click.Parameter, text: str | Non
         return None
     parts = [part.strip() for part in text.split(",")]
     # isdecimal refuses signs and underscores, which int() takes
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+    if not all(part.isdecimal() and len(part) < 10 and int(part) > 0 for part in parts):
         raise click.BadParameter(f"{text!r} is not a core count, nor several separated by commas, such as 4,2,1.", param=option)
     return tuple(map(int, parts))
 
@@ -100,7 +106,10 @@ CORE_COUNTS = click.option(
     help="Cores that the network may use; several core counts are compressed one after the other.  [default: all of the chip]",
 )  # fmt: skip
 BITS = click.option(
-    "--bits", type=int, metavar="B", help="Width of a weight, sign included.  [default: the widest that the chip has]"
+    "--bits",
+    type=click.IntRange(1),
+    metavar="B",
+    help="Width of a weight, sign included.  [default: the chip's widest]",
 )
 WEIGHTS = click.option("--weights", type=Path, metavar="FILE", help="Trained weights: .safetensors, or .pt (weights only).")
 CHIP = click.option(
@@ -126,7 +135,11 @@ DEVICE = click.option(
 )
 # The defaults of these five are those of FitOptions, which would import torch to show a help text; a test compares them.
 STEPS = click.option(
-    "--steps", type=click.IntRange(1), default=12, show_default=True, help="Time steps into which a sample is encoded or cut."
+    "--steps",
+    type=click.IntRange(1, MOST),
+    default=12,
+    show_default=True,
+    help="Time steps that a sample is encoded or cut into.",
 )
 ENCODER = click.option(
     "--encoder", type=click.Choice(["rate", "latency", "direct"]), default="rate", show_default=True,
@@ -152,13 +165,17 @@ BATCH_SIZE = click.option(
     help="Batch size (built-in data sets only).  [default: 64 for digits, 16 for 128 x 128 pixels, else 256]",
 )  # fmt: skip
 RESUME = click.option("--resume", is_flag=True, help="Resume an interrupted run of the same command from its checkpoints in DIR.")
-SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed.")
+SEED = click.option("--seed", type=click.IntRange(0, MOST), default=0, show_default=True, help="Random seed.")
+
+
+OUTPUTS = ("model.net", "weights.safetensors", "trained.nir", "record.npz", "report.html", "report.json", "report.txt")
+"""Names of the files that `deploy` and `compress` write."""
 
 
 def check_output(out: Path, *inputs: str | Path | None) -> None:
     """Raise `RequestError` where a command would write over one of its own inputs."""
     for source in inputs:
-        if source and out.exists() and Path(source).exists() and out.samefile(source):
+        if source and "\0" not in str(source) and out.exists() and Path(source).exists() and out.samefile(source):
             raise RequestError(str(out), "is an input of this command, and would be replaced", remedy="Write to another path.")
 
 

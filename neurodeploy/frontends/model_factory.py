@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from neurodeploy.errors import RequestError
+from neurodeploy.errors import RequestError, said_by
 
 if TYPE_CHECKING:
     import torch
@@ -134,8 +134,10 @@ def _quoting(spec: str, what: str) -> Iterator[None]:
     """Turn exceptions of the user's code, ``sys.exit()`` too, into a `RequestError` of one line."""
     try:
         yield
-    except (Exception, SystemExit) as error:  # SystemExit is no Exception, and would end the command
-        said = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".: ")
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit and others are no Exception, and would end the command
+        said = said_by(error)
         # the innermost line of the user's own code; a syntax error names its line itself
         lines = [frame for frame in traceback.extract_tb(error.__traceback__) if not _LIBRARIES.search(frame.filename)]
         at = (

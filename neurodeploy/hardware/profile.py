@@ -313,7 +313,7 @@ class HardwareProfile:
         per_chip = self["cores_per_chip"]
         asked = (("chips", chips, self["chips"].number, self["chips"].where), ("cores", cores, self.cores, per_chip.where))
         for what, number, most, where in asked:
-            if number is not None and not 1 <= number <= most:
+            if number is not None and (not isinstance(number, int) or not 1 <= number <= most):
                 remedy = f"Give 1 to {most} {what}, or a profile with more."
                 raise RequestError(what, f"{number} is outside 1..{most}", source=where, remedy=remedy)
         # Both may be asked for at once; then the smaller number counts.

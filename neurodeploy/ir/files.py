@@ -123,6 +123,12 @@ class OutputFolder:
                 os.close(file)
                 remedy = "Wait until it ends, or give another folder."
                 raise RequestError(str(self.path), f"{owner} writes into this folder", remedy=remedy) from error
+            except OSError:  # a full disk
+                os.close(file)
+                lock.unlink(missing_ok=True)
+                with suppress(OSError):
+                    self.hidden.rmdir()
+                raise
             os.close(file)
 
     def discard(self) -> None:
@@ -190,6 +196,8 @@ def output_folder(out: str | os.PathLike[str], *files: str) -> Iterator[OutputFo
         and the error names its process.
     """
     path = Path(out)
+    if "\0" in str(path):
+        raise RequestError(str(path), "holds a NUL, which no name of a file has")
     folder, made = OutputFolder(path=path), [one for one in (path, *path.parents) if not one.exists()]
     try:
         try:

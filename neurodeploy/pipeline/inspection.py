@@ -5,12 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neurodeploy.errors import BudgetError, NeurodeployError, PlacementError, QuantizeError, RequestError
+from neurodeploy.errors import BudgetError, NeurodeployError, PlacementError, QuantizeError, RequestError, check_numbers
 from neurodeploy.frontends.assembly import NodeSupport
 from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import HardwareProfile
@@ -133,6 +133,10 @@ def inspect(
         More cores, chips or bits than the profile has.
     """
     profile = load_profile(profile)
+    asked = {"bits": 1 if bits is None else bits, "connectivity": 1.0 if connectivity is None else connectivity}
+    check_numbers(SimpleNamespace(**asked), whole={"bits": 1}, real={"connectivity": 0.0})
+    if asked["connectivity"] > 1:
+        raise RequestError("connectivity", f"is {connectivity!r}, not a share of at most 1")
     cores, bits = profile.core_count(cores, chips), default_weight_bits(profile) if bits is None else bits
     # before anything is counted: the counts include its delays
     unbalanced = network

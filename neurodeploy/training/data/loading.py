@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neurodeploy.errors import DataError, RequestError, unsupported_kind
+from neurodeploy.errors import DataError, RequestError, said_by, unsupported_kind
 from neurodeploy.frontends.model_factory import call_factory
 from neurodeploy.ir.files import load_numpy
 from neurodeploy.training.data.batches import Batches, DataSplit, Intensities
@@ -196,7 +197,42 @@ def load_from_factory(spec: str) -> DataSplit:
     if shapes[0] != shapes[1]:
         raise DataError(spec, f"train holds inputs {shapes[0]}, test {shapes[1]}")
     # classes count from 0
-    return DataSplit(train=made[0], test=made[1], input_shape=shapes[0], n_classes=largest + 1)
+    train, test = (FactoryBatches(data, f"{spec}, {half}") for half, data in zip(("train", "test"), made, strict=True))
+    return DataSplit(train=train, test=test, input_shape=shapes[0], n_classes=largest + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class FactoryBatches:
+    """The batches of a factory's data; what reading them raises becomes a `DataError`.
+
+    Attributes
+    ----------
+    data : iterable
+        Of (input, target) batches.
+    where : str
+        What errors call it.
+    """
+
+    data: Any
+    where: str
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield each batch as dense tensors."""
+        try:
+            for batch in self.data:
+                if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+                    raise DataError(self.where, f"gave {type(batch).__name__}, not a pair (input, target)")
+                try:
+                    inputs, labels = (torch.as_tensor(part) for part in batch)
+                except (TypeError, ValueError, RuntimeError) as error:
+                    raise DataError(self.where, f"gave {str(batch)[:60]}, which are not tensors") from error
+                if any(part.layout != torch.strided or part.is_meta or not part.ndim for part in (inputs, labels)):
+                    raise DataError(self.where, "gave tensors that are no dense arrays of samples")
+                yield inputs, labels
+        except (DataError, KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # also `sys.exit()`, which would end the command
+            raise DataError(self.where, f"raised {said_by(error)}") from error
 
 
 def _survey(data: Any, where: str) -> tuple[tuple[int, ...], int]:
@@ -208,13 +244,7 @@ def _survey(data: Any, where: str) -> tuple[tuple[int, ...], int]:
     if batches is data:
         raise DataError(where, "can be read only once", remedy="Return a list of batches, or a DataLoader.")
     shapes, largest = set(), -1
-    for batch in batches:
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise DataError(where, f"gave {type(batch).__name__}, not a pair (input, target)")
-        try:
-            inputs, labels = (torch.as_tensor(part) for part in batch)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise DataError(where, f"gave {str(batch)[:60]}, which are not tensors") from error
+    for inputs, labels in FactoryBatches(data, where):
         if labels.is_floating_point() or labels.shape != inputs.shape[:1] or not len(labels) or labels.min() < 0:
             raise DataError(where, f"gave {str(labels.dtype)[6:]} targets {tuple(labels.shape)}, not a class from 0 a sample")
         shapes.add(tuple(inputs.shape[1:]))
