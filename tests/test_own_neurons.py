@@ -394,7 +394,7 @@ def late(x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         (elsewhere, r"resets to -0.25 of its threshold"),
         (rectified, r"does not leak by a fixed share"),
         (softly, r"changes in the step after a spike as no reset does"),
-        (relative_to_others, r"mean adds up over other dimensions"),
+        (relative_to_others, r"gt is not supported"),
         (at_rest, r"fires without any input"),
         (growing, r"voltage_decay"),
         (late, r"ignores what arrives in the step after a spike: its reset comes late"),

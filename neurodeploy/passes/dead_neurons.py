@@ -17,7 +17,7 @@ import numpy as np
 from neurodeploy.errors import NetworkError, unsupported_kind
 from neurodeploy.ir.arrays import Mask
 from neurodeploy.ir.graph import INPUT, Connection
-from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse, Synapse
+from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse, Synapse, threshold_of
 
 Masks = Mapping[str, Mask]
 """Neurons that are kept, array (n,) of bool, by layer."""
@@ -80,17 +80,18 @@ def silent_layers(network: Network) -> dict[str, str]:
         if not active:
             sources = sorted({repr(c.source) for c in layer.connections if c.source in found})
             found[layer.name] = f"its input {', '.join(sources)} is silent" if sources else "all its weights are zero"
-            if (layer.bias <= 0).all() or not isinstance(layer.neuron, LIF):
+            if (layer.bias <= 0).all() or threshold_of(layer.neuron) is None:
                 continue
             del found[layer.name]
-        if not isinstance(layer.neuron, LIF) or any(c.source == INPUT for c in active):
+        threshold = threshold_of(layer.neuron)
+        if threshold is None or any(c.source == INPUT for c in active):
             continue
         most = sum((c.synapse.total(np.maximum(c.synapse.weight, 0.0)) for c in active), start=np.zeros(layer.n_neurons))
         with np.errstate(divide="ignore", invalid="ignore"):
             # the states to which the largest input leads, step after step; a state that forgets nothing grows without end
             current = np.where(most > 0, most / layer.neuron.current_decay, 0.0) + layer.bias
             membrane = np.where(current > 0, current / layer.neuron.voltage_decay, current)
-        if (membrane <= layer.neuron.threshold).all():
+        if (membrane <= threshold).all():
             found[layer.name] = "all its input spikes together do not reach a threshold"
     return found
 

@@ -15,7 +15,7 @@ from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.connectivity import is_convolution
 from neurodeploy.ir.files import in_memory
 from neurodeploy.ir.graph import INPUT, Connection
-from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse, Synapse
+from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse, Synapse, threshold_of
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.passes.quantize import dequantize
 
@@ -217,7 +217,7 @@ class _NeuronWriter:
     @property
     def leaks_to_bias(self) -> bool:
         """Whether the node takes the biases: a leak to v_reset + bias / d adds them to v, past a synaptic current."""
-        can = isinstance(self.layer.neuron, LIF) and bool((self.voltage_decay > 0).all())
+        can = threshold_of(self.layer.neuron) is not None and bool((self.voltage_decay > 0).all())
         return can and bool(self.layer.bias.any() and (self.current_decay != 1).any())
 
     def node(self) -> Any:
