@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         remedy = "Please report it; NEURODEPLOY_TRACEBACK=1 shows where."
         click.echo(f"A bug in neurodeploy: {quoted(said_by(error), MAX_ERROR)}. {remedy}", err=True)
         return BUG
-    except BaseException as error:  # of the user's code: click and neurodeploy raise none
+    except (SystemExit, GeneratorExit) as error:  # of the user's code: click and neurodeploy raise none
         click.echo(quoted(f"The model or its data raised {said_by(error)}.", MAX_ERROR), err=True)
         return BAD_INPUT
 

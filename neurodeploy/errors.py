@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import wraps
 from typing import Any, NoReturn, TypeVar
 
@@ -38,10 +39,9 @@ def quoted(text: str, most: int = MAX_QUOTED) -> str:
 
 def said_by(error: BaseException) -> str:
     """Return the type and text of another's exception in one line; the type alone where its text cannot be made."""
-    try:
+    text = ""
+    with suppress(Exception):
         text = " ".join(str(error).split())
-    except Exception:
-        text = ""
     return f"{type(error).__name__}: {text}".rstrip(".: ")
 
 

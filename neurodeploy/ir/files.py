@@ -125,9 +125,7 @@ class OutputFolder:
                 raise RequestError(str(self.path), f"{owner} writes into this folder", remedy=remedy) from error
             except OSError:  # a full disk
                 os.close(file)
-                lock.unlink(missing_ok=True)
-                with suppress(OSError):
-                    self.hidden.rmdir()
+                shutil.rmtree(self.hidden)
                 raise
             os.close(file)
 
