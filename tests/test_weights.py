@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,11 @@ from safetensors.torch import save_file
 from spiking import build, weights
 
 import neurodeploy as nd
+from neurodeploy.__main__ import main
 from neurodeploy.cli.options import ModelSpec
 from neurodeploy.errors import DataError, RequestError
+from neurodeploy.ir.network import LIF
+from neurodeploy.pipeline.deploy import IntegerForm
 from neurodeploy.targets.loihi.target import LOIHI
 from neurodeploy.training.checkpoint import load_weights, save_weights
 
@@ -225,6 +230,83 @@ def test_weights_compressed_for_another_network_are_refused_where_their_widths_a
     form = {"widths": {}, "largest_states": {}, "kept": {}, "levels": 1, "balances": [], "cuts": []} | changes
     save_weights(model, tmp_path / "w.safetensors", form=json.dumps(form))
     chip, spec = nd.load_profile("loihi2"), ModelSpec(name=f"{__file__}:convolutions", weights=tmp_path / "w.safetensors")
-    with pytest.raises(DataError, match=r"has widths and neurons that are not of this network. Give --bits"):
+    with pytest.raises(DataError, match=r"has a header that is damaged, or of another network: .* Give --bits"):
         spec.to_place(chip, None)
     assert spec.to_place(chip, 8) == (nd.extract(model, sample), None)
+
+
+# ------------------------------------------------------------------------------------------- headers that were changed
+
+LAYERS = {"a": 9, "b": 10, "c": 4}
+FORM: dict[str, Any] = {
+    "widths": {"a": 8, "b": 8, "c": 8}, "largest_states": {"a": 10.0, "b": 0.0}, "kept": {"b": [10, "ff80"]}, "levels": 1,
+    "balances": [{"source": "a", "targets": ["c"], "steps": 1, "by": "relays", "synapses_cost": None, "relays_cost": 0.1}],
+    "cuts": [["a", 0, [0], [9]], ["a.relay1", 0, [0], [9]], ["b", 0, [0], [9]], ["c", 1, [0], [4]]],
+}  # fmt: skip
+
+
+def skipping() -> nd.Network:
+    """Layers a, b and c, where c gets spikes of a and of b."""
+    sources = {"a": {nd.INPUT: 5}, "b": {"a": 9}, "c": {"b": 10, "a": 9}}
+    layers = []
+    for name, n in LAYERS.items():
+        synapses = {source: nd.Dense(weight=np.ones((n, n_in))) for source, n_in in sources[name].items()}
+        connections = tuple(nd.Connection(source=source, synapse=synapse) for source, synapse in synapses.items())
+        neuron = LIF(threshold=np.ones(()), current_decay=np.ones(()), voltage_decay=np.ones(()), rest=np.zeros(()))
+        layers.append(nd.Layer(name=name, shape=(n,), connections=connections, bias=np.zeros(()), neuron=neuron))
+    return nd.Network(input_shape=(5,), layers=tuple(layers), timestep_s=1e-3)
+
+
+def of_balance(**changes: Any) -> dict[str, Any]:
+    return {"balances": [FORM["balances"][0] | changes]}
+
+
+def of_cut(*cut: Any) -> dict[str, Any]:
+    return {"cuts": [*FORM["cuts"][:-1], list(cut)]}
+
+
+NOT_WHOLE = (-1, 1.5, "x", None, True, 10**18, math.nan, math.inf, [1], {})
+DAMAGED: list[Any] = [
+    *({"levels": value} for value in (0, *NOT_WHOLE)),
+    *({"widths": {"a": value}} for value in (0, *NOT_WHOLE)), {"widths": [1]}, {"widths": 3}, {"widths": {"other": 8}},
+    *({"largest_states": {"a": value}} for value in (-1, "x", None, True, 10**400, math.nan, math.inf, [1], {})),
+    {"largest_states": [1]}, {"largest_states": 3}, {"largest_states": {"other": 1.0}},
+    *({"kept": {"b": [value, "ff80"]}} for value in (0, 9, *NOT_WHOLE)),
+    *({"kept": kept} for kept in (
+        {"b": [2**33, "ff"]}, {"b": [10, "zz80"]}, {"b": [10, "ff"]}, {"b": [10, "0000"]}, {"b": [1, 2, 3]}, {"b": 3},
+        {"other": [1, "ff"]}, {"c": [4, "f0"]}, {"b": [10, 3]}, [1], 3,
+    )),
+    *(of_balance(steps=value) for value in (0, 2, 10**9, *NOT_WHOLE)),
+    *(of_balance(source=value) for value in (nd.INPUT, "other", None, [], "c")), of_balance(source=nd.INPUT, steps=3_000_000),
+    *(of_balance(by=value) for value in ("x", [], None)), *(of_balance(targets=value) for value in (["other"], 3, [[1]], [1])),
+    *(of_balance(relays_cost=value) for value in ("x", [], 10**400)), of_balance(extra=1), {"balances": FORM["balances"] * 2},
+    {"balances": [1]}, {"balances": 3}, {"balances": "ab"}, {"balances": []},
+    *(of_cut("c", value, [0], [4]) for value in (*NOT_WHOLE, 10**6, 32)),
+    *(of_cut("c", 1, [start], [stop]) for start, stop in (
+        (-10, 4), (0, 10**18), (0, 5), (4, 0), (0, 0), (None, None), (0.0, 4.0), ("a", 4), (False, 4), (0, None),
+    )),
+    of_cut("c", 1, 0, 4), of_cut("c", 1, [0, 0], [4, 1]), of_cut("c", 1, [0], []), of_cut(["c"], 1, [0], [4]), of_cut("c"),
+    of_cut("other", 1, [0], [4]), {"cuts": [*FORM["cuts"], ["c", 0, [0], [0]]]}, {"cuts": ["abcd"]}, {"cuts": 3}, {"cuts": []},
+]  # fmt: skip
+
+
+def test_a_changed_form_is_refused_whatever_was_changed() -> None:
+    network = skipping()
+    form = IntegerForm.from_json(json.dumps(FORM), network)
+    assert json.loads(form.to_json()) == FORM
+    texts = [json.dumps(FORM | changes) for changes in DAMAGED]
+    texts += [json.dumps({key: value for key, value in FORM.items() if key != missing}) for missing in FORM]
+    texts += ["", "x", "[" * 100_000, "1", "[]", "null", "{}", '{"levels": ' + "9" * 5000 + "}", json.dumps(FORM)[:50]]
+    accepted = []
+    for text in texts:
+        with suppress(ValueError):
+            IntegerForm.from_json(text, network)
+            accepted.append(text)
+    assert accepted == []
+
+
+def test_a_changed_header_ends_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_weights(convolutions()[0], tmp_path / "w.safetensors", form="[" * 100_000)
+    told = ["inspect", f"{__file__}:convolutions", "--target", "loihi2", "--weights", str(tmp_path / "w.safetensors")]
+    assert main(told) == 2
+    assert "w.safetensors: has a header that is damaged, or of another network: RecursionError" in capsys.readouterr().err

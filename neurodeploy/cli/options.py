@@ -282,9 +282,9 @@ class ModelSpec:
 
         try:
             form = IntegerForm.from_json(text, network)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except ValueError as error:
             raise DataError(
-                str(self.weights), "has widths and neurons that are not of this network",
+                str(self.weights), f"has a header that is damaged, or of another network: {error}",
                 remedy="Give --bits to round its weights to one width.",
             ) from error  # fmt: skip
         return form.quantized(in_levels(network, form.levels if levels is None else levels), profile)[1], form

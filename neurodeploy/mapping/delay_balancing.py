@@ -82,7 +82,7 @@ def balance(network: G, profile: Chip, *, bits: int = DEFAULT_WEIGHT_BITS) -> tu
         Width of the weights of a network in floats.
     """
     profile = load_profile(profile)
-    steps = _skips(network)
+    steps = skips(network)
     if not steps:
         return network, ()
     costs = _Costs(network, profile, bits, steps)
@@ -118,7 +118,7 @@ def relays_of(choices: Iterable[Balance]) -> dict[str, str]:
     }
 
 
-def _skips(network: LayerGraph[Any]) -> dict[str, int]:
+def skips(network: LayerGraph[Any]) -> dict[str, int]:
     """Largest number of steps by which spikes of a source come early, by source; only sources with early spikes."""
     steps: dict[str, int] = dict.fromkeys((INPUT, *(layer.name for layer in network)), 0)
     for layer, of_connections in zip(network, early_steps(network).values(), strict=True):

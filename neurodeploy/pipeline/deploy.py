@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import RequestError
+from neurodeploy.errors import NetworkError, RequestError
 from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Mask
@@ -20,10 +21,10 @@ from neurodeploy.ir.files import REPORT, output_folder, write_text
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.budget import Budget
-from neurodeploy.mapping.delay_balancing import Balance, balanced
+from neurodeploy.mapping.delay_balancing import Balance, balanced, skips
 from neurodeploy.mapping.place import PlannedSlice, arrange_placement, lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
-from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
+from neurodeploy.passes.dead_neurons import needed_neurons, tied_layers, trimmable, unit_mask, without_neurons
 from neurodeploy.passes.quantize import STATE_MARGIN, LayerError, quantization_errors, quantize, warnings_of
 from neurodeploy.pipeline.inspection import inspect
 from neurodeploy.report.summary import Report, summarize
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 _LEAST_MARGIN = 1.2
 """Margin on which the scales of the loss are kept: fine-tuning moves the states a little, the loss has seen the scales."""
+MAX_LEVELS = 2**32 - 1
+"""What the widest payload of a spike holds."""
 Say = Callable[[str], None]
 """Called with a line of text for the user before and after each stage."""
 
@@ -102,33 +105,84 @@ class IntegerForm:
 
     @classmethod
     def from_json(cls, text: str, network: Network) -> IntegerForm:
-        """Read what `to_json` wrote; ValueError, TypeError or KeyError where it is not of this network."""
-        read = json.loads(text)
-        kept = {
-            name: np.unpackbits(np.frombuffer(bytes.fromhex(packed), dtype=np.uint8), count=size).astype(np.bool_)
-            for name, (size, packed) in read["kept"].items()
-        }
-        balances = tuple(Balance(**{**each, "targets": tuple(each["targets"])}) for each in read["balances"])
-        cuts = tuple((name, core, Region(tuple(starts), tuple(stops))) for name, core, starts, stops in read["cuts"])
-        sizes = {layer.name: layer.n_neurons for layer in network}
-        other_masks = any(sizes.get(name) != mask.size for name, mask in kept.items())
-        if other_masks or not read["widths"].keys() <= sizes.keys():
-            raise ValueError("of another network")
-        planned = balanced(without_neurons(network, kept), balances)
-        if not {name for name, *_ in cuts} <= {layer.name for layer in planned}:
-            raise ValueError("of other layers")
+        """Read what `to_json` wrote; ValueError where it is damaged, or not of this network."""
+        try:
+            read, kept = json.loads(text), {}
+            sizes = {layer.name: layer.n_neurons for layer in network}
+            for name, (size, packed) in read["kept"].items():
+                # before anything of this size is made
+                if size != sizes[name] or len(packed) != 2 * -(-size // 8):
+                    raise ValueError(f"layer {name!r} has {sizes[name]} neurons, not {size}")
+                kept[name] = np.unpackbits(np.frombuffer(bytes.fromhex(packed), dtype=np.uint8), count=size).astype(np.bool_)
+            form = cls(
+                widths=dict(read["widths"].items()), largest_states=dict(read["largest_states"].items()), kept=kept,
+                levels=read["levels"],
+                balances=tuple(Balance(**{**each, "targets": tuple(each["targets"])}) for each in read["balances"]),
+                cuts=tuple((name, core, Region(tuple(starts), tuple(stops))) for name, core, starts, stops in read["cuts"]),
+            )  # fmt: skip
+            form._check(network)
+        except (ArithmeticError, AttributeError, LookupError, NetworkError, RecursionError, TypeError, ValueError) as error:
+            raise ValueError(str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}") from error
+        return form
+
+    def _check(self, network: Network) -> None:
+        """Raise ValueError, or what a value of another type makes fail, where the form is not one of this network."""
+
+        def whole(what: str, value: Any, least: int, most: int) -> None:
+            # bool is a kind of int in Python
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+                raise ValueError(f"{what} {value!r} is not a whole number from {least} to {most}")
+
+        def positive(what: str, value: Any) -> None:
+            # 0: of a layer without input
+            if isinstance(value, bool) or not math.isfinite(value) or value < 0:
+                raise ValueError(f"{what} {value!r} is not a number of at least 0")
+
+        names, early = {layer.name for layer in network}, skips(network)
+        whole("levels", self.levels, 1, MAX_LEVELS)
+        for choice in self.balances:
+            whole("steps", choice.steps, 1, early.get(choice.source, 0))
+            for cost in (choice.synapses_cost, choice.relays_cost):
+                math.isfinite(0.0 if cost is None else cost)  # TypeError for what is no number
+            if (
+                choice.by not in ("synapses", "relays")
+                or choice.steps != early[choice.source]
+                or not names.issuperset(choice.targets)
+            ):
+                raise ValueError(f"the delays of {choice.source!r} are of another network")
+        if len({choice.source for choice in self.balances}) < len(self.balances):
+            raise ValueError("the delays of a layer come twice")
+        self._check_kept(network)
+        whole_plan, planned = (balanced(one, self.balances) for one in (network, without_neurons(network, self.kept)))
+        if other := {*self.widths, *self.largest_states, *(name for name, *_ in self.cuts)} - {layer.name for layer in planned}:
+            raise ValueError(f"no layer {min(other)!r}")
+        for name, width in self.widths.items():
+            whole(f"the width of {name!r}", width, 1, 64)
+        for name, state in self.largest_states.items():
+            positive(f"the largest state of {name!r}", state)
+        n_neurons = sum(layer.n_neurons for layer in whole_plan)
         for layer in planned:
             covered = np.zeros(grid_of(layer), dtype=np.int64)
-            for region in (region for name, core, region in cuts if name == layer.name and core >= 0):
-                if len(region.starts) != covered.ndim or len(region.stops) != covered.ndim:
-                    raise ValueError("of layers of another shape")
+            for core, region in ((core, region) for name, core, region in self.cuts if name == layer.name):
+                whole("core", core, 0, n_neurons - 1)  # a core of a plan has a neuron at least
+                for start, stop, side in zip(region.starts, region.stops, covered.shape, strict=True):
+                    whole(f"the first neuron of a slice of {layer.name!r}", start, 0, side - 1)
+                    whole(f"the end of a slice of {layer.name!r}", stop, start + 1, side)
                 covered[region.box] += 1
             if not (covered == 1).all():
-                raise ValueError("of layers of another size")
-        return cls(
-            widths=read["widths"], largest_states=read["largest_states"], kept=kept, levels=read["levels"],
-            balances=balances, cuts=cuts,
-        )  # fmt: skip
+                raise ValueError(f"some neurons of {layer.name!r} are on no core, or on several")
+
+    def _check_kept(self, network: Network) -> None:
+        """Raise ValueError where other neurons would be left out than `needed_neurons` can name."""
+        if other := self.kept.keys() - set(trimmable(network)):
+            raise ValueError(f"layer {min(other)!r} keeps all its neurons")
+        units = {name: unit_mask(mask, network[name]) for name, mask in self.kept.items()}
+        for name, mask in self.kept.items():
+            if not mask.any() or (np.repeat(units[name], mask.size // units[name].size) != mask).any():
+                raise ValueError(f"layer {name!r} keeps no neuron, or a part of a channel")
+        for tied in tied_layers(network):
+            if len({tuple(units[name]) if name in units else None for name in tied}) > 1:
+                raise ValueError(f"layers {', '.join(map(repr, tied))} keep other channels than each other")
 
 
 def deploy(
