@@ -6,8 +6,10 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,3 +169,51 @@ def test_a_file_in_which_anything_was_changed_is_refused(tmp_path: Path) -> None
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"is not of a training run .* Start over"):
         load_state(path)
+
+
+JUNK = (None, 3, "x", [], {}, -1, 10**30, 1.5, True)
+
+
+def forgeries(state: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """States with a value changed or left out, which `save_state` writes with a checksum that matches."""
+    for key in ("ended", "history", "model", "position", "finished", "optimizer", "overruns", "prices", "order"):
+        yield f"no {key}", {name: value for name, value in state.items() if name != key}
+        for junk in JUNK:
+            # an interrupted run has none of these yet
+            if not (key in ("overruns", "prices") and junk == {}) and not (key == "ended" and junk is True):
+                yield f"{key} {junk!r}", state | {key: junk}
+    for key in ("phase", "epoch", "step", "loss", "correct", "samples", "seconds"):
+        yield f"position without {key}", state | {"position": {k: v for k, v in state["position"].items() if k != key}}
+        for junk in (None, "x", [], -1 if key in ("epoch", "step", "samples") else {}, {}, *([10**30] if key == "step" else [])):
+            yield f"position {key} {junk!r}", state | {"position": state["position"] | {key: junk}}
+    for key in state["history"][0]:
+        yield f"history without {key}", state | {"history": [{k: v for k, v in state["history"][0].items() if k != key}]}
+        yield f"history {key} 'x'", state | {"history": [state["history"][0] | {key: "x"}]}
+    yield "history of two", state | {"history": state["history"] * 2}
+    yield "ended early", state | {"ended": True}
+    for key in ("begun", "random"):
+        yield f"order {key}", state | {"order": state["order"] | {key: {}}}
+
+
+def test_a_checkpoint_that_was_forged_is_refused(tmp_path: Path) -> None:
+    checkpoint, options = Checkpoint(path=tmp_path / "run.safetensors", every_s=0), replace(SHORT, epochs_dense=3)
+    with pytest.raises(BrokenError):
+        fit(build(12, 5, 3), None, few(), options, progress=broken_at("dense", 1, 0), checkpoint=checkpoint)
+    whole = load_state(checkpoint.path)
+    forged: list[tuple[str, Any]] = [(f"state {name}", whole | {"state": state}) for name, state in forgeries(whole["state"])]
+    forged += [(f"state {junk!r}", whole | {"state": junk}) for junk in JUNK]
+    forged += [(f"fingerprint {junk!r}", whole | {"fingerprint": junk}) for junk in JUNK if junk != {}]
+    forged += [(f"without {key}", {name: value for name, value in whole.items() if name != key}) for key in whole]
+    forged += [(repr(junk), junk) for junk in JUNK]
+    told, model = {}, build(12, 5, 3)
+    for name, state in forged:
+        save_state(state, checkpoint.path)
+        told[name] = "accepted"
+        try:
+            fit(model, None, few(), options, checkpoint=replace(checkpoint, every_s=3600), resume=True)
+        except Exception as error:
+            told[name] = f"{type(error).__name__}: {error}"
+    assert {name: text for name, text in told.items() if "run.safetensors: is not of a training run" not in text} == {}
+    save_state(whole, checkpoint.path)
+    _, history = fit(model, None, few(), options, checkpoint=checkpoint, resume=True)
+    assert len(history) == 3

@@ -15,7 +15,8 @@ import textwrap
 import time
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -27,7 +28,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from neurodeploy.compression.module_weights import is_decay, learn_decays
-from neurodeploy.errors import DataError, RequestError, TrainingError
+from neurodeploy.errors import DataError, NeurodeployError, RequestError, TrainingError
+from neurodeploy.ir.arrays import memory_shortage
 from neurodeploy.ir.files import CHECKPOINTS, REPORT, excess, installed_version, replacing
 
 _MAX_COMPARED_WHOLE = 4
@@ -82,12 +84,14 @@ class Checkpoint:
         if not path.exists():
             return None
         kept = load_state(path)
+        with refusing_damage(path):
+            state: dict[str, Any] = dict(kept["state"].items())
+            kept["fingerprint"].items()
         if mismatch := _first_mismatch("", kept["fingerprint"], fingerprint):
             raise TrainingError(
                 str(path), f"belongs to a run with {mismatch}",
                 remedy="Use the same model, data and options, or start over without resuming.",
             )  # fmt: skip
-        state: dict[str, Any] = kept["state"]
         return state
 
 
@@ -131,6 +135,23 @@ def _write(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str
         raise DataError(str(path), f"cannot be written ({' '.join(str(error).split())[:120]})") from error
 
 
+@contextmanager
+def refusing_damage(path: str | Path) -> Iterator[None]:
+    """Turn what a damaged file of a training run makes fail in the block into one DataError."""
+    try:
+        yield
+    except NeurodeployError:
+        raise
+    # besides the first three: a changed file whose checksum was made to match
+    except (
+        OSError, SafetensorError, ValueError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError
+    ) as error:  # fmt: skip
+        if memory_shortage(error):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".removeprefix("ValueError: ").split())[:120]
+        raise DataError(str(path), f"is not of a training run ({reason})", remedy=_START_OVER) from error
+
+
 def load_state(path: str | Path) -> dict[str, Any]:
     """Read what `save_state` wrote; no code in the file is run.
 
@@ -139,7 +160,7 @@ def load_state(path: str | Path) -> dict[str, Any]:
     DataError
         No such file, or not one of a training run of this version.
     """
-    try:
+    with refusing_damage(path):
         with safe_open(str(path), framework="pt") as file:
             header = file.metadata() or {}
             # a copy: the tensors may map the file, which the next checkpoint replaces
@@ -151,11 +172,7 @@ def load_state(path: str | Path) -> dict[str, Any]:
         checksum = header.pop("checksum")
         if _checksum(header, tensors) != checksum:
             raise ValueError("its checksum does not match: it was damaged or changed")
-        state: dict[str, Any] = _from_json(json.loads(header["state"]), tensors)
-    # the last five: a changed file whose checksum was made to match
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise DataError(str(path), f"is not of a training run ({reason})", remedy=_START_OVER) from error
+        state = dict(_from_json(json.loads(header["state"]), tensors).items())
     return state
 
 

@@ -350,4 +350,8 @@ class Order:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next epoch be the one in which `state_dict` was taken."""
+        # as `epoch` will: a state that cannot be restored fails here
+        for random_states in (state["random"], state["begun"]["random"]):
+            set_random_state(random_states)
+        self._generator.set_state(state["begun"]["order"])
         self._resumed = state

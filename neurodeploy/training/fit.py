@@ -25,7 +25,7 @@ from neurodeploy.errors import TrainingError
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.simulation.records import EpochRecord
 from neurodeploy.targets import arithmetic_named, arithmetic_of
-from neurodeploy.training.checkpoint import Checkpoint
+from neurodeploy.training.checkpoint import Checkpoint, refusing_damage
 from neurodeploy.training.dense_training import dense_model, trains_as_called
 from neurodeploy.training.distributed import Order, Replicas, seeded, together
 from neurodeploy.training.encoders import read_out, spikes_of
@@ -310,8 +310,9 @@ class _FitRun(Learner):
             kept = self.replicas.of_first(lambda: checkpoint.read(self.fingerprint))
         try:
             with seeded(self.options.seed), in_mode(self.model, training=True):
-                if kept is not None:
-                    self._restore(kept)
+                if checkpoint is not None and kept is not None:
+                    with refusing_damage(checkpoint.path):
+                        self._restore(kept)
                 if kept is None or not kept["ended"]:
                     self._phases()
         # BaseException: Ctrl-C too
@@ -352,10 +353,11 @@ class _FitRun(Learner):
             raise TrainingError("model", "has no parameters to train")
         # A new one for each phase: it starts without the moments of the phase before.
         optimizer = self.options.optimizer(trainable, self.options.learning_rate)
-        if self.kept is None:
+        if self.kept is None or self.checkpoint is None:
             self.position = _Position(phase=phase)
         else:
-            optimizer.load_state_dict(self.kept["optimizer"])
+            with refusing_damage(self.checkpoint.path):
+                optimizer.load_state_dict(self.kept["optimizer"])
             self.kept = None
         while self.position.epoch < epochs:
             record = self._epoch(epochs, optimizer)
@@ -451,12 +453,15 @@ class _FitRun(Learner):
         }
 
     def _restore(self, kept: Mapping[str, Any]) -> None:
-        """Restore the state at which the checkpoint was written."""
+        """Restore the state at which the checkpoint was written; what cannot be one of this run fails with any error."""
         self.history = [EpochRecord(**record) for record in kept["history"]]
+        self._check(kept)
         if kept.get("teacher") is not None:
             self.teacher = Teacher(self.model, self.options)
             self.teacher.model.load_state_dict(kept["teacher"])
-        self.model.load_state_dict(kept["model"])
+        # the last finished epoch first: it has to fit, too, should the run break off again
+        for state in (kept["model"] if kept["ended"] else kept["finished"], kept["model"]):
+            self.model.load_state_dict(state)
         if self.pruning is not None:
             self.pruning.load_state_dict(kept["pruning"])
         if kept["ended"]:
@@ -465,3 +470,25 @@ class _FitRun(Learner):
         self.kept, self.position = kept, _Position(**kept["position"])
         self.finished, self.overruns, self.prices = dict(kept["finished"]), kept["overruns"], kept["prices"]
         self.order.load_state_dict(kept["order"])
+
+    def _check(self, kept: Mapping[str, Any]) -> None:
+        """Raise ValueError, or what a missing or other value makes fail, where the checkpoint is not at a place of this run."""
+        at = {} if kept["ended"] is True else kept["position"]
+        epochs = [("dense", k) for k in range(self.options.epochs_dense)]
+        if self.pruning is not None:
+            epochs += [("compress", k) for k in range(self.options.epochs_compress)]
+            epochs += [("finetune", k) for k in range(self.options.epochs_finetune)]
+        done = epochs[: epochs.index((at["phase"], at["epoch"]))] if at else epochs
+        if [(record.phase, record.epoch) for record in self.history] != done or not isinstance(kept["ended"], bool):
+            raise ValueError("its epochs are not those of the run")
+        whole = [one["epoch"] for one in (*kept["history"], *([at] if at else []))]
+        real = [value for record in self.history for part in (record.overruns, record.multipliers) for value in part.values()]
+        real += [value for one in self.history for value in (one.loss, one.train_accuracy, one.connectivity, one.seconds)]
+        real += [one.test_accuracy for one in self.history if one.test_accuracy is not None]
+        if at:
+            whole += [at["step"], at["samples"]]
+            real += [at["loss"], at["correct"], at["seconds"], *kept["overruns"].values(), *kept["prices"].values()]
+            if not 1 <= at["step"] <= self.order.n_batches or at["samples"] < 1:
+                raise ValueError("its step is none of the run")
+        if not all(type(value) is int for value in whole) or not all(type(value) in (int, float) for value in real):
+            raise ValueError("its numbers are not those of a run")
