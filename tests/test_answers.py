@@ -93,7 +93,7 @@ def test_stdout_has_the_result_alone_and_stderr_what_the_model_prints(here: Path
 def test_quiet_leaves_one_line_of_an_error_on_stderr(here: Path) -> None:
     answer = started("--quiet", "compress", "noisy.py:fails", "--target", "tiny", "--data", "digits", "--out", "o", folder=here)
     assert (answer.returncode, answer.stdout) == (2, "")
-    assert answer.stderr == "RequestError: noisy.py:fails: raised ValueError: no such luck.\n"
+    assert answer.stderr == "RequestError: noisy.py:fails: raised ValueError: no such luck (noisy.py, line 19).\n"
 
 
 def test_a_reader_that_leaves_and_a_full_disk_are_no_bugs(here: Path) -> None:
