@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import tarfile
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -190,12 +191,18 @@ HEADERS = {
     "code": b"{'descr': __import__('os'), 'fortran_order': False, 'shape': (3,), }\n",
     "objects": b"{'descr': '|O', 'fortran_order': False, 'shape': (3,), }\n",
     "nested": b"(" * 1000 + b"\n",
+    "things of no size": b"{'descr': '|V0', 'fortran_order': False, 'shape': (12, 10000000000), }\n",
+    "texts of no size": b"{'descr': '<U0', 'fortran_order': False, 'shape': (12, 100000000), }\n",
+    "bytes of no size": b"{'descr': '|S0', 'fortran_order': False, 'shape': (10000000000,), }\n",
+    "records": b"{'descr': [], 'fortran_order': False, 'shape': (12, 10000000000), }\n",
+    "complex numbers": b"{'descr': '<c8', 'fortran_order': False, 'shape': (3,), }\n",
+    "none of very many": b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000, 12, 0), }\n",
 }
 
 
 def with_header(header: bytes, path: Path) -> None:
     """Write an .npy file with this header."""
-    path.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(100))
+    path.write_bytes(npy_bytes(header) + bytes(97))
 
 
 def bomb(path: Path) -> None:
@@ -206,6 +213,42 @@ def bomb(path: Path) -> None:
     ):
         for _ in range(300):
             member.write(bytes(1 << 20))
+
+
+def archived(members: Mapping[str, bytes], path: Path, packing: int = zipfile.ZIP_STORED) -> None:
+    """Write an archive with these members besides an array `a`."""
+    with zipfile.ZipFile(path, "w", packing) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that occur twice
+        for name, content in (("a.npy", npy_bytes(b"")), *members.items()):
+            archive.writestr(name, content)
+
+
+def npy_bytes(header: bytes) -> bytes:
+    """An .npy file with this header; for none, of three numbers."""
+    header = header or b"{'descr': '|u1', 'fortran_order': False, 'shape': (3,), }\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(3)
+
+
+def understate(path: Path) -> None:
+    """Write an archive whose member is packed by bzip2 and holds 0.2 GB, though it says that it holds 100 bytes."""
+    archived({"x.npy": bytes(200 << 20)}, path, zipfile.ZIP_BZIP2)
+    content = bytearray(path.read_bytes())
+    for at in (content.rindex(b"PK\x01\x02") + 24, content.rindex(b"PK\x03\x04") + 22):
+        content[at : at + 4] = struct.pack("<I", 100)
+    path.write_bytes(content)
+
+
+ARCHIVES: Mapping[str, Callable[[Path], None]] = {
+    "no array": partial(archived, {"x.npy": b"hello world"}),
+    "empty": partial(archived, {"x.npy": b""}),
+    "no ending": partial(archived, {"x": npy_bytes(b"")}),
+    "twice": partial(archived, {"a.npy": npy_bytes(b"")}),
+    "bzip2": partial(archived, {}, packing=zipfile.ZIP_BZIP2),
+    "LZMA": partial(archived, {}, packing=zipfile.ZIP_LZMA),
+    "bzip2 of more": understate,
+    **{f"{kind} beside": partial(archived, {"x.npy": npy_bytes(header)}) for kind, header in HEADERS.items()},
+}
+"""Archives of arrays, of which one cannot be read or is not one that NumPy writes."""
 
 
 # ---------------------------------------------------------------------------------------------- weights
@@ -302,7 +345,7 @@ CORPUS: Mapping[str, Mapping[str, Callable[[Path], Any]]] = {
     "net": {kind: partial(made, kind) for kind in MADE} | {"cut": cut},
     "nir": {kind: partial(made, kind) for kind in MADE} | {"listed types": with_listed_types, "cut": cut},
     "npy": {kind: partial(with_header, header) for kind, header in HEADERS.items()},
-    "npz": {"bomb": bomb, "cut": cut},
+    "npz": {"bomb": bomb, "cut": cut, **ARCHIVES},
     "pt": {**WEIGHTS, "in parts": in_parts, "cut": cut},
     "checkpoint": {"cut": cut},
     "safetensors": {"cut": cut},

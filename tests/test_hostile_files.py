@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.hostile import HEADERS, MADE, WEIGHTS, bomb, made, repack, with_header, write_chain
+from benchmarks.hostile import ARCHIVES, HEADERS, MADE, WEIGHTS, bomb, made, repack, with_header, write_chain
 from neurodeploy.__main__ import main
 from neurodeploy.errors import DataError
 from neurodeploy.ir.files import load_numpy, replacing
@@ -47,6 +47,14 @@ def test_headers_of_numpy_files_that_cannot_be_read_are_refused(kind: str, tmp_p
     path = tmp_path / "spikes.npy"
     with_header(HEADERS[kind], path)
     with pytest.raises(DataError, match="is not a NumPy file of numbers"):
+        load_numpy(path)
+
+
+@pytest.mark.parametrize("kind", ARCHIVES)
+def test_archives_of_what_numpy_does_not_write_are_refused(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    ARCHIVES[kind](path)
+    with pytest.raises(DataError, match=r"data\.npz: is not a NumPy file of numbers \(.+\)\.$"):
         load_numpy(path)
 
 

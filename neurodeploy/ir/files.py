@@ -6,22 +6,20 @@ import atexit
 import fcntl
 import io
 import json
+import math
 import os
 import select
 import shutil
-import struct
 import subprocess
 import sys
 import threading
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from neurodeploy.errors import DataError, NeurodeployError, RequestError
 
@@ -234,10 +232,8 @@ def _process_exists(process_id: int) -> bool:
     """Whether a process with this number is running, whoever owns it."""
     try:
         os.kill(process_id, 0)  # signal 0 checks and sends nothing
-    except (ProcessLookupError, OverflowError):  # OverflowError: too large for any process
-        return False
-    except OSError:  # it exists and belongs to another user
-        pass
+    except (OSError, OverflowError) as error:  # OverflowError: too large for any process
+        return isinstance(error, PermissionError)  # it exists and belongs to another user
     return True
 
 
@@ -320,13 +316,6 @@ def excess(declared_bytes: int, path: str | os.PathLike[str]) -> str:
     return f"declares {declared_bytes / 1e9:.1f} GB of data in a file of {stored / 1e3:.0f} kB"
 
 
-_NUMPY_ERRORS = (
-    OSError, ValueError, EOFError, KeyError, MemoryError, OverflowError, RuntimeError, SyntaxError, TypeError,
-    struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
-"""What NumPy raises on damaged files."""
-
-
 def load_numpy(path: str | os.PathLike[str]) -> NDArray[Any] | dict[str, NDArray[Any]]:
     """Read the array of an .npy file, or the arrays of an .npz file by name; no code in the file is run.
 
@@ -337,22 +326,40 @@ def load_numpy(path: str | os.PathLike[str]) -> NDArray[Any] | dict[str, NDArray
     """
     import numpy as np  # takes longer than a command that only looks for a file
 
+    npy: Any = np.lib.format  # has no types
+
+    def array_in(file: IO[bytes], n_bytes: int) -> NDArray[Any]:
+        if file.read(6) != npy.MAGIC_PREFIX:
+            raise ValueError("it does not begin as one")
+        file.seek(0)
+        shape, _, dtype = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(file)](file)
+        if dtype.kind not in "biufU" or not dtype.itemsize:  # texts: a record's facts. Things of no size would have no end
+            raise ValueError(f"it holds {'Python objects' if dtype.hasobject else dtype}")
+        declared = dtype.itemsize * math.prod(max(side, 1) for side in shape)  # a side of 0 does not make the others small
+        if declared > max(n_bytes, MAX_DECLARED_BYTES):
+            raise ValueError(f"it declares {declared / 1e9:.1f} GB of data, and holds {n_bytes / 1e3:.0f} kB")
+        file.seek(0)
+        return np.asarray(npy.read_array(file, allow_pickle=False))  # a pickle could run code
+
     if why := absence(path):
         raise DataError(str(path), why)
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                declared = sum(member.file_size for member in archive.infolist())
-            if why := excess(declared, path):
+        if not zipfile.is_zipfile(path):
+            with Path(path).open("rb") as single:
+                return array_in(single, Path(path).stat().st_size)
+        arrays = {}
+        with zipfile.ZipFile(path) as archive:
+            if why := excess(sum(member.file_size for member in archive.infolist()), path):
                 raise ValueError(f"it {why}")
-            with np.load(path, allow_pickle=False) as arrays:  # a pickle could run code
-                return {name: arrays[name] for name in arrays.files}
-        with Path(path).open("rb") as file:
-            if file.read(6) != np.lib.format.MAGIC_PREFIX:  # NumPy would take it for a pickle
-                raise ValueError("it does not begin as one")
-        array: NDArray[Any] = np.load(path, allow_pickle=False, mmap_mode="r")  # maps the file, which has to hold all of it
-        return np.array(array)
-    except _NUMPY_ERRORS as error:
+            for member in archive.infolist():
+                name, packing = member.filename.removesuffix(".npy"), member.compress_type
+                # other packings unpack whatever their bytes hold before a size is looked at
+                if name == member.filename or name in arrays or packing not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise ValueError(f"its member {member.filename} is not one that NumPy writes, or occurs twice")
+                with archive.open(member) as file:
+                    arrays[name] = array_in(file, member.file_size)
+        return arrays
+    except Exception as error:  # NumPy raises almost anything on damaged bytes
         raise DataError(str(path), f"is not a NumPy file of numbers ({' '.join(str(error).split())[:120]})") from error
 
 
@@ -366,14 +373,12 @@ from h5py import h5d, h5o, h5t
 SLACK = 512 << 20  # memory besides what the file declares
 plain = (h5t.TypeIntegerID, h5t.TypeFloatID, h5t.TypeEnumID, h5t.TypeStringID)
 own_filters = {1, 2, 3, 4, 5, 6, 32000}  # deflate, shuffle, fletcher32, szip, nbit, scaleoffset, lzf
-class Refused(Exception):
-    pass
+class Refused(Exception): pass
 def limit(n_bytes):
     with open("/proc/self/statm") as file:
         own = int(file.read().split()[0]) * resource.getpagesize()
     most = resource.getrlimit(resource.RLIMIT_AS)[1]
-    wanted = own + SLACK + n_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))
+    resource.setrlimit(resource.RLIMIT_AS, (min(own + SLACK + n_bytes, most % 2**64), most))  # -1 is no limit
 def check(group, seen):
     declared = 0
     for key in group:
@@ -385,9 +390,8 @@ def check(group, seen):
         if address in seen:  # no writer does it, and a few such groups make more paths than any reader can follow
             raise Refused(f"has {name} under two names")
         seen.add(address)
-        if isinstance(item, h5py.Group):
-            declared += check(item, seen)
         if not isinstance(item, h5py.Dataset):
+            declared += check(item, seen) if isinstance(item, h5py.Group) else 0
             continue
         created = item.id.get_create_plist()
         others = {created.get_filter(n)[0] for n in range(created.get_nfilters())} - own_filters
@@ -402,7 +406,8 @@ def check(group, seen):
         declared += item.id.get_type().get_size() * max(chunk, item.size or 0)
     return declared
 def read(name, stored, get):
-    if not isinstance(stored.get_type(), plain):
+    kind = stored.get_type()
+    if not isinstance(kind, plain):
         return
     try:
         value = get()
@@ -410,7 +415,6 @@ def read(name, stored, get):
         raise Refused(f"is damaged, or too large: {name} cannot be read ({error})")
     except Exception:
         return  # harmless: the reader proper meets the same error, and reports it
-    kind = stored.get_type()
     if isinstance(kind, h5t.TypeStringID) and kind.is_variable_str():
         texts = value.flat if hasattr(value, "flat") else [value]
         length = sum(len(text) for text in texts if isinstance(text, (bytes, str)))
@@ -423,8 +427,7 @@ def visit(name, item):
         read(name, item.id, lambda: item[()])
 print(flush=True)  # tells the parent that the slow imports are done
 for line in sys.stdin:
-    declared, damage = 0, ""
-    path, *limits = json.loads(line)
+    declared, damage, (path, *limits) = 0, "", json.loads(line)
     limit(0)  # a damaged size can ask for any amount of memory
     try:
         stored_bytes = os.stat(path).st_size
@@ -434,10 +437,8 @@ for line in sys.stdin:
                 limit(2 * declared)  # as stored, and as an array
                 visit("", file)
                 file.visititems(visit)
-    except Refused as error:
-        damage = str(error)
     except Exception as error:  # what lies behind it was not read, and could hang
-        damage = f"is damaged: {error}"
+        damage = str(error) if isinstance(error, Refused) else f"is damaged: {error}"
     print(json.dumps([declared, " ".join(damage.split())]), flush=True)
 """
 
@@ -468,11 +469,10 @@ for line in sys.stdin:
 
     def close(self) -> None:
         """End the child."""
-        if self._child is None:
-            return
-        self._child.kill()
-        self._child.communicate()  # waits for its end, so that no zombie stays, and closes the pipes
-        self._child = None
+        if self._child is not None:
+            self._child.kill()
+            self._child.communicate()  # waits for its end, so that no zombie stays, and closes the pipes
+            self._child = None
 
     def _start(self) -> None:
         modules = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)  # so that it finds the same h5py
