@@ -174,10 +174,11 @@ class IntegerForm:
 
     def _check_kept(self, network: Network) -> None:
         """Raise ValueError where other neurons would be left out than `needed_neurons` can name."""
-        if other := self.kept.keys() - set(trimmable(network)):
+        cut = {name: mask for name, mask in self.kept.items() if not mask.all()}
+        if other := cut.keys() - set(trimmable(network)):
             raise ValueError(f"layer {min(other)!r} keeps all its neurons")
-        units = {name: unit_mask(mask, network[name]) for name, mask in self.kept.items()}
-        for name, mask in self.kept.items():
+        units = {name: unit_mask(mask, network[name]) for name, mask in cut.items()}
+        for name, mask in cut.items():
             if not mask.any() or (np.repeat(units[name], mask.size // units[name].size) != mask).any():
                 raise ValueError(f"layer {name!r} keeps no neuron, or a part of a channel")
         for tied in tied_layers(network):
