@@ -101,7 +101,8 @@ def assert_loads_are_a_slow_routers(placement: Placement) -> None:
     expected = np.zeros((3, 2, 3, 4))
     for at, spikes in loads.items():
         expected[at] = spikes
-    np.testing.assert_allclose(traffic.on_links(), expected, atol=1e-9)
+    used = np.unique([tile(piece.core)[0] for piece in placement.slices])
+    np.testing.assert_allclose(traffic.on_links(), expected[used], atol=1e-9)
     assert traffic.spike_hops() == pytest.approx(hops)
     assert traffic.between_chips() == pytest.approx(leaving)
 

@@ -85,8 +85,30 @@ def test_a_limit_is_a_whole_number_above_zero(load_chip: Callable[[str], Any], v
 
 
 def test_a_limit_is_no_number_that_overflows_what_is_calculated_from_it(load_chip: Callable[[str], Any]) -> None:
-    with pytest.raises(ProfileError, match=r"^chip\.yaml: chips: is above 1,099,511,627,776, more than any chip has\.$"):
-        load_chip(tiny_with("chips", value=10**30))
+    with pytest.raises(
+        ProfileError, match=r"^chip\.yaml: neurons_per_core: is above 1,099,511,627,776, more than any chip has\.$"
+    ):
+        load_chip(tiny_with("neurons_per_core", value=10**30))
+    with pytest.raises(ProfileError, match=r"^chip\.yaml: chips: is above 1,048,576, more than any board has\.$"):
+        load_chip(tiny_with("chips", value=30_000_000))
+
+
+@pytest.mark.parametrize(
+    "tagged", ["!!int ''", "!!int '_'", "!!float ''", "!!float '_'", "!!bool 'x'", "!!timestamp 'x'", "!!timestamp '2020-13-45'"]
+)
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_value_that_its_tag_does_not_fit_is_refused(load_chip: Callable[[str], Any], tagged: str, whole: bool) -> None:
+    with pytest.raises(
+        ProfileError, match=r"^[^\n]*chip\.yaml: is not plain YAML: (a value does not fit its tag|month must be [^\n]*)\.$"
+    ):
+        load_chip(tagged if whole else tiny_with("chips", value="HERE").replace("HERE", tagged))
+
+
+@pytest.mark.parametrize("merged", ["{value: 7}", "[{value: 7}, {unit: cores}]"])
+def test_mappings_are_not_merged(load_chip: Callable[[str], Any], merged: str) -> None:
+    """The merged keys may repeat others, of which YAML keeps the last."""
+    with pytest.raises(ProfileError, match=r"chip\.yaml: is not plain YAML: merged mappings \(<<\) are not allowed"):
+        load_chip(tiny_with("chips", value="HERE").replace("value: HERE", f"value: 1\n  <<: {merged}"))
 
 
 @pytest.mark.parametrize("number", ["9" * 5000, "-0x" + "f" * 5000, "0b" + "1" * 65])

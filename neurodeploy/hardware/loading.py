@@ -26,6 +26,8 @@ MAX_VALUE = 1 << 40
 """Largest number in a profile: more than any chip has, and few enough bits for sums over many cores to fit into 64."""
 MAX_DIGITS = 64
 """Digits of an integer in a YAML file; Python refuses to print integers of several thousand digits."""
+MAX_CHIPS = 1 << 20
+"""Most chips of a board: positions are calculated for all of them. The largest board of the shipped profiles has 1,152."""
 MAX_WIDTH = 32
 """Widest weight or index, in bits."""
 ENCODING_NAMES: tuple[str, ...] = get_args(Encoding)
@@ -88,7 +90,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML loader that also refuses repeated keys, aliases and gigantic integers."""
+    """Safe YAML loader that also refuses repeated and merged keys, aliases and gigantic integers."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):  # a few lines of nested aliases unfold to more than any memory holds
@@ -98,6 +100,8 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[tuple[str, str]] = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.tag == "tag:yaml.org,2002:merge":  # a key of the other mapping and one of this may be the same
+                raise yaml.constructor.ConstructorError(None, None, "merged mappings (<<) are not allowed", key.start_mark)
             # With the tag, because 1 and '1' are different keys.
             if (key.tag, key.value) in seen:  # YAML itself would silently keep the last value
                 raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} occurs twice", key.start_mark)
@@ -131,9 +135,10 @@ def _read_mapping(path: Path) -> Mapping[str, Any]:
         raise ProfileError(str(path), f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ProfileError(str(path), f"is not UTF-8 text ({error.reason} at byte {error.start})") from error
-    # PyYAML lets errors of Python's pass: RecursionError on deep nesting, ValueError on a date such as 2020-13-45.
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
-        raise ProfileError(str(path), f"is not plain YAML: {' '.join(str(error).split())[:200]}") from error
+    # PyYAML lets errors of Python's pass: RecursionError on deep nesting, IndexError on !!int '', KeyError on !!bool 'x'.
+    except Exception as error:
+        what = "a value does not fit its tag" if isinstance(error, LookupError | AttributeError) else str(error)
+        raise ProfileError(str(path), f"is not plain YAML: {' '.join(what.split())[:200]}") from error
     if not isinstance(data, dict):
         raise ProfileError(str(path), f"is {_describe(data)}, not a mapping of keys to numbers")
     return data
@@ -235,7 +240,7 @@ class _Entry:
     def _value(self, value: Any) -> Value:
         match self.spec.kind:
             case "whole":
-                return self._positive(value)
+                return self._positive(value, MAX_CHIPS if self.key == "chips" else MAX_VALUE)
             case "per core":
                 a_core_each = "numbers, one for each core of a chip"
                 return self._whole_numbers(value, a_core_each) if isinstance(value, list) else self._positive(value)
@@ -284,7 +289,7 @@ class _Entry:
             raise ProfileError(self.where, f"names {', '.join(value)} are not distinct")
         return tuple(value)
 
-    def _positive(self, value: Any) -> int:
+    def _positive(self, value: Any, most: int = MAX_VALUE) -> int:
         remedy = "Give a whole number above zero."
         # bool is a subclass of int: YAML's `yes` would pass as 1.
         if isinstance(value, bool) or not isinstance(value, int):
@@ -292,8 +297,8 @@ class _Entry:
             raise ProfileError(self.where, what, remedy=remedy)
         if value <= 0:
             raise ProfileError(self.where, f"is {value:,}", remedy=remedy)
-        if value > MAX_VALUE:
-            raise ProfileError(self.where, f"is above {MAX_VALUE:,}, more than any chip has")
+        if value > most:
+            raise ProfileError(self.where, f"is above {most:,}, more than any {'board' if self.key == 'chips' else 'chip'} has")
         return value
 
 
@@ -335,7 +340,7 @@ def profile_schema() -> dict[str, Any]:
             "description": f"{spec.meaning}, in {spec.unit}",
             "type": "object",
             "properties": {
-                "value": _VALUE_SCHEMAS[spec.kind],
+                "value": _VALUE_SCHEMAS[spec.kind] | ({"maximum": MAX_CHIPS} if key == "chips" else {}),
                 "unit": {"const": spec.unit},
                 "source": {**_TEXT, "description": "the document or code that states the number"},
                 "assumption": {**_TEXT, "description": "what is assumed, and why, where nothing states it"},

@@ -332,7 +332,7 @@ class Traffic:
         return float(self.links.spikes[inside][crosses].sum())
 
     def on_links(self) -> NDArray[np.float64]:
-        """(chips, rows, columns, 4): spikes a step over the links of each tile to its east, west, south and north.
+        """(used chips, rows, columns, 4): spikes a step over the links of each tile to its east, west, south and north.
 
         Spikes travel along the row first, then along the column; only spikes within a chip are counted.
         """
@@ -372,9 +372,10 @@ def link_loads(flow: Flow, position: NDArray[np.int64], mesh: Mesh) -> NDArray[n
     columns, rows = mesh.columns_and_rows
     at = mesh.position(position)
     a, b = flow.source, flow.target
-    same = at.chip[a] == at.chip[b]
+    used, chip = np.unique(at.chip, return_inverse=True)  # a board may have far more chips than the network takes
+    same = chip[a] == chip[b]
     a, b, spikes = a[same], b[same], flow.spikes[same]
-    loads = np.zeros((mesh.chips, rows + 1, columns + 1, 4))  # one more row and column: a run may end one past the last tile
+    loads = np.zeros((len(used), rows + 1, columns + 1, 4))  # one more row and column: a run may end one past the last tile
     for axis, (here, there, fixed) in enumerate(
         # Along x in the source's row, then along y in the target's column.
         ((at.tile_x[a], at.tile_x[b], at.tile_y[a]), (at.tile_y[a], at.tile_y[b], at.tile_x[b]))
@@ -385,7 +386,7 @@ def link_loads(flow: Flow, position: NDArray[np.int64], mesh: Mesh) -> NDArray[n
             # +1 where a run of tiles begins and -1 behind its end: the cumulative sums below fill in what lies between.
             for sign, end in ((1.0, start), (-1.0, stop)):
                 index = (end, fixed) if axis else (fixed, end)
-                np.add.at(loads, (at.chip[a][goes], index[0][goes], index[1][goes], 2 * axis + back), sign * spikes[goes])
+                np.add.at(loads, (chip[a][goes], index[0][goes], index[1][goes], 2 * axis + back), sign * spikes[goes])
     loads[..., 0:2] = loads[..., 0:2].cumsum(axis=2)
     loads[..., 2:4] = loads[..., 2:4].cumsum(axis=1)
     return loads[:, :rows, :columns]
