@@ -89,7 +89,7 @@ def test_a_limit_is_no_number_that_overflows_what_is_calculated_from_it(load_chi
         ProfileError, match=r"^chip\.yaml: neurons_per_core: is above 1,099,511,627,776, more than any chip has\.$"
     ):
         load_chip(tiny_with("neurons_per_core", value=10**30))
-    with pytest.raises(ProfileError, match=r"^chip\.yaml: chips: is above 1,048,576, more than any board has\.$"):
+    with pytest.raises(ProfileError, match=r"^chip\.yaml: chips: is above 16,384, more than any board has\.$"):
         load_chip(tiny_with("chips", value=30_000_000))
 
 

@@ -26,8 +26,8 @@ MAX_VALUE = 1 << 40
 """Largest number in a profile: more than any chip has, and few enough bits for sums over many cores to fit into 64."""
 MAX_DIGITS = 64
 """Digits of an integer in a YAML file; Python refuses to print integers of several thousand digits."""
-MAX_CHIPS = 1 << 20
-"""Most chips of a board: positions are calculated for all of them. The largest board of the shipped profiles has 1,152."""
+MAX_CHIPS = 1 << 14
+"""Most chips of a board: placement looks at every core of each. The largest board of the shipped profiles has 1,152."""
 MAX_WIDTH = 32
 """Widest weight or index, in bits."""
 ENCODING_NAMES: tuple[str, ...] = get_args(Encoding)
