@@ -157,6 +157,9 @@ def test_what_differs_ends_with_1_and_the_json_that_was_asked_for(
 CHIP = ["--target", "loihi2"]
 BAD_INPUT: dict[str, list[list[str]]] = {
     "profiles": [["none"], ["models.py"], ["fifo"], ["--colour"]],
+    "check": [["none.net", *CHIP], ["fifo", *CHIP], ["models.py:small", "--target", "fifo"], ["models.py:small"]],
+    "compare": [["none.net", "--targets", "loihi2"], ["models.py:small", "--targets", "loihi2,none"], ["models.py:small"],
+                ["models.py:small", "--targets", "loihi2", "--out", "fifo"]],
     "inspect": [["none.net", *CHIP], ["fifo", *CHIP], ["models.py:small", "--target", "fifo"], ["models.py:small"]],
     "deploy": [["none.nir", *CHIP, "--out", "other"], ["models.py:small", *CHIP, "--out", "fifo"],
                ["models.py:small", *CHIP, "--out", "other/a", "--weights", "fifo"]],

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from norse.torch import LIFCell, SequentialState
 
 import neurodeploy as nd
 from neurodeploy.hardware.loading import load_profile, profile_paths
@@ -48,6 +50,7 @@ CALLS: dict[str, Callable[[Any, Path], object]] = {
     "place": lambda chip, _: nd.place(nd.quantize(network(), nd.load_profile("loihi2")), chip).cores_used,
     "quantize": lambda chip, _: nd.quantize(network(), chip),
     "share_budget": lambda chip, _: nd.share_budget(network(), chip),
+    "summary": lambda chip, _: str(nd.summary(SequentialState(torch.nn.Linear(4, 3), LIFCell()), torch.zeros(1, 4), chip)),
     "summarize": lambda chip, _: nd.summarize(chip, None, nd.inspect(network(), "loihi2").placement).to_json(),
 }
 TRAINING: dict[str, Callable[[Any, Path], object]] = {

@@ -110,14 +110,15 @@ def test_an_empty_output_path_is_not_the_current_folder(capsys: pytest.CaptureFi
     assert "the path is empty" in capsys.readouterr().err
 
 
-def test_too_many_steps_end_in_a_line_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("steps", [10**6 + 1, 10**14])
+def test_too_many_steps_end_in_a_line_before_training(steps: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "m.py").write_text(
         "import torch\nfrom norse.torch import LICell, SequentialState\n"
         "def net(): return SequentialState(torch.nn.Linear(64, 10, bias=False), LICell()), torch.zeros(1, 64)\n"
     )
-    told = [f"{tmp_path / 'm.py'}:net", "--target", "loihi1", "--data", "digits", "--steps", str(10**14)]
+    told = [f"{tmp_path / 'm.py'}:net", "--target", "loihi1", "--data", "digits", "--steps", str(steps)]
     assert main(["compress", *told, "--out", str(tmp_path / "out")]) == 2
-    assert "Not enough memory" in capsys.readouterr().err
+    assert f"{steps} is not in the range 1<=x<=1000000" in capsys.readouterr().err
 
 
 def test_a_full_disk_names_the_file_that_was_to_be_written(tmp_path: Path) -> None:

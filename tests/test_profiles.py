@@ -129,7 +129,10 @@ def test_a_list_that_is_inherited_has_to_suit(load_chip: Callable[[str], Any]) -
 
 
 def test_an_unknown_name_says_which_are_known() -> None:
-    with pytest.raises(ProfileError, match=r"^loihi9: no such hardware profile\. Give one of dynapcnn, .*, xylo, or a path"):
+    with pytest.raises(
+        ProfileError,
+        match=r"^loihi9: no such hardware profile\. Did you mean 'loihi2'\? Give one of dynapcnn, .*, xylo, or a path",
+    ):
         load_profile("loihi9")
 
 

@@ -119,10 +119,3 @@ def test_a_profile_is_an_input_that_is_not_replaced(code: str, tmp_path: Path, c
     assert main(["deploy", f"{code}:model", "--target", str(profile), "--out", str(tmp_path)]) == 2
     assert "is an input of this command" in capsys.readouterr().err
     assert profile.read_text().startswith("name: mine")
-
-
-def test_a_network_is_not_deployed_beside_anothers_weights(tmp_path: Path, make_network: Callable[..., nd.Network]) -> None:
-    (tmp_path / "weights.safetensors").write_bytes(b"of a compressed network")
-    with pytest.raises(nd.RequestError, match="holds the weights of a compressed network"):
-        nd.deploy(make_network([4, 3]), "loihi2", out=tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]

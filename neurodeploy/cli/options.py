@@ -34,8 +34,8 @@ DATA = f"{', '.join(DATA_SETS)}, mnist:FILE.npz, or file.py:factory"
 ENDS = ("emulator", "lava", "loihi2")
 
 
-MOST = (1 << 31) - 1
-"""Most steps, and the largest seed: all libraries take it."""
+MOST_STEPS, LARGEST_SEED = 1_000_000, (1 << 31) - 1
+"""More steps fit into no memory; all libraries take such a seed."""
 
 
 class NumberRange(click.FloatRange):
@@ -136,7 +136,7 @@ DEVICE = click.option(
 # The defaults of these five are those of FitOptions, which would import torch to show a help text; a test compares them.
 STEPS = click.option(
     "--steps",
-    type=click.IntRange(1, MOST),
+    type=click.IntRange(1, MOST_STEPS),
     default=12,
     show_default=True,
     help="Time steps that a sample is encoded or cut into.",
@@ -165,7 +165,7 @@ BATCH_SIZE = click.option(
     help="Batch size (built-in data sets only).  [default: 64 for digits, 16 for 128 x 128 pixels, else 256]",
 )  # fmt: skip
 RESUME = click.option("--resume", is_flag=True, help="Resume an interrupted run of the same command from its checkpoints in DIR.")
-SEED = click.option("--seed", type=click.IntRange(0, MOST), default=0, show_default=True, help="Random seed.")
+SEED = click.option("--seed", type=click.IntRange(0, LARGEST_SEED), default=0, show_default=True, help="Random seed.")
 
 
 OUTPUTS = ("model.net", "weights.safetensors", "trained.nir", "record.npz", "report.html", "report.json", "report.txt")

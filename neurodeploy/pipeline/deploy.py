@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import NetworkError, RequestError
+from neurodeploy.errors import NetworkError
 from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Mask
@@ -228,9 +228,6 @@ def deploy(
     # the folder first: a path that cannot be written to is refused before any work
     target = target_of(profile)
     with output_folder(out, *output_files(Path(out), target).values()) as folder:
-        if (folder.path / FILE_NAMES["weights"]).exists():
-            what = "holds the weights of a compressed network, beside which another's files would lie"
-            raise RequestError(str(out), what, remedy="Write to another folder.")
         if isinstance(network, QuantizedNetwork):
             check_profile(network, profile)
         seen = inspect(network, profile, cores=cores, bits=bits, form=form)
