@@ -32,6 +32,12 @@ settings.register_profile("random", parent=settings.get_profile("fixed"), derand
 settings.load_profile("fixed")
 
 
+@pytest.fixture(autouse=True)
+def without_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Print tables in the width of a pipe, whatever terminal the tests run in."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Draw the same examples in every run, and others in each run that includes the slow tests."""
     if "not slow" not in config.option.markexpr and not config.getoption("hypothesis_profile"):

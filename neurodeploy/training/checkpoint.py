@@ -337,11 +337,11 @@ def load_weights(model: torch.nn.Module, path: str | Path) -> None:
             raise DataError(str(path), f"weights {name!r} belong to no module", remedy=f"The model has {', '.join(wanted)}.")
         if not isinstance(tensor, torch.Tensor):
             raise DataError(str(path), f"{name!r} is {type(tensor).__name__}, not a tensor")
+        if tensor.dtype not in _STORAGES.values():
+            raise DataError(str(path), f"weights {name!r} are numbers of {tensor.dtype}, which are not read")
         found, needed = tuple(tensor.shape), tuple(wanted[name].shape)
         if found != needed:
             raise DataError(str(path), f"weights {name!r} have shape {found}, the model's {needed}")
-        if tensor.dtype not in _STORAGES.values():
-            raise DataError(str(path), f"weights {name!r} are numbers of {tensor.dtype}, which are not read")
         if not tensor.isfinite().all():
             raise DataError(str(path), f"weights {name!r} are not finite")
     if has_decays:
