@@ -213,7 +213,9 @@ def test_a_signal_leaves_nothing_half_written(
         signal.sigtimedwait([], 5)  # until the handler runs
 
     monkeypatch.setattr("neurodeploy.report.html.write_page", killed)
-    for each in (signal.SIGTERM, signal.SIGHUP):  # nohup ignores SIGHUP, and so would the command
+    # nohup ignores SIGHUP, a shell's background job SIGINT, and so would the command
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for each in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, signal.SIG_DFL)
     assert main(["deploy", "models.py:small", "--target", "loihi2", "--out", "made", "--quiet"]) == 128 + number
     assert "model.net" in seen
