@@ -194,8 +194,8 @@ def main() -> int:
                     row_of(kind, int(n), chip, asked.limit, asked.out)
                     continue
                 one = ["--kinds", kind, "--neurons", str(n), "--chips", chip, "--limit", str(asked.limit)]
-                told = [*one, *(["--out", str(asked.out)] if asked.out else [])]
-                subprocess.run([sys.executable, "-m", "benchmarks.scale", *told], check=True)
+                options = [*one, *(["--out", str(asked.out)] if asked.out else [])]
+                subprocess.run([sys.executable, "-m", "benchmarks.scale", *options], check=True)
     return 0
 
 

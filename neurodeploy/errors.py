@@ -37,12 +37,16 @@ def quoted(text: str, most: int = MAX_QUOTED) -> str:
     return plain if len(plain) <= most else f"{plain[:half]}…{plain[1 - half :]}"
 
 
-def said_by(error: BaseException) -> str:
-    """Return the type and text of another's exception in one line; the type alone where its text cannot be made."""
-    text = ""
+def text_of(error: BaseException) -> str:
+    """Return the text of another's exception in one line, without a full stop; empty where it has none or cannot make it."""
     with suppress(Exception):
-        text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}".rstrip(".: ")
+        return " ".join(str(error).split()).rstrip(".: ")
+    return ""
+
+
+def said_by(error: BaseException) -> str:
+    """Return the type and text of another's exception in one line."""
+    return f"{type(error).__name__}: {text_of(error)}".removesuffix(": ")
 
 
 class NeurodeployError(Exception):

@@ -121,3 +121,16 @@ def test_the_page_is_whole_in_one_file_and_has_every_cell(
         "SynSense Xylo",
     ):
         assert text in seen.text
+
+
+def test_the_model_and_the_data_are_read_once_for_all_targets(tmp_path: Path) -> None:
+    noted = MODELS.replace("def model():\n", "def model():\n    note('model')\n").replace(
+        "def data():\n", "def data():\n    note('data')\n"
+    )
+    calls = tmp_path / "calls.txt"
+    (tmp_path / "noted.py").write_text(
+        f"{noted}\ndef note(what):\n    with open({str(calls)!r}, 'a') as file:\n        file.write(what + ' ')\n"
+    )
+    spec = f"{tmp_path / 'noted.py'}"
+    assert main(["compare", f"{spec}:model", "--targets", "loihi1,loihi2,tiny", "--data", f"{spec}:data", "--steps", "2"]) == 0
+    assert calls.read_text().split() == ["model", "data"]

@@ -57,6 +57,7 @@ from neurodeploy.cli.options import (
     check_data,
     check_output,
     export,
+    load_test_data,
     parse_targets,
     requested_profile,
 )
@@ -117,7 +118,7 @@ def inspect_command(
     spec = ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation)
     profile = requested_profile(target, cores, chips)
     from neurodeploy.pipeline.inspection import inspect
-    from neurodeploy.report.text import balance_lines, core_table, gain_table, layer_notes, layer_table, traffic_lines, verdict
+    from neurodeploy.report.text import balance_lines, core_table, gain_table, layer_notes, layer_table, traffic_lines
 
     with status("Placing the network"):
         network, form = spec.to_place(profile, bits)
@@ -125,9 +126,8 @@ def inspect_command(
     if as_json:
         show_json(seen.to_json())
     else:
-        sentences = verdict(seen.placement)
         show(
-            *sentences, *seen.warnings, seen.compressible, layer_table(seen.layers, wide=is_wide()), *layer_notes(seen.layers),
+            *seen.sentences, layer_table(seen.layers, wide=is_wide()), *layer_notes(seen.layers),
             core_table(seen.placement), *([gain_table(seen.gains)] if seen.gains else []), *traffic_lines(seen.placement),
             *balance_lines(seen.balances),
         )  # fmt: skip
@@ -196,18 +196,20 @@ def compare_command(
     spec = ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation)
     profiles = [load_profile(target) for target in targets]
     if out is not None:
-        check_output(out / "compare.html", model, weights)
+        check_output(out / "compare.html", model, weights, *targets)
     from neurodeploy.pipeline.inspection import target_result
     from neurodeploy.report.summary import comparison_table
 
-    results = []
+    with status("Reading the model"):
+        network = spec.network()
+    samples = None if data is None else load_test_data(data, data_dir, batch_size, steps)
+    results, options = [], {"n_steps": steps, "encoder": encoder, "readout": readout}
     for target, profile in zip(targets, profiles, strict=True):
         with status(f"Placing on {target}"):
-            network, form = spec.to_place(profile, bits)
-            result = target_result(network, profile, form=form, bits=bits)
-        if data is not None and profile.target is not None and not result.why_not:
-            options = {"n_steps": steps, "encoder": encoder, "readout": readout}
-            measured = spec.evaluated(target, data, data_dir, bits, batch_size, options)
+            placed, form = spec.to_place(profile, bits, network)
+            result = target_result(placed, profile, form=form, bits=bits)
+        if samples is not None and profile.target is not None and not result.why_not:
+            measured = spec.evaluated(target, samples, bits, options, network=network)
             result = replace(result, accuracy=measured.classification_accuracy, test_samples=measured.n_samples)
         results.append(result)
     if out is not None:
@@ -490,6 +492,7 @@ def evaluate_command(
     """Run MODEL in the chip's integers on the test data of DATA; show accuracy, sparsity and synaptic operations."""
     spec = ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation)
     options = {"n_steps": steps, "encoder": encoder, "readout": readout}
-    evaluation = spec.evaluated(target, data, data_dir, bits, batch_size, options, device, progress=not is_quiet())
+    samples = load_test_data(data, data_dir, batch_size, steps)
+    evaluation = spec.evaluated(target, samples, bits, options, device=device, progress=not is_quiet())
     show_json(asdict(evaluation)) if as_json else show(str(evaluation))
     return DONE

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from neurodeploy.ir.quantized import QuantizedNetwork
     from neurodeploy.pipeline.deploy import IntegerForm
     from neurodeploy.pipeline.evaluation import Evaluation
+    from neurodeploy.training.forward import Data
 
 DONE, DIFFERS = 0, 1
 """Exit codes of a command that ran: fits, equal or done; does not fit, or differs."""
@@ -251,7 +252,7 @@ class ModelSpec:
         return tuple(NodeSupport(name=name, kind=kind, layers=(name,)) for name, kind in kinds.items()), network
 
     def to_place(
-        self, profile: HardwareProfile, bits: int | None
+        self, profile: HardwareProfile, bits: int | None, network: Network | QuantizedNetwork | None = None
     ) -> tuple[Network | QuantizedNetwork, IntegerForm | None]:  # fmt: skip
         """Read the network to count and place: in the integers that `compress` chose, where the file of weights has them.
 
@@ -261,8 +262,10 @@ class ModelSpec:
         ----------
         bits : int or None
             A width that the user asked for, which is used in place of those in the file.
+        network : optional
+            What `network` returns, where it has been read.
         """
-        network = self.network()
+        network = self.network() if network is None else network
         return (None if bits else self._compressed(network, profile, None)) or (network, None)
 
     def _compressed(
@@ -289,7 +292,9 @@ class ModelSpec:
             ) from error  # fmt: skip
         return form.quantized(in_levels(network, form.levels if levels is None else levels), profile)[1], form
 
-    def quantized_network(self, target: str, bits: int | None, levels: int | None = None) -> QuantizedNetwork:
+    def quantized_network(
+        self, target: str, bits: int | None, levels: int | None = None, network: Network | QuantizedNetwork | None = None
+    ) -> QuantizedNetwork:  # fmt: skip
         """Read the network in the chip's integers; a float network is quantised for the chip `target`.
 
         Parameters
@@ -301,10 +306,12 @@ class ModelSpec:
         levels : int, optional
             Above 1: the float network's input of 0..1 becomes whole numbers 0..levels. By default those that its weights were
             compressed with, or 1.
+        network : optional
+            What `network` returns, where it has been read.
         """
         from neurodeploy.ir.quantized import QuantizedNetwork
 
-        network = self.network()
+        network = self.network() if network is None else network
         if isinstance(network, QuantizedNetwork):
             return network
         from neurodeploy.hardware.loading import load_profile
@@ -336,19 +343,25 @@ class ModelSpec:
         return module, sample
 
     def evaluated(
-        self, target: str, data: str, folder: Path | None, bits: int | None, batch_size: int | None, options: dict[str, Any],
-        device: str | None = None, *, progress: bool = False,
+        self, target: str, data: Data, bits: int | None, options: dict[str, Any], *,
+        network: Network | QuantizedNetwork | None = None, device: str | None = None, progress: bool = False,
     ) -> Evaluation:  # fmt: skip
-        """Run the network in the integers of a chip on the test data of DATA; `options` are those of `FitOptions`."""
+        """Run the network in the integers of a chip on data; `options` are those of `FitOptions`."""
         from neurodeploy.pipeline.evaluation import evaluate
-        from neurodeploy.training.data.loading import load_data
         from neurodeploy.training.encoders import levels_of
         from neurodeploy.training.options import FitOptions
 
-        with status("Reading network and data"):
-            network = self.quantized_network(target, bits, levels=levels_of(options["encoder"]))
-            samples = load_data(data, batch_size=batch_size, folder=folder, n_steps=options["n_steps"])
-        return evaluate(network, samples.test, FitOptions(**options), device=device, progress=progress)
+        with status("Reading the network"):
+            quantized = self.quantized_network(target, bits, levels_of(options["encoder"]), network)
+        return evaluate(quantized, data, FitOptions(**options), device=device, progress=progress)
+
+
+def load_test_data(data: str, folder: Path | None, batch_size: int | None, n_steps: int) -> Data:
+    """Load the test half of DATA."""
+    from neurodeploy.training.data.loading import load_data
+
+    with status("Reading data"):
+        return load_data(data, batch_size=batch_size, folder=folder, n_steps=n_steps).test
 
 
 def requested_profile(target: str, cores: int | None, chips: int | None = None) -> HardwareProfile:

@@ -16,7 +16,6 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
 from neurodeploy.errors import unsupported_kind
 from neurodeploy.ir.arrays import Floats, Integers
@@ -117,8 +116,7 @@ class TrainableConnection(torch.nn.Module):
             case Sparse() as wiring:
                 assert isinstance(synapse, Sparse)
                 targets = np.repeat(np.arange(wiring.n_out), np.diff(wiring.starts))
-                matrix = csr_matrix((synapse.weight, synapse.sources, synapse.starts), shape=(synapse.n_out, synapse.n_in))
-                synapse = replace(wiring, weight=np.asarray(matrix[targets, wiring.sources]).reshape(-1))
+                synapse = replace(wiring, weight=np.asarray(synapse.csr()[targets, wiring.sources]).reshape(-1))
             case Dense() | Conv():
                 pass  # of the same shape
             case _:

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import NetworkError, said_by
+from neurodeploy.errors import NetworkError, text_of
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
@@ -113,8 +113,8 @@ def available_memory() -> tuple[float, str]:
 
 
 def memory_shortage(error: BaseException) -> str:
-    """Return what could not be allocated, and what limits memory, where an error is for lack of it; else nothing."""
-    said = said_by(error).partition(": ")[2]
+    """Return what could not be allocated, and what limits memory, where an error says that memory ran out; else nothing."""
+    said = text_of(error)
     # torch's are RuntimeErrors
     if not isinstance(error, MemoryError) and "allocate memory" not in said and "out of memory" not in said:
         return ""

@@ -26,7 +26,7 @@ from neurodeploy.mapping.place import PlannedSlice, arrange_placement, lay_out, 
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.passes.dead_neurons import needed_neurons, tied_layers, trimmable, unit_mask, without_neurons
 from neurodeploy.passes.quantize import STATE_MARGIN, LayerError, quantization_errors, quantize, warnings_of
-from neurodeploy.pipeline.inspection import inspect
+from neurodeploy.pipeline.inspection import share_out
 from neurodeploy.report.summary import Report, summarize
 from neurodeploy.resources.usage import Region, grid_of
 from neurodeploy.simulation.reference import largest_states
@@ -230,7 +230,7 @@ def deploy(
     with output_folder(out, *output_files(Path(out), target).values()) as folder:
         if isinstance(network, QuantizedNetwork):
             check_profile(network, profile)
-        seen = inspect(network, profile, cores=cores, bits=bits, form=form)
+        seen = share_out(network, profile, cores=cores, bits=bits, form=form)
         quantized = network if isinstance(network, QuantizedNetwork) else quantize(network, profile, bits=bits)
         errors = quantization_errors(network, quantized) if isinstance(network, Network) else ()
         notes: tuple[str, ...] = tuple(warnings_of(errors))

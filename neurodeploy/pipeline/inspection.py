@@ -93,6 +93,11 @@ class Inspection:
         return refused + [f"Layer {name!r} is silent, whatever the input is: {reason}." for name, reason in self.silent.items()]
 
     @property
+    def sentences(self) -> list[str]:
+        """The verdict: whether the network fits, what `deploy` refuses, and whether `compress` can make it fit."""
+        return [*verdict(self.placement), *self.warnings, self.compressible]
+
+    @property
     def layers(self) -> tuple[LayerReport, ...]:
         """Needs and budget of each layer, in the network's order."""
         return layer_reports(self.placement, self.budget, None, self.balances)
@@ -133,6 +138,21 @@ def inspect(
         More cores, chips or bits than the profile has.
     """
     profile = load_profile(profile)
+    seen = share_out(network, profile, cores=cores, chips=chips, bits=bits, connectivity=connectivity, form=form)
+    return replace(seen, unwritable=_why_unwritable(network, profile, bits))
+
+
+def share_out(
+    network: Network | QuantizedNetwork,
+    profile: HardwareProfile,
+    *,
+    cores: int | None = None,
+    chips: int | None = None,
+    bits: int | None = None,
+    connectivity: float | None = None,
+    form: IntegerForm | None = None,
+) -> Inspection:
+    """Inspect a network without asking whether its numbers fit the target's registers, which `deploy` finds out itself."""
     asked = {"bits": 1 if bits is None else bits, "connectivity": 1.0 if connectivity is None else connectivity}
     check_numbers(SimpleNamespace(**asked), whole={"bits": 1}, real={"connectivity": 0.0})
     if asked["connectivity"] > 1:
@@ -156,7 +176,7 @@ def inspect(
     except BudgetError:
         # all channels and neurons stay above
         fewer, reason = _with_fewer_neurons(unbalanced, balances, profile, cores, bits)
-        # a network that cannot be compressed is not told to be
+        # so that no remedy advises what is infeasible
         placement = replace(placement, is_compressible=fewer is not None)
         seen = Inspection(placement=placement, budget=fewer, infeasible=reason, balances=balances)
     else:
@@ -166,7 +186,7 @@ def inspect(
     if lasting := next((one.error() for one in placement.overruns() if one.resource in ("inputs", "targets")), None):
         placement = replace(placement, is_compressible=False)
         seen = replace(seen, placement=placement, budget=None, infeasible=lasting, gains=())
-    return replace(seen, unwritable=_why_unwritable(unbalanced, profile, bits), silent=silent_layers(_in_floats(unbalanced)))
+    return replace(seen, silent=silent_layers(_in_floats(unbalanced)))
 
 
 def _in_floats(network: Network | QuantizedNetwork) -> Network:
@@ -214,8 +234,7 @@ class ModelCheck:
             return [f"Supported: no. {refused} of {len(self.nodes)} nodes cannot come in, so there is no network to place."]
         if (seen := self.inspection) is None:
             return ["Supported: yes, exactly.", f"Now: does not fit. {self.infeasible}"]
-        fits = verdict(seen.placement)
-        return ["Supported: yes, exactly.", *fits, *seen.warnings, seen.compressible, *balance_lines(seen.balances)]
+        return ["Supported: yes, exactly.", *seen.sentences, *balance_lines(seen.balances)]
 
     def to_json(self) -> dict[str, Any]:
         """The keys of ``neurodeploy check --json``."""
@@ -354,17 +373,14 @@ def target_result(
         seen = inspect(network, profile, form=form, bits=bits)
     except (BudgetError, PlacementError, QuantizeError) as error:
         return TargetResult(profile=profile, why_not=str(error), sentences=(f"Now: does not fit. {error}",))
-    sentences = [
-        *verdict(seen.placement), *seen.warnings, seen.compressible,
-        *traffic_lines(seen.placement), *balance_lines(seen.balances),
-    ]  # fmt: skip
+    sentences = [*seen.sentences, *traffic_lines(seen.placement), *balance_lines(seen.balances)]
     return TargetResult(
         profile=profile, placement=seen.placement, is_compressible=seen.budget is not None,
         why_not="" if seen.unwritable is None else str(seen.unwritable), sentences=tuple(sentences),
     )  # fmt: skip
 
 
-def _why_unwritable(network: Network | QuantizedNetwork, profile: HardwareProfile, bits: int) -> NeurodeployError | None:
+def _why_unwritable(network: Network | QuantizedNetwork, profile: HardwareProfile, bits: int | None) -> NeurodeployError | None:
     """The reason that a network's numbers cannot be those of the profile's target; None where they can, or without a target."""
     target = target_of(profile)
     try:

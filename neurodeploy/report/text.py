@@ -203,10 +203,10 @@ def node_table(nodes: Sequence[NodeSupport], *, wide: bool = False) -> FittedTab
     counts = Counter(node.verdict for node in nodes)
     headings = ("node", "type<", "<", "what becomes of it; why not, and the way round<")
     table = FittedTable(f"Nodes: {', '.join(f'{n} {verdict}' for verdict, n in counts.items())}", headings)
-    alike: dict[str, list[str]] = {}
+    exact: dict[str, list[str]] = {}
     for node in nodes:
         if len(nodes) > _MOST_NODES and not wide and node.verdict == "exact":
-            alike.setdefault(node.kind, []).append(node.name)
+            exact.setdefault(node.kind, []).append(node.name)
             continue
         texts = list(node.rewrites)
         if node.reasons:
@@ -215,7 +215,7 @@ def node_table(nodes: Sequence[NodeSupport], *, wide: bool = False) -> FittedTab
         elif node.is_host:
             texts = ["behind the last neurons; the host computes it"]
         table.add(node.name, node.kind, node.verdict, "\n".join(texts))
-    for kind, names in alike.items():
+    for kind, names in exact.items():
         table.add(f"{len(names)} nodes" if len(names) > 1 else "1 node", kind, "exact", ", ".join(names))
     return table
 

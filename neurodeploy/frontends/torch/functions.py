@@ -25,7 +25,7 @@ from neurodeploy.ir.connectivity import Pair
 from neurodeploy.ir.network import Conv
 
 PIXELS_AT_ONCE = 1024
-"""Pixels of which torch makes what it makes of one, at a time."""
+"""Images of one pixel in a batch."""
 
 
 class NotLinearError(Exception):
@@ -107,7 +107,7 @@ def conv2d(
     call: CallContext, x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
     groups: int = 1,
 ) -> LinearExpression:  # fmt: skip
-    """A convolution of any stride, padding, dilation and groups; behind weights, or padded by other values than 0, listed."""
+    """A convolution of any stride, padding, dilation and groups; behind weights, or with other padding than 0: a synapse list."""
     return expressions.convolution(
         call.module, call.expression(x), call.weight(weight), call.bias(bias), stride=pair(stride),
         padding="same" if padding == "same" else (0, 0) if padding == "valid" else pair(padding),
@@ -119,7 +119,7 @@ def conv_transpose2d(
     call: CallContext, x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
     groups: int = 1, dilation: Any = 1,
 ) -> LinearExpression:  # fmt: skip
-    """A convolution backwards; its synapses are listed one by one."""
+    """The transpose of a convolution: a synapse list."""
     inputs, kernels = call.expression(x), call.weight(weight)
     geometry = {"stride": pair(stride), "padding": pair(padding), "dilation": pair(dilation)}
     sides = zip(call.image_shape(inputs), kernels.shape[2:], *geometry.values(), pair(output_padding), strict=True)
@@ -165,7 +165,7 @@ def avg_pool2d(
     call: CallContext, x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
     count_include_pad: bool = True, divisor_override: int | None = None,
 ) -> LinearExpression:  # fmt: skip
-    """Folds into the weights in front of it or behind it; alone it is a convolution; windows of several sizes are listed."""
+    """Folds into the weights in front of it or behind it; alone, a convolution; with windows of several sizes, a synapse list."""
     inputs, kernel, sides = call.expression(x), pair(kernel_size), pair(padding)
     steps = _stride(stride, kernel)
     is_over = ceil_mode and reaches_over(call.image_shape(inputs), kernel, steps, sides, (1, 1))
@@ -195,12 +195,12 @@ def lp_pool2d(
 
 
 def interpolate(call: CallContext, x: Any, *args: Any, **kwargs: Any) -> LinearExpression:
-    """Resizes each channel, in any mode; its synapses are listed one by one."""
+    """Resizes each channel, in any mode: a synapse list."""
     return _each_channel(call, call.expression(x), lambda pixels: functional.interpolate(pixels, *args, **kwargs))
 
 
 def mean(call: CallContext, x: Any, dim: Any = None, keepdim: bool = False) -> LinearExpression:
-    """Over all pixels of an image: as `avg_pool2d`; over other dimensions its synapses are listed one by one."""
+    """Over all pixels of an image: as `avg_pool2d`; over other dimensions: a synapse list."""
     return _over_dimensions(call, call.expression(x), dim, keepdim, is_mean=True)
 
 
@@ -239,7 +239,7 @@ def max_pool2d(
     steps = _stride(stride, kernel)
     expressions.require_spikes(call.module, inputs)
     if ceil_mode and reaches_over(call.image_shape(inputs), kernel, steps, sides, apart):
-        # the maximum over a window is 1 for each of its pixels: as many spikes as these have are its neuron's input
+        # max pooling of an image of one pixel is 1 in the windows over it, so that a neuron's input is its window's spikes
         return _each_channel(call, inputs, lambda pixels: functional.max_pool2d(pixels, kernel, steps, sides, apart, ceil_mode))
     return expressions.spike_count(call.module, inputs, kernel=kernel, stride=steps, padding=sides, dilation=apart)
 
@@ -255,7 +255,7 @@ def adaptive_max_pool2d(call: CallContext, x: Any, output_size: Any, return_indi
 
 
 def _each_channel(call: CallContext, x: LinearExpression, function: Callable[[torch.Tensor], torch.Tensor]) -> LinearExpression:
-    """Apply a function of torch's that does the same to each channel: what it makes of single pixels is its matrix."""
+    """Apply a linear function that treats all channels the same; its matrix is its response to images of one pixel."""
     sides, n = x.shape[1:], int(np.prod(x.shape[1:]))
     responses, shape = [], x.shape
     for first in range(0, n, PIXELS_AT_ONCE):

@@ -18,7 +18,7 @@ from norse.torch.module.sequential import SequentialState
 from numpy.typing import NDArray
 from torch.utils._pytree import tree_flatten
 
-from neurodeploy.errors import ExtractError, NetworkError, NeurodeployError, said_by
+from neurodeploy.errors import ExtractError, NetworkError, NeurodeployError, said_by, text_of
 from neurodeploy.frontends.expressions import LinearExpression, ModuleId, constant, spikes
 from neurodeploy.frontends.torch import functions
 from neurodeploy.frontends.torch.custom_neurons import SPIKE_PROBABILITY
@@ -211,7 +211,7 @@ class ModelRun(Tracer):
             except BaseException as error:  # SystemExit and others are no Exception, and would end the command
                 shape, remedy = tuple(self.inputs[0].shape), "Use a machine, or a limit, with more memory, or a smaller model."
                 if not (said := memory_shortage(error)):
-                    said = (isinstance(error, Exception) and said_by(error).partition(": ")[2]) or said_by(error)
+                    said = (isinstance(error, Exception) and text_of(error)) or said_by(error)
                     remedy = "Give a sample of the shape that the model takes: from a factory, return (model, sample)."
                 raise ExtractError(label, f"fails on the sample {shape}: {said}", remedy=remedy) from error
             finally:
