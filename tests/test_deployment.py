@@ -342,3 +342,14 @@ def test_inspect_says_what_deploy_refuses(kind: str, make_network: Callable[...,
     assert seen.fits == (not refused)
     assert (f"Deployable: no. {refused}" in seen.warnings) == bool(refused)
     assert ("layer1" in seen.silent) == (kind == "no synapses")
+
+
+def test_a_silent_layer_is_named_and_a_readout_is_none(make_network: Callable[..., nd.Network], tmp_path: Path) -> None:
+    network = make_network([6, 5, 3])
+    first, last = network.layers
+    (connection,) = first.connections
+    negative = replace(connection.synapse, weight=-np.abs(connection.synapse.weight))
+    inhibited = replace(network, layers=(replace(first, connections=(replace(connection, synapse=negative),)), last))
+    said = [nd.deploy(one, "loihi2", out=tmp_path / str(n)).report.warnings for n, one in enumerate((network, inhibited))]
+    assert [line for line in said[0] if "never fires" in line] == []
+    assert [line for line in said[1] if "never fires" in line] == ["layer 'layer1' never fires (on random input spikes)"]

@@ -18,7 +18,7 @@ from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Mask
 from neurodeploy.ir.files import REPORT, output_folder, write_text
-from neurodeploy.ir.network import Network
+from neurodeploy.ir.network import Network, threshold_of
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.mapping.delay_balancing import Balance, balanced, skips
@@ -241,7 +241,7 @@ def deploy(
 
             # with a target only: without one nothing runs the integers
             measured = measure_on_random_input(network, quantized)
-            notes, overflows = rounding_warnings(errors, measured), measured.overflows
+            notes, overflows = rounding_warnings(errors, measured, network), measured.overflows
         # the delays of the inspection, with which its counts were made
         quantized = balanced(quantized, seen.balances)
         laid_out = seen.placement
@@ -325,13 +325,12 @@ def counting_note(profile: HardwareProfile) -> tuple[str, ...]:
     return (f"No network file: profile {profile.name!r} names no target; it is for counting only.",)
 
 
-def rounding_warnings(errors: tuple[LayerError, ...], measured: Measurement) -> tuple[str, ...]:
+def rounding_warnings(errors: tuple[LayerError, ...], measured: Measurement, network: Network) -> tuple[str, ...]:
     """Sentences about lost synapses, overflows, and layers that quantisation silenced or saturated."""
     changed = (f"{change} ({measured.of})" for change in measured.changed)
     known = {change.layer for change in measured.changed}
-    silent = (
-        f"layer {name!r} never fires ({measured.of})" for name, rate in measured.rates.items() if not rate and name not in known
-    )
+    spiking = (layer.name for layer in network if threshold_of(layer.neuron) is not None and layer.name not in known)
+    silent = (f"layer {name!r} never fires ({measured.of})" for name in spiking if measured.rates.get(name) == 0)
     return (*warnings_of(errors, measured.overflows, measured.of), *changed, *silent)
 
 
