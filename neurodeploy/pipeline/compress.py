@@ -347,8 +347,8 @@ class _CompressionRun:
         prices = memory_prices(model, self.pruning, data.train, options)
         report = summarize(
             profile, budget, placement, history=history, before=self.before, seed=options.seed, accuracy=accuracy,
-            rates=measured.rates, rounding=errors,
-            warnings=(*rounding_warnings(errors, measured, network), *notes, *counting_note(profile)), overflows=measured.overflows,
+            rates=measured.rates, rounding=errors, overflows=measured.overflows,
+            warnings=(*rounding_warnings(errors, measured, network), *notes, *counting_note(profile)),
             memory_prices=tuple(replace(one, core=plan.core_in(placement, one.core)) for one in prices),
             balances=budget.balances, files={kind: path for kind, path in files.items() if kind not in ("page", "record")},
         )  # fmt: skip
