@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from neurodeploy.hardware.loading import load_profile, profile_paths
     from neurodeploy.hardware.profile import HardwareProfile
     from neurodeploy.ir.graph import INPUT, Connection
-    from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse
+    from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse, SubtractiveLIF
     from neurodeploy.ir.quantized import QuantizedNetwork
     from neurodeploy.mapping.budget.allocation import share_budget
     from neurodeploy.mapping.budget.budget import Budget
@@ -90,7 +90,7 @@ _MODULES = {
     "hardware.loading": ("load_profile", "profile_paths"),
     "hardware.profile": ("HardwareProfile",),
     "ir.graph": ("INPUT", "Connection"),
-    "ir.network": ("LI", "LIF", "Conv", "Dense", "Layer", "Network", "Sparse"),
+    "ir.network": ("LI", "LIF", "Conv", "Dense", "Layer", "Network", "Sparse", "SubtractiveLIF"),
     "ir.quantized": ("QuantizedNetwork",),
     "mapping.budget.allocation": ("share_budget",),
     "mapping.budget.budget": ("Budget",),
@@ -155,6 +155,7 @@ __all__ = [
     "SimulationError",
     "Sparse",
     "SpikeRecord",
+    "SubtractiveLIF",
     "TrainableNetwork",
     "TrainingError",
     "balance",

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neurodeploy.errors import unsupported_kind
+from neurodeploy.errors import TrainingError, unsupported_kind
 from neurodeploy.ir.arrays import Floats, Integers
 from neurodeploy.ir.graph import Connection, bias_sources
-from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse, Synapse, by_wiring, wiring_of
+from neurodeploy.ir.network import Conv, Dense, Layer, Network, Neuron, Sparse, Synapse, by_wiring, reset_of, wiring_of
 from neurodeploy.targets import Arithmetic
 
 
@@ -211,7 +211,7 @@ class LearntDecays(torch.nn.Module):
         share = registered_share(log, self.arithmetic)
         return share.repeat_interleave(self.layer.n_neurons // share.numel()) if share.ndim else share
 
-    def of_neuron(self) -> LIF | LI:
+    def of_neuron(self) -> Neuron:
         """The layer's neuron with the decays of now."""
         current, voltage = (self._exactly(name) for name in _DECAYS)
         return replace(self.layer.neuron, current_decay=current, voltage_decay=voltage)
@@ -298,7 +298,7 @@ class TrainableLayer(torch.nn.Module):
         return self._bias_source is not None
 
     @property
-    def neuron(self) -> LIF | LI:
+    def neuron(self) -> Neuron:
         """The neurons with the decays of now."""
         return self.layer.neuron if self.decays is None else self.decays.of_neuron()
 
@@ -407,6 +407,12 @@ class TrainableNetwork(torch.nn.Module):
 
     def __init__(self, network: Network, scales: Mapping[str, float] | None = None) -> None:
         super().__init__()
+        for layer in network:
+            if reset_of(layer.neuron) == "by subtraction":
+                raise TrainingError(
+                    f"layer {layer.name!r}", "resets by subtraction, which training does not know yet",
+                    remedy="Train the model elsewhere, and deploy it.",
+                )  # fmt: skip
         self.network, self.bias_names = network, bias_sources(network)
         scales = scales or {}
         self.layers = torch.nn.ModuleDict({

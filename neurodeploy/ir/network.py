@@ -6,6 +6,7 @@ weights of the step's input spikes::
     u <- (1 - current_decay) u + a
     v <- (1 - voltage_decay) v + u + bias
     LIF: a neuron fires where v > threshold, and v <- 0 there
+    SubtractiveLIF: a neuron fires n = min(floor(max(v, 0) / threshold), max_spikes) spikes, and v <- v - n threshold
     LI: a neuron never fires; its v is the output
 """
 
@@ -20,12 +21,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.errors import NetworkError, unsupported_kind
-from neurodeploy.ir.arrays import ByValue, Floats, check_range, freeze
+from neurodeploy.ir.arrays import ByValue, Floats, Integers, check_range, freeze
 from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring
 from neurodeploy.ir.graph import Connection, LayerGraph, Population
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
+
+MAX_SPIKES = 255
+"""Most spikes of a neuron in a step: records hold them in bytes."""
+
+
+def check_threshold(neuron: LIF | SubtractiveLIF) -> None:
+    """Raise `NetworkError` for a threshold that is not above 0."""
+    if not (neuron.threshold > 0).all():
+        raise NetworkError(
+            f"{type(neuron).__name__}.threshold", f"{neuron.threshold.min()} is not above the reset potential",
+            remedy="A neuron at rest would fire at every step; raise v_th above v_reset.",
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -53,11 +66,37 @@ class LIF(ByValue):
             freeze(self, name, np.float64)
         check_range(self, "current_decay", 0.0, 1.0)
         check_range(self, "voltage_decay", 0.0, 1.0)
-        if not (self.threshold > 0).all():
-            raise NetworkError(
-                "LIF.threshold", f"{self.threshold.min()} is not above the reset potential",
-                remedy="A neuron at rest would fire at every step; raise v_th above v_reset.",
-            )  # fmt: skip
+        check_threshold(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SubtractiveLIF(ByValue):
+    """Leaky integrate-and-fire neurons whose membrane falls by the threshold with each spike; several spikes a step.
+
+    Attributes
+    ----------
+    threshold : array () or (n,)
+        Above 0; a neuron fires once for each whole threshold in v, v = threshold included.
+    current_decay, voltage_decay, rest : array () or (n,)
+        As in `LIF`; what is left of v after its spikes decays on.
+    max_spikes : array () or (n,), int64
+        Most spikes of a neuron in a step, 1..255 (records are bytes); 1 for neurons that fire or do not.
+    """
+
+    threshold: NDArray[np.float64]
+    current_decay: NDArray[np.float64]
+    voltage_decay: NDArray[np.float64]
+    rest: NDArray[np.float64]
+    max_spikes: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        for name in ("threshold", "current_decay", "voltage_decay", "rest"):
+            freeze(self, name, np.float64)
+        freeze(self, "max_spikes", np.int64)
+        check_range(self, "current_decay", 0.0, 1.0)
+        check_range(self, "voltage_decay", 0.0, 1.0)
+        check_range(self, "max_spikes", 1, MAX_SPIKES)
+        check_threshold(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -110,7 +149,7 @@ class Conv(ConvWiring):
         self._check()
 
 
-Neuron: TypeAlias = "LIF | LI"
+Neuron: TypeAlias = "LIF | SubtractiveLIF | LI"
 Synapse: TypeAlias = "Dense | Sparse | Conv"
 
 
@@ -120,7 +159,7 @@ class Layer(Population["Neuron", "Synapse"]):
 
     Attributes
     ----------
-    neuron : LIF | LI
+    neuron : LIF | SubtractiveLIF | LI
     connections : tuple of Connection
         Into this layer, at least one.
     bias : array () or (n,), float64
@@ -174,10 +213,36 @@ def scale_targets(synapse: Synapse, factors: Floats) -> Synapse:
 def threshold_of(neuron: Neuron) -> Floats | None:
     """Threshold above the reset potential; None for neurons that never fire."""
     match neuron:
-        case LIF(threshold=threshold):
+        case LIF(threshold=threshold) | SubtractiveLIF(threshold=threshold):
             return threshold
         case LI():
             return None
+        case _:
+            raise unsupported_kind(neuron)
+
+
+def reset_of(neuron: Neuron) -> str:
+    """Return what a spike does to the membrane: ``"to zero"``, ``"by subtraction"``; empty for neurons that never fire."""
+    match neuron:
+        case LIF():
+            return "to zero"
+        case SubtractiveLIF():
+            return "by subtraction"
+        case LI():
+            return ""
+        case _:
+            raise unsupported_kind(neuron)
+
+
+def max_spikes_of(neuron: Neuron) -> Integers:
+    """Return the most spikes of a neuron in a step, () or (n,): 0 for neurons that never fire."""
+    match neuron:
+        case LIF():
+            return np.array(1)
+        case SubtractiveLIF(max_spikes=max_spikes):
+            return max_spikes
+        case LI():
+            return np.array(0)
         case _:
             raise unsupported_kind(neuron)
 

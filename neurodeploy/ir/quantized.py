@@ -16,6 +16,7 @@ from neurodeploy.errors import NetworkError
 from neurodeploy.ir.arrays import ByValue, check_range, freeze
 from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring
 from neurodeploy.ir.graph import LayerGraph, Population
+from neurodeploy.ir.network import MAX_SPIKES
 
 DEFAULT_TARGET = "loihi"
 """Target of networks that are built by hand, and of training without a profile."""
@@ -38,6 +39,24 @@ class QuantizedLIF(ByValue):
         for name in ("vth", "du", "dv"):
             freeze(self, name, np.int64)
             check_range(self, name, 0, np.inf)  # a vth of 0 is valid: such neurons fire as soon as v is positive
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class QuantizedSubtractiveLIF(ByValue):
+    """`SubtractiveLIF` in a target's registers: threshold vth, above 0, decays du and dv, and max_spikes; each () or (n,), int64.
+
+    The target defines the meaning of a register: on Xylo, a state with decay d loses x >> d in a step.
+    """
+
+    vth: NDArray[np.int64]
+    du: NDArray[np.int64]
+    dv: NDArray[np.int64]
+    max_spikes: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        for name, least, most in (("vth", 1, np.inf), ("du", 0, np.inf), ("dv", 0, np.inf), ("max_spikes", 1, MAX_SPIKES)):
+            freeze(self, name, np.int64)
+            check_range(self, name, least, most)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -108,7 +127,7 @@ class QuantizedConv(IntegerWeights, ConvWiring):
         self._check()
 
 
-QuantizedNeuron: TypeAlias = "QuantizedLIF | QuantizedLI"
+QuantizedNeuron: TypeAlias = "QuantizedLIF | QuantizedSubtractiveLIF | QuantizedLI"
 QuantizedSynapse: TypeAlias = "QuantizedDense | QuantizedSparse | QuantizedConv"
 
 

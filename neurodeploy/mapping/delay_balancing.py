@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
+from neurodeploy.ir.arrays import Integers
 from neurodeploy.ir.graph import INPUT, Connection, LayerGraph, early_steps
-from neurodeploy.ir.network import LIF, Conv, Layer, Network, Sparse, Synapse
-from neurodeploy.ir.quantized import QuantizedLayer, QuantizedLIF, QuantizedNetwork
+from neurodeploy.ir.network import LIF, Conv, Layer, Network, Neuron, Sparse, SubtractiveLIF, Synapse
+from neurodeploy.ir.quantized import QuantizedLayer, QuantizedLIF, QuantizedNetwork, QuantizedNeuron, QuantizedSubtractiveLIF
 from neurodeploy.mapping.place import quick_core_count
 from neurodeploy.passes.quantize import quantized_kind
 from neurodeploy.resources.counting import LayerCount
@@ -249,10 +250,15 @@ def _relay(network: LayerGraph[Any], source: str, source_name: str, k: int) -> A
     """A population that fires what `source_name` fires, in the shape of `source`."""
     shape = network.input_shape if source == INPUT else network[source].shape
     name, synapse = _name(source, k), _one_to_one(shape)
+    # most spikes of neurons that fire several a step, which a relay fires as often; None for others
+    several: Integers | None = None if source == INPUT else getattr(network[source].neuron, "max_spikes", None)
     if isinstance(network, Network):
         one, zero = np.ones(()), np.zeros(())
         # Decays of 1: a relay remembers nothing, so one spike in is one spike out.
-        neuron = LIF(threshold=one / 2, current_decay=one, voltage_decay=one, rest=zero)
+        memoryless = {"current_decay": one, "voltage_decay": one, "rest": zero}
+        neuron: Neuron = LIF(threshold=one / 2, **memoryless)
+        if several is not None:
+            neuron = SubtractiveLIF(threshold=one, max_spikes=several, **memoryless)
         connection: Connection[Synapse] = Connection(source=source_name, synapse=synapse, is_fixed=True)
         return Layer(name=name, shape=shape, neuron=neuron, connections=(connection,), bias=zero)
     wiring: dict[str, Any] = {f.name: getattr(synapse, f.name) for f in fields(synapse)}
@@ -260,8 +266,11 @@ def _relay(network: LayerGraph[Any], source: str, source_name: str, k: int) -> A
     integers = quantized_kind(synapse)(**wiring)
     assert isinstance(network, QuantizedNetwork)
     forgets_all = arithmetic_named(network.target).decay_registers(np.ones(()))  # the target's register for a decay of 1
+    registers: QuantizedNeuron = QuantizedLIF(vth=np.array(SPIKE - 1), du=forgets_all, dv=forgets_all)
+    if several is not None:
+        registers = QuantizedSubtractiveLIF(vth=np.array(SPIKE), du=forgets_all, dv=forgets_all, max_spikes=several)
     return QuantizedLayer(
-        name=name, shape=shape, neuron=QuantizedLIF(vth=np.array(SPIKE - 1), du=forgets_all, dv=forgets_all),
+        name=name, shape=shape, neuron=registers,
         connections=(Connection(source=source_name, synapse=integers),), bias=np.zeros(()), scale=np.array(float(SPIKE)),
     )  # fmt: skip
 

@@ -17,7 +17,20 @@ import numpy as np
 from neurodeploy.errors import NetworkError, unsupported_kind
 from neurodeploy.ir.arrays import Mask
 from neurodeploy.ir.graph import INPUT, Connection
-from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse, Synapse, threshold_of
+from neurodeploy.ir.network import (
+    LI,
+    LIF,
+    Conv,
+    Dense,
+    Layer,
+    Network,
+    Sparse,
+    SubtractiveLIF,
+    Synapse,
+    max_spikes_of,
+    reset_of,
+    threshold_of,
+)
 
 Masks = Mapping[str, Mask]
 """Neurons that are kept, array (n,) of bool, by layer."""
@@ -71,9 +84,11 @@ def _reached(found: dict[str, Mask], links: Sequence[tuple[str, Mask, str]]) -> 
 def silent_layers(network: Network) -> dict[str, str]:
     """Return the layers whose neurons never fire, and readouts that nothing reaches, whatever the input is; and why.
 
-    A neuron that receives spikes alone gets at most the sum of its positive weights in a step. Numbers of the input may have any
+    A neuron that receives spikes alone gets at most the sum of its positive weights in a step, times the spikes that their source
+    can fire in one. Numbers of the input may have any
     size and sign, so any synapse from there counts.
     """
+    spikes_of = {layer.name: int(np.max(max_spikes_of(layer.neuron))) for layer in network}
     found: dict[str, str] = {}
     for layer in network:
         active = [c for c in layer.connections if c.source not in found and c.synapse.weight.any()]
@@ -86,12 +101,16 @@ def silent_layers(network: Network) -> dict[str, str]:
         threshold = threshold_of(layer.neuron)
         if threshold is None or any(c.source == INPUT for c in active):
             continue
-        most = sum((c.synapse.total(np.maximum(c.synapse.weight, 0.0)) for c in active), start=np.zeros(layer.n_neurons))
+        most = sum(
+            (spikes_of[c.source] * c.synapse.total(np.maximum(c.synapse.weight, 0.0)) for c in active),
+            start=np.zeros(layer.n_neurons),
+        )
         with np.errstate(divide="ignore", invalid="ignore"):
             # the states to which the largest input leads, step after step; a state that forgets nothing grows without end
             current = np.where(most > 0, most / layer.neuron.current_decay, 0.0) + layer.bias
             membrane = np.where(current > 0, current / layer.neuron.voltage_decay, current)
-        if (membrane <= threshold).all():
+        # neurons that reset by subtraction fire at their threshold, too
+        if (membrane < threshold).all() or (reset_of(layer.neuron) == "to zero" and (membrane <= threshold).all()):
             found[layer.name] = "all its input spikes together do not reach a threshold"
     return found
 
@@ -179,7 +198,7 @@ def _is_trimmable(layer: Layer, network: Network) -> bool:
 def _fires_alone(layer: Layer) -> Mask:
     """(units,): whether a unit can fire without any spike."""
     match layer.neuron:
-        case LIF() | LI():  # at rest v is 0 and below the threshold, so only a positive bias lifts it
+        case LIF() | SubtractiveLIF() | LI():  # at rest v is 0 and below the threshold, so only a positive bias lifts it
             return unit_mask(np.broadcast_to(layer.bias > 0, layer.n_neurons), layer)
         case _:
             raise unsupported_kind(layer.neuron)

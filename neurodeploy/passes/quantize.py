@@ -19,7 +19,7 @@ from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers
 from neurodeploy.ir.connectivity import is_convolution, is_dense
 from neurodeploy.ir.graph import Connection
-from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Neuron, Sparse, Synapse
+from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Neuron, Sparse, SubtractiveLIF, Synapse
 from neurodeploy.ir.quantized import (
     COUNTING_ONLY,
     QuantizedConv,
@@ -30,6 +30,7 @@ from neurodeploy.ir.quantized import (
     QuantizedNetwork,
     QuantizedNeuron,
     QuantizedSparse,
+    QuantizedSubtractiveLIF,
     QuantizedSynapse,
 )
 from neurodeploy.targets import (
@@ -37,6 +38,7 @@ from neurodeploy.targets import (
     arithmetic_named,
     arithmetic_of,
     check_profile,
+    check_resets,
     default_weight_bits,
     weight_widths,
 )
@@ -84,9 +86,7 @@ def quantize(
     """
     profile = load_profile(profile)
     arithmetic, widths = arithmetic_of(profile), weight_widths(profile)
-    if "to zero" not in arithmetic.resets:
-        how = f"its neurons reset to zero, those of target {arithmetic.name!r} reset {' or '.join(arithmetic.resets)}"
-        raise QuantizeError("network", how)
+    check_resets(network, arithmetic)
     default = default_weight_bits(profile) if bits is None or isinstance(bits, Mapping) else bits
     rounded = []
     for layer in network:
@@ -125,23 +125,25 @@ def _quantized(
             largest = int(np.abs(integers[0]).max())
             scale *= (largest - 1) / largest  # the largest weight falls by about one
             integers[0] = _rounded(kept, scale, arithmetic)
+    vth = threshold_mantissa(np.ones(()) if threshold is None else threshold, scale, arithmetic)
+    if threshold is not None and vth.min() < 1:
+        largest = max(np.abs(numbers).max(initial=0.0) for numbers in [*weights, bias])
+        raise QuantizeError(
+            f"layer {layer.name!r}",
+            f"its threshold {threshold.min():.3g} rounds to zero next to weights or biases of up to {largest:.3g}",
+            source=arithmetic.registers.source, remedy="Bring its weights and thresholds nearer to each other.",
+        )  # fmt: skip
+    decays = {
+        "du": arithmetic.decay_registers(layer.neuron.current_decay), "dv": arithmetic.decay_registers(layer.neuron.voltage_decay)
+    }  # fmt: skip
     neuron: QuantizedNeuron
     match layer.neuron:
-        case LIF(current_decay=current_decay, voltage_decay=voltage_decay):
-            assert threshold is not None  # for mypy: neurons that fire have thresholds
-            vth = threshold_mantissa(threshold, scale, arithmetic)
-            if vth.min() < 1:
-                largest = max(np.abs(numbers).max(initial=0.0) for numbers in [*weights, bias])
-                raise QuantizeError(
-                    f"layer {layer.name!r}",
-                    f"its threshold {threshold.min():.3g} rounds to zero next to weights or biases of up to {largest:.3g}",
-                    source=arithmetic.registers.source, remedy="Bring its weights and thresholds nearer to each other.",
-                )  # fmt: skip
-            neuron = QuantizedLIF(
-                vth=vth, du=arithmetic.decay_registers(current_decay), dv=arithmetic.decay_registers(voltage_decay)
-            )
-        case LI(current_decay=current_decay, voltage_decay=voltage_decay):
-            neuron = QuantizedLI(du=arithmetic.decay_registers(current_decay), dv=arithmetic.decay_registers(voltage_decay))
+        case LIF():
+            neuron = QuantizedLIF(vth=vth, **decays)
+        case SubtractiveLIF(max_spikes=max_spikes):
+            neuron = QuantizedSubtractiveLIF(vth=vth, max_spikes=max_spikes, **decays)
+        case LI():
+            neuron = QuantizedLI(**decays)
         case _:
             raise unsupported_kind(layer.neuron)
     return QuantizedLayer(
@@ -169,7 +171,7 @@ def _with_common_threshold(layer: Layer) -> tuple[Floats, Floats | None]:
     match layer.neuron:
         case LI():
             return np.ones(()), None
-        case LIF(threshold=thresholds):
+        case LIF(threshold=thresholds) | SubtractiveLIF(threshold=thresholds):
             by_channel = np.broadcast_to(thresholds, layer.n_neurons).reshape(layer.shape[0], -1)
             if any(is_convolution(c.synapse) for c in layer.connections) and (by_channel != by_channel[:, :1]).any():
                 return np.ones(()), thresholds  # neurons of a channel share their weights, which have one scale only
@@ -327,6 +329,11 @@ def _neuron_in_floats(neuron: QuantizedNeuron, scale: Floats, arithmetic: Arithm
                 threshold=above / scale, current_decay=arithmetic.decay_shares(du), voltage_decay=arithmetic.decay_shares(dv),
                 rest=np.zeros(()),
             )  # fmt: skip
+        case QuantizedSubtractiveLIF(vth=vth, du=du, dv=dv, max_spikes=max_spikes):
+            return SubtractiveLIF(
+                threshold=vth / scale, current_decay=arithmetic.decay_shares(du), voltage_decay=arithmetic.decay_shares(dv),
+                rest=np.zeros(()), max_spikes=max_spikes,
+            )  # fmt: skip
         case QuantizedLI(du=du, dv=dv):
             return LI(current_decay=arithmetic.decay_shares(du), voltage_decay=arithmetic.decay_shares(dv), rest=np.zeros(()))
         case _:
@@ -397,7 +404,10 @@ def quantization_errors(network: Network, quantized: QuantizedNetwork) -> tuple[
         back = np.concatenate([(b.weight / b.per_weight(integers.scale)).ravel() for _, b in pairs])
         power = float(np.sqrt(np.mean(meant**2))) if meant.size else 0.0
         match layer.neuron, integers.neuron:
-            case LIF(threshold=threshold), QuantizedLIF(vth=vth):
+            case (LIF(threshold=threshold), QuantizedLIF(vth=vth)) | (
+                SubtractiveLIF(threshold=threshold),
+                QuantizedSubtractiveLIF(vth=vth),
+            ):
                 threshold_error = float(np.max(np.abs(vth / integers.scale / threshold - 1)))
             case LI(), QuantizedLI():
                 threshold_error = 0.0
@@ -438,7 +448,9 @@ def worst_state_bits(layer: QuantizedLayer, arithmetic: Arithmetic) -> tuple[flo
         v_in = np.minimum(u, 1 << (registers.current_bits - 1)) + (np.abs(layer.bias) << shift)
         v = np.where(v_in > 0, v_in / arithmetic.decay_shares(layer.neuron.dv), 0.0)
     match layer.neuron:
-        case QuantizedLIF(vth=vth):  # a membrane above threshold is reset, one below zero is not
+        case (
+            QuantizedLIF(vth=vth) | QuantizedSubtractiveLIF(vth=vth)
+        ):  # a membrane above threshold is reset, one below zero is not
             negative = (down > 0) | (layer.bias < 0)
             v = np.where(negative, v, np.minimum(v, (vth << shift) + v_in))
         case QuantizedLI():
@@ -475,26 +487,3 @@ def warnings_of(errors: tuple[LayerError, ...], overflows: Mapping[str, int] | N
         if error.synapses_lost:
             lines.append(f"layer {error.layer!r} lost {error.synapses_lost:,} synapses that rounded to zero")
     return lines
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RateChange:
-    """A layer that quantising silenced or drove to fire at nearly every step; rates in spikes per neuron and step."""
-
-    layer: str
-    before: float
-    after: float
-
-    def __str__(self) -> str:
-        kind = "silent" if self.after < self.before else "saturated"
-        rates = f"{self.before:.4f} spikes a neuron and step before, {self.after:.4f} after"
-        return f"layer {self.layer!r} went {kind} by quantising: {rates}"
-
-
-def changed_rates(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[RateChange, ...]:
-    """Layers that went silent (no spike, where there were some) or saturated (above 0.9, from below 0.5) by quantising."""
-    return tuple(
-        RateChange(layer=name, before=rate, after=after[name])
-        for name, rate in before.items()
-        if (rate > 0 and after[name] == 0) or (rate < 0.5 and after[name] > 0.9)
-    )

@@ -21,11 +21,11 @@ from rich.progress import Progress
 from neurodeploy.compression.pruning_method import Pruning
 from neurodeploy.errors import DataError, RequestError, unsupported_kind
 from neurodeploy.ir.graph import INPUT
-from neurodeploy.ir.network import LI, LIF, Network
-from neurodeploy.ir.quantized import COUNTING_ONLY, QuantizedLI, QuantizedLIF, QuantizedNetwork
-from neurodeploy.passes.quantize import RateChange, changed_rates, dequantize, with_rounded_weights
+from neurodeploy.ir.network import LI, LIF, Network, SubtractiveLIF
+from neurodeploy.ir.quantized import COUNTING_ONLY, QuantizedLI, QuantizedLIF, QuantizedNetwork, QuantizedSubtractiveLIF
+from neurodeploy.passes.quantize import dequantize, with_rounded_weights
 from neurodeploy.report.summary import Accuracy
-from neurodeploy.simulation.records import Comparison, MemoryPrice, SpikeRecord, compare
+from neurodeploy.simulation.records import Comparison, MemoryPrice, RateChange, SpikeRecord, changed_rates, compare
 from neurodeploy.targets import arithmetic_named, target_named
 from neurodeploy.targets.simulate import random_spikes, simulate
 from neurodeploy.training import forward
@@ -214,7 +214,7 @@ class _EvaluationTotal:
         firing = []
         for layer in self.network:
             match layer.neuron:
-                case QuantizedLIF():
+                case QuantizedLIF() | QuantizedSubtractiveLIF():
                     firing.append(layer.name)
                 case QuantizedLI():
                     pass  # its membrane is read, so it is neither active nor silent
@@ -421,7 +421,7 @@ def outputs(record: SpikeRecord, network: Network | QuantizedNetwork, rest: NDAr
     """
     layer = network.output
     match layer.neuron:
-        case LIF() | QuantizedLIF():
+        case LIF() | SubtractiveLIF() | QuantizedLIF() | QuantizedSubtractiveLIF():
             return record.spikes[layer.name].reshape(record.n_samples, -1, record.n_steps).astype(np.float64)
         case LI() | QuantizedLI():
             pass

@@ -19,8 +19,8 @@ from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Integers
 from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring, Wiring
 from neurodeploy.ir.graph import Connection
-from neurodeploy.ir.network import LI, LIF
-from neurodeploy.ir.quantized import QuantizedLI, QuantizedLIF
+from neurodeploy.ir.network import LI, LIF, SubtractiveLIF
+from neurodeploy.ir.quantized import QuantizedLI, QuantizedLIF, QuantizedSubtractiveLIF
 from neurodeploy.resources.convolution_lists import (
     Window,
     capped_lists,
@@ -481,9 +481,9 @@ class LayerCount:
     def _threshold_profiles(self, region: Region) -> int:
         """Different thresholds of the region's neurons; 0 where none fires, or where floats have not become registers yet."""
         match self.layer.neuron:
-            case QuantizedLIF():
+            case QuantizedLIF() | QuantizedSubtractiveLIF():
                 return self._profiles(region, ("vth",))
-            case QuantizedLI() | LIF() | LI():
+            case QuantizedLI() | LIF() | SubtractiveLIF() | LI():
                 return 0
             case _:
                 raise unsupported_kind(self.layer.neuron)

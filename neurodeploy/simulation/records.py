@@ -29,7 +29,7 @@ class SpikeRecord:
     end : str
         ``"reference"``, ``"emulator"`` or ``"lava"``.
     spikes : mapping of layer name to array (batch, \\*shape, n_steps), uint8
-        For each recorded layer, 1 where a neuron fired.
+        For each recorded layer, spikes of each neuron: 1 where it fired, or more where its kind fires several a step.
     v : mapping of layer name to array (batch, \\*shape, n_steps)
         Membrane potentials after the step (so reset, where a neuron fired): the chip's integers, or floats from
         the reference.
@@ -205,6 +205,29 @@ def compare(emulator: SpikeRecord, lava: SpikeRecord) -> Comparison:
             )))  # fmt: skip
     first = min(firsts, key=lambda item: item[:3])[-1] if firsts else None
     return Comparison(n_steps=emulator.n_steps, mismatches=mismatches, first=first)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateChange:
+    """A layer that quantising silenced or drove to fire at nearly every step; rates in spikes per neuron and step."""
+
+    layer: str
+    before: float
+    after: float
+
+    def __str__(self) -> str:
+        kind = "silent" if self.after < self.before else "saturated"
+        rates = f"{self.before:.4f} spikes a neuron and step before, {self.after:.4f} after"
+        return f"layer {self.layer!r} went {kind} by quantising: {rates}"
+
+
+def changed_rates(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[RateChange, ...]:
+    """Layers that went silent (no spike, where there were some) or saturated (above 0.9, from below 0.5) by quantising."""
+    return tuple(
+        RateChange(layer=name, before=rate, after=after[name])
+        for name, rate in before.items()
+        if (rate > 0 and after[name] == 0) or (rate < 0.5 and after[name] > 0.9)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

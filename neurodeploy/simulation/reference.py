@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from neurodeploy.errors import unsupported_kind
 from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring, Wiring
-from neurodeploy.ir.network import LI, LIF, Layer, Network
+from neurodeploy.ir.network import LI, LIF, Layer, Network, SubtractiveLIF
 from neurodeploy.simulation.layer_schedule import NetworkRun, ReadyLayer
 from neurodeploy.simulation.records import Recorded, SpikeRecord, recorded_layers
 
@@ -108,6 +108,10 @@ class FloatNeurons:
                     fires = self._v > neuron.threshold
                     self._v[fires] = 0.0  # recorded after the reset, as Lava records it
                     fired[t, :, :n] = fires
+                case SubtractiveLIF(threshold=threshold, max_spikes=max_spikes):
+                    n_spikes = np.clip(np.floor(self._v / threshold), 0, max_spikes)
+                    self._v -= n_spikes * threshold
+                    fired[t, :, :n] = n_spikes
                 case LI():
                     pass  # it is read, and never fires
                 case _:

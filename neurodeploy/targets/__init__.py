@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 from neurodeploy.errors import ProfileError, QuantizeError, RequestError, unsupported_kind
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers
-from neurodeploy.ir.quantized import COUNTING_ONLY, DEFAULT_TARGET, QuantizedLI, QuantizedLIF, QuantizedNetwork
+from neurodeploy.ir.network import Network, reset_of
+from neurodeploy.ir.quantized import (
+    COUNTING_ONLY,
+    DEFAULT_TARGET,
+    QuantizedLI,
+    QuantizedLIF,
+    QuantizedNetwork,
+    QuantizedSubtractiveLIF,
+)
 
 if TYPE_CHECKING:
     from neurodeploy.simulation.records import Recorded, SpikeRecord
@@ -72,7 +80,7 @@ class Arithmetic(Protocol):
         Stored in `QuantizedNetwork.target`.
     registers : Registers
     resets : tuple of str
-        What a neuron's membrane can do after a spike: ``"to zero"``.
+        What a neuron's membrane can do after a spike: ``"to zero"``, ``"by subtraction"``.
     """
 
     @property
@@ -275,7 +283,7 @@ def check_profile(network: QuantizedNetwork, profile: HardwareProfile) -> None:
                         source=profile["decay_bits"].where, remedy="Change the time constant.",
                     )  # fmt: skip
         match neuron:
-            case QuantizedLIF():
+            case QuantizedLIF() | QuantizedSubtractiveLIF():
                 threshold = int(neuron.vth.max())
             case QuantizedLI():
                 threshold = 0
@@ -298,6 +306,25 @@ def check_profile(network: QuantizedNetwork, profile: HardwareProfile) -> None:
                 )  # fmt: skip
 
 
+def check_resets(network: Network, arithmetic: Arithmetic) -> None:
+    """Refuse neurons that reset as a target's do not; the error names the layer and the targets whose neurons do.
+
+    Raises
+    ------
+    QuantizeError
+    """
+    for layer in network:
+        reset = reset_of(layer.neuron)
+        if reset and reset not in arithmetic.resets:
+            able = " or ".join(name for name in target_names() if reset in target_named(name).resets)
+            raise QuantizeError(
+                f"layer {layer.name!r}", f"resets {reset}, and neurons of target {arithmetic.name!r} {arithmetic.resets[0]}",
+                source=arithmetic.registers.source,
+                remedy=f"{f'Choose a chip of target {able}, or reset' if able else 'Reset'} {arithmetic.resets[0]} in the model, "
+                "and train it so.",
+            )  # fmt: skip
+
+
 class CountingArithmetic:
     """Integers for a chip that no target runs: weights at the profile's widths, all else as fine as floats.
 
@@ -311,7 +338,7 @@ class CountingArithmetic:
         weight_bits=tuple(range(1, 16)), weight_exponent=0, current_bits=62, membrane_bits=62, threshold_bits=52, decay_bits=30,
         bias_min=-(1 << 52), bias_max=1 << 52, source="no target",
     )  # fmt: skip
-    resets = ("to zero",)
+    resets = ("to zero", "by subtraction")
 
     def decay_registers(self, share: Floats) -> Integers:
         return np.asarray(np.rint(np.asarray(share) * (1 << self.registers.decay_bits)), dtype=np.int64)

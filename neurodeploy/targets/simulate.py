@@ -22,6 +22,7 @@ from neurodeploy.ir.quantized import (
     QuantizedLIF,
     QuantizedNetwork,
     QuantizedSparse,
+    QuantizedSubtractiveLIF,
     QuantizedSynapse,
 )
 from neurodeploy.simulation.records import Comparison, Recorded, SpikeRecord, compare
@@ -239,7 +240,7 @@ def with_input_population(network: QuantizedNetwork) -> QuantizedNetwork:
             is_uniform = all((numbers == numbers.flat[0]).all() for numbers in (vth, dv, first.bias))
             if is_uniform and (du == forgets_all).all():
                 neuron = QuantizedLIF(**{name: np.array(getattr(first.neuron, name).flat[0]) for name in ("vth", "du", "dv")})
-        case QuantizedLI():
+        case QuantizedLI() | QuantizedSubtractiveLIF():
             pass
         case _:
             raise unsupported_kind(first.neuron)

@@ -29,7 +29,7 @@ from neurodeploy.frontends.nir.nodes import (
     read_graph,
 )
 from neurodeploy.ir.graph import INPUT
-from neurodeploy.ir.network import LI, LIF, Network
+from neurodeploy.ir.network import LI, LIF, Network, SubtractiveLIF
 
 REWRITTEN_KINDS = ("SumPool2d", "AvgPool2d", "Scale", "Delay")
 """Kinds of nodes that become something else, as their readers say."""
@@ -116,7 +116,7 @@ class _GraphReader:
             terms = tuple(replace(term, step=term.step - (term.source == node.name)) for term in arriving.terms)
             specs.append(LayerSpec(name=node.name, where=node.where, expression=replace(arriving, terms=terms), neurons=neurons))
             match neurons.neuron:
-                case LIF():
+                case LIF() | SubtractiveLIF():
                     pass
                 case LI():
                     readouts.add(node.name)

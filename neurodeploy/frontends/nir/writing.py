@@ -15,7 +15,7 @@ from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.connectivity import is_convolution
 from neurodeploy.ir.files import in_memory
 from neurodeploy.ir.graph import INPUT, Connection
-from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse, Synapse, threshold_of
+from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse, SubtractiveLIF, Synapse, threshold_of
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.passes.quantize import dequantize
 
@@ -106,6 +106,8 @@ class _GraphWriter:
             match firing:
                 case LIF():
                     pass
+                case SubtractiveLIF():
+                    raise subtractive_reset_error(f"layer {source!r}")
                 case LI():
                     raise ExtractError(
                         f"layer {layer.name!r}",
@@ -236,6 +238,8 @@ class _NeuronWriter:
                         remedy="Use a rest nearer to 0.",
                     )
                 parameters |= {"v_threshold": v_threshold, "v_reset": self.rest}
+            case SubtractiveLIF():
+                raise subtractive_reset_error(self.where)
             case LI():
                 if kind == "integrator" and self.rest.any():
                     raise ExtractError(self.where, "reads an integrator whose rest is not 0", source="NIR's I starts from 0")
@@ -280,12 +284,24 @@ class _NeuronWriter:
         }
 
 
+def subtractive_reset_error(where: str) -> ExtractError:
+    """Return the error for neurons that no NIR node stands for."""
+    return ExtractError(
+        where,
+        "resets by subtraction",
+        source="NIR's neurons reset to v_reset",
+        remedy="Keep the model: no .nir file holds it.",
+    )
+
+
 def _exact_numbers(layer: Layer) -> dict[str, Any]:
     """Return the layer's own numbers and shape, for the metadata."""
     neuron = layer.neuron
     match neuron:
         case LIF():
             names = ["threshold", "current_decay", "voltage_decay", "rest"]
+        case SubtractiveLIF():
+            raise subtractive_reset_error(f"layer {layer.name!r}")
         case LI():
             names = ["current_decay", "voltage_decay", "rest"]
         case _:

@@ -33,7 +33,7 @@ from neurodeploy.frontends.torch.populations import (
 from neurodeploy.frontends.torch.tracer import TracedTensor, UnsupportedValue
 from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.graph import INPUT
-from neurodeploy.ir.network import LI, LIF, Layer, Network
+from neurodeploy.ir.network import LI, LIF, Layer, Network, SubtractiveLIF
 from neurodeploy.simulation.reference import Product, product_of
 
 TOLERANCE = 1e-3
@@ -366,6 +366,13 @@ def check_against_model(trace: PopulationTrace, populations: Sequence[TracedPopu
                     fired = v > threshold
                     v[fired] = 0.0  # potentials count from the reset potential
                     _compare(population, t, fired, step.output, unsure, 0.5)
+                case SubtractiveLIF(threshold=threshold, max_spikes=max_spikes):
+                    multiples = v / threshold
+                    below_most = np.rint(multiples) <= max_spikes
+                    unsure[(np.abs(multiples - np.rint(multiples)) * threshold <= near) & (multiples > 0.5) & below_most] = 1
+                    n_spikes = np.clip(np.floor(multiples), 0, max_spikes)
+                    v = v - n_spikes * threshold
+                    _compare(population, t, n_spikes, step.output, unsure, 0.5)
                 case LI():
                     pass  # its membranes are compared below
                 case _:

@@ -25,11 +25,12 @@ from numpy.typing import NDArray
 
 from neurodeploy.errors import SimulationError, unsupported_kind
 from neurodeploy.ir.graph import early_steps, pipeline_depths, wait_steps
-from neurodeploy.ir.quantized import QuantizedLI, QuantizedLIF, QuantizedNetwork
+from neurodeploy.ir.quantized import QuantizedLI, QuantizedLIF, QuantizedNetwork, QuantizedSubtractiveLIF
 from neurodeploy.simulation.records import Recorded, SpikeRecord, recorded_layers
 from neurodeploy.targets import COUNTER
 from neurodeploy.targets.loihi.netx_format import plain_kinds
 from neurodeploy.targets.loihi.netx_io import write_netx
+from neurodeploy.targets.loihi.target import resets_by_subtraction
 
 # ---------------------------------------------------------------------------------------------- installation
 
@@ -174,6 +175,8 @@ def _check_board(jobs: Sequence[Job], plans: Sequence[_Plan], record: Recorded, 
         match network.output.neuron:
             case QuantizedLIF():
                 has_spikes = True
+            case QuantizedSubtractiveLIF():
+                raise resets_by_subtraction(network.output.name)
             case QuantizedLI():
                 has_spikes = False
             case _:

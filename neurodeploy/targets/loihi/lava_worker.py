@@ -39,9 +39,10 @@ from neurodeploy.ir.quantized import (
     QuantizedNetwork,
     QuantizedNeuron,
     QuantizedSparse,
+    QuantizedSubtractiveLIF,
     QuantizedSynapse,
 )
-from neurodeploy.targets.loihi.target import MANTISSA_SHIFT, NEVER_FIRES, is_mixed
+from neurodeploy.targets.loihi.target import MANTISSA_SHIFT, NEVER_FIRES, is_mixed, resets_by_subtraction
 
 GRADED_BITS = 16
 """Message width of graded input. Lava's synapses take whole numbers at any width above 0."""
@@ -348,6 +349,8 @@ def _lif(neuron: QuantizedNeuron, shape: tuple[int, ...], bias: NDArray[np.int64
     match neuron:
         case QuantizedLIF():
             vth = neuron.vth
+        case QuantizedSubtractiveLIF():
+            raise resets_by_subtraction("neurons")
         case QuantizedLI():
             vth = np.array(NEVER_FIRES)
         case _:

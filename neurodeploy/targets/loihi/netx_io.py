@@ -29,6 +29,7 @@ from neurodeploy.ir.quantized import (
     QuantizedNetwork,
     QuantizedNeuron,
     QuantizedSparse,
+    QuantizedSubtractiveLIF,
     QuantizedSynapse,
 )
 from neurodeploy.targets.loihi.netx_format import (
@@ -40,7 +41,15 @@ from neurodeploy.targets.loihi.netx_format import (
     plain_kinds,
     reason,
 )
-from neurodeploy.targets.loihi.target import DECAY_UNITY, LOIHI, MANTISSA_SHIFT, NEVER_FIRES, check_layer, check_neuron
+from neurodeploy.targets.loihi.target import (
+    DECAY_UNITY,
+    LOIHI,
+    MANTISSA_SHIFT,
+    NEVER_FIRES,
+    check_layer,
+    check_neuron,
+    resets_by_subtraction,
+)
 
 # ---------------------------------------------------------------------------------------------- reading
 
@@ -131,6 +140,8 @@ class NetworkReader:
         match neuron:
             case QuantizedLIF():
                 self.encoder = Encoder(neuron=neuron, weight=weight, bias=bias)
+            case QuantizedSubtractiveLIF():
+                raise resets_by_subtraction(group.where)
             case QuantizedLI():
                 raise NetxError(group.where, "has neurons that never fire: no spike would reach the network")
             case _:
@@ -363,6 +374,8 @@ class LayerWriter:
         match neuron:
             case QuantizedLIF():
                 neurons["vThMant"] = self._as_lava(neuron.vth, image)
+            case QuantizedSubtractiveLIF():
+                raise resets_by_subtraction("neurons")
             case QuantizedLI():
                 neurons["vThMant"] = NEVER_FIRES
             case _:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from neurodeploy.errors import DataError, RequestError, unsupported_kind
 from neurodeploy.ir.network import Network
-from neurodeploy.ir.quantized import Encoder, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
+from neurodeploy.ir.quantized import Encoder, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork, QuantizedSubtractiveLIF
 from neurodeploy.simulation.kernel_dispatch import Engine
 from neurodeploy.simulation.kernels import Array, compiled
 from neurodeploy.simulation.layer_schedule import PARALLEL_UPDATES, WorkerPool
@@ -30,6 +30,7 @@ from neurodeploy.targets.loihi.target import (
     STATE_MAX,
     Whole,
     decayed,
+    resets_by_subtraction,
     saturated,
 )
 
@@ -178,6 +179,8 @@ def threshold_register(layer: QuantizedLayer) -> Any:
     match layer.neuron:
         case QuantizedLIF(vth=vth):
             return vth << MANTISSA_SHIFT
+        case QuantizedSubtractiveLIF():
+            raise resets_by_subtraction(layer.name)
         case QuantizedLI():
             return STATE_MAX  # membranes saturate one below
         case _:

@@ -21,6 +21,7 @@ from neurodeploy.ir.quantized import (
     QuantizedLIF,
     QuantizedNetwork,
     QuantizedNeuron,
+    QuantizedSubtractiveLIF,
     QuantizedSynapse,
 )
 from neurodeploy.simulation.records import Recorded, SpikeRecord
@@ -93,11 +94,18 @@ def width_of(weight: Integers) -> int:
 # ---------------------------------------------------------------------------------------------- register ranges
 
 
+def resets_by_subtraction(where: str) -> NetworkError:
+    """Return the error for neurons that Loihi does not have."""
+    return NetworkError(where, "resets by subtraction, and Lava's LIF to a value", remedy="Choose a chip whose neurons do.")
+
+
 def check_neuron(neuron: QuantizedNeuron) -> None:
     """Raise `NetworkError` for thresholds outside 0..2**17 - 1 or decays outside 0..4096."""
     match neuron:
         case QuantizedLIF():
             check_range(neuron, "vth", 0, THRESHOLD_MAX)
+        case QuantizedSubtractiveLIF():
+            raise resets_by_subtraction(type(neuron).__name__)
         case QuantizedLI():
             pass  # never fires: no threshold register of its own
         case _:
