@@ -98,7 +98,7 @@ def test_the_table_of_cores_names_the_fullest(forked: Placement) -> None:
 def test_traffic_and_cost_are_told_in_sentences(forked: Placement) -> None:
     assert list(traffic_lines(forked)) == [
         "Traffic per step: 1.5 spikes sent, 0.5 spikes x hops, 0.0 over the busiest link (rates measured).",
-        "Estimate per step: 5e-05 uJ (synop_dense 60%, neuron_update 40%) and 0.008 us, by a test.",
+        "Estimate per step: 5e-05 uJ and 0.008 us; of the energy synop_dense 60%, neuron_update 40%. Assumed: a test.",
     ]
 
 

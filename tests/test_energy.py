@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from paper import in_integers, layer_of
 
+from benchmarks.loihi2_energy import ratios
 from neurodeploy.errors import NetworkError, ProfileError
+from neurodeploy.hardware.loading import load_profile
 from neurodeploy.mapping.energy import OUTSIDE, EventCost, Figures, StepEstimate, StepEvents, estimate_step
+from neurodeploy.mapping.place import lay_out, with_traffic
+from neurodeploy.report.summary import board_json
+from neurodeploy.report.text import traffic_lines
+
+LOIHI2 = load_profile("loihi2")
 
 ROUND = Figures(  # a joule's digits say which events there were: 1 dense synop, 10 accesses, ...
     synop_dense=EventCost(energy_j=1, time_s=10),
@@ -170,3 +180,63 @@ def test_a_cost_below_zero_is_refused() -> None:
 def test_a_synchronisation_table_that_is_none_is_refused(tiles: tuple[int, ...], times: tuple[float, ...]) -> None:
     with pytest.raises(ProfileError, match="has to ascend from 1 tile, with one sync_time_s for each"):
         replace(ROUND, sync_tiles=tiles, sync_time_s=times)
+
+
+# -------------------------------------------------------------------------------- Loihi 2: ranges of assumed figures
+
+
+def test_the_ranges_of_loihi2_are_those_of_what_intel_measured() -> None:
+    """`benchmarks.loihi2_energy` has the measurements; the profile rounds what follows to two digits."""
+    energies, times = ratios("loihi2")
+    assert LOIHI2["energy_range"].factors == (float(f"{min(energies):.2g}"), float(f"{max(energies):.2g}"))
+    # Intel's factors are its highest, so a step takes at least as long as they make it
+    assert LOIHI2["time_range"].factors == (1, float(f"{max(times):.2g}"))
+    assert min(times) > 1
+
+
+def test_the_figures_of_loihi2_are_those_of_loihi1_by_the_factors_of_intels_brief() -> None:
+    faster = {"synop": 5, "neuron_access": 2, "neuron_update": 2, "neuron_spike": 10}
+    for limit in load_profile("loihi1"):
+        event, _, quantity = limit.key.rpartition("_")
+        if event == "sync" or quantity not in ("energy", "time"):
+            continue
+        factor = next((by for begin, by in faster.items() if event.startswith(begin) and quantity == "time"), 1)
+        assert LOIHI2[limit.key].figure == pytest.approx(limit.figure / factor, abs=5e-4)
+        assert LOIHI2[limit.key].assumed
+
+
+def test_a_range_is_told_with_the_estimate_and_that_it_is_assumed() -> None:
+    network = in_integers(layer_of([[1] * 8] * 8, vth=1))
+    placement = with_traffic(lay_out(network, LOIHI2), network)
+    traffic = placement.traffic()
+    assert traffic is not None
+    cost = traffic.estimate()
+    assert cost is not None
+    assert cost.is_assumed
+    assert cost.energy_range_j == (0.48 * cost.energy_j, 1.6 * cost.energy_j)
+    assert cost.time_range_s == (cost.time_s, 2.4 * cost.time_s)
+    said = list(traffic_lines(placement))[1]
+    assert re.match(
+        r"Estimate per step: \S+ uJ \(\S+ to \S+\) and \S+ us \(\S+ to \S+\); of the energy .* Assumed: as on Loihi 1", said
+    )
+    told = board_json(placement)["estimate"]
+    assert (told["energy_range_j"], told["time_range_s"], told["assumed"]) == (cost.energy_range_j, cost.time_range_s, True)
+
+
+def test_figures_that_are_published_have_no_range() -> None:
+    network = in_integers(layer_of([[1]], vth=1))
+    traffic = with_traffic(lay_out(network, load_profile("loihi1")), network).traffic()
+    assert traffic is not None
+    cost = traffic.estimate()
+    assert cost is not None
+    assert (cost.is_assumed, cost.energy_range_j, cost.time_range_s) == (False, None, None)
+
+
+@pytest.mark.parametrize(
+    "value", ["1", "[1]", "[0.5, 1.5, 2]", "[1.1, 2]", "[0.5, 0.9]", "[-1, 2]", "[.nan, 2]", "[yes, 2]", "[a, 2]"]
+)
+def test_a_range_that_is_not_two_factors_around_1_is_refused(value: str, tmp_path: Path) -> None:
+    text = f'name: x\ndescription: x\nextends: loihi2\nenergy_range: {{value: {value}, unit: factors, assumption: "a test"}}\n'
+    (tmp_path / "x.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ProfileError, match=r"energy_range.*Give two factors: one from 0 to 1, and one of 1 or more"):
+        load_profile(tmp_path / "x.yaml")

@@ -189,7 +189,7 @@ def compare_command(
     dt: float | None, discretisation: str | None, data_dir: Path | None, steps: int, encoder: str, readout: str,
     batch_size: int | None, as_json: bool,
 ) -> int:  # fmt: skip
-    """Show on which of several chips MODEL fits: cores, what binds, energy and time where published, accuracy with DATA.
+    """Show on which of several chips MODEL fits: cores, what binds, energy, time, accuracy with DATA.
 
     The exit code is 1 where it fits none of them.
     """

@@ -258,6 +258,15 @@ class _Entry:
                         self.where, f"has {len(sides)} sides", remedy="Give columns and rows, and layers if there are any."
                     )
                 return sides
+            case "factors":
+                pair = value if isinstance(value, list) and len(value) == 2 else [math.nan]
+                if (
+                    any(isinstance(one, bool) or not isinstance(one, int | float) for one in pair)
+                    or not 0 <= pair[0] <= 1 <= pair[-1]
+                ):
+                    remedy = "Give two factors: one from 0 to 1, and one of 1 or more."
+                    raise ProfileError(self.where, f"is {_describe(value)}", remedy=remedy)
+                return tuple(float(one) for one in pair)
             case "figure":
                 # The comparison is false for NaN, which is refused with the rest.
                 if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_VALUE:
@@ -325,6 +334,7 @@ _VALUE_SCHEMAS: dict[Kind, dict[str, Any]] = {
     "steps": {"type": "array", "items": _WHOLE_NUMBER, "minItems": 1, "uniqueItems": True},
     "sides": {"type": "array", "items": _WHOLE_NUMBER, "minItems": 2, "maxItems": 3},
     "figure": {"type": "number", "minimum": 0, "maximum": MAX_VALUE},
+    "factors": {"type": "array", "items": {"type": "number", "minimum": 0}, "minItems": 2, "maxItems": 2},
     "encodings": {"type": "array", "items": {"enum": list(ENCODING_NAMES)}, "minItems": 1, "uniqueItems": True},
 }
 

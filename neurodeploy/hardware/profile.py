@@ -17,7 +17,7 @@ from neurodeploy.errors import ProfileError, RequestError
 UNLIMITED = 1 << 62
 """Capacity of a resource that the chip does not limit; it fits into a 64-bit integer."""
 
-Kind = Literal["whole", "per core", "choices", "steps", "sides", "figure", "encodings"]
+Kind = Literal["whole", "per core", "choices", "steps", "sides", "figure", "factors", "encodings"]
 """Types of values; see `Key`."""
 
 Encoding = Literal["dense", "sparse", "convolution", "crossbar", "dynapcnn"]
@@ -35,7 +35,8 @@ class Key:
     kind : str
         ``"whole"``: a whole number above zero; ``"per core"``: that, or a list with one for each core of a chip;
         ``"choices"``: allowed widths in bits, ascending; ``"steps"``: a row of a table, ascending; ``"sides"``: sides of a
-        mesh, columns first; ``"figure"``: an energy or a time, at least zero; ``"encodings"``: names of encodings.
+        mesh, columns first; ``"figure"``: an energy or a time, at least zero; ``"factors"``: a least and a greatest factor
+        around 1; ``"encodings"``: names of encodings.
     meaning : str
         Noun phrase, for error texts and the schema.
     required : bool
@@ -105,10 +106,12 @@ KEYS: Mapping[str, Key] = MappingProxyType({
     # The two columns of one table: times by number of tiles.
     "sync_tiles": Key(unit="tiles", kind="steps", meaning="numbers of used tiles from which synchronising a step takes ..."),
     "sync_time": Key(unit="ns", kind="steps", meaning="... these times, one for each number of `sync_tiles`"),
+    "energy_range": Key(unit="factors", kind="factors", meaning="least and greatest energy of a step, in parts of its estimate"),
+    "time_range": Key(unit="factors", kind="factors", meaning="least and greatest time of a step, in parts of its estimate"),
 })  # fmt: skip
 """Every key of a profile, in the order in which profiles are shown."""
 
-Value = int | float | tuple[int, ...] | tuple[str, ...]
+Value = int | float | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,12 +173,20 @@ class Limit:
         return float(self.value)
 
     @property
+    def factors(self) -> tuple[float, float]:
+        """The least and the greatest factor of a range."""
+        least, greatest = self.value if isinstance(self.value, tuple) else (self.value, self.value)
+        return float(least), float(greatest)
+
+    @property
     def text(self) -> str:
         """The value as text, without its unit; the smallest and the largest where it differs from core to core."""
         if not isinstance(self.value, tuple):
             return f"{self.value:,}"
         if KEYS[self.key].kind == "per core":
             return f"{min(self.choices):,} to {max(self.choices):,}"
+        if KEYS[self.key].kind == "factors":
+            return f"{self.factors[0]:g} to {self.factors[1]:g}"
         return ", ".join(map(str, self.value))
 
     def on(self, core: int) -> int:

@@ -14,7 +14,7 @@ where a core's work all comes late in the step; benchmarks/sanafe_check.py measu
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -202,6 +202,10 @@ class StepEstimate:
         Synchronisation at the end. `time_s` is the longer of the two queues, plus flight and synchronisation.
     busiest_core : int
         Index into the events' arrays; -1 where there is no core.
+    energy_range_j, time_range_s : (float, float) or None
+        What the profile says of how far a step may be from the estimate; None where it says nothing.
+    is_assumed : bool
+        Whether the figures are assumptions.
     """
 
     energy_j: float
@@ -212,6 +216,9 @@ class StepEstimate:
     flight_s: float
     sync_s: float
     busiest_core: int
+    energy_range_j: tuple[float, float] | None = None
+    time_range_s: tuple[float, float] | None = None
+    is_assumed: bool = False
 
 
 def estimate_step(events: StepEvents, figures: Figures) -> StepEstimate:
@@ -364,7 +371,22 @@ class Traffic:
     def estimate(self) -> StepEstimate | None:
         """Energy and time of a step by the profile's figures; None where it has none. Every neuron counts as updated."""
         figures = figures_of(self.profile)
-        return None if figures is None else estimate_step(self.events(), figures)
+        if figures is None:
+            return None
+        estimate = estimate_step(self.events(), figures)
+
+        def between(key: str, value: float) -> tuple[float, float] | None:
+            if key not in self.profile:
+                return None
+            least, greatest = self.profile[key].factors
+            return least * value, greatest * value
+
+        return replace(
+            estimate,
+            energy_range_j=between("energy_range", estimate.energy_j),
+            time_range_s=between("time_range", estimate.time_s),
+            is_assumed=self.profile["synop_sparse_energy"].assumed,
+        )
 
 
 def link_loads(flow: Flow, position: NDArray[np.int64], mesh: Mesh) -> NDArray[np.float64]:

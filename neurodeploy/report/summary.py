@@ -24,6 +24,7 @@ from neurodeploy.report.text import (
     interval,
     layer_notes,
     layer_table,
+    step_costs,
     traffic_lines,
     verdict,
     with_interval,
@@ -178,6 +179,9 @@ def board_json(placement: Placement) -> dict[str, Any]:
         "estimate": None if estimate is None else {
             "energy_j": estimate.energy_j,
             "time_s": estimate.time_s,
+            "energy_range_j": estimate.energy_range_j,
+            "time_range_s": estimate.time_range_s,
+            "assumed": estimate.is_assumed,
             "energy_j_by_kind": estimate.energy_j_by_kind,
             "source": placement.profile["synop_sparse_energy"].source,
         },
@@ -388,11 +392,11 @@ class TargetResult:
         placed, cost = self.placement, self.cost
         # a board with too few cores for the network has no traffic, but it may have figures
         unknown = "not published" if "synop_sparse_energy" not in self.profile else "not placed"
+        costs = (unknown, unknown) if cost is None else step_costs(cost)
         return (
             self.profile.name, "yes" if self.fits else "compressed" if self.is_compressible and not self.why_not else "no",
             "" if placed is None else f"{placed.cores_used:,} of {placed.cores_available:,}", self.binds,
-            unknown if cost is None else f"{cost.energy_j * 1e6:,.3g} uJ",
-            unknown if cost is None else f"{cost.time_s * 1e6:,.3g} us",
+            *(f"~{text}" if cost is not None and cost.is_assumed else text for text in costs),
             "" if self.accuracy is None else with_interval(self.accuracy, self.test_samples),
             self.profile.target or "counting only",
         )  # fmt: skip
@@ -413,7 +417,9 @@ TARGET_HEADINGS = ("target", "fits<", "cores", "what binds<", "energy a step", "
 
 def comparison_table(results: Sequence[TargetResult]) -> FittedTable:
     """One row for each chip."""
-    table = FittedTable("Targets: energy and time are estimates at assumed rates", TARGET_HEADINGS, ("runs as",))
+    table = FittedTable(
+        "Targets: energy and time are estimates at assumed rates; ~: by assumed figures", TARGET_HEADINGS, ("runs as",)
+    )
     for result in results:
         table.add(*result.cells())
     return table

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from neurodeploy.frontends.assembly import NodeSupport
     from neurodeploy.mapping.budget.allocation import Gain
     from neurodeploy.mapping.delay_balancing import Balance
+    from neurodeploy.mapping.energy import StepEstimate
     from neurodeploy.mapping.placement import Placement
     from neurodeploy.report.summary import Accuracy, LayerReport
 
@@ -258,7 +259,19 @@ def traffic_lines(placement: Placement) -> Iterator[str]:
     most = sorted(cost.energy_j_by_kind.items(), key=lambda item: -item[1])[:3]
     shares = ", ".join(f"{kind} {energy / cost.energy_j:.0%}" for kind, energy in most if energy)
     source = placement.profile["synop_sparse_energy"].source
-    yield f"Estimate per step: {cost.energy_j * 1e6:,.3g} uJ ({shares}) and {cost.time_s * 1e6:,.3g} us, by {source}."
+    energy, time = step_costs(cost)
+    figures = "Assumed" if cost.is_assumed else "Figures"
+    yield f"Estimate per step: {energy} and {time}; of the energy {shares}. {figures}: {source}."
+
+
+def step_costs(cost: StepEstimate, micro: str = "u") -> tuple[str, str]:
+    """Energy and time of a step, each with its range where the profile has one: ``1.2 uJ (0.6 to 1.9)``."""
+
+    def text(value: float, between: tuple[float, float] | None, unit: str) -> str:
+        around = "" if between is None else f" ({between[0] * 1e6:,.2g} to {between[1] * 1e6:,.2g})"
+        return f"{value * 1e6:,.3g} {micro}{unit}{around}"
+
+    return text(cost.energy_j, cost.energy_range_j, "J"), text(cost.time_s, cost.time_range_s, "s")
 
 
 def balance_lines(balances: tuple[Balance, ...]) -> Iterator[str]:
@@ -384,6 +397,8 @@ def _value(limit: Limit) -> str:
         return ", ".join(limit.names)
     if kind == "figure":
         return f"{limit.figure:,g} {limit.unit}"
+    if kind == "factors":
+        return f"{limit.text} times"
     if kind == "sides":
         return f"{' x '.join(map(str, limit.choices))} {limit.unit}"
     if kind == "choices":
