@@ -254,7 +254,7 @@ _OLD_MODULES = {
         "compression.synapse_selection",
     ),
     "training.checkpoints": ("training.checkpoint",),
-    "training.data": ("training.data.batches", "training.data.loading", "training.data.recordings"),
+    "training.data": ("training.data.batches", "training.data.loading"),
     "training.decays": ("training.neurons",),
     "training.direct": ("training.encoders",),
     "training.inference": ("training.forward",),

@@ -10,7 +10,7 @@ import torch
 from test_minimax import products, weight_of
 
 from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
-from neurodeploy.compression.saliency import FisherDiagonal
+from neurodeploy.compression.pruning_method import FisherDiagonal
 from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.compression.weight_matrices import WeightMatrix
 from neurodeploy.hardware.profile import HardwareProfile

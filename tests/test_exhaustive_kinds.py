@@ -29,7 +29,7 @@ from neurodeploy.mapping.place import lay_out
 from neurodeploy.passes.dead_neurons import trim
 from neurodeploy.passes.quantize import dequantize, quantize, quantized_kind
 from neurodeploy.resources.counting import counter_of
-from neurodeploy.resources.encodings import Formula
+from neurodeploy.resources.usage import Formula
 from neurodeploy.simulation.kernel_dispatch import kernels_of
 from neurodeploy.simulation.reference import product_of
 from neurodeploy.targets.loihi.netx_io import write_netx

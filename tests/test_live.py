@@ -14,7 +14,7 @@ from spiking import SHORT, budget_for, build, few
 
 from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
 from neurodeploy.compression.module_weights import trainable
-from neurodeploy.compression.saliency import ActiveNeurons, NeuronSubset, active_neurons
+from neurodeploy.compression.pruning_method import ActiveNeurons, NeuronSubset, active_neurons
 from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.compression.weight_matrices import WeightMatrix
 from neurodeploy.hardware.profile import HardwareProfile

@@ -27,8 +27,7 @@ from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network
 from neurodeploy.mapping.budget.allocation import share_budget
 from neurodeploy.mapping.budget.budget import AxonCap, SliceBudget
-from neurodeploy.resources.encodings import axon_bits, index_bits
-from neurodeploy.resources.usage import Region, slice_usage
+from neurodeploy.resources.usage import Region, axon_bits, index_bits, slice_usage
 
 BITS = 8
 SCORES = st.one_of(st.integers(0, 3).map(float), st.floats(0, 10, width=32))

@@ -19,8 +19,7 @@ from neurodeploy.ir.graph import Connection
 from neurodeploy.ir.network import Layer, Network
 from neurodeploy.ir.quantized import QuantizedDense, QuantizedLayer, QuantizedLIF
 from neurodeploy.resources.counting import LayerCount
-from neurodeploy.resources.encodings import axon_bits, index_bits, weight_bits
-from neurodeploy.resources.usage import Region, Usage, bits_of, count, slice_usage
+from neurodeploy.resources.usage import Region, Usage, axon_bits, bits_of, count, index_bits, slice_usage, weight_bits
 
 LOIHI1 = load_profile("loihi1")
 WEIGHT_BITS = st.sampled_from(LOIHI1["weight_bits"].choices)

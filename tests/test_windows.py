@@ -18,8 +18,7 @@ from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.connectivity import ConvWiring
 from neurodeploy.ir.network import Conv
 from neurodeploy.resources.convolution_lists import Window
-from neurodeploy.resources.encodings import Formula
-from neurodeploy.resources.usage import Region
+from neurodeploy.resources.usage import Formula, Region
 
 LOIHI1 = load_profile("loihi1")
 WIDTHS = st.sampled_from(LOIHI1["weight_bits"].choices)

@@ -18,8 +18,7 @@ from typing import Any
 import torch
 
 from neurodeploy.compression.bit_width import LayerRounding
-from neurodeploy.compression.pruning_method import between
-from neurodeploy.compression.saliency import FisherDiagonal
+from neurodeploy.compression.pruning_method import FisherDiagonal, between
 from neurodeploy.compression.trainable_network import TrainableConnection, TrainableNetwork
 from neurodeploy.compression.weight_matrices import WeightMatrix, find_layers, substituted
 from neurodeploy.errors import BudgetError
@@ -32,7 +31,7 @@ from neurodeploy.mapping.budget.channel_counts import first_units
 from neurodeploy.passes.dead_neurons import is_depthwise, tied_layers
 from neurodeploy.resources.convolution_lists import kept_weights
 from neurodeploy.resources.counting import LayerCount
-from neurodeploy.resources.encodings import most_targets
+from neurodeploy.resources.usage import most_targets
 
 _CHANNEL_RATE = 0.01
 """Weight of the latest step in a channel's moving average, after its first hundred."""

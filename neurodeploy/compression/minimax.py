@@ -28,19 +28,21 @@ import torch
 from neurodeploy.compression.bit_width import LayerFormat, SliceSaliency, best_grid, best_width, layer_roundings
 from neurodeploy.compression.channel_selection import Channels
 from neurodeploy.compression.pruning_method import (
+    ActiveNeurons,
+    FisherDiagonal,
     Masks,
     MeasureStates,
     MemoryTrial,
     Phase,
     Pruning,
     PruningSetup,
+    active_neurons,
     axons_in_force,
     constraint,
     memory_bits,
     memory_in_force,
     overruns_of,
 )
-from neurodeploy.compression.saliency import ActiveNeurons, FisherDiagonal, active_neurons
 from neurodeploy.compression.synapse_selection import PRICED_RESOURCES, SynapseSelection, choose_on_core
 from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.compression.weight_matrices import (

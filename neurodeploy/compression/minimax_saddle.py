@@ -24,12 +24,12 @@ import torch
 from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning, shrink
 from neurodeploy.compression.pruning_method import (
     Phase,
+    active_neurons,
     axons_in_force,
     constraint,
     memory_in_force,
     slice_memory_bits,
 )
-from neurodeploy.compression.saliency import active_neurons
 from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.errors import RequestError, check_numbers
 from neurodeploy.ir.arrays import Floats, Integers, Mask

@@ -18,7 +18,7 @@ from neurodeploy.compression.weight_matrices import StoredLists
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers, Mask
 from neurodeploy.mapping.budget.budget import SliceBudget
-from neurodeploy.resources.encodings import Formula, index_bits, weight_bits
+from neurodeploy.resources.usage import Formula, index_bits, weight_bits
 from neurodeploy.simulation.kernels import Array, compiled
 
 PRICED_RESOURCES = ("synapse_memory_bits", "input_axons", "output_axons")

@@ -23,8 +23,7 @@ from neurodeploy.ir.network import Network
 from neurodeploy.mapping.budget.budget import AxonCap, Budget, SliceBudget
 from neurodeploy.passes.dead_neurons import needed_neurons
 from neurodeploy.resources.counting import LayerCount
-from neurodeploy.resources.encodings import Formula, list_bits, weight_bits
-from neurodeploy.resources.usage import Region, grid_of
+from neurodeploy.resources.usage import Formula, Region, grid_of, list_bits, weight_bits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ Kind = Literal["whole", "per core", "choices", "steps", "sides", "figure", "fact
 """Types of values; see `Key`."""
 
 Encoding = Literal["dense", "sparse", "convolution", "crossbar", "dynapcnn"]
-"""Names of the formulas for synapse memory, which `neurodeploy.resources.encodings` describes."""
+"""Names of the formulas for synapse memory, which `neurodeploy.resources.usage` describes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,8 +24,16 @@ from neurodeploy.ir.quantized import QuantizedLayer, QuantizedLIF, QuantizedNetw
 from neurodeploy.mapping.place import quick_core_count
 from neurodeploy.passes.quantize import quantized_kind
 from neurodeploy.resources.counting import LayerCount
-from neurodeploy.resources.encodings import weight_bits
-from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, AnyLayer, Region, Usage, bits_of, grid_of, limited_resources
+from neurodeploy.resources.usage import (
+    DEFAULT_WEIGHT_BITS,
+    AnyLayer,
+    Region,
+    Usage,
+    bits_of,
+    grid_of,
+    limited_resources,
+    weight_bits,
+)
 from neurodeploy.targets import arithmetic_named
 
 Vector: TypeAlias = "NDArray[np.float64]"

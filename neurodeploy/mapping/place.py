@@ -40,7 +40,6 @@ from neurodeploy.mapping.partition import BlockOptions, BlockSelection, Selected
 from neurodeploy.mapping.placement import Placement, Slice
 from neurodeploy.mapping.traffic import Rates, links_of
 from neurodeploy.resources.counting import LayerCount
-from neurodeploy.resources.encodings import weight_bits
 from neurodeploy.resources.usage import (
     DEFAULT_WEIGHT_BITS,
     AnyLayer,
@@ -52,6 +51,7 @@ from neurodeploy.resources.usage import (
     layer_usage,
     limited_resources,
     usage_vector,
+    weight_bits,
 )
 from neurodeploy.targets import check_profile
 

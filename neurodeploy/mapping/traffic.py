@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from neurodeploy.errors import RequestError
 from neurodeploy.ir.arrays import ByValue, Floats, Integers, freeze
 from neurodeploy.ir.graph import INPUT
-from neurodeploy.resources.counting import LayerCount, SourceNeurons
-from neurodeploy.resources.usage import Layers, Region
+from neurodeploy.resources.counting import LayerCount
+from neurodeploy.resources.usage import Layers, Region, SourceNeurons
 from neurodeploy.simulation.records import SpikeRecord
 
 GridPoint: TypeAlias = "tuple[int, int]"

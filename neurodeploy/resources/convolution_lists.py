@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
 from neurodeploy.ir.arrays import Integers, Mask
 from neurodeploy.ir.connectivity import ConvWiring
-from neurodeploy.resources.encodings import Formula, index_bits, power_of_two
-from neurodeploy.resources.usage import Region
+from neurodeploy.resources.usage import Formula, Region, index_bits, power_of_two
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

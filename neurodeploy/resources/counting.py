@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, MutableMapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -30,8 +29,19 @@ from neurodeploy.resources.convolution_lists import (
     geometry_of,
     kept_weights,
 )  # fmt: skip
-from neurodeploy.resources.encodings import Formula, list_bits, power_of_two, weight_bits
-from neurodeploy.resources.usage import AnyLayer, Region, Usage, grid_of, limited_resources, usage_vector
+from neurodeploy.resources.usage import (
+    AnyLayer,
+    Formula,
+    Region,
+    SourceNeurons,
+    Usage,
+    grid_of,
+    limited_resources,
+    list_bits,
+    power_of_two,
+    usage_vector,
+    weight_bits,
+)
 
 ListUsage: TypeAlias = "tuple[int, int, int, str]"
 """Memory in bits, input axons, synapses, and name of the encoding."""
@@ -232,28 +242,6 @@ class ConvCounter:
         del grid
         box, mask = self.window.reached(region)
         return self.wiring.input_shape, box, mask
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class SourceNeurons:
-    """Neurons of one source that have synapses onto a region.
-
-    Attributes
-    ----------
-    source : str
-        Name of the layer, or `INPUT`.
-    shape : tuple of int
-        Shape in which the source's neurons are numbered: (n,) or (channels, rows, columns).
-    box : Region
-        Box in that shape with all of them.
-    mask : array of the box's shape, bool
-        Which neurons of the box.
-    """
-
-    source: str
-    shape: tuple[int, ...]
-    box: Region
-    mask: NDArray[np.bool_]
 
 
 class LayerCount:

@@ -18,8 +18,7 @@ from torch.nn.functional import kl_div, log_softmax
 
 from neurodeploy.compression.minimax import MinimaxPruning
 from neurodeploy.compression.module_weights import learn_decays, sample_of, takes_weights, trainable, why_not_held, write_back
-from neurodeploy.compression.pruning_method import Phase, Pruning, PruningFactory
-from neurodeploy.compression.saliency import ActiveNeurons
+from neurodeploy.compression.pruning_method import ActiveNeurons, Phase, Pruning, PruningFactory
 from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.errors import TrainingError
 from neurodeploy.mapping.budget.budget import Budget

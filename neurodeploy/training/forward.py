@@ -26,7 +26,7 @@ from norse.torch.module.lif import LIFCell
 from norse.torch.module.lif_box import LIFBoxCell
 from numpy.typing import NDArray
 
-from neurodeploy.compression.saliency import ActiveNeurons, NeuronSubset
+from neurodeploy.compression.pruning_method import ActiveNeurons, NeuronSubset
 from neurodeploy.compression.trainable_network import TrainableConnection, TrainableLayer, TrainableNetwork, input_gain
 from neurodeploy.errors import DataError, TrainingError, unsupported_kind
 from neurodeploy.frontends.torch.model_run import at_rest, n_states, states_of

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from benchmarks.compression.rivals.masked import Held
-from neurodeploy.resources.encodings import axon_bits, index_bits, weight_bits
+from neurodeploy.resources.usage import axon_bits, index_bits, weight_bits
 
 
 class Knapsack(Held):

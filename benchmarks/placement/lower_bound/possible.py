@@ -23,8 +23,7 @@ from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring, W
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.resources.convolution_lists import Edge, Window
 from neurodeploy.resources.counting import LayerCount
-from neurodeploy.resources.encodings import Formula
-from neurodeploy.resources.usage import grid_of
+from neurodeploy.resources.usage import Formula, grid_of
 
 _CHUNK = 1 << 21
 """Lists that are counted at once."""

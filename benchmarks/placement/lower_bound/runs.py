@@ -14,7 +14,7 @@ import numpy as np
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers
 from neurodeploy.ir.connectivity import SparseWiring
-from neurodeploy.resources.encodings import Formula
+from neurodeploy.resources.usage import Formula
 
 _PASSES = 2
 """The output axons that one pass finds leave less room for the runs of the next."""

@@ -32,9 +32,18 @@ from neurodeploy.mapping.budget.slice_budgets import (
 )
 from neurodeploy.mapping.place import UNFIT_SLICES, counts_of, pack_layers
 from neurodeploy.mapping.placement import Placement, Slice
-from neurodeploy.resources.counting import LayerCount, SourceNeurons
-from neurodeploy.resources.encodings import weight_bits
-from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, Layers, Region, Usage, bits_of, limited_resources, usage_vector
+from neurodeploy.resources.counting import LayerCount
+from neurodeploy.resources.usage import (
+    DEFAULT_WEIGHT_BITS,
+    Layers,
+    Region,
+    SourceNeurons,
+    Usage,
+    bits_of,
+    limited_resources,
+    usage_vector,
+    weight_bits,
+)
 
 BISECTION_STEPS = 12
 """Steps of the bisection of the share level, which end at 1 part in 2**12."""
