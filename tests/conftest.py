@@ -25,6 +25,7 @@ from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import KEYS, HardwareProfile, Limit, Value
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.network import LI, LIF, Dense, Layer, Network
+from neurodeploy.targets import target_named
 
 # No deadlines: the cores are shared, and one slow example says nothing.
 settings.register_profile("fixed", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True, print_blob=True)
@@ -54,13 +55,17 @@ collect_ignore = ["killed_runs.py"]  # a program: to look for doctests in it wou
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the slowest files, and skip what is marked `lava` where Lava is not installed."""
+    """Begin with the slowest files, and skip what is marked `lava` where no Python has it, `lava_here` where this one has not."""
     place = {name: n for n, name in enumerate(SLOW_FIRST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+    asks = [item for item in items if item.get_closest_marker("lava")]
+    if asks and (reason := target_named("loihi").simulator_missing("lava")):
+        for item in asks:
+            item.add_marker(pytest.mark.skip(reason=reason))
     if find_spec("lava") is None:
         for item in items:
-            if item.get_closest_marker("lava"):
-                item.add_marker(pytest.mark.skip(reason="Lava installs on Python 3.10 only"))
+            if item.get_closest_marker("lava_here"):
+                item.add_marker(pytest.mark.skip(reason="Lava installs in the Python of these tests on 3.10 only"))
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from neurodeploy.simulation.records import SpikeRecord, compare
 from neurodeploy.targets.loihi.emulator import run_emulator
 from neurodeploy.targets.loihi.lava_client import Job
+from neurodeploy.targets.simulator_process import LAVA, python_of
 
 LONG_S = 300.0
 """More seconds than a run of a test takes."""
@@ -45,6 +46,8 @@ def assert_equal_to_emulator(jobs: list[Job], records: list[SpikeRecord], resets
 
 def of_lava_dl(name: str) -> Path:
     """A file of the trained networks and ground truths in the lava-dl wheel."""
-    files = [path for root in sys.path if (path := Path(root) / "tests/lava/lib/dl/netx" / name).is_file()]
-    assert files, f"the lava-dl wheel has {name} under tests/lava/lib/dl/netx: where is it?"
-    return files[0]
+    command = [python_of(LAVA), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    root = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    path = Path(root) / "tests/lava/lib/dl/netx" / name
+    assert path.is_file(), f"the lava-dl wheel has {name} under tests/lava/lib/dl/netx: where is it?"
+    return path

@@ -90,7 +90,7 @@ def no_lava(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(*_: object, **__: object) -> None:
         raise AssertionError("Lava was started")
 
-    monkeypatch.setattr(lava_client.subprocess, "Popen", start)
+    monkeypatch.setattr(lava_client, "run_worker", start)
 
 
 @pytest.mark.lava
@@ -113,6 +113,7 @@ def test_a_delay_beyond_the_chips_ends_every_command_that_would_run_it(
     for arguments in (["inspect", file], ["deploy", file, "--out", out]):
         assert main([*arguments, "--target", "loihi2"]) == 1
         assert "steps of synaptic delay > 62 (loihi2.yaml: max_delay_steps)" in capsys.readouterr().out
-    monkeypatch.setattr(lava_client, "WORKER", ("-c", "raise SystemExit('Lava was started')"))
+    (tmp_path / "worker.py").write_text("raise SystemExit('Lava was started')")
+    monkeypatch.setattr(lava_client, "WORKER", tmp_path / "worker.py")
     assert main(["verify", file, "--steps", "5"]) == 2
     assert "wait in a synapse, 0 of them for longer paths > 63 (lava-nc 0.10" in capsys.readouterr().err

@@ -99,7 +99,7 @@ def test_a_membrane_past_its_24_bits_stays_at_the_edge(voltage: int, left: int) 
     assert int(saturated(np.array(voltage))) == left
 
 
-@pytest.mark.lava
+@pytest.mark.lava_here
 @given(
     u=STATES, v=STATES, du=st.integers(0, 4095), dv=DECAYS, a=st.integers(-300_000, 300_000), bias=st.integers(BIAS_MIN, BIAS_MAX)
 )
@@ -120,7 +120,7 @@ def test_one_step_is_lavas_own(u: int, v: int, du: int, dv: int, a: int, bias: i
     assert (our_u.tolist(), our_v.tolist()) == (theirs.u.tolist(), theirs.v.tolist())
 
 
-@pytest.mark.lava
+@pytest.mark.lava_here
 def test_the_registers_are_as_wide_as_lavas() -> None:
     from lava.proc.lif.models import AbstractPyLifModelFixed, PyLifModelBitAcc
 
@@ -184,7 +184,7 @@ def lava_runs(weight: NDArray[np.int64]) -> NDArray[np.int64]:
     return shifted
 
 
-@pytest.mark.lava
+@pytest.mark.lava_here
 @pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")  # Lava's own, where the largest weight is 0
 @given(weight=ANY_WEIGHTS)
 @example(weight=np.array([[0, -2]]))
@@ -217,7 +217,7 @@ def test_a_matrix_of_zeros_has_no_exponent() -> None:
         as_lava_reads(np.zeros((2, 2), dtype=np.int64))
 
 
-@pytest.mark.lava
+@pytest.mark.lava_here
 def test_lava_agrees_that_it_has_none() -> None:
     from lava.lib.dl.netx.utils import optimize_weight_bits
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
@@ -22,12 +21,13 @@ from neurodeploy.errors import SimulationError
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.quantized import Encoder, QuantizedDense, QuantizedLayer, QuantizedLIF, QuantizedNetwork
 from neurodeploy.simulation.records import SpikeRecord, compare
-from neurodeploy.targets.loihi import lava_client as installed
+from neurodeploy.targets import COUNTER, simulator_process
 from neurodeploy.targets.loihi import lava_client as lava
 from neurodeploy.targets.loihi.emulator import run_emulator
 from neurodeploy.targets.loihi.lava_client import Job, run_lava, run_lava_jobs
 from neurodeploy.targets.loihi.netx_io import read_netx, write_netx
 from neurodeploy.targets.simulate import simulate
+from neurodeploy.targets.simulator_process import LAVA, python_of
 
 pytestmark = pytest.mark.lava
 
@@ -169,7 +169,7 @@ def test_lava_as_anybody_would_call_it(tmp_path: Path) -> None:
     write_netx(network, tmp_path / "plain.net")
     spikes = rng.integers(0, 2, (1, 6, 40))
     np.save(tmp_path / "spikes.npy", spikes[0])
-    done = subprocess.run([sys.executable, "-c", PLAIN, str(tmp_path)], capture_output=True, text=True, timeout=LONG_S)
+    done = subprocess.run([python_of(LAVA), "-c", PLAIN, str(tmp_path)], capture_output=True, text=True, timeout=LONG_S)
     assert done.returncode == 0, done.stderr
     expected = run_emulator(network, spikes.astype(np.uint8)).spikes["only"][0]
     assert expected.any()
@@ -214,7 +214,7 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             super().__init__(*args, **kwargs)  # type: ignore[call-overload]
             started.append(self.pid)
 
-    monkeypatch.setattr(lava.subprocess, "Popen", Popen)
+    monkeypatch.setattr(simulator_process.subprocess, "Popen", Popen)
     return started
 
 
@@ -228,17 +228,24 @@ def test_a_run_that_takes_too_long(workers: list[int]) -> None:
     assert processes("session", workers[0]) == []
 
 
-def test_a_run_tells_how_far_it_is(workers: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def script(folder: Path, source: str) -> Path:
+    """A file to be run in place of the worker."""
+    path = folder / "worker.py"
+    path.write_text(source)
+    return path
+
+
+def test_a_run_tells_how_far_it_is(workers: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A worker that takes two seconds for its steps, and then fails: counted on the way, and no longer than it lives."""
     steps = "import time; [(open('steps', 'w').write(str(n)), time.sleep(0.5)) for n in range(1, 5)]; raise OSError('full')"
-    monkeypatch.setattr(lava, "WORKER", ("-c", steps))
+    monkeypatch.setattr(lava, "WORKER", script(tmp_path, steps))
     told: list[tuple[int, int]] = []
-    token = lava.COUNTER.set(lambda done, total: told.append((done, total)))
+    token = COUNTER.set(lambda done, total: told.append((done, total)))
     try:
         with pytest.raises(SimulationError, match="lava: died: OSError: full"):
             run_lava(NETWORK, SPIKES, time_limit_s=LONG_S)
     finally:
-        lava.COUNTER.reset(token)
+        COUNTER.reset(token)
     assert {total for _, total in told} == {5}
     assert [done for done, _ in told] == sorted(done for done, _ in told)
     assert len({done for done, _ in told}) >= 3
@@ -246,14 +253,14 @@ def test_a_run_tells_how_far_it_is(workers: list[int], monkeypatch: pytest.Monke
 
 
 def test_a_run_that_dies(workers: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lava, "write_netx", lambda _network, path: path.write_text("no network"))
-    with pytest.raises(SimulationError, match=r"lava: died: OSError: .*file signature not found.*The emulator"):
+    monkeypatch.setattr(lava.np, "save", lambda path, _array: path.write_text("no array"))
+    with pytest.raises(SimulationError, match=r"lava: died: .*The emulator"):
         run_lava(NETWORK, SPIKES, time_limit_s=LONG_S)
     assert processes("session", workers[0]) == []
 
 
-def test_a_run_that_is_killed(workers: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lava, "WORKER", ("-c", "import os; os.kill(os.getpid(), 9)"))
+def test_a_run_that_is_killed(workers: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(lava, "WORKER", script(tmp_path, "import os; os.kill(os.getpid(), 9)"))
     with pytest.raises(SimulationError, match="lava: died: SIGKILL"):
         run_lava(NETWORK, SPIKES, time_limit_s=LONG_S)
     assert processes("session", workers[0]) == []
@@ -292,8 +299,8 @@ def test_a_caller_that_ends_takes_lava_along(tmp_path: Path, number: signal.Sign
 
 
 def test_lava_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(installed.importlib.util, "find_spec", lambda name: None if "dl" in name else find_spec(name))
-    with pytest.raises(SimulationError, match=r"lava\.lib\.dl\.netx cannot be imported by Python 3.* Use Python 3\.10"):
+    monkeypatch.setattr(simulator_process, "is_importable", lambda name: "dl" not in name)
+    with pytest.raises(SimulationError, match=r"lava\.lib\.dl\.netx cannot be imported by Python 3.* simulators install lava"):
         run_lava(NETWORK, SPIKES, time_limit_s=1)
 
 

@@ -15,7 +15,7 @@ from neurodeploy.targets.loihi.lava_client import run_lava
 from neurodeploy.targets.loihi.netx_format import plain_kinds
 from neurodeploy.targets.loihi.netx_io import read_netx, write_netx
 
-pytestmark = pytest.mark.lava
+pytestmark = pytest.mark.lava_here
 
 EXPORT = """
 import sys, warnings

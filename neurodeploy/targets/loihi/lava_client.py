@@ -1,19 +1,12 @@
 """Lava: check that it is installed, and run networks in its simulator, or on a board through Intel's extension.
 
 Lava starts an operating system process for each of its own processes and passes messages between them. It can hang, and it can
-leave processes behind. So it runs in a process session of its own, with files for input and output, and the session is ended
-as a whole.
+leave processes behind. So a worker runs it (`neurodeploy.targets.simulator_process`), with files for input and output.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,13 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.errors import SimulationError, unsupported_kind
-from neurodeploy.ir.graph import early_steps, pipeline_depths, wait_steps
-from neurodeploy.ir.quantized import QuantizedLI, QuantizedLIF, QuantizedNetwork, QuantizedSubtractiveLIF
+from neurodeploy.ir.graph import INPUT, early_steps, pipeline_depths, wait_steps
+from neurodeploy.ir.quantized import (
+    QuantizedConv,
+    QuantizedDense,
+    QuantizedLI,
+    QuantizedLIF,
+    QuantizedNetwork,
+    QuantizedSparse,
+    QuantizedSubtractiveLIF,
+    QuantizedSynapse,
+)
 from neurodeploy.simulation.records import Recorded, SpikeRecord, recorded_layers
-from neurodeploy.targets import COUNTER
 from neurodeploy.targets.loihi.netx_format import plain_kinds
-from neurodeploy.targets.loihi.netx_io import write_netx
-from neurodeploy.targets.loihi.target import resets_by_subtraction
+from neurodeploy.targets.loihi.netx_io import read_netx, write_netx
+from neurodeploy.targets.loihi.target import MANTISSA_SHIFT, NEVER_FIRES, is_mixed, resets_by_subtraction
+from neurodeploy.targets.simulator_process import LAVA, is_importable, python_of, run_worker
 
 # ---------------------------------------------------------------------------------------------- installation
 
@@ -38,23 +40,9 @@ EXTENSION = ("lava.utils.loihi2_profiler", "lava.magma.compiler.subcompilers.nc"
 """Modules of Intel's extension of Lava that a run on a board needs."""
 
 
-def is_installed() -> bool:
-    """Whether Lava and its network files can be imported here."""
-    return not _missing()
-
-
-def _missing() -> list[str]:
-    return [name for name in ("lava.magma", "lava.lib.dl.netx") if not _is_importable(name)]
-
-
 def require_lava() -> None:
-    """Raise `SimulationError` where Lava's simulator cannot be imported."""
-    packages = _missing()
-    if packages:
-        raise SimulationError(
-            "lava", f"{' and '.join(packages)} cannot be imported by Python {sys.version_info.major}.{sys.version_info.minor}",
-            remedy="Use Python 3.10, for which alone lava-nc 0.10 and lava-dl 0.6 exist; the emulator gives the same spikes.",
-        )  # fmt: skip
+    """Raise `SimulationError` where no Python here can import Lava and its network files."""
+    python_of(LAVA)
 
 
 def require_extension() -> None:
@@ -65,7 +53,7 @@ def require_extension() -> None:
     SimulationError
         It names the parts of Intel's extension that are missing.
     """
-    missing = [name for name in EXTENSION if not _is_importable(name)]
+    missing = [name for name in EXTENSION if not is_importable(name)]
     if missing:
         raise SimulationError(
             "loihi2", f"Lava cannot reach a board: {' and '.join(missing)} cannot be imported",
@@ -75,24 +63,14 @@ def require_extension() -> None:
         )  # fmt: skip
 
 
-def _is_importable(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:  # find_spec imports the packages above, and one of them is missing
-        return False
-
-
 # ---------------------------------------------------------------------------------------------- runs
-
-GRACE_S = 3.0
-"""Time between asking the processes of a run to end and killing them, in which they release shared memory."""
 
 WAIT_MAX = 63
 """Steps that Lava's synapses hold a spike: six bits (proc/dense/models.py: PyDelayDenseModelBitAcc)."""
 
 LavaEnd: TypeAlias = 'Literal["lava", "loihi2"]'
 
-WORKER = ("-m", "neurodeploy.targets.loihi.lava_worker")
+WORKER = Path(__file__).with_name("lava_worker.py")
 
 Job = tuple[QuantizedNetwork, NDArray[Any]]
 
@@ -153,18 +131,73 @@ def run_lava_jobs(
             _check_board(jobs, plans, record, raw)
         listed = []
         for index, (plan, (network, spikes)) in enumerate(zip(plans, jobs, strict=True)):
-            write_netx(network, folder / f"{index}.net")
+            layers_of, arrays = described(read_netx(write_netx(network, folder / f"{index}.net"), trusted=True))
+            np.savez(folder / f"{index}.graph.npz", **({} if plan.is_chain and not raw else arrays))
             np.save(folder / f"{index}.npy", _samples_in_a_row(spikes, plan))
             recorded = recorded_layers(network, record)
             layers = [k for k, layer in enumerate(network.layers) if layer.name in recorded]
             graded = not raw and bool((spikes > 1).any() or (spikes < 0).any())
-            listed.append(asdict(plan) | {"name": str(index), "recorded": layers, "graded": graded, "end": end, "raw": raw})
+            job = {"name": str(index), "recorded": layers, "graded": graded, "end": end, "raw": raw, "layers": layers_of}
+            listed.append(asdict(plan) | job | {"bias_exponent": MANTISSA_SHIFT})
         (folder / "jobs.json").write_text(json.dumps(listed))
-        _run_worker(folder, sum(plan.n_steps for plan in plans), time_limit_s)
+        run_worker(LAVA, WORKER, folder, sum(plan.n_steps for plan in plans), time_limit_s)
         return [
             _recorded(folder / f"{index}.npz", network, spikes, record, plan.period, end)
             for index, (plan, (network, spikes)) in enumerate(zip(plans, jobs, strict=True))
         ]
+
+
+def described(network: QuantizedNetwork) -> tuple[list[dict[str, Any]], dict[str, NDArray[Any]]]:
+    """Describe a network for the worker, which has none of its classes: numbers for JSON, and arrays by their keys.
+
+    Keys are ``LAYER.vth``, ``LAYER.CONNECTION.weight`` and so on, with positions for names, and ``encoder.vth``.
+    """
+    depth, waiting = pipeline_depths(network), wait_steps(network)
+    position = {layer.name: index for index, layer in enumerate(network)} | {INPUT: -1}
+    layers: list[dict[str, Any]] = []
+    arrays: dict[str, NDArray[Any]] = {}
+    if network.encoder is not None:
+        arrays |= {f"encoder.{name}": getattr(network.encoder.neuron, name) for name in ("vth", "du", "dv")}
+    for index, layer in enumerate(network):
+        match layer.neuron:
+            case QuantizedLIF(vth=threshold):
+                vth = threshold
+            case QuantizedSubtractiveLIF():
+                raise resets_by_subtraction(layer.name)
+            case QuantizedLI():
+                vth = np.array(NEVER_FIRES)
+            case _:
+                raise unsupported_kind(layer.neuron)
+        arrays |= {
+            f"{index}.vth": vth,
+            f"{index}.du": layer.neuron.du,
+            f"{index}.dv": layer.neuron.dv,
+            f"{index}.bias": layer.bias,
+        }
+        connections = []
+        for number, (connection, steps) in enumerate(zip(layer.connections, waiting[layer.name], strict=True)):
+            about, of_synapse = _described(connection.synapse, steps)
+            connections.append(about | {"source": position[connection.source], "wait_steps": steps})
+            arrays |= {f"{index}.{number}.{name}": array for name, array in of_synapse.items()}
+        layers.append({"n_neurons": layer.n_neurons, "depth": depth[layer.name], "connections": connections})
+    return layers, arrays
+
+
+def _described(synapse: QuantizedSynapse, steps: int) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Kind and arrays of the Lava process for a connection; convolutions with a delay are listed, for Lava's have none."""
+    match synapse:
+        case QuantizedDense():
+            return {"kind": "dense"}, {"weight": synapse.weight.astype(np.int32)}
+        case QuantizedConv() if steps == 0:
+            about = {key: getattr(synapse, key) for key in ("input_shape", "stride", "padding", "dilation", "groups")}
+            return about | {"kind": "conv"}, {"weight": synapse.weight.astype(np.int32)}
+        case QuantizedSparse() | QuantizedConv():
+            listed = synapse.csr().astype(np.int32)
+            arrays = {"data": listed.data, "indices": listed.indices, "starts": listed.indptr, "shape": np.array(listed.shape)}
+            # of all weights: the padding can leave those of one sign
+            return {"kind": "sparse", "is_mixed": bool(is_mixed(synapse.weight))}, arrays
+        case _:
+            raise unsupported_kind(synapse)
 
 
 def _check_board(jobs: Sequence[Job], plans: Sequence[_Plan], record: Recorded, raw: bool) -> None:
@@ -288,67 +321,3 @@ def _recorded(
                 steps = chip[f"{kind}{index}"][:, first[:, np.newaxis] + np.arange(n_steps)]
                 of_layer[layer.name] = np.moveaxis(steps, 1, 0).reshape(batch, *layer.shape, n_steps)
     return SpikeRecord(end=end, spikes=shifted["spikes"], v=shifted.get("v", {}))
-
-
-# ---------------------------------------------------------------------------------------------- processes
-
-COUNT_EVERY_S = 0.25
-"""Time between two calls of `neurodeploy.targets.COUNTER`."""
-
-
-def _run_worker(folder: Path, total_steps: int, time_limit_s: float) -> None:
-    path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)  # the worker imports what this process would
-    with (folder / "stderr").open("wb") as errors:
-        # stderr goes to a file, since a pipe would stay open as long as any process of Lava's. stdin breaks when this process
-        # ends, which the worker watches for. A session of its own can be ended as a whole.
-        worker = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
-            [sys.executable, *WORKER, str(folder)], cwd=folder, env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,
-        )  # fmt: skip
-    deadline, status, count = time.monotonic() + time_limit_s, None, COUNTER.get()
-    try:
-        while status is None:
-            try:
-                status = worker.wait(timeout=max(min(COUNT_EVERY_S, deadline - time.monotonic()), 0))
-            except subprocess.TimeoutExpired:
-                done = _steps_done(folder)
-                if time.monotonic() >= deadline:
-                    raise SimulationError(
-                        "lava", f"was not done after {time_limit_s:g} s: {done:,} of {total_steps:,} steps",
-                        remedy="Raise the time limit, run fewer samples or steps, or take the emulator, which gives the same "
-                        "spikes.",
-                    ) from None  # fmt: skip
-                if count is not None:
-                    count(done, total_steps)
-    finally:
-        _end_session(worker)
-    if status != 0:
-        raise SimulationError("lava", f"died: {_error_line(folder, status)}", remedy="The emulator gives the same spikes.")
-
-
-def _end_session(worker: subprocess.Popen[bytes]) -> None:
-    """End all processes of the worker's session: ask first, so that they release shared memory, then kill."""
-    assert worker.stdin is not None
-    worker.stdin.close()
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        deadline = time.monotonic() + GRACE_S
-        try:
-            os.killpg(worker.pid, number)
-            while time.monotonic() < deadline:
-                worker.poll()  # a zombie would keep the process group in being
-                os.killpg(worker.pid, 0)
-                time.sleep(0.02)
-        except ProcessLookupError:  # no process is left
-            return
-
-
-def _steps_done(folder: Path) -> int:
-    path = folder / "steps"
-    return int(path.read_text() or 0) if path.exists() else 0
-
-
-def _error_line(folder: Path, status: int) -> str:
-    if status < 0:
-        return signal.Signals(-status).name
-    lines = [line for line in (folder / "stderr").read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].strip() if lines else f"exit status {status}"

@@ -1,11 +1,12 @@
-"""Worker process that runs network files in Lava; `neurodeploy.targets.loihi.lava_client` starts it, and only it imports Lava.
+"""Worker process that runs networks in Lava; `neurodeploy.targets.loihi.lava_client` starts it, and only it imports Lava.
 
-netx builds chains from a file. Other networks are built here from the same synapses and neurons: a flat population for every
-layer, and a synapse process with the integers as they are for every connection. Lava's convolution has images as W, H, C.
+It imports nothing of neurodeploy, since it may run in another Python. netx builds chains from a file. Other networks are built
+here, from the layers in ``jobs.json`` and their arrays in ``NAME.graph.npz``: a flat population for every layer, and a synapse
+process with the integers as they are for every connection. Lava's convolution has images as W, H, C.
 
-It is called with a folder. ``jobs.json`` there lists the runs, each of a network file on spikes or biases (n_in, n_steps) in an
-``.npy`` file. A run writes what the chip did, on the chip's own clock, to an ``.npz`` file, and the steps done to ``steps``. It
-goes in parts: after each, the layers from some depth on return to rest (-1: none).
+It is called with a folder. ``jobs.json`` there lists the runs, each on spikes or biases (n_in, n_steps) in ``NAME.npy``. A run
+writes what the chip did, on the chip's own clock, to ``NAME.npz``, and the steps done to ``steps``. It goes in parts: after each,
+the layers from some depth on return to rest (-1: none).
 """
 
 from __future__ import annotations
@@ -26,23 +27,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from neurodeploy.errors import unsupported_kind
-from neurodeploy.ir.graph import INPUT, pipeline_depths, wait_steps
-from neurodeploy.ir.quantized import (
-    Encoder,
-    QuantizedConv,
-    QuantizedDense,
-    QuantizedLayer,
-    QuantizedLI,
-    QuantizedLIF,
-    QuantizedNetwork,
-    QuantizedNeuron,
-    QuantizedSparse,
-    QuantizedSubtractiveLIF,
-    QuantizedSynapse,
-)
-from neurodeploy.targets.loihi.target import MANTISSA_SHIFT, NEVER_FIRES, is_mixed, resets_by_subtraction
 
 GRADED_BITS = 16
 """Message width of graded input. Lava's synapses take whole numbers at any width above 0."""
@@ -115,8 +99,7 @@ def _forget_run() -> None:
 
 def _import_once() -> None:
     """Import what runs use, and exempt it from garbage collection, which would copy its memory into every process of Lava."""
-    for name in ("lava.lib.dl.netx.hdf5", "neurodeploy.targets.loihi.netx_io"):
-        import_module(name)
+    import_module("lava.lib.dl.netx.hdf5")
     gc.freeze()
 
 
@@ -144,8 +127,9 @@ class LavaRun:
 
     def __init__(self, folder: Path, job: dict[str, Any]) -> None:
         self.folder, self.job, self.on_board = folder, job, job["end"] == "loihi2"
-        self.path = folder / f"{job['name']}.net"
         self.input = np.load(folder / f"{job['name']}.npy").astype(np.int64)
+        with np.load(folder / f"{job['name']}.graph.npz") as arrays:
+            self.arrays: dict[str, NDArray[Any]] = dict(arrays)
 
     def run(self, done: int) -> int:
         """Run the job, write what the chip did, and return `done` plus its steps."""
@@ -193,8 +177,8 @@ class LavaRun:
 
         # skip_layers=1 leaves out netx's own input block, whose port is not connected.
         network = Network(
-            str(self.path), skip_layers=1, reset_interval=self.job["reset_interval"], reset_offset=1 + self.job["reset_offset"],
-            input_message_bits=GRADED_BITS * self.job["graded"],
+            str(self.folder / f"{self.job['name']}.net"), skip_layers=1, reset_interval=self.job["reset_interval"],
+            reset_offset=1 + self.job["reset_offset"], input_message_bits=GRADED_BITS * self.job["graded"],
         )  # fmt: skip
         shape = network.inp.shape
         if len(shape) == 3:  # Lava has images as W, H, C
@@ -205,11 +189,24 @@ class LavaRun:
 
     def graph(self) -> tuple[Any, list[LavaPopulation], RawInput | None]:
         """Build the network from Lava's own processes, and connect its input."""
-        from neurodeploy.targets.loihi.netx_io import read_netx
-
         port, inputs = self.source()
-        resets = self.job["reset_interval"], self.job["reset_offset"]
-        populations = graph_of(read_netx(self.path, trusted=True), port, *resets, bits=GRADED_BITS * self.job["graded"])
+        every, offset = self.job["reset_interval"], self.job["reset_offset"]
+        populations: list[LavaPopulation] = []
+        for index, layer in enumerate(self.job["layers"]):
+            # Lava counts its steps from 1.
+            resets = {"reset_interval": every, "reset_offset": 1 + layer["depth"] + offset} if every else {}
+            neuron = self.neurons(f"{index}.", self.arrays[f"{index}.bias"], (layer["n_neurons"],), resets)
+            # It is there before its connections, which may come from the layer itself.
+            population = LavaPopulation(neuron, neuron.s_out, layer["depth"], [])
+            populations.append(population)
+            for number, connection in enumerate(layer["connections"]):
+                of_input = connection["source"] < 0
+                bits, source = (
+                    (GRADED_BITS * self.job["graded"], port) if of_input else (0, populations[connection["source"]].out)
+                )
+                weights = _weights(self.arrays, f"{index}.{number}.")
+                synapse = connected(weights, connection, bits, source, neuron.a_in)
+                population.synapses.append((0 if of_input else populations[connection["source"]].depth, synapse))
         return populations[-1].neuron, populations, inputs
 
     def source(self) -> tuple[Any, RawInput | None]:
@@ -218,13 +215,23 @@ class LavaRun:
 
         if not self.job["raw"]:
             return self.onto_board(source.RingBuffer(data=self.input).s_out, self.input.shape[:-1]), None
-        from neurodeploy.targets.loihi.netx_io import read_netx
-
-        encoder = read_netx(self.path, trusted=True).encoder
-        assert encoder is not None
         every, offset = self.job["reset_interval"], 1 + self.job["reset_offset"]  # Lava counts its steps from 1
-        population = input_of(encoder, self.input[..., 0], {"reset_interval": every, "reset_offset": offset} if every else {})
+        resets = {"reset_interval": every, "reset_offset": offset} if every else {}
+        first = self.input[..., 0]  # the biases of the first step
+        neuron = self.neurons("encoder.", first, first.shape, resets)
+        population = LavaPopulation(neuron, neuron.s_out, 0, [])
         return population.out, RawInput(population, self.input)
+
+    def neurons(self, key: str, bias: NDArray[Any], shape: tuple[int, ...], resets: dict[str, int]) -> Any:
+        """Build a population of neurons, with threshold and decays from the arrays below a key."""
+        from lava.proc.lif.process import LIF, LIFReset
+
+        vth, du, dv = (self.arrays[key + name] for name in ("vth", "du", "dv"))
+        # Lava adds 1 to du (ds_offset, a register of Loihi 1) and nothing to dv.
+        return (LIFReset if resets else LIF)(
+            shape=shape, vth=_lava_value(vth), du=_lava_value(du - 1), dv=_lava_value(dv), bias_mant=_lava_value(bias),
+            bias_exp=self.job["bias_exponent"], **resets,
+        )  # fmt: skip
 
     def probe(self, population: LavaPopulation) -> tuple[Any, ...]:
         """Record a population's spikes and, in the simulator, its membranes."""
@@ -312,116 +319,65 @@ def chain_of(network: Any) -> list[LavaPopulation]:
     return populations
 
 
-def input_of(encoder: Encoder, biases: NDArray[np.int64], resets: dict[str, int]) -> LavaPopulation:
-    """Build the input population, with the biases of the first step."""
-    neuron = _lif(encoder.neuron, biases.shape, biases, resets)
-    return LavaPopulation(neuron, neuron.s_out, 0, [])
-
-
-def graph_of(
-    network: QuantizedNetwork, port: Any, reset_interval: int | None = None, reset_offset: int = 0, *, bits: int = 0
-) -> list[LavaPopulation]:
-    """Build the processes of every layer; the input comes from `port` as (n_in,), in messages of `bits`."""
-    depth, waiting = pipeline_depths(network), wait_steps(network)
-    ports: dict[str, Any] = {INPUT: port}
-    populations = []
-    for layer in network:
-        first = 1 + depth[layer.name] + reset_offset  # Lava counts its steps from 1
-        neuron = _neurons(layer, {"reset_interval": reset_interval, "reset_offset": first} if reset_interval else {})
-        # Before its connections, which may come from the layer itself.
-        ports[layer.name] = neuron.s_out
-        synapses = []
-        for connection, steps in zip(layer.connections, waiting[layer.name], strict=True):
-            of_source = bits if connection.source == INPUT else 0
-            synapse = _connected(connection.synapse, steps, of_source, ports[connection.source], neuron.a_in)
-            synapses.append((depth[connection.source], synapse))
-        populations.append(LavaPopulation(neuron, neuron.s_out, depth[layer.name], synapses))
-    return populations
-
-
-def _neurons(layer: QuantizedLayer, resets: dict[str, int]) -> Any:
-    return _lif(layer.neuron, (layer.n_neurons,), layer.bias, resets)
-
-
-def _lif(neuron: QuantizedNeuron, shape: tuple[int, ...], bias: NDArray[np.int64], resets: dict[str, int]) -> Any:
-    from lava.proc.lif.process import LIF, LIFReset
-
-    match neuron:
-        case QuantizedLIF():
-            vth = neuron.vth
-        case QuantizedSubtractiveLIF():
-            raise resets_by_subtraction("neurons")
-        case QuantizedLI():
-            vth = np.array(NEVER_FIRES)
-        case _:
-            raise unsupported_kind(neuron)
-    # Lava adds 1 to du (ds_offset, a register of Loihi 1) and nothing to dv.
-    return (LIFReset if resets else LIF)(
-        shape=shape, vth=_lava_value(vth), du=_lava_value(neuron.du - 1), dv=_lava_value(neuron.dv), bias_mant=_lava_value(bias),
-        bias_exp=MANTISSA_SHIFT, **resets,
-    )  # fmt: skip
-
-
 def _lava_value(numbers: NDArray[np.int64]) -> Any:
     return numbers if numbers.shape else int(numbers)
 
 
-def _connected(synapse: QuantizedSynapse, steps: int, bits: int, source: Any, target: Any) -> Any:
-    match synapse:
-        case QuantizedConv() if steps == 0:
-            return _convolution(synapse, bits, source, target)
-        case QuantizedDense():
-            process = _dense(synapse, steps, bits)
-        case QuantizedSparse() | QuantizedConv():
-            process = _sparse(synapse, steps, bits)
-        case _:
-            raise unsupported_kind(synapse)
+def _weights(arrays: dict[str, NDArray[Any]], key: str) -> Any:
+    """Weights of a connection: an array, or a SciPy matrix of listed synapses."""
+    from scipy.sparse import csr_matrix
+
+    if f"{key}weight" in arrays:
+        return arrays[f"{key}weight"]
+    data, indices, starts, shape = (arrays[key + name] for name in ("data", "indices", "starts", "shape"))
+    return csr_matrix((data, indices, starts), shape=tuple(shape.tolist()))
+
+
+def connected(weights: Any, connection: dict[str, Any], bits: int, source: Any, target: Any) -> Any:
+    """Build the synapses of a connection between two ports, for messages of some bits; they wait some steps for longer paths."""
+    if connection["kind"] == "conv":
+        return _convolution(weights, connection, bits, source, target)
+    process = (_dense if connection["kind"] == "dense" else _sparse)(weights, connection, bits)
     source.connect(process.s_in)
     process.a_out.connect(target)
     return process
 
 
-def _dense(synapse: QuantizedDense, steps: int, bits: int) -> Any:
+def _dense(weights: NDArray[Any], connection: dict[str, Any], bits: int) -> Any:
     from lava.proc.dense.process import DelayDense, Dense
 
-    weights = synapse.weight.astype(np.int32)
-    if steps == 0:
+    if connection["wait_steps"] == 0:
         return Dense(weights=weights, num_message_bits=bits)
-    return DelayDense(weights=weights, delays=np.full(weights.shape, steps), num_message_bits=bits)
+    return DelayDense(weights=weights, delays=np.full(weights.shape, connection["wait_steps"]), num_message_bits=bits)
 
 
-def _sparse(synapse: QuantizedSparse | QuantizedConv, steps: int, bits: int) -> Any:
-    """List the synapses of a connection; those of a convolution, too, where it has a delay: Lava's convolution has none.
-
-    The padding can leave weights of one sign only. The sign mode is that of the whole kernel, whose integers these are.
-    """
+def _sparse(weights: Any, connection: dict[str, Any], bits: int) -> Any:
+    """List the synapses; the sign mode is that of all weights, for the padding of a convolution can leave those of one sign."""
     from lava.proc.sparse.process import DelaySparse, Sparse
     from lava.utils.weightutils import SignMode
 
-    weights = synapse.csr().astype(np.int32)
     weights.eliminate_zeros()
     options: dict[str, Any] = {"num_message_bits": bits}
-    if is_mixed(synapse.weight):
+    if connection["is_mixed"]:
         options["sign_mode"] = SignMode.MIXED
-    if steps == 0:
+    if (steps := connection["wait_steps"]) == 0:
         return Sparse(weights=weights, **options)
     # DelaySparse takes a matrix of delays, entry by entry with the weights.
-    delays = weights.astype(bool).astype(int) * steps
-    return DelaySparse(weights=weights, delays=delays, max_delay=steps, **options)
+    return DelaySparse(weights=weights, delays=weights.astype(bool).astype(int) * steps, max_delay=steps, **options)
 
 
-def _convolution(synapse: QuantizedConv, bits: int, source: Any, target: Any) -> Any:
+def _convolution(weights: NDArray[Any], connection: dict[str, Any], bits: int, source: Any, target: Any) -> Any:
     """Connect a convolution; Lava's flips the window, and has images as W, H, C (netx/hdf5.py: create_conv)."""
     from lava.proc.conv.process import Conv
 
     process = Conv(
-        weight=synapse.weight[:, :, ::-1, ::-1].transpose(0, 3, 2, 1).astype(np.int32),
-        input_shape=synapse.input_shape[::-1],
-        **{key: getattr(synapse, key)[::-1] for key in ("stride", "padding", "dilation")},
-        groups=synapse.groups,
+        weight=weights[:, :, ::-1, ::-1].transpose(0, 3, 2, 1),
+        input_shape=tuple(connection["input_shape"][::-1]),
+        **{key: tuple(connection[key][::-1]) for key in ("stride", "padding", "dilation")},
+        groups=connection["groups"],
         num_message_bits=bits,
     )
-    source.reshape(synapse.input_shape).transpose([2, 1, 0]).connect(process.s_in)
+    source.reshape(tuple(connection["input_shape"])).transpose([2, 1, 0]).connect(process.s_in)
     process.a_out.transpose([2, 1, 0]).flatten().connect(target)
     return process
 
