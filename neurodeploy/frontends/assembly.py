@@ -14,11 +14,22 @@ import numpy as np
 
 from neurodeploy.errors import ExtractError, NetworkError, unsupported_kind
 from neurodeploy.frontends.expressions import LinearExpression, Shape, Term
-from neurodeploy.frontends.windows import scale_inputs
 from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.connectivity import ungrouped
 from neurodeploy.ir.graph import INPUT, Connection
-from neurodeploy.ir.network import LIF, Conv, Dense, Layer, Network, Neuron, Sparse, Synapse, as_sparse, scale_targets
+from neurodeploy.ir.network import (
+    LIF,
+    Conv,
+    Dense,
+    Layer,
+    Network,
+    Neuron,
+    Sparse,
+    Synapse,
+    as_sparse,
+    scale_inputs,
+    scale_targets,
+)
 
 BIAS = "bias"
 """Name of the layer of one neuron that always fires."""

@@ -19,17 +19,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.errors import ExtractError
-from neurodeploy.frontends.windows import (
+from neurodeploy.ir.arrays import Floats, check_memory
+from neurodeploy.ir.connectivity import Pair, ungrouped
+from neurodeploy.ir.network import (
+    Conv,
+    Dense,
+    Synapse,
+    as_sparse,
     average_window,
     conv_then_pool,
-    convolve_constants,
     pool_then_conv,
     pool_then_matrix,
     scale_inputs,
+    scale_targets,
 )
-from neurodeploy.ir.arrays import Floats, check_memory
-from neurodeploy.ir.connectivity import Pair, ungrouped
-from neurodeploy.ir.network import Conv, Dense, Synapse, as_sparse, scale_targets
+from neurodeploy.simulation.reference import product_of
 
 # imported where it is used: a chip or a file is looked at without it
 if TYPE_CHECKING:
@@ -429,3 +433,10 @@ def spike_count(
     channels = x.image_shape(module[1])[0]
     ones = np.ones((channels, 1, *kernel))  # depthwise: each channel counts its own spikes
     return convolution(module, x, ones, None, stride=stride, padding=padding, dilation=dilation, groups=channels)
+
+
+def convolve_constants(window: Conv, image: Floats) -> Floats:
+    """Apply a window to constants (channels, rows, columns); they are zeros unless a bias or a sum came before."""
+    if not image.any():
+        return np.zeros(window.output_shape)
+    return np.asarray(product_of(window, np.float64)(image.reshape(1, -1)).reshape(window.output_shape))

@@ -375,3 +375,22 @@ def convolve_kernels(kernel: NDArray[Any], taps: NDArray[Any], step: Pair, tap_s
         window = result[:, :, y : y + (rows - 1) * step[0] + 1 : step[0], x : x + (columns - 1) * step[1] + 1 : step[1]]
         window += kernel * taps[i, j]  # a view of the result
     return result
+
+
+def pair(value: Any) -> Pair:
+    """Return one number, or two, as (rows, columns)."""
+    sides = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    return int(sides[0]), int(sides[-1])  # one number counts for both sides
+
+
+def reaches_over(image: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> bool:
+    """Whether windows that cover all of an image (rows, columns) reach over its edge (``ceil_mode=True``)."""
+    sizes = zip(image, kernel, stride, padding, dilation, strict=True)
+    return any((n + 2 * p - d * (k - 1) - 1) % s for n, k, s, p, d in sizes)
+
+
+def equal_windows(image: Pair, output_size: Any) -> Pair | None:
+    """Return the window, equal to its stride, by which adaptive pooling divides an image; None where it needs several sizes."""
+    sides = output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size)
+    rows, columns = (n if out is None else int(out) for n, out in zip(image, sides, strict=True))
+    return None if image[0] % rows or image[1] % columns else (image[0] // rows, image[1] // columns)

@@ -19,9 +19,8 @@ from torch.nn import functional
 from neurodeploy.errors import ExtractError
 from neurodeploy.frontends import expressions
 from neurodeploy.frontends.expressions import LinearExpression, ModuleId, as_floats, constant, rearrange, scale
-from neurodeploy.frontends.windows import equal_windows, pair, reaches_over
 from neurodeploy.ir.arrays import Floats
-from neurodeploy.ir.connectivity import Pair
+from neurodeploy.ir.connectivity import Pair, equal_windows, pair, reaches_over
 from neurodeploy.ir.network import Conv
 
 PIXELS_AT_ONCE = 1024
