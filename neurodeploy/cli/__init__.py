@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from neurodeploy.cli import commands
-from neurodeploy.cli.console import QUIET, answering
-from neurodeploy.cli.options import DIFFERS, DONE
+from neurodeploy.cli.console import QUIET, RESULTS, answering, show_json, status
+from neurodeploy.cli.options import DIFFERS, DONE, JSON
 
 __all__ = ["DIFFERS", "DONE", "cli"]
 
@@ -38,7 +38,50 @@ def cli() -> None:
     """
 
 
+@cli.group()
+def simulators() -> None:
+    """Show or install vendors' simulators: each in a Python 3.10 of its own, for any Python that runs neurodeploy."""
+
+
+@simulators.command("list")
+@JSON
+def list_command(as_json: bool) -> int:
+    """List the simulators, and the Python that runs each."""
+    from neurodeploy.errors import SimulationError
+    from neurodeploy.targets.simulator_process import SIMULATORS, python_of
+
+    found: dict[str, tuple[str, str]] = {}
+    for name, simulator in SIMULATORS.items():
+        try:
+            found[name] = (python_of(simulator), "")
+        except SimulationError as error:
+            found[name] = ("", str(error))
+    if as_json:
+        show_json({name: {"python": python or None, "missing": reason or None} for name, (python, reason) in found.items()})
+    else:
+        for name, (python, reason) in found.items():
+            click.echo(f"{name}: {python}" if python else reason, file=RESULTS.get())
+    return DONE
+
+
+@simulators.command("install")
+@click.argument("name", type=click.Choice(["lava", "xylo"]))
+@click.option("--python", metavar="PATH", help="A Python 3.10 to make it from.  [default: of this machine, or downloaded by uv]")
+@QUIET
+def install_command(name: str, python: str | None) -> int:
+    """Install a simulator in an environment of its own, in the user's cache folder (XDG_CACHE_HOME, or ~/.cache)."""
+    from neurodeploy.targets.simulator_process import SIMULATORS, install
+
+    simulator = SIMULATORS[name]
+    with status(f"Installing {' '.join((*simulator.packages, *simulator.without_dependencies))} in {simulator.folder}"):
+        made = install(simulator, python=python)
+    click.echo(f"{name}: {made}", file=RESULTS.get())
+    return DONE
+
+
 for command in (
+    list_command,
+    install_command,
     commands.profiles,
     commands.inspect_command,
     commands.check_command,
@@ -53,4 +96,5 @@ for command in (
 ):
     assert command.callback is not None
     command.callback = answering(command.callback)
-    cli.add_command(command)
+    if command not in (list_command, install_command):
+        cli.add_command(command)

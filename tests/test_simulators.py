@@ -1,0 +1,165 @@
+"""Vendors' simulators in Pythons of their own: which is taken, what is said where none is, how one is installed."""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_lava import NETWORK
+
+from neurodeploy.__main__ import main
+from neurodeploy.errors import SimulationError
+from neurodeploy.simulation.records import compare
+from neurodeploy.targets import simulator_process
+from neurodeploy.targets.loihi.emulator import run_emulator
+from neurodeploy.targets.loihi.lava_client import WORKER
+from neurodeploy.targets.simulate import simulate
+from neurodeploy.targets.simulator_process import LAVA, SIMULATORS, Simulator, install, python_of
+
+ANYWHERE = Simulator("anywhere", ("json",), ("a-package==1",), without_dependencies=("another==2",))
+"""Needs what every Python has."""
+NOWHERE = Simulator("nowhere", ("no_such_module",), ("a-package==1",))
+
+
+def program(path: Path, text: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def another_python(tmp_path: Path) -> Path:
+    return program(tmp_path / "another", f'exec {sys.executable} "$@"')
+
+
+@pytest.fixture(autouse=True)
+def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """A stand-in for uv: it notes what it was asked, and makes environments of this Python. Called, it returns the notes."""
+    notes = tmp_path / "notes"
+    make = f'echo "$@" >> {notes}; [ "$1" = venv ] || exit 0; for last; do :; done; mkdir -p "$last/bin"'
+    monkeypatch.setenv("UV", str(program(tmp_path / "uv", f'{make}; ln -s {sys.executable} "$last/bin/python"')))
+    found = simulator_process.is_importable
+    monkeypatch.setattr(simulator_process, "is_importable", lambda name: name != "uv" and found(name))
+    return lambda: notes.read_text().splitlines()
+
+
+def test_this_python_is_taken_where_it_has_the_simulator() -> None:
+    assert python_of(ANYWHERE) == sys.executable
+
+
+def test_a_variable_names_another(monkeypatch: pytest.MonkeyPatch, another_python: Path) -> None:
+    monkeypatch.setenv("NEURODEPLOY_ANYWHERE_PYTHON", str(another_python))
+    assert python_of(ANYWHERE) == str(another_python)
+
+
+@pytest.mark.parametrize(
+    ("named", "reason"),
+    [
+        ("/no/such/python", "No such file or directory"),
+        ("/", "Permission denied"),
+        ("nul\0", "null byte"),
+        (sys.executable, "no_such_"),
+    ],
+)
+def test_a_variable_that_names_none(monkeypatch: pytest.MonkeyPatch, named: str, reason: str) -> None:
+    monkeypatch.setattr(simulator_process.os, "environ", {"NEURODEPLOY_NOWHERE_PYTHON": named})
+    with pytest.raises(SimulationError, match=reason) as error:
+        python_of(NOWHERE)
+    assert "(NEURODEPLOY_NOWHERE_PYTHON)" in str(error.value)
+
+
+def test_one_that_is_nowhere_says_how_to_install_it() -> None:
+    with pytest.raises(
+        SimulationError, match=r"no_such_module cannot be imported by Python 3.*simulators install nowhere"
+    ):
+        python_of(NOWHERE)
+
+
+def test_installing_makes_an_environment_in_the_cache_folder(uv: Callable[[], list[str]]) -> None:
+    for _ in range(2):  # the second takes the place of the first
+        assert install(ANYWHERE) == ANYWHERE.folder / "bin" / "python"
+    new = f"{ANYWHERE.folder}.unfinished"
+    venv, packages, alone = uv()[:3]
+    assert venv.startswith("venv --relocatable --python ")
+    assert venv.endswith(new)
+    assert packages == f"pip install --python {new}/bin/python a-package==1"
+    assert alone == f"pip install --no-deps --python {new}/bin/python another==2"
+    assert [path.name for path in ANYWHERE.folder.parent.iterdir()] == ["anywhere"]
+
+
+def test_a_failed_installation_keeps_the_old_one(
+    uv: Callable[[], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(ANYWHERE)
+    monkeypatch.setenv("UV", str(program(tmp_path / "broken", "echo 'error: no space left' >&2; exit 2")))
+    with pytest.raises(
+        SimulationError, match=r"uv venv: error: no space left\. Make an environment of .* with a-package==1"
+    ):
+        install(ANYWHERE)
+    assert ANYWHERE.python.exists()
+    assert len(uv()) == 3
+
+
+def test_one_that_does_not_run_is_said(uv: Callable[[], list[str]]) -> None:
+    with pytest.raises(
+        SimulationError, match=r"was installed in .*, and does not run: no_such_module cannot be imported"
+    ):
+        install(NOWHERE)
+    assert uv()
+
+
+def test_the_command_lists_them(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIMULATORS, "anywhere", ANYWHERE)
+    monkeypatch.setitem(SIMULATORS, "nowhere", NOWHERE)
+    assert main(["simulators", "list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert listed["anywhere"] == {"python": sys.executable, "missing": None}
+    assert listed["nowhere"]["python"] is None
+    assert "no_such_module" in listed["nowhere"]["missing"]
+    assert main(["simulators", "list"]) == 0
+    assert f"anywhere: {sys.executable}\n" in capsys.readouterr().out
+
+
+def test_the_command_installs(
+    uv: Callable[[], list[str]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SIMULATORS, "xylo", ANYWHERE)
+    assert main(["simulators", "install", "xylo"]) == 0
+    assert capsys.readouterr().out == f"xylo: {ANYWHERE.python}\n"
+    assert uv()
+    assert main(["simulators", "install", "brian"]) == 2
+
+
+def test_workers_import_nothing_of_neurodeploy() -> None:
+    """They run in Pythons that do not have it."""
+    for worker in (WORKER,):
+        for node in ast.walk(ast.parse(worker.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not [name for name in names if name.split(".")[0] == "neurodeploy"]
+
+
+@pytest.mark.lava
+def test_lava_runs_in_another_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    another = program(tmp_path / "lavas", f'exec {python_of(LAVA)} "$@"')
+    monkeypatch.setenv("NEURODEPLOY_LAVA_PYTHON", str(another))
+    monkeypatch.setenv("PYTHONPATH", "/no/such/folder")
+    spikes = np.ones((1, 1, 4), dtype=np.uint8)
+    assert compare(run_emulator(NETWORK, spikes), simulate(NETWORK, spikes, end="lava")).equal
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lava", "xylo"])
+def test_the_real_packages_install(name: str) -> None:
+    """It needs a package index, and a Python 3.10 or the means to get one."""
+    assert Path(install(SIMULATORS[name])).exists()
