@@ -79,9 +79,7 @@ def test_a_variable_that_names_none(monkeypatch: pytest.MonkeyPatch, named: str,
 
 
 def test_one_that_is_nowhere_says_how_to_install_it() -> None:
-    with pytest.raises(
-        SimulationError, match=r"no_such_module cannot be imported by Python 3.*simulators install nowhere"
-    ):
+    with pytest.raises(SimulationError, match=r"no_such_module cannot be imported by Python 3.*simulators install nowhere"):
         python_of(NOWHERE)
 
 
@@ -102,18 +100,14 @@ def test_a_failed_installation_keeps_the_old_one(
 ) -> None:
     install(ANYWHERE)
     monkeypatch.setenv("UV", str(program(tmp_path / "broken", "echo 'error: no space left' >&2; exit 2")))
-    with pytest.raises(
-        SimulationError, match=r"uv venv: error: no space left\. Make an environment of .* with a-package==1"
-    ):
+    with pytest.raises(SimulationError, match=r"uv venv: error: no space left\. Make an environment of .* with a-package==1"):
         install(ANYWHERE)
     assert ANYWHERE.python.exists()
     assert len(uv()) == 3
 
 
 def test_one_that_does_not_run_is_said(uv: Callable[[], list[str]]) -> None:
-    with pytest.raises(
-        SimulationError, match=r"was installed in .*, and does not run: no_such_module cannot be imported"
-    ):
+    with pytest.raises(SimulationError, match=r"was installed in .*, and does not run: no_such_module cannot be imported"):
         install(NOWHERE)
     assert uv()
 
