@@ -245,10 +245,11 @@ class ConvWiring(ByValue):
         """
         channels, *sides = box
         taps = np.ones_like(self.weight[channels]) if counts_zeros else self.weight[channels]
-        rows, columns = (self.is_inside_input(axis)[side].astype(np.int64) for axis, side in enumerate(sides))
-        # The padding separates into rows and columns, so no array of all windows is built.
-        counts: NDArray[np.int64] = np.einsum("fij,yi,xj->fyx", np.count_nonzero(taps, axis=1), rows, columns, optimize=True)
-        return counts.reshape(-1)
+        rows, columns = (self.is_inside_input(axis)[side].astype(np.float64) for axis, side in enumerate(sides))
+        # The padding separates into rows and columns, so no array of all windows is built. In doubles, which NumPy multiplies
+        # fast, and which hold these counts exactly.
+        counts: NDArray[np.float64] = rows @ (np.count_nonzero(taps, axis=1).astype(np.float64) @ columns.T)
+        return counts.astype(np.int64).reshape(-1)
 
     def fan_out(self) -> NDArray[np.int64]:
         """Synapses from each source neuron: (n_in,)."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers
-from neurodeploy.resources.convolution_lists import Edge, Window
+from neurodeploy.resources.convolution_lists import Edge, Window, inputs_of_cut
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import Region, Usage, limited_resources, usage_vector
 
@@ -456,14 +456,8 @@ def _along(
 ) -> tuple[list[Edge], list[int], list[int]]:
     """For each window, along rows (0) or columns (1): edge of the middle run, inputs of all runs, most runs of one input."""
     runs, (a, b) = even_cuts(grid[1 + axis], length), middle_run(grid[1 + axis], length)
-    return (
-        [window.edge(axis, a, b) for window, _ in windows],
-        [sum(window.edge(axis, *run).inputs.size for run in runs) for window, _ in windows],
-        [
-            int(np.bincount(np.concatenate([window.edge(axis, *run).inputs for run in runs])).max(initial=0))
-            for window, _ in windows
-        ],
-    )
+    of_cut = [inputs_of_cut(window.wiring, axis, runs) for window, _ in windows]
+    return [window.edge(axis, a, b) for window, _ in windows], [total for total, _ in of_cut], [most for _, most in of_cut]
 
 
 def _shares(

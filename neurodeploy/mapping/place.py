@@ -221,7 +221,7 @@ def least_usage(layer: AnyLayer, count: LayerCount, senders: Collection[str]) ->
     return usage_vector(usage, sent, profile).astype(np.float64)
 
 
-MAX_SLICES_REPACKED, UNFIT_SLICES = 20_000, 1_000
+MAX_SLICES_REPACKED, UNFIT_SLICES = 6_000, 1_000
 """Networks of more slices are packed by one variant only: those that may fit, and those that do not however they are packed."""
 MAX_UNFIT_CORES = 20_000
 """Networks whose neurons need more cores than this, and than the board has, are refused before anything is counted."""
@@ -295,6 +295,9 @@ def _pack_annealed(
     for seed in range(ANNEALING_SEEDS):
         blocks = annealing.anneal({name: one.block for name, one in selected.items()}, changes, seed)
         annealed = {name: replace(one, block=blocks[name]) for name, one in selected.items()}
+        # Many tiny slices fill as few cores by the estimate, and take the square of their number in time.
+        if sum(option.pieces[option.index_of(blocks[name])] for name, option in options.items()) > MAX_SLICES_REPACKED:
+            continue
         yield _fill_cores(layers, profile, counts, annealed, is_even=True)
         yield _pack_slices(layers, profile, counts, annealed)
 

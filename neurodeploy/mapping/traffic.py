@@ -421,7 +421,7 @@ def _by_slice(
     local = home.reshape(received.shape)[received.box.box][received.mask]
     sent = rate.reshape(received.shape)[received.box.box][received.mask]
     spikes, synops = (np.bincount(local, values, len(numbers)) for values in (sent, sent * meets[received.mask]))
-    which = np.unique(local)
+    which = np.flatnonzero(np.bincount(local, minlength=1))
     return numbers[which], spikes[which], synops[which]
 
 

@@ -14,8 +14,8 @@ For plans, the lists are also counted as expected if each weight is kept with a 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, MutableMapping
-from dataclasses import dataclass
+from collections.abc import Hashable, MutableMapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -95,10 +95,23 @@ def geometry_of(wiring: ConvWiring, counts_zeros: bool, cache: MutableMapping[An
 def edge(wiring: ConvWiring, axis: int, start: int, stop: int, equal_lines: Integers) -> Edge:
     """Edge of outputs start..stop-1 along rows (0) or columns (1); `equal_lines` is `first_equal_lines` of the axis."""
     stride, padding, dilation = wiring.stride[axis], wiring.padding[axis], wiring.dilation[axis]
-    outputs, kernel = np.arange(start, stop), np.arange(wiring.weight.shape[2 + axis])
+    side, lines = wiring.input_shape[1 + axis], tuple(equal_lines.tolist())
+    low, high = start * stride - padding, (stop - 1) * stride - padding + (len(lines) - 1) * dilation
+    if low < 0 or high >= side:
+        return _edge(stride, padding, dilation, side, start, stop, lines)
+    # No padding in sight: equal to the same run at the beginning of an image without padding, moved.
+    moved = _edge(stride, 0, dilation, high - low + 1, 0, stop - start, lines)
+    return replace(moved, inputs=moved.inputs + low) if low else moved
+
+
+# Layers of one geometry, and plans with fewer channels, ask for the same edges.
+@lru_cache(maxsize=1 << 14)
+def _edge(stride: int, padding: int, dilation: int, side: int, start: int, stop: int, equal_lines: tuple[int, ...]) -> Edge:
+    """`edge` by numbers: of a kernel with `equal_lines` on `side` input rows."""
+    outputs, kernel = np.arange(start, stop), np.arange(len(equal_lines))
     positions = outputs[:, None] * stride - padding + kernel * dilation
     # Pairs of an output row and a kernel row that lie on the input, not in the padding.
-    output, place = np.nonzero((positions >= 0) & (positions < wiring.input_shape[1 + axis]))
+    output, place = np.nonzero((positions >= 0) & (positions < side))
     inputs, which = np.unique(positions[output, place], return_inverse=True)
     first = np.full(inputs.size, stop - start)
     np.minimum.at(first, which, output)
@@ -109,7 +122,7 @@ def edge(wiring: ConvWiring, axis: int, start: int, stop: int, equal_lines: Inte
     # For each input, in the order of outputs: distance from its first output, and kernel row, in one number.
     # -1 fills up the rows of inputs that meet fewer outputs.
     met = np.full((inputs.size, kernel.size), -1)
-    met[which, rank] = (output - first[which]) * kernel.size + equal_lines[place]
+    met[which, rank] = (output - first[which]) * kernel.size + np.array(equal_lines)[place]
     orders, kind = np.unique(met, axis=0, return_inverse=True)
     # NumPy 2.0 returns the inverse in another shape.
     kind = kind.reshape(-1)
@@ -119,6 +132,18 @@ def edge(wiring: ConvWiring, axis: int, start: int, stop: int, equal_lines: Inte
     key = np.concatenate([[stop - start], first, kind]).tobytes() + orders.tobytes()
     reach = orders.max(axis=1, initial=0) // kernel.size
     return Edge(inputs=inputs, first=first, kind=kind, kinds=kinds, reach=reach, key=key)
+
+
+def inputs_of_cut(wiring: ConvWiring, axis: int, runs: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Input rows (0) or columns (1) with synapses onto runs of outputs, summed over the runs, and most runs of one input."""
+    stride, padding, dilation = wiring.stride[axis], wiring.padding[axis], wiring.dilation[axis]
+    side, kernel = wiring.input_shape[1 + axis], np.arange(wiring.weight.shape[2 + axis])
+    starts, stops = np.array(runs).T
+    positions = np.arange(starts[0], stops[-1])[:, None] * stride - padding + kernel * dilation
+    run = np.broadcast_to(np.repeat(np.arange(len(runs)), stops - starts)[:, None], positions.shape)
+    inside = (positions >= 0) & (positions < side)
+    pairs = np.unique(run[inside] * side + positions[inside])
+    return pairs.size, int(np.bincount(pairs % side).max(initial=0))
 
 
 class ListBits(Protocol):
