@@ -19,17 +19,17 @@ from typing import Any, TypeAlias, get_args
 import yaml
 
 from neurodeploy.errors import ProfileError
-from neurodeploy.hardware.profile import KEYS, Encoding, HardwareProfile, Kind, Limit, Value
+from neurodeploy.hardware.profile import KEYS, MAX_CHIPS, MAX_CORES_PER_CHIP, Encoding, HardwareProfile, Kind, Limit, Value
 
 MAX_PROFILE_BYTES = 1 << 16  # about ten times the largest profile that is shipped
 MAX_VALUE = 1 << 40
 """Largest number in a profile: more than any chip has, and few enough bits for sums over many cores to fit into 64."""
 MAX_DIGITS = 64
 """Digits of an integer in a YAML file; Python refuses to print integers of several thousand digits."""
-MAX_CHIPS = 1 << 14
-"""Most chips of a board: placement looks at every core of each. The largest board of the shipped profiles has 1,152."""
 MAX_WIDTH = 32
 """Widest weight or index, in bits."""
+MOST = {"chips": MAX_CHIPS, "chip_mesh": MAX_CHIPS, "cores_per_chip": MAX_CORES_PER_CHIP, "tile_mesh": MAX_CORES_PER_CHIP}
+"""Largest numbers of keys for which `MAX_VALUE` is too large: every chip and core is arranged."""
 ENCODING_NAMES: tuple[str, ...] = get_args(Encoding)
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 """Names of extended profiles, of targets and of encodings: no path, no file ending."""
@@ -240,7 +240,7 @@ class _Entry:
     def _value(self, value: Any) -> Value:
         match self.spec.kind:
             case "whole":
-                return self._positive(value, MAX_CHIPS if self.key == "chips" else MAX_VALUE)
+                return self._positive(value, MOST.get(self.key, MAX_VALUE))
             case "per core":
                 a_core_each = "numbers, one for each core of a chip"
                 return self._whole_numbers(value, a_core_each) if isinstance(value, list) else self._positive(value)
@@ -278,7 +278,7 @@ class _Entry:
     def _whole_numbers(self, value: Any, what: str) -> tuple[int, ...]:
         if not isinstance(value, list) or not value:
             raise ProfileError(self.where, f"is {_describe(value)}, not a list of {what}")
-        return tuple(self._positive(item) for item in value)
+        return tuple(self._positive(item, MOST.get(self.key, MAX_VALUE)) for item in value)
 
     def _ascending(self, value: Any, what: str) -> tuple[int, ...]:
         numbers = self._whole_numbers(value, what)
@@ -307,7 +307,8 @@ class _Entry:
         if value <= 0:
             raise ProfileError(self.where, f"is {value:,}", remedy=remedy)
         if value > most:
-            raise ProfileError(self.where, f"is above {most:,}, more than any {'board' if self.key == 'chips' else 'chip'} has")
+            what = "board" if self.key in ("chips", "chip_mesh") else "chip"
+            raise ProfileError(self.where, f"is above {most:,}, more than any {what} has")
         return value
 
 
@@ -339,6 +340,13 @@ _VALUE_SCHEMAS: dict[Kind, dict[str, Any]] = {
 }
 
 
+def _bounded(schema: dict[str, Any], key: str) -> dict[str, Any]:
+    """The schema of a value with the largest number of its key."""
+    if key not in MOST:
+        return schema
+    return schema | ({"items": schema["items"] | {"maximum": MOST[key]}} if "items" in schema else {"maximum": MOST[key]})
+
+
 def profile_schema() -> dict[str, Any]:
     """Format of a profile file as a JSON Schema (draft 2020-12), for editors.
 
@@ -350,7 +358,7 @@ def profile_schema() -> dict[str, Any]:
             "description": f"{spec.meaning}, in {spec.unit}",
             "type": "object",
             "properties": {
-                "value": _VALUE_SCHEMAS[spec.kind] | ({"maximum": MAX_CHIPS} if key == "chips" else {}),
+                "value": _bounded(_VALUE_SCHEMAS[spec.kind], key),
                 "unit": {"const": spec.unit},
                 "source": {**_TEXT, "description": "the document or code that states the number"},
                 "assumption": {**_TEXT, "description": "what is assumed, and why, where nothing states it"},

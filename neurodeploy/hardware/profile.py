@@ -17,6 +17,12 @@ from neurodeploy.errors import ProfileError, RequestError
 UNLIMITED = 1 << 62
 """Capacity of a resource that the chip does not limit; it fits into a 64-bit integer."""
 
+MAX_CHIPS, MAX_CORES_PER_CHIP, MAX_CORES = 1 << 14, 1 << 16, 1 << 20
+"""Most chips of a board, cores of a chip, and cores or tiles of all chips: an arrangement looks at every one of them.
+
+Of the shipped profiles, the largest board has 1,152 chips and 140,544 cores, and the largest chip 4,096 cores.
+"""
+
 Kind = Literal["whole", "per core", "choices", "steps", "sides", "figure", "factors", "encodings"]
 """Types of values; see `Key`."""
 
@@ -243,6 +249,7 @@ class HardwareProfile:
         of_cores = {key.removesuffix("_per_core"): limit.number for key, limit in ordered.items() if key.endswith("_per_core")}
         object.__setattr__(self, "_capacities", MappingProxyType(of_cores))
         self._check_counts()
+        self._check_sizes()
 
     def _check_counts(self) -> None:
         """Refuse lists that have not one number for each core of a chip, and meshes too small for their chips or tiles."""
@@ -259,6 +266,26 @@ class HardwareProfile:
                 raise ProfileError(
                     self[mesh].where, f"has places for {capacity} of {parts.number} {parts.unit}", source=parts.where
                 )
+
+    def _check_sizes(self) -> None:
+        """Refuse boards of more chips, cores or tiles than are arranged."""
+        chip_mesh, tile_mesh = (self.limits[mesh] if mesh in self else None for mesh in ("chip_mesh", "tile_mesh"))
+        chips, cores = self["chips"], self["cores_per_chip"]
+        places = math.prod(chip_mesh.choices) if chip_mesh else chips.number
+        tiles = math.prod(tile_mesh.choices) if tile_mesh else 1
+        for limit, what, need, most in (
+            (chips, "chips", chips.number, MAX_CHIPS),
+            (chip_mesh or chips, "places for chips", places, MAX_CHIPS),
+            (cores, "cores of a chip", cores.number, MAX_CORES_PER_CHIP),
+            (tile_mesh or cores, "tiles of a chip", tiles, MAX_CORES_PER_CHIP),
+            (cores, "cores of all chips", self.cores, MAX_CORES),
+            (tile_mesh or cores, "tiles of all chips", places * tiles, MAX_CORES),
+        ):
+            if need > most:
+                raise ProfileError(
+                    limit.where, what, need=need, limit=most, source="the most that is arranged",
+                    remedy="Describe a part of the board, with fewer chips, or with fewer cores and tiles on each.",
+                )  # fmt: skip
 
     def __contains__(self, key: str) -> bool:
         return key in self.limits

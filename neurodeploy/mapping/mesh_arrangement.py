@@ -363,6 +363,8 @@ def arrange(
         return np.zeros(0, np.int64)
     rng = np.random.default_rng(seed)
     graph = traffic_graph(flow, n_cores)
+    # A board of many thousand chips is not searched for a network that fills a few.
+    mesh, chips = mesh.corner(-(-n_cores // mesh.cores_per_chip))
     others = [in_order(n_cores), space_filling(n_cores, mesh)]
     if n_cores <= GREEDY_CORES:
         others.append(greedy(graph, mesh))
@@ -373,7 +375,9 @@ def arrange(
     refine(graph, at, points, effort, rng, report)
     result = min([region[at], start, *others], key=lambda found: travel_cost(graph, mesh.points(found)))
     report(1.0)
-    return result
+    chip, on_chip = np.divmod(result, mesh.cores_per_chip)
+    placed: Integers = chips[chip] * mesh.cores_per_chip + on_chip
+    return placed
 
 
 def in_order(n_cores: int) -> Integers:
@@ -386,9 +390,14 @@ def space_filling(n_cores: int, mesh: Mesh) -> Integers:
     at = mesh.position(np.arange(mesh.n_cores))
     columns, rows = mesh.columns_and_rows
     x, y = at.chip_x * columns + at.tile_x, at.chip_y * rows + at.tile_y
-    nth = np.zeros((int(x.max()) + 1, int(y.max()) + 1), np.int64)
-    walk = np.array(list(hilbert(*nth.shape)))
-    nth[walk[:, 0], walk[:, 1]] = np.arange(nth.size)
+    sides = int(x.max()) + 1, int(y.max()) + 1
+    level = np.bincount((x * sides[1] + y)[at.chip_z == 0], minlength=sides[0] * sides[1]).tolist()
+    nth, found = np.full(sides, sides[0] * sides[1]), 0
+    for place, (column, row) in enumerate(hilbert(*sides)):
+        nth[column, row] = place
+        found += level[column * sides[1] + row]
+        if found >= n_cores:  # the rest of the curve is not needed
+            break
     along = nth[x, y]
     # Every other level is walked backwards, so that a level begins where the one below ended.
     walked: Integers = np.lexsort((np.where(at.chip_z % 2, -along, along), at.chip_z))
@@ -400,7 +409,14 @@ def greedy(graph: TrafficGraph, mesh: Mesh) -> Integers:
 
     The next core is the one with most traffic to those. Each step looks at every tile: minutes for a hundred thousand cores.
     """
-    spots, spot_of = np.unique(mesh.points(np.arange(mesh.n_cores)), axis=0, return_inverse=True)
+    # Tiles by whole numbers in the order of their points: rows of floats take a hundred times as long to sort.
+    points = mesh.points(np.arange(mesh.n_cores))
+    codes = np.zeros(len(points), np.int64)
+    for line in points.T:
+        values, index = np.unique(line, return_inverse=True)
+        codes = codes * values.size + index
+    _, first, spot_of = np.unique(codes, return_index=True, return_inverse=True)
+    spots = points[first]
     lines = [np.unique(line, return_inverse=True) for line in spots.T]
     order = np.argsort(spot_of.ravel(), kind="stable")
     free = np.bincount(spot_of.ravel())

@@ -269,7 +269,7 @@ def assign_layers(needs: NDArray[np.int64], profile: HardwareProfile) -> NDArray
         Layers beyond the chip's cores get higher numbers.
     """
     names = limited_resources(profile)
-    cores = np.array([[profile.capacity(name, core) for name in names] for core in range(profile.cores)], dtype=np.float64)
+    cores = np.stack([np.resize(profile[f"{name}_per_core"].choices, profile.cores) for name in names], axis=1).astype(np.float64)
     if profile.capacity("slices") == 1:
         more = max(0, len(needs) - len(cores))
         # Imaginary cores, the largest of each resource, for layers beyond the chip's cores: the report then says how many are

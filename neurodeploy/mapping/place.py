@@ -148,13 +148,11 @@ def least_cores(layers: Layers, counts: Counts, profile: HardwareProfile) -> int
     for resource, total in zip(limited_resources(profile), totals.tolist(), strict=True):
         largest = profile.capacity(resource)
         # Cores that differ: the largest ones first, and any number of the largest beyond the board.
-        of_cores = sorted(
-            (profile.capacity(resource, core) for core in range(profile.cores if profile.cores_differ else 0)), reverse=True
-        )
-        needed = 0
-        for capacity in of_cores:
-            if total > 0:
-                total, needed = total - capacity, needed + 1
+        needed, choices = 0, profile[f"{resource}_per_core"].choices
+        if profile.cores_differ and total > 0:
+            held = np.cumsum(np.sort(np.resize(choices, profile.cores))[::-1], dtype=np.float64)
+            needed = min(int(np.searchsorted(held, total)) + 1, held.size)
+            total -= held[needed - 1]
         # -1e-9: rounding of sums must not raise the bound.
         bound = max(bound, needed + math.ceil(max(total, 0) / max(largest, 1) - 1e-9))
     return bound

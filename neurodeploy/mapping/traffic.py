@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 from typing import Any, NamedTuple, TypeAlias
@@ -94,6 +94,20 @@ class Mesh:
     @property
     def n_cores(self) -> int:
         return self.chips * self.cores_per_chip
+
+    def corner(self, chips: int) -> tuple[Mesh, Integers]:
+        """The box at the first chip with at most `chips` chips along each axis, and the numbers of its chips on this board.
+
+        It holds as many chips, in the same order, and leaves out those that are too far away to be of use.
+        """
+        sides = (*self.chip_mesh, 1, 1)[:3]
+        box = tuple(min(side, chips) for side in sides)
+        places = np.arange(prod(box))
+        x, y, z = places % box[0], places // box[0] % box[1], places // (box[0] * box[1])
+        numbers = x + sides[0] * (y + sides[1] * z)
+        # Places without a chip are the last ones of the board, and so of the box.
+        numbers = numbers[numbers < self.chips]
+        return replace(self, chips=numbers.size, chip_mesh=box[: len(self.chip_mesh)]), numbers
 
     @property
     def columns_and_rows(self) -> tuple[int, int]:
@@ -421,7 +435,7 @@ def _by_slice(
     local = home.reshape(received.shape)[received.box.box][received.mask]
     sent = rate.reshape(received.shape)[received.box.box][received.mask]
     spikes, synops = (np.bincount(local, values, len(numbers)) for values in (sent, sent * meets[received.mask]))
-    which = np.flatnonzero(np.bincount(local, minlength=1))
+    which: Integers = np.flatnonzero(np.bincount(local, minlength=1))
     return numbers[which], spikes[which], synops[which]
 
 
