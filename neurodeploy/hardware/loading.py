@@ -340,7 +340,7 @@ _VALUE_SCHEMAS: dict[Kind, dict[str, Any]] = {
 }
 
 
-def _bounded(schema: dict[str, Any], key: str) -> dict[str, Any]:
+def bounded_schema(schema: dict[str, Any], key: str) -> dict[str, Any]:
     """The schema of a value with the largest number of its key."""
     if key not in MOST:
         return schema
@@ -358,7 +358,7 @@ def profile_schema() -> dict[str, Any]:
             "description": f"{spec.meaning}, in {spec.unit}",
             "type": "object",
             "properties": {
-                "value": _bounded(_VALUE_SCHEMAS[spec.kind], key),
+                "value": bounded_schema(_VALUE_SCHEMAS[spec.kind], key),
                 "unit": {"const": spec.unit},
                 "source": {**_TEXT, "description": "the document or code that states the number"},
                 "assumption": {**_TEXT, "description": "what is assumed, and why, where nothing states it"},

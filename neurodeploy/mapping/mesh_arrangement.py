@@ -33,8 +33,8 @@ from neurodeploy.mapping.traffic import (
     TrafficGraph,
     compact_region,
     core_subset,
-    hilbert,
     independent_sets,
+    space_filling,
     traffic_graph,
     travel_cost,
 )
@@ -383,25 +383,6 @@ def arrange(
 def in_order(n_cores: int) -> Integers:
     """Logical core i on physical core i (n_cores,)."""
     return np.arange(n_cores)
-
-
-def space_filling(n_cores: int, mesh: Mesh) -> Integers:
-    """Logical cores in order along a Hilbert curve through the tiles of the board, level after level (n_cores,)."""
-    at = mesh.position(np.arange(mesh.n_cores))
-    columns, rows = mesh.columns_and_rows
-    x, y = at.chip_x * columns + at.tile_x, at.chip_y * rows + at.tile_y
-    sides = int(x.max()) + 1, int(y.max()) + 1
-    level = np.bincount((x * sides[1] + y)[at.chip_z == 0], minlength=sides[0] * sides[1]).tolist()
-    nth, found = np.full(sides, sides[0] * sides[1]), 0
-    for place, (column, row) in enumerate(hilbert(*sides)):
-        nth[column, row] = place
-        found += level[column * sides[1] + row]
-        if found >= n_cores:  # the rest of the curve is not needed
-            break
-    along = nth[x, y]
-    # Every other level is walked backwards, so that a level begins where the one below ended.
-    walked: Integers = np.lexsort((np.where(at.chip_z % 2, -along, along), at.chip_z))
-    return walked[:n_cores]
 
 
 def greedy(graph: TrafficGraph, mesh: Mesh) -> Integers:

@@ -196,6 +196,25 @@ def hilbert_curve(start: GridPoint, main: GridPoint, side: GridPoint) -> Iterato
     yield from hilbert_curve(corner, (-half_s[0], -half_s[1]), (half_m[0] - mx, half_m[1] - my))
 
 
+def space_filling(n_cores: int, mesh: Mesh) -> Integers:
+    """Logical cores in order along a Hilbert curve through the tiles of the board, level after level (n_cores,)."""
+    at = mesh.position(np.arange(mesh.n_cores))
+    columns, rows = mesh.columns_and_rows
+    x, y = at.chip_x * columns + at.tile_x, at.chip_y * rows + at.tile_y
+    sides = int(x.max()) + 1, int(y.max()) + 1
+    level = np.bincount((x * sides[1] + y)[at.chip_z == 0], minlength=sides[0] * sides[1]).tolist()
+    nth, found = np.full(sides, sides[0] * sides[1]), 0
+    for place, (column, row) in enumerate(hilbert(*sides)):
+        nth[column, row] = place
+        found += level[column * sides[1] + row]
+        if found >= n_cores:  # the rest of the curve is not needed
+            break
+    along = nth[x, y]
+    # Every other level is walked backwards, so that a level begins where the one below ended.
+    walked: Integers = np.lexsort((np.where(at.chip_z % 2, -along, along), at.chip_z))
+    return walked[:n_cores]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Flow(ByValue):
     """Sparse traffic between logical cores.
@@ -435,7 +454,7 @@ def _by_slice(
     local = home.reshape(received.shape)[received.box.box][received.mask]
     sent = rate.reshape(received.shape)[received.box.box][received.mask]
     spikes, synops = (np.bincount(local, values, len(numbers)) for values in (sent, sent * meets[received.mask]))
-    which: Integers = np.flatnonzero(np.bincount(local, minlength=1))
+    which: Any = np.flatnonzero(np.bincount(local, minlength=1))
     return numbers[which], spikes[which], synops[which]
 
 

@@ -98,15 +98,17 @@ def edge(wiring: ConvWiring, axis: int, start: int, stop: int, equal_lines: Inte
     side, lines = wiring.input_shape[1 + axis], tuple(equal_lines.tolist())
     low, high = start * stride - padding, (stop - 1) * stride - padding + (len(lines) - 1) * dilation
     if low < 0 or high >= side:
-        return _edge(stride, padding, dilation, side, start, stop, lines)
+        return edge_by_numbers(stride, padding, dilation, side, start, stop, lines)
     # No padding in sight: equal to the same run at the beginning of an image without padding, moved.
-    moved = _edge(stride, 0, dilation, high - low + 1, 0, stop - start, lines)
+    moved = edge_by_numbers(stride, 0, dilation, high - low + 1, 0, stop - start, lines)
     return replace(moved, inputs=moved.inputs + low) if low else moved
 
 
 # Layers of one geometry, and plans with fewer channels, ask for the same edges.
 @lru_cache(maxsize=1 << 14)
-def _edge(stride: int, padding: int, dilation: int, side: int, start: int, stop: int, equal_lines: tuple[int, ...]) -> Edge:
+def edge_by_numbers(
+    stride: int, padding: int, dilation: int, side: int, start: int, stop: int, equal_lines: tuple[int, ...]
+) -> Edge:
     """`edge` by numbers: of a kernel with `equal_lines` on `side` input rows."""
     outputs, kernel = np.arange(start, stop), np.arange(len(equal_lines))
     positions = outputs[:, None] * stride - padding + kernel * dilation
