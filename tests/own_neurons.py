@@ -160,6 +160,16 @@ class TwoLayers(torch.nn.Module):
         return spikes, (one, two)
 
 
+def written(function: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]) -> torch.nn.Module:
+    """One layer of neurons that compute (spikes, next membrane) from the input and the membrane."""
+
+    class Neurons(torch.nn.Module):
+        def forward(self, x: torch.Tensor, v: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+            return function(x, torch.zeros_like(x) if v is None else v)
+
+    return TwoLayers(lambda _n: Neurons())
+
+
 def step(neurons: torch.nn.Module, x: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
     """Call neurons that return spikes and a state, or spikes alone."""
     if state is None:

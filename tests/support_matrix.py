@@ -404,9 +404,9 @@ ROWS = (
     Row("max pooling of spikes", "max_pooling", "becomes a layer of neurons", in_readme=True),
     Row("skip connections (sums)", "skip", "", in_readme=True),
     Row("branches (concatenation)", "branches", "", in_readme=True),
-    Row("neurons written by hand", "hand_written", "leaky or not, with a synaptic current or not, reset to zero", in_readme=True),
-    Row("snnTorch's `Leaky`, `Synaptic`", "snntorch_neurons", "reset to zero; not delayed", in_readme=True),
-    Row("SpikingJelly's `IFNode`, `LIFNode`, `ParametricLIFNode`", "spikingjelly_nodes", "hard reset", in_readme=True),
+    Row("neurons written by hand", "hand_written", "leaky or not; reset to zero; subtractive not on Loihi", in_readme=True),
+    Row("snnTorch's `Leaky`, `Synaptic`", "snntorch_neurons", "reset to zero; subtractive not on Loihi", in_readme=True),
+    Row("SpikingJelly's `IFNode`, `LIFNode`, `ParametricLIFNode`", "spikingjelly_nodes", "soft: not on Loihi", in_readme=True),
     Row("groups and depthwise convolutions", "groups", "lose channels"),
     Row("transposed convolutions, upsampling", "upsampling", "synapses are listed one by one"),
     Row("other paddings, windows over the edge", "paddings", "synapses are listed one by one"),
@@ -428,7 +428,7 @@ ROWS = (
     Row("`.nir` file with delays", "delay.nir", "", in_readme=True),
     Row("`.net` file (Lava's netx)", "chain.net", "compress writes `trained.nir`, too", in_readme=True),
     Row("loop through two populations", "loop", "the error shows the equivalent single population", in_readme=True),
-    Row("other neuron models", "adaptive", "LIF, IAF and LI only; reset to a value, not by subtraction", in_readme=True),
+    Row("other neuron models", "adaptive", "LIF, IAF and LI only", in_readme=True),
     Row("activations that are no spikes", "relu", "only linear functions between neurons", in_readme=True),
 )
 COMMANDS = ("inspect", "compress", "deploy")

@@ -241,13 +241,13 @@ def test_control_flow_that_depends_on_data_hides_nothing_behind_it() -> None:
     assert "reads numbers out of its tensors" in refused(nodes)["model"][0]
 
 
-class Subtracting(nn.Module):
-    """Own neurons that reset by subtraction."""
+class Softening(nn.Module):
+    """Own neurons that keep half of what is above the threshold."""
 
     def forward(self, x: torch.Tensor, v: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         v = x if v is None else 0.8 * v + x
         spike = (v > 0.5).float()
-        return spike, v - 0.5 * spike
+        return spike, v - 0.5 * spike * (v - 0.5)
 
 
 def test_a_cell_that_fails_once_it_is_refused_leaves_one_reason() -> None:
@@ -273,11 +273,30 @@ class Chain(nn.Module):
 
 def test_every_population_is_tried_own_neurons_and_cells() -> None:
     leaks = LIFCell(LIFParameters(v_leak=torch.tensor(0.1)))
-    nodes, _ = check_model(Chain(Subtracting(), LIFCell(), leaks, Subtracting()), torch.zeros(1, 6))
+    nodes, _ = check_model(Chain(Softening(), LIFCell(), leaks, Softening()), torch.zeros(1, 6))
     found = refused(nodes)
     assert list(found) == ["neurons.0", "neurons.2", "neurons.3"]
-    assert found["neurons.0"][0].startswith("resets by subtraction")
+    assert found["neurons.0"][0].startswith("changes in the step after a spike as no reset does")
     assert found["neurons.2"][0].startswith("leaks to 0.1")
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_neurons_that_subtract_are_listed_and_refused_by_the_target_alone(is_late: bool) -> None:
+    class Subtracting(nn.Module):
+        def forward(self, x: torch.Tensor, v: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+            before = torch.zeros_like(x) if v is None else v
+            v = 0.8 * before + x - (0.5 * (before > 0.5).float() if is_late else 0.0)
+            spike = (v > 0.5).float()
+            return spike, v if is_late else v - 0.5 * spike
+
+    nodes, network = check_model(Chain(Subtracting()), torch.zeros(1, 6))
+    assert network is not None
+    found = {node.name: (node.verdict, node.rewrites) for node in nodes}
+    late = ("rewrite", ("subtracts one step late: its neurons send that to themselves",))
+    assert found["neurons.0"] == (late if is_late else ("exact", ()))
+    seen = check_network(nodes, network, load_profile("loihi2"))
+    assert not seen.fits
+    assert any("resets by subtraction, and neurons of target 'loihi' to zero" in one for one in seen.sentences)
 
 
 def test_a_module_that_forward_never_calls_is_not_said_to_be_exact() -> None:

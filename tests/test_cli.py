@@ -259,7 +259,10 @@ BAD = {
     "model file is broken": (["inspect", "broken.py:factory", *MODEL], "raised SyntaxError"),
     "no such module": (["inspect", "nowhere.models:small", *MODEL], "raised ModuleNotFoundError"),
     "unsupported layer": (["inspect", "models.py:convolution", *MODEL], "0 (Conv3d): conv3d is not supported"),
-    "reset by subtraction": (["deploy", "models.py:subtracts", *MODEL, "--out", "d"], "1 (LIFBoxCell): resets by reset_subtract"),
+    "reset by subtraction": (
+        ["deploy", "models.py:subtracts", *MODEL, "--out", "d"],
+        "layer 'layer0': resets by subtraction, and neurons of target 'loihi' to zero",
+    ),
     "no weights file": (["inspect", "models.py:small", *MODEL, "--weights", "none.safetensors"], "none.safetensors"),
     "weights are none": (["inspect", "models.py:small", *MODEL, "--weights", "weights.safetensors"], "weights.safetensors"),
     "weights of an unknown kind": (["inspect", "models.py:small", *MODEL, "--weights", "text.txt"], "text.txt"),

@@ -50,7 +50,11 @@ def with_bias(value: float) -> Linear:
     return made
 
 
-SUBTRACTS = LIFBoxCell(LIFBoxParameters(reset_method=reset_subtract))
+def reset_halfway(z: torch.Tensor, v: torch.Tensor, _reset: torch.Tensor, _th: torch.Tensor) -> torch.Tensor:
+    return v - 0.5 * z * v
+
+
+HALFWAY = LIFBoxCell(LIFBoxParameters(reset_method=reset_halfway))
 SAMPLE = torch.zeros(1, 3)
 NO_RESET = r"leaks to 1\.0 but resets to 0\.0 \(the chip's membrane starts, leaks and resets to one value\)\. Set v_leak equal"
 
@@ -69,9 +73,14 @@ NO_RESET = r"leaks to 1\.0 but resets to 0\.0 \(the chip's membrane starts, leak
             id="an activation",
         ),
         pytest.param(
-            chain(SUBTRACTS),
-            r"^1 \(LIFBoxCell\): resets by reset_subtract \(the chip's LIF resets to a value\)",
-            id="reset by subtraction",
+            chain(HALFWAY),
+            r"^1 \(LIFBoxCell\): resets by reset_halfway \(neurons of chips reset to a value, or by subtraction\)",
+            id="another reset",
+        ),
+        pytest.param(
+            chain(LIFBoxCell(LIFBoxParameters(reset_method=reset_subtract, v_leak=torch.tensor(0.5)))),
+            r"^1 \(LIFBoxCell\): subtracts v_th, counted from 0, but leaks to 0\.5\. Set v_leak to 0",
+            id="subtracts and leaks elsewhere",
         ),
         pytest.param(
             chain(lif(v_leak=1.0, v_th=2.0)),

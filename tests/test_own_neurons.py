@@ -29,11 +29,12 @@ from own_neurons import (
     layers,
     module_spikes,
     reference_spikes,
+    written,
 )
 
 from neurodeploy.errors import ExtractError
 from neurodeploy.frontends.torch.extract import extract
-from neurodeploy.ir.network import LIF, Network, nearly_equal
+from neurodeploy.ir.network import LIF, Network, SubtractiveLIF, nearly_equal
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -44,9 +45,9 @@ def test_hand_written_neurons_come_in_as_what_they_are(way: str) -> None:
     assert_same_spikes(model, network)
 
 
-def neuron_of(network: Network) -> LIF:
+def neuron_of(network: Network) -> LIF | SubtractiveLIF:
     neuron = network["first"].neuron
-    assert isinstance(neuron, LIF)
+    assert isinstance(neuron, (LIF, SubtractiveLIF))
     return neuron
 
 
@@ -216,6 +217,10 @@ def snntorch_neurons(kind: str, **options: Any) -> Callable[[int], torch.nn.Modu
         ("Leaky", {"init_hidden": True, "learn_beta": True, "learn_threshold": True}),
         ("Synaptic", {"reset_delay": False}),
         ("Synaptic", {"reset_delay": False, "init_hidden": True, "threshold": 1.3}),
+        ("Leaky", {"reset_mechanism": "subtract"}),
+        ("Leaky", {"reset_mechanism": "subtract", "threshold": 0.45, "init_hidden": True, "learn_threshold": True}),
+        ("Synaptic", {"reset_mechanism": "subtract"}),
+        ("Synaptic", {"reset_mechanism": "subtract", "threshold": 0.7}),
     ],
 )
 def test_snntorch(kind: str, options: dict[str, Any]) -> None:
@@ -223,6 +228,7 @@ def test_snntorch(kind: str, options: dict[str, Any]) -> None:
     network = extract(model, SAMPLE)
     assert_same_spikes(model, network)
     neuron = neuron_of(network)
+    assert isinstance(neuron, LIF) is (options.get("reset_mechanism") != "subtract")
     assert float(neuron.voltage_decay) == pytest.approx(0.15)
     assert float(neuron.current_decay) == pytest.approx(1.0 if kind == "Leaky" else 0.5)
 
@@ -230,8 +236,7 @@ def test_snntorch(kind: str, options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("kind", "options", "reason"),
     [
-        ("Leaky", {"reset_mechanism": "subtract"}, r"resets by subtraction.*reset_mechanism='zero'"),
-        ("Leaky", {"reset_mechanism": "subtract", "reset_delay": False}, "resets by subtraction"),
+        ("Leaky", {"reset_mechanism": "subtract", "reset_delay": False}, r"subtracts .* not after every spike.*reset_delay=True"),
         ("Leaky", {"reset_mechanism": "none"}, "does not reset"),  # its spikes are received; a readout's are not
         ("Synaptic", {}, r"ignores what arrives in the step after a spike.*reset_delay=False"),
     ],
@@ -268,9 +273,14 @@ def test_spikingjelly(kind: str, options: dict[str, Any], decay: float, is_train
 
 
 @pytest.mark.parametrize("kind", ["IFNode", "LIFNode", "ParametricLIFNode"])
-def test_spikingjelly_with_a_soft_reset_is_refused(kind: str) -> None:
-    with pytest.raises(ExtractError, match=rf"a \({kind}\): resets by subtraction.*v_reset=0\."):
-        extract(TwoLayers(spikingjelly_neurons(kind, v_reset=None)), SAMPLE)
+@pytest.mark.parametrize("more", [{}, {"v_threshold": 0.35, "decay_input": False}])
+def test_spikingjelly_with_a_soft_reset_subtracts(kind: str, more: dict[str, Any]) -> None:
+    more = {key: value for key, value in more.items() if kind != "IFNode" or key == "v_threshold"}
+    model = TwoLayers(spikingjelly_neurons(kind, v_reset=None, **{"v_threshold": 0.5} | more))
+    network = extract(model, SAMPLE)
+    assert isinstance(neuron_of(network), SubtractiveLIF)
+    assert len(network["first"].connections) == 1  # in the step of the spike
+    assert_same_spikes(model.double(), network)
 
 
 def test_spikingjelly_is_checked_against_what_it_does_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,24 +334,9 @@ def test_spikingjelly_that_has_run_before_starts_at_rest() -> None:
 # ----------------------------------------------------------------------------------------------------------- refusals
 
 
-def written(function: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]) -> torch.nn.Module:
-    """One layer of neurons that compute (spikes, next membrane) from the input and the membrane."""
-
-    class Neurons(torch.nn.Module):
-        def forward(self, x: torch.Tensor, v: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-            return function(x, torch.zeros_like(x) if v is None else v)
-
-    return TwoLayers(lambda _n: Neurons())
-
-
 def charged(x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     v = 0.8 * v + x
     return (v > 1.0).to(x.dtype), v
-
-
-def subtracting(x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    spike, v = charged(x, v)
-    return spike, v - spike
 
 
 def never(x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -386,10 +381,15 @@ def late(x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (v > 1.0).to(x.dtype), v
 
 
+def limited(x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    spike, v = charged(x, v)
+    return spike, v - spike * v.clamp(max=1.5)
+
+
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
-        (subtracting, r"resets by subtraction \(of 1 of its threshold\).*v \* \(1 - spike\)"),
+        (limited, r"subtracts 1\.[25] of its threshold, but not after every spike.*v \* \(1 - spike\)"),
         (never, r"does not reset"),
         (elsewhere, r"resets to -0.25 of its threshold"),
         (rectified, r"does not leak by a fixed share"),

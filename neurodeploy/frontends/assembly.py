@@ -6,14 +6,15 @@ and decay there. So the network gets one more neuron, which fires at every step,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from neurodeploy.errors import ExtractError, NetworkError, unsupported_kind
-from neurodeploy.frontends.expressions import LinearExpression, Shape, Term
+from neurodeploy.frontends.expressions import LinearExpression, Shape, Term, spikes
 from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.connectivity import ungrouped
 from neurodeploy.ir.graph import INPUT, Connection
@@ -47,11 +48,13 @@ class NeuronSpec:
 
     Attributes
     ----------
-    neuron : LIF or LI
+    neuron : LIF, SubtractiveLIF or LI
     gain : array () or (n,)
         Factor on all input; it goes into the weights and biases.
     drive : array () or (n,)
         Added to the membrane at every step, past the synaptic current.
+    after_spike : array () or (n,)
+        Added to the membrane in the step after each spike, past the synaptic current. Neurons send it to themselves.
     has_current : bool
         Whether input enters a synaptic current; a bias then has to enter it too.
     timestep_s : float or None
@@ -61,8 +64,21 @@ class NeuronSpec:
     neuron: Neuron
     gain: Floats
     drive: Floats = field(default_factory=lambda: np.zeros(()))
+    after_spike: Floats = field(default_factory=lambda: np.zeros(()))
     has_current: bool = False
     timestep_s: float | None = None
+
+
+def uniform(values: NDArray[Any]) -> Floats:
+    """Return (n,) values as one number where they are equal up to rounding."""
+    return np.asarray(np.median(values)) if np.allclose(values, values[0], rtol=1e-12, atol=1e-14) else values
+
+
+def two_shares(one: Floats, two: Floats, atol: float) -> tuple[Floats, Floats]:
+    """Return the shares a >= b of a membrane and a current of which a + b and a a + a b + b b are left after one step and two."""
+    root = np.sqrt(np.maximum(one**2 - 4 * (one**2 - two), 0.0))
+    high, low = (np.where(np.abs(share := (one + sign * root) / 2) < atol, 0.0, share) for sign in (1, -1))
+    return high, low
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,6 +277,7 @@ class _Assembler:
             delay = -term.step - (term.source == spec.name)  # its own spikes are a step old: the synapse's step, no delay
             is_fixed = spec.is_pool or not term.has_weights
             connections.append(Connection(source=term.source, synapse=synapse, delay_steps=delay, is_fixed=is_fixed))
+        connections += self._after_spikes(spec)
         bias = np.asarray(spec.expression.bias.reshape(-1) * gain)
         if spec.neurons.has_current and bias.any():  # the chip's bias is added to v, past the current
             connections.append(Connection(source=self.bias_name, synapse=Dense(weight=bias.reshape(-1, 1))))
@@ -275,6 +292,15 @@ class _Assembler:
             connections=tuple(connections),
             bias=bias if bias.any() else np.zeros(()),
         )
+
+    def _after_spikes(self, spec: LayerSpec) -> Iterator[Connection[Synapse]]:
+        """Yield the connections from neurons to themselves that add `after_spike` to the membrane, once."""
+        shape, added, keeps = self.shapes[spec.name], spec.neurons.after_spike, 1 - spec.neurons.neuron.current_decay
+        if added.any():
+            # what the synaptic current would keep of it, a second synapse takes back a step later
+            for delay, weights in enumerate((added, -keeps * added) if keeps.any() else (added,)):
+                term = replace(spikes(spec.name, spec.expression.shape).terms[0], gain=np.asarray(weights))
+                yield Connection(source=spec.name, synapse=_synapse(term, shape, shape), delay_steps=delay, is_fixed=True)
 
     def _bias_layer(self) -> Layer:
         """Return one neuron that fires at every step: its bias is above its threshold, and it receives no spikes."""

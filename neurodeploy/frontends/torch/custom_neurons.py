@@ -3,7 +3,7 @@
 Every comparison of a membrane with a threshold makes spikes. The operations that lead to it are recorded and run again, in double
 precision, on inputs of choice: they give the decays, the threshold and the gain. On drawn inputs the neurons found then have to
 do exactly what the operations do; so it does not matter how the neuron is written (a comparison, an autograd function, masks,
-state in attributes or arguments), and nothing else than the chip's neuron passes.
+state in attributes or arguments), and nothing else than `LIF` and `SubtractiveLIF` passes.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from neurodeploy.errors import ExtractError, NetworkError
-from neurodeploy.frontends.assembly import NeuronSpec
+from neurodeploy.frontends.assembly import NeuronSpec, two_shares, uniform
 from neurodeploy.frontends.expressions import LinearExpression, ModuleId, add, scale
 from neurodeploy.frontends.torch import functions
 from neurodeploy.ir.arrays import Floats
-from neurodeploy.ir.network import LIF
+from neurodeploy.ir.network import LIF, SubtractiveLIF
 
 if TYPE_CHECKING:
     from neurodeploy.frontends.torch.populations import PopulationTrace, TracedPopulation
@@ -32,8 +32,8 @@ SPIKE_PROBABILITY = 0.5
 """Probability of a spike in the random input, and in the random spikes that neurons forward."""
 
 RESET_REMEDY = (
-    "Reset to zero in the step of the spike, v = v * (1 - spike), and train again "
-    "(snnTorch: reset_mechanism='zero', reset_delay=False; SpikingJelly: v_reset=0.)."
+    "Reset to zero in the step of the spike, v = v * (1 - spike), or subtract the same after every spike, v = v - spike * "
+    "threshold, and train again (snnTorch: reset_mechanism='zero', reset_delay=False, or 'subtract', reset_delay=True)."
 )
 
 # A power of two, so far from every threshold that slopes are exact to the last bit.
@@ -151,9 +151,13 @@ def _compared(name: str, comparison: Operation) -> tuple[Operation, bool, bool]:
     sides = [*args, *kwargs.values()]
     if name == "heaviside":
         return sides[0], bool((torch.as_tensor(sides[1]) > 0).all()), False
-    actual = torch.sub(*(one.actual if isinstance(one, Operation) else torch.as_tensor(one) for one in sides))
+    # torch compares a number in the precision of the tensor; in double precision only equal numbers differ by 0
+    tensor = next(one.actual for one in sides if isinstance(one, Operation))
+    tensors = (Operation, torch.Tensor)
+    sides = [s if isinstance(s, tensors) else torch.tensor(s, dtype=torch.result_type(tensor, s)).double() for s in sides]
+    actual = torch.sub(*(one.actual if isinstance(one, Operation) else one for one in sides))
     leaves, spec = tree_flatten((sides, {}))
-    difference = replace(comparison, actual=actual, name="sub", function=_difference, leaves=tuple(leaves), spec=spec)
+    difference = replace(comparison, actual=actual, name="sub", function=torch.sub, leaves=tuple(leaves), spec=spec)
     return difference, at_equal == is_above, not is_above
 
 
@@ -169,11 +173,6 @@ def _is_same(one: Any, other: Any) -> bool:
     if one is other or one.name != other.name or one.name not in _SHIFTS or len(one.leaves) != len(other.leaves):
         return one is other
     return all(_is_same(*leaves) for leaves in zip(one.leaves, other.leaves, strict=True))
-
-
-def _difference(one: Any, other: Any) -> torch.Tensor:
-    # comparing is exact in double precision, and subtraction gives 0 for equal numbers alone
-    return torch.as_tensor(one).double() - torch.as_tensor(other).double()
 
 
 _WRITING = frozenset({"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__"})
@@ -300,7 +299,7 @@ class CustomNeurons:
         Raises
         ------
         ExtractError
-            They are no leaky integrate-and-fire neurons that reset to the potential that they leak to.
+            They are no leaky integrate-and-fire neurons that reset to where they leak to, or by a fixed amount.
         """
         if self.found is None:
             self.found = _Probes(self).neurons()
@@ -309,7 +308,7 @@ class CustomNeurons:
 
 def refusal(where: str, what: str, remedy: str) -> ExtractError:
     """Return the error for neurons that the chip does not have."""
-    source = "the chip's neurons leak, add up their input, fire above a threshold and reset to where they leak to"
+    source = "neurons of chips leak, add up their input, fire above a threshold, and reset to where they leak to or subtract"
     return ExtractError(where, what, source=source, remedy=remedy)
 
 
@@ -402,8 +401,7 @@ class _Probes:
     def __init__(self, own: CustomNeurons) -> None:
         self.own = own
         self.n_steps = min(len(own.potentials), _N_PROBED_STEPS)
-        self.shape = tuple(own.potentials[0].actual.shape[1:])
-        self.n = int(np.prod(self.shape))
+        self.shape, self.n = tuple(own.potentials[0].actual.shape[1:]), own.potentials[0].actual[0].numel()
 
     def potential(self, *inputs: Floats | float) -> Floats:
         """Return membrane minus threshold, (n_probes, n), at the step of the last input, from (n_probes, n) a step."""
@@ -417,60 +415,69 @@ class _Probes:
         found = self.own.potentials[len(inputs) - 1].evaluated(feed, {})
         return np.asarray(found.reshape(len(found), -1).numpy())
 
-    def _left_after(self, n_steps: int) -> Floats:
-        """Return which share of an input is left in the membrane after some steps without spikes."""
-        near, far = (self.potential(x, *[0.0] * n_steps)[0] for x in (-_FAR, -2 * _FAR))
-        return np.asarray((near - far) / _FAR)
-
     def neurons(self) -> tuple[NeuronSpec, Floats]:
         own = self.own
         if self.n_steps < 3:
             raise refusal(own.where, "makes fewer than three steps, too few to find its decays", "Give a sample of more steps.")
         start = self.potential(0.0)[0]
         below = -2 * (1 + float(np.abs(start).max()))
-        one, two = (self._left_after(n_steps) for n_steps in (1, 2))
-        # a current and a membrane that keep the shares a and b: after one step a + b is left, after two a a + a b + b b
-        root = one**2 - 4 * (one**2 - two)
-        high, low = ((one + sign * np.sqrt(np.maximum(root, 0.0))) / 2 for sign in (1, -1))
-        high, low = (np.where(np.abs(share) < 1e-9, 0.0, share) for share in (high, low))
+        # which share of an input is left in the membrane after one step and two without spikes
+        two_far = np.array([[-_FAR], [-2 * _FAR]])
+        one, two = (-np.diff(self.potential(two_far, *[0.0] * n), axis=0)[0] / _FAR for n in (1, 2))
+        high, low = two_shares(one, two, 1e-9)
         later = self.potential(below, 0.0)[0] - one * below
         constant = np.where(np.abs(one) > 1e-9, (later - start) / np.where(one == 0, 1.0, one), 0.0)
         constant = np.where(np.abs(constant) < 1e-9 * np.abs(start), 0.0, constant)
         threshold = constant - start
         if not (threshold > 0).all():
             raise refusal(own.where, "fires without any input, at rest", "Set the threshold above where it starts.")
-        keeps_v = self._membrane(high, low, constant, threshold)
+        keeps_v, subtracted = self._fitted(high, low, constant, threshold)
         keeps_u = np.where(np.abs(one - keeps_v) < 1e-9, 0.0, one - keeps_v)
-        if own.at_threshold:
-            # the chip fires strictly above its threshold
-            threshold = np.nextafter(threshold, -np.inf)
-        decays = {"current_decay": uniform(1 - keeps_u), "voltage_decay": uniform(1 - keeps_v)}
+        after_spike = np.zeros(())
+        if subtracted is not None:
+            # in the step of the spike the threshold is subtracted, of which the leak then takes its share
+            late, near = keeps_v * threshold, 1e-6 * threshold  # a threshold may be compared in single precision
+            late -= np.where(np.abs(subtracted - threshold) < near, threshold, subtracted)
+            after_spike = uniform(np.where(np.abs(late) < near, 0.0, late))
+        # `LIF` fires strictly above its threshold, `SubtractiveLIF` at it too
+        if own.at_threshold is (subtracted is None):
+            threshold = np.nextafter(threshold, -np.inf if own.at_threshold else np.inf)
+        p = {"threshold": threshold, "current_decay": 1 - keeps_u, "voltage_decay": 1 - keeps_v, "rest": 0 * keeps_v}
+        p = {name: uniform(value) for name, value in p.items()}
         try:
-            neuron = LIF(threshold=uniform(threshold), rest=np.zeros(()), **decays)
+            neuron = LIF(**p) if subtracted is None else SubtractiveLIF(**p, max_spikes=np.array(1))
         except NetworkError as error:
             raise refusal(own.where, f"{error.where} {error.what}", error.remedy or "Keep decays between 0 and 1.") from error
-        return NeuronSpec(neuron=neuron, gain=np.ones(()), has_current=bool(keeps_u.any())), constant
+        has_current = bool(keeps_u.any())
+        return NeuronSpec(neuron=neuron, gain=np.ones(()), has_current=has_current, after_spike=after_spike), constant
 
-    def _membrane(self, high: Floats, low: Floats, constant: Floats, threshold: Floats) -> Floats:
-        """Return which of two shares the membrane keeps, (n,): that with which all drawn inputs give the potentials."""
+    def _fitted(self, high: Floats, low: Floats, constant: Floats, threshold: Floats) -> tuple[Floats, Floats | None]:
+        """Return which of two shares the membrane keeps, (n,), and what is subtracted a step after a spike; None: reset to zero.
+
+        With them all drawn inputs give the potentials.
+        """
         n_probes = int(np.clip(_PROBE_VALUES // self.n, 8, 512))
         draw = np.random.default_rng(0)
         inputs = [draw.uniform(-1.0, 2.5, (n_probes, self.n)) * threshold for _ in range(self.n_steps)]
         potentials = [self.potential(*inputs[: t + 1]) for t in range(self.n_steps)]
-        wrong = []
-        for keeps_v, keeps_u in ((high, low), (low, high)):
-            u = v = np.zeros((n_probes, self.n))
-            differs = np.zeros(self.n)
+
+        def differs(keeps_v: Floats, keeps_u: Floats, subtracted: Floats | None) -> NDArray[np.bool_]:
+            u, v, most, fired = np.zeros(self.n), np.zeros(self.n), np.zeros(self.n), np.zeros(self.n, dtype=bool)
             for x, potential in zip(inputs, potentials, strict=True):
                 u = keeps_u * u + x + constant
-                v = keeps_v * v + u
-                differs = np.maximum(differs, np.abs(v - threshold - potential).max(axis=0))
-                v = np.where(potential > 0, 0.0, v)
-            wrong.append(differs > 1e-6 * threshold)
-        if (both := wrong[0] & wrong[1]).any():
+                v = keeps_v * np.where(fired, 0.0, v) + u if subtracted is None else keeps_v * v - fired * subtracted + u
+                most, fired = np.maximum(most, np.abs(v - threshold - potential).max(axis=0)), potential > 0
+            return most > 1e-6 * threshold
+
+        wrong = [differs(*shares, None) for shares in ((high, low), (low, high))]
+        if not (both := wrong[0] & wrong[1]).any():
+            return np.where(wrong[0], low, high), None
+        subtracted = (high + low) * (8 * threshold + constant) + constant - threshold - self.potential(8 * threshold, 0.0)[0]
+        wrong = [differs(*shares, subtracted) for shares in ((high, low), (low, high))]
+        if (wrong[0] & wrong[1]).any() or (subtracted < 1e-9 * threshold).any():
             first = int(np.argmax(both))
             raise self._reason(first, threshold - constant, float((high + low)[first]))
-        return np.where(wrong[0], low, high)
+        return np.where(wrong[0], low, high), subtracted
 
     def _reason(self, neuron: int, level: Floats, share: float) -> ExtractError:
         """Return why a neuron is no such neuron, by the step after a spike; `level` is the first input that fires."""
@@ -480,20 +487,14 @@ class _Probes:
             for inputs in ((-8, 0), (4, 0), (8, 0), (8, 1))
         )
         kept, added = (high - low) / 4, driven - high
-        if abs(silent + 8 * share) > 1e-6:
-            return refusal(own.where, "does not leak by a fixed share in each step", "Let v = share * v + input, without limits.")
-        if abs(added - 1) > 1e-6:
-            return refusal(own.where, "ignores what arrives in the step after a spike: its reset comes late", RESET_REMEDY)
-        if abs(kept) < 1e-6:
-            to = f"{high / share:.3g} of its threshold" if share else "another potential"
-            return refusal(own.where, f"resets to {to}, counted from where it starts or leaks to", RESET_REMEDY)
-        if abs(kept - share) > 1e-6:
-            return refusal(own.where, "changes in the step after a spike as no reset does", RESET_REMEDY)
-        if abs(high - 8 * share) < 1e-6:
-            return refusal(own.where, "does not reset", RESET_REMEDY)
-        return refusal(own.where, f"resets by subtraction (of {8 - high / share:.3g} of its threshold)", RESET_REMEDY)
-
-
-def uniform(values: NDArray[Any]) -> Floats:
-    """Return (n,) values as one number where they are equal up to rounding."""
-    return np.asarray(np.median(values)) if np.allclose(values, values[0], rtol=1e-12, atol=1e-14) else values
+        to = f"{high / share:.3g} of its threshold" if share else "another potential"
+        found = [
+            (abs(silent + 8 * share) > 1e-6, "does not leak by a fixed share in each step"),
+            (abs(added - 1) > 1e-6, "ignores what arrives in the step after a spike: its reset comes late"),
+            (abs(kept) < 1e-6, f"resets to {to}, counted from where it starts or leaks to"),
+            (abs(kept - share) > 1e-6, "changes in the step after a spike as no reset does"),
+            (abs(high - 8 * share) < 1e-6, "does not reset"),
+            (True, f"subtracts {8 * share - high:.3g} of its threshold, but not after every spike, or not in all neurons"),
+        ]
+        what = next(what for holds, what in found if holds)
+        return refusal(own.where, what, "Let v = share * v + input, without limits." if what == found[0][1] else RESET_REMEDY)

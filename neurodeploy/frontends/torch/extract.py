@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from torch.utils._pytree import tree_flatten
 
 from neurodeploy.errors import ExtractError, NetworkError, unsupported_kind
-from neurodeploy.frontends.assembly import NeuronSpec, assemble, topological_order
+from neurodeploy.frontends.assembly import NeuronSpec, assemble, topological_order, two_shares, uniform
 from neurodeploy.frontends.expressions import LinearExpression, Term
-from neurodeploy.frontends.torch.custom_neurons import uniform
 from neurodeploy.frontends.torch.model_run import ModelRun
 from neurodeploy.frontends.torch.populations import (
     SUPPORTED_CELLS,
@@ -231,7 +230,7 @@ class _Readout:
             if trace.has_time and trace.counts_calls(term.source):
                 raise _no_readout(final, "adds up an input that stays", "Put neurons between the input and the readout.")
         shares, terms = self._shares(last, final)
-        roots = _two_shares(*shares[:2]) if len(shares) > 1 else (0.0 * shares[0],) * 2
+        roots = two_shares(shares[0], shares[1], 1e-7) if len(shares) > 1 else (0.0 * shares[0],) * 2
         kept = [np.ones(()) + 0 * shares[0]]
         for _ in shares:
             kept.append(roots[0] * kept[-1] + roots[1] ** len(kept))
@@ -313,13 +312,6 @@ def _ratio(one: Term, first: Term) -> Floats:
     return per_element
 
 
-def _two_shares(one: Floats, two: Floats) -> tuple[Floats, Floats]:
-    """Return the shares a >= b of a membrane and a current of which a + b and a a + a b + b b are left after one step and two."""
-    root = np.sqrt(np.maximum(one**2 - 4 * (one**2 - two), 0.0))
-    high, low = (np.asarray((one + sign * root) / 2) for sign in (1, -1))
-    return high, np.where(np.abs(low) < 1e-7, 0.0, low)
-
-
 def _no_readout(sums: LinearExpression, what: str, remedy: str) -> ExtractError:
     where = next((term.where for term in sums.terms if term.where), "model")
     source = "the chip's readouts are membranes that leak by a fixed share in each step"
@@ -356,7 +348,7 @@ def check_against_model(trace: PopulationTrace, populations: Sequence[TracedPopu
         u, v, unsure = (np.zeros((batch, layer.n_neurons)) for _ in range(3))
         # The chip's recurrence, fed with the random spikes that the model forwarded, so errors do not add up over layers.
         for t, step in enumerate(population.steps):
-            u = (1 - layer.neuron.current_decay) * u + _arriving(trace, layer, products, t, batch)
+            u = (1 - layer.neuron.current_decay) * u + _arriving(trace, population, layer, products, t)
             v = (1 - layer.neuron.voltage_decay) * v + u + layer.bias
             # 1e-30: potentials of 0 alone must not give a tolerance of 0.
             near = TOLERANCE * max(1e-30, float(np.abs(v).max()), float(np.abs(u).max()))
@@ -381,11 +373,17 @@ def check_against_model(trace: PopulationTrace, populations: Sequence[TracedPopu
                 _compare(population, t, v + layer.neuron.rest, step.v, unsure, near + 1e-5 * float(np.abs(step.v).max()))
 
 
-def _arriving(trace: PopulationTrace, layer: Layer, products: Sequence[Product], t: int, batch: int) -> NDArray[np.float64]:
+def _arriving(
+    trace: PopulationTrace, population: TracedPopulation, layer: Layer, products: Sequence[Product], t: int
+) -> NDArray[np.float64]:
     """Return what arrives at a layer at a step, (batch, n)."""
+    batch, n_model = len(population.steps[0].output), len(population.expression.terms)
     arriving = np.zeros((batch, layer.n_neurons))
-    for connection, product in zip(layer.connections, products, strict=True):
-        if connection.source in trace.by_name or connection.source == INPUT:
+    for index, (connection, product) in enumerate(zip(layer.connections, products, strict=True)):
+        if connection.source == layer.name and index >= n_model:  # part of the reset, which took what the neurons fired
+            last = t - 1 - connection.delay_steps
+            received = population.steps[last].output if last >= 0 else None
+        elif connection.source in trace.by_name or connection.source == INPUT:
             # A layer's own spikes arrive a step later, without any delay.
             lag = connection.delay_steps + (connection.source == layer.name)
             received = trace.forwarded(connection.source, t, -lag)

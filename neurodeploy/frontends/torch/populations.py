@@ -3,7 +3,7 @@
 Norse 1.1.0's cells (``norse/torch/functional/{lif,lif_box,iaf,leaky_integrator,leaky_integrator_box}.py``) compute::
 
     LIF, LI        i <- i + x;  v <- v + g (v_leak - v + i);  i <- (1 - dt/tau_syn) i        with g = dt / tau_mem
-    LIFBox, LIBox  v <- v + g (v_leak - v + x)
+    LIFBox, LIBox  v <- v + g (v_leak - v + x);  LIFBox with reset_subtract: v <- v - v_th where it fires
     IAF            v <- v + x
     LIFRecurrent   as LIF, x plus the weighted spikes of the population itself, one step earlier
     LILinear       as LI, x weighted first
@@ -21,7 +21,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from norse.torch.functional.leaky_integrator import LIState
-from norse.torch.functional.reset import reset_value
+from norse.torch.functional.reset import reset_subtract, reset_value
 from norse.torch.module import leaky_integrator, lif
 from norse.torch.module.iaf import IAF, IAFCell
 from norse.torch.module.leaky_integrator import LICell, LILinearCell
@@ -37,7 +37,7 @@ from neurodeploy.frontends.expressions import LinearExpression, ModuleId, Shape,
 from neurodeploy.frontends.torch.custom_neurons import CustomNeurons
 from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.graph import INPUT, layer_name
-from neurodeploy.ir.network import LI, LIF
+from neurodeploy.ir.network import LI, LIF, SubtractiveLIF
 
 # ---------------------------------------------------------------------------------------------------------- Norse's cells
 
@@ -84,16 +84,25 @@ def _lif(where: str, cell: Any, p: Any) -> NeuronSpec:
 
 
 def _lif_box(where: str, cell: Any, p: Any) -> NeuronSpec:
-    """LIF whose current lasts one step, reset to a value."""
+    """LIF whose current lasts one step, reset to a value or by subtraction."""
     dt = float(cell.dt)
+    gain = dt * p.tau_mem_inv
+    if p.reset_method is reset_subtract:
+        if p.v_leak.any():
+            raise ExtractError(
+                where, f"subtracts v_th, counted from 0, but leaks to {p.v_leak}", remedy="Set v_leak to 0, and v_th above it."
+            )  # fmt: skip
+        # Norse fires strictly above v_th, SubtractiveLIF at its threshold too
+        decays = {"current_decay": np.ones(()), "voltage_decay": gain}
+        one = SubtractiveLIF(threshold=np.nextafter(p.v_th, np.inf), rest=p.v_leak, max_spikes=np.array(1), **decays)
+        return NeuronSpec(neuron=one, gain=gain, timestep_s=dt)
     if p.reset_method is not reset_value:
         raise ExtractError(
             where,
             f"resets by {getattr(p.reset_method, '__name__', p.reset_method)}",
-            source="the chip's LIF resets to a value",
-            remedy="Use norse.torch.functional.reset.reset_value and train again.",
+            source="neurons of chips reset to a value, or by subtraction",
+            remedy="Use reset_value or reset_subtract of norse.torch.functional.reset, and train again.",
         )
-    gain = dt * p.tau_mem_inv
     neuron = LIF(threshold=_threshold_above_reset(where, p), current_decay=np.ones(()), voltage_decay=gain, rest=p.v_reset)
     return NeuronSpec(neuron=neuron, gain=gain, timestep_s=dt)
 
@@ -144,7 +153,7 @@ CELL_READERS: dict[type[torch.nn.Module], Callable[[str, Any, Any], NeuronSpec]]
 """Reader of each cell type: from (label, cell, parameters per neuron) to neurons."""
 SUPPORTED_CELLS = (
     "LIFCell, LIFBoxCell, IAFCell, LIFRecurrentCell, LICell, LIBoxCell, LILinearCell, and LIF, LIFRecurrent, LI, IAF of Norse, "
-    "and neurons that the model computes itself if they leak, fire above a threshold and reset to zero"
+    "and neurons that the model computes itself if they leak, fire above a threshold, and reset to zero or by subtraction"
 )
 SEQUENCE_CELLS = (lif.LIF, LIFRecurrent, leaky_integrator.LI, IAF)
 """Cells that take all steps at once, with time as the first dimension."""

@@ -223,6 +223,8 @@ class NotedRun(ModelRun):
             elif isinstance(population.cell, NeuronSpec):
                 forgets = bool((spec.neurons.neuron.voltage_decay == 1).all())
                 note(where, f"becomes a readout, {name!r}: membranes that {'forget at once' if forgets else 'leak'}")
+            if spec.neurons.after_spike.any():
+                note(where, "subtracts one step late: its neurons send that to themselves")
             sources = list(dict.fromkeys(term.where for term in terms if term.where)) or [where]
             if spec.neurons.has_current and spec.expression.bias.any():
                 biased = [one for one in sources if getattr(self.called.get(one), "bias", None) is not None]
