@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from graphlib import CycleError, TopologicalSorter
+from heapq import heapify, heappop, heappush
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -187,18 +189,25 @@ def topological_order(sources: Sources, labels: Mapping[str, str]) -> list[str]:
         A loop through several populations. On the chip a spike takes one step a synapse, so such a loop would need a delay of
         as many steps; and a layer receives spikes only from layers before it and from itself.
     """
-    import networkx as nx  # imported here: a chip or a file is looked at without it
-
     # Order of the model: breaks ties, so that equal models give equal networks.
     rank = {name: index for index, name in enumerate(sources)}
-    graph = nx.DiGraph()
-    graph.add_nodes_from(sources)
-    for name, delays in sources.items():
-        graph.add_edges_from((source, name) for source in delays if source != name)
+    # not networkx, which takes half a second to import
+    graph = TopologicalSorter({name: [source for source in delays if source != name] for name, delays in sources.items()})
     try:
-        return list(nx.lexicographical_topological_sort(graph, key=rank.__getitem__))
-    except nx.NetworkXUnfeasible:
-        loop = [source for source, _ in nx.find_cycle(graph)]  # edges, each by its source: the nodes of the loop in order
+        graph.prepare()
+    except CycleError as error:
+        loop = error.args[1][:-1]  # it ends where it begins
+    else:
+        order: list[str] = []
+        ready = [rank[name] for name in graph.get_ready()]
+        heapify(ready)
+        names = list(sources)
+        while ready:
+            order.append(names[heappop(ready)])
+            graph.done(order[-1])
+            for name in graph.get_ready():
+                heappush(ready, rank[name])
+        return order
     first = loop.index(min(loop, key=rank.__getitem__))  # the error text begins with the first one in the model
     loop = loop[first:] + loop[:first]
     n, targets = len(loop), [*loop[1:], loop[0]]

@@ -291,23 +291,14 @@ def pipeline_depths(layers: Iterable[Population[Any, Any]]) -> dict[str, int]:
     0 for `INPUT` and for bias layers, which fire from the first step on. Recurrent connections of a layer onto itself do not
     count. `layers` are in topological order, as in a `LayerGraph`.
     """
-    import networkx as nx
-
     layers = tuple(layers)
     bias_names = bias_layers(layers)
-    paths = nx.DiGraph()
-    paths.add_node(INPUT)
+    depths = {INPUT: 0}
     for layer in layers:
-        paths.add_node(layer.name)
-        if layer.name not in bias_names:
-            sources = {c.source for c in layer.connections} - {layer.name}
-            # A layer with no source but itself is placed one step behind the input.
-            paths.add_edges_from((source, layer.name) for source in sources or {INPUT})
-    # A generation holds the nodes whose longest path from a node without sources has the same length.
-    generations = nx.topological_generations(paths)
-    depths = {name: depth for depth, generation in enumerate(generations) for name in generation}
-    # In the network's order again.
-    return {name: depths[name] for name in (INPUT, *(layer.name for layer in layers))}
+        # A layer with no source but itself is placed one step behind the input.
+        sources = {c.source for c in layer.connections} - {layer.name} or {INPUT}
+        depths[layer.name] = 0 if layer.name in bias_names else 1 + max(depths[source] for source in sources)
+    return depths
 
 
 def bias_layers(layers: Iterable[Population[Any, Any]]) -> frozenset[str]:

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import combinations
 
-import networkx as nx
 import numpy as np
 
 from neurodeploy.errors import NetworkError, unsupported_kind
@@ -58,7 +57,7 @@ def needed_neurons(network: Network) -> Masks:
     fires = _reached({name: _fires_alone(network[name]) for name in names}, links)
     backwards = [(target, synapses.T, source) for source, synapses, target in reversed(links)]
     matters = _reached({name: np.zeros(network[name].shape[0], dtype=np.bool_) for name in names}, backwards)
-    for tied in nx.connected_components(_ties(network, names)):
+    for tied in _ties(network, names):
         units = np.any([fires[name] & matters[name] for name in tied], axis=0)
         if not units.any():
             units[0] = True  # a layer has at least one neuron
@@ -130,7 +129,7 @@ def trimmable(network: Network) -> tuple[str, ...]:
     one. Of layers tied by a depthwise convolution or a sum of their spikes, either all are included or none.
     """
     found = {layer.name for layer in network if _is_trimmable(layer, network)}
-    for tied in nx.connected_components(_ties(network, [layer.name for layer in network])):
+    for tied in _ties(network, [layer.name for layer in network]):
         # a sum may be of an image and of a vector, whose units differ
         if not tied <= found or len({network[name].shape[0] for name in tied}) > 1:
             found -= tied
@@ -157,26 +156,31 @@ def unit_mask(mask: Mask, layer: Layer) -> Mask:
 def tied_layers(network: Network) -> tuple[tuple[str, ...], ...]:
     """Return the layers that keep the same channels as one another, in the network's order; most are alone."""
     names = [layer.name for layer in network]
-    groups = [
-        tuple(sorted(group, key=names.index)) for group in nx.connected_components(_ties(network, names)) if INPUT not in group
-    ]
+    groups = [tuple(sorted(group, key=names.index)) for group in _ties(network, names) if INPUT not in group]
     return tuple(sorted(groups, key=lambda group: names.index(group[0])))
 
 
-def _ties(network: Network, names: tuple[str, ...] | list[str]) -> nx.Graph:
-    """Layers, joined where they keep the same channels.
+def _ties(network: Network, names: Sequence[str]) -> list[set[str]]:
+    """Sets of layers that keep the same channels; most are alone.
 
     A depthwise convolution joins its two layers. The summands of a sum of spikes are joined, too: they have equal synapses, whose
     lists are shared, and which are one parameter in training.
     """
-    ties = nx.Graph()
-    ties.add_nodes_from(names)
-    ties.add_edges_from((name, c.source) for name in names for c in network[name].connections if is_depthwise(c.synapse))
+    sets: dict[str, set[str]] = {name: {name} for name in names}
+
+    def join(one: str, other: str) -> None:
+        joined = sets.setdefault(one, {one}) | sets.setdefault(other, {other})
+        sets.update(dict.fromkeys(joined, joined))
+
+    for name in names:
+        for connection in network[name].connections:
+            if is_depthwise(connection.synapse):
+                join(name, connection.source)
     for layer in network:
-        for one, other in combinations(layer.connections, 2):
-            if (one.source in ties or other.source in ties) and one.synapse == other.synapse:
-                ties.add_edge(one.source, other.source)
-    return ties
+        for a, b in combinations(layer.connections, 2):
+            if (a.source in sets or b.source in sets) and a.synapse == b.synapse:
+                join(a.source, b.source)
+    return list({id(one): one for one in sets.values()}.values())
 
 
 def _is_trimmable(layer: Layer, network: Network) -> bool:

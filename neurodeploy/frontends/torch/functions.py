@@ -13,7 +13,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix, identity, kron, vstack
 from torch.nn import functional
 
 from neurodeploy.errors import ExtractError
@@ -223,6 +222,8 @@ def _over_dimensions(call: CallContext, inputs: LinearExpression, dim: Any, keep
         pooled = expressions.average_pool(call.module, image, kernel=window, stride=window, share=float(share))
         return rearrange(pooled, lambda values: values.reshape(out))
     onto = np.broadcast_to(np.arange(np.prod(kept)).reshape(kept), shape).reshape(-1)
+    from scipy.sparse import csr_matrix  # imported where lists are made: most models need none
+
     matrix = csr_matrix((np.full(onto.size, share), (onto, np.arange(onto.size))), shape=(int(np.prod(kept)), onto.size))
     return expressions.apply_matrix(call.module, inputs, matrix, out)
 
@@ -255,6 +256,8 @@ def adaptive_max_pool2d(call: CallContext, x: Any, output_size: Any, return_indi
 
 def _each_channel(call: CallContext, x: LinearExpression, function: Callable[[torch.Tensor], torch.Tensor]) -> LinearExpression:
     """Apply a linear function that treats all channels the same; its matrix is its response to images of one pixel."""
+    from scipy.sparse import csr_matrix, identity, kron, vstack
+
     sides, n = x.shape[1:], int(np.prod(x.shape[1:]))
     responses, shape = [], x.shape
     for first in range(0, n, PIXELS_AT_ONCE):
