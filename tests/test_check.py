@@ -358,3 +358,20 @@ def test_what_read_nir_refuses_check_refuses_too(case: str, tmp_path: Path) -> N
     nodes, network = check_nir(path, dt=DT)
     assert network is None
     assert any(name in caught.value.where and reasons for name, reasons in refused(nodes).items())
+
+
+class Several(nn.Module):
+    """A module of the model's own that computes what no synapse does, by one function after the other and side by side."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(functional.gelu(x)) * 2 + functional.softmax(x, -1) + torch.exp(x).sort().values
+
+
+def test_all_functions_of_one_forward_that_are_not_supported_are_named_those_of_a_chain_too() -> None:
+    model = SequentialState(nn.Linear(6, 5, bias=False), Several(), LIFCell())
+    nodes, network = check_model(model, torch.zeros(1, 6))
+    assert network is None
+    (node,) = (node for node in nodes if node.reasons)
+    assert {reason.what for reason in node.reasons} == {
+        f"{name} is not supported" for name in ["tanh", "gelu", "softmax", "sort", "exp"]
+    }

@@ -217,6 +217,24 @@ def test_a_layer_counts_itself() -> None:
     assert quantized_layer().weight_bits == 8
 
 
+def test_the_diagonal_of_a_recurrent_matrix_without_self_synapses_is_no_weight_that_is_missing() -> None:
+    """Cells whose neurons do not reach themselves, as Norse's, keep all their weights."""
+    into = Connection(source=INPUT, synapse=Dense(weight=np.ones((3, 2))))
+
+    def recurrent(weight: Any) -> Layer:
+        neuron = LIF(current_decay=np.array(0.5), voltage_decay=np.array(0.5), threshold=np.array(1.0), rest=np.array(0.0))
+        onto = Connection(source="r", synapse=Dense(weight=np.array(weight, dtype=np.float64)))
+        return Layer(name="r", shape=(3,), neuron=neuron, connections=(into, onto), bias=np.array(0.0))
+
+    without = recurrent([[0, 1, 1], [1, 0, 1], [1, 1, 0]])
+    assert (without.n_weights, without.connectivity) == (12, 1)
+    pruned = recurrent([[0, 1, 1], [1, 0, 1], [1, 0, 0]])
+    assert (pruned.n_weights, pruned.connectivity) == (12, pytest.approx(11 / 12))
+    # one neuron reaches itself, so that all could
+    reaching = recurrent([[0, 1, 1], [1, 2, 1], [1, 1, 0]])
+    assert (reaching.n_weights, reaching.connectivity) == (15, pytest.approx(13 / 15))
+
+
 def test_a_layer_of_two_connections_is_no_single_matrix() -> None:
     twofold = layer(connections=layer().connections * 2)
     with pytest.raises(NetworkError, match=says("layer 'hidden': has the synapses Dense and Dense, not one matrix")):

@@ -323,6 +323,9 @@ def test_the_rest_is_told_where_there_is_something_to_tell(after: Placement) -> 
     assert "Spikes per neuron and step: layer1 0.123." in said
     assert [line for line in said if line.startswith("Note")] == ["Note: one thing", "Note: another"]
     assert said[-1] == "Files: a.net, b.txt"
+    long = "folder with a space/" * 9 + "model.net"
+    narrow = as_text(*summarize(TINY, None, after, files={"network": long}).tables(), width=40).splitlines()
+    assert narrow[-1] == f"Files: {long}"
     differs = str(summarize(TINY, None, after, lava=LavaCheck(steps=1200, mismatches=3456)))
     assert "Lava and the emulator: 1,200 steps, 3,456 values differ." in differs
 

@@ -103,6 +103,10 @@ def _once() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         ([3], r"data: gave int, not a pair \(input, target\)"),
         ([(IMAGES[:0], CLASSES[:0])], "data: gave a batch without samples"),
         ([(IMAGES.tolist(), CLASSES)], "inputs: are list, not a tensor or an array"),
+        (
+            [(torch.zeros(2, 12, 5), CLASSES)],
+            r"have shape \(2, 12, 5\), but .* steps come last here, np\.moveaxis\(inputs, -1, 1\) moves them",
+        ),
         ([(torch.zeros(2, 11), CLASSES)], r"inputs: have shape \(2, 11\), but the model's first layer takes 12 values"),
         ([(torch.zeros(2), CLASSES)], r"inputs: have shape \(2,\)"),
         ([(torch.full((2, 12), 2.0), CLASSES)], r"images: intensities 2\.\.2 leave 0\.\.1"),

@@ -199,6 +199,7 @@ def compare_command(
         check_output(out / "compare.html", model, weights, *targets)
     from neurodeploy.pipeline.inspection import target_result
     from neurodeploy.report.summary import comparison_table
+    from neurodeploy.report.text import unbroken
 
     with status("Reading the model"):
         network = spec.network()
@@ -220,7 +221,7 @@ def compare_command(
     if as_json:
         show_json({"model": model, "targets": [result.to_json() for result in results]})
     else:
-        show(comparison_table(results), *([] if out is None else [f"Page: {out / 'compare.html'}"]))
+        show(comparison_table(results), *([] if out is None else [unbroken(f"Page: {out / 'compare.html'}")]))
     return DONE if any(result.fits for result in results) else DIFFERS
 
 

@@ -219,7 +219,7 @@ def typed_command() -> str:
 
 def show_deployments(deployments: Sequence[Deployment], as_json: bool, *, enabled: bool = True) -> bool:
     """Print the report of one deployment, or a table of several; return whether all fit."""
-    from neurodeploy.report.text import size_table
+    from neurodeploy.report.text import size_table, unbroken
 
     several = len(deployments) > 1
     if enabled and as_json:
@@ -229,7 +229,8 @@ def show_deployments(deployments: Sequence[Deployment], as_json: bool, *, enable
         # several reports would not fit a terminal: their pages are named
         pages = [deployment.report.files["page"] for deployment in deployments]
         notes = (f"Note: {note}" for note in dict.fromkeys(note for d in deployments for note in d.report.warnings))
-        show(size_table((d.placement, d.report.accuracy) for d in deployments), *notes, f"Reports: {', '.join(pages)}")
+        named = unbroken(f"Reports: {', '.join(pages)}")
+        show(size_table((d.placement, d.report.accuracy) for d in deployments), *notes, named)
     elif enabled:
         show(*deployments[0].report.tables(wide=is_wide()))
     return all(deployment.placement.fits for deployment in deployments)

@@ -115,8 +115,18 @@ class Population(ByValue, Generic[N, S]):
 
     @property
     def n_weights(self) -> int:
-        """Stored weights, zeros included; those of a convolution count once."""
-        return sum(connection.synapse.weight.size for connection in self.connections)
+        """Weights, zeros included; those of a convolution count once.
+
+        Recurrent neurons without synapses onto themselves have no weights for them: the diagonal of their matrix does not count.
+        """
+        return sum(c.synapse.weight.size - self._n_empty_diagonal(c) for c in self.connections)
+
+    def _n_empty_diagonal(self, connection: Connection[S]) -> int:
+        """Length of the diagonal of a recurrent matrix, if all of it is zero; else 0."""
+        synapse = connection.synapse
+        if connection.source != self.name or not isinstance(synapse, DenseWiring):
+            return 0
+        return 0 if synapse.weight.diagonal().any() else len(synapse.weight)
 
     @property
     def n_pairs(self) -> int:

@@ -36,6 +36,7 @@ from neurodeploy.training.encoders import (
     decide,
     for_simulators,
     levels_of,
+    order_remedy,
     read_out,
     simulator_spikes,
     spikes_of,
@@ -170,7 +171,7 @@ def spikes_into(network: QuantizedNetwork, inputs: Any, options: FitOptions) -> 
     if tensor.ndim < 3 or tensor[0:1, 0].numel() != network.n_inputs:
         raise DataError(
             "inputs", f"have shape {tuple(tensor.shape)}, but the network takes {network.n_inputs} values",
-            remedy="Give images (batch, *shape) or spikes (batch, n_steps, *shape).",
+            remedy=order_remedy(tensor.ndim > 2 and tensor[0:1, ..., 0].numel() == network.n_inputs),
         )  # fmt: skip
     spikes = check_spikes(tensor.reshape(batch, -1, *network.input_shape), "input")
     return for_simulators(spikes, levels_of(options.encoder))

@@ -26,6 +26,7 @@ from neurodeploy.report.text import (
     layer_table,
     step_costs,
     traffic_lines,
+    unbroken,
     verdict,
     with_interval,
 )
@@ -295,7 +296,7 @@ class Report:
         yield from (f"Price of memory: {price}." for price in self.memory_prices)
         yield from (f"Note: {warning}" for warning in self.warnings)
         if self.files:
-            yield "Files: " + ", ".join(self.files.values())
+            yield unbroken("Files: " + ", ".join(self.files.values()))
 
     def __str__(self) -> str:
         return as_text(*self.tables(wide=True))

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -50,6 +50,11 @@ def as_text(*parts: RenderableType, width: int = WIDTH) -> str:
     # not cropped: a table that no columns can be left out of may be wider
     console.print(*parts, sep="\n", crop=False)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
+
+
+def unbroken(line: str) -> Group:
+    """A line that no terminal's width breaks, such as one with paths."""
+    return Group(Text(line, no_wrap=True, overflow="ignore"))  # a group: a console joins texts, and wraps what it joined
 
 
 class FittedTable:

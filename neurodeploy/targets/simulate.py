@@ -173,10 +173,14 @@ def samples_of(values: NDArray[Any], input_shape: tuple[int, ...]) -> NDArray[An
     if batch.ndim == len(input_shape) + 1:
         batch = batch[np.newaxis]
     if batch.ndim != len(input_shape) + 2 or batch.shape[1:-1] != input_shape:
-        sides = ", ".join(map(str, input_shape))
+        sides, found = ", ".join(map(str, input_shape)), np.shape(values)
+        # as a model takes them: steps before the shape
+        first = {len(input_shape) + 1: 0, len(input_shape) + 2: 1}.get(len(found))
+        is_transposed = first is not None and found[first + 1 :] == input_shape
+        remedy = f"Steps come last here, and first for a model: np.moveaxis(spikes, {first}, -1)." if is_transposed else ""
         raise DataError(
-            "input spikes", f"have shape {np.shape(values)}, not ({sides}, n_steps) or (batch, {sides}, n_steps)",
-            remedy="Time is the last axis.",
+            "input spikes", f"have shape {found}, not ({sides}, n_steps) or (batch, {sides}, n_steps)",
+            remedy=remedy or "Time is the last axis.",
         )  # fmt: skip
     if 0 in batch.shape:
         raise DataError("input spikes", f"have shape {batch.shape}: nothing to run")

@@ -239,8 +239,14 @@ def spikes_of(inputs: Any, model: torch.nn.Module, options: FitOptions) -> torch
     takes = f"{shape[0]} values" if len(shape) == 1 else f"the shape {shape}" if n_sides is None else f"{shape[0]} channels"
     raise DataError(
         "inputs", f"have shape {tuple(tensor.shape)}, but {reader} takes {takes}",
-        remedy="Give images (batch, *shape) or spikes (batch, n_steps, *shape).",
+        remedy=order_remedy(tensor.ndim > 2 and fits(tensor.shape[1:-1])),
     )  # fmt: skip
+
+
+def order_remedy(has_steps_last: bool) -> str:
+    """Say which shapes a model takes; where steps come last, as simulators take spikes, how to move them."""
+    given = "Give images (batch, *shape) or spikes (batch, n_steps, *shape)"
+    return f"{given}: steps come last here, np.moveaxis(inputs, -1, 1) moves them." if has_steps_last else f"{given}."
 
 
 def simulator_spikes(images: torch.Tensor | NDArray[Any], n_steps: int, encoder: Encoder = "rate") -> NDArray[Any]:

@@ -31,7 +31,7 @@ from neurodeploy.frontends.torch.populations import (
     is_node,
     layer_specs,
 )
-from neurodeploy.frontends.torch.tracer import TracedTensor, UnsupportedValue, untraced
+from neurodeploy.frontends.torch.tracer import REMEDY, TracedTensor, UnsupportedValue, untraced
 from neurodeploy.ir.network import Network, Sparse
 
 LISTED = "its synapses are listed one by one"
@@ -307,6 +307,8 @@ class TolerantRun(NotedRun):
         Modules that run by themselves since they were refused.
     origins : dict of (where, what) to set of source
         Unknown neurons from which something is computed that no synapse computes.
+    further : dict of (where, what) to list of UnsupportedValue
+        Other functions that a module applies to what no synapse computes; the value itself names the first alone.
     """
 
     def __init__(self, model: torch.nn.Module, may_step: bool = True, of_sequences: bool = False) -> None:
@@ -314,12 +316,13 @@ class TolerantRun(NotedRun):
         self.trace: TolerantTrace = TolerantTrace()
         self.replaced: dict[str, ExtractError] = {}
         self.origins: dict[tuple[str, str], set[str]] = {}
+        self.further: dict[tuple[str, str], list[UnsupportedValue]] = {}
 
     def refuse(self, error: ExtractError) -> None:
-        """Note why something is not supported: of a single module the first reason, of a container all."""
+        """Note why something is not supported: of a module of torch the first reason, of any other all."""
         reasons = self.refused.setdefault(error.where, [])
         module = self.called.get(error.where)
-        is_single = module is not None and not module._modules
+        is_single = module is not None and not module._modules and type(module).__module__.startswith("torch.")
         if not (is_single and reasons) and all(one.what != error.what for one in reasons):
             reasons.append(error)
 
@@ -375,6 +378,13 @@ class TolerantRun(NotedRun):
 
     def _unsupported(self, found: Sequence[TracedTensor], what: str) -> UnsupportedValue:
         value = super()._unsupported(found, what)
+        further, name = self.further.setdefault((value.where, value.what), []), what.split()[0]
+        # arithmetic with what no synapse computes is no reason of its own
+        known = (functions.LINEAR_FUNCTIONS, functions.SPIKE_FUNCTIONS, functions.COMPARISONS, functions.REARRANGEMENTS)
+        if what == f"{name} is not linear" and not any(name in names for names in (*known, functions.CASTS)):
+            remedy = functions.WAYS_ROUND.get(name, REMEDY)
+            further.append(UnsupportedValue(self.module[1], f"{name} is not supported", remedy, value.is_weighted))
+        further += (leaf.traced_value for leaf in found if isinstance(leaf.traced_value, UnsupportedValue))
         origins = self.origins.setdefault((value.where, value.what), set())
         for leaf in found:
             if isinstance(leaf.traced_value, ExpressionValue):
@@ -405,9 +415,21 @@ class TolerantRun(NotedRun):
             source = waiting.pop()
             done.add(source)
             reason = self.trace.unknown[source]
-            if isinstance(reason, UnsupportedValue):
-                self.refuse(reason.error())
-            waiting |= self.origins.get((reason.where, reason.what), set()) - done
+            computed = self.all_of(reason) if isinstance(reason, UnsupportedValue) else []
+            for one in computed:
+                self.refuse(one.error())
+            for one in computed or [reason]:
+                waiting |= self.origins.get((one.where, one.what), set()) - done
+
+    def all_of(self, reason: UnsupportedValue) -> list[UnsupportedValue]:
+        """Return a reason, and those of all values that it is computed from or with."""
+        found, waiting = {}, [reason]
+        while waiting:
+            one = waiting.pop()
+            if (one.where, one.what) not in found:
+                found[one.where, one.what] = one
+                waiting += self.further.get((one.where, one.what), ())
+        return list(found.values())
 
     def _try(self, refusals: Iterable[Callable[[], object]]) -> None:
         for one in refusals:
