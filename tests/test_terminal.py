@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,23 @@ def test_a_run_in_lava_is_counted_on_a_terminal(tmp_path: Path) -> None:
     assert "Lava: 1,200 of 9,000 steps" in seen
     assert "Running: 3,000 of 9,000 steps" in seen
     assert "Traceback" not in seen
+
+
+def test_what_has_no_counter_has_a_clock_on_a_terminal_with_bars_and_without(tmp_path: Path) -> None:
+    script = tmp_path / "slow.py"
+    script.write_text(
+        "import click, time\n"
+        "from neurodeploy.cli.console import progress_output, status\n"
+        "with click.Context(click.Command('x')):\n"
+        "    with progress_output():\n"
+        "        time.sleep(1.3)\n"
+        "    print('between', flush=True)\n"
+        "    with status('Placing'):\n"
+        "        time.sleep(1.3)\n"
+    )
+    bars, alone = on_a_terminal(str(script), module="").split("between")
+    assert "0:00:01" in bars
+    assert re.search(r"Placing.*0:00:01", alone)
 
 
 def test_a_pipe_gets_plain_text(net: Path, capsys: pytest.CaptureFixture[str]) -> None:

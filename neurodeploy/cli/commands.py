@@ -210,7 +210,7 @@ def compare_command(
             placed, form = spec.to_place(profile, bits, network)
             result = target_result(placed, profile, form=form, bits=bits)
         if samples is not None and profile.target is not None and not result.why_not:
-            measured = spec.evaluated(target, samples, bits, options, network=network)
+            measured = spec.evaluated(target, samples, bits, options, network=network, progress=not is_quiet())
             result = replace(result, accuracy=measured.classification_accuracy, test_samples=measured.n_samples)
         results.append(result)
     if out is not None:
@@ -354,7 +354,8 @@ def export_command(
 ) -> int:
     """Write MODEL as a .net file, for Lava, or as a .nir file, for other libraries."""
     check_output(to, model, weights, target)
-    network = export(ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation), to, target, bits)
+    with status("Reading and writing the network"):
+        network = export(ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation), to, target, bits)
     click.echo(
         f"{len(network.layers)} layers, {network.n_neurons:,} neurons, {network.n_synapses:,} synapses: {to}", file=RESULTS.get()
     )
@@ -419,7 +420,8 @@ def simulate_command(
     from neurodeploy.simulation.records import load_spikes, save_record
     from neurodeploy.targets.simulate import simulate
 
-    quantized = spec.quantized_network(target, bits)
+    with status("Reading the network"):
+        quantized = spec.quantized_network(target, bits)
     with status(f"Simulating: {end}"):
         record = simulate(quantized, load_spikes(source), end=end, time_limit_s=time_limit, device=device, graded=graded, raw=raw)
     save_record(record, out, network=network, input=str(source))
@@ -450,7 +452,8 @@ def verify_command(
     spec = ModelSpec(name=network, dt=dt, discretisation=discretisation)
     from neurodeploy.targets.simulate import verify
 
-    quantized = spec.quantized_network(target, bits)
+    with status("Reading the network"):
+        quantized = spec.quantized_network(target, bits)
     with status("Running the emulator and Lava"):
         result = verify(quantized, n_steps=n_steps, seed=seed, time_limit_s=time_limit, device=device)
     first = result.first

@@ -145,15 +145,19 @@ def progress_output(*, enabled: bool = True) -> Iterator[tuple[ProgressBars, Cal
 
 @contextmanager
 def status(what: str) -> Iterator[None]:
-    """Show on a terminal's stderr what is being done, until it is done, and in Lava how far it is."""
+    """Show on a terminal's stderr what is being done and for how long, until it is done, and in Lava how far it is."""
     from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     if not console.is_terminal or is_quiet():
         yield
         return
-    with console.status(what) as shown, counting(lambda done, total: shown.update(f"{what}: {done:,} of {total:,} steps")):
-        yield
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as shown:
+        task = shown.add_task(what, total=None)
+        with counting(lambda done, total: shown.update(task, description=f"{what}: {done:,} of {total:,} steps")):
+            yield
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -13,6 +14,7 @@ import torch
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.spinner import Spinner
 from rich.text import Text
 
 from neurodeploy.errors import RequestError, check_numbers
@@ -178,9 +180,11 @@ def pressure(step: Step) -> str:
 
 
 class _Bars(Bars):
-    """Bars with a line of text below them."""
+    """Bars with a line of text below them, and while they run a clock, for what has no bar."""
 
     below = ""
+    clock: Spinner | None = None
+    started_s = 0.0
 
     def get_renderables(self) -> Iterator[RenderableType]:
         """Bars, then the line, for rich."""
@@ -188,6 +192,9 @@ class _Bars(Bars):
         # rich draws one renderable below the other
         if self.below:
             yield Text(self.below, no_wrap=True, overflow="ellipsis")
+        if self.clock is not None:
+            self.clock.update(text=str(timedelta(seconds=int(self.get_time() - self.started_s))))
+            yield self.clock
 
 
 class ProgressBars:
@@ -205,10 +212,12 @@ class ProgressBars:
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> ProgressBars:
+        self._bars.clock, self._bars.started_s = Spinner("dots"), self._bars.get_time()
         self._bars.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bars.clock = None  # the last picture of the bars stays on the terminal, without it
         self._bars.stop()
 
     def count(self, done: int, total: int) -> None:
