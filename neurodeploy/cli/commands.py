@@ -389,7 +389,7 @@ def demo(out: Path, seed: int, target: str, cores: int, resume: bool, as_json: b
 @click.argument("network", metavar="FILE")
 @click.option(
     "--input", "source", required=True, type=Path, metavar="SPIKES.NPY",
-    help="Input spikes, 0 or 1, of shape ([batch,] n_inputs..., n_steps).",
+    help="Input spikes, 0 or 1, of shape ([batch,] n_inputs..., n_steps): steps last.",
 )  # fmt: skip
 @click.option("--graded", is_flag=True, help="Input is whole numbers, for a network trained with `--encoder direct`.")
 @click.option("--raw", is_flag=True, help="Input is numbers that set the biases of the file's input population.")
