@@ -356,9 +356,8 @@ def export_command(
     check_output(to, model, weights, target)
     with status("Reading and writing the network"):
         network = export(ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation), to, target, bits)
-    click.echo(
-        f"{len(network.layers)} layers, {network.n_neurons:,} neurons, {network.n_synapses:,} synapses: {to}", file=RESULTS.get()
-    )
+    counts = f"{len(network.layers)} layers, {network.n_neurons:,} neurons, {network.n_synapses:,} synapses"
+    click.echo(f"{counts}: {to}", file=RESULTS.get())
     return DONE
 
 
@@ -452,9 +451,8 @@ def verify_command(
     spec = ModelSpec(name=network, dt=dt, discretisation=discretisation)
     from neurodeploy.targets.simulate import verify
 
-    with status("Reading the network"):
-        quantized = spec.quantized_network(target, bits)
     with status("Running the emulator and Lava"):
+        quantized = spec.quantized_network(target, bits)
         result = verify(quantized, n_steps=n_steps, seed=seed, time_limit_s=time_limit, device=device)
     first = result.first
     if as_json:

@@ -245,8 +245,8 @@ def spikes_of(inputs: Any, model: torch.nn.Module, options: FitOptions) -> torch
 
 def order_remedy(has_steps_last: bool) -> str:
     """Say which shapes a model takes; where steps come last, as simulators take spikes, how to move them."""
-    given = "Give images (batch, *shape) or spikes (batch, n_steps, *shape)"
-    return f"{given}: steps come last here, np.moveaxis(inputs, -1, 1) moves them." if has_steps_last else f"{given}."
+    shapes = "Give images (batch, *shape) or spikes (batch, n_steps, *shape)"
+    return f"{shapes}: steps come last here, np.moveaxis(inputs, -1, 1) moves them." if has_steps_last else f"{shapes}."
 
 
 def simulator_spikes(images: torch.Tensor | NDArray[Any], n_steps: int, encoder: Encoder = "rate") -> NDArray[Any]:

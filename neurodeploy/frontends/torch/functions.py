@@ -221,9 +221,9 @@ def _over_dimensions(call: CallContext, inputs: LinearExpression, dim: Any, keep
         window = (image.shape[1], image.shape[2])
         pooled = expressions.average_pool(call.module, image, kernel=window, stride=window, share=float(share))
         return rearrange(pooled, lambda values: values.reshape(out))
-    onto = np.broadcast_to(np.arange(np.prod(kept)).reshape(kept), shape).reshape(-1)
     from scipy.sparse import csr_matrix  # imported where lists are made: most models need none
 
+    onto = np.broadcast_to(np.arange(np.prod(kept)).reshape(kept), shape).reshape(-1)
     matrix = csr_matrix((np.full(onto.size, share), (onto, np.arange(onto.size))), shape=(int(np.prod(kept)), onto.size))
     return expressions.apply_matrix(call.module, inputs, matrix, out)
 
@@ -247,8 +247,7 @@ def max_pool2d(
 def adaptive_max_pool2d(call: CallContext, x: Any, output_size: Any, return_indices: bool = False) -> LinearExpression:
     """As `max_pool2d`."""
     inputs = call.expression(x)
-    window = equal_windows(call.image_shape(inputs), output_size)
-    if window is not None or return_indices:
+    if (window := equal_windows(call.image_shape(inputs), output_size)) is not None or return_indices:
         return max_pool2d(call, inputs, window or 1, return_indices=return_indices)
     expressions.require_spikes(call.module, inputs)
     return _each_channel(call, inputs, lambda pixels: functional.adaptive_max_pool2d(pixels, output_size))
@@ -415,8 +414,7 @@ OPERATORS = frozenset({
 })  # fmt: skip
 """Names of Python operators among them, which the support table leaves out."""
 
-# Others, such as poolings and convolutions, take the first dimension for the batch or the channels, which a dimension for time in
-# front of it shifts.
+# Others, such as poolings and convolutions, take the first dimension for the batch or the channels: one for time shifts it.
 WITH_TIME = frozenset({"linear", "matmul", "add", "radd", "iadd", "sub", "isub", "rsub", "mul", "rmul", "imul", "div", "truediv"})
 """Linear functions that give the same for a tensor (time, batch, ...) as step by step."""
 
