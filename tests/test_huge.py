@@ -1,5 +1,9 @@
 """Sizes at which an answer must still come within seconds: boards, chips and networks far larger than those of other tests."""
 
+import json
+import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -93,3 +97,76 @@ def test_a_hundred_million_neurons_are_inspected_in_a_minute() -> None:
     assert seen.fits
     assert sum(part.usage.neurons for part in seen.placement.slices) == 100_000_000
     assert time.process_time() - began < 90  # 30 on an idle machine; more than 160 before
+
+
+IN_A_GB = """
+import resource, sys
+import numpy as np
+resource.setrlimit(resource.RLIMIT_DATA, (900_000_000,) * 2)
+import neurodeploy as nd
+from benchmarks.scale import NETWORKS
+try:
+    nd.inspect(NETWORKS[sys.argv[1]](20_000_000), "hala_point")
+except nd.NeurodeployError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "match"),
+    [
+        (
+            "fan_in",
+            r"^layer 'sum': .* GB of memory to .* 20,000,000 .*ulimit -d leaves\).*more memory, or make the layer smaller",
+        ),
+        ("listed", r"^Sparse\.\w+: .* GB of memory to hold 20,000,00\d numbers > .*ulimit -d leaves\)"),
+    ],
+)
+def test_what_memory_cannot_hold_is_refused_in_one_line(kind: str, match: str) -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", IN_A_GB, kind], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+    )
+    assert re.match(match, child.stdout), child.stdout + child.stderr
+    assert child.stdout.count("\n") == 1
+
+
+def dense(n_in: int, n_out: int) -> nd.Network:
+    """One dense layer."""
+    weight = np.random.default_rng(0).normal(size=(n_out, n_in))
+    layer = nd.Layer(
+        name="dense", shape=(n_out,), neuron=wide(8).layers[0].neuron, bias=np.array(0.0),
+        connections=(Connection(source=INPUT, synapse=nd.Dense(weight=weight)),),
+    )  # fmt: skip
+    return nd.Network(input_shape=(n_in,), layers=(layer,), timestep_s=0.001)
+
+
+@pytest.mark.parametrize("network", [wide(128), dense(784, 4000), dense(3, 20_000)])
+def test_the_estimate_is_within_5_percent_of_the_layout_and_quick(network: nd.Network) -> None:
+    told = []
+    exact = nd.inspect(network, "loihi2", on_estimate=told.append)
+    began = time.process_time()
+    fast = nd.inspect(network, "loihi2", fast=True)
+    assert time.process_time() - began < 3  # about a second on an idle machine
+    assert told == [fast]
+    assert abs(fast.cores - exact.placement.cores_used) <= max(0.05 * exact.placement.cores_used, 1)
+    assert fast.cores >= exact.placement.cores_lower_bound
+    assert fast.to_json()["plan"] == "estimate"
+    assert exact.to_json()["plan"] == "exact"
+    assert fast.fits == exact.placement.fits
+
+
+def test_the_estimate_says_what_no_core_holds() -> None:
+    fast = nd.inspect(dense(100_000, 2), "loihi2", fast=True)
+    assert not fast.fits
+    assert "Not even one neuron of layer 'dense' fits a core" in fast.sentences[0]
+
+
+def test_fast_prints_the_estimate_alone(tmp_path: Path) -> None:
+    nd.write_nir(dense(20, 10), tmp_path / "small.nir")
+    command = [sys.executable, "-m", "neurodeploy", "inspect", str(tmp_path / "small.nir"), "--target", "loihi2", "--fast"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert re.match(
+        r"Now: fits, about 1 of 128 cores by an estimate; lower bound: 1\.\nBinds: \w+; .* takes 100% of it\.\n$", said
+    )
+    found = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout)
+    assert (found["plan"], found["fits"], found["cores"]["used"]) == ("estimate", True, 1)

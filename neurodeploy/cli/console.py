@@ -144,20 +144,23 @@ def progress_output(*, enabled: bool = True) -> Iterator[tuple[ProgressBars, Cal
 
 
 @contextmanager
-def status(what: str) -> Iterator[None]:
-    """Show on a terminal's stderr what is being done and for how long, until it is done, and in Lava how far it is."""
+def status(what: str) -> Iterator[Callable[[str], None] | None]:
+    """Show on a terminal's stderr what is being done and for how long, until it is done, and in Lava how far it is.
+
+    Yield a function that shows something else; None where nothing is shown.
+    """
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     if not console.is_terminal or is_quiet():
-        yield
+        yield None
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as shown:
         task = shown.add_task(what, total=None)
         with counting(lambda done, total: shown.update(task, description=f"{what}: {done:,} of {total:,} steps")):
-            yield
+            yield lambda now: shown.update(task, description=now)
 
 
 @contextmanager

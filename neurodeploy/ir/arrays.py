@@ -27,6 +27,10 @@ MAX_TABLE_ROWS = 60
 """Rows of an HTML table; those beyond are counted, not shown."""
 
 
+MANY_NUMBERS = 10_000_000
+"""Arrays of as many numbers are copied only where memory is left for it."""
+
+
 class ByValue:
     """Equality by content, for dataclasses that hold arrays.
 
@@ -62,6 +66,9 @@ def freeze(instance: Any, name: str, dtype: type) -> NDArray[Any]:
     where = f"{type(instance).__name__}.{name}"
     if original.dtype.kind not in "biuf":  # booleans, integers, floats
         raise NetworkError(where, f"holds {original.dtype}, not numbers")
+    if original.size >= MANY_NUMBERS:
+        needed = original.size * (np.dtype(dtype).itemsize + 18)  # the copy, and what compares and checks it
+        check_memory(where, f"to hold {original.size:,} numbers", needed)
     if not np.isfinite(original).all():
         raise NetworkError(where, "is not finite")
     with np.errstate(invalid="ignore"):  # a float too large for an integer type: the comparison below finds it

@@ -69,6 +69,13 @@ def output_axon_usage(profile: HardwareProfile) -> Integers:
     return usage_vector(nothing, 1, profile) - usage_vector(nothing, 0, profile)
 
 
+def axon_share(profile: HardwareProfile) -> Floats:
+    """Share of a core that an output axon takes, of each limited resource (n_resources,)."""
+    capacity = np.maximum([profile.capacity(resource) for resource in limited_resources(profile)], 1.0)
+    share: Floats = output_axon_usage(profile) / capacity
+    return share
+
+
 class SliceCounter:
     """Usage of any region of a layer as a slice, output axons included."""
 
@@ -404,6 +411,15 @@ class BlockAnnealing:
         sent = (option.neurons[place] * density)[:, None] * self.axon
         shares: Floats = (option.own[place] + sent).max(axis=1)
         return shares
+
+    def shares(self, blocks: Mapping[str, tuple[int, ...]]) -> dict[str, Floats]:
+        """Cores of each resource (n_resources,) that the slices of each layer fill together, neurons with mean output axons."""
+        now = {name: self.options[name].index_of(blocks[name]) for name in self.names}
+        found = {}
+        for name, place in now.items():
+            option, (sent, _) = self.options[name], self._output_axons(now, name)
+            found[name] = option.pieces[place] * (option.own[place] + option.neurons[place] * sent * self.axon)
+        return found
 
     def _cost(self, now: Mapping[str, int]) -> float:
         """Estimated cores of all slices, plus penalties for overflow and volume."""

@@ -21,7 +21,7 @@ from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers
 from neurodeploy.resources.convolution_lists import Edge, Window, inputs_of_cut
 from neurodeploy.resources.counting import LayerCount
-from neurodeploy.resources.usage import Region, Usage, limited_resources, usage_vector
+from neurodeploy.resources.usage import Region, limited_resources, usage_vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,10 @@ def middle_run(side: int, block: int) -> tuple[int, int]:
     return side * place // n, side * (place + 1) // n
 
 
-def block_lengths(side: int, step: float = 1.1) -> list[int]:
+BLOCK_STEP = 1.1
+
+
+def block_lengths(side: int, step: float = BLOCK_STEP) -> list[int]:
     """Block lengths that cut a side into 1, 2, 3, ... even blocks, the numbers growing by a factor of at least `step`."""
     lengths: list[int] = []
     parts = 1
@@ -229,7 +232,7 @@ class BlockSelection:
         self._burden_at: dict[tuple[str, tuple[float, ...]], Floats] = {}
         self._axon_cost_at: dict[tuple[str, float], float] = {}
 
-    def select(self) -> dict[str, SelectedBlock]:
+    def select(self, restarts: int = RANDOM_RESTARTS) -> dict[str, SelectedBlock]:
         """The best blocks found by some sweeps and random restarts."""
         best: dict[str, SelectedBlock] = {}
         least = np.inf
@@ -241,7 +244,7 @@ class BlockSelection:
             best, least = selected, total
         rng, weights = np.random.default_rng(0), dict(self._weights)  # a fixed seed: the same network gets the same cut
         are_images = any(option.blocks.shape[1] > 1 for option in self.options.values())
-        for _ in range(RANDOM_RESTARTS if are_images and len(self.options) <= MAX_RESTART_LAYERS else 0):
+        for _ in range(restarts if are_images and len(self.options) <= MAX_RESTART_LAYERS else 0):
             drawn = rng.random(len(weights)) < max(2 / len(weights), 0.1)  # two layers or a tenth of them
             factors = np.where(drawn, np.exp(rng.normal(0.0, 0.5, len(weights))), 1.0)
             self._weights = {name: weight * factor for (name, weight), factor in zip(weights.items(), factors, strict=True)}
@@ -323,30 +326,34 @@ class BlockSelection:
 CACHE_KEY = "options"
 COARSE_STEP = 1.5
 """Growth of the number of blocks from one option to the next where each has to be counted by itself."""
+MAX_SAMPLED_SLICES = 16
+"""Slices of a row that an estimate counts for each cut."""
 MAX_BLOCK_CORES = 4
 """Blocks with more than this many times the neurons of a core are not counted."""
 
 
-def block_options(count: LayerCount, grid: tuple[int, ...], profile: HardwareProfile) -> BlockOptions:
+def block_options(count: LayerCount, grid: tuple[int, ...], profile: HardwareProfile, step: float = BLOCK_STEP) -> BlockOptions:
     """The blocks that a layer can be cut into; for images, of at most as many neurons as a core has.
 
     Parameters
     ----------
     count : LayerCount
         The layer, counted.
+    step : float
+        Growth of the number of blocks along a side of an image from one option to the next.
     """
     windows = count.windows() if isinstance(count, LayerCount) and len(grid) == 3 else None
     if windows is None or "convolution" not in profile["encodings"].names:
-        return _counted_options(count, grid, profile)
+        return _counted_options(count, grid, profile, 1 if step == BLOCK_STEP else MAX_SAMPLED_SLICES)
     # `id` is a safe key: the cache holds the counters, and these hold the windows.
-    key = (CACHE_KEY, grid, bool(count.layer.bias.any()), *((id(window), len(sources)) for window, sources in windows))
+    key = (CACHE_KEY, grid, step, bool(count.layer.bias.any()), *((id(window), len(sources)) for window, sources in windows))
     if key not in count.cache:
-        count.cache[key] = _convolution_options(count, windows, grid, profile)
+        count.cache[key] = _convolution_options(count, windows, grid, profile, step)
     lengths, pieces, own, received, peaks = count.cache[key]
     own = _with_share(own, lengths.prod(axis=1), count.share, profile)  # options in the cache are those of share 1
     if count.share < 1 and count.prunes_kernels and (fewest := count.windows(least=True)) is not None:
         if ("least", key) not in count.cache:
-            count.cache["least", key] = _convolution_options(count, fewest, grid, profile)[2]
+            count.cache["least", key] = _convolution_options(count, fewest, grid, profile, step)[2]
         own = np.maximum(own, count.cache["least", key])
     of_source, peak_of_source = dict[str, Floats](), dict[str, Floats]()
     for (_, sources), neurons, peak in zip(windows, received, peaks, strict=True):
@@ -372,24 +379,31 @@ def _with_share(own: Floats, n_neurons: Integers, share: float, profile: Hardwar
     return reduced
 
 
-def _counted_options(count: LayerCount, grid: tuple[int, ...], profile: HardwareProfile) -> BlockOptions:
-    """Options of any layer, counted one by one: the middle slice of each even cut represents all."""
+def _counted_options(count: LayerCount, grid: tuple[int, ...], profile: HardwareProfile, samples: int) -> BlockOptions:
+    """Options of any layer, counted one by one: the middle slice of each even cut, or the mean of some, represents all."""
     most, capacity = profile.capacity("neurons"), _capacity(profile)
     lengths, pieces, own, received = [], [], [], []
     for block in product(*(block_lengths(side, COARSE_STEP) for side in grid)):
         # Rows may exceed a core in the table: they are cut further, by what fits, when they are packed.
         if math.prod(block) > most and (len(grid) == 3 or math.prod(block) > most * MAX_BLOCK_CORES):
             continue
-        cut = [middle_run(side, length) for side, length in zip(grid, block, strict=True)]
-        region = Region(tuple(a for a, _ in cut), tuple(b for _, b in cut))
+        cuts = [[middle_run(side, length) for side, length in zip(grid, block, strict=True)]]
+        if samples > 1 and len(grid) == 1:  # rows may differ along themselves
+            n = -(-grid[0] // block[0])
+            cuts = [
+                [(grid[0] * i // n, grid[0] * (i + 1) // n)]
+                for i in np.unique(np.linspace(0, n - 1, samples).astype(int)).tolist()
+            ]
+        regions = [Region(tuple(a for a, _ in cut), tuple(b for _, b in cut)) for cut in cuts]
         try:
-            share = usage_vector(count.usage(region), 0, profile) / capacity
+            share = np.mean([usage_vector(count.usage(one), 0, profile) for one in regions], axis=0) / capacity
         except BudgetError:
             share = np.full(len(capacity), 1e6)  # no index is wide enough: never selected
         lengths.append(block)
         pieces.append(math.prod(-(-side // length) for side, length in zip(grid, block, strict=True)))
         own.append(share)
-        received.append(count.n_sources(region))
+        each = [count.n_sources(one) for one in regions]
+        received.append({source: sum(one.get(source, 0) for one in each) / len(each) for source in each[0]})
     parts = np.array(pieces, dtype=np.float64)
     sources = sorted({source for one in received for source in one})
     of_source = {source: parts * np.array([one.get(source, 0) for one in received], dtype=np.float64) for source in sources}
@@ -397,14 +411,8 @@ def _counted_options(count: LayerCount, grid: tuple[int, ...], profile: Hardware
     sizes = {connection.source: connection.synapse.n_in for connection in count.layer.connections}
     # Without geometry every source neuron is taken to have the mean.
     peak = {source: neurons / sizes[source] for source, neurons in of_source.items() if source in sizes}
-    return BlockOptions(
-        blocks=table,
-        pieces=parts,
-        neurons=table.prod(axis=1).astype(np.float64),
-        own=np.stack(own),
-        received=of_source,
-        peak=peak,
-    )
+    n_neurons = table.prod(axis=1).astype(np.float64)
+    return BlockOptions(blocks=table, pieces=parts, neurons=n_neurons, own=np.stack(own), received=of_source, peak=peak)
 
 
 def _capacity(profile: HardwareProfile) -> Floats:
@@ -413,16 +421,19 @@ def _capacity(profile: HardwareProfile) -> Floats:
 
 
 def _convolution_options(
-    count: LayerCount, windows: list[tuple[Window, tuple[str, ...]]], grid: tuple[int, ...], profile: HardwareProfile
-) -> tuple[Integers, Floats, Floats, list[Floats], list[Floats]]:
+    count: LayerCount, windows: list[tuple[Window, tuple[str, ...]]], grid: tuple[int, ...], profile: HardwareProfile,
+    step: float,
+) -> tuple[Integers, Floats, Floats, list[Floats], list[Floats]]:  # fmt: skip
     """Options of a layer of convolutions: blocks, slices, shares of a core, and source neurons in all and at the peak.
 
     Rows and columns are independent, so that each side is counted once, not once a block.
     """
-    channels = np.array(block_lengths(grid[0]))
+    channels = np.array(block_lengths(grid[0], step))
     n_runs = -(-grid[0] // channels)
     cut = np.array([middle_run(grid[0], int(c)) for c in channels])
-    sides = [[(length, *_along(windows, axis, grid, length)) for length in block_lengths(grid[1 + axis])] for axis in (0, 1)]
+    sides = [
+        [(length, *_along(windows, axis, grid, length)) for length in block_lengths(grid[1 + axis], step)] for axis in (0, 1)
+    ]
     tables: list[tuple[Integers, Floats, Floats, list[Floats], list[Floats]]] = []
     for (y, rows, received_y, peak_y), (x, columns, received_x, peak_x) in product(*sides):
         fits = channels * y * x <= profile.capacity("neurons")
@@ -475,15 +486,15 @@ def _shares(
         # Sources of one window share its lists, not the axon entries.
         memory += bits + (len(sources) - 1) * pixels * window.formula.entry
         axons += len(sources) * pixels
-    taken, one = [], count.usage(Region((0, 0, 0), (1, 1, 1)))
-    for (start, stop), bits, pixels in zip(cut.tolist(), memory.tolist(), axons.tolist(), strict=True):
-        neurons = (stop - start) * sides[0] * sides[1]
-        usage = Usage(
-            neurons=neurons, synapses=0, synapse_memory_bits=bits, input_axons=pixels, encoding="convolution",
-            neuron_memory_bits=neurons * profile.number("neuron_state_bits", 0),
-            biases=stop - start if count.layer.bias.any() else 0, synapse_formats=len(windows),
-            neuron_profiles=one.neuron_profiles, threshold_profiles=one.threshold_profiles,
-        )  # fmt: skip
-        taken.append(usage_vector(usage, 0, profile))
-    shares: Floats = np.stack(taken) / _capacity(profile)
+    one, (first, last) = count.usage(Region((0, 0, 0), (1, 1, 1))), (cut[:, 0], cut[:, 1])
+    zero = usage_vector(replace(one, neurons=0, synapse_memory_bits=0, input_axons=0, neuron_memory_bits=0, biases=0), 0, profile)
+    neurons, state = (last - first) * sides[0] * sides[1], profile.number("neuron_state_bits", 0)
+    amounts = {
+        "neurons": neurons, "memory_bits": memory + neurons * state, "synapse_memory_bits": memory,
+        "neuron_memory_bits": neurons * state, "input_axons": axons, "biases": (last - first) * bool(count.layer.bias.any()),
+        "synapse_formats": np.full_like(axons, len(windows)),
+    }  # fmt: skip
+    names = limited_resources(profile)
+    taken = [amounts.get(name, np.full_like(axons, same)) for name, same in zip(names, zero.tolist(), strict=True)]
+    shares: Floats = np.stack(taken, axis=1) / _capacity(profile)
     return shares

@@ -17,14 +17,15 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import NetworkError, RequestError, unsupported_kind
+from neurodeploy.errors import RequestError, unsupported_kind
 from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
-from neurodeploy.ir.arrays import Floats, check_memory
+from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring
 from neurodeploy.ir.graph import wait_steps
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.mapping.core_estimate import check_size
 from neurodeploy.mapping.energy import mesh_of
 from neurodeploy.mapping.mesh_arrangement import arrange
 from neurodeploy.mapping.packing import (
@@ -32,9 +33,9 @@ from neurodeploy.mapping.packing import (
     FanOut,
     OpenCores,
     assign_layers,
+    axon_share,
     best_fit_decreasing,
     cut_layer,
-    output_axon_usage,
 )
 from neurodeploy.mapping.partition import BlockOptions, BlockSelection, SelectedBlock, block_options
 from neurodeploy.mapping.placement import Placement, Slice
@@ -97,25 +98,6 @@ def lay_out(
     # The plan wins ties: pruning has served its cut, and another cut may need more output axons.
     by_plan = replace(packed, slices=_slices_of_plan(network.layers, profile, counts, plan))
     return by_plan if by_plan.fits and (by_plan.cores_used <= packed.cores_used or not packed.fits) else packed
-
-
-def check_size(network: Network | QuantizedNetwork, profile: HardwareProfile, cores: int) -> None:
-    """Raise `NetworkError`, before anything is counted, for a network too large to be laid out."""
-    layers: Layers = network.layers
-    for layer in layers:
-        n, w = layer.n_neurons, layer.n_weights
-        check_memory(
-            f"layer {layer.name!r}", f"to count {n:,} neurons and {w:,} weights", n * BYTES_A_NEURON + w * BYTES_A_WEIGHT
-        )
-    a_core, n_neurons = profile.capacity("neurons"), network.n_neurons
-    if (needed := -(-n_neurons // a_core)) > max(cores, MAX_UNFIT_CORES):
-        largest = max(layers, key=lambda layer: layer.n_neurons)
-        raise NetworkError(
-            f"layer {largest.name!r}", f"neurons of the network on {cores:,} core{'s' * (cores > 1)}", need=n_neurons,
-            limit=cores * a_core, source=profile["neurons_per_core"].where,
-            remedy=f"It does not fit, and the {needed:,} cores or more that it needs are not laid out one by one. "
-            f"Use a chip with at least {needed:,} cores, or remove neurons.",
-        )  # fmt: skip
 
 
 def quick_core_count(network: Network | QuantizedNetwork, profile: HardwareProfile, *, bits: int = DEFAULT_WEIGHT_BITS) -> int:
@@ -221,10 +203,6 @@ def least_usage(layer: AnyLayer, count: LayerCount, senders: Collection[str]) ->
 
 MAX_SLICES_REPACKED, UNFIT_SLICES = 6_000, 1_000
 """Networks of more slices are packed by one variant only: those that may fit, and those that do not however they are packed."""
-MAX_UNFIT_CORES = 20_000
-"""Networks whose neurons need more cores than this, and than the board has, are refused before anything is counted."""
-BYTES_A_NEURON, BYTES_A_WEIGHT = 16, 5
-"""Memory while a layer is counted and packed, beyond the network itself: running counts of a matrix, numbers of target slices."""
 RECURRENT_TRIALS = 6
 """Repetitions of the cut of a recurrent layer while a core is overfull."""
 MAX_ANNEALED_LAYERS = 100
@@ -395,13 +373,6 @@ def select_blocks(
 ) -> dict[str, SelectedBlock]:
     """The blocks by which all layers together take fewest cores; see `neurodeploy.mapping.partition`."""
     return BlockSelection(options, {layer.name: layer.n_neurons for layer in layers}, axon_share(profile), caution).select()
-
-
-def axon_share(profile: HardwareProfile) -> NDArray[np.float64]:
-    """Share of a core that an output axon takes, of each limited resource (n_resources,)."""
-    capacity = np.maximum([profile.capacity(resource) for resource in limited_resources(profile)], 1.0)
-    share: NDArray[np.float64] = output_axon_usage(profile) / capacity
-    return share
 
 
 def _pack_whole_layers(layers: Layers, profile: HardwareProfile, counts: Counts) -> tuple[Slice, ...]:

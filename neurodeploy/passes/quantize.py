@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from neurodeploy.errors import QuantizeError, unsupported_kind
 from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
-from neurodeploy.ir.arrays import Floats, Integers
+from neurodeploy.ir.arrays import Floats, Integers, check_memory
 from neurodeploy.ir.connectivity import is_convolution, is_dense
 from neurodeploy.ir.graph import Connection
 from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Neuron, Sparse, SubtractiveLIF, Synapse
@@ -54,6 +54,13 @@ STATE_MARGIN = 1.5
 """Factor that the scale leaves between the largest state that was seen and the end of its register: other data go further."""
 
 
+def check_rounding_memory(network: Network) -> None:
+    """Raise `NetworkError` if memory does not suffice to round the largest layer."""
+    weights = {layer.name: sum(connection.synapse.weight.size for connection in layer.connections) for layer in network}
+    name, n = max(weights.items(), key=lambda item: item[1])
+    check_memory(f"layer {name!r}", f"to round {n:,} weights", n * 56)  # its peak
+
+
 def quantize(
     network: Network, profile: Chip, *, bits: int | Mapping[str, int] | None = None,
     largest_states: Mapping[str, float] | None = None, scales_of: Network | None = None,
@@ -86,6 +93,7 @@ def quantize(
     """
     profile = load_profile(profile)
     arithmetic, widths = arithmetic_of(profile), weight_widths(profile)
+    check_rounding_memory(network)
     check_resets(network, arithmetic)
     default = default_weight_bits(profile) if bits is None or isinstance(bits, Mapping) else bits
     rounded = []

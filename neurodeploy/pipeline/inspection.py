@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType, SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
@@ -20,14 +20,15 @@ from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.allocation import Gain, Unpruned, gains, share_budget
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.mapping.budget.channel_counts import narrow_budget, unpruned_layers
+from neurodeploy.mapping.core_estimate import CoreEstimate, check_size, estimated_cores
 from neurodeploy.mapping.delay_balancing import Balance, balance, balanced, relays_of
-from neurodeploy.mapping.place import lay_out, with_traffic
+from neurodeploy.mapping.place import counts_of, lay_out, least_cores, with_traffic
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.passes.dead_neurons import silent_layers
-from neurodeploy.passes.quantize import dequantize, quantize
+from neurodeploy.passes.quantize import check_rounding_memory, dequantize, quantize
 from neurodeploy.report.summary import LayerReport, TargetResult, inspection, layer_reports
 from neurodeploy.report.text import FittedTable, as_text, balance_lines, traffic_lines, verdict
-from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
+from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, bits_of, weight_bits
 from neurodeploy.targets import default_weight_bits, target_of
 
 if TYPE_CHECKING:
@@ -104,21 +105,31 @@ class Inspection:
 
     def to_json(self) -> dict[str, Any]:
         """The keys of ``neurodeploy inspect --json``."""
-        return inspection(self.placement, self.budget, self.gains, self.balances) | {
+        return {"plan": "exact"} | inspection(self.placement, self.budget, self.gains, self.balances) | {
             "compressible": self.budget is not None, "deployable": self.unwritable is None, "silent": dict(self.silent),
         }  # fmt: skip
 
 
+@overload
 def inspect(
-    network: Network | QuantizedNetwork,
-    profile: Chip,
-    *,
-    cores: int | None = None,
-    chips: int | None = None,
-    bits: int | None = None,
-    connectivity: float | None = None,
-    form: IntegerForm | None = None,
-) -> Inspection:
+    network: Network | QuantizedNetwork, profile: Chip, *, cores: int | None = None, chips: int | None = None,
+    bits: int | None = None, connectivity: float | None = None, form: IntegerForm | None = None, fast: Literal[False] = False,
+    on_estimate: Callable[[CoreEstimate], None] | None = None,
+) -> Inspection: ...  # fmt: skip
+
+
+@overload
+def inspect(
+    network: Network | QuantizedNetwork, profile: Chip, *, cores: int | None = None, chips: int | None = None,
+    bits: int | None = None, connectivity: float | None = None, form: IntegerForm | None = None, fast: Literal[True],
+) -> CoreEstimate: ...  # fmt: skip
+
+
+def inspect(
+    network: Network | QuantizedNetwork, profile: Chip, *, cores: int | None = None, chips: int | None = None,
+    bits: int | None = None, connectivity: float | None = None, form: IntegerForm | None = None, fast: bool = False,
+    on_estimate: Callable[[CoreEstimate], None] | None = None,
+) -> Inspection | CoreEstimate:  # fmt: skip
     """Place a network as it is, and share the cores out among its layers.
 
     Parameters
@@ -131,15 +142,42 @@ def inspect(
         Count the expected resources if each weight were kept with this probability, 0..1.
     form : IntegerForm, optional
         Of a network that was compressed: it keeps the delays and cuts of its plan where the cores suffice for them.
+    fast : bool
+        Only estimate the number of cores, in closed form.
+    on_estimate : callable, optional
+        Called with the estimate before the network is laid out.
 
     Raises
     ------
     RequestError
         More cores, chips or bits than the profile has.
+    NetworkError
+        A network too large for the memory of this process.
     """
     profile = load_profile(profile)
+    if fast or on_estimate is not None:
+        estimate = estimated(network, profile, form, cores=cores, chips=chips, bits=bits, connectivity=connectivity)
+        if on_estimate is not None:
+            on_estimate(estimate)
+        if fast:
+            return estimate
+    if isinstance(network, Network) and target_of(profile) is not None:
+        check_rounding_memory(network)
     seen = share_out(network, profile, cores=cores, chips=chips, bits=bits, connectivity=connectivity, form=form)
     return replace(seen, unwritable=_why_unwritable(network, profile, bits))
+
+
+def estimated(
+    network: Network | QuantizedNetwork, profile: HardwareProfile, form: IntegerForm | None = None, *,
+    cores: int | None = None, chips: int | None = None, bits: int | None = None, connectivity: float | None = None,
+) -> CoreEstimate:  # fmt: skip
+    """The estimate of a network's cores, with the delays that balance its paths."""
+    available, width = profile.core_count(cores, chips), default_weight_bits(profile) if bits is None else bits
+    check_size(network, profile, available)
+    layers = (balance(network, profile, bits=width)[0] if form is None else balanced(network, form.balances)).layers
+    widths = {layer.name: weight_bits(bits_of(layer, width), profile) for layer in layers}
+    counts = counts_of(layers, widths, profile, connectivity)
+    return estimated_cores(layers, counts, profile, available, least_cores(layers, counts, profile))
 
 
 def share_out(
