@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -22,7 +23,7 @@ from neurodeploy.mapping.place import lay_out, place
 from neurodeploy.resources.usage import limited_resources
 
 MakeChip = Callable[..., HardwareProfile]
-DYNAPCNN, XYLO = load_profile("dynapcnn"), load_profile("xylo")
+DYNAPCNN, XYLO = load_profile("dynapcnn"), replace(load_profile("xylo"), target=None)  # counted only, whatever Xylo's neurons are
 
 
 def fitting(needs: Any, chip: HardwareProfile, cores: tuple[int, ...]) -> int:

@@ -14,7 +14,8 @@ from paper import in_floats, in_integers, layer_of
 
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.ir.quantized import QuantizedLayer, QuantizedNetwork
-from neurodeploy.passes.quantize import dequantize, quantization_errors, quantize, warnings_of
+from neurodeploy.passes.quantize import dequantize, quantization_errors, quantize
+from neurodeploy.pipeline.deploy import warnings_of
 from neurodeploy.simulation.records import RateChange, changed_rates
 from neurodeploy.simulation.reference import largest_states, run_reference
 from neurodeploy.targets.loihi.emulator import run_emulator

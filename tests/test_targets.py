@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,9 @@ from neurodeploy.targets import Registers, Target
 
 
 class ToyTarget:
-    """A chip whose decays are bit shifts, whose weights are symmetric, and whose files are .npz."""
+    """A chip whose decays are bit shifts, whose weights are symmetric, and whose files are NumPy's."""
 
-    name, suffix, simulators, resets = "toy", ".npz", (), ("to zero",)
+    name, suffix, simulators, resets = "toy", ".toy", (), ("to zero",)
     registers = Registers(
         weight_bits=(4, 6), weight_exponent=0, current_bits=16, membrane_bits=16, threshold_bits=10, decay_bits=4, bias_min=-512,
         bias_max=511, source="toy data sheet",
@@ -42,6 +43,19 @@ class ToyTarget:
 
     def decay_shares(self, registers: Integers) -> Floats:
         return np.asarray(2.0**-registers)
+
+    def current_gain(self, du: Integers) -> Floats:
+        return np.ones(du.shape)
+
+    def adapted(self, network: nd.Network) -> nd.Network:
+        return network
+
+    def finished(self, network: QuantizedNetwork, largest: Mapping[str, float]) -> QuantizedNetwork:
+        del largest
+        return network
+
+    def check_chip(self, network: QuantizedNetwork, profile: nd.HardwareProfile) -> None:
+        del network, profile
 
     def weight_step(self, *, is_mixed: bool) -> int:
         del is_mixed
@@ -71,7 +85,8 @@ class ToyTarget:
         for layer in network:
             arrays |= {f"{layer.name}.{key}": getattr(layer.neuron, key) for key in ("vth", "du", "dv")}
             arrays |= {f"{layer.name}.weight": layer.weight, f"{layer.name}.scale": layer.scale, f"{layer.name}.bias": layer.bias}
-        np.savez(path, names=np.array(names), bits=np.array([layer.weight_bits for layer in network]), **arrays)
+        with path.open("wb") as file:
+            np.savez(file, names=np.array(names), bits=np.array([layer.weight_bits for layer in network]), **arrays)
         return path
 
     def read(self, path: Path) -> QuantizedNetwork:
@@ -130,9 +145,9 @@ def test_a_toy_target_goes_the_whole_way(toy: nd.HardwareProfile, tmp_path: Path
     assert (int(layer.neuron.du), int(layer.neuron.dv)) == (1, 2)  # shifts: 0.5 and 0.25
 
     made = nd.deploy(NETWORK, toy, out=tmp_path / "out")
-    assert made.report.files["network"].endswith("model.npz")
+    assert made.report.files["network"].endswith("model.toy")
     assert made.report.to_json()["target"] == "toy"
-    again = targets.target_of_file(Path("model.npz"))
+    again = targets.target_of_file(Path("model.toy"))
     assert again is not None
     read = again.read(Path(made.report.files["network"]))
     assert read == made.quantized == quantized
@@ -153,13 +168,13 @@ def test_a_toy_target_goes_the_whole_way_on_the_command_line(
     for command in (
         "inspect net.nir --target toychip.yaml --json",
         "deploy net.nir --target toychip.yaml --out out --json",
-        "export net.nir --to exported.npz --target toychip.yaml",
-        "simulate out/model.npz --input spikes.npy --out record.npz",
+        "export net.nir --to exported.toy --target toychip.yaml",
+        "simulate out/model.toy --input spikes.npy --out record.npz",
     ):
         assert command_line(command.split()) == 0, capsys.readouterr().err
         if command.endswith("--json"):
             assert json.loads(capsys.readouterr().out)["target"] == "toy"
-    assert (tmp_path / "exported.npz").is_file()
+    assert (tmp_path / "exported.toy").is_file()
     assert (tmp_path / "record.npz").is_file()
 
 
@@ -213,7 +228,7 @@ def test_a_narrow_threshold_register_lowers_the_scale(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------- counting only
 
 
-@pytest.mark.parametrize("chip", ["xylo", "odin", "truenorth", "dynapcnn"])
+@pytest.mark.parametrize("chip", ["odin", "truenorth", "dynapcnn"])
 def test_a_profile_without_a_target_gives_verdict_and_report_but_no_network_file(chip: str, tmp_path: Path) -> None:
     profile = nd.load_profile(chip)
     assert profile.target is None

@@ -19,7 +19,7 @@ from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers, check_memory
 from neurodeploy.ir.connectivity import is_convolution, is_dense
 from neurodeploy.ir.graph import Connection
-from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Neuron, Sparse, SubtractiveLIF, Synapse
+from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Neuron, Sparse, SubtractiveLIF, Synapse, max_spikes_of
 from neurodeploy.ir.quantized import (
     COUNTING_ONLY,
     QuantizedConv,
@@ -95,6 +95,7 @@ def quantize(
     arithmetic, widths = arithmetic_of(profile), weight_widths(profile)
     check_rounding_memory(network)
     check_resets(network, arithmetic)
+    network, scales_of = arithmetic.adapted(network), scales_of and arithmetic.adapted(scales_of)
     default = default_weight_bits(profile) if bits is None or isinstance(bits, Mapping) else bits
     rounded = []
     for layer in network:
@@ -107,6 +108,8 @@ def quantize(
             )  # fmt: skip
         rounded.append(_quantized(layer, trained, width, profile, arithmetic, (largest_states or {}).get(layer.name, 0.0)))
     quantized = QuantizedNetwork(input_shape=network.input_shape, layers=tuple(rounded), target=arithmetic.name)
+    largest = {name: STATE_MARGIN * state * float(quantized[name].scale.max()) for name, state in (largest_states or {}).items()}
+    quantized = arithmetic.finished(quantized, largest)
     arithmetic.check(quantized)
     check_profile(quantized, profile)
     return quantized
@@ -115,11 +118,11 @@ def quantize(
 def _quantized(
     layer: Layer, trained: Layer | None, width: int, profile: HardwareProfile, arithmetic: Arithmetic, largest_state: float
 ) -> QuantizedLayer:  # fmt: skip
-    weights, bias, threshold, factor = _on_common_threshold(layer)
+    weights, bias, threshold, factor = _on_common_threshold(layer, arithmetic)
     if trained is None:
         scale = weight_scale(weights, bias, threshold, width, profile, arithmetic)
     else:
-        scaled, of_trained, threshold_of_trained, _ = _on_common_threshold(trained)
+        scaled, of_trained, threshold_of_trained, _ = _on_common_threshold(trained, arithmetic)
         # the loss rounds all connections of a layer together: their signs, too
         together = np.concatenate([weight.ravel() for weight in scaled])
         scale = weight_scale([together], of_trained, threshold_of_trained, width, profile, arithmetic)
@@ -167,10 +170,14 @@ def _quantized(
     )
 
 
-def _on_common_threshold(layer: Layer) -> tuple[list[Floats], Floats, Floats | None, Floats]:
-    """Weights of each connection, biases and threshold after scaling each neuron by its factor; and the factors."""
+def _on_common_threshold(layer: Layer, arithmetic: Arithmetic) -> tuple[list[Floats], Floats, Floats | None, Floats]:
+    """Weights of each connection, biases and threshold after scaling each neuron by its factor; and the factors.
+
+    Weights are divided by the target's `current_gain`.
+    """
     factor, threshold = _with_common_threshold(layer)
-    weights: list[Floats] = [c.synapse.weight * c.synapse.per_weight(factor) for c in layer.connections]
+    weight_factor = factor / arithmetic.current_gain(arithmetic.decay_registers(layer.neuron.current_decay))
+    weights: list[Floats] = [c.synapse.weight * c.synapse.per_weight(weight_factor) for c in layer.connections]
     return weights, layer.bias * factor, threshold, factor
 
 
@@ -307,13 +314,14 @@ def dequantize(network: QuantizedNetwork, timestep_s: float = 1e-3) -> Network:
     for layer in network:
         if not (layer.scale > 0).all():
             raise QuantizeError(f"layer {layer.name!r}", "has no scale, so its integers cannot be turned into floats")
+        gain = layer.scale / arithmetic.current_gain(layer.neuron.du)
         layers.append(
             Layer(
                 name=layer.name,
                 shape=layer.shape,
                 neuron=_neuron_in_floats(layer.neuron, layer.scale, arithmetic),
                 connections=tuple(
-                    Connection(source=c.source, synapse=_in_floats(c.synapse, layer.scale), delay_steps=c.delay_steps)
+                    Connection(source=c.source, synapse=_in_floats(c.synapse, gain), delay_steps=c.delay_steps)
                     for c in layer.connections
                 ),
                 bias=layer.bias / layer.scale,
@@ -380,6 +388,8 @@ class LayerError:
         Bits that u and v would need if every synapse of one sign carried a spike at every step.
     state_bits : int
         Bits that the target's registers have for u and v, the narrower of the two.
+    most_spikes : (int, int)
+        Most spikes of a neuron in a step, in the model and on the chip.
     """
 
     layer: str
@@ -390,6 +400,7 @@ class LayerError:
     worst_current_bits: float
     worst_voltage_bits: float
     state_bits: int = 24
+    most_spikes: tuple[int, int] = (1, 1)
 
     def __str__(self) -> str:
         return (
@@ -405,11 +416,12 @@ class LayerError:
 def quantization_errors(network: Network, quantized: QuantizedNetwork) -> tuple[LayerError, ...]:
     """Return the rounding errors of each layer, and how many bits its state could need."""
     arithmetic = arithmetic_named(quantized.target)
-    registers, errors = arithmetic.registers, []
-    for layer, integers in zip(network, quantized, strict=True):
+    registers, errors, adapted = arithmetic.registers, [], arithmetic.adapted(network)
+    for original, layer, integers in zip(network, adapted, quantized, strict=True):
+        gain = integers.scale / arithmetic.current_gain(integers.neuron.du)
         pairs = [(a.synapse, b.synapse) for a, b in zip(layer.connections, integers.connections, strict=True)]
         meant = np.concatenate([a.weight.ravel() for a, _ in pairs])
-        back = np.concatenate([(b.weight / b.per_weight(integers.scale)).ravel() for _, b in pairs])
+        back = np.concatenate([(b.weight / b.per_weight(gain)).ravel() for _, b in pairs])
         power = float(np.sqrt(np.mean(meant**2))) if meant.size else 0.0
         match layer.neuron, integers.neuron:
             case (LIF(threshold=threshold), QuantizedLIF(vth=vth)) | (
@@ -423,8 +435,8 @@ def quantization_errors(network: Network, quantized: QuantizedNetwork) -> tuple[
                 kinds = f"{type(layer.neuron).__name__} and {type(integers.neuron).__name__}"
                 raise QuantizeError(f"layer {layer.name!r}", f"has neurons of kinds {kinds}, which do not belong together")
         decays = [
-            np.abs(arithmetic.decay_shares(integers.neuron.du) - layer.neuron.current_decay).max(),
-            np.abs(arithmetic.decay_shares(integers.neuron.dv) - layer.neuron.voltage_decay).max(),
+            np.abs(arithmetic.decay_shares(integers.neuron.du) - original.neuron.current_decay).max(),
+            np.abs(arithmetic.decay_shares(integers.neuron.dv) - original.neuron.voltage_decay).max(),
         ]
         # integers for counting have fictitious thresholds and registers: nothing to compare, nothing that overflows
         runs = quantized.target != COUNTING_ONLY
@@ -438,6 +450,7 @@ def quantization_errors(network: Network, quantized: QuantizedNetwork) -> tuple[
             worst_current_bits=current,
             worst_voltage_bits=voltage,
             state_bits=min(registers.current_bits, registers.membrane_bits),
+            most_spikes=(int(max_spikes_of(original.neuron).max()), int(max_spikes_of(layer.neuron).max())),
         ))  # fmt: skip
     return tuple(errors)
 
@@ -471,27 +484,3 @@ def worst_state_bits(layer: QuantizedLayer, arithmetic: Arithmetic) -> tuple[flo
 def _bits(state: NDArray[np.float64]) -> float:
     worst = float(np.max(state, initial=1.0))
     return min(64.0, 1.0 + float(np.log2(max(worst, 1.0))))  # one bit for the sign
-
-
-def warnings_of(errors: tuple[LayerError, ...], overflows: Mapping[str, int] | None = None, of: str = "") -> list[str]:
-    """Return a sentence for each layer whose state can leave its register, or did, or that lost synapses to rounding.
-
-    Parameters
-    ----------
-    overflows : mapping of layer to int, optional
-        How often a state left its register, where that was measured.
-    of : str
-        What it was measured on, e.g. ``"on the test data"``.
-    """
-    lines = []
-    for error in errors:
-        if error.can_overflow:
-            bits = max(error.worst_current_bits, error.worst_voltage_bits)
-            measured = "" if overflows is None else f"; {of} it did so {overflows[error.layer]:,} times"
-            lines.append(
-                f"layer {error.layer!r} could overflow its {error.state_bits}-bit state: {bits:.0f} bits if all synapses fired "
-                f"always{measured}"
-            )
-        if error.synapses_lost:
-            lines.append(f"layer {error.layer!r} lost {error.synapses_lost:,} synapses that rounded to zero")
-    return lines

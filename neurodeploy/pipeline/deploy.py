@@ -25,7 +25,7 @@ from neurodeploy.mapping.delay_balancing import Balance, balanced, skips
 from neurodeploy.mapping.place import PlannedSlice, arrange_placement, lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.passes.dead_neurons import needed_neurons, tied_layers, trimmable, unit_mask, without_neurons
-from neurodeploy.passes.quantize import STATE_MARGIN, LayerError, quantization_errors, quantize, warnings_of
+from neurodeploy.passes.quantize import STATE_MARGIN, LayerError, quantization_errors, quantize
 from neurodeploy.pipeline.inspection import share_out
 from neurodeploy.report.summary import Report, summarize
 from neurodeploy.resources.usage import Region, grid_of
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 _LEAST_MARGIN = 1.2
 """Margin on which the scales of the loss are kept: fine-tuning moves the states a little, the loss has seen the scales."""
+COARSE_DECAY = 0.002
+"""Error of a decay from which a warning names it: eight times what rounding to multiples of 1/4096 costs at most."""
 MAX_LEVELS = 2**32 - 1
 """What the widest payload of a spike holds."""
 Say = Callable[[str], None]
@@ -323,6 +325,38 @@ def counting_note(profile: HardwareProfile) -> tuple[str, ...]:
     if profile.target is not None:
         return ()
     return (f"No network file: profile {profile.name!r} names no target; it is for counting only.",)
+
+
+def warnings_of(errors: tuple[LayerError, ...], overflows: Mapping[str, int] | None = None, of: str = "") -> list[str]:
+    """Return a sentence for each layer whose state can leave its register, or did, or that lost synapses to rounding.
+
+    Parameters
+    ----------
+    overflows : mapping of layer to int, optional
+        How often a state left its register, where that was measured.
+    of : str
+        What it was measured on, e.g. ``"on the test data"``.
+    """
+    lines = []
+    for error in errors:
+        if error.can_overflow:
+            bits = max(error.worst_current_bits, error.worst_voltage_bits)
+            measured = "" if overflows is None else f"; {of} it did so {overflows[error.layer]:,} times"
+            lines.append(
+                f"layer {error.layer!r} could overflow its {error.state_bits}-bit state: {bits:.0f} bits if all synapses fired "
+                f"always{measured}"
+            )
+        if error.decay_error > COARSE_DECAY:
+            lines.append(
+                f"layer {error.layer!r} has the chip's decays: a step loses up to {error.decay_error:.3f} of a state more or "
+                "less than in the model; its weights keep the steady state"
+            )
+        if error.most_spikes[0] != error.most_spikes[1]:
+            model, chip = error.most_spikes
+            lines.append(f"layer {error.layer!r} fires at most {model} times a step in the model, and {chip} on the chip")
+        if error.synapses_lost:
+            lines.append(f"layer {error.layer!r} lost {error.synapses_lost:,} synapses that rounded to zero")
+    return lines
 
 
 def rounding_warnings(errors: tuple[LayerError, ...], measured: Measurement, network: Network) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ neither written nor emulated. `register` adds a target; CONTRIBUTING.md lists wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import import_module
@@ -96,6 +96,24 @@ class Arithmetic(Protocol):
     def decay_shares(self, registers: Integers) -> Floats:
         """Share of a state that a step forgets with these registers: the inverse of `decay_registers`."""
 
+    def current_gain(self, du: Integers) -> Floats:
+        """Share of a spike's weight that reaches the membrane within the step; weights are divided by it."""
+
+    def adapted(self, network: Network) -> Network:
+        """Return the network in floats with what the target has in place of what it can only come near to.
+
+        Decays, where they are coarse, and most spikes of a step; raise `NeurodeployError` for what it has nothing near to.
+        """
+
+    def finished(self, network: QuantizedNetwork, largest: Mapping[str, float]) -> QuantizedNetwork:
+        """Return a rounded network in the units in which the chip runs it best.
+
+        Parameters
+        ----------
+        largest : mapping of layer to float
+            Size that states of a layer may reach, in the units of its weights, where that is known.
+        """
+
     def weight_step(self, *, is_mixed: bool) -> int:
         """Distance between two integer weights of a connection, with weights of both signs or of one."""
 
@@ -128,6 +146,9 @@ class Target(Arithmetic, Protocol):
     @property
     def simulators(self) -> tuple[str, ...]: ...
 
+    def check_chip(self, network: QuantizedNetwork, profile: HardwareProfile) -> None:
+        """Raise `NeurodeployError` for what a profile's chip cannot hold, beside its registers and the resources of its cores."""
+
     def check_file(self, network: QuantizedNetwork) -> None:
         """Raise `NeurodeployError` where `write` would refuse the network; it names the layer."""
 
@@ -158,7 +179,8 @@ class Target(Arithmetic, Protocol):
 
 
 _TARGETS: dict[str, Target | Callable[[], Target]] = {
-    "loihi": lambda: cast("Target", import_module("neurodeploy.targets.loihi.target").LOIHI)
+    "loihi": lambda: cast("Target", import_module("neurodeploy.targets.loihi.target").LOIHI),
+    "xylo": lambda: cast("Target", import_module("neurodeploy.targets.xylo").XYLO_TARGET),
 }
 """Targets by name; one that comes with neurodeploy is imported when it is first asked for."""
 
@@ -304,6 +326,7 @@ def check_profile(network: QuantizedNetwork, profile: HardwareProfile) -> None:
                     where, what, need=value, limit=most, source=profile[key].where,
                     remedy="Lower its thresholds and biases, or its weights.",
                 )  # fmt: skip
+    target.check_chip(network, profile)
 
 
 def check_resets(network: Network, arithmetic: Arithmetic) -> None:
@@ -345,6 +368,16 @@ class CountingArithmetic:
 
     def decay_shares(self, registers: Integers) -> Floats:
         return np.asarray(registers / (1 << self.registers.decay_bits))
+
+    def current_gain(self, du: Integers) -> Floats:
+        return np.ones(du.shape)
+
+    def adapted(self, network: Network) -> Network:
+        return network
+
+    def finished(self, network: QuantizedNetwork, largest: Mapping[str, float]) -> QuantizedNetwork:
+        del largest
+        return network
 
     def weight_step(self, *, is_mixed: bool) -> int:
         del is_mixed

@@ -7,6 +7,7 @@ Loihi 1 silicon agrees where it was compared (Michaelis et al. 2022, Brian2Loihi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.errors import NetworkError, SimulationError, unsupported_kind
+from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers, check_range
+from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import (
     QuantizedLayer,
     QuantizedLI,
@@ -217,6 +220,16 @@ class LoihiTarget:
     def decay_shares(self, registers: Integers) -> Floats:
         return np.asarray(registers / DECAY_UNITY)
 
+    def current_gain(self, du: Integers) -> Floats:
+        return np.ones(du.shape)
+
+    def adapted(self, network: Network) -> Network:
+        return network
+
+    def finished(self, network: QuantizedNetwork, largest: Mapping[str, float]) -> QuantizedNetwork:
+        del largest
+        return network
+
     def weight_step(self, *, is_mixed: bool) -> int:
         """2 for weights of both signs, whose lowest bit is the sign; otherwise 1."""
         return 2 if is_mixed else 1
@@ -246,6 +259,9 @@ class LoihiTarget:
     # ------------------------------------------------------------------------------------------ files
 
     # Files, emulator and Lava are imported when used: rounding a network needs neither h5py nor Numba.
+    def check_chip(self, network: QuantizedNetwork, profile: HardwareProfile) -> None:
+        del network, profile  # its cores are counted, and its registers checked
+
     def check_file(self, network: QuantizedNetwork) -> None:
         from neurodeploy.targets.loihi.netx_io import check_file
 
