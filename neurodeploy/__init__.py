@@ -217,7 +217,7 @@ _OLD_MODULES = {
     "driving": ("targets.simulate",),
     "evaluation": ("pipeline.evaluation",),
     "explorer": ("pipeline.inspection",),
-    "factories": ("frontends.model_factory",),
+    "factories": ("frontends",),
     "fixedpoint": ("targets.loihi.target",),
     "frontends.norse": ("frontends.torch.extract",),
     "graph": ("ir.graph",),

@@ -9,7 +9,7 @@ import pytest
 
 from neurodeploy.__main__ import main
 from neurodeploy.errors import RequestError
-from neurodeploy.frontends.model_factory import call_factory, load_model
+from neurodeploy.frontends import call_factory, load_model
 
 DATACLASS = """
 from __future__ import annotations

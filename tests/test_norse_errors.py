@@ -15,7 +15,7 @@ from norse.torch.functional.reset import reset_subtract
 from torch.nn import Flatten, Linear
 
 from neurodeploy.errors import ExtractError, RequestError
-from neurodeploy.frontends.model_factory import load_model
+from neurodeploy.frontends import load_model
 from neurodeploy.frontends.torch.extract import extract
 
 

@@ -332,7 +332,7 @@ class ModelSpec:
 
     def module(self) -> tuple[torch.nn.Module, torch.Tensor]:
         """Call the factory: its model, with `weights` if there are any, and a sample of its input."""
-        from neurodeploy.frontends.model_factory import load_model
+        from neurodeploy.frontends import load_model
 
         module, sample = load_model(self.name)
         if self.weights is not None:

@@ -1,1 +1,149 @@
-"""Frontends: from a framework's model or file to a Network."""
+"""Frontends: from a framework's model or file to a Network.
+
+Model factories: functions that the command line names as ``file.py:build`` or ``package.module:build``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import re
+import sys
+import traceback
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from neurodeploy.errors import RequestError, said_by
+
+if TYPE_CHECKING:
+    import torch
+
+_LIBRARIES = re.compile(r"^<|[/\\\\](site-packages|dist-packages|lib[/\\\\]python[\d.]+|neurodeploy[/\\\\]frontends)[/\\\\]")
+"""Paths of files that are not the user's."""
+
+
+def call_factory(spec: str) -> Any:
+    """Return what the function that `spec` names returns; a torch module that it names, as it is.
+
+    The user's file or module is imported for it. Meanwhile its folder (for a module, the working directory) is on the import
+    path, so that it can import its neighbours, also from within the function.
+
+    Parameters
+    ----------
+    spec : str
+        ``file.py:factory`` or ``package.module:factory``.
+
+    Raises
+    ------
+    RequestError
+        Another form; no such file, module or name; a name that is not callable; or an exception of the user's code, quoted in
+        one line.
+    """
+    where, colon, name = spec.rpartition(":")  # the last colon: a path may hold others
+    if not colon or not where or not name.isidentifier():
+        remedy = {".py": f"Name the function that makes the model: {spec}:model.", ".pt": "Weights go to --weights."}
+        raise RequestError(
+            spec, "is not of the form file.py:factory or package.module:factory", remedy=remedy.get(Path(spec).suffix, "")
+        )
+    is_file = where.endswith(".py")
+    if is_file and not Path(where).is_file():
+        raise RequestError(spec, f"no file {where}")
+    with _import_path(Path(where).parent if is_file else Path.cwd()):
+        with _quoting(spec, f"importing {where} raised"):
+            module = _import_file(Path(where)) if is_file else importlib.import_module(where)
+        factory: Callable[[], Any] | None = getattr(module, name, None)
+        if factory is None:
+            own = sorted(key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__)
+            known = f"It defines {', '.join(own)}." if own else "Name a function without arguments that is defined there."
+            raise RequestError(spec, f"has no {name!r}", remedy=known)
+        torch = sys.modules.get("torch")
+        if torch is not None and isinstance(factory, torch.nn.Module):
+            return factory  # a model that was made when the file was imported
+        if not callable(factory):
+            raise RequestError(spec, f"{name!r} is a {type(factory).__name__}, not a function")
+        with _quoting(spec, "raised"):
+            return factory()
+
+
+def load_model(spec: str) -> tuple[torch.nn.Module, torch.Tensor]:
+    """Return the model that a factory makes, and a sample of its input for one step.
+
+    The factory takes no arguments and returns a torch module, or a pair of it and a sample (batch, \\*input_shape). Without
+    a sample the input is as long as the first Linear expects.
+
+    Parameters
+    ----------
+    spec : str
+        ``file.py:factory`` or ``package.module:factory``.
+
+    Raises
+    ------
+    RequestError
+        No such factory; it raised; or it returned something else.
+    """
+    made = call_factory(spec)
+    # imported here: a factory that is not there is refused without it
+    import torch
+
+    if isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], torch.Tensor):
+        model, sample = made
+    else:
+        model, sample = made, None
+    if not isinstance(model, torch.nn.Module):
+        raise RequestError(spec, f"returned a {type(model).__name__}, not a torch module or a pair (module, sample)")
+    if sample is None:
+        linear = next((m for m in model.modules() if isinstance(m, torch.nn.Linear)), None)
+        if linear is None:
+            raise RequestError(spec, "returned a model without a Linear", remedy="Return a pair (module, sample) of tensors.")
+        sample = torch.zeros(1, linear.in_features)
+    return model, sample
+
+
+def _import_file(path: Path) -> ModuleType:
+    """Import a file under a name that no other module has, so that a model in ``torch.py`` does not hide torch."""
+    name = f"{path.stem}_{zlib.crc32(bytes(path.resolve())):08x}"  # the path tells files of one name apart
+    found = importlib.util.spec_from_file_location(name, path)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    # Dataclasses, typing and pickle look a class's module up here, while the file is executed and later.
+    sys.modules[name] = module
+    try:
+        found.loader.exec_module(module)
+    except BaseException:  # also on Ctrl-C: a half-executed module must not stay importable
+        del sys.modules[name]
+        raise
+    return module
+
+
+@contextlib.contextmanager
+def _import_path(folder: Path) -> Iterator[None]:
+    """Put a folder in front of the import path for a while."""
+    entry = str(folder.resolve())
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the user's code may have removed it
+            sys.path.remove(entry)
+
+
+@contextlib.contextmanager
+def _quoting(spec: str, what: str) -> Iterator[None]:
+    """Turn exceptions of the user's code, ``sys.exit()`` too, into a `RequestError` of one line."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit and others are no Exception, and would end the command
+        said = said_by(error)
+        # the innermost line of the user's own code; a syntax error names its line itself
+        lines = [frame for frame in traceback.extract_tb(error.__traceback__) if not _LIBRARIES.search(frame.filename)]
+        at = (
+            f" ({Path(lines[-1].filename).name}, line {lines[-1].lineno})" if lines and not isinstance(error, SyntaxError) else ""
+        )
+        raise RequestError(spec, f"{what} {said}{at}") from error

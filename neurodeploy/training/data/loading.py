@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from neurodeploy.errors import DataError, RequestError, said_by, unsupported_kind
-from neurodeploy.frontends.model_factory import call_factory
+from neurodeploy.frontends import call_factory
 from neurodeploy.ir.files import load_numpy
 from neurodeploy.training.data.batches import Batches, DataSplit, Intensities
 
