@@ -59,7 +59,9 @@ def test_verify_takes_a_nir_file(here: Path, capsys: pytest.CaptureFixture[str])
 def test_export_writes_nir_and_net_files(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     floats = nd.read_nir("model.nir", dt=1e-3)
     assert main(["export", "model.nir", *EULER, "--to", "floats.nir"]) == 0
-    assert capsys.readouterr().out == "2 layers, 14 neurons, 96 synapses: floats.nir\n"
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "2 layers, 14 neurons, 96 synapses: floats.nir"
+    assert said[1:] == [f"Note: {note}" for note in floats.notes]
     assert nd.read_nir("floats.nir") == floats
     assert main(["export", "floats.nir", "--to", "integers.net", "--bits", "6"]) == 0
     quantized = nd.quantize(floats, nd.load_profile("loihi2"), bits=6)

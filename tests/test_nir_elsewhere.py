@@ -2,10 +2,10 @@
 
 SpikingJelly 2.0.0 asks for Python 3.11 and torch 2.6. In an environment of its own (Python 3.11.7, torch 2.15, nir 1.0.8,
 nirtorch 2.6) it exported eleven networks of IFNode, LIFNode, ParametricLIFNode and CUBALIFNode behind Linear, Conv1d, Conv2d,
-AvgPool2d and Flatten, some steps one by one, some all at once; `read_nir` took each as it was, and of their 13,494 spikes, layer
-by layer, none differed. Rockpool 3.1.0 was tried likewise (Python 3.10, torch 2.3.1, the same nir): its neurons are not the
-chip's. Here are the nodes that they write and the steps that their neurons take, which were held against both libraries: the
-nodes are equal, and so are the spikes.
+AvgPool2d and Flatten, some steps one by one, some all at once; `read_nir` took each as it was, and of their 13,494 spikes,
+layer by layer, none differed. Rockpool 3.1.0 was tried likewise (Python 3.10, torch 2.3.1, the same nir). Here are the nodes
+that they write and the steps that their neurons take, which were held against both libraries: the nodes are equal, and so are
+the spikes.
 """
 
 from __future__ import annotations
@@ -23,10 +23,8 @@ from test_nir import graph, written
 from torch import nn
 
 import neurodeploy as nd
-from neurodeploy.errors import ExtractError
+from neurodeploy.errors import ExtractError, RequestError
 from neurodeploy.frontends.nir.reading import read_nir
-from neurodeploy.ir.graph import INPUT, Connection
-from neurodeploy.ir.network import LIF, Dense, Layer, Network
 
 N_STEPS = 40
 
@@ -178,34 +176,95 @@ def rockpool_says(weight: Any, given: NDArray[np.uint8], decays: tuple[float, fl
     return np.stack(steps, axis=-1)
 
 
-def test_rockpool_is_refused_since_it_subtracts_its_threshold(tmp_path: Path) -> None:
-    dt, tau_mem, tau_syn = 1e-3, np.full(4, 20e-3), np.full(4, 10e-3)
-    weight = np.random.default_rng(3).normal(0.1, 0.2, size=(4, 6))
-    neurons = nir.CubaLIF(
-        tau_syn=tau_syn, tau_mem=tau_mem, r=tau_mem / dt * np.exp(-dt / tau_mem), v_leak=np.zeros(4), v_threshold=np.ones(4)
-    )
-    path = written(graph(nir.Linear(weight), neurons, input_shape=(6,)), tmp_path)
-    with pytest.raises(
-        ExtractError,
-        match=r"node 'n1' \(CubaLIF\): subtracts its threshold when it fires, in Rockpool, and several times a step, .*"
-        r"leave out biases and recurrent weights too.*Copy the weights into neurons that reset to zero \(LIFCell in Norse",
-    ) as caught:
-        read_nir(path, discretisation="rockpool")
-    assert "the chip resets to one value" in caught.value.source
+def rockpool_file(
+    weights: list[NDArray[Any]], dt: float, taus: tuple[float, float], folder: Path, read_out: bool = False
+) -> Path:
+    """Nodes that Rockpool's to_nir writes (nn/modules/torch/nir.py) of LinearTorch, LIFTorch, and at the end ExpSynTorch."""
+    nodes: list[Any] = []
+    for weight in weights:
+        n = len(weight)
+        tau_mem, tau_syn = np.full(n, taus[0], np.float32), np.full(n, taus[1], np.float32)
+        r = tau_mem / dt * np.exp(-dt / tau_mem)
+        neurons = nir.CubaLIF(tau_syn=tau_syn, tau_mem=tau_mem, r=r, v_leak=0 * r, v_threshold=np.ones(n, np.float32))
+        nodes += [nir.Linear(weight), neurons]
+    if read_out:
+        tau = np.full(len(weights[-1]), taus[1], np.float32)
+        nodes[-1] = nir.LI(tau=tau, v_leak=0 * tau, r=tau * np.exp(-dt / tau) / dt)
+    return written(graph(*nodes, input_shape=(weights[0].shape[1],)), folder)
 
 
-def test_what_rockpool_fires_no_neuron_with_a_reset_does() -> None:
-    """The reason of the refusal: decays and weights are Rockpool's, only the reset is the chip's."""
-    beta, alpha = np.exp(-0.1), np.exp(-0.05)
-    weight = np.random.default_rng(3).normal(0.1, 0.2, size=(4, 6))
+@pytest.mark.parametrize("dt", [1e-3, 2.5e-4])
+@pytest.mark.parametrize("says_dt", [True, False])
+def test_rockpool(dt: float, says_dt: bool, tmp_path: Path) -> None:
+    """It writes no step, but its resistances say it."""
+    draw, taus = np.random.default_rng(3), (20e-3, 10e-3)
+    weights = [draw.normal(0.1, 0.2, size=(12, 6)), draw.normal(0.05, 0.3, size=(4, 12))]
     given = (np.random.default_rng(4).random((3, 6, N_STEPS)) < 0.35).astype(np.uint8)
-    theirs = rockpool_says(weight, given, (beta, alpha))
-    neuron = LIF(
-        threshold=np.nextafter(np.ones(()), 0), current_decay=np.array(1 - beta), voltage_decay=np.array(1 - alpha),
-        rest=np.zeros(()),
-    )  # fmt: skip
-    connection = Connection(source=INPUT, synapse=Dense(weight=beta * weight))
-    layer = Layer(name="lif", shape=(4,), neuron=neuron, connections=(connection,), bias=np.zeros(()))
-    ours = nd.simulate(Network(input_shape=(6,), layers=(layer,), timestep_s=1e-3), given).spikes["lif"]
-    assert theirs.max() > 1
-    assert ours.sum() < 0.8 * theirs.sum()
+    path = rockpool_file(weights, dt, taus, tmp_path)
+    network = read_nir(path, discretisation="rockpool", dt=dt if says_dt else None)
+    assert network.timestep_s == dt
+    assert "leave out biases and recurrent weights" in network.notes[0]
+    beta, alpha = (np.exp(-dt / np.float64(np.float32(tau))) for tau in reversed(taus))
+    theirs = [given]
+    for weight in weights:
+        theirs.append(rockpool_says(weight, theirs[-1], (beta, alpha)))
+    ours = nd.simulate(network, given, record="all")
+    for layer, spikes in zip(network, theirs[1:], strict=True):
+        np.testing.assert_array_equal(ours.spikes[layer.name], spikes)
+    assert theirs[1].max() > 1
+    assert theirs[2].any()
+
+
+def test_rockpools_readout(tmp_path: Path) -> None:
+    """ExpSynTorch: isyn = beta (isyn + input)."""
+    weights = [np.random.default_rng(5).normal(0.2, 0.3, size=(8, 6)), np.random.default_rng(6).normal(size=(3, 8))]
+    given = (np.random.default_rng(4).random((2, 6, N_STEPS)) < 0.35).astype(np.uint8)
+    network = read_nir(rockpool_file(weights, 1e-3, (20e-3, 10e-3), tmp_path, read_out=True), discretisation="rockpool")
+    ours, beta = nd.simulate(network, given, record="all"), np.exp(-1e-3 / np.float64(np.float32(10e-3)))
+    isyn = np.zeros((2, 3))
+    for t in range(N_STEPS):
+        isyn = beta * (isyn + ours.spikes["n1"][..., t] @ weights[1].T)
+        np.testing.assert_allclose(ours.v[network.output.name][..., t], isyn, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "message"),
+    [
+        ({"dt": 2e-3}, ExtractError, r"node 'n1' \(CubaLIF\): its r is not that of a step of 0\.002"),
+        ({"reset": "zero"}, RequestError, r"reset: is by subtraction alone in rockpool"),
+        ({"reset": "to zero"}, RequestError, r"reset: 'to zero' is not known\. Choose from zero, subtract\."),
+        ({"max_spikes": 0}, RequestError, r"max_spikes: 0 is not a whole number 1\.\.255"),
+    ],
+)
+def test_what_is_not_rockpools_is_refused(more: dict[str, Any], error: type[Exception], message: str, tmp_path: Path) -> None:
+    path = rockpool_file([np.ones((4, 6))], 1e-3, (20e-3, 10e-3), tmp_path)
+    with pytest.raises(error, match=message):
+        read_nir(path, discretisation="rockpool", **more)
+
+
+@pytest.mark.parametrize("kind", ["IF", "LIF"])
+def test_spikingjelly_with_a_soft_reset(kind: str, tmp_path: Path) -> None:
+    """Its files say 0 where v_reset is None (2.0, nir_exchange/to_nir.py)."""
+    draw, share = np.random.default_rng(8), 0.4 if kind == "LIF" else 0.0
+    weights = [draw.integers(-2, 5, size=(12, 6)) / 4, draw.integers(-2, 5, size=(4, 12)) / 4]
+    given = (draw.random((3, 6, N_STEPS)) < 0.35).astype(np.uint8)
+    nodes: list[Any] = []
+    for weight in weights:
+        ones = np.ones(len(weight))
+        p = {"v_threshold": ones, "v_reset": 0 * ones}
+        neurons = nir.IF(r=ones / 1e-4, **p) if kind == "IF" else nir.LIF(tau=1e-4 / share * ones, r=ones, v_leak=0 * ones, **p)
+        nodes += [nir.Linear(weight), neurons]
+    path = written(graph(*nodes, input_shape=(6,)), tmp_path)
+    network = read_nir(path, discretisation="spikingjelly", reset="subtract")
+    assert network.notes == ()
+    theirs = given.astype(float)
+    for weight in weights:
+        v, steps = np.zeros((3, len(weight))), []
+        for t in range(N_STEPS):
+            x = theirs[..., t] @ weight.T
+            v = v + x if kind == "IF" else v + (x - v) * share
+            steps.append((v >= 1).astype(float))  # whole quarters often meet the threshold
+            v = v - steps[-1]
+        theirs = np.stack(steps, axis=-1)
+    np.testing.assert_array_equal(nd.simulate(network, given).spikes[network.output.name], theirs)
+    assert theirs.any()

@@ -54,11 +54,10 @@ def assert_spikes_alike(network: Network | QuantizedNetwork, given: NDArray[np.u
 
 
 def of(snn: Any, kind: str, *shape: int, beta: float = 0.85, **more: Any) -> Any:
-    """Neurons that reset to zero at once, as NIR states it, with a size of their own."""
+    """Neurons with a size of their own that reset to zero at once, as NIR states it, unless `more` says otherwise."""
+    more = {"reset_mechanism": "zero", "reset_delay": False} | more
     more = {key: value * torch.ones(shape) if key == "alpha" else value for key, value in more.items()}
-    return getattr(snn, kind)(
-        beta=beta * torch.ones(shape), threshold=torch.ones(shape), reset_mechanism="zero", reset_delay=False, **more
-    )
+    return getattr(snn, kind)(beta=beta * torch.ones(shape), threshold=torch.ones(shape), **more)
 
 
 class Stepped(nn.Module):
@@ -92,12 +91,12 @@ def snntorch_says(model: nn.Module, given: NDArray[np.uint8]) -> NDArray[Any]:
     return torch.stack(steps, dim=-1).numpy()
 
 
-def exported_by_snntorch(model: nn.Module, given: NDArray[np.uint8], folder: Path) -> Network:
+def exported_by_snntorch(model: nn.Module, given: NDArray[np.uint8], folder: Path, **more: Any) -> Network:
     from snntorch.export_nir import export_to_nir
 
     graph = export_to_nir(model, torch.as_tensor(given[:1, ..., 0], dtype=torch.float32), ignore_dims=[0])
     nir.write(folder / "made.nir", graph)
-    return read_nir(folder / "made.nir", discretisation="snntorch")
+    return read_nir(folder / "made.nir", discretisation="snntorch", **more)
 
 
 def test_snntorch_leaky(snn: Any, tmp_path: Path) -> None:
@@ -196,7 +195,7 @@ def sinabs_says(model: nn.Module, given: NDArray[np.uint8]) -> NDArray[Any]:
     return np.moveaxis(out.reshape(len(given), N_STEPS, *out.shape[1:]), 1, -1)
 
 
-def exported_by_sinabs(model: nn.Module, given: NDArray[np.uint8], folder: Path) -> Network:
+def exported_by_sinabs(model: nn.Module, given: NDArray[np.uint8], folder: Path, **more: Any) -> Network:
     import sinabs.nir
 
     sample = torch.as_tensor(np.moveaxis(given, -1, 1).reshape(-1, *given.shape[1:-1]), dtype=torch.float32)
@@ -210,7 +209,7 @@ def exported_by_sinabs(model: nn.Module, given: NDArray[np.uint8], folder: Path)
         if isinstance(node, nir.Conv2d):
             node.input_shape = np.zeros(0)
     nir.write(folder / "made.nir", graph)
-    return read_nir(folder / "made.nir", discretisation="sinabs")
+    return read_nir(folder / "made.nir", discretisation="sinabs", **more)
 
 
 def test_sinabs_integrate_and_fire_convolutions(sl: Any, tmp_path: Path) -> None:

@@ -33,15 +33,14 @@ from neurodeploy.cli.options import (
     DATA_NAME,
     DEVICE,
     DIFFERS,
-    DISCRETISATION,
     DONE,
-    DT,
     ENCODER,
     ENDS,
     EPOCHS,
     JSON,
     LEARNING_RATE,
     METHOD,
+    NIR_FILE,
     OUT,
     OUTPUTS,
     READOUT,
@@ -52,6 +51,7 @@ from neurodeploy.cli.options import (
     TIME_LIMIT,
     WEIGHTS,
     ModelSpec,
+    NirOptions,
     NumberRange,
     OutputPath,
     check_data,
@@ -104,17 +104,16 @@ def profiles(name: str | None, as_json: bool, schema: bool) -> int:
 @click.option("--connectivity", type=NumberRange(0, 1), metavar="P", help="Count as if each weight were kept this likely.")
 @click.option("--fast", is_flag=True, help="Only estimate the cores, mostly within 5 %, in seconds.")
 @WEIGHTS
-@DT
-@DISCRETISATION
+@NIR_FILE
 @WIDE
 @JSON
 @QUIET
 def inspect_command(
     model: str, target: str, cores: int | None, chips: int | None, bits: int | None, connectivity: float | None,
-    fast: bool, weights: Path | None, dt: float | None, discretisation: str | None, as_json: bool,
+    fast: bool, weights: Path | None, nir: NirOptions, as_json: bool,
 ) -> int:  # fmt: skip
     """Show what each layer of MODEL needs and may use, whether it fits, and if not, which limit binds and what would help."""
-    spec = ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation)
+    spec = ModelSpec(name=model, weights=weights, nir=nir)
     profile = requested_profile(target, cores, chips)
     from neurodeploy.pipeline.inspection import inspect
     from neurodeploy.report.text import balance_lines, core_table, gain_table, layer_notes, layer_table, traffic_lines
@@ -145,17 +144,15 @@ def inspect_command(
 @CORES
 @BITS
 @WEIGHTS
-@DT
-@DISCRETISATION
+@NIR_FILE
 @WIDE
 @JSON
 @QUIET
 def check_command(
-    model: str, target: str, cores: int | None, bits: int | None, weights: Path | None, dt: float | None,
-    discretisation: str | None, as_json: bool,
+    model: str, target: str, cores: int | None, bits: int | None, weights: Path | None, nir: NirOptions, as_json: bool,
 ) -> int:  # fmt: skip
     """List every node of MODEL: exact, rewritten (as what), or not supported (why, and the way round); say whether it fits."""
-    spec = ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation)
+    spec = ModelSpec(name=model, weights=weights, nir=nir)
     profile = requested_profile(target, cores)
     from neurodeploy.pipeline.inspection import check_network
     from neurodeploy.report.text import node_table
@@ -176,8 +173,7 @@ def check_command(
 @click.option("--out", type=OutputPath(), metavar="DIR", help="Folder for the page, compare.html; created if missing.")
 @BITS
 @WEIGHTS
-@DT
-@DISCRETISATION
+@NIR_FILE
 @DATA_DIR
 @STEPS
 @ENCODER
@@ -188,14 +184,14 @@ def check_command(
 @QUIET
 def compare_command(
     model: str, targets: tuple[str, ...], data: str | None, out: Path | None, bits: int | None, weights: Path | None,
-    dt: float | None, discretisation: str | None, data_dir: Path | None, steps: int, encoder: str, readout: str,
+    nir: NirOptions, data_dir: Path | None, steps: int, encoder: str, readout: str,
     batch_size: int | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Show on which of several chips MODEL fits: cores, what binds, energy, time, accuracy with DATA.
 
     The exit code is 1 where it fits none of them.
     """
-    spec = ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation)
+    spec = ModelSpec(name=model, weights=weights, nir=nir)
     profiles = [load_profile(target) for target in targets]
     if out is not None:
         check_output(out / "compare.html", model, weights, *targets)
@@ -234,20 +230,18 @@ def compare_command(
 @CORES
 @BITS
 @WEIGHTS
-@DT
-@DISCRETISATION
+@NIR_FILE
 @WIDE
 @JSON
 @QUIET
 def deploy_command(
-    model: str, target: str, out: Path, cores: int | None, bits: int | None, weights: Path | None, dt: float | None,
-    discretisation: str | None, as_json: bool,
+    model: str, target: str, out: Path, cores: int | None, bits: int | None, weights: Path | None, nir: NirOptions, as_json: bool,
 ) -> int:  # fmt: skip
     """Quantise MODEL, place it, and write model.net and a report into DIR.
 
     A network that does not fit is written too, for the simulators; the exit code is then 1.
     """
-    spec = ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation)
+    spec = ModelSpec(name=model, weights=weights, nir=nir)
     profile = requested_profile(target, cores)
     for written in OUTPUTS:
         check_output(out / written, model, weights, target)
@@ -269,8 +263,7 @@ def deploy_command(
 @click.option("--bits", type=click.IntRange(1), metavar="B", help="Width of all weights.  [default: chosen for each layer]")
 @METHOD
 @WEIGHTS
-@DT
-@DISCRETISATION
+@NIR_FILE
 @STEPS
 @ENCODER
 @READOUT
@@ -290,7 +283,7 @@ def deploy_command(
 @QUIET
 def compress_command(
     model: str, target: str, cores: tuple[int, ...] | None, data: str, data_dir: Path | None, out: Path, bits: int | None,
-    method: str, weights: Path | None, dt: float | None, discretisation: str | None, steps: int, encoder: str, readout: str,
+    method: str, weights: Path | None, nir: NirOptions, steps: int, encoder: str, readout: str,
     epochs: tuple[int, int, int], learning_rate: float, learn_decays: bool, batch_size: int | None, lava_samples: int,
     seed: int, resume: bool, checkpoint_every: float, as_json: bool,
 ) -> int:  # fmt: skip
@@ -305,7 +298,7 @@ def compress_command(
     """
     for written in (*OUTPUTS, *CHECKPOINTS):
         check_output(out / written, model, weights, target, data.partition(":")[2])
-    spec = ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation)
+    spec = ModelSpec(name=model, weights=weights, nir=nir)
     profile = requested_profile(target, max(cores) if cores else None)
     from neurodeploy.pipeline.compress import compress, compress_to
     from neurodeploy.training.data.loading import load_data
@@ -349,17 +342,19 @@ def compress_command(
 )  # fmt: skip
 @BITS
 @WEIGHTS
-@DT
-@DISCRETISATION
-def export_command(
-    model: str, to: Path, target: str | None, bits: int | None, weights: Path | None, dt: float | None, discretisation: str | None
-) -> int:
+@NIR_FILE
+def export_command(model: str, to: Path, target: str | None, bits: int | None, weights: Path | None, nir: NirOptions) -> int:
     """Write MODEL as a .net file, for Lava, or as a .nir file, for other libraries."""
     check_output(to, model, weights, target)
     with status("Reading and writing the network"):
-        network = export(ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation), to, target, bits)
+        network = export(ModelSpec(name=model, weights=weights, nir=nir), to, target, bits)
     counts = f"{len(network.layers)} layers, {network.n_neurons:,} neurons, {network.n_synapses:,} synapses"
-    click.echo(f"{counts}: {to}", file=RESULTS.get())
+    notes = [*getattr(network, "notes", ())]
+    if to.suffix == ".nir" and any(hasattr(layer.neuron, "max_spikes") for layer in network):
+        notes.append(
+            "Neurons subtract their threshold, which NIR does not state: other libraries reset them as they do by default."
+        )
+    click.echo("\n".join([f"{counts}: {to}", *(f"Note: {note}" for note in notes)]), file=RESULTS.get())
     return DONE
 
 
@@ -400,16 +395,15 @@ def demo(out: Path, seed: int, target: str, cores: int, resume: bool, as_json: b
 @DEVICE
 @CHIP
 @BITS
-@DT
-@DISCRETISATION
+@NIR_FILE
 @TIME_LIMIT
 @QUIET
 def simulate_command(
     network: str, source: Path, end: Literal["emulator", "lava", "loihi2"], out: Path, target: str, bits: int | None,
-    time_limit: float, device: str | None, graded: bool, raw: bool, dt: float | None, discretisation: str | None,
+    time_limit: float, device: str | None, graded: bool, raw: bool, nir: NirOptions,
 ) -> int:  # fmt: skip
     """Run FILE, a .net or .nir, on input spikes and record the last layer."""
-    spec = ModelSpec(name=network, dt=dt, discretisation=discretisation)
+    spec = ModelSpec(name=network, nir=nir)
     if absence(source):
         raise RequestError(str(source), "no such file")
     check_output(out, network, source)
@@ -435,17 +429,16 @@ def simulate_command(
 @DEVICE
 @CHIP
 @BITS
-@DT
-@DISCRETISATION
+@NIR_FILE
 @TIME_LIMIT
 @JSON
 @QUIET
 def verify_command(
     network: str, n_steps: int, seed: int, target: str, bits: int | None, time_limit: float, device: str | None, as_json: bool,
-    dt: float | None, discretisation: str | None,
+    nir: NirOptions,
 ) -> int:  # fmt: skip
     """Run FILE, a .net or .nir, in the emulator and in Lava on random input; report the first mismatch."""
-    spec = ModelSpec(name=network, dt=dt, discretisation=discretisation)
+    spec = ModelSpec(name=network, nir=nir)
     from neurodeploy.targets.simulate import verify
 
     with status("Running the emulator and Lava"):
@@ -479,17 +472,16 @@ def verify_command(
 @WEIGHTS
 @CHIP
 @BITS
-@DT
-@DISCRETISATION
+@NIR_FILE
 @JSON
 @QUIET
 def evaluate_command(
     model: str, data: str, data_dir: Path | None, steps: int, encoder: str, readout: str, batch_size: int | None,
-    device: str | None, weights: Path | None, target: str, bits: int | None, dt: float | None, discretisation: str | None,
+    device: str | None, weights: Path | None, target: str, bits: int | None, nir: NirOptions,
     as_json: bool,
 ) -> int:  # fmt: skip
     """Run MODEL in the chip's integers on the test data of DATA; show accuracy, sparsity and synaptic operations."""
-    spec = ModelSpec(name=model, weights=weights, dt=dt, discretisation=discretisation)
+    spec = ModelSpec(name=model, weights=weights, nir=nir)
     options = {"n_steps": steps, "encoder": encoder, "readout": readout}
     samples = load_test_data(data, data_dir, batch_size, steps)
     evaluation = spec.evaluated(target, samples, bits, options, device=device, progress=not is_quiet())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,15 +124,47 @@ TIME_LIMIT = click.option(
     "--time-limit", type=NumberRange(0, min_open=True), default=600.0, show_default=True, metavar="SECONDS",
     help="Stop a Lava simulation after this time.",
 )  # fmt: skip
-DT = click.option("--dt", type=float, metavar="T", help="Time step of a .nir file, in the unit of its time constants.")
 METHOD = click.option(
     "--method", default="minimax", show_default=True, callback=refuse_unknown_method, metavar="NAME",
     help=f"Pruning method: {' or '.join(compression.METHODS)}.",
 )  # fmt: skip
-DISCRETISATION = click.option(
-    "--discretisation", metavar="NAME",
-    help="How a .nir file is discretised in time: euler, exponential, or the library that wrote it.",
-)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NirOptions:
+    """What a .nir file does not tell; see `neurodeploy.read_nir`."""
+
+    dt: float | None = None
+    discretisation: str | None = None
+    reset: str | None = None
+    max_spikes: int | None = None
+
+
+def NIR_FILE(command: Callable[..., int]) -> Callable[..., int]:  # noqa: N802  # a decorator like the options around it
+    """Give a command the options of .nir files, as one argument `nir`."""
+
+    @click.option("--dt", type=float, metavar="T", help="Time step of a .nir file, in the unit of its time constants.")
+    @click.option(
+        "--discretisation", metavar="NAME",
+        help="How a .nir file is discretised in time: euler, exponential, or the library that wrote it.",
+    )  # fmt: skip
+    @click.option(
+        "--reset", type=click.Choice(["zero", "subtract"]),
+        help="What a spike does in a .nir file: reset to v_reset, or subtract the threshold.  [default: zero]",
+    )  # fmt: skip
+    @click.option(
+        "--max-spikes", type=click.IntRange(1), metavar="N", help="Most spikes a step of neurons that subtract, in a .nir file."
+    )
+    @wraps(command)
+    def collected(
+        *args: Any, dt: float | None, discretisation: str | None, reset: str | None, max_spikes: int | None, **kwargs: Any
+    ) -> int:
+        nir = NirOptions(dt=dt, discretisation=discretisation, reset=reset, max_spikes=max_spikes)
+        return command(*args, nir=nir, **kwargs)
+
+    return collected
+
+
 DEVICE = click.option(
     "--device", metavar="NAME", help="Run the emulator in torch on this device: cuda, cuda:1, cpu.  [default: compiled loops]"
 )
@@ -190,23 +224,23 @@ class ModelSpec:
         ``file.py:factory``, ``package.module:factory``, or a file that ends with .net or .nir.
     weights : Path or None
         Trained weights of a factory's model.
-    dt, discretisation
-        Of a .nir file; see `neurodeploy.read_nir`.
+    nir : NirOptions
+        Of a .nir file.
 
     Raises
     ------
     RequestError
-        No such file, or `dt` or `discretisation` with another file than a .nir file.
+        No such file, or options of .nir files with another file.
     """
 
     name: str
     weights: Path | None = None
-    dt: float | None = None
-    discretisation: str | None = None
+    nir: NirOptions = NirOptions()
 
     def __post_init__(self) -> None:
-        if not self.name.endswith(".nir") and (self.dt is not None or self.discretisation is not None):
-            raise RequestError("--dt and --discretisation", "are for .nir files", remedy=f"{self.name} has its own time step.")
+        if not self.name.endswith(".nir") and self.nir != NirOptions():
+            options = "--dt, --discretisation, --reset and --max-spikes"
+            raise RequestError(options, "are for .nir files", remedy=f"{self.name} has its own time step, and reset.")
         file, colon, _ = self.name.rpartition(":")
         if colon:
             if file.endswith(".py") and not Path(file).is_file():
@@ -226,7 +260,7 @@ class ModelSpec:
         if self.name.endswith(".nir"):
             from neurodeploy.frontends.nir.reading import read_nir
 
-            return read_nir(self.name, dt=self.dt, discretisation=self.discretisation)
+            return read_nir(self.name, **asdict(self.nir))
         # the factory first: it may be missing, and importing Norse for `extract` takes seconds
         module, sample = self.module()
         from neurodeploy.frontends.torch.extract import extract
@@ -243,7 +277,7 @@ class ModelSpec:
         if self.name.endswith(".nir"):
             from neurodeploy.frontends.nir.reading import check_nir
 
-            return check_nir(self.name, dt=self.dt, discretisation=self.discretisation)
+            return check_nir(self.name, **asdict(self.nir))
         from neurodeploy.frontends.assembly import NodeSupport
 
         # a target's own kind of file has nothing but layers of its chips

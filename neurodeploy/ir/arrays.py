@@ -43,7 +43,7 @@ class ByValue:
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
             return NotImplemented
-        for name in (field.name for field in fields(self)):  # type: ignore[arg-type]  # only dataclasses inherit from this
+        for name in (field.name for field in fields(self) if field.compare):  # type: ignore[arg-type]  # only dataclasses inherit from this
             a, b = getattr(self, name), getattr(other, name)
             if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
                 is_equal = a.dtype == b.dtype and np.array_equal(a, b)  # array_equal alone takes 1 and 1.0 for equal

@@ -13,7 +13,7 @@ weights of the step's input spikes::
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -183,9 +183,12 @@ class Network(LayerGraph[Layer]):
         In topological order: each receives spikes from `INPUT`, from layers before it, or from itself (recurrence).
     timestep_s : float
         Length of a step, in seconds; above 0.
+    notes : tuple of str
+        Sentences about what the file that it was read from does not tell; not part of its value.
     """
 
     timestep_s: float
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         # Not super(): slots=True replaces the class, and super() without arguments still refers to the one before.

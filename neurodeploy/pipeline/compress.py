@@ -322,7 +322,7 @@ class _CompressionRun:
         placement = lay_out(quantized, profile, cores=self.budget.cores, plan=plan.cuts)
         runnable = as_simulated(network, quantized)
         kind, reasons = self._keep_weights(self.network, self.model, folder.staging)
-        notes = [*([f"Input comes as whole numbers 0..{levels}."] if levels > 1 else []), *reasons]
+        notes = [*network.notes, *([f"Input comes as whole numbers 0..{levels}."] if levels > 1 else []), *reasons]
         network_file(quantized, folder.staging, target)
         if "weights" in kind:
             save_weights(self.model, folder.staging / FILE_NAMES["weights"], form=form.to_json())

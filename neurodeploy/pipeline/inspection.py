@@ -67,6 +67,7 @@ class Inspection:
     silent: Mapping[str, str] = MappingProxyType({})
     gains: tuple[Gain, ...] = ()
     balances: tuple[Balance, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def hopeless(self) -> NeurodeployError | None:
@@ -89,9 +90,10 @@ class Inspection:
 
     @property
     def warnings(self) -> list[str]:
-        """Sentences about what `deploy` refuses, and about layers that never fire."""
+        """Sentences about what `deploy` refuses, what the model's file does not tell, and layers that never fire."""
         refused = [] if self.unwritable is None else [f"Deployable: no. {self.unwritable}"]
-        return refused + [f"Layer {name!r} is silent, whatever the input is: {reason}." for name, reason in self.silent.items()]
+        silent = (f"Layer {name!r} is silent, whatever the input is: {reason}." for name, reason in self.silent.items())
+        return [*refused, *self.notes, *silent]
 
     @property
     def sentences(self) -> list[str]:
@@ -224,7 +226,7 @@ def share_out(
     if lasting := next((one.error() for one in placement.overruns() if one.resource in ("inputs", "targets")), None):
         placement = replace(placement, is_compressible=False)
         seen = replace(seen, placement=placement, budget=None, infeasible=lasting, gains=())
-    return replace(seen, silent=silent_layers(_in_floats(unbalanced)))
+    return replace(seen, silent=silent_layers(_in_floats(unbalanced)), notes=getattr(unbalanced, "notes", ()))
 
 
 def _in_floats(network: Network | QuantizedNetwork) -> Network:

@@ -17,31 +17,33 @@ name                  dt       d                            differences
                                                             do by default (sinabs 3.1, nir.py, layers/exp_leak.py)
 ``norse``             1e-3     dt dt / tau                  writes dt tau for tau; i <- i - d_syn i + w_in x; IF: v <- v + r x
                                                             (norse 1.1, utils/export_nir.py)
+``rockpool``          file     1 - exp(-dt / tau)           fires at the threshold too; i <- (1 - d_syn)(i + x), of
+                                                            which v takes all; LI: as i; r = exp(-dt / tau) tau / dt
+                                                            (rockpool 3.1, nn/modules/torch/{nir,lif_torch}.py)
 ====================  =======  ===========================  ===========================================================
 
-Membranes start at v_reset, which NIR leaves open.
-
-Rockpool's neurons are refused: they subtract their threshold, as often as it fits into v, where the chip resets. With Rockpool
-3.1's own decays and weights but a reset to zero, networks of 20-30-6 neurons fired 17 to 87 % fewer spikes than in Rockpool; read
-by NIR's equations, 26 to 100 % fewer.
+Membranes start at v_reset, which NIR leaves open. NIR resets to v_reset; no library writes whether its neurons subtract their
+threshold instead, so that is asked for. They then fall by v_threshold - v_reset: snnTorch's a step late, beside the leak;
+sinabs' (with MultiSpike, its default) and Rockpool's, which do nothing else, once for each threshold in v; others' once a step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from neurodeploy.errors import ExtractError, NetworkError, RequestError
 from neurodeploy.frontends.assembly import MEMORYLESS, NeuronSpec
 from neurodeploy.frontends.expressions import Shape
-from neurodeploy.frontends.nir.nodes import NirGraph, NirNode
+from neurodeploy.frontends.nir.nodes import RESET_KEY, NirGraph, NirNode
 from neurodeploy.ir.arrays import Floats
-from neurodeploy.ir.network import LI, LIF
+from neurodeploy.ir.network import LI, LIF, MAX_SPIKES, SubtractiveLIF
 
 DEFAULT = "euler"
-ROCKPOOL = "rockpool"
+RESETS = (None, "zero", "subtract")
 SINGLE_PRECISION = 1e-6
 """Relative error of a number in single precision, and a bit more."""
 
@@ -66,6 +68,14 @@ class Discretisation:
         Whether a synaptic current takes d_syn times its input.
     weighs_integral : bool
         Whether an IF takes dt times its input.
+    weighs_by_keeping : bool
+        Whether a current, or an LI, takes what it keeps in a step of its input too, and a membrane all of the current.
+    subtracts_late : bool
+        Whether neurons that reset by subtraction do so a step late.
+    subtracts_alone : bool
+        Whether there are no other neurons than such as reset by subtraction.
+    max_spikes : int
+        Most spikes a step of neurons that reset by subtraction.
     """
 
     decay: Callable[[Floats, float], Floats]
@@ -75,6 +85,10 @@ class Discretisation:
     weighs_input: bool = True
     weighs_synapse: bool = True
     weighs_integral: bool = True
+    weighs_by_keeping: bool = False
+    subtracts_late: bool = False
+    subtracts_alone: bool = False
+    max_spikes: int = 1
 
 
 def _euler(tau: Floats, dt: float) -> Floats:
@@ -93,47 +107,62 @@ def _norse(tau: Floats, dt: float) -> Floats:
 DISCRETISATIONS = {
     "euler": Discretisation(decay=_euler),
     "exponential": Discretisation(decay=_exponential),
-    "snntorch": Discretisation(decay=_euler, dt=1e-4),
+    "snntorch": Discretisation(decay=_euler, dt=1e-4, subtracts_late=True),
     "spikingjelly": Discretisation(decay=_euler, dt=1e-4, fires_at_threshold=True),
-    "sinabs": Discretisation(decay=_exponential, dt=1.0, timestep_s=1e-3, fires_at_threshold=True, weighs_input=False),
+    "sinabs": Discretisation(
+        decay=_exponential, dt=1.0, timestep_s=1e-3, fires_at_threshold=True, weighs_input=False, max_spikes=MAX_SPIKES
+    ),
     "norse": Discretisation(decay=_norse, dt=1e-3, weighs_synapse=False, weighs_integral=False),
+    "rockpool": Discretisation(
+        decay=_exponential, fires_at_threshold=True, weighs_by_keeping=True, subtracts_alone=True, max_spikes=MAX_SPIKES
+    ),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class TimeStep:
-    """A rule with the length of its step: `dt` in the unit of the file's time constants, `timestep_s` in seconds."""
+    """A rule with the length of its step, and the reset of the neurons.
+
+    Attributes
+    ----------
+    rule : Discretisation
+    dt : float
+        Length of a step, in the unit of the file's time constants.
+    timestep_s : float
+        The same in seconds.
+    reset : str or None
+        ``"zero"`` (to v_reset), ``"subtract"``; None where neither arguments nor rule say it.
+    max_spikes : int or None
+        Most spikes a step of neurons that subtract, where it was asked for.
+    """
 
     rule: Discretisation
     dt: float
     timestep_s: float
+    reset: str | None = None
+    max_spikes: int | None = None
 
 
-def choose_time_step(graph: NirGraph, discretisation: str | None, dt: float | None) -> TimeStep:
+def choose_time_step(
+    graph: NirGraph, discretisation: str | None, dt: float | None, reset: str | None = None, max_spikes: int | None = None
+) -> TimeStep:
     """Return the step that was asked for, or else the one that the file's metadata state (`write_nir` writes them).
 
     Raises
     ------
     RequestError
-        No such discretisation, or a step that is no positive number.
+        No such discretisation or reset, a step that is no positive number, or a number of spikes that is none.
     ExtractError
-        Neither the arguments nor the file say how long a step is; or the file is Rockpool's.
+        Neither the arguments nor the file say how long a step is.
     """
     name = discretisation or graph.text("discretisation") or DEFAULT
-    if name == ROCKPOOL:  # see the module's docstring for what it would get wrong
-        raise ExtractError(
-            next((node.where for node in graph.nodes.values() if "v_threshold" in node.fields), graph.path),
-            "subtracts its threshold when it fires, in Rockpool, and several times a step, which its NIR files do not state; "
-            "they leave out biases and recurrent weights too",
-            source="the chip resets to one value and fires at most once a step; rockpool 3.1, lif_torch.py and nir.py",
-            remedy="Copy the weights into neurons that reset to zero (LIFCell in Norse, Leaky with reset_mechanism='zero' in "
-            "snnTorch), continue training there, and use that.",
-        )
     if name not in DISCRETISATIONS:
         raise RequestError("discretisation", f"{name!r} is not known", remedy=f"Choose from {', '.join(DISCRETISATIONS)}.")
     rule = DISCRETISATIONS[name]
     # An explicit dt wins over the library's own, and this over the one in the metadata.
     step = next((each for each in (dt, rule.dt, graph.number("dt")) if each is not None), None)
+    if step is None and rule.weighs_by_keeping:
+        step = _step_of_resistances(graph)
     if step is None:
         writers = ", ".join(name for name, each in DISCRETISATIONS.items() if each.dt is not None)
         raise ExtractError(
@@ -146,7 +175,35 @@ def choose_time_step(graph: NirGraph, discretisation: str | None, dt: float | No
         raise RequestError("dt", f"{step} is not a positive length of a step")
     # Seconds: as the metadata state them for their own dt; the rule's, where its step has no unit (sinabs); else dt itself.
     stated = graph.number("timestep_s") if step == graph.number("dt") else rule.timestep_s if dt is None else None
-    return TimeStep(rule, step, step if stated is None else stated)
+    if reset not in RESETS:
+        raise RequestError("reset", f"{reset!r} is not known", remedy="Choose from zero, subtract.")
+    if reset == "zero" and rule.subtracts_alone:
+        raise RequestError("reset", f"is by subtraction alone in {name}", remedy="Leave it out, or say subtract.")
+    if max_spikes is not None and not (isinstance(max_spikes, int) and 1 <= max_spikes <= MAX_SPIKES):
+        raise RequestError("max_spikes", f"{max_spikes!r} is not a whole number 1..{MAX_SPIKES}")
+    return TimeStep(
+        rule,
+        step,
+        step if stated is None else stated,
+        "subtract" if rule.subtracts_alone else reset,
+        max_spikes,
+    )
+
+
+def _step_of_resistances(graph: NirGraph) -> float | None:
+    """Return the step that resistances were written with: r = exp(-dt / tau) tau / dt; None where they differ."""
+    from scipy.special import lambertw  # takes a while to import
+
+    found = []
+    for node in graph.nodes.values():
+        if node.kind in ("CubaLIF", "LI") and (node.floats("r") > 0).all():
+            tau = node.floats("tau_mem" if node.kind == "CubaLIF" else "tau")
+            # dt / tau is x of x exp(x) = 1 / r
+            found.append(np.atleast_1d(tau * lambertw(1 / node.floats("r")).real))
+    steps = np.concatenate(found) if found else np.zeros(0)
+    # files hold single precision, of which six digits are exact
+    is_one = steps.size and np.allclose(steps, steps[0], rtol=1e-4, atol=0)
+    return float(f"{np.median(steps):.6g}") if is_one else None
 
 
 # --------------------------------------------------------------------------------------------------------- NIR's neurons
@@ -175,24 +232,25 @@ class NeuronReader:
     step: TimeStep
 
     def lif(self) -> NeuronSpec:
-        """LIF whose current lasts one step, reset to a value."""
-        leak, (rest, above) = self._decay("tau"), self._rest()
-        neuron = LIF(threshold=self._threshold(rest), current_decay=np.ones(()), voltage_decay=leak, rest=rest)
+        """LIF whose current lasts one step, reset to a value or by subtraction."""
+        leak, above = self._decay("tau"), self._leaks_above()
         # d r x: what a step adds for an input x
-        return NeuronSpec(neuron=neuron, gain=_exact_one(self._each("r") * leak), drive=np.asarray(leak * above))
+        return self._firing(np.ones(()), leak, _exact_one(self._each("r") * leak), drive=np.asarray(leak * above))
 
     def li(self) -> NeuronSpec:
         """A readout: neurons that never fire and whose membranes are read."""
         leak, r = self._decay("tau"), self._each("r")
         neuron = LI(current_decay=np.ones(()), voltage_decay=leak, rest=self._each("v_leak"))
+        if self.step.rule.weighs_by_keeping:
+            self._check_resistance("tau")
+            return NeuronSpec(neuron=neuron, gain=1 - leak)
         return NeuronSpec(neuron=neuron, gain=_exact_one(r * leak if self.step.rule.weighs_input else r))
 
     def cuba_lif(self) -> NeuronSpec:
-        """LIF with a synaptic current, reset to a value."""
-        current_decay, leak, (rest, above) = self._decay("tau_syn"), self._decay("tau_mem"), self._rest()
-        neuron = LIF(threshold=self._threshold(rest), current_decay=current_decay, voltage_decay=leak, rest=rest)
+        """LIF with a synaptic current, reset to a value or by subtraction."""
+        current_decay, leak, above = self._decay("tau_syn"), self._decay("tau_mem"), self._leaks_above()
         gain = self._current_gain(current_decay, leak)
-        return NeuronSpec(neuron=neuron, gain=gain, drive=np.asarray(leak * above), has_current=True)
+        return self._firing(current_decay, leak, gain, drive=np.asarray(leak * above), has_current=True)
 
     def cuba_li(self) -> NeuronSpec:
         """A readout with a synaptic current."""
@@ -202,9 +260,7 @@ class NeuronReader:
 
     def integrate_and_fire(self) -> NeuronSpec:
         """LIF without leak, whose current lasts one step."""
-        rest = self._each("v_reset", default=0.0)
-        neuron = LIF(threshold=self._threshold(rest), current_decay=np.ones(()), voltage_decay=np.zeros(()), rest=rest)
-        return NeuronSpec(neuron=neuron, gain=self._integral_gain())
+        return self._firing(np.ones(()), np.zeros(()), self._integral_gain())
 
     def integrator(self) -> NeuronSpec:
         """A readout that adds up its input."""
@@ -233,25 +289,51 @@ class NeuronReader:
             )
         return np.minimum(decay, 1.0)  # in single precision a decay of 1 may come out a bit higher
 
-    def _rest(self) -> tuple[Floats, Floats]:
-        """Return the potential that the membrane starts from and is reset to, and how far above it the one is that it leaks to.
+    def _leaks_above(self) -> Floats:
+        """Return how far above the potential to which the membrane is reset the one is that it leaks to.
 
         The chip's membrane leaks to where it is reset; d (v_leak - v_reset), added at every step, is the difference.
         """
-        reset = self._each("v_reset", default=0.0)
-        return reset, self._each("v_leak", default=0.0) - reset
+        return np.asarray(self._each("v_leak", default=0.0) - self._each("v_reset", default=0.0))
 
-    def _threshold(self, rest: Floats) -> Floats:
-        """Return the threshold counted from the reset potential."""
+    def _firing(self, current_decay: Floats, leak: Floats, gain: Floats, **more: Any) -> NeuronSpec:
+        """Return neurons that start at v_reset, and are reset to it or fall by how far the threshold is above it."""
+        rest, rule = self._each("v_reset", default=0.0), self.step.rule
         above: Floats = self._each("v_threshold") - rest
-        # The chip fires strictly above its threshold: one that fires at the threshold too gets the next lower number.
-        return np.nextafter(above, -np.inf) if self.step.rule.fires_at_threshold else above
+        p = {"current_decay": current_decay, "voltage_decay": leak, "rest": rest}
+        if not self.subtracts:
+            # the chip fires strictly above its threshold: one that fires at the threshold too gets the next lower number
+            return NeuronSpec(
+                neuron=LIF(threshold=np.nextafter(above, -np.inf) if rule.fires_at_threshold else above, **p), gain=gain, **more
+            )
+        most = np.asarray(self.step.max_spikes or self.node.metadata.get("max_spikes", rule.max_spikes))
+        threshold = above if rule.fires_at_threshold else np.nextafter(above, np.inf)
+        # what is subtracted beside the leak, which would have taken its share of it
+        late = np.asarray(-leak * above) if rule.subtracts_late else np.zeros(())
+        return NeuronSpec(neuron=SubtractiveLIF(threshold=threshold, max_spikes=most, **p), gain=gain, after_spike=late, **more)
+
+    @property
+    def subtracts(self) -> bool:
+        """Whether the neurons reset by subtraction: as was asked for, or as the metadata of `write_nir` say."""
+        return (self.step.reset or self.node.metadata.get(RESET_KEY)) == "subtract"
 
     def _current_gain(self, current_decay: Floats, leak: Floats) -> Floats:
         """Return the factor on what arrives at a synaptic current and, through it, at the membrane."""
         w_in = self._each("w_in", default=1.0)
+        if self.step.rule.weighs_by_keeping:
+            self._check_resistance("tau_mem")
+            return np.asarray(w_in * (1 - current_decay))
         into_current = _exact_one(w_in * current_decay if self.step.rule.weighs_synapse else w_in)
         return _exact_one(self._each("r") * leak) * into_current
+
+    def _check_resistance(self, tau: str) -> None:
+        """Refuse an r that was not written with this step."""
+        share = self.step.dt / self._each(tau)
+        if not np.allclose(self._each("r") * share, np.exp(-share), rtol=1e-4, atol=0):
+            raise ExtractError(
+                self.node.where, f"its r is not that of a step of {self.step.dt:g}",
+                source="Rockpool writes r = exp(-dt / tau) tau / dt", remedy="Specify the dt of its simulation.",
+            )  # fmt: skip
 
     def _integral_gain(self) -> Floats:
         r = self._each("r")

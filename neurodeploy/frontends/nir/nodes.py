@@ -7,7 +7,8 @@ Read from the file's HDF5 groups and not through `nir.read`, which fails on a fi
 ========================  =====================================================================================
 of the graph              ``dt`` and ``discretisation``; ``timestep_s`` of the network; ``written_by``
 of neurons                ``order`` among the layers; ``shape`` of the population; ``bias``; and ``current_decay``,
-                          ``voltage_decay``, ``threshold``, ``rest``, each to its last bit, which a time constant rounds off
+                          ``voltage_decay``, ``threshold``, ``rest``, each to its last bit, which a time constant rounds off;
+                          ``reset``, ``"subtract"``, and ``max_spikes`` of such as subtract
 of a Linear or Affine     ``synapse``: ``sparse`` if its zeros are not synapses
 ========================  =====================================================================================
 """
@@ -37,6 +38,8 @@ _LARGEST_INTEGER = 2**31
 SUBGRAPH_END = "subgraph end"
 """Kind of the Input and Output nodes of a subgraph, which pass on what they receive; not a name that a file could hold."""
 
+RESET_KEY = "reset"
+"""Key in the metadata of neurons: ``"subtract"`` where they reset by subtraction, up to ``max_spikes`` a step."""
 SPARSE = "sparse"
 """Value of ``synapse`` in the metadata of a matrix whose zeros are not synapses."""
 

@@ -6,7 +6,7 @@ Linear nodes map linear expressions to linear expressions; what arrives at a nod
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -29,19 +29,22 @@ from neurodeploy.frontends.nir.nodes import (
     read_graph,
 )
 from neurodeploy.ir.graph import INPUT
-from neurodeploy.ir.network import LI, LIF, Network, SubtractiveLIF
+from neurodeploy.ir.network import LI, LIF, Network, SubtractiveLIF, reset_of
 
 REWRITTEN_KINDS = ("SumPool2d", "AvgPool2d", "Scale", "Delay")
 """Kinds of nodes that become something else, as their readers say."""
 
 
-def read_nir(path: str | os.PathLike[str], *, dt: float | None = None, discretisation: str | None = None) -> Network:
+def read_nir(
+    path: str | os.PathLike[str], *, dt: float | None = None, discretisation: str | None = None, reset: str | None = None,
+    max_spikes: int | None = None,
+) -> Network:  # fmt: skip
     """Read a network from a NIR file.
 
     NIR states neurons in continuous time and without the step that they were trained with, so specify either `dt` or
     `discretisation`, unless `write_nir` wrote the file. A neuron fires where v > v_threshold and is then reset to v_reset, as NIR
-    states it: files do not say whether a library subtracts the threshold instead (snnTorch and sinabs do by default). Membranes
-    start from v_reset.
+    states it, unless `reset` says otherwise: files do not say whether a library subtracts the threshold instead (snnTorch and
+    sinabs do by default), and `Network.notes` has a sentence about it. Membranes start from v_reset.
 
     Parameters
     ----------
@@ -50,8 +53,13 @@ def read_nir(path: str | os.PathLike[str], *, dt: float | None = None, discretis
         Length of a step, in the unit of the file's time constants. It becomes the network's `timestep_s`.
     discretisation : str, optional
         How equations become steps: ``"euler"`` (the default), ``"exponential"``, or the library that wrote the file, with its
-        own step and rule: ``"snntorch"``, ``"spikingjelly"``, ``"sinabs"``, ``"norse"``; see
+        own step and rule: ``"snntorch"``, ``"spikingjelly"``, ``"sinabs"``, ``"norse"``, ``"rockpool"``; see
         `neurodeploy.frontends.nir.discretization`.
+    reset : str, optional
+        What a spike does to the membrane: ``"zero"`` (to v_reset) or ``"subtract"``, as the library does it.
+    max_spikes : int, optional
+        Most spikes a step of neurons that subtract: 1 for sinabs' SingleSpike. Default: the library's own, which in sinabs and
+        Rockpool is none; a network has 255 at most.
 
     Returns
     -------
@@ -65,18 +73,30 @@ def read_nir(path: str | os.PathLike[str], *, dt: float | None = None, discretis
     ExtractError
         No NIR file, or a node that cannot run on a chip, by name and kind: nothing is dropped or approximated.
     RequestError
-        An unknown discretisation, or a step that is no positive number.
+        An unknown discretisation or reset, a step that is no positive number, or a number of spikes that is none.
     """
     try:
         graph = read_graph(path)
-        step = choose_time_step(graph, discretisation, dt)
+        step = choose_time_step(graph, discretisation, dt, reset, max_spikes)
         reader = _GraphReader(graph, step)
         specs = reader.layer_specs()
-        return apply_metadata(assemble(reader.input_shape, specs, step.timestep_s), specs, graph)
+        network = apply_metadata(assemble(reader.input_shape, specs, step.timestep_s), specs, graph)
+        return replace(network, notes=tuple(_untold(graph, step, specs)))
     # Files are written by anyone: what no check foresaw is the file's error too. MemoryError: a padding may ask for any size.
     except (ValueError, TypeError, AttributeError, LookupError, OverflowError, MemoryError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ExtractError(os.fspath(path), f"is no NIR graph that can be read ({reason})") from error
+
+
+def _untold(graph: NirGraph, step: TimeStep, specs: Sequence[LayerSpec]) -> Iterator[str]:
+    """Yield what a file does not tell of its neurons."""
+    if step.rule.subtracts_alone:
+        yield "Rockpool's files leave out biases and recurrent weights of neurons: if the model has any, its spikes differ."
+    elif step.reset is None and graph.text("written_by") != "neurodeploy" and any(reset_of(s.neurons.neuron) for s in specs):
+        yield (
+            "The file does not tell how its neurons reset: read as to v_reset, which NIR states. Libraries write the same where "
+            "they subtract the threshold (by default snnTorch, sinabs): then read it with reset 'subtract' (--reset subtract)."
+        )
 
 
 class _GraphReader:
@@ -321,8 +341,9 @@ class _NodeChecker(_GraphReader):
 
 
 def check_nir(
-    path: str | os.PathLike[str], *, dt: float | None = None, discretisation: str | None = None
-) -> tuple[tuple[NodeSupport, ...], Network | None]:
+    path: str | os.PathLike[str], *, dt: float | None = None, discretisation: str | None = None, reset: str | None = None,
+    max_spikes: int | None = None,
+) -> tuple[tuple[NodeSupport, ...], Network | None]:  # fmt: skip
     """Return what becomes of each node of a file, and the network; None where a node is not supported.
 
     Parameters and errors are those of `read_nir`, which reads exactly the files that have a network here.
@@ -330,7 +351,7 @@ def check_nir(
     refused: dict[str, ExtractError] = {}
     network = None
     try:
-        network = read_nir(path, dt=dt, discretisation=discretisation)
+        network = read_nir(path, dt=dt, discretisation=discretisation, reset=reset, max_spikes=max_spikes)
     except ExtractError as error:
         if error.where == os.fspath(path):
             raise
@@ -339,7 +360,7 @@ def check_nir(
     if network is None:
         # what else is raised is of the whole graph, such as a loop, or of a damaged file: the first error says it
         with suppress(ExtractError, ValueError, TypeError, AttributeError, LookupError, OverflowError, MemoryError):
-            _NodeChecker(graph, choose_time_step(graph, discretisation, dt), refused).layer_specs()
+            _NodeChecker(graph, choose_time_step(graph, discretisation, dt, reset, max_spikes), refused).layer_specs()
     if refused and (name := next((node.name for node in graph.nodes.values() if node.where == refused[""].where), "")):
         refused.setdefault(name, refused.pop(""))
     # the neuron that carries biases is no node

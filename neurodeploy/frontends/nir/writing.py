@@ -10,12 +10,12 @@ import numpy as np
 
 from neurodeploy.errors import ExtractError, RequestError, unsupported_kind
 from neurodeploy.frontends.expressions import Shape
-from neurodeploy.frontends.nir.nodes import SPARSE
+from neurodeploy.frontends.nir.nodes import RESET_KEY, SPARSE
 from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.connectivity import is_convolution
 from neurodeploy.ir.files import in_memory
 from neurodeploy.ir.graph import INPUT, Connection
-from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse, SubtractiveLIF, Synapse, threshold_of
+from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse, SubtractiveLIF, Synapse, reset_of, threshold_of
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.passes.quantize import dequantize
 
@@ -25,8 +25,9 @@ def write_nir(network: Network | QuantizedNetwork, path: str | os.PathLike[str],
 
     Neurons without a synaptic current become LIF, LI, IF or I, others CubaLIF or CubaLI. Synapses become Linear, Affine or
     Conv2d, with a Flatten in front of a matrix on an image and a Delay in front of delayed ones. Metadata keep what NIR has no
-    field for, so that ``read_nir(path) == network`` (see `neurodeploy.frontends.nir.nodes`). When it checks types, `nir.read` of
-    nir 1.0.8 assumes square and ungrouped kernels; read a file with others with ``type_check=False``.
+    field for, so that ``read_nir(path) == network``. A reset by subtraction is in the metadata alone: other libraries do not find
+    it, and reset as they do by default (see `neurodeploy.frontends.nir.nodes`). When it checks types, `nir.read` of nir 1.0.8
+    assumes square and ungrouped kernels; read a file with others with ``type_check=False``.
 
     Parameters
     ----------
@@ -104,10 +105,8 @@ class _GraphWriter:
         if source != INPUT:
             firing = self.network[source].neuron
             match firing:
-                case LIF():
+                case LIF() | SubtractiveLIF():
                     pass
-                case SubtractiveLIF():
-                    raise subtractive_reset_error(f"layer {source!r}")
                 case LI():
                     raise ExtractError(
                         f"layer {layer.name!r}",
@@ -227,7 +226,7 @@ class _NeuronWriter:
         with np.errstate(over="ignore"):  # an infinite time constant is refused below
             kind, parameters = self._memoryless_current() if (self.current_decay == 1).all() else self._synaptic_current()
         match self.layer.neuron:
-            case LIF(threshold=threshold):
+            case LIF(threshold=threshold) | SubtractiveLIF(threshold=threshold):
                 kind = {"leaky": "LIF", "integrator": "IF", "current": "CubaLIF"}[kind]
                 v_threshold = np.broadcast_to(threshold, self.rest.shape) + self.rest  # ours counts from the rest
                 if not np.allclose(v_threshold - self.rest, threshold, rtol=1e-9, atol=0):
@@ -238,8 +237,6 @@ class _NeuronWriter:
                         remedy="Use a rest nearer to 0.",
                     )
                 parameters |= {"v_threshold": v_threshold, "v_reset": self.rest}
-            case SubtractiveLIF():
-                raise subtractive_reset_error(self.where)
             case LI():
                 if kind == "integrator" and self.rest.any():
                     raise ExtractError(self.where, "reads an integrator whose rest is not 0", source="NIR's I starts from 0")
@@ -284,16 +281,6 @@ class _NeuronWriter:
         }
 
 
-def subtractive_reset_error(where: str) -> ExtractError:
-    """Return the error for neurons that no NIR node stands for."""
-    return ExtractError(
-        where,
-        "resets by subtraction",
-        source="NIR's neurons reset to v_reset",
-        remedy="Keep the model: no .nir file holds it.",
-    )
-
-
 def _exact_numbers(layer: Layer) -> dict[str, Any]:
     """Return the layer's own numbers and shape, for the metadata."""
     neuron = layer.neuron
@@ -301,11 +288,13 @@ def _exact_numbers(layer: Layer) -> dict[str, Any]:
         case LIF():
             names = ["threshold", "current_decay", "voltage_decay", "rest"]
         case SubtractiveLIF():
-            raise subtractive_reset_error(f"layer {layer.name!r}")
+            names = ["threshold", "current_decay", "voltage_decay", "rest", "max_spikes"]
         case LI():
             names = ["current_decay", "voltage_decay", "rest"]
         case _:
             raise unsupported_kind(neuron)
     arrays = {name: np.array(getattr(neuron, name)) for name in names} | {"bias": np.array(layer.bias)}
     # A number where one counts for all neurons.
-    return {key: value if value.ndim else float(value) for key, value in arrays.items()} | {"shape": np.array(layer.shape)}
+    numbers = {key: value if value.ndim else float(value) for key, value in arrays.items()}
+    subtracts = {RESET_KEY: "subtract"} if reset_of(neuron) == "by subtraction" else {}
+    return numbers | {"shape": np.array(layer.shape)} | subtracts
