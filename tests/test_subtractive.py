@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import neurodeploy as nd
-from neurodeploy.errors import NetworkError, NetxError, QuantizeError, TrainingError
+from neurodeploy.errors import NetworkError, NetxError, QuantizeError
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.network import Dense, Layer, Network, SubtractiveLIF, max_spikes_of, reset_of, threshold_of
 from neurodeploy.ir.quantized import QuantizedDense, QuantizedLayer, QuantizedNetwork, QuantizedSubtractiveLIF
 from neurodeploy.mapping.delay_balancing import Balance, balanced
 from neurodeploy.passes.dead_neurons import silent_layers
+from neurodeploy.training.forward import run_model
 
 
 def subtractive(threshold: float = 1.0, current: float = 0.5, voltage: float = 0.25, most: Any = 31) -> SubtractiveLIF:
@@ -114,11 +116,6 @@ def test_integers_of_them_are_none_of_loihis(tmp_path: Path) -> None:
         nd.write_netx(network, tmp_path / "model.net")
 
 
-def test_training_refuses_them() -> None:
-    with pytest.raises(TrainingError, match=r"^layer 'layer0': resets by subtraction"):
-        nd.TrainableNetwork(NETWORK)
-
-
 def test_a_relay_repeats_all_spikes_of_a_step() -> None:
     last = replace(NETWORK.layers[1], name="layer2", connections=(
         Connection(source="layer1", synapse=Dense(weight=np.ones((1, 1)))),
@@ -134,3 +131,14 @@ def test_a_relay_repeats_all_spikes_of_a_step() -> None:
         ours, theirs = (nd.simulate(one, SPIKES, record="all").spikes[name] for one in (relayed, network))
         np.testing.assert_array_equal(ours, theirs)
     assert nd.simulate(network, SPIKES, record="all").spikes["layer0"].max() > 1
+
+
+def test_training_sees_the_spikes_of_the_reference() -> None:
+    """Forward it is the reference; backward every weight behind a neuron near its threshold gets a gradient."""
+    model = nd.TrainableNetwork(NETWORK)
+    output = run_model(model, torch.from_numpy(SPIKES).float().movedim(-1, 1))
+    expected = nd.simulate(NETWORK, SPIKES).spikes["layer1"]
+    np.testing.assert_array_equal(output.detach().numpy().transpose(1, 2, 0), expected)
+    assert expected.max() > 1
+    output.sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.parameters())

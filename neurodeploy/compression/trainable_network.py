@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neurodeploy.errors import TrainingError, unsupported_kind
+from neurodeploy.errors import unsupported_kind
 from neurodeploy.ir.arrays import Floats, Integers
 from neurodeploy.ir.graph import Connection, bias_sources
-from neurodeploy.ir.network import Conv, Dense, Layer, Network, Neuron, Sparse, Synapse, by_wiring, reset_of, wiring_of
+from neurodeploy.ir.network import Conv, Dense, Layer, Network, Neuron, Sparse, Synapse, by_wiring, wiring_of
 from neurodeploy.targets import Arithmetic
 
 
@@ -407,12 +407,6 @@ class TrainableNetwork(torch.nn.Module):
 
     def __init__(self, network: Network, scales: Mapping[str, float] | None = None) -> None:
         super().__init__()
-        for layer in network:
-            if reset_of(layer.neuron) == "by subtraction":
-                raise TrainingError(
-                    f"layer {layer.name!r}", "resets by subtraction, which training does not know yet",
-                    remedy="Train the model elsewhere, and deploy it.",
-                )  # fmt: skip
         self.network, self.bias_names = network, bias_sources(network)
         scales = scales or {}
         self.layers = torch.nn.ModuleDict({

@@ -147,9 +147,8 @@ def compress(
         if method not in ("minimax", "minimax-saddle"):  # others take none
             raise RequestError(
                 "minimax",
-                "are options of 'minimax' and 'minimax-saddle' only",
-                remedy="Set the method's own options in `method`.",
-            )
+                "are options of 'minimax' and 'minimax-saddle' only", remedy="Set the method's own options in `method`.",
+            )  # fmt: skip
         factory = partial(factory, options=minimax)
     if isinstance(model, (Network, QuantizedNetwork)):
         model = TrainableNetwork(dequantize(model) if isinstance(model, QuantizedNetwork) else model)
@@ -160,12 +159,13 @@ def compress(
         # on rank 0 alone: the processes may not share a disk
         folder = replicas.of_first(lambda: open_until_the_end.enter_context(output_folder(out, *map(str, files))))
         replicas.of_first(lambda: refuse_unfinished(Path(out), resume=resume))
-        # before anything is counted: factories may have drawn other weights in other processes
-        replicas.take_first(model)
+        replicas.take_first(model)  # before counting: factories may have drawn other weights in other processes
         levels = levels_of(options.encoder)
         check_payload(profile, levels)
         # Checked before training: what deployment would refuse after it must not cost hours first.
         network = trainable(model, sample)
+        if (adapted := arithmetic_of(profile).adapted(network.network)) is not network.network:
+            model, sample = (network := TrainableNetwork(adapted)), None  # the loss has the chip's decays
         check_one_output(network.network)
         counted_bits = default_weight_bits(profile) if bits is None else bits
         # Here, and not in `fit`, which does not know the chip's registers; it leaves decays that learn as they are.

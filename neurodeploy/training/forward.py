@@ -30,9 +30,9 @@ from neurodeploy.compression.pruning_method import ActiveNeurons, NeuronSubset
 from neurodeploy.compression.trainable_network import TrainableConnection, TrainableLayer, TrainableNetwork, input_gain
 from neurodeploy.errors import DataError, TrainingError, unsupported_kind
 from neurodeploy.frontends.torch.model_run import at_rest, n_states, states_of
-from neurodeploy.ir.arrays import Floats
+from neurodeploy.ir.arrays import Floats, Integers
 from neurodeploy.ir.graph import INPUT
-from neurodeploy.ir.network import Conv, Dense, Sparse, threshold_of
+from neurodeploy.ir.network import Conv, Dense, Sparse, max_spikes_of, reset_of, threshold_of
 from neurodeploy.passes.dead_neurons import is_depthwise
 from neurodeploy.training.encoders import read_out, spikes_of
 from neurodeploy.training.neurons import NeuronParameters, run, run_recurrent
@@ -207,6 +207,24 @@ class _SuperSpike(torch.autograd.Function):
         return by_above
 
 
+class SeveralSpikes(torch.autograd.Function):
+    """Spikes of neurons at x thresholds, floor(x) up to a maximum; their gradient is 1 from one threshold to as many as it.
+
+    Beyond, it falls with the square of the distance, as SuperSpike's.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, most: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x, most)
+        return torch.minimum(x.floor().clamp(min=0), most)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        x, most = ctx.saved_tensors
+        distance = (1 - x).clamp(min=0) + (x - most).clamp(min=0)
+        return gradient / distance.add(1).square(), None
+
+
 class _NetworkRun:
     """A `TrainableNetwork` run layer by layer, all steps of a layer at once.
 
@@ -239,7 +257,9 @@ class _NetworkRun:
         if (pooled := self._max_pooled(layer)) is not None:
             return pooled, None
         loops = [c for c in inlets if c.source == name]
-        by_step = layer.decays or layer.membrane_bias is not None or not (layer.layer.neuron.voltage_decay > 0).all()
+        # the fast loops reset to a value
+        several = reset_of(layer.layer.neuron) == "by subtraction"
+        by_step = several or layer.decays or layer.membrane_bias is not None or not (layer.layer.neuron.voltage_decay > 0).all()
         is_subset = not (loops or by_step) and all(isinstance(c.synapse, Dense) for c in inlets)
         own = self.active.get(name) if is_subset else None
         drive: torch.Tensor | None = None
@@ -363,7 +383,7 @@ def _by_recurrence(layer: TrainableLayer, loops: Sequence[TrainableConnection], 
     """Run neurons step by step, with their own spikes of earlier steps; `drive` is (n_steps, batch, n)."""
     neuron = layer.layer.neuron
 
-    def number(values: Floats) -> torch.Tensor:
+    def number(values: Floats | Integers) -> torch.Tensor:
         return torch.as_tensor(np.asarray(values, dtype=np.float32)).to(drive.device)
 
     keeps_u, keeps_v, rest = number(1 - neuron.current_decay), number(1 - neuron.voltage_decay), number(neuron.rest)
@@ -371,6 +391,7 @@ def _by_recurrence(layer: TrainableLayer, loops: Sequence[TrainableConnection], 
         keeps_u, keeps_v = (1 - share for share in layer.decays.shares())
     above = threshold_of(neuron)
     threshold = None if above is None else number(above)
+    most = number(max_spikes_of(neuron)) if reset_of(neuron) == "by subtraction" else None
     bias: torch.Tensor | float = 0.0
     if layer.membrane_bias is not None:
         bias = _spread_bias(layer.membrane_bias, layer.layer.n_neurons) * layer.scale
@@ -386,6 +407,11 @@ def _by_recurrence(layer: TrainableLayer, loops: Sequence[TrainableConnection], 
         v = keeps_v * v + u + bias
         if threshold is None:
             outputs.append(v + rest)
+            continue
+        if most is not None:
+            spikes: torch.Tensor = SeveralSpikes.apply(v / threshold, most)  # type: ignore[no-untyped-call]
+            v = v - spikes.detach() * threshold
+            outputs.append(spikes)
             continue
         fired: torch.Tensor = _SuperSpike.apply(v - threshold)  # type: ignore[no-untyped-call]  # torch has no type for it
         v = (1 - fired) * v

@@ -167,6 +167,8 @@ def as_layers(arrays: Mapping[str, NDArray[Any]]) -> QuantizedNetwork:
 def as_two_layers(arrays: Mapping[str, NDArray[Any]]) -> QuantizedNetwork:
     """Read the arrays of a specification alone."""
     n_hidden, n_readout = arrays["weights_out"].shape
+    if "aliases" in arrays and arrays["aliases"].size:
+        raise ValueError("its hidden neurons have aliases, and neurodeploy's none")
     weights = {}
     for memory in ("in", "rec", "out"):
         # what rockpool takes for weights that are not given
@@ -182,7 +184,8 @@ def as_two_layers(arrays: Mapping[str, NDArray[Any]]) -> QuantizedNetwork:
     weights["in"] = np.pad(weights["in"], ((0, max(missing, 0)), (0, 0)))
 
     def layer(name: str, n: int, ending: str, biases: tuple[str, ...], most: int, *from_: tuple[str, str]) -> QuantizedLayer:
-        numbers = {key: arrays.get(f"{name}{ending}", np.ones(n, np.int64)) for key, name in REGISTER_NAMES.items()}
+        # decays have defaults, as in rockpool; a threshold of 0, which is its default there, is refused
+        numbers = {key: arrays.get(f"{name}{ending}", np.full(n, key != "vth", np.int64)) for key, name in REGISTER_NAMES.items()}
         neuron = QuantizedSubtractiveLIF(**numbers, max_spikes=np.array(most))
         connections: tuple[Connection[QuantizedSynapse], ...] = tuple(
             Connection(source=source, synapse=QuantizedDense(weight=weights[memory], weight_bits=8)) for source, memory in from_
