@@ -1,7 +1,7 @@
 """Files that are changed at random, each read as a user would: an error of neurodeploy's own, or an answer, and nothing else.
 
 ``python -m benchmarks.fuzz --files 10000 --seed 0 --out benchmarks/results/trust.jsonl`` adds a row for each format. A file that
-ends in another error, takes longer than `LIMIT_S`, or leaves something outside its folder is kept in ``--keep``.
+ends in another error, takes longer than `LIMIT_S` of the processor, or leaves something outside its folder is kept in ``--keep``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from neurodeploy.simulation.records import load_spikes
 from neurodeploy.training.checkpoint import load_state, save_state, save_weights
 from neurodeploy.training.data.loading import load_npz
 
-LIMIT_S = 10
+LIMIT_S, MAX_WALL_S = 10, 120
+"""Of the processor, which others on a busy machine do not use up; and in all, for one that waits."""
 MAX_MEMORY_BYTES = 1 << 30
 """Growth of the process's peak memory."""
 
@@ -239,13 +240,16 @@ def _limited() -> Iterator[None]:
     def stop(*_: Any) -> None:
         raise _TooSlow
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
+    timers = ((signal.ITIMER_PROF, signal.SIGPROF, LIMIT_S), (signal.ITIMER_REAL, signal.SIGALRM, MAX_WALL_S))
+    before = [signal.signal(number, stop) for _, number, _ in timers]
+    for timer, _, limit_s in timers:
+        signal.setitimer(timer, limit_s)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for (timer, number, _), handler in zip(timers, before, strict=True):
+            signal.setitimer(timer, 0)
+            signal.signal(number, handler)
 
 
 def fuzz(name: str, n_files: int, seed: int) -> Found:
@@ -264,9 +268,9 @@ def fuzz(name: str, n_files: int, seed: int) -> Found:
             path.write_bytes(whole)
             past[n](path) if is_past else kind.change(path, random.Random(f"{seed} {name} {n}"))
             listing = sorted(Path(folder).iterdir())  # a recipe may put other files beside its own
-            changed, started = path.read_bytes(), time.perf_counter()
+            changed, started = path.read_bytes(), time.process_time()
             outcome = _outcome(kind, path)
-            found.slowest_s = max(found.slowest_s, time.perf_counter() - started)
+            found.slowest_s = max(found.slowest_s, time.process_time() - started)
             if sorted(Path(folder).iterdir()) != listing:
                 outcome = "leaves files"
             found.outcomes[outcome.split(":")[0]] += 1

@@ -18,6 +18,7 @@ from typing import NoReturn
 import click
 
 from neurodeploy.cli import cli
+from neurodeploy.cli.console import IS_LAST
 from neurodeploy.cli.options import DIFFERS, DONE
 from neurodeploy.errors import BudgetError, NeurodeployError, PlacementError, quoted, said_by
 
@@ -28,8 +29,13 @@ MAX_ERROR = 2000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code; errors are printed on stderr in one line."""
+    """Run the command line and return its exit code; errors are printed on stderr in one line.
+
+    Without `arguments` it runs what was typed, as the last thing that the process does.
+    """
     received: list[int] = []
+    if arguments is None:
+        IS_LAST.set(True)
     try:
         typed = list(sys.argv[1:] if arguments is None else arguments)
         # standalone_mode=False: click raises, instead of printing and leaving by itself

@@ -12,18 +12,30 @@ NeurodeployError
  |- DataError         spikes, images or labels that do not fit the network
  |- SimulationError   a simulator that is missing, died or hung
  `- RequestError      an invalid argument of a call or a command
+     `- ArgumentTypeError   an argument of a type that the call does not take
+
+`check_arguments` raises the last of these for all public functions and classes.
 """
 
 from __future__ import annotations
 
+import ast
+import inspect
 import math
+import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import wraps
-from typing import Any, NoReturn, TypeVar
+from importlib import import_module
+from numbers import Integral, Real
+from os import PathLike
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
 T = TypeVar("T")
+F = TypeVar("F", bound="Callable[..., Any]")
 
 
 MAX_QUOTED, MAX_REASON = 300, 900
@@ -150,6 +162,10 @@ class RequestError(NeurodeployError):
     """An invalid argument of a call or a command."""
 
 
+class ArgumentTypeError(RequestError, TypeError):
+    """An argument of a type that the call does not take; `where` names the call and the argument."""
+
+
 def check_numbers(options: object, *, whole: Mapping[str, int], real: Mapping[str, float]) -> None:
     """Raise `RequestError` for an option that is no whole number, or no finite number, of at least the one given for it."""
     for name, least in whole.items():
@@ -200,3 +216,144 @@ def accept_renamed(renamed: Mapping[str, str]) -> Callable[[type[T]], type[T]]:
         return cls
 
     return decorate
+
+
+def check_arguments(called: F) -> F:
+    """Decorator for a public function or class: refuse an argument of another type than its annotation, by name, at once.
+
+    A number may be NumPy's, an array anything that NumPy makes one of, a path any ``os.PathLike``, and a tuple a list. What an
+    iterator or a function would yield is not looked at. An annotation is read when an argument first differs from its default,
+    so that a decorated module imports nothing for it.
+
+    Raises
+    ------
+    ArgumentTypeError
+        From the decorated call, before it has done anything.
+    """
+    if inspect.isclass(called):
+        homes = [base.__module__ for base in called.__mro__]
+        # in place: subclasses and pickles need the class itself
+        called.__init__ = checking(called.__init__, called.__name__, homes)  # type: ignore[method-assign]  # see above
+        return called
+    return checking(called, called.__name__, [called.__module__])
+
+
+def checking(function: F, name: str, homes: Sequence[str]) -> F:
+    """Wrap the function that users call by `name`; `homes` are the modules in which its annotations may be written."""
+    signature, kinds = inspect.signature(function), dict[str, Any]()
+
+    @wraps(function)
+    def checked(*args: Any, **keywords: Any) -> Any:
+        arguments: Mapping[str, Any] = {}
+        with suppress(TypeError):  # too many or too few: Python says so when it calls the function
+            arguments = signature.bind(*args, **keywords).arguments
+        for argument, value in arguments.items():
+            parameter = signature.parameters[argument]
+            if value is parameter.default or not isinstance(parameter.annotation, str):
+                continue
+            if argument not in kinds:
+                kinds[argument] = _Names(homes).meaning(parameter.annotation)
+            if not is_of_kind(value, kinds[argument]):
+                *others, last = dict.fromkeys(kind_names(kinds[argument]))
+                expected = f"{', '.join(others)} or {last}" if others else last
+                raise ArgumentTypeError(f"{name}, argument {argument!r}", f"is {in_words(value)}, and has to be {expected}")
+        return function(*args, **keywords)
+
+    return checked  # type: ignore[return-value]  # it takes the same arguments
+
+
+class _Names(dict[str, Any]):
+    """Names as a type checker sees them in some modules: also those that are imported for it alone, and aliases in quotes."""
+
+    def __init__(self, homes: Sequence[str]) -> None:
+        super().__init__()
+        self.homes = [home for home in homes if home in sys.modules]
+
+    def meaning(self, annotation: Any) -> Any:
+        """What an annotation, or one that is quoted in another, evaluates to."""
+        text = getattr(annotation, "__forward_arg__", annotation)
+        return eval(text, {}, self) if isinstance(text, str) else text  # noqa: S307  (an annotation of this package)
+
+    def __missing__(self, name: str) -> Any:
+        for home in self.homes:
+            known = vars(sys.modules[home])
+            if name in known and not isinstance(known[name], str):
+                return known[name]
+            for node in ast.walk(ast.parse(inspect.getsource(sys.modules[home]))):
+                for alias in node.names if isinstance(node, ast.Import | ast.ImportFrom) else ():
+                    if (alias.asname or alias.name) == name:
+                        if isinstance(node, ast.ImportFrom):
+                            return _Names([import_module(str(node.module)).__name__])[alias.name]
+                        return import_module(alias.name)
+            if name in known:
+                return self.meaning(known[name])
+        raise KeyError(name)  # Python then looks among its own
+
+
+def is_of_kind(value: Any, kind: Any) -> bool:
+    """Whether a value is what an annotation asks for, as `check_arguments` takes it."""
+    origin, inner, is_text = get_origin(kind) or kind, get_args(kind), isinstance(value, str | bytes)
+    if origin in (Union, UnionType):
+        return any(is_of_kind(value, each) for each in inner)
+    if isinstance(kind, TypeVar):
+        bounds = kind.__constraints__ or (kind.__bound__ or Any,)
+        return any(is_of_kind(value, _Names([kind.__module__]).meaning(bound)) for bound in bounds)
+    if kind in (int, float, bool):
+        # bool is a kind of int in Python, and NumPy's is not; its arrays without an axis are numbers
+        is_bool = isinstance(value, bool) or type(value).__name__ == "bool_"
+        is_scalar = kind is float and getattr(value, "shape", None) == () and hasattr(value, "__float__")
+        is_number = not is_bool and (isinstance(value, Integral if kind is int else Real) or is_scalar)
+        # no library takes whole numbers of more bits
+        return is_bool if kind is bool else is_number and (kind is float or -(1 << 63) <= value < 1 << 63)
+    if getattr(origin, "__name__", "") == "ndarray":
+        return hasattr(value, "__array__") or (isinstance(value, Real | list | tuple) and is_numeric(value, origin))
+    if origin is Literal:
+        return value in inner
+    if origin in (tuple, Sequence, Collection) and inner:
+        if is_text or not isinstance(value, tuple | list if origin is tuple else origin):
+            return False
+        kinds = inner if origin is tuple and inner[-1] is not ... else inner[:1] * len(value)
+        return len(kinds) == len(value) and all(map(is_of_kind, value, kinds))
+    if origin is Iterable:  # a loop takes what has an index, too
+        return not is_text and (hasattr(value, "__iter__") or hasattr(value, "__getitem__"))
+    if inspect.isclass(origin) and issubclass(origin, Mapping) and inner:
+        keys, values = inner
+        return isinstance(value, origin) and all(is_of_kind(k, keys) and is_of_kind(v, values) for k, v in value.items())
+    if getattr(origin, "_is_protocol", False):
+        return all(hasattr(value, name) for name in origin.__annotations__)
+    return kind is Any or isinstance(value, PathLike if origin is Path else origin)
+
+
+def is_numeric(value: Any, array: type) -> bool:
+    """Whether NumPy makes an array of numbers from lists or a number; `array` is its class of arrays."""
+    try:
+        kind = sys.modules[array.__module__].asarray(value).dtype.kind
+    except (ValueError, TypeError):  # of unequal lengths
+        return False
+    return bool(kind in "biufc")
+
+
+def kind_names(kind: Any) -> list[str]:
+    """The kinds of value that an annotation asks for, in words."""
+    origin, inner = get_origin(kind) or kind, get_args(kind)
+    if origin in (Union, UnionType):
+        return [name for each in inner for name in kind_names(each)]
+    if origin is Literal:
+        return [repr(each) for each in inner]
+    name = getattr(origin, "__name__", str(origin))
+    named = {"Path": "a path", "PathLike": "a path", "ndarray": "an array", "Callable": "a function", "NoneType": "None"}
+    if origin not in (tuple, Sequence, Collection, Mapping, dict) or not inner:
+        return [named.get(name, name)]
+    of = " and ".join(" or ".join(kind_names(each)) for each in inner if each is not ...)
+    return [f"a {'mapping' if name == 'dict' else name.lower()} of {of}"]
+
+
+def in_words(value: Any) -> str:
+    """A value in words, short: its type, and what it holds if that is a number, a text, or a list of something."""
+    if value is None:
+        return "None"
+    if isinstance(value, int) and value.bit_length() > 63:
+        return f"a number of {value.bit_length()} bits"
+    of = f" of {', '.join(sorted({type(each).__name__ for each in value}))}" if isinstance(value, list | tuple) and value else ""
+    shown = f" ({quoted(repr(value), 40)})" if isinstance(value, int | float | str | bytes) else ""
+    return f"of type {type(value).__name__}{of}{shown}"

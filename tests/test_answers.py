@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ import neurodeploy
 from neurodeploy.__main__ import main
 from neurodeploy.cli import cli
 from neurodeploy.hardware.loading import profile_paths
+from neurodeploy.simulation.records import Comparison, Mismatch
 
 NOISY = """
 import logging, os, sys, warnings
@@ -37,6 +37,21 @@ def small():
 
 def fails():
     raise ValueError("no such luck")
+
+def late():
+    import atexit, threading, time
+
+    def print_for_long(seconds=0.0):
+        ends = time.monotonic() + seconds
+        while True:
+            print("late", flush=True)
+            os.system("echo late")
+            if time.monotonic() >= ends:
+                return
+
+    atexit.register(print_for_long)
+    threading.Thread(target=print_for_long, args=(2.0,)).start()
+    return small()
 """
 
 MODELS = """
@@ -88,6 +103,14 @@ def test_stdout_has_the_result_alone_and_stderr_what_the_model_prints(here: Path
     assert answer.returncode == 0
     assert json.loads(answer.stdout)["fits"] is True
     assert sorted(answer.stderr.splitlines()) == ["from a child", "in the factory", "printed", "to stderr"]  # no warnings
+
+
+@pytest.mark.parametrize("quiet", [(), ("--quiet",)])
+def test_what_a_model_prints_in_threads_and_at_exit_is_no_result(quiet: tuple[str, ...], here: Path) -> None:
+    answer = started("inspect", "noisy.py:late", "--target", "loihi2", "--json", *quiet, folder=here)
+    assert answer.returncode == 0
+    assert json.loads(answer.stdout)["fits"] is True
+    assert quiet or answer.stderr.count("late") > 2
 
 
 def test_quiet_leaves_one_line_of_an_error_on_stderr(here: Path) -> None:
@@ -145,13 +168,29 @@ def test_what_does_not_fit_ends_with_1_and_the_json_that_was_asked_for(
 def test_what_differs_ends_with_1_and_the_json_that_was_asked_for(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = SimpleNamespace(layer="a", neuron=1, step=2, emulator=3, lava=4, quantity="spike")
-    result = SimpleNamespace(equal=False, mismatches=5, first=first)
+    first = Mismatch(layer="a", neuron=1, step=2, sample=0, emulator=3, lava=4, quantity="spikes")
+    result = Comparison(n_steps=32, mismatches=5, first=first, n_spikes=7)
     monkeypatch.setattr("neurodeploy.targets.simulate.verify", lambda *_, **__: result)
     assert main(["export", "models.py:small", "--to", "model.net"]) == 0
     capsys.readouterr()
     assert main(["verify", "model.net", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["first"] == {"layer": "a", "neuron": 1, "step": 2, "emulator": 3, "lava": 4}
+
+
+@pytest.mark.parametrize(("spikes", "said"), [(7, "Equal: spikes and membranes of every layer in 32 steps."), (
+    0, "Equal: membranes of every layer in 32 steps. No neuron fired on this input: no spikes were compared."
+)])  # fmt: skip
+def test_verify_says_that_nothing_fired(
+    spikes: int, said: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = Comparison(n_steps=32, mismatches=0, first=None, n_spikes=spikes)
+    monkeypatch.setattr("neurodeploy.targets.simulate.verify", lambda *_, **__: result)
+    assert main(["export", "models.py:small", "--to", "model.net"]) == 0
+    capsys.readouterr()
+    assert main(["verify", "model.net"]) == 0
+    assert capsys.readouterr().out == f"{said}\n"
+    assert main(["verify", "model.net", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["spikes"] == spikes
 
 
 CHIP = ["--target", "loihi2"]

@@ -11,11 +11,10 @@ from conftest import with_values
 from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 
 import neurodeploy as nd
-from neurodeploy.compression.bit_width import WeightGrid
+from neurodeploy.compression.bit_width import WeightGrid, thresholds_of
 from neurodeploy.compression.minimax import MinimaxPruning
 from neurodeploy.compression.module_weights import trainable
 from neurodeploy.compression.weight_matrices import budget_per_column
-from neurodeploy.pipeline.compress import thresholds_of
 
 OPTIONS = nd.FitOptions(epochs_dense=4, epochs_compress=3, epochs_finetune=1, n_steps=6, readout="mean", learning_rate=3e-3)
 

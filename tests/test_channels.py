@@ -14,6 +14,7 @@ from norse.torch import LIBoxCell, LICell, LIFCell, LIFParameters, SequentialSta
 from spiking import few
 
 import neurodeploy as nd
+from neurodeploy.compression.bit_width import thresholds_of
 from neurodeploy.compression.channel_selection import Channels, KernelSelection
 from neurodeploy.compression.minimax import MinimaxPruning
 from neurodeploy.compression.module_weights import trainable
@@ -21,7 +22,6 @@ from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.errors import BudgetError, TrainingError
 from neurodeploy.mapping.budget.channel_counts import narrow_budget
 from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
-from neurodeploy.pipeline.compress import thresholds_of
 from neurodeploy.training.data.batches import DataSplit
 from neurodeploy.training.forward import run_model
 

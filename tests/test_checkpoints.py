@@ -191,6 +191,15 @@ def forgeries(state: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         yield f"history {key} 'x'", state | {"history": [state["history"][0] | {key: "x"}]}
     yield "history of two", state | {"history": state["history"] * 2}
     yield "ended early", state | {"ended": True}
+    moments, groups = state["optimizer"]["state"], state["optimizer"]["param_groups"]
+    for name, first in moments[0].items():
+        others = {key: value for key, value in moments[0].items() if key != name}
+        wrong = (None, "x", first.new_zeros(3), first.new_full(first.shape, float("nan")))
+        for n, changed in enumerate((others, *(others | {name: value} for value in wrong))):
+            yield f"moment {name}, {n}", state | {"optimizer": {"state": moments | {0: changed}, "param_groups": groups}}
+    for name in ("lr", "betas", "eps", "params"):
+        for changed in ({key: value for key, value in groups[0].items() if key != name}, groups[0] | {name: "x"}):
+            yield f"group {name}", state | {"optimizer": {"state": moments, "param_groups": [changed]}}
     for key in ("begun", "random"):
         yield f"order {key}", state | {"order": state["order"] | {key: {}}}
 

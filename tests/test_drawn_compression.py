@@ -16,6 +16,7 @@ from spiking import few
 from torch import nn
 
 import neurodeploy as nd
+from neurodeploy.compression.bit_width import thresholds_of
 from neurodeploy.compression.minimax import make_minimax
 from neurodeploy.compression.module_weights import trainable
 from neurodeploy.compression.pruning_method import PruningSetup
@@ -26,7 +27,7 @@ from neurodeploy.mapping.budget.channel_counts import narrow_budget
 from neurodeploy.mapping.delay_balancing import balance
 from neurodeploy.mapping.place import lay_out
 from neurodeploy.passes.quantize import dequantize, state_scale
-from neurodeploy.pipeline.compress import in_integers, thresholds_of
+from neurodeploy.pipeline.compress import in_integers
 from neurodeploy.targets import default_weight_bits
 from neurodeploy.targets.loihi.lava_client import Job, run_lava_jobs
 from neurodeploy.training.encoders import in_levels

@@ -10,7 +10,11 @@ import pytest
 from neurodeploy import errors
 from neurodeploy.errors import BudgetError, NeurodeployError
 
-CLASSES = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if cls.__module__ == errors.__name__]
+CLASSES = [
+    cls
+    for _, cls in inspect.getmembers(errors, inspect.isclass)
+    if cls.__module__ == errors.__name__ and issubclass(cls, Exception)
+]
 
 
 def test_a_plain_error_reads_where_and_what() -> None:

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from spiking import SHORT, budget_for, build, few
 from test_masks import a_slice
 
-from neurodeploy.compression.bit_width import LayerFormat, SliceSaliency, WeightGrid, best_grid, best_width, shared_thresholds
+from neurodeploy.compression.bit_width import (
+    LayerFormat,
+    SliceSaliency,
+    WeightGrid,
+    best_grid,
+    best_width,
+    shared_thresholds,
+    thresholds_of,
+)
 from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
 from neurodeploy.compression.module_weights import trainable, write_back
 from neurodeploy.frontends.torch.extract import extract
@@ -23,7 +31,6 @@ from neurodeploy.ir.network import LIF, Dense, Network
 from neurodeploy.ir.quantized import QuantizedLIF
 from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
 from neurodeploy.passes.quantize import dequantize, quantize
-from neurodeploy.pipeline.compress import thresholds_of
 from neurodeploy.training.encoders import in_levels
 from neurodeploy.training.fit import fit
 

@@ -16,7 +16,8 @@ import torch
 from benchmarks.hostile import ARCHIVES, HEADERS, MADE, WEIGHTS, bomb, made, repack, with_header, write_chain
 from neurodeploy.__main__ import main
 from neurodeploy.errors import DataError
-from neurodeploy.ir.files import load_numpy, replacing
+from neurodeploy.ir.arrays import load_numpy
+from neurodeploy.ir.files import replacing
 from neurodeploy.training.checkpoint import load_weights, read_torch_file
 
 

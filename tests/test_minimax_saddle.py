@@ -337,11 +337,11 @@ def test_state_holds_s_y_and_z(pruning: MinimaxSaddlePruning) -> None:
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"nodes": 0}, r"^nodes: is 0, not a whole number of at least 1\.$"),
-    ({"inner_steps": 1.5}, r"^inner_steps: is 1\.5, not a whole"),
+    ({"inner_steps": 1.5}, r"argument 'inner_steps': is of type float \(1\.5\), and has to be int\.$"),
     ({"price_rate": -1.0}, r"^price_rate: is -1\.0, not a number of at least 0\.$"),
     ({"initial_penalty": float("nan")}, r"^initial_penalty: is nan"),
     ({"penalty_rate": -1.0}, r"^penalty_rate: is -1\.0"),
-    ({"scope": "layer"}, r"^scope: is 'layer'\. Choose from slice, network\.$"),
+    ({"scope": "layer"}, r"argument 'scope': is of type str \('layer'\), and has to be 'slice' or 'network'\.$"),
 ])  # fmt: skip
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):

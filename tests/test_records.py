@@ -58,6 +58,15 @@ def test_equal_records_are_equal() -> None:
     assert (comparison.equal, comparison.mismatches, comparison.first, comparison.n_steps) == (True, 0, None, 6)
 
 
+def test_a_comparison_counts_the_spikes_that_it_compared() -> None:
+    fired = sum(int(array.sum()) for array in RECORD.spikes.values())
+    assert fired > 0
+    assert (compare(RECORD, changed()).n_spikes, compare(RECORD, changed()).mismatches) == (fired, 0)
+    silent = SpikeRecord(end="emulator", spikes={name: np.zeros_like(array) for name, array in RECORD.spikes.items()}, v=RECORD.v)
+    assert (compare(silent, silent).n_spikes, compare(silent, silent).equal) == (0, True)
+    assert (compare(silent, RECORD).n_spikes, compare(silent, RECORD).mismatches) == (fired, fired)
+
+
 def test_every_value_that_differs_is_counted() -> None:
     other = changed(("v", "first", (0, 0, 3), -7), ("v", "second", (1, 1, 5), -7), ("v", "second", (0, 1, 5), -7))
     comparison = compare(RECORD, other)

@@ -12,10 +12,10 @@ from conftest import with_values
 from norse.torch import LICell, LIFCell, LIFParameters, LIFRecurrentCell, SequentialState
 
 import neurodeploy as nd
+from neurodeploy.compression.bit_width import thresholds_of
 from neurodeploy.compression.minimax import MinimaxPruning
 from neurodeploy.compression.module_weights import trainable
 from neurodeploy.compression.trainable_network import TrainableNetwork
-from neurodeploy.pipeline.compress import thresholds_of
 from neurodeploy.training.forward import run_model
 
 OPTIONS = nd.FitOptions(epochs_dense=8, epochs_compress=6, epochs_finetune=3, n_steps=6, readout="mean", mask_interval=5)

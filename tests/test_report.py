@@ -67,7 +67,7 @@ def test_report_json_has_the_keys_that_were_promised(
     assert list(said["fits"]) == ["before", "after"]
     assert list(said["cores"]) == ["used", "available", "lower_bound", "chips"]
     assert list(said["accuracy"]) == ["dense", "compressed", "quantized", "emulated", "lava", "test_samples", "lava_samples"]
-    assert list(said["lava"]) == ["steps", "mismatches"]
+    assert list(said["lava"]) == ["steps", "mismatches", "spikes"]
     for broken in said["binding"]:
         assert list(broken) == ["layer", "resource", "core", "need", "limit", "source", "remedy"]
         assert broken["layer"] in [layer["name"] for layer in said["layers"]]
@@ -91,7 +91,7 @@ def test_what_was_not_run_is_null(after: Placement) -> None:
     assert (said["seed"], said["fits"], said["lava"]) == (
         None,
         {"before": None, "after": True},
-        {"steps": None, "mismatches": None},
+        {"steps": None, "mismatches": None, "spikes": None},
     )
     assert set(said["accuracy"].values()) == {None}
     assert [(layer["before"], layer["budget"]) for layer in said["layers"]] == [(None, None)] * 2
@@ -101,7 +101,7 @@ def test_what_was_not_run_is_null(after: Placement) -> None:
 def test_what_was_run_is_there(before: Placement, after: Placement) -> None:
     report = summarize(
         TINY, None, after, before=before, seed=3, accuracy=Accuracy(dense=0.9, lava=0.5, test_samples=10, lava_samples=2),
-        lava=LavaCheck(steps=64, mismatches=0), files={"network": "out/model.net"},
+        lava=LavaCheck(steps=64, mismatches=0, spikes=9), files={"network": "out/model.net"},
     )  # fmt: skip
     said = json.loads(json.dumps(report.to_json()))
     assert said == report.to_json()
@@ -110,7 +110,7 @@ def test_what_was_run_is_there(before: Placement, after: Placement) -> None:
     assert said["accuracy"] == {
         "dense": 0.9, "compressed": None, "quantized": None, "emulated": None, "lava": 0.5, "test_samples": 10, "lava_samples": 2,
     }  # fmt: skip
-    assert (said["lava"], said["files"]) == ({"steps": 64, "mismatches": 0}, {"network": "out/model.net"})
+    assert (said["lava"], said["files"]) == ({"steps": 64, "mismatches": 0, "spikes": 9}, {"network": "out/model.net"})
     assert said["cores"] == {"used": 1, "available": 1, "lower_bound": 1, "chips": 1}
 
 
@@ -316,7 +316,7 @@ def test_the_rest_is_told_where_there_is_something_to_tell(after: Placement) -> 
     assert not any(word in bare for word in ("Accuracy", "Lava", "Spikes", "Note:", "Files:"))
     more: dict[str, Any] = {
         "rates": {"layer1": 0.1234}, "warnings": ("one thing", "another"), "files": {"network": "a.net", "text": "b.txt"},
-        "lava": LavaCheck(steps=1200, mismatches=0),
+        "lava": LavaCheck(steps=1200, mismatches=0, spikes=50),
     }  # fmt: skip
     said = lines(summarize(TINY, None, after, **more))
     assert "Lava and the emulator: 1,200 steps, spikes and membranes equal." in said
@@ -326,7 +326,9 @@ def test_the_rest_is_told_where_there_is_something_to_tell(after: Placement) -> 
     long = "folder with a space/" * 9 + "model.net"
     narrow = as_text(*summarize(TINY, None, after, files={"network": long}).tables(), width=40).splitlines()
     assert narrow[-1] == f"Files: {long}"
-    differs = str(summarize(TINY, None, after, lava=LavaCheck(steps=1200, mismatches=3456)))
+    silent = lines(summarize(TINY, None, after, lava=LavaCheck(steps=1200, mismatches=0, spikes=0)))
+    assert "Lava and the emulator: 1,200 steps, membranes equal, but no neuron fired: no spikes were compared." in silent
+    differs = str(summarize(TINY, None, after, lava=LavaCheck(steps=1200, mismatches=3456, spikes=50)))
     assert "Lava and the emulator: 1,200 steps, 3,456 values differ." in differs
 
 

@@ -23,6 +23,7 @@ from benchmarks.compression.rivals.magnitude import OneShot
 from benchmarks.compression.rivals.masked import Masked
 from benchmarks.compression.rivals.threshold import Ranking
 from benchmarks.compression.tasks import TASKS
+from neurodeploy.compression.bit_width import thresholds_of
 from neurodeploy.compression.module_weights import trainable
 from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.frontends.torch.extract import extract
@@ -31,7 +32,6 @@ from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
 from neurodeploy.passes.quantize import quantization_errors, quantize
-from neurodeploy.pipeline.compress import thresholds_of
 from neurodeploy.training.checkpoint import load_state, save_state
 from neurodeploy.training.data.batches import DataSplit
 from neurodeploy.training.data.loading import load_data

@@ -14,6 +14,7 @@ import torch
 
 from benchmarks.compression.methods import METHODS, Start
 from benchmarks.compression.tasks import TASKS
+from neurodeploy.compression.bit_width import thresholds_of
 from neurodeploy.compression.module_weights import trainable
 from neurodeploy.compression.pruning_method import Pruning
 from neurodeploy.compression.trainable_network import TrainableNetwork
@@ -23,7 +24,7 @@ from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.mapping.budget.channel_counts import narrow_budget
-from neurodeploy.pipeline.compress import CALIBRATION_SAMPLES, in_integers, thresholds_of
+from neurodeploy.pipeline.compress import CALIBRATION_SAMPLES, in_integers
 from neurodeploy.pipeline.evaluation import evaluate, first_samples
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS

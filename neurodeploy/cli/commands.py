@@ -444,19 +444,7 @@ def verify_command(
     with status("Running the emulator and Lava"):
         quantized = spec.quantized_network(target, bits)
         result = verify(quantized, n_steps=n_steps, seed=seed, time_limit_s=time_limit, device=device)
-    first = result.first
-    if as_json:
-        keys = ("layer", "neuron", "step", "emulator", "lava")
-        mismatch = None if first is None else {key: getattr(first, key) for key in keys}
-        show_json({"equal": result.equal, "steps": n_steps, "mismatches": result.mismatches, "first": mismatch})
-    elif first is None:
-        click.echo(f"Equal: spikes and membranes of every layer in {n_steps} steps.", file=RESULTS.get())
-    else:
-        click.echo(
-            f"Not equal: {result.mismatches:,} values differ. First mismatch: {first.quantity} of neuron {first.neuron} of "
-            f"{first.layer!r} at step {first.step}: {first.emulator:,} in the emulator, {first.lava:,} in Lava.",
-            file=RESULTS.get(),
-        )
+    show_json(result.to_json()) if as_json else click.echo(result.sentence, file=RESULTS.get())
     return DONE if result.equal else DIFFERS
 
 

@@ -57,6 +57,8 @@ def is_wide() -> bool:
 
 RESULTS: ContextVar[TextIO | None] = ContextVar("RESULTS", default=None)
 """Where the running command prints its results; stdout outside of one."""
+IS_LAST: ContextVar[bool] = ContextVar("IS_LAST", default=False)
+"""Whether the process ends with the command: what a model prints after it, in threads and at exit, is no result either."""
 
 
 def answering(callback: Callable[..., int]) -> Callable[..., int]:
@@ -73,7 +75,7 @@ def answering(callback: Callable[..., int]) -> Callable[..., int]:
                 # the process's own: their descriptors too, for what C code and child processes print
                 if silent:
                     stack.enter_context(redirected(sys.stderr, silent))
-                results = stack.enter_context(redirected(sys.stdout, sys.stderr))
+                results = stack.enter_context(redirected(sys.stdout, sys.stderr, for_good=IS_LAST.get()))
             else:
                 results = sys.stdout
                 stack.enter_context(redirect_stderr(silent or sys.stderr))
@@ -106,8 +108,11 @@ def answering(callback: Callable[..., int]) -> Callable[..., int]:
 
 
 @contextmanager
-def redirected(stream: TextIO, to: TextIO) -> Iterator[TextIO]:
-    """Let the descriptor of a stream lead where another's does while open; yield a stream that leads where it did before."""
+def redirected(stream: TextIO, to: TextIO, *, for_good: bool = False) -> Iterator[TextIO]:
+    """Let the descriptor of a stream lead where another's does while open; yield a stream that leads where it did before.
+
+    With `for_good` it still does so afterwards, until the process ends.
+    """
     stream.flush()
     kept = os.dup(stream.fileno())
     buffering = 1 if stream.isatty() else -1
@@ -119,7 +124,8 @@ def redirected(stream: TextIO, to: TextIO) -> Iterator[TextIO]:
         before.flush()  # an error, such as that of a full disk, is one of the command
     finally:
         stream.flush()
-        os.dup2(kept, stream.fileno())
+        if not for_good:
+            os.dup2(kept, stream.fileno())
         os.close(kept)
         with suppress(OSError):
             before.close()

@@ -163,6 +163,12 @@ def shared_thresholds(network: Network, levels: int = 1) -> dict[str, float]:
     return each
 
 
+def thresholds_of(network: TrainableNetwork, levels: int = 1) -> dict[str, float]:
+    """Threshold of each layer that has one for all its neurons, in the units of its parameters."""
+    return {name: value / network[name].scale for name, value in shared_thresholds(network.network, levels).items()
+            if name not in network.bias_names}  # fmt: skip
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class LayerRounding:
     """Rounding of all numbers of a layer as `quantize` rounds them, in the units of its weights' parameters.

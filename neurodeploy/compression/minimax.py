@@ -53,12 +53,13 @@ from neurodeploy.compression.weight_matrices import (
     masked_network,
     substituted,
 )
-from neurodeploy.errors import RequestError, accept_renamed, check_numbers
+from neurodeploy.errors import RequestError, accept_renamed, check_arguments, check_numbers
 from neurodeploy.ir.arrays import Floats, Mask
 from neurodeploy.mapping.budget.budget import Budget, SliceBudget
 from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
 
 
+@check_arguments
 @accept_renamed({"dread_of_rounding": "rounding_penalty", "form_interval": "format_interval"})
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MinimaxOptions:

@@ -31,7 +31,7 @@ from neurodeploy.compression.pruning_method import (
     slice_memory_bits,
 )
 from neurodeploy.compression.trainable_network import TrainableNetwork
-from neurodeploy.errors import RequestError, check_numbers
+from neurodeploy.errors import RequestError, check_arguments, check_numbers
 from neurodeploy.ir.arrays import Floats, Integers, Mask
 from neurodeploy.mapping.budget.budget import Budget, SliceBudget
 
@@ -44,6 +44,7 @@ _HALVINGS = 6
 """Bisections of a step of s that would prune more than the budget asks for."""
 
 
+@check_arguments
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MinimaxSaddleOptions(MinimaxOptions):
     """Options of the saddle point method: those of `MinimaxOptions`, two of them as in the paper, and the paper's own.

@@ -24,7 +24,7 @@ from neurodeploy.compression.trainable_network import (
     TrainableNetwork,
     registered_share,
 )
-from neurodeploy.errors import DataError, ExtractError, RequestError, TrainingError
+from neurodeploy.errors import DataError, ExtractError, RequestError, TrainingError, check_arguments
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.network import Layer, Network, nearly_equal
@@ -36,6 +36,7 @@ _OF_NORSE = {"current_decay": "tau_syn_inv", "voltage_decay": "tau_mem_inv"}
 """Norse's name of each decay: 1 / tau, in 1/s."""
 
 
+@check_arguments
 def trainable(model: torch.nn.Module, sample: torch.Tensor | None) -> TrainableNetwork:
     """Extract a model and return its network with trainable weights, in the units of the model's.
 
@@ -207,6 +208,7 @@ def _factor(norm: torch.nn.modules.batchnorm._NormBase) -> Floats:
 # ------------------------------------------------------------------------------------------- and back
 
 
+@check_arguments
 def write_back(network: TrainableNetwork, model: torch.nn.Module, sample: torch.Tensor) -> bool:
     """Set a model's weights and biases to those of the network that `trainable` made from it, where the model can hold them.
 

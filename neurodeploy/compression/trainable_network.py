@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neurodeploy.errors import unsupported_kind
+from neurodeploy.errors import check_arguments, unsupported_kind
 from neurodeploy.ir.arrays import Floats, Integers
 from neurodeploy.ir.graph import Connection, bias_sources
 from neurodeploy.ir.network import Conv, Dense, Layer, Network, Neuron, Sparse, Synapse, by_wiring, wiring_of
@@ -385,6 +385,7 @@ class Origin:
     norm: str | None = None
 
 
+@check_arguments
 class TrainableNetwork(torch.nn.Module):
     """A network whose weights and biases train; `neurodeploy.training.forward.run_model` runs it.
 

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias, get_args
 
 import yaml
 
-from neurodeploy.errors import ProfileError
+from neurodeploy.errors import ProfileError, check_arguments
 from neurodeploy.hardware.profile import KEYS, MAX_CHIPS, MAX_CORES_PER_CHIP, Encoding, HardwareProfile, Kind, Limit, Value
 
 MAX_PROFILE_BYTES = 1 << 16  # about ten times the largest profile that is shipped
@@ -53,6 +53,7 @@ def profile_paths() -> dict[str, Path]:
     return {} if folder is None else {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
+@check_arguments
 def load_profile(name_or_path: Chip) -> HardwareProfile:
     """Read a hardware profile; one that is loaded already is returned as it is.
 
@@ -70,9 +71,6 @@ def load_profile(name_or_path: Chip) -> HardwareProfile:
     """
     if isinstance(name_or_path, HardwareProfile):
         return name_or_path
-    if not isinstance(name_or_path, str | os.PathLike):
-        what = f"is a {type(name_or_path).__name__}, and no hardware profile"
-        raise ProfileError("profile", what, remedy="Give a profile, a name such as 'loihi2', or a path to a YAML file.")
     shipped = profile_paths()
     path = shipped.get(str(name_or_path)) or Path(name_or_path)
     if not os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises where a name is too long)

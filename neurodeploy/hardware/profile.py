@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from neurodeploy.errors import ProfileError, RequestError
+from neurodeploy.errors import ProfileError, RequestError, check_arguments
 
 UNLIMITED = 1 << 62
 """Capacity of a resource that the chip does not limit; it fits into a 64-bit integer."""
@@ -206,6 +206,7 @@ class Limit:
         return f"{self.profile}.yaml: {self.key}"
 
 
+@check_arguments
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HardwareProfile:
     """The limits of a chip, or of a board of chips.

@@ -1,4 +1,4 @@
-"""Array types, checks on array fields, comparison by value, and HTML tables for notebooks.
+"""Array types, checks on array fields, comparison by value, arrays in files, and HTML tables for notebooks.
 
 Dataclasses of the package check themselves when they are built, hold read-only arrays, and compare by content.
 """
@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import math
 import os
+import zipfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from html import escape
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import NetworkError, text_of
+from neurodeploy.errors import DataError, NetworkError, text_of
+from neurodeploy.ir.files import MAX_DECLARED_BYTES, absence, check_archive
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
@@ -93,6 +95,49 @@ def check_range(instance: Any, name: str, low: float, high: float) -> None:
     if array.size and (array.min() < low or array.max() > high):  # an empty array has no minimum
         worst = array.min() if array.min() < low else array.max()
         raise NetworkError(f"{type(instance).__name__}.{name}", f"{worst} is outside {low}..{high}")
+
+
+def load_numpy(path: str | os.PathLike[str]) -> NDArray[Any] | dict[str, NDArray[Any]]:
+    """Read the array of an .npy file, or the arrays of an .npz file by name; no code in the file is run.
+
+    Raises
+    ------
+    DataError
+        No such file, not one of NumPy's, damaged, or with more data declared than it can hold.
+    """
+    npy: Any = np.lib.format  # has no types
+
+    def array_in(file: IO[bytes], n_bytes: int) -> NDArray[Any]:
+        if file.read(6) != npy.MAGIC_PREFIX:
+            raise ValueError("it does not begin as one")
+        file.seek(0)
+        shape, _, dtype = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(file)](file)
+        if dtype.kind not in "biufU" or not dtype.itemsize:  # texts: a record's facts. Things of no size would have no end
+            raise ValueError(f"it holds {'Python objects' if dtype.hasobject else dtype}")
+        declared = dtype.itemsize * math.prod(max(side, 1) for side in shape)  # a side of 0 does not make the others small
+        if declared > max(n_bytes, MAX_DECLARED_BYTES):
+            raise ValueError(f"it declares {declared / 1e9:.1f} GB of data, and holds {n_bytes / 1e3:.0f} kB")
+        file.seek(0)
+        return np.asarray(npy.read_array(file, allow_pickle=False))  # a pickle could run code
+
+    if why := absence(path):
+        raise DataError(str(path), why)
+    try:
+        if not zipfile.is_zipfile(path):
+            with Path(path).open("rb") as single:
+                return array_in(single, Path(path).stat().st_size)
+        arrays = {}
+        with zipfile.ZipFile(path) as archive:
+            check_archive(archive, path)
+            for member in archive.infolist():
+                name = member.filename.removesuffix(".npy")
+                if name == member.filename or name in arrays:
+                    raise ValueError(f"its member {member.filename} is not one that NumPy writes, or occurs twice")
+                with archive.open(member) as file:
+                    arrays[name] = array_in(file, member.file_size)
+        return arrays
+    except Exception as error:  # NumPy raises almost anything on damaged bytes
+        raise DataError(str(path), f"is not a NumPy file of numbers ({' '.join(str(error).split())[:120]})") from error
 
 
 def available_memory() -> tuple[float, str]:

@@ -6,7 +6,6 @@ import atexit
 import fcntl
 import io
 import json
-import math
 import os
 import select
 import shutil
@@ -19,13 +18,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import Any
 
-from neurodeploy.errors import DataError, NeurodeployError, RequestError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
+from neurodeploy.errors import NeurodeployError, RequestError
 
 REPORT = "report.json"
 """What a run writes about itself into its folder; the next run looks there."""
@@ -316,51 +311,13 @@ def excess(declared_bytes: int, path: str | os.PathLike[str]) -> str:
     return f"declares {declared_bytes / 1e9:.1f} GB of data in a file of {stored / 1e3:.0f} kB"
 
 
-def load_numpy(path: str | os.PathLike[str]) -> NDArray[Any] | dict[str, NDArray[Any]]:
-    """Read the array of an .npy file, or the arrays of an .npz file by name; no code in the file is run.
-
-    Raises
-    ------
-    DataError
-        No such file, not one of NumPy's, damaged, or with more data declared than it can hold.
-    """
-    import numpy as np  # takes longer than a command that only looks for a file
-
-    npy: Any = np.lib.format  # has no types
-
-    def array_in(file: IO[bytes], n_bytes: int) -> NDArray[Any]:
-        if file.read(6) != npy.MAGIC_PREFIX:
-            raise ValueError("it does not begin as one")
-        file.seek(0)
-        shape, _, dtype = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(file)](file)
-        if dtype.kind not in "biufU" or not dtype.itemsize:  # texts: a record's facts. Things of no size would have no end
-            raise ValueError(f"it holds {'Python objects' if dtype.hasobject else dtype}")
-        declared = dtype.itemsize * math.prod(max(side, 1) for side in shape)  # a side of 0 does not make the others small
-        if declared > max(n_bytes, MAX_DECLARED_BYTES):
-            raise ValueError(f"it declares {declared / 1e9:.1f} GB of data, and holds {n_bytes / 1e3:.0f} kB")
-        file.seek(0)
-        return np.asarray(npy.read_array(file, allow_pickle=False))  # a pickle could run code
-
-    if why := absence(path):
-        raise DataError(str(path), why)
-    try:
-        if not zipfile.is_zipfile(path):
-            with Path(path).open("rb") as single:
-                return array_in(single, Path(path).stat().st_size)
-        arrays = {}
-        with zipfile.ZipFile(path) as archive:
-            if why := excess(sum(member.file_size for member in archive.infolist()), path):
-                raise ValueError(f"it {why}")
-            for member in archive.infolist():
-                name, packing = member.filename.removesuffix(".npy"), member.compress_type
-                # other packings unpack whatever their bytes hold before a size is looked at
-                if name == member.filename or name in arrays or packing not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    raise ValueError(f"its member {member.filename} is not one that NumPy writes, or occurs twice")
-                with archive.open(member) as file:
-                    arrays[name] = array_in(file, member.file_size)
-        return arrays
-    except Exception as error:  # NumPy raises almost anything on damaged bytes
-        raise DataError(str(path), f"is not a NumPy file of numbers ({' '.join(str(error).split())[:120]})") from error
+def check_archive(archive: zipfile.ZipFile, path: str | os.PathLike[str]) -> None:
+    """Raise `ValueError` for an archive that declares more than its file can hold, or is packed in another way than usual."""
+    if why := excess(sum(member.file_size for member in archive.infolist()), path):
+        raise ValueError(f"it {why}")
+    # other packings unpack whatever their bytes hold before a size is looked at
+    if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in archive.infolist()):
+        raise ValueError("it is packed in a way that neither NumPy nor torch.save writes")
 
 
 class TrialReader:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import NetworkError, unsupported_kind
+from neurodeploy.errors import NetworkError, check_arguments, unsupported_kind
 from neurodeploy.ir.arrays import ByValue, html_table
 from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring, Wiring
 
@@ -41,6 +41,7 @@ N = TypeVar("N", bound="HasFields")
 S = TypeVar("S", bound="Wiring")
 
 
+@check_arguments
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Connection(ByValue, Generic[S]):
     """Synapses from one population into the layer that holds this connection.

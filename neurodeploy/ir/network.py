@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import NetworkError, unsupported_kind
+from neurodeploy.errors import NetworkError, check_arguments, unsupported_kind
 from neurodeploy.ir.arrays import ByValue, Floats, Integers, check_range, freeze
 from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, Pair, SparseWiring, convolve_kernels
 from neurodeploy.ir.graph import Connection, LayerGraph, Population
@@ -41,6 +41,7 @@ def check_threshold(neuron: LIF | SubtractiveLIF) -> None:
         )  # fmt: skip
 
 
+@check_arguments
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LIF(ByValue):
     """Leaky integrate-and-fire neurons with a synaptic current, reset to zero.
@@ -69,6 +70,7 @@ class LIF(ByValue):
         check_threshold(self)
 
 
+@check_arguments
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SubtractiveLIF(ByValue):
     """Leaky integrate-and-fire neurons whose membrane falls by the threshold with each spike; several spikes a step.
@@ -99,6 +101,7 @@ class SubtractiveLIF(ByValue):
         check_threshold(self)
 
 
+@check_arguments
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LI(ByValue):
     """Leaky integrators: they never fire, and their membrane potential is the output.
@@ -122,6 +125,7 @@ class LI(ByValue):
 
 # Norse multiplies the current by dt * tau_mem_inv on its way to v. Frontends fold that factor into the weights, which is why
 # they are in units of v.
+@check_arguments
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Dense(DenseWiring):
     """Dense connectivity with float64 weights (n_out, n_in): what a spike adds to u, in units of v. Zeros are no synapses."""
@@ -131,6 +135,7 @@ class Dense(DenseWiring):
         self._check()
 
 
+@check_arguments
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sparse(SparseWiring):
     """Sparse connectivity with float64 weights (n_synapses,), in units of v."""
@@ -140,6 +145,7 @@ class Sparse(SparseWiring):
         self._check()
 
 
+@check_arguments
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Conv(ConvWiring):
     """Convolution with float64 weights (out_channels, in_channels / groups, rows, columns), in units of v."""
@@ -153,6 +159,7 @@ Neuron: TypeAlias = "LIF | SubtractiveLIF | LI"
 Synapse: TypeAlias = "Dense | Sparse | Conv"
 
 
+@check_arguments
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Layer(Population["Neuron", "Synapse"]):
     """A layer with float parameters; attributes as in `Population`.
@@ -171,6 +178,7 @@ class Layer(Population["Neuron", "Synapse"]):
         self._check()
 
 
+@check_arguments
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Network(LayerGraph[Layer]):
     """A spiking network with float weights.

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import NetworkError
+from neurodeploy.errors import NetworkError, check_arguments
 from neurodeploy.ir.arrays import ByValue, check_range, freeze
 from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring
 from neurodeploy.ir.graph import LayerGraph, Population
@@ -172,6 +172,7 @@ class Encoder(ByValue):
     bias: int
 
 
+@check_arguments
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class QuantizedNetwork(LayerGraph[QuantizedLayer]):
     """A spiking network in the integers of one target: what is placed, written, emulated and run on its chip.

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from neurodeploy.errors import check_arguments
 from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
 from neurodeploy.ir.arrays import Integers
@@ -77,6 +78,7 @@ class Balance:
         return f"spikes from {self.source!r} to {', '.join(map(repr, self.targets))} {way} ({costs})"
 
 
+@check_arguments
 def balance(network: G, profile: Chip, *, bits: int = DEFAULT_WEIGHT_BITS) -> tuple[G, tuple[Balance, ...]]:
     """Choose, for every source whose spikes skip layers, the cheaper way to delay them; relays become layers.
 

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import RequestError, unsupported_kind
+from neurodeploy.errors import RequestError, check_arguments, unsupported_kind
 from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
 from neurodeploy.ir.arrays import Floats
@@ -402,6 +402,7 @@ def _slices_of_plan(layers: Layers, profile: HardwareProfile, counts: Counts, pl
     return tuple(sorted(slices, key=lambda part: (part.core, order[part.layer], part.region)))
 
 
+@check_arguments
 def place(
     network: QuantizedNetwork, profile: Chip, *, cores: int | None = None, chips: int | None = None,
     plan: Sequence[PlannedSlice] = (), rates: Rates | None = None, seed: int = 0,
@@ -433,8 +434,9 @@ def place(
     RequestError
         `cores` or `chips` is not within 1..what the profile has, or `plan` is not of this network.
     """
-    profile = load_profile(profile)
-    available = profile.core_count(cores, chips)
+    available = (profile := load_profile(profile)).core_count(cores, chips)
+    if seed < 0:
+        raise RequestError("seed", f"is {seed}, below 0")
     check_profile(network, profile)
     placement = lay_out(network, profile, cores=available, plan=plan)
     for overrun in placement.overruns():

@@ -13,7 +13,7 @@ from itertools import combinations
 
 import numpy as np
 
-from neurodeploy.errors import NetworkError, unsupported_kind
+from neurodeploy.errors import NetworkError, check_arguments, unsupported_kind
 from neurodeploy.ir.arrays import Mask
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.network import (
@@ -30,11 +30,14 @@ from neurodeploy.ir.network import (
     reset_of,
     threshold_of,
 )
+from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.passes.quantize import dequantize
 
 Masks = Mapping[str, Mask]
 """Neurons that are kept, array (n,) of bool, by layer."""
 
 
+@check_arguments
 def trim(network: Network) -> Network:
     """Return the network without dead neurons or channels; its output is the same.
 
@@ -78,6 +81,14 @@ def _reached(found: dict[str, Mask], links: Sequence[tuple[str, Mask, str]]) -> 
                 has_grown |= bool((units != found[target]).any())
                 found[target] = units
     return found
+
+
+def in_floats(network: Network | QuantizedNetwork) -> Network:
+    """The network in floats; layers of a file that does not state their scale, in the chip's own numbers."""
+    if isinstance(network, Network):
+        return network
+    layers = (replace(layer, scale=np.where(layer.scale > 0, layer.scale, 1.0)) for layer in network)
+    return dequantize(replace(network, layers=tuple(layers)))
 
 
 def silent_layers(network: Network) -> dict[str, str]:

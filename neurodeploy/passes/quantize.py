@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import QuantizeError, unsupported_kind
+from neurodeploy.errors import QuantizeError, check_arguments, unsupported_kind
 from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers, check_memory
@@ -61,6 +61,7 @@ def check_rounding_memory(network: Network) -> None:
     check_memory(f"layer {name!r}", f"to round {n:,} weights", n * 56)  # its peak
 
 
+@check_arguments
 def quantize(
     network: Network, profile: Chip, *, bits: int | Mapping[str, int] | None = None,
     largest_states: Mapping[str, float] | None = None, scales_of: Network | None = None,
@@ -301,6 +302,7 @@ def _in_integers(synapse: Synapse, weight: Integers, bits: int) -> QuantizedSyna
 # ---------------------------------------------------------------------------------------------- integers to floats
 
 
+@check_arguments
 def dequantize(network: QuantizedNetwork, timestep_s: float = 1e-3) -> Network:
     """Return the floats that the integers stand for: the network after rounding, before the chip's arithmetic.
 
@@ -369,9 +371,6 @@ def _in_floats(synapse: QuantizedSynapse, scale: Floats) -> Synapse:
             raise unsupported_kind(synapse)
 
 
-# ---------------------------------------------------------------------------------------------- cost of rounding
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerError:
     """Rounding errors of a layer, and the widths that its state could need.
@@ -413,6 +412,7 @@ class LayerError:
         return max(self.worst_current_bits, self.worst_voltage_bits) >= self.state_bits
 
 
+@check_arguments
 def quantization_errors(network: Network, quantized: QuantizedNetwork) -> tuple[LayerError, ...]:
     """Return the rounding errors of each layer, and how many bits its state could need."""
     arithmetic = arithmetic_named(quantized.target)

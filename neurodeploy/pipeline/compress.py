@@ -14,12 +14,20 @@ import numpy as np
 import torch
 
 from neurodeploy.compression import method_named
-from neurodeploy.compression.bit_width import shared_thresholds
+from neurodeploy.compression.bit_width import thresholds_of
 from neurodeploy.compression.minimax import MinimaxOptions
 from neurodeploy.compression.module_weights import learn_decays, trainable, why_not_held, with_other_weights, write_back
 from neurodeploy.compression.pruning_method import Pruning, PruningMethod, PruningSetup
 from neurodeploy.compression.trainable_network import TrainableNetwork
-from neurodeploy.errors import BudgetError, ExtractError, PlacementError, QuantizeError, RequestError, SimulationError
+from neurodeploy.errors import (
+    BudgetError,
+    ExtractError,
+    PlacementError,
+    QuantizeError,
+    RequestError,
+    SimulationError,
+    check_arguments,
+)
 from neurodeploy.frontends.nir.writing import write_nir
 from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.ir.files import OutputFolder, output_folder
@@ -56,7 +64,7 @@ from neurodeploy.pipeline.evaluation import (
 )
 from neurodeploy.report.html import RunArtifacts
 from neurodeploy.report.summary import Accuracy, LavaCheck, Report, summarize
-from neurodeploy.report.text import overflow_lines
+from neurodeploy.report.text import overflow_lines, short_verdict
 from neurodeploy.simulation.records import EpochRecord, SpikeRecord, save_record
 from neurodeploy.simulation.reference import largest_states
 from neurodeploy.targets import arithmetic_of, default_weight_bits, target_of
@@ -76,6 +84,7 @@ CALIBRATION_SAMPLES = 128
 """Training samples on which states are measured before scales are chosen."""
 
 
+@check_arguments
 def compress(
     model: Model, sample: torch.Tensor | None, profile: Chip, data: DataSplit, options: FitOptions,
     *, out: str | Path, cores: int | None = None, bits: int | None = None,
@@ -176,7 +185,7 @@ def compress(
         before = lay_out(relayed, profile, cores=cores, bits=counted_bits)
         open_until_the_end.enter_context(with_verdict(lambda: before, options.seed))
         budget = narrow_budget(network.network, profile, cores=cores, bits=counted_bits, balances=balances)
-        say(_verdict(before))  # "compress it" only now: it is possible
+        say(short_verdict(before))  # "compress it" only now: it is possible
         if removals := budget.removals({layer.name: layer.n_neurons for layer in network.network}):
             say(f"The chip limits {removals}.")
         run = _CompressionRun(
@@ -334,7 +343,7 @@ class _CompressionRun:
         found = f"With weights of the chip's widths, all else in floats: {accuracy.quantized:.2%}."
         if target is not None:
             found = f"In the chip's integers: {accuracy.emulated:.2%}."
-        self.say(" ".join([found, _verdict(placement), *overflow_lines(measured.overflows)]))
+        self.say(" ".join([found, short_verdict(placement), *overflow_lines(measured.overflows)]))
         # one at least: the record and the rates come from it
         samples = first_samples(model, data.test, options, max(lava_samples, 1))
         emulated = simulate(runnable, samples.spikes, record="all", graded=levels > 1)
@@ -375,10 +384,10 @@ class _CompressionRun:
             return report, None
         self.say(f"Running {len(samples.labels)} test samples in Lava's simulator.")
         try:
-            right, comparison, in_lava = check_in_lava(samples, emulated, network, quantized, self.options, time_limit_s)
+            right, found, in_lava = check_in_lava(samples, emulated, network, quantized, self.options, time_limit_s)
         except SimulationError as error:  # hours of training must not be lost to a simulator
             return replace(report, warnings=(*report.warnings, str(error))), None
-        lava = LavaCheck(steps=comparison.n_steps * emulated.n_samples, mismatches=comparison.mismatches)
+        lava = LavaCheck(steps=found.n_steps * emulated.n_samples, mismatches=found.mismatches, spikes=found.n_spikes)
         accuracy = replace(report.accuracy, lava=right, lava_samples=len(samples.labels))
         return replace(report, lava=lava, accuracy=accuracy), in_lava
 
@@ -427,18 +436,7 @@ def check_one_output(network: Network) -> None:
         raise RequestError("model", f"has several outputs, layers {', '.join(ends)}; labels are for one", remedy=remedy)
 
 
-def thresholds_of(network: TrainableNetwork, levels: int = 1) -> dict[str, float]:
-    """Threshold of each layer that has one for all its neurons, in the units of its parameters."""
-    return {name: value / network[name].scale for name, value in shared_thresholds(network.network, levels).items()
-            if name not in network.bias_names}  # fmt: skip
-
-
-def _verdict(placement: Placement) -> str:
-    broken = next(placement.overruns(), None)
-    fits = f"Fits: {placement.cores_used} of {placement.cores_available} cores."
-    return fits if broken is None else f"Does not fit: {broken}"
-
-
+@check_arguments
 def compress_to(
     model: Model, sample: torch.Tensor | None, profile: Chip, data: DataSplit, options: FitOptions,
     *, cores: Sequence[int], out: str | Path, bits: int | None = None,

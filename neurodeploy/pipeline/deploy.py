@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import NetworkError
+from neurodeploy.errors import NetworkError, check_arguments
 from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Mask
@@ -188,6 +188,7 @@ class IntegerForm:
                 raise ValueError(f"layers {', '.join(map(repr, tied))} keep other channels than each other")
 
 
+@check_arguments
 def deploy(
     network: Network | QuantizedNetwork,
     profile: Chip,

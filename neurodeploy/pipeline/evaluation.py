@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from neurodeploy.compression.pruning_method import Pruning
-from neurodeploy.errors import DataError, RequestError, unsupported_kind
+from neurodeploy.errors import DataError, RequestError, check_arguments, unsupported_kind
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import LI, LIF, Network, SubtractiveLIF
 from neurodeploy.ir.quantized import COUNTING_ONLY, QuantizedLI, QuantizedLIF, QuantizedNetwork, QuantizedSubtractiveLIF
@@ -41,7 +41,7 @@ from neurodeploy.training.encoders import (
     simulator_spikes,
     spikes_of,
 )
-from neurodeploy.training.forward import Data, check_labels, in_mode, run_model
+from neurodeploy.training.forward import Data, batches_of, check_labels, in_mode, run_model
 from neurodeploy.training.options import FitOptions
 
 
@@ -73,6 +73,8 @@ class Evaluation:
     n_samples, n_steps : int
     seconds : float
         Wall time in the emulator.
+    silent : tuple of str
+        Layers that can fire, and never did.
     """
 
     classification_accuracy: float
@@ -86,6 +88,7 @@ class Evaluation:
     n_samples: int
     n_steps: int
     seconds: float
+    silent: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         of = self.synaptic_operations
@@ -98,6 +101,7 @@ class Evaluation:
             f"Footprint: {self.footprint:,} bytes, zeros included.",
             *(f"{name!r}: {rate:.4f} spikes per neuron and step" for name, rate in self.rates.items()),
             *(f"{name!r}: {times:,} overflows of 24 bits" for name, times in self.overflows.items() if times),
+            *(f"No neuron of {name!r} ever fired: what is behind it saw no spike of this data." for name in self.silent),
             f"{self.seconds:.2f} s in the emulator.",
         ]
         return "\n".join(lines)
@@ -109,6 +113,7 @@ def evaluate(
 ) -> Evaluation: ...
 @overload
 def evaluate(network: torch.nn.Module, data: Data, options: FitOptions) -> tuple[float, int]: ...
+@check_arguments
 def evaluate(
     network: QuantizedNetwork | torch.nn.Module,
     data: Data,
@@ -150,8 +155,8 @@ def evaluate(
     console = Console(stderr=True)
     with Progress(console=console, disable=not (progress and console.is_terminal)) as bar:
         task = bar.add_task("evaluate", total=len(data) if isinstance(data, Sized) else None)
-        for inputs, target in data:
-            labels = torch.as_tensor(target).cpu()
+        for inputs, target in batches_of(data):
+            labels = target.cpu()
             check_labels(labels, len(inputs), None)
             total.add(spikes_into(network, inputs, options), labels.numpy(), options.readout)
             bar.advance(task)
@@ -221,18 +226,16 @@ class _EvaluationTotal:
                     pass  # its membrane is read, so it is neither active nor silent
                 case _:
                     raise unsupported_kind(layer.neuron)
-        dense = sum(layer.n_pairs for layer in self.network) * self.steps
+        operations = Counter(Dense=sum(layer.n_pairs for layer in self.network) * self.steps) + self.operations
         return Evaluation(
             classification_accuracy=self.right / self.samples,
             activation_sparsity=1 - sum(self.fired[n] for n in firing) / max(1, sum(chances[n] for n in firing)),
-            synaptic_operations={
-                **{kind: self.operations[kind] / self.samples for kind in ("Effective_MACs", "Effective_ACs")},
-                "Dense": dense / self.samples,
-            },
+            synaptic_operations={kind: operations[kind] / self.samples for kind in ("Effective_MACs", "Effective_ACs", "Dense")},
             connection_sparsity=1 - self.network.connectivity, footprint=footprint(self.network),
             rates={name: self.fired[name] / chances[name] for name in chances},
             latency_steps=self.latency / self.samples,
             overflows=dict(self.overflows), n_samples=self.samples, n_steps=self.steps // self.samples, seconds=self.seconds,
+            silent=tuple(name for name in firing if not self.fired[name]),
         )  # fmt: skip
 
 
@@ -315,7 +318,7 @@ def measure(
     rounded = dequantize(quantized, network.timestep_s) if runs else with_rounded_weights(network, quantized)
     right, samples = Counter[str](), 0
     before, after, overflows = Counter[str](), Counter[str](), Counter[str]()
-    for inputs, target in data:
+    for inputs, target in batches_of(data):
         labels = np.asarray(target)
         # one encoding for all three runs: they differ in arithmetic alone
         spikes = for_simulator(inputs, model, options)
@@ -379,8 +382,8 @@ class RecordedSamples:
 def first_samples(model: torch.nn.Module, data: Data, options: FitOptions, n_samples: int) -> RecordedSamples:
     """Return the first `n_samples` of the data as spikes, or all where there are fewer."""
     inputs, labels = [], []
-    for x, y in data:
-        inputs.append(torch.as_tensor(x))
+    for x, y in batches_of(data):
+        inputs.append(x)
         labels.append(np.asarray(y))
         if sum(map(len, labels)) >= n_samples:  # batches may be slow to read
             break

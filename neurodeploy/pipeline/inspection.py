@@ -8,9 +8,15 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-import numpy as np
-
-from neurodeploy.errors import BudgetError, NeurodeployError, PlacementError, QuantizeError, RequestError, check_numbers
+from neurodeploy.errors import (
+    BudgetError,
+    NeurodeployError,
+    PlacementError,
+    QuantizeError,
+    RequestError,
+    check_arguments,
+    check_numbers,
+)
 from neurodeploy.frontends.assembly import NodeSupport
 from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import HardwareProfile
@@ -24,8 +30,8 @@ from neurodeploy.mapping.core_estimate import CoreEstimate, check_size, estimate
 from neurodeploy.mapping.delay_balancing import Balance, balance, balanced, relays_of
 from neurodeploy.mapping.place import counts_of, lay_out, least_cores, with_traffic
 from neurodeploy.mapping.placement import Placement
-from neurodeploy.passes.dead_neurons import silent_layers
-from neurodeploy.passes.quantize import check_rounding_memory, dequantize, quantize
+from neurodeploy.passes.dead_neurons import in_floats, silent_layers
+from neurodeploy.passes.quantize import check_rounding_memory, quantize
 from neurodeploy.report.summary import LayerReport, TargetResult, inspection, layer_reports
 from neurodeploy.report.text import FittedTable, as_text, balance_lines, traffic_lines, verdict
 from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, bits_of, weight_bits
@@ -127,6 +133,7 @@ def inspect(
 ) -> CoreEstimate: ...  # fmt: skip
 
 
+@check_arguments
 def inspect(
     network: Network | QuantizedNetwork, profile: Chip, *, cores: int | None = None, chips: int | None = None,
     bits: int | None = None, connectivity: float | None = None, form: IntegerForm | None = None, fast: bool = False,
@@ -226,15 +233,7 @@ def share_out(
     if lasting := next((one.error() for one in placement.overruns() if one.resource in ("inputs", "targets")), None):
         placement = replace(placement, is_compressible=False)
         seen = replace(seen, placement=placement, budget=None, infeasible=lasting, gains=())
-    return replace(seen, silent=silent_layers(_in_floats(unbalanced)), notes=getattr(unbalanced, "notes", ()))
-
-
-def _in_floats(network: Network | QuantizedNetwork) -> Network:
-    """The network in floats; layers of a file that does not state their scale, in the chip's own numbers."""
-    if isinstance(network, Network):
-        return network
-    layers = (replace(layer, scale=np.where(layer.scale > 0, layer.scale, 1.0)) for layer in network)
-    return dequantize(replace(network, layers=tuple(layers)))
+    return replace(seen, silent=silent_layers(in_floats(unbalanced)), notes=getattr(unbalanced, "notes", ()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -368,6 +367,7 @@ _SUMMARY_HEADINGS = (
 _SUMMARY_SPARE = ("axons out", "axons in", "products")
 
 
+@check_arguments
 def summary(
     model: torch.nn.Module,
     sample: torch.Tensor,
@@ -422,9 +422,8 @@ def target_result(
 
 def _why_unwritable(network: Network | QuantizedNetwork, profile: HardwareProfile, bits: int | None) -> NeurodeployError | None:
     """The reason that a network's numbers cannot be those of the profile's target; None where they can, or without a target."""
-    target = target_of(profile)
     try:
-        if target is not None:
+        if (target := target_of(profile)) is not None:
             target.check_file(network if isinstance(network, QuantizedNetwork) else quantize(network, profile, bits=bits))
     except NeurodeployError as error:
         return error
@@ -436,11 +435,12 @@ def _with_fewer_neurons(
 ) -> tuple[Budget | None, NeurodeployError | None]:  # fmt: skip
     """The budget with fewer channels or neurons, as `compress` makes it, or why there is none."""
     try:
-        return narrow_budget(_in_floats(network), profile, cores=cores, bits=bits, balances=balances), None
+        return narrow_budget(in_floats(network), profile, cores=cores, bits=bits, balances=balances), None
     except NeurodeployError as error:
         return None, error
 
 
+@check_arguments
 def explore(network: Network | QuantizedNetwork, chips: Sequence[Chip] = ("loihi2", "loihi1", "tiny")) -> Any:
     """Make notebook widgets that show, for a chip, core count and weight width, whether a network fits and each layer's budget.
 

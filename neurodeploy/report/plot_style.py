@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from neurodeploy.ir.arrays import Integers
+from neurodeploy.ir.arrays import Floats, Integers, Mask
 from neurodeploy.mapping.energy import mesh_of
 from neurodeploy.mapping.placement import Placement
 
@@ -209,3 +209,12 @@ def main_layer(placement: Placement) -> dict[int, str]:
         on_core = neurons.setdefault(part.core, {})
         on_core[part.layer] = on_core.get(part.layer, 0) + part.usage.neurons
     return {core: max(layers, key=lambda name: layers[name]) for core, layers in neurons.items()}
+
+
+def on_pareto_front(at: Floats) -> Mask:
+    """Whether each point (n_rows, 2) is on the Pareto front: no other has as little x and as much y, and is better in one."""
+    less, more = at[:, None, 0] <= at[None, :, 0], at[:, None, 1] >= at[None, :, 1]
+    # equal points do not dominate each other: both stay on the front
+    better = (at[:, None] != at[None]).any(axis=-1)
+    result: Mask = ~(less & more & better).any(axis=0)
+    return result

@@ -16,7 +16,7 @@ from matplotlib.colors import Normalize, to_rgba
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 from numpy.typing import NDArray
 
-from neurodeploy.errors import RequestError
+from neurodeploy.errors import RequestError, check_arguments
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.budget import Budget
@@ -33,6 +33,7 @@ from neurodeploy.report.plot_style import (
     core_grid,
     main_layer,
     name_lines,
+    on_pareto_front,
     plain,
     shortened,
 )
@@ -52,6 +53,7 @@ _BOX = (0.62, 0.5)
 """Width and height of a layer's box, where columns and rows of boxes are 1 apart."""
 
 
+@check_arguments
 def network(network: Network | QuantizedNetwork, *, ax: Axes | None = None) -> Axes:
     """Draw a network as a graph: layers from left to right, an arrow per connection, skips above, loops below.
 
@@ -146,6 +148,7 @@ class _NetworkDrawing:
         return low - 0.1, -0.4, top + 0.1, max(x for x, _ in self.places.values()) + 0.4
 
 
+@check_arguments
 def training(
     history: History, show: Sequence[str] = TRAINING_PANELS, *, ax: Axes | Sequence[Axes] | NDArray[np.object_] | None = None
 ) -> NDArray[np.object_]:
@@ -253,6 +256,7 @@ class _TrainingPanels:
             ax.text(0.5, 0.5, "no prices: trained without a budget", transform=ax.transAxes, ha="center", fontsize="small")
 
 
+@check_arguments
 def pareto(
     rows: Sequence[Mapping[str, Any]], x: str = "cores", y: str = "accuracy", *, label: str = "target", ax: Axes | None = None
 ) -> Axes:
@@ -292,15 +296,7 @@ def pareto(
     return bare(ax, grid="y")
 
 
-def on_pareto_front(at: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Whether each point (n_rows, 2) is on the Pareto front: no other has as little x and as much y, and is better in one."""
-    less, more = at[:, None, 0] <= at[None, :, 0], at[:, None, 1] >= at[None, :, 1]
-    # equal points do not dominate each other: both stay on the front
-    better = (at[:, None] != at[None]).any(axis=-1)
-    result: np.ndarray[Any, np.dtype[np.bool_]] = ~(less & more & better).any(axis=0)
-    return result
-
-
+@check_arguments
 def budget(budget: Budget, placement: Placement | None = None, *, ax: Axes | None = None) -> Axes:
     """Draw the budget of each layer.
 
@@ -343,6 +339,7 @@ def _cores(n: int) -> str:
     return f"{n:,} core{'s' if n > 1 else ''}"
 
 
+@check_arguments
 def weights(network: Network | QuantizedNetwork, *, ax: Axes | None = None, bins: int = 41) -> Axes:
     """Draw a histogram of each layer's weights on a logarithmic axis; zeros are not synapses, and left out."""
     ax = axes_or_new(ax)
@@ -363,6 +360,7 @@ def weights(network: Network | QuantizedNetwork, *, ax: Axes | None = None, bins
     return bare(ax, grid="y")
 
 
+@check_arguments
 def chip(placement: Placement, by: str = "layer", *, ax: Axes | None = None) -> Axes:
     """Draw the cores of a placement at their positions on the board; unused chips are left out.
 
@@ -432,6 +430,7 @@ def _paint(ax: Axes, grid: CoreGrid, fill: Mapping[int, tuple[float, ...]]) -> N
     ax.set_axis_off()
 
 
+@check_arguments
 def raster(record: SpikeRecord, layer: str | None = None, sample: int = 0, *, ax: Axes | None = None) -> Axes:
     """Draw the spikes of one sample, one row per neuron, layer below layer; of large layers some neurons, evenly spaced.
 
@@ -482,6 +481,7 @@ def raster(record: SpikeRecord, layer: str | None = None, sample: int = 0, *, ax
     return bare(ax)
 
 
+@check_arguments
 def rates(record: SpikeRecord, *, ax: Axes | None = None, bins: int = 20) -> Axes:
     """Draw a histogram of each layer's firing rates, in spikes per step, over all samples of a record."""
     ax = axes_or_new(ax)

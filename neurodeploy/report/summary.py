@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 
+from neurodeploy.errors import check_arguments
 from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.ir.arrays import html_paragraphs, html_table
 from neurodeploy.ir.files import DISTRIBUTION, installed_version
@@ -20,6 +21,7 @@ from neurodeploy.report.text import (
     accuracy_table,
     as_text,
     balance_lines,
+    comparison_outcome,
     core_table,
     interval,
     layer_notes,
@@ -104,14 +106,14 @@ class LavaCheck:
 
     Attributes
     ----------
-    steps : int
-        Steps run, over all samples.
-    mismatches : int
-        Number of spikes and membranes, of any layer, that differed.
+    steps, mismatches, spikes : int
+        Steps run, over all samples; spikes and membranes, of any layer, that differed; spikes that were compared.
     """
 
     steps: int
     mismatches: int
+    spikes: int
+    outcome = property(lambda self: comparison_outcome(self.mismatches, self.spikes), doc="What was found, in words.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,7 +263,7 @@ class Report:
             "binding": binding(self.placement if self.before is None else self.before),
             **board_json(self.placement),
             "accuracy": asdict(self.accuracy),
-            "lava": {"steps": None, "mismatches": None} if self.lava is None else asdict(self.lava),
+            "lava": {"steps": None, "mismatches": None, "spikes": None} if self.lava is None else asdict(self.lava),
             "overflows": {name: times for name, times in self.overflows.items() if times},
             "layers": [layer.to_json() for layer in self.layers],
             "balances": [asdict(balance) for balance in self.balances],
@@ -282,16 +284,12 @@ class Report:
         if self.accuracy.test_samples:
             yield accuracy_table(self.accuracy)
         if self.lava is not None:
-            same = "spikes and membranes equal" if self.lava.mismatches == 0 else f"{self.lava.mismatches:,} values differ"
-            yield f"Lava and the emulator: {self.lava.steps:,} steps, {same}."
+            yield f"Lava and the emulator: {self.lava.steps:,} steps, {self.lava.outcome}."
         if self.rates:
             yield "Spikes per neuron and step: " + ", ".join(f"{name} {rate:.3f}" for name, rate in self.rates.items()) + "."
         if self.rounding:
-            yield (
-                "Rounding error, root mean square of weights and maximum of the others: "
-                + "; ".join(map(str, self.rounding))
-                + "."
-            )
+            errors = "; ".join(map(str, self.rounding))
+            yield f"Rounding error, root mean square of weights and maximum of the others: {errors}."
         yield from balance_lines(self.balances)
         yield from (f"Price of memory: {price}." for price in self.memory_prices)
         yield from (f"Note: {warning}" for warning in self.warnings)
@@ -426,6 +424,7 @@ def comparison_table(results: Sequence[TargetResult]) -> FittedTable:
     return table
 
 
+@check_arguments
 def summarize(
     profile: Chip,
     budget: Budget | None,

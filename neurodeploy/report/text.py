@@ -115,6 +115,20 @@ class FittedTable:
             yield Text(f"Left out in {options.max_width} columns: {', '.join(left_out)}. --wide shows them.")
 
 
+def comparison_outcome(mismatches: int, n_spikes: int) -> str:
+    """What the comparison of two records found, in words: also that there was no spike to compare."""
+    if mismatches:
+        return f"{mismatches:,} values differ"
+    return "spikes and membranes equal" if n_spikes else "membranes equal, but no neuron fired: no spikes were compared"
+
+
+def short_verdict(placement: Placement) -> str:
+    """Whether a placement fits, with the cores that it takes or the first limit that it breaks."""
+    broken = next(placement.overruns(), None)
+    fits = f"Fits: {placement.cores_used} of {placement.cores_available} cores."
+    return fits if broken is None else f"Does not fit: {broken}"
+
+
 def verdict(
     placement: Placement,
     before: Placement | None = None,

@@ -12,11 +12,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import DataError, RequestError
-from neurodeploy.ir.files import in_memory, load_numpy
+from neurodeploy.errors import DataError, RequestError, check_arguments
+from neurodeploy.ir.arrays import load_numpy
+from neurodeploy.ir.files import in_memory
 from neurodeploy.ir.graph import LayerGraph
 
 
+@check_arguments
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SpikeRecord:
     """Spikes, membranes and counts of a run; the same from the reference, the emulator and Lava, on the same clock.
@@ -161,17 +163,49 @@ class Mismatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Result of comparing two records: the number of values that differ, and the earliest of them (by step, then layer)."""
+    """Result of comparing two records.
+
+    Attributes
+    ----------
+    n_steps : int
+    mismatches : int
+        Number of values that differ.
+    first : Mismatch or None
+        The earliest of them, by step, then layer.
+    n_spikes : int
+        Spikes in the layers that were compared; records without any are equal in them whatever made them.
+    """
 
     n_steps: int
     mismatches: int
     first: Mismatch | None
+    n_spikes: int
 
     @property
     def equal(self) -> bool:
         return self.mismatches == 0
 
+    @property
+    def sentence(self) -> str:
+        """The answer of ``neurodeploy verify``."""
+        if (at := self.first) is not None:
+            return (
+                f"Not equal: {self.mismatches:,} values differ. First mismatch: {at.quantity} of neuron {at.neuron} of "
+                f"{at.layer!r} at step {at.step}: {at.emulator:,} in the emulator, {at.lava:,} in Lava."
+            )
+        what = "spikes and membranes" if self.n_spikes else "membranes"
+        nothing = "" if self.n_spikes else " No neuron fired on this input: no spikes were compared."
+        return f"Equal: {what} of every layer in {self.n_steps} steps.{nothing}"
 
+    def to_json(self) -> dict[str, Any]:
+        """The keys of ``neurodeploy verify --json``."""
+        keys = ("layer", "neuron", "step", "emulator", "lava")
+        first = None if self.first is None else {key: getattr(self.first, key) for key in keys}
+        found = {"equal": self.equal, "steps": self.n_steps, "mismatches": self.mismatches}
+        return {**found, "spikes": self.n_spikes, "first": first}
+
+
+@check_arguments
 def compare(emulator: SpikeRecord, lava: SpikeRecord) -> Comparison:
     """Compare spikes and membranes of the layers that both records hold.
 
@@ -180,7 +214,8 @@ def compare(emulator: SpikeRecord, lava: SpikeRecord) -> Comparison:
     DataError
         The records hold no layer in common, or arrays of different shape.
     """
-    mismatches, firsts = 0, []
+    mismatches = n_spikes = 0
+    firsts = []
     pairs = [("spikes", emulator.spikes, lava.spikes), ("v", emulator.v, lava.v)]
     if not set(emulator.spikes) & set(lava.spikes):
         raise DataError("compare", "the records hold no layer in common")
@@ -190,6 +225,8 @@ def compare(emulator: SpikeRecord, lava: SpikeRecord) -> Comparison:
                 continue
             if ours[layer].shape != theirs[layer].shape:
                 raise DataError(layer, f"records differ in shape: {ours[layer].shape} and {theirs[layer].shape}")
+            if quantity == "spikes":
+                n_spikes += max(np.count_nonzero(ours[layer]), np.count_nonzero(theirs[layer]))
             differ = ours[layer] != theirs[layer]
             if not differ.any():
                 continue
@@ -204,7 +241,7 @@ def compare(emulator: SpikeRecord, lava: SpikeRecord) -> Comparison:
                 emulator=values[0], lava=values[1],
             )))  # fmt: skip
     first = min(firsts, key=lambda item: item[:3])[-1] if firsts else None
-    return Comparison(n_steps=emulator.n_steps, mismatches=mismatches, first=first)
+    return Comparison(n_steps=emulator.n_steps, mismatches=mismatches, first=first, n_spikes=n_spikes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import DataError, NetworkError, RequestError, unsupported_kind
+from neurodeploy.errors import DataError, NetworkError, RequestError, check_arguments, unsupported_kind
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import (
@@ -34,6 +34,7 @@ RANDOM_RATE = 0.3
 """Probability of a spike in `random_spikes`."""
 
 
+@check_arguments
 def simulate(
     network: Network | QuantizedNetwork,
     spikes: NDArray[Any],
@@ -187,6 +188,7 @@ def samples_of(values: NDArray[Any], input_shape: tuple[int, ...]) -> NDArray[An
     return batch
 
 
+@check_arguments
 def verify(
     network: QuantizedNetwork, *, n_steps: int = 32, n_samples: int = 2, seed: int = 0, device: str | None = None,
     time_limit_s: float = DEFAULT_TIME_LIMIT_S,
@@ -209,6 +211,8 @@ def verify(
     """
     if n_steps < 1 or n_samples < 1:
         raise RequestError("verify", f"{n_samples} samples of {n_steps} steps are nothing to run")
+    if seed < 0:
+        raise RequestError("seed", f"is {seed}, below 0")
     target = target_named(network.target)
     if not target.simulators:
         raise RequestError("verify", f"has nothing to compare with: target {target.name!r} has no simulator of its vendor")
@@ -219,6 +223,7 @@ def verify(
     return compare(emulated, vendors)
 
 
+@check_arguments
 def with_input_population(network: QuantizedNetwork) -> QuantizedNetwork:
     """The network with its first layer as its input population, for chips whose spikes carry no numbers.
 

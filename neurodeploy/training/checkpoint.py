@@ -28,9 +28,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from neurodeploy.compression.module_weights import is_decay, learn_decays
-from neurodeploy.errors import DataError, NeurodeployError, RequestError, TrainingError
+from neurodeploy.errors import ArgumentTypeError, DataError, NeurodeployError, RequestError, TrainingError, check_arguments
 from neurodeploy.ir.arrays import memory_shortage
-from neurodeploy.ir.files import CHECKPOINTS, REPORT, excess, installed_version, replacing
+from neurodeploy.ir.files import CHECKPOINTS, REPORT, check_archive, installed_version, replacing
 
 _MAX_COMPARED_WHOLE = 4
 """Of longer lists, as of the lines of a model, an error names the first element that differs."""
@@ -140,13 +140,13 @@ def refusing_damage(path: str | Path) -> Iterator[None]:
     """Turn what a damaged file of a training run makes fail in the block into one DataError."""
     try:
         yield
-    except NeurodeployError:
-        raise
-    # besides the first three: a changed file whose checksum was made to match
+    # besides those of reading: a changed file whose checksum was made to match
     except (
-        OSError, SafetensorError, ValueError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError
+        NeurodeployError, OSError, SafetensorError, ValueError, ArithmeticError, AttributeError, LookupError, RuntimeError,
+        TypeError,
     ) as error:  # fmt: skip
-        if memory_shortage(error):
+        # a record with a text for a number is of the file, and other errors of ours have a sentence of their own
+        if memory_shortage(error) or (isinstance(error, NeurodeployError) and not isinstance(error, ArgumentTypeError)):
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".removeprefix("ValueError: ").split())[:120]
         raise DataError(str(path), f"is not of a training run ({reason})", remedy=_START_OVER) from error
@@ -247,6 +247,7 @@ _FORM = "neurodeploy"
 _SAVE = "Save the weights alone: torch.save(model.state_dict(), 'weights.pt')."
 
 
+@check_arguments
 def save_weights(model: torch.nn.Module, path: str | Path, *, form: str = "") -> None:
     """Write a model's state as safetensors, atomically.
 
@@ -303,6 +304,7 @@ def _header(path: str | Path) -> dict[str, str]:
         return {}
 
 
+@check_arguments
 def load_weights(model: torch.nn.Module, path: str | Path) -> None:
     """Read a model's state, written by `save_weights` or by ``torch.save(model.state_dict(), ...)``, or kept in a checkpoint.
 
@@ -386,11 +388,7 @@ def read_torch_file(path: Path) -> Any:
         if not zipfile.is_zipfile(path):
             raise ValueError("it is not in the format that torch.save has had since torch 1.6")
         with zipfile.ZipFile(path) as archive:
-            if why := excess(sum(member.file_size for member in archive.infolist()), path):
-                raise ValueError(f"it {why}")
-            # others unpack whatever their bytes hold before a size is looked at
-            if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in archive.infolist()):
-                raise ValueError("it is packed in a way that torch.save does not write")
+            check_archive(archive, path)
             (root,) = (name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("data.pkl"))
             if f"{root}constants.pkl" in archive.namelist():
                 raise ValueError("it is a scripted module")

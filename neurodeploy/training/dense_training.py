@@ -13,7 +13,7 @@ from neurodeploy.frontends.torch.extract import time_dimension
 from neurodeploy.frontends.torch.model_run import at_rest
 from neurodeploy.training.distributed import seeded
 from neurodeploy.training.encoders import READOUTS, read_out, spikes_of
-from neurodeploy.training.forward import Data, in_mode, run_model
+from neurodeploy.training.forward import Data, batches_of, in_mode, run_model
 from neurodeploy.training.options import FitOptions
 
 _MODE_DEPENDENT = (torch.nn.modules.batchnorm._NormBase, torch.nn.modules.dropout._DropoutNd)
@@ -66,7 +66,7 @@ def dense_model(
         return network, ""
     axis, is_one_step = time_dimension(model, sample)
     form = model if axis is None else SequenceModel(model, network.network.input_shape, axis)
-    inputs = torch.as_tensor(next(iter(data))[0])[:2]
+    inputs = next(batches_of(data))[0][:2]
     with in_mode(model, training=False):
         with seeded(options.seed):
             expected = run_model(network, spikes_of(inputs, network, options))
@@ -114,7 +114,7 @@ def trains_as_called(model: torch.nn.Module, data: Data, options: FitOptions) ->
     """Whether gradients reach all weights of a model, and not only its network's: a plain comparison has none."""
     is_frozen = not any(parameter.requires_grad for parameter in model.parameters())
     try:
-        inputs = torch.as_tensor(next(iter(data))[0])[:2]
+        inputs = next(batches_of(data))[0][:2]
         found = {True} if is_frozen else _gradients(model, inputs, options)
         if False not in found:
             return True

@@ -28,7 +28,7 @@ import torch
 import torch.distributed as dist
 
 from neurodeploy.errors import DataError, NeurodeployError, TrainingError
-from neurodeploy.training.forward import Data
+from neurodeploy.training.forward import Data, batches_of
 
 
 @contextmanager
@@ -337,12 +337,10 @@ class Order:
             # run through, not skipped: making batches may draw random numbers
             sum(1 for _ in islice(batches, done))
             set_random_state(resumed["random"])
-        for batch in batches:
-            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-                raise DataError("data", f"gave {type(batch).__name__}, not a pair (input, target)")
-            if len(batch[0]) == 0:
+        for inputs, targets in batches_of(batches):
+            if len(inputs) == 0:
                 raise DataError("data", "gave a batch without samples")
-            yield batch[0], torch.as_tensor(batch[1])
+            yield inputs, targets
 
     def state_dict(self) -> Mapping[str, Any]:
         """Random states at the start of the epoch, and now."""

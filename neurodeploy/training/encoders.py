@@ -18,7 +18,7 @@ from norse.torch import LIFRecurrentCell
 from numpy.typing import NDArray
 
 from neurodeploy.compression.trainable_network import TrainableNetwork
-from neurodeploy.errors import DataError, RequestError, TrainingError
+from neurodeploy.errors import DataError, RequestError, TrainingError, check_arguments
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import Network
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from neurodeploy.training.options import FitOptions
 
 
+@check_arguments
 @dataclass(frozen=True, slots=True)
 class Direct:
     """Direct coding: in every step a pixel sends round(x * levels) as a graded spike, and none where that is 0.
@@ -53,6 +54,7 @@ class Direct:
         return sent.unsqueeze(1).expand(len(images), n_steps, *images.shape[1:])
 
 
+@check_arguments
 def in_levels(network: Network, levels: int) -> Network:
     """Return the network for inputs 0..levels that equals this one for inputs 0..1.
 
@@ -140,6 +142,7 @@ def levels_of(encoder: Encoder) -> int:
     return int(getattr(encoder_of(encoder), "levels", 1))
 
 
+@check_arguments
 def encode(images: torch.Tensor | NDArray[Any], n_steps: int, encoder: Encoder = "rate") -> torch.Tensor:
     """Encode images as spikes for a model.
 
@@ -166,6 +169,8 @@ def encode(images: torch.Tensor | NDArray[Any], n_steps: int, encoder: Encoder =
     if n_steps < 1:
         raise RequestError("n_steps", f"is {n_steps}, not at least 1")
     intensities = torch.as_tensor(images).to(torch.float32)
+    if not intensities.ndim:
+        raise DataError("images", "are one number, not (batch, *shape)")
     least, most = torch.stack(torch.aminmax(intensities)).tolist() if intensities.numel() else (0, 1)  # one transfer
     if math.isnan(least):
         raise DataError("images", "hold NaN", remedy="Remove them before encoding.")
@@ -249,6 +254,7 @@ def order_remedy(has_steps_last: bool) -> str:
     return f"{shapes}: steps come last here, np.moveaxis(inputs, -1, 1) moves them." if has_steps_last else f"{shapes}."
 
 
+@check_arguments
 def simulator_spikes(images: torch.Tensor | NDArray[Any], n_steps: int, encoder: Encoder = "rate") -> NDArray[Any]:
     """Encode images as spikes for a simulator: (batch, \\*shape, n_steps), uint8, or int32 for graded spikes."""
     return for_simulators(encode(images, n_steps, encoder), levels_of(encoder))

@@ -20,7 +20,7 @@ from neurodeploy.compression.minimax import MinimaxPruning
 from neurodeploy.compression.module_weights import learn_decays, sample_of, takes_weights, trainable, why_not_held, write_back
 from neurodeploy.compression.pruning_method import ActiveNeurons, Phase, Pruning, PruningFactory
 from neurodeploy.compression.trainable_network import TrainableNetwork
-from neurodeploy.errors import TrainingError
+from neurodeploy.errors import TrainingError, check_arguments
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.simulation.records import EpochRecord
 from neurodeploy.targets import arithmetic_named, arithmetic_of
@@ -29,7 +29,7 @@ from neurodeploy.training.dense_training import dense_model, trains_as_called
 from neurodeploy.training.distributed import Order, Replicas, seeded, together
 from neurodeploy.training.encoders import read_out, spikes_of
 from neurodeploy.training.forward import Data, check_labels, evaluate, in_mode, run_model
-from neurodeploy.training.options import FitOptions, Progress, Step, run_fingerprint, values, worst
+from neurodeploy.training.options import FitOptions, Progress, Step, check_moments, run_fingerprint, values, worst
 
 
 class Teacher:
@@ -138,6 +138,7 @@ def learning_rate(phase: Phase, step: int, steps: int, options: FitOptions) -> f
     return rate * (_FINAL_RATE + (1 - _FINAL_RATE) * (1 + math.cos(math.pi * step / steps)) / 2)
 
 
+@check_arguments
 def fit(
     model: torch.nn.Module,
     budget: Budget | None,
@@ -356,6 +357,7 @@ class _FitRun(Learner):
             self.position = _Position(phase=phase)
         else:
             with refusing_damage(self.checkpoint.path):
+                check_moments(self.options.optimizer, trainable, self.kept["optimizer"])
                 optimizer.load_state_dict(self.kept["optimizer"])
             self.kept = None
         while self.position.epoch < epochs:

@@ -435,6 +435,26 @@ def predict(model: torch.nn.Module, inputs: torch.Tensor | NDArray[Any], options
     return classes
 
 
+def batches_of(data: Data, where: str = "data") -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield each batch as tensors (inputs, targets).
+
+    Raises
+    ------
+    DataError
+        A batch that is no pair of arrays of samples; `where` is what it calls the data.
+    """
+    for batch in data:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise DataError(where, f"gave {type(batch).__name__}, not a pair (input, target)")
+        try:
+            inputs, targets = (torch.as_tensor(part) for part in batch)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(where, f"gave {str(batch)[:60]}, which are not tensors") from error
+        if any(part.layout != torch.strided or part.is_meta or not part.ndim for part in (inputs, targets)):
+            raise DataError(where, "gave tensors that are no dense arrays of samples")
+        yield inputs, targets
+
+
 def evaluate(model: torch.nn.Module, data: Data, options: FitOptions) -> tuple[float, int]:
     """Measure the accuracy, 0..1; also returns the number of samples.
 
@@ -444,8 +464,8 @@ def evaluate(model: torch.nn.Module, data: Data, options: FitOptions) -> tuple[f
         No samples, or targets that are not classes.
     """
     correct = samples = 0
-    for inputs, target in data:
-        labels = torch.as_tensor(target).cpu()
+    for inputs, target in batches_of(data):
+        labels = target.cpu()
         check_labels(labels, len(inputs), None)
         correct += int((torch.from_numpy(predict(model, inputs, options)) == labels).sum())
         samples += len(labels)

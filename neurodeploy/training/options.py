@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import timedelta
 from types import TracebackType
@@ -17,7 +18,7 @@ from rich.progress import Progress as Bars
 from rich.spinner import Spinner
 from rich.text import Text
 
-from neurodeploy.errors import RequestError, check_numbers
+from neurodeploy.errors import RequestError, check_arguments, check_numbers
 from neurodeploy.training.encoders import Encoder, Readout, encoder_of, readout_of
 
 if TYPE_CHECKING:
@@ -35,6 +36,22 @@ def adam(parameters: Iterable[torch.nn.Parameter], learning_rate: float) -> torc
     return torch.optim.Adam(parameters, lr=learning_rate)
 
 
+def check_moments(factory: OptimizerFactory, parameters: Sequence[torch.nn.Parameter], state: Mapping[str, Any]) -> None:
+    """Raise what a step from an optimizer's state raises, and `ValueError` where it is not finite; nothing of the run changes.
+
+    A trial on copies, whose gradients are zero, asks of the state exactly what the optimizer needs, whatever kind it is.
+    """
+    copies = [torch.nn.Parameter(parameter.detach().clone()) for parameter in parameters]
+    for copied in copies:
+        copied.grad = torch.zeros_like(copied)
+    trial = factory(copies, 1e-3)
+    trial.load_state_dict(copy.deepcopy(dict(state)))  # it may keep the tensors that it is given, and change them
+    trial.step()
+    if not all(copied.isfinite().all() for copied in copies):
+        raise ValueError("a step of its optimizer gives weights that are not finite")
+
+
+@check_arguments
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitOptions:
     """Options of `fit`.
@@ -107,11 +124,6 @@ class FitOptions:
             raise RequestError("distill", f"is {self.distill}, not within 0..1")
         if not 0 < self.compress_share <= 1:
             raise RequestError("compress_share", f"is {self.compress_share}, not above 0 and at most 1")
-        if self.amp not in (None, "bf16"):
-            raise RequestError("amp", f"{self.amp!r} is unknown", remedy="Give 'bf16', or None for float32 throughout.")
-        for name in ("loss", "optimizer"):
-            if not callable(getattr(self, name)):
-                raise RequestError(name, f"is {type(getattr(self, name)).__name__}, not a function")
         # only for their errors: an unknown name is refused before any data is read
         encoder_of(self.encoder)
         readout_of(self.readout)

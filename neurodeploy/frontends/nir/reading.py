@@ -13,7 +13,7 @@ from dataclasses import replace
 import networkx as nx
 import numpy as np
 
-from neurodeploy.errors import ExtractError, unsupported_kind
+from neurodeploy.errors import ExtractError, check_arguments, unsupported_kind
 from neurodeploy.frontends import expressions
 from neurodeploy.frontends.assembly import LayerSpec, NodeSupport, assemble, topological_order
 from neurodeploy.frontends.expressions import LinearExpression, Shape, spikes
@@ -35,6 +35,7 @@ REWRITTEN_KINDS = ("SumPool2d", "AvgPool2d", "Scale", "Delay")
 """Kinds of nodes that become something else, as their readers say."""
 
 
+@check_arguments
 def read_nir(
     path: str | os.PathLike[str], *, dt: float | None = None, discretisation: str | None = None, reset: str | None = None,
     max_spikes: int | None = None,

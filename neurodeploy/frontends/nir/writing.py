@@ -8,7 +8,7 @@ from typing import Any
 import nir
 import numpy as np
 
-from neurodeploy.errors import ExtractError, RequestError, unsupported_kind
+from neurodeploy.errors import ExtractError, RequestError, check_arguments, unsupported_kind
 from neurodeploy.frontends.expressions import Shape
 from neurodeploy.frontends.nir.nodes import RESET_KEY, SPARSE
 from neurodeploy.ir.arrays import Floats
@@ -20,6 +20,7 @@ from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.passes.quantize import dequantize
 
 
+@check_arguments
 def write_nir(network: Network | QuantizedNetwork, path: str | os.PathLike[str], *, dt: float | None = None) -> None:
     """Write a network as a NIR file, for steps of forward Euler.
 
@@ -52,7 +53,7 @@ def write_nir(network: Network | QuantizedNetwork, path: str | os.PathLike[str],
     if dt is not None and not 0 < dt < np.inf:
         raise RequestError("dt", f"{dt} is not a positive length of a step")
     floats = dequantize(network) if isinstance(network, QuantizedNetwork) else network
-    graph = _GraphWriter(floats, floats.timestep_s if dt is None else dt).graph()
+    graph = _GraphWriter(floats, floats.timestep_s if dt is None else float(dt)).graph()
     with in_memory(path) as file:
         nir.write(file, graph)
 

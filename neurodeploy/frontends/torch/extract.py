@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils._pytree import tree_flatten
 
-from neurodeploy.errors import ExtractError, NetworkError, unsupported_kind
+from neurodeploy.errors import ExtractError, NetworkError, check_arguments, unsupported_kind
 from neurodeploy.frontends.assembly import NeuronSpec, assemble, topological_order, two_shares, uniform
 from neurodeploy.frontends.expressions import LinearExpression, Term
 from neurodeploy.frontends.torch.model_run import ModelRun
@@ -39,6 +39,7 @@ TOLERANCE = 1e-3
 """Share of the largest membrane potential or current that a model in single precision may lose by rounding, over its steps."""
 
 
+@check_arguments
 def extract(model: torch.nn.Module, sample: torch.Tensor) -> Network:
     """Read a Norse network by running it.
 

@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from neurodeploy.errors import BudgetError
+from neurodeploy.errors import BudgetError, check_arguments
 from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network
@@ -231,6 +231,7 @@ def count_cores(slices: tuple[Slice, ...]) -> int:
     return len({part.core for part in slices})
 
 
+@check_arguments
 def share_budget(
     network: Network | QuantizedNetwork,
     profile: Chip,

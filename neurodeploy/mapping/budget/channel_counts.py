@@ -15,7 +15,7 @@ from functools import cache, partial
 
 import numpy as np
 
-from neurodeploy.errors import BudgetError
+from neurodeploy.errors import BudgetError, check_arguments
 from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.connectivity import is_convolution
@@ -34,6 +34,7 @@ LEVELS = 64
 """Resolution of the level for channels."""
 
 
+@check_arguments
 def narrow_budget(
     network: Network, profile: Chip, *, cores: int | None = None, bits: int = DEFAULT_WEIGHT_BITS,
     balances: tuple[Balance, ...] = (),

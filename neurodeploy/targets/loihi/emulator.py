@@ -170,6 +170,8 @@ class Emulator:
         if on_overflow not in ("wrap", "raise", "warn"):
             raise RequestError("on_overflow", f"{on_overflow!r} is none of 'wrap', 'raise' and 'warn'")
         check_resets(reset_interval, reset_offset)
+        if threads is not None and threads < 1:
+            raise RequestError("threads", f"are {threads}, not at least 1")
         self.prepared = network if isinstance(network, Prepared) else Prepared(network)
         engine, on_device = self.prepared.engine, self.prepared.device is not None
         if on_device and threads not in (None, 1):

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import NetworkError, NetxError, unsupported_kind
+from neurodeploy.errors import NetworkError, NetxError, check_arguments, unsupported_kind
 from neurodeploy.ir.arrays import Integers
 from neurodeploy.ir.connectivity import is_convolution, is_dense
 from neurodeploy.ir.files import absence, hdf5_damage, in_memory
@@ -63,6 +63,7 @@ _UNSUPPORTED_TYPES = {
 }
 
 
+@check_arguments
 def read_netx(path: PathLike, *, trusted: bool = False) -> QuantizedNetwork:
     """Read a network as Lava runs it, from a file of neurodeploy or of lava-dl's slayer.
 
@@ -227,6 +228,7 @@ def check_file(network: QuantizedNetwork) -> None:
             check_lava_reads(f"layer {layer.name!r}", synapse.weight)
 
 
+@check_arguments
 def write_netx(network: QuantizedNetwork, path: PathLike) -> Path:
     """Write a network for Lava to `path`, whole or not at all; `read_netx` gives an equal network back.
 

@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.errors import DataError, NeurodeployError, SimulationError
-from neurodeploy.ir.files import in_memory, load_numpy
+from neurodeploy.ir.arrays import load_numpy
+from neurodeploy.ir.files import in_memory
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.quantized import (
     QuantizedConv,

@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neurodeploy.errors import DataError, RequestError, said_by, unsupported_kind
+from neurodeploy.errors import DataError, RequestError, check_arguments, said_by, unsupported_kind
 from neurodeploy.frontends import call_factory
-from neurodeploy.ir.files import load_numpy
+from neurodeploy.ir.arrays import load_numpy
 from neurodeploy.training.data.batches import Batches, DataSplit, Intensities
+from neurodeploy.training.forward import batches_of
 
 
 def frames(events: NDArray[Any], sensor: tuple[int, ...], n_steps: int, merge: int = 1) -> NDArray[np.uint8]:
@@ -368,16 +369,7 @@ class FactoryBatches:
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield each batch as dense tensors."""
         try:
-            for batch in self.data:
-                if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-                    raise DataError(self.where, f"gave {type(batch).__name__}, not a pair (input, target)")
-                try:
-                    inputs, labels = (torch.as_tensor(part) for part in batch)
-                except (TypeError, ValueError, RuntimeError) as error:
-                    raise DataError(self.where, f"gave {str(batch)[:60]}, which are not tensors") from error
-                if any(part.layout != torch.strided or part.is_meta or not part.ndim for part in (inputs, labels)):
-                    raise DataError(self.where, "gave tensors that are no dense arrays of samples")
-                yield inputs, labels
+            yield from batches_of(self.data, self.where)
         except (DataError, KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:  # also `sys.exit()`, which would end the command
@@ -406,6 +398,7 @@ def _survey(data: Any, where: str) -> tuple[tuple[int, ...], int]:
 SPECS = f"{', '.join(CATALOGUE)}, mnist:FILE.npz, or FILE.py:FACTORY"
 
 
+@check_arguments
 def load_data(spec: str, *, batch_size: int | None = None, folder: str | Path | None = None, n_steps: int = 12) -> DataSplit:
     """Load a data set by name.
 
