@@ -212,6 +212,7 @@ BAD_INPUT: dict[str, list[list[str]]] = {
     "evaluate": [["models.py:small", "--data", "letters"], ["fifo", "--data", "digits"]],
     "export": [["models.py:small", "--to", "a.onnx"], ["models.py:small", "--to", "none/a.net"], ["fifo", "--to", "a.net"]],
     "demo": [["--target", "none"], ["--cores", "0"], ["--out", "fifo"]],
+    "simulators": [["install"], ["install", "brian"], ["list", "extra"], ["remove"]],
 }  # fmt: skip
 
 

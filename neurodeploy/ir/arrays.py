@@ -9,7 +9,6 @@ import math
 import os
 import zipfile
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import fields
 from html import escape
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.errors import DataError, NetworkError, text_of
-from neurodeploy.ir.files import MAX_DECLARED_BYTES, absence, check_archive
+from neurodeploy.ir.files import MAX_DECLARED_BYTES, absence, available_memory, check_archive
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
@@ -138,30 +137,6 @@ def load_numpy(path: str | os.PathLike[str]) -> NDArray[Any] | dict[str, NDArray
         return arrays
     except Exception as error:  # NumPy raises almost anything on damaged bytes
         raise DataError(str(path), f"is not a NumPy file of numbers ({' '.join(str(error).split())[:120]})") from error
-
-
-def available_memory() -> tuple[float, str]:
-    """Memory in bytes that this process can still get, and what limits it; infinite where nothing says."""
-    found, pages = [(math.inf, "")], os.sysconf("SC_PAGE_SIZE")
-    with suppress(OSError, ValueError, ImportError):
-        import resource  # Unix only
-
-        size, *_, data, _ = (int(number) * pages for number in Path("/proc/self/statm").read_text("ascii").split())
-        for kind, used, name in ((resource.RLIMIT_AS, size, "ulimit -v"), (resource.RLIMIT_DATA, data, "ulimit -d")):
-            if (limit := resource.getrlimit(kind)[0]) != resource.RLIM_INFINITY:
-                found.append((limit - used, f"what {name} leaves"))
-    with suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        left = int((group / "memory.max").read_text("ascii")) - int((group / "memory.current").read_text("ascii"))
-        # the system takes back what it has only copied from files
-        cached = dict(line.split() for line in (group / "memory.stat").read_text("ascii").splitlines())
-        left += int(cached.get("inactive_file", 0)) + int(cached.get("active_file", 0))
-        found.append((left, "what the memory limit of the container leaves"))
-    with suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-        kilobytes = next(line.split()[1] for line in lines if line.startswith("MemAvailable"))
-        found.append((int(kilobytes) * 1024, "free memory of the machine"))
-    return min(found)
 
 
 def memory_shortage(error: BaseException) -> str:

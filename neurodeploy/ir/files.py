@@ -6,12 +6,14 @@ import atexit
 import fcntl
 import io
 import json
+import math
 import os
 import select
 import shutil
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -273,6 +275,8 @@ def absence(path: str | os.PathLike[str]) -> str:
 READ_LIMIT_S = 10.0
 """Time for a trial reading, besides a second for each `BYTES_A_SECOND`."""
 BYTES_A_SECOND = 20e6
+UNPACKED_BYTES_A_SECOND = 100e6
+"""A second more for each of these that a file declares beyond `MAX_DECLARED_BYTES`."""
 _START_LIMIT_S = 120.0  # importing h5py, on a machine that does much else
 
 
@@ -309,6 +313,35 @@ def excess(declared_bytes: int, path: str | os.PathLike[str]) -> str:
     if declared_bytes <= max(MAX_DECLARED_BYTES, MAX_PACKED * stored):
         return ""
     return f"declares {declared_bytes / 1e9:.1f} GB of data in a file of {stored / 1e3:.0f} kB"
+
+
+def available_memory() -> tuple[float, str]:
+    """Memory in bytes that this process can still get, and what limits it; infinite where nothing says."""
+    found, pages = [(math.inf, "")], os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, ValueError, ImportError):
+        import resource  # Unix only
+
+        size, *_, data, _ = (int(number) * pages for number in Path("/proc/self/statm").read_text("ascii").split())
+        for kind, used, name in ((resource.RLIMIT_AS, size, "ulimit -v"), (resource.RLIMIT_DATA, data, "ulimit -d")):
+            if (limit := resource.getrlimit(kind)[0]) != resource.RLIM_INFINITY:
+                found.append((limit - used, f"what {name} leaves"))
+    with suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        left = int((group / "memory.max").read_text("ascii")) - int((group / "memory.current").read_text("ascii"))
+        # the system takes back what it has only copied from files
+        cached = dict(line.split() for line in (group / "memory.stat").read_text("ascii").splitlines())
+        left += int(cached.get("inactive_file", 0)) + int(cached.get("active_file", 0))
+        found.append((left, "what the memory limit of the container leaves"))
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        kilobytes = next(line.split()[1] for line in lines if line.startswith("MemAvailable"))
+        found.append((int(kilobytes) * 1024, "free memory of the machine"))
+    return min(found)
+
+
+def _too_large(declared_bytes: int, left: float, source: str) -> str:
+    need, limit = 2 * declared_bytes / 1e9, max(left, 0.0) / 1e9
+    return f"is too large: reading it takes {need:.1f} GB of memory, of which there are {limit:.1f} ({source})"
 
 
 def check_archive(archive: zipfile.ZipFile, path: str | os.PathLike[str]) -> None:
@@ -383,20 +416,25 @@ def visit(name, item):
     if isinstance(item, h5py.Dataset):
         read(name, item.id, lambda: item[()])
 print(flush=True)  # tells the parent that the slow imports are done
+def answer(of_line):
+    print(json.dumps(of_line), flush=True)
 for line in sys.stdin:
-    declared, damage, (path, *limits) = 0, "", json.loads(line)
+    declared, damage, (path, most) = None, "", json.loads(line)
     limit(0)  # a damaged size can ask for any amount of memory
     try:
         stored_bytes = os.stat(path).st_size
         with h5py.File(path, "r") as file:
             declared = check(file, {h5o.get_info(file.id).addr})
-            if declared <= max(limits):
+            answer(declared)
+            if declared <= most:
                 limit(2 * declared)  # as stored, and as an array
                 visit("", file)
                 file.visititems(visit)
     except Exception as error:  # what lies behind it was not read, and could hang
         damage = str(error) if isinstance(error, Refused) else f"is damaged: {error}"
-    print(json.dumps([declared, " ".join(damage.split())]), flush=True)
+    if declared is None:
+        answer(0)
+    answer(" ".join(damage.split()))
 """
 
     def __init__(self) -> None:
@@ -412,13 +450,18 @@ for line in sys.stdin:
                 self._start()
             assert self._child is not None
             assert self._child.stdin is not None
+            left, source = available_memory()
+            most = min(max(MAX_DECLARED_BYTES, MAX_PACKED * path.stat().st_size), left / 2)
             # JSON keeps a path on one line, even one that holds a line break.
-            asked = [str(path.absolute()), MAX_DECLARED_BYTES, MAX_PACKED * path.stat().st_size]
-            self._child.stdin.write(json.dumps(asked).encode() + b"\n")
+            self._child.stdin.write(json.dumps([str(path.absolute()), most]).encode() + b"\n")
             self._child.stdin.flush()
+            begun = time.monotonic()
             if (answer := self._answer(limit_s)) is not None:
-                declared, damage = json.loads(answer)
-                return str(damage) or excess(declared, path)
+                declared = int(answer)
+                limit_s += max(0.0, min(declared, most) - MAX_DECLARED_BYTES) / UNPACKED_BYTES_A_SECOND
+                if (answer := self._answer(max(0.0, begun + limit_s - time.monotonic()))) is not None:
+                    unread = _too_large(declared, left, source) if declared > most else ""
+                    return str(json.loads(answer)) or excess(declared, path) or unread
             ended = self._child.poll() is not None
             self.close()
         slow = f"is damaged, or too large: reading it takes longer than {limit_s:.0f} s"
@@ -435,7 +478,7 @@ for line in sys.stdin:
         modules = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)  # so that it finds the same h5py
         self._child = subprocess.Popen(  # noqa: S603  (our own interpreter and program)
             [sys.executable, "-c", self._PROGRAM], env=os.environ | {"PYTHONPATH": modules, "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
         )  # fmt: skip
         self._owner = os.getpid()
         atexit.register(self.close)
@@ -447,7 +490,8 @@ for line in sys.stdin:
         """Return the next line of the child; None if it has ended or takes too long."""
         assert self._child is not None
         assert self._child.stdout is not None
-        # readline alone would wait for ever. The child writes short lines at once, so a readable pipe holds a whole one.
+        # readline alone would wait for ever. The child writes short lines at once, so a readable pipe holds a whole one, and
+        # without a buffer the next one stays in it.
         ready, _, _ = select.select([self._child.stdout], [], [], limit_s)
         line = self._child.stdout.readline() if ready else b""
         return line.decode(errors="replace").strip() if line else None
