@@ -58,8 +58,8 @@ def test_more_memory_than_there_is_is_refused_with_what_limits_it(monkeypatch: p
     with pytest.raises(nd.NetworkError) as refused:
         nd.inspect(image(2500), nd.load_profile("hala_point"))
     assert str(refused.value) == (
-        "layer 'image': 1.6 GB of memory to count 100,000,000 neurons and 144 weights > 0.0 (what ulimit -v leaves). "
-        "Use a machine, or a limit, with more memory, or make the layer smaller."
+        "layer 'image': 1.4 GB of memory to count 100,000,000 neurons, 144 weights and 6,250,000 inputs > 0.0 (what ulimit -v "
+        "leaves). Use a machine, or a limit, with more memory, or make the layer smaller."
     )
 
 
