@@ -48,10 +48,10 @@ def test_on_paper() -> None:
 def test_layers_that_never_fire_are_named() -> None:
     spikes = torch.zeros(1, 3, 2)
     found = evaluate(TWO, [(spikes, torch.tensor([0]))], FitOptions())
-    assert found.silent == ("hidden",)
+    assert found.silent == ["hidden"]
     assert "No neuron of 'hidden' ever fired: what is behind it saw no spike of this data." in str(found)
     spikes[0, 0] = 1
-    assert evaluate(TWO, [(spikes, torch.tensor([0]))], FitOptions()).silent == ()
+    assert evaluate(TWO, [(spikes, torch.tensor([0]))], FitOptions()).silent == []
 
 
 def test_a_device_changes_nothing_but_the_time() -> None:

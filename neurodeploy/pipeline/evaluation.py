@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, overload
 
@@ -73,7 +73,7 @@ class Evaluation:
     n_samples, n_steps : int
     seconds : float
         Wall time in the emulator.
-    silent : tuple of str
+    silent : list of str
         Layers that can fire, and never did.
     """
 
@@ -88,7 +88,7 @@ class Evaluation:
     n_samples: int
     n_steps: int
     seconds: float
-    silent: tuple[str, ...] = ()
+    silent: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         of = self.synaptic_operations
@@ -235,7 +235,7 @@ class _EvaluationTotal:
             rates={name: self.fired[name] / chances[name] for name in chances},
             latency_steps=self.latency / self.samples,
             overflows=dict(self.overflows), n_samples=self.samples, n_steps=self.steps // self.samples, seconds=self.seconds,
-            silent=tuple(name for name in firing if not self.fired[name]),
+            silent=[name for name in firing if not self.fired[name]],
         )  # fmt: skip
 
 
