@@ -98,11 +98,19 @@ def test_three_modules_are_refused_at_once_each_with_a_reason_and_a_way_round(
         "is no neuron that the chip has", "relu is not supported", "layer_norm is not supported"
     ]  # fmt: skip
     assert "LIFCell" in reasons[0]["remedy"]
-    assert reasons[1]["remedy"] == "Put spiking neurons there."
+    assert reasons[1]["remedy"] == "Put spiking neurons in its place; in front of neurons, leave it out."
     assert "BatchNorm" in reasons[2]["remedy"]
     assert main(["check", f"{models / 'three.py'}:model", "--target", "loihi2"]) == 1
     shown = capsys.readouterr().out
-    assert all(text in shown for text in ("6 exact", "3 unsupported", "Put spiking neurons there.", "Supported: no. 3 of 9"))
+    assert all(
+        text in shown
+        for text in (
+            "6 exact",
+            "3 unsupported",
+            "Put spiking neurons in its place; in front of neurons, leave it out.",
+            "Supported: no. 3 of 9",
+        )
+    )
     assert len(shown.splitlines()) < 24
 
 

@@ -123,7 +123,7 @@ PIXELS = torch.arange(4.0).view(2, 2)
 CHIP = r"\(a chip's synapses add up weighted spikes\)\. docs/operators.md lists what is"
 
 WRONG: dict[str, tuple[nn.Module, str]] = {
-    "an activation": (between(F.relu), r"^model \(Net\): relu is not supported .*Put spiking neurons there\.$"),
+    "an activation": (between(F.relu), r"^model \(Net\): relu is not supported .*in front of neurons, leave it out\.$"),
     "a product of sums": (between(lambda z: (z + z) * z), r"^model \(Net\): mul takes two tensors that both depend on spikes"),
     "silence of both": (between(lambda z: (1 - z) * (1 - z.flip(1))), r"^model \(Net\): mul fires without any spikes"),
     "a maximum above 1": (between(lambda z: (z + z.flip(1)).clamp(max=2)), r"^model \(Net\): clamp is not supported"),

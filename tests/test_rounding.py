@@ -128,7 +128,7 @@ def test_whatever_overflows_was_foreseen(job: tuple[QuantizedNetwork, NDArray[np
 def test_warnings_say_what_could_happen_and_what_did() -> None:
     network = in_integers(layer_of([[255] * 600]))
     errors = quantization_errors(dequantize(network), network)
-    could = "layer 'only' could overflow its 24-bit state: 24 bits if all synapses fired always"
+    could = "layer 'only' could overflow its 24-bit state: worst case 24 bits"
     assert warnings_of(errors) == [could]
     assert warnings_of(errors, {"only": 1234}, "on the test data") == [f"{could}; on the test data it did so 1,234 times"]
 

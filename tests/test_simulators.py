@@ -13,7 +13,7 @@ import pytest
 from test_lava import NETWORK
 
 from neurodeploy.__main__ import main
-from neurodeploy.errors import SimulationError
+from neurodeploy.errors import RequestError, SimulationError
 from neurodeploy.simulation.records import compare
 from neurodeploy.targets import simulator_process
 from neurodeploy.targets.loihi.emulator import run_emulator
@@ -46,7 +46,8 @@ def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
     """A stand-in for uv: it notes what it was asked, and makes environments of this Python. Called, it returns the notes."""
     notes = tmp_path / "notes"
-    make = f'echo "$@" >> {notes}; [ "$1" = venv ] || exit 0; for last; do :; done; mkdir -p "$last/bin"'
+    make = f'[ "$1" = --version ] && exit 0; echo "$@" >> {notes}; [ "$1" = venv ] || exit 0; '
+    make += 'for last; do :; done; mkdir -p "$last/bin"'
     monkeypatch.setenv("UV", str(program(tmp_path / "uv", f'{make}; ln -s {sys.executable} "$last/bin/python"')))
     found = simulator_process.is_importable
     monkeypatch.setattr(simulator_process, "is_importable", lambda name: name != "uv" and found(name))
@@ -99,11 +100,41 @@ def test_a_failed_installation_keeps_the_old_one(
     uv: Callable[[], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(ANYWHERE)
-    monkeypatch.setenv("UV", str(program(tmp_path / "broken", "echo 'error: no space left' >&2; exit 2")))
-    with pytest.raises(SimulationError, match=r"uv venv: error: no space left\. Make an environment of .* with a-package==1"):
+    monkeypatch.setenv(
+        "UV", str(program(tmp_path / "broken", "[ $1 = --version ] && exit 0; echo 'error: no space left.' >&2; exit 2"))
+    )
+    with pytest.raises(
+        SimulationError, match=r"broken venv --relocatable: error: no space left\. Make an environment of .* with a-package==1"
+    ):
         install(ANYWHERE)
     assert ANYWHERE.python.exists()
     assert len(uv()) == 3
+
+
+def test_without_uv_the_named_python_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shim that finds no uv behind it counts as none."""
+    monkeypatch.setenv("UV", str(program(tmp_path / "shim", "echo 'command not found' >&2; exit 127")))
+    monkeypatch.setenv("PATH", "/no/such/folder")
+    found, ran = simulator_process.is_importable, []
+    monkeypatch.setattr(simulator_process, "is_importable", lambda name: name != "uv" and found(name))
+
+    def run(_: Simulator, command: list[str]) -> None:
+        ran.append(command)
+        python = ANYWHERE.folder.with_name("anywhere.unfinished") / "bin" / "python"
+        if not python.exists():
+            python.parent.mkdir(parents=True)
+            python.symlink_to(sys.executable)
+
+    monkeypatch.setattr(simulator_process, "_run", run)
+    install(ANYWHERE, python="a-python")
+    assert ran[0] == ["a-python", "-m", "venv", f"{ANYWHERE.folder}.unfinished"]
+    assert [command[1:4] + command[5:] for command in ran[1:]] == [
+        ["-m", "pip", "install", "a-package==1"],
+        ["-m", "pip", "install", "--no-deps", "another==2"],
+    ]
+    monkeypatch.setattr(simulator_process, "_local_python", lambda: None)
+    with pytest.raises(RequestError, match=r"uv: is not installed, and would get Python 3\.10\. Install it by: pip install uv"):
+        install(ANYWHERE)
 
 
 def test_one_that_does_not_run_is_said(uv: Callable[[], list[str]]) -> None:

@@ -32,7 +32,7 @@ LAYERS: dict[str, tuple[list[nn.Module], str, list[nn.Module]]] = {
     ),
     "an activation": (
         [conv(), nn.ReLU()],
-        r"3 \(ReLU\): relu is not supported.*Put spiking neurons there",
+        r"3 \(ReLU\): relu is not supported.*Put spiking neurons in its place",
         [conv(), LIFBoxCell()],
     ),
 }

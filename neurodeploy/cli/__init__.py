@@ -29,7 +29,7 @@ def print_versions(context: click.Context, parameter: click.Parameter, value: bo
 def cli() -> None:
     """Get a spiking network onto a neuromorphic chip.
 
-    MODEL is file.py:factory or package.module:factory, a function without arguments that returns a Norse network (or a
+    MODEL is file.py:factory or package.module:factory, a function without arguments that returns a torch model (or a
     pair of it and a sample input), or a .net or .nir file. DATA is digits, mnist, fashion-mnist, cifar10, n-mnist, dvs-gesture,
     cifar10-dvs, shd, mnist:FILE.npz, or file.py:factory, a function that returns (train, test), each an iterable of
     (input, target) batches.

@@ -116,7 +116,11 @@ BITS = click.option(
 )
 WEIGHTS = click.option("--weights", type=Path, metavar="FILE", help="Trained weights: .safetensors, or .pt (weights only).")
 CHIP = click.option(
-    "--target", default="loihi2", show_default=True, metavar="CHIP", help="The chip whose integers a .nir file is rounded to."
+    "--target",
+    default="loihi2",
+    show_default=True,
+    metavar="CHIP",
+    help="The chip to whose integers floats are rounded; a .net file holds integers.",
 )
 OUT = click.option("--out", type=OutputPath(), required=True, metavar="DIR", help="Folder to write to; created if missing.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON with documented keys instead of tables.")

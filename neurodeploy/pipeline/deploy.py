@@ -344,8 +344,7 @@ def warnings_of(errors: tuple[LayerError, ...], overflows: Mapping[str, int] | N
             bits = max(error.worst_current_bits, error.worst_voltage_bits)
             measured = "" if overflows is None else f"; {of} it did so {overflows[error.layer]:,} times"
             lines.append(
-                f"layer {error.layer!r} could overflow its {error.state_bits}-bit state: {bits:.0f} bits if all synapses fired "
-                f"always{measured}"
+                f"layer {error.layer!r} could overflow its {error.state_bits}-bit state: worst case {bits:.0f} bits{measured}"
             )
         if error.decay_error > COARSE_DECAY:
             lines.append(

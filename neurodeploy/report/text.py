@@ -287,7 +287,7 @@ def step_costs(cost: StepEstimate, micro: str = "u") -> tuple[str, str]:
     """Energy and time of a step, each with its range where the profile has one: ``1.2 uJ (0.6 to 1.9)``."""
 
     def text(value: float, between: tuple[float, float] | None, unit: str) -> str:
-        around = "" if between is None else f" ({between[0] * 1e6:,.2g} to {between[1] * 1e6:,.2g})"
+        around = "" if between is None else f" ({between[0] * 1e6:,.3g} to {between[1] * 1e6:,.3g})"
         return f"{value * 1e6:,.3g} {micro}{unit}{around}"
 
     return text(cost.energy_j, cost.energy_range_j, "J"), text(cost.time_s, cost.time_range_s, "s")

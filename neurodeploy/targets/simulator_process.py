@@ -143,17 +143,28 @@ def install(simulator: Simulator, *, python: str | None = None) -> Path:
     Raises
     ------
     SimulationError
-        uv is not installed, or it failed: its last line is in the text.
+        uv, or pip where there is no uv, failed: its last line is in the text.
+    RequestError
+        There is neither uv nor a Python 3.10.
     """
     folder = simulator.folder
     new = folder.with_name(f"{simulator.name}.unfinished")
     shutil.rmtree(new, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # relocatable: it is renamed when it is complete
-    _uv(simulator, "venv", "--relocatable", "--python", python or _local_python() or PYTHON, str(new))
-    _uv(simulator, "pip", "install", "--python", str(new / "bin" / "python"), *simulator.packages)
+    made = new / "bin" / "python"
+    chosen = python or _local_python()
+    if uv := _uv_command():
+        # relocatable: it is renamed when it is complete
+        begin = [*uv, "venv", "--relocatable", "--python", chosen or PYTHON, str(new)]
+        add = [*uv, "pip", "install", "--python", str(made)]
+    elif chosen:
+        begin, add = [chosen, "-m", "venv", str(new)], [str(made), "-m", "pip", "install", "--disable-pip-version-check"]
+    else:
+        raise RequestError("uv", f"is not installed, and would get Python {PYTHON}", remedy="Install it by: pip install uv")
+    _run(simulator, begin)
+    _run(simulator, [*add, *simulator.packages])
     if simulator.without_dependencies:
-        _uv(simulator, "pip", "install", "--no-deps", "--python", str(new / "bin" / "python"), *simulator.without_dependencies)
+        _run(simulator, [*add, "--no-deps", *simulator.without_dependencies])
     shutil.rmtree(folder, ignore_errors=True)
     new.rename(folder)
     _not_found_by.cache_clear()
@@ -162,26 +173,33 @@ def install(simulator: Simulator, *, python: str | None = None) -> Path:
     return simulator.python
 
 
-def _uv(simulator: Simulator, *arguments: str) -> None:
-    command = _uv_command()
-    done = subprocess.run(  # noqa: S603  (uv, and requirements from above)
-        [*command, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL
+def _run(simulator: Simulator, command: list[str]) -> None:
+    done = subprocess.run(  # noqa: S603  (uv or pip, and requirements from above)
+        command, capture_output=True, text=True, stdin=subprocess.DEVNULL
     )
     if done.returncode != 0:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
         packages = " ".join((*simulator.packages, *simulator.without_dependencies))
         raise SimulationError(
-            simulator.name, f"could not be installed: uv {arguments[0]}: {lines[-1]}",
+            simulator.name, f"could not be installed: {Path(command[0]).name} {' '.join(command[1:3])}: {lines[-1].rstrip('.')}",
             remedy=f"Make an environment of Python {PYTHON} with {packages} yourself; name its Python in {simulator.variable}.",
         )  # fmt: skip
 
 
 def _uv_command() -> list[str]:
-    if is_importable("uv"):
-        return [sys.executable, "-m", "uv"]
-    if (found := os.environ.get("UV") or shutil.which("uv")) is not None:  # uv run sets UV
-        return [found]
-    raise RequestError("uv", "is not installed, and makes the environment", remedy="Install it by: pip install uv")
+    """The first uv that runs: a shim of pyenv may find nothing behind it; empty where there is none."""
+    # uv run sets UV
+    for command in ([sys.executable, "-m", "uv"], [os.environ.get("UV", "")], [shutil.which("uv") or ""]):
+        if command[0] and (len(command) == 1 or is_importable("uv")) and _runs([*command, "--version"]):
+            return command
+    return []
+
+
+def _runs(command: list[str]) -> bool:
+    try:
+        return subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).returncode == 0  # noqa: S603  (as above)
+    except OSError:
+        return False
 
 
 def _local_python() -> str | None:
@@ -190,7 +208,7 @@ def _local_python() -> str | None:
     candidates = [sys.executable, shutil.which(f"python{PYTHON}"), *map(str, version_folders.glob(f"{PYTHON}.*/bin/python"))]
     version = f"import sys; sys.exit('%d.%d' % sys.version_info[:2] != '{PYTHON}')"
     for candidate in filter(None, candidates):
-        if subprocess.run([candidate, "-c", version], capture_output=True).returncode == 0:  # noqa: S603  (interpreters)
+        if _runs([candidate, "-c", version]):
             return candidate
     return None
 

@@ -194,7 +194,11 @@ def check_spikes(spikes: torch.Tensor, where: str, levels: int = 1) -> torch.Ten
         if not ((sent - sent.round()).abs().lt(_LEVEL_TOLERANCE) & sent.ge(0) & sent.le(levels)).all():
             raise DataError(where, f"holds values other than 0, 1/{levels} .. 1", remedy="Round them to its levels.")
     elif not ((spikes == 0) | (spikes == 1)).all():
-        raise DataError(where, "holds values other than 0 and 1", remedy="The chip takes spikes; give images an encoder.")
+        raise DataError(
+            where,
+            "holds values other than 0 and 1",
+            remedy="The chip takes spikes: turn counts of events into (x > 0), and give images an encoder.",
+        )
     return spikes
 
 

@@ -420,7 +420,7 @@ WITH_TIME = frozenset({"linear", "matmul", "add", "radd", "iadd", "sub", "isub",
 
 _ACTIVATIONS = "relu relu6 leaky_relu prelu elu celu selu gelu silu mish softplus sigmoid hardsigmoid tanh hardtanh hardswish"
 _WAYS_ROUND = {
-    _ACTIVATIONS: "Put spiking neurons there.",
+    _ACTIVATIONS: "Put spiking neurons in its place; in front of neurons, leave it out.",
     "conv3d": "Put time outside: Conv2d at each step, and neurons that remember; delays by spikes of earlier steps.",
     "layer_norm group_norm instance_norm rms_norm": "Use BatchNorm, whose numbers are fixed after training, and train again.",
     "softmax log_softmax": "Leave it out between neurons; behind the last ones the host computes it.",
