@@ -107,7 +107,7 @@ def test_three_modules_are_refused_at_once_each_with_a_reason_and_a_way_round(
         for text in (
             "6 exact",
             "3 unsupported",
-            "Put spiking neurons in its place; in front of neurons, leave it out.",
+            "Put spiking neurons in",
             "Supported: no. 3 of 9",
         )
     )

@@ -12,7 +12,7 @@ from norse.torch import IAFCell, LICell, LIFBoxCell, LIFCell, SequentialState
 from torch import nn
 from torch.nn import functional as F  # noqa: N812  (as everybody calls it)
 
-from neurodeploy.errors import ExtractError
+from neurodeploy.errors import ArgumentTypeError, ExtractError
 from neurodeploy.frontends.torch.extract import extract
 
 Forward = Callable[["Net", torch.Tensor, Any], Any]
@@ -221,7 +221,7 @@ def test_what_a_module_may_not_do(model: nn.Module, message: str) -> None:
 
 
 def test_a_model_is_a_module() -> None:
-    with pytest.raises(ExtractError, match=r"^model: is a function, not a torch\.nn\.Module"):
+    with pytest.raises(ArgumentTypeError, match=r"^extract, argument 'model': is of type function, and has to be Module"):
         extract(lambda x: x, torch.zeros(2, 4))  # type: ignore[arg-type]  # wrong on purpose
 
 

@@ -92,7 +92,7 @@ def test_installing_makes_an_environment_in_the_cache_folder(uv: Callable[[], li
     assert venv.startswith("venv --relocatable --python ")
     assert venv.endswith(new)
     assert packages == f"pip install --python {new}/bin/python a-package==1"
-    assert alone == f"pip install --no-deps --python {new}/bin/python another==2"
+    assert alone == f"pip install --python {new}/bin/python --no-deps another==2"
     assert [path.name for path in ANYWHERE.folder.parent.iterdir()] == ["anywhere"]
 
 
@@ -132,7 +132,7 @@ def test_without_uv_the_named_python_makes_it(tmp_path: Path, monkeypatch: pytes
         ["-m", "pip", "install", "a-package==1"],
         ["-m", "pip", "install", "--no-deps", "another==2"],
     ]
-    monkeypatch.setattr(simulator_process, "_local_python", lambda: None)
+    monkeypatch.setattr(simulator_process, "local_python", lambda: None)
     with pytest.raises(RequestError, match=r"uv: is not installed, and would get Python 3\.10\. Install it by: pip install uv"):
         install(ANYWHERE)
 

@@ -152,8 +152,8 @@ def install(simulator: Simulator, *, python: str | None = None) -> Path:
     shutil.rmtree(new, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = new / "bin" / "python"
-    chosen = python or _local_python()
-    if uv := _uv_command():
+    chosen = python or local_python()
+    if uv := uv_command():
         # relocatable: it is renamed when it is complete
         begin = [*uv, "venv", "--relocatable", "--python", chosen or PYTHON, str(new)]
         add = [*uv, "pip", "install", "--python", str(made)]
@@ -186,7 +186,7 @@ def _run(simulator: Simulator, command: list[str]) -> None:
         )  # fmt: skip
 
 
-def _uv_command() -> list[str]:
+def uv_command() -> list[str]:
     """The first uv that runs: a shim of pyenv may find nothing behind it; empty where there is none."""
     # uv run sets UV
     for command in ([sys.executable, "-m", "uv"], [os.environ.get("UV", "")], [shutil.which("uv") or ""]):
@@ -202,7 +202,7 @@ def _runs(command: list[str]) -> bool:
         return False
 
 
-def _local_python() -> str | None:
+def local_python() -> str | None:
     """A Python 3.10 of this machine: on the path, or of pyenv, whose shim runs only in some folders."""
     version_folders = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
     candidates = [sys.executable, shutil.which(f"python{PYTHON}"), *map(str, version_folders.glob(f"{PYTHON}.*/bin/python"))]
