@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ class ToyTarget:
         weight_bits=(4, 6), weight_exponent=0, current_bits=16, membrane_bits=16, threshold_bits=10, decay_bits=4, bias_min=-512,
         bias_max=511, source="toy data sheet",
     )  # fmt: skip
+    other_forms: Mapping[str, Callable[[QuantizedNetwork], str]] = MappingProxyType({"txt": lambda network: network.target})
 
     def decay_registers(self, share: Floats) -> Integers:
         return np.clip(np.rint(-np.log2(np.maximum(share, 2.0**-15))), 0, 15).astype(np.int64)
@@ -146,6 +148,7 @@ def test_a_toy_target_goes_the_whole_way(toy: nd.HardwareProfile, tmp_path: Path
 
     made = nd.deploy(NETWORK, toy, out=tmp_path / "out")
     assert made.report.files["network"].endswith("model.toy")
+    assert Path(made.report.files["txt"]).read_text() == "toy"
     assert made.report.to_json()["target"] == "toy"
     again = targets.target_of_file(Path("model.toy"))
     assert again is not None

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from test_subtractive import network_of, subtractive
 from xylo_runs import drawn, layer_of_xylo, needs_xylosim, neurons_of_xylo
 
@@ -25,6 +26,7 @@ from neurodeploy.targets import target_named, target_of_file
 from neurodeploy.targets.xylo import XYLO_TARGET as XYLO
 from neurodeploy.targets.xylo import specification
 from neurodeploy.targets.xylo.emulator import core_of
+from neurodeploy.training.data.batches import DataSplit
 
 XYLO_CHIP = nd.load_profile("xylo")
 
@@ -283,11 +285,82 @@ def test_the_whole_way_on_the_command_line(
         return found
 
     made = nd.deploy(FLOATS, XYLO_CHIP, out="out")
+    # the specification without NumPy: what the .npz has for a board, and nothing else
+    listed = json.loads(Path(made.report.files["json"]).read_text())
+    with np.load(made.report.files["network"]) as file:
+        assert sorted(listed) == sorted(name for name in file if "/" not in name)
+        assert all(np.array_equal(file[name], value) for name, value in listed.items())
     assert made.report.to_json()["target"] == "xylo"
     assert any(
         re.search(r"layer 'layer0' has the chip's decays: .* up to 0\.050 of a state", line) for line in made.report.warnings
     )
     assert run("inspect out/model.npz --target xylo")["fits"]
     assert run("deploy out/model.npz --target xylo --out again")["target"] == "xylo"
-    assert run("verify out/model.npz --steps 20")["equal"]
+    assert run("verify out/model.npz --target xylo --steps 20")["equal"]
     assert 0 <= run("evaluate out/model.npz --data mine.py:data --steps 20")["classification_accuracy"] <= 1
+
+
+XYLO_TYPE = type(XYLO)
+OPTIONS = nd.FitOptions(epochs_dense=1, epochs_compress=1, epochs_finetune=0, n_steps=6)
+
+
+def halves() -> DataSplit:
+    batch = torch.rand(8, 6, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 4
+    return DataSplit(train=[batch], test=[batch], input_shape=(6,), n_classes=4)
+
+
+@pytest.mark.parametrize("start", [nd.compress, "command"])
+def test_decays_that_are_shifts_do_not_learn(
+    start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Refused before any training."""
+    message = (
+        r"learn_decays: target 'xylo' has few decays, far apart \(0\.5, 0\.25, 0\.125 \.\.\.\): they cannot learn .*Leave it out"
+    )
+    if start == "command":
+        monkeypatch.chdir(tmp_path)
+        Path("mine.py").write_text(MODEL)
+        nd.write_nir(FLOATS, "net.nir")
+        command = "compress net.nir --reset subtract --data mine.py:data --target xylo --steps 6 --learn-decays --out out"
+        assert command_line(command.split()) == 2
+        assert re.search(message, " ".join(capsys.readouterr().err.split()))
+        return
+    steps: list[Any] = []
+    options = replace(OPTIONS, learn_decays=True)
+    with pytest.raises(RequestError, match=f"^{message}"):
+        start(FLOATS, None, XYLO_CHIP, halves(), options, out=tmp_path / "out", progress=steps.append)
+    assert not steps
+
+
+class OfSnnTorch(torch.nn.Module):
+    """Two layers of snnTorch's neurons as they are by default; with other options of the last, and a linear layer behind it."""
+
+    def __init__(self, *, behind: bool = False, membrane: bool = False) -> None:
+        super().__init__()
+        snntorch = pytest.importorskip("snntorch")
+        self.membrane, reset = membrane, {"reset_mechanism": "none"} if membrane else {}
+        self.first, self.hidden = torch.nn.Linear(6, 12, bias=False), snntorch.Leaky(0.8)
+        self.second, self.last = torch.nn.Linear(12, 4, bias=False), snntorch.Leaky(0.8, **reset)
+        self.behind = torch.nn.Linear(4, 4, bias=False) if behind else torch.nn.Identity()
+        for linear in (self.first, self.second):
+            torch.nn.init.uniform_(linear.weight, -0.3, 0.9, generator=torch.Generator().manual_seed(0))
+
+    def forward(self, x: Any, state: Any = None) -> Any:
+        first, last = (self.hidden.init_leaky(), self.last.init_leaky()) if state is None else state
+        spikes, first = self.hidden(self.first(x), first)
+        spikes, last = self.last(self.second(spikes), last)
+        return (last if self.membrane else self.behind(spikes)), (first, last)
+
+
+def test_a_last_layer_that_resets_late_has_a_remedy_that_works() -> None:
+    def run(**options: bool) -> tuple[nd.SpikeRecord, nd.SpikeRecord]:
+        network = nd.extract(OfSnnTorch(**options), torch.zeros(1, 6))
+        return nd.simulate(nd.quantize(network, XYLO_CHIP), SPIKES, record="all"), nd.simulate(network, SPIKES, record="all")
+
+    remedy = r"reset_mechanism='none', return mem\), or put a linear layer behind it"
+    with pytest.raises(NetworkError, match=rf"^layer '\w+': receives '\w+', and Xylo's readout .*{remedy}"):
+        run()
+    for options in ({"membrane": True}, {"behind": True}):
+        chip, floats = run(**options)
+        assert floats.spikes[next(iter(floats.spikes))].sum() > 100
+        assert np.corrcoef(chip.v[chip.output].ravel(), floats.v[floats.output].ravel())[0, 1] > 0.8, options

@@ -34,7 +34,7 @@ DONE, DIFFERS = 0, 1
 DATA_SETS = ("digits", "mnist", "fashion-mnist", "cifar10", "n-mnist", "dvs-gesture", "cifar10-dvs", "shd")
 """Names that `load_data` knows, here because its module would import torch to show a help text; a test compares them."""
 DATA = f"{', '.join(DATA_SETS)}, mnist:FILE.npz, or file.py:factory"
-ENDS = ("emulator", "lava", "loihi2")
+ENDS = ("emulator", "lava", "loihi2", "xylosim")
 
 
 MOST_STEPS, LARGEST_SEED = 1_000_000, (1 << 31) - 1
@@ -126,7 +126,7 @@ OUT = click.option("--out", type=OutputPath(), required=True, metavar="DIR", hel
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON with documented keys instead of tables.")
 TIME_LIMIT = click.option(
     "--time-limit", type=NumberRange(0, min_open=True), default=600.0, show_default=True, metavar="SECONDS",
-    help="Stop a Lava simulation after this time.",
+    help="Stop the vendor's simulator after this time.",
 )  # fmt: skip
 METHOD = click.option(
     "--method", default="minimax", show_default=True, callback=refuse_unknown_method, metavar="NAME",
@@ -207,7 +207,17 @@ RESUME = click.option("--resume", is_flag=True, help="Resume an interrupted run 
 SEED = click.option("--seed", type=click.IntRange(0, LARGEST_SEED), default=0, show_default=True, help="Random seed.")
 
 
-OUTPUTS = ("model.net", "weights.safetensors", "trained.nir", "record.npz", "report.html", "report.json", "report.txt")
+OUTPUTS = (
+    "model.net",
+    "model.npz",
+    "model.json",
+    "weights.safetensors",
+    "trained.nir",
+    "record.npz",
+    "report.html",
+    "report.json",
+    "report.txt",
+)
 """Names of the files that `deploy` and `compress` write."""
 
 

@@ -22,6 +22,7 @@ from neurodeploy.compression.trainable_network import (
     TrainableConnection,
     TrainableLayer,
     TrainableNetwork,
+    check_decays_learn,
     registered_share,
 )
 from neurodeploy.errors import DataError, ExtractError, RequestError, TrainingError, check_arguments
@@ -394,7 +395,13 @@ def learn_decays(model: torch.nn.Module, arithmetic: Arithmetic | None = None) -
     -------
     int
         Number of cells whose decays learn.
+
+    Raises
+    ------
+    RequestError
+        A chip whose decays cannot learn; see `check_decays_learn`.
     """
+    check_decays_learn(arithmetic or arithmetic_named())
     cells = [
         module
         for module in model.modules()

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neurodeploy.errors import check_arguments, unsupported_kind
+from neurodeploy.errors import RequestError, check_arguments, unsupported_kind
 from neurodeploy.ir.arrays import Floats, Integers
 from neurodeploy.ir.graph import Connection, bias_sources
 from neurodeploy.ir.network import Conv, Dense, Layer, Network, Neuron, Sparse, Synapse, by_wiring, wiring_of
@@ -166,6 +166,22 @@ def registered_share(log: torch.nn.Parameter, arithmetic: Arithmetic) -> torch.T
 
 def _registered(share: torch.Tensor, arithmetic: Arithmetic) -> Floats:
     return arithmetic.decay_shares(arithmetic.decay_registers(share.detach().cpu().numpy()))
+
+
+def check_decays_learn(arithmetic: Arithmetic) -> None:
+    """Refuse to let decays learn for a chip whose decays are not the multiples of one number, as `LearntDecays` has them.
+
+    Raises
+    ------
+    RequestError
+    """
+    first, second, third = arithmetic.decay_shares(np.array([1, 2, 3]))
+    if not np.isclose(third - second, second - first, rtol=1e-9, atol=0):
+        raise RequestError(
+            "learn_decays", f"target {arithmetic.name!r} has few decays, far apart ({first:.4g}, {second:.4g}, {third:.4g} ...): "
+            "they cannot learn", source=arithmetic.registers.source,
+            remedy="Leave it out (on the command line --learn-decays): weights are trained with the chip's decays.",
+        )  # fmt: skip
 
 
 class LearntDecays(torch.nn.Module):
@@ -425,8 +441,9 @@ class TrainableNetwork(torch.nn.Module):
     def learn_decays(self, arithmetic: Arithmetic) -> int:
         """Make the decays of the neurons parameters that a chip's registers hold; returns the number of layers that have some.
 
-        Layers whose decays learn already stay as they are.
+        Layers whose decays learn already stay as they are. `RequestError` for a chip whose decays cannot: `check_decays_learn`.
         """
+        check_decays_learn(arithmetic)
         for layer in self:
             made = LearntDecays(layer.layer, arithmetic)
             if layer.decays is None and next(made.parameters(), None) is not None:

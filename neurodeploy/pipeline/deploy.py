@@ -202,7 +202,8 @@ def deploy(
     """Quantise and place a network; write its network file, ``report.html``, ``report.json`` and ``report.txt``.
 
     A network that does not fit is written, too: the simulators run it, and its report names the limits it breaks. For a profile
-    without a target there is no network file; for Loihi it is ``model.net``. All files appear together, or none if a step fails.
+    without a target there is no network file; for Loihi it is ``model.net``, for Xylo
+    ``model.npz`` and ``model.json``. All files appear together, or none if a step fails.
 
     Parameters
     ----------
@@ -316,9 +317,11 @@ def in_integers(
 
 
 def network_file(network: QuantizedNetwork, folder: Path, target: Target | None) -> None:
-    """Write the network into a folder as its target does; no file without a target."""
+    """Write the network into a folder as its target does, and in its other forms; no file without a target."""
     if target is not None:
         target.write(network, folder / f"{NETWORK_STEM}{target.suffix}")
+        for ending, text_of in target.other_forms.items():
+            write_text(folder / f"{NETWORK_STEM}.{ending}", text_of(network))
 
 
 def counting_note(profile: HardwareProfile) -> tuple[str, ...]:
@@ -381,9 +384,10 @@ FILE_NAMES = {
 
 
 def output_files(folder: Path, target: Target | None, *kinds: str) -> dict[str, str]:
-    """Paths of the network's file, of the files of `kinds`, and of the report; a folder may hold others, from an earlier run."""
+    """Paths of the network's files, of the files of `kinds`, and of the report; a folder may hold others, from an earlier run."""
     network = {} if target is None else {"network": f"{NETWORK_STEM}{target.suffix}"}
-    names = network | {kind: FILE_NAMES[kind] for kind in (*kinds, "page", "report", "text")}
+    others = {} if target is None else {ending: f"{NETWORK_STEM}.{ending}" for ending in target.other_forms}
+    names = network | others | {kind: FILE_NAMES[kind] for kind in (*kinds, "page", "report", "text")}
     return {kind: str(folder / name) for kind, name in names.items()}
 
 

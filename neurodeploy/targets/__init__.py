@@ -139,12 +139,16 @@ class Target(Arithmetic, Protocol):
         Ending of its network files, e.g. ``".net"``.
     simulators : tuple of str
         Names of the vendor's simulators and boards that `run_simulator` takes, the one to verify against first; may be empty.
+    other_forms : mapping of str to callable
+        Text of a network for other tools, by the ending of its file without the dot: `deploy` writes it beside the network file.
     """
 
     @property
     def suffix(self) -> str: ...
     @property
     def simulators(self) -> tuple[str, ...]: ...
+    @property
+    def other_forms(self) -> Mapping[str, Callable[[QuantizedNetwork], str]]: ...
 
     def check_chip(self, network: QuantizedNetwork, profile: HardwareProfile) -> None:
         """Raise `NeurodeployError` for what a profile's chip cannot hold, beside its registers and the resources of its cores."""

@@ -7,8 +7,9 @@ Loihi 1 silicon agrees where it was compared (Michaelis et al. 2022, Brian2Loihi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import numpy as np
@@ -203,6 +204,7 @@ class LoihiTarget:
     name = "loihi"
     suffix = ".net"
     simulators = ("lava", "loihi2")  # Lava first: it returns all layers and membranes, a board the output alone
+    other_forms: Mapping[str, Callable[[QuantizedNetwork], str]] = MappingProxyType({})
     resets = ("to zero",)
     # From 2 bits on: with weights of both signs one bit is the sign.
     registers = Registers(

@@ -15,7 +15,7 @@ the layers of a network onto the chip's one pool of hidden neurons.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -204,6 +204,13 @@ class XyloTarget:
         from neurodeploy.targets.xylo.specification import read_specification
 
         return read_specification(path)
+
+    @property
+    def other_forms(self) -> Mapping[str, Callable[[QuantizedNetwork], str]]:
+        """The specification as JSON."""
+        from neurodeploy.targets.xylo.specification import json_specification
+
+        return {"json": json_specification}
 
     # ------------------------------------------------------------------------------------------ running
 

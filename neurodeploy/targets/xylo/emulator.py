@@ -102,9 +102,13 @@ def core_of(network: QuantizedNetwork) -> Core:
         for connection in layer.connections:
             memory = "out" if layer is last else "in" if connection.source == INPUT else "rec"
             if layer is last and connection.source in (INPUT, last.name):
+                own = (
+                    "Read its membrane without a reset (snnTorch: reset_mechanism='none', return mem), or put a linear layer "
+                    "behind it, which is the readout then."
+                )
                 raise NetworkError(
                     f"layer {layer.name!r}", f"receives {connection.source!r}, and Xylo's readout neurons only hidden ones",
-                    source=SOURCE, remedy="Let a hidden layer receive it.",
+                    source=SOURCE, remedy="Let a hidden layer receive it." if connection.source == INPUT else own,
                 )  # fmt: skip
             rows = slice(None) if connection.source == INPUT else places[connection.source]
             columns = slice(None) if layer is last else places[layer.name]

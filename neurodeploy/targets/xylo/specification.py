@@ -61,6 +61,12 @@ def specification_of(core: Core) -> dict[str, NDArray[Any]]:
     return arrays
 
 
+def json_specification(network: QuantizedNetwork) -> str:
+    """Return the arrays of a network's specification as JSON: lists by name, and numbers for the shifts of the weights."""
+    arrays = specification_of(core_of(network))
+    return json.dumps({name: array.tolist() for name, array in arrays.items()}) + "\n"
+
+
 KINDS: dict[str, Any] = {
     kind.__name__: kind for kind in (QuantizedSubtractiveLIF, QuantizedLI, QuantizedDense, QuantizedSparse, QuantizedConv)
 }
