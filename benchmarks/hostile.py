@@ -187,6 +187,7 @@ def cut(path: Path) -> None:
 HEADERS = {
     "one bracket": b"(" + b" " * 38 + b"\n",
     "a gigantic shape": b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000, 1000000), }\n",
+    "a negative side": b"{'descr': '|u1', 'fortran_order': False, 'shape': (-1,), }\n",
     "not a dict": b"[1, 2]\n",
     "code": b"{'descr': __import__('os'), 'fortran_order': False, 'shape': (3,), }\n",
     "objects": b"{'descr': '|O', 'fortran_order': False, 'shape': (3,), }\n",
@@ -294,6 +295,13 @@ def pickled(content: bytes, path: Path) -> None:
     repacked(lambda name, data: content if name.endswith("data.pkl") else data, path)
 
 
+def packed_instructions(path: Path) -> None:
+    """Write an archive of some kB whose instructions make millions of lists."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("w/data.pkl", b"\x80\x02" + b"]" * 7_000_000 + b".")
+        archive.writestr("w/byteorder", "little")
+
+
 def packed_by(method: int, path: Path) -> None:
     """Write an archive of one member in a packing that `zipfile` unpacks whole, whatever size the member declares."""
     with zipfile.ZipFile(path, "w", method) as archive:
@@ -330,6 +338,7 @@ WEIGHTS: Mapping[str, Callable[[Path], Any]] = {
     "short": partial(repacked, beyond),
     "big": partial(repacked, swapped),
     "tar": in_tar,
+    "packed instructions": packed_instructions,
     "deep key": partial(pickled, b"\x80\x02})" + b"\x85" * 1_000_000 + b"K\x01s."),
     "deep keys": partial(pickled, b"\x80\x02}()" + b"\x85" * 5000 + b"K\x01u."),
     "deep argument": partial(pickled, b"\x80\x02ccollections\nOrderedDict\n]])" + b"\x85" * 1_000_000 + b"aNaa\x85R."),

@@ -152,6 +152,7 @@ def test_weights_are_read_without_torch_load_and_no_code_of_theirs_runs(
         "deep argument": "TypeError", "deep name": "a storage has no name",
         "long key": "it holds what torch.save does not write", "gigantic bytes": "it holds what torch.save does not write",
         "bzip2": "it is packed in a way", "lzma": "it is packed in a way", "longer": "KeyError: 0",
+        "packed instructions": "its instructions are larger",
     }  # fmt: skip
     assert reasons.keys() == WEIGHTS.keys()
     for name, reason in reasons.items():
@@ -218,4 +219,4 @@ def test_a_file_that_memory_cannot_hold_is_refused_before_it_is_read(tmp_path: P
     assert files.hdf5_damage(path) == ""
     monkeypatch.setattr(files, "available_memory", lambda: (1e7, "what ulimit -v leaves"))
     damage = files.hdf5_damage(path)
-    assert damage == "is too large: reading it takes 0.0 GB of memory, of which there are 0.0 (what ulimit -v leaves)"
+    assert damage == "is too large: reading it takes 0.0 GB of memory, of 0.0 (what ulimit -v leaves)"

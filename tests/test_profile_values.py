@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from chipfiles import TINY, tiny_with
+from chipfiles import TINY, board, tiny_with
 
 from neurodeploy.errors import ProfileError
 from neurodeploy.hardware.profile import KEYS, UNLIMITED, HardwareProfile
@@ -126,6 +126,14 @@ BAD_WIDTHS = {
     "fraction": ([1, 2.5], r"is a fraction \(2\.5\)"),
     "too wide": ([8, 33], "33 bits in a width > 32"),
 }
+
+
+@pytest.mark.parametrize("key", ["state_bits", "threshold_bits", "decay_bits", "payload_bits"])
+def test_registers_are_no_wider_than_integers(load_chip: Callable[[str], Any], key: str) -> None:
+    entry = {"unit": "bits", "source": "its maker"}
+    load_chip(board(**{key: entry | {"value": 64}}))
+    with pytest.raises(ProfileError, match=rf"{key}: is above 64, more than any chip has"):
+        load_chip(board(**{key: entry | {"value": 65}}))
 
 
 @pytest.mark.parametrize(("value", "says"), BAD_WIDTHS.values(), ids=BAD_WIDTHS.keys())

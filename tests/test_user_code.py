@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import neurodeploy as nd
@@ -81,6 +86,27 @@ def test_a_model_that_ends_or_raises_is_one_line(name: str, code: str, capsys: p
     assert (said.out, said.err.count("\n")) == ("", 1)
 
 
+def test_a_model_that_leaves_the_folder_leaves_the_outputs_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "mine.py").write_text(f"import os\n{CODE}\ndef goes():\n    os.chdir('elsewhere')\n    return model()\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["deploy", "mine.py:goes", "--target", "loihi2", "--out", "made"]) == 0
+    assert (tmp_path / "made" / "report.html").is_file()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert capsys.readouterr().err == ""
+
+
+def test_a_model_that_closes_stdout_has_its_result_printed(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(f"{CODE}\ndef closes():\n    sys.stdout.close()\n    return model()\n")
+    command = [sys.executable, "-m", "neurodeploy", "inspect", "mine.py:closes", "--target", "loihi2", "--json"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["fits"]
+
+
 @pytest.mark.parametrize("name", DATA)
 def test_data_that_ends_raises_or_is_no_array_is_one_error(name: str, code: str) -> None:
     def read_twice() -> None:
@@ -119,3 +145,8 @@ def test_a_profile_is_an_input_that_is_not_replaced(code: str, tmp_path: Path, c
     assert main(["deploy", f"{code}:model", "--target", str(profile), "--out", str(tmp_path)]) == 2
     assert "is an input of this command" in capsys.readouterr().err
     assert profile.read_text().startswith("name: mine")
+    np.save(tmp_path / "s.npy", np.ones((64, 5)))
+    assert main(["export", f"{code}:model", "--to", str(tmp_path / "m.nir")]) == 0
+    arguments = ["--input", str(tmp_path / "s.npy"), "--target", str(profile), "--out", str(profile)]
+    assert main(["simulate", str(tmp_path / "m.nir"), *arguments]) == 2
+    assert "is an input of this command" in capsys.readouterr().err

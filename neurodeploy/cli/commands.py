@@ -406,7 +406,7 @@ def simulate_command(
     spec = ModelSpec(name=network, nir=nir)
     if absence(source):
         raise RequestError(str(source), "no such file")
-    check_output(out, network, source)
+    check_output(out, network, source, target)
     from neurodeploy.simulation.records import load_spikes, save_record
     from neurodeploy.targets.simulate import simulate
 

@@ -123,7 +123,8 @@ def redirected(stream: TextIO, to: TextIO, *, for_good: bool = False) -> Iterato
         yield before
         before.flush()  # an error, such as that of a full disk, is one of the command
     finally:
-        stream.flush()
+        with suppress(ValueError):  # the user's code closed it
+            stream.flush()
         if not for_good:
             os.dup2(kept, stream.fileno())
         os.close(kept)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import os
 import re
 import sys
 import traceback
@@ -122,12 +123,13 @@ def _import_file(path: Path) -> ModuleType:
 
 @contextlib.contextmanager
 def _import_path(folder: Path) -> Iterator[None]:
-    """Put a folder in front of the import path for a while."""
-    entry = str(folder.resolve())
+    """Put a folder in front of the import path for a while; stay in the working directory, to which other paths are relative."""
+    entry, working = str(folder.resolve()), Path.cwd()
     sys.path.insert(0, entry)
     try:
         yield
     finally:
+        os.chdir(working)
         with contextlib.suppress(ValueError):  # the user's code may have removed it
             sys.path.remove(entry)
 

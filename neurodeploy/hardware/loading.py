@@ -28,7 +28,13 @@ MAX_DIGITS = 64
 """Digits of an integer in a YAML file; Python refuses to print integers of several thousand digits."""
 MAX_WIDTH = 32
 """Widest weight or index, in bits."""
-MOST = {"chips": MAX_CHIPS, "chip_mesh": MAX_CHIPS, "cores_per_chip": MAX_CORES_PER_CHIP, "tile_mesh": MAX_CORES_PER_CHIP}
+MAX_REGISTER = 64
+"""Widest register, in bits: networks in integers hold numbers of 64 bits."""
+MOST = {
+    **dict.fromkeys(("chips", "chip_mesh"), MAX_CHIPS),
+    **dict.fromkeys(("cores_per_chip", "tile_mesh"), MAX_CORES_PER_CHIP),
+    **dict.fromkeys(("state_bits", "threshold_bits", "decay_bits", "payload_bits"), MAX_REGISTER),
+}
 """Largest numbers of keys for which `MAX_VALUE` is too large: every chip and core is arranged."""
 ENCODING_NAMES: tuple[str, ...] = get_args(Encoding)
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"

@@ -113,6 +113,8 @@ def load_numpy(path: str | os.PathLike[str]) -> NDArray[Any] | dict[str, NDArray
         shape, _, dtype = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(file)](file)
         if dtype.kind not in "biufU" or not dtype.itemsize:  # texts: a record's facts. Things of no size would have no end
             raise ValueError(f"it holds {'Python objects' if dtype.hasobject else dtype}")
+        if any(side < 0 for side in shape):  # NumPy would take one for as many as there are
+            raise ValueError(f"its shape is {shape}")
         declared = dtype.itemsize * math.prod(max(side, 1) for side in shape)  # a side of 0 does not make the others small
         if declared > max(n_bytes, MAX_DECLARED_BYTES):
             raise ValueError(f"it declares {declared / 1e9:.1f} GB of data, and holds {n_bytes / 1e3:.0f} kB")

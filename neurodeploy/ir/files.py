@@ -118,9 +118,10 @@ class OutputFolder:
                 os.close(file)
                 remedy = "Wait until it ends, or give another folder."
                 raise RequestError(str(self.path), f"{owner} writes into this folder", remedy=remedy) from error
-            except OSError:  # a full disk
+            except OSError:  # a full disk, or no lock of ours
                 os.close(file)
-                shutil.rmtree(self.hidden)
+                if lock.is_file():
+                    shutil.rmtree(self.hidden)
                 raise
             os.close(file)
 
@@ -340,8 +341,7 @@ def available_memory() -> tuple[float, str]:
 
 
 def _too_large(declared_bytes: int, left: float, source: str) -> str:
-    need, limit = 2 * declared_bytes / 1e9, max(left, 0.0) / 1e9
-    return f"is too large: reading it takes {need:.1f} GB of memory, of which there are {limit:.1f} ({source})"
+    return f"is too large: reading it takes {2 * declared_bytes / 1e9:.1f} GB of memory, of {max(left, 0.0) / 1e9:.1f} ({source})"
 
 
 def check_archive(archive: zipfile.ZipFile, path: str | os.PathLike[str]) -> None:

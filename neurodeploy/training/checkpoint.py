@@ -373,6 +373,10 @@ def _read(path: Path) -> Mapping[str, Any]:
     return {str(name): value for name, value in state.items()}
 
 
+MAX_INSTRUCTION_BYTES = 8 << 20
+"""Most instructions of a file of ``torch.save``: those of a tensor take about 100."""
+
+
 def read_torch_file(path: Path) -> Any:
     """Read tensors, containers, numbers and texts from a file of ``torch.save``; other objects are refused, and no code runs.
 
@@ -394,6 +398,9 @@ def read_torch_file(path: Path) -> Any:
                 raise ValueError("it is a scripted module")
             if f"{root}byteorder" in archive.namelist() and _unpacked(archive, f"{root}byteorder") != b"little":
                 raise ValueError("its numbers have their most significant byte first")
+            # each byte can make an object of 64; torch.save does not pack them
+            if archive.getinfo(f"{root}data.pkl").file_size > min(MAX_INSTRUCTION_BYTES, path.stat().st_size):
+                raise ValueError("its instructions are larger than any state dictionary's")
             return TensorUnpickler(io.BytesIO(_unpacked(archive, f"{root}data.pkl")), archive, root).load()
     except ValueError:
         raise
