@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -170,11 +171,16 @@ def test_what_differs_ends_with_1_and_the_json_that_was_asked_for(
 ) -> None:
     first = Mismatch(layer="a", neuron=1, step=2, sample=0, emulator=3, lava=4, quantity="spikes")
     result = Comparison(n_steps=32, mismatches=5, first=first, n_spikes=7)
-    monkeypatch.setattr("neurodeploy.targets.simulate.verify", lambda *_, **__: result)
+    monkeypatch.setattr("neurodeploy.targets.simulate.verify", lambda *_, **__: result)  # as it is by then
     assert main(["export", "models.py:small", "--to", "model.net"]) == 0
     capsys.readouterr()
     assert main(["verify", "model.net", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["first"] == {"layer": "a", "neuron": 1, "step": 2, "emulator": 3, "lava": 4}
+    result = replace(result, end="xylosim")
+    assert main(["verify", "model.net", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["first"] == {"layer": "a", "neuron": 1, "step": 2, "emulator": 3, "xylosim": 4}
+    assert main(["verify", "model.net"]) == 1
+    assert "3 in the emulator, 4 in XyloSim." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("spikes", "said"), [(7, "Equal: spikes and membranes of every layer in 32 steps."), (

@@ -66,8 +66,17 @@ def test_report_json_has_the_keys_that_were_promised(
     assert list(said) == [*first, *BOARD, *last]
     assert list(said["fits"]) == ["before", "after"]
     assert list(said["cores"]) == ["used", "available", "lower_bound", "chips"]
-    assert list(said["accuracy"]) == ["dense", "compressed", "quantized", "emulated", "lava", "test_samples", "lava_samples"]
-    assert list(said["lava"]) == ["steps", "mismatches", "spikes"]
+    assert list(said["accuracy"]) == [
+        "dense",
+        "compressed",
+        "quantized",
+        "emulated",
+        "lava",
+        "test_samples",
+        "lava_samples",
+        "simulator",
+    ]
+    assert list(said["lava"]) == ["steps", "mismatches", "spikes", "simulator"]
     for broken in said["binding"]:
         assert list(broken) == ["layer", "resource", "core", "need", "limit", "source", "remedy"]
         assert broken["layer"] in [layer["name"] for layer in said["layers"]]
@@ -91,7 +100,7 @@ def test_what_was_not_run_is_null(after: Placement) -> None:
     assert (said["seed"], said["fits"], said["lava"]) == (
         None,
         {"before": None, "after": True},
-        {"steps": None, "mismatches": None, "spikes": None},
+        {"steps": None, "mismatches": None, "spikes": None, "simulator": None},
     )
     assert set(said["accuracy"].values()) == {None}
     assert [(layer["before"], layer["budget"]) for layer in said["layers"]] == [(None, None)] * 2
@@ -109,8 +118,12 @@ def test_what_was_run_is_there(before: Placement, after: Placement) -> None:
     assert said["fits"] == {"before": False, "after": True}
     assert said["accuracy"] == {
         "dense": 0.9, "compressed": None, "quantized": None, "emulated": None, "lava": 0.5, "test_samples": 10, "lava_samples": 2,
+        "simulator": None,
     }  # fmt: skip
-    assert (said["lava"], said["files"]) == ({"steps": 64, "mismatches": 0, "spikes": 9}, {"network": "out/model.net"})
+    assert (said["lava"], said["files"]) == (
+        {"steps": 64, "mismatches": 0, "spikes": 9, "simulator": "Lava"},
+        {"network": "out/model.net"},
+    )
     assert said["cores"] == {"used": 1, "available": 1, "lower_bound": 1, "chips": 1}
 
 

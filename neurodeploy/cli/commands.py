@@ -271,7 +271,13 @@ def deploy_command(
 @LEARNING_RATE
 @click.option("--learn-decays", is_flag=True, help="Train the decays of currents and membranes together with the weights.")
 @BATCH_SIZE
-@click.option("--lava-samples", type=click.IntRange(0), default=8, show_default=True, help="Test samples to run in Lava, too.")
+@click.option(
+    "--lava-samples",
+    type=click.IntRange(0),
+    default=8,
+    show_default=True,
+    help="Test samples to run in the vendor's simulator, too.",
+)
 @SEED
 @RESUME
 @click.option(
@@ -441,7 +447,7 @@ def verify_command(
     spec = ModelSpec(name=network, nir=nir)
     from neurodeploy.targets.simulate import verify
 
-    with status("Running the emulator and Lava"):
+    with status("Running the emulator and the vendor's simulator"):
         quantized = spec.quantized_network(target, bits)
         result = verify(quantized, n_steps=n_steps, seed=seed, time_limit_s=time_limit, device=device)
     show_json(result.to_json()) if as_json else click.echo(result.sentence, file=RESULTS.get())

@@ -65,7 +65,7 @@ from neurodeploy.pipeline.evaluation import (
 from neurodeploy.report.html import RunArtifacts
 from neurodeploy.report.summary import Accuracy, LavaCheck, Report, summarize
 from neurodeploy.report.text import overflow_lines, short_verdict
-from neurodeploy.simulation.records import EpochRecord, SpikeRecord, save_record
+from neurodeploy.simulation.records import SIMULATOR_NAMES, EpochRecord, SpikeRecord, save_record
 from neurodeploy.simulation.reference import largest_states
 from neurodeploy.targets import arithmetic_of, default_weight_bits, target_of
 from neurodeploy.targets.simulate import DEFAULT_TIME_LIMIT_S, simulate
@@ -382,13 +382,15 @@ class _CompressionRun:
         target = target_of(self.budget.profile)
         if not (lava_samples and target and target.simulators) or target.simulator_missing(target.simulators[0]):
             return report, None
-        self.say(f"Running {len(samples.labels)} test samples in Lava's simulator.")
+        name = SIMULATOR_NAMES.get(target.simulators[0], target.simulators[0])
+        self.say(f"Running {len(samples.labels)} test samples in {name}.")
         try:
             right, found, in_lava = check_in_lava(samples, emulated, network, quantized, self.options, time_limit_s)
         except SimulationError as error:  # hours of training must not be lost to a simulator
             return replace(report, warnings=(*report.warnings, str(error))), None
-        lava = LavaCheck(steps=found.n_steps * emulated.n_samples, mismatches=found.mismatches, spikes=found.n_spikes)
-        accuracy = replace(report.accuracy, lava=right, lava_samples=len(samples.labels))
+        steps = found.n_steps * emulated.n_samples
+        lava = LavaCheck(steps=steps, mismatches=found.mismatches, spikes=found.n_spikes, simulator=name)
+        accuracy = replace(report.accuracy, lava=right, lava_samples=len(samples.labels), simulator=name)
         return replace(report, lava=lava, accuracy=accuracy), in_lava
 
     def _keep_weights(

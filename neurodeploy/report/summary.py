@@ -58,8 +58,10 @@ class Accuracy:
     emulated : float or None
         The chip's integers throughout.
     lava : float or None
-        Lava's simulator, on the first `lava_samples` of the test data.
+        The vendor's simulator, on the first `lava_samples` of the test data.
     test_samples, lava_samples : int or None
+    simulator : str or None
+        Name of that simulator.
     """
 
     dense: float | None = None
@@ -69,16 +71,17 @@ class Accuracy:
     lava: float | None = None
     test_samples: int | None = None
     lava_samples: int | None = None
+    simulator: str | None = None
 
     def stages(self) -> tuple[tuple[str, str, float | None, int | None], ...]:
         """Name, what runs there, accuracy and number of samples of each stage, from the trained floats to Lava."""
-        lava = f"Lava's simulator, {self.lava_samples or 0} samples"
+        what = f"the vendor's simulator, {self.lava_samples or 0} samples"
         return (
             ("dense", "trained floats, no limits", self.dense, self.test_samples),
             ("compressed", "floats within the budget", self.compressed, self.test_samples),
             ("quantised", "weights, thresholds, decays rounded", self.quantized, self.test_samples),
             ("emulated", "the chip's integers throughout", self.emulated, self.test_samples),
-            ("Lava", lava, self.lava, self.lava_samples),
+            (self.simulator or "Lava", what, self.lava, self.lava_samples),
         )
 
     def doubts(self, n_classes: int) -> tuple[str, ...]:
@@ -102,17 +105,18 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LavaCheck:
-    """Comparison of Lava's simulator with the emulator.
+    """Comparison of the vendor's simulator with the emulator.
 
     Attributes
     ----------
-    steps, mismatches, spikes : int
-        Steps run, over all samples; spikes and membranes, of any layer, that differed; spikes that were compared.
+    steps, mismatches, spikes : int; simulator : str
+        Steps run, over all samples; spikes and membranes, of any layer, that differed; spikes that were compared; its name.
     """
 
     steps: int
     mismatches: int
     spikes: int
+    simulator: str = "Lava"
     outcome = property(lambda self: comparison_outcome(self.mismatches, self.spikes), doc="What was found, in words.")
 
 
@@ -263,7 +267,7 @@ class Report:
             "binding": binding(self.placement if self.before is None else self.before),
             **board_json(self.placement),
             "accuracy": asdict(self.accuracy),
-            "lava": {"steps": None, "mismatches": None, "spikes": None} if self.lava is None else asdict(self.lava),
+            "lava": dict.fromkeys(LavaCheck.__slots__) if self.lava is None else asdict(self.lava),
             "overflows": {name: times for name, times in self.overflows.items() if times},
             "layers": [layer.to_json() for layer in self.layers],
             "balances": [asdict(balance) for balance in self.balances],
@@ -284,7 +288,7 @@ class Report:
         if self.accuracy.test_samples:
             yield accuracy_table(self.accuracy)
         if self.lava is not None:
-            yield f"Lava and the emulator: {self.lava.steps:,} steps, {self.lava.outcome}."
+            yield f"{self.lava.simulator} and the emulator: {self.lava.steps:,} steps, {self.lava.outcome}."
         if self.rates:
             yield "Spikes per neuron and step: " + ", ".join(f"{name} {rate:.3f}" for name, rate in self.rates.items()) + "."
         if self.rounding:

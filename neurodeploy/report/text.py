@@ -316,7 +316,8 @@ def accuracy_table(accuracy: Accuracy) -> FittedTable:
         f"Accuracy on {accuracy.test_samples or 0:,} test samples", ("stage", "accuracy", "what runs<"), ("what runs",)
     )
     for name, what, share, n in accuracy.stages():
-        table.add(f"in Lava ({accuracy.lava_samples or 0} samples)" if name == "Lava" else name, with_interval(share, n), what)
+        stage = f"in {name} ({accuracy.lava_samples or 0} samples)" if name == (accuracy.simulator or "Lava") else name
+        table.add(stage, with_interval(share, n), what)
     return table
 
 

@@ -161,6 +161,10 @@ class Mismatch:
     lava: int
 
 
+SIMULATOR_NAMES = {"lava": "Lava", "loihi2": "the board", "xylosim": "XyloSim"}
+"""Names, in texts, of what makes records besides reference and emulator."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """Result of comparing two records.
@@ -174,12 +178,15 @@ class Comparison:
         The earliest of them, by step, then layer.
     n_spikes : int
         Spikes in the layers that were compared; records without any are equal in them whatever made them.
+    end : str
+        What made the second record: ``"lava"``, or another vendor's simulator.
     """
 
     n_steps: int
     mismatches: int
     first: Mismatch | None
     n_spikes: int
+    end: str = "lava"
 
     @property
     def equal(self) -> bool:
@@ -191,7 +198,8 @@ class Comparison:
         if (at := self.first) is not None:
             return (
                 f"Not equal: {self.mismatches:,} values differ. First mismatch: {at.quantity} of neuron {at.neuron} of "
-                f"{at.layer!r} at step {at.step}: {at.emulator:,} in the emulator, {at.lava:,} in Lava."
+                f"{at.layer!r} at step {at.step}: {at.emulator:,} in the emulator, {at.lava:,} in "
+                f"{SIMULATOR_NAMES.get(self.end, self.end)}."
             )
         what = "spikes and membranes" if self.n_spikes else "membranes"
         nothing = "" if self.n_spikes else " No neuron fired on this input: no spikes were compared."
@@ -199,8 +207,8 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """The keys of ``neurodeploy verify --json``."""
-        keys = ("layer", "neuron", "step", "emulator", "lava")
-        first = None if self.first is None else {key: getattr(self.first, key) for key in keys}
+        keys = {key: key for key in ("layer", "neuron", "step", "emulator")} | {self.end: "lava"}
+        first = None if self.first is None else {key: getattr(self.first, field) for key, field in keys.items()}
         found = {"equal": self.equal, "steps": self.n_steps, "mismatches": self.mismatches}
         return {**found, "spikes": self.n_spikes, "first": first}
 
@@ -241,7 +249,7 @@ def compare(emulator: SpikeRecord, lava: SpikeRecord) -> Comparison:
                 emulator=values[0], lava=values[1],
             )))  # fmt: skip
     first = min(firsts, key=lambda item: item[:3])[-1] if firsts else None
-    return Comparison(n_steps=emulator.n_steps, mismatches=mismatches, first=first, n_spikes=n_spikes)
+    return Comparison(n_steps=emulator.n_steps, mismatches=mismatches, first=first, n_spikes=n_spikes, end=lava.end)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
