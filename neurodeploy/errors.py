@@ -293,6 +293,8 @@ class _Names(dict[str, Any]):
 def is_of_kind(value: Any, kind: Any) -> bool:
     """Whether a value is what an annotation asks for, as `check_arguments` takes it."""
     origin, inner, is_text = get_origin(kind) or kind, get_args(kind), isinstance(value, str | bytes)
+    if hasattr(origin, "__value__"):  # of a `type` statement, as NumPy's NDArray from 2.5
+        return is_of_kind(value, origin.__value__)
     if origin in (Union, UnionType):
         return any(is_of_kind(value, each) for each in inner)
     if isinstance(kind, TypeVar):
@@ -341,7 +343,14 @@ def kind_names(kind: Any) -> list[str]:
     if origin is Literal:
         return [repr(each) for each in inner]
     name = getattr(origin, "__name__", str(origin))
-    named = {"Path": "a path", "PathLike": "a path", "ndarray": "an array", "Callable": "a function", "NoneType": "None"}
+    named = {
+        "Path": "a path",
+        "PathLike": "a path",
+        "ndarray": "an array",
+        "NDArray": "an array",
+        "Callable": "a function",
+        "NoneType": "None",
+    }
     if origin not in (tuple, Sequence, Collection, Mapping, dict) or not inner:
         return [named.get(name, name)]
     of = " and ".join(" or ".join(kind_names(each)) for each in inner if each is not ...)

@@ -65,6 +65,9 @@ from neurodeploy.errors import RequestError
 from neurodeploy.hardware.loading import load_profile, profile_paths
 from neurodeploy.ir.files import CHECKPOINTS, absence
 
+MAX_LAID_OUT_CORES, MAX_LAID_OUT_NEURONS = 20_000, 10_000_000
+"""`inspect` lays out networks of up to so many cores; the number is asked of all with a terminal, or with more neurons."""
+
 # The functions of the pipeline are imported where they are called, after the arguments have been checked: they bring SciPy and
 # torch, which neither `--help` nor an error in an argument need wait for.
 
@@ -121,11 +124,14 @@ def inspect_command(
     with status("Placing the network") as say:
         network, form = spec.to_place(profile, bits)
         asked: Any = {"cores": cores, "chips": chips, "bits": bits, "connectivity": connectivity, "form": form}
-        if fast:
+        if fast or say is not None or sum(layer.n_neurons for layer in network) > MAX_LAID_OUT_NEURONS:
             estimate = inspect(network, profile, fast=True, **asked)
-            show_json(estimate.to_json()) if as_json else show(*estimate.sentences)
-            return DONE if estimate.fits else DIFFERS
-        asked["on_estimate"] = None if say is None else lambda one: say(f"About {one.cores:,} cores; laying out exactly")
+            if fast or estimate.cores > MAX_LAID_OUT_CORES:
+                left_out = [] if fast else [f"More than {MAX_LAID_OUT_CORES:,} cores are not laid out here: that takes hours."]
+                show_json(estimate.to_json()) if as_json else show(*estimate.sentences, *left_out)
+                return DONE if estimate.fits else DIFFERS
+            if say is not None:
+                say(f"About {estimate.cores:,} cores; laying out exactly")
         seen = inspect(network, profile, **asked)
     if as_json:
         show_json(seen.to_json())
