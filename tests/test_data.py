@@ -146,6 +146,10 @@ def test_a_factory_gives_its_own_batches(tmp_path: Path) -> None:
         (f"def make():\n    return {GOOD}, [('a', 'b')]", r"test: gave \('a', 'b'\), which are not tensors"),
         (f"def make():\n    return {GOOD}, [(torch.zeros(2, 3), torch.zeros(2))]", r"test: gave float32 targets \(2,\)"),
         (f"def make():\n    return {GOOD}, [(torch.zeros(2, 3), torch.tensor([0]))]", r"test: gave int64 targets \(1,\)"),
+        (
+            f"def make():\n    return {GOOD}, [(torch.zeros(5, 2, 3), torch.tensor([0, 1]))]",
+            r"test: gave inputs \(5, 2, 3\) and targets \(2,\): samples come second\. .* inputs\.movedim\(0, 1\)\.",
+        ),
         (f"def make():\n    return {GOOD}, [(torch.zeros(1, 3), torch.tensor([-1]))]", r"test: gave int64 targets \(1,\)"),
         (f"def make():\n    return {GOOD}, [(torch.zeros(0, 3), torch.zeros(0).long())]", r"test: gave int64 targets \(0,\)"),
         (f"def make():\n    return {GOOD}, [(torch.zeros(1, 2), torch.tensor([0]))]", r"train holds inputs \(3,\), test \(2,\)"),

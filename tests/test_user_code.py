@@ -121,7 +121,8 @@ def test_data_that_ends_raises_or_is_no_array_is_one_error(name: str, code: str)
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["inspect", "--bits", "0"], ["inspect", "--bits", "-1"], ["compress", "--data", "digits", "--bits", "0", "--out", "o"],
+        ["inspect", "--bits", "0"], ["inspect", "--bits", "40"],
+        ["inspect", "--bits", "-1"], ["compress", "--data", "digits", "--bits", "0", "--out", "o"],
         ["compress", "--data", "digits", "--seed", str(1 << 64), "--out", "o"],
         ["compress", "--data", "digits", "--steps", str(1 << 63), "--out", "o"],
         ["compress", "--data", "digits", "--cores", "9" * 5000, "--out", "o"], ["deploy", "--out", "a\0b"],

@@ -14,7 +14,7 @@ import click
 from neurodeploy import compression
 from neurodeploy.cli.console import status
 from neurodeploy.errors import DataError, RequestError
-from neurodeploy.hardware.loading import load_profile
+from neurodeploy.hardware.loading import MAX_WIDTH, load_profile
 from neurodeploy.ir.files import absence
 
 # Imported in the methods that use them: a path that leads nowhere is refused before anything slow is imported.
@@ -110,7 +110,7 @@ CORE_COUNTS = click.option(
 )  # fmt: skip
 BITS = click.option(
     "--bits",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MAX_WIDTH),
     metavar="B",
     help="Width of a weight, sign included.  [default: the chip's widest]",
 )

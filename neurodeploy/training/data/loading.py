@@ -386,6 +386,9 @@ def _survey(data: Any, where: str) -> tuple[tuple[int, ...], int]:
         raise DataError(where, "can be read only once", remedy="Return a list of batches, or a DataLoader.")
     shapes, largest = set(), -1
     for inputs, labels in FactoryBatches(data, where):
+        if inputs.ndim > 2 and labels.ndim == 1 and len(labels) not in (0, len(inputs)) and len(labels) == inputs.shape[1]:
+            what = f"gave inputs {tuple(inputs.shape)} and targets {tuple(labels.shape)}: samples come second"
+            raise DataError(where, what, remedy="Samples come first, steps second: inputs.movedim(0, 1).")
         if labels.is_floating_point() or labels.shape != inputs.shape[:1] or not len(labels) or labels.min() < 0:
             raise DataError(where, f"gave {str(labels.dtype)[6:]} targets {tuple(labels.shape)}, not a class from 0 a sample")
         shapes.add(tuple(inputs.shape[1:]))
