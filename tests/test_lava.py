@@ -155,6 +155,7 @@ network.stop()
 """
 
 
+@pytest.mark.lava_here  # netx imports torch, unless it is kept out
 def test_lava_as_anybody_would_call_it(tmp_path: Path) -> None:
     """`hdf5.Network(path)`, no skip_layers and no reset, with a threshold, decays and a bias for each neuron."""
     rng = np.random.default_rng(0)
@@ -298,7 +299,9 @@ def test_a_caller_that_ends_takes_lava_along(tmp_path: Path, number: signal.Sign
     assert list(tmp_path.glob("neurodeploy-lava-*")) == []
 
 
-def test_lava_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lava_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("NEURODEPLOY_LAVA_PYTHON", raising=False)
     monkeypatch.setattr(simulator_process, "is_importable", lambda name: "dl" not in name)
     with pytest.raises(SimulationError, match=r"lava\.lib\.dl\.netx cannot be imported by Python 3.* simulators install lava"):
         run_lava(NETWORK, SPIKES, time_limit_s=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,9 @@ def program(path: Path, text: str) -> Path:
 @pytest.fixture
 def another_python(tmp_path: Path) -> Path:
     return program(tmp_path / "another", f'exec {sys.executable} "$@"')
+
+
+CACHE = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
 
 
 @pytest.fixture(autouse=True)
@@ -176,6 +180,7 @@ def test_workers_import_nothing_of_neurodeploy() -> None:
 
 @pytest.mark.lava
 def test_lava_runs_in_another_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", CACHE)
     another = program(tmp_path / "lavas", f'exec {python_of(LAVA)} "$@"')
     monkeypatch.setenv("NEURODEPLOY_LAVA_PYTHON", str(another))
     monkeypatch.setenv("PYTHONPATH", "/no/such/folder")
