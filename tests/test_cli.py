@@ -194,7 +194,7 @@ def test_compress_leaves_a_network_that_fits(here: Path, capsys: pytest.CaptureF
     assert report["fits"] == {"before": False, "after": True}
     assert report["cores"]["used"] <= 2
     assert report["accuracy"]["test_samples"] == 20
-    assert report["lava"] == {"steps": None, "mismatches": None, "spikes": None}
+    assert report["lava"] == {"steps": None, "mismatches": None, "spikes": None, "simulator": None}
     for layer in report["layers"]:
         assert layer["synapse_memory_bits"] <= layer["budget"]["synapse_memory_bits"]
         assert layer["synapses"] <= layer["before"]["synapses"]
