@@ -20,13 +20,14 @@ NeurodeployError
 from __future__ import annotations
 
 import ast
+import builtins
 import inspect
 import math
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import wraps
+from functools import cache, wraps
 from importlib import import_module
 from numbers import Integral, Real
 from os import PathLike
@@ -275,19 +276,30 @@ class _Names(dict[str, Any]):
         return eval(text, {}, self) if isinstance(text, str) else text  # noqa: S307  (an annotation of this package)
 
     def __missing__(self, name: str) -> Any:
+        if hasattr(builtins, name):
+            return getattr(builtins, name)
         for home in self.homes:
             known = vars(sys.modules[home])
             if name in known and not isinstance(known[name], str):
                 return known[name]
-            for node in ast.walk(ast.parse(inspect.getsource(sys.modules[home]))):
-                for alias in node.names if isinstance(node, ast.Import | ast.ImportFrom) else ():
-                    if (alias.asname or alias.name) == name:
-                        if isinstance(node, ast.ImportFrom):
-                            return _Names([import_module(str(node.module)).__name__])[alias.name]
-                        return import_module(alias.name)
+            if name in (imports := imports_of(home)):
+                module, original = imports[name]
+                return _Names([import_module(module).__name__])[original] if original else import_module(module)
             if name in known:
                 return self.meaning(known[name])
-        raise KeyError(name)  # Python then looks among its own
+        raise KeyError(name)
+
+
+@cache
+def imports_of(home: str) -> dict[str, tuple[str, str]]:
+    """Module of each name that a module imports anywhere, and its name there; the latter is empty for modules."""
+    found: dict[str, tuple[str, str]] = {}
+    for node in ast.walk(ast.parse(inspect.getsource(sys.modules[home]))):
+        if isinstance(node, ast.ImportFrom):
+            found |= {alias.asname or alias.name: (str(node.module), alias.name) for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.asname or alias.name: (alias.name, "") for alias in node.names}
+    return found
 
 
 def is_of_kind(value: Any, kind: Any) -> bool:

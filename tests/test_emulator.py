@@ -191,8 +191,8 @@ def test_one_sample_is_a_batch_of_one(dtype: type) -> None:
 @pytest.mark.parametrize(
     ("spikes", "message"),
     [
-        (np.ones((3, 5, 2)), r"Steps come last here, and first for a model: np\.moveaxis\(spikes, 1, -1\)\.$"),
-        (np.ones((5, 2)), r"Steps come last here, and first for a model: np\.moveaxis\(spikes, 0, -1\)\.$"),
+        (np.ones((3, 5, 2)), r"Steps come last here: np\.moveaxis\(spikes, 1, -1\)\.$"),
+        (np.ones((5, 2)), r"Steps come last here: np\.moveaxis\(spikes, 0, -1\)\.$"),
         (np.ones(2), r"^input spikes: have shape \(2,\), not \(2, n_steps\) or \(batch, 2, n_steps\)\. Time is the last axis\.$"),
         (np.ones((5, 2)), r"have shape \(5, 2\), not \(2, n_steps\)"),
         (np.ones((1, 5, 2)), r"have shape \(1, 5, 2\), not \(2, n_steps\)"),

@@ -43,7 +43,7 @@ def simulators() -> None:
     """Show or install vendors' simulators: each in a Python 3.10 of its own, for any Python that runs neurodeploy."""
 
 
-@simulators.command("list")
+@click.command("list")
 @JSON
 def list_command(as_json: bool) -> int:
     """List the simulators, and the Python that runs each."""
@@ -64,7 +64,7 @@ def list_command(as_json: bool) -> int:
     return DONE
 
 
-@simulators.command("install")
+@click.command("install")
 @click.argument("name", type=click.Choice(["lava", "xylo"]))
 @click.option("--python", metavar="PATH", help="A Python 3.10 to make it from.  [default: of this machine, or downloaded by uv]")
 @QUIET
@@ -79,9 +79,7 @@ def install_command(name: str, python: str | None) -> int:
     return DONE
 
 
-for command in (
-    list_command,
-    install_command,
+COMMANDS = (
     commands.profiles,
     commands.inspect_command,
     commands.check_command,
@@ -93,8 +91,9 @@ for command in (
     commands.evaluate_command,
     commands.export_command,
     commands.demo,
-):
-    assert command.callback is not None
-    command.callback = answering(command.callback)
-    if command not in (list_command, install_command):
-        cli.add_command(command)
+)
+for group, members in ((cli, COMMANDS), (simulators, (list_command, install_command))):
+    for command in members:
+        assert command.callback is not None
+        command.callback = answering(command.callback)
+        group.add_command(command)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
 
@@ -40,7 +40,6 @@ from neurodeploy.cli.options import (
     JSON,
     LEARNING_RATE,
     METHOD,
-    NIR_FILE,
     OUT,
     OUTPUTS,
     READOUT,
@@ -58,6 +57,7 @@ from neurodeploy.cli.options import (
     check_output,
     export,
     load_test_data,
+    nir_options,
     parse_targets,
     requested_profile,
 )
@@ -107,7 +107,7 @@ def profiles(name: str | None, as_json: bool, schema: bool) -> int:
 @click.option("--connectivity", type=NumberRange(0, 1), metavar="P", help="Count as if each weight were kept this likely.")
 @click.option("--fast", is_flag=True, help="Only estimate the cores, mostly within 5 %, in seconds.")
 @WEIGHTS
-@NIR_FILE
+@nir_options
 @WIDE
 @JSON
 @QUIET
@@ -118,22 +118,26 @@ def inspect_command(
     """Show what each layer of MODEL needs and may use, whether it fits, and if not, which limit binds and what would help."""
     spec = ModelSpec(name=model, weights=weights, nir=nir)
     profile = requested_profile(target, cores, chips)
+    from neurodeploy.mapping.core_estimate import CoreEstimate
     from neurodeploy.pipeline.inspection import inspect
     from neurodeploy.report.text import balance_lines, core_table, gain_table, layer_notes, layer_table, traffic_lines
 
     with status("Placing the network") as say:
         network, form = spec.to_place(profile, bits)
-        asked: Any = {"cores": cores, "chips": chips, "bits": bits, "connectivity": connectivity, "form": form}
-        if fast or say is not None or sum(layer.n_neurons for layer in network) > MAX_LAID_OUT_NEURONS:
-            estimate = inspect(network, profile, fast=True, **asked)
-            if fast or estimate.cores > MAX_LAID_OUT_CORES:
-                left_out = [] if fast else [f"More than {MAX_LAID_OUT_CORES:,} cores are not laid out here: that takes hours."]
-                show_json(estimate.to_json()) if as_json else show(*estimate.sentences, *left_out)
-                return DONE if estimate.fits else DIFFERS
+
+        def is_enough(estimate: CoreEstimate) -> bool:
             if say is not None:
                 say(f"About {estimate.cores:,} cores; laying out exactly")
-        seen = inspect(network, profile, **asked)
-    if as_json:
+            return estimate.cores > MAX_LAID_OUT_CORES
+
+        seen = inspect(
+            network, profile, cores=cores, chips=chips, bits=bits, connectivity=connectivity, form=form, fast=fast,
+            on_estimate=is_enough if say is not None or network.n_neurons > MAX_LAID_OUT_NEURONS else None,
+        )  # fmt: skip
+    if isinstance(seen, CoreEstimate):
+        left_out = [] if fast else [f"More than {MAX_LAID_OUT_CORES:,} cores are not laid out here: it takes long."]
+        show_json(seen.to_json()) if as_json else show(*seen.sentences, *left_out)
+    elif as_json:
         show_json(seen.to_json())
     else:
         show(
@@ -150,7 +154,7 @@ def inspect_command(
 @CORES
 @BITS
 @WEIGHTS
-@NIR_FILE
+@nir_options
 @WIDE
 @JSON
 @QUIET
@@ -179,7 +183,7 @@ def check_command(
 @click.option("--out", type=OutputPath(), metavar="DIR", help="Folder for the page, compare.html; created if missing.")
 @BITS
 @WEIGHTS
-@NIR_FILE
+@nir_options
 @DATA_DIR
 @STEPS
 @ENCODER
@@ -236,7 +240,7 @@ def compare_command(
 @CORES
 @BITS
 @WEIGHTS
-@NIR_FILE
+@nir_options
 @WIDE
 @JSON
 @QUIET
@@ -269,7 +273,7 @@ def deploy_command(
 @click.option("--bits", type=click.IntRange(1), metavar="B", help="Width of all weights.  [default: chosen for each layer]")
 @METHOD
 @WEIGHTS
-@NIR_FILE
+@nir_options
 @STEPS
 @ENCODER
 @READOUT
@@ -354,7 +358,7 @@ def compress_command(
 )  # fmt: skip
 @BITS
 @WEIGHTS
-@NIR_FILE
+@nir_options
 def export_command(model: str, to: Path, target: str | None, bits: int | None, weights: Path | None, nir: NirOptions) -> int:
     """Write MODEL as a .net file, for Lava, or as a .nir file, for other libraries."""
     check_output(to, model, weights, target)
@@ -407,7 +411,7 @@ def demo(out: Path, seed: int, target: str, cores: int, resume: bool, as_json: b
 @DEVICE
 @CHIP
 @BITS
-@NIR_FILE
+@nir_options
 @TIME_LIMIT
 @QUIET
 def simulate_command(
@@ -441,7 +445,7 @@ def simulate_command(
 @DEVICE
 @CHIP
 @BITS
-@NIR_FILE
+@nir_options
 @TIME_LIMIT
 @JSON
 @QUIET
@@ -449,7 +453,7 @@ def verify_command(
     network: str, n_steps: int, seed: int, target: str, bits: int | None, time_limit: float, device: str | None, as_json: bool,
     nir: NirOptions,
 ) -> int:  # fmt: skip
-    """Run FILE, a .net or .nir, in the emulator and in Lava on random input; report the first mismatch."""
+    """Run FILE in the emulator and in the vendor's simulator on random input; report the first mismatch."""
     spec = ModelSpec(name=network, nir=nir)
     from neurodeploy.targets.simulate import verify
 
@@ -472,7 +476,7 @@ def verify_command(
 @WEIGHTS
 @CHIP
 @BITS
-@NIR_FILE
+@nir_options
 @JSON
 @QUIET
 def evaluate_command(

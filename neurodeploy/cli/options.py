@@ -144,7 +144,7 @@ class NirOptions:
     max_spikes: int | None = None
 
 
-def NIR_FILE(command: Callable[..., int]) -> Callable[..., int]:  # noqa: N802  # a decorator like the options around it
+def nir_options(command: Callable[..., int]) -> Callable[..., int]:
     """Give a command the options of .nir files, as one argument `nir`."""
 
     @click.option("--dt", type=float, metavar="T", help="Time step of a .nir file, in the unit of its time constants.")

@@ -35,7 +35,7 @@ MOST = {
     **dict.fromkeys(("cores_per_chip", "tile_mesh"), MAX_CORES_PER_CHIP),
     **dict.fromkeys(("state_bits", "threshold_bits", "decay_bits", "payload_bits"), MAX_REGISTER),
 }
-"""Largest numbers of keys for which `MAX_VALUE` is too large: every chip and core is arranged."""
+"""Largest numbers of keys for which `MAX_VALUE` is too large: every chip and core is arranged, and numbers fill registers."""
 ENCODING_NAMES: tuple[str, ...] = get_args(Encoding)
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 """Names of extended profiles, of targets and of encodings: no path, no file ending."""

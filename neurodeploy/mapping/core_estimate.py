@@ -118,7 +118,7 @@ class CoreEstimate:
         if self.too_large:
             said = f"Now: does not fit. Not even one neuron of layer {self.too_large!r} fits a core; {about}."
         elif abs(self.cores - self.cores_available) <= ESTIMATE_ERROR * self.cores_available:
-            said = f"Now: close. It takes {about}, which may be 5 % off or more: inspect without --fast."
+            said = f"Now: close. It takes {about}, which may be 5 % off or more: only a layout tells."
         else:
             said = f"Now: {'fits' if self.fits else 'does not fit'}, {about}; lower bound: {self.cores_lower_bound:,}."
         return [said, f"Binds: {self.binding}; {largest!r} takes {share:.0%} of it."]

@@ -155,8 +155,7 @@ def compress(
     if minimax is not None:
         if method not in ("minimax", "minimax-saddle"):  # others take none
             raise RequestError(
-                "minimax",
-                "are options of 'minimax' and 'minimax-saddle' only", remedy="Set the method's own options in `method`.",
+                "minimax", "are options of 'minimax' and 'minimax-saddle' only", remedy="Set others' options in `method`.",
             )  # fmt: skip
         factory = partial(factory, options=minimax)
     if isinstance(model, (Network, QuantizedNetwork)):
@@ -174,7 +173,8 @@ def compress(
         # Checked before training: what deployment would refuse after it must not cost hours first.
         network = trainable(model, sample)
         if (adapted := arithmetic_of(profile).adapted(network.network)) is not network.network:
-            model, sample = (network := TrainableNetwork(adapted)), None  # the loss has the chip's decays
+            network = TrainableNetwork(adapted)  # the loss has the chip's decays
+            model, sample = network, None
         check_one_output(network.network)
         counted_bits = default_weight_bits(profile) if bits is None else bits
         # Here, and not in `fit`, which does not know the chip's registers; it leaves decays that learn as they are.

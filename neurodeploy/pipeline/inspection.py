@@ -133,11 +133,19 @@ def inspect(
 ) -> CoreEstimate: ...  # fmt: skip
 
 
+@overload
+def inspect(
+    network: Network | QuantizedNetwork, profile: Chip, *, cores: int | None = None, chips: int | None = None,
+    bits: int | None = None, connectivity: float | None = None, form: IntegerForm | None = None, fast: bool = False,
+    on_estimate: Callable[[CoreEstimate], bool] | None = None,
+) -> Inspection | CoreEstimate: ...  # fmt: skip
+
+
 @check_arguments
 def inspect(
     network: Network | QuantizedNetwork, profile: Chip, *, cores: int | None = None, chips: int | None = None,
     bits: int | None = None, connectivity: float | None = None, form: IntegerForm | None = None, fast: bool = False,
-    on_estimate: Callable[[CoreEstimate], None] | None = None,
+    on_estimate: Callable[[CoreEstimate], bool | None] | None = None,
 ) -> Inspection | CoreEstimate:  # fmt: skip
     """Place a network as it is, and share the cores out among its layers.
 
@@ -154,7 +162,7 @@ def inspect(
     fast : bool
         Only estimate the number of cores, in closed form.
     on_estimate : callable, optional
-        Called with the estimate before the network is laid out.
+        Called with the estimate before the network is laid out; if it returns True, the estimate is the answer.
 
     Raises
     ------
@@ -163,30 +171,21 @@ def inspect(
     NetworkError
         A network too large for the memory of this process.
     """
-    profile = load_profile(profile)
+    profile, ready = load_profile(profile), None
     if fast or on_estimate is not None:
-        estimate = estimated(network, profile, form, cores=cores, chips=chips, bits=bits, connectivity=connectivity)
-        if on_estimate is not None:
-            on_estimate(estimate)
-        if fast:
+        available, width = profile.core_count(cores, chips), default_weight_bits(profile) if bits is None else bits
+        check_size(network, profile, available)
+        ready = balance(network, profile, bits=width) if form is None else (balanced(network, form.balances), form.balances)
+        layers = ready[0].layers
+        counts = counts_of(layers, {one.name: weight_bits(bits_of(one, width), profile) for one in layers}, profile, connectivity)
+        estimate = estimated_cores(layers, counts, profile, available, least_cores(layers, counts, profile))
+        if fast or (on_estimate is not None and on_estimate(estimate)):
             return estimate
     if isinstance(network, Network) and target_of(profile) is not None:
         check_rounding_memory(network)
-    seen = share_out(network, profile, cores=cores, chips=chips, bits=bits, connectivity=connectivity, form=form)
+    asked: Any = {"cores": cores, "chips": chips, "bits": bits, "connectivity": connectivity, "form": form}
+    seen = share_out(network, profile, ready=None if form is not None else ready, **asked)
     return replace(seen, unwritable=_why_unwritable(network, profile, bits))
-
-
-def estimated(
-    network: Network | QuantizedNetwork, profile: HardwareProfile, form: IntegerForm | None = None, *,
-    cores: int | None = None, chips: int | None = None, bits: int | None = None, connectivity: float | None = None,
-) -> CoreEstimate:  # fmt: skip
-    """The estimate of a network's cores, with the delays that balance its paths."""
-    available, width = profile.core_count(cores, chips), default_weight_bits(profile) if bits is None else bits
-    check_size(network, profile, available)
-    layers = (balance(network, profile, bits=width)[0] if form is None else balanced(network, form.balances)).layers
-    widths = {layer.name: weight_bits(bits_of(layer, width), profile) for layer in layers}
-    counts = counts_of(layers, widths, profile, connectivity)
-    return estimated_cores(layers, counts, profile, available, least_cores(layers, counts, profile))
 
 
 def share_out(
@@ -198,8 +197,9 @@ def share_out(
     bits: int | None = None,
     connectivity: float | None = None,
     form: IntegerForm | None = None,
+    ready: tuple[Network | QuantizedNetwork, tuple[Balance, ...]] | None = None,
 ) -> Inspection:
-    """Inspect a network without asking whether its numbers fit the target's registers, which `deploy` finds out itself."""
+    """Inspect a network, but not whether its numbers fit the target's registers; `ready` is what `balance` returned for it."""
     asked = {"bits": 1 if bits is None else bits, "connectivity": 1.0 if connectivity is None else connectivity}
     check_numbers(SimpleNamespace(**asked), whole={"bits": 1}, real={"connectivity": 0.0})
     if asked["connectivity"] > 1:
@@ -211,7 +211,7 @@ def share_out(
         network, balances = balanced(unbalanced, form.balances), form.balances
         placement = lay_out(network, profile, cores=cores, bits=bits, connectivity=connectivity, plan=form.cuts)
     if form is None or not placement.fits:
-        network, balances = balance(unbalanced, profile, bits=bits)
+        network, balances = ready or balance(unbalanced, profile, bits=bits)
         placement = lay_out(network, profile, cores=cores, bits=bits, connectivity=connectivity)
     placement = with_traffic(placement, network, connectivity=connectivity)
     try:

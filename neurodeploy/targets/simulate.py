@@ -178,7 +178,7 @@ def samples_of(values: NDArray[Any], input_shape: tuple[int, ...]) -> NDArray[An
         # as a model takes them: steps before the shape
         first = {len(input_shape) + 1: 0, len(input_shape) + 2: 1}.get(len(found))
         is_transposed = first is not None and found[first + 1 :] == input_shape
-        remedy = f"Steps come last here, and first for a model: np.moveaxis(spikes, {first}, -1)." if is_transposed else ""
+        remedy = f"Steps come last here: np.moveaxis(spikes, {first}, -1)." if is_transposed else ""
         raise DataError(
             "input spikes", f"have shape {found}, not ({sides}, n_steps) or (batch, {sides}, n_steps)",
             remedy=remedy or "Time is the last axis.",
