@@ -33,6 +33,8 @@ BYTES_KEPT_A_NEURON, BYTES_KEPT_A_WEIGHT = 4, 4
 """Memory that a layer keeps while others are counted: the slice of each neuron, and running counts of a matrix."""
 ESTIMATE_STEP = 1.5
 """Growth of the number of blocks along a side from one option of the estimate to the next."""
+ESTIMATE_SAMPLES = 16
+"""Slices of a row that the estimate counts for each cut: rows may differ along themselves."""
 ESTIMATE_CAUTIONS = (1.0, 0.5, 0.0)
 """Cautions of the block selection that the estimate tries; the layout tries them too."""
 ESTIMATE_ERROR = 0.05
@@ -142,7 +144,10 @@ def estimated_cores(
     available, bound : int
         Cores that the network may use, and the lower bound on those that it takes.
     """
-    options = {layer.name: block_options(counts[layer.name], grid_of(layer), profile, ESTIMATE_STEP) for layer in layers}
+    options = {
+        layer.name: block_options(counts[layer.name], grid_of(layer), profile, ESTIMATE_STEP, ESTIMATE_SAMPLES)
+        for layer in layers
+    }
     n_neurons, axon, names = {layer.name: layer.n_neurons for layer in layers}, axon_share(profile), limited_resources(profile)
     slices, best = BlockAnnealing(options, n_neurons, axon), dict[str, Any]()
     for caution in ESTIMATE_CAUTIONS:

@@ -97,6 +97,7 @@ def middle_run(side: int, block: int) -> tuple[int, int]:
 
 
 BLOCK_STEP = 1.1
+"""Growth of the number of blocks along a side from one option of a layout to the next."""
 
 
 def block_lengths(side: int, step: float = BLOCK_STEP) -> list[int]:
@@ -326,25 +327,26 @@ class BlockSelection:
 CACHE_KEY = "options"
 COARSE_STEP = 1.5
 """Growth of the number of blocks from one option to the next where each has to be counted by itself."""
-MAX_SAMPLED_SLICES = 16
-"""Slices of a row that an estimate counts for each cut."""
 MAX_BLOCK_CORES = 4
 """Blocks with more than this many times the neurons of a core are not counted."""
 
 
-def block_options(count: LayerCount, grid: tuple[int, ...], profile: HardwareProfile, step: float = BLOCK_STEP) -> BlockOptions:
+def block_options(
+    count: LayerCount, grid: tuple[int, ...], profile: HardwareProfile, step: float = BLOCK_STEP, samples: int = 1
+) -> BlockOptions:  # fmt: skip
     """The blocks that a layer can be cut into; for images, of at most as many neurons as a core has.
 
     Parameters
     ----------
     count : LayerCount
         The layer, counted.
-    step : float
-        Growth of the number of blocks along a side of an image from one option to the next.
+    step, samples : float and int
+        Growth of the number of blocks along a side of an image from one option to the next; slices of a row that are counted
+        for each cut (1: the middle one).
     """
     windows = count.windows() if isinstance(count, LayerCount) and len(grid) == 3 else None
     if windows is None or "convolution" not in profile["encodings"].names:
-        return _counted_options(count, grid, profile, 1 if step == BLOCK_STEP else MAX_SAMPLED_SLICES)
+        return _counted_options(count, grid, profile, samples)
     # `id` is a safe key: the cache holds the counters, and these hold the windows.
     key = (CACHE_KEY, grid, step, bool(count.layer.bias.any()), *((id(window), len(sources)) for window, sources in windows))
     if key not in count.cache:
@@ -390,10 +392,8 @@ def _counted_options(count: LayerCount, grid: tuple[int, ...], profile: Hardware
         cuts = [[middle_run(side, length) for side, length in zip(grid, block, strict=True)]]
         if samples > 1 and len(grid) == 1:  # rows may differ along themselves
             n = -(-grid[0] // block[0])
-            cuts = [
-                [(grid[0] * i // n, grid[0] * (i + 1) // n)]
-                for i in np.unique(np.linspace(0, n - 1, samples).astype(int)).tolist()
-            ]
+            places = np.unique(np.linspace(0, n - 1, samples).astype(int)).tolist()
+            cuts = [[(grid[0] * i // n, grid[0] * (i + 1) // n)] for i in places]
         regions = [Region(tuple(a for a, _ in cut), tuple(b for _, b in cut)) for cut in cuts]
         try:
             share = np.mean([usage_vector(count.usage(one), 0, profile) for one in regions], axis=0) / capacity
