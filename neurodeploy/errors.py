@@ -291,6 +291,13 @@ class _Names(dict[str, Any]):
 
 
 @cache
+def bounds_of(variable: TypeVar) -> list[Any]:
+    """What a type variable may stand for."""
+    names = _Names([variable.__module__])
+    return [names.meaning(bound) for bound in variable.__constraints__ or (variable.__bound__ or Any,)]
+
+
+@cache
 def imports_of(home: str) -> dict[str, tuple[str, str]]:
     """Module of each name that a module imports anywhere, and its name there; the latter is empty for modules."""
     found: dict[str, tuple[str, str]] = {}
@@ -310,8 +317,7 @@ def is_of_kind(value: Any, kind: Any) -> bool:
     if origin in (Union, UnionType):
         return any(is_of_kind(value, each) for each in inner)
     if isinstance(kind, TypeVar):
-        bounds = kind.__constraints__ or (kind.__bound__ or Any,)
-        return any(is_of_kind(value, _Names([kind.__module__]).meaning(bound)) for bound in bounds)
+        return any(is_of_kind(value, bound) for bound in bounds_of(kind))
     if kind in (int, float, bool):
         # bool is a kind of int in Python, and NumPy's is not; its arrays without an axis are numbers
         is_bool = isinstance(value, bool) or type(value).__name__ == "bool_"
