@@ -320,7 +320,7 @@ def is_of_kind(value: Any, kind: Any) -> bool:
         return any(is_of_kind(value, bound) for bound in bounds_of(kind))
     if kind in (int, float, bool):
         # bool is a kind of int in Python, and NumPy's is not; its arrays without an axis are numbers
-        is_bool = isinstance(value, bool) or type(value).__name__ == "bool_"
+        is_bool = type(value).__name__ in ("bool", "bool_")  # NumPy 1 writes an underscore
         is_scalar = kind is float and getattr(value, "shape", None) == () and hasattr(value, "__float__")
         is_number = not is_bool and (isinstance(value, Integral if kind is int else Real) or is_scalar)
         # no library takes whole numbers of more bits
@@ -358,6 +358,8 @@ def kind_names(kind: Any) -> list[str]:
     origin, inner = get_origin(kind) or kind, get_args(kind)
     if origin in (Union, UnionType):
         return [name for each in inner for name in kind_names(each)]
+    if isinstance(kind, TypeVar):
+        return [name for bound in bounds_of(kind) for name in kind_names(bound)]
     if origin is Literal:
         return [repr(each) for each in inner]
     name = getattr(origin, "__name__", str(origin))
@@ -371,7 +373,9 @@ def kind_names(kind: Any) -> list[str]:
     }
     if origin not in (tuple, Sequence, Collection, Mapping, dict) or not inner:
         return [named.get(name, name)]
-    of = " and ".join(" or ".join(kind_names(each)) for each in inner if each is not ...)
+    each_kind = [" or ".join(kind_names(each)) for each in inner if each is not ...]
+    is_of_one = origin is tuple and inner[-1] is not ... and len(set(each_kind)) == 1
+    of = f"{len(inner)} {each_kind[0]}" if is_of_one else " and ".join(each_kind)
     return [f"a {'mapping' if name == 'dict' else name.lower()} of {of}"]
 
 
@@ -381,6 +385,7 @@ def in_words(value: Any) -> str:
         return "None"
     if isinstance(value, int) and value.bit_length() > 63:
         return f"a number of {value.bit_length()} bits"
-    of = f" of {', '.join(sorted({type(each).__name__ for each in value}))}" if isinstance(value, list | tuple) and value else ""
+    kinds = sorted({type(each).__name__ for each in value}) if isinstance(value, list | tuple) else []
+    of = f" of {len(value)} {', '.join(kinds)}" if kinds else ""
     shown = f" ({quoted(repr(value), 40)})" if isinstance(value, int | float | str | bytes) else ""
     return f"of type {type(value).__name__}{of}{shown}"

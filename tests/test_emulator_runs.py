@@ -128,7 +128,10 @@ def test_what_tells_no_steps_and_no_emulator_is_refused() -> None:
         RequestError, match=r"^reset_interval: applies to networks in integers, and this one is in floats\. Quantise it"
     ):
         simulate(dequantize(PAPER), PAPER_SPIKES, reset_interval=2)
-    with pytest.raises(RequestError, match=r"^on_overflow: 'stop' is none of 'wrap', 'raise' and 'warn'\.$"):
+    with pytest.raises(
+        RequestError,
+        match=r"^simulate, argument 'on_overflow': is of type str \('stop'\), and has to be 'wrap', 'raise' or ",
+    ):
         simulate(PAPER, PAPER_SPIKES, on_overflow="stop")  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(
         DataError, match=r"^input spikes: have 1 samples and values up to 1, which the emulator was not prepared for"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neurodeploy.errors import NetworkError
+from neurodeploy.errors import ArgumentTypeError, NetworkError
 from neurodeploy.frontends.nir.writing import write_nir
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
@@ -222,7 +222,9 @@ def test_an_unknown_synapse_is_refused(make_network: Callable[..., Network]) -> 
     """A layer does not take it; nor does what is called with it alone."""
     unknown = object.__new__(LowRank)
     object.__setattr__(unknown, "weight", np.ones((3, 4)))
-    with pytest.raises(NetworkError, match=r"^kind LowRank: is not handled here"):
+    with pytest.raises(
+        ArgumentTypeError, match=r"^Connection, argument 'synapse': is of type LowRank, and has to be DenseWiring, "
+    ):
         Layer(
             name="only", shape=(3,), neuron=make_network([4, 3]).output.neuron, bias=np.zeros(()),
             connections=(Connection(source=INPUT, synapse=unknown),),

@@ -11,7 +11,7 @@ from test_notebook_tables import Cells
 from torch import nn
 
 import neurodeploy as nd
-from neurodeploy.errors import ExtractError, RequestError
+from neurodeploy.errors import ArgumentTypeError, RequestError
 
 IMAGE = torch.zeros(1, 1, 8, 8)
 
@@ -88,7 +88,7 @@ def test_a_model_that_cannot_come_in_is_summarised_without_the_chips_columns() -
 
 
 def test_bad_arguments_are_refused() -> None:
-    with pytest.raises(ExtractError, match=r"^sample: "):
+    with pytest.raises(ArgumentTypeError, match=r"^summary, argument 'sample': is None"):
         nd.summary(convolutional(), None, "loihi2")  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(RequestError, match="cores"):
         nd.summary(convolutional(), IMAGE, "loihi2", cores=1_000)

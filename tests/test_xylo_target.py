@@ -342,7 +342,7 @@ class OfSnnTorch(torch.nn.Module):
         self.first, self.hidden = torch.nn.Linear(6, 12, bias=False), snntorch.Leaky(0.8)
         self.second, self.last = torch.nn.Linear(12, 4, bias=False), snntorch.Leaky(0.8, **reset)
         self.behind = torch.nn.Linear(4, 4, bias=False) if behind else torch.nn.Identity()
-        for linear in (self.first, self.second):
+        for linear in filter(lambda module: isinstance(module, torch.nn.Linear), self.children()):
             torch.nn.init.uniform_(linear.weight, -0.3, 0.9, generator=torch.Generator().manual_seed(0))
 
     def forward(self, x: Any, state: Any = None) -> Any:

@@ -137,7 +137,7 @@ def _quantized(
             largest = int(np.abs(integers[0]).max())
             scale *= (largest - 1) / largest  # the largest weight falls by about one
             integers[0] = _rounded(kept, scale, arithmetic)
-    vth = threshold_mantissa(np.ones(()) if threshold is None else threshold, scale, arithmetic)
+    vth = threshold_mantissa(np.zeros(()) if threshold is None else threshold, scale, arithmetic)  # a readout has none
     if threshold is not None and vth.min() < 1:
         largest = max(np.abs(numbers).max(initial=0.0) for numbers in [*weights, bias])
         raise QuantizeError(

@@ -234,7 +234,7 @@ def compare(emulator: SpikeRecord, lava: SpikeRecord) -> Comparison:
             if ours[layer].shape != theirs[layer].shape:
                 raise DataError(layer, f"records differ in shape: {ours[layer].shape} and {theirs[layer].shape}")
             if quantity == "spikes":
-                n_spikes += max(np.count_nonzero(ours[layer]), np.count_nonzero(theirs[layer]))
+                n_spikes += int(max(np.count_nonzero(ours[layer]), np.count_nonzero(theirs[layer])))
             differ = ours[layer] != theirs[layer]
             if not differ.any():
                 continue
