@@ -112,6 +112,28 @@ def test_an_empty_output_path_is_not_the_current_folder(capsys: pytest.CaptureFi
     assert "the path is empty" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("command", "out"),
+    [
+        ("deploy NOWHERE --target tiny --out", "text/made"),
+        ("compare NOWHERE --targets tiny --out", "text"),
+        ("compress NOWHERE --target tiny --data digits --out", "text/made"),
+        ("demo --out", "text/made"),
+        ("simulate NOWHERE --input NOWHERE --out", "text/record.npz"),
+        ("simulate NOWHERE --input NOWHERE --out", "."),
+        ("export NOWHERE --to", "text/made.net"),
+    ],
+)
+def test_outputs_that_cannot_be_written_are_refused_before_the_model_is_read(
+    command: str, out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text").write_text("a file")
+    assert main([*command.split(), out]) == 2
+    assert f"{out}: is " in (said := capsys.readouterr().err), said
+    assert said.endswith("Name another path.\n"), said
+
+
 @pytest.mark.parametrize("steps", [10**6 + 1, 10**14])
 def test_too_many_steps_end_in_a_line_before_training(steps: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "m.py").write_text(

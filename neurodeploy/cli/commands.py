@@ -180,7 +180,9 @@ def check_command(
     help="Chips of `neurodeploy profiles`, or YAML files.",
 )  # fmt: skip
 @click.option("--data", callback=check_data, metavar="DATA", help=f"Measure accuracy on its test data: {DATA}.")
-@click.option("--out", type=OutputPath(), metavar="DIR", help="Folder for the page, compare.html; created if missing.")
+@click.option(
+    "--out", type=OutputPath(file_okay=False), metavar="DIR", help="Folder for the page, compare.html; created if missing."
+)
 @BITS
 @WEIGHTS
 @nir_options
@@ -351,7 +353,9 @@ def compress_command(
 
 @click.command("export")
 @click.argument("model")
-@click.option("--to", required=True, type=Path, metavar="FILE", help="File to write; it ends with .net or .nir.")
+@click.option(
+    "--to", required=True, type=OutputPath(dir_okay=False), metavar="FILE", help="File to write; it ends with .net or .nir."
+)
 @click.option(
     "--target", metavar="CHIP",
     help="The chip whose integers are written.  [default: loihi2 for a .net file, floats for a .nir file]",
@@ -375,7 +379,10 @@ def export_command(model: str, to: Path, target: str | None, bits: int | None, w
 
 
 @click.command()
-@click.option("--out", type=OutputPath(), default=Path("neurodeploy-demo"), show_default=True, metavar="DIR", help="A folder.")
+@click.option(
+    "--out", type=OutputPath(file_okay=False), default=Path("neurodeploy-demo"), show_default=True, metavar="DIR",
+    help="Folder to write to; created if missing.",
+)  # fmt: skip
 @SEED
 @click.option("--target", default="loihi2", show_default=True, metavar="CHIP", help="A chip profile.")
 @click.option("--cores", type=int, default=1, show_default=True, metavar="N", help="Cores that the network may use.")
@@ -405,7 +412,7 @@ def demo(out: Path, seed: int, target: str, cores: int, resume: bool, as_json: b
 @click.option("--raw", is_flag=True, help="Input is numbers that set the biases of the file's input population.")
 @click.option("--end", type=click.Choice(ENDS), default="emulator", show_default=True, help="Simulator to run it in.")
 @click.option(
-    "--out", type=OutputPath(), required=True, metavar="RECORD.NPZ",
+    "--out", type=OutputPath(dir_okay=False), required=True, metavar="RECORD.NPZ",
     help="File to write: spikes and v of the last layer, and meta.",
 )  # fmt: skip
 @DEVICE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import wraps
@@ -53,7 +54,10 @@ class NumberRange(click.FloatRange):
 
 
 class OutputPath(click.Path):
-    """A path to write to; an empty one, as an unset variable of a shell makes it, is not the current folder."""
+    """A path to write to, refused before any work where nothing can be written.
+
+    An empty one, as an unset variable of a shell makes it, is not the current folder.
+    """
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Convert the text of an option."""
@@ -61,7 +65,18 @@ class OutputPath(click.Path):
             self.fail("the path is empty; '.' is the current folder.", param, ctx)
         if "\0" in str(value):
             self.fail("the path holds a NUL, which no name of a file has.", param, ctx)
-        return Path(str(value))
+        path = Path(str(value))
+        found = next((one for one in (path, *path.parents) if os.path.lexists(one)), path)
+        elsewhere = "Name another path."
+        if found == path and not self.dir_okay and path.is_dir():
+            raise RequestError(str(path), "is not a regular file, and would be replaced", remedy=elsewhere)
+        if (found != path or not self.file_okay) and os.path.lexists(found):
+            kind = "folder" if not self.file_okay else "path"
+            if not found.is_dir():
+                raise RequestError(str(path), f"is no {kind} to write to: {found} is no folder", remedy=elsewhere)
+            if not os.access(found, os.W_OK):
+                raise RequestError(str(path), f"is no {kind} to write to: no permission for {found}", remedy=elsewhere)
+        return path
 
 
 def parse_core_counts(_: click.Context, option: click.Parameter, text: str | None) -> tuple[int, ...] | None:
@@ -122,7 +137,9 @@ CHIP = click.option(
     metavar="CHIP",
     help="The chip to whose integers floats are rounded; a .net file holds integers.",
 )
-OUT = click.option("--out", type=OutputPath(), required=True, metavar="DIR", help="Folder to write to; created if missing.")
+OUT = click.option(
+    "--out", type=OutputPath(file_okay=False), required=True, metavar="DIR", help="Folder to write to; created if missing."
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON with documented keys instead of tables.")
 TIME_LIMIT = click.option(
     "--time-limit", type=NumberRange(0, min_open=True), default=600.0, show_default=True, metavar="SECONDS",
