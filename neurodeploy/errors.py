@@ -50,6 +50,11 @@ def quoted(text: str, most: int = MAX_QUOTED) -> str:
     return plain if len(plain) <= most else f"{plain[:half]}…{plain[1 - half :]}"
 
 
+def counted(n: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless it is one: ``1 step``, ``2,000 steps``."""
+    return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
 def text_of(error: BaseException) -> str:
     """Return the text of another's exception in one line, without a full stop; empty where it has none or cannot make it."""
     with suppress(Exception):

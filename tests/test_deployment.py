@@ -341,7 +341,7 @@ def test_inspect_says_what_deploy_refuses(kind: str, make_network: Callable[...,
     assert bool(refused) == (kind != "as it is")
     assert str(seen.unwritable or "") == refused
     assert seen.fits == (not refused)
-    assert (f"Deployable: no. {refused}" in seen.warnings) == bool(refused)
+    assert (f"Now: fits, but cannot be deployed: {refused}" in seen.sentences) == bool(refused)
     assert ("layer1" in seen.silent) == (kind == "no synapses")
 
 

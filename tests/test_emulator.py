@@ -193,7 +193,9 @@ def test_one_sample_is_a_batch_of_one(dtype: type) -> None:
     [
         (np.ones((3, 5, 2)), r"Steps come last here: np\.moveaxis\(spikes, 1, -1\)\.$"),
         (np.ones((5, 2)), r"Steps come last here: np\.moveaxis\(spikes, 0, -1\)\.$"),
-        (np.ones(2), r"^input spikes: have shape \(2,\), not \(2, n_steps\) or \(batch, 2, n_steps\)\. Time is the last axis\.$"),
+        (np.ones(2), r"^input spikes: have shape \(2,\), not \(2, n_steps\) or .* one step is spikes\[\.\.\., np\.newaxis\]\.$"),
+        (np.ones((3, 7)), r"not \(2, n_steps\) or \(batch, 2, n_steps\)\. Give 2 inputs a step, and steps as the last axis\.$"),
+        (np.ones((1, 2, 1, 4)), r"\. Its values are as many: spikes\.reshape\(2, 4\)\.$"),
         (np.ones((5, 2)), r"have shape \(5, 2\), not \(2, n_steps\)"),
         (np.ones((1, 5, 2)), r"have shape \(1, 5, 2\), not \(2, n_steps\)"),
         (np.ones((1, 1, 2, 5)), r"have shape \(1, 1, 2, 5\), not"),

@@ -134,7 +134,7 @@ def test_what_tells_no_steps_and_no_emulator_is_refused() -> None:
     ):
         simulate(PAPER, PAPER_SPIKES, on_overflow="stop")  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(
-        DataError, match=r"^input spikes: have 1 samples and values up to 1, which the emulator was not prepared for"
+        DataError, match=r"^input spikes: have 1 sample and values up to 1, which the emulator was not prepared for"
     ):
         Emulator(PAPER, n_samples=2).advance(PAPER_SPIKES[np.newaxis])
 

@@ -163,7 +163,7 @@ WRONG: dict[str, tuple[nn.Module, str]] = {
         Net(counts),
         r"^lif \(LIFCell\): receives something else at its step 1 than at step 0 \(steps counted from 0\)",
     ),
-    "states forgotten": (Net(forgets), r"^lif \(LIFCell\): makes 1 steps in 2 calls: its state is not kept .*Return the states"),
+    "states forgotten": (Net(forgets), r"^lif \(LIFCell\): makes 1 step in 2 calls: its state is not kept .*Return the states"),
     "states swapped": (
         Net(swaps),
         r"^lif \(LIFCell\): receives a state that is not the one it returned .*unchanged, at the next step",

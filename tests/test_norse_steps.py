@@ -71,7 +71,7 @@ def skips_a_step(net: Any, said: Any, _x: torch.Tensor) -> Any:
     [
         (hears_all_at_once, r"^out \(LIFBoxCell\): takes many steps of the input as if they were one\. Give it one"),
         (adds_one_to_all, r"^model \(Loops\): add combines one step with many, or batches of different sizes"),
-        (hears_ahead, r"^out \(LIFBoxCell\): receives what 'fc' fires 1 steps later .*\. Call all cells equally often"),
+        (hears_ahead, r"^out \(LIFBoxCell\): receives what 'fc' fires 1 step later .*\. Call all cells equally often"),
         (skips_a_step, r"^model \(Loops\): max_pool1d is left out at some steps"),
     ],
 )

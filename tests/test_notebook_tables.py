@@ -119,7 +119,7 @@ def test_the_explorer_answers_what_was_chosen(make_network: Callable[..., Networ
     choice, answer = box.children
     chip, cores, bits = choice.children
     assert "does not fit" in answer.value
-    assert "Budget: 1 cores of tiny, 8-bit weights" in answer.value
+    assert "Budget: 1 core of tiny, 8-bit weights" in answer.value
     cores.value = 3
     assert "Budget: 3 cores of tiny" in answer.value
     bits.value = 4

@@ -61,7 +61,7 @@ from neurodeploy.cli.options import (
     parse_targets,
     requested_profile,
 )
-from neurodeploy.errors import RequestError
+from neurodeploy.errors import RequestError, counted
 from neurodeploy.hardware.loading import load_profile, profile_paths
 from neurodeploy.ir.files import CHECKPOINTS, absence
 
@@ -115,7 +115,10 @@ def inspect_command(
     model: str, target: str, cores: int | None, chips: int | None, bits: int | None, connectivity: float | None,
     fast: bool, weights: Path | None, nir: NirOptions, as_json: bool,
 ) -> int:  # fmt: skip
-    """Show what each layer of MODEL needs and may use, whether it fits, and if not, which limit binds and what would help."""
+    """Show what each layer of MODEL needs and may use, whether it fits, and if not, which limit binds and what would help.
+
+    The exit code is 1 where it does not fit, or where `deploy` refuses its numbers.
+    """
     spec = ModelSpec(name=model, weights=weights, nir=nir)
     profile = requested_profile(target, cores, chips)
     from neurodeploy.mapping.core_estimate import CoreEstimate
@@ -127,7 +130,7 @@ def inspect_command(
 
         def is_enough(estimate: CoreEstimate) -> bool:
             if say is not None:
-                say(f"About {estimate.cores:,} cores; laying out exactly")
+                say(f"About {counted(estimate.cores, 'core')}; laying out exactly")
             return estimate.cores > MAX_LAID_OUT_CORES
 
         seen = inspect(
@@ -161,7 +164,10 @@ def inspect_command(
 def check_command(
     model: str, target: str, cores: int | None, bits: int | None, weights: Path | None, nir: NirOptions, as_json: bool,
 ) -> int:  # fmt: skip
-    """List every node of MODEL: exact, rewritten (as what), or not supported (why, and the way round); say whether it fits."""
+    """List every node of MODEL: exact, rewritten (as what), or not supported (why, and the way round); say whether it fits.
+
+    The exit code is 1 where a node is not supported, or the network does not fit or cannot be deployed.
+    """
     spec = ModelSpec(name=model, weights=weights, nir=nir)
     profile = requested_profile(target, cores)
     from neurodeploy.pipeline.inspection import check_network
@@ -180,9 +186,7 @@ def check_command(
     help="Chips of `neurodeploy profiles`, or YAML files.",
 )  # fmt: skip
 @click.option("--data", callback=check_data, metavar="DATA", help=f"Measure accuracy on its test data: {DATA}.")
-@click.option(
-    "--out", type=OutputPath(file_okay=False), metavar="DIR", help="Folder for the page, compare.html; created if missing."
-)
+@click.option("--out", type=OutputPath(file_okay=False), metavar="DIR", help="Folder for compare.html; created if missing.")
 @BITS
 @WEIGHTS
 @nir_options
@@ -353,9 +357,7 @@ def compress_command(
 
 @click.command("export")
 @click.argument("model")
-@click.option(
-    "--to", required=True, type=OutputPath(dir_okay=False), metavar="FILE", help="File to write; it ends with .net or .nir."
-)
+@click.option("--to", required=True, type=OutputPath(dir_okay=False), metavar="FILE", help="File to write, .net or .nir.")
 @click.option(
     "--target", metavar="CHIP",
     help="The chip whose integers are written.  [default: loihi2 for a .net file, floats for a .nir file]",
@@ -368,7 +370,8 @@ def export_command(model: str, to: Path, target: str | None, bits: int | None, w
     check_output(to, model, weights, target)
     with status("Reading and writing the network"):
         network = export(ModelSpec(name=model, weights=weights, nir=nir), to, target, bits)
-    counts = f"{len(network.layers)} layers, {network.n_neurons:,} neurons, {network.n_synapses:,} synapses"
+    sizes = {"layer": len(network.layers), "neuron": network.n_neurons, "synapse": network.n_synapses}
+    counts = ", ".join(counted(n, noun) for noun, n in sizes.items())
     notes = [*getattr(network, "notes", ())]
     if to.suffix == ".nir" and any(hasattr(layer.neuron, "max_spikes") for layer in network):
         notes.append(
@@ -379,10 +382,7 @@ def export_command(model: str, to: Path, target: str | None, bits: int | None, w
 
 
 @click.command()
-@click.option(
-    "--out", type=OutputPath(file_okay=False), default=Path("neurodeploy-demo"), show_default=True, metavar="DIR",
-    help="Folder to write to; created if missing.",
-)  # fmt: skip
+@click.option("--out", type=OutputPath(file_okay=False), default=Path("neurodeploy-demo"), show_default=True, metavar="DIR")
 @SEED
 @click.option("--target", default="loihi2", show_default=True, metavar="CHIP", help="A chip profile.")
 @click.option("--cores", type=int, default=1, show_default=True, metavar="N", help="Cores that the network may use.")
@@ -438,7 +438,7 @@ def simulate_command(
     with status(f"Simulating: {end}"):
         record = simulate(quantized, load_spikes(source), end=end, time_limit_s=time_limit, device=device, graded=graded, raw=raw)
     save_record(record, out, network=network, input=str(source))
-    size, rate = f"{record.n_samples} samples of {record.n_steps} steps", record.rates()[record.output]
+    size, rate = f"{counted(record.n_samples, 'sample')} of {counted(record.n_steps, 'step')}", record.rates()[record.output]
     click.echo(f"{size}, {rate:.4f} spikes per neuron and step in {record.output!r}: {out}", file=RESULTS.get())
     return DONE
 

@@ -200,8 +200,8 @@ def show(*parts: RenderableType) -> None:
     for part in parts:
         if isinstance(part, str):
             text = Text(part)
-            text.highlight_regex(r"\b[Dd]oes not fit\b", "bold red")
-            text.highlight_regex(r"(?m)^Now: fits\b|^Before: fits\b", "bold green")
+            text.highlight_regex(r"\b[Dd]oes not fit\b|\bfits, but cannot be deployed\b", "bold red")
+            text.highlight_regex(r"(?m)^(Now|Before): fits\b(?!, but)", "bold green")
             coloured.append(text)
         else:
             coloured.append(part)

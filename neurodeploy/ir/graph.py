@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import NetworkError, check_arguments, unsupported_kind
+from neurodeploy.errors import NetworkError, check_arguments, counted, unsupported_kind
 from neurodeploy.ir.arrays import ByValue, html_table
 from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring, Wiring
 
@@ -155,7 +155,7 @@ class Population(ByValue, Generic[N, S]):
         synapses: list[Wiring] = [connection.synapse for connection in self.connections]
         for synapse in synapses:
             if synapse.n_out != self.n_neurons:
-                raise NetworkError(where, f"has {self.n_neurons} neurons but weights for {synapse.n_out}")
+                raise NetworkError(where, f"has {counted(self.n_neurons, 'neuron')} but weights for {synapse.n_out}")
             match synapse:
                 case ConvWiring(output_shape=image):
                     if image != self.shape:
@@ -278,9 +278,9 @@ class LayerGraph(ByValue, Generic[L]):
 
     def _repr_html_(self) -> str:
         """An HTML table for notebooks, one row a layer."""
-        whole = f"{self.n_neurons:,} neurons, {self.n_synapses:,} synapses"
+        whole = f"{counted(self.n_neurons, 'neuron')}, {counted(self.n_synapses, 'synapse')}"
         return html_table(
-            f"{type(self).__name__}: input {self.input_shape}, {len(self.layers):,} layers, {whole}",
+            f"{type(self).__name__}: input {self.input_shape}, {counted(len(self.layers), 'layer')}, {whole}",
             ["layer", "shape", "neurons", "neuron", "sources", "synapses", "weights not zero"],
             (
                 (

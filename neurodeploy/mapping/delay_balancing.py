@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import check_arguments
+from neurodeploy.errors import check_arguments, counted
 from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
 from neurodeploy.ir.arrays import Integers
@@ -71,7 +71,11 @@ class Balance:
     relays_cost: float | None
 
     def __str__(self) -> str:
-        way = f"wait {self.steps} steps in synapses" if self.by == "synapses" else f"pass {self.steps} layers of relays"
+        way = (
+            f"wait {counted(self.steps, 'step')} in synapses"
+            if self.by == "synapses"
+            else f"pass {counted(self.steps, 'layer')} of relays"
+        )
         delays = "too long for synapses" if self.synapses_cost is None else f"{self.synapses_cost:.3g} cores by delays"
         relays = "too long with relays too" if self.relays_cost is None else f"{self.relays_cost:.3g} by relays"
         costs = f"{delays}, {relays}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import NetworkError, check_arguments
+from neurodeploy.errors import NetworkError, check_arguments, counted
 from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Mask
@@ -114,7 +114,7 @@ class IntegerForm:
             for name, (size, packed) in read["kept"].items():
                 # before anything of this size is made
                 if size != sizes[name] or len(packed) != 2 * -(-size // 8):
-                    raise ValueError(f"layer {name!r} has {sizes[name]} neurons, not {size}")
+                    raise ValueError(f"layer {name!r} has {counted(sizes[name], 'neuron')}, not {size}")
                 kept[name] = np.unpackbits(np.frombuffer(bytes.fromhex(packed), dtype=np.uint8), count=size).astype(np.bool_)
             form = cls(
                 widths=dict(read["widths"].items()), largest_states=dict(read["largest_states"].items()), kept=kept,
@@ -345,7 +345,7 @@ def warnings_of(errors: tuple[LayerError, ...], overflows: Mapping[str, int] | N
     for error in errors:
         if error.can_overflow:
             bits = max(error.worst_current_bits, error.worst_voltage_bits)
-            measured = "" if overflows is None else f"; {of} it did so {overflows[error.layer]:,} times"
+            measured = "" if overflows is None else f"; {of} it did so {counted(overflows[error.layer], 'time')}"
             lines.append(
                 f"layer {error.layer!r} could overflow its {error.state_bits}-bit state: worst case {bits:.0f} bits{measured}"
             )
@@ -356,9 +356,11 @@ def warnings_of(errors: tuple[LayerError, ...], overflows: Mapping[str, int] | N
             )
         if error.most_spikes[0] != error.most_spikes[1]:
             model, chip = error.most_spikes
-            lines.append(f"layer {error.layer!r} fires at most {model} times a step in the model, and {chip} on the chip")
+            lines.append(
+                f"layer {error.layer!r} fires at most {counted(model, 'time')} a step in the model, and {chip} on the chip"
+            )
         if error.synapses_lost:
-            lines.append(f"layer {error.layer!r} lost {error.synapses_lost:,} synapses that rounded to zero")
+            lines.append(f"layer {error.layer!r} lost {counted(error.synapses_lost, 'synapse')} that rounded to zero")
     return lines
 
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from neurodeploy.compression.pruning_method import Pruning
-from neurodeploy.errors import DataError, RequestError, check_arguments, unsupported_kind
+from neurodeploy.errors import DataError, RequestError, check_arguments, counted, unsupported_kind
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import LI, LIF, Network, SubtractiveLIF
 from neurodeploy.ir.quantized import COUNTING_ONLY, QuantizedLI, QuantizedLIF, QuantizedNetwork, QuantizedSubtractiveLIF
@@ -93,14 +93,14 @@ class Evaluation:
     def __str__(self) -> str:
         of = self.synaptic_operations
         lines = [
-            f"Accuracy {self.classification_accuracy:.2%} on {self.n_samples:,} samples; the predicted class is final after "
-            f"{self.latency_steps:.1f} of {self.n_steps:,} steps.",
+            f"Accuracy {self.classification_accuracy:.2%} on {counted(self.n_samples, 'sample')}; the predicted class is final "
+            f"after {self.latency_steps:.1f} of {self.n_steps:,} steps.",
             f"Synaptic operations per sample: {of['Effective_ACs']:,.0f} accumulates and {of['Effective_MACs']:,.0f} "
             f"multiply-accumulates; {of['Dense']:,.0f} if all were dense.",
             f"Sparsity: {self.activation_sparsity:.2%} of activations, {self.connection_sparsity:.2%} of weights. "
             f"Footprint: {self.footprint:,} bytes, zeros included.",
             *(f"{name!r}: {rate:.4f} spikes per neuron and step" for name, rate in self.rates.items()),
-            *(f"{name!r}: {times:,} overflows of 24 bits" for name, times in self.overflows.items() if times),
+            *(f"{name!r}: {counted(times, 'overflow')} of 24 bits" for name, times in self.overflows.items() if times),
             *(f"No neuron of {name!r} ever fired: what is behind it saw no spike of this data." for name in self.silent),
             f"{self.seconds:.2f} s in the emulator.",
         ]
@@ -175,7 +175,7 @@ def spikes_into(network: QuantizedNetwork, inputs: Any, options: FitOptions) -> 
         return simulator_spikes(tensor.reshape(batch, *network.input_shape), options.n_steps, options.encoder)
     if tensor.ndim < 3 or tensor[0:1, 0].numel() != network.n_inputs:
         raise DataError(
-            "inputs", f"have shape {tuple(tensor.shape)}, but the network takes {network.n_inputs} values",
+            "inputs", f"have shape {tuple(tensor.shape)}, but the network takes {counted(network.n_inputs, 'value')}",
             remedy=order_remedy(tensor.ndim > 2 and tensor[0:1, ..., 0].numel() == network.n_inputs),
         )  # fmt: skip
     spikes = check_spikes(tensor.reshape(batch, -1, *network.input_shape), "input")

@@ -96,15 +96,14 @@ class Inspection:
 
     @property
     def warnings(self) -> list[str]:
-        """Sentences about what `deploy` refuses, what the model's file does not tell, and layers that never fire."""
-        refused = [] if self.unwritable is None else [f"Deployable: no. {self.unwritable}"]
+        """Sentences about what the model's file does not tell, and layers that never fire."""
         silent = (f"Layer {name!r} is silent, whatever the input is: {reason}." for name, reason in self.silent.items())
-        return [*refused, *self.notes, *silent]
+        return [*self.notes, *silent]
 
     @property
     def sentences(self) -> list[str]:
         """The verdict: whether the network fits, what `deploy` refuses, and whether `compress` can make it fit."""
-        return [*verdict(self.placement), *self.warnings, self.compressible]
+        return [*verdict(self.placement, refused=self.unwritable), *self.warnings, self.compressible]
 
     @property
     def layers(self) -> tuple[LayerReport, ...]:

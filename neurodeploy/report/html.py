@@ -15,6 +15,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from neurodeploy.errors import counted
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers
 from neurodeploy.ir.files import write_text
@@ -232,12 +233,12 @@ def _cell_lines(placement: Placement, utilization: Floats, slices: list[Slice]) 
     """Description of a cell: its slices, and its utilisation (n_cores, n_resources) with counts where it is one core."""
     if not slices:
         return ["not used"]
-    lines = [f"{part.name}, {part.usage.neurons:,} neurons" for part in slices[:_MOST_SLICES_NAMED]]
+    lines = [f"{part.name}, {counted(part.usage.neurons, 'neuron')}" for part in slices[:_MOST_SLICES_NAMED]]
     if len(slices) > _MOST_SLICES_NAMED:
         lines.append(f"and {len(slices) - _MOST_SLICES_NAMED:,} more slices")
     # a cell that is a chip: shares are averaged, and counts are left out
     if len(utilization) > 1:
-        lines.append(f"{len(utilization):,} cores used; on average")
+        lines.append(f"{counted(len(utilization), 'core')} used; on average")
     counts = placement.on_core(slices[0].core) if len(utilization) == 1 else {}
     for resource, share in zip(placement.resources, utilization.mean(axis=0).tolist(), strict=True):
         limit = placement.profile.capacity(resource, slices[0].core)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 
-from neurodeploy.errors import check_arguments
+from neurodeploy.errors import check_arguments, counted
 from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.ir.arrays import html_paragraphs, html_table
 from neurodeploy.ir.files import DISTRIBUTION, installed_version
@@ -288,7 +288,7 @@ class Report:
         if self.accuracy.test_samples:
             yield accuracy_table(self.accuracy)
         if self.lava is not None:
-            yield f"{self.lava.simulator} and the emulator: {self.lava.steps:,} steps, {self.lava.outcome}."
+            yield f"{self.lava.simulator} and the emulator: {counted(self.lava.steps, 'step')}, {self.lava.outcome}."
         if self.rates:
             yield "Spikes per neuron and step: " + ", ".join(f"{name} {rate:.3f}" for name, rate in self.rates.items()) + "."
         if self.rounding:

@@ -15,10 +15,12 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
+from neurodeploy.errors import counted
 from neurodeploy.hardware.profile import KEYS, HardwareProfile, Limit
 
 # for types alone: a table of chips needs neither NumPy nor the mapping
 if TYPE_CHECKING:
+    from neurodeploy.errors import NeurodeployError
     from neurodeploy.frontends.assembly import NodeSupport
     from neurodeploy.mapping.budget.allocation import Gain
     from neurodeploy.mapping.delay_balancing import Balance
@@ -118,7 +120,7 @@ class FittedTable:
 def comparison_outcome(mismatches: int, n_spikes: int) -> str:
     """What the comparison of two records found, in words: also that there was no spike to compare."""
     if mismatches:
-        return f"{mismatches:,} values differ"
+        return f"{counted(mismatches, 'value')} {'differs' if mismatches == 1 else 'differ'}"
     return "spikes and membranes equal" if n_spikes else "membranes equal, but no neuron fired: no spikes were compared"
 
 
@@ -133,8 +135,12 @@ def verdict(
     placement: Placement,
     before: Placement | None = None,
     overflows: Mapping[str, int] = MappingProxyType({}),
+    refused: NeurodeployError | None = None,
 ) -> list[str]:
-    """Sentences that say whether a network fits, which limits it breaks, and which layers' states left their registers."""
+    """Sentences that say whether a network fits, which limits it breaks, and which layers' states left their registers.
+
+    `refused` is why `deploy` refuses its numbers, if it does.
+    """
     profile = placement.profile
     runs = "counting only" if profile.target is None else f"target {profile.target}"
     lines = [f"{profile.name} ({runs}): {profile.description}"]
@@ -147,18 +153,26 @@ def verdict(
         if len(broken) > _MOST_LIMITS:
             # the slice assignment replaces all further ones by a count
             broken[_MOST_LIMITS:] = [f"... and {len(broken) - _MOST_LIMITS} more limits."]
-        lines += broken or [f"{when}: fits. {used}{chips}; {lower_bound(shown)}."]
+        takes = f"{used}{chips}; {lower_bound(shown)}."
+        if shown is placement and refused is not None:
+            lines += [*broken, f"Deployable: no. {refused}"] if broken else [
+                f"{when}: fits, but cannot be deployed: {refused}", takes,
+            ]  # fmt: skip
+        else:
+            lines += broken or [f"{when}: fits. {takes}"]
     return lines + overflow_lines(overflows)
 
 
 def overflow_lines(overflows: Mapping[str, int]) -> list[str]:
     """A sentence for each layer whose state left its register, and how often."""
-    return [f"Layer {name!r}: its state left its register {times:,} times." for name, times in overflows.items() if times]
+    return [
+        f"Layer {name!r}: its state left its register {counted(times, 'time')}." for name, times in overflows.items() if times
+    ]
 
 
 def lower_bound(placement: Placement) -> str:
     """The lower bound on the cores, and where it comes from."""
-    cores = f"{placement.cores_lower_bound:,} core{'s' * (placement.cores_lower_bound > 1)}"
+    cores = counted(placement.cores_lower_bound, "core")
     return f"lower bound: {cores} (each resource's total over what a core has)"
 
 

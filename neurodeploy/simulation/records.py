@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import DataError, RequestError, check_arguments
+from neurodeploy.errors import DataError, RequestError, check_arguments, counted
 from neurodeploy.ir.arrays import load_numpy
 from neurodeploy.ir.files import in_memory
 from neurodeploy.ir.graph import LayerGraph
@@ -197,13 +197,13 @@ class Comparison:
         """The answer of ``neurodeploy verify``."""
         if (at := self.first) is not None:
             return (
-                f"Not equal: {self.mismatches:,} values differ. First mismatch: {at.quantity} of neuron {at.neuron} of "
-                f"{at.layer!r} at step {at.step}: {at.emulator:,} in the emulator, {at.lava:,} in "
+                f"Not equal: {counted(self.mismatches, 'different value')}. First mismatch: {at.quantity} of neuron {at.neuron} "
+                f"of {at.layer!r} at step {at.step}: {at.emulator:,} in the emulator, {at.lava:,} in "
                 f"{SIMULATOR_NAMES.get(self.end, self.end)}."
             )
         what = "spikes and membranes" if self.n_spikes else "membranes"
         nothing = "" if self.n_spikes else " No neuron fired on this input: no spikes were compared."
-        return f"Equal: {what} of every layer in {self.n_steps} steps.{nothing}"
+        return f"Equal: {what} of every layer in {counted(self.n_steps, 'step')}.{nothing}"
 
     def to_json(self) -> dict[str, Any]:
         """The keys of ``neurodeploy verify --json``."""

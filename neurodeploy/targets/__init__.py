@@ -334,13 +334,14 @@ def check_profile(network: QuantizedNetwork, profile: HardwareProfile) -> None:
 
 
 def check_resets(network: Network, arithmetic: Arithmetic) -> None:
-    """Refuse neurons that reset as a target's do not; the error names the layer and the targets whose neurons do.
+    """Refuse neurons that reset as a target's do not; the error names the largest such layer and the targets that take it.
 
     Raises
     ------
     QuantizeError
     """
-    for layer in network:
+    # the largest first, which is a layer of the model's, and not the one neuron that brings biases
+    for layer in sorted(network, key=lambda one: -one.n_neurons):
         reset = reset_of(layer.neuron)
         if reset and reset not in arithmetic.resets:
             able = " or ".join(name for name in target_names() if reset in target_named(name).resets)

@@ -5,13 +5,14 @@ Input is spikes, or raw numbers that drive an input population, which `with_inpu
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import DataError, NetworkError, RequestError, check_arguments, unsupported_kind
+from neurodeploy.errors import DataError, NetworkError, RequestError, check_arguments, counted, unsupported_kind
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import (
@@ -178,10 +179,18 @@ def samples_of(values: NDArray[Any], input_shape: tuple[int, ...]) -> NDArray[An
         # as a model takes them: steps before the shape
         first = {len(input_shape) + 1: 0, len(input_shape) + 2: 1}.get(len(found))
         is_transposed = first is not None and found[first + 1 :] == input_shape
-        remedy = f"Steps come last here: np.moveaxis(spikes, {first}, -1)." if is_transposed else ""
+        flat = next((n for n in (0, 1) if math.prod(found[n:-1]) == math.prod(input_shape)), None) if found[1:] else None
+        if is_transposed:
+            remedy = f"Steps come last here: np.moveaxis(spikes, {first}, -1)."
+        elif found == input_shape:
+            remedy = "Steps come last here, and one step is spikes[..., np.newaxis]."
+        elif flat is not None:
+            remedy = f"Its values are as many: spikes.reshape({', '.join(map(str, (*found[:flat], *input_shape, found[-1])))})."
+        else:
+            remedy = f"Give {counted(math.prod(input_shape), 'input')} a step, and steps as the last axis."
         raise DataError(
             "input spikes", f"have shape {found}, not ({sides}, n_steps) or (batch, {sides}, n_steps)",
-            remedy=remedy or "Time is the last axis.",
+            remedy=remedy,
         )  # fmt: skip
     if 0 in batch.shape:
         raise DataError("input spikes", f"have shape {batch.shape}: nothing to run")
@@ -210,7 +219,7 @@ def verify(
         Nothing to run, or the network's target has no simulator to compare with.
     """
     if n_steps < 1 or n_samples < 1:
-        raise RequestError("verify", f"{n_samples} samples of {n_steps} steps are nothing to run")
+        raise RequestError("verify", f"{counted(n_samples, 'sample')} of {counted(n_steps, 'step')} are nothing to run")
     if seed < 0:
         raise RequestError("seed", f"is {seed}, below 0")
     target = target_named(network.target)

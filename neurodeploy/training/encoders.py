@@ -18,7 +18,7 @@ from norse.torch import LIFRecurrentCell
 from numpy.typing import NDArray
 
 from neurodeploy.compression.trainable_network import TrainableNetwork
-from neurodeploy.errors import DataError, RequestError, TrainingError, check_arguments
+from neurodeploy.errors import DataError, RequestError, TrainingError, check_arguments, counted
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import Network
@@ -245,7 +245,7 @@ def spikes_of(inputs: Any, model: torch.nn.Module, options: FitOptions) -> torch
         return encode(tensor.reshape(len(tensor), *shape), options.n_steps, options.encoder)
     if fits(tensor.shape[2:]):
         return check_spikes(tensor.reshape(*tensor.shape[:2], *shape).to(torch.float32), "inputs")
-    takes = f"{shape[0]} values" if len(shape) == 1 else f"the shape {shape}" if n_sides is None else f"{shape[0]} channels"
+    takes = counted(shape[0], "value") if len(shape) == 1 else f"the shape {shape}" if n_sides is None else f"{shape[0]} channels"
     raise DataError(
         "inputs", f"have shape {tuple(tensor.shape)}, but {reader} takes {takes}",
         remedy=order_remedy(tensor.ndim > 2 and fits(tensor.shape[1:-1])),

@@ -18,7 +18,7 @@ from norse.torch.module.sequential import SequentialState
 from numpy.typing import NDArray
 from torch.utils._pytree import tree_flatten
 
-from neurodeploy.errors import ExtractError, NetworkError, NeurodeployError, said_by, text_of
+from neurodeploy.errors import ExtractError, NetworkError, NeurodeployError, counted, said_by, text_of
 from neurodeploy.frontends.expressions import LinearExpression, ModuleId, constant, spikes
 from neurodeploy.frontends.torch import functions
 from neurodeploy.frontends.torch.custom_neurons import SPIKE_PROBABILITY
@@ -156,7 +156,7 @@ class ModelRun(Tracer):
         if population is not None:
             raise ExtractError(
                 population.module[1],
-                f"makes {len(population.steps)} steps in {call + 1} calls: its state is not kept between them",
+                f"makes {counted(len(population.steps), 'step')} in {call + 1} calls: its state is not kept between them",
                 remedy="Return the states and take them as further arguments of forward, or loop over time in forward.",
             )
 

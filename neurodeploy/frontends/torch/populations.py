@@ -31,7 +31,7 @@ from norse.torch.module.lif_box import LIFBoxCell
 from norse.torch.module.snn import SNN, SNNCell, SNNRecurrent, SNNRecurrentCell
 from numpy.typing import NDArray
 
-from neurodeploy.errors import ExtractError, NetworkError
+from neurodeploy.errors import ExtractError, NetworkError, counted
 from neurodeploy.frontends.assembly import MEMORYLESS, LayerSpec, NeuronSpec
 from neurodeploy.frontends.expressions import LinearExpression, ModuleId, Shape, Term, as_floats, spikes
 from neurodeploy.frontends.torch.custom_neurons import CustomNeurons
@@ -419,7 +419,7 @@ class PopulationTrace:
             if term.step > 0:
                 raise ExtractError(
                     where,
-                    f"receives what {term.source!r} fires {term.step} steps later",
+                    f"receives what {term.source!r} fires {counted(term.step, 'step')} later",
                     source="on the chip all populations step together",
                     remedy="Call all cells equally often, once a step.",
                 )

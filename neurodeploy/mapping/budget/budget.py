@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import BudgetError
+from neurodeploy.errors import BudgetError, counted
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
 from neurodeploy.ir.arrays import html_table
 from neurodeploy.ir.graph import INPUT, wait_steps
@@ -147,7 +147,7 @@ class BudgetOverrun:
         part, profile = self.slice, budget.profile
         # A chip may pool synapse memory with neurons.
         key = f"{self.resource}_per_core" if f"{self.resource}_per_core" in profile else "memory_bits_per_core"
-        more = f", or allow more than {budget.cores} cores" if budget.cores < profile.cores else ""
+        more = f", or allow more than {counted(budget.cores, 'core')}" if budget.cores < profile.cores else ""
         return BudgetError(
             f"layer {part.layer!r}", f"{self.resource} of {part.region.words} on core {part.core}",
             need=self.need, limit=self.limit, source=profile[key].where,
@@ -221,7 +221,7 @@ class Budget:
     def _repr_html_(self) -> str:
         """A row a layer, for a notebook."""
         return html_table(
-            f"Budget: {self.cores:,} cores of {self.profile.name}, {self.weight_bits}-bit weights",
+            f"Budget: {counted(self.cores, 'core')} of {self.profile.name}, {self.weight_bits}-bit weights",
             ["layer", "cores", "neurons", "synapse memory, bits", "axons in", "axons out", "may keep", "what binds"],
             (
                 (

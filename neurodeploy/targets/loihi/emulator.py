@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import DataError, RequestError, SimulationError
+from neurodeploy.errors import DataError, RequestError, SimulationError, counted
 from neurodeploy.ir.connectivity import is_convolution
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.quantized import QuantizedLayer, QuantizedNetwork
@@ -218,7 +218,7 @@ class Emulator:
         if len(spikes) != self.n_samples or input_magnitude(spikes) > self.prepared.input_max:
             raise DataError(
                 "input spikes",
-                f"have {len(spikes)} samples and values up to {spikes.max()}, which the emulator was not prepared for",
+                f"have {counted(len(spikes), 'sample')} and values up to {spikes.max()}, which the emulator was not prepared for",
             )
         # Counts run on from call to call; only those of this call are reported.
         before = self._overflows()

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import NetworkError, NetxError, unsupported_kind
+from neurodeploy.errors import NetworkError, NetxError, counted, unsupported_kind
 from neurodeploy.ir.arrays import Integers
 from neurodeploy.ir.files import is_plain
 from neurodeploy.ir.graph import INPUT, Connection
@@ -293,9 +293,9 @@ class ConnectionReader:
         if weight.ndim == 1 and weight.size % n_neurons == 0:
             weight = weight.reshape(n_neurons, -1)
         if weight.ndim != 2 or weight.shape[0] != n_neurons or weight.size == 0:
-            raise NetxError(self.node.where, f"has {n_neurons} neurons, but weights of shape {weight.shape}")
+            raise NetxError(self.node.where, f"has {counted(n_neurons, 'neuron')}, but weights of shape {weight.shape}")
         if key == "weight_rec" and weight.shape[1] != n_neurons:
-            raise NetxError(self.node.where, f"has {n_neurons} neurons, but recurrent weights of shape {weight.shape}")
+            raise NetxError(self.node.where, f"has {counted(n_neurons, 'neuron')}, but recurrent weights of shape {weight.shape}")
         return weight
 
     def _width(self, key: str, weight: Integers) -> int:

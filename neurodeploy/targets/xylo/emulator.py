@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import DataError, NetworkError, RequestError, SimulationError, unsupported_kind
+from neurodeploy.errors import DataError, NetworkError, RequestError, SimulationError, counted, unsupported_kind
 from neurodeploy.ir.arrays import Integers
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.quantized import QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork, QuantizedSubtractiveLIF
@@ -300,7 +300,7 @@ def run_emulator(
     for name, times in overflows.items():
         if times and on_overflow != "wrap":
             error = SimulationError(
-                f"layer {name!r}", f"left 16 bits {times:,} times, and was saturated",
+                f"layer {name!r}", f"left 16 bits {counted(times, 'time')}, and was saturated",
                 remedy="Scale its weights down, or give on_overflow='wrap' to have what the chip does.",
             )  # fmt: skip
             if on_overflow == "raise":
