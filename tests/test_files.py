@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ import pytest
 import neurodeploy as nd
 from neurodeploy.__main__ import main
 from neurodeploy.errors import DataError, RequestError
-from neurodeploy.ir.files import output_folder, replacing, write_text
+from neurodeploy.ir.files import REPORT, output_folder, replacing, write_text
+from neurodeploy.simulation.kernels import compiled
 
 
 def test_a_file_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
@@ -94,6 +96,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 SIMULATE = ["simulate", "model.net", "--input", "spikes.npy", "--out"]
 EXPORT = ["export", "model.net", "--to"]
 DEPLOY = ["deploy", "model.net", "--target", "tiny", "--out"]
+COMPARE = ["compare", "model.net", "--targets", "tiny", "--out"]
 COMPRESS = ["compress", "model.net", "--target", "tiny", "--data", "digits", "--out"]
 
 
@@ -108,6 +111,40 @@ def test_a_command_does_not_write_over_its_input(here: Path, capsys: pytest.Capt
         assert "is an input of this command, and would be replaced" in capsys.readouterr().err
     (here / "folder").unlink()
     assert {path.name: path.read_bytes() for path in here.iterdir()} == before
+
+
+def test_what_no_run_wrote_is_not_replaced(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A report of somebody else's in the folder was lost without a word; `demo` looked at nothing."""
+    (here / "profile.yaml").write_text("name: mine\ndescription: A toy.\nextends: loihi2\n")
+    (here / "child.yaml").write_text("name: mine\ndescription: A toy.\nextends: profile\n")
+    for name in ("report.html", "report.json", "report.txt", "weights.safetensors", "compare.html"):
+        (here / name.partition(".")[0]).mkdir(exist_ok=True)
+        (here / name.partition(".")[0] / name).write_text('{"versions": {"mine": "1"}}')
+    np.savez(here / "mine.npz", spikes_of_mine=np.ones(3))
+    before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
+    for path, command in {
+        "report/report.": [*DEPLOY, "report"], "weights/weights.safetensors": [*COMPRESS, "weights"],
+        "report/report": ["demo", "--out", "report"], "compare/compare.html": [*COMPARE, "compare"],
+        "mine.npz": [*SIMULATE, "mine.npz"], "profile.yaml": [*SIMULATE, "profile.yaml", "--target", "child.yaml"],
+        "data.py": [*EXPORT, "data.py"],
+    }.items():  # fmt: skip
+        assert main(command) == 2, command
+        said = capsys.readouterr().err
+        assert path in said
+        assert "was not written by neurodeploy, and would be replaced" in said
+        assert said.count("\n") == 1
+    assert {path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == before
+
+
+def test_what_a_run_wrote_is_replaced(here: Path) -> None:
+    for _ in range(2):
+        for command in ([*DEPLOY, "run"], [*COMPARE, "page"], [*SIMULATE, "r.npz"], [*EXPORT, "a.net"], [*EXPORT, "a.nir"]):
+            assert main(command) == 0, command
+    for path in (here / "run").iterdir():  # a killed run had moved one of its files
+        if path.name != "model.net":
+            path.unlink()
+    (here / "run/.unfinished").mkdir()
+    assert main([*DEPLOY, "run"]) == 0
 
 
 def test_nothing_but_files_is_replaced_and_only_a_folder_is_written_into(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -196,6 +233,14 @@ def test_a_full_disk_leaves_nothing_and_the_error_names_the_file(
     assert {path.name: path.read_bytes() for path in here.iterdir()} == before
 
 
+def test_compiled_loops_need_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first run of an installation ended where the disk was full: Numba could not keep its machine code."""
+    (tmp_path / "loops_of_a_test.py").write_text("def twice(x): return 2 * x\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with largest_file(10):
+        assert compiled(import_module("loops_of_a_test").twice)(3) == 6
+
+
 def test_a_folder_is_written_by_one_run_at_a_time_and_a_killed_one_leaves_one_hidden_folder(tmp_path: Path) -> None:
     program = (
         "import sys; from neurodeploy.ir.files import output_folder\n"
@@ -225,6 +270,7 @@ def test_staged_files_appear_together_or_not_at_all(failure: BaseException, exis
     if existing:
         out.mkdir(parents=True)
         (out / "a.txt").write_text("old")
+        (out / REPORT).write_text('{"versions": {"neurodeploy": "0.1.0"}}')
     before = sorted(tmp_path.rglob("*"))
 
     def write(fail: bool) -> None:
@@ -239,7 +285,7 @@ def test_staged_files_appear_together_or_not_at_all(failure: BaseException, exis
         write(True)
     assert sorted(tmp_path.rglob("*")) == before
     write(False)
-    assert listing(out) == {"a.txt": "new", "b.txt": "new"}
+    assert {name: text for name, text in listing(out).items() if name != REPORT} == {"a.txt": "new", "b.txt": "new"}
 
 
 def test_files_that_cannot_all_be_moved_stay_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

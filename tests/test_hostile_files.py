@@ -16,7 +16,7 @@ import torch
 from benchmarks.hostile import ARCHIVES, HEADERS, MADE, WEIGHTS, bomb, made, repack, with_header, write_chain
 from neurodeploy.__main__ import main
 from neurodeploy.errors import DataError
-from neurodeploy.ir import files
+from neurodeploy.ir import arrays
 from neurodeploy.ir.arrays import load_numpy
 from neurodeploy.ir.files import replacing
 from neurodeploy.training.checkpoint import load_weights, read_torch_file
@@ -238,7 +238,7 @@ def test_a_file_that_memory_cannot_hold_is_refused_before_it_is_read(tmp_path: P
     path = tmp_path / "large.nir"
     with h5py.File(path, "w") as file:
         file.create_dataset("zeros", shape=(10**6,), dtype=np.float64, chunks=(10**6,), compression="gzip", data=np.zeros(10**6))
-    assert files.hdf5_damage(path) == ""
-    monkeypatch.setattr(files, "available_memory", lambda: (1e7, "what ulimit -v leaves"))
-    damage = files.hdf5_damage(path)
+    assert arrays.hdf5_damage(path) == ""
+    monkeypatch.setattr(arrays, "available_memory", lambda: (1e7, "what ulimit -v leaves"))
+    damage = arrays.hdf5_damage(path)
     assert damage == "is too large: reading it takes 0.0 GB of memory, of 0.0 (what ulimit -v leaves)"

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurodeploy.errors import NetxError
-from neurodeploy.ir import files
+from neurodeploy.ir import arrays
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.quantized import Encoder, QuantizedDense, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
 from neurodeploy.targets.loihi.netx_io import read_netx, write_netx
@@ -295,7 +295,7 @@ def test_text_whose_kind_was_damaged(written: Path, damage: str) -> None:
 
 
 def test_texts_that_the_library_would_read_for_ever(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "READ_LIMIT_S", 2.0)
+    monkeypatch.setattr(arrays, "READ_LIMIT_S", 2.0)
     content = bytearray(written.read_bytes())
     heap = content.find(b"GCOL")
     content[heap + 8] = 0x58  # of the heap's size, which was 4096: behind its end there are zeros

@@ -13,7 +13,7 @@ from test_nir import DT, IMAGE, PLAIN, cuba, edited, graph, lif, weights, writte
 
 from neurodeploy.errors import ExtractError, RequestError
 from neurodeploy.frontends.nir.reading import read_nir
-from neurodeploy.ir import files
+from neurodeploy.ir import arrays
 
 W = nir.Linear(np.ones((4, 6)))
 LEAK = nir.LI(*(np.full(4, x) for x in (9e-3, 2.0, 0.0)))
@@ -156,7 +156,7 @@ def test_what_is_no_nir_file_is_said(tmp_path: Path) -> None:
 
 
 def test_texts_that_the_library_would_read_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "READ_LIMIT_S", 2.0)
+    monkeypatch.setattr(arrays, "READ_LIMIT_S", 2.0)
     path = written(PLAIN, tmp_path)
     content = bytearray(path.read_bytes())
     heap = content.find(b"GCOL")

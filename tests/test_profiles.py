@@ -105,6 +105,14 @@ def test_a_circle_is_named(tmp_path: Path) -> None:
         load_profile(tmp_path / "a.yaml")
 
 
+def test_a_long_chain_is_refused_where_it_is_too_long(tmp_path: Path) -> None:
+    """A chain of 700 ended in a recursion error of YAML, which named a file somewhere in the middle."""
+    for n in range(700):
+        (tmp_path / f"p{n}.yaml").write_text(f"name: p\ndescription: p\nextends: p{n + 1}\n", "utf-8")
+    with pytest.raises(ProfileError, match=r"^p16\.yaml: extends: 17 profiles that extend one another > 16 \(extended by p15"):
+        load_profile(tmp_path / "p0.yaml")
+
+
 def test_the_fault_of_what_is_extended_is_told_where_it_is(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(tiny_with("chips", value=0))
     (tmp_path / "board.yaml").write_text(board(extends="mine"))

@@ -54,6 +54,7 @@ from neurodeploy.cli.options import (
     NumberRange,
     OutputPath,
     check_data,
+    check_inputs,
     check_output,
     export,
     load_test_data,
@@ -63,7 +64,7 @@ from neurodeploy.cli.options import (
 )
 from neurodeploy.errors import RequestError, counted
 from neurodeploy.hardware.loading import load_profile, profile_paths
-from neurodeploy.ir.files import CHECKPOINTS, absence
+from neurodeploy.ir.files import absence
 
 MAX_LAID_OUT_CORES, MAX_LAID_OUT_NEURONS = 20_000, 10_000_000
 """`inspect` lays out networks of up to so many cores; the number is asked of all with a terminal, or with more neurons."""
@@ -259,8 +260,7 @@ def deploy_command(
     """
     spec = ModelSpec(name=model, weights=weights, nir=nir)
     profile = requested_profile(target, cores)
-    for written in OUTPUTS:
-        check_output(out / written, model, weights, target)
+    check_inputs([out / name for name in OUTPUTS], model, weights, target)
     from neurodeploy.pipeline.deploy import deploy
 
     with status("Quantising and placing"):
@@ -318,8 +318,7 @@ def compress_command(
 
     Under torchrun, `torchrun --nproc-per-node N -m neurodeploy compress ...`, N processes train together, on one GPU each.
     """
-    for written in (*OUTPUTS, *CHECKPOINTS):
-        check_output(out / written, model, weights, target, data.partition(":")[2])
+    check_inputs([out / name for name in OUTPUTS], model, weights, target, data.partition(":")[2])
     spec = ModelSpec(name=model, weights=weights, nir=nir)
     profile = requested_profile(target, max(cores) if cores else None)
     from neurodeploy.pipeline.compress import compress, compress_to
@@ -392,6 +391,7 @@ def export_command(model: str, to: Path, target: str | None, bits: int | None, w
 @QUIET
 def demo(out: Path, seed: int, target: str, cores: int, resume: bool, as_json: bool) -> int:
     """Run every stage on built-in data: train, compress, quantise, place, emulate, and run in Lava."""
+    check_inputs([out / name for name in OUTPUTS], target)
     profile = requested_profile(target, cores)
     from neurodeploy.cli.demo import run_demo
 

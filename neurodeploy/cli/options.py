@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import wraps
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from neurodeploy import compression
 from neurodeploy.cli.console import status
 from neurodeploy.errors import DataError, RequestError
 from neurodeploy.hardware.loading import MAX_WIDTH, load_profile
-from neurodeploy.ir.files import absence
+from neurodeploy.ir.files import CHECKPOINTS, absence, check_replaceable, is_ours
 
 # Imported in the methods that use them: a path that leads nowhere is refused before anything slow is imported.
 if TYPE_CHECKING:
@@ -225,22 +226,21 @@ SEED = click.option("--seed", type=click.IntRange(0, LARGEST_SEED), default=0, s
 
 
 OUTPUTS = (
-    "model.net",
-    "model.npz",
-    "model.json",
-    "weights.safetensors",
-    "trained.nir",
-    "record.npz",
-    "report.html",
-    "report.json",
-    "report.txt",
-)
+    "model.net", "model.npz", "model.json", "weights.safetensors", "trained.nir", "record.npz", "report.html", "report.json",
+    "report.txt", *CHECKPOINTS,
+)  # fmt: skip
 """Names of the files that `deploy` and `compress` write."""
 
 
 def check_output(out: Path, *inputs: str | Path | None) -> None:
-    """Raise `RequestError` where a command would write over one of its own inputs."""
-    for source in inputs:
+    """Raise `RequestError` where a command would write over one of its own inputs, or a file that neurodeploy did not write."""
+    check_inputs([out], *inputs)
+    check_replaceable(out, ours=is_ours(out))
+
+
+def check_inputs(files: Iterable[Path], *inputs: str | Path | None) -> None:
+    """Raise `RequestError` where one of the files that a command writes is one of its inputs."""
+    for out, source in product(files, inputs):
         if source and "\0" not in str(source) and out.exists() and Path(source).exists() and out.samefile(source):
             raise RequestError(str(out), "is an input of this command, and would be replaced", remedy="Write to another path.")
 

@@ -36,6 +36,8 @@ MOST = {
     **dict.fromkeys(("state_bits", "threshold_bits", "decay_bits", "payload_bits"), MAX_REGISTER),
 }
 """Largest numbers of keys for which `MAX_VALUE` is too large: every chip and core is arranged, and numbers fill registers."""
+MAX_EXTENDED = 16
+"""Profiles that extend one another, in one chain."""
 ENCODING_NAMES: tuple[str, ...] = get_args(Encoding)
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 """Names of extended profiles, of targets and of encodings: no path, no file ending."""
@@ -183,6 +185,8 @@ def _extended_profile(path: Path, name: str, extending: tuple[Path, ...]) -> Har
         raise ProfileError(
             where, f"'{_shorten(name)}' is not a plain name", remedy="Give a profile's name, no path and no ending."
         )
+    if len(chain) > MAX_EXTENDED:
+        raise ProfileError(where, "profiles that extend one another", need=len(chain), limit=MAX_EXTENDED)
     sibling, shipped = path.with_name(f"{name}.yaml"), profile_paths()
     # A file may extend the shipped profile of its own name.
     parent = sibling if sibling.is_file() and sibling.resolve() != path.resolve() else shipped.get(name, sibling)

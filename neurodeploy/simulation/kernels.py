@@ -7,15 +7,26 @@ are unsigned where a wrapping index would keep a loop from being vectorized.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numba
 import numpy as np
+from numba.core.caching import FunctionCache
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
 F = TypeVar("F", bound="Callable[..., Any]")
+
+
+class CodeCache(FunctionCache):
+    """Machine code on disk; a full disk, or one that cannot be read, only costs the time to compile."""
+
+    @contextmanager
+    def _guard_against_spurious_io_errors(self) -> Iterator[None]:
+        with suppress(OSError):
+            yield
 
 
 def compiled(function: F) -> F:
@@ -23,12 +34,11 @@ def compiled(function: F) -> F:
 
     Divisions by zero are not checked (``error_model="numpy"``): a loop that may raise is not vectorized.
     """
-    try:
-        # nogil: threads of one process run kernels at the same time.
-        result: F = numba.njit(function, nogil=True, error_model="numpy", cache=True)
-    except RuntimeError:  # neither the package's nor the user's cache folder can be written
-        result = numba.njit(function, nogil=True, error_model="numpy")
-    return result
+    # nogil: threads of one process run kernels at the same time.
+    result: Any = numba.njit(function, nogil=True, error_model="numpy")
+    with suppress(RuntimeError):  # neither the package's nor the user's cache folder can be written
+        result._cache = CodeCache(function)  # type: ignore[no-untyped-call]  # numba has no types
+    return cast("F", result)
 
 
 # ---------------------------------------------------------------------------------------------- input

@@ -29,8 +29,8 @@ from safetensors.torch import load_file, save_file
 
 from neurodeploy.compression.module_weights import is_decay, learn_decays
 from neurodeploy.errors import ArgumentTypeError, DataError, NeurodeployError, RequestError, TrainingError, check_arguments
-from neurodeploy.ir.arrays import memory_shortage
-from neurodeploy.ir.files import CHECKPOINTS, REPORT, check_archive, installed_version, replacing
+from neurodeploy.ir.arrays import check_archive, memory_shortage
+from neurodeploy.ir.files import CHECKPOINTS, REPORT, installed_version, replacing
 
 _MAX_COMPARED_WHOLE = 4
 """Of longer lists, as of the lines of a model, an error names the first element that differs."""

@@ -28,9 +28,9 @@ from neurodeploy.errors import ExtractError
 from neurodeploy.frontends import expressions
 from neurodeploy.frontends.assembly import LayerSpec
 from neurodeploy.frontends.expressions import LinearExpression, ModuleId, Shape, rearrange
-from neurodeploy.ir.arrays import Floats
+from neurodeploy.ir.arrays import Floats, hdf5_damage, is_plain
 from neurodeploy.ir.connectivity import Pair, is_convolution
-from neurodeploy.ir.files import absence, hdf5_damage, is_plain
+from neurodeploy.ir.files import absence
 from neurodeploy.ir.network import Dense, Layer, Network, Sparse
 
 _LARGEST_INTEGER = 2**31

@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.errors import NetworkError, NetxError, counted, unsupported_kind
-from neurodeploy.ir.arrays import Integers
-from neurodeploy.ir.files import is_plain
+from neurodeploy.ir.arrays import Integers, is_plain
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.quantized import (
     QuantizedConv,

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.errors import NetworkError, NetxError, check_arguments, unsupported_kind
-from neurodeploy.ir.arrays import Integers
+from neurodeploy.ir.arrays import Integers, hdf5_damage
 from neurodeploy.ir.connectivity import is_convolution, is_dense
-from neurodeploy.ir.files import absence, hdf5_damage, in_memory
+from neurodeploy.ir.files import absence, in_memory
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.quantized import (
     Encoder,
