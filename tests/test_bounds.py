@@ -31,7 +31,7 @@ MakeChip = Callable[..., HardwareProfile]
 
 
 def counted(network: QuantizedNetwork, profile: HardwareProfile) -> dict[str, LayerCount]:
-    return counts_of(network.layers, {layer.name: bits_of(layer) for layer in network.layers}, profile)
+    return counts_of(network.layers, {layer.name: bits_of(layer, 8) for layer in network.layers}, profile)
 
 
 def halved(region: Region, rng: np.random.Generator) -> tuple[Region, Region]:

@@ -6,10 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from paper import layer_of
 from test_page import Reader
 
+import neurodeploy as nd
 from neurodeploy.__main__ import main
+from neurodeploy.frontends import load_model
+from neurodeploy.hardware.loading import load_profile, profile_paths
+from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.targets import default_weight_bits, target_named, weight_widths
 
 MODELS = """
 import torch
@@ -134,3 +141,41 @@ def test_the_model_and_the_data_are_read_once_for_all_targets(tmp_path: Path) ->
     spec = f"{tmp_path / 'noted.py'}"
     assert main(["compare", f"{spec}:model", "--targets", "loihi1,loihi2,tiny", "--data", f"{spec}:data", "--steps", "2"]) == 0
     assert calls.read_text().split() == ["model", "data"]
+
+
+@pytest.mark.parametrize("chip", sorted(profile_paths()))
+def test_every_chip_has_a_verdict_that_names_its_target_and_its_widths(
+    chip: str, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Widths are the chip's widest by default; one that it does not have is refused with those that it has."""
+    profile, model = load_profile(chip), f"{models}:model"
+    code = main(["inspect", model, "--target", chip])
+    said = capsys.readouterr().out.split("\n")
+    runs = "counting only" if profile.target is None else f"target {profile.target}"
+    assert said[0].startswith(f"{chip} ({runs}): ")
+    assert code == (chip == "xylo")  # 64 inputs of at most 16, and neurons that reset to zero
+    assert [line.startswith("Now: does not fit") for line in said[1:2]] == [chip == "xylo"]
+    widest = default_weight_bits(profile)
+    assert widest == max(weight_widths(profile)) == max(profile["weight_bits"].choices)
+    json_code, found = compared(capsys, model, "--targets", chip)
+    assert (json_code, found[chip]["fits"], found[chip]["target"]) == (code, not code, profile.target)
+    network = nd.extract(*load_model(model))
+    assert {*nd.inspect(network, chip).placement.weight_bits.values()} == {widest}
+    if profile.target != "xylo":
+        assert {layer.weight_bits for layer in nd.quantize(network, chip)} == {widest}
+        assert nd.narrow_budget(network, chip).weight_bits == widest
+    wrong = str(min({1, 9} - {*weight_widths(profile)}))
+    rest = f"weights of {wrong} bits do not exist on {chip} ({profile['weight_bits'].where}). Choose from "
+    for command in (["inspect"], ["check"], ["deploy", "--out", str(tmp_path / "out")]):
+        assert main([*command[:1], model, "--target", chip, "--bits", wrong, *command[1:]]) == 2
+        assert f"{rest}{', '.join(map(str, weight_widths(profile)))}." in capsys.readouterr().err
+
+
+def test_what_cannot_be_counted_is_answered_on_stdout_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Integers of 8 bits, on a chip with weights of 4."""
+    network = QuantizedNetwork(input_shape=(2,), layers=(layer_of(np.array([[100, 3], [7, 255]]), vth=9),))
+    file = target_named("loihi").write(network, tmp_path / "eight.net")
+    assert main(["inspect", str(file), "--target", "odin"]) == 1
+    said = capsys.readouterr()
+    assert said.out == "odin: does not fit.\n"
+    assert said.err == "BudgetError: weight: 8 bits > 4 (odin.yaml: weight_bits). Take weights of at most 4 bits.\n"

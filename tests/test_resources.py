@@ -182,8 +182,8 @@ def test_a_layer_is_counted_at_its_own_width_once_it_has_one(make_network: Calla
         name="hidden", shape=(1,), neuron=QuantizedLIF(vth=1, du=0, dv=0), bias=0, scale=1.0,
         connections=(Connection(source="input", synapse=QuantizedDense(weight=np.array([[3]]), weight_bits=4)),),
     )  # fmt: skip
-    assert bits_of(quantized) == 4
-    assert bits_of(make_network([2, 2]).output) == 8
+    assert bits_of(quantized, 8) == 4
+    assert bits_of(make_network([2, 2]).output, 8) == 8
     assert bits_of(make_network([2, 2]).output, default=5) == 5
 
 

@@ -27,7 +27,6 @@ from neurodeploy.mapping.budget.channel_counts import narrow_budget
 from neurodeploy.pipeline.compress import CALIBRATION_SAMPLES, in_integers
 from neurodeploy.pipeline.evaluation import evaluate, first_samples
 from neurodeploy.resources.counting import LayerCount
-from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
 from neurodeploy.simulation.records import EpochRecord
 from neurodeploy.training.checkpoint import load_weights, save_weights
 from neurodeploy.training.data.batches import DataSplit
@@ -98,7 +97,7 @@ def chip_of(budget: str, width: int | None, n_synapses: int) -> tuple[HardwarePr
     """Chip that has exactly this budget for a network of `n_synapses` synapses, and its number of cores."""
     profile = load_profile(CHIP)
     if of_synapses := re.fullmatch(r"([\d.]+) %", budget):
-        return _counting(profile, round(float(of_synapses[1]) / 100 * n_synapses), width or DEFAULT_WEIGHT_BITS), 1
+        return _counting(profile, round(float(of_synapses[1]) / 100 * n_synapses), width or 8), 1
     cores = Fraction(budget.split()[0])
     return (profile, int(cores)) if cores >= 1 else (_with(profile, {MEMORY: int(profile[MEMORY].number * cores)}), 1)
 
@@ -184,7 +183,7 @@ def begun(run: Run, model: TrainableNetwork, early: TrainableNetwork) -> tuple[N
     """Return the network of a model, its budget, and the factory of the method, to call once the model is on its device."""
     network = model.to_network()
     profile, cores = chip_of(run.budget, run.width, network.n_synapses)
-    budget = narrow_budget(network, profile, cores=cores, bits=run.width or DEFAULT_WEIGHT_BITS)
+    budget = narrow_budget(network, profile, cores=cores, bits=run.width)
     start = Start(weight_bits=run.width, thresholds=thresholds_of(model), early=early)
     return network, budget, lambda: METHODS[run.method].make(budget, model, start)
 

@@ -26,7 +26,7 @@ from neurodeploy.hardware.loading import load_profile
 from neurodeploy.mapping.budget.allocation import Unpruned, share_budget
 from neurodeploy.mapping.delay_balancing import balance
 from neurodeploy.mapping.place import arrange_placement, lay_out, with_traffic
-from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS
+from neurodeploy.targets import default_weight_bits
 
 TABLE = (
     ("mnist-2fc", "loihi1"), ("million", "loihi2"), ("vgg16-cifar", "kapoho_point"), ("6conv2fc", "hala_point"),
@@ -50,7 +50,7 @@ def measure(net: str, profile_name: str) -> dict[str, Any]:
     network, _ = timed("balance", lambda: balance(built, profile))
     laid = timed("lay_out", lambda: lay_out(network, profile))
     budget = timed(
-        "budget", lambda: share_budget(network, profile, unpruned=Unpruned(network, profile, DEFAULT_WEIGHT_BITS, laid))
+        "budget", lambda: share_budget(network, profile, unpruned=Unpruned(network, profile, default_weight_bits(profile), laid))
     )
     joined = timed("link", lambda: with_traffic(laid, network))
     placed = timed("arrange", lambda: arrange_placement(joined))

@@ -89,10 +89,14 @@ def answering(callback: Callable[..., int]) -> Callable[..., int]:
             try:
                 return callback(*arguments, **options)
             except (BudgetError, PlacementError) as error:
-                if options.get("as_json") and not error.is_reported_elsewhere:
+                if error.is_reported_elsewhere:
+                    raise
+                if options.get("as_json"):
                     # no placement could be counted, and with it no more of a report
                     none = False if "connectivity" in options else {"before": False, "after": False}  # of inspect, of the others
                     show_json(error.verdict or {"fits": none, "infeasible": str(error)})
+                else:
+                    show(f"{options.get('target') or 'The chip'}: does not fit.")  # the reason follows on stderr
                 raise
 
     @wraps(callback)

@@ -26,7 +26,6 @@ from neurodeploy.mapping.place import quick_core_count
 from neurodeploy.passes.quantize import quantized_kind
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import (
-    DEFAULT_WEIGHT_BITS,
     AnyLayer,
     Region,
     Usage,
@@ -35,7 +34,7 @@ from neurodeploy.resources.usage import (
     limited_resources,
     weight_bits,
 )
-from neurodeploy.targets import arithmetic_named
+from neurodeploy.targets import arithmetic_named, default_weight_bits
 
 Vector: TypeAlias = "NDArray[np.float64]"
 G = TypeVar("G", bound="LayerGraph[Any]")
@@ -83,7 +82,7 @@ class Balance:
 
 
 @check_arguments
-def balance(network: G, profile: Chip, *, bits: int = DEFAULT_WEIGHT_BITS) -> tuple[G, tuple[Balance, ...]]:
+def balance(network: G, profile: Chip, *, bits: int | None = None) -> tuple[G, tuple[Balance, ...]]:
     """Choose, for every source whose spikes skip layers, the cheaper way to delay them; relays become layers.
 
     The result fires as the network does, layer by layer and step by step (`neurodeploy.ir.graph`). Sources depend on each
@@ -93,10 +92,11 @@ def balance(network: G, profile: Chip, *, bits: int = DEFAULT_WEIGHT_BITS) -> tu
 
     Parameters
     ----------
-    bits : int
-        Width of the weights of a network in floats.
+    bits : int, optional
+        Width of the weights of a network in floats; the widest that the chip has by default.
     """
     profile = load_profile(profile)
+    bits = default_weight_bits(profile, bits)
     steps = skips(network)
     if not steps:
         return network, ()

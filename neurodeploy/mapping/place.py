@@ -42,7 +42,6 @@ from neurodeploy.mapping.placement import Placement, Slice
 from neurodeploy.mapping.traffic import Rates, links_of
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import (
-    DEFAULT_WEIGHT_BITS,
     AnyLayer,
     Layers,
     Region,
@@ -54,7 +53,7 @@ from neurodeploy.resources.usage import (
     usage_vector,
     weight_bits,
 )
-from neurodeploy.targets import check_profile
+from neurodeploy.targets import check_profile, default_weight_bits
 
 PlannedSlice: TypeAlias = "tuple[str, int, Region]"
 """Layer, core and region: the neurons of the layer that go onto the core."""
@@ -66,7 +65,7 @@ def lay_out(
     profile: HardwareProfile,
     *,
     cores: int | None = None,
-    bits: int = DEFAULT_WEIGHT_BITS,
+    bits: int | None = None,
     connectivity: float | None = None,
     plan: Sequence[PlannedSlice] = (),
 ) -> Placement:
@@ -76,11 +75,13 @@ def lay_out(
 
     Parameters
     ----------
+    bits : int, optional
+        Width of the weights of a network in floats; the widest that the chip has by default.
     connectivity : float, optional
         Probability, 0..1, with which each weight is assumed to survive pruning; expected usage is counted in closed form.
         By default the weights that are not zero are counted.
     """
-    available = profile.core_count(cores)
+    available, bits = profile.core_count(cores), default_weight_bits(profile, bits)
     check_size(network, profile, available)
     widths = {layer.name: weight_bits(bits_of(layer, bits), profile) for layer in network.layers}
     counts = counts_of(network.layers, widths, profile, connectivity)
@@ -100,8 +101,9 @@ def lay_out(
     return by_plan if by_plan.fits and (by_plan.cores_used <= packed.cores_used or not packed.fits) else packed
 
 
-def quick_core_count(network: Network | QuantizedNetwork, profile: HardwareProfile, *, bits: int = DEFAULT_WEIGHT_BITS) -> int:
+def quick_core_count(network: Network | QuantizedNetwork, profile: HardwareProfile, *, bits: int | None = None) -> int:
     """Cores of a network by the first packing variant alone: slightly more than `lay_out` finds, for comparing networks."""
+    bits = default_weight_bits(profile, bits)
     widths = {layer.name: weight_bits(bits_of(layer, bits), profile) for layer in network.layers}
     slices = pack_layers(network.layers, profile, counts_of(network.layers, widths, profile), is_quick=True)
     return len({part.core for part in slices})

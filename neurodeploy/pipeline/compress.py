@@ -67,7 +67,7 @@ from neurodeploy.report.summary import Accuracy, LavaCheck, Report, summarize
 from neurodeploy.report.text import overflow_lines, short_verdict
 from neurodeploy.simulation.records import SIMULATOR_NAMES, EpochRecord, SpikeRecord, save_record
 from neurodeploy.simulation.reference import largest_states
-from neurodeploy.targets import arithmetic_of, default_weight_bits, target_of
+from neurodeploy.targets import arithmetic_of, requested_weight_bits, target_of
 from neurodeploy.targets.simulate import DEFAULT_TIME_LIMIT_S, simulate
 from neurodeploy.training.checkpoint import STAGES, Checkpoint, checksum_of, refuse_unfinished, save_weights
 from neurodeploy.training.data.batches import DataSplit
@@ -176,7 +176,7 @@ def compress(
             network = TrainableNetwork(adapted)  # the loss has the chip's decays
             model, sample = network, None
         check_one_output(network.network)
-        counted_bits = default_weight_bits(profile) if bits is None else bits
+        counted_bits = requested_weight_bits(profile, bits)
         # Here, and not in `fit`, which does not know the chip's registers; it leaves decays that learn as they are.
         if options.learn_decays:
             learn_decays(model, arithmetic_of(profile))
@@ -481,7 +481,7 @@ def compress_to(
     with together() as replicas:
         for folder in (Path(out) / f"{count}-cores" for count in core_counts):
             replicas.of_first(partial(refuse_unfinished, folder, resume=resume))
-        network, counted_bits = trainable(model, sample).network, bits or default_weight_bits(profile)
+        network, counted_bits = trainable(model, sample).network, requested_weight_bits(profile, bits)
         _, balances = balance(network, profile, bits=counted_bits)
         for count in core_counts:
             # all counts first: one that cannot be met is refused before the hours of the others

@@ -34,8 +34,8 @@ from neurodeploy.passes.dead_neurons import in_floats, silent_layers
 from neurodeploy.passes.quantize import check_rounding_memory, quantize
 from neurodeploy.report.summary import LayerReport, TargetResult, inspection, layer_reports
 from neurodeploy.report.text import FittedTable, as_text, balance_lines, traffic_lines, verdict
-from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, bits_of, weight_bits
-from neurodeploy.targets import default_weight_bits, target_of
+from neurodeploy.resources.usage import bits_of, weight_bits
+from neurodeploy.targets import requested_weight_bits, target_of, weight_widths
 
 if TYPE_CHECKING:
     import torch
@@ -172,7 +172,7 @@ def inspect(
     """
     profile, ready = load_profile(profile), None
     if fast or on_estimate is not None:
-        available, width = profile.core_count(cores, chips), default_weight_bits(profile) if bits is None else bits
+        available, width = profile.core_count(cores, chips), requested_weight_bits(profile, bits)
         check_size(network, profile, available)
         ready = balance(network, profile, bits=width) if form is None else (balanced(network, form.balances), form.balances)
         layers = ready[0].layers
@@ -203,7 +203,7 @@ def share_out(
     check_numbers(SimpleNamespace(**asked), whole={"bits": 1}, real={"connectivity": 0.0})
     if asked["connectivity"] > 1:
         raise RequestError("connectivity", f"is {connectivity!r}, not a share of at most 1")
-    cores, bits = profile.core_count(cores, chips), default_weight_bits(profile) if bits is None else bits
+    cores, bits = profile.core_count(cores, chips), requested_weight_bits(profile, bits)
     # before anything is counted: the counts include its delays
     unbalanced = network
     if form is not None:
@@ -473,8 +473,8 @@ def explore(network: Network | QuantizedNetwork, chips: Sequence[Chip] = ("loihi
         # the limit first: ipywidgets clips a value to it
         cores.max = chip.value.cores
         cores.value = min(cores.value, cores.max)
-        bits.options = sorted(chip.value["weight_bits"].choices, reverse=True)
-        bits.value = min(bits.options, key=lambda width: abs(width - DEFAULT_WEIGHT_BITS))
+        bits.options = sorted(weight_widths(chip.value), reverse=True)
+        bits.value = bits.options[0]
         update(None)
 
     def update(_: Any) -> None:

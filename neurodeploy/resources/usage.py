@@ -179,7 +179,6 @@ def power_of_two(n: int) -> int:
 
 AnyLayer: TypeAlias = "Layer | QuantizedLayer"
 Layers: TypeAlias = "tuple[Layer | QuantizedLayer, ...]"
-DEFAULT_WEIGHT_BITS = 8  # Loihi's widest weight
 
 RESOURCES = (
     "neurons", "memory_bits", "synapse_memory_bits", "neuron_memory_bits", "input_axons", "output_axons", "slices", "biases",
@@ -275,7 +274,7 @@ def slice_usage(weight: NDArray[np.float64] | Integers | NDArray[np.bool_], bits
     return count(np.count_nonzero(weight, axis=0), weight.shape[0], bits, profile)
 
 
-def bits_of(layer: AnyLayer, default: int = DEFAULT_WEIGHT_BITS) -> int:
+def bits_of(layer: AnyLayer, default: int) -> int:
     """Width of the layer's weights: its own if it is quantised, `default` before."""
     return layer.weight_bits if isinstance(layer, QuantizedLayer) else default
 

@@ -253,8 +253,10 @@ def arithmetic_named(name: str = DEFAULT_TARGET) -> Arithmetic:
     return CountingArithmetic() if name == COUNTING_ONLY else target_named(name)
 
 
-def default_weight_bits(profile: HardwareProfile) -> int:
-    """Return the widest weight that a chip has and its arithmetic rounds to; else, for counting, the widest that it has."""
+def default_weight_bits(profile: HardwareProfile, bits: int | None = None) -> int:
+    """Return `bits`, or for None the widest weight that a chip has and its arithmetic rounds to; else the widest that it has."""
+    if bits is not None:
+        return bits
     stated, possible = profile["weight_bits"].choices, arithmetic_of(profile).registers.weight_bits
     return max((width for width in stated if width in possible), default=max(stated))
 
@@ -276,6 +278,22 @@ def weight_widths(profile: HardwareProfile) -> tuple[int, ...]:
             remedy=f"Widths of {possible[0]} to {possible[-1]} bits are.",
         )  # fmt: skip
     return both
+
+
+def requested_weight_bits(profile: HardwareProfile, bits: int | None) -> int:
+    """Return the width that a user asked for, or by default `default_weight_bits`.
+
+    Raises
+    ------
+    QuantizeError
+        The chip does not have it, or networks cannot be rounded to it.
+    """
+    if bits is not None and bits not in weight_widths(profile):
+        raise QuantizeError(
+            "bits", f"weights of {bits} bits do not exist on {profile.name}", source=profile["weight_bits"].where,
+            remedy=f"Choose from {', '.join(map(str, weight_widths(profile)))}.",
+        )  # fmt: skip
+    return default_weight_bits(profile, bits)
 
 
 def check_profile(network: QuantizedNetwork, profile: HardwareProfile) -> None:

@@ -34,7 +34,6 @@ from neurodeploy.mapping.place import UNFIT_SLICES, counts_of, pack_layers
 from neurodeploy.mapping.placement import Placement, Slice
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import (
-    DEFAULT_WEIGHT_BITS,
     Layers,
     Region,
     SourceNeurons,
@@ -44,6 +43,7 @@ from neurodeploy.resources.usage import (
     usage_vector,
     weight_bits,
 )
+from neurodeploy.targets import default_weight_bits
 
 BISECTION_STEPS = 12
 """Steps of the bisection of the share level, which end at 1 part in 2**12."""
@@ -62,8 +62,8 @@ class Unpruned:
 
     Parameters
     ----------
-    bits : int
-        Width of the stored weights, where they are not narrower yet; rounded up to one that the chip has.
+    bits : int, optional
+        Width of the stored weights, where they are not narrower yet; rounded up to one that the chip has, by default its widest.
     known : Placement, optional
         The placement of the network as it is; reused where none of its weights is zero.
     """
@@ -238,7 +238,7 @@ def share_budget(
     *,
     cores: int | None = None,
     chips: int | None = None,
-    bits: int = DEFAULT_WEIGHT_BITS,
+    bits: int | None = None,
     whole: Collection[str] = (),
     unpruned: Unpruned | None = None,
     explain: bool = True,
@@ -255,8 +255,8 @@ def share_budget(
     ----------
     cores, chips : int, optional
         Cores, or chips of them, that the network may use; all of the profile's by default.
-    bits : int
-        Width of the stored weights, where they are not narrower yet; rounded up to one that the chip has.
+    bits : int, optional
+        Width of the stored weights, where they are not narrower yet; rounded up to one that the chip has, by default its widest.
     whole : collection of str
         Layers that keep every synapse, whatever that leaves for the others.
     unpruned : Unpruned, optional
@@ -274,7 +274,7 @@ def share_budget(
         No pruning of synapses can help: too many neurons for the cores, or a core that cannot hold a single axon.
     """
     profile = load_profile(profile)
-    cores = profile.core_count(cores, chips)
+    cores, bits = profile.core_count(cores, chips), default_weight_bits(profile, bits)
     sharing = CoreSharing(Unpruned(network, profile, bits) if unpruned is None else unpruned, whole, is_coarse=is_coarse)
     found = sharing.budget(cores)
     if isinstance(found, Infeasibility):

@@ -25,7 +25,8 @@ from neurodeploy.mapping.budget.allocation import Unpruned, share_budget
 from neurodeploy.mapping.budget.budget import Budget, SliceBudget
 from neurodeploy.mapping.delay_balancing import Balance, balanced, relays_of
 from neurodeploy.passes.dead_neurons import is_depthwise, tied_layers, trimmable, without_neurons
-from neurodeploy.resources.usage import DEFAULT_WEIGHT_BITS, Region
+from neurodeploy.resources.usage import Region
+from neurodeploy.targets import default_weight_bits
 
 # Below the highest level convolutions lose more channels, but dense layers keep more synapses.
 LEVEL_FRACTIONS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
@@ -36,7 +37,7 @@ LEVELS = 64
 
 @check_arguments
 def narrow_budget(
-    network: Network, profile: Chip, *, cores: int | None = None, bits: int = DEFAULT_WEIGHT_BITS,
+    network: Network, profile: Chip, *, cores: int | None = None, bits: int | None = None,
     balances: tuple[Balance, ...] = (),
 ) -> Budget:  # fmt: skip
     """Share the cores of a chip among layers: convolutions lose channels, dense layers synapses, and neurons where they have to.
@@ -53,8 +54,8 @@ def narrow_budget(
         Where all its channels and neurons fit, the result is that of `share_budget`.
     cores : int, optional
         All of the profile's by default.
-    bits : int
-        Width that the weights will be stored in.
+    bits : int, optional
+        Width that the weights will be stored in; the widest that the chip has by default.
     balances : tuple of Balance
         Delays to plan with, of `neurodeploy.balance`. Relays lose the units of their source; where the network cannot fit with
         them, all spikes wait in synapses.
@@ -73,6 +74,7 @@ def narrow_budget(
         The network does not fit even with one channel for each convolution, and one neuron for each hidden dense layer.
     """
     profile = load_profile(profile)
+    bits = default_weight_bits(profile, bits)
     channels, neurons = _groups(network)
     attempted = partial(_attempt, network, profile, cores, bits)
     found = _best_attempt(partial(attempted, balances), network, channels)
