@@ -37,10 +37,10 @@ def write_chain(path: Path) -> None:
             neuron["vThMant"], neuron["refDelay"], neuron["gradedSpike"] = 60, 1, False
 
 
-def declare(file: h5py.File, shape: tuple[int, int]) -> None:
+def declare(file: h5py.File, shape: tuple[int, int], dtype: str = "i8") -> None:
     """Declare far more data than there is."""
     del file["layer/1/weight"], file["layer/1/shape"]
-    file.create_dataset("layer/1/weight", shape=shape, dtype="i8", chunks=(4000, 1000), compression="gzip")
+    file.create_dataset("layer/1/weight", shape=shape, dtype=dtype, chunks=(4000, 1000), compression="gzip")
     file["layer/1/shape"] = (shape[0],)
 
 
@@ -143,6 +143,7 @@ def repeat_text(n: int, file: h5py.File) -> None:
 MADE: dict[str, tuple[Callable[[h5py.File], None], str]] = {
     "32 GB": (lambda file: declare(file, (40_000, 100_000)), "declares 32.0 GB of data"),
     "4 GB of zeros": (lambda file: declare(file, (10_000, 50_000)), "declares 4.0 GB of data"),
+    "2 GB once read": (lambda file: declare(file, (16_383, 16_384), "i1"), "declares 2.1 GB of data"),
     "external storage": (store_elsewhere, "layer/1/weight stored in another file"),
     "virtual": (store_virtually, "layer/1/weight stored in another file"),
     "external link": (link(h5py.ExternalLink("other.h5", "/weight")), "layer/1/weight, a link to other.h5 /weight"),

@@ -237,7 +237,7 @@ def hdf5_damage(path: str | os.PathLike[str]) -> str:
 
 
 MAX_DECLARED_BYTES = 256 << 20
-"""A file may declare this much data whatever its own size; more only up to `MAX_PACKED` times its own size."""
+"""A file may declare this much data, as it is read, whatever its own size; more only up to `MAX_PACKED` times its own size."""
 MAX_PACKED = 1000
 """The densest packing of gzip is about 1,030 to one."""
 
@@ -316,9 +316,9 @@ def check(group, seen):
             raise Refused(f"has {name} packed by a filter that HDF5 does not bring itself ({min(others)})")
         if isinstance(item.id.get_type(), h5t.TypeReferenceID):
             raise Refused(f"has {name}, which holds references")
-        # a chunk is unpacked whole, however little of it is data
+        # a chunk is unpacked whole, however little of it is data; numbers are read as ones of 64 bits
         chunk = math.prod(created.get_chunk()) if created.get_layout() == h5d.CHUNKED else 0
-        declared += item.id.get_type().get_size() * max(chunk, item.size or 0)
+        declared += max(item.id.get_type().get_size() * max(chunk, item.size or 0), 8 * (item.size or 0))
     return declared
 def read(name, stored, get):
     kind = stored.get_type()

@@ -97,10 +97,13 @@ class Unpruned:
         """Whether its slices are many, so that plans are made in two passes."""
         return len(self.quick_slices) >= MANY_SLICES
 
-    def fits(self, cores: int) -> bool:
-        """Return whether the unpruned slices fit this many cores."""
+    def fitting(self, cores: int, *, is_coarse: bool = False) -> tuple[Slice, ...] | None:
+        """The unpruned slices where they fit this many cores; None where they do not."""
+        quick = count_cores(self.quick_slices)
+        if is_coarse and quick <= cores:
+            return self.quick_slices
         # the other variants cost time, and are not tried where the first one is far off
-        return count_cores(self.quick_slices) <= MAX_VARIANT_GAIN * cores and count_cores(self.slices) <= cores
+        return self.slices if quick <= MAX_VARIANT_GAIN * cores and count_cores(self.slices) <= cores else None
 
     def pruned_counts(self, shares: Mapping[str, float]) -> dict[str, PrunedLayerCount]:
         """Every layer counted as if it kept a share of its synapse memory, 0..1; layers not named keep the minimum."""
@@ -178,8 +181,8 @@ def plan_slices(unpruned: Unpruned, cores: int, whole: Collection[str], *, is_co
 
     Where slices are many, `is_coarse` leaves out the second pass.
     """
-    if unpruned.fits(cores):
-        return unpruned.slices
+    if (slices := unpruned.fitting(cores, is_coarse=is_coarse)) is not None:
+        return slices
     layers, profile = unpruned.layers, unpruned.profile
     shares = unpruned.memory_shares(cores, whole)
     kept = {name for name, share in shares.items() if math.isinf(share)}  # layers that keep every synapse

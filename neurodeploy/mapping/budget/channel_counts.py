@@ -110,13 +110,15 @@ def _best_attempt(attempted: Callable[..., _Attempt], network: Network, groups: 
     def attempt(level: int) -> _Attempt | None:
         return shared(tuple(_units_kept(network, groups, level / n_levels).items()))
 
-    if (whole := attempt(n_levels)) is not None and (whole.keeps_all or not groups):
+    if (whole := attempt(n_levels)) is not None and (whole.keeps_synapses or not groups):
         return whole.refined()
     low, high = 0, n_levels
     while high - low > 1 and whole is None and groups:  # feasibility is taken as monotone: fewer units fit more easily
         middle = (low + high) // 2
         low, high = (middle, high) if attempt(middle) is not None else (low, middle)
     most = n_levels if whole is not None else max(low, 1)
+    if (highest := attempt(most)) is not None and highest.keeps_synapses:
+        return highest.refined()  # below it layers lose more units, and gain nothing
     tried: list[_Attempt | None] = []
     for level in sorted({max(round(part * most), 1) for part in LEVEL_FRACTIONS}):
         tried.append(attempt(level))
@@ -144,7 +146,7 @@ class _Attempt:
 
     budget: Budget
     loss: float
-    keeps_all: bool
+    keeps_synapses: bool
     refine: Callable[[], _Attempt] | None
 
     def refined(self) -> Budget:
@@ -169,14 +171,13 @@ def _attempt(
     kept = [layer.kept for layer in budget.layers if layer.layer not in whole]
     # 1e-9: a layer that keeps nothing loses, but is comparable.
     loss = sum(network[name].shape[0] / units[name] for name in own) + sum(1 / max(b, 1e-9) for b in kept)
-    is_whole = all(n == network[name].shape[0] for name, n in units.items())
     rows = {name: (n, network[name].n_neurons) for name, n in units.items() if len(network[name].shape) == 1}
     # relays stay as many as the neurons that they repeat
     rows |= {relay: rows[source] for relay, source in relays.items() if source in rows}
-    budget, keeps_all = replace(_spread(budget, rows), balances=balances), is_whole and min(kept, default=1.0) >= 1
+    budget, keeps_synapses = replace(_spread(budget, rows), balances=balances), min(kept, default=1.0) >= 1
     refine = partial(_attempt, network, profile, cores, bits, balances, units, explain=False)
-    is_final = keeps_all or not is_coarse or not unpruned.is_large
-    return _Attempt(budget=budget, loss=loss, keeps_all=keeps_all, refine=None if is_final else refine)
+    is_final = not is_coarse or not unpruned.is_large
+    return _Attempt(budget=budget, loss=loss, keeps_synapses=keeps_synapses, refine=None if is_final else refine)
 
 
 def unpruned_layers(unpruned: Unpruned, relays: Collection[str] = ()) -> list[str]:
