@@ -103,7 +103,8 @@ def test_stdout_has_the_result_alone_and_stderr_what_the_model_prints(here: Path
     answer = started("inspect", "noisy.py:small", "--target", "loihi2", "--json", folder=here)
     assert answer.returncode == 0
     assert json.loads(answer.stdout)["fits"] is True
-    assert sorted(answer.stderr.splitlines()) == ["from a child", "in the factory", "printed", "to stderr"]  # no warnings
+    lines = [line for line in answer.stderr.splitlines() if not line.endswith(" ...")]  # of a slow machine, what is being done
+    assert sorted(lines) == ["from a child", "in the factory", "printed", "to stderr"]  # no warnings
 
 
 @pytest.mark.parametrize("quiet", [(), ("--quiet",)])
@@ -128,7 +129,7 @@ def test_a_reader_that_leaves_and_a_full_disk_are_no_bugs(here: Path) -> None:
         cwd=here, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ends.stdout == "2\n"
-    assert ends.stderr == "a file: No space left on device.\n141\n"
+    assert ends.stderr.replace("Importing libraries ...\n", "") == "a file: No space left on device.\n141\n"
 
 
 def test_messages_of_ours_and_of_the_model_are_apart_in_one_process(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,12 +8,15 @@ import pty
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import click
 import pytest
 from pages import two_layers
 
 from neurodeploy.__main__ import main
+from neurodeploy.cli.console import PHASES, PhaseLines, status
 from neurodeploy.report.summary import VERSIONED, versions
 from neurodeploy.targets.loihi.netx_io import write_netx
 
@@ -95,6 +98,23 @@ def test_what_has_no_counter_has_a_clock_on_a_terminal_with_bars_and_without(tmp
 def test_a_pipe_gets_plain_text(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["inspect", str(net), "--target", "tiny"])
     assert "\x1b" not in capsys.readouterr().out
+
+
+def test_a_pipe_is_told_of_slow_phases_alone_and_of_each_once(capsys: pytest.CaptureFixture[str]) -> None:
+    told, deadline = "", time.monotonic() + 30
+    with click.Context(click.Command("x")), PhaseLines(interval_s=0.05) as lines:
+        token = PHASES.set(lines)
+        for chip in ("loihi1", "loihi2"):
+            with status(f"Placing on {chip}"):
+                while chip not in told and time.monotonic() < deadline:
+                    told += capsys.readouterr().err
+                time.sleep(0.2)
+        with status("Drawing"):
+            pass
+        time.sleep(0.2)
+        PHASES.reset(token)
+    told += capsys.readouterr().err
+    assert told.removeprefix("Importing libraries ...\n") == "Placing on loihi1 ...\nPlacing on loihi2 ...\n"
 
 
 @pytest.mark.parametrize("where", ["before", "behind"])

@@ -103,7 +103,8 @@ def test_a_model_that_closes_stdout_has_its_result_printed(tmp_path: Path) -> No
     command = [sys.executable, "-m", "neurodeploy", "inspect", "mine.py:closes", "--target", "loihi2", "--json"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
-    assert (done.returncode, done.stderr) == (0, "")
+    said = [line for line in done.stderr.splitlines() if not line.endswith(" ...")]  # of a slow machine, what is being done
+    assert (done.returncode, said) == (0, [])
     assert json.loads(done.stdout)["fits"]
 
 

@@ -8,6 +8,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from neurodeploy.pipeline.deploy import Deployment
-    from neurodeploy.training.options import ProgressBars
+    from neurodeploy.training.options import Progress, Step
 
 _META = "neurodeploy."
 
@@ -61,6 +62,47 @@ IS_LAST: ContextVar[bool] = ContextVar("IS_LAST", default=False)
 """Whether the process ends with the command: what a model prints after it, in threads and at exit, is no result either."""
 
 
+class PhaseLines:
+    """Lines on stderr that say what a command does, for pipes and logs: none in its first seconds, then each phase at most once.
+
+    Parameters
+    ----------
+    interval_s : float
+        Time before the first line, and between two.
+
+    Attributes
+    ----------
+    phase : str
+        What is being done; "" is not printed.
+    """
+
+    def __init__(self, interval_s: float = 2.0) -> None:
+        self.phase = "Importing libraries"
+        self.interval_s = interval_s
+        self._is_done = threading.Event()
+        self._thread = threading.Thread(target=self._print, daemon=True)
+
+    def __enter__(self) -> PhaseLines:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_done.set()
+        self._thread.join()
+
+    def _print(self) -> None:
+        printed = ""
+        while not self._is_done.wait(self.interval_s):
+            if (phase := self.phase) and phase != printed:
+                printed = phase
+                with suppress(OSError, ValueError):  # nobody reads stderr, or the user's code closed it
+                    click.echo(f"{phase} ...", err=True)
+
+
+PHASES: ContextVar[PhaseLines | None] = ContextVar("PHASES", default=None)
+"""Lines of the running command; None on a terminal, with ``--quiet``, and where it is called from Python."""
+
+
 def answering(callback: Callable[..., int]) -> Callable[..., int]:
     """Wrap what a command does: results alone are on stdout, also where a network does not fit and JSON was asked for.
 
@@ -80,6 +122,10 @@ def answering(callback: Callable[..., int]) -> Callable[..., int]:
                 results = sys.stdout
                 stack.enter_context(redirect_stderr(silent or sys.stderr))
                 stack.enter_context(redirect_stdout(sys.stderr))
+            # of torch's processes the first one alone
+            is_ours = sys.stderr is not None and sys.stderr is sys.__stderr__ and os.environ.get("RANK", "0") == "0"
+            if is_ours and not silent and not sys.stderr.isatty():
+                stack.callback(PHASES.reset, PHASES.set(stack.enter_context(PhaseLines())))
             stack.callback(RESULTS.reset, RESULTS.set(results))
             if not sys.warnoptions:
                 stack.callback(setattr, warnings, "showwarning", warnings.showwarning)
@@ -137,8 +183,8 @@ def redirected(stream: TextIO, to: TextIO, *, for_good: bool = False) -> Iterato
 
 
 @contextmanager
-def progress_output(*, enabled: bool = True) -> Iterator[tuple[ProgressBars, Callable[[str], None]]]:
-    """Progress bars, and a function that prints a message above them, both on stderr.
+def progress_output(*, enabled: bool = True) -> Iterator[tuple[Progress, Callable[[str], None]]]:
+    """Progress bars, and a function that prints a message above them, both on stderr; in a pipe a line an epoch for bars.
 
     Parameters
     ----------
@@ -150,22 +196,41 @@ def progress_output(*, enabled: bool = True) -> Iterator[tuple[ProgressBars, Cal
     from neurodeploy.training.options import ProgressBars
 
     console = Console(stderr=True, quiet=is_quiet() or not enabled)
+
+    def say(line: str) -> None:
+        # what follows is another phase, which says itself what it is
+        enter_phase("")
+        console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+    def progress(step: Step) -> None:
+        enter_phase(f"Training, {step.phase}: epoch {step.epoch + 1:,} of {step.epochs:,}")
+        bars(step)
+
+    enter_phase("Reading the model and the data")
     with ProgressBars(console) as bars, counting(bars.count):
-        yield bars, lambda line: console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        yield progress, say
+
+
+def enter_phase(what: str) -> None:
+    """Have the running command's `PhaseLines`, if there are any, say that something else is done."""
+    if (lines := PHASES.get()) is not None:
+        lines.phase = what
 
 
 @contextmanager
 def status(what: str) -> Iterator[Callable[[str], None] | None]:
     """Show on a terminal's stderr what is being done and for how long, until it is done, and in Lava how far it is.
 
-    Yield a function that shows something else; None where nothing is shown.
+    In a pipe it is one line, after two seconds. Yield a function that shows something else; None where nothing is shown.
     """
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     if not console.is_terminal or is_quiet():
+        enter_phase(what)
         yield None
+        enter_phase("")
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as shown:
