@@ -28,9 +28,16 @@ from neurodeploy.ir.network import LI, LIF, Dense, Layer, Network
 from neurodeploy.targets import target_named
 
 # No deadlines: the cores are shared, and one slow example says nothing.
-settings.register_profile("fixed", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True, print_blob=True)
-settings.register_profile("random", parent=settings.get_profile("fixed"), derandomize=False)
+settings.register_profile(
+    "fixed", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True, print_blob=True, max_examples=40
+)  # fmt: skip
+settings.register_profile("random", parent=settings.get_profile("fixed"), derandomize=False, max_examples=100)
 settings.load_profile("fixed")
+
+
+def examples(n: int) -> settings:
+    """Decorator for a drawn test: `n` examples in runs that include the slow tests, 40 % of them in the others."""
+    return settings(max_examples=max(5, n * settings.default.max_examples // 100))
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,8 @@ from itertools import pairwise, permutations
 import numpy as np
 import pytest
 from boards import board, flow_of
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.placement.arrangers import adjacent, at_random, force_directed
@@ -72,7 +73,7 @@ def test_prices_are_what_a_core_would_pay() -> None:
 
 
 @given(st.integers(0, 999), st.integers(4, 20))
-@settings(max_examples=20)
+@examples(20)
 def test_settling_and_exchanging_never_cost(seed: int, size: int) -> None:
     mesh, graph, rng = board(2, (2,)), traffic_graph(layers(3, 2, 4), 24), np.random.default_rng(seed)
     points, at = mesh.points(np.arange(32)), rng.permutation(32)[:24]
@@ -176,7 +177,7 @@ BOARDS = st.sampled_from([board(), board(tiles=(3, 3), per_tile=2), board(2, (2,
 
 
 @given(FLOWS, BOARDS, st.integers(0, 5))
-@settings(max_examples=25, deadline=None)
+@examples(25)
 def test_nobody_does_better(edges: list[tuple[int, int, float]], mesh: Mesh, seed: int) -> None:
     flow = flow_of(*edges)
     found = arrange(flow, 12, mesh, seed=seed, effort=0.02)
@@ -194,7 +195,7 @@ def test_nobody_does_better(edges: list[tuple[int, int, float]], mesh: Mesh, see
 
 
 @given(FLOWS, st.integers(0, 99))
-@settings(max_examples=6, deadline=None)
+@examples(6)
 def test_small_nets_are_near_the_best(edges: list[tuple[int, int, float]], seed: int) -> None:
     flow = flow_of(*((a % 6, b % 6, spikes) for a, b, spikes in edges))
     mesh = board(tiles=(3, 2), per_tile=1)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from paper import in_integers, layer_of
 
@@ -34,7 +35,7 @@ def fitting(needs: Any, chip: HardwareProfile, cores: tuple[int, ...]) -> int:
     )
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(data=st.data())
 def test_if_there_is_a_core_for_every_layer_each_gets_one(make_chip: MakeChip, data: st.DataObject) -> None:
     neurons, memory = (data.draw(st.lists(st.integers(1, 9), min_size=4, max_size=4)) for _ in range(2))

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import examples
 from grammar import graph_jobs, graphs
-from hypothesis import given, settings
+from hypothesis import given
 from numpy.typing import NDArray
 from paper import layer_of
 from recount import assert_true_to
@@ -104,7 +105,7 @@ def test_layers_that_skip_from_one_source_share_its_relays(make_chip: MakeChip) 
     assert balanced["last"].connections[1].source == "input.relay3"
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(job=graph_jobs)
 def test_spikes_and_membranes_stay_equal_when_all_is_relayed(make_chip: MakeChip, job: Job) -> None:
     network, spikes = job
@@ -117,7 +118,7 @@ def test_spikes_and_membranes_stay_equal_when_all_is_relayed(make_chip: MakeChip
         np.testing.assert_array_equal(before.v[layer.name], after.v[layer.name])
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(job=graphs().flatmap(lambda n: spikes_into(n).map(lambda s: (n, s))))
 def test_floats_stay_equal_too(make_chip: MakeChip, job: tuple[Network, NDArray[np.uint8]]) -> None:
     network, spikes = job
@@ -127,7 +128,7 @@ def test_floats_stay_equal_too(make_chip: MakeChip, job: tuple[Network, NDArray[
         np.testing.assert_array_equal(before.v[layer.name], after.v[layer.name])
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(job=graph_jobs)
 def test_relays_are_counted_like_any_layer(make_chip: MakeChip, job: Job) -> None:
     chip = make_chip(max_delay_steps=0, weight_bits=tuple(range(1, 10)))

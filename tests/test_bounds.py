@@ -7,8 +7,8 @@ from itertools import pairwise, product
 
 import numpy as np
 import pytest
-from conftest import with_values
-from hypothesis import given, settings
+from conftest import examples, with_values
+from hypothesis import given
 from hypothesis import strategies as st
 from paper import in_integers, layer_of
 
@@ -106,7 +106,7 @@ CHIPS = st.builds(
 )
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(network=drawn_networks(), profile=CHIPS, seed=st.integers(0, 999))
 def test_no_placement_takes_fewer_cores(network: QuantizedNetwork, profile: HardwareProfile, seed: int) -> None:
     bound = tight_bound(network.layers, counted(network, profile), profile)
@@ -157,7 +157,7 @@ def recurrent(n: int, connectivity: float, seed: int) -> QuantizedNetwork:
     return QuantizedNetwork(input_shape=(1,), layers=(layer,))
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(n=st.integers(2, 40), connectivity=st.sampled_from([0.02, 0.1, 0.5]), profile=CHIPS, seed=st.integers(0, 999))
 def test_nor_fewer_for_sparse_layers_that_hear_themselves(
     n: int, connectivity: float, profile: HardwareProfile, seed: int
@@ -215,7 +215,7 @@ def packed(pieces: list[np.ndarray], cores: list[np.ndarray], capacity: np.ndarr
     return best
 
 
-@settings(max_examples=15)
+@examples(15)
 @given(
     sizes=st.tuples(st.integers(1, 6), st.integers(2, 5), st.integers(1, 4)), share=st.sampled_from([0.6, 1.0]),
     memory=st.sampled_from([128, 256, 512, 1024]), sends=st.integers(2, 12), neurons=st.integers(1, 4), seed=st.integers(0, 99),
@@ -234,7 +234,7 @@ def test_nor_does_the_best_of_all_placements(
         assert max(tight, ours.cores_lower_bound) <= fewest_cores(network, chip) <= ours.cores_used
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(
     n=st.integers(2, 6), connectivity=st.sampled_from([0.3, 0.6, 1.0]), memory=st.sampled_from([500, 800, 1200, 2500]),
     unit=st.sampled_from([1, 64]), seed=st.integers(0, 99),

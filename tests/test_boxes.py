@@ -7,8 +7,8 @@ from itertools import product
 
 import numpy as np
 import pytest
-from conftest import with_values
-from hypothesis import assume, given, settings
+from conftest import examples, with_values
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from benchmarks.placement.lower_bound.boxes import least_boxes
@@ -64,7 +64,7 @@ def taken(count: LayerCount, regions: list[Region], profile: HardwareProfile) ->
     return memory, axons, heard
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     grid=st.sampled_from([(2, 1, 3), (2, 2, 2), (3, 1, 2), (5, 1, 1), (2, 3, 1), (1, 2, 3)]), into=st.integers(1, 3),
     kernel=st.sampled_from([1, 3]), share=st.sampled_from([0.1, 0.3, 0.6]), unit=st.sampled_from([1, 64]),

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import examples
 from grammar import quantized_graphs
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from paper import layer_of
 
@@ -104,7 +105,7 @@ def test_the_closed_form_expects_fewer_synapses_onto_a_neuron(kind: str) -> None
     assert whole(layer, connectivity=0.25).fan_in == -(-whole(layer).fan_in // 4)
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(chances=st.tuples(st.floats(0, 1), st.floats(0, 1)), kind=st.sampled_from(sorted(KINDS)))
 def test_the_closed_form_grows_with_the_chance(chances: tuple[float, float], kind: str) -> None:
     layer = layer_with(KINDS[kind](1.0, np.random.default_rng(0)))
@@ -123,7 +124,7 @@ def test_nothing_survives_a_chance_of_zero() -> None:
 # ---------------------------------------------------------------------------------------------- laws
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(network=quantized_graphs(), widths=st.tuples(st.integers(1, 8), st.integers(1, 8)))
 def test_wider_weights_never_need_less(network: QuantizedNetwork, widths: tuple[int, int]) -> None:
     for layer in network:
@@ -132,7 +133,7 @@ def test_wider_weights_never_need_less(network: QuantizedNetwork, widths: tuple[
         assert narrow.input_axons == wide.input_axons
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(network=quantized_graphs())
 def test_several_connections_add_up(network: QuantizedNetwork) -> None:
     for layer in network:
@@ -146,7 +147,7 @@ def test_several_connections_add_up(network: QuantizedNetwork) -> None:
             assert max(usage.fan_in for usage in apart) <= together.fan_in <= sum(usage.fan_in for usage in apart)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(chance=st.sampled_from([0.0, 0.1, 0.5, 1.0]), seed=st.integers(0, 99), data=st.data())
 def test_sparse_synapses_count_as_the_same_in_a_matrix(chance: float, seed: int, data: st.DataObject) -> None:
     matrix = random((data.draw(st.integers(1, 70)), data.draw(st.integers(1, 70))), chance, np.random.default_rng(seed))
@@ -207,7 +208,7 @@ def test_a_convolution_on_a_crossbar_is_unrolled() -> None:
     assert (usage.synapse_memory_bits, usage.input_axons, usage.synapses, usage.encoding) == (12, 6, 8, "crossbar")
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(network=quantized_graphs(), encodings=st.sampled_from([("dense", "sparse"), ("sparse",), ("crossbar",)]))
 def test_a_convolution_counts_as_its_synapses_where_lists_are_not_shared(
     make_chip: MakeChip, network: QuantizedNetwork, encodings: Value

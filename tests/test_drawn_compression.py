@@ -216,7 +216,7 @@ def test_a_sign_that_rounding_leaves_nothing_of_has_no_values_in_the_loss_either
 
 @pytest.mark.lava
 def test_drawn_modules_go_the_whole_way() -> None:
-    check(range(60))
+    check(range(39, 60))  # each kind is among them
 
 
 @pytest.mark.slow

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import strategies
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from numpy.typing import NDArray
 from paper import in_floats, in_integers, layer_of
 
@@ -131,7 +132,7 @@ def test_a_batch_is_its_samples_one_at_a_time(job: tuple[QuantizedNetwork, NDArr
         assert together.overflows[layer.name] == sum(one.overflows[layer.name] for one in alone)
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(job=strategies.jobs)
 def test_what_is_recorded_changes_nothing(job: tuple[QuantizedNetwork, NDArray[np.uint8]]) -> None:
     network, spikes = job
@@ -143,7 +144,7 @@ def test_what_is_recorded_changes_nothing(job: tuple[QuantizedNetwork, NDArray[n
     assert output.overflows == everything.overflows
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(job=strategies.jobs)
 def test_a_neuron_that_fires_is_at_zero_and_one_that_does_not_is_within_its_threshold(
     job: tuple[QuantizedNetwork, NDArray[np.uint8]],

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import strategies
 import torch
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from paper import in_integers, layer_of
@@ -48,7 +49,7 @@ def assert_same(ours: SpikeRecord, expected: SpikeRecord) -> None:
 # ---------------------------------------------------------------------------------------------- the same integers
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(job=grammar.graph_jobs, data=st.data())
 def test_drawn_networks_run_as_in_compiled_loops(job: Job, data: st.DataObject) -> None:
     """Every kind of synapse, skips, recurrence, delays, biases, readouts; with resets, in one go and in stretches."""
@@ -56,7 +57,7 @@ def test_drawn_networks_run_as_in_compiled_loops(job: Job, data: st.DataObject) 
 
 
 @pytest.mark.slow
-@settings(max_examples=500)
+@examples(500)
 @given(job=grammar.graph_jobs | strategies.jobs, data=st.data())
 def test_hundreds_of_drawn_networks_run_as_in_compiled_loops(job: Job, data: st.DataObject) -> None:
     check_drawn(job, data)
@@ -77,14 +78,14 @@ def check_drawn(job: Job, data: st.DataObject) -> None:
     assert stretches[-1].overflows == expected.overflows
 
 
-@settings(max_examples=15)
+@examples(15)
 @given(job=grammar.quantized_graphs().flatmap(lambda n: st.tuples(st.just(n), grammar.graded_into(n))))
 def test_graded_input_passes_alike(job: tuple[QuantizedNetwork, NDArray[np.int32]]) -> None:
     for name in DEVICES:
         assert_same(run_emulator(*job, record="all", device=name), run_emulator(*job, record="all"))
 
 
-@settings(max_examples=15)
+@examples(15)
 @given(job=strategies.jobs)
 def test_chains_with_numbers_out_to_the_ends(job: Job) -> None:
     for name in DEVICES:

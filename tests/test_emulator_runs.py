@@ -10,7 +10,8 @@ import grammar
 import numpy as np
 import pytest
 import strategies
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from paper import in_integers, layer_of
@@ -27,7 +28,7 @@ from neurodeploy.targets.simulate import random_spikes, simulate
 Job: TypeAlias = "tuple[QuantizedNetwork, NDArray[np.uint8]]"
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(job=grammar.graph_jobs, data=st.data())
 def test_a_stream_is_its_stretches_one_after_the_other(job: Job, data: st.DataObject) -> None:
     network, spikes = job
@@ -44,7 +45,7 @@ def test_a_stream_is_its_stretches_one_after_the_other(job: Job, data: st.DataOb
     assert stretches[-1].overflows == whole.overflows
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(job=strategies.jobs, interval=st.integers(1, 4))
 def test_from_a_reset_on_it_is_a_new_sample_where_nothing_is_under_way(job: Job, interval: int) -> None:
     network, spikes = job
@@ -194,7 +195,7 @@ def test_threads_that_share_a_sample_give_what_one_gives(threads: int) -> None:
         np.testing.assert_array_equal(counts, shared.counts[name])
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(job=grammar.graph_jobs)
 def test_every_way_gives_the_same(job: Job) -> None:
     network, spikes = job

@@ -11,7 +11,8 @@ import grammar
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from paper import in_integers, layer_of
 from rich.console import Console
 
@@ -157,7 +158,7 @@ def test_a_decision_stands_from_its_step_on(readout: str) -> None:
         assert step == 1 or so_far[step - 2] != so_far[-1]
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(network=grammar.quantized_graphs())
 def test_synapses_from_each_neuron_are_those_of_the_matrix(network: QuantizedNetwork) -> None:
     for synapse in (connection.synapse for layer in network for connection in layer.connections):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import assume, given, settings
+from conftest import examples
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from neurodeploy.errors import BudgetError
@@ -27,7 +28,7 @@ def test_a_network_that_is_kept_whole_has_nothing_to_gain(make_network: MakeNetw
     assert gains(network, TINY, share_budget(network, TINY)) == ()
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(sizes=st.lists(st.integers(10, 90), min_size=2, max_size=4), cores=st.integers(1, 4), bits=st.sampled_from([1, 2, 4, 8]))
 def test_gains_are_what_a_budget_for_that_would_keep(make_network: MakeNetwork, sizes: list[int], cores: int, bits: int) -> None:
     network = make_network(sizes)

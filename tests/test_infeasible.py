@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import with_values
-from hypothesis import event, example, given, settings
+from conftest import examples, with_values
+from hypothesis import event, example, given
 from hypothesis import strategies as st
 
 from neurodeploy.__main__ import main
@@ -70,7 +70,7 @@ def check(network: Network, chip: HardwareProfile, cores: int, plan: Plan = shar
     assert after is None or not after.remedy.startswith("Neither more cores") or after.source != error.source
 
 
-@settings(max_examples=60)
+@examples(60)
 @example(sizes=[1, 2, 1, 2], values=NARROW, cores=1)  # fewer cores do than a synapse for each slice takes by itself
 @example(sizes=[1, 1, 1, 5], values=NARROW, cores=1)
 @given(sizes=st.lists(st.integers(1, 30), min_size=2, max_size=4), values=CHIPS, cores=st.integers(1, 6))
@@ -80,7 +80,7 @@ def test_what_an_error_names_helps(
     check(make_network(sizes), make_chip(cores_per_chip=30, tile_mesh=None, **values), cores)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(sizes=st.lists(st.integers(1, 30), min_size=2, max_size=4), values=POOLS, cores=st.integers(1, 6))
 def test_where_cores_share_one_memory_too(
     make_network: MakeNetwork, sizes: list[int], values: dict[str, int], cores: int

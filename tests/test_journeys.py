@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import with_values
+from conftest import examples, with_values
 from grammar import quantized_graphs
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from paper import in_integers, layer_of
 from recount import neurons_of, unrolled
@@ -85,7 +85,7 @@ def placed(draw: st.DrawFn) -> tuple[QuantizedNetwork, Placement]:
 # ---------------------------------------------------------------------------------------------- against a slow router
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(job=placed(), seed=st.integers(0, 99))
 def test_traffic_is_a_slow_routers_and_moving_keeps_all_else(job: tuple[QuantizedNetwork, Placement], seed: int) -> None:
     """One drawn placement for the three: to lay it out takes longer than to look at it."""
@@ -224,7 +224,7 @@ def test_a_chip_without_figures_gives_no_estimate() -> None:
     assert unpriced(KAPOHO_BAY) == ("hop_between_chips",)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(job=placed())
 def test_energy_is_the_sum_of_what_every_event_takes(job: tuple[QuantizedNetwork, Placement]) -> None:
     _network, placement = job

@@ -88,7 +88,7 @@ Ran = dict[str, tuple[list[Job], list[SpikeRecord]]]
 def ran() -> Ran:
     """What the tests below look at, run by a single worker: starting Lava takes longer than any of them."""
     jobs = {
-        "drawn": drawn_jobs(strategies.jobs, 60),
+        "drawn": drawn_jobs(strategies.jobs, 25),
         "extremes": extremes(),
         "by hand": [BY_HAND],
         "mnist": [mnist_of_lava_dl()],

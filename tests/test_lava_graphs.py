@@ -43,7 +43,7 @@ GRAPHS = grammar.graph_jobs.filter(lambda job: plain_kinds(job[0]) is None)
 
 
 GRADED = (CHAINS | GRAPHS).flatmap(lambda job: st.tuples(st.just(job[0]), grammar.graded_into(job[0])))
-RESETS = [(1 + k % 4, (3 * k) % (1 + k % 4)) for k in range(24)]
+RESETS = [(1 + k % 4, (3 * k) % (1 + k % 4)) for k in range(12)]
 
 
 def lif(vth: int, bias: int = 0) -> dict[str, object]:
@@ -102,10 +102,10 @@ Ran = dict[str, tuple[list[Job], list[SpikeRecord]]]
 def ran() -> Ran:
     """What the tests below look at, run by a single worker: starting Lava takes longer than any of them."""
     jobs = {
-        "chains": drawn_jobs(CHAINS, 24),
-        "graphs": drawn_jobs(GRAPHS, 24),
-        "graded": drawn_jobs(GRADED, 12),
-        "resets": drawn_jobs(CHAINS, 12) + drawn_jobs(GRAPHS, 12),
+        "chains": drawn_jobs(CHAINS, 10),
+        "graphs": drawn_jobs(GRAPHS, 10),
+        "graded": drawn_jobs(GRADED, 8),
+        "resets": drawn_jobs(CHAINS, 6) + drawn_jobs(GRAPHS, 6),
         "residual": [random_job(residual(), (2, 1, 6, 5, 12))],
         "narrow": [random_job(narrow(), (2, 1, 4, 1, 12))],
         "tiny": [random_job(read_netx(of_lava_dl("tiny.net")), (2, 3, 16, 16, 10))],
@@ -119,12 +119,12 @@ def ran() -> Ran:
 @pytest.mark.lava
 @pytest.mark.parametrize("drawn", ["chains", "graphs"])
 def test_drawn_networks_run_as_in_the_emulator(ran: Ran, drawn: str) -> None:
-    assert assert_equal_to_emulator(*ran[drawn]) > 20  # of 24 chains one in twenty draws has less than 100
+    assert assert_equal_to_emulator(*ran[drawn]) > 20
 
 
 @pytest.mark.lava
 def test_graded_input_is_multiplied_as_in_lava(ran: Ran) -> None:
-    assert sum(int(abs(spikes).max()) > 1 for _, spikes in ran["graded"][0]) > 5
+    assert sum(int(abs(spikes).max()) > 1 for _, spikes in ran["graded"][0]) > 3
     assert assert_equal_to_emulator(*ran["graded"]) > 50
 
 
@@ -134,7 +134,7 @@ def test_neurons_that_reset_themselves_do_it_as_in_lava(ran: Ran) -> None:
     unlike = 0
     for (network, spikes), record in zip(*ran["resets"], strict=True):
         unlike += not compare(run_emulator(network, spikes, record="all"), record).equal
-    assert unlike > 5
+    assert unlike > 2
 
 
 @pytest.mark.lava

@@ -7,7 +7,8 @@ from itertools import permutations
 import numpy as np
 import pytest
 from boards import flow_of
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.placement.least_travel import by_cuts, by_neighbours, least_spike_hops, nearest
@@ -19,7 +20,7 @@ def small_board(tiles: tuple[int, int], chips: int) -> Mesh:
     return Mesh(chips=chips, chip_mesh=(chips,), cores_per_chip=tiles[0] * tiles[1], cores_per_tile=1, tile_mesh=tiles)
 
 
-@settings(max_examples=15)
+@examples(15)
 @given(
     tiles=st.sampled_from([(3, 2), (2, 1), (1, 3)]), chips=st.integers(1, 2), n_cores=st.integers(2, 5),
     edges=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.floats(0.1, 3.0)), min_size=1, max_size=9),

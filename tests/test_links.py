@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import with_values
+from conftest import examples, with_values
 from grammar import graph_jobs, quantized_graphs
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from paper import in_integers, layer_of
 from recount import neurons_of, unrolled
@@ -74,7 +74,7 @@ def _names(placement: Placement) -> tuple[str, ...]:
 # ---------------------------------------------------------------------------------------------- one by one
 
 
-@settings(max_examples=70)
+@examples(70)
 @given(network=quantized_graphs(), numbers=limits(), seed=st.integers(0, 99))
 def test_links_are_those_of_the_synapses_one_by_one(
     make_chip: MakeChip, network: QuantizedNetwork, numbers: dict[str, Value | None], seed: int
@@ -140,7 +140,7 @@ def test_a_layer_that_was_not_measured_fires_at_the_rate_assumed() -> None:
 # ---------------------------------------------------------------------------------------------- what was measured
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(job=graph_jobs)
 def test_rates_are_spikes_over_samples_and_steps(job: tuple[QuantizedNetwork, Any]) -> None:
     network, spikes = job

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -95,7 +96,7 @@ def test_whole_axons_are_kept_where_that_keeps_more(tiny: HardwareProfile) -> No
     assert choice.prices["synapse_memory_bits"] == pytest.approx(64 / dense_axon)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(problem=problems(max_neurons=70, max_inputs=12))
 def test_the_survivors_keep_within_every_limit_and_are_never_none(
     problem: tuple[NDArray[np.float64], SliceBudget], tiny: HardwareProfile
@@ -177,7 +178,7 @@ def halved(core: _CoreMemory, over: list[Any]) -> tuple[float, list[Any], list[A
     return high, within, over
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(parts=st.lists(problems(max_neurons=40, max_inputs=10), min_size=1, max_size=3), memory=st.integers(200, 4000))
 def test_the_price_is_found_as_by_halving(
     tiny: HardwareProfile, parts: list[tuple[NDArray[np.float64], SliceBudget]], memory: int

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from boards import board, flow_of
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.placement.arrangers import at_random
@@ -98,7 +99,7 @@ def test_a_flow_has_one_number_for_each_edge() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.floats(0, 10)), max_size=30), st.integers(0, 99))
-@settings(max_examples=30)
+@examples(30)
 def test_spike_hops_by_a_slow_count(edges: list[tuple[int, int, float]], seed: int) -> None:
     mesh, flow = board(chips=3, chip_mesh=(2, 2)), flow_of(*edges)
     position = at_random(10, mesh, seed)

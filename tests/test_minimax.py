@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning, ascend, shrink
@@ -102,7 +103,7 @@ def test_connectivity_is_the_share_of_the_survivors(compression: MinimaxPruning)
 # ---------------------------------------------------------------------------------------------- the end
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(
     sizes=st.tuples(st.integers(1, 130), st.integers(1, 100), st.integers(1, 20)),
     cores=st.integers(2, 4),

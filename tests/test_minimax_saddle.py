@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import with_values
-from hypothesis import given, settings
+from conftest import examples, with_values
+from hypothesis import given
 from hypothesis import strategies as st
 from spiking import SHORT, BrokenError, build, few, weights
 from test_trainable_network import KINDS, made
@@ -179,7 +179,7 @@ def test_one_sparsity_for_all_ranks_all_weights_together(
 # ------------------------------------------------------------------------------------------------------------- the end
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(
     sizes=st.tuples(st.integers(1, 130), st.integers(1, 100), st.integers(1, 20)),
     cores=st.integers(2, 4),

@@ -11,7 +11,8 @@ import h5py
 import numpy as np
 import pytest
 import strategies
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from neurodeploy.errors import NetxError
@@ -310,7 +311,7 @@ def test_a_file_cut_short(written: Path) -> None:
         read_netx(written)
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(data=st.data())
 def test_damaged_bytes_are_an_error_or_harmless(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     path = write_netx(TWO_LAYERS, tmp_path_factory.mktemp("netx", numbered=True) / "model.net")

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import with_values
-from hypothesis import given, settings
+from conftest import examples, with_values
+from hypothesis import given
 from hypothesis import strategies as st
 from norse.torch import LICell, LIFCell, LIFParameters, LIFRecurrentCell, SequentialState
 from spiking import assert_resumes, build, few, weights
@@ -82,7 +82,7 @@ def test_neurons_go_only_where_synapses_are_not_enough(make_network: Callable[..
     assert narrow.removals({"layer1": 60, "layer2": 80}) == f"neurons: layer1 {stay} of 60"
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(
     sizes=st.lists(st.integers(1, 30), min_size=3, max_size=5), neurons=st.integers(4, 20), axons=st.integers(2, 30),
     memory=st.sampled_from([70, 130, 400, 2000]), cores=st.integers(1, 4),

@@ -9,8 +9,9 @@ from typing import Any
 import nir
 import numpy as np
 import pytest
+from conftest import examples
 from grammar import graph_jobs, graphs
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from nir_runs import run_nir
 from strategies import networks, spikes_into
 
@@ -59,7 +60,7 @@ def _without_nothing(synapse: Any) -> Any:
     return synapse
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(drawn=graphs() | networks())
 def test_what_was_written_is_read_again(drawn: Network, tmp_path_factory: pytest.TempPathFactory) -> None:
     network, path = sayable(drawn), tmp_path_factory.mktemp("nir") / "network.nir"
@@ -71,7 +72,7 @@ def test_what_was_written_is_read_again(drawn: Network, tmp_path_factory: pytest
     assert read_nir(path) == network
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(job=(graphs() | networks()).flatmap(lambda n: spikes_into(n).map(lambda s: (n, s))))
 def test_the_equations_in_the_file_are_the_network(job: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Membranes to 1e-9; neurons that one way or the other come that close to their threshold are left out."""
@@ -98,7 +99,7 @@ def _is_close(network: Network, record: Any) -> bool:
     return min(margins, default=np.inf) < 1e-9
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(job=graph_jobs)
 def test_integers_are_written_as_the_floats_that_they_stand_for(job: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     quantized = replace(job[0], layers=tuple(_with_known_scale(layer) for layer in job[0]))

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from norse.torch import IAFCell, IAFParameters, LIBoxCell, LICell, LIFBoxCell, LIFCell, LIFParameters, SequentialState
 from norse.torch.functional.leaky_integrator import LIParameters
@@ -66,7 +67,7 @@ def chains(draw: st.DrawFn) -> SequentialState:
     return SequentialState(*modules)
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(model=chains(), data=st.data())
 def test_a_drawn_network_answers_in_every_layer_as_norse_does(model: SequentialState, data: st.DataObject) -> None:
     network = extract(model, torch.zeros(1, model[0].in_features))

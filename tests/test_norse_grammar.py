@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from norse.torch import IAFCell, LIBoxCell, LICell, LIFBoxCell, LIFCell, LIFParameters
 from norse.torch.functional.leaky_integrator import LIParameters
@@ -141,7 +142,7 @@ def models(draw: st.DrawFn) -> tuple[Drawn, tuple[int, int, int]]:
     return Drawn(plan, channels, side, draw(st.integers(0, 2**32))), (channels, side, side)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(drawn=models(), data=st.data())
 def test_a_drawn_module_answers_as_what_is_read_of_it(drawn: tuple[Drawn, tuple[int, int, int]], data: st.DataObject) -> None:
     model, shape = drawn

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from norse.torch import (
     IAFCell,
@@ -91,7 +92,7 @@ def pictures(draw: st.DrawFn) -> tuple[SequentialState, tuple[int, ...]]:
     return SequentialState(*modules).eval(), shape
 
 
-@settings(max_examples=80)
+@examples(80)
 @given(drawn=pictures(), data=st.data())
 def test_a_drawn_network_of_images_answers_in_every_layer_as_norse_does(
     drawn: tuple[SequentialState, tuple[int, ...]], data: st.DataObject

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from conftest import with_values
-from hypothesis import given, settings
+from conftest import examples, with_values
+from hypothesis import given
 from hypothesis import strategies as st
 from recount import assert_true_to
 
@@ -66,7 +66,7 @@ def test_cut_pieces_part_the_layer_and_fit_a_core(block: tuple[int, int, int]) -
     assert (covered == 1).all()
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(sizes=st.lists(st.tuples(st.integers(1, 100), st.integers(1, 30)), min_size=1, max_size=6))
 def test_estimated_cores_are_those_of_the_fullest_core_that_holds_each_piece(sizes: list[tuple[int, int]]) -> None:
     left: list[int] = []

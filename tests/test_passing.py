@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -69,7 +70,7 @@ def lists(draw: st.DrawFn) -> QuantizedDense | QuantizedSparse:
     return QuantizedSparse(n_in=n_in, starts=starts, sources=np.nonzero(exist)[1], weight=weight[exist], weight_bits=9)
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(synapse=lists(), n_rows=st.integers(1, 600), rate=st.sampled_from([0.0, 0.1, 1.0]), seed=st.integers(0, 99))
 def test_lists_pass_spikes_alike_by_every_way(
     synapse: QuantizedDense | QuantizedSparse, n_rows: int, rate: float, seed: int
@@ -83,7 +84,7 @@ def test_sums_past_16_bits_stay_exact(kind: str) -> None:
     check_all_ways(synapse, drawn_rows(3, synapse.n_in, 1.0, 0))
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(synapse=convolutions(), rate=st.sampled_from([0.0, 0.1, 0.9, 1.0]), seed=st.integers(0, 99))
 def test_convolutions_pass_spikes_alike_by_every_way(synapse: QuantizedConv, rate: float, seed: int) -> None:
     check_all_ways(synapse, drawn_rows(2, synapse.n_in, rate, seed))

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import strategies
-from hypothesis import assume, given, settings
+from conftest import examples
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from paper import in_integers, layer_of
@@ -109,7 +110,7 @@ def pruned_at_random(network: Network, budget: Budget, rng: np.random.Generator)
     return network
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(sizes=SIZES, numbers=CHIPS, connectivity=CONNECTIVITY, seed=st.integers(0, 99))
 def test_a_network_within_its_budget_is_placed_within_its_cores(
     make_network: MakeNetwork, make_chip: MakeChip, sizes: list[int], numbers: dict[str, int], connectivity: float, seed: int

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import with_values
-from hypothesis import given, settings
+from conftest import examples, with_values
+from hypothesis import given
 from hypothesis import strategies as st
 from paper import in_integers, layer_of
 
@@ -42,7 +42,7 @@ def hops(placement: Placement) -> float:
     return traffic.spike_hops()
 
 
-@settings(max_examples=12)
+@examples(12)
 @given(sizes=st.lists(st.integers(1, 12), min_size=3, max_size=4), seed=st.integers(0, 99))
 def test_spikes_never_travel_farther_than_as_laid_out(sizes: list[int], seed: int) -> None:
     network = chain(sizes, seed)

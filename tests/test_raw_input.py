@@ -9,7 +9,8 @@ import grammar
 import numpy as np
 import pytest
 import strategies
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from lava_runs import LONG_S, assert_equal_to_emulator, drawn_jobs, of_lava_dl
@@ -87,7 +88,7 @@ def test_spikes_that_lava_dl_recorded() -> None:
         np.testing.assert_array_equal(record.spikes["layer2"][0].reshape(36, -1), output)
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(job=JOBS, data=st.data())
 def test_a_stream_is_its_stretches_one_after_the_other(job: Job, data: st.DataObject) -> None:
     network, biases = job

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import examples
 from grammar import graphs, quantized_graphs
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from paper import in_integers, layer_of
 from recount import assert_true_to, broken, recounted
 from strategies import limits
@@ -23,7 +24,7 @@ from neurodeploy.mapping.place import lay_out, place
 MakeChip = Callable[..., HardwareProfile]
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(network=quantized_graphs() | graphs(), numbers=limits())
 def test_every_core_of_a_placement_is_as_recounted_from_the_integers_alone(
     make_chip: MakeChip, network: QuantizedNetwork | Network, numbers: dict[str, Value | None]
@@ -42,7 +43,7 @@ def test_a_cut_layer_that_hears_itself(make_chip: MakeChip) -> None:
     assert_true_to(network, placement)
 
 
-@settings(max_examples=15)
+@examples(15)
 @given(network=quantized_graphs(), numbers=limits())
 def test_what_is_placed_fits_and_what_does_not_fit_is_refused(
     make_chip: MakeChip, network: QuantizedNetwork, numbers: dict[str, Value | None]

@@ -154,6 +154,7 @@ def test_the_command_of_two_makes_what_that_of_one_makes_and_speaks_once(command
     assert (folder / "two/report.html").is_file()
 
 
+@pytest.mark.slow
 def test_two_go_on_where_the_first_was_killed(command: tuple[Path, str, str]) -> None:
     folder, out = command[0], "killed"
     for pid in folder.glob("pid?"):

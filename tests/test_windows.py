@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import examples
 from grammar import images, windows
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from shared_lists import published_bits, shared_bits
 
@@ -120,7 +121,7 @@ def test_a_channel_of_zeros_takes_as_much_of_a_list_as_the_others() -> None:
 # ---------------------------------------------------------------------------------------------- by the published algorithm
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(
     filters=st.integers(1, 12), channels=st.integers(1, 5), kernel=PAIRS | st.tuples(st.integers(1, 5), st.integers(1, 5)),
     more=st.tuples(st.integers(0, 18), st.integers(0, 18)), stride=PAIRS, bits=WIDTHS, data=st.data(),
@@ -156,7 +157,7 @@ def chips(draw: st.DrawFn, make_chip: Callable[..., HardwareProfile]) -> Hardwar
     )  # fmt: skip
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(conv=convolutions(), data=st.data())
 def test_any_region_is_counted_as_by_its_synapses_one_by_one(
     make_chip: Callable[..., HardwareProfile], conv: Conv, data: st.DataObject
