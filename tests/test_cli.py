@@ -138,7 +138,7 @@ def test_the_chip_that_contributing_shows_is_inspected(here: Path, capsys: pytes
 
 def test_inspect_says_that_a_network_fits(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "models.py:small", "--target", "loihi2", "--cores", "1"]) == 0
-    assert "fits. 1 of 1 cores used" in capsys.readouterr().out
+    assert "fits. 1 of 1 core used" in capsys.readouterr().out
 
 
 def test_inspect_says_what_binds_and_what_each_layer_may_use(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -111,7 +111,7 @@ def test_it_tells_the_news_on_the_way(deployment: tuple[nd.Deployment, Path, lis
     news = deployment[2]
     assert news[0].startswith("Does not fit: ")
     assert any(line.startswith("Dense: ") for line in news)
-    assert news[-1].endswith("Fits: 1 of 1 cores.")
+    assert news[-1].endswith("Fits: 1 of 1 core.")
 
 
 def test_the_files_of_an_earlier_run_are_kept_and_not_passed_for_its_own(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from neurodeploy.ir.graph import INPUT, pipeline_depths
 from neurodeploy.ir.network import LIF, Network, Sparse
 from neurodeploy.mapping.place import place
 from neurodeploy.passes.quantize import dequantize, quantize
+from neurodeploy.pipeline.inspection import inspect
 from neurodeploy.simulation.reference import run_reference
 from neurodeploy.targets.loihi.lava_client import Job, run_lava_jobs
 from neurodeploy.targets.simulate import simulate
@@ -93,6 +94,17 @@ def test_one_neuron_carries_all_biases() -> None:
         gain = 0.3
         np.testing.assert_allclose(layer.connections[-1].synapse.weight[:, 0], model[index].bias.detach() * gain, rtol=1e-12)
     assert run_reference(network, spikes_for((6,)), record="all").spikes["bias"].all()
+
+
+def test_a_bias_with_too_many_targets_has_a_remedy_that_works() -> None:
+    def limits_of(bias: bool) -> list[str]:
+        model = SequentialState(Linear(6, 80, bias=bias), LIFCell(), Linear(80, 8, bias=bias), LICell())
+        return [str(one) for one in inspect(extract(model, torch.zeros(1, 6)), "xylo").placement.overruns()]
+
+    (found,) = limits_of(bias=True)
+    assert found.startswith("layer 'bias': 88 synapses from one neuron > 64 ")
+    assert found.endswith("This neuron brings the biases of the layers it leads to. Train the model without them (bias=False).")
+    assert limits_of(bias=False) == []
 
 
 def test_a_bias_on_v_needs_no_neuron_more() -> None:

@@ -198,7 +198,8 @@ def test_a_network_is_drawn_with_an_arrow_for_each_connection_and_a_box_for_each
     assert (len(arrows), len(boxes)) == (len(connections), 1 + len(network.layers))
     texts = [text.get_text() for text in axes.texts]
     assert sorted(text for text in texts if "\n" not in text) == sorted(
-        f"{c.synapse.n_synapses:,}" + (f", +{c.delay_steps} steps" if c.delay_steps else "") for _, c in connections
+        f"{c.synapse.n_synapses:,}" + {0: "", 1: ", +1 step"}.get(c.delay_steps, f", +{c.delay_steps} steps")
+        for _, c in connections
     )
     assert {"input\n2 x 3", "a \\$x\n4\nLIF", "out\n2\nLI"} <= set(texts)
     left = {text.get_text().split("\n")[0]: text.get_position()[0] for text in axes.texts if "\n" in text.get_text()}

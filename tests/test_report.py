@@ -176,7 +176,7 @@ def test_the_verdict_comes_first(before: Placement, after: Placement) -> None:
     assert said[0] == f"tiny (target loihi): {TINY.description}"
     assert said[1].startswith(f"Before: does not fit. network: {before.cores_used} cores > 1 (cores allowed;")
     verdict = next(line for line in said if line.startswith("Now: "))
-    assert verdict == "Now: fits. 1 of 1 cores used; lower bound: 1 core (each resource's total over what a core has)."
+    assert verdict == "Now: fits. 1 of 1 core used; lower bound: 1 core (each resource's total over what a core has)."
     assert said.index(verdict) < next(n for n, line in enumerate(said) if line.startswith("Layers: used / budget (before)"))
 
 

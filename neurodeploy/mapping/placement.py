@@ -108,6 +108,8 @@ LAYER_LIMITS: Mapping[str, LayerLimit] = {
     ),
 }  # fmt: skip
 """Limits on layers and the input, by the key of a profile that states them."""
+WITHOUT_BIASES = "This neuron brings the biases of the layers it leads to. Train the model without them (bias=False)."
+"""Remedy for the fan-out of a layer that receives nothing: a frontend adds one neuron that fires at every step."""
 
 
 _SMALLEST_SHARE = 0.1
@@ -340,11 +342,13 @@ class Placement:
             if key not in self.profile:  # not limited by this chip
                 continue
             limit = self.profile[key]
-            for layer, need in self._usage_by_layer(key).items():
+            # the layer that takes most first
+            for layer, need in sorted(self._usage_by_layer(key).items(), key=lambda item: -item[1]):
                 if need > limit.number:
+                    brings_biases = key == "fan_out_per_neuron" and not self.of(layer).synapses
                     yield LimitOverrun(
                         layer=layer, resource=kind.resource, core=None, need=need, limit=limit.number, source=limit.where,
-                        remedy=kind.remedy,
+                        remedy=WITHOUT_BIASES if brings_biases else kind.remedy,
                     )  # fmt: skip
 
     def _usage_by_layer(self, key: str) -> Mapping[str, int]:

@@ -377,6 +377,7 @@ def page_of(report: Report, artifacts: RunArtifacts | None = None) -> str:
         lstrip_blocks=True,
     )
     environment.filters["n"] = "{:,}".format
+    environment.filters["counted"] = counted
     environment.filters["percent"] = "{:.1%}".format
     # small energies keep three digits, counts keep all of theirs
     environment.filters["figure"] = lambda value: f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"

@@ -16,7 +16,7 @@ from matplotlib.colors import Normalize, to_rgba
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 from numpy.typing import NDArray
 
-from neurodeploy.errors import RequestError, check_arguments
+from neurodeploy.errors import RequestError, check_arguments, counted
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget.budget import Budget
@@ -79,7 +79,7 @@ def network(network: Network | QuantizedNetwork, *, ax: Axes | None = None) -> A
             start, end, connectionstyle=f"arc3,rad={bend + 0.4 * parallel}", arrowstyle="-|>", mutation_scale=9, color=COLOURS[0],
             shrinkA=0, shrinkB=0, linewidth=1.2,
         ))  # fmt: skip
-        text = f"{edge['n_synapses']:,}" + (f", +{edge['delay_steps']} steps" if edge["delay_steps"] else "")
+        text = f"{edge['n_synapses']:,}" + (f", +{counted(edge['delay_steps'], 'step')}" if edge["delay_steps"] else "")
         ax.text(at[0], at[1] - 0.16 * parallel, text, ha="center", va="center", fontsize="x-small")
     low, left, top, right = drawing.limits()
     ax.set_xlim(left, right)
@@ -402,7 +402,7 @@ def chip(placement: Placement, by: str = "layer", *, ax: Axes | None = None) -> 
     _paint(ax, grid, fill)
     chips = placement.profile["chips"].number
     on_chips = f", {placement.chips_used:,} of {chips:,} chips" if chips > 1 else ""
-    used = f"{placement.cores_used:,} of {placement.cores_available:,} cores{on_chips}"
+    used = f"{placement.cores_used:,} of {counted(placement.cores_available, 'core')}{on_chips}"
     ax.set_title(plain(f"{placement.profile.name}: {used}"), fontsize="medium")
     return ax
 
@@ -475,7 +475,7 @@ def raster(record: SpikeRecord, layer: str | None = None, sample: int = 0, *, ax
         ax.set_ylabel(f"{len(names)} layers, first on top")
     ax.set_xlabel("step")
     ax.set_title(
-        plain(f"{record.end.capitalize()}, sample {sample}: {sum(int(s.sum()) for s in whole.values()):,} spikes"),
+        plain(f"{record.end.capitalize()}, sample {sample}: {counted(sum(int(s.sum()) for s in whole.values()), 'spike')}"),
         fontsize="medium",
     )
     return bare(ax)

@@ -127,7 +127,7 @@ def comparison_outcome(mismatches: int, n_spikes: int) -> str:
 def short_verdict(placement: Placement) -> str:
     """Whether a placement fits, with the cores that it takes or the first limit that it breaks."""
     broken = next(placement.overruns(), None)
-    fits = f"Fits: {placement.cores_used} of {placement.cores_available} cores."
+    fits = f"Fits: {placement.cores_used:,} of {counted(placement.cores_available, 'core')}."
     return fits if broken is None else f"Does not fit: {broken}"
 
 
@@ -147,7 +147,7 @@ def verdict(
     for when, shown in (("Before", before), ("Now", placement)):
         if shown is None:
             continue
-        used = f"{shown.cores_used:,} of {shown.cores_available:,} cores used"
+        used = f"{shown.cores_used:,} of {counted(shown.cores_available, 'core')} used"
         chips = f" on {shown.chips_used:,} of {shown.profile['chips'].number:,} chips" if shown.chips_used > 1 else ""
         broken = [f"{when}: does not fit. {overrun}" for overrun in shown.overruns()]
         if len(broken) > _MOST_LIMITS:
@@ -327,10 +327,10 @@ def gain_table(gains: tuple[Gain, ...]) -> FittedTable:
 def accuracy_table(accuracy: Accuracy) -> FittedTable:
     """Accuracy of each pipeline stage, from the trained floats to Lava, with its 95 % interval."""
     table = FittedTable(
-        f"Accuracy on {accuracy.test_samples or 0:,} test samples", ("stage", "accuracy", "what runs<"), ("what runs",)
+        f"Accuracy on {counted(accuracy.test_samples or 0, 'test sample')}", ("stage", "accuracy", "what runs<"), ("what runs",)
     )
     for name, what, share, n in accuracy.stages():
-        stage = f"in {name} ({accuracy.lava_samples or 0} samples)" if name == (accuracy.simulator or "Lava") else name
+        stage = f"in {name} ({counted(accuracy.lava_samples or 0, 'sample')})" if name == (accuracy.simulator or "Lava") else name
         table.add(stage, with_interval(share, n), what)
     return table
 
