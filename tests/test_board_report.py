@@ -181,9 +181,16 @@ def test_inspect_shows_the_board_in_tables(net: str, capsys: pytest.CaptureFixtu
     assert sorted(order, key=said.index) == order
 
 
-def test_chips_that_a_board_does_not_have_are_refused(net: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", net, "--target", "kapoho_bay", "--chips", "3"]) == 2
+@pytest.mark.parametrize("command", ["inspect", "check", "deploy --out made", "compress --data digits --out made --cores 4,2"])
+def test_chips_that_a_board_does_not_have_are_refused(command: str, net: str, capsys: pytest.CaptureFixture[str]) -> None:
+    name, *options = command.split()
+    assert main([name, net, "--target", "kapoho_bay", "--chips", "3", *options]) == 2
     assert "chips: 3 is outside 1..2 (kapoho_bay.yaml: chips)" in capsys.readouterr().err
+
+
+def test_deploy_keeps_to_the_chips_that_it_may_use(net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["deploy", net, "--target", "kapoho_bay", "--chips", "1", "--out", str(tmp_path / "again"), "--json"])
+    assert json.loads(capsys.readouterr().out)["cores"]["available"] == 128
 
 
 def test_what_takes_more_chips_than_the_board_has_is_told_without_traffic(

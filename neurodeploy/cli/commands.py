@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -26,8 +26,8 @@ from neurodeploy.cli.options import (
     BATCH_SIZE,
     BITS,
     CHIP,
+    CHIPS,
     CORE_COUNTS,
-    CORES,
     DATA,
     DATA_DIR,
     DATA_NAME,
@@ -56,6 +56,7 @@ from neurodeploy.cli.options import (
     check_data,
     check_inputs,
     check_output,
+    cores_options,
     export,
     load_test_data,
     nir_options,
@@ -102,8 +103,7 @@ def profiles(name: str | None, as_json: bool, schema: bool) -> int:
 @click.command("inspect")
 @click.argument("model")
 @TARGET
-@CORES
-@click.option("--chips", type=int, metavar="N", help="Chips that the network may use.  [default: all of the board]")
+@cores_options
 @BITS
 @click.option("--connectivity", type=NumberRange(0, 1), metavar="P", help="Count as if each weight were kept this likely.")
 @click.option("--fast", is_flag=True, help="Only estimate the cores, mostly within 5 %, in seconds.")
@@ -121,7 +121,7 @@ def inspect_command(
     The exit code is 1 where it does not fit, or where `deploy` refuses its numbers.
     """
     spec = ModelSpec(name=model, weights=weights, nir=nir)
-    profile = requested_profile(target, cores, chips)
+    profile, cores = requested_profile(target, cores, chips)
     from neurodeploy.mapping.core_estimate import CoreEstimate
     from neurodeploy.pipeline.inspection import inspect
     from neurodeploy.report.text import balance_lines, core_table, gain_table, layer_notes, layer_table, traffic_lines
@@ -135,7 +135,7 @@ def inspect_command(
             return estimate.cores > MAX_LAID_OUT_CORES
 
         seen = inspect(
-            network, profile, cores=cores, chips=chips, bits=bits, connectivity=connectivity, form=form, fast=fast,
+            network, profile, cores=cores, bits=bits, connectivity=connectivity, form=form, fast=fast,
             on_estimate=is_enough if say is not None or network.n_neurons > MAX_LAID_OUT_NEURONS else None,
         )  # fmt: skip
     if isinstance(seen, CoreEstimate):
@@ -155,7 +155,7 @@ def inspect_command(
 @click.command("check")
 @click.argument("model", metavar="MODEL|FILE")
 @TARGET
-@CORES
+@cores_options
 @BITS
 @WEIGHTS
 @nir_options
@@ -163,14 +163,15 @@ def inspect_command(
 @JSON
 @QUIET
 def check_command(
-    model: str, target: str, cores: int | None, bits: int | None, weights: Path | None, nir: NirOptions, as_json: bool,
+    model: str, target: str, cores: int | None, chips: int | None, bits: int | None, weights: Path | None, nir: NirOptions,
+    as_json: bool,
 ) -> int:  # fmt: skip
     """List every node of MODEL: exact, rewritten (as what), or not supported (why, and the way round); say whether it fits.
 
     The exit code is 1 where a node is not supported, or the network does not fit or cannot be deployed.
     """
     spec = ModelSpec(name=model, weights=weights, nir=nir)
-    profile = requested_profile(target, cores)
+    profile, cores = requested_profile(target, cores, chips)
     from neurodeploy.pipeline.inspection import check_network
     from neurodeploy.report.text import node_table
 
@@ -244,7 +245,7 @@ def compare_command(
 @click.argument("model")
 @TARGET
 @OUT
-@CORES
+@cores_options
 @BITS
 @WEIGHTS
 @nir_options
@@ -252,14 +253,15 @@ def compare_command(
 @JSON
 @QUIET
 def deploy_command(
-    model: str, target: str, out: Path, cores: int | None, bits: int | None, weights: Path | None, nir: NirOptions, as_json: bool,
+    model: str, target: str, out: Path, cores: int | None, chips: int | None, bits: int | None, weights: Path | None,
+    nir: NirOptions, as_json: bool,
 ) -> int:  # fmt: skip
     """Quantise MODEL, place it, and write model.net and a report into DIR.
 
     A network that does not fit is written too, for the simulators; the exit code is then 1.
     """
     spec = ModelSpec(name=model, weights=weights, nir=nir)
-    profile = requested_profile(target, cores)
+    profile, cores = requested_profile(target, cores, chips)
     check_inputs([out / name for name in OUTPUTS], model, weights, target)
     from neurodeploy.pipeline.deploy import deploy
 
@@ -273,6 +275,7 @@ def deploy_command(
 @click.argument("model")
 @TARGET
 @CORE_COUNTS
+@CHIPS
 @DATA_NAME
 @DATA_DIR
 @OUT
@@ -288,11 +291,7 @@ def deploy_command(
 @click.option("--learn-decays", is_flag=True, help="Train the decays of currents and membranes together with the weights.")
 @BATCH_SIZE
 @click.option(
-    "--lava-samples",
-    type=click.IntRange(0),
-    default=8,
-    show_default=True,
-    help="Test samples to run in the vendor's simulator, too.",
+    "--lava-samples", type=click.IntRange(0), default=8, show_default=True, help="Test samples to run in the vendor's simulator."
 )
 @SEED
 @RESUME
@@ -304,8 +303,8 @@ def deploy_command(
 @JSON
 @QUIET
 def compress_command(
-    model: str, target: str, cores: tuple[int, ...] | None, data: str, data_dir: Path | None, out: Path, bits: int | None,
-    method: str, weights: Path | None, nir: NirOptions, steps: int, encoder: str, readout: str,
+    model: str, target: str, cores: tuple[int, ...] | None, chips: int | None, data: str, data_dir: Path | None, out: Path,
+    bits: int | None, method: str, weights: Path | None, nir: NirOptions, steps: int, encoder: str, readout: str,
     epochs: tuple[int, int, int], learning_rate: float, learn_decays: bool, batch_size: int | None, lava_samples: int,
     seed: int, resume: bool, checkpoint_every: float, as_json: bool,
 ) -> int:  # fmt: skip
@@ -320,7 +319,9 @@ def compress_command(
     """
     check_inputs([out / name for name in OUTPUTS], model, weights, target, data.partition(":")[2])
     spec = ModelSpec(name=model, weights=weights, nir=nir)
-    profile = requested_profile(target, max(cores) if cores else None)
+    profile, most = requested_profile(target, max(cores) if cores else None, chips)
+    if chips is not None and most is not None:
+        cores = tuple(dict.fromkeys(min(n, most) for n in cores or (most,)))
     from neurodeploy.pipeline.compress import compress, compress_to
     from neurodeploy.training.data.loading import load_data
     from neurodeploy.training.distributed import seeded, together
@@ -339,18 +340,15 @@ def compress_command(
             module, sample = spec.trained()
         # in turn: one process of a machine downloads, the others read its files
         samples = replicas.in_turn(lambda: load_data(data, batch_size=batch_size, folder=data_dir, n_steps=steps))
+        asked: dict[str, Any] = {
+            "out": out, "bits": bits, "method": method, "lava_samples": lava_samples, "progress": progress, "say": say,
+            "command": typed_command(), "resume": resume, "checkpoint_every_s": checkpoint_every,
+        }  # fmt: skip
         if cores is not None and len(cores) > 1:
-            deployments = compress_to(
-                module, sample, profile, samples, options, out=out, cores=cores, bits=bits, method=method,
-                lava_samples=lava_samples, progress=progress, say=say, command=typed_command(), resume=resume,
-                checkpoint_every_s=checkpoint_every,
-            )  # fmt: skip
+            deployments = compress_to(module, sample, profile, samples, options, cores=cores, **asked)
         else:
-            deployments = (compress(
-                module, sample, profile, samples, options, out=out, cores=cores[0] if cores else None, bits=bits,
-                method=method, lava_samples=lava_samples, progress=progress, say=say, command=typed_command(), resume=resume,
-                checkpoint_every_s=checkpoint_every,
-            ),)  # fmt: skip
+            one = cores[0] if cores else None
+            deployments = (compress(module, sample, profile, samples, options, cores=one, **asked),)
     return DONE if show_deployments(deployments, as_json, enabled=replicas.is_first) else DIFFERS
 
 
@@ -392,7 +390,7 @@ def export_command(model: str, to: Path, target: str | None, bits: int | None, w
 def demo(out: Path, seed: int, target: str, cores: int, resume: bool, as_json: bool) -> int:
     """Run every stage on built-in data: train, compress, quantise, place, emulate, and run in Lava."""
     check_inputs([out / name for name in OUTPUTS], target)
-    profile = requested_profile(target, cores)
+    profile, _ = requested_profile(target, cores)
     from neurodeploy.cli.demo import run_demo
 
     with resume_hint(enabled=True), progress_output() as (progress, say):

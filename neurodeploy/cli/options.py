@@ -120,6 +120,9 @@ def refuse_unknown_method(_: click.Context, __: click.Parameter, text: str) -> s
 
 TARGET = click.option("--target", required=True, metavar="CHIP", help="A chip: one of `neurodeploy profiles`, or a YAML file.")
 CORES = click.option("--cores", type=int, metavar="N", help="Cores that the network may use.  [default: all of the chip]")
+CHIPS = click.option(
+    "--chips", type=int, metavar="N", help="Chips of a board that the network may use.  [default: all of the board]"
+)
 CORE_COUNTS = click.option(
     "--cores", callback=parse_core_counts, metavar="N[,N...]",
     help="Cores that the network may use; several core counts are compressed one after the other.  [default: all of the chip]",
@@ -160,6 +163,11 @@ class NirOptions:
     discretisation: str | None = None
     reset: str | None = None
     max_spikes: int | None = None
+
+
+def cores_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command ``--cores`` and ``--chips``; see `requested_profile`."""
+    return CORES(CHIPS(command))
 
 
 def nir_options(command: Callable[..., int]) -> Callable[..., int]:
@@ -429,11 +437,19 @@ def load_test_data(data: str, folder: Path | None, batch_size: int | None, n_ste
         return load_data(data, batch_size=batch_size, folder=folder, n_steps=n_steps).test
 
 
-def requested_profile(target: str, cores: int | None, chips: int | None = None) -> HardwareProfile:
-    """Load the profile of a chip; RequestError if it has fewer cores or chips than were asked for."""
+def requested_profile(target: str, cores: int | None, chips: int | None = None) -> tuple[HardwareProfile, int | None]:
+    """Load the profile of a chip, and return with it the cores that were asked for, by their number or by whole chips.
+
+    Of both the smaller number counts; None is neither.
+
+    Raises
+    ------
+    RequestError
+        It has fewer cores or chips.
+    """
     profile = load_profile(target)
-    profile.core_count(cores, chips)
-    return profile
+    most = profile.core_count(cores, chips)
+    return profile, cores if chips is None else most
 
 
 def export(spec: ModelSpec, to: Path, target: str | None, bits: int | None) -> Network | QuantizedNetwork:

@@ -104,7 +104,8 @@ def python_of(simulator: Simulator) -> str:
         if reason := _not_found_by(named, simulator.modules):
             raise SimulationError(
                 simulator.name, f"cannot run in {named}: {reason}", source=simulator.variable,
-                remedy=f"Name a Python {PYTHON} that has {' and '.join(simulator.modules)}, or unset {simulator.variable}.",
+                remedy=f"Unset {simulator.variable} and run: neurodeploy simulators install {simulator.name}. "
+                f"Or name a Python {PYTHON} that has {' and '.join(simulator.modules)}.",
             )  # fmt: skip
         return named
     missing = [module for module in simulator.modules if not is_importable(module)]
