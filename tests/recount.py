@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,10 +114,27 @@ def are_equal(network: AnyNetwork, layer: str, one: Connection[Wiring], other: C
     return one.synapse == other.synapse and waiting(network, layer, one) == waiting(network, layer, other)
 
 
-def settings_of(neuron: object, names: tuple[str, ...], mine: list[int]) -> int:
-    """How many different settings of some registers the neurons have; a network in floats has none."""
-    registers = [np.ravel(getattr(neuron, name)) for name in names if hasattr(neuron, name)]
-    return len({tuple(int(each[n % each.size]) for each in registers) for n in mine}) if registers else 0
+def decays_of(neuron: Any, mine: list[int], chip: HardwareProfile) -> int:
+    """How many different pairs of decays some neurons have, in registers; on a chip that says nothing of those, as they are."""
+    if is_float := hasattr(neuron, "current_decay"):
+        pair = [np.ravel(neuron.current_decay), np.ravel(neuron.voltage_decay)]
+    else:
+        pair = [np.ravel(neuron.du), np.ravel(neuron.dv)]
+    unity = 2 ** chip.number("decay_bits", 30) if is_float else 1
+    return len({tuple(int(np.rint(float(each[n % each.size]) * unity)) for each in pair) for n in mine})
+
+
+def thresholds_of(layer: Any, mine: list[int], sides: tuple[int, ...]) -> int:
+    """How many different thresholds some neurons have in registers: floats get one, if no channel of an image has several."""
+    if not hasattr(layer.neuron, "vth") and not hasattr(layer.neuron, "threshold"):
+        return 0
+    numbers = np.ravel(layer.neuron.vth if hasattr(layer.neuron, "vth") else layer.neuron.threshold)
+    if hasattr(layer.neuron, "threshold"):
+        size = layer.n_neurons // sides[0]
+        channels = {c: {float(numbers[(c * size + i) % numbers.size]) for i in range(size)} for c in range(sides[0])}
+        if len(sides) == 1 or all(len(found) == 1 for found in channels.values()):
+            return 1
+    return len({float(numbers[n % numbers.size]) for n in mine})
 
 
 def recounted(network: AnyNetwork, placement: Placement) -> dict[int, dict[str, int]]:
@@ -133,8 +151,8 @@ def recounted(network: AnyNetwork, placement: Placement) -> dict[int, dict[str, 
         here["neurons"] += len(mine)
         here["neuron_memory_bits"] += len(mine) * chip.number("neuron_state_bits", 0)
         here["biases"] += (len(mine) if len(part.region.sides) == 1 else part.region.sides[0]) if layer.bias.any() else 0
-        here["neuron_profiles"] += max(1, settings_of(layer.neuron, ("du", "dv"), mine))
-        here["threshold_profiles"] += settings_of(layer.neuron, ("vth",), mine)
+        here["neuron_profiles"] += decays_of(layer.neuron, mine, chip)
+        here["threshold_profiles"] += thresholds_of(layer, mine, grid(network, part.layer))
         for n, connection in enumerate(layer.connections):
             there = weights[id(connection)][mine]
             axons = axons_in(connection, there, chip)

@@ -19,7 +19,18 @@ from typing import Any, TypeAlias, get_args
 import yaml
 
 from neurodeploy.errors import ProfileError, check_arguments
-from neurodeploy.hardware.profile import KEYS, MAX_CHIPS, MAX_CORES_PER_CHIP, Encoding, HardwareProfile, Kind, Limit, Value
+from neurodeploy.hardware.profile import (
+    KEYS,
+    MAX_CHIPS,
+    MAX_CORES_PER_CHIP,
+    NO_LIMITS,
+    REGISTER_KEYS,
+    Encoding,
+    HardwareProfile,
+    Kind,
+    Limit,
+    Value,
+)
 
 MAX_PROFILE_BYTES = 1 << 16  # about ten times the largest profile that is shipped
 MAX_VALUE = 1 << 40
@@ -361,9 +372,10 @@ def profile_schema() -> dict[str, Any]:
     It covers what one file can break by itself. `load_profile` checks more: ascending widths, a number for each core,
     meshes that hold all chips and tiles, and the profiles that a file extends.
     """
+    uses = {**NO_LIMITS, **dict.fromkeys(REGISTER_KEYS, "refused where it names a target; without one, for the reader")}
     entries = {
         key: {
-            "description": f"{spec.meaning}, in {spec.unit}",
+            "description": f"{spec.meaning}, in {spec.unit} ({uses.get(key, 'a network that takes more is refused')})",
             "type": "object",
             "properties": {
                 "value": bounded_schema(_VALUE_SCHEMAS[spec.kind], key),

@@ -117,6 +117,19 @@ KEYS: Mapping[str, Key] = MappingProxyType({
 })  # fmt: skip
 """Every key of a profile, in the order in which profiles are shown."""
 
+NO_LIMITS: Mapping[str, str] = MappingProxyType({
+    **dict.fromkeys(("chip_mesh", "cores_per_tile", "tile_mesh"), "where chips and cores stand; no limit of a network"),
+    **dict.fromkeys(
+        ("neuron_state_bits", "input_axon_bits", "output_axon_bits", "encodings", "memory_unit_bits", "synapses_per_block",
+         "block_header_bits", "axon_base_neurons"), "part of what is counted; no limit of its own",
+    ),
+    **{key: "for estimates of a step; no limit" for key in KEYS if key.endswith(("_energy", "_time", "_range", "_tiles"))},
+})  # fmt: skip
+"""Keys that no network can break, and what they are for. A network that breaks another one is refused."""
+
+REGISTER_KEYS = ("state_bits", "decay_bits", "threshold_bits")
+"""Keys of registers: what they cannot hold is refused where the profile names a target; without one they are for the reader."""
+
 Value = int | float | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]
 
 

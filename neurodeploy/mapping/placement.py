@@ -378,10 +378,11 @@ class Placement:
             more = f"allow {used}" if used <= self.profile.cores else "take a larger chip"
             to_fewer = f"Compress it to {available} core{'s' * (available > 1)}, or {more}"
             resource, shares = self.scarcest()
+            board = f"{self.profile['chips'].where}, " if self.profile["chips"].number > 1 else ""
             largest = [f"{layer!r} takes {share:.0%}" for layer, share in shares.items() if share >= _SMALLEST_SHARE][:3]
             yield LimitOverrun(
                 layer=next(iter(shares)), resource="cores", core=None, need=used, limit=available,
-                source=f"cores allowed; {self.profile['cores_per_chip'].where}",
+                source=f"cores allowed; {board}{self.profile['cores_per_chip'].where}",
                 remedy=f"Of {resource}, {', '.join(largest)}. {to_fewer if self.is_compressible else more.capitalize()}.",
             )  # fmt: skip
 

@@ -35,7 +35,7 @@ from neurodeploy.passes.quantize import check_rounding_memory, quantize
 from neurodeploy.report.summary import LayerReport, TargetResult, inspection, layer_reports
 from neurodeploy.report.text import FittedTable, as_text, balance_lines, traffic_lines, verdict
 from neurodeploy.resources.usage import bits_of, weight_bits
-from neurodeploy.targets import requested_weight_bits, target_of, weight_widths
+from neurodeploy.targets import check_profile, requested_weight_bits, target_of, weight_widths
 
 if TYPE_CHECKING:
     import torch
@@ -204,8 +204,7 @@ def share_out(
     if asked["connectivity"] > 1:
         raise RequestError("connectivity", f"is {connectivity!r}, not a share of at most 1")
     cores, bits = profile.core_count(cores, chips), requested_weight_bits(profile, bits)
-    # before anything is counted: the counts include its delays
-    unbalanced = network
+    unbalanced = network  # what is counted includes its delays
     if form is not None:
         network, balances = balanced(unbalanced, form.balances), form.balances
         placement = lay_out(network, profile, cores=cores, bits=bits, connectivity=connectivity, plan=form.cuts)
@@ -222,8 +221,7 @@ def share_out(
     except BudgetError:
         # all channels and neurons stay above
         fewer, reason = _with_fewer_neurons(unbalanced, balances, profile, cores, bits)
-        # so that no remedy advises what is infeasible
-        placement = replace(placement, is_compressible=fewer is not None)
+        placement = replace(placement, is_compressible=fewer is not None)  # no remedy advises what is infeasible
         seen = Inspection(placement=placement, budget=fewer, infeasible=reason, balances=balances)
     else:
         more, budget = gains(network, profile, budget, unpruned=unpruned), replace(budget, balances=balances)
@@ -420,10 +418,12 @@ def target_result(
 
 
 def _why_unwritable(network: Network | QuantizedNetwork, profile: HardwareProfile, bits: int | None) -> NeurodeployError | None:
-    """The reason that a network's numbers cannot be those of the profile's target; None where they can, or without a target."""
+    """The reason that `deploy` refuses a network's numbers; None where it takes them."""
     try:
+        integers = network if isinstance(network, QuantizedNetwork) else quantize(network, profile, bits=bits)
         if (target := target_of(profile)) is not None:
-            target.check_file(network if isinstance(network, QuantizedNetwork) else quantize(network, profile, bits=bits))
+            check_profile(integers, profile)
+            target.check_file(integers)
     except NeurodeployError as error:
         return error
     return None

@@ -349,7 +349,7 @@ class LayerCount:
             neuron_memory_bits=self._neuron_bits(region),
             biases=self._biases(region),
             synapse_formats=len(self._counters),
-            neuron_profiles=self._profiles(region, ("du", "dv")),
+            neuron_profiles=self._neuron_profiles(region),
             threshold_profiles=self._threshold_profiles(region),
             delay_steps=max(self.wait_steps),
         )
@@ -466,23 +466,35 @@ class LayerCount:
     def _biases(self, region: Region) -> int:
         return region.sides[0] if self.layer.bias.any() else 0  # one a channel of an image, one a neuron of a row
 
+    def _neuron_profiles(self, region: Region) -> int:
+        """Different pairs of decays of the region's neurons; those of floats as registers of `decay_bits` have them."""
+        match neuron := self.layer.neuron:
+            case QuantizedLIF() | QuantizedSubtractiveLIF() | QuantizedLI():
+                return self._settings(region, neuron.du, neuron.dv)
+            case LIF() | SubtractiveLIF() | LI():
+                unity = 1 << self.profile.number("decay_bits", 30)
+                return self._settings(region, np.rint(neuron.current_decay * unity), np.rint(neuron.voltage_decay * unity))
+            case _:
+                raise unsupported_kind(neuron)
+
     def _threshold_profiles(self, region: Region) -> int:
-        """Different thresholds of the region's neurons; 0 where none fires, or where floats have not become registers yet."""
-        match self.layer.neuron:
+        """Different thresholds of the region's neurons; 0 where none fires."""
+        match neuron := self.layer.neuron:
             case QuantizedLIF() | QuantizedSubtractiveLIF():
-                return self._profiles(region, ("vth",))
-            case QuantizedLI() | LIF() | SubtractiveLIF() | LI():
+                return self._settings(region, neuron.vth)
+            case LIF() | SubtractiveLIF():
+                # quantising scales neurons to one threshold, but where a convolution shares the weights of some that differ
+                of_channel = np.broadcast_to(neuron.threshold, self.layer.n_neurons).reshape(self.grid[0], -1)
+                return self._settings(region, neuron.threshold) if len(self.grid) == 3 and np.ptp(of_channel, axis=1).any() else 1
+            case QuantizedLI() | LI():
                 return 0
             case _:
-                raise unsupported_kind(self.layer.neuron)
+                raise unsupported_kind(neuron)
 
-    def _profiles(self, region: Region, names: tuple[str, ...]) -> int:
-        """Number of different settings of these parameters among the region's neurons; 1 where the chip does not limit it."""
-        # Floats have no registers yet, hence hasattr. An array () is one setting for all neurons.
-        arrays = [getattr(self.layer.neuron, name) for name in names if hasattr(self.layer.neuron, name)]
-        arrays = [array for array in arrays if array.shape]
+    def _settings(self, region: Region, *numbers: NDArray[Any]) -> int:
+        """How many different combinations of these numbers the region's neurons have; 1 where the chip does not limit it."""
+        arrays = [array for array in numbers if array.shape]  # an array () is one number for all neurons
         if not arrays or not self._limits_profiles:
             return 1
-        # A profile is a combination of settings: columns of this array, not single numbers, are compared.
         settings = np.stack([array.reshape(self.grid)[region.box].reshape(-1) for array in arrays])
-        return int(np.unique(settings, axis=1).shape[1])
+        return int(np.unique(settings, axis=1).shape[1])  # columns, not single numbers, are compared

@@ -54,6 +54,8 @@ class Registers:
         Range of a bias before the shift.
     source : str
         The document or code that states the widths.
+    has_shift_decays : bool
+        A decay's register is a shift; else a share, in parts of ``2**decay_bits``.
     """
 
     weight_bits: tuple[int, ...]
@@ -65,6 +67,7 @@ class Registers:
     bias_min: int
     bias_max: int
     source: str
+    has_shift_decays: bool = False
 
     @property
     def threshold_max(self) -> int:
@@ -318,12 +321,14 @@ def check_profile(network: QuantizedNetwork, profile: HardwareProfile) -> None:
     for layer in network:
         neuron, where = layer.neuron, f"layer {layer.name!r}"
         if "decay_bits" in profile and (missing := registers.decay_bits - profile["decay_bits"].number) > 0:
-            # fewer bits keep the upper ones: what is left are multiples of 2**missing
+            # fewer bits of a share keep the upper ones: what is left are multiples of 2**missing
+            part, most = 1 << missing, (1 << profile["decay_bits"].number) - 1
             for kind, decay in (("current", neuron.du), ("membrane", neuron.dv)):
-                odd = decay[decay % (1 << missing) != 0]
-                if odd.size:
+                other = decay > most if registers.has_shift_decays else decay % part != 0
+                if other.any():
+                    not_one = f"is above {most}" if registers.has_shift_decays else f"is no multiple of {part}"
                     raise QuantizeError(
-                        where, f"its {kind} decay {int(odd.flat[0])} is no multiple of {1 << missing}",
+                        where, f"its {kind} decay {int(decay[other].flat[0])} {not_one}",
                         source=profile["decay_bits"].where, remedy="Change the time constant.",
                     )  # fmt: skip
         match neuron:

@@ -67,7 +67,7 @@ class XyloTarget:
     resets = ("by subtraction",)
     registers = Registers(
         weight_bits=(8,), weight_exponent=0, current_bits=16, membrane_bits=16, threshold_bits=15, decay_bits=4,
-        bias_min=MIN_16, bias_max=MAX_16, source=SOURCE,
+        bias_min=MIN_16, bias_max=MAX_16, source=SOURCE, has_shift_decays=True,
     )  # fmt: skip
 
     # ------------------------------------------------------------------------------------------ rounding
