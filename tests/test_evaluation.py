@@ -50,7 +50,7 @@ def test_layers_that_never_fire_are_named() -> None:
     spikes = torch.zeros(1, 3, 2)
     found = evaluate(TWO, [(spikes, torch.tensor([0]))], FitOptions())
     assert found.silent == ["hidden"]
-    assert "No neuron of 'hidden' ever fired: what is behind it saw no spike of this data." in str(found)
+    assert "'hidden' is silent: none of its neurons ever fired, or no spike can reach it." in str(found)
     spikes[0, 0] = 1
     assert evaluate(TWO, [(spikes, torch.tensor([0]))], FitOptions()).silent == []
 

@@ -23,6 +23,7 @@ from neurodeploy.errors import DataError, RequestError, check_arguments, counted
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import LI, LIF, Network, SubtractiveLIF
 from neurodeploy.ir.quantized import COUNTING_ONLY, QuantizedLI, QuantizedLIF, QuantizedNetwork, QuantizedSubtractiveLIF
+from neurodeploy.passes.dead_neurons import in_floats, silent_layers
 from neurodeploy.passes.quantize import dequantize, with_rounded_weights
 from neurodeploy.report.summary import Accuracy
 from neurodeploy.simulation.records import Comparison, MemoryPrice, RateChange, SpikeRecord, changed_rates, compare
@@ -74,7 +75,7 @@ class Evaluation:
     seconds : float
         Wall time in the emulator.
     silent : list of str
-        Layers that can fire, and never did.
+        Layers that can fire, and never did; readouts that no spike can reach.
     """
 
     classification_accuracy: float
@@ -101,7 +102,7 @@ class Evaluation:
             f"Footprint: {self.footprint:,} bytes, zeros included.",
             *(f"{name!r}: {rate:.4f} spikes per neuron and step" for name, rate in self.rates.items()),
             *(f"{name!r}: {counted(times, 'overflow')} of 24 bits" for name, times in self.overflows.items() if times),
-            *(f"No neuron of {name!r} ever fired: what is behind it saw no spike of this data." for name in self.silent),
+            *(f"{name!r} is silent: none of its neurons ever fired, or no spike can reach it." for name in self.silent),
             f"{self.seconds:.2f} s in the emulator.",
         ]
         return "\n".join(lines)
@@ -226,6 +227,7 @@ class _EvaluationTotal:
                     pass  # its membrane is read, so it is neither active nor silent
                 case _:
                     raise unsupported_kind(layer.neuron)
+        unreached = [name for name in silent_layers(in_floats(self.network)) if name not in firing]
         operations = Counter(Dense=sum(layer.n_pairs for layer in self.network) * self.steps) + self.operations
         return Evaluation(
             classification_accuracy=self.right / self.samples,
@@ -235,7 +237,7 @@ class _EvaluationTotal:
             rates={name: self.fired[name] / chances[name] for name in chances},
             latency_steps=self.latency / self.samples,
             overflows=dict(self.overflows), n_samples=self.samples, n_steps=self.steps // self.samples, seconds=self.seconds,
-            silent=[name for name in firing if not self.fired[name]],
+            silent=[*(name for name in firing if not self.fired[name]), *unreached],
         )  # fmt: skip
 
 
