@@ -48,7 +48,12 @@ def test_the_python_runs_as_it_stands(
     names: dict[str, object] = {}
     exec(compile(PYTHON[1], "README.md", "exec"), names)
     assert (tmp_path / "model.net").is_file()
-    assert "Now: fits. " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Now: fits. " in printed
+    (table,) = re.findall(r"```\n( module .*?)\n```", README, flags=re.DOTALL)
+    assert len(table.splitlines()) == 5
+    for line in table.splitlines():
+        assert line in printed
 
 
 def test_the_output_of_inspect_is_real(
