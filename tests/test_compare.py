@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,21 @@ def test_each_target_has_the_verdict_and_the_counts_of_inspect(models: Path, cap
     assert found["loihi1"]["estimate"]["energy_j"] > 0
     assert found["tiny"]["estimate"] is None
     assert (found["xylo"]["fits"], found["xylo"]["compressible"], found["xylo"]["binds"]) == (False, False, "inputs 64 > 16")
+
+
+def test_while_it_runs_it_says_where_it_is_and_what_it_found(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    @contextmanager
+    def status(what: str) -> Iterator[None]:
+        told.append(what)
+        yield
+
+    monkeypatch.setattr("neurodeploy.cli.commands.status", status)
+    main(["compare", f"{models}:model", "--targets", "tiny,xylo,odin"])
+    assert told[1:] == [
+        "Placing on tiny (1 of 3)", "tiny: fits. Placing on xylo (2 of 3)", "xylo: does not fit. Placing on odin (3 of 3)",
+    ]  # fmt: skip
 
 
 def test_the_table_says_what_is_not_published_and_what_is_counted_alone(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
