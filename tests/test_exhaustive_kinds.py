@@ -41,7 +41,7 @@ PACKAGE = ROOT / "neurodeploy"
 LEAST_ERRORS = 20
 """Places that mypy has to report for a new kind of neuron, and for a new kind of synapse."""
 
-NEURONS = {kind + end for kind in ("", "Quantized") for end in ("LIF", "SubtractiveLIF", "LI")}
+NEURONS = {kind + end for kind in ("", "Quantized") for end in ("LIF", "SubtractiveLIF", "LI")} | {"QuantizedSigmaDelta"}
 SYNAPSES = {kind + end for kind in ("Dense", "Sparse", "Conv") for end in ("", "Wiring")} | {
     "QuantizedDense", "QuantizedSparse", "QuantizedConv",
 }  # fmt: skip

@@ -234,7 +234,7 @@ WRONG: list[tuple[str, object, str]] = [
     ("1/neuron/vThMant", [1, 2, 1 << 17], "layer/1 'layer1'/neuron: .*131072 is outside 0..131071"),
     ("1/neuron/vThMant", np.array([9, 512, 9], np.int16), r"layer/1 'layer1'/neuron: vThMant is int16, .* of 512 \(lava-nc"),
     ("1/neuron/vThMant", np.array([9, 1024, 9], np.uint16), r"layer/1 'layer1'/neuron: vThMant is uint16, .* Store it as int32"),
-    ("1/neuron/type", [b"SDNN"], "layer/1 'layer1'/neuron: its type 'SDNN' is not supported"),
+    ("1/neuron/type", [b"SDNN"], "layer 'layer2' has spiking neurons, and other layers of the network sigma-delta neurons"),
     ("1/neuron/type", [b"RF"], "layer/1 'layer1'/neuron: its type 'RF' is not supported"),
     ("1/neuron/type", [b"cuba"], "layer/1 'layer1'/neuron: its type 'cuba' is not supported"),
     ("1/neuron/messageBits", 16, "layer/1 'layer1'/neuron: sends graded spikes"),

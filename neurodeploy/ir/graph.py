@@ -150,8 +150,8 @@ class Population(ByValue, Generic[N, S]):
         # Every field of a neuron kind is a parameter, so a new kind is checked here without a change.
         per_neuron = {"bias": self.bias} | {f.name: getattr(self.neuron, f.name) for f in fields(self.neuron)}
         for name, array in per_neuron.items():
-            if array.shape not in ((), (self.n_neurons,)):
-                raise NetworkError(where, f"{name} has shape {array.shape}, not () or ({self.n_neurons},)")
+            if np.shape(array) not in ((), (self.n_neurons,)):
+                raise NetworkError(where, f"{name} has shape {np.shape(array)}, not () or ({self.n_neurons},)")
         synapses: list[Wiring] = [connection.synapse for connection in self.connections]
         for synapse in synapses:
             if synapse.n_out != self.n_neurons:

@@ -12,14 +12,16 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import NetworkError, check_arguments
+from neurodeploy.errors import NetworkError, check_arguments, unsupported_kind
 from neurodeploy.ir.arrays import ByValue, check_range, freeze
 from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring
 from neurodeploy.ir.graph import LayerGraph, Population
-from neurodeploy.ir.network import MAX_SPIKES
+from neurodeploy.ir.network import LI, LIF, MAX_SPIKES, Neuron, SubtractiveLIF
 
 DEFAULT_TARGET = "loihi"
 """Target of networks that are built by hand, and of training without a profile."""
+GRADED_BITS = 16
+"""Width of a graded spike of sigma-delta neurons, sign included, as netx has it (hdf5.py: get_neuron_params)."""
 COUNTING_ONLY = "counting only"
 """`QuantizedNetwork.target` of a network that no target runs."""
 
@@ -70,6 +72,38 @@ class QuantizedLI(ByValue):
         for name in ("du", "dv"):
             freeze(self, name, np.int64)
             check_range(self, name, 0, np.inf)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class QuantizedSigmaDelta(ByValue):
+    """A neuron that sums the numbers it receives and sends the changes of its activation, as graded spikes (SDNN).
+
+    With 12 fractional bits on Loihi 2: ``sigma += input``, ``a = relu(sigma + bias)``, ``d = a - (sum of all that was sent)``.
+    It sends d where ``|d| >= vth``, otherwise nothing. As an `Encoder`, d is of the raw input instead.
+
+    Attributes
+    ----------
+    vth : array (), int64, >= 0
+    only_sums : bool
+        Whether it sends sigma at every step instead: the output of a network.
+    """
+
+    vth: NDArray[np.int64]
+    only_sums: bool = False
+
+    def __post_init__(self) -> None:
+        freeze(self, "vth", np.int64)
+        check_range(self, "vth", 0, np.inf)
+        if self.vth.shape:
+            raise NetworkError("QuantizedSigmaDelta.vth", f"has shape {self.vth.shape}: a layer has one threshold")
+
+
+def no_sigma_delta(where: str, why: str) -> NetworkError:
+    """Return the error for sigma-delta neurons where they cannot be."""
+    return NetworkError(
+        where, f"has sigma-delta neurons, {why}",
+        remedy="Networks of them can be inspected, deployed, simulated and verified, from .net files.",
+    )  # fmt: skip
 
 
 class IntegerWeights:
@@ -127,8 +161,48 @@ class QuantizedConv(IntegerWeights, ConvWiring):
         self._check()
 
 
-QuantizedNeuron: TypeAlias = "QuantizedLIF | QuantizedSubtractiveLIF | QuantizedLI"
+QuantizedNeuron: TypeAlias = "QuantizedLIF | QuantizedSubtractiveLIF | QuantizedLI | QuantizedSigmaDelta"
 QuantizedSynapse: TypeAlias = "QuantizedDense | QuantizedSparse | QuantizedConv"
+DecayingNeuron: TypeAlias = "QuantizedLIF | QuantizedSubtractiveLIF | QuantizedLI"
+"""Neurons of spikes without numbers, with a current and a membrane that decay."""
+
+
+def decaying(neuron: QuantizedNeuron, where: str) -> DecayingNeuron:
+    """Return the neuron of a layer where only those with decays can be; raise `NetworkError` for sigma-delta neurons."""
+    match neuron:
+        case QuantizedLIF() | QuantizedSubtractiveLIF() | QuantizedLI():
+            return neuron
+        case QuantizedSigmaDelta():
+            raise no_sigma_delta(where, "whose numbers are another arithmetic")
+        case _:
+            raise unsupported_kind(neuron)
+
+
+def fires(neuron: Neuron | QuantizedNeuron) -> bool:
+    """Whether neurons send spikes, with numbers or without; those that send none have a membrane that is read."""
+    match neuron:
+        case LIF() | SubtractiveLIF() | QuantizedLIF() | QuantizedSubtractiveLIF() | QuantizedSigmaDelta():
+            return True
+        case LI() | QuantizedLI():
+            return False
+        case _:
+            raise unsupported_kind(neuron)
+
+
+def is_sigma_delta(network: QuantizedNetwork) -> bool:
+    """Whether a network has sigma-delta neurons."""
+
+    def is_one(neuron: QuantizedNeuron) -> bool:
+        match neuron:
+            case QuantizedSigmaDelta():
+                return True
+            case QuantizedLIF() | QuantizedSubtractiveLIF() | QuantizedLI():
+                return False
+            case _:
+                raise unsupported_kind(neuron)
+
+    encoders = () if network.encoder is None else (network.encoder.neuron,)
+    return any(is_one(neuron) for neuron in (*encoders, *(layer.neuron for layer in network)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -164,10 +238,10 @@ class Encoder(ByValue):
     """A population of neurons between raw input and the first layer: it turns numbers into spikes (a netx ``input`` layer).
 
     A simulation with raw input x sets its bias at every step, ``bias = x * weight + bias``. A simulation with spikes as input
-    leaves it out: the spikes take the place of its own.
+    leaves it out: the spikes take the place of its own. Sigma-delta neurons encode the changes of ``x * weight + bias``.
     """
 
-    neuron: QuantizedLIF
+    neuron: QuantizedLIF | QuantizedSigmaDelta
     weight: int
     bias: int
 

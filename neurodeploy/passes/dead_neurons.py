@@ -30,7 +30,7 @@ from neurodeploy.ir.network import (
     reset_of,
     threshold_of,
 )
-from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.ir.quantized import QuantizedNetwork, is_sigma_delta
 from neurodeploy.passes.quantize import dequantize
 
 Masks = Mapping[str, Mask]
@@ -91,13 +91,15 @@ def in_floats(network: Network | QuantizedNetwork) -> Network:
     return dequantize(replace(network, layers=tuple(layers)))
 
 
-def silent_layers(network: Network) -> dict[str, str]:
+def silent_layers(network: Network | QuantizedNetwork) -> dict[str, str]:
     """Return the layers whose neurons never fire, and readouts that nothing reaches, whatever the input is; and why.
 
     A neuron that receives spikes alone gets at most the sum of its positive weights in a step, times the spikes that their source
     can fire in one. Numbers of the input may have any
-    size and sign, so any synapse from there counts.
+    size and sign, so any synapse from there counts; so may graded spikes, and no layer of sigma-delta neurons is called silent.
     """
+    if isinstance(network, QuantizedNetwork):
+        return {} if is_sigma_delta(network) else silent_layers(in_floats(network))
     spikes_of = {layer.name: int(np.max(max_spikes_of(layer.neuron))) for layer in network}
     found: dict[str, str] = {}
     for layer in network:

@@ -22,6 +22,7 @@ from neurodeploy.ir.graph import Connection
 from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Neuron, Sparse, SubtractiveLIF, Synapse, max_spikes_of
 from neurodeploy.ir.quantized import (
     COUNTING_ONLY,
+    DecayingNeuron,
     QuantizedConv,
     QuantizedDense,
     QuantizedLayer,
@@ -32,6 +33,7 @@ from neurodeploy.ir.quantized import (
     QuantizedSparse,
     QuantizedSubtractiveLIF,
     QuantizedSynapse,
+    decaying,
 )
 from neurodeploy.targets import (
     Arithmetic,
@@ -314,14 +316,15 @@ def dequantize(network: QuantizedNetwork, timestep_s: float = 1e-3) -> Network:
     arithmetic = arithmetic_named(network.target)
     layers = []
     for layer in network:
+        neuron = decaying(layer.neuron, f"layer {layer.name!r}")
         if not (layer.scale > 0).all():
             raise QuantizeError(f"layer {layer.name!r}", "has no scale, so its integers cannot be turned into floats")
-        gain = layer.scale / arithmetic.current_gain(layer.neuron.du)
+        gain = layer.scale / arithmetic.current_gain(neuron.du)
         layers.append(
             Layer(
                 name=layer.name,
                 shape=layer.shape,
-                neuron=_neuron_in_floats(layer.neuron, layer.scale, arithmetic),
+                neuron=_neuron_in_floats(neuron, layer.scale, arithmetic),
                 connections=tuple(
                     Connection(source=c.source, synapse=_in_floats(c.synapse, gain), delay_steps=c.delay_steps)
                     for c in layer.connections
@@ -339,7 +342,7 @@ def with_rounded_weights(network: Network, quantized: QuantizedNetwork) -> Netwo
     return replace(network, layers=layers)
 
 
-def _neuron_in_floats(neuron: QuantizedNeuron, scale: Floats, arithmetic: Arithmetic) -> Neuron:
+def _neuron_in_floats(neuron: DecayingNeuron, scale: Floats, arithmetic: Arithmetic) -> Neuron:
     match neuron:
         case QuantizedLIF(vth=vth, du=du, dv=dv):
             above = np.maximum(vth, 0.5)  # a threshold of 0 fires above 0; half a unit is less than the smallest weight
@@ -418,12 +421,13 @@ def quantization_errors(network: Network, quantized: QuantizedNetwork) -> tuple[
     arithmetic = arithmetic_named(quantized.target)
     registers, errors, adapted = arithmetic.registers, [], arithmetic.adapted(network)
     for original, layer, integers in zip(network, adapted, quantized, strict=True):
-        gain = integers.scale / arithmetic.current_gain(integers.neuron.du)
+        neuron = decaying(integers.neuron, f"layer {integers.name!r}")
+        gain = integers.scale / arithmetic.current_gain(neuron.du)
         pairs = [(a.synapse, b.synapse) for a, b in zip(layer.connections, integers.connections, strict=True)]
         meant = np.concatenate([a.weight.ravel() for a, _ in pairs])
         back = np.concatenate([(b.weight / b.per_weight(gain)).ravel() for _, b in pairs])
         power = float(np.sqrt(np.mean(meant**2))) if meant.size else 0.0
-        match layer.neuron, integers.neuron:
+        match layer.neuron, neuron:
             case (LIF(threshold=threshold), QuantizedLIF(vth=vth)) | (
                 SubtractiveLIF(threshold=threshold),
                 QuantizedSubtractiveLIF(vth=vth),
@@ -432,11 +436,11 @@ def quantization_errors(network: Network, quantized: QuantizedNetwork) -> tuple[
             case LI(), QuantizedLI():
                 threshold_error = 0.0
             case _:
-                kinds = f"{type(layer.neuron).__name__} and {type(integers.neuron).__name__}"
+                kinds = f"{type(layer.neuron).__name__} and {type(neuron).__name__}"
                 raise QuantizeError(f"layer {layer.name!r}", f"has neurons of kinds {kinds}, which do not belong together")
         decays = [
-            np.abs(arithmetic.decay_shares(integers.neuron.du) - original.neuron.current_decay).max(),
-            np.abs(arithmetic.decay_shares(integers.neuron.dv) - original.neuron.voltage_decay).max(),
+            np.abs(arithmetic.decay_shares(neuron.du) - original.neuron.current_decay).max(),
+            np.abs(arithmetic.decay_shares(neuron.dv) - original.neuron.voltage_decay).max(),
         ]
         # integers for counting have fictitious thresholds and registers: nothing to compare, nothing that overflows
         runs = quantized.target != COUNTING_ONLY
@@ -457,18 +461,18 @@ def quantization_errors(network: Network, quantized: QuantizedNetwork) -> tuple[
 
 def worst_state_bits(layer: QuantizedLayer, arithmetic: Arithmetic) -> tuple[float, float]:
     """Return the signed bits that u and v need in the steady state of the worst input; 64 where a sum has no decay."""
-    registers, shift = arithmetic.registers, arithmetic.registers.weight_exponent
+    registers, shift, neuron = arithmetic.registers, arithmetic.registers.weight_exponent, decaying(layer.neuron, layer.name)
     synapses = [connection.synapse for connection in layer.connections]
     up = np.sum([s.total(s.weight.astype(np.int64).clip(min=0)) for s in synapses], axis=0)
     down = np.sum([s.total(-s.weight.astype(np.int64).clip(max=0)) for s in synapses], axis=0)
     drive = np.maximum(up, down) << shift
     with np.errstate(divide="ignore", invalid="ignore"):
         # A constant drive settles at drive / decay.
-        u = np.where(drive > 0, drive / arithmetic.decay_shares(layer.neuron.du), 0.0)
+        u = np.where(drive > 0, drive / arithmetic.decay_shares(neuron.du), 0.0)
         # u wraps, so v receives no more than its register holds.
         v_in = np.minimum(u, 1 << (registers.current_bits - 1)) + (np.abs(layer.bias) << shift)
-        v = np.where(v_in > 0, v_in / arithmetic.decay_shares(layer.neuron.dv), 0.0)
-    match layer.neuron:
+        v = np.where(v_in > 0, v_in / arithmetic.decay_shares(neuron.dv), 0.0)
+    match neuron:
         case (
             QuantizedLIF(vth=vth) | QuantizedSubtractiveLIF(vth=vth)
         ):  # a membrane above threshold is reset, one below zero is not
@@ -477,7 +481,7 @@ def worst_state_bits(layer: QuantizedLayer, arithmetic: Arithmetic) -> tuple[flo
         case QuantizedLI():
             pass
         case _:
-            raise unsupported_kind(layer.neuron)
+            raise unsupported_kind(neuron)
     return _bits(u), _bits(v)
 
 

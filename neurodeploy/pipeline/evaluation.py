@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from neurodeploy.compression.pruning_method import Pruning
-from neurodeploy.errors import DataError, RequestError, check_arguments, counted, unsupported_kind
+from neurodeploy.errors import DataError, RequestError, check_arguments, counted
 from neurodeploy.ir.graph import INPUT
-from neurodeploy.ir.network import LI, LIF, Network, SubtractiveLIF
-from neurodeploy.ir.quantized import COUNTING_ONLY, QuantizedLI, QuantizedLIF, QuantizedNetwork, QuantizedSubtractiveLIF
-from neurodeploy.passes.dead_neurons import in_floats, silent_layers
+from neurodeploy.ir.network import Network
+from neurodeploy.ir.quantized import COUNTING_ONLY, QuantizedNetwork, fires, is_sigma_delta, no_sigma_delta
+from neurodeploy.passes.dead_neurons import silent_layers
 from neurodeploy.passes.quantize import dequantize, with_rounded_weights
 from neurodeploy.report.summary import Accuracy
 from neurodeploy.simulation.records import Comparison, MemoryPrice, RateChange, SpikeRecord, changed_rates, compare
@@ -152,6 +152,8 @@ def evaluate(
         if device is not None:
             raise RequestError("device", "is for quantised networks", remedy=f"Move the model instead: model.to({device!r}).")
         return forward.evaluate(network, data, options)
+    if is_sigma_delta(network):
+        raise no_sigma_delta("evaluate", "which take numbers, and data are encoded as spikes here")
     total = _EvaluationTotal(network, device, levels_of(options.encoder) > 1)
     console = Console(stderr=True)
     with Progress(console=console, disable=not (progress and console.is_terminal)) as bar:
@@ -218,16 +220,9 @@ class _EvaluationTotal:
         if not self.samples:
             raise DataError("data", "holds no samples")
         chances = {layer.name: layer.n_neurons * self.steps for layer in self.network}
-        firing = []
-        for layer in self.network:
-            match layer.neuron:
-                case QuantizedLIF() | QuantizedSubtractiveLIF():
-                    firing.append(layer.name)
-                case QuantizedLI():
-                    pass  # its membrane is read, so it is neither active nor silent
-                case _:
-                    raise unsupported_kind(layer.neuron)
-        unreached = [name for name in silent_layers(in_floats(self.network)) if name not in firing]
+        # a layer whose membrane is read is neither active nor silent
+        firing = [layer.name for layer in self.network if fires(layer.neuron)]
+        unreached = [name for name in silent_layers(self.network) if name not in firing]
         operations = Counter(Dense=sum(layer.n_pairs for layer in self.network) * self.steps) + self.operations
         return Evaluation(
             classification_accuracy=self.right / self.samples,
@@ -426,13 +421,8 @@ def outputs(record: SpikeRecord, network: Network | QuantizedNetwork, rest: NDAr
     array (batch, n_out, n_steps)
     """
     layer = network.output
-    match layer.neuron:
-        case LIF() | SubtractiveLIF() | QuantizedLIF() | QuantizedSubtractiveLIF():
-            return record.spikes[layer.name].reshape(record.n_samples, -1, record.n_steps).astype(np.float64)
-        case LI() | QuantizedLI():
-            pass
-        case _:
-            raise unsupported_kind(layer.neuron)
+    if fires(layer.neuron):
+        return record.spikes[layer.name].reshape(record.n_samples, -1, record.n_steps).astype(np.float64)
     v = record.v[layer.name].reshape(record.n_samples, -1, record.n_steps).astype(np.float64)
     if isinstance(network, QuantizedNetwork):
         scale = np.where(network.output.scale > 0, network.output.scale, 1.0)  # a file by another tool has no scale

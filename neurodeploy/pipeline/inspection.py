@@ -230,7 +230,7 @@ def share_out(
     if lasting := next((one.error() for one in placement.overruns() if one.resource in ("inputs", "targets")), None):
         placement = replace(placement, is_compressible=False)
         seen = replace(seen, placement=placement, budget=None, infeasible=lasting, gains=())
-    return replace(seen, silent=silent_layers(in_floats(unbalanced)), notes=getattr(unbalanced, "notes", ()))
+    return replace(seen, silent=silent_layers(unbalanced), notes=getattr(unbalanced, "notes", ()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

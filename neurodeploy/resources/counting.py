@@ -19,7 +19,7 @@ from neurodeploy.ir.arrays import Integers
 from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring, Wiring
 from neurodeploy.ir.graph import Connection
 from neurodeploy.ir.network import LI, LIF, SubtractiveLIF
-from neurodeploy.ir.quantized import QuantizedLI, QuantizedLIF, QuantizedSubtractiveLIF
+from neurodeploy.ir.quantized import QuantizedLI, QuantizedLIF, QuantizedSigmaDelta, QuantizedSubtractiveLIF
 from neurodeploy.resources.convolution_lists import (
     Window,
     capped_lists,
@@ -280,8 +280,7 @@ class LayerCount:
         wait_steps: Sequence[int] | None = None,
     ) -> None:
         self.layer, self.profile, self.connectivity, self.grid = layer, profile, connectivity, grid_of(layer)
-        self.width = weight_bits(bits, profile)
-        self.cache = {} if cache is None else cache
+        self.width, self.cache = weight_bits(bits, profile), {} if cache is None else cache
         self.wait_steps = tuple(c.delay_steps for c in layer.connections) if wait_steps is None else tuple(wait_steps)
         bundled = self._bundled(layer, self.wait_steps)
         self._bundles = [bundle for bundle, _ in bundled]
@@ -458,8 +457,7 @@ class LayerCount:
 
     def _neuron_bits(self, region: Region) -> int:
         if "dynapcnn" in self.profile["encodings"].names and len(region.sides) == 3:
-            # sinabs, dynapcnn_layer.py: the sides of an image take whole powers of two.
-            channels, rows, columns = region.sides
+            channels, rows, columns = region.sides  # of whole powers of two (sinabs, dynapcnn_layer.py)
             return channels * power_of_two(rows) * power_of_two(columns) * self._state_bits
         return region.n_neurons * self._state_bits
 
@@ -474,13 +472,15 @@ class LayerCount:
             case LIF() | SubtractiveLIF() | LI():
                 unity = 1 << self.profile.number("decay_bits", 30)
                 return self._settings(region, np.rint(neuron.current_decay * unity), np.rint(neuron.voltage_decay * unity))
+            case QuantizedSigmaDelta():
+                return 1  # it has no decays
             case _:
                 raise unsupported_kind(neuron)
 
     def _threshold_profiles(self, region: Region) -> int:
         """Different thresholds of the region's neurons; 0 where none fires."""
         match neuron := self.layer.neuron:
-            case QuantizedLIF() | QuantizedSubtractiveLIF():
+            case QuantizedLIF() | QuantizedSubtractiveLIF() | QuantizedSigmaDelta():
                 return self._settings(region, neuron.vth)
             case LIF() | SubtractiveLIF():
                 # quantising scales neurons to one threshold, but where a convolution shares the weights of some that differ

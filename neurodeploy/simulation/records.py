@@ -30,13 +30,15 @@ class SpikeRecord:
     ----------
     end : str
         ``"reference"``, ``"emulator"`` or ``"lava"``.
-    spikes : mapping of layer name to array (batch, \\*shape, n_steps), uint8
+    spikes : mapping of layer name to array (batch, \\*shape, n_steps), uint8 or int32
         For each recorded layer, spikes of each neuron: 1 where it fired, or more where its kind fires several a step.
+        Graded spikes of sigma-delta neurons are int32: the numbers that they send, 0 where none.
     v : mapping of layer name to array (batch, \\*shape, n_steps)
         Membrane potentials after the step (so reset, where a neuron fired): the chip's integers, or floats from
-        the reference.
+        the reference. Of sigma-delta neurons, sigma.
     overflows : mapping of layer name to int
-        How often a state left its 24 bits: currents that wrapped and membranes that saturated. Empty where not counted.
+        How often a state left its 24 bits: currents that wrapped and membranes that saturated; of sigma-delta neurons,
+        numbers that wrapped in Lava's 32 bits, or in its 24 behind a convolution. Empty where not counted.
     counts : mapping of layer name to array (batch, \\*shape), int32
         How often each neuron fired, of every layer whether recorded or not. Empty where not counted.
     steps : int
@@ -74,8 +76,9 @@ class SpikeRecord:
         return int(self.spikes[self.output].shape[-1]) if self.spikes else self.steps
 
     def rates(self) -> dict[str, float]:
-        """Mean spikes a neuron and step, by recorded layer."""
-        return {name: float(array.mean()) for name, array in self.spikes.items()}
+        """Mean spikes a neuron and step, by recorded layer; a graded spike is one, whatever its number."""
+        fired = {name: array != 0 if array.dtype == np.int32 else array for name, array in self.spikes.items()}
+        return {name: float(array.mean()) for name, array in fired.items()}
 
 
 Recorded: TypeAlias = "str | Sequence[str]"

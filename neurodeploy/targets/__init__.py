@@ -23,9 +23,11 @@ from neurodeploy.ir.network import Network, reset_of
 from neurodeploy.ir.quantized import (
     COUNTING_ONLY,
     DEFAULT_TARGET,
+    GRADED_BITS,
     QuantizedLI,
     QuantizedLIF,
     QuantizedNetwork,
+    QuantizedSigmaDelta,
     QuantizedSubtractiveLIF,
 )
 
@@ -320,10 +322,21 @@ def check_profile(network: QuantizedNetwork, profile: HardwareProfile) -> None:
     registers = target.registers
     for layer in network:
         neuron, where = layer.neuron, f"layer {layer.name!r}"
+        decays: tuple[tuple[str, Integers], ...] = ()
+        match neuron:
+            case QuantizedLIF() | QuantizedSubtractiveLIF():
+                threshold, decays = int(neuron.vth.max()), (("current", neuron.du), ("membrane", neuron.dv))
+            case QuantizedLI():
+                threshold, decays = 0, (("current", neuron.du), ("membrane", neuron.dv))
+            case QuantizedSigmaDelta():
+                check_graded(where, profile)
+                continue  # its sums have 32 bits, and neither decays nor these registers
+            case _:
+                raise unsupported_kind(neuron)
         if "decay_bits" in profile and (missing := registers.decay_bits - profile["decay_bits"].number) > 0:
             # fewer bits of a share keep the upper ones: what is left are multiples of 2**missing
             part, most = 1 << missing, (1 << profile["decay_bits"].number) - 1
-            for kind, decay in (("current", neuron.du), ("membrane", neuron.dv)):
+            for kind, decay in decays:
                 other = decay > most if registers.has_shift_decays else decay % part != 0
                 if other.any():
                     not_one = f"is above {most}" if registers.has_shift_decays else f"is no multiple of {part}"
@@ -331,13 +344,6 @@ def check_profile(network: QuantizedNetwork, profile: HardwareProfile) -> None:
                         where, f"its {kind} decay {int(decay[other].flat[0])} {not_one}",
                         source=profile["decay_bits"].where, remedy="Change the time constant.",
                     )  # fmt: skip
-        match neuron:
-            case QuantizedLIF() | QuantizedSubtractiveLIF():
-                threshold = int(neuron.vth.max())
-            case QuantizedLI():
-                threshold = 0
-            case _:
-                raise unsupported_kind(neuron)
         bias = int(np.abs(layer.bias).max(initial=0))
         shift = registers.weight_exponent
         for what, value, key in (
@@ -354,6 +360,20 @@ def check_profile(network: QuantizedNetwork, profile: HardwareProfile) -> None:
                     remedy="Lower its thresholds and biases, or its weights.",
                 )  # fmt: skip
     target.check_chip(network, profile)
+
+
+def check_graded(where: str, profile: HardwareProfile) -> None:
+    """Raise `QuantizeError` where a profile's spikes cannot carry the numbers of sigma-delta neurons."""
+    if "payload_bits" not in profile:
+        raise QuantizeError(
+            where, f"sends graded spikes, and spikes of {profile.name} carry no numbers (no payload_bits)",
+            remedy="Choose a chip with graded spikes, as loihi2.",
+        )  # fmt: skip
+    if profile["payload_bits"].number < GRADED_BITS:
+        raise QuantizeError(
+            where, "bits of a graded spike", need=GRADED_BITS, limit=profile["payload_bits"].number,
+            source=profile["payload_bits"].where, remedy="Choose a chip with wider ones.",
+        )  # fmt: skip
 
 
 def check_resets(network: Network, arithmetic: Arithmetic) -> None:

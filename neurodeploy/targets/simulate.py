@@ -22,9 +22,11 @@ from neurodeploy.ir.quantized import (
     QuantizedLI,
     QuantizedLIF,
     QuantizedNetwork,
+    QuantizedSigmaDelta,
     QuantizedSparse,
     QuantizedSubtractiveLIF,
     QuantizedSynapse,
+    is_sigma_delta,
 )
 from neurodeploy.simulation.records import Comparison, Recorded, SpikeRecord, compare
 from neurodeploy.simulation.reference import run_reference
@@ -204,6 +206,8 @@ def verify(
 ) -> Comparison:  # fmt: skip
     """Compare the emulator with the vendor's simulator: spikes and membranes of every layer at every step, on random input.
 
+    Networks of sigma-delta neurons get numbers, which drive their input population where they have one.
+
     Parameters
     ----------
     n_steps, n_samples : int
@@ -225,10 +229,16 @@ def verify(
     target = target_named(network.target)
     if not target.simulators:
         raise RequestError("verify", f"has nothing to compare with: target {target.name!r} has no simulator of its vendor")
-    spikes = random_spikes(network.input_shape, n_samples=n_samples, n_steps=n_steps, seed=seed)
-    emulated = simulate(network, spikes, record="all", device=device)
+    inputs: NDArray[Any] = random_spikes(network.input_shape, n_samples=n_samples, n_steps=n_steps, seed=seed)
+    kind: dict[str, Any] = {}
+    if is_sigma_delta(network):
+        # at most 7 bits: what 8-bit weights make of them stays far below 32 bits in networks of usual size
+        inputs, kind = np.random.default_rng(seed).integers(-64, 65, inputs.shape), {"graded": network.encoder is None}
+        if network.encoder is not None:
+            inputs, kind = inputs / max(abs(network.encoder.weight), 1), {"raw": True}
+    emulated = simulate(network, inputs, record="all", device=device, **kind)
     # Targets name the simulator to verify against first.
-    vendors = simulate(network, spikes, end=target.simulators[0], record="all", time_limit_s=time_limit_s)
+    vendors = simulate(network, inputs, end=target.simulators[0], record="all", time_limit_s=time_limit_s, **kind)
     return compare(emulated, vendors)
 
 
@@ -258,7 +268,7 @@ def with_input_population(network: QuantizedNetwork) -> QuantizedNetwork:
             is_uniform = all((numbers == numbers.flat[0]).all() for numbers in (vth, dv, first.bias))
             if is_uniform and (du == forgets_all).all():
                 neuron = QuantizedLIF(**{name: np.array(getattr(first.neuron, name).flat[0]) for name in ("vth", "du", "dv")})
-        case QuantizedLI() | QuantizedSubtractiveLIF():
+        case QuantizedLI() | QuantizedSubtractiveLIF() | QuantizedSigmaDelta():
             pass
         case _:
             raise unsupported_kind(first.neuron)

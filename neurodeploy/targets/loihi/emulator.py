@@ -8,16 +8,28 @@ another. `neurodeploy.simulation` schedules the layers and selects the kernels o
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import DataError, RequestError, SimulationError, counted
+from neurodeploy.errors import DataError, RequestError, SimulationError, counted, unsupported_kind
+from neurodeploy.ir.arrays import Integers
 from neurodeploy.ir.connectivity import is_convolution
 from neurodeploy.ir.graph import INPUT
-from neurodeploy.ir.quantized import QuantizedLayer, QuantizedNetwork
+from neurodeploy.ir.quantized import (
+    QuantizedLayer,
+    QuantizedLI,
+    QuantizedLIF,
+    QuantizedNetwork,
+    QuantizedNeuron,
+    QuantizedSigmaDelta,
+    QuantizedSubtractiveLIF,
+    QuantizedSynapse,
+    no_sigma_delta,
+)
 from neurodeploy.simulation.kernel_dispatch import ReportedKernel, engine_for
 from neurodeploy.simulation.layer_schedule import (
     NetworkRun,
@@ -31,8 +43,8 @@ from neurodeploy.simulation.layer_schedule import (
 )
 from neurodeploy.simulation.records import Recorded, SpikeRecord, recorded_layers
 from neurodeploy.simulation.reference import Number
-from neurodeploy.targets.loihi.neuron_step import IntegerNeurons
-from neurodeploy.targets.loihi.target import LOIHI, MANTISSA_SHIFT, STATE_MAX
+from neurodeploy.targets.loihi.neuron_step import IntegerNeurons, SigmaDeltaNeurons
+from neurodeploy.targets.loihi.target import LOIHI, MANTISSA_SHIFT, STATE_MAX, lava_shift
 
 # ---------------------------------------------------------------------------------------------- exact sums
 
@@ -230,7 +242,7 @@ class Emulator:
             # Threads, not processes: the compiled kernels release the interpreter lock.
             with ThreadPoolExecutor(self._threads) as pool:
                 records = list(pool.map(lambda part, own: part[0].advance(own), self._parts, inputs))
-        self._report_overflows(before)
+        report_overflows(self._overflows(), before, self.on_overflow)
         fired, v = ({name: np.concatenate([r[k][name] for r in records]) for name in records[0][k]} for k in (0, 1))
         return SpikeRecord(
             end="emulator", spikes=fired, v=v, overflows=self._overflows(), counts=self._counts(), steps=spikes.shape[-1]
@@ -248,17 +260,19 @@ class Emulator:
             counts[layer.name] = np.concatenate([to_numpy(n[k].counts) for _, n in self._parts]).reshape(-1, *layer.shape)
         return counts
 
-    def _report_overflows(self, before: dict[str, int]) -> None:
-        """Raise or warn, if asked to, where a layer has more overflows than `before`."""
-        for name, times in self._overflows().items():
-            if times > before[name] and self.on_overflow != "wrap":
-                error = SimulationError(
-                    f"layer {name!r}", f"left 24 bits {times - before[name]:,} times: currents wrapped or membranes saturated",
-                    remedy="Scale its weights down, or give on_overflow='wrap' to have what the chip does.",
-                )  # fmt: skip
-                if self.on_overflow == "raise":
-                    raise error
-                warnings.warn(str(error), RuntimeWarning, stacklevel=3)  # the line that called `advance`
+
+def report_overflows(overflows: dict[str, int], before: dict[str, int], on_overflow: OnOverflow, bits: int = 24) -> None:
+    """Raise or warn, if asked to, where a layer has more overflows than `before`."""
+    for name, times in overflows.items():
+        if times > before[name] and on_overflow != "wrap":
+            what = "currents wrapped or membranes saturated" if bits == 24 else "sums wrapped"
+            error = SimulationError(
+                f"layer {name!r}", f"left {bits} bits {times - before[name]:,} times: {what}",
+                remedy="Scale its weights down, or give on_overflow='wrap' to have what the chip does.",
+            )  # fmt: skip
+            if on_overflow == "raise":
+                raise error
+            warnings.warn(str(error), RuntimeWarning, stacklevel=3)  # the line that called `advance`
 
 
 def check_resets(reset_interval: int, reset_offset: int) -> None:
@@ -297,6 +311,102 @@ def run_emulator(
     if not (_latest and _latest[0].network is network and (_latest[0].input_max, _latest[0].device) == (input_max, device)):
         _latest[:] = [Prepared(network, input_max=input_max, device=device)]
     return Emulator(_latest[0], n_samples=len(spikes), record=record, **options).advance(spikes)
+
+
+def run_sigma_delta(
+    network: QuantizedNetwork, numbers: NDArray[Any], *, record: Recorded = "output", raw: bool = False,
+    on_overflow: OnOverflow = "wrap", **options: Any,
+) -> SpikeRecord:  # fmt: skip
+    """Run a network of sigma-delta neurons on each sample, on the chip's clock: from power-up, with all biases in place.
+
+    A layer that is k synapses deep so does k steps before its first input arrives, in which biases send their first changes. Its
+    record begins with the response to that input, and holds sigma for v.
+
+    Parameters
+    ----------
+    numbers : array (batch, \\*input_shape, n_steps)
+        Whole numbers that the first layer receives; with `raw`, those of `bias_mantissas` for the input population.
+
+    Raises
+    ------
+    RequestError
+        Any other option.
+    SimulationError
+        A number left its 32 bits, and `on_overflow` is ``"raise"``.
+    """
+    LOIHI.check(network)
+    refuse_options(options)
+    batch, n_steps = numbers.shape[0], numbers.shape[-1]
+    inputs = np.moveaxis(numbers.reshape(batch, -1, n_steps), 0, -1).astype(np.int64)  # (n, n_steps, batch)
+    encoder = None
+    if raw and network.encoder is not None:
+        encoder = SigmaDeltaNeurons(sigma_delta(network.encoder.neuron), np.zeros((), np.int64), len(inputs), batch)
+    neurons = {layer.name: SigmaDeltaNeurons(sigma_delta(layer.neuron), layer.bias, layer.n_neurons, batch) for layer in network}
+    receive = {layer.name: SigmaDeltaSynapses(layer.connections[0].synapse) for layer in network}
+    counts = {layer.name: np.zeros((layer.n_neurons, batch), dtype=np.int32) for layer in network}
+    recorded = recorded_layers(network, record)
+    arrays = {name: np.zeros((2, batch, network[name].n_neurons, n_steps), dtype=np.int32) for name in recorded}
+    for step in range(n_steps + len(network.layers)):
+        before = np.zeros_like(inputs[:, 0]) if step == 0 else encoder.sent if encoder else inputs[:, min(step, n_steps) - 1]
+        for depth, layer in enumerate(network, start=1):
+            here, at = neurons[layer.name], step - depth
+            arriving, before = before, here.sent
+            if at >= n_steps:
+                continue  # its record is full
+            here.step(receive[layer.name].sums(arriving, here))
+            if at >= 0:
+                counts[layer.name] += here.sent != 0
+            if at >= 0 and layer.name in arrays:
+                arrays[layer.name][:, ..., at] = here.sent.T, here.sigma.T
+        if encoder is not None and step < n_steps:
+            encoder.encode(inputs[:, step])
+    overflows = {name: each.overflows for name, each in neurons.items()}
+    report_overflows(overflows, dict.fromkeys(overflows, 0), on_overflow, 32)
+    shaped = {name: array.reshape(2, batch, *network[name].shape, n_steps) for name, array in arrays.items()}
+    return SpikeRecord(
+        end="emulator", spikes={name: array[0] for name, array in shaped.items()},
+        v={name: array[1] for name, array in shaped.items()}, overflows=overflows,
+        counts={name: count.T.reshape(batch, *network[name].shape) for name, count in counts.items()}, steps=n_steps,
+    )  # fmt: skip
+
+
+def refuse_options(options: Mapping[str, Any]) -> None:
+    """Raise `RequestError` for options of a simulation that sigma-delta neurons do not have."""
+    for name, value in options.items():
+        if value:
+            why = "netx ignores it" if name.startswith("reset") else "their emulator has none"
+            raise RequestError(name, f"is not for sigma-delta neurons: {why}", remedy="Leave it out.")
+
+
+def sigma_delta(neuron: QuantizedNeuron) -> QuantizedSigmaDelta:
+    """Return a neuron of a network in which `LOIHI.check` allows no other kind."""
+    match neuron:
+        case QuantizedSigmaDelta():
+            return neuron
+        case QuantizedLIF() | QuantizedSubtractiveLIF() | QuantizedLI():
+            raise no_sigma_delta("network", "but not all are")
+        case _:
+            raise unsupported_kind(neuron)
+
+
+class SigmaDeltaSynapses:
+    """Synapses of a connection for graded spikes, in the numbers that Lava's hold."""
+
+    def __init__(self, synapse: QuantizedSynapse) -> None:
+        self.matrix, self.is_image, self.bits = synapse.csr().astype(np.int64), is_convolution(synapse), 24
+        if not self.is_image:
+            low, high = int(self.matrix.min()), int(self.matrix.max())
+            # netx stores weights shifted left as far as they go, and Lava shifts what they add up to back (netx/utils.py).
+            self.bits = 32 - (lava_shift(low, high)[1] if low or high else 0)
+
+    def sums(self, sent: Integers, neurons: SigmaDeltaNeurons) -> Integers:
+        """Return what neurons receive of graded spikes (n_in, batch), as (n_out, batch)."""
+        exact: Integers = self.matrix @ sent
+        within = neurons.held(exact, self.bits)
+        if self.is_image:
+            # Lava adds up in doubles; what int32 does not hold becomes -2**31, of which 24 bits are 0 (proc/conv/models.py).
+            within = np.where(np.abs(exact + 0.5) > 1 << 31, 0, within)
+        return within
 
 
 def input_magnitude(spikes: NDArray[Any]) -> int:

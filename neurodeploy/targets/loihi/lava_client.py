@@ -24,14 +24,25 @@ from neurodeploy.ir.quantized import (
     QuantizedLI,
     QuantizedLIF,
     QuantizedNetwork,
+    QuantizedNeuron,
+    QuantizedSigmaDelta,
     QuantizedSparse,
     QuantizedSubtractiveLIF,
     QuantizedSynapse,
+    is_sigma_delta,
+    no_sigma_delta,
 )
 from neurodeploy.simulation.records import Recorded, SpikeRecord, recorded_layers
 from neurodeploy.targets.loihi.netx_format import plain_kinds
 from neurodeploy.targets.loihi.netx_io import read_netx, write_netx
-from neurodeploy.targets.loihi.target import MANTISSA_SHIFT, NEVER_FIRES, is_mixed, resets_by_subtraction
+from neurodeploy.targets.loihi.target import (
+    MANTISSA_SHIFT,
+    NEVER_FIRES,
+    SIGMA_DELTA_SENT,
+    SIGMA_DELTA_SHIFT,
+    is_mixed,
+    resets_by_subtraction,
+)
 from neurodeploy.targets.simulator_process import LAVA, is_importable, python_of, run_worker
 
 # ---------------------------------------------------------------------------------------------- installation
@@ -136,9 +147,11 @@ def run_lava_jobs(
             np.save(folder / f"{index}.npy", _samples_in_a_row(spikes, plan))
             recorded = recorded_layers(network, record)
             layers = [k for k, layer in enumerate(network.layers) if layer.name in recorded]
-            graded = not raw and bool((spikes > 1).any() or (spikes < 0).any())
+            sigma_delta = is_sigma_delta(network)
+            graded = sigma_delta or (not raw and bool((spikes > 1).any() or (spikes < 0).any()))
             job = {"name": str(index), "recorded": layers, "graded": graded, "end": end, "raw": raw, "layers": layers_of}
-            listed.append(asdict(plan) | job | {"bias_exponent": MANTISSA_SHIFT})
+            job |= {"sigma_delta": sigma_delta, "spike_exponent": SIGMA_DELTA_SHIFT - SIGMA_DELTA_SENT}
+            listed.append(asdict(plan) | job | {"state_exponent": SIGMA_DELTA_SENT, "bias_exponent": MANTISSA_SHIFT})
         (folder / "jobs.json").write_text(json.dumps(listed))
         run_worker(LAVA, WORKER, folder, sum(plan.n_steps for plan in plans), time_limit_s)
         return [
@@ -157,23 +170,12 @@ def described(network: QuantizedNetwork) -> tuple[list[dict[str, Any]], dict[str
     layers: list[dict[str, Any]] = []
     arrays: dict[str, NDArray[Any]] = {}
     if network.encoder is not None:
-        arrays |= {f"encoder.{name}": getattr(network.encoder.neuron, name) for name in ("vth", "du", "dv")}
+        arrays |= {f"encoder.{name}": register for name, register in registers_of(network.encoder.neuron, "input").items()}
+    if is_sigma_delta(network):
+        return layers, arrays  # netx builds them
     for index, layer in enumerate(network):
-        match layer.neuron:
-            case QuantizedLIF(vth=threshold):
-                vth = threshold
-            case QuantizedSubtractiveLIF():
-                raise resets_by_subtraction(layer.name)
-            case QuantizedLI():
-                vth = np.array(NEVER_FIRES)
-            case _:
-                raise unsupported_kind(layer.neuron)
-        arrays |= {
-            f"{index}.vth": vth,
-            f"{index}.du": layer.neuron.du,
-            f"{index}.dv": layer.neuron.dv,
-            f"{index}.bias": layer.bias,
-        }
+        arrays |= {f"{index}.{name}": register for name, register in registers_of(layer.neuron, layer.name).items()}
+        arrays[f"{index}.bias"] = layer.bias
         connections = []
         for number, (connection, steps) in enumerate(zip(layer.connections, waiting[layer.name], strict=True)):
             about, of_synapse = _described(connection.synapse, steps)
@@ -181,6 +183,21 @@ def described(network: QuantizedNetwork) -> tuple[list[dict[str, Any]], dict[str
             arrays |= {f"{index}.{number}.{name}": array for name, array in of_synapse.items()}
         layers.append({"n_neurons": layer.n_neurons, "depth": depth[layer.name], "connections": connections})
     return layers, arrays
+
+
+def registers_of(neuron: QuantizedNeuron, where: str) -> dict[str, NDArray[Any]]:
+    """Return the registers of a layer's neurons by name."""
+    match neuron:
+        case QuantizedLIF(vth=vth, du=du, dv=dv):
+            return {"vth": vth, "du": du, "dv": dv}
+        case QuantizedSubtractiveLIF():
+            raise resets_by_subtraction(where)
+        case QuantizedLI(du=du, dv=dv):
+            return {"vth": np.array(NEVER_FIRES), "du": du, "dv": dv}
+        case QuantizedSigmaDelta(vth=vth):
+            return {"vth": vth}
+        case _:
+            raise unsupported_kind(neuron)
 
 
 def _described(synapse: QuantizedSynapse, steps: int) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -208,6 +225,8 @@ def _check_board(jobs: Sequence[Job], plans: Sequence[_Plan], record: Recorded, 
         match network.output.neuron:
             case QuantizedLIF():
                 has_spikes = True
+            case QuantizedSigmaDelta():
+                raise no_sigma_delta("loihi2", "which are run in Lava's simulator alone")
             case QuantizedSubtractiveLIF():
                 raise resets_by_subtraction(network.output.name)
             case QuantizedLI():
@@ -269,6 +288,8 @@ def _plan(network: QuantizedNetwork, spikes: NDArray[Any], reset_interval: int, 
     check_waits(network)
     depth = max(pipeline_depths(network).values())
     is_chain = plain_kinds(network) is not None
+    if is_sigma_delta(network):  # they have no reset of their own, and what biases send before the first input counts
+        return _Plan(is_chain, depth + n_steps, None, 0, ((depth + n_steps, 0),) * batch)
     waiting = any(steps for layer in wait_steps(network).values() for steps in layer)
     if not reset_interval and is_chain and not waiting and all(len(layer.connections) == 1 for layer in network):
         # netx resets each layer a step after the one before, so samples never mix. `depth` steps more bring the last one out.

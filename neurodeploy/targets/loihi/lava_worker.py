@@ -116,10 +116,10 @@ def _fixed_point() -> Any:
 
 @dataclass(frozen=True)
 class RawInput:
-    """The input population of a network with raw input, and its biases (\\*shape, n_steps)."""
+    """The input population of a network with raw input, and its biases (\\*shape, n_steps); None where a buffer sends them."""
 
     population: LavaPopulation
-    biases: NDArray[np.int64]
+    biases: NDArray[np.int64] | None
 
 
 class LavaRun:
@@ -141,7 +141,7 @@ class LavaRun:
             for steps, depth in job["parts"]:
                 for part in self.stretches(at, steps, inputs):
                     # The population was built with the biases of step 0.
-                    if inputs is not None and at:
+                    if inputs is not None and inputs.biases is not None and at:
                         inputs.population.neuron.bias_mant.set(inputs.biases[..., at])
                     self.advance(whole, part)
                     at, done = at + part, done + part
@@ -151,9 +151,10 @@ class LavaRun:
             recorded = [[_flat(each.data.get()) for each in probe] for probe in probes]
         finally:
             whole.stop()  # Lava's processes do not end by themselves after an error
+        number = np.int32 if job["sigma_delta"] else np.uint8
         np.savez(
             self.folder / f"{job['name']}.npz",
-            **{f"spikes{k}": fired.astype(np.uint8) for k, (fired, *_) in enumerate(recorded)},
+            **{f"spikes{k}": fired.astype(number) for k, (fired, *_) in enumerate(recorded)},
             **{f"v{k}": membrane.astype(np.int32) for k, (_, *membranes) in enumerate(recorded) for membrane in membranes},
         )
         return done
@@ -161,7 +162,7 @@ class LavaRun:
     def stretches(self, at: int, steps: int, inputs: RawInput | None) -> list[int]:
         """Return how many steps to run at once from step `at` on: few enough to report progress, and all with equal biases."""
         ends = {at + steps, *range(at, at + steps, PART_STEPS)}
-        if inputs is not None:
+        if inputs is not None and inputs.biases is not None:
             flat = inputs.biases.reshape(-1, inputs.biases.shape[-1])
             changes = 1 + np.flatnonzero((flat[:, 1:] != flat[:, :-1]).any(axis=0))
             ends |= {t for t in changes.tolist() if at < t < at + steps}
@@ -215,12 +216,27 @@ class LavaRun:
 
         if not self.job["raw"]:
             return self.onto_board(source.RingBuffer(data=self.input).s_out, self.input.shape[:-1]), None
+        if self.job["sigma_delta"]:
+            return self.delta_source()
         every, offset = self.job["reset_interval"], 1 + self.job["reset_offset"]  # Lava counts its steps from 1
         resets = {"reset_interval": every, "reset_offset": offset} if every else {}
         first = self.input[..., 0]  # the biases of the first step
         neuron = self.neurons("encoder.", first, first.shape, resets)
         population = LavaPopulation(neuron, neuron.s_out, 0, [])
         return population.out, RawInput(population, self.input)
+
+    def delta_source(self) -> tuple[Any, RawInput]:
+        """Build an input population that sends the changes of its input, which a buffer sends it."""
+        from lava.proc.io import source
+        from lava.proc.sdn.process import Delta
+
+        neuron = Delta(
+            shape=self.input.shape[:-1], vth=int(self.arrays["encoder.vth"]), spike_exp=self.job["spike_exponent"],
+            state_exp=self.job["state_exponent"],
+        )  # fmt: skip
+        source.RingBuffer(data=self.input).s_out.connect(neuron.a_in)
+        population = LavaPopulation(neuron, neuron.s_out, 0, [])
+        return population.out, RawInput(population, None)
 
     def neurons(self, key: str, bias: NDArray[Any], shape: tuple[int, ...], resets: dict[str, int]) -> Any:
         """Build a population of neurons, with threshold and decays from the arrays below a key."""
@@ -243,7 +259,7 @@ class LavaRun:
         if self.on_board:
             return (fired,)
         membrane = sink.Read(buffer=n_steps)
-        membrane.connect_var(population.neuron.v)
+        membrane.connect_var(population.neuron.sigma if self.job["sigma_delta"] else population.neuron.v)
         return fired, membrane
 
     def onto_board(self, port: Any, shape: tuple[int, ...]) -> Any:
@@ -296,7 +312,8 @@ class LavaPopulation:
     def rest(self, depth: int) -> None:
         """Reset neurons from this pipeline depth on, and drop the spikes that synapses hold from such neurons."""
         if self.depth >= depth:
-            _clear(self.neuron.u, self.neuron.v)
+            states = ("u", "v", "sigma", "act", "residue")
+            _clear(*(getattr(self.neuron, name) for name in states if hasattr(self.neuron, name)))
         for source_depth, synapse in self.synapses:
             if source_depth >= depth:
                 _clear(synapse.a_buf if hasattr(synapse, "a_buf") else synapse.a_buff)  # a convolution's, or another's

@@ -6,7 +6,7 @@ Chains of layers become plain netx; other networks get layers of a type of their
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,11 @@ from neurodeploy.ir.quantized import (
     QuantizedLIF,
     QuantizedNetwork,
     QuantizedNeuron,
+    QuantizedSigmaDelta,
     QuantizedSparse,
     QuantizedSubtractiveLIF,
     QuantizedSynapse,
+    is_sigma_delta,
 )
 from neurodeploy.targets.loihi.netx_format import (
     ConnectionReader,
@@ -48,6 +50,7 @@ from neurodeploy.targets.loihi.target import (
     NEVER_FIRES,
     check_layer,
     check_neuron,
+    check_sigma_delta,
     resets_by_subtraction,
 )
 
@@ -125,7 +128,10 @@ class NetworkReader:
         with as_netx_error(self.file.where):
             # Without an input layer, the first layer's weights give the number of inputs.
             shape = self.input_shape or (self.layers[0].connections[0].synapse.n_in,)
-            return QuantizedNetwork(input_shape=shape, layers=tuple(self.layers), encoder=self.encoder)
+            network = QuantizedNetwork(input_shape=shape, layers=tuple(self.layers), encoder=self.encoder)
+            check_sigma_delta(network)
+            check_netx_chain(network)
+            return network
 
     def read_input(self, group: NetxGroup) -> None:
         """Read the shape of the input, and its population where it has one."""
@@ -139,10 +145,12 @@ class NetworkReader:
         neuron = self.neuron(group.sub("neuron"), (1,))
         weight, bias = (group.integer(key) if key in group else default for key, default in _TRANSFORM.items())
         match neuron:
-            case QuantizedLIF():
+            case QuantizedLIF() | QuantizedSigmaDelta(only_sums=False):
                 self.encoder = Encoder(neuron=neuron, weight=weight, bias=bias)
             case QuantizedSubtractiveLIF():
                 raise resets_by_subtraction(group.where)
+            case QuantizedSigmaDelta():
+                raise NetxError(group.where, "has neurons that only sum, which Lava's input block ignores")
             case QuantizedLI():
                 raise NetxError(group.where, "has neurons that never fire: no spike would reach the network")
             case _:
@@ -195,8 +203,10 @@ class NetworkReader:
     def neuron(self, group: NetxGroup, shape: tuple[int, ...], is_image: bool = False) -> QuantizedNeuron:
         """Read neurons; with thresholds that no membrane passes they are a `QuantizedLI`."""
         kind = group.text("type")
+        if kind == "SDNN":
+            return self.sigma_delta(group)
         if kind not in ("CUBA", "LOIHI"):
-            raise NetxError(group.where, f"its type {kind!r} is not supported", remedy="Only CUBA and LOIHI are.")
+            raise NetxError(group.where, f"its type {kind!r} is not supported", remedy="Only CUBA, LOIHI and SDNN are.")
         if "messageBits" in group and group.integers("messageBits").any():
             raise NetxError(group.where, "sends graded spikes (messageBits): not supported yet")
         vth, du, dv = (group.per_neuron(key, shape, is_image) for key in ("vThMant", "iDecay", "vDecay"))
@@ -212,8 +222,29 @@ class NetworkReader:
             check_neuron(neuron)
             return neuron
 
+    def sigma_delta(self, group: NetxGroup) -> QuantizedSigmaDelta:
+        """Read sigma-delta neurons; Lava ignores their activation and rectifies (netx/hdf5.py: get_neuron_params)."""
+        if "activation" in group and (activation := group.text("activation")) != "relu":
+            raise NetxError(group.where, f"its activation {activation!r} would run in Lava as 'relu'", remedy="Train with relu.")
+        if "messageBits" in group:
+            raise NetxError(group.where, "has messageBits, which Lava cannot read", source="netx/utils.py: NetDict")
+        with as_netx_error(group.where):
+            vth = group.integer("vThMant") if "vThMant" in group else 0
+            neuron = QuantizedSigmaDelta(vth=np.array(vth), only_sums="sigma_output" in group)
+            check_neuron(neuron)
+            return neuron
+
 
 # ---------------------------------------------------------------------------------------------- writing
+
+
+def check_netx_chain(network: QuantizedNetwork) -> None:
+    """Raise `NetxError` for sigma-delta neurons in a network that netx does not build."""
+    if is_sigma_delta(network) and plain_kinds(network) is None:
+        raise NetxError(
+            "network", "has sigma-delta neurons, and is no chain of convolutions and then dense layers, which netx builds",
+            remedy="Give every layer one connection, from the layer before it, with at least one weight.",
+        )  # fmt: skip
 
 
 def check_file(network: QuantizedNetwork) -> None:
@@ -222,6 +253,7 @@ def check_file(network: QuantizedNetwork) -> None:
         LOIHI.check(network)
     except NetworkError as error:
         raise NetxError(error.where, error.what, source=error.source, remedy=error.remedy) from error
+    check_netx_chain(network)
     for layer in network if plain_kinds(network) else ():
         synapse = layer.connections[0].synapse
         if is_dense(synapse) and len(layer.connections) == 1:
@@ -281,7 +313,8 @@ class LayerWriter:
         self.group.attrs["input_shape"] = shape
         if encoder is None:
             return
-        if any(array.shape for array in (encoder.neuron.vth, encoder.neuron.du, encoder.neuron.dv)):
+        registers = (getattr(encoder.neuron, field.name) for field in fields(encoder.neuron))
+        if any(np.shape(register) for register in registers):
             raise NetxError("layer 'input'", "has neurons of different parameters, and Lava's input population has one kind")
         self.group["weight"], self.group["bias"] = [encoder.weight], [encoder.bias]
         self._neuron(encoder.neuron)
@@ -370,9 +403,6 @@ class LayerWriter:
 
     def _neuron(self, neuron: QuantizedNeuron, image: tuple[int, ...] | None = None) -> None:
         neurons = self.group.create_group("neuron")
-        neurons["type"] = [b"CUBA"]
-        # The decay that is meant, 0..4096: netx subtracts the 1 that Lava adds to a current's.
-        neurons["iDecay"], neurons["vDecay"] = self._as_lava(neuron.du, image), self._as_lava(neuron.dv, image)
         match neuron:
             case QuantizedLIF():
                 neurons["vThMant"] = self._as_lava(neuron.vth, image)
@@ -380,9 +410,21 @@ class LayerWriter:
                 raise resets_by_subtraction("neurons")
             case QuantizedLI():
                 neurons["vThMant"] = NEVER_FIRES
+            case QuantizedSigmaDelta():
+                neurons["type"], neurons["activation"] = [b"SDNN"], b"relu"
+                neurons["vThMant"] = int(neuron.vth)
+                if neuron.only_sums:
+                    neurons["sigma_output"] = True  # netx looks for the key alone
+                return
             case _:
                 raise unsupported_kind(neuron)
-        neurons["refDelay"], neurons["gradedSpike"] = 1, False  # slayer writes them, nothing reads them
+        # The decay that is meant, 0..4096: netx subtracts the 1 that Lava adds to a current's.
+        neurons["iDecay"], neurons["vDecay"] = self._as_lava(neuron.du, image), self._as_lava(neuron.dv, image)
+        neurons["type"], neurons["refDelay"], neurons["gradedSpike"] = (
+            [b"CUBA"],
+            1,
+            False,
+        )  # slayer writes them, none reads them
 
     def _as_lava(self, numbers: Integers, image: tuple[int, ...] | None) -> Integers:
         # Lava has images as W, H, C.

@@ -17,8 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.errors import DataError, RequestError, unsupported_kind
+from neurodeploy.ir.arrays import Integers
 from neurodeploy.ir.network import Network
-from neurodeploy.ir.quantized import Encoder, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork, QuantizedSubtractiveLIF
+from neurodeploy.ir.quantized import (
+    Encoder,
+    QuantizedLayer,
+    QuantizedLI,
+    QuantizedLIF,
+    QuantizedNetwork,
+    QuantizedSigmaDelta,
+    QuantizedSubtractiveLIF,
+    decaying,
+    no_sigma_delta,
+)
 from neurodeploy.simulation.kernel_dispatch import Engine
 from neurodeploy.simulation.kernels import Array, compiled
 from neurodeploy.simulation.layer_schedule import PARALLEL_UPDATES, WorkerPool
@@ -27,6 +38,9 @@ from neurodeploy.targets.loihi.target import (
     BIAS_MIN,
     DECAY_UNITY,
     MANTISSA_SHIFT,
+    SIGMA_DELTA_MAX,
+    SIGMA_DELTA_SENT,
+    SIGMA_DELTA_SHIFT,
     STATE_MAX,
     Whole,
     decayed,
@@ -183,6 +197,8 @@ def threshold_register(layer: QuantizedLayer) -> Any:
             raise resets_by_subtraction(layer.name)
         case QuantizedLI():
             return STATE_MAX  # membranes saturate one below
+        case QuantizedSigmaDelta():
+            raise no_sigma_delta(layer.name, "which have no membrane")
         case _:
             raise unsupported_kind(layer.neuron)
 
@@ -202,7 +218,7 @@ class IntegerNeurons:
         self, layer: QuantizedLayer, batch: int, reset_interval: int, reset_offset: int, engine: Engine, pool: WorkerPool,
         *, on_device: bool,
     ) -> None:  # fmt: skip
-        self.layer, neuron, self.pool = layer, layer.neuron, pool
+        self.layer, neuron, self.pool = layer, decaying(layer.neuron, layer.name), pool
         self._step: Any = step_tensors if on_device else step_compiled
         registers = (DECAY_UNITY - neuron.du, DECAY_UNITY - neuron.dv, layer.bias << MANTISSA_SHIFT, threshold_register(layer))
         stacked = np.stack([np.broadcast_to(r, layer.n_neurons) for r in registers]).astype(np.int32)
@@ -226,6 +242,57 @@ class IntegerNeurons:
             self.next_reset = (self.next_reset - len(inputs)) % self.reset_interval
 
 
+# ---------------------------------------------------------------------------------------------- sigma-delta neurons
+
+
+class SigmaDeltaNeurons:
+    """Sigma-delta neurons in Lava's 32 bits (``lava/proc/sdn/models.py``: PyDeltaModelFixed, PySigmaDeltaModelFixed).
+
+    States have 12 fractional bits, of which the lower 6 are not sent. Lava's registers are int32, whatever widths it states: a
+    number beyond wraps.
+
+    Attributes
+    ----------
+    sigma, sent : arrays (n, batch), int64
+        Sums of what was received, and numbers sent in the last step.
+    overflows : int
+        How often a number wrapped.
+    """
+
+    def __init__(self, neuron: QuantizedSigmaDelta, bias: Integers, n_neurons: int, batch: int) -> None:
+        self.only_sums, self.vth = neuron.only_sums, int(neuron.vth) << SIGMA_DELTA_SHIFT
+        self.bias = np.broadcast_to(bias, n_neurons)[:, np.newaxis] << SIGMA_DELTA_SHIFT
+        self.sigma, self.sent, self.activation, self.residue = np.zeros((4, n_neurons, batch), dtype=np.int64)
+        self.overflows = 0
+
+    def held(self, numbers: Integers, bits: int = 32) -> Integers:
+        """Return numbers as a signed register of some bits holds them."""
+        half = 1 << (bits - 1)
+        within: Integers = ((numbers + half) & ((1 << bits) - 1)) - half
+        self.overflows += int(np.count_nonzero(within != numbers))
+        return within
+
+    def step(self, inputs: Integers) -> None:
+        """Advance a step, in which neurons receive `inputs` (n, batch)."""
+        self.sigma = self.held(self.sigma + inputs)
+        if self.only_sums:
+            self.sent = self.sigma
+        else:
+            self.send(np.maximum(self.held(self.sigma + self.bias), 0))
+
+    def encode(self, numbers: Integers) -> None:
+        """Advance an input population a step, on numbers (n, batch) of `bias_mantissas`."""
+        self.send(numbers.astype(np.int64) << SIGMA_DELTA_SHIFT)
+
+    def send(self, activation: Integers) -> None:
+        """Send changes of the activation that reach the threshold; those that do not are added to the next."""
+        change = self.held(self.held(activation - self.activation) + self.residue)
+        # int32 has no magnitude of its lowest number, whose np.abs is itself.
+        size = np.where(change == -1 << 31, change, np.abs(change))
+        sent = np.where(size >= self.vth, change, 0)
+        self.activation, self.residue, self.sent = activation, change - sent, sent >> SIGMA_DELTA_SENT
+
+
 # ---------------------------------------------------------------------------------------------- raw input
 
 
@@ -247,19 +314,29 @@ def encoder_of(network: Network | QuantizedNetwork) -> Encoder:
 
 
 def bias_mantissas(encoder: Encoder, raw: NDArray[Any]) -> NDArray[np.int32]:
-    """Return the bias mantissas that raw input sets, rounded to whole numbers: ``raw * weight + bias``, of the same shape.
+    """Return the numbers that raw input gives an input population, rounded: ``raw * weight + bias``, of the same shape.
+
+    They are bias mantissas of LIF neurons, and what sigma-delta neurons encode the changes of.
 
     Raises
     ------
     DataError
-        Raw input that is not numeric or not finite, or that sets biases beyond their 13 bits.
+        Raw input that is not numeric or not finite, or that sets biases beyond their 13 bits (19 bits, of sigma-delta neurons).
     """
     if raw.dtype.kind not in "biuf" or not np.isfinite(raw).all():
         raise DataError("raw input", "holds values that are not finite numbers")
     biases: NDArray[np.float64] = np.rint(raw.astype(np.float64) * encoder.weight + encoder.bias)
-    if not BIAS_MIN <= biases.min() <= biases.max() <= BIAS_MAX:
+    match encoder.neuron:
+        case QuantizedLIF():
+            low, high, bits = BIAS_MIN, BIAS_MAX, 13
+        case QuantizedSigmaDelta():
+            # A change is the difference of two numbers, with 12 more bits: half of 32 bits for each of the two.
+            low, high, bits = -(SIGMA_DELTA_MAX >> 1), SIGMA_DELTA_MAX >> 1, 19
+        case _:
+            raise unsupported_kind(encoder.neuron)
+    if not low <= biases.min() <= biases.max() <= high:
         raise DataError(
-            "raw input", f"sets biases {biases.min():.0f}..{biases.max():.0f} beyond {BIAS_MIN}..{BIAS_MAX} (13 bits)",
+            "raw input", f"sets biases {biases.min():.0f}..{biases.max():.0f} beyond {low}..{high} ({bits} bits)",
             source=f"of x * {encoder.weight} + {encoder.bias}", remedy="Scale it down.",
         )  # fmt: skip
     return biases.astype(np.int32)
@@ -282,14 +359,21 @@ class InputPopulation:
 
     def advance(self, biases: NDArray[np.int32]) -> NDArray[np.uint8]:
         """Return the spikes (batch, \\*shape, n_steps) that bias mantissas of the same shape cause in the next steps."""
-        neuron, n_steps = self.encoder.neuron, biases.shape[-1]
+        n_steps = biases.shape[-1]
+        match self.encoder.neuron:
+            case QuantizedLIF(dv=dv, vth=vth):
+                pass
+            case QuantizedSigmaDelta():
+                raise no_sigma_delta("encoder", "which send numbers and no spikes")
+            case _:
+                raise unsupported_kind(self.encoder.neuron)
         fired = np.zeros((len(biases), int(np.prod(biases.shape[1:-1])), n_steps), dtype=np.uint8)
         for t, bias in enumerate(np.moveaxis(biases.reshape(fired.shape), -1, 0)):
             if self.reset_interval and t % self.reset_interval == self.next_reset:
                 self._v = 0.0
             # No current: u stays 0, so the bias alone drives v.
-            v = saturated(decayed(np.broadcast_to(self._v, bias.shape), neuron.dv) + (bias << MANTISSA_SHIFT))
-            fires = v > neuron.vth << MANTISSA_SHIFT
+            v = saturated(decayed(np.broadcast_to(self._v, bias.shape), dv) + (bias << MANTISSA_SHIFT))
+            fires = v > vth << MANTISSA_SHIFT
             self._v, fired[..., t] = np.where(fires, 0.0, v), fires
         if self.reset_interval:
             self.next_reset = (self.next_reset - n_steps) % self.reset_interval

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from neurodeploy.errors import NetworkError, SimulationError, unsupported_kind
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers, check_range
+from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import (
     QuantizedLayer,
@@ -25,8 +26,11 @@ from neurodeploy.ir.quantized import (
     QuantizedLIF,
     QuantizedNetwork,
     QuantizedNeuron,
+    QuantizedSigmaDelta,
     QuantizedSubtractiveLIF,
     QuantizedSynapse,
+    is_sigma_delta,
+    no_sigma_delta,
 )
 from neurodeploy.simulation.records import Recorded, SpikeRecord
 from neurodeploy.targets import Registers
@@ -34,6 +38,10 @@ from neurodeploy.targets import Registers
 Whole = NDArray[np.float64]
 """Whole numbers in double precision: exact below 2**53, and a product of a 24-bit state and a 13-bit decay has 37 bits."""
 
+SIGMA_DELTA_SHIFT, SIGMA_DELTA_SENT = 12, 6
+"""Fractional bits of a sigma-delta neuron's states, and how many it does not send (netx: spike_exp and state_exp are 6)."""
+SIGMA_DELTA_MAX = (1 << 31 - SIGMA_DELTA_SHIFT) - 1
+"""Largest threshold and bias of a sigma-delta neuron: shifted, they fit Lava's 32 bits."""
 DECAY_BITS = 12
 DECAY_UNITY = 1 << DECAY_BITS
 """A decay of 4096 forgets the whole state in a step, one of 0 nothing."""
@@ -112,6 +120,9 @@ def check_neuron(neuron: QuantizedNeuron) -> None:
             raise resets_by_subtraction(type(neuron).__name__)
         case QuantizedLI():
             pass  # never fires: no threshold register of its own
+        case QuantizedSigmaDelta():
+            check_range(neuron, "vth", 0, SIGMA_DELTA_MAX)
+            return
         case _:
             raise unsupported_kind(neuron)
     check_range(neuron, "du", 0, DECAY_UNITY)
@@ -139,7 +150,39 @@ def check_layer(layer: QuantizedLayer) -> None:
     check_neuron(layer.neuron)
     for connection in layer.connections:
         check_synapse(connection.synapse)
-    check_range(layer, "bias", BIAS_MIN, BIAS_MAX)
+    match layer.neuron:
+        case QuantizedLIF() | QuantizedSubtractiveLIF() | QuantizedLI():
+            check_range(layer, "bias", BIAS_MIN, BIAS_MAX)
+        case QuantizedSigmaDelta(only_sums=only_sums):
+            check_range(layer, "bias", -SIGMA_DELTA_MAX, SIGMA_DELTA_MAX)
+            if only_sums and layer.bias.any():
+                raise NetworkError(type(layer.neuron).__name__, "only sums, and has a bias: Lava's Sigma takes none")
+        case _:
+            raise unsupported_kind(layer.neuron)
+
+
+def check_sigma_delta(network: QuantizedNetwork) -> None:
+    """Raise `NetworkError` for sigma-delta neurons in another network than a chain of them, each layer with one connection."""
+    if not is_sigma_delta(network):
+        return
+    source = INPUT
+    encoders = () if network.encoder is None else (("input", network.encoder.neuron),)
+    for name, neuron in (*encoders, *((layer.name, layer.neuron) for layer in network)):
+        match neuron:
+            case QuantizedSigmaDelta():
+                pass
+            case QuantizedLIF() | QuantizedSubtractiveLIF() | QuantizedLI():
+                raise NetworkError(
+                    f"layer {name!r}", "has spiking neurons, and other layers of the network sigma-delta neurons",
+                    remedy="Give all layers, and the input, neurons of one kind.",
+                )  # fmt: skip
+            case _:
+                raise unsupported_kind(neuron)
+    for layer in network:
+        first, *others = layer.connections
+        if others or first.source != source or first.delay_steps:
+            raise no_sigma_delta(f"layer {layer.name!r}", "which are supported in a chain without delays and recurrence")
+        source = layer.name
 
 
 # ---------------------------------------------------------------------------------------------- Lava's reading of weights
@@ -160,23 +203,28 @@ def as_lava_reads(weight: Integers) -> Integers:
     return as_lava_reads_together(weight)[0]
 
 
-def as_lava_reads_together(*weights: Integers) -> list[Integers]:
-    """`as_lava_reads` for matrices that share width and exponent in netx, as the two of a ``dense_rec`` layer do."""
-    low, high = min(int(weight.min()) for weight in weights), max(int(weight.max()) for weight in weights)
+def lava_shift(low: int, high: int) -> tuple[int, int]:
+    """Return 1 where netx takes weights from `low` to `high` for mixed, otherwise 0, and the bits that it shifts them left by."""
     if low == high == 0:
         raise OverflowError("an all-zero weight matrix has no exponent")
-    # As `optimize_weight_bits` does, with the same floating-point operations, so that rounding agrees.
-    if (high > MIXED_MAX and low < 0) or (low < MIXED_MIN and high > 0):
-        weights = tuple(np.clip(weight, MIXED_MIN, MIXED_MAX) for weight in weights)
-        low, high = max(low, MIXED_MIN), min(high, MIXED_MAX)
-    # netx takes negative weights with zeros for mixed; Lava's synapse, below, takes them for inhibitory.
+    # netx takes negative weights with zeros for mixed; Lava's synapse takes them for inhibitory.
     signed = 0 if high < 0 or low >= 0 else 1
     if signed:
         # Lava divides by zero here, which NumPy gives as infinity.
         scale = min(127 / high if high else np.inf, -128 / low)
     else:
         scale = 255 / high if low >= 0 else -256 / low
-    shift = int(np.floor(np.log2(scale))) + signed
+    return signed, int(np.floor(np.log2(scale))) + signed
+
+
+def as_lava_reads_together(*weights: Integers) -> list[Integers]:
+    """`as_lava_reads` for matrices that share width and exponent in netx, as the two of a ``dense_rec`` layer do."""
+    low, high = min(int(weight.min()) for weight in weights), max(int(weight.max()) for weight in weights)
+    # As `optimize_weight_bits` does, with the same floating-point operations, so that rounding agrees.
+    if (high > MIXED_MAX and low < 0) or (low < MIXED_MIN and high > 0):
+        weights = tuple(np.clip(weight, MIXED_MIN, MIXED_MAX) for weight in weights)
+        low, high = max(low, MIXED_MIN), min(high, MIXED_MAX)
+    signed, shift = lava_shift(low, high)
     # Low bits that are zero in every weight are not stored.
     whole = (n for n in range(8, 0, -1) if not any((weight % (1 << n)).any() for weight in weights))
     bits = 8 - shift - (next(whole, 0) - signed)
@@ -249,6 +297,7 @@ class LoihiTarget:
 
     def check(self, network: QuantizedNetwork) -> None:
         """Raise `NetworkError` for a threshold, decay, bias or weight outside its register; it names layer, value and limit."""
+        check_sigma_delta(network)
         for layer in network:
             try:
                 check_layer(layer)
@@ -285,9 +334,12 @@ class LoihiTarget:
         self, network: QuantizedNetwork, spikes: NDArray[Any], *, record: Recorded = "output", raw: bool = False, **options: Any
     ) -> SpikeRecord:
         """Run in `neurodeploy.targets.loihi.emulator`, whose options these are."""
-        from neurodeploy.targets.loihi.emulator import run_emulator
+        from neurodeploy.targets.loihi.emulator import run_emulator, run_sigma_delta
         from neurodeploy.targets.loihi.neuron_step import InputPopulation, bias_mantissas, encoder_of
 
+        if is_sigma_delta(network):
+            numbers = bias_mantissas(encoder_of(network), spikes) if raw else spikes
+            return run_sigma_delta(network, numbers, record=record, raw=raw, **options)
         if raw:
             encoder = encoder_of(network)
             resets = {key: options[key] for key in ("reset_interval", "reset_offset") if key in options}
@@ -310,11 +362,13 @@ class LoihiTarget:
         **options: Any,
     ) -> SpikeRecord:  # fmt: skip
         """Run in Lava's simulator (``"lava"``) or on a board through Intel's extension of Lava (``"loihi2"``)."""
-        from neurodeploy.targets.loihi.emulator import check_resets
+        from neurodeploy.targets.loihi.emulator import check_resets, refuse_options
         from neurodeploy.targets.loihi.lava_client import LavaEnd, run_lava
         from neurodeploy.targets.loihi.neuron_step import bias_mantissas, encoder_of
 
         self.check(network)
+        if is_sigma_delta(network):
+            refuse_options({name: options.pop(name, 0) for name in ("reset_interval", "reset_offset")})
         check_resets(options.get("reset_interval", 0), options.get("reset_offset", 0))
         if raw:
             spikes = bias_mantissas(encoder_of(network), spikes)

@@ -33,9 +33,9 @@ from neurodeploy.ir.quantized import (
     QuantizedLI,
     QuantizedLIF,
     QuantizedNetwork,
-    QuantizedNeuron,
     QuantizedSubtractiveLIF,
     QuantizedSynapse,
+    decaying,
 )
 from neurodeploy.simulation.records import Recorded, SpikeRecord
 from neurodeploy.targets import Registers
@@ -255,13 +255,13 @@ def refuse_options(raw: bool, options: dict[str, Any], known: tuple[str, ...]) -
 
 def largest_number(layer: QuantizedLayer, largest_state: float | None) -> float:
     """Largest number that the registers of a layer have to hold."""
-    match layer.neuron:
+    match neuron := decaying(layer.neuron, f"layer {layer.name!r}"):
         case QuantizedSubtractiveLIF(vth=vth) | QuantizedLIF(vth=vth):
             expected = HEADROOM * float(vth.max()) if largest_state is None else max(float(vth.max()), largest_state)
         case QuantizedLI():
             expected = MAX_16 if largest_state is None else largest_state
         case _:
-            raise unsupported_kind(layer.neuron)
+            raise unsupported_kind(neuron)
     return max(expected, float(np.abs(layer.bias).max(initial=0)))
 
 
@@ -272,14 +272,14 @@ def shifted_left(layer: QuantizedLayer, shift: int) -> QuantizedLayer:
         synapse = connection.synapse
         return replace(connection, synapse=replace(synapse, weight=synapse.weight.astype(np.int64) << shift))
 
-    neuron: QuantizedNeuron
-    match layer.neuron:
+    neuron = decaying(layer.neuron, f"layer {layer.name!r}")
+    match neuron:
         case QuantizedSubtractiveLIF(vth=vth) | QuantizedLIF(vth=vth):
-            neuron = replace(layer.neuron, vth=vth << shift)
+            neuron = replace(neuron, vth=vth << shift)
         case QuantizedLI():
-            neuron = layer.neuron
+            pass
         case _:
-            raise unsupported_kind(layer.neuron)
+            raise unsupported_kind(neuron)
     connections = tuple(map(shifted, layer.connections))
     return replace(layer, neuron=neuron, connections=connections, bias=layer.bias << shift, scale=layer.scale * (1 << shift))
 
@@ -306,7 +306,7 @@ def check_registers(network: QuantizedNetwork) -> None:
 
 def check_layer_registers(layer: QuantizedLayer) -> None:
     """Raise `NetworkError` for a number of a layer that the chip's registers cannot hold."""
-    neuron: QuantizedNeuron = layer.neuron
+    neuron = decaying(layer.neuron, type(layer.neuron).__name__)
     match neuron:
         case QuantizedSubtractiveLIF():
             check_range(neuron, "vth", 1, MAX_16)

@@ -21,7 +21,14 @@ from numpy.typing import NDArray
 from neurodeploy.errors import DataError, NetworkError, RequestError, SimulationError, counted, unsupported_kind
 from neurodeploy.ir.arrays import Integers
 from neurodeploy.ir.graph import INPUT
-from neurodeploy.ir.quantized import QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork, QuantizedSubtractiveLIF
+from neurodeploy.ir.quantized import (
+    QuantizedLayer,
+    QuantizedLI,
+    QuantizedLIF,
+    QuantizedNetwork,
+    QuantizedSubtractiveLIF,
+    decaying,
+)
 from neurodeploy.simulation.kernels import Array, compiled
 from neurodeploy.simulation.layer_schedule import PARALLEL_UPDATES, WorkerPool, thread_count
 from neurodeploy.simulation.records import Recorded, SpikeRecord, recorded_layers
@@ -133,7 +140,7 @@ def core_of(network: QuantizedNetwork) -> Core:
 
 def registers_of(layer: QuantizedLayer, most: int) -> Integers:
     """`REGISTERS` of a layer's neurons, (5, n)."""
-    match layer.neuron:
+    match neuron := decaying(layer.neuron, f"layer {layer.name!r}"):
         case QuantizedSubtractiveLIF(vth=vth, max_spikes=max_spikes):
             if (max_spikes != most).any():
                 raise NetworkError(
@@ -145,8 +152,8 @@ def registers_of(layer: QuantizedLayer, most: int) -> Integers:
         case QuantizedLIF():
             raise NetworkError(f"layer {layer.name!r}", RESET, source=SOURCE)
         case _:
-            raise unsupported_kind(layer.neuron)
-    rows = (vth, layer.neuron.du, layer.neuron.dv, layer.bias, np.array(most))
+            raise unsupported_kind(neuron)
+    rows = (vth, neuron.du, neuron.dv, layer.bias, np.array(most))
     return np.stack([np.broadcast_to(row, layer.n_neurons) for row in rows])
 
 
