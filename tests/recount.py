@@ -1,10 +1,14 @@
-"""What every core of a placement holds, from the integers alone: synapses unrolled, axons and lists one by one."""
+"""What every core of a placement holds, from the integers alone: synapses unrolled, axons and lists one by one.
+
+It uses nothing of `neurodeploy.resources`, which it checks.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from math import ceil, log2
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +20,9 @@ from neurodeploy.ir.graph import Connection
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.placement import Placement, Slice
-from neurodeploy.resources.usage import Region
+
+if TYPE_CHECKING:
+    from neurodeploy.resources.usage import Region
 
 AnyNetwork = Network | QuantizedNetwork
 
@@ -64,6 +70,10 @@ def memory_of(connection: Connection[Wiring], region: Region, there: NDArray[np.
     """Bits of a slice's synapses, `there` (neurons, sources), in the cheapest encoding that the chip has for them."""
     n, lists = len(there), [int(size) for size in there.sum(axis=0) if size]
     names, synapse = chip["encodings"].names, connection.synapse
+    if "dynapcnn" in names:  # sinabs, dynapcnn_layer.py: memory_summary; a matrix is a kernel of one pixel
+        if isinstance(synapse, ConvWiring):
+            return synapse.input_shape[0] * 2 ** (ceil(log2(synapse.weight[0, 0].size)) + ceil(log2(region.sides[0]))) * bits
+        return there.shape[1] * 2 ** ceil(log2(n)) * bits
     if isinstance(synapse, ConvWiring) and "convolution" in names:
         return shared_bits(synapse, region, bits, chip)
     found = []
@@ -114,6 +124,13 @@ def are_equal(network: AnyNetwork, layer: str, one: Connection[Wiring], other: C
     return one.synapse == other.synapse and waiting(network, layer, one) == waiting(network, layer, other)
 
 
+def stored(sides: tuple[int, ...], chip: HardwareProfile) -> int:
+    """Neurons whose states take memory: on DYNAP-CNN, the sides of an image are whole powers of two (dynapcnn_layer.py)."""
+    if "dynapcnn" in chip["encodings"].names and len(sides) == 3:
+        return sides[0] * 2 ** sum(ceil(log2(side)) for side in sides[1:])
+    return int(np.prod(sides))
+
+
 def decays_of(neuron: Any, mine: list[int], chip: HardwareProfile) -> int:
     """How many different pairs of decays some neurons have, in registers; on a chip that says nothing of those, as they are."""
     if is_float := hasattr(neuron, "current_decay"):
@@ -149,7 +166,7 @@ def recounted(network: AnyNetwork, placement: Placement) -> dict[int, dict[str, 
         width = next(w for w in chip["weight_bits"].choices if w >= placement.weight_bits[part.layer])
         here["slices"] += 1
         here["neurons"] += len(mine)
-        here["neuron_memory_bits"] += len(mine) * chip.number("neuron_state_bits", 0)
+        here["neuron_memory_bits"] += stored(part.region.sides, chip) * chip.number("neuron_state_bits", 0)
         here["biases"] += (len(mine) if len(part.region.sides) == 1 else part.region.sides[0]) if layer.bias.any() else 0
         here["neuron_profiles"] += decays_of(layer.neuron, mine, chip)
         here["threshold_profiles"] += thresholds_of(layer, mine, grid(network, part.layer))

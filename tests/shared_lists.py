@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from itertools import product
 from math import ceil
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.connectivity import ConvWiring
-from neurodeploy.resources.usage import Region
+
+if TYPE_CHECKING:
+    from neurodeploy.resources.usage import Region
 
 
 def bits_of_list(n_synapses: int, bits: int, chip: HardwareProfile) -> int:

@@ -7,17 +7,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import examples
+from conftest import examples, with_values
 from grammar import graphs, quantized_graphs
 from hypothesis import assume, given
+from numpy.typing import NDArray
 from paper import in_integers, layer_of
 from recount import assert_true_to, broken, recounted
 from strategies import limits
 
+import neurodeploy as nd
 from neurodeploy.errors import BudgetError, PlacementError
-from neurodeploy.hardware.loading import load_profile
+from neurodeploy.hardware.loading import load_profile, profile_paths
 from neurodeploy.hardware.profile import HardwareProfile, Value
-from neurodeploy.ir.network import Network
+from neurodeploy.ir.graph import INPUT, Connection
+from neurodeploy.ir.network import LIF, Conv, Dense, Layer, Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.place import lay_out, place
 
@@ -31,6 +34,55 @@ def test_every_core_of_a_placement_is_as_recounted_from_the_integers_alone(
 ) -> None:
     placement = lay_out(network, make_chip(**numbers))
     assert_true_to(network, placement)
+
+
+def images_and_loops() -> Network:
+    """Two convolutions with few, equal and missing weights, recurrent neurons that read both, and a readout that fires."""
+    rng = np.random.default_rng(0)
+
+    def layer(name: str, shape: tuple[int, ...], *connected: tuple[str, Conv | Dense]) -> Layer:
+        neuron = LIF(
+            threshold=rng.choice([1.0, 1.5], size=np.prod(shape)), current_decay=np.array(0.3), rest=np.array(0.0),
+            voltage_decay=rng.choice([0.25, 0.125], size=np.prod(shape)),
+        )  # fmt: skip
+        connections = tuple(Connection(source=source, synapse=synapse) for source, synapse in connected)
+        return Layer(name=name, shape=shape, neuron=neuron, connections=connections, bias=np.array(0.25))
+
+    def weight(*shape: int) -> NDArray[np.float64]:
+        return rng.choice([0.0, 0.5, -0.5, 1.0], size=shape)
+
+    first = Conv(weight=weight(4, 2, 3, 3), input_shape=(2, 4, 3), padding=(1, 1))
+    second = Conv(weight=weight(2, 2, 3, 2), input_shape=(4, 4, 3), stride=(2, 1), groups=2)
+    return Network(
+        input_shape=(2, 4, 3), timestep_s=1e-3,
+        layers=(
+            layer("first", first.output_shape, (INPUT, first)),
+            layer("second", second.output_shape, ("first", second)),
+            layer("loop", (5,), ("second", Dense(weight=weight(5, second.n_out))), ("loop", Dense(weight=weight(5, 5)))),
+            layer("out", (3,), ("loop", Dense(weight=weight(3, 5))), ("first", Dense(weight=weight(3, first.n_out)))),
+        ),
+    )  # fmt: skip
+
+
+CHIPS = sorted({load_profile(name)["encodings"].profile for name in profile_paths()})
+"""Chips whose boards have their formulas."""
+
+
+@pytest.mark.parametrize("name", CHIPS)
+def test_every_chip_counts_convolutions_and_loops_as_recounted_whether_they_fit_or_not(name: str) -> None:
+    """Two convolutions, recurrent neurons that read the first, too, and a readout; on the chip, and with small cores."""
+    profile = load_profile(name)
+    floats = images_and_loops()
+    integers = nd.quantize(floats, replace(profile, target=None))  # any neurons: they are counted, not run
+    for network in (floats, integers):
+        whole = lay_out(network, profile)
+        assert_true_to(network, whole)
+    used = {resource: max(whole.on_core(core)[resource] for core in whole.cores) for resource in whole.resources}
+    small = with_values(profile, **{f"{resource}_per_core": 1 + 6 * most // 10 for resource, most in used.items()})
+    for cores in (None, 1):
+        placement = lay_out(integers, small, cores=cores)
+        assert_true_to(integers, placement)
+    assert not placement.fits
 
 
 def test_a_cut_layer_that_hears_itself(make_chip: MakeChip) -> None:
