@@ -249,6 +249,18 @@ def test_what_is_wrong_is_said(written: Path, key: str, value: object, said: str
         read_netx(edited(written, put(key, value)))
 
 
+def test_an_average_at_the_end_is_the_hosts(written: Path) -> None:
+    edited(written, put("3/type", [b"average"]))
+    edited(written, put("3/shape", [1]))
+    network = read_netx(written)
+    assert network == TWO_LAYERS
+    assert network.notes == (
+        "The file ends in an average of the outputs of 'layer2': 1 group of 1 in a row. As in Lava, it is left to the host.",
+    )
+    with pytest.raises(NetxError, match="layer/3: averages 1 outputs in 2 groups, which are of unequal size"):
+        read_netx(edited(written, put("3/shape", [2])))
+
+
 def test_complex_weights_are_refused(written: Path) -> None:
     edited(written, put("1/weight", None))
     with pytest.raises(NetxError, match="layer/1 'layer1': has no 'weight'"):

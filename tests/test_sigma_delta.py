@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from lava_runs import LONG_S, of_lava_dl
 from numpy.typing import NDArray
 
 import neurodeploy as nd
+from neurodeploy.__main__ import main
 from neurodeploy.errors import DataError, NetworkError, NetxError, QuantizeError, RequestError, SimulationError
 from neurodeploy.frontends.nir.writing import write_nir
 from neurodeploy.hardware.loading import load_profile
@@ -32,6 +34,7 @@ from neurodeploy.targets import check_profile, target_named
 from neurodeploy.targets.loihi.emulator import run_sigma_delta
 from neurodeploy.targets.loihi.lava_client import Job, run_lava_jobs
 from neurodeploy.targets.loihi.netx_io import read_netx, write_netx
+from neurodeploy.targets.loihi.neuron_step import SigmaDeltaNeurons
 
 PILOTNET = "gts/pilotnet_sdnn/"
 
@@ -88,8 +91,8 @@ def runs_in_lava(seed: int, input_bits: tuple[int, ...], *more: Job) -> None:
 @pytest.mark.lava
 def test_lava_and_the_emulator_send_the_same_numbers() -> None:
     square = read_netx(of_lava_dl(PILOTNET + "square_network.net"))  # two of its layers: Lava's convolutions are slow
-    numbers = np.random.default_rng(0).integers(-64, 65, (1, *square.input_shape, 2))
-    runs_in_lava(3, (7, 10, 14, 18, 18), (replace(square, layers=square.layers[:2]), numbers))
+    numbers = np.random.default_rng(0).integers(-64, 65, (1, *square.input_shape, 1))
+    runs_in_lava(3, (7, 10, 18, 18), (replace(square, layers=square.layers[:2]), numbers))
 
 
 @pytest.mark.lava
@@ -112,13 +115,17 @@ def test_lava_dls_networks_are_equal_in_lava(name: str) -> None:
 
 
 @pytest.mark.lava
-def test_the_sums_recorded_by_lava_dl() -> None:
+@pytest.mark.parametrize(
+    ("name", "suffix", "columns", "n_layers"), [("square_network", "_square", 33, 4), ("network", "", 100, 2)]
+)
+def test_the_sums_recorded_by_lava_dl(name: str, suffix: str, columns: int, n_layers: int) -> None:
     """A layer's record begins with its first input: its depth later than the recording, which begins with the chip."""
-    network = read_netx(of_lava_dl(PILOTNET + "square_network.net"))
-    deltas = np.load(of_lava_dl(PILOTNET + "act0.npy"))[:33, :33].transpose(2, 1, 0, 3)
-    record = nd.simulate(network, deltas, graded=True, record="all")
+    network = read_netx(of_lava_dl(f"{PILOTNET}{name}.net"))
+    network = replace(network, layers=network.layers[:n_layers])
+    deltas = np.load(of_lava_dl(PILOTNET + "act0.npy"))[:columns].transpose(2, 1, 0, 3)
+    record = nd.simulate(network, deltas, record="all")
     for depth, layer in enumerate(network, start=1):
-        recorded = np.load(of_lava_dl(f"{PILOTNET}sigma{depth}_square.npy")).transpose(2, 1, 0, 3)
+        recorded = np.load(of_lava_dl(f"{PILOTNET}sigma{depth}{suffix}.npy")).transpose(2, 1, 0, 3)
         np.testing.assert_array_equal(record.v[layer.name][0, ..., :-depth], recorded[..., depth:])
 
 
@@ -130,6 +137,26 @@ def test_the_output_recorded_by_lava_dl() -> None:
     recorded = np.load(of_lava_dl(PILOTNET + "output.npy"))
     assert record.spikes[network.output.name].item() == recorded[0, len(network.layers)]
     assert not sum(record.overflows.values())
+
+
+@pytest.mark.lava
+def test_the_changes_that_an_input_block_of_lava_dl_sent() -> None:
+    recorded = np.load(of_lava_dl("gts/tinynet_sdnn/input.npy"))
+    waves = np.load(of_lava_dl("gts/tinynet_sdnn/input_bias.npy"))[..., np.newaxis] * np.sin(2 * np.pi * np.arange(15) / 15)
+    neurons = SigmaDeltaNeurons(sends(20), np.array(0), recorded[..., 0].size, 1)
+    for t in range(15):
+        neurons.encode(waves[..., t].astype(int).reshape(-1, 1))
+        np.testing.assert_array_equal(neurons.sent.reshape(recorded.shape[:-1]), recorded[..., t])
+
+
+@pytest.mark.lava
+@pytest.mark.slow
+def test_a_file_that_ends_in_an_average_is_read_up_to_it() -> None:
+    """The spikes that lava-dl recorded before the average, which it leaves out, too."""
+    network = read_netx(of_lava_dl("gts/ntidigits/ntidigits.net"))
+    record = nd.simulate(network, np.load(of_lava_dl("gts/ntidigits/input.npy")).reshape(*network.input_shape, -1))
+    recorded = np.load(of_lava_dl("gts/ntidigits/output.npy"))
+    np.testing.assert_array_equal(record.spikes[network.output.name].reshape(recorded.shape)[:, :-4], recorded[:, 4:])
 
 
 # ---------------------------------------------------------------------------------------------- without Lava
@@ -237,6 +264,24 @@ def test_what_does_not_know_sigma_delta_neurons_refuses_them(tmp_path: Path) -> 
             nd.simulate(network, np.zeros((2, 3)), **option)
     with pytest.raises(DataError, match=r"beyond -262143\.\.262143 \(19 bits\)"):
         nd.simulate(network, np.full((2, 3), 1 << 18), raw=True)
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(write_netx(two_layers(), tmp_path / "network.net"))
+    assert main(["inspect", path, "--target", "loihi2"]) == 0
+    assert re.search(r"Now: fits\..* Compressible: no\. .*sigma-delta neurons", " ".join(capsys.readouterr().out.split()))
+    assert main(["inspect", path, "--target", "loihi1"]) == 1
+    assert "fits, but cannot be deployed: layer 'difference': sends graded spikes" in capsys.readouterr().out
+    np.save(tmp_path / "raw.npy", [[5, 5, 5, 9], [0, 1, 3, 3]])
+    record = str(tmp_path / "record.npz")
+    assert main(["simulate", path, "--input", str(tmp_path / "raw.npy"), "--raw", "--out", record]) == 0
+    assert (np.load(record)["spikes"] / 64).tolist() == [[[15, 15, 6, 18]]]
+    assert main(["deploy", path, "--target", "loihi2", "--out", str(tmp_path / "out")]) == 0
+    assert read_netx(tmp_path / "out" / "model.net") == two_layers()
+    capsys.readouterr()
+    for refused in (["compress", path, "--target", "loihi2", "--out", str(tmp_path / "compressed")], ["evaluate", path]):
+        assert main([*refused, "--data", "digits"]) == 2
+        assert "has sigma-delta neurons" in capsys.readouterr().err
 
 
 def test_sums_that_wrap_are_overflows() -> None:

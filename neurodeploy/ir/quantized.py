@@ -6,7 +6,7 @@ a synapse can hold, differs from target to target: `Target.check` of `neurodeplo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -258,7 +258,10 @@ class QuantizedNetwork(LayerGraph[QuantizedLayer]):
     target : str
         Name of the target whose arithmetic the integers are for (`neurodeploy.targets`); `COUNTING_ONLY` where no target is
         known: such a network is counted and placed, but neither written nor emulated.
+    notes : tuple of str
+        Sentences about what the file that it was read from leaves to others; not part of its value.
     """
 
     encoder: Encoder | None = None
     target: str = DEFAULT_TARGET
+    notes: tuple[str, ...] = field(default=(), compare=False)

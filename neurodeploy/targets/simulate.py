@@ -122,6 +122,7 @@ def simulate(
         known = ", ".join(map(repr, ("emulator", *target.simulators)))
         raise RequestError("end", f"{end!r} is no simulator", remedy=f"Give one of {known}.")
     options: dict[str, Any] = {"reset_interval": reset_interval, "reset_offset": reset_offset}
+    graded = graded or is_sigma_delta(network)  # whose layers receive numbers
     batch = samples_of(spikes, network.input_shape) if raw else as_batch(spikes, network.input_shape, graded=graded)
     if end == "emulator":
         options |= {"on_overflow": on_overflow, "device": device, "threads": threads}

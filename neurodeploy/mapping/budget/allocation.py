@@ -18,7 +18,7 @@ from neurodeploy.errors import BudgetError, check_arguments
 from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network
-from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.ir.quantized import QuantizedNetwork, is_sigma_delta, no_sigma_delta
 from neurodeploy.mapping.budget.budget import Budget
 from neurodeploy.mapping.budget.slice_budgets import (
     Infeasibility,
@@ -278,6 +278,9 @@ def share_budget(
     """
     profile = load_profile(profile)
     cores, bits = profile.core_count(cores, chips), default_weight_bits(profile, bits)
+    if isinstance(network, QuantizedNetwork) and is_sigma_delta(network):
+        error = no_sigma_delta("network", "which are not compressed")
+        raise BudgetError(error.where, error.what, remedy=error.remedy)
     sharing = CoreSharing(Unpruned(network, profile, bits) if unpruned is None else unpruned, whole, is_coarse=is_coarse)
     found = sharing.budget(cores)
     if isinstance(found, Infeasibility):

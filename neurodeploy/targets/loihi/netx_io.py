@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import NetworkError, NetxError, check_arguments, unsupported_kind
+from neurodeploy.errors import NetworkError, NetxError, check_arguments, counted, unsupported_kind
 from neurodeploy.ir.arrays import Integers, hdf5_damage
 from neurodeploy.ir.connectivity import is_convolution, is_dense
 from neurodeploy.ir.files import absence, in_memory
@@ -105,6 +105,7 @@ class NetworkReader:
         self.input_shape: tuple[int, ...] = ()
         self.encoder: Encoder | None = None
         self.layers: list[QuantizedLayer] = []
+        self.notes: tuple[str, ...] = ()
         self.flatten: NetxGroup | None = None  # a flatten that waits for its layer
 
     def network(self) -> QuantizedNetwork:
@@ -119,6 +120,8 @@ class NetworkReader:
                 second, self.flatten = self.flatten is not None, group
                 if second:
                     self.refuse_flatten()
+            elif kind == "average" and group is groups[-1] and self.layers:
+                self.average(group)
             else:
                 self.layers.append(self.layer(group, kind))
                 self.flatten = None
@@ -128,7 +131,7 @@ class NetworkReader:
         with as_netx_error(self.file.where):
             # Without an input layer, the first layer's weights give the number of inputs.
             shape = self.input_shape or (self.layers[0].connections[0].synapse.n_in,)
-            network = QuantizedNetwork(input_shape=shape, layers=tuple(self.layers), encoder=self.encoder)
+            network = QuantizedNetwork(input_shape=shape, layers=tuple(self.layers), encoder=self.encoder, notes=self.notes)
             check_sigma_delta(network)
             check_netx_chain(network)
             return network
@@ -155,6 +158,16 @@ class NetworkReader:
                 raise NetxError(group.where, "has neurons that never fire: no spike would reach the network")
             case _:
                 raise unsupported_kind(neuron)
+
+    def average(self, group: NetxGroup) -> None:
+        """Note the mean over groups of outputs at the end of a file, which the host computes (slayer: AbstractAverage)."""
+        groups, output = int(np.prod(group.sides("shape"))), self.layers[-1]
+        if output.n_neurons % groups:
+            raise NetxError(group.where, f"averages {output.n_neurons} outputs in {groups} groups, which are of unequal size")
+        each = f"{counted(groups, 'group')} of {output.n_neurons // groups} in a row"
+        self.notes = (
+            f"The file ends in an average of the outputs of {output.name!r}: {each}. As in Lava, it is left to the host.",
+        )
 
     def refuse_flatten(self) -> None:
         """Raise for a flatten that Lava could not connect to what follows it."""
