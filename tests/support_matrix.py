@@ -426,7 +426,7 @@ ROWS = (
     Row("votes, averages of the last neurons", "votes", "membranes that forget at once"),
     Row("`.nir` file", "chain.nir", "compress writes `trained.nir`, too", in_readme=True),
     Row("`.nir` file with delays", "delay.nir", "", in_readme=True),
-    Row("`.net` file (Lava's netx)", "chain.net", "compress writes `trained.nir`, too", in_readme=True),
+    Row("`.net` file (Lava's netx)", "chain.net", "compress writes `trained.nir`, too; not sigma-delta networks", in_readme=True),
     Row("loop through two populations", "loop", "the error shows the equivalent single population", in_readme=True),
     Row("other neuron models", "adaptive", "LIF, IAF and LI only", in_readme=True),
     Row("activations that are no spikes", "relu", "only linear functions between neurons", in_readme=True),

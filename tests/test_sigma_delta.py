@@ -236,6 +236,7 @@ def test_what_netx_does_not_build_is_refused(network: QuantizedNetwork, said: st
         ("neuron/activation", b"elu", "its activation 'elu' would run in Lava as 'relu'"),
         ("neuron/messageBits", 16, "has messageBits, which Lava cannot read"),
         ("delay", 3, "in a chain without delays"),
+        ("neuron/vThMant", [3, 4], r"vThMant has shape \(2,\), not \(\)"),
     ],
 )
 def test_files_that_lava_would_run_as_something_else_are_refused(key: str, value: Any, said: str, tmp_path: Path) -> None:
@@ -270,6 +271,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     path = str(write_netx(two_layers(), tmp_path / "network.net"))
     assert main(["inspect", path, "--target", "loihi2"]) == 0
     assert re.search(r"Now: fits\..* Compressible: no\. .*sigma-delta neurons", " ".join(capsys.readouterr().out.split()))
+    assert read_netx(path).notes == ("Neurons are sigma-delta: their spikes carry the change of a number, 16 bits each.",)
     assert main(["inspect", path, "--target", "loihi1"]) == 1
     assert "fits, but cannot be deployed: layer 'difference': sends graded spikes" in capsys.readouterr().out
     np.save(tmp_path / "raw.npy", [[5, 5, 5, 9], [0, 1, 3, 3]])
@@ -278,6 +280,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert (np.load(record)["spikes"] / 64).tolist() == [[[15, 15, 6, 18]]]
     assert main(["deploy", path, "--target", "loihi2", "--out", str(tmp_path / "out")]) == 0
     assert read_netx(tmp_path / "out" / "model.net") == two_layers()
+    assert "carry the change of a number, 16 bits each" in (tmp_path / "out" / "report.txt").read_text()
     capsys.readouterr()
     for refused in (["compress", path, "--target", "loihi2", "--out", str(tmp_path / "compressed")], ["evaluate", path]):
         assert main([*refused, "--data", "digits"]) == 2

@@ -6,7 +6,7 @@ Chains of layers become plain netx; other networks get layers of a type of their
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from neurodeploy.ir.connectivity import is_convolution, is_dense
 from neurodeploy.ir.files import absence, in_memory
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.quantized import (
+    GRADED_BITS,
     Encoder,
     QuantizedConv,
     QuantizedDense,
@@ -134,6 +135,9 @@ class NetworkReader:
             network = QuantizedNetwork(input_shape=shape, layers=tuple(self.layers), encoder=self.encoder, notes=self.notes)
             check_sigma_delta(network)
             check_netx_chain(network)
+            if is_sigma_delta(network):
+                sent = f"Neurons are sigma-delta: their spikes carry the change of a number, {GRADED_BITS} bits each."
+                network = replace(network, notes=(*self.notes, sent))
             return network
 
     def read_input(self, group: NetxGroup) -> None:
@@ -242,8 +246,9 @@ class NetworkReader:
         if "messageBits" in group:
             raise NetxError(group.where, "has messageBits, which Lava cannot read", source="netx/utils.py: NetDict")
         with as_netx_error(group.where):
-            vth = group.integer("vThMant") if "vThMant" in group else 0
-            neuron = QuantizedSigmaDelta(vth=np.array(vth), only_sums="sigma_output" in group)
+            only_sums = "sigma_output" in group  # whatever its value
+            vth = group.integer("vThMant") if "vThMant" in group or not only_sums else 0
+            neuron = QuantizedSigmaDelta(vth=np.array(vth), only_sums=only_sums)
             check_neuron(neuron)
             return neuron
 
@@ -427,7 +432,7 @@ class LayerWriter:
                 neurons["type"], neurons["activation"] = [b"SDNN"], b"relu"
                 neurons["vThMant"] = int(neuron.vth)
                 if neuron.only_sums:
-                    neurons["sigma_output"] = True  # netx looks for the key alone
+                    neurons["sigma_output"] = True
                 return
             case _:
                 raise unsupported_kind(neuron)
