@@ -216,7 +216,7 @@ def test_too_many_cores() -> None:
     ) as caught:
         place(network, TINY, cores=2)
     error = caught.value
-    assert (error.need, error.limit, error.source) == (3, 2, "cores allowed; tiny.yaml: cores_per_chip")
+    assert (error.need, error.limit, error.source) == (3, 2, "cores allowed")
     assert place(network, TINY, cores=3).cores_used == 3
 
 

@@ -144,7 +144,7 @@ def test_binding_is_what_the_network_broke_as_it_came(before: Placement, after: 
     assert said == binding(before)
     assert {key: said[0][key] for key in ("layer", "resource", "core", "need", "limit", "source")} == {
         "layer": "layer1", "resource": "cores", "core": None, "need": before.cores_used, "limit": 1,
-        "source": "cores allowed; tiny.yaml: cores_per_chip",
+        "source": "cores allowed",
     }  # fmt: skip
     assert "'layer1' takes 85%" in said[0]["remedy"]
     assert summarize(TINY, None, before).to_json()["binding"] == binding(before)
@@ -174,7 +174,7 @@ def lines(report: Report) -> list[str]:
 def test_the_verdict_comes_first(before: Placement, after: Placement) -> None:
     said = lines(summarize(TINY, None, after, before=before))
     assert said[0] == f"tiny (target loihi): {TINY.description}"
-    assert said[1].startswith(f"Before: does not fit. network: {before.cores_used} cores > 1 (cores allowed;")
+    assert said[1].startswith(f"Before: does not fit. network: {before.cores_used} cores > 1 (cores allowed)")
     verdict = next(line for line in said if line.startswith("Now: "))
     assert verdict == "Now: fits. 1 of 1 core used; lower bound: 1 core (each resource's total over what a core has)."
     assert said.index(verdict) < next(n for n, line in enumerate(said) if line.startswith("Layers: used / budget (before)"))

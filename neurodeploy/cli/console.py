@@ -36,7 +36,7 @@ def _set_flag(context: click.Context, parameter: click.Parameter, value: bool) -
         context.meta[f"{_META}{parameter.name}"] = True
 
 
-QUIET = click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=_set_flag, help="Print errors only.")
+QUIET = click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=_set_flag, help="Print no progress.")
 WIDE = click.option(
     "--wide",
     is_flag=True,

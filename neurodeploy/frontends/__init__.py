@@ -74,7 +74,7 @@ def load_model(spec: str) -> tuple[torch.nn.Module, torch.Tensor]:
     """Return the model that a factory makes, and a sample of its input for one step.
 
     The factory takes no arguments and returns a torch module, or a pair of it and a sample (batch, \\*input_shape). Without
-    a sample the input is as long as the first Linear expects.
+    a sample the input is as long as the first Linear expects, if no convolution comes before it.
 
     Parameters
     ----------
@@ -95,12 +95,19 @@ def load_model(spec: str) -> tuple[torch.nn.Module, torch.Tensor]:
     else:
         model, sample = made, None
     if not isinstance(model, torch.nn.Module):
-        raise RequestError(spec, f"returned a {type(model).__name__}, not a torch module or a pair (module, sample)")
+        found = "None" if model is None else f"a {type(model).__name__}"
+        raise RequestError(
+            spec, f"returned {found}, not a torch module or a pair (module, sample)", remedy="End it with: return model, sample"
+        )
     if sample is None:
-        linear = next((m for m in model.modules() if isinstance(m, torch.nn.Linear)), None)
-        if linear is None:
-            raise RequestError(spec, "returned a model without a Linear", remedy="Return a pair (module, sample) of tensors.")
-        sample = torch.zeros(1, linear.in_features)
+        first = next((m for m in model.modules() if isinstance(m, torch.nn.Linear) or hasattr(m, "in_channels")), model)
+        if not isinstance(first, torch.nn.Linear):
+            raise RequestError(
+                spec, f"returned a model without a sample, and its first layer, a {type(first).__name__}, does not tell the "
+                "shape of its input",
+                remedy="Return a pair (module, sample): one step of input, with a dimension for samples in front.",
+            )  # fmt: skip
+        sample = torch.zeros(1, first.in_features)
     return model, sample
 
 

@@ -382,7 +382,7 @@ class Placement:
             largest = [f"{layer!r} takes {share:.0%}" for layer, share in shares.items() if share >= _SMALLEST_SHARE][:3]
             yield LimitOverrun(
                 layer=next(iter(shares)), resource="cores", core=None, need=used, limit=available,
-                source=f"cores allowed; {board}{self.profile['cores_per_chip'].where}",
+                source=f"{board}{self.profile['cores_per_chip'].where}" if available >= self.profile.cores else "cores allowed",
                 remedy=f"Of {resource}, {', '.join(largest)}. {to_fewer if self.is_compressible else more.capitalize()}.",
             )  # fmt: skip
 

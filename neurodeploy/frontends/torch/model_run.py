@@ -212,7 +212,10 @@ class ModelRun(Tracer):
                 shape, remedy = tuple(self.inputs[0].shape), "Use a machine, or a limit, with more memory, or a smaller model."
                 if not (said := memory_shortage(error)):
                     said = (isinstance(error, Exception) and text_of(error)) or said_by(error)
-                    remedy = "Give a sample of the shape that the model takes: from a factory, return (model, sample)."
+                    remedy = (
+                        "Give a sample of the shape that the model takes (from a factory, return (model, sample)), or make the "
+                        "sizes of its layers agree."
+                    )
                 raise ExtractError(label, f"fails on the sample {shape}: {said}", remedy=remedy) from error
             finally:
                 self.module = outer
