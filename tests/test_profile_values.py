@@ -13,11 +13,16 @@ from neurodeploy.errors import ProfileError
 from neurodeploy.hardware.profile import KEYS, UNLIMITED, HardwareProfile
 
 
-def test_an_unknown_key_says_which_are_known(load_chip: Callable[[str], Any]) -> None:
-    with pytest.raises(
-        ProfileError, match=r"^chip\.yaml: neurons: unknown key\. Known keys are name, description, extends, target, chips, "
-    ):
-        load_chip(yaml.safe_dump({**TINY, "neurons": {"value": 1}}))
+@pytest.mark.parametrize(
+    ("key", "remedy"),
+    [
+        ("neurons_per_cor", r"Did you mean 'neurons_per_core'\?$"),
+        ("x", "Known keys are name, description, extends, target, chips, "),
+    ],
+)
+def test_an_unknown_key_says_which_are_known(key: str, remedy: str, load_chip: Callable[[str], Any]) -> None:
+    with pytest.raises(ProfileError, match=rf"^chip\.yaml: {key}: unknown key\. {remedy}"):
+        load_chip(yaml.safe_dump({**TINY, key: {"value": 1}}))
 
 
 @pytest.mark.parametrize("entry", ["a\nb", {"value": "a\nb"}, {"unit": "a\nb"}, {"x\ny": 1}, {"x" * 999: 1}, {"unit": "x" * 999}])

@@ -166,8 +166,9 @@ def _read_profile(path: Path, extending: tuple[Path, ...]) -> HardwareProfile:
     data, file = _read_mapping(path), f"{path.stem}.yaml"
     for key in data:
         if key not in KEYS and key not in TEXT_KEYS:
-            known = ", ".join((*TEXT_KEYS, *KEYS))
-            raise ProfileError(f"{file}: {_shorten(key)}", "unknown key", remedy=f"Known keys are {known}.")
+            known = (*TEXT_KEYS, *KEYS)
+            remedy = did_you_mean(str(key), known).strip() or f"Known keys are {', '.join(known)}."
+            raise ProfileError(f"{file}: {_shorten(key)}", "unknown key", remedy=remedy)
     for key in ("name", "description"):
         if key not in data:
             raise ProfileError(f"{file}: {key}", "missing")

@@ -132,9 +132,9 @@ def run_lava_jobs(
     end: LavaEnd = "lava", raw: bool = False,
 ) -> list[SpikeRecord]:  # fmt: skip
     """Run many networks with one start of Lava, as `run_lava` runs one; `resets` has interval and offset for each, or nothing."""
-    require_lava()
     if end == "loihi2":
         require_extension()
+    require_lava()
     with TemporaryDirectory(prefix="neurodeploy-lava-") as name:
         folder = Path(name)
         plans = [_plan(*job, *reset) for job, reset in zip(jobs, resets or [(0, 0)] * len(jobs), strict=True)]

@@ -350,9 +350,9 @@ class LoihiTarget:
         from neurodeploy.targets.loihi.lava_client import require_extension, require_lava
 
         try:
-            require_lava()
             if simulator == "loihi2":
                 require_extension()
+            require_lava()
         except SimulationError as error:
             return str(error)
         return ""
