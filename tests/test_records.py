@@ -158,7 +158,7 @@ def test_verify_runs_every_layer_on_spikes_of_its_seed(lava_that_differs: Callab
 
 @pytest.mark.parametrize(("samples", "steps"), [(0, 5), (2, 0), (1, -1)])
 def test_nothing_to_verify(samples: int, steps: int) -> None:
-    with pytest.raises(RequestError, match=rf"^verify: {samples} samples of {steps} steps are nothing to run\.$"):
+    with pytest.raises(RequestError, match=rf"^verify: {samples} samples? of {steps} steps are nothing to run\.$"):
         verify(NETWORK, n_samples=samples, n_steps=steps)
 
 
