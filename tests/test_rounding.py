@@ -42,7 +42,7 @@ def test_the_errors_of_a_layer_worked_by_hand() -> None:
     assert error.worst_current_bits == pytest.approx(1 + log2(worst))
     assert error.worst_voltage_bits == pytest.approx(1 + log2(worst * 4096 / 410))
     assert not error.can_overflow
-    assert warnings_of((error,)) == ["layer 'only' lost 1 synapses that rounded to zero"]
+    assert warnings_of((error,)) == ["layer 'only' lost 1 synapse that rounded to zero"]
 
 
 def test_a_layer_without_a_weight_has_no_error() -> None:

@@ -115,7 +115,7 @@ def drawn(channels: int, side: int) -> QuantizedNetwork:
 def test_options_are_as_counted(chip: str) -> None:
     """The table that is made of a whole row of blocks at once says of each what counting its middle piece says."""
     profile, network = load_profile(chip), drawn(12, 10)
-    counts = counts_of(network.layers, {layer.name: bits_of(layer) for layer in network.layers}, profile)
+    counts = counts_of(network.layers, {layer.name: bits_of(layer, 8) for layer in network.layers}, profile)
     layer = network.layers[1]
     options = block_options(counts["second"], grid_of(layer), profile)
     capacity = np.array([profile.capacity(name) for name in lay_out(network, profile).resources])
