@@ -398,7 +398,7 @@ class Row:
 ROWS = (
     Row("dense layers and `LIFCell`s", "dense", in_readme=True),
     Row("`LIFBoxCell`, `IAFCell` (no synaptic current)", "box", in_readme=True),
-    Row("biases", "biased", "before a synaptic current: one extra neuron that fires at every step", in_readme=True),
+    Row("biases", "biased", "behind a synaptic current, from one extra neuron that always fires", in_readme=True),
     Row("recurrent cells", "recurrent", "of one population", in_readme=True),
     Row("convolutions, average pooling, batch norm", "convolutional", "loses channels and synapses", in_readme=True),
     Row("max pooling of spikes", "max_pooling", "becomes a layer of neurons", in_readme=True),
@@ -406,7 +406,9 @@ ROWS = (
     Row("branches (concatenation)", "branches", "", in_readme=True),
     Row("neurons written by hand", "hand_written", "leaky or not; reset to zero; subtractive not on Loihi", in_readme=True),
     Row("snnTorch's `Leaky`, `Synaptic`", "snntorch_neurons", "reset to zero; subtractive not on Loihi", in_readme=True),
-    Row("SpikingJelly's `IFNode`, `LIFNode`, `ParametricLIFNode`", "spikingjelly_nodes", "soft: not on Loihi", in_readme=True),
+    Row(
+        "SpikingJelly's `IFNode`, `LIFNode`, `ParametricLIFNode`", "spikingjelly_nodes", "soft reset not on Loihi", in_readme=True
+    ),
     Row("groups and depthwise convolutions", "groups", "lose channels"),
     Row("transposed convolutions, upsampling", "upsampling", "synapses are listed one by one"),
     Row("other paddings, windows over the edge", "paddings", "synapses are listed one by one"),
