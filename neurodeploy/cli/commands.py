@@ -106,7 +106,7 @@ def profiles(name: str | None, as_json: bool, schema: bool) -> int:
 @cores_options
 @BITS
 @click.option("--connectivity", type=NumberRange(0, 1), metavar="P", help="Count as if each weight were kept this likely.")
-@click.option("--fast", is_flag=True, help="Only estimate the cores, mostly within 5 %, in seconds.")
+@click.option("--fast", is_flag=True, help="Only estimate the cores: mostly within 5 %, 21 % at worst seen.")
 @WEIGHTS
 @nir_options
 @WIDE
