@@ -199,7 +199,7 @@ def test_every_limit_of_every_chip_refuses_what_takes_one_more(name: str, key: s
 
 @pytest.mark.parametrize("name", [name for name, key in STATED if key in ("chips", "cores_per_layer")])
 def test_every_board_and_every_layer_ends_with_its_cores(name: str) -> None:
-    """A layer that takes two cores, on a board of two chips with a core each; with one core it is refused."""
+    """A layer that takes two cores, on a board of two chips with a core each; with one core less it is refused."""
     profile = load_profile(name)
     floats = alike(3, 6, 3, 3, 2, kind=profile.target, delay_steps=0)
     floats = replace(floats, layers=floats.layers[:1])
@@ -208,10 +208,14 @@ def test_every_board_and_every_layer_ends_with_its_cores(name: str) -> None:
         profile, **{**dict.fromkeys((*COUNTED, *meshes)), "neurons_per_core": 3, "chips": 2, "cores_per_chip": 1}
     )  # fmt: skip
     assert lay_out(floats, two).fits
-    for chips, cores in ((1, 1), (2, 1)):
-        (overrun,) = lay_out(floats, with_values(two, chips=chips), cores=cores).overruns()
-        assert (overrun.resource, overrun.need, overrun.limit) == ("cores", 2, 1)
-        assert overrun.source.endswith(f"{f'{name}.yaml: chips, ' * (chips > 1)}{name}.yaml: cores_per_chip")
+    keys = f"{name}.yaml: cores_per_chip"
+    for chip, asked, need, source in (
+        (with_values(two, chips=1), None, 2, keys),
+        (with_values(two, neurons_per_core=2), None, 3, f"{name}.yaml: chips, {keys}"),
+        (two, 1, 2, "cores allowed"),
+    ):
+        (overrun,) = lay_out(floats, chip, cores=asked).overruns()
+        assert (overrun.resource, overrun.need, overrun.limit, overrun.source) == ("cores", need, need - 1, source)
     if "cores_per_layer" in profile:
         wide = with_values(two, cores_per_layer=2)
         assert lay_out(floats, wide).fits
