@@ -406,9 +406,7 @@ ROWS = (
     Row("branches (concatenation)", "branches", "", in_readme=True),
     Row("neurons written by hand", "hand_written", "leaky or not; reset to zero; subtractive not on Loihi", in_readme=True),
     Row("snnTorch's `Leaky`, `Synaptic`", "snntorch_neurons", "reset to zero; subtractive not on Loihi", in_readme=True),
-    Row(
-        "SpikingJelly's `IFNode`, `LIFNode`, `ParametricLIFNode`", "spikingjelly_nodes", "soft reset not on Loihi", in_readme=True
-    ),
+    Row("SpikingJelly's `IFNode`, `LIFNode`, `ParametricLIFNode`", "spikingjelly_nodes", "soft reset: no Loihi", in_readme=True),
     Row("groups and depthwise convolutions", "groups", "lose channels"),
     Row("transposed convolutions, upsampling", "upsampling", "synapses are listed one by one"),
     Row("other paddings, windows over the edge", "paddings", "synapses are listed one by one"),
