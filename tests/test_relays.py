@@ -99,6 +99,7 @@ def test_relays_lose_the_channels_of_their_source(narrowed: tuple[nd.Deployment,
     assert np.count_nonzero(trained.connections[0].synapse.weight) >= np.count_nonzero(integers.connections[0].synapse.weight) > 0
 
 
+@pytest.mark.slow
 def test_a_resumed_run_with_relays_ends_in_the_same_network(narrowed: tuple[nd.Deployment, Path], tmp_path: Path) -> None:
     def stop(progress: object) -> None:
         nonlocal steps
