@@ -143,7 +143,7 @@ def held() -> dict[str, int]:
     gc.collect()
     kilobytes = int(Path("/proc/self/statm").read_text("ascii").split()[1]) * resource.getpagesize() // 1024
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text("ascii").split()
-    return {"rss_kb": kilobytes, "files": len(os.listdir("/proc/self/fd")), "children": len(children)}  # noqa: PTH208
+    return {"rss_kb": kilobytes, "files": len(os.listdir("/proc/self/fd")), "children": len(children)}  # noqa: PTH208  # their number alone
 
 
 def leaks(calls: int, out: Path | None) -> None:

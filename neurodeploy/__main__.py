@@ -46,8 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         click.echo(error.format_message())
         return BAD_INPUT
     except click.ClickException as error:
-        of_options = ["neurodeploy", *(word for word in typed[:1] if word in cli.commands)]  # click's parser tells no command
-        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else " ".join(of_options)
+        # click's parser does not say of which command an option is
+        typed_command = " ".join(["neurodeploy", *(word for word in typed[:1] if word in cli.commands)])
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else typed_command
         said = quoted(" ".join(error.format_message().split()))
         click.echo(f"{command}: {said}{'' if said.endswith(('.', '?')) else '.'} See {command} --help.", err=True)
         return BAD_INPUT

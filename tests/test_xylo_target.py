@@ -189,7 +189,7 @@ def test_other_input_and_options_are_refused() -> None:
     with pytest.raises(RequestError, match=r"^device: is no option of target 'xylo'"):
         nd.simulate(network, np.ones((1, 2, 5)), device="cpu")
     saturating, spikes = drawn(2)
-    with pytest.raises(SimulationError, match=r"^layer 'layer\d': left 16 bits [\d,]+ times, and was saturated"):
+    with pytest.raises(SimulationError, match=r"^layer 'layer\d': left 16 bits [\d,]+ times: it was saturated"):
         nd.simulate(saturating, spikes, graded=True, on_overflow="raise")
 
 

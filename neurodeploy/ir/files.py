@@ -34,7 +34,7 @@ def check_replaceable(path: str | os.PathLike[str], *, ours: bool = True) -> Non
 
 
 MARKS = b"\x89HDF\r\n\x1a\n", b'name="generator" content="neurodeploy"', b'"neurodeploy": "'
-"""Beginnings of the files that neurodeploy writes where they are named: networks in HDF5, pages, reports."""
+"""What is in the first 64 KiB of networks in HDF5, of pages and of reports."""
 MEMBERS = {"spikes.npy", "v.npy", "meta.npy"}, {"/layers.npy"}
 """Members of its archives: records, networks of Xylo."""
 

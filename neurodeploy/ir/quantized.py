@@ -178,6 +178,17 @@ def decaying(neuron: QuantizedNeuron, where: str) -> DecayingNeuron:
             raise unsupported_kind(neuron)
 
 
+def sigma_delta(neuron: QuantizedNeuron, where: str) -> QuantizedSigmaDelta:
+    """Return the neuron of a layer where only sigma-delta neurons can be; raise `NetworkError` for others."""
+    match neuron:
+        case QuantizedSigmaDelta():
+            return neuron
+        case QuantizedLIF() | QuantizedSubtractiveLIF() | QuantizedLI():
+            raise no_sigma_delta("network", f"but {where!r} has others")
+        case _:
+            raise unsupported_kind(neuron)
+
+
 def fires(neuron: Neuron | QuantizedNeuron) -> bool:
     """Whether neurons send spikes, with numbers or without; those that send none have a membrane that is read."""
     match neuron:

@@ -41,8 +41,8 @@ from neurodeploy.targets import (
     arithmetic_of,
     check_profile,
     check_resets,
+    check_weight_bits,
     default_weight_bits,
-    weight_widths,
 )
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def quantize(
         A width that the chip does not have, or a threshold, bias or decay that its registers cannot hold on any scale.
     """
     profile = load_profile(profile)
-    arithmetic, widths = arithmetic_of(profile), weight_widths(profile)
+    arithmetic = arithmetic_of(profile)
     check_rounding_memory(network)
     check_resets(network, arithmetic)
     network, scales_of = arithmetic.adapted(network), scales_of and arithmetic.adapted(scales_of)
@@ -104,11 +104,7 @@ def quantize(
     for layer in network:
         trained = None if scales_of is None else scales_of[layer.name]
         width = bits.get(layer.name, default) if isinstance(bits, Mapping) else default
-        if width not in widths:
-            raise QuantizeError(
-                f"layer {layer.name!r}", f"weights of {width} bits do not exist on {profile.name}",
-                source=profile["weight_bits"].where, remedy=f"Choose from {', '.join(map(str, widths))}.",
-            )  # fmt: skip
+        check_weight_bits(profile, width, f"layer {layer.name!r}")
         rounded.append(_quantized(layer, trained, width, profile, arithmetic, (largest_states or {}).get(layer.name, 0.0)))
     quantized = QuantizedNetwork(input_shape=network.input_shape, layers=tuple(rounded), target=arithmetic.name)
     largest = {name: STATE_MARGIN * state * float(quantized[name].scale.max()) for name, state in (largest_states or {}).items()}

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import DataError, RequestError, check_arguments, counted
+from neurodeploy.errors import DataError, RequestError, SimulationError, check_arguments, counted
 from neurodeploy.ir.arrays import load_numpy
 from neurodeploy.ir.files import in_memory
 from neurodeploy.ir.graph import LayerGraph
@@ -81,6 +82,7 @@ class SpikeRecord:
         return {name: float(array.mean()) for name, array in fired.items()}
 
 
+OnOverflow: TypeAlias = Literal["wrap", "raise", "warn"]
 Recorded: TypeAlias = "str | Sequence[str]"
 """Layers that are recorded: "output", "all", or their names."""
 
@@ -217,6 +219,19 @@ class Comparison:
 
 
 @check_arguments
+def report_overflows(overflows: Mapping[str, int], on_overflow: OnOverflow, register: str, what: str) -> None:
+    """Raise or warn, if asked to, where states of a layer left their register of some bits; `what` then happened to them."""
+    for name, times in overflows.items():
+        if times and on_overflow != "wrap":
+            error = SimulationError(
+                f"layer {name!r}", f"left {register} {counted(times, 'time')}: {what}",
+                remedy="Scale its weights down, or give on_overflow='wrap' to have what the chip does.",
+            )  # fmt: skip
+            if on_overflow == "raise":
+                raise error
+            warnings.warn(str(error), RuntimeWarning, stacklevel=3)  # the line that called the emulator
+
+
 def compare(emulator: SpikeRecord, lava: SpikeRecord) -> Comparison:
     """Compare spikes and membranes of the layers that both records hold.
 

@@ -293,12 +293,18 @@ def requested_weight_bits(profile: HardwareProfile, bits: int | None) -> int:
     QuantizeError
         The chip does not have it, or networks cannot be rounded to it.
     """
-    if bits is not None and bits not in weight_widths(profile):
-        raise QuantizeError(
-            "bits", f"weights of {bits} bits do not exist on {profile.name}", source=profile["weight_bits"].where,
-            remedy=f"Choose from {', '.join(map(str, weight_widths(profile)))}.",
-        )  # fmt: skip
+    if bits is not None:
+        check_weight_bits(profile, bits, "bits")
     return default_weight_bits(profile, bits)
+
+
+def check_weight_bits(profile: HardwareProfile, bits: int, where: str) -> None:
+    """Raise `QuantizeError`, at `where`, for a width that a chip does not have, or to which networks cannot be rounded."""
+    if bits not in (widths := weight_widths(profile)):
+        raise QuantizeError(
+            where, f"weights of {bits} bits do not exist on {profile.name}", source=profile["weight_bits"].where,
+            remedy=f"Choose from {', '.join(map(str, widths))}.",
+        )  # fmt: skip
 
 
 def check_profile(network: QuantizedNetwork, profile: HardwareProfile) -> None:
@@ -322,12 +328,11 @@ def check_profile(network: QuantizedNetwork, profile: HardwareProfile) -> None:
     registers = target.registers
     for layer in network:
         neuron, where = layer.neuron, f"layer {layer.name!r}"
-        decays: tuple[tuple[str, Integers], ...] = ()
         match neuron:
             case QuantizedLIF() | QuantizedSubtractiveLIF():
-                threshold, decays = int(neuron.vth.max()), (("current", neuron.du), ("membrane", neuron.dv))
+                threshold = int(neuron.vth.max())
             case QuantizedLI():
-                threshold, decays = 0, (("current", neuron.du), ("membrane", neuron.dv))
+                threshold = 0
             case QuantizedSigmaDelta():
                 check_graded(where, profile)
                 continue  # its sums have 32 bits, and neither decays nor these registers
@@ -336,7 +341,7 @@ def check_profile(network: QuantizedNetwork, profile: HardwareProfile) -> None:
         if "decay_bits" in profile and (missing := registers.decay_bits - profile["decay_bits"].number) > 0:
             # fewer bits of a share keep the upper ones: what is left are multiples of 2**missing
             part, most = 1 << missing, (1 << profile["decay_bits"].number) - 1
-            for kind, decay in decays:
+            for kind, decay in (("current", neuron.du), ("membrane", neuron.dv)):
                 other = decay > most if registers.has_shift_decays else decay % part != 0
                 if other.any():
                     not_one = f"is above {most}" if registers.has_shift_decays else f"is no multiple of {part}"

@@ -7,28 +7,22 @@ another. `neurodeploy.simulation` schedules the layers and selects the kernels o
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import DataError, RequestError, SimulationError, counted, unsupported_kind
+from neurodeploy.errors import DataError, RequestError, SimulationError, counted
 from neurodeploy.ir.arrays import Integers
 from neurodeploy.ir.connectivity import is_convolution
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.quantized import (
     QuantizedLayer,
-    QuantizedLI,
-    QuantizedLIF,
     QuantizedNetwork,
-    QuantizedNeuron,
-    QuantizedSigmaDelta,
-    QuantizedSubtractiveLIF,
     QuantizedSynapse,
-    no_sigma_delta,
+    sigma_delta,
 )
 from neurodeploy.simulation.kernel_dispatch import ReportedKernel, engine_for
 from neurodeploy.simulation.layer_schedule import (
@@ -41,7 +35,7 @@ from neurodeploy.simulation.layer_schedule import (
     batch_parts,
     thread_count,
 )
-from neurodeploy.simulation.records import Recorded, SpikeRecord, recorded_layers
+from neurodeploy.simulation.records import OnOverflow, Recorded, SpikeRecord, recorded_layers, report_overflows
 from neurodeploy.simulation.reference import Number
 from neurodeploy.targets.loihi.neuron_step import IntegerNeurons, SigmaDeltaNeurons
 from neurodeploy.targets.loihi.target import LOIHI, MANTISSA_SHIFT, STATE_MAX, lava_shift
@@ -90,8 +84,6 @@ def exact_number(layer: QuantizedLayer, input_max: int = 1) -> Number:
 
 
 # ---------------------------------------------------------------------------------------------- networks and batches
-
-OnOverflow: TypeAlias = Literal["wrap", "raise", "warn"]
 
 
 class Prepared:
@@ -242,7 +234,8 @@ class Emulator:
             # Threads, not processes: the compiled kernels release the interpreter lock.
             with ThreadPoolExecutor(self._threads) as pool:
                 records = list(pool.map(lambda part, own: part[0].advance(own), self._parts, inputs))
-        report_overflows(self._overflows(), before, self.on_overflow)
+        since = {name: times - before[name] for name, times in self._overflows().items()}
+        report_overflows(since, self.on_overflow, "24 bits", "currents wrapped or membranes saturated")
         fired, v = ({name: np.concatenate([r[k][name] for r in records]) for name in records[0][k]} for k in (0, 1))
         return SpikeRecord(
             end="emulator", spikes=fired, v=v, overflows=self._overflows(), counts=self._counts(), steps=spikes.shape[-1]
@@ -259,20 +252,6 @@ class Emulator:
         for k, layer in enumerate(self.network):
             counts[layer.name] = np.concatenate([to_numpy(n[k].counts) for _, n in self._parts]).reshape(-1, *layer.shape)
         return counts
-
-
-def report_overflows(overflows: dict[str, int], before: dict[str, int], on_overflow: OnOverflow, bits: int = 24) -> None:
-    """Raise or warn, if asked to, where a layer has more overflows than `before`."""
-    for name, times in overflows.items():
-        if times > before[name] and on_overflow != "wrap":
-            what = "currents wrapped or membranes saturated" if bits == 24 else "sums wrapped"
-            error = SimulationError(
-                f"layer {name!r}", f"left {bits} bits {times - before[name]:,} times: {what}",
-                remedy="Scale its weights down, or give on_overflow='wrap' to have what the chip does.",
-            )  # fmt: skip
-            if on_overflow == "raise":
-                raise error
-            warnings.warn(str(error), RuntimeWarning, stacklevel=3)  # the line that called `advance`
 
 
 def check_resets(reset_interval: int, reset_offset: int) -> None:
@@ -340,8 +319,11 @@ def run_sigma_delta(
     inputs = np.moveaxis(numbers.reshape(batch, -1, n_steps), 0, -1).astype(np.int64)  # (n, n_steps, batch)
     encoder = None
     if raw and network.encoder is not None:
-        encoder = SigmaDeltaNeurons(sigma_delta(network.encoder.neuron), np.zeros((), np.int64), len(inputs), batch)
-    neurons = {layer.name: SigmaDeltaNeurons(sigma_delta(layer.neuron), layer.bias, layer.n_neurons, batch) for layer in network}
+        encoder = SigmaDeltaNeurons(sigma_delta(network.encoder.neuron, "input"), np.zeros((), np.int64), len(inputs), batch)
+    neurons = {
+        layer.name: SigmaDeltaNeurons(sigma_delta(layer.neuron, layer.name), layer.bias, layer.n_neurons, batch)
+        for layer in network
+    }
     receive = {layer.name: SigmaDeltaSynapses(layer.connections[0].synapse) for layer in network}
     counts = {layer.name: np.zeros((layer.n_neurons, batch), dtype=np.int32) for layer in network}
     recorded = recorded_layers(network, record)
@@ -361,7 +343,7 @@ def run_sigma_delta(
         if encoder is not None and step < n_steps:
             encoder.encode(inputs[:, step])
     overflows = {name: each.overflows for name, each in neurons.items()}
-    report_overflows(overflows, dict.fromkeys(overflows, 0), on_overflow, 32)
+    report_overflows(overflows, on_overflow, "32 bits", "sums wrapped")
     shaped = {name: array.reshape(2, batch, *network[name].shape, n_steps) for name, array in arrays.items()}
     return SpikeRecord(
         end="emulator", spikes={name: array[0] for name, array in shaped.items()},
@@ -376,17 +358,6 @@ def refuse_options(options: Mapping[str, Any]) -> None:
         if value:
             why = "netx ignores it" if name.startswith("reset") else "their emulator has none"
             raise RequestError(name, f"is not for sigma-delta neurons: {why}", remedy="Leave it out.")
-
-
-def sigma_delta(neuron: QuantizedNeuron) -> QuantizedSigmaDelta:
-    """Return a neuron of a network in which `LOIHI.check` allows no other kind."""
-    match neuron:
-        case QuantizedSigmaDelta():
-            return neuron
-        case QuantizedLIF() | QuantizedSubtractiveLIF() | QuantizedLI():
-            raise no_sigma_delta("network", "but not all are")
-        case _:
-            raise unsupported_kind(neuron)
 
 
 class SigmaDeltaSynapses:

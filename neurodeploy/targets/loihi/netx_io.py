@@ -438,11 +438,8 @@ class LayerWriter:
                 raise unsupported_kind(neuron)
         # The decay that is meant, 0..4096: netx subtracts the 1 that Lava adds to a current's.
         neurons["iDecay"], neurons["vDecay"] = self._as_lava(neuron.du, image), self._as_lava(neuron.dv, image)
-        neurons["type"], neurons["refDelay"], neurons["gradedSpike"] = (
-            [b"CUBA"],
-            1,
-            False,
-        )  # slayer writes them, none reads them
+        neurons["type"] = [b"CUBA"]
+        neurons["refDelay"], neurons["gradedSpike"] = 1, False  # slayer writes them, nothing reads them
 
     def _as_lava(self, numbers: Integers, image: tuple[int, ...] | None) -> Integers:
         # Lava has images as W, H, C.

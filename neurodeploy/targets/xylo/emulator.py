@@ -8,17 +8,16 @@ make it do.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import DataError, NetworkError, RequestError, SimulationError, counted, unsupported_kind
+from neurodeploy.errors import DataError, NetworkError, RequestError, unsupported_kind
 from neurodeploy.ir.arrays import Integers
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.quantized import (
@@ -31,7 +30,7 @@ from neurodeploy.ir.quantized import (
 )
 from neurodeploy.simulation.kernels import Array, compiled
 from neurodeploy.simulation.layer_schedule import PARALLEL_UPDATES, WorkerPool, thread_count
-from neurodeploy.simulation.records import Recorded, SpikeRecord, recorded_layers
+from neurodeploy.simulation.records import OnOverflow, Recorded, SpikeRecord, recorded_layers, report_overflows
 from neurodeploy.targets.xylo import (
     HIDDEN_SPIKES,
     INPUT_SPIKES,
@@ -275,7 +274,7 @@ VALUES_PER_BLOCK = 1 << 24
 
 def run_emulator(
     network: QuantizedNetwork, spikes: NDArray[Any], *, record: Recorded = "output",
-    on_overflow: Literal["wrap", "raise", "warn"] = "wrap", threads: int | None = None,
+    on_overflow: OnOverflow = "wrap", threads: int | None = None,
 ) -> SpikeRecord:  # fmt: skip
     """Run each sample from rest; `neurodeploy.targets.simulate.simulate` is the entry that checks its arguments.
 
@@ -304,15 +303,7 @@ def run_emulator(
     whole = [recorded_parts(network, core, fired, v, n_steps, recorded) for fired, v, _ in parts]
     saturations = np.concatenate([part[2] for part in parts]).sum(axis=0)
     overflows = {layer.name: int(of_layer(network, core, saturations, layer).sum()) for layer in network}
-    for name, times in overflows.items():
-        if times and on_overflow != "wrap":
-            error = SimulationError(
-                f"layer {name!r}", f"left 16 bits {counted(times, 'time')}, and was saturated",
-                remedy="Scale its weights down, or give on_overflow='wrap' to have what the chip does.",
-            )  # fmt: skip
-            if on_overflow == "raise":
-                raise error
-            warnings.warn(str(error), RuntimeWarning, stacklevel=3)
+    report_overflows(overflows, on_overflow, "16 bits", "it was saturated")
     joined = [{name: np.concatenate([part[k][name] for part in whole]) for name in whole[0][k]} for k in range(3)]
     return SpikeRecord(end="emulator", spikes=joined[0], v=joined[1], counts=joined[2], overflows=overflows, steps=n_steps)
 
