@@ -131,7 +131,7 @@ def test_outputs_that_cannot_be_written_are_refused_before_the_model_is_read(
     Path("text").write_text("a file")
     assert main([*command.split(), out]) == 2
     assert f"{out}: is " in (said := capsys.readouterr().err), said
-    assert said.endswith("Name another path.\n"), said
+    assert said.endswith("Write to another path.\n"), said
 
 
 @pytest.mark.parametrize("steps", [10**6 + 1, 10**14])

@@ -67,16 +67,13 @@ class OutputPath(click.Path):
         if "\0" in str(value):
             self.fail("the path holds a NUL, which no name of a file has.", param, ctx)
         path = Path(str(value))
-        found = next((one for one in (path, *path.parents) if os.path.lexists(one)), path)
-        elsewhere = "Name another path."
-        if found == path and not self.dir_okay and path.is_dir():
-            raise RequestError(str(path), "is not a regular file, and would be replaced", remedy=elsewhere)
-        if (found != path or not self.file_okay) and os.path.lexists(found):
-            kind = "folder" if not self.file_okay else "path"
-            if not found.is_dir():
-                raise RequestError(str(path), f"is no {kind} to write to: {found} is no folder", remedy=elsewhere)
-            if not os.access(found, os.W_OK):
-                raise RequestError(str(path), f"is no {kind} to write to: no permission for {found}", remedy=elsewhere)
+        kind, folders = ("folder", (path, *path.parents)) if self.dir_okay else ("path", path.parents)
+        if not self.dir_okay:
+            check_replaceable(path)
+        nearest = next((folder for folder in folders if os.path.lexists(folder)), None)  # it holds those that will be made
+        if nearest is not None and not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+            why = f"no permission for {nearest}" if nearest.is_dir() else f"{nearest} is no folder"
+            raise RequestError(str(path), f"is no {kind} to write to: {why}", remedy="Write to another path.")
         return path
 
 
