@@ -218,7 +218,6 @@ class Comparison:
         return {**found, "spikes": self.n_spikes, "first": first}
 
 
-@check_arguments
 def report_overflows(overflows: Mapping[str, int], on_overflow: OnOverflow, register: str, what: str) -> None:
     """Raise or warn, if asked to, where states of a layer left their register of some bits; `what` then happened to them."""
     for name, times in overflows.items():
@@ -232,6 +231,7 @@ def report_overflows(overflows: Mapping[str, int], on_overflow: OnOverflow, regi
             warnings.warn(str(error), RuntimeWarning, stacklevel=3)  # the line that called the emulator
 
 
+@check_arguments
 def compare(emulator: SpikeRecord, lava: SpikeRecord) -> Comparison:
     """Compare spikes and membranes of the layers that both records hold.
 
