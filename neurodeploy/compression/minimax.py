@@ -42,6 +42,7 @@ from neurodeploy.compression.pruning_method import (
     memory_bits,
     memory_in_force,
     overruns_of,
+    within_fan_out,
 )
 from neurodeploy.compression.synapse_selection import PRICED_RESOURCES, SynapseSelection, choose_on_core
 from neurodeploy.compression.trainable_network import TrainableNetwork
@@ -322,6 +323,8 @@ class MinimaxPruning(Pruning):
     def _choose_synapses(self, progress: float) -> None:
         """Select synapses core by core, under the budget in force."""
         saliency = self.layer_saliency()
+        fan_out = self._within_fan_out(saliency, progress)
+        saliency = {name: replace(one, weight=one.weight * fan_out[name]) for name, one in saliency.items()}
         for parts in self.plan.by_core():
             memory = memory_in_force(parts, self.budget, progress, self.layers)
             self.multipliers |= {constraint(part, resource): 0.0 for part in parts for resource in PRICED_RESOURCES}
@@ -334,7 +337,15 @@ class MinimaxPruning(Pruning):
         self.channels.mask_removed(self.layers, self.masks)
         for name, mask in self.masks.items():
             # a selection that holds everything also holds what comes from neurons that are left out
-            mask &= torch.from_numpy(self.layers[name].columns_without(removed)).to(mask.device)
+            mask &= torch.from_numpy(fan_out[name] & self.layers[name].columns_without(removed)).to(mask.device)
+
+    def _within_fan_out(self, saliency: Mapping[str, LayerSaliency], progress: float) -> Mapping[str, Mask]:
+        """Synapses that a chip's limit on fan-out allows at `progress`; all of them on a chip without one."""
+        if "fan_out_per_neuron" not in self.budget.profile:
+            return {name: np.ones(one.weight.shape, dtype=np.bool_) for name, one in saliency.items()}
+        scores = {name: one.weight**2 * one.curvature for name, one in saliency.items()}
+        limit = int(self.budget.profile["fan_out_per_neuron"].number)
+        return within_fan_out(self.model, self.layers, scores, limit, progress)
 
     def _selections(
         self, parts: Sequence[SliceBudget], memory_bits: int, saliency: Mapping[str, LayerSaliency]

@@ -30,7 +30,7 @@ from neurodeploy.compression.bit_width import LayerFormat
 from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.compression.weight_matrices import WeightMatrix, masked_network
 from neurodeploy.hardware.profile import HardwareProfile
-from neurodeploy.ir.arrays import Floats, Integers
+from neurodeploy.ir.arrays import Floats, Integers, Mask
 from neurodeploy.ir.network import Network
 from neurodeploy.mapping.budget.budget import Budget, SliceBudget
 from neurodeploy.passes.dead_neurons import needed_neurons
@@ -321,6 +321,46 @@ def between(need: int, limit: int, progress: float) -> int:
         return limit
     # 1 in place of a limit of 0, which no geometric path reaches; int() may fall below the limit
     return max(limit, int(need * (max(limit, 1) / need) ** progress))
+
+
+def within_fan_out(
+    model: TrainableNetwork, layers: Mapping[str, WeightMatrix], scores: Mapping[str, Floats], limit: int, progress: float = 1.0
+) -> dict[str, Mask]:
+    """Masks (n_out, n_in) of the synapses that each neuron may keep by a limit on its fan-out: those of highest score.
+
+    What is never pruned counts first: fixed connections, and those of convolutions. The best synapse of each layer stays.
+
+    Parameters
+    ----------
+    scores : mapping of layer to array (n_out, n_in)
+        One for each of `layers`.
+    progress : float
+        0..1; the limit is in force from 1 on.
+    """
+    allowed = {name: np.ones(score.shape, dtype=np.bool_) for name, score in scores.items()}
+    best = {name: np.arange(score.size).reshape(score.shape) == np.argmax(score) for name, score in scores.items()}
+    trained = {inlet: block for matrix in layers.values() for block in matrix.blocks for inlet in block.inlets}
+    for source in model.network:
+        fixed, found = np.zeros(source.n_neurons, dtype=np.int64), list[tuple[str, Integers]]()
+        for layer in model:
+            for connection, inlet in layer.pairs():
+                if connection.source == source.name and inlet is not None and inlet in trained:
+                    places = np.arange(source.n_neurons) if inlet.places is None else inlet.places.cpu().numpy()
+                    found.append((layer.layer.name, trained[inlet].start + places))
+                elif connection.source == source.name:
+                    fixed += connection.synapse.fan_out()
+        if not found:
+            continue
+        ranked = np.concatenate([np.where(best[name], np.inf, scores[name])[:, columns] for name, columns in found])
+        most = between(len(ranked) + int(fixed.max()), limit, progress)
+        # stable: ties go to the first layer and neuron on every machine
+        order, kept = np.argsort(-ranked, axis=0, kind="stable"), np.zeros(ranked.shape, dtype=np.bool_)
+        np.put_along_axis(kept, order, np.arange(len(ranked))[:, None] < most - fixed, axis=0)
+        ends = np.cumsum([len(scores[name]) for name, _ in found])[:-1]
+        for (name, columns), part in zip(found, np.split(kept, ends), strict=True):
+            # where several neurons share a column, each of them has its synapses
+            np.logical_and.at(allowed[name].T, columns, part.T)
+    return allowed
 
 
 def slice_memory_bits(

@@ -100,7 +100,7 @@ LAYER_LIMITS: Mapping[str, LayerLimit] = {
     ),
     "fan_out_per_neuron": LayerLimit(
         resource="fan_out", what="synapses from one neuron",
-        remedy="Prune its neurons' outputs, or make the layers that receive its spikes smaller.",
+        remedy="Prune its neurons' outputs (`compress` prunes dense layers), or make the layers that receive its spikes smaller.",
     ),
     "max_delay_steps": LayerLimit(
         resource="delay_steps", what="steps of synaptic delay",
