@@ -65,7 +65,9 @@ def test_few_synapses_wait_rather_than_be_relayed_by_many_neurons() -> None:
     same, choices = balance(network, load_profile("loihi1"))
     assert same == network
     assert [choice.by for choice in choices] == ["synapses"]
-    assert str(choices[0]).startswith("spikes from 'input' to 'last' wait 3 steps in synapses (")
+    assert str(choices[0]).startswith(
+        "spikes from 'input' reach 'last' 3 steps too early; they wait in their synapses, which takes about "
+    )
 
 
 def test_costs_are_as_on_paper(make_chip: MakeChip) -> None:
@@ -89,7 +91,7 @@ def test_a_wait_that_no_synapse_holds_is_relayed_and_fits_then(make_chip: MakeCh
     assert "relay" in broken.remedy
     balanced, (choice,) = balance(network, chip)
     assert (choice.by, choice.synapses_cost) == ("relays", None)
-    assert "too long for synapses" in str(choice)
+    assert "waiting in synapses cannot delay them that long" in str(choice)
     assert place(balanced, chip).fits
 
 

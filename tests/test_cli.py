@@ -202,7 +202,10 @@ def test_compress_leaves_a_network_that_fits(here: Path, capsys: pytest.CaptureF
     assert main(["inspect", *again]) == 0
     assert main(["deploy", *again, "--out", "d"]) == 0
     assert LOIHI.read(here / "c/model.net") == LOIHI.read(here / "d/model.net")
-    assert json.loads((here / "d/report.json").read_text())["cores"]["used"] == report["cores"]["used"]
+    deployed = json.loads((here / "d/report.json").read_text())
+    assert deployed["cores"]["used"] == report["cores"]["used"]
+    kept = [[(layer["name"], layer["connectivity"]) for layer in each["layers"]] for each in (deployed, report)]
+    assert kept[0] == kept[1]  # of the weights before compression, in both
     assert main(["deploy", *again, "--bits", "8", "--out", "e"]) in (0, 1)
     assert all(c.synapse.weight_bits == 8 for layer in LOIHI.read(here / "e/model.net") for c in layer.connections)
 

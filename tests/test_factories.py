@@ -97,3 +97,17 @@ def test_a_model_that_the_file_has_made_is_one(tmp_path: Path) -> None:
     text = "import torch\nfrom norse.torch import LIFCell, SequentialState\n"
     model, sample = load_model(file(tmp_path, f"{text}model = SequentialState(torch.nn.Linear(3, 2), LIFCell())\n"))
     assert (type(model).__name__, tuple(sample.shape)) == ("SequentialState", (1, 3))
+
+
+def test_a_factory_that_takes_arguments_is_refused_with_a_function_that_works(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = "import torch\n\ndef net(hidden, *, beta, gain=1):\n    return torch.nn.Linear(hidden, beta)\n"
+    file = tmp_path / "models.py"
+    file.write_text(made)
+    assert main(["inspect", f"{file}:net", "--target", "tiny"]) == 2
+    said = capsys.readouterr().err
+    assert "'net' needs 2 arguments: hidden, beta. Name a function without any, such as: def model(): return net(" in said
+    remedy = said.partition("such as: ")[2].strip().rstrip(".").replace("hidden=...", "hidden=4").replace("beta=...", "beta=2")
+    file.write_text(f"{made}\n{remedy}\n")
+    assert type(call_factory(f"{file}:model")).__name__ == "Linear"

@@ -18,6 +18,7 @@ from strategies import limits
 
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile, Value
+from neurodeploy.ir.graph import bias_sources
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.place import lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
@@ -96,7 +97,9 @@ def test_links_are_those_of_the_synapses_one_by_one(
 
 def assert_assumed_rate_where_nothing_was_measured(network: QuantizedNetwork, placement: Placement) -> None:
     links = links_of(placement, network)
-    assert_as_one_by_one(network, placement, dict.fromkeys([layer.name for layer in network] + ["input"], ASSUMED_RATE), links)
+    rates = dict.fromkeys([layer.name for layer in network] + ["input"], ASSUMED_RATE)
+    # those that supply biases fire at every step
+    assert_as_one_by_one(network, placement, rates | dict.fromkeys(bias_sources(network), 1.0), links)
     assert not links.measured
 
 
@@ -135,6 +138,17 @@ def test_a_layer_that_was_not_measured_fires_at_the_rate_assumed() -> None:
     links = links_of(placement, network, {"a": np.array(0.75)})
     assert sorted(links.fired) == [ASSUMED_RATE, 0.75]
     assert links.measured
+
+
+def test_a_neuron_that_supplies_biases_fires_at_every_step() -> None:
+    a = layer_of([[1]], name="a", vth=1)
+    network = in_integers(
+        layer_of([[0]], name="bias", vth=1),
+        replace(a, connections=(*a.connections, *layer_of([[5]], name="a", source="bias", vth=1).connections)),
+    )
+    links = links_of(lay_out(network, TINY), network)
+    assert sorted(links.fired) == [ASSUMED_RATE, 1.0]
+    assert sorted(links.spikes) == [0, ASSUMED_RATE, 1.0]
 
 
 # ---------------------------------------------------------------------------------------------- what was measured

@@ -398,7 +398,7 @@ def test_every_rung_is_measured_on_all_samples() -> None:
     assert (measured.accuracy.dense, measured.accuracy.lava) == (None, None)
     records = [simulate(quantized, for_simulator(inputs, model, SHORT), record="all") for inputs, _ in data]
     assert measured.rates["layer0"] == pytest.approx(np.concatenate([r.spikes["layer0"] for r in records]).mean())
-    assert measured.rates["layer2"] == 0
+    assert list(measured.rates) == ["layer0"]  # the readout never fires
     assert (measured.changed, measured.overflows) == ((), {"layer0": 0, "layer2": 0})
     wrong = [(inputs, (target + 1) % 3) for inputs, target in data]
     assert (measure(model, network, quantized, wrong, SHORT).accuracy.emulated or 0) < 0.1

@@ -106,7 +106,7 @@ def profiles(name: str | None, as_json: bool, schema: bool) -> int:
 @cores_options
 @BITS
 @click.option("--connectivity", type=NumberRange(0, 1), metavar="P", help="Count as if each weight were kept this likely.")
-@click.option("--fast", is_flag=True, help="Only estimate the cores: mostly within 5 %, 21 % at worst seen.")
+@click.option("--fast", is_flag=True, help="Estimate the cores alone, in large networks: mostly within 5 %, 21 % at worst seen.")
 @WEIGHTS
 @nir_options
 @WIDE
@@ -126,8 +126,8 @@ def inspect_command(
     from neurodeploy.pipeline.inspection import inspect
     from neurodeploy.report.text import balance_lines, core_table, gain_table, layer_notes, layer_table, traffic_lines
 
+    network, form = spec.to_place(profile, bits)
     with status("Placing the network") as say:
-        network, form = spec.to_place(profile, bits)
 
         def is_enough(estimate: CoreEstimate) -> bool:
             if say is not None:
@@ -267,8 +267,8 @@ def deploy_command(
     check_inputs([out / name for name in OUTPUTS], model, weights, target)
     from neurodeploy.pipeline.deploy import deploy
 
+    network, form = spec.to_place(profile, bits)
     with status("Quantising and placing"):
-        network, form = spec.to_place(profile, bits)
         deployment = deploy(network, profile, out=out, cores=cores, bits=bits, command=typed_command(), form=form)
     return DONE if show_deployments([deployment], as_json) else DIFFERS
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from functools import wraps
 from itertools import product
 from pathlib import Path
@@ -335,8 +336,9 @@ class ModelSpec:
         network : optional
             What `network` returns, where it has been read.
         """
-        network = self.network() if network is None else network
-        return (None if bits else self._compressed(network, profile, None)) or (network, None)
+        with status("Reading the model") if network is None else nullcontext():
+            network = self.network() if network is None else network
+            return (None if bits else self._compressed(network, profile, None)) or (network, None)
 
     def _compressed(
         self, network: Network | QuantizedNetwork, profile: HardwareProfile, levels: int | None
@@ -360,6 +362,7 @@ class ModelSpec:
                 str(self.weights), f"has a header that is damaged, or of another network: {error}",
                 remedy="Give --bits to round its weights to one width.",
             ) from error  # fmt: skip
+        form = replace(form, n_weights={layer.name: layer.n_weights for layer in network})
         return form.quantized(in_levels(network, form.levels if levels is None else levels), profile)[1], form
 
     def quantized_network(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import inspect
 import os
 import re
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from neurodeploy.errors import RequestError, said_by
+from neurodeploy.errors import RequestError, counted, said_by
 
 if TYPE_CHECKING:
     import torch
@@ -66,8 +67,24 @@ def call_factory(spec: str) -> Any:
             return factory  # a model that was made when the file was imported
         if not callable(factory):
             raise RequestError(spec, f"{name!r} is a {type(factory).__name__}, not a function")
+        if needed := _arguments_of(factory):
+            call = f"{name}({', '.join(f'{one}=...' for one in needed)})"
+            raise RequestError(
+                spec, f"{name!r} needs {counted(len(needed), 'argument')}: {', '.join(needed)}",
+                remedy=f"Name a function without any, such as: def model(): return {call}.",
+            )  # fmt: skip
         with _quoting(spec, "raised"):
             return factory()
+
+
+def _arguments_of(factory: Callable[..., Any]) -> list[str]:
+    """Names of the arguments without defaults that a factory takes; none where Python cannot tell."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [one.name for one in parameters if one.default is one.empty and one.kind not in variable]
 
 
 def load_model(spec: str) -> tuple[torch.nn.Module, torch.Tensor]:

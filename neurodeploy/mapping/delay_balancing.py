@@ -70,15 +70,14 @@ class Balance:
     relays_cost: float | None
 
     def __str__(self) -> str:
-        way = (
-            f"wait {counted(self.steps, 'step')} in synapses"
-            if self.by == "synapses"
-            else f"pass {counted(self.steps, 'layer')} of relays"
-        )
-        delays = "too long for synapses" if self.synapses_cost is None else f"{self.synapses_cost:.3g} cores by delays"
-        relays = "too long with relays too" if self.relays_cost is None else f"{self.relays_cost:.3g} by relays"
-        costs = f"{delays}, {relays}"
-        return f"spikes from {self.source!r} to {', '.join(map(repr, self.targets))} {way} ({costs})"
+        by_relays = f"pass {counted(self.steps, 'layer')} of relay neurons"
+        way, other = ("wait in their synapses", "relay neurons") if self.by == "synapses" else (by_relays, "waiting in synapses")
+        costs = [self.synapses_cost, self.relays_cost]
+        cost, instead = costs if self.by == "synapses" else costs[::-1]
+        took = "" if cost is None else f", which takes about {cost:.2g} of a core"
+        rest = f"{other} cannot delay them that long" if instead is None else f"{other} would take {instead:.2g}"
+        targets = ", ".join(map(repr, self.targets))
+        return f"spikes from {self.source!r} reach {targets} {counted(self.steps, 'step')} too early; they {way}{took} ({rest})"
 
 
 @check_arguments

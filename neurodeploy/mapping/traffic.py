@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from neurodeploy.errors import RequestError
 from neurodeploy.ir.arrays import ByValue, Floats, Integers, freeze
-from neurodeploy.ir.graph import INPUT
+from neurodeploy.ir.graph import INPUT, bias_sources
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import Layers, Region, SourceNeurons
 from neurodeploy.simulation.records import SpikeRecord
@@ -396,10 +396,13 @@ def links_of(
     ----------
     slices : list of (layer, region)
     rates : mapping, optional
-        Spikes a step by layer, and of the network's input under ``"input"``; `ASSUMED_RATE` for a layer that is not there.
+        Spikes a step by layer, and of the network's input under ``"input"``; `ASSUMED_RATE` for a layer that is not there,
+        and 1 for one that supplies biases.
     """
     known = {} if rates is None else rates
-    rate = {layer.name: _per_neuron(known.get(layer.name, np.array(ASSUMED_RATE)), layer.n_neurons) for layer in layers}
+    biases = bias_sources(layers)  # they fire at every step
+    assumed = {layer.name: np.array(1.0 if layer.name in biases else ASSUMED_RATE) for layer in layers}
+    rate = {layer.name: _per_neuron(known.get(layer.name, assumed[layer.name]), layer.n_neurons) for layer in layers}
     numbers, slice_of = _slice_of_neuron(slices, layers, counts)
     found: list[tuple[NDArray[np.int64], int, NDArray[np.float64], NDArray[np.float64], int]] = []
     fired = np.zeros(len(slices))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -79,6 +79,8 @@ class IntegerForm:
         Delays of the plan; its relays are added after quantising.
     cuts : tuple of (layer, core, region)
         Slices of the plan, of the neurons that are kept and of relays.
+    n_weights : mapping of layer to int
+        Weights of the network before it was compressed, as far as they are known; they are not written.
     """
 
     widths: Mapping[str, int]
@@ -87,6 +89,13 @@ class IntegerForm:
     levels: int = 1
     balances: tuple[Balance, ...] = ()
     cuts: tuple[PlannedSlice, ...] = ()
+    n_weights: Mapping[str, int] = field(default_factory=dict)
+
+    def of_original(self, placement: Placement) -> Placement:
+        """State the share of weights that is kept of those before compression, as the report of `compress` does."""
+        whole = {**placement.n_weights, **self.n_weights}
+        kept = {name: share * placement.n_weights[name] / max(whole[name], 1) for name, share in placement.connectivity.items()}
+        return replace(placement, n_weights={name: whole[name] for name in placement.n_weights}, connectivity=kept)
 
     def quantized(self, network: Network, profile: HardwareProfile) -> tuple[Network, QuantizedNetwork]:
         """Remove the other neurons and quantise; return the network in floats as well, and leave its input as it is."""
@@ -252,6 +261,8 @@ def deploy(
         if isinstance(network, Network):  # counted in floats
             laid_out = with_traffic(lay_out(quantized, profile, cores=cores), quantized)
             laid_out = replace(laid_out, is_compressible=seen.placement.is_compressible)
+            if form is not None:
+                laid_out = form.of_original(laid_out)
         placement = arrange_placement(laid_out)
         network_file(quantized, folder.staging, target)
         report = summarize(

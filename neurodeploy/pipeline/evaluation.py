@@ -66,7 +66,7 @@ class Evaluation:
         Bytes of the weights at their widths, zeros included, plus two bytes for each bias of a layer that has any. A chip's
         encoding of them is counted by the resource model.
     rates : dict of layer to float
-        Spikes per neuron and step.
+        Spikes per neuron and step of the layers that fire.
     latency_steps : float
         Mean number of steps after which the predicted class does not change any more.
     overflows : dict of layer to int
@@ -229,7 +229,7 @@ class _EvaluationTotal:
             activation_sparsity=1 - sum(self.fired[n] for n in firing) / max(1, sum(chances[n] for n in firing)),
             synaptic_operations={kind: operations[kind] / self.samples for kind in ("Effective_MACs", "Effective_ACs", "Dense")},
             connection_sparsity=1 - self.network.connectivity, footprint=footprint(self.network),
-            rates={name: self.fired[name] / chances[name] for name in chances},
+            rates={name: self.fired[name] / chances[name] for name in firing},
             latency_steps=self.latency / self.samples,
             overflows=dict(self.overflows), n_samples=self.samples, n_steps=self.steps // self.samples, seconds=self.seconds,
             silent=[*(name for name in firing if not self.fired[name]), *unreached],
@@ -329,14 +329,15 @@ def measure(
         )
         after.update({name: rate * len(labels) for name, rate in emulated.rates().items()})
         overflows.update(emulated.overflows)
-    rates = {name: total / samples for name, total in after.items()}
+    # a readout that never fires is not silent
+    rates = {layer.name: after[layer.name] / samples for layer in runnable if fires(layer.neuron)}
     return Measurement(
         of="on the test data",
         accuracy=Accuracy(
             quantized=right["quantized"] / samples, emulated=right["emulated"] / samples if runs else None, test_samples=samples
         ),
         rates=rates,
-        changed=changed_rates({name: total / samples for name, total in before.items()}, rates),
+        changed=changed_rates({name: before[name] / samples for name in rates}, rates),
         overflows=dict(overflows),
     )
 

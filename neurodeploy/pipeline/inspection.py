@@ -208,6 +208,7 @@ def share_out(
     if form is not None:
         network, balances = balanced(unbalanced, form.balances), form.balances
         placement = lay_out(network, profile, cores=cores, bits=bits, connectivity=connectivity, plan=form.cuts)
+        placement = form.of_original(placement)
     if form is None or not placement.fits:
         network, balances = ready or balance(unbalanced, profile, bits=bits)
         placement = lay_out(network, profile, cores=cores, bits=bits, connectivity=connectivity)
@@ -358,7 +359,7 @@ class ModelSummary:
 
 
 _SUMMARY_HEADINGS = (
-    "module", "type<", "output<", "parameters", "products", "<", "layer<", "neurons", "synapses", "memory bits", "axons in",
+    "module", "type<", "output<", "parameters", "products", "<", "layer<", "neurons", "synapses", "synapse bits", "axons in",
     "axons out", "cores",
 )  # fmt: skip
 _SUMMARY_SPARE = ("axons out", "axons in", "products")

@@ -39,7 +39,7 @@ _MOST_LIMITS = 3
 _MOST_NODES = 24
 """Nodes of a model that are listed one by one, so that the table stays on one screen."""
 _COLUMNS = {
-    "synapses": "synapses", "synapse_memory_bits": "memory bits", "input_axons": "axons in", "output_axons": "axons out",
+    "synapses": "synapses", "synapse_memory_bits": "synapse bits", "input_axons": "axons in", "output_axons": "axons out",
     "cores": "cores",
 }  # fmt: skip
 
@@ -178,8 +178,8 @@ def lower_bound(placement: Placement) -> str:
 
 def size_table(sizes: Iterable[tuple[Placement, Accuracy]]) -> FittedTable:
     """One row per core count that a network was compressed to: its cores, resources and accuracies."""
-    headings = ("cores", "used", "neurons", "synapses", "memory bits", "dense", "compressed", "in integers")
-    table = FittedTable("Core counts, each deployed on its own", headings, ("neurons", "memory bits"))
+    headings = ("cores", "used", "neurons", "synapses", "synapse bits", "dense", "compressed", "in integers")
+    table = FittedTable("Core counts, each deployed on its own", headings, ("neurons", "synapse bits"))
     for placement, accuracy in sizes:
         layers = [placement.of(name) for name in placement.weight_bits]
         shares = (accuracy.dense, accuracy.compressed, accuracy.emulated)
@@ -310,7 +310,7 @@ def step_costs(cost: StepEstimate, micro: str = "u") -> tuple[str, str]:
 def balance_lines(balances: tuple[Balance, ...]) -> Iterator[str]:
     """Sentences about sources whose spikes are delayed until those on longer paths arrive."""
     for balance in balances:
-        yield f"Balanced: {balance}."
+        yield f"Delayed: {balance}."
 
 
 def gain_table(gains: tuple[Gain, ...]) -> FittedTable:

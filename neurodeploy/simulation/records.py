@@ -327,6 +327,15 @@ class EpochRecord:
     multipliers: Mapping[str, float]
     seconds: float
 
+    def __str__(self) -> str:
+        test = "" if self.test_accuracy is None else f", {self.test_accuracy:.1%} on test data"
+        worst = max(self.overruns, key=self.overruns.__getitem__, default="")
+        over = f"; most over budget: {worst}, {self.overruns[worst]:+.1%}" if worst and self.overruns[worst] > 0 else ""
+        return (
+            f"{self.phase} {self.epoch + 1}: loss {self.loss:.4f}, accuracy {self.train_accuracy:.1%} on training data{test}, "
+            f"{self.connectivity:.1%} of weights kept{over} ({self.seconds:.1f} s)"
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPrice:
