@@ -10,7 +10,6 @@ import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -63,7 +62,7 @@ def trainable(model: torch.nn.Module, sample: torch.Tensor | None) -> TrainableN
     found = {name: [origin.ratios for origin in of_layer if origin is not None] for name, of_layer in origins.items()}
     scales = {name: _typical(np.abs(ratios[0])) for name, ratios in found.items() if ratios}
     made = TrainableNetwork(networks[0], scales)
-    _keep_absent(made)
+    made.keep_absent()
     made.load(extract(model, sample))
     made.origins = origins
     return made
@@ -104,18 +103,6 @@ def _typical(ratios: Floats) -> float:
     """Root mean square; of numbers that are equal up to rounding, the number itself, so that weights stay bit for bit."""
     middle = float(np.median(ratios))
     return middle if np.allclose(ratios, middle, rtol=1e-12, atol=0) else float(np.sqrt(np.mean(ratios**2)))
-
-
-def _keep_absent(network: TrainableNetwork) -> None:
-    """Give no gradient to weights between neurons that no weight of the model joins: they are zero in the drawn copies too."""
-    for inlet in (inlet for layer in network for inlet in layer.inlets if not inlet.is_fixed):
-        absent = inlet.weight == 0
-        if absent.any():
-            inlet.weight.register_hook(partial(_without, absent))  # type: ignore[no-untyped-call]  # torch has no type for it
-
-
-def _without(absent: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    return gradient.masked_fill(absent.to(gradient.device), 0.0)
 
 
 def _varied(model: torch.nn.Module, seed: int) -> torch.nn.Module:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import cast
 
@@ -450,6 +451,23 @@ class TrainableNetwork(torch.nn.Module):
                 layer.decays = made.to(next(self.parameters()).device)
         return sum(layer.decays is not None for layer in self)
 
+    def adapted_to(self, arithmetic: Arithmetic) -> TrainableNetwork:
+        """Return the network with the decays and spikes of a target, and the weights of now; itself where nothing changes."""
+        if (changed := arithmetic.adapted(self.network)) is self.network:
+            return self
+        made = TrainableNetwork(changed, {layer.layer.name: layer.scale for layer in self})
+        if self.origins:
+            made.keep_absent()
+        made.load(arithmetic.adapted(self.to_network()))  # those of `network` are drawn where it is of a module
+        return made
+
+    def keep_absent(self) -> None:
+        """Give no gradient to weights of zero in the wiring: of a module, between neurons that no weight of it joins."""
+        for inlet in (inlet for layer in self for inlet in layer.inlets if not inlet.is_fixed):
+            absent = inlet.weight == 0
+            if absent.any():
+                inlet.weight.register_hook(partial(_without, absent))  # type: ignore[no-untyped-call]  # torch has no type for it
+
     @torch.no_grad()
     def load(self, network: Network) -> None:
         """Take the weights and biases of another network with these layers; what it does not have is zero."""
@@ -460,6 +478,10 @@ class TrainableNetwork(torch.nn.Module):
         """The network with the weights of now; with other values by parameter, as `TrainableLayer.to_layer` takes them."""
         layers = [layer if layer.name in self.bias_names else self[layer.name].to_layer(stored) for layer in self.network]
         return replace(self.network, layers=tuple(layers))
+
+
+def _without(absent: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    return gradient.masked_fill(absent.to(gradient.device), 0.0)
 
 
 def _key(name: str) -> str:

@@ -172,9 +172,8 @@ def compress(
         check_payload(profile, levels)
         # Checked before training: what deployment would refuse after it must not cost hours first.
         network = trainable(model, sample)
-        if (adapted := arithmetic_of(profile).adapted(network.network)) is not network.network:
-            network = TrainableNetwork(adapted)  # the loss has the chip's decays
-            model, sample = network, None
+        if (adapted := network.adapted_to(arithmetic_of(profile))) is not network:
+            model, network, sample = adapted, adapted, None  # the loss has the chip's decays
         check_one_output(network.network)
         counted_bits = requested_weight_bits(profile, bits)
         # Here, and not in `fit`, which does not know the chip's registers; it leaves decays that learn as they are.
