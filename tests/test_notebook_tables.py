@@ -97,6 +97,16 @@ def test_a_report_shows_verdict_accuracy_and_where_its_page_is(tiny: HardwarePro
     assert "Report page: here/report.html" in seen.text
 
 
+def test_a_report_stays_text_in_a_notebook(tiny: HardwareProfile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There rich shows what it writes, and leaves nothing for the file report.txt."""
+    report, _ = trained_report(tiny)
+    expected, shown_there = str(report), list[object]()
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setattr("rich.jupyter.display", lambda *given: shown_there.append(given))
+    assert str(report) == expected
+    assert not shown_there
+
+
 def test_names_stay_names(tiny: HardwareProfile) -> None:
     report, _ = trained_report(replace(tiny, description=NASTIER), NASTY)
     for noun in (report.profile, two_layers(NASTY), report.placement, report, nd.share_budget(two_layers(NASTY), tiny)):

@@ -48,7 +48,7 @@ def as_text(*parts: RenderableType, width: int = WIDTH) -> str:
     """Render parts of a report as plain text, at most `width` columns wide."""
     buffer = io.StringIO()
     # Plain, so that a file or a pipe gets no escape codes, and names in brackets are not read as markup.
-    console = Console(file=buffer, width=width, no_color=True, highlight=False, markup=False, emoji=False)
+    console = Console(file=buffer, width=width, no_color=True, highlight=False, markup=False, emoji=False, force_jupyter=False)
     # not cropped: a table that no columns can be left out of may be wider
     console.print(*parts, sep="\n", crop=False)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
