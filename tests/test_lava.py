@@ -268,8 +268,9 @@ def test_a_run_that_is_killed(workers: list[int], monkeypatch: pytest.MonkeyPatc
 
 
 CALLER = """
-import sys
+import signal, sys
 import numpy as np
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background of a shell ignore it, and so would this
 from neurodeploy.targets.loihi.netx_io import read_netx
 from neurodeploy.targets.loihi.lava_client import run_lava
 run_lava(read_netx(sys.argv[1], trusted=True), np.ones((1, 1, 30_000), dtype=np.uint8), time_limit_s=1000)
