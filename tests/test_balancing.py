@@ -66,7 +66,7 @@ def test_few_synapses_wait_rather_than_be_relayed_by_many_neurons() -> None:
     assert same == network
     assert [choice.by for choice in choices] == ["synapses"]
     assert str(choices[0]).startswith(
-        "spikes from 'input' reach 'last' 3 steps too early; they wait in their synapses, which takes about "
+        "spikes from 'input' reach 'last' 3 steps too early; they wait in their synapses at no cost ("
     )
 
 

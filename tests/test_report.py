@@ -322,6 +322,7 @@ def test_lavas_accuracy_has_samples_of_its_own() -> None:
     assert "in Lava (10 samples)" in text
     assert "50.00% [46.9%, 53.1%]" in text
     assert "50.00% [23.7%, 76.3%]" in text
+    assert "samples" not in as_text(accuracy_table(Accuracy(emulated=0.5, test_samples=1))).partition("in Lava")[2]
 
 
 def test_the_rest_is_told_where_there_is_something_to_tell(after: Placement) -> None:

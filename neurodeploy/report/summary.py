@@ -75,7 +75,7 @@ class Accuracy:
 
     def stages(self) -> tuple[tuple[str, str, float | None, int | None], ...]:
         """Name, what runs there, accuracy and number of samples of each stage, from the trained floats to Lava."""
-        what = f"the vendor's simulator, on the first {counted(self.lava_samples or 0, 'sample')} alone"
+        what = "the vendor's simulator" + f", on the first {counted(self.lava_samples or 0, 'sample')}" * bool(self.lava_samples)
         return (
             ("dense", "trained floats, no limits", self.dense, self.test_samples),
             ("compressed", "floats within the budget", self.compressed, self.test_samples),

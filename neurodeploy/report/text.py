@@ -330,7 +330,8 @@ def accuracy_table(accuracy: Accuracy) -> FittedTable:
         f"Accuracy on {counted(accuracy.test_samples or 0, 'test sample')}", ("stage", "accuracy", "what runs<"), ("what runs",)
     )
     for name, what, share, n in accuracy.stages():
-        stage = f"in {name} ({counted(accuracy.lava_samples or 0, 'sample')})" if name == (accuracy.simulator or "Lava") else name
+        n_here = f" ({counted(n, 'sample')})" if n else ""
+        stage = f"in {name}{n_here}" if name == (accuracy.simulator or "Lava") else name
         table.add(stage, with_interval(share, n), what)
     return table
 
