@@ -46,11 +46,11 @@ def test_what_a_board_cannot_hold_by_far_is_said_at_once(tmp_path: Path, capsys:
 
 
 def test_what_does_not_fit_but_can_be_laid_out_is_an_answer() -> None:
-    """A million neurons on a chip of 131,072: it does not fit, and says how many cores would do."""
-    seen = nd.inspect(image(250), nd.load_profile("loihi1"))
+    """230,400 neurons on a chip of 131,072: it does not fit, and says how many cores would do."""
+    seen = nd.inspect(image(120), nd.load_profile("loihi1"))
     assert not seen.placement.fits
-    assert seen.placement.cores_lower_bound == 977
-    assert 977 <= seen.placement.cores_used <= 1100
+    assert seen.placement.cores_lower_bound == 225
+    assert 225 <= seen.placement.cores_used <= 260
 
 
 def test_more_memory_than_there_is_is_refused_with_what_limits_it(monkeypatch: pytest.MonkeyPatch) -> None:
