@@ -293,7 +293,7 @@ class _CompressionRun:
             for path in found:
                 path.unlink()
         every_s = self.checkpoints["dense"].every_s
-        self.say(f"Checkpoints go to {folder} every {every_s:g} s. An interrupted run goes on with --resume (in Python: resume=True).")
+        self.say(f"Checkpoints go to {folder} every {every_s:g} s. After an interrupt, it goes on with --resume (resume=True).")
 
     def train(self, progress: Progress | None, replicas: Replicas) -> tuple[tuple[EpochRecord, ...], Accuracy]:
         """Train densely, then into the budget, each stage from its checkpoint if there is one; measure after each."""
