@@ -31,12 +31,13 @@ from neurodeploy.targets import target_named
 settings.register_profile(
     "fixed", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True, print_blob=True, max_examples=40
 )  # fmt: skip
+settings.register_profile("brief", parent=settings.get_profile("fixed"), max_examples=15)  # the gate's second Python
 settings.register_profile("random", parent=settings.get_profile("fixed"), derandomize=False, max_examples=100)
 settings.load_profile("fixed")
 
 
 def examples(n: int) -> settings:
-    """Decorator for a drawn test: `n` examples in runs that include the slow tests, 40 % of them in the others."""
+    """Decorator for a drawn test: `n` examples in runs that include the slow tests, 40 % in the others, 15 % in brief ones."""
     return settings(max_examples=max(5, n * settings.default.max_examples // 100))
 
 

@@ -71,7 +71,7 @@ def used_axons(made: nd.Deployment) -> dict[str, int]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("method", "least"), [("minimax", 0.7), ("minimax-saddle", 0.5)])
+@pytest.mark.parametrize(("method", "least"), [("minimax", 0.7), pytest.param("minimax-saddle", 0.5, marks=pytest.mark.slow)])
 def test_a_recurrent_layer_with_more_sources_than_a_core_has_axons(method: str, least: float, tmp_path: Path) -> None:
     """12 inputs and 30 neurons of its own; the readout shares the core's 40 axons."""
     seen = nd.inspect(nd.extract(loop(), SAMPLE), chip(input_axons_per_core=40), cores=1)
@@ -92,7 +92,9 @@ def test_a_recurrent_layer_with_more_sources_than_a_core_has_axons(method: str, 
     assert accuracy.emulated > least  # of three classes
 
 
-@pytest.mark.parametrize("limits", [{"input_axons_per_core": 50}, {"output_axons_per_core": 60, "neurons_per_core": 30}])
+@pytest.mark.parametrize("limits", [
+    {"input_axons_per_core": 50}, pytest.param({"output_axons_per_core": 60, "neurons_per_core": 30}, marks=pytest.mark.slow),
+])  # fmt: skip
 def test_sums_and_concatenations_keep_within_axons(limits: dict[str, int], tmp_path: Path) -> None:
     seen = nd.inspect(nd.extract(Joined(), SAMPLE), chip(**limits), cores=3)
     assert seen.compressible == "Compressible: yes."
@@ -102,7 +104,7 @@ def test_sums_and_concatenations_keep_within_axons(limits: dict[str, int], tmp_p
     assert made.report.accuracy.compressed == made.report.accuracy.emulated
 
 
-@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("pooled", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_dense_layer_behind_an_image_of_more_pixels_than_axons(pooled: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
     pool, convolution = [nn.AvgPool2d(2)] if pooled else [], nn.Conv2d(1, 2, 1, bias=False)

@@ -60,7 +60,7 @@ def test_biases_are_rounded_beside_the_weights() -> None:
     assert torch.allclose(registered, torch.tensor([0.35, -0.05, 5.0]))  # every other number is a weight; nothing is clipped
 
 
-@pytest.mark.parametrize("cores", [1, 2])
+@pytest.mark.parametrize("cores", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_network_with_biases_is_compressed_into_cores(cores: int, tmp_path: Path) -> None:
     made = nd.compress(
         model(), torch.zeros(1, 64), small_chip(neurons_per_core=70 if cores > 1 else 1024), nd.load_data("digits"), OPTIONS,
@@ -104,7 +104,7 @@ def images(*, normalised: bool) -> SequentialState:
         return SequentialState(*modules, torch.nn.Flatten(), torch.nn.Linear(64, 10), LICell())
 
 
-@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("normalised", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_convolutions_with_biases_lose_channels_and_their_biases(normalised: bool, tmp_path: Path) -> None:
     net, chip = images(normalised=normalised), small_chip(memory=2**20, neurons_per_core=600)
     made = nd.compress(net, torch.zeros(1, 1, 8, 8), chip, nd.load_data("digits"), OPTIONS, out=tmp_path, cores=1, lava_samples=0)

@@ -242,7 +242,7 @@ def test_a_state_is_taken_up_again() -> None:
 # ---------------------------------------------------------------------------------------------- the whole way
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["normalised", *(pytest.param(name, marks=pytest.mark.slow) for name in ("strided", "pooled"))])
 def test_a_convolutional_network_is_compressed_into_a_core_and_still_reads(name: str, tmp_path: Path) -> None:
     chip, news = small_core(400, memory=120_000), list[Any]()
     made = nd.compress(

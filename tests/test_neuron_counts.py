@@ -162,7 +162,7 @@ def test_summands_keep_the_same_neurons_though_they_are_cut_in_different_places(
 # ---------------------------------------------------------------------------------------------- the whole way
 
 
-@pytest.mark.parametrize("method", ["minimax", "minimax-saddle"])
+@pytest.mark.parametrize("method", ["minimax", pytest.param("minimax-saddle", marks=pytest.mark.slow)])
 def test_a_head_too_wide_for_its_hidden_layer_is_compressed(method: str, tmp_path: Path) -> None:
     news = list[str]()
     made = nd.compress(
