@@ -49,3 +49,14 @@ def test_test_recordings_are_not_trained_on(held_out: bool, test: range, train: 
         wanted = [k for k in range(36) if numbers[k] in expected]
         np.testing.assert_array_equal(inputs, xylo.as_spikes(np.stack([xylo.band_amplitudes(sounds[k], 8000) for k in wanted])))
         assert torch.cat([each for _, each in batches]).tolist() == [int(labels[k]) for k in wanted]
+
+
+def test_the_codewords_of_ten_classes_differ_in_four_places() -> None:
+    code = xylo.codewords(10)
+    assert set(code.unique().tolist()) == {-1.0, 1.0}
+    assert all(int((one != other).sum()) >= 4 for k, one in enumerate(code) for other in code[:k])
+    # each class is read from its own codeword, also with one of eight readouts wrong
+    assert xylo.decoded(code[None]).argmax(dim=1).tolist() == list(range(10))
+    wrong = code.clone()
+    wrong[:, 3] *= -1
+    assert xylo.decoded(wrong[None]).argmax(dim=1).tolist() == list(range(10))

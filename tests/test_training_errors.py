@@ -52,8 +52,8 @@ def test_a_loss_has_to_be_a_scalar_of_the_model(result: Any) -> None:
 
 
 @pytest.mark.parametrize(("result", "found"), [(torch.zeros(3), r"shape \(3,\)"), (None, "NoneType")])
-def test_a_readout_has_to_give_one_value_an_output(result: Any, found: str) -> None:
-    with pytest.raises(TrainingError, match=rf"readout: returned {found}, not a tensor of shape \(25, 3\)"):
+def test_a_readout_has_to_give_values_of_classes(result: Any, found: str) -> None:
+    with pytest.raises(TrainingError, match=rf"readout: returned {found}, not a tensor of shape \(25, classes\)"):
         fit(build(12, 5, 3), None, few(), replace(SHORT, readout=lambda _: result))
 
 

@@ -243,7 +243,8 @@ class _CompressionRun:
         with seeded(options.seed):
             for data in (self.data.train, self.data.test):
                 inputs, labels = next(iter(data))
-                check_labels(torch.as_tensor(labels), len(inputs), network.network.output.n_neurons)
+                n_classes = None if callable(options.readout) else network.network.output.n_neurons
+                check_labels(torch.as_tensor(labels), len(inputs), n_classes)
                 spikes = for_simulator(torch.as_tensor(inputs)[:1], network, options)
         for reason in self._keep_weights(with_other_weights(network), copy.deepcopy(self.model), self.folder.staging)[1]:
             self.say(reason)

@@ -276,7 +276,10 @@ def for_simulators(spikes: torch.Tensor, levels: int) -> NDArray[Any]:
 
 
 Readout: TypeAlias = "str | Callable[[torch.Tensor], torch.Tensor]"
-"""A name from `READOUTS`, or a function (n_steps, batch, n_out) -> (batch, n_out)."""
+"""A name from `READOUTS`, or a function (n_steps, batch, n_out) -> (batch, n_classes).
+
+A function may decode classes from fewer outputs, as ``lambda outputs: outputs.mean(dim=0) @ code``.
+"""
 
 READOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "max": lambda outputs: outputs.amax(dim=0),
@@ -296,7 +299,7 @@ def readout_of(readout: Readout) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def read_out(outputs: torch.Tensor, readout: Readout) -> torch.Tensor:
-    """Reduce outputs over time (n_steps, batch, n_out) to one value per output (batch, n_out).
+    """Reduce outputs over time (n_steps, batch, n_out) to one value per output, (batch, n_out), or per class.
 
     Raises
     ------
@@ -304,9 +307,9 @@ def read_out(outputs: torch.Tensor, readout: Readout) -> torch.Tensor:
         A user's readout returned something else.
     """
     values = readout_of(readout)(outputs)
-    if not isinstance(values, torch.Tensor) or values.shape != outputs.shape[1:]:
+    if not isinstance(values, torch.Tensor) or values.ndim != 2 or len(values) != outputs.shape[1]:
         found = f"shape {tuple(values.shape)}" if isinstance(values, torch.Tensor) else type(values).__name__
-        raise TrainingError("readout", f"returned {found}, not a tensor of shape {tuple(outputs.shape[1:])}")
+        raise TrainingError("readout", f"returned {found}, not a tensor of shape ({outputs.shape[1]}, classes)")
     return values
 
 
@@ -322,7 +325,9 @@ def decide(outputs: NDArray[Any], readout: Readout) -> NDArray[np.int64]:
     -------
     array (batch,), int64
     """
+    # a function gets what it gets in training
+    dtype = np.float32 if callable(readout) else np.float64
     # a copy, because records are read-only arrays and torch warns of those
-    in_time = torch.from_numpy(np.array(outputs, dtype=np.float64)).movedim(-1, 0)
+    in_time = torch.from_numpy(np.array(outputs, dtype=dtype)).movedim(-1, 0)
     classes: NDArray[np.int64] = read_out(in_time, readout).argmax(dim=1).numpy()
     return classes

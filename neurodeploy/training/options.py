@@ -70,7 +70,8 @@ class FitOptions:
         ``"rate"``, ``"latency"``, ``"direct"`` (15 levels; `Direct` has others), or intensities (batch, \\*shape) and n_steps to
         spikes (batch, n_steps, \\*shape).
     readout : str or callable
-        ``"max"``, ``"last"``, ``"mean"`` or ``"sum"`` over time, or a function (n_steps, batch, n_out) -> (batch, n_out).
+        ``"max"``, ``"last"``, ``"mean"`` or ``"sum"`` over time, or a function (n_steps, batch, n_out) -> (batch, n_classes), of
+        which there may be more than outputs: classes coded by several.
     loss : callable
         (readout, target) -> scalar tensor.
     optimizer : callable

@@ -180,7 +180,13 @@ class XyloTarget:
         most = neurons.choices if len(neurons.choices) == 2 else (neurons.number, neurons.number)
         bounds = [
             ("hidden neurons", hidden, most[0], neurons.where, "Give its hidden layers fewer neurons."),
-            ("readout neurons", readout, most[1], neurons.where, "Code classes by several readouts, or leave some out."),
+            (
+                "readout neurons",
+                readout,
+                most[1],
+                neurons.where,
+                "Code classes by several readouts (a function as `readout`), or leave some out.",
+            ),
         ]
         if "external_inputs" in profile:
             inputs, remedy = profile["external_inputs"], "Pool it, or show its parts one after the other."
