@@ -178,6 +178,40 @@ def test_workers_import_nothing_of_neurodeploy() -> None:
             assert not [name for name in names if name.split(".")[0] == "neurodeploy"]
 
 
+WORKERS = {
+    "steps are no number": "echo abc > $2/steps; sleep 0.5; exit 3",
+    "steps of 6,000 digits": "printf %06000d 9 > $2/steps; sleep 0.5; exit 3",
+    "steps are a pipe": "mkfifo $2/steps; sleep 0.5; exit 3",
+    "a signal without a name": "kill -35 $$",
+    "no folder any more": "rm -rf $2; exit 3",
+    "nothing": "exit 0",
+    "no file of NumPy": "echo hello > $2/0.npz",
+    "an empty file": ": > $2/0.npz",
+    "a pipe": "mkfifo $2/0.npz",
+    "other names": "savez 'x=np.zeros((1, 5))'",
+    "objects": "savez 'spikes0=np.array([{}], object), v0=np.array([{}], object)'",
+    "another shape": "savez 'spikes0=np.zeros((1, 4), int), v0=np.zeros((1, 4), int)'",
+    "NaN": "savez 'spikes0=np.full((1, 5), np.nan), v0=np.full((1, 5), np.nan)'",
+}  # fmt: skip
+"""Programs in the place of a Python with Lava, called with the worker and its folder."""
+
+
+@pytest.mark.parametrize("kind", WORKERS)
+def test_a_worker_that_leaves_something_else_is_one_error(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    savez = f"savez() {{ {sys.executable} -c \"import numpy as np; np.savez('$folder/0.npz', $*)\"; }}"
+    python = program(tmp_path / "python", f'[ "$1" = -c ] && exit 0; folder=$2; {savez}; {WORKERS[kind]}')
+    monkeypatch.setenv("NEURODEPLOY_LAVA_PYTHON", str(python))
+    told = "died: (exit status 3|signal 35)" if WORKERS[kind].endswith(("exit 3", "$$")) else "ended without the results"
+    with pytest.raises(SimulationError, match=f"^lava: {told}.*The emulator gives the same spikes"):
+        simulate(NETWORK, np.ones((1, 1, 4), dtype=np.uint8), end="lava", time_limit_s=20)
+
+
+def test_of_what_a_worker_printed_the_end_is_read(tmp_path: Path) -> None:
+    (tmp_path / "stderr").write_bytes(b"x" * 9000 + b"\xff" * 9000 + b"\nthe reason\n\n")
+    assert simulator_process._error_line(tmp_path, 3) == "the reason"
+    assert len(simulator_process.tail_of(tmp_path / "stderr", 100)) == 100
+
+
 @pytest.mark.lava
 def test_lava_runs_in_another_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", CACHE)

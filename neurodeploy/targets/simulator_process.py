@@ -13,11 +13,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from neurodeploy.errors import RequestError, SimulationError
+from numpy.typing import NDArray
+
+from neurodeploy.errors import DataError, RequestError, SimulationError
+from neurodeploy.ir.arrays import load_numpy
 from neurodeploy.targets import COUNTER
 
 
@@ -220,6 +225,8 @@ GRACE_S = 3.0
 """Time between asking the processes of a run to end and killing them, in which they release shared memory."""
 COUNT_EVERY_S = 0.25
 """Time between two calls of `neurodeploy.targets.COUNTER`."""
+MAX_ERROR = 2000
+"""Bytes that are read of what a worker printed, from the end."""
 
 
 def run_worker(simulator: Simulator, script: Path, folder: Path, total_steps: int, time_limit_s: float) -> None:
@@ -282,13 +289,46 @@ def _end_session(worker: subprocess.Popen[bytes]) -> None:
             return
 
 
+def read_results(simulator: Simulator, path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[Any]]:
+    """Return the arrays of whole numbers that a worker left, by name.
+
+    Raises
+    ------
+    SimulationError
+        It left none, or not those of these shapes.
+    """
+    try:
+        found = load_numpy(path)
+        arrays = {name: found[name] for name in shapes} if isinstance(found, dict) else {}
+    except (DataError, KeyError):
+        arrays = {}
+    if any(
+        name not in arrays or arrays[name].shape != shape or arrays[name].dtype.kind not in "iu" for name, shape in shapes.items()
+    ):
+        raise SimulationError(
+            simulator.name, "ended without the results that it was asked for", remedy="The emulator gives the same spikes."
+        )
+    return arrays
+
+
 def _steps_done(folder: Path) -> int:
+    """Number in the file `steps`; 0 where there is none."""
     path = folder / "steps"
-    return int(path.read_text() or 0) if path.exists() else 0
+    text = tail_of(path, 20).strip() if path.is_file() else ""
+    return int(text) if text.isdecimal() else 0
 
 
 def _error_line(folder: Path, status: int) -> str:
     if status < 0:
-        return signal.Signals(-status).name
-    lines = [line for line in (folder / "stderr").read_text(errors="replace").splitlines() if line.strip()]
+        names = {number.value: number.name for number in signal.Signals}
+        return names.get(-status, f"signal {-status}")
+    errors = folder / "stderr"
+    lines = [line for line in tail_of(errors, MAX_ERROR).splitlines() if line.strip()] if errors.is_file() else []
     return lines[-1].strip() if lines else f"exit status {status}"
+
+
+def tail_of(path: Path, n_bytes: int) -> str:
+    """Last bytes of a file that may be of any size, as text."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - n_bytes))
+        return file.read(n_bytes).decode(errors="replace")

@@ -43,7 +43,7 @@ from neurodeploy.targets.loihi.target import (
     is_mixed,
     resets_by_subtraction,
 )
-from neurodeploy.targets.simulator_process import LAVA, is_importable, python_of, run_worker
+from neurodeploy.targets.simulator_process import LAVA, is_importable, python_of, read_results, run_worker
 
 # ---------------------------------------------------------------------------------------------- installation
 
@@ -155,7 +155,7 @@ def run_lava_jobs(
         (folder / "jobs.json").write_text(json.dumps(listed))
         run_worker(LAVA, WORKER, folder, sum(plan.n_steps for plan in plans), time_limit_s)
         return [
-            _recorded(folder / f"{index}.npz", network, spikes, record, plan.period, end)
+            _recorded(folder / f"{index}.npz", network, spikes, record, plan, end)
             for index, (plan, (network, spikes)) in enumerate(zip(plans, jobs, strict=True))
         ]
 
@@ -329,16 +329,18 @@ def _samples_in_a_row(spikes: NDArray[Any], plan: _Plan) -> NDArray[Any]:
 
 
 def _recorded(
-    path: Path, network: QuantizedNetwork, spikes: NDArray[Any], record: Recorded, period: int, end: LavaEnd
+    path: Path, network: QuantizedNetwork, spikes: NDArray[Any], record: Recorded, plan: _Plan, end: LavaEnd
 ) -> SpikeRecord:
     """Read a record on the network's clock; on the chip's, a layer of depth k answers its first input at step k, from 0."""
     batch, n_steps = spikes.shape[0], spikes.shape[-1]
     depth = pipeline_depths(network)
     shifted: dict[str, dict[str, NDArray[Any]]] = {"spikes": {}, "v": {}} if end == "lava" else {"spikes": {}}
-    with np.load(path) as chip:
-        for kind, of_layer in shifted.items():
-            for index, layer in enumerate(network[name] for name in recorded_layers(network, record)):
-                first = depth[layer.name] + period * np.arange(batch)
-                steps = chip[f"{kind}{index}"][:, first[:, np.newaxis] + np.arange(n_steps)]
-                of_layer[layer.name] = np.moveaxis(steps, 1, 0).reshape(batch, *layer.shape, n_steps)
+    layers = [network[name] for name in recorded_layers(network, record)]
+    shapes = {f"{kind}{index}": (layer.n_neurons, plan.n_steps) for kind in shifted for index, layer in enumerate(layers)}
+    chip = read_results(LAVA, path, shapes)
+    for kind, of_layer in shifted.items():
+        for index, layer in enumerate(layers):
+            first = depth[layer.name] + plan.period * np.arange(batch)
+            steps = chip[f"{kind}{index}"][:, first[:, np.newaxis] + np.arange(n_steps)]
+            of_layer[layer.name] = np.moveaxis(steps, 1, 0).reshape(batch, *layer.shape, n_steps)
     return SpikeRecord(end=end, spikes=shifted["spikes"], v=shifted.get("v", {}))

@@ -37,7 +37,7 @@ from neurodeploy.ir.quantized import (
     QuantizedSynapse,
 )
 from neurodeploy.simulation.records import Recorded, SpikeRecord, recorded_layers
-from neurodeploy.targets.simulator_process import XYLO, python_of, run_worker
+from neurodeploy.targets.simulator_process import XYLO, python_of, read_results, run_worker
 from neurodeploy.targets.xylo import HIDDEN_SPIKES, READOUT_SPIKES, XYLO_TARGET
 from neurodeploy.targets.xylo.emulator import Core, core_of, recorded_parts, steps_of
 
@@ -239,8 +239,8 @@ def run_xylosim(
         np.save(folder / "input.npy", steps)
         (folder / "xylosim_worker.py").write_text(worker_source())
         run_worker(XYLO, folder / "xylosim_worker.py", folder, steps.shape[0] * steps.shape[1], time_limit_s)
-        with np.load(folder / "record.npz") as file:
-            fired, v = file["fired"], file["v"]
+        shape = (*steps.shape[:2], core.hidden.shape[1] + core.readout.shape[1])
+        fired, v = read_results(XYLO, folder / "record.npz", {"fired": shape, "v": shape}).values()
     found, membranes, counts = recorded_parts(network, core, fired, v, n_steps, recorded)
     return SpikeRecord(end="xylosim", spikes=found, v=membranes, counts=counts, steps=n_steps)
 
