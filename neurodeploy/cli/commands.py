@@ -433,13 +433,13 @@ def simulate_command(
     from neurodeploy.simulation.records import load_spikes, save_record
     from neurodeploy.targets.simulate import simulate
 
-    with status("Reading the network"):
-        quantized = spec.quantized_network(target, bits)
     with status(f"Simulating: {end}"):
+        quantized = spec.quantized_network(target, bits)
         record = simulate(quantized, load_spikes(source), end=end, time_limit_s=time_limit, device=device, graded=graded, raw=raw)
     save_record(record, out, network=network, input=str(source))
     size, rate = f"{counted(record.n_samples, 'sample')} of {counted(record.n_steps, 'step')}", record.rates()[record.output]
-    click.echo(f"{size}, {rate:.4f} spikes per neuron and step in {record.output!r}: {out}", file=RESULTS.get())
+    fired = f"{rate:.4f} spikes per neuron and step" if rate else "membranes and no spikes"
+    click.echo(f"{size}, {fired} in {record.output!r}: {out}", file=RESULTS.get())
     return DONE
 
 
