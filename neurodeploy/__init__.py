@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from neurodeploy.frontends.nir.reading import read_nir
-    from neurodeploy.frontends.nir.writing import write_nir
+    from neurodeploy.frontends.nir.writing import write_nir, write_nir_data
     from neurodeploy.frontends.torch.extract import extract
     from neurodeploy.hardware.loading import load_profile, profile_paths
     from neurodeploy.hardware.profile import HardwareProfile
@@ -85,7 +85,7 @@ _MODULES = {
         "TrainingError",
     ),
     "frontends.nir.reading": ("read_nir",),
-    "frontends.nir.writing": ("write_nir",),
+    "frontends.nir.writing": ("write_nir", "write_nir_data"),
     "frontends.torch.extract": ("extract",),
     "hardware.loading": ("load_profile", "profile_paths"),
     "hardware.profile": ("HardwareProfile",),
@@ -196,6 +196,7 @@ __all__ = [
     "write_back",
     "write_netx",
     "write_nir",
+    "write_nir_data",
 ]
 
 _OLD_MODULES = {

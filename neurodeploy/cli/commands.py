@@ -62,6 +62,7 @@ from neurodeploy.cli.options import (
     nir_options,
     parse_targets,
     requested_profile,
+    write_record,
 )
 from neurodeploy.errors import RequestError, counted
 from neurodeploy.hardware.loading import load_profile, profile_paths
@@ -413,7 +414,7 @@ def demo(out: Path, seed: int, target: str, cores: int, resume: bool, as_json: b
 @click.option("--end", type=click.Choice(ENDS), default="emulator", show_default=True, help="Simulator to run it in.")
 @click.option(
     "--out", type=OutputPath(dir_okay=False), required=True, metavar="RECORD.NPZ",
-    help="File to write: spikes and v of the last layer, and meta.",
+    help="File to write: spikes and v of the last layer, and meta; RECORD.NIR: spikes and v as NIRData.",
 )  # fmt: skip
 @DEVICE
 @CHIP
@@ -430,16 +431,13 @@ def simulate_command(
     if absence(source):
         raise RequestError(str(source), "no such file")
     check_output(out, network, source, target)
-    from neurodeploy.simulation.records import load_spikes, save_record
+    from neurodeploy.simulation.records import load_spikes
     from neurodeploy.targets.simulate import simulate
 
     with status(f"Simulating: {end}"):
         quantized = spec.quantized_network(target, bits)
         record = simulate(quantized, load_spikes(source), end=end, time_limit_s=time_limit, device=device, graded=graded, raw=raw)
-    save_record(record, out, network=network, input=str(source))
-    size, rate = f"{counted(record.n_samples, 'sample')} of {counted(record.n_steps, 'step')}", record.rates()[record.output]
-    fired = f"{rate:.4f} spikes per neuron and step" if rate else "membranes and no spikes"
-    click.echo(f"{size}, {fired} in {record.output!r}: {out}", file=RESULTS.get())
+    click.echo(write_record(record, out, network=network, input=str(source)), file=RESULTS.get())
     return DONE
 
 

@@ -16,7 +16,7 @@ import click
 
 from neurodeploy import compression
 from neurodeploy.cli.console import status
-from neurodeploy.errors import DataError, RequestError
+from neurodeploy.errors import DataError, RequestError, counted
 from neurodeploy.hardware.loading import MAX_WIDTH, load_profile
 from neurodeploy.ir.files import CHECKPOINTS, absence, check_replaceable, is_ours
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from neurodeploy.ir.quantized import QuantizedNetwork
     from neurodeploy.pipeline.deploy import IntegerForm
     from neurodeploy.pipeline.evaluation import Evaluation
+    from neurodeploy.simulation.records import SpikeRecord
     from neurodeploy.training.forward import Data
 
 DONE, DIFFERS = 0, 1
@@ -484,3 +485,18 @@ def export(spec: ModelSpec, to: Path, target: str | None, bits: int | None) -> N
         write_nir(network, to)
         return network
     raise RequestError(str(to), "is no kind of file that networks are written to", remedy="Let it end with .net or .nir.")
+
+
+def write_record(record: SpikeRecord, to: Path, **meta: str) -> str:
+    """Write a record, as NIRData where `to` ends with .nir, else as .npz with entries of `meta`; say what was written."""
+    if to.suffix == ".nir":
+        from neurodeploy.frontends.nir.writing import write_nir_data
+
+        write_nir_data(record, to)
+    else:
+        from neurodeploy.simulation.records import save_record
+
+        save_record(record, to, **meta)
+    size, rate = f"{counted(record.n_samples, 'sample')} of {counted(record.n_steps, 'step')}", record.rates()[record.output]
+    fired = f"{rate:.4f} spikes per neuron and step" if rate else "membranes and no spikes"
+    return f"{size}, {fired} in {record.output!r}: {to}"

@@ -1,4 +1,4 @@
-"""Writing NIR: each layer becomes a node of neurons, each connection the nodes between its source and that."""
+"""Writing NIR: each layer becomes a node of neurons, each connection the nodes from its source; records as NIRData."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import Any
 import nir
 import numpy as np
 
-from neurodeploy.errors import ExtractError, RequestError, check_arguments, unsupported_kind
+from neurodeploy.errors import DataError, ExtractError, RequestError, check_arguments, unsupported_kind
 from neurodeploy.frontends.expressions import Shape
 from neurodeploy.frontends.nir.nodes import RESET_KEY, SPARSE
 from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.connectivity import is_convolution
-from neurodeploy.ir.files import in_memory
+from neurodeploy.ir.files import in_memory, installed_version
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse, SubtractiveLIF, Synapse, reset_of, threshold_of
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.passes.quantize import dequantize
+from neurodeploy.simulation.records import SpikeRecord
 
 
 @check_arguments
@@ -56,6 +57,43 @@ def write_nir(network: Network | QuantizedNetwork, path: str | os.PathLike[str],
     graph = _GraphWriter(floats, floats.timestep_s if dt is None else float(dt)).graph()
     with in_memory(path) as file:
         nir.write(file, graph)
+
+
+@check_arguments
+def write_nir_data(record: SpikeRecord, path: str | os.PathLike[str], *, dt: float = 1e-3) -> None:
+    """Write a record as NIRData: ``spikes`` and ``voltages`` of each recorded layer, as `nir.read_data` reads them.
+
+    Nodes have the names of the layers, which are those of the network's file. Data are of shape (samples, steps, neurons), an
+    image as a row: spikes are booleans, or numbers where a neuron fires several in a step; voltages are those of the record.
+
+    Parameters
+    ----------
+    dt : float
+        Length of a step in seconds.
+
+    Raises
+    ------
+    RequestError
+        A step that is no positive number; nir before 1.0.8, which has no NIRData.
+    DataError
+        The file cannot be written.
+    """
+    if not 0 < dt < np.inf:
+        raise RequestError("dt", f"{dt} is not a positive length of a step")
+    if not hasattr(nir, "NIRGraphData"):
+        remedy = "Install nir 1.0.8 or later, or write .npz."
+        raise RequestError(str(path), f"nir {installed_version('nir')} has no NIRData to write", remedy=remedy)
+    nodes = {}
+    for layer, spikes in record.spikes.items():
+        observables = {"spikes": spikes if spikes.dtype == np.int32 or spikes.max(initial=0) > 1 else spikes.astype(bool)}
+        observables |= {"voltages": record.v[layer]} if layer in record.v else {}
+        rows = {name: np.moveaxis(array.reshape(len(array), -1, record.n_steps), -1, 1) for name, array in observables.items()}
+        nodes[layer] = nir.NIRNodeData({name: nir.TimeGriddedData(array, float(dt)) for name, array in rows.items()})
+    try:
+        with in_memory(path) as file:
+            nir.write_data(file, nir.NIRGraphData(nodes))
+    except OSError as error:
+        raise DataError(str(path), f"cannot be written: {error.strerror}") from error
 
 
 class _GraphWriter:
