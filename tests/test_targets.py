@@ -247,6 +247,14 @@ def test_a_profile_without_a_target_gives_verdict_and_report_but_no_network_file
         nd.simulate(made.quantized, SPIKES)
 
 
+@pytest.mark.parametrize(("chip", "width"), [("odin", "4 bits"), ("truenorth", "1 bit"), ("loihi2", "")])
+def test_inspect_says_that_it_counts_what_narrow_widths_round_to_zero(chip: str, width: str) -> None:
+    note = f"Counted before rounding: `deploy` does not count the synapses that {width} round to zero."
+    profile = nd.load_profile(chip)
+    assert (note in nd.inspect(NETWORK, profile).sentences) == bool(width)
+    assert not any("before rounding" in line for line in nd.inspect(nd.quantize(NETWORK, profile), profile).sentences)
+
+
 def test_integers_for_counting_round_weights_alone() -> None:
     quantized = nd.quantize(NETWORK, nd.load_profile("odin"))
     rounded = with_rounded_weights(NETWORK, quantized)

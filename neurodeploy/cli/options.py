@@ -40,7 +40,6 @@ DATA_SETS = ("digits", "mnist", "fashion-mnist", "cifar10", "n-mnist", "dvs-gest
 DATA = f"{', '.join(DATA_SETS)}, mnist:FILE.npz, or file.py:factory"
 ENDS = ("emulator", "lava", "loihi2", "xylosim")
 
-
 MOST_STEPS, LARGEST_SEED = 1_000_000, (1 << 31) - 1
 """More steps fit into no memory; all libraries take such a seed."""
 
@@ -498,5 +497,4 @@ def write_record(record: SpikeRecord, to: Path, **meta: str) -> str:
 
         save_record(record, to, **meta)
     size, rate = f"{counted(record.n_samples, 'sample')} of {counted(record.n_steps, 'step')}", record.rates()[record.output]
-    fired = f"{rate:.4f} spikes per neuron and step" if rate else "membranes and no spikes"
-    return f"{size}, {fired} in {record.output!r}: {to}"
+    return f"{size}, {f'{rate:.4f} spikes per neuron and step' if rate else 'membranes and no spikes'} in {record.output!r}: {to}"

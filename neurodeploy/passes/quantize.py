@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import QuantizeError, check_arguments, unsupported_kind
+from neurodeploy.errors import QuantizeError, check_arguments, counted, unsupported_kind
 from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers, check_memory
@@ -54,6 +54,17 @@ Weights = TypeVar("Weights", Floats, "torch.Tensor")
 
 STATE_MARGIN = 1.5
 """Factor that the scale leaves between the largest state that was seen and the end of its register: other data go further."""
+
+
+NARROW_BITS = 4
+"""Widths up to which many weights round to zero."""
+
+
+def narrow_width_notes(network: Network | QuantizedNetwork, bits: int) -> tuple[str, ...]:
+    """A sentence that floats are counted, where rounding to so few bits takes synapses away."""
+    if isinstance(network, QuantizedNetwork) or bits > NARROW_BITS:
+        return ()
+    return (f"Counted before rounding: `deploy` does not count the synapses that {counted(bits, 'bit')} round to zero.",)
 
 
 def check_rounding_memory(network: Network) -> None:

@@ -31,7 +31,7 @@ from neurodeploy.mapping.delay_balancing import Balance, balance, balanced, rela
 from neurodeploy.mapping.place import counts_of, lay_out, least_cores, with_traffic
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.passes.dead_neurons import in_floats, silent_layers
-from neurodeploy.passes.quantize import check_rounding_memory, quantize
+from neurodeploy.passes.quantize import check_rounding_memory, narrow_width_notes, quantize
 from neurodeploy.report.summary import LayerReport, TargetResult, inspection, layer_reports
 from neurodeploy.report.text import FittedTable, as_text, balance_lines, traffic_lines, verdict
 from neurodeploy.resources.usage import bits_of, weight_bits
@@ -184,7 +184,8 @@ def inspect(
         check_rounding_memory(network)
     asked: Any = {"cores": cores, "chips": chips, "bits": bits, "connectivity": connectivity, "form": form}
     seen = share_out(network, profile, ready=None if form is not None else ready, **asked)
-    return replace(seen, unwritable=_why_unwritable(network, profile, bits))
+    notes = *seen.notes, *narrow_width_notes(network, requested_weight_bits(profile, bits))
+    return replace(seen, unwritable=_why_unwritable(network, profile, bits), notes=notes)
 
 
 def share_out(
@@ -479,8 +480,7 @@ def explore(network: Network | QuantizedNetwork, chips: Sequence[Chip] = ("loihi
         update(None)
 
     def update(_: Any) -> None:
-        # None until a chip is selected
-        if bits.value is not None:
+        if bits.value is not None:  # None until a chip is selected
             answer.value = budget_html(network, chip.value, cores.value, bits.value)
 
     chip.observe(select_chip, "value")

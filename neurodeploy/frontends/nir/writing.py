@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Literal
 
 import nir
 import numpy as np
@@ -20,9 +20,18 @@ from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.passes.quantize import dequantize
 from neurodeploy.simulation.records import SpikeRecord
 
+LIBRARY_STEPS = {"norse": 1e-3, "snntorch": 1e-4, "spikingjelly": 1e-4}
+"""Steps that libraries assume when they read a file."""
+
 
 @check_arguments
-def write_nir(network: Network | QuantizedNetwork, path: str | os.PathLike[str], *, dt: float | None = None) -> None:
+def write_nir(
+    network: Network | QuantizedNetwork,
+    path: str | os.PathLike[str],
+    *,
+    dt: float | None = None,
+    library: Literal["norse", "snntorch", "spikingjelly"] | None = None,
+) -> None:
     """Write a network as a NIR file, for steps of forward Euler.
 
     Neurons without a synaptic current become LIF, LI, IF or I, others CubaLIF or CubaLI. Synapses become Linear, Affine or
@@ -38,8 +47,10 @@ def write_nir(network: Network | QuantizedNetwork, path: str | os.PathLike[str],
     path : str or path
         The file is written completely, or not at all.
     dt : float, optional
-        Length of a step in the unit of the file's time constants; default: the network's `timestep_s`. snnTorch assumes steps
-        of 1e-4 for every file.
+        Length of a step in the unit of the file's time constants; default: the library's, or the network's `timestep_s`.
+    library : str, optional
+        Library that will read the file: ``"snntorch"`` and ``"spikingjelly"`` assume steps of 1e-4, ``"norse"`` of 1e-3. Norse
+        also ignores the resistance of neurons without a synaptic current: they get 1, and their membrane is in its units.
 
     Raises
     ------
@@ -54,7 +65,8 @@ def write_nir(network: Network | QuantizedNetwork, path: str | os.PathLike[str],
     if dt is not None and not 0 < dt < np.inf:
         raise RequestError("dt", f"{dt} is not a positive length of a step")
     floats = dequantize(network) if isinstance(network, QuantizedNetwork) else network
-    graph = _GraphWriter(floats, floats.timestep_s if dt is None else float(dt)).graph()
+    step = LIBRARY_STEPS.get(library or "", floats.timestep_s) if dt is None else float(dt)
+    graph = _GraphWriter(floats, step, ignores_resistance=library == "norse").graph()
     with in_memory(path) as file:
         nir.write(file, graph)
 
@@ -99,8 +111,8 @@ def write_nir_data(record: SpikeRecord, path: str | os.PathLike[str], *, dt: flo
 class _GraphWriter:
     """Collects the nodes and edges of a network, layer by layer."""
 
-    def __init__(self, network: Network, dt: float) -> None:
-        self.network, self.dt = network, dt
+    def __init__(self, network: Network, dt: float, *, ignores_resistance: bool = False) -> None:
+        self.network, self.dt, self.ignores_resistance = network, dt, ignores_resistance
         # NIR's neurons have the shape of an image if all that arrives is one, else of a row.
         self.shapes: dict[str, Shape] = {INPUT: network.input_shape} | {
             layer.name: layer.shape if all(is_convolution(c.synapse) for c in layer.connections) else (layer.n_neurons,)
@@ -130,7 +142,7 @@ class _GraphWriter:
     def _add_layer(self, layer: Layer, order: int) -> None:
         if layer.name == "." or "\0" in layer.name:  # to HDF5 "." is the group itself, and NUL ends a name
             raise ExtractError(f"layer {layer.name!r}", "cannot be the name of a node", source="HDF5", remedy="Rename it.")
-        writer = _NeuronWriter(layer, self.shapes[layer.name], self.dt)
+        writer = _NeuronWriter(layer, self.shapes[layer.name], self.dt, ignores_resistance=self.ignores_resistance)
         neurons = writer.node()
         neurons.metadata = _exact_numbers(layer) | {"order": order}
         self.nodes[layer.name] = neurons
@@ -246,8 +258,9 @@ class _NeuronWriter:
     rest, current_decay, voltage_decay : array (n,)
     """
 
-    def __init__(self, layer: Layer, shape: Shape, dt: float) -> None:
+    def __init__(self, layer: Layer, shape: Shape, dt: float, *, ignores_resistance: bool = False) -> None:
         self.layer, self.shape, self.dt, self.where = layer, shape, dt, f"layer {layer.name!r}"
+        self.ignores_resistance = ignores_resistance
         neuron = layer.neuron
         self.rest, self.current_decay, self.voltage_decay = (
             np.array(np.broadcast_to(value, layer.n_neurons))
@@ -282,6 +295,8 @@ class _NeuronWriter:
                 kind = {"leaky": "LI", "integrator": "I", "current": "CubaLI"}[kind]
             case _:
                 raise unsupported_kind(self.layer.neuron)
+        if kind == "LIF" and self.ignores_resistance:  # all voltages divided by r
+            parameters |= {name: parameters[name] / parameters["r"] for name in ("v_threshold", "v_reset", "v_leak", "r")}
         if not all(np.isfinite(value).all() for value in parameters.values()):
             raise ExtractError(self.where, "decays so slowly that its time constant is infinite", remedy="Set that decay to 0.")
         return getattr(nir, kind)(**{key: np.array(value).reshape(self.shape) for key, value in parameters.items()})

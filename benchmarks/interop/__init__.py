@@ -1,0 +1,1 @@
+"""Which tools read what neurodeploy writes, each tried in an environment of its own."""
