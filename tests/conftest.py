@@ -54,8 +54,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 SLOW_FIRST = (
-    "test_lava_graphs", "test_replicas", "test_drawn_compression", "test_lava", "test_readme", "test_channels", "test_biases",
-    "test_resuming", "test_recount", "test_placement", "test_deployment", "test_minimax_saddle",
+    "test_readme", "test_drawn_compression", "test_replicas", "test_lava_graphs", "test_channels", "test_resuming",
+    "test_deployment", "test_lava", "test_exactness", "test_relays", "test_answers", "test_neuron_counts",
+    "test_operators_compress", "test_board_report", "test_minimax_saddle", "test_scale", "test_axon_limits", "test_biases",
 )  # fmt: skip
 """Files of more than ten seconds, the slowest first: begun last, one would keep one worker busy and leave the other idle."""
 
