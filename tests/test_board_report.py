@@ -99,6 +99,7 @@ def test_traffic_and_cost_are_told_in_sentences(forked: Placement) -> None:
     assert list(traffic_lines(forked)) == [
         "Traffic per step: 1.5 spikes sent, 0.5 spikes x hops, 0.0 over the busiest link (rates measured).",
         "Estimate per step: 5e-05 uJ and 0.008 us; of the energy synop_dense 60%, neuron_update 40%. Assumed: a test.",
+        "Busiest core: 0 ('a'), receiving for 0.008 of 0.008 us: synop_dense 100%. It sets the time of a step.",
     ]
 
 

@@ -201,7 +201,9 @@ class StepEstimate:
     sync_s : float
         Synchronisation at the end. `time_s` is the longer of the two queues, plus flight and synchronisation.
     busiest_core : int
-        Index into the events' arrays; -1 where there is no core.
+        Index into the events' arrays, of `Traffic.estimate` the number of the core on the board; -1 where there is no core.
+    busiest_s_by_kind : dict of str to float
+        Time of each kind of event in the longer of its two queues, which sets the time of the step.
     energy_range_j, time_range_s : (float, float) or None
         What the profile says of how far a step may be from the estimate; None where it says nothing.
     is_assumed : bool
@@ -216,6 +218,7 @@ class StepEstimate:
     flight_s: float
     sync_s: float
     busiest_core: int
+    busiest_s_by_kind: dict[str, float]
     energy_range_j: tuple[float, float] | None = None
     time_range_s: tuple[float, float] | None = None
     is_assumed: bool = False
@@ -227,7 +230,8 @@ def estimate_step(events: StepEvents, figures: Figures) -> StepEstimate:
     The busiest core changes from step to step, so the time of the average step is shorter than the mean time of the steps, by up
     to a fifth where few neurons fire. If the steps are known one by one, estimate each and take the mean; energies agree.
     """
-    energy = {kind: float(n.sum()) * figures.cost(kind).energy_j for kind, n in events.by_kind().items()}
+    counts = events.by_kind()
+    energy = {kind: float(n.sum()) * figures.cost(kind).energy_j for kind, n in counts.items()}
     sending, receiving = queues_s(events, figures)
     busy = np.maximum(sending, receiving)
     core = int(busy.argmax()) if busy.size else -1
@@ -244,7 +248,11 @@ def estimate_step(events: StepEvents, figures: Figures) -> StepEstimate:
         flight_s=flight_s,
         sync_s=sync_s,
         busiest_core=core,
-    )
+        busiest_s_by_kind={} if core < 0 else {
+            kind: float(counts[kind][core]) * figures.cost(kind).time_s
+            for kind in (SENDING_EVENTS if sending[core] > receiving[core] else RECEIVING_EVENTS)
+        },
+    )  # fmt: skip
 
 
 def queues_s(events: StepEvents, figures: Figures) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -383,6 +391,7 @@ class Traffic:
 
         return replace(
             estimate,
+            busiest_core=int(np.unique(self.homes)[estimate.busiest_core]) if estimate.busiest_core >= 0 else -1,
             energy_range_j=between("energy_range", estimate.energy_j),
             time_range_s=between("time_range", estimate.time_s),
             is_assumed=self.profile["synop_sparse_energy"].assumed,

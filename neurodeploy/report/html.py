@@ -26,7 +26,7 @@ from neurodeploy.mapping.placement import Placement, Slice
 from neurodeploy.report import plots as plot
 from neurodeploy.report.plot_style import CoreGrid, colours_of, core_grid, shades, svg
 from neurodeploy.report.summary import TARGET_HEADINGS, LayerReport, Report, TargetResult, version_line, versions
-from neurodeploy.report.text import chip_json, overflow_lines, step_costs, with_interval
+from neurodeploy.report.text import busiest, chip_json, overflow_lines, step_costs, with_interval
 from neurodeploy.simulation.records import EpochRecord, SpikeRecord
 
 MOST_CORES = 4_096
@@ -295,11 +295,12 @@ def shadow_prices(history: Iterable[EpochRecord], layer: str) -> list[tuple[str,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """Estimated cost of a step, its energy and time as texts, and each kind of event: energy, share, source, whether assumed."""
+    """Estimated cost of a step, also as texts, and each kind of event: energy, share, source, whether assumed."""
 
     estimate: StepEstimate
     energy: str
     time: str
+    busiest: str
     kinds: list[tuple[str, float, float, str, bool]]
     free: tuple[str, ...]
 
@@ -319,7 +320,9 @@ def cost_of(placement: Placement) -> Cost | None:
     ]
     energy, time = step_costs(estimate, micro="µ")
     free = tuple(name.replace("_", " ") for name in unpriced(placement.profile))
-    return Cost(estimate=estimate, energy=energy, time=time, kinds=kinds, free=free)
+    return Cost(
+        estimate=estimate, energy=energy, time=time, busiest=busiest(placement, estimate, micro="µ"), kinds=kinds, free=free
+    )
 
 
 def fingerprint(profile: HardwareProfile) -> str:

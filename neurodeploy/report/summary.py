@@ -189,8 +189,8 @@ def board_json(placement: Placement) -> dict[str, Any]:
             "energy_range_j": estimate.energy_range_j,
             "time_range_s": estimate.time_range_s,
             "assumed": estimate.is_assumed,
-            "energy_j_by_kind": estimate.energy_j_by_kind,
-            "source": placement.profile["synop_sparse_energy"].source,
+            "energy_j_by_kind": estimate.energy_j_by_kind, "busiest_core": estimate.busiest_core,
+            "busiest_s_by_kind": estimate.busiest_s_by_kind, "source": placement.profile["synop_sparse_energy"].source,
         },
     }  # fmt: skip
 

@@ -295,6 +295,21 @@ def traffic_lines(placement: Placement) -> Iterator[str]:
     energy, time = step_costs(cost)
     figures = "Assumed" if cost.is_assumed else "Figures"
     yield f"Estimate per step: {energy} and {time}; of the energy {shares}. {figures}: {source}."
+    if any(cost.busiest_s_by_kind.values()):
+        yield busiest(placement, cost)
+
+
+def busiest(placement: Placement, cost: StepEstimate, micro: str = "u") -> str:
+    """The core that sets the time of a step, its layers, and what it spends the time on."""
+    layers = dict.fromkeys(repr(part.layer) for part in placement.slices if part.core == cost.busiest_core)
+    busy_s = max(cost.sending_s, cost.receiving_s)
+    kinds = sorted(cost.busiest_s_by_kind.items(), key=lambda item: -item[1])[:3]
+    shares = ", ".join(f"{kind} {time_s / busy_s:.0%}" for kind, time_s in kinds if time_s >= 0.005 * busy_s)
+    what = "sending" if cost.sending_s > cost.receiving_s else "receiving"
+    return (
+        f"Busiest core: {cost.busiest_core:,} ({', '.join(layers)}), {what} for {busy_s * 1e6:,.3g} of "
+        f"{cost.time_s * 1e6:,.3g} {micro}s: {shares}. It sets the time of a step."
+    )
 
 
 def step_costs(cost: StepEstimate, micro: str = "u") -> tuple[str, str]:
