@@ -31,7 +31,7 @@ N_READOUTS, N_INPUTS = 8, 16
 SHIFTS = (1.0, 2.0, 3.0, 4.0)
 """Decays of the currents, a quarter of the neurons each."""
 STEP_S, N_STEPS = 0.010, 64
-"""Of a recording; what is longer is cut: one in fourteen is."""
+"""Of a recording; what is longer is cut: one in fifteen is."""
 LOWEST_HZ, HIGHEST_HZ = 100.0, 3900.0
 QUIETEST, LOUDEST = 0.003, 0.3
 """Mean amplitude of a band, of a recording whose largest sample is 1, at which its input never fires, and always."""
