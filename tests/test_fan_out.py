@@ -124,3 +124,9 @@ def test_what_a_window_sends_is_not_pruned_and_refused_before_training(make_chip
     with pytest.raises(PlacementError, match=r"27 synapses from one neuron > 9 .*`compress` prunes dense layers"):
         nd.compress(model, torch.zeros(1, 1, 6, 6), chip, data, OPTIONS, out=tmp_path, progress=steps.append)
     assert not steps
+    seen = nd.inspect(nd.extract(model, torch.zeros(1, 1, 6, 6)), chip)
+    assert seen.compressible.startswith("Compressible: no. layer 'layer0': 27 synapses from one neuron > 9")
+    dense = nd.inspect(nd.extract(torch.nn.Sequential(torch.nn.Linear(4, 3), LIFCell(), torch.nn.Linear(3, 12), LICell()),
+                                  torch.zeros(1, 4)), chip)  # fmt: skip
+    assert not dense.fits
+    assert dense.compressible == "Compressible: yes."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from neurodeploy.errors import PlacementError
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import html_table
-from neurodeploy.ir.graph import INPUT
+from neurodeploy.ir.connectivity import ConvWiring
+from neurodeploy.ir.graph import INPUT, LayerGraph
 from neurodeploy.mapping.energy import Traffic, mesh_of
 from neurodeploy.mapping.traffic import Links
 from neurodeploy.resources.usage import Region, Usage, limited_resources, usage_vector
@@ -416,6 +417,18 @@ class Placement:
     @property
     def fits(self) -> bool:
         return not any(True for _ in self.overruns())
+
+
+def lasting_error(placement: Placement, network: LayerGraph[Any]) -> PlacementError | None:
+    """The first limit that no pruning meets: it takes neither inputs nor layers away, nor synapses of a window."""
+
+    def lasts(one: LimitOverrun) -> bool:
+        if one.resource != "fan_out":
+            return one.resource in ("inputs", "targets")
+        windows = [c.synapse.fan_out() for _, c in network.targets(one.layer) if isinstance(c.synapse, ConvWiring)]
+        return bool(windows) and int(np.sum(windows, axis=0).max()) > one.limit
+
+    return next((one.error() for one in placement.overruns() if lasts(one)), None)
 
 
 def used_by_slice(part: Slice, profile: HardwareProfile) -> NDArray[np.int64]:

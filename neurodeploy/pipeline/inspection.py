@@ -29,7 +29,7 @@ from neurodeploy.mapping.budget.channel_counts import narrow_budget, unpruned_la
 from neurodeploy.mapping.core_estimate import CoreEstimate, check_size, estimated_cores
 from neurodeploy.mapping.delay_balancing import Balance, balance, balanced, relays_of
 from neurodeploy.mapping.place import counts_of, lay_out, least_cores, with_traffic
-from neurodeploy.mapping.placement import Placement
+from neurodeploy.mapping.placement import Placement, lasting_error
 from neurodeploy.passes.dead_neurons import in_floats, silent_layers
 from neurodeploy.passes.quantize import check_rounding_memory, narrow_width_notes, quantize
 from neurodeploy.report.summary import LayerReport, TargetResult, inspection, layer_reports
@@ -228,8 +228,7 @@ def share_out(
     else:
         more, budget = gains(network, profile, budget, unpruned=unpruned), replace(budget, balances=balances)
         seen = Inspection(placement=placement, budget=budget, infeasible=None, gains=more, balances=balances)
-    # pruning takes neither inputs of the network nor layers away
-    if lasting := next((one.error() for one in placement.overruns() if one.resource in ("inputs", "targets")), None):
+    if lasting := lasting_error(placement, network):
         placement = replace(placement, is_compressible=False)
         seen = replace(seen, placement=placement, budget=None, infeasible=lasting, gains=())
     return replace(seen, silent=silent_layers(unbalanced), notes=getattr(unbalanced, "notes", ()))
