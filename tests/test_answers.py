@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import signal
@@ -11,11 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 import neurodeploy
 from neurodeploy.__main__ import main
 from neurodeploy.cli import cli
+from neurodeploy.cli.console import progress_output
 from neurodeploy.hardware.loading import profile_paths
 from neurodeploy.simulation.records import Comparison, Mismatch
 
@@ -130,6 +134,22 @@ def test_a_reader_that_leaves_and_a_full_disk_are_no_bugs(here: Path) -> None:
     )  # fmt: skip
     assert ends.stdout == "2\n"
     assert ends.stderr.replace("Importing libraries ...\n", "") == "a file: No space left on device.\n141\n"
+
+
+def test_where_stderr_takes_nothing_the_exit_code_and_the_run_stay(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/dev/full").open("wb") as full:
+        environment = {**os.environ, "PYTHONPATH": str(Path(neurodeploy.__file__).parent.parent)}
+        environment.pop("PYTHONUNBUFFERED", None)
+        command = [sys.executable, "-m", "neurodeploy", "inspect", "none.net", "--target", "loihi2"]
+        assert subprocess.run(command, cwd=here, env=environment, stderr=full, check=False).returncode == 2
+
+    class Full(io.StringIO):
+        def write(self, _: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    with click.Context(cli), progress_output() as (_, say):
+        say("Dense: 90 %")
 
 
 def test_messages_of_ours_and_of_the_model_are_apart_in_one_process(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,6 +54,19 @@ def test_what_a_killed_process_left_half_written_goes_and_what_others_write_stay
     assert {path.name for path in tmp_path.iterdir()} == {"a[1].txt", *names}
 
 
+def test_names_and_paths_may_be_as_long_as_the_disk_takes_them(tmp_path: Path) -> None:
+    path = tmp_path / ("é" * 120 + ".txt")
+    for text in ("old", "new"):
+        write_text(path, text)
+    assert listing(tmp_path) == {path.name: "new"}
+    deep = tmp_path / ("a/" * 1500)
+    with output_folder(deep) as folder:
+        (folder.staging / "b").touch()
+    (deep / "b").unlink()
+    for each in (deep, *deep.parents)[:1500]:  # pytest's own way of deleting them calls itself for each
+        each.rmdir()
+
+
 def test_a_file_is_readable_to_whom_the_umask_lets_read(tmp_path: Path) -> None:
     with replacing(tmp_path / "weights") as scratch:
         scratch.unlink()

@@ -134,6 +134,14 @@ def test_outputs_that_cannot_be_written_are_refused_before_the_model_is_read(
     assert said.endswith("Write to another path.\n"), said
 
 
+@pytest.mark.parametrize("command", ["simulate NOWHERE --input NOWHERE --out", "export NOWHERE --to"])
+def test_a_file_in_a_folder_that_is_missing_is_refused_before_the_model_is_read(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command.split(), str(tmp_path / "none/made.net")]) == 2
+    assert f"made.net: is no path to write to: {tmp_path / 'none'} is no folder." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("steps", [10**6 + 1, 10**14])
 def test_too_many_steps_end_in_a_line_before_training(steps: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "m.py").write_text(

@@ -95,8 +95,7 @@ class PhaseLines:
         while not self._is_done.wait(self.interval_s):
             if (phase := self.phase) and phase != printed:
                 printed = phase
-                with suppress(OSError, ValueError):  # nobody reads stderr, or the user's code closed it
-                    click.echo(f"{phase} ...", err=True)
+                print_error(f"{phase} ...")
 
 
 PHASES: ContextVar[PhaseLines | None] = ContextVar("PHASES", default=None)
@@ -200,7 +199,8 @@ def progress_output(*, enabled: bool = True) -> Iterator[tuple[Progress, Callabl
     def say(line: str) -> None:
         # what follows is another phase, which says itself what it is
         enter_phase("")
-        console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        with forgiving_stderr():
+            console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def progress(step: Step) -> None:
         enter_phase(f"Training, {step.phase}: epoch {step.epoch + 1:,} of {step.epochs:,}")
@@ -209,6 +209,24 @@ def progress_output(*, enabled: bool = True) -> Iterator[tuple[Progress, Callabl
     enter_phase("Reading the model and the data")
     with ProgressBars(console) as bars, counting(bars.count):
         yield progress, say
+
+
+@contextmanager
+def forgiving_stderr() -> Iterator[None]:
+    """Print on stderr in the block; if it takes nothing, as a log on a full disk, the run goes on and its exit code stays."""
+    try:
+        yield
+    except OSError as error:
+        with suppress(OSError, ValueError), Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stderr.fileno())  # what is still buffered would fail again at the end
+        if isinstance(error, BrokenPipeError):  # nobody reads it
+            raise
+
+
+def print_error(line: str) -> None:
+    """Print a line on stderr, if that is possible."""
+    with suppress(BrokenPipeError, ValueError), forgiving_stderr():  # ValueError: the user's code closed it
+        click.echo(line, err=True)
 
 
 def enter_phase(what: str) -> None:
@@ -290,7 +308,7 @@ def resume_hint(*, enabled: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         typed = typed_command()
         if enabled:
-            click.echo(f"To resume: {typed}{'' if '--resume' in typed.split() else ' --resume'}", err=True)
+            print_error(f"To resume: {typed}{'' if '--resume' in typed.split() else ' --resume'}")
         raise
 
 

@@ -68,12 +68,12 @@ class OutputPath(click.Path):
         if "\0" in str(value):
             self.fail("the path holds a NUL, which no name of a file has.", param, ctx)
         path = Path(str(value))
-        kind, folders = ("folder", (path, *path.parents)) if self.dir_okay else ("path", path.parents)
+        kind, folders = ("folder", (path, *path.parents)) if self.dir_okay else ("path", (path.parent,))
         if not self.dir_okay:
             check_replaceable(path)
         nearest = next((folder for folder in folders if os.path.lexists(folder)), None)  # it holds those that will be made
-        if nearest is not None and not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-            why = f"no permission for {nearest}" if nearest.is_dir() else f"{nearest} is no folder"
+        if nearest is None or not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+            why = f"no permission for {nearest}" if nearest and nearest.is_dir() else f"{nearest or path.parent} is no folder"
             raise RequestError(str(path), f"is no {kind} to write to: {why}", remedy="Write to another path.")
         return path
 

@@ -51,6 +51,10 @@ def is_ours(path: str | os.PathLike[str]) -> bool:
     return not beginning or any(mark in beginning for mark in MARKS)
 
 
+MAX_BEGINNING = 200
+"""Bytes of a file's name in that of its scratch file: most file systems take 255, and a number and an ending follow."""
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Write a file whole or not at all: yield a scratch path in the same folder, and move it to `path` if the block succeeds.
@@ -60,13 +64,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     check_replaceable(target)
+    beginning = os.fsdecode(os.fsencode(target.name)[:MAX_BEGINNING])
     # No name in the pattern: it could hold characters that glob interprets.
     for left_over in target.parent.glob(".*.part"):
-        owner = left_over.name[len(f".{target.name}.") : -len(".part")]
-        if left_over.name.startswith(f".{target.name}.") and owner.isdecimal() and not _process_exists(int(owner)):
+        owner = left_over.name[len(f".{beginning}.") : -len(".part")]
+        if left_over.name.startswith(f".{beginning}.") and owner.isdecimal() and not _process_exists(int(owner)):
             left_over.unlink(missing_ok=True)
     # In the same folder, because a rename is atomic only within a file system; one name a process, so that writers do not meet.
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.part")
+    scratch = target.with_name(f".{beginning}.{os.getpid()}.part")
     try:
         scratch.touch()
         mode = scratch.stat().st_mode  # follows the user's umask; some libraries write files that only the owner can read
@@ -82,6 +87,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they are missing; `Path.mkdir` calls itself for each of those."""
+    for folder in (*reversed(path.parents), path):
+        if not folder.is_dir():
+            folder.mkdir(exist_ok=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +128,7 @@ class OutputFolder:
         """Make the hidden folder and lock it; return the descriptor of its lock, which ends with the process."""
         lock = self.hidden / "lock"
         while True:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
             if self.hidden.is_symlink():  # what it leads to would be emptied
                 raise RequestError(str(self.hidden), "is a symbolic link", remedy="Delete it.")
             try:
