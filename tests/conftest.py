@@ -19,6 +19,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 from neurodeploy.hardware.loading import load_profile
@@ -51,6 +52,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Draw the same examples in every run, and others in each run that includes the slow tests."""
     if "not slow" not in config.option.markexpr and not config.getoption("hypothesis_profile"):
         settings.load_profile("random")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Seed torch before each test and its fixtures: of 627,200 drawn weights one is exactly 0, and no synapse, in 4 % of draws."""
+    torch.manual_seed(0)
 
 
 SLOW_FIRST = (

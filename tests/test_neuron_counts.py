@@ -79,7 +79,7 @@ def test_neurons_go_only_where_synapses_are_not_enough(make_network: Callable[..
     assert narrow.grid("layer1") == (60,)
     assert all(part.sources[-1].stop == 60 for part in narrow.of("layer2"))
     assert sum(part.kept_neurons for part in narrow.of("layer2")) == 80
-    assert narrow.removals({"layer1": 60, "layer2": 80}) == f"neurons: layer1 {stay} of 60"
+    assert narrow.removals({"layer1": 60, "layer2": 80}) == f"neurons: layer1 keeps {stay} of 60"
 
 
 @examples(25)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import metadata
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -180,14 +181,15 @@ def test_the_verdict_comes_first(before: Placement, after: Placement) -> None:
     assert said.index(verdict) < next(n for n, line in enumerate(said) if line.startswith("Layers: used / budget (before)"))
 
 
-def test_no_more_than_three_broken_limits_are_told(make_chip: Callable[..., HardwareProfile]) -> None:
-    network = in_integers(layer_of(np.ones((5, 9)), vth=1))
-    placement = lay_out(network, make_chip(input_axons_per_core=8, cores_per_chip=5))
-    assert len(binding(placement)) == 5
-    assert (
-        len([line for line in lines(summarize(TINY, None, placement)) if line.startswith("Now: does not fit. layer 'only': 9")])
-        == 3
-    )
+def test_no_more_than_three_broken_limits_are_told_each_once(make_chip: Callable[..., HardwareProfile]) -> None:
+    names = ["input", *"abcde"]
+    network = in_integers(*(layer_of(np.ones((9, 9)), name=name, source=source, vth=1) for source, name in pairwise(names)))
+    placement = lay_out(network, make_chip(input_axons_per_core=8, cores_per_chip=50))
+    assert len(binding(placement)) == 45
+    told = lines(summarize(TINY, None, placement))
+    assert [line[:29] for line in told if line.startswith("Now:")] == [f"Now: does not fit. layer '{name}':" for name in "abc"]
+    assert " ".join(told).count("It is so on 8 more cores.") == 3
+    assert "... and 2 more limits." in told
 
 
 def test_the_table_shows_use_budget_and_what_was(

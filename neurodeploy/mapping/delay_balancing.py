@@ -74,8 +74,8 @@ class Balance:
         way, other = ("wait in their synapses", "relay neurons") if self.by == "synapses" else (by_relays, "waiting in synapses")
         costs = [self.synapses_cost, self.relays_cost]
         cost, instead = costs if self.by == "synapses" else costs[::-1]
-        took = "" if cost is None else f", which takes about {cost:.2g} of a core" if cost else " at no cost"
-        rest = f"{other} cannot delay them that long" if instead is None else f"{other} would take {instead:.2g}"
+        took = "" if cost is None else f", which takes about {cost:.2g} cores" if cost else " at no cost"
+        rest = f"{other} cannot delay them that long" if instead is None else f"{other} would take {instead:.2g} cores"
         targets = ", ".join(map(repr, self.targets))
         return f"spikes from {self.source!r} reach {targets} {counted(self.steps, 'step')} too early; they {way}{took} ({rest})"
 

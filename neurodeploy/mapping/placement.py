@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import PlacementError
+from neurodeploy.errors import PlacementError, counted
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import html_table
 from neurodeploy.ir.connectivity import ConvWiring
@@ -330,6 +330,9 @@ class Placement:
     def overruns(self) -> Iterator[LimitOverrun]:
         """Yield each limit that is exceeded: of cores in all, of a core's resources, of a layer or a neuron."""
         yield from self._too_many_cores()
+        yield from self._other_limits()
+
+    def _other_limits(self) -> Iterator[LimitOverrun]:
         capacity = self._capacity
         for row, column in np.argwhere(self._totals > capacity):
             core, resource = self.cores[row], self.resources[column]
@@ -377,14 +380,16 @@ class Placement:
         used, available = self.cores_used, self.cores_available
         if used > available:
             more = f"allow {used}" if used <= self.profile.cores else "take a larger chip"
-            to_fewer = f"Compress it to {available} core{'s' * (available > 1)}, or {more}"
+            # more cores are a remedy only where no other limit is broken
+            options = [f"compress it to {counted(available, 'core')}"] * self.is_compressible
+            options += [more] * (next(self._other_limits(), None) is None)
             resource, shares = self.scarcest()
             board = f"{self.profile['chips'].where}, " if self.profile["chips"].number > 1 else ""
             largest = [f"{layer!r} takes {share:.0%}" for layer, share in shares.items() if share >= _SMALLEST_SHARE][:3]
             yield LimitOverrun(
                 layer=next(iter(shares)), resource="cores", core=None, need=used, limit=available,
                 source=f"{board}{self.profile['cores_per_chip'].where}" if available >= self.profile.cores else "cores allowed",
-                remedy=f"Of {resource}, {', '.join(largest)}. {to_fewer if self.is_compressible else more.capitalize()}.",
+                remedy=f"Of {resource}, {', '.join(largest)}." + f" {', or '.join(options).capitalize()}." * bool(options),
             )  # fmt: skip
 
     def scarcest(self) -> tuple[str, dict[str, float]]:

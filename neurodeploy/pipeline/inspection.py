@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType, SimpleNamespace
@@ -74,12 +73,6 @@ class Inspection:
     gains: tuple[Gain, ...] = ()
     balances: tuple[Balance, ...] = ()
     notes: tuple[str, ...] = ()
-
-    @property
-    def hopeless(self) -> NeurodeployError | None:
-        """Old name of `infeasible`."""
-        warnings.warn("Inspection.hopeless is now Inspection.infeasible.", DeprecationWarning, stacklevel=2)
-        return self.infeasible
 
     @property
     def compressible(self) -> str:
@@ -269,9 +262,11 @@ class ModelCheck:
         if not self.is_supported:
             refused = sum(bool(node.reasons) for node in self.nodes)
             return [f"Supported: no. {refused} of {len(self.nodes)} nodes cannot come in, so there is no network to place."]
+        rewritten = sum(node.verdict == "rewrite" for node in self.nodes)
+        exactly = f"Supported: yes, exactly{f'; {rewritten} of {len(self.nodes)} nodes rewritten' * bool(rewritten)}."
         if (seen := self.inspection) is None:
-            return ["Supported: yes, exactly.", f"Now: does not fit. {self.infeasible}"]
-        return ["Supported: yes, exactly.", *seen.sentences, *balance_lines(seen.balances)]
+            return [exactly, f"Now: does not fit. {self.infeasible}"]
+        return [exactly, *seen.sentences, *balance_lines(seen.balances)]
 
     def to_json(self) -> dict[str, Any]:
         """The keys of ``neurodeploy check --json``."""

@@ -26,7 +26,7 @@ from neurodeploy.mapping.placement import Placement, Slice
 from neurodeploy.report import plots as plot
 from neurodeploy.report.plot_style import CoreGrid, colours_of, core_grid, shades, svg
 from neurodeploy.report.summary import TARGET_HEADINGS, LayerReport, Report, TargetResult, version_line, versions
-from neurodeploy.report.text import busiest, chip_json, overflow_lines, step_costs, with_interval
+from neurodeploy.report.text import busiest, chip_json, once_a_limit, overflow_lines, step_costs, with_interval
 from neurodeploy.simulation.records import EpochRecord, SpikeRecord
 
 MOST_CORES = 4_096
@@ -434,6 +434,6 @@ def _own_file(name: str) -> Markup:
 
 def _broken(placement: Placement) -> list[str]:
     """Sentences about the limits that a placement breaks, at most `_MAX_BROKEN_LIMITS`, and how many more there are."""
-    sentences = [str(overrun) for overrun in placement.overruns()]
+    sentences = list(once_a_limit(placement))
     more = len(sentences) - _MAX_BROKEN_LIMITS
     return sentences if more <= 0 else [*sentences[:_MAX_BROKEN_LIMITS], f"and {more:,} more limits."]

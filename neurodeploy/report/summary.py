@@ -382,7 +382,7 @@ class TargetResult:
             return "; ".join(most.values())
         fullest = self.placement.utilizations().max(axis=0).tolist()
         share, resource = max(zip(fullest, self.placement.resources, strict=True))
-        return self.why_not or f"{resource} {share:.0%}"
+        return self.why_not or f"no limit; fullest: {resource} {share:.0%}"
 
     @property
     def cost(self) -> StepEstimate | None:
@@ -394,10 +394,10 @@ class TargetResult:
         """Texts of its row, in the order of `TARGET_HEADINGS`."""
         placed, cost = self.placement, self.cost
         # a board with too few cores for the network has no traffic, but it may have figures
-        unknown = "not published" if "synop_sparse_energy" not in self.profile else "not placed"
+        unknown = "no figures" if "synop_sparse_energy" not in self.profile else "not placed"
         costs = (unknown, unknown) if cost is None else step_costs(cost)
         return (
-            self.profile.name, "yes" if self.fits else "compressed" if self.is_compressible and not self.why_not else "no",
+            self.profile.name, "yes" if self.fits else "once compressed" if self.is_compressible and not self.why_not else "no",
             "" if placed is None else f"{placed.cores_used:,} of {placed.cores_available:,}", self.binds,
             *(f"~{text}" if cost is not None and cost.is_assumed else text for text in costs),
             "" if self.accuracy is None else with_interval(self.accuracy, self.test_samples),

@@ -149,7 +149,7 @@ def verdict(
             continue
         used = f"{shown.cores_used:,} of {counted(shown.cores_available, 'core')} used"
         chips = f" on {shown.chips_used:,} of {shown.profile['chips'].number:,} chips" if shown.chips_used > 1 else ""
-        broken = [f"{when}: does not fit. {overrun}" for overrun in shown.overruns()]
+        broken = [f"{when}: does not fit. {overrun}" for overrun in once_a_limit(shown)]
         if len(broken) > _MOST_LIMITS:
             # the slice assignment replaces all further ones by a count
             broken[_MOST_LIMITS:] = [f"... and {len(broken) - _MOST_LIMITS} more limits."]
@@ -161,6 +161,15 @@ def verdict(
         else:
             lines += broken or [f"{when}: fits. {takes}"]
     return lines + overflow_lines(overflows)
+
+
+def once_a_limit(placement: Placement) -> Iterator[str]:
+    """Sentences on the limits that are broken: one for a layer and resource, with the number of cores on which it is so."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for overrun in placement.overruns():
+        found.setdefault((overrun.layer, overrun.resource), []).append(str(overrun))
+    for first, *others in found.values():
+        yield first + f" It is so on {counted(len(others), 'more core')}." * bool(others)
 
 
 def overflow_lines(overflows: Mapping[str, int]) -> list[str]:
@@ -200,19 +209,20 @@ def layer_table(layers: Sequence[LayerReport], *, wide: bool = False) -> FittedT
 
     def used(layer: LayerReport, name: str) -> str:
         now, was = getattr(layer.now, name), None if layer.before is None else getattr(layer.before, name)
-        # synapses are not limited themselves; their memory is
-        limit = None if layer.budget is None or name == "synapses" else getattr(layer.budget, name)
+        # synapses are not limited themselves, their memory is; neurons are by cores, whose budget is beside them
+        limit = None if layer.budget is None or name in ("synapses", "neurons") else getattr(layer.budget, name)
         return f"{now:,}{'' if limit is None else f' / {limit:,}'}{'' if was is None or was == now else f' ({was:,})'}"
 
     headings = ("layer", "neurons", "kept", "stored<", *_COLUMNS.values())
-    table = FittedTable("Layers: used / budget (before)", headings, ("stored", "axons out", "axons in", "cores"))
+    title = "Layers: used / budget (before)" if any(layer.before for layer in layers) else "Layers: used / budget"
+    table = FittedTable(title, headings, ("stored", "axons out", "axons in", "cores"))
     added = [layer.now for layer in layers if layer.is_added]
     folded = added if len(added) > 1 and not wide else []
     for layer in layers:
         if layer.now not in folded:
             stored = f"{layer.now.weight_bits}-bit {layer.now.encoding.replace('+', ' + ')}"
             cells = (used(layer, name) for name in _COLUMNS)
-            table.add(layer.now.layer, f"{layer.now.neurons:,}", f"{layer.connectivity:.1%}", stored, *cells)
+            table.add(layer.now.layer, used(layer, "neurons"), f"{layer.connectivity:.1%}", stored, *cells)
         elif layer.now is folded[0]:
             total = {name: f"{sum(getattr(use, name) for use in folded):,}" for name in ("neurons", *list(_COLUMNS)[:-1])}
             table.add(f"{len(folded)} added", total.pop("neurons"), "", "", *total.values())
@@ -225,6 +235,8 @@ def layer_notes(layers: Sequence[LayerReport]) -> Iterator[str]:
         yield "Kept: share of the original network's weights."
     if any(layer.budget is not None for layer in layers):
         yield "Budget: what a layer may use. Once a network fits: its use and what is left on its cores, which they share."
+    if len(layers) > 1:
+        yield "Cores: those with a part of the layer. Layers share cores, so the column may add up to more than are used."
     if added := [layer.now.layer for layer in layers if layer.is_added]:
         yield f"Added by neurodeploy, to bring biases or to delay spikes: {', '.join(added)}."
 
@@ -257,6 +269,8 @@ def node_table(nodes: Sequence[NodeSupport], *, wide: bool = False) -> FittedTab
 def core_table(placement: Placement) -> FittedTable:
     """One row per resource: mean and maximum utilisation of the used cores, and the limit with its source."""
     numbers = f"{placement.cores_used:,} in use, numbered as on the board, 0 to {placement.profile.cores - 1:,}"
+    if not placement.is_on_board:
+        numbers = f"{placement.cores_used:,} needed; the board has {placement.profile.cores:,}"
     headings = ("resource", "mean", "fullest", "core", "limit per core", "source<")
     table = FittedTable(f"Cores: utilisation of each resource ({numbers})", headings, ("source",))
     shares = placement.utilizations()

@@ -271,7 +271,7 @@ class Budget:
         return core
 
     def removals(self, n_neurons: Mapping[str, int]) -> str:
-        """Text that names the layers that lose channels or neurons: ``channels: first 3 of 8; neurons: hidden 24 of 128``.
+        """Name the layers that lose channels or neurons: ``channels: first keeps 3 of 8; neurons: hidden keeps 24 of 128``.
 
         Parameters
         ----------
@@ -283,7 +283,7 @@ class Budget:
             if layer.layer not in self.relays and layer.neurons < (whole := n_neurons[layer.layer]):
                 grid = self.grid(layer.layer)
                 kind, plane = ("channels", math.prod(grid[1:])) if len(grid) == 3 else ("neurons", 1)
-                found[kind].append(f"{layer.layer} {layer.neurons // plane} of {whole // plane}")
+                found[kind].append(f"{layer.layer} keeps {layer.neurons // plane} of {whole // plane}")
         return "; ".join(f"{kind}: {', '.join(lost)}" for kind, lost in sorted(found.items()))
 
     def of_neurons(self, kept: Mapping[str, NDArray[np.bool_]]) -> Budget:
