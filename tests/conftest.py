@@ -56,7 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Seed torch before each test and its fixtures: of 627,200 drawn weights one is exactly 0, and no synapse, in 4 % of draws."""
+    """Seed torch before each test and its fixtures: of 627,200 drawn weights one is exactly 0, so no synapse, in 4 % of draws."""
     torch.manual_seed(0)
 
 

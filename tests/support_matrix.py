@@ -415,7 +415,7 @@ ROWS = (
     Row("batch norm in front of weights", "norm_in_front"),
     Row("delays (spikes of earlier steps)", "delays"),
     Row("loop over time in `forward`", "loop_sequence", "compress trains the network"),
-    Row("loop over an input that stays", "loop_static", "compress trains the network"),
+    Row("loop over an input that stays constant", "loop_static", "compress trains the network"),
     Row("sequences: Norse's `LIF`, `LI`, `Lift`", "lifted", "compress trains the network"),
     Row("sequences layer by layer", "layerwise", "compress trains the network"),
     Row('SpikingJelly with `step_mode="m"`', "spikingjelly_sequences", "compress trains the network"),
@@ -429,7 +429,7 @@ ROWS = (
     Row("`.net` file (Lava's netx)", "chain.net", "compress writes `trained.nir`, too; not sigma-delta networks", in_readme=True),
     Row("loop through two populations", "loop", "the error shows the equivalent single population", in_readme=True),
     Row("other neuron models", "adaptive", "LIF, IAF and LI only", in_readme=True),
-    Row("activations that are no spikes", "relu", "only linear functions between neurons", in_readme=True),
+    Row("activations other than spikes", "relu", "only linear functions between neurons", in_readme=True),
 )
 COMMANDS = ("inspect", "compress", "deploy")
 

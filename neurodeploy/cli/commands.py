@@ -106,7 +106,9 @@ def profiles(name: str | None, as_json: bool, schema: bool) -> int:
 @TARGET
 @cores_options
 @BITS
-@click.option("--connectivity", type=NumberRange(0, 1), metavar="P", help="Count as if each weight were kept this likely.")
+@click.option(
+    "--connectivity", type=NumberRange(0, 1), metavar="P", help="Count as if each weight were kept with this probability."
+)
 @click.option("--fast", is_flag=True, help="Estimate the cores alone, in large networks: mostly within 5 %, 21 % at worst seen.")
 @WEIGHTS
 @nir_options

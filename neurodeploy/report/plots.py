@@ -229,11 +229,11 @@ class _TrainingPanels:
         ax.legend(frameon=False, fontsize="x-small", ncols=3, **BELOW)
 
     def overruns(self, ax: Axes) -> None:
-        """Largest usage over budget, less one."""
+        """Largest usage / budget - 1."""
         worst = [max(epoch.overruns.values(), default=np.nan) for epoch in self.history]
         ax.plot(worst, color=COLOURS[5], marker=".")
         ax.axhline(0, color=UNUSED, linewidth=0.8, linestyle="--")
-        ax.set_ylabel("largest usage over budget, less one")
+        ax.set_ylabel("largest usage / budget - 1")
         if np.isnan(worst).all():
             ax.text(0.5, 0.5, "trained without a budget", transform=ax.transAxes, ha="center", fontsize="small")
 
