@@ -87,6 +87,7 @@ def calls(folder: Path) -> dict[str, dict[str, Any]]:
         "write_back": {"network": nd.TrainableNetwork(floats), "model": module(), "sample": sample},
         "write_netx": {"network": integers, "path": folder / "written.net"},
         "write_nir": {"network": floats, "path": folder / "written.nir"},
+        "write_nir_data": {"record": at["record"], "path": folder / "spikes.nir"},
         "Connection": {"source": "a", "synapse": first.connections[0].synapse},
         "Conv": {"weight": np.ones((1, 1, 2, 2)), "input_shape": (1, 4, 4)}, "Dense": {"weight": [[1.0, 2.0]]},
         "Direct": {}, "FitOptions": {}, "LI": DECAYS, "LIF": DECAYS | {"threshold": 1.0}, "Layer": layer,

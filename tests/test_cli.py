@@ -302,7 +302,7 @@ BAD = {
     "unknown end": (["simulate", "NET", "--input", "spikes.npy", "--out", "r.npz", "--end", "moon"], "'moon' is not one of"),
     "record into nowhere": (
         ["simulate", "NET", "--input", "spikes.npy", "--out", "no/where.npz"],
-        "no/where.npz: cannot be written",
+        "no/where.npz: is no path to write to: there is no folder no.",
     ),
     "no steps to verify": (["verify", "NET", "--steps", "0"], "0 is not in the range"),
 }

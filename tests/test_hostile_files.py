@@ -139,7 +139,7 @@ def test_a_file_in_a_folder_that_is_missing_is_refused_before_the_model_is_read(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*command.split(), str(tmp_path / "none/made.net")]) == 2
-    assert f"made.net: is no path to write to: {tmp_path / 'none'} is no folder." in capsys.readouterr().err
+    assert f"made.net: is no path to write to: there is no folder {tmp_path / 'none'}." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("steps", [10**6 + 1, 10**14])

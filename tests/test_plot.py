@@ -220,7 +220,7 @@ def test_training_has_a_panel_for_each_thing_asked_for() -> None:
     history = [epoch("dense", 2.0), epoch("compress", 1.0, overruns={"a": 0.5, "b": 0.1}, multipliers={"a": 0.2, "b": 0.1})]
     panels = nd.plot.training(history)
     assert [panel.get_ylabel() for panel in panels] == [
-        "loss, training", "share", "largest usage over budget, less one", "shadow price",
+        "loss, training", "share", "largest usage / budget - 1", "shadow price",
     ]  # fmt: skip
     assert panels[0].lines[0].get_ydata().tolist() == [2.0, 1.0]
     assert panels[2].lines[0].get_ydata()[1] == 0.5

@@ -63,17 +63,17 @@ class OutputPath(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Convert the text of an option."""
-        if not str(value):
-            self.fail("the path is empty; '.' is the current folder.", param, ctx)
-        if "\0" in str(value):
-            self.fail("the path holds a NUL, which no name of a file has.", param, ctx)
+        if not str(value) or "\0" in str(value):
+            what = "holds a NUL, which no name of a file has" if str(value) else "is empty; '.' is the current folder"
+            self.fail(f"the path {what}.", param, ctx)
         path = Path(str(value))
         kind, folders = ("folder", (path, *path.parents)) if self.dir_okay else ("path", (path.parent,))
         if not self.dir_okay:
             check_replaceable(path)
         nearest = next((folder for folder in folders if os.path.lexists(folder)), None)  # it holds those that will be made
         if nearest is None or not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-            why = f"no permission for {nearest}" if nearest and nearest.is_dir() else f"{nearest or path.parent} is no folder"
+            why = f"no permission for {nearest}" if nearest and nearest.is_dir() else f"{nearest} is no folder"
+            why = why if nearest else f"there is no folder {path.parent}"
             raise RequestError(str(path), f"is no {kind} to write to: {why}", remedy="Write to another path.")
         return path
 
