@@ -274,7 +274,7 @@ def resource_uses(layer: LayerReport) -> list[ResourceUse]:
     return [
         ResourceUse(
             now=getattr(layer.now, name),
-            budget=None if layer.budget is None else getattr(layer.budget, name),
+            budget=None if layer.budget is None or name in layer.unlimited else getattr(layer.budget, name),
             before=None if layer.before is None else getattr(layer.before, name),
         )
         for name in RESOURCE_HEADINGS

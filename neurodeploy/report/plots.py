@@ -312,13 +312,13 @@ def budget(budget: Budget, placement: Placement | None = None, *, ax: Axes | Non
         ax.barh(rows, [entry.kept for entry in budget.layers], color=COLOURS[0], height=0.6, label="may be kept")
         for row, entry in zip(rows, budget.layers, strict=True):
             binds = f"\n{entry.binds.replace('_', ' ')} bind" if entry.binds else ""
-            text = f"{entry.kept:.0%}, {_cores(entry.cores)}{binds}"
-            ax.text(1.02, row, text, va="center", fontsize="small")
+            ax.text(1.02, row, f"{entry.kept:.0%}, {_cores(entry.cores)}{binds}", va="center", fontsize="small")
         ax.set_xlabel("share of the layer's synapse memory")
         ax.set_xlim(0, 1)
     else:
-        high = 0.8 / len(_RESOURCES)
-        for i, (resource, label) in enumerate(_RESOURCES.items()):
+        limited = {name: label for name, label in _RESOURCES.items() if "axons" not in name or name in placement.resources}
+        high = 0.8 / len(limited)
+        for i, (resource, label) in enumerate(limited.items()):
             limit = np.array([getattr(entry, resource) for entry in limits], dtype=np.float64)
             used = np.array([getattr(placement.of(name), resource) for name in names], dtype=np.float64)
             # a limit of 0 is drawn as nothing used

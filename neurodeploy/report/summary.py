@@ -128,8 +128,8 @@ class LayerReport:
     ----------
     connectivity : float
         Share of the weights of the original network that are kept, 0..1; a convolution's count once.
-    is_added : bool
-        Whether it is not the model's: it brings biases, or delays spikes.
+    is_added, unlimited : bool; frozenset of str
+        Whether it is not the model's, but brings biases or delays spikes; resources that the chip does not limit.
     """
 
     now: LayerUse
@@ -137,6 +137,7 @@ class LayerReport:
     budget: LayerBudget | None = None
     before: LayerUse | None = None
     is_added: bool = False
+    unlimited: frozenset[str] = frozenset()
 
     def to_json(self) -> dict[str, Any]:
         """The keys of an entry of ``layers``."""
@@ -469,9 +470,8 @@ def summarize(
         rates = {} if record is None else record.rates()
     return Report(
         profile=profile, placement=placement, layers=layer_reports(placement, budget, before, balances), before=before,
-        seed=seed, accuracy=accuracy, lava=lava, history=tuple(history), rates=rates,
-        rounding=rounding, warnings=(*accuracy.doubts(outputs), *warnings),
-        overflows={} if overflows is None else overflows, balances=balances,
+        seed=seed, accuracy=accuracy, lava=lava, history=tuple(history), rates=rates, rounding=rounding,
+        warnings=(*accuracy.doubts(outputs), *warnings), overflows={} if overflows is None else overflows, balances=balances,
         memory_prices=memory_prices, files={} if files is None else files,
     )  # fmt: skip
 
@@ -481,8 +481,7 @@ def layer_reports(
 ) -> tuple[LayerReport, ...]:
     """Resources, budget and earlier needs of each layer, in the network's order."""
     budgets = {} if budget is None else {entry.layer: entry for entry in budget.placed(placement)}
-    # imported here: `--version` needs none of it
-    from neurodeploy.mapping.delay_balancing import relays_of
+    from neurodeploy.mapping.delay_balancing import relays_of  # imported here: `--version` needs none of it
 
     relays = relays_of(balances)
     # of the original: a network that lost neurons has smaller matrices
@@ -495,6 +494,7 @@ def layer_reports(
             budget=budgets.get(name),
             before=None if before is None else before.of(name),
             is_added=not whole[name] or name in relays,
+            unlimited=frozenset({"input_axons", "output_axons"}.difference(placement.resources)),
         )
         for name, n_weights in placement.n_weights.items()
     )

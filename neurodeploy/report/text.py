@@ -210,7 +210,7 @@ def layer_table(layers: Sequence[LayerReport], *, wide: bool = False) -> FittedT
     def used(layer: LayerReport, name: str) -> str:
         now, was = getattr(layer.now, name), None if layer.before is None else getattr(layer.before, name)
         # synapses are not limited themselves, their memory is; neurons are by cores, whose budget is beside them
-        limit = None if layer.budget is None or name in ("synapses", "neurons") else getattr(layer.budget, name)
+        limit = None if layer.budget is None or name in {"synapses", "neurons", *layer.unlimited} else getattr(layer.budget, name)
         return f"{now:,}{'' if limit is None else f' / {limit:,}'}{'' if was is None or was == now else f' ({was:,})'}"
 
     headings = ("layer", "neurons", "kept", "stored<", *_COLUMNS.values())
