@@ -231,14 +231,14 @@ def test_inspect_says_what_compression_can_do(capsys: pytest.CaptureFixture[str]
     assert seen.budget is not None
     left = seen.budget.grid("layer0")[0]
     assert 1 <= left < 8
-    assert seen.compressible == f"Compressible: yes; channels: layer0 {left} of 8."
+    assert seen.compressible == f"Compressible: yes; channels: layer0 keeps {left} of 8."
     assert nd.narrow_budget(network, tiny, cores=4).grid("layer0")[0] == left
     wide = nd.extract(model_for_digits(200), torch.zeros(1, 64))
     fewer = nd.inspect(wide, tiny, cores=1)
     assert fewer.budget is not None
     hidden = fewer.budget.layers[0].neurons
     assert 1 <= hidden <= 54
-    assert fewer.compressible == f"Compressible: yes; neurons: layer0 {hidden} of 200."
+    assert fewer.compressible == f"Compressible: yes; neurons: layer0 keeps {hidden} of 200."
     torch.manual_seed(0)
     wide = nd.extract(SequentialState(torch.nn.Linear(64, 210, bias=False), LICell()), torch.zeros(1, 64))
     refused = nd.inspect(wide, tiny, cores=1)
