@@ -196,3 +196,15 @@ def test_what_cannot_be_counted_is_answered_on_stdout_too(tmp_path: Path, capsys
     said = capsys.readouterr()
     assert said.out == "odin: does not fit.\n"
     assert said.err == "BudgetError: weight: 8 bits > 4 (odin.yaml: weight_bits). Take weights of at most 4 bits.\n"
+
+
+def test_a_page_that_cannot_be_written_leaves_no_folder(
+    models: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", str(tmp_path / "made/deep/compare.html"))
+
+    monkeypatch.setattr("neurodeploy.report.html.write_text", full)
+    assert main(["compare", f"{models}:model", "--targets", "tiny", "--out", str(tmp_path / "made/deep")]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()

@@ -66,7 +66,7 @@ from neurodeploy.cli.options import (
 )
 from neurodeploy.errors import RequestError, counted
 from neurodeploy.hardware.loading import load_profile, profile_paths
-from neurodeploy.ir.files import absence, make_folder
+from neurodeploy.ir.files import absence, output_folder
 
 MAX_LAID_OUT_CORES, MAX_LAID_OUT_NEURONS = 20_000, 10_000_000
 """`inspect` lays out networks of up to so many cores; the number is asked of all with a terminal, or with more neurons."""
@@ -237,8 +237,8 @@ def compare_command(
     if out is not None:
         from neurodeploy.report.html import write_comparison
 
-        make_folder(out)
-        write_comparison(results, out / "compare.html", model=model, command=typed_command())
+        with output_folder(out) as folder:
+            write_comparison(results, folder.staging / "compare.html", model=model, command=typed_command())
     if as_json:
         show_json({"model": model, "targets": [result.to_json() for result in results]})
     else:
