@@ -153,9 +153,9 @@ def changed_hdf5(path: Path, draw: random.Random) -> None:
                         file[name].attrs[draw.choice(["type", "shape", "x"])] = draw.choice(VALUES)
                     case 5:
                         data = np.array(file[name])
-                        data.flat[draw.randrange(max(data.size, 1))] = np.asarray(draw.choice([0, -1, 10**6, 2**31 - 1])).astype(
-                            data.dtype
-                        )
+                        if data.size:
+                            number = np.asarray(draw.choice([0, -1, 10**6, 2**31 - 1]))
+                            data.flat[draw.randrange(data.size)] = number.astype(data.dtype)
                         del file[name]
                         file[name] = data
 
