@@ -18,7 +18,7 @@ from typing import NoReturn
 import click
 
 from neurodeploy.cli import cli
-from neurodeploy.cli.console import IS_LAST, print_error
+from neurodeploy.cli.console import IS_LAST, print_on_stderr
 from neurodeploy.cli.options import DIFFERS, DONE
 from neurodeploy.errors import BudgetError, NeurodeployError, PlacementError, quoted, said_by
 
@@ -50,33 +50,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         typed_command = " ".join(["neurodeploy", *(word for word in typed[:1] if word in cli.commands)])
         command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else typed_command
         said = quoted(" ".join(error.format_message().split()))
-        print_error(f"{command}: {said}{'' if said.endswith(('.', '?')) else '.'} See {command} --help.")
+        print_on_stderr(f"{command}: {said}{'' if said.endswith(('.', '?')) else '.'} See {command} --help.")
         return BAD_INPUT
     except (click.Abort, KeyboardInterrupt):
-        print_error("Interrupted.")
+        print_on_stderr("Interrupted.")
         return SIGNALLED + (received[0] if received else signal.SIGINT)
     except NeurodeployError as error:
         if not error.is_reported_elsewhere:
-            print_error(quoted(f"{type(error).__name__}: {error}", MAX_ERROR))
+            print_on_stderr(quoted(f"{type(error).__name__}: {error}", MAX_ERROR))
         # a network that does not fit is an answer, and not bad input
         return DIFFERS if isinstance(error, (BudgetError, PlacementError)) else BAD_INPUT
     except OSError as error:
-        print_error(quoted(f"{error.filename or 'a file'}: {error.strerror or error}."))
+        print_on_stderr(quoted(f"{error.filename or 'a file'}: {error.strerror or error}."))
         return BAD_INPUT
     except Exception as error:
         from neurodeploy.ir.arrays import memory_shortage  # brings NumPy
 
         if shortage := memory_shortage(error):
             remedy = "Take fewer steps or samples at once, or a smaller network."
-            print_error(quoted(f"Not enough memory: {shortage}. {remedy}", MAX_ERROR))
+            print_on_stderr(quoted(f"Not enough memory: {shortage}. {remedy}", MAX_ERROR))
             return BAD_INPUT
         if "NEURODEPLOY_TRACEBACK" in os.environ:
             raise
         remedy = "Please report it; NEURODEPLOY_TRACEBACK=1 shows where."
-        print_error(f"A bug in neurodeploy: {quoted(said_by(error), MAX_ERROR)}. {remedy}")
+        print_on_stderr(f"A bug in neurodeploy: {quoted(said_by(error), MAX_ERROR)}. {remedy}")
         return BUG
     except (SystemExit, GeneratorExit) as error:  # of the user's code: click and neurodeploy raise none
-        print_error(quoted(f"The model or its data raised {said_by(error)}.", MAX_ERROR))
+        print_on_stderr(quoted(f"The model or its data raised {said_by(error)}.", MAX_ERROR))
         return BAD_INPUT
 
 

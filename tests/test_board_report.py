@@ -21,7 +21,8 @@ from neurodeploy.mapping.place import lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.pipeline.deploy import deploy
 from neurodeploy.pipeline.inspection import inspect
-from neurodeploy.report.summary import board_json
+from neurodeploy.report.html import page_of
+from neurodeploy.report.summary import board_json, summarize
 from neurodeploy.report.text import as_text, core_table, gain_table, traffic_lines, verdict
 
 TINY, KAPOHO_BAY = load_profile("tiny"), load_profile("kapoho_bay")
@@ -101,6 +102,13 @@ def test_traffic_and_cost_are_told_in_sentences(forked: Placement) -> None:
         "Estimate per step: 5e-05 uJ and 0.008 us; of the energy synop_dense 60%, neuron_update 40%. Assumed: a test.",
         "Busiest core: 0 ('a'), receiving for 0.008 of 0.008 us: synop_dense 100%. It sets the time of a step.",
     ]
+
+
+def test_a_chip_with_energies_and_no_times_has_no_busiest_core(make_chip: Callable[..., HardwareProfile]) -> None:
+    network = in_integers(layer_of([[1]], vth=1))
+    placement = with_traffic(lay_out(network, chip := make_chip(synop_sparse_energy=3.0)), network)
+    assert "Busiest core" not in " ".join(traffic_lines(placement))
+    assert "Busiest core" not in page_of(summarize(chip, None, placement))
 
 
 def test_rates_that_are_assumed_are_told_with_the_figure() -> None:

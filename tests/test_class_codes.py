@@ -49,7 +49,7 @@ def test_four_classes_by_two_outputs(make_chip: Callable[..., HardwareProfile], 
 
 
 def test_classes_that_the_code_does_not_have_are_refused(make_chip: Callable[..., HardwareProfile], tmp_path: Path) -> None:
-    batches = few(n_classes=5)
-    data = DataSplit(train=batches, test=batches, input_shape=(12,), n_classes=5)
+    data, steps = DataSplit(train=few(n_classes=4), test=few(n_classes=5), input_shape=(12,), n_classes=5), list[object]()
     with pytest.raises(DataError, match=r"^targets: class 4 is outside 0\.\.3, the model's outputs"):
-        nd.compress(build(12, 40, 2), torch.zeros(1, 12), make_chip(), data, OPTIONS, out=tmp_path)
+        nd.compress(build(12, 40, 2), torch.zeros(1, 12), make_chip(), data, OPTIONS, out=tmp_path, progress=steps.append)
+    assert not steps  # before training

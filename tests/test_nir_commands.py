@@ -16,13 +16,18 @@ from neurodeploy.__main__ import main
 EULER = ["--dt", "1e-3"]
 
 
+def write_model_and_input() -> None:
+    """Write ``model.nir``, two layers of 8 and 6 neurons, and ``spikes.npy`` for it."""
+    weights = np.random.default_rng(2).normal(0.4, 0.6, size=(8, 6))
+    nir.write("model.nir", graph(nir.Linear(weights), lif(8), nir.Linear(weights.T), lif(6), input_shape=(6,)))
+    np.save("spikes.npy", (np.random.default_rng(3).random((2, 6, 20)) < 0.5).astype(np.uint8))
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a network in a NIR file, where commands run."""
     monkeypatch.chdir(tmp_path)
-    weights = np.random.default_rng(2).normal(0.4, 0.6, size=(8, 6))
-    nir.write("model.nir", graph(nir.Linear(weights), lif(8), nir.Linear(weights.T), lif(6), input_shape=(6,)))
-    np.save("spikes.npy", (np.random.default_rng(3).random((2, 6, 20)) < 0.5).astype(np.uint8))
+    write_model_and_input()
     return tmp_path
 
 

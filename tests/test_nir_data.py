@@ -7,7 +7,7 @@ from pathlib import Path
 import nir
 import numpy as np
 import pytest
-from test_nir import graph, lif
+from test_nir_commands import EULER, write_model_and_input
 
 import neurodeploy as nd
 from neurodeploy.__main__ import main
@@ -17,16 +17,12 @@ from neurodeploy.simulation.records import SpikeRecord
 
 pytestmark = pytest.mark.skipif(not hasattr(nir, "NIRGraphData"), reason="nir has NIRData since 1.0.8")
 
-EULER = ["--dt", "1e-3"]
-
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a network in a NIR file and its input."""
     monkeypatch.chdir(tmp_path)
-    weights = np.random.default_rng(2).normal(0.4, 0.6, size=(8, 6))
-    nir.write("model.nir", graph(nir.Linear(weights), lif(8), nir.Linear(weights.T), lif(6), input_shape=(6,)))
-    np.save("spikes.npy", (np.random.default_rng(3).random((2, 6, 20)) < 0.5).astype(np.uint8))
+    write_model_and_input()
     return tmp_path
 
 

@@ -188,7 +188,7 @@ def test_no_more_than_three_broken_limits_are_told_each_once(make_chip: Callable
     assert len(binding(placement)) == 45
     told = lines(summarize(TINY, None, placement))
     assert [line[:29] for line in told if line.startswith("Now:")] == [f"Now: does not fit. layer '{name}':" for name in "abc"]
-    assert " ".join(told).count("It is so on 8 more cores.") == 3
+    assert " ".join(told).count("The same on 8 more cores.") == 3
     assert "... and 2 more limits." in told
 
 

@@ -95,7 +95,7 @@ class PhaseLines:
         while not self._is_done.wait(self.interval_s):
             if (phase := self.phase) and phase != printed:
                 printed = phase
-                print_error(f"{phase} ...")
+                print_on_stderr(f"{phase} ...")
 
 
 PHASES: ContextVar[PhaseLines | None] = ContextVar("PHASES", default=None)
@@ -223,7 +223,7 @@ def forgiving_stderr() -> Iterator[None]:
             raise
 
 
-def print_error(line: str) -> None:
+def print_on_stderr(line: str) -> None:
     """Print a line on stderr, if that is possible."""
     with suppress(BrokenPipeError, ValueError), forgiving_stderr():  # ValueError: the user's code closed it
         click.echo(line, err=True)
@@ -308,7 +308,7 @@ def resume_hint(*, enabled: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         typed = typed_command()
         if enabled:
-            print_error(f"To resume: {typed}{'' if '--resume' in typed.split() else ' --resume'}")
+            print_on_stderr(f"To resume: {typed}{'' if '--resume' in typed.split() else ' --resume'}")
         raise
 
 

@@ -324,7 +324,7 @@ class MinimaxPruning(Pruning):
         """Select synapses core by core, under the budget in force."""
         saliency = self.layer_saliency()
         fan_out = self._within_fan_out(saliency, progress)
-        saliency = {name: replace(one, weight=one.weight * fan_out[name]) for name, one in saliency.items()}
+        saliency |= {name: replace(saliency[name], weight=saliency[name].weight * kept) for name, kept in fan_out.items()}
         for parts in self.plan.by_core():
             memory = memory_in_force(parts, self.budget, progress, self.layers)
             self.multipliers |= {constraint(part, resource): 0.0 for part in parts for resource in PRICED_RESOURCES}
@@ -337,12 +337,12 @@ class MinimaxPruning(Pruning):
         self.channels.mask_removed(self.layers, self.masks)
         for name, mask in self.masks.items():
             # a selection that holds everything also holds what comes from neurons that are left out
-            mask &= torch.from_numpy(fan_out[name] & self.layers[name].columns_without(removed)).to(mask.device)
+            mask &= torch.from_numpy(self.layers[name].columns_without(removed) & fan_out.get(name, True)).to(mask.device)
 
     def _within_fan_out(self, saliency: Mapping[str, LayerSaliency], progress: float) -> Mapping[str, Mask]:
-        """Synapses that a chip's limit on fan-out allows at `progress`; all of them on a chip without one."""
+        """Synapses that a chip's limit on fan-out allows at `progress`, by layer; empty on a chip without one."""
         if "fan_out_per_neuron" not in self.budget.profile:
-            return {name: np.ones(one.weight.shape, dtype=np.bool_) for name, one in saliency.items()}
+            return {}
         scores = {name: one.weight**2 * one.curvature for name, one in saliency.items()}
         limit = int(self.budget.profile["fan_out_per_neuron"].number)
         return within_fan_out(self.model, self.layers, scores, limit, progress)

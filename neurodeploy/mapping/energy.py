@@ -201,7 +201,7 @@ class StepEstimate:
     sync_s : float
         Synchronisation at the end. `time_s` is the longer of the two queues, plus flight and synchronisation.
     busiest_core : int
-        Index into the events' arrays, of `Traffic.estimate` the number of the core on the board; -1 where there is no core.
+        Index into the events' arrays; from `Traffic.estimate`, the core's number on the board. -1 where there is no core.
     busiest_s_by_kind : dict of str to float
         Time of each kind of event in the longer of its two queues, which sets the time of the step.
     energy_range_j, time_range_s : (float, float) or None

@@ -425,13 +425,13 @@ class Placement:
 
 
 def lasting_error(placement: Placement, network: LayerGraph[Any]) -> PlacementError | None:
-    """The first limit that no pruning meets: it takes neither inputs nor layers away, nor synapses of a window."""
+    """The first limit that no pruning meets: it removes neither inputs nor layers, nor synapses of a convolution."""
 
     def lasts(one: LimitOverrun) -> bool:
         if one.resource != "fan_out":
             return one.resource in ("inputs", "targets")
-        windows = [c.synapse.fan_out() for _, c in network.targets(one.layer) if isinstance(c.synapse, ConvWiring)]
-        return bool(windows) and int(np.sum(windows, axis=0).max()) > one.limit
+        shared = [c.synapse.fan_out() for _, c in network.targets(one.layer) if isinstance(c.synapse, ConvWiring)]
+        return bool(shared) and int(np.sum(shared, axis=0).max()) > one.limit
 
     return next((one.error() for one in placement.overruns() if lasts(one)), None)
 

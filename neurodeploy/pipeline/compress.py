@@ -73,7 +73,7 @@ from neurodeploy.training.checkpoint import STAGES, Checkpoint, checksum_of, ref
 from neurodeploy.training.data.batches import DataSplit
 from neurodeploy.training.dense_training import dense_model
 from neurodeploy.training.distributed import Replicas, seeded, together
-from neurodeploy.training.encoders import check_payload, in_levels, levels_of
+from neurodeploy.training.encoders import check_payload, in_levels, levels_of, read_out
 from neurodeploy.training.fit import fit
 from neurodeploy.training.forward import check_labels, evaluate
 from neurodeploy.training.options import FitOptions, Progress
@@ -240,10 +240,10 @@ class _CompressionRun:
         network, options, profile = copy.deepcopy(self.network), self.options, self.budget.profile
         pruning = self._made_pruning(network, measures=False)
         pruning.close()
+        n_classes = read_out(torch.zeros(options.n_steps, 1, network.network.output.n_neurons), options.readout).shape[1]
         with seeded(options.seed):
             for data in (self.data.train, self.data.test):
                 inputs, labels = next(iter(data))
-                n_classes = None if callable(options.readout) else network.network.output.n_neurons
                 check_labels(torch.as_tensor(labels), len(inputs), n_classes)
                 spikes = for_simulator(torch.as_tensor(inputs)[:1], network, options)
         for reason in self._keep_weights(with_other_weights(network), copy.deepcopy(self.model), self.folder.staging)[1]:
@@ -294,7 +294,7 @@ class _CompressionRun:
             for path in found:
                 path.unlink()
         every_s = self.checkpoints["dense"].every_s
-        self.say(f"Checkpoints go to {folder} every {every_s:g} s. After an interrupt, it goes on with --resume (resume=True).")
+        self.say(f"Checkpoints go to {folder} every {every_s:g} s. If interrupted, repeat this with --resume (resume=True).")
 
     def train(self, progress: Progress | None, replicas: Replicas) -> tuple[tuple[EpochRecord, ...], Accuracy]:
         """Train densely, then into the budget, each stage from its checkpoint if there is one; measure after each."""

@@ -261,8 +261,6 @@ def deploy(
         if isinstance(network, Network):  # counted in floats
             laid_out = with_traffic(lay_out(quantized, profile, cores=cores), quantized)
             laid_out = replace(laid_out, is_compressible=seen.placement.is_compressible)
-            if form is not None:
-                laid_out = form.of_original(laid_out)
         placement = arrange_placement(laid_out)
         network_file(quantized, folder.staging, target)
         report = summarize(

@@ -329,7 +329,7 @@ def measure(
         )
         after.update({name: rate * len(labels) for name, rate in emulated.rates().items()})
         overflows.update(emulated.overflows)
-    # a readout that never fires is not silent
+    # a readout's membrane is read: it has no rate
     rates = {layer.name: after[layer.name] / samples for layer in runnable if fires(layer.neuron)}
     return Measurement(
         of="on the test data",

@@ -202,7 +202,6 @@ def share_out(
     if form is not None:
         network, balances = balanced(unbalanced, form.balances), form.balances
         placement = lay_out(network, profile, cores=cores, bits=bits, connectivity=connectivity, plan=form.cuts)
-        placement = form.of_original(placement)
     if form is None or not placement.fits:
         network, balances = ready or balance(unbalanced, profile, bits=bits)
         placement = lay_out(network, profile, cores=cores, bits=bits, connectivity=connectivity)
@@ -224,6 +223,8 @@ def share_out(
     if lasting := lasting_error(placement, network):
         placement = replace(placement, is_compressible=False)
         seen = replace(seen, placement=placement, budget=None, infeasible=lasting, gains=())
+    if form is not None:
+        seen = replace(seen, placement=form.of_original(seen.placement))
     return replace(seen, silent=silent_layers(unbalanced), notes=getattr(unbalanced, "notes", ()))
 
 

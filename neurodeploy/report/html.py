@@ -26,7 +26,7 @@ from neurodeploy.mapping.placement import Placement, Slice
 from neurodeploy.report import plots as plot
 from neurodeploy.report.plot_style import CoreGrid, colours_of, core_grid, shades, svg
 from neurodeploy.report.summary import TARGET_HEADINGS, LayerReport, Report, TargetResult, version_line, versions
-from neurodeploy.report.text import busiest, chip_json, once_a_limit, overflow_lines, step_costs, with_interval
+from neurodeploy.report.text import busiest_core_line, chip_json, once_a_limit, overflow_lines, step_costs, with_interval
 from neurodeploy.simulation.records import EpochRecord, SpikeRecord
 
 MOST_CORES = 4_096
@@ -320,9 +320,8 @@ def cost_of(placement: Placement) -> Cost | None:
     ]
     energy, time = step_costs(estimate, micro="µ")
     free = tuple(name.replace("_", " ") for name in unpriced(placement.profile))
-    return Cost(
-        estimate=estimate, energy=energy, time=time, busiest=busiest(placement, estimate, micro="µ"), kinds=kinds, free=free
-    )
+    slowest = busiest_core_line(placement, estimate, micro="µ")
+    return Cost(estimate=estimate, energy=energy, time=time, busiest=slowest, kinds=kinds, free=free)
 
 
 def fingerprint(profile: HardwareProfile) -> str:

@@ -75,13 +75,13 @@ class Accuracy:
 
     def stages(self) -> tuple[tuple[str, str, float | None, int | None], ...]:
         """Name, what runs there, accuracy and number of samples of each stage, from the trained floats to Lava."""
-        what = "the vendor's simulator" + f", on the first {counted(self.lava_samples or 0, 'sample')}" * bool(self.lava_samples)
+        first = f", on the first {counted(self.lava_samples, 'sample')}" if self.lava_samples else ""
         return (
             ("dense", "trained floats, no limits", self.dense, self.test_samples),
             ("compressed", "floats within the budget", self.compressed, self.test_samples),
             ("quantised", "weights, thresholds, decays rounded", self.quantized, self.test_samples),
             ("emulated", "the chip's integers throughout", self.emulated, self.test_samples),
-            (self.simulator or "Lava", what, self.lava, self.lava_samples),
+            (self.simulator or "Lava", f"the vendor's simulator{first}", self.lava, self.lava_samples),
         )
 
     def doubts(self, n_classes: int) -> tuple[str, ...]:

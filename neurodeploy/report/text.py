@@ -164,12 +164,12 @@ def verdict(
 
 
 def once_a_limit(placement: Placement) -> Iterator[str]:
-    """Sentences on the limits that are broken: one for a layer and resource, with the number of cores on which it is so."""
+    """Sentences on the limits that are broken: one for each layer and resource, with the number of further cores."""
     found: dict[tuple[str, str], list[str]] = {}
     for overrun in placement.overruns():
         found.setdefault((overrun.layer, overrun.resource), []).append(str(overrun))
     for first, *others in found.values():
-        yield first + f" It is so on {counted(len(others), 'more core')}." * bool(others)
+        yield first + f" The same on {counted(len(others), 'more core')}." * bool(others)
 
 
 def overflow_lines(overflows: Mapping[str, int]) -> list[str]:
@@ -309,12 +309,14 @@ def traffic_lines(placement: Placement) -> Iterator[str]:
     energy, time = step_costs(cost)
     figures = "Assumed" if cost.is_assumed else "Figures"
     yield f"Estimate per step: {energy} and {time}; of the energy {shares}. {figures}: {source}."
-    if any(cost.busiest_s_by_kind.values()):
-        yield busiest(placement, cost)
+    if slowest := busiest_core_line(placement, cost):
+        yield slowest
 
 
-def busiest(placement: Placement, cost: StepEstimate, micro: str = "u") -> str:
-    """The core that sets the time of a step, its layers, and what it spends the time on."""
+def busiest_core_line(placement: Placement, cost: StepEstimate, micro: str = "u") -> str:
+    """The core that sets the time of a step, its layers, and what takes its time; empty where the profile has no times."""
+    if not any(cost.busiest_s_by_kind.values()):
+        return ""
     layers = dict.fromkeys(repr(part.layer) for part in placement.slices if part.core == cost.busiest_core)
     busy_s = max(cost.sending_s, cost.receiving_s)
     kinds = sorted(cost.busiest_s_by_kind.items(), key=lambda item: -item[1])[:3]
