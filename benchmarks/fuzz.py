@@ -32,7 +32,7 @@ from neurodeploy.hardware.loading import profile_paths
 from neurodeploy.ir.network import LI, LIF
 from neurodeploy.simulation.records import load_spikes
 from neurodeploy.training.checkpoint import load_state, save_state, save_weights
-from neurodeploy.training.data.loading import load_npz
+from neurodeploy.training.data_loading import load_npz
 
 LIMIT_S, MAX_WALL_S = 10, 120
 """Of the processor, which others on a busy machine do not use up; and in all, for one that waits."""

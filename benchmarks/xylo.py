@@ -25,7 +25,7 @@ from scipy.signal import butter, sosfilt
 
 import neurodeploy as nd
 from benchmarks.placement.rows import append
-from neurodeploy.training.data.batches import Batches, DataSplit
+from neurodeploy.training.batches import Batches, DataSplit
 
 N_READOUTS, N_INPUTS = 8, 16
 SHIFTS = (1.0, 2.0, 3.0, 4.0)

@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from neurodeploy.ir.graph import INPUT, Connection
     from neurodeploy.ir.network import LI, LIF, Conv, Dense, Layer, Network, Sparse, SubtractiveLIF
     from neurodeploy.ir.quantized import QuantizedNetwork
-    from neurodeploy.mapping.budget.allocation import share_budget
-    from neurodeploy.mapping.budget.budget import Budget
-    from neurodeploy.mapping.budget.channel_counts import narrow_budget
+    from neurodeploy.mapping.allocation import share_budget
+    from neurodeploy.mapping.budget import Budget
+    from neurodeploy.mapping.channel_counts import narrow_budget
     from neurodeploy.mapping.delay_balancing import balance
     from neurodeploy.mapping.place import place
     from neurodeploy.mapping.placement import Placement
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from neurodeploy.targets.loihi.netx_io import read_netx, write_netx
     from neurodeploy.targets.simulate import simulate, verify, with_input_population
     from neurodeploy.training.checkpoint import load_weights, save_weights
-    from neurodeploy.training.data.loading import load_data
+    from neurodeploy.training.data_loading import load_data
     from neurodeploy.training.distributed import together
     from neurodeploy.training.encoders import Direct, encode, in_levels, simulator_spikes
     from neurodeploy.training.fit import fit
@@ -92,9 +92,9 @@ _MODULES = {
     "ir.graph": ("INPUT", "Connection"),
     "ir.network": ("LI", "LIF", "Conv", "Dense", "Layer", "Network", "Sparse", "SubtractiveLIF"),
     "ir.quantized": ("QuantizedNetwork",),
-    "mapping.budget.allocation": ("share_budget",),
-    "mapping.budget.budget": ("Budget",),
-    "mapping.budget.channel_counts": ("narrow_budget",),
+    "mapping.allocation": ("share_budget",),
+    "mapping.budget": ("Budget",),
+    "mapping.channel_counts": ("narrow_budget",),
     "mapping.delay_balancing": ("balance",),
     "mapping.place": ("place",),
     "mapping.placement": ("Placement",),
@@ -109,7 +109,7 @@ _MODULES = {
     "targets.loihi.netx_io": ("read_netx", "write_netx"),
     "targets.simulate": ("simulate", "verify", "with_input_population"),
     "training.checkpoint": ("load_weights", "save_weights"),
-    "training.data.loading": ("load_data",),
+    "training.data_loading": ("load_data",),
     "training.distributed": ("together",),
     "training.encoders": ("Direct", "encode", "in_levels", "simulator_spikes"),
     "training.fit": ("fit",),
@@ -206,10 +206,10 @@ _OLD_MODULES = {
     "board.mesh": ("mapping.traffic",),
     "board.traffic": ("mapping.traffic",),
     "budgets": (),
-    "budgets.budget": ("mapping.budget.budget",),
-    "budgets.channels": ("mapping.budget.channel_counts",),
-    "budgets.gains": ("mapping.budget.allocation",),
-    "budgets.sharing": ("mapping.budget.allocation",),
+    "budgets.budget": ("mapping.budget",),
+    "budgets.channels": ("mapping.channel_counts",),
+    "budgets.gains": ("mapping.allocation",),
+    "budgets.sharing": ("mapping.allocation",),
     "commands": ("cli", "cli.commands", "cli.options"),
     "compression": ("pipeline.compress",),
     "demo": ("cli.demo",),
@@ -245,8 +245,8 @@ _OLD_MODULES = {
         "training.options",
         "training.encoders",
         "training.checkpoint",
-        "training.data.loading",
-        "training.data.batches",
+        "training.data_loading",
+        "training.batches",
         "training.distributed",
         "training.forward",
         "training.neurons",
@@ -255,7 +255,7 @@ _OLD_MODULES = {
         "compression.synapse_selection",
     ),
     "training.checkpoints": ("training.checkpoint",),
-    "training.data": ("training.data.batches", "training.data.loading"),
+    "training.data": ("training.batches", "training.data_loading"),
     "training.decays": ("training.neurons",),
     "training.direct": ("training.encoders",),
     "training.inference": ("training.forward",),
@@ -269,7 +269,7 @@ _OLD_MODULES = {
 """Module path before 0.1.0: the modules that hold its names now. Delete this table and `_OldModule` after 0.1.0."""
 _OLD_NAMES = {"Compression": "MinimaxPruning", "Choice": "SynapseSelection"}
 """Names before 0.1.0 whose thing has another name now."""
-_OLD_AND_NEW = ("compression", "hardware", "report", "simulation", "training", "training.data")
+_OLD_AND_NEW = ("compression", "hardware", "report", "simulation", "training")
 """Folders that are still there: they keep their modules, and answer for the names that left them."""
 
 

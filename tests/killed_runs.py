@@ -23,8 +23,8 @@ from conftest import with_values
 from spiking import budget_for, build, few
 
 from neurodeploy.hardware.loading import load_profile
+from neurodeploy.training.batches import Batches
 from neurodeploy.training.checkpoint import Checkpoint
-from neurodeploy.training.data.batches import Batches
 from neurodeploy.training.fit import fit
 from neurodeploy.training.options import FitOptions, Step
 

@@ -10,7 +10,7 @@ from paper import in_integers, layer_of
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.quantized import QuantizedNetwork
-from neurodeploy.mapping.budget.allocation import share_budget
+from neurodeploy.mapping.allocation import share_budget
 from neurodeploy.mapping.place import place
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.report.html import RunArtifacts, page_of

@@ -22,7 +22,7 @@ from spiking import budget_for, few
 from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
 from neurodeploy.errors import TrainingError
 from neurodeploy.hardware.loading import load_profile
-from neurodeploy.training.data.batches import Batches, RandomShift
+from neurodeploy.training.batches import Batches, RandomShift
 from neurodeploy.training.distributed import together
 from neurodeploy.training.fit import fit
 from neurodeploy.training.options import FitOptions

@@ -14,8 +14,8 @@ from norse.torch.functional.leaky_integrator import LIParameters
 
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.hardware.profile import HardwareProfile
-from neurodeploy.mapping.budget.allocation import share_budget
-from neurodeploy.mapping.budget.budget import Budget
+from neurodeploy.mapping.allocation import share_budget
+from neurodeploy.mapping.budget import Budget
 from neurodeploy.training.checkpoint import Checkpoint
 from neurodeploy.training.options import FitOptions, Step
 

@@ -18,7 +18,7 @@ from norse.torch import LICell, LIFCell, SequentialState
 
 import neurodeploy as nd
 from neurodeploy.errors import ArgumentTypeError, NeurodeployError
-from neurodeploy.training.data.batches import DataSplit
+from neurodeploy.training.batches import DataSplit
 
 DECAYS = {"current_decay": 0.5, "voltage_decay": 0.5, "rest": 0.0}
 

@@ -22,9 +22,9 @@ from neurodeploy.compression.minimax_saddle import COMPRESS_SADDLE_OPTIONS, Mini
 from neurodeploy.compression.module_weights import trainable
 from neurodeploy.compression.synapse_selection import SliceScores, choose_on_core
 from neurodeploy.errors import BudgetError
-from neurodeploy.mapping.budget.budget import AxonCap, SliceBudget
+from neurodeploy.mapping.budget import AxonCap, SliceBudget
 from neurodeploy.resources.usage import Region
-from neurodeploy.training.data.batches import DataSplit
+from neurodeploy.training.batches import DataSplit
 from neurodeploy.training.fit import fit
 
 SAMPLE = torch.zeros(1, 12)

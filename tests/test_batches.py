@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from neurodeploy.errors import DataError, RequestError
-from neurodeploy.training.data.batches import Batches, DataSplit, RandomAffine, RandomFlip, RandomShift
+from neurodeploy.training.batches import Batches, DataSplit, RandomAffine, RandomFlip, RandomShift
 
 # ---------------------------------------------------------------------------------------------- batches
 

@@ -16,7 +16,7 @@ from neurodeploy.__main__ import main
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network
-from neurodeploy.mapping.budget.allocation import gains, share_budget
+from neurodeploy.mapping.allocation import gains, share_budget
 from neurodeploy.mapping.place import lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.pipeline.deploy import deploy

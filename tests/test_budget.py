@@ -17,8 +17,8 @@ from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.graph import Connection
 from neurodeploy.ir.network import Dense, Network
-from neurodeploy.mapping.budget.allocation import share_budget
-from neurodeploy.mapping.budget.budget import Budget, SliceBudget
+from neurodeploy.mapping.allocation import share_budget
+from neurodeploy.mapping.budget import Budget, SliceBudget
 from neurodeploy.mapping.place import lay_out
 from neurodeploy.resources.usage import slice_usage
 

@@ -20,9 +20,9 @@ from neurodeploy.compression.minimax import MinimaxPruning
 from neurodeploy.compression.module_weights import trainable
 from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.errors import BudgetError, TrainingError
-from neurodeploy.mapping.budget.channel_counts import narrow_budget
+from neurodeploy.mapping.channel_counts import narrow_budget
 from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
-from neurodeploy.training.data.batches import DataSplit
+from neurodeploy.training.batches import DataSplit
 from neurodeploy.training.forward import run_model
 
 OPTIONS = nd.FitOptions(epochs_dense=6, epochs_compress=3, epochs_finetune=2, n_steps=6, readout="mean")

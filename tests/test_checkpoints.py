@@ -18,8 +18,8 @@ from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 from spiking import SHORT, BrokenError, broken_at, build, few, weights
 
 from neurodeploy.errors import DataError, RequestError, TrainingError
+from neurodeploy.training.batches import Batches
 from neurodeploy.training.checkpoint import Checkpoint, load_state, save_state
-from neurodeploy.training.data.batches import Batches
 from neurodeploy.training.encoders import Direct
 from neurodeploy.training.fit import fit
 

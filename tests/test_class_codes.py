@@ -14,7 +14,7 @@ from spiking import SHORT, build, few
 import neurodeploy as nd
 from neurodeploy.errors import DataError
 from neurodeploy.hardware.profile import HardwareProfile
-from neurodeploy.training.data.batches import DataSplit
+from neurodeploy.training.batches import DataSplit
 
 CODE = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
 OPTIONS = replace(

@@ -14,7 +14,7 @@ from neurodeploy.cli import cli
 from neurodeploy.cli.options import DATA_SETS
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.targets.loihi.target import LOIHI
-from neurodeploy.training.data.loading import CATALOGUE
+from neurodeploy.training.data_loading import CATALOGUE
 from neurodeploy.training.options import FitOptions
 
 MODELS = """

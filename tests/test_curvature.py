@@ -16,7 +16,7 @@ from neurodeploy.compression.weight_matrices import WeightMatrix
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.network import LI, Dense, Layer, Network
-from neurodeploy.mapping.budget.allocation import share_budget
+from neurodeploy.mapping.allocation import share_budget
 
 
 def matrix(weight: torch.Tensor) -> WeightMatrix:

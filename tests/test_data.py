@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from neurodeploy.errors import DataError, RequestError
-from neurodeploy.training.data.loading import load_data
+from neurodeploy.training.data_loading import load_data
 
 Arrays = dict[str, NDArray[np.generic]]
 

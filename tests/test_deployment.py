@@ -19,7 +19,7 @@ from neurodeploy.__main__ import main
 from neurodeploy.cli.demo import digits_model
 from neurodeploy.errors import DataError, RequestError
 from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
-from neurodeploy.training.data.batches import DataSplit
+from neurodeploy.training.batches import DataSplit
 
 OPTIONS = nd.FitOptions(epochs_dense=6, epochs_compress=3, epochs_finetune=2, n_steps=8)
 

@@ -13,7 +13,7 @@ from spiking import few
 import neurodeploy as nd
 from neurodeploy.__main__ import main
 from neurodeploy.errors import DataError, RequestError
-from neurodeploy.training.data.batches import DataSplit
+from neurodeploy.training.batches import DataSplit
 from neurodeploy.training.encoders import Direct, check_payload, encode, in_levels, levels_of, simulator_spikes
 from neurodeploy.training.forward import run_model
 

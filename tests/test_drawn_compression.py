@@ -23,7 +23,7 @@ from neurodeploy.compression.pruning_method import PruningSetup
 from neurodeploy.errors import BudgetError
 from neurodeploy.ir.network import LIF, Network
 from neurodeploy.ir.quantized import QuantizedNetwork
-from neurodeploy.mapping.budget.channel_counts import narrow_budget
+from neurodeploy.mapping.channel_counts import narrow_budget
 from neurodeploy.mapping.delay_balancing import balance
 from neurodeploy.mapping.place import lay_out
 from neurodeploy.passes.quantize import dequantize, state_scale

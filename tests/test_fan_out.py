@@ -19,7 +19,7 @@ from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.network import LI, LIF, Dense, Layer, Network
 from neurodeploy.mapping.place import lay_out
-from neurodeploy.training.data.batches import DataSplit
+from neurodeploy.training.batches import DataSplit
 
 MakeChip = Callable[..., HardwareProfile]
 OPTIONS = nd.FitOptions(epochs_dense=1, epochs_compress=2, epochs_finetune=1, n_steps=5, mask_interval=1)

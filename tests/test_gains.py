@@ -13,7 +13,7 @@ from neurodeploy.errors import BudgetError
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network
-from neurodeploy.mapping.budget.allocation import gains, share_budget
+from neurodeploy.mapping.allocation import gains, share_budget
 
 MakeNetwork, MakeChip = Callable[..., Network], Callable[..., HardwareProfile]
 TINY = load_profile("tiny")

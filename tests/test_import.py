@@ -31,7 +31,7 @@ TYPED_BEFORE = (
     ("training", "FitOptions"), ("training", "in_levels"), ("training.data", "RandomShift"), ("trimming", "trim"),
 )  # fmt: skip
 """Module paths and names that the documents and notebooks of earlier versions used."""
-LIGHT = ("hardware.profile", "ir.network", "resources.usage", "mapping.budget.budget", "simulation.records",
+LIGHT = ("hardware.profile", "ir.network", "resources.usage", "mapping.budget", "simulation.records",
          "targets.loihi.target", "errors")  # fmt: skip
 """Modules that need NumPy and YAML only."""
 REFUSED = (
@@ -142,7 +142,7 @@ def test_type_checkers_and_the_interpreter_know_the_same_names() -> None:
 
 def test_a_type_checker_reports_a_name_that_is_not_there_and_types_the_others(tmp_path: Path) -> None:
     (tmp_path / "typed.py").write_text("import neurodeploy as nd\nreveal_type(nd.narrow_budget)\nnd.nosuch\n", encoding="utf-8")
-    files = [str(tmp_path / "typed.py"), str(FACE), str(FACE.parent / "mapping" / "budget" / "channel_counts.py")]
+    files = [str(tmp_path / "typed.py"), str(FACE), str(FACE.parent / "mapping" / "channel_counts.py")]
     files.append(str(FACE.parent / "errors.py"))  # whose decorators keep the types
     # whatever these files import is skipped: checking torch would take minutes
     command = ["mypy", "--strict", "--follow-imports=skip", "--config-file=", "--cache-dir", str(tmp_path / "cache"), *files]

@@ -16,8 +16,8 @@ from neurodeploy.errors import BudgetError
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network
-from neurodeploy.mapping.budget.allocation import share_budget
-from neurodeploy.mapping.budget.budget import Budget
+from neurodeploy.mapping.allocation import share_budget
+from neurodeploy.mapping.budget import Budget
 
 Plan = Callable[..., Budget]
 MakeNetwork, MakeChip = Callable[..., Network], Callable[..., HardwareProfile]

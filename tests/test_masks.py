@@ -26,8 +26,8 @@ from neurodeploy.compression.synapse_selection import (
 )
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network
-from neurodeploy.mapping.budget.allocation import share_budget
-from neurodeploy.mapping.budget.budget import AxonCap, SliceBudget
+from neurodeploy.mapping.allocation import share_budget
+from neurodeploy.mapping.budget import AxonCap, SliceBudget
 from neurodeploy.resources.usage import Region, axon_bits, index_bits, slice_usage
 
 BITS = 8

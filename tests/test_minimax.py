@@ -16,8 +16,8 @@ from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.errors import BudgetError, TrainingError
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network
-from neurodeploy.mapping.budget.allocation import share_budget
-from neurodeploy.mapping.budget.budget import Budget
+from neurodeploy.mapping.allocation import share_budget
+from neurodeploy.mapping.budget import Budget
 from neurodeploy.passes.dead_neurons import needed_neurons
 
 PENALTY_RATE = 100.0

@@ -32,9 +32,9 @@ from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.errors import RequestError
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network
-from neurodeploy.mapping.budget.allocation import share_budget
+from neurodeploy.mapping.allocation import share_budget
+from neurodeploy.training.batches import DataSplit
 from neurodeploy.training.checkpoint import Checkpoint
-from neurodeploy.training.data.batches import DataSplit
 from neurodeploy.training.fit import fit
 from neurodeploy.training.forward import evaluate
 from neurodeploy.training.options import Step

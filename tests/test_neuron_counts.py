@@ -23,8 +23,8 @@ from neurodeploy.compression.minimax import COMPRESS_OPTIONS, MinimaxPruning
 from neurodeploy.compression.minimax_saddle import COMPRESS_SADDLE_OPTIONS, MinimaxSaddlePruning
 from neurodeploy.compression.module_weights import trainable
 from neurodeploy.errors import BudgetError
-from neurodeploy.mapping.budget.channel_counts import narrow_budget
-from neurodeploy.training.data.batches import DataSplit
+from neurodeploy.mapping.channel_counts import narrow_budget
+from neurodeploy.training.batches import DataSplit
 from neurodeploy.training.fit import fit
 
 SAMPLE = torch.zeros(1, 12)

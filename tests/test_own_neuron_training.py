@@ -13,7 +13,7 @@ from own_neurons import N_HIDDEN, N_IN, N_OUT, SAMPLE, WAYS, ByMultiplying, BySu
 
 import neurodeploy as nd
 from neurodeploy.ir.network import nearly_equal
-from neurodeploy.training.data.batches import DataSplit
+from neurodeploy.training.batches import DataSplit
 from neurodeploy.training.forward import run_model
 
 INPUTS = torch.rand(24, N_IN, generator=torch.Generator().manual_seed(0))

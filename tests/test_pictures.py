@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from neurodeploy.__main__ import main
 from neurodeploy.errors import DataError
-from neurodeploy.training.data.loading import CATALOGUE, load_data
+from neurodeploy.training.data_loading import CATALOGUE, load_data
 
 RNG = np.random.default_rng(0)
 HALVES = {"train": 12, "t10k": 5}

@@ -20,8 +20,8 @@ from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Dense, Network
 from neurodeploy.ir.quantized import QuantizedNetwork
-from neurodeploy.mapping.budget.allocation import share_budget
-from neurodeploy.mapping.budget.budget import Budget
+from neurodeploy.mapping.allocation import share_budget
+from neurodeploy.mapping.budget import Budget
 from neurodeploy.mapping.place import lay_out, place
 from neurodeploy.passes.quantize import quantize
 from neurodeploy.resources.usage import Region

@@ -13,7 +13,7 @@ from spiking import SHORT, budget_for, build, few
 from neurodeploy.compression.module_weights import trainable
 from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.hardware.profile import HardwareProfile
-from neurodeploy.mapping.budget.budget import Budget
+from neurodeploy.mapping.budget import Budget
 from neurodeploy.training.fit import fit
 from neurodeploy.training.forward import predict
 

@@ -20,8 +20,8 @@ from neurodeploy.compression.minimax import MinimaxOptions
 from neurodeploy.compression.pruning_method import Pruning, PruningSetup, overruns_of
 from neurodeploy.compression.weight_matrices import find_layers
 from neurodeploy.errors import RequestError
-from neurodeploy.mapping.budget.budget import Budget
-from neurodeploy.training.data.batches import DataSplit
+from neurodeploy.mapping.budget import Budget
+from neurodeploy.training.batches import DataSplit
 
 
 class Magnitude(Pruning):

@@ -13,7 +13,7 @@ from event_files import EVENT, some_events, write_cifar, write_gesture, write_nm
 from numpy.typing import NDArray
 
 from neurodeploy.errors import DataError, RequestError
-from neurodeploy.training.data.loading import CATALOGUE, frames, load_data
+from neurodeploy.training.data_loading import CATALOGUE, frames, load_data
 
 RECORDED = [name for name, of in CATALOGUE.items() if of.reader == "tonic"]
 
@@ -201,7 +201,7 @@ def test_recordings_that_are_not_there_and_cannot_be_fetched_are_told(
 
 @pytest.mark.parametrize("name", RECORDED)
 def test_a_library_that_is_missing_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("neurodeploy.training.data.loading.find_spec", lambda _: None)
+    monkeypatch.setattr("neurodeploy.training.data_loading.find_spec", lambda _: None)
     message = rf"{name}: is read by {' and '.join(CATALOGUE[name].packages)}, not installed here\. uv pip install 'tonic"
     with pytest.raises(DataError, match=message):
         load_data(name, folder=tmp_path)

@@ -20,7 +20,7 @@ from neurodeploy.mapping.place import lay_out
 from neurodeploy.pipeline.compress import compress
 from neurodeploy.pipeline.inspection import inspect
 from neurodeploy.targets.simulate import random_spikes, simulate
-from neurodeploy.training.data.batches import DataSplit
+from neurodeploy.training.batches import DataSplit
 
 SAMPLE = torch.zeros(1, 1, 4, 4)
 OPTIONS = nd.FitOptions(epochs_dense=0, epochs_compress=1, epochs_finetune=1, n_steps=4, learning_rate=0.01)

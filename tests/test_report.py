@@ -22,7 +22,7 @@ from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network
-from neurodeploy.mapping.budget.allocation import share_budget
+from neurodeploy.mapping.allocation import share_budget
 from neurodeploy.mapping.place import lay_out, place
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.passes.quantize import quantize

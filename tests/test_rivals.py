@@ -29,12 +29,12 @@ from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.quantized import QuantizedNetwork
-from neurodeploy.mapping.budget.budget import Budget
+from neurodeploy.mapping.budget import Budget
 from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
 from neurodeploy.passes.quantize import quantization_errors, quantize
+from neurodeploy.training.batches import DataSplit
 from neurodeploy.training.checkpoint import load_state, save_state
-from neurodeploy.training.data.batches import DataSplit
-from neurodeploy.training.data.loading import load_data
+from neurodeploy.training.data_loading import load_data
 from neurodeploy.training.encoders import in_levels
 from neurodeploy.training.fit import fit
 from neurodeploy.training.options import FitOptions

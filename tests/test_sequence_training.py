@@ -10,7 +10,7 @@ import torch
 from norse.torch import LICell, LIFCell
 
 import neurodeploy as nd
-from neurodeploy.training.data.batches import DataSplit
+from neurodeploy.training.batches import DataSplit
 from neurodeploy.training.dense_training import SequenceModel, dense_model
 
 N_STEPS = 5

@@ -23,7 +23,7 @@ from neurodeploy.ir import network as ir
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.mapping.delay_balancing import balance, relays_of
 from neurodeploy.simulation.reference import run_reference
-from neurodeploy.training.data.batches import DataSplit
+from neurodeploy.training.batches import DataSplit
 from neurodeploy.training.forward import run_model
 
 ROW, IMAGE, SEQUENCE = torch.zeros(1, 16), torch.zeros(1, 1, 4, 4), torch.zeros(6, 1, 16)

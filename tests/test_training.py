@@ -18,8 +18,8 @@ from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
 from neurodeploy.compression.module_weights import trainable
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.hardware.profile import HardwareProfile
-from neurodeploy.training.data.batches import Batches, DataSplit
-from neurodeploy.training.data.loading import load_data
+from neurodeploy.training.batches import Batches, DataSplit
+from neurodeploy.training.data_loading import load_data
 from neurodeploy.training.encoders import decide, encode
 from neurodeploy.training.fit import fit
 from neurodeploy.training.forward import evaluate, predict, run_model

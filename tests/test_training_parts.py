@@ -13,7 +13,7 @@ from norse.torch import LICell, LIFCell, LIFParameters, LIFRecurrentCell, Sequen
 from spiking import SHORT, build, few, weights
 
 from neurodeploy.errors import DataError
-from neurodeploy.training.data.loading import load_data
+from neurodeploy.training.data_loading import load_data
 from neurodeploy.training.encoders import decide, encode, read_out
 from neurodeploy.training.fit import fit
 from neurodeploy.training.forward import evaluate, run_model

@@ -15,7 +15,7 @@ from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.graph import Connection
 from neurodeploy.ir.network import Conv, Dense, Layer, Network
-from neurodeploy.mapping.budget.allocation import share_budget
+from neurodeploy.mapping.allocation import share_budget
 from neurodeploy.passes.dead_neurons import needed_neurons, silent_layers, trim, without_neurons
 from neurodeploy.targets.simulate import random_spikes, simulate
 

@@ -12,7 +12,7 @@ from xylo_runs import needs_xylosim
 
 import neurodeploy as nd
 from neurodeploy.targets.xylo import specification
-from neurodeploy.training.data.batches import Batches, DataSplit
+from neurodeploy.training.batches import Batches, DataSplit
 
 XYLO_CHIP = nd.load_profile("xylo")
 SAMPLE = torch.zeros(1, 16)

@@ -26,7 +26,7 @@ from neurodeploy.targets import target_named, target_of_file
 from neurodeploy.targets.xylo import XYLO_TARGET as XYLO
 from neurodeploy.targets.xylo import specification
 from neurodeploy.targets.xylo.emulator import core_of
-from neurodeploy.training.data.batches import DataSplit
+from neurodeploy.training.batches import DataSplit
 
 XYLO_CHIP = nd.load_profile("xylo")
 

@@ -26,7 +26,7 @@ from benchmarks.compression.tasks import TASKS
 from benchmarks.emulator.timing import load
 from benchmarks.placement.rows import append, commit
 from neurodeploy.compression.module_weights import trainable
-from neurodeploy.training.data.batches import Batches
+from neurodeploy.training.batches import Batches
 from neurodeploy.training.fit import fit
 
 ROUNDS, BATCHES = 3, 120

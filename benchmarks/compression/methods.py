@@ -14,7 +14,7 @@ from neurodeploy.compression.minimax_saddle import COMPRESS_SADDLE_OPTIONS, make
 from neurodeploy.compression.pruning_method import Pruning, PruningMethod, PruningSetup
 from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.compression.weight_matrices import find_layers
-from neurodeploy.mapping.budget.budget import Budget
+from neurodeploy.mapping.budget import Budget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

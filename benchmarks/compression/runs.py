@@ -22,14 +22,14 @@ from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
-from neurodeploy.mapping.budget.budget import Budget
-from neurodeploy.mapping.budget.channel_counts import narrow_budget
+from neurodeploy.mapping.budget import Budget
+from neurodeploy.mapping.channel_counts import narrow_budget
 from neurodeploy.pipeline.compress import CALIBRATION_SAMPLES, in_integers
 from neurodeploy.pipeline.evaluation import evaluate, first_samples
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.simulation.records import EpochRecord
+from neurodeploy.training.batches import DataSplit
 from neurodeploy.training.checkpoint import load_weights, save_weights
-from neurodeploy.training.data.batches import DataSplit
 from neurodeploy.training.fit import fit
 from neurodeploy.training.options import FitOptions
 

@@ -10,8 +10,8 @@ import torch
 from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 
 from benchmarks import mnist
-from neurodeploy.training.data.batches import Augmentation, DataSplit, RandomAffine, RandomShift
-from neurodeploy.training.data.loading import load_data
+from neurodeploy.training.batches import Augmentation, DataSplit, RandomAffine, RandomShift
+from neurodeploy.training.data_loading import load_data
 from neurodeploy.training.options import FitOptions
 
 

@@ -95,7 +95,7 @@ def mnist(threads: int, tell: Tell, path: Path) -> None:
     """All test images through 784-800-10, trained for a moment, in 20 steps."""
     from benchmarks.mnist import network as model_of
     from neurodeploy import FitOptions, evaluate, extract, fit, load_data, load_profile, quantize
-    from neurodeploy.training.data.batches import Batches
+    from neurodeploy.training.batches import Batches
 
     torch.set_num_threads(threads)
     data, model = load_data(f"mnist:{path}", batch_size=128), model_of(0)

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from benchmarks.placement.networks import NETWORKS
 from benchmarks.placement.rows import append, commit, rows
 from neurodeploy.hardware.loading import load_profile
-from neurodeploy.mapping.budget.allocation import Unpruned, share_budget
+from neurodeploy.mapping.allocation import Unpruned, share_budget
 from neurodeploy.mapping.delay_balancing import balance
 from neurodeploy.mapping.place import arrange_placement, lay_out, with_traffic
 from neurodeploy.targets import default_weight_bits

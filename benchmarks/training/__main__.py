@@ -24,7 +24,7 @@ from neurodeploy.compression import method_named
 from neurodeploy.compression.module_weights import trainable
 from neurodeploy.compression.pruning_method import Pruning, PruningSetup
 from neurodeploy.hardware.loading import load_profile
-from neurodeploy.mapping.budget.channel_counts import narrow_budget
+from neurodeploy.mapping.channel_counts import narrow_budget
 from neurodeploy.training.encoders import spikes_of
 from neurodeploy.training.fit import Learner
 from neurodeploy.training.forward import run_model

@@ -328,7 +328,7 @@ def compress_command(
     if chips is not None and most is not None:
         cores = tuple(dict.fromkeys(min(n, most) for n in cores or (most,)))
     from neurodeploy.pipeline.compress import compress, compress_to
-    from neurodeploy.training.data.loading import load_data
+    from neurodeploy.training.data_loading import load_data
     from neurodeploy.training.distributed import seeded, together
     from neurodeploy.training.options import FitOptions
 

@@ -12,7 +12,7 @@ from norse.torch.functional.leaky_integrator import LIParameters
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.pipeline.compress import compress
 from neurodeploy.pipeline.deploy import Deployment, Say, ignore
-from neurodeploy.training.data.loading import load_data
+from neurodeploy.training.data_loading import load_data
 from neurodeploy.training.options import FitOptions, Progress
 
 HIDDEN = 640

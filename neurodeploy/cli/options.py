@@ -431,7 +431,7 @@ class ModelSpec:
 
 def load_test_data(data: str, folder: Path | None, batch_size: int | None, n_steps: int) -> Data:
     """Load the test half of DATA."""
-    from neurodeploy.training.data.loading import load_data
+    from neurodeploy.training.data_loading import load_data
 
     with status("Reading data"):
         return load_data(data, batch_size=batch_size, folder=folder, n_steps=n_steps).test

@@ -28,7 +28,7 @@ from neurodeploy.ir.arrays import Floats, Integers, Mask
 from neurodeploy.ir.graph import INPUT, bias_sources
 from neurodeploy.ir.network import Network, threshold_of
 from neurodeploy.ir.quantized import DEFAULT_TARGET
-from neurodeploy.mapping.budget.budget import SliceBudget
+from neurodeploy.mapping.budget import SliceBudget
 from neurodeploy.passes.quantize import (
     limited_scale,
     mantissa_scale,

@@ -26,8 +26,8 @@ from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.connectivity import is_convolution
 from neurodeploy.ir.graph import wait_steps
 from neurodeploy.ir.network import Conv
-from neurodeploy.mapping.budget.budget import Budget, SliceBudget
-from neurodeploy.mapping.budget.channel_counts import first_units
+from neurodeploy.mapping.budget import Budget, SliceBudget
+from neurodeploy.mapping.channel_counts import first_units
 from neurodeploy.passes.dead_neurons import is_depthwise, tied_layers
 from neurodeploy.resources.convolution_lists import kept_weights
 from neurodeploy.resources.counting import LayerCount

@@ -56,7 +56,7 @@ from neurodeploy.compression.weight_matrices import (
 )
 from neurodeploy.errors import RequestError, accept_renamed, check_arguments, check_numbers
 from neurodeploy.ir.arrays import Floats, Mask
-from neurodeploy.mapping.budget.budget import Budget, SliceBudget
+from neurodeploy.mapping.budget import Budget, SliceBudget
 from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
 
 

@@ -33,7 +33,7 @@ from neurodeploy.compression.pruning_method import (
 from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.errors import RequestError, check_arguments, check_numbers
 from neurodeploy.ir.arrays import Floats, Integers, Mask
-from neurodeploy.mapping.budget.budget import Budget, SliceBudget
+from neurodeploy.mapping.budget import Budget, SliceBudget
 
 _LARGEST_STEP = 0.2
 """Share of what is left that one step of s may prune or bring back."""

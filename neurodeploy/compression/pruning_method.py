@@ -32,7 +32,7 @@ from neurodeploy.compression.weight_matrices import WeightMatrix, masked_network
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers, Mask
 from neurodeploy.ir.network import Network
-from neurodeploy.mapping.budget.budget import Budget, SliceBudget
+from neurodeploy.mapping.budget import Budget, SliceBudget
 from neurodeploy.passes.dead_neurons import needed_neurons
 from neurodeploy.resources.usage import count, most_targets
 

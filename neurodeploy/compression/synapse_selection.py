@@ -17,7 +17,7 @@ import numpy as np
 from neurodeploy.compression.weight_matrices import StoredLists
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers, Mask
-from neurodeploy.mapping.budget.budget import SliceBudget
+from neurodeploy.mapping.budget import SliceBudget
 from neurodeploy.resources.usage import Formula, index_bits, weight_bits
 from neurodeploy.simulation.kernels import Array, compiled
 

@@ -20,7 +20,7 @@ from neurodeploy.ir.arrays import Integers, Mask
 from neurodeploy.ir.connectivity import is_dense
 from neurodeploy.ir.graph import wait_steps
 from neurodeploy.ir.network import Network
-from neurodeploy.mapping.budget.budget import AxonCap, Budget, SliceBudget
+from neurodeploy.mapping.budget import AxonCap, Budget, SliceBudget
 from neurodeploy.passes.dead_neurons import needed_neurons
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import Formula, Region, grid_of, list_bits, weight_bits

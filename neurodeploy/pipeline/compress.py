@@ -34,8 +34,8 @@ from neurodeploy.ir.files import OutputFolder, output_folder
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import Network, threshold_of
 from neurodeploy.ir.quantized import QuantizedNetwork
-from neurodeploy.mapping.budget.budget import Budget
-from neurodeploy.mapping.budget.channel_counts import narrow_budget
+from neurodeploy.mapping.budget import Budget
+from neurodeploy.mapping.channel_counts import narrow_budget
 from neurodeploy.mapping.delay_balancing import balance
 from neurodeploy.mapping.place import arrange_placement, lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
@@ -69,8 +69,8 @@ from neurodeploy.simulation.records import SIMULATOR_NAMES, EpochRecord, SpikeRe
 from neurodeploy.simulation.reference import largest_states
 from neurodeploy.targets import arithmetic_of, requested_weight_bits, target_of
 from neurodeploy.targets.simulate import DEFAULT_TIME_LIMIT_S, simulate
+from neurodeploy.training.batches import DataSplit
 from neurodeploy.training.checkpoint import STAGES, Checkpoint, checksum_of, refuse_unfinished, save_weights
-from neurodeploy.training.data.batches import DataSplit
 from neurodeploy.training.dense_training import dense_model
 from neurodeploy.training.distributed import Replicas, seeded, together
 from neurodeploy.training.encoders import check_payload, in_levels, levels_of, read_out

@@ -20,7 +20,7 @@ from neurodeploy.ir.arrays import Mask
 from neurodeploy.ir.files import REPORT, output_folder, write_text
 from neurodeploy.ir.network import Network, threshold_of
 from neurodeploy.ir.quantized import QuantizedNetwork
-from neurodeploy.mapping.budget.budget import Budget
+from neurodeploy.mapping.budget import Budget
 from neurodeploy.mapping.delay_balancing import Balance, balanced, skips
 from neurodeploy.mapping.place import PlannedSlice, arrange_placement, lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement

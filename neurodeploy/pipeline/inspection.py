@@ -22,9 +22,9 @@ from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import html_paragraphs, html_table
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
-from neurodeploy.mapping.budget.allocation import Gain, Unpruned, gains, share_budget
-from neurodeploy.mapping.budget.budget import Budget
-from neurodeploy.mapping.budget.channel_counts import narrow_budget, unpruned_layers
+from neurodeploy.mapping.allocation import Gain, Unpruned, gains, share_budget
+from neurodeploy.mapping.budget import Budget
+from neurodeploy.mapping.channel_counts import narrow_budget, unpruned_layers
 from neurodeploy.mapping.core_estimate import CoreEstimate, check_size, estimated_cores
 from neurodeploy.mapping.delay_balancing import Balance, balance, balanced, relays_of
 from neurodeploy.mapping.place import counts_of, lay_out, least_cores, with_traffic

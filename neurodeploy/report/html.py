@@ -20,7 +20,7 @@ from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers
 from neurodeploy.ir.files import write_text
 from neurodeploy.ir.quantized import QuantizedNetwork
-from neurodeploy.mapping.budget.budget import Budget
+from neurodeploy.mapping.budget import Budget
 from neurodeploy.mapping.energy import StepEstimate, unpriced
 from neurodeploy.mapping.placement import Placement, Slice
 from neurodeploy.report import plots as plot

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from neurodeploy.errors import RequestError, check_arguments, counted
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
-from neurodeploy.mapping.budget.budget import Budget
+from neurodeploy.mapping.budget import Budget
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.report.plot_style import (
     COLOURS,

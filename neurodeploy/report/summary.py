@@ -36,8 +36,8 @@ from neurodeploy.report.text import (
 # for types alone: `--version` needs none of them
 if TYPE_CHECKING:
     from neurodeploy.hardware.profile import HardwareProfile
-    from neurodeploy.mapping.budget.allocation import Gain
-    from neurodeploy.mapping.budget.budget import Budget, LayerBudget
+    from neurodeploy.mapping.allocation import Gain
+    from neurodeploy.mapping.budget import Budget, LayerBudget
     from neurodeploy.mapping.delay_balancing import Balance
     from neurodeploy.mapping.energy import StepEstimate
     from neurodeploy.mapping.placement import LayerUse, Placement

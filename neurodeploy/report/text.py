@@ -22,7 +22,7 @@ from neurodeploy.hardware.profile import KEYS, HardwareProfile, Limit
 if TYPE_CHECKING:
     from neurodeploy.errors import NeurodeployError
     from neurodeploy.frontends.assembly import NodeSupport
-    from neurodeploy.mapping.budget.allocation import Gain
+    from neurodeploy.mapping.allocation import Gain
     from neurodeploy.mapping.delay_balancing import Balance
     from neurodeploy.mapping.energy import StepEstimate
     from neurodeploy.mapping.placement import Placement

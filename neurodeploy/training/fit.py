@@ -21,7 +21,7 @@ from neurodeploy.compression.module_weights import learn_decays, sample_of, take
 from neurodeploy.compression.pruning_method import ActiveNeurons, Phase, Pruning, PruningFactory
 from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.errors import TrainingError, check_arguments
-from neurodeploy.mapping.budget.budget import Budget
+from neurodeploy.mapping.budget import Budget
 from neurodeploy.simulation.records import EpochRecord
 from neurodeploy.targets import arithmetic_named, arithmetic_of
 from neurodeploy.training.checkpoint import Checkpoint, refusing_damage

@@ -23,7 +23,7 @@ from neurodeploy.training.encoders import Encoder, Readout, encoder_of, readout_
 
 if TYPE_CHECKING:
     from neurodeploy.compression.pruning_method import Pruning
-    from neurodeploy.mapping.budget.budget import Budget
+    from neurodeploy.mapping.budget import Budget
     from neurodeploy.training.distributed import Order
 
 Loss: TypeAlias = "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]"

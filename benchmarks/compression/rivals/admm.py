@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.compression.rivals.masked import Masked
 from neurodeploy.compression.trainable_network import TrainableNetwork
-from neurodeploy.mapping.budget.budget import Budget
+from neurodeploy.mapping.budget import Budget
 
 
 class ADMM(Masked):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from benchmarks.compression.rivals.masked import Held
 from neurodeploy.compression.trainable_network import TrainableNetwork
-from neurodeploy.mapping.budget.budget import Budget, SliceBudget
+from neurodeploy.mapping.budget import Budget, SliceBudget
 from neurodeploy.resources.usage import count
 
 _MEMORY = 0.99

@@ -10,7 +10,7 @@ import torch
 from benchmarks.compression.rivals.masked import Held, Masked
 from neurodeploy.compression.pruning_method import Phase, memory_in_force
 from neurodeploy.compression.trainable_network import TrainableNetwork
-from neurodeploy.mapping.budget.budget import Budget, SliceBudget
+from neurodeploy.mapping.budget import Budget, SliceBudget
 
 
 class OneShot(Held):

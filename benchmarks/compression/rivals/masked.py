@@ -20,7 +20,7 @@ from neurodeploy.compression.channel_selection import Channels
 from neurodeploy.compression.minimax import MinimaxOptions, MinimaxPruning
 from neurodeploy.compression.pruning_method import Phase, axons_in_force, memory_in_force
 from neurodeploy.compression.trainable_network import TrainableNetwork
-from neurodeploy.mapping.budget.budget import Budget, SliceBudget
+from neurodeploy.mapping.budget import Budget, SliceBudget
 
 
 class LargestChannels(Channels):

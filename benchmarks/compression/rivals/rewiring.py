@@ -12,7 +12,7 @@ import torch
 from benchmarks.compression.rivals.masked import Masked
 from neurodeploy.compression.pruning_method import Phase
 from neurodeploy.compression.trainable_network import TrainableNetwork
-from neurodeploy.mapping.budget.budget import Budget
+from neurodeploy.mapping.budget import Budget
 
 
 class Hidden(Masked):

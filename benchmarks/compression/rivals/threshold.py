@@ -18,7 +18,7 @@ import torch
 
 from neurodeploy.compression.synapse_selection import within_caps
 from neurodeploy.hardware.profile import HardwareProfile
-from neurodeploy.mapping.budget.budget import SliceBudget
+from neurodeploy.mapping.budget import SliceBudget
 from neurodeploy.resources.usage import count
 
 Tensors = dict[str, torch.Tensor]

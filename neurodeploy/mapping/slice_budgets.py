@@ -19,7 +19,7 @@ from neurodeploy.errors import BudgetError
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
 from neurodeploy.ir.connectivity import is_dense
 from neurodeploy.ir.graph import INPUT, Connection, bias_sources
-from neurodeploy.mapping.budget.budget import AxonCap, LayerBudget, SliceBudget, Slices
+from neurodeploy.mapping.budget import AxonCap, LayerBudget, SliceBudget, Slices
 from neurodeploy.mapping.placement import Slice
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import AnyLayer, Layers, Region, Usage, count, grid_of

@@ -21,8 +21,8 @@ from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.connectivity import is_convolution
 from neurodeploy.ir.graph import bias_sources
 from neurodeploy.ir.network import Network
-from neurodeploy.mapping.budget.allocation import Unpruned, share_budget
-from neurodeploy.mapping.budget.budget import Budget, SliceBudget
+from neurodeploy.mapping.allocation import Unpruned, share_budget
+from neurodeploy.mapping.budget import Budget, SliceBudget
 from neurodeploy.mapping.delay_balancing import Balance, balanced, relays_of
 from neurodeploy.passes.dead_neurons import is_depthwise, tied_layers, trimmable, without_neurons
 from neurodeploy.resources.usage import Region

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from neurodeploy.errors import DataError, RequestError, check_arguments, said_by, unsupported_kind
 from neurodeploy.frontends import call_factory
 from neurodeploy.ir.arrays import load_numpy
-from neurodeploy.training.data.batches import Batches, DataSplit, Intensities
+from neurodeploy.training.batches import Batches, DataSplit, Intensities
 from neurodeploy.training.forward import batches_of
 
 

@@ -19,8 +19,10 @@ from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork, is_sigma_delta, no_sigma_delta
-from neurodeploy.mapping.budget.budget import Budget
-from neurodeploy.mapping.budget.slice_budgets import (
+from neurodeploy.mapping.budget import Budget
+from neurodeploy.mapping.place import UNFIT_SLICES, counts_of, pack_layers
+from neurodeploy.mapping.placement import Placement, Slice
+from neurodeploy.mapping.slice_budgets import (
     Infeasibility,
     PrunableAxons,
     SliceAndLayerBudgets,
@@ -30,8 +32,6 @@ from neurodeploy.mapping.budget.slice_budgets import (
     prunable_axons,
     slice_budgets,
 )
-from neurodeploy.mapping.place import UNFIT_SLICES, counts_of, pack_layers
-from neurodeploy.mapping.placement import Placement, Slice
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import (
     Layers,

@@ -1,1 +1,0 @@
-"""Budgets: what each layer may use of each core."""
