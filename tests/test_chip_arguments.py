@@ -84,7 +84,7 @@ def test_a_name_a_path_and_a_profile_give_the_same(name: str, tmp_path: Path) ->
 @pytest.mark.parametrize("name", [*CALLS, *TRAINING])
 @pytest.mark.parametrize(("chip", "said"), [
     ("lohi2", r"^lohi2: no such hardware profile\. Did you mean 'loihi2'\? Give one of "),
-    ("nothing.yaml", r"^nothing\.yaml: no such hardware profile\. Give one of "),
+    ("nothing.yaml", r"^nothing\.yaml: no such file\. Give one of "),
     (7, r"^\w+, argument '\w+': is of type .*int.*, and has to be .*HardwareProfile(,| or) str or a path"),
 ])  # fmt: skip
 def test_no_chip_is_refused_by_all(name: str, chip: Any, said: str, tmp_path: Path) -> None:

@@ -156,11 +156,12 @@ def test_a_layer_that_rounding_silences_is_named_with_its_rates(tmp_path: Path) 
     report = nd.deploy(nd.extract(model, torch.zeros(1, 64)), nd.load_profile("loihi2"), out=tmp_path).report
     silent = next(warning for warning in report.warnings if "went silent" in warning)
     assert re.fullmatch(
-        r"layer 'layer0' went silent by quantising: 0\.\d*[1-9]\d* spikes a neuron and step before, 0\.0000 after "
-        r"\(on random input spikes\)",
+        r"Layer 'layer0' went silent by quantising: 0\.\d*[1-9]\d* spikes a neuron and step before, 0\.0000 after "
+        r"\(on random input spikes\)\.",
         silent,
     )
-    assert "layer 'layer0' lost 511 synapses that rounded to zero" in report.warnings
+    assert "Layer 'layer0' lost 511 synapses that rounded to zero." in report.warnings
+    assert all(note[0].isupper() and note.endswith(".") for note in report.warnings)  # sentences
 
 
 @pytest.mark.lava
@@ -353,4 +354,4 @@ def test_a_silent_layer_is_named_and_a_readout_is_none(make_network: Callable[..
     inhibited = replace(network, layers=(replace(first, connections=(replace(connection, synapse=negative),)), last))
     said = [nd.deploy(one, "loihi2", out=tmp_path / str(n)).report.warnings for n, one in enumerate((network, inhibited))]
     assert [line for line in said[0] if "never fires" in line] == []
-    assert [line for line in said[1] if "never fires" in line] == ["layer 'layer1' never fires (on random input spikes)"]
+    assert [line for line in said[1] if "never fires" in line] == ["Layer 'layer1' never fires (on random input spikes)."]

@@ -146,7 +146,7 @@ def test_what_is_no_nir_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(ExtractError, match=r"none\.nir: does not exist"):
         read_nir(tmp_path / "none.nir", dt=DT)
     nir.write(tmp_path / "node.nir", W)
-    with pytest.raises(ExtractError, match=r"node\.nir: holds a Linear, not a NIRGraph"):
+    with pytest.raises(ExtractError, match=r"node\.nir: holds a node of type Linear, not a NIRGraph"):
         read_nir(tmp_path / "node.nir", dt=DT)
     path = written(PLAIN, tmp_path)
     with h5py.File(path, "r+") as file:

@@ -145,8 +145,20 @@ def test_an_unknown_name_says_which_are_known() -> None:
 
 
 def test_a_folder_is_no_profile(tmp_path: Path) -> None:
-    with pytest.raises(ProfileError, match="no such hardware profile"):
+    with pytest.raises(ProfileError, match=rf"^{tmp_path}: is a folder\. Give one of"):
         load_profile(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["mesh.yaml", "mesh.yml", "boards/mesh", "{folder}/mesh.yaml"])
+def test_a_file_that_is_missing_is_no_unknown_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = name.format(folder=tmp_path)
+    with pytest.raises(ProfileError, match=rf"^{name}: no such file\. Give one of dynapcnn, .*, or a path to a YAML file\.$"):
+        load_profile(name)
+    (tmp_path / "mesh2.yaml").touch()
+    if "boards" not in name:  # a file of nearly that name in the same folder
+        with pytest.raises(ProfileError, match=rf"^{name}: no such file\. Did you mean '.*mesh2\.yaml'\? "):
+            load_profile(name)
 
 
 @pytest.mark.parametrize("name", ["", "a\0b", "x" * 5000], ids=["empty", "null byte", "endless"])

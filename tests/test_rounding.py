@@ -42,7 +42,7 @@ def test_the_errors_of_a_layer_worked_by_hand() -> None:
     assert error.worst_current_bits == pytest.approx(1 + log2(worst))
     assert error.worst_voltage_bits == pytest.approx(1 + log2(worst * 4096 / 410))
     assert not error.can_overflow
-    assert warnings_of((error,)) == ["layer 'only' lost 1 synapse that rounded to zero"]
+    assert warnings_of((error,)) == ["Layer 'only' lost 1 synapse that rounded to zero."]
 
 
 def test_a_layer_without_a_weight_has_no_error() -> None:
@@ -128,9 +128,9 @@ def test_whatever_overflows_was_foreseen(job: tuple[QuantizedNetwork, NDArray[np
 def test_warnings_say_what_could_happen_and_what_did() -> None:
     network = in_integers(layer_of([[255] * 600]))
     errors = quantization_errors(dequantize(network), network)
-    could = "layer 'only' could overflow its 24-bit state: worst case 24 bits"
-    assert warnings_of(errors) == [could]
-    assert warnings_of(errors, {"only": 1234}, "on the test data") == [f"{could}; on the test data it did so 1,234 times"]
+    could = "Layer 'only' could overflow its 24-bit state: worst case 24 bits"
+    assert warnings_of(errors) == [f"{could}."]
+    assert warnings_of(errors, {"only": 1234}, "on the test data") == [f"{could}; on the test data it did so 1,234 times."]
 
 
 @pytest.mark.parametrize("fires", [False, True])
@@ -164,5 +164,5 @@ def test_layers_that_rounding_silenced_or_saturated_are_named() -> None:
         RateChange(layer="saturated", before=0.4, after=0.91),
     )
     silenced, saturated = map(str, changed_rates(before, after))
-    assert silenced == "layer 'silenced' went silent by quantising: 0.0200 spikes a neuron and step before, 0.0000 after"
-    assert saturated == "layer 'saturated' went saturated by quantising: 0.4000 spikes a neuron and step before, 0.9100 after"
+    assert silenced == "Layer 'silenced' went silent by quantising: 0.0200 spikes a neuron and step before, 0.0000 after"
+    assert saturated == "Layer 'saturated' went saturated by quantising: 0.4000 spikes a neuron and step before, 0.9100 after"

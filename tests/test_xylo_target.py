@@ -292,7 +292,7 @@ def test_the_whole_way_on_the_command_line(
         assert all(np.array_equal(file[name], value) for name, value in listed.items())
     assert made.report.to_json()["target"] == "xylo"
     assert any(
-        re.search(r"layer 'layer0' has the chip's decays: .* up to 0\.050 of a state", line) for line in made.report.warnings
+        re.search(r"Layer 'layer0' has the chip's decays: .* up to 0\.050 of a state", line) for line in made.report.warnings
     )
     assert run("inspect out/model.npz --target xylo")["fits"]
     assert run("deploy out/model.npz --target xylo --out again")["target"] == "xylo"

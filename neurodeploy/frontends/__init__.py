@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from neurodeploy.errors import RequestError, counted, said_by
+from neurodeploy.errors import RequestError, counted, in_words, said_by
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +66,7 @@ def call_factory(spec: str) -> Any:
         if torch is not None and isinstance(factory, torch.nn.Module):
             return factory  # a model that was made when the file was imported
         if not callable(factory):
-            raise RequestError(spec, f"{name!r} is a {type(factory).__name__}, not a function")
+            raise RequestError(spec, f"{name!r} is {in_words(factory)}, not a function")
         if needed := _arguments_of(factory):
             call = f"{name}({', '.join(f'{one}=...' for one in needed)})"
             raise RequestError(
@@ -112,7 +112,7 @@ def load_model(spec: str) -> tuple[torch.nn.Module, torch.Tensor]:
     else:
         model, sample = made, None
     if not isinstance(model, torch.nn.Module):
-        found = "None" if model is None else f"a {type(model).__name__}"
+        found = "None" if model is None else f"a value {in_words(model)}"
         raise RequestError(
             spec, f"returned {found}, not a torch module or a pair (module, sample)", remedy="End it with: return model, sample"
         )
@@ -120,8 +120,8 @@ def load_model(spec: str) -> tuple[torch.nn.Module, torch.Tensor]:
         first = next((m for m in model.modules() if isinstance(m, torch.nn.Linear) or hasattr(m, "in_channels")), model)
         if not isinstance(first, torch.nn.Linear):
             raise RequestError(
-                spec, f"returned a model without a sample, and its first layer, a {type(first).__name__}, does not tell the "
-                "shape of its input",
+                spec, f"returned a model without a sample, and its first layer, of type {type(first).__name__}, does not tell "
+                "the shape of its input",
                 remedy="Return a pair (module, sample): one step of input, with a dimension for samples in front.",
             )  # fmt: skip
         sample = torch.zeros(1, first.in_features)

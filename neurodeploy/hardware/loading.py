@@ -85,7 +85,7 @@ def load_profile(name_or_path: Chip) -> HardwareProfile:
     Raises
     ------
     ProfileError
-        No such profile; not YAML, not a mapping, too large; a key unknown, missing or twice; a value of the wrong
+        No such profile or file; not YAML, not a mapping, too large; a key unknown, missing or twice; a value of the wrong
         type, out of range, or without unit or source; an extended profile that is missing, wrong, or extends this one.
     """
     if isinstance(name_or_path, HardwareProfile):
@@ -93,10 +93,13 @@ def load_profile(name_or_path: Chip) -> HardwareProfile:
     shipped = profile_paths()
     path = shipped.get(str(name_or_path)) or Path(name_or_path)
     if not os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises where a name is too long)
+        name, known = str(name_or_path), [*shipped]
+        what = "is a folder" if os.path.isdir(name) else "no such hardware profile"  # noqa: PTH112  (as above)
+        if path.suffix or len(path.parts) > 1:  # a file, and no name
+            what, known = what.replace("hardware profile", "file"), [*shipped, *map(str, path.parent.glob("*.y*ml"))]
         raise ProfileError(
-            str(name_or_path), "no such hardware profile",
-            remedy=f"{did_you_mean(str(name_or_path), shipped)}Give one of {', '.join(shipped)}, or a path to a YAML file.",
-        )  # fmt: skip
+            name, what, remedy=f"{did_you_mean(name, known)}Give one of {', '.join(shipped)}, or a path to a YAML file."
+        )
     return _read_profile(path, ())
 
 

@@ -356,29 +356,29 @@ def warnings_of(errors: tuple[LayerError, ...], overflows: Mapping[str, int] | N
             bits = max(error.worst_current_bits, error.worst_voltage_bits)
             measured = "" if overflows is None else f"; {of} it did so {counted(overflows[error.layer], 'time')}"
             lines.append(
-                f"layer {error.layer!r} could overflow its {error.state_bits}-bit state: worst case {bits:.0f} bits{measured}"
+                f"Layer {error.layer!r} could overflow its {error.state_bits}-bit state: worst case {bits:.0f} bits{measured}."
             )
         if error.decay_error > COARSE_DECAY:
             lines.append(
-                f"layer {error.layer!r} has the chip's decays: a step loses up to {error.decay_error:.3f} of a state more or "
-                "less than in the model; its weights keep the steady state"
+                f"Layer {error.layer!r} has the chip's decays: a step loses up to {error.decay_error:.3f} of a state more or "
+                "less than in the model; its weights keep the steady state."
             )
         if error.most_spikes[0] != error.most_spikes[1]:
             model, chip = error.most_spikes
             lines.append(
-                f"layer {error.layer!r} fires at most {counted(model, 'time')} a step in the model, and {chip} on the chip"
+                f"Layer {error.layer!r} fires at most {counted(model, 'time')} a step in the model, and {chip} on the chip."
             )
         if error.synapses_lost:
-            lines.append(f"layer {error.layer!r} lost {counted(error.synapses_lost, 'synapse')} that rounded to zero")
+            lines.append(f"Layer {error.layer!r} lost {counted(error.synapses_lost, 'synapse')} that rounded to zero.")
     return lines
 
 
 def rounding_warnings(errors: tuple[LayerError, ...], measured: Measurement, network: Network) -> tuple[str, ...]:
     """Sentences about lost synapses, overflows, and layers that quantisation silenced or saturated."""
-    changed = (f"{change} ({measured.of})" for change in measured.changed)
+    changed = (f"{change} ({measured.of})." for change in measured.changed)
     known = {change.layer for change in measured.changed}
     spiking = (layer.name for layer in network if threshold_of(layer.neuron) is not None and layer.name not in known)
-    silent = (f"layer {name!r} never fires ({measured.of})" for name in spiking if measured.rates.get(name) == 0)
+    silent = (f"Layer {name!r} never fires ({measured.of})." for name in spiking if measured.rates.get(name) == 0)
     return (*warnings_of(errors, measured.overflows, measured.of), *changed, *silent)
 
 

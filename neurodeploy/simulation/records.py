@@ -281,7 +281,7 @@ class RateChange:
     def __str__(self) -> str:
         kind = "silent" if self.after < self.before else "saturated"
         rates = f"{self.before:.4f} spikes a neuron and step before, {self.after:.4f} after"
-        return f"layer {self.layer!r} went {kind} by quantising: {rates}"
+        return f"Layer {self.layer!r} went {kind} by quantising: {rates}"
 
 
 def changed_rates(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[RateChange, ...]:

@@ -246,8 +246,10 @@ def spikes_of(inputs: Any, model: torch.nn.Module, options: FitOptions) -> torch
     if fits(tensor.shape[2:]):
         return check_spikes(tensor.reshape(*tensor.shape[:2], *shape).to(torch.float32), "inputs")
     takes = counted(shape[0], "value") if len(shape) == 1 else f"the shape {shape}" if n_sides is None else f"{shape[0]} channels"
+    sides = ", ".join(map(str, tensor.shape[1:]))
     raise DataError(
-        "inputs", f"have shape {tuple(tensor.shape)}, but {reader} takes {takes}",
+        # of samples, and not of how many: callers try the first few of a batch
+        "inputs", f"have shape (batch, {sides}), but {reader} takes {takes}",
         remedy=order_remedy(tensor.ndim > 2 and fits(tensor.shape[1:-1])),
     )  # fmt: skip
 

@@ -24,7 +24,7 @@ import h5py
 import nir.serialization
 import numpy as np
 
-from neurodeploy.errors import ExtractError
+from neurodeploy.errors import ExtractError, in_words
 from neurodeploy.frontends import expressions
 from neurodeploy.frontends.assembly import LayerSpec
 from neurodeploy.frontends.expressions import LinearExpression, ModuleId, Shape, rearrange
@@ -171,7 +171,9 @@ def read_graph(path: str | os.PathLike[str]) -> NirGraph:
     except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:  # what h5py raises on damaged bytes
         raise ExtractError(where, f"is no NIR file: {error}", remedy="Write it with nir.write.") from error
     if str(content.get("type")) != "NIRGraph":  # damaged, it may be an array
-        raise ExtractError(where, f"holds a {content.get('type')}, not a NIRGraph", remedy="Put it in a graph with an Input.")
+        raise ExtractError(
+            where, f"holds a node of type {content.get('type')}, not a NIRGraph", remedy="Put it in a graph with an Input."
+        )
     nodes: dict[str, NirNode] = {}
     # An edge that is listed twice counts once; the order stays.
     edges = list(dict.fromkeys(_flattened_edges(where, "", content, nodes)))
@@ -182,7 +184,7 @@ def _group(where: str, content: Mapping[str, Any], key: str) -> Mapping[str, Any
     """Return the entries of a group; none where it is left out."""
     found = content.get(key, {})
     if not isinstance(found, Mapping):
-        raise ExtractError(where, f"has a {type(found).__name__} where its {key} belong", remedy="Write it with nir.write.")
+        raise ExtractError(where, f"has a value {in_words(found)} where its {key} belong", remedy="Write it with nir.write.")
     return found
 
 

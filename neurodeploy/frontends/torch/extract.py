@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils._pytree import tree_flatten
 
-from neurodeploy.errors import ExtractError, NetworkError, check_arguments, unsupported_kind
+from neurodeploy.errors import ExtractError, NetworkError, check_arguments, in_words, unsupported_kind
 from neurodeploy.frontends.assembly import NeuronSpec, assemble, topological_order, two_shares, uniform
 from neurodeploy.frontends.expressions import LinearExpression, Term
 from neurodeploy.frontends.torch.model_run import ModelRun
@@ -88,7 +88,7 @@ def read_model(
         remedy = "Give one step of input, with a dimension for samples in front: sample.unsqueeze(0)."
         raise ExtractError("sample", f"{found} is not a tensor (batch, *input_shape)".strip(), remedy=remedy)
     if not isinstance(model, torch.nn.Module):
-        raise ExtractError("model", f"is a {type(model).__name__}, not a torch.nn.Module")
+        raise ExtractError("model", f"is {in_words(model)}, not a torch.nn.Module")
     model = as_written(model)
     run = run_model(model, sample, kind)
     last = _output_source(run)
