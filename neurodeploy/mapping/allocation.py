@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -36,7 +36,6 @@ from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import (
     Layers,
     Region,
-    SourceNeurons,
     Usage,
     bits_of,
     limited_resources,
@@ -160,6 +159,9 @@ class PrunedLayerCount(LayerCount):
         # All that is counted is that of the whole layer; only `share` differs, and with it what a region takes.
         vars(self).update(vars(whole), _used={}, _taken={})
         self.whole, self.share, self.prunable = whole, share, prunable
+        # where axons share the memory, the plan has to count them
+        if prunable is not None and "memory_bits_per_core" not in self.profile:
+            self.capped_sources = frozenset(c.source for c in self.layer.connections) - prunable.uncapped
 
     def usage(self, region: Region) -> Usage:
         """Usage of a region at the layer's share."""
@@ -167,13 +169,6 @@ class PrunedLayerCount(LayerCount):
         bits, axons = minimum_usage(self, region, usage, self.prunable)
         memory = max(math.ceil(usage.synapse_memory_bits * self.share), bits)  # one synapse a slice at least
         return replace(usage, synapse_memory_bits=memory, input_axons=usage.input_axons if self.prunable is None else axons)
-
-    def sources(self, region: Region) -> Iterator[SourceNeurons]:
-        """Source neurons of a region, of those sources whose output axons are not capped afterwards."""
-        for one in super().sources(region):
-            # where axons share the memory, the plan has to count them
-            if self.prunable is None or one.source in self.prunable.uncapped or "memory_bits_per_core" in self.profile:
-                yield one
 
 
 def plan_slices(unpruned: Unpruned, cores: int, whole: Collection[str], *, is_coarse: bool = False) -> tuple[Slice, ...] | None:

@@ -44,14 +44,12 @@ class FanOut:
 
     def add(self, layer: AnyLayer, regions: Sequence[Region]) -> None:
         """Count a layer's regions as targets of its sources."""
-        for region in regions:
-            for received in self.counts[layer.name].sources(region):
-                if received.source not in self._sizes:  # the network's input takes no output axons
-                    continue
-                if received.source not in self._targets:
-                    self._targets[received.source] = np.zeros(self._sizes[received.source], dtype=np.int32)
-                # A view: this writes into the counts.
-                self._targets[received.source].reshape(received.shape)[received.box.box] += received.mask
+        for source, n_slices in self.counts[layer.name].target_slices(regions):
+            if source not in self._sizes:  # the network's input takes no output axons
+                continue
+            if source not in self._targets:
+                self._targets[source] = np.zeros(self._sizes[source], dtype=np.int32)
+            self._targets[source].reshape(n_slices.shape)[...] += n_slices  # a view: this writes into the counts
 
     def add_margin(self, layer: AnyLayer, more: int) -> None:
         """Count `more` further target slices for each neuron of the layer that has any."""

@@ -14,6 +14,7 @@ For plans, the lists are also counted as expected if each weight is kept with a 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Hashable, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -199,9 +200,10 @@ class Window:
         equal_lines: tuple[Integers, Integers] | None = None,
     ) -> None:
         self.wiring, self.formula, self.profile, self.lists, self.connectivity = wiring, formula, profile, lists, connectivity
-        # Without zeros and groups every input channel counts the same, so one stands for all.
-        self._has_equal_channels = wiring.groups == 1 and (connectivity is not None or bool(wiring.weight.all()))
-        if not self._has_equal_channels:
+        # Without zeros all input channels of a group count the same; without groups, one stands for all.
+        self.is_full = connectivity is not None or bool(wiring.weight.all())
+        self.has_equal_channels = wiring.groups == 1 and self.is_full
+        if not self.has_equal_channels:
             present = wiring.weight != 0 if connectivity is None else np.ones(wiring.weight.shape, dtype=np.bool_)
             # Running counts over output channels: those of any range are one subtraction.
             self._running = np.zeros((present.shape[0] + 1, *present.shape[1:]), dtype=np.int32)
@@ -230,7 +232,7 @@ class Window:
     def key(self, region: Region) -> tuple[int, int, bytes, bytes]:
         """Hashable that is equal for regions with equal usage."""
         rows, columns = self.edges(region)
-        first = 0 if self._has_equal_channels else region.starts[0]
+        first = 0 if self.has_equal_channels else region.starts[0]
         return first, first + region.sides[0], rows.key, columns.key
 
     def count(self, region: Region) -> tuple[int, int, int]:
@@ -249,12 +251,17 @@ class Window:
     ) -> tuple[Integers, Integers, Integers]:
         """Memory bits, input axons and synapses, each (n,), of n ranges of channels on the rows and columns of these edges."""
         pixels = np.outer(rows.n_of_kind, columns.n_of_kind)
-        met = [self._lengths_of(start, stop, rows, columns) for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
-        # Where all channels are equal, `met` has a single one: count it as often as there are channels.
-        copies = [self.n_channels(start, stop) // len(lengths) for start, stop, lengths in zip(starts, stops, met, strict=True)]
-        atoms = np.array([n * len(lengths) for n, lengths in zip(copies, met, strict=True)])
-        there = np.stack([n * lengths.sum(axis=0) for n, lengths in zip(copies, met, strict=True)])
-        longest = np.stack([lengths.max(axis=0, initial=0) for lengths in met])
+        if self.is_full:
+            n_groups, most = self._groups_of(starts, stops)
+            c_group, of_one = self.wiring.weight.shape[1], self._lengths_of_one(rows, columns)
+            atoms, longest = n_groups * c_group, most[:, None, None] * of_one
+            there = c_group * (stops - starts)[:, None, None] * of_one
+        else:
+            ranges = zip(starts.tolist(), stops.tolist(), strict=True)
+            met = [self._lengths_of(start, stop, rows, columns) for start, stop in ranges]
+            atoms = np.array([len(lengths) for lengths in met])
+            there = np.stack([lengths.sum(axis=0) for lengths in met])
+            longest = np.stack([lengths.max(axis=0, initial=0) for lengths in met])
         chance = 1.0 if self.connectivity is None else self.connectivity
         # An axon exists if at least one of its synapses is kept. 1e-9 keeps rounding errors from adding an axon.
         axons = np.ceil(((1 - (1 - chance) ** there) * pixels).sum(axis=(1, 2)) - 1e-9).astype(np.int64)
@@ -278,8 +285,8 @@ class Window:
         return self._lengths_of(region.starts[0], region.stops[0], *self.edges(region))
 
     def _lengths_of(self, start: int, stop: int, rows: Edge, columns: Edge) -> Integers:
-        if self._has_equal_channels:
-            met: Integers = (stop - start) * np.outer(rows.kinds.sum(axis=1), columns.kinds.sum(axis=1))[None]
+        if self.has_equal_channels:
+            met: Integers = (stop - start) * self._lengths_of_one(rows, columns)[None]
             return met
         atoms = self._atoms(start, stop)
         # kron pairs every kind of row with every kind of column. In doubles, because NumPy has no fast product of integer
@@ -287,6 +294,12 @@ class Window:
         places = np.kron(rows.kinds, columns.kinds).astype(np.float64)
         counts: Integers = np.rint(atoms.reshape(len(atoms), -1).astype(np.float64) @ places.T).astype(np.int64)
         return counts.reshape(len(atoms), len(rows.kinds), len(columns.kinds))
+
+    @staticmethod
+    def _lengths_of_one(rows: Edge, columns: Edge) -> Integers:
+        """Synapses of a pixel onto one output channel, by kind, where no weight is zero."""
+        met: Integers = np.outer(rows.kinds.sum(axis=1), columns.kinds.sum(axis=1))
+        return met
 
     def channels(self, region: Region) -> Integers:
         """Input channels of the region's groups: (channels,)."""
@@ -298,6 +311,13 @@ class Window:
         """First and last group of output channels start..stop-1."""
         per_group = self.wiring.weight.shape[0] // self.wiring.groups
         return start // per_group, (stop - 1) // per_group
+
+    def _groups_of(self, starts: Integers, stops: Integers) -> tuple[Integers, Integers]:
+        """Number of groups of ranges of output channels, and channels of the group with most of them: each (n,)."""
+        size = self.wiring.weight.shape[0] // self.wiring.groups
+        first, last = starts // size, (stops - 1) // size
+        ends = np.maximum((first + 1) * size - starts, stops - last * size)  # only groups between two others are surely whole
+        return last - first + 1, np.where(last == first, stops - starts, np.where(last - first > 1, size, ends))
 
     def n_channels(self, start: int, stop: int) -> int:
         """Number of input channels of the groups of output channels start..stop-1."""
@@ -334,12 +354,12 @@ class Window:
         # `far`: the chip's largest offset does not reach the last pixel of the slice.
         far, fits = (height * width - 1) * step >= reach, local < 1 << widest
         bits = np.where(fits, 0, UNLIMITED)
-        index = np.array([self._index(n) if ok else 0 for ok, n in zip((fits & ~far).tolist(), local.tolist(), strict=True)])
         near = fits & ~far
-        # One call for all lists with one index width and one number of input channels: `lists` takes single numbers.
-        for width_of_index, n in sorted({*zip(index[near].tolist(), atoms[near].tolist(), strict=True)}):
-            these = near & (index == width_of_index) & (atoms == n)
-            bits[these] = self.lists(self.formula, n, longest[these], width_of_index).sum(axis=(1, 2))
+        # One call for all lists with one number of targets, up to a power of two, and of input channels: `lists` takes single
+        # numbers. frexp has the bits of an integer.
+        for n_bits, n in {*zip(np.frexp(local[near])[1].tolist(), atoms[near].tolist(), strict=True)}:
+            these = near & (np.frexp(local)[1] == n_bits) & (atoms == n)
+            bits[these] = self.lists(self.formula, n, longest[these], self._index((1 << n_bits) - 1)).sum(axis=(1, 2))
         for i in np.flatnonzero(far & fits):
             moved = self._sectioned_bits(
                 int(step[i]), int((channels[i] - 1) * plane), width, rows, columns, int(atoms[i]), longest[i]
@@ -378,6 +398,23 @@ class Window:
         """Memory in bits of the kernels of output channels start..stop-1 on DYNAP-CNN."""
         kernel = power_of_two(int(np.prod(self.wiring.weight.shape[2:])))
         return self.n_channels(start, stop) * kernel * power_of_two(int(stop - start)) * self.formula.synapse_bits
+
+    def target_slices(self, regions: Sequence[Region]) -> NDArray[np.int32] | None:
+        """Number of the regions that each input neuron has synapses onto, in the input's shape; None where weights are zero."""
+        if not self.is_full:
+            return None
+        by_groups, n_slices = defaultdict[tuple[int, int], list[Region]](list), np.zeros(self.wiring.input_shape, dtype=np.int32)
+        for region in regions:
+            by_groups[self._groups(region.starts[0], region.stops[0])].append(region)
+        for (first, last), some in by_groups.items():
+            on_rows, on_columns = (np.zeros((len(some), side)) for side in self.wiring.input_shape[1:])
+            for n, region in enumerate(some):
+                rows, columns = self.edges(region)
+                on_rows[n, rows.inputs], on_columns[n, columns.inputs] = 1.0, 1.0
+            c_group = self.wiring.weight.shape[1]
+            # rows and columns of a region are independent of each other
+            n_slices[first * c_group : (last + 1) * c_group] += np.rint(on_rows.T @ on_columns).astype(np.int32)
+        return n_slices
 
     def reached(self, region: Region) -> tuple[Region, Mask]:
         """Input neurons with synapses onto a region: their bounding box, and a mask in it."""

@@ -18,8 +18,6 @@ from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Integers
 from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring, Wiring
 from neurodeploy.ir.graph import Connection
-from neurodeploy.ir.network import LI, LIF, SubtractiveLIF
-from neurodeploy.ir.quantized import QuantizedLI, QuantizedLIF, QuantizedSigmaDelta, QuantizedSubtractiveLIF
 from neurodeploy.resources.convolution_lists import (
     Window,
     capped_lists,
@@ -35,8 +33,10 @@ from neurodeploy.resources.usage import (
     Region,
     SourceNeurons,
     Usage,
+    distinct_decays,
+    distinct_thresholds,
     grid_of,
-    limited_resources,
+    limits_settings,
     list_bits,
     power_of_two,
     usage_vector,
@@ -125,8 +125,7 @@ class DenseCounter:
             self._fan_in = self.wiring.fan_in().astype(np.int32)
         return self._fan_in.reshape(grid)[region.box]
 
-    def n_sources(self, region: Region, grid: tuple[int, ...]) -> int:
-        del region, grid
+    def n_sources(self, _region: Region, _grid: tuple[int, ...]) -> int:
         return self.wiring.n_in
 
     def source_mask(self, region: Region, grid: tuple[int, ...]) -> tuple[tuple[int, ...], Region, NDArray[np.bool_]]:
@@ -212,8 +211,7 @@ class ConvCounter:
         """Hashable that is equal for regions with equal usage."""
         return self.window.key(region)
 
-    def count(self, region: Region, grid: tuple[int, ...]) -> ListUsage:
-        del grid  # a convolution's region has its grid
+    def count(self, region: Region, _grid: tuple[int, ...]) -> ListUsage:
         if self.shared is not None:
             return *self.window.count(region), self.shared
         sizes, how_many = self.window.one_by_one(region)
@@ -222,24 +220,22 @@ class ConvCounter:
         bits, encoding = list_bits(np.repeat(sizes, how_many), region.n_neurons, self.formula, self.profile)
         return bits, int(how_many[sizes > 0].sum()), int(sizes @ how_many), encoding
 
-    def fan_out(self, region: Region, grid: tuple[int, ...]) -> NDArray[Any]:
-        del grid
+    def fan_out(self, region: Region, _grid: tuple[int, ...]) -> NDArray[Any]:
         n_synapses = self.window.fan_out(region)
         return n_synapses if self.connectivity is None else n_synapses * self.connectivity
 
-    def fan_in(self, region: Region, grid: tuple[int, ...]) -> NDArray[Any]:
+    def fan_in(self, region: Region, _grid: tuple[int, ...]) -> NDArray[Any]:
         # Of the region alone: an array of all neurons of a large image takes more memory than all else.
-        del grid
-        n_synapses = self.wiring.fan_in(region.box, counts_zeros=self.connectivity is not None).reshape(region.sides)
+        channels = 1 if self.window.has_equal_channels else region.sides[0]
+        box = (slice(region.starts[0], region.starts[0] + channels), *region.box[1:])
+        n_synapses = self.wiring.fan_in(box, counts_zeros=self.connectivity is not None).reshape(channels, *region.sides[1:])
         return n_synapses if self.connectivity is None else n_synapses * self.connectivity
 
-    def n_sources(self, region: Region, grid: tuple[int, ...]) -> int:
-        del grid
+    def n_sources(self, region: Region, _grid: tuple[int, ...]) -> int:
         rows, columns = self.window.edges(region)
         return self.window.channels(region).size * rows.inputs.size * columns.inputs.size
 
-    def source_mask(self, region: Region, grid: tuple[int, ...]) -> tuple[tuple[int, ...], Region, NDArray[np.bool_]]:
-        del grid
+    def source_mask(self, region: Region, _grid: tuple[int, ...]) -> tuple[tuple[int, ...], Region, NDArray[np.bool_]]:
         box, mask = self.window.reached(region)
         return self.wiring.input_shape, box, mask
 
@@ -268,6 +264,8 @@ class LayerCount:
     ----------
     share : float
         Factor on synapse memory; 1 except in plans to prune.
+    capped_sources : frozenset of str
+        Sources whose axons a plan to prune caps afterwards.
     """
 
     def __init__(
@@ -291,11 +289,15 @@ class LayerCount:
             for bundle, steps in bundled
         ]
         self._state_bits = profile.number("neuron_state_bits", 0)
-        self.share = 1.0
-        self._used: dict[tuple[Any, ...], Usage] = {}
-        self._taken: dict[tuple[Any, ...], Integers] = {}
-        self._keys: dict[Region, tuple[Any, ...]] = {}
-        self._limits_profiles = {"neuron_profiles", "threshold_profiles"} & set(limited_resources(profile))
+        self.share, self.capped_sources = 1.0, frozenset[str]()
+        self._limits_settings = limits_settings(profile)
+        # Layers with equal counters share what is counted; a layer whose neurons count too, for its id, shares with itself.
+        counters = tuple((id(counter), len(bundle)) for counter, (bundle, _) in zip(self._counters, bundled, strict=True))
+        own = id(self.cache.setdefault(("layer", id(layer)), layer)) if self._limits_settings else 0
+        key = (counters, self.grid, type(layer.neuron), bool(layer.bias.any()), max(self.wait_steps), own)
+        self._used: dict[tuple[Any, ...], Usage] = self.cache.setdefault(("used", *key), {})
+        self._taken: dict[tuple[Any, ...], Integers] = self.cache.setdefault(("taken", *key), {})
+        self._keys: dict[Region, tuple[Any, ...]] = self.cache.setdefault(("keys", *key), {})
 
     @staticmethod
     def _bundled(layer: AnyLayer, wait_steps: Sequence[int]) -> list[tuple[list[Connection[Wiring]], int]]:
@@ -330,14 +332,14 @@ class LayerCount:
         return self._used[key]
 
     def _counted(self, region: Region) -> Usage:
-        memory, n_axons, n_synapses, encodings, fan_in = 0, 0, 0, set[str](), np.zeros(region.sides)
+        memory, n_axons, n_synapses, encodings, fan_in = 0, 0, 0, set[str](), np.zeros(())
         for counter, bundle in zip(self._counters, self._bundles, strict=True):
             bits, axons, synapses, encoding = counter.count(region, self.grid)
             # The lists are stored once for all sources of a bundle; each source has axons of its own.
             memory += bits + (len(bundle) - 1) * axons * counter.formula.entry
             n_axons, n_synapses = n_axons + len(bundle) * axons, n_synapses + len(bundle) * synapses
             encodings.add(encoding)
-            fan_in += counter.fan_in(region, self.grid) * len(bundle)
+            fan_in = fan_in + counter.fan_in(region, self.grid) * len(bundle)
         return Usage(
             neurons=region.n_neurons,
             synapses=n_synapses,
@@ -348,8 +350,8 @@ class LayerCount:
             neuron_memory_bits=self._neuron_bits(region),
             biases=self._biases(region),
             synapse_formats=len(self._counters),
-            neuron_profiles=self._neuron_profiles(region),
-            threshold_profiles=self._threshold_profiles(region),
+            neuron_profiles=distinct_decays(self.layer, region, self.profile),
+            threshold_profiles=distinct_thresholds(self.layer, region, self.profile),
             delay_steps=max(self.wait_steps),
         )
 
@@ -404,7 +406,7 @@ class LayerCount:
         if region not in self._keys:
             shape = (region.sides, *[counter.key(region) for counter in self._counters])
             # Decays and thresholds can differ between regions of equal connectivity.
-            self._keys[region] = (region, *shape) if self._limits_profiles else shape
+            self._keys[region] = (region, *shape) if self._limits_settings else shape
         return self._keys[region]
 
     def by_connection(self, region: Region) -> list[ListUsage]:
@@ -420,7 +422,22 @@ class LayerCount:
         for bundle, counter in zip(self._bundles, self._counters, strict=True):
             shape, box, mask = counter.source_mask(region, self.grid)
             for connection in bundle:
-                yield SourceNeurons(source=connection.source, shape=shape, box=box, mask=mask)
+                if connection.source not in self.capped_sources:
+                    yield SourceNeurons(source=connection.source, shape=shape, box=box, mask=mask)
+
+    def target_slices(self, regions: Sequence[Region]) -> Iterator[tuple[str, NDArray[np.int32]]]:
+        """How many of the regions each source neuron has synapses onto, in the source's shape, by connection.
+
+        Without sources whose axons are capped afterwards, as `sources`.
+        """
+        for bundle, counter in zip(self._bundles, self._counters, strict=True):
+            n_slices = counter.window.target_slices(regions) if isinstance(counter, ConvCounter) else None
+            if n_slices is None:
+                masks = (counter.source_mask(region, self.grid) for region in regions)
+                for shape, box, mask in masks:
+                    n_slices = np.zeros(shape, dtype=np.int32) if n_slices is None else n_slices
+                    n_slices[box.box] += mask
+            yield from ((c.source, n_slices) for c in bundle if c.source not in self.capped_sources and n_slices is not None)
 
     def fan_outs(self, region: Region) -> Iterator[NDArray[Any]]:
         """Synapses from each possible source neuron onto a region, in the shape of `SourceNeurons.mask`, by connection."""
@@ -463,38 +480,3 @@ class LayerCount:
 
     def _biases(self, region: Region) -> int:
         return region.sides[0] if self.layer.bias.any() else 0  # one a channel of an image, one a neuron of a row
-
-    def _neuron_profiles(self, region: Region) -> int:
-        """Different pairs of decays of the region's neurons; those of floats as registers of `decay_bits` have them."""
-        match neuron := self.layer.neuron:
-            case QuantizedLIF() | QuantizedSubtractiveLIF() | QuantizedLI():
-                return self._settings(region, neuron.du, neuron.dv)
-            case LIF() | SubtractiveLIF() | LI():
-                unity = 1 << self.profile.number("decay_bits", 30)
-                return self._settings(region, np.rint(neuron.current_decay * unity), np.rint(neuron.voltage_decay * unity))
-            case QuantizedSigmaDelta():
-                return 1  # it has no decays
-            case _:
-                raise unsupported_kind(neuron)
-
-    def _threshold_profiles(self, region: Region) -> int:
-        """Different thresholds of the region's neurons; 0 where none fires."""
-        match neuron := self.layer.neuron:
-            case QuantizedLIF() | QuantizedSubtractiveLIF() | QuantizedSigmaDelta():
-                return self._settings(region, neuron.vth)
-            case LIF() | SubtractiveLIF():
-                # quantising scales neurons to one threshold, but where a convolution shares the weights of some that differ
-                of_channel = np.broadcast_to(neuron.threshold, self.layer.n_neurons).reshape(self.grid[0], -1)
-                return self._settings(region, neuron.threshold) if len(self.grid) == 3 and np.ptp(of_channel, axis=1).any() else 1
-            case QuantizedLI() | LI():
-                return 0
-            case _:
-                raise unsupported_kind(neuron)
-
-    def _settings(self, region: Region, *numbers: NDArray[Any]) -> int:
-        """How many different combinations of these numbers the region's neurons have; 1 where the chip does not limit it."""
-        arrays = [array for array in numbers if array.shape]  # an array () is one number for all neurons
-        if not arrays or not self._limits_profiles:
-            return 1
-        settings = np.stack([array.reshape(self.grid)[region.box].reshape(-1) for array in arrays])
-        return int(np.unique(settings, axis=1).shape[1])  # columns, not single numbers, are compared

@@ -31,13 +31,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import BudgetError
+from neurodeploy.errors import BudgetError, unsupported_kind
 from neurodeploy.hardware.profile import UNLIMITED, Encoding, HardwareProfile
 from neurodeploy.ir.arrays import Integers
 from neurodeploy.ir.connectivity import is_convolution
 from neurodeploy.ir.graph import INPUT, LayerGraph, Population
-from neurodeploy.ir.network import Layer
-from neurodeploy.ir.quantized import QuantizedLayer
+from neurodeploy.ir.network import LI, LIF, Layer, SubtractiveLIF
+from neurodeploy.ir.quantized import QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedSigmaDelta, QuantizedSubtractiveLIF
 
 if TYPE_CHECKING:  # counting measures regions, and needs this module
     from neurodeploy.resources.counting import LayerCount
@@ -387,3 +387,51 @@ class SourceNeurons:
     shape: tuple[int, ...]
     box: Region
     mask: NDArray[np.bool_]
+
+
+def limits_settings(profile: HardwareProfile) -> bool:
+    """Whether the neurons of a core may have only so many different decays or thresholds."""
+    return bool({"neuron_profiles", "threshold_profiles"} & set(limited_resources(profile)))
+
+
+def distinct_decays(layer: AnyLayer, region: Region, profile: HardwareProfile) -> int:
+    """Different pairs of decays of a region's neurons, as ``neuron_profiles`` counts them; 1 where the chip does not limit it.
+
+    Those of floats are compared as registers of ``decay_bits`` have them.
+    """
+    match neuron := layer.neuron:
+        case QuantizedLIF() | QuantizedSubtractiveLIF() | QuantizedLI():
+            return _distinct(layer, region, profile, neuron.du, neuron.dv)
+        case LIF() | SubtractiveLIF() | LI():
+            unity = 1 << profile.number("decay_bits", 30)
+            return _distinct(layer, region, profile, np.rint(neuron.current_decay * unity), np.rint(neuron.voltage_decay * unity))
+        case QuantizedSigmaDelta():
+            return 1  # it has no decays
+        case _:
+            raise unsupported_kind(neuron)
+
+
+def distinct_thresholds(layer: AnyLayer, region: Region, profile: HardwareProfile) -> int:
+    """Different thresholds of a region's neurons, as ``threshold_profiles`` counts them; 0 where none fires."""
+    grid = grid_of(layer)
+    match neuron := layer.neuron:
+        case QuantizedLIF() | QuantizedSubtractiveLIF() | QuantizedSigmaDelta():
+            return _distinct(layer, region, profile, neuron.vth)
+        case LIF() | SubtractiveLIF():
+            # quantising scales neurons to one threshold, but where a convolution shares the weights of some that differ
+            of_channel = np.broadcast_to(neuron.threshold, layer.n_neurons).reshape(grid[0], -1)
+            differ = len(grid) == 3 and np.ptp(of_channel, axis=1).any()
+            return _distinct(layer, region, profile, neuron.threshold) if differ else 1
+        case QuantizedLI() | LI():
+            return 0
+        case _:
+            raise unsupported_kind(neuron)
+
+
+def _distinct(layer: AnyLayer, region: Region, profile: HardwareProfile, *numbers: NDArray[Any]) -> int:
+    """How many different combinations of these numbers the region's neurons have; 1 where the chip does not limit it."""
+    arrays = [array for array in numbers if array.shape]  # an array () is one number for all neurons
+    if not arrays or not limits_settings(profile):
+        return 1
+    settings = np.stack([array.reshape(grid_of(layer))[region.box].reshape(-1) for array in arrays])
+    return int(np.unique(settings, axis=1).shape[1])  # columns, not single numbers, are compared
