@@ -19,9 +19,9 @@ from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.mapping import allocation as plan
+from neurodeploy.mapping import channel_counts
 from neurodeploy.mapping.allocation import PrunedLayerCount, Unpruned, count_cores, share_budget
-from neurodeploy.mapping.budget import allocation as plan
-from neurodeploy.mapping.budget import channel_counts
 from neurodeploy.mapping.channel_counts import narrow_budget
 from neurodeploy.mapping.partition import block_options, middle_run
 from neurodeploy.mapping.place import pack_layers
