@@ -238,7 +238,7 @@ _OLD_MODULES = {
     "records": ("simulation.records",),
     "report": ("report.summary", "report.summary"),
     "rounding": ("passes.quantize",),
-    "simulation": ("targets.simulate", "targets.loihi.emulator", "simulation.reference"),
+    "simulation": ("targets.simulate", "targets.loihi.emulator", "simulation.layer_schedule"),
     "simulation.emulator": ("targets.loihi.emulator",),
     "simulation.verify": ("targets.simulate",),
     "training": (

@@ -13,7 +13,7 @@ from torch.nn import MaxPool2d
 from neurodeploy.frontends.assembly import BIAS
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.ir.network import LI, Network
-from neurodeploy.simulation.reference import run_reference
+from neurodeploy.simulation.layer_schedule import run_reference
 
 SPIKING, READOUTS = (LIFCell, LIFBoxCell, IAFCell, LIFRecurrentCell), (LICell, LIBoxCell)
 

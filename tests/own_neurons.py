@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from neurodeploy.ir.network import Network
-from neurodeploy.simulation.reference import run_reference
+from neurodeploy.simulation.layer_schedule import run_reference
 
 N_IN, N_HIDDEN, N_OUT, N_STEPS, BATCH = 12, 9, 4, 25, 6
 SAMPLE = torch.zeros(1, N_IN)

@@ -21,7 +21,7 @@ from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.place import place
 from neurodeploy.passes.quantize import quantize
 from neurodeploy.pipeline.inspection import inspect
-from neurodeploy.simulation.reference import run_reference
+from neurodeploy.simulation.layer_schedule import run_reference
 from neurodeploy.targets.loihi.lava_client import run_lava_jobs
 from neurodeploy.targets.simulate import random_spikes, simulate
 

@@ -21,7 +21,7 @@ from neurodeploy.frontends.nir.writing import write_nir
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import ByValue
-from neurodeploy.ir.connectivity import DenseWiring, is_convolution, is_dense
+from neurodeploy.ir.connectivity import DenseWiring, is_convolution, is_dense, product_of
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.network import LIF, Layer, Network
 from neurodeploy.ir.quantized import QuantizedLIF, QuantizedNetwork
@@ -31,7 +31,6 @@ from neurodeploy.passes.quantize import dequantize, quantize, quantized_kind
 from neurodeploy.resources.counting import counter_of
 from neurodeploy.resources.usage import Formula
 from neurodeploy.simulation.kernel_dispatch import kernels_of
-from neurodeploy.simulation.reference import product_of
 from neurodeploy.targets.loihi.netx_io import write_netx
 from neurodeploy.targets.simulate import random_spikes, simulate
 

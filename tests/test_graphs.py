@@ -15,12 +15,12 @@ from paper import layer_of
 from strategies import spikes_into
 
 from neurodeploy.errors import SimulationError
+from neurodeploy.ir import connectivity as products
 from neurodeploy.ir.graph import INPUT, Connection, LayerGraph
 from neurodeploy.ir.network import LI, LIF, Conv, Layer, Network
 from neurodeploy.ir.quantized import QuantizedConv, QuantizedLayer, QuantizedLI, QuantizedLIF, QuantizedNetwork
 from neurodeploy.simulation import layer_schedule as clock
-from neurodeploy.simulation import reference as products
-from neurodeploy.simulation.reference import run_reference
+from neurodeploy.simulation.layer_schedule import run_reference
 from neurodeploy.targets.loihi.emulator import run_emulator
 from neurodeploy.targets.simulate import simulate
 

@@ -22,7 +22,7 @@ from strategies import one_or_each, spikes_into
 from torch.nn import Dropout, Flatten, Identity, Linear
 
 from neurodeploy.frontends.torch.extract import extract
-from neurodeploy.simulation.reference import run_reference
+from neurodeploy.simulation.layer_schedule import run_reference
 
 FIRING = (LIFCell, LIFBoxCell, IAFCell)
 

@@ -20,7 +20,7 @@ from neurodeploy.ir.network import LIF, Network, Sparse
 from neurodeploy.mapping.place import place
 from neurodeploy.passes.quantize import dequantize, quantize
 from neurodeploy.pipeline.inspection import inspect
-from neurodeploy.simulation.reference import run_reference
+from neurodeploy.simulation.layer_schedule import run_reference
 from neurodeploy.targets.loihi.lava_client import Job, run_lava_jobs
 from neurodeploy.targets.simulate import simulate
 

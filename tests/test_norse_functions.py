@@ -23,7 +23,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.ir.graph import INPUT
-from neurodeploy.simulation.reference import run_reference
+from neurodeploy.simulation.layer_schedule import run_reference
 
 # ---------------------------------------------------------------------------------------------- modules and functions
 

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812  (as everybody calls it)
 
 from neurodeploy.frontends.torch.extract import extract
-from neurodeploy.simulation.reference import run_reference
+from neurodeploy.simulation.layer_schedule import run_reference
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from neurodeploy.errors import ExtractError
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import Conv, Dense
-from neurodeploy.simulation.reference import run_reference
+from neurodeploy.simulation.layer_schedule import run_reference
 
 # ---------------------------------------------------------------------------------------------- drawn networks
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from neurodeploy.ir.connectivity import product_of
 from neurodeploy.ir.quantized import QuantizedConv, QuantizedDense, QuantizedSparse, QuantizedSynapse
 from neurodeploy.simulation.kernel_dispatch import KernelDispatch, kernels_of
-from neurodeploy.simulation.reference import product_of
 
 WEIGHTS = {"least": [-255], "most": [255], "both ends": [-254, 254], "none": [0], "any": range(-254, 255, 2)}
 """What weights are drawn from: of one sign up to 255, of both signs even, up to 254."""

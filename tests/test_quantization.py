@@ -19,7 +19,7 @@ from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import LIF, Network
 from neurodeploy.ir.quantized import QuantizedLayer, QuantizedLIF, QuantizedNetwork
 from neurodeploy.passes.quantize import dequantize, quantize
-from neurodeploy.simulation.reference import run_reference
+from neurodeploy.simulation.layer_schedule import run_reference
 from neurodeploy.targets.loihi.emulator import run_emulator
 from neurodeploy.targets.loihi.target import THRESHOLD_MAX, as_lava_reads, width_of
 

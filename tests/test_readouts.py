@@ -14,7 +14,7 @@ from own_neurons import BATCH, N_IN, N_STEPS, ByMultiplying, drawn_input, layers
 from neurodeploy.errors import ExtractError
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.ir.network import LI, Network
-from neurodeploy.simulation.reference import run_reference
+from neurodeploy.simulation.layer_schedule import run_reference
 
 N_HIDDEN, N_OUT = 6, 3
 Update = Callable[["Readout", torch.Tensor, Any], tuple[torch.Tensor, Any]]

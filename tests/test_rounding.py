@@ -16,8 +16,8 @@ from neurodeploy.hardware.loading import load_profile
 from neurodeploy.ir.quantized import QuantizedLayer, QuantizedNetwork
 from neurodeploy.passes.quantize import dequantize, quantization_errors, quantize
 from neurodeploy.pipeline.deploy import warnings_of
+from neurodeploy.simulation.layer_schedule import largest_states, run_reference
 from neurodeploy.simulation.records import RateChange, changed_rates
-from neurodeploy.simulation.reference import largest_states, run_reference
 from neurodeploy.targets.loihi.emulator import run_emulator
 
 TINY = load_profile("tiny")

@@ -23,8 +23,8 @@ from neurodeploy.ir.arrays import Floats, Integers
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.quantized import COUNTING_ONLY, QuantizedDense, QuantizedLayer, QuantizedLIF, QuantizedNetwork
 from neurodeploy.passes.quantize import with_rounded_weights
+from neurodeploy.simulation.layer_schedule import run_reference
 from neurodeploy.simulation.records import Recorded, SpikeRecord
-from neurodeploy.simulation.reference import run_reference
 from neurodeploy.targets import Registers, Target
 
 # ---------------------------------------------------------------------------------------------- a toy target

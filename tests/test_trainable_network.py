@@ -22,7 +22,7 @@ from neurodeploy.errors import TrainingError
 from neurodeploy.ir import network as ir
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.mapping.delay_balancing import balance, relays_of
-from neurodeploy.simulation.reference import run_reference
+from neurodeploy.simulation.layer_schedule import run_reference
 from neurodeploy.training.batches import DataSplit
 from neurodeploy.training.forward import run_model
 

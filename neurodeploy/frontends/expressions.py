@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from neurodeploy.errors import ExtractError
 from neurodeploy.ir.arrays import Floats, check_memory
-from neurodeploy.ir.connectivity import Pair, ungrouped
+from neurodeploy.ir.connectivity import Pair, product_of, ungrouped
 from neurodeploy.ir.network import (
     Conv,
     Dense,
@@ -33,7 +33,6 @@ from neurodeploy.ir.network import (
     scale_inputs,
     scale_targets,
 )
-from neurodeploy.simulation.reference import product_of
 
 # imported where it is used: a chip or a file is looked at without it
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Connectivity patterns: dense, sparse (compressed rows) and convolutional.
+"""Connectivity patterns: dense, sparse (compressed rows) and convolutional, and their products with spikes.
 
 `neurodeploy.ir.network` fills them with floats and `neurodeploy.ir.quantized` with a chip's integers; this module has what does
 not depend on the type of a weight. A weight of zero is a synapse that does not exist.
@@ -6,10 +6,12 @@ not depend on the type of a weight. A weight of zero is a synapse that does not 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from neurodeploy.errors import NetworkError, unsupported_kind
@@ -395,3 +397,62 @@ def equal_windows(image: Pair, output_size: Any) -> Pair | None:
     sides = output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size)
     rows, columns = (n if out is None else int(out) for n, out in zip(image, sides, strict=True))
     return None if image[0] % rows or image[1] % columns else (image[0] // rows, image[1] // columns)
+
+
+# ---------------------------------------------------------------------------------------------- products
+
+Product: TypeAlias = "Callable[[NDArray[Any]], NDArray[Any]]"
+"""From spikes (n, n_in) to the weighted sums (n, n_out)."""
+
+Number: TypeAlias = "type[np.float32] | type[np.float64]"
+
+PATCH_VALUES = 1 << 20
+"""Values of image patches that a convolution unfolds at a time: eight megabytes in double precision."""
+
+
+def product_of(synapse: Wiring, number: Number) -> Product:
+    """Return a function that multiplies spikes by the weights of a synapse, in floats of type `number`.
+
+    All kinds are matrix products, whose order of additions is free: sums of whole numbers are exact as long as every partial sum
+    fits the mantissa of `number`. Convolutions use no Winograd or Fourier transform, which would round.
+    """
+    match synapse:
+        case DenseWiring():
+            transposed: NDArray[Any] = np.ascontiguousarray(synapse.weight.T, dtype=number)
+            return lambda spikes: np.matmul(spikes.astype(number), transposed)
+        case SparseWiring():
+            matrix = synapse.csr().astype(number)
+            # SciPy multiplies from the left only, so the rows of spikes go in, and the sums come out, transposed.
+            return lambda spikes: np.ascontiguousarray(matrix.dot(spikes.T.astype(number, order="C")).T)
+        case ConvWiring():
+            return convolution_of(synapse, number)
+        case _:
+            raise unsupported_kind(synapse)
+
+
+def convolution_of(synapse: ConvWiring, number: Number) -> Product:
+    """Unfold the image into patches, one a window, and multiply them by the weights ("im2col")."""
+    (f, c, height, width), groups = synapse.weight.shape, synapse.groups
+    kernels = synapse.weight.reshape(groups, f // groups, c * height * width).astype(number)
+    _, rows, columns = synapse.output_shape
+    images_per_block = max(1, PATCH_VALUES // (groups * c * height * width * rows * columns))
+    (p, q), (y, x), (i, j) = synapse.padding, synapse.stride, synapse.dilation
+    # Rows and columns that a dilated window covers.
+    window = (i * (height - 1) + 1, j * (width - 1) + 1)
+
+    def block(spikes: NDArray[Any]) -> NDArray[Any]:
+        images = np.pad(spikes.reshape(-1, *synapse.input_shape), ((0, 0), (0, 0), (p, p), (q, q)))
+        # Views: nothing is copied before `astype`. Strides then leave out windows, dilations pixels of a window.
+        row_windows = sliding_window_view(images, window[0], 2)
+        windows = sliding_window_view(row_windows, window[1], 3)[:, :, ::y, ::x, ::i, ::j].transpose(0, 1, 4, 5, 2, 3)
+        patches = windows.astype(number, order="C").reshape(-1, groups, c * height * width, rows * columns)
+        sums: NDArray[Any] = np.matmul(kernels, patches)
+        return sums.reshape(len(spikes), synapse.n_out)
+
+    def product(spikes: NDArray[Any]) -> NDArray[Any]:
+        sums = np.empty((len(spikes), synapse.n_out), dtype=number)
+        for start in range(0, len(spikes), images_per_block):
+            sums[start : start + images_per_block] = block(spikes[start : start + images_per_block])
+        return sums
+
+    return product

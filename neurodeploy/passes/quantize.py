@@ -94,7 +94,7 @@ def quantize(
     bits : int or mapping of layer name to int, optional
         Width of a weight, sign included; the widest that chip and target have by default, also for layers not in the mapping.
     largest_states : mapping of layer name to float, optional
-        Largest size of u or v of a layer's neurons on calibration data (`neurodeploy.simulation.reference.largest_states`).
+        Largest size of u or v of a layer's neurons on calibration data (`neurodeploy.simulation.layer_schedule.largest_states`).
         The layer's scale is reduced where `STATE_MARGIN` times that would leave the target's registers. A layer that is not
         in it has the largest scale that its weights allow, on which its states may overflow.
     scales_of : Network, optional

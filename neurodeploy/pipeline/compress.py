@@ -65,8 +65,8 @@ from neurodeploy.pipeline.evaluation import (
 from neurodeploy.report.html import RunArtifacts
 from neurodeploy.report.summary import Accuracy, LavaCheck, Report, summarize
 from neurodeploy.report.text import overflow_lines, short_verdict
+from neurodeploy.simulation.layer_schedule import largest_states
 from neurodeploy.simulation.records import SIMULATOR_NAMES, EpochRecord, SpikeRecord, save_record
-from neurodeploy.simulation.reference import largest_states
 from neurodeploy.targets import arithmetic_of, requested_weight_bits, target_of
 from neurodeploy.targets.simulate import DEFAULT_TIME_LIMIT_S, simulate
 from neurodeploy.training.batches import DataSplit

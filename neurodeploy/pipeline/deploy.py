@@ -29,7 +29,7 @@ from neurodeploy.passes.quantize import STATE_MARGIN, LayerError, quantization_e
 from neurodeploy.pipeline.inspection import share_out
 from neurodeploy.report.summary import Report, summarize
 from neurodeploy.resources.usage import Region, grid_of
-from neurodeploy.simulation.reference import largest_states
+from neurodeploy.simulation.layer_schedule import largest_states
 from neurodeploy.targets import Target, check_profile, target_of
 
 if TYPE_CHECKING:

@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from neurodeploy.errors import unsupported_kind
+from neurodeploy.ir.connectivity import Number, product_of
 from neurodeploy.ir.quantized import QuantizedConv, QuantizedDense, QuantizedSparse, QuantizedSynapse
 from neurodeploy.simulation import kernels
 from neurodeploy.simulation.kernels import CODES_PER_LOOKUP, PLACES_PER_CODE, Lookup
 from neurodeploy.simulation.layer_schedule import ArrayBackend, NumpyArrays, SynapseKernel
-from neurodeploy.simulation.reference import Number, product_of
 
 Kernel: TypeAlias = "Callable[[NDArray[Any], NDArray[np.int32]], None]"
 """Add weighted spikes (rows, n_in or more) to inputs (rows, n_out)."""

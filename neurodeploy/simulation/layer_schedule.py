@@ -6,8 +6,9 @@ at step t, or `delay_steps` earlier; a connection of a layer from itself, step t
 Running a layer over a block of steps, instead of the network step by step, lets one call of a kernel see many rows of spikes.
 Only a recurrent layer has to stop earlier: as often as its own spikes come back to it.
 
-This module depends on no number type and no neuron kind: an `ArrayBackend` holds the arrays, a `SynapseKernel` adds up weighted
-spikes, a `NeuronState` advances neurons. `neurodeploy.simulation.reference` (floats) and a target's emulator implement them.
+The schedule depends on no number type and no neuron kind: an `ArrayBackend` holds the arrays, a `SynapseKernel` adds up weighted
+spikes, a `NeuronState` advances neurons. A target's emulator implements them in integers. The reference simulation does so at the
+end of this module in double precision: the recurrence of `neurodeploy.ir.network`, and synapses as matrix products.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from neurodeploy.errors import unsupported_kind
+from neurodeploy.ir.connectivity import Product, product_of
 from neurodeploy.ir.graph import INPUT, LayerGraph, Population
-from neurodeploy.simulation.records import samples_first
+from neurodeploy.ir.network import LI, LIF, Layer, Network, SubtractiveLIF
+from neurodeploy.simulation.records import Recorded, SpikeRecord, recorded_layers, samples_first
 
 INPUTS_PER_BLOCK = 1 << 21  # 8 MiB of int32
 """Synaptic inputs (steps x samples x neurons) that are accumulated at once, so that memory does not grow with the steps."""
@@ -285,11 +289,14 @@ PARALLEL_PRODUCTS = 1 << 23
 """Rows of spikes times pairs of neurons from which on threads share the rows: below, waking a thread takes longer."""
 
 
+def usable_processors() -> int:
+    """Return the number of processors that this process may use: batch systems and containers may grant fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def thread_count(n_neurons: int) -> int:
-    """Return the number of threads for `n_neurons` (times samples): at most the cores that the process may use."""
-    # Batch systems and containers may grant a process fewer cores than the machine has.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, max(1, n_neurons // NEURONS_PER_THREAD))
+    """Return the number of threads for `n_neurons` (times samples): at most the processors that the process may use."""
+    return min(usable_processors(), max(1, n_neurons // NEURONS_PER_THREAD))
 
 
 def batch_parts(n_samples: int, network: LayerGraph[Any], threads: int) -> list[int]:
@@ -334,3 +341,85 @@ class ParallelSynapses:
             self.synapses.add(spikes[first:last], inputs[first:last])
 
         self.pool.map_ranges(add_range, len(spikes), parallel=len(spikes) * self.n_pairs >= PARALLEL_PRODUCTS)
+
+
+# ---------------------------------------------------------------------------------------------- reference simulation
+
+
+class FloatSynapses:
+    """Synapses of a connection as a `SynapseKernel` in double precision."""
+
+    def __init__(self, product: Product, n_in: int) -> None:
+        self.product, self.n_in = product, n_in
+
+    def add(self, spikes: NDArray[Any], inputs: NDArray[Any]) -> None:
+        inputs += self.product(spikes[:, : self.n_in])  # rows of spikes are padded to whole words
+
+
+# ---------------------------------------------------------------------------------------------- neurons
+
+
+class FloatNeurons:
+    """State of a layer in floats, arrays (batch, n): current u, and membrane v relative to the model's resting potential."""
+
+    def __init__(self, layer: Layer, batch: int, *, keeps_largest: bool = False) -> None:
+        self.neuron, self.bias = layer.neuron, layer.bias
+        self.keeps_largest, self.largest = keeps_largest, 0.0
+        self._u, self._v = np.zeros((batch, layer.n_neurons)), np.zeros((batch, layer.n_neurons))
+
+    def step(self, inputs: NDArray[Any], fired: NDArray[np.uint8], v: NDArray[Any] | None) -> None:
+        neuron, n = self.neuron, inputs.shape[-1]
+        for t, weighted in enumerate(inputs):
+            # u before v: the membrane takes the current of the same step, as on the chip.
+            self._u = (1 - neuron.current_decay) * self._u + weighted
+            self._v = (1 - neuron.voltage_decay) * self._v + self._u + self.bias
+            if self.keeps_largest:  # before the reset: the register holds this too
+                self.largest = max(self.largest, float(np.abs(self._u).max()), float(np.abs(self._v).max()))
+            match neuron:
+                case LIF():
+                    fires = self._v > neuron.threshold
+                    self._v[fires] = 0.0  # recorded after the reset, as Lava records it
+                    fired[t, :, :n] = fires
+                case SubtractiveLIF(threshold=threshold, max_spikes=max_spikes):
+                    n_spikes = np.clip(np.floor(self._v / threshold), 0, max_spikes)
+                    self._v -= n_spikes * threshold
+                    fired[t, :, :n] = n_spikes
+                case LI():
+                    pass  # it is read, and never fires
+                case _:
+                    raise unsupported_kind(neuron)
+            if v is not None:
+                v[t] = self._v + neuron.rest
+        inputs[...] = 0  # the accumulator goes back to the `ScratchPool`, which lends zeros
+
+
+def run_reference(network: Network, spikes: NDArray[Any], *, record: Recorded = "output") -> SpikeRecord:
+    """Run each sample from rest; `neurodeploy.targets.simulate.simulate` is the entry that checks its arguments.
+
+    Membranes are recorded as the model has them, with `rest` added.
+
+    Parameters
+    ----------
+    spikes : array (batch, \\*input_shape, n_steps), 0 or 1, or graded: whole numbers
+    """
+    neurons = [FloatNeurons(layer, len(spikes)) for layer in network]
+    fired, v = run_floats(network, neurons, spikes, record)
+    return SpikeRecord(end="reference", spikes=fired, v=v)
+
+
+def largest_states(network: Network, spikes: NDArray[Any]) -> dict[str, float]:
+    """Run samples as `run_reference` does; return the largest size of u or v of each layer, before resets, without `rest`."""
+    neurons = [FloatNeurons(layer, len(spikes), keeps_largest=True) for layer in network]
+    run_floats(network, neurons, spikes, "output")
+    return {layer.name: one.largest for layer, one in zip(network, neurons, strict=True)}
+
+
+def run_floats(network: Network, neurons: list[FloatNeurons], spikes: NDArray[Any], record: Recorded) -> Records:
+    """Run a network's layers with these neurons and float synapses."""
+    layers = []
+    for layer, state in zip(network, neurons, strict=True):
+        synapses = [FloatSynapses(product_of(c.synapse, np.float64), c.synapse.n_in) for c in layer.connections]
+        layers.append(ReadyLayer(layer, state, tuple(synapses), np.float64))
+    recorded, number = recorded_layers(network, record), spikes.dtype.type
+    run = NetworkRun(network, layers, len(spikes), recorded=recorded, membrane=np.float64, input_number=number)
+    return run.advance(spikes)

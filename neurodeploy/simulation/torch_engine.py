@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch.nn.functional import unfold
 
 from neurodeploy.errors import RequestError, SimulationError, unsupported_kind
+from neurodeploy.ir.connectivity import Number
 from neurodeploy.ir.quantized import QuantizedConv, QuantizedDense, QuantizedSparse, QuantizedSynapse
-from neurodeploy.simulation.reference import Number
 
 Tensor: TypeAlias = torch.Tensor
 TensorProduct: TypeAlias = "Callable[[Tensor], Tensor]"

@@ -28,8 +28,8 @@ from neurodeploy.ir.quantized import (
     QuantizedSynapse,
     is_sigma_delta,
 )
+from neurodeploy.simulation.layer_schedule import run_reference
 from neurodeploy.simulation.records import Comparison, Recorded, SpikeRecord, compare
-from neurodeploy.simulation.reference import run_reference
 from neurodeploy.targets import arithmetic_named, target_named
 
 DEFAULT_TIME_LIMIT_S = 600.0

@@ -31,9 +31,9 @@ from neurodeploy.frontends.torch.populations import (
 )
 from neurodeploy.frontends.torch.tracer import TracedTensor, UnsupportedValue
 from neurodeploy.ir.arrays import Floats
+from neurodeploy.ir.connectivity import Product, product_of
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import LI, LIF, Layer, Network, SubtractiveLIF
-from neurodeploy.simulation.reference import Product, product_of
 
 TOLERANCE = 1e-3
 """Share of the largest membrane potential or current that a model in single precision may lose by rounding, over its steps."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from neurodeploy.errors import DataError, RequestError, SimulationError, counted
 from neurodeploy.ir.arrays import Integers
-from neurodeploy.ir.connectivity import is_convolution
+from neurodeploy.ir.connectivity import Number, is_convolution
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.quantized import (
     QuantizedLayer,
@@ -36,7 +36,6 @@ from neurodeploy.simulation.layer_schedule import (
     thread_count,
 )
 from neurodeploy.simulation.records import OnOverflow, Recorded, SpikeRecord, recorded_layers, report_overflows
-from neurodeploy.simulation.reference import Number
 from neurodeploy.targets.loihi.neuron_step import IntegerNeurons, SigmaDeltaNeurons
 from neurodeploy.targets.loihi.target import LOIHI, MANTISSA_SHIFT, STATE_MAX, lava_shift
 
