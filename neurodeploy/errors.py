@@ -316,6 +316,8 @@ def imports_of(home: str) -> dict[str, tuple[str, str]]:
 
 def is_of_kind(value: Any, kind: Any) -> bool:
     """Whether a value is what an annotation asks for, as `check_arguments` takes it."""
+    if kind is Any or kind is type(value) is str:  # at once: rows of a sweep have thousands
+        return True
     origin, inner, is_text = get_origin(kind) or kind, get_args(kind), isinstance(value, str | bytes)
     if hasattr(origin, "__value__"):  # of a `type` statement, as NumPy's NDArray from 2.5
         return is_of_kind(value, origin.__value__)
@@ -346,7 +348,7 @@ def is_of_kind(value: Any, kind: Any) -> bool:
         return isinstance(value, origin) and all(is_of_kind(k, keys) and is_of_kind(v, values) for k, v in value.items())
     if getattr(origin, "_is_protocol", False):
         return all(hasattr(value, name) for name in origin.__annotations__)
-    return kind is Any or isinstance(value, PathLike if origin is Path else origin)
+    return isinstance(value, PathLike if origin is Path else origin)
 
 
 def is_numeric(value: Any, array: type) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import complaints, needs_browser, open_browser, show
+from browser import CONTRASTS, complaints, needs_browser, open_browser, show
 from pages import NASTY, trained_page
 
 pytestmark = needs_browser
@@ -141,34 +141,10 @@ def test_cores_take_the_colour_of_what_is_asked(page: Any) -> None:
 def test_text_stands_out_by_day_and_by_night(page: Any, scheme: str) -> None:
     """WCAG's contrast, 4.5 or more, of everything that is read, figures' labels too."""
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
-    worst = page.execute_script(_CONTRASTS)
+    worst = page.execute_script(CONTRASTS)
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     assert len(worst) > 100
     assert [said for said in worst if said[0] < 4.5] == []
-
-
-_CONTRASTS = """
-const linear = v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
-const light = colour => {
-  const [r, g, b] = colour.match(/[\\d.]+/g).map(Number);
-  return .2126 * linear(r) + .7152 * linear(g) + .0722 * linear(b);
-};
-const behind = e => {
-  for (; e; e = e.parentElement) {
-    const colour = getComputedStyle(e).backgroundColor;
-    if (!/, 0\\)$/.test(colour)) return colour;
-  }
-};
-document.querySelectorAll('main > section').forEach(part => part.hidden = false);
-const found = [];
-for (const e of document.querySelectorAll('h1,h2,h3,p,dt,dd,th,td,small,li,figcaption,button,label,figure text')) {
-  if (!e.textContent.trim() || !e.getClientRects().length) continue;
-  const ink = light(getComputedStyle(e)[e.tagName === 'text' ? 'fill' : 'color']), paper = light(behind(e));
-  const ratio = (Math.max(ink, paper) + .05) / (Math.min(ink, paper) + .05);
-  found.push([ratio, e.tagName, e.textContent.trim().slice(0, 40)]);
-}
-return found;
-"""
 
 
 def test_it_prints_all_its_parts_on_a_few_pages(page: Any) -> None:

@@ -242,20 +242,6 @@ def test_as_many_axes_as_panels() -> None:
         nd.plot.training([epoch("dense", 1.0)], ["loss", "accuracy"], ax=Figure().add_subplot())
 
 
-def test_the_front_leaves_out_what_another_row_beats(axes: Axes) -> None:
-    rows = [{"cores": c, "accuracy": a} for c, a in [(1, 0.8), (2, 0.9), (3, 0.85), (2, 0.7), (4, 0.95)]]
-    nd.plot.pareto(rows, ax=axes)
-    beaten, front = axes.lines
-    assert sorted(zip(*beaten.get_data(), strict=True)) == [(2, 0.7), (3, 0.85)]
-    assert list(zip(*front.get_data(), strict=True)) == [(1, 0.8), (2, 0.9), (4, 0.95)]
-
-
-@pytest.mark.parametrize(("rows", "said"), [([], "rows: are none"), ([{"cores": 1}], "row 0: has no number under 'accuracy'")])
-def test_a_front_of_nothing_is_refused(rows: list[dict[str, object]], said: str) -> None:
-    with pytest.raises(RequestError, match=said):
-        nd.plot.pareto(rows)
-
-
 # ---------------------------------------------------------------------------------------------- colours
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from neurodeploy.errors import counted
@@ -24,6 +24,19 @@ from neurodeploy.mapping.budget import Budget
 from neurodeploy.mapping.energy import StepEstimate, unpriced
 from neurodeploy.mapping.placement import Placement, Slice
 from neurodeploy.report import plots as plot
+from neurodeploy.report.front import (
+    Row,
+    answer,
+    cost_text,
+    dense_of,
+    failures,
+    front,
+    is_done,
+    link_of,
+    name_of,
+    smallest,
+    target_fronts,
+)
 from neurodeploy.report.plot_style import CoreGrid, colours_of, core_grid, shades, svg
 from neurodeploy.report.summary import TARGET_HEADINGS, LayerReport, Report, TargetResult, version_line, versions
 from neurodeploy.report.text import busiest_core_line, chip_json, once_a_limit, overflow_lines, step_costs, with_interval
@@ -364,11 +377,8 @@ class RunArtifacts:
     command: str = ""
 
 
-def page_of(report: Report, artifacts: RunArtifacts | None = None) -> str:
-    """Return the page as HTML text."""
-    artifacts = RunArtifacts() if artifacts is None else artifacts
-    placement = report.placement
-    drawn = figures(report, artifacts.quantized, artifacts.budget, artifacts.emulated, artifacts.lava)
+def page_template(name: str) -> Template:
+    """A template with the filters of the pages."""
     # Autoescape covers all text of users (names, paths, sources); only `Markup`, our own files and figures, is left as it is.
     environment = Environment(
         # StrictUndefined: a misspelt name in the template is an error, not an empty text
@@ -383,7 +393,15 @@ def page_of(report: Report, artifacts: RunArtifacts | None = None) -> str:
     environment.filters["percent"] = "{:.1%}".format
     # small energies keep three digits, counts keep all of theirs
     environment.filters["figure"] = lambda value: f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
-    return environment.get_template("page.html.j2").render(
+    return environment.get_template(name)
+
+
+def page_of(report: Report, artifacts: RunArtifacts | None = None) -> str:
+    """Return the page as HTML text."""
+    artifacts = RunArtifacts() if artifacts is None else artifacts
+    placement = report.placement
+    drawn = figures(report, artifacts.quantized, artifacts.budget, artifacts.emulated, artifacts.lava)
+    return page_template("page.html.j2").render(
         report=report, placement=placement, profile=report.profile, before=report.before,
         style=_own_file("page.css"), script=_own_file("page.js"),
         overflows=overflow_lines(report.overflows), broken=_broken(placement),
@@ -404,11 +422,35 @@ def page_of(report: Report, artifacts: RunArtifacts | None = None) -> str:
 
 def write_comparison(results: Sequence[TargetResult], path: str | Path, *, model: str, command: str) -> None:
     """Write a page of a network on several chips: a table, and what `inspect` says of each."""
-    environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     headings = [heading.removesuffix("<") for heading in TARGET_HEADINGS]
     facts = {"model": model, "command": command, "versions": version_line(), "written": datetime.now(timezone.utc)}
     rows = [(result, dict(zip(headings, result.cells(), strict=True))) for result in results]
-    page = environment.get_template("compare.html.j2").render(style=_own_file("page.css"), headings=headings, rows=rows, **facts)
+    page = page_template("compare.html.j2").render(style=_own_file("page.css"), headings=headings, rows=rows, **facts)
+    write_text(path, page)
+
+
+def write_sweep_page(rows: Sequence[Row], path: str | Path, *, title: str, command: str, within: float = 1.0) -> None:
+    """Write the page of a sweep: the smallest chip that keeps the accuracy, the front of each target, the runs that failed.
+
+    Parameters
+    ----------
+    rows : sequence of mappings
+        As `neurodeploy.sweep` returns them; their reports are relative to the page's folder.
+    within : float
+        Points (hundredths) of accuracy that may be lost.
+    """
+    dense, found, targets = dense_of(rows), smallest(rows, within), target_fronts(rows, within)
+    samples = next((row["test_samples"] for row in rows if row.get("test_samples")), None)
+    done, figure = [row for row in rows if is_done(row, "cores_used", "accuracy")], ""
+    if sum(bool(target.points) for target in targets) > 1:
+        figure = svg(lambda axes: front(done, runs=False, ax=axes[0]), (4.9, 3.5), name="fronts", label=answer(rows, within))
+    page = page_template("sweep.html.j2").render(
+        style=_own_file("page.css"), title=title, command=command, within=within, answer=answer(rows, within), found=found,
+        name_of=lambda one: name_of(one, rows), dense=dense, targets=targets, n_runs=len(rows), samples=samples,
+        n_done=len(done), failures=failures(rows), cost_text=cost_text,
+        interval=with_interval(dense.y, samples) if dense and samples else "", link=link_of, fronts=figure,
+        versions=version_line(), written=datetime.now(timezone.utc),
+    )  # fmt: skip
     write_text(path, page)
 
 

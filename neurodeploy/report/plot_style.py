@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from html import escape
 
 import matplotlib as mpl
 import numpy as np
@@ -15,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from neurodeploy.ir.arrays import Floats, Integers, Mask
+from neurodeploy.ir.arrays import Integers
 from neurodeploy.mapping.energy import mesh_of
 from neurodeploy.mapping.placement import Placement
 
@@ -29,7 +30,12 @@ _NO_METADATA = {"Creator": None, "Date": None, "Format": None, "Type": None}
 
 
 def svg(
-    draw: Callable[[Sequence[Axes]], object], size: tuple[float, float], *, name: str, panels: tuple[int, int] = (1, 1)
+    draw: Callable[[Sequence[Axes]], object],
+    size: tuple[float, float],
+    *,
+    name: str,
+    panels: tuple[int, int] = (1, 1),
+    label: str = "",
 ) -> str:
     """Draw on new axes and return the figure as an ``<svg>`` element; text stays text.
 
@@ -43,6 +49,8 @@ def svg(
         Letters and digits; the prefix of every id in the SVG, as a page holds several.
     panels : tuple of int
         Rows and columns of axes.
+    label : str
+        What the figure shows, for those who cannot see it.
     """
     # A colour that nothing else has, so that it can be found in the SVG again.
     ink = dict.fromkeys(_INKED, _INK)
@@ -61,7 +69,8 @@ def svg(
     # ids have a prefix now; so must whatever refers to them
     text = text.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
     # for screen readers: one picture, not a list of shapes
-    return text.replace("<svg", '<svg role="img"', 1)
+    described = f' aria-label="{escape(label)}"' if label else ""
+    return text.replace("<svg", f'<svg role="img"{described}', 1)
 
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
@@ -104,12 +113,12 @@ def bare(ax: Axes, *, grid: str = "") -> Axes:
     return ax
 
 
-def name_lines(ax: Axes, n_layers: int) -> None:
-    """Add a legend above the axes, or, for too many layers, a title that explains their shades."""
-    if n_layers <= MOST_NAMED:
+def name_lines(ax: Axes, n: int, what: str = "layers") -> None:
+    """Add a legend above the axes, or, for too many lines, a title that explains their shades."""
+    if n <= MOST_NAMED:
         ax.legend(frameon=False, fontsize="small", ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     else:
-        ax.set_title(f"{n_layers} layers, the first dark, the last light", fontsize="small")
+        ax.set_title(f"{n} {what}, the first dark, the last light", fontsize="small")
 
 
 def plain(text: str) -> str:
@@ -209,12 +218,3 @@ def main_layer(placement: Placement) -> dict[int, str]:
         on_core = neurons.setdefault(part.core, {})
         on_core[part.layer] = on_core.get(part.layer, 0) + part.usage.neurons
     return {core: max(layers, key=lambda name: layers[name]) for core, layers in neurons.items()}
-
-
-def on_pareto_front(at: Floats) -> Mask:
-    """Whether each point (n_rows, 2) is on the Pareto front: no other has as little x and as much y, and is better in one."""
-    less, more = at[:, None, 0] <= at[None, :, 0], at[:, None, 1] >= at[None, :, 1]
-    # equal points do not dominate each other: both stay on the front
-    better = (at[:, None] != at[None]).any(axis=-1)
-    result: Mask = ~(less & more & better).any(axis=0)
-    return result

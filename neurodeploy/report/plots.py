@@ -21,6 +21,7 @@ from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget import Budget
 from neurodeploy.mapping.placement import Placement
+from neurodeploy.report.front import front as front
 from neurodeploy.report.plot_style import (
     COLOURS,
     MOST_NAMED,
@@ -33,7 +34,6 @@ from neurodeploy.report.plot_style import (
     core_grid,
     main_layer,
     name_lines,
-    on_pareto_front,
     plain,
     shortened,
 )
@@ -254,46 +254,6 @@ class _TrainingPanels:
             ax.legend(frameon=False, fontsize="xx-small", ncols=2, title="highest prices", title_fontsize="x-small", **BELOW)
         else:
             ax.text(0.5, 0.5, "no prices: trained without a budget", transform=ax.transAxes, ha="center", fontsize="small")
-
-
-@check_arguments
-def pareto(
-    rows: Sequence[Mapping[str, Any]], x: str = "cores", y: str = "accuracy", *, label: str = "target", ax: Axes | None = None
-) -> Axes:
-    """Draw rows as points, and a line along the Pareto front: no other row has less `x` and as much `y`.
-
-    Parameters
-    ----------
-    rows : sequence of mappings
-        Each with numbers under `x` (less is better) and `y` (more is better), and optionally a name under `label`.
-
-    Raises
-    ------
-    RequestError
-        No rows, or a row without a number under `x` or `y`.
-    """
-    if not rows:
-        raise RequestError("rows", "are none")
-    for i, row in enumerate(rows):
-        for key in (x, y):
-            if not isinstance(row.get(key), int | float | np.number):
-                raise RequestError(f"row {i}", f"has no number under {key!r}")
-    ax = axes_or_new(ax)
-    at = np.array([[row[x], row[y]] for row in rows], dtype=np.float64)
-    front = on_pareto_front(at)
-    ax.plot(*at[~front].T, "o", color=UNUSED, label="dominated")
-    # "post": a front holds its value until the next point
-    ax.step(*at[front][np.argsort(at[front][:, 0])].T, where="post", color=COLOURS[0], marker="o", label="Pareto front")
-    for row, point in zip(rows, at, strict=True):
-        if label in row:
-            ax.annotate(
-                plain(str(row[label])), (point[0], point[1]), xytext=(5, -11), textcoords="offset points", fontsize="small"
-            )
-    ax.set_xlabel(plain(x.replace("_", " ")))
-    ax.set_ylabel(plain(y.replace("_", " ")))
-    ax.margins(0.12)
-    ax.legend(frameon=False, fontsize="small", ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    return bare(ax, grid="y")
 
 
 @check_arguments
