@@ -22,7 +22,7 @@ from neurodeploy.ir.arrays import Integers
 from neurodeploy.ir.graph import INPUT, Connection, LayerGraph, early_steps
 from neurodeploy.ir.network import LIF, Conv, Layer, Network, Neuron, Sparse, SubtractiveLIF, Synapse
 from neurodeploy.ir.quantized import QuantizedLayer, QuantizedLIF, QuantizedNetwork, QuantizedNeuron, QuantizedSubtractiveLIF
-from neurodeploy.mapping.place import quick_core_count
+from neurodeploy.mapping.place import CountCache, quick_core_count
 from neurodeploy.passes.quantize import quantized_kind
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import (
@@ -81,7 +81,9 @@ class Balance:
 
 
 @check_arguments
-def balance(network: G, profile: Chip, *, bits: int | None = None) -> tuple[G, tuple[Balance, ...]]:
+def balance(
+    network: G, profile: Chip, *, bits: int | None = None, counted: CountCache | None = None
+) -> tuple[G, tuple[Balance, ...]]:  # fmt: skip
     """Choose, for every source whose spikes skip layers, the cheaper way to delay them; relays become layers.
 
     The result fires as the network does, layer by layer and step by step (`neurodeploy.ir.graph`). Sources depend on each
@@ -93,13 +95,15 @@ def balance(network: G, profile: Chip, *, bits: int | None = None) -> tuple[G, t
     ----------
     bits : int, optional
         Width of the weights of a network in floats; the widest that the chip has by default.
+    counted : dict, optional
+        Filled with what is counted, for later calls with this profile, such as `lay_out`.
     """
-    profile = load_profile(profile)
+    profile, counted = load_profile(profile), {} if counted is None else counted
     bits = default_weight_bits(profile, bits)
     steps = skips(network)
     if not steps:
         return network, ()
-    costs = _Costs(network, profile, bits, steps)
+    costs = _Costs(network, profile, bits, steps, counted)
     none, everywhere = frozenset[str](), frozenset(steps)
     # Greedy: two starts against local optima.
     improved = min((costs.improved(start) for start in (none, everywhere)), key=costs.of)
@@ -107,7 +111,10 @@ def balance(network: G, profile: Chip, *, bits: int | None = None) -> tuple[G, t
     candidates = [each for each in dict.fromkeys((improved, none, everywhere)) if costs.of(each) < np.inf] or [everywhere]
     choices = [tuple(costs.balance_of(source, each) for source in steps) for each in candidates]
     networks: list[Any] = [balanced(network, each) for each in choices]
-    best = min(range(len(choices)), key=lambda k: quick_core_count(networks[k], profile, bits=bits)) if len(choices) > 1 else 0
+    if len(choices) == 1:
+        return networks[0], choices[0]
+    cores = [quick_core_count(each, profile, bits=bits, counted=counted) for each in networks]
+    best = cores.index(min(cores))
     return networks[best], choices[best]
 
 
@@ -147,7 +154,9 @@ def skips(network: LayerGraph[Any]) -> dict[str, int]:
 class _Costs:
     """Estimated usage, in cores, of the relays and of the layers that receive early spikes, before anything is cut."""
 
-    def __init__(self, network: LayerGraph[Any], profile: HardwareProfile, bits: int, steps: Mapping[str, int]) -> None:
+    def __init__(
+        self, network: LayerGraph[Any], profile: HardwareProfile, bits: int, steps: Mapping[str, int], counted: CountCache
+    ) -> None:  # fmt: skip
         self.network, self.profile, self.bits, self.steps = network, profile, bits, steps
         settings = ("slices", "biases", "synapse_formats", "neuron_profiles", "threshold_profiles")  # depend on the cut
         self.resources = [resource for resource in limited_resources(profile) if resource not in settings]
@@ -155,7 +164,7 @@ class _Costs:
         self.early = early_steps(network)
         self.receiving = [layer for layer in network if any(self.early[layer.name])]
         self._layers: dict[tuple[str, tuple[int, ...]], Vector] = {}
-        self._counted: dict[Any, Any] = {}
+        self._counted = counted
         self.relays = {source: self._relays(source) for source in steps}
 
     def of(self, relayed: frozenset[str]) -> float:

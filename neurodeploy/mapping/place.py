@@ -58,6 +58,8 @@ from neurodeploy.targets import check_profile, default_weight_bits
 PlannedSlice: TypeAlias = "tuple[str, int, Region]"
 """Layer, core and region: the neurons of the layer that go onto the core."""
 Counts: TypeAlias = "Mapping[str, LayerCount]"
+CountCache: TypeAlias = dict[Any, Any]
+"""What `LayerCount` keeps of connections and regions that it has counted, for one profile."""
 
 
 def lay_out(
@@ -68,6 +70,7 @@ def lay_out(
     bits: int | None = None,
     connectivity: float | None = None,
     plan: Sequence[PlannedSlice] = (),
+    counted: CountCache | None = None,
 ) -> Placement:
     """Pack a network onto the fewest cores found, whether it fits the chip or not.
 
@@ -80,11 +83,13 @@ def lay_out(
     connectivity : float, optional
         Probability, 0..1, with which each weight is assumed to survive pruning; expected usage is counted in closed form.
         By default the weights that are not zero are counted.
+    counted : dict, optional
+        Shared by calls for one profile, such as `balance` before, so that equal connections are counted once.
     """
     available, bits = profile.core_count(cores), default_weight_bits(profile, bits)
     check_size(network, profile, available)
     widths = {layer.name: weight_bits(bits_of(layer, bits), profile) for layer in network.layers}
-    counts = counts_of(network.layers, widths, profile, connectivity)
+    counts = counts_of(network.layers, widths, profile, connectivity, counted)
     bound = least_cores(network.layers, counts, profile)
     packed = Placement(
         profile=profile, cores_available=available, cores_lower_bound=bound, weight_bits=widths,
@@ -101,19 +106,23 @@ def lay_out(
     return by_plan if by_plan.fits and (by_plan.cores_used <= packed.cores_used or not packed.fits) else packed
 
 
-def quick_core_count(network: Network | QuantizedNetwork, profile: HardwareProfile, *, bits: int | None = None) -> int:
+def quick_core_count(
+    network: Network | QuantizedNetwork, profile: HardwareProfile, *, bits: int | None = None, counted: CountCache | None = None
+) -> int:  # fmt: skip
     """Cores of a network by the first packing variant alone: slightly more than `lay_out` finds, for comparing networks."""
     bits = default_weight_bits(profile, bits)
     widths = {layer.name: weight_bits(bits_of(layer, bits), profile) for layer in network.layers}
-    slices = pack_layers(network.layers, profile, counts_of(network.layers, widths, profile), is_quick=True)
+    counts = counts_of(network.layers, widths, profile, counted=counted)
+    slices = pack_layers(network.layers, profile, counts, is_quick=True)
     return len({part.core for part in slices})
 
 
 def counts_of(
-    layers: Layers, widths: Mapping[str, int], profile: HardwareProfile, connectivity: float | None = None
-) -> dict[str, LayerCount]:
-    """Count every layer; equal connections share one counter."""
-    counted: dict[Any, Any] = {}
+    layers: Layers, widths: Mapping[str, int], profile: HardwareProfile, connectivity: float | None = None,
+    counted: CountCache | None = None,
+) -> dict[str, LayerCount]:  # fmt: skip
+    """Count every layer; equal connections share one counter, from `counted` where an earlier call for the profile made it."""
+    counted = {} if counted is None else counted
     waiting = wait_steps(layers)
     return {
         layer.name: LayerCount(layer, widths[layer.name], profile, connectivity, counted, waiting[layer.name]) for layer in layers

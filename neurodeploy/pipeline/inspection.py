@@ -27,7 +27,7 @@ from neurodeploy.mapping.budget import Budget
 from neurodeploy.mapping.channel_counts import narrow_budget, unpruned_layers
 from neurodeploy.mapping.core_estimate import CoreEstimate, check_size, estimated_cores
 from neurodeploy.mapping.delay_balancing import Balance, balance, balanced, relays_of
-from neurodeploy.mapping.place import counts_of, lay_out, least_cores, with_traffic
+from neurodeploy.mapping.place import CountCache, counts_of, lay_out, least_cores, with_traffic
 from neurodeploy.mapping.placement import Placement, lasting_error
 from neurodeploy.passes.dead_neurons import in_floats, silent_layers
 from neurodeploy.passes.quantize import check_rounding_memory, narrow_width_notes, quantize
@@ -163,20 +163,22 @@ def inspect(
     NetworkError
         A network too large for the memory of this process.
     """
-    profile, ready = load_profile(profile), None
+    profile, ready, counted = load_profile(profile), None, CountCache()
     if fast or on_estimate is not None:
         available, width = profile.core_count(cores, chips), requested_weight_bits(profile, bits)
         check_size(network, profile, available)
-        ready = balance(network, profile, bits=width) if form is None else (balanced(network, form.balances), form.balances)
+        known = (balanced(network, form.balances), form.balances) if form is not None else None
+        ready = known or balance(network, profile, bits=width, counted=counted)
         layers = ready[0].layers
-        counts = counts_of(layers, {one.name: weight_bits(bits_of(one, width), profile) for one in layers}, profile, connectivity)
+        widths = {one.name: weight_bits(bits_of(one, width), profile) for one in layers}
+        counts = counts_of(layers, widths, profile, connectivity, counted)
         estimate = estimated_cores(layers, counts, profile, available, least_cores(layers, counts, profile))
         if fast or (on_estimate is not None and on_estimate(estimate)):
             return estimate
     if isinstance(network, Network) and target_of(profile) is not None:
         check_rounding_memory(network)
     asked: Any = {"cores": cores, "chips": chips, "bits": bits, "connectivity": connectivity, "form": form}
-    seen = share_out(network, profile, ready=None if form is not None else ready, **asked)
+    seen = share_out(network, profile, ready=None if form is not None else ready, counted=counted, **asked)
     notes = *seen.notes, *narrow_width_notes(network, requested_weight_bits(profile, bits))
     return replace(seen, unwritable=_why_unwritable(network, profile, bits), notes=notes)
 
@@ -191,20 +193,21 @@ def share_out(
     connectivity: float | None = None,
     form: IntegerForm | None = None,
     ready: tuple[Network | QuantizedNetwork, tuple[Balance, ...]] | None = None,
+    counted: CountCache | None = None,
 ) -> Inspection:
-    """Inspect a network, but not whether its numbers fit the target's registers; `ready` is what `balance` returned for it."""
+    """Inspect a network, but not whether its numbers fit the registers; `balance` returned `ready`, and filled `counted`."""
     asked = {"bits": 1 if bits is None else bits, "connectivity": 1.0 if connectivity is None else connectivity}
     check_numbers(SimpleNamespace(**asked), whole={"bits": 1}, real={"connectivity": 0.0})
     if asked["connectivity"] > 1:
         raise RequestError("connectivity", f"is {connectivity!r}, not a share of at most 1")
     cores, bits = profile.core_count(cores, chips), requested_weight_bits(profile, bits)
-    unbalanced = network  # what is counted includes its delays
+    unbalanced, counted = network, CountCache() if counted is None else counted  # what is counted includes its delays
     if form is not None:
         network, balances = balanced(unbalanced, form.balances), form.balances
         placement = lay_out(network, profile, cores=cores, bits=bits, connectivity=connectivity, plan=form.cuts)
     if form is None or not placement.fits:
-        network, balances = ready or balance(unbalanced, profile, bits=bits)
-        placement = lay_out(network, profile, cores=cores, bits=bits, connectivity=connectivity)
+        network, balances = ready or balance(unbalanced, profile, bits=bits, counted=counted)
+        placement = lay_out(network, profile, cores=cores, bits=bits, connectivity=connectivity, counted=counted)
     placement = with_traffic(placement, network, connectivity=connectivity)
     try:
         # a placement counted at another connectivity is not that of the unpruned network
