@@ -8,7 +8,7 @@ changes the blocks of the layers so that the slices of all of them together fill
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -343,6 +343,7 @@ class BlockAnnealing:
             for name, option in options.items()
         }
         self._found: dict[tuple[object, ...], NDArray[np.int64]] = {}
+        self._rates: dict[tuple[object, ...], tuple[tuple[float, int], float]] = {}
         # All layers whose blocks `_volumes` reads: the key under which its order is cached.
         self._around = {
             name: [name, *self._targets[name], *self._sources[name],
@@ -421,21 +422,23 @@ class BlockAnnealing:
 
     def _cost(self, now: Mapping[str, int]) -> float:
         """Estimated cores of all slices, plus penalties for overflow and volume."""
-        sizes, more = list[tuple[float, int]](), 0.0
-        selected = [(self.options[name], place) for name, place in now.items()]
-        own = np.stack([option.own[place] for option, place in selected])
-        neurons = np.array([option.neurons[place] for option, place in selected])
-        received = np.array([self._output_axons(now, name) for name in now])  # on average, and at most
-        shares = (own[:, None] + (neurons[:, None] * received)[:, :, None] * self.axon).max(axis=2)
-        for (option, place), (share, most) in zip(selected, shares.tolist(), strict=True):
-            pieces = int(option.pieces[place])
-            sizes.append((min(share, 1.0), pieces))
+        sizes, penalties = zip(*[self._rated(now, name) for name in now], strict=True)
+        return float(estimate_cores(sizes) + sum(penalties))
+
+    def _rated(self, now: Mapping[str, int], name: str) -> tuple[tuple[float, int], float]:
+        """Share of a core of the layer's slices and their number, and penalties for overflow and volume."""
+        key = (name, now[name], *(now[target] for target in self._targets[name]))
+        if key not in self._rates:  # a change leaves most layers, and the targets of most, as they were
+            option, place = self.options[name], slice(now[name], now[name] + 1)
+            share, most = (float(self._shares(option, place, np.array([sent]))[0]) for sent in self._output_axons(now, name))
+            pieces = int(option.pieces[now[name]])
             # + 0.5, so that an overflow of almost nothing never pays.
-            more += VOLUME_WEIGHT * share * pieces + (pieces * (OVERFLOW_PENALTY * (most - 1) + 0.5) if most > 1 else 0.0)
-        return estimate_cores(sizes) + more
+            overflow = pieces * (OVERFLOW_PENALTY * (most - 1) + 0.5) if most > 1 else 0.0
+            self._rates[key] = (min(share, 1.0), pieces), VOLUME_WEIGHT * share * pieces + overflow
+        return self._rates[key]
 
 
-def estimate_cores(sizes: list[tuple[float, int]]) -> int:
+def estimate_cores(sizes: Iterable[tuple[float, int]]) -> int:
     """Estimated cores of slices by best fit decreasing, from (share of a core, number of slices) of each size."""
     n_cores, left = 0, list[float]()  # shares left of begun cores, ascending; `many` counts the cores of each
     many: dict[float, int] = {}
