@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -220,7 +221,7 @@ def test_training_has_a_panel_for_each_thing_asked_for() -> None:
     history = [epoch("dense", 2.0), epoch("compress", 1.0, overruns={"a": 0.5, "b": 0.1}, multipliers={"a": 0.2, "b": 0.1})]
     panels = nd.plot.training(history)
     assert [panel.get_ylabel() for panel in panels] == [
-        "loss, training", "share", "largest usage / budget - 1", "shadow price",
+        "loss, training", "share", "largest overrun / budget", "shadow price",
     ]  # fmt: skip
     assert panels[0].lines[0].get_ydata().tolist() == [2.0, 1.0]
     assert panels[2].lines[0].get_ydata()[1] == 0.5
@@ -235,6 +236,30 @@ def test_training_has_a_panel_for_each_thing_asked_for() -> None:
 def test_panels_that_cannot_be_drawn_are_refused(arguments: tuple[object, ...], said: str) -> None:
     with pytest.raises(RequestError, match=said):
         nd.plot.training(*arguments)
+
+
+@pytest.mark.parametrize("lengths", [(10, 10, 5), (1, 1, 1), (28, 1, 1), (1, 1, 28)])
+def test_no_label_of_training_covers_another_or_is_cut(lengths: tuple[int, int, int]) -> None:
+    prices = {
+        f"encoder.stages.{i}.blocks.2.projection_and_norm[0:64, 0:32, 0:32] synapse_memory_bits": 2e-6 / (i + 1) for i in range(5)
+    }
+    phases = [phase for phase, n in zip(("dense", "compress", "finetune"), lengths, strict=True) for _ in range(n)]
+    figure = nd.plot.training([epoch(phase, 1.0, overruns=prices, multipliers=prices) for phase in phases])[0].figure
+    figure.draw_without_rendering()
+    shown = []
+    for ax in figure.axes:
+        named = [] if ax.get_legend() is None else ax.get_legend().texts
+        texts = (*ax.texts, ax.xaxis.label, ax.yaxis.label, ax.yaxis.get_offset_text(), *named)
+        shown += [text.get_window_extent() for text in texts if text.get_text()]
+    assert len(shown) >= 4 * 5
+    whole = figure.bbox.padded(2)  # pixels, of letters 10 high
+    assert [box for box in shown if not (whole.contains(box.x0, box.y0) and whole.contains(box.x1, box.y1))] == []
+    assert [(one, other) for i, one in enumerate(shown) for other in shown[:i] if one.overlaps(other)] == []
+
+
+def test_plots_are_all_that_the_module_shows(axes: Axes) -> None:
+    assert dir(nd.plot) == ["budget", "chip", "front", "network", "raster", "rates", "training", "weights"]
+    assert all("ax" in inspect.signature(getattr(nd.plot, name)).parameters for name in dir(nd.plot))
 
 
 def test_as_many_axes_as_panels() -> None:

@@ -49,9 +49,10 @@ def test_the_python_runs_as_it_stands(
     exec(compile(PYTHON[1], "README.md", "exec"), names)
     assert (tmp_path / "model.net").is_file()
     printed = capsys.readouterr().out
-    assert "Now: fits. " in printed
+    assert "Now: fits. 1 of 128 cores used" in printed
+    assert re.search(r"finetune 2: .* [3-7]\d\.\d% of weights kept", printed)  # its budget binds
     (table,) = re.findall(r"```\n( module .*?)\n```", README, flags=re.DOTALL)
-    assert len(table.splitlines()) == 5
+    assert len(table.splitlines()) == 7
     for line in table.splitlines():
         assert line in printed
 
@@ -61,11 +62,12 @@ def test_the_output_of_inspect_is_real(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(PYTHON[0])
-    _, command, *lines, _ = marked(README, "inspect").splitlines()
+    _, command, *lines, cut, _ = marked(README, "inspect").splitlines()
     assert command.startswith("$ neurodeploy inspect mine.py:model ")
     assert main(command.split()[2:]) == 1
     printed = words(capsys.readouterr().out)
-    assert len(lines) == 6
+    assert len(lines) == 8
+    assert cut == "..."
     for line in lines:
         assert words(line) in printed
 
@@ -150,6 +152,8 @@ def test_the_reference_has_every_public_name() -> None:
     page = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
     shown = {name.rpartition(".")[2] for name in re.findall(r"^\.\. auto\w+:: ([\w.]+)$", page, flags=re.MULTILINE)}
     assert {name for name in neurodeploy.__all__ if name not in ("INPUT", "plot")} - shown == set()
+    # as users write them
+    assert set(re.findall(r"^\.\. autofunction:: neurodeploy::plot\.(\w+)$", page, re.MULTILINE)) == set(dir(neurodeploy.plot))
 
 
 # ---------------------------------------------------------------------------------------------- ARCHITECTURE.md

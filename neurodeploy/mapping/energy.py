@@ -353,6 +353,11 @@ class Traffic:
         """
         return link_loads(self.flow, np.unique(self.homes), mesh_of(self.profile))
 
+    @property
+    def busiest_link(self) -> float | None:
+        """Spikes a step over the busiest link within a chip; None for a crossbar, which has no links between tiles."""
+        return float(self.on_links().max(initial=0.0)) if mesh_of(self.profile).tile_mesh else None
+
     def events(self) -> StepEvents:
         """Events on each used core in a step."""
         links, mesh = self.links, mesh_of(self.profile)

@@ -1,4 +1,4 @@
-"""Style of the plots: colours, axes, SVG for the report page, and the positions at which cores are drawn."""
+"""Style of the plots: colours, axes, SVG for the report page, and the positions at which layers and cores are drawn."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from neurodeploy.ir.arrays import Integers
+from neurodeploy.ir.network import Network
+from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.energy import mesh_of
 from neurodeploy.mapping.placement import Placement
 
@@ -130,6 +132,64 @@ def shortened(names: Sequence[str], longest: int = 24) -> list[str]:
     """Shorten names for ticks and legends by leaving out the middle."""
     half = (longest - 1) // 2
     return [plain(name if len(name) <= longest else f"{name[:half]}…{name[-half:]}") for name in names]
+
+
+BOX = (0.62, 0.5)
+"""Width and height of a layer's box, where columns and rows of boxes are 1 apart."""
+
+
+class NetworkDrawing:
+    """Positions of a network's boxes and arrows.
+
+    Attributes
+    ----------
+    graph : networkx.MultiDiGraph
+    places : dict
+        Centre (column, row) of the input and of each layer: a column is a topological generation, connections back left out.
+    """
+
+    def __init__(self, network: Network | QuantizedNetwork) -> None:
+        import networkx as nx
+
+        self.graph = network.to_networkx()
+        order = {name: number for number, name in enumerate(self.graph)}
+        # Generations need a graph without cycles: connections back, and loops, are left out.
+        forward = nx.DiGraph()
+        forward.add_nodes_from(self.graph)
+        forward.add_edges_from((source, target) for source, target in self.graph.edges() if order[source] < order[target])
+        self.places = {
+            name: (float(column), (len(names) - 1) / 2 - row)
+            for column, names in enumerate(nx.topological_generations(forward))
+            for row, name in enumerate(sorted(names, key=order.__getitem__))
+        }
+
+    def arrow(self, source: str, target: str) -> tuple[tuple[float, float], tuple[float, float], float, tuple[float, float]]:
+        """Start, end, curvature (the `rad` of matplotlib's arc3) and position of the label of an arrow."""
+        (x0, y0), (x1, y1), (wide, high) = self.places[source], self.places[target], BOX
+        if source == target:  # a loop below the box
+            return (x0 + wide / 4, y0 - high / 2), (x0 - wide / 4, y0 - high / 2), -1.2, (x0, y0 - high / 2 - 0.3)
+        middle = (x0 + x1) / 2, (y0 + y1) / 2
+        if 0 < x1 - x0 <= 1:
+            return (x0 + wide / 2, y0), (x1 - wide / 2, y1), 0.0, (middle[0], middle[1] + 0.08)
+        # Others pass the boxes between them: above to a later layer, below to an earlier one. An arc3 rises by rad * length / 2.
+        side = 1 if x1 > x0 else -1
+        passed = [side * y for x, y in self.places.values() if min(x0, x1) <= x <= max(x0, x1)]
+        rise = max(passed) + 0.3 - side * middle[1]
+        # arc3 counts to the right of the arrow's direction as positive, which is downwards for one to the right
+        bend = -2 * rise / math.hypot(x1 - x0, y1 - y0)
+        return (
+            (x0, y0 + side * high / 2),
+            (x1, y1 + side * high / 2),
+            bend,
+            (middle[0], middle[1] + side * (high / 2 + rise + 0.14)),
+        )
+
+    def limits(self) -> tuple[float, float, float, float]:
+        """Bottom, left, top and right of the drawing."""
+        labels = [self.arrow(source, target)[3][1] for source, target in self.graph.edges()]
+        rows = [y for _, y in self.places.values()]
+        low, top = min([*labels, min(rows) - BOX[1] / 2]), max([*labels, max(rows) + BOX[1] / 2])
+        return low - 0.1, -0.4, top + 0.1, max(x for x, _ in self.places.values()) + 0.4
 
 
 _GAP = 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -21,13 +20,15 @@ from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.budget import Budget
 from neurodeploy.mapping.placement import Placement
-from neurodeploy.report.front import front as front
+from neurodeploy.report.front import front
 from neurodeploy.report.plot_style import (
+    BOX,
     COLOURS,
     MOST_NAMED,
     SCALE,
     UNUSED,
     CoreGrid,
+    NetworkDrawing,
     axes_or_new,
     bare,
     colours_of,
@@ -39,9 +40,12 @@ from neurodeploy.report.plot_style import (
 )
 from neurodeploy.simulation.records import EpochRecord, SpikeRecord
 
+__all__ = ["budget", "chip", "front", "network", "raster", "rates", "training", "weights"]
 History = Sequence[EpochRecord]
 TRAINING_PANELS = ("loss", "accuracy", "overruns", "multipliers")
 _MOST_CONSTRAINTS_NAMED = 4
+_LETTER, _ROW_OF_NAMES = 0.03, 0.07
+"""Width of a letter of a phase's name, and height of a row of them, as shares of a panel."""
 _MOST_FRAMED_CHIPS = 64
 """More frames of chips could not be told apart."""
 _MOST_ROWS = 4_000
@@ -49,8 +53,6 @@ _MOST_ROWS = 4_000
 _RESOURCES = {"synapse_memory_bits": "synapse memory", "input_axons": "axons in", "output_axons": "axons out"}
 BELOW: Mapping[str, Any] = MappingProxyType({"loc": "upper center", "bbox_to_anchor": (0.5, -0.2)})
 """Place of a legend below the name of the x axis, where it covers no data."""
-_BOX = (0.62, 0.5)
-"""Width and height of a layer's box, where columns and rows of boxes are 1 apart."""
 
 
 @check_arguments
@@ -60,7 +62,7 @@ def network(network: Network | QuantizedNetwork, *, ax: Axes | None = None) -> A
     A box shows a layer's name, shape and kind of neuron. An arrow shows its number of synapses, and its delay if it has one.
     """
     ax = axes_or_new(ax, network_size(network))
-    drawing, (wide, high) = _NetworkDrawing(network), _BOX
+    drawing, (wide, high) = NetworkDrawing(network), BOX
     graph = drawing.graph
     for (name, node), label in zip(graph.nodes(data=True), shortened(list(graph), 14), strict=True):
         x, y = drawing.places[name]
@@ -90,62 +92,8 @@ def network(network: Network | QuantizedNetwork, *, ax: Axes | None = None) -> A
 
 def network_size(network: Network | QuantizedNetwork) -> tuple[float, float]:
     """Width and height, in inches, in which `network` draws a graph legibly; at most 16 x 9."""
-    low, left, top, right = _NetworkDrawing(network).limits()
+    low, left, top, right = NetworkDrawing(network).limits()
     return min(1.5 * (right - left), 16.0), min(1.4 * (top - low), 9.0)
-
-
-class _NetworkDrawing:
-    """Positions of a network's boxes and arrows.
-
-    Attributes
-    ----------
-    graph : networkx.MultiDiGraph
-    places : dict
-        Centre (column, row) of the input and of each layer: a column is a topological generation, connections back left out.
-    """
-
-    def __init__(self, network: Network | QuantizedNetwork) -> None:
-        import networkx as nx
-
-        self.graph = network.to_networkx()
-        order = {name: number for number, name in enumerate(self.graph)}
-        # Generations need a graph without cycles: connections back, and loops, are left out.
-        forward = nx.DiGraph()
-        forward.add_nodes_from(self.graph)
-        forward.add_edges_from((source, target) for source, target in self.graph.edges() if order[source] < order[target])
-        self.places = {
-            name: (float(column), (len(names) - 1) / 2 - row)
-            for column, names in enumerate(nx.topological_generations(forward))
-            for row, name in enumerate(sorted(names, key=order.__getitem__))
-        }
-
-    def arrow(self, source: str, target: str) -> tuple[tuple[float, float], tuple[float, float], float, tuple[float, float]]:
-        """Start, end, curvature (the `rad` of matplotlib's arc3) and position of the label of an arrow."""
-        (x0, y0), (x1, y1), (wide, high) = self.places[source], self.places[target], _BOX
-        if source == target:  # a loop below the box
-            return (x0 + wide / 4, y0 - high / 2), (x0 - wide / 4, y0 - high / 2), -1.2, (x0, y0 - high / 2 - 0.3)
-        middle = (x0 + x1) / 2, (y0 + y1) / 2
-        if 0 < x1 - x0 <= 1:
-            return (x0 + wide / 2, y0), (x1 - wide / 2, y1), 0.0, (middle[0], middle[1] + 0.08)
-        # Others pass the boxes between them: above to a later layer, below to an earlier one. An arc3 rises by rad * length / 2.
-        side = 1 if x1 > x0 else -1
-        passed = [side * y for x, y in self.places.values() if min(x0, x1) <= x <= max(x0, x1)]
-        rise = max(passed) + 0.3 - side * middle[1]
-        # arc3 counts to the right of the arrow's direction as positive, which is downwards for one to the right
-        bend = -2 * rise / math.hypot(x1 - x0, y1 - y0)
-        return (
-            (x0, y0 + side * high / 2),
-            (x1, y1 + side * high / 2),
-            bend,
-            (middle[0], middle[1] + side * (high / 2 + rise + 0.14)),
-        )
-
-    def limits(self) -> tuple[float, float, float, float]:
-        """Bottom, left, top and right of the drawing."""
-        labels = [self.arrow(source, target)[3][1] for source, target in self.graph.edges()]
-        rows = [y for _, y in self.places.values()]
-        low, top = min([*labels, min(rows) - _BOX[1] / 2]), max([*labels, max(rows) + _BOX[1] / 2])
-        return low - 0.1, -0.4, top + 0.1, max(x for x, _ in self.places.values()) + 0.4
 
 
 @check_arguments
@@ -179,7 +127,7 @@ def training(
         what = repr(unknown[0]) if unknown else "nothing"
         raise RequestError("show", f"{what} is no panel", remedy=f"Select from {', '.join(TRAINING_PANELS)}.")
     if ax is None:
-        _, drawn = plt.subplots(1, len(show), figsize=(3.4 * len(show), 2.8), layout="constrained", squeeze=False)
+        _, drawn = plt.subplots(1, len(show), figsize=(3.4 * len(show), 3.4), layout="constrained", squeeze=False)
         panels = drawn.ravel()
     else:
         panels = np.atleast_1d(np.array(ax, dtype=object)).ravel()
@@ -193,6 +141,8 @@ def training(
         panel.set_xlabel("epoch")
         # epochs are whole
         panel.xaxis.get_major_locator().set_params(integer=True)
+        # a common factor above the axis, matplotlib's default for small numbers, would cover the name of a phase
+        panel.yaxis.set_major_formatter("{x:.4g}")
         bare(panel, grid="y")
     return panels
 
@@ -204,11 +154,15 @@ class _TrainingPanels:
     history: History
 
     def mark_phases(self, ax: Axes) -> None:
-        """Draw a line and a name where a phase starts."""
+        """Draw a line and a name where a phase starts; a name that would cover the one before it stands above that."""
+        ends = list[float]()  # of the last name in each row of names, in epochs
         for i, epoch in enumerate(self.history):
             if i == 0 or epoch.phase != self.history[i - 1].phase:
                 ax.axvline(i - 0.5, color=UNUSED, linewidth=0.8)
-                ax.text(i - 0.4, 1.01, plain(epoch.phase), transform=ax.get_xaxis_transform(), fontsize="x-small", va="bottom")
+                row = next((row for row, end in enumerate(ends) if end <= i), len(ends))
+                ends[row : row + 1] = [i + _LETTER * len(epoch.phase) * len(self.history)]
+                at, across = (i - 0.4, 1.01 + _ROW_OF_NAMES * row), ax.get_xaxis_transform()
+                ax.text(*at, plain(epoch.phase), transform=across, fontsize="x-small", va="bottom")
         ax.set_xlim(-0.5, len(self.history) - 0.5)
 
     def loss(self, ax: Axes) -> None:
@@ -229,11 +183,11 @@ class _TrainingPanels:
         ax.legend(frameon=False, fontsize="x-small", ncols=3, **BELOW)
 
     def overruns(self, ax: Axes) -> None:
-        """Largest usage / budget - 1."""
+        """Largest usage / budget - 1: the overrun as a share of the budget."""
         worst = [max(epoch.overruns.values(), default=np.nan) for epoch in self.history]
         ax.plot(worst, color=COLOURS[5], marker=".")
         ax.axhline(0, color=UNUSED, linewidth=0.8, linestyle="--")
-        ax.set_ylabel("largest usage / budget - 1")
+        ax.set_ylabel("largest overrun / budget")
         if np.isnan(worst).all():
             ax.text(0.5, 0.5, "trained without a budget", transform=ax.transAxes, ha="center", fontsize="small")
 
@@ -246,12 +200,12 @@ class _TrainingPanels:
         # drawn from the lowest up: the highest of the grey lines is on top
         for name in reversed(names[_MOST_CONSTRAINTS_NAMED:]):
             ax.plot([epoch.multipliers.get(name, np.nan) for epoch in self.history], color=UNUSED, linewidth=0.7)
-        for name, colour in zip(names[:_MOST_CONSTRAINTS_NAMED], COLOURS, strict=False):
-            label = plain(name.replace("_", " "))
+        labels = shortened([name.replace("_", " ") for name in names[:_MOST_CONSTRAINTS_NAMED]], 48)
+        for name, colour, label in zip(names, COLOURS, labels, strict=False):
             ax.plot([epoch.multipliers.get(name, np.nan) for epoch in self.history], color=colour, marker=".", label=label)
         ax.set_ylabel("shadow price")
         if names:
-            ax.legend(frameon=False, fontsize="xx-small", ncols=2, title="highest prices", title_fontsize="x-small", **BELOW)
+            ax.legend(frameon=False, fontsize="xx-small", title="highest prices", title_fontsize="x-small", **BELOW)
         else:
             ax.text(0.5, 0.5, "no prices: trained without a budget", transform=ax.transAxes, ha="center", fontsize="small")
 
@@ -272,7 +226,7 @@ def budget(budget: Budget, placement: Placement | None = None, *, ax: Axes | Non
         ax.barh(rows, [entry.kept for entry in budget.layers], color=COLOURS[0], height=0.6, label="may be kept")
         for row, entry in zip(rows, budget.layers, strict=True):
             binds = f"\n{entry.binds.replace('_', ' ')} bind" if entry.binds else ""
-            ax.text(1.02, row, f"{entry.kept:.0%}, {_cores(entry.cores)}{binds}", va="center", fontsize="small")
+            ax.text(1.02, row, f"{entry.kept:.0%}, {counted(entry.cores, 'core')}{binds}", va="center", fontsize="small")
         ax.set_xlabel("share of the layer's synapse memory")
         ax.set_xlim(0, 1)
     else:
@@ -291,12 +245,8 @@ def budget(budget: Budget, placement: Placement | None = None, *, ax: Axes | Non
     # matplotlib counts rows from the bottom; the first layer belongs on top
     ax.invert_yaxis()
     ax.legend(frameon=False, fontsize="small", ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    ax.set_title(f"{budget.profile.name}, {_cores(budget.cores)}", pad=26, fontsize="medium")
+    ax.set_title(f"{budget.profile.name}, {counted(budget.cores, 'core')}", pad=26, fontsize="medium")
     return bare(ax, grid="x")
-
-
-def _cores(n: int) -> str:
-    return f"{n:,} core{'s' if n > 1 else ''}"
 
 
 @check_arguments
@@ -458,3 +408,7 @@ def rates(record: SpikeRecord, *, ax: Axes | None = None, bins: int = 20) -> Axe
     ax.set_ylim(0, 1)
     name_lines(ax, len(labels))
     return bare(ax, grid="y")
+
+
+def __dir__() -> list[str]:
+    return __all__

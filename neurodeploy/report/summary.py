@@ -182,7 +182,7 @@ def board_json(placement: Placement) -> dict[str, Any]:
             "spikes": float(traffic.links.spikes.sum()),
             "spike_hops": traffic.spike_hops(),
             "between_chips": traffic.between_chips(),
-            "busiest_link": float(traffic.on_links().max(initial=0.0)),
+            "busiest_link": traffic.busiest_link,
         },
         "estimate": None if estimate is None else {
             "energy_j": estimate.energy_j,

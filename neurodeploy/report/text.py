@@ -294,9 +294,11 @@ def traffic_lines(placement: Placement) -> Iterator[str]:
         return
     rates = "measured" if traffic.links.measured else f"assumed, {ASSUMED_RATE:g} spikes per neuron and step"
     crossing = f", {traffic.between_chips():,.1f} of them to another chip" if placement.chips_used > 1 else ""
+    busiest = traffic.busiest_link
+    at_most = " through a crossbar" if busiest is None else f", {busiest:,.1f} over the busiest link within a chip"
     yield (
-        f"Traffic per step: {traffic.links.spikes.sum():,.1f} spikes sent{crossing}, {traffic.spike_hops():,.1f} spikes x hops, "
-        f"{traffic.on_links().max(initial=0.0):,.1f} over the busiest link (rates {rates})."
+        f"Traffic per step: {traffic.links.spikes.sum():,.1f} spikes sent{crossing}, {traffic.spike_hops():,.1f} spikes x hops"
+        f"{at_most} (rates {rates})."
     )
     cost = traffic.estimate()
     if cost is None:
