@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from neurodeploy.pipeline.deploy import Deployment, deploy
     from neurodeploy.pipeline.evaluation import Evaluation, evaluate
     from neurodeploy.pipeline.inspection import Inspection, ModelSummary, explore, inspect, summary
+    from neurodeploy.pipeline.sweep import sweep
     from neurodeploy.report import plots as plot
     from neurodeploy.report.summary import Report, summarize
     from neurodeploy.simulation.records import EpochRecord, SpikeRecord, compare
@@ -104,6 +105,7 @@ _MODULES = {
     "pipeline.deploy": ("Deployment", "deploy"),
     "pipeline.inspection": ("Inspection", "ModelSummary", "explore", "inspect", "summary"),
     "pipeline.evaluation": ("Evaluation", "evaluate"),
+    "pipeline.sweep": ("sweep",),
     "report.summary": ("Report", "summarize"),
     "simulation.records": ("EpochRecord", "SpikeRecord", "compare"),
     "targets.loihi.netx_io": ("read_netx", "write_netx"),
@@ -188,6 +190,7 @@ __all__ = [
     "simulator_spikes",
     "summarize",
     "summary",
+    "sweep",
     "together",
     "trainable",
     "trim",
@@ -212,7 +215,7 @@ _OLD_MODULES = {
     "budgets.sharing": ("mapping.allocation",),
     "commands": ("cli", "cli.commands", "cli.options"),
     "compression": ("pipeline.compress",),
-    "demo": ("cli.demo",),
+    "demo": ("cli.experiments",),
     "deployment": ("pipeline.deploy", "pipeline.inspection"),
     "descent": ("pipeline.compress",),
     "driving": ("targets.simulate",),

@@ -221,6 +221,7 @@ def test_verify_says_that_nothing_fired(
 
 
 CHIP = ["--target", "loihi2"]
+SWEEP = ["--targets", "loihi2", "--seeds", "1"]
 BAD_INPUT: dict[str, list[list[str]]] = {
     "profiles": [["none"], ["models.py"], ["fifo"], ["--colour"]],
     "check": [["none.net", *CHIP], ["fifo", *CHIP], ["models.py:small", "--target", "fifo"], ["models.py:small"]],
@@ -234,6 +235,10 @@ BAD_INPUT: dict[str, list[list[str]]] = {
                  ["models.py:small", *CHIP, "--data", "mnist", "--data-dir", "fifo", "--out", "other"],
                  ["models.py:small", *CHIP, "--data", "digits", "--out", "fifo"],
                  ["models.py:small", *CHIP, "--data", "digits", "--out", "other", "--method", "magic"]],
+    "sweep": [["models.py:small", *SWEEP, "--data", "digits", "--out", "fifo"],
+              ["models.py:small", *SWEEP, "--data", "mnist", "--data-dir", "fifo", "--out", "other"],
+              ["models.py:none", *SWEEP, "--data", "digits", "--out", "other"],
+              ["fifo", *SWEEP, "--data", "digits", "--out", "other"]],
     "simulate": [["none.net", "--input", "fifo", "--out", "r.npz"], ["fifo", "--input", "x.npy", "--out", "r.npz"]],
     "verify": [["none.net"], ["fifo"], ["models.py:small", "--bits", "99"]],
     "evaluate": [["models.py:small", "--data", "letters"], ["fifo", "--data", "digits"]],

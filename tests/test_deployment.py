@@ -16,7 +16,7 @@ from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 
 import neurodeploy as nd
 from neurodeploy.__main__ import main
-from neurodeploy.cli.demo import digits_model
+from neurodeploy.cli.experiments import digits_model
 from neurodeploy.errors import DataError, RequestError
 from neurodeploy.passes.dead_neurons import needed_neurons, without_neurons
 from neurodeploy.training.batches import DataSplit

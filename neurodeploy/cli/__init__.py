@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from neurodeploy.cli import commands
+from neurodeploy.cli import commands, experiments
 from neurodeploy.cli.console import QUIET, RESULTS, answering, show_json, status
 from neurodeploy.cli.options import DIFFERS, DONE, JSON
 
@@ -90,7 +90,8 @@ COMMANDS = (
     commands.verify_command,
     commands.evaluate_command,
     commands.export_command,
-    commands.demo,
+    experiments.sweep_command,
+    experiments.demo,
 )
 for group, members in ((cli, COMMANDS), (simulators, (list_command, install_command))):
     for command in members:

@@ -1,4 +1,4 @@
-"""The commands: show chips; inspect, deploy, compress and export a model; simulate, verify and evaluate a network; the demo."""
+"""The commands: show chips; inspect, deploy, compress and export a model; simulate, verify and evaluate a network."""
 
 from __future__ import annotations
 
@@ -381,28 +381,6 @@ def export_command(model: str, to: Path, target: str | None, bits: int | None, w
         )
     click.echo("\n".join([f"{counts}: {to}", *(f"Note: {note}" for note in notes)]), file=RESULTS.get())
     return DONE
-
-
-@click.command()
-@click.option("--out", type=OutputPath(file_okay=False), default=Path("neurodeploy-demo"), show_default=True, metavar="DIR")
-@SEED
-@click.option("--target", default="loihi2", show_default=True, metavar="CHIP", help="A chip profile.")
-@click.option("--cores", type=int, default=1, show_default=True, metavar="N", help="Cores that the network may use.")
-@RESUME
-@WIDE
-@JSON
-@QUIET
-def demo(out: Path, seed: int, target: str, cores: int, resume: bool, as_json: bool) -> int:
-    """Run every stage on built-in data: train, compress, quantise, place, emulate, and run in Lava."""
-    check_inputs([out / name for name in OUTPUTS], target)
-    profile, _ = requested_profile(target, cores)
-    from neurodeploy.cli.demo import run_demo
-
-    with resume_hint(enabled=True), progress_output() as (progress, say):
-        deployment = run_demo(
-            profile, out=out, cores=cores, seed=seed, progress=progress, say=say, command=typed_command(), resume=resume
-        )  # fmt: skip
-    return DONE if show_deployments([deployment], as_json) else DIFFERS
 
 
 @click.command("simulate")

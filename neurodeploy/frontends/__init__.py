@@ -103,7 +103,11 @@ def load_model(spec: str) -> tuple[torch.nn.Module, torch.Tensor]:
     RequestError
         No such factory; it raised; or it returned something else.
     """
-    made = call_factory(spec)
+    return with_sample(call_factory(spec), spec)
+
+
+def with_sample(made: Any, spec: str) -> tuple[torch.nn.Module, torch.Tensor]:
+    """Return the model and the sample that a factory made; errors name it by `spec`."""
     # imported here: a factory that is not there is refused without it
     import torch
 
@@ -126,6 +130,19 @@ def load_model(spec: str) -> tuple[torch.nn.Module, torch.Tensor]:
             )  # fmt: skip
         sample = torch.zeros(1, first.in_features)
     return model, sample
+
+
+def read_model(name: str) -> Any:
+    """Return what a text names: a factory's model and sample, or the network of a file."""
+    from neurodeploy.targets import target_of_file  # a factory that is not there is refused without these, too
+
+    if (target := target_of_file(Path(name))) is not None:
+        return target.read(Path(name))
+    if name.endswith(".nir"):
+        from neurodeploy.frontends.nir.reading import read_nir
+
+        return read_nir(name)
+    return load_model(name)
 
 
 def _import_file(path: Path) -> ModuleType:

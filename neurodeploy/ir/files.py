@@ -7,16 +7,19 @@ import io
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from neurodeploy.errors import NeurodeployError, RequestError
 
 REPORT = "report.json"
 """What a run writes about itself into its folder; the next run looks there."""
+SWEEP = "sweep.json"
+"""The same of a sweep."""
 CHECKPOINTS = ("checkpoint-dense.safetensors", "checkpoint-compressed.safetensors")
 
 
@@ -89,6 +92,17 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         scratch.unlink(missing_ok=True)
 
 
+def link(source: Path, target: Path) -> None:
+    """Let a file that is replaced and never changed have a second name, unless there is none, or something has that name."""
+    if source.is_file() and not target.exists():
+        make_folder(target.parent)
+        try:
+            os.link(source, target)
+        except OSError:  # a file system without links
+            with replacing(target) as scratch:
+                scratch.write_bytes(source.read_bytes())
+
+
 def make_folder(path: Path) -> None:
     """Make a folder and those above it, where they are missing; `Path.mkdir` calls itself for each of those."""
     for folder in (*reversed(path.parents), path):
@@ -122,7 +136,7 @@ class OutputFolder:
     def is_of_a_run(self) -> bool:
         """Whether a run wrote its report or a checkpoint into it, or was killed here: its files may be replaced."""
         left = any((self.path / name).exists() for name in (self.hidden.name, *CHECKPOINTS))
-        return left or is_ours(self.path / REPORT)
+        return left or is_ours(self.path / REPORT) or is_ours(self.path / SWEEP)
 
     def lock(self) -> int:
         """Make the hidden folder and lock it; return the descriptor of its lock, which ends with the process."""
@@ -299,3 +313,15 @@ def absence(path: str | os.PathLike[str]) -> str:
     """Reason that there is no file to read at `path`, as the end of an error text; empty if there is one."""
     file = Path(path)
     return "" if file.is_file() else "is not a file" if file.exists() else "does not exist"
+
+
+def write_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], path: Path) -> bool:
+    """Write rows as Parquet, with a type for each column as Arrow names it; return whether pyarrow, an extra, is there."""
+    try:
+        import pyarrow as arrow
+        from pyarrow.parquet import write_table as write
+    except ImportError:
+        return False
+    schema = arrow.schema([(name, arrow.type_for_alias(kind)) for name, kind in columns.items()])
+    write(arrow.Table.from_pylist(list(rows), schema=schema), path)
+    return True

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from neurodeploy.errors import NetworkError, check_arguments, counted
 from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import HardwareProfile
-from neurodeploy.ir.arrays import Mask
+from neurodeploy.ir.arrays import Mask, load_numpy
 from neurodeploy.ir.files import REPORT, output_folder, write_text
 from neurodeploy.ir.network import Network, threshold_of
 from neurodeploy.ir.quantized import QuantizedNetwork
@@ -59,6 +59,29 @@ class Deployment:
     quantized: QuantizedNetwork
     placement: Placement
     report: Report
+
+    def numbers(self) -> dict[str, Any]:
+        """Accuracy, size and cost as keys of a sweep's row (docs/json.md); energy and time are those of a sample."""
+        report, placement, accuracy = self.report, self.placement, self.report.accuracy
+        traffic, whole = placement.traffic(), sum((report.before or placement).n_weights.values())
+        cost = None if traffic is None else traffic.estimate()
+        sums = ("neurons", "synapses", "synapse_memory_bits")
+        n_steps = np.asarray(load_numpy(report.files["record"])["spikes"]).shape[-1]
+        binds = {
+            layer.connectivity: f"{layer.budget.binds.replace('_', ' ').removesuffix(' bits')} of {layer.now.layer}"
+            for layer in report.layers if layer.budget is not None and layer.budget.binds
+        }  # fmt: skip
+        return {
+            "accuracy": accuracy.quantized if accuracy.emulated is None else accuracy.emulated,
+            "accuracy_dense": accuracy.dense, "accuracy_compressed": accuracy.compressed, "test_samples": accuracy.test_samples,
+            "fits": placement.fits, "cores_used": placement.cores_used,
+            "connectivity": sum(placement.n_weights[name] * p for name, p in placement.connectivity.items()) / max(whole, 1),
+            **{key: sum(getattr(layer.now, key) for layer in report.layers) for key in sums},
+            "binds": binds[min(binds)] if binds else None,
+            "energy_j": None if cost is None else cost.energy_j * n_steps,
+            "time_s": None if cost is None else cost.time_s * n_steps,
+            "energy_assumed": None if cost is None else cost.is_assumed,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,7 +87,7 @@ class Checkpoint:
         with refusing_damage(path):
             state: dict[str, Any] = dict(kept["state"].items())
             kept["fingerprint"].items()
-        if mismatch := _first_mismatch("", kept["fingerprint"], fingerprint):
+        if mismatch := first_mismatch("", kept["fingerprint"], fingerprint):
             raise TrainingError(
                 str(path), f"belongs to a run with {mismatch}",
                 remedy="Use the same model, data and options, or start over without resuming.",
@@ -95,7 +95,7 @@ class Checkpoint:
         return state
 
 
-def _first_mismatch(name: str, kept: Any, current: Any) -> str:
+def first_mismatch(name: str, kept: Any, current: Any) -> str:
     """Describe the first difference between two fingerprints; empty if they are equal."""
     if isinstance(kept, Mapping) and isinstance(current, Mapping):
         # keys of both: one that was added or removed is a mismatch too
@@ -108,7 +108,7 @@ def _first_mismatch(name: str, kept: Any, current: Any) -> str:
         texts = [" ".join(str(value).split()) for value in (kept, current)]
         was, now = (text if len(text) <= 80 else f"{text[:79]}…" for text in texts)
         return f"{name} {was}, this one has {now}"
-    return next((mismatch for pair in pairs if (mismatch := _first_mismatch(*pair))), "")
+    return next((mismatch for pair in pairs if (mismatch := first_mismatch(*pair))), "")
 
 
 def save_state(state: Mapping[str, Any], path: str | Path) -> None:

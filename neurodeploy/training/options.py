@@ -1,13 +1,15 @@
-"""Options of a training run, its fingerprint, and its progress: the record of a step, bars on a terminal."""
+"""Options of a training run, its fingerprint, and its progress: the record of a step, bars on a terminal; that of a sweep."""
 
 from __future__ import annotations
 
 import copy
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -18,7 +20,9 @@ from rich.progress import Progress as Bars
 from rich.spinner import Spinner
 from rich.text import Text
 
-from neurodeploy.errors import RequestError, check_arguments, check_numbers
+from neurodeploy.errors import DataError, RequestError, check_arguments, check_numbers, counted, said_by
+from neurodeploy.ir.files import installed_version, write_text
+from neurodeploy.training.checkpoint import first_mismatch
 from neurodeploy.training.encoders import Encoder, Readout, encoder_of, readout_of
 
 if TYPE_CHECKING:
@@ -247,6 +251,34 @@ class ProgressBars:
         self._bars.update(self._tasks[step.phase], completed=step.epoch * step.steps + step.step + 1, detail=detail)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SweepProgress:
+    """How far a sweep is; its text is one line.
+
+    Attributes
+    ----------
+    runs, done, running, failed : int
+        Of `runs`, those that have ended well, that run now, and that failed.
+    seconds_left : float or None
+        None before a run has ended.
+    """
+
+    runs: int
+    done: int
+    running: int
+    failed: int
+    seconds_left: float | None
+
+    def __str__(self) -> str:
+        parts = [f"{self.done:,} of {counted(self.runs, 'run')} done"]
+        parts += [f"{n:,} {what}" for n, what in ((self.running, "running"), (self.failed, "failed")) if n]
+        left = self.seconds_left if self.done + self.failed < self.runs else None
+        if left is None:
+            return ", ".join(parts)
+        size, unit = (3600, "h") if left >= 5400 else (60, "min") if left >= 90 else (1, "s")
+        return f"{', '.join(parts)}; about {left / size:.0f} {unit} left"
+
+
 def run_fingerprint(
     model: torch.nn.Module, order: Order, options: FitOptions, budget: Budget | None, pruning: Pruning | None
 ) -> dict[str, Any]:
@@ -276,6 +308,24 @@ def run_fingerprint(
         "method": method,
         "budget": limits,
     }
+
+
+def keep_fingerprint(path: Path, fingerprint: Mapping[str, Any], command: str) -> None:
+    """Write the fingerprint of a sweep, or compare it with that of the sweep that is there."""
+    if path.exists():
+        try:
+            kept = json.loads(path.read_bytes())["fingerprint"]
+        except (ValueError, LookupError, TypeError) as error:
+            raise DataError(str(path), f"is not of a sweep ({said_by(error)})", remedy="Write to another folder.") from error
+        if mismatch := first_mismatch("", kept, fingerprint):
+            raise RequestError(
+                str(path), f"belongs to a sweep with {mismatch}",
+                remedy="Repeat its model, data and options, or write to another folder.",
+            )  # fmt: skip
+    write_text(
+        path,
+        json.dumps({"command": command, "versions": {"neurodeploy": installed_version()}, "fingerprint": fingerprint}, indent=2),
+    )
 
 
 def values(record: Any) -> dict[str, Any]:
