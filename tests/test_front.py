@@ -16,7 +16,7 @@ from sweep_rows import drawn_row, drawn_sweep, failed_row
 
 import neurodeploy as nd
 from neurodeploy.errors import RequestError
-from neurodeploy.report.front import answer, bend_of, dense_of, failures, front_of, run_text, settings_of, smallest
+from neurodeploy.report.front import answer, bend_of, dense_of, doubts, failures, front_of, run_text, settings_of, smallest
 
 mpl.use("Agg")
 
@@ -150,6 +150,13 @@ def test_nothing_done_and_nothing_to_compare_with_are_said() -> None:
     rows = at(4, 0.9)
     rows[0]["accuracy_dense"] = None
     assert answer(rows) == "The dense network's accuracy is not known. The most accurate: loihi1, 4 cores (90.0 %, 1 seed)."
+
+
+def test_a_dense_network_that_compression_made_more_accurate_is_doubted() -> None:
+    """Only beyond the interval of its test samples: of 454 at 96 %, that ends at 97.4 %."""
+    assert doubts(at(4, 0.97)) == doubts([]) == ()
+    (said,) = doubts(at(4, 0.98))
+    assert said.startswith("The dense network is undertrained: its accuracy is 96.0%, less than the 98.0% after compression")
 
 
 def test_failures_are_counted_by_target_and_reason() -> None:

@@ -18,6 +18,7 @@ from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator, PercentFo
 
 from neurodeploy.errors import RequestError, check_arguments, counted
 from neurodeploy.report.plot_style import UNUSED, axes_or_new, bare, colours_of, name_lines, plain, shortened, svg
+from neurodeploy.report.summary import Accuracy
 
 Row = Mapping[str, Any]
 SETTING = ("target", "method", "learning_rate", "cores")
@@ -201,6 +202,14 @@ def answer(rows: Sequence[Row], within: float = 1.0, target: str | None = None) 
         + " It is closer to that limit than its standard error: more seeds would tell."
         * near
     )
+
+
+def doubts(rows: Sequence[Row]) -> tuple[str, ...]:
+    """A sentence where the dense network is undertrained: compression, which trains further, made it more accurate."""
+    dense, best = dense_of(rows), max((one.y for one in settings_of(rows)), default=None)
+    samples = next((row["test_samples"] for row in rows if row.get("test_samples")), None)
+    # without a number of classes, chance is no matter
+    return () if dense is None else Accuracy(dense=dense.y, compressed=best, test_samples=samples).doubts(1)
 
 
 def name_of(setting: Setting, rows: Iterable[Row]) -> str:

@@ -29,6 +29,7 @@ from neurodeploy.report.front import (
     answer,
     cost_text,
     dense_of,
+    doubts,
     failures,
     front,
     is_done,
@@ -447,7 +448,8 @@ def write_sweep_page(rows: Sequence[Row], path: str | Path, *, title: str, comma
     page = page_template("sweep.html.j2").render(
         style=_own_file("page.css"), title=title, command=command, within=within, answer=answer(rows, within), found=found,
         name_of=lambda one: name_of(one, rows), dense=dense, targets=targets, n_runs=len(rows), samples=samples,
-        n_done=len(done), failures=failures(rows), cost_text=cost_text,
+        n_done=len(done), failures=failures(rows), doubts=doubts(rows),
+        cost_text=cost_text,
         interval=with_interval(dense.y, samples) if dense and samples else "", link=link_of, fronts=figure,
         versions=version_line(), written=datetime.now(timezone.utc),
     )  # fmt: skip
