@@ -66,6 +66,8 @@ def test_memory_stays_flat_over_a_thousand_tasks(ray: Any) -> None:
 
 
 def test_an_interrupt_stops_the_workers(ray: Any, tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs of a shell's background ignore it
+
     def send() -> list[int]:
         workers = processes_in(tmp_path, "ab")
         os.kill(os.getpid(), signal.SIGINT)
@@ -75,6 +77,7 @@ def test_an_interrupt_stops_the_workers(ray: Any, tmp_path: Path) -> None:
         sending = thread.submit(send)
         with pytest.raises(KeyboardInterrupt):
             results_of([waiting(tmp_path, name) for name in "abc"], engine="ray")
+    signal.signal(signal.SIGINT, before)
     wait_until(lambda: not any(map(is_running, sending.result())))
     assert not (tmp_path / "c").exists()
 

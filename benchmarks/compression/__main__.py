@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
-from benchmarks.compression.bench import Bench
+from benchmarks.compression.bench import make
 from benchmarks.compression.methods import METHODS, RIVALRY
 from benchmarks.compression.plans import CONNECTIVITIES, CORES, TABLES, TableRequest, before
 from benchmarks.compression.runs import Place
@@ -18,19 +19,18 @@ def main() -> None:
     asked = _asked()
     asked.cache.mkdir(parents=True, exist_ok=True)
     place = Place(mnist=asked.mnist, folder=asked.cache, device=asked.device, amp=asked.amp)
-    with Bench(asked.jobs, place, asked.out, asked.commit, asked.minutes) as bench:
-        for table in asked.tables:
-            known = CONNECTIVITIES if table == "connectivity" else CORES
-            request = TableRequest(
-                task=asked.task,
-                methods=asked.methods,
-                budgets=asked.budgets or known,
-                seeds=asked.seeds,
-                epochs=tuple(asked.epochs),
-            )
-            planned = list(TABLES[table](request, rows(asked.out)))
-            for runs in (before(planned), planned):
-                bench.make(runs)
+    until = time.time() + asked.minutes * 60
+    for table in asked.tables:
+        known = CONNECTIVITIES if table == "connectivity" else CORES
+        request = TableRequest(
+            task=asked.task,
+            methods=asked.methods,
+            budgets=asked.budgets or known,
+            seeds=asked.seeds,
+            epochs=tuple(asked.epochs),
+        )
+        planned = list(TABLES[table](request, rows(asked.out)))
+        make([*before(planned), *planned], place, out=asked.out, commit=asked.commit, jobs=asked.jobs, until=until)
 
 
 def _asked() -> argparse.Namespace:

@@ -1,60 +1,49 @@
-"""Parallel runs; each row is written when it is finished."""
+"""Runs of a table on the worker pool of sweeps; each row is written when it is finished."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
-
-import torch
 
 from benchmarks.compression.runs import Place, Run, compress, train_dense
 from benchmarks.placement.rows import append, rows
+from neurodeploy.pipeline.task_pool import Task, TaskResult, run_tasks
 
 
-class Bench:
-    """Pool of processes that compute the rows that a file lacks and append them.
+def make(runs: Sequence[Run], place: Place, *, out: Path, commit: str, jobs: int, until: float) -> None:
+    """Compute the rows that a file lacks, dense networks first, and append them; a failure does not stop the others.
 
     Parameters
     ----------
     jobs : int
         Runs in parallel, one thread each.
-    minutes : float
-        Time after which no further run starts.
+    until : float
+        Time, as `time.time` has it, after which no further run starts.
     """
+    have = rows(out)
+    left = [run for run in runs if not any(all(row.get(key) == value for key, value in run.name.items()) for row in have)]
+    names = {run: json.dumps(run.name) for run in left}
+    dense = tuple(name for run, name in names.items() if run.method == "dense")
+    tasks = [
+        Task(name=name, call=partial(row_of, run, place, until), after=() if name in dense else dense)
+        for run, name in names.items()
+    ]
 
-    def __init__(self, jobs: int, place: Place, out: Path, commit: str, minutes: float) -> None:
-        self.place, self.out, self.commit, self.until = place, out, commit, time.time() + minutes * 60
-        self.pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread)
+    def tell(result: TaskResult) -> None:
+        if result.error is not None:
+            print(f"{result.task}: {result.error}", flush=True)
+        elif result.value is not None:
+            append(result.value | {"commit": commit}, out)
 
-    def __enter__(self) -> Bench:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.pool.shutdown(cancel_futures=True)
-
-    def make(self, runs: Sequence[Run]) -> None:
-        """Compute the runs; a failure is reported and does not stop the others."""
-        have = rows(self.out)
-        left = [run for run in runs if not any(all(row.get(key) == value for key, value in run.name.items()) for row in have)]
-        waiting = {self.pool.submit(_row, run, self.place, self.until): run for run in left}
-        for done in as_completed(waiting):
-            error = done.exception()
-            if error is not None:
-                print(f"{waiting[done]}: {type(error).__name__}: {error}", flush=True)
-            elif (row := done.result()) is not None:
-                append(row | {"commit": self.commit}, self.out)
+    run_tasks(tasks, workers=jobs, engine="processes", on_result=tell)
 
 
-def _row(run: Run, place: Place, until: float) -> dict[str, Any] | None:
+def row_of(run: Run, place: Place, until: float) -> dict[str, Any] | None:
+    """Return the row of a run; None where it is too late to start."""
     if time.time() > until:
         return None
     return (train_dense if run.method == "dense" else compress)(run, place)
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
