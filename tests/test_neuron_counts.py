@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from neurodeploy.compression.minimax_saddle import COMPRESS_SADDLE_OPTIONS, Mini
 from neurodeploy.compression.module_weights import trainable
 from neurodeploy.errors import BudgetError
 from neurodeploy.mapping.channel_counts import narrow_budget
+from neurodeploy.report.text import as_text, layer_table
 from neurodeploy.training.batches import DataSplit
 from neurodeploy.training.fit import fit
 
@@ -99,6 +101,9 @@ def test_inspect_says_so_and_compress_refuses_before_training(tmp_path: Path) ->
     seen = nd.inspect(nd.extract(model, SAMPLE), chip(30), cores=4)
     assert seen.budget is not None
     assert seen.compressible.startswith("Compressible: yes; neurons: layer0 ")
+    (kept,) = re.findall(r"layer0 keeps (\d+) of 40", seen.compressible)
+    assert re.search(rf"^ layer0 +40 / {kept} +100\.0%", as_text(layer_table(seen.layers)), re.MULTILINE)
+    assert re.search(r"^ layer2 +100 +100\.0%", as_text(layer_table(seen.layers)), re.MULTILINE)  # all of them may stay
     refused = nd.inspect(nd.extract(model, SAMPLE), chip(30), cores=3)
     assert refused.compressible == (
         "Compressible: no. layer 'layer2': 101 neurons of the network on 3 cores (this layer alone has 100), with one neuron of "

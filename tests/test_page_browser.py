@@ -165,6 +165,8 @@ def test_one_page_is_printed_by_a_button(page: Any) -> None:
     assert "one-page" in page.execute_script("return window.printed")
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     assert visible(page) == ["layers"]
+    headings = "[...document.querySelectorAll('#layers h3')]"
+    assert page.execute_script(f"return {headings}.filter(one => one.offsetParent).map(one => one.textContent)") == ["Notes"]
     page.execute_script("window.dispatchEvent(new Event('afterprint'))")
     assert visible(page) == TABS
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})

@@ -76,6 +76,7 @@ def test_report_json_has_the_keys_that_were_promised(
         "test_samples",
         "lava_samples",
         "simulator",
+        "emulated_beside_lava",
     ]
     assert list(said["lava"]) == ["steps", "mismatches", "spikes", "simulator"]
     for broken in said["binding"]:
@@ -119,7 +120,7 @@ def test_what_was_run_is_there(before: Placement, after: Placement) -> None:
     assert said["fits"] == {"before": False, "after": True}
     assert said["accuracy"] == {
         "dense": 0.9, "compressed": None, "quantized": None, "emulated": None, "lava": 0.5, "test_samples": 10, "lava_samples": 2,
-        "simulator": None,
+        "simulator": None, "emulated_beside_lava": None,
     }  # fmt: skip
     assert (said["lava"], said["files"]) == (
         {"steps": 64, "mismatches": 0, "spikes": 9, "simulator": "Lava"},
@@ -325,6 +326,17 @@ def test_lavas_accuracy_has_samples_of_its_own() -> None:
     assert "50.00% [46.9%, 53.1%]" in text
     assert "50.00% [23.7%, 76.3%]" in text
     assert "samples" not in as_text(accuracy_table(Accuracy(emulated=0.5, test_samples=1))).partition("in Lava")[2]
+
+
+def test_the_emulator_has_lavas_samples_beside_lava() -> None:
+    accuracy = Accuracy(emulated=0.97, lava=0.75, emulated_beside_lava=0.75, test_samples=100, lava_samples=8)
+    *_, whole, beside, in_lava = as_text(accuracy_table(accuracy)).splitlines()
+    assert re.match(r" emulated +97\.00%", whole)
+    assert re.match(r" emulated \(8 samples\) +75\.00% .* the same, on the first 8 samples", beside)
+    assert re.match(r" in Lava \(8 samples\) +75\.00%", in_lava)
+    all_of_them = as_text(accuracy_table(replace(accuracy, lava_samples=100)))
+    assert all_of_them.count("emulated") == 1
+    assert "samples)" not in all_of_them
 
 
 def test_the_rest_is_told_where_there_is_something_to_tell(after: Placement) -> None:

@@ -385,12 +385,12 @@ class _CompressionRun:
         name = SIMULATOR_NAMES.get(target.simulators[0], target.simulators[0])
         self.say(f"Running {len(samples.labels)} test samples in {name}.")
         try:
-            right, found, in_lava = check_in_lava(samples, emulated, network, quantized, self.options, time_limit_s)
+            shares, found, in_lava = check_in_lava(samples, emulated, network, quantized, self.options, time_limit_s)
         except SimulationError as error:  # hours of training must not be lost to a simulator
             return replace(report, warnings=(*report.warnings, str(error))), None
         steps = found.n_steps * emulated.n_samples
         lava = LavaCheck(steps=steps, mismatches=found.mismatches, spikes=found.n_spikes, simulator=name)
-        accuracy = replace(report.accuracy, lava=right, lava_samples=len(samples.labels), simulator=name)
+        accuracy = replace(report.accuracy, **shares, simulator=name)
         return replace(report, lava=lava, accuracy=accuracy), in_lava
 
     def _keep_weights(

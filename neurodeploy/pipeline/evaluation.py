@@ -396,12 +396,15 @@ def check_in_lava(
     quantized: QuantizedNetwork,
     options: FitOptions,
     time_limit_s: float,
-) -> tuple[float, Comparison, SpikeRecord]:
-    """Run recorded samples in Lava: their accuracy, the comparison with the emulator, and Lava's record."""
+) -> tuple[dict[str, Any], Comparison, SpikeRecord]:
+    """Run recorded samples in Lava: fields of `Accuracy`, the comparison with the emulator, and Lava's record."""
     graded = levels_of(options.encoder) > 1
     end = target_named(quantized.target).simulators[0]
     lava = simulate(quantized, samples.spikes, end=end, record="all", graded=graded, time_limit_s=time_limit_s)
-    return count_correct(lava, quantized, network, samples.labels, options) / len(samples.labels), compare(emulated, lava), lava
+    n = len(samples.labels)
+    right = [count_correct(record, quantized, network, samples.labels, options) for record in (emulated, lava)]
+    shares = {"emulated_beside_lava": right[0] / n, "lava": right[1] / n, "lava_samples": n}
+    return shares, compare(emulated, lava), lava
 
 
 def for_simulator(inputs: torch.Tensor, model: torch.nn.Module, options: FitOptions) -> NDArray[Any]:

@@ -57,8 +57,8 @@ class Accuracy:
         Weights, thresholds, biases and decays rounded to the chip's, with arithmetic in floats.
     emulated : float or None
         The chip's integers throughout.
-    lava : float or None
-        The vendor's simulator, on the first `lava_samples` of the test data.
+    lava, emulated_beside_lava : float or None
+        The vendor's simulator, on the first `lava_samples` of the test data; the chip's integers on the same samples.
     test_samples, lava_samples : int or None
     simulator : str or None
         Name of that simulator.
@@ -72,15 +72,18 @@ class Accuracy:
     test_samples: int | None = None
     lava_samples: int | None = None
     simulator: str | None = None
+    emulated_beside_lava: float | None = None
 
     def stages(self) -> tuple[tuple[str, str, float | None, int | None], ...]:
         """Name, what runs there, accuracy and number of samples of each stage, from the trained floats to Lava."""
         first = f", on the first {counted(self.lava_samples, 'sample')}" if self.lava_samples else ""
+        beside = ("emulated", f"the same{first}", self.emulated_beside_lava, self.lava_samples)
         return (
             ("dense", "trained floats, no limits", self.dense, self.test_samples),
             ("compressed", "floats within the budget", self.compressed, self.test_samples),
             ("quantised", "weights, thresholds, decays rounded", self.quantized, self.test_samples),
             ("emulated", "the chip's integers throughout", self.emulated, self.test_samples),
+            *([beside] if self.emulated_beside_lava is not None and self.lava_samples != self.test_samples else []),
             (self.simulator or "Lava", f"the vendor's simulator{first}", self.lava, self.lava_samples),
         )
 
@@ -185,11 +188,8 @@ def board_json(placement: Placement) -> dict[str, Any]:
             "busiest_link": traffic.busiest_link,
         },
         "estimate": None if estimate is None else {
-            "energy_j": estimate.energy_j,
-            "time_s": estimate.time_s,
-            "energy_range_j": estimate.energy_range_j,
-            "time_range_s": estimate.time_range_s,
-            "assumed": estimate.is_assumed,
+            "energy_j": estimate.energy_j, "time_s": estimate.time_s, "energy_range_j": estimate.energy_range_j,
+            "time_range_s": estimate.time_range_s, "assumed": estimate.is_assumed,
             "energy_j_by_kind": estimate.energy_j_by_kind, "busiest_core": estimate.busiest_core,
             "busiest_s_by_kind": estimate.busiest_s_by_kind, "source": placement.profile["synop_sparse_energy"].source,
         },

@@ -209,8 +209,9 @@ def layer_table(layers: Sequence[LayerReport], *, wide: bool = False) -> FittedT
 
     def used(layer: LayerReport, name: str) -> str:
         now, was = getattr(layer.now, name), None if layer.before is None else getattr(layer.before, name)
-        # synapses are not limited themselves, their memory is; neurons are by cores, whose budget is beside them
-        limit = None if layer.budget is None or name in {"synapses", "neurons", *layer.unlimited} else getattr(layer.budget, name)
+        # synapses are not limited themselves, their memory is; and neurons only where some have to go
+        limit = None if layer.budget is None or name in {"synapses", *layer.unlimited} else getattr(layer.budget, name)
+        limit = None if name == "neurons" and limit is not None and limit >= now else limit
         return f"{now:,}{'' if limit is None else f' / {limit:,}'}{'' if was is None or was == now else f' ({was:,})'}"
 
     headings = ("layer", "neurons", "kept", "stored<", *_COLUMNS.values())
@@ -363,9 +364,9 @@ def accuracy_table(accuracy: Accuracy) -> FittedTable:
         f"Accuracy on {counted(accuracy.test_samples or 0, 'test sample')}", ("stage", "accuracy", "what runs<"), ("what runs",)
     )
     for name, what, share, n in accuracy.stages():
-        n_here = f" ({counted(n, 'sample')})" if n else ""
-        stage = f"in {name}{n_here}" if name == (accuracy.simulator or "Lava") else name
-        table.add(stage, with_interval(share, n), what)
+        n_here = f" ({counted(n, 'sample')})" if n and n != accuracy.test_samples else ""
+        prefix = "in " if name == (accuracy.simulator or "Lava") else ""
+        table.add(f"{prefix}{name}{n_here}", with_interval(share, n), what)
     return table
 
 
