@@ -58,6 +58,13 @@ def test_verdicts_are_coloured_on_a_terminal_unless_asked_not_to_be(net: Path) -
     assert "\x1b[1;31m" not in plain
 
 
+def test_compare_shows_each_verdict_as_soon_as_it_is_known(net: Path) -> None:
+    seen = on_a_terminal("compare", str(net), "--targets", "tiny,loihi2", COLUMNS="200")
+    first, second = "tiny: fits; 2 of 4 cores; no limit; fullest: ", "loihi2: fits; 1 of 128 cores; no limit; fullest: "
+    assert seen.index(first) < seen.index("Placing on loihi2 (2 of 2)") < seen.index(second) < seen.index("what binds")
+    assert first not in on_a_terminal("compare", str(net), "--targets", "tiny,loihi2", "--quiet")
+
+
 def test_a_run_in_lava_is_counted_on_a_terminal(tmp_path: Path) -> None:
     """By bars as by a line that says what is done; Lava is stood in for by a function that counts."""
     script = tmp_path / "counted.py"

@@ -19,6 +19,7 @@ from neurodeploy.cli.console import (
     show,
     show_deployments,
     show_json,
+    show_now,
     status,
     typed_command,
 )
@@ -224,16 +225,15 @@ def compare_command(
         network = spec.network()
     samples = None if data is None else load_test_data(data, data_dir, batch_size, steps)
     results, options = [], {"n_steps": steps, "encoder": encoder, "readout": readout}
-    known = ""
     for number, (target, profile) in enumerate(zip(targets, profiles, strict=True), 1):
-        with status(f"{known}Placing on {target} ({number} of {len(targets)})"):
+        with status(f"Placing on {target} ({number} of {len(targets)})"):
             placed, form = spec.to_place(profile, bits, network)
             result = target_result(placed, profile, form=form, bits=bits)
         if samples is not None and profile.target is not None and not result.why_not:
             measured = spec.evaluated(target, samples, bits, options, network=network, progress=not is_quiet())
             result = replace(result, accuracy=measured.classification_accuracy, test_samples=measured.n_samples)
         results.append(result)
-        known = f"{target}: {'fits' if result.fits else 'does not fit'}. "
+        show_now(result)
     if out is not None:
         from neurodeploy.report.html import write_comparison
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from neurodeploy.pipeline.deploy import Deployment
+    from neurodeploy.report.summary import TargetResult
     from neurodeploy.training.options import Progress, Step
 
 _META = "neurodeploy."
@@ -227,6 +228,15 @@ def print_on_stderr(line: str) -> None:
     """Print a line on stderr, if that is possible."""
     with suppress(BrokenPipeError, ValueError), forgiving_stderr():  # ValueError: the user's code closed it
         click.echo(line, err=True)
+
+
+def show_now(result: TargetResult) -> None:
+    """Print a chip's verdict in one line on a terminal's stderr, before the others are known; nowhere with ``--quiet``."""
+    if sys.stderr is None or not sys.stderr.isatty() or is_quiet():
+        return
+    name, _, cores, binds, *_, accuracy, _ = result.cells()
+    facts = (cores and f"{cores} cores", binds, accuracy and f"accuracy {accuracy}")
+    print_on_stderr("; ".join(filter(None, (f"{name}: {'fits' if result.fits else 'does not fit'}", *facts))))
 
 
 def enter_phase(what: str) -> None:
