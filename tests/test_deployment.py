@@ -174,7 +174,7 @@ def test_emulator_and_lava_agree_on_the_deployed_network(tmp_path: Path) -> None
     assert (made.report.lava.steps, made.report.lava.mismatches) == (30, 0)
     assert made.report.lava.spikes > 0
     assert made.report.accuracy.lava_samples == 5
-    assert made.report.accuracy.emulated_beside_lava == made.report.accuracy.lava  # spike for spike
+    assert made.report.accuracy.emulated_on_lava_samples == made.report.accuracy.lava  # spike for spike
     with np.load(tmp_path / "record.npz") as record:
         assert record["spikes"].shape == record["v"].shape == (5, 10, 6)
         assert json.loads(str(record["meta"]))["end"] == "lava"

@@ -76,7 +76,7 @@ def test_report_json_has_the_keys_that_were_promised(
         "test_samples",
         "lava_samples",
         "simulator",
-        "emulated_beside_lava",
+        "emulated_on_lava_samples",
     ]
     assert list(said["lava"]) == ["steps", "mismatches", "spikes", "simulator"]
     for broken in said["binding"]:
@@ -120,7 +120,7 @@ def test_what_was_run_is_there(before: Placement, after: Placement) -> None:
     assert said["fits"] == {"before": False, "after": True}
     assert said["accuracy"] == {
         "dense": 0.9, "compressed": None, "quantized": None, "emulated": None, "lava": 0.5, "test_samples": 10, "lava_samples": 2,
-        "simulator": None, "emulated_beside_lava": None,
+        "simulator": None, "emulated_on_lava_samples": None,
     }  # fmt: skip
     assert (said["lava"], said["files"]) == (
         {"steps": 64, "mismatches": 0, "spikes": 9, "simulator": "Lava"},
@@ -329,7 +329,7 @@ def test_lavas_accuracy_has_samples_of_its_own() -> None:
 
 
 def test_the_emulator_has_lavas_samples_beside_lava() -> None:
-    accuracy = Accuracy(emulated=0.97, lava=0.75, emulated_beside_lava=0.75, test_samples=100, lava_samples=8)
+    accuracy = Accuracy(emulated=0.97, lava=0.75, emulated_on_lava_samples=0.75, test_samples=100, lava_samples=8)
     *_, whole, beside, in_lava = as_text(accuracy_table(accuracy)).splitlines()
     assert re.match(r" emulated +97\.00%", whole)
     assert re.match(r" emulated \(8 samples\) +75\.00% .* the same, on the first 8 samples", beside)

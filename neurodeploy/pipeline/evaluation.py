@@ -403,7 +403,7 @@ def check_in_lava(
     lava = simulate(quantized, samples.spikes, end=end, record="all", graded=graded, time_limit_s=time_limit_s)
     n = len(samples.labels)
     right = [count_correct(record, quantized, network, samples.labels, options) for record in (emulated, lava)]
-    shares = {"emulated_beside_lava": right[0] / n, "lava": right[1] / n, "lava_samples": n}
+    shares = {"emulated_on_lava_samples": right[0] / n, "lava": right[1] / n, "lava_samples": n}
     return shares, compare(emulated, lava), lava
 
 

@@ -57,7 +57,7 @@ class Accuracy:
         Weights, thresholds, biases and decays rounded to the chip's, with arithmetic in floats.
     emulated : float or None
         The chip's integers throughout.
-    lava, emulated_beside_lava : float or None
+    lava, emulated_on_lava_samples : float or None
         The vendor's simulator, on the first `lava_samples` of the test data; the chip's integers on the same samples.
     test_samples, lava_samples : int or None
     simulator : str or None
@@ -72,18 +72,18 @@ class Accuracy:
     test_samples: int | None = None
     lava_samples: int | None = None
     simulator: str | None = None
-    emulated_beside_lava: float | None = None
+    emulated_on_lava_samples: float | None = None
 
     def stages(self) -> tuple[tuple[str, str, float | None, int | None], ...]:
         """Name, what runs there, accuracy and number of samples of each stage, from the trained floats to Lava."""
         first = f", on the first {counted(self.lava_samples, 'sample')}" if self.lava_samples else ""
-        beside = ("emulated", f"the same{first}", self.emulated_beside_lava, self.lava_samples)
+        same = ("emulated", f"the same{first}", self.emulated_on_lava_samples, self.lava_samples)
         return (
             ("dense", "trained floats, no limits", self.dense, self.test_samples),
             ("compressed", "floats within the budget", self.compressed, self.test_samples),
             ("quantised", "weights, thresholds, decays rounded", self.quantized, self.test_samples),
             ("emulated", "the chip's integers throughout", self.emulated, self.test_samples),
-            *([beside] if self.emulated_beside_lava is not None and self.lava_samples != self.test_samples else []),
+            *([same] if self.emulated_on_lava_samples is not None and self.lava_samples != self.test_samples else []),
             (self.simulator or "Lava", f"the vendor's simulator{first}", self.lava, self.lava_samples),
         )
 
