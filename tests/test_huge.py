@@ -168,7 +168,14 @@ def test_the_estimate_is_within_5_percent_of_the_layout_and_quick(network: nd.Ne
 def test_the_estimate_says_what_no_core_holds() -> None:
     fast = nd.inspect(dense(100_000, 2), "loihi2", fast=True)
     assert not fast.fits
-    assert "Not even one neuron of layer 'dense' fits a core" in fast.sentences[0]
+    assert "Not even one neuron of layer 'dense' fits a core, so cores cannot be estimated; lower bound: " in fast.sentences[0]
+    assert (fast.to_json()["cores"]["used"], fast.to_json()["too_large"]) == (None, "dense")
+
+
+def test_the_estimate_names_the_limits_that_it_does_not_look_at() -> None:
+    xylo, loihi = (nd.inspect(dense(20, 5), chip, fast=True) for chip in ("xylo", "loihi2"))
+    assert xylo.sentences[-1].endswith("the limits on inputs, cores_per_layer, fan_out.")
+    assert len(loihi.sentences) == 2  # no delay is too long
 
 
 def test_fast_prints_the_estimate_alone(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.packing import BlockAnnealing, axon_share
 from neurodeploy.mapping.partition import BlockSelection, block_options
+from neurodeploy.mapping.placement import LAYER_LIMITS
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import AnyLayer, Layers, grid_of, limited_resources
 
@@ -95,7 +96,10 @@ class CoreEstimate:
     layer_cores : mapping of layer to float
         Cores' worth of `binding` that each layer takes.
     too_large : str
-        Layer of which not even one neuron fits a core; empty if there is none.
+        Layer of which not even one neuron fits a core; empty if there is none. A layout gives each such neuron a core of its
+        own, so `cores` is too low by any factor then.
+    unchecked : tuple of str
+        Limits of the chip that only a layout looks at: on neurons, layers and the input.
     """
 
     profile: HardwareProfile
@@ -105,6 +109,7 @@ class CoreEstimate:
     binding: str
     layer_cores: Mapping[str, float]
     too_large: str = ""
+    unchecked: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -118,19 +123,27 @@ class CoreEstimate:
         share = self.layer_cores[largest] / max(sum(self.layer_cores.values()), 1e-9)
         about = f"about {self.cores:,} of {self.cores_available:,} cores by an estimate"
         if self.too_large:
-            said = f"Now: does not fit. Not even one neuron of layer {self.too_large!r} fits a core; {about}."
+            said = (
+                f"Now: does not fit. Not even one neuron of layer {self.too_large!r} fits a core, so cores cannot be estimated; "
+                f"lower bound: {self.cores_lower_bound:,} of {self.cores_available:,}."
+            )
         elif abs(self.cores - self.cores_available) <= ESTIMATE_ERROR * self.cores_available:
             said = f"Now: close. It takes {about}, which may be 5 % off or more: only a layout tells."
         else:
             said = f"Now: {'fits' if self.fits else 'does not fit'}, {about}; lower bound: {self.cores_lower_bound:,}."
-        return [said, f"Binds: {self.binding}; {largest!r} takes {share:.0%} of it."]
+        others = [f"Not looked at, since cores alone are estimated: the limits on {', '.join(self.unchecked)}."]
+        return [said, f"Binds: {self.binding}; {largest!r} takes {share:.0%} of it.", *(others if self.unchecked else [])]
 
     def to_json(self) -> dict[str, Any]:
         """The keys of ``neurodeploy inspect --fast --json``."""
         return {
             "plan": "estimate", "profile": self.profile.name, "target": self.profile.target, "fits": self.fits,
-            "cores": {"used": self.cores, "available": self.cores_available, "lower_bound": self.cores_lower_bound},
+            "cores": {
+                "used": None if self.too_large else self.cores, "available": self.cores_available,
+                "lower_bound": self.cores_lower_bound,
+            },
             "binding": self.binding, "layers": [{"layer": name, "cores": round(n, 3)} for name, n in self.layer_cores.items()],
+            "too_large": self.too_large or None, "unchecked": list(self.unchecked),
         }  # fmt: skip
 
 
@@ -157,8 +170,14 @@ def estimated_cores(
             best = shares
     least = {name: option.own[option.neurons.argmin()].max() for name, option in options.items()}
     binds = int(np.sum(list(best.values()), axis=0).argmax())
+    longest = max(connection.delay_steps for layer in layers for connection in layer.connections)
+    has_long_delays = longest > profile.number("max_delay_steps", longest)
     return CoreEstimate(
         profile=profile, cores=max(math.ceil(sum(each.max() for each in best.values()) - 1e-9), bound), cores_available=available,
         cores_lower_bound=bound, binding=names[binds], layer_cores={name: float(each[binds]) for name, each in best.items()},
         too_large=next((name for name, share in least.items() if share > 1), ""),
+        unchecked=tuple(
+            kind.resource for key, kind in LAYER_LIMITS.items()
+            if key in profile and (key != "max_delay_steps" or has_long_delays)
+        ),
     )  # fmt: skip
