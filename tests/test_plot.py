@@ -132,6 +132,16 @@ def test_budgets_show_what_may_stay_and_what_is_used(
     assert memory == [placement.of(name).synapse_memory_bits / may[name] for name in may]
 
 
+def test_the_bars_of_a_layer_stand_around_its_name_however_many_resources_are_limited(
+    make_network: Callable[..., Network],
+) -> None:
+    network = make_network([40, 50, 5])
+    for chip in map(nd.load_profile, ("tiny", "loihi2")):  # loihi2 limits no axons
+        used = nd.plot.budget(nd.share_budget(network, chip), lay_out(network, chip))
+        middles = np.mean([[bar.get_y() + bar.get_height() / 2 for bar in bars] for bars in used.containers], axis=0)
+        assert middles == pytest.approx(used.get_yticks())
+
+
 def test_weights_are_counted_without_zeros(axes: Axes) -> None:
     nd.plot.weights(in_integers(layer_of([[2, 0, -4], [0, 0, 6]])), ax=axes)
     (steps,) = axes.patches

@@ -237,7 +237,7 @@ def budget(budget: Budget, placement: Placement | None = None, *, ax: Axes | Non
             used = np.array([getattr(placement.of(name), resource) for name in names], dtype=np.float64)
             # a limit of 0 is drawn as nothing used
             share = np.divide(used, limit, out=np.zeros_like(used), where=limit > 0)
-            ax.barh(rows + (i - 1) * high, share, height=high * 0.9, color=COLOURS[i], label=label)
+            ax.barh(rows + (i - (len(limited) - 1) / 2) * high, share, height=high * 0.9, color=COLOURS[i], label=label)
         ax.axvline(1.0, color=COLOURS[5], linewidth=1.2, linestyle="--")
         ax.set_xlabel("used, as a share of the layer's budget")
         ax.set_xlim(left=0)
