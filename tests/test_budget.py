@@ -199,6 +199,14 @@ def test_where_nothing_binds_the_network_is_kept_whole_on_as_few_cores_as_hold_i
     assert all(layer.binds == "" for layer in budget.layers)
 
 
+def test_it_is_printed_as_a_line_a_layer(make_network: MakeNetwork) -> None:
+    lines = str(share_budget(make_network([64, 500, 500, 10]), load_profile("loihi2"), cores=1)).splitlines()
+    assert lines[0] == "Budget: 1 core of loihi2, 8-bit weights"
+    assert len(lines) == 4
+    assert lines[2].startswith("layer2: 500 neurons on 1 core, may keep ")
+    assert lines[2].endswith(" of its synapse memory; binds: synapse_memory_bits")
+
+
 def test_neurons_alone_decide_where_memory_is_plenty(make_network: MakeNetwork, make_chip: MakeChip) -> None:
     chip = make_chip(synapse_memory_bits_per_core=1 << 20, input_axons_per_core=4096, output_axons_per_core=4096)
     cut = [(part.name, part.core) for part in share_budget(make_network([10, 100, 60]), chip).slices]

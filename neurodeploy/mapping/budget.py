@@ -218,6 +218,16 @@ class Budget:
         # Slices cover the layer, so the largest stops are its sides.
         return tuple(max(stops) for stops in zip(*(part.region.stops for part in self.of(layer)), strict=True))
 
+    def __str__(self) -> str:
+        layers = (
+            f"{layer.layer}: {counted(layer.neurons, 'neuron')} on {counted(layer.cores, 'core')}, may keep {layer.kept:.1%} of "
+            f"its synapse memory{f'; binds: {layer.binds}' if layer.binds else ''}"
+            for layer in self.layers
+        )
+        return "\n".join(
+            [f"Budget: {counted(self.cores, 'core')} of {self.profile.name}, {self.weight_bits}-bit weights", *layers]
+        )
+
     def _repr_html_(self) -> str:
         """A row a layer, for a notebook."""
         return html_table(
