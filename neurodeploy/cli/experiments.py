@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -204,6 +204,11 @@ def parse_methods(_: click.Context, option: click.Parameter, text: str) -> tuple
     help="Points of accuracy that the smallest chip may lose.",
 )  # fmt: skip
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Runs at a time.  [default: as processors and memory allow]")
+@click.option(
+    "--engine", type=click.Choice(["auto", "processes", "ray"]), default="auto", show_default=True,
+    help="What starts runs; auto is Ray with --address, else processes of this machine.",
+)  # fmt: skip
+@click.option("--address", metavar="HOST:PORT", help="A Ray cluster, as `ray start` prints it.")
 @click.option("--gpus", type=NumberRange(0), default=0.0, show_default=True, metavar="F", help="GPUs of a run, as 0.5.")
 @RESUME
 @click.option(
@@ -217,7 +222,8 @@ def sweep_command(
     model: str, targets: tuple[str, ...], cores: tuple[int, ...] | None, seeds: int, methods: tuple[str, ...],
     rates: tuple[float, ...], data: str, data_dir: Path | None, out: Path, bits: int | None, weights: Path | None,
     nir: NirOptions, steps: int, encoder: str, readout: str, epochs: tuple[int, int, int], learn_decays: bool,
-    batch_size: int | None, lava_samples: int, independent: bool, within: float, workers: int | None, gpus: float,
+    batch_size: int | None, lava_samples: int, independent: bool, within: float, workers: int | None,
+    engine: Literal["auto", "processes", "ray"], address: str | None, gpus: float,
     resume: bool, checkpoint_every: float, as_json: bool,
 ) -> int:  # fmt: skip
     """Compress MODEL for every combination of chips, core counts, methods, learning rates and seeds: a row for each.
@@ -245,7 +251,8 @@ def sweep_command(
         rows = sweep(
             spec.trained, profiles, partial(load_data, data, batch_size=batch_size, folder=data_dir, n_steps=steps), options,
             out=out, cores=cores or (), seeds=seeds, methods=methods, rates=rates, bits=bits, lava_samples=lava_samples,
-            independent=independent, workers=workers, gpus=gpus, resume=resume, checkpoint_every_s=checkpoint_every,
+            independent=independent, workers=workers, engine=engine, address=address, gpus=gpus,
+            resume=resume, checkpoint_every_s=checkpoint_every,
             say=print_on_stderr, progress=progress, command=typed_command(),
             title=model, within=within,
         )  # fmt: skip

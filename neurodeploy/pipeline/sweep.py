@@ -37,7 +37,7 @@ from neurodeploy.mapping.delay_balancing import balance
 from neurodeploy.passes.quantize import dequantize
 from neurodeploy.pipeline.compress import Model, check_one_output, compress
 from neurodeploy.pipeline.deploy import FILE_NAMES, Say, ignore
-from neurodeploy.pipeline.task_pool import Task, TaskResult, run_tasks
+from neurodeploy.pipeline.task_pool import Engines, Task, TaskResult, run_tasks
 from neurodeploy.report.html import write_sweep_page
 from neurodeploy.targets import arithmetic_of, requested_weight_bits
 from neurodeploy.training.batches import DataSplit
@@ -230,7 +230,8 @@ def sweep(
     options: FitOptions,
     *, out: str | Path, sample: torch.Tensor | None = None, cores: Sequence[int] = (), seeds: int | Sequence[int] = 1,
     methods: Sequence[str | PruningMethod] = ("minimax",), rates: Sequence[float] = (), bits: int | None = None,
-    lava_samples: int = 0, independent: bool = False, workers: int | None = None, gpus: float = 0.0, resume: bool = False,
+    lava_samples: int = 0, independent: bool = False, workers: int | None = None,
+    engine: Engines = "auto", address: str | None = None, gpus: float = 0.0, resume: bool = False,
     checkpoint_every_s: float = 30.0, say: Say = ignore, progress: Callable[[SweepProgress], None] | None = None,
     command: str = "", title: str = "", within: float = 1.0,
 ) -> list[Row]:  # fmt: skip
@@ -263,8 +264,8 @@ def sweep(
         As in `compress`.
     independent : bool
         Every run starts from the dense network, instead of the next larger run of its chain.
-    workers, gpus
-        Runs at a time, and GPUs of a run, as `run_tasks` takes them.
+    workers, engine, address, gpus
+        Runs at a time, ``"processes"`` or ``"ray"``, the address of a Ray cluster, and GPUs of a run; as `run_tasks` takes them.
     resume : bool
         Go on with the sweep in `out`, if there is one: what is done is not repeated, what failed is tried again, and there may be
         more combinations than before.
@@ -303,7 +304,10 @@ def sweep(
         path = folder.hidden / "recipe.pickle"
         path.write_bytes(pickled(recipe))
         tasks = tasks_of(recipe, rows.missing(), str(path))
-        run_tasks(tasks, workers=workers, gpus_per_task=gpus, on_start=rows.on_start, on_result=rows.on_result)
+        run_tasks(
+            tasks, workers=workers, engine=engine, address=address, gpus_per_task=gpus, on_start=rows.on_start,
+            on_result=rows.on_result,
+        )  # fmt: skip
         found = rows.in_order()
         write_text(folder.staging / ROWS, lines_of(found))
         if not write_table(found, COLUMNS, folder.staging / TABLE):
