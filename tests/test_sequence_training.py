@@ -11,7 +11,7 @@ from norse.torch import LICell, LIFCell
 
 import neurodeploy as nd
 from neurodeploy.training.batches import DataSplit
-from neurodeploy.training.dense_training import SequenceModel, dense_model
+from neurodeploy.training.fit import SequenceModel, dense_model
 
 N_STEPS = 5
 IMAGES = torch.rand(16, 1, 6, 6, generator=torch.Generator().manual_seed(0))

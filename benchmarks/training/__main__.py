@@ -25,8 +25,8 @@ from neurodeploy.compression.module_weights import trainable
 from neurodeploy.compression.pruning_method import Pruning, PruningSetup
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.mapping.channel_counts import narrow_budget
+from neurodeploy.training.distributed import Learner
 from neurodeploy.training.encoders import spikes_of
-from neurodeploy.training.fit import Learner
 from neurodeploy.training.forward import run_model
 from neurodeploy.training.options import FitOptions
 

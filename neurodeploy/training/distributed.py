@@ -1,4 +1,4 @@
-"""Training in several processes (torchrun), random states, and the order of batches.
+"""Training in several processes (torchrun): random states, the order of batches, and the step that the processes share.
 
 Every process holds the whole model, draws the same batches and computes the gradients of its share of each; gradients are summed,
 so all take the step that one process with the whole batch would take, to the rounding of sums. Rank 0 makes all decisions (which
@@ -8,15 +8,17 @@ that rounds differently.
 
 from __future__ import annotations
 
+import copy
 import copyreg
 import io
+import math
 import os
 import pickle
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import islice
 from types import MappingProxyType
@@ -26,9 +28,13 @@ from zlib import crc32
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.nn.functional import kl_div, log_softmax
 
+from neurodeploy.compression.pruning_method import ActiveNeurons, Phase, Pruning
 from neurodeploy.errors import DataError, NeurodeployError, TrainingError
-from neurodeploy.training.forward import Data, batches_of
+from neurodeploy.training.encoders import read_out, spikes_of
+from neurodeploy.training.forward import Data, batches_of, check_labels, in_mode, run_model
+from neurodeploy.training.options import FitOptions
 
 
 @contextmanager
@@ -353,3 +359,112 @@ class Order:
             set_random_state(random_states)
         self._generator.set_state(state["begun"]["order"])
         self._resumed = state
+
+
+# ---------------------------------------------------------------------------------------------- a step that they share
+
+
+class Teacher:
+    """Frozen copy of a model, towards whose outputs a compressed one is trained (Hinton et al., arXiv 1503.02531)."""
+
+    def __init__(self, model: torch.nn.Module, options: FitOptions) -> None:
+        self.model, self.options = copy.deepcopy(model), options
+
+    def distilled(self, loss: torch.Tensor, output: torch.Tensor, spikes: torch.Tensor) -> torch.Tensor:
+        """Return (1 - distill) * loss + distill * T^2 * KL(teacher || output), both softened by the temperature T.
+
+        The loss () is that of the labels, `output` (batch, n_classes), `spikes` (batch, n_steps, \\*shape) the model's input.
+        """
+        temperature, share = self.options.temperature, self.options.distill
+        with in_mode(self.model, training=False):
+            target = log_softmax(read_out(run_model(self.model, spikes), self.options.readout) / temperature, dim=1)
+        distance = kl_div(log_softmax(output / temperature, dim=1), target, reduction="batchmean", log_target=True)
+        # T^2: soft targets scale gradients by 1 / T^2 (Hinton et al., section 2)
+        return (1 - share) * loss + share * temperature**2 * distance
+
+
+_FINAL_RATE = 0.05
+"""Share of the learning rate that a half cosine ends on."""
+_WARM_UP_STEPS = 10
+"""Steps in which the rate rises where a phase starts from trained weights. Adam's first step moves every weight by the whole
+rate, in the direction of one batch's gradient: that takes a deep network with folded normalisations to chance (ResNet-19)."""
+
+
+@dataclass(kw_only=True)
+class Learner:
+    """One training step of a model: spikes, loss in the weights that the method puts in force, gradients, optimizer."""
+
+    model: torch.nn.Module
+    options: FitOptions
+    pruning: Pruning | None
+    replicas: Replicas = field(default_factory=Replicas)
+    teacher: Teacher | None = None
+
+    def learn(
+        self, inputs: torch.Tensor, target: torch.Tensor, optimizer: torch.optim.Optimizer, where: str
+    ) -> tuple[float, float]:
+        """Take one optimizer step; return the loss and the number of correct samples (NaN where targets are not classes).
+
+        Each process computes its share of the batch; the step and the returned numbers are those of the whole batch.
+        """
+        optimizer.zero_grad()
+        own = self.replicas.share(len(inputs))
+        part = (own.stop - own.start) / len(inputs)
+        spikes = self._spikes(inputs, own)
+        loss, hits = self._gradients(spikes, target[own], where) if part else (0.0, 0.0)
+        trainable = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        loss, hits = self.replicas.sum_gradients(trainable, part, loss * part, hits)
+        # Before the optimizer's step, so that NaN never reaches the weights.
+        if not math.isfinite(loss):
+            raise TrainingError(
+                where, f"the loss is {loss}",
+                remedy=f"Lower learning_rate (now {self.options.learning_rate:g}), or look for NaN in the model's weights.",
+            )  # fmt: skip
+        if self.pruning is not None:
+            # after the sum over processes: the method sees the gradients of the whole batch
+            self.pruning.before_step()
+        optimizer.step()
+        return loss, hits
+
+    def _gradients(self, spikes: torch.Tensor, target: torch.Tensor, where: str) -> tuple[float, float]:
+        """Run the backward pass on some samples; return their loss and the number of correct ones."""
+        with self.in_force() as active, self.replicas.own_draws(f"{self.options.seed}, {where}"):
+            with torch.autocast(spikes.device.type, torch.bfloat16, enabled=self.options.amp is not None):
+                output = read_out(run_model(self.model, spikes, active or {}), self.options.readout)
+                if self.options.loss is torch.nn.functional.cross_entropy:
+                    check_labels(target, len(output), output.shape[1])
+                    # cross_entropy takes int64 classes only; data sets also have bytes
+                    target = target.long()
+                target = target.to(output.device)
+                loss = self._loss(output, target, spikes)
+            # Inside `in_force`: gradients are taken at the substituted weights. Outside autocast, as torch wants it.
+            loss.backward()  # type: ignore[no-untyped-call]  # some versions of torch have no type for it
+        if target.is_floating_point() or target.shape != output.shape[:1]:
+            return loss.item(), math.nan
+        hits = (output.argmax(dim=1) == target).sum()
+        value, correct = torch.stack([loss.detach().double(), hits.double()]).tolist()  # one transfer from a GPU for both
+        return value, correct
+
+    def _spikes(self, inputs: torch.Tensor, own: slice) -> torch.Tensor:
+        """Encode some samples. A user's encoder gets the whole batch: its draws do not depend on the number of processes."""
+        if callable(self.options.encoder):
+            return spikes_of(inputs, self.model, self.options)[own]
+        return spikes_of(inputs[own], self.model, self.options)
+
+    def _loss(self, output: torch.Tensor, target: torch.Tensor, spikes: torch.Tensor) -> torch.Tensor:
+        loss = self.options.loss(output, target)
+        if not isinstance(loss, torch.Tensor) or loss.ndim or not loss.requires_grad:
+            raise TrainingError("loss", "returned no scalar tensor that depends on the model")
+        return loss if self.teacher is None else self.teacher.distilled(loss, output, spikes)
+
+    def in_force(self) -> AbstractContextManager[ActiveNeurons | None]:
+        """Put the weights that the loss sees into the model while open; yields the neurons to calculate."""
+        return nullcontext() if self.pruning is None else self.pruning.in_force()
+
+
+def learning_rate(phase: Phase, step: int, steps: int, options: FitOptions) -> float:
+    """Learning rate of a step, 0..steps-1: constant while compressing, else a half cosine; behind a warm-up unless dense."""
+    rate = options.learning_rate * (1.0 if phase == "dense" else min(1.0, (step + 1) / _WARM_UP_STEPS))
+    if phase == "compress":
+        return rate
+    return rate * (_FINAL_RATE + (1 - _FINAL_RATE) * (1 + math.cos(math.pi * step / steps)) / 2)

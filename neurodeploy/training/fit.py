@@ -1,141 +1,34 @@
-"""Training loop: dense training, compression into a budget, fine-tuning of the kept weights; with an optional teacher.
+"""Training loop: dense training, compression into a budget, fine-tuning of the kept weights.
 
-Epochs, checkpoints and progress are the loop's; a pruning method decides which weights to keep.
+Epochs, checkpoints and progress are the loop's; a pruning method decides which weights to keep. A module trains densely as its
+user calls it, step by step or with whole sequences, or its network trains in its place.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 import torch
-from torch.nn.functional import kl_div, log_softmax
 
 from neurodeploy.compression.minimax import MinimaxPruning
 from neurodeploy.compression.module_weights import learn_decays, sample_of, takes_weights, trainable, why_not_held, write_back
-from neurodeploy.compression.pruning_method import ActiveNeurons, Phase, Pruning, PruningFactory
+from neurodeploy.compression.pruning_method import Phase, Pruning, PruningFactory
 from neurodeploy.compression.trainable_network import TrainableNetwork
-from neurodeploy.errors import TrainingError, check_arguments
+from neurodeploy.errors import DataError, ExtractError, NeurodeployError, TrainingError, check_arguments
+from neurodeploy.frontends.torch.extract import time_dimension
+from neurodeploy.frontends.torch.model_run import at_rest
 from neurodeploy.mapping.budget import Budget
 from neurodeploy.simulation.records import EpochRecord
 from neurodeploy.targets import arithmetic_named, arithmetic_of
 from neurodeploy.training.checkpoint import Checkpoint, refusing_damage
-from neurodeploy.training.dense_training import dense_model, trains_as_called
-from neurodeploy.training.distributed import Order, Replicas, seeded, together
-from neurodeploy.training.encoders import read_out, spikes_of
-from neurodeploy.training.forward import Data, check_labels, evaluate, in_mode, run_model
+from neurodeploy.training.distributed import Learner, Order, Teacher, learning_rate, seeded, together
+from neurodeploy.training.encoders import READOUTS, read_out, spikes_of
+from neurodeploy.training.forward import Data, batches_of, evaluate, in_mode, run_model
 from neurodeploy.training.options import FitOptions, Progress, Step, check_moments, run_fingerprint, values, worst
-
-
-class Teacher:
-    """Frozen copy of a model, towards whose outputs a compressed one is trained (Hinton et al., arXiv 1503.02531)."""
-
-    def __init__(self, model: torch.nn.Module, options: FitOptions) -> None:
-        self.model, self.options = copy.deepcopy(model), options
-
-    def distilled(self, loss: torch.Tensor, output: torch.Tensor, spikes: torch.Tensor) -> torch.Tensor:
-        """Return (1 - distill) * loss + distill * T^2 * KL(teacher || output), both softened by the temperature T.
-
-        The loss () is that of the labels, `output` (batch, n_classes), `spikes` (batch, n_steps, \\*shape) the model's input.
-        """
-        temperature, share = self.options.temperature, self.options.distill
-        with in_mode(self.model, training=False):
-            target = log_softmax(read_out(run_model(self.model, spikes), self.options.readout) / temperature, dim=1)
-        distance = kl_div(log_softmax(output / temperature, dim=1), target, reduction="batchmean", log_target=True)
-        # T^2: soft targets scale gradients by 1 / T^2 (Hinton et al., section 2)
-        return (1 - share) * loss + share * temperature**2 * distance
-
-
-_FINAL_RATE = 0.05
-"""Share of the learning rate that a half cosine ends on."""
-_WARM_UP_STEPS = 10
-"""Steps in which the rate rises where a phase starts from trained weights. Adam's first step moves every weight by the whole
-rate, in the direction of one batch's gradient: that takes a deep network with folded normalisations to chance (ResNet-19)."""
-
-
-@dataclass(kw_only=True)
-class Learner:
-    """One training step of a model: spikes, loss in the weights that the method puts in force, gradients, optimizer."""
-
-    model: torch.nn.Module
-    options: FitOptions
-    pruning: Pruning | None
-    replicas: Replicas = field(default_factory=Replicas)
-    teacher: Teacher | None = None
-
-    def learn(
-        self, inputs: torch.Tensor, target: torch.Tensor, optimizer: torch.optim.Optimizer, where: str
-    ) -> tuple[float, float]:
-        """Take one optimizer step; return the loss and the number of correct samples (NaN where targets are not classes).
-
-        Each process computes its share of the batch; the step and the returned numbers are those of the whole batch.
-        """
-        optimizer.zero_grad()
-        own = self.replicas.share(len(inputs))
-        part = (own.stop - own.start) / len(inputs)
-        spikes = self._spikes(inputs, own)
-        loss, hits = self._gradients(spikes, target[own], where) if part else (0.0, 0.0)
-        trainable = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        loss, hits = self.replicas.sum_gradients(trainable, part, loss * part, hits)
-        # Before the optimizer's step, so that NaN never reaches the weights.
-        if not math.isfinite(loss):
-            raise TrainingError(
-                where, f"the loss is {loss}",
-                remedy=f"Lower learning_rate (now {self.options.learning_rate:g}), or look for NaN in the model's weights.",
-            )  # fmt: skip
-        if self.pruning is not None:
-            # after the sum over processes: the method sees the gradients of the whole batch
-            self.pruning.before_step()
-        optimizer.step()
-        return loss, hits
-
-    def _gradients(self, spikes: torch.Tensor, target: torch.Tensor, where: str) -> tuple[float, float]:
-        """Run the backward pass on some samples; return their loss and the number of correct ones."""
-        with self.in_force() as active, self.replicas.own_draws(f"{self.options.seed}, {where}"):
-            with torch.autocast(spikes.device.type, torch.bfloat16, enabled=self.options.amp is not None):
-                output = read_out(run_model(self.model, spikes, active or {}), self.options.readout)
-                if self.options.loss is torch.nn.functional.cross_entropy:
-                    check_labels(target, len(output), output.shape[1])
-                    # cross_entropy takes int64 classes only; data sets also have bytes
-                    target = target.long()
-                target = target.to(output.device)
-                loss = self._loss(output, target, spikes)
-            # Inside `in_force`: gradients are taken at the substituted weights. Outside autocast, as torch wants it.
-            loss.backward()  # type: ignore[no-untyped-call]  # some versions of torch have no type for it
-        if target.is_floating_point() or target.shape != output.shape[:1]:
-            return loss.item(), math.nan
-        hits = (output.argmax(dim=1) == target).sum()
-        value, correct = torch.stack([loss.detach().double(), hits.double()]).tolist()  # one transfer from a GPU for both
-        return value, correct
-
-    def _spikes(self, inputs: torch.Tensor, own: slice) -> torch.Tensor:
-        """Encode some samples. A user's encoder gets the whole batch: its draws do not depend on the number of processes."""
-        if callable(self.options.encoder):
-            return spikes_of(inputs, self.model, self.options)[own]
-        return spikes_of(inputs[own], self.model, self.options)
-
-    def _loss(self, output: torch.Tensor, target: torch.Tensor, spikes: torch.Tensor) -> torch.Tensor:
-        loss = self.options.loss(output, target)
-        if not isinstance(loss, torch.Tensor) or loss.ndim or not loss.requires_grad:
-            raise TrainingError("loss", "returned no scalar tensor that depends on the model")
-        return loss if self.teacher is None else self.teacher.distilled(loss, output, spikes)
-
-    def in_force(self) -> AbstractContextManager[ActiveNeurons | None]:
-        """Put the weights that the loss sees into the model while open; yields the neurons to calculate."""
-        return nullcontext() if self.pruning is None else self.pruning.in_force()
-
-
-def learning_rate(phase: Phase, step: int, steps: int, options: FitOptions) -> float:
-    """Learning rate of a step, 0..steps-1: constant while compressing, else a half cosine; behind a warm-up unless dense."""
-    rate = options.learning_rate * (1.0 if phase == "dense" else min(1.0, (step + 1) / _WARM_UP_STEPS))
-    if phase == "compress":
-        return rate
-    return rate * (_FINAL_RATE + (1 - _FINAL_RATE) * (1 + math.cos(math.pi * step / steps)) / 2)
 
 
 @check_arguments
@@ -493,3 +386,115 @@ class _FitRun(Learner):
                 raise ValueError("its step is none of the run")
         if not all(type(value) is int for value in whole) or not all(type(value) in (int, float) for value in real):
             raise ValueError("its numbers are not those of a run")
+
+
+class SequenceModel(torch.nn.Module):
+    """A module that takes all steps at once, as `run_model` runs it.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Returns an output for each step, or one that it has read out of them.
+    step_shape : tuple of int
+        Shape of a step of the input.
+    axis : int
+        Dimension of its input that is time.
+    """
+
+    def __init__(self, model: torch.nn.Module, step_shape: tuple[int, ...], axis: int) -> None:
+        super().__init__()
+        self.model, self.step_shape, self.axis = model, step_shape, axis
+
+    def forward(self, spikes: torch.Tensor) -> torch.Tensor:
+        """Run it from rest on spikes (batch, n_steps, \\*shape); return (n_steps, batch, n_out), or (1, batch, n_out)."""
+        with at_rest(self.model, len(spikes)):
+            answer = self.model(spikes.movedim(1, self.axis))
+        output: torch.Tensor = answer[0] if isinstance(answer, (tuple, list)) else answer
+        if output.ndim == 2:
+            return output.unsqueeze(0)
+        sizes = (spikes.shape[1], len(spikes))
+        is_steps_first = output.shape[:2] == sizes and (self.axis == 0 or sizes[0] != sizes[1])
+        return output if is_steps_first else output.movedim(1, 0)
+
+
+def dense_model(
+    model: torch.nn.Module, network: TrainableNetwork, sample: torch.Tensor | None, data: Data, options: FitOptions
+) -> tuple[torch.nn.Module, str]:
+    """Return what trains densely, tried on two samples, and what to say about it.
+
+    The module itself where it computes what its network does and gradients reach all its weights, step by step or with whole
+    sequences; otherwise the network.
+
+    Raises
+    ------
+    TrainingError
+        The network would have to train for a module with batch norm or dropout, of which it knows nothing.
+    """
+    if model is network or sample is None:
+        return network, ""
+    axis, is_one_step = time_dimension(model, sample)
+    form = model if axis is None else SequenceModel(model, network.network.input_shape, axis)
+    inputs = next(batches_of(data))[0][:2]
+    with in_mode(model, training=False):
+        with seeded(options.seed):
+            expected = run_model(network, spikes_of(inputs, network, options))
+        try:
+            with seeded(options.seed):  # the same draws of an encoder; as `fit` converts the inputs for this model
+                found = run_model(form, spikes_of(inputs, form, options))
+        except (TrainingError, DataError):
+            found = expected.new_zeros(0, 0, 0)  # it begins with a module that has no weights
+    readouts = [None] if len(found) == len(expected) else [options.readout, *READOUTS]
+    for readout in readouts if is_one_step or axis is not None else ():
+        same = expected if readout is None else read_out(expected, readout).unsqueeze(0)
+        if _is_equal(found, same) and (not options.epochs_dense or False not in _gradients(form, inputs, options)):
+            hint = f"The model takes the {readout} over time: readout {readout!r} does the same for its network."
+            return form, hint if readout not in (None, options.readout) else ""
+    otherwise = torch.nn.modules.batchnorm._NormBase, torch.nn.modules.dropout._DropoutNd
+    depends = [name for name, module in model.named_modules() if isinstance(module, otherwise)]
+    if depends and options.epochs_dense:
+        raise TrainingError(
+            f"model, at {depends[0]!r}", "trains otherwise than it runs, and does not compute what its network does",
+            remedy="Let forward take one step and a state and return (output, state), or a sequence and return all outputs; or "
+            "train it yourself and compress it with epochs_dense=0.",
+        )  # fmt: skip
+    return network, ""
+
+
+def _is_equal(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    # not allclose: rounding may move a spike, which changes a little; another axis changes everything
+    return found.shape == expected.shape and bool((found - expected).norm() <= 0.1 * expected.norm() + 1e-4)
+
+
+def _gradients(model: torch.nn.Module, inputs: torch.Tensor, options: FitOptions) -> set[bool]:
+    """Whether each weight of a model gets a gradient from two samples: none passes a plain comparison with a threshold."""
+    model = copy.deepcopy(model).train()  # in training: SpikingJelly has no gradients otherwise, and norms learn
+    weights = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim > 1]
+    with seeded(options.seed), torch.set_grad_enabled(True):
+        output = run_model(model, spikes_of(torch.cat([inputs, inputs])[:2], model, options))
+    if not output.requires_grad:
+        return {False}
+    try:
+        return {gradient is not None for gradient in torch.autograd.grad(output.sum(), weights, allow_unused=True)}
+    except RuntimeError:  # a function without derivative
+        return {False}
+
+
+def trains_as_called(model: torch.nn.Module, data: Data, options: FitOptions) -> bool:
+    """Whether gradients reach all weights of a model, and not only its network's: a plain comparison has none."""
+    is_frozen = not any(parameter.requires_grad for parameter in model.parameters())
+    try:
+        inputs = next(batches_of(data))[0][:2]
+        found = {True} if is_frozen else _gradients(model, inputs, options)
+        if False not in found:
+            return True
+        sample_of(model, data, None)
+    except ExtractError as error:
+        if True in found:
+            return True  # weights that it does not use, or on purpose
+        raise TrainingError(
+            "model", f"has no gradient, and there is no network of it that could train instead ({error})",
+            remedy="Let neurons fire by a function with a surrogate gradient, as SuperSpike.",
+        ) from error  # fmt: skip
+    except (NeurodeployError, TypeError, ValueError, StopIteration):
+        return True  # training says what is wrong with the data or the model
+    return False
