@@ -182,6 +182,10 @@ def parse_methods(_: click.Context, option: click.Parameter, text: str) -> tuple
     "--rates", default="0.004", show_default=True, callback=parse_numbers, metavar="R[,R...]",
     help="Learning rates of the Adam optimizer.",
 )  # fmt: skip
+@click.option(
+    "--tune", default=0, show_default=True, type=click.IntRange(0), metavar="N",
+    help="Learning rates to try for each chip and method on held-out training data, around the one of --rates; at least 5.",
+)  # fmt: skip
 @DATA_NAME
 @DATA_DIR
 @OUT
@@ -220,7 +224,7 @@ def parse_methods(_: click.Context, option: click.Parameter, text: str) -> tuple
 @QUIET
 def sweep_command(
     model: str, targets: tuple[str, ...], cores: tuple[int, ...] | None, seeds: int, methods: tuple[str, ...],
-    rates: tuple[float, ...], data: str, data_dir: Path | None, out: Path, bits: int | None, weights: Path | None,
+    rates: tuple[float, ...], tune: int, data: str, data_dir: Path | None, out: Path, bits: int | None, weights: Path | None,
     nir: NirOptions, steps: int, encoder: str, readout: str, epochs: tuple[int, int, int], learn_decays: bool,
     batch_size: int | None, lava_samples: int, independent: bool, within: float, workers: int | None,
     engine: Literal["auto", "processes", "ray"], address: str | None, gpus: float,
@@ -251,7 +255,7 @@ def sweep_command(
         rows = sweep(
             spec.trained, profiles, partial(load_data, data, batch_size=batch_size, folder=data_dir, n_steps=steps), options,
             out=out, cores=cores or (), seeds=seeds, methods=methods, rates=rates, bits=bits, lava_samples=lava_samples,
-            independent=independent, workers=workers, engine=engine, address=address, gpus=gpus,
+            trials=tune, independent=independent, workers=workers, engine=engine, address=address, gpus=gpus,
             resume=resume, checkpoint_every_s=checkpoint_every,
             say=print_on_stderr, progress=progress, command=typed_command(),
             title=model, within=within,

@@ -37,16 +37,16 @@ from neurodeploy.mapping.delay_balancing import balance
 from neurodeploy.passes.quantize import dequantize
 from neurodeploy.pipeline.compress import Model, check_one_output, compress
 from neurodeploy.pipeline.deploy import FILE_NAMES, Say, ignore
-from neurodeploy.pipeline.task_pool import Engines, Task, TaskResult, run_tasks
+from neurodeploy.pipeline.task_pool import Engines, Task, TaskResult, pickled, run_tasks
+from neurodeploy.pipeline.tuning import RateStudy, check_trials, train_on_held_out, tuned_rates
 from neurodeploy.report.html import write_sweep_page
 from neurodeploy.targets import arithmetic_of, requested_weight_bits
 from neurodeploy.training.batches import DataSplit
 from neurodeploy.training.checkpoint import Checkpoint, load_state, load_weights
 from neurodeploy.training.data_loading import load_data
-from neurodeploy.training.dense_training import dense_model
 from neurodeploy.training.distributed import Order, seeded
 from neurodeploy.training.encoders import check_payload, levels_of
-from neurodeploy.training.fit import fit
+from neurodeploy.training.fit import dense_model, fit
 from neurodeploy.training.options import FitOptions, SweepProgress, keep_fingerprint, run_fingerprint
 
 Row: TypeAlias = dict[str, Any]
@@ -82,6 +82,11 @@ class Combination:
     def chain(self) -> str:
         """Folder of the runs that differ in their cores alone."""
         return re.sub(r"[^\w.-]+", "_", f"{self.target}-{self.method}-{self.learning_rate:g}-s{self.seed}")
+
+    @property
+    def study(self) -> str:
+        """Name of the study that chooses its learning rate."""
+        return f"{self.target}-{self.method}"
 
     @property
     def folder(self) -> str:
@@ -183,6 +188,19 @@ def train_dense(path: str, stamp: str, asked: Combination) -> None:
     fit(trained, None, data.train, options, checkpoint=checkpoint, resume=True)
 
 
+def tune(path: str, stamp: str, asked: Combination, n_trials: int) -> dict[str, Any]:
+    """Choose the learning rate of a chip and a method at one core count, around the rate asked for."""
+    recipe, data = opened(path, stamp)
+    study = RateStudy(path=Path(recipe.out) / "tuning" / f"{asked.study}.json", default=asked.learning_rate, seed=asked.seed)
+
+    def measure(rate: float, report: Callable[[float], None]) -> None:
+        profile, options = recipe.profiles[asked.target], recipe.options_of(replace(asked, learning_rate=rate))
+        method, bits = recipe.methods[asked.method], recipe.settings["bits"]
+        train_on_held_out(*recipe.made(asked.seed), profile, asked.cores, method, data, options, bits, report)
+
+    return {"learning_rate": study.run(n_trials, measure).learning_rate, "said": study.sentence()}
+
+
 def run(path: str, stamp: str, asked: Combination) -> Row:
     """Compress, deploy and measure a combination in its folder, from its checkpoints where it was broken off; return its row."""
     began = time.monotonic()
@@ -229,11 +247,10 @@ def sweep(
     model: Model | str | Callable[[], Any], profiles: Sequence[Chip], data: DataSplit | str | Callable[[], DataSplit],
     options: FitOptions,
     *, out: str | Path, sample: torch.Tensor | None = None, cores: Sequence[int] = (), seeds: int | Sequence[int] = 1,
-    methods: Sequence[str | PruningMethod] = ("minimax",), rates: Sequence[float] = (), bits: int | None = None,
-    lava_samples: int = 0, independent: bool = False, workers: int | None = None,
-    engine: Engines = "auto", address: str | None = None, gpus: float = 0.0, resume: bool = False,
-    checkpoint_every_s: float = 30.0, say: Say = ignore, progress: Callable[[SweepProgress], None] | None = None,
-    command: str = "", title: str = "", within: float = 1.0,
+    methods: Sequence[str | PruningMethod] = ("minimax",), rates: Sequence[float] = (), trials: int = 0, bits: int | None = None,
+    lava_samples: int = 0, independent: bool = False, workers: int | None = None, engine: Engines = "auto",
+    address: str | None = None, gpus: float = 0.0, resume: bool = False, checkpoint_every_s: float = 30.0, say: Say = ignore,
+    progress: Callable[[SweepProgress], None] | None = None, command: str = "", title: str = "", within: float = 1.0,
 ) -> list[Row]:  # fmt: skip
     """Compress a model for every combination of chip, method, learning rate, seed and cores; return a row for each.
 
@@ -260,6 +277,9 @@ def sweep(
         Their number, from 0 on, or the seeds.
     methods, rates : sequence
         Pruning methods as `compress` takes them, and learning rates; by default that of the options.
+    trials : int
+        Learning rates to try for each chip and method, at least 5, around the one that was given, which the best replaces; 0 for
+        none. Their accuracy is that of training data that are held out (`DataSplit.for_choices`).
     bits, lava_samples, checkpoint_every_s, command
         As in `compress`.
     independent : bool
@@ -286,6 +306,8 @@ def sweep(
         none of which a chip has.
     """
     others = {"bits": bits, "lava_samples": lava_samples, "checkpoint_every_s": checkpoint_every_s, "command": command}
+    compute = partial(run_tasks, workers=workers, engine=engine, address=address, gpus_per_task=gpus)
+    check_trials(trials, rates)
     recipe = recipe_of(
         profiles, methods, cores, say, model=model, sample=sample, data=data, options=options, settings=others,
         out=str(Path(out).absolute()), independent=independent,
@@ -297,35 +319,22 @@ def sweep(
             raise RequestError(str(out), "holds a sweep already", remedy=remedy)
         recipe, fingerprint, refused = examined(recipe)
         keep_fingerprint(folder.path / SWEEP, fingerprint, command)
+        path, stamp = str(folder.hidden / "recipe.pickle"), str(time.time_ns())
+        Path(path).write_bytes(pickled(recipe, "sweep"))
+        if trials:
+            plan = with_tuned_rates(plan, refused, partial(tune, path, stamp, n_trials=trials), compute, say)
         rows = SweepRows(path=folder.path / ROWS, plan=plan, tell=progress)
         for one in rows.missing():
             if why := refused.get((one.target, one.cores)):
                 rows.add(one.failed(why))
-        path = folder.hidden / "recipe.pickle"
-        path.write_bytes(pickled(recipe))
-        tasks = tasks_of(recipe, rows.missing(), str(path))
-        run_tasks(
-            tasks, workers=workers, engine=engine, address=address, gpus_per_task=gpus, on_start=rows.on_start,
-            on_result=rows.on_result,
-        )  # fmt: skip
+        tasks = tasks_of(recipe, rows.missing(), path, stamp)
+        compute(tasks, on_start=rows.on_start, on_result=rows.on_result)
         found = rows.in_order()
         write_text(folder.staging / ROWS, lines_of(found))
         if not write_table(found, COLUMNS, folder.staging / TABLE):
             say("No rows.parquet: pyarrow is not installed (pip install 'neurodeploy-snn[cluster]').")
         write_sweep_page(found, folder.staging / PAGE, title=title or str(model), command=command, within=within)
     return found
-
-
-def pickled(recipe: Recipe) -> bytes:
-    """Return a recipe in bytes that workers can read."""
-    try:
-        sent: bytes = cloudpickle.dumps(recipe)
-    except Exception as error:  # whatever the __reduce__ of the user's objects raises
-        raise RequestError(
-            "sweep", f"cannot be sent to other processes: {said_by(error)}",
-            remedy="Put the function that makes the model, or the data, into a file, and name it: 'file.py:factory'.",
-        ) from error  # fmt: skip
-    return sent
 
 
 def recipe_of(
@@ -348,7 +357,7 @@ def recipe_of(
         if left_out := asked[: len(asked) - len(sizes[name])]:
             say(f"{name} has {counted(chip.cores, 'core')}: {', '.join(map(str, left_out))} left out.")
     recipe = Recipe(profiles=chips, methods=named, sizes=sizes, **others)
-    pickled(recipe)  # before anything slow
+    pickled(recipe, "sweep")  # before anything slow
     return recipe
 
 
@@ -364,6 +373,21 @@ def combinations(recipe: Recipe, rates: Sequence[float], seeds: Sequence[int]) -
     for one in plan:
         recipe.options_of(one)  # checks rate and seed
     return {one.folder: one for one in plan}
+
+
+def with_tuned_rates(
+    plan: Mapping[str, Combination], refused: Mapping[tuple[str, int], str], study: Callable[[Combination], Any],
+    compute: Callable[..., None], say: Say,
+) -> dict[str, Combination]:  # fmt: skip
+    """Choose the learning rate of each chip and method, at the middle of its core counts and with the first seed."""
+    asked: dict[str, list[Combination]] = {}
+    for one in plan.values():
+        if (one.target, one.cores) not in refused:
+            asked.setdefault(one.study, []).append(one)
+    first = {name: [one for one in runs if one.seed == runs[0].seed] for name, runs in asked.items()}
+    found = tuned_rates({name: partial(study, runs[len(runs) // 2]) for name, runs in first.items()}, compute, say)
+    tuned = [replace(one, learning_rate=found.get(one.study, one.learning_rate)) for one in plan.values()]
+    return {one.folder: one for one in tuned}
 
 
 def examined(recipe: Recipe) -> tuple[Recipe, dict[str, Any], dict[tuple[str, int], str]]:
@@ -397,9 +421,9 @@ def examined(recipe: Recipe) -> tuple[Recipe, dict[str, Any], dict[tuple[str, in
     return replace(recipe, adapted=adapted), json.loads(json.dumps(fingerprint)), refused
 
 
-def tasks_of(recipe: Recipe, asked: Sequence[Combination], path: str) -> list[Task]:
+def tasks_of(recipe: Recipe, asked: Sequence[Combination], path: str, stamp: str) -> list[Task]:
     """Return the tasks of runs: the dense training before the runs that start from it, a run of a chain after the larger one."""
-    stamp, tasks, waits_for = str(time.time_ns()), dict[str, Task](), dict[str, tuple[str, ...]]()
+    tasks, waits_for = dict[str, Task](), dict[str, tuple[str, ...]]()
     for one in sorted(asked, key=lambda one: (one.seed, one.learning_rate)):  # stable: the first rows come early
         dense = str(recipe.dense_folder(one).relative_to(recipe.out))
         if recipe.options.epochs_dense and dense not in tasks:

@@ -187,14 +187,14 @@ def default_workers() -> int:
     return min(usable_processors(), max(1, int(available_memory()[0] // WORKER_BYTES)))
 
 
-def pickled(task: Task) -> bytes:
-    """Return the call of a task in bytes that a worker can read."""
+def pickled(what: Any, name: str) -> bytes:
+    """Return a call, or what it needs, in bytes that a worker can read."""
     try:
-        sent: bytes = cloudpickle.dumps(task.call)
+        sent: bytes = cloudpickle.dumps(what)
     except Exception as error:  # whatever the __reduce__ of the user's objects raises
         raise RequestError(
-            f"task {task.name!r}", f"cannot be sent to another process: {said_by(error)}",
-            remedy="Give what it needs by name, as a factory in a file ('file.py:factory').",
+            name, f"cannot be sent to other processes: {said_by(error)}",
+            remedy="Put the function that makes the model, or the data, into a file, and name it: 'file.py:factory'.",
         ) from error  # fmt: skip
     return sent
 
@@ -274,7 +274,7 @@ class ProcessWorkers:
         return bool(self.idle)
 
     def start(self, task: Task) -> None:
-        (Path(self.calls.name) / str(self.idle[0])).write_bytes(pickled(task))
+        (Path(self.calls.name) / str(self.idle[0])).write_bytes(pickled(task.call, f"task {task.name!r}"))
         self.submit(task, self.idle.pop(0))
 
     def submit(self, task: Task, slot: int) -> None:
@@ -379,10 +379,10 @@ class RayWorkers:
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             self.ray.init(address or "local", log_to_driver=False, configure_logging=False, logging_level="error", **own)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (ConnectionError, RuntimeError, ValueError, self.ray.exceptions.RayError) as error:
             raise RequestError(
                 "address", f"no Ray cluster answers at {address or 'this machine'}: {said_by(error)}",
-                remedy="Start one with `ray start --head`, and give the address that it prints.",
+                remedy="Start one with `ray start --head` and give the address that it prints; the token of both is the same.",
             ) from error  # fmt: skip
         finally:
             if threading.current_thread() is threading.main_thread():
@@ -403,7 +403,7 @@ class RayWorkers:
         return len(self.running) < self.capacity
 
     def start(self, task: Task) -> None:
-        self.running[self.call.remote(pickled(task), str(Path.cwd()), sys.path)] = task
+        self.running[self.call.remote(pickled(task.call, f"task {task.name!r}"), str(Path.cwd()), sys.path)] = task
 
     def wait(self) -> list[Ended]:
         done, _ = self.ray.wait(list(self.running), num_returns=1)
