@@ -233,7 +233,7 @@ def test_training_has_a_panel_for_each_thing_asked_for() -> None:
     assert [panel.get_ylabel() for panel in panels] == [
         "loss, training", "share", "largest overrun / budget", "shadow price",
     ]  # fmt: skip
-    assert panels[0].lines[0].get_ydata().tolist() == [2.0, 1.0]
+    assert panels[0].lines[0].get_xydata().tolist() == [[1, 2.0], [2, 1.0]]  # epochs from 1, as progress counts them
     assert panels[2].lines[0].get_ydata()[1] == 0.5
     axes = Figure().add_subplot()
     assert nd.plot.training(history, ["loss"], ax=axes).tolist() == [axes]

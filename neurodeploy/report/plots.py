@@ -153,31 +153,38 @@ class _TrainingPanels:
 
     history: History
 
+    @property
+    def epochs(self) -> range:
+        """Numbers of the epochs: from 1, as progress counts them."""
+        return range(1, len(self.history) + 1)
+
     def mark_phases(self, ax: Axes) -> None:
         """Draw a line and a name where a phase starts; a name that would cover the one before it stands above that."""
         ends = list[float]()  # of the last name in each row of names, in epochs
-        for i, epoch in enumerate(self.history):
-            if i == 0 or epoch.phase != self.history[i - 1].phase:
+        for i, epoch in zip(self.epochs, self.history, strict=True):
+            if i == 1 or epoch.phase != self.history[i - 2].phase:
                 ax.axvline(i - 0.5, color=UNUSED, linewidth=0.8)
                 row = next((row for row, end in enumerate(ends) if end <= i), len(ends))
                 ends[row : row + 1] = [i + _LETTER * len(epoch.phase) * len(self.history)]
                 at, across = (i - 0.4, 1.01 + _ROW_OF_NAMES * row), ax.get_xaxis_transform()
                 ax.text(*at, plain(epoch.phase), transform=across, fontsize="x-small", va="bottom")
-        ax.set_xlim(-0.5, len(self.history) - 0.5)
+        ax.set_xlim(0.5, len(self.history) + 0.5)
 
     def loss(self, ax: Axes) -> None:
         """Training loss."""
-        ax.plot([epoch.loss for epoch in self.history], color=COLOURS[0], marker=".")
+        ax.plot(self.epochs, [epoch.loss for epoch in self.history], color=COLOURS[0], marker=".")
         ax.set_ylabel("loss, training")
         ax.set_ylim(bottom=0)
 
     def accuracy(self, ax: Axes) -> None:
         """Accuracies, and the share of weights kept."""
-        ax.plot([epoch.train_accuracy for epoch in self.history], color=COLOURS[0], marker=".", label="training")
-        tested = [(i, epoch.test_accuracy) for i, epoch in enumerate(self.history) if epoch.test_accuracy is not None]
+        ax.plot(self.epochs, [epoch.train_accuracy for epoch in self.history], color=COLOURS[0], marker=".", label="training")
+        tested = [(i, epoch.test_accuracy) for i, epoch in enumerate(self.history, 1) if epoch.test_accuracy is not None]
         if tested:
             ax.plot(*zip(*tested, strict=True), color=COLOURS[1], marker="s", markersize=4, label="test")
-        ax.plot([epoch.connectivity for epoch in self.history], color=COLOURS[2], linestyle="--", label="weights kept")
+        ax.plot(
+            self.epochs, [epoch.connectivity for epoch in self.history], color=COLOURS[2], linestyle="--", label="weights kept"
+        )
         ax.set_ylabel("share")
         ax.set_ylim(0, 1.03)
         ax.legend(frameon=False, fontsize="x-small", ncols=3, **BELOW)
@@ -185,7 +192,7 @@ class _TrainingPanels:
     def overruns(self, ax: Axes) -> None:
         """Largest usage / budget - 1: the overrun as a share of the budget."""
         worst = [max(epoch.overruns.values(), default=np.nan) for epoch in self.history]
-        ax.plot(worst, color=COLOURS[5], marker=".")
+        ax.plot(self.epochs, worst, color=COLOURS[5], marker=".")
         ax.axhline(0, color=UNUSED, linewidth=0.8, linestyle="--")
         ax.set_ylabel("largest overrun / budget")
         if np.isnan(worst).all():
@@ -199,10 +206,16 @@ class _TrainingPanels:
         names = sorted(highest, key=lambda name: -highest[name])
         # drawn from the lowest up: the highest of the grey lines is on top
         for name in reversed(names[_MOST_CONSTRAINTS_NAMED:]):
-            ax.plot([epoch.multipliers.get(name, np.nan) for epoch in self.history], color=UNUSED, linewidth=0.7)
+            ax.plot(self.epochs, [epoch.multipliers.get(name, np.nan) for epoch in self.history], color=UNUSED, linewidth=0.7)
         labels = shortened([name.replace("_", " ") for name in names[:_MOST_CONSTRAINTS_NAMED]], 48)
         for name, colour, label in zip(names, COLOURS, labels, strict=False):
-            ax.plot([epoch.multipliers.get(name, np.nan) for epoch in self.history], color=colour, marker=".", label=label)
+            ax.plot(
+                self.epochs,
+                [epoch.multipliers.get(name, np.nan) for epoch in self.history],
+                color=colour,
+                marker=".",
+                label=label,
+            )
         ax.set_ylabel("shadow price")
         if names:
             ax.legend(frameon=False, fontsize="xx-small", title="highest prices", title_fontsize="x-small", **BELOW)
