@@ -167,6 +167,18 @@ def test_a_folder_of_something_else_is_left_alone(given: Path, tmp_path: Path, c
     assert (tmp_path / "rows.jsonl").read_text() == "mine\n"
 
 
+def test_a_sweep_that_could_compute_nothing_may_start_again(given: Path, tmp_path: Path) -> None:
+    for seeds in (1, 2):
+        assert sweep(given, tmp_path / "none", targets="small", seeds=seeds) == 1
+        assert [row["state"] for row in rows_of(tmp_path / "none")] == ["failed"] * (2 * seeds)
+    assert sorted(path.name for path in (tmp_path / "none").iterdir()) == [
+        "rows.jsonl",
+        "rows.parquet",
+        "sweep.html",
+        "sweep.json",
+    ]
+
+
 def test_core_counts_that_a_chip_does_not_have_are_left_out_once(
     given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -302,8 +302,7 @@ def sweep(
     Raises
     ------
     RequestError
-        Something that cannot be sent to other processes; a folder with another sweep, or without `resume` with any; core counts
-        none of which a chip has.
+        What cannot be sent to other processes; a folder of another sweep, or without `resume` of any; too many cores for a chip.
     """
     others = {"bits": bits, "lava_samples": lava_samples, "checkpoint_every_s": checkpoint_every_s, "command": command}
     compute = partial(run_tasks, workers=workers, engine=engine, address=address, gpus_per_task=gpus)
@@ -315,8 +314,10 @@ def sweep(
     plan = combinations(recipe, rates or (options.learning_rate,), range(seeds) if isinstance(seeds, int) else seeds)
     with output_folder(out, *(str(Path(out) / name) for name in (SWEEP, ROWS, TABLE, PAGE))) as folder:
         if not resume and (folder.path / SWEEP).exists():
-            remedy = "Go on with it (--resume, or resume=True), write to another folder, or delete this one."
-            raise RequestError(str(out), "holds a sweep already", remedy=remedy)
+            if any((folder.path / name).exists() for name in ("dense", "runs", "tuning")):
+                raise RequestError(str(out), "holds a sweep already", remedy="Go on with it (--resume), or take another folder.")
+            (folder.path / SWEEP).unlink()  # of a sweep that could compute nothing
+            (folder.path / ROWS).unlink(missing_ok=True)
         recipe, fingerprint, refused = examined(recipe)
         keep_fingerprint(folder.path / SWEEP, fingerprint, command)
         path, stamp = str(folder.hidden / "recipe.pickle"), str(time.time_ns())
