@@ -209,6 +209,15 @@ def test_two_chips_of_one_name_are_refused(tmp_path: Path) -> None:
         nd.sweep("mine.py:model", ["tiny", tmp_path / "tiny.yaml"], "digits", nd.FitOptions(), out=tmp_path / "o")
 
 
+def test_a_chip_whose_neurons_reset_otherwise_is_refused_before_anything_trains(
+    given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(given, tmp_path / "o", targets="xylo", seeds=1) == 1
+    assert all("resets to zero, and neurons of target 'xylo'" in row["reason"] for row in rows_of(tmp_path / "o"))
+    assert not (tmp_path / "o" / "dense").exists()
+    assert "No run is done." in capsys.readouterr().out
+
+
 def test_a_row_that_is_damaged_is_named(swept: Path, given: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = swept / "rows.jsonl"
     kept = rows.read_text()

@@ -260,14 +260,14 @@ def sweep_command(
             say=print_on_stderr, progress=progress, command=typed_command(),
             title=model, within=within,
         )  # fmt: skip
-    from neurodeploy.report.front import answer
+    from neurodeploy.report.front import answer, doubts
     from neurodeploy.report.text import unbroken
 
     said = answer(rows, within)
     if as_json:
         show_json({"answer": said, "rows": rows})
     else:
-        show(said, sweep_table(rows), unbroken(f"Page: {out / 'sweep.html'}"))
+        show(said, *(f"Warning: {line}" for line in doubts(rows)), sweep_table(rows), unbroken(f"Page: {out / 'sweep.html'}"))
     return DIFFERS if any(row["state"] == "failed" or row["fits"] is False for row in rows) else DONE
 
 

@@ -40,7 +40,7 @@ from neurodeploy.pipeline.deploy import FILE_NAMES, Say, ignore
 from neurodeploy.pipeline.task_pool import Engines, Task, TaskResult, pickled, run_tasks
 from neurodeploy.pipeline.tuning import RateStudy, check_trials, train_on_held_out, tuned_rates
 from neurodeploy.report.html import write_sweep_page
-from neurodeploy.targets import arithmetic_of, requested_weight_bits
+from neurodeploy.targets import arithmetic_of, check_resets, requested_weight_bits
 from neurodeploy.training.batches import DataSplit
 from neurodeploy.training.checkpoint import Checkpoint, load_state, load_weights
 from neurodeploy.training.data_loading import load_data
@@ -405,14 +405,14 @@ def examined(recipe: Recipe) -> tuple[Recipe, dict[str, Any], dict[tuple[str, in
         try:
             check_payload(profile, levels_of(options.encoder))
             own, width = networks[name].network, requested_weight_bits(profile, bits)
+            check_resets(own, arithmetic_of(profile))
             _, balances = balance(own, profile, bits=width)
             for size in recipe.sizes[name]:  # the smallest last: what it refuses, larger ones may not
                 narrow_budget(own, profile, cores=size, bits=width, balances=balances)
         except NeurodeployError as error:
             refused |= {(name, each): str(error) for each in recipe.sizes[name] if size is None or each <= size}
-    weights = sha256()
-    for tensor in model.state_dict().values():
-        weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    tensors = [tensor.detach().cpu().contiguous().flatten().view(torch.uint8) for tensor in model.state_dict().values()]
+    weights = sha256(torch.cat(tensors or [torch.empty(0, dtype=torch.uint8)]).numpy())
     asked = run_fingerprint(network, Order(data.train, 0), replace(options, seed=0), None, None)
     fingerprint = {
         **{name: value for name, value in asked.items() if name not in ("learning_rate", "seed", "method", "budget")},
