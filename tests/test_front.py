@@ -113,6 +113,33 @@ def test_the_smallest_chip_within_the_points_is_named() -> None:
     assert "It is closer to that limit than its standard error: more seeds would tell." in answer(rows, 2.5)
 
 
+def test_of_equal_core_counts_the_most_accurate_is_named_and_the_other_chips_that_qualify_too() -> None:
+    others = (("tiny", 2, 0.952), ("tiny", 4, 0.96), ("odin", 8, 0.97), ("xylo", 1, 0.8))
+    rows = at(2, 0.958) + [drawn_row(chip, cores, accuracy=share, accuracy_dense=0.96) for chip, cores, share in others]
+    assert answer(rows) == (
+        "The smallest chip that keeps the accuracy within 1 point of dense: loihi1, 2 cores (95.8 %, 1 seed; dense 96.0 %). "
+        "Also: tiny, 2 cores (95.2 %); odin, 8 cores (97.0 %). "
+        "Of equal core counts the most accurate is chosen; cores of different chips differ in size."
+    )
+    assert answer(rows[1:]).endswith("Also: odin, 8 cores (97.0 %). Cores of different chips differ in size.")
+    assert answer(rows, 1.0, "tiny").endswith(": tiny, 2 cores (95.2 %, 1 seed; dense 96.0 %).")
+
+
+def test_of_settings_that_use_as_many_cores_the_most_accurate_is_named_and_this_is_said() -> None:
+    rows = at(2, 0.958, cores_used=1) + at(1, 0.952)
+    assert answer(rows, 1.0, "loihi1").endswith(
+        ": loihi1, 1 core used, 2 asked for (95.8 %, 1 seed; dense 96.0 %). Of equal core counts the most accurate is chosen."
+    )
+    assert "Of equal" not in answer(rows[:1]) + answer(at(1, 0.96) + at(2, 0.96))
+    assert ": loihi1, 1 core (95.8 %" in answer(rows[:1] + at(1, 0.958))  # as accurate: the one that asks for less
+
+
+def test_what_to_ask_for_is_named_where_fewer_cores_were_used() -> None:
+    assert ": loihi1, 4 cores (96.0 %" in answer(at(4, 0.96))
+    assert "Nearest: loihi1, 3 cores used, 8 asked for (90.0 %" in answer(at(8, 0.9, cores_used=3))
+    assert [one.size for one in settings_of([{"cores_used": 1, "accuracy": 0.5}])] == ["1 core"]
+
+
 def test_none_names_the_nearest() -> None:
     assert answer(at(8, 0.93) + at(4, 0.91), 0.5) == (
         "No chip keeps the accuracy within 0.5 points of dense (96.0 %, 1 seed). Nearest: loihi1, 8 cores (93.0 %, 1 seed)."
@@ -172,7 +199,7 @@ def test_failures_are_counted_by_target_and_reason() -> None:
 def test_a_run_is_told_in_lines() -> None:
     row = drawn_row("loihi2", 4, 1, cores_used=3, accuracy=0.95, accuracy_dense=0.97, energy_j=3.21e-6, time_s=1e-5)
     assert run_text(row).splitlines() == [
-        "loihi2, 4 cores allowed, 3 used", "minimax, learning rate 0.003, seed 1, from 8 cores", "accuracy 95.0% (dense 97.0%)",
+        "loihi2, 4 cores asked for, 3 used", "minimax, learning rate 0.003, seed 1, from 8 cores", "accuracy 95.0% (dense 97.0%)",
         "~3.21 µJ, ~10 µs a sample", "binds: synapse memory of layer0",
     ]  # fmt: skip
 

@@ -169,6 +169,7 @@ def test_the_estimate_says_what_no_core_holds() -> None:
     fast = nd.inspect(dense(100_000, 2), "loihi2", fast=True)
     assert not fast.fits
     assert "Not even one neuron of layer 'dense' fits a core, so cores cannot be estimated; lower bound: " in fast.sentences[0]
+    assert re.match(r"Of \w+, 'dense' takes 100%\.$", fast.sentences[1])
     assert (fast.to_json()["cores"]["used"], fast.to_json()["too_large"]) == (None, "dense")
 
 
@@ -183,7 +184,7 @@ def test_fast_prints_the_estimate_alone(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "neurodeploy", "inspect", str(tmp_path / "small.nir"), "--target", "loihi2", "--fast"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert re.match(
-        r"Now: fits, about 1 of 128 cores by an estimate; lower bound: 1\.\nBinds: \w+; .* takes 100% of it\.\n$", said
+        r"Now: fits, about 1 of 128 cores by an estimate; lower bound: 1\.\nFullest: \w+\. Of it, 'dense' takes 100%\.\n$", said
     )
     found = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout)
     assert (found["plan"], found["fits"], found["cores"]["used"]) == ("estimate", True, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ import pyarrow.parquet
 import pytest
 import torch
 from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
+from sweep_rows import drawn_row
 
 import neurodeploy as nd
 from neurodeploy.__main__ import main
+from neurodeploy.cli.experiments import sweep_table
 from neurodeploy.pipeline.sweep import COLUMNS
+from neurodeploy.report.text import as_text
 from neurodeploy.training.distributed import seeded
 from neurodeploy.training.options import SweepProgress
 
@@ -225,6 +229,12 @@ def test_a_row_that_is_damaged_is_named(swept: Path, given: Path, capsys: pytest
     assert sweep(given, swept, "--resume") == 2
     assert "line 9 is no row (KeyError: 'state'). Delete the line" in capsys.readouterr().err
     rows.write_text(kept)
+
+
+def test_the_table_in_a_terminal_has_cores_asked_for_and_used() -> None:
+    said = as_text(sweep_table([drawn_row("loihi1", 2, seed, cores_used=1, accuracy=0.952) for seed in (0, 1)]))
+    assert re.search(r"cores asked +runs +accuracy +of dense +cores used", said)
+    assert re.search(r" 2 +2 of 2 +95\.2% ± 0\.0% +96\.\d% +1 ", said)
 
 
 def test_progress_is_one_line() -> None:

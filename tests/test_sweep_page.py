@@ -45,7 +45,8 @@ def test_the_answer_comes_first_then_a_section_for_each_target_then_what_failed(
 
 def test_the_table_of_a_front_has_its_numbers(page: str) -> None:
     seen = Reader(page[page.index('id="target-1"') : page.index('id="target-2"')]).text
-    assert "cores used accuracy 95 % interval lost, points weights kept what binds energy a sample time a sample" in seen
+    assert "cores asked cores used on the front accuracy 95 % interval lost, points" in seen
+    assert "lost, points weights kept what binds energy a sample time a sample" in seen
     assert (
         " 92.2 ± 0.2 % 91.5 to 92.9 % 4.28 40.0% synapse memory of layer0 the curve bends here 2.09 µJ 18.9 µs 0 , 1 , 2" in seen
     )
@@ -53,11 +54,37 @@ def test_the_table_of_a_front_has_its_numbers(page: str) -> None:
     assert "The curve bends at 4 cores, where synapse memory of layer0 binds" in seen
 
 
+def test_settings_off_the_front_are_in_the_table_too(tmp_path: Path) -> None:
+    """Asked for 8 cores: as many used as of 4, and less accurate."""
+    rows = [drawn_row(cores=4, accuracy=0.95), drawn_row(cores=8, cores_used=4, accuracy=0.9), drawn_row(cores=2, accuracy=0.8)]
+    seen = Reader(page_of_rows(tmp_path, rows))
+    assert [place for place in map(seen.text.find, (" 2 2 yes 80.0 %", " 4 4 yes 95.0 %", " 8 4 no 90.0 %")) if place < 0] == []
+    assert "details" not in seen.tags
+
+
+def test_many_settings_are_folded_and_none_is_missing(tmp_path: Path) -> None:
+    rows = [drawn_row(cores=cores, accuracy=0.9 + (cores == 1) * 0.05) for cores in range(1, 42)]
+    shown, fold, rest = page_of_rows(tmp_path, rows).partition("<details>")
+    assert fold
+    assert "yes 95.0 %" in Reader(shown).text
+    assert Reader(rest).text.count(" no 90.0 %") == 40
+    assert "40 settings that are not on the front" in Reader(rest).text
+    assert " no 90.0 %" not in Reader(shown).text
+
+
+def test_a_doubted_answer_is_not_green(page: str, tmp_path: Path) -> None:
+    assert '<div class="verdict good">' in page
+    doubted = page_of_rows(tmp_path, [drawn_row(accuracy=0.98, accuracy_dense=0.8)])
+    assert '<div class="verdict doubtful">' in doubted
+    assert "✓" not in doubted
+    assert "Warning: The dense network is undertrained" in Reader(doubted).text
+
+
 def test_each_run_is_a_dot_that_tells_of_it_and_leads_to_its_report(rows: list[Row], page: str) -> None:
     done = [row for row in rows if row["state"] == "done"]
     assert page.count("<title>") == len(done) + 1
     for row in done:
-        link = f'<a tabindex="-1" href="{row["report"]}"><title>{row["target"]}, {row["cores"]} cores allowed'
+        link = f'<a tabindex="-1" href="{row["report"]}"><title>{row["target"]}, {row["cores"]} cores asked for'
         assert page.count(link) == 1
 
 
@@ -157,12 +184,13 @@ def test_hostile_texts_are_shown_by_a_browser_without_a_complaint(chromium: Any,
 
 @needs_browser
 def test_a_dot_is_found_under_the_pointer_and_leads_to_the_run(chromium: Any, rows: list[Row], tmp_path: Path) -> None:
-    page_of_rows(tmp_path, rows)
-    report = tmp_path / rows[0]["report"]
+    alone = drawn_row("loihi1", 3, accuracy=0.7)  # no other dot lies over it
+    page_of_rows(tmp_path, [*rows, alone])
+    report = tmp_path / alone["report"]
     report.parent.mkdir(parents=True)
     report.write_text("<title>the run</title>", encoding="utf-8")
     show(chromium, tmp_path / "sweep.html")
-    dot = chromium.find_element("css selector", f'svg a[href="{rows[0]["report"]}"]')
+    dot = chromium.find_element("css selector", f'svg a[href="{alone["report"]}"]')
     chromium.execute_script("arguments[0].scrollIntoView({block: 'center'})", dot)
     dot.click()
     assert chromium.title == "the run"

@@ -275,7 +275,7 @@ def sweep_table(rows: list[dict[str, Any]]) -> FittedTable:
     """A line for each setting: its runs differ in their seed alone."""
     from neurodeploy.report.text import FittedTable
 
-    headings = ("target<", "method<", "rate", "cores", "runs", "accuracy", "of dense", "cores used", "what binds<")
+    headings = ("target<", "method<", "rate", "cores asked", "runs", "accuracy", "of dense", "cores used", "what binds<")
     table = FittedTable("Sweep: mean accuracy of the runs, and its standard error", headings, ("method", "rate"))
     settings: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:

@@ -118,7 +118,7 @@ class CoreEstimate:
 
     @property
     def sentences(self) -> list[str]:
-        """The verdict, and what binds."""
+        """The verdict, and the resource of which the layers take most."""
         largest = max(self.layer_cores, key=self.layer_cores.__getitem__)
         share = self.layer_cores[largest] / max(sum(self.layer_cores.values()), 1e-9)
         about = f"about {self.cores:,} of {self.cores_available:,} cores by an estimate"
@@ -132,7 +132,8 @@ class CoreEstimate:
         else:
             said = f"Now: {'fits' if self.fits else 'does not fit'}, {about}; lower bound: {self.cores_lower_bound:,}."
         others = [f"Not looked at, since cores alone are estimated: the limits on {', '.join(self.unchecked)}."]
-        return [said, f"Binds: {self.binding}; {largest!r} takes {share:.0%} of it.", *(others if self.unchecked else [])]
+        of = f"Fullest: {self.binding}. Of it" if self.fits else f"Of {self.binding}"
+        return [said, f"{of}, {largest!r} takes {share:.0%}.", *(others if self.unchecked else [])]
 
     def to_json(self) -> dict[str, Any]:
         """The keys of ``neurodeploy inspect --fast --json``."""

@@ -83,6 +83,18 @@ class Setting:
         return str(Counter(row.get("binds") or "" for row in self.rows).most_common(1)[0][0])
 
     @property
+    def asked(self) -> int | None:
+        """Cores that its runs were allowed; None where the rows do not say."""
+        asked = self.rows[0].get("cores")
+        return int(asked) if is_number(asked) else None
+
+    @property
+    def size(self) -> str:
+        """Cores used, and those asked for where they differ: ``1 core used, 2 asked for``."""
+        used = counted(int(self.x), "core")
+        return used if self.asked in (None, self.x) else f"{used} used, {self.asked:,} asked for"
+
+    @property
     def share(self) -> str:
         """Mean and standard error of a share: ``95.2 ± 0.4 %``."""
         return f"{self.y * 100:.1f}{'' if self.error is None else f' ± {self.error * 100:.1f}'} %"
@@ -153,19 +165,25 @@ def dense_of(rows: Iterable[Row]) -> Setting | None:
 
 
 def smallest(rows: Sequence[Row], within: float, target: str | None = None) -> Setting | None:
-    """Setting of fewest cores, of that target or any, that keeps the accuracy, all of its seeds done.
+    """Setting of fewest cores, of that target or any, that keeps the accuracy; of several the most accurate."""
+    return next(iter(settings_within(rows, within, target)), None)
 
-    It keeps the accuracy where its mean is at most `within` points (hundredths) below that of `dense_of`.
+
+def settings_within(rows: Sequence[Row], within: float, target: str | None = None) -> list[Setting]:
+    """Settings, of that target or any, that keep the accuracy, all of their seeds done; the smallest first.
+
+    One keeps the accuracy where its mean is at most `within` points (hundredths) below that of `dense_of`. Of those that use
+    as few cores the most accurate comes first, then the one that asked for fewest.
     """
     dense = dense_of(rows)
     if dense is None:
-        return None
+        return []
     failed = {setting_key(row) for row in rows if not is_done(row, "cores_used", "accuracy")}
     enough = [
         one for one in settings_of(of_target(rows, target))
         if one.y >= dense.y - within / 100 - 1e-9 and setting_key(one.rows[0]) not in failed
     ]  # fmt: skip
-    return min(enough, key=lambda one: (one.x, -one.y), default=None)
+    return sorted(enough, key=lambda one: (one.x, -one.y, one.asked or 0))
 
 
 def of_target(rows: Sequence[Row], target: str | None) -> Sequence[Row]:
@@ -187,21 +205,33 @@ def answer(rows: Sequence[Row], within: float = 1.0, target: str | None = None) 
     """
     points = f"{within:g} point{'s' * (within != 1)}"
     best = max(settings_of(of_target(rows, target)), key=lambda one: (one.y, -one.x), default=None)
-    dense, found = dense_of(rows), smallest(rows, within, target)
+    dense, enough = dense_of(rows), settings_within(rows, within, target)
     if best is None:
         return "No run is done."
     if dense is None:
         return f"The dense network's accuracy is not known. The most accurate: {name_of(best, rows)} ({best.text})."
-    if found is None:
+    if not enough:
         none = "No chip" if target is None else "No size"
         return f"{none} keeps the accuracy within {points} of dense ({dense.text}). Nearest: {name_of(best, rows)} ({best.text})."
+    found = enough[0]
     near = found.error is not None and found.y - dense.y + within / 100 < found.error
     return (
         f"The smallest {'chip' if target is None else 'size'} that keeps the accuracy within {points} of dense: "
         f"{name_of(found, rows)} ({found.text}; dense {dense.share})."
-        + " It is closer to that limit than its standard error: more seeds would tell."
-        * near
+        + " It is closer to that limit than its standard error: more seeds would tell." * near
+        + alternatives(enough, rows)
     )
+
+
+def alternatives(enough: Sequence[Setting], rows: Sequence[Row]) -> str:
+    """Other chips that keep the accuracy, and how the first setting was chosen among them; empty where it is the only one."""
+    chips: dict[object, Setting] = {}
+    for one in enough:
+        chips.setdefault(one.rows[0].get("target"), one)
+    others = [f"{name_of(one, rows)} ({one.share})" for one in list(chips.values())[1:]]
+    rules = ["of equal core counts the most accurate is chosen"] * (sum(one.x == enough[0].x for one in enough) > 1)
+    rule = "; ".join([*rules, *["cores of different chips differ in size"] * bool(others)])
+    return f" Also: {'; '.join(others)}." * bool(others) + f" {rule[:1].upper()}{rule[1:]}." * bool(rule)
 
 
 def doubts(rows: Sequence[Row]) -> tuple[str, ...]:
@@ -217,7 +247,7 @@ def name_of(setting: Setting, rows: Iterable[Row]) -> str:
     row, several = setting.rows[0], {key: len({other.get(key) for other in rows}) > 1 for key in ("method", "learning_rate")}
     method = [str(row.get("method"))] if several["method"] else []
     rate = [f"learning rate {row.get('learning_rate')}"] if several["learning_rate"] else []
-    return ", ".join([str(row.get("target")), counted(int(setting.x), "core"), *method, *rate])
+    return ", ".join([str(row.get("target")), setting.size, *method, *rate])
 
 
 def run_text(row: Row) -> str:
@@ -227,7 +257,7 @@ def run_text(row: Row) -> str:
     ]
     dense = f" (dense {row['accuracy_dense']:.1%})" if is_number(row.get("accuracy_dense")) else ""
     lines = [
-        f"{row.get('target')}, {row.get('cores')} cores allowed, {row.get('cores_used')} used",
+        f"{row.get('target')}, {row.get('cores')} cores asked for, {row.get('cores_used')} used",
         f"{row.get('method')}, learning rate {row.get('learning_rate')}, seed {row.get('seed')}, from {row.get('start')}",
         f"accuracy {row['accuracy']:.1%}{dense}",
         f"{', '.join(filter(None, costs))} a sample" if any(costs) else "",
@@ -359,8 +389,8 @@ class TargetFront:
         Sentence on the smallest size that keeps the accuracy.
     found, bend : Setting or None
         That size, and the point of the front at which it bends.
-    points : list of Setting
-        The front.
+    settings, points : list of Setting
+        All settings, the smallest and most accurate first; and those on the front.
     figures : list of str
         SVG of accuracy against cores and, where it is known, energy.
     several : bool
@@ -370,6 +400,7 @@ class TargetFront:
     target: str
     answer: str
     found: Setting | None
+    settings: list[Setting]
     points: list[Setting]
     bend: Setting | None
     figures: list[str]
@@ -381,11 +412,12 @@ def target_fronts(rows: Sequence[Row], within: float) -> list[TargetFront]:
     dense, fronts = dense_of(rows), []
     for number, target in enumerate(dict.fromkeys(str(row.get("target")) for row in rows)):
         own = of_target(rows, target)
-        points = front_of(settings_of(own))
+        settings = sorted(settings_of(own), key=lambda one: (one.x, -one.y, one.asked or 0))
+        points = front_of(settings)
         known = [x for x in ("cores_used", "energy_j") if any(is_done(row, x, "accuracy") for row in own)]
         fronts.append(TargetFront(
-            target=target, answer=answer(rows, within, target), found=smallest(rows, within, target), points=points,
-            bend=bend_of(points), figures=[linked_figure(own, x, f"{x[0]}{number}", dense, within) for x in known],
+            target=target, answer=answer(rows, within, target), found=smallest(rows, within, target), settings=settings,
+            points=points, bend=bend_of(points), figures=[linked_figure(own, x, f"{x[0]}{number}", dense, within) for x in known],
             several=len({(row.get("method"), row.get("learning_rate")) for row in own}) > 1,
         ))  # fmt: skip
     return fronts
