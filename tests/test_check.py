@@ -305,6 +305,7 @@ def test_neurons_that_subtract_are_listed_and_refused_by_the_target_alone(is_lat
     seen = check_network(nodes, network, load_profile("loihi2"))
     assert not seen.fits
     assert any("resets by subtraction, and neurons of target 'loihi' to zero" in one for one in seen.sentences)
+    assert seen.sentences[-1] == "Compressible: no, for that reason."
 
 
 def test_a_module_that_forward_never_calls_is_not_said_to_be_exact() -> None:

@@ -16,6 +16,7 @@ import pytest
 import torch
 from norse.torch import LICell, LIFCell, LIFParameters, SequentialState
 from spiking import SHORT, BrokenError, broken_at, build, few, weights
+from torch.utils.data import DataLoader, TensorDataset
 
 from neurodeploy.errors import DataError, RequestError, TrainingError
 from neurodeploy.training.batches import Batches
@@ -64,6 +65,19 @@ def test_a_loader_of_torch_goes_on_where_it_was(tmp_path: Path) -> None:
     assert not all(np.array_equal(a, b) for a, b in zip(weights(broken), weights(whole), strict=True))
 
 
+def test_a_loader_is_known_by_the_samples_of_its_data_set(tmp_path: Path) -> None:
+    images, labels = (torch.cat(parts) for parts in zip(*few(), strict=True))
+
+    def loader(images: torch.Tensor) -> DataLoader[Any]:
+        return DataLoader(TensorDataset(images, labels), batch_size=20, shuffle=True)
+
+    checkpoint = Checkpoint(path=tmp_path / "run.safetensors")
+    fit(build(12, 5, 3), None, loader(images), SHORT, checkpoint=checkpoint)
+    fit(build(12, 5, 3), None, loader(images), SHORT, checkpoint=checkpoint, resume=True)
+    with pytest.raises(TrainingError, match="belongs to a run with samples"):
+        fit(build(12, 5, 3), None, loader(1 - images), SHORT, checkpoint=checkpoint, resume=True)
+
+
 def test_an_error_after_a_run_was_taken_up_leaves_the_last_finished_epoch(tmp_path: Path) -> None:
     checkpoint, options = Checkpoint(path=tmp_path / "run.safetensors", every_s=0), replace(SHORT, epochs_dense=4)
     models = build(12, 5, 3), build(12, 5, 3)
@@ -94,7 +108,8 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         (build(12, 5, 3), few(), replace(SHORT, learning_rate=0.5), "learning_rate 0.004, this one has 0.5"),
         (build(12, 6, 3), few(), SHORT, r"weights 0\.weight \[5, 12\], this one has \[6, 12\]"),
         (build(12, 5, 3), few() * 2, SHORT, "batches 2, this one has 4"),
-        (build(12, 5, 3), whole, SHORT, "samples None, this one has [0-9a-f]{16}"),
+        (build(12, 5, 3), whole, SHORT, "samples [0-9a-f]{16}, this one has [0-9a-f]{16}"),
+        (build(12, 5, 3), [(1 - images, labels) for images, labels in few()], SHORT, "samples [0-9a-f]{16}, this one has "),
         (forgetful(), few(), SHORT, r"model .*tau_mem_inv=tensor\(300\.\).*, this one has .*tau_mem_inv=tensor\(100\.\).*"),
         (build(12, 5, 3), few(), replace(SHORT, encoder=Direct(3)), r"encoder rate, this one has Direct\(levels=3\)"),
         (build(12, 5, 3), few(), replace(SHORT, loss=torch.nn.functional.nll_loss), "loss cross_entropy, this one has nll_loss"),

@@ -18,6 +18,7 @@ from neurodeploy.ir.network import Dense, Layer, Network, SubtractiveLIF, max_sp
 from neurodeploy.ir.quantized import QuantizedDense, QuantizedLayer, QuantizedNetwork, QuantizedSubtractiveLIF
 from neurodeploy.mapping.delay_balancing import Balance, balanced
 from neurodeploy.passes.dead_neurons import silent_layers
+from neurodeploy.training.batches import DataSplit
 from neurodeploy.training.forward import run_model
 
 
@@ -94,13 +95,18 @@ def test_several_spikes_a_step_wake_a_layer_that_one_would_not() -> None:
 
 
 @pytest.mark.parametrize("chip", ["loihi1", "loihi2"])
-def test_loihi_refuses_them(chip: str) -> None:
+def test_loihi_refuses_them(chip: str, tmp_path: Path) -> None:
     message = r"^layer 'layer0': resets by subtraction, and neurons of target 'loihi' to zero .* in the model, and train it so\.$"
     with pytest.raises(QuantizeError, match=message):
         nd.quantize(NETWORK, nd.load_profile(chip))
     seen = nd.inspect(NETWORK, nd.load_profile(chip))
     assert not seen.fits
     assert re.match(message, str(seen.unwritable))
+    assert seen.compressible == "Compressible: no, for that reason."
+    data, options = DataSplit([(torch.ones(2, 2), torch.tensor([0, 0]))] * 2, [], (2,), 1), nd.FitOptions(epochs_dense=1)
+    with pytest.raises(QuantizeError, match=message):
+        nd.compress(NETWORK, None, chip, data, options, out=tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*"))
 
 
 def test_integers_of_them_are_none_of_loihis(tmp_path: Path) -> None:

@@ -203,6 +203,41 @@ def test_it_runs_as_the_network_that_was_read(kind: str) -> None:
         assert torch.allclose(outputs_of(network.to_network(), spikes), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("subtracts", [False, True])
+@pytest.mark.parametrize("kind", [nd.Dense, nd.Sparse, nd.Conv])
+def test_neurons_that_send_to_themselves_train_whatever_kind_of_synapse_they_do_it_by(
+    kind: type[ir.Synapse], subtracts: bool
+) -> None:
+    model, _ = made("averages")
+    read = nd.extract(model, IMAGE)
+    first, n = read.layers[0], read.layers[0].n_neurons
+    loops: dict[type[ir.Synapse], Callable[[], ir.Synapse]] = {
+        nd.Dense: lambda: nd.Dense(weight=-0.2 * np.eye(n)),
+        nd.Sparse: lambda: nd.Sparse(
+            weight=np.full(n, -0.2), n_in=n, starts=np.arange(n + 1), sources=np.arange(n, dtype=np.int32)
+        ),
+        nd.Conv: lambda: nd.Conv(
+            weight=np.full((first.shape[0], 1, 1, 1), -0.2), input_shape=first.shape, stride=(1, 1), padding=(0, 0),
+            dilation=(1, 1), groups=first.shape[0],
+        ),
+    }  # fmt: skip
+    neuron: Any = first.neuron
+    if subtracts:
+        neuron = nd.SubtractiveLIF(
+            current_decay=neuron.current_decay,
+            voltage_decay=neuron.voltage_decay,
+            threshold=neuron.threshold,
+            rest=neuron.rest,
+            max_spikes=1,
+        )
+    own = replace(first, neuron=neuron, connections=(*first.connections, nd.Connection(source=first.name, synapse=loops[kind]())))
+    network = replace(read, layers=(own, *read.layers[1:]))
+    spikes = (torch.rand(5, 8, *IMAGE.shape[1:], generator=torch.Generator().manual_seed(0)) < 0.4).float()
+    expected = outputs_of(network, spikes)
+    assert not torch.allclose(expected, outputs_of(read, spikes), rtol=1e-2)
+    assert torch.allclose(run_model(TrainableNetwork(network), spikes).double(), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", [nd.Dense, nd.Sparse])
 def test_biases_that_relays_and_synapses_of_any_kind_bring_train_as_those_of_the_network_without(kind: type[ir.Synapse]) -> None:
     modules = (row(16, 24, bias=True), lif(), row(24, 12, bias=True), lif(), row(12, 3, bias=True), LICell())

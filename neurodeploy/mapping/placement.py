@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import PlacementError, counted
+from neurodeploy.errors import NeurodeployError, PlacementError, QuantizeError, counted
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import html_table
 from neurodeploy.ir.connectivity import ConvWiring
 from neurodeploy.ir.graph import INPUT, LayerGraph
+from neurodeploy.ir.network import Network
 from neurodeploy.mapping.energy import Traffic, mesh_of
 from neurodeploy.mapping.traffic import Links
 from neurodeploy.resources.usage import Region, Usage, limited_resources, usage_vector
+from neurodeploy.targets import arithmetic_of, check_resets
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -424,8 +426,13 @@ class Placement:
         return not any(True for _ in self.overruns())
 
 
-def lasting_error(placement: Placement, network: LayerGraph[Any]) -> PlacementError | None:
-    """The first limit that no pruning meets: it removes neither inputs nor layers, nor synapses of a convolution."""
+def lasting_error(placement: Placement, network: LayerGraph[Any]) -> NeurodeployError | None:
+    """What no pruning mends: another reset than the target's, or the first limit on inputs, targets or shared fan-out."""
+    if isinstance(network, Network):
+        try:
+            check_resets(network, arithmetic_of(placement.profile))
+        except QuantizeError as error:
+            return error
 
     def lasts(one: LimitOverrun) -> bool:
         if one.resource != "fan_out":

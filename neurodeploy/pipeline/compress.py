@@ -67,7 +67,7 @@ from neurodeploy.report.summary import Accuracy, LavaCheck, Report, summarize
 from neurodeploy.report.text import overflow_lines, short_verdict
 from neurodeploy.simulation.layer_schedule import largest_states
 from neurodeploy.simulation.records import SIMULATOR_NAMES, EpochRecord, SpikeRecord, save_record
-from neurodeploy.targets import arithmetic_of, requested_weight_bits, target_of
+from neurodeploy.targets import arithmetic_of, check_resets, requested_weight_bits, target_of
 from neurodeploy.targets.simulate import DEFAULT_TIME_LIMIT_S, simulate
 from neurodeploy.training.batches import DataSplit
 from neurodeploy.training.checkpoint import STAGES, Checkpoint, checksum_of, refuse_unfinished, save_weights
@@ -174,6 +174,7 @@ def compress(
         if (adapted := network.adapted_to(arithmetic_of(profile))) is not network:
             model, network, sample = adapted, adapted, None  # the loss has the chip's decays
         check_one_output(network.network)
+        check_resets(network.network, arithmetic_of(profile))
         counted_bits = requested_weight_bits(profile, bits)
         # Here, and not in `fit`, which does not know the chip's registers; it leaves decays that learn as they are.
         if options.learn_decays:

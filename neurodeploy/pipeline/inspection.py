@@ -78,7 +78,8 @@ class Inspection:
     def compressible(self) -> str:
         """A sentence that says whether `compress` can make the network fit, and how many channels or neurons layers then keep."""
         if self.budget is None:
-            return f"Compressible: no. {self.infeasible}"
+            is_said = str(self.infeasible) == str(self.unwritable)
+            return "Compressible: no, for that reason." if is_said else f"Compressible: no. {self.infeasible}"
         removals = self.budget.removals({name: self.placement.of(name).neurons for name in self.budget.layer_names})
         return f"Compressible: yes; {removals}." if removals else "Compressible: yes."
 

@@ -416,7 +416,7 @@ def examined(recipe: Recipe) -> tuple[Recipe, dict[str, Any], dict[tuple[str, in
     asked = run_fingerprint(network, Order(data.train, 0), replace(options, seed=0), None, None)
     fingerprint = {
         **{name: value for name, value in asked.items() if name not in ("learning_rate", "seed", "method", "budget")},
-        "test samples": getattr(data.test, "fingerprint", None), "initial weights": weights.hexdigest(), "bits": bits,
+        "test samples": Order(data.test, 0).fingerprint, "initial weights": weights.hexdigest(), "bits": bits,
         "lava samples": recipe.settings["lava_samples"], "independent": recipe.independent,
     }  # fmt: skip
     return replace(recipe, adapted=adapted), json.loads(json.dumps(fingerprint)), refused

@@ -17,9 +17,10 @@ import pickle
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from hashlib import sha256
 from itertools import islice
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
@@ -329,6 +330,26 @@ class Order:
         self._generator = torch.Generator().manual_seed(seed)
         self._at_start: Mapping[str, Any] = {}
         self._resumed: Mapping[str, Any] | None = None
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Hash by which data are told apart: of `Batches`, lists of batches and data loaders; None of what only iterates.
+
+        Of a loader, the first and the last sample of its data set: shuffled, it has another first batch each time.
+        """
+        if known := getattr(self.data, "fingerprint", None):
+            return str(known)
+        samples: Any = getattr(self.data, "dataset", self.data)
+        if not (hasattr(samples, "__getitem__") and hasattr(samples, "__len__") and len(samples)):
+            return None
+        digest = sha256(repr((len(samples), getattr(self.data, "batch_size", None))).encode())
+        with seeded(0):  # a transform may draw
+            for values in (samples[0], samples[len(samples) - 1]):
+                for value in values if isinstance(values, (tuple, list)) else (values,):
+                    with suppress(TypeError, ValueError, RuntimeError):  # a picture, say, which is collated
+                        tensor = torch.as_tensor(value).detach().cpu().contiguous()
+                        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def epoch(self, done: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Batches of an epoch after the first `done`: an interrupted epoch is drawn again, and its first part skipped."""

@@ -147,8 +147,7 @@ def neurons_of(cell: torch.nn.Module, inputs: torch.Tensor) -> NeuronParameters 
     None for other modules than Norse's LIFCell, LIFBoxCell, LICell and LIBoxCell; for parameters that learn or differ between
     samples, another surrogate gradient than SuperSpike, another reset than to a value, and modules with hooks.
     """
-    # type() and not isinstance: a subclass may compute anything
-    if type(cell) not in _STEPS or not inputs.is_floating_point() or _has_hooks(cell):
+    if type(cell) not in _STEPS or not inputs.is_floating_point() or _has_hooks(cell):  # type(): a subclass computes anything
         return None
     module = cast("Any", cell)
     numbers = {name: getattr(module.p, name) for name in _NUMBERS if hasattr(module.p, name)}
@@ -183,8 +182,7 @@ def _broadcasts(number: Any, inputs: torch.Tensor) -> bool:
 
 def _at_all_steps(function: Callable[[torch.Tensor], torch.Tensor], signal: torch.Tensor) -> torch.Tensor:
     """Apply a function without state to all steps; once, where all steps share their memory."""
-    if signal.stride(0) == 0:
-        # stride 0 in time, as direct coding makes it: one step's result serves all
+    if signal.stride(0) == 0:  # as direct coding makes it: one step's result serves all
         once = function(signal[0])
         return once.expand(len(signal), *once.shape)
     # steps and samples as one batch: one large product is faster than many small ones
@@ -257,9 +255,9 @@ class _NetworkRun:
         if (pooled := self._max_pooled(layer)) is not None:
             return pooled, None
         loops = [c for c in inlets if c.source == name]
-        # the fast loops reset to a value
-        several = reset_of(layer.layer.neuron) == "by subtraction"
-        by_step = several or layer.decays or layer.membrane_bias is not None or not (layer.layer.neuron.voltage_decay > 0).all()
+        # the fast loops reset to a value, and multiply by matrices
+        others = reset_of(layer.layer.neuron) == "by subtraction" or not all(isinstance(c.synapse, Dense) for c in loops)
+        by_step = others or layer.decays or layer.membrane_bias is not None or not (layer.layer.neuron.voltage_decay > 0).all()
         is_subset = not (loops or by_step) and all(isinstance(c.synapse, Dense) for c in inlets)
         own = self.active.get(name) if is_subset else None
         drive: torch.Tensor | None = None
@@ -294,10 +292,8 @@ class _NetworkRun:
             return None
         memoryless = bool((neuron.current_decay == 1).all() and (neuron.voltage_decay == 1).all())
         any_spike = bool((conv.weight == 1).all() and ((threshold > 0) & (threshold < 1)).all())
-        if (
-            not (memoryless and any_spike and is_depthwise(conv))
-            or max(conv.padding[0] * 2 - conv.weight.shape[2], conv.padding[1] * 2 - conv.weight.shape[3]) > 0
-        ):
+        wide = any(2 * padding > side for padding, side in zip(conv.padding, conv.weight.shape[2:], strict=True))
+        if wide or not (memoryless and any_spike and is_depthwise(conv)):
             return None
         signal = self._whole(inlets[0].source)
         images = signal.reshape(-1, *conv.input_shape)
@@ -313,20 +309,12 @@ class _NetworkRun:
         if inlet.delay_steps:
             early = signal[: max(len(signal) - inlet.delay_steps, 0)]
             signal = torch.cat([signal.new_zeros(len(signal) - len(early), *signal.shape[1:]), early])
-        match synapse:
-            case Dense():
-                if own is not None:
-                    weight = weight.index_select(0, own.numbers)
-                weight = weight if inlet.places is None else weight.index_select(1, inlet.places)
-                if subset is not None:
-                    weight = weight.index_select(1, subset.numbers)
-                return _at_all_steps(lambda x: torch.nn.functional.linear(x, weight), signal)
-            case Conv():
-                return _at_all_steps(partial(_convolved, inlet=inlet), signal)
-            case Sparse():
-                return _at_all_steps(partial(_listed, inlet=inlet), signal)
-            case _:
-                raise unsupported_kind(synapse)
+        if own is None and subset is None:
+            return _at_all_steps(partial(_received, inlet=inlet), signal)
+        weight = weight if own is None else weight.index_select(0, own.numbers)
+        weight = weight if inlet.places is None else weight.index_select(1, inlet.places)
+        weight = weight if subset is None else weight.index_select(1, subset.numbers)
+        return _at_all_steps(lambda x: torch.nn.functional.linear(x, weight), signal)
 
 
 def _of(values: torch.Tensor, subset: NeuronSubset | None) -> torch.Tensor:
@@ -350,6 +338,19 @@ def _convolved(spikes: torch.Tensor, inlet: TrainableConnection) -> torch.Tensor
     else:
         weight = inlet.expanded(weight)
     return torch.nn.functional.conv2d(images, weight.to(images), None, stride, padding, conv.dilation, conv.groups).flatten(1)
+
+
+def _received(spikes: torch.Tensor, inlet: TrainableConnection) -> torch.Tensor:
+    """What spikes (batch, n_in) of one step bring through a connection with all its neurons: (batch, n_out)."""
+    match inlet.synapse:
+        case Dense():
+            return torch.nn.functional.linear(spikes, inlet.expanded(inlet.weight))
+        case Conv():
+            return _convolved(spikes, inlet)
+        case Sparse():
+            return _listed(spikes, inlet)
+        case _:
+            raise unsupported_kind(inlet.synapse)
 
 
 def _listed(spikes: torch.Tensor, inlet: TrainableConnection) -> torch.Tensor:
@@ -402,7 +403,7 @@ def _by_recurrence(layer: TrainableLayer, loops: Sequence[TrainableConnection], 
             # without delay a spike comes back in the next step
             if step > loop.delay_steps:
                 before = outputs[step - 1 - loop.delay_steps]
-                arriving = arriving + torch.nn.functional.linear(before, loop.expanded(loop.weight))
+                arriving = arriving + _received(before, loop)
         u = keeps_u * u + arriving.float() * layer.scale
         v = keeps_v * v + u + bias
         if threshold is None:

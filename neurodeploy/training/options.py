@@ -284,8 +284,8 @@ def run_fingerprint(
 ) -> dict[str, Any]:
     """Describe a training run by its settings, so that a checkpoint can tell whether it belongs to the run.
 
-    A model is described by its modules and the shapes of its weights; data by its batches and, where it has one (as
-    `data.Batches` does), its ``fingerprint``; functions by their names.
+    A model is described by its modules and the shapes of its weights; data by the number of batches and
+    `Order.fingerprint`; functions by their names.
     """
     method = None
     if pruning is not None:
@@ -302,7 +302,7 @@ def run_fingerprint(
     return {
         **_settings(options),
         "batches": order.n_batches,
-        "samples": getattr(order.data, "fingerprint", None),
+        "samples": order.fingerprint,
         "weights": {name: list(tensor.shape) for name, tensor in model.state_dict().items()},
         "model": _described(model).splitlines(),
         "method": method,
