@@ -398,9 +398,9 @@ class Row:
 ROWS = (
     Row("dense layers and `LIFCell`s", "dense", in_readme=True),
     Row("`LIFBoxCell`, `IAFCell` (no synaptic current)", "box", in_readme=True),
-    Row("biases", "biased", "behind a synaptic current, from one extra neuron that always fires", in_readme=True),
+    Row("biases", "biased", "with a synaptic current, by one extra neuron that always fires", in_readme=True),
     Row("recurrent cells", "recurrent", "of one population", in_readme=True),
-    Row("convolutions, average pooling, batch norm", "convolutional", "loses channels and synapses", in_readme=True),
+    Row("convolutions, average pooling, batch norm", "convolutional", "`compress` removes channels and synapses", in_readme=True),
     Row("max pooling of spikes", "max_pooling", "becomes a layer of neurons", in_readme=True),
     Row("skip connections (sums)", "skip", "", in_readme=True),
     Row("branches (concatenation)", "branches", "", in_readme=True),

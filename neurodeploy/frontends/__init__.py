@@ -48,9 +48,8 @@ def call_factory(spec: str) -> Any:
     where, colon, name = spec.rpartition(":")  # the last colon: a path may hold others
     if not colon or not where or not name.isidentifier():
         remedy = {".py": f"Name the function that makes the model: {spec}:model.", ".pt": "Weights go to --weights."}
-        raise RequestError(
-            spec, "is not of the form file.py:factory or package.module:factory", remedy=remedy.get(Path(spec).suffix, "")
-        )
+        kinds = "is no .net or .nir file, and not of the form file.py:factory or package.module:factory"
+        raise RequestError(spec, kinds, remedy=remedy.get(Path(spec).suffix, ""))
     is_file = where.endswith(".py")
     if is_file and not Path(where).is_file():
         raise RequestError(spec, f"no file {where}")

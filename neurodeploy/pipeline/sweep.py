@@ -333,7 +333,7 @@ def sweep(
         found = rows.in_order()
         write_text(folder.staging / ROWS, lines_of(found))
         if not write_table(found, COLUMNS, folder.staging / TABLE):
-            say("No rows.parquet: pyarrow is not installed (pip install 'neurodeploy-snn[cluster]').")
+            say("No rows.parquet: pyarrow is not installed (pip install pyarrow).")
         write_sweep_page(found, folder.staging / PAGE, title=title or str(model), command=command, within=within)
     return found
 

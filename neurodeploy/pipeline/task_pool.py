@@ -352,7 +352,7 @@ class RayWorkers:
 
     def __init__(self, address: str | None, workers: int | None, gpus_per_task: float) -> None:
         if find_spec("ray") is None:
-            raise RequestError("engine", "'ray' is not installed", remedy="Run: pip install 'neurodeploy-snn[cluster]'.")
+            raise RequestError("engine", "'ray' is not installed", remedy="Run: pip install ray.")
         self.ray: Any = import_module("ray")
         self.workers, self.gpus_per_task = workers, gpus_per_task
         self.is_ours = not self.ray.is_initialized()

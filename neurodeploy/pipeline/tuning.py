@@ -166,7 +166,7 @@ def check_trials(n_trials: int, rates: Sequence[float]) -> None:
     if n_trials and len(rates) > 1:
         raise RequestError("rates", f"are {len(rates)} where the best is looked for", remedy="Give one, to look around it.")
     if n_trials and find_spec("optuna") is None:
-        raise RequestError("trials", "need Optuna", remedy="Run: pip install 'neurodeploy-snn[cluster]'.")
+        raise RequestError("trials", "need Optuna", remedy="Run: pip install optuna.")
 
 
 def tuned_rates(
