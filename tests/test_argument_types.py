@@ -83,6 +83,9 @@ def calls(folder: Path) -> dict[str, dict[str, Any]]:
         "simulator_spikes": {"images": torch.zeros(2, 4), "n_steps": 3},
         "summarize": {"profile": chip, "budget": at["seen"].budget, "placement": at["seen"].placement},
         "summary": {"model": module(), "sample": sample}, "trainable": {"model": module(), "sample": sample},
+        "sweep": {
+            "model": floats, "profiles": ["tiny"], "data": trained["data"], "options": options, "out": folder / "swept",
+        },
         "trim": {"network": floats}, "verify": {"network": integers}, "with_input_population": {"network": integers},
         "write_back": {"network": nd.TrainableNetwork(floats), "model": module(), "sample": sample},
         "write_netx": {"network": integers, "path": folder / "written.net"},
@@ -104,7 +107,7 @@ def calls(folder: Path) -> dict[str, dict[str, Any]]:
 WRONG: tuple[Any, ...] = (
     object(), None, "text", b"x", 1.5, -3, True, ["x", object()], {1: 2}, (), float("nan"), [1, 2], 10**30, [[1], [1, 2]],
 )  # fmt: skip
-SLOW = {"compress", "compress_to", "explore", "fit", "verify"}
+SLOW = {"compress", "compress_to", "explore", "fit", "sweep", "verify"}
 """They train, or run Lava: values that they might take are not tried."""
 RESULTS = {"Budget", "Deployment", "EpochRecord", "Evaluation", "Inspection", "ModelSummary", "Placement", "Report"}
 """Classes that users get, and do not build."""

@@ -56,6 +56,7 @@ CALLS: dict[str, Callable[[Any, Path], object]] = {
 TRAINING: dict[str, Callable[[Any, Path], object]] = {
     "compress": lambda chip, out: trained(chip, out),
     "compress_to": lambda chip, out: trained(chip, out, cores=(2, 1)),
+    "sweep": lambda chip, out: nd.sweep(network(), [chip], "digits", nd.FitOptions(), out=out),
 }
 """They take long: that they look at the chip is tested by an unknown one."""
 
