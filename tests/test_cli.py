@@ -253,7 +253,7 @@ BAD = {
     "chip file is no mapping": (["inspect", "models.py:small", "--target", "list.yaml"], "not a mapping"),
     "chip file is a folder": (["profiles", "."], ".: is a folder. Give one of"),
     "unknown chip to show": (["profiles", "loihi9"], "no such hardware profile"),
-    "model without factory": (["inspect", "models.py", *MODEL], "is not of the form file.py:factory"),
+    "model without factory": (["inspect", "models.py", *MODEL], "not of the form file.py:factory"),
     "no model file": (["inspect", "missing.py:small", *MODEL], "no file missing.py"),
     "no such factory": (["inspect", "models.py:large", *MODEL], "has no 'large'"),
     "factory is no function": (["inspect", "models.py:not_a_function", *MODEL], "is of type int (3), not a function"),

@@ -109,10 +109,11 @@ def test_what_cannot_be_tuned_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(nd.DataError, match=r"study.json: holds no trials .*Delete it"):
         study(tmp_path)
     monkeypatch.setattr("neurodeploy.pipeline.tuning.find_spec", {}.get)
-    with pytest.raises(nd.RequestError, match=r"trials: need Optuna. Run: pip install 'neurodeploy-snn\[cluster\]'"):
+    with pytest.raises(nd.RequestError, match=r"trials: need Optuna. Run: pip install optuna"):
         check_trials(5, ())
 
 
+@pytest.mark.slow  # a sweep with all its trials
 def test_a_sweep_uses_the_rate_that_it_chose_on_held_out_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.py").write_text(MODEL)
     asked = [
