@@ -28,6 +28,8 @@ from neurodeploy.errors import DataError, ExtractError, RequestError, TrainingEr
 from neurodeploy.frontends.torch.extract import extract
 from neurodeploy.ir.arrays import Floats
 from neurodeploy.ir.network import Layer, Network, nearly_equal
+from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.passes.quantize import dequantize
 from neurodeploy.targets import Arithmetic, arithmetic_named
 
 _NORMS = torch.nn.modules.batchnorm._NormBase
@@ -66,6 +68,30 @@ def trainable(model: torch.nn.Module, sample: torch.Tensor | None) -> TrainableN
     made.load(extract(model, sample))
     made.origins = origins
     return made
+
+
+def as_module(model: torch.nn.Module | Network | QuantizedNetwork) -> torch.nn.Module:
+    """Return a network with trainable weights, and a module as it is."""
+    if isinstance(model, torch.nn.Module):
+        return model
+    return TrainableNetwork(dequantize(model) if isinstance(model, QuantizedNetwork) else model)
+
+
+def trainable_for(
+    model: torch.nn.Module, sample: torch.Tensor | None, arithmetic: Arithmetic, *, with_decays: bool
+) -> tuple[torch.nn.Module, TrainableNetwork, torch.Tensor | None]:  # fmt: skip
+    """Return a model, its trainable network and its sample as they train for a chip, with decays that learn if asked for.
+
+    Where the chip's decays differ from the model's, its network trains in its place: the loss has the chip's decays.
+    """
+    network = trainable(model, sample)
+    if (adapted := network.adapted_to(arithmetic)) is not network:
+        model, network, sample = adapted, adapted, None
+    # Here, and not in `fit`, which does not know the chip's registers; it leaves decays that learn as they are.
+    if with_decays:
+        learn_decays(model, arithmetic)
+        network.learn_decays(arithmetic)
+    return model, network, sample
 
 
 def sample_of(model: torch.nn.Module, data: Iterable[tuple[Any, Any]], layers: Sequence[str] | None) -> torch.Tensor:

@@ -16,7 +16,14 @@ import torch
 from neurodeploy.compression import method_named
 from neurodeploy.compression.bit_width import thresholds_of
 from neurodeploy.compression.minimax import MinimaxOptions
-from neurodeploy.compression.module_weights import learn_decays, trainable, why_not_held, with_other_weights, write_back
+from neurodeploy.compression.module_weights import (
+    as_module,
+    trainable,
+    trainable_for,
+    why_not_held,
+    with_other_weights,
+    write_back,
+)
 from neurodeploy.compression.pruning_method import Pruning, PruningMethod, PruningSetup
 from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.errors import (
@@ -40,7 +47,7 @@ from neurodeploy.mapping.delay_balancing import balance
 from neurodeploy.mapping.place import arrange_placement, lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.mapping.traffic import measured_rates
-from neurodeploy.passes.quantize import dequantize, quantization_errors, quantize
+from neurodeploy.passes.quantize import quantization_errors, quantize
 from neurodeploy.pipeline.deploy import (
     FILE_NAMES,
     Deployment,
@@ -157,8 +164,7 @@ def compress(
                 "minimax", "are options of 'minimax' and 'minimax-saddle' only", remedy="Set others' options in `method`.",
             )  # fmt: skip
         factory = partial(factory, options=minimax)
-    if isinstance(model, (Network, QuantizedNetwork)):
-        model = TrainableNetwork(dequantize(model) if isinstance(model, QuantizedNetwork) else model)
+    model = as_module(model)
     with together() as replicas, ExitStack() as open_until_the_end:
         say = say if replicas.is_first else ignore
         checkpoints = {stage: Checkpoint(path=Path(out) / name, every_s=checkpoint_every_s) for stage, name in STAGES.items()}
@@ -170,16 +176,10 @@ def compress(
         levels = levels_of(options.encoder)
         check_payload(profile, levels)
         # Checked before training: what deployment would refuse after it must not cost hours first.
-        network = trainable(model, sample)
-        if (adapted := network.adapted_to(arithmetic_of(profile))) is not network:
-            model, network, sample = adapted, adapted, None  # the loss has the chip's decays
+        model, network, sample = trainable_for(model, sample, arithmetic_of(profile), with_decays=options.learn_decays)
         check_one_output(network.network)
         check_resets(network.network, arithmetic_of(profile))
         counted_bits = requested_weight_bits(profile, bits)
-        # Here, and not in `fit`, which does not know the chip's registers; it leaves decays that learn as they are.
-        if options.learn_decays:
-            learn_decays(model, arithmetic_of(profile))
-            network.learn_decays(arithmetic_of(profile))
         relayed, balances = balance(network.network, profile, bits=counted_bits)
         before = lay_out(relayed, profile, cores=cores, bits=counted_bits)
         open_until_the_end.enter_context(with_verdict(lambda: before, options.seed))
@@ -476,8 +476,7 @@ def compress_to(
     core_counts = sorted(set(cores), reverse=True)
     if not core_counts:
         raise RequestError("cores", "are none", remedy="Give the core counts to compress the model to.")
-    if isinstance(model, (Network, QuantizedNetwork)):
-        model = TrainableNetwork(dequantize(model) if isinstance(model, QuantizedNetwork) else model)
+    model = as_module(model)
     with together() as replicas:
         for folder in (Path(out) / f"{count}-cores" for count in core_counts):
             replicas.of_first(partial(refuse_unfinished, folder, resume=resume))

@@ -1,7 +1,7 @@
 """Sweeps: a model compressed for every combination of chip, method, learning rate, seed and cores, as rows of results.
 
 The runs of a chain differ in their cores alone: each starts from the one with more cores, and all chains of a learning rate and a
-seed from one dense training. A run is a `compress` of its own in a folder of its own, so one that is broken off goes on.
+seed from one dense training. A run is a `compress` of its own in a folder of its own, so one that is interrupted resumes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import copy
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
@@ -22,7 +23,7 @@ import cloudpickle
 import torch
 
 from neurodeploy.compression import method_named
-from neurodeploy.compression.module_weights import learn_decays, trainable
+from neurodeploy.compression.module_weights import as_module, trainable, trainable_for
 from neurodeploy.compression.pruning_method import PruningMethod
 from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.errors import DataError, NeurodeployError, RequestError, check_arguments, counted, said_by
@@ -34,7 +35,6 @@ from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.channel_counts import narrow_budget
 from neurodeploy.mapping.delay_balancing import balance
-from neurodeploy.passes.quantize import dequantize
 from neurodeploy.pipeline.compress import Model, check_one_output, compress
 from neurodeploy.pipeline.deploy import FILE_NAMES, Say, ignore
 from neurodeploy.pipeline.task_pool import Engines, Task, TaskResult, pickled, run_tasks
@@ -81,7 +81,7 @@ class Combination:
     @property
     def chain(self) -> str:
         """Folder of the runs that differ in their cores alone."""
-        return re.sub(r"[^\w.-]+", "_", f"{self.target}-{self.method}-{self.learning_rate:g}-s{self.seed}")
+        return re.sub(r"[^\w.-]+", "_", f"{self.target}-{self.method}-{self.learning_rate}-s{self.seed}")
 
     @property
     def study(self) -> str:
@@ -136,8 +136,7 @@ class Recipe:
             else:
                 found = self.model()
         model, sample = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
-        if isinstance(model, (Network, QuantizedNetwork)):
-            model = TrainableNetwork(dequantize(model) if isinstance(model, QuantizedNetwork) else model)
+        model = as_module(model) if isinstance(model, (Network, QuantizedNetwork)) else model
         return (model, None) if isinstance(model, TrainableNetwork) else with_sample(model if sample is None else found, "model")
 
     def loaded(self) -> DataSplit:
@@ -149,7 +148,7 @@ class Recipe:
 
     def dense_folder(self, asked: Combination) -> Path:
         """Folder of the dense training that a run starts from."""
-        shared = f"{asked.learning_rate:g}-s{asked.seed}"
+        shared = f"{asked.learning_rate}-s{asked.seed}"
         return Path(self.out) / "dense" / (asked.chain if asked.target in self.adapted else shared)
 
     def options_of(self, asked: Combination) -> FitOptions:
@@ -172,15 +171,7 @@ def train_dense(path: str, stamp: str, asked: Combination) -> None:
     """Train the model densely, as the dense phase of `compress` does, and leave its checkpoint for the runs."""
     recipe, data = opened(path, stamp)
     options, arithmetic = recipe.options_of(asked), arithmetic_of(recipe.profiles[asked.target])
-    model, sample = recipe.made(asked.seed)
-    network = trainable(model, sample)
-    if asked.target in recipe.adapted:
-        network = network.adapted_to(arithmetic)
-        if options.learn_decays:
-            learn_decays(model, arithmetic)
-            network.learn_decays(arithmetic)
-        elif network is not model:
-            model, sample = network, None
+    model, network, sample = trainable_for(*recipe.made(asked.seed), arithmetic, with_decays=options.learn_decays)
     trained, _ = dense_model(model, network, sample, data.train, options)
     folder = recipe.dense_folder(asked)
     make_folder(folder)
@@ -202,7 +193,7 @@ def tune(path: str, stamp: str, asked: Combination, n_trials: int) -> dict[str, 
 
 
 def run(path: str, stamp: str, asked: Combination) -> Row:
-    """Compress, deploy and measure a combination in its folder, from its checkpoints where it was broken off; return its row."""
+    """Compress, deploy and measure a combination in its folder, from its checkpoints where it was interrupted; return its row."""
     began = time.monotonic()
     recipe, data = opened(path, stamp)
     folder, options = Path(recipe.out) / asked.folder, recipe.options_of(asked)
@@ -254,7 +245,7 @@ def sweep(
 ) -> list[Row]:  # fmt: skip
     """Compress a model for every combination of chip, method, learning rate, seed and cores; return a row for each.
 
-    The rows do not depend on the number of workers, nor on how often the sweep was broken off, but for their `seconds`.
+    The rows do not depend on the number of workers, nor on interruptions, but for their `seconds`.
 
     Parameters
     ----------
@@ -334,7 +325,8 @@ def sweep(
         write_text(folder.staging / ROWS, lines_of(found))
         if not write_table(found, COLUMNS, folder.staging / TABLE):
             say("No rows.parquet: pyarrow is not installed (pip install pyarrow).")
-        write_sweep_page(found, folder.staging / PAGE, title=title or str(model), command=command, within=within)
+        title = title or (model if isinstance(model, str) else getattr(model, "__name__", type(model).__name__))
+        write_sweep_page(found, folder.staging / PAGE, title=title, command=command, within=within)
     return found
 
 
@@ -373,7 +365,10 @@ def combinations(recipe: Recipe, rates: Sequence[float], seeds: Sequence[int]) -
         raise RequestError("sweep", "has no runs", remedy="Give at least one chip, method, learning rate and seed.")
     for one in plan:
         recipe.options_of(one)  # checks rate and seed
-    return {one.folder: one for one in plan}
+    folders = {one.folder: one for one in plan}
+    if len(folders) < len(plan):
+        raise RequestError("sweep", "has chips or methods whose names differ in signs alone", remedy="Rename one of them.")
+    return folders
 
 
 def with_tuned_rates(
@@ -448,6 +443,7 @@ class SweepRows:
     plan: Mapping[str, Combination]
     tell: Callable[[SweepProgress], None] | None
     rows: dict[Combination, Row] = field(default_factory=dict, init=False)
+    states: Counter[str] = field(default_factory=Counter, init=False)  # of the plan's rows: recounted, they took n ** 2 steps
     running: int = field(default=0, init=False)
     began: float = field(default_factory=time.monotonic, init=False)
     ended: int = field(default=0, init=False)
@@ -463,6 +459,7 @@ class SweepRows:
                 remedy = "Delete the line: its run is made again."
                 raise DataError(str(self.path), f"line {number} is no row ({said_by(error)})", remedy=remedy) from error
         write_text(self.path, lines_of(self.rows.values()))
+        self.states.update(self.rows[one]["state"] for one in self.plan.values() if one in self.rows)
 
     def missing(self) -> list[Combination]:
         """Combinations without a row."""
@@ -476,6 +473,7 @@ class SweepRows:
     def add(self, row: Row) -> None:
         """Add a row, here and on disk."""
         self.rows[Combination.of(row)] = row
+        self.states[row["state"]] += 1
         with self.path.open("ab", buffering=0) as file:
             file.write(lines_of([row]).encode())
 
@@ -493,8 +491,7 @@ class SweepRows:
 
     def report(self) -> None:
         """Tell how far the sweep is; the time that is left is estimated from that of the runs so far."""
-        states = [self.rows[one]["state"] for one in self.plan.values() if one in self.rows]
-        left = (time.monotonic() - self.began) / self.ended * (len(self.plan) - len(states)) if self.ended else None
-        done, failed = states.count("done"), states.count("failed")
+        done, failed = self.states["done"], self.states["failed"]
+        left = (time.monotonic() - self.began) / self.ended * (len(self.plan) - done - failed) if self.ended else None
         if self.tell is not None:
             self.tell(SweepProgress(runs=len(self.plan), done=done, running=self.running, failed=failed, seconds_left=left))

@@ -20,7 +20,7 @@ import torch
 
 from neurodeploy.compression import method_named
 from neurodeploy.compression.bit_width import thresholds_of
-from neurodeploy.compression.module_weights import trainable
+from neurodeploy.compression.module_weights import trainable_for
 from neurodeploy.compression.pruning_method import Pruning, PruningMethod, PruningSetup
 from neurodeploy.compression.trainable_network import TrainableNetwork
 from neurodeploy.errors import DataError, RequestError, TrainingError, said_by
@@ -58,7 +58,7 @@ class RateTrial:
 
 @dataclass(kw_only=True)
 class RateStudy:
-    """Rates that are tried one after the other; the same whatever the machine, and however often it is broken off.
+    """Rates that are tried one after the other; the same whatever the machine, and however often it is interrupted.
 
     Parameters
     ----------
@@ -189,9 +189,7 @@ def train_on_held_out(
     data: DataSplit, options: FitOptions, bits: int | None, report: Callable[[float], None],
 ) -> None:  # fmt: skip
     """Train and compress a model as `compress` does, on the training data that `for_choices` leaves; report every epoch."""
-    network = trainable(model, sample)
-    if (adapted := network.adapted_to(arithmetic_of(profile))) is not network:
-        model = network = adapted
+    model, network, _ = trainable_for(model, sample, arithmetic_of(profile), with_decays=options.learn_decays)
     width = requested_weight_bits(profile, bits)
     balances = balance(network.network, profile, bits=width)[1]
     budget = narrow_budget(network.network, profile, cores=cores, bits=width, balances=balances)

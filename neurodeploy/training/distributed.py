@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass, field
 from datetime import timedelta
 from hashlib import sha256
-from itertools import islice
+from itertools import chain, islice
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
 from zlib import crc32
@@ -333,7 +333,7 @@ class Order:
 
     @property
     def fingerprint(self) -> str | None:
-        """Hash by which data are told apart: of `Batches`, lists of batches and data loaders; None of what only iterates.
+        """Hash that differs between data sets: of `Batches`, lists of batches and data loaders; None of what only iterates.
 
         Of a loader, the first and the last sample of its data set: shuffled, it has another first batch each time.
         """
@@ -344,11 +344,11 @@ class Order:
             return None
         digest = sha256(repr((len(samples), getattr(self.data, "batch_size", None))).encode())
         with seeded(0):  # a transform may draw
-            for values in (samples[0], samples[len(samples) - 1]):
-                for value in values if isinstance(values, (tuple, list)) else (values,):
-                    with suppress(TypeError, ValueError, RuntimeError):  # a picture, say, which is collated
-                        tensor = torch.as_tensor(value).detach().cpu().contiguous()
-                        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+            ends = samples[0], samples[len(samples) - 1]
+            for value in chain.from_iterable(one if isinstance(one, (tuple, list)) else (one,) for one in ends):
+                with suppress(TypeError, ValueError, RuntimeError):  # a picture, say, which is collated
+                    tensor = torch.as_tensor(value).detach().cpu().contiguous()
+                    digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def epoch(self, done: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
