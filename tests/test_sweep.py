@@ -234,7 +234,7 @@ def test_a_row_that_is_damaged_is_named(swept: Path, given: Path, capsys: pytest
 def test_the_table_in_a_terminal_has_cores_asked_for_and_used() -> None:
     said = as_text(sweep_table([drawn_row("loihi1", 2, seed, cores_used=1, accuracy=0.952) for seed in (0, 1)]))
     assert re.search(r"cores asked +runs +accuracy +of dense +cores used", said)
-    assert re.search(r" 2 +2 of 2 +95\.2% ± 0\.0% +96\.\d% +1 ", said)
+    assert re.search(r" 2 +2 of 2 +95\.2 ± 0\.0 % +96\.\d ± \d\.\d % +1 ", said)
 
 
 def test_progress_is_one_line() -> None:

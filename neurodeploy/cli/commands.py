@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import click
 
+from neurodeploy import compression
 from neurodeploy.cli.console import (
     QUIET,
     RESULTS,
@@ -26,8 +27,10 @@ from neurodeploy.cli.console import (
 from neurodeploy.cli.options import (
     BATCH_SIZE,
     BITS,
+    CHECKPOINT_EVERY,
     CHIP,
     CHIPS,
+    CHOSEN_BITS,
     CORE_COUNTS,
     DATA,
     DATA_DIR,
@@ -39,8 +42,7 @@ from neurodeploy.cli.options import (
     ENDS,
     EPOCHS,
     JSON,
-    LEARNING_RATE,
-    METHOD,
+    LEARN_DECAYS,
     OUT,
     OUTPUTS,
     READOUT,
@@ -276,6 +278,12 @@ def deploy_command(
     return DONE if show_deployments([deployment], as_json) else DIFFERS
 
 
+def refuse_unknown_method(_: click.Context, __: click.Parameter, text: str) -> str:
+    """Refuse an unknown pruning method before anything slow is imported."""
+    compression.check_method(text)
+    return text
+
+
 @click.command("compress")
 @click.argument("model")
 @TARGET
@@ -284,26 +292,26 @@ def deploy_command(
 @DATA_NAME
 @DATA_DIR
 @OUT
-@click.option("--bits", type=click.IntRange(1), metavar="B", help="Width of all weights.  [default: chosen for each layer]")
-@METHOD
+@CHOSEN_BITS
+@click.option(
+    "--method", default="minimax", show_default=True, callback=refuse_unknown_method, metavar="NAME",
+    help=f"Pruning method: {' or '.join(compression.METHODS)}.",
+)  # fmt: skip
 @WEIGHTS
 @nir_options
 @STEPS
 @ENCODER
 @READOUT
 @EPOCHS
-@LEARNING_RATE
-@click.option("--learn-decays", is_flag=True, help="Train the decays of currents and membranes together with the weights.")
+@click.option("--learning-rate", type=float, default=0.004, show_default=True, help="Learning rate of the Adam optimizer.")
+@LEARN_DECAYS
 @BATCH_SIZE
 @click.option(
     "--lava-samples", type=click.IntRange(0), default=8, show_default=True, help="Test samples to run in the vendor's simulator."
 )
 @SEED
 @RESUME
-@click.option(
-    "--checkpoint-every", type=NumberRange(0), default=30.0, show_default=True, metavar="SECONDS",
-    help="Time between two checkpoints.",
-)  # fmt: skip
+@CHECKPOINT_EVERY
 @WIDE
 @JSON
 @QUIET

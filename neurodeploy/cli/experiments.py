@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -25,6 +24,8 @@ from neurodeploy.cli.console import (
 )
 from neurodeploy.cli.options import (
     BATCH_SIZE,
+    CHECKPOINT_EVERY,
+    CHOSEN_BITS,
     DATA_DIR,
     DATA_NAME,
     DIFFERS,
@@ -32,6 +33,7 @@ from neurodeploy.cli.options import (
     ENCODER,
     EPOCHS,
     JSON,
+    LEARN_DECAYS,
     OUT,
     OUTPUTS,
     READOUT,
@@ -189,14 +191,14 @@ def parse_methods(_: click.Context, option: click.Parameter, text: str) -> tuple
 @DATA_NAME
 @DATA_DIR
 @OUT
-@click.option("--bits", type=click.IntRange(1), metavar="B", help="Width of all weights.  [default: chosen for each layer]")
+@CHOSEN_BITS
 @WEIGHTS
 @nir_options
 @STEPS
 @ENCODER
 @READOUT
 @EPOCHS
-@click.option("--learn-decays", is_flag=True, help="Train the decays of currents and membranes together with the weights.")
+@LEARN_DECAYS
 @BATCH_SIZE
 @click.option(
     "--lava-samples", type=click.IntRange(0), default=0, show_default=True,
@@ -215,10 +217,7 @@ def parse_methods(_: click.Context, option: click.Parameter, text: str) -> tuple
 @click.option("--address", metavar="HOST:PORT", help="A Ray cluster, as `ray start` prints it.")
 @click.option("--gpus", type=NumberRange(0), default=0.0, show_default=True, metavar="F", help="GPUs of a run, as 0.5.")
 @RESUME
-@click.option(
-    "--checkpoint-every", type=NumberRange(0), default=30.0, show_default=True, metavar="SECONDS",
-    help="Time between two checkpoints of a run.",
-)  # fmt: skip
+@CHECKPOINT_EVERY
 @WIDE
 @JSON
 @QUIET
@@ -273,22 +272,25 @@ def sweep_command(
 
 def sweep_table(rows: list[dict[str, Any]]) -> FittedTable:
     """A line for each setting: its runs differ in their seed alone."""
+    from neurodeploy.report.front import Setting, is_number, setting_key
     from neurodeploy.report.text import FittedTable
 
     headings = ("target<", "method<", "rate", "cores asked", "runs", "accuracy", "of dense", "cores used", "what binds<")
     table = FittedTable("Sweep: mean accuracy of the runs, and its standard error", headings, ("method", "rate"))
     settings: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        settings.setdefault((row["target"], row["method"], f"{row['learning_rate']:g}", f"{row['cores']:,}"), []).append(row)
-    for setting, runs in settings.items():
+        settings.setdefault(setting_key(row), []).append(row)
+
+    def share(runs: list[dict[str, Any]], key: str) -> str:
+        measured = tuple(row for row in runs if is_number(row[key]))
+        return Setting(rows=measured, x_key="cores", y_key=key).share if measured else ""
+
+    for (target, method, rate, cores), runs in settings.items():
         done = [row for row in runs if row["state"] == "done"]
-        found = [row["accuracy"] for row in done if row["accuracy"] is not None]
-        error = f" ± {stdev(found) / len(found) ** 0.5:.1%}" if len(found) > 1 else ""
-        dense = [row["accuracy_dense"] for row in done if row["accuracy_dense"] is not None]
         binds = dict.fromkeys(row["binds"] or "" if row["state"] == "done" else f"failed: {row['reason']}" for row in runs)
         table.add(
-            *setting, f"{len(done)} of {len(runs)}", f"{fmean(found):.1%}{error}" if found else "",
-            f"{fmean(dense):.1%}" if dense else "", ", ".join(dict.fromkeys(f"{row['cores_used']:,}" for row in done)),
+            target, method, f"{rate:g}", f"{cores:,}", f"{len(done)} of {len(runs)}", share(done, "accuracy"),
+            share(done, "accuracy_dense"), ", ".join(dict.fromkeys(f"{row['cores_used']:,}" for row in done)),
             "; ".join(filter(None, binds)),
         )  # fmt: skip
     return table

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from neurodeploy import compression
 from neurodeploy.cli.console import status
 from neurodeploy.errors import DataError, RequestError, counted
 from neurodeploy.hardware.loading import MAX_WIDTH, load_profile
@@ -110,12 +109,6 @@ def check_data(_: click.Context, option: click.Parameter, text: str | None) -> s
     return text
 
 
-def refuse_unknown_method(_: click.Context, __: click.Parameter, text: str) -> str:
-    """Refuse an unknown pruning method before anything slow is imported."""
-    compression.check_method(text)
-    return text
-
-
 TARGET = click.option("--target", required=True, metavar="CHIP", help="A chip: one of `neurodeploy profiles`, or a YAML file.")
 CORES = click.option("--cores", type=int, metavar="N", help="Cores that the network may use.  [default: all of the chip]")
 CHIPS = click.option(
@@ -147,10 +140,9 @@ TIME_LIMIT = click.option(
     "--time-limit", type=NumberRange(0, min_open=True), default=600.0, show_default=True, metavar="SECONDS",
     help="Stop the vendor's simulator after this time.",
 )  # fmt: skip
-METHOD = click.option(
-    "--method", default="minimax", show_default=True, callback=refuse_unknown_method, metavar="NAME",
-    help=f"Pruning method: {' or '.join(compression.METHODS)}.",
-)  # fmt: skip
+CHOSEN_BITS = click.option(
+    "--bits", type=click.IntRange(1), metavar="B", help="Width of all weights.  [default: chosen for each layer]"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,8 +208,8 @@ EPOCHS = click.option(
     "--epochs", type=(click.IntRange(0), click.IntRange(0), click.IntRange(0)), default=(10, 10, 5), show_default="10 10 5",
     metavar="DENSE COMPRESS FINETUNE", help="Epochs of each phase; 0 dense epochs for a model that is already trained.",
 )  # fmt: skip
-LEARNING_RATE = click.option(
-    "--learning-rate", type=float, default=0.004, show_default=True, help="Learning rate of the Adam optimizer."
+LEARN_DECAYS = click.option(
+    "--learn-decays", is_flag=True, help="Train the decays of currents and membranes together with the weights."
 )
 DATA_NAME = click.option("--data", required=True, callback=check_data, metavar="DATA", help=f"{DATA}.")
 DATA_DIR = click.option(
@@ -228,6 +220,10 @@ BATCH_SIZE = click.option(
     help="Batch size (built-in data sets only).  [default: 64 for digits, 16 for 128 x 128 pixels, else 256]",
 )  # fmt: skip
 RESUME = click.option("--resume", is_flag=True, help="Resume an interrupted run of the same command from its checkpoints in DIR.")
+CHECKPOINT_EVERY = click.option(
+    "--checkpoint-every", type=NumberRange(0), default=30.0, show_default=True, metavar="SECONDS",
+    help="Time between two checkpoints of a run.",
+)  # fmt: skip
 SEED = click.option("--seed", type=click.IntRange(0, LARGEST_SEED), default=0, show_default=True, help="Random seed.")
 
 
