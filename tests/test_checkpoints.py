@@ -21,8 +21,20 @@ from torch.utils.data import DataLoader, TensorDataset
 from neurodeploy.errors import DataError, RequestError, TrainingError
 from neurodeploy.training.batches import Batches
 from neurodeploy.training.checkpoint import Checkpoint, load_state, save_state
+from neurodeploy.training.data_loading import load_data
 from neurodeploy.training.encoders import Direct
 from neurodeploy.training.fit import fit
+
+FACTORY = """
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+
+def events():
+    spikes = torch.rand(8, 3, 4, generator=torch.Generator().manual_seed({seed})).round()
+    loader = DataLoader(TensorDataset(spikes, torch.arange(8) % 2), 4, shuffle=True)
+    return loader, loader
+"""
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(int.from_bytes(os.urandom(2), "big"), id="random", marks=pytest.mark.slow)])
@@ -76,6 +88,17 @@ def test_a_loader_is_known_by_the_samples_of_its_data_set(tmp_path: Path) -> Non
     fit(build(12, 5, 3), None, loader(images), SHORT, checkpoint=checkpoint, resume=True)
     with pytest.raises(TrainingError, match="belongs to a run with samples"):
         fit(build(12, 5, 3), None, loader(1 - images), SHORT, checkpoint=checkpoint, resume=True)
+
+
+def test_data_of_a_factory_are_known_by_their_samples_too(tmp_path: Path) -> None:
+    def loaded(seed: int) -> str | None:
+        factory = tmp_path / f"data{seed}.py"
+        factory.write_text(FACTORY.format(seed=seed))
+        return getattr(load_data(f"{factory}:events").train, "fingerprint", None)
+
+    first = loaded(0)
+    assert first is not None
+    assert loaded(0) == first != loaded(1)
 
 
 def test_an_error_after_a_run_was_taken_up_leaves_the_last_finished_epoch(tmp_path: Path) -> None:

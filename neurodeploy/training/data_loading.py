@@ -24,6 +24,7 @@ from neurodeploy.errors import DataError, RequestError, check_arguments, said_by
 from neurodeploy.frontends import call_factory
 from neurodeploy.ir.arrays import load_numpy
 from neurodeploy.training.batches import Batches, DataSplit, Intensities
+from neurodeploy.training.distributed import data_fingerprint
 from neurodeploy.training.forward import batches_of
 
 
@@ -365,6 +366,11 @@ class FactoryBatches:
 
     data: Any
     where: str
+
+    @property
+    def fingerprint(self) -> str | None:
+        """That of the factory's data."""
+        return data_fingerprint(self.data)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield each batch as dense tensors."""

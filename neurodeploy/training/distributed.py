@@ -302,6 +302,26 @@ def _on_cpu(value: Any) -> Any:
     return value
 
 
+def data_fingerprint(data: Any) -> str | None:
+    """Hash that differs between data sets: of `Batches`, lists of batches and data loaders; None of what only iterates.
+
+    Of a loader, the first and the last sample of its data set: shuffled, it has another first batch each time.
+    """
+    if known := getattr(data, "fingerprint", None):
+        return str(known)
+    samples: Any = getattr(data, "dataset", data)
+    if not (hasattr(samples, "__getitem__") and hasattr(samples, "__len__") and len(samples)):
+        return None
+    digest = sha256(repr((len(samples), getattr(data, "batch_size", None))).encode())
+    with seeded(0):  # a transform may draw
+        ends = samples[0], samples[len(samples) - 1]
+        for value in chain.from_iterable(one if isinstance(one, (tuple, list)) else (one,) for one in ends):
+            with suppress(TypeError, ValueError, RuntimeError):  # a picture, say, which is collated
+                tensor = torch.as_tensor(value).detach().cpu().contiguous()
+                digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 class Order:
     """Batches of one epoch after the other; data with a method ``shuffled(generator)`` come in an order that a seed decides.
 
@@ -333,23 +353,8 @@ class Order:
 
     @property
     def fingerprint(self) -> str | None:
-        """Hash that differs between data sets: of `Batches`, lists of batches and data loaders; None of what only iterates.
-
-        Of a loader, the first and the last sample of its data set: shuffled, it has another first batch each time.
-        """
-        if known := getattr(self.data, "fingerprint", None):
-            return str(known)
-        samples: Any = getattr(self.data, "dataset", self.data)
-        if not (hasattr(samples, "__getitem__") and hasattr(samples, "__len__") and len(samples)):
-            return None
-        digest = sha256(repr((len(samples), getattr(self.data, "batch_size", None))).encode())
-        with seeded(0):  # a transform may draw
-            ends = samples[0], samples[len(samples) - 1]
-            for value in chain.from_iterable(one if isinstance(one, (tuple, list)) else (one,) for one in ends):
-                with suppress(TypeError, ValueError, RuntimeError):  # a picture, say, which is collated
-                    tensor = torch.as_tensor(value).detach().cpu().contiguous()
-                    digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
-        return digest.hexdigest()[:16]
+        """That of the data."""
+        return data_fingerprint(self.data)
 
     def epoch(self, done: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Batches of an epoch after the first `done`: an interrupted epoch is drawn again, and its first part skipped."""

@@ -285,7 +285,7 @@ def run_fingerprint(
     """Describe a training run by its settings, so that a checkpoint can tell whether it belongs to the run.
 
     A model is described by its modules and the shapes of its weights; data by the number of batches and
-    `Order.fingerprint`; functions by their names.
+    `distributed.data_fingerprint`; functions by their names.
     """
     method = None
     if pruning is not None:
