@@ -126,8 +126,8 @@ class Recipe:
     settings: Mapping[str, Any]
     adapted: frozenset[str] = frozenset()
 
-    def made(self, seed: int) -> tuple[torch.nn.Module, torch.Tensor | None]:
-        """Make the model anew, with the weights that a factory draws for this seed."""
+    def model_for(self, seed: int) -> tuple[torch.nn.Module, torch.Tensor | None]:
+        """Build the model, with the weights that a factory draws for this seed."""
         with seeded(seed):
             if isinstance(self.model, str):
                 found = read_model(self.model)
@@ -139,7 +139,7 @@ class Recipe:
         model = as_module(model) if isinstance(model, (Network, QuantizedNetwork)) else model
         return (model, None) if isinstance(model, TrainableNetwork) else with_sample(model if sample is None else found, "model")
 
-    def loaded(self) -> DataSplit:
+    def load(self) -> DataSplit:
         """Load the data."""
         if isinstance(self.data, str):
             return load_data(self.data, n_steps=self.options.n_steps)
@@ -160,18 +160,18 @@ class Recipe:
 
 
 @lru_cache(maxsize=1)
-def opened(path: str, stamp: str) -> tuple[Recipe, DataSplit]:
+def read_recipe(path: str, stamp: str) -> tuple[Recipe, DataSplit]:
     """Read the recipe of a sweep, and its data: once a worker. The stamp tells it from that of an earlier sweep."""
     del stamp
     recipe: Recipe = cloudpickle.loads(Path(path).read_bytes())  # the driver of this worker has written it
-    return recipe, recipe.loaded()
+    return recipe, recipe.load()
 
 
 def train_dense(path: str, stamp: str, asked: Combination) -> None:
     """Train the model densely, as the dense phase of `compress` does, and leave its checkpoint for the runs."""
-    recipe, data = opened(path, stamp)
+    recipe, data = read_recipe(path, stamp)
     options, arithmetic = recipe.options_of(asked), arithmetic_of(recipe.profiles[asked.target])
-    model, network, sample = trainable_for(*recipe.made(asked.seed), arithmetic, with_decays=options.learn_decays)
+    model, network, sample = trainable_for(*recipe.model_for(asked.seed), arithmetic, with_decays=options.learn_decays)
     trained, _ = dense_model(model, network, sample, data.train, options)
     folder = recipe.dense_folder(asked)
     make_folder(folder)
@@ -181,13 +181,13 @@ def train_dense(path: str, stamp: str, asked: Combination) -> None:
 
 def tune(path: str, stamp: str, asked: Combination, n_trials: int) -> dict[str, Any]:
     """Choose the learning rate of a chip and a method at one core count, around the rate asked for."""
-    recipe, data = opened(path, stamp)
+    recipe, data = read_recipe(path, stamp)
     study = RateStudy(path=Path(recipe.out) / "tuning" / f"{asked.study}.json", default=asked.learning_rate, seed=asked.seed)
 
     def measure(rate: float, report: Callable[[float], None]) -> None:
         profile, options = recipe.profiles[asked.target], recipe.options_of(replace(asked, learning_rate=rate))
         method, bits = recipe.methods[asked.method], recipe.settings["bits"]
-        train_on_held_out(*recipe.made(asked.seed), profile, asked.cores, method, data, options, bits, report)
+        train_on_held_out(*recipe.model_for(asked.seed), profile, asked.cores, method, data, options, bits, report)
 
     return {"learning_rate": study.run(n_trials, measure).learning_rate, "said": study.sentence()}
 
@@ -195,10 +195,10 @@ def tune(path: str, stamp: str, asked: Combination, n_trials: int) -> dict[str, 
 def run(path: str, stamp: str, asked: Combination) -> Row:
     """Compress, deploy and measure a combination in its folder, from its checkpoints where it was interrupted; return its row."""
     began = time.monotonic()
-    recipe, data = opened(path, stamp)
+    recipe, data = read_recipe(path, stamp)
     folder, options = Path(recipe.out) / asked.folder, recipe.options_of(asked)
     try:
-        model, sample = recipe.made(asked.seed)
+        model, sample = recipe.model_for(asked.seed)
         start, dense = "dense", None
         if larger := larger_run(recipe, asked, model):
             start, options = larger.name.replace("-", " "), replace(options, epochs_dense=0)
@@ -309,13 +309,13 @@ def sweep(
                 raise RequestError(str(out), "holds a sweep already", remedy="Go on with it (--resume), or take another folder.")
             (folder.path / SWEEP).unlink()  # of a sweep that could compute nothing
             (folder.path / ROWS).unlink(missing_ok=True)
-        recipe, fingerprint, refused = examined(recipe)
+        recipe, fingerprint, refused = check_recipe(recipe)
         keep_fingerprint(folder.path / SWEEP, fingerprint, command)
         path, stamp = str(folder.hidden / "recipe.pickle"), str(time.time_ns())
         Path(path).write_bytes(pickled(recipe, "sweep"))
         if trials:
             plan = with_tuned_rates(plan, refused, partial(tune, path, stamp, n_trials=trials), compute, say)
-        rows = SweepRows(path=folder.path / ROWS, plan=plan, tell=progress)
+        rows = SweepRows(path=folder.path / ROWS, plan=plan, progress=progress)
         for one in rows.missing():
             if why := refused.get((one.target, one.cores)):
                 rows.add(one.failed(why))
@@ -386,11 +386,11 @@ def with_tuned_rates(
     return {one.folder: one for one in tuned}
 
 
-def examined(recipe: Recipe) -> tuple[Recipe, dict[str, Any], dict[tuple[str, int], str]]:
+def check_recipe(recipe: Recipe) -> tuple[Recipe, dict[str, Any], dict[tuple[str, int], str]]:
     """Read model and data; return the recipe with what is adapted, the fingerprint, and reasons of what cannot be met."""
     options, bits = recipe.options, recipe.settings["bits"]
-    model, sample = recipe.made(0)
-    network, data = trainable(model, sample), recipe.loaded()
+    model, sample = recipe.model_for(0)
+    network, data = trainable(model, sample), recipe.load()
     check_one_output(network.network)
     networks = {name: network.adapted_to(arithmetic_of(profile)) for name, profile in recipe.profiles.items()}
     adapted = frozenset(name for name, own in networks.items() if options.learn_decays or own is not network)
@@ -441,7 +441,7 @@ class SweepRows:
 
     path: Path
     plan: Mapping[str, Combination]
-    tell: Callable[[SweepProgress], None] | None
+    progress: Callable[[SweepProgress], None] | None
     rows: dict[Combination, Row] = field(default_factory=dict, init=False)
     states: Counter[str] = field(default_factory=Counter, init=False)  # of the plan's rows: recounted, they took n ** 2 steps
     running: int = field(default=0, init=False)
@@ -493,5 +493,5 @@ class SweepRows:
         """Tell how far the sweep is; the time that is left is estimated from that of the runs so far."""
         done, failed = self.states["done"], self.states["failed"]
         left = (time.monotonic() - self.began) / self.ended * (len(self.plan) - done - failed) if self.ended else None
-        if self.tell is not None:
-            self.tell(SweepProgress(runs=len(self.plan), done=done, running=self.running, failed=failed, seconds_left=left))
+        if self.progress is not None:
+            self.progress(SweepProgress(runs=len(self.plan), done=done, running=self.running, failed=failed, seconds_left=left))
