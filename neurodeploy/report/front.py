@@ -443,7 +443,7 @@ def linked_figure(rows: Sequence[Row], x: str, name: str, dense: Setting | None,
         return f'<a tabindex="-1"{link}><title>{escape(run_text(row))}</title>'
 
     label = f"Accuracy against {x.rpartition('_')[0]} on {rows[0].get('target')}: the table below has the numbers."
-    return re.sub(r'<a xlink:href="run-(\d+)">', opened, svg(draw, (4.9, 3.5), name=name, label=label))
+    return re.sub(r'<a\b[^>]*?href="run-(\d+)"[^>]*>', opened, svg(draw, (4.9, 3.5), name=name, label=label))
 
 
 def link_of(row: Row) -> str:
