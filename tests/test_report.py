@@ -348,7 +348,7 @@ def test_the_rest_is_told_where_there_is_something_to_tell(after: Placement) -> 
     }  # fmt: skip
     said = lines(summarize(TINY, None, after, **more))
     assert "Lava and the emulator: 1,200 steps, spikes and membranes equal." in said
-    assert "Spikes per neuron and step: layer1 0.123." in said
+    assert "Spikes per neuron and step (a readout never fires): layer1 0.123." in said
     assert [line for line in said if line.startswith("Note")] == ["Note: one thing", "Note: another"]
     assert said[-1] == "Files: a.net, b.txt"
     long = "folder with a space/" * 9 + "model.net"

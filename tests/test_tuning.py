@@ -1,4 +1,4 @@
-"""The choice of a learning rate: what is tried, what is broken off, the edge of the range, resuming; and in a sweep."""
+"""The choice of a learning rate and of epochs: what is tried, what is broken off, edges, resuming; and in a sweep."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from neurodeploy.pipeline.tuning import Measure, RateStudy, check_trials
 def best_at(peak: float, epochs: int = 9) -> Measure:
     """Accuracy that falls with the distance to a rate, and rises with the epochs."""
 
-    def measure(rate: float, report: Callable[[float], None]) -> None:
-        for epoch in range(epochs):
+    def measure(rate: float, factor: float, report: Callable[[float], None]) -> None:
+        for epoch in range(round(epochs * factor)):
             report((0.9 + 0.01 * epoch) / (1 + math.log(rate / peak) ** 2))
 
     return measure
@@ -56,7 +56,7 @@ def test_the_range_grows_where_the_best_is_at_its_edge(tmp_path: Path, peak: flo
 def test_a_best_rate_beyond_all_is_said(tmp_path: Path) -> None:
     tried = study(tmp_path)
 
-    def rising(rate: float, report: Callable[[float], None]) -> None:
+    def rising(rate: float, factor: float, report: Callable[[float], None]) -> None:
         report(1 - 1 / (1 + 1e6 * rate))
 
     assert tried.run(5, rising).learning_rate == max(one.learning_rate for one in tried.trials) > 0.04
@@ -67,11 +67,11 @@ def test_a_study_that_is_broken_off_goes_on_to_the_same_rates(tmp_path: Path) ->
     whole = study(tmp_path / "whole")
     whole.run(9, best_at(0.01))
 
-    def failing(rate: float, report: Callable[[float], None]) -> None:
+    def failing(rate: float, factor: float, report: Callable[[float], None]) -> None:
         if len(halves[-1].trials) in (2, 7):
             report(0.5)
             raise KeyboardInterrupt
-        best_at(0.01)(rate, report)
+        best_at(0.01)(rate, factor, report)
 
     halves = [study(tmp_path)]
     with pytest.raises(KeyboardInterrupt):
@@ -89,7 +89,7 @@ def test_a_study_that_is_broken_off_goes_on_to_the_same_rates(tmp_path: Path) ->
 
 
 def test_a_loss_that_is_no_number_is_the_worst(tmp_path: Path) -> None:
-    def measure(rate: float, report: Callable[[float], None]) -> None:
+    def measure(rate: float, factor: float, report: Callable[[float], None]) -> None:
         report(0.5)
         if rate > 0.01:
             raise TrainingError("dense epoch 0", "the loss is nan")
@@ -98,6 +98,30 @@ def test_a_loss_that_is_no_number_is_the_worst(tmp_path: Path) -> None:
     tried = study(tmp_path)
     assert tried.run(5, measure).learning_rate == 0.004, "of equal ones, the nearest to the rate that was given"
     assert [one.accuracy for one in tried.trials if one.learning_rate > 0.01] == [(0.5, 0.0)] * 2
+
+
+@pytest.mark.parametrize(
+    ("saturates", "chosen", "tried"),
+    [(0.2, 0.5, [0.5, 2.0]), (0.9, 1.0, [0.5, 2.0]), (1.9, 2.0, [0.5, 2.0, 4.0]), (9.0, 4.0, [0.5, 2.0, 4.0])],
+)
+def test_as_few_epochs_are_chosen_as_lose_next_to_nothing(
+    tmp_path: Path, saturates: float, chosen: float, tried: list[float]
+) -> None:
+    """Accuracy that rises by a tenth up to a factor of the epochs, and falls by little after it."""
+    asked: list[tuple[float, float]] = []
+
+    def measure(rate: float, factor: float, report: Callable[[float], None]) -> None:
+        asked.append((rate, factor))
+        report(0.5)
+        report(0.9 - 0.1 * max(0.0, saturates - factor) / saturates - 1e-4 * factor - abs(math.log(rate / 0.004)))
+
+    found = study(tmp_path).choose(5, measure)
+    assert found["chosen"] == {"learning_rate": 0.004, "epochs_factor": chosen}
+    assert asked[5:] == [(0.004, factor) for factor in tried]
+    assert f"; {chosen:g} x the epochs, " in found["said"]
+    again = study(tmp_path)
+    assert again.choose(5, measure) == found
+    assert len(asked) == 5 + len(tried), "nothing is tried twice"
 
 
 def test_what_cannot_be_tuned_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +161,11 @@ def test_a_sweep_uses_the_rate_that_it_chose_on_held_out_data(tmp_path: Path, ca
     rows = rows_of(tmp_path / "1")
     chosen = max((one for one in trials if one["complete"]), key=lambda one: one["accuracy"][-1])["learning_rate"]
     assert [row["learning_rate"] for row in rows] == [chosen] * 2
-    assert f"Learning rate of tiny-minimax on held-out data: {chosen:g} of {len(trials)} from" in said
+    assert f"Learning rate and epochs of tiny-minimax on held-out data: {chosen:g} of {len(trials)} from" in said
+    (factor,) = {row["epochs_factor"] for row in rows}
+    assert f"; {factor:g} x the epochs" in said
+    of_epochs = json.loads((tmp_path / "1" / "tuning" / "tiny-minimax.json").read_text())["of_epochs"]
+    assert {one["epochs_factor"] for one in of_epochs} >= {2.0}
     assert rows == rows_of(tmp_path / "2")
     assert main([*asked, "--workers", "1", "--out", str(tmp_path / "1"), "--resume"]) == 0
     assert rows_of(tmp_path / "1") == rows

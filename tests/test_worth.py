@@ -65,3 +65,14 @@ def test_a_full_core_has_a_price_and_the_model_is_as_it_was(
 def test_memory_that_does_not_bind_has_none() -> None:
     model, pruning, _ = compressed(2**20)
     assert memory_prices(model, pruning, nd.load_data("digits").train, OPTIONS) == ()
+
+
+@pytest.mark.parametrize(("spare", "is_full"), [(0, True), (64, True), (2_000, False)])
+def test_a_core_with_memory_to_spare_is_not_full(spare: int, is_full: bool) -> None:
+    chip = nd.load_profile("loihi1")
+    module = SequentialState(torch.nn.Linear(64, 48, bias=False), LIFCell())
+    quantized = nd.quantize(nd.extract(module, torch.zeros(1, 64)), chip)
+    used = nd.place(quantized, chip).on_core(0)["synapse_memory_bits"]
+    placed = nd.place(quantized, with_values(chip, synapse_memory_bits_per_core=used + spare))
+    assert placed.fits
+    assert placed.is_full_of_memory(placed.cores[0]) is is_full

@@ -186,7 +186,7 @@ def parse_methods(_: click.Context, option: click.Parameter, text: str) -> tuple
 )  # fmt: skip
 @click.option(
     "--tune", default=0, show_default=True, type=click.IntRange(0), metavar="N",
-    help="Learning rates to try for each chip and method on held-out training data, around the one of --rates; at least 5.",
+    help="Learning rates to try on held-out training data, around that of --rates, and then numbers of epochs; at least 5.",
 )  # fmt: skip
 @DATA_NAME
 @DATA_DIR

@@ -230,6 +230,10 @@ class Placement:
         """`on_core` over the core's limits."""
         return {resource: used / self.profile.capacity(resource, core) for resource, used in self.on_core(core).items()}
 
+    def is_full_of_memory(self, core: int) -> bool:
+        """Whether at most a twentieth of a core's memory is free; fewer or narrower synapses than planned leave more."""
+        return any(share >= 0.95 for name, share in self.utilization(core).items() if name.endswith("memory_bits"))
+
     def mean_utilization(self) -> dict[str, float]:
         """Share of each resource that is used on the cores that are, 0..1."""
         return dict(zip(self.resources, (self._totals.sum(axis=0) / self._capacity.sum(axis=0)).tolist(), strict=True))

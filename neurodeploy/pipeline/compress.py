@@ -354,12 +354,13 @@ class _CompressionRun:
             notes.append("Accuracy 'quantised': weights rounded to the profile's widths; all else in floats.")
         files = output_files(folder.path, target, *kind, "record")
         prices = memory_prices(model, self.pruning, data.train, options)
+        placed = (replace(one, core=plan.core_in(placement, one.core)) for one in prices)
         report = summarize(
             profile, budget, placement, history=history, before=self.before, seed=options.seed, accuracy=accuracy,
             rates=measured.rates, rounding=errors, overflows=measured.overflows,
             warnings=(*rounding_warnings(errors, measured, network), *notes, *counting_note(profile)),
-            memory_prices=tuple(replace(one, core=plan.core_in(placement, one.core)) for one in prices),
-            balances=budget.balances, files={kind: path for kind, path in files.items() if kind not in ("page", "record")},
+            memory_prices=tuple(one for one in placed if placement.is_full_of_memory(one.core)), balances=budget.balances,
+            files={kind: path for kind, path in files.items() if kind not in ("page", "record")},
         )  # fmt: skip
         if kind or target:  # otherwise the checkpoint alone holds the trained network
             report = replace(report, checkpoint=checksum_of(self.checkpoints["compressed"].path))

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
@@ -38,7 +39,7 @@ from neurodeploy.mapping.delay_balancing import balance
 from neurodeploy.pipeline.compress import Model, check_one_output, compress
 from neurodeploy.pipeline.deploy import FILE_NAMES, Say, ignore
 from neurodeploy.pipeline.task_pool import Engines, Task, TaskResult, pickled, run_tasks
-from neurodeploy.pipeline.tuning import RateStudy, check_trials, train_on_held_out, tuned_rates
+from neurodeploy.pipeline.tuning import EPOCHS_TRIED, RateStudy, check_trials, train_on_held_out, tuned
 from neurodeploy.report.html import write_sweep_page
 from neurodeploy.targets import arithmetic_of, check_resets, requested_weight_bits
 from neurodeploy.training.batches import DataSplit
@@ -52,14 +53,13 @@ from neurodeploy.training.options import FitOptions, SweepProgress, keep_fingerp
 Row: TypeAlias = dict[str, Any]
 
 COLUMNS = {
-    "target": "string", "method": "string", "learning_rate": "double", "seed": "int64", "cores": "int64",
-    "state": "string", "reason": "string", "start": "string",
-    "accuracy": "double", "accuracy_dense": "double", "accuracy_compressed": "double", "test_samples": "int64",
-    "fits": "bool", "cores_used": "int64", "connectivity": "double", "neurons": "int64", "synapses": "int64",
-    "synapse_memory_bits": "int64", "binds": "string", "energy_j": "double", "time_s": "double", "energy_assumed": "bool",
-    "report": "string", "seconds": "double",
+    "target": "string", "method": "string", "learning_rate": "double", "epochs_factor": "double", "seed": "int64",
+    "cores": "int64", "state": "string", "reason": "string", "start": "string", "accuracy": "double", "accuracy_dense": "double",
+    "accuracy_compressed": "double", "test_samples": "int64", "fits": "bool", "cores_used": "int64", "connectivity": "double",
+    "neurons": "int64", "synapses": "int64", "synapse_memory_bits": "int64", "binds": "string", "energy_j": "double",
+    "time_s": "double", "energy_assumed": "bool", "report": "string", "seconds": "double",
 }  # fmt: skip
-"""Keys of a row (docs/json.md) and their types in ``rows.parquet``; the first five are what was asked for."""
+"""Keys of a row (docs/json.md) and their types in ``rows.parquet``; the first six are what was asked for."""
 ROWS, TABLE, PAGE = "rows.jsonl", "rows.parquet", "sweep.html"
 
 
@@ -70,6 +70,7 @@ class Combination:
     target: str
     method: str
     learning_rate: float
+    epochs_factor: float = 1.0  # of the epochs of compression and fine-tuning; another one only where it was tuned
     seed: int
     cores: int
 
@@ -81,11 +82,12 @@ class Combination:
     @property
     def chain(self) -> str:
         """Folder of the runs that differ in their cores alone."""
-        return re.sub(r"[^\w.-]+", "_", f"{self.target}-{self.method}-{self.learning_rate}-s{self.seed}")
+        epochs = "" if self.epochs_factor == 1 else f"-e{self.epochs_factor:g}"
+        return re.sub(r"[^\w.-]+", "_", f"{self.target}-{self.method}-{self.learning_rate}{epochs}-s{self.seed}")
 
     @property
     def study(self) -> str:
-        """Name of the study that chooses its learning rate."""
+        """Name of the study that chooses its learning rate and epochs."""
         return f"{self.target}-{self.method}"
 
     @property
@@ -153,7 +155,9 @@ class Recipe:
 
     def options_of(self, asked: Combination) -> FitOptions:
         """Training options of a run."""
-        return replace(self.options, learning_rate=asked.learning_rate, seed=asked.seed)
+        names, factor = ("epochs_compress", "epochs_finetune"), asked.epochs_factor
+        epochs = {name: math.ceil(getattr(self.options, name) * factor) for name in names}
+        return replace(self.options, learning_rate=asked.learning_rate, seed=asked.seed, **epochs)
 
 
 # ---------------------------------------------------------------------------------------------- in a worker
@@ -180,16 +184,17 @@ def train_dense(path: str, stamp: str, asked: Combination) -> None:
 
 
 def tune(path: str, stamp: str, asked: Combination, n_trials: int) -> dict[str, Any]:
-    """Choose the learning rate of a chip and a method at one core count, around the rate asked for."""
+    """Choose the learning rate and the epochs of a chip and a method at one core count, around those asked for."""
     recipe, data = read_recipe(path, stamp)
     study = RateStudy(path=Path(recipe.out) / "tuning" / f"{asked.study}.json", default=asked.learning_rate, seed=asked.seed)
+    profile, method, bits = recipe.profiles[asked.target], recipe.methods[asked.method], recipe.settings["bits"]
 
-    def measure(rate: float, report: Callable[[float], None]) -> None:
-        profile, options = recipe.profiles[asked.target], recipe.options_of(replace(asked, learning_rate=rate))
-        method, bits = recipe.methods[asked.method], recipe.settings["bits"]
+    def measure(rate: float, factor: float, report: Callable[[float], None]) -> None:
+        options = recipe.options_of(replace(asked, learning_rate=rate, epochs_factor=factor))
         train_on_held_out(*recipe.model_for(asked.seed), profile, asked.cores, method, data, options, bits, report)
 
-    return {"learning_rate": study.run(n_trials, measure).learning_rate, "said": study.sentence()}
+    factors = [one for one in EPOCHS_TRIED if recipe.options_of(replace(asked, epochs_factor=one)) != recipe.options_of(asked)]
+    return study.choose(n_trials, measure, factors)
 
 
 def run(path: str, stamp: str, asked: Combination) -> Row:
@@ -260,8 +265,8 @@ def sweep(
         Of every run, but for its `learning_rate` and `seed`.
     out : path
         Folder for ``rows.jsonl``, to which rows are added as they come, ``rows.parquet``, ``sweep.html`` and ``runs``.
-    sample : tensor, optional
-        Of a module, as `compress` takes it.
+    sample, bits, lava_samples, checkpoint_every_s, command
+        As `compress` takes them.
     cores : sequence of int
         Core counts; those that a chip does not have are left out for it. None are all cores of each chip.
     seeds : int or sequence of int
@@ -269,10 +274,8 @@ def sweep(
     methods, rates : sequence
         Pruning methods as `compress` takes them, and learning rates; by default that of the options.
     trials : int
-        Learning rates to try for each chip and method, at least 5, around the one that was given, which the best replaces; 0 for
-        none. Their accuracy is that of training data that are held out (`DataSplit.for_choices`).
-    bits, lava_samples, checkpoint_every_s, command
-        As in `compress`.
+        Learning rates to try for each chip and method, at least 5, around the given one, which the best replaces, then numbers of
+        epochs; 0 for none. Their accuracy is that of training data that are held out (`DataSplit.for_choices`).
     independent : bool
         Every run starts from the dense network, instead of the next larger run of its chain.
     workers, engine, address, gpus
@@ -375,15 +378,13 @@ def with_tuned_rates(
     plan: Mapping[str, Combination], refused: Mapping[tuple[str, int], str], study: Callable[[Combination], Any],
     compute: Callable[..., None], say: Say,
 ) -> dict[str, Combination]:  # fmt: skip
-    """Choose the learning rate of each chip and method, at the middle of its core counts and with the first seed."""
-    asked: dict[str, list[Combination]] = {}
-    for one in plan.values():
-        if (one.target, one.cores) not in refused:
-            asked.setdefault(one.study, []).append(one)
+    """Choose the rate and epochs of each chip and method, at the middle of its core counts and with the first seed."""
+    asked = defaultdict[str, list[Combination]](list)
+    for one in (one for one in plan.values() if (one.target, one.cores) not in refused):
+        asked[one.study].append(one)
     first = {name: [one for one in runs if one.seed == runs[0].seed] for name, runs in asked.items()}
-    found = tuned_rates({name: partial(study, runs[len(runs) // 2]) for name, runs in first.items()}, compute, say)
-    tuned = [replace(one, learning_rate=found.get(one.study, one.learning_rate)) for one in plan.values()]
-    return {one.folder: one for one in tuned}
+    found = tuned({name: partial(study, runs[len(runs) // 2]) for name, runs in first.items()}, compute, say)
+    return {one.folder: one for one in (replace(one, **found.get(one.study, {})) for one in plan.values())}
 
 
 def check_recipe(recipe: Recipe) -> tuple[Recipe, dict[str, Any], dict[tuple[str, int], str]]:

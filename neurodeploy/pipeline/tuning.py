@@ -1,8 +1,9 @@
-"""Choice of a learning rate by successive halving, on training data that are held out.
+"""Choice of a learning rate by successive halving, and of the number of epochs, on training data that are held out.
 
 Rates are tried one after the other, on a log scale around the one that was given: five at fixed factors of it, then those that
 Optuna's tree-structured Parzen estimator suggests. Successive halving breaks off a trial whose accuracy is not among the best
-third of those that have come as far. Where the best rate is at the edge of the range, half as many are tried beyond it.
+third of those that have come as far. Where the best rate is at the edge of the range, half as many are tried beyond it. The best
+rate is then tried with half and twice the epochs of compression and fine-tuning, and with four times where twice is the best.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,10 +41,14 @@ FIRST_FACTORS = (1.0, 10**-0.5, 10**0.5, 0.1, 10.0)
 """Factors of the given rate that are tried first; the last two are the edges of the range."""
 HALVING = 3
 """Of the trials that have come as far, one in so many goes on."""
+EPOCHS_TRIED = (0.5, 2.0, 4.0)
+"""Factors of the given epochs; the last is tried where the one before is the best."""
+TOLERATED = 0.005
+"""Accuracy that fewer epochs may cost: of numbers of epochs that lose no more than this, the smallest is chosen."""
 KEY = "learning_rate"
 
-Measure: TypeAlias = "Callable[[float, Callable[[float], None]], None]"
-"""Train with a rate, and report the accuracy on held-out data after each epoch."""
+Measure: TypeAlias = "Callable[[float, float, Callable[[float], None]], None]"
+"""Train with a rate and a factor of the given epochs, and report the accuracy on held-out data after each epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +59,7 @@ class RateTrial:
     accuracy: tuple[float, ...]
     complete: bool
     rungs: Mapping[str, float]
+    epochs_factor: float = 1.0
 
 
 @dataclass(kw_only=True)
@@ -74,13 +80,15 @@ class RateStudy:
     default: float
     seed: int
     trials: list[RateTrial] = field(default_factory=list, init=False)
+    of_epochs: list[RateTrial] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         if not self.path.exists():
             return
         try:
-            kept = json.loads(self.path.read_bytes())["trials"]
-            self.trials = [RateTrial(**one | {"accuracy": tuple(one["accuracy"])}) for one in kept]
+            kept = json.loads(self.path.read_bytes())
+            for name in ("trials", "of_epochs"):
+                setattr(self, name, [RateTrial(**one | {"accuracy": tuple(one["accuracy"])}) for one in kept[name]])
         except (ValueError, LookupError, TypeError) as error:
             raise DataError(
                 str(self.path), f"holds no trials ({said_by(error)})", remedy="Delete it: they are repeated."
@@ -97,6 +105,36 @@ class RateStudy:
             while (n := len(self.trials)) < n_trials + math.ceil(n_trials / 2):
                 self.add(measure, low, high, first if n == n_trials else None)
         return self.best()
+
+    def run_epochs(self, measure: Measure, factors: Sequence[float] = EPOCHS_TRIED) -> RateTrial:
+        """Try the best rate with fewer and more epochs; return the trial of the fewest that lose no more than `TOLERATED`.
+
+        A number of epochs has its own schedule, so it is trained in full: none of these trials is broken off.
+        """
+        best = self.best()
+        known = [best, *(one for one in self.of_epochs if one.learning_rate == best.learning_rate)]
+        for factor in factors:
+            longest = max(known, key=lambda one: one.epochs_factor)
+            if factor > EPOCHS_TRIED[1] and longest.accuracy[-1] < max(one.accuracy[-1] for one in known):
+                break  # more epochs have brought nothing
+            if factor not in {one.epochs_factor for one in known}:
+                accuracy: list[float] = []
+                try:
+                    measure(best.learning_rate, factor, accuracy.append)
+                except TrainingError:  # the loss is no number
+                    accuracy.append(0.0)
+                known.append(replace(best, accuracy=tuple(accuracy), rungs={}, epochs_factor=factor))
+                self.of_epochs.append(known[-1])
+                self.write()
+        least = max(one.accuracy[-1] for one in known) - TOLERATED
+        return min((one for one in known if one.accuracy[-1] >= least), key=lambda one: one.epochs_factor)
+
+    def choose(self, n_trials: int, measure: Measure, factors: Sequence[float] = EPOCHS_TRIED) -> dict[str, Any]:
+        """Try rates, then epochs; return what was chosen by the names of its fields, and a sentence about it."""
+        rate = self.run(n_trials, measure).learning_rate
+        chosen = self.run_epochs(measure, factors)
+        said = f"{self.sentence()}; {chosen.epochs_factor:g} x the epochs, {chosen.accuracy[-1]:.1%} right"
+        return {"chosen": {KEY: rate, "epochs_factor": chosen.epochs_factor}, "said": said}
 
     def best(self, of: int | None = None) -> RateTrial:
         """Return the trial with the best accuracy at its end, of equal ones that nearest to the given rate."""
@@ -131,7 +169,7 @@ class RateStudy:
                 raise optuna.TrialPruned
 
         try:
-            measure(rate, report)
+            measure(rate, 1.0, report)
         except optuna.TrialPruned:
             is_complete = False
         except TrainingError:  # the loss is no number
@@ -139,8 +177,13 @@ class RateStudy:
         rungs = study.get_trials(deepcopy=False)[-1].system_attrs
         rungs = {name: value for name, value in rungs.items() if name.startswith("completed_rung")}
         self.trials.append(RateTrial(learning_rate=rate, accuracy=tuple(accuracy), complete=is_complete, rungs=rungs))
+        self.write()
+
+    def write(self) -> None:
+        """Write the trials that have ended."""
         make_folder(self.path.parent)
-        write_text(self.path, json.dumps({"trials": [asdict(one) for one in self.trials]}, indent=1))
+        kept = {"trials": self.trials, "of_epochs": self.of_epochs}
+        write_text(self.path, json.dumps({name: [asdict(one) for one in trials] for name, trials in kept.items()}, indent=1))
 
     def study(self, optuna: Any, low: float, high: float) -> Any:
         """Return a study that is made of the trials so far, so that what it suggests does not depend on interruptions."""
@@ -169,16 +212,16 @@ def check_trials(n_trials: int, rates: Sequence[float]) -> None:
         raise RequestError("trials", "need Optuna", remedy="Run: pip install optuna.")
 
 
-def tuned_rates(
+def tuned(
     studies: Mapping[str, Callable[[], Any]], compute: Callable[..., None], say: Callable[[str], None]
-) -> dict[str, float]:
-    """Run studies as tasks; return the learning rate of each that succeeded, and say what each found."""
-    found: dict[str, float] = {}
+) -> dict[str, dict[str, Any]]:
+    """Run studies as tasks; return what each that succeeded chose, by the names of `Combination`, and say what each found."""
+    found: dict[str, dict[str, Any]] = {}
 
     def note(result: TaskResult) -> None:
         if result.error is None:
-            found[result.task] = result.value["learning_rate"]
-        say(f"Learning rate of {result.task} on held-out data: {result.error or result.value['said']}.")
+            found[result.task] = result.value["chosen"]
+        say(f"Learning rate and epochs of {result.task} on held-out data: {result.error or result.value['said']}.")
 
     compute([Task(name=name, call=study) for name, study in studies.items()], on_result=note)
     return found

@@ -208,14 +208,10 @@ class _TrainingPanels:
         for name in reversed(names[_MOST_CONSTRAINTS_NAMED:]):
             ax.plot(self.epochs, [epoch.multipliers.get(name, np.nan) for epoch in self.history], color=UNUSED, linewidth=0.7)
         labels = shortened([name.replace("_", " ") for name in names[:_MOST_CONSTRAINTS_NAMED]], 48)
-        for name, colour, label in zip(names, COLOURS, labels, strict=False):
-            ax.plot(
-                self.epochs,
-                [epoch.multipliers.get(name, np.nan) for epoch in self.history],
-                color=colour,
-                marker=".",
-                label=label,
-            )
+        for number, (name, colour, label) in enumerate(zip(names, COLOURS, labels, strict=False)):
+            prices = [epoch.multipliers.get(name, np.nan) for epoch in self.history]
+            # slices of one core have equal prices: each line is narrower than the one below it, so that all are seen
+            ax.plot(self.epochs, prices, color=colour, marker=".", label=label, linewidth=6.5 - 1.5 * number)
         ax.set_ylabel("shadow price")
         if names:
             ax.legend(frameon=False, fontsize="xx-small", title="highest prices", title_fontsize="x-small", **BELOW)

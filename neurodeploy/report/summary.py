@@ -291,7 +291,8 @@ class Report:
         if self.lava is not None:
             yield f"{self.lava.simulator} and the emulator: {counted(self.lava.steps, 'step')}, {self.lava.outcome}."
         if self.rates:
-            yield "Spikes per neuron and step: " + ", ".join(f"{name} {rate:.3f}" for name, rate in self.rates.items()) + "."
+            fired = ", ".join(f"{name} {rate:.3f}" for name, rate in self.rates.items())
+            yield f"Spikes per neuron and step (a readout never fires): {fired}."
         if self.rounding:
             errors = "; ".join(map(str, self.rounding))
             yield f"Rounding error, root mean square of weights and maximum of the others: {errors}."
@@ -466,8 +467,7 @@ def summarize(
     """
     profile = load_profile(profile)
     accuracy, outputs = accuracy or Accuracy(), placement.of(list(placement.weight_bits)[-1]).neurons
-    if rates is None:
-        rates = {} if record is None else record.rates()
+    rates = (record.rates() if record else {}) if rates is None else rates
     return Report(
         profile=profile, placement=placement, layers=layer_reports(placement, budget, before, balances), before=before,
         seed=seed, accuracy=accuracy, lava=lava, history=tuple(history), rates=rates, rounding=rounding,
