@@ -58,7 +58,8 @@ def test_utilization_is_the_mean_and_the_fullest_core_beside_the_limit(forked: P
 def test_traffic_tells_spikes_hops_and_what_they_rest_on(forked: Placement) -> None:
     """One from the input and half a one from a0 to b, which stands on another core: the toy chip has no mesh, so one hop."""
     assert board_json(forked)["traffic"] == {
-        "rates": "measured", "spikes": 1.5, "spike_hops": 0.5, "between_chips": 0.0, "busiest_link": None,
+        "rates": "measured", "spikes": 1.5, "spike_hops": 0.5, "spike_hops_multicast": 0.5, "routings": [],
+        "between_chips": 0.0, "busiest_link": None,
     }  # fmt: skip
 
 
@@ -98,7 +99,8 @@ def test_the_table_of_cores_names_the_fullest(forked: Placement) -> None:
 
 def test_traffic_and_cost_are_told_in_sentences(forked: Placement) -> None:
     assert list(traffic_lines(forked)) == [
-        "Traffic per step: 1.5 spikes sent, 0.5 spikes x hops through a crossbar (rates measured).",
+        "Traffic per step: 1.5 spikes sent, 0.5 spikes x hops (as multicast: 0.5; how this chip sends copies is not known) "
+        "through a crossbar (rates measured).",
         "Estimate per step: 5e-05 uJ and 0.008 us; of the energy synop_dense 60%, neuron_update 40%. Assumed: a test.",
         "Busiest core: 0 ('a'), receiving for 0.008 of 0.008 us: synop_dense 100%. It sets the time of a step.",
     ]

@@ -21,7 +21,7 @@ from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.energy import Traffic, figures_of, mesh_of, unpriced
 from neurodeploy.mapping.place import lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
-from neurodeploy.mapping.traffic import measured_rates
+from neurodeploy.simulation.records import measured_rates
 from neurodeploy.targets.simulate import random_spikes, simulate
 
 TINY, LOIHI1, KAPOHO_BAY = (load_profile(name) for name in ("tiny", "loihi1", "kapoho_bay"))

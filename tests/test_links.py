@@ -22,10 +22,11 @@ from neurodeploy.ir.graph import bias_sources
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.place import lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
-from neurodeploy.mapping.traffic import ASSUMED_RATE, ENCODINGS, Links, Rates, measured_rates
+from neurodeploy.mapping.traffic import ASSUMED_RATE, ENCODINGS, Links, Rates
 from neurodeploy.mapping.traffic import links_of as links_between
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import Region
+from neurodeploy.simulation.records import measured_rates
 from neurodeploy.targets.simulate import simulate
 
 MakeChip = Callable[..., HardwareProfile]

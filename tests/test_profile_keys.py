@@ -284,7 +284,7 @@ def test_a_spike_carries_what_its_payload_holds(name: str) -> None:
 
 def test_every_key_is_broken_above_or_says_that_it_is_no_limit() -> None:
     """The schema tells them apart, for who writes a profile."""
-    places = ["chip_mesh", "cores_per_tile", "tile_mesh"]
+    places = ["chip_mesh", "cores_per_tile", "tile_mesh", "routings"]
     formulas = [
         "neuron_state_bits", "input_axon_bits", "output_axon_bits", "encodings", "memory_unit_bits", "synapses_per_block",
         "block_header_bits", "axon_base_neurons",

@@ -179,6 +179,7 @@ BAD_VALUES = {
         ["dense", "dens"],
         r"unknown encoding 'dens'.* Known are dense, sparse, convolution, ",
     ),
+    "unknown routing": ("routings", ["broadcast"], r"unknown routing 'broadcast'.* Known are unicast, chip_broadcast, multicast"),
     "encoding twice": ("encodings", ["dense", "dense"], "names dense, dense are not distinct"),
 }
 

@@ -25,6 +25,7 @@ from neurodeploy.hardware.profile import (
     MAX_CORES_PER_CHIP,
     NO_LIMITS,
     REGISTER_KEYS,
+    ROUTINGS,
     Encoding,
     HardwareProfile,
     Kind,
@@ -296,7 +297,9 @@ class _Entry:
                     raise ProfileError(self.where, f"is {_describe(value)}", remedy=f"Give a number from 0 to {MAX_VALUE:,}.")
                 return float(value)
             case "encodings":
-                return self._encodings(value)
+                return self._names(value, "encoding", ENCODING_NAMES)
+            case "routings":
+                return self._names(value, "routing", tuple(ROUTINGS))
 
     def _whole_numbers(self, value: Any, what: str) -> tuple[int, ...]:
         if not isinstance(value, list) or not value:
@@ -309,14 +312,14 @@ class _Entry:
             raise ProfileError(self.where, f"{what} {list(numbers)} are not ascending and distinct")
         return numbers
 
-    def _encodings(self, value: Any) -> tuple[str, ...]:
+    def _names(self, value: Any, what: str, known: tuple[str, ...]) -> tuple[str, ...]:
         if not isinstance(value, list) or not value:
             raise ProfileError(self.where, f"is {_describe(value)}, not a list of names")
         for item in value:
             if not isinstance(item, str) or not re.fullmatch(NAME_PATTERN, item):
                 raise ProfileError(self.where, f"{_describe(item)} is not a name")
-            if item not in ENCODING_NAMES:
-                raise ProfileError(self.where, f"unknown encoding {item!r}", remedy=f"Known are {', '.join(ENCODING_NAMES)}.")
+            if item not in known:
+                raise ProfileError(self.where, f"unknown {what} {item!r}", remedy=f"Known are {', '.join(known)}.")
         if len(set(value)) < len(value):
             raise ProfileError(self.where, f"names {', '.join(value)} are not distinct")
         return tuple(value)
@@ -360,6 +363,7 @@ _VALUE_SCHEMAS: dict[Kind, dict[str, Any]] = {
     "figure": {"type": "number", "minimum": 0, "maximum": MAX_VALUE},
     "factors": {"type": "array", "items": {"type": "number", "minimum": 0}, "minItems": 2, "maxItems": 2},
     "encodings": {"type": "array", "items": {"enum": list(ENCODING_NAMES)}, "minItems": 1, "uniqueItems": True},
+    "routings": {"type": "array", "items": {"enum": list(ROUTINGS)}, "minItems": 1, "uniqueItems": True},
 }
 
 

@@ -23,11 +23,18 @@ MAX_CHIPS, MAX_CORES_PER_CHIP, MAX_CORES = 1 << 14, 1 << 16, 1 << 20
 Of the shipped profiles, the largest board has 1,152 chips and 140,544 cores, and the largest chip 4,096 cores.
 """
 
-Kind = Literal["whole", "per core", "choices", "steps", "sides", "figure", "factors", "encodings"]
+Kind = Literal["whole", "per core", "choices", "steps", "sides", "figure", "factors", "encodings", "routings"]
 """Types of values; see `Key`."""
 
 Encoding = Literal["dense", "sparse", "convolution", "crossbar", "dynapcnn"]
 """Names of the formulas for synapse memory, which `neurodeploy.resources.usage` describes."""
+
+ROUTINGS: Mapping[str, str] = MappingProxyType({
+    "unicast": "this chip sends a copy to each core",
+    "chip_broadcast": "and one for all cores of another chip",
+    "multicast": "this chip's routers copy where routes part",
+})  # fmt: skip
+"""How a spike reaches several cores, as a clause for reports."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +49,7 @@ class Key:
         ``"whole"``: a whole number above zero; ``"per core"``: that, or a list with one for each core of a chip;
         ``"choices"``: allowed widths in bits, ascending; ``"steps"``: a row of a table, ascending; ``"sides"``: sides of a
         mesh, columns first; ``"figure"``: an energy or a time, at least zero; ``"factors"``: a least and a greatest factor
-        around 1; ``"encodings"``: names of encodings.
+        around 1; ``"encodings"``: names of encodings; ``"routings"``: names in `ROUTINGS`.
     meaning : str
         Noun phrase, for error texts and the schema.
     required : bool
@@ -76,6 +83,7 @@ KEYS: Mapping[str, Key] = MappingProxyType({
     "cores_per_chip": Key(unit="cores", kind="whole", meaning="neurocores of a chip", required=True),
     "cores_per_tile": Key(unit="cores", kind="whole", meaning="cores that share a router; default 1"),
     "tile_mesh": Key(unit="tiles", kind="sides", meaning="arrangement of a chip's tiles: columns, rows; default all a hop apart"),
+    "routings": Key(unit="methods", kind="routings", meaning="how a spike reaches several cores"),
     "external_inputs": Key(unit="axons", kind="whole", meaning="channels by which spikes enter the board: inputs of a network"),
     "neurons_per_core": Key(unit="neurons", kind="per core", meaning="neurons of a core", required=True),
     "slices_per_core": Key(unit="slices", kind="whole", meaning="slices of layers on one core"),
@@ -118,7 +126,7 @@ KEYS: Mapping[str, Key] = MappingProxyType({
 """Every key of a profile, in the order in which profiles are shown."""
 
 NO_LIMITS: Mapping[str, str] = MappingProxyType({
-    **dict.fromkeys(("chip_mesh", "cores_per_tile", "tile_mesh"), "where chips and cores stand; no limit of a network"),
+    **dict.fromkeys(("chip_mesh", "cores_per_tile", "tile_mesh", "routings"), "where chips and cores are; no limit of a network"),
     **dict.fromkeys(
         ("neuron_state_bits", "input_axon_bits", "output_axon_bits", "encodings", "memory_unit_bits", "synapses_per_block",
          "block_header_bits", "axon_base_neurons"), "part of what is counted; no limit of its own",

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurodeploy.errors import NetworkError, ProfileError
-from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.hardware.profile import ROUTINGS, HardwareProfile
 from neurodeploy.ir.arrays import ByValue, check_range, freeze
-from neurodeploy.mapping.traffic import ENCODINGS, Flow, Links, Mesh, spike_hops
+from neurodeploy.mapping.traffic import ENCODINGS, Copies, Flow, Links, Mesh, spike_hops
 
 OUTSIDE = -1
 """Source of input from off the chip: it costs its target core, and hops if it has any."""
@@ -339,6 +339,20 @@ class Traffic:
         """Spikes x hops a step, crossings from chip to chip weighted by their cost."""
         return spike_hops(self.flow, np.unique(self.homes), mesh_of(self.profile))
 
+    def multicast_hops(self) -> float:
+        """Spikes x hops a step if the copies of a spike crossed each link of their routes once, as routers that copy have it."""
+        return multicast_hops(self.links.copies, self.homes, mesh_of(self.profile))
+
+    @property
+    def routings(self) -> tuple[str, ...]:
+        """How the chip sends a spike to several cores: names in `ROUTINGS`, none where its profile does not say."""
+        return self.profile["routings"].names if "routings" in self.profile else ()
+
+    @property
+    def routing(self) -> str:
+        """`routings` as a clause."""
+        return " ".join(ROUTINGS[name] for name in self.routings) or "how this chip sends copies is not known"
+
     def between_chips(self) -> float:
         """Spikes a step that leave their chip."""
         chip = self.homes // self.profile["cores_per_chip"].number
@@ -401,6 +415,32 @@ class Traffic:
             time_range_s=between("time_range", estimate.time_s),
             is_assumed=self.profile["synop_sparse_energy"].assumed,
         )
+
+
+def multicast_hops(copies: Copies, position: NDArray[np.int64], mesh: Mesh) -> float:
+    """`Traffic.multicast_hops` of slices on physical cores `position`: spikes x the links of the union of their routes.
+
+    A route leads along x, then along y, then from level to level. So the union is, for each spike, a stretch of the source's
+    row, in each column of a target a stretch of that column, and at each tile of a target a stretch of levels.
+    """
+    if copies.group.size == 0:
+        return 0.0
+    total, points = 0.0, mesh.points(position)
+    if not mesh.tile_mesh:  # a crossbar: one hop to each core
+        there = np.unique(np.stack([copies.group, position[copies.target]]), axis=1)
+        total += float(copies.spikes[there[0]] @ (there[1] != position[copies.source[there[0]]]))
+    places = [np.unique(line, return_inverse=True) for line in points.T]
+    prefixes = [copies.group]
+    for values, index in places:
+        prefixes.append(prefixes[-1] * values.size + index.ravel()[copies.target])
+    order = np.unique(prefixes[-1], return_index=True)[1]  # sorted by group, column, row and level
+    group, target = copies.group[order], copies.target[order]
+    for line, prefix in zip(points.T, prefixes, strict=False):
+        first = np.flatnonzero(np.diff(prefix[order], prepend=-1))
+        here, there = line[copies.source[group[first]]], line[target]
+        stretch = np.maximum(here, np.maximum.reduceat(there, first)) - np.minimum(here, np.minimum.reduceat(there, first))
+        total += float(copies.spikes[group[first]] @ stretch)
+    return total
 
 
 def link_loads(flow: Flow, position: NDArray[np.int64], mesh: Mesh) -> NDArray[np.float64]:

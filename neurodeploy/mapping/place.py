@@ -429,7 +429,7 @@ def place(
         The slices of a budget: kept where that takes no more cores, or where the network fits only so. A new packing may cut
         the targets of a neuron where the plan does not, which takes another output axon.
     rates : mapping, optional
-        Spikes a step of every neuron, by layer, as `neurodeploy.mapping.traffic.measured_rates` takes them from a record;
+        Spikes a step of every neuron, by layer, as `neurodeploy.simulation.records.measured_rates` takes them from a record;
         `neurodeploy.mapping.traffic.ASSUMED_RATE` by default.
     seed : int
         Seed of the arrangement.

@@ -310,7 +310,8 @@ class Placement:
         if links is not None:
             now = np.empty(len(order) + 1, dtype=np.int64)
             now[order], now[-1] = np.arange(len(order)), -1  # the input's index -1 reads the last element, so it stays -1
-            links = replace(links, source=now[links.source], target=now[links.target], fired=links.fired[order])
+            copies = links.copies._replace(source=now[links.copies.source], target=now[links.copies.target])
+            links = replace(links, source=now[links.source], target=now[links.target], fired=links.fired[order], copies=copies)
         slices = tuple(replace(self.slices[i], core=to[self.slices[i].core]) for i in order)
         return replace(self, slices=slices, links=links)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from math import prod
 from typing import Any, NamedTuple, TypeAlias
@@ -24,7 +24,6 @@ from neurodeploy.ir.arrays import ByValue, Floats, Integers, freeze
 from neurodeploy.ir.graph import INPUT, bias_sources
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import Layers, Region, SourceNeurons
-from neurodeploy.simulation.records import SpikeRecord
 
 GridPoint: TypeAlias = "tuple[int, int]"
 
@@ -232,17 +231,14 @@ class Flow(ByValue):
     spikes: Floats
 
     def __post_init__(self) -> None:
-        source, target, spikes = (
-            freeze(self, "source", np.int64),
-            freeze(self, "target", np.int64),
-            freeze(self, "spikes", np.float64),
-        )
+        source, target = freeze(self, "source", np.int64), freeze(self, "target", np.int64)
+        spikes = freeze(self, "spikes", np.float64)
         if not source.ndim == target.ndim == spikes.ndim == 1 or not source.size == target.size == spikes.size:
             raise RequestError(
                 "Flow", f"{source.shape}, {target.shape} and {spikes.shape} are not the shapes of three arrays (n_edges,)"
             )
-        if source.size and min(source.min(), target.min()) < 0:
-            raise RequestError("Flow", f"core {min(source.min(), target.min())} is not a core")
+        if source.size and (least := min(source.min(), target.min())) < 0:
+            raise RequestError("Flow", f"core {least} is not a core")
         if source.size and spikes.min() < 0:
             raise RequestError("Flow.spikes", f"{spikes.min()} is negative")
 
@@ -346,6 +342,18 @@ ENCODINGS = ("dense", "sparse", "convolution")
 """Encodings by which synaptic operations are counted."""
 
 
+class Copies(NamedTuple):
+    """Neurons of one slice whose spikes go to the same slices, as groups: what routers that copy a spike have to know.
+
+    `source` slice and `spikes` a step of each group (n_groups,); `group` and `target` slice of each copy (n_copies,).
+    """
+
+    source: Integers
+    spikes: Floats
+    group: Integers
+    target: Integers
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Links(ByValue):
     """Traffic from slice to slice in an average step.
@@ -362,6 +370,8 @@ class Links(ByValue):
         Encoding of those synapses, as an index into `ENCODINGS`.
     fired : array (n_slices,), float64
         Spikes of each slice's neurons.
+    copies : Copies
+        The spikes of neurons once more, each with all slices that it goes to.
     measured : bool
         Whether the rates come from a record; else they are assumed.
     """
@@ -372,6 +382,7 @@ class Links(ByValue):
     synops: NDArray[np.float64]
     encoding: NDArray[np.int64]
     fired: NDArray[np.float64]
+    copies: Copies = field(compare=False)
     measured: bool
 
     def __post_init__(self) -> None:
@@ -379,12 +390,6 @@ class Links(ByValue):
             freeze(self, name, np.int64)
         for name in ("spikes", "synops", "fired"):
             freeze(self, name, np.float64)
-
-
-def measured_rates(record: SpikeRecord) -> Rates:
-    """Spikes a step of every neuron in a record, over all its samples and steps."""
-    # Records are (batch, *shape, n_steps).
-    return {name: np.moveaxis(spikes, -1, 1).mean(axis=(0, 1)).reshape(-1) for name, spikes in record.spikes.items()}
 
 
 def links_of(
@@ -402,7 +407,7 @@ def links_of(
     known = {} if rates is None else rates
     biases = bias_sources(layers)  # they fire at every step
     assumed = {layer.name: np.array(1.0 if layer.name in biases else ASSUMED_RATE) for layer in layers}
-    rate = {layer.name: _per_neuron(known.get(layer.name, assumed[layer.name]), layer.n_neurons) for layer in layers}
+    rate = {of.name: np.broadcast_to(np.ravel(known.get(of.name, assumed[of.name])), of.n_neurons) for of in layers}
     numbers, slice_of = _slice_of_neuron(slices, layers, counts)
     found: list[tuple[NDArray[np.int64], int, NDArray[np.float64], NDArray[np.float64], int]] = []
     fired = np.zeros(len(slices))
@@ -414,7 +419,7 @@ def links_of(
             # A dense list stores zeros too, and a spike pays for them.
             meets = np.full(received.mask.shape, region.n_neurons) if encoding == "dense" else fan_out
             if received.source == INPUT:
-                spikes = _per_neuron(known.get(INPUT, np.array(ASSUMED_RATE)), math.prod(received.shape))
+                spikes = np.broadcast_to(np.ravel(known.get(INPUT, ASSUMED_RATE)), math.prod(received.shape))
                 sent = spikes.reshape(received.shape)[received.box.box] * received.mask
                 from_, messages, synops = np.array([-1]), np.array([sent.sum()]), np.array([(sent * meets).sum()])
             else:
@@ -430,8 +435,42 @@ def links_of(
         synops=np.concatenate([np.zeros(0), *(synops for *_, synops, _ in found)]),
         encoding=np.repeat([kind for *_, kind in found], lengths),
         fired=fired,
+        copies=copies_of(slices, numbers, layers, counts, rate),
         measured=rates is not None,
     )
+
+
+def copies_of(
+    slices: list[tuple[str, Region]],
+    numbers: Mapping[str, Integers],
+    layers: Layers,
+    counts: Mapping[str, LayerCount],
+    rate: Rates,
+) -> Copies:
+    """Groups of neurons that send to the same slices, of numbers by layer; `rate` has one number for each neuron."""
+    # The sum of random numbers of 64 bits, one for each slice that a neuron sends to, tells these slices from all others.
+    of_source, of_target = np.random.default_rng(0).integers(1 << 63, size=(2, len(slices)), dtype=np.uint64)
+    found: list[tuple[NDArray[Any], ...]] = []
+    for layer in layers:
+        home, readers = np.zeros(counts[layer.name].grid, np.int64), list[int]()
+        for number in numbers[layer.name]:
+            home[slices[number][1].box] = number
+        for reader in layers:
+            readers += numbers[reader.name].tolist() if any(c.source == layer.name for c in reader.connections) else []
+        received = [(t, one) for t in readers for one in counts[slices[t][0]].sources(slices[t][1]) if one.source == layer.name]
+        keys = of_source[home.ravel()]
+        for target, one in received:
+            keys.reshape(one.shape)[one.box.box] += one.mask * of_target[target]
+        first = np.flatnonzero(np.diff(keys, prepend=~keys[:1]))  # neighbours often agree: sort runs of them, not neurons
+        _, chosen, group = np.unique(keys[first], return_index=True, return_inverse=True)
+        number_of = np.full(keys.size, -1)
+        number_of[first[chosen]] = np.arange(chosen.size) + sum(source.size for source, *_ in found)
+        copies = [number_of.reshape(one.shape)[one.box.box][one.mask] for _, one in received]
+        copies = [which[which >= 0] for which in copies]
+        spikes = np.bincount(group.ravel(), np.add.reduceat(rate[layer.name], first), chosen.size)
+        targets = np.repeat([target for target, _ in received], [which.size for which in copies]).astype(np.int64)
+        found.append((home.ravel()[first[chosen]], spikes, np.concatenate([np.zeros(0, np.int64), *copies]), targets))
+    return Copies(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
 
 def _slice_of_neuron(
@@ -459,8 +498,3 @@ def _by_slice(
     spikes, synops = (np.bincount(local, values, len(numbers)) for values in (sent, sent * meets[received.mask]))
     which: Any = np.flatnonzero(np.bincount(local, minlength=1))
     return numbers[which], spikes[which], synops[which]
-
-
-def _per_neuron(rate: NDArray[np.float64], n: int) -> NDArray[np.float64]:
-    """Rate of each neuron (n,), from one for all of them or one each."""
-    return np.broadcast_to(np.ravel(rate), n)

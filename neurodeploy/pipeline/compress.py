@@ -46,7 +46,6 @@ from neurodeploy.mapping.channel_counts import narrow_budget
 from neurodeploy.mapping.delay_balancing import balance
 from neurodeploy.mapping.place import arrange_placement, lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
-from neurodeploy.mapping.traffic import measured_rates
 from neurodeploy.passes.quantize import quantization_errors, quantize
 from neurodeploy.pipeline.deploy import (
     FILE_NAMES,
@@ -73,7 +72,7 @@ from neurodeploy.report.html import RunArtifacts
 from neurodeploy.report.summary import Accuracy, LavaCheck, Report, summarize
 from neurodeploy.report.text import overflow_lines, short_verdict
 from neurodeploy.simulation.layer_schedule import largest_states
-from neurodeploy.simulation.records import SIMULATOR_NAMES, EpochRecord, SpikeRecord, save_record
+from neurodeploy.simulation.records import SIMULATOR_NAMES, EpochRecord, SpikeRecord, measured_rates, save_record
 from neurodeploy.targets import arithmetic_of, check_resets, requested_weight_bits, target_of
 from neurodeploy.targets.simulate import DEFAULT_TIME_LIMIT_S, simulate
 from neurodeploy.training.batches import DataSplit

@@ -183,8 +183,8 @@ def board_json(placement: Placement) -> dict[str, Any]:
         "traffic": None if traffic is None else {
             "rates": "measured" if traffic.links.measured else "assumed",
             "spikes": float(traffic.links.spikes.sum()),
-            "spike_hops": traffic.spike_hops(),
-            "between_chips": traffic.between_chips(),
+            "spike_hops": traffic.spike_hops(), "spike_hops_multicast": traffic.multicast_hops(),
+            "routings": list(traffic.routings), "between_chips": traffic.between_chips(),
             "busiest_link": traffic.busiest_link,
         },
         "estimate": None if estimate is None else {

@@ -298,8 +298,8 @@ def traffic_lines(placement: Placement) -> Iterator[str]:
     busiest = traffic.busiest_link
     at_most = " through a crossbar" if busiest is None else f", {busiest:,.1f} over the busiest link within a chip"
     yield (
-        f"Traffic per step: {traffic.links.spikes.sum():,.1f} spikes sent{crossing}, {traffic.spike_hops():,.1f} spikes x hops"
-        f"{at_most} (rates {rates})."
+        f"Traffic per step: {traffic.links.spikes.sum():,.1f} spikes sent{crossing}, {traffic.spike_hops():,.1f} spikes x hops "
+        f"(as multicast: {traffic.multicast_hops():,.1f}; {traffic.routing}){at_most} (rates {rates})."
     )
     cost = traffic.estimate()
     if cost is None:

@@ -109,6 +109,12 @@ def samples_first(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     return np.moveaxis(array, 0, -1).reshape(batch, *shape, n_steps)
 
 
+def measured_rates(record: SpikeRecord) -> dict[str, NDArray[np.float64]]:
+    """Spikes a step of every neuron in a record, over all its samples and steps."""
+    # Records are (batch, *shape, n_steps).
+    return {name: np.moveaxis(spikes, -1, 1).mean(axis=(0, 1)).reshape(-1) for name, spikes in record.spikes.items()}
+
+
 def save_record(record: SpikeRecord, path: str | os.PathLike[str], **meta: Any) -> None:
     """Write the output layer's record as .npz: ``spikes`` and ``v``, time last, and a JSON string ``meta``.
 
