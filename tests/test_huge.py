@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +164,22 @@ def test_the_estimate_is_within_5_percent_of_the_layout_and_quick(network: nd.Ne
     assert fast.to_json()["plan"] == "estimate"
     assert exact.to_json()["plan"] == "exact"
     assert fast.fits == exact.placement.fits
+
+
+@pytest.mark.parametrize(("n_in", "n_out"), [(784, 800), (64, 2000), (20, 3000)])
+@pytest.mark.parametrize("chip", ["loihi1", "loihi2"])
+def test_the_estimate_and_the_layout_name_the_same_resource(n_in: int, n_out: int, chip: str) -> None:
+    network = dense(n_in, n_out)
+    assert nd.inspect(network, chip, fast=True).binding == nd.inspect(network, chip).placement.scarcest()[0]
+
+
+def test_one_core_too_many_by_the_estimate_is_close() -> None:
+    """A layout may take one core less; where the lower bound is above the cores that there are, none does."""
+    close = nd.inspect(dense(784, 800), "loihi1", cores=5, fast=True)
+    assert (close.cores, close.cores_available, close.cores_lower_bound) == (6, 5, 5)
+    assert close.sentences[0].startswith("Now: close.")
+    assert replace(close, cores_lower_bound=6).sentences[0].startswith("Now: does not fit")
+    assert replace(close, cores=7).sentences[0].startswith("Now: does not fit")
 
 
 def test_the_estimate_says_what_no_core_holds() -> None:

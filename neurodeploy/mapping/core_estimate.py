@@ -21,7 +21,7 @@ from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.packing import BlockAnnealing, axon_share
-from neurodeploy.mapping.partition import BlockSelection, block_options
+from neurodeploy.mapping.partition import BlockOptions, BlockSelection, block_options
 from neurodeploy.mapping.placement import LAYER_LIMITS
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import AnyLayer, Layers, grid_of, limited_resources
@@ -117,6 +117,14 @@ class CoreEstimate:
         return self.cores <= self.cores_available and not self.too_large
 
     @property
+    def is_close(self) -> bool:
+        """Whether the cores there are lie within `ESTIMATE_ERROR` of the estimate, or one core below it and above the bound."""
+        missing = self.cores - self.cores_available
+        return abs(missing) <= ESTIMATE_ERROR * self.cores_available or (
+            missing == 1 and self.cores_lower_bound <= self.cores_available
+        )
+
+    @property
     def sentences(self) -> list[str]:
         """The verdict, and the resource of which the layers take most."""
         largest = max(self.layer_cores, key=self.layer_cores.__getitem__)
@@ -127,7 +135,7 @@ class CoreEstimate:
                 f"Now: does not fit. Not even one neuron of layer {self.too_large!r} fits a core, so cores cannot be estimated; "
                 f"lower bound: {self.cores_lower_bound:,} of {self.cores_available:,}."
             )
-        elif abs(self.cores - self.cores_available) <= ESTIMATE_ERROR * self.cores_available:
+        elif self.is_close:
             said = f"Now: close. It takes {about}, which may be 5 % off or more: only a layout tells."
         else:
             said = f"Now: {'fits' if self.fits else 'does not fit'}, {about}; lower bound: {self.cores_lower_bound:,}."
@@ -146,6 +154,13 @@ class CoreEstimate:
             "binding": self.binding, "layers": [{"layer": name, "cores": round(n, 3)} for name, n in self.layer_cores.items()],
             "too_large": self.too_large or None, "unchecked": list(self.unchecked),
         }  # fmt: skip
+
+
+def largest_block(option: BlockOptions) -> tuple[int, ...]:
+    """Block of a layer's slices where they are fewest and fit a core; that of the smallest slice where none fits."""
+    fits = option.own.max(axis=1) <= 1
+    place = np.where(fits, option.pieces, np.inf).argmin() if fits.any() else option.neurons.argmin()
+    return tuple(option.blocks[place].tolist())
 
 
 def estimated_cores(
@@ -170,12 +185,14 @@ def estimated_cores(
         if not best or sum(each.max() for each in shares.values()) < sum(each.max() for each in best.values()):
             best = shares
     least = {name: option.own[option.neurons.argmin()].max() for name, option in options.items()}
-    binds = int(np.sum(list(best.values()), axis=0).argmax())
+    # slices of a layer on one core receive an input once, so what binds is told from the fewest slices that fit
+    fewest = slices.shares({name: largest_block(option) for name, option in options.items()})
+    binds = int(np.sum(list(fewest.values()), axis=0).argmax())
     longest = max(connection.delay_steps for layer in layers for connection in layer.connections)
     has_long_delays = longest > profile.number("max_delay_steps", longest)
     return CoreEstimate(
         profile=profile, cores=max(math.ceil(sum(each.max() for each in best.values()) - 1e-9), bound), cores_available=available,
-        cores_lower_bound=bound, binding=names[binds], layer_cores={name: float(each[binds]) for name, each in best.items()},
+        cores_lower_bound=bound, binding=names[binds], layer_cores={name: float(each[binds]) for name, each in fewest.items()},
         too_large=next((name for name, share in least.items() if share > 1), ""),
         unchecked=tuple(
             kind.resource for key, kind in LAYER_LIMITS.items()
