@@ -23,6 +23,8 @@ from typing import Any, TypeVar
 from benchmarks.placement.networks import NETWORKS
 from benchmarks.placement.rows import append, commit, rows
 from neurodeploy.hardware.loading import load_profile
+from neurodeploy.hardware.profile import HardwareProfile
+from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.allocation import Unpruned, share_budget
 from neurodeploy.mapping.delay_balancing import balance
 from neurodeploy.mapping.place import arrange_placement, lay_out, with_traffic
@@ -35,8 +37,8 @@ TABLE = (
 T = TypeVar("T")
 
 
-def measure(net: str, profile_name: str) -> dict[str, Any]:
-    """A row: seconds of each stage, and the most memory that the process had."""
+def measure_network(build: Callable[[], QuantizedNetwork], profile: HardwareProfile) -> dict[str, Any]:
+    """Seconds of each stage, and the most memory that the process had."""
     seconds, begun = dict[str, float](), time.perf_counter()
 
     def timed(stage: str, run: Callable[[], T]) -> T:
@@ -45,8 +47,7 @@ def measure(net: str, profile_name: str) -> dict[str, Any]:
         seconds[f"{stage}_s"] = round(time.process_time() - started, 2)
         return result
 
-    profile = load_profile(profile_name)
-    built = timed("build", NETWORKS[net].build)
+    built = timed("build", build)
     network, _ = timed("balance", lambda: balance(built, profile))
     laid = timed("lay_out", lambda: lay_out(network, profile))
     budget = timed(
@@ -72,7 +73,8 @@ def main() -> None:
     parser.add_argument("--here", nargs=2, metavar=("NET", "PROFILE"), help="measure one net in this process")
     arguments = parser.parse_args()
     if arguments.here:
-        print(json.dumps(measure(*arguments.here)))
+        net, chip = arguments.here
+        print(json.dumps(measure_network(NETWORKS[net].build, load_profile(chip))))
         return
     done = {(row["net"], row["profile"]) for row in rows(arguments.out) if row["table"] == "stages" and row["commit"] == commit()}
     for net, profile in TABLE:
