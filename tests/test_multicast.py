@@ -17,8 +17,9 @@ from recount import neurons_of, unrolled
 
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.mapping import place
 from neurodeploy.mapping.energy import Traffic, mesh_of, multicast_hops
-from neurodeploy.mapping.place import counts_of, lay_out, with_traffic
+from neurodeploy.mapping.place import arrange_placement, counts_of, lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement
 from neurodeploy.mapping.traffic import Copies, Mesh, links_of
 from neurodeploy.resources.usage import Region
@@ -151,6 +152,22 @@ def test_a_spike_with_one_target_crosses_as_many_links_as_hops() -> None:
     placement = with_traffic(lay_out(network, BOARD), network)
     traffic = traffic_of(placement.moved(np.random.default_rng(1).permutation(BOARD.cores)[: placement.cores_used]))
     assert traffic.multicast_hops() == pytest.approx(traffic.spike_hops()) != 0
+
+
+def test_where_routers_copy_cores_stand_for_the_fewest_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three layers of 16 neurons, all to all: 24 cores of 2 neurons, two a tile, each with 8 targets."""
+    ones = np.ones((16, 16), dtype=int)
+    network = in_integers(*(
+        layer_of(ones, name=name, source=source, vth=1) for name, source in (("a", "input"), ("b", "a"), ("c", "b"))
+    ))  # fmt: skip
+    laid = with_traffic(lay_out(network, BOARD), network)
+    anywhere = np.random.default_rng(0).permutation(BOARD.cores)[: laid.cores_used]
+    monkeypatch.setattr(place, "arrange", lambda *_, **__: anywhere)
+    assert arrange_placement(laid).cores == tuple(sorted(anywhere.tolist()))
+    shared = traffic_of(arrange_placement(replace(laid, profile=with_values(BOARD, routings=("multicast",)))))
+    ways = (anywhere, np.arange(laid.cores_used))
+    assert shared.multicast_hops() <= min(traffic_of(laid.moved(way)).multicast_hops() for way in ways)
+    assert shared.multicast_hops() < shared.spike_hops()
 
 
 def test_what_profiles_say_of_copies() -> None:

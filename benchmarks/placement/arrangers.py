@@ -18,6 +18,12 @@ def at_random(n_cores: int, mesh: Mesh, seed: int) -> Integers:
     return np.random.default_rng(seed).permutation(chips * mesh.cores_per_chip)[:n_cores]
 
 
+def by_columns(n_cores: int, mesh: Mesh) -> Integers:
+    """Chip after chip, column after column of tiles, as `place` does for routers that copy spikes, if that is best."""
+    at = mesh.position(np.arange(mesh.n_cores))
+    return np.lexsort((at.tile_y, at.tile_x, at.chip))[:n_cores]
+
+
 def force_directed(flow: Flow, n_cores: int, mesh: Mesh, seed: int) -> Integers:
     """Along the curve, then by forces, after Jin et al. (ASPLOS 2023): cores of adjacent tiles trade places where that gains.
 

@@ -4,6 +4,7 @@ uv run python -m benchmarks.placement.traffic [--only NET] [--out benchmarks/res
 
 Every way gets the same cores, with the same slices on them; only where they stand differs. Ratios are to standing in order.
 Random is the mean of ten. `bound`: no arrangement is below it (`least_travel.py`).
+`multicast`: the links of some of them where the copies of a spike share their routes, over spikes x hops in order, too.
 Nets that are on record at this commit already are left out.
 """
 
@@ -16,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.placement.arrangers import at_random, force_directed
+from benchmarks.placement.arrangers import at_random, by_columns, force_directed
 from benchmarks.placement.least_travel import least_spike_hops
 from benchmarks.placement.networks import NETWORKS
 from benchmarks.placement.rows import append, commit, rows
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.mapping.delay_balancing import balance
-from neurodeploy.mapping.energy import mesh_of
+from neurodeploy.mapping.energy import mesh_of, multicast_hops
 from neurodeploy.mapping.mesh_arrangement import arrange, greedy, in_order, space_filling
 from neurodeploy.mapping.place import lay_out, with_traffic
 from neurodeploy.mapping.traffic import spike_hops, traffic_graph
@@ -44,8 +45,11 @@ def compare(net: str, profile_name: str) -> dict[str, Any]:
     flow, mesh, n = traffic.flow, mesh_of(profile), np.unique(traffic.homes).size
     ordered = spike_hops(flow, in_order(n), mesh)
     started = time.perf_counter()
-    ours = spike_hops(flow, arrange(flow, n, mesh, seed=0), mesh)
+    at = arrange(flow, n, mesh, seed=0)
     seconds = time.perf_counter() - started
+    ours = spike_hops(flow, at, mesh)
+    shared = {"in_order": in_order(n), "arranged": at, "space_filling": space_filling(n, mesh), "columns": by_columns(n, mesh)}
+    links, home = traffic.links.copies, np.unique(traffic.homes, return_inverse=True)[1].ravel()
     random = np.mean([spike_hops(flow, at_random(n, mesh, seed), mesh) for seed in range(10)])
     return {
         "cores": n, "flows": int(flow.source.size), "in_order": ordered, "arranged": ours / ordered,
@@ -55,6 +59,7 @@ def compare(net: str, profile_name: str) -> dict[str, Any]:
         "space_filling": spike_hops(flow, space_filling(n, mesh), mesh) / ordered,
         "force_directed": spike_hops(flow, force_directed(flow, n, mesh, 0), mesh) / ordered if n <= FORCED_CORES else None,
         "seconds": seconds,
+        "multicast": {way: multicast_hops(links, position[home], mesh) / ordered for way, position in shared.items()},
     }  # fmt: skip
 
 

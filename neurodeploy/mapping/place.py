@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from neurodeploy.errors import RequestError, check_arguments, unsupported_kind
 from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
-from neurodeploy.ir.arrays import Floats
+from neurodeploy.ir.arrays import Floats, Integers
 from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring
 from neurodeploy.ir.graph import wait_steps
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.core_estimate import check_size
-from neurodeploy.mapping.energy import mesh_of
+from neurodeploy.mapping.energy import Traffic, mesh_of, multicast_hops
 from neurodeploy.mapping.mesh_arrangement import arrange
 from neurodeploy.mapping.packing import (
     BlockAnnealing,
@@ -39,7 +39,7 @@ from neurodeploy.mapping.packing import (
 )
 from neurodeploy.mapping.partition import BlockOptions, BlockSelection, SelectedBlock, block_options
 from neurodeploy.mapping.placement import Placement, Slice
-from neurodeploy.mapping.traffic import Rates, links_of
+from neurodeploy.mapping.traffic import Mesh, Rates, links_of
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import (
     AnyLayer,
@@ -479,4 +479,16 @@ def arrange_placement(placement: Placement, *, seed: int = 0, progress: Callable
         return placement
     chips = -(-max(placement.cores_available, used) // profile["cores_per_chip"].number)
     mesh = replace(mesh_of(profile), chips=chips)  # chips that it may use, or takes anyway
-    return placement.moved(arrange(traffic.flow, used, mesh, seed=seed, progress=progress))
+    arranged = arrange(traffic.flow, used, mesh, seed=seed, progress=progress)
+    return placement.moved(shared_routes(traffic, arranged, mesh) if "multicast" in traffic.routings else arranged)
+
+
+def shared_routes(traffic: Traffic, arranged: Integers, mesh: Mesh) -> Integers:
+    """Of `arranged`, cores in order and cores column by column, the one with the fewest multicast hops.
+
+    Spikes go along their row first, so the targets in one column share all of the way.
+    """
+    at, place = mesh.position(np.arange(mesh.n_cores)), np.unique(traffic.homes, return_inverse=True)[1].ravel()
+    ways = (arranged, np.arange(mesh.n_cores), np.lexsort((at.tile_y, at.tile_x, at.chip)))
+    best: Integers = min(ways, key=lambda way: multicast_hops(traffic.links.copies, way[place], mesh))[: arranged.size]
+    return best
