@@ -1,4 +1,4 @@
-"""Neurons onto cores by any partition: what is counted of it, on paper, beside our own layout, and against the chip's limits."""
+"""Neurons onto cores by any partition: what is counted of it on paper, of our layout, and against the limits; sizes of growth."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 from conftest import with_values
 from paper import in_integers, layer_of
 
+from benchmarks.placement.growth import network_of
 from benchmarks.placement.yardsticks import NETS, Parts, adjacency_of, conv_digits, limits_of, part_of, partitioned, table
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.ir.quantized import QuantizedNetwork
@@ -80,3 +81,8 @@ def test_mtkahypar_keeps_the_balance() -> None:
     part, _ = partitioned(adjacency_of(build()), 4, 210, "DEFAULT")
     assert part.shape == (810,)
     assert np.bincount(part, minlength=4).max() <= 210
+
+
+@pytest.mark.parametrize(("kind", "power"), [*(("convolutions", n) for n in range(3, 10)), *(("lists", n) for n in range(3, 6))])
+def test_networks_of_the_growth_figure_have_the_synapses_that_they_stand_for(kind: str, power: int) -> None:
+    assert 0.9 <= network_of(kind, power).n_synapses / 10**power <= 1.1

@@ -1,6 +1,6 @@
-"""How seconds and memory grow with neurons, slices and synapses, from a thousand synapses to a thousand million; with a figure.
+"""How seconds and memory grow with neurons, slices and synapses, from a thousand synapses to a billion; with a figure.
 
-uv run python -m benchmarks.placement.growth [--out benchmarks/results/placement.jsonl] [--figure benchmarks/results/growth.svg]
+uv run python -m benchmarks.placement.growth [--out benchmarks/results/placement.jsonl] [--figure FILE.svg]
 
 Two kinds of network on hala_point: four convolutions of 3 x 3, whose weights are shared, and four layers with up to 100
 random sources a neuron, whose synapses are listed one by one. Each point is a process of its own that goes through the stages of
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from benchmarks.emulator.cases import listed
 from benchmarks.placement.drawing import Drawing
@@ -89,10 +90,12 @@ def figure(found: list[dict[str, Any]], path: Path) -> None:
             mine = sorted((row for row in found if row["kind"] == kind), key=lambda row: int(row[size]))
             sizes = [row[size] for row in mine]
             panels[0, column].loglog(sizes, [seconds(row) for row in mine], look, label=kind, markersize=4)
-            panels[1, column].loglog(sizes, [row["memory_mb"] / 1024 for row in mine], look, label=kind, markersize=4)
+            panels[1, column].loglog(sizes, [row["memory_mb"] for row in mine], look, label=kind, markersize=4)
         panels[1, column].set_xlabel(size)
-    panels[0, 0].set_ylabel("processor seconds")
-    panels[1, 0].set_ylabel("memory (GB)")
+    for panel, name, ends in ((panels[0, 0], "processor seconds", (0.8, 120)), (panels[1, 0], "memory (MB)", (80, 1200))):
+        panel.set_ylabel(name)
+        panel.set_ylim(ends)
+        panel.yaxis.set_major_formatter(ScalarFormatter())
     panels[0, 0].legend(fontsize="small", frameon=False)
     drawn.savefig(path, metadata={"Date": None})
 
@@ -102,15 +105,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="append a line of JSON for each point to this file")
     parser.add_argument("--figure", type=Path, help="an SVG file")
+    parser.add_argument("--table", action="store_true", help="take the last rows of the file, and measure nothing")
     parser.add_argument("--here", nargs=2, metavar=("KIND", "POWER"), help="measure one point in this process")
     asked = parser.parse_args()
     if asked.here:
         network = network_of(asked.here[0], int(asked.here[1]))
         print(json.dumps({"synapses": network.n_synapses, **measure_network(lambda: network, load_profile(CHIP))}))
         return
-    found = {
-        (row["kind"], row["power"]): row for row in rows(asked.out) if row["table"] == "growth" and row["commit"] == commit()
-    }
+    on_record = [row for row in rows(asked.out) if row["table"] == "growth" and (asked.table or row["commit"] == commit())]
+    found = {(row["kind"], row["power"]): row for row in on_record}
     for kind, power in POINTS:
         if (kind, power) not in found:
             found[kind, power] = {**point(kind, power), "power": power}
