@@ -19,8 +19,7 @@ from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.graph import Connection
 from neurodeploy.ir.network import LIF, Conv, Layer, Network
-from neurodeploy.mapping.packing import assign_layers
-from neurodeploy.mapping.place import lay_out, place
+from neurodeploy.mapping.place import assign_layers, lay_out, place
 from neurodeploy.resources.usage import limited_resources
 
 MakeChip = Callable[..., HardwareProfile]

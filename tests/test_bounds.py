@@ -19,8 +19,9 @@ from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.quantized import QuantizedLayer, QuantizedLIF, QuantizedNetwork, QuantizedSparse, QuantizedSynapse
+from neurodeploy.mapping.core_estimate import least_cores
 from neurodeploy.mapping.packing import FanOut
-from neurodeploy.mapping.place import counts_of, lay_out, least_cores
+from neurodeploy.mapping.place import counts_of, lay_out
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import Region, bits_of, grid_of, limited_resources
 

@@ -17,7 +17,8 @@ from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping import place as layout
-from neurodeploy.mapping.packing import FanOut, best_fit_decreasing, cut_layer, estimate_cores
+from neurodeploy.mapping.core_estimate import estimate_cores
+from neurodeploy.mapping.packing import FanOut, best_fit_decreasing, cut_layer
 from neurodeploy.mapping.place import counts_of, lay_out
 from neurodeploy.resources.usage import grid_of, limited_resources
 
@@ -75,7 +76,8 @@ def test_estimated_cores_are_those_of_the_fullest_core_that_holds_each_piece(siz
         if holds:
             left.remove(min(holds))
         left.append((min(holds) if holds else 100) - size)
-    assert estimate_cores([(size / 100, n) for size, n in sizes]) == pytest.approx(len(left), abs=1 + len(left) // 20)
+    shares, pieces = np.array(sizes).T
+    assert estimate_cores(shares / 100, pieces) == pytest.approx(len(left), abs=1 + len(left) // 20)
 
 
 def test_cutting_first_takes_fewer_cores_and_is_recounted(monkeypatch: pytest.MonkeyPatch) -> None:

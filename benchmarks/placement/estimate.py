@@ -15,9 +15,9 @@ from pathlib import Path
 from benchmarks.placement.cores import BUILDERS, RESULTS, RUNS
 from benchmarks.placement.rows import append, rows
 from neurodeploy.hardware.loading import load_profile
-from neurodeploy.mapping.core_estimate import estimated_cores
+from neurodeploy.mapping.core_estimate import estimated_cores, least_cores
 from neurodeploy.mapping.delay_balancing import balance
-from neurodeploy.mapping.place import counts_of, least_cores
+from neurodeploy.mapping.place import counts_of
 
 
 def main() -> None:

@@ -157,7 +157,7 @@ class PrunedLayerCount(LayerCount):
 
     def __init__(self, whole: LayerCount, share: float, prunable: PrunableAxons | None = None) -> None:
         # All that is counted is that of the whole layer; only `share` differs, and with it what a region takes.
-        vars(self).update(vars(whole), _used={}, _taken={})
+        vars(self).update(vars(whole), _used={}, _taken={}, tables={})
         self.whole, self.share, self.prunable = whole, share, prunable
         # where axons share the memory, the plan has to count them
         if prunable is not None and "memory_bits_per_core" not in self.profile:

@@ -1,14 +1,14 @@
-"""Packing of slices onto cores: best fit for several resources at once, and annealing of the blocks that layers are cut into.
+"""Packing of slices onto cores: best fit for several resources at once, in compiled loops.
 
 `OpenCores` cuts and packs one layer after another. `best_fit_decreasing` packs slices that are all cut beforehand: the largest
-chooses first, each the fullest core that still holds it. `assign_layers` is for chips that cannot cut a layer. `BlockAnnealing`
-changes the blocks of the layers so that the slices of all of them together fill the cores better.
+chooses first, each the fullest core that still holds it.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers
-from neurodeploy.mapping.partition import BlockOptions, Scheme, SelectedBlock, Strip, even_cuts, longest_fit
+from neurodeploy.mapping.partition import Scheme, SelectedBlock, Strip, longest_fit, usage_of_cuts
 from neurodeploy.mapping.placement import Slice
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import AnyLayer, Layers, Region, Usage, grid_of, limited_resources, usage_vector
+from neurodeploy.simulation.kernels import Array, compiled
 
 # Full cores leave the list that every later slice is compared with.
 MIN_FREE_SHARE = 0.03
@@ -74,42 +75,162 @@ def axon_share(profile: HardwareProfile) -> Floats:
     return share
 
 
+Box: TypeAlias = "NDArray[np.int64]"  # starts along three axes, then stops
+MAX_ANSWERS = 256
+"""Usages of irregular regions that are kept: more than a search for one slice asks for."""
+TOO_MUCH = 1 << 61
+"""Usage of a region for which no target index is wide enough."""
+
+
+class UsageTable:
+    """Usage of a layer's regions, without output axons, in arrays that compiled loops read; `fill` counts what they ask for.
+
+    Usage of convolutions without zeros depends on the number of channels and on how the rows and columns lie on the input: on
+    their kinds, of which there are few. Of other layers, the last regions that were asked for are kept.
+
+    Attributes
+    ----------
+    rows, columns : array (side + 1, side + 1)
+        Kind of the run from the first index to the second, less one; 0 where it is not known.
+    pairs : array (kinds of rows, kinds of columns)
+        Index in `usage`; 0 where nothing is counted.
+    usage : array (n_pairs, channels + 1, n_resources)
+        By number of channels; -1 where it is not counted.
+    answers : array (MAX_ANSWERS, 6 + n_resources)
+        Boxes, and their usage.
+    """
+
+    def __init__(self, count: LayerCount, profile: HardwareProfile) -> None:
+        self.count, self.profile, n = count, profile, len(limited_resources(profile))
+        self.windows, sides = count.uniform_windows(), image_of(count.grid)
+        self._kinds: tuple[dict[Any, int], dict[Any, int]] = ({}, {})
+        self.rows, self.columns = (np.zeros((side + 1, side + 1) if self.windows else (1, 1), np.int32) for side in sides[1:])
+        self.pairs, self.n_pairs = np.zeros((16, 16), dtype=np.int32), 1
+        self.usage = np.full((16 if self.windows else 1, sides[0] + 1 if self.windows else 1, n), -1)
+        self.answers, self._n_answers = np.full((MAX_ANSWERS, 6 + n), -1), 0
+
+    def fill(self, box: Box) -> None:
+        """Count a box, and what is counted along with it."""
+        region = region_of(box, self.count.grid)
+        if self.windows is None:
+            self.answers[self._n_answers % MAX_ANSWERS] = [*box, *self._counted(region)]
+            self._n_answers += 1
+            return
+        (_, y, x), (_, v, w) = region.starts, region.stops
+        self.rows[y, v], self.columns[x, w] = kinds = self._kind(0, y, v), self._kind(1, x, w)
+        while max(kinds) >= len(self.pairs):
+            self.pairs = np.pad(self.pairs, (0, len(self.pairs)))
+        if not self.pairs[kinds]:
+            if self.n_pairs == len(self.usage):
+                self.usage = np.concatenate([self.usage, np.full_like(self.usage, -1)])
+            self.pairs[kinds], self.n_pairs = self.n_pairs, self.n_pairs + 1
+        usage = self.usage[self.pairs[kinds]]
+        if self.count.share == 1 and usage[1, 0] < 0:
+            with suppress(BudgetError):  # all numbers of channels that a core holds, where there is an index for all of them
+                most = min(len(usage) - 1, max(self.profile.capacity("neurons") // ((v - y) * (w - x)), 1))
+                cut = np.stack([np.zeros(most, dtype=np.int64), np.arange(1, most + 1)], axis=1)
+                edges = [window.edge(0, y, v) for window, _ in self.windows], [window.edge(1, x, w) for window, _ in self.windows]
+                usage[1 : most + 1] = usage_of_cuts(self.count, self.windows, cut, (v - y, w - x), edges, self.profile)
+        if usage[region.sides[0], 0] < 0:
+            usage[region.sides[0]] = self._counted(region)
+
+    def _kind(self, axis: int, start: int, stop: int) -> int:
+        key = tuple(window.edge(axis, start, stop).key for window, _ in self.windows or ())
+        return self._kinds[axis].setdefault(key, len(self._kinds[axis]) + 1)
+
+    def _counted(self, region: Region) -> Integers:
+        try:
+            return self.count.usage_vector(region)
+        except BudgetError:
+            return np.full(self.answers.shape[1] - 6, TOO_MUCH)
+
+
+def image_of(grid: tuple[int, ...]) -> tuple[int, ...]:
+    """Channels, rows and columns of a grid; a row of neurons has one row and column."""
+    return grid if len(grid) == 3 else (*grid, 1, 1)
+
+
+def box_of(region: Region) -> Box:
+    """The six numbers of a region."""
+    return np.array([*(*region.starts, 0, 0)[:3], *image_of(region.stops)])
+
+
+def region_of(box: Box, grid: tuple[int, ...]) -> Region:
+    """The region of six numbers in a grid."""
+    starts, stops = box[: len(grid)].tolist(), box[3 : 3 + len(grid)].tolist()
+    return Region(tuple(starts), tuple(stops))
+
+
 class SliceCounter:
     """Usage of any region of a layer as a slice, output axons included."""
 
     def __init__(self, layer: AnyLayer, count: LayerCount, targets: NDArray[np.int32] | None, profile: HardwareProfile) -> None:
         self.name, self.grid, self.count, self.profile = layer.name, grid_of(layer), count, profile
-        self._outputs: Integers | None = None
+        if "usage" not in count.tables:
+            count.tables["usage"] = UsageTable(count, profile)
+        self.table: UsageTable = count.tables["usage"]
         self._axon = output_axon_usage(profile)
+        # A summed-area table with a border of zeros: the axons of any box cost eight look-ups, not a sum over its neurons.
+        self._outputs = np.zeros(tuple(side + 1 for side in image_of(self.grid)) if targets is not None else (0, 0, 0), np.int64)
         if targets is not None:
-            # A summed-area table with a border of zeros: the axons of any box cost two look-ups an axis, not a sum over its
-            # neurons.
-            self._outputs = np.zeros(tuple(side + 1 for side in self.grid), dtype=np.int64)
-            inner = self._outputs[(slice(1, None),) * len(self.grid)]  # a view: a copy would take as much memory again
-            inner[:] = targets.reshape(self.grid)
+            inner = self._outputs[1:, 1:, 1:]  # a view: a copy would take as much memory again
+            inner[:] = targets.reshape(inner.shape)
             for axis in range(inner.ndim):
                 np.cumsum(inner, axis=axis, out=inner)
+        self._need, self._asked = np.zeros(len(self._axon), dtype=np.int64), np.zeros(6, dtype=np.int64)
 
-    def output_axons(self, region: Region) -> int:
-        """Number of (neuron, target slice) pairs of a region."""
-        if self._outputs is None:
-            return 0
-        sums = self._outputs[tuple(slice(a, b + 1, b - a) for a, b in zip(region.starts, region.stops, strict=True))]  # corners
-        for _ in region.starts:
-            sums = sums[1] - sums[0]
-        return int(sums)
+    def run(self, loop: Callable[..., bool], *state: Any) -> None:
+        """Run a compiled loop to its end, and count the regions that it asks for in between."""
+        table = self.table
+        while not loop(
+            *state, (table.rows, table.columns, table.pairs, table.usage, table.answers, self._outputs, self._axon), self._need,
+            self._asked,
+        ):  # fmt: skip
+            table.fill(self._asked)
 
     def measure(self, region: Region, core: int) -> Slice:
         """The region as a slice on a core."""
-        usage = self.count.usage(region)
-        return Slice(layer=self.name, core=core, region=region, usage=usage, output_axons=self.output_axons(region))
+        sent = count_box(box_of(region), self._outputs)
+        return Slice(layer=self.name, core=core, region=region, usage=self.count.usage(region), output_axons=sent)
 
     def needs(self, region: Region) -> Integers:
-        """Usage of each limited resource (n_resources,) by a region; the largest integer if no target index is wide enough."""
-        try:
-            return self.count.usage_vector(region) + self.output_axons(region) * self._axon
-        except BudgetError:
-            return np.full(len(limited_resources(self.profile)), np.iinfo(np.int64).max)
+        """Usage of each limited resource (n_resources,) by a region; more than any core has if no target index is wide enough."""
+        self.run(take_needs, box_of(region))
+        return self._need.copy()
+
+
+@compiled
+def count_box(box: Array, outputs: Array) -> int:
+    """Number of (neuron, target slice) pairs of a box, from a summed-area table; none where the table is empty."""
+    if not outputs.size:
+        return 0
+    a, b, c, d, e, f = box[0], box[1], box[2], box[3], box[4], box[5]
+    upper = outputs[d, e, f] - outputs[d, e, c] - outputs[d, b, f] + outputs[d, b, c]
+    lower = outputs[a, e, f] - outputs[a, e, c] - outputs[a, b, f] + outputs[a, b, c]
+    return int(upper - lower)
+
+
+@compiled
+def take_needs(box: Array, tables: tuple[Array, ...], need: Array, asked: Array) -> bool:
+    """Write the usage of a box to `need`, output axons included; False, with the box in `asked`, where it is not counted."""
+    rows, columns, pairs, usage, answers, outputs, axon = tables
+    pair, channels, known = 0, box[3] - box[0], -1
+    if rows.size > 1:
+        pair = pairs[rows[box[1], box[4]], columns[box[2], box[5]]]
+    elif usage.shape[1] == 1:
+        channels = 0
+        for answer in range(len(answers)):
+            differ = 0
+            for k in range(6):
+                differ += answers[answer, k] != box[k]
+            known = known if differ else answer
+    is_counted = known >= 0 or usage[pair, channels, 0] >= 0
+    sent = count_box(box, outputs) if is_counted else 0
+    for k in range(need.size):
+        need[k] = (answers[known, 6 + k] if known >= 0 else usage[pair, channels, k]) + sent * axon[k]
+    for k in range(6):
+        asked[k] = box[k]
+    return is_counted
 
 
 class OpenCores:
@@ -122,41 +243,31 @@ class OpenCores:
     """
 
     def __init__(self, profile: HardwareProfile, *, is_even: bool = False) -> None:
-        self.profile, self.is_even, self.n_cores, self.n_overfull = profile, is_even, 0, 0
+        self.profile, self.is_even = profile, is_even
         self.capacity = np.array([profile.capacity(resource) for resource in limited_resources(profile)])
-        self._numbers = np.zeros(0, dtype=np.int64)
+        # Open cores, cores begun, and slices on overfull cores; the number of each open core, and what it has left.
+        self._board, self._numbers = np.zeros(3, dtype=np.int64), np.zeros(0, dtype=np.int64)
         self._left = np.zeros((0, len(self.capacity)), dtype=np.int64)
+
+    @property
+    def n_cores_and_overfull(self) -> tuple[int, int]:
+        """Cores begun, and slices that overfill theirs."""
+        return int(self._board[1]), int(self._board[2])
 
     def pack_layer(self, counter: SliceCounter, selected: SelectedBlock) -> list[Slice]:
         """Cut a layer from its last neuron to its first, and put each slice on a core."""
-        scheme = Scheme.of(counter.grid, selected.block)
-        waiting = [(strip, selected.block[scheme.axis]) for strip in scheme.strips()]  # a stack: the last strip comes first
-        least = self._least_lines(counter, waiting[-1][0], selected)
-        slices: list[Slice] = []
-        while waiting:
-            strip, guess = waiting.pop()
-            # `least` counts lines of the scheme's axis; a strip that was cut across has other lines.
-            row, n = self._best(counter, strip, guess, least if strip.axis == scheme.axis else 1)
-            line = strip.between(strip.stop - 1, strip.stop)
-            if not n and line.n_neurons > 1:  # not even one line fits a core: cut across it
-                waiting += self._rest(strip, 1, guess)
-                waiting.append((Strip(line, int(np.argmax(line.sides))), 1))
-                continue
-            n = max(n, 1)  # a single neuron that no core holds is packed anyway, and reported as overfull
-            part = counter.measure(strip.between(strip.stop - n, strip.stop), int(self._numbers[row]))
-            slices.append(part)
-            waiting += self._rest(strip, n, n)
-            self._left[row] -= usage_vector(part.usage, part.output_axons, self.profile)
-            self.n_overfull += int((self._left[row] < 0).any())
-            if (self._left[row] < self.capacity * MIN_FREE_SHARE).any():
-                self._numbers, self._left = np.delete(self._numbers, row), np.delete(self._left, row, axis=0)
-        return slices
-
-    @staticmethod
-    def _rest(strip: Strip, n: int, guess: int) -> list[tuple[Strip, int]]:
-        """The rest of a strip without its last n lines, if any."""
-        left = strip.stop - n
-        return [(Strip(strip.between(strip.start, left), strip.axis), guess)] if left > strip.start else []
+        strips = list((scheme := Scheme.of(counter.grid, selected.block)).strips())
+        least = self._least_lines(counter, strips[-1], selected)
+        waiting = waiting_strips(strips, selected.block[scheme.axis])
+        sizes, found = np.array([len(waiting), 0]), np.zeros((len(waiting), 7), dtype=np.int64)
+        while sizes[0]:  # the loop ends where an array is full
+            waiting, found = with_room(waiting, sizes[0]), with_room(found, sizes[1])
+            self._left, self._numbers = with_room(self._left, self._board[0]), with_room(self._numbers, self._board[0])
+            counter.run(
+                pack_strips, waiting, found, sizes, self._left, self._numbers, self._board, self.capacity,
+                self.capacity * MIN_FREE_SHARE, least, scheme.axis,
+            )  # fmt: skip
+        return [counter.measure(region_of(each, counter.grid), int(each[6])) for each in found[: sizes[1]]]
 
     def _least_lines(self, counter: SliceCounter, strip: Strip, selected: SelectedBlock) -> int:
         """Smallest slice, in lines, that is put into leftover space: the output axons of a smaller one cost its sources more."""
@@ -174,62 +285,198 @@ class OpenCores:
         # 1 more than the longest that does not pay.
         return max(at_least, 1 + longest_fit(lambda n: n == 0 or costs_more(n), length - 1, 1))
 
-    def _fitting(self, counter: SliceCounter, strip: Strip, guess: int, left: Integers) -> int:
-        """Length of the longest part at the end of the strip that fits one of the rows of `left` (n, n_resources)."""
 
-        def fits(n: int) -> bool:
-            return n == 0 or bool((counter.needs(strip.between(strip.stop - n, strip.stop)) <= left).all(axis=1).any())
+def waiting_strips(strips: Sequence[Strip], guess: int) -> Integers:
+    """Rows (n, 8) of a stack: the box of a strip, its axis, and the length of slices to begin with."""
+    return np.array([[*box_of(strip.region), strip.axis, guess] for strip in strips])
 
-        line = strip.between(strip.start, strip.start + 1).n_neurons
+
+def with_room(array: Integers, used: int, more: int = 2) -> Integers:
+    """The array, with rows of zeros after its own if fewer than `more` of them are unused."""
+    if len(array) - used >= more:
+        return array
+    return np.concatenate([array, np.zeros((len(array) + more, *array.shape[1:]), dtype=np.int64)])
+
+
+@compiled
+def is_within(need: Array, left: Array) -> bool:
+    """Whether no resource is needed more than there is left of it."""
+    within = True
+    for resource in range(need.size):
+        within &= need[resource] <= left[resource]
+    return within
+
+
+@compiled
+def cut_across(waiting: Array, sizes: Array, box: Array, share: float) -> None:
+    """Push a box as a strip along its longest side, with slices of a share of that."""
+    along, last = 0, sizes[0]
+    for k in range(6):
+        waiting[last, k] = box[k]
+        along = k if k < 3 and box[3 + k] - box[k] > box[3 + along] - box[along] else along
+    waiting[last, 6], waiting[last, 7] = along, max(1, int((box[3 + along] - box[along]) * share))
+    sizes[0] += 1
+
+
+@compiled
+def longest_slice(
+    strip: Array, guess: int, tried: Array, left: Array, box: Array, tables: tuple[Array, ...], need: Array, asked: Array
+) -> int:  # fmt: skip
+    """Lines of the longest slice at the end of a strip that one of the rows `tried` of `left` holds; -1 where one is not counted.
+
+    Doubling steps from the guess, then bisection, as `longest_fit` searches.
+    """
+    along, most, line = strip[6], 0, 1
+    for row in tried:
         # Column 0 is `neurons`, the first of RESOURCES: a cheap bound before anything is counted.
-        return longest_fit(fits, min(strip.stop - strip.start, int(left[:, 0].max()) // line), guess)
+        most = max(most, left[row, 0])
+    for k in range(3):
+        line *= 1 if k == along else strip[3 + k] - strip[k]
+    low, high, step, bisects = 0, min(strip[3 + along] - strip[along], most // line), 1, False
+    n = min(max(guess, 1), high)
+    while low < high:
+        n = (low + high + 1) // 2 if bisects else n
+        box[along] = strip[3 + along] - n
+        if not take_needs(box, tables, need, asked):
+            return -1
+        fits = False
+        for row in tried:
+            fits = fits or is_within(need, left[row])
+        low, high = (n, high) if fits else (low, n - 1)
+        if not bisects:
+            n = min(high, n + step) if fits else max(low, n - step)
+            step *= 2
+            bisects = n == low or n == high + 1 or high - low < step
+    return low
 
-    def _best(self, counter: SliceCounter, strip: Strip, guess: int, least: int) -> tuple[int, int]:
-        """Row of the open core that takes the longest slice, or of a new core, and the lines of that slice."""
-        length = strip.stop - strip.start
-        least = min(least, length)
-        smallest = counter.needs(strip.between(strip.stop - least, strip.stop))
-        rows = np.flatnonzero((self._left >= smallest).all(axis=1))[::-1][:MAX_OPEN_CORES_TRIED]
-        if rows.size:
-            left = self._left[rows]
-            n = self._fitting(counter, strip, max(least, min(guess, length)), left)
-            part = strip.between(strip.stop - n, strip.stop)
-            return int(rows[(left >= counter.needs(part)).all(axis=1).argmax()]), n
-        if not len(self._left) or (self._left[-1] < self.capacity).any():  # an untouched core is used before another begins
-            self._numbers = np.append(self._numbers, self.n_cores)
-            self._left = np.concatenate([self._left, self.capacity[None]])
-            self.n_cores += 1
-        return len(self._numbers) - 1, self._fitting(counter, strip, guess, self.capacity[None])
+
+@compiled
+def put_on_core(row: int, need: Array, left: Array, numbers: Array, board: Array, full: Array) -> None:
+    """Take what a slice needs from an open core, or from the next one, and close it if it is full."""
+    is_over = is_full = False
+    if row == board[0]:
+        numbers[row] = board[1]
+        board[0] += 1
+        board[1] += 1
+    for k in range(need.size):
+        left[row, k] -= need[k]
+        is_over |= left[row, k] < 0
+        is_full |= left[row, k] < full[k]
+    board[2] += is_over
+    board[0] -= is_full
+    for later in range(row, board[0] if is_full else row):
+        numbers[later] = numbers[later + 1]
+        for k in range(need.size):
+            left[later, k] = left[later + 1, k]
+
+
+@compiled
+def pack_strips(
+    waiting: Array, found: Array, sizes: Array, left: Array, numbers: Array, board: Array, capacity: Array, full: Array,
+    least: int, axis: int, tables: tuple[Array, ...], need: Array, asked: Array,
+) -> bool:  # fmt: skip
+    """Cut the strips of a stack from the last on, each from its end, and put every slice on a core, as `OpenCores` keeps them.
+
+    `found` (n, 7) receives boxes and their cores, `sizes` the numbers of waiting strips and of those. False where a region is
+    not counted that is needed: then nothing has changed since the last slice.
+    """
+    box, rows = np.empty(6, dtype=np.int64), np.empty(MAX_OPEN_CORES_TRIED, dtype=np.int64)
+    while 0 < sizes[0] < len(waiting) and sizes[1] < len(found) and board[0] < len(left):
+        strip = waiting[sizes[0] - 1]
+        along, guess, n_tried = strip[6], strip[7], 0
+        first, last = strip[along], strip[3 + along]
+        # `least` counts lines of the scheme's axis; a strip that was cut across has other lines.
+        shortest = min(least if along == axis else 1, last - first)
+        for k in range(6):
+            box[k] = strip[k]
+        box[along] = last - shortest
+        if not take_needs(box, tables, need, asked):
+            return False
+        for row in range(board[0] - 1, -1, -1):
+            if n_tried < MAX_OPEN_CORES_TRIED and is_within(need, left[row]):
+                rows[n_tried], n_tried = row, n_tried + 1
+        if n_tried:
+            guess = max(shortest, min(guess, last - first))
+        else:  # a new core
+            rows[0], n_tried = board[0], 1
+            for k in range(need.size):
+                left[board[0], k] = capacity[k]
+        n = longest_slice(strip, guess, rows[:n_tried], left, box, tables, need, asked)
+        if n < 0:
+            return False
+        box[along] = last - max(n, 1)
+        is_neuron = (box[3] - box[0]) * (box[4] - box[1]) * (box[5] - box[2]) == 1
+        if n == 0 and not is_neuron:  # not even one line fits a core: cut across it
+            strip[3 + along] = last - 1
+            sizes[0] -= last - 1 == first
+            cut_across(waiting, sizes, box, 0.0)
+            continue
+        # A single neuron that no core holds is packed anyway, and reported as overfull.
+        if not take_needs(box, tables, need, asked):
+            return False
+        taker = rows[0]
+        for k in range(n_tried - 1, -1, -1):
+            taker = rows[k] if is_within(need, left[rows[k]]) else taker
+        strip[3 + along], strip[7] = box[along], max(n, 1)
+        sizes[0] -= box[along] == first
+        for k in range(6):
+            found[sizes[1], k] = box[k]
+        found[sizes[1], 6] = numbers[taker] if taker < board[0] else board[1]
+        sizes[1] += 1
+        put_on_core(taker, need, left, numbers, board, full)
+    return True
 
 
 def cut_layer(counter: SliceCounter, block: tuple[int, ...], capacity: Integers) -> list[Region]:
     """Cut a layer into even slices of at most a block, and into more where a core does not hold them."""
     scheme = Scheme.of(counter.grid, block)
-    waiting, found = [(strip, block[scheme.axis]) for strip in scheme.strips()], list[Region]()
-    while waiting:
-        strip, length = waiting.pop()
-        pieces = _fitting(counter, strip, length, capacity)
-        line = strip.between(strip.start, strip.start + 1)
-        if pieces or line.n_neurons == 1:
-            found += pieces or list(strip.lines())  # a neuron that no core holds is a slice by itself
-        else:  # not even one line fits a core: cut across it
-            axis = int(np.argmax(line.sides))
-            waiting += [(Strip(each, axis), max(1, each.sides[axis] // 2)) for each in strip.lines()]
-    return found
+    waiting, side = waiting_strips(list(scheme.strips()), block[scheme.axis]), max(counter.grid)
+    sizes, found = np.array([len(waiting), 0]), np.zeros((len(waiting), 7), dtype=np.int64)
+    while sizes[0]:  # the loop ends where an array is full
+        waiting, found = with_room(waiting, sizes[0], side), with_room(found, sizes[1], side)
+        counter.run(cut_strips, waiting, found, sizes, capacity)
+    return [region_of(each, counter.grid) for each in found[: sizes[1]]]
 
 
-def _fitting(counter: SliceCounter, strip: Strip, length: int, capacity: Integers) -> list[Region]:
-    """Cut a strip into the fewest even slices that cores hold; empty if a single line is too large."""
-    side = strip.stop - strip.start
-    parts = -(-side // length)
-    while True:
-        pieces = [strip.between(strip.start + a, strip.start + b) for a, b in even_cuts(side, -(-side // parts))]
-        if all((counter.needs(piece) <= capacity).all() for piece in pieces):
-            return pieces
-        if parts == side:
-            return []
-        # The next number of parts that makes the longest slice shorter: those between give the same length.
-        parts = min(side, -(-side // max(1, -(-side // parts) - 1)))
+@compiled
+def cut_strips(
+    waiting: Array, found: Array, sizes: Array, capacity: Array, tables: tuple[Array, ...], need: Array, asked: Array
+) -> bool:  # fmt: skip
+    """Cut each strip of a stack into the fewest even slices that cores hold; arrays and answer as of `pack_strips`."""
+    box = np.empty(6, dtype=np.int64)
+    while sizes[0]:
+        strip = waiting[sizes[0] - 1]
+        along, first, side = strip[6], strip[strip[6]], strip[3 + strip[6]] - strip[strip[6]]
+        if sizes[0] + side > len(waiting) or sizes[1] + side > len(found):
+            return True
+        for k in range(6):
+            box[k] = strip[k]
+        block = -(-side // -(-side // strip[7]))
+        while True:
+            parts, fits = -(-side // block), True
+            for i in range(parts):
+                box[along], box[3 + along] = first + side * i // parts, first + side * (i + 1) // parts
+                if not take_needs(box, tables, need, asked):
+                    return False
+                if not is_within(need, capacity):
+                    fits = False
+                    break
+            if fits or block == 1:
+                break
+            # The next number of parts that makes the longest slice shorter: those between give the same length.
+            block = -(-side // -(-side // (block - 1)))
+        sizes[0] -= 1
+        box[along], box[3 + along] = first, first + 1
+        is_neuron = (box[3] - box[0]) * (box[4] - box[1]) * (box[5] - box[2]) == 1
+        for i in range(parts):
+            box[along], box[3 + along] = first + side * i // parts, first + side * (i + 1) // parts
+            if fits or is_neuron:  # a neuron that no core holds is a slice by itself
+                for k in range(6):
+                    found[sizes[1], k] = box[k]
+                sizes[1] += 1
+            else:  # not even one line fits a core: cut across it
+                cut_across(waiting, sizes, box, 0.5)
+    return True
 
 
 def best_fit_decreasing(needs: Integers, capacity: Integers) -> Integers:
@@ -251,226 +498,3 @@ def best_fit_decreasing(needs: Integers, capacity: Integers) -> Integers:
             core, n_cores = n_cores, n_cores + 1
         cores[piece], left[core] = core, left[core] - needs[piece]
     return cores
-
-
-OVERRUN_COST = 1e6
-"""Cost of exceeding a limit by the amount that a core has: more than any difference between cores that hold the layer."""
-
-
-def assign_layers(needs: NDArray[np.int64], profile: HardwareProfile) -> NDArray[np.int64]:
-    """Core of each uncut layer (n_layers,): the smallest that holds it, or the least overfilled where none does.
-
-    Layers with a core to themselves (``slices_per_core: 1``) are matched to cores optimally (a linear assignment
-    problem). Others share: the last layer chooses first, each the fullest core that still holds it.
-
-    Parameters
-    ----------
-    needs : array (n_layers, n_resources)
-        Usage of each layer in the order of `limited_resources`.
-
-    Returns
-    -------
-    array (n_layers,), int64
-        Layers beyond the chip's cores get higher numbers.
-    """
-    names = limited_resources(profile)
-    cores = np.stack([np.resize(profile[f"{name}_per_core"].choices, profile.cores) for name in names], axis=1).astype(np.float64)
-    if profile.capacity("slices") == 1:
-        more = max(0, len(needs) - len(cores))
-        # Imaginary cores, the largest of each resource, for layers beyond the chip's cores: the report then says how many are
-        # missing.
-        cores = np.concatenate([cores, np.repeat(cores.max(axis=0)[None], more, axis=0)])
-        cost = _cost(needs[:, None, :], cores)
-        cost[:, len(cores) - more :] += OVERRUN_COST * len(needs)  # taken after all real cores
-        # imported here: scipy.optimize takes long, and few chips need it
-        from scipy.optimize import linear_sum_assignment
-
-        rows, columns = linear_sum_assignment(cost)
-        return np.asarray(columns[np.argsort(rows)], dtype=np.int64)
-    left, selected = cores.copy(), np.zeros(len(needs), dtype=np.int64)
-    for layer in reversed(range(len(needs))):
-        selected[layer] = int(_cost(needs[layer], left).argmin())
-        left[selected[layer]] -= needs[layer]
-    return selected
-
-
-def _cost(needs: NDArray[np.int64], cores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cost of a layer on a core: the space that it leaves, and far more for every share of a limit that it exceeds."""
-    over = np.maximum(needs - cores, 0) / np.maximum(cores, 1)
-    free = np.maximum(cores - needs, 0) / np.maximum(cores, 1)
-    cost: NDArray[np.float64] = (
-        # The last summand breaks ties towards the smaller core.
-        over.sum(axis=-1) * OVERRUN_COST + free.mean(axis=-1) + np.log2(np.maximum(cores, 1)).mean(axis=-1) * 1e-3
-    )
-    return cost
-
-
-TEMPERATURES = 0.005, 1e-4
-"""Initial and final temperature, as a share of all cores."""
-MAX_BLOCKS_TRIED = 200
-"""Blocks of a layer that a change may take, ordered by the total volume of all slices."""
-NEIGHBOUR_CHANCE = 0.4
-"""Probability that a source or target of the changed layer changes with it."""
-OVERFLOW_PENALTY = 100.0
-"""Penalty per core of overflow."""
-VOLUME_WEIGHT = 0.05
-"""Weight of the total volume, in cores, against the number of cores: breaks ties towards less storage."""
-FULL_SHARE = 0.003
-"""A core with at most this share left is full."""
-
-
-class BlockAnnealing:
-    """Simulated annealing of the blocks of all layers.
-
-    Layers select blocks (`neurodeploy.mapping.partition`) as if each had cores of its own. Here the slices of all layers share
-    cores: each state is rated by an estimate of the cores that best fit decreasing would take.
-
-    Parameters
-    ----------
-    options : mapping by layer, first layer first
-        None of the layers is recurrent.
-    n_neurons : mapping by layer
-    axon : array (n_resources,)
-        Share of a core that an output axon takes.
-    """
-
-    def __init__(self, options: Mapping[str, BlockOptions], n_neurons: Mapping[str, int], axon: Floats) -> None:
-        self.options, self.axon, self.names = options, axon, list(options)
-        self._sources = {name: [source for source in option.peak if source in options] for name, option in options.items()}
-        self._targets = {name: [target for target in options if name in self._sources[target]] for name in options}
-        self._mean = {
-            name: {source: option.received[source] / n_neurons[source] for source in self._sources[name]}
-            for name, option in options.items()
-        }
-        self._found: dict[tuple[object, ...], NDArray[np.int64]] = {}
-        self._rates: dict[tuple[object, ...], tuple[tuple[float, int], float]] = {}
-        # All layers whose blocks `_volumes` reads: the key under which its order is cached.
-        self._around = {
-            name: [name, *self._targets[name], *self._sources[name],
-                   *(target for source in self._sources[name] for target in self._targets[source])]
-            for name in options
-        }  # fmt: skip
-
-    def anneal(self, blocks: Mapping[str, tuple[int, ...]], changes: int, seed: int) -> dict[str, tuple[int, ...]]:
-        """The best blocks found from these, which must be among the layers' options, by a number of changes."""
-        rng = np.random.default_rng(seed)
-        now = {name: self.options[name].index_of(blocks[name]) for name in self.names}
-        cost = least = self._cost(now)
-        best, start_cost = now, cost
-        for turn in range(changes):
-            # Geometric cooling.
-            temperature = start_cost * TEMPERATURES[0] * (TEMPERATURES[1] / TEMPERATURES[0]) ** (turn / changes)
-            tried = self._changed(now, rng)
-            found = self._cost(tried)
-            if found < cost or rng.random() < np.exp((cost - found) / temperature):  # Metropolis' rule
-                now, cost = tried, found
-                if cost < least:
-                    best, least = now, cost
-        return {name: tuple(int(side) for side in self.options[name].blocks[place]) for name, place in best.items()}
-
-    def _changed(self, now: dict[str, int], rng: np.random.Generator) -> dict[str, int]:
-        name = self.names[rng.integers(len(self.names))]
-        tried = now | {name: self._drawn(now, name, rng)}
-        neighbours = self._sources[name] + self._targets[name]
-        if neighbours and rng.random() < NEIGHBOUR_CHANCE:
-            other = neighbours[rng.integers(len(neighbours))]
-            tried[other] = self._drawn(tried, other, rng)
-        return tried
-
-    def _drawn(self, now: Mapping[str, int], name: str, rng: np.random.Generator) -> int:
-        """Index of one of the layer's better blocks, drawn with a preference for the best."""
-        key = (name, *(now[each] for each in self._around[name]))
-        if key not in self._found:
-            self._found[key] = np.argsort(self._volumes(now, name), kind="stable")[:MAX_BLOCKS_TRIED]
-        places = self._found[key]
-        return int(places[int(places.size * rng.random() ** 2)])  # the square prefers low places: small volumes
-
-    def _output_axons(self, now: Mapping[str, int], name: str, but: str = "") -> tuple[float, float]:
-        """Mean and maximum of the output axons of a neuron of the layer, without those to the layer `but`."""
-        targets = [target for target in self._targets[name] if target != but]
-        mean = sum(float(self._mean[target][name][now[target]]) for target in targets)
-        return mean, sum(float(self.options[target].peak[name][now[target]]) for target in targets)
-
-    def _volumes(self, now: Mapping[str, int], name: str) -> Floats:
-        """Volume, in cores, of the slices of the layer and its sources, for each of its blocks (n,)."""
-        option, (mean, peak) = self.options[name], self._output_axons(now, name)
-        at_most = self._shares(option, slice(None), np.array([peak]))
-        # 1e6: blocks that no core holds come last. The mean rates the volume, the maximum decides whether the worst slice fits.
-        total: Floats = option.pieces * self._shares(option, slice(None), np.array([mean])) + np.where(at_most > 1, 1e6, 0.0)
-        for source in self._sources[name]:
-            received, place = self.options[source], slice(now[source], now[source] + 1)
-            mean, peak = self._output_axons(now, source, name)
-            share = self._shares(received, place, mean + self._mean[name][source])
-            most = self._shares(received, place, peak + option.peak[source])
-            total = total + received.pieces[place] * (share + OVERFLOW_PENALTY * np.maximum(most - 1, 0))
-        return total
-
-    def _shares(self, option: BlockOptions, place: slice, density: Floats) -> Floats:
-        """Share of a core that a slice takes (n,), at `density` output axons a neuron."""
-        sent = (option.neurons[place] * density)[:, None] * self.axon
-        shares: Floats = (option.own[place] + sent).max(axis=1)
-        return shares
-
-    def shares(self, blocks: Mapping[str, tuple[int, ...]]) -> dict[str, Floats]:
-        """Cores of each resource (n_resources,) that the slices of each layer fill together, neurons with mean output axons."""
-        now = {name: self.options[name].index_of(blocks[name]) for name in self.names}
-        found = {}
-        for name, place in now.items():
-            option, (sent, _) = self.options[name], self._output_axons(now, name)
-            found[name] = option.pieces[place] * (option.own[place] + option.neurons[place] * sent * self.axon)
-        return found
-
-    def _cost(self, now: Mapping[str, int]) -> float:
-        """Estimated cores of all slices, plus penalties for overflow and volume."""
-        sizes, penalties = zip(*[self._rated(now, name) for name in now], strict=True)
-        return float(estimate_cores(sizes) + sum(penalties))
-
-    def _rated(self, now: Mapping[str, int], name: str) -> tuple[tuple[float, int], float]:
-        """Share of a core of the layer's slices and their number, and penalties for overflow and volume."""
-        key = (name, now[name], *(now[target] for target in self._targets[name]))
-        if key not in self._rates:  # a change leaves most layers, and the targets of most, as they were
-            option, place = self.options[name], slice(now[name], now[name] + 1)
-            share, most = (float(self._shares(option, place, np.array([sent]))[0]) for sent in self._output_axons(now, name))
-            pieces = int(option.pieces[now[name]])
-            # + 0.5, so that an overflow of almost nothing never pays.
-            overflow = pieces * (OVERFLOW_PENALTY * (most - 1) + 0.5) if most > 1 else 0.0
-            self._rates[key] = (min(share, 1.0), pieces), VOLUME_WEIGHT * share * pieces + overflow
-        return self._rates[key]
-
-
-def estimate_cores(sizes: Iterable[tuple[float, int]]) -> int:
-    """Estimated cores of slices by best fit decreasing, from (share of a core, number of slices) of each size."""
-    n_cores, left = 0, list[float]()  # shares left of begun cores, ascending; `many` counts the cores of each
-    many: dict[float, int] = {}
-    for share, pieces in sorted(sizes, reverse=True):
-        size, waiting, changed = max(share, 1e-6), pieces, dict[float, int]()  # slices of nothing must not divide by 0
-        at = bisect_left(left, size - 1e-9)  # best fit: the least space left that is enough
-        while waiting and at < len(left):
-            free, cores = left[at], many[left[at]]
-            taken, waiting = _fill(free, cores, size, waiting, changed)
-            many[free] -= taken
-            at += 1
-        left = [free for free in left if many[free]]
-        begun = -(-waiting // max(1, int((1 + 1e-9) / size)))
-        _fill(1.0, begun, size, waiting, changed)
-        n_cores += begun
-        for free, cores in changed.items():
-            if free > FULL_SHARE:
-                if not many.get(free, 0):
-                    insort(left, free)
-                many[free] = many.get(free, 0) + cores
-    return n_cores
-
-
-def _fill(free: float, cores: int, size: float, waiting: int, changed: dict[float, int]) -> tuple[int, int]:
-    """Fill up to `cores` cores that have `free` left each; return the cores used and the slices still waiting."""
-    each = max(1, int((free + 1e-9) / size))
-    full, rest = min(cores, waiting // each), 0
-    waiting -= full * each
-    if full < cores and waiting:
-        rest, waiting = waiting, 0
-    for n, pieces in ((full, each), (int(rest > 0), rest)):
-        if n:
-            after = round(max(free - pieces * size, 0.0), 4)  # rounded: almost equal leftovers count as one kind
-            changed[after] = changed.get(after, 0) + n
-    return full + int(rest > 0), waiting

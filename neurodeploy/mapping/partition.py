@@ -439,7 +439,7 @@ def _convolution_options(
         fits = channels * y * x <= profile.capacity("neurons")
         while fits.any():
             try:
-                own = _shares(count, windows, cut[fits], (y, x), (rows, columns), profile)
+                own = usage_of_cuts(count, windows, cut[fits], (y, x), (rows, columns), profile) / _capacity(profile)
                 break
             except BudgetError:  # no index as long: fewer channels
                 fits[np.flatnonzero(fits)[0]] = False  # lengths descend: the first is the longest
@@ -471,15 +471,15 @@ def _along(
     return [window.edge(axis, a, b) for window, _ in windows], [total for total, _ in of_cut], [most for _, most in of_cut]
 
 
-def _shares(
+def usage_of_cuts(
     count: LayerCount,
     windows: list[tuple[Window, tuple[str, ...]]],
     cut: Integers,
     sides: tuple[int, int],
     edges: tuple[list[Edge], list[Edge]],
     profile: HardwareProfile,
-) -> Floats:
-    """Share of a core that slices of the channels `cut` (n, 2) take (n, n_resources)."""
+) -> Integers:
+    """Usage of each limited resource (n, n_resources) by slices of the channels `cut` (n, 2), without output axons."""
     memory, axons = np.zeros(len(cut), dtype=np.int64), np.zeros(len(cut), dtype=np.int64)
     for (window, sources), rows, columns in zip(windows, *edges, strict=True):
         bits, pixels, _ = window.count_many(cut[:, 0], cut[:, 1], sides, rows, columns)
@@ -496,5 +496,4 @@ def _shares(
     }  # fmt: skip
     names = limited_resources(profile)
     taken = [amounts.get(name, np.full_like(axons, same)) for name, same in zip(names, zero.tolist(), strict=True)]
-    shares: Floats = np.stack(taken, axis=1) / _capacity(profile)
-    return shares
+    return np.stack(taken, axis=1)

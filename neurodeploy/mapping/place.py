@@ -8,8 +8,7 @@ one slice of a layer on a core, takes fewer cores, output axons aside: usage nev
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any, TypeAlias
@@ -17,22 +16,19 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from neurodeploy.errors import RequestError, check_arguments, unsupported_kind
+from neurodeploy.errors import RequestError, check_arguments
 from neurodeploy.hardware.loading import Chip, load_profile
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
-from neurodeploy.ir.arrays import Floats, Integers
-from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring
+from neurodeploy.ir.arrays import Integers
 from neurodeploy.ir.graph import wait_steps
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
-from neurodeploy.mapping.core_estimate import check_size
+from neurodeploy.mapping.core_estimate import BlockAnnealing, check_size, least_cores
 from neurodeploy.mapping.energy import Traffic, mesh_of, multicast_hops
 from neurodeploy.mapping.mesh_arrangement import arrange
 from neurodeploy.mapping.packing import (
-    BlockAnnealing,
     FanOut,
     OpenCores,
-    assign_layers,
     axon_share,
     best_fit_decreasing,
     cut_layer,
@@ -45,7 +41,6 @@ from neurodeploy.resources.usage import (
     AnyLayer,
     Layers,
     Region,
-    Usage,
     bits_of,
     grid_of,
     layer_usage,
@@ -127,89 +122,6 @@ def counts_of(
     return {
         layer.name: LayerCount(layer, widths[layer.name], profile, connectivity, counted, waiting[layer.name]) for layer in layers
     }
-
-
-def least_cores(layers: Layers, counts: Counts, profile: HardwareProfile) -> int:
-    """Lower bound on the number of cores: each resource's total that no cut saves, over what a core has of it.
-
-    Every placement that fits takes at least as many cores. `benchmarks.placement.lower_bound` has a tighter bound, which takes
-    minutes where this one takes moments.
-    """
-    names = {layer.name for layer in layers}
-    totals = sum((least_usage(layer, counts[layer.name], names) for layer in layers), np.zeros(len(limited_resources(profile))))
-    bound = 1
-    for resource, total in zip(limited_resources(profile), totals.tolist(), strict=True):
-        largest = profile.capacity(resource)
-        # Cores that differ: the largest ones first, and any number of the largest beyond the board.
-        needed, choices = 0, profile[f"{resource}_per_core"].choices
-        if profile.cores_differ and total > 0:
-            held = np.cumsum(np.sort(np.resize(choices, profile.cores))[::-1], dtype=np.float64)
-            needed = min(int(np.searchsorted(held, total)) + 1, held.size)
-            total -= held[needed - 1]
-        # -1e-9: rounding of sums must not raise the bound.
-        bound = max(bound, needed + math.ceil(max(total, 0) / max(largest, 1) - 1e-9))
-    return bound
-
-
-def least_usage(layer: AnyLayer, count: LayerCount, senders: Collection[str]) -> Floats:
-    """Least usage of each limited resource (n_resources,) by a layer, however it is cut, and by the output axons that lead to it.
-
-    Cutting repeats things (axons, shared kernels, biases) but also saves some (zeros of dense lists, wider target indices,
-    memory rounded up to powers of two). So each synapse counts as one weight without an index, each weight of a shared kernel
-    once, each source neuron as one input axon and one output axon.
-
-    Parameters
-    ----------
-    senders : collection of str
-        Names of the layers whose spikes need output axons; the network's input needs none.
-    """
-    profile, chance = count.profile, 1.0 if count.connectivity is None else count.connectivity
-    encodings, whole = set(profile["encodings"].names), Region.whole(count.grid)
-    received = list(zip(count.sources(whole), count.fan_outs(whole), strict=True))
-    memory, axons, first = 0.0, 0.0, 0
-    for wiring, formula, sources in count.bundles():
-        fan_out = received[first][1]  # equal for all sources of a bundle
-        first += len(sources)
-        kernel: ConvWiring | None = None
-        match wiring:
-            case ConvWiring():
-                kernel = wiring if encodings & {"convolution", "dynapcnn"} else None
-            case DenseWiring() | SparseWiring():
-                pass
-            case _:
-                raise unsupported_kind(wiring)
-        if kernel is not None:
-            fan_out = fan_out.sum(axis=0)  # an axon is a pixel, with all its channels
-        if count.connectivity is None:
-            present = float(np.count_nonzero(fan_out))
-        else:  # chance that at least one synapse of the axon survives
-            # `fan_out` is expected synapses; divided by the chance it is their number again. 1e-300 avoids 0 / 0.
-            present = float((1 - (1 - chance) ** (fan_out / max(chance, 1e-300))).sum())
-        axons += present * len(sources)
-        if kernel is not None:
-            # Taps that only ever see padding are not stored.
-            on_image = np.outer(*(kernel.is_inside_input(axis).any(axis=0) for axis in (0, 1)))
-            weights = np.ones(kernel.weight.shape) if count.connectivity is not None else kernel.weight != 0
-            memory += float((weights * on_image).sum()) * chance * formula.synapse_bits + present * formula.entry
-        elif count.connectivity is None and not encodings & {"crossbar", "dynapcnn"}:
-            axons_of_size = np.bincount(fan_out.reshape(-1))  # lists of one size take the same, and most sizes occur often
-            sizes = np.flatnonzero(axons_of_size)
-            memory += float((formula.least(sizes) * axons_of_size[sizes]).sum())
-        else:  # formats without blocks and units, or an expectation, which does not commute with rounding
-            memory += float(fan_out.sum()) * formula.synapse_bits + present * formula.entry
-        # Further sources of a bundle share the lists, not the axon entries.
-        memory += (len(sources) - 1) * present * formula.entry
-    # Formats and profiles count once a slice, whatever its size: one slice of one neuron takes the least.
-    one = count.usage(Region((0,) * len(count.grid), (1,) * len(count.grid)))
-    usage = Usage(
-        neurons=layer.n_neurons, synapses=0, synapse_memory_bits=math.floor(memory + 1e-6), input_axons=math.floor(axons + 1e-6),
-        encoding="", neuron_memory_bits=layer.n_neurons * profile.number("neuron_state_bits", 0),
-        biases=count.grid[0] if layer.bias.any() else 0, synapse_formats=one.synapse_formats,
-        neuron_profiles=one.neuron_profiles, threshold_profiles=one.threshold_profiles,
-    )  # fmt: skip
-    # Each neuron with a target needs one output axon at least.
-    sent = sum(int(np.count_nonzero(of.mask)) for of, _ in received if of.source in senders)
-    return usage_vector(usage, sent, profile).astype(np.float64)
 
 
 MAX_SLICES_REPACKED, UNFIT_SLICES = 6_000, 1_000
@@ -345,8 +257,9 @@ def _fill_cores(
         fan_out.discard(layer)
         slices += part_slices
     # Cores were begun from the last layer on.
-    first_core_first = (replace(part, core=board.n_cores - 1 - part.core) for part in reversed(slices))
-    return board.n_overfull, board.n_cores, tuple(sorted(first_core_first, key=lambda part: part.core))
+    n_cores, n_overfull = board.n_cores_and_overfull
+    first_core_first = (replace(part, core=n_cores - 1 - part.core) for part in reversed(slices))
+    return n_overfull, n_cores, tuple(sorted(first_core_first, key=lambda part: part.core))
 
 
 def _repack_recurrent(
@@ -395,6 +308,58 @@ def _pack_whole_layers(layers: Layers, profile: HardwareProfile, counts: Counts)
     cores = assign_layers(np.stack([usage_vector(part.usage, part.output_axons, profile) for part in slices]), profile)
     parts = [replace(part, core=int(core)) for part, core in zip(slices, cores, strict=True)]
     return tuple(sorted(parts, key=lambda part: part.core))
+
+
+OVERRUN_COST = 1e6
+"""Cost of exceeding a limit by the amount that a core has: more than any difference between cores that hold the layer."""
+
+
+def assign_layers(needs: NDArray[np.int64], profile: HardwareProfile) -> NDArray[np.int64]:
+    """Core of each uncut layer (n_layers,): the smallest that holds it, or the least overfilled where none does.
+
+    Layers with a core to themselves (``slices_per_core: 1``) are matched to cores optimally (a linear assignment
+    problem). Others share: the last layer chooses first, each the fullest core that still holds it.
+
+    Parameters
+    ----------
+    needs : array (n_layers, n_resources)
+        Usage of each layer in the order of `limited_resources`.
+
+    Returns
+    -------
+    array (n_layers,), int64
+        Layers beyond the chip's cores get higher numbers.
+    """
+    names = limited_resources(profile)
+    cores = np.stack([np.resize(profile[f"{name}_per_core"].choices, profile.cores) for name in names], axis=1).astype(np.float64)
+    if profile.capacity("slices") == 1:
+        more = max(0, len(needs) - len(cores))
+        # Imaginary cores, the largest of each resource, for layers beyond the chip's cores: the report then says how many are
+        # missing.
+        cores = np.concatenate([cores, np.repeat(cores.max(axis=0)[None], more, axis=0)])
+        cost = _cost(needs[:, None, :], cores)
+        cost[:, len(cores) - more :] += OVERRUN_COST * len(needs)  # taken after all real cores
+        # imported here: scipy.optimize takes long, and few chips need it
+        from scipy.optimize import linear_sum_assignment
+
+        rows, columns = linear_sum_assignment(cost)
+        return np.asarray(columns[np.argsort(rows)], dtype=np.int64)
+    left, selected = cores.copy(), np.zeros(len(needs), dtype=np.int64)
+    for layer in reversed(range(len(needs))):
+        selected[layer] = int(_cost(needs[layer], left).argmin())
+        left[selected[layer]] -= needs[layer]
+    return selected
+
+
+def _cost(needs: NDArray[np.int64], cores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cost of a layer on a core: the space that it leaves, and far more for every share of a limit that it exceeds."""
+    over = np.maximum(needs - cores, 0) / np.maximum(cores, 1)
+    free = np.maximum(cores - needs, 0) / np.maximum(cores, 1)
+    cost: NDArray[np.float64] = (
+        # The last summand breaks ties towards the smaller core.
+        over.sum(axis=-1) * OVERRUN_COST + free.mean(axis=-1) + np.log2(np.maximum(cores, 1)).mean(axis=-1) * 1e-3
+    )
+    return cost
 
 
 def _slices_of_plan(layers: Layers, profile: HardwareProfile, counts: Counts, plan: Sequence[PlannedSlice]) -> tuple[Slice, ...]:

@@ -25,9 +25,9 @@ from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.allocation import Gain, Unpruned, gains, share_budget
 from neurodeploy.mapping.budget import Budget
 from neurodeploy.mapping.channel_counts import narrow_budget, unpruned_layers
-from neurodeploy.mapping.core_estimate import CoreEstimate, check_size, estimated_cores
+from neurodeploy.mapping.core_estimate import CoreEstimate, check_size, estimated_cores, least_cores
 from neurodeploy.mapping.delay_balancing import Balance, balance, balanced, relays_of
-from neurodeploy.mapping.place import CountCache, counts_of, lay_out, least_cores, with_traffic
+from neurodeploy.mapping.place import CountCache, counts_of, lay_out, with_traffic
 from neurodeploy.mapping.placement import Placement, lasting_error
 from neurodeploy.passes.dead_neurons import in_floats, silent_layers
 from neurodeploy.passes.quantize import check_rounding_memory, narrow_width_notes, quantize

@@ -13,12 +13,11 @@ For plans, the lists are also counted as expected if each weight is kept with a 
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Hashable, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 from neurodeploy.hardware.profile import UNLIMITED, HardwareProfile
 from neurodeploy.ir.arrays import Integers, Mask
 from neurodeploy.ir.connectivity import ConvWiring
-from neurodeploy.resources.usage import Formula, Region, index_bits, power_of_two
+from neurodeploy.resources.usage import Formula, Region, expected_bits, index_bits, power_of_two
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -45,6 +44,8 @@ class Edge:
         How often a kind lies under each kernel row; equal kernel rows count as the first of them.
     reach : array (n_kinds,)
         Distance in output rows from the first to the last that an input row of the kind has synapses onto.
+    taps : array (3, n_taps)
+        Numbers of kernel rows that inputs lie under; how many kinds, and how many inputs, lie under as many.
     key : bytes
         Equal for edges that differ only by a shift of the input rows.
     """
@@ -54,6 +55,7 @@ class Edge:
     kind: Integers
     kinds: Integers
     reach: Integers
+    taps: Integers
     key: bytes
 
     @property
@@ -78,18 +80,16 @@ def first_equal_lines(wiring: ConvWiring, axis: int) -> Integers:
     return np.array([next(j for j in range(i + 1) if are_equal(i, j)) for i in range(len(lines))])
 
 
-def geometry_of(wiring: ConvWiring, counts_zeros: bool, cache: MutableMapping[Any, Any]) -> tuple[Hashable, ...]:
-    """All that the counts of a convolution depend on; empty where they depend on its zeros. It reads the weights once."""
-    key = ("geometry", id(wiring), counts_zeros)
+def geometry_of(wiring: ConvWiring, cache: MutableMapping[Any, Any]) -> tuple[bool, tuple[Any, ...]]:
+    """Whether no weight is zero, and all else that the counts of a convolution depend on; it reads the weights once."""
+    key = ("geometry", id(wiring))
     if key not in cache:
-        geometry: tuple[Hashable, ...] = ()
-        if counts_zeros or bool(wiring.weight.all()):
-            # Equal kernel rows, as of folded average pools, share lists, so they belong to the geometry.
-            equal_lines = tuple(tuple(first_equal_lines(wiring, axis).tolist()) for axis in (0, 1))
-            sides = wiring.input_shape, wiring.stride, wiring.padding, wiring.dilation
-            geometry = (wiring.weight.shape, *sides, wiring.groups, equal_lines)
-        cache[key] = wiring, geometry  # kept alive, because the key is its id
-    found: tuple[Hashable, ...] = cache[key][1]
+        # Equal kernel rows, as of folded average pools, share lists, so they belong to the geometry.
+        equal_lines = tuple(tuple(first_equal_lines(wiring, axis).tolist()) for axis in (0, 1))
+        sides = wiring.input_shape, wiring.stride, wiring.padding, wiring.dilation
+        # kept alive, because the key is its id
+        cache[key] = wiring, bool(wiring.weight.all()), (wiring.weight.shape, *sides, wiring.groups, equal_lines)
+    found: tuple[bool, tuple[Any, ...]] = cache[key][1:]
     return found
 
 
@@ -134,7 +134,9 @@ def edge_by_numbers(
     kinds = (kinds * (orders >= 0)[:, :, None]).sum(axis=1)
     key = np.concatenate([[stop - start], first, kind]).tobytes() + orders.tobytes()
     reach = orders.max(axis=1, initial=0) // kernel.size
-    return Edge(inputs=inputs, first=first, kind=kind, kinds=kinds, reach=reach, key=key)
+    n_taps, of_kind = np.unique(kinds.sum(axis=1), return_inverse=True)
+    taps = np.stack([n_taps, np.bincount(of_kind, minlength=n_taps.size), np.bincount(of_kind[kind], minlength=n_taps.size)])
+    return Edge(inputs=inputs, first=first, kind=kind, kinds=kinds, reach=reach, taps=taps, key=key)
 
 
 def inputs_of_cut(wiring: ConvWiring, axis: int, runs: Sequence[tuple[int, int]]) -> tuple[int, int]:
@@ -149,28 +151,6 @@ def inputs_of_cut(wiring: ConvWiring, axis: int, runs: Sequence[tuple[int, int]]
     return pairs.size, int(np.bincount(pairs % side).max(initial=0))
 
 
-class ListBits(Protocol):
-    """Memory of lists that hold `atoms` input channels, each padded to the longest."""
-
-    def __call__(self, formula: Formula, atoms: int, longest: Integers, index: int) -> Integers:
-        """Memory in bits, in the shape of `longest`."""
-        ...
-
-
-def exact_lists(formula: Formula, atoms: int, longest: Integers, index: int) -> Integers:
-    """`ListBits` of the weights that are not zero."""
-    return formula.lists(atoms * longest, index)
-
-
-def capped_lists(most: int) -> ListBits:
-    """`ListBits` where every input channel keeps at most so many weights: an upper bound for any choice of them."""
-
-    def lists(formula: Formula, atoms: int, longest: Integers, index: int) -> Integers:
-        return formula.lists(atoms * np.minimum(longest, most), index)
-
-    return lists
-
-
 def kept_weights(wiring: ConvWiring, region: Region, share: float) -> int:
     """Weights that an input channel keeps onto a region's output channels, of all that it has: at least one."""
     full = region.sides[0] * wiring.weight.shape[2] * wiring.weight.shape[3]
@@ -182,8 +162,8 @@ class Window:
 
     Parameters
     ----------
-    lists : ListBits
-        Memory of a list.
+    most : int
+        Weights that an input channel keeps, at most: the lists are then an upper bound for any choice of them.
     connectivity : float, optional
         Probability of every weight, zeros too, to be kept; None counts the weights that are not zero.
     equal_lines : tuple of array, optional
@@ -195,11 +175,11 @@ class Window:
         wiring: ConvWiring,
         formula: Formula,
         profile: HardwareProfile,
-        lists: ListBits = exact_lists,
+        most: int = UNLIMITED,
         connectivity: float | None = None,
         equal_lines: tuple[Integers, Integers] | None = None,
     ) -> None:
-        self.wiring, self.formula, self.profile, self.lists, self.connectivity = wiring, formula, profile, lists, connectivity
+        self.wiring, self.formula, self.profile, self.most, self.connectivity = wiring, formula, profile, most, connectivity
         # Without zeros all input channels of a group count the same; without groups, one stands for all.
         self.is_full = connectivity is not None or bool(wiring.weight.all())
         self.has_equal_channels = wiring.groups == 1 and self.is_full
@@ -232,7 +212,9 @@ class Window:
     def key(self, region: Region) -> tuple[int, int, bytes, bytes]:
         """Hashable that is equal for regions with equal usage."""
         rows, columns = self.edges(region)
-        first = 0 if self.has_equal_channels else region.starts[0]
+        # Groups without zeros are equal: only where in a group the region begins counts.
+        size = self.wiring.weight.shape[0] // self.wiring.groups if self.is_full else UNLIMITED
+        first = 0 if self.has_equal_channels else region.starts[0] % size
         return first, first + region.sides[0], rows.key, columns.key
 
     def count(self, region: Region) -> tuple[int, int, int]:
@@ -250,29 +232,29 @@ class Window:
         self, starts: Integers, stops: Integers, sides: tuple[int, int], rows: Edge, columns: Edge
     ) -> tuple[Integers, Integers, Integers]:
         """Memory bits, input axons and synapses, each (n,), of n ranges of channels on the rows and columns of these edges."""
-        pixels = np.outer(rows.n_of_kind, columns.n_of_kind)
         if self.is_full:
+            # Lists of kinds that lie under as many kernel rows and columns are as long.
+            taps, times, pixels = (np.outer(a, b).reshape(-1) for a, b in zip(rows.taps, columns.taps, strict=True))
             n_groups, most = self._groups_of(starts, stops)
-            c_group, of_one = self.wiring.weight.shape[1], self._lengths_of_one(rows, columns)
-            atoms, longest = n_groups * c_group, most[:, None, None] * of_one
-            there = c_group * (stops - starts)[:, None, None] * of_one
+            c_group = self.wiring.weight.shape[1]
+            atoms, longest, there = n_groups * c_group, most[:, None] * taps, (c_group * (stops - starts))[:, None] * taps
         else:
+            pixels = np.outer(rows.n_of_kind, columns.n_of_kind).reshape(-1)
+            times = np.ones_like(pixels)
             ranges = zip(starts.tolist(), stops.tolist(), strict=True)
-            met = [self._lengths_of(start, stop, rows, columns) for start, stop in ranges]
+            met = [self._lengths_of(start, stop, rows, columns).reshape(-1, pixels.size) for start, stop in ranges]
             atoms = np.array([len(lengths) for lengths in met])
             there = np.stack([lengths.sum(axis=0) for lengths in met])
             longest = np.stack([lengths.max(axis=0, initial=0) for lengths in met])
         chance = 1.0 if self.connectivity is None else self.connectivity
         # An axon exists if at least one of its synapses is kept. 1e-9 keeps rounding errors from adding an axon.
-        axons = np.ceil(((1 - (1 - chance) ** there) * pixels).sum(axis=(1, 2)) - 1e-9).astype(np.int64)
-        synapses = np.rint((there * pixels).sum(axis=(1, 2)) * chance).astype(np.int64)
+        kept = there > 0 if chance == 1 else 1 - (1 - chance) ** there
+        axons = np.ceil(kept @ pixels - 1e-9).astype(np.int64)
+        synapses = np.rint(there @ pixels * chance).astype(np.int64)
         if "dynapcnn" in self.profile["encodings"].names:
             bits = np.array([self._kernel_bits(a, b) for a, b in zip(starts, stops, strict=True)])
             return bits, axons, synapses
-        first, last = (
-            self._shared_bits(stops - starts, *sides, rows, columns, atoms, longest, is_last) for is_last in (False, True)
-        )
-        bits = np.minimum(first, last)
+        bits = self._shared_bits(starts, stops, sides, rows, columns, atoms, np.minimum(longest, self.most), times)
         if (bits == UNLIMITED).any():
             index_bits(int((stops - starts).max()) * sides[0] * sides[1], self.profile)  # raises, with the chip's widths
         return bits + axons * self.formula.entry, axons, synapses
@@ -335,45 +317,52 @@ class Window:
         return of_groups.reshape(-1, *of_groups.shape[2:])
 
     def _shared_bits(
-        self, channels: Integers, height: int, width: int, rows: Edge, columns: Edge, atoms: Integers, longest: Integers,
-        channels_last: bool,
+        self, starts: Integers, stops: Integers, sides: tuple[int, int], rows: Edge, columns: Edge, atoms: Integers,
+        longest: Integers, times: Integers,
     ) -> Integers:  # fmt: skip
         """Memory in bits of the shared lists of n slices: (n,); `UNLIMITED` where the chip has no index wide enough.
 
         Parameters
         ----------
-        channels, atoms : array (n,)
-            Output channels, numbered last or first, and input channels of each slice.
-        longest : array (n, kinds of row, kinds of column)
-            Synapses of the longest atom of each list.
+        atoms : array (n,)
+            Input channels of each slice.
+        longest : array (n, n_lists)
+            Synapses of the longest atom of lists, and how many lists are as long: `times` (n_lists,).
         """
-        # Index of channel c at pixel p: p * channels + c with channels last, c * pixels + p with channels first.
-        step, plane = (channels, 1) if channels_last else (np.ones_like(channels), height * width)
-        reach, widest = self.profile.number("axon_base_neurons", UNLIMITED), self.profile["index_bits"].choices[-1]
-        local = (rows.span * width + columns.span) * step + (channels - 1) * plane
+        reach, widths = self.profile.number("axon_base_neurons", UNLIMITED), np.array(self.profile["index_bits"].choices)
+        channels, (height, width) = stops - starts, sides
+        # Index of channel c at pixel p: c * pixels + p with channels first, p * channels + c with channels last.
+        step = np.stack([np.ones_like(channels), channels])
+        across = (channels - 1) * np.array([[height * width], [1]])
+        local = (rows.span * width + columns.span) * step + across
         # `far`: the chip's largest offset does not reach the last pixel of the slice.
-        far, fits = (height * width - 1) * step >= reach, local < 1 << widest
-        bits = np.where(fits, 0, UNLIMITED)
-        near = fits & ~far
-        # One call for all lists with one number of targets, up to a power of two, and of input channels: `lists` takes single
-        # numbers. frexp has the bits of an integer.
-        for n_bits, n in {*zip(np.frexp(local[near])[1].tolist(), atoms[near].tolist(), strict=True)}:
-            these = near & (np.frexp(local)[1] == n_bits) & (atoms == n)
-            bits[these] = self.lists(self.formula, n, longest[these], self._index((1 << n_bits) - 1)).sum(axis=(1, 2))
-        for i in np.flatnonzero(far & fits):
-            moved = self._sectioned_bits(
-                int(step[i]), int((channels[i] - 1) * plane), width, rows, columns, int(atoms[i]), longest[i]
+        far, fits = (height * width - 1) * step >= reach, local < 1 << widths[-1]
+        # frexp has the bits of an integer; a list onto a single target needs none.
+        width_of = np.concatenate([[0], widths[np.searchsorted(widths, np.arange(1, widths[-1] + 1))]])
+        index = width_of[np.frexp(np.where(fits, local, 0))[1]]
+        bits = np.where(fits, self._list_bits(atoms, longest, index) @ times, UNLIMITED)
+        for order, i in zip(*np.nonzero(far & fits), strict=True):
+            bits[order, i] = self._sectioned_bits(
+                int(starts[i]), int(stops[i]), int(step[order, i]), int(across[order, i]), width, rows, columns
             )
-            bits[i] = moved
-        return bits
+        least: Integers = bits.min(axis=0)
+        return least
 
-    def _index(self, last: int) -> int:
-        """Width of an index of targets 0..last; 0 for a single target."""
-        return index_bits(last + 1, self.profile) if last else 0
+    def _list_bits(self, atoms: Integers, longest: Integers, index: Integers) -> Integers:
+        """Memory in bits of lists (n, n_lists) of input channels `atoms` (n,), with indices of several widths (orders, n)."""
+        if self.connectivity is None or self.connectivity >= 1:
+            return self.formula.lists(atoms[:, None] * longest, index[:, :, None])
+        expected = [
+            [
+                [expected_bits(size, n, self.connectivity, self.formula, i) for size in row]
+                for row, n, i in zip(*lists, strict=True)
+            ]
+            for lists in ((longest.tolist(), atoms.tolist(), of) for of in index.tolist())
+        ]
+        rounded: Integers = np.ceil(np.array(expected)).astype(np.int64)
+        return rounded
 
-    def _sectioned_bits(
-        self, step: int, across: int, width: int, rows: Edge, columns: Edge, atoms: int, longest: Integers
-    ) -> int:
+    def _sectioned_bits(self, start: int, stop: int, step: int, across: int, width: int, rows: Edge, columns: Edge) -> int:
         """Memory in bits where the chip's largest offset is shorter than the region: lists are per section of that length."""
         reach, widest = self.profile.number("axon_base_neurons", UNLIMITED), self.profile["index_bits"].choices[-1]
         local = ((rows.reach[:, None] * width + columns.reach) * step + across).reshape(-1)
@@ -384,7 +373,9 @@ class Window:
         last = int((moved * reach + local[which]).max(initial=0))
         if last >= 1 << widest:
             return UNLIMITED
-        return int(self.lists(self.formula, atoms, longest, self._index(last)).reshape(-1)[which].sum())
+        longest = np.minimum(self._lengths_of(start, stop, rows, columns).max(axis=0, initial=0).reshape(1, -1), self.most)
+        index = np.full((1, 1), index_bits(last + 1, self.profile) if last else 0)
+        return int(self._list_bits(np.array([self.n_channels(start, stop)]), longest, index).reshape(-1)[which].sum())
 
     def one_by_one(self, region: Region) -> tuple[Integers, Integers]:
         """Lengths of the lists, and how many there are of each, if every input neuron has a list of its own."""
@@ -437,61 +428,3 @@ class Window:
             spread = np.zeros((len(of_kinds), *box.sides[1:]), dtype=of_kinds.dtype)
             spread[:, (rows.inputs - starts[1])[:, None], columns.inputs - starts[2]] = inside
         return box, np.broadcast_to(spread, box.sides)
-
-
-def expected_lists(
-    sizes: Integers, how_many: Integers, n_neurons: int, connectivity: float, formula: Formula, profile: HardwareProfile
-) -> tuple[int, int, int, str]:
-    """Expected memory bits, input axons and synapses of a slice, rounded up, and its cheapest encoding.
-
-    Parameters
-    ----------
-    sizes, how_many : array (n_sizes,)
-        `how_many` axons have a list of `sizes` synapses each before pruning.
-    n_neurons : int
-        Neurons of the slice.
-    connectivity : float
-        Probability of each weight to be kept, 0..1.
-    """
-    alive = float(how_many @ (1 - (1 - connectivity) ** sizes))
-    allowed = profile["encodings"].names
-    bits: dict[str, float] = {}
-    if "dynapcnn" in allowed:
-        bits["dynapcnn"] = int(how_many.sum()) * power_of_two(n_neurons) * formula.synapse_bits
-    if "crossbar" in allowed:
-        bits["crossbar"] = alive * n_neurons * formula.synapse_bits
-    if "dense" in allowed:
-        bits["dense"] = alive * int(formula.lists(np.asarray(n_neurons)))
-    if "sparse" in allowed:
-        index = index_bits(n_neurons, profile)
-        bits["sparse"] = sum(
-            int(m) * _expected(int(n), 1, connectivity, formula, index) for n, m in zip(sizes, how_many, strict=True)
-        )
-    best = min(bits, key=lambda name: bits[name])
-    memory = math.ceil(bits[best] + alive * formula.entry)
-    return memory, math.ceil(alive), round(float(sizes @ how_many) * connectivity), best
-
-
-def expected_window(connectivity: float) -> ListBits:
-    """Expected `ListBits` of a convolution whose weights are kept with a probability; a list is padded to its longest channel."""
-
-    def lists(formula: Formula, atoms: int, longest: Integers, index: int) -> NDArray[np.int64]:
-        bits = [_expected(int(n), atoms, connectivity, formula, index) for n in longest.reshape(-1)]
-        return np.ceil(bits).astype(np.int64).reshape(longest.shape)
-
-    return lists
-
-
-# Planning asks for the same lengths again and again, and the distribution is slow.
-@lru_cache(maxsize=1 << 14)
-def _expected(n: int, atoms: int, chance: float, formula: Formula, index: int) -> float:
-    """Expected bits of `atoms` lists padded to one length, the longest of as many binomial draws of n weights."""
-    if chance >= 1:
-        return float(formula.lists(np.asarray(n * atoms), index))
-    # imported here: only plans need it. The same as scipy.stats.binom.cdf, which takes as long to import as half of torch.
-    from scipy.special import bdtr
-
-    lengths = np.arange(n + 1)
-    # The longest of `atoms` draws is at most n with probability cdf(n)**atoms; differences give its distribution.
-    shares = np.diff(bdtr(lengths, n, chance) ** atoms, prepend=0.0)
-    return float(shares @ formula.lists(lengths * atoms, index))

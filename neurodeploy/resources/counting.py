@@ -18,15 +18,7 @@ from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Integers
 from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring, Wiring
 from neurodeploy.ir.graph import Connection
-from neurodeploy.resources.convolution_lists import (
-    Window,
-    capped_lists,
-    exact_lists,
-    expected_lists,
-    expected_window,
-    geometry_of,
-    kept_weights,
-)  # fmt: skip
+from neurodeploy.resources.convolution_lists import Window, geometry_of, kept_weights
 from neurodeploy.resources.usage import (
     AnyLayer,
     Formula,
@@ -35,6 +27,7 @@ from neurodeploy.resources.usage import (
     Usage,
     distinct_decays,
     distinct_thresholds,
+    expected_lists,
     grid_of,
     limits_settings,
     list_bits,
@@ -60,8 +53,11 @@ def counter_of(
     """
     # An id is safe as a key: the cached counter keeps its wiring alive.
     key: tuple[Any, ...] = (id(wiring), formula, connectivity)
-    if isinstance(wiring, ConvWiring) and (geometry := geometry_of(wiring, connectivity is not None, cache)):
-        key = (*geometry, formula, connectivity)
+    if isinstance(wiring, ConvWiring):
+        is_full, geometry = geometry_of(wiring, cache)
+        # Without zeros, what is expected if all weights are kept is what there is.
+        connectivity = None if is_full and connectivity == 1 else connectivity
+        key = (*geometry, formula, connectivity) if is_full or connectivity is not None else key
     if key not in cache:
         match wiring:
             case DenseWiring():
@@ -69,7 +65,7 @@ def counter_of(
             case SparseWiring():
                 cache[key] = SparseCounter(wiring, formula, profile, connectivity)
             case ConvWiring():
-                cache[key] = ConvCounter(wiring, formula, profile, connectivity)
+                cache[key] = ConvCounter(wiring, formula, profile, connectivity, geometry[-1])
             case _:
                 raise unsupported_kind(wiring)
     counter: DenseCounter | SparseCounter | ConvCounter = cache[key]
@@ -201,11 +197,16 @@ class SparseCounter:
 class ConvCounter:
     """Counter of a convolution; see `neurodeploy.resources.convolution_lists`."""
 
-    def __init__(self, wiring: ConvWiring, formula: Formula, profile: HardwareProfile, connectivity: float | None) -> None:
+    def __init__(
+        self, wiring: ConvWiring, formula: Formula, profile: HardwareProfile, connectivity: float | None,
+        equal_lines: Sequence[Sequence[int]] = (),
+    ) -> None:  # fmt: skip
         self.wiring, self.formula, self.profile, self.connectivity = wiring, formula, profile, connectivity
         self.shared = next((name for name in ("convolution", "dynapcnn") if name in profile["encodings"].names), None)
-        lists = exact_lists if connectivity is None else expected_window(connectivity)
-        self.window = Window(wiring, formula, profile, lists, connectivity)
+        lines = (np.array(equal_lines[0]), np.array(equal_lines[1])) if equal_lines else None
+        self.window = Window(wiring, formula, profile, connectivity=connectivity, equal_lines=lines)
+        # Kernel rows, and columns, that lie on the input at each output row and column.
+        self._taps = [wiring.is_inside_input(axis).sum(axis=1) for axis in (0, 1)]
 
     def key(self, region: Region) -> Hashable:
         """Hashable that is equal for regions with equal usage."""
@@ -226,9 +227,11 @@ class ConvCounter:
 
     def fan_in(self, region: Region, _grid: tuple[int, ...]) -> NDArray[Any]:
         # Of the region alone: an array of all neurons of a large image takes more memory than all else.
-        channels = 1 if self.window.has_equal_channels else region.sides[0]
-        box = (slice(region.starts[0], region.starts[0] + channels), *region.box[1:])
-        n_synapses = self.wiring.fan_in(box, counts_zeros=self.connectivity is not None).reshape(channels, *region.sides[1:])
+        if self.window.is_full:  # equal for all channels
+            rows, columns = (taps[side] for taps, side in zip(self._taps, region.box[1:], strict=True))
+            n_synapses = self.wiring.weight.shape[1] * np.outer(rows, columns)[None]
+        else:
+            n_synapses = self.wiring.fan_in(region.box).reshape(region.sides)
         return n_synapses if self.connectivity is None else n_synapses * self.connectivity
 
     def n_sources(self, region: Region, _grid: tuple[int, ...]) -> int:
@@ -266,6 +269,8 @@ class LayerCount:
         Factor on synapse memory; 1 except in plans to prune.
     capped_sources : frozenset of str
         Sources whose axons a plan to prune caps afterwards.
+    tables : dict
+        What else is made of these counts, by name; layers with equal counts share it.
     """
 
     def __init__(
@@ -297,6 +302,7 @@ class LayerCount:
         key = (counters, self.grid, type(layer.neuron), bool(layer.bias.any()), max(self.wait_steps), own)
         self._used: dict[tuple[Any, ...], Usage] = self.cache.setdefault(("used", *key), {})
         self._taken: dict[tuple[Any, ...], Integers] = self.cache.setdefault(("taken", *key), {})
+        self.tables: dict[str, Any] = self.cache.setdefault(("tables", *key), {})
         self._keys: dict[Region, tuple[Any, ...]] = self.cache.setdefault(("keys", *key), {})
 
     @staticmethod
@@ -390,7 +396,7 @@ class LayerCount:
         key = ("capped", id(counter), most)
         if key not in self.cache:
             lines = counter.window.equal_lines
-            self.cache[key] = Window(counter.wiring, counter.formula, self.profile, capped_lists(most), 1.0, lines)
+            self.cache[key] = Window(counter.wiring, counter.formula, self.profile, most, 1.0, lines)
         window: Window = self.cache[key]
         return window
 
@@ -471,6 +477,12 @@ class LayerCount:
             for (counter, sources), bundle in zip(counters, self._bundles, strict=True) if isinstance(counter, ConvCounter)
         ]  # fmt: skip
         return found if len(found) == len(counters) else None
+
+    def uniform_windows(self) -> list[tuple[Window, tuple[str, ...]]] | None:
+        """Convolutions and their sources where usage is equal for any channels, as many of them; None for other layers."""
+        found = None if self._limits_settings or "convolution" not in self.profile["encodings"].names else self.windows()
+        is_uniform = all(window.is_full and window.wiring.groups in (1, self.grid[0]) for window, _ in found or ())
+        return found if is_uniform else None
 
     def _neuron_bits(self, region: Region) -> int:
         if "dynapcnn" in self.profile["encodings"].names and len(region.sides) == 3:

@@ -26,6 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -170,6 +171,54 @@ def list_bits(n_synapses: Integers, n_neurons: int, formula: Formula, profile: H
     # Ties go to the encoding that comes first above.
     best = min(bits, key=lambda name: bits[name])
     return bits[best] + axons * formula.entry, best
+
+
+def expected_lists(
+    sizes: Integers, how_many: Integers, n_neurons: int, connectivity: float, formula: Formula, profile: HardwareProfile
+) -> tuple[int, int, int, str]:
+    """Expected memory bits, input axons and synapses of a slice, rounded up, and its cheapest encoding.
+
+    Parameters
+    ----------
+    sizes, how_many : array (n_sizes,)
+        `how_many` axons have a list of `sizes` synapses each before pruning.
+    n_neurons : int
+        Neurons of the slice.
+    connectivity : float
+        Probability of each weight to be kept, 0..1.
+    """
+    alive = float(how_many @ (1 - (1 - connectivity) ** sizes))
+    allowed = profile["encodings"].names
+    bits: dict[str, float] = {}
+    if "dynapcnn" in allowed:
+        bits["dynapcnn"] = int(how_many.sum()) * power_of_two(n_neurons) * formula.synapse_bits
+    if "crossbar" in allowed:
+        bits["crossbar"] = alive * n_neurons * formula.synapse_bits
+    if "dense" in allowed:
+        bits["dense"] = alive * int(formula.lists(np.asarray(n_neurons)))
+    if "sparse" in allowed:
+        index = index_bits(n_neurons, profile)
+        bits["sparse"] = sum(
+            int(m) * expected_bits(int(n), 1, connectivity, formula, index) for n, m in zip(sizes, how_many, strict=True)
+        )
+    best = min(bits, key=lambda name: bits[name])
+    memory = math.ceil(bits[best] + alive * formula.entry)
+    return memory, math.ceil(alive), round(float(sizes @ how_many) * connectivity), best
+
+
+# Planning asks for the same lengths again and again, and the distribution is slow.
+@lru_cache(maxsize=1 << 14)
+def expected_bits(n: int, atoms: int, chance: float, formula: Formula, index: int) -> float:
+    """Expected bits of `atoms` lists padded to one length, the longest of as many binomial draws of n weights."""
+    if chance >= 1:
+        return float(formula.lists(np.asarray(n * atoms), index))
+    # imported here: only plans need it. The same as scipy.stats.binom.cdf, which takes as long to import as half of torch.
+    from scipy.special import bdtr
+
+    lengths = np.arange(n + 1)
+    # The longest of `atoms` draws is at most n with probability cdf(n)**atoms; differences give its distribution.
+    shares = np.diff(bdtr(lengths, n, chance) ** atoms, prepend=0.0)
+    return float(shares @ formula.lists(lengths * atoms, index))
 
 
 def power_of_two(n: int) -> int:
