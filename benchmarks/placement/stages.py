@@ -27,7 +27,7 @@ from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.allocation import Unpruned, share_budget
 from neurodeploy.mapping.delay_balancing import balance
-from neurodeploy.mapping.place import arrange_placement, lay_out, with_traffic
+from neurodeploy.mapping.place import CountCache, arrange_placement, lay_out, with_traffic
 from neurodeploy.targets import default_weight_bits
 
 TABLE = (
@@ -48,12 +48,11 @@ def measure_network(build: Callable[[], QuantizedNetwork], profile: HardwareProf
         return result
 
     built = timed("build", build)
-    network, _ = timed("balance", lambda: balance(built, profile))
-    laid = timed("lay_out", lambda: lay_out(network, profile))
-    budget = timed(
-        "budget", lambda: share_budget(network, profile, unpruned=Unpruned(network, profile, default_weight_bits(profile), laid))
-    )
-    joined = timed("link", lambda: with_traffic(laid, network))
+    counted, bits = CountCache(), default_weight_bits(profile)
+    network, _ = timed("balance", lambda: balance(built, profile, counted=counted))
+    laid = timed("lay_out", lambda: lay_out(network, profile, counted=counted))
+    budget = timed("budget", lambda: share_budget(network, profile, unpruned=Unpruned(network, profile, bits, laid, counted)))
+    joined = timed("link", lambda: with_traffic(laid, network, counted=counted))
     placed = timed("arrange", lambda: arrange_placement(joined))
     total = sum(value for stage, value in seconds.items() if stage != "build_s")
     return {

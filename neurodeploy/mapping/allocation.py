@@ -20,7 +20,7 @@ from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork, is_sigma_delta, no_sigma_delta
 from neurodeploy.mapping.budget import Budget
-from neurodeploy.mapping.place import UNFIT_SLICES, counts_of, pack_layers
+from neurodeploy.mapping.place import UNFIT_SLICES, CountCache, counts_of, pack_layers
 from neurodeploy.mapping.placement import Placement, Slice
 from neurodeploy.mapping.slice_budgets import (
     Infeasibility,
@@ -65,15 +65,18 @@ class Unpruned:
         Width of the stored weights, where they are not narrower yet; rounded up to one that the chip has, by default its widest.
     known : Placement, optional
         The placement of the network as it is; reused where none of its weights is zero.
+    counted : dict, optional
+        Shared with calls for the same profile, as of `neurodeploy.mapping.place.lay_out`.
     """
 
     def __init__(
-        self, network: Network | QuantizedNetwork, profile: HardwareProfile, bits: int, known: Placement | None = None
-    ) -> None:
+        self, network: Network | QuantizedNetwork, profile: HardwareProfile, bits: int, known: Placement | None = None,
+        counted: CountCache | None = None,
+    ) -> None:  # fmt: skip
         self.layers: Layers = network.layers
         self.profile, self.width = profile, weight_bits(bits, profile)
         widths = {layer.name: weight_bits(min(bits, bits_of(layer, bits)), profile) for layer in self.layers}
-        self.counts = counts_of(self.layers, widths, profile, connectivity=1.0)  # 1: as if no weight were zero
+        self.counts = counts_of(self.layers, widths, profile, connectivity=1.0, counted=counted)  # 1: as if no weight were zero
         is_full = all(bool(connection.synapse.weight.all()) for layer in self.layers for connection in layer.connections)
         self._prunable = prunable_axons(self.layers)
         self._known = known.slices if known is not None and known.weight_bits == widths and is_full else None

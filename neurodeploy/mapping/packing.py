@@ -261,8 +261,8 @@ class OpenCores:
         waiting = waiting_strips(strips, selected.block[scheme.axis])
         sizes, found = np.array([len(waiting), 0]), np.zeros((len(waiting), 7), dtype=np.int64)
         while sizes[0]:  # the loop ends where an array is full
-            waiting, found = with_room(waiting, sizes[0]), with_room(found, sizes[1])
-            self._left, self._numbers = with_room(self._left, self._board[0]), with_room(self._numbers, self._board[0])
+            waiting, found = with_free_rows(waiting, sizes[0]), with_free_rows(found, sizes[1])
+            self._left, self._numbers = with_free_rows(self._left, self._board[0]), with_free_rows(self._numbers, self._board[0])
             counter.run(
                 pack_strips, waiting, found, sizes, self._left, self._numbers, self._board, self.capacity,
                 self.capacity * MIN_FREE_SHARE, least, scheme.axis,
@@ -291,7 +291,7 @@ def waiting_strips(strips: Sequence[Strip], guess: int) -> Integers:
     return np.array([[*box_of(strip.region), strip.axis, guess] for strip in strips])
 
 
-def with_room(array: Integers, used: int, more: int = 2) -> Integers:
+def with_free_rows(array: Integers, used: int, more: int = 2) -> Integers:
     """The array, with rows of zeros after its own if fewer than `more` of them are unused."""
     if len(array) - used >= more:
         return array
@@ -433,7 +433,7 @@ def cut_layer(counter: SliceCounter, block: tuple[int, ...], capacity: Integers)
     waiting, side = waiting_strips(list(scheme.strips()), block[scheme.axis]), max(counter.grid)
     sizes, found = np.array([len(waiting), 0]), np.zeros((len(waiting), 7), dtype=np.int64)
     while sizes[0]:  # the loop ends where an array is full
-        waiting, found = with_room(waiting, sizes[0], side), with_room(found, sizes[1], side)
+        waiting, found = with_free_rows(waiting, sizes[0], side), with_free_rows(found, sizes[1], side)
         counter.run(cut_strips, waiting, found, sizes, capacity)
     return [region_of(each, counter.grid) for each in found[: sizes[1]]]
 

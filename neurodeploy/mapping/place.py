@@ -426,9 +426,10 @@ def with_traffic(
     rates: Rates | None = None,
     *,
     connectivity: float | None = None,
+    counted: CountCache | None = None,
 ) -> Placement:
-    """The placement with the traffic between its slices, at measured or assumed rates."""
-    counts = counts_of(network.layers, placement.weight_bits, placement.profile, connectivity)
+    """The placement with the traffic between its slices, at measured or assumed rates; `counted` as of `lay_out`."""
+    counts = counts_of(network.layers, placement.weight_bits, placement.profile, connectivity, counted)
     slices = [(part.layer, part.region) for part in placement.slices]
     return replace(placement, links=links_of(slices, network.layers, counts, rates))
 

@@ -209,10 +209,10 @@ def share_out(
     if form is None or not placement.fits:
         network, balances = ready or balance(unbalanced, profile, bits=bits, counted=counted)
         placement = lay_out(network, profile, cores=cores, bits=bits, connectivity=connectivity, counted=counted)
-    placement = with_traffic(placement, network, connectivity=connectivity)
+    placement = with_traffic(placement, network, connectivity=connectivity, counted=counted)
     try:
         # a placement counted at another connectivity is not that of the unpruned network
-        unpruned = Unpruned(network, profile, bits, placement if connectivity in (None, 1.0) else None)
+        unpruned = Unpruned(network, profile, bits, placement if connectivity in (None, 1.0) else None, counted)
         # the layers that `compress` keeps whole
         whole = unpruned_layers(unpruned, relays_of(balances))
         budget = share_budget(network, profile, cores=cores, bits=bits, unpruned=unpruned, whole=whole, explain=False)
