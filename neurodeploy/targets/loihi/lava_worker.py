@@ -41,6 +41,10 @@ def main(folder: Path) -> None:
     on_board = any(job["end"] == "loihi2" for job in jobs)  # where Intel's extension has models and needs of its own
     if not on_board:
         _without_trainer()
+        kinds = {connection["kind"] for job in jobs for layer in job["layers"] for connection in layer["connections"]}
+        if "conv" not in kinds and not any(job["sigma_delta"] for job in jobs):  # of sigma-delta networks nothing is listed
+            sys.modules["scipy.signal"] = ModuleType("scipy.signal")  # for Lava's convolutions alone: half of all imports
+        _pass_arrays_in_files(folder)
     _find_models_once(elsewhere=on_board)
     _import_once()
     for job in jobs:
@@ -80,11 +84,53 @@ def _find_models_once(*, elsewhere: bool) -> None:
 
     def find_once(proc: Any) -> list[Any]:
         kind = type(proc)
+        if hasattr(kind, "models"):  # our own
+            return list(kind.models)
         if kind not in found:
             found[kind] = ([] if elsewhere else find_in_module(proc, sys.modules[kind.__module__])) or find(proc)
         return list(found[kind])
 
     ProcGroupDiGraphs._find_proc_models = staticmethod(find_once)
+
+
+def _pass_arrays_in_files(folder: Path) -> None:
+    """Have Lava pass the arrays of its variables in files.
+
+    By itself it sends each number of an array as two messages (``core/model/py/model.py``: "FIXME: send a whole vector"), which
+    is most of the time of reading what a run recorded and of putting neurons to rest. Its messages stay, with no numbers in them.
+    """
+    from lava.magma.core.model.py.model import AbstractPyProcessModel
+    from lava.magma.runtime.mgmt_token_enums import MGMT_RESPONSE, enum_to_np
+    from lava.magma.runtime.runtime import Runtime
+
+    get, put = Runtime.get_var, Runtime.set_var
+
+    def get_var(runtime: Any, number: int, _index: Any = None) -> NDArray[Any]:
+        get(runtime, number)  # its model has written the file when this returns
+        return np.asarray(np.load(folder / f"{number}.variable.npy"))
+
+    def set_var(runtime: Any, number: int, value: NDArray[Any], _index: Any = None) -> None:
+        np.save(folder / f"{number}.variable.npy", value)
+        put(runtime, number, np.zeros(0))
+
+    def variable(model: Any) -> tuple[Path, NDArray[Any]]:
+        number = int(model.service_to_process.recv()[0].item())
+        return folder / f"{number}.variable.npy", getattr(model, model.var_id_to_var_map[number])
+
+    def write(model: Any) -> None:
+        path, array = variable(model)
+        np.save(path, array)
+        model.process_to_service.send(enum_to_np(0))  # so many numbers follow
+
+    def read(model: Any) -> None:
+        path, array = variable(model)
+        model.service_to_process.recv()  # as many numbers follow
+        array[...] = np.load(path)
+        model.process_to_service.send(MGMT_RESPONSE.SET_COMPLETE)
+        model.on_var_update()
+
+    Runtime.get_var, Runtime.set_var = get_var, set_var
+    AbstractPyProcessModel._get_var, AbstractPyProcessModel._set_var = write, read
 
 
 def _forget_run() -> None:
@@ -135,7 +181,7 @@ class LavaRun:
         """Run the job, write what the chip did, and return `done` plus its steps."""
         job = self.job
         whole, populations, inputs = self.chain() if job["is_chain"] else self.graph()
-        probes = [self.probe(populations[k]) for k in job["recorded"]]
+        recording = self.recording([populations[k] for k in job["recorded"]])
         at, to_rest = 0, [*populations, *([] if inputs is None else [inputs.population])]
         try:
             for steps, depth in job["parts"]:
@@ -148,7 +194,7 @@ class LavaRun:
                     (self.folder / "steps").write_text(str(done))
                 for population in to_rest if depth >= 0 and not self.on_board else ():
                     population.rest(depth)
-            recorded = [[_flat(each.data.get()) for each in probe] for probe in probes]
+            recorded = [[_flat(data.get()) for data in of_population] for of_population in recording]
         finally:
             whole.stop()  # Lava's processes do not end by themselves after an error
         number = np.int32 if job["sigma_delta"] else np.uint8
@@ -249,18 +295,18 @@ class LavaRun:
             bias_exp=self.job["bias_exponent"], **resets,
         )  # fmt: skip
 
-    def probe(self, population: LavaPopulation) -> tuple[Any, ...]:
-        """Record a population's spikes and, in the simulator, its membranes."""
+    def recording(self, populations: list[LavaPopulation]) -> list[tuple[Any, ...]]:
+        """Record spikes and, in the simulator, membranes: for each population the variables that will hold them."""
         from lava.proc.io import sink
 
         n_steps = self.input.shape[-1]
-        fired = sink.RingBuffer(shape=population.out.shape, buffer=n_steps)
-        self.off_board(population.out).connect(fired.a_in)
-        if self.on_board:
-            return (fired,)
-        membrane = sink.Read(buffer=n_steps)
-        membrane.connect_var(population.neuron.sigma if self.job["sigma_delta"] else population.neuron.v)
-        return fired, membrane
+        if not self.on_board:
+            states = [one.neuron.sigma if self.job["sigma_delta"] else one.neuron.v for one in populations]
+            return _recorder([one.out for one in populations], states, n_steps)
+        sinks = [sink.RingBuffer(shape=one.out.shape, buffer=n_steps) for one in populations]
+        for one, fired in zip(populations, sinks, strict=True):
+            self.off_board(one.out).connect(fired.a_in)
+        return [(fired.data,) for fired in sinks]
 
     def onto_board(self, port: Any, shape: tuple[int, ...]) -> Any:
         """Return the port by which spikes of this process reach the network; on a board through one of Intel's adapters."""
@@ -334,6 +380,55 @@ def chain_of(network: Any) -> list[LavaPopulation]:
             synapses.append((depth, layer.synapse_rec))
         populations.append(LavaPopulation(layer.neuron, layer.out, depth, synapses))
     return populations
+
+
+def _recorder(ports: list[Any], states: list[Any], n_steps: int) -> list[tuple[Any, Any]]:
+    """Build one process that records what ports send and variables hold in each step, and return its variables.
+
+    Lava's own record one port or variable each (proc/io/sink.py: RingBuffer, Read), and half of a network's processes were
+    theirs: Lava starts a process of the system for each of its own, and passes messages to each in each step.
+    """
+    from lava.magma.core.decorator import implements, requires, tag
+    from lava.magma.core.model.py.model import PyLoihiProcessModel
+    from lava.magma.core.model.py.ports import PyInPort, PyRefPort
+    from lava.magma.core.model.py.type import LavaPyType
+    from lava.magma.core.process.ports.ports import InPort, RefPort
+    from lava.magma.core.process.process import AbstractProcess
+    from lava.magma.core.process.variable import Var
+    from lava.magma.core.resources import CPU
+    from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+
+    indices = range(len(ports))
+
+    class Recorder(AbstractProcess):  # type: ignore[misc]  # Lava ships no types
+        def __init__(self) -> None:
+            super().__init__()
+            for k, port, state in zip(indices, ports, states, strict=True):
+                members = {
+                    "port": InPort(port.shape), "spikes": Var((*port.shape, n_steps), np.zeros((*port.shape, n_steps))),
+                    "reference": RefPort(state.shape), "state": Var((*state.shape, n_steps), np.zeros((*state.shape, n_steps))),
+                }  # fmt: skip
+                for name, member in members.items():
+                    setattr(self, f"{name}{k}", member)
+
+    def run_spk(model: Any) -> None:
+        for k in indices:
+            getattr(model, f"spikes{k}")[..., model.time_step - 1] = getattr(model, f"port{k}").recv()
+
+    def run_post_mgmt(model: Any) -> None:  # when all neurons have done their step
+        for k in indices:
+            getattr(model, f"state{k}")[..., model.time_step - 1] = getattr(model, f"reference{k}").read()
+
+    kinds = {"port": PyInPort.VEC_DENSE, "spikes": np.ndarray, "reference": PyRefPort.VEC_DENSE, "state": np.ndarray}
+    members = {f"{name}{k}": LavaPyType(kind, np.int32) for k in indices for name, kind in kinds.items()}
+    methods = {"run_spk": run_spk, "run_post_mgmt": run_post_mgmt, "post_guard": lambda _: True}
+    model = type("RecorderModel", (PyLoihiProcessModel,), members | methods)
+    Recorder.models = [tag("fixed_pt")(requires(CPU)(implements(proc=Recorder, protocol=LoihiProtocol)(model)))]
+    recorder = Recorder()
+    for k, port, state in zip(indices, ports, states, strict=True):
+        port.connect(getattr(recorder, f"port{k}"))
+        getattr(recorder, f"reference{k}").connect_var(state)
+    return [(getattr(recorder, f"spikes{k}"), getattr(recorder, f"state{k}")) for k in indices]
 
 
 def _lava_value(numbers: NDArray[np.int64]) -> Any:
