@@ -26,6 +26,7 @@ from neurodeploy.hardware.loading import load_profile
 from neurodeploy.hardware.profile import KEYS, HardwareProfile, Limit, Value
 from neurodeploy.ir.graph import INPUT, Connection
 from neurodeploy.ir.network import LI, LIF, Dense, Layer, Network
+from neurodeploy.report import html
 from neurodeploy.targets import target_named
 
 # No deadlines: the cores are shared, and one slow example says nothing.
@@ -54,10 +55,24 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.load_profile("random")
 
 
+WITH_FIGURES = (
+    "test_page", "test_page_browser", "test_report", "test_board_report", "test_deployment", "test_descent", "test_files",
+    "test_pictures", "test_plot", "test_notebooks", "test_wheel",
+)  # fmt: skip
+"""Files whose pages have their figures in every run: those that look at pages, and some that compress, deploy and compare."""
+FIGURES = html.figures
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup() -> None:
-    """Seed torch before each test and its fixtures: of 627,200 drawn weights one is exactly 0, so no synapse, in 4 % of draws."""
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Seed torch, and leave figures out of pages that no test looks at, before each test and its fixtures.
+
+    Of 627,200 drawn weights one is exactly 0, so no synapse, in 4 % of draws. Figures take longer than most deployments of a
+    test; in runs that include the slow tests all pages have them.
+    """
     torch.manual_seed(0)
+    is_drawn = "not slow" not in item.config.option.markexpr or item.path.stem in WITH_FIGURES
+    html.figures = FIGURES if is_drawn else lambda *_: {}
 
 
 SLOW_FIRST = (

@@ -277,18 +277,24 @@ def deep() -> SequentialState:
     )  # fmt: skip
 
 
-def test_kernels_lose_synapses_where_their_memory_binds(tmp_path: Path) -> None:
+def test_kernels_lose_synapses_where_their_memory_binds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neurons and axons would allow all channels; each list of an input channel is as long as the others."""
     model, chip = deep(), small_core(1024, 40_000)
     train, test = ([(x.reshape(-1, 1, 4, 4), y) for x, y in few(n, n_in=16, seed=seed)] for n, seed in ((50, 0), (60, 1)))
     data = DataSplit(train=train, test=test, input_shape=(1, 4, 4), n_classes=3)
     options = nd.FitOptions(epochs_dense=2, epochs_compress=3, epochs_finetune=1, n_steps=6, mask_interval=1, learning_rate=5e-3)
+    budgets: list[nd.Budget] = []
+
+    def planned(*given: Any, **options: Any) -> nd.Budget:
+        budgets.append(nd.narrow_budget(*given, **options))
+        return budgets[-1]
+
+    monkeypatch.setattr("neurodeploy.pipeline.compress.narrow_budget", planned)  # a plan takes as long as the training
     made = nd.compress(model, torch.zeros(1, 1, 4, 4), chip, data, options, out=tmp_path, cores=4, lava_samples=0)
     assert made.placement.fits
     accuracy = made.report.accuracy
     assert accuracy.compressed == accuracy.emulated
-    budget = nd.narrow_budget(nd.extract(model, torch.zeros(1, 1, 4, 4)), chip, cores=4)
-    pruned = []
+    (budget,), pruned = budgets, []
     for name in ("layer2", "layer4"):
         kernel = next(layer for layer in made.quantized if layer.name == name).connections[0].synapse.weight
         for start, stop in {(part.region.starts[0], part.region.stops[0]) for part in budget.of(name)}:

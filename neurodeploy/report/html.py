@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -378,6 +379,7 @@ class RunArtifacts:
     command: str = ""
 
 
+@cache  # compiled once in a process: a page's takes as long as a figure
 def page_template(name: str) -> Template:
     """A template with the filters of the pages."""
     # Autoescape covers all text of users (names, paths, sources); only `Markup`, our own files and figures, is left as it is.
