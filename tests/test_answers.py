@@ -111,7 +111,7 @@ def test_stdout_has_the_result_alone_and_stderr_what_the_model_prints(here: Path
     assert sorted(lines) == ["from a child", "in the factory", "printed", "to stderr"]  # no warnings
 
 
-@pytest.mark.parametrize("quiet", [(), ("--quiet",)])
+@pytest.mark.parametrize("quiet", [(), pytest.param(("--quiet",), marks=pytest.mark.slow)])
 def test_what_a_model_prints_in_threads_and_at_exit_is_no_result(quiet: tuple[str, ...], here: Path) -> None:
     answer = started("inspect", "noisy.py:late", "--target", "loihi2", "--json", *quiet, folder=here)
     assert answer.returncode == 0

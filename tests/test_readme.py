@@ -120,8 +120,13 @@ def test_the_support_matrix_has_every_row_and_the_readme_the_most_common(matrix:
     assert marked(README, "support").splitlines() == [*HEAD, *shown]
 
 
+ALIKE = ("box", "branches", "snntorch_neurons", "spikingjelly_nodes")
+"""Models of rows that other tests run the whole way in every run: tests/test_operators_compress.py and test_recipes.py."""
+
+
 @pytest.mark.parametrize(
-    "row", [pytest.param(row, id=row.model, marks=[] if row.in_readme else pytest.mark.slow) for row in ROWS]
+    "row",
+    [pytest.param(row, id=row.model, marks=[] if row.in_readme and row.model not in ALIKE else pytest.mark.slow) for row in ROWS],
 )
 def test_a_row_of_the_support_matrix_is_what_the_commands_do(row: Row, models: Path, matrix: list[str]) -> None:
     if row.library:

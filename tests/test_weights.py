@@ -157,7 +157,7 @@ def convolutions() -> tuple[SequentialState, torch.Tensor]:
         return SequentialState(*modules, torch.nn.Flatten(), torch.nn.Linear(32, 10), LICell()), torch.zeros(1, 1, 8, 8)
 
 
-@pytest.mark.parametrize("encoder", ["rate", "direct"])
+@pytest.mark.parametrize("encoder", ["rate", pytest.param("direct", marks=pytest.mark.slow)])
 def test_the_weights_of_a_compressed_model_become_the_same_integers_on_the_same_cores(encoder: str, tmp_path: Path) -> None:
     chip = with_values(nd.load_profile("loihi2"), neurons_per_core=300)
     options = nd.FitOptions(epochs_dense=1, epochs_compress=1, epochs_finetune=1, n_steps=4, encoder=encoder)
