@@ -145,8 +145,10 @@ def test_an_unknown_name_says_which_are_known() -> None:
 
 
 def test_a_folder_is_no_profile(tmp_path: Path) -> None:
-    with pytest.raises(ProfileError, match=rf"^{tmp_path}: is a folder\. Give one of"):
-        load_profile(tmp_path)
+    folder = tmp_path / "folder"  # alone: pytest's own folders may lie beside one of a similar name
+    folder.mkdir()
+    with pytest.raises(ProfileError, match=rf"^{folder}: is a folder\. Give one of"):
+        load_profile(folder)
 
 
 @pytest.mark.parametrize("name", ["mesh.yaml", "mesh.yml", "boards/mesh", "{folder}/mesh.yaml"])

@@ -79,7 +79,12 @@ def compressed(tmp_path: Path, method: Any, **more: Any) -> nd.Deployment:
 
 
 @pytest.mark.parametrize(
-    "method", [Magnitude, BENCHMARKED["gradual"].make, BENCHMARKED["lottery"].make], ids=["toy", "gradual", "lottery"]
+    "method",
+    [
+        pytest.param(Magnitude, id="toy"),
+        pytest.param(BENCHMARKED["gradual"].make, id="gradual", marks=pytest.mark.slow),
+        pytest.param(BENCHMARKED["lottery"].make, id="lottery"),
+    ],
 )
 def test_another_method_goes_the_whole_way_to_the_chip(method: Any, tmp_path: Path) -> None:
     deployment = compressed(tmp_path, method, bits=4)

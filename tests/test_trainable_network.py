@@ -348,7 +348,11 @@ def test_weights_that_are_equal_by_chance_are_trained_one_by_one() -> None:
     assert shapes == [(24, 16), (3, 24)]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+SECOND = ("a normalisation", "currents added", "filters beside others", "averages of the input", "flattened")
+"""Kinds whose like is among the others, or among the models of tests/test_operators_compress.py: run with the slow tests."""
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in SECOND else kind for kind in KINDS])
 def test_it_is_compressed_into_a_core_and_the_integers_answer_as_what_was_trained(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

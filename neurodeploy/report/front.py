@@ -353,8 +353,9 @@ def front(
     scale_axes(ax, x, y, {float(row[x]) for own in series.values() for row in own})
     # the axis ends where the points do: an interval of two seeds may be wider than all of it
     limits = ax.get_ylim()
-    for place, low, high, colour in intervals:
-        ax.vlines(place, low, high, color=colour, linewidth=1.0)
+    if intervals:
+        places, lows, highs, colours = zip(*intervals, strict=True)
+        ax.vlines(places, lows, highs, color=colours, linewidth=1.0)
     ax.set_ylim(limits)
     name_lines(ax, len(series), "fronts")
     return bare(ax, grid="y")

@@ -445,10 +445,11 @@ def write_sweep_page(rows: Sequence[Row], path: str | Path, *, title: str, comma
     dense, found, targets = dense_of(rows), smallest(rows, within), target_fronts(rows, within)
     samples = next((row["test_samples"] for row in rows if row.get("test_samples")), None)
     done, figure = [row for row in rows if is_done(row, "cores_used", "accuracy")], ""
+    said = answer(rows, within)
     if sum(bool(target.points) for target in targets) > 1:
-        figure = svg(lambda axes: front(done, runs=False, ax=axes[0]), (4.9, 3.5), name="fronts", label=answer(rows, within))
+        figure = svg(lambda axes: front(done, runs=False, ax=axes[0]), (4.9, 3.5), name="fronts", label=said)
     page = page_template("sweep.html.j2").render(
-        style=_own_file("page.css"), title=title, command=command, within=within, answer=answer(rows, within), found=found,
+        style=_own_file("page.css"), title=title, command=command, within=within, answer=said, found=found,
         name_of=lambda one: name_of(one, rows), dense=dense, targets=targets, n_runs=len(rows), samples=samples,
         n_done=len(done), failures=failures(rows), doubts=doubts(rows),
         cost_text=cost_text,
