@@ -242,7 +242,8 @@ class Window:
             pixels = np.outer(rows.n_of_kind, columns.n_of_kind).reshape(-1)
             times = np.ones_like(pixels)
             ranges = zip(starts.tolist(), stops.tolist(), strict=True)
-            met = [self._lengths_of(start, stop, rows, columns).reshape(-1, pixels.size) for start, stop in ranges]
+            each = (self._lengths_of(start, stop, rows, columns) for start, stop in ranges)
+            met = [lengths.reshape(len(lengths), pixels.size) for lengths in each]
             atoms = np.array([len(lengths) for lengths in met])
             there = np.stack([lengths.sum(axis=0) for lengths in met])
             longest = np.stack([lengths.max(axis=0, initial=0) for lengths in met])
