@@ -8,7 +8,18 @@ from conftest import with_values
 from paper import in_integers, layer_of
 
 from benchmarks.placement.growth import network_of
-from benchmarks.placement.yardsticks import NETS, Parts, adjacency_of, conv_digits, limits_of, part_of, partitioned, table
+from benchmarks.placement.yardsticks import (
+    NETS,
+    RIVALS,
+    THEIRS,
+    Parts,
+    adjacency_of,
+    conv_digits,
+    limits_of,
+    part_of,
+    partitioned,
+    table,
+)
 from neurodeploy.hardware.loading import load_profile
 from neurodeploy.ir.quantized import QuantizedNetwork
 from neurodeploy.mapping.energy import multicast_hops
@@ -62,17 +73,18 @@ def test_neurons_of_convolutions_may_be_anywhere() -> None:
 
 
 def test_the_table_has_ratios_to_ours() -> None:
+    broken = {"neurons": {"parts": 1, "most": 1030, "limit": 1024}}
     rows = [
-        {"net": "n", "profile": "loihi1", "cores": 2, "way": way, "km1": km1, "spike_hops": 2.0 * km1, "multicast_hops": km1,
-         "partition_s": 0.5, "arrange_s": 0.25, **more}
-        for way, km1, more in (
-            ("neurodeploy", 10, {"needs": 2, "broken": {}}),
-            ("mtkahypar, default", 5, {"needs": 3, "broken": {"neurons": {"parts": 1, "most": 1030, "limit": 1024}}}),
-        )
+        {"net": "n", "profile": "loihi1", "cores": 2, "way": way, "km1": n, "spike_hops": 2.0 * n, "multicast_hops": 0.0,
+         "partition_s": n / 8, "arrange_s": 0.25, "needs": 3, "broken": broken}
+        for n, way in enumerate((*RIVALS, "neurodeploy", *THEIRS), start=1)
     ]  # fmt: skip
-    *_, ours, theirs = table(rows)
-    assert ours == "| n, loihi1 | 2 | neurodeploy | 1.00 | 1.00 | 1.00 | 0.50 s | 0.25 s | 2 |"
-    assert theirs == "| n, loihi1 | 2 | mtkahypar, default | 0.50 | 0.50 | 0.50 | 0.50 s | 0.25 s | 3 (neurons 1,030 > 1,024) |"
+    headings, rule, line = table(rows)
+    assert headings.count("|") == rule.count("|") == line.count("|")
+    assert line == (
+        "| n, loihi1 | 2 | 1.25, 1.50 | 0.25 | 0.50 | 0.75 | 1.25, 1.50 | - | - | - | - | 0.50 s | 0.62, 0.75 s | 0.25 s "
+        "| 3, 3 (neurons 1,030 > 1,024) |"
+    )
 
 
 def test_mtkahypar_keeps_the_balance() -> None:

@@ -261,17 +261,32 @@ def measure(net: str) -> Iterator[dict[str, Any]]:
         yield row(f"mtkahypar, {preset.lower()}", Parts.of(adjacency, theirs), seconds, ours, needs=needs, broken=broken)
 
 
+RIVALS = ("in order", "greedy", "Hilbert curve and forces")
+THEIRS = ("mtkahypar, default", "mtkahypar, quality")
+
+
 def table(found: list[dict[str, Any]]) -> Iterator[str]:
-    """Lines of Markdown: for each network every way, km1 and hops over ours."""
-    yield "| net | cores | way | km1 | spikes x hops | as multicast | partition | arrange | cores that it needs |"
-    yield "|---|---|---|---|---|---|---|---|---|"
-    for row in found:
-        (mine,) = (one for one in found if one["net"] == row["net"] and one["way"] == "neurodeploy")
-        ratios = " | ".join(f"{row[key] / max(mine[key], 1e-9):.2f}" for key in ("km1", "spike_hops", "multicast_hops"))
-        broken = "; ".join(f"{name} {of['most']:,} > {of['limit']:,}" for name, of in row.get("broken", {}).items())
-        needs = f"{row['needs']:,}{f' ({broken})' if broken else ''}" if "needs" in row else ""
-        seconds = f"{row['partition_s']:.2f} s | {row['arrange_s']:.2f} s"
-        yield f"| {row['net']}, {row['profile']} | {row['cores']} | {row['way']} | {ratios} | {seconds} | {needs} |"
+    """Lines of Markdown, one for each network: km1 and hops over ours, with both presets of Mt-KaHyPar in one cell."""
+    hops = ("in order", "greedy", "curve, forces", "mtkahypar")
+    headings = ("net", "cores", "km1: mtkahypar", f"hops: {hops[0]}", *hops[1:], f"as multicast: {hops[0]}", *hops[1:])
+    headings += ("partition: ours", "mtkahypar", "arrange: ours", "cores that its parts need")
+    yield f"| {' | '.join(headings)} |"
+    yield f"|{'---|' * len(headings)}"
+    for net in dict.fromkeys(row["net"] for row in found):
+        of = {row["way"]: row for row in found if row["net"] == net}
+        mine, theirs = of["neurodeploy"], [of[way] for way in THEIRS]
+
+        def ratios(key: str, some: list[dict[str, Any]], mine: dict[str, Any] = mine) -> str:
+            return ", ".join(f"{row[key] / mine[key]:.2f}" for row in some) if mine[key] else "-"
+
+        needs = [f"{row['needs']:,}" for row in theirs]
+        broken = "; ".join(f"{name} {one['most']:,} > {one['limit']:,}" for name, one in theirs[0]["broken"].items())
+        cells = [f"{net}, {mine['profile']}", f"{mine['cores']:,}", ratios("km1", theirs)]
+        for key in ("spike_hops", "multicast_hops"):
+            cells += [*(ratios(key, [of[way]]) for way in RIVALS), ratios(key, theirs)]
+        cells += [f"{mine['partition_s']:.2f} s", ", ".join(f"{row['partition_s']:.2f}" for row in theirs) + " s"]
+        cells += [f"{mine['arrange_s']:.2f} s", f"{', '.join(needs)}{f' ({broken})' if broken else ''}"]
+        yield f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
