@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from paper import in_integers, layer_of
+from test_page import Reader
 
 from neurodeploy.__main__ import main
 from neurodeploy.hardware.loading import load_profile
@@ -22,7 +24,7 @@ from neurodeploy.mapping.placement import Placement
 from neurodeploy.pipeline.deploy import deploy
 from neurodeploy.pipeline.inspection import inspect
 from neurodeploy.report.html import page_of
-from neurodeploy.report.summary import board_json, summarize
+from neurodeploy.report.summary import Accuracy, board_json, summarize
 from neurodeploy.report.text import as_text, core_table, gain_table, traffic_lines, verdict
 
 TINY, KAPOHO_BAY = load_profile("tiny"), load_profile("kapoho_bay")
@@ -119,6 +121,26 @@ def test_rates_that_are_assumed_are_told_with_the_figure() -> None:
     assert said[0].endswith("(rates assumed, 0.1 spikes per neuron and step).")
     assert said[1] == "Energy and time: unknown, because tiny.yaml has no figures."
     assert list(traffic_lines(lay_out(network, TINY))) == []
+
+
+def test_a_profile_of_ones_own_is_named_by_its_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "name: other\ndescription: A chip.\nextends: tiny\ncores_per_chip: {value: 2, unit: cores, source: me}"
+    )
+    network, chip = in_integers(layer_of([[1]], vth=1)), load_profile(tmp_path / "mine.yaml")
+    assert "Energy and time: unknown, because mine.yaml has no figures." in traffic_lines(
+        with_traffic(lay_out(network, chip), network)
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "heading"), [("loihi", "accuracy in the chip's integers 25.00%"), (None, "accuracy with rounded weights 75.00%")]
+)
+def test_a_chip_that_is_counted_alone_is_headed_by_what_was_measured(target: str | None, heading: str) -> None:
+    chip = replace(TINY, target=target)
+    accuracy = Accuracy(dense=1.0, quantized=0.75, emulated=None if target is None else 0.25, test_samples=100)
+    page = page_of(summarize(chip, None, lay_out(in_integers(layer_of([[1]], vth=1)), chip), accuracy=accuracy))
+    assert heading in Reader(page).text
 
 
 def test_chips_are_told_where_more_than_one_is_used(make_chip: Callable[..., HardwareProfile]) -> None:

@@ -355,4 +355,6 @@ def test_a_silent_layer_is_named_and_a_readout_is_none(make_network: Callable[..
     inhibited = replace(network, layers=(replace(first, connections=(replace(connection, synapse=negative),)), last))
     said = [nd.deploy(one, "loihi2", out=tmp_path / str(n)).report.warnings for n, one in enumerate((network, inhibited))]
     assert [line for line in said[0] if "never fires" in line] == []
-    assert [line for line in said[1] if "never fires" in line] == ["Layer 'layer1' never fires (on random input spikes)."]
+    assert [line for line in said[1] if "never fires" in line] == [
+        "Layer 'layer1' never fires (on random input spikes): lower its threshold, or scale up the weights into it."
+    ]

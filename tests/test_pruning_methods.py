@@ -119,7 +119,7 @@ def test_an_unknown_method_is_refused_before_anything_is_loaded(capsys: pytest.C
 
 
 def test_options_of_one_method_are_refused_by_another(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"^minimax: are options of 'minimax' and 'minimax-saddle' only"):
+    with pytest.raises(RequestError, match=r"^minimax: are options of 'minimax' and 'minimax-saddle'. Set others' in"):
         compressed(tmp_path, Magnitude, minimax=MinimaxOptions())
 
 

@@ -204,10 +204,8 @@ class CoreEstimate:
     @property
     def is_close(self) -> bool:
         """Whether the cores there are lie within `ESTIMATE_ERROR` of the estimate, or one core below it and above the bound."""
-        missing = self.cores - self.cores_available
-        return abs(missing) <= ESTIMATE_ERROR * self.cores_available or (
-            missing == 1 and self.cores_lower_bound <= self.cores_available
-        )
+        missing, available = self.cores - self.cores_available, self.cores_available
+        return abs(missing) <= ESTIMATE_ERROR * available or (missing == 1 and self.cores_lower_bound <= available)
 
     @property
     def sentences(self) -> list[str]:
@@ -236,7 +234,9 @@ class CoreEstimate:
                 "used": None if self.too_large else self.cores, "available": self.cores_available,
                 "lower_bound": self.cores_lower_bound,
             },
-            "binding": self.binding, "layers": [{"layer": name, "cores": round(n, 3)} for name, n in self.layer_cores.items()],
+            "binding": [] if self.fits else [{"resource": "cores", "need": self.cores, "limit": self.cores_available}],
+            "fullest": self.binding, "close": self.is_close,
+            "layers": [{"name": name, "cores": round(n, 3)} for name, n in self.layer_cores.items()],
             "too_large": self.too_large or None, "unchecked": list(self.unchecked),
         }  # fmt: skip
 

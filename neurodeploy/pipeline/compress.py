@@ -159,9 +159,7 @@ def compress(
     factory: Callable[..., Pruning] = method_named(method)
     if minimax is not None:
         if method not in ("minimax", "minimax-saddle"):  # others take none
-            raise RequestError(
-                "minimax", "are options of 'minimax' and 'minimax-saddle' only", remedy="Set others' options in `method`.",
-            )  # fmt: skip
+            raise RequestError("minimax", "are options of 'minimax' and 'minimax-saddle'", remedy="Set others' in `method`.")
         factory = partial(factory, options=minimax)
     model = as_module(model)
     with together() as replicas, ExitStack() as open_until_the_end:
@@ -188,8 +186,7 @@ def compress(
             say(f"The chip limits {removals}.")
         run = _CompressionRun(
             model=model, network=network, sample=sample, data=data, options=options, folder=folder, say=say,
-            before=before, budget=budget, levels=levels, bits=bits, method=factory,
-            checkpoints=checkpoints,
+            before=before, budget=budget, levels=levels, bits=bits, method=factory, checkpoints=checkpoints,
         )  # fmt: skip
         run.check()
         replicas.of_first(run.rehearse)
@@ -303,6 +300,8 @@ class _CompressionRun:
         _, first = fit(model, None, data.train, options, progress=progress, checkpoint=checkpoints["dense"], resume=True)
         dense, n_test = replicas.of_first(lambda: evaluate(model, data.test, options))
         self.say(f"Dense: {dense:.2%} of {n_test:,} test samples.")
+        for doubt in Accuracy(dense=dense, compressed=dense, test_samples=n_test).doubts(self.network.network.output.n_neurons):
+            self.say(f"Warning: {doubt}")  # while little time is lost
         if model is not self.network and self.sample is not None:
             # normalisations have learnt: their factors are part of the weights from now on
             self.network = trainable(self.model, self.sample)
@@ -380,9 +379,11 @@ class _CompressionRun:
     ) -> tuple[Report, SpikeRecord | None]:  # fmt: skip
         """Run samples in Lava where it is wanted and there is one; return the report with what was found, and the record."""
         target = target_of(self.budget.profile)
-        if not (lava_samples and target and target.simulators) or target.simulator_missing(target.simulators[0]):
+        if not (lava_samples and target and target.simulators):
             return report, None
         name = SIMULATOR_NAMES.get(target.simulators[0], target.simulators[0])
+        if missing := target.simulator_missing(target.simulators[0]):
+            return replace(report, warnings=(*report.warnings, f"{name} was not run. {missing}")), None
         self.say(f"Running {len(samples.labels)} test samples in {name}.")
         try:
             shares, found, in_lava = check_in_lava(samples, emulated, network, quantized, self.options, time_limit_s)

@@ -360,7 +360,10 @@ def counting_note(profile: HardwareProfile) -> tuple[str, ...]:
     """Return the reason, in one line, why there is no network file; nothing where there is one."""
     if profile.target is not None:
         return ()
-    return (f"No network file: profile {profile.name!r} names no target; it is for counting only.",)
+    return (
+        f"No network file: profile {profile.name!r} names no target; it is for counting only. For a chip that computes as Loihi "
+        "does, add the line 'target: loihi'.",
+    )
 
 
 def warnings_of(errors: tuple[LayerError, ...], overflows: Mapping[str, int] | None = None, of: str = "") -> list[str]:
@@ -401,7 +404,10 @@ def rounding_warnings(errors: tuple[LayerError, ...], measured: Measurement, net
     changed = (f"{change} ({measured.of})." for change in measured.changed)
     known = {change.layer for change in measured.changed}
     spiking = (layer.name for layer in network if threshold_of(layer.neuron) is not None and layer.name not in known)
-    silent = (f"Layer {name!r} never fires ({measured.of})." for name in spiking if measured.rates.get(name) == 0)
+    silent = (
+        f"Layer {name!r} never fires ({measured.of}): lower its threshold, or scale up the weights into it."
+        for name in spiking if measured.rates.get(name) == 0
+    )  # fmt: skip
     return (*warnings_of(errors, measured.overflows, measured.of), *changed, *silent)
 
 

@@ -62,7 +62,6 @@ class Inspection:
     gains : tuple of Gain
         What one more core, or narrower weights, would give each layer; empty where all layers are kept whole.
     balances : tuple of Balance
-        Delays that balance paths of different depth.
     """
 
     placement: Placement
@@ -76,11 +75,13 @@ class Inspection:
 
     @property
     def compressible(self) -> str:
-        """A sentence that says whether `compress` can make the network fit, and how many channels or neurons layers then keep."""
+        """A sentence: whether `compress` can make the network fit, and how many channels or neurons layers then keep."""
         if self.budget is None:
-            is_said = str(self.infeasible) == str(self.unwritable)
-            return "Compressible: no, for that reason." if is_said else f"Compressible: no. {self.infeasible}"
+            why = ", for that reason." if str(self.infeasible) == str(self.unwritable) else f". {self.infeasible}"
+            return f"Compressible: no{why}"
         removals = self.budget.removals({name: self.placement.of(name).neurons for name in self.budget.layer_names})
+        if not removals and not self.placement.fits and any(len(part.region.starts) == 3 for part in self.placement.slices):
+            removals = "compress chooses how many channels are kept"
         return f"Compressible: yes; {removals}." if removals else "Compressible: yes."
 
     @property

@@ -102,7 +102,7 @@ class Accuracy:
             return ()
         return (
             f"The dense network is undertrained: its accuracy is {self.dense:.1%}, {found}. What compression costs cannot be "
-            "read from it. Train it for more epochs, or start from trained weights.",
+            "read from it. Train it for more epochs, or start from trained weights; first see to layers that never fire.",
         )
 
 

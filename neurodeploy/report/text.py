@@ -303,7 +303,8 @@ def traffic_lines(placement: Placement) -> Iterator[str]:
     )
     cost = traffic.estimate()
     if cost is None:
-        yield f"Energy and time: unknown, because {placement.profile.name}.yaml has no figures."
+        file = placement.profile["cores_per_chip"].where.partition(":")[0]
+        yield f"Energy and time: unknown, because {file} has no figures."
         return
     # the three largest are enough for one line
     most = sorted(cost.energy_j_by_kind.items(), key=lambda item: -item[1])[:3]
