@@ -18,7 +18,7 @@ TABS = ["layers", "chip", "training", "spikes", "cost", "provenance"]
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    browser = open_browser()
+    browser = open_browser(1300)
     yield browser
     browser.quit()
 
@@ -70,6 +70,13 @@ def test_tabs_show_one_part_at_a_time_and_the_address_remembers(page: Any, repor
     page.get("about:blank")
     show(page, report, "cost")
     assert visible(page) == ["cost"]
+
+
+def test_it_opens_at_the_top_where_no_tab_is_asked_for(page: Any, report: Path) -> None:
+    """A hash that is set while the page loads would scroll the verdict out of sight."""
+    assert (page.execute_script("return window.scrollY"), page.current_url) == (0, report.as_uri())
+    page.find_element("id", "tab-spikes").click()
+    assert page.execute_script("return window.scrollY") == 0
 
 
 def test_tabs_go_by_arrow_keys(page: Any) -> None:

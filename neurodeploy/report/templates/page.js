@@ -6,14 +6,14 @@
   const tablist = document.getElementById("tabs");
   const make = (tag, properties, text = "") => Object.assign(document.createElement(tag), properties, { textContent: text });
 
-  // Tabs with arrow keys, as in the ARIA practices; the address remembers the selected one.
+  // Tabs with arrow keys, as in the ARIA practices; the address remembers the one that the reader selects.
   const tabs = sections.map((section) => {
     const tab = make("button", { type: "button", id: `tab-${section.id}` }, section.dataset.tab);
     tab.setAttribute("role", "tab");
     tab.setAttribute("aria-controls", section.id);
     section.setAttribute("role", "tabpanel");
     section.setAttribute("aria-labelledby", tab.id);
-    tab.addEventListener("click", () => show(tabs.indexOf(tab)));
+    tab.addEventListener("click", () => select(tabs.indexOf(tab)));
     tablist.append(tab);
     return tab;
   });
@@ -32,6 +32,9 @@
       tabs[i].tabIndex = i === chosen ? 0 : -1;
     });
     hideDetails();
+  }
+  function select(chosen) {  // never while the page loads: a browser scrolls to the hash that the address has then
+    show(chosen);
     history.replaceState(null, "", `#${sections[chosen].id}`);
   }
   tablist.addEventListener("keydown", (event) => {
@@ -40,7 +43,7 @@
     if (next === undefined) return;
     event.preventDefault();
     const i = (next + tabs.length) % tabs.length;
-    show(i);
+    select(i);
     tabs[i].focus();
   });
 
