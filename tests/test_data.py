@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -144,14 +145,17 @@ def test_a_factory_gives_its_own_batches(tmp_path: Path) -> None:
         (f"def make():\n    return [], {GOOD}", "train: holds no batches"),
         (f"def make():\n    return {GOOD}, [1]", r"test: gave int, not a pair \(input, target\)"),
         (f"def make():\n    return {GOOD}, [('a', 'b')]", r"test: gave \('a', 'b'\), which are not tensors"),
-        (f"def make():\n    return {GOOD}, [(torch.zeros(2, 3), torch.zeros(2))]", r"test: gave float32 targets \(2,\)"),
-        (f"def make():\n    return {GOOD}, [(torch.zeros(2, 3), torch.tensor([0]))]", r"test: gave int64 targets \(1,\)"),
+        (f"def make():\n    return {GOOD}, [(torch.zeros(2, 3), torch.zeros(2))]", r"test, targets: are float32 of shape \(2,\)"),
+        (f"def make():\n    return {GOOD}, [(torch.zeros(2, 3), torch.tensor([0]))]", "test, targets: are 1 for 2 inputs"),
         (
             f"def make():\n    return {GOOD}, [(torch.zeros(5, 2, 3), torch.tensor([0, 1]))]",
             r"test: gave inputs \(5, 2, 3\) and targets \(2,\): samples come second\. .* inputs\.movedim\(0, 1\)\.",
         ),
-        (f"def make():\n    return {GOOD}, [(torch.zeros(1, 3), torch.tensor([-1]))]", r"test: gave int64 targets \(1,\)"),
-        (f"def make():\n    return {GOOD}, [(torch.zeros(0, 3), torch.zeros(0).long())]", r"test: gave int64 targets \(0,\)"),
+        (
+            f"def make():\n    return {GOOD}, {GOOD} + [(torch.zeros(2, 3), torch.tensor([0, -2]))]",
+            "label -2 of sample 5 is below 0",
+        ),
+        (f"def make():\n    return {GOOD}, [(torch.zeros(0, 3), torch.zeros(0).long())]", "test: gave a batch without samples"),
         (f"def make():\n    return {GOOD}, [(torch.zeros(1, 2), torch.tensor([0]))]", r"train holds inputs \(3,\), test \(2,\)"),
         (f"def make():\n    return {GOOD} + [(torch.zeros(1, 2), torch.tensor([0]))], {GOOD}", "train: holds inputs of shapes"),
     ],
@@ -159,6 +163,23 @@ def test_a_factory_gives_its_own_batches(tmp_path: Path) -> None:
 def test_a_factory_is_refused_by_what_is_wrong_with_it(tmp_path: Path, body: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_data(factory(tmp_path, body))
+
+
+@pytest.mark.parametrize("given", ["labels.double()", "labels[:, None]", "one_hot", "one_hot.double()", "one_hot.bool()"])
+def test_labels_in_other_forms_are_refused_with_what_makes_them_classes(tmp_path: Path, given: str) -> None:
+    body = (
+        "def make():\n    labels = torch.tensor([0, 2, 1, 1])\n    one_hot = torch.eye(3)[labels].long()\n"
+        "    batches = [(torch.zeros(4, 3), {})]\n    return batches, batches"
+    )
+    with pytest.raises(
+        DataError, match=r"train, targets: are .*, not whole numbers \(batch,\)\. Give classes as int64"
+    ) as refused:
+        load_data(factory(tmp_path, body.format(given)))
+    assert ("argmax over the last axis" in str(refused.value)) == ("one_hot" in given)
+    remedy = re.search(r"targets(\.[\w.()-]+\))\.$", str(refused.value))
+    assert remedy
+    (batch,) = load_data(factory(tmp_path, body.format(f"({given}){remedy[1]}"))).train
+    assert batch[1].tolist() == [0, 2, 1, 1]
 
 
 def test_a_factory_that_is_missing_or_fails_is_refused(tmp_path: Path) -> None:

@@ -78,9 +78,9 @@ from neurodeploy.targets.simulate import DEFAULT_TIME_LIMIT_S, simulate
 from neurodeploy.training.batches import DataSplit
 from neurodeploy.training.checkpoint import STAGES, Checkpoint, checksum_of, refuse_unfinished, save_weights
 from neurodeploy.training.distributed import Replicas, seeded, together
-from neurodeploy.training.encoders import check_payload, in_levels, levels_of, read_out
+from neurodeploy.training.encoders import check_labels, check_payload, in_levels, levels_of, read_out
 from neurodeploy.training.fit import dense_model, fit
-from neurodeploy.training.forward import check_labels, evaluate
+from neurodeploy.training.forward import evaluate
 from neurodeploy.training.options import FitOptions, Progress
 
 Model: TypeAlias = "torch.nn.Module | Network | QuantizedNetwork"

@@ -33,6 +33,7 @@ from neurodeploy.training import forward
 from neurodeploy.training.distributed import seeded
 from neurodeploy.training.encoders import (
     Readout,
+    check_labels,
     check_spikes,
     decide,
     for_simulators,
@@ -42,7 +43,7 @@ from neurodeploy.training.encoders import (
     simulator_spikes,
     spikes_of,
 )
-from neurodeploy.training.forward import Data, batches_of, check_labels, in_mode, run_model
+from neurodeploy.training.forward import Data, batches_of, in_mode, run_model
 from neurodeploy.training.options import FitOptions
 
 

@@ -25,6 +25,7 @@ from neurodeploy.frontends import call_factory
 from neurodeploy.ir.arrays import load_numpy
 from neurodeploy.training.batches import Batches, DataSplit, Intensities
 from neurodeploy.training.distributed import data_fingerprint
+from neurodeploy.training.encoders import check_labels
 from neurodeploy.training.forward import batches_of
 
 
@@ -390,13 +391,21 @@ def _survey(data: Any, where: str) -> tuple[tuple[int, ...], int]:
         raise DataError(where, f"is {type(data).__name__}, not an iterable of (input, target) batches") from error
     if batches is data:
         raise DataError(where, "can be read only once", remedy="Return a list of batches, or a DataLoader.")
-    shapes, largest = set(), -1
+    shapes, largest, n_samples = set(), -1, 0
     for inputs, labels in FactoryBatches(data, where):
         if inputs.ndim > 2 and labels.ndim == 1 and len(labels) not in (0, len(inputs)) and len(labels) == inputs.shape[1]:
             what = f"gave inputs {tuple(inputs.shape)} and targets {tuple(labels.shape)}: samples come second"
             raise DataError(where, what, remedy="Samples come first, steps second: inputs.movedim(0, 1).")
-        if labels.is_floating_point() or labels.shape != inputs.shape[:1] or not len(labels) or labels.min() < 0:
-            raise DataError(where, f"gave {str(labels.dtype)[6:]} targets {tuple(labels.shape)}, not a class from 0 a sample")
+        check_labels(labels, len(inputs), None, f"{where}, targets")
+        if not len(labels):
+            raise DataError(where, "gave a batch without samples")
+        if (labels < 0).any():
+            first = int((labels < 0).nonzero()[0, 0])
+            raise DataError(
+                f"{where}, targets", f"label {int(labels[first])} of sample {n_samples + first} is below 0",
+                remedy="Classes count from 0: leave such samples out, or give them a class.",
+            )  # fmt: skip
+        n_samples += len(labels)
         shapes.add(tuple(inputs.shape[1:]))
         largest = max(largest, int(labels.max()))
     if len(shapes) != 1:

@@ -33,8 +33,8 @@ from torch.nn.functional import kl_div, log_softmax
 
 from neurodeploy.compression.pruning_method import ActiveNeurons, Phase, Pruning
 from neurodeploy.errors import DataError, NeurodeployError, TrainingError
-from neurodeploy.training.encoders import read_out, spikes_of
-from neurodeploy.training.forward import Data, batches_of, check_labels, in_mode, run_model
+from neurodeploy.training.encoders import check_labels, read_out, spikes_of
+from neurodeploy.training.forward import Data, batches_of, in_mode, run_model
 from neurodeploy.training.options import FitOptions
 
 

@@ -333,3 +333,19 @@ def decide(outputs: NDArray[Any], readout: Readout) -> NDArray[np.int64]:
     in_time = torch.from_numpy(np.array(outputs, dtype=dtype)).movedim(-1, 0)
     classes: NDArray[np.int64] = read_out(in_time, readout).argmax(dim=1).numpy()
     return classes
+
+
+def check_labels(target: torch.Tensor, n_samples: int, n_classes: int | None, where: str = "targets") -> None:
+    """Raise `DataError` for targets that are not one class per sample, within 0..n_classes-1 where that is known."""
+    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool or target.ndim != 1:
+        what = f"are {str(target.dtype)[6:]} of shape {tuple(target.shape)}, not whole numbers (batch,)"
+        if target.ndim > 1 and target.shape[-1] > 1:
+            remedy = "Give classes as int64; of one-hot targets their argmax over the last axis, targets.float().argmax(-1)."
+        else:
+            remedy = f"Give classes as int64: targets{'.flatten()' if target.ndim != 1 else ''}.long()."
+        raise DataError(where, what, remedy=remedy)
+    if len(target) != n_samples:
+        raise DataError(where, f"are {len(target)} for {n_samples} inputs")
+    if n_classes is not None and len(target) and not 0 <= int(target.min()) <= int(target.max()) < n_classes:
+        worst = int(target.min()) if int(target.min()) < 0 else int(target.max())
+        raise DataError(where, f"class {worst} is outside 0..{n_classes - 1}, the model's outputs")

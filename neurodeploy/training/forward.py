@@ -34,7 +34,7 @@ from neurodeploy.ir.arrays import Floats, Integers
 from neurodeploy.ir.graph import INPUT
 from neurodeploy.ir.network import Conv, Dense, Sparse, max_spikes_of, reset_of, threshold_of
 from neurodeploy.passes.dead_neurons import is_depthwise
-from neurodeploy.training.encoders import read_out, spikes_of
+from neurodeploy.training.encoders import check_labels, read_out, spikes_of
 from neurodeploy.training.neurons import NeuronParameters, run, run_recurrent
 from neurodeploy.training.options import FitOptions
 
@@ -473,17 +473,6 @@ def evaluate(model: torch.nn.Module, data: Data, options: FitOptions) -> tuple[f
     if samples == 0:
         raise DataError("data", "holds no samples")
     return correct / samples, samples
-
-
-def check_labels(target: torch.Tensor, n_samples: int, n_classes: int | None) -> None:
-    """Raise `DataError` for targets that are not one class per sample, within 0..n_classes-1 where that is known."""
-    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool or target.ndim != 1:
-        raise DataError("targets", f"are {str(target.dtype)[6:]} of shape {tuple(target.shape)}, not whole numbers (batch,)")
-    if len(target) != n_samples:
-        raise DataError("targets", f"are {len(target)} for {n_samples} inputs")
-    if n_classes is not None and len(target) and not 0 <= int(target.min()) <= int(target.max()) < n_classes:
-        worst = int(target.min()) if int(target.min()) < 0 else int(target.max())
-        raise DataError("targets", f"class {worst} is outside 0..{n_classes - 1}, the model's outputs")
 
 
 @contextmanager
