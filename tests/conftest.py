@@ -56,7 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 WITH_FIGURES = (
-    "test_page", "test_page_browser", "test_report", "test_board_report", "test_deployment", "test_descent", "test_files",
+    "test_page", "test_page_browser", "test_report", "test_board_report", "test_deployment", "test_files",
     "test_pictures", "test_plot", "test_notebooks", "test_wheel",
 )  # fmt: skip
 """Files whose pages have their figures in every run: those that look at pages, and some that compress, deploy and compare."""

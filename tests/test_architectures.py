@@ -67,7 +67,7 @@ def own_answers(model: torch.nn.Module, spikes: NDArray[np.uint8], shape: torch.
     return torch.stack(said, dim=-1).numpy()
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name == "VGGSNN" else name for name in SMALL])
 def test_a_narrow_copy_goes_all_the_way(name: str) -> None:
     network, model, sample = read(SMALL[name])
     profile = load_profile("loihi2")
