@@ -28,6 +28,7 @@ import logging, os, sys, warnings
 print("printed")
 print("to stderr", file=sys.stderr)
 os.system("echo from a child")
+os.system(f"{sys.executable} -c 'import warnings; warnings.warn(chr(97), FutureWarning)'")
 warnings.simplefilter("always")
 warnings.warn("a warning", FutureWarning)
 logging.warning("a record")

@@ -107,7 +107,7 @@ def answering(callback: Callable[..., int]) -> Callable[..., int]:
     """Wrap what a command does: results alone are on stdout, also where a network does not fit and JSON was asked for.
 
     What a model, data or a library prints goes to stderr, with ``--quiet`` nowhere. Warnings and log records below errors go
-    nowhere, unless Python was asked for warnings (``PYTHONWARNINGS``).
+    nowhere, unless Python was asked for warnings (``PYTHONWARNINGS``); of the Pythons that it starts, too.
     """
 
     def answer(*arguments: Any, **options: Any) -> int:
@@ -131,6 +131,10 @@ def answering(callback: Callable[..., int]) -> Callable[..., int]:
                 stack.callback(setattr, warnings, "showwarning", warnings.showwarning)
                 stack.callback(logging.disable, logging.root.manager.disable)
                 warnings.showwarning = lambda *_, **__: None
+                # for processes that this one starts: workers of a sweep import the same libraries, on Ray too
+                if "PYTHONWARNINGS" not in os.environ:
+                    os.environ["PYTHONWARNINGS"] = "ignore"
+                    stack.callback(os.environ.pop, "PYTHONWARNINGS", None)
                 logging.disable(logging.WARNING)
             try:
                 return callback(*arguments, **options)
