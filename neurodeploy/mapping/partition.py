@@ -434,6 +434,7 @@ def _convolution_options(
     sides = [
         [(length, *_along(windows, axis, grid, length)) for length in block_lengths(grid[1 + axis], step)] for axis in (0, 1)
     ]
+    channels_in = [np.array([window.n_channels(a, b) for a, b in cut.tolist()]) for window, _ in windows]
     tables: list[tuple[Integers, Floats, Floats, list[Floats], list[Floats]]] = []
     for (y, rows, received_y, peak_y), (x, columns, received_x, peak_x) in product(*sides):
         fits = channels * y * x <= profile.capacity("neurons")
@@ -448,12 +449,10 @@ def _convolution_options(
         pieces = n_runs[fits] * -(-grid[1] // y) * -(-grid[2] // x)
         length = np.stack([channels[fits], np.full(fits.sum(), y), np.full(fits.sum(), x)], axis=1)
         received = [
-            n_runs[fits] * np.array([window.n_channels(a, b) for a, b in cut[fits].tolist()]) * float(hy * hx)
-            for (window, _), hy, hx in zip(windows, received_y, received_x, strict=True)
+            n_runs[fits] * n[fits] * float(hy * hx) for n, hy, hx in zip(channels_in, received_y, received_x, strict=True)
         ]
         within = [
-            n_runs[fits] * np.array([window.n_channels(a, b) for a, b in cut[fits].tolist()]) / window.wiring.input_shape[0]
-            for window, _ in windows
+            n_runs[fits] * n[fits] / window.wiring.input_shape[0] for n, (window, _) in zip(channels_in, windows, strict=True)
         ]
         peak = [runs * float(py * px) for runs, py, px in zip(within, peak_y, peak_x, strict=True)]
         tables.append((length, pieces.astype(np.float64), own, received, peak))
