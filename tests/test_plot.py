@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 
 import matplotlib as mpl
 import numpy as np
@@ -157,6 +158,31 @@ def test_a_raster_has_a_mark_where_a_neuron_fired_and_nowhere_else(axes: Axes) -
     marks = picture(axes)[..., 3] > 0
     assert [tuple(at) for at in np.argwhere(marks)] == [(0, 1), (2, 0), (2, 2)]
     assert axes.get_title() == "Emulator, sample 0: 3 spikes"
+
+
+def test_a_raster_shows_the_few_spikes_of_a_large_layer_and_of_many_steps(axes: Axes) -> None:
+    spikes = np.zeros((1, 3328, 1000), np.uint8)
+    spikes[0, 7, 3] = spikes[0, 1234, 998] = spikes[0, 3000, 500] = 1
+    nd.plot.raster(SpikeRecord(end="emulator", spikes={"layer0": spikes}), ax=axes)
+    marks = np.argwhere(picture(axes)[..., 3] > 0)
+    assert marks[:, 1].tolist() == [3 // 4, 998 // 4, 500 // 4]  # in the order of their neurons
+    assert picture(axes).shape == (300, 250, 4)
+    assert axes.get_yticklabels()[0].get_text() == "layer0\n300 of 3,328"
+    assert "fire first" in axes.get_xlabel()
+
+
+@pytest.mark.parametrize("sizes", [(3328, 1, 1, 10, 1), (1,) * 12, (9000, 5000, 1)])
+def test_layers_of_one_neuron_are_seen_and_labels_of_a_raster_stand_apart(sizes: tuple[int, ...]) -> None:
+    spikes = {f"layer{k}": np.ones((1, n, 20), np.uint8) for k, n in enumerate(sizes)}
+    axes = nd.plot.raster(SpikeRecord(end="emulator", spikes=spikes))
+    figure = axes.get_figure()
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
+    assert all(upper.y0 >= lower.y1 for upper, lower in pairwise(boxes))
+    heights = [image.get_window_extent().height for image in axes.images]
+    rows = [image.get_array().shape[0] for image in axes.images]
+    assert all(height >= max(row, 10) for height, row in zip(heights, rows, strict=True))
 
 
 def test_rates_are_shares_of_neurons(axes: Axes) -> None:

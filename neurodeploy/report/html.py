@@ -88,7 +88,7 @@ def figures(
     if records:
         drawn["raster"] = svg(
             lambda axes: [plot.raster(record, ax=ax) for record, ax in zip(records, axes, strict=True)],
-            (4.9 * len(records), 4.2), name="raster", panels=(1, len(records)),
+            (4.9 * len(records), plot.raster_height(len(records[0].spikes))), name="raster", panels=(1, len(records)),
         )  # fmt: skip
     return drawn
 

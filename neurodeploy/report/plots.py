@@ -48,8 +48,8 @@ _LETTER, _ROW_OF_NAMES = 0.03, 0.07
 """Width of a letter of a phase's name, and height of a row of them, as shares of a panel."""
 _MOST_FRAMED_CHIPS = 64
 """More frames of chips could not be told apart."""
-_MOST_ROWS = 4_000
-"""Neurons that a raster draws; a figure has no more rows of pixels to show them."""
+_MOST_ROWS, _MOST_COLUMNS = 300, 300
+"""Neurons and steps that a raster draws; the page's figure has no more pixels: a spike of another row would vanish."""
 _RESOURCES = {"synapse_memory_bits": "synapse memory", "input_axons": "axons in", "output_axons": "axons out"}
 BELOW: Mapping[str, Any] = MappingProxyType({"loc": "upper center", "bbox_to_anchor": (0.5, -0.2)})
 """Place of a legend below the name of the x axis, where it covers no data."""
@@ -349,9 +349,28 @@ def _paint(ax: Axes, grid: CoreGrid, fill: Mapping[int, tuple[float, ...]]) -> N
     ax.set_axis_off()
 
 
+def raster_height(n_layers: int) -> float:
+    """Return the height of a raster in inches: labels of two lines stand below each other."""
+    return max(4.2, 1.2 + 0.5 * min(n_layers, MOST_NAMED))
+
+
+def _first_to_fire(spikes: NDArray[Any], most: int) -> NDArray[np.bool_]:
+    """Return what a raster draws of a layer, (n_neurons, n_steps): the neurons that fire first, in their order, and silent ones.
+
+    Several steps become one column, with a spike where there was one in any of them, if there are more than a figure can show.
+    """
+    fired, n_steps = spikes > 0, spikes.shape[1]
+    firsts = np.where(fired.any(axis=1), fired.argmax(axis=1), n_steps)
+    rows = fired[np.sort(np.argsort(firsts, kind="stable")[:most])]
+    columns = np.arange(0, n_steps, -(-n_steps // _MOST_COLUMNS))
+    return np.logical_or.reduceat(rows, columns, axis=1)
+
+
 @check_arguments
 def raster(record: SpikeRecord, layer: str | None = None, sample: int = 0, *, ax: Axes | None = None) -> Axes:
-    """Draw the spikes of one sample, one row per neuron, layer below layer; of large layers some neurons, evenly spaced.
+    """Draw the spikes of one sample, one row per neuron, layer below layer; of large layers the neurons that fire first.
+
+    A mark is never narrower than a pixel: where there are many steps, it stands for several.
 
     Parameters
     ----------
@@ -370,29 +389,30 @@ def raster(record: SpikeRecord, layer: str | None = None, sample: int = 0, *, ax
         raise RequestError("layer", f"{layer!r} was not recorded", remedy=f"Select one of {', '.join(record.spikes)}.")
     if not 0 <= sample < record.n_samples:
         raise RequestError("sample", f"{sample} is outside 0..{record.n_samples - 1}")
-    ax = axes_or_new(ax, (6.4, 4.4))
+    ax = axes_or_new(ax, (6.4, raster_height(len(names))))
     # (n_neurons, n_steps), whatever the shape of the layer
     whole = {name: record.spikes[name][sample].reshape(-1, record.n_steps) for name in names}
-    most = max(_MOST_ROWS // len(names), 1)
-    rows = {name: spikes[np.linspace(0, len(spikes) - 1, min(len(spikes), most)).astype(int)] for name, spikes in whole.items()}
-    counts = [
-        f"{len(whole[name]):,}" if len(rows[name]) == len(whole[name]) else f"{most:,} of {len(whole[name]):,}" for name in names
-    ]
-    picture = np.zeros((sum(map(len, rows.values())), record.n_steps, 4))
-    start, ticks = 0, []
-    for spikes, colour in zip(rows.values(), colours_of(len(rows)), strict=True):
-        # a slice is a view, so the assignment reaches the picture
-        picture[start : start + len(spikes)][spikes > 0] = to_rgba(colour)
-        ticks.append(start + len(spikes) / 2)
-        start += len(spikes)
-        ax.axhline(start, color=UNUSED, linewidth=0.6)
-    ax.imshow(picture, aspect="auto", interpolation="nearest", extent=(-0.5, record.n_steps - 0.5, start, 0))
+    rows = {name: _first_to_fire(spikes, max(_MOST_ROWS // len(names), 1)) for name, spikes in whole.items()}
+    n_rows, top, ticks, labels = sum(map(len, rows.values())), 0.0, [], []
+    for (name, spikes), label, colour in zip(rows.items(), shortened(names, 16), colours_of(len(rows)), strict=True):
+        # half of the height in equal parts: a layer of one neuron is seen, and its label has room
+        bottom = top + 0.5 / len(rows) + 0.5 * len(spikes) / n_rows
+        picture = np.zeros((*spikes.shape, 4))
+        picture[spikes] = to_rgba(colour)
+        ax.imshow(picture, aspect="auto", interpolation="nearest", extent=(-0.5, record.n_steps - 0.5, bottom, top))
+        ax.axhline(bottom, color=UNUSED, linewidth=0.6)
+        ticks.append((top + bottom) / 2)
+        n = len(whole[name])
+        labels.append(f"{label}\n{n:,}" if len(spikes) == n else f"{label}\n{len(spikes):,} of {n:,}")
+        top = bottom
+    ax.set_ylim(top, 0)
     if len(names) <= MOST_NAMED:
-        ax.set_yticks(ticks, [f"{label}\n{count}" for label, count in zip(shortened(names, 16), counts, strict=True)])
+        ax.set_yticks(ticks, labels, fontsize="small")
     else:
         ax.set_yticks([])
         ax.set_ylabel(f"{len(names)} layers, first on top")
-    ax.set_xlabel("step")
+    is_cut = any(len(rows[name]) < len(whole[name]) for name in names)
+    ax.set_xlabel("step\nof large layers, the neurons that fire first" if is_cut else "step")
     ax.set_title(
         plain(f"{record.end.capitalize()}, sample {sample}: {counted(sum(int(s.sum()) for s in whole.values()), 'spike')}"),
         fontsize="medium",
