@@ -124,8 +124,10 @@ def counts_of(
     }
 
 
-MAX_SLICES_REPACKED, UNFIT_SLICES = 6_000, 1_000
+MAX_SLICES_REPACKED, UNFIT_SLICES = 30_000, 1_000
 """Networks of more slices are packed by one variant only: those that may fit, and those that do not however they are packed."""
+MAX_SLICES_SORTED = 6_000
+"""Of blocks with more slices than this, only the best annealed ones are cut before any slice is packed."""
 RECURRENT_TRIALS = 6
 """Repetitions of the cut of a recurrent layer while a core is overfull."""
 MAX_ANNEALED_LAYERS = 100
@@ -191,14 +193,20 @@ def _pack_annealed(
 ) -> Iterator[tuple[int, int, tuple[Slice, ...]]]:  # fmt: skip
     """Yield (overfull slices, cores, slices) for annealed blocks: packed layer by layer, and all cut before any is packed."""
     annealing = BlockAnnealing(options, {layer.name: layer.n_neurons for layer in layers}, axon_share(profile))
+    unpacked: list[tuple[float, Mapping[str, SelectedBlock]]] = []
     for seed in range(ANNEALING_SEEDS):
         blocks = annealing.anneal({name: one.block for name, one in selected.items()}, changes, seed)
         annealed = {name: replace(one, block=blocks[name]) for name, one in selected.items()}
-        # Many tiny slices fill as few cores by the estimate, and take the square of their number in time.
-        if sum(option.pieces[option.index_of(blocks[name])] for name, option in options.items()) > MAX_SLICES_REPACKED:
-            continue
         yield _fill_cores(layers, profile, counts, annealed, is_even=True)
-        yield _pack_slices(layers, profile, counts, annealed)
+        n_slices = sum(option.pieces[option.index_of(blocks[name])] for name, option in options.items())
+        if n_slices <= MAX_SLICES_SORTED:
+            yield _pack_slices(layers, profile, counts, annealed)
+        else:
+            unpacked.append((n_slices, annealed))
+    # packing all slices at once takes the square of their number in time: of many, only the fewest
+    fewest = min(unpacked, key=lambda one: one[0], default=None)
+    if fewest is not None and fewest[0] <= MAX_SLICES_REPACKED:
+        yield _pack_slices(layers, profile, counts, fewest[1])
 
 
 def _pack_slices(
