@@ -123,7 +123,7 @@ def test_what_a_model_prints_in_threads_and_at_exit_is_no_result(quiet: tuple[st
 def test_quiet_leaves_one_line_of_an_error_on_stderr(here: Path) -> None:
     answer = started("--quiet", "compress", "noisy.py:fails", "--target", "tiny", "--data", "digits", "--out", "o", folder=here)
     assert (answer.returncode, answer.stdout) == (2, "")
-    assert answer.stderr == "RequestError: noisy.py:fails: raised ValueError: no such luck (noisy.py, line 19).\n"
+    assert answer.stderr == "RequestError: noisy.py:fails: raised ValueError: no such luck (noisy.py, line 20).\n"
 
 
 def test_a_reader_that_leaves_and_a_full_disk_are_no_bugs(here: Path) -> None:

@@ -125,7 +125,7 @@ def test_drawn_networks_run_as_in_the_emulator(ran: Ran, drawn: str) -> None:
 @pytest.mark.lava
 def test_graded_input_is_multiplied_as_in_lava(ran: Ran) -> None:
     assert sum(int(abs(spikes).max()) > 1 for _, spikes in ran["graded"][0]) > 3
-    assert assert_equal_to_emulator(*ran["graded"]) > 50
+    assert assert_equal_to_emulator(*ran["graded"]) > 20
 
 
 @pytest.mark.lava

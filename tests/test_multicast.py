@@ -87,13 +87,13 @@ def test_a_crossbar_has_a_hop_to_each_core_and_shares_the_way_to_a_chip() -> Non
 def test_neurons_of_a_slice_go_different_ways() -> None:
     """A's neurons, which fire at 0.5 and 0.25, send to b0 and b1, and to b1 alone: cores 0, 2 and 6 of 4 x 2 tiles."""
     network = in_integers(layer_of([[1], [1]], name="a", vth=1), layer_of([[1, 0], [1, 1]], name="b", source="a", vth=1))
-    chip = with_values(LOIHI1, cores_per_chip=8, cores_per_tile=1, tile_mesh=(4, 2))
+    chip = with_values(LOIHI1, cores_per_chip=8, cores_per_tile=1, tile_mesh=(4, 2), routings=("unicast", "multicast"))
     slices = [("a", Region.run(0, 2)), ("b", Region.run(0, 1)), ("b", Region.run(1, 2))]
     links = links_of(slices, network.layers, counts_of(network.layers, {"a": 8, "b": 8}, chip), {"a": np.array([0.5, 0.25])})
     traffic = Traffic(links=links, homes=np.array([0, 2, 6]), neurons=np.array([2.0, 1.0, 1.0]), profile=chip)
     assert traffic.spike_hops() == 0.5 * 2 + 0.75 * 3
     assert traffic.multicast_hops() == 0.5 * 3 + 0.25 * 3
-    assert traffic.routings == ("unicast",)
+    assert traffic.routings == ("unicast", "multicast")
 
 
 # ---------------------------------------------------------------------------------------------- neuron by neuron
@@ -173,7 +173,7 @@ def test_where_routers_copy_cores_stand_for_the_fewest_links(monkeypatch: pytest
 def test_what_profiles_say_of_copies() -> None:
     network = in_integers(layer_of([[1]], vth=1))
     traffic = traffic_of(with_traffic(lay_out(network, BOARD), network))
-    assert traffic.routing == "this chip sends a copy to each core"
+    assert traffic.routing == "how this chip sends copies is not known"
     for name, said in (
         ("hala_point", "this chip sends a copy to each core and one for all cores of another chip"),
         ("tiny", "how this chip sends copies is not known"),

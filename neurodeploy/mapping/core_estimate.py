@@ -21,12 +21,12 @@ from neurodeploy.ir.arrays import Floats, Integers, check_memory
 from neurodeploy.ir.connectivity import ConvWiring, DenseWiring, SparseWiring
 from neurodeploy.ir.network import Network
 from neurodeploy.ir.quantized import QuantizedNetwork
+from neurodeploy.mapping import Array, CompiledLate
 from neurodeploy.mapping.packing import axon_share
 from neurodeploy.mapping.partition import BlockOptions, BlockSelection, block_options
 from neurodeploy.mapping.placement import LAYER_LIMITS
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import AnyLayer, Layers, Region, Usage, grid_of, limited_resources, usage_vector
-from neurodeploy.simulation.kernels import Array, compiled
 
 MAX_UNFIT_CORES = 20_000
 """Networks whose neurons need more cores than this, and than the board has, are refused before anything is counted."""
@@ -396,7 +396,7 @@ class BlockAnnealing:
         return found
 
 
-@compiled
+@CompiledLate
 def output_axons(now: Array, layer: int, but: int, pairs: Array, sent: Array) -> tuple[float, float]:
     """Mean and maximum of the output axons of a neuron of the layer, without those to the layer `but`."""
     mean = most = 0.0
@@ -407,7 +407,7 @@ def output_axons(now: Array, layer: int, but: int, pairs: Array, sent: Array) ->
     return mean, most
 
 
-@compiled
+@CompiledLate
 def share_of_block(block: Array, density: float, axon: Array) -> float:
     """Share of a core that a slice takes, at `density` output axons a neuron."""
     share = 0.0
@@ -416,7 +416,7 @@ def share_of_block(block: Array, density: float, axon: Array) -> float:
     return share
 
 
-@compiled
+@CompiledLate
 def volumes_of_blocks(now: Array, layer: int, first: Array, blocks: Array, pairs: Array, sent: Array, axon: Array) -> Array:
     """Volume, in cores, of the slices of the layer and its sources, for each of its blocks (n,)."""
     total = np.empty(first[layer + 1] - first[layer])
@@ -437,7 +437,7 @@ def volumes_of_blocks(now: Array, layer: int, first: Array, blocks: Array, pairs
     return total
 
 
-@compiled
+@CompiledLate
 def cost_of_blocks(now: Array, first: Array, blocks: Array, pairs: Array, sent: Array, axon: Array) -> float:
     """Estimated cores of all slices, plus penalties for overflow and volume."""
     shares, pieces, penalties = np.empty(now.size), np.empty(now.size, dtype=np.int64), 0.0
@@ -451,7 +451,7 @@ def cost_of_blocks(now: Array, first: Array, blocks: Array, pairs: Array, sent: 
     return estimate_cores(shares, pieces) + penalties
 
 
-@compiled
+@CompiledLate
 def estimate_cores(shares: Array, pieces: Array) -> int:
     """Estimated cores of slices by best fit decreasing, from the share of a core of each size and its number of slices."""
     # Shares left of begun cores, ascending, and the cores of each: rounded, so that almost equal ones count as one kind.

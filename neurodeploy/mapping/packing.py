@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from neurodeploy.errors import BudgetError
 from neurodeploy.hardware.profile import HardwareProfile
 from neurodeploy.ir.arrays import Floats, Integers
+from neurodeploy.mapping import Array, CompiledLate
 from neurodeploy.mapping.partition import Scheme, SelectedBlock, Strip, longest_fit, usage_of_cuts
 from neurodeploy.mapping.placement import Slice
 from neurodeploy.resources.counting import LayerCount
 from neurodeploy.resources.usage import AnyLayer, Layers, Region, Usage, grid_of, limited_resources, usage_vector
-from neurodeploy.simulation.kernels import Array, compiled
 
 # Full cores leave the list that every later slice is compared with.
 MIN_FREE_SHARE = 0.03
@@ -199,7 +199,7 @@ class SliceCounter:
         return self._need.copy()
 
 
-@compiled
+@CompiledLate
 def count_box(box: Array, outputs: Array) -> int:
     """Number of (neuron, target slice) pairs of a box, from a summed-area table; none where the table is empty."""
     if not outputs.size:
@@ -210,7 +210,7 @@ def count_box(box: Array, outputs: Array) -> int:
     return int(upper - lower)
 
 
-@compiled
+@CompiledLate
 def take_needs(box: Array, tables: tuple[Array, ...], need: Array, asked: Array) -> bool:
     """Write the usage of a box to `need`, output axons included; False, with the box in `asked`, where it is not counted."""
     rows, columns, pairs, usage, answers, outputs, axon = tables
@@ -298,7 +298,7 @@ def with_free_rows(array: Integers, used: int, more: int = 2) -> Integers:
     return np.concatenate([array, np.zeros((len(array) + more, *array.shape[1:]), dtype=np.int64)])
 
 
-@compiled
+@CompiledLate
 def is_within(need: Array, left: Array) -> bool:
     """Whether no resource is needed more than there is left of it."""
     within = True
@@ -307,7 +307,7 @@ def is_within(need: Array, left: Array) -> bool:
     return within
 
 
-@compiled
+@CompiledLate
 def cut_across(waiting: Array, sizes: Array, box: Array, share: float) -> None:
     """Push a box as a strip along its longest side, with slices of a share of that."""
     along, last = 0, sizes[0]
@@ -318,7 +318,7 @@ def cut_across(waiting: Array, sizes: Array, box: Array, share: float) -> None:
     sizes[0] += 1
 
 
-@compiled
+@CompiledLate
 def longest_slice(
     strip: Array, guess: int, tried: Array, left: Array, box: Array, tables: tuple[Array, ...], need: Array, asked: Array
 ) -> int:  # fmt: skip
@@ -350,7 +350,7 @@ def longest_slice(
     return low
 
 
-@compiled
+@CompiledLate
 def put_on_core(row: int, need: Array, left: Array, numbers: Array, board: Array, full: Array) -> None:
     """Take what a slice needs from an open core, or from the next one, and close it if it is full."""
     is_over = is_full = False
@@ -370,7 +370,7 @@ def put_on_core(row: int, need: Array, left: Array, numbers: Array, board: Array
             left[later, k] = left[later + 1, k]
 
 
-@compiled
+@CompiledLate
 def pack_strips(
     waiting: Array, found: Array, sizes: Array, left: Array, numbers: Array, board: Array, capacity: Array, full: Array,
     least: int, axis: int, tables: tuple[Array, ...], need: Array, asked: Array,
@@ -438,7 +438,7 @@ def cut_layer(counter: SliceCounter, block: tuple[int, ...], capacity: Integers)
     return [region_of(each, counter.grid) for each in found[: sizes[1]]]
 
 
-@compiled
+@CompiledLate
 def cut_strips(
     waiting: Array, found: Array, sizes: Array, capacity: Array, tables: tuple[Array, ...], need: Array, asked: Array
 ) -> bool:  # fmt: skip
